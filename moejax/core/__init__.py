@@ -1,0 +1,1 @@
+"""Config, tables, metric values, files, logs: knows nothing of models."""

@@ -1,0 +1,338 @@
+"""Frozen dataclasses hold the defaults; a ConfigDict is how they are edited.
+
+Every key of a run is a field of some dataclass, so each exists, is typed and
+has one default. A config file gets the whole tree as a `ConfigDict`, changes
+what it wants, and gives it back; flags change single keys by their dotted path.
+Both go through `from_config_dict` and `override`, the strict path: an unknown
+key names the nearest right one, a wrong type names the key and the type.
+
+Four kinds of field go beyond plain values and nested dataclasses:
+
+  choice(TABLE, Default())   one frozen dataclass out of a table. In the tree it
+                             is a node with its `name` and its own keys; setting
+                             `router.name=gshard` gives gshard's defaults.
+  choices(TABLE, (A(), B())) several of them, as a node of nodes by name;
+                             `balance.device_level=off` takes one out.
+  named(TABLE, 'name')       the name of an entry that has nothing to configure.
+  X | None                   `none` clears it; it can be set although it is None.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import functools
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+import ml_collections
+from ml_collections import config_dict
+
+from moejax.core import errors
+from moejax.core import table as tables
+
+T = TypeVar('T')
+
+
+def choice(table: Mapping[str, type], default: Any) -> Any:
+  """A field that holds one of the table's dataclasses."""
+  return dataclasses.field(default=default, metadata={'choice': table})
+
+
+def choices(table: Mapping[str, type], default: tuple[Any, ...] = ()) -> Any:
+  """A field that holds a tuple of the table's dataclasses, one per name."""
+  return dataclasses.field(default=default, metadata={'choices': table})
+
+
+def named(names: Iterable[str], default: str) -> Any:
+  """A field that holds one of the names, such as the keys of a table."""
+  return dataclasses.field(default=default, metadata={'named': tuple(names)})
+
+
+def to_dict(obj: Any) -> dict[str, Any]:
+  """The whole tree as plain nested dictionaries, JSON-ready."""
+  tree = {}
+  for field in dataclasses.fields(obj):
+    value = getattr(obj, field.name)
+    if 'choice' in field.metadata:
+      name = tables.name_of(field.metadata['choice'], value)
+      tree[field.name] = {'name': name, **to_dict(value)}
+    elif 'choices' in field.metadata:
+      table = field.metadata['choices']
+      tree[field.name] = {tables.name_of(table, v): to_dict(v) for v in value}
+    elif dataclasses.is_dataclass(value):
+      tree[field.name] = to_dict(value)
+    else:
+      tree[field.name] = list(value) if isinstance(value, tuple) else value
+  return tree
+
+
+def to_config_dict(obj: Any) -> ml_collections.ConfigDict:
+  """The whole tree as a ConfigDict in which every key can be set."""
+  tree = ml_collections.ConfigDict()
+  for field in dataclasses.fields(obj):
+    value = getattr(obj, field.name)
+    if dataclasses.is_dataclass(value):
+      node = to_config_dict(value)
+      if 'choice' in field.metadata:
+        node = ml_collections.ConfigDict({
+          'name': tables.name_of(field.metadata['choice'], value),
+          **dict(node.items()),
+        })
+      tree[field.name] = node
+    elif 'choices' in field.metadata:
+      table = field.metadata['choices']
+      tree[field.name] = ml_collections.ConfigDict({
+        tables.name_of(table, v): to_config_dict(v) for v in value
+      })
+    elif value is None:
+      tree[field.name] = config_dict.placeholder(
+        _hint(type(obj), field.name)[0]
+      )
+    else:
+      tree[field.name] = value
+  return tree
+
+
+def from_config_dict(cls: type[T], tree: Mapping[str, Any]) -> T:
+  """Builds `cls` from a ConfigDict or a nested dictionary, checking all.
+
+  Keys that are absent keep their defaults. A choice node may be partial: the
+  keys it lacks are those of the named algorithm.
+
+  Raises:
+    InputError: an unknown key, a wrong type, or a name that is in no table.
+  """
+  return _build(cls, _plain(tree), '')
+
+
+def override(obj: T, path: str, text: str) -> T:
+  """Sets the one key at a dotted path from the text of a flag.
+
+  Example:
+    override(run, 'opt.peak_lr', '3e-4')
+    override(run, 'model.moe.router.name', 'gshard')
+  """
+  return _override(obj, path.split('.'), text, '')
+
+
+def flatten(obj: Any) -> dict[str, Any]:
+  """Every key by its dotted path, in the order of the fields."""
+  flat = {}
+
+  def walk(tree: Mapping[str, Any], prefix: str) -> None:
+    for key, value in tree.items():
+      if isinstance(value, dict):
+        walk(value, f'{prefix}{key}.')
+      else:
+        flat[prefix + key] = value
+
+  walk(to_dict(obj), '')
+  return flat
+
+
+def to_text(obj: Any) -> str:
+  """Every key on a line of its own, sorted: for golden files and diffs."""
+  flat = flatten(obj)
+  return ''.join(f'{k} = {json.dumps(flat[k])}\n' for k in sorted(flat))
+
+
+def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+  """The keys on which two configs differ, with both values."""
+  a, b = flatten(old), flatten(new)
+  return {
+    key: (a.get(key), b.get(key))
+    for key in sorted(a.keys() | b.keys())
+    if a.get(key) != b.get(key)
+  }
+
+
+def _plain(tree: Any) -> Any:
+  """A ConfigDict as nested dictionaries, placeholders as None."""
+  if isinstance(tree, ml_collections.ConfigDict):
+    tree = tree.to_dict()
+  if isinstance(tree, Mapping):
+    return {key: _plain(value) for key, value in tree.items()}
+  return tree
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+  return typing.get_type_hints(cls)
+
+
+def _hint(cls: type, name: str) -> tuple[Any, bool]:
+  """The type of a field, and whether it may be None."""
+  hint = _hints(cls)[name]
+  if isinstance(hint, types.UnionType):
+    (inner,) = (a for a in typing.get_args(hint) if a is not type(None))
+    return inner, True
+  return hint, False
+
+
+def _field(cls: type, name: str, where: str) -> dataclasses.Field:
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  if name not in fields:
+    raise tables.unknown(
+      'config key', where + name, [where + f for f in fields]
+    )
+  return fields[name]
+
+
+def _build(cls: type, tree: Mapping[str, Any], where: str) -> Any:
+  values = {}
+  for key, value in tree.items():
+    field = _field(cls, key, where)
+    values[key] = _build_field(cls, field, value, where + key)
+  try:
+    return cls(**values)
+  except errors.InputError as e:
+    place = f'{where[:-1]}: ' if where else ''
+    raise errors.InputError(f'{place}{e}') from None
+
+
+def _build_field(
+  cls: type, field: dataclasses.Field, value: Any, where: str
+) -> Any:
+  hint, optional = _hint(cls, field.name)
+  if 'choice' in field.metadata:
+    return _build_choice(field, value, where)
+  if 'choices' in field.metadata:
+    table = field.metadata['choices']
+    _need_node(value, where)
+    return tuple(
+      _build(tables.lookup(where, table, k), v, f'{where}.{k}.')
+      for k, v in value.items()
+    )
+  if dataclasses.is_dataclass(hint):
+    _need_node(value, where)
+    return _build(hint, value, where + '.')
+  if value is None and optional:
+    return None
+  value = _checked(value, hint, where)
+  if 'named' in field.metadata:
+    if value not in field.metadata['named']:
+      raise tables.unknown(where, value, field.metadata['named'])
+  return value
+
+
+def _build_choice(field: dataclasses.Field, value: Any, where: str) -> Any:
+  """A choice from its node; without a name it is the default's algorithm."""
+  table = field.metadata['choice']
+  _need_node(value, where)
+  rest = dict(value)
+  name = rest.pop('name', None) or tables.name_of(table, field.default)
+  return _build(tables.lookup(where, table, name), rest, where + '.')
+
+
+def _need_node(value: Any, where: str) -> None:
+  if not isinstance(value, Mapping):
+    raise errors.InputError(
+      f'config key {where!r} is a group of keys, not {value!r}: set one of them'
+    )
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+  """The value, if it is of the type; an int is also a float."""
+  if typing.get_origin(hint) is tuple:
+    inner = typing.get_args(hint)[0]
+    if not isinstance(value, (list, tuple)):
+      raise _wrong_type(value, hint, where)
+    return tuple(_checked(v, inner, where) for v in value)
+  if hint is float and type(value) is int:
+    return float(value)
+  if type(value) is not hint:
+    raise _wrong_type(value, hint, where)
+  return value
+
+
+def _wrong_type(value: Any, hint: Any, where: str) -> errors.InputError:
+  name = getattr(hint, '__name__', str(hint))
+  if typing.get_origin(hint) is tuple:
+    name = f'list of {typing.get_args(hint)[0].__name__}, such as 1,2'
+  return errors.InputError(
+    f'config key {where!r} wants {_article(name)} {name}, not {value!r}'
+  )
+
+
+def _article(word: str) -> str:
+  return 'an' if word[0] in 'aeiou' else 'a'
+
+
+def _override(obj: Any, path: list[str], text: str, where: str) -> Any:
+  cls = type(obj)
+  head, rest = path[0], path[1:]
+  field = _field(cls, head, where)
+  where += head
+  value = getattr(obj, head)
+  if 'choice' in field.metadata:
+    new = _override_choice(field, value, rest, text, where)
+  elif 'choices' in field.metadata:
+    new = _override_choices(field, value, rest, text, where)
+  elif dataclasses.is_dataclass(value):
+    if not rest:
+      _need_node(text, where)
+    new = _override(value, rest, text, where + '.')
+  elif rest:
+    known = [where]
+    raise tables.unknown('config key', '.'.join([where, *rest]), known)
+  else:
+    hint, optional = _hint(cls, head)
+    cleared = optional and text.lower() == 'none'
+    parsed = None if cleared else _parse(text, hint, where)
+    new = _build_field(cls, field, parsed, where)
+  try:
+    return dataclasses.replace(obj, **{head: new})
+  except errors.InputError as e:
+    raise errors.InputError(f'{where}={text}: {e}') from None
+
+
+def _override_choice(
+  field: dataclasses.Field, value: Any, rest: list[str], text: str, where: str
+) -> Any:
+  if rest in ([], ['name']):
+    cls = tables.lookup(where, field.metadata['choice'], text)
+    return value if type(value) is cls else cls()
+  return _override(value, rest, text, where + '.')
+
+
+def _override_choices(
+  field: dataclasses.Field, value: Any, rest: list[str], text: str, where: str
+) -> Any:
+  table = field.metadata['choices']
+  if not rest:
+    _need_node(text, where)
+  name, keys = rest[0], rest[1:]
+  cls = tables.lookup(where, table, name)
+  if not keys:
+    if text not in {'on', 'off'}:
+      raise errors.InputError(f'{where}.{name} is on or off, not {text!r}')
+    kept = tuple(v for v in value if type(v) is not cls)
+    return (*kept, cls()) if text == 'on' else kept
+  if all(type(v) is not cls for v in value):
+    value = (*value, cls())
+  return tuple(
+    _override(v, keys, text, f'{where}.{name}.') if type(v) is cls else v
+    for v in value
+  )
+
+
+def _parse(text: str, hint: Any, where: str) -> Any:
+  """The text of a flag as a value of the type."""
+  if typing.get_origin(hint) is tuple:
+    inner = typing.get_args(hint)[0]
+    parts = [p for p in text.strip('()[]').split(',') if p.strip()]
+    return tuple(_parse(p.strip(), inner, where) for p in parts)
+  if hint is bool:
+    words = {'true': True, 'false': False, '1': True, '0': False}
+    if text.lower() not in words:
+      raise errors.InputError(
+        f'config key {where!r} is true or false: {text!r}'
+      )
+    return words[text.lower()]
+  if hint is str:
+    return text
+  try:
+    return hint(text)
+  except ValueError:
+    raise _wrong_type(text, hint, where) from None

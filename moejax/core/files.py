@@ -1,0 +1,229 @@
+"""Files that are whole or absent: atomic writes, checksums, and `versions`.
+
+Paths go through `etils.epath`, so that `gs://bucket/run` works in principle. A
+local file is written beside its place, flushed to disk and renamed; an object
+store puts an object whole or not at all, so there it is written as it is.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+
+from moejax.core import errors
+
+MANIFEST = 'manifest.json'
+PACKAGES = (
+  'absl-py', 'etils', 'flax', 'jax', 'jaxlib', 'libtpu', 'ml-collections',
+  'moejax', 'numpy', 'optax', 'orbax-checkpoint', 'pyarrow', 'rich',
+  'sentencepiece', 'seqio', 'tensorboardX', 'tensorflow',
+  'tensorflow-datasets', 'tensorflow-text', 'tensorstore', 'tokenizers',
+)  # fmt: skip
+
+
+def is_local(path: epath.PathLike) -> bool:
+  """Whether the path is of this machine, not `gs://...`."""
+  return '://' not in os.fspath(path)
+
+
+def atomic_write_text(path: epath.PathLike, text: str) -> None:
+  """Writes the whole file or nothing: a reader never sees a half of it.
+
+  Raises:
+    OSError: the disk is full or not writable; an older file is untouched.
+  """
+  path = epath.Path(path)
+  if not is_local(path):
+    path.write_text(text)
+    return
+  part = path.with_name(path.name + '.part')
+  try:
+    with open(part, 'w', encoding='utf-8', newline='') as f:
+      f.write(text)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+  sync_folder(path.parent)
+
+
+def atomic_write_json(path: epath.PathLike, value: Any) -> None:
+  """Writes `value` as indented JSON; a float that is not finite is refused."""
+  text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+  atomic_write_text(path, text + '\n')
+
+
+def sync_folder(folder: epath.PathLike) -> None:
+  """Flushes the names in a local folder: a rename survives a power cut."""
+  if os.name == 'nt' or not is_local(folder):
+    return
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def check_writable(folder: epath.PathLike, name: str = 'workdir') -> None:
+  """Makes the folder and tries a file in it, before anything is computed.
+
+  Raises:
+    InputError: it is a file, cannot be made, or cannot be written to. Example:
+      workdir '/etc/x' is not writable (Permission denied); choose another
+      folder
+  """
+  folder = epath.Path(folder)
+  probe = folder / f'.writable-{os.getpid()}'
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe.write_text('x')
+    probe.unlink()
+  except (FileExistsError, NotADirectoryError) as error:
+    raise errors.InputError(
+      f'{name} {os.fspath(folder)!r} is a file, or lies below one; choose a '
+      'folder'
+    ) from error
+  except OSError as error:
+    raise errors.InputError(
+      f'{name} {os.fspath(folder)!r} is not writable '
+      f'({error.strerror or error}); choose another folder'
+    ) from error
+
+
+def sha256(path: epath.PathLike, sync: bool = False) -> str:
+  """The checksum of a file as hexadecimal text.
+
+  Args:
+    path: the file.
+    sync: also flush a local file to disk, so that what was summed is there.
+  """
+  with epath.Path(path).open('rb') as f:
+    digest = hashlib.sha256()
+    while block := f.read(1 << 20):
+      digest.update(block)
+    if sync and is_local(path):
+      os.fsync(f.fileno())
+  return digest.hexdigest()
+
+
+def _files_below(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
+  """Every file below a folder by its name relative to it, in sorted order."""
+  for path in sorted(folder.iterdir(), key=lambda p: p.name):
+    if path.is_dir():
+      for name, below in _files_below(path):
+        yield f'{path.name}/{name}', below
+    else:
+      yield path.name, path
+
+
+def write_manifest(folder: epath.PathLike) -> None:
+  """Writes size and checksum of every file below a folder to manifest.json.
+
+  Example, for a folder with `a/x` (3 bytes) and `y` (0 bytes):
+    {"files": {"a/x": {"bytes": 3, "sha256": "ba78..."},
+               "y": {"bytes": 0, "sha256": "e3b0..."}}}
+  """
+  folder = epath.Path(folder)
+  files = {
+    name: {'bytes': path.stat().length, 'sha256': sha256(path, sync=True)}
+    for name, path in _files_below(folder)
+    if name != MANIFEST
+  }
+  atomic_write_json(folder / MANIFEST, {'files': files})
+
+
+def damage(folder: epath.PathLike) -> str | None:
+  """What is wrong with a folder by its manifest; None if every byte is right.
+
+  Sizes are compared first, so a cut file is found without reading the rest. A
+  file that the manifest does not name is of no concern.
+  """
+  folder = epath.Path(folder)
+  try:
+    listed = json.loads((folder / MANIFEST).read_text())['files']
+    files = [(folder / n, v['bytes'], v['sha256']) for n, v in listed.items()]
+  except OSError:
+    return f'{MANIFEST} cannot be read'
+  except (ValueError, KeyError, TypeError, AttributeError):
+    return f'{MANIFEST} is damaged'
+  try:
+    for path, size, _ in files:
+      if path.stat().length != size:
+        return (
+          f'{path.relative_to(folder)} has {path.stat().length:,} bytes, '
+          f'not {size:,}'
+        )
+    for path, _, checksum in files:
+      if sha256(path) != checksum:
+        return f'{path.relative_to(folder)} has another checksum'
+  except OSError as error:
+    return f'{path.relative_to(folder)}: {error.strerror or error}'
+  return None
+
+
+def versions() -> dict[str, Any]:
+  """What a run ran on, for versions.json; nothing that names the machine.
+
+  Example:
+    {'python': '3.11.7', 'platform': 'linux-x86_64',
+     'packages': {'jax': '0.10.2', ...},
+     'git': {'commit': '1a2b...', 'changed': False},
+     'devices': {'backend': 'cpu', 'kind': 'cpu', 'count': 8, 'processes': 1}}
+  """
+  packages = {}
+  for name in PACKAGES:
+    try:
+      packages[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return {
+    'python': platform.python_version(),
+    'platform': f'{platform.system()}-{platform.machine()}'.lower(),
+    'packages': packages,
+    'git': git_state(pathlib.Path(__file__).parent),
+    'devices': {
+      'backend': jax.default_backend(),
+      'kind': jax.devices()[0].device_kind,
+      'count': jax.device_count(),
+      'processes': jax.process_count(),
+    },
+  }
+
+
+def git_state(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Commit, and whether tracked files differ from it.
+
+  None without git, and outside a checkout: a copy installed below somebody
+  else's repository must not be given that repository's commit.
+  """
+  if not _git(folder, 'ls-files'):
+    return None
+  commit = _git(folder, 'rev-parse', 'HEAD')
+  if not commit:
+    return None
+  changes = _git(folder, 'status', '--porcelain', '--untracked-files=no')
+  return {'commit': commit, 'changed': changes != ''}
+
+
+def _git(folder: pathlib.Path, *args: str) -> str | None:
+  """What a git command says; None if it fails or there is no git."""
+  try:
+    done = subprocess.run(
+      ['git', '-C', os.fspath(folder), *args],
+      capture_output=True,
+      text=True,
+      timeout=30,
+      check=False,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return done.stdout.strip() if done.returncode == 0 else None

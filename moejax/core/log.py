@@ -1,0 +1,212 @@
+"""Metric writers: a file of JSON lines, TensorBoard, or several at once.
+
+A resumed run leaves the files as if it had never stopped: the loop writes the
+values of step n before it saves checkpoint n, and `truncate_after(n)` takes out
+what an interrupted run had written beyond the checkpoint it goes on from.
+
+Two runs of one config write the same values. Only what a clock measured is
+different, and stands under names that begin with 'time/': `deterministic`
+leaves those out, so that two files can be compared bit for bit.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from etils import epath
+
+from moejax.core import files
+
+TIME = 'time/'
+# JSON has no such numbers. As strings they are valid JSON, keep their sign,
+# and Python's float() reads them.
+NOT_FINITE = ('nan', 'inf', '-inf')
+
+
+class Writer(Protocol):
+  """Where the values of a step go: scalars, or arrays such as load [L, E]."""
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None: ...
+
+  def truncate_after(self, step: int) -> None:
+    """Forgets what was written for steps beyond `step`; before any write."""
+    ...
+
+  def close(self) -> None: ...
+
+
+def _to_json(value: Any) -> Any:
+  """A scalar or array as JSON that `read` turns back into the same numbers."""
+  value = np.asarray(value)
+  if value.dtype.kind not in 'biuf':  # bfloat16 and its like
+    value = value.astype(np.float32)
+  return jax.tree.map(
+    lambda x: x if math.isfinite(x) else str(x), value.tolist()
+  )
+
+
+def _from_json(value: Any) -> Any:
+  if isinstance(value, list):
+    return [_from_json(x) for x in value]
+  return float(value) if value in NOT_FINITE else value
+
+
+class JsonlWriter:
+  """One line per step, on disk as soon as written.
+
+  Example, `write(3, {'loss': np.float32(0.5), 'time/step_s': nan})`:
+    {"step": 3, "loss": 0.5, "time/step_s": "nan"}
+
+  A line cut by a kill is removed when the file is opened. Non-finite numbers
+  are written as the strings "nan", "inf" and "-inf".
+  """
+
+  def __init__(self, path: epath.PathLike):
+    self._path = epath.Path(path)
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    self._file = None
+    self._keep(math.inf)
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    """Appends a line."""
+    if 'step' in values:
+      raise ValueError("a value may not be called 'step'")
+    record = {'step': int(step)}
+    record.update((name, _to_json(value)) for name, value in values.items())
+    if self._file is None:
+      self._file = self._path.open('a')
+    self._file.write(json.dumps(record, allow_nan=False) + '\n')
+    self._file.flush()
+
+  def truncate_after(self, step: int) -> None:
+    """Keeps the lines of steps up to and including `step`, as they are."""
+    self._keep(step)
+
+  def close(self) -> None:
+    """Closes the file; a later write opens it again."""
+    if self._file is not None:
+      self._file.close()
+      self._file = None
+
+  def _keep(self, last: float) -> None:
+    """Rewrites the file, atomically, without lines that are cut or beyond."""
+    self.close()
+    if not self._path.exists():
+      return
+    lines = _lines(self._path)
+    kept = [s for s in lines if (r := _parse(s)) and r['step'] <= last]
+    if len(kept) < len(lines):
+      files.atomic_write_text(self._path, b''.join(kept).decode())
+
+
+def _lines(path: epath.Path) -> list[bytes]:
+  # As bytes: a line may have been cut within a letter.
+  return path.read_bytes().splitlines(keepends=True)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+  """A whole line's record; None for a line that was cut."""
+  if not line.endswith(b'\n'):
+    return None
+  try:
+    record = json.loads(line)
+  except ValueError:
+    return None
+  return record if isinstance(record, dict) and 'step' in record else None
+
+
+def read(path: epath.PathLike) -> list[dict[str, Any]]:
+  """The records of a JSON lines file, in order; a cut line is left out."""
+  records = [r for s in _lines(epath.Path(path)) if (r := _parse(s))]
+  return [{k: _from_json(v) for k, v in r.items()} for r in records]
+
+
+def deterministic(record: Mapping[str, Any]) -> dict[str, Any]:
+  """A record without what a clock measured: equal in two equal runs."""
+  return {k: v for k, v in record.items() if not k.startswith(TIME)}
+
+
+class TensorBoardWriter:
+  """Scalars, and arrays as histograms, in TensorBoard's event files."""
+
+  def __init__(self, folder: epath.PathLike):
+    self._folder = epath.Path(folder)
+    self._writer = None
+    self._purge_step = None
+    self._opened = 0
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    """Adds one point per scalar and one histogram per array."""
+    writer = self._open()
+    for name, value in values.items():
+      array = np.asarray(value, np.float32)
+      if array.ndim == 0:
+        writer.add_scalar(name, float(array), step)
+      elif np.isfinite(array).all():
+        writer.add_histogram(name, array, step)
+
+  def truncate_after(self, step: int) -> None:
+    """Marks what lies beyond `step`, in older files, as to be hidden."""
+    self.close()
+    self._purge_step = step + 1
+
+  def close(self) -> None:
+    """Flushes and closes; a later write begins another file."""
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+
+  def _open(self) -> Any:
+    if self._writer is None:
+      import tensorboardX  # only the writing process needs it
+
+      # Names hold the second alone: without a suffix, a run that is started
+      # again at once would write over the file before.
+      self._opened += 1
+      self._writer = tensorboardX.SummaryWriter(
+        str(self._folder),
+        purge_step=self._purge_step,
+        filename_suffix=f'.{os.getpid()}.{self._opened}',
+      )
+    return self._writer
+
+
+class MultiWriter:
+  """Gives everything to each of its writers; with none it writes nowhere."""
+
+  def __init__(self, writers: Sequence[Writer]):
+    self._writers = tuple(writers)
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    """Writes to each."""
+    for writer in self._writers:
+      writer.write(step, values)
+
+  def truncate_after(self, step: int) -> None:
+    """Truncates each."""
+    for writer in self._writers:
+      writer.truncate_after(step)
+
+  def close(self) -> None:
+    """Closes each."""
+    for writer in self._writers:
+      writer.close()
+
+
+def open_writers(
+  workdir: epath.PathLike, process_index: int | None = None
+) -> MultiWriter:
+  """metrics.jsonl and TensorBoard in process 0; nothing in the others."""
+  if process_index is None:
+    process_index = jax.process_index()
+  if process_index != 0:
+    return MultiWriter([])
+  workdir = epath.Path(workdir)
+  return MultiWriter([
+    JsonlWriter(workdir / 'metrics.jsonl'),
+    TensorBoardWriter(workdir / 'tensorboard'),
+  ])

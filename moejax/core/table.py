@@ -1,0 +1,57 @@
+"""From a name in a config to an object: a choice is a line in a table.
+
+A table is a plain dictionary in the `__init__.py` of the folder whose choices
+it lists, from name to frozen dataclass (or to function, where nothing is to be
+configured). There are no decorators: what is in the table is what there is.
+"""
+
+from collections.abc import Mapping
+import difflib
+from typing import Any
+
+from moejax.core import errors
+
+
+def unknown(kind: str, name: Any, known: Any) -> errors.InputError:
+  """An error that names the value, the nearest right one, and all of them.
+
+  Example:
+    unknown router 'topk'; did you mean 'top_k'? known are: gshard, top_k
+  """
+  names = sorted(map(str, known))
+  near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+  hint = f'; did you mean {near[0]!r}?' if near else ';'
+  listing = ', '.join(names) or '(none)'
+  return errors.InputError(
+    f'unknown {kind} {name!r}{hint} known are: {listing}'
+  )
+
+
+def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
+  """The entry called `name`, or an error that lists the right names."""
+  if name not in table:
+    raise unknown(kind, name, table)
+  return table[name]
+
+
+def make(kind: str, table: Mapping[str, type], spec: Mapping[str, Any]) -> Any:
+  """Builds `{'name': ..., **fields}` from a table of dataclasses."""
+  fields = dict(spec)
+  if 'name' not in fields:
+    raise errors.InputError(
+      f'{kind} {fields!r} has no name; known are: {", ".join(sorted(table))}'
+    )
+  cls = lookup(kind, table, fields.pop('name'))
+  known = cls.__dataclass_fields__
+  for key in fields:
+    if key not in known:
+      raise unknown(f'key of {kind} {spec["name"]!r}', key, known)
+  return cls(**fields)
+
+
+def name_of(table: Mapping[str, type], entry: Any) -> str:
+  """The name under which the class of `entry` stands in the table."""
+  for name, cls in table.items():
+    if cls is type(entry):
+      return name
+  raise KeyError(f'{type(entry).__name__} is in no line of the table')

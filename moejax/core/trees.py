@@ -1,0 +1,39 @@
+"""Leaves of a pytree by path, and counts."""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import jax
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+  """A JAX key path as text: 'blocks/moe/experts/w_up'."""
+  parts = []
+  for key in keys:
+    name = getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))
+    parts.append(str(name))
+  return '/'.join(parts)
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+  """Every leaf by its path, in the tree's order."""
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {path_of(keys): leaf for keys, leaf in flat}
+
+
+def map_paths(f: Callable[[str, Any], Any], tree: Any) -> Any:
+  """Applies `f(path, leaf)` to every leaf."""
+  return jax.tree_util.tree_map_with_path(lambda k, x: f(path_of(k), x), tree)
+
+
+def count(tree: Any) -> int:
+  """The number of elements of all leaves."""
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def num_bytes(tree: Any) -> int:
+  """The bytes of all leaves."""
+  return sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )

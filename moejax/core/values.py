@@ -1,0 +1,131 @@
+"""Metric values that merge: over layers, micro-batches, shards and steps.
+
+Each holds sufficient statistics, so that merging values gives what one value
+over all the data would have been: the mean of 5 and of 7 examples is the mean
+of 12. Averages of averages are how metrics go wrong.
+"""
+
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+class Value(Protocol):
+  """A pytree that can be merged with another of its kind."""
+
+  def merge(self, other: Any) -> Any: ...
+
+  def all_reduce(self, axes: tuple[str, ...]) -> Any:
+    """The same, merged over mesh axes; for use inside `shard_map`."""
+    ...
+
+  def value(self) -> jax.Array: ...
+
+
+@flax.struct.dataclass
+class Mean:
+  """A weighted mean."""
+
+  total: jax.Array
+  weight: jax.Array
+
+  @classmethod
+  def of(cls, x: jax.Array, weight: jax.Array | float = 1.0) -> 'Mean':
+    """The mean of all elements of `x`, each with its weight (broadcast)."""
+    x = jnp.asarray(x, jnp.float32)
+    w = jnp.broadcast_to(jnp.asarray(weight, jnp.float32), x.shape)
+    return cls(jnp.sum(x * w), jnp.sum(w))
+
+  def merge(self, other: 'Mean') -> 'Mean':
+    """Adds totals and weights."""
+    return Mean(self.total + other.total, self.weight + other.weight)
+
+  def all_reduce(self, axes: tuple[str, ...]) -> 'Mean':
+    """Adds totals and weights of all shards."""
+    return Mean(*jax.lax.psum((self.total, self.weight), axes))
+
+  def value(self) -> jax.Array:
+    """The mean; 0 over nothing."""
+    return jnp.where(
+      self.weight == 0,
+      0.0,
+      self.total / jnp.where(self.weight == 0, 1, self.weight),
+    )
+
+
+@flax.struct.dataclass
+class Sum:
+  """A sum; of an array it is taken by element."""
+
+  total: jax.Array
+
+  def merge(self, other: 'Sum') -> 'Sum':
+    """Adds."""
+    return Sum(self.total + other.total)
+
+  def all_reduce(self, axes: tuple[str, ...]) -> 'Sum':
+    """Adds all shards."""
+    return Sum(jax.lax.psum(self.total, axes))
+
+  def value(self) -> jax.Array:
+    """The sum."""
+    return self.total
+
+
+@flax.struct.dataclass
+class Max:
+  """A maximum; no gradient goes through it."""
+
+  top: jax.Array
+
+  @classmethod
+  def of(cls, x: jax.Array) -> 'Max':
+    """The largest element of `x`."""
+    return cls(jnp.max(jax.lax.stop_gradient(x)).astype(jnp.float32))
+
+  def merge(self, other: 'Max') -> 'Max':
+    """The larger."""
+    return Max(jnp.maximum(self.top, other.top))
+
+  def all_reduce(self, axes: tuple[str, ...]) -> 'Max':
+    """The largest of all shards."""
+    return Max(jax.lax.pmax(self.top, axes))
+
+  def value(self) -> jax.Array:
+    """The maximum."""
+    return self.top
+
+
+def _is_value(x: Any) -> bool:
+  return isinstance(x, (Mean, Sum, Max))
+
+
+def merge(a: Any, b: Any) -> Any:
+  """Merges two trees of values of the same structure."""
+  return jax.tree.map(lambda x, y: x.merge(y), a, b, is_leaf=_is_value)
+
+
+def empty(tree: Any) -> Any:
+  """Values of the same shapes that leave whatever they merge with as it is.
+
+  Args:
+    tree: values, or their shapes as from `jax.eval_shape`.
+  """
+
+  def one(x: Value) -> Value:
+    start = -jnp.inf if isinstance(x, Max) else 0
+    return jax.tree.map(lambda a: jnp.full(a.shape, start, a.dtype), x)
+
+  return jax.tree.map(one, tree, is_leaf=_is_value)
+
+
+def all_reduce(tree: Any, axes: tuple[str, ...]) -> Any:
+  """Merges a tree of values over mesh axes, inside `shard_map`."""
+  return jax.tree.map(lambda x: x.all_reduce(axes), tree, is_leaf=_is_value)
+
+
+def finish(tree: Any) -> Any:
+  """A tree of values as a tree of plain arrays."""
+  return jax.tree.map(lambda x: x.value(), tree, is_leaf=_is_value)

@@ -1,0 +1,347 @@
+"""Makes a cache once, whatever interrupts it.
+
+The stages:
+  1. The folder's name has a hash of all that the rows depend on. If it is
+     there, it is finished, and that was all.
+  2. A lock on a file beside it; who comes second waits, and finds it made.
+  3. Rows are written to `<name>.part`. Each shard is written, brought to the
+     disk and then entered in `progress.json`, with the position in the text
+     after it and the counts until then. A shard that is not entered is written
+     again, so a process killed at any time loses one shard at most, and the
+     result is the same to the byte.
+  4. `meta.json` is written and the folder gets its name, in one step.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import time
+from typing import Any, Protocol
+
+import numpy as np
+
+from moejax.core import errors
+from moejax.data import cache
+from moejax.data import features
+from moejax.data import seqio_bridge
+from moejax.data import vocab as vocabs
+
+VERSION = 1  # of the packing and the layout; in every fingerprint
+_PROGRESS = 'progress.json'
+_TOKENS_PER_BLOCK = 2**20
+_BYTES_PER_SHARD = 2**27
+
+
+class Text(Protocol):
+  """Where documents come from."""
+
+  name: str
+
+  def identity(self, split: str) -> dict[str, Any]:
+    """What the documents of a split depend on, JSON-ready."""
+
+  def documents(
+    self,
+    split: str,
+    vocab: vocabs.Vocab,
+    *,
+    skip: int,
+    note: Callable[[str], None],
+  ) -> Iterator[seqio_bridge.Document]:
+    """The documents from number `skip` on, always in the same order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """How far the making of one cache has come.
+
+  Attributes:
+    name: of the text and its split.
+    num_documents: read until now.
+    num_tokens: written until now.
+    note: something to tell the user once, or ''.
+    done: whether the cache is finished.
+  """
+
+  name: str
+  num_documents: int = 0
+  num_tokens: int = 0
+  note: str = ''
+  done: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What rows are wanted of a text.
+
+  Attributes:
+    vocab: the tokenizer.
+    length: tokens in a row.
+    folder: where caches are kept.
+    max_documents: at most so many of each split; 0 is all.
+    report: called with a Progress about once a second of work.
+    rows_per_shard: 0 makes shards of 128 MB.
+  """
+
+  vocab: vocabs.Vocab
+  length: int
+  folder: pathlib.Path
+  max_documents: int = 0
+  report: Callable[[Progress], None] = lambda _: None
+  rows_per_shard: int = 0
+
+  def rows_per_block(self) -> int:
+    """How many rows are packed and written at a time."""
+    rows = max(1, _TOKENS_PER_BLOCK // self.length)
+    return min(rows, self.rows_per_shard or rows)
+
+  def blocks_per_shard(self) -> int:
+    block = self.rows_per_block()
+    if self.rows_per_shard:
+      return self.rows_per_shard // block
+    row = features.row_dtype(self.length, self.vocab.size).itemsize
+    return max(1, _BYTES_PER_SHARD // (row * block))
+
+
+def make(text: Text, split: str, request: Request) -> cache.Cache:
+  """The cache of a split of a text; makes it if it is not there.
+
+  Raises:
+    InputError: the text is bad, the folder cannot be written, the disk is
+      full, or an id is outside the vocabulary. What was done is kept.
+  """
+  spec = {
+    'version': VERSION,
+    'text': text.name,
+    'split': split,
+    'from': text.identity(split),
+    'vocab': request.vocab.fingerprint(),
+    'length': request.length,
+    'max_documents': request.max_documents,
+    'rows_per_shard': request.rows_per_shard,
+  }
+  digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
+  name = f'{text.name}-{split}-{digest.hexdigest()[:16]}'
+  path = request.folder / name
+  if not path.exists():
+    try:
+      request.folder.mkdir(parents=True, exist_ok=True)
+      with _locked(request.folder / f'.{name}.lock', name, request.report):
+        if not path.exists():  # else another process has just made it
+          _Writer(text, split, request, spec, path).run()
+    except OSError as e:
+      raise _os_error(e, request.folder) from e
+  found = cache.Cache(path)
+  request.report(
+    Progress(
+      f'{text.name} {split}',
+      found.meta.num_documents,
+      found.num_tokens,
+      done=True,
+    )
+  )
+  return found
+
+
+def _os_error(e: OSError, folder: pathlib.Path) -> errors.InputError:
+  if e.errno in {errno.ENOSPC, errno.EDQUOT}:
+    return errors.InputError(
+      f'no space left in {folder}: make room, or set data.cache_dir, and run '
+      'again; finished parts are kept'
+    )
+  return errors.InputError(
+    f'data.cache_dir={str(folder)!r} cannot be written: {e.strerror or e}'
+  )
+
+
+@contextlib.contextmanager
+def _locked(
+  path: pathlib.Path, name: str, report: Callable[[Progress], None]
+) -> Iterator[None]:
+  """Holds a lock that the system lets go of when the process ends."""
+  import fcntl  # not on Windows, where caches are read but not made
+
+  with path.open('w') as file:
+    told = False
+    while True:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        if not told:
+          report(Progress(name, note='waiting for another process to make it'))
+          told = True
+        time.sleep(0.2)
+    yield
+
+
+@dataclasses.dataclass
+class _State:
+  """What `progress.json` holds: all that is needed to go on."""
+
+  documents: int = 0
+  offset: int = 0
+  num_tokens: int = 0
+  num_documents: int = 0
+  num_bytes: int = 0
+  max_id: int = 0
+  shards: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+class _Writer:
+  """Writes one cache; see the stages on top."""
+
+  def __init__(
+    self,
+    text: Text,
+    split: str,
+    request: Request,
+    spec: dict[str, Any],
+    path: pathlib.Path,
+  ):
+    self.text, self.split, self.request = text, split, request
+    self.spec, self.path = spec, path
+    self.part = path.with_name(path.name + '.part')
+    self.name = f'{text.name} {split}'
+    self.notes: list[str] = []
+    self.state = self._resume()
+
+  def _resume(self) -> _State:
+    """The state of the finished shards, if they are all as they were."""
+    try:
+      state = _State(**json.loads((self.part / _PROGRESS).read_text()))
+      for shard in state.shards:
+        if cache.sha256(self.part / shard['file']) != shard['sha256']:
+          raise ValueError(shard['file'])
+      return state
+    except (OSError, ValueError, TypeError, KeyError):
+      shutil.rmtree(self.part, ignore_errors=True)
+      return _State()
+
+  def run(self) -> None:
+    self.part.mkdir(exist_ok=True)
+    state, request = self.state, self.request
+    blocks = features.pack(
+      self._ids(),
+      request.length,
+      rows_per_block=request.rows_per_block(),
+      start=features.Position(state.documents, state.offset),
+    )
+    while group := list(self._shard(blocks)):
+      shard, position = group[-1]
+      state.documents, state.offset = position
+      state.shards.append(shard)
+      _write(self.part / _PROGRESS, json.dumps(dataclasses.asdict(state)))
+    _write(self.part / cache.META, self._meta().to_json())
+    (self.part / _PROGRESS).unlink(missing_ok=True)
+    _sync(self.part)
+    self.part.rename(self.path)
+    _sync(self.path.parent)
+
+  def _ids(self) -> Iterator[np.ndarray]:
+    """The documents' ids, counted as they are read."""
+    state, request = self.state, self.request
+    documents = self.text.documents(
+      self.split, request.vocab, skip=state.documents, note=self._note
+    )
+    if request.max_documents:
+      left = max(0, request.max_documents - state.documents)
+      documents = itertools.islice(documents, left)
+    counted = state.offset > 0  # the first was counted before the interruption
+    for ids_T, num_bytes in documents:
+      if len(ids_T) > 1 and not counted:
+        self._check(ids_T)
+        state.num_documents += 1
+        state.num_bytes += num_bytes
+        state.max_id = max(state.max_id, int(ids_T.max()))
+      counted = False
+      # An empty document would only teach that texts may be empty. It keeps
+      # its place in the count of documents that a resumed run skips.
+      yield ids_T if len(ids_T) > 1 else ids_T[:0]
+
+  def _check(self, ids_T: np.ndarray) -> None:
+    low, high, size = ids_T.min(), ids_T.max(), self.request.vocab.size
+    if low < 1 or high >= size:
+      raise errors.InputError(
+        f'{self.name}: token id {low if low < 1 else high} is outside the '
+        f'vocabulary, whose ids are 1 to {size - 1}: set data.vocab to the one '
+        'the ids were made with'
+      )
+
+  def _note(self, note: str) -> None:
+    self.notes.append(note)
+    self.request.report(Progress(self.name, note=note))
+
+  def _shard(self, blocks: Iterator[tuple]) -> Iterator[tuple]:
+    """Writes the next shard, and yields it with the position after it."""
+    request, state = self.request, self.state
+    dtype = features.row_dtype(request.length, request.vocab.size)
+    file = f'{len(state.shards):05d}.rows'
+    digest, num_rows, position = hashlib.sha256(), 0, None
+    group = itertools.islice(blocks, request.blocks_per_shard())
+    first = next(group, None)
+    if first is None:
+      return
+    with (self.part / file).open('wb') as out:
+      for rows, position in itertools.chain([first], group):
+        record_N = np.zeros(len(rows.target_NL), dtype)
+        record_N['target'], record_N['segment'] = rows
+        data = record_N.tobytes()
+        digest.update(data)
+        out.write(data)
+        num_rows += len(record_N)
+        state.num_tokens += int((rows.segment_NL != 0).sum())
+        self.request.report(
+          Progress(self.name, state.num_documents, state.num_tokens)
+        )
+      _sync_file(out)
+    size = num_rows * dtype.itemsize
+    shard = cache.Shard(file, num_rows, size, digest.hexdigest())
+    yield dataclasses.asdict(shard), position
+
+  def _meta(self) -> cache.Meta:
+    state, request = self.state, self.request
+    return cache.Meta(
+      spec=self.spec,
+      vocab_size=request.vocab.size,
+      length=request.length,
+      rows_per_shard=request.rows_per_block() * request.blocks_per_shard(),
+      num_rows=sum(shard['rows'] for shard in state.shards),
+      num_tokens=state.num_tokens,
+      num_documents=state.num_documents,
+      num_bytes=state.num_bytes,
+      max_id=state.max_id,
+      notes=tuple(self.notes),
+      shards=tuple(cache.Shard(**shard) for shard in state.shards),
+    )
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  """Writes a file so that it is there whole or not at all."""
+  part = path.with_name(path.name + '.new')
+  with part.open('w') as file:
+    file.write(text)
+    _sync_file(file)
+  part.rename(path)
+  _sync(path.parent)
+
+
+def _sync_file(file: Any) -> None:
+  file.flush()
+  os.fsync(file.fileno())
+
+
+def _sync(folder: pathlib.Path) -> None:
+  """Brings a folder's own entries to the disk."""
+  handle = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)

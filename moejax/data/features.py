@@ -1,0 +1,152 @@
+"""Documents into rows of fixed length, and rows into a batch.
+
+A row is kept as two arrays, `target` and `segment`; all else in a `Batch`
+follows from them. Numpy alone: a machine without TensorFlow trains from rows.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from moejax.data import batch
+
+
+class Rows(NamedTuple):
+  """N packed rows: target_NL, and segment_NL which is 0 in padding."""
+
+  target_NL: np.ndarray
+  segment_NL: np.ndarray
+
+
+class Position(NamedTuple):
+  """How far a packer has come: enough to go on from the same token.
+
+  Attributes:
+    documents: how many documents have been used up.
+    offset: how many tokens of the document after those have been used.
+  """
+
+  documents: int = 0
+  offset: int = 0
+
+
+def row_dtype(length: int, vocab_size: int) -> np.dtype:
+  """The record of one row on disk: its targets, then its segments."""
+  return np.dtype([
+    ('target', _unsigned(vocab_size - 1), (length,)),
+    ('segment', _unsigned(length), (length,)),
+  ])
+
+
+def _unsigned(largest: int) -> str:
+  return '<u2' if largest < 2**16 else '<u4'
+
+
+def pack(
+  documents: Iterable[np.ndarray],
+  length: int,
+  *,
+  rows_per_block: int = 1024,
+  start: Position = Position(),  # noqa: B008 (a tuple of integers)
+) -> Iterator[tuple[Rows, Position]]:
+  """Packs documents into rows of length L, and leaves no token out.
+
+  Documents are laid end to end and cut every L tokens, so every row but the
+  last is full. The part of a document that does not fit goes on in the next
+  row, as a new segment there: each token is a target exactly once.
+
+  Example, L=6 (`expand` derives token and position):
+    documents  [7, 2]  [5, 8, 1]
+    target     [7, 2, 5, 8, 1, 0]
+    segment    [1, 1, 2, 2, 2, 0]
+    token      [0, 7, 0, 5, 8, 0]
+    position   [0, 1, 0, 1, 2, 0]
+
+  Example of a cut, L=3:
+    documents  [7, 2]  [5, 8, 1]
+    target     [7, 2, 5]  [8, 1, 0]
+    segment    [1, 1, 2]  [1, 1, 0]
+
+  Args:
+    documents: arrays of token ids, each ending in EOS; no id is 0.
+    length: L.
+    rows_per_block: how many rows are given out at a time.
+    start: the position to go on from; `documents` then begins with the one
+      that `start.offset` lies in.
+
+  Yields:
+    Blocks of rows, each with the position after it; only the last block may
+    have fewer rows, and only its last row padding.
+  """
+  room = rows_per_block * length
+  pieces, held = [], 0
+  done, used = start
+  for index, document in enumerate(documents):
+    piece = document[start.offset :] if index == 0 else document
+    pieces.append(piece)
+    held += len(piece)
+    while held >= room:
+      flat, first = _join(pieces)
+      rest = flat[room:]
+      # Before this document there was room left, so `rest` is all of this one.
+      if len(rest):
+        used = len(document) - len(rest)
+        done += len(pieces) - 1
+        pieces = [rest]
+      else:
+        used = 0
+        done += len(pieces)
+        pieces = []
+      held = len(rest)
+      rows = _fold(flat[:room], first[:room], length)
+      yield rows, Position(done, used)
+  if held:
+    flat, first = _join(pieces)
+    padding = -len(flat) % length
+    rows = _fold(
+      np.pad(flat, (0, padding)), np.pad(first, (0, padding)), length
+    )
+    if padding:
+      rows.segment_NL[-1, -padding:] = 0
+    yield rows, Position(done + len(pieces), 0)
+
+
+def _join(pieces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  """All tokens in a line, and which of them begin a document."""
+  flat = np.concatenate(pieces)
+  first = np.zeros(len(flat) + 1, bool)
+  first[np.cumsum([0] + [len(p) for p in pieces[:-1]])] = True
+  return flat, first[:-1]
+
+
+def _fold(flat: np.ndarray, first: np.ndarray, length: int) -> Rows:
+  """Cuts the line into rows and counts segments from 1 in each."""
+  first_NL = first.reshape(-1, length).copy()
+  first_NL[:, 0] = True
+  return Rows(flat.reshape(-1, length), np.cumsum(first_NL, axis=1))
+
+
+def expand(target_BL: np.ndarray, segment_BL: np.ndarray) -> batch.Batch:
+  """The batch of some rows; see the example in `pack`.
+
+  A segment's first token is id 0, for there is nothing to read yet; every
+  other token is the target before it.
+  """
+  target_BL = np.asarray(target_BL).astype(np.int32)
+  segment_BL = np.asarray(segment_BL).astype(np.int32)
+  before_BL = np.pad(segment_BL, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+  first_BL = segment_BL != before_BL
+  shifted_BL = np.pad(target_BL, ((0, 0), (1, 0)))[:, :-1]
+  real_BL = segment_BL != 0
+  index_BL = np.broadcast_to(
+    np.arange(target_BL.shape[1], dtype=np.int32), target_BL.shape
+  )
+  start_BL = np.maximum.accumulate(np.where(first_BL, index_BL, 0), axis=1)
+  return batch.Batch(
+    token_BL=np.where(real_BL & ~first_BL, shifted_BL, 0),
+    target_BL=target_BL,
+    weight_BL=real_BL.astype(np.float32),
+    position_BL=np.where(real_BL, index_BL - start_BL, 0),
+    segment_BL=segment_BL,
+  )

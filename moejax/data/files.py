@@ -1,0 +1,246 @@
+"""The user's own text files, from the config alone.
+
+They go straight from Python to token ids, not through TensorFlow: so an error
+names the file and the line, nothing heavy is imported, and a machine without
+TensorFlow can read text too. `to_seqio` makes the Task with the same documents
+for those who want them in a SeqIO pipeline.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+import functools
+import glob
+import hashlib
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from moejax.core import errors
+from moejax.data import readers
+from moejax.data import seqio_bridge
+
+# What the config chooses from for a line that is no document.
+BAD_LINES = {
+  'stop': 'count them all, then stop and name the first',
+  'skip': 'leave them out, then say how many and name the first',
+}
+
+_HASHED_WHOLE = 64 * 2**20  # bytes; 0.2 s of hashing
+_BATCH_CHARS = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """Text files as one domain called 'files'.
+
+  Without files of its own, validation is `fraction` of the documents, drawn by
+  a hash of their text, so it stays the same when files are added or renamed.
+  With fewer than 10 / fraction documents that could leave nothing to validate
+  on; then it is the last part of every document, cut at a line where there is
+  one.
+
+  Attributes:
+    pattern: a file, a folder (searched to the bottom) or a glob; several may
+      be joined by commas.
+    validation: the same for validation; '' takes it from `pattern`.
+    text_field: of JSON objects, or the column of parquet files.
+    bad_lines: one of BAD_LINES.
+    fraction: how much is validation where it has no files of its own.
+  """
+
+  pattern: str
+  validation: str = ''
+  text_field: str = 'text'
+  bad_lines: str = 'stop'
+  fraction: float = 0.05
+
+  name = 'files'
+  domain = 'files'
+  splits = ('train', 'validation')
+
+  def identity(self, split: str) -> dict[str, Any]:
+    """What the documents of the split depend on."""
+    shared = {} if self.validation else {'fraction': self.fraction}
+    return {
+      'files': [_stamp(path) for path in self.paths(split)],
+      'text_field': self.text_field,
+      'bad_lines': self.bad_lines,
+      **shared,
+    }
+
+  def paths(self, split: str) -> tuple[pathlib.Path, ...]:
+    """The files of a split, in order; validation files are never trained on."""
+    if not self.validation:
+      return find('data.files', self.pattern)
+    held_out = find('data.validation_files', self.validation)
+    if split == 'validation':
+      return held_out
+    away = {path.resolve() for path in held_out}
+    found = find('data.files', self.pattern)
+    kept = [path for path in found if path.resolve() not in away]
+    if not kept:
+      raise errors.InputError(
+        f'data.files={self.pattern!r}: all its files are validation files too'
+      )
+    return tuple(kept)
+
+  def all_texts(
+    self, split: str = 'train', note: Callable[[str], None] = lambda _: None
+  ) -> Iterator[str]:
+    """The documents of the split's files, before validation is taken out."""
+    bad, first, good = 0, '', 0
+    for path in self.paths(split):
+      good_before, problem = good, ''
+      for item in readers.read(path, self.text_field):
+        if item.problem:
+          problem = problem or f'{item.where}: {item.problem}'
+          bad, first = bad + 1, first or problem
+        elif bad == 0 or self.bad_lines == 'skip':
+          good += 1
+          yield item.text
+      if good == good_before and self.bad_lines == 'skip':
+        raise errors.InputError(f'{problem}; no line of the file is good')
+    if bad:
+      told = f'{bad} malformed line{"s" * (bad > 1)}, the first is {first}'
+      if self.bad_lines != 'skip':
+        raise errors.InputError(
+          f'{told}; mend it, or leave them out with data.bad_lines=skip'
+        )
+      note(f'left out {told}')
+
+  def texts(
+    self, split: str, note: Callable[[str], None] = lambda _: None
+  ) -> Iterator[str]:
+    """The documents of a split."""
+    texts = self.all_texts(split, note)
+    wanted = split == 'validation'
+    if self.validation:
+      yield from texts
+    elif self._few:
+      yield from filter(None, (_ends(t, self.fraction)[wanted] for t in texts))
+    else:
+      yield from (t for t in texts if _drawn(t, self.fraction) == wanted)
+
+  def documents(
+    self,
+    split: str,
+    vocab: Any,
+    *,
+    skip: int = 0,
+    note: Callable[[str], None] = lambda _: None,
+  ) -> Iterator[seqio_bridge.Document]:
+    """The documents of a split as token ids, from number `skip` on."""
+    texts = itertools.islice(self.texts(split, note), skip, None)
+    for group in _groups(texts):
+      for text, ids in zip(group, vocab.encode_batch(group), strict=True):
+        yield seqio_bridge.Document(
+          np.array([*ids, vocab.eos_id], np.int32), len(text.encode())
+        )
+
+  def to_seqio(self, vocab: Any) -> Any:
+    """A seqio.Task with the same documents."""
+    seqio, tf = seqio_bridge.load(self.name)
+
+    def dataset(
+      split: str, shuffle_files: bool = False, seed: int | None = None
+    ) -> Any:
+      del shuffle_files, seed  # documents come in one order
+      return tf.data.Dataset.from_generator(
+        lambda: self.texts(split),
+        output_signature=tf.TensorSpec((), tf.string),
+      )
+
+    source = seqio.FunctionDataSource(dataset, splits=self.splits)
+    return seqio_bridge.task(
+      self.name, source, vocab, lambda ds: ds.map(seqio_bridge.as_targets)
+    )
+
+  @functools.cached_property
+  def _few(self) -> bool:
+    """Whether documents are too few to draw validation from."""
+    enough = int(10 / self.fraction)
+    seen = sum(1 for _ in itertools.islice(self.all_texts(), enough))
+    return seen < enough
+
+
+def find(key: str, pattern: str) -> tuple[pathlib.Path, ...]:
+  """The files that a pattern names, sorted.
+
+  Args:
+    key: the config key, for errors.
+    pattern: files, folders or globs, joined by commas.
+
+  Raises:
+    InputError: nothing is there, or a file of an unknown kind was asked for.
+  """
+  known = ', '.join(readers.READERS)
+  found = set()
+  for part in filter(None, pattern.split(',')):
+    path = pathlib.Path(part).expanduser()
+    if path.is_dir():
+      inside = (p for p in path.rglob('*') if p.is_file())
+      matches = [p for p in inside if readers.suffix(p)]
+      wrong = []
+    else:
+      matches = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)]
+      matches = [p for p in matches if not p.is_dir()]
+      wrong = [p for p in matches if not readers.suffix(p)]
+    if not matches:
+      raise errors.InputError(
+        f'{key}={part!r}: no file there matches; known kinds are: {known}'
+      )
+    if wrong:
+      raise errors.InputError(
+        f'{key}={part!r}: {wrong[0]} is of an unknown kind; known: {known}'
+      )
+    found.update(matches)
+  return tuple(sorted(found))
+
+
+def _stamp(path: pathlib.Path) -> list[Any]:
+  """What a file is known by: its contents, or its size and time if it is big.
+
+  A small file may be touched or moved without its records being made again.
+  """
+  try:
+    status = path.stat()
+    if status.st_size > _HASHED_WHOLE:
+      return [str(path), status.st_size, status.st_mtime_ns]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  except OSError as e:
+    raise errors.InputError(f'{path} cannot be read: {e.strerror}') from None
+  return [readers.suffix(path), status.st_size, digest]
+
+
+def _drawn(text: str, fraction: float) -> bool:
+  """Whether a document is for validation, from its text alone."""
+  digest = hashlib.sha256(text.encode()).digest()
+  return int.from_bytes(digest[:8]) < fraction * 2**64
+
+
+def _ends(text: str, fraction: float) -> tuple[str, str]:
+  """Cuts the last part off a document, after a line end where there is one.
+
+  Example, fraction=0.3:
+    'one\\ntwo\\nthree\\nfour'
+    ('one\\ntwo\\nthree\\n', 'four')
+  """
+  cut = round(len(text) * (1 - fraction))
+  line = text.find('\n', cut)
+  cut = line + 1 if 0 <= line < len(text) - 1 else cut
+  return text[:cut], text[cut:]
+
+
+def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+  """Some documents at a time, to be encoded on several threads."""
+  group, size = [], 0
+  for text in texts:
+    group.append(text)
+    size += len(text)
+    if size >= _BATCH_CHARS:
+      yield group
+      group, size = [], 0
+  if group:
+    yield group

@@ -1,0 +1,220 @@
+"""Everything that touches TensorFlow and SeqIO, imported only when called.
+
+Importing them takes about nine seconds and 0.7 GB, so no other file of the
+package does, and a run that finds its records made never does.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import functools
+import os
+import sys
+import tempfile
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moejax.core import errors
+
+
+class Document(NamedTuple):
+  """One document: its token ids, the last of them EOS, and its UTF-8 bytes."""
+
+  ids_T: np.ndarray
+  num_bytes: int
+
+
+def load(what: str) -> tuple[Any, Any]:
+  """The modules `seqio` and `tensorflow`, kept away from accelerators.
+
+  Args:
+    what: what they are needed for, for the error.
+
+  Raises:
+    InputError: they are not installed.
+  """
+  if 'seqio' in sys.modules:
+    return sys.modules['seqio'], sys.modules['tensorflow']
+  try:
+    with quiet():
+      import seqio
+      import tensorflow as tf
+  except ImportError as e:
+    raise errors.InputError(
+      f'{what} needs SeqIO and TensorFlow, which cannot be imported here '
+      f'({e}): pip install seqio tensorflow tensorflow-text, or copy the cache '
+      'from a machine that has them'
+    ) from None
+  # TensorFlow would otherwise take the accelerator's memory from JAX. It is an
+  # error to ask after TensorFlow has used a device; then it has the memory.
+  with contextlib.suppress(RuntimeError):
+    tf.config.set_visible_devices([], 'GPU')
+  return seqio, tf
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Keeps C++ log lines off the screen, unless something is raised.
+
+  They are written to file descriptor 2 before any setting is read, so nothing
+  but the descriptor helps.
+  """
+  sys.stderr.flush()
+  with tempfile.TemporaryFile() as sink:
+    kept = os.dup(2)
+    os.dup2(sink.fileno(), 2)
+    failed = True
+    try:
+      yield
+      failed = False
+    finally:
+      os.dup2(kept, 2)
+      os.close(kept)
+      if failed:
+        sink.seek(0)
+        os.write(2, sink.read())
+
+
+def documents(task: Any, split: str, skip: int) -> Iterator[Document]:
+  """The documents of a seqio.Task from number `skip` on, in a fixed order.
+
+  The same as `task.get_dataset(sequence_length=None, shuffle=False,
+  trim_output_features=False)`, except that skipping happens before tokenising.
+  Task.get_dataset trims to `sequence_length` and would silently drop the rest
+  of every long document; here whole documents go to the packer. The task's
+  preprocessors must turn each example into exactly one.
+
+  Raises:
+    InputError: the source cannot be read; one line with TensorFlow's reason.
+  """
+  _, tf = load(task.name)
+  try:
+    with quiet():
+      dataset = task.source.get_dataset(split=split, shuffle=False).skip(skip)
+      dataset = task.preprocess_precache(dataset)
+      dataset = task.preprocess_postcache(dataset, sequence_length=None)
+      examples = dataset.prefetch(16).as_numpy_iterator()
+      first = next(examples, None)  # the tokenizer is loaded here
+    if first is None:
+      return
+    yield Document(first['targets'], int(first['num_bytes']))
+    for example in examples:
+      yield Document(example['targets'], int(example['num_bytes']))
+  except tf.errors.OpError as e:
+    raise _unreadable(task.name, split, e) from e
+
+
+def _unreadable(name: str, split: str, e: Exception) -> errors.InputError:
+  reason = str(e).strip().splitlines()[0]
+  return errors.InputError(f'{name}, split {split}, cannot be read: {reason}')
+
+
+def task(name: str, source: Any, vocab: Any, text: Callable) -> Any:
+  """A seqio.Task with whole documents as `targets` and their `num_bytes`.
+
+  It is not put into SeqIO's global registry. Used through SeqIO itself, with a
+  sequence_length, long documents are split, not trimmed.
+
+  Args:
+    name: of the task.
+    source: a seqio.DataSource.
+    vocab: one of `vocab.VOCABS`.
+    text: a preprocessor from the source's rows to `as_targets` rows.
+  """
+  seqio, tf = load(name)
+  feature = seqio.Feature(vocab.to_seqio(), add_eos=True, dtype=tf.int32)
+  tokenize = functools.partial(
+    seqio.preprocessors.tokenize, copy_pretokenized=False
+  )
+  return seqio.Task(
+    name,
+    source=source,
+    output_features={'targets': feature},
+    preprocessors=[text, tokenize, seqio.preprocessors.append_eos, split_long],
+  )
+
+
+def as_targets(text: Any) -> dict[str, Any]:
+  """A scalar string tensor as an example: the text and its UTF-8 bytes."""
+  _, tf = load('a text preprocessor')
+  return {'targets': text, 'num_bytes': tf.strings.length(text, unit='BYTE')}
+
+
+def split_long(dataset: Any, sequence_length: Any = None) -> Any:
+  """Cuts documents that are longer than sequence_length['targets'].
+
+  SeqIO trims what is longer after the last preprocessor. The bytes of a
+  document stay with its first part.
+
+  Example, sequence_length={'targets': 2}:
+    {'targets': [5, 8, 1], 'num_bytes': 4}
+    {'targets': [5, 8], 'num_bytes': 4}, {'targets': [1], 'num_bytes': 0}
+  """
+  if sequence_length is None:
+    return dataset
+  _, tf = load('split_long')
+  length = sequence_length['targets']
+
+  def cut(example: dict[str, Any]) -> Any:
+    parts = tf.data.Dataset.from_tensor_slices(example['targets'])
+    parts = parts.batch(length).enumerate()
+    num_bytes = example['num_bytes']
+    return parts.map(
+      lambda i, targets: {
+        'targets': targets,
+        'num_bytes': tf.where(i == 0, num_bytes, 0),
+      }
+    )
+
+  return dataset.flat_map(cut)
+
+
+def vocabulary(vocab: Any) -> Any:
+  """A seqio.Vocabulary that calls one of ours, for those SeqIO has none of.
+
+  Encoding in the graph is a stateless numpy function, so iterators over it can
+  be checkpointed.
+  """
+  seqio, tf = load('a vocabulary')
+
+  class PythonVocabulary(seqio.Vocabulary):
+    """Calls `vocab.encode` and `vocab.decode`."""
+
+    bos_id = None
+    eos_id = vocab.eos_id
+    unk_id = None
+    _base_vocab_size = vocab.size
+
+    def _encode(self, s: str | bytes) -> list[int]:
+      return vocab.encode(s.decode() if isinstance(s, bytes) else s)
+
+    def _decode(self, ids: Any) -> str:
+      return vocab.decode(ids)
+
+    def _encode_tf(self, s: Any) -> Any:
+      ids = tf.numpy_function(
+        lambda text: np.array(self._encode(text), np.int32),
+        [s],
+        tf.int32,
+        stateful=False,
+      )
+      ids.set_shape([None])
+      return ids
+
+    def _decode_tf(self, ids: Any) -> Any:
+      return tf.numpy_function(
+        lambda x: self._decode(x.tolist()).encode(),
+        [ids],
+        tf.string,
+        stateful=False,
+      )
+
+    def __eq__(self, other: Any) -> bool:
+      return getattr(other, 'fingerprint', None) == self.fingerprint
+
+    def __hash__(self) -> int:
+      return hash(self.fingerprint)
+
+    fingerprint = vocab.fingerprint()
+
+  return PythonVocabulary()

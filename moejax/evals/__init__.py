@@ -1,0 +1,1 @@
+"""A state to the numbers a paper would print."""

@@ -1,0 +1,81 @@
+"""A config to a model: weights, how they lie, and functions of them.
+
+Outside of `Decoder` a model is a `Model`: static structure, while its weights
+are a plain nested dictionary of arrays that steps, checkpoints and converters
+pass around.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import nnx
+import jax
+from jax.sharding import Mesh
+
+from moejax.core import trees
+from moejax.model.config import ModelConfig
+from moejax.model.decoder import Decoder
+from moejax.parallel import rules
+
+Weights = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+  """The structure of a decoder without its weights.
+
+  Attributes:
+    config: what it was built from.
+    mesh: the devices.
+    shapes: the shape and type of every weight, as a nested dictionary.
+    axes: the names of every weight's dimensions, by its path.
+    shardings: how every weight lies on the mesh.
+  """
+
+  config: ModelConfig
+  mesh: Mesh
+  graph: Any
+  shapes: Weights
+  axes: dict[str, tuple[str, ...]]
+  shardings: Weights
+
+  def init(self, key: jax.Array) -> Weights:
+    """Fresh weights, made where they will lie."""
+    make = lambda key: nnx.to_pure_dict(nnx.state(_decoder(self, key)))
+    return jax.jit(make, out_shardings=self.shardings)(key)
+
+  def bind(self, weights: Weights) -> Decoder:
+    """The decoder with these weights; cheap, and for use inside `jit`."""
+    state = nnx.State(jax.tree.map(nnx.Param, weights))
+    return nnx.merge(self.graph, state)
+
+
+def _decoder(model: Model, key: jax.Array) -> Decoder:
+  return Decoder(model.config, model.mesh, key)
+
+
+def build(config: ModelConfig, mesh: Mesh) -> Model:
+  """Checks the config and lays out the model; makes no array.
+
+  Raises:
+    InputError: sizes that do not fit together or do not divide over the mesh.
+  """
+  config.check()
+  abstract = nnx.eval_shape(lambda: Decoder(config, mesh, jax.random.key(0)))
+  graph, state = nnx.split(abstract)
+  shapes = nnx.to_pure_dict(state)
+  axes = _axes(state, shapes)
+  shardings = rules.shardings(axes, shapes, mesh)
+  return Model(config, mesh, graph, shapes, axes, shardings)
+
+
+def _axes(state: nnx.State, shapes: Weights) -> dict[str, tuple[str, ...]]:
+  """Every weight's dimension names; stacked layers have 'layers' in front."""
+  flat = trees.leaves(shapes)
+  axes = {}
+  for path, variable in nnx.to_flat_state(state):
+    name = '/'.join(map(str, path))
+    named = variable.get_metadata().get('axes', ())
+    stacked = len(flat[name].shape) - len(named)
+    axes[name] = ('layers',) * stacked + tuple(named)
+  return axes

@@ -1,0 +1,30 @@
+"""Keys and values of the tokens so far, for decoding."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from moejax.model.config import ModelConfig
+
+
+@flax.struct.dataclass
+class Cache:
+  """Keys and values by layer; the slot of a token is its position.
+
+  A query sees the slots up to its own position. Slots beyond it may hold
+  leftovers (of padding, say): the token that gets that position overwrites them
+  before anyone looks.
+
+  Attributes:
+    k_NBSGK, v_NBSGK: N layers, S slots.
+  """
+
+  k_NBSGK: jax.Array
+  v_NBSGK: jax.Array
+
+
+def empty(config: ModelConfig, rows: int, slots: int) -> Cache:
+  """A cache for `rows` sequences of up to `slots` tokens."""
+  shape = (config.num_layers, rows, slots, config.kv_heads, config.head_dim)
+  zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
+  return Cache(zeros, zeros)

@@ -1,0 +1,168 @@
+"""The decoder: tokens to hidden states to logits."""
+
+from flax import nnx
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from moejax.core import shapes
+from moejax.model import block, norm, remat, rope
+from moejax.model.cache import Cache
+from moejax.model.config import ModelConfig
+from moejax.moe import layer
+from moejax.parallel import rules
+
+
+@flax.struct.dataclass
+class Output:
+  """Hidden states before the head, and the record of the layers with experts.
+
+  Attributes:
+    x_BLD: normalised hidden states in the compute type.
+    record: what the layers report, layers in front; empty dictionaries if no
+      layer has experts.
+  """
+
+  x_BLD: jax.Array
+  record: layer.Record
+
+
+class Decoder(nnx.Module):
+  """Embedding, dense layers, layers with experts, norm, head.
+
+  Equal layers are stored stacked (their weights have the layer in front) and
+  run in a loop, so that compile time does not grow with depth.
+  """
+
+  def __init__(self, config: ModelConfig, mesh: Mesh, key: jax.Array):
+    config.check()
+    keys = jax.random.split(key, 4)
+    self.config = config
+    self.mesh = mesh
+    shape = (config.vocab_size, config.width)
+    self.embed_VD = nnx.Param(
+      config.init_std * jax.random.normal(keys[0], shape),
+      axes=('vocab', 'embed'),
+    )
+    if config.num_dense:
+      self.dense = _stack(config, mesh, keys[1], config.num_dense, moe=False)
+    if config.num_moe:
+      self.moe = _stack(config, mesh, keys[2], config.num_moe, moe=True)
+    self.norm = norm.RMSNorm(config.width, config.norm_eps)
+    if not config.tie_embeddings:
+      self.head_DV = nnx.Param(
+        config.init_std * jax.random.normal(keys[3], shape[::-1]),
+        axes=('embed', 'vocab'),
+      )
+
+  def __call__(
+    self,
+    token_BL: jax.Array,
+    segment_BL: jax.Array,
+    position_BL: jax.Array,
+    row_B: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> Output:
+    """Runs all layers.
+
+    Args:
+      token_BL: int32 ids below vocab_size.
+      segment_BL: int32 document of each token in its row, 0 for padding.
+      position_BL: int32 place of each token in its document.
+      row_B: int32 place of each row in the global batch; 0, 1, ... if absent.
+        Routers draw their noise from it.
+      key: random key of this step; None means no noise (evaluation).
+    """
+    sizes = shapes.dims('B L', token_BL)
+    if row_B is None:
+      row_B = jnp.arange(sizes['B'], dtype=jnp.int32)
+    index_BL = row_B[:, None] * sizes['L'] + jnp.arange(sizes['L'])
+    tokens = self._tokens(segment_BL, position_BL, index_BL)
+    x_BLD = self._embed(token_BL)
+    records = layer.Record({}, {})
+    for kind in self._stacks():
+      x_BLD, records = self._run(getattr(self, kind), x_BLD, tokens, key)
+    return Output(self.norm(x_BLD), records)
+
+  def step(
+    self,
+    token_BL: jax.Array,
+    position_BL: jax.Array,
+    valid_BL: jax.Array,
+    cache: Cache,
+  ) -> tuple[jax.Array, Cache]:
+    """logits_BLV of tokens that follow those in the cache, and the new cache.
+
+    Serves for a whole prompt (L tokens into an empty cache) and for one token.
+    """
+    segment_BL = valid_BL.astype(jnp.int32)
+    tokens = self._tokens(segment_BL, position_BL, jnp.zeros_like(position_BL))
+    x_BLD = self._embed(token_BL)
+    parts, start = [], 0
+    for kind in self._stacks():
+      graph, weights = nnx.split(getattr(self, kind))
+      stop = start + jax.tree.leaves(weights)[0].shape[0]
+
+      def body(x_BLD, inputs, graph=graph):
+        weights, k, v = inputs
+        return nnx.merge(graph, weights).step(x_BLD, tokens, (k, v))
+
+      slots = (cache.k_NBSGK[start:stop], cache.v_NBSGK[start:stop])
+      x_BLD, new = jax.lax.scan(body, x_BLD, (weights, *slots))
+      parts.append(new)
+      start = stop
+    k, v = (jnp.concatenate(p) for p in zip(*parts, strict=True))
+    return self.logits(self.norm(x_BLD)), Cache(k, v)
+
+  def head(self) -> jax.Array:
+    """w_DV in the compute type."""
+    w = self.embed_VD[...].T if self.config.tie_embeddings else self.head_DV[...]
+    return w.astype(self.config.dtype)
+
+  def logits(self, x_BLD: jax.Array) -> jax.Array:
+    """float32 logits_BLV of hidden states."""
+    return jnp.einsum(
+      'BLD,DV->BLV', x_BLD, self.head(), preferred_element_type=jnp.float32
+    )
+
+  def _stacks(self) -> list[str]:
+    """The stacks of layers there are, first layers first."""
+    return [kind for kind in ('dense', 'moe') if hasattr(self, kind)]
+
+  def _tokens(self, segment_BL, position_BL, index_BL) -> block.Tokens:
+    config = self.config
+    turn = rope.angles(position_BL, config.head_dim, config.rope_base)
+    return block.Tokens(segment_BL, position_BL, index_BL, turn)
+
+  def _embed(self, token_BL: jax.Array) -> jax.Array:
+    x_BLD = self.embed_VD[...][token_BL].astype(self.config.dtype)
+    return rules.constrain(x_BLD, ('batch', 'unsharded', 'unsharded'), self.mesh)
+
+  def _run(self, stack, x_BLD, tokens, key):
+    """The layers of one stack in a loop; records are stacked."""
+    graph, weights = nnx.split(stack)
+    count = jax.tree.leaves(weights)[0].shape[0]
+
+    @remat.POLICIES[self.config.remat]
+    def body(x_BLD, inputs):
+      weights, index = inputs
+      layer_key = None if key is None else jax.random.fold_in(key, index)
+      x_BLD, record = nnx.merge(graph, weights)(x_BLD, tokens, layer_key)
+      axes = ('batch', 'unsharded', 'unsharded')
+      return rules.constrain(x_BLD, axes, self.mesh), record
+
+    return jax.lax.scan(
+      body,
+      x_BLD,
+      (weights, jnp.arange(count)),
+      unroll=min(self.config.scan_unroll, count),
+    )
+
+
+def _stack(
+  config: ModelConfig, mesh: Mesh, key: jax.Array, count: int, *, moe: bool
+) -> block.Block:
+  """`count` equal layers as one block whose weights have a dimension in front."""
+  make = nnx.vmap(lambda key: block.Block(config, mesh, key, moe=moe))
+  return make(jax.random.split(key, count))

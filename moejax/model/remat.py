@@ -1,0 +1,27 @@
+"""POLICIES: what the backward pass keeps of a block, by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def _keep_all(f: Callable[..., Any]) -> Callable[..., Any]:
+  return f
+
+
+def _keep_nothing(f: Callable[..., Any]) -> Callable[..., Any]:
+  return jax.checkpoint(f, prevent_cse=False)
+
+
+def _keep_matmuls(f: Callable[..., Any]) -> Callable[..., Any]:
+  policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return jax.checkpoint(f, prevent_cse=False, policy=policy)
+
+
+# name -> a wrapper of the function that computes one block
+POLICIES = {
+  'none': _keep_all,
+  'matmuls': _keep_matmuls,
+  'full': _keep_nothing,
+}

@@ -1,0 +1,94 @@
+"""THE table: the name of a weight's dimension to the mesh axis it is split on.
+
+Every weight names its dimensions where it is made
+(`nnx.Param(x, axes=('embed', 'mlp'))`); nothing else decides how it lies.
+"""
+
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from moejax.core import errors, table, trees
+from moejax.parallel import mesh as meshes
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+  'batch': meshes.BATCH_AXES,
+  'vocab': None,
+  'embed': 'fsdp',
+  'heads': 'model',
+  'head_dim': None,
+  'mlp': 'model',
+  'expert': 'expert',
+  'layers': None,
+  'unsharded': None,
+}
+
+
+def spec(axes: tuple[str, ...]) -> PartitionSpec:
+  """The partition of an array whose dimensions have these names."""
+  for name in axes:
+    if name not in RULES:
+      raise table.unknown('axis name', name, RULES)
+  return PartitionSpec(*(RULES[name] for name in axes))
+
+
+def sharding(
+  axes: tuple[str, ...], mesh: jax.sharding.Mesh
+) -> NamedSharding:
+  """How an array with these dimension names lies on the mesh."""
+  return NamedSharding(mesh, spec(axes))
+
+
+def shardings(
+  axes_tree: Any, shapes: Any, mesh: jax.sharding.Mesh
+) -> Any:
+  """The shardings of a tree of weights, every one of them checked.
+
+  Args:
+    axes_tree: the dimension names of each weight, by the weight's path.
+    shapes: the tree of weights or of their shapes.
+    mesh: the devices.
+
+  Raises:
+    ValueError: a weight without names, or with too few.
+    InputError: an uneven split; it names weight, dimension and sizes.
+  """
+
+  def one(path: str, leaf: Any) -> NamedSharding:
+    axes = axes_tree.get(path)
+    if axes is None or len(axes) != len(leaf.shape):
+      raise ValueError(
+        f'{path} of shape {leaf.shape} names its dimensions {axes}; '
+        'give nnx.Param(..., axes=(...)) one name for each'
+      )
+    for name, size in zip(axes, leaf.shape, strict=True):
+      parts = _parts(name, mesh)
+      if size % parts:
+        raise errors.InputError(f'{path}: {name}={size} does not split {parts} ways')
+    return sharding(axes, mesh)
+
+  return trees.map_paths(one, shapes)
+
+
+def _parts(name: str, mesh: jax.sharding.Mesh) -> int:
+  rule = spec((name,))[0] or ()
+  names = (rule,) if isinstance(rule, str) else rule
+  size = 1
+  for axis in names:
+    size *= mesh.shape[axis]
+  return size
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """A copy on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(
+  x: jax.Array, axes: tuple[str, ...], mesh: jax.sharding.Mesh
+) -> jax.Array:
+  """States in the middle of a program how an array lies."""
+  if mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, sharding(axes, mesh))

@@ -1,0 +1,1 @@
+"""A config to what it will cost, before it runs."""

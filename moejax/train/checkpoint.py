@@ -1,0 +1,277 @@
+"""Checkpoints that are whole or absent, and the last good one never lost.
+
+A checkpoint is a folder named by its step:
+
+  00000100/
+    state/          every leaf of the state, written by Orbax
+    meta.json       the step, the leaves by name, and what the caller adds
+    manifest.json   size and checksum of every file above
+
+Stages of a save:
+  1. Take the state off the devices; the caller may then overwrite its buffers.
+     What follows runs in the background.
+  2. Orbax writes `00000100.part/state`, with a rename of its own.
+  3. Write meta.json, then manifest.json, then read all back and compare.
+  4. Rename `00000100.part` to `00000100`.
+  5. Only now remove older checkpoints that need not be kept.
+
+So a numbered folder was complete when it got its name; a kill at any moment
+leaves at most a `.part`, which the next save removes. What a disk does to it
+later is found by the manifest when it is read, and the one before is taken.
+
+With several hosts all of them must see the folder, and all call `save`,
+`latest` and `restore`; manifests are written, and folders verified and removed,
+by process 0 alone.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from moejax.core import errors
+from moejax.train import checkpoint_folder, state_files
+
+STATE = 'state'
+METRIC = 'metric'
+SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # of disks and TensorStore
+NOTHING, NONE_WHOLE = -1, -2
+
+
+class Checkpointer:
+  """Saves and restores the checkpoints of one run.
+
+  Example:
+    with Checkpointer('runs/x/checkpoints', warn=print) as checkpointer:
+      found = checkpointer.restore_latest(abstract_state)
+      state, extra = found or (init(), {'next_step': 0})
+      for step in range(extra['next_step'], 100):
+        state = train_step(state)
+        checkpointer.check()
+        if step % 10 == 9:
+          checkpointer.save(step + 1, state, {'next_step': step + 1})
+  """
+
+  def __init__(
+    self,
+    folder: epath.PathLike,
+    *,
+    keep: int = 3,
+    keep_best: bool = True,
+    asynchronous: bool = True,
+    warn: Callable[[str], None] = lambda _: None,
+  ):
+    """Reads and writes nothing yet.
+
+    Args:
+      folder: where the checkpoints are; made by the first save.
+      keep: how many of the newest are kept.
+      keep_best: also keep the one with the lowest metric.
+      asynchronous: stages 2 to 5 run in the background.
+      warn: is given one line for each checkpoint that had to be skipped.
+    """
+    if keep < 1:
+      raise errors.InputError(
+        f'cannot keep {keep} checkpoints; keep 1 or more of them'
+      )
+    self._folder = checkpoint_folder.CheckpointFolder(folder, warn)
+    self._keep = keep
+    self._keep_best = keep_best
+    self._asynchronous = asynchronous
+    self._warn = warn
+    self._main = jax.process_index() == 0
+    self._at: int | None = None  # the step last saved or restored
+    self._pending: concurrent.futures.Future[list[str]] | None = None
+    self._pending_step = NOTHING
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
+    self._files = state_files.StateFiles()
+
+  def __enter__(self) -> 'Checkpointer':
+    return self
+
+  def __exit__(self, *unused: object) -> None:
+    self.close()
+
+  def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
+    """Begins to save; on return the state's buffers may be overwritten.
+
+    Does nothing if `step` was the last to be saved or restored.
+
+    Args:
+      step: names the checkpoint.
+      state: a pytree of arrays; PRNG keys as `jax.random.key_data`.
+      extra: JSON, given back as it is. A number `extra['metric']` counts as
+        `mark_best(step, number)`.
+
+    Raises:
+      StoppedError: this save, or the one before it, failed. What was complete
+        before is untouched.
+    """
+    self.wait()
+    if step == self._at:
+      return
+    leaves = state_files.describe(state)
+    meta = {'step': step, 'leaves': leaves, 'extra': extra}
+    text = json.dumps(meta, indent=1, allow_nan=False)
+    part = self._folder.path(step, checkpoint_folder.PART)
+    try:
+      if self._main:
+        self._folder.clean()
+      self._files.begin_write(part / STATE, state)
+    except SAVE_ERRORS as error:
+      raise self._failed(step, error) from error
+    self._pending_step = step
+    self._pending = self._thread.submit(self._finish, step, text)
+    if extra.get(METRIC) is not None:
+      self.mark_best(step, extra[METRIC])
+    if not self._asynchronous:
+      self.wait()
+
+  def check(self) -> None:
+    """Raises the error of a save that has failed since; cheap, every step."""
+    if self._pending is not None and self._pending.done():
+      self.wait()
+
+  def wait(self) -> None:
+    """Waits until the last save is complete.
+
+    Raises:
+      StoppedError: it failed; raised once.
+    """
+    if self._pending is None:
+      return
+    concurrent.futures.wait([self._pending])  # Ctrl-C here: it goes on
+    pending, self._pending = self._pending, None
+    try:
+      warnings = pending.result()
+    except SAVE_ERRORS as error:
+      raise self._failed(self._pending_step, error) from error
+    self._at = self._pending_step
+    for line in warnings:
+      self._warn(line)
+
+  def close(self) -> None:
+    """Waits, raises what is left to raise, and ends the threads."""
+    try:
+      self.wait()
+    finally:
+      self._thread.shutdown()
+      self._files.close()
+
+  def mark_best(self, step: int, value: float) -> None:
+    """Notes the metric of a checkpoint: lower is better, not finite is never.
+
+    Kept beside the checkpoints, so it outlives the process.
+    """
+    if self._main:
+      try:
+        self._folder.mark(step, value)
+      except OSError as error:
+        raise self._failed(step, error) from error
+
+  def best(self) -> tuple[int, float] | None:
+    """The checkpoint with the lowest metric, and the metric."""
+    return self._folder.best()
+
+  def steps(self) -> list[int]:
+    """Steps of the checkpoints there are, ascending; not yet verified."""
+    return self._folder.steps()
+
+  def latest(self) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint that verifies: its step and extra, no arrays.
+
+    Each newer one that does not is named to `warn`, once.
+
+    Raises:
+      InputError: there are checkpoints, and none of them verifies.
+    """
+    self.wait()
+    step = NOTHING
+    if self._main and self.steps():
+      whole = self._folder.newest_whole()
+      step = NONE_WHOLE if whole is None else whole
+    if jax.process_count() > 1:
+      step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+    if step == NONE_WHOLE:
+      raise errors.InputError(
+        f'no checkpoint in {self._folder.folder} can be used; move that folder '
+        'away to start from the beginning'
+      )
+    return None if step == NOTHING else (step, self._extra(step))
+
+  def restore_latest(
+    self, abstract: Any, *, partial: bool = False
+  ) -> tuple[Any, dict[str, Any]] | None:
+    """State and extra of the newest checkpoint that verifies, or None.
+
+    Args:
+      abstract: a pytree of `jax.ShapeDtypeStruct` (or arrays). A leaf comes
+        back with its `sharding`, whatever mesh saved it; one without a sharding
+        comes back as numpy array.
+      partial: `abstract` may lack leaves of the checkpoint: they are not read.
+
+    Raises:
+      InputError: no checkpoint can be used, or it has other leaves.
+    """
+    found = self.latest()
+    return found and (self._read(found[0], abstract, partial), found[1])
+
+  def restore(
+    self, step: int, abstract: Any, *, partial: bool = False
+  ) -> tuple[Any, dict[str, Any]]:
+    """State and extra of one step; arguments as in `restore_latest`.
+
+    Raises:
+      InputError: it is not there, is damaged, or has other leaves.
+    """
+    self.wait()
+    if step not in (steps := self.steps()):
+      listing = ', '.join(map(str, steps)) or '(none)'
+      raise errors.InputError(
+        f'no checkpoint {step} in {self._folder.folder}; there are: {listing}'
+      )
+    if self._main and (line := self._folder.damage(step)):
+      raise errors.InputError(f'{line}; take another')
+    return self._read(step, abstract, partial), self._extra(step)
+
+  def _read(self, step: int, abstract: Any, partial: bool) -> Any:
+    path = self._folder.path(step)
+    saved = self._folder.meta(step)['leaves']
+    state_files.check_fits(path, saved, abstract, partial)
+    state = self._files.read(path / STATE, abstract)
+    self._at = step
+    return state
+
+  def _extra(self, step: int) -> dict[str, Any]:
+    return self._folder.meta(step)['extra']
+
+  def _finish(self, step: int, meta: str) -> list[str]:
+    """Stages 2 to 5, in the background; returns warnings."""
+    self._files.wait()
+    if not self._main:
+      return []
+    self._folder.complete(step, meta)
+    try:
+      self._folder.prune(step, self._keep, self._keep_best)
+    except OSError as error:
+      what = state_files.reason(error)
+      return [f'a checkpoint older than {step} cannot be removed: {what}']
+    return []
+
+  def _failed(self, step: int, error: Exception) -> errors.StoppedError:
+    """The one line about a save that failed."""
+    if self._main:
+      with contextlib.suppress(OSError):
+        self._folder.clean()  # a full disk needs the room
+    newest = self._folder.newest()
+    safe = 'there is no other' if newest is None else f'{newest} is intact'
+    return errors.StoppedError(
+      f'cannot save checkpoint {self._folder.path(step)}: '
+      f'{state_files.reason(error)}; {safe}'
+    )

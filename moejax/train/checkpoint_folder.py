@@ -1,0 +1,145 @@
+"""Which checkpoints a folder holds, which of them are whole, which may go.
+
+checkpoints/
+  00000100/         complete; see train/checkpoint.py for what is in it
+  00000200/
+  00000300.part/    being written, or left by a kill: never read
+  00000050.old/     being removed: never read
+  values.json       {"100": 3.2, "200": 2.9}: the metric of each, lower better
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+
+from moejax.core import files
+
+META = 'meta.json'
+VALUES = 'values.json'
+PART, OLD = '.part', '.old'
+
+
+class CheckpointFolder:
+  """Looks after the folders of one run's checkpoints, but not what is in them.
+
+  Every byte of a checkpoint is verified at most once by an object.
+  """
+
+  def __init__(self, folder: epath.PathLike, warn: Callable[[str], None]):
+    self.folder = epath.Path(folder)
+    if files.is_local(folder):  # Orbax takes absolute paths only
+      self.folder = epath.Path(os.path.abspath(folder))
+    self._warn = warn
+    self._good: set[int] = set()
+    self._bad: dict[int, str] = {}  # with the reason
+
+  def path(self, step: int, suffix: str = '') -> epath.Path:
+    """The folder of a step."""
+    return self.folder / f'{step:08d}{suffix}'
+
+  def steps(self) -> list[int]:
+    """Steps of the checkpoints there are, ascending; not yet verified."""
+    try:
+      names = [path.name for path in self.folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+      return []
+    return sorted(int(name) for name in names if re.fullmatch(r'\d{8,}', name))
+
+  def newest(self) -> int | None:
+    """The newest step, leaving out what is known to be damaged."""
+    return max(set(self.steps()) - set(self._bad), default=None)
+
+  def meta(self, step: int) -> dict[str, Any]:
+    """What meta.json says."""
+    return json.loads((self.path(step) / META).read_text())
+
+  def damage(self, step: int) -> str | None:
+    """A line on what is wrong with a checkpoint, or None."""
+    if step not in self._good and step not in self._bad:
+      if reason := files.damage(self.path(step)):
+        self._bad[step] = f'checkpoint {self.path(step)} is damaged: {reason}'
+      else:
+        self._good.add(step)
+    return self._bad.get(step)
+
+  def newest_whole(self) -> int | None:
+    """The newest step that verifies; each newer one is warned of, once."""
+    for step in reversed(self.steps()):
+      known = step in self._bad
+      if (line := self.damage(step)) is None:
+        return step
+      if not known:
+        self._warn(f'{line}; trying the one before')
+    return None
+
+  def complete(self, step: int, meta: str) -> None:
+    """Turns `<step>.part` into `<step>`, once it is whole and reads back.
+
+    Raises:
+      OSError: the disk is full, not writable, or does not hold what it is told.
+    """
+    part, path = self.path(step, PART), self.path(step)
+    files.atomic_write_text(part / META, meta)
+    files.write_manifest(part)
+    if reason := files.damage(part):
+      raise OSError(f'what was written reads differently: {reason}')
+    if path.exists():  # damaged, or of a run that went another way
+      path.rename(self.path(step, OLD))
+    part.rename(path)
+    if files.is_local(self.folder):
+      files.sync_folder(self.folder)
+    self._good.add(step)
+    self._bad.pop(step, None)
+
+  def prune(self, step: int, keep: int, keep_best: bool) -> None:
+    """Removes what is older than `step`, a good one, and is not to be kept.
+
+    Example, keep=2 and the best at 20: of 10, 20, 30, 40 (damaged), 50 and 60
+    the folders of 20, 50 and 60 remain.
+    """
+    older = [s for s in self.steps() if s < step]
+    good = [s for s in older if s not in self._bad]
+    kept = {*good[max(0, len(good) - keep + 1) :]}
+    if keep_best and (best := self.best()):
+      kept.add(best[0])
+    for old in older:
+      if old not in kept:
+        # First its name: half a folder must not look like a checkpoint.
+        self.path(old).rename(self.path(old, OLD))
+    self.clean()
+
+  def clean(self) -> None:
+    """Removes what an interrupted save, or removal, has left."""
+    if not self.folder.exists():
+      return
+    for path in self.folder.iterdir():
+      if re.fullmatch(rf'\d{{8,}}({PART}|{OLD})', path.name):
+        path.rmtree()
+
+  def mark(self, step: int, value: float) -> None:
+    """Notes the metric of a step; forgets those of steps that are no more."""
+    if not math.isfinite(value):
+      return
+    there = {step, *self.steps()}
+    values = {**self._values(), step: float(value)}
+    kept = {str(s): v for s, v in sorted(values.items()) if s in there}
+    self.folder.mkdir(parents=True, exist_ok=True)
+    files.atomic_write_json(self.folder / VALUES, kept)
+
+  def best(self) -> tuple[int, float] | None:
+    """The step with the lowest metric, of those there are, and the metric."""
+    steps = set(self.steps()) - set(self._bad)
+    values = [(v, s) for s, v in self._values().items() if s in steps]
+    return min(values)[::-1] if values else None
+
+  def _values(self) -> dict[int, float]:
+    try:
+      found = json.loads((self.folder / VALUES).read_text())
+      return {int(step): float(value) for step, value in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+      return {}  # at worst it is not known which is the best

@@ -1,0 +1,89 @@
+"""Learning rates over a run, by name; each multiplies the peak."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from moejax.core import errors
+
+
+def _check_warmup(warmup: int) -> None:
+  if warmup < 0:
+    raise errors.InputError(f'schedule.warmup={warmup} must be >= 0')
+
+
+def _warm_up(after: optax.Schedule, warmup: int) -> optax.Schedule:
+  """Linear from 1 / warmup to 1 in `warmup` steps, then `after`."""
+  ramp = lambda step: (step + 1) / max(warmup, 1)
+  return lambda step: jnp.where(step < warmup, ramp(step), after(step))
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+  """Linear warm-up, then times `factor` at each milestone.
+
+  DeepSeekMoE (arXiv 2401.06066, section 4.1.2): 2,000 steps of warm-up, times
+  0.316 at 80% and again at 90% of the training steps.
+  """
+
+  warmup: int = 2000
+  factor: float = 0.316
+  milestones: tuple[float, ...] = (0.8, 0.9)
+
+  def __call__(self, total_steps: int) -> optax.Schedule:
+    _check_warmup(self.warmup)
+    drops = {round(m * total_steps): self.factor for m in self.milestones}
+    constant = optax.piecewise_constant_schedule(1.0, drops)
+    # optax drops after the boundary; the drop belongs to the milestone itself.
+    return _warm_up(lambda step: constant(step + 1), self.warmup)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+  """Linear warm-up, then half a cosine down to `end` at the last step."""
+
+  warmup: int = 2000
+  end: float = 0.1
+
+  def __call__(self, total_steps: int) -> optax.Schedule:
+    _check_warmup(self.warmup)
+    length = max(total_steps - self.warmup, 1)
+    decay = optax.cosine_decay_schedule(1.0, length, self.end)
+    return _warm_up(lambda step: decay(step - self.warmup), self.warmup)
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupStableDecay:
+  """Linear warm-up, constant, then linear to `end` over the last fraction."""
+
+  warmup: int = 2000
+  decay: float = 0.1
+  end: float = 0.0
+
+  def __call__(self, total_steps: int) -> optax.Schedule:
+    _check_warmup(self.warmup)
+    length = max(round(self.decay * total_steps), 1)
+    down = optax.linear_schedule(1.0, self.end, length)
+    start = total_steps - length
+    return _warm_up(lambda step: down(step - start), self.warmup)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """Linear warm-up, then constant (DeepSeekMoE 145B, section 7.1)."""
+
+  warmup: int = 2000
+
+  def __call__(self, total_steps: int) -> optax.Schedule:
+    del total_steps
+    _check_warmup(self.warmup)
+    return _warm_up(lambda step: jnp.ones_like(step, jnp.float32), self.warmup)
+
+
+SCHEDULES = {
+  'constant': Constant,
+  'cosine': Cosine,
+  'steps': Steps,
+  'warmup_stable_decay': WarmupStableDecay,
+}

@@ -1,0 +1,85 @@
+"""What training changes: everything that a checkpoint must hold."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from moejax.model.build import Model
+from moejax.parallel import rules
+from moejax.train import optimizer
+
+
+@flax.struct.dataclass
+class State:
+  """A training state after `step` steps.
+
+  Random keys are (seed, step) and the data position is `step`, so neither needs
+  a field.
+
+  Attributes:
+    step: int32, steps taken, skipped ones included.
+    weights: the model's.
+    opt_state: the optimiser's.
+    bad_steps: int32, steps in a row whose loss or gradient was not finite.
+    skipped: int32, all such steps.
+  """
+
+  step: jax.Array
+  weights: Any
+  opt_state: Any
+  bad_steps: jax.Array
+  skipped: jax.Array
+
+
+def init(
+  model: Model, transform: optax.GradientTransformation, key: jax.Array
+) -> State:
+  """A fresh state, every array made where it will lie."""
+  weights = model.init(key)
+  place = shardings(model, transform)
+  make = jax.jit(transform.init, out_shardings=place.opt_state)
+  zero = jax.device_put(jnp.zeros((), jnp.int32), place.step)
+  return State(
+    step=zero,
+    weights=weights,
+    opt_state=make(weights),
+    bad_steps=jnp.copy(zero),
+    skipped=jnp.copy(zero),
+  )
+
+
+def shardings(
+  model: Model, transform: optax.GradientTransformation
+) -> State:
+  """How every array of the state lies."""
+  whole = rules.replicated(model.mesh)
+  shapes = jax.eval_shape(transform.init, model.shapes)
+  return State(
+    step=whole,
+    weights=model.shardings,
+    opt_state=optimizer.shardings(shapes, model.shardings, whole),
+    bad_steps=whole,
+    skipped=whole,
+  )
+
+
+def abstract(
+  model: Model, transform: optax.GradientTransformation
+) -> State:
+  """Shapes, types and shardings of the state, for restoring into."""
+  scalar = jax.ShapeDtypeStruct((), jnp.int32)
+  shapes = State(
+    step=scalar,
+    weights=model.shapes,
+    opt_state=jax.eval_shape(transform.init, model.shapes),
+    bad_steps=scalar,
+    skipped=scalar,
+  )
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings(model, transform),
+  )

@@ -1,0 +1,182 @@
+"""A pytree of arrays to and from a folder, through Orbax.
+
+On disk the leaves stand under their path's names ('params/embed/w'), in plain
+nested dictionaries: what containers a state is made of is not recorded, so any
+tree with the same names can be restored, on any mesh.
+"""
+
+import logging
+import math
+import os
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from moejax.core import errors, trees
+
+
+class StateFiles:
+  """Writes one state at a time, in the background; reads whole or in part."""
+
+  def __init__(self):
+    self._quiet = _Quiet()
+    logging.getLogger('absl').addFilter(self._quiet)
+    # Weights are noise to a compressor: zstd costs time and saves little.
+    self._orbax = ocp.AsyncCheckpointer(
+      ocp.PyTreeCheckpointHandler(use_compression=False)
+    )
+
+  def begin_write(self, folder: epath.Path, state: Any) -> None:
+    """Takes the state off the devices, and leaves the writing to a thread.
+
+    On return the caller may give the buffers away or overwrite them. (Where
+    host and device share memory, JAX keeps the buffers until they are written
+    and gives a donating step new ones.)
+    """
+    tree = _nest(_with_elements(leaves_by_name(state)))
+    with jax.transfer_guard('allow'):
+      self._orbax.save(folder, args=ocp.args.PyTreeSave(tree))
+
+  def wait(self) -> None:
+    """Waits until the folder has its name; raises what went wrong."""
+    self._orbax.wait_until_finished()
+
+  def read(self, folder: epath.Path, abstract: Any) -> Any:
+    """The leaves that `abstract` has; the caller has compared them before."""
+    wanted = leaves_by_name(abstract)
+    tree = _nest({n: _target(x) for n, x in _with_elements(wanted).items()})
+    with jax.transfer_guard('allow'):
+      restored = self._orbax.restore(
+        folder,
+        args=ocp.args.PyTreeRestore(
+          item=tree,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+          partial_restore=True,
+        ),
+      )
+      found = trees.leaves(restored)
+      leaves = [
+        found[n] if n in found else _without_elements(x)
+        for n, x in wanted.items()
+      ]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+  def close(self) -> None:
+    """Waits, and ends the threads."""
+    try:
+      self._orbax.close()
+    finally:
+      logging.getLogger('absl').removeFilter(self._quiet)
+
+
+class _Quiet(logging.Filter):
+  """Drops what Orbax logs: its errors come back as exceptions as well."""
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    return f'{os.sep}orbax{os.sep}' not in record.pathname
+
+
+def leaves_by_name(tree: Any) -> dict[str, Any]:
+  """Every leaf by its path: arrays, or what describes arrays.
+
+  Raises:
+    TypeError: two leaves have one name, or a leaf is not a plain array.
+  """
+  leaves = trees.leaves(tree)
+  if len(leaves) != len(jax.tree.leaves(tree)):
+    raise TypeError('two leaves of the state have the same path')
+  for name, leaf in leaves.items():
+    if not hasattr(leaf, 'dtype'):
+      raise TypeError(f'{name} is no array but {type(leaf).__name__}')
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      raise TypeError(f'{name} is a PRNG key; save jax.random.key_data of it')
+  return leaves
+
+
+def describe(tree: Any) -> dict[str, str]:
+  """Type and shape of every leaf: {'params/w': 'bfloat16[2,3]'}."""
+  return {
+    name: f'{x.dtype}[{",".join(map(str, x.shape))}]'
+    for name, x in leaves_by_name(tree).items()
+  }
+
+
+def difference(
+  saved: dict[str, str], wanted: dict[str, str], partial: bool
+) -> str | None:
+  """The first leaf in which two descriptions differ, and how many more.
+
+  Example:
+    params/w is float32[2,3] in it and float32[2,4] here (and 3 more)
+  """
+  found = []
+  for name in sorted({*saved, *wanted}):
+    if name not in saved:
+      found.append(f'it lacks {name}')
+    elif name not in wanted and not partial:
+      found.append(f'{name} is in it and not here')
+    elif name in wanted and saved[name] != wanted[name]:
+      found.append(f'{name} is {saved[name]} in it and {wanted[name]} here')
+  if not found:
+    return None
+  return found[0] + (f' (and {len(found) - 1} more)' if found[1:] else '')
+
+
+def check_fits(
+  folder: epath.Path, saved: dict[str, str], abstract: Any, partial: bool
+) -> None:
+  """Raises InputError if the saved leaves are not those of `abstract`."""
+  if text := difference(saved, describe(abstract), partial):
+    raise errors.InputError(
+      f'checkpoint {folder} is of another model: {text}; use the config of '
+      'that run, or another workdir'
+    )
+
+
+def reason(error: BaseException) -> str:
+  """What went wrong, without the pages around it.
+
+  TensorStore's errors name the operating system's: "... [os_error_code='27']".
+  """
+  text = str(error).strip()
+  if code := re.search(r"os_error_code='?(\d+)", text):
+    return os.strerror(int(code[1]))
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  line = text.splitlines()[0] if text else type(error).__name__
+  return line if len(line) <= 200 else line[:197] + '...'
+
+
+def _with_elements(leaves: dict[str, Any]) -> dict[str, Any]:
+  """Orbax refuses arrays without elements; there is nothing to save, too."""
+  return {n: x for n, x in leaves.items() if math.prod(x.shape)}
+
+
+def _without_elements(leaf: Any) -> Any:
+  empty = np.zeros(leaf.shape, leaf.dtype)
+  sharding = getattr(leaf, 'sharding', None)
+  return empty if sharding is None else jax.device_put(empty, sharding)
+
+
+def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
+  """{'a/b': 1, 'a/c': 2} -> {'a': {'b': 1, 'c': 2}}."""
+  tree: dict[str, Any] = {}
+  for name, leaf in leaves.items():
+    *parents, last = name.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = leaf
+  return tree
+
+
+def _target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
+  """What Orbax is to make of a leaf: a jax.Array, or a numpy array."""
+  sharding = getattr(leaf, 'sharding', None)
+  if sharding is None:
+    return np.empty(leaf.shape, leaf.dtype)
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,207 @@
+"""One training step, jitted as a whole.
+
+  1. Split the batch into micro-batches, if asked to.
+  2. Balance losses are not linear in the batch, so with micro-batches a first
+     pass forward collects their sums over the whole of it.
+  3. Forward and backward of each micro-batch; gradients add up.
+  4. Clip, and update; if loss or gradient is not finite the old state stays and
+     the step is counted.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from moejax.core import values
+from moejax.data.batch import Batch
+from moejax.model.build import Model
+from moejax.moe import balance
+from moejax.parallel import rules
+from moejax.train import loss as losses
+from moejax.train import state as states
+from moejax.train.optimizer import OptimizerConfig, learning_rate
+
+Metrics = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+  """What a step is made of besides model and optimiser."""
+
+  opt: OptimizerConfig
+  total_steps: int
+  micro_batches: int
+  seed: int
+
+
+def make(
+  model: Model,
+  transform: optax.GradientTransformation,
+  config: StepConfig,
+) -> Callable[[states.State, Batch], tuple[states.State, Metrics]]:
+  """The jitted step; it takes over (donates) the state it is given."""
+  rate = learning_rate(config.opt, config.total_steps)
+
+  def step(
+    state: states.State, batch: Batch
+  ) -> tuple[states.State, Metrics]:
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    gradient, report = _gradient(
+      model, state.weights, batch, key, config.micro_batches
+    )
+    norm = optax.global_norm(gradient)
+    scale = _clip_scale(norm, config.opt.clip_norm)
+    gradient = jax.tree.map(lambda g: g * scale, gradient)
+    updates, opt_state = transform.update(
+      gradient, state.opt_state, state.weights
+    )
+    good = jnp.isfinite(report['values']['loss'].value()) & jnp.isfinite(norm)
+    keep = lambda new, old: jnp.where(good, new, old)
+    bad = jnp.where(good, 0, 1)
+    new = states.State(
+      step=state.step + 1,
+      weights=jax.tree.map(
+        keep, optax.apply_updates(state.weights, updates), state.weights
+      ),
+      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+      bad_steps=(state.bad_steps + bad) * bad,
+      skipped=state.skipped + bad,
+    )
+    metrics = _metrics(model, report)
+    metrics |= {
+      'gradient_norm': norm,
+      'learning_rate': rate(state.step),
+      'bad_steps': new.bad_steps,
+      'skipped': new.skipped,
+    }
+    return new, metrics
+
+  place = states.shardings(model, transform)
+  rows = rules.sharding(('batch',), model.mesh)
+  whole = rules.replicated(model.mesh)
+  return jax.jit(
+    step,
+    in_shardings=(place, rows),
+    out_shardings=(place, whole),
+    donate_argnums=0,
+  )
+
+
+def _clip_scale(norm: jax.Array, clip_norm: float | None) -> jax.Array:
+  if clip_norm is None:
+    return jnp.ones(())
+  return jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-12))
+
+
+def _gradient(
+  model: Model, weights: Any, batch: Batch, key: jax.Array, parts: int
+) -> tuple[Any, Metrics]:
+  """The gradient of the global batch's loss, and what to report."""
+  total_weight = jnp.maximum(jnp.sum(batch.weight_BL), 1)
+  row_B = jnp.arange(batch.token_BL.shape[0], dtype=jnp.int32)
+  if parts == 1:
+    loss = lambda w: losses.objective(
+      model, w, batch, row_B, key, total_weight=total_weight
+    )
+    (_, report), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
+    return gradient, report
+  micro = _split((batch, row_B), parts, model)
+  slope = _slope(model, weights, micro, key)
+
+  def run(part: Any) -> tuple[Any, Metrics]:
+    loss = lambda w: losses.objective(
+      model, w, *part, key, total_weight=total_weight, slope=slope
+    )
+    (_, report), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
+    return gradient, report
+
+  shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], micro))
+  carry, _ = jax.lax.scan(
+    lambda carry, part: (_add(carry, run(part)), None), _nothing(shapes), micro
+  )
+  return carry
+
+
+def _nothing(shapes: Any) -> Any:
+  """A gradient and a report that add nothing."""
+  gradient, report = shapes
+  zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+  record = report['record']
+  return zeros(gradient), {
+    'values': values.empty(report['values']),
+    'record': type(record)(zeros(record.balance), values.empty(record.stats)),
+  }
+
+
+def _add(a: Any, b: Any) -> Any:
+  """Adds gradients and reports of two micro-batches."""
+  (gradient_a, a), (gradient_b, b) = a, b
+  record_a, record_b = a['record'], b['record']
+  return (
+    jax.tree.map(jnp.add, gradient_a, gradient_b),
+    {
+      'values': values.merge(a['values'], b['values']),
+      'record': type(record_a)(
+        jax.tree.map(jnp.add, record_a.balance, record_b.balance),
+        values.merge(record_a.stats, record_b.stats),
+      ),
+    },
+  )
+
+
+def _split(tree: Any, parts: int, model: Model) -> Any:
+  """[B, ...] to [parts, B / parts, ...].
+
+  Row r goes to micro-batch r % parts, so that every device keeps its own rows:
+  its share of the batch is consecutive.
+  """
+
+  def one(x: jax.Array) -> jax.Array:
+    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+    return rules.constrain(
+      x, ('unsharded', 'batch', *['unsharded'] * (x.ndim - 2)), model.mesh
+    )
+
+  return jax.tree.map(one, tree)
+
+
+def _slope(model: Model, weights: Any, micro: Any, key: jax.Array) -> Any:
+  """The derivative of the balance losses by their sums over all micro-batches.
+
+  Costs a pass forward. Without it every micro-batch would be balanced by
+  itself, and the loss would change with their number.
+  """
+  if not model.config.num_moe:
+    return None
+
+  def sums(part: Any) -> Any:
+    batch, row_B = part
+    out = model.bind(weights)(
+      batch.token_BL, batch.segment_BL, batch.position_BL, row_B, key
+    )
+    return out.record.balance
+
+  shape = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], micro))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+  total, _ = jax.lax.scan(
+    lambda carry, part: (jax.tree.map(jnp.add, carry, sums(part)), None),
+    zeros,
+    micro,
+  )
+  loss = lambda total: balance.total(model.config.moe.balance, total)[0]
+  return jax.lax.stop_gradient(jax.grad(loss)(total))
+
+
+def _metrics(model: Model, report: Metrics) -> Metrics:
+  """Everything reported, as arrays: scalars, and statistics by layer."""
+  metrics = values.finish(report['values'])
+  if model.config.num_moe:
+    record = report['record']
+    _, parts = balance.total(model.config.moe.balance, record.balance)
+    metrics |= {f'balance/{name}': value for name, value in parts.items()}
+    metrics['stats'] = values.finish(record.stats)
+  return metrics
