@@ -19,15 +19,13 @@ apart, no space is put before a text, and none is lost.
 """
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
 import io
 import pathlib
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 from moejax.core import errors
-from moejax.data import files
-from moejax.data import minipile
-from moejax.data import vocab
+from moejax.data import files, mixtures, tasks, vocab
 
 
 def train(texts: Iterable[str], size: int) -> bytes:
@@ -73,6 +71,12 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
     yield from (line for line in text.split('\n') if line)
 
 
+def _minipile() -> Iterator[str]:
+  """The training documents of all its domains, one domain after the other."""
+  for name in mixtures.MIXTURES['minipile'].tasks:
+    yield from tasks.TASKS[name].texts('train')
+
+
 def main(argv: Sequence[str]) -> None:
   """Trains on the given files, or on the minipile, and writes the model."""
   parser = argparse.ArgumentParser(
@@ -89,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
   if args.files:
     texts = files.Files(args.files, text_field=args.text_field).all_texts()
   else:
-    texts = minipile.train_texts()
+    texts = _minipile()
   model = train(texts, args.size)
   path = pathlib.Path(args.output)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,4 +105,5 @@ if __name__ == '__main__':
   try:
     main(sys.argv[1:])
   except errors.InputError as error:
-    sys.exit(f'error: {error}')
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)

@@ -14,15 +14,15 @@ Four kinds of field go beyond plain values and nested dataclasses:
   choices(TABLE, (A(), B())) several of them, as a node of nodes by name;
                              `balance.device_level=off` takes one out.
   named(TABLE, 'name')       the name of an entry that has nothing to configure.
-  X | None                   `none` clears it; it can be set although it is None.
+  X | None                   `none` clears it; it can be set though it is None.
 """
 
-from collections.abc import Iterable, Mapping
 import dataclasses
 import functools
 import json
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import ml_collections
@@ -147,6 +147,14 @@ def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
   }
 
 
+def check_at_least_one(obj: Any, where: str, names: str) -> None:
+  """Raises InputError unless each of the named fields is 1 or more."""
+  for name in names.split():
+    value = getattr(obj, name)
+    if value < 1:
+      raise errors.InputError(f'{where}.{name}={value} must be 1 or more')
+
+
 def _plain(tree: Any) -> Any:
   """A ConfigDict as nested dictionaries, placeholders as None."""
   if isinstance(tree, ml_collections.ConfigDict):
@@ -210,9 +218,8 @@ def _build_field(
   if value is None and optional:
     return None
   value = _checked(value, hint, where)
-  if 'named' in field.metadata:
-    if value not in field.metadata['named']:
-      raise tables.unknown(where, value, field.metadata['named'])
+  if 'named' in field.metadata and value not in field.metadata['named']:
+    raise tables.unknown(where, value, field.metadata['named'])
   return value
 
 

@@ -5,8 +5,8 @@ it lists, from name to frozen dataclass (or to function, where nothing is to be
 configured). There are no decorators: what is in the table is what there is.
 """
 
-from collections.abc import Mapping
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from moejax.core import errors

@@ -1,7 +1,7 @@
 """Leaves of a pytree by path, and counts."""
 
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax

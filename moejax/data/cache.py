@@ -130,6 +130,7 @@ class Cache:
     self.num_bytes = self.meta.num_bytes
     self.length = self.meta.length
     self._dtype = features.row_dtype(self.length, self.meta.vocab_size)
+    self._records = functools.lru_cache(maxsize=4096)(self._map)
 
   def _damaged(self, file: str, problem: str) -> errors.InputError:
     return errors.InputError(
@@ -151,8 +152,7 @@ class Cache:
       record_N[here_N] = self._records(int(shard))[inside_N[here_N]]
     return features.Rows(record_N['target'], record_N['segment'])
 
-  @functools.lru_cache(maxsize=4096)  # noqa: B019 (maps live as long as this)
-  def _records(self, shard: int) -> np.ndarray:
+  def _map(self, shard: int) -> np.ndarray:
     """A shard as a memory map; nothing is read before it is indexed."""
     path = self.path / self.meta.shards[shard].file
     return np.memmap(path, self._dtype, mode='r')

@@ -12,7 +12,6 @@ The stages:
   4. `meta.json` is written and the folder gets its name, in one step.
 """
 
-from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import errno
@@ -23,39 +22,19 @@ import os
 import pathlib
 import shutil
 import time
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from moejax.core import errors
-from moejax.data import cache
-from moejax.data import features
-from moejax.data import seqio_bridge
+from moejax.data import cache, features, seqio_bridge
 from moejax.data import vocab as vocabs
 
 VERSION = 1  # of the packing and the layout; in every fingerprint
 _PROGRESS = 'progress.json'
 _TOKENS_PER_BLOCK = 2**20
 _BYTES_PER_SHARD = 2**27
-
-
-class Text(Protocol):
-  """Where documents come from."""
-
-  name: str
-
-  def identity(self, split: str) -> dict[str, Any]:
-    """What the documents of a split depend on, JSON-ready."""
-
-  def documents(
-    self,
-    split: str,
-    vocab: vocabs.Vocab,
-    *,
-    skip: int,
-    note: Callable[[str], None],
-  ) -> Iterator[seqio_bridge.Document]:
-    """The documents from number `skip` on, always in the same order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +87,40 @@ class Request:
       return self.rows_per_shard // block
     row = features.row_dtype(self.length, self.vocab.size).itemsize
     return max(1, _BYTES_PER_SHARD // (row * block))
+
+
+class Text:
+  """Where documents come from; packed into records before they are read.
+
+  Attributes:
+    name: of the text, part of its caches' names.
+  """
+
+  name: str
+
+  def identity(self, split: str) -> dict[str, Any]:
+    """What the documents of a split depend on, JSON-ready."""
+    raise NotImplementedError
+
+  def documents(
+    self,
+    split: str,
+    vocab: vocabs.Vocab,
+    *,
+    skip: int,
+    note: Callable[[str], None],
+  ) -> Iterator[seqio_bridge.Document]:
+    """The documents from number `skip` on, always in the same order."""
+    raise NotImplementedError
+
+  def texts(self, split: str) -> Iterator[str] | None:
+    """The documents as text; None where they are too many to read for that."""
+    del split
+    return None
+
+  def rows(self, split: str, request: Request) -> cache.Cache:
+    """The packed rows of a split, made now if they are not there."""
+    return make(self, split, request)
 
 
 def make(text: Text, split: str, request: Request) -> cache.Cache:
@@ -234,10 +247,11 @@ class _Writer:
       rows_per_block=request.rows_per_block(),
       start=features.Position(state.documents, state.offset),
     )
-    while group := list(self._shard(blocks)):
-      shard, position = group[-1]
+    while (first := next(blocks, None)) is not None:
+      more = itertools.islice(blocks, request.blocks_per_shard() - 1)
+      shard, position = self._shard(itertools.chain([first], more))
       state.documents, state.offset = position
-      state.shards.append(shard)
+      state.shards.append(dataclasses.asdict(shard))
       _write(self.part / _PROGRESS, json.dumps(dataclasses.asdict(state)))
     _write(self.part / cache.META, self._meta().to_json())
     (self.part / _PROGRESS).unlink(missing_ok=True)
@@ -279,18 +293,16 @@ class _Writer:
     self.notes.append(note)
     self.request.report(Progress(self.name, note=note))
 
-  def _shard(self, blocks: Iterator[tuple]) -> Iterator[tuple]:
-    """Writes the next shard, and yields it with the position after it."""
+  def _shard(
+    self, blocks: Iterable[tuple[features.Rows, features.Position]]
+  ) -> tuple[cache.Shard, features.Position]:
+    """Writes one shard; returns it with the position after it."""
     request, state = self.request, self.state
     dtype = features.row_dtype(request.length, request.vocab.size)
     file = f'{len(state.shards):05d}.rows'
-    digest, num_rows, position = hashlib.sha256(), 0, None
-    group = itertools.islice(blocks, request.blocks_per_shard())
-    first = next(group, None)
-    if first is None:
-      return
+    digest, num_rows, after = hashlib.sha256(), 0, features.Position()
     with (self.part / file).open('wb') as out:
-      for rows, position in itertools.chain([first], group):
+      for rows, after in blocks:  # noqa: B007 (the last one is wanted)
         record_N = np.zeros(len(rows.target_NL), dtype)
         record_N['target'], record_N['segment'] = rows
         data = record_N.tobytes()
@@ -298,13 +310,12 @@ class _Writer:
         out.write(data)
         num_rows += len(record_N)
         state.num_tokens += int((rows.segment_NL != 0).sum())
-        self.request.report(
+        request.report(
           Progress(self.name, state.num_documents, state.num_tokens)
         )
       _sync_file(out)
     size = num_rows * dtype.itemsize
-    shard = cache.Shard(file, num_rows, size, digest.hexdigest())
-    yield dataclasses.asdict(shard), position
+    return cache.Shard(file, num_rows, size, digest.hexdigest()), after
 
   def _meta(self) -> cache.Meta:
     state, request = self.state, self.request

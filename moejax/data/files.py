@@ -6,20 +6,20 @@ TensorFlow can read text too. `to_seqio` makes the Task with the same documents
 for those who want them in a SeqIO pipeline.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
 import glob
 import hashlib
 import itertools
 import pathlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from moejax.core import errors
-from moejax.data import readers
-from moejax.data import seqio_bridge
+from moejax.data import cache_writer, readers, seqio_bridge
+from moejax.data import vocab as vocabs
 
 # What the config chooses from for a line that is no document.
 BAD_LINES = {
@@ -32,7 +32,7 @@ _BATCH_CHARS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Files:
+class Files(cache_writer.Text):
   """Text files as one domain called 'files'.
 
   Without files of its own, validation is `fraction` of the documents, drawn by
@@ -126,10 +126,10 @@ class Files:
   def documents(
     self,
     split: str,
-    vocab: Any,
+    vocab: vocabs.Vocab,
     *,
-    skip: int = 0,
-    note: Callable[[str], None] = lambda _: None,
+    skip: int,
+    note: Callable[[str], None],
   ) -> Iterator[seqio_bridge.Document]:
     """The documents of a split as token ids, from number `skip` on."""
     texts = itertools.islice(self.texts(split, note), skip, None)
@@ -139,7 +139,7 @@ class Files:
           np.array([*ids, vocab.eos_id], np.int32), len(text.encode())
         )
 
-  def to_seqio(self, vocab: Any) -> Any:
+  def to_seqio(self, vocab: vocabs.Vocab) -> Any:
     """A seqio.Task with the same documents."""
     seqio, tf = seqio_bridge.load(self.name)
 
@@ -223,9 +223,9 @@ def _drawn(text: str, fraction: float) -> bool:
 def _ends(text: str, fraction: float) -> tuple[str, str]:
   """Cuts the last part off a document, after a line end where there is one.
 
-  Example, fraction=0.3:
-    'one\\ntwo\\nthree\\nfour'
-    ('one\\ntwo\\nthree\\n', 'four')
+  Example, fraction=0.3, with / for a line end:
+    'one/two/three/four'
+    ('one/two/three/', 'four')
   """
   cut = round(len(text) * (1 - fraction))
   line = text.find('\n', cut)

@@ -3,12 +3,12 @@
 Each yields an `Item` per document: its text, or what is wrong with it.
 """
 
-from collections.abc import Callable, Iterator
 import gzip
 import json
 import pathlib
-from typing import Any, NamedTuple
 import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from moejax.core import errors
 
@@ -56,10 +56,11 @@ def read_jsonl_gz(path: pathlib.Path, field: str) -> Iterator[Item]:
 def _json_lines(path: pathlib.Path, lines: Any, field: str) -> Iterator[Item]:
   for number, line in enumerate(lines, 1):
     if line.strip():
-      yield _json_item(f'{path}:{number}', line, field)
+      yield json_item(f'{path}:{number}', line, field)
 
 
-def _json_item(where: str, line: bytes, field: str) -> Item:
+def json_item(where: str, line: bytes, field: str) -> Item:
+  """The document of one line of JSON."""
   try:
     value = json.loads(line)
   except (ValueError, RecursionError) as e:

@@ -4,12 +4,12 @@ Importing them takes about nine seconds and 0.7 GB, so no other file of the
 package does, and a run that finds its records made never does.
 """
 
-from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,16 +39,17 @@ def load(what: str) -> tuple[Any, Any]:
     with quiet():
       import seqio
       import tensorflow as tf
+
+      # TensorFlow would otherwise take the accelerator's memory from JAX. It
+      # is an error to ask once it has used a device; then it has the memory.
+      with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], 'GPU')
   except ImportError as e:
     raise errors.InputError(
       f'{what} needs SeqIO and TensorFlow, which cannot be imported here '
       f'({e}): pip install seqio tensorflow tensorflow-text, or copy the cache '
       'from a machine that has them'
     ) from None
-  # TensorFlow would otherwise take the accelerator's memory from JAX. It is an
-  # error to ask after TensorFlow has used a device; then it has the memory.
-  with contextlib.suppress(RuntimeError):
-    tf.config.set_visible_devices([], 'GPU')
   return seqio, tf
 
 
@@ -100,13 +101,11 @@ def documents(task: Any, split: str, skip: int) -> Iterator[Document]:
     yield Document(first['targets'], int(first['num_bytes']))
     for example in examples:
       yield Document(example['targets'], int(example['num_bytes']))
-  except tf.errors.OpError as e:
-    raise _unreadable(task.name, split, e) from e
-
-
-def _unreadable(name: str, split: str, e: Exception) -> errors.InputError:
-  reason = str(e).strip().splitlines()[0]
-  return errors.InputError(f'{name}, split {split}, cannot be read: {reason}')
+  except (tf.errors.OpError, OSError) as e:
+    reason = str(e).strip().splitlines()[0]
+    raise errors.InputError(
+      f'the split {split} of {task.name} cannot be read: {reason}'
+    ) from e
 
 
 def task(name: str, source: Any, vocab: Any, text: Callable) -> Any:

@@ -4,12 +4,12 @@ Id 0 is padding in every vocabulary, and the start of every segment; no text
 ever encodes to it. Each also makes its SeqIO counterpart for Tasks.
 """
 
-from collections.abc import Iterable, Sequence
 import dataclasses
 import functools
 import hashlib
 import os
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from moejax.core import errors

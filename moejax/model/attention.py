@@ -1,8 +1,8 @@
 """Multi-head and grouped-query attention around the attention core."""
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from moejax.model import attend, rope
 from moejax.model.config import ModelConfig
@@ -18,14 +18,17 @@ class Attention(nnx.Module):
     shape_kv = (config.width, groups, config.head_dim)
 
     def param(key, shape, axes):
-      return nnx.Param(config.init_std * jax.random.normal(key, shape), axes=axes)
+      return nnx.Param(
+        config.init_std * jax.random.normal(key, shape), axes=axes
+      )
 
     axes_in = ('embed', 'heads', 'head_dim')
     self.w_q_DHK = param(keys[0], shape_q, axes_in)
     self.w_k_DGK = param(keys[1], shape_kv, axes_in)
     self.w_v_DGK = param(keys[2], shape_kv, axes_in)
     self.w_o_HKD = param(
-      keys[3], (heads, config.head_dim, config.width),
+      keys[3],
+      (heads, config.head_dim, config.width),
       ('heads', 'head_dim', 'embed'),
     )
     self.core = attend.choose(config.attention, platform)

@@ -1,8 +1,8 @@
 """One layer: attention and a feed-forward, each before a residual sum."""
 
-from flax import nnx
 import flax.struct
 import jax
+from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.model import attention, ffn, norm

@@ -8,8 +8,8 @@ pass around.
 import dataclasses
 from typing import Any
 
-from flax import nnx
 import jax
+from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import trees

@@ -72,10 +72,12 @@ class ModelConfig:
 
   def check(self) -> None:
     """Raises InputError if the sizes do not fit together."""
-    for name in ('vocab_size', 'max_length', 'num_layers', 'width',
-                 'num_heads', 'head_dim', 'dense_width', 'scan_unroll'):
-      if getattr(self, name) < 1:
-        raise errors.InputError(f'model.{name}={getattr(self, name)} must be >= 1')
+    config.check_at_least_one(
+      self,
+      'model',
+      'vocab_size max_length num_layers width num_heads head_dim dense_width '
+      'scan_unroll',
+    )
     if self.kv_heads < 1 or self.num_heads % self.kv_heads:
       raise errors.InputError(
         f'model.num_kv_heads={self.kv_heads} does not divide '

@@ -1,9 +1,9 @@
 """The decoder: tokens to hidden states to logits."""
 
-from flax import nnx
 import flax.struct
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import shapes
@@ -117,7 +117,9 @@ class Decoder(nnx.Module):
 
   def head(self) -> jax.Array:
     """w_DV in the compute type."""
-    w = self.embed_VD[...].T if self.config.tie_embeddings else self.head_DV[...]
+    w = (
+      self.embed_VD[...].T if self.config.tie_embeddings else self.head_DV[...]
+    )
     return w.astype(self.config.dtype)
 
   def logits(self, x_BLD: jax.Array) -> jax.Array:
@@ -137,7 +139,9 @@ class Decoder(nnx.Module):
 
   def _embed(self, token_BL: jax.Array) -> jax.Array:
     x_BLD = self.embed_VD[...][token_BL].astype(self.config.dtype)
-    return rules.constrain(x_BLD, ('batch', 'unsharded', 'unsharded'), self.mesh)
+    return rules.constrain(
+      x_BLD, ('batch', 'unsharded', 'unsharded'), self.mesh
+    )
 
   def _run(self, stack, x_BLD, tokens, key):
     """The layers of one stack in a loop; records are stacked."""
@@ -163,6 +167,6 @@ class Decoder(nnx.Module):
 def _stack(
   config: ModelConfig, mesh: Mesh, key: jax.Array, count: int, *, moe: bool
 ) -> block.Block:
-  """`count` equal layers as one block whose weights have a dimension in front."""
+  """`count` equal layers as one block; its weights have the layer in front."""
   make = nnx.vmap(lambda key: block.Block(config, mesh, key, moe=moe))
   return make(jax.random.split(key, count))

@@ -1,10 +1,10 @@
 """The dense feed-forward: one expert that every token passes."""
 
-from flax import nnx
 import jax
+from flax import nnx
 
-from moejax.moe import experts
 from moejax.model.config import ModelConfig
+from moejax.moe import experts
 
 
 class Dense(nnx.Module):

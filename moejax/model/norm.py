@@ -1,8 +1,8 @@
 """RMSNorm."""
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 
 class RMSNorm(nnx.Module):

@@ -1,11 +1,11 @@
 """Expert weights, and pure functions of them over grouped rows."""
 
-from collections.abc import Callable
 import dataclasses
+from collections.abc import Callable
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 # (x_RD, w_EDF, size_E) -> y_RF: see grouped_matmul.py.
 Multiply = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]

@@ -16,8 +16,8 @@ and adds the shared experts, which see every token.
 from typing import Any
 
 import flax.struct
-from flax import nnx
 import jax
+from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import shapes, values
@@ -131,12 +131,16 @@ class MoE(nnx.Module):
     )
     return out_TD.reshape(x_BLD.shape), record
 
-  def _multiply(self):
-    backend = self.mesh.devices.flat[0].platform
-    name = self.config.grouped_matmul
-    if name == 'auto' and self.config.dispatcher.equal_groups:
-      name = 'batched'
-    return grouped_matmul.choose(name, backend)
+  def _multiply(self) -> grouped_matmul.GroupedMatmul:
+    platform = self.mesh.devices.flat[0].platform
+    return grouped_matmul.choose(matmul_name(self.config), platform)
+
+
+def matmul_name(config: MoEConfig) -> str:
+  """The grouped matmul asked for; equal groups need no grouping."""
+  if config.grouped_matmul == 'auto' and config.dispatcher.equal_groups:
+    return 'batched'
+  return config.grouped_matmul
 
 
 def apply(config, weights, x_TD, routing, multiply):

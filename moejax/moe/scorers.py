@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 
 @dataclasses.dataclass(frozen=True)

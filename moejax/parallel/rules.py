@@ -33,16 +33,12 @@ def spec(axes: tuple[str, ...]) -> PartitionSpec:
   return PartitionSpec(*(RULES[name] for name in axes))
 
 
-def sharding(
-  axes: tuple[str, ...], mesh: jax.sharding.Mesh
-) -> NamedSharding:
+def sharding(axes: tuple[str, ...], mesh: jax.sharding.Mesh) -> NamedSharding:
   """How an array with these dimension names lies on the mesh."""
   return NamedSharding(mesh, spec(axes))
 
 
-def shardings(
-  axes_tree: Any, shapes: Any, mesh: jax.sharding.Mesh
-) -> Any:
+def shardings(axes_tree: Any, shapes: Any, mesh: jax.sharding.Mesh) -> Any:
   """The shardings of a tree of weights, every one of them checked.
 
   Args:
@@ -65,7 +61,9 @@ def shardings(
     for name, size in zip(axes, leaf.shape, strict=True):
       parts = _parts(name, mesh)
       if size % parts:
-        raise errors.InputError(f'{path}: {name}={size} does not split {parts} ways')
+        raise errors.InputError(
+          f'{path}: {name}={size} does not split {parts} ways'
+        )
     return sharding(axes, mesh)
 
   return trees.map_paths(one, shapes)

@@ -266,7 +266,7 @@ class Checkpointer:
 
   def _failed(self, step: int, error: Exception) -> errors.StoppedError:
     """The one line about a save that failed."""
-    if self._main:
+    if self._main and self._pending is None:
       with contextlib.suppress(OSError):
         self._folder.clean()  # a full disk needs the room
     newest = self._folder.newest()

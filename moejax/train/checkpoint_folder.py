@@ -125,9 +125,13 @@ class CheckpointFolder:
     """Notes the metric of a step; forgets those of steps that are no more."""
     if not math.isfinite(value):
       return
-    there = {step, *self.steps()}
+    there = self.steps()
     values = {**self._values(), step: float(value)}
-    kept = {str(s): v for s, v in sorted(values.items()) if s in there}
+    kept = {
+      str(s): v
+      for s, v in sorted(values.items())
+      if s in there or s > max(there, default=-1)  # that may be on its way
+    }
     self.folder.mkdir(parents=True, exist_ok=True)
     files.atomic_write_json(self.folder / VALUES, kept)
 

@@ -51,9 +51,7 @@ def init(
   )
 
 
-def shardings(
-  model: Model, transform: optax.GradientTransformation
-) -> State:
+def shardings(model: Model, transform: optax.GradientTransformation) -> State:
   """How every array of the state lies."""
   whole = rules.replicated(model.mesh)
   shapes = jax.eval_shape(transform.init, model.shapes)
@@ -66,9 +64,7 @@ def shardings(
   )
 
 
-def abstract(
-  model: Model, transform: optax.GradientTransformation
-) -> State:
+def abstract(model: Model, transform: optax.GradientTransformation) -> State:
   """Shapes, types and shardings of the state, for restoring into."""
   scalar = jax.ShapeDtypeStruct((), jnp.int32)
   shapes = State(

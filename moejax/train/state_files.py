@@ -5,10 +5,11 @@ nested dictionaries: what containers a state is made of is not recorded, so any
 tree with the same names can be restored, on any mesh.
 """
 
-import logging
+import contextlib
 import math
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,18 +18,17 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from moejax.core import errors, trees
+from moejax.train import orbax_noise
 
 
 class StateFiles:
   """Writes one state at a time, in the background; reads whole or in part."""
 
   def __init__(self):
-    self._quiet = _Quiet()
-    logging.getLogger('absl').addFilter(self._quiet)
-    # Weights are noise to a compressor: zstd costs time and saves little.
-    self._orbax = ocp.AsyncCheckpointer(
-      ocp.PyTreeCheckpointHandler(use_compression=False)
-    )
+    self._quiet = orbax_noise.Quiet()
+    self._quiet.start()
+    self._failed = False
+    self._orbax = _make_orbax()
 
   def begin_write(self, folder: epath.Path, state: Any) -> None:
     """Takes the state off the devices, and leaves the writing to a thread.
@@ -38,12 +38,13 @@ class StateFiles:
     and gives a donating step new ones.)
     """
     tree = _nest(_with_elements(leaves_by_name(state)))
-    with jax.transfer_guard('allow'):
+    with jax.transfer_guard('allow'), self._new_orbax_on_error():
       self._orbax.save(folder, args=ocp.args.PyTreeSave(tree))
 
   def wait(self) -> None:
     """Waits until the folder has its name; raises what went wrong."""
-    self._orbax.wait_until_finished()
+    with self._new_orbax_on_error():
+      self._orbax.wait_until_finished()
 
   def read(self, folder: epath.Path, abstract: Any) -> Any:
     """The leaves that `abstract` has; the caller has compared them before."""
@@ -70,14 +71,25 @@ class StateFiles:
     try:
       self._orbax.close()
     finally:
-      logging.getLogger('absl').removeFilter(self._quiet)
+      if not self._failed:
+        self._quiet.stop()
+
+  @contextlib.contextmanager
+  def _new_orbax_on_error(self) -> Iterator[None]:
+    # After an error it would raise others, of the same save, in later calls.
+    try:
+      yield
+    except BaseException:
+      self._failed = True
+      self._orbax = _make_orbax()
+      raise
 
 
-class _Quiet(logging.Filter):
-  """Drops what Orbax logs: its errors come back as exceptions as well."""
-
-  def filter(self, record: logging.LogRecord) -> bool:
-    return f'{os.sep}orbax{os.sep}' not in record.pathname
+def _make_orbax() -> ocp.AsyncCheckpointer:
+  # Weights are noise to a compressor: zstd costs time and saves little.
+  return ocp.AsyncCheckpointer(
+    ocp.PyTreeCheckpointHandler(use_compression=False)
+  )
 
 
 def leaves_by_name(tree: Any) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """One training step, jitted as a whole.
 
-  1. Split the batch into micro-batches, if asked to.
-  2. Balance losses are not linear in the batch, so with micro-batches a first
-     pass forward collects their sums over the whole of it.
-  3. Forward and backward of each micro-batch; gradients add up.
-  4. Clip, and update; if loss or gradient is not finite the old state stays and
-     the step is counted.
+1. Split the batch into micro-batches, if asked to.
+2. Balance losses are not linear in the batch, so with micro-batches a first
+pass forward collects their sums over the whole of it.
+3. Forward and backward of each micro-batch; gradients add up.
+4. Clip, and update; if loss or gradient is not finite the old state stays and
+the step is counted.
 """
 
-from collections.abc import Callable
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,9 +46,7 @@ def make(
   """The jitted step; it takes over (donates) the state it is given."""
   rate = learning_rate(config.opt, config.total_steps)
 
-  def step(
-    state: states.State, batch: Batch
-  ) -> tuple[states.State, Metrics]:
+  def step(state: states.State, batch: Batch) -> tuple[states.State, Metrics]:
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     gradient, report = _gradient(
       model, state.weights, batch, key, config.micro_batches

@@ -29,7 +29,9 @@ class Capacity:
 
   def __post_init__(self):
     if self.factor <= 0:
-      raise errors.InputError(f'dispatcher.factor={self.factor} must be positive')
+      raise errors.InputError(
+        f'dispatcher.factor={self.factor} must be positive'
+      )
 
   @property
   def equal_groups(self) -> bool:
@@ -47,7 +49,7 @@ class Capacity:
     groups = num_tokens // size
     if groups * size != num_tokens:
       raise errors.InputError(
-        f'{num_tokens} tokens are no multiple of the router\'s group of {size}; '
+        f"{num_tokens} tokens are no multiple of the router's group of {size}; "
         'lower router.rows_per_group or raise the batch'
       )
     num_assignments = routing.expert_A.shape[0]
@@ -59,7 +61,8 @@ class Capacity:
     total = num_experts * rows
     row_A = jnp.where(sent_A, row_A, total)
     assignment_R = (
-      jnp.full((total,), num_assignments, jnp.int32)
+      jnp
+      .full((total,), num_assignments, jnp.int32)
       .at[row_A]
       .set(jnp.arange(num_assignments, dtype=jnp.int32), mode='drop')
     )

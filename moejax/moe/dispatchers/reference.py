@@ -53,9 +53,9 @@ class Reference:
     num_tokens: int,
   ) -> jax.Array:
     order_A = note.order_A
-    weight_A = jnp.where(
-      note.row_A < y_RD.shape[0], routing.weight_A, 0
-    )[order_A]
+    weight_A = jnp.where(note.row_A < y_RD.shape[0], routing.weight_A, 0)[
+      order_A
+    ]
     out_TD = jnp.zeros((num_tokens, y_RD.shape[1]), jnp.float32)
     rows_RD = y_RD.astype(jnp.float32) * weight_A[:, None]
     return out_TD.at[routing.token_A[order_A]].add(rows_RD).astype(y_RD.dtype)

@@ -1,0 +1,204 @@
+"""A run: every key there is, and how a config file becomes one.
+
+  python -m moejax.main --config=configs/tiny.py
+  python -m moejax.main --config=configs/ds_2b.py:tiny --config.opt.peak_lr=3e-4
+
+A config file is Python with `get_config()` (or `get_config(arg)`, given what
+stands behind the colon), which returns `to_config_dict(Run())` with the keys it
+cares for changed. `:tiny` is for every file: it shrinks whatever the file
+describes to what a laptop runs in under a minute.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import os
+import pathlib
+import types
+from collections.abc import Sequence
+
+import ml_collections
+
+from moejax.core import config, errors, table
+from moejax.data.config import DataConfig
+from moejax.model.config import ModelConfig
+from moejax.parallel.mesh import MeshConfig
+from moejax.train.loop import TrainConfig
+from moejax.train.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything about a run; nothing else changes its result.
+
+  Attributes:
+    seed: of weights, data order and routers' noise.
+    model: the network.
+    data: what it reads.
+    opt: the optimiser.
+    train: steps, batch, and when to log, save and evaluate.
+    mesh: devices along each axis.
+  """
+
+  seed: int = 0
+  model: ModelConfig = ModelConfig()
+  data: DataConfig = DataConfig()
+  opt: OptimizerConfig = OptimizerConfig()
+  train: TrainConfig = TrainConfig()
+  mesh: MeshConfig = MeshConfig()
+
+  def check(self) -> None:
+    """Raises InputError if the parts do not fit together."""
+    self.model.check()
+    if self.data.sequence_length > self.model.max_length:
+      raise errors.InputError(
+        f'data.sequence_length={self.data.sequence_length} is longer than '
+        f'model.max_length={self.model.max_length}; shorten the one or raise '
+        'the other'
+      )
+    size = self.data.vocab.size
+    if size > self.model.vocab_size:
+      raise errors.InputError(
+        f'model.vocab_size={self.model.vocab_size} is smaller than the {size} '
+        f'ids of data.vocab; set model.vocab_size={size} or more'
+      )
+
+
+def default() -> ml_collections.ConfigDict:
+  """Every key with its default, for a config file to change."""
+  return config.to_config_dict(Run())
+
+
+def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Run:
+  """The run that a config file and flags describe.
+
+  Args:
+    spec: a path, and behind a colon what to pass to `get_config`; `tiny` is
+      applied to whatever the file says.
+    overrides: dotted paths and texts, in the order of the flags.
+
+  Raises:
+    InputError: no such file, an unknown key, a wrong type, parts that do not
+      fit together.
+  """
+  path, _, arg = spec.partition(':')
+  words = [w for w in arg.split(',') if w]
+  tiny = 'tiny' in words
+  rest = ','.join(w for w in words if w != 'tiny')
+  run = config.from_config_dict(Run, _get_config(path, rest))
+  if tiny:
+    run = shrink(run)
+  for key, text in overrides:
+    run = config.override(run, key, text)
+  run.check()
+  return run
+
+
+def default_workdir(spec: str) -> str:
+  """runs/<name of the config file>, with what stands behind the colon."""
+  path, _, arg = spec.partition(':')
+  words = [pathlib.Path(path).stem, *(w for w in arg.split(',') if w)]
+  return os.path.join('runs', '-'.join(words))
+
+
+def shrink(run: Run) -> Run:
+  """The same run, small enough for a laptop: fewer of everything.
+
+  What kind of model it is stays: router, dispatcher, shared experts, first
+  dense layers, schedule.
+  """
+  model, moe = run.model, run.model.moe
+  groups = max(model.num_heads // model.kv_heads, 1)
+  experts = min(moe.num_experts, 8)
+  router = moe.router
+  if getattr(router, 'k', 0) > 2:
+    router = dataclasses.replace(router, k=2)
+  schedule = run.opt.schedule
+  if hasattr(schedule, 'warmup'):
+    schedule = dataclasses.replace(schedule, warmup=min(schedule.warmup, 5))
+  dense = min(model.first_dense, 1)
+  return dataclasses.replace(
+    run,
+    model=dataclasses.replace(
+      model,
+      width=64,
+      num_layers=dense + 2,
+      first_dense=dense,
+      num_heads=4,
+      num_kv_heads=max(4 // groups, 1),
+      head_dim=16,
+      dense_width=128,
+      max_length=64,
+      vocab_size=max(512, run.data.vocab.size)
+      if run.data.mixture != 'synthetic'
+      else 512,
+      moe=dataclasses.replace(
+        moe,
+        num_experts=experts,
+        expert_width=32,
+        num_shared=min(moe.num_shared, 1),
+        router=router,
+        balance=tuple(_shrink_balance(b, experts) for b in moe.balance),
+      ),
+    ),
+    data=dataclasses.replace(run.data, sequence_length=64),
+    opt=dataclasses.replace(run.opt, schedule=schedule),
+    train=dataclasses.replace(
+      run.train,
+      steps=20,
+      batch_size=8,
+      micro_batches=1,
+      log_every=5,
+      checkpoint_every=10,
+      eval_every=20,
+      eval_batches=2,
+    ),
+    mesh=MeshConfig(),
+  )
+
+
+def _shrink_balance(part: object, num_experts: int) -> object:
+  groups = getattr(part, 'num_groups', 1)
+  if num_experts % groups:
+    return dataclasses.replace(part, num_groups=2)
+  return part
+
+
+def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
+  get_config = getattr(_module(path), 'get_config', None)
+  if get_config is None:
+    raise errors.InputError(f'{path} has no function get_config()')
+  takes = len(inspect.signature(get_config).parameters)
+  if arg and not takes:
+    raise errors.InputError(
+      f'{path} takes nothing behind the colon but "tiny", not {arg!r}'
+    )
+  try:
+    found = get_config(arg) if takes else get_config()
+  except (AttributeError, KeyError, TypeError) as e:
+    # What a locked ConfigDict says to a wrong key or type, with its hint.
+    message = ' '.join(str(e.args[0] if e.args else e).split())
+    raise errors.InputError(f'{path}: {message}') from e
+  if not isinstance(found, ml_collections.ConfigDict):
+    raise errors.InputError(
+      f'{path}: get_config() must return a ConfigDict, not '
+      f'{type(found).__name__}'
+    )
+  return found
+
+
+def _module(path: str) -> types.ModuleType:
+  file = pathlib.Path(path)
+  if not file.is_file():
+    near = sorted(p.stem for p in file.parent.glob('*.py'))
+    if not near:
+      raise errors.InputError(f'no config file {path!r}, nor any beside it')
+    unknown = table.unknown('config file', file.stem, near)
+    raise errors.InputError(f'no file {path!r}: {unknown}')
+  name = f'moejax_config_{file.stem}'
+  spec = importlib.util.spec_from_file_location(name, os.fspath(file))
+  if spec is None or spec.loader is None:
+    raise errors.InputError(f'config file {path!r} is not a .py file')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module

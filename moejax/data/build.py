@@ -1,0 +1,130 @@
+"""From the config to batches: the one place that puts the data together."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from moejax.core import errors
+from moejax.data import (
+  cache,
+  cache_writer,
+  config,
+  files,
+  loader,
+  mixtures,
+  tasks,
+)
+from moejax.data import vocab as vocabs
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+  """A text and its rows.
+
+  Attributes:
+    name: in tables of results.
+    task: where the text comes from.
+    rate: how often a row is of it, relative to the other domains.
+    train: rows to train on.
+    validation: rows held out.
+  """
+
+  name: str
+  task: Any
+  rate: float
+  train: cache.RowReader
+  validation: cache.RowReader
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """All that a run reads.
+
+  Attributes:
+    train: batches by step.
+    validation: held-out rows by domain.
+    vocab: the tokenizer.
+    domains: everything by domain, for baselines and reports.
+  """
+
+  train: loader.Loader
+  validation: dict[str, cache.RowReader]
+  vocab: vocabs.Vocab
+  domains: tuple[Domain, ...]
+
+
+def build(
+  data_config: config.DataConfig,
+  batch_size: int,
+  seed: int,
+  report: Callable[[cache_writer.Progress], None] = lambda _: None,
+) -> Data:
+  """Opens the rows of every domain; text is read for those not yet made.
+
+  Args:
+    data_config: what to read.
+    batch_size: rows of a training step, over all hosts.
+    seed: of the order of the rows.
+    report: called with a `Progress` while caches are made, and once with
+      `done` for each of `num_caches(data_config)`.
+
+  Raises:
+    InputError: bad text, config or cache; one line each.
+  """
+  request = cache_writer.Request(
+    vocab=data_config.vocab,
+    length=data_config.sequence_length,
+    folder=cache_dir(data_config),
+    max_documents=data_config.max_documents,
+    report=report,
+  )
+  domains = tuple(
+    _domain(task, rate, request) for task, rate in _chosen(data_config)
+  )
+  train = loader.Loader(
+    readers={domain.name: domain.train for domain in domains},
+    rates=[domain.rate for domain in domains],
+    batch_size=batch_size,
+    seed=seed,
+  )
+  validation = {domain.name: domain.validation for domain in domains}
+  return Data(train, validation, data_config.vocab, domains)
+
+
+def num_caches(data_config: config.DataConfig) -> int:
+  """How many caches `build` opens or makes."""
+  return sum(len(task.splits) for task, _ in _chosen(data_config))
+
+
+def cache_dir(data_config: config.DataConfig) -> pathlib.Path:
+  """The folder of the caches."""
+  chosen = data_config.cache_dir or os.environ.get('MOEJAX_CACHE', '')
+  return pathlib.Path(chosen or '~/.cache/moejax').expanduser()
+
+
+def _chosen(data_config: config.DataConfig) -> list[tuple[Any, float]]:
+  """The tasks and their rates; own files take the mixture's place."""
+  if data_config.files:
+    own = files.Files(
+      data_config.files,
+      validation=data_config.validation_files,
+      text_field=data_config.text_field,
+      bad_lines=data_config.bad_lines,
+      fraction=data_config.validation_fraction,
+    )
+    return [(own, 1.0)]
+  mixture = mixtures.MIXTURES[data_config.mixture]
+  known = [tasks.TASKS[name] for name in mixture.tasks]
+  return list(zip(known, mixture.rates, strict=True))
+
+
+def _domain(task: Any, rate: float, request: cache_writer.Request) -> Domain:
+  train, validation = (task.rows(split, request) for split in task.splits)
+  if validation.num_rows == 0:
+    raise errors.InputError(
+      f'domain {task.domain!r} has nothing to validate on: set '
+      'data.validation_files, or a larger data.validation_fraction'
+    )
+  return Domain(task.domain, task, rate, train, validation)

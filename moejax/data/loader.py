@@ -1,0 +1,225 @@
+"""Batches as a pure function of (seed, step).
+
+The position of a run in its data is the step: nothing is saved, any step is
+found at once, and any number of hosts read their share of the same batch.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from moejax.core import errors
+from moejax.data import batch as batch_lib
+from moejax.data import cache, features, shuffle
+
+BLOCK = 1024
+
+
+class Loader:
+  """Mixes domains by their rates, each epoch of a domain in a new order.
+
+  All rows ever asked for stand in one line; batch `step` is the B from
+  step * B on. The stages from a place in that line to a row:
+    1. Domain. Every 1024 places hold each domain exactly as often as its rate
+       says (rounded to 1/1024, at least once), in an order shuffled for that
+       block.
+    2. Draw. Counting places of the domain before this one gives which draw
+       from the domain it is: draw n is number n % N of epoch n // N.
+    3. Row. The epoch's own permutation of the domain's N rows tells which:
+       every row comes exactly once in every epoch.
+
+  Args:
+    readers: the rows of each domain, all of one length.
+    rates: how often a row is of each, relative to the others.
+    batch_size: B, the rows of a step over all hosts.
+    seed: another seed, another order.
+
+  Raises:
+    InputError: a domain without rows, or a rate that is not positive.
+  """
+
+  def __init__(
+    self,
+    readers: Mapping[str, cache.RowReader],
+    rates: Sequence[float],
+    batch_size: int,
+    seed: int,
+  ):
+    _check(readers, rates, batch_size)
+    self.domains = tuple(readers)
+    self.batch_size = batch_size
+    self.seed = seed
+    self._readers = tuple(readers.values())
+    self.length = self._readers[0].length
+    self._quota_D = _quotas(np.asarray(rates, float))
+
+  def batch(self, step: int, rows: slice | None = None) -> batch_lib.Batch:
+    """Batch number `step`, or some of its rows.
+
+    Args:
+      step: from 0, without end.
+      rows: which of the B rows this host wants; None is all.
+    """
+    wanted = range(self.batch_size)[rows or slice(None)]
+    place_B = step * self.batch_size + _array(wanted)
+    domain_B, row_B = self.locate(place_B)
+    target_BL = np.zeros((len(place_B), self.length), np.int32)
+    segment_BL = np.zeros_like(target_BL)
+    for domain in np.unique(domain_B):
+      here_B = domain_B == domain
+      found = self._readers[domain].rows(row_B[here_B])
+      target_BL[here_B], segment_BL[here_B] = found
+    return features.expand(target_BL, segment_BL)
+
+  def locate(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The domain's number and the row in it, for places in the line."""
+    domain_N = np.zeros(len(place_N), np.int64)
+    draw_N = np.zeros(len(place_N), np.int64)
+    block_N, slot_N = np.divmod(place_N, BLOCK)
+    for block in np.unique(block_N):
+      here_N = block_N == block
+      domain_S, rank_S = self._block(int(block))
+      slot_M = slot_N[here_N]
+      domain_N[here_N] = domain_S[slot_M]
+      draw_N[here_N] = block * self._quota_D[domain_S[slot_M]] + rank_S[slot_M]
+    row_N = np.zeros(len(place_N), np.int64)
+    for domain in np.unique(domain_N):
+      here_N = domain_N == domain
+      size = self._readers[domain].num_rows
+      epoch_M, number_M = np.divmod(draw_N[here_N], size)
+      key_M = shuffle.key(self.seed, 1, int(domain), epoch_M)
+      row_N[here_N] = shuffle.permute(number_M, size, key_M)
+    return domain_N, row_N
+
+  def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """The domain of each of a block's slots, and its rank among them."""
+    sorted_S = np.repeat(np.arange(len(self._quota_D)), self._quota_D)
+    domain_S = sorted_S[shuffle.order(BLOCK, shuffle.key(self.seed, 0, block))]
+    by_domain_S = np.argsort(domain_S, kind='stable')
+    first_D = np.cumsum(self._quota_D) - self._quota_D
+    rank_S = np.empty(BLOCK, np.int64)
+    rank_S[by_domain_S] = np.arange(BLOCK) - first_D[sorted_S]
+    return domain_S, rank_S
+
+  def iterate(
+    self, start_step: int, rows: slice | None = None, depth: int = 2
+  ) -> Iterator[batch_lib.Batch]:
+    """The batches from a step on, read ahead by a thread.
+
+    The step is the caller's to count: reading ahead moves nothing. An error in
+    the thread is raised here, at its batch. Closing the iterator, or dropping
+    it, ends the thread.
+
+    Args:
+      start_step: the first.
+      rows: as in `batch`.
+      depth: how many batches are held ready.
+    """
+    ready: queue.Queue[tuple[Any, Exception | None]] = queue.Queue(
+      max(1, depth)
+    )
+    stop = threading.Event()
+    thread = threading.Thread(
+      target=self._fill,
+      args=(ready, stop, start_step, rows),
+      name='moejax-data',
+      daemon=True,
+    )
+    thread.start()
+    try:
+      while True:
+        batch, error = ready.get()
+        if error is not None:
+          raise error
+        yield batch
+    finally:
+      stop.set()
+      while not ready.empty():  # the thread may wait for room
+        ready.get_nowait()
+      thread.join()
+
+  def _fill(
+    self,
+    ready: queue.Queue,
+    stop: threading.Event,
+    step: int,
+    rows: slice | None,
+  ) -> None:
+    while not stop.is_set():
+      try:
+        item = self.batch(step, rows), None
+      except Exception as e:  # noqa: BLE001 (it is raised in the consumer)
+        item = None, e
+        stop.set()
+      ready.put(item)
+      step += 1
+
+
+def _check(
+  readers: Mapping[str, cache.RowReader],
+  rates: Sequence[float],
+  batch_size: int,
+) -> None:
+  if batch_size < 1:
+    raise errors.InputError(f'batch_size={batch_size}: must be 1 or more')
+  for (name, reader), rate in zip(readers.items(), rates, strict=True):
+    if reader.num_rows == 0:
+      raise errors.InputError(f'domain {name!r} has no rows to train on')
+    if not rate > 0:
+      raise errors.InputError(
+        f'domain {name!r} has rate {rate}: it must be above 0'
+      )
+
+
+def _quotas(rate_D: np.ndarray) -> np.ndarray:
+  """How many of a block's slots each domain gets; none gets nothing.
+
+  Largest remainders, after one slot for each.
+
+  Example:
+    [2.0, 1.0]  [683, 341]
+  """
+  free = BLOCK - len(rate_D)
+  if free < 0:
+    raise errors.InputError(f'{len(rate_D)} domains: at most {BLOCK} are mixed')
+  exact_D = np.maximum(rate_D / rate_D.sum() * BLOCK - 1, 0)
+  exact_D *= free / max(exact_D.sum(), 1e-9)
+  quota_D = np.floor(exact_D).astype(np.int64)
+  left = free - quota_D.sum()
+  quota_D[np.argsort(quota_D - exact_D, kind='stable')[:left]] += 1
+  return quota_D + 1
+
+
+def _array(wanted: range) -> np.ndarray:
+  return np.arange(wanted.start, wanted.stop, wanted.step)
+
+
+def eval_batch(
+  reader: cache.RowReader,
+  step: int,
+  batch_size: int,
+  rows: slice | None = None,
+) -> batch_lib.Batch:
+  """Rows step * B and following, in order; past the end come empty rows.
+
+  Empty rows have weight 0, so every batch has one shape and sums are exact.
+  """
+  wanted = range(batch_size)[rows or slice(None)]
+  index_B = step * batch_size + _array(wanted)
+  there_B = index_B < reader.num_rows
+  target_BL = np.zeros((len(index_B), reader.length), np.int32)
+  segment_BL = np.zeros_like(target_BL)
+  found = reader.rows(index_B[there_B])
+  target_BL[there_B], segment_BL[there_B] = found
+  return features.expand(target_BL, segment_BL)
+
+
+def eval_batches(
+  reader: cache.RowReader, batch_size: int, rows: slice | None = None
+) -> Iterator[batch_lib.Batch]:
+  """All rows once, in order; see `eval_batch`."""
+  for step in range(-(-reader.num_rows // batch_size)):
+    yield eval_batch(reader, step, batch_size, rows)

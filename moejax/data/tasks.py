@@ -1,0 +1,207 @@
+"""Where text comes from: the known texts, each a seqio.Task when it is read.
+
+To add one: a line in TASKS (and a class, if it is read in a new way), and a
+test with three rows in the source's format. A preprocessor turns each row into
+exactly one example; what is a split, and how rows are packed, is not its
+business.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from moejax.core import errors
+from moejax.data import cache_writer, readers, seqio_bridge, synthetic
+from moejax.data import vocab as vocabs
+
+MINIPILE = pathlib.Path(__file__).parent / 'minipile'
+
+
+class SeqioText(cache_writer.Text):
+  """A text that is read through its seqio.Task."""
+
+  splits = ('train', 'validation')
+
+  @property
+  def domain(self) -> str:
+    """What its rows are called in tables of results."""
+    return self.name
+
+  def to_seqio(self, vocab: vocabs.Vocab) -> Any:
+    """The seqio.Task; imports TensorFlow."""
+    raise NotImplementedError
+
+  def documents(
+    self,
+    split: str,
+    vocab: vocabs.Vocab,
+    *,
+    skip: int,
+    note: Callable[[str], None],
+  ) -> Iterator[seqio_bridge.Document]:
+    del note
+    return seqio_bridge.documents(self.to_seqio(vocab), split, skip)
+
+
+@dataclasses.dataclass(frozen=True)
+class Minipile(SeqioText):
+  """A domain of the text that is shipped; minipile/README.md describes it."""
+
+  name: str
+
+  @property
+  def domain(self) -> str:
+    return self.name.removeprefix('minipile_')
+
+  def path(self, split: str) -> pathlib.Path:
+    return MINIPILE / f'{self.domain}-{split}.jsonl.gz'
+
+  def identity(self, split: str) -> dict[str, Any]:
+    return {'sha256': hashlib.sha256(self.path(split).read_bytes()).hexdigest()}
+
+  def texts(self, split: str) -> Iterator[str]:
+    for item in readers.read(self.path(split), 'text'):
+      yield item.text
+
+  def to_seqio(self, vocab: vocabs.Vocab) -> Any:
+    seqio, tf = seqio_bridge.load(self.name)
+    lines = functools.partial(tf.data.TextLineDataset, compression_type='GZIP')
+    source = seqio.FileDataSource(
+      lines, {split: str(self.path(split)) for split in self.splits}
+    )
+    return seqio_bridge.task(self.name, source, vocab, json_text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds(SeqioText):
+  """A text of TensorFlow Datasets, prepared beforehand.
+
+  It is looked for in $TFDS_DATA_DIR (which may be gs://...), or where
+  TensorFlow Datasets keeps its data.
+  """
+
+  name: str
+  tfds_name: str
+  field: str = 'text'
+
+  def identity(self, split: str) -> dict[str, Any]:
+    del split
+    return {'tfds': self.tfds_name, 'field': self.field}
+
+  def to_seqio(self, vocab: vocabs.Vocab) -> Any:
+    seqio, _ = seqio_bridge.load(self.name)
+    source = seqio.TfdsDataSource(
+      self.tfds_name, splits=self.splits, read_only=True
+    )
+    text = functools.partial(row_text, field=self.field)
+    return seqio_bridge.task(self.name, source, vocab, text)
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFace(SeqioText):
+  """A text of the Hugging Face hub that has a training split only.
+
+  Needs `pip install datasets`. Rows stream from the hub in their order; the
+  first `held_out` are validation. Its parquet files, once downloaded, are also
+  read as any others, without `datasets`: `--config.data.files='dir/*.parquet'`.
+  """
+
+  name: str
+  path: str
+  config: str
+  field: str = 'text'
+  held_out: int = 10_000
+
+  def identity(self, split: str) -> dict[str, Any]:
+    del split
+    return dataclasses.asdict(self)
+
+  def part(self, split: str, rows: Any) -> Any:
+    """The rows of a split, out of the stream of all rows."""
+    if split == 'validation':
+      return rows.take(self.held_out)
+    return rows.skip(self.held_out)
+
+  def to_seqio(self, vocab: vocabs.Vocab) -> Any:
+    seqio, tf = seqio_bridge.load(self.name)
+
+    def dataset(
+      split: str, shuffle_files: bool = False, seed: int | None = None
+    ) -> Any:
+      del shuffle_files, seed  # rows come in the order of the hub
+      stream = self._stream().select_columns([self.field])
+      return tf.data.Dataset.from_generator(
+        lambda: iter(self.part(split, stream)),
+        output_signature={self.field: tf.TensorSpec((), tf.string)},
+      )
+
+    source = seqio.FunctionDataSource(dataset, splits=self.splits)
+    text = functools.partial(row_text, field=self.field)
+    return seqio_bridge.task(self.name, source, vocab, text)
+
+  def _stream(self) -> Any:
+    try:
+      import datasets
+    except ImportError:
+      raise errors.InputError(
+        f'data.mixture={self.name!r} is read with the package datasets: pip '
+        'install datasets, or download its parquet files and set data.files'
+      ) from None
+    return datasets.load_dataset(
+      self.path, self.config, split='train', streaming=True
+    )
+
+
+def json_text(dataset: Any) -> Any:
+  """Lines of JSON objects into examples for `seqio_bridge.task`.
+
+  Example:
+    b'{"text": "café"}'
+    {'targets': 'café', 'num_bytes': 5}
+  """
+  _, tf = seqio_bridge.load('json_text')
+
+  def parse(line: Any) -> dict[str, Any]:
+    text = tf.numpy_function(_field_of, [line], tf.string, stateful=False)
+    return seqio_bridge.as_targets(tf.ensure_shape(text, ()))
+
+  return dataset.map(parse)
+
+
+def _field_of(line: bytes) -> np.ndarray:
+  item = readers.json_item('line', line, 'text')
+  if item.problem:
+    raise ValueError(item.problem)
+  return np.array(item.text.encode(), object)
+
+
+def row_text(dataset: Any, field: str) -> Any:
+  """Rows with a text field into examples for `seqio_bridge.task`.
+
+  What C4 (text, timestamp, url, ...) and FineWeb-Edu (text, id, dump, url,
+  score, ...) have beside it is left out.
+
+  Example, field='text':
+    {'text': b'Hi', 'url': b'http://a.b'}
+    {'targets': 'Hi', 'num_bytes': 2}
+  """
+  return dataset.map(lambda row: seqio_bridge.as_targets(row[field]))
+
+
+TASKS = {
+  'c4': Tfds('c4', 'c4/en:3.0.1'),
+  'fineweb_edu': HuggingFace(
+    'fineweb_edu', 'HuggingFaceFW/fineweb-edu', 'sample-10BT'
+  ),
+  'minipile_code': Minipile('minipile_code'),
+  'minipile_dictionary': Minipile('minipile_dictionary'),
+  'minipile_factbook': Minipile('minipile_factbook'),
+  'minipile_scripture': Minipile('minipile_scripture'),
+  'minipile_speeches': Minipile('minipile_speeches'),
+  'synthetic': synthetic.Synthetic(),
+}

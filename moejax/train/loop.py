@@ -1,0 +1,264 @@
+"""The loop over steps: dispatch step n, then look at step n - 1.
+
+It composes nothing: model, state, data, checkpoints, writers and hooks are made
+by `cli/run.py` and given. Each turn does, in this order:
+
+  1. hand the batch of step n to the devices and dispatch the step;
+  2. fetch the metrics of step n - 1 while step n computes; write and show them,
+     and stop if too many steps in a row were not finite;
+  3. at a boundary that is due (or when a signal asks), fetch step n as well,
+     evaluate, and save. What a checkpoint's step wrote is on disk before the
+     checkpoint is, so a resumed run's files have no gap.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from moejax.core import config, errors, log
+from moejax.data.batch import Batch
+from moejax.moe import stats
+from moejax.train.state import State
+
+# Compilation happens in the first; the second may still wait for it.
+UNTIMED_STEPS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """How long, and what happens when.
+
+  Attributes:
+    steps: of the whole run; the learning rate's schedule is over these.
+    batch_size: rows of the global batch.
+    micro_batches: parts that a batch is computed in, one after the other; less
+      memory, the same result.
+    max_bad_steps: stop after so many steps in a row that were not finite.
+    log_every: steps between lines of metrics.jsonl and of the log.
+    load_every: steps between arrays of expert load [layers, experts] in
+      metrics.jsonl; 0 for never.
+    checkpoint_every: steps between checkpoints; the last step has one too.
+    keep_checkpoints: the newest to keep; the best by validation loss stays too.
+    eval_every: steps between evaluations; the last step has one too.
+    eval_batches: batches of each validation set then; 0 for all. The report
+      at the end of a run takes all.
+    peak_tflops: what the machine could do at best, in TFLOP/s over all devices,
+      for model-FLOPs utilisation; 0 leaves that out.
+  """
+
+  steps: int = 1000
+  batch_size: int = 8
+  micro_batches: int = 1
+  max_bad_steps: int = 10
+  log_every: int = 10
+  load_every: int = 100
+  checkpoint_every: int = 500
+  keep_checkpoints: int = 3
+  eval_every: int = 500
+  eval_batches: int = 8
+  peak_tflops: float = 0.0
+
+  def __post_init__(self):
+    config.check_at_least_one(
+      self,
+      'train',
+      'steps batch_size micro_batches max_bad_steps log_every '
+      'checkpoint_every keep_checkpoints eval_every',
+    )
+    if self.batch_size % self.micro_batches:
+      raise errors.InputError(
+        f'train.batch_size={self.batch_size} does not divide into '
+        f'train.micro_batches={self.micro_batches}'
+      )
+
+
+class Checkpoints(Protocol):
+  """What the loop needs of `checkpoint.Checkpointer`."""
+
+  def save(self, step: int, state: Any, extra: dict[str, Any]) -> None: ...
+
+  def check(self) -> None: ...
+
+  def wait(self) -> None: ...
+
+  def mark_best(self, step: int, value: float) -> None: ...
+
+
+class Display(Protocol):
+  """What the loop needs of `cli.screen.Screen`."""
+
+  def update(
+    self, step: int, values: dict[str, float], load_NE: np.ndarray | None
+  ) -> None: ...
+
+
+# (step, state) -> values to write under that step.
+Hook = Callable[[int, State], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """All that the loop is given.
+
+  Attributes:
+    config: when to do what.
+    step: the jitted step.
+    batches: batches on the devices, from a given step on.
+    tokens_per_batch: for throughput.
+    flops_per_token: of training, by the paper's rule, for utilisation.
+    extra: what to store with every checkpoint (the config, say).
+    hooks: evaluations, called every `eval_every` steps.
+    stop_requested: the name of the signal that asks to stop, or None.
+  """
+
+  config: TrainConfig
+  step: Callable[[State, Batch], tuple[State, dict[str, Any]]]
+  batches: Callable[[int], contextlib.AbstractContextManager[Iterator[Batch]]]
+  checkpoints: Checkpoints
+  writer: log.Writer
+  display: Display
+  tokens_per_batch: int
+  flops_per_token: float
+  extra: dict[str, Any]
+  hooks: Sequence[Hook]
+  stop_requested: Callable[[], str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """How the loop ended.
+
+  Attributes:
+    state: after the last step taken.
+    interrupted: the signal that ended it early, or None.
+  """
+
+  state: State
+  interrupted: str | None
+
+
+def run(job: Job, state: State) -> Result:
+  """Trains from the state's step to the last.
+
+  Raises:
+    StoppedError: the loss was not finite too often in a row, or a checkpoint
+      could not be saved.
+  """
+  start = int(state.step)
+  meter = _Meter(job)
+  pending: tuple[int, Any] | None = None
+  signal = None
+  with job.batches(start) as batches:
+    for step in range(start + 1, job.config.steps + 1):
+      batch = next(batches)
+      with jax.transfer_guard('disallow'):
+        state, metrics = job.step(state, batch)
+      if pending:
+        _report(job, meter, *pending)
+      pending = (step, metrics)
+      job.checkpoints.check()
+      signal = job.stop_requested()
+      if signal or _due(job, step):
+        _report(job, meter, *pending)
+        pending = None
+        _boundary(job, meter, step, state, save=bool(signal))
+      if signal:
+        break
+  job.checkpoints.wait()
+  done = int(state.step) >= job.config.steps
+  return Result(state, None if done else signal)
+
+
+def _due(job: Job, step: int) -> bool:
+  config = job.config
+  every = (config.checkpoint_every, config.eval_every)
+  return step == config.steps or any(step % n == 0 for n in every)
+
+
+def _boundary(
+  job: Job, meter: '_Meter', step: int, state: State, *, save: bool
+) -> None:
+  """Evaluates and saves, whichever is due after `step`."""
+  config = job.config
+  begin = time.perf_counter()
+  at_end = step == config.steps
+  found: dict[str, float] = {}
+  if at_end or step % config.eval_every == 0:
+    for hook in job.hooks:
+      found |= hook(step, state)
+    job.writer.write(step, found)
+  if save or at_end or step % config.checkpoint_every == 0:
+    job.checkpoints.save(step, state, job.extra)
+    if 'eval/loss' in found:
+      job.checkpoints.mark_best(step, found['eval/loss'])
+  meter.pause(time.perf_counter() - begin)
+
+
+def _report(job: Job, meter: '_Meter', step: int, metrics: Any) -> None:
+  """Fetches, checks, writes and shows the metrics of one step."""
+  metrics = jax.device_get(metrics)
+  speed = meter.stop()
+  found = metrics.pop('stats', None)
+  scalars = {name: float(value) for name, value in metrics.items()}
+  load_NE = None
+  if found is not None:
+    load_NE = stats.load(np.asarray(found['count_E'], np.float64))
+    scalars |= {f'moe/{k}': v for k, v in stats.summarise(found).items()}
+  config = job.config
+  if step % config.log_every == 0 or step == config.steps:
+    arrays = {}
+    every = config.load_every
+    if load_NE is not None and every and step % every == 0:
+      arrays['moe/load'] = load_NE
+    job.writer.write(step, {**scalars, **arrays, **speed})
+  job.display.update(step, {**scalars, **speed}, load_NE)
+  _check_finite(job, step, scalars)
+
+
+def _check_finite(job: Job, step: int, scalars: dict[str, float]) -> None:
+  if scalars['bad_steps'] < job.config.max_bad_steps:
+    return
+  names = [n for n in ('loss', 'gradient_norm') if not np.isfinite(scalars[n])]
+  raise errors.StoppedError(
+    f'{" and ".join(names)} was not finite at step {step}, the '
+    f'{int(scalars["bad_steps"])}th step in a row; the weights are those of '
+    'the last good step. Lower opt.peak_lr, or raise train.max_bad_steps'
+  )
+
+
+class _Meter:
+  """Throughput between reports, without compilation, evaluation and saving."""
+
+  def __init__(self, job: Job):
+    self._job = job
+    self._seen = 0
+    self._last = time.perf_counter()
+    self._pause = 0.0
+
+  def pause(self, seconds: float) -> None:
+    """Time since the last report that was not training."""
+    self._pause += seconds
+
+  def stop(self) -> dict[str, float]:
+    """Speed of the step that has just been fetched; empty while warming up."""
+    now = time.perf_counter()
+    seconds = max(now - self._last - self._pause, 1e-9)
+    self._last, self._pause = now, 0.0
+    self._seen += 1
+    if self._seen <= UNTIMED_STEPS:
+      return {}
+    job = self._job
+    speed = job.tokens_per_batch / seconds
+    found = {
+      f'{log.TIME}step_seconds': seconds,
+      f'{log.TIME}tokens_per_second': speed,
+    }
+    if job.config.peak_tflops:
+      share = speed * job.flops_per_token / (job.config.peak_tflops * 1e12)
+      found[f'{log.TIME}model_flops_utilisation'] = share
+    return found

@@ -1,0 +1,555 @@
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from moejax.core import errors, files
+from moejax.train import checkpoint_folder
+from moejax.train.checkpoint import Checkpointer
+
+
+class Moments(NamedTuple):
+  mu: Any
+  nu: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class State:
+  step: Any
+  params: Any
+  moments: Any
+  key: Any
+
+
+def random_bits(seed, shape, dtype):
+  """Any bits at all: with NaN payloads, infinities, subnormals, -0."""
+  rng = np.random.default_rng(seed)
+  size = np.dtype(dtype).itemsize
+  data = rng.integers(0, 256, (*shape, size), dtype=np.uint8)
+  return data.view(dtype).reshape(shape)
+
+
+def make_state(seed=0):
+  bits = lambda i, shape, dtype: jnp.asarray(
+    random_bits((seed, i), shape, dtype)
+  )
+  params = {
+    'embed': bits(1, (8, 6), jnp.float32),
+    'blocks': [{'w': bits(2, (2, 3, 4), jnp.bfloat16)}, {'w': jnp.zeros(0)}],
+  }
+  return State(
+    step=jnp.int32(seed),
+    params=params,
+    moments=Moments(bits(3, (8, 6), jnp.float32), bits(4, (5,), jnp.int32)),
+    key=jax.random.key_data(jax.random.key(seed)),
+  )
+
+
+def abstract(tree):
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+  )
+
+
+def assert_same_bits(found, want):
+  assert jax.tree.structure(found) == jax.tree.structure(want)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+    assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def save_steps(folder, steps, **options):
+  with Checkpointer(folder, **options) as checkpointer:
+    for step in steps:
+      checkpointer.save(step, make_state(step), {'next_step': step})
+
+
+def test_restore_is_bit_exact_whatever_holds_the_leaves(tmp_path):
+  state = make_state(3)
+  extra = {
+    'position': [2, 2**53 + 1],
+    'config': {'opt': {'lr': 0.1}},
+    'x': None,
+  }
+  with Checkpointer(tmp_path / 'new' / 'c') as checkpointer:
+    assert checkpointer.restore_latest(abstract(state)) is None
+    checkpointer.save(3, state, extra)
+  with Checkpointer(tmp_path / 'new' / 'c') as checkpointer:
+    assert checkpointer.latest() == (3, extra)
+    found, found_extra = checkpointer.restore_latest(abstract(state))
+  assert found_extra == extra
+  assert isinstance(found.moments, Moments)
+  assert_same_bits(found, state)
+
+
+def test_relative_folders(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  save_steps('c', [1])
+  assert Checkpointer(tmp_path / 'c').steps() == [1]
+
+
+def shardings(mesh_shape, spec):
+  mesh = jax.make_mesh(
+    mesh_shape,
+    ('data', 'fsdp'),
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+  )
+  return NamedSharding(mesh, spec)
+
+
+@pytest.mark.parametrize(
+  ('mesh_shape', 'spec'),
+  [
+    ((2, 4), PartitionSpec(None, 'data')),
+    ((8, 1), PartitionSpec('data')),
+    ((1, 1), PartitionSpec()),
+    ((4, 2), PartitionSpec()),
+  ],
+)
+def test_saved_on_one_mesh_restored_on_another(tmp_path, mesh_shape, spec):
+  want = jnp.asarray(random_bits(0, (16, 8), np.float32))
+  w = jax.device_put(want, shardings((4, 2), PartitionSpec('data', 'fsdp')))
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, {'w': w}, {})
+    sharding = shardings(mesh_shape, spec)
+    target = {'w': jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=sharding)}
+    state, _ = checkpointer.restore_latest(target)
+  assert state['w'].sharding.is_equivalent_to(sharding, 2)
+  assert_same_bits(state, {'w': want})
+
+
+def test_without_sharding_it_comes_back_as_numpy(tmp_path):
+  state = {'a': make_state(1).params['blocks'][0]['w'], 'n': jnp.int32(4)}
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, state, {})
+    target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state
+    )
+    found, _ = checkpointer.restore_latest(target)
+  assert {type(x) for x in jax.tree.leaves(found)} == {np.ndarray}
+  assert_same_bits(found, state)
+
+
+def test_buffers_may_be_given_away_and_overwritten_after_save(tmp_path):
+  sharding = shardings((4, 2), PartitionSpec('data', 'fsdp'))
+  add = jax.jit(lambda x: jax.tree.map(lambda y: y + 1, x), donate_argnums=0)
+  with Checkpointer(tmp_path, keep=4) as checkpointer:
+    for step in range(4):
+      many = jax.device_put(jnp.full((1024, 512), float(step)), sharding)
+      state = {'one': jnp.full((1024, 512), float(step)), 'many': many}
+      host = np.full((1000, 100), step)
+      checkpointer.save(step, {**state, 'host': host}, {})
+      host[:] = -1
+      for _ in range(5):
+        state = add(state)
+      assert state['one'][0, 0] == step + 5
+      jax.block_until_ready(state)
+    for step in range(4):
+      target = {
+        'one': state['one'],
+        'many': state['many'],
+        'host': np.empty((1000, 100), int),
+      }
+      found, _ = checkpointer.restore(step, target)
+      for leaf in found.values():
+        assert (np.asarray(leaf) == step).all()
+
+
+def test_save_returns_before_it_is_complete(tmp_path, monkeypatch):
+  go = threading.Event()
+  complete = checkpoint_folder.CheckpointFolder.complete
+
+  def slow(self, step, meta):
+    assert go.wait(60)
+    complete(self, step, meta)
+
+  monkeypatch.setattr(checkpoint_folder.CheckpointFolder, 'complete', slow)
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, make_state(1), {})
+    checkpointer.check()
+    assert checkpointer.steps() == []
+    go.set()
+    checkpointer.wait()
+    assert checkpointer.steps() == [1]
+  with Checkpointer(tmp_path, asynchronous=False) as checkpointer:
+    checkpointer.save(2, make_state(2), {})
+    assert checkpointer.steps() == [1, 2]
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+  with Checkpointer(tmp_path, keep=2) as checkpointer:
+    for step, metric in [(1, 5.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, None)]:
+      checkpointer.save(step, {'x': jnp.ones(3)}, {'metric': metric})
+    checkpointer.wait()
+    assert checkpointer.best() == (2, 2.0)
+    assert checkpointer.steps() == [2, 4, 5]
+  with Checkpointer(tmp_path, keep=2) as checkpointer:  # it is remembered
+    checkpointer.mark_best(5, 1.5)
+    checkpointer.mark_best(4, float('nan'))
+    checkpointer.mark_best(4, float('-inf'))
+    assert checkpointer.best() == (5, 1.5)
+    checkpointer.save(6, {'x': jnp.ones(3)}, {})
+    checkpointer.save(7, {'x': jnp.ones(3)}, {})
+    checkpointer.wait()
+    assert checkpointer.steps() == [5, 6, 7]
+  with Checkpointer(tmp_path, keep=1, keep_best=False) as checkpointer:
+    checkpointer.save(8, {'x': jnp.ones(3)}, {})
+  assert checkpointer.steps() == [8]
+
+
+def test_prune_as_in_its_docstring(tmp_path):
+  folder = checkpoint_folder.CheckpointFolder(tmp_path, print)
+  for step in (10, 20, 30, 40, 50, 60):
+    folder.path(step, '.part').mkdir()
+    folder.complete(step, '{}')
+  (folder.path(40) / 'meta.json').write_text('{"')
+  folder = checkpoint_folder.CheckpointFolder(tmp_path, print)
+  assert 'another checksum' in folder.damage(40)
+  folder.mark(20, 0.5)
+  folder.prune(60, keep=2, keep_best=True)
+  assert folder.steps() == [20, 50, 60]
+  assert sorted(os.listdir(tmp_path)) == [
+    '00000020',
+    '00000050',
+    '00000060',
+    'values.json',
+  ]
+
+
+def test_nothing_old_goes_before_the_new_one_is_verified(tmp_path, monkeypatch):
+  save_steps(tmp_path, [1])
+  write = files.write_manifest
+
+  def write_and_lose_a_byte(folder):
+    write(folder)
+    (data,) = [p for p in (folder / 'state').iterdir() if p.name == '_METADATA']
+    data.write_bytes(data.read_bytes()[:-1])
+
+  monkeypatch.setattr(files, 'write_manifest', write_and_lose_a_byte)
+  with Checkpointer(tmp_path, keep=1) as checkpointer:
+    checkpointer.save(2, make_state(2), {})
+    with pytest.raises(errors.StoppedError, match='reads differently'):
+      checkpointer.wait()
+    assert os.listdir(tmp_path) == ['00000001']
+    assert_same_bits(
+      checkpointer.restore_latest(abstract(make_state()))[0], make_state(1)
+    )
+
+
+def test_a_background_error_is_raised_by_check_once(tmp_path, monkeypatch):
+  def full(self, step, meta):
+    raise OSError(28, 'No space left on device')
+
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, make_state(1), {})
+    checkpointer.wait()
+    monkeypatch.setattr(checkpoint_folder.CheckpointFolder, 'complete', full)
+    checkpointer.save(2, make_state(2), {})
+    time.sleep(1)
+    with pytest.raises(errors.StoppedError) as error:
+      checkpointer.check()
+    assert str(error.value) == (
+      f'cannot save checkpoint {tmp_path}/00000002: No space left on device; '
+      '1 is intact'
+    )
+    checkpointer.check()
+    monkeypatch.undo()
+    checkpointer.save(2, make_state(2), {})  # there is room again
+    checkpointer.wait()
+    assert checkpointer.steps() == [1, 2]
+
+
+def test_close_raises_what_nobody_has_asked_for(tmp_path, monkeypatch):
+  def full(self, step, meta):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(checkpoint_folder.CheckpointFolder, 'complete', full)
+  checkpointer = Checkpointer(tmp_path)
+  checkpointer.save(1, make_state(1), {})
+  with pytest.raises(errors.StoppedError, match='there is no other'):
+    checkpointer.close()
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+  (tmp_path / 'c').write_text('')
+  with Checkpointer(tmp_path / 'c') as checkpointer:
+    with pytest.raises(errors.StoppedError, match='Not a directory'):
+      checkpointer.save(1, make_state(1), {})
+    assert checkpointer.latest() is None
+
+
+def largest_file(folder):
+  found = [p for p in folder.rglob('*') if p.is_file()]
+  return max(found, key=lambda p: p.stat().st_size)
+
+
+def truncate(folder):
+  with open(largest_file(folder / 'state'), 'r+b') as f:
+    f.truncate(40)
+
+
+def flip_bit(folder):
+  path = largest_file(folder / 'state')
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+DAMAGE = {
+  'truncated': (truncate, r'state/.* has 40 bytes, not [\d,]+'),
+  'bit flipped': (flip_bit, 'state/.* has another checksum'),
+  'no manifest': (
+    lambda f: os.remove(f / 'manifest.json'),
+    'manifest.json cannot be read',
+  ),
+  'file missing': (
+    lambda f: os.remove(f / 'meta.json'),
+    'meta.json: No such file or directory',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', DAMAGE)
+def test_a_damaged_one_is_named_and_the_one_before_is_taken(tmp_path, name):
+  harm, reason = DAMAGE[name]
+  save_steps(tmp_path, [1, 2, 3])
+  harm(tmp_path / '00000003')
+  harm(tmp_path / '00000002')
+  lines = []
+  with Checkpointer(tmp_path, warn=lines.append) as checkpointer:
+    for _ in range(2):  # warned of once
+      state, extra = checkpointer.restore_latest(abstract(make_state()))
+    assert_same_bits(state, make_state(1))
+    assert extra == {'next_step': 1}
+    assert len(lines) == 2
+    for line, step in zip(lines, (3, 2), strict=True):
+      assert re.fullmatch(
+        rf'checkpoint {tmp_path}/0000000{step} is damaged: {reason}; '
+        'trying the one before',
+        line,
+      )
+    with pytest.raises(errors.InputError, match='is damaged: .*; take another'):
+      checkpointer.restore(2, abstract(make_state()))
+    checkpointer.save(3, make_state(3), {})  # in place of the damaged one
+  lines.clear()
+  with Checkpointer(tmp_path, warn=lines.append) as checkpointer:
+    state, _ = checkpointer.restore_latest(abstract(make_state()))
+  assert_same_bits(state, make_state(3))
+  assert lines == []
+
+
+def test_none_whole_is_an_error_and_no_silent_fresh_start(tmp_path):
+  save_steps(tmp_path, [1, 2])
+  flip_bit(tmp_path / '00000001')
+  truncate(tmp_path / '00000002')
+  with (
+    Checkpointer(tmp_path) as checkpointer,
+    pytest.raises(errors.InputError) as error,
+  ):
+    checkpointer.restore_latest(abstract(make_state()))
+  assert str(error.value) == (
+    f'no checkpoint in {tmp_path} can be used; move that folder away to start '
+    'from the beginning'
+  )
+
+
+def test_a_first_save_that_was_interrupted_is_no_checkpoint(tmp_path):
+  (tmp_path / '00000001.part' / 'state').mkdir(parents=True)
+  (tmp_path / '00000003.old').mkdir()
+  with Checkpointer(tmp_path) as checkpointer:
+    assert checkpointer.restore_latest(abstract(make_state())) is None
+    checkpointer.save(2, make_state(2), {})
+  assert os.listdir(tmp_path) == ['00000002']
+
+
+def test_the_step_at_hand_is_not_saved_again(tmp_path):
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, make_state(1), {'a': 1})
+    checkpointer.save(1, make_state(2), {'a': 2})
+    assert checkpointer.latest() == (1, {'a': 1})
+    checkpointer.save(2, make_state(2), {'a': 2})
+    # Back to 1, and then another way: this 2 is another state.
+    checkpointer.restore(1, abstract(make_state()))
+    checkpointer.save(2, make_state(3), {'a': 3})
+    state, extra = checkpointer.restore_latest(abstract(make_state()))
+  assert extra == {'a': 3}
+  assert_same_bits(state, make_state(3))
+
+
+@pytest.mark.parametrize(
+  ('change', 'text'),
+  [
+    (
+      lambda s: {'a': {'w': jnp.ones((2, 4))}, 'b': s['b']},
+      r'a/w is float32\[2,3\] in it and float32\[2,4\] here;',
+    ),
+    (
+      lambda s: jax.tree.map(lambda x: x.astype(jnp.bfloat16), s),
+      r'a/w is float32\[2,3\] in it and bfloat16\[2,3\] here \(and 1 more\);',
+    ),
+    (lambda s: {**s, 'c': jnp.ones(1)}, 'it lacks c;'),
+    (lambda s: {'a': s['a']}, 'b is in it and not here;'),
+  ],
+)
+def test_another_model_is_a_clear_error(tmp_path, change, text):
+  state = {'a': {'w': jnp.ones((2, 3))}, 'b': jnp.ones(1)}
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, state, {})
+    with pytest.raises(errors.InputError, match=text) as error:
+      checkpointer.restore_latest(change(state))
+  assert '\n' not in str(error.value)
+  assert str(error.value).startswith(f'checkpoint {tmp_path}/00000001 is of')
+
+
+def test_a_part_of_the_state(tmp_path):
+  state = make_state(1)
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, state, {})
+    part = {'params': abstract(state.params)}
+    found, _ = checkpointer.restore_latest(part, partial=True)
+    assert_same_bits(found, {'params': state.params})
+    with pytest.raises(errors.InputError, match='it lacks blocks/0/w'):
+      checkpointer.restore_latest(part['params'], partial=True)
+
+
+def test_a_step_that_is_not_there(tmp_path):
+  save_steps(tmp_path, [1, 2])
+  with (
+    Checkpointer(tmp_path) as checkpointer,
+    pytest.raises(errors.InputError, match=r'no checkpoint 3 .* are: 1, 2'),
+  ):
+    checkpointer.restore(3, abstract(make_state()))
+
+
+def test_keep_must_be_one_or_more(tmp_path):
+  with pytest.raises(errors.InputError, match='cannot keep 0 checkpoints'):
+    Checkpointer(tmp_path, keep=0)
+
+
+def test_what_is_no_array_is_refused(tmp_path):
+  with Checkpointer(tmp_path) as checkpointer:
+    with pytest.raises(TypeError, match='a/key is a PRNG key; save jax.random'):
+      checkpointer.save(1, {'a': {'key': jax.random.key(0)}}, {})
+    with pytest.raises(TypeError, match='n is no array but int'):
+      checkpointer.save(1, {'n': 3}, {})
+    with pytest.raises(TypeError, match='same path'):
+      checkpointer.save(1, {'a/b': jnp.ones(1), 'a': {'b': jnp.ones(1)}}, {})
+    with pytest.raises(TypeError, match='not JSON serializable'):
+      checkpointer.save(1, {'n': jnp.ones(1)}, {'x': object()})
+  assert os.listdir(tmp_path) == []
+
+
+def run(code, *args, **options):
+  return subprocess.Popen(
+    [sys.executable, '-c', code, *map(str, args)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    **options,
+  )
+
+
+DISK_FULL = """
+import resource, sys
+import jax, jax.numpy as jnp
+from absl import logging
+from moejax.core import errors
+from moejax.train.checkpoint import Checkpointer
+
+logging.use_absl_handler()
+state = lambda step: {'big': jnp.full(300_000, step), 'x': jnp.full(3, step)}
+with Checkpointer(sys.argv[1], keep=1) as checkpointer:
+  checkpointer.save(1, state(1.0), {'n': 1})
+  checkpointer.wait()
+  for limit in (1_000_000, 300, 0):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+      checkpointer.save(2, state(2.0), {'n': 2})
+      checkpointer.wait()
+    except errors.StoppedError as error:
+      sys.stdout.write(f'{error}\\n')
+  found, extra = checkpointer.restore_latest(state(0.0))
+  sys.stdout.write(f'{found["big"][7]} {extra}\\n')
+  limit = resource.RLIM_INFINITY
+  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+  checkpointer.save(2, state(2.0), {'n': 2})
+  found, extra = checkpointer.restore_latest(state(0.0))
+  sys.stdout.write(f'{found["big"][7]} {extra}\\n')
+"""
+
+
+def test_disk_full_is_one_line_and_what_was_saved_is_intact(tmp_path):
+  """A real limit on file sizes, and nothing else on the user's screen."""
+  out, err = run(DISK_FULL, tmp_path / 'c').communicate(timeout=120)
+  line = (
+    f'cannot save checkpoint {tmp_path}/c/00000002: File too large; 1 is intact'
+  )
+  assert out.splitlines() == [line] * 3 + ["1.0 {'n': 1}", "2.0 {'n': 2}"]
+  assert err == ''
+  assert os.listdir(tmp_path / 'c') == ['00000002']
+
+
+KILLED = """
+import sys
+import jax.numpy as jnp
+from moejax.train.checkpoint import Checkpointer
+
+state = lambda step: {'w': jnp.full((500, 1000), step), 'n': jnp.int32(step)}
+with Checkpointer(sys.argv[1], keep=2) as checkpointer:
+  found = checkpointer.restore_latest(state(0))
+  step = 0
+  if found:
+    step = found[1]['n']
+    assert (found[0]['w'] == step).all() and found[0]['n'] == step
+  sys.stdout.write(f'{step}\\n')
+  sys.stdout.flush()
+  while True:
+    step += 1
+    checkpointer.save(step, state(step), {'n': step})
+    checkpointer.wait()
+    sys.stdout.write(f'{step}\\n')
+    sys.stdout.flush()
+"""
+
+
+def test_a_kill_at_any_moment_loses_nothing_that_was_complete(tmp_path):
+  seed = random.randrange(1000)
+  rng = random.Random(seed)
+  reported = 0
+  for _ in range(3):
+    process = run(KILLED, tmp_path)
+    first = int(process.stdout.readline())
+    assert reported <= first <= reported + 1, seed
+    for _ in range(3):
+      process.stdout.readline()
+    time.sleep(rng.uniform(0, 0.15))
+    process.send_signal(signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    reported = max([first + 3, *map(int, out.split())])
+  lines = []
+  with Checkpointer(tmp_path, warn=lines.append) as checkpointer:
+    step, extra = checkpointer.latest()
+  assert reported <= step <= reported + 1, seed
+  assert (lines, extra) == ([], {'n': step})
+
+
+def test_meta_is_readable_json(tmp_path):
+  save_steps(tmp_path, [1])
+  meta = json.loads((tmp_path / '00000001' / 'meta.json').read_text())
+  assert meta['step'] == 1
+  assert meta['leaves']['params/blocks/0/w'] == 'bfloat16[2,3,4]'
+  assert meta['extra'] == {'next_step': 1}
