@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from moejax.cli.parts import Parts
 from moejax.cli.screen import Screen
 from moejax.core import files
 from moejax.data.build import Data
 from moejax.evals import generate, perplexity
 from moejax.evals.batches import eval_batches
-from moejax.model.build import Model
 
 REPORT = 'report.json'
 PROMPTS = ('In the beginning', 'The United States', 'def main(')
 SAMPLE = generate.Sampling(temperature=0.7, top_p=0.9)
 SAMPLE_TOKENS = 60
 TOP_EXPERTS = 2
+BITS = {'bits_per_byte': 'bits/byte', 'unigram': 'unigram', 'xz': 'xz -9'}
 
 
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -38,14 +39,17 @@ def write(found: dict[str, Any], folder: pathlib.Path) -> None:
 
 
 def make(
-  model: Model, weights: Any, data: Data, folder: pathlib.Path, screen: Screen
+  parts: Parts, weights: Any, folder: pathlib.Path, screen: Screen
 ) -> dict[str, Any]:
   """Scores every validation set in full, and generates samples."""
+  model, data = parts.model, parts.data
   step = perplexity.make_step(model)
+  if data.vocab is not None:
+    screen.line('Compressing the text with xz -9 (once), to compare with ...')
   domains, counts = {}, {}
-  for name, cache in data.validation.items():
-    screen.line(f'Evaluating on {name} ({cache.num_tokens} tokens) ...')
-    score = perplexity.evaluate(step, weights, eval_batches(model, cache, 0))
+  for name, reader in data.validation.items():
+    screen.line(f'Evaluating on {name} ({reader.num_tokens} tokens) ...')
+    score = perplexity.evaluate(step, weights, eval_batches(model, reader, 0))
     domains[name] = {
       'loss': score.loss,
       'perplexity': score.perplexity,
@@ -55,26 +59,26 @@ def make(
     }
     if score.count_NE is not None:
       counts[name] = score.count_NE
-  samples = _samples(model, weights, data) if data.vocab is not None else []
   return {
     'workdir': str(folder),
     'domains': domains,
     'experts': {name: _top_experts(c) for name, c in counts.items()},
-    'samples': samples,
+    'samples': _samples(parts, weights),
   }
 
 
-def _bits(score: perplexity.Score, data: Data, name: str) -> dict[str, float]:
-  """Bits per byte of the model and of two baselines, where there is text."""
-  cache = data.validation[name]
-  if not cache.num_bytes:
-    return {}
-  found = {'bits_per_byte': score.bits_per_byte(cache.num_bytes)}
-  base = data.baselines(name)
-  if base is not None:
-    found['unigram'] = base.unigram_bits_per_byte
-    found['xz'] = base.xz_bits_per_byte
-  return found
+def _bits(score: perplexity.Score, data: Data, name: str) -> dict[str, Any]:
+  """Bits per byte of the model and of two baselines; None without text."""
+  plain = data.baselines(name)
+  if plain is None:
+    return dict.fromkeys(BITS)
+  num_bytes = data.validation[name].num_bytes
+  xz = plain.xz_bits_per_byte
+  return {
+    'bits_per_byte': score.bits_per_byte(num_bytes),
+    'unigram': plain.unigram_bits_per_byte,
+    'xz': None if math.isnan(xz) else xz,
+  }
 
 
 def _top_experts(count_NE: np.ndarray) -> list[list[tuple[int, float]]]:
@@ -87,23 +91,28 @@ def _top_experts(count_NE: np.ndarray) -> list[list[tuple[int, float]]]:
   ]
 
 
-def _samples(model: Model, weights: Any, data: Data) -> list[dict[str, str]]:
-  length = min(model.config.max_length, data.length)
-  prompts = [data.vocab.encode(text) for text in PROMPTS]
+def _samples(parts: Parts, weights: Any) -> list[dict[str, str]]:
+  """Continuations of a few prompts; none where there was no text."""
+  vocab = parts.data.vocab
+  if vocab is None:
+    return []
+  prompts = [vocab.encode(text) for text in PROMPTS]
+  # Beyond the length that it was trained on a model has seen no positions.
+  length = parts.data.length
   tokens = min(SAMPLE_TOKENS, length - max(map(len, prompts)) - 1)
   if tokens < 1:
     return []
   out = generate.generate(
-    model,
+    parts.model,
     weights,
     prompts,
     SAMPLE,
     max_new_tokens=tokens,
-    eos_id=data.vocab.eos_id,
-    seed=0,
+    eos_id=vocab.eos_id,
+    seed=parts.run.seed,
   )
   return [
-    {'prompt': prompt, 'text': data.vocab.decode([*ids, *new])}
+    {'prompt': prompt, 'text': vocab.decode([*ids, *new])}
     for prompt, ids, new in zip(PROMPTS, prompts, out, strict=True)
   ]
 
@@ -136,32 +145,30 @@ def show(found: dict[str, Any], screen: Screen) -> None:
   )
 
 
-def _score_lines(domains: dict[str, dict[str, float]]) -> list[str]:
-  if not domains:
-    return ['There is no validation text.']
-  names = [*domains, 'all']
-  rows = {**domains, 'all': _mean(list(domains.values()))}
-  with_bits = all('unigram' in row for row in domains.values())
-  head = ['validation', 'loss', 'perplexity']
-  if with_bits:
-    head += ['bits/byte', 'unigram', 'xz -9']
-  lines = [head]
-  for name in names:
-    row = rows[name]
-    line = [name, f'{row["loss"]:.3f}', f'{row["perplexity"]:.1f}']
-    if with_bits:
-      line += [f'{row[k]:.3f}' for k in ('bits_per_byte', 'unigram', 'xz')]
-    lines.append(line)
-  text = _columns(lines)
-  if with_bits:
-    text.append('(unigram and xz -9 in bits per byte of the same text)')
-  return text
+def _score_lines(domains: dict[str, dict[str, Any]]) -> list[str]:
+  lines = [['validation', 'loss', 'perplexity', *BITS.values()]]
+  for name, row in {**domains, 'mean': _mean([*domains.values()])}.items():
+    bits = [row[key] for key in BITS]
+    cells = ['-' if x is None else f'{x:.3f}' for x in bits]
+    lines.append([
+      name,
+      f'{row["loss"]:.3f}',
+      f'{row["perplexity"]:.1f}',
+      *cells,
+    ])
+  return [
+    *_columns(lines),
+    '(the last three in bits per byte of the same text; unigram: token',
+    'frequencies of the training text; xz -9: what it adds to that text)',
+  ]
 
 
-def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
   """The mean over domains, each counted once; perplexity of the mean loss."""
-  keys = set.intersection(*(set(row) for row in rows))
-  found = {k: float(np.mean([row[k] for row in rows])) for k in keys}
+  found = {}
+  for key in rows[0]:
+    values = [row[key] for row in rows]
+    found[key] = None if None in values else float(np.mean(values))
   found['perplexity'] = math.exp(min(found['loss'], 700.0))
   return found
 

@@ -6,16 +6,14 @@ What state a run starts from, in order of precedence:
 """
 
 import contextlib
-import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import optax
 
-from moejax.cli import command, data_progress, report
+from moejax.cli import command, data_progress, report, restore
+from moejax.cli.parts import Parts
 from moejax.cli.run_config import Run
 from moejax.cli.screen import Screen
 from moejax.core import config, errors, files, log
@@ -23,23 +21,14 @@ from moejax.data import build as data_build
 from moejax.evals import perplexity
 from moejax.evals.batches import eval_batches
 from moejax.model import build
+from moejax.moe import check
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
 from moejax.plan import count
 from moejax.train import checkpoint, loop, optimizer, signals, step
 from moejax.train import state as states
 
-CONFIG, VERSIONS, CHECKPOINTS = 'config.json', 'versions.json', 'checkpoints'
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-  """What a run consists of besides its state."""
-
-  run: Run
-  model: build.Model
-  transform: optax.GradientTransformation
-  data: data_build.Data
+VERSIONS = 'versions.json'
 
 
 def train(run: Run, workdir: str) -> None:
@@ -58,7 +47,11 @@ def train(run: Run, workdir: str) -> None:
   model = build.build(run.model, mesh)
   files.check_writable(folder)
   check_same_config(run, folder)
-  screen = Screen(run.train.steps, run.train.log_every)
+  screen = Screen(
+    run.train.steps,
+    plain_every=run.train.log_every,
+    first_layer=run.model.num_dense,
+  )
   finished = report.read(folder)
   if finished is not None:
     screen.line(
@@ -66,21 +59,27 @@ def train(run: Run, workdir: str) -> None:
     )
     report.show(finished, screen)
     return
-  with data_progress.shown(screen) as progress:
-    data = data_build.build(run.data, run.train.batch_size, run.seed, progress)
+  data = data_build.build(
+    run.data, run.train.batch_size, run.seed, data_progress.lines(screen)
+  )
   transform = optimizer.make(run.opt, run.train.steps, model.axes)
   parts = Parts(run, model, transform, data)
-  files.atomic_write_json(folder / CONFIG, config.to_dict(run))
+  files.atomic_write_json(folder / restore.CONFIG, config.to_dict(run))
   files.atomic_write_json(folder / VERSIONS, files.versions())
   _say_what(parts, folder, screen)
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(signals.StopSignal())
     checkpoints = stack.enter_context(
       checkpoint.Checkpointer(
-        folder / CHECKPOINTS, keep=run.train.keep_checkpoints, warn=screen.line
+        folder / restore.CHECKPOINTS,
+        keep=run.train.keep_checkpoints,
+        warn=screen.line,
       )
     )
     writer = stack.enter_context(contextlib.closing(log.open_writers(folder)))
+    if run.model.num_moe:
+      platform = mesh.devices.flat[0].platform
+      check.run(run.model.moe, run.model.dtype, platform)
     state = _start(parts, checkpoints, writer, screen)
     stack.enter_context(screen)
     job = _job(parts, checkpoints, writer, screen, stop)
@@ -91,23 +90,16 @@ def train(run: Run, workdir: str) -> None:
       f'{result.interrupted} at step {at} of {run.train.steps}; the state is '
       f'saved in {folder}. Run the same command to go on'
     )
-  found = report.make(model, result.state.weights, data, folder, screen)
+  found = report.make(parts, result.state.weights, folder, screen)
   report.write(found, folder)
   report.show(found, screen)
 
 
 def check_same_config(run: Run, folder: pathlib.Path) -> None:
   """Raises InputError if the workdir belongs to a run of another config."""
-  path = folder / CONFIG
-  if not path.exists():
+  if not (folder / restore.CONFIG).exists():
     return
-  try:
-    old = config.from_config_dict(Run, json.loads(path.read_text()))
-  except (ValueError, errors.InputError) as e:
-    raise errors.InputError(
-      f'{path} cannot be read ({e}); use another --workdir'
-    ) from None
-  different = config.differences(old, run)
+  different = config.differences(restore.run_of(str(folder)), run)
   if different:
     keys = ', '.join(
       f'{k} ({a!r} there, {b!r} now)' for k, (a, b) in different.items()

@@ -85,7 +85,11 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Run:
   words = [w for w in arg.split(',') if w]
   tiny = 'tiny' in words
   rest = ','.join(w for w in words if w != 'tiny')
-  run = config.from_config_dict(Run, _get_config(path, rest))
+  found = _get_config(path, rest)
+  try:
+    run = config.from_config_dict(Run, found)
+  except errors.InputError as e:
+    raise errors.InputError(f'{path}: {e}') from None
   if tiny:
     run = shrink(run)
   for key, text in overrides:

@@ -18,12 +18,11 @@ piece of its own, and spaces may form pieces, for code. Lines are learned from
 apart, no space is put before a text, and none is lost.
 """
 
-import argparse
 import io
 import pathlib
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 
+from moejax.cli import command
 from moejax.core import errors
 from moejax.data import files, mixtures, tasks, vocab
 
@@ -79,15 +78,12 @@ def _minipile() -> Iterator[str]:
 
 def main(argv: Sequence[str]) -> None:
   """Trains on the given files, or on the minipile, and writes the model."""
-  parser = argparse.ArgumentParser(
-    description=__doc__.splitlines()[0],
-    prog='python -m moejax.cli.train_tokenizer',
-  )
-  parser.add_argument('--files', default='', help='as data.files; minipile')
-  parser.add_argument('--text_field', default='text')
-  parser.add_argument('--size', type=int, default=8192)
-  parser.add_argument('--output', default=str(vocab.SHIPPED))
-  args = parser.parse_args(argv)
+  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags.add_argument('--files', default='', help='as data.files; minipile')
+  flags.add_argument('--text_field', default='text', help='as data.text_field')
+  flags.add_argument('--size', type=int, default=8192, help='how many pieces')
+  flags.add_argument('--output', default=str(vocab.SHIPPED), help='the model')
+  args = flags.parse_args(argv)
   if args.files and args.output == str(vocab.SHIPPED):
     raise errors.InputError('--files needs --output: where to write the model')
   if args.files:
@@ -96,14 +92,15 @@ def main(argv: Sequence[str]) -> None:
     texts = _minipile()
   model = train(texts, args.size)
   path = pathlib.Path(args.output)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(model)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model)
+  except OSError as e:
+    raise errors.InputError(
+      f'--output={args.output!r} cannot be written: {e.strerror}'
+    ) from None
   print(f'{args.size} pieces, {len(model)} bytes: {path}')
 
 
 if __name__ == '__main__':
-  try:
-    main(sys.argv[1:])
-  except errors.InputError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  command.main(main)

@@ -206,12 +206,7 @@ def _build_field(
   if 'choice' in field.metadata:
     return _build_choice(field, value, where)
   if 'choices' in field.metadata:
-    table = field.metadata['choices']
-    _need_node(value, where)
-    return tuple(
-      _build(tables.lookup(where, table, k), v, f'{where}.{k}.')
-      for k, v in value.items()
-    )
+    return _build_choices(field.metadata['choices'], value, where)
   if dataclasses.is_dataclass(hint):
     _need_node(value, where)
     return _build(hint, value, where + '.')
@@ -230,6 +225,21 @@ def _build_choice(field: dataclasses.Field, value: Any, where: str) -> Any:
   rest = dict(value)
   name = rest.pop('name', None) or tables.name_of(table, field.default)
   return _build(tables.lookup(where, table, name), rest, where + '.')
+
+
+def _build_choices(
+  table: Mapping[str, Any], value: Any, where: str
+) -> tuple[Any, ...]:
+  """In the order of the table: a ConfigDict sorts its keys."""
+  _need_node(value, where)
+  for name, node in value.items():
+    tables.lookup(where, table, name)
+    _need_node(node, f'{where}.{name}')
+  return tuple(
+    _build(table[name], value[name], f'{where}.{name}.')
+    for name in table
+    if name in value
+  )
 
 
 def _need_node(value: Any, where: str) -> None:
@@ -314,14 +324,13 @@ def _override_choices(
   if not keys:
     if text not in {'on', 'off'}:
       raise errors.InputError(f'{where}.{name} is on or off, not {text!r}')
-    kept = tuple(v for v in value if type(v) is not cls)
-    return (*kept, cls()) if text == 'on' else kept
-  if all(type(v) is not cls for v in value):
-    value = (*value, cls())
-  return tuple(
-    _override(v, keys, text, f'{where}.{name}.') if type(v) is cls else v
-    for v in value
-  )
+    if text == 'off':
+      return tuple(v for v in value if type(v) is not cls)
+  parts = {type(v): v for v in value}
+  parts.setdefault(cls, cls())
+  if keys:
+    parts[cls] = _override(parts[cls], keys, text, f'{where}.{name}.')
+  return tuple(parts[c] for c in table.values() if c in parts)
 
 
 def _parse(text: str, hint: Any, where: str) -> Any:

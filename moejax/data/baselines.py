@@ -4,20 +4,42 @@ Both are taken on the validation text of one domain, after learning from its
 training text.
 """
 
+import contextlib
 import dataclasses
 import json
 import lzma
 import math
+import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from concurrent import futures
+from typing import Any
 
 import numpy as np
 
-from moejax.data import build, cache
+from moejax.data import cache
 
 _ROWS = 4096
 _LARGEST_TEXT = 2**25  # bytes; xz takes about a second for every 1.5 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+  """A text and its rows.
+
+  Attributes:
+    task: where the text comes from, one of `tasks.TASKS` or `files.Files`.
+    rate: how often a row is of it, relative to the other domains.
+    vocab_size: larger than all ids.
+    train: rows to train on.
+    validation: rows held out.
+  """
+
+  task: Any
+  rate: float
+  vocab_size: int
+  train: cache.RowReader
+  validation: cache.RowReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,66 +51,56 @@ class Baselines:
       token is.
     unigram_bits_per_byte: the same per byte of text.
     xz_bits_per_byte: what validation adds to the text that xz -9 compresses;
-      None where the text is too long or there is none.
+      nan where the training text is over 32 MB or cannot be read again.
   """
 
   unigram_nats: float
   unigram_bits_per_byte: float
-  xz_bits_per_byte: float | None
+  xz_bits_per_byte: float
 
 
-def compute(
-  data: build.Data, report: Callable[[str], None] = lambda _: None
-) -> dict[str, Baselines]:
-  """The baselines of every domain, two at a time.
+def compute(domains: Mapping[str, Domain]) -> dict[str, Baselines | None]:
+  """The baselines of every domain, two at a time; None without text.
 
   They are kept beside the validation rows, so a second call only reads them.
-
-  Args:
-    data: what was built.
-    report: called with the name of each domain when it is done.
   """
-  found = {}
-  # Two, for xz -9 takes up to 0.7 GB each; it runs outside Python's lock.
+  # xz runs outside Python's lock.
   with futures.ThreadPoolExecutor(2) as pool:
-    jobs = {
-      pool.submit(_of_domain, domain, data.vocab.size): domain.name
-      for domain in data.domains
-    }
-    for job in futures.as_completed(jobs):
-      found[jobs[job]] = job.result()
-      report(jobs[job])
-  return {domain.name: found[domain.name] for domain in data.domains}
+    found = list(pool.map(_of_domain, domains.values()))
+  return dict(zip(domains, found, strict=True))
 
 
-def _of_domain(domain: build.Domain, vocab_size: int) -> Baselines:
-  kept = _kept_at(domain)
-  if kept is not None and kept.exists():
+def _of_domain(domain: Domain) -> Baselines | None:
+  if not domain.task.has_text:
+    return None
+  # Named by both caches, for the result depends on both.
+  kept = domain.validation.path / f'baselines-{domain.train.path.name}.json'
+  if kept.exists():
     return Baselines(**json.loads(kept.read_text()))
-  nats = unigram_nats(domain.train, domain.validation, vocab_size)
-  texts = None
-  if domain.train.num_bytes <= _LARGEST_TEXT:
-    texts = domain.task.texts('train')
+  nats = unigram_nats(domain.train, domain.validation, domain.vocab_size)
+  read = domain.validation
   result = Baselines(
     unigram_nats=nats,
-    unigram_bits_per_byte=cache.bits_per_byte(domain.validation, nats),
-    xz_bits_per_byte=None
-    if texts is None
-    else xz_bits_per_byte(texts, domain.task.texts('validation')),
+    unigram_bits_per_byte=nats / math.log(2) * read.num_tokens / read.num_bytes,
+    xz_bits_per_byte=_xz(domain),
   )
-  if kept is not None:
-    part = kept.with_name(kept.name + '.new')
-    part.write_text(json.dumps(dataclasses.asdict(result)))
-    part.rename(kept)
+  _keep(result, kept)
   return result
 
 
-def _kept_at(domain: build.Domain) -> pathlib.Path | None:
-  """Named by both caches, for the result depends on both."""
-  if not isinstance(domain.validation, cache.Cache):
-    return None
-  trained_on = domain.train.path.name
-  return domain.validation.path / f'baselines-{trained_on}.json'
+def _xz(domain: Domain) -> float:
+  texts = [domain.task.texts(split) for split in ('train', 'validation')]
+  if None in texts or domain.train.num_bytes > _LARGEST_TEXT:
+    return math.nan
+  return xz_bits_per_byte(*texts)
+
+
+def _keep(result: Baselines, path: pathlib.Path) -> None:
+  """Several processes may do this at once, or the cache be read-only."""
+  part = path.with_name(f'{path.name}.{os.getpid()}')
+  with contextlib.suppress(OSError):
+    part.write_text(json.dumps(dataclasses.asdict(result)))
+    part.rename(path)
 
 
 def unigram_nats(
@@ -124,7 +136,16 @@ def xz_bits_per_byte(train: Iterable[str], validation: Iterable[str]) -> float:
   """8 * (xz -9 of both - xz -9 of train) / bytes of validation."""
   before = ''.join(train).encode()
   after = ''.join(validation).encode()
-  if not after:
-    return math.nan
-  longer = len(lzma.compress(before + after, preset=9))
-  return 8 * (longer - len(lzma.compress(before, preset=9))) / len(after)
+  longer = _xz_size(before + after)
+  return 8 * (longer - _xz_size(before)) / max(1, len(after))
+
+
+def _xz_size(data: bytes) -> int:
+  """The size that `xz -9` gives.
+
+  Its dictionary of 64 MB, for which it takes 0.7 GB, is cut to what holds all
+  of a shorter text; that changes the memory and not the result.
+  """
+  dictionary = min(2**26, 1 << max(12, len(data).bit_length()))
+  filters = [{'id': lzma.FILTER_LZMA2, 'preset': 9, 'dict_size': dictionary}]
+  return len(lzma.compress(data, filters=filters))

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import pathlib
 from typing import Any, Protocol
 
@@ -32,7 +31,7 @@ class RowReader(Protocol):
     num_rows: N.
     length: L.
     num_tokens: targets that are not padding.
-    num_bytes: UTF-8 bytes of the text behind them.
+    num_bytes: UTF-8 bytes of the text behind them; 0 if there is none.
   """
 
   num_rows: int
@@ -42,14 +41,6 @@ class RowReader(Protocol):
 
   def rows(self, index_N: np.ndarray) -> features.Rows:
     """The rows at these indices, in their order."""
-
-
-def bits_per_byte(reader: RowReader, nats_per_token: float) -> float:
-  """Mean loss over a reader's targets, per byte of its text, in bits.
-
-  EOS targets are counted in, as the cost of saying where documents end.
-  """
-  return nats_per_token / math.log(2) * reader.num_tokens / reader.num_bytes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,9 +94,11 @@ class Text:
 
   Attributes:
     name: of the text, part of its caches' names.
+    has_text: False where rows are made up.
   """
 
   name: str
+  has_text = True
 
   def identity(self, split: str) -> dict[str, Any]:
     """What the documents of a split depend on, JSON-ready."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from moejax.data import batch as batch_lib
 from moejax.data import features, shuffle
 
 _FIRST_ID = 3  # after padding, EOS and unknown
 
 
 @dataclasses.dataclass(frozen=True)
-class SyntheticRows:
+class Synthetic:
   """Rows of two documents each, which count upwards.
 
   A document starts at a random id and counts up by one, wrapping after
@@ -24,7 +25,7 @@ class SyntheticRows:
   learned that has a loss near log(period) / 8 + 0.4 nats.
 
   Example, L=8, without noise:
-    target   [7, 8, 9, 1, 4, 5, 6, 7]
+    target   [7, 8, 9, 1, 8, 9, 10, 11]
     segment  [1, 1, 1, 1, 2, 2, 2, 2]
 
   Attributes:
@@ -33,22 +34,20 @@ class SyntheticRows:
     eos_id: ends the first document.
     num_rows: how many rows there are.
     seed: another seed, other rows.
+    num_bytes: 0, for there is no text.
   """
 
   length: int
   vocab_size: int
-  eos_id: int
-  num_rows: int
-  seed: int
+  eos_id: int = 1
+  num_rows: int = 2**40
+  seed: int = 0
+
+  num_bytes = 0
 
   @property
   def num_tokens(self) -> int:
     return self.num_rows * self.length
-
-  @property
-  def num_bytes(self) -> int:
-    """As many as tokens: there is no text."""
-    return self.num_tokens
 
   @property
   def period(self) -> int:
@@ -73,22 +72,27 @@ class SyntheticRows:
       np.where(last_NL, self.eos_id, target_NL), 1 + second_NL.astype(int)
     )
 
+  def batch(
+    self, step: int, batch_size: int, rows: slice | None = None
+  ) -> batch_lib.Batch:
+    """Rows step * B and following as a batch, or some of them."""
+    wanted = range(batch_size)[rows or slice(None)]
+    return features.expand(*self.rows(step * batch_size + np.array(wanted)))
+
 
 @dataclasses.dataclass(frozen=True)
-class Synthetic:
+class SyntheticTask:
   """The task 'synthetic': no text, so nothing to cache."""
 
   name = 'synthetic'
   domain = 'synthetic'
   splits = ('train', 'validation')
+  has_text = False
 
-  def texts(self, split: str) -> None:
-    """There is no text."""
-
-  def rows(self, split: str, request: Any) -> SyntheticRows:
-    """The rows of a split: many for training, 64 for validation."""
+  def rows(self, split: str, request: Any) -> Synthetic:
+    """The rows of a split: no end of them for training, 64 for validation."""
     sizes = {'train': 2**40, 'validation': 64}
-    return SyntheticRows(
+    return Synthetic(
       length=request.length,
       vocab_size=request.vocab.size,
       eos_id=request.vocab.eos_id,

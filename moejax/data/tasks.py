@@ -203,5 +203,5 @@ TASKS = {
   'minipile_factbook': Minipile('minipile_factbook'),
   'minipile_scripture': Minipile('minipile_scripture'),
   'minipile_speeches': Minipile('minipile_speeches'),
-  'synthetic': synthetic.Synthetic(),
+  'synthetic': synthetic.SyntheticTask(),
 }

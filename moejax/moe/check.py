@@ -70,9 +70,7 @@ def differences(
   # What the dispatcher drops, the reference is asked to send nowhere.
   kept = dataclasses.replace(
     routing,
-    expert_A=jnp.where(
-      note.row_A < rows, routing.expert_A, config.num_experts
-    ),
+    expert_A=jnp.where(note.row_A < rows, routing.expert_A, config.num_experts),
   )
   plain = dataclasses.replace(config, dispatcher=reference.Reference())
 

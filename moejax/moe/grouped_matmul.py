@@ -6,17 +6,20 @@
 Group e's rows times w_EDF[e]. The groups are contiguous from row 0 in the order
 of the experts, every size is a multiple of `multiply.row_multiple`, and rows
 beyond the last group give zeros. Gradients are exact, and zero for an expert
-without rows. Sums are made in float32; the result has the dtype of `x_RD`.
+without rows. Sums are made in float32; the result has the dtype of `x_RD`, the
+weights may have another (they are cast where they are used, and their gradient
+has their own).
 """
 
-from collections.abc import Callable
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from moejax.core import table
-from moejax.core import varying
+from moejax.core import table, varying
+from moejax.moe import blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,10 @@ class Reference:
     row_R1 = jnp.arange(x_RD.shape[0])[:, None]
     mask_RE = (row_R1 < end_E) & (row_R1 >= end_E - size_E)
     y_REF = jnp.einsum(
-      'rd,edf->ref', x_RD, w_EDF, preferred_element_type=jnp.float32
+      'rd,edf->ref',
+      x_RD,
+      w_EDF.astype(x_RD.dtype),
+      preferred_element_type=jnp.float32,
     )
     y_RF = jnp.sum(jnp.where(mask_RE[..., None], y_REF, 0), axis=1)
     return y_RF.astype(x_RD.dtype)
@@ -55,74 +61,56 @@ class RaggedDot:
 
 @dataclasses.dataclass(frozen=True)
 class Blocked:
-  """A loop over blocks of rows, each of one expert; only used blocks run.
+  """A loop over pieces of rows, each of one expert (see `moe.blocks`).
 
-  The weight gradient is accumulated in place, block by block.
+  Its own gradient accumulates dW in place: the gradient that JAX derives from
+  a loop carries a whole weight tensor through every step.
   """
 
-  block: int = 128
+  cut: blocks.Blocks = blocks.Blocks()
 
   @property
   def row_multiple(self) -> int:
-    return self.block
+    return self.cut.block
 
   def __call__(self, x_RD, w_EDF, size_E):
-    x_RD, w_EDF, size_E = varying.together(x_RD, w_EDF, size_E)
-    return _blocked(self.block, x_RD, w_EDF.astype(x_RD.dtype), size_E)
+    return _blocked(self.cut, *varying.together(x_RD, w_EDF, size_E))
 
 
-def _dot(a, b, a_dim, b_dim):
-  return jax.lax.dot_general(
-    a, b, (((a_dim,), (b_dim,)), ((), ())), preferred_element_type=jnp.float32
-  )
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blocked(cut, x_RD, w_EDF, size_E):
+  def body(start, length, expert, y_RF):
+    x_BD = blocks.read(x_RD, start, length)
+    w_DF = blocks.weights(w_EDF, expert, x_RD.dtype)
+    return blocks.write(y_RF, blocks.dot(x_BD, w_DF, 1, 0), start)
+
+  y_RF = jnp.zeros((x_RD.shape[0], w_EDF.shape[2]), x_RD.dtype)
+  return cut.each(size_E, x_RD.shape[0], body, varying.match(y_RF, x_RD))
 
 
-def _each_block(block, size_E, body, carry):
-  """Runs carry = body(row, expert, carry) over the blocks in use."""
-  end_E = jnp.cumsum(size_E) // block
-
-  def step(index, carry):
-    expert = jnp.searchsorted(end_E, index, side='right')
-    return body(index * block, expert, carry)
-
-  return jax.lax.fori_loop(0, end_E[-1], step, carry)
+def _blocked_fwd(cut, x_RD, w_EDF, size_E):
+  return _blocked(cut, x_RD, w_EDF, size_E), (x_RD, w_EDF, size_E)
 
 
-def _blocked_impl(block, x_RD, w_EDF, size_E, w_dim):
-  def body(row, expert, y_RF):
-    x_BD = jax.lax.dynamic_slice_in_dim(x_RD, row, block)
-    w_DF = jax.lax.dynamic_index_in_dim(w_EDF, expert, keepdims=False)
-    y_BF = _dot(x_BD, w_DF, 1, w_dim).astype(y_RF.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(y_RF, y_BF, row, 0)
+def _blocked_bwd(cut, kept, dy_RF):
+  x_RD, w_EDF, size_E = kept
 
-  y_RF = jnp.zeros((x_RD.shape[0], w_EDF.shape[2 - w_dim]), x_RD.dtype)
-  return _each_block(block, size_E, body, varying.match(y_RF, x_RD))
+  def body(start, length, expert, carry):
+    dx_RD, dw_EDF = carry
+    dy_BF = blocks.read(dy_RF, start, length)
+    w_DF = blocks.weights(w_EDF, expert, x_RD.dtype)
+    dx_RD = blocks.write(dx_RD, blocks.dot(dy_BF, w_DF, 1, 1), start)
+    x_BD = blocks.read(x_RD, start, length)
+    dw_DF = blocks.dot(x_BD, dy_BF, 0, 0)
+    return dx_RD, blocks.accumulate(dw_EDF, dw_DF, expert)
+
+  zeros = (jnp.zeros_like(x_RD), jnp.zeros(w_EDF.shape, jnp.float32))
+  carry = tuple(varying.match(zero, x_RD) for zero in zeros)
+  dx_RD, dw_EDF = cut.each(size_E, x_RD.shape[0], body, carry)
+  return dx_RD, dw_EDF.astype(w_EDF.dtype), None
 
 
-def _blocked(block, x_RD, w_EDF, size_E):
-  @jax.custom_vjp
-  def run(x_RD, w_EDF, size_E):
-    return _blocked_impl(block, x_RD, w_EDF, size_E, 0)
-
-  def fwd(x_RD, w_EDF, size_E):
-    return run(x_RD, w_EDF, size_E), (x_RD, w_EDF, size_E)
-
-  def bwd(keep, dy_RF):
-    x_RD, w_EDF, size_E = keep
-    dx_RD = _blocked_impl(block, dy_RF, w_EDF, size_E, 1)
-
-    def body(row, expert, dw_EDF):
-      x_BD = jax.lax.dynamic_slice_in_dim(x_RD, row, block)
-      dy_BF = jax.lax.dynamic_slice_in_dim(dy_RF, row, block)
-      return dw_EDF.at[expert].add(_dot(x_BD, dy_BF, 0, 0))
-
-    dw_EDF = varying.match(jnp.zeros(w_EDF.shape, jnp.float32), x_RD)
-    dw_EDF = _each_block(block, size_E, body, dw_EDF)
-    return dx_RD, dw_EDF.astype(w_EDF.dtype), None
-
-  run.defvjp(fwd, bwd)
-  return run(x_RD, w_EDF, size_E)
-
+_blocked.defvjp(_blocked_fwd, _blocked_bwd)
 
 GROUPED_MATMULS: dict[str, Callable] = {
   'reference': Reference,
@@ -133,8 +121,16 @@ GROUPED_MATMULS: dict[str, Callable] = {
 _AUTO = {'cpu': 'blocked', 'tpu': 'ragged_dot', 'gpu': 'ragged_dot'}
 
 
-def choose(name: str, backend: str):
-  """The grouped matmul called `name`; 'auto' goes by `jax.default_backend()`."""
+def choose(name: str, backend: str) -> Callable:
+  """The grouped matmul called `name`; 'auto' goes by the backend.
+
+  Args:
+    name: 'auto' or a name in GROUPED_MATMULS.
+    backend: from `jax.default_backend()`.
+
+  Raises:
+    InputError: no such name.
+  """
   if name == 'auto':
     name = _AUTO.get(backend, 'blocked')
   return table.lookup('grouped matmul', GROUPED_MATMULS, name)()

@@ -54,23 +54,24 @@ def group(expert_A: jax.Array, num_experts: int, multiple: int) -> Grouping:
   """
   (A,) = expert_A.shape
   R = num_rows(A, num_experts, multiple)
-  order_A = jnp.argsort(expert_A, stable=True)
+  index_A = jnp.arange(A, dtype=jnp.int32)
+  if A * (num_experts + 1) < 2**31:
+    # One sort of one array: on CPU a quarter of the time of a stable argsort.
+    key_A = jnp.sort(expert_A.astype(jnp.int32) * A + index_A, stable=False)
+    order_A = key_A % A
+  else:
+    order_A = jnp.argsort(expert_A, stable=True).astype(jnp.int32)
   count_E = jnp.bincount(expert_A, length=num_experts).astype(jnp.int32)
   size_E = -(-count_E // multiple) * multiple
-  start_E = jnp.cumsum(size_E) - size_E
-  first_E = jnp.cumsum(count_E) - count_E
-  # How far the padding before it pushes each expert's rows.
-  shift_E = jnp.append(start_E - first_E, R)
-  place_A = jnp.arange(A, dtype=jnp.int32) + shift_E[expert_A[order_A]]
-  place_A = jnp.minimum(place_A, R)
+  # How far the padding before it pushes each expert's rows; nowhere is R.
+  shift_E = jnp.cumsum(size_E - count_E) - (size_E - count_E)
+  shift_E = jnp.append(shift_E, R)
+  place_A = jnp.minimum(index_A + shift_E[expert_A[order_A]], R)
   row_A = (
     jnp.zeros((A,), jnp.int32).at[order_A].set(place_A, unique_indices=True)
   )
   assignment_R = (
-    jnp
-    .full((R,), A, jnp.int32)
-    .at[place_A]
-    .set(order_A.astype(jnp.int32), mode='drop')
+    jnp.full((R,), A, jnp.int32).at[place_A].set(order_A, mode='drop')
   )
   return Grouping(row_A=row_A, assignment_R=assignment_R, size_E=size_E)
 

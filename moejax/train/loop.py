@@ -255,8 +255,8 @@ class _Meter:
     job = self._job
     speed = job.tokens_per_batch / seconds
     found = {
-      f'{log.TIME}step_seconds': seconds,
-      f'{log.TIME}tokens_per_second': speed,
+      f'{log.TIME}step_s': seconds,
+      f'{log.TIME}tokens_per_s': speed,
     }
     if job.config.peak_tflops:
       share = speed * job.flops_per_token / (job.config.peak_tflops * 1e12)

@@ -23,6 +23,7 @@ class Quiet(logging.Filter):
     """Puts itself before two loggers and the hook for lost exceptions."""
     logging.getLogger('absl').addFilter(self)
     logging.getLogger('asyncio').addFilter(self)
+    self._on = True
     self._next_hook = sys.unraisablehook
     self._hook = self._unraisable
     sys.unraisablehook = self._hook
@@ -33,6 +34,7 @@ class Quiet(logging.Filter):
     Not to be called after an error: what was lost on the way is reported
     whenever its garbage is collected, be it at the end of the process.
     """
+    self._on = False
     logging.getLogger('absl').removeFilter(self)
     logging.getLogger('asyncio').removeFilter(self)
     if sys.unraisablehook is self._hook:  # else another one leads here still
@@ -48,5 +50,5 @@ class Quiet(logging.Filter):
     return 'never retrieved' not in text or not any(_ORBAX in p for p in places)
 
   def _unraisable(self, lost: Any) -> None:
-    if str(lost.exc_value) != 'Event loop is closed':
+    if not self._on or str(lost.exc_value) != 'Event loop is closed':
       self._next_hook(lost)

@@ -22,7 +22,9 @@ def make_tree(folder):
 def test_atomic_write_replaces_and_leaves_nothing_else(tmp_path):
   path = tmp_path / 'x.txt'
   files.atomic_write_text(path, 'one')
-  files.atomic_write_text(path, 'two\n')
+  with open(path) as reader:  # of the old file: it is not written into
+    files.atomic_write_text(path, 'two\n')
+    assert reader.read() == 'one'
   assert path.read_bytes() == b'two\n'
   assert os.listdir(tmp_path) == ['x.txt']
 

@@ -1,0 +1,361 @@
+"""Measures a training step on this machine, part by part.
+
+  python -m moejax.cli.bench                       the step and its parts
+  python -m moejax.cli.bench --peer=transformers   beside a peer, alternately
+
+The standard shape: width 256, 4 layers all with experts, 8 heads of 32, 16
+routed experts of width 128 top-4 and 1 shared, vocabulary 8192, 8 sequences of
+256 tokens, float32, AdamW, gradient norm clipped to 1. With a peer both sides
+run in processes of their own, one after the other and several times, because
+the machine may not be idle: only the ratio means something.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from moejax.cli import bench_peers, command
+from moejax.core import errors
+from moejax.data import loader, synthetic
+from moejax.data.batch import Batch
+from moejax.model import attention, build, ffn, rope
+from moejax.model.config import ModelConfig
+from moejax.moe import layer
+from moejax.moe.config import MoEConfig
+from moejax.moe.routers import ROUTERS
+from moejax.parallel import hosts
+from moejax.parallel import mesh as meshes
+from moejax.plan import count
+from moejax.train import cross_entropy, optimizer, state, step
+
+ROWS, LENGTH = 8, 256
+WARM_UP = 2
+STANDARD = ModelConfig(
+  vocab_size=8192,
+  max_length=LENGTH,
+  num_layers=4,
+  width=256,
+  num_heads=8,
+  head_dim=32,
+  dense_width=640,
+  init_std=0.02,
+  moe=MoEConfig(
+    num_experts=16,
+    expert_width=128,
+    num_shared=1,
+    router=ROUTERS['top_k'](k=4),
+  ),
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Reads the flags and measures."""
+  flags = command.parser(__doc__)
+  flags.add_argument('--peer', choices=sorted(bench_peers.PEERS))
+  flags.add_argument(
+    '--peer_python', default=sys.executable, help='a Python that has the peer'
+  )
+  flags.add_argument('--steps', type=int, default=10, help='timed, each time')
+  flags.add_argument('--rounds', type=int, default=4, help='of both sides')
+  flags.add_argument('--side', help='(measures one side and prints JSON)')
+  flags.add_argument('--unroll', type=int, default=STANDARD.scan_unroll)
+  args, overrides = command.parse(flags, argv)
+  if overrides:
+    raise errors.InputError('bench has a fixed shape and takes no --config.*')
+  config = dataclasses.replace(STANDARD, scan_unroll=args.unroll)
+  if args.side:
+    print(json.dumps(time_step(config, args.steps)))
+  elif args.peer:
+    compare(args)
+  else:
+    report(config, args.steps)
+
+
+def compare(args: Any) -> None:
+  """Runs both sides alternately and prints the ratio of their speeds."""
+  peer = bench_peers.PEERS[args.peer]
+  if args.peer_python == sys.executable:
+    missing = [m for m in peer.needs if importlib.util.find_spec(m) is None]
+    if missing:
+      raise errors.InputError(
+        f'--peer={args.peer} needs {" and ".join(missing)}: install them '
+        'here, or name a Python that has them with --peer_python'
+      )
+  ours = [sys.executable, '-m', 'moejax.cli.bench', '--side=moejax']
+  ours += [f'--steps={args.steps}', f'--unroll={args.unroll}']
+  theirs = [args.peer_python, '-c', peer.program, str(args.steps)]
+  seconds: dict[str, list[float]] = {'moejax': [], args.peer: []}
+  for number in range(args.rounds):
+    for name, command_line in (('moejax', ours), (args.peer, theirs)):
+      found = _side(command_line)
+      seconds[name] += found['seconds']
+      print(
+        f'round {number + 1} {name:13s} best {_speed(min(found["seconds"]))}, '
+        f'median {_speed(np.median(found["seconds"]))} tokens/s, '
+        f'peak memory {found["peak_mb"]:.0f} MB  {found.get("what", "")}'
+      )
+  mine, other = seconds['moejax'], seconds[args.peer]
+  print(
+    f'moejax / {args.peer}: best {min(other) / min(mine):.2f}, '
+    f'median {np.median(other) / np.median(mine):.2f} '
+    f'({args.rounds} rounds of {args.steps} steps each)'
+  )
+
+
+def _side(command_line: list[str]) -> dict[str, Any]:
+  done = subprocess.run(
+    command_line, capture_output=True, text=True, check=False
+  )
+  if done.returncode:
+    raise errors.InputError(
+      f'one side of the benchmark failed: {done.stderr.strip()[-300:]}'
+    )
+  return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _speed(seconds: float) -> str:
+  return f'{ROWS * LENGTH / seconds:6.0f}'
+
+
+def time_step(config: ModelConfig, steps: int) -> dict[str, Any]:
+  """Seconds of each step, after compilation; compile time; peak memory."""
+  mesh = meshes.make(meshes.MeshConfig(), jax.devices()[:1])
+  model = build.build(config, mesh)
+  opt = optimizer.OptimizerConfig()
+  transform = optimizer.make(opt, 1000, model.axes)
+  train_step = step.make(model, transform, step.StepConfig(opt, 1000, 1, 0))
+  current = state.init(model, transform, jax.random.key(0))
+  batch = hosts.put_rows(_batch(config), mesh)
+  begin = time.perf_counter()
+  compiled = train_step.lower(current, batch).compile()
+  compile_seconds = time.perf_counter() - begin
+  seconds = []
+  for _ in range(WARM_UP + steps):
+    begin = time.perf_counter()
+    current, metrics = compiled(current, batch)
+    float(metrics['loss'])
+    seconds.append(time.perf_counter() - begin)
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  return {
+    'seconds': seconds[WARM_UP:],
+    'compile_seconds': compile_seconds,
+    'peak_mb': peak,
+  }
+
+
+def _batch(config: ModelConfig) -> Batch:
+  rows = synthetic.SyntheticRows(
+    length=LENGTH, vocab_size=config.vocab_size, eos_id=1, num_rows=64, seed=0
+  )
+  return next(loader.eval_batches(rows, ROWS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Something to time: a jitted function, its arguments, its FLOPs."""
+
+  name: str
+  run: Callable[..., Any]
+  arguments: tuple[Any, ...]
+  flops: float
+  times: int
+
+
+def report(config: ModelConfig, steps: int) -> None:
+  """Prints the step, its parts, and the peak they are measured against."""
+  flops = count.flops_per_token(config, LENGTH) * ROWS * LENGTH
+  found = time_step(config, steps)
+  parts = _parts(config)
+  best = _alternate([p.run for p in parts], [p.arguments for p in parts], 8)
+  peak_index = next(i for i, p in enumerate(parts) if p.name == 'peak')
+  peak = parts[peak_index].flops / best[peak_index]
+  print(f'float32 matmul of 1024 cubed   {peak / 1e9:6.0f} GFLOP/s: the peak')
+  print(
+    f'training step    best {_speed(min(found["seconds"]))} tokens/s, median '
+    f'{_speed(np.median(found["seconds"]))}; compiles in '
+    f'{found["compile_seconds"]:.1f} s; peak memory {found["peak_mb"]:.0f} MB'
+  )
+  share = flops / min(found['seconds']) / peak
+  print(f'model FLOPs utilisation        {share:6.1%} of the peak')
+  print()
+  print('part, forward and backward       ms  times  GFLOP/s  of peak')
+  for part, seconds in zip(parts, best, strict=True):
+    if part.name == 'peak':
+      continue
+    rate = part.flops / seconds
+    print(
+      f'{part.name:28s} {seconds * 1e3:7.1f}  {part.times:5d}  '
+      f'{rate / 1e9:7.0f}  {rate / peak:7.1%}'
+    )
+  at = {p.name: s for p, s in zip(parts, best, strict=True)}
+  ratio = at['experts layer'] / at['dense layer, same active']
+  print(f'\nexperts over a dense layer of the same active width: {ratio:.2f}')
+
+
+def _alternate(
+  runs: list[Callable[..., Any]], arguments: list[Any], rounds: int
+) -> list[float]:
+  """The best time of each function, all of them in turn, `rounds` times."""
+  for run, args in zip(runs, arguments, strict=True):
+    jax.block_until_ready(run(*args))
+  best = [float('inf')] * len(runs)
+  for _ in range(rounds):
+    for i, (run, args) in enumerate(zip(runs, arguments, strict=True)):
+      begin = time.perf_counter()
+      jax.block_until_ready(run(*args))
+      best[i] = min(best[i], time.perf_counter() - begin)
+  return best
+
+
+def _parts(config: ModelConfig) -> list[Part]:
+  """The parts of a step as functions of their own, forward and backward."""
+  tokens = ROWS * LENGTH
+  width, layers = config.width, config.num_layers
+  moe = config.moe
+  active = moe.router.experts_per_token + moe.num_shared
+  hidden = int(active * moe.expert_width)
+  ffn_flops = 6 * tokens * 3 * width * hidden
+  heads = config.num_heads * config.head_dim
+  core_flops = 3 * 4 * tokens * LENGTH * heads
+  matrix = jnp.ones((1024, 1024))
+  return [
+    Part('peak', jax.jit(jnp.matmul), (matrix, matrix), 2.0 * 1024**3, 0),
+    Part(
+      'attention',
+      *_attention(config),
+      6 * tokens * 4 * width * heads + core_flops,
+      layers,
+    ),
+    Part('  its core', *_core(config), core_flops, layers),
+    Part('experts layer', *_experts(config), ffn_flops, layers),
+    Part('dense layer, same active', *_dense(config, hidden), ffn_flops, 0),
+    Part('head and loss', *_head(config), 6 * tokens * width * 8192, 1),
+    Part('optimiser', *_optimiser(config), 0.0, 1),
+  ]
+
+
+def _mesh() -> jax.sharding.Mesh:
+  return meshes.make(meshes.MeshConfig(), jax.devices()[:1])
+
+
+def _platform() -> str:
+  return jax.devices()[0].platform
+
+
+def _hidden(config: ModelConfig) -> jax.Array:
+  return jax.random.normal(jax.random.key(1), (ROWS, LENGTH, config.width))
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any]:
+  return nnx.split(module)
+
+
+def _tokens(config: ModelConfig) -> tuple[jax.Array, Any]:
+  position_BL = jnp.tile(jnp.arange(LENGTH), (ROWS, 1))
+  turn = rope.angles(position_BL, config.head_dim, config.rope_base)
+  return jnp.ones((ROWS, LENGTH), jnp.int32), turn
+
+
+def _with_gradient(loss: Callable[..., Any], count: int) -> Any:
+  return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(count))))
+
+
+def _attention(config: ModelConfig) -> tuple[Any, Any]:
+  module = attention.Attention(config, _platform(), jax.random.key(0))
+  graph, weights = _split(module)
+  segment_BL, turn = _tokens(config)
+
+  def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
+    return jnp.sum(nnx.merge(graph, weights)(x_BLD, turn, segment_BL) ** 2)
+
+  return _with_gradient(loss, 2), (weights, _hidden(config))
+
+
+def _core(config: ModelConfig) -> tuple[Any, Any]:
+  module = attention.Attention(config, _platform(), jax.random.key(0))
+  shape = (ROWS, LENGTH, config.num_heads, config.head_dim)
+  q, k, v = jax.random.normal(jax.random.key(2), (3, *shape))
+  segment_BL, _ = _tokens(config)
+
+  def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    return jnp.sum(module.core(q, k, v, segment_BL) ** 2)
+
+  return _with_gradient(loss, 3), (q, k, v)
+
+
+def _experts(config: ModelConfig) -> tuple[Any, Any]:
+  module = layer.MoE(
+    config.moe, config.width, config.init_std, _mesh(), jax.random.key(0)
+  )
+  graph, weights = _split(module)
+  valid_BL = jnp.ones((ROWS, LENGTH), bool)
+  index_BL = jnp.arange(ROWS * LENGTH).reshape(ROWS, LENGTH)
+
+  def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
+    out_BLD, record = nnx.merge(graph, weights)(x_BLD, valid_BL, index_BL, None)
+    balance = jax.tree.leaves(record.balance)
+    return jnp.sum(out_BLD**2) + sum(map(jnp.sum, balance))
+
+  return _with_gradient(loss, 2), (weights, _hidden(config))
+
+
+def _dense(config: ModelConfig, hidden: int) -> tuple[Any, Any]:
+  config = dataclasses.replace(config, dense_width=hidden)
+  graph, weights = _split(ffn.Dense(config, jax.random.key(0)))
+
+  def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
+    return jnp.sum(nnx.merge(graph, weights)(x_BLD) ** 2)
+
+  return _with_gradient(loss, 2), (weights, _hidden(config))
+
+
+def _head(config: ModelConfig) -> tuple[Any, Any]:
+  batch = _batch(config)
+  shape = (config.width, config.vocab_size)
+  w_DV = 0.02 * jax.random.normal(jax.random.key(3), shape)
+
+  def loss(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
+    return cross_entropy.cross_entropy(
+      x_BLD, w_DV, batch.target_BL, batch.weight_BL
+    )[0]
+
+  return _with_gradient(loss, 2), (_hidden(config), w_DV)
+
+
+def _optimiser(config: ModelConfig) -> tuple[Any, Any]:
+  model = build.build(config, _mesh())
+  opt = optimizer.OptimizerConfig()
+  transform = optimizer.make(opt, 1000, model.axes)
+  current = state.init(model, transform, jax.random.key(0))
+
+  @functools.partial(jax.jit, donate_argnums=1)
+  def update(gradient: Any, carry: Any) -> Any:
+    weights, opt_state = carry
+    updates, opt_state = transform.update(gradient, opt_state, weights)
+    return jax.tree.map(jnp.add, weights, updates), opt_state
+
+  gradient = jax.tree.map(jnp.ones_like, current.weights)
+  # The state is donated, as in training: each call goes on from the last.
+  kept = [(current.weights, current.opt_state)]
+
+  def run() -> Any:
+    kept[0] = update(gradient, kept[0])
+    return kept[0]
+
+  return run, ()
+
+
+if __name__ == '__main__':
+  command.main(main)

@@ -1,0 +1,86 @@
+"""Counts the parameters and FLOPs of a config's model; computes nothing.
+
+python -m moejax.cli.count --config=configs/ds_2b.py
+python -m moejax.cli.count --config=configs/ds_2b.py --config.model.width=2048
+python -m moejax.cli.count --config=configs/ds_2b.py --json
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import rich.box
+from rich.console import Console
+from rich.table import Table
+
+from moejax.cli import command, run_config
+from moejax.plan import count
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the table, or the same as JSON."""
+  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags.add_argument('--config', required=True, help='path[:arg] of a config')
+  flags.add_argument('--json', action='store_true', help='print JSON')
+  args, overrides = command.parse(flags, argv)
+  run = run_config.load(args.config, overrides)
+  found = count.count(run.model)
+  length = run.data.sequence_length
+  if args.json:
+    print(json.dumps(_json(found, length), indent=2))
+  else:
+    _show(found, length)
+
+
+def _json(found: count.Count, length: int) -> dict[str, Any]:
+  flops = found.flops(length)
+  total, active = found.without_small
+  return {
+    'parts': {
+      part: {'total': total, 'active': active}
+      for part, total, active in found.rows()
+    },
+    'total': found.total,
+    'active': found.active,
+    'without_routers_and_norms': {'total': total, 'active': active},
+    'sequence_length': length,
+    'flops_per_sequence': flops,
+    'flops_per_token': flops / length,
+    'training_bytes': found.training_bytes,
+  }
+
+
+def _show(found: count.Count, length: int) -> None:
+  table = Table(box=rich.box.SIMPLE_HEAD, show_footer=True)
+  table.add_column('part', 'all parts')
+  for name, value in (('total', found.total), ('active', found.active)):
+    table.add_column(f'{name} parameters', f'{value:,}', justify='right')
+  for part, total, active in found.rows():
+    table.add_row(part, f'{total:,}', f'{active:,}')
+  console = Console(highlight=False)
+  console.print(table)
+  flops = found.flops(length)
+  total, active = found.without_small
+  lines = {
+    'parameters': f'{_short(found.total)} total, {_short(found.active)} active',
+    '  without routers and norms': f'{_short(total)} total, '
+    f'{_short(active)} active',
+    'training FLOPs per token': _short(flops / length),
+    f'  per sequence of {length} tokens': _short(flops),
+    'float32 parameters + AdamW': f'{found.training_bytes / 2**30:.2f} GiB',
+  }
+  for name, text in lines.items():
+    console.print(f'  {name:<34}{text}')
+
+
+def _short(number: float) -> str:
+  """1967403520 -> '1.967B'."""
+  for unit, letter in ((1e12, 'T'), (1e9, 'B'), (1e6, 'M')):
+    # From 0.1 B on in billions: the papers speak of models of 0.2 B.
+    if number >= unit / 10:
+      return f'{number / unit:.3f}{letter}'
+  return f'{number / 1e3:.3f}K'
+
+
+if __name__ == '__main__':
+  command.main(main)

@@ -1,0 +1,19 @@
+"""What a run consists of besides its state."""
+
+import dataclasses
+
+import optax
+
+from moejax.cli.run_config import Run
+from moejax.data.build import Data
+from moejax.model.build import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """Made once in `run.py`, given to whoever needs it."""
+
+  run: Run
+  model: Model
+  transform: optax.GradientTransformation
+  data: Data

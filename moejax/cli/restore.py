@@ -1,0 +1,49 @@
+"""A finished or stopped run, opened again from its workdir."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+
+from moejax.cli.run_config import Run
+from moejax.core import config, errors
+from moejax.model import build
+from moejax.parallel import mesh as meshes
+from moejax.train import checkpoint, optimizer
+from moejax.train import state as states
+
+CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
+
+
+def run_of(workdir: str) -> Run:
+  """The config that a workdir was made with.
+
+  Raises:
+    InputError: there is none, or it cannot be read.
+  """
+  path = pathlib.Path(workdir) / CONFIG
+  if not path.exists():
+    raise errors.InputError(
+      f'{workdir} is not the workdir of a run: it has no {CONFIG}'
+    )
+  try:
+    return config.from_config_dict(Run, json.loads(path.read_text()))
+  except (ValueError, errors.InputError) as e:
+    raise errors.InputError(
+      f'{path} cannot be read ({e}); use another --workdir'
+    ) from None
+
+
+def state(workdir: str) -> states.State:
+  """The whole training state of the newest good checkpoint."""
+  run = run_of(workdir)
+  run = dataclasses.replace(run, mesh=meshes.MeshConfig())
+  model = build.build(run.model, meshes.make(run.mesh, jax.devices()[:1]))
+  transform = optimizer.make(run.opt, run.train.steps, model.axes)
+  folder = pathlib.Path(workdir) / CHECKPOINTS
+  with checkpoint.Checkpointer(folder) as checkpoints:
+    found = checkpoints.restore_latest(states.abstract(model, transform))
+  if found is None:
+    raise errors.InputError(f'{folder} has no checkpoint yet')
+  return found[0]

@@ -1,0 +1,281 @@
+"""What a training run shows: progress, and a picture of every layer's load.
+
+On a terminal one region is redrawn in place:
+
+  step  120/2000   6%  loss 4.1234  3,214 tok/s  left 9:45  ━━╸━━━━━━━━━━━━━━━━━
+  expert load / mean:  · 0  ▅ 1  █ over 1.6
+  layer 0  ▅▅▄▅▆▅▄▅▅▄▅▅▆▄▅▅  max 1.31  dead 0
+  layer 1  █▂▄▅▃·▅▄▆▅▄▅▅▃▅█  max 2.48  dead 1
+
+In a log file, a pipe or CI there is one plain line every N steps:
+
+  step  120/2000   6%  loss 4.1234  3,214 tok/s  left 9:45  load max/mean 2.48
+  (layer 1), dead 1 of 32                                   (all on one line)
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.live
+import rich.progress_bar
+import rich.table
+import rich.text
+
+LOSS = 'loss'
+TOKENS_PER_S = 'time/tokens_per_s'
+RAMP, NONE = '▁▂▃▄▅▆▇█', '·'
+ASCII_RAMP, ASCII_NONE = '.:-=+*#@', ' '
+REFRESH_S = 0.25
+COMPILING_STEPS = 2  # not part of the estimate of the time left
+LEAST_BAR = 8
+
+
+class Screen:
+  """Shows a run, on a terminal or in a log; to be closed at its end."""
+
+  def __init__(
+    self,
+    total_steps: int,
+    *,
+    plain_every: int = 10,
+    first_layer: int = 0,
+    console: rich.console.Console | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Shows nothing yet.
+
+    Args:
+      total_steps: the step at which the run is complete.
+      plain_every: without a terminal, a line at each multiple of this.
+      first_layer: the number of the first layer that has experts.
+      console: where to; standard output if not given.
+      clock: seconds, for tests.
+    """
+    self._total = total_steps
+    self._every = max(1, plain_every)
+    self._first_layer = first_layer
+    self._console = console or rich.console.Console()
+    self._clock = clock
+    self._updates = 0
+    self._begin: tuple[int, float] | None = None  # step and time
+    self._drawn = -math.inf
+    self._stale: tuple[str, float, np.ndarray | None] | None = None
+    self._live: rich.live.Live | None = None
+    # NO_COLOR and TERM=dumb are respected by Console itself.
+    self._in_place = (
+      self._console.is_terminal and not self._console.is_dumb_terminal
+    )
+
+  def __enter__(self) -> 'Screen':
+    return self
+
+  def __exit__(self, *unused: object) -> None:
+    self.close()
+
+  def update(
+    self,
+    step: int,
+    values: Mapping[str, Any],
+    load_LE: np.ndarray | None = None,
+  ) -> None:
+    """Shows a step; on a terminal at most four times a second.
+
+    Args:
+      step: how many steps are done.
+      values: `loss` and `time/tokens_per_s` are shown, if they are there.
+      load_LE: tokens (or a share of them) that each expert of each layer got.
+    """
+    now = self._clock()
+    if load_LE is not None and np.size(load_LE) == 0:
+      load_LE = None  # every layer is dense
+    self._updates += 1
+    if self._updates == COMPILING_STEPS:
+      self._begin = (step, now)
+    text = progress(step, self._total, values, self._left(step, now))
+    if self._in_place:
+      self._stale = (text, step / max(1, self._total), load_LE)
+      if now - self._drawn >= REFRESH_S or step >= self._total:
+        self._draw(now)
+    elif step % self._every == 0 or step >= self._total:
+      load = '' if load_LE is None else f'  {self._summary(load_LE)}'
+      self._console.out(text + load, highlight=False)
+
+  def line(self, text: str) -> None:
+    """Shows a line; on a terminal above the region, and it stays."""
+    if self._in_place:
+      self._console.print(rich.text.Text(text), soft_wrap=True)
+    else:
+      self._console.out(text, highlight=False)
+
+  def close(self) -> None:
+    """Draws the last update, if it was not drawn, and leaves it standing."""
+    if self._stale is not None:
+      self._draw(self._clock())
+    if self._live is not None:
+      self._live.stop()
+      self._live = None
+
+  def _left(self, step: int, now: float) -> float | None:
+    """Seconds that the rest will take, going by the steps so far."""
+    if self._begin is None or step <= self._begin[0]:
+      return None
+    step_s = (now - self._begin[1]) / (step - self._begin[0])
+    return max(0, self._total - step) * step_s
+
+  def _summary(self, load_LE: np.ndarray) -> str:
+    return load_summary(load_LE, self._first_layer)
+
+  def _draw(self, now: float) -> None:
+    text, done, load_LE = self._stale
+    if self._live is None:
+      self._live = rich.live.Live(console=self._console, auto_refresh=False)
+      self._live.start()
+    rows = [self._progress_row(text, done)]
+    if load_LE is not None:
+      rows += self._load_rows(np.asarray(load_LE))
+    # A narrower terminal cuts lines: a line that wraps cannot be redrawn.
+    self._live.update(rich.console.Group(*rows), refresh=True)
+    self._drawn = now
+    self._stale = None
+
+  def _progress_row(self, text: str, done: float) -> Any:
+    bar = self._console.width - len(text) - 3
+    if bar < LEAST_BAR:
+      return _row(text)
+    grid = rich.table.Table.grid(padding=(0, 2))
+    grid.add_row(
+      _row(text),
+      rich.progress_bar.ProgressBar(
+        total=1.0,
+        completed=done,
+        width=bar,
+        complete_style='green',
+        finished_style='green',
+      ),
+    )
+    return grid
+
+  def _load_rows(self, load_LE: np.ndarray) -> list[rich.text.Text]:
+    ascii_only = not self._console.encoding.lower().startswith('utf')
+    ramp = ASCII_RAMP if ascii_only else RAMP
+    none = ASCII_NONE if ascii_only else NONE
+    names = _layer_names(load_LE, self._first_layer)
+    extremes = _extremes(load_LE)
+    tails = [f'max {m:.2f}  dead {d}' for m, d in zip(*extremes, strict=True)]
+    room = self._console.width - len(names[0]) - max(map(len, tails)) - 5
+    cells, per_cell = load_cells(load_LE, max(1, room), ramp, none)
+    shared = f' ({per_cell} to a cell)' if per_cell > 1 else ''
+    legend = (
+      f'expert load / mean{shared}:  {none} 0  {ramp[4]} 1  {ramp[-1]} over 1.6'
+    )
+    height = max(1, self._console.height - 4)
+    shown = _worst(load_LE, height)
+    if len(shown) < len(cells):
+      legend = f'{len(shown)} worst of {len(cells)} layers; {legend}'
+    rows = [_row(legend, 'dim')]
+    rows += [_row(f'{names[i]}  {cells[i]}  {tails[i]}') for i in shown]
+    return rows
+
+
+def _row(text: str, style: str = '') -> rich.text.Text:
+  return rich.text.Text(text, style, no_wrap=True, overflow='ellipsis')
+
+
+def progress(
+  step: int, total: int, values: Mapping[str, Any], left_s: float | None
+) -> str:
+  """The line of progress.
+
+  Example:
+    step  120/2000   6%  loss 4.1234  3,214 tok/s  left 9:45
+  """
+  width = len(str(total))
+  parts = [f'step {step:>{width}}/{total}', f'{100 * step // max(1, total):3}%']
+  if LOSS in values:
+    parts.append(f'loss {float(values[LOSS]):.4f}')
+  if TOKENS_PER_S in values:
+    parts.append(f'{float(values[TOKENS_PER_S]):,.0f} tok/s')
+  if left_s is not None:
+    parts.append(f'left {duration(left_s)}')
+  return '  '.join(parts)
+
+
+def duration(seconds: float) -> str:
+  """As a clock shows it: 0:07, 9:45, 1:02:03."""
+  minutes, s = divmod(round(seconds), 60)
+  hours, m = divmod(minutes, 60)
+  return f'{hours}:{m:02}:{s:02}' if hours else f'{m}:{s:02}'
+
+
+def load_summary(load_LE: np.ndarray, first_layer: int = 0) -> str:
+  """The worst of all layers, and how many experts got nothing.
+
+  Example, two layers of four experts with loads [[3, 1, 0, 0], [1, 1, 1, 1]]:
+    load max/mean 3.00 (layer 0), dead 2 of 8
+  """
+  load_LE = np.asarray(load_LE)
+  most, dead = _extremes(load_LE)
+  worst = int(np.argmax(most))
+  return (
+    f'load max/mean {most[worst]:.2f} (layer {first_layer + worst}), '
+    f'dead {sum(dead)} of {load_LE.size}'
+  )
+
+
+def load_cells(
+  load_LE: np.ndarray, width: int, ramp: str = RAMP, none: str = NONE
+) -> tuple[list[str], int]:
+  """One text per layer, one cell per expert, by load over the layer's mean.
+
+  With more experts than `width`, equally many neighbours share a cell, which
+  then shows their average.
+
+  Example, one layer with loads [0, 1, 4, 8, 4, 7], mean 4:
+    width 6: '·▂▅█▅█', 1 to a cell
+    width 3: '▂▇▇', 2 to a cell (averages 0.5, 6, 5.5 over 4)
+
+  Returns:
+    The texts, and how many experts share a cell.
+  """
+  ratio_LE = _ratios(load_LE)
+  num_experts = ratio_LE.shape[1]
+  per_cell = -(-num_experts // width)
+  rows = []
+  for ratio_E in ratio_LE:
+    groups = [
+      ratio_E[i : i + per_cell].mean() for i in range(0, num_experts, per_cell)
+    ]
+    rows.append(
+      ''.join(ramp[min(7, int(4 * r + 0.5))] if r else none for r in groups)
+    )
+  return rows, per_cell
+
+
+def _ratios(load_LE: np.ndarray) -> np.ndarray:
+  """Load over the layer's mean; zeros where a layer has none at all."""
+  load_LE = np.nan_to_num(np.asarray(load_LE, np.float64))
+  mean_L1 = load_LE.mean(axis=1, keepdims=True)
+  return np.divide(
+    load_LE, mean_L1, out=np.zeros_like(load_LE), where=mean_L1 > 0
+  )
+
+
+def _extremes(load_LE: np.ndarray) -> tuple[list[float], list[int]]:
+  """Per layer: the largest load over the mean, and how many have none."""
+  ratio_LE = _ratios(load_LE)
+  return ratio_LE.max(axis=1).tolist(), (ratio_LE == 0).sum(axis=1).tolist()
+
+
+def _worst(load_LE: np.ndarray, num: int) -> list[int]:
+  """The `num` least balanced layers, in their order."""
+  most, _ = _extremes(load_LE)
+  return sorted(sorted(range(len(most)), key=lambda i: -most[i])[:num])
+
+
+def _layer_names(load_LE: np.ndarray, first_layer: int) -> list[str]:
+  numbers = [str(first_layer + i) for i in range(len(load_LE))]
+  return [f'layer {n:>{len(numbers[-1])}}' for n in numbers]

@@ -1,0 +1,261 @@
+"""Continues prompts: reads them in chunks, then writes a token at a time.
+
+Tokens are laid out as in training: the first input of a text is id 0, and the
+model's answer to the input at position p is the token at position p + 1.
+
+Example, prompts [5, 8] and [7] in a chunk of 4:
+
+    token_BL   [0, 5, 8, 0]   the answers to 8 and to 7 are the first new
+               [0, 7, 0, 0]   tokens; they get positions 3 and 2. The padding
+    valid_BL   [1, 1, 1, 0]   behind them is routed nowhere, and the slots that
+               [1, 1, 0, 0]   it leaves in the cache are overwritten in time.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moejax.core import errors
+from moejax.evals.sampling import Sampling
+from moejax.model import cache as caches
+from moejax.model.build import Model, Weights
+from moejax.parallel import mesh as meshes
+from moejax.parallel import rules
+
+# Tokens of a prompt read at a time: one compiled shape for prompts of all
+# lengths, and logits of so many tokens in memory.
+CHUNK = 64
+# Caches have a multiple of so many slots, so that few shapes are compiled.
+SLOTS = 256
+
+
+def generate(
+  model: Model,
+  weights: Weights,
+  prompts: Sequence[Sequence[int]],
+  sampling: Sampling,
+  *,
+  max_new_tokens: int,
+  eos_id: int,
+  seed: int = 0,
+) -> list[list[int]]:
+  """The new tokens of each prompt; see `stream`."""
+  new = [[] for _ in prompts]
+  for row, token in stream(
+    model,
+    weights,
+    prompts,
+    sampling,
+    max_new_tokens=max_new_tokens,
+    eos_id=eos_id,
+    seed=seed,
+  ):
+    new[row].append(token)
+  return new
+
+
+def stream(
+  model: Model,
+  weights: Weights,
+  prompts: Sequence[Sequence[int]],
+  sampling: Sampling,
+  *,
+  max_new_tokens: int,
+  eos_id: int,
+  seed: int = 0,
+) -> Iterator[tuple[int, int]]:
+  """Yields (prompt's index, new token) as tokens are made.
+
+  A prompt ends with EOS, which is given out too; after `max_new_tokens`; or
+  where the model's `max_length` is reached. What comes of it depends on the
+  seed and its index, but not on the other prompts (up to rounding, for with
+  their number and length the shapes of matrices change).
+
+  Args:
+    model: what `weights` are of.
+    weights: as in a training state; may be numpy arrays.
+    prompts: ids without the leading 0; may be empty, and of any lengths.
+    sampling: how a token is chosen.
+    max_new_tokens: per prompt.
+    eos_id: the id that ends a text.
+    seed: of the draws.
+
+  Raises:
+    InputError: before anything is computed: a prompt is too long for the model,
+      or has ids that it does not know.
+  """
+  check(model, prompts, max_new_tokens)
+  room = model.config.max_length
+  limits = [min(max_new_tokens, room - len(p)) for p in prompts]
+  # Not in this function: a generator would check only when first asked.
+  tokens = _tokens(model, weights, prompts, limits, sampling, seed)
+  return _until_done(tokens, limits, eos_id)
+
+
+def check(
+  model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
+  """Raises InputError if the model cannot continue these prompts."""
+  config = model.config
+  if max_new_tokens < 1:
+    raise errors.InputError(f'max_new_tokens={max_new_tokens} must be >= 1')
+  for index, prompt in enumerate(prompts):
+    if len(prompt) >= config.max_length:
+      raise errors.InputError(
+        f'prompt {index} has {len(prompt)} tokens, but with model.max_length='
+        f'{config.max_length} it may have {config.max_length - 1}; shorten it'
+      )
+    wrong = [i for i in prompt if not 0 <= i < config.vocab_size]
+    if wrong:
+      raise errors.InputError(
+        f'prompt {index} has the token id {wrong[0]}, but with '
+        f'model.vocab_size={config.vocab_size} ids end at '
+        f'{config.vocab_size - 1}; use the vocabulary of that model'
+      )
+
+
+def _until_done(
+  tokens: Iterator[jax.Array], limits: Sequence[int], eos_id: int
+) -> Iterator[tuple[int, int]]:
+  """Of each row what comes before its end."""
+  live = dict(enumerate(limits))
+  while live:
+    token_B = np.asarray(next(tokens))
+    for row, left in list(live.items()):
+      token = int(token_B[row])
+      yield row, token
+      live[row] = left - 1
+      if token == eos_id or left == 1:
+        del live[row]
+
+
+@flax.struct.dataclass
+class _Rows:
+  """B rows that are being written.
+
+  Attributes:
+    token_B: int32, the newest token of each.
+    position_B: int32, where it goes.
+    valid_B: False in rows that only fill up the mesh.
+    key_B: random keys.
+  """
+
+  token_B: jax.Array
+  position_B: jax.Array
+  valid_B: jax.Array
+  key_B: jax.Array
+
+
+def _tokens(
+  model: Model,
+  weights: Weights,
+  prompts: Sequence[Sequence[int]],
+  limits: Sequence[int],
+  sampling: Sampling,
+  seed: int,
+) -> Iterator[jax.Array]:
+  """The next token_B of all rows, and the next; it does not look for ends."""
+  weights = jax.device_put(weights, model.shardings)  # where they are not yet
+  # A row more where the mesh has more parts; it is not valid.
+  parts = meshes.batch_size(model.mesh)
+  num_rows = -(-len(prompts) // parts) * parts
+  inputs = [[0, *p] for p in prompts] + [[]] * (num_rows - len(prompts))
+  length_B = np.array([len(i) for i in inputs], np.int32)
+  chunk = min(CHUNK, model.config.max_length)
+  token_BL = np.zeros((num_rows, -(-max(length_B) // chunk) * chunk), np.int32)
+  for row, ids in enumerate(inputs):
+    token_BL[row, : len(ids)] = ids
+  need = int(max(len(p) + n for p, n in zip(prompts, limits, strict=True)))
+  slots = min(-(-need // SLOTS) * SLOTS, model.config.max_length)
+  rows, cache = _start(model, slots, length_B, seed)
+  for start in range(0, token_BL.shape[1], chunk):
+    part_BL = token_BL[:, start : start + chunk]
+    rows, cache = _read(model, sampling, weights, cache, rows, part_BL, start)
+  for _ in range(max(limits) - 1):
+    # The next step is dispatched before anybody waits for this one's tokens.
+    token_B = rows.token_B
+    rows, cache = _write(model, sampling, weights, cache, rows)
+    yield token_B
+  yield rows.token_B
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _start(
+  model: Model, slots: int, length_B: jax.Array, seed: int
+) -> tuple[_Rows, caches.Cache]:
+  """Rows of so many inputs of which none has been read."""
+  num_rows = length_B.shape[0]
+  draw = functools.partial(jax.random.fold_in, jax.random.key(seed))
+  rows = _Rows(
+    token_B=jnp.zeros_like(length_B),
+    position_B=length_B,
+    valid_B=length_B > 0,
+    key_B=jax.vmap(draw)(jnp.arange(num_rows)),
+  )
+  return _laid(model, rows, caches.empty(model.config, num_rows, slots))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _read(
+  model: Model,
+  sampling: Sampling,
+  weights: Weights,
+  cache: caches.Cache,
+  rows: _Rows,
+  token_BL: jax.Array,
+  start: jax.Array,
+) -> tuple[_Rows, caches.Cache]:
+  """Reads inputs from `start` on; chooses a token where they end in these."""
+  position_L = start + jnp.arange(token_BL.shape[1])
+  position_BL = jnp.broadcast_to(position_L, token_BL.shape)
+  valid_BL = position_BL < rows.position_B[:, None]
+  logits_BLV, cache = model.bind(weights).step(
+    token_BL, position_BL, valid_BL, cache
+  )
+  last_B = rows.position_B - 1 - start
+  # Where it is not in this chunk the index is bent to some column, unused.
+  column_B11 = jnp.clip(last_B, 0, token_BL.shape[1] - 1)[:, None, None]
+  logits_BV = jnp.take_along_axis(logits_BLV, column_B11, axis=1)[:, 0]
+  here_B = (last_B >= 0) & (last_B < token_BL.shape[1])
+  chosen_B = _choose(sampling, logits_BV, rows)
+  token_B = jnp.where(here_B, chosen_B, rows.token_B)
+  return _laid(model, rows.replace(token_B=token_B), cache)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _write(
+  model: Model,
+  sampling: Sampling,
+  weights: Weights,
+  cache: caches.Cache,
+  rows: _Rows,
+) -> tuple[_Rows, caches.Cache]:
+  """Takes in the newest token of each row and chooses the one after it."""
+  logits_BLV, cache = model.bind(weights).step(
+    rows.token_B[:, None],
+    rows.position_B[:, None],
+    rows.valid_B[:, None],
+    cache,
+  )
+  rows = rows.replace(position_B=rows.position_B + 1)
+  token_B = _choose(sampling, logits_BLV[:, 0], rows)
+  return _laid(model, rows.replace(token_B=token_B), cache)
+
+
+def _choose(sampling: Sampling, logits_BV: jax.Array, rows: _Rows) -> jax.Array:
+  """Draws with a key of the row and of the position the token will have."""
+  key_B = jax.vmap(jax.random.fold_in)(rows.key_B, rows.position_B)
+  return sampling.choose(logits_BV, key_B)
+
+
+def _laid(
+  model: Model, rows: _Rows, cache: caches.Cache
+) -> tuple[_Rows, caches.Cache]:
+  """Both as they lie on the mesh: split by rows."""
+  by_row = lambda x: rules.constrain(x, ('batch',), model.mesh)
+  by_layer = lambda x: rules.constrain(x, ('layers', 'batch'), model.mesh)
+  return jax.tree.map(by_row, rows), jax.tree.map(by_layer, cache)

@@ -1,0 +1,67 @@
+"""From logits to the next token: greedy, temperature, top-k, top-p."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How the next token is chosen from logits.
+
+  Attributes:
+    temperature: logits are divided by it; 0 takes the most probable token.
+    top_p: draw only from the most probable tokens, as few of them as have
+      together at least this probability (nucleus sampling, arXiv 1904.09751).
+    top_k: draw only from so many most probable tokens; 0 is all. Where both are
+      given, top_p is of what top_k has left.
+  """
+
+  temperature: float = 0.0
+  top_p: float = 1.0
+  top_k: int = 0
+
+  def __post_init__(self):
+    if not self.temperature >= 0:
+      raise errors.InputError(
+        f'temperature={self.temperature} must be 0 (greedy) or more'
+      )
+    if not 0 < self.top_p <= 1:
+      raise errors.InputError(
+        f'top_p={self.top_p} must be above 0 and at most 1 (no limit)'
+      )
+    if self.top_k < 0:
+      raise errors.InputError(f'top_k={self.top_k} must be 0 (all) or more')
+
+  def choose(self, logits_BV: jax.Array, key_B: jax.Array) -> jax.Array:
+    """token_B, int32; each row draws with its own key."""
+    if self.temperature == 0:
+      return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    draw = jax.vmap(jax.random.categorical)
+    return draw(key_B, self.limit(logits_BV)).astype(jnp.int32)
+
+  def limit(self, logits_BV: jax.Array) -> jax.Array:
+    """Logits over the temperature, -inf for tokens that are not drawn from.
+
+    Example, temperature 1 and top_p 0.7:
+      probabilities  [0.1, 0.5, 0.3, 0.1]
+      drawn from     [ - , 0.5, 0.3,  - ]
+    """
+    logits_BV = logits_BV / self.temperature
+    if self.top_p == 1 and not self.top_k:
+      return logits_BV
+    order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
+    rank_BV = jnp.argsort(order_BV, axis=-1)
+    sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
+    size = sorted_BV.shape[-1]
+    keep_V = jnp.arange(size) < (self.top_k or size)
+    prob_BV = jax.nn.softmax(jnp.where(keep_V, sorted_BV, -jnp.inf), axis=-1)
+    before_BV = jnp.cumsum(prob_BV, axis=-1) - prob_BV
+    # Summed up, probabilities may reach 1 before the last of them.
+    enough = self.top_p if self.top_p < 1 else 2.0
+    keep_BV = keep_V & (before_BV < enough)
+    keep_BV = jnp.take_along_axis(keep_BV, rank_BV, axis=-1)
+    return jnp.where(keep_BV, logits_BV, -jnp.inf)

@@ -1,0 +1,152 @@
+"""Gather, SwiGLU experts and weighted combine in one loop, for CPU.
+
+  fused = FusedSwiglu()
+  grouping = permute.group(expert_A, E, fused.row_multiple)
+  out_TD = fused(
+    x_TD, weight_A, token_A, grouping, w_gate_up_EDF, w_down_EFD)
+
+is what the three steps give,
+
+  x_RD = permute.gather(x_TD, token_A, grouping)
+  z_RF = multiply(x_RD, w_gate_up_EDF, size_E)     # [D, 2 F]: gate, then up
+  y_RD = multiply(silu(gate_RF) * up_RF, w_down_EFD, size_E)
+  out_TD = permute.combine(y_RD, weight_A, token_A, grouping, T)
+
+for any list of assignments, gradients to `x_TD`, `weight_A` and both weights
+included. A piece of rows goes through all of it while it lies in the cache, and
+neither the rows nor the outputs of the experts, nor their gradients, exist as
+arrays: only the pre-activations z_RF are written down, for the gradient.
+
+The gradient to a weight needs no output of an expert either: with a the hidden
+activations of its row and g = dout W_down^T, it is <dout, a W_down> = <g, a>.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import varying
+from moejax.moe import blocks, permute
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedSwiglu:
+  """Routed SwiGLU experts over local tokens; see the module's docstring."""
+
+  cut: blocks.Blocks = blocks.Blocks()
+
+  @property
+  def row_multiple(self) -> int:
+    return self.cut.block
+
+  def __call__(
+    self,
+    x_TD: jax.Array,
+    weight_A: jax.Array,
+    token_A: jax.Array,
+    grouping: permute.Grouping,
+    w_gate_up_EDF: jax.Array,
+    w_down_EFD: jax.Array,
+  ) -> jax.Array:
+    A = token_A.shape[0]
+    used_R = grouping.assignment_R < A
+    assignment_R = jnp.where(used_R, grouping.assignment_R, 0)
+    # A padding row is a copy of some token, with weight zero.
+    token_R = token_A[assignment_R]
+    weight_R = jnp.where(used_R, weight_A[assignment_R], 0)
+    return _fused(
+      self.cut,
+      *varying.together(
+        x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, grouping.size_E
+      ),
+    )
+
+
+def _tokens(x_TD, token_B):
+  return x_TD.at[token_B].get(mode='promise_in_bounds')
+
+
+def _add_rows(out_TD, rows_BD, token_B):
+  return out_TD.at[token_B].add(rows_BD, mode='promise_in_bounds')
+
+
+def _activate(z_BF):
+  gate_BF, up_BF = jnp.split(z_BF.astype(jnp.float32), 2, axis=1)
+  return jax.nn.silu(gate_BF) * up_BF
+
+
+def _activate_grad(z_BF, da_BF):
+  gate_BF, up_BF = jnp.split(z_BF.astype(jnp.float32), 2, axis=1)
+  sig_BF = jax.nn.sigmoid(gate_BF)
+  dgate_BF = da_BF * up_BF * sig_BF * (1 + gate_BF * (1 - sig_BF))
+  return jnp.concatenate([dgate_BF, da_BF * gate_BF * sig_BF], axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E):
+  return _fused_fwd(
+    cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E
+  )[0]
+
+
+def _fused_fwd(cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E):
+  dtype, R = x_TD.dtype, token_R.shape[0]
+
+  def body(start, length, expert, carry):
+    out_TD, z_RF = carry
+    token_B = blocks.read(token_R, start, length)
+    weight_B1 = blocks.read(weight_R, start, length)[:, None]
+    w_DF = blocks.weights(w_gate_up_EDF, expert, dtype)
+    z_BF = blocks.dot(_tokens(x_TD, token_B), w_DF, 1, 0).astype(dtype)
+    a_BF = (_activate(z_BF) * weight_B1).astype(dtype)
+    w_FD = blocks.weights(w_down_EFD, expert, dtype)
+    out_TD = _add_rows(out_TD, blocks.dot(a_BF, w_FD, 1, 0), token_B)
+    return out_TD, blocks.write(z_RF, z_BF, start)
+
+  out_TD = jnp.zeros((x_TD.shape[0], w_down_EFD.shape[2]), jnp.float32)
+  z_RF = jnp.zeros((R, w_gate_up_EDF.shape[2]), dtype)
+  carry = tuple(varying.match(zero, x_TD) for zero in (out_TD, z_RF))
+  out_TD, z_RF = cut.each(size_E, R, body, carry)
+  kept = (x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E, z_RF)
+  return out_TD.astype(dtype), kept
+
+
+def _fused_bwd(cut, kept, dout_TD):
+  x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E, z_RF = kept
+  dtype, R = x_TD.dtype, token_R.shape[0]
+
+  def body(start, length, expert, carry):
+    dx_TD, dweight_R, dw_gate_up_EDF, dw_down_EFD = carry
+    token_B = blocks.read(token_R, start, length)
+    weight_B1 = blocks.read(weight_R, start, length)[:, None]
+    dout_BD = _tokens(dout_TD, token_B)
+    w_FD = blocks.weights(w_down_EFD, expert, dtype)
+    g_BF = blocks.dot(dout_BD, w_FD, 1, 1)
+    z_BF = blocks.read(z_RF, start, length)
+    a_BF = _activate(z_BF)
+    dweight_R = blocks.write(dweight_R, jnp.sum(g_BF * a_BF, axis=1), start)
+    a_BF = (a_BF * weight_B1).astype(dtype)
+    dw_FD = blocks.dot(a_BF, dout_BD, 0, 0)
+    dz_BF = _activate_grad(z_BF, g_BF * weight_B1).astype(dtype)
+    w_DF = blocks.weights(w_gate_up_EDF, expert, dtype)
+    dx_TD = _add_rows(dx_TD, blocks.dot(dz_BF, w_DF, 1, 1), token_B)
+    dw_DF = blocks.dot(_tokens(x_TD, token_B), dz_BF, 0, 0)
+    return (
+      dx_TD,
+      dweight_R,
+      blocks.accumulate(dw_gate_up_EDF, dw_DF, expert),
+      blocks.accumulate(dw_down_EFD, dw_FD, expert),
+    )
+
+  like = (x_TD, weight_R, w_gate_up_EDF, w_down_EFD)
+  carry = tuple(
+    varying.match(jnp.zeros(x.shape, jnp.float32), x_TD) for x in like
+  )
+  grads = cut.each(size_E, R, body, carry)
+  grads = tuple(g.astype(x.dtype) for g, x in zip(grads, like, strict=True))
+  return *grads, None, None
+
+
+_fused.defvjp(_fused_fwd, _fused_bwd)

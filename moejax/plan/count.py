@@ -1,0 +1,128 @@
+"""Parameters and FLOPs of a model, total and active, before it is built.
+
+Everything is taken from the shapes of the weights; no array is made.
+"""
+
+import dataclasses
+import re
+
+import jax
+
+from moejax.core import trees
+from moejax.model import build
+from moejax.model.config import ModelConfig
+from moejax.parallel import mesh as meshes
+
+# part -> the paths of its weights
+PARTS = {
+  'embedding': r'embed_VD',
+  'attention': r'(dense|moe)/attention/.*',
+  'dense feed-forward': r'dense/ffn/.*',
+  'routed experts': r'moe/ffn/routed/.*',
+  'shared experts': r'moe/ffn/shared/.*',
+  'routers': r'moe/ffn/router/.*',
+  'norms': r'norm/.*|(dense|moe)/norm_\w+/.*',
+  'head': r'head_DV',
+}
+FEED_FORWARD = ('dense feed-forward', 'routed experts', 'shared experts')
+SMALL = ('routers', 'norms')
+
+# float32: the parameter, and AdamW's two moments.
+BYTES_PER_PARAMETER = 3 * 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+  """What a model consists of.
+
+  Attributes:
+    config: the model.
+    total_of: parameters by part, in the order of a forward pass.
+    active_of: those of them that one token uses. The embedding counts in full.
+  """
+
+  config: ModelConfig
+  total_of: dict[str, int]
+  active_of: dict[str, int]
+
+  @property
+  def total(self) -> int:
+    """All parameters."""
+    return sum(self.total_of.values())
+
+  @property
+  def active(self) -> int:
+    """Parameters that one token uses."""
+    return sum(self.active_of.values())
+
+  @property
+  def without_small(self) -> tuple[int, int]:
+    """Total and active without routers and norms.
+
+    So add up the figures of DeepSeekMoE's 2B models (arXiv 2401.06066,
+    Tables 1 and 2), where both are below the last printed digit.
+    """
+    small = sum(self.total_of[part] for part in SMALL)
+    return self.total - small, self.active - small
+
+  @property
+  def training_bytes(self) -> int:
+    """Bytes of float32 parameters and AdamW's two moments."""
+    return self.total * BYTES_PER_PARAMETER
+
+  def flops(self, length: int) -> float:
+    """FLOPs of training on one sequence of T = `length` tokens.
+
+      3 * [ 2 * T * (N_attention + N_active_feed_forward + V * D)
+            + 4 * T^2 * H * K * layers ]
+
+    This rule gives the FLOPs that DeepSeekMoE prints (arXiv 2401.06066, Tables
+    1 to 3): backward costs twice forward, attention is counted in full though
+    half of it is masked, the head counts once, and routers, norms and the
+    embedding's lookup do not count. Recomputation does not count either. The
+    widths are the real ones: where the paper rounds them up (16B) but counts
+    the unrounded, this is 2% more.
+    """
+    c = self.config
+    matrices = self.active_of['attention'] + c.vocab_size * c.width
+    matrices += sum(self.active_of[part] for part in FEED_FORWARD)
+    scores = 4 * length**2 * c.num_heads * c.head_dim * c.num_layers
+    return 3.0 * (2 * length * matrices + scores)
+
+  def rows(self) -> list[tuple[str, int, int]]:
+    """(part, total, active) for the parts that there are."""
+    return [
+      (part, total, self.active_of[part])
+      for part, total in self.total_of.items()
+      if total
+    ]
+
+
+def count(config: ModelConfig) -> Count:
+  """Counts by part.
+
+  Raises:
+    InputError: sizes that do not fit together.
+    ValueError: a weight belongs to no line of PARTS, or to two.
+  """
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  total_of = dict.fromkeys(PARTS, 0)
+  for path, leaf in trees.leaves(build.build(config, mesh).shapes).items():
+    total_of[_part(path)] += leaf.size
+  active_of = dict(total_of)
+  if config.num_moe:
+    used = config.moe.router.experts_per_token / config.moe.num_experts
+    active_of['routed experts'] = round(total_of['routed experts'] * used)
+  return Count(config, total_of, active_of)
+
+
+def flops_per_token(config: ModelConfig, length: int) -> float:
+  """FLOPs of training per token of sequences of `length`; see `Count.flops`."""
+  return count(config).flops(length) / length
+
+
+def _part(path: str) -> str:
+  found = [name for name, rule in PARTS.items() if re.fullmatch(rule, path)]
+  if len(found) != 1:
+    raise ValueError(f'weight {path} is of the parts {found}; mend count.PARTS')
+  return found[0]

@@ -1,0 +1,126 @@
+"""The generate command: from a workdir to text."""
+
+import jax
+import numpy as np
+import pytest
+
+from moejax.cli import command, generate
+from moejax.cli.run_config import Run
+from moejax.core import config, files
+from moejax.data.config import DataConfig
+from moejax.data.vocab import Bytes, SentencePiece
+from moejax.evals import generate as generation
+from moejax.model import build
+from moejax.model.config import ModelConfig
+from moejax.parallel import mesh as meshes
+from moejax.train import checkpoint
+
+RUN = Run(
+  model=ModelConfig(
+    vocab_size=259, max_length=64, num_layers=1, width=16, num_heads=2
+  ),
+  data=DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=64),
+)
+PROMPT = 'In the beginning'
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A workdir with two checkpoints; its model, and the newer weights."""
+  folder = tmp_path_factory.mktemp('run')
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  model = build.build(RUN.model, mesh)
+  rng = np.random.default_rng(0)
+  files.atomic_write_json(folder / 'config.json', config.to_dict(RUN))
+  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
+    for step in (10, 20):
+      draw = lambda x: rng.standard_normal(x.shape).astype(x.dtype)
+      weights = jax.tree.map(draw, model.shapes)
+      # As in a training state there is more than weights.
+      state = {'weights': weights, 'opt_state': {'count': np.int32(step)}}
+      checkpoints.save(step, jax.tree.map(np.asarray, state), {})
+  return folder, model, weights
+
+
+def _new_text(trained, prompt, row=0, count=20):
+  _, model, weights = trained
+  ids = [Bytes().encode('a')] * row + [Bytes().encode(prompt)]
+  new = generation.generate(
+    model, weights, ids, generation.Sampling(), max_new_tokens=count, eos_id=1
+  )
+  return Bytes().decode([*ids[row], *new[row]])
+
+
+def test_one_prompt_is_spoken(trained, capsys):
+  flags = [f'--workdir={trained[0]}', f'--prompt={PROMPT}']
+  generate.main([*flags, '--max_new_tokens=20'])
+  out, err = capsys.readouterr()
+  assert out == _new_text(trained, PROMPT) + '\n'
+  assert out.startswith(PROMPT)
+  assert 'step 20' in err
+
+
+def test_several_prompts_are_printed(trained, capsys):
+  flags = [f'--workdir={trained[0]}', '--prompt=a', f'--prompt={PROMPT}']
+  generate.main([*flags, '--max_new_tokens=20'])
+  out = capsys.readouterr().out
+  first, second = _new_text(trained, 'a'), _new_text(trained, PROMPT, row=1)
+  assert out == f'--- 1\n{first}\n--- 2\n{second}\n'
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--prompt=' + 64 * 'x'], 'prompt 0 has 64 tokens'),
+    (['--prompt=x', '--top_p=2'], 'top_p=2'),
+    (['--prompt=x', '--temperature=hot'], 'hot'),
+    (['--prompt=x', '--config.mesh.fdsp=1'], 'mesh.fsdp'),
+    (['--prompt=x', '--config.model.width=32'], 'of another model'),
+    ([], '--prompt'),
+  ],
+)
+def test_bad_input_is_one_line(trained, flags, message, capsys):
+  call = [f'--workdir={trained[0]}', *flags]
+  assert command.call(generate.main, call) == command.BAD_INPUT
+  out, err = capsys.readouterr()
+  assert message in err.splitlines()[-1]
+  assert not out
+
+
+def test_no_workdir_and_no_checkpoint(trained, tmp_path, capsys):
+  flags = [f'--workdir={tmp_path}', '--prompt=x']
+  assert command.call(generate.main, flags) == command.BAD_INPUT
+  assert 'config.json' in capsys.readouterr().err
+  (tmp_path / 'config.json').write_text(
+    (trained[0] / 'config.json').read_text()
+  )
+  assert command.call(generate.main, flags) == command.BAD_INPUT
+  assert 'no checkpoint' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('vocab', [Bytes(), SentencePiece()])
+def test_pieces_are_whole_characters_and_give_the_text(vocab):
+  text = '  Où est 漢字?\n\tnaïve 🙂  end '
+  ids = vocab.encode(text)
+  spoken = generate.Spoken(vocab)
+  pieces = [spoken.add(*ids[:2])] + [spoken.add(i) for i in ids[2:]]
+  pieces.append(spoken.rest())
+  assert ''.join(pieces) == text
+  assert generate.REPLACEMENT not in ''.join(pieces)
+  # It does come in pieces, and some tokens are less than a character.
+  assert sum(map(bool, pieces)) > 10
+  assert '' in pieces[:-1]
+
+
+def test_bytes_that_never_become_a_character_are_not_lost():
+  vocab = SentencePiece()
+  broken = vocab.encode('漢')[:-1]
+  spoken = generate.Spoken(vocab)
+  assert spoken.add(*vocab.encode('a'), *broken) == 'a'
+  assert spoken.rest() == vocab.decode([*vocab.encode('a'), *broken])[1:] != ''
+
+
+def test_a_terminal_is_not_commanded(capsys, monkeypatch):
+  monkeypatch.setattr('sys.stdout.isatty', lambda: True, raising=False)
+  generate._print('a\x1b[2Jé\n')
+  assert capsys.readouterr().out == 'a?[2Jé\n'

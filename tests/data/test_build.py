@@ -1,0 +1,144 @@
+"""From the config to batches, without TensorFlow where no Task is read."""
+
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from moejax.core import config as configs
+from moejax.core import errors
+from moejax.data import build, config, mixtures, tasks, vocab
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _config(tmp_path, **kwargs):
+  return config.DataConfig(cache_dir=str(tmp_path / 'cache'), **kwargs)
+
+
+def test_own_files_from_the_config_alone(tmp_path):
+  texts = [f'document {i} of many' for i in range(500)]
+  lines = ''.join(json.dumps({'body': text}) + '\n' for text in texts)
+  (tmp_path / 'a.jsonl').write_text(lines)
+  data_config = _config(
+    tmp_path,
+    files=f'{tmp_path}/*.jsonl',
+    text_field='body',
+    vocab=vocab.Bytes(),
+    sequence_length=32,
+  )
+  done = []
+  data = build.build(
+    data_config, 4, 0, lambda p: done.append(p.name) if p.done else None
+  )
+  assert done == ['files train', 'files validation']
+  assert build.num_caches(data_config) == 2
+  assert data.length == 32
+  assert data.vocab == vocab.Bytes()
+  batch = data.train.batch(0)
+  assert batch.target_BL.shape == (4, 32)
+  read = [data.domains['files'].train, data.validation['files']]
+  found = []
+  for reader in read:
+    target_NL, segment_NL = reader.rows(np.arange(reader.num_rows))
+    ids = target_NL[segment_NL > 0]
+    parts = np.split(ids, np.flatnonzero(ids == 1) + 1)[:-1]
+    found += [vocab.Bytes().decode(part) for part in parts]
+  assert sorted(found) == sorted(texts)
+  assert data.baselines('files').xz_bits_per_byte > 0
+
+
+def test_synthetic_needs_nothing(tmp_path):
+  data = build.build(_config(tmp_path, mixture='synthetic'), 4, 0)
+  assert data.vocab is None
+  assert data.baselines('synthetic') is None
+  assert data.train.batch(0).target_BL.shape == (4, 256)
+  assert data.validation['synthetic'].num_rows == 64
+  assert not (tmp_path / 'cache').exists()
+
+
+def test_no_file_for_validation_is_one_line(tmp_path):
+  (tmp_path / 'a.txt').write_text('a')
+  data_config = _config(tmp_path, files=str(tmp_path / 'a.txt'))
+  with pytest.raises(errors.InputError, match='nothing to validate on'):
+    build.build(data_config, 4, 0)
+
+
+@pytest.mark.parametrize(
+  ('key', 'text', 'words'),
+  [
+    ('mixture', 'minpile', "did you mean 'minipile'"),
+    ('vocab', 'byte', "did you mean 'bytes'"),
+    ('bad_lines', 'ignore', 'known are: skip, stop'),
+    ('sequence_length', '1', 'must be 2 or more'),
+    ('sequence_length', 'long', 'wants an int'),
+    ('validation_fraction', '1', 'between 0 and 1'),
+    ('validation_files', '/x', 'goes with data.files'),
+    ('max_documents', '-1', '0 (all) or more'),
+    ('cache_dir', 'gs://bucket', 'local or mounted disk'),
+  ],
+)
+def test_bad_keys_are_one_line(key, text, words):
+  with pytest.raises(errors.InputError) as caught:
+    configs.override(config.DataConfig(), key, text)
+  assert words in str(caught.value)
+  assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_key_survives_the_config_dict():
+  data_config = config.DataConfig(
+    files='a', vocab=vocab.HfTokenizer('t.json', '</s>'), max_documents=3
+  )
+  tree = configs.to_config_dict(data_config)
+  assert configs.from_config_dict(config.DataConfig, tree) == data_config
+
+
+def test_the_cache_folder(monkeypatch, tmp_path):
+  monkeypatch.setenv('MOEJAX_CACHE', '/from/environment')
+  assert build.cache_dir(_config(tmp_path)) == tmp_path / 'cache'
+  anywhere = config.DataConfig()
+  assert str(build.cache_dir(anywhere)) == '/from/environment'
+  monkeypatch.delenv('MOEJAX_CACHE')
+  assert build.cache_dir(anywhere).parts[-2:] == ('.cache', 'moejax')
+
+
+def test_mixtures_name_tasks():
+  for mixture in mixtures.MIXTURES.values():
+    assert len(mixture.tasks) == len(mixture.rates)
+    for name in mixture.tasks:
+      assert tasks.TASKS[name].name == name
+      assert tasks.TASKS[name].splits == ('train', 'validation')
+
+
+def test_the_shipped_text_is_whole():
+  sums = (tasks.MINIPILE / 'SHA256SUMS').read_text().split()
+  for digest, name in zip(sums[::2], sums[1::2], strict=True):
+    data = (tasks.MINIPILE / name).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == digest
+  assert len(sums) == 20
+  assert (tasks.MINIPILE / 'LICENSE.wordnet.txt').exists()
+
+
+OWN_FILES = """
+import sys
+from moejax.data import build, config, vocab
+for kind in (vocab.SentencePiece(), vocab.Bytes()):
+  data = build.build(
+    config.DataConfig(files=sys.argv[1], cache_dir=sys.argv[2], vocab=kind,
+                      sequence_length=16), 2, 0)
+  next(data.train.iterate(0))
+heavy = {'tensorflow', 'seqio', 'pyarrow', 'torch'} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_own_files_are_read_without_tensorflow(tmp_path):
+  (tmp_path / 'a.txt').write_text('some words\n' * 99)
+  env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  command = [sys.executable, '-c', OWN_FILES, str(tmp_path / 'a.txt')]
+  subprocess.run([*command, str(tmp_path / 'c')], env=env, check=True)

@@ -1,0 +1,318 @@
+"""Records on disk: made once, resumed to the byte, checked when opened."""
+
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from moejax.core import errors
+from moejax.data import cache, cache_writer, features, files, vocab
+from moejax.data.seqio_bridge import Document
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Words(cache_writer.Text):
+  """Documents that need no files."""
+
+  count: int = 30
+  seed: int = 0
+  fail_at: int = -1
+  largest: int = 258
+
+  name = 'words'
+
+  def identity(self, split):
+    return {'count': self.count, 'seed': self.seed}
+
+  def all(self):
+    rng = np.random.default_rng(self.seed)
+    for _ in range(self.count):
+      ids_T = rng.integers(2, self.largest + 1, rng.integers(0, 30))
+      yield Document(np.append(ids_T, 1).astype(np.int32), len(ids_T))
+
+  def documents(self, split, vocab, *, skip, note):
+    for index, document in enumerate(self.all()):
+      if index == self.fail_at:
+        raise KeyboardInterrupt
+      if index >= skip:
+        yield document
+    note('the end')
+
+
+def _request(folder, **kwargs):
+  defaults = {
+    'vocab': vocab.Bytes(), 'length': 8, 'folder': folder, 'rows_per_shard': 3
+  }
+  return cache_writer.Request(**{**defaults, **kwargs})
+
+
+def _files(path):
+  return {p.name: p.read_bytes() for p in sorted(path.iterdir())}
+
+
+def test_a_cache_holds_what_packing_gives(tmp_path):
+  text = Words()
+  made = text.rows('train', _request(tmp_path))
+  documents = [d.ids_T for d in text.all() if len(d.ids_T) > 1]
+  (want, _), = features.pack(documents, 8)
+  found = made.rows(np.arange(made.num_rows))
+  np.testing.assert_array_equal(found.target_NL, want.target_NL)
+  np.testing.assert_array_equal(found.segment_NL, want.segment_NL)
+  assert made.num_tokens == sum(map(len, documents))
+  assert made.num_bytes == sum(d.num_bytes for d in text.all())
+  assert made.meta.num_documents == len(documents) < 30
+  assert made.meta.max_id == max(d.max() for d in documents)
+  assert made.meta.notes == ('the end',)
+  assert len(made.meta.shards) > 10
+  made.verify()
+
+
+def test_rows_come_in_any_order_and_repeated(tmp_path):
+  made = Words().rows('train', _request(tmp_path))
+  whole = made.rows(np.arange(made.num_rows))
+  index_N = np.array([17, 0, 4, 4, 16, 3])
+  some = made.rows(index_N)
+  np.testing.assert_array_equal(some.target_NL, whole.target_NL[index_N])
+  np.testing.assert_array_equal(some.segment_NL, whole.segment_NL[index_N])
+  assert made.rows(np.array([], int)).target_NL.shape == (0, 8)
+
+
+def test_the_size_of_shards_changes_nothing_in_the_rows(tmp_path):
+  index_N = np.arange(40)
+  one, other = (
+    Words().rows('train', _request(tmp_path, rows_per_shard=n)).rows(index_N)
+    for n in (3, 0)
+  )
+  np.testing.assert_array_equal(one.target_NL, other.target_NL)
+  np.testing.assert_array_equal(one.segment_NL, other.segment_NL)
+
+
+def test_a_cache_is_made_once(tmp_path):
+  Words().rows('train', _request(tmp_path))
+  broken = Words(fail_at=0)  # would raise if it were read again
+  broken.rows('train', _request(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ('text', 'split', 'changes'),
+  [
+    (Words(seed=1), 'train', {}),
+    (Words(), 'validation', {}),
+    (Words(), 'train', {'length': 9}),
+    (Words(), 'train', {'vocab': vocab.SentencePiece()}),
+    (Words(), 'train', {'max_documents': 5}),
+  ],
+)
+def test_whatever_changes_the_rows_changes_the_folder(
+  text, split, changes, tmp_path
+):
+  first = Words().rows('train', _request(tmp_path))
+  assert text.rows(split, _request(tmp_path, **changes)).path != first.path
+
+
+def test_max_documents_takes_the_first(tmp_path):
+  made = Words().rows('train', _request(tmp_path, max_documents=4))
+  first = [d.ids_T for d in list(Words().all())[:4] if len(d.ids_T) > 1]
+  found = made.rows(np.arange(made.num_rows))
+  np.testing.assert_array_equal(
+    found.target_NL[found.segment_NL != 0], np.concatenate(first)
+  )
+
+
+@pytest.mark.parametrize('stops', [(7,), (1, 2, 3), (12, 28), (29,)])
+@pytest.mark.parametrize('max_documents', [0, 29])
+def test_an_interrupted_cache_goes_on_to_the_same_bytes(
+  stops, max_documents, tmp_path
+):
+  request = _request(tmp_path / 'a', max_documents=max_documents)
+  whole = Words().rows('train', request)
+  request = _request(tmp_path / 'b', max_documents=max_documents)
+  for stop in stops:
+    if stop != max_documents:
+      with pytest.raises(KeyboardInterrupt):
+        Words(fail_at=stop).rows('train', request)
+  resumed = Words().rows('train', request)
+  assert resumed.path.name == whole.path.name
+  assert _files(resumed.path) == _files(whole.path)
+
+
+def test_finished_shards_are_not_written_again(tmp_path):
+  request = _request(tmp_path)
+  with pytest.raises(KeyboardInterrupt):
+    Words(fail_at=25).rows('train', request)
+  (part,) = tmp_path.glob('*.part')
+  kept = json.loads((part / 'progress.json').read_text())['shards']
+  times = {s['file']: (part / s['file']).stat().st_mtime_ns for s in kept}
+  assert len(times) > 5
+  made = Words().rows('train', request)
+  for file, when in times.items():
+    assert (made.path / file).stat().st_mtime_ns == when
+
+
+def test_a_damaged_shard_of_an_interrupted_cache_is_written_again(tmp_path):
+  whole = Words().rows('train', _request(tmp_path / 'a'))
+  request = _request(tmp_path / 'b')
+  with pytest.raises(KeyboardInterrupt):
+    Words(fail_at=25).rows('train', request)
+  (shard,) = (tmp_path / 'b').glob('*.part/00001.rows')
+  shard.write_bytes(b'\0' * shard.stat().st_size)
+  resumed = Words().rows('train', request)
+  assert _files(resumed.path) == _files(whole.path)
+
+
+SLOW = """
+import pathlib, sys, time
+from moejax.data import cache_writer, files, vocab
+
+class Slow(files.Files):
+  def documents(self, *args, **kwargs):
+    for document in super().documents(*args, **kwargs):
+      time.sleep(0.01)
+      yield document
+
+request = cache_writer.Request(
+  vocab.Bytes(), 32, pathlib.Path(sys.argv[2]), rows_per_shard=2
+)
+Slow(sys.argv[1]).rows('train', request)
+"""
+
+
+def test_sigkill_loses_one_shard_at_most(tmp_path):
+  lines = [json.dumps({'text': f'document {i} ' * (i % 7)}) for i in range(300)]
+  (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+  own = files.Files(str(tmp_path / 'a.jsonl'))
+
+  def request(name):
+    return cache_writer.Request(
+      vocab.Bytes(), 32, tmp_path / name, rows_per_shard=2
+    )
+
+  whole = own.rows('train', request('whole'))
+  killed = tmp_path / 'killed'
+  process = subprocess.Popen(
+    [sys.executable, '-c', SLOW, own.pattern, str(killed)],
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+  )
+  deadline = time.monotonic() + 60
+  while not list(killed.glob('*.part/00003.rows')):
+    assert process.poll() is None
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  (part,) = killed.glob('*.part')
+  done = json.loads((part / 'progress.json').read_text())['shards']
+  assert 3 <= len(done) < len(whole.meta.shards)
+  resumed = own.rows('train', request('killed'))
+  assert resumed.path.name == whole.path.name
+  assert _files(resumed.path) == _files(whole.path)
+
+
+def test_two_at_once_make_one_cache(tmp_path):
+  read, notes, made = [], [], []
+
+  class Slow(Words):
+    def documents(self, split, vocab, *, skip, note):
+      read.append(split)
+      time.sleep(0.5)
+      return super().documents(split, vocab, skip=skip, note=note)
+
+  def make():
+    request = _request(tmp_path, report=lambda p: notes.append(p.note))
+    made.append(Slow().rows('train', request))
+
+  threads = [threading.Thread(target=make) for _ in range(3)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert read == ['train']
+  assert len(made) == 3
+  assert notes.count('waiting for another process to make it') == 2
+
+
+def _damaged(path):
+  with pytest.raises(errors.InputError) as caught:
+    cache.Cache(path).verify()
+  message = str(caught.value)
+  assert len(message.splitlines()) == 1
+  assert str(path) in message
+  assert 'delete the folder' in message
+  return message
+
+
+def test_every_flipped_byte_is_found(tmp_path):
+  made = Words(count=5).rows('train', _request(tmp_path))
+  shard = made.path / made.meta.shards[-1].file
+  good = bytearray(shard.read_bytes())
+  for at in range(0, len(good), 13):
+    bad = good.copy()
+    bad[at] ^= 1
+    shard.write_bytes(bad)
+    assert f'{shard.name} has another checksum' in _damaged(made.path)
+
+
+def test_a_truncated_or_missing_file_is_found_when_opened(tmp_path):
+  made = Words().rows('train', _request(tmp_path))
+  shard = made.path / '00002.rows'
+  data = shard.read_bytes()
+  shard.write_bytes(data[:-1])
+  message = f'00002.rows has {len(data) - 1} bytes where {len(data)} were'
+  with pytest.raises(errors.InputError, match=message):
+    Words().rows('train', _request(tmp_path))
+  shard.unlink()
+  with pytest.raises(errors.InputError, match=r'00002\.rows No such file'):
+    cache.Cache(made.path)
+  shard.write_bytes(data)
+  (made.path / cache.META).write_text('{"half')
+  assert 'meta.json cannot be read' in _damaged(made.path)
+
+
+@pytest.mark.parametrize('largest', [300, 259])
+def test_ids_outside_the_vocabulary(largest, tmp_path):
+  with pytest.raises(errors.InputError) as caught:
+    Words(largest=largest, count=500).rows('train', _request(tmp_path))
+  assert 'outside the vocabulary, whose ids are 1 to 258' in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.InputError, match='cannot be written'):
+    Words().rows('train', _request(tmp_path / 'file' / 'cache'))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
+  whole = Words().rows('train', _request(tmp_path / 'a'))
+  calls = []
+
+  def full(handle):
+    calls.append(handle)
+    if len(calls) > 20:
+      raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(errors.InputError) as caught:
+    Words().rows('train', _request(tmp_path / 'b'))
+  assert 'no space left in' in str(caught.value)
+  assert 'data.cache_dir' in str(caught.value)
+  monkeypatch.undo()
+  (part,) = (tmp_path / 'b').glob('*.part')
+  assert json.loads((part / 'progress.json').read_text())['shards']
+  resumed = Words().rows('train', _request(tmp_path / 'b'))
+  assert _files(resumed.path) == _files(whole.path)
+
+
+def test_a_text_without_documents_is_an_empty_cache(tmp_path):
+  made = Words(count=0).rows('train', _request(tmp_path))
+  assert made.num_rows == made.num_tokens == 0

@@ -1,0 +1,133 @@
+"""Packing and expanding, against slow references and worked examples."""
+
+import numpy as np
+import pytest
+
+from moejax.data import features
+
+
+def _documents(seed, count=40, longest=23):
+  rng = np.random.default_rng(seed)
+  return [
+    np.append(rng.integers(2, 99, rng.integers(0, longest)), 1).astype(np.int32)
+    for _ in range(count)
+  ]
+
+
+def _pack(documents, length, **kwargs):
+  blocks = list(features.pack(iter(documents), length, **kwargs))
+  rows = [rows for rows, _ in blocks]
+  return (
+    np.concatenate([r.target_NL for r in rows]),
+    np.concatenate([r.segment_NL for r in rows]),
+    [position for _, position in blocks],
+  )
+
+
+def _slow_pack(documents, length):
+  """Token by token, as a sentence would say it."""
+  rows, row, segment = [], [], 0
+  for document in documents:
+    new = True
+    for token in document:
+      if len(row) == length:
+        rows.append(row)
+        row, segment, new = [], 0, True
+      segment += new
+      new = False
+      row.append((token, segment))
+  if row:
+    rows.append(row + [(0, 0)] * (length - len(row)))
+  return np.array(rows)
+
+
+def test_the_worked_example():
+  target_NL, segment_NL, _ = _pack([np.array([7, 2]), np.array([5, 8, 1])], 6)
+  batch = features.expand(target_NL, segment_NL)
+  np.testing.assert_array_equal(batch.token_BL, [[0, 7, 0, 5, 8, 0]])
+  np.testing.assert_array_equal(batch.target_BL, [[7, 2, 5, 8, 1, 0]])
+  np.testing.assert_array_equal(batch.position_BL, [[0, 1, 0, 1, 2, 0]])
+  np.testing.assert_array_equal(batch.segment_BL, [[1, 1, 2, 2, 2, 0]])
+  np.testing.assert_array_equal(batch.weight_BL, [[1, 1, 1, 1, 1, 0]])
+  assert batch.weight_BL.dtype == np.float32
+  for name in ('token_BL', 'target_BL', 'position_BL', 'segment_BL'):
+    assert getattr(batch, name).dtype == np.int32
+
+
+def test_the_worked_example_of_a_cut():
+  target_NL, segment_NL, _ = _pack([np.array([7, 2]), np.array([5, 8, 1])], 3)
+  np.testing.assert_array_equal(target_NL, [[7, 2, 5], [8, 1, 0]])
+  np.testing.assert_array_equal(segment_NL, [[1, 1, 2], [1, 1, 0]])
+  batch = features.expand(target_NL, segment_NL)
+  np.testing.assert_array_equal(batch.token_BL, [[0, 7, 0], [0, 8, 0]])
+
+
+@pytest.mark.parametrize('length', [2, 7, 16, 1000])
+@pytest.mark.parametrize('rows_per_block', [1, 3, 1024])
+def test_packing_equals_the_slow_reference(length, rows_per_block):
+  documents = _documents(length)
+  target_NL, segment_NL, _ = _pack(
+    documents, length, rows_per_block=rows_per_block
+  )
+  want = _slow_pack(documents, length)
+  np.testing.assert_array_equal(target_NL, want[..., 0])
+  np.testing.assert_array_equal(segment_NL, want[..., 1])
+
+
+def test_every_token_is_a_target_once_and_in_order():
+  documents = _documents(1)
+  target_NL, segment_NL, _ = _pack(documents, 9, rows_per_block=2)
+  np.testing.assert_array_equal(
+    target_NL[segment_NL != 0], np.concatenate(documents)
+  )
+  assert (segment_NL[:-1] != 0).all()
+
+
+@pytest.mark.parametrize('longest', [5, 60])
+def test_packing_goes_on_from_any_position_it_gave(longest):
+  documents = _documents(2, longest=longest)
+  whole_NL, segment_NL, positions = _pack(documents, 8, rows_per_block=1)
+  for row, position in enumerate(positions[:-1], 1):
+    rest = documents[position.documents :]
+    again_NL, segment_again_NL, after = _pack(
+      rest, 8, rows_per_block=1, start=position
+    )
+    np.testing.assert_array_equal(again_NL, whole_NL[row:])
+    np.testing.assert_array_equal(segment_again_NL, segment_NL[row:])
+    assert after == positions[row:]
+
+
+def test_empty_arrays_keep_their_place_in_the_count():
+  documents = [np.array([3, 1]), np.array([], int), np.array([4, 4, 1])]
+  target_NL, segment_NL, positions = _pack(documents, 2, rows_per_block=1)
+  np.testing.assert_array_equal(target_NL, [[3, 1], [4, 4], [1, 0]])
+  np.testing.assert_array_equal(segment_NL, [[1, 1], [1, 1], [1, 0]])
+  assert positions[1] == features.Position(2, 2)
+
+
+def test_nothing_packs_to_nothing():
+  assert list(features.pack([], 4)) == []
+
+
+def test_expanding_equals_the_slow_reference():
+  target_NL, segment_NL, _ = _pack(_documents(3), 11)
+  batch = features.expand(target_NL.astype('<u2'), segment_NL.astype('<u2'))
+  for row in range(len(target_NL)):
+    before, position = -1, 0
+    for col in range(11):
+      segment = segment_NL[row, col]
+      position = position + 1 if segment == before else 0
+      before = segment
+      token = target_NL[row, col - 1] if position else 0
+      if segment == 0:
+        token = position = 0
+      assert batch.token_BL[row, col] == token
+      assert batch.position_BL[row, col] == position
+      assert batch.weight_BL[row, col] == (segment > 0)
+
+
+def test_records_hold_every_id_and_every_segment():
+  assert features.row_dtype(8, 2**16)['target'].base == np.dtype('<u2')
+  assert features.row_dtype(8, 2**16 + 1)['target'].base == np.dtype('<u4')
+  assert features.row_dtype(2**16, 9)['segment'].base == np.dtype('<u4')
+  assert features.row_dtype(256, 8192).itemsize == 1024

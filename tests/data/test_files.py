@@ -1,0 +1,244 @@
+"""The user's own files: every kind, how they are split, and what is wrong."""
+
+import gzip
+import json
+import os
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from moejax.core import errors
+from moejax.data import files, vocab
+
+TEXTS = ['first\ndocument', 'second: é漢🙂', 'third "quoted" \\ one', 'x']
+
+
+def _lines(texts, field='text'):
+  return ''.join(json.dumps({'id': 1, field: t}) + '\n' for t in texts)
+
+
+def _write(path, texts, field='text'):
+  if path.name.endswith('.jsonl'):
+    path.write_text(_lines(texts, field))
+  elif path.name.endswith('.gz'):
+    path.write_bytes(gzip.compress(_lines(texts, field).encode()))
+  elif path.name.endswith('.parquet'):
+    table = pa.table({'id': range(len(texts)), field: texts})
+    parquet.write_table(table, path)
+  else:
+    (text,) = texts
+    path.write_text(text)
+
+
+def _texts(pattern, split='train', **kwargs):
+  return list(files.Files(str(pattern), **kwargs).texts(split))
+
+
+def _error(pattern, **kwargs):
+  """The one line that reading the files ends in."""
+  with pytest.raises(errors.InputError) as caught:
+    _texts(pattern, **kwargs)
+  message = str(caught.value)
+  assert len(message.splitlines()) == 1
+  return message
+
+
+@pytest.mark.parametrize('name', ['a.jsonl', 'a.jsonl.gz', 'a.parquet'])
+def test_every_kind_gives_the_same_documents(name, tmp_path):
+  _write(tmp_path / name, TEXTS, 'body')
+  found = files.Files(str(tmp_path / name), text_field='body')
+  assert list(found.all_texts()) == TEXTS
+
+
+def test_a_txt_file_is_one_document(tmp_path):
+  (tmp_path / 'a.txt').write_bytes('\ufeffone\r\n\r\ntwo é\n'.encode())
+  found = files.Files(str(tmp_path / 'a.txt'))
+  assert list(found.all_texts()) == ['one\r\n\r\ntwo é\n']
+
+
+def test_a_folder_a_glob_and_a_list_find_files_in_order(tmp_path):
+  deep = tmp_path / 'deep' / 'er'
+  deep.mkdir(parents=True)
+  (tmp_path / 'b.txt').write_text('b')
+  (tmp_path / 'a.txt').write_text('a')
+  (tmp_path / 'notes.md').write_text('of no known kind, so passed over')
+  _write(deep / 'c.jsonl', ['c'])
+
+  def found(pattern):
+    return list(files.Files(pattern).all_texts())
+
+  assert found(str(tmp_path)) == ['a', 'b', 'c']
+  assert found(f'{tmp_path}/*.txt') == ['a', 'b']
+  assert found(f'{tmp_path}/**/*.jsonl') == ['c']
+  assert found(f'{tmp_path}/b.txt,{deep}') == ['b', 'c']
+  assert found(f'{tmp_path}/b.txt,{tmp_path}/*.txt') == ['a', 'b']
+
+
+def test_blank_lines_are_passed_over(tmp_path):
+  (tmp_path / 'a.jsonl').write_text('\n' + _lines(['a']) + ' \n' + _lines(['b']))
+  assert list(files.Files(str(tmp_path)).all_texts()) == ['a', 'b']
+
+
+def test_many_documents_are_split_by_their_hash(tmp_path):
+  texts = [f'document {i}' for i in range(1000)]
+  _write(tmp_path / 'a.jsonl', texts)
+  train, held_out = (_texts(tmp_path, s) for s in ('train', 'validation'))
+  assert sorted(train + held_out) == sorted(texts)
+  assert 30 <= len(held_out) <= 70
+  # More documents, in another order: each stays where it was.
+  _write(tmp_path / 'a.jsonl', texts[::-1] + ['one more'])
+  assert set(held_out) == set(_texts(tmp_path, 'validation')) - {'one more'}
+
+
+def test_few_documents_give_their_last_lines(tmp_path):
+  lines = [f'line {i}\n' for i in range(200)]
+  (tmp_path / 'a.txt').write_text(''.join(lines))
+  (train,), (held_out,) = (_texts(tmp_path, s) for s in ('train', 'validation'))
+  assert train + held_out == ''.join(lines)
+  assert train.endswith('\n')
+  assert held_out.startswith('line ')
+  assert 0.03 < len(held_out) / len(''.join(lines)) < 0.06
+
+
+def test_validation_files_are_never_trained_on(tmp_path):
+  for name in ('a', 'b', 'v'):
+    _write(tmp_path / f'{name}.jsonl', [name])
+  held_out = {'validation': f'{tmp_path}/v.jsonl'}
+  assert _texts(tmp_path, 'train', **held_out) == ['a', 'b']
+  assert _texts(tmp_path, 'validation', **held_out) == ['v']
+  assert 'validation files too' in _error(
+    tmp_path / 'v.jsonl', validation=str(tmp_path)
+  )
+
+
+def test_documents_are_ids_with_eos_and_bytes(tmp_path):
+  _write(tmp_path / 'a.jsonl', TEXTS)
+  _write(tmp_path / 'v.jsonl', ['v'])
+  own = files.Files(f'{tmp_path}/a.jsonl', validation=f'{tmp_path}/v.jsonl')
+  model = vocab.SentencePiece()
+  found = list(own.documents('train', model, skip=0, note=print))
+  assert [d.ids_T.tolist() for d in found] == [
+    [*model.encode(text), 1] for text in TEXTS
+  ]
+  assert [d.num_bytes for d in found] == [len(t.encode()) for t in TEXTS]
+  rest = list(own.documents('train', model, skip=2, note=print))
+  assert [d.ids_T.tolist() for d in rest] == [
+    d.ids_T.tolist() for d in found[2:]
+  ]
+
+
+def test_nothing_matches(tmp_path):
+  message = _error(tmp_path / '*.jsonl')
+  assert f"data.files='{tmp_path}/*.jsonl': no file there matches" in message
+  assert '.parquet' in message
+  _write(tmp_path / 'a.jsonl', ['a'])
+  assert 'data.validation_files' in _error(tmp_path, validation='/nowhere/x')
+
+
+def test_an_unknown_kind(tmp_path):
+  (tmp_path / 'a.csv').write_text('text\n')
+  assert 'a.csv is of an unknown kind' in _error(tmp_path / 'a.csv')
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.jsonl', 'a.jsonl.gz', 'b.parquet'])
+def test_an_empty_file(name, tmp_path):
+  path = tmp_path / name
+  if name.endswith('.parquet'):
+    _write(path, [])
+  else:
+    path.write_bytes(gzip.compress(b'\n') if name.endswith('.gz') else b'\n')
+  assert f'{name} is empty' in _error(path)
+  assert f'{name} is empty' in _error(path, bad_lines='skip')
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.jsonl', 'a.jsonl.gz', 'a.parquet'])
+def test_a_damaged_file(name, tmp_path):
+  path = tmp_path / name
+  _write(path, TEXTS[:1] if name == 'a.txt' else TEXTS)
+  data = path.read_bytes()
+  cut = b'\xff\xfe' if name in {'a.txt', 'a.jsonl'} else data[: len(data) // 2]
+  path.write_bytes(cut)
+  message = _error(path)
+  assert name in message
+  assert any(w in message for w in ('cannot be read', 'not UTF-8', 'not JSON'))
+
+
+def test_a_file_that_may_not_be_read(tmp_path):
+  path = tmp_path / 'a.jsonl'
+  os.symlink('a.jsonl', path)  # to itself: opening it fails even for root
+  assert 'symbolic links' in _error(path)
+
+
+BAD = [
+  ('{"text": "cut off', 'not JSON'),
+  ('["a", "list"]', 'not a JSON object'),
+  ('{"body": "a"}', "no field 'text' (data.text_field); has 'body'"),
+  ('{"text": null}', 'holds NoneType, not text'),
+  ('{"text": "\\ud800"}', 'half a surrogate'),
+  ('[' * 100_000, 'not JSON'),
+]
+
+
+@pytest.mark.parametrize(('line', 'problem'), BAD)
+def test_bad_lines_are_counted_and_the_first_is_named(line, problem, tmp_path):
+  good = _lines(['good'])
+  (tmp_path / 'a.jsonl').write_text(good + good + line + '\n' + good)
+  (tmp_path / 'b.jsonl').write_text(good + line + '\n')
+  message = _error(tmp_path)
+  assert message.startswith('2 malformed lines, the first is ')
+  assert f'{tmp_path}/a.jsonl:3: ' in message
+  assert problem in message
+  assert 'data.bad_lines=skip' in message
+
+
+@pytest.mark.parametrize(('line', 'problem'), BAD)
+def test_bad_lines_are_left_out_on_request(line, problem, tmp_path):
+  (tmp_path / 'a.jsonl').write_text(_lines(['a', 'b']) + line + '\n')
+  notes = []
+  own = files.Files(str(tmp_path), bad_lines='skip')
+  assert list(own.all_texts(note=notes.append)) == ['a', 'b']
+  (note,) = notes
+  assert '1 malformed line, the first is' in note
+  assert 'a.jsonl:3' in note
+  assert problem in note
+
+
+def test_skipping_every_line_of_a_file_is_an_error(tmp_path):
+  _write(tmp_path / 'a.jsonl', ['a'], 'body')
+  message = _error(tmp_path, bad_lines='skip')
+  assert "no field 'text'" in message
+  assert 'no line of the file is good' in message
+
+
+def test_a_missing_column_lists_those_that_are_there(tmp_path):
+  _write(tmp_path / 'a.parquet', ['a'], 'body')
+  assert "no column 'text' (data.text_field); it has: id, body" in _error(
+    tmp_path
+  )
+
+
+def test_null_cells_of_parquet_have_their_row(tmp_path):
+  _write(tmp_path / 'a.parquet', ['a', None])
+  assert 'a.parquet:row 2' in _error(tmp_path)
+
+
+def test_identity_follows_the_contents_not_the_name(tmp_path):
+  path = tmp_path / 'a.jsonl'
+  _write(path, ['a'])
+  own = files.Files(str(tmp_path))
+  before = own.identity('train')
+  path.rename(tmp_path / 'z.jsonl')
+  assert own.identity('train') == before
+  _write(tmp_path / 'z.jsonl', ['b'])
+  assert own.identity('train') != before
+
+
+def test_big_files_are_known_by_size_and_time(tmp_path, monkeypatch):
+  path = tmp_path / 'a.jsonl'
+  _write(path, ['a'])
+  monkeypatch.setattr(files, '_HASHED_WHOLE', 3)
+  own = files.Files(str(tmp_path))
+  before = own.identity('train')
+  os.utime(path, ns=(0, 0))
+  assert own.identity('train') != before

@@ -1,0 +1,255 @@
+"""All tests that import TensorFlow: our Tasks and vocabularies inside SeqIO."""
+
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+
+from moejax.core import errors
+from moejax.data import (
+  cache_writer,
+  features,
+  files,
+  mixtures,
+  seqio_bridge,
+  tasks,
+  vocab,
+)
+
+seqio, tf = seqio_bridge.load('the tests')
+
+TEXTS = ['', ' two  spaces\n', 'é漢字🙂 \x00', 'def f():\n    return 1']
+
+
+@pytest.fixture(scope='module')
+def hf_vocab(tmp_path_factory):
+  """A tokenizer whose id 0 is a real token."""
+  model = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({'zero': 0, 'one': 1, '?': 2}, unk_token='?')
+  )
+  model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  model.add_special_tokens(['<eos>'])
+  path = tmp_path_factory.mktemp('hf') / 'tokenizer.json'
+  model.save(str(path))
+  return vocab.HfTokenizer(str(path), '<eos>')
+
+
+def _examples(dataset):
+  return list(dataset.as_numpy_iterator())
+
+
+@pytest.mark.parametrize('ours', [vocab.Bytes(), vocab.SentencePiece()])
+def test_vocabularies_agree_with_seqio(ours):
+  theirs = ours.to_seqio()
+  assert theirs.vocab_size == ours.size
+  assert theirs.eos_id == ours.eos_id
+  for text in TEXTS:
+    ids = ours.encode(text)
+    assert list(theirs.encode(text)) == ids
+    assert theirs.encode_tf(tf.constant(text)).numpy().tolist() == ids
+    assert theirs.decode(ids) == ours.decode(ids) == text
+
+
+def test_byte_decoding_agrees_on_any_ids():
+  rng = np.random.default_rng(0)
+  for _ in range(200):
+    ids = rng.integers(0, 270, 20)
+    ids = ids[ids != 1].tolist()  # SeqIO stops at EOS
+    assert vocab.Bytes().decode(ids) == seqio.ByteVocabulary().decode(ids)
+
+
+def test_a_hugging_face_tokenizer_in_the_graph(hf_vocab):
+  theirs = hf_vocab.to_seqio()
+  assert (theirs.vocab_size, theirs.eos_id, theirs.unk_id) == (5, 4, None)
+  dataset = tf.data.Dataset.from_tensor_slices(['zero one', 'one zero zero'])
+  found = _examples(dataset.map(theirs.encode_tf))
+  assert [ids.tolist() for ids in found] == [[1, 2], [2, 1, 1]]
+  assert theirs.decode_tf(tf.constant([2, 1])).numpy() == b'one zero'
+  assert theirs == hf_vocab.to_seqio()
+  assert theirs != vocab.Bytes().to_seqio()
+
+
+def test_an_iterator_over_it_can_be_checkpointed(hf_vocab, tmp_path):
+  """A stateful Python function would refuse."""
+  theirs = hf_vocab.to_seqio()
+  dataset = tf.data.Dataset.from_tensor_slices(['zero', 'one', 'one one'])
+  iterator = iter(dataset.map(theirs.encode_tf))
+  next(iterator)
+  path = tf.train.Checkpoint(it=iterator).write(str(tmp_path / 'it'))
+  again = iter(dataset.map(theirs.encode_tf))
+  tf.train.Checkpoint(it=again).read(path)
+  assert next(again).numpy().tolist() == [2]
+
+
+@pytest.mark.parametrize('ours', [vocab.Bytes(), vocab.SentencePiece()])
+def test_a_task_gives_the_tokens_of_our_own_encoding(ours):
+  task = tasks.TASKS['minipile_dictionary']
+  dataset = task.to_seqio(ours).get_dataset(
+    sequence_length=None,
+    split='validation',
+    shuffle=False,
+    trim_output_features=False,
+  )
+  texts = list(task.texts('validation'))
+  found = list(task.documents('validation', ours, skip=0, note=print))
+  examples = _examples(dataset)
+  assert len(texts) == len(found) == len(examples) == 9
+  for text, document, example in zip(texts, found, examples, strict=True):
+    want = [*ours.encode(text), ours.eos_id]
+    assert document.ids_T.tolist() == example['targets'].tolist() == want
+    assert document.num_bytes == example['num_bytes'] == len(text.encode())
+
+
+def test_skipping_starts_at_that_document():
+  task, ours = tasks.TASKS['minipile_code'], vocab.Bytes()
+  whole, rest = (
+    list(task.documents('validation', ours, skip=skip, note=print))
+    for skip in (0, 5)
+  )
+  assert [d.num_bytes for d in rest] == [d.num_bytes for d in whole[5:]]
+  assert not list(task.documents('validation', ours, skip=99, note=print))
+
+
+def test_a_cache_of_a_task_loses_no_token(tmp_path):
+  """SeqIO's trimming would keep 256 tokens of each of the 4 speeches."""
+  task, ours = tasks.TASKS['minipile_speeches'], vocab.SentencePiece()
+  request = cache_writer.Request(ours, 256, tmp_path)
+  made = task.rows('validation', request)
+  ids = [[*ours.encode(t), 1] for t in task.texts('validation')]
+  (want, _), = features.pack([np.array(i) for i in ids], 256)
+  found = made.rows(np.arange(made.num_rows))
+  np.testing.assert_array_equal(found.target_NL, want.target_NL)
+  np.testing.assert_array_equal(found.segment_NL, want.segment_NL)
+  assert made.num_tokens == sum(map(len, ids)) > 40_000
+
+
+def test_seqio_itself_splits_long_documents():
+  task = tasks.TASKS['minipile_code'].to_seqio(vocab.Bytes())
+  dataset = task.get_dataset({'targets': 1000}, 'validation', shuffle=False)
+  examples = _examples(dataset)
+  assert max(len(e['targets']) for e in examples) == 1000
+  assert sum(len(e['targets']) for e in examples) == 176717 + 8
+  assert sum(e['num_bytes'] for e in examples) == 176717
+
+
+def test_splitting_by_hand():
+  row = {'targets': [[5, 8, 1]], 'num_bytes': [4]}
+  dataset = tf.data.Dataset.from_tensor_slices(row)
+  found = _examples(seqio_bridge.split_long(dataset, {'targets': 2}))
+  assert [e['targets'].tolist() for e in found] == [[5, 8], [1]]
+  assert [e['num_bytes'] for e in found] == [4, 0]
+
+
+def test_a_mixture_has_the_rates():
+  ours = vocab.Bytes()
+  mixture = mixtures.to_seqio('minipile', ours)
+  assert len(mixture.tasks) == 5
+  assert {mixture.get_rate(task) for task in mixture.tasks} == {1.0}
+  dataset = mixture.get_dataset(
+    {'targets': 64}, 'validation', seed=0, num_epochs=1
+  )
+  assert len(_examples(dataset.take(3))) == 3
+  # Nothing is left in SeqIO's global tables: it can be made again.
+  assert mixtures.to_seqio('minipile', ours).splits
+  assert not seqio.TaskRegistry.names()
+
+
+C4 = {  # as TensorFlow Datasets gives it, c4/en:3.0.1
+  'content-length': [b'12', b'34', b'5'],
+  'content-type': [b'text/plain', b'text/plain', b'text/plain'],
+  'text': ['Beginners BBQ Class\nMissoula.'.encode(), 'é'.encode(), b''],
+  'timestamp': [b'2019-04-25T12:57:54Z', b'2019-04-21T10:07:13Z', b''],
+  'url': [b'https://a.example/bbq', b'https://b.example/', b'x'],
+}
+FINEWEB_EDU = {  # as the hub gives it
+  'text': [b'Plants make sugar.', 'naïve'.encode(), b'Third\n\nrow.'],
+  'id': [b'<urn:uuid:1>', b'<urn:uuid:2>', b'<urn:uuid:3>'],
+  'dump': [b'CC-MAIN-2013-20'] * 3,
+  'url': [b'http://a.example', b'http://b.example', b'http://c.example'],
+  'language_score': [0.9, 0.8, 0.7],
+  'token_count': [4, 3, 5],
+  'score': [3.1, 2.9, 4.0],
+  'int_score': [3, 3, 4],
+}
+
+
+@pytest.mark.parametrize(
+  ('name', 'rows'), [('c4', C4), ('fineweb_edu', FINEWEB_EDU)]
+)
+def test_rows_in_the_sources_format(name, rows):
+  """The whole Task but its source, which needs the network."""
+  ours = vocab.Bytes()
+  source = seqio.FunctionDataSource(
+    lambda split, shuffle_files, seed=None:
+      tf.data.Dataset.from_tensor_slices(rows),
+    splits=['train'],
+  )
+  task = tasks.TASKS[name].to_seqio(ours).replace(source=source)
+  found = list(seqio_bridge.documents(task, 'train', 0))
+  assert len(found) == 3
+  for document, text in zip(found, rows['text'], strict=True):
+    assert document.ids_T.tolist() == [*ours.encode(text.decode()), 1]
+    assert document.num_bytes == len(text)
+
+
+class Stream:
+  """What the hub's streams do."""
+
+  def __init__(self, rows):
+    self._rows = rows
+
+  def __iter__(self):
+    return iter(self._rows)
+
+  def select_columns(self, names):
+    return Stream([{n: row[n] for n in names} for row in self._rows])
+
+  def take(self, count):
+    return Stream(self._rows[:count])
+
+  def skip(self, count):
+    return Stream(self._rows[count:])
+
+
+def test_a_hub_text_holds_its_first_rows_out(monkeypatch):
+  rows = [{'text': f'row {i}', 'id': i} for i in range(5)]
+  monkeypatch.setattr(tasks.HuggingFace, '_stream', lambda self: Stream(rows))
+  task = tasks.HuggingFace('hub', 'some/path', 'part', held_out=2)
+  ours = vocab.Bytes()
+  found = {
+    split: [
+      ours.decode(d.ids_T)
+      for d in task.documents(split, ours, skip=0, note=print)
+    ]
+    for split in task.splits
+  }
+  assert found['validation'] == ['row 0', 'row 1']
+  assert found['train'] == ['row 2', 'row 3', 'row 4']
+
+
+def test_texts_that_are_not_here_are_one_line(monkeypatch, tmp_path):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  for name in ('c4', 'fineweb_edu'):
+    with pytest.raises(errors.InputError) as caught:
+      list(
+        tasks.TASKS[name].documents('train', vocab.Bytes(), skip=0, note=print)
+      )
+    assert name in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_own_files_as_a_seqio_task(tmp_path):
+  lines = [json.dumps({'text': f'documént {i}'}) for i in range(300)]
+  (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+  own, ours = files.Files(str(tmp_path)), vocab.SentencePiece()
+  for split in own.splits:
+    want = list(own.documents(split, ours, skip=0, note=print))
+    dataset = own.to_seqio(ours).get_dataset(
+      None, split, shuffle=False, trim_output_features=False
+    )
+    found = _examples(dataset)
+    assert len(found) == len(want) > 5
+    for example, document in zip(found, want, strict=True):
+      assert example['targets'].tolist() == document.ids_T.tolist()
+      assert example['num_bytes'] == document.num_bytes

@@ -1,0 +1,193 @@
+"""Vocabularies without TensorFlow: round trips, reserved ids, bad files."""
+
+import json
+import random
+
+import pytest
+import sentencepiece
+import tokenizers
+
+from moejax.core import errors
+from moejax.data import tasks, vocab
+
+TEXTS = [
+  '',
+  ' ',
+  '  two  spaces  ',
+  '\n\n\ttab\r\nline\n',
+  'def f(x):\n    return x  # 4 spaces\n',
+  'é漢字🙂 naïve \u00a0 \u2028 \ufeff',
+  '\x00\x01\x7f control',
+  '</s> <unk> <pad> <0x41> <|endoftext|>',
+]
+
+
+@pytest.fixture(scope='module')
+def hf_path(tmp_path_factory):
+  """A byte-level BPE whose id 0 is a real token, as GPT-2's is."""
+  model = tokenizers.Tokenizer(tokenizers.models.BPE())
+  model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False
+  )
+  model.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=300,
+    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    special_tokens=[],
+    show_progress=False,
+  )
+  model.train_from_iterator(['the cat sat on the mat'] * 3, trainer)
+  model.add_special_tokens(['<|endoftext|>'])
+  model.enable_truncation(5)
+  model.enable_padding(length=5)
+  path = tmp_path_factory.mktemp('hf') / 'tokenizer.json'
+  model.save(str(path))
+  return str(path)
+
+
+@pytest.fixture(params=sorted(vocab.VOCABS))
+def some_vocab(request, hf_path):
+  kwargs = {'path': hf_path} if request.param == 'hf_tokenizer' else {}
+  return vocab.VOCABS[request.param](**kwargs)
+
+
+def _random_texts():
+  rng = random.Random(0)
+  for _ in range(100):
+    points = [
+      rng.choice([rng.randrange(32, 127), rng.randrange(0x110000), 10, 32])
+      for _ in range(rng.randrange(30))
+    ]
+    text = ''.join(map(chr, points))
+    yield text.encode(errors='ignore').decode().replace('\u2581', '')
+
+
+def test_any_text_comes_back(some_vocab):
+  for text in [*TEXTS, *_random_texts()]:
+    assert some_vocab.decode(some_vocab.encode(text)) == text
+
+
+def test_ids_of_text_are_inside_and_reserved_ones_never_appear(some_vocab):
+  for text in [*TEXTS, *_random_texts()]:
+    for i in some_vocab.encode(text):
+      assert 0 < i < some_vocab.size
+      assert i != some_vocab.eos_id
+  assert 0 < some_vocab.eos_id < some_vocab.size
+
+
+def test_a_batch_encodes_as_its_texts(some_vocab):
+  found = some_vocab.encode_batch(TEXTS)
+  assert found == [some_vocab.encode(text) for text in TEXTS]
+
+
+def test_decoding_leaves_out_padding_eos_and_what_is_outside(some_vocab):
+  ids = some_vocab.encode('a cat')
+  eos, size = some_vocab.eos_id, some_vocab.size
+  assert some_vocab.decode([0, *ids, 0, eos, size, size + 9]) == 'a cat'
+  assert some_vocab.decode([]) == ''
+
+
+def test_the_byte_vocabulary_is_bytes_plus_three():
+  assert vocab.Bytes().encode('hi') == [107, 108]
+  assert vocab.Bytes().encode('é') == [0xC3 + 3, 0xA9 + 3]
+  assert (vocab.Bytes().size, vocab.Bytes().eos_id) == (259, 1)
+  assert vocab.Bytes().decode([0xC3 + 3]) == ''  # half a character
+
+
+def test_the_shipped_model_is_what_it_says():
+  model = vocab.SentencePiece()
+  assert (model.size, model.eos_id) == (8192, 1)
+  processor = sentencepiece.SentencePieceProcessor(
+    model_file=str(vocab.SHIPPED)
+  )
+  assert processor.pad_id() == 0
+  assert processor.unk_id() == 2
+  assert processor.bos_id() == -1
+  assert 2 not in model.encode('漢字 \u0bf5')  # bytes stand in
+  assert len(model.encode('\n\n\n')) == 3
+  assert len(model.encode('        ')) == 1
+
+
+def test_the_shipped_model_gives_the_minipile_back():
+  model = vocab.SentencePiece()
+  for name in ('minipile_code', 'minipile_factbook', 'minipile_speeches'):
+    num_bytes = num_tokens = 0
+    for text in tasks.TASKS[name].texts('validation'):
+      ids = model.encode(text)
+      assert model.decode(ids) == text
+      num_bytes += len(text.encode())
+      num_tokens += len(ids)
+    assert num_bytes / num_tokens > 3
+
+
+def test_a_sentencepiece_model_without_padding_is_shifted(tmp_path):
+  """As Llama's: unknown 0, BOS 1, EOS 2."""
+  path = tmp_path / 'other.model'
+  with path.open('wb') as out:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(['the cat sat on the mat'] * 9),
+      model_writer=out,
+      model_type='bpe',
+      vocab_size=290,
+      byte_fallback=True,
+      minloglevel=2,
+    )
+  model = vocab.SentencePiece(str(path))
+  plain = sentencepiece.SentencePieceProcessor(model_file=str(path))
+  assert model.encode('the mat') == [i + 1 for i in plain.encode('the mat')]
+  assert model.encode_batch(['the mat'])[0] == model.encode('the mat')
+  assert model.decode(model.encode('the mat')) == 'the mat'
+  assert (model.eos_id, model.size) == (3, 291)
+
+
+def test_hugging_face_ids_are_shifted_by_one(hf_path):
+  model = vocab.HfTokenizer(hf_path)
+  plain = tokenizers.Tokenizer.from_file(hf_path)
+  plain.no_padding()
+  plain.no_truncation()
+  text = 'the cat sat on the mat, and !'
+  assert 0 in plain.encode(text).ids  # '!' is a real token with id 0
+  assert model.encode(text) == [i + 1 for i in plain.encode(text).ids]
+  assert model.eos_id == plain.token_to_id('<|endoftext|>') + 1
+  assert model.size == plain.get_vocab_size() + 1
+
+
+def test_fingerprints_differ_by_what_they_encode(hf_path, tmp_path):
+  tree = json.loads(open(hf_path).read())
+  tree['model']['merges'] = tree['model']['merges'][:-1]
+  other = tmp_path / 'tokenizer.json'
+  other.write_text(json.dumps(tree))
+  found = {
+    v.fingerprint()
+    for v in (
+      vocab.Bytes(),
+      vocab.SentencePiece(),
+      vocab.HfTokenizer(hf_path),
+      vocab.HfTokenizer(str(other)),
+    )
+  }
+  assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+  ('make', 'words'),
+  [
+    (lambda p: vocab.SentencePiece('/no/m.model'), ['/no/m.model', 'No such']),
+    (lambda p: vocab.SentencePiece(p), ['not a SentencePiece model']),
+    (lambda p: vocab.HfTokenizer('/no/t.json'), ['/no/t.json', 'No such']),
+    (lambda p: vocab.HfTokenizer(p), ['not a tokenizer.json']),
+  ],
+)
+def test_bad_files_are_one_line(make, words, tmp_path):
+  path = tmp_path / 'bad'
+  path.write_text('nothing of the kind')
+  with pytest.raises(errors.InputError) as caught:
+    make(str(path)).encode('a')
+  assert len(str(caught.value).splitlines()) == 1
+  for word in words:
+    assert word in str(caught.value)
+
+
+def test_an_unknown_eos_token_lists_the_special_ones(hf_path):
+  with pytest.raises(errors.InputError, match=r"'</s>'.*<\|endoftext\|>"):
+    _ = vocab.HfTokenizer(hf_path, eos_token='</s>').eos_id

@@ -1,0 +1,157 @@
+"""Bad input: one clear line, exit code 2, and nothing is lost or begun."""
+
+import json
+import pathlib
+
+import pytest
+
+from moejax import main
+from moejax.cli import command, run_config
+from moejax.core import config
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = f'--config={ROOT}/configs/tiny.py:tiny'
+SYNTHETIC = '--config.data.mixture=synthetic'
+
+
+def _error(capsys, *flags, code=command.BAD_INPUT):
+  """The one line that a command with these flags fails with."""
+  assert command.call(main.main, flags) == code
+  captured = capsys.readouterr()
+  lines = captured.err.splitlines()
+  assert len(lines) == 1, captured.err
+  return lines[0]
+
+
+CASES = {
+  'unknown config file': (
+    [f'--config={ROOT}/configs/tny.py'],
+    ["did you mean 'tiny'"],
+  ),
+  'no config': ([], ['--config', 'required', '--help']),
+  'unknown flag': ([TINY, '--wrkdir=x'], ['--wrkdir']),
+  'unknown key': (
+    [TINY, '--config.opt.peak_rl=1'],
+    ["'opt.peak_rl'", "did you mean 'opt.peak_lr'"],
+  ),
+  'a group of keys': ([TINY, '--config.opt=1'], ["'opt'", 'set one of them']),
+  'a key below a value': (
+    [TINY, '--config.opt.peak_lr.x=1'],
+    ["'opt.peak_lr.x'"],
+  ),
+  'override without a value': ([TINY, '--config.seed'], ['needs a value']),
+  'wrong type': (
+    [TINY, '--config.train.steps=many'],
+    ["'train.steps' wants an int", "'many'"],
+  ),
+  'half a step': (
+    [TINY, '--config.train.steps=1.5'],
+    ["'train.steps' wants an int", "'1.5'"],
+  ),
+  'unknown router': (
+    [TINY, '--config.model.moe.router=gshrd'],
+    ["'gshrd'", "did you mean 'gshard'", 'top_k'],
+  ),
+  'unknown remat': (
+    [TINY, '--config.model.remat=al'],
+    ["'al'", 'full', 'none'],
+  ),
+  'top-k larger than the experts': (
+    [TINY, '--config.model.moe.router.k=9'],
+    ['router.k=9', '8 routed experts', 'use 1 to 8'],
+  ),
+  'groups that do not divide the experts': (
+    [TINY, '--config.model.moe.balance.device_level.num_groups=3'],
+    ['num_groups=3', '8 routed experts'],
+  ),
+  'sequence longer than the model': (
+    [TINY, '--config.data.sequence_length=65'],
+    ['data.sequence_length=65', 'model.max_length=64'],
+  ),
+  'vocabulary smaller than the ids': (
+    [TINY, '--config.model.vocab_size=100'],
+    ['model.vocab_size=100', '8192'],
+  ),
+  'heads that do not divide': (
+    [TINY, '--config.model.num_kv_heads=3'],
+    ['num_kv_heads=3', 'num_heads=4'],
+  ),
+  'batch that does not divide over the mesh': (
+    [TINY, SYNTHETIC, '--config.train.batch_size=12'],
+    ['12 rows', '8 parts'],
+  ),
+  'batch that does not divide into micro-batches': (
+    [TINY, SYNTHETIC, '--config.train.micro_batches=3'],
+    ['batch_size=8', 'micro_batches=3'],
+  ),
+  'mesh that does not fit the devices': (
+    [TINY, SYNTHETIC, '--config.mesh.data=3'],
+    ['data=3', '8 devices'],
+  ),
+  'mesh axis that is not there yet': (
+    [TINY, SYNTHETIC, '--config.mesh.expert=2'],
+    ['mesh.expert=2', 'not supported yet'],
+  ),
+  'weights that do not divide over the mesh': (
+    [TINY, SYNTHETIC, '--config.mesh.fsdp=8', '--config.model.width=36'],
+    ['embed=36', 'does not split 8 ways'],
+  ),
+  'no file': (
+    [TINY, '--config.data.files=/no/such/*.jsonl'],
+    ['/no/such/*.jsonl'],
+  ),
+  'no learning rate': ([TINY, '--config.opt.peak_lr=0'], ['opt.peak_lr=0']),
+}
+
+
+@pytest.mark.parametrize('case', sorted(CASES))
+def test_one_line_that_names_value_place_and_fix(case, capsys, tmp_path):
+  flags, words = CASES[case]
+  workdir = tmp_path / 'run'
+  line = _error(capsys, *flags, f'--workdir={workdir}')
+  assert line.startswith('error: ')
+  for word in words:
+    assert word in line
+  # Nothing was begun: what is wrong is said before any work.
+  assert not (workdir / 'config.json').exists()
+
+
+def test_workdir_is_a_file(capsys, tmp_path):
+  path = tmp_path / 'file'
+  path.write_text('mine')
+  line = _error(capsys, TINY, SYNTHETIC, f'--workdir={path}')
+  assert str(path) in line
+  assert path.read_text() == 'mine'
+
+
+def test_workdir_of_another_config_names_the_keys(capsys, tmp_path):
+  run = run_config.load(
+    f'{ROOT}/configs/tiny.py:tiny', [('data.mixture', 'synthetic')]
+  )
+  text = json.dumps(config.to_dict(run))
+  (tmp_path / 'config.json').write_text(text)
+  line = _error(
+    capsys, TINY, SYNTHETIC, '--config.opt.peak_lr=0.5', f'--workdir={tmp_path}'
+  )
+  assert 'opt.peak_lr (0.003 there, 0.5 now)' in line
+  assert (tmp_path / 'config.json').read_text() == text
+
+
+def test_workdir_whose_config_cannot_be_read(capsys, tmp_path):
+  (tmp_path / 'config.json').write_text('{"seed": ')
+  line = _error(capsys, TINY, SYNTHETIC, f'--workdir={tmp_path}')
+  assert 'cannot be read' in line
+
+
+def test_config_file_with_a_wrong_key_names_the_nearest(capsys, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from moejax.cli import run_config\n'
+    'def get_config():\n'
+    '  c = run_config.default()\n'
+    '  c.opt.peak_rl = 1e-3\n'
+    '  return c\n'
+  )
+  line = _error(capsys, f'--config={path}', f'--workdir={tmp_path / "run"}')
+  assert str(path) in line
+  assert 'peak_lr' in line

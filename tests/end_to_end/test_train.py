@@ -1,0 +1,179 @@
+"""The real command, as a process: trains, stops, goes on, says it is done."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from moejax.core import log
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 24
+# Every kind of state that a stop could lose: noise of GShard's router, micro-
+# batches, a checkpoint every few steps.
+FLAGS = (
+  '--config=configs/tiny.py:tiny',
+  '--config.data.mixture=synthetic',
+  '--config.model.moe.router=gshard',
+  '--config.model.moe.dispatcher=capacity',
+  '--config.model.moe.balance.gshard_aux.coefficient=0.1',
+  '--config.train.micro_batches=2',
+  f'--config.train.steps={STEPS}',
+  '--config.train.log_every=1',
+  '--config.train.checkpoint_every=4',
+  '--config.train.eval_every=8',
+)
+
+
+def _env():
+  return {
+    **os.environ,
+    'XLA_FLAGS': '',
+    'PYTHONPATH': str(ROOT),
+    'PYTHONUNBUFFERED': '1',
+  }
+
+
+def _start(workdir, *flags):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'moejax.main',
+      *FLAGS,
+      *flags,
+      f'--workdir={workdir}',
+    ],
+    cwd=ROOT,
+    env=_env(),
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+
+
+def _run(workdir, *flags):
+  process = _start(workdir, *flags)
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+def _steps(workdir):
+  path = workdir / 'metrics.jsonl'
+  return [r['step'] for r in log.read(path)] if path.exists() else []
+
+
+def _wait_for_step(workdir, step, process):
+  deadline = time.monotonic() + 200
+  while max(_steps(workdir), default=0) < step:
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
+def _weights(workdir):
+  """The files of the last checkpoint's arrays, by name."""
+  code = (
+    'import sys, jax, numpy as np\n'
+    'from moejax.cli import restore\n'
+    'state = restore.state(sys.argv[1])\n'
+    'flat, _ = jax.tree_util.tree_flatten(state)\n'
+    'np.savez(sys.argv[2], *[np.asarray(x) for x in flat])\n'
+  )
+  out = workdir / 'state.npz'
+  subprocess.run(
+    [sys.executable, '-c', code, str(workdir), str(out)],
+    check=True,
+    env=_env(),
+    cwd=ROOT,
+  )
+  return np.load(out)
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+  """A run that was never stopped."""
+  workdir = tmp_path_factory.mktemp('straight') / 'run'
+  code, out, err = _run(workdir)
+  assert code == 0, out + err
+  return workdir, out
+
+
+def _assert_same(a, b):
+  mine = [log.deterministic(r) for r in log.read(a / 'metrics.jsonl')]
+  other = [log.deterministic(r) for r in log.read(b / 'metrics.jsonl')]
+  assert mine == other
+  mine, other = _weights(a), _weights(b)
+  assert mine.files == other.files
+  for name in mine.files:
+    np.testing.assert_array_equal(mine[name], other[name])
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_it_promises(straight):
+  workdir, out = straight
+  for name in ('config.json', 'versions.json', 'metrics.jsonl', 'report.json'):
+    assert (workdir / name).exists()
+  assert list((workdir / 'tensorboard').iterdir())
+  keys = json.loads((workdir / 'config.json').read_text())
+  assert keys['model']['moe']['router']['name'] == 'gshard'
+  assert (
+    'jax' in json.loads((workdir / 'versions.json').read_text())['packages']
+  )
+  records = log.read(workdir / 'metrics.jsonl')
+  losses = [r['loss'] for r in records if 'loss' in r]
+  assert len(losses) == STEPS
+  assert losses[-1] < losses[0]
+  assert {'balance/gshard_aux', 'moe/load_max', 'moe/dropped'} <= set(
+    records[0]
+  )
+  assert 'eval/loss' in records[-1]
+
+
+@pytest.mark.slow
+def test_the_same_command_again_says_that_it_is_finished(straight):
+  workdir, _ = straight
+  before = sorted(p.name for p in workdir.iterdir())
+  code, out, err = _run(workdir)
+  assert code == 0, out + err
+  assert 'This run is finished' in out
+  assert sorted(p.name for p in workdir.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_killed_at_a_random_step_and_resumed_is_bit_equal(straight, tmp_path):
+  workdir = tmp_path / 'run'
+  step = int(np.random.default_rng().integers(1, STEPS - 1))
+  process = _start(workdir)
+  _wait_for_step(workdir, step, process)
+  process.kill()
+  process.communicate()
+  assert not (workdir / 'report.json').exists()
+  code, out, err = _run(workdir)
+  assert code == 0, f'killed at step {step}: {out}{err}'
+  _assert_same(straight[0], workdir)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_exits_75_and_resumes_bit_equal(straight, tmp_path):
+  workdir = tmp_path / 'run'
+  process = _start(workdir)
+  _wait_for_step(workdir, 6, process)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 75, err
+  (line,) = [x for x in err.splitlines() if x.startswith('interrupted:')]
+  assert 'SIGTERM' in line
+  assert 'Run the same command to go on' in line
+  stopped_at = max(_steps(workdir))
+  assert 6 <= stopped_at < STEPS
+  code, out, err = _run(workdir)
+  assert code == 0, out + err
+  assert f'Going on from the checkpoint of step {stopped_at}.' in out
+  _assert_same(straight[0], workdir)

@@ -1,0 +1,287 @@
+"""The whole layer against loops over tokens and experts."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import dense, slow, tiny
+
+from moejax.core import errors
+from moejax.moe import balance, layer
+from moejax.moe.config import MoEConfig
+from moejax.moe.dispatchers import capacity
+from moejax.moe.routers import gshard, top_k
+
+WIDTH = 10
+CONFIG = MoEConfig(
+  num_experts=5,
+  expert_width=6,
+  num_shared=2,
+  router=top_k.TopK(k=2),
+  balance=(balance.ExpertLevel(1.0), balance.DeviceLevel(1.0, 5)),
+)
+# Two rows of eight tokens; the last three of the second are padding.
+VALID_BL = np.arange(16).reshape(2, 8) < 13
+X_BLD = np.random.default_rng(1).normal(size=(2, 8, WIDTH)).astype(np.float32)
+
+
+def make(config=CONFIG, mesh=None):
+  mesh = tiny.mesh() if mesh is None else mesh
+  return tiny.module(
+    lambda: layer.MoE(config, WIDTH, 1.0, mesh, jax.random.key(0)), std=0.5
+  )
+
+
+def call(graph, weights, x_BLD, key=None, valid_BL=VALID_BL):
+  index_BL = jnp.arange(x_BLD.shape[0] * x_BLD.shape[1], dtype=jnp.int32)
+  moe = tiny.bind(graph, weights)
+  return moe(
+    x_BLD, jnp.asarray(valid_BL), index_BL.reshape(x_BLD.shape[:2]), key
+  )
+
+
+@pytest.fixture(scope='module')
+def made():
+  return make()
+
+
+@pytest.fixture(scope='module')
+def jitted(made):
+  graph, _ = made
+  return jax.jit(functools.partial(call, graph))
+
+
+def by_loops(weights, x_BLD=X_BLD, valid_BL=VALID_BL, config=CONFIG):
+  tokens = zip(
+    x_BLD.reshape(-1, x_BLD.shape[-1]).astype(np.float64),
+    valid_BL.reshape(-1),
+    strict=True,
+  )
+  return [
+    slow.deepseek_moe(
+      weights, x_D, config.router.k, config.num_shared, valid=valid
+    )
+    for x_D, valid in tokens
+  ]
+
+
+def test_layer_is_the_papers_formula(made, jitted):
+  _, weights = made
+  out_BLD, _ = jitted(weights, X_BLD)
+  want_TD = np.stack([out_D for out_D, _, _ in by_loops(weights)])
+  assert out_BLD.dtype == jnp.float32
+  np.testing.assert_allclose(
+    out_BLD.reshape(-1, WIDTH), want_TD, rtol=1e-5, atol=1e-5
+  )
+
+
+def test_gradients_are_those_of_a_dense_masked_sum(made):
+  graph, weights = made
+  pull_BLD = np.random.default_rng(2).normal(size=X_BLD.shape)
+
+  def routed(weights, x_BLD):
+    return jnp.vdot(call(graph, weights, x_BLD)[0], pull_BLD)
+
+  def obvious(weights, x_BLD):
+    x_TD = x_BLD.reshape(-1, WIDTH)
+    out_TD = dense.deepseek_moe(
+      weights, x_TD, CONFIG.router.k, jnp.asarray(VALID_BL).reshape(-1)
+    )
+    return jnp.vdot(out_TD, pull_BLD.reshape(-1, WIDTH))
+
+  got, want = (
+    jax.jit(jax.grad(f, argnums=(0, 1)))(weights, X_BLD)
+    for f in (routed, obvious)
+  )
+  tiny.assert_close(got, want, rtol=2e-5, atol=2e-5)
+
+
+def test_padding_gets_the_shared_experts_alone(made, jitted):
+  _, weights = made
+  out_BLD, record = jitted(weights, X_BLD)
+  shared = by_loops(weights, valid_BL=np.zeros_like(VALID_BL))
+  want_TD = np.stack([out_D for out_D, _, _ in shared])
+  padding_T = ~VALID_BL.reshape(-1)
+  np.testing.assert_allclose(
+    out_BLD.reshape(-1, WIDTH)[padding_T],
+    want_TD[padding_T],
+    rtol=1e-5,
+    atol=1e-5,
+  )
+  sums = record.balance['expert_level']
+  assert sums['tokens'] == 13
+  assert sums['count_E'].sum() == 13 * 2
+
+
+def test_what_padding_holds_changes_nothing_else(made, jitted):
+  _, weights = made
+  out_BLD, record = jitted(weights, X_BLD)
+  other_BLD = np.where(VALID_BL[..., None], X_BLD, 100.0).astype(np.float32)
+  got_BLD, got = jitted(weights, other_BLD)
+  np.testing.assert_array_equal(got_BLD[VALID_BL], out_BLD[VALID_BL])
+  tiny.assert_close(got, record, rtol=0, atol=0)
+
+
+def test_counts_probabilities_and_gates_are_the_loops(made, jitted):
+  _, weights = made
+  _, record = jitted(weights, X_BLD)
+  tokens = by_loops(weights)
+  count_E = np.zeros(5)
+  for _, chosen, gates in tokens:
+    for i in chosen:
+      count_E[i] += 1
+    # Not renormalised: the kept gates leave out the other experts' share.
+    assert sum(gates) < 0.999
+  for name in ('expert_level', 'device_level'):
+    np.testing.assert_array_equal(record.balance[name]['count_E'], count_E)
+  x_TD = X_BLD.reshape(-1, WIDTH)[VALID_BL.reshape(-1)]
+  prob_TE = [slow.softmax(x_D @ weights['router']['w_DE']) for x_D in x_TD]
+  np.testing.assert_allclose(
+    record.balance['expert_level']['prob_E'], np.sum(prob_TE, 0), rtol=1e-5
+  )
+
+
+def test_no_token_is_dropped_when_all_choose_the_same(made, jitted):
+  _, weights = made
+  # All logits are 0, so all choose experts 0 and 1 with gates of 1/5.
+  weights = {**weights, 'router': {'w_DE': np.zeros((WIDTH, 5), np.float32)}}
+  out_BLD, record = jitted(weights, X_BLD)
+  np.testing.assert_array_equal(
+    record.balance['expert_level']['count_E'], [13, 13, 0, 0, 0]
+  )
+  assert record.stats['dropped'].value() == 0
+  want_TD = np.stack([out_D for out_D, _, _ in by_loops(weights)])
+  np.testing.assert_allclose(
+    out_BLD.reshape(-1, WIDTH), want_TD, rtol=1e-5, atol=1e-5
+  )
+
+
+def test_shared_experts_are_added_with_weight_one(made, jitted):
+  graph, weights = made
+  alone = {
+    **weights,
+    'routed': jax.tree.map(np.zeros_like, weights['routed']),
+  }
+  both_BLD, _ = jitted(weights, X_BLD)
+  shared_BLD, _ = jitted(alone, X_BLD)
+  none = {**weights, 'shared': jax.tree.map(np.zeros_like, weights['shared'])}
+  routed_BLD, _ = jitted(none, X_BLD)
+  np.testing.assert_allclose(both_BLD, shared_BLD + routed_BLD, atol=1e-5)
+  want_TD = dense.experts(
+    weights['shared'], X_BLD.reshape(-1, WIDTH), jnp.ones((16, 1))
+  )
+  np.testing.assert_allclose(
+    shared_BLD.reshape(-1, WIDTH), want_TD, rtol=1e-5, atol=1e-5
+  )
+  assert graph is made[0]
+
+
+def test_the_router_is_float32_when_all_else_is_bfloat16(made, jitted):
+  _, weights = made
+  x_BLD = jnp.asarray(X_BLD, jnp.bfloat16)
+  out_BLD, record = jitted(weights, x_BLD)
+  assert out_BLD.dtype == jnp.bfloat16
+  exact = np.asarray(x_BLD.astype(jnp.float32))
+  prob_TE = [
+    slow.softmax(x_D @ weights['router']['w_DE'])
+    for x_D in exact.reshape(-1, WIDTH)[VALID_BL.reshape(-1)].astype(np.float64)
+  ]
+  sums = record.balance['expert_level']
+  assert sums['prob_E'].dtype == jnp.float32
+  # Logits rounded to bfloat16 would be off by 4e-3.
+  np.testing.assert_allclose(sums['prob_E'], np.sum(prob_TE, 0), rtol=2e-6)
+  want_TD = np.stack([out_D for out_D, _, _ in by_loops(weights, exact)])
+  np.testing.assert_allclose(
+    out_BLD.reshape(-1, WIDTH).astype(jnp.float32),
+    want_TD,
+    rtol=0.05,
+    atol=0.02 * np.abs(want_TD).max(),
+  )
+
+
+def test_without_shared_experts_there_are_no_weights_for_them():
+  config = dataclasses.replace(CONFIG, num_shared=0)
+  graph, weights = make(config)
+  assert set(weights) == {'router', 'routed'}
+  out_BLD, _ = jax.jit(functools.partial(call, graph))(weights, X_BLD)
+  assert (out_BLD.reshape(-1, WIDTH)[~VALID_BL.reshape(-1)] == 0).all()
+
+
+MESH_CASES = {
+  'deepseek': (CONFIG, None),
+  'gshard': (
+    dataclasses.replace(
+      CONFIG,
+      router=gshard.GShard(),
+      dispatcher=capacity.Capacity(),
+      balance=(balance.GShardAux(1.0), balance.ExpertLevel(1.0)),
+    ),
+    7,
+  ),
+}
+
+
+@pytest.mark.parametrize('case', sorted(MESH_CASES))
+def test_eight_devices_equal_one(case):
+  """Output, losses, statistics, gradients; the shards are far from alike."""
+  config, seed = MESH_CASES[case]
+  key = None if seed is None else jax.random.key(seed)
+  rng = np.random.default_rng(3)
+  x_BLD = rng.normal(size=(8, 6, WIDTH)).astype(np.float32)
+  # Each row prefers other experts, and has another number of padding tokens.
+  x_BLD += 2 * rng.normal(size=(8, 1, WIDTH)).astype(np.float32)
+  valid_BL = np.arange(6) < rng.integers(1, 7, (8, 1))
+  pull_BLD = rng.normal(size=x_BLD.shape)
+
+  def found(mesh):
+    graph, weights = make(config, mesh)
+
+    def loss(weights, x_BLD):
+      out_BLD, record = call(graph, weights, x_BLD, key, valid_BL)
+      sums = jax.tree.map(lambda a: a[None], record.balance)
+      total, by_name = balance.total(config.balance, sums)
+      return jnp.vdot(out_BLD, pull_BLD) / 48 + 10 * total, (
+        out_BLD,
+        by_name,
+        record.stats,
+      )
+
+    run = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    return jax.device_get(run(weights, x_BLD))
+
+  one = found(tiny.mesh())
+  tiny.assert_close(
+    found(tiny.mesh(8, data=4, fsdp=2)), one, rtol=1e-5, atol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'expert_width': 0}, 'moe.expert_width=0 must be at least 1'),
+    ({'num_shared': -1}, 'num_shared=-1 at least 0'),
+    (
+      {'router': top_k.TopK(k=6)},
+      'router.k=6 experts per token, but there are 5 routed experts',
+    ),
+    ({'router': top_k.TopK(k=0)}, 'router.k=0'),
+    (
+      {'num_experts': 1, 'router': gshard.GShard()},
+      'sends a token to 2 experts, but there are 1',
+    ),
+    (
+      {'router': gshard.GShard(0)},
+      'router.rows_per_group=0 must be at least 1',
+    ),
+    (
+      {'balance': (balance.DeviceLevel(1.0, 2),)},
+      'num_groups=2 does not divide the 5 routed experts evenly',
+    ),
+  ],
+)
+def test_parts_that_do_not_fit_together(changes, message):
+  with pytest.raises(errors.InputError, match=message):
+    dataclasses.replace(CONFIG, **changes).check()

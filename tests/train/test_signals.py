@@ -1,0 +1,115 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from moejax.train.signals import StopSignal
+
+
+def send(which):
+  os.kill(os.getpid(), which)
+
+
+@pytest.fixture(autouse=True)
+def handlers_of_the_test():
+  """A known handler before, and checks that it is back after."""
+  seen = []
+  handler = lambda number, frame: seen.append(signal.Signals(number).name)
+  before = {
+    which: signal.signal(which, handler)
+    for which in (signal.SIGINT, signal.SIGTERM)
+  }
+  yield seen
+  for which, old in before.items():
+    assert signal.getsignal(which) is handler
+    signal.signal(which, old)
+
+
+@pytest.mark.parametrize(
+  ('which', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_is_a_flag_and_nothing_else(which, code, handlers_of_the_test):
+  with StopSignal() as stop:
+    assert (stop.requested, stop.exit_code) == (None, 0)
+    send(which)
+    assert (stop.requested, stop.exit_code) == (which.name, code)
+  assert (stop.requested, stop.exit_code) == (which.name, code)
+  assert handlers_of_the_test == []
+
+
+def test_the_second_ctrl_c_raises():
+  with StopSignal() as stop:
+    send(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+      send(signal.SIGINT)
+    assert stop.requested == 'SIGINT'
+
+
+def test_the_second_sigterm_is_ignored():
+  with StopSignal() as stop:
+    for _ in range(3):
+      send(signal.SIGTERM)
+    assert stop.requested == 'SIGTERM'
+
+
+def test_one_ctrl_c_after_sigterm_does_not_tear_the_save():
+  with StopSignal() as stop:
+    send(signal.SIGTERM)
+    send(signal.SIGINT)
+    assert stop.requested == 'SIGTERM'
+    with pytest.raises(KeyboardInterrupt):
+      send(signal.SIGINT)
+
+
+def test_the_handlers_from_before_are_back(handlers_of_the_test):
+  with pytest.raises(RuntimeError, match='torn'), StopSignal():
+    raise RuntimeError('torn')
+  send(signal.SIGTERM)
+  assert handlers_of_the_test == ['SIGTERM']
+
+
+def test_in_another_thread_it_does_nothing(handlers_of_the_test):
+  found = []
+
+  def work():
+    with StopSignal() as stop:
+      send(signal.SIGTERM)
+      found.append(stop.requested)
+
+  thread = threading.Thread(target=work)
+  thread.start()
+  thread.join()
+  assert found == [None]
+  assert handlers_of_the_test == ['SIGTERM']
+
+
+LOOP = """
+import sys, time
+from moejax.train.signals import StopSignal
+
+with StopSignal() as stop:
+  sys.stdout.write('ready\\n')
+  sys.stdout.flush()
+  while not stop.requested:
+    time.sleep(0.01)
+sys.stdout.write(f'saved on {stop.requested}\\n')
+sys.exit(stop.exit_code)
+"""
+
+
+@pytest.mark.parametrize('which', [signal.SIGINT, signal.SIGTERM])
+def test_a_real_process_ends_in_its_own_time(which):
+  process = subprocess.Popen(
+    [sys.executable, '-c', LOOP],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'ready\n'
+  process.send_signal(which)
+  out, err = process.communicate(timeout=30)
+  assert (out, err) == (f'saved on {which.name}\n', '')
+  assert process.returncode == 128 + which
