@@ -15,7 +15,7 @@ import pytest
 
 from moejax.cli import run_config
 from moejax.core import config
-from moejax.data import loader, synthetic
+from moejax.data import synthetic
 from moejax.model import build
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
@@ -59,14 +59,10 @@ def test_every_config_steps_when_shrunk(name):
   train_step = step.make(model, transform, step_config)
   start = state.init(model, transform, jax.random.key(0))
   before = jax.tree.map(np.asarray, start.weights)
-  rows = synthetic.SyntheticRows(
-    length=run.data.sequence_length,
-    vocab_size=run.model.vocab_size,
-    eos_id=1,
-    num_rows=64,
-    seed=0,
+  rows = synthetic.Synthetic(
+    length=run.data.sequence_length, vocab_size=run.model.vocab_size
   )
-  batch = next(loader.eval_batches(rows, run.train.batch_size))
+  batch = rows.batch(0, run.train.batch_size)
   after, metrics = train_step(start, hosts.put_rows(batch, mesh))
   assert jnp.isfinite(metrics['loss'])
   assert int(metrics['skipped']) == 0

@@ -28,7 +28,7 @@ from flax import nnx
 
 from moejax.cli import bench_peers, command
 from moejax.core import errors
-from moejax.data import loader, synthetic
+from moejax.data import synthetic
 from moejax.data.batch import Batch
 from moejax.model import attention, build, ffn, rope
 from moejax.model.config import ModelConfig
@@ -156,10 +156,8 @@ def time_step(config: ModelConfig, steps: int) -> dict[str, Any]:
 
 
 def _batch(config: ModelConfig) -> Batch:
-  rows = synthetic.SyntheticRows(
-    length=LENGTH, vocab_size=config.vocab_size, eos_id=1, num_rows=64, seed=0
-  )
-  return next(loader.eval_batches(rows, ROWS))
+  rows = synthetic.Synthetic(length=LENGTH, vocab_size=config.vocab_size)
+  return rows.batch(0, ROWS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,9 @@ def main(argv: Sequence[str]) -> None:
     return
   _verify(data, console)
   _show(data, console)
-  console.print(f'in {build.cache_dir(run.data)}, checksums verified')
+  console.print(
+    f'in {build.cache_dir(run.data)}, checksums verified', soft_wrap=True
+  )
 
 
 @contextlib.contextmanager

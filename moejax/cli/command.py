@@ -9,12 +9,20 @@ Exit codes:
 """
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
 from moejax.core import errors
 
 DONE, BUG, BAD_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
+DISK_ERRORS = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EFBIG,
+  errno.EROFS,
+  errno.EIO,
+)
 
 
 class InterruptedRunError(Exception):
@@ -85,6 +93,13 @@ def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
       file=sys.stderr,
     )
     return 130
-  except BrokenPipeError:
-    return BUG
+  except OSError as e:
+    if e.errno not in DISK_ERRORS:
+      raise
+    print(
+      f'stopped: the disk failed: {e}; mend it and run the same command again: '
+      'the last checkpoint is whole',
+      file=sys.stderr,
+    )
+    return STOPPED
   return DONE

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 
@@ -35,14 +36,24 @@ def run_of(workdir: str) -> Run:
     ) from None
 
 
-def state(workdir: str) -> states.State:
-  """The whole training state of the newest good checkpoint."""
+def state(
+  workdir: str, warn: Callable[[str], None] = lambda _: None
+) -> states.State:
+  """The whole training state of the newest good checkpoint, on one device.
+
+  Args:
+    workdir: of the run.
+    warn: is given a line for each checkpoint that had to be skipped.
+
+  Raises:
+    InputError: there is no good checkpoint.
+  """
   run = run_of(workdir)
   run = dataclasses.replace(run, mesh=meshes.MeshConfig())
   model = build.build(run.model, meshes.make(run.mesh, jax.devices()[:1]))
   transform = optimizer.make(run.opt, run.train.steps, model.axes)
   folder = pathlib.Path(workdir) / CHECKPOINTS
-  with checkpoint.Checkpointer(folder) as checkpoints:
+  with checkpoint.Checkpointer(folder, warn=warn) as checkpoints:
     found = checkpoints.restore_latest(states.abstract(model, transform))
   if found is None:
     raise errors.InputError(f'{folder} has no checkpoint yet')

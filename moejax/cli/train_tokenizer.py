@@ -59,7 +59,7 @@ def train(texts: Iterable[str], size: int) -> bytes:
   except RuntimeError as e:
     raise errors.InputError(
       f'--size={size}: no vocabulary of that size comes of this text: '
-      f'{str(e).splitlines()[-1]}'
+      f'{str(e).rpartition("]")[2].strip()}'
     ) from None
   return model.getvalue()
 

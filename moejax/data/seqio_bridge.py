@@ -91,7 +91,7 @@ def documents(task: Any, split: str, skip: int) -> Iterator[Document]:
   _, tf = load(task.name)
   try:
     with quiet():
-      dataset = task.source.get_dataset(split=split, shuffle=False).skip(skip)
+      dataset = _source(task, split).skip(skip)
       dataset = task.preprocess_precache(dataset)
       dataset = task.preprocess_postcache(dataset, sequence_length=None)
       examples = dataset.prefetch(16).as_numpy_iterator()
@@ -102,10 +102,23 @@ def documents(task: Any, split: str, skip: int) -> Iterator[Document]:
     for example in examples:
       yield Document(example['targets'], int(example['num_bytes']))
   except (tf.errors.OpError, OSError) as e:
-    reason = str(e).strip().splitlines()[0]
-    raise errors.InputError(
-      f'the split {split} of {task.name} cannot be read: {reason}'
-    ) from e
+    raise _unreadable(task, split, e) from e
+
+
+def _source(task: Any, split: str) -> Any:
+  try:
+    return task.source.get_dataset(split=split, shuffle=False)
+  except errors.InputError:
+    raise
+  except Exception as e:
+    raise _unreadable(task, split, e) from e
+
+
+def _unreadable(task: Any, split: str, e: Exception) -> errors.InputError:
+  reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+  return errors.InputError(
+    f'the split {split!r} of {task.name} cannot be read: {reason}'
+  )
 
 
 def task(name: str, source: Any, vocab: Any, text: Callable) -> Any:

@@ -9,6 +9,7 @@ business.
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -95,8 +96,12 @@ class Tfds(SeqioText):
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:
     seqio, _ = seqio_bridge.load(self.name)
+    # Without read_only, TensorFlow Datasets would start to crawl for C4.
     source = seqio.TfdsDataSource(
-      self.tfds_name, splits=self.splits, read_only=True
+      self.tfds_name,
+      tfds_data_dir=os.environ.get('TFDS_DATA_DIR'),
+      splits=self.splits,
+      read_only=True,
     )
     text = functools.partial(row_text, field=self.field)
     return seqio_bridge.task(self.name, source, vocab, text)

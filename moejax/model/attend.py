@@ -5,104 +5,230 @@
   out_BLHK = attend_cache(q_BLHK, k_BSGK, v_BSGK, mask_BLS)
 
 H query heads share G key heads (G divides H; query head h reads key head
-h // (H // G)). Scores are scaled by K ** -0.5, the softmax is in float32. A token
-sees itself and earlier tokens of its own segment (int32 ids). Padding is
-segment 0, a segment like the others: its rows are finite and nobody reads them.
+h // (H // G)). Scores are scaled by K ** -0.5, the softmax is in float32. A
+token sees itself and earlier tokens of its own segment (int32 ids). Padding is
+segment 0, a segment like the others: its rows are finite, nobody reads them.
+
+Example, a row of two packed documents and a place of padding; query l (down)
+sees key s (across) where there is an x:
+
+  segment   1 1 2 2 0
+        1   x . . . .
+        1   x x . . .
+        2   . . x . .
+        2   . . x x .
+        0   . . . . x
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from moejax.core import table
+from moejax.core import table, varying
 
-_NEVER = -1e30  # finite: a row of nothing but -inf would be NaN
-
-
-def reference(q_BLHK, k_BLGK, v_BLGK, segment_BL):
-  """Slow and obvious."""
-  L = q_BLHK.shape[1]
-  causal_LL = jnp.tril(jnp.ones((L, L), bool))
-  mask_BLL = (segment_BL[:, :, None] == segment_BL[:, None, :]) & causal_LL
-  return attend_cache(q_BLHK, k_BLGK, v_BLGK, mask_BLL)
+_NEVER = -1e30  # added to a score; finite, so that no row is all infinite
+_MAX_CHUNKS = 8  # each chunk is compiled apart; 8 waste 12% of the scores
+_MIN_CHUNK = 64
+# Up to this length the gradient keeps the exponentials, beyond it makes them
+# again: at 256 that is 20% slower, at 4096 they would be 4 GB a layer and head
+# count of 32.
+_KEEP_UP_TO = 512
 
 
-def attend_cache(q_BLHK, k_BSGK, v_BSGK, mask_BLS):
-  """Queries against a cache of S keys; `mask_BLS` says who sees what."""
+def attend_cache(
+  q_BLHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BLS: jax.Array
+) -> jax.Array:
+  """Queries against a cache of S keys; `mask_BLS` (bool) says who sees what.
+
+  A query that sees nothing gets the mean of all values: finite, meaningless.
+  """
   B, L, H, K = q_BLHK.shape
   G = k_BSGK.shape[2]
-  q_BLGNK = q_BLHK.reshape(B, L, G, H // G, K)
   score_BGNLS = jnp.einsum(
-    'blgnk,bsgk->bgnls', q_BLGNK, k_BSGK, preferred_element_type=jnp.float32
+    'blgnk,bsgk->bgnls',
+    q_BLHK.reshape(B, L, G, H // G, K),
+    k_BSGK,
+    preferred_element_type=jnp.float32,
   )
   score_BGNLS = jnp.where(
     mask_BLS[:, None, None], score_BGNLS * K**-0.5, _NEVER
   )
-  prob_BGNLS = jax.nn.softmax(score_BGNLS, axis=-1).astype(v_BSGK.dtype)
+  prob_BGNLS = jax.nn.softmax(score_BGNLS, axis=-1)
   out_BLGNK = jnp.einsum(
     'bgnls,bsgk->blgnk',
-    prob_BGNLS,
+    prob_BGNLS.astype(v_BSGK.dtype),
     v_BSGK,
     preferred_element_type=jnp.float32,
   )
   return out_BLGNK.reshape(B, L, H, K).astype(q_BLHK.dtype)
 
 
+def reference(q_BLHK, k_BLGK, v_BLGK, segment_BL):
+  """Slow and obvious: all scores, masked."""
+  return attend_cache(q_BLHK, k_BLGK, v_BLGK, _visible(segment_BL))
+
+
 def xla(q_BLHK, k_BLGK, v_BLGK, segment_BL):
   """`jax.nn.dot_product_attention` with a mask."""
-  L = q_BLHK.shape[1]
-  causal_LL = jnp.tril(jnp.ones((L, L), bool))
-  mask_BLL = (segment_BL[:, :, None] == segment_BL[:, None, :]) & causal_LL
   return jax.nn.dot_product_attention(
-    q_BLHK, k_BLGK, v_BLGK, mask=mask_BLL[:, None]
+    q_BLHK, k_BLGK, v_BLGK, mask=_visible(segment_BL)[:, None]
   )
 
 
 def chunked(q_BLHK, k_BLGK, v_BLGK, segment_BL):
-  """Chunks of queries against their prefix; normalised after the product."""
+  """Chunks of queries against their prefix, with its own gradient; for CPU.
+
+  Half of the scores are never computed, the exponentials are normalised after
+  the product with the values, and keys and values lie as [K, L], which makes
+  every product of forward and backward a fast one.
+  """
   B, L, H, K = q_BLHK.shape
   G = k_BLGK.shape[2]
-  N = H // G
-  q_BGNLK = q_BLHK.reshape(B, L, G, N, K).transpose(0, 2, 3, 1, 4) * K**-0.5
-  k_BGLK, v_BGLK = (x.transpose(0, 2, 1, 3) for x in (k_BLGK, v_BLGK))
-  size = max(64, -(-L // 16))
-  outs = []
-  for start in range(0, L, size):
-    end = min(start + size, L)
-    C = end - start
-    q_BGMK = q_BGNLK[:, :, :, start:end].reshape(B, G, N * C, K)
-    score_BGMS = jnp.einsum(
-      'bgmk,bgsk->bgms',
-      q_BGMK,
-      k_BGLK[:, :, :end],
-      preferred_element_type=jnp.float32,
-    )
-    causal_CS = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-    mask_BCS = (
-      segment_BL[:, start:end, None] == segment_BL[:, None, :end]
-    ) & causal_CS
-    score_BGNCS = score_BGMS.reshape(B, G, N, C, end)
-    score_BGNCS = jnp.where(mask_BCS[:, None, None], score_BGNCS, _NEVER)
-    top = jax.lax.stop_gradient(score_BGNCS.max(axis=-1, keepdims=True))
-    exp_BGNCS = jnp.exp(score_BGNCS - top)
-    total = exp_BGNCS.sum(axis=-1, keepdims=True)
-    out_BGMK = jnp.einsum(
-      'bgms,bgsk->bgmk',
-      exp_BGNCS.reshape(B, G, N * C, end).astype(v_BGLK.dtype),
-      v_BGLK[:, :, :end],
-      preferred_element_type=jnp.float32,
-    )
-    outs.append(out_BGMK.reshape(B, G, N, C, K) / total)
-  out_BGNLK = jnp.concatenate(outs, axis=3).astype(q_BLHK.dtype)
+  q_BGNLK = q_BLHK.reshape(B, L, G, H // G, K).transpose(0, 2, 3, 1, 4)
+  k_BGKL, v_BGKL = (x.transpose(0, 2, 3, 1) for x in (k_BLGK, v_BLGK))
+  out_BGNLK = _chunked(
+    *varying.together(q_BGNLK * K**-0.5, k_BGKL, v_BGKL, segment_BL)
+  )
   return out_BGNLK.transpose(0, 3, 1, 2, 4).reshape(B, L, H, K)
 
 
-ATTENTIONS = {'reference': reference, 'chunked': chunked, 'xla': xla}
+def _visible(segment_BL):
+  """True where query l sees key s: bool [B, L, S]."""
+  L = segment_BL.shape[1]
+  same_BLL = segment_BL[:, :, None] == segment_BL[:, None, :]
+  return same_BLL & jnp.tril(jnp.ones((L, L), bool))
+
+
+def _chunks(L):
+  """(start, end) of every chunk."""
+  size = max(_MIN_CHUNK, -(-L // _MAX_CHUNKS))
+  return [(start, min(start + size, L)) for start in range(0, L, size)]
+
+
+def _dot(a, b, a_dim, b_dim):
+  """Product over the named dims, for every batch entry and key head."""
+  dims = (((a_dim,), (b_dim,)), ((0, 1), (0, 1)))
+  return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
+
+
+def _rows(x_BGNLK, start, end):
+  """A chunk of queries, with those that share a key head side by side (M)."""
+  B, G, _, _, K = x_BGNLK.shape
+  return x_BGNLK[:, :, :, start:end].reshape(B, G, -1, K)
+
+
+def _scores(q_BGNLK, k_BGKL, segment_BL, start, end):
+  """Scores [B, G, N, C, S] of a chunk against its prefix."""
+  B, G, N, _, _ = q_BGNLK.shape
+  q_BGMK = _rows(q_BGNLK, start, end)
+  score_BGMS = _dot(q_BGMK, k_BGKL[..., :end], 3, 2)
+  same_BCS = segment_BL[:, start:end, None] == segment_BL[:, None, :end]
+  causal_CS = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+  # As numbers to add: a comparison would be made again for every head.
+  bias_BCS = jnp.where(same_BCS & causal_CS, 0.0, _NEVER)
+  return score_BGMS.reshape(B, G, N, -1, end) + bias_BCS[:, None, None]
+
+
+@jax.custom_vjp
+def _chunked(q_BGNLK, k_BGKL, v_BGKL, segment_BL):
+  return _chunked_fwd(q_BGNLK, k_BGKL, v_BGKL, segment_BL)[0]
+
+
+def _chunked_fwd(q_BGNLK, k_BGKL, v_BGKL, segment_BL):
+  B, G, N, L, K = q_BGNLK.shape
+  outs, kept = [], []
+  for start, end in _chunks(L):
+    score_BGNCS = _scores(q_BGNLK, k_BGKL, segment_BL, start, end)
+    top_BGNC1 = jnp.max(score_BGNCS, axis=-1, keepdims=True)
+    exp_BGNCS = jnp.exp(score_BGNCS - top_BGNC1)
+    total_BGNC1 = jnp.sum(exp_BGNCS, axis=-1, keepdims=True)
+    exp_BGNCS = exp_BGNCS.astype(v_BGKL.dtype)
+    exp_BGMS = exp_BGNCS.reshape(B, G, -1, end)
+    out_BGMK = _dot(exp_BGMS, v_BGKL[..., :end], 3, 3)
+    outs.append(out_BGMK.reshape(B, G, N, -1, K) / total_BGNC1)
+    kept.append(
+      (exp_BGMS, total_BGNC1)
+      if L <= _KEEP_UP_TO
+      else (top_BGNC1 + jnp.log(total_BGNC1),)
+    )
+  out_BGNLK = jnp.concatenate(outs, axis=3).astype(q_BGNLK.dtype)
+  return out_BGNLK, (q_BGNLK, k_BGKL, v_BGKL, segment_BL, out_BGNLK, kept)
+
+
+def _exponentials(q_BGNLK, k_BGKL, segment_BL, chunk, kept):
+  """Of a chunk: its exponentials [B, G, M, S] and what divides them."""
+  if len(kept) == 2:
+    return kept
+  score_BGNCS = _scores(q_BGNLK, k_BGKL, segment_BL, *chunk)
+  prob_BGNCS = jnp.exp(score_BGNCS - kept[0]).astype(k_BGKL.dtype)
+  B, G, _, _, S = prob_BGNCS.shape
+  return prob_BGNCS.reshape(B, G, -1, S), jnp.float32(1)
+
+
+def _chunked_bwd(residuals, dout_BGNLK):
+  q_BGNLK, k_BGKL, v_BGKL, segment_BL, out_BGNLK, kept = residuals
+  B, G, N, L, K = q_BGNLK.shape
+  dtype = q_BGNLK.dtype
+  # The softmax's own gradient needs, per row, sum over keys of prob * dprob,
+  # which is the row's dout . out.
+  inner_BGNL1 = jnp.sum(
+    dout_BGNLK.astype(jnp.float32) * out_BGNLK, axis=-1, keepdims=True
+  )
+  dqs, dks, dvs = [], [], []
+  for (start, end), chunk_kept in zip(_chunks(L), kept, strict=True):
+    exp_BGMS, total = _exponentials(
+      q_BGNLK, k_BGKL, segment_BL, (start, end), chunk_kept
+    )
+    dout_BGNCK = (dout_BGNLK[:, :, :, start:end] / total).astype(dtype)
+    dout_BGMK = dout_BGNCK.reshape(B, G, -1, K)
+    inner_BGM1 = (inner_BGNL1[:, :, :, start:end] / total).reshape(B, G, -1, 1)
+    dprob_BGMS = _dot(dout_BGMK, v_BGKL[..., :end], 3, 2)
+    dscore_BGMS = (exp_BGMS * (dprob_BGMS - inner_BGM1)).astype(dtype)
+    dq_BGMK = _dot(dscore_BGMS, k_BGKL[..., :end], 3, 3)
+    dqs.append(dq_BGMK.reshape(B, G, N, -1, K))
+    dks.append(_dot(_rows(q_BGNLK, start, end), dscore_BGMS, 2, 2))
+    dvs.append(_dot(dout_BGMK, exp_BGMS, 2, 2))
+  dq_BGNLK = jnp.concatenate(dqs, axis=3).astype(dtype)
+  return (
+    dq_BGNLK,
+    _sum_prefixes(dks).astype(k_BGKL.dtype),
+    _sum_prefixes(dvs).astype(v_BGKL.dtype),
+    None,
+  )
+
+
+def _sum_prefixes(parts):
+  """Sums [..., S] parts that all start at key 0 and grow longer."""
+  ends = [part.shape[-1] for part in parts]
+  starts = [0, *ends]
+  return jnp.concatenate(
+    [
+      functools.reduce(jnp.add, [part[..., start:end] for part in parts[i:]])
+      for i, (start, end) in enumerate(zip(starts, ends, strict=False))
+    ],
+    axis=-1,
+  )
+
+
+_chunked.defvjp(_chunked_fwd, _chunked_bwd)
+
+ATTENTIONS: dict[str, Callable] = {
+  'reference': reference,
+  'chunked': chunked,
+  'xla': xla,
+}
 
 _AUTO = {'cpu': 'chunked', 'tpu': 'xla', 'gpu': 'xla'}
 
 
-def choose(name: str, backend: str):
-  """The function called `name`; 'auto' goes by `jax.default_backend()`."""
+def choose(name: str, backend: str) -> Callable:
+  """The function called `name`; 'auto' goes by `jax.default_backend()`.
+
+  Raises:
+    InputError: no such name.
+  """
   if name == 'auto':
     name = _AUTO.get(backend, 'xla')
   return table.lookup('attention', ATTENTIONS, name)

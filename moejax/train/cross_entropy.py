@@ -12,7 +12,6 @@ evaluation. The logits of the whole batch never exist at once.
 fsdp); `chunk_tokens` counts the tokens of one shard.
 """
 
-import functools
 
 import jax
 import jax.numpy as jnp

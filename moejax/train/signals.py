@@ -14,7 +14,7 @@ class StopSignal:
         ...
         if stop.requested:
           checkpointer.save(...)
-          sys.exit(stop.exit_code)
+          break
 
   | signal | first | again |
   |---|---|---|
@@ -34,11 +34,6 @@ class StopSignal:
   def requested(self) -> str | None:
     """The name of the first signal that came, or None."""
     return self._first.name if self._first else None
-
-  @property
-  def exit_code(self) -> int:
-    """128 plus the signal's number, as shells do; 0 if none came."""
-    return 128 + int(self._first) if self._first else 0
 
   def __enter__(self) -> 'StopSignal':
     if threading.current_thread() is threading.main_thread():

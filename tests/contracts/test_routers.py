@@ -181,7 +181,7 @@ def test_rows_are_grouped_by_expert(router, dispatcher):
 
 @EACH_DISPATCHER
 def test_any_list_of_assignments(dispatcher):
-  """Not K for each token: experts that choose tokens, some twice, some never."""
+  """Not K for each token: some have many assignments, some none."""
   rng = np.random.default_rng(4)
   routing = contract.Routing(
     token_A=jnp.asarray(rng.integers(0, T - 4, 20), jnp.int32),

@@ -59,15 +59,13 @@ def _domain(folder, cache_dir):
 
 
 def test_they_are_kept_beside_the_rows(tmp_path, monkeypatch):
-  (tmp_path / 'a.txt').write_text('some words and lines\n' * 99)
+  lines = [f'number {n} and its square {n * n}\n' for n in range(999)]
+  (tmp_path / 'a.txt').write_text(''.join(lines))
   domains = {'files': _domain(tmp_path / 'a.txt', tmp_path / 'c')}
   found = baselines.compute(domains)['files']
   held_out = domains['files'].validation
   assert found.unigram_bits_per_byte == pytest.approx(
-    found.unigram_nats
-    / math.log(2)
-    * held_out.num_tokens
-    / held_out.num_bytes
+    found.unigram_nats / math.log(2) * held_out.num_tokens / held_out.num_bytes
   )
   assert 0 < found.xz_bits_per_byte < found.unigram_bits_per_byte
   (kept,) = held_out.path.glob('baselines-*.json')

@@ -52,7 +52,10 @@ class Words(cache_writer.Text):
 
 def _request(folder, **kwargs):
   defaults = {
-    'vocab': vocab.Bytes(), 'length': 8, 'folder': folder, 'rows_per_shard': 3
+    'vocab': vocab.Bytes(),
+    'length': 8,
+    'folder': folder,
+    'rows_per_shard': 3,
   }
   return cache_writer.Request(**{**defaults, **kwargs})
 
@@ -65,7 +68,7 @@ def test_a_cache_holds_what_packing_gives(tmp_path):
   text = Words()
   made = text.rows('train', _request(tmp_path))
   documents = [d.ids_T for d in text.all() if len(d.ids_T) > 1]
-  (want, _), = features.pack(documents, 8)
+  ((want, _),) = features.pack(documents, 8)
   found = made.rows(np.arange(made.num_rows))
   np.testing.assert_array_equal(found.target_NL, want.target_NL)
   np.testing.assert_array_equal(found.segment_NL, want.segment_NL)

@@ -76,7 +76,9 @@ def test_a_folder_a_glob_and_a_list_find_files_in_order(tmp_path):
 
 
 def test_blank_lines_are_passed_over(tmp_path):
-  (tmp_path / 'a.jsonl').write_text('\n' + _lines(['a']) + ' \n' + _lines(['b']))
+  (tmp_path / 'a.jsonl').write_text(
+    '\n' + _lines(['a']) + ' \n' + _lines(['b'])
+  )
   assert list(files.Files(str(tmp_path)).all_texts()) == ['a', 'b']
 
 
@@ -141,7 +143,9 @@ def test_an_unknown_kind(tmp_path):
   assert 'a.csv is of an unknown kind' in _error(tmp_path / 'a.csv')
 
 
-@pytest.mark.parametrize('name', ['a.txt', 'a.jsonl', 'a.jsonl.gz', 'b.parquet'])
+@pytest.mark.parametrize(
+  'name', ['a.txt', 'a.jsonl', 'a.jsonl.gz', 'b.parquet']
+)
 def test_an_empty_file(name, tmp_path):
   path = tmp_path / name
   if name.endswith('.parquet'):
@@ -152,7 +156,9 @@ def test_an_empty_file(name, tmp_path):
   assert f'{name} is empty' in _error(path, bad_lines='skip')
 
 
-@pytest.mark.parametrize('name', ['a.txt', 'a.jsonl', 'a.jsonl.gz', 'a.parquet'])
+@pytest.mark.parametrize(
+  'name', ['a.txt', 'a.jsonl', 'a.jsonl.gz', 'a.parquet']
+)
 def test_a_damaged_file(name, tmp_path):
   path = tmp_path / name
   _write(path, TEXTS[:1] if name == 'a.txt' else TEXTS)

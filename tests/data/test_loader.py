@@ -65,9 +65,7 @@ def test_hosts_together_read_the_batch(hosts):
 def test_other_batch_sizes_read_the_same_line():
   """Two steps of 8 are one of 16."""
   big, small = _loader(batch_size=16), _loader(batch_size=8)
-  np.testing.assert_array_equal(
-    _places(big, 60, 70), _places(small, 120, 140)
-  )
+  np.testing.assert_array_equal(_places(big, 60, 70), _places(small, 120, 140))
 
 
 def test_every_block_has_the_rates_exactly():
@@ -204,7 +202,9 @@ def test_evaluation_reads_every_row_once_in_order(batch_size):
 
 def test_evaluation_is_shared_between_hosts():
   reader = Numbered(4, 7)
-  halves = [loader.eval_batches(reader, 4, s) for s in (slice(0, 2), slice(2, 4))]
+  halves = [
+    loader.eval_batches(reader, 4, s) for s in (slice(0, 2), slice(2, 4))
+  ]
   for whole, *parts in zip(
     loader.eval_batches(reader, 4), *halves, strict=True
   ):

@@ -1,6 +1,7 @@
 """All tests that import TensorFlow: our Tasks and vocabularies inside SeqIO."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_a_cache_of_a_task_loses_no_token(tmp_path):
   request = cache_writer.Request(ours, 256, tmp_path)
   made = task.rows('validation', request)
   ids = [[*ours.encode(t), 1] for t in task.texts('validation')]
-  (want, _), = features.pack([np.array(i) for i in ids], 256)
+  ((want, _),) = features.pack([np.array(i) for i in ids], 256)
   found = made.rows(np.arange(made.num_rows))
   np.testing.assert_array_equal(found.target_NL, want.target_NL)
   np.testing.assert_array_equal(found.segment_NL, want.segment_NL)
@@ -158,7 +159,7 @@ def test_a_mixture_has_the_rates():
 C4 = {  # as TensorFlow Datasets gives it, c4/en:3.0.1
   'content-length': [b'12', b'34', b'5'],
   'content-type': [b'text/plain', b'text/plain', b'text/plain'],
-  'text': ['Beginners BBQ Class\nMissoula.'.encode(), 'é'.encode(), b''],
+  'text': [b'Beginners BBQ Class\nMissoula.', 'é'.encode(), b''],
   'timestamp': [b'2019-04-25T12:57:54Z', b'2019-04-21T10:07:13Z', b''],
   'url': [b'https://a.example/bbq', b'https://b.example/', b'x'],
 }
@@ -181,8 +182,9 @@ def test_rows_in_the_sources_format(name, rows):
   """The whole Task but its source, which needs the network."""
   ours = vocab.Bytes()
   source = seqio.FunctionDataSource(
-    lambda split, shuffle_files, seed=None:
-      tf.data.Dataset.from_tensor_slices(rows),
+    lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(
+      rows
+    ),
     splits=['train'],
   )
   task = tasks.TASKS[name].to_seqio(ours).replace(source=source)
@@ -230,13 +232,58 @@ def test_a_hub_text_holds_its_first_rows_out(monkeypatch):
 
 def test_texts_that_are_not_here_are_one_line(monkeypatch, tmp_path):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
-  for name in ('c4', 'fineweb_edu'):
-    with pytest.raises(errors.InputError) as caught:
+  monkeypatch.setitem(sys.modules, 'datasets', None)  # as if not installed
+  for name, word in (('c4', '3.0.1'), ('fineweb_edu', 'pip install datasets')):
+    with pytest.raises(errors.InputError, match=word) as caught:
       list(
         tasks.TASKS[name].documents('train', vocab.Bytes(), skip=0, note=print)
       )
     assert name in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_c4_as_tensorflow_datasets_keeps_it_on_disk(monkeypatch, tmp_path):
+  import tensorflow_datasets as tfds
+
+  folder = tmp_path / 'c4' / 'en' / '3.0.1'
+  folder.mkdir(parents=True)
+  format_ = tfds.features.FeaturesDict({n: tfds.features.Text() for n in C4})
+  splits = []
+  for split in ('train', 'validation'):
+    path = folder / f'c4-{split}.tfrecord-00000-of-00001'
+    with tf.io.TFRecordWriter(str(path)) as out:
+      for i in range(3):
+        row = {name: values[i] for name, values in C4.items()}
+        out.write(format_.serialize_example(format_.encode_example(row)))
+    template = tfds.core.ShardedFileTemplate(
+      dataset_name='c4',
+      data_dir=folder,
+      split=split,
+      filetype_suffix='tfrecord',
+    )
+    splits.append(
+      tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=[3],
+        num_bytes=9,
+        filename_template=template,
+      )
+    )
+  tfds.folder_dataset.write_metadata(
+    data_dir=str(folder),
+    features=format_,
+    split_infos=splits,
+    filename_template=None,
+  )
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  ours = vocab.Bytes()
+  made = tasks.TASKS['c4'].rows(
+    'train', cache_writer.Request(ours, 8, tmp_path / 'cache')
+  )
+  target_NL, _ = made.rows(np.arange(made.num_rows))
+  want = b''.join(C4['text']).decode()
+  assert ours.decode(target_NL.ravel()) == want
+  assert made.meta.num_documents == 2  # the third is empty
 
 
 def test_own_files_as_a_seqio_task(tmp_path):

@@ -60,7 +60,9 @@ def test_order_is_a_permutation_by_key():
 def test_keys_differ_by_every_part():
   keys = {
     int(shuffle.key(a, b, c)[0])
-    for a in (-1, 0, 1, 2**63) for b in (0, 1) for c in (0, 1)
+    for a in (-1, 0, 1, 2**63)
+    for b in (0, 1)
+    for c in (0, 1)
   }
   assert len(keys) == 16
 

@@ -1,6 +1,7 @@
 """Vocabularies without TensorFlow: round trips, reserved ids, bad files."""
 
 import json
+import pathlib
 import random
 
 import pytest
@@ -153,7 +154,7 @@ def test_hugging_face_ids_are_shifted_by_one(hf_path):
 
 
 def test_fingerprints_differ_by_what_they_encode(hf_path, tmp_path):
-  tree = json.loads(open(hf_path).read())
+  tree = json.loads(pathlib.Path(hf_path).read_text())
   tree['model']['merges'] = tree['model']['merges'][:-1]
   other = tmp_path / 'tokenizer.json'
   other.write_text(json.dumps(tree))

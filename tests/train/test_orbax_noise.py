@@ -19,6 +19,8 @@ def seen(monkeypatch):
     sys, 'unraisablehook', lambda lost: found.append(lost.exc_value)
   )
   for name in ('absl', 'asyncio'):
+    # A save that has failed in this process keeps its filter.
+    monkeypatch.setattr(logging.getLogger(name), 'filters', [])
     logging.getLogger(name).addHandler(handler)
   yield found
   for name in ('absl', 'asyncio'):

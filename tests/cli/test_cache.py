@@ -1,0 +1,57 @@
+"""The command that packs text, on a config's own files."""
+
+import json
+import pathlib
+
+import pytest
+
+from moejax.cli import cache
+from moejax.core import errors
+
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
+
+
+@pytest.fixture
+def flags(tmp_path):
+  texts = [f'document {i} of many' for i in range(500)]
+  lines = [json.dumps({'text': text}) for text in [*texts, '']]
+  (tmp_path / 'a.jsonl').write_text('\n'.join([*lines, '{broken']))
+  return [
+    f'--config={CONFIG}',
+    f'--config.data.files={tmp_path}/a.jsonl',
+    f'--config.data.cache_dir={tmp_path}/cache',
+    '--config.data.bad_lines=skip',
+  ]
+
+
+def test_it_packs_then_finds_and_verifies(flags, tmp_path, capsys):
+  for _ in range(2):
+    cache.main(flags)
+    out = capsys.readouterr().out
+    assert 'checksums verified' in out
+    assert 'validation' in out
+    assert '10,' in out  # bytes of text
+  folders = [p for p in (tmp_path / 'cache').iterdir() if p.is_dir()]
+  assert len(folders) == 2
+
+
+def test_it_tells_what_was_left_out(flags, capsys):
+  cache.main(flags)
+  out = capsys.readouterr().out
+  assert 'left out 1 malformed line, the first is' in out
+  assert 'a.jsonl:502' in out
+
+
+def test_a_changed_byte_is_an_error(flags, tmp_path):
+  cache.main(flags)
+  shard = next((tmp_path / 'cache').glob('files-train-*/00000.rows'))
+  data = bytearray(shard.read_bytes())
+  data[100] ^= 1
+  shard.write_bytes(data)
+  with pytest.raises(errors.InputError, match='another checksum'):
+    cache.main(flags)
+
+
+def test_made_up_rows_need_no_packing(tmp_path, capsys):
+  cache.main([f'--config={CONFIG}', '--config.data.mixture=synthetic'])
+  assert 'nothing to pack' in capsys.readouterr().out

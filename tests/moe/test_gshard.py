@@ -1,0 +1,182 @@
+"""GShard against its Algorithm 1, written line by line."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import slow, tiny
+
+from moejax.core import errors
+from moejax.moe import balance, contract
+from moejax.moe.dispatchers.capacity import Capacity
+from moejax.moe.routers.gshard import GShard
+
+KEY = jax.random.key(3)
+
+
+def algorithm_1(gate_SE, rnd_S, capacity):
+  """Lines 1 to 25 for one local group: G_SE and the auxiliary loss.
+
+  gate_SE are the raw softmax gates; without rnd_S every second is sent.
+  """
+  S, E = np.shape(gate_SE)
+  c_E = [0] * E
+  G_SE = np.zeros((S, E))
+  m_E = np.mean(gate_SE, axis=0)
+  for s in range(S):
+    e1, e2 = slow.top(gate_SE[s], 2)
+    g1 = gate_SE[s][e1] / (gate_SE[s][e1] + gate_SE[s][e2])
+    c = c_E[e1]
+    if c < capacity:
+      G_SE[s, e1] = g1
+    c_E[e1] = c + 1  # over capacity or not
+  aux = np.mean([c / S * m for c, m in zip(c_E, m_E, strict=True)])
+  for s in range(S):
+    e1, e2 = slow.top(gate_SE[s], 2)
+    g2 = gate_SE[s][e2] / (gate_SE[s][e1] + gate_SE[s][e2])
+    c = c_E[e2]
+    if c < capacity and (rnd_S is None or 2 * g2 > rnd_S[s]):
+      G_SE[s, e2] = g2
+    c_E[e2] = c + 1  # sent or not
+  return G_SE, aux
+
+
+def found(router, given, factor=1.0):
+  """G_TE of router and capacity dispatcher, and the auxiliary loss."""
+  routing = router(given)
+  num_tokens, num_experts = routing.prob_TE.shape
+  x_TD = jnp.ones((num_tokens, 1))
+  x_RD, _, note = Capacity(factor).dispatch(x_TD, routing, num_experts)
+  gate_TE = np.zeros((num_tokens, num_experts))
+  for a, row in enumerate(np.asarray(note.row_A)):
+    if row < len(x_RD):
+      token, expert = int(routing.token_A[a]), int(routing.expert_A[a])
+      gate_TE[token, expert] += float(routing.weight_A[a])
+  loss = balance.GShardAux(1.0)
+  return gate_TE, float(loss.loss(loss.observe(given, routing)))
+
+
+# Four tokens, four experts, so C = 2 S / E = 2:
+#        gates               first        second
+#   t0   .5  .3  .1   .1     0: 5/8       1: 3/8
+#   t1   .6  .2  .1   .1     0: 3/4       1: 1/4
+#   t2   .4  .1  .3   .2     0: 4/7       2: 3/7
+#   t3   .1  .5  .35  .05    1: 10/17     2: 7/17
+# First choices: expert 0 is sent t0 and t1; t2 is third and dropped, but
+# counted. Expert 1 is sent t3. Second choices: t0 is the second at expert 1 and
+# sent, t1 the third and dropped; t2 and t3 are sent to expert 2.
+GATE_SE = np.array([
+  [0.5, 0.3, 0.1, 0.1],
+  [0.6, 0.2, 0.1, 0.1],
+  [0.4, 0.1, 0.3, 0.2],
+  [0.1, 0.5, 0.35, 0.05],
+])
+SENT_SE = np.array([
+  [5 / 8, 3 / 8, 0, 0],
+  [3 / 4, 0, 0, 0],
+  [0, 0, 3 / 7, 0],
+  [0, 10 / 17, 7 / 17, 0],
+])
+# c = (3, 1, 0, 0), m_0 = (.5 + .6 + .4 + .1) / 4 = .4, m_1 = 1.1 / 4 = .275;
+# aux = 1/4 (3/4 * .4 + 1/4 * .275) = .0921875, and 16 times that is 1.475.
+AUX = 1.475
+
+
+def test_worked_example():
+  gate_SE, aux = found(GShard(), tiny.router_input(np.log(GATE_SE)))
+  np.testing.assert_allclose(gate_SE, SENT_SE, rtol=1e-6)
+  np.testing.assert_allclose(aux, AUX, rtol=1e-6)
+  simulated, aux = algorithm_1(GATE_SE, None, capacity=2)
+  np.testing.assert_allclose(simulated, SENT_SE)
+  np.testing.assert_allclose(16 * aux, AUX)
+
+
+def test_a_second_choice_that_is_not_sent_takes_its_place(monkeypatch):
+  """t0's second gate: 2 * 3/8 = .75 < .8, so it stays at home. Its place at
+  expert 1 is counted, so t1 (.5 > .1) is dropped there all the same.
+  """
+  rnd_T1 = jnp.array([[0.8], [0.1], [0.1], [0.1]])
+  monkeypatch.setattr(contract, 'uniform', lambda given, num: rnd_T1)
+  given = tiny.router_input(np.log(GATE_SE), key=KEY)
+  want_SE = SENT_SE.copy()
+  want_SE[0, 1] = 0
+  gate_SE, aux = found(GShard(), given)
+  np.testing.assert_allclose(gate_SE, want_SE, rtol=1e-6)
+  np.testing.assert_allclose(aux, AUX, rtol=1e-6)
+
+
+@pytest.mark.parametrize('key', [None, KEY], ids=['calm', 'noise'])
+@pytest.mark.parametrize('rows_per_group', [1, 2])
+def test_algorithm_1(rows_per_group, key):
+  """Four rows of six tokens, in groups of one or two rows, with padding."""
+  rng = np.random.default_rng(0)
+  E, L = 3, 6
+  logits_TE = (1.5 * rng.normal(size=(24, E)) + [1, 0, 0]).astype(np.float32)
+  valid_T = rng.uniform(size=24) > 0.2
+  given = tiny.router_input(logits_TE, valid_T=valid_T, key=key, row_length=L)
+  rnd_T = None if key is None else np.asarray(contract.uniform(given, 1))[:, 0]
+  size = rows_per_group * L
+  want_TE, aux = np.zeros((24, E)), []
+  for start in range(0, 24, size):
+    # Padding is not there: the algorithm sees the other tokens.
+    s = [t for t in range(start, start + size) if valid_T[t]]
+    gate_SE = [slow.softmax(logits_TE[t].astype(np.float64)) for t in s]
+    rnd_S = None if rnd_T is None else rnd_T[s]
+    want_TE[s], one = algorithm_1(gate_SE, rnd_S, capacity=2 * size // E)
+    aux.append(one)
+  gate_TE, got = found(GShard(rows_per_group), given)
+  np.testing.assert_allclose(gate_TE, want_TE, rtol=1e-5)
+  np.testing.assert_allclose(got, E**2 * np.mean(aux), rtol=1e-5)
+  # Some firsts and some seconds are dropped, and some tokens lose both.
+  sent_T = (gate_TE > 0).sum(axis=1)[valid_T]
+  assert set(sent_T) == {0, 1, 2}
+
+
+def test_room_is_two_tokens_per_expert_and_grows_with_the_factor():
+  """All tokens choose the same two: C of each are sent, the first ones."""
+  logits_TE = np.tile([9.0, 8.0, 0.0, 0.0], (12, 1))
+  for factor, room in ((1.0, 6), (0.5, 3), (1.25, 8), (2.0, 12)):
+    gate_TE, _ = found(GShard(), tiny.router_input(logits_TE), factor)
+    for expert in (0, 1):
+      np.testing.assert_array_equal(
+        gate_TE[:, expert] > 0, np.arange(12) < room
+      )
+
+
+@pytest.mark.parametrize('g2', [0.1, 0.3, 0.5])
+def test_a_second_is_sent_with_probability_twice_its_gate(g2):
+  """min(1, 2 g2), g2 the normalised gate: 4,000 draws, four deviations."""
+  num = 4000
+  raw_E = [0.8 * (1 - g2), 0.8 * g2, 0.2]  # divided by 0.8 again
+  if g2 == 0.5:
+    raw_E = [0.4, 0.4, 0.2]
+  given = tiny.router_input(np.log(np.tile(raw_E, (num, 1))), key=KEY)
+  routing = GShard()(given)
+  np.testing.assert_allclose(routing.weight_A[:num], 1 - g2, rtol=1e-5)
+  sent = np.asarray(routing.weight_A[num:]) > 0
+  chance = min(1.0, 2 * g2)
+  spread = np.sqrt(chance * (1 - chance) / num)
+  assert abs(sent.mean() - chance) <= 4 * spread
+  np.testing.assert_allclose(routing.weight_A[num:][sent], g2, rtol=1e-5)
+
+
+def test_gates_of_the_two_are_renormalised_and_stay_when_one_is_dropped():
+  gate_SE, _ = found(GShard(), tiny.router_input(np.log(GATE_SE)))
+  np.testing.assert_allclose(gate_SE[[0, 3]].sum(axis=1), 1, rtol=1e-6)
+  # t1 lost its second choice, and keeps 3/4 for its first.
+  np.testing.assert_allclose(gate_SE[1].sum(), 0.75, rtol=1e-6)
+
+
+def test_rows_that_are_no_whole_groups():
+  given = tiny.router_input(np.zeros((18, 3)), row_length=6)
+  with pytest.raises(
+    errors.InputError, match="^18 tokens are no multiple of the router's group"
+  ):
+    found(GShard(rows_per_group=2), given)
+
+
+def test_capacity_factor_must_be_positive():
+  with pytest.raises(
+    errors.InputError, match='dispatcher.factor=0 must be pos'
+  ):
+    Capacity(factor=0)
