@@ -1,40 +1,42 @@
 """DeepSeekMoE 2B: 1.967B parameters, of which a token uses 0.316B.
 
   python -m moejax.cli.count --config=configs/ds_2b.py
-  python -m moejax.main --config=configs/ds_2b.py --workdir=gs://bucket/ds_2b
-  python -m moejax.main --config=configs/ds_2b.py:tiny --workdir=runs/ds
+  python -m moejax.main --config=configs/ds_2b.py
+  python -m moejax.main --config=configs/ds_2b.py:tiny
 
 The validation model of the paper (arXiv 2401.06066, section 4.1; beside
 gshard_2b.py and dense_2b.py): 63 routed experts, top-7, and 1 shared expert in
 every layer, each a quarter as wide as a standard feed-forward. 100B tokens
 gave the paper a Pile loss of 1.808 (GShard 1.867, dense 2.060; Table 1) at 4.3T
 FLOPs per 2K tokens, and HellaSwag 54.8. Here it was counted and run with
-`:tiny` (on a laptop); not run at full size.
+`:tiny` (a few steps on a laptop); not run at full size.
 
 The 0.316B are without routers and norms; with them they are 0.317B.
 
 Ours, where the paper is silent: SwiGLU, RMSNorm, rotary positions and untied
 embeddings (as in the authors' 16B model), bfloat16 compute, and a public text
-in place of their own.
+in place of their own. The vocabulary that is shipped was made from the
+minipile; for a real run make one of the run's own text (python -m
+moejax.cli.train_tokenizer) and set data.vocab.path.
 """
 
 from moejax.cli import run_config
 
 
 def get_config():
-  """The paper's settings; what follows it is marked so."""
+  """The paper's settings; what is ours is marked."""
   c = run_config.default()
   c.model.vocab_size = 8192
   c.model.max_length = 2048
   c.model.num_layers = 9
-  c.model.first_dense = 0  # "substitute all FFNs with MoE layers"
+  c.model.first_dense = 0  # every layer has experts
   c.model.width = 1280
   c.model.num_heads = 10
   c.model.head_dim = 128
   c.model.tie_embeddings = False
   c.model.init_std = 0.006
-  c.model.dtype = 'bfloat16'
-  c.model.remat = 'matmuls'
+  c.model.dtype = 'bfloat16'  # ours
+  c.model.remat = 'matmuls'  # ours
   c.model.moe.num_experts = 63
   c.model.moe.num_shared = 1
   # A standard feed-forward has 8 D^2 parameters: three matrices D x 8/3 D. A
@@ -46,7 +48,7 @@ def get_config():
   # No device-level loss: all experts of a layer are on one device.
   c.model.moe.balance = {'expert_level': {'alpha': 0.01}}
 
-  c.data.mixture = 'fineweb_edu'
+  c.data.mixture = 'fineweb_edu'  # ours
   c.data.sequence_length = 2048
 
   c.opt.peak_lr = 1.08e-3

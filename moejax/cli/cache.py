@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _shown(console: Console, total: int) -> Iterator:
-  """A bar on a terminal, and a line for each note and each finished cache."""
+  """A bar on a terminal, a line for each note and each cache that was made."""
   columns = (
     bars.SpinnerColumn(),
     bars.TextColumn('{task.description}'),
@@ -52,6 +52,7 @@ def _shown(console: Console, total: int) -> Iterator:
   )
   with bars.Progress(*columns, console=console, transient=True) as bar:
     task = bar.add_task('reading text', total=total)
+    making = set()
 
     def report(found: cache_writer.Progress) -> None:
       counts = f'{found.num_documents:,} documents, {found.num_tokens:,} tokens'
@@ -60,6 +61,9 @@ def _shown(console: Console, total: int) -> Iterator:
         console.print(f'{found.name}: {found.note}', soft_wrap=True)
       if found.done:
         bar.advance(task)
+      else:
+        making.add(found.name)
+      if found.done and found.name in making:
         console.print(f'{found.name}: {counts}', soft_wrap=True)
 
     yield report
@@ -74,22 +78,20 @@ def _verify(data: build.Data, console: Console) -> None:
 
 def _show(data: build.Data, console: Console) -> None:
   table = Table(box=rich.box.SIMPLE_HEAD)
-  table.add_column('domain')
-  table.add_column('split')
-  for name in ('documents', 'text bytes', 'tokens', 'bytes/token', 'rows'):
-    table.add_column(name, justify='right')
+  table.add_column('domain', no_wrap=True)
+  table.add_column('split', no_wrap=True)
+  for name in ('documents', 'bytes', 'tokens', f'rows of {data.length}'):
+    table.add_column(name, justify='right', no_wrap=True)
   for name, domain in data.domains.items():
     for split in domain.task.splits:
       meta = getattr(domain, split).meta
-      table.add_row(
-        name,
-        split,
-        f'{meta.num_documents:,}',
-        f'{meta.num_bytes:,}',
-        f'{meta.num_tokens:,}',
-        f'{meta.num_bytes / max(1, meta.num_tokens):.2f}',
-        f'{meta.num_rows:,} x {meta.length}',
+      counts = (
+        meta.num_documents,
+        meta.num_bytes,
+        meta.num_tokens,
+        meta.num_rows,
       )
+      table.add_row(name, split, *(f'{count:,}' for count in counts))
   console.print(table)
 
 

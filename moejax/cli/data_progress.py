@@ -15,8 +15,6 @@ def lines(screen: Screen) -> Callable[[Progress], None]:
       screen.line(f'{progress.name}: {progress.note}')
     if not progress.done and progress.name not in begun:
       begun.add(progress.name)
-      screen.line(
-        f'Packing {progress.name} (once, for all runs) ...'
-      )
+      screen.line(f'Packing {progress.name} (once, for all runs) ...')
 
   return report

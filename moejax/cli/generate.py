@@ -13,11 +13,11 @@ are those of the newest checkpoint that is whole, on one device;
 import argparse
 import dataclasses
 import math
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
 import jax
+from etils import epath
 
 from moejax.cli import command, restore
 from moejax.core import config, errors
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
   model = build.build(run.model, _mesh(run.mesh))
   # Said before gigabytes are read.
   generate.check(model, prompts, args.max_new_tokens)
-  weights, step = restore_weights(model, pathlib.Path(args.workdir))
+  weights, step = restore_weights(model, epath.Path(args.workdir))
   tokens = generate.stream(
     model,
     weights,
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def restore_weights(
-  model: build.Model, folder: pathlib.Path
+  model: build.Model, folder: epath.Path
 ) -> tuple[build.Weights, int]:
   """The weights of a workdir's newest whole checkpoint, and its step.
 

@@ -6,11 +6,11 @@ finished.
 
 import json
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from moejax.cli.parts import Parts
 from moejax.cli.screen import Screen
@@ -27,19 +27,19 @@ TOP_EXPERTS = 2
 BITS = {'bits_per_byte': 'bits/byte', 'unigram': 'unigram', 'xz': 'xz -9'}
 
 
-def read(folder: pathlib.Path) -> dict[str, Any] | None:
+def read(folder: epath.Path) -> dict[str, Any] | None:
   """The report of a finished run, or None."""
   path = folder / REPORT
   return json.loads(path.read_text()) if path.exists() else None
 
 
-def write(found: dict[str, Any], folder: pathlib.Path) -> None:
+def write(found: dict[str, Any], folder: epath.Path) -> None:
   """Marks the run as finished."""
   files.atomic_write_json(folder / REPORT, found)
 
 
 def make(
-  parts: Parts, weights: Any, folder: pathlib.Path, screen: Screen
+  parts: Parts, weights: Any, folder: epath.Path, screen: Screen
 ) -> dict[str, Any]:
   """Scores every validation set in full, and generates samples."""
   model, data = parts.model, parts.data

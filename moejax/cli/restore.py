@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Callable
 
 import jax
+from etils import epath
 
 from moejax.cli.run_config import Run
 from moejax.core import config, errors
@@ -23,7 +23,7 @@ def run_of(workdir: str) -> Run:
   Raises:
     InputError: there is none, or it cannot be read.
   """
-  path = pathlib.Path(workdir) / CONFIG
+  path = epath.Path(workdir) / CONFIG
   if not path.exists():
     raise errors.InputError(
       f'{workdir} is not the workdir of a run: it has no {CONFIG}'
@@ -52,7 +52,7 @@ def state(
   run = dataclasses.replace(run, mesh=meshes.MeshConfig())
   model = build.build(run.model, meshes.make(run.mesh, jax.devices()[:1]))
   transform = optimizer.make(run.opt, run.train.steps, model.axes)
-  folder = pathlib.Path(workdir) / CHECKPOINTS
+  folder = epath.Path(workdir) / CHECKPOINTS
   with checkpoint.Checkpointer(folder, warn=warn) as checkpoints:
     found = checkpoints.restore_latest(states.abstract(model, transform))
   if found is None:

@@ -6,11 +6,11 @@ What state a run starts from, in order of precedence:
 """
 
 import contextlib
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+from etils import epath
 
 from moejax.cli import command, data_progress, report, restore
 from moejax.cli.parts import Parts
@@ -40,7 +40,7 @@ def train(run: Run, workdir: str) -> None:
     StoppedError: training could not go on.
     InterruptedRunError: a signal came; the state was saved.
   """
-  folder = pathlib.Path(workdir)
+  folder = epath.Path(workdir)
   mesh = meshes.make(run.mesh)
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
@@ -95,7 +95,7 @@ def train(run: Run, workdir: str) -> None:
   report.show(found, screen)
 
 
-def check_same_config(run: Run, folder: pathlib.Path) -> None:
+def check_same_config(run: Run, folder: epath.Path) -> None:
   """Raises InputError if the workdir belongs to a run of another config."""
   if not (folder / restore.CONFIG).exists():
     return
@@ -110,7 +110,7 @@ def check_same_config(run: Run, folder: pathlib.Path) -> None:
     )
 
 
-def _say_what(parts: Parts, folder: pathlib.Path, screen: Screen) -> None:
+def _say_what(parts: Parts, folder: epath.Path, screen: Screen) -> None:
   run = parts.run
   counted = count.count(run.model)
   experts = ''

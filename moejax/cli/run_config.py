@@ -121,6 +121,10 @@ def shrink(run: Run) -> Run:
   if hasattr(schedule, 'warmup'):
     schedule = dataclasses.replace(schedule, warmup=min(schedule.warmup, 5))
   dense = min(model.first_dense, 1)
+  data = dataclasses.replace(run.data, sequence_length=64)
+  if not data.files:
+    # Text that is here, and little of it.
+    data = dataclasses.replace(data, mixture='minipile', max_documents=20)
   return dataclasses.replace(
     run,
     model=dataclasses.replace(
@@ -133,9 +137,7 @@ def shrink(run: Run) -> Run:
       head_dim=16,
       dense_width=128,
       max_length=64,
-      vocab_size=max(512, run.data.vocab.size)
-      if run.data.mixture != 'synthetic'
-      else 512,
+      vocab_size=run.data.vocab.size,
       moe=dataclasses.replace(
         moe,
         num_experts=experts,
@@ -145,7 +147,7 @@ def shrink(run: Run) -> Run:
         balance=tuple(_shrink_balance(b, experts) for b in moe.balance),
       ),
     ),
-    data=dataclasses.replace(run.data, sequence_length=64),
+    data=data,
     opt=dataclasses.replace(run.opt, schedule=schedule),
     train=dataclasses.replace(
       run.train,

@@ -243,6 +243,7 @@ class _Writer:
   def run(self) -> None:
     self.part.mkdir(exist_ok=True)
     state, request = self.state, self.request
+    request.report(Progress(self.name, state.num_documents, state.num_tokens))
     blocks = features.pack(
       self._ids(),
       request.length,

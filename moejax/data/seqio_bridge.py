@@ -76,7 +76,9 @@ def quiet() -> Iterator[None]:
         os.write(2, sink.read())
 
 
-def documents(task: Any, split: str, skip: int) -> Iterator[Document]:
+def documents(
+  task: Any, split: str, skip: int, hint: str = ''
+) -> Iterator[Document]:
   """The documents of a seqio.Task from number `skip` on, in a fixed order.
 
   The same as `task.get_dataset(sequence_length=None, shuffle=False,
@@ -85,13 +87,19 @@ def documents(task: Any, split: str, skip: int) -> Iterator[Document]:
   of every long document; here whole documents go to the packer. The task's
   preprocessors must turn each example into exactly one.
 
+  Args:
+    task: a seqio.Task, as `task` makes it.
+    split: of the task.
+    skip: how many documents to leave out at the start.
+    hint: what to do if it cannot be read, for the error.
+
   Raises:
     InputError: the source cannot be read; one line with TensorFlow's reason.
   """
   _, tf = load(task.name)
   try:
     with quiet():
-      dataset = _source(task, split).skip(skip)
+      dataset = _source(task, split, hint).skip(skip)
       dataset = task.preprocess_precache(dataset)
       dataset = task.preprocess_postcache(dataset, sequence_length=None)
       examples = dataset.prefetch(16).as_numpy_iterator()
@@ -102,22 +110,25 @@ def documents(task: Any, split: str, skip: int) -> Iterator[Document]:
     for example in examples:
       yield Document(example['targets'], int(example['num_bytes']))
   except (tf.errors.OpError, OSError) as e:
-    raise _unreadable(task, split, e) from e
+    raise _unreadable(task, split, hint, e) from e
 
 
-def _source(task: Any, split: str) -> Any:
+def _source(task: Any, split: str, hint: str) -> Any:
   try:
     return task.source.get_dataset(split=split, shuffle=False)
   except errors.InputError:
     raise
   except Exception as e:
-    raise _unreadable(task, split, e) from e
+    raise _unreadable(task, split, hint, e) from e
 
 
-def _unreadable(task: Any, split: str, e: Exception) -> errors.InputError:
+def _unreadable(
+  task: Any, split: str, hint: str, e: Exception
+) -> errors.InputError:
   reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+  hint = f'; {hint}' if hint else ''
   return errors.InputError(
-    f'the split {split!r} of {task.name} cannot be read: {reason}'
+    f'the split {split!r} of {task.name} cannot be read: {reason}{hint}'
   )
 
 

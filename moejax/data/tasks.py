@@ -27,6 +27,7 @@ class SeqioText(cache_writer.Text):
   """A text that is read through its seqio.Task."""
 
   splits = ('train', 'validation')
+  hint = ''  # what to do where it cannot be read
 
   @property
   def domain(self) -> str:
@@ -46,7 +47,8 @@ class SeqioText(cache_writer.Text):
     note: Callable[[str], None],
   ) -> Iterator[seqio_bridge.Document]:
     del note
-    return seqio_bridge.documents(self.to_seqio(vocab), split, skip)
+    task = self.to_seqio(vocab)
+    return seqio_bridge.documents(task, split, skip, self.hint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Tfds(SeqioText):
   tfds_name: str
   field: str = 'text'
 
+  hint = 'prepare it with TensorFlow Datasets, and set TFDS_DATA_DIR'
+
   def identity(self, split: str) -> dict[str, Any]:
     del split
     return {'tfds': self.tfds_name, 'field': self.field}
@@ -121,6 +125,8 @@ class HuggingFace(SeqioText):
   config: str
   field: str = 'text'
   held_out: int = 10_000
+
+  hint = 'or download its parquet files, and set data.files'
 
   def identity(self, split: str) -> dict[str, Any]:
     del split

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import errors
-from moejax.moe import contract, grouped_matmul, layer
+from moejax.moe import compute, contract, grouped_matmul
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import reference
 
@@ -63,37 +63,36 @@ def differences(
   config: MoEConfig, dtype: str, platform: str, size: Size = Size()
 ) -> dict[str, float]:
   """By output and gradient: the largest error over the largest value."""
-  chosen = grouped_matmul.choose(layer.matmul_name(config), platform)
-  obvious = grouped_matmul.GROUPED_MATMULS['reference']()
   weights, x_TD, routing, pull_TD = _problem(config, dtype, size)
-  _, note, rows = layer.apply(config, weights, x_TD, routing, chosen)
+  chosen = compute.choose(config, platform)
+  obvious = compute.Stages(
+    reference.Reference(), config.experts, grouped_matmul.Reference()
+  )
   # What the dispatcher drops, the reference is asked to send nowhere.
+  sent_A = chosen(weights, x_TD, routing).sent_A
   kept = dataclasses.replace(
     routing,
-    expert_A=jnp.where(note.row_A < rows, routing.expert_A, config.num_experts),
+    expert_A=jnp.where(sent_A, routing.expert_A, config.num_experts),
   )
-  plain = dataclasses.replace(config, dispatcher=reference.Reference())
 
-  def found(config: MoEConfig, routing: contract.Routing, multiply: Any) -> Any:
+  def found(run: compute.Compute, routing: contract.Routing) -> Any:
     def loss(weights: Any, x_TD: jax.Array, weight_A: jax.Array) -> Any:
       with_weight = dataclasses.replace(routing, weight_A=weight_A)
-      out_TD, _, _ = layer.apply(config, weights, x_TD, with_weight, multiply)
+      out_TD = run(weights, x_TD, with_weight).out_TD
       return jnp.vdot(out_TD.astype(jnp.float32), pull_TD), out_TD
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
     (of_weights, of_x, of_gates), out = gradient(
       weights, x_TD, routing.weight_A
     )
-    of_gates = jnp.where(kept.expert_A < config.num_experts, of_gates, 0)
     return {
       'output': out,
       'gradient of the tokens': of_x,
-      'gradient of the gates': of_gates,
+      'gradient of the gates': jnp.where(sent_A, of_gates, 0),
       **{f'gradient of {name}': g for name, g in of_weights.items()},
     }
 
-  got = found(config, routing, chosen)
-  want = found(plain, kept, obvious)
+  got, want = found(chosen, routing), found(obvious, kept)
   return {name: _error(got[name], want[name]) for name in want}
 
 

@@ -24,7 +24,8 @@ class MoEConfig:
       expert of num_shared times the width, which is the same sum.
     scorer, router, dispatcher, experts: one of each table.
     balance: balance losses by name, any number of them.
-    grouped_matmul: its implementation; auto goes by the machine.
+    grouped_matmul: how experts are computed, see `moe.compute`; auto goes by
+      the machine.
   """
 
   num_experts: int = 0
@@ -39,7 +40,9 @@ class MoEConfig:
   balance: tuple[balances.BalanceLoss, ...] = config.choices(
     balances.BALANCE, (balances.ExpertLevel(),)
   )
-  grouped_matmul: str = config.named(('auto', *GROUPED_MATMULS), 'auto')
+  grouped_matmul: str = config.named(
+    ('auto', 'fused', *GROUPED_MATMULS), 'auto'
+  )
 
   def check(self) -> None:
     """Raises InputError if router or losses do not fit the experts."""

@@ -5,10 +5,8 @@ One call does, for the tokens of each shard of the batch:
   1. score     logits_TE = scorer(x_TD), float32
   2. route     routing = router(logits, ...), no weights involved
   3. observe   sums for the balance losses and statistics
-  4. dispatch  x_RD, size_E: rows grouped by expert
-  5. compute   y_RD = experts(x_RD)
-  6. combine   out_TD: weighted sum of a token's rows
-  7. reduce    sums and statistics over all shards: the global batch
+  4. compute   dispatch to rows grouped by expert, experts, weighted sum: out_TD
+  5. reduce    sums and statistics over all shards: the global batch
 
 and adds the shared experts, which see every token.
 """
@@ -21,7 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import shapes, values
-from moejax.moe import balance, contract, grouped_matmul, stats
+from moejax.moe import balance, compute, contract, stats
 from moejax.moe.config import MoEConfig
 from moejax.parallel import mesh as meshes
 
@@ -122,35 +120,13 @@ class MoE(nnx.Module):
       row_length=sizes['L'],
     )
     routing = config.router(given)
-    out_TD, note, rows = apply(
-      config, weights['routed'], x_TD, routing, self._multiply()
-    )
+    platform = self.mesh.devices.flat[0].platform
+    found = compute.choose(config, platform)(weights['routed'], x_TD, routing)
     record = Record(
       balance.observe(config.balance, given, routing),
-      stats.observe(given, routing, note, rows),
+      stats.observe(given, routing, found.sent_A),
     )
-    return out_TD.reshape(x_BLD.shape), record
-
-  def _multiply(self) -> Any:
-    platform = self.mesh.devices.flat[0].platform
-    return grouped_matmul.choose(matmul_name(self.config), platform)
-
-
-def matmul_name(config: MoEConfig) -> str:
-  """The grouped matmul asked for; equal groups need no grouping."""
-  if config.grouped_matmul == 'auto' and config.dispatcher.equal_groups:
-    return 'batched'
-  return config.grouped_matmul
-
-
-def apply(config, weights, x_TD, routing, multiply):
-  """Dispatch, experts, combine: out_TD, the note, and the number of rows R."""
-  x_RD, size_E, note = config.dispatcher.dispatch(
-    x_TD, routing, config.num_experts, multiply.row_multiple
-  )
-  y_RD = config.experts(weights, x_RD, size_E, multiply)
-  out_TD = config.dispatcher.combine(y_RD, routing, note, x_TD.shape[0])
-  return out_TD, note, x_RD.shape[0]
+    return found.out_TD.reshape(x_BLD.shape), record
 
 
 def _arrays(weights: nnx.Dict, dtype: Any = None) -> dict[str, jax.Array]:

@@ -1,7 +1,5 @@
 """What the routers do, as values that merge; always on, bounded in number."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +9,14 @@ from moejax.moe import contract
 
 
 def observe(
-  given: contract.RouterInput, routing: contract.Routing, note: Any, rows: int
+  given: contract.RouterInput, routing: contract.Routing, sent_A: jax.Array
 ) -> dict[str, values.Value]:
   """Routing statistics of one layer over the tokens of this shard.
 
   Args:
     given: what the router saw.
     routing: what it chose.
-    note: the dispatcher's; `note.row_A >= rows` marks dropped assignments.
-    rows: R.
+    sent_A: which assignments were computed.
   """
   prob_TE = jax.lax.stop_gradient(routing.prob_TE)
   logits_TE = jax.lax.stop_gradient(given.logits_TE)
@@ -28,7 +25,7 @@ def observe(
   asked_A = routing.expert_A < num_experts
   entropy_T = -jnp.sum(jax.scipy.special.xlogy(prob_TE, prob_TE), axis=-1)
   hit_AE = routing.expert_A[:, None] == jnp.arange(num_experts)
-  dropped_A = asked_A & (note.row_A >= rows)
+  dropped_A = asked_A & ~sent_A
   return {
     'count_E': values.Sum(jnp.sum(hit_AE, axis=0, dtype=jnp.float32)),
     'dropped': values.Mean.of(dropped_A, asked_A),

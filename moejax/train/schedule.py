@@ -1,7 +1,9 @@
 """Learning rates over a run, by name; each multiplies the peak."""
 
 import dataclasses
+import math
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -33,10 +35,13 @@ class Steps:
 
   def __call__(self, total_steps: int) -> optax.Schedule:
     _check_warmup(self.warmup)
-    drops = {round(m * total_steps): self.factor for m in self.milestones}
-    constant = optax.piecewise_constant_schedule(1.0, drops)
-    # optax drops after the boundary; the drop belongs to the milestone itself.
-    return _warm_up(lambda step: constant(step + 1), self.warmup)
+    starts = [round(m * total_steps) for m in self.milestones]
+
+    def after(step: jax.Array) -> jax.Array:
+      lower = [jnp.where(step < start, 1.0, self.factor) for start in starts]
+      return math.prod(lower, start=jnp.ones(()))
+
+    return _warm_up(after, self.warmup)
 
 
 @dataclasses.dataclass(frozen=True)

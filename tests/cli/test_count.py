@@ -43,8 +43,12 @@ def test_json_and_overrides(capsys):
   ])
   half = json.loads(capsys.readouterr().out)
   assert half['total'] == whole['total']
-  assert whole['active'] - half['active'] == 9 * 4 * 3 * 1280 * 853
+  fewer = 9 * 4 * 3 * 1280 * 853
+  assert whole['active'] - half['active'] == fewer
   assert half['sequence_length'] == 1024
+  less = 3 * (2 * fewer + 4 * 1024 * 1280 * 9)
+  assert whole['flops_per_token'] - half['flops_per_token'] == less
+  assert half['flops_per_token'] * 1024 == half['flops_per_sequence']
 
 
 @pytest.mark.parametrize(

@@ -112,12 +112,16 @@ def test_pieces_are_whole_characters_and_give_the_text(vocab):
   assert '' in pieces[:-1]
 
 
-def test_bytes_that_never_become_a_character_are_not_lost():
+def test_bytes_that_never_become_a_character_are_not_lost(capsys):
   vocab = SentencePiece()
-  broken = vocab.encode('漢')[:-1]
+  start, broken = vocab.encode('a'), vocab.encode('漢')[:-1]
   spoken = generate.Spoken(vocab)
-  assert spoken.add(*vocab.encode('a'), *broken) == 'a'
-  assert spoken.rest() == vocab.decode([*vocab.encode('a'), *broken])[1:] != ''
+  assert spoken.add(*start, *broken) == 'a'
+  rest = spoken.rest()
+  assert rest
+  assert 'a' + rest == vocab.decode([*start, *broken])
+  generate._speak(vocab, start, iter([(0, token) for token in broken]))
+  assert capsys.readouterr().out == f'a{rest}\n'
 
 
 def test_a_terminal_is_not_commanded(capsys, monkeypatch):

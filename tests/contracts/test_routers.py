@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import dense, tiny
 
-from moejax.moe import contract, grouped_matmul, layer, stats
+from moejax.moe import compute, contract, grouped_matmul, stats
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.routers import ROUTERS
@@ -46,6 +46,11 @@ def given(logits_TE=LOGITS_TE, valid_T=VALID_T, key=KEY):
 @functools.partial(jax.jit, static_argnums=0)
 def route(router, given):
   return router(given)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def dispatch(dispatcher, routing):
+  return dispatcher.dispatch(jnp.asarray(X_TD), routing, E)
 
 
 def gates(routing):
@@ -100,9 +105,10 @@ def config_of(router, dispatcher):
 
 
 def apply(config, weights, x_TD, routing):
-  """The layer's dispatch, experts and combine, with the plainest matmul."""
-  multiply = grouped_matmul.GROUPED_MATMULS['reference']()
-  return layer.apply(config, weights, x_TD, routing, multiply)
+  """Dispatch, experts and combine, with the plainest matmul."""
+  multiply = grouped_matmul.Reference()
+  run = compute.Stages(config.dispatcher, config.experts, multiply)
+  return run(weights, x_TD, routing)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -111,8 +117,8 @@ def output_and_gradient(config, weights, x_TD, given):
 
   def pulled(weights, x_TD, logits_TE):
     routing = config.router(dataclasses.replace(given, logits_TE=logits_TE))
-    out_TD, note, rows = apply(config, weights, x_TD, routing)
-    return jnp.vdot(out_TD, PULL_TD), (out_TD, note.row_A < rows)
+    found = apply(config, weights, x_TD, routing)
+    return jnp.vdot(found.out_TD, PULL_TD), (found.out_TD, found.sent_A)
 
   gradient = jax.grad(pulled, argnums=(0, 1, 2), has_aux=True)
   return gradient(weights, x_TD, given.logits_TE)
@@ -161,7 +167,7 @@ def test_the_problem_is_one_in_which_something_is_dropped():
 def test_rows_are_grouped_by_expert(router, dispatcher):
   routing = route(ROUTERS[router](), given())
   scheme = DISPATCHERS[dispatcher]()
-  x_RD, size_E, note = scheme.dispatch(X_TD, routing, E)
+  x_RD, size_E, note = jax.device_get(dispatch(scheme, routing))
   end_E = np.cumsum(size_E)
   rows = len(x_RD)
   assert end_E[-1] <= rows
@@ -195,7 +201,8 @@ def test_any_list_of_assignments(dispatcher):
 
   def routed(weights, x_TD, weight_A):
     with_weight = dataclasses.replace(routing, weight_A=weight_A)
-    return jnp.vdot(apply(config, weights, x_TD, with_weight)[0], PULL_TD)
+    found = apply(config, weights, x_TD, with_weight)
+    return jnp.vdot(found.out_TD, PULL_TD)
 
   def obvious(weights, x_TD, weight_A):
     with_weight = dataclasses.replace(routing, weight_A=weight_A)
@@ -258,8 +265,8 @@ def test_padding_is_sent_nowhere_and_changes_nothing(router, key):
 def test_padding_is_counted_nowhere(dispatcher):
   scheme = DISPATCHERS[dispatcher]()
   routing = route(ROUTERS['top_k'](k=2), given())
-  x_RD, _, note = scheme.dispatch(X_TD, routing, E)
-  found = stats.observe(given(), routing, note, len(x_RD))
+  x_RD, _, note = dispatch(scheme, routing)
+  found = stats.observe(given(), routing, note.row_A < len(x_RD))
   assert found['count_E'].value().sum() == 2 * VALID_T.sum()
   assert found['dropped'].weight == 2 * VALID_T.sum()
   padding_A = ~VALID_T[np.asarray(routing.token_A)]
@@ -304,7 +311,8 @@ def test_token_choice_looks_at_no_other_token(router, key):
 
 
 def test_noise_depends_on_key_and_index_alone():
-  draw = lambda given: np.asarray(contract.uniform(given, 3))
+  uniform = jax.jit(lambda given: contract.uniform(given, 3))
+  draw = lambda given: np.asarray(uniform(given))
   whole = given()
   noise_TN = draw(whole)
   assert noise_TN.shape == (T, 3)

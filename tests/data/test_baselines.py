@@ -8,7 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from moejax.data import baselines, cache_writer, features, files, vocab
+from moejax.data import (
+  baselines,
+  cache_writer,
+  features,
+  files,
+  tasks,
+  vocab,
+)
 
 
 class Targets:
@@ -41,8 +48,8 @@ def test_unigram_of_an_even_text_is_the_log_of_the_ids():
 
 
 def test_xz_is_what_validation_adds():
-  train = ['one text, ' * 99, 'another é. ' * 50]
-  held_out = ['something new; ' * 3, 'one text, ' * 9]
+  texts = list(tasks.TASKS['minipile_scripture'].texts('validation'))
+  train, held_out = texts[:40], texts[40:]
   before, after = ''.join(train).encode(), ''.join(held_out).encode()
   both = len(lzma.compress(before + after, preset=9))
   want = 8 * (both - len(lzma.compress(before, preset=9))) / len(after)

@@ -233,7 +233,10 @@ def test_a_hub_text_holds_its_first_rows_out(monkeypatch):
 def test_texts_that_are_not_here_are_one_line(monkeypatch, tmp_path):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
   monkeypatch.setitem(sys.modules, 'datasets', None)  # as if not installed
-  for name, word in (('c4', '3.0.1'), ('fineweb_edu', 'pip install datasets')):
+  for name, word in (
+    ('c4', 'TFDS_DATA_DIR'),
+    ('fineweb_edu', 'pip install datasets'),
+  ):
     with pytest.raises(errors.InputError, match=word) as caught:
       list(
         tasks.TASKS[name].documents('train', vocab.Bytes(), skip=0, note=print)

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -14,16 +15,21 @@ from moejax.moe.routers.top_k import TopK
 
 # Experts 0 and 1 share token 0; token 1 is all expert 0's; token 2 is padding.
 LOGITS_TE = np.array([[7.0, 7.0, -90.0], [50.0, -50.0, -60.0], [99.0, 0, 0]])
-VALID_T = [True, True, False]
+VALID_T = np.array([True, True, False])
 
 
-def observe(logits_TE=LOGITS_TE, valid_T=VALID_T, dispatcher=Dropless()):
+def observe(logits_TE=LOGITS_TE, valid_T=VALID_T, dispatcher=None):
+  return _observe(dispatcher or Dropless(), logits_TE, valid_T)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _observe(dispatcher, logits_TE, valid_T):
   given = tiny.router_input(logits_TE, valid_T=valid_T)
   routing = TopK(k=2)(given)
   x_RD, _, note = dispatcher.dispatch(
     jnp.ones((len(logits_TE), 1)), routing, len(logits_TE[0])
   )
-  return stats.observe(given, routing, note, len(x_RD))
+  return stats.observe(given, routing, note.row_A < len(x_RD))
 
 
 def test_worked_example():
@@ -38,7 +44,7 @@ def test_worked_example():
 def test_dropped_is_a_share_of_what_was_asked_for():
   """Six tokens want two experts; C = 0.5 * 12 / 3 = 2 of 6 fit in each."""
   found = observe(
-    np.tile([2.0, 1, 0], (6, 1)), [True] * 6, Capacity(factor=0.5)
+    np.tile([2.0, 1, 0], (6, 1)), np.ones(6, bool), Capacity(factor=0.5)
   )
   assert found['dropped'].value() == pytest.approx(4 / 6, rel=1e-6)
   # Asked for, not sent: load is what the router wants.
@@ -55,7 +61,7 @@ def test_merging_tokens_is_seeing_all_at_once():
 
 
 def test_nothing_but_padding_is_finite():
-  found = values.finish(observe(valid_T=[False] * 3))
+  found = values.finish(observe(valid_T=np.zeros(3, bool)))
   for leaf in jax.tree.leaves(found):
     np.testing.assert_array_equal(leaf, 0)
 
@@ -65,10 +71,10 @@ def test_no_gradient_goes_through_statistics():
     given = tiny.router_input(logits_TE)
     routing = TopK(k=2)(given)
     _, _, note = Dropless().dispatch(jnp.ones((3, 1)), routing, 3)
-    found = values.finish(stats.observe(given, routing, note, 6))
+    found = values.finish(stats.observe(given, routing, note.row_A < 6))
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(found))
 
-  gradient = jax.grad(total)(jnp.asarray(LOGITS_TE, jnp.float32))
+  gradient = jax.jit(jax.grad(total))(jnp.asarray(LOGITS_TE, jnp.float32))
   np.testing.assert_array_equal(gradient, 0)
 
 

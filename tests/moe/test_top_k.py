@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 from helpers import slow, tiny
@@ -10,7 +11,7 @@ PROB_TE = np.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.6, 0.1], [0.25] * 4])
 
 
 def route(router, prob_TE=PROB_TE, **given):
-  return router(tiny.router_input(np.log(prob_TE), **given))
+  return jax.jit(router)(tiny.router_input(np.log(prob_TE), **given))
 
 
 def test_best_first_and_every_first_choice_before_every_second():
@@ -50,7 +51,7 @@ def test_softmax_is_over_all_experts_before_the_choice():
 @pytest.mark.parametrize('k', [1, 3, 7])
 def test_random_scores_against_sorting(k):
   logits_TE = np.random.default_rng(k).normal(size=(20, 7)).astype(np.float32)
-  routing = TopK(k=k)(tiny.router_input(logits_TE))
+  routing = jax.jit(TopK(k=k))(tiny.router_input(logits_TE))
   expert_TK = np.asarray(routing.expert_A).reshape(k, 20).T
   weight_TK = np.asarray(routing.weight_A).reshape(k, 20).T
   for t, logits_E in enumerate(logits_TE):

@@ -59,5 +59,6 @@ class GShard:
       gate_T2,
       prob_TE,
       given.valid_T,
-      group_size=self.rows_per_group * given.row_length,
+      # A batch smaller than a group (in generation) is one group.
+      group_size=min(self.rows_per_group * given.row_length, prob_TE.shape[0]),
     )

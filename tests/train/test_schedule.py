@@ -1,0 +1,114 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from moejax.core import errors
+from moejax.train import optimizer
+from moejax.train.schedule import (
+  SCHEDULES,
+  Constant,
+  Cosine,
+  Steps,
+  WarmupStableDecay,
+)
+
+
+def values(schedule, total_steps):
+  """The factor of every step of a run, as the jitted step sees it."""
+  steps = np.arange(total_steps, dtype=np.int32)
+  return np.asarray(jax.jit(jax.vmap(schedule(total_steps)))(steps))
+
+
+def test_the_papers_schedule_drops_at_80_and_at_90_percent():
+  """times 0.316 from step 80 of 100, counted from 0, and again from step 90."""
+  found = values(Steps(warmup=0), 100)
+  want = np.repeat([1, 0.316, 0.316**2], [80, 10, 10])
+  np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_the_papers_2b_run():
+  """25,000 steps, 2,000 of warm-up, peak 1.08e-3 (section 4.1.2)."""
+  rate = optimizer.learning_rate(
+    optimizer.OptimizerConfig(peak_lr=1.08e-3, schedule=Steps()), 25_000
+  )
+  for step, want in (
+    (0, 1.08e-3 / 2000),
+    (999, 1.08e-3 / 2),
+    (1999, 1.08e-3),
+    (2000, 1.08e-3),
+    (19_999, 1.08e-3),
+    (20_000, 1.08e-3 * 0.316),
+    (22_499, 1.08e-3 * 0.316),
+    (22_500, 1.08e-3 * 0.316**2),
+    (24_999, 1.08e-3 * 0.316**2),
+  ):
+    assert float(rate(step)) == pytest.approx(want, rel=1e-6), step
+
+
+def test_milestones_that_fall_on_one_step_both_count():
+  """round(4.0) and round(4.5) are both 4."""
+  np.testing.assert_allclose(
+    values(Steps(warmup=0), 5), [1, 1, 1, 1, 0.316**2], rtol=1e-6
+  )
+  np.testing.assert_allclose(values(Steps(0, 0.5, ()), 3), 1)
+
+
+@pytest.mark.parametrize('name', sorted(SCHEDULES))
+def test_warm_up_goes_from_its_nth_part_to_the_peak(name):
+  found = values(SCHEDULES[name](warmup=4), 40)
+  np.testing.assert_allclose(found[:5], [1 / 4, 1 / 2, 3 / 4, 1, 1], rtol=1e-6)
+  assert found.max() == 1
+  assert found.min() > 0
+  # None at all, and one that is longer than the run.
+  assert values(SCHEDULES[name](warmup=0), 40)[0] == 1
+  np.testing.assert_allclose(
+    values(SCHEDULES[name](warmup=10), 3), [0.1, 0.2, 0.3], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize('name', sorted(SCHEDULES))
+def test_warm_up_is_not_negative(name):
+  with pytest.raises(
+    errors.InputError, match=r'^schedule.warmup=-1 must be >= 0$'
+  ):
+    SCHEDULES[name](warmup=-1)(10)
+
+
+@pytest.mark.parametrize('name', sorted(SCHEDULES))
+def test_after_the_warm_up_it_never_rises(name):
+  found = values(SCHEDULES[name](warmup=3), 30)
+  assert (np.diff(found[2:]) <= 1e-7).all()
+
+
+def test_constant():
+  np.testing.assert_allclose(values(Constant(warmup=2), 9)[1:], 1)
+
+
+def test_cosine():
+  """Half way it is half way between 1 and the end."""
+  found = values(Cosine(warmup=0, end=0.1), 1000)
+  assert found[500] == pytest.approx(0.55, rel=1e-5)
+  assert found[250] == pytest.approx(0.1 + 0.9 * (1 + 2**-0.5) / 2, rel=1e-5)
+  assert found[-1] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_warm_up_stable_decay():
+  """Constant for 90 steps, then ten equal parts of the way down to the end."""
+  found = values(WarmupStableDecay(warmup=5, decay=0.1, end=0.0), 100)
+  np.testing.assert_allclose(found[4:91], 1)
+  np.testing.assert_allclose(found[90:], 1 - np.arange(10) / 10, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'peak_lr': 0.0}, r'^opt.peak_lr=0.0 must be > 0$'),
+    ({'eps': -1.0}, r'^opt.eps=-1.0 must be > 0$'),
+    ({'clip_norm': 0.0}, r'^opt.clip_norm=0.0 must be > 0, or none for no cli'),
+  ],
+)
+def test_bad_optimiser_keys(changes, message):
+  with pytest.raises(errors.InputError, match=message):
+    dataclasses.replace(optimizer.OptimizerConfig(), **changes)
