@@ -12,7 +12,7 @@ forward product alone.
 import jax
 import jax.numpy as jnp
 
-from moejax.core import varying
+from moejax.core import errors, varying
 
 
 def cross_entropy(
@@ -44,10 +44,15 @@ def cross_entropy(
     by the caller; it alone has gradients, to `x_BLD`, `w_DV` and `weight_BL`.
     The nll of each place (float32 [B, L]). Where no token scores higher than
     the target (bool [B, L]).
+
+  Raises:
+    InputError: `shards` does not divide B.
   """
   B, L, D = x_BLD.shape
   if B % shards:
-    raise ValueError(f'{shards} shards do not divide the batch of {B}')
+    raise errors.InputError(
+      f'{shards} shards of the batch do not divide its {B} rows'
+    )
   num_chunks = -(-L * B // (shards * chunk_tokens))
   size = -(-L // min(num_chunks, L))
   num_chunks = -(-L // size)

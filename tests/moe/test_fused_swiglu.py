@@ -110,11 +110,11 @@ def test_bfloat16_stays_near_float32():
   assert got_TD.dtype == jnp.bfloat16
   for a, b, x in zip(grads, want_grads, inputs, strict=True):
     assert a.dtype == x.dtype
-    # A value is rounded to 8 bits, by at most 2^-9 of itself, some four times.
+    # Rounded to 8 bits, by at most 2^-9 of itself, half a dozen times.
     error = np.abs(np.asarray(a, np.float32) - b).max()
-    assert error < 2**-7 * np.abs(b).max()
+    assert error < 2**-6 * np.abs(b).max()
   error = np.abs(np.asarray(got_TD, np.float32) - want_TD).max()
-  assert error < 2**-7 * np.abs(want_TD).max()
+  assert error < 2**-6 * np.abs(want_TD).max()
 
 
 def test_under_scan_and_checkpoint():

@@ -1,0 +1,109 @@
+"""The self-check before step 0 sees the ways in which a kernel can be wrong."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from moejax.core import errors
+from moejax.moe import check, compute, fused_swiglu, grouped_matmul
+from moejax.moe.config import MoEConfig
+from moejax.moe.dispatchers import DISPATCHERS
+from moejax.moe.routers import ROUTERS
+
+MoE = MoEConfig(num_experts=4, router=ROUTERS['top_k'](k=2))
+STAGES = dataclasses.replace(MoE, grouped_matmul='blocked')
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    MoE,
+    STAGES,
+    dataclasses.replace(MoE, grouped_matmul='ragged_dot'),
+    dataclasses.replace(MoE, dispatcher=DISPATCHERS['capacity']()),
+    dataclasses.replace(
+      MoE,
+      router=ROUTERS['gshard'](rows_per_group=2),
+      dispatcher=DISPATCHERS['capacity'](factor=0.5),
+    ),
+  ],
+  ids=['fused', 'blocked', 'ragged_dot', 'capacity', 'gshard'],
+)
+def test_the_real_paths_pass(config):
+  check.run(config, 'float32', 'cpu')
+  found = check.differences(config, 'float32', 'cpu')
+  # Output, tokens, gates, and both weights.
+  assert len(found) == 5
+
+
+@dataclasses.dataclass(frozen=True)
+class _GradientToTheEmpty(grouped_matmul.Blocked):
+  """Right forward; an expert without rows gets a gradient."""
+
+  def __call__(self, x_RD, w_EDF, size_E):
+    y_RF = super().__call__(x_RD, w_EDF, size_E)
+    empty_E = (size_E == 0)[:, None, None]
+    leak = jnp.sum(jnp.where(empty_E, w_EDF, 0))
+    return y_RF + leak - jax.lax.stop_gradient(leak)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OneRowOff(grouped_matmul.Blocked):
+  """The first row of every output is of another expert."""
+
+  def __call__(self, x_RD, w_EDF, size_E):
+    y_RF = super().__call__(x_RD, w_EDF, size_E)
+    return y_RF.at[0].set(x_RD[0] @ w_EDF[0])
+
+
+@pytest.mark.parametrize('broken', [_GradientToTheEmpty, _OneRowOff])
+def test_a_wrong_kernel_stops_the_run(broken, monkeypatch):
+  monkeypatch.setitem(grouped_matmul.GROUPED_MATMULS, 'blocked', broken)
+  with pytest.raises(errors.StoppedError, match=r"self-check: .*'blocked'"):
+    check.run(STAGES, 'float32', 'cpu')
+
+
+def test_nan_is_not_close():
+  class Nan(compute.Stages):
+    def __call__(self, weights, x_TD, routing):
+      found = super().__call__(weights, x_TD, routing)
+      return compute.Output(found.out_TD * jnp.nan, found.sent_A)
+
+  real = compute.choose
+
+  def choose(config, platform):
+    made = real(config, platform)
+    return Nan(made.dispatcher, made.experts, made.multiply)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(compute, 'choose', choose)
+    with pytest.raises(errors.StoppedError, match='nan'):
+      check.run(STAGES, 'float32', 'cpu')
+
+
+def test_auto_is_fused_on_cpu_only_where_it_applies():
+  cpu = compute.choose(MoE, 'cpu')
+  assert cpu == compute.Fused(fused_swiglu.FusedSwiglu())
+  tpu = compute.choose(MoE, 'tpu')
+  assert tpu.multiply == grouped_matmul.RaggedDot()
+  capacity = dataclasses.replace(MoE, dispatcher=DISPATCHERS['capacity']())
+  for platform in ('cpu', 'gpu'):
+    made = compute.choose(capacity, platform)
+    assert made.multiply == grouped_matmul.Batched()
+
+
+@pytest.mark.parametrize(
+  ('name', 'dispatcher', 'words'),
+  [
+    ('fused', 'capacity', 'needs the dropless dispatcher'),
+    ('batched', 'dropless', 'same number of rows'),
+  ],
+)
+def test_what_does_not_fit_is_refused(name, dispatcher, words):
+  config = dataclasses.replace(
+    MoE, grouped_matmul=name, dispatcher=DISPATCHERS[dispatcher]()
+  )
+  with pytest.raises(errors.InputError, match=words):
+    compute.choose(config, 'cpu')
