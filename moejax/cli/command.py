@@ -5,13 +5,17 @@ Exit codes:
   1   a bug: a stack trace was printed
   2   bad input: one line says what, where and how to mend it
   3   training stopped by itself (loss not finite, say); its state was kept
-  75  interrupted by Ctrl-C or SIGTERM after saving; run the same command again
+  75  interrupted by Ctrl-C or SIGTERM; training was saved first: run the same
+      command to go on
 """
 
 import argparse
 import errno
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from moejax.core import errors
 
@@ -76,30 +80,48 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
 
 def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   """Runs a command; errors that are the user's become one line on stderr."""
+  before = _like_ctrl_c(signal.SIGTERM)
   try:
     run(argv)
   except errors.InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return BAD_INPUT
+    return _say(BAD_INPUT, f'error: {e}')
   except errors.StoppedError as e:
-    print(f'stopped: {e}', file=sys.stderr)
-    return STOPPED
+    return _say(STOPPED, f'stopped: {e}')
   except InterruptedRunError as e:
-    print(f'interrupted: {e}', file=sys.stderr)
-    return INTERRUPTED
+    return _say(INTERRUPTED, f'interrupted: {e}')
   except KeyboardInterrupt:
-    print(
-      'interrupted: nothing was saved after the last checkpoint',
-      file=sys.stderr,
+    return _say(
+      INTERRUPTED,
+      'interrupted: what was finished is kept; run the same command to go on',
     )
-    return 130
   except OSError as e:
     if e.errno not in DISK_ERRORS:
       raise
-    print(
-      f'stopped: the disk failed: {e}; mend it and run the same command again: '
-      'the last checkpoint is whole',
-      file=sys.stderr,
+    return _say(
+      STOPPED,
+      f'stopped: the disk failed: {e}; mend it and run the same command: the '
+      'last checkpoint is whole',
     )
-    return STOPPED
+  finally:
+    if before is not None:
+      signal.signal(signal.SIGTERM, before)
   return DONE
+
+
+def _say(code: int, line: str) -> int:
+  print(line, file=sys.stderr)
+  return code
+
+
+def _like_ctrl_c(which: signal.Signals) -> Any:
+  """Makes a signal raise KeyboardInterrupt; what was there before, or None.
+
+  Python lets only the main thread do so.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    return None
+
+  def handle(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+  return signal.signal(which, handle)

@@ -61,6 +61,7 @@ def make(
       counts[name] = score.count_NE
   return {
     'workdir': str(folder),
+    'first_layer': parts.run.model.num_dense,
     'domains': domains,
     'experts': {name: _top_experts(c) for name, c in counts.items()},
     'samples': _samples(parts, weights),
@@ -122,7 +123,7 @@ def show(found: dict[str, Any], screen: Screen) -> None:
   screen.line('')
   for line in _score_lines(found['domains']):
     screen.line(line)
-  for line in _expert_lines(found['experts']):
+  for line in _expert_lines(found['experts'], found['first_layer']):
     screen.line(line)
   for number, sample in enumerate(found['samples'], 1):
     screen.line('')
@@ -173,7 +174,7 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
   return found
 
 
-def _expert_lines(experts: dict[str, Any]) -> list[str]:
+def _expert_lines(experts: dict[str, Any], first_layer: int) -> list[str]:
   if not experts:
     return []
   num_layers = len(next(iter(experts.values())))
@@ -183,7 +184,7 @@ def _expert_lines(experts: dict[str, Any]) -> list[str]:
       ' '.join(f'{e}:{share:.0%}' for e, share in tops[layer])
       for tops in experts.values()
     ]
-    lines.append([str(layer + 1), *cells])
+    lines.append([str(first_layer + layer), *cells])
   return [
     '',
     'Experts that each domain uses most (expert:share of its assignments):',

@@ -16,6 +16,19 @@ from moejax.train import state as states
 
 CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
 
+# Keys that do not change what is trained: a run may go on with others.
+FREE_KEYS = (
+  'data.cache_dir',
+  'train.checkpoint_every',
+  'train.eval_batches',
+  'train.eval_every',
+  'train.keep_checkpoints',
+  'train.load_every',
+  'train.log_every',
+  'train.max_bad_steps',
+  'train.peak_tflops',
+)
+
 
 def run_of(workdir: str) -> Run:
   """The config that a workdir was made with.
@@ -34,6 +47,21 @@ def run_of(workdir: str) -> Run:
     raise errors.InputError(
       f'{path} cannot be read ({e}); use another --workdir'
     ) from None
+
+
+def check_same(run: Run, old: Run, where: str) -> None:
+  """Raises InputError if two runs train something else; it names the keys."""
+  different = config.differences(old, run)
+  keys = ', '.join(
+    f'{key} ({a!r} there, {b!r} now)'
+    for key, (a, b) in different.items()
+    if key not in FREE_KEYS
+  )
+  if keys:
+    raise errors.InputError(
+      f'{where} belongs to a run of another config: {keys}; use another '
+      '--workdir, or the config that is there'
+    )
 
 
 def state(

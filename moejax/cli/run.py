@@ -6,6 +6,7 @@ What state a run starts from, in order of precedence:
 """
 
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ from moejax.plan import count
 from moejax.train import checkpoint, loop, optimizer, signals, step
 from moejax.train import state as states
 
-VERSIONS = 'versions.json'
+VERSIONS, RESUMED = 'versions.json', 'resumed'
 
 
 def train(run: Run, workdir: str) -> None:
@@ -40,13 +41,23 @@ def train(run: Run, workdir: str) -> None:
     StoppedError: training could not go on.
     InterruptedRunError: a signal came; the state was saved.
   """
+  if jax.process_count() > 1:
+    raise errors.InputError(
+      f'{jax.process_count()} processes: training runs in one for now'
+    )
   folder = epath.Path(workdir)
   mesh = meshes.make(run.mesh)
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
   model = build.build(run.model, mesh)
   files.check_writable(folder)
-  check_same_config(run, folder)
+  with files.locked(folder):
+    _train(run, model, folder)
+
+
+def _train(run: Run, model: build.Model, folder: epath.Path) -> None:
+  if (folder / restore.CONFIG).exists():
+    restore.check_same(run, restore.run_of(str(folder)), str(folder))
   screen = Screen(
     run.train.steps,
     plain_every=run.train.log_every,
@@ -62,28 +73,15 @@ def train(run: Run, workdir: str) -> None:
   data = data_build.build(
     run.data, run.train.batch_size, run.seed, data_progress.lines(screen)
   )
+  if run.model.num_moe:
+    platform = model.mesh.devices.flat[0].platform
+    check.run(run.model.moe, run.model.dtype, platform)
   transform = optimizer.make(run.opt, run.train.steps, model.axes)
   parts = Parts(run, model, transform, data)
   files.atomic_write_json(folder / restore.CONFIG, config.to_dict(run))
-  files.atomic_write_json(folder / VERSIONS, files.versions())
+  _write_versions(folder)
   _say_what(parts, folder, screen)
-  with contextlib.ExitStack() as stack:
-    stop = stack.enter_context(signals.StopSignal())
-    checkpoints = stack.enter_context(
-      checkpoint.Checkpointer(
-        folder / restore.CHECKPOINTS,
-        keep=run.train.keep_checkpoints,
-        warn=screen.line,
-      )
-    )
-    writer = stack.enter_context(contextlib.closing(log.open_writers(folder)))
-    if run.model.num_moe:
-      platform = mesh.devices.flat[0].platform
-      check.run(run.model.moe, run.model.dtype, platform)
-    state = _start(parts, checkpoints, writer, screen)
-    stack.enter_context(screen)
-    job = _job(parts, checkpoints, writer, screen, stop)
-    result = loop.run(job, state)
+  result = _loop(parts, folder, screen)
   if result.interrupted:
     at = int(result.state.step)
     raise command.InterruptedRunError(
@@ -95,19 +93,33 @@ def train(run: Run, workdir: str) -> None:
   report.show(found, screen)
 
 
-def check_same_config(run: Run, folder: epath.Path) -> None:
-  """Raises InputError if the workdir belongs to a run of another config."""
-  if not (folder / restore.CONFIG).exists():
+def _loop(parts: Parts, folder: epath.Path, screen: Screen) -> loop.Result:
+  """Trains with everything open that must be closed whatever happens."""
+  with contextlib.ExitStack() as stack:
+    stop = stack.enter_context(signals.StopSignal())
+    checkpoints = stack.enter_context(
+      checkpoint.Checkpointer(
+        folder / restore.CHECKPOINTS,
+        keep=parts.run.train.keep_checkpoints,
+        warn=screen.line,
+      )
+    )
+    writer = stack.enter_context(contextlib.closing(log.open_writers(folder)))
+    state = _start(parts, checkpoints, writer, screen)
+    stack.enter_context(screen)
+    return loop.run(_job(parts, checkpoints, writer, screen, stop), state)
+
+
+def _write_versions(folder: epath.Path) -> None:
+  """Versions at the start, and at every later start on which they differ."""
+  path, now = folder / VERSIONS, files.versions()
+  if not path.exists():
+    files.atomic_write_json(path, {**now, RESUMED: []})
     return
-  different = config.differences(restore.run_of(str(folder)), run)
-  if different:
-    keys = ', '.join(
-      f'{k} ({a!r} there, {b!r} now)' for k, (a, b) in different.items()
-    )
-    raise errors.InputError(
-      f'{folder} belongs to a run of another config: {keys}; use another '
-      '--workdir, or the config that is there'
-    )
+  kept = json.loads(path.read_text())
+  first = {key: value for key, value in kept.items() if key != RESUMED}
+  if now != [first, *kept[RESUMED]][-1]:
+    files.atomic_write_json(path, {**first, RESUMED: [*kept[RESUMED], now]})
 
 
 def _say_what(parts: Parts, folder: epath.Path, screen: Screen) -> None:
@@ -147,10 +159,25 @@ def _start(
     writer.truncate_after(0)
     key = jax.random.key(parts.run.seed)
     return states.init(parts.model, parts.transform, key)
-  state, _ = found
+  state, extra = found
+  _check_extra(parts, extra)
   screen.line(f'Going on from the checkpoint of step {int(state.step)}.')
   writer.truncate_after(int(state.step))
   return state
+
+
+def _check_extra(parts: Parts, extra: dict[str, Any]) -> None:
+  """Raises InputError if a checkpoint is of another config or other text."""
+  old = config.from_config_dict(Run, extra['config'])
+  restore.check_same(parts.run, old, 'the checkpoint')
+  now = data_build.identity(parts.data)
+  changed = sorted(k for k in now if now[k] != extra['data'].get(k))
+  if changed:
+    raise errors.InputError(
+      f'the text of {", ".join(changed)} has changed since the checkpoint: the '
+      'run could not go on with the same rows; use another --workdir, or put '
+      'the text back'
+    )
 
 
 def _job(
@@ -174,7 +201,10 @@ def _job(
     display=screen,
     tokens_per_batch=run.train.batch_size * length,
     flops_per_token=count.flops_per_token(run.model, length),
-    extra={'config': config.to_dict(run)},
+    extra={
+      'config': config.to_dict(run),
+      'data': data_build.identity(parts.data),
+    },
     hooks=[_validation_hook(parts)],
     stop_requested=lambda: stop.requested,
   )

@@ -16,6 +16,7 @@ import os
 import pathlib
 import types
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
@@ -50,6 +51,10 @@ class Run:
   def check(self) -> None:
     """Raises InputError if the parts do not fit together."""
     self.model.check()
+    self.data.check()
+    self.train.check()
+    if not 0 <= self.seed < 2**63:
+      raise errors.InputError(f'seed={self.seed} must be from 0 to 2^63 - 1')
     if self.data.sequence_length > self.model.max_length:
       raise errors.InputError(
         f'data.sequence_length={self.data.sequence_length} is longer than '
@@ -114,9 +119,6 @@ def shrink(run: Run) -> Run:
   model, moe = run.model, run.model.moe
   groups = max(model.num_heads // model.kv_heads, 1)
   experts = min(moe.num_experts, 8)
-  router = moe.router
-  if getattr(router, 'k', 0) > 2:
-    router = dataclasses.replace(router, k=2)
   schedule = run.opt.schedule
   if hasattr(schedule, 'warmup'):
     schedule = dataclasses.replace(schedule, warmup=min(schedule.warmup, 5))
@@ -143,8 +145,8 @@ def shrink(run: Run) -> Run:
         num_experts=experts,
         expert_width=32,
         num_shared=min(moe.num_shared, 1),
-        router=router,
-        balance=tuple(_shrink_balance(b, experts) for b in moe.balance),
+        router=_shrunk(moe.router, experts),
+        balance=tuple(_shrunk(part, experts) for part in moe.balance),
       ),
     ),
     data=data,
@@ -163,11 +165,10 @@ def shrink(run: Run) -> Run:
   )
 
 
-def _shrink_balance(part: object, num_experts: int) -> object:
-  groups = getattr(part, 'num_groups', 1)
-  if num_experts % groups:
-    return dataclasses.replace(part, num_groups=2)
-  return part
+def _shrunk(part: Any, num_experts: int) -> Any:
+  """The part for fewer experts, where it has something to say about that."""
+  shrunk = getattr(part, 'shrunk', None)
+  return part if shrunk is None else shrunk(num_experts)
 
 
 def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:

@@ -20,6 +20,7 @@ Four kinds of field go beyond plain values and nested dataclasses:
 import dataclasses
 import functools
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -223,8 +224,19 @@ def _build_choice(field: dataclasses.Field, value: Any, where: str) -> Any:
   table = field.metadata['choice']
   _need_node(value, where)
   rest = dict(value)
-  name = rest.pop('name', None) or tables.name_of(table, field.default)
-  return _build(tables.lookup(where, table, name), rest, where + '.')
+  usual = tables.name_of(table, field.default)
+  name = rest.pop('name', None) or usual
+  cls = tables.lookup(where, table, name)
+  if name != usual:
+    # A config file that sets only the name leaves the default's keys behind.
+    left = to_dict(field.default)
+    known = {f.name for f in dataclasses.fields(cls)}
+    rest = {
+      k: v
+      for k, v in rest.items()
+      if k in known or v != left.get(k, v) or k not in left
+    }
+  return _build(cls, rest, where + '.')
 
 
 def _build_choices(
@@ -260,6 +272,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     return float(value)
   if type(value) is not hint:
     raise _wrong_type(value, hint, where)
+  if hint is float and not math.isfinite(value):
+    raise errors.InputError(f'config key {where!r} must be finite: {value}')
   return value
 
 

@@ -5,6 +5,8 @@ local file is written beside its place, flushed to disk and renamed; an object
 store puts an object whole or not at all, so there it is written as it is.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -20,7 +22,7 @@ from etils import epath
 
 from moejax.core import errors
 
-MANIFEST = 'manifest.json'
+MANIFEST, LOCK = 'manifest.json', '.lock'
 PACKAGES = (
   'absl-py', 'etils', 'flax', 'jax', 'jaxlib', 'libtpu', 'ml-collections',
   'moejax', 'numpy', 'optax', 'orbax-checkpoint', 'pyarrow', 'rich',
@@ -97,6 +99,29 @@ def check_writable(folder: epath.PathLike, name: str = 'workdir') -> None:
       f'{name} {os.fspath(folder)!r} is not writable '
       f'({error.strerror or error}); choose another folder'
     ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: epath.PathLike) -> Iterator[None]:
+  """Keeps other processes out of a folder until the block ends.
+
+  Example: two runs in one workdir would remove each other's checkpoints.
+
+  Raises:
+    InputError: another process has it.
+  """
+  if not is_local(folder):
+    yield
+    return
+  with open(epath.Path(folder) / LOCK, 'w', encoding='utf-8') as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise errors.InputError(
+        f'{folder} is in use by another process; wait for it, or use another '
+        '--workdir'
+      ) from None
+    yield
 
 
 def sha256(path: epath.PathLike, sync: bool = False) -> str:

@@ -81,6 +81,9 @@ class JsonlWriter:
       self._file = self._path.open('a')
     self._file.write(json.dumps(record, allow_nan=False) + '\n')
     self._file.flush()
+    if files.is_local(self._path):
+      # Checkpoints are synced; a line before one must not be lost without it.
+      os.fsync(self._file.fileno())
 
   def truncate_after(self, step: int) -> None:
     """Keeps the lines of steps up to and including `step`, as they are."""

@@ -6,17 +6,17 @@ training text.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import lzma
 import math
-import os
-import pathlib
 from collections.abc import Iterable, Mapping
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
+from moejax.core import files
 from moejax.data import cache
 
 _ROWS = 4096
@@ -33,6 +33,7 @@ class Domain:
     vocab_size: larger than all ids.
     train: rows to train on.
     validation: rows held out.
+    max_documents: at most so many of each split are in the rows; 0 is all.
   """
 
   task: Any
@@ -40,6 +41,7 @@ class Domain:
   vocab_size: int
   train: cache.RowReader
   validation: cache.RowReader
+  max_documents: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,11 @@ def compute(domains: Mapping[str, Domain]) -> dict[str, Baselines | None]:
 def _of_domain(domain: Domain) -> Baselines | None:
   if not domain.task.has_text:
     return None
-  # Named by both caches, for the result depends on both.
-  kept = domain.validation.path / f'baselines-{domain.train.path.name}.json'
-  if kept.exists():
+  # Named by all that the result depends on beside the folder it lies in.
+  name = f'baselines-{domain.train.path.name}-{domain.max_documents}.json'
+  kept = domain.validation.path / name
+  # What is not whole (of a disk that was full, say) is computed again.
+  with contextlib.suppress(OSError, ValueError, TypeError):
     return Baselines(**json.loads(kept.read_text()))
   nats = unigram_nats(domain.train, domain.validation, domain.vocab_size)
   read = domain.validation
@@ -84,7 +88,8 @@ def _of_domain(domain: Domain) -> Baselines | None:
     unigram_bits_per_byte=nats / math.log(2) * read.num_tokens / read.num_bytes,
     xz_bits_per_byte=_xz(domain),
   )
-  _keep(result, kept)
+  with contextlib.suppress(OSError):  # the cache may be read-only
+    files.atomic_write_text(kept, json.dumps(dataclasses.asdict(result)))
   return result
 
 
@@ -92,15 +97,9 @@ def _xz(domain: Domain) -> float:
   texts = [domain.task.texts(split) for split in ('train', 'validation')]
   if None in texts or domain.train.num_bytes > _LARGEST_TEXT:
     return math.nan
-  return xz_bits_per_byte(*texts)
-
-
-def _keep(result: Baselines, path: pathlib.Path) -> None:
-  """Several processes may do this at once, or the cache be read-only."""
-  part = path.with_name(f'{path.name}.{os.getpid()}')
-  with contextlib.suppress(OSError):
-    part.write_text(json.dumps(dataclasses.asdict(result)))
-    part.rename(path)
+  # The same documents as are in the rows.
+  last = domain.max_documents or None
+  return xz_bits_per_byte(*(itertools.islice(text, last) for text in texts))
 
 
 def unigram_nats(

@@ -71,6 +71,7 @@ def build(
   Raises:
     InputError: bad text, config or cache; one line each.
   """
+  data_config.check()
   request = cache_writer.Request(
     vocab=data_config.vocab,
     length=data_config.sequence_length,
@@ -88,6 +89,25 @@ def build(
   )
   has_text = any(domain.task.has_text for domain in found)
   return Data(train, data_config.vocab if has_text else None, domains)
+
+
+def identity(data: Data) -> dict[str, str]:
+  """What the rows of each domain and split are known by.
+
+  Of a text it is the name of its cache's folder, which has a hash of all that
+  the rows depend on: the text, the vocabulary, the length of a row. A run that
+  goes on where this has changed goes on with another text.
+
+  Example:
+    {'code/train': 'minipile_code-train-2105adb13aa99ebf',
+     'code/validation': 'minipile_code-validation-0c5e6f3f1d0b9a77', ...}
+    {'synthetic/train': 'synthetic', 'synthetic/validation': 'synthetic'}
+  """
+  return {
+    f'{name}/{split}': getattr(domain, split).fingerprint
+    for name, domain in data.domains.items()
+    for split in domain.task.splits
+  }
 
 
 def num_caches(data_config: config.DataConfig) -> int:
@@ -126,4 +146,11 @@ def _domain(
       f'domain {task.domain!r} has nothing to validate on: set '
       'data.validation_files, or a larger data.validation_fraction'
     )
-  return baselines.Domain(task, rate, request.vocab.size, train, validation)
+  return baselines.Domain(
+    task=task,
+    rate=rate,
+    vocab_size=request.vocab.size,
+    train=train,
+    validation=validation,
+    max_documents=request.max_documents,
+  )

@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from moejax.core import errors
+from moejax.core import errors, files
 from moejax.data import cache, features, seqio_bridge
 from moejax.data import vocab as vocabs
 
-VERSION = 1  # of the packing and the layout; in every fingerprint
+VERSION = 2  # of the packing and the layout; in every fingerprint
 _PROGRESS = 'progress.json'
 _TOKENS_PER_BLOCK = 2**20
 _BYTES_PER_SHARD = 2**27
@@ -206,7 +206,6 @@ class _State:
   num_tokens: int = 0
   num_documents: int = 0
   num_bytes: int = 0
-  max_id: int = 0
   shards: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -233,7 +232,7 @@ class _Writer:
     try:
       state = _State(**json.loads((self.part / _PROGRESS).read_text()))
       for shard in state.shards:
-        if cache.sha256(self.part / shard['file']) != shard['sha256']:
+        if files.sha256(self.part / shard['file']) != shard['sha256']:
           raise ValueError(shard['file'])
       return state
     except (OSError, ValueError, TypeError, KeyError):
@@ -255,12 +254,13 @@ class _Writer:
       shard, position = self._shard(itertools.chain([first], more))
       state.documents, state.offset = position
       state.shards.append(dataclasses.asdict(shard))
-      _write(self.part / _PROGRESS, json.dumps(dataclasses.asdict(state)))
-    _write(self.part / cache.META, self._meta().to_json())
+      text = json.dumps(dataclasses.asdict(state))
+      files.atomic_write_text(self.part / _PROGRESS, text)
+    files.atomic_write_text(self.part / cache.META, self._meta().to_json())
     (self.part / _PROGRESS).unlink(missing_ok=True)
-    _sync(self.part)
+    files.sync_folder(self.part)
     self.part.rename(self.path)
-    _sync(self.path.parent)
+    files.sync_folder(self.path.parent)
 
   def _ids(self) -> Iterator[np.ndarray]:
     """The documents' ids, counted as they are read."""
@@ -277,7 +277,6 @@ class _Writer:
         self._check(ids_T)
         state.num_documents += 1
         state.num_bytes += num_bytes
-        state.max_id = max(state.max_id, int(ids_T.max()))
       counted = False
       # An empty document would only teach that texts may be empty. It keeps
       # its place in the count of documents that a resumed run skips.
@@ -316,7 +315,8 @@ class _Writer:
         request.report(
           Progress(self.name, state.num_documents, state.num_tokens)
         )
-      _sync_file(out)
+      out.flush()
+      os.fsync(out.fileno())
     size = num_rows * dtype.itemsize
     return cache.Shard(file, num_rows, size, digest.hexdigest()), after
 
@@ -331,31 +331,6 @@ class _Writer:
       num_tokens=state.num_tokens,
       num_documents=state.num_documents,
       num_bytes=state.num_bytes,
-      max_id=state.max_id,
       notes=tuple(self.notes),
       shards=tuple(cache.Shard(**shard) for shard in state.shards),
     )
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  """Writes a file so that it is there whole or not at all."""
-  part = path.with_name(path.name + '.new')
-  with part.open('w') as file:
-    file.write(text)
-    _sync_file(file)
-  part.rename(path)
-  _sync(path.parent)
-
-
-def _sync_file(file: Any) -> None:
-  file.flush()
-  os.fsync(file.fileno())
-
-
-def _sync(folder: pathlib.Path) -> None:
-  """Brings a folder's own entries to the disk."""
-  handle = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)

@@ -41,24 +41,31 @@ class DataConfig:
   def __post_init__(self):
     if self.sequence_length < 2:
       raise errors.InputError(
-        f'sequence_length={self.sequence_length}: must be 2 or more'
+        f'data.sequence_length={self.sequence_length} must be 2 or more'
       )
-    if not 0 < self.validation_fraction < 1:
+    if not 0 < self.validation_fraction < 1:  # nor is nan
       raise errors.InputError(
-        f'validation_fraction={self.validation_fraction}: must be between 0 '
-        'and 1'
+        f'data.validation_fraction={self.validation_fraction} must be between '
+        '0 and 1'
       )
     if self.max_documents < 0:
       raise errors.InputError(
-        f'max_documents={self.max_documents}: must be 0 (all) or more'
-      )
-    if self.validation_files and not self.files:
-      raise errors.InputError(
-        f'validation_files={self.validation_files!r} goes with data.files; a '
-        'mixture has its own validation'
+        f'data.max_documents={self.max_documents} must be 0 (all) or more'
       )
     if '://' in self.cache_dir:
       raise errors.InputError(
-        f'cache_dir={self.cache_dir!r}: rows are memory-mapped, so they must '
-        'be on a local or mounted disk'
+        f'data.cache_dir={self.cache_dir!r}: rows are memory-mapped, so they '
+        'must be on a local or mounted disk'
+      )
+
+  def check(self) -> None:
+    """Raises InputError if keys do not fit together.
+
+    That is for the whole config: until the last flag is read, a key may wait
+    for another.
+    """
+    if self.validation_files and not self.files:
+      raise errors.InputError(
+        f'data.validation_files={self.validation_files!r} goes with '
+        'data.files; a mixture has its own validation'
       )

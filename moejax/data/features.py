@@ -82,25 +82,20 @@ def pack(
   room = rows_per_block * length
   pieces, held = [], 0
   done, used = start
-  for index, document in enumerate(documents):
-    piece = document[start.offset :] if index == 0 else document
-    pieces.append(piece)
-    held += len(piece)
-    while held >= room:
-      flat, first = _join(pieces)
-      rest = flat[room:]
-      # Before this document there was room left, so `rest` is all of this one.
-      if len(rest):
-        used = len(document) - len(rest)
-        done += len(pieces) - 1
-        pieces = [rest]
-      else:
-        used = 0
-        done += len(pieces)
-        pieces = []
-      held = len(rest)
-      rows = _fold(flat[:room], first[:room], length)
-      yield rows, Position(done, used)
+  for document in documents:
+    # Only what there is room for is joined, so each token is copied once,
+    # however long its document is.
+    while used < len(document):
+      piece = document[used : used + room - held]
+      pieces.append(piece)
+      used += len(piece)
+      held += len(piece)
+      if held == room:
+        whole = used == len(document)
+        after = Position(done + 1, 0) if whole else Position(done, used)
+        yield _fold(*_join(pieces), length), after
+        pieces, held = [], 0
+    done, used = done + 1, 0
   if held:
     flat, first = _join(pieces)
     padding = -len(flat) % length
@@ -109,7 +104,7 @@ def pack(
     )
     if padding:
       rows.segment_NL[-1, -padding:] = 0
-    yield rows, Position(done + len(pieces), 0)
+    yield rows, Position(done, 0)
 
 
 def _join(pieces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

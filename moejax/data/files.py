@@ -43,7 +43,7 @@ class Files(cache_writer.Text):
 
   Attributes:
     pattern: a file, a folder (searched to the bottom) or a glob; several may
-      be joined by commas.
+      be joined by commas. The name of what is there is not taken for a glob.
     validation: the same for validation; '' takes it from `pattern`.
     text_field: of JSON objects, or the column of parquet files.
     bad_lines: one of BAD_LINES.
@@ -160,7 +160,7 @@ class Files(cache_writer.Text):
   @functools.cached_property
   def _few(self) -> bool:
     """Whether documents are too few to draw validation from."""
-    enough = int(10 / self.fraction)
+    enough = int(min(10 / self.fraction, 2**40))
     seen = sum(1 for _ in itertools.islice(self.all_texts(), enough))
     return seen < enough
 
@@ -184,8 +184,7 @@ def find(key: str, pattern: str) -> tuple[pathlib.Path, ...]:
       matches = [p for p in inside if readers.suffix(p)]
       wrong = []
     else:
-      matches = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)]
-      matches = [p for p in matches if not p.is_dir()]
+      matches = [path] if path.is_file() else _glob(path)
       wrong = [p for p in matches if not readers.suffix(p)]
     if not matches:
       raise errors.InputError(
@@ -197,6 +196,11 @@ def find(key: str, pattern: str) -> tuple[pathlib.Path, ...]:
       )
     found.update(matches)
   return tuple(sorted(found))
+
+
+def _glob(pattern: pathlib.Path) -> list[pathlib.Path]:
+  matches = map(pathlib.Path, glob.glob(str(pattern), recursive=True))
+  return [path for path in matches if not path.is_dir()]
 
 
 def _stamp(path: pathlib.Path) -> list[Any]:

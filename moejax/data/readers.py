@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from moejax.core import errors
+from moejax.data import seqio_bridge
 
 
 class Item(NamedTuple):
@@ -87,8 +88,10 @@ def _checked(where: str, text: Any, field: str) -> Item:
 
 def read_parquet(path: pathlib.Path, field: str) -> Iterator[Item]:
   """A row is a document; the column has the field's name."""
-  import pyarrow as pa
-  from pyarrow import parquet
+  instead = 'make .jsonl.gz of it'
+  with seqio_bridge.needed(str(path), 'pyarrow', instead):
+    import pyarrow as pa
+    from pyarrow import parquet
 
   try:
     with parquet.ParquetFile(path) as file:

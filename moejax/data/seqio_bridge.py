@@ -33,24 +33,45 @@ def load(what: str) -> tuple[Any, Any]:
   Raises:
     InputError: they are not installed.
   """
-  if 'seqio' in sys.modules:
+  if sys.modules.get('seqio'):
     return sys.modules['seqio'], sys.modules['tensorflow']
-  try:
-    with quiet():
-      import seqio
-      import tensorflow as tf
+  instead = 'copy the cache from a machine that has them'
+  with needed(what, 'seqio tensorflow tensorflow-text', instead), quiet():
+    import seqio
+    import tensorflow as tf
 
-      # TensorFlow would otherwise take the accelerator's memory from JAX. It
-      # is an error to ask once it has used a device; then it has the memory.
-      with contextlib.suppress(RuntimeError):
-        tf.config.set_visible_devices([], 'GPU')
-  except ImportError as e:
-    raise errors.InputError(
-      f'{what} needs SeqIO and TensorFlow, which cannot be imported here '
-      f'({e}): pip install seqio tensorflow tensorflow-text, or copy the cache '
-      'from a machine that has them'
-    ) from None
+    # TensorFlow would otherwise take the accelerator's memory from JAX. It is
+    # an error to ask once it has used a device; then it has the memory.
+    with contextlib.suppress(RuntimeError):
+      tf.config.set_visible_devices([], 'GPU')
   return seqio, tf
+
+
+@contextlib.contextmanager
+def needed(what: str, packages: str, instead: str) -> Iterator[None]:
+  """Around an import: one line where the packages are not there.
+
+  Example:
+    data.vocab.name=sentencepiece needs sentencepiece, which cannot be imported
+    here (No module named 'sentencepiece'): pip install sentencepiece, or set
+    data.vocab.name=bytes
+
+  Args:
+    what: what needs them.
+    packages: as pip is told to install them.
+    instead: what else would help.
+
+  Raises:
+    InputError: the body raised an ImportError.
+  """
+  try:
+    yield
+  except ImportError as e:
+    reason = (str(e) or type(e).__name__).splitlines()[0]
+    raise errors.InputError(
+      f'{what} needs {packages}, which cannot be imported here ({reason}): '
+      f'pip install {packages}, or {instead}'
+    ) from None
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ class Synthetic:
     num_rows: how many rows there are.
     seed: another seed, other rows.
     num_bytes: 0, for there is no text.
+    fingerprint: a constant; what it depends on else is in the config.
   """
 
   length: int
@@ -44,6 +45,7 @@ class Synthetic:
   seed: int = 0
 
   num_bytes = 0
+  fingerprint = 'synthetic'
 
   @property
   def num_tokens(self) -> int:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from moejax.core import errors
 from moejax.data import cache_writer, readers, seqio_bridge, synthetic
 from moejax.data import vocab as vocabs
 
@@ -156,13 +155,10 @@ class HuggingFace(SeqioText):
     return seqio_bridge.task(self.name, source, vocab, text)
 
   def _stream(self) -> Any:
-    try:
+    instead = 'download its parquet files and set data.files'
+    with seqio_bridge.needed(f'data.mixture={self.name}', 'datasets', instead):
       import datasets
-    except ImportError:
-      raise errors.InputError(
-        f'data.mixture={self.name!r} is read with the package datasets: pip '
-        'install datasets, or download its parquet files and set data.files'
-      ) from None
+
     return datasets.load_dataset(
       self.path, self.config, split='train', streaming=True
     )
@@ -206,8 +202,11 @@ def row_text(dataset: Any, field: str) -> Any:
 
 TASKS = {
   'c4': Tfds('c4', 'c4/en:3.0.1'),
+  # The 2B configs read 105B tokens. That is this sample once and a little more,
+  # where sample-10BT, with about 10B, would come round ten times. Its rows take
+  # some 400 GB; data.max_documents takes less of it.
   'fineweb_edu': HuggingFace(
-    'fineweb_edu', 'HuggingFaceFW/fineweb-edu', 'sample-10BT'
+    'fineweb_edu', 'HuggingFaceFW/fineweb-edu', 'sample-100BT'
   ),
   'minipile_code': Minipile('minipile_code'),
   'minipile_dictionary': Minipile('minipile_dictionary'),

@@ -125,7 +125,7 @@ class SentencePiece:
     eos = self._processor.eos_id()
     if eos < 0:
       raise errors.InputError(
-        f'vocab.path={self.path!r}: the model has no end-of-sentence piece; '
+        f'data.vocab.path={self.path!r}: the model has no end-of-sentence piece; '
         'train it with eos_id=1'
       )
     return eos + self._shift
@@ -140,13 +140,15 @@ class SentencePiece:
 
   @functools.cached_property
   def _processor(self) -> Any:
-    import sentencepiece
+    need = 'data.vocab.name=sentencepiece', 'sentencepiece'
+    with seqio_bridge.needed(*need, 'set data.vocab.name=bytes'):
+      import sentencepiece
 
     try:
       return sentencepiece.SentencePieceProcessor(model_proto=self._model)
     except RuntimeError:
       raise errors.InputError(
-        f'vocab.path={self.path!r} is not a SentencePiece model'
+        f'data.vocab.path={self.path!r} is not a SentencePiece model'
       ) from None
 
 
@@ -196,21 +198,23 @@ class HfTokenizer:
       special = self._tokenizer.get_added_tokens_decoder().values()
       names = ', '.join(token.content for token in special) or '(none)'
       raise errors.InputError(
-        f'vocab.eos_token={self.eos_token!r} is not in {self.path}; its '
+        f'data.vocab.eos_token={self.eos_token!r} is not in {self.path}; its '
         f'special tokens are: {names}'
       )
     return found + 1
 
   @functools.cached_property
   def _tokenizer(self) -> Any:
-    import tokenizers
+    need = 'data.vocab.name=hf_tokenizer', 'tokenizers'
+    with seqio_bridge.needed(*need, 'set data.vocab.name=bytes'):
+      import tokenizers
 
     text = _read(self.path)
     try:
       tokenizer = tokenizers.Tokenizer.from_str(text.decode())
     except Exception as e:  # noqa: BLE001 (the library raises only Exception)
       raise errors.InputError(
-        f'vocab.path={self.path!r} is not a tokenizer.json: '
+        f'data.vocab.path={self.path!r} is not a tokenizer.json: '
         f'{str(e).splitlines()[0]}'
       ) from None
     tokenizer.encode_special_tokens = True
@@ -232,5 +236,5 @@ def _read(path: str) -> bytes:
     return pathlib.Path(path).expanduser().read_bytes()
   except OSError as e:
     raise errors.InputError(
-      f'vocab.path={path!r} cannot be read: {e.strerror or e}'
+      f'data.vocab.path={path!r} cannot be read: {e.strerror or e}'
     ) from None

@@ -171,7 +171,7 @@ def _tokens(
     token_BL[row, : len(ids)] = ids
   need = int(max(len(p) + n for p, n in zip(prompts, limits, strict=True)))
   slots = min(-(-need // SLOTS) * SLOTS, model.config.max_length)
-  rows, cache = _start(model, slots, length_B, seed)
+  rows, cache = _start(model, slots, length_B, jax.random.key(seed))
   for start in range(0, token_BL.shape[1], chunk):
     part_BL = token_BL[:, start : start + chunk]
     rows, cache = _read(model, sampling, weights, cache, rows, part_BL, start)
@@ -185,11 +185,11 @@ def _tokens(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _start(
-  model: Model, slots: int, length_B: jax.Array, seed: int
+  model: Model, slots: int, length_B: jax.Array, key: jax.Array
 ) -> tuple[_Rows, caches.Cache]:
   """Rows of so many inputs of which none has been read."""
   num_rows = length_B.shape[0]
-  draw = functools.partial(jax.random.fold_in, jax.random.key(seed))
+  draw = functools.partial(jax.random.fold_in, key)
   rows = _Rows(
     token_B=jnp.zeros_like(length_B),
     position_B=length_B,

@@ -83,6 +83,11 @@ class ModelConfig:
         f'model.num_kv_heads={self.kv_heads} does not divide '
         f'model.num_heads={self.num_heads}'
       )
+    for name in ('init_std', 'rope_base', 'norm_eps'):
+      if getattr(self, name) <= 0:
+        raise errors.InputError(
+          f'model.{name}={getattr(self, name)} must be > 0'
+        )
     if self.head_dim % 2:
       raise errors.InputError(
         f'model.head_dim={self.head_dim} must be even: rotary positions turn '

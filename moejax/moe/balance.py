@@ -11,12 +11,13 @@ Every loss carries its coefficient as a field.
 """
 
 import dataclasses
+import math
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import errors, table
 from moejax.moe import contract
 
 
@@ -112,6 +113,10 @@ class DeviceLevel:
         f'the {num_experts} routed experts evenly'
       )
 
+  def shrunk(self, num_experts: int) -> 'DeviceLevel':
+    groups = math.gcd(self.num_groups, num_experts)
+    return dataclasses.replace(self, num_groups=groups)
+
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
@@ -190,11 +195,10 @@ def total(
   Raises:
     KeyError: a configured loss has no sums: a layer did not report it.
   """
-  names = {cls: name for name, cls in BALANCE.items()}
   loss = jnp.zeros((), jnp.float32)
   values = {}
   for part in losses:
-    name = names[type(part)]
+    name = table.name_of(BALANCE, part)
     if name not in sums:
       raise KeyError(f'no layer reported balance loss {name!r}')
     loss_N = jax.vmap(part.loss)(sums[name])
@@ -209,5 +213,7 @@ def observe(
   routing: contract.Routing,
 ) -> dict[str, Any]:
   """The sums of each loss by its name, over the tokens of this shard."""
-  names = {cls: name for name, cls in BALANCE.items()}
-  return {names[type(part)]: part.observe(given, routing) for part in losses}
+  return {
+    table.name_of(BALANCE, part): part.observe(given, routing)
+    for part in losses
+  }

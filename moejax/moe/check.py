@@ -27,9 +27,10 @@ TOLERANCE_ACCELERATOR = 5e-2
 class Size:
   """Of the small batch."""
 
-  row_length: int = 32
-  width: int = 32
-  hidden: int = 16
+  rows: int = 4
+  row_length: int = 256
+  width: int = 16
+  hidden: int = 8
 
 
 def run(
@@ -105,8 +106,7 @@ def _error(got: jax.Array, want: jax.Array) -> float:
 def _problem(config: MoEConfig, dtype: str, size: Size) -> Any:
   """Weights, tokens, a routing with an empty expert, and a cotangent."""
   keys = jax.random.split(jax.random.key(0), 4)
-  rows = getattr(config.router, 'rows_per_group', 1)
-  num_tokens = size.row_length * rows
+  num_tokens = size.rows * size.row_length
   params = config.experts.init(
     keys[0], config.num_experts, size.width, size.hidden, 1.0
   )
@@ -114,6 +114,8 @@ def _problem(config: MoEConfig, dtype: str, size: Size) -> Any:
   shape = (num_tokens, size.width)
   x_TD = jax.random.normal(keys[1], shape).astype(dtype)
   logits_TE = jax.random.normal(keys[2], (num_tokens, config.num_experts))
+  # The last expert gets most tokens, so that long runs of rows are tried too.
+  logits_TE = logits_TE.at[:, -1].add(3.0)
   if config.num_experts > config.router.experts_per_token:
     logits_TE = logits_TE.at[:, 0].set(-30.0)
   given = contract.RouterInput(

@@ -4,29 +4,23 @@ Stages works for every dispatcher and every kind of expert. Fused does the same
 in one loop for the case that matters most on CPU. Which one, and which grouped
 matmul the stages use, is `moe.grouped_matmul` in a config:
 
-  auto     fused on CPU where it applies, else what `grouped_matmul` picks
+  auto     the first of AUTO that fits
   fused    one loop; needs the dropless dispatcher and SwiGLU experts
   <name>   stages with that entry of GROUPED_MATMULS
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import flax.struct
 import jax
 
-from moejax.core import errors
-from moejax.moe import (
-  contract,
-  experts,
-  fused_swiglu,
-  grouped_matmul,
-  permute,
-)
+from moejax.core import errors, table
+from moejax.moe import contract, experts, fused_swiglu, permute
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import dropless
-
-FUSED, AUTO = 'fused', 'auto'
+from moejax.moe.grouped_matmul import GROUPED_MATMULS
 
 
 @flax.struct.dataclass
@@ -103,6 +97,47 @@ class Fused:
     return Output(out_TD, routing.expert_A < num_experts)
 
 
+@dataclasses.dataclass(frozen=True)
+class Way:
+  """An entry of WAYS: what it makes of a config, and what it asks of it."""
+
+  make: Callable[[MoEConfig], Compute]
+  fits: Callable[[MoEConfig], bool] = lambda _: True
+  needs: str = ''
+
+
+def _stages(name: str) -> Callable[[MoEConfig], Compute]:
+  return lambda config: Stages(
+    config.dispatcher, config.experts, GROUPED_MATMULS[name]()
+  )
+
+
+def _is_dropless_swiglu(config: MoEConfig) -> bool:
+  return isinstance(config.dispatcher, dropless.Dropless) and isinstance(
+    config.experts, experts.SwiGLU
+  )
+
+
+WAYS = {
+  **{name: Way(_stages(name)) for name in GROUPED_MATMULS},
+  'batched': Way(
+    _stages('batched'),
+    fits=lambda config: config.dispatcher.equal_groups,
+    needs='a dispatcher that gives all experts equally many rows (capacity)',
+  ),
+  'fused': Way(
+    lambda _: Fused(),
+    fits=_is_dropless_swiglu,
+    needs='the dropless dispatcher and SwiGLU experts',
+  ),
+}
+
+# What auto takes: the first that fits. docs/benchmarks.md has the figures for
+# CPU; on accelerators ragged_dot is not measured yet.
+AUTO = {'cpu': ('fused', 'batched', 'blocked')}
+AUTO_ELSEWHERE = ('batched', 'ragged_dot')
+
+
 def choose(config: MoEConfig, platform: str) -> Compute:
   """How a config's routed experts are computed on a platform.
 
@@ -110,23 +145,12 @@ def choose(config: MoEConfig, platform: str) -> Compute:
     InputError: the config asks for what does not fit its dispatcher.
   """
   name = config.grouped_matmul
-  fits = isinstance(config.dispatcher, dropless.Dropless) and isinstance(
-    config.experts, experts.SwiGLU
-  )
-  if name == FUSED and not fits:
+  if name == 'auto':
+    order = AUTO.get(platform, AUTO_ELSEWHERE)
+    name = next(n for n in order if WAYS[n].fits(config))
+  way = table.lookup('moe.grouped_matmul', WAYS, name)
+  if not way.fits(config):
     raise errors.InputError(
-      'moe.grouped_matmul=fused needs the dropless dispatcher and SwiGLU '
-      'experts; use auto'
+      f'moe.grouped_matmul={name} needs {way.needs}; use auto'
     )
-  if name == FUSED or (name == AUTO and fits and platform == 'cpu'):
-    return Fused()
-  equal = config.dispatcher.equal_groups
-  if name == AUTO and equal:
-    name = 'batched'
-  if name == 'batched' and not equal:
-    raise errors.InputError(
-      'moe.grouped_matmul=batched needs a dispatcher that gives every expert '
-      'the same number of rows, such as capacity; use auto'
-    )
-  multiply = grouped_matmul.choose(name, platform)
-  return Stages(config.dispatcher, config.experts, multiply)
+  return way.make(config)

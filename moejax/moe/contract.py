@@ -71,7 +71,8 @@ class Router(Protocol):
   """Chooses experts. A frozen dataclass: no parameters, no state.
 
   A router's fields are its config keys. `check` is called once, when a model is
-  built.
+  built. Optional: `shrunk(num_experts)`, the same router for a laptop's few
+  experts, where its fields must change for that.
   """
 
   def __call__(self, given: RouterInput) -> Routing: ...
@@ -122,13 +123,17 @@ class Dispatcher(Protocol):
 
 
 def token_choice(
+  given: RouterInput,
   expert_TK: jax.Array,
   weight_TK: jax.Array,
   prob_TE: jax.Array,
-  valid_T: jax.Array,
-  group_size: int = 0,
 ) -> Routing:
-  """A routing in which every token names its K experts, best first."""
+  """A routing in which every token names its K experts, best first.
+
+  Capacity is shared by the tokens of one sequence: a group that were a shard of
+  the batch would make the result depend on mesh and micro-batches.
+  """
+  valid_T = given.valid_T
   num_tokens, k = expert_TK.shape
   nowhere = prob_TE.shape[1]
   expert_TK = jnp.where(valid_T[:, None], expert_TK, nowhere)
@@ -139,7 +144,7 @@ def token_choice(
     weight_A=weight_TK.T.reshape(-1),
     prob_TE=prob_TE,
     per_token=k,
-    group_size=group_size,
+    group_size=given.row_length,
   )
 
 

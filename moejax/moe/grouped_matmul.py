@@ -1,6 +1,6 @@
 """One matmul per expert over rows grouped by expert: one contract, a table.
 
-  multiply = choose('auto', backend)      # an entry of GROUPED_MATMULS
+  multiply = GROUPED_MATMULS['blocked']()
   y_RF = multiply(x_RD, w_EDF, size_E)
 
 Group e's rows times w_EDF[e]. The groups are contiguous from row 0 in the order
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from moejax.core import table, varying
+from moejax.core import varying
 from moejax.moe import blocks
 
 
@@ -136,20 +136,3 @@ GROUPED_MATMULS: dict[str, Callable] = {
   'ragged_dot': RaggedDot,
   'reference': Reference,
 }
-
-_AUTO = {'cpu': 'blocked', 'tpu': 'ragged_dot', 'gpu': 'ragged_dot'}
-
-
-def choose(name: str, backend: str) -> Callable:
-  """The grouped matmul called `name`; 'auto' goes by the backend.
-
-  Args:
-    name: 'auto' or a name in GROUPED_MATMULS.
-    backend: from `jax.default_backend()`.
-
-  Raises:
-    InputError: no such name.
-  """
-  if name == 'auto':
-    name = _AUTO.get(backend, 'blocked')
-  return table.lookup('grouped matmul', GROUPED_MATMULS, name)()

@@ -70,6 +70,14 @@ class TrainConfig:
       'steps batch_size micro_batches max_bad_steps log_every '
       'checkpoint_every keep_checkpoints eval_every',
     )
+    if self.load_every < 0 or self.eval_batches < 0:
+      raise errors.InputError(
+        f'train.load_every={self.load_every} and train.eval_batches='
+        f'{self.eval_batches} must be 0 or more'
+      )
+
+  def check(self) -> None:
+    """Raises InputError if the numbers do not fit together."""
     if self.batch_size % self.micro_batches:
       raise errors.InputError(
         f'train.batch_size={self.batch_size} does not divide into '
@@ -158,15 +166,18 @@ def run(job: Job, state: State) -> Result:
       batch = next(batches)
       with jax.transfer_guard('disallow'):
         state, metrics = job.step(state, batch)
-      if pending:
-        _report(job, meter, *pending)
+      problem = _report(job, meter, *pending) if pending else None
       pending = (step, metrics)
       job.checkpoints.check()
       signal = job.stop_requested()
-      if signal or _due(job, step):
-        _report(job, meter, *pending)
+      if problem or signal or _due(job, step):
+        later = _report(job, meter, *pending)
+        problem = problem or later
         pending = None
-        _boundary(job, meter, step, state, save=bool(signal))
+        _boundary(job, meter, step, state, save=bool(problem or signal))
+      if problem:
+        job.checkpoints.wait()
+        raise errors.StoppedError(problem)
       if signal:
         break
   job.checkpoints.wait()
@@ -199,8 +210,8 @@ def _boundary(
   meter.pause(time.perf_counter() - begin)
 
 
-def _report(job: Job, meter: '_Meter', step: int, metrics: Any) -> None:
-  """Fetches, checks, writes and shows the metrics of one step."""
+def _report(job: Job, meter: '_Meter', step: int, metrics: Any) -> str | None:
+  """Fetches, writes and shows a step's metrics; says why to stop, if so."""
   metrics = jax.device_get(metrics)
   speed = meter.stop()
   found = metrics.pop('stats', None)
@@ -217,17 +228,19 @@ def _report(job: Job, meter: '_Meter', step: int, metrics: Any) -> None:
       arrays['moe/load'] = load_NE
     job.writer.write(step, {**scalars, **arrays, **speed})
   job.display.update(step, {**scalars, **speed}, load_NE)
-  _check_finite(job, step, scalars)
+  return _problem(job, step, scalars)
 
 
-def _check_finite(job: Job, step: int, scalars: dict[str, float]) -> None:
+def _problem(job: Job, step: int, scalars: dict[str, float]) -> str | None:
+  """Why training cannot go on, if too many steps in a row were not finite."""
   if scalars['bad_steps'] < job.config.max_bad_steps:
-    return
+    return None
   names = [n for n in ('loss', 'gradient_norm') if not np.isfinite(scalars[n])]
-  raise errors.StoppedError(
+  return (
     f'{" and ".join(names)} was not finite at step {step}, the '
-    f'{int(scalars["bad_steps"])}th step in a row; the weights are those of '
-    'the last good step. Lower opt.peak_lr, or raise train.max_bad_steps'
+    f'{int(scalars["bad_steps"])}th step in a row; the weights of the last '
+    'good step are saved. Lower opt.peak_lr in another --workdir, or raise '
+    'train.max_bad_steps here'
   )
 
 

@@ -34,6 +34,15 @@ class OptimizerConfig:
     for name in ('peak_lr', 'eps'):
       if getattr(self, name) <= 0:
         raise errors.InputError(f'opt.{name}={getattr(self, name)} must be > 0')
+    for name in ('beta1', 'beta2'):
+      if not 0 <= getattr(self, name) < 1:
+        raise errors.InputError(
+          f'opt.{name}={getattr(self, name)} must be at least 0 and below 1'
+        )
+    if self.weight_decay < 0:
+      raise errors.InputError(
+        f'opt.weight_decay={self.weight_decay} must be 0 or more'
+      )
     if self.clip_norm is not None and self.clip_norm <= 0:
       raise errors.InputError(
         f'opt.clip_norm={self.clip_norm} must be > 0, or none for no clipping'

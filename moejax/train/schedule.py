@@ -68,6 +68,10 @@ class WarmupStableDecay:
 
   def __call__(self, total_steps: int) -> optax.Schedule:
     _check_warmup(self.warmup)
+    if not 0 <= self.decay <= 1:
+      raise errors.InputError(
+        f'schedule.decay={self.decay} is a share of the run, from 0 to 1'
+      )
     length = max(round(self.decay * total_steps), 1)
     down = optax.linear_schedule(1.0, self.end, length)
     start = total_steps - length

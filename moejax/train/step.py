@@ -72,7 +72,8 @@ def make(
     metrics = _metrics(model, report)
     metrics |= {
       'gradient_norm': norm,
-      'learning_rate': rate(state.step),
+      # The optimiser does not count the steps that it skipped.
+      'learning_rate': rate(state.step - state.skipped),
       'bad_steps': new.bad_steps,
       'skipped': new.skipped,
     }

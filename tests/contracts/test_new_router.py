@@ -35,7 +35,7 @@ class LastK:
     prob_TE = jax.nn.softmax(given.logits_TE)
     _, expert_TK = jax.lax.top_k(-prob_TE, self.k)
     weight_TK = jnp.full(expert_TK.shape, self.weight)
-    return contract.token_choice(expert_TK, weight_TK, prob_TE, given.valid_T)
+    return contract.token_choice(given, expert_TK, weight_TK, prob_TE)
 
 
 def test_a_line_in_the_table_is_all_that_a_router_needs(monkeypatch):

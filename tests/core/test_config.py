@@ -9,6 +9,7 @@ import pytest
 
 from moejax.cli import run_config
 from moejax.core import config, errors
+from moejax.moe.routers import ROUTERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,6 @@ def test_router_name_resets_the_node_in_a_whole_run():
   flat = config.flatten(run)
   assert flat['model.moe.router.name'] == 'gshard'
   assert 'model.moe.router.k' not in flat
-  assert flat['model.moe.router.rows_per_group'] == 1
 
 
 def test_choices_go_on_and_off():
@@ -319,3 +319,20 @@ def test_at_least_one_names_the_field():
     errors.InputError, match=r'^outer.count=0 must be 1 or more$'
   ):
     config.check_at_least_one(Outer(count=0), 'outer', 'limit count')
+
+
+def test_a_config_file_may_set_only_the_name():
+  """The default's own keys, left behind unchanged, are no error."""
+  tree = config.to_config_dict(run_config.Run())
+  tree.model.moe.router.name = 'gshard'
+  run = config.from_config_dict(run_config.Run, tree)
+  assert type(run.model.moe.router) is ROUTERS['gshard']
+  tree.model.moe.router.k = 5
+  with pytest.raises(errors.InputError, match="'model.moe.router.k'"):
+    config.from_config_dict(run_config.Run, tree)
+
+
+@pytest.mark.parametrize('text', ['inf', '-inf', 'nan'])
+def test_numbers_must_be_finite(text):
+  with pytest.raises(errors.InputError, match="'opt.clip_norm' must be finite"):
+    config.override(run_config.Run(), 'opt.clip_norm', text)

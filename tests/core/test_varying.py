@@ -26,17 +26,23 @@ def test_a_loop_may_start_from_zeros_and_gradients_are_summed():
     (2,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
   )
 
-  def local(x_T, w):
-    x_T, w = varying.together(x_T, w)
+  @jax.custom_vjp
+  def product(x_T, w):
     zero = varying.match(jnp.zeros(()), x_T)
-    total = jax.lax.fori_loop(0, 2, lambda i, s: s + x_T[i] * w, zero)
-    return total[None]
+    return jax.lax.fori_loop(0, 2, lambda i, total: total + x_T[i] * w, zero)
+
+  product.defvjp(
+    lambda x_T, w: (product(x_T, w), (x_T, w)),
+    lambda kept, dy: (jnp.full((2,), dy * kept[1]), dy * jnp.sum(kept[0])),
+  )
+
+  def local(x_T, w):
+    return product(*varying.together(x_T, w))[None]
 
   run = jax.shard_map(
     local, mesh=mesh, in_specs=(P('data'), P()), out_specs=P('data')
   )
   x_T = jnp.array([1.0, 2.0, 3.0, 4.0])
-  # The loop in reverse is a scan since its length is known.
   total, dw = jax.value_and_grad(lambda w: jnp.sum(run(x_T, w)))(2.0)
   assert (float(total), float(dw)) == (20.0, 10.0)
 

@@ -21,10 +21,10 @@ def problem(prob_TE, expert_TK, valid_T=None, row_length=None):
   )
   expert_TK = jnp.asarray(expert_TK)
   routing = contract.token_choice(
+    given,
     expert_TK,
     jnp.ones(expert_TK.shape),
     jnp.asarray(prob_TE, jnp.float32),
-    given.valid_T,
   )
   return given, routing
 
@@ -145,8 +145,7 @@ def random_problem(rows):
   valid_T = np.arange(6) < np.array([6, 2, 5, 3])[:, None]
   prob_TE, valid_T = prob_TE[rows].reshape(-1, 5), valid_T[rows].reshape(-1)
   expert_TK = np.argsort(-prob_TE, axis=-1)[:, :2]
-  given, routing = problem(prob_TE, expert_TK, valid_T, row_length=6)
-  return given, dataclasses.replace(routing, group_size=6)
+  return problem(prob_TE, expert_TK, valid_T, row_length=6)
 
 
 @EACH_LOSS

@@ -40,3 +40,8 @@ def test_the_example_of_the_docstring():
   seen = blocks.Blocks().each(jnp.array([704]), 704, note, jnp.zeros((8,)))
   assert lengths == [512, 256, 128, 64]
   assert seen.tolist() == [1, 1, 0, 0, 1, 0, 0, 0]
+
+
+def test_a_ladder_that_leaves_rows_is_refused():
+  with pytest.raises(ValueError, match='must end in 1'):
+    blocks.Blocks(ladder=(4, 2))

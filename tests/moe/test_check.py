@@ -25,7 +25,7 @@ STAGES = dataclasses.replace(MoE, grouped_matmul='blocked')
     dataclasses.replace(MoE, dispatcher=DISPATCHERS['capacity']()),
     dataclasses.replace(
       MoE,
-      router=ROUTERS['gshard'](rows_per_group=2),
+      router=ROUTERS['gshard'](),
       dispatcher=DISPATCHERS['capacity'](factor=0.5),
     ),
   ],
@@ -98,7 +98,7 @@ def test_auto_is_fused_on_cpu_only_where_it_applies():
   ('name', 'dispatcher', 'words'),
   [
     ('fused', 'capacity', 'needs the dropless dispatcher'),
-    ('batched', 'dropless', 'same number of rows'),
+    ('batched', 'dropless', 'equally many rows'),
   ],
 )
 def test_what_does_not_fit_is_refused(name, dispatcher, words):

@@ -121,16 +121,15 @@ def test_a_second_choice_that_is_not_sent_takes_its_place():
 
 
 @pytest.mark.parametrize('key', [None, KEY], ids=['calm', 'noise'])
-@pytest.mark.parametrize('rows_per_group', [1, 2])
-def test_algorithm_1(rows_per_group, key):
-  """Four rows of six tokens, in groups of one or two rows, with padding."""
+def test_algorithm_1(key):
+  """Four rows of six tokens, each a group of its own, with padding."""
   rng = np.random.default_rng(0)
   E, L = 4, 6
   logits_TE = (rng.normal(size=(24, E)) + [2, 1, 0, 0]).astype(np.float32)
   valid_T = rng.uniform(size=24) > 0.2
   given = tiny.router_input(logits_TE, valid_T=valid_T, key=key, row_length=L)
   rnd_T = None if key is None else np.asarray(contract.uniform(given, 1))[:, 0]
-  size = rows_per_group * L
+  size = L
   want_TE, aux = np.zeros((24, E)), []
   for start in range(0, 24, size):
     # Padding is not there: the algorithm sees the other tokens.
@@ -139,7 +138,7 @@ def test_algorithm_1(rows_per_group, key):
     rnd_S = None if rnd_T is None else rnd_T[s]
     want_TE[s], one = algorithm_1(gate_SE, rnd_S, capacity=2 * size // E)
     aux.append(one)
-  gate_TE, got = found(GShard(rows_per_group), given)
+  gate_TE, got = found(GShard(), given)
   np.testing.assert_allclose(gate_TE, want_TE, rtol=1e-5)
   np.testing.assert_allclose(got, E**2 * np.mean(aux), rtol=1e-5)
   # Some tokens lose a choice, others do not.
@@ -177,14 +176,6 @@ def test_gates_of_the_two_are_renormalised_and_stay_when_one_is_dropped():
   np.testing.assert_allclose(gate_SE[[0, 3]].sum(axis=1), 1, rtol=1e-6)
   # t1 lost its second choice, and keeps 3/4 for its first.
   np.testing.assert_allclose(gate_SE[1].sum(), 0.75, rtol=1e-6)
-
-
-def test_rows_that_are_no_whole_groups():
-  given = tiny.router_input(np.zeros((18, 3)), row_length=6)
-  with pytest.raises(
-    errors.InputError, match="^18 tokens are no multiple of the router's group"
-  ):
-    found(GShard(rows_per_group=2), given)
 
 
 def test_capacity_factor_must_be_positive():

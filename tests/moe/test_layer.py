@@ -272,10 +272,6 @@ def test_eight_devices_equal_one(case):
       'sends a token to 2 experts, but there are 1',
     ),
     (
-      {'router': gshard.GShard(0)},
-      'router.rows_per_group=0 must be at least 1',
-    ),
-    (
       {'balance': (balance.DeviceLevel(1.0, 2),)},
       'num_groups=2 does not divide the 5 routed experts evenly',
     ),

@@ -23,7 +23,7 @@ def test_best_first_and_every_first_choice_before_every_second():
     routing.weight_A, [0.5, 0.6, 0.25, 0.3, 0.2, 0.25], rtol=1e-6
   )
   np.testing.assert_allclose(routing.prob_TE, PROB_TE, rtol=1e-6)
-  assert (routing.per_token, routing.group_size) == (2, 0)
+  assert (routing.per_token, routing.group_size) == (2, 3)
 
 
 def test_padding_goes_nowhere():

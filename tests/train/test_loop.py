@@ -174,8 +174,9 @@ def test_stops_after_so_many_bad_steps_and_names_step_and_metric():
     errors.StoppedError, match='^gradient_norm was not finite at step 7,'
   ):
     _run(recorder, step, max_bad_steps=3, checkpoint_every=100)
-  # Known one step late, and no later.
-  assert recorder.shown[-1][0] == 7
+  # Known one step late: step 8 was under way, and the state after it is saved.
+  assert recorder.shown[-1][0] == 8
+  assert recorder.kinds('save') == [('save', 8)]
 
 
 def test_compilation_is_in_no_throughput():
@@ -223,9 +224,10 @@ def test_implicit_transfers_are_refused_in_the_loop():
   [
     ({'steps': 0}, 'train.steps=0'),
     ({'log_every': 0}, 'train.log_every=0'),
+    ({'load_every': -1}, 'train.load_every=-1'),
     ({'micro_batches': 3}, 'micro_batches=3'),
   ],
 )
 def test_wrong_numbers_are_refused(key, words):
   with pytest.raises(errors.InputError, match=words):
-    loop.TrainConfig(**key)
+    loop.TrainConfig(**key).check()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors
 from moejax.moe import contract, permute
+from moejax.moe.dispatchers import dropless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +49,8 @@ class Capacity:
     size = routing.group_size or num_tokens
     groups = num_tokens // size
     if groups * size != num_tokens:
-      raise errors.InputError(
-        f"{num_tokens} tokens are no multiple of the router's group of {size}; "
-        'lower router.rows_per_group or raise the batch'
+      raise ValueError(
+        f'{num_tokens} tokens are no multiple of groups of {size}'
       )
     num_assignments = routing.expert_A.shape[0]
     capacity = math.ceil(self.factor * num_assignments / groups / num_experts)
@@ -71,21 +71,7 @@ class Capacity:
     x_RD = permute.gather(x_TD, routing.token_A, note, routing.per_token)
     return x_RD, size_E, note
 
-  def combine(
-    self,
-    y_RD: jax.Array,
-    routing: contract.Routing,
-    note: permute.Grouping,
-    num_tokens: int,
-  ) -> jax.Array:
-    return permute.combine(
-      y_RD,
-      routing.weight_A,
-      routing.token_A,
-      note,
-      num_tokens,
-      routing.per_token,
-    )
+  combine = dropless.Dropless.combine
 
 
 def _places(
@@ -96,12 +82,17 @@ def _places(
   Example, one group, experts [2, 0, 2, 2]: places [0, 0, 1, 2].
   """
   group_A = routing.token_A // size
-  queue_A = group_A * num_experts + routing.expert_A
-  one_hot_AQ = jax.nn.one_hot(
-    jnp.where(routing.expert_A < num_experts, queue_A, -1),
-    groups * num_experts,
-    dtype=jnp.int32,
+  nowhere = groups * num_experts
+  queue_A = jnp.where(
+    routing.expert_A < num_experts,
+    group_A * num_experts + routing.expert_A,
+    nowhere,
   )
-  before_AQ = jnp.cumsum(one_hot_AQ, axis=0) - one_hot_AQ
-  place_A = jnp.sum(before_AQ * one_hot_AQ, axis=1)
+  order_A = jnp.argsort(queue_A, stable=True)
+  length_Q = jnp.bincount(queue_A, length=nowhere + 1)
+  first_Q = jnp.cumsum(length_Q) - length_Q
+  place_A = jnp.arange(len(queue_A)) - first_Q[queue_A[order_A]]
+  place_A = (
+    jnp.zeros_like(queue_A).at[order_A].set(place_A, unique_indices=True)
+  )
   return place_A, group_A

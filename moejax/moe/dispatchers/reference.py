@@ -2,22 +2,15 @@
 
 import dataclasses
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
-from moejax.moe import contract
-
-
-@flax.struct.dataclass
-class _Note:
-  order_A: jax.Array
-  row_A: jax.Array
+from moejax.moe import contract, permute
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """Sorts the assignments by expert, and adds the results token by token.
+  """Puts each assignment behind those before it with the same expert.
 
   Drops nothing. Scatters where the others gather, so its gradients come from
   JAX alone.
@@ -33,29 +26,34 @@ class Reference:
     routing: contract.Routing,
     num_experts: int,
     row_multiple: int = 1,
-  ) -> tuple[jax.Array, jax.Array, _Note]:
-    if row_multiple != 1:
-      raise ValueError('the reference dispatcher knows no row_multiple')
-    order_A = jnp.argsort(routing.expert_A, stable=True)
-    size_E = jnp.sum(
-      routing.expert_A[:, None] == jnp.arange(num_experts), axis=0
-    ).astype(jnp.int32)
-    sent_A = routing.expert_A < num_experts
-    row_A = jnp.where(sent_A, jnp.argsort(order_A), order_A.shape[0])
-    x_RD = x_TD[routing.token_A[order_A]] * sent_A[order_A, None]
-    return x_RD, size_E, _Note(order_A, row_A)
+  ) -> tuple[jax.Array, jax.Array, permute.Grouping]:
+    (num_assignments,) = routing.expert_A.shape
+    num_rows = permute.num_rows(num_assignments, num_experts, row_multiple)
+    hit_AE = routing.expert_A[:, None] == jnp.arange(num_experts)
+    count_E = jnp.sum(hit_AE, axis=0)
+    size_E = -(-count_E // row_multiple) * row_multiple
+    start_E = jnp.cumsum(size_E) - size_E
+    before_AE = jnp.cumsum(hit_AE, axis=0) - hit_AE
+    row_A = jnp.sum((start_E + before_AE) * hit_AE, axis=1)
+    row_A = jnp.where(routing.expert_A < num_experts, row_A, num_rows)
+    zeros_RD = jnp.zeros((num_rows, x_TD.shape[1]), x_TD.dtype)
+    x_RD = zeros_RD.at[row_A].set(x_TD[routing.token_A], mode='drop')
+    assignment_R = jnp.full((num_rows,), num_assignments)
+    assignment_R = assignment_R.at[row_A].set(
+      jnp.arange(num_assignments), mode='drop'
+    )
+    note = permute.Grouping(row_A, assignment_R, size_E)
+    return x_RD, size_E, note
 
   def combine(
     self,
     y_RD: jax.Array,
     routing: contract.Routing,
-    note: _Note,
+    note: permute.Grouping,
     num_tokens: int,
   ) -> jax.Array:
-    order_A = note.order_A
-    weight_A = jnp.where(note.row_A < y_RD.shape[0], routing.weight_A, 0)[
-      order_A
-    ]
+    sent_A1 = (note.row_A < y_RD.shape[0])[:, None]
+    y_AD = jnp.where(sent_A1, y_RD.at[note.row_A].get(mode='clip'), 0)
+    y_AD = y_AD.astype(jnp.float32) * routing.weight_A[:, None]
     out_TD = jnp.zeros((num_tokens, y_RD.shape[1]), jnp.float32)
-    rows_RD = y_RD.astype(jnp.float32) * weight_A[:, None]
-    return out_TD.at[routing.token_A[order_A]].add(rows_RD).astype(y_RD.dtype)
+    return out_TD.at[routing.token_A].add(y_AD).astype(y_RD.dtype)

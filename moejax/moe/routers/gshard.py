@@ -25,22 +25,14 @@ class GShard:
 
   Without a random key (evaluation) every second choice is used.
 
-  Attributes:
-    rows_per_group: sequences that form one local group, which has a capacity
-      and a balance loss of its own. The paper's groups are shards of a device;
-      whole sequences make the result independent of the mesh.
+  The paper's local groups, each with a capacity and a balance loss of its own,
+  are shards of a device; here a group is a sequence, whatever the mesh.
   """
-
-  rows_per_group: int = 1
 
   def check(self, num_experts: int) -> None:
     if num_experts < 2:
       raise errors.InputError(
         f'router gshard sends a token to 2 experts, but there are {num_experts}'
-      )
-    if self.rows_per_group < 1:
-      raise errors.InputError(
-        f'router.rows_per_group={self.rows_per_group} must be at least 1'
       )
 
   @property
@@ -54,11 +46,4 @@ class GShard:
     if given.key is not None:
       used_T = 2 * gate_T2[:, 1] > contract.uniform(given, 1)[:, 0]
       gate_T2 = gate_T2.at[:, 1].set(jnp.where(used_T, gate_T2[:, 1], 0.0))
-    return contract.token_choice(
-      expert_T2,
-      gate_T2,
-      prob_TE,
-      given.valid_T,
-      # A batch smaller than a group (in generation) is one group.
-      group_size=min(self.rows_per_group * given.row_length, prob_TE.shape[0]),
-    )
+    return contract.token_choice(given, expert_T2, gate_T2, prob_TE)

@@ -31,6 +31,9 @@ class TopK:
         f'routed experts; use 1 to {num_experts}'
       )
 
+  def shrunk(self, num_experts: int) -> 'TopK':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
   @property
   def experts_per_token(self) -> float:
     return self.k
@@ -40,4 +43,4 @@ class TopK:
     gate_TK, expert_TK = jax.lax.top_k(prob_TE, self.k)
     if self.renormalise:
       gate_TK = gate_TK / gate_TK.sum(axis=-1, keepdims=True)
-    return contract.token_choice(expert_TK, gate_TK, prob_TE, given.valid_T)
+    return contract.token_choice(given, expert_TK, gate_TK, prob_TE)

@@ -1,0 +1,304 @@
+"""The rules of the layout, each with a planted violation that it finds."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted((ROOT / 'moejax').rglob('*.py'))
+
+# High to low: a package imports itself and what is in a lower line.
+LAYERS = (
+  {'main'},
+  {'cli', 'research'},
+  {'compress'},
+  {'evals', 'analysis', 'plan'},
+  {'train', 'convert'},
+  {'model'},
+  {'data', 'moe'},
+  {'parallel'},
+  {'core'},
+)
+HEIGHT = {name: -line for line, names in enumerate(LAYERS) for name in names}
+# Lower, and out of bounds all the same: a model never sees a Batch.
+NEVER = {('model', 'data')}
+
+# Slow to import, or not there on every machine: imported where they are used.
+HEAVY = {
+  'datasets',
+  'matplotlib',
+  'pyarrow',
+  'sentencepiece',
+  'seqio',
+  'tensorflow',
+  'tensorflow_datasets',
+  'tensorflow_text',
+  'tokenizers',
+  'torch',
+  'transformers',
+}
+# The other imports that may stand in a function, and why.
+INSIDE = {
+  'fcntl': 'is not there on Windows',
+  'tensorboardX': 'only the one process that writes needs it',
+}
+
+MAX_FILE = 500
+MAX_FUNCTION = 80
+
+
+def package_of(name):
+  """'moejax/train/step.py' -> 'train', 'moejax/main.py' -> 'main'."""
+  return pathlib.PurePath(name).parts[1].removesuffix('.py')
+
+
+def modules(node):
+  """The modules that an import statement names, 'moejax' with what is taken."""
+  if isinstance(node, ast.Import):
+    return [alias.name for alias in node.names]
+  if node.level:
+    return ['.' * node.level + (node.module or '')]
+  if node.module == 'moejax':
+    return [f'moejax.{alias.name}' for alias in node.names]
+  return [node.module]
+
+
+def imports(tree):
+  return [
+    (node, module)
+    for node in ast.walk(tree)
+    if isinstance(node, (ast.Import, ast.ImportFrom))
+    for module in modules(node)
+  ]
+
+
+def functions(tree):
+  kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+  return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def upward_imports(name, tree):
+  here = package_of(name)
+  if here == '__init__':  # the version alone, so that setup.cfg can read it
+    return [module for _, module in imports(tree)]
+  if here not in HEIGHT:
+    return [f'package {here} is in no line of LAYERS']
+  found = []
+  for _, module in imports(tree):
+    if module.startswith('.'):
+      found.append(f'{module} is relative')
+    parts = module.split('.')
+    if parts[0] != 'moejax' or parts[1:] == ['__version__']:
+      continue
+    there = parts[1] if len(parts) > 1 else ''
+    lower = there in HEIGHT and HEIGHT[there] < HEIGHT[here]
+    if there != here and (not lower or (here, there) in NEVER):
+      found.append(f'{here} imports {module}')
+  return found
+
+
+def inner_imports(tree):
+  """Imports inside functions, with the module."""
+  return [found for function in functions(tree) for found in imports(function)]
+
+
+def heavy_at_the_top(name, tree):
+  inside = {id(node) for node, _ in inner_imports(tree)}
+  return [
+    module
+    for node, module in imports(tree)
+    if id(node) not in inside and module.split('.')[0] in HEAVY
+  ]
+
+
+def hidden_imports(name, tree):
+  return sorted({
+    module
+    for _, module in inner_imports(tree)
+    if module.split('.')[0] not in HEAVY | INSIDE.keys()
+  })
+
+
+def prints(name, tree):
+  return [
+    f'line {node.lineno}'
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Name)
+    and node.id == 'print'
+    and package_of(name) != 'cli'
+  ]
+
+
+def long_functions(name, tree):
+  return [
+    f'{node.name}: {node.end_lineno - node.lineno + 1} lines'
+    for node in functions(tree)
+    if node.end_lineno - node.lineno >= MAX_FUNCTION
+  ]
+
+
+def long_files(name, tree):
+  last = max((getattr(node, 'end_lineno', 0) for node in tree.body), default=0)
+  return [f'{last} lines'] if last > MAX_FILE else []
+
+
+LINES = lambda num: '\n'.join(f'  x{i} = {i}' for i in range(num))
+LONG_FUNCTION = 'def f():\n' + LINES(MAX_FUNCTION)
+LONG_FILE = '\n'.join(f'x{i} = {i}' for i in range(MAX_FILE + 1))
+
+# Each rule with sources that break it and sources that do not, in a place.
+CASES = {
+  upward_imports: (
+    [
+      ('moe/layer.py', 'import moejax.model.config'),
+      ('moe/layer.py', 'from moejax import train'),
+      ('moe/layer.py', 'from moejax.data.batch import Batch'),
+      ('model/block.py', 'from moejax.data.batch import Batch'),
+      ('data/cache.py', 'from moejax.moe import contract'),
+      ('core/trees.py', 'def f():\n  from moejax.cli import run'),
+      ('evals/score.py', 'from moejax.plan import count'),
+      ('moe/layer.py', 'from . import contract'),
+      ('moe/layer.py', 'from moejax.core2 import x'),
+      ('moe/layer.py', 'import moejax'),
+      ('new/layer.py', 'import jax'),
+      ('__init__.py', 'import jax'),
+    ],
+    [
+      ('moe/layer.py', 'from moejax.moe import contract\nimport jax'),
+      ('train/loss.py', 'from moejax.data.batch import Batch'),
+      ('main.py', 'from moejax.cli import run'),
+      ('cli/run.py', 'from moejax import __version__'),
+      ('cli/run.py', 'from moejax import core, train'),
+      ('__init__.py', "__version__ = '1'"),
+    ],
+  ),
+  heavy_at_the_top: (
+    [
+      ('data/tasks.py', 'import tensorflow as tf'),
+      ('data/tasks.py', 'from seqio import x'),
+      ('data/tasks.py', 'if True:\n  import torch.nn'),
+      ('data/tasks.py', 'class A:\n  import pyarrow'),
+    ],
+    [
+      ('data/tasks.py', 'def f():\n  import tensorflow'),
+      ('data/tasks.py', 'class A:\n  def f(self):\n    from seqio import x'),
+      ('data/tasks.py', 'import tensorstore'),
+    ],
+  ),
+  hidden_imports: (
+    [
+      ('moe/layer.py', 'def f():\n  import json'),
+      ('moe/layer.py', 'class A:\n  def f(self):\n    from moejax import core'),
+    ],
+    [
+      ('moe/layer.py', 'import json'),
+      ('moe/layer.py', 'def f():\n  import pyarrow.parquet'),
+    ],
+  ),
+  prints: (
+    [
+      ('moe/layer.py', 'print(1)'),
+      ('train/loop.py', 'show = print'),
+    ],
+    [
+      ('cli/run.py', 'print(1)'),
+      ('moe/layer.py', "jax.debug.print('x')"),
+    ],
+  ),
+  long_functions: (
+    [
+      ('moe/layer.py', LONG_FUNCTION),
+      ('moe/layer.py', 'class A:\n' + textwrap.indent(LONG_FUNCTION, '  ')),
+    ],
+    [('moe/layer.py', LONG_FUNCTION.rsplit('\n', 1)[0])],
+  ),
+  long_files: (
+    [('moe/layer.py', LONG_FILE)],
+    [('moe/layer.py', LONG_FILE.rsplit('\n', 1)[0]), ('moe/layer.py', '')],
+  ),
+}
+
+RULES = pytest.mark.parametrize('rule', CASES, ids=lambda rule: rule.__name__)
+
+
+@RULES
+def test_every_file_keeps_the_rule(rule):
+  assert len(FILES) > 50
+  found = {}
+  for path in FILES:
+    name = path.relative_to(ROOT).as_posix()
+    bad = rule(name, ast.parse(path.read_text(encoding='utf-8')))
+    if bad:
+      found[name] = bad
+  assert found == {}
+
+
+@RULES
+def test_the_rule_finds_what_breaks_it_and_nothing_else(rule):
+  bad, good = CASES[rule]
+  for name, source in bad:
+    assert rule('moejax/' + name, ast.parse(source)), (name, source)
+  for name, source in good:
+    assert not rule('moejax/' + name, ast.parse(source)), (name, source)
+
+
+def test_configs_import_what_a_config_needs_alone():
+  allowed = {'moejax.cli', 'moejax.core'}
+  for path in (ROOT / 'configs').rglob('*.py'):
+    for node, module in imports(ast.parse(path.read_text(encoding='utf-8'))):
+      assert module in allowed, path
+      assert {alias.name for alias in node.names} <= {'run_config', 'config'}
+
+
+IMPORT_ALL = """
+import importlib, os, pathlib, sys
+import jax  # which sets two variables itself
+before = dict(os.environ)
+{planted}
+for path in sorted(pathlib.Path('moejax').rglob('*.py')):
+  name = '.'.join(path.with_suffix('').parts).removesuffix('.__init__')
+  importlib.import_module(name)
+  heavy = set({heavy}) & set(sys.modules)
+  assert not heavy, f'{{name}} imports {{heavy}}'
+assert dict(os.environ) == before, 'the environment was changed'
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized(), 'devices were asked for'
+"""
+
+
+def import_all(planted):
+  script = IMPORT_ALL.format(planted=planted, heavy=sorted(HEAVY))
+  return subprocess.run(
+    [sys.executable, '-c', script],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    timeout=120,
+    check=False,
+  )
+
+
+def test_importing_everything_does_nothing():
+  """No TensorFlow, no devices, no change of the environment, no word."""
+  done = import_all('')
+  assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+
+
+@pytest.mark.parametrize(
+  ('planted', 'message'),
+  [
+    ("sys.modules['tensorflow'] = sys", "moejax imports {'tensorflow'}"),
+    ("os.environ['X_PLANTED'] = '1'", 'the environment was changed'),
+    ('import jax; jax.devices()', 'devices were asked for'),
+  ],
+)
+def test_the_import_check_finds_what_breaks_it(planted, message):
+  done = import_all(planted)
+  assert done.returncode == 1
+  assert message in done.stderr
