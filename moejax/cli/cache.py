@@ -6,8 +6,9 @@
 
 Training does the same by itself when records are missing; of records over
 256 MB it checks only the sizes, where this compares every byte's checksum.
-Doing it beforehand is for long texts, and for machines that train without TensorFlow: copy
-data.cache_dir there. Interrupted, it goes on where it was when run again.
+Doing it beforehand is for long texts, and for machines that train without
+TensorFlow: copy data.cache_dir there. Interrupted, it goes on where it was when
+run again.
 """
 
 import contextlib

@@ -9,10 +9,9 @@ and a dependency, and take away nothing: rows here all have one size.
 Reading needs numpy alone. `cache_writer` makes caches.
 
 Checksums of `meta.json` and of all shards are compared whenever a cache of up
-to 256 MB is opened. It takes a fifth of a second at most where it is in memory.
-For a larger one only `meta.json` and the sizes of the shards are, so that a
-terabyte is not read before the first step: `python -m moejax.cli.cache` reads
-it all.
+to 256 MB is opened, for which 256 MB in memory took 0.17 s. Of a larger one
+only `meta.json` and the sizes of the shards are, so that terabytes are not read
+before the first step; `python -m moejax.cli.cache` compares all checksums.
 """
 
 import dataclasses

@@ -125,8 +125,8 @@ class SentencePiece:
     eos = self._processor.eos_id()
     if eos < 0:
       raise errors.InputError(
-        f'data.vocab.path={self.path!r}: the model has no end-of-sentence piece; '
-        'train it with eos_id=1'
+        f'data.vocab.path={self.path!r}: the model has no end-of-sentence '
+        'piece; train it with eos_id=1'
       )
     return eos + self._shift
 

@@ -14,11 +14,15 @@ per token; twelve rungs would be 5% better and take twice as long to compile.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+# (body, carry) -> carry: see Blocks.each_expert.
+Pieces = Callable[[Callable[[jax.Array, int, Any], Any], Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,40 +36,50 @@ class Blocks:
     if self.ladder[-1] != 1:
       raise ValueError(f'ladder {self.ladder} must end in 1, or rows are left')
 
-  def each(
+  def each_expert(
     self,
     size_E: jax.Array,
     num_rows: int,
-    body: Callable[[jax.Array, int, jax.Array, Any], Any],
+    visit: Callable[[jax.Array, Pieces, Any], Any],
     carry: Any,
   ) -> Any:
-    """Runs `carry = body(start, length, expert, carry)` over all pieces.
+    """Runs `carry = visit(expert, pieces, carry)` over all experts.
 
-    `length` is a Python int; `start` is the first row of the piece.
+    `carry = pieces(body, carry)` in it runs `carry = body(start, length,
+    carry)` over the pieces of that expert: `start` is the first row, `length`
+    a Python int. What is needed once per expert is done outside of `body`.
+
+    Args:
+      size_E: rows of each expert, multiples of `block`.
+      num_rows: R, all rows.
+      visit: see above.
+      carry: what goes round.
     """
     (num_experts,) = size_E.shape
-    left_E = size_E // self.block
-    start_E = jnp.cumsum(size_E) - size_E
-    for rung in self.ladder:
-      length = rung * self.block
-      # Pieces far longer than a usual group are not worth compiling.
-      if length * num_experts > 2 * num_rows and rung != self.ladder[-1]:
-        continue
-      number_E = left_E // rung
-      end_E = jnp.cumsum(number_E)
-      piece_P1 = jnp.arange(num_rows // length, dtype=jnp.int32)[:, None]
-      expert_P = jnp.sum(piece_P1 >= end_E, axis=1, dtype=jnp.int32)
-      expert_P = jnp.minimum(expert_P, num_experts - 1)
-      nth_P = piece_P1[:, 0] - (end_E - number_E)[expert_P]
-      start_P = start_E[expert_P] + nth_P * length
+    first_E = jnp.cumsum(size_E) - size_E
+    # Pieces far longer than a usual group are not worth compiling.
+    longest = max(2 * num_rows // num_experts, self.block)
+    rungs = [rung for rung in self.ladder if rung * self.block <= longest]
 
-      def step(p, carry, length=length, start_P=start_P, expert_P=expert_P):
-        return body(start_P[p], length, expert_P[p], carry)
+    def one(expert, carry):
+      def pieces(body, carry):
+        start, left = first_E[expert], size_E[expert] // self.block
+        for rung in rungs:
+          length = rung * self.block
+          number = left // rung
+          step = functools.partial(_step, body, start, length)
+          carry = jax.lax.fori_loop(0, number, step, carry)
+          start += number * length
+          left -= number * rung
+        return carry
 
-      carry = jax.lax.fori_loop(0, end_E[-1], step, carry)
-      start_E += number_E * length
-      left_E -= number_E * rung
-    return carry
+      return visit(expert, pieces, carry)
+
+    return jax.lax.fori_loop(0, num_experts, one, carry)
+
+
+def _step(body, start, length, nth, carry):
+  return body(start + nth * length, length, carry)
 
 
 def read(x_RN: jax.Array, start: jax.Array, length: int) -> jax.Array:
@@ -81,15 +95,14 @@ def write(x_RN: jax.Array, rows: jax.Array, start: jax.Array) -> jax.Array:
 
 def weights(w_EDF: jax.Array, expert: jax.Array, dtype: Any) -> jax.Array:
   """The weights of one expert."""
-  return jax.lax.dynamic_index_in_dim(w_EDF, expert, keepdims=False).astype(
-    dtype
-  )
+  w_DF = jax.lax.dynamic_index_in_dim(w_EDF, expert, keepdims=False)
+  return w_DF.astype(dtype)
 
 
-def accumulate(w_EDF: jax.Array, w_DF: jax.Array, expert: jax.Array):
-  """Adds to the weights of one expert; in place inside a loop."""
-  old_DF = jax.lax.dynamic_index_in_dim(w_EDF, expert, keepdims=False)
-  return jax.lax.dynamic_update_index_in_dim(w_EDF, old_DF + w_DF, expert, 0)
+def set_weights(w_EDF: jax.Array, w_DF: jax.Array, expert: jax.Array):
+  """`w_EDF` with those of one expert; in place inside a loop."""
+  w_DF = w_DF.astype(w_EDF.dtype)
+  return jax.lax.dynamic_update_index_in_dim(w_EDF, w_DF, expert, 0)
 
 
 def dot(a: jax.Array, b: jax.Array, a_dim: int, b_dim: int) -> jax.Array:

@@ -94,21 +94,25 @@ def _fused(cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E):
 def _fused_fwd(cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E):
   dtype, R = x_TD.dtype, token_R.shape[0]
 
-  def body(start, length, expert, carry):
-    out_TD, z_RF = carry
-    token_B = blocks.read(token_R, start, length)
-    weight_B1 = blocks.read(weight_R, start, length)[:, None]
+  def visit(expert, pieces, carry):
     w_DF = blocks.weights(w_gate_up_EDF, expert, dtype)
-    z_BF = blocks.dot(_tokens(x_TD, token_B), w_DF, 1, 0).astype(dtype)
-    a_BF = (_activate(z_BF) * weight_B1).astype(dtype)
     w_FD = blocks.weights(w_down_EFD, expert, dtype)
-    out_TD = _add_rows(out_TD, blocks.dot(a_BF, w_FD, 1, 0), token_B)
-    return out_TD, blocks.write(z_RF, z_BF, start)
+
+    def body(start, length, carry):
+      out_TD, z_RF = carry
+      token_B = blocks.read(token_R, start, length)
+      weight_B1 = blocks.read(weight_R, start, length)[:, None]
+      z_BF = blocks.dot(_tokens(x_TD, token_B), w_DF, 1, 0).astype(dtype)
+      a_BF = (_activate(z_BF) * weight_B1).astype(dtype)
+      out_TD = _add_rows(out_TD, blocks.dot(a_BF, w_FD, 1, 0), token_B)
+      return out_TD, blocks.write(z_RF, z_BF, start)
+
+    return pieces(body, carry)
 
   out_TD = jnp.zeros((x_TD.shape[0], w_down_EFD.shape[2]), jnp.float32)
   z_RF = jnp.zeros((R, w_gate_up_EDF.shape[2]), dtype)
   carry = tuple(varying.match(zero, x_TD) for zero in (out_TD, z_RF))
-  out_TD, z_RF = cut.each(size_E, R, body, carry)
+  out_TD, z_RF = cut.each_expert(size_E, R, visit, carry)
   kept = (x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E, z_RF)
   return out_TD.astype(dtype), kept
 
@@ -117,36 +121,50 @@ def _fused_bwd(cut, kept, dout_TD):
   x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E, z_RF = kept
   dtype, R = x_TD.dtype, token_R.shape[0]
 
-  def body(start, length, expert, carry):
-    dx_TD, dweight_R, dw_gate_up_EDF, dw_down_EFD = carry
-    token_B = blocks.read(token_R, start, length)
-    weight_B1 = blocks.read(weight_R, start, length)[:, None]
-    dout_BD = _tokens(dout_TD, token_B)
-    w_FD = blocks.weights(w_down_EFD, expert, dtype)
-    g_BF = blocks.dot(dout_BD, w_FD, 1, 1)
-    z_BF = blocks.read(z_RF, start, length)
-    a_BF = _activate(z_BF)
-    dweight_R = blocks.write(dweight_R, jnp.sum(g_BF * a_BF, axis=1), start)
-    a_BF = (a_BF * weight_B1).astype(dtype)
-    dw_FD = blocks.dot(a_BF, dout_BD, 0, 0)
-    dz_BF = _activate_grad(z_BF, g_BF * weight_B1).astype(dtype)
+  def zeros(shape, dtype=jnp.float32):
+    return varying.match(jnp.zeros(shape, dtype), x_TD)
+
+  def visit(expert, pieces, carry):
     w_DF = blocks.weights(w_gate_up_EDF, expert, dtype)
-    dx_TD = _add_rows(dx_TD, blocks.dot(dz_BF, w_DF, 1, 1), token_B)
-    dw_DF = blocks.dot(_tokens(x_TD, token_B), dz_BF, 0, 0)
+    w_FD = blocks.weights(w_down_EFD, expert, dtype)
+
+    def body(start, length, carry):
+      dx_TD, dweight_R, dw_DF, dw_FD = carry
+      token_B = blocks.read(token_R, start, length)
+      weight_B1 = blocks.read(weight_R, start, length)[:, None]
+      dout_BD = _tokens(dout_TD, token_B)
+      g_BF = blocks.dot(dout_BD, w_FD, 1, 1)
+      z_BF = blocks.read(z_RF, start, length)
+      a_BF = _activate(z_BF)
+      dweight_B = jnp.sum(g_BF * a_BF, axis=1)
+      a_BF = (a_BF * weight_B1).astype(dtype)
+      dz_BF = _activate_grad(z_BF, g_BF * weight_B1).astype(dtype)
+      dx_BD = blocks.dot(dz_BF, w_DF, 1, 1)
+      return (
+        _add_rows(dx_TD, dx_BD, token_B),
+        blocks.write(dweight_R, dweight_B, start),
+        dw_DF + blocks.dot(_tokens(x_TD, token_B), dz_BF, 0, 0),
+        dw_FD + blocks.dot(a_BF, dout_BD, 0, 0),
+      )
+
+    dx_TD, dweight_R, dw_gate_up_EDF, dw_down_EFD = carry
+    nothing = (dx_TD, dweight_R, zeros(w_DF.shape), zeros(w_FD.shape))
+    dx_TD, dweight_R, dw_DF, dw_FD = pieces(body, nothing)
     return (
       dx_TD,
       dweight_R,
-      blocks.accumulate(dw_gate_up_EDF, dw_DF, expert),
-      blocks.accumulate(dw_down_EFD, dw_FD, expert),
+      blocks.set_weights(dw_gate_up_EDF, dw_DF, expert),
+      blocks.set_weights(dw_down_EFD, dw_FD, expert),
     )
 
-  like = (x_TD, weight_R, w_gate_up_EDF, w_down_EFD)
-  carry = tuple(
-    varying.match(jnp.zeros(x.shape, jnp.float32), x_TD) for x in like
+  carry = (
+    zeros(x_TD.shape),
+    zeros(weight_R.shape),
+    zeros(w_gate_up_EDF.shape, w_gate_up_EDF.dtype),
+    zeros(w_down_EFD.shape, w_down_EFD.dtype),
   )
-  grads = cut.each(size_E, R, body, carry)
-  grads = tuple(g.astype(x.dtype) for g, x in zip(grads, like, strict=True))
-  return *grads, None, None
+  dx_TD, *grads = cut.each_expert(size_E, R, visit, carry)
+  return dx_TD.astype(dtype), *grads, None, None
 
 
 _fused.defvjp(_fused_fwd, _fused_bwd)

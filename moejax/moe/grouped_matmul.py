@@ -97,13 +97,18 @@ class Batched:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _blocked(cut, x_RD, w_EDF, size_E):
-  def body(start, length, expert, y_RF):
-    x_BD = blocks.read(x_RD, start, length)
+  def visit(expert, pieces, y_RF):
     w_DF = blocks.weights(w_EDF, expert, x_RD.dtype)
-    return blocks.write(y_RF, blocks.dot(x_BD, w_DF, 1, 0), start)
+
+    def body(start, length, y_RF):
+      x_BD = blocks.read(x_RD, start, length)
+      return blocks.write(y_RF, blocks.dot(x_BD, w_DF, 1, 0), start)
+
+    return pieces(body, y_RF)
 
   y_RF = jnp.zeros((x_RD.shape[0], w_EDF.shape[2]), x_RD.dtype)
-  return cut.each(size_E, x_RD.shape[0], body, varying.match(y_RF, x_RD))
+  y_RF = varying.match(y_RF, x_RD)
+  return cut.each_expert(size_E, x_RD.shape[0], visit, y_RF)
 
 
 def _blocked_fwd(cut, x_RD, w_EDF, size_E):
@@ -113,19 +118,25 @@ def _blocked_fwd(cut, x_RD, w_EDF, size_E):
 def _blocked_bwd(cut, kept, dy_RF):
   x_RD, w_EDF, size_E = kept
 
-  def body(start, length, expert, carry):
-    dx_RD, dw_EDF = carry
-    dy_BF = blocks.read(dy_RF, start, length)
+  def visit(expert, pieces, carry):
     w_DF = blocks.weights(w_EDF, expert, x_RD.dtype)
-    dx_RD = blocks.write(dx_RD, blocks.dot(dy_BF, w_DF, 1, 1), start)
-    x_BD = blocks.read(x_RD, start, length)
-    dw_DF = blocks.dot(x_BD, dy_BF, 0, 0)
-    return dx_RD, blocks.accumulate(dw_EDF, dw_DF, expert)
 
-  zeros = (jnp.zeros_like(x_RD), jnp.zeros(w_EDF.shape, jnp.float32))
-  carry = tuple(varying.match(zero, x_RD) for zero in zeros)
-  dx_RD, dw_EDF = cut.each(size_E, x_RD.shape[0], body, carry)
-  return dx_RD, dw_EDF.astype(w_EDF.dtype), None
+    def body(start, length, carry):
+      dx_RD, dw_DF = carry
+      dy_BF = blocks.read(dy_RF, start, length)
+      dx_RD = blocks.write(dx_RD, blocks.dot(dy_BF, w_DF, 1, 1), start)
+      x_BD = blocks.read(x_RD, start, length)
+      return dx_RD, dw_DF + blocks.dot(x_BD, dy_BF, 0, 0)
+
+    dx_RD, dw_EDF = carry
+    dw_DF = varying.match(jnp.zeros(w_DF.shape, jnp.float32), x_RD)
+    dx_RD, dw_DF = pieces(body, (dx_RD, dw_DF))
+    return dx_RD, blocks.set_weights(dw_EDF, dw_DF, expert)
+
+  carry = (jnp.zeros_like(x_RD), jnp.zeros_like(w_EDF))
+  carry = tuple(varying.match(zero, x_RD) for zero in carry)
+  dx_RD, dw_EDF = cut.each_expert(size_E, x_RD.shape[0], visit, carry)
+  return dx_RD, dw_EDF, None
 
 
 _blocked.defvjp(_blocked_fwd, _blocked_bwd)

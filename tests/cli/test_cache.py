@@ -7,6 +7,7 @@ import pytest
 
 from moejax.cli import cache
 from moejax.core import errors
+from moejax.data import cache as data_cache
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
 
@@ -55,3 +56,15 @@ def test_a_changed_byte_is_an_error(flags, tmp_path):
 def test_made_up_rows_need_no_packing(tmp_path, capsys):
   cache.main([f'--config={CONFIG}', '--config.data.mixture=synthetic'])
   assert 'nothing to pack' in capsys.readouterr().out
+
+
+def test_the_command_reads_what_training_does_not(flags, tmp_path, monkeypatch):
+  monkeypatch.setattr(data_cache, '_VERIFIED_WHEN_OPENED', 0)
+  cache.main(flags)
+  shard = next((tmp_path / 'cache').glob('files-train-*/00000.rows'))
+  data = bytearray(shard.read_bytes())
+  data[-1] ^= 1
+  shard.write_bytes(data)
+  data_cache.Cache(shard.parent)  # as training opens a large one
+  with pytest.raises(errors.InputError, match='another checksum'):
+    cache.main(flags)

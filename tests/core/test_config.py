@@ -283,6 +283,12 @@ def test_a_bad_tree_is_one_line_that_names_key_and_fix(tree, message):
   assert '\n' not in str(error.value)
 
 
+def test_an_int_is_a_float_where_a_float_is_wanted():
+  got = config.from_config_dict(Outer, {'rate': 2, 'clip': 1, 'steps': [1, 2]})
+  assert (got.rate, got.clip, got.steps) == (2.0, 1.0, (1.0, 2.0))
+  assert {type(x) for x in (got.rate, got.clip, *got.steps)} == {float}
+
+
 def test_absent_keys_keep_their_defaults():
   got = config.from_config_dict(Outer, {'inner': {'size': 1}})
   assert got == Outer(inner=Inner(size=1))

@@ -10,7 +10,9 @@ import pytest
 
 from moejax.data import (
   baselines,
+  build,
   cache_writer,
+  config,
   features,
   files,
   tasks,
@@ -58,11 +60,11 @@ def test_xz_is_what_validation_adds():
   assert baselines.xz_bits_per_byte(train, train) < 0.5
 
 
-def _domain(folder, cache_dir):
+def _domain(folder, cache_dir, max_documents=0):
   own = files.Files(str(folder))
-  request = cache_writer.Request(vocab.Bytes(), 16, cache_dir)
+  request = cache_writer.Request(vocab.Bytes(), 16, cache_dir, max_documents)
   rows = [own.rows(split, request) for split in own.splits]
-  return baselines.Domain(own, 1.0, 259, *rows)
+  return baselines.Domain(own, 1.0, 259, *rows, max_documents)
 
 
 def test_they_are_kept_beside_the_rows(tmp_path, monkeypatch):
@@ -86,3 +88,62 @@ def test_a_long_text_has_no_xz(tmp_path, monkeypatch):
   domains = {'files': _domain(tmp_path / 'a.txt', tmp_path / 'c')}
   monkeypatch.setattr(baselines, '_LARGEST_TEXT', 1000)
   assert math.isnan(baselines.compute(domains)['files'].xz_bits_per_byte)
+
+
+def _write_documents(path):
+  lines = [json.dumps({'text': f'{n} squared: {n * n}. '}) for n in range(999)]
+  path.write_text('\n'.join(lines))
+
+
+def test_xz_reads_the_documents_that_are_in_the_rows(tmp_path):
+  _write_documents(tmp_path / 'a.jsonl')
+  domain = _domain(tmp_path / 'a.jsonl', tmp_path / 'c', max_documents=9)
+  train, held_out = (
+    list(domain.task.texts(split))[:9] for split in domain.task.splits
+  )
+  assert domain.train.num_bytes == len(''.join(train).encode())
+  found = baselines.compute({'files': domain})['files'].xz_bits_per_byte
+  assert found == baselines.xz_bits_per_byte(train, held_out)
+
+
+def test_what_is_kept_is_of_one_number_of_documents(tmp_path):
+  _write_documents(tmp_path / 'a.jsonl')
+  whole = _domain(tmp_path / 'a.jsonl', tmp_path / 'c')
+  some = dataclasses.replace(whole, max_documents=9)  # beside the same rows
+  found = [
+    baselines.compute({'files': domain})['files'].xz_bits_per_byte
+    for domain in (whole, some, whole)
+  ]
+  assert found[0] == found[2] != found[1]
+  assert len(list(whole.validation.path.glob('baselines-*.json'))) == 2
+
+
+def test_half_a_kept_file_is_computed_again(tmp_path):
+  _write_documents(tmp_path / 'a.jsonl')
+  domains = {'files': _domain(tmp_path / 'a.jsonl', tmp_path / 'c')}
+  found = baselines.compute(domains)
+  (kept,) = domains['files'].validation.path.glob('baselines-*.json')
+  whole = kept.read_text()
+  for broken in ('', whole[:-9], '{}', '3'):
+    kept.write_text(broken)
+    assert baselines.compute(domains) == found
+    assert kept.read_text() == whole
+
+
+def test_a_run_with_max_documents_has_their_figures(tmp_path):
+  _write_documents(tmp_path / 'a.jsonl')
+  data = build.build(
+    config.DataConfig(
+      files=str(tmp_path / 'a.jsonl'),
+      vocab=vocab.Bytes(),
+      max_documents=9,
+      cache_dir=str(tmp_path / 'c'),
+    ),
+    batch_size=2,
+    seed=0,
+  )
+  texts = files.Files(str(tmp_path / 'a.jsonl')).texts
+  want = baselines.xz_bits_per_byte(
+    list(texts('train'))[:9], list(texts('validation'))[:9]
+  )
+  assert data.baselines('files').xz_bits_per_byte == want

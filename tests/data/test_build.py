@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -10,8 +11,10 @@ import sys
 import numpy as np
 import pytest
 
+from moejax.cli import run_config
 from moejax.core import config as configs
 from moejax.core import errors
+from moejax.core import files as core_files
 from moejax.data import build, config, mixtures, tasks, vocab
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -62,6 +65,53 @@ def test_synthetic_needs_nothing(tmp_path):
   assert not (tmp_path / 'cache').exists()
 
 
+def test_what_rows_are_known_by(tmp_path):
+  (tmp_path / 'a.txt').write_text('some words and lines\n' * 99)
+
+  def identity(**kwargs):
+    own = {'files': str(tmp_path / 'a.txt'), 'vocab': vocab.Bytes()}
+    return build.identity(
+      build.build(_config(tmp_path, **{**own, **kwargs}), 4, 0)
+    )
+
+  before = identity()
+  assert before == identity()
+  assert list(before) == ['files/train', 'files/validation']
+  folders = [p.name for p in (tmp_path / 'cache').iterdir() if p.is_dir()]
+  assert sorted(before.values()) == sorted(folders)
+  changed = [
+    identity(sequence_length=9),
+    identity(max_documents=1),
+    identity(vocab=vocab.SentencePiece()),
+  ]
+  (tmp_path / 'a.txt').write_text('other words and lines\n' * 99)
+  for other in (*changed, identity()):
+    assert not set(other.values()) & set(before.values())
+  assert identity(files='', mixture='synthetic') == {
+    'synthetic/train': 'synthetic',
+    'synthetic/validation': 'synthetic',
+  }
+
+
+def test_a_build_reads_each_shard_once_to_verify_it(tmp_path, monkeypatch):
+  (tmp_path / 'a.txt').write_text('some words and lines\n' * 99)
+  data_config = _config(
+    tmp_path, files=str(tmp_path / 'a.txt'), vocab=vocab.Bytes()
+  )
+  build.build(data_config, 4, 0)
+  read, real = [], core_files.sha256
+
+  def record(path):
+    read.append(path)
+    return real(path)
+
+  monkeypatch.setattr(core_files, 'sha256', record)
+  build.build(data_config, 4, 0)
+  shards = list((tmp_path / 'cache').glob('*/*.rows'))
+  assert sorted(read) == sorted(shards)
+  assert len(shards) == 2
+
+
 def test_no_file_for_validation_is_one_line(tmp_path):
   (tmp_path / 'a.txt').write_text('a')
   data_config = _config(tmp_path, files=str(tmp_path / 'a.txt'))
@@ -78,7 +128,6 @@ def test_no_file_for_validation_is_one_line(tmp_path):
     ('sequence_length', '1', 'must be 2 or more'),
     ('sequence_length', 'long', 'wants an int'),
     ('validation_fraction', '1', 'between 0 and 1'),
-    ('validation_files', '/x', 'goes with data.files'),
     ('max_documents', '-1', '0 (all) or more'),
     ('cache_dir', 'gs://bucket', 'local or mounted disk'),
   ],
@@ -88,6 +137,46 @@ def test_bad_keys_are_one_line(key, text, words):
     configs.override(config.DataConfig(), key, text)
   assert words in str(caught.value)
   assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [
+    ('sequence_length', 1),
+    ('sequence_length', -5),
+    ('validation_fraction', 0.0),
+    ('validation_fraction', 1.5),
+    ('validation_fraction', math.nan),
+    ('validation_fraction', math.inf),
+    ('max_documents', -1),
+    ('cache_dir', 'gs://bucket'),
+  ],
+)
+def test_errors_name_the_whole_key(key, value):
+  with pytest.raises(errors.InputError) as caught:
+    config.DataConfig(**{key: value})
+  assert str(caught.value).startswith(f'data.{key}={value!r}')
+
+
+def test_flags_may_come_in_any_order():
+  flags = [('files', '/a'), ('validation_files', '/v')]
+  found = []
+  for order in (flags, flags[::-1]):
+    data_config = config.DataConfig()
+    for key, text in order:
+      data_config = configs.override(data_config, key, text)
+    data_config.check()
+    found.append(data_config)
+  assert found[0] == found[1]
+
+
+def test_validation_files_without_files_is_one_line(tmp_path):
+  data_config = _config(tmp_path, validation_files='/x', mixture='synthetic')
+  message = "data.validation_files='/x' goes with data.files"
+  with pytest.raises(errors.InputError, match=message):
+    data_config.check()
+  with pytest.raises(errors.InputError, match=message):
+    build.build(data_config, 4, 0)
 
 
 def test_every_key_survives_the_config_dict():
@@ -142,3 +231,12 @@ def test_own_files_are_read_without_tensorflow(tmp_path):
   env = {**os.environ, 'PYTHONPATH': str(ROOT)}
   command = [sys.executable, '-c', OWN_FILES, str(tmp_path / 'a.txt')]
   subprocess.run([*command, str(tmp_path / 'c')], env=env, check=True)
+
+
+def test_the_text_of_the_2b_configs_is_long_enough():
+  """Else a run would see each document several times, and say nothing."""
+  run = run_config.load(str(ROOT / 'configs' / 'ds_2b.py'))
+  batch = run.train.batch_size * run.data.sequence_length
+  sample = tasks.TASKS[run.data.mixture].config  # 'sample-100BT'
+  held = int(sample.removeprefix('sample-').removesuffix('BT')) * 10**9
+  assert run.train.steps * batch < 1.1 * held

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from moejax.core import errors
+from moejax.core import files as core_files
 from moejax.data import cache, cache_writer, features, files, vocab
 from moejax.data.seqio_bridge import Document
 
@@ -75,7 +76,6 @@ def test_a_cache_holds_what_packing_gives(tmp_path):
   assert made.num_tokens == sum(map(len, documents))
   assert made.num_bytes == sum(d.num_bytes for d in text.all())
   assert made.meta.num_documents == len(documents) < 30
-  assert made.meta.max_id == max(d.max() for d in documents)
   assert made.meta.notes == ('the end',)
   assert len(made.meta.shards) > 10
   made.verify()
@@ -255,7 +255,9 @@ def _damaged(path):
   return message
 
 
-def test_every_flipped_byte_is_found(tmp_path):
+@pytest.mark.parametrize('limit', [0, 2**28])
+def test_every_flipped_byte_is_found(limit, tmp_path, monkeypatch):
+  monkeypatch.setattr(cache, '_VERIFIED_WHEN_OPENED', limit)
   made = Words(count=5).rows('train', _request(tmp_path))
   shard = made.path / made.meta.shards[-1].file
   good = bytearray(shard.read_bytes())
@@ -264,6 +266,64 @@ def test_every_flipped_byte_is_found(tmp_path):
     bad[at] ^= 1
     shard.write_bytes(bad)
     assert f'{shard.name} has another checksum' in _damaged(made.path)
+
+
+def test_a_flipped_byte_of_a_small_cache_is_found_when_opened(
+  tmp_path, monkeypatch
+):
+  made = Words().rows('train', _request(tmp_path))
+  size = sum(shard.size for shard in made.meta.shards)
+  shard = made.path / '00002.rows'
+  data = bytearray(shard.read_bytes())
+  data[5] ^= 1
+  shard.write_bytes(data)
+  monkeypatch.setattr(cache, '_VERIFIED_WHEN_OPENED', size)
+  with pytest.raises(errors.InputError, match=r'00002\.rows has another check'):
+    Words().rows('train', _request(tmp_path))
+  # Of a larger one only the sizes are looked at.
+  monkeypatch.setattr(cache, '_VERIFIED_WHEN_OPENED', size - 1)
+  Words().rows('train', _request(tmp_path))
+
+
+@pytest.mark.parametrize('flip', [1, 16, 128])
+def test_every_flipped_byte_of_meta_json_is_found(flip, tmp_path):
+  made = Words(count=2).rows('train', _request(tmp_path))
+  meta = made.path / cache.META
+  good = bytearray(meta.read_bytes())
+  for at in range(0, len(good), 3):
+    bad = good.copy()
+    bad[at] ^= flip
+    meta.write_bytes(bad)
+    assert 'meta.json cannot be read' in _damaged(made.path)
+  meta.write_bytes(good)
+  cache.Cache(made.path)
+
+
+def test_a_shard_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+  made = Words().rows('train', _request(tmp_path))
+
+  def broken(path):
+    raise OSError(errno.EIO, 'Input/output error')
+
+  monkeypatch.setattr(core_files, 'sha256', broken)
+  assert '00000.rows Input/output error' in _damaged(made.path)
+
+
+def test_small_files_are_written_whole_by_core(tmp_path, monkeypatch):
+  written, real = [], core_files.atomic_write_text
+
+  def record(path, text):
+    written.append(path.name)
+    real(path, text)
+
+  monkeypatch.setattr(core_files, 'atomic_write_text', record)
+  made = Words(count=2).rows('train', _request(tmp_path))
+  shards = len(made.meta.shards)
+  assert written == ['progress.json'] * shards + ['meta.json']
+  assert set(_files(made.path)) == {
+    'meta.json',
+    *(shard.file for shard in made.meta.shards),
+  }
 
 
 def test_a_truncated_or_missing_file_is_found_when_opened(tmp_path):

@@ -105,6 +105,26 @@ def test_empty_arrays_keep_their_place_in_the_count():
   assert positions[1] == features.Position(2, 2)
 
 
+@pytest.mark.parametrize('offset', [0, 7])
+def test_a_long_document_is_copied_once(offset, monkeypatch):
+  copied, real = [], np.concatenate
+
+  def counting(pieces, **kwargs):
+    flat = real(pieces, **kwargs)
+    copied.append(len(flat))
+    return flat
+
+  documents = [np.arange(1, 50_001), np.array([7, 1])]
+  start = features.Position(0, offset)
+  monkeypatch.setattr(np, 'concatenate', counting)
+  blocks = list(features.pack(documents, 8, rows_per_block=4, start=start))
+  monkeypatch.undo()
+  assert len(blocks) > 1500
+  assert sum(copied) == 50_002 - offset
+  found = np.concatenate([r.target_NL[r.segment_NL > 0] for r, _ in blocks])
+  np.testing.assert_array_equal(found, np.concatenate(documents)[offset:])
+
+
 def test_nothing_packs_to_nothing():
   assert list(features.pack([], 4)) == []
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import sys
 
 import pyarrow as pa
 import pytest
@@ -138,6 +139,22 @@ def test_nothing_matches(tmp_path):
   assert 'data.validation_files' in _error(tmp_path, validation='/nowhere/x')
 
 
+def test_a_name_that_is_there_is_not_taken_for_a_glob(tmp_path):
+  deep = tmp_path / 'd[1]'
+  deep.mkdir()
+  for name in ('a[1].txt', 'a1.txt', 'b*.txt', 'b2.txt'):
+    (deep / name).write_text(name)
+
+  def found(pattern):
+    return list(files.Files(f'{tmp_path}/{pattern}').all_texts())
+
+  assert found('d[1]/a[1].txt') == ['a[1].txt']
+  assert found('d[1]/b*.txt') == ['b*.txt']
+  assert found('d[1]') == ['a1.txt', 'a[1].txt', 'b*.txt', 'b2.txt']
+  # What is not there is a glob as ever.
+  assert found('d*/a[0-9].txt') == ['a1.txt']
+
+
 def test_an_unknown_kind(tmp_path):
   (tmp_path / 'a.csv').write_text('text\n')
   assert 'a.csv is of an unknown kind' in _error(tmp_path / 'a.csv')
@@ -248,3 +265,18 @@ def test_big_files_are_known_by_size_and_time(tmp_path, monkeypatch):
   before = own.identity('train')
   os.utime(path, ns=(0, 0))
   assert own.identity('train') != before
+
+
+def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
+  _write(tmp_path / 'a.parquet', TEXTS)
+  monkeypatch.setitem(sys.modules, 'pyarrow', None)  # as if not installed
+  message = _error(tmp_path)
+  assert 'a.parquet needs pyarrow' in message
+  assert 'pip install pyarrow' in message
+
+
+@pytest.mark.parametrize('fraction', [1e-30, 5e-324])
+def test_next_to_nothing_for_validation(fraction, tmp_path):
+  _write(tmp_path / 'a.jsonl', TEXTS)
+  assert _texts(tmp_path, fraction=fraction) == TEXTS
+  assert _texts(tmp_path, 'validation', fraction=fraction) == []

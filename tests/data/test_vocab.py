@@ -3,13 +3,14 @@
 import json
 import pathlib
 import random
+import sys
 
 import pytest
 import sentencepiece
 import tokenizers
 
 from moejax.core import errors
-from moejax.data import tasks, vocab
+from moejax.data import seqio_bridge, tasks, vocab
 
 TEXTS = [
   '',
@@ -185,6 +186,7 @@ def test_bad_files_are_one_line(make, words, tmp_path):
   with pytest.raises(errors.InputError) as caught:
     make(str(path)).encode('a')
   assert len(str(caught.value).splitlines()) == 1
+  assert str(caught.value).startswith('data.vocab.path=')
   for word in words:
     assert word in str(caught.value)
 
@@ -192,3 +194,44 @@ def test_bad_files_are_one_line(make, words, tmp_path):
 def test_an_unknown_eos_token_lists_the_special_ones(hf_path):
   with pytest.raises(errors.InputError, match=r"'</s>'.*<\|endoftext\|>"):
     _ = vocab.HfTokenizer(hf_path, eos_token='</s>').eos_id
+
+
+@pytest.mark.parametrize(
+  ('package', 'use', 'what'),
+  [
+    (
+      'sentencepiece',
+      lambda p: vocab.SentencePiece().encode('a'),
+      'data.vocab.name=sentencepiece',
+    ),
+    (
+      'tokenizers',
+      lambda p: vocab.HfTokenizer(p).encode('a'),
+      'data.vocab.name=hf_tokenizer',
+    ),
+    ('seqio', lambda p: vocab.Bytes().to_seqio(), 'the vocabulary'),
+  ],
+)
+def test_a_missing_package_is_one_line(
+  package, use, what, hf_path, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, package, None)  # as if not installed
+  with pytest.raises(errors.InputError) as caught:
+    use(hf_path)
+  message = str(caught.value)
+  assert len(message.splitlines()) == 1
+  assert message.startswith(f'{what} needs {package}')
+  assert f'pip install {package}' in message
+
+
+def test_a_package_that_cannot_be_loaded_is_one_line_too():
+  """NumPy says in forty lines that it was built for another Python."""
+  with (
+    pytest.raises(errors.InputError) as caught,
+    seqio_bridge.needed('this', 'that', 'do without'),
+  ):
+    raise ImportError('broken\nand more\n')
+  assert str(caught.value) == (
+    'this needs that, which cannot be imported here (broken): pip install '
+    'that, or do without'
+  )

@@ -10,17 +10,20 @@ def test_every_row_is_visited_once_with_its_expert(ladder):
   sizes = [6, 0, 22, 2, 8, 0]
   cut = blocks.Blocks(block=2, ladder=ladder)
 
-  def visit(start, length, expert, carry):
-    expert_R, count_R = carry
-    rows = jnp.ones((length,), jnp.int32)
-    count = blocks.read(count_R, start, length) + rows
-    return (
-      blocks.write(expert_R, rows * expert, start),
-      blocks.write(count_R, count, start),
-    )
+  def visit(expert, pieces, carry):
+    def body(start, length, carry):
+      expert_R, count_R = carry
+      rows = jnp.ones((length,), jnp.int32)
+      count = blocks.read(count_R, start, length) + rows
+      return (
+        blocks.write(expert_R, rows * expert, start),
+        blocks.write(count_R, count, start),
+      )
+
+    return pieces(body, carry)
 
   nothing = jnp.full((44,), -1, jnp.int32)
-  expert_R, count_R = cut.each(
+  expert_R, count_R = cut.each_expert(
     jnp.array(sizes), 44, visit, (nothing, jnp.zeros((44,), jnp.int32))
   )
   used = sum(sizes)
@@ -32,13 +35,18 @@ def test_every_row_is_visited_once_with_its_expert(ladder):
 def test_the_example_of_the_docstring():
   lengths = []
 
-  def note(start, length, expert, carry):
+  def note(start, length, carry):
     lengths.append(length)
     return carry + jnp.zeros((8,)).at[length // 128].set(1)
 
+  def visit(expert, pieces, carry):
+    return pieces(note, carry)
+
   # 11 blocks of 64: one piece of 8 blocks, one of 2, one of 1.
-  seen = blocks.Blocks().each(jnp.array([704]), 704, note, jnp.zeros((8,)))
-  assert lengths == [512, 256, 128, 64]
+  seen = blocks.Blocks(64, (8, 4, 2, 1)).each_expert(
+    jnp.array([704]), 704, visit, jnp.zeros((8,))
+  )
+  assert lengths == [512, 256, 128, 64]  # traced; run:
   assert seen.tolist() == [1, 1, 0, 0, 1, 0, 0, 0]
 
 

@@ -5,8 +5,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from moejax.core import errors
-from moejax.moe import blocks, grouped_matmul
+from moejax.moe import blocks, compute, grouped_matmul
 
 R, D, F = 40, 5, 7
 CUT = blocks.Blocks(block=2, ladder=(4, 2, 1))
@@ -166,14 +165,4 @@ def _slowly_half(x_RD, w_EDF, dy_RF, sizes):
 
 
 def test_auto_never_takes_ragged_dot_on_cpu():
-  assert isinstance(
-    grouped_matmul.choose('auto', 'cpu'), grouped_matmul.Blocked
-  )
-  assert isinstance(
-    grouped_matmul.choose('auto', 'tpu'), grouped_matmul.RaggedDot
-  )
-
-
-def test_wrong_name_lists_the_right_ones():
-  with pytest.raises(errors.InputError, match="did you mean 'blocked'"):
-    grouped_matmul.choose('bloked', 'cpu')
+  assert 'ragged_dot' not in compute.AUTO['cpu']

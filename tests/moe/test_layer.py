@@ -245,7 +245,7 @@ def test_eight_devices_equal_one(case):
       return jnp.vdot(out_BLD, pull_BLD) / 48 + 10 * total, (
         out_BLD,
         by_name,
-        record.stats,
+        record,
       )
 
     run = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
