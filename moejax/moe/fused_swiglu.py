@@ -53,8 +53,8 @@ class FusedSwiglu:
     A = token_A.shape[0]
     used_R = grouping.assignment_R < A
     assignment_R = jnp.where(used_R, grouping.assignment_R, 0)
-    # A padding row is a copy of some token, with weight zero.
-    token_R = token_A[assignment_R]
+    # A padding row is a copy of token 0, with weight zero.
+    token_R = jnp.where(used_R, token_A[assignment_R], 0)
     weight_R = jnp.where(used_R, weight_A[assignment_R], 0)
     return _fused(
       self.cut,

@@ -33,21 +33,16 @@ def test_every_row_is_visited_once_with_its_expert(ladder):
 
 
 def test_the_example_of_the_docstring():
-  lengths = []
-
-  def note(start, length, carry):
-    lengths.append(length)
-    return carry + jnp.zeros((8,)).at[length // 128].set(1)
-
   def visit(expert, pieces, carry):
+    def note(start, length, seen):
+      return seen.at[start // 32].set(length)
+
     return pieces(note, carry)
 
-  # 11 blocks of 64: one piece of 8 blocks, one of 2, one of 1.
-  seen = blocks.Blocks(64, (8, 4, 2, 1)).each_expert(
-    jnp.array([704]), 704, visit, jnp.zeros((8,))
+  seen = blocks.Blocks().each_expert(
+    jnp.array([21 * 32]), 21 * 32, visit, jnp.zeros((21,), jnp.int32)
   )
-  assert lengths == [512, 256, 128, 64]  # traced; run:
-  assert seen.tolist() == [1, 1, 0, 0, 1, 0, 0, 0]
+  assert seen.tolist() == [512, *[0] * 15, 96, 0, 0, 32, 32]
 
 
 def test_a_ladder_that_leaves_rows_is_refused():

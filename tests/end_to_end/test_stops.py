@@ -1,0 +1,192 @@
+"""Whatever stops a run, the same command ends as if nothing had happened."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import own_text
+
+from moejax.cli import command, report
+from moejax.core import files
+
+pytestmark = pytest.mark.slow  # each trains, and two start processes
+
+
+def _assert_as_if_never_stopped(workdir, finished):
+  """Metrics are equal to the bit, and so is all that the weights say."""
+  assert own_text.records(workdir) == own_text.records(finished.workdir)
+  same = own_text.report(finished.workdir)
+  assert own_text.report(workdir) == {**same, 'workdir': str(workdir)}
+
+
+def _start(finished, flags, before=(), **environment):
+  """The real command as a process; `before` is what is to start it."""
+  return subprocess.Popen(
+    [*before, sys.executable, '-m', 'moejax.main', *flags],
+    cwd=own_text.ROOT,
+    env={
+      **finished.environment,
+      'PYTHONPATH': str(own_text.ROOT),
+      **environment,
+    },
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+
+
+@pytest.fixture(scope='module')
+def trained(finished, tmp_path_factory):
+  """A run that was stopped while it made its report."""
+  workdir = tmp_path_factory.mktemp('trained') / 'run'
+
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(report, 'make', interrupted)
+    ended = own_text.call(*own_text.flags(finished.text, workdir))
+  assert ended.code == command.INTERRUPTED
+  (line,) = ended.err
+  assert line.startswith('interrupted: what was finished is kept')
+  return workdir
+
+
+def test_stopped_while_it_reports_it_trains_no_more(
+  finished, trained, tmp_path
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained, workdir)
+  before = (workdir / 'metrics.jsonl').read_bytes()
+  ended = own_text.call(*own_text.flags(finished.text, workdir))
+  assert (ended.code, ended.err) == (command.DONE, [])
+  assert 'Going on from the checkpoint of step 6.' in ended.out
+  assert not [line for line in ended.out if line.startswith('step ')]
+  assert (workdir / 'metrics.jsonl').read_bytes() == before
+  _assert_as_if_never_stopped(workdir, finished)
+
+
+def test_after_a_truncated_checkpoint_the_one_before_is_taken(
+  finished, trained, tmp_path
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained, workdir)
+  newest = workdir / 'checkpoints' / '00000006'
+  big = max(newest.rglob('d/*'), key=lambda path: path.stat().st_size)
+  size = big.stat().st_size
+  with big.open('r+b') as file:
+    file.truncate(size // 2)
+  ended = own_text.call(*own_text.flags(finished.text, workdir))
+  assert (ended.code, ended.err) == (command.DONE, [])
+  (line,) = [x for x in ended.out if 'damaged' in x]
+  assert f'checkpoint {newest} is damaged: ' in line
+  assert f'{size // 2:,} bytes, not {size:,}' in line
+  assert line.endswith('trying the one before')
+  assert 'Going on from the checkpoint of step 4.' in ended.out
+  assert files.damage(newest) is None  # it was made again
+  _assert_as_if_never_stopped(workdir, finished)
+
+
+# Checkpoints have larger files; metrics, events and versions do not.
+FULL = (
+  'import os, resource, sys\n'
+  'resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n'
+  'os.execv(sys.argv[1], sys.argv[1:])\n'
+)
+
+
+def test_disk_full_while_saving(finished, trained, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained, workdir)
+  for step in (4, 6):
+    shutil.rmtree(workdir / 'checkpoints' / f'{step:08d}')
+  flags = own_text.flags(finished.text, workdir)
+  # What is compiled is read from disk and, on this disk, not written.
+  keep = {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '1e9'}
+  process = _start(finished, flags, (sys.executable, '-c', FULL), **keep)
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == command.STOPPED, out + err
+  checkpoints = workdir / 'checkpoints'
+  assert err.splitlines() == [
+    f'stopped: cannot save checkpoint {checkpoints}/00000004: File too large; '
+    '2 is intact'
+  ]
+  there = {p.name for p in checkpoints.iterdir()}
+  assert there - {'values.json'} == {'00000002'}
+  assert files.damage(checkpoints / '00000002') is None
+  assert not (workdir / 'report.json').exists()
+  steps = [r['step'] for r in own_text.records(workdir) if 'loss' in r]
+  assert steps in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6])
+
+  ended = own_text.call(*flags)
+  assert (ended.code, ended.err) == (command.DONE, [])
+  assert 'Going on from the checkpoint of step 2.' in ended.out
+  _assert_as_if_never_stopped(workdir, finished)
+
+
+@pytest.fixture(scope='module')
+def two_at_once(finished, tmp_path_factory):
+  """A process is stopped in mid-run, a second run tries, then comes Ctrl-C.
+
+  Returns:
+    The flags, how the second ended, and how the process did.
+  """
+  workdir = tmp_path_factory.mktemp('two') / 'run'
+  flags = (
+    *own_text.flags(finished.text, workdir),
+    '--config.train.steps=60',
+    '--config.train.checkpoint_every=60',
+    '--config.train.eval_every=60',
+  )
+  process = _start(finished, flags)
+  try:
+    _wait_for_step(workdir, process)
+    process.send_signal(signal.SIGSTOP)
+    second = own_text.call(*flags)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=120)
+  finally:
+    process.kill()  # that is nothing to a process that has ended
+  first = own_text.Ended(process.returncode, out.splitlines(), err.splitlines())
+  return workdir, flags, second, first
+
+
+def _wait_for_step(workdir, process):
+  """Until a first step is in metrics.jsonl."""
+  deadline = time.monotonic() + 200
+  path = workdir / 'metrics.jsonl'
+  while not (path.exists() and path.stat().st_size):
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+
+
+def test_a_second_run_in_the_same_workdir_is_turned_away(two_at_once):
+  workdir, _, second, _ = two_at_once
+  assert second.code == command.BAD_INPUT
+  assert second.out == []
+  assert second.err == [
+    f'error: {workdir} is in use by another process; wait for it, or use '
+    'another --workdir'
+  ]
+
+
+def test_ctrl_c_saves_exits_75_and_the_same_command_goes_on(two_at_once):
+  workdir, flags, _, first = two_at_once
+  assert first.code == command.INTERRUPTED
+  (line,) = first.err
+  step = max(record['step'] for record in own_text.records(workdir))
+  assert 1 <= step < 60
+  assert line == (
+    f'interrupted: SIGINT at step {step} of 60; the state is saved in '
+    f'{workdir}. Run the same command to go on'
+  )
+  ended = own_text.call(*flags)
+  assert (ended.code, ended.err) == (command.DONE, [])
+  assert f'Going on from the checkpoint of step {step}.' in ended.out
+  steps = [r['step'] for r in own_text.records(workdir) if 'loss' in r]
+  assert steps == [*range(1, 61)]

@@ -1,0 +1,97 @@
+"""Runs on the user's own text through the real command, quick to compile."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import pathlib
+
+import numpy as np
+
+from moejax import main
+from moejax.cli import command
+from moejax.core import log
+from moejax.train import signals
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 6
+FLAGS = (
+  f'--config={ROOT}/configs/tiny.py:tiny',
+  '--config.data.vocab=bytes',
+  '--config.model.vocab_size=259',
+  '--config.model.num_layers=1',
+  '--config.data.sequence_length=32',
+  '--config.data.max_documents=0',
+  f'--config.train.steps={STEPS}',
+  '--config.train.log_every=1',
+  '--config.train.checkpoint_every=2',
+  '--config.train.eval_every=3',
+)
+WORDS = 'the a cat dog bird sat ran saw on under by mat house tree and'.split()
+# With fewer than 200 documents, the last twentieth of each is held out, cut
+# where a line begins: here that is the last line.
+BODY_CHARS, LAST_LINE = 500, 'The end of story {:02}.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+  """How a command ended, and the lines that it printed."""
+
+  code: int
+  out: list[str]
+  err: list[str]
+
+
+def call(*flags):
+  """Runs the training command in this process."""
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    code = command.call(main.main, flags)
+  return Ended(code, out.getvalue().splitlines(), err.getvalue().splitlines())
+
+
+def flags(text, workdir):
+  """The flags of a run on a text."""
+  return (*FLAGS, f'--config.data.files={text}', f'--workdir={workdir}')
+
+
+def stories(num=60):
+  """(body, last line) of so many documents of simple English."""
+  rng = np.random.default_rng(0)
+  found = []
+  for number in range(num):
+    words = ' '.join(rng.choice(WORDS, BODY_CHARS))
+    found.append((words[:BODY_CHARS] + '.\n', LAST_LINE.format(number)))
+  return found
+
+
+def write(path, documents):
+  """A line of JSON for each document."""
+  lines = (json.dumps({'text': text}) + '\n' for text in documents)
+  path.write_text(''.join(lines))
+
+
+def write_stories(path):
+  write(path, [body + last for body, last in stories()])
+  return path
+
+
+def stop_after(monkeypatch, steps):
+  """As if Ctrl-C came while step number `steps` of a command computes."""
+  seen = []
+
+  def requested(_):
+    seen.append(None)
+    return 'SIGINT' if len(seen) >= steps else None
+
+  monkeypatch.setattr(signals.StopSignal, 'requested', property(requested))
+
+
+def records(workdir):
+  """The lines of metrics.jsonl, without what a clock measured."""
+  found = log.read(pathlib.Path(workdir) / 'metrics.jsonl')
+  return [log.deterministic(record) for record in found]
+
+
+def report(workdir):
+  return json.loads((pathlib.Path(workdir) / 'report.json').read_text())
