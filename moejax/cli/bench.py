@@ -42,6 +42,7 @@ from moejax.train import cross_entropy, optimizer, state, step
 
 ROWS, LENGTH = 8, 256
 WARM_UP = 2
+PEAK, STEP = 'peak', 'training step'
 STANDARD = ModelConfig(
   vocab_size=8192,
   max_length=LENGTH,
@@ -51,6 +52,7 @@ STANDARD = ModelConfig(
   head_dim=32,
   dense_width=640,
   init_std=0.02,
+  scan_unroll=4,
   moe=MoEConfig(
     num_experts=16,
     expert_width=128,
@@ -74,6 +76,9 @@ def main(argv: Sequence[str]) -> None:
   args, overrides = command.parse(flags, argv)
   if overrides:
     raise errors.InputError('bench has a fixed shape and takes no --config.*')
+  for name in ('steps', 'rounds'):
+    if getattr(args, name) < 1:
+      raise errors.InputError(f'--{name}={getattr(args, name)}: use 1 or more')
   config = dataclasses.replace(STANDARD, scan_unroll=args.unroll)
   if args.side:
     print(json.dumps(time_step(config, args.steps)))
@@ -115,12 +120,20 @@ def compare(args: Any) -> None:
 
 
 def _side(command_line: list[str]) -> dict[str, Any]:
-  done = subprocess.run(
-    command_line, capture_output=True, text=True, check=False
-  )
-  if done.returncode:
+  """What one side prints, run in a process of its own."""
+  try:
+    done = subprocess.run(
+      command_line, capture_output=True, text=True, check=False
+    )
+  except OSError as e:
     raise errors.InputError(
-      f'one side of the benchmark failed: {done.stderr.strip()[-300:]}'
+      f'--peer_python={command_line[0]} cannot be run: {e.strerror}'
+    ) from None
+  if done.returncode:
+    said = done.stderr.strip().splitlines() or ['it said nothing']
+    raise errors.InputError(
+      f'one side of the benchmark failed with code {done.returncode} '
+      f'({command_line[0]}): {said[-1][-300:]}'
     )
   return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -131,28 +144,45 @@ def _speed(seconds: float) -> str:
 
 def time_step(config: ModelConfig, steps: int) -> dict[str, Any]:
   """Seconds of each step, after compilation; compile time; peak memory."""
-  mesh = meshes.make(meshes.MeshConfig(), jax.devices()[:1])
+  run, compile_seconds = _training_step(config)
+  seconds = []
+  for _ in range(WARM_UP + steps):
+    begin = time.perf_counter()
+    run()
+    seconds.append(time.perf_counter() - begin)
+  return {
+    'seconds': seconds[WARM_UP:],
+    'compile_seconds': compile_seconds,
+    'peak_mb': _peak_mb(),
+  }
+
+
+def _training_step(config: ModelConfig) -> tuple[Callable[[], Any], float]:
+  """A function that takes a step and waits for it, and its compile time."""
+  mesh = _mesh()
   model = build.build(config, mesh)
   opt = optimizer.OptimizerConfig()
   transform = optimizer.make(opt, 1000, model.axes)
   train_step = step.make(model, transform, step.StepConfig(opt, 1000, 1, 0))
-  current = state.init(model, transform, jax.random.key(0))
+  # The state is donated, as in training: each call goes on from the last.
+  kept = [state.init(model, transform, jax.random.key(0))]
   batch = hosts.put_rows(_batch(config), mesh)
   begin = time.perf_counter()
-  compiled = train_step.lower(current, batch).compile()
+  compiled = train_step.lower(kept[0], batch).compile()
   compile_seconds = time.perf_counter() - begin
-  seconds = []
-  for _ in range(WARM_UP + steps):
-    begin = time.perf_counter()
-    current, metrics = compiled(current, batch)
-    float(metrics['loss'])
-    seconds.append(time.perf_counter() - begin)
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-  return {
-    'seconds': seconds[WARM_UP:],
-    'compile_seconds': compile_seconds,
-    'peak_mb': peak,
-  }
+
+  def run() -> float:
+    kept[0], metrics = compiled(kept[0], batch)
+    return float(metrics['loss'])
+
+  return run, compile_seconds
+
+
+def _peak_mb() -> float:
+  """The most memory that this process has had."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  # Kilobytes, but on macOS bytes.
+  return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
 def _batch(config: ModelConfig) -> Batch:
@@ -171,49 +201,48 @@ class Part:
   times: int
 
 
-def report(config: ModelConfig, steps: int) -> None:
+def report(config: ModelConfig, rounds: int) -> None:
   """Prints the step, its parts, and the peak they are measured against."""
+  run, compile_seconds = _training_step(config)
   flops = count.flops_per_token(config, LENGTH) * ROWS * LENGTH
-  found = time_step(config, steps)
-  parts = _parts(config)
-  best = _alternate([p.run for p in parts], [p.arguments for p in parts], 8)
-  peak_index = next(i for i, p in enumerate(parts) if p.name == 'peak')
-  peak = parts[peak_index].flops / best[peak_index]
+  parts = [Part(STEP, run, (), flops, 1), *_parts(config)]
+  names = [part.name for part in parts]
+  best = dict(zip(names, _alternate(parts, rounds), strict=True))
+  peak = next(p.flops for p in parts if p.name == PEAK) / best[PEAK]
   print(f'float32 matmul of 1024 cubed   {peak / 1e9:6.0f} GFLOP/s: the peak')
   print(
-    f'training step    best {_speed(min(found["seconds"]))} tokens/s, median '
-    f'{_speed(np.median(found["seconds"]))}; compiles in '
-    f'{found["compile_seconds"]:.1f} s; peak memory {found["peak_mb"]:.0f} MB'
+    f'training step    {_speed(best[STEP])} tokens/s; compiles in '
+    f'{compile_seconds:.1f} s; peak memory of the process {_peak_mb():.0f} MB'
   )
-  share = flops / min(found['seconds']) / peak
+  share = flops / best[STEP] / peak
   print(f'model FLOPs utilisation        {share:6.1%} of the peak')
-  print()
+  print(f'\n(best of {rounds} rounds of all parts in turn)')
   print('part, forward and backward       ms  times  GFLOP/s  of peak')
-  for part, seconds in zip(parts, best, strict=True):
-    if part.name == 'peak':
+  rest = best[STEP]
+  for part in parts:
+    if part.name == PEAK:
       continue
-    rate = part.flops / seconds
+    if not part.name.startswith((' ', STEP)):
+      rest -= part.times * best[part.name]
+    rate = part.flops / best[part.name]
     print(
-      f'{part.name:28s} {seconds * 1e3:7.1f}  {part.times:5d}  '
+      f'{part.name:28s} {best[part.name] * 1e3:7.1f}  {part.times:5d}  '
       f'{rate / 1e9:7.0f}  {rate / peak:7.1%}'
     )
-  at = {p.name: s for p, s in zip(parts, best, strict=True)}
-  ratio = at['experts layer'] / at['dense layer, same active']
+  print(f'{"all else":28s} {rest * 1e3:7.1f}')
+  ratio = best['experts layer'] / best['dense layer, same active']
   print(f'\nexperts over a dense layer of the same active width: {ratio:.2f}')
 
 
-def _alternate(
-  runs: list[Callable[..., Any]], arguments: list[Any], rounds: int
-) -> list[float]:
-  """The best time of each function, all of them in turn, `rounds` times."""
-  for run, args in zip(runs, arguments, strict=True):
-    jax.block_until_ready(run(*args))
-  best = [float('inf')] * len(runs)
-  for _ in range(rounds):
-    for i, (run, args) in enumerate(zip(runs, arguments, strict=True)):
+def _alternate(parts: list[Part], rounds: int) -> list[float]:
+  """The best time of each part, all of them in turn, `rounds` times."""
+  best = [float('inf')] * len(parts)
+  for number in range(WARM_UP + rounds):
+    for i, part in enumerate(parts):
       begin = time.perf_counter()
-      jax.block_until_ready(run(*args))
-      best[i] = min(best[i], time.perf_counter() - begin)
+      jax.block_until_ready(part.run(*part.arguments))
+      if number >= WARM_UP:
+        best[i] = min(best[i], time.perf_counter() - begin)
   return best
 
 
@@ -229,7 +258,7 @@ def _parts(config: ModelConfig) -> list[Part]:
   core_flops = 3 * 4 * tokens * LENGTH * heads
   matrix = jnp.ones((1024, 1024))
   return [
-    Part('peak', jax.jit(jnp.matmul), (matrix, matrix), 2.0 * 1024**3, 0),
+    Part(PEAK, jax.jit(jnp.matmul), (matrix, matrix), 2.0 * 1024**3, 0),
     Part(
       'attention',
       *_attention(config),
@@ -239,7 +268,12 @@ def _parts(config: ModelConfig) -> list[Part]:
     Part('  its core', *_core(config), core_flops, layers),
     Part('experts layer', *_experts(config), ffn_flops, layers),
     Part('dense layer, same active', *_dense(config, hidden), ffn_flops, 0),
-    Part('head and loss', *_head(config), 6 * tokens * width * 8192, 1),
+    Part(
+      'head and loss',
+      *_head(config),
+      6 * tokens * width * config.vocab_size,
+      1,
+    ),
     Part('optimiser', *_optimiser(config), 0.0, 1),
   ]
 

@@ -46,7 +46,8 @@ for i in range(2 + int(sys.argv[1])):
   opt.zero_grad(set_to_none=True)
   loss.item()
   seconds.append(time.perf_counter() - begin)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak /= 2**20 if sys.platform == 'darwin' else 2**10  # macOS counts bytes
 what = f'Qwen2Moe, transformers {transformers.__version__}, torch '
 what += f'{torch.__version__}, experts {config._experts_implementation}'
 print(json.dumps({'seconds': seconds[2:], 'peak_mb': peak, 'what': what}))

@@ -119,8 +119,12 @@ def _rows(x_BGNLK, start, end):
   return x_BGNLK[:, :, :, start:end].reshape(B, G, -1, K)
 
 
-def _scores(q_BGNLK, k_BGKL, segment_BL, start, end):
-  """Scores [B, G, N, C, S] of a chunk against its prefix."""
+def _exponentials(q_BGNLK, k_BGKL, segment_BL, start, end):
+  """exp(score - the row's largest) of a chunk against its prefix.
+
+  Float32 [B, G, N, C, S]. XLA makes one kernel of it on CPU, the product with
+  the keys included, as long as nothing else looks at the scores.
+  """
   B, G, N, _, _ = q_BGNLK.shape
   q_BGMK = _rows(q_BGNLK, start, end)
   score_BGMS = _dot(q_BGMK, k_BGKL[..., :end], 3, 2)
@@ -128,7 +132,8 @@ def _scores(q_BGNLK, k_BGKL, segment_BL, start, end):
   causal_CS = jnp.arange(start, end)[:, None] >= jnp.arange(end)
   # As numbers to add: a comparison would be made again for every head.
   bias_BCS = jnp.where(same_BCS & causal_CS, 0.0, _NEVER)
-  return score_BGMS.reshape(B, G, N, -1, end) + bias_BCS[:, None, None]
+  score_BGNCS = score_BGMS.reshape(B, G, N, -1, end) + bias_BCS[:, None, None]
+  return jnp.exp(score_BGNCS - jnp.max(score_BGNCS, axis=-1, keepdims=True))
 
 
 @jax.custom_vjp
@@ -140,31 +145,14 @@ def _chunked_fwd(q_BGNLK, k_BGKL, v_BGKL, segment_BL):
   B, G, N, L, K = q_BGNLK.shape
   outs, kept = [], []
   for start, end in _chunks(L):
-    score_BGNCS = _scores(q_BGNLK, k_BGKL, segment_BL, start, end)
-    top_BGNC1 = jnp.max(score_BGNCS, axis=-1, keepdims=True)
-    exp_BGNCS = jnp.exp(score_BGNCS - top_BGNC1)
+    exp_BGNCS = _exponentials(q_BGNLK, k_BGKL, segment_BL, start, end)
     total_BGNC1 = jnp.sum(exp_BGNCS, axis=-1, keepdims=True)
-    exp_BGNCS = exp_BGNCS.astype(v_BGKL.dtype)
-    exp_BGMS = exp_BGNCS.reshape(B, G, -1, end)
+    exp_BGMS = exp_BGNCS.reshape(B, G, -1, end).astype(v_BGKL.dtype)
     out_BGMK = _dot(exp_BGMS, v_BGKL[..., :end], 3, 3)
     outs.append(out_BGMK.reshape(B, G, N, -1, K) / total_BGNC1)
-    kept.append(
-      (exp_BGMS, total_BGNC1)
-      if L <= _KEEP_UP_TO
-      else (top_BGNC1 + jnp.log(total_BGNC1),)
-    )
+    kept.append((exp_BGMS if L <= _KEEP_UP_TO else None, total_BGNC1))
   out_BGNLK = jnp.concatenate(outs, axis=3).astype(q_BGNLK.dtype)
   return out_BGNLK, (q_BGNLK, k_BGKL, v_BGKL, segment_BL, out_BGNLK, kept)
-
-
-def _exponentials(q_BGNLK, k_BGKL, segment_BL, chunk, kept):
-  """Of a chunk: its exponentials [B, G, M, S] and what divides them."""
-  if len(kept) == 2:
-    return kept
-  score_BGNCS = _scores(q_BGNLK, k_BGKL, segment_BL, *chunk)
-  prob_BGNCS = jnp.exp(score_BGNCS - kept[0]).astype(k_BGKL.dtype)
-  B, G, _, _, S = prob_BGNCS.shape
-  return prob_BGNCS.reshape(B, G, -1, S), jnp.float32(1)
 
 
 def _chunked_bwd(residuals, dout_BGNLK):
@@ -177,13 +165,16 @@ def _chunked_bwd(residuals, dout_BGNLK):
     dout_BGNLK.astype(jnp.float32) * out_BGNLK, axis=-1, keepdims=True
   )
   dqs, dks, dvs = [], [], []
-  for (start, end), chunk_kept in zip(_chunks(L), kept, strict=True):
-    exp_BGMS, total = _exponentials(
-      q_BGNLK, k_BGKL, segment_BL, (start, end), chunk_kept
-    )
-    dout_BGNCK = (dout_BGNLK[:, :, :, start:end] / total).astype(dtype)
-    dout_BGMK = dout_BGNCK.reshape(B, G, -1, K)
-    inner_BGM1 = (inner_BGNL1[:, :, :, start:end] / total).reshape(B, G, -1, 1)
+  for (start, end), (exp_BGMS, total_BGNC1) in zip(
+    _chunks(L), kept, strict=True
+  ):
+    if exp_BGMS is None:
+      exp_BGNCS = _exponentials(q_BGNLK, k_BGKL, segment_BL, start, end)
+      exp_BGMS = exp_BGNCS.reshape(B, G, -1, end).astype(dtype)
+    dout_BGNCK = dout_BGNLK[:, :, :, start:end] / total_BGNC1
+    dout_BGMK = dout_BGNCK.reshape(B, G, -1, K).astype(dtype)
+    inner_BGNC1 = inner_BGNL1[:, :, :, start:end] / total_BGNC1
+    inner_BGM1 = inner_BGNC1.reshape(B, G, -1, 1)
     dprob_BGMS = _dot(dout_BGMK, v_BGKL[..., :end], 3, 2)
     dscore_BGMS = (exp_BGMS * (dprob_BGMS - inner_BGM1)).astype(dtype)
     dq_BGMK = _dot(dscore_BGMS, k_BGKL[..., :end], 3, 3)

@@ -34,6 +34,8 @@ class ModelConfig:
     attention: implementation of the attention core; auto goes by the machine.
     remat: what the backward pass computes again rather than keeps.
     scan_unroll: how many equal layers are one step of the loop over layers.
+      All of them is fastest for few layers (by a tenth for 4 on CPU); 1
+      compiles fastest.
   """
 
   vocab_size: int = 8192

@@ -70,15 +70,14 @@ def test_its_figures_are_printed(finished):
   cells = [f'{row["loss"]:.3f}', f'{row["perplexity"]:.1f}']
   cells += [f'{row[key]:.3f}' for key in keys]
   table = _table(finished.out)
-  assert table[0].split() == (
-    'validation loss perplexity bits/byte unigram xz -9'.split()
+  assert ' '.join(table[0].split()) == (
+    'validation loss perplexity bits/byte unigram xz -9'
   )
   assert table[1].split() == ['files', *cells]
   assert table[2].split() == ['mean', *cells]
   printed = '\n'.join(finished.out)
-  (((expert, share), _),) = own_text.report(finished.workdir)['experts'][
-    'files'
-  ]
+  experts = own_text.report(finished.workdir)['experts']
+  (((expert, share), _),) = experts['files']
   assert f'{expert}:{share:.0%}' in printed
   for number, prompt in enumerate(PROMPTS, 1):
     assert f'Sample {number}, prompt {prompt!r}:\n  {prompt}' in printed

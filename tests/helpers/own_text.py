@@ -27,7 +27,7 @@ FLAGS = (
   '--config.train.checkpoint_every=2',
   '--config.train.eval_every=3',
 )
-WORDS = 'the a cat dog bird sat ran saw on under by mat house tree and'.split()
+TEXT = 'the cat and a dog sat under the old tree by the house and saw a bird'
 # With fewer than 200 documents, the last twentieth of each is held out, cut
 # where a line begins: here that is the last line.
 BODY_CHARS, LAST_LINE = 500, 'The end of story {:02}.'
@@ -60,7 +60,7 @@ def stories(num=60):
   rng = np.random.default_rng(0)
   found = []
   for number in range(num):
-    words = ' '.join(rng.choice(WORDS, BODY_CHARS))
+    words = ' '.join(rng.choice(TEXT.split(), BODY_CHARS))
     found.append((words[:BODY_CHARS] + '.\n', LAST_LINE.format(number)))
   return found
 

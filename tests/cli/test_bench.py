@@ -1,0 +1,237 @@
+"""The bench command: at a small shape, and beside a made-up peer."""
+
+import ast
+import dataclasses
+import json
+import re
+import resource
+import sys
+import types
+
+import pytest
+
+from moejax.cli import bench, bench_peers, command
+from moejax.moe.config import MoEConfig
+from moejax.moe.routers import ROUTERS
+from moejax.plan import count
+
+PARTS = (
+  'attention',
+  'its core',
+  'experts layer',
+  'dense layer, same active',
+  'head and loss',
+  'optimiser',
+)
+
+
+def _call(capsys, *flags):
+  code = command.call(bench.main, flags)
+  out, err = capsys.readouterr()
+  return code, out.splitlines(), err.splitlines()
+
+
+@pytest.fixture
+def small(monkeypatch):
+  """A shape that compiles in seconds."""
+  config = dataclasses.replace(
+    bench.STANDARD,
+    vocab_size=64,
+    max_length=16,
+    num_layers=2,
+    width=16,
+    num_heads=2,
+    head_dim=8,
+    dense_width=32,
+    moe=MoEConfig(
+      num_experts=4, expert_width=8, num_shared=1, router=ROUTERS['top_k'](k=2)
+    ),
+  )
+  monkeypatch.setattr(bench, 'STANDARD', config)
+  monkeypatch.setattr(bench, 'ROWS', 4)
+  monkeypatch.setattr(bench, 'LENGTH', 16)
+  return config
+
+
+@pytest.mark.slow
+def test_every_part_is_timed_and_set_beside_the_peak(
+  small, capsys, monkeypatch
+):
+  seconds = {}
+
+  def alternate(runs, arguments, rounds):
+    best = real_alternate(runs, arguments, 1)
+    assert len(best) == len(PARTS) + 1
+    seconds.update(zip(('peak', *PARTS), best, strict=True))
+    return best
+
+  def time_step(config, steps):
+    step.update(real_time_step(config, steps))
+    return step
+
+  step = {}
+  real_alternate, real_time_step = bench._alternate, bench.time_step
+  monkeypatch.setattr(bench, '_alternate', alternate)
+  monkeypatch.setattr(bench, 'time_step', time_step)
+  code, out, err = _call(capsys, '--steps=2')
+  assert (code, err) == (0, [])
+  assert len(step['seconds']) == 2
+  assert step['compile_seconds'] > 0
+  assert step['peak_mb'] > 50  # of this process, with jax in it
+
+  peak = 2 * 1024**3 / seconds['peak']
+  assert f'{peak / 1e9:6.0f} GFLOP/s: the peak' in out[0]
+  best = min(step['seconds'])
+  assert f'best {4 * 16 / best:6.0f} tokens/s' in out[1]
+  flops = count.flops_per_token(small, 16) * 4 * 16
+  assert f'{flops / best / peak:6.1%} of the peak' in out[2]
+  rows = {line[:28].strip(): line[28:].split() for line in out[5:11]}
+  assert tuple(rows) == PARTS
+  for name, (ms, _, _, share) in rows.items():
+    assert ms == f'{seconds[name] * 1e3:.1f}'
+    assert share.endswith('%')
+  # By hand: forward and backward are six times the weights times the tokens;
+  # k and v are as wide as q.
+  tokens, width = 4 * 16, 16
+  core = 3 * 4 * tokens * 16 * 16
+  hand = {
+    'attention': 6 * tokens * 4 * width * 16 + core,
+    'its core': core,
+    'experts layer': 6 * tokens * 3 * width * (2 + 1) * 8,
+    'dense layer, same active': 6 * tokens * 3 * width * (2 + 1) * 8,
+    'head and loss': 6 * tokens * width * 64,
+    'optimiser': 0,
+  }
+  for name, flops in hand.items():
+    assert rows[name][3] == f'{flops / seconds[name] / peak:.1%}'
+  assert [rows[name][1] for name in PARTS] == ['2', '2', '2', '0', '1', '1']
+  ratio = seconds['experts layer'] / seconds['dense layer, same active']
+  assert out[-1] == (
+    f'experts over a dense layer of the same active width: {ratio:.2f}'
+  )
+
+
+@pytest.mark.slow
+def test_one_side_prints_json_alone(small, capsys):
+  code, out, _ = _call(capsys, '--side=moejax', '--steps=1')
+  (line,) = out
+  assert code == 0
+  found = json.loads(line)
+  assert len(found['seconds']) == 1
+  assert found['seconds'][0] > 0
+
+
+# What one side is to print; by round, in this order.
+OURS = [[0.5, 0.2], [0.4, 0.3]]
+THEIRS = [[0.9, 0.8], [0.6, 1.0]]
+FAKE = """
+import json, sys
+print('noise before')
+seconds = [1.0] * int(sys.argv[1])
+print(json.dumps({'seconds': seconds, 'peak_mb': 7, 'what': 'W'}))
+"""
+
+
+def test_both_sides_run_alternately_and_the_ratio_is_right(capsys, monkeypatch):
+  peer = bench_peers.Peer((), 'program')
+  monkeypatch.setitem(bench_peers.PEERS, 'fake', peer)
+  started = []
+
+  def side(command_line):
+    started.append(command_line)
+    ours = '--side=moejax' in command_line
+    seconds = (OURS if ours else THEIRS)[(len(started) - 1) // 2]
+    return {'seconds': seconds, 'peak_mb': 123.4, 'what': '' if ours else 'W'}
+
+  monkeypatch.setattr(bench, '_side', side)
+  code, out, err = _call(capsys, '--peer=fake', '--rounds=2', '--steps=2')
+  assert (code, err) == (0, [])
+  ours = [sys.executable, '-m', 'moejax.cli.bench', '--side=moejax']
+  ours += ['--steps=2', '--unroll=1']
+  theirs = [sys.executable, '-c', 'program', '2']
+  assert started == [ours, theirs, ours, theirs]
+  # 2048 tokens: in 0.2 s are 10240, in 0.35 s 5851.
+  assert re.sub(' +', ' ', out[0]) == (
+    'round 1 moejax best 10240, median 5851 tokens/s, peak memory 123 MB '
+  )
+  assert out[1].startswith('round 1 fake')
+  assert out[3].endswith('  W')
+  # 0.6 / 0.2; the medians are 0.85 and 0.35.
+  assert out[4] == (
+    'moejax / fake: best 3.00, median 2.43 (2 rounds of 2 steps each)'
+  )
+
+
+def test_a_peer_is_a_process_whose_last_line_counts():
+  found = bench._side([sys.executable, '-c', FAKE, '3'])
+  assert found == {'seconds': [1.0] * 3, 'peak_mb': 7, 'what': 'W'}
+
+
+def _refused(capsys, *flags):
+  code, out, err = _call(capsys, *flags)
+  assert code == command.BAD_INPUT
+  assert out == []
+  (line,) = err
+  assert line.startswith('error: ')
+  return line
+
+
+def test_a_peer_that_is_not_installed(capsys, monkeypatch):
+  peer = bench_peers.Peer(('json', 'no_such_torch'), FAKE)
+  monkeypatch.setitem(bench_peers.PEERS, 'fake', peer)
+  monkeypatch.setattr(bench, '_side', None)  # nothing is to be started
+  line = _refused(capsys, '--peer=fake')
+  assert '--peer=fake needs no_such_torch: install them' in line
+  assert '--peer_python' in line
+
+
+def test_a_peer_that_fails_is_one_line(capsys, monkeypatch):
+  peer = bench_peers.Peer((), 'raise ImportError("no torch")')
+  monkeypatch.setitem(bench_peers.PEERS, 'fake', peer)
+  real = bench._side
+
+  def side(command_line):
+    ours = '--side=moejax' in command_line
+    return {'seconds': [1.0], 'peak_mb': 1} if ours else real(command_line)
+
+  monkeypatch.setattr(bench, '_side', side)
+  code, _, err = _call(capsys, '--peer=fake')
+  assert code == command.BAD_INPUT
+  (line,) = err
+  assert line.endswith('ImportError: no torch')
+  code, _, err = _call(capsys, '--peer=fake', '--peer_python=/no/such/python')
+  assert code == command.BAD_INPUT
+  (line,) = err
+  assert '--peer_python=/no/such/python' in line
+  assert 'No such file' in line
+
+
+@pytest.mark.parametrize(
+  ('flag', 'words'),
+  [
+    ('--steps=0', '--steps=0: use 1 or more'),
+    ('--rounds=0', '--rounds=0: use 1 or more'),
+    ('--rounds=-2', '--rounds=-2: use 1 or more'),
+    ('--steps=some', 'invalid int value'),
+    ('--unroll=0', 'scan_unroll=0'),
+    ('--peer=nobody', 'transformers'),
+    ('--config.seed=1', 'takes no --config.*'),
+  ],
+)
+def test_wrong_flags_are_one_line(flag, words, small, capsys):
+  assert words in _refused(capsys, flag)
+
+
+@pytest.mark.parametrize('name', sorted(bench_peers.PEERS))
+def test_programs_of_peers_are_python_and_know_macos(name):
+  program = bench_peers.PEERS[name].program
+  ast.parse(program)
+  assert "2**20 if sys.platform == 'darwin' else 2**10" in program
+
+
+@pytest.mark.parametrize(('platform', 'unit'), [('linux', 1024), ('darwin', 1)])
+def test_memory_is_in_bytes_on_macos(platform, unit, monkeypatch):
+  monkeypatch.setattr(sys, 'platform', platform)
+  usage = types.SimpleNamespace(ru_maxrss=300 * 2**20 // unit)
+  monkeypatch.setattr(resource, 'getrusage', lambda _: usage)
+  assert bench._peak_mb() == 300

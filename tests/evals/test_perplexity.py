@@ -1,0 +1,90 @@
+"""Scores: over tokens, not over batches; and against a slow reference."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny
+
+from moejax.core import values
+from moejax.evals import perplexity
+
+
+def _step(weights, batch):
+  """What a jitted step returns, for batches that are (losses, weights)."""
+  loss_T, weight_T = batch
+  return {
+    'loss': values.Mean.of(np.array(loss_T), np.array(weight_T)),
+    'accuracy': values.Mean.of(np.array(loss_T) < 2, np.array(weight_T)),
+    'count_NE': values.Sum(jnp.array([[sum(weight_T), 1.0], [0.0, 2.0]])),
+  }
+
+
+def test_a_mean_over_tokens_not_over_batches():
+  # Three tokens of loss 1 and one of loss 9, beside one of padding.
+  batches = [([1.0, 1.0, 1.0], [1, 1, 1]), ([9.0, 5.0], [1, 0])]
+  score = perplexity.evaluate(_step, None, batches)
+  assert score.loss == 3.0  # of the batches' means it would be 5
+  assert score.accuracy == 0.75  # and 0.5
+  assert score.tokens == 4
+  assert score.perplexity == pytest.approx(math.exp(3))
+  # exp(1) three times and exp(9) have another mean.
+  assert score.perplexity < 21
+  # 4 tokens of 3 nats are 12 nats, 12 / 0.6931 bits, for 8 bytes.
+  assert score.bits_per_byte(8) == pytest.approx(12 / 0.69314718 / 8)
+
+
+def test_counts_of_experts_are_added():
+  batches = [([1.0], [1]), ([1.0, 1.0], [1, 1]), ([1.0], [0])]
+  score = perplexity.evaluate(_step, None, batches)
+  np.testing.assert_array_equal(score.count_NE, [[3, 3], [0, 6]])
+
+
+def test_a_loss_beyond_all_numbers_has_a_perplexity():
+  score = perplexity.Score(loss=1e4, accuracy=0.0, tokens=1, count_NE=None)
+  assert math.isfinite(score.perplexity)
+
+
+def test_nothing_to_evaluate_on_is_an_error():
+  with pytest.raises(ValueError, match='no batch'):
+    perplexity.evaluate(_step, None, [])
+
+
+def _reference(model, weights, batch):
+  """Loss and hits of every target, by numpy from the whole logits."""
+  decoder = model.bind(weights)
+  out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL)
+  logits = np.asarray(out.x_BLD @ decoder.head(), np.float64)
+  log_prob = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  nll = -np.take_along_axis(log_prob, batch.target_BL[..., None], -1)[..., 0]
+  real = batch.weight_BL > 0
+  return nll[real], (logits.argmax(-1) == batch.target_BL)[real]
+
+
+@pytest.mark.parametrize('num_experts', [4, 0])
+def test_a_model_s_score_is_that_of_all_its_tokens(num_experts):
+  config = tiny.model_config(moe={'num_experts': num_experts}, num_layers=2)
+  model = tiny.model(config)
+  weights = tiny.weights(model)
+  # 22 tokens beside 5, in batches of two rows of twelve.
+  batches = [
+    tiny.batch([[12], [6, 4]], seed=1),
+    tiny.batch([[5], []], seed=2),
+  ]
+  score = perplexity.evaluate(perplexity.make_step(model), weights, batches)
+  found = [_reference(model, weights, batch) for batch in batches]
+  nll, hit = (np.concatenate(part) for part in zip(*found, strict=True))
+  assert score.tokens == len(nll) == 27
+  assert score.loss == pytest.approx(nll.mean(), rel=1e-5)
+  assert score.accuracy == pytest.approx(hit.mean(), rel=1e-5)
+  means = [part.mean() for part, _ in found]
+  assert abs(score.loss - np.mean(means)) > 1e-3
+  if not num_experts:
+    assert score.count_NE is None
+    return
+  # Every token goes to k experts of the one layer that has them; padding to
+  # none.
+  assert score.count_NE.shape == (1, 4)
+  k = config.moe.router.experts_per_token
+  assert score.count_NE.sum() == 27 * k
