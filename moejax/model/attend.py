@@ -31,10 +31,6 @@ from moejax.core import table, varying
 _NEVER = -1e30  # added to a score; finite, so that no row is all infinite
 _MAX_CHUNKS = 8  # each chunk is compiled apart; 8 waste 12% of the scores
 _MIN_CHUNK = 64
-# Up to this length the gradient keeps the exponentials, beyond it makes them
-# again: at 256 that is 20% slower, at 4096 they would be 4 GB a layer and head
-# count of 32.
-_KEEP_UP_TO = 512
 
 
 def attend_cache(
@@ -82,7 +78,9 @@ def chunked(q_BLHK, k_BLGK, v_BLGK, segment_BL):
 
   Half of the scores are never computed, the exponentials are normalised after
   the product with the values, and keys and values lie as [K, L], which makes
-  every product of forward and backward a fast one.
+  every product of forward and backward a fast one. The gradient makes the
+  exponentials again: to keep them is no faster, and they are L / 2 numbers for
+  every query.
   """
   B, L, H, K = q_BLHK.shape
   G = k_BLGK.shape[2]
@@ -143,20 +141,20 @@ def _chunked(q_BGNLK, k_BGKL, v_BGKL, segment_BL):
 
 def _chunked_fwd(q_BGNLK, k_BGKL, v_BGKL, segment_BL):
   B, G, N, L, K = q_BGNLK.shape
-  outs, kept = [], []
+  outs, totals = [], []
   for start, end in _chunks(L):
     exp_BGNCS = _exponentials(q_BGNLK, k_BGKL, segment_BL, start, end)
     total_BGNC1 = jnp.sum(exp_BGNCS, axis=-1, keepdims=True)
     exp_BGMS = exp_BGNCS.reshape(B, G, -1, end).astype(v_BGKL.dtype)
     out_BGMK = _dot(exp_BGMS, v_BGKL[..., :end], 3, 3)
     outs.append(out_BGMK.reshape(B, G, N, -1, K) / total_BGNC1)
-    kept.append((exp_BGMS if L <= _KEEP_UP_TO else None, total_BGNC1))
+    totals.append(total_BGNC1)
   out_BGNLK = jnp.concatenate(outs, axis=3).astype(q_BGNLK.dtype)
-  return out_BGNLK, (q_BGNLK, k_BGKL, v_BGKL, segment_BL, out_BGNLK, kept)
+  return out_BGNLK, (q_BGNLK, k_BGKL, v_BGKL, segment_BL, out_BGNLK, totals)
 
 
 def _chunked_bwd(residuals, dout_BGNLK):
-  q_BGNLK, k_BGKL, v_BGKL, segment_BL, out_BGNLK, kept = residuals
+  q_BGNLK, k_BGKL, v_BGKL, segment_BL, out_BGNLK, totals = residuals
   B, G, N, L, K = q_BGNLK.shape
   dtype = q_BGNLK.dtype
   # The softmax's own gradient needs, per row, sum over keys of prob * dprob,
@@ -165,12 +163,9 @@ def _chunked_bwd(residuals, dout_BGNLK):
     dout_BGNLK.astype(jnp.float32) * out_BGNLK, axis=-1, keepdims=True
   )
   dqs, dks, dvs = [], [], []
-  for (start, end), (exp_BGMS, total_BGNC1) in zip(
-    _chunks(L), kept, strict=True
-  ):
-    if exp_BGMS is None:
-      exp_BGNCS = _exponentials(q_BGNLK, k_BGKL, segment_BL, start, end)
-      exp_BGMS = exp_BGNCS.reshape(B, G, -1, end).astype(dtype)
+  for (start, end), total_BGNC1 in zip(_chunks(L), totals, strict=True):
+    exp_BGNCS = _exponentials(q_BGNLK, k_BGKL, segment_BL, start, end)
+    exp_BGMS = exp_BGNCS.reshape(B, G, -1, end).astype(dtype)
     dout_BGNCK = dout_BGNLK[:, :, :, start:end] / total_BGNC1
     dout_BGMK = dout_BGNCK.reshape(B, G, -1, K).astype(dtype)
     inner_BGNC1 = inner_BGNL1[:, :, :, start:end] / total_BGNC1

@@ -120,7 +120,9 @@ class Decoder(nnx.Module):
     w = (
       self.embed_VD[...].T if self.config.tie_embeddings else self.head_DV[...]
     )
-    return w.astype(self.config.dtype)
+    # Whole in D, or each chunk of the loss would sum its logits over fsdp.
+    w = w.astype(self.config.dtype)
+    return rules.constrain(w, ('unsharded', 'vocab'), self.mesh)
 
   def logits(self, x_BLD: jax.Array) -> jax.Array:
     """float32 logits_BLV of hidden states."""

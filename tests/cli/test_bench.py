@@ -15,14 +15,16 @@ from moejax.moe.config import MoEConfig
 from moejax.moe.routers import ROUTERS
 from moejax.plan import count
 
-PARTS = (
-  'attention',
-  'its core',
-  'experts layer',
-  'dense layer, same active',
-  'head and loss',
-  'optimiser',
-)
+# How often each is in a step of two layers.
+PARTS = {
+  'training step': 1,
+  'attention': 2,
+  'its core': 2,
+  'experts layer': 2,
+  'dense layer, same active': 0,
+  'head and loss': 1,
+  'optimiser': 1,
+}
 
 
 def _call(capsys, *flags):
@@ -58,43 +60,31 @@ def test_every_part_is_timed_and_set_beside_the_peak(
   small, capsys, monkeypatch
 ):
   seconds = {}
+  real = bench._alternate
 
-  def alternate(runs, arguments, rounds):
-    best = real_alternate(runs, arguments, 1)
-    assert len(best) == len(PARTS) + 1
-    seconds.update(zip(('peak', *PARTS), best, strict=True))
+  def alternate(parts, rounds):
+    assert rounds == 2
+    best = real(parts, rounds)
+    names = [part.name.strip() for part in parts]
+    seconds.update(zip(names, best, strict=True))
     return best
 
-  def time_step(config, steps):
-    step.update(real_time_step(config, steps))
-    return step
-
-  step = {}
-  real_alternate, real_time_step = bench._alternate, bench.time_step
   monkeypatch.setattr(bench, '_alternate', alternate)
-  monkeypatch.setattr(bench, 'time_step', time_step)
   code, out, err = _call(capsys, '--steps=2')
   assert (code, err) == (0, [])
-  assert len(step['seconds']) == 2
-  assert step['compile_seconds'] > 0
-  assert step['peak_mb'] > 50  # of this process, with jax in it
-
+  assert set(seconds) == {'peak', *PARTS}
+  assert min(seconds.values()) > 0
   peak = 2 * 1024**3 / seconds['peak']
   assert f'{peak / 1e9:6.0f} GFLOP/s: the peak' in out[0]
-  best = min(step['seconds'])
-  assert f'best {4 * 16 / best:6.0f} tokens/s' in out[1]
-  flops = count.flops_per_token(small, 16) * 4 * 16
-  assert f'{flops / best / peak:6.1%} of the peak' in out[2]
-  rows = {line[:28].strip(): line[28:].split() for line in out[5:11]}
-  assert tuple(rows) == PARTS
-  for name, (ms, _, _, share) in rows.items():
-    assert ms == f'{seconds[name] * 1e3:.1f}'
-    assert share.endswith('%')
-  # By hand: forward and backward are six times the weights times the tokens;
+  step = seconds['training step']
+  assert f'{4 * 16 / step:6.0f} tokens/s; compiles in ' in out[1]
+  assert re.search(r'compiles in \d+\.\d s; peak memory .* \d+ MB', out[1])
+  # Forward and backward are six times the weights times the tokens, by hand;
   # k and v are as wide as q.
   tokens, width = 4 * 16, 16
   core = 3 * 4 * tokens * 16 * 16
-  hand = {
+  flops = {
+    'training step': count.flops_per_token(small, 16) * tokens,
     'attention': 6 * tokens * 4 * width * 16 + core,
     'its core': core,
     'experts layer': 6 * tokens * 3 * width * (2 + 1) * 8,
@@ -102,9 +92,21 @@ def test_every_part_is_timed_and_set_beside_the_peak(
     'head and loss': 6 * tokens * width * 64,
     'optimiser': 0,
   }
-  for name, flops in hand.items():
-    assert rows[name][3] == f'{flops / seconds[name] / peak:.1%}'
-  assert [rows[name][1] for name in PARTS] == ['2', '2', '2', '0', '1', '1']
+  share = flops['training step'] / step / peak
+  assert f'{share:6.1%} of the peak' in out[2]
+  rows = {line[:28].strip(): line[28:].split() for line in out[6:-2]}
+  assert tuple(rows) == (*PARTS, 'all else')
+  for name in PARTS:
+    ms, times, _, share = rows[name]
+    assert ms == f'{seconds[name] * 1e3:.1f}'
+    assert int(times) == PARTS[name]
+    assert share == f'{flops[name] / seconds[name] / peak:.1%}'
+  known = sum(
+    times * seconds[name]
+    for name, times in PARTS.items()
+    if name not in {'training step', 'its core'}
+  )
+  assert rows['all else'] == [f'{(step - known) * 1e3:.1f}']
   ratio = seconds['experts layer'] / seconds['dense layer, same active']
   assert out[-1] == (
     f'experts over a dense layer of the same active width: {ratio:.2f}'
@@ -147,7 +149,7 @@ def test_both_sides_run_alternately_and_the_ratio_is_right(capsys, monkeypatch):
   code, out, err = _call(capsys, '--peer=fake', '--rounds=2', '--steps=2')
   assert (code, err) == (0, [])
   ours = [sys.executable, '-m', 'moejax.cli.bench', '--side=moejax']
-  ours += ['--steps=2', '--unroll=1']
+  ours += ['--steps=2', f'--unroll={bench.STANDARD.scan_unroll}']
   theirs = [sys.executable, '-c', 'program', '2']
   assert started == [ours, theirs, ours, theirs]
   # 2048 tokens: in 0.2 s are 10240, in 0.35 s 5851.

@@ -1,6 +1,6 @@
 """What tests of the whole command share."""
 
-import os
+import contextlib
 import types
 
 import jax
@@ -15,42 +15,40 @@ KEEP_ALL = {
 }
 
 
-@pytest.fixture(scope='session')
-def compiled(tmp_path_factory):
-  """A folder for compiled programs."""
-  return tmp_path_factory.mktemp('compiled')
-
-
-@pytest.fixture(scope='module')
-def compiled_once(compiled):
-  """Compiled programs are kept on disk, for this process and those below."""
-  wanted = {'jax_compilation_cache_dir': str(compiled), **KEEP_ALL}
+@contextlib.contextmanager
+def _kept(folder):
+  """Compiled programs and packed text are kept, for this process and others."""
+  wanted = {'jax_compilation_cache_dir': str(folder / 'compiled'), **KEEP_ALL}
   before = {name: getattr(jax.config, name) for name in wanted}
   with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('MOEJAX_CACHE', str(folder / 'cache'))
     for name, value in wanted.items():
       jax.config.update(name, value)
       patch.setenv(name.upper(), str(value))
     compilation_cache.reset_cache()
-    yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+    try:
+      yield
+    finally:
+      for name, value in before.items():
+        jax.config.update(name, value)
+      compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope='session')
+def _straight(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('own')
+  text = own_text.write_stories(folder / 'stories.jsonl')
+  flags = own_text.flags(text, folder / 'run')
+  with _kept(folder):
+    ended = own_text.call(*flags)
+  assert ended.code == 0, ended
+  return types.SimpleNamespace(
+    text=text, flags=flags, workdir=folder / 'run', out=ended.out
+  )
 
 
 @pytest.fixture(scope='module')
-def finished(compiled_once, tmp_path_factory):
-  """A run on own text that was never stopped; its records are shared."""
-  folder = tmp_path_factory.mktemp('own')
-  text = own_text.write_stories(folder / 'stories.jsonl')
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('MOEJAX_CACHE', str(folder / 'cache'))
-    flags = own_text.flags(text, folder / 'run')
-    ended = own_text.call(*flags)
-    assert ended.code == 0, ended
-    yield types.SimpleNamespace(
-      text=text,
-      flags=flags,
-      workdir=folder / 'run',
-      out=ended.out,
-      environment=dict(os.environ),
-    )
+def finished(_straight):
+  """A run on own text that was never stopped; others here compile fast."""
+  with _kept(_straight.workdir.parent):
+    yield _straight
