@@ -99,6 +99,10 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Run:
     run = shrink(run)
   for key, text in overrides:
     run = config.override(run, key, text)
+  given = {key for key, _ in overrides}
+  if tiny and 'data.files' in given and 'data.max_documents' not in given:
+    # Own text is taken whole: only the mixtures are cut short.
+    run = config.override(run, 'data.max_documents', '0')
   run.check()
   return run
 

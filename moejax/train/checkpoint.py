@@ -163,6 +163,10 @@ class Checkpointer:
     finally:
       self._thread.shutdown()
       self._files.close()
+      # After a failed save its writers may have gone on for a while.
+      with contextlib.suppress(*SAVE_ERRORS):
+        if self._main:
+          self._folder.clean()
 
   def mark_best(self, step: int, value: float) -> None:
     """Notes the metric of a checkpoint: lower is better, not finite is never.
