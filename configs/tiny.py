@@ -35,7 +35,7 @@ def get_config():
   c.opt.peak_lr = 3e-3
   c.opt.schedule = {'name': 'cosine', 'warmup': 40, 'end': 0.05}
 
-  c.train.steps = 400
+  c.train.steps = 350
   c.train.batch_size = 8
   c.train.log_every = 10
   c.train.checkpoint_every = 100

@@ -1,6 +1,7 @@
 """Measures a training step on this machine, part by part.
 
   python -m moejax.cli.bench                       the step and its parts
+  python -m moejax.cli.bench --kernels             what each table offers
   python -m moejax.cli.bench --peer=transformers   beside a peer, alternately
 
 The standard shape: width 256, 4 layers all with experts, 8 heads of 32, 16
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from moejax.cli import bench_peers, command
+from moejax.cli import bench_kernels, bench_peers, command
 from moejax.core import errors
 from moejax.data import synthetic
 from moejax.data.batch import Batch
@@ -71,6 +72,9 @@ def main(argv: Sequence[str]) -> None:
   )
   flags.add_argument('--steps', type=int, default=10, help='timed, each time')
   flags.add_argument('--rounds', type=int, default=4, help='of both sides')
+  flags.add_argument(
+    '--kernels', action='store_true', help='all implementations side by side'
+  )
   flags.add_argument('--side', help='(measures one side and prints JSON)')
   flags.add_argument('--unroll', type=int, default=STANDARD.scan_unroll)
   args, overrides = command.parse(flags, argv)
@@ -84,6 +88,8 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps(time_step(config, args.steps)))
   elif args.peer:
     compare(args)
+  elif args.kernels:
+    report_kernels(config, args.steps)
   else:
     report(config, args.steps)
 
@@ -232,6 +238,15 @@ def report(config: ModelConfig, rounds: int) -> None:
   print(f'{"all else":28s} {rest * 1e3:7.1f}')
   ratio = best['experts layer'] / best['dense layer, same active']
   print(f'\nexperts over a dense layer of the same active width: {ratio:.2f}')
+
+
+def report_kernels(config: ModelConfig, rounds: int) -> None:
+  """Prints the best time of every implementation in the tables."""
+  found = bench_kernels.kernels(config, ROWS, LENGTH)
+  parts = [Part(k.name, k.run, k.arguments, 0.0, 1) for k in found]
+  print(f'(forward and backward, best of {rounds} rounds of all in turn)')
+  for kernel, best in zip(found, _alternate(parts, rounds), strict=True):
+    print(f'{kernel.job:16s} {kernel.name:12s} {best * 1e3:8.1f} ms')
 
 
 def _alternate(parts: list[Part], rounds: int) -> list[float]:

@@ -8,9 +8,13 @@ import resource
 import sys
 import types
 
+import jax
+import numpy as np
 import pytest
 
-from moejax.cli import bench, bench_peers, command
+from moejax.cli import bench, bench_kernels, bench_peers, command
+from moejax.model.attend import ATTENTIONS
+from moejax.moe.compute import WAYS
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers import ROUTERS
 from moejax.plan import count
@@ -237,3 +241,32 @@ def test_memory_is_in_bytes_on_macos(platform, unit, monkeypatch):
   usage = types.SimpleNamespace(ru_maxrss=300 * 2**20 // unit)
   monkeypatch.setattr(resource, 'getrusage', lambda _: usage)
   assert bench._peak_mb() == 300
+
+
+@pytest.mark.slow
+def test_kernels_are_the_tables_without_the_references(small, capsys):
+  code, out, err = _call(capsys, '--kernels', '--steps=1')
+  assert (code, err) == (0, [])
+  rows = [(line[:16].strip(), line[17:29].strip()) for line in out[1:]]
+  assert rows == [
+    *(('attention core', n) for n in ATTENTIONS if n != 'reference'),
+    # batched is for equal groups, which dropless has not.
+    *(('routed experts', n) for n in WAYS if n not in {'reference', 'batched'}),
+    ('head and loss', 'in chunks'),
+    ('head and loss', 'all at once'),
+  ]
+  assert all(float(line.split()[-2]) > 0 for line in out[1:])
+
+
+def test_all_kernels_of_a_job_compute_the_same(small):
+  found = bench_kernels.kernels(small, 4, 16)
+  by_job = {}
+  for kernel in found:
+    value, gradients = kernel.run(*kernel.arguments)
+    want = by_job.setdefault(kernel.job, (value, gradients))
+    np.testing.assert_allclose(value, want[0], rtol=1e-4)
+    for got, expected in zip(
+      jax.tree.leaves(gradients), jax.tree.leaves(want[1]), strict=True
+    ):
+      np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+  assert set(by_job) == {'attention core', 'routed experts', 'head and loss'}
