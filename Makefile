@@ -30,8 +30,8 @@ clean:
 # With uv where it is, else with venv and pip. Bytecode is compiled at once:
 # TensorFlow and JAX take 15 seconds to import without it.
 define install
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "moejax needs Python 3.11 or newer: make PYTHON=python3.12 $@"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "make needs Python 3.11, 3.12 or 3.13 (TensorFlow Text has no wheel for others yet): make PYTHON=python3.13 ..."; exit 1; }
 	@if command -v uv >/dev/null; then \
 	  { test -x $(PY) || uv venv -q --python $(PYTHON) $(VENV); } && \
 	  uv pip install -q --compile-bytecode --python $(PY) -e '.$(1)'; \
