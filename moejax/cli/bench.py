@@ -305,10 +305,6 @@ def _hidden(config: ModelConfig) -> jax.Array:
   return jax.random.normal(jax.random.key(1), (ROWS, LENGTH, config.width))
 
 
-def _split(module: nnx.Module) -> tuple[Any, Any]:
-  return nnx.split(module)
-
-
 def _tokens(config: ModelConfig) -> tuple[jax.Array, Any]:
   position_BL = jnp.tile(jnp.arange(LENGTH), (ROWS, 1))
   turn = rope.angles(position_BL, config.head_dim, config.rope_base)
@@ -321,7 +317,7 @@ def _with_gradient(loss: Callable[..., Any], count: int) -> Any:
 
 def _attention(config: ModelConfig) -> tuple[Any, Any]:
   module = attention.Attention(config, _platform(), jax.random.key(0))
-  graph, weights = _split(module)
+  graph, weights = nnx.split(module)
   segment_BL, turn = _tokens(config)
 
   def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
@@ -346,7 +342,7 @@ def _experts(config: ModelConfig) -> tuple[Any, Any]:
   module = layer.MoE(
     config.moe, config.width, config.init_std, _mesh(), jax.random.key(0)
   )
-  graph, weights = _split(module)
+  graph, weights = nnx.split(module)
   valid_BL = jnp.ones((ROWS, LENGTH), bool)
   index_BL = jnp.arange(ROWS * LENGTH).reshape(ROWS, LENGTH)
 
@@ -360,7 +356,7 @@ def _experts(config: ModelConfig) -> tuple[Any, Any]:
 
 def _dense(config: ModelConfig, hidden: int) -> tuple[Any, Any]:
   config = dataclasses.replace(config, dense_width=hidden)
-  graph, weights = _split(ffn.Dense(config, jax.random.key(0)))
+  graph, weights = nnx.split(ffn.Dense(config, jax.random.key(0)))
 
   def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
     return jnp.sum(nnx.merge(graph, weights)(x_BLD) ** 2)

@@ -232,9 +232,9 @@ def _build_choice(field: dataclasses.Field, value: Any, where: str) -> Any:
     left = to_dict(field.default)
     known = {f.name for f in dataclasses.fields(cls)}
     rest = {
-      k: v
-      for k, v in rest.items()
-      if k in known or v != left.get(k, v) or k not in left
+      key: value
+      for key, value in rest.items()
+      if key in known or key not in left or value != left[key]
     }
   return _build(cls, rest, where + '.')
 
