@@ -41,21 +41,24 @@ def write(found: dict[str, Any], folder: epath.Path) -> None:
 def make(
   parts: Parts, weights: Any, folder: epath.Path, screen: Screen
 ) -> dict[str, Any]:
-  """Scores every validation set in full, and generates samples."""
-  model, data = parts.model, parts.data
+  """Scores every validation set, and generates samples; see ReportConfig."""
+  model, data, wanted = parts.model, parts.data, parts.run.report
   step = perplexity.make_step(model)
-  if data.vocab is not None:
+  if data.vocab is not None and not wanted.eval_batches:
     screen.line('Compressing the text with xz -9 (once), to compare with ...')
   domains, counts = {}, {}
   for name, reader in data.validation.items():
-    screen.line(f'Evaluating on {name} ({reader.num_tokens} tokens) ...')
-    score = perplexity.evaluate(step, weights, eval_batches(model, reader, 0))
+    limit = wanted.eval_batches
+    part = f'up to {limit} batches of its ' if limit else ''
+    screen.line(f'Evaluating on {name} ({part}{reader.num_tokens} tokens) ...')
+    batches = eval_batches(model, reader, limit)
+    score = perplexity.evaluate(step, weights, batches)
     domains[name] = {
       'loss': score.loss,
       'perplexity': score.perplexity,
       'accuracy': score.accuracy,
       'tokens': score.tokens,
-      **_bits(score, data, name),
+      **_bits(score, data, name, with_baselines=not wanted.eval_batches),
     }
     if score.count_NE is not None:
       counts[name] = score.count_NE
@@ -64,19 +67,29 @@ def make(
     'first_layer': parts.run.model.num_dense,
     'domains': domains,
     'experts': {name: _top_experts(c) for name, c in counts.items()},
-    'samples': _samples(parts, weights),
+    'samples': _samples(parts, weights) if wanted.samples else [],
   }
 
 
-def _bits(score: perplexity.Score, data: Data, name: str) -> dict[str, Any]:
-  """Bits per byte of the model and of two baselines; None without text."""
-  plain = data.baselines(name)
+def _bits(
+  score: perplexity.Score, data: Data, name: str, *, with_baselines: bool
+) -> dict[str, Any]:
+  """Bits per byte of the model and of two baselines; None without text.
+
+  Of a part of the rows the bytes are not known: they are taken to have as many
+  for each token as the whole has.
+  """
+  reader = data.validation[name]
+  found = dict.fromkeys(BITS)
+  if not reader.num_bytes:
+    return found
+  num_bytes = reader.num_bytes * score.tokens / reader.num_tokens
+  found['bits_per_byte'] = score.bits_per_byte(num_bytes)
+  plain = data.baselines(name) if with_baselines else None
   if plain is None:
-    return dict.fromkeys(BITS)
-  num_bytes = data.validation[name].num_bytes
+    return found
   xz = plain.xz_bits_per_byte
-  return {
-    'bits_per_byte': score.bits_per_byte(num_bytes),
+  return found | {
     'unigram': plain.unigram_bits_per_byte,
     'xz': None if math.isnan(xz) else xz,
   }

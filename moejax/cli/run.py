@@ -74,8 +74,7 @@ def _train(run: Run, model: build.Model, folder: epath.Path) -> None:
     run.data, run.train.batch_size, run.seed, data_progress.lines(screen)
   )
   if run.model.num_moe:
-    platform = model.mesh.devices.flat[0].platform
-    check.run(run.model.moe, run.model.dtype, platform)
+    check.run(run.model.moe, run.model.dtype, model.mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.axes)
   parts = Parts(run, model, transform, data)
   files.atomic_write_json(folder / restore.CONFIG, config.to_dict(run))
@@ -189,7 +188,11 @@ def _job(
 ) -> loop.Job:
   run, model = parts.run, parts.model
   config_step = step.StepConfig(
-    run.opt, run.train.steps, run.train.micro_batches, run.seed
+    run.opt,
+    run.train.steps,
+    run.train.micro_batches,
+    run.seed,
+    run.train.consistency,
   )
   length = run.data.sequence_length
   return loop.Job(

@@ -29,6 +29,26 @@ from moejax.train.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportConfig:
+  """What is measured when a run has all its steps.
+
+  Attributes:
+    eval_batches: batches of each validation set; 0 for all. With fewer there
+      are no baselines beside the scores, as those are of the whole text.
+    samples: whether to generate some text.
+  """
+
+  eval_batches: int = 0
+  samples: bool = True
+
+  def __post_init__(self):
+    if self.eval_batches < 0:
+      raise errors.InputError(
+        f'report.eval_batches={self.eval_batches} must be 0 (all) or more'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
   """Everything about a run; nothing else changes its result.
 
@@ -39,6 +59,7 @@ class Run:
     opt: the optimiser.
     train: steps, batch, and when to log, save and evaluate.
     mesh: devices along each axis.
+    report: what is measured at the end.
   """
 
   seed: int = 0
@@ -47,6 +68,7 @@ class Run:
   opt: OptimizerConfig = OptimizerConfig()
   train: TrainConfig = TrainConfig()
   mesh: MeshConfig = MeshConfig()
+  report: ReportConfig = ReportConfig()
 
   def check(self) -> None:
     """Raises InputError if the parts do not fit together."""
@@ -176,7 +198,7 @@ def _shrunk(part: Any, num_experts: int) -> Any:
 
 
 def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
-  get_config = getattr(_module(path), 'get_config', None)
+  get_config = getattr(module(path, 'config'), 'get_config', None)
   if get_config is None:
     raise errors.InputError(f'{path} has no function get_config()')
   takes = len(inspect.signature(get_config).parameters)
@@ -198,18 +220,27 @@ def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
   return found
 
 
-def _module(path: str) -> types.ModuleType:
+def module(path: str, kind: str) -> types.ModuleType:
+  """A Python file that the user names, imported from its place.
+
+  Args:
+    path: of the file.
+    kind: what it is called in errors: config, sweep.
+
+  Raises:
+    InputError: there is no such file; it names the nearest one.
+  """
   file = pathlib.Path(path)
   if not file.is_file():
     near = sorted(p.stem for p in file.parent.glob('*.py'))
     if not near:
-      raise errors.InputError(f'no config file {path!r}, nor any beside it')
-    unknown = table.unknown('config file', file.stem, near)
+      raise errors.InputError(f'no {kind} file {path!r}, nor any beside it')
+    unknown = table.unknown(f'{kind} file', file.stem, near)
     raise errors.InputError(f'no file {path!r}: {unknown}')
-  name = f'moejax_config_{file.stem}'
+  name = f'moejax_{kind}_{file.stem}'
   spec = importlib.util.spec_from_file_location(name, os.fspath(file))
   if spec is None or spec.loader is None:
-    raise errors.InputError(f'config file {path!r} is not a .py file')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+    raise errors.InputError(f'{kind} file {path!r} is not a .py file')
+  found = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(found)
+  return found

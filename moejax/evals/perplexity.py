@@ -37,7 +37,7 @@ class Score:
     """Exp of the mean loss (not the mean of exponentials)."""
     return math.exp(min(self.loss, 700.0))
 
-  def bits_per_byte(self, num_bytes: int) -> float:
+  def bits_per_byte(self, num_bytes: float) -> float:
     """Bits to write the text with, per byte of its UTF-8."""
     return self.loss * self.tokens / math.log(2) / num_bytes
 

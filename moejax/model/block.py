@@ -18,12 +18,14 @@ class Tokens:
     segment_BL: document of a token, 0 for padding.
     position_BL: place in its document.
     index_BL: place in the global batch, for noise that no mesh changes.
+    token_BL: vocabulary ids.
     turn: cos and sin of the rotary positions.
   """
 
   segment_BL: jax.Array
   position_BL: jax.Array
   index_BL: jax.Array
+  token_BL: jax.Array
   turn: tuple[jax.Array, jax.Array]
 
 
@@ -39,38 +41,55 @@ class Block(nnx.Module):
     self.attention = attention.Attention(config, platform, key_attention)
     self.norm_ffn = norm.RMSNorm(config.width, config.norm_eps)
     if moe:
-      self.ffn = layer.MoE(
-        config.moe, config.width, config.init_std, mesh, key_ffn
-      )
+      make = ffn.SPARSE[type(config.feed_forward)]
+      self.ffn = make(config, mesh, key_ffn)
     else:
       self.ffn = ffn.Dense(config, key_ffn)
 
   def __call__(
-    self, x_BLD: jax.Array, tokens: Tokens, key: jax.Array | None
-  ) -> tuple[jax.Array, layer.Record]:
-    """Returns the layer's output and its record (empty if it is dense)."""
+    self,
+    x_BLD: jax.Array,
+    tokens: Tokens,
+    trace: layer.Trace | None,
+    key: jax.Array | None,
+    index: jax.Array | int = 0,
+  ) -> tuple[jax.Array, layer.Trace | None, layer.Record]:
+    """The layer's output, its trace, and its record (empty if it is dense).
+
+    `index` counts the layers of this kind.
+    """
     x_BLD = x_BLD + self.attention(
       self.norm_attention(x_BLD), tokens.turn, tokens.segment_BL
     )
-    return self._feed_forward(x_BLD, tokens, key)
+    return self._feed_forward(x_BLD, tokens, trace, key, index)
 
   def step(
     self,
     x_BLD: jax.Array,
     tokens: Tokens,
+    trace: layer.Trace | None,
     cache: tuple[jax.Array, jax.Array],
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    index: jax.Array,
+  ) -> tuple[jax.Array, layer.Trace | None, tuple[jax.Array, jax.Array]]:
     """The same with earlier tokens in a cache."""
     out_BLD, cache = self.attention.step(
       self.norm_attention(x_BLD), tokens.turn, tokens.position_BL, cache
     )
-    x_BLD, _ = self._feed_forward(x_BLD + out_BLD, tokens, None)
-    return x_BLD, cache
+    x_BLD, trace, _ = self._feed_forward(
+      x_BLD + out_BLD, tokens, trace, None, index
+    )
+    return x_BLD, trace, cache
 
-  def _feed_forward(self, x_BLD, tokens, key):
+  def _feed_forward(self, x_BLD, tokens, trace, key, index):
     h_BLD = self.norm_ffn(x_BLD)
     if isinstance(self.ffn, layer.MoE):
-      valid_BL = tokens.segment_BL != 0
-      out_BLD, record = self.ffn(h_BLD, valid_BL, tokens.index_BL, key)
-      return x_BLD + out_BLD, record
-    return x_BLD + self.ffn(h_BLD), layer.Record({}, {})
+      seen = layer.Tokens(
+        tokens.segment_BL != 0, tokens.index_BL, tokens.token_BL
+      )
+      out_BLD, trace, record = self.ffn(h_BLD, seen, trace, key, index)
+      return x_BLD + out_BLD, trace, record
+    if isinstance(self.ffn, ffn.Dense):
+      out_BLD = self.ffn(h_BLD)
+    else:
+      out_BLD = self.ffn(h_BLD, tokens.segment_BL != 0)
+    return x_BLD + out_BLD, trace, layer.Record({}, {})

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from moejax.core import trees
 from moejax.model.config import ModelConfig
 from moejax.model.decoder import Decoder
+from moejax.moe import contract
 from moejax.parallel import rules
 
 Weights = dict[str, Any]
@@ -48,6 +49,11 @@ class Model:
     """The decoder with these weights; cheap, and for use inside `jit`."""
     state = nnx.State(jax.tree.map(nnx.Param, weights))
     return nnx.merge(self.graph, state)
+
+  def with_exchange(self, exchange: contract.Exchange) -> 'Model':
+    """The same model, weights included, with another `moe.exchange`."""
+    moe = dataclasses.replace(self.config.moe, exchange=exchange)
+    return build(dataclasses.replace(self.config, moe=moe), self.mesh)
 
 
 def _decoder(model: Model, key: jax.Array) -> Decoder:

@@ -5,6 +5,7 @@ import dataclasses
 from moejax.core import config, errors
 from moejax.model import attend, remat
 from moejax.moe.config import MoEConfig
+from moejax.moe.feed_forwards import FEED_FORWARDS, Routed
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -18,12 +19,13 @@ class ModelConfig:
     max_length: the longest sequence that the model is made for.
     num_layers: all layers.
     first_dense: how many of them, from the first, have a dense feed-forward.
-      Where `moe.num_experts` is 0 all have.
+      Where feed_forward is `routed` and `moe.num_experts` is 0 all have.
     width: D.
     num_heads: H query heads of `head_dim` each.
     num_kv_heads: G key-value heads, which divide H; None means H.
     dense_width: hidden width of a dense feed-forward.
-    moe: the other layers' feed-forward.
+    feed_forward: the other layers' kind of feed-forward.
+    moe: what it is like where that is `routed`.
     norm_eps: added to the mean square in RMSNorm.
     rope_base: wave length base of rotary positions.
     tie_embeddings: whether the head is the embedding, transposed.
@@ -47,6 +49,7 @@ class ModelConfig:
   num_kv_heads: int | None = None
   head_dim: int = 32
   dense_width: int = 640
+  feed_forward: Routed = config.choice(FEED_FORWARDS, Routed())
   moe: MoEConfig = MoEConfig()
   norm_eps: float = 1e-6
   rope_base: float = 10000.0
@@ -65,12 +68,24 @@ class ModelConfig:
   @property
   def num_dense(self) -> int:
     """Layers with a dense feed-forward."""
-    return self.first_dense if self.moe.num_experts else self.num_layers
+    if self.is_routed and not self.moe.num_experts:
+      return self.num_layers
+    return self.first_dense
+
+  @property
+  def num_sparse(self) -> int:
+    """The other layers."""
+    return self.num_layers - self.num_dense
+
+  @property
+  def is_routed(self) -> bool:
+    """Whether the others' feed-forward is of the kind `moe` describes."""
+    return isinstance(self.feed_forward, Routed)
 
   @property
   def num_moe(self) -> int:
-    """Layers with experts."""
-    return self.num_layers - self.num_dense
+    """Layers with routed experts: those that have statistics to report."""
+    return self.num_sparse if self.is_routed else 0
 
   def check(self) -> None:
     """Raises InputError if the sizes do not fit together."""
@@ -102,3 +117,17 @@ class ModelConfig:
       )
     if self.num_moe:
       self.moe.check()
+      _check_causal(self.moe.router, 'model.moe.router')
+    elif self.num_sparse:
+      self.feed_forward.check()
+      _check_causal(self.feed_forward, 'model.feed_forward')
+
+
+def _check_causal(part: object, where: str) -> None:
+  """Raises InputError for what looks at later tokens, unless it is meant."""
+  if not getattr(part, 'causal', True) and not part.not_causal:
+    raise errors.InputError(
+      f'{where}={type(part).__name__} lets later tokens decide over earlier '
+      'ones, so a language model would see what it is to predict; take '
+      f'another, or set {where}.not_causal=true to train it all the same'
+    )

@@ -47,8 +47,8 @@ class Decoder(nnx.Module):
     )
     if config.num_dense:
       self.dense = _stack(config, mesh, keys[1], config.num_dense, moe=False)
-    if config.num_moe:
-      self.moe = _stack(config, mesh, keys[2], config.num_moe, moe=True)
+    if config.num_sparse:
+      self.moe = _stack(config, mesh, keys[2], config.num_sparse, moe=True)
     self.norm = norm.RMSNorm(config.width, config.norm_eps)
     if not config.tie_embeddings:
       self.head_DV = nnx.Param(
@@ -78,11 +78,13 @@ class Decoder(nnx.Module):
     if row_B is None:
       row_B = jnp.arange(sizes['B'], dtype=jnp.int32)
     index_BL = row_B[:, None] * sizes['L'] + jnp.arange(sizes['L'])
-    tokens = self._tokens(segment_BL, position_BL, index_BL)
+    tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL)
     x_BLD = self._embed(token_BL)
     records = layer.Record({}, {})
     for kind in self._stacks():
-      x_BLD, records = self._run(getattr(self, kind), x_BLD, tokens, key)
+      trace = self._no_trace(kind, token_BL)
+      stack = getattr(self, kind)
+      x_BLD, records = self._run(stack, x_BLD, tokens, trace, key)
     return Output(self.norm(x_BLD), records)
 
   def step(
@@ -97,19 +99,28 @@ class Decoder(nnx.Module):
     Serves for a whole prompt (L tokens into an empty cache) and for one token.
     """
     segment_BL = valid_BL.astype(jnp.int32)
-    tokens = self._tokens(segment_BL, position_BL, jnp.zeros_like(position_BL))
+    tokens = self._tokens(
+      token_BL, segment_BL, position_BL, jnp.zeros_like(position_BL)
+    )
     x_BLD = self._embed(token_BL)
     parts, start = [], 0
     for kind in self._stacks():
       graph, weights = nnx.split(getattr(self, kind))
-      stop = start + jax.tree.leaves(weights)[0].shape[0]
+      count = jax.tree.leaves(weights)[0].shape[0]
+      stop = start + count
 
-      def body(x_BLD, inputs, graph=graph):
-        weights, k, v = inputs
-        return nnx.merge(graph, weights).step(x_BLD, tokens, (k, v))
+      def body(carry, inputs, graph=graph):
+        (x_BLD, trace), (weights, index, k, v) = carry, inputs
+        x_BLD, trace, new = nnx.merge(graph, weights).step(
+          x_BLD, tokens, trace, (k, v), index
+        )
+        return (x_BLD, trace), new
 
       slots = (cache.k_NBSGK[start:stop], cache.v_NBSGK[start:stop])
-      x_BLD, new = jax.lax.scan(body, x_BLD, (weights, *slots))
+      carry = (x_BLD, self._no_trace(kind, token_BL))
+      (x_BLD, _), new = jax.lax.scan(
+        body, carry, (weights, jnp.arange(count), *slots)
+      )
       parts.append(new)
       start = stop
     k, v = (jnp.concatenate(p) for p in zip(*parts, strict=True))
@@ -134,36 +145,53 @@ class Decoder(nnx.Module):
     """The stacks of layers there are, first layers first."""
     return [kind for kind in ('dense', 'moe') if hasattr(self, kind)]
 
-  def _tokens(self, segment_BL, position_BL, index_BL) -> block.Tokens:
+  def _tokens(
+    self, token_BL, segment_BL, position_BL, index_BL
+  ) -> block.Tokens:
     config = self.config
     turn = rope.angles(position_BL, config.head_dim, config.rope_base)
-    return block.Tokens(segment_BL, position_BL, index_BL, turn)
+    return block.Tokens(segment_BL, position_BL, index_BL, token_BL, turn)
+
+  def _no_trace(self, kind: str, token_BL) -> layer.Trace | None:
+    """What the first layer of a stack knows of the one before."""
+    if kind == 'dense' or not self.config.is_routed:
+      return None
+    trace = layer.no_trace(self.config.moe, *token_BL.shape)
+    axes = ('batch', 'unsharded', 'unsharded')
+    return jax.tree.map(lambda x: rules.constrain(x, axes, self.mesh), trace)
 
   def _embed(self, token_BL: jax.Array) -> jax.Array:
-    x_BLD = self.embed_VD[...][token_BL].astype(self.config.dtype)
+    # Whole in D: the rows of a batch lie elsewhere than their columns.
+    w_VD = rules.constrain(
+      self.embed_VD[...], ('vocab', 'unsharded'), self.mesh
+    )
+    x_BLD = w_VD[token_BL].astype(self.config.dtype)
     return rules.constrain(
       x_BLD, ('batch', 'unsharded', 'unsharded'), self.mesh
     )
 
-  def _run(self, stack, x_BLD, tokens, key):
+  def _run(self, stack, x_BLD, tokens, trace, key):
     """The layers of one stack in a loop; records are stacked."""
     graph, weights = nnx.split(stack)
     count = jax.tree.leaves(weights)[0].shape[0]
 
     @remat.POLICIES[self.config.remat]
-    def body(x_BLD, inputs):
-      weights, index = inputs
+    def body(carry, inputs):
+      (x_BLD, trace), (weights, index) = carry, inputs
       layer_key = None if key is None else jax.random.fold_in(key, index)
-      x_BLD, record = nnx.merge(graph, weights)(x_BLD, tokens, layer_key)
+      x_BLD, trace, record = nnx.merge(graph, weights)(
+        x_BLD, tokens, trace, layer_key, index
+      )
       axes = ('batch', 'unsharded', 'unsharded')
-      return rules.constrain(x_BLD, axes, self.mesh), record
+      return (rules.constrain(x_BLD, axes, self.mesh), trace), record
 
-    return jax.lax.scan(
+    (x_BLD, _), records = jax.lax.scan(
       body,
-      x_BLD,
+      (x_BLD, trace),
       (weights, jnp.arange(count)),
       unroll=min(self.config.scan_unroll, count),
     )
+    return x_BLD, records
 
 
 def _stack(

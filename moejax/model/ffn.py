@@ -1,14 +1,15 @@
-"""The dense feed-forward: one expert that every token passes."""
+"""Feed-forwards: the dense one, and a table of how the others are made."""
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
 from moejax.model.config import ModelConfig
-from moejax.moe import experts
+from moejax.moe import experts, feed_forwards, layer, peer, soft_moe
 
 
 class Dense(nnx.Module):
-  """SwiGLU (arXiv 2002.05202)."""
+  """One expert that every token passes: SwiGLU (arXiv 2002.05202)."""
 
   def __init__(self, config: ModelConfig, key: jax.Array):
     self.expert = experts.SwiGLU()
@@ -23,3 +24,28 @@ class Dense(nnx.Module):
     w = {name: p[...].astype(x_BLD.dtype) for name, p in self.w.items()}
     x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
     return self.expert.dense(w, x_TD).reshape(x_BLD.shape)
+
+
+def _routed(config: ModelConfig, mesh: Mesh, key: jax.Array) -> layer.MoE:
+  return layer.MoE(config.moe, config.width, config.init_std, mesh, key)
+
+
+def _soft_moe(
+  config: ModelConfig, mesh: Mesh, key: jax.Array
+) -> soft_moe.SoftMoE:
+  del mesh
+  of, std = config.feed_forward, config.init_std
+  return soft_moe.SoftMoE(of, config.width, config.max_length, std, key)
+
+
+def _peer(config: ModelConfig, mesh: Mesh, key: jax.Array) -> peer.PEER:
+  del mesh
+  return peer.PEER(config.feed_forward, config.width, config.init_std, key)
+
+
+# The kind of config.feed_forward -> (config, mesh, key) -> module.
+SPARSE = {
+  feed_forwards.Routed: _routed,
+  feed_forwards.SoftMoEConfig: _soft_moe,
+  feed_forwards.PEERConfig: _peer,
+}

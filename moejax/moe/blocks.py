@@ -60,7 +60,7 @@ class Blocks:
     (num_experts,) = size_E.shape
     first_E = jnp.cumsum(size_E) - size_E
     # Pieces far longer than a usual group are not worth compiling.
-    longest = max(2 * num_rows // num_experts, self.block)
+    longest = min(max(2 * num_rows // num_experts, self.block), num_rows)
     rungs = [rung for rung in self.ladder if rung * self.block <= longest]
 
     def one(expert, carry):

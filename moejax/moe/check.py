@@ -1,9 +1,10 @@
 """Compares the chosen path with the reference on this machine, before step 0.
 
 Kernels for grouped matmuls and collectives have been silently wrong, mostly in
-gradients and mostly for experts without tokens. So the configured dispatcher
-and grouped matmul are run on a small batch in which one expert gets nothing,
-and outputs and gradients are compared with the slow, obvious ones.
+gradients and mostly for experts without tokens. So a small layer with the
+configured router, dispatcher, exchange and grouped matmul is run on the run's
+own mesh, with one expert that gets nothing, and its output and gradients are
+compared with those of one device and the slow, obvious ways.
 """
 
 import dataclasses
@@ -11,11 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
 
-from moejax.core import errors
-from moejax.moe import compute, contract, grouped_matmul
+from moejax.core import errors, trees
+from moejax.moe import layer
 from moejax.moe.config import MoEConfig
-from moejax.moe.dispatchers import reference
+from moejax.parallel import mesh as meshes
 
 # Of the largest value; a path that is wrong is off by its own size.
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2}
@@ -25,7 +29,7 @@ TOLERANCE_ACCELERATOR = 5e-2
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """Of the small batch."""
+  """Of the small batch; more rows where the mesh has more parts."""
 
   rows: int = 4
   row_length: int = 256
@@ -34,96 +38,116 @@ class Size:
 
 
 def run(
-  config: MoEConfig, dtype: str, platform: str, size: Size = Size()
-) -> None:
-  """Checks forward and gradients.
+  config: MoEConfig, dtype: str, mesh: Mesh, size: Size = Size()
+) -> dict[str, float]:
+  """Checks forward and gradients; returns `differences`.
 
   Args:
     config: the layer; its sizes are replaced by small ones.
     dtype: compute type.
-    platform: of the devices, for the choice of implementations.
+    mesh: the devices.
     size: of the small batch.
 
   Raises:
     StoppedError: it names what differs and by how much.
   """
   tolerance = TOLERANCE[dtype]
+  platform = mesh.devices.flat[0].platform
   if platform != 'cpu':
     tolerance = max(tolerance, TOLERANCE_ACCELERATOR)
-  for name, error in differences(config, dtype, platform, size).items():
+  found = differences(config, dtype, mesh, size)
+  for name, error in found.items():
     if not error <= tolerance:
+      exchange = ''
+      if mesh.shape['expert'] > 1:
+        exchange = f'exchange {config.exchange}, '
       raise errors.StoppedError(
         f'self-check: {name} of the experts differs by {error:.2g} of its size '
-        f'from the reference (dispatcher {config.dispatcher}, grouped matmul '
-        f'{config.grouped_matmul!r} on {platform}); set '
-        'model.moe.grouped_matmul or model.moe.dispatcher to another one'
+        f'from the reference (dispatcher {config.dispatcher}, {exchange}'
+        f'grouped matmul {config.grouped_matmul!r} on {platform}); set '
+        'model.moe.grouped_matmul, model.moe.dispatcher or model.moe.exchange '
+        'to another one'
       )
+  return found
 
 
 def differences(
-  config: MoEConfig, dtype: str, platform: str, size: Size = Size()
+  config: MoEConfig, dtype: str, mesh: Mesh, size: Size = Size()
 ) -> dict[str, float]:
   """By output and gradient: the largest error over the largest value."""
-  weights, x_TD, routing, pull_TD = _problem(config, dtype, size)
-  chosen = compute.choose(config, platform)
-  obvious = compute.Stages(
-    reference.Reference(), config.experts, grouped_matmul.Reference()
+  parts = meshes.batch_size(mesh)
+  size = dataclasses.replace(
+    size,
+    rows=-(-size.rows // parts) * parts,
+    hidden=size.hidden * mesh.shape['model'],
   )
-  # What the dispatcher drops, the reference is asked to send nowhere.
-  sent_A = chosen(weights, x_TD, routing).sent_A
-  kept = dataclasses.replace(
-    routing,
-    expert_A=jnp.where(sent_A, routing.expert_A, config.num_experts),
-  )
-
-  def found(run: compute.Compute, routing: contract.Routing) -> Any:
-    def loss(weights: Any, x_TD: jax.Array, weight_A: jax.Array) -> Any:
-      with_weight = dataclasses.replace(routing, weight_A=weight_A)
-      out_TD = run(weights, x_TD, with_weight).out_TD
-      return jnp.vdot(out_TD.astype(jnp.float32), pull_TD), out_TD
-
-    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
-    (of_weights, of_x, of_gates), out = gradient(
-      weights, x_TD, routing.weight_A
-    )
-    return {
-      'output': out,
-      'gradient of the tokens': of_x,
-      'gradient of the gates': jnp.where(sent_A, of_gates, 0),
-      **{f'gradient of {name}': g for name, g in of_weights.items()},
-    }
-
-  got, want = found(chosen, routing), found(obvious, kept)
+  small = dataclasses.replace(config, expert_width=size.hidden, num_shared=0)
+  # Room for all: who is dropped is the exchange's right, not an error.
+  exchange = config.exchange
+  if hasattr(exchange, 'factor'):
+    exchange = dataclasses.replace(exchange, factor=float(mesh.shape['expert']))
+  small = dataclasses.replace(small, exchange=exchange)
+  obvious = dataclasses.replace(small, grouped_matmul='obvious')
+  one = meshes.make(meshes.MeshConfig(data=1), [mesh.devices.flat[0]])
+  problem = _problem(small, dtype, size)
+  got = _found(small, mesh, size, *problem)
+  want = _found(obvious, one, size, *problem)
   return {name: _error(got[name], want[name]) for name in want}
 
 
-def _error(got: jax.Array, want: jax.Array) -> float:
-  got, want = got.astype(jnp.float32), want.astype(jnp.float32)
-  scale = jnp.maximum(jnp.max(jnp.abs(want)), 1e-9)
-  return float(jnp.max(jnp.abs(got - want)) / scale)
+def _found(
+  config: MoEConfig, mesh: Mesh, size: Size, weights: Any, x: Any, pull: Any
+) -> dict[str, np.ndarray]:
+  """Output and gradients of a layer on a mesh, by name."""
+  make = lambda: layer.MoE(config, size.width, 1.0, mesh, jax.random.key(0))
+  graph, _ = nnx.split(nnx.eval_shape(make))
+  rows, length = x.shape[:2]
+  index_BL = jnp.arange(rows * length, dtype=jnp.int32).reshape(rows, length)
+  tokens = layer.Tokens(index_BL > 0, index_BL, index_BL % 64)
+  trace = layer.no_trace(config, rows, length)
+
+  def loss(weights: Any, x: jax.Array) -> Any:
+    moe = nnx.merge(graph, nnx.State(jax.tree.map(nnx.Param, weights)))
+    out, _, _ = moe(x, tokens, trace, None)
+    return jnp.vdot(out.astype(jnp.float32), pull), out
+
+  gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+  (of_weights, of_x), out = jax.device_get(gradient(weights, x))
+  of_weights.pop('memory', None)
+  return {
+    'output': out,
+    'gradient of the tokens': of_x,
+    **{f'gradient of {p}': g for p, g in trees.leaves(of_weights).items()},
+  }
+
+
+def _error(got: np.ndarray, want: np.ndarray) -> float:
+  got, want = got.astype(np.float32), want.astype(np.float32)
+  scale = max(float(np.max(np.abs(want), initial=0)), 1e-9)
+  return float(np.max(np.abs(got - want), initial=0)) / scale
 
 
 def _problem(config: MoEConfig, dtype: str, size: Size) -> Any:
-  """Weights, tokens, a routing with an empty expert, and a cotangent."""
-  keys = jax.random.split(jax.random.key(0), 4)
-  num_tokens = size.rows * size.row_length
-  params = config.experts.init(
-    keys[0], config.num_experts, size.width, size.hidden, 1.0
-  )
-  weights = {name: p[...].astype(dtype) for name, p in params.items()}
-  shape = (num_tokens, size.width)
-  x_TD = jax.random.normal(keys[1], shape).astype(dtype)
-  logits_TE = jax.random.normal(keys[2], (num_tokens, config.num_experts))
-  # The last expert gets most tokens, so that long runs of rows are tried too.
-  logits_TE = logits_TE.at[:, -1].add(3.0)
-  if config.num_experts > config.router.experts_per_token:
-    logits_TE = logits_TE.at[:, 0].set(-30.0)
-  given = contract.RouterInput(
-    logits_TE=logits_TE,
-    valid_T=jnp.arange(num_tokens) > 0,
-    index_T=jnp.arange(num_tokens, dtype=jnp.int32),
-    key=None,
-    row_length=size.row_length,
-  )
-  pull_TD = jax.random.normal(keys[3], shape)
-  return weights, x_TD, config.router(given), pull_TD
+  """Weights, tokens and a cotangent; no token likes the first expert."""
+  one = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  make = lambda: layer.MoE(config, size.width, 1.0, one, jax.random.key(0))
+  shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(make)))
+  rng = np.random.default_rng(0)
+
+  def draw(path: str, leaf: Any) -> np.ndarray:
+    if path.startswith('memory'):
+      return np.zeros(leaf.shape, np.float32)
+    return rng.normal(size=leaf.shape).astype(np.float32)
+
+  weights = trees.map_paths(draw, shapes)
+  shape = (size.rows, size.row_length, size.width)
+  x = rng.normal(size=shape).astype(np.float32)
+  w_DE = weights['router'].get('w_DE')
+  if w_DE is not None:
+    # The last expert gets most tokens, so that long runs of rows are tried too.
+    x[..., 0] = 1
+    w_DE[:, 0] = 0
+    w_DE[0, 0] = -30
+    w_DE[0, -1] += 3
+  pull = rng.normal(size=shape).astype(np.float32)
+  return weights, jnp.asarray(x, dtype), pull

@@ -5,6 +5,8 @@ in one loop for the case that matters most on CPU. Which one, and which grouped
 matmul the stages use, is `moe.grouped_matmul` in a config:
 
   auto     the first of AUTO that fits
+  obvious  the reference dispatcher and matmul, whatever the dispatcher; what a
+           dispatcher drops is dropped
   fused    one loop; needs the dropless dispatcher and SwiGLU experts
   <name>   stages with that entry of GROUPED_MATMULS
 """
@@ -13,39 +15,29 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import flax.struct
 import jax
 
 from moejax.core import errors, table
 from moejax.moe import contract, experts, fused_swiglu, permute
 from moejax.moe.config import MoEConfig
-from moejax.moe.dispatchers import dropless
+from moejax.moe.dispatchers import dropless, reference
 from moejax.moe.grouped_matmul import GROUPED_MATMULS
-
-
-@flax.struct.dataclass
-class Output:
-  """What the routed experts made of the tokens.
-
-  Attributes:
-    out_TD: the weighted sum of each token's experts.
-    sent_A: bool, which assignments were computed; the rest was dropped, or
-      sent nowhere.
-  """
-
-  out_TD: jax.Array
-  sent_A: jax.Array
 
 
 class Compute(Protocol):
   """Routed experts over local tokens."""
+
+  dispatcher: contract.Dispatcher
 
   def __call__(
     self,
     weights: dict[str, jax.Array],
     x_TD: jax.Array,
     routing: contract.Routing,
-  ) -> Output: ...
+    num_experts: int,
+  ) -> contract.Output:
+    """Args: weights of `num_experts` experts; other ids go nowhere."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +53,15 @@ class Stages:
     weights: dict[str, jax.Array],
     x_TD: jax.Array,
     routing: contract.Routing,
-  ) -> Output:
+    num_experts: int,
+  ) -> contract.Output:
+    routing = contract.among(routing, num_experts)
     x_RD, size_E, note = self.dispatcher.dispatch(
-      x_TD, routing, routing.prob_TE.shape[1], self.multiply.row_multiple
+      x_TD, routing, num_experts, self.multiply.row_multiple
     )
     y_RD = self.experts(weights, x_RD, size_E, self.multiply)
     out_TD = self.dispatcher.combine(y_RD, routing, note, x_TD.shape[0])
-    return Output(out_TD, note.row_A < x_RD.shape[0])
+    return contract.Output(out_TD, note.row_A < x_RD.shape[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +69,17 @@ class Fused:
   """The same for dropless SwiGLU experts, in one loop over blocks of rows."""
 
   loop: fused_swiglu.FusedSwiglu = fused_swiglu.FusedSwiglu()
+  dispatcher: contract.Dispatcher = dropless.Dropless()
 
   def __call__(
     self,
     weights: dict[str, jax.Array],
     x_TD: jax.Array,
     routing: contract.Routing,
-  ) -> Output:
-    num_experts, width = weights['w_in_ED2F'].shape[:2]
+    num_experts: int,
+  ) -> contract.Output:
+    routing = contract.among(routing, num_experts)
+    width = x_TD.shape[1]
     grouping = permute.group(
       routing.expert_A, num_experts, self.loop.row_multiple
     )
@@ -94,7 +91,7 @@ class Fused:
       weights['w_in_ED2F'].reshape(num_experts, width, -1),
       weights['w_out_EFD'],
     )
-    return Output(out_TD, routing.expert_A < num_experts)
+    return contract.Output(out_TD, routing.expert_A < num_experts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +110,22 @@ def _stages(name: str) -> Callable[[MoEConfig], Compute]:
 
 
 def _is_dropless_swiglu(config: MoEConfig) -> bool:
-  return isinstance(config.dispatcher, dropless.Dropless) and isinstance(
-    config.experts, experts.SwiGLU
+  return (
+    type(config.dispatcher) is dropless.Dropless
+    and type(config.experts) is experts.SwiGLU
+    and not config.experts.bias
+  )
+
+
+def _obvious(config: MoEConfig) -> Compute:
+  """The slow and obvious ways, for comparison."""
+  return Stages(
+    reference.Reference(), config.experts, GROUPED_MATMULS['reference']()
   )
 
 
 WAYS = {
+  'obvious': Way(_obvious),
   **{name: Way(_stages(name)) for name in GROUPED_MATMULS},
   'batched': Way(
     _stages('batched'),
@@ -128,7 +135,7 @@ WAYS = {
   'fused': Way(
     lambda _: Fused(),
     fits=_is_dropless_swiglu,
-    needs='the dropless dispatcher and SwiGLU experts',
+    needs='the dropless dispatcher and SwiGLU experts without bias',
   ),
 }
 

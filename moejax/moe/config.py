@@ -6,15 +6,18 @@ from moejax.core import config, errors
 from moejax.moe import balance as balances
 from moejax.moe import contract
 from moejax.moe.dispatchers import DISPATCHERS
+from moejax.moe.exchanges import EXCHANGES
 from moejax.moe.experts import EXPERTS, SwiGLU
 from moejax.moe.grouped_matmul import GROUPED_MATMULS
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS, Linear
+from moejax.moe.shared import SharedExperts
+from moejax.moe.zero_computation import ZeroComputation
 
 
 @dataclasses.dataclass(frozen=True)
 class MoEConfig:
-  """Router x dispatcher x experts x balance.
+  """Router x dispatcher x exchange x experts x balance.
 
   Attributes:
     num_experts: routed experts; 0 means that no layer has experts.
@@ -22,8 +25,14 @@ class MoEConfig:
     num_shared: shared experts, which every token passes with weight 1
       (DeepSeekMoE, arXiv 2401.06066, section 3.2). They are computed as one
       expert of num_shared times the width, which is the same sum.
+    shared: how they are added.
     scorer, router, dispatcher, experts: one of each table.
-    balance: balance losses by name, any number of them.
+    exchange: how rows and experts meet over the mesh's `expert` axis; without
+      one it does nothing.
+    balance: balance losses and bias rules by name, any number of them.
+    zero_computation: what else a token can choose, behind the experts.
+    gating_residual: adds to the logits a learned matrix times the logits of
+      the layer before (MoE++, arXiv 2410.07348, equation 6).
     grouped_matmul: how experts are computed, see `moe.compute`; auto goes by
       the machine.
   """
@@ -31,18 +40,48 @@ class MoEConfig:
   num_experts: int = 0
   expert_width: int = 128
   num_shared: int = 0
-  scorer: Linear = config.choice(SCORERS, Linear())
+  shared: SharedExperts = SharedExperts()
+  scorer: contract.Scorer = config.choice(SCORERS, Linear())
   router: contract.Router = config.choice(ROUTERS, ROUTERS['top_k']())
   dispatcher: contract.Dispatcher = config.choice(
     DISPATCHERS, DISPATCHERS['dropless']()
   )
+  exchange: contract.Exchange = config.choice(
+    EXCHANGES, EXCHANGES['all_to_all']()
+  )
   experts: SwiGLU = config.choice(EXPERTS, SwiGLU())
-  balance: tuple[balances.BalanceLoss, ...] = config.choices(
-    balances.BALANCE, (balances.ExpertLevel(),)
+  balance: tuple[contract.Balance, ...] = config.choices(
+    balances.BALANCE, (balances.BALANCE['expert_level'](),)
   )
+  zero_computation: ZeroComputation = ZeroComputation()
+  gating_residual: bool = False
   grouped_matmul: str = config.named(
-    ('auto', 'fused', *GROUPED_MATMULS), 'auto'
+    ('auto', 'fused', 'obvious', *GROUPED_MATMULS), 'auto'
   )
+
+  @property
+  def num_choices(self) -> int:
+    """E of the router: the experts, and what else a token can be sent to."""
+    return self.num_experts + self.zero_computation.num
+
+  @property
+  def num_logits(self) -> int:
+    """Scores that the router wants of a token."""
+    return self.router.num_logits(self.num_choices)
+
+  @property
+  def experts_per_token(self) -> float:
+    """Experts that compute a token, on average at perfect balance."""
+    tau = getattr(self.dispatcher, 'tau', 1.0)
+    # Each choice without computation gets 1 / tau times an expert's load.
+    load = tau * self.num_experts
+    share = load / (load + self.zero_computation.num)
+    return self.router.experts_per_token * share
+
+  def used_share(self, row_length: int) -> float:
+    """Part of the experts that computes a token, on average."""
+    del row_length
+    return self.experts_per_token / self.num_experts
 
   def check(self) -> None:
     """Raises InputError if router or losses do not fit the experts."""
@@ -51,6 +90,6 @@ class MoEConfig:
         f'moe.expert_width={self.expert_width} must be at least 1 and '
         f'moe.num_shared={self.num_shared} at least 0'
       )
-    self.router.check(self.num_experts)
+    self.router.check(self.num_choices)
     for part in self.balance:
-      part.check(self.num_experts)
+      part.check(self.num_choices)

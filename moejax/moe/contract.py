@@ -14,6 +14,7 @@ Example, T=3 tokens, E=4 experts, K=2, the third token is padding:
     weight_A  [0.6, 0.5, 0.0, 0.2, 0.3, 0.0]    expert 4 = E means "nowhere"
 """
 
+import dataclasses
 from typing import Any, Protocol
 
 import flax.struct
@@ -23,15 +24,25 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class RouterInput:
-  """All that a router may look at.
+  """All that a router, or a balance loss, may look at.
+
+  E counts everything that the router chooses among: the experts with weights
+  and, behind them, those without computation (`moe.zero_computation`).
 
   Attributes:
-    logits_TE: float32 scores from the scorer.
+    logits_TE: float32 scores from the scorer. [T, `router.num_logits(E)`] where
+      a router asks for another number.
     valid_T: bool; False marks padding, which is never routed and never counted.
     index_T: int32 place of the token in the global batch. Noise is drawn from
       (key, index), so it depends neither on the mesh nor on micro-batches.
-    key: random key of this layer and step; None means "no noise" (evaluation).
-    row_length: tokens of one sequence, static; T is a multiple of it.
+    key: random key of this layer and step; None means evaluation: no noise.
+    row_length: tokens of one sequence, static; T is a multiple of it. A router
+      in which tokens compete lets those of one sequence compete.
+    heads: by name, what the further scorers gave that `router.heads` names.
+    token_T: int32 vocabulary ids.
+    layer: int32, which of the layers with experts this is, from 0.
+    steps: float32, training steps taken; for what is annealed.
+    memory: by balance part, what it remembers of earlier batches.
   """
 
   logits_TE: jax.Array
@@ -39,6 +50,30 @@ class RouterInput:
   index_T: jax.Array
   key: jax.Array | None
   row_length: int = flax.struct.field(pytree_node=False)
+  heads: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+  token_T: jax.Array | None = None
+  layer: jax.Array | int = 0
+  steps: jax.Array | float = 0.0
+  memory: dict[str, dict[str, jax.Array]] = flax.struct.field(
+    default_factory=dict
+  )
+
+  @property
+  def training(self) -> bool:
+    """Whether this is a training step."""
+    return self.key is not None
+
+  def biased(self, score_TE: jax.Array) -> jax.Array:
+    """Scores plus the selection biases there are, without gradient.
+
+    For choosing alone (arXiv 2408.15664, equation 3): what an expert's output
+    is weighted with stays unbiased.
+    """
+    score_TE = jax.lax.stop_gradient(score_TE)
+    for part in self.memory.values():
+      if 'bias_E' in part:
+        score_TE = score_TE + jax.lax.stop_gradient(part['bias_E'])
+    return score_TE
 
 
 @flax.struct.dataclass
@@ -53,38 +88,178 @@ class Routing:
     expert_A: int32, in [0, E].
     weight_A: float32.
     prob_TE: float32 probabilities, for balance losses and analysis.
+    extra: by name, what the router's own balance losses want to know.
     per_token: static K when the list is token choice, K outermost (assignment a
       is of token a % T), else None. It lets gathers stand in for scatters.
     group_size: static number of consecutive tokens that share one capacity;
       0 means all tokens that the router saw.
+    room: static; rows that each expert has for a group, once a dispatcher has
+      limited the list to that; None before.
+    scales_input: static; the weight multiplies the expert's input, not its
+      output (Llama 4). Needs per_token = 1.
+    residual_T: coefficient of the token itself in the layer's output.
   """
 
   token_A: jax.Array
   expert_A: jax.Array
   weight_A: jax.Array
   prob_TE: jax.Array
+  extra: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   per_token: int | None = flax.struct.field(pytree_node=False, default=None)
   group_size: int = flax.struct.field(pytree_node=False, default=0)
+  room: int | None = flax.struct.field(pytree_node=False, default=None)
+  scales_input: bool = flax.struct.field(pytree_node=False, default=False)
+  residual_T: jax.Array | None = None
 
 
-class Router(Protocol):
-  """Chooses experts. A frozen dataclass: no parameters, no state.
+@flax.struct.dataclass
+class ScorerInput:
+  """What a scorer may look at.
 
-  A router's fields are its config keys. `check` is called once, when a model is
-  built. Optional: `shrunk(num_experts)`, the same router for a laptop's few
-  experts, where its fields must change for that.
+  Attributes:
+    x_TD: token vectors, float32.
+    token_T: int32 vocabulary ids.
+    experts: weights of all routed experts, for a scorer that `reads_experts`;
+      else empty.
   """
 
-  def __call__(self, given: RouterInput) -> Routing: ...
+  x_TD: jax.Array
+  token_T: jax.Array
+  experts: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
-  def check(self, num_experts: int) -> None:
-    """Raises InputError if it cannot choose among so many experts."""
-    ...
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+  """Token vectors to scores: the base of all scorers; owns weights.
+
+  A scorer is a frozen dataclass whose fields are its config keys.
+  """
+
+  @property
+  def reads_experts(self) -> bool:
+    """Whether it looks at the experts' weights."""
+    return False
+
+  def init(
+    self, key: jax.Array, width: int, num: int, std: float
+  ) -> dict[str, Any]:
+    """Weights by name: float32 `nnx.Param`s that name their axes.
+
+    Args:
+      key: random key.
+      width: D.
+      num: how many scores it is to give.
+      std: of the model's matrices at the start.
+    """
+    raise NotImplementedError
+
+  def __call__(self, w: dict[str, jax.Array], given: ScorerInput) -> jax.Array:
+    """Scores [T, num] in float32, whatever the compute type."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Router:
+  """Chooses experts: the base of all routers. No parameters, no state.
+
+  A router is a frozen dataclass whose fields are its config keys. It gives
+  `__call__` and `experts_per_token`; the rest it gives where it differs.
+  """
+
+  def __call__(self, given: RouterInput) -> Routing:
+    raise NotImplementedError
 
   @property
   def experts_per_token(self) -> float:
     """Experts that a token is computed by, on average: for counting FLOPs."""
-    ...
+    raise NotImplementedError
+
+  def check(self, num_experts: int) -> None:
+    """Raises InputError if it cannot choose among so many experts."""
+
+  def shrunk(self, num_experts: int) -> 'Router':
+    """The same router for a laptop's few experts."""
+    del num_experts
+    return self
+
+  def num_logits(self, num_experts: int) -> int:
+    """Logits that it wants for so many experts."""
+    return num_experts
+
+  def heads(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
+    """Further scorers by name, with how many scores each is to give.
+
+    What they give reaches the router as `given.heads[name]`.
+    """
+    del num_experts
+    return {}
+
+  def prepare(
+    self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array | None
+  ) -> jax.Array:
+    """What the scorers see in place of `x_TD`: for noise on the input."""
+    del index_T, key
+    return x_TD
+
+  @property
+  def causal(self) -> bool:
+    """Whether a token's experts are independent of later tokens."""
+    return True
+
+  @property
+  def counts_steps(self) -> bool:
+    """Whether it asks for `given.steps`; else that is not kept."""
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance:
+  """Keeps experts in balance, by a loss or by a memory: the base of all parts.
+
+  A loss has two halves. `observe` runs inside the layer and returns sums over
+  tokens (or over groups of them); sums of shards and of micro-batches add up to
+  the sums of the global batch. `loss` turns those into a number. So the loss is
+  that of the global batch whatever the mesh, and gradient accumulation applies
+  its gradient exactly: a loss is differentiated at the global sums, and each
+  micro-batch contributes its own sums times that derivative.
+
+  A memory is a dictionary of float32 arrays that each layer keeps beside its
+  weights and that `update` replaces after every optimiser step, from the same
+  global sums. Routers and `observe` see it as `given.memory[name]`; what is
+  called `bias_E` in it is added to the scores for choosing.
+
+  A part is a frozen dataclass whose fields, its coefficient among them, are its
+  config keys.
+  """
+
+  def check(self, num_experts: int) -> None:
+    """Raises InputError if it does not fit so many choices."""
+
+  def shrunk(self, num_experts: int) -> 'Balance':
+    """The same part for a laptop's few experts."""
+    del num_experts
+    return self
+
+  def observe(self, given: RouterInput, routing: Routing) -> Any:
+    """Sums over the tokens of this shard, a tree of float32 arrays."""
+    raise NotImplementedError
+
+  def loss(self, sums: Any) -> jax.Array:
+    """The loss of one layer, its coefficient included, from global sums."""
+    del sums
+    return jnp.zeros((), jnp.float32)
+
+  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+    """What one layer remembers at the start, by name."""
+    del num_experts
+    return {}
+
+  def update(
+    self, memory: dict[str, jax.Array], sums: Any
+  ) -> dict[str, jax.Array]:
+    """The memory after a step. All arrays have the layers in front."""
+    del sums
+    return memory
 
 
 class Dispatcher(Protocol):
@@ -98,6 +273,15 @@ class Dispatcher(Protocol):
   @property
   def equal_groups(self) -> bool:
     """Whether every expert has the same number of rows, R / E."""
+    ...
+
+  def limit(self, routing: Routing, num_experts: int) -> Routing:
+    """The routing with nowhere in place of what it drops.
+
+    Args:
+      routing: of all E choices.
+      num_experts: how many of them, from the first, have weights.
+    """
     ...
 
   def dispatch(
@@ -122,16 +306,68 @@ class Dispatcher(Protocol):
     ...
 
 
+@flax.struct.dataclass
+class Output:
+  """What the routed experts made of the tokens.
+
+  Attributes:
+    out_TD: the weighted sum of each token's experts.
+    sent_A: bool, which assignments were computed; the rest was dropped, or
+      sent nowhere.
+    overflow: float32, how many of the assignments of this device an exchange
+      had no room for, also if it then went another way.
+  """
+
+  out_TD: jax.Array
+  sent_A: jax.Array
+  overflow: jax.Array | float = 0.0
+
+
+class Exchange(Protocol):
+  """Brings rows and experts together over the mesh's `expert` axis.
+
+  Called inside `shard_map`, where each device has its own tokens and the
+  weights of its own experts: numbers [p * E / P, (p + 1) * E / P) on the p-th
+  of P devices.
+  """
+
+  @property
+  def gathers_experts(self) -> bool:
+    """Whether every device is given the weights of all experts instead."""
+    ...
+
+  def __call__(
+    self,
+    run: Any,
+    weights: dict[str, jax.Array],
+    x_TD: jax.Array,
+    routing: Routing,
+    num_experts: int,
+  ) -> Output:
+    """The output of all E = `num_experts` experts for this device's tokens.
+
+    Args:
+      run: computes experts locally, a `compute.Compute`.
+      weights: of this device's experts.
+      x_TD: this device's tokens.
+      routing: theirs; ids from E on are not for these experts.
+      num_experts: E, of all devices together.
+    """
+    ...
+
+
 def token_choice(
   given: RouterInput,
   expert_TK: jax.Array,
   weight_TK: jax.Array,
   prob_TE: jax.Array,
+  extra: dict[str, jax.Array] | None = None,
 ) -> Routing:
   """A routing in which every token names its K experts, best first.
 
-  Capacity is shared by the tokens of one sequence: a group that were a shard of
-  the batch would make the result depend on mesh and micro-batches.
+  An expert id of E (`prob_TE.shape[1]`) names none. Capacity is shared by the
+  tokens of one sequence: a group that were a shard of the batch would make the
+  result depend on mesh and micro-batches.
   """
   valid_T = given.valid_T
   num_tokens, k = expert_TK.shape
@@ -143,14 +379,43 @@ def token_choice(
     expert_A=expert_TK.T.reshape(-1).astype(jnp.int32),
     weight_A=weight_TK.T.reshape(-1),
     prob_TE=prob_TE,
+    extra=extra or {},
     per_token=k,
     group_size=given.row_length,
   )
 
 
-def uniform(given: RouterInput, num: int) -> jax.Array:
-  """Uniform noise [T, num] in [0, 1), the same on any mesh."""
-  draw = lambda i: jax.random.uniform(
-    jax.random.fold_in(given.key, i), (num,), jnp.float32
+def among(routing: Routing, num_experts: int) -> Routing:
+  """The routing with nowhere, now `num_experts`, for all ids from there on."""
+  return dataclasses.replace(
+    routing, expert_A=jnp.minimum(routing.expert_A, num_experts)
   )
-  return jax.vmap(draw)(given.index_T)
+
+
+def uniform(given: RouterInput, num: int, salt: int = 0) -> jax.Array:
+  """Uniform noise [T, num] in [0, 1), the same on any mesh.
+
+  Args:
+    given: its key and the tokens' indices.
+    num: numbers for each token.
+    salt: another number, other noise.
+  """
+  return draw(jax.random.uniform, given.key, given.index_T, num, salt)
+
+
+def normal(given: RouterInput, num: int, salt: int = 0) -> jax.Array:
+  """Standard normal noise [T, num], the same on any mesh; see `uniform`."""
+  return draw(jax.random.normal, given.key, given.index_T, num, salt)
+
+
+def gumbel(given: RouterInput, num: int, salt: int = 0) -> jax.Array:
+  """Gumbel noise [T, num], the same on any mesh; see `uniform`."""
+  return draw(jax.random.gumbel, given.key, given.index_T, num, salt)
+
+
+def draw(kind, key, index_T, num: int, salt: int = 0) -> jax.Array:
+  """[T, num] of a kind of noise, from (key, salt, index) alone."""
+  if salt:
+    key = jax.random.fold_in(key, salt)
+  one = lambda i: kind(jax.random.fold_in(key, i), (num,), jnp.float32)
+  return jax.vmap(one)(index_T)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import varying
-from moejax.moe import blocks
+from moejax.moe import blocks, grouped_matmul_kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,12 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class RaggedDot:
-  """`jax.lax.ragged_dot`: for TPU and GPU. On CPU it is 60 times too slow."""
+  """`jax.lax.ragged_dot`: the fallback for accelerators.
+
+  On CPU it is 60 times too slow. Compiled for TPU, its output and the gradient
+  of the rows are kernels, but the gradient of the weights is a product of all
+  rows with each expert: E times the work.
+  """
 
   row_multiple: int = 1
 
@@ -144,6 +149,8 @@ _blocked.defvjp(_blocked_fwd, _blocked_bwd)
 GROUPED_MATMULS: dict[str, Callable] = {
   'batched': Batched,
   'blocked': Blocked,
+  'megablox': grouped_matmul_kernels.Megablox,
   'ragged_dot': RaggedDot,
   'reference': Reference,
+  'tokamax': grouped_matmul_kernels.Tokamax,
 }

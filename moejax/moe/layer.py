@@ -4,24 +4,57 @@ One call does, for the tokens of each shard of the batch:
 
   1. score     logits_TE = scorer(x_TD), float32
   2. route     routing = router(logits, ...), no weights involved
-  3. observe   sums for the balance losses and statistics
-  4. compute   dispatch to rows grouped by expert, experts, weighted sum: out_TD
-  5. reduce    sums and statistics over all shards: the global batch
+  3. limit     what the dispatcher has no room for is sent nowhere
+  4. observe   sums for the balance parts and statistics
+  5. compute   rows to their experts, across the `expert` axis where the mesh
+               has one (`moe.exchanges`), and their weighted sum back: out_TD
+  6. reduce    sums and statistics over all shards: the global batch
 
 and adds the shared experts, which see every token.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from moejax.core import shapes, values
+from moejax.core import errors, shapes, values, varying
 from moejax.moe import balance, compute, contract, stats
 from moejax.moe.config import MoEConfig
 from moejax.parallel import mesh as meshes
+from moejax.parallel import rules
+
+
+@flax.struct.dataclass
+class Tokens:
+  """What a layer is told of the tokens besides their activations.
+
+  Attributes:
+    valid_BL: False marks padding, which gets only the shared experts.
+    index_BL: int32 place in the global batch.
+    token_BL: int32 vocabulary ids.
+  """
+
+  valid_BL: jax.Array
+  index_BL: jax.Array
+  token_BL: jax.Array
+
+
+@flax.struct.dataclass
+class Trace:
+  """What one layer with experts hands to the next.
+
+  Attributes:
+    chosen_BLE: bool, the choices of each token.
+    logits_BLE: float32 logits, for `gating_residual`; else without elements.
+  """
+
+  chosen_BLE: jax.Array
+  logits_BLE: jax.Array
 
 
 @flax.struct.dataclass
@@ -29,7 +62,7 @@ class Record:
   """What a layer has to say besides its output; stacked over layers.
 
   Attributes:
-    balance: by balance loss, its sums over the batch.
+    balance: by balance part, its sums over the batch.
     stats: routing statistics, as values that merge.
   """
 
@@ -44,89 +77,279 @@ class MoE(nnx.Module):
     self, config: MoEConfig, width: int, std: float, mesh: Mesh, key: jax.Array
   ):
     config.check()
-    keys = jax.random.split(key, 3)
+    if config.num_experts % mesh.shape['expert']:
+      raise errors.InputError(
+        f'mesh.expert={mesh.shape["expert"]} does not divide '
+        f'model.moe.num_experts={config.num_experts}'
+      )
+    keys = jax.random.split(key, 6)
+    choices, num_logits = config.num_choices, config.num_logits
     self.config = config
     self.mesh = mesh
-    self.router = nnx.Dict(
-      config.scorer.init(keys[0], width, config.num_experts, std)
-    )
+    self.router = nnx.Dict(config.scorer.init(keys[0], width, num_logits, std))
+    self.heads = nnx.Dict({
+      name: nnx.Dict(
+        scorer.init(jax.random.fold_in(keys[3], i), width, num, std)
+      )
+      for i, (name, (scorer, num)) in enumerate(
+        config.router.heads(choices).items()
+      )
+    })
+    if config.gating_residual:
+      w_EE = std * jax.random.normal(keys[4], (num_logits, num_logits))
+      self.residual = nnx.Param(w_EE, axes=('unsharded', 'unsharded'))
+    self.zero = nnx.Dict(config.zero_computation.init(keys[5], width))
+    self.memory = _memory(config)
     self.routed = nnx.Dict(
       config.experts.init(
         keys[1], config.num_experts, width, config.expert_width, std
       )
     )
+    # By name: a model that is bound to weights has no other place for it.
+    self.routed_axes = tuple(
+      (name, tuple(param.get_metadata()['axes']))
+      for name, param in self.routed.items()
+    )
     if config.num_shared:
-      hidden = config.num_shared * config.expert_width
+      sizes = (width, config.expert_width)
       self.shared = nnx.Dict(
-        config.experts.init(keys[2], 1, width, hidden, std)
+        config.shared.init(
+          keys[2], config.experts, config.num_shared, sizes, std
+        )
       )
 
   def __call__(
     self,
     x_BLD: jax.Array,
-    valid_BL: jax.Array,
-    index_BL: jax.Array,
+    tokens: Tokens,
+    trace: Trace,
     key: jax.Array | None,
-  ) -> tuple[jax.Array, Record]:
-    """Returns out_BLD and what there is to report.
+    layer: jax.Array | int = 0,
+  ) -> tuple[jax.Array, Trace, Record]:
+    """Returns out_BLD, the next layer's trace, and what there is to report.
 
     Args:
       x_BLD: activations in the compute type.
-      valid_BL: False marks padding, which gets only the shared experts.
-      index_BL: the token's place in the global batch.
+      tokens: what else there is to know of them.
+      trace: the layer before's, or `no_trace`.
       key: random key for this layer and step, or None for no noise.
+      layer: which layer with experts this is, from 0.
     """
     weights = {
       'router': _arrays(self.router),
+      'heads': {name: _arrays(head) for name, head in self.heads.items()},
+      'memory': jax.lax.stop_gradient(nnx.to_pure_dict(nnx.state(self.memory))),
       'routed': _arrays(self.routed, x_BLD.dtype),
+      'zero': _arrays(self.zero),
     }
-    routed = self._sharded if meshes.batch_size(self.mesh) > 1 else self._local
-    out_BLD, record = routed(weights, x_BLD, valid_BL, index_BL, key)
+    if self.config.gating_residual:
+      weights['residual'] = self.residual[...]
+    routed = self._sharded if self.mesh.size > 1 else self._local
+    given = (weights, x_BLD, tokens, trace, key, jnp.asarray(layer))
+    out_BLD, trace, record = routed(*given)
     if self.config.num_shared:
       shared = _arrays(self.shared, x_BLD.dtype)
       x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
-      shared_TD = self.config.experts.dense(shared, x_TD)
+      shared_TD = self.config.shared(shared, self.config.experts, x_TD)
       out_BLD = out_BLD + shared_TD.reshape(x_BLD.shape)
-    return out_BLD, record
+    return out_BLD, trace, record
 
-  def _sharded(self, weights, x_BLD, valid_BL, index_BL, key):
-    """Each shard of the batch routes its own tokens, with all experts."""
+  def _sharded(self, *given):
+    """Each shard of the batch routes its own tokens."""
 
-    def local(weights, x_BLD, valid_BL, index_BL, key):
-      out_BLD, record = self._local(weights, x_BLD, valid_BL, index_BL, key)
+    def local(*given):
+      out_BLD, trace, record = self._local(*given)
       reduced = Record(
         jax.lax.psum(record.balance, meshes.BATCH_AXES),
         values.all_reduce(record.stats, meshes.BATCH_AXES),
       )
-      return out_BLD, reduced
+      return out_BLD, trace, reduced
 
     rows, whole = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
+    weights = dict.fromkeys(given[0], whole)
+    weights['routed'] = {
+      name: self._routed_spec(axes) for name, axes in self.routed_axes
+    }
     return jax.shard_map(
       local,
       mesh=self.mesh,
-      in_specs=(whole, rows, rows, rows, whole),
-      out_specs=(rows, whole),
-    )(weights, x_BLD, valid_BL, index_BL, key)
+      in_specs=(weights, rows, rows, rows, whole, whole),
+      out_specs=(rows, rows, whole),
+    )(*given)
 
-  def _local(self, weights, x_BLD, valid_BL, index_BL, key):
+  def _routed_spec(self, axes: tuple[str, ...]) -> PartitionSpec:
+    """How expert weights lie inside: by expert and by width.
+
+    What is split over fsdp is gathered at the door; so are all experts, where
+    the exchange computes them in place.
+    """
+    split = (
+      {'mlp'} if self.config.exchange.gathers_experts else {'mlp', 'expert'}
+    )
+    return PartitionSpec(
+      *(rules.RULES[name] if name in split else None for name in axes)
+    )
+
+  def _local(self, weights, x_BLD, tokens, trace, key, layer):
     config = self.config
     sizes = shapes.dims('B L D', x_BLD)
     x_TD = x_BLD.reshape(-1, sizes['D'])
-    given = contract.RouterInput(
-      logits_TE=config.scorer(weights['router'], x_TD),
-      valid_T=valid_BL.reshape(-1),
-      index_T=index_BL.reshape(-1),
-      key=key,
-      row_length=sizes['L'],
-    )
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    given = self._given(weights, x_TD, jax.tree.map(flat, tokens), key)
+    if config.gating_residual:
+      logits_TE = given.logits_TE + jnp.dot(
+        flat(trace.logits_BLE),
+        weights['residual'],
+        precision=jax.lax.Precision.HIGHEST,
+      )
+      given = dataclasses.replace(given, logits_TE=logits_TE)
+    given = dataclasses.replace(given, row_length=sizes['L'], layer=layer)
     routing = config.router(given)
-    platform = self.mesh.devices.flat[0].platform
-    found = compute.choose(config, platform)(weights['routed'], x_TD, routing)
-    record = Record(
-      balance.observe(config.balance, given, routing),
-      stats.observe(given, routing, found.sent_A),
+    found = self._experts(weights, x_TD, routing)
+    chosen_TE = stats.chosen(routing)
+    seen = stats.observe(given, routing, found.sent_A, flat(trace.chosen_BLE))
+    seen['overflow'] = values.Sum(jnp.asarray(found.overflow, jnp.float32))
+    record = Record(balance.observe(config.balance, given, routing), seen)
+    unflat = lambda x: x.reshape(sizes['B'], sizes['L'], *x.shape[1:])
+    new = Trace(
+      chosen_BLE=unflat(chosen_TE),
+      logits_BLE=unflat(given.logits_TE)
+      if config.gating_residual
+      else trace.logits_BLE,
     )
-    return found.out_TD.reshape(x_BLD.shape), record
+    return unflat(found.out_TD), new, record
+
+  def _given(self, weights, x_TD, tokens, key) -> contract.RouterInput:
+    """What the router sees."""
+    config = self.config
+    x_TD = x_TD.astype(jnp.float32)
+    x_TD = config.router.prepare(x_TD, tokens.index_BL, key)
+
+    def score(scorer, w):
+      experts = self._all_experts(weights) if scorer.reads_experts else {}
+      return scorer(w, contract.ScorerInput(x_TD, tokens.token_BL, experts))
+
+    memory = dict(weights['memory'])
+    steps = memory.pop('router', {}).get('steps', jnp.zeros(()))
+    heads = config.router.heads(config.num_choices)
+    return contract.RouterInput(
+      logits_TE=score(config.scorer, weights['router']),
+      valid_T=tokens.valid_BL,
+      index_T=tokens.index_BL,
+      key=key,
+      row_length=0,
+      heads={
+        name: score(scorer, weights['heads'][name])
+        for name, (scorer, _) in heads.items()
+      },
+      token_T=tokens.token_BL,
+      steps=steps,
+      memory=memory,
+    )
+
+  def _all_experts(self, weights) -> dict[str, jax.Array]:
+    """The weights of all experts; what is not used of them is not moved."""
+    if self.config.exchange.gathers_experts or self.mesh.size == 1:
+      return weights['routed']
+    axes = dict(self.routed_axes)
+    return {
+      name: jax.lax.all_gather(w, 'expert', axis=0, tiled=True)
+      for name, w in weights['routed'].items()
+      if axes[name][0] == 'expert'
+    }
+
+  def _experts(self, weights, x_TD, routing) -> contract.Output:
+    """The output of all that tokens were sent to."""
+    config = self.config
+    whole_TD, experts = x_TD, weights['routed']
+    is_split = self.mesh.size > 1 and any(
+      'mlp' in axes for _, axes in self.routed_axes
+    )
+    if is_split and 'b_out_ED' in experts:
+      # The sum over devices below must have the bias once.
+      is_first = jax.lax.axis_index('model') == 0
+      bias_ED = jnp.where(is_first, experts['b_out_ED'], 0)
+      experts = {**experts, 'b_out_ED': bias_ED}
+    platform = self.mesh.devices.flat[0].platform
+    run = compute.choose(config, platform)
+    limited = config.dispatcher.limit(routing, config.num_experts)
+    if routing.scales_input:
+      x_TD = x_TD * limited.weight_A[:, None].astype(x_TD.dtype)
+      limited = dataclasses.replace(
+        limited, weight_A=jnp.ones_like(limited.weight_A)
+      )
+    if self.mesh.shape['expert'] == 1 or config.exchange.gathers_experts:
+      found = run(experts, x_TD, limited, config.num_experts)
+    else:
+      found = config.exchange(run, experts, x_TD, limited, config.num_experts)
+    if is_split:
+      # Each device has summed its part of the hidden width.
+      found = dataclasses.replace(
+        found, out_TD=jax.lax.psum(found.out_TD, 'model')
+      )
+    return _without_computation(
+      config, weights['zero'], whole_TD, limited, found
+    )
+
+
+def no_trace(config: MoEConfig, rows: int, length: int) -> Trace:
+  """What the first layer is given: nothing chosen, logits of zero."""
+  num_logits = config.num_logits if config.gating_residual else 0
+  return Trace(
+    chosen_BLE=jnp.zeros((rows, length, config.num_choices), bool),
+    logits_BLE=jnp.zeros((rows, length, num_logits), jnp.float32),
+  )
+
+
+def after_step(
+  config: MoEConfig, memory: dict[str, Any], sums: dict[str, Any]
+) -> dict[str, Any]:
+  """The layers' memories after an optimiser step.
+
+  Args:
+    config: of the layers.
+    memory: by owner, arrays with the layers in front.
+    sums: by balance part, its sums over the global batch, layers in front.
+  """
+  memory = dict(memory)
+  router = memory.pop('router', None)
+  new = balance.update(config.balance, memory, sums)
+  if router is not None:
+    new['router'] = {'steps': router['steps'] + 1}
+  return new
+
+
+def _without_computation(
+  config: MoEConfig, w: Any, x_TD: jax.Array, routing: Any, found: Any
+) -> contract.Output:
+  """Adds what comes of the tokens without an expert with weights."""
+  out_TD, sent_A = found.out_TD, found.sent_A
+  if config.zero_computation.num:
+    choice_A = routing.expert_A - config.num_experts
+    is_one_A = (choice_A >= 0) & (choice_A < config.zero_computation.num)
+    choice_A = jnp.where(is_one_A, choice_A, config.zero_computation.num)
+    shape = (x_TD.shape[0], config.zero_computation.num)
+    gate_TZ = varying.match(jnp.zeros(shape), routing.weight_A)
+    gate_TZ = gate_TZ.at[routing.token_A, choice_A].add(
+      routing.weight_A, mode='drop'
+    )
+    out_TD = out_TD + config.zero_computation(w, x_TD, gate_TZ)
+    sent_A = sent_A | is_one_A
+  if routing.residual_T is not None:
+    out_TD = out_TD + routing.residual_T[:, None].astype(x_TD.dtype) * x_TD
+  return dataclasses.replace(found, out_TD=out_TD, sent_A=sent_A)
+
+
+def _memory(config: MoEConfig) -> nnx.Dict:
+  """What a layer remembers, as weights that no gradient reaches."""
+  found = balance.memory(config.balance, config.num_choices)
+  if config.router.counts_steps:
+    found['router'] = {'steps': jnp.zeros((), jnp.float32)}
+  as_param = lambda x: nnx.Param(x, axes=('unsharded',) * x.ndim)
+  return nnx.Dict({
+    owner: nnx.Dict({name: as_param(x) for name, x in kept.items()})
+    for owner, kept in found.items()
+  })
 
 
 def _arrays(weights: nnx.Dict, dtype: Any = None) -> dict[str, jax.Array]:

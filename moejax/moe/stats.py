@@ -9,7 +9,10 @@ from moejax.moe import contract
 
 
 def observe(
-  given: contract.RouterInput, routing: contract.Routing, sent_A: jax.Array
+  given: contract.RouterInput,
+  routing: contract.Routing,
+  sent_A: jax.Array,
+  previous_TE: jax.Array | None = None,
 ) -> dict[str, values.Value]:
   """Routing statistics of one layer over the tokens of this shard.
 
@@ -17,6 +20,8 @@ def observe(
     given: what the router saw.
     routing: what it chose.
     sent_A: which assignments were computed.
+    previous_TE: what `chosen` gave in the layer before. Tokens for which it has
+      nothing (all of them, in the first layer) are in no overlap.
   """
   prob_TE = jax.lax.stop_gradient(routing.prob_TE)
   logits_TE = jax.lax.stop_gradient(given.logits_TE)
@@ -27,30 +32,98 @@ def observe(
   hit_AE = routing.expert_A[:, None] == jnp.arange(num_experts)
   dropped_A = asked_A & ~sent_A
   return {
+    'bias': values.Max.of(_bias_range(given)),
     'count_E': values.Sum(jnp.sum(hit_AE, axis=0, dtype=jnp.float32)),
     'dropped': values.Mean.of(dropped_A, asked_A),
     'entropy': values.Mean.of(entropy_T, valid_T),
     'logit': values.Max.of(jnp.where(valid_T[:, None], jnp.abs(logits_TE), 0)),
+    'overlap': _overlap(routing, previous_TE),
   }
+
+
+def chosen(routing: contract.Routing) -> jax.Array:
+  """Which experts each token goes to, bool [T, E].
+
+  Example, T=2, E=3:
+    token_A   [0, 1, 0, 1]
+    expert_A  [2, 1, 0, 3]    3 is nowhere
+    chosen    [[1, 0, 1], [0, 1, 0]]
+  """
+  num_tokens, num_experts = routing.prob_TE.shape
+  if routing.per_token is not None:
+    expert_KT = routing.expert_A.reshape(-1, num_tokens)
+    return jnp.any(expert_KT[..., None] == jnp.arange(num_experts), axis=0)
+  none_TE = jnp.zeros((num_tokens, num_experts), bool)
+  # An expert id of E is out of bounds, so it is dropped.
+  return none_TE.at[routing.token_A, routing.expert_A].set(True, mode='drop')
+
+
+def _bias_range(given: contract.RouterInput) -> jax.Array:
+  """Largest minus least selection bias; 0 without one."""
+  parts = [part['bias_E'] for part in given.memory.values() if 'bias_E' in part]
+  bias_E = sum(parts, jnp.zeros((), jnp.float32))
+  return jnp.max(bias_E) - jnp.min(bias_E)
+
+
+def _overlap(
+  routing: contract.Routing, previous_TE: jax.Array | None
+) -> values.Mean:
+  """Share of tokens' experts that they also had in the layer before."""
+  if previous_TE is None:
+    return values.Mean.of(0.0, 0.0)
+  previous_TE = previous_TE > 0
+  chosen_TE = chosen(routing)
+  counted_TE = chosen_TE & jnp.any(previous_TE, axis=-1, keepdims=True)
+  return values.Mean.of(previous_TE, counted_TE)
+
+
+# Of the statistics that are one number a layer: what is said of them over all.
+# The worst layer is the largest, of entropy the least.
+SUMMARY = {
+  'dropped': ('dropped', np.mean),
+  'dropped_worst_layer': ('dropped', np.max),
+  'entropy': ('entropy', np.mean),
+  'entropy_median_layer': ('entropy', np.median),
+  'entropy_worst_layer': ('entropy', np.min),
+  'logit_max': ('logit', np.max),
+  'logit_max_median_layer': ('logit', np.median),
+  'bias_range': ('bias', np.max),
+  'bias_range_median_layer': ('bias', np.median),
+  'overlap': ('overlap', np.mean),
+  'overlap_worst_layer': ('overlap', np.max),
+}
 
 
 def summarise(found: dict[str, np.ndarray]) -> dict[str, float]:
   """Scalars over all layers from finished statistics with layers in front.
 
-  Load is an expert's assignments over the mean of its layer: 1 is balanced.
+  Their number grows neither with layers nor with experts: there is the median
+  layer and the worst, or the mean.
+
+  Load is an expert's assignments over the mean of its layer: 1 is balanced. A
+  dead expert has none. The first layer has no overlap with one before it, and
+  is left out of that.
   """
   count_NE = np.asarray(found['count_E'], np.float64)
   load_NE = load(count_NE)
-  return {
-    'load_max': float(load_NE.max()),
-    'load_max_median_layer': float(np.median(load_NE.max(axis=1))),
-    'load_min': float(load_NE.min()),
-    'load_p95': float(np.percentile(load_NE, 95)),
-    'dead_experts': float((count_NE == 0).mean()),
-    'dropped': float(np.mean(found['dropped'])),
-    'entropy': float(np.mean(found['entropy'])),
-    'logit_max': float(np.max(found['logit'])),
+  dead_N = (count_NE == 0).mean(axis=1)
+  p95_N = np.percentile(load_NE, 95, axis=1)
+  scalars = {
+    'load_max': load_NE.max(),
+    'load_max_median_layer': np.median(load_NE.max(axis=1)),
+    'load_min': load_NE.min(),
+    'load_min_median_layer': np.median(load_NE.min(axis=1)),
+    'load_p95': np.percentile(load_NE, 95),
+    'load_p95_median_layer': np.median(p95_N),
+    'dead_experts': dead_N.mean(),
+    'dead_experts_worst_layer': dead_N.max(),
   }
+  if 'overlap' in found and len(count_NE) > 1:
+    found = found | {'overlap': found['overlap'][1:]}
+  for name, (statistic, over_layers) in SUMMARY.items():
+    if statistic in found:
+      scalars[name] = over_layers(found[statistic])
+  return {name: float(value) for name, value in scalars.items()}
 
 
 def load(count_NE: np.ndarray) -> np.ndarray:

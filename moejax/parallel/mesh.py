@@ -11,34 +11,22 @@ from moejax.core import errors
 # What each axis does:
 #   data    rows of the batch; parameters are copied
 #   fsdp    rows of the batch; parameters are split and gathered for use
-#   expert  experts
-#   model   heads and hidden widths of one layer
+#   expert  rows of the batch; experts are split, and rows travel to them
+#   model   heads and hidden widths of one layer; every row is on all of these
 AXES = ('data', 'fsdp', 'expert', 'model')
 
 # The batch is split over these; a loss or a count is summed over them.
-BATCH_AXES = ('data', 'fsdp')
+BATCH_AXES = ('data', 'fsdp', 'expert')
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis; -1 means the rest.
-
-  The expert and model axes are named here so that weights and layouts already
-  speak of them, but no layer is split over them yet: they must be 1.
-  """
+  """Devices along each axis; -1 means the rest."""
 
   data: int = -1
   fsdp: int = 1
   expert: int = 1
   model: int = 1
-
-  def __post_init__(self):
-    for name in ('expert', 'model'):
-      if getattr(self, name) != 1:
-        raise errors.InputError(
-          f'mesh.{name}={getattr(self, name)} is not supported yet; use 1, and '
-          'split over mesh.data and mesh.fsdp'
-        )
 
 
 def make(
@@ -73,7 +61,7 @@ def check_rows(rows: int, mesh: jax.sharding.Mesh, where: str) -> None:
   if rows % parts:
     raise errors.InputError(
       f'{where}={rows} rows do not divide over the {parts} parts of the mesh '
-      f'(data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]}); '
+      f'({" x ".join(f"{a}={mesh.shape[a]}" for a in BATCH_AXES)}); '
       f'use a multiple of {parts}'
     )
 

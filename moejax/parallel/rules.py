@@ -22,6 +22,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   'expert': 'expert',
   'layers': None,
   'unsharded': None,
+  # Of a matrix that no gradient reaches: it does not decay either.
+  'fixed': None,
 }
 
 

@@ -18,9 +18,11 @@ PARTS = {
   'embedding': r'embed_VD',
   'attention': r'(dense|moe)/attention/.*',
   'dense feed-forward': r'dense/ffn/.*',
-  'routed experts': r'moe/ffn/routed/.*',
+  'routed experts': r'moe/ffn/(routed/.*|u_ED|v_ED)',
   'shared experts': r'moe/ffn/shared/.*',
-  'routers': r'moe/ffn/router/.*',
+  # With what they remember: selection biases and the like.
+  'routers': r'moe/ffn/(router|heads|memory|zero)/.*'
+  r'|moe/ffn/(residual|phi_DEP|scale|w_query_DH2K|keys_2NK)',
   'norms': r'norm/.*|(dense|moe)/norm_\w+/.*',
   'head': r'head_DV',
 }
@@ -110,8 +112,9 @@ def count(config: ModelConfig) -> Count:
   for path, leaf in trees.leaves(build.build(config, mesh).shapes).items():
     total_of[_part(path)] += leaf.size
   active_of = dict(total_of)
-  if config.num_moe:
-    used = config.moe.router.experts_per_token / config.moe.num_experts
+  if config.num_sparse:
+    of = config.moe if config.is_routed else config.feed_forward
+    used = of.used_share(config.max_length)
     active_of['routed experts'] = round(total_of['routed experts'] * used)
   return Count(config, total_of, active_of)
 

@@ -38,6 +38,9 @@ class TrainConfig:
     batch_size: rows of the global batch.
     micro_batches: parts that a batch is computed in, one after the other; less
       memory, the same result.
+    consistency: above 0 every batch is passed twice, with other noise, and
+      this times the passes' disagreement joins the loss (THOR, arXiv
+      2110.04260; alpha = 1 in its code).
     max_bad_steps: stop after so many steps in a row that were not finite.
     log_every: steps between lines of metrics.jsonl and of the log.
     load_every: steps between arrays of expert load [layers, experts] in
@@ -45,8 +48,7 @@ class TrainConfig:
     checkpoint_every: steps between checkpoints; the last step has one too.
     keep_checkpoints: the newest to keep; the best by validation loss stays too.
     eval_every: steps between evaluations; the last step has one too.
-    eval_batches: batches of each validation set then; 0 for all. The report
-      at the end of a run takes all.
+    eval_batches: batches of each validation set then; 0 for all.
     peak_tflops: what the machine could do at best, in TFLOP/s over all devices,
       for model-FLOPs utilisation; 0 leaves that out.
   """
@@ -54,6 +56,7 @@ class TrainConfig:
   steps: int = 1000
   batch_size: int = 8
   micro_batches: int = 1
+  consistency: float = 0.0
   max_bad_steps: int = 10
   log_every: int = 10
   load_every: int = 100
@@ -70,6 +73,10 @@ class TrainConfig:
       'steps batch_size micro_batches max_bad_steps log_every '
       'checkpoint_every keep_checkpoints eval_every',
     )
+    if self.consistency < 0:
+      raise errors.InputError(
+        f'train.consistency={self.consistency} must be 0 or more'
+      )
     if self.load_every < 0 or self.eval_batches < 0:
       raise errors.InputError(
         f'train.load_every={self.load_every} and train.eval_batches='

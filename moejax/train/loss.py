@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +11,28 @@ from moejax.data.batch import Batch
 from moejax.model.build import Model
 from moejax.moe import balance, layer
 from moejax.parallel import mesh as meshes
+from moejax.train import consistency as second
 from moejax.train import cross_entropy
+
+
+@flax.struct.dataclass
+class Whole:
+  """What the loss of a (micro-)batch takes from the global batch.
+
+  Attributes:
+    total_weight: sum of the loss weights of the GLOBAL batch.
+    slope: None if the batch is the global batch. Else the derivative of the
+      balance losses by their global sums: then the balance part is linear in
+      this micro-batch's sums, its value has no meaning, and its gradients add
+      up to the global batch's.
+    consistency: above 0 the batch is passed twice, with other noise, and this
+      times the passes' disagreement is added to the sum of both losses; see
+      `train.consistency`. Reports and balance losses are the first pass's.
+  """
+
+  total_weight: jax.Array
+  slope: Any = None
+  consistency: float = flax.struct.field(pytree_node=False, default=0.0)
 
 
 def objective(
@@ -19,9 +41,7 @@ def objective(
   batch: Batch,
   row_B: jax.Array,
   key: jax.Array | None,
-  *,
-  total_weight: jax.Array,
-  slope: Any = None,
+  whole: Whole,
 ) -> tuple[jax.Array, dict[str, Any]]:
   """The loss whose gradient a (micro-)batch contributes.
 
@@ -31,11 +51,7 @@ def objective(
     batch: some rows of the global batch.
     row_B: which rows.
     key: random key of the step.
-    total_weight: sum of the loss weights of the GLOBAL batch.
-    slope: None if `batch` is the global batch. Else the derivative of the
-      balance losses by their global sums: then the balance part is linear in
-      this micro-batch's sums, its value has no meaning, and its gradients add
-      up to the global batch's.
+    whole: what it takes from the global batch.
 
   Returns:
     The loss, and by name what to report: values that merge, and the record.
@@ -49,14 +65,18 @@ def objective(
     batch.weight_BL,
     shards=meshes.batch_size(model.mesh),
   )
-  loss = nll / total_weight
+  loss = nll / whole.total_weight
   record = out.record
   if model.config.num_moe:
-    loss = loss + _balance(model, record, slope)
+    loss = loss + _balance(model, record, whole.slope)
   found = {
     'loss': values.Mean(nll, jnp.sum(batch.weight_BL)),
     'accuracy': values.Mean.of(correct_BL, batch.weight_BL),
   }
+  if whole.consistency:
+    nll, apart = second.second_pass(decoder, batch, row_B, key, out.x_BLD)
+    loss = loss + (nll + whole.consistency * apart) / whole.total_weight
+    found['consistency'] = values.Mean(apart, jnp.sum(batch.weight_BL))
   return loss, {'values': found, 'record': record}
 
 

@@ -79,8 +79,8 @@ def make(
 
 
 def is_matrix(axes: tuple[str, ...]) -> bool:
-  """Whether a weight has two dimensions or more in each layer."""
-  return len([a for a in axes if a != 'layers']) > 1
+  """Whether a weight has two trained dimensions or more in each layer."""
+  return len([a for a in axes if a not in ('layers', 'fixed')]) > 1
 
 
 def shardings(opt_shapes: Any, weight_shardings: Any, replicated: Any) -> Any:

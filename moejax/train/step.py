@@ -19,7 +19,8 @@ import optax
 from moejax.core import values
 from moejax.data.batch import Batch
 from moejax.model.build import Model
-from moejax.moe import balance
+from moejax.moe import balance, layer
+from moejax.moe.exchanges import ring
 from moejax.parallel import rules
 from moejax.train import loss as losses
 from moejax.train import state as states
@@ -36,6 +37,7 @@ class StepConfig:
   total_steps: int
   micro_batches: int
   seed: int
+  consistency: float = 0.0
 
 
 def make(
@@ -48,9 +50,7 @@ def make(
 
   def step(state: states.State, batch: Batch) -> tuple[states.State, Metrics]:
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    gradient, report = _gradient(
-      model, state.weights, batch, key, config.micro_batches
-    )
+    gradient, report = _never_lost(model, state.weights, batch, key, config)
     norm = optax.global_norm(gradient)
     scale = _clip_scale(norm, config.opt.clip_norm)
     gradient = jax.tree.map(lambda g: g * scale, gradient)
@@ -60,11 +60,11 @@ def make(
     good = jnp.isfinite(report['values']['loss'].value()) & jnp.isfinite(norm)
     keep = lambda new, old: jnp.where(good, new, old)
     bad = jnp.where(good, 0, 1)
+    weights = optax.apply_updates(state.weights, updates)
+    weights = _remember(model, weights, report['record'])
     new = states.State(
       step=state.step + 1,
-      weights=jax.tree.map(
-        keep, optax.apply_updates(state.weights, updates), state.weights
-      ),
+      weights=jax.tree.map(keep, weights, state.weights),
       opt_state=jax.tree.map(keep, opt_state, state.opt_state),
       bad_steps=(state.bad_steps + bad) * bad,
       skipped=state.skipped + bad,
@@ -90,31 +90,70 @@ def make(
   )
 
 
+def _remember(model: Model, weights: Any, record: layer.Record) -> Any:
+  """The weights with what the layers remember of this batch.
+
+  Memories (selection biases, say) lie among the weights, so that whatever holds
+  weights holds them; their gradient is zero, and here they are replaced.
+  """
+  memory = weights.get('moe', {}).get('ffn', {}).get('memory')
+  if not memory:
+    return weights
+  new = layer.after_step(model.config.moe, memory, record.balance)
+  ffn = {**weights['moe']['ffn'], 'memory': new}
+  return {**weights, 'moe': {**weights['moe'], 'ffn': ffn}}
+
+
 def _clip_scale(norm: jax.Array, clip_norm: float | None) -> jax.Array:
   if clip_norm is None:
     return jnp.ones(())
   return jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-12))
 
 
+def _never_lost(
+  model: Model, weights: Any, batch: Batch, key: jax.Array, config: StepConfig
+) -> tuple[Any, Metrics]:
+  """`_gradient`, once more by `ring` if an exchange was asked to repeat.
+
+  See `moe.exchanges.bounded`. The second time nothing is dropped.
+  """
+  found = _gradient(model, weights, batch, key, config)
+  exchange = model.config.moe.exchange
+  if (
+    getattr(exchange, 'overflow', None) != 'repeat'
+    or model.mesh.shape['expert'] == 1
+    or not model.config.num_moe
+  ):
+    return found
+  lost = found[1]['record'].stats['overflow']
+
+  def again() -> tuple[Any, Metrics]:
+    gradient, report = _gradient(
+      model.with_exchange(ring.Ring()), weights, batch, key, config
+    )
+    report['record'].stats['overflow'] = lost
+    return gradient, report
+
+  return jax.lax.cond(jnp.sum(lost.total) > 0, again, lambda: found)
+
+
 def _gradient(
-  model: Model, weights: Any, batch: Batch, key: jax.Array, parts: int
+  model: Model, weights: Any, batch: Batch, key: jax.Array, config: StepConfig
 ) -> tuple[Any, Metrics]:
   """The gradient of the global batch's loss, and what to report."""
   total_weight = jnp.maximum(jnp.sum(batch.weight_BL), 1)
   row_B = jnp.arange(batch.token_BL.shape[0], dtype=jnp.int32)
+  whole = losses.Whole(total_weight, consistency=config.consistency)
+  parts = config.micro_batches
   if parts == 1:
-    loss = lambda w: losses.objective(
-      model, w, batch, row_B, key, total_weight=total_weight
-    )
+    loss = lambda w: losses.objective(model, w, batch, row_B, key, whole)
     (_, report), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
     return gradient, report
   micro = _split((batch, row_B), parts, model)
-  slope = _slope(model, weights, micro, key)
+  whole = whole.replace(slope=_slope(model, weights, micro, key))
 
   def run(part: Any) -> tuple[Any, Metrics]:
-    loss = lambda w: losses.objective(
-      model, w, *part, key, total_weight=total_weight, slope=slope
-    )
+    loss = lambda w: losses.objective(model, w, *part, key, whole)
     (_, report), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
     return gradient, report
 

@@ -18,14 +18,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
-class LastK:
+class LastK(contract.Router):
   """The k least probable experts, all with the same weight."""
 
   k: int = 1
   weight: float = 0.5
-
-  def check(self, num_experts):
-    pass
 
   @property
   def experts_per_token(self):

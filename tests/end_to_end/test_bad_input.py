@@ -88,9 +88,14 @@ CASES = {
     [TINY, SYNTHETIC, '--config.mesh.data=3'],
     ['data=3', '8 devices'],
   ),
-  'mesh axis that is not there yet': (
-    [TINY, SYNTHETIC, '--config.mesh.expert=2'],
-    ['mesh.expert=2', 'not supported yet'],
+  'expert axis that does not divide the experts': (
+    [
+      TINY,
+      SYNTHETIC,
+      '--config.mesh.expert=8',
+      '--config.model.moe.num_experts=6',
+    ],
+    ['mesh.expert=8', 'does not divide', 'num_experts=6'],
   ),
   'weights that do not divide over the mesh': (
     [TINY, SYNTHETIC, '--config.mesh.fsdp=8', '--config.model.width=36'],

@@ -51,10 +51,15 @@ def weights(of_model, seed=0, std=0.3):
 
 
 def draw(shapes, seed=0, std=0.3):
-  """Normal numbers in a tree of shapes; norms' scales are around 1."""
+  """Normal numbers in a tree of shapes; norms' scales are around 1.
+
+  What layers remember starts at zero.
+  """
   rng = np.random.default_rng(seed)
 
   def one(path, leaf):
+    if 'memory/' in path:
+      return np.zeros(leaf.shape, np.float32)
     start = 1.0 if 'scale' in path else 0.0
     return (start + std * rng.normal(size=leaf.shape)).astype(np.float32)
 
@@ -109,8 +114,11 @@ def batch(rows, vocab_size=MODEL.vocab_size, row_length=12, seed=0):
   )
 
 
-def router_input(logits_TE, *, valid_T=None, key=None, row_length=None):
-  """What a router gets for these scores; every token valid unless said."""
+def router_input(logits_TE, *, valid_T=None, key=None, row_length=None, **more):
+  """What a router gets for these scores; every token valid unless said.
+
+  `more` are further fields of RouterInput.
+  """
   num_tokens = len(logits_TE)
   if valid_T is None:
     valid_T = np.ones(num_tokens, bool)
@@ -120,6 +128,7 @@ def router_input(logits_TE, *, valid_T=None, key=None, row_length=None):
     index_T=jnp.arange(num_tokens, dtype=jnp.int32),
     key=key,
     row_length=num_tokens if row_length is None else row_length,
+    **more,
   )
 
 

@@ -1,3 +1,5 @@
+"""What holds for every balance part, whatever its formula."""
+
 import dataclasses
 import functools
 
@@ -6,81 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny
+from helpers.balance import PARTS, problem, rich
+from jax.sharding import PartitionSpec
 
 from moejax.core import errors
 from moejax.moe import balance, contract
-from moejax.moe.balance import BALANCE, DeviceLevel, ExpertLevel, GShardAux
+from moejax.moe.balance import BALANCE
+from moejax.moe.balance.gshard import GShardAux
+from moejax.moe.balance.load import DeviceLevel, ExpertLevel
+from moejax.parallel import mesh as meshes
 
-EACH_LOSS = pytest.mark.parametrize('name', sorted(BALANCE))
-
-
-def problem(prob_TE, expert_TK, valid_T=None, row_length=None):
-  """What a loss observes when tokens choose these experts."""
-  given = tiny.router_input(
-    jnp.zeros(prob_TE.shape), valid_T=valid_T, row_length=row_length
-  )
-  expert_TK = jnp.asarray(expert_TK)
-  routing = contract.token_choice(
-    given,
-    expert_TK,
-    jnp.ones(expert_TK.shape),
-    jnp.asarray(prob_TE, jnp.float32),
-  )
-  return given, routing
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def observe(part, given, routing):
-  return part.observe(given, routing)
-
-
-def loss(part, *args, **kwargs):
-  return float(_loss(part, *args, **kwargs))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _loss(part, prob_TE, expert_TK, valid_T=None):
-  return part.loss(part.observe(*problem(prob_TE, expert_TK, valid_T)))
-
-
-def in_turn(num_experts, k, rounds=3):
-  """Token t chooses experts t, t + 1, ... t + k - 1: all are chosen alike."""
-  token_T1 = np.arange(rounds * num_experts)[:, None]
-  return (token_T1 + np.arange(k)) % num_experts
-
-
-@pytest.mark.parametrize(('num_experts', 'k'), [(4, 1), (6, 2), (8, 8)])
-@pytest.mark.parametrize(
-  'part', [ExpertLevel(0.3), DeviceLevel(0.3, 2), GShardAux(0.3)]
+WITH_LOSS = sorted(
+  name for name, cls in BALANCE.items() if cls.loss is not contract.Balance.loss
 )
-def test_balanced_is_the_coefficient(part, num_experts, k):
-  expert_TK = in_turn(num_experts, k)
-  prob_TE = np.full((len(expert_TK), num_experts), 1 / num_experts)
-  assert loss(part, prob_TE, expert_TK) == pytest.approx(0.3, rel=1e-6)
-
-
-@pytest.mark.parametrize(('num_experts', 'k'), [(4, 1), (8, 2), (63, 7)])
-def test_collapse_onto_k_experts_is_the_coefficient_times_n_over_k(
-  num_experts, k
-):
-  expert_TK = np.tile(np.arange(k), (5, 1))
-  prob_TE = np.tile(np.arange(num_experts) < k, (5, 1)) / k
-  got = loss(ExpertLevel(0.3), prob_TE, expert_TK)
-  assert got == pytest.approx(0.3 * num_experts / k, rel=1e-6)
-
-
-def test_collapse_onto_one_group_is_the_coefficient_times_groups():
-  """Experts 0 and 1 of 8 are group 0 of 4, and share all load evenly."""
-  expert_TK = np.tile([0, 1], (5, 1))
-  prob_TE = np.tile([0.5, 0.5, 0, 0, 0, 0, 0, 0], (5, 1))
-  got = loss(DeviceLevel(0.3, 4), prob_TE, expert_TK)
-  assert got == pytest.approx(0.3 * 4, rel=1e-6)
-  # Inside a group the balance does not matter.
-  expert_TK = np.tile([0, 2, 4, 6], (5, 1))
-  prob_TE = np.tile([0.25, 0, 0.25, 0, 0.25, 0, 0.25, 0], (5, 1))
-  got = loss(DeviceLevel(0.3, 4), prob_TE, expert_TK)
-  assert got == pytest.approx(0.3, rel=1e-6)
-
+EACH = pytest.mark.parametrize('name', sorted(BALANCE))
+EACH_LOSS = pytest.mark.parametrize('name', WITH_LOSS)
 
 # Two tokens of four experts, K = 2; a third is padding and counts nowhere.
 PROB_TE = np.array([
@@ -91,100 +33,154 @@ PROB_TE = np.array([
 EXPERT_TK = np.array([[0, 1], [2, 0], [3, 2]])
 VALID_T = np.array([True, True, False])
 
-
-@pytest.mark.parametrize(
-  ('part', 'want'),
-  [
-    # Chosen (2, 1, 1, 0) times; f = 4 / (2 * 2) * that; P = (.35, .2, .35, .1).
-    # 2 * .35 + 1 * .2 + 1 * .35 = 1.25
-    (ExpertLevel(1.0), 1.25),
-    # f' = ((2 + 1) / 2, (1 + 0) / 2), P' = (.55, .45): .825 + .225 = 1.05
-    (DeviceLevel(1.0, 2), 1.05),
-    # One group is always balanced; four groups are the experts themselves.
-    (DeviceLevel(1.0, 1), 1.0),
-    (DeviceLevel(1.0, 4), 1.25),
-    # c = (1, 0, 1, 0), S = 2, m = P: 4^2 * 1/4 (.5 * .35 + .5 * .35) = 1.4
-    (GShardAux(1.0), 1.4),
-  ],
-)
-def test_worked_numbers_without_padding(part, want):
-  got = loss(part, PROB_TE, EXPERT_TK, VALID_T)
-  assert got == pytest.approx(want, rel=1e-6)
-  assert loss(part, PROB_TE[:2], EXPERT_TK[:2]) == pytest.approx(want, rel=1e-6)
+# Fields of RouterInput that are split over devices.
+SEEN = ('logits_TE', 'valid_T', 'index_T')
 
 
-@EACH_LOSS
-def test_the_coefficient_scales(name):
-  part = BALANCE[name]()
-  key = dataclasses.fields(part)[0].name
-  one = loss(dataclasses.replace(part, **{key: 1.0}), PROB_TE, EXPERT_TK)
-  half = loss(dataclasses.replace(part, **{key: 0.5}), PROB_TE, EXPERT_TK)
-  assert half == pytest.approx(one / 2, rel=1e-6)
-  assert one > 0
+def test_every_part_is_tried():
+  assert PARTS.keys() == BALANCE.keys()
 
 
-@EACH_LOSS
-def test_nothing_but_padding_is_finite(name):
-  part = BALANCE[name]()
-
-  def of(prob_TE):
-    given, routing = problem(PROB_TE, EXPERT_TK, np.zeros(3, bool))
-    routing = dataclasses.replace(routing, prob_TE=prob_TE)
-    return part.loss(part.observe(given, routing))
-
-  value, gradient = jax.jit(jax.value_and_grad(of))(jnp.asarray(PROB_TE))
-  assert value == 0
-  assert np.isfinite(gradient).all()
+@functools.cache
+def observed(rows):
+  """The sums of all parts, by name: one program for all is quick to compile."""
+  return jax.device_get(observe_all(*rich(rows)))
 
 
-def random_problem(rows):
-  """Rows of six tokens, five experts; each row has habits of its own."""
-  rng = np.random.default_rng(0)
-  logits = rng.normal(size=(4, 6, 5)) + 2 * rng.normal(size=(4, 1, 5))
-  prob_TE = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-  valid_T = np.arange(6) < np.array([6, 2, 5, 3])[:, None]
-  prob_TE, valid_T = prob_TE[rows].reshape(-1, 5), valid_T[rows].reshape(-1)
-  expert_TK = np.argsort(-prob_TE, axis=-1)[:, :2]
-  return problem(prob_TE, expert_TK, valid_T, row_length=6)
+@jax.jit
+def observe_all(given, routing):
+  return {name: part.observe(given, routing) for name, part in PARTS.items()}
 
 
-@EACH_LOSS
+@jax.jit
+def gradients(logits_TE):
+  """Of each loss, by name."""
+
+  def losses(logits_TE):
+    given, routing = rich(logits_TE=logits_TE)
+    return {
+      name: PARTS[name].loss(PARTS[name].observe(given, routing))
+      for name in WITH_LOSS
+    }
+
+  return jax.jacrev(losses)(logits_TE)
+
+
+@EACH
 def test_sums_of_the_parts_are_the_sums_of_the_whole(name):
   """Shards and micro-batches add up; losses of the parts would not."""
-  part = BALANCE[name]()
-  if name == 'device_level':
-    part = DeviceLevel(num_groups=5)
-  whole = observe(part, *random_problem([0, 1, 2, 3]))
-  halves = [observe(part, *random_problem(r)) for r in ([0, 2], [1, 3])]
-  added = jax.tree.map(np.add, *jax.device_get(halves))
-  tiny.assert_close(added, whole, rtol=1e-6)
-  if name != 'gshard_aux':  # which is a mean over groups, so linear
-    mean = np.mean([part.loss(half) for half in halves])
-    assert abs(mean - part.loss(whole)) > 1e-2 * part.loss(whole)
+  part = PARTS[name]
+  whole = observed((0, 1, 2, 3))[name]
+  halves = [observed(rows)[name] for rows in ((0, 2), (1, 3))]
+  added = jax.tree.map(np.add, *halves)
+  tiny.assert_close(added, whole, rtol=1e-5)
+  if name in WITH_LOSS:
+    np.testing.assert_allclose(part.loss(added), part.loss(whole), rtol=1e-5)
 
 
-def test_gshard_aux_is_the_mean_over_groups():
-  part = GShardAux(1.0)
-  one_by_one = [part.loss(part.observe(*random_problem([r]))) for r in range(4)]
-  whole = part.loss(part.observe(*random_problem([0, 1, 2, 3])))
-  assert float(whole) == pytest.approx(np.mean(one_by_one), rel=1e-6)
+def test_two_devices_see_what_one_does():
+  """In `shard_map`, with the sums of shards added by psum: every part."""
+  given, routing = rich()
+  seen = {name: getattr(given, name) for name in SEEN}
+  chosen = {
+    'expert_TK': routing.expert_A.reshape(2, -1).T,
+    'weight_TK': routing.weight_A.reshape(2, -1).T,
+    'prob_TE': routing.prob_TE,
+    'extra': routing.extra,
+  }
+
+  def observe(memory, seen, chosen):
+    given = contract.RouterInput(**seen, key=None, row_length=6, memory=memory)
+    routing = contract.token_choice(given, **chosen)
+    return jax.lax.psum(observe_all(given, routing), 'data')
+
+  rows = PartitionSpec('data')
+  sharded = jax.shard_map(
+    observe,
+    mesh=meshes.make(meshes.MeshConfig(), jax.devices()[:2]),
+    in_specs=(PartitionSpec(), rows, rows),
+    out_specs=PartitionSpec(),
+  )
+  sums = jax.jit(sharded)(given.memory, seen, chosen)
+  tiny.assert_close(sums, observed((0, 1, 2, 3)), rtol=1e-5)
 
 
-def test_gshard_aux_leaves_out_groups_of_padding():
-  part = GShardAux(1.0)
-  given, routing = random_problem([0, 1])
-  alone = part.loss(observe(part, *random_problem([0])))
-  valid_T = given.valid_T.at[6:].set(False)
-  expert_A = jnp.where(valid_T[routing.token_A], routing.expert_A, 5)
-  given = dataclasses.replace(given, valid_T=valid_T)
-  routing = dataclasses.replace(routing, expert_A=expert_A)
-  got = part.loss(observe(part, given, routing))
-  assert float(got) == pytest.approx(float(alone), rel=1e-6)
+@EACH
+def test_sums_are_float32(name):
+  leaves = jax.tree.leaves(observed((0, 1, 2, 3))[name])
+  assert leaves
+  assert {leaf.dtype for leaf in leaves} == {np.dtype('float32')}
+
+
+@EACH
+def test_padding_alone_changes_nothing(name):
+  part = PARTS[name]
+  given, routing = rich()
+  given = dataclasses.replace(given, valid_T=jnp.zeros(24, bool))
+  expert_A = jnp.full_like(routing.expert_A, 5)
+  extra = routing.extra | {'unbiased_TK': jnp.full((24, 2), 5.0)}
+  routing = dataclasses.replace(
+    routing,
+    expert_A=expert_A,
+    weight_A=jnp.zeros(expert_A.shape),
+    extra=extra,
+  )
+  sums = part.observe(given, routing)
+  assert part.loss(sums) == 0
+  layers = lambda tree: jax.tree.map(lambda x: x[None], tree)
+  memory = layers(part.memory(5))
+  after = part.update(memory, layers(sums)) | {'steps': None}
+  tiny.assert_close(after, memory | {'steps': None}, atol=0)
 
 
 @EACH_LOSS
-def test_the_gradient_goes_through_the_probabilities_alone(name):
-  """d loss / d prob is coefficient * f_i / T: the counts are constants."""
+def test_the_gradient_is_finite_and_not_of_padding(name):
+  """Also where softmax is 0 or 1 to the last digit."""
+  given, _ = rich()
+  huge_TE = jnp.sign(given.logits_TE) * 1e4
+  for logits_TE in (given.logits_TE, huge_TE, jnp.zeros((24, 5))):
+    gradient = gradients(logits_TE)[name]
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[~given.valid_T], 0)
+
+
+@pytest.mark.parametrize(
+  'name',
+  sorted(
+    set(WITH_LOSS)
+    # More than one coefficient, or one that is in the sums.
+    - {'adaptive_l1', 'dselect_entropy', 'stable_moe', 'tc_moe'}
+    - {'communication', 'groups', 'sequence_level'}
+  ),
+)
+def test_the_first_field_is_the_coefficient(name):
+  part = PARTS[name]
+  key = dataclasses.fields(part)[0].name
+  sums = observed((0, 1, 2, 3))[name]
+  of = lambda x: float(dataclasses.replace(part, **{key: x}).loss(sums))
+  one = of(1.0)
+  assert of(0.5) == pytest.approx(one / 2, rel=1e-6)
+  assert abs(one) > 1e-4
+
+
+@pytest.mark.parametrize(
+  ('name', 'want_E'),
+  [
+    # f = 4 / (2 * 2) * (2, 1, 1, 0), over 2 tokens
+    ('expert_level', 0.01 * np.array([2.0, 1, 1, 0]) / 2),
+    ('sequence_level', 1e-4 * np.array([2.0, 1, 1, 0]) / 2),
+    ('device_level', 0.05 * np.ones(4) / 2),
+    # One device: D / (M T) = 1 / 2 for each of 2 tokens that are sent there.
+    ('communication', 0.02 * np.ones(4) / 2),
+    # First choices are (1, 0, 1, 0); times N = 4 over 2 tokens
+    ('gshard_aux', 0.01 * 4 * np.array([0.5, 0, 0.5, 0]) / 2),
+    ('switch', 0.01 * 4 * np.array([0.5, 0, 0.5, 0]) / 2),
+    ('weighted', 0.01 * np.array([1.0, 0.5, 0.5, 0]) / 2),
+    ('groups', 1e-3 * np.ones(4) / 2),
+  ],
+)
+def test_the_gradient_goes_through_the_probabilities_alone(name, want_E):
+  """Counts are constants."""
   part = BALANCE[name]()
 
   def of(prob_TE):
@@ -192,26 +188,122 @@ def test_the_gradient_goes_through_the_probabilities_alone(name):
     routing = dataclasses.replace(routing, prob_TE=prob_TE)
     return part.loss(part.observe(given, routing))
 
-  gradient = jax.jit(jax.grad(of))(jnp.asarray(PROB_TE[:2], jnp.float32))
-  f_E = {
-    'expert_level': 0.01 * np.array([2.0, 1, 1, 0]),
-    'device_level': 0.05 * np.ones(4),
-    'gshard_aux': 0.01 * 4 * np.array([0.5, 0, 0.5, 0]),
-  }[name]
-  np.testing.assert_allclose(gradient, [f_E / 2] * 2, rtol=1e-6)
+  gradient = jax.grad(of)(jnp.asarray(PROB_TE[:2], jnp.float32))
+  np.testing.assert_allclose(gradient, [want_E] * 2, rtol=1e-6)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@pytest.mark.parametrize(
+  ('name', 'extra'),
+  [
+    ('adaptive_l1', 'relu_TE'),
+    ('dselect_entropy', 'selector_entropy_T'),
+    ('stable_moe', 'stable_TE'),
+    ('tc_moe', 'folded_TE'),
+    ('two_level', 'outer_TG'),
+  ],
+)
+def test_a_router_that_does_not_report_is_named(name, extra):
+  given, routing = rich()
+  routing.extra.pop(extra)
+  with pytest.raises(
+    errors.InputError,
+    match=rf'balance\.{name} needs {extra} from the router, which reports .*'
+    rf'balance\.{name}=off',
+  ):
+    PARTS[name].observe(given, routing)
+
+
+@pytest.mark.parametrize('name', ['gshard_aux', 'switch'])
+def test_first_choices_are_needed(name):
+  given, routing = rich()
+  routing = dataclasses.replace(routing, per_token=None)
+  with pytest.raises(
+    errors.InputError,
+    match=f'the {name} balance loss counts first choices: it needs a token',
+  ):
+    PARTS[name].observe(given, routing)
+
+
+@pytest.mark.parametrize(
+  'name',
+  sorted(
+    name
+    for name in WITH_LOSS
+    if name not in {'adaptive_l1', 'gshard_aux', 'switch'}
+  ),
+)
+def test_the_order_of_assignments_does_not_matter(name):
+  """A list that is not token choice is counted by other code."""
+  given, routing = rich()
+  turn = np.random.default_rng(0).permutation(len(routing.token_A))
+  turned = dataclasses.replace(
+    routing,
+    token_A=routing.token_A[turn],
+    expert_A=routing.expert_A[turn],
+    weight_A=routing.weight_A[turn],
+    per_token=None,
+  )
+  part = PARTS[name]
+  if 'over' in [field.name for field in dataclasses.fields(part)]:
+    part = dataclasses.replace(part, over='sequence')
+  want, got = part.observe(given, routing), part.observe(given, turned)
+  tiny.assert_close(got, want)
+
+
+@pytest.mark.parametrize('num_experts', [2, 3, 4, 8])
+@EACH
+def test_shrunk_parts_fit(name, num_experts):
+  PARTS[name].shrunk(num_experts).check(num_experts)
+
+
+@pytest.mark.parametrize(
+  ('name', 'fields', 'match'),
+  [
+    ('device_level', {'num_groups': 3}, 'num_groups=3 does not divide the 8'),
+    ('device_level', {'num_groups': 0}, 'num_groups=0 does not divide the 8'),
+    ('communication', {'num_groups': 5}, 'num_groups=5 does not divide the 8'),
+    (
+      'communication',
+      {'num_groups': 2, 'groups_per_token': 3},
+      'groups_per_token=3 must be 1 to num_groups=2',
+    ),
+    ('weighted', {'num_zero': 8}, 'weighted.num_zero=8 must be 0 to 7'),
+    ('groups', {'num_zero': -1}, 'groups.num_zero=-1 must be 0 to 7'),
+    (
+      'groups',
+      {'num_zero': 2, 'num_groups': 4},
+      'groups.num_groups=4 does not divide the 6',
+    ),
+    ('groups', {'ffn_share': 1.0}, 'groups.ffn_share=1.0 must be between'),
+    ('longcat_bias', {'ffn_share': 0.0}, 'bias.ffn_share=0.0 must be between'),
+    ('longcat_bias', {'num_zero': 9}, 'longcat_bias.num_zero=9 must be 0 to 7'),
+    ('loss_free', {'stop_after': -1}, 'stop_after=-1 must be 0 or more'),
+    ('quantile', {'reach': 0.0}, 'reach=0.0 must be more than 0'),
+    ('adaptive_l1', {'k': 9.0}, 'k=9.0 experts per token, but there are 8'),
+    ('adaptive_l1', {'growth': 1.0}, 'growth=1.0 above 1'),
+  ],
+)
+def test_bad_fields_are_named(name, fields, match):
+  with pytest.raises(errors.InputError, match=match):
+    BALANCE[name](**fields).check(8)
+
+
+def in_turn(num_experts, k):
+  """Token t chooses experts t, t + 1, ... t + k - 1: all are chosen alike."""
+  token_T1 = np.arange(num_experts)[:, None]
+  return (token_T1 + np.arange(k)) % num_experts
+
+
 def layers(parts):
   """The sums of two layers, stacked: the worked example, and a balanced one."""
-  expert_TK = in_turn(4, 2, rounds=1)
   one = balance.observe(parts, *problem(PROB_TE, EXPERT_TK, VALID_T))
-  two = balance.observe(parts, *problem(np.full((4, 4), 0.25), expert_TK))
+  two = balance.observe(parts, *problem(np.full((4, 4), 0.25), in_turn(4, 2)))
   return jax.tree.map(lambda a, b: jnp.stack([a, b]), one, two)
 
 
 def test_total_is_the_sum_over_layers_and_reports_means():
-  parts = (ExpertLevel(0.1), DeviceLevel(1.0, 2))
+  """The example is 1.25 by expert, 1.05 by two devices."""
+  parts = (ExpertLevel(0.1), DeviceLevel(1.0, 2), BALANCE['loss_free']())
   total, by_name = balance.total(parts, layers(parts))
   assert float(total) == pytest.approx(0.1 * (1.25 + 1) + (1.05 + 1), rel=1e-6)
   assert {k: float(v) for k, v in by_name.items()} == pytest.approx({
@@ -225,28 +317,33 @@ def test_no_losses_are_zero():
   assert (float(total), by_name) == (0.0, {})
 
 
-@EACH_LOSS
+@EACH
 def test_a_missing_loss_is_an_error(name):
-  others = tuple(cls() for n, cls in BALANCE.items() if n != name)
-  parts = (*others, BALANCE[name]())
+  parts = (GShardAux() if name != 'gshard_aux' else ExpertLevel(),)
   with pytest.raises(
     KeyError, match=f"no layer reported balance loss '{name}'"
   ):
-    balance.total(parts, layers(others))
+    balance.total((*parts, BALANCE[name]()), layers(parts))
 
 
-def test_groups_must_divide_the_experts():
-  DeviceLevel(num_groups=4).check(8)
-  for groups in (3, 0):
-    with pytest.raises(
-      errors.InputError,
-      match=f'num_groups={groups} does not divide the 8 routed experts evenly',
-    ):
-      DeviceLevel(num_groups=groups).check(8)
-
-
-def test_gshard_aux_needs_first_choices():
-  given, routing = problem(PROB_TE, EXPERT_TK)
-  routing = dataclasses.replace(routing, per_token=None)
-  with pytest.raises(errors.InputError, match='it needs a token choice router'):
-    GShardAux().observe(given, routing)
+def test_memories_are_by_part_and_only_of_those_that_have_one():
+  names = ['loss_free', 'expert_level', 'adaptive_l1', 'quantile']
+  parts = tuple(PARTS[name] for name in names)
+  memory = balance.memory(parts, 5)
+  assert memory.keys() == {'loss_free', 'adaptive_l1', 'quantile'}
+  assert {x.dtype for x in jax.tree.leaves(memory)} == {np.dtype('float32')}
+  stack = lambda tree: jax.tree.map(lambda x: jnp.stack([x, x]), tree)
+  sums = stack(balance.observe(parts, *rich()))
+  after = balance.update(parts, stack(memory), sums)
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shapes(after) == shapes(stack(memory))
+  for name in memory:
+    changed = [
+      np.any(np.asarray(a) != b)
+      for a, b in zip(
+        jax.tree.leaves(after[name]),
+        jax.tree.leaves(stack(memory)[name]),
+        strict=True,
+      )
+    ]
+    assert all(changed), name

@@ -5,11 +5,19 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import tiny
 
 from moejax.core import errors
-from moejax.moe import check, compute, fused_swiglu, grouped_matmul
+from moejax.moe import (
+  check,
+  compute,
+  contract,
+  fused_swiglu,
+  grouped_matmul,
+)
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import DISPATCHERS
+from moejax.moe.exchanges import EXCHANGES, all_to_all
 from moejax.moe.routers import ROUTERS
 
 MoE = MoEConfig(num_experts=4, router=ROUTERS['top_k'](k=2))
@@ -32,9 +40,8 @@ STAGES = dataclasses.replace(MoE, grouped_matmul='blocked')
   ids=['fused', 'blocked', 'ragged_dot', 'capacity', 'gshard'],
 )
 def test_the_real_paths_pass(config):
-  check.run(config, 'float32', 'cpu')
-  found = check.differences(config, 'float32', 'cpu')
-  # Output, tokens, gates, and both weights.
+  found = check.run(config, 'float32', tiny.mesh())
+  # Output, tokens, the router's weights, and both of the experts.
   assert len(found) == 5
 
 
@@ -62,25 +69,50 @@ class _OneRowOff(grouped_matmul.Blocked):
 def test_a_wrong_kernel_stops_the_run(broken, monkeypatch):
   monkeypatch.setitem(grouped_matmul.GROUPED_MATMULS, 'blocked', broken)
   with pytest.raises(errors.StoppedError, match=r"self-check: .*'blocked'"):
-    check.run(STAGES, 'float32', 'cpu')
+    check.run(STAGES, 'float32', tiny.mesh())
+
+
+EXCHANGES_TRIED = [
+  ('all_to_all', {'data': 2, 'expert': 2, 'model': 2}),
+  ('ragged_all_to_all', {'expert': 4, 'fsdp': 2, 'data': 1}),
+]
+
+
+@pytest.mark.parametrize(('exchange', 'sizes'), EXCHANGES_TRIED)
+def test_the_check_runs_on_the_runs_own_mesh(exchange, sizes):
+  config = dataclasses.replace(MoE, exchange=EXCHANGES[exchange]())
+  check.run(config, 'float32', tiny.mesh(8, **sizes))
+
+
+def test_rows_that_go_astray_stop_the_run(monkeypatch):
+  """What comes back from the other devices is in the wrong order."""
+  config = dataclasses.replace(MoE, exchange=EXCHANGES['all_to_all']())
+  real = all_to_all.swap
+  monkeypatch.setattr(
+    all_to_all, 'swap', lambda x_PN: jnp.roll(real(x_PN), 1, axis=1)
+  )
+  with pytest.raises(errors.StoppedError, match=r'self-check: .*AllToAll'):
+    check.run(config, 'float32', tiny.mesh(2, expert=2))
 
 
 def test_nan_is_not_close():
   class Nan(compute.Stages):
-    def __call__(self, weights, x_TD, routing):
-      found = super().__call__(weights, x_TD, routing)
-      return compute.Output(found.out_TD * jnp.nan, found.sent_A)
+    def __call__(self, *given):
+      found = super().__call__(*given)
+      return contract.Output(found.out_TD * jnp.nan, found.sent_A)
 
   real = compute.choose
 
   def choose(config, platform):
     made = real(config, platform)
+    if config.grouped_matmul == 'obvious':
+      return made
     return Nan(made.dispatcher, made.experts, made.multiply)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(compute, 'choose', choose)
     with pytest.raises(errors.StoppedError, match='nan'):
-      check.run(STAGES, 'float32', 'cpu')
+      check.run(STAGES, 'float32', tiny.mesh())
 
 
 def test_auto_is_fused_on_cpu_only_where_it_applies():

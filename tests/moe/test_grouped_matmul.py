@@ -1,21 +1,44 @@
+import dataclasses
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pallas_tpu
+from jax.experimental.pallas.ops.tpu.megablox.gmm import make_group_metadata
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from moejax.moe import blocks, compute, grouped_matmul
+from moejax.moe import (
+  blocks,
+  compute,
+  grouped_matmul,
+  grouped_matmul_kernels,
+)
 
 R, D, F = 40, 5, 7
-CUT = blocks.Blocks(block=2, ladder=(4, 2, 1))
-MULTIPLIERS = {
-  'reference': grouped_matmul.Reference(),
-  'blocked': grouped_matmul.Blocked(CUT),
-  'ragged_dot': grouped_matmul.RaggedDot(),
+# Entries of the table that need other fields to be of use at this size, or to
+# run on this machine at all. The others are made as they are.
+SMALL = {
+  'blocked': grouped_matmul.Blocked(blocks.Blocks(block=2, ladder=(4, 2, 1))),
+  # Interpreted; memory not yet written to is NaN.
+  'megablox': grouped_matmul_kernels.Megablox((8, 128, 128), interpret=True),
 }
-# For equal groups alone.
-BATCHED = {'batched': grouped_matmul.Batched()}
+ALL = {
+  name: SMALL.get(name) or make()
+  for name, make in grouped_matmul.GROUPED_MATMULS.items()
+}
+# For groups of any size.
+MULTIPLIERS = {name: m for name, m in ALL.items() if name != 'batched'}
+# Pallas's plain interpreter refuses arrays that vary over a mesh; that of TPUs
+# refuses to be recomputed.
+IN_SHARD_MAP = MULTIPLIERS | {
+  'megablox': dataclasses.replace(
+    SMALL['megablox'], interpret=pallas_tpu.InterpretParams()
+  )
+}
 SIZES = {
   'an empty expert': [6, 0, 22, 4],
   'one takes all': [0, 0, 40, 0],
@@ -43,7 +66,6 @@ def _with_gradients(multiply):
   return jax.jit(run)
 
 
-ALL = MULTIPLIERS | BATCHED
 RUN = {name: _with_gradients(m) for name, m in ALL.items()}
 
 
@@ -59,6 +81,25 @@ def _slowly(x_RD, w_EDF, dy_RF, sizes):
     dw_EDF[expert] = x_RD[rows].T @ dy_RF[rows]
     start += size
   return y_RF, dx_RD, dw_EDF
+
+
+@pytest.fixture(autouse=True)
+def tokamax(monkeypatch):
+  """A stand-in, as unkind as the real one is allowed to be."""
+
+  def ragged_dot_general(a, b, size_E, dims, **options):
+    assert a.shape[0] % 128 == 0  # else it quietly takes no kernel
+    assert options.pop('implementation') is None
+    y = jax.lax.ragged_dot_general(a, b, size_E, dims, **options)
+    if dims.rhs_group_dimensions:
+      known = (jnp.arange(y.shape[0]) < jnp.sum(size_E))[:, None]
+    else:
+      known = (size_E > 0)[:, None, None]
+    return jnp.where(known, y, jnp.nan)
+
+  module = types.ModuleType('tokamax')
+  module.ragged_dot_general = ragged_dot_general
+  monkeypatch.setitem(sys.modules, 'tokamax', module)
 
 
 def test_every_line_of_the_table_is_tested():
@@ -104,10 +145,11 @@ def test_bfloat16_is_summed_in_float32(name):
     )
 
 
-def test_float32_weights_with_bfloat16_rows_keep_float32_gradients():
+@pytest.mark.parametrize('name', ['blocked', 'megablox', 'tokamax'])
+def test_float32_weights_with_bfloat16_rows_keep_float32_gradients(name):
   x_RD, w_EDF, dy_RF = _inputs()
   x_RD, dy_RF = x_RD.astype(jnp.bfloat16), dy_RF.astype(jnp.bfloat16)
-  y_RF, _, dw_EDF = RUN['blocked'](x_RD, w_EDF, dy_RF, jnp.array([6, 0, 22, 4]))
+  y_RF, _, dw_EDF = RUN[name](x_RD, w_EDF, dy_RF, jnp.array([6, 0, 22, 4]))
   assert y_RF.dtype == jnp.bfloat16
   assert dw_EDF.dtype == jnp.float32
   want = _slowly(x_RD, w_EDF, dy_RF, [6, 0, 22, 4])[2]
@@ -144,7 +186,7 @@ def test_inside_shard_map_the_gradient_to_shared_weights_is_the_sum(name):
   split = P('data')
 
   def local(x_RD, w_EDF, size_1E):
-    return MULTIPLIERS[name](x_RD, w_EDF, size_1E[0])
+    return IN_SHARD_MAP[name](x_RD, w_EDF, size_1E[0])
 
   multiply = jax.shard_map(
     local, mesh=mesh, in_specs=(split, P(), split), out_specs=split
@@ -166,3 +208,42 @@ def _slowly_half(x_RD, w_EDF, dy_RF, sizes):
 
 def test_auto_never_takes_ragged_dot_on_cpu():
   assert 'ragged_dot' not in compute.AUTO['cpu']
+
+
+# By hand: 16 experts and 4,096 rows, so 8 * 16 * 128 > 4096: the least tile of
+# rows. 1408 in pieces of at most 1024 is twice 704, in whole lanes 768.
+@pytest.mark.parametrize(
+  ('shape', 'experts', 'dtypes', 'tiling'),
+  [
+    ((4096, 2048, 1408), 16, ('bfloat16', 'bfloat16'), (128, 1024, 768)),
+    ((4096, 2048, 1408), 16, ('bfloat16', 'float32'), (128, 512, 512)),
+    ((65536, 200, 150), 16, ('float32', 'float32'), (512, 200, 150)),
+    ((40, 5, 7), 4, ('float32', 'float32'), (48, 5, 7)),
+    # 4,096 tiles of 1,024 rows, and less of the rest, which must fit.
+    ((4096 * 1024, 2048, 256), 1, ('bfloat16', 'bfloat16'), (1024, 512, 256)),
+  ],
+)
+def test_tiles_of_megablox(shape, experts, dtypes, tiling):
+  rows, depth, width = shape
+  x_RD = jax.ShapeDtypeStruct((rows, depth), jnp.dtype(dtypes[0]))
+  size_E = jax.ShapeDtypeStruct((experts,), jnp.int32)
+  multiply = grouped_matmul_kernels.Megablox()
+  assert multiply._tiling(x_RD, width, size_E, dtypes[1]) == tiling
+
+
+@pytest.mark.parametrize('tiles', [1, 7, grouped_matmul_kernels.MOST_ROW_TILES])
+def test_megablox_counts_so_many_tiles_rightly(tiles):
+  # Tiles of two rows, and a boundary in the middle of each: it is visited
+  # twice, by the group that ends in it and by the one that begins.
+  (_, groups, visited), number = make_group_metadata(
+    group_sizes=jnp.array([1, *[2] * (tiles - 1), 1], jnp.int32),
+    m=2 * tiles,
+    tm=2,
+    start_group=jnp.int32(0),
+    num_nonzero_groups=tiles + 1,
+    visit_empty_groups=False,
+  )
+  assert number == 2 * tiles
+  both = np.arange(2 * tiles)
+  np.testing.assert_array_equal(visited[:number], both // 2)
+  np.testing.assert_array_equal(groups[:number], (both + 1) // 2)

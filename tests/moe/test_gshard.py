@@ -10,8 +10,10 @@ import pytest
 from helpers import slow, tiny
 
 from moejax.core import errors
-from moejax.moe import balance, contract
+from moejax.moe import contract
+from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers.capacity import Capacity
+from moejax.moe.routers import gshard
 from moejax.moe.routers.gshard import GShard
 
 KEY = jax.random.key(3)
@@ -60,7 +62,7 @@ def _found(router, factor, given):
   x_RD, _, note = Capacity(factor).dispatch(
     jnp.ones((num_tokens, 1)), routing, num_experts
   )
-  loss = balance.GShardAux(1.0)
+  loss = BALANCE['gshard_aux'](1.0)
   aux = loss.loss(loss.observe(given, routing))
   return routing, note.row_A < len(x_RD), aux
 
@@ -100,22 +102,37 @@ def test_worked_example():
   np.testing.assert_allclose(16 * aux, AUX)
 
 
-def test_a_second_choice_that_is_not_sent_takes_its_place():
-  """t0's second gate: 2 * 3/8 = .75 < rnd, so it stays at home. Its place at
-  expert 1 is counted, so t1 (.5 > rnd) is dropped there all the same.
-  """
-  given = tiny.router_input(np.log(GATE_SE), key=KEY)
+def only_the_first_second_stays_at_home():
+  """A key by which of the second choices t0's is the one not to be used."""
   uniform = jax.jit(lambda given: contract.uniform(given, 1)[:, 0])
+  given = tiny.router_input(np.log(GATE_SE), key=KEY)
   for seed in range(200):
     given = dataclasses.replace(given, key=jax.random.key(seed))
     rnd_S = uniform(given)
     if rnd_S[0] > 0.75 and (rnd_S[1:] < np.array([0.5, 6 / 7, 14 / 17])).all():
-      break
-  else:
-    pytest.fail('no key makes this noise')
+      return given
+  raise AssertionError('no key makes this noise')
+
+
+def test_a_second_choice_that_is_not_sent_takes_its_place():
+  """t0's second gate: 2 * 3/8 = .75 < rnd, so it stays at home. Its place at
+  expert 1 is counted, so t1 (.5 > rnd) is dropped there all the same.
+  """
+  given = only_the_first_second_stays_at_home()
   want_SE = SENT_SE.copy()
   want_SE[0, 1] = 0
   gate_SE, aux = found(GShard(), given)
+  np.testing.assert_allclose(gate_SE, want_SE, rtol=1e-6)
+  np.testing.assert_allclose(aux, AUX, rtol=1e-6)
+
+
+def test_a_second_choice_that_is_not_sent_uses_no_place_in_released_code():
+  """As above, but t1 finds the place at expert 1 that t0 has left."""
+  want_SE = SENT_SE.copy()
+  want_SE[0, 1] = 0
+  want_SE[1, 1] = 1 / 4
+  router = GShard(dropped_use_slot=False)
+  gate_SE, aux = found(router, only_the_first_second_stays_at_home())
   np.testing.assert_allclose(gate_SE, want_SE, rtol=1e-6)
   np.testing.assert_allclose(aux, AUX, rtol=1e-6)
 
@@ -169,6 +186,113 @@ def test_a_second_is_sent_with_probability_twice_its_gate(g2):
   spread = np.sqrt(chance * (1 - chance) / num)
   assert abs(sent.mean() - chance) <= 4 * spread
   np.testing.assert_allclose(routing.weight_A[num:][sent], g2, rtol=1e-5)
+
+
+# Top two gates over their sum: (.7311 .2689), (.6225 .3775), (.6225 .3775);
+# g2 / g1 = e^-1 = .3679, e^-.5 = .6065, e^-.5.
+LOGITS_TE = np.array([
+  [2.0, 1.0, 0.0, -1.0],
+  [0.0, 1.0, 2.0, 1.5],
+  [1.0, 1.5, 0.5, 0.0],
+])
+
+
+@pytest.mark.parametrize('key', [None, KEY], ids=['calm', 'noise'])
+@pytest.mark.parametrize(
+  ('second', 'used_T'),
+  [
+    (gshard.All(), [1, 1, 1]),
+    (gshard.Never(), [0, 0, 0]),
+    (gshard.Random(0.2), [1, 1, 1]),
+    (gshard.Random(0.0), [1, 1, 1]),
+    (gshard.Threshold(0.2), [1, 1, 1]),
+    (gshard.Threshold(0.3), [0, 1, 1]),
+    (gshard.Ratio(0.3), [1, 1, 1]),
+    (gshard.Ratio(0.4), [0, 1, 1]),
+    (gshard.Ratio(0.7), [0, 0, 0]),
+  ],
+  ids=str,
+)
+@pytest.mark.parametrize('slot', [True, False])
+def test_which_second_choices_are_used(second, used_T, slot, key):
+  router = GShard(second=second, dropped_use_slot=slot)
+  routing = router(tiny.router_input(LOGITS_TE, key=key))
+  np.testing.assert_allclose(
+    routing.weight_A,
+    [0.7311, 0.6225, 0.6225, *(np.array([0.2689, 0.3775, 0.3775]) * used_T)],
+    atol=6e-5,
+  )
+  keeps = slot and router.experts_per_token == 2
+  free_T = (np.asarray(used_T) == 0) & (not keeps)
+  want_T = np.where(free_T, 4, [1, 3, 0])
+  np.testing.assert_array_equal(routing.expert_A, [0, 2, 1, *want_T])
+
+
+def test_never_using_the_second_is_one_expert_per_token():
+  assert GShard(second=gshard.Never()).experts_per_token == 1
+  assert GShard().experts_per_token == 2
+
+
+def test_a_fifth_of_the_first_is_a_sixth_of_both():
+  """ST-MoE's text against Mesh TensorFlow's threshold."""
+  gate_TE = np.array([[0.835, 0.165, 1e-9], [0.83, 0.17, 1e-9]])
+  used = lambda second: np.asarray(
+    GShard(second=second)(tiny.router_input(np.log(gate_TE))).weight_A[2:] > 0
+  ).tolist()
+  assert used(gshard.Ratio(0.2)) == [False, True]
+  assert used(gshard.Threshold(0.2)) == [False, False]
+  assert used(gshard.Threshold(0.16)) == [True, True]
+
+
+@pytest.mark.parametrize(('threshold', 'chance'), [(0.4, 0.25), (0.1, 1.0)])
+def test_a_second_is_sent_with_probability_of_gate_over_threshold(
+  threshold, chance
+):
+  num = 4000
+  given = tiny.router_input(np.log(np.tile([0.9, 0.1], (num, 1))), key=KEY)
+  router = GShard(second=gshard.Random(threshold), dropped_use_slot=False)
+  sent = np.asarray(router(given).expert_A[num:]) < 2
+  spread = np.sqrt(chance * (1 - chance) / num)
+  assert abs(sent.mean() - chance) <= 4 * spread
+
+
+def test_the_second_is_sampled_by_the_rest_of_the_probabilities():
+  """.3, .15 and .05 over .5: 4,000 draws, four deviations."""
+  num = 4000
+  prob_E = np.array([0.5, 0.3, 0.15, 0.05])
+  given = tiny.router_input(np.log(np.tile(prob_E, (num, 1))), key=KEY)
+  routing = jax.jit(GShard(second=gshard.Sampling()))(given)
+  first_T, second_T = np.asarray(routing.expert_A).reshape(2, num)
+  assert (first_T == 0).all()
+  for expert, chance in ((0, 0.0), (1, 0.6), (2, 0.3), (3, 0.1)):
+    spread = np.sqrt(chance * (1 - chance) / num)
+    assert abs((second_T == expert).mean() - chance) <= 4 * spread
+  gate_T = prob_E[second_T] / (0.5 + prob_E[second_T])
+  np.testing.assert_allclose(routing.weight_A[num:], gate_T, rtol=1e-5)
+  calm = GShard(second=gshard.Sampling())(dataclasses.replace(given, key=None))
+  assert set(np.asarray(calm.expert_A[num:])) == {1}
+
+
+def test_a_bias_moves_the_choice_but_not_the_gates():
+  memory = {'rule': {'bias_E': jnp.array([0, 0, 0, 0.3])}}
+  routing = GShard()(tiny.router_input(LOGITS_TE, memory=memory))
+  # .0321 + .3 beats .2369; .2875 + .3 beats .4740; .1015 + .3 beats .2760
+  np.testing.assert_array_equal(routing.expert_A, [0, 3, 1, 3, 2, 3])
+  np.testing.assert_allclose(
+    routing.weight_A,
+    [0.9526, 0.3775, 0.8176, 0.0474, 0.6225, 0.1824],
+    atol=6e-5,
+  )
+
+
+@pytest.mark.parametrize(
+  'second', [gshard.Random, gshard.Ratio, gshard.Threshold]
+)
+def test_thresholds_are_shares(second):
+  with pytest.raises(
+    errors.InputError, match=r'router.second.threshold=2 must be 0 to 1'
+  ):
+    second(2)
 
 
 def test_gates_of_the_two_are_renormalised_and_stay_when_one_is_dropped():

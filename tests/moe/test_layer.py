@@ -11,6 +11,8 @@ from helpers import dense, slow, tiny
 
 from moejax.core import errors
 from moejax.moe import balance, layer
+from moejax.moe.balance import gshard as gshard_aux
+from moejax.moe.balance import load
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import capacity
 from moejax.moe.routers import gshard, top_k
@@ -21,7 +23,7 @@ CONFIG = MoEConfig(
   expert_width=6,
   num_shared=2,
   router=top_k.TopK(k=2),
-  balance=(balance.ExpertLevel(1.0), balance.DeviceLevel(1.0, 5)),
+  balance=(load.ExpertLevel(1.0), load.DeviceLevel(1.0, 5)),
 )
 # Two rows of eight tokens; the last three of the second are padding.
 VALID_BL = np.arange(16).reshape(2, 8) < 13
@@ -36,11 +38,14 @@ def make(config=CONFIG, mesh=None):
 
 
 def call(graph, weights, x_BLD, key=None, valid_BL=VALID_BL):
+  shape = x_BLD.shape[:2]
   index_BL = jnp.arange(x_BLD.shape[0] * x_BLD.shape[1], dtype=jnp.int32)
+  index_BL = index_BL.reshape(shape)
+  tokens = layer.Tokens(jnp.asarray(valid_BL), index_BL, index_BL % 7)
   moe = tiny.bind(graph, weights)
-  return moe(
-    x_BLD, jnp.asarray(valid_BL), index_BL.reshape(x_BLD.shape[:2]), key
-  )
+  trace = layer.no_trace(moe.config, *shape)
+  out_BLD, _, record = moe(x_BLD, tokens, trace, key)
+  return out_BLD, record
 
 
 @pytest.fixture(scope='module')
@@ -216,7 +221,7 @@ MESH_CASES = {
       CONFIG,
       router=gshard.GShard(),
       dispatcher=capacity.Capacity(),
-      balance=(balance.GShardAux(1.0), balance.ExpertLevel(1.0)),
+      balance=(gshard_aux.GShardAux(1.0), load.ExpertLevel(1.0)),
     ),
     7,
   ),
@@ -272,7 +277,7 @@ def test_eight_devices_equal_one(case):
       'sends a token to 2 experts, but there are 1',
     ),
     (
-      {'balance': (balance.DeviceLevel(1.0, 2),)},
+      {'balance': (load.DeviceLevel(1.0, 2),)},
       'num_groups=2 does not divide the 5 routed experts evenly',
     ),
   ],

@@ -51,23 +51,15 @@ def test_sizes_that_do_not_fit(config, message):
     meshes.make(config)
 
 
-@pytest.mark.parametrize('name', ['expert', 'model'])
-def test_axes_that_nothing_is_split_over_yet(name):
-  with pytest.raises(
-    errors.InputError, match=rf'^mesh\.{name}=2 is not supported yet; use 1'
-  ):
-    MeshConfig(**{name: 2})
-
-
 def test_rows_of_a_batch_must_divide():
-  mesh = meshes.make(MeshConfig(data=2, fsdp=4))
+  mesh = meshes.make(MeshConfig(data=2, fsdp=2, expert=2))
   assert meshes.batch_size(mesh) == 8
   meshes.check_rows(16, mesh, 'train.batch_size')
   with pytest.raises(errors.InputError) as error:
     meshes.check_rows(12, mesh, 'train.batch_size')
   assert str(error.value) == (
     'train.batch_size=12 rows do not divide over the 8 parts of the mesh '
-    '(data=2 x fsdp=4); use a multiple of 8'
+    '(data=2 x fsdp=2 x expert=2); use a multiple of 8'
   )
 
 

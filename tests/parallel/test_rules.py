@@ -29,7 +29,7 @@ def test_spec():
     None, 'fsdp', 'model'
   )
   assert rules.spec(('batch', 'unsharded')) == PartitionSpec(
-    ('data', 'fsdp'), None
+    ('data', 'fsdp', 'expert'), None
   )
   assert rules.spec(()) == PartitionSpec()
 

@@ -11,6 +11,7 @@ from helpers import tiny
 
 from moejax.core import trees
 from moejax.moe import balance
+from moejax.moe.balance import gshard, load
 from moejax.moe.dispatchers.capacity import Capacity
 from moejax.moe.routers.gshard import GShard
 from moejax.train import loss as losses
@@ -33,12 +34,12 @@ OPT = optimizer.OptimizerConfig(
 # Balance losses so large that they matter as much as the text.
 MOE = {
   'deepseek': {
-    'balance': (balance.ExpertLevel(2.0), balance.DeviceLevel(3.0, 2)),
+    'balance': (load.ExpertLevel(2.0), load.DeviceLevel(3.0, 2)),
   },
   'gshard': {
     'router': GShard(),
     'dispatcher': Capacity(),
-    'balance': (balance.GShardAux(3.0), balance.ExpertLevel(1.0)),
+    'balance': (gshard.GShardAux(3.0), load.ExpertLevel(1.0)),
   },
   'dense': {'num_experts': 0},
 }
@@ -128,7 +129,7 @@ def test_the_loss_is_log_softmax_plus_balance(plain):
     BATCH,
     jnp.arange(8),
     None,
-    total_weight=BATCH.weight_BL.sum(),
+    losses.Whole(BATCH.weight_BL.sum()),
   )[0]
   got, gradient = jax.jit(jax.value_and_grad(objective))(tiny.weights(model))
   np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract, permute
 from moejax.moe.dispatchers import dropless
 
@@ -22,21 +22,53 @@ class Capacity:
   GShard's Algorithm 1. A token all of whose choices are dropped gets zeros; the
   residual connection carries it.
 
+  Where some choices are without computation (`zero_computation`), of N_F
+  experts and N_Z others an expert has C = factor * tau * A_g / (tau N_F + N_Z)
+  places and another choice 1 / tau times as many (MoE++, arXiv 2410.07348,
+  equation 8, whose T is here the assignments). tau = 1 treats all alike.
+
   Attributes:
     factor: room over what a perfectly balanced router needs.
+    priority: who comes first. `position` is the order of the list: all first
+      choices by position, then all second choices; `probability` is the
+      weight, the largest first (batch-prioritised routing, arXiv 2106.05974,
+      section 4.1, by assignment; also what a token's later places then see is
+      no longer causal).
+    tau: how much room an expert has beside a choice without computation.
   """
 
   factor: float = 1.0
+  priority: str = config.named(('position', 'probability'), 'position')
+  tau: float = 1.0
 
   def __post_init__(self):
-    if self.factor <= 0:
-      raise errors.InputError(
-        f'dispatcher.factor={self.factor} must be positive'
-      )
+    for name in ('factor', 'tau'):
+      if getattr(self, name) <= 0:
+        raise errors.InputError(
+          f'dispatcher.{name}={getattr(self, name)} must be positive'
+        )
 
   @property
   def equal_groups(self) -> bool:
     return True
+
+  def limit(
+    self, routing: contract.Routing, num_experts: int
+  ) -> contract.Routing:
+    choices = routing.prob_TE.shape[1]
+    num_tokens = routing.prob_TE.shape[0]
+    place_A, _ = self._places(routing, choices, num_tokens)
+    room = self._room(routing, num_experts)
+    room_E = jnp.array(
+      [room] * num_experts
+      + [self._room(routing, num_experts, 1 / self.tau)]
+      * (choices - num_experts)
+      + [0]
+    )
+    has_A = place_A < room_E[routing.expert_A]
+    return dataclasses.replace(
+      routing, expert_A=jnp.where(has_A, routing.expert_A, choices), room=room
+    )
 
   def dispatch(
     self,
@@ -45,21 +77,15 @@ class Capacity:
     num_experts: int,
     row_multiple: int = 1,
   ) -> tuple[jax.Array, jax.Array, permute.Grouping]:
-    num_tokens = x_TD.shape[0]
-    size = routing.group_size or num_tokens
-    groups = num_tokens // size
-    if groups * size != num_tokens:
-      raise ValueError(
-        f'{num_tokens} tokens are no multiple of groups of {size}'
-      )
-    num_assignments = routing.expert_A.shape[0]
-    capacity = math.ceil(self.factor * num_assignments / groups / num_experts)
+    groups = _groups(routing, x_TD.shape[0])
+    capacity = routing.room or self._room(routing, num_experts)
     rows = -(-groups * capacity // row_multiple) * row_multiple
-    place_A, group_A = _places(routing, num_experts, groups, size)
+    place_A, group_A = self._places(routing, num_experts, x_TD.shape[0])
     sent_A = (routing.expert_A < num_experts) & (place_A < capacity)
     row_A = routing.expert_A * rows + group_A * capacity + place_A
     total = num_experts * rows
     row_A = jnp.where(sent_A, row_A, total)
+    num_assignments = routing.expert_A.shape[0]
     assignment_R = (
       jnp
       .full((total,), num_assignments, jnp.int32)
@@ -71,28 +97,50 @@ class Capacity:
     x_RD = permute.gather(x_TD, routing.token_A, note, routing.per_token)
     return x_RD, size_E, note
 
+  def _room(self, routing, num_experts: int, times: float = 1.0) -> int:
+    """Places of one expert in a group, `times` over."""
+    num_tokens, choices = routing.prob_TE.shape
+    others = choices - num_experts
+    share = self.tau / (self.tau * num_experts + others)
+    per_group = routing.expert_A.shape[0] / _groups(routing, num_tokens)
+    # Rounded first: 1.1 * 100 / 10 is not 11 in floating point.
+    return math.ceil(round(self.factor * share * per_group * times, 6))
+
+  def _places(
+    self, routing: contract.Routing, num_experts: int, num_tokens: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """The place of each assignment in its expert's queue, and its group.
+
+    Example, one group, experts [2, 0, 2, 2]: places [0, 0, 1, 2]; by
+    probability, with weights [.2, .5, .9, .3]: [2, 0, 0, 1].
+    """
+    groups = _groups(routing, num_tokens)
+    group_A = routing.token_A // (num_tokens // groups)
+    nowhere = groups * num_experts
+    queue_A = jnp.where(
+      routing.expert_A < num_experts,
+      group_A * num_experts + routing.expert_A,
+      nowhere,
+    )
+    if self.priority == 'probability':
+      weight_A = jax.lax.stop_gradient(routing.weight_A)
+      order_A = jnp.lexsort((-weight_A, queue_A))
+    else:
+      order_A = jnp.argsort(queue_A, stable=True)
+    length_Q = jnp.bincount(queue_A, length=nowhere + 1)
+    first_Q = jnp.cumsum(length_Q) - length_Q
+    place_A = jnp.arange(len(queue_A)) - first_Q[queue_A[order_A]]
+    place_A = (
+      jnp.zeros_like(queue_A).at[order_A].set(place_A, unique_indices=True)
+    )
+    return place_A, group_A
+
   combine = dropless.Dropless.combine
 
 
-def _places(
-  routing: contract.Routing, num_experts: int, groups: int, size: int
-) -> tuple[jax.Array, jax.Array]:
-  """The place of each assignment in its expert's queue, and its group.
-
-  Example, one group, experts [2, 0, 2, 2]: places [0, 0, 1, 2].
-  """
-  group_A = routing.token_A // size
-  nowhere = groups * num_experts
-  queue_A = jnp.where(
-    routing.expert_A < num_experts,
-    group_A * num_experts + routing.expert_A,
-    nowhere,
-  )
-  order_A = jnp.argsort(queue_A, stable=True)
-  length_Q = jnp.bincount(queue_A, length=nowhere + 1)
-  first_Q = jnp.cumsum(length_Q) - length_Q
-  place_A = jnp.arange(len(queue_A)) - first_Q[queue_A[order_A]]
-  place_A = (
-    jnp.zeros_like(queue_A).at[order_A].set(place_A, unique_indices=True)
-  )
-  return place_A, group_A
+def _groups(routing: contract.Routing, num_tokens: int) -> int:
+  """How many groups of tokens there are, each with a capacity of its own."""
+  size = routing.group_size or num_tokens
+  if num_tokens % size:
+    raise ValueError(f'{num_tokens} tokens are no multiple of groups of {size}')
+  return num_tokens // size

@@ -20,6 +20,12 @@ class Reference:
   def equal_groups(self) -> bool:
     return False
 
+  def limit(
+    self, routing: contract.Routing, num_experts: int
+  ) -> contract.Routing:
+    del num_experts
+    return routing
+
   def dispatch(
     self,
     x_TD: jax.Array,

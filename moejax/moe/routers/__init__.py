@@ -1,8 +1,45 @@
 """ROUTERS: every router by its name in a config."""
 
-from moejax.moe.routers import gshard, top_k
+from moejax.moe.routers import (
+  balanced,
+  base_layer,
+  dense_to_sparse,
+  dselect_k,
+  expert_choice,
+  group_limited,
+  gshard,
+  hash_first,
+  hierarchical,
+  noisy_top_k,
+  remoe,
+  sinkhorn,
+  stable_moe,
+  switch,
+  tc_moe,
+  thor,
+  top_k,
+)
+from moejax.moe.routers import hash as hashes
 
 ROUTERS = {
+  'balanced_hash': hashes.BalancedHash,
+  'base_layer': base_layer.BaseLayer,
+  'dense_to_sparse': dense_to_sparse.DenseToSparse,
+  'dselect_k': dselect_k.DSelectK,
+  'expert_choice': expert_choice.ExpertChoice,
+  'forced_balanced': balanced.ForcedBalanced,
+  'group_limited': group_limited.GroupLimited,
   'gshard': gshard.GShard,
+  'hash': hashes.Hash,
+  'hash_first': hash_first.HashFirst,
+  'hierarchical': hierarchical.Hierarchical,
+  'noisy_top_k': noisy_top_k.NoisyTopK,
+  'random': balanced.Random,
+  'remoe': remoe.ReMoE,
+  'sinkhorn': sinkhorn.Sinkhorn,
+  'stable_moe': stable_moe.StableMoE,
+  'switch': switch.Switch,
+  'tc_moe': tc_moe.TCMoE,
+  'thor': thor.Thor,
   'top_k': top_k.TopK,
 }

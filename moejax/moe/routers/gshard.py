@@ -1,16 +1,144 @@
-"""GShard's top-2 gating with a random second expert."""
+"""Top-2 gating: GShard's random second expert, and the rules of its heirs."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract
+from moejax.moe.routers import scores
+
+SAMPLING_SALT = 1
+
+
+def _check_threshold(threshold: float) -> None:
+  if not 0 <= threshold <= 1:
+    raise errors.InputError(
+      f'router.second.threshold={threshold} must be 0 to 1'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class GShard:
+class All:
+  """Every second choice is used: praxis' and lingvo's default."""
+
+  @property
+  def experts_per_token(self) -> int:
+    """At most, for counting FLOPs."""
+    return 2
+
+  def pick(
+    self,
+    given: contract.RouterInput,
+    prob_TE: jax.Array,
+    expert_T2: jax.Array,
+  ) -> jax.Array:
+    """The two experts, from the two of the largest probabilities."""
+    del given, prob_TE
+    return expert_T2
+
+  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+    """Which tokens use their second, from gates that sum to 1; bool [T]."""
+    del given
+    return jnp.ones(len(gate_T2), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class Never(All):
+  """No second choice is used; the first keeps its g1 / (g1 + g2)."""
+
+  @property
+  def experts_per_token(self) -> int:
+    return 1
+
+  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+    del given
+    return jnp.zeros(len(gate_T2), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class Random(All):
+  """Used with probability min(1, g2 / threshold), in training.
+
+  GShard has 0.5; Mesh TensorFlow 0.2, at evaluation too. In praxis and lingvo
+  the layer leaves it at 0, so that "random" there uses every second choice.
+  """
+
+  threshold: float = 0.5
+
+  def __post_init__(self):
+    _check_threshold(self.threshold)
+
+  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+    if not given.training:
+      return super().used(given, gate_T2)
+    chance_T = gate_T2[:, 1] / max(self.threshold, 1e-9)
+    return chance_T > contract.uniform(given, 1)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold(All):
+  """Used if g2 > threshold (Mesh TensorFlow)."""
+
+  threshold: float = 0.2
+
+  def __post_init__(self):
+    _check_threshold(self.threshold)
+
+  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+    del given
+    return gate_T2[:, 1] > self.threshold
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio(All):
+  """Used if g2 > threshold * g1: ST-MoE's text, with 1/5."""
+
+  threshold: float = 0.2
+
+  def __post_init__(self):
+    _check_threshold(self.threshold)
+
+  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+    del given
+    return gate_T2[:, 1] > self.threshold * gate_T2[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling(All):
+  """The second is drawn by the probabilities without the first, in training.
+
+  Praxis and lingvo. Selection biases have no part in the draw.
+  """
+
+  def pick(
+    self,
+    given: contract.RouterInput,
+    prob_TE: jax.Array,
+    expert_T2: jax.Array,
+  ) -> jax.Array:
+    if not given.training:
+      return expert_T2
+    num_experts = prob_TE.shape[1]
+    noise_TE = contract.gumbel(given, num_experts, SAMPLING_SALT)
+    first_TE = expert_T2[:, :1] == jnp.arange(num_experts)
+    noisy_TE = jnp.where(first_TE, -jnp.inf, given.logits_TE + noise_TE)
+    return expert_T2.at[:, 1].set(jnp.argmax(noisy_TE, axis=1))
+
+
+SECONDS = {
+  'all': All,
+  'none': Never,
+  'random': Random,
+  'ratio': Ratio,
+  'sampling': Sampling,
+  'threshold': Threshold,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GShard(contract.Router):
   """Top-2 gating of GShard (arXiv 2006.16668, section 2.2, Algorithm 1).
 
   1. g = softmax over experts; g1, g2 the two largest; both divided by g1 + g2.
@@ -27,7 +155,24 @@ class GShard:
 
   The paper's local groups, each with a capacity and a balance loss of its own,
   are shards of a device; here a group is a sequence, whatever the mesh.
+
+  Heirs, as settings:
+
+    praxis, lingvo   dropped_use_slot off, second=all (or another)
+    ST-MoE           dropped_use_slot off, second=ratio (arXiv 2202.08906); its
+                     code, Mesh TensorFlow's, has second=random with a threshold
+                     of 0.2 instead. Capacity 1.25, at evaluation 2
+
+  With a selection bias the two are chosen by g + b; gates are of g alone.
+
+  Attributes:
+    second: when a token's second choice is used, see `SECONDS`.
+    dropped_use_slot: whether a second choice that is not used keeps its place
+      in the expert, as in Algorithm 1 but in no released code.
   """
+
+  second: All = config.choice(SECONDS, Random())
+  dropped_use_slot: bool = True
 
   def check(self, num_experts: int) -> None:
     if num_experts < 2:
@@ -37,13 +182,16 @@ class GShard:
 
   @property
   def experts_per_token(self) -> float:
-    return 2
+    return self.second.experts_per_token
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
-    gate_T2, expert_T2 = jax.lax.top_k(prob_TE, 2)
-    gate_T2 = gate_T2 / gate_T2.sum(axis=-1, keepdims=True)
-    if given.key is not None:
-      used_T = 2 * gate_T2[:, 1] > contract.uniform(given, 1)[:, 0]
-      gate_T2 = gate_T2.at[:, 1].set(jnp.where(used_T, gate_T2[:, 1], 0.0))
+    _, expert_T2 = jax.lax.top_k(given.biased(prob_TE), 2)
+    expert_T2 = self.second.pick(given, prob_TE, expert_T2)
+    gate_T2 = scores.renormalised(scores.take(prob_TE, expert_T2))
+    used_T = self.second.used(given, gate_T2)
+    gate_T2 = gate_T2.at[:, 1].set(jnp.where(used_T, gate_T2[:, 1], 0.0))
+    if self.experts_per_token < 2 or not self.dropped_use_slot:
+      second_T = jnp.where(used_T, expert_T2[:, 1], prob_TE.shape[1])
+      expert_T2 = expert_T2.at[:, 1].set(second_T)
     return contract.token_choice(given, expert_T2, gate_T2, prob_TE)

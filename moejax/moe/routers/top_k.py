@@ -1,34 +1,99 @@
-"""Softmax over all routed experts, then the top k: DeepSeekMoE's router."""
+"""The k experts of the largest scores: most published routers, as settings."""
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract
+from moejax.moe.routers import scores
+
+DROPOUT_SALT = 1
+LEAST_LOGIT = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
-class TopK:
-  """Token choice by the k largest softmax probabilities.
+class TopK(contract.Router):
+  """Token choice by the k largest scores.
 
-  DeepSeekMoE (arXiv 2401.06066, section 3.2, equations 9 to 11):
-  s = softmax(u e) over all routed experts; the gate is s for the k largest and
-  0 elsewhere. The kept gates are not renormalised, so they sum to less than 1.
+  The default is DeepSeekMoE's (arXiv 2401.06066, section 3.2, equations 9 to
+  11): s = softmax(u e) over all routed experts; the gate is s for the k largest
+  and 0 elsewhere. The kept gates are not renormalised, so they sum to less
+  than 1. In general:
+
+    1. score   s = score(logits); probabilities s / sum(s) for balance losses
+    2. choose  the k largest of s + b, with b the selection biases there are
+               (arXiv 2408.15664); b takes part in nothing else
+    3. weigh   g = s of the chosen, over their sum if `renormalise`, * `scale`
+
+  Published routers (what is not named stays at its default):
+
+    DeepSeekMoE, OLMoE, Grok-1, Qwen1.5 and 2   k
+    Mixtral, MiniMax-01, Qwen3, Qwen3-Next      renormalise
+    gpt-oss                      after; scorer.bias
+    sigma-MoE                    score=sigmoid, expert_dropout
+    X-MoE                        k=1; scorer=cosine
+    DeepSeek-V3 without groups, GLM-4.5, Kimi-K2, MiniMax-M2
+                                 score=sigmoid, renormalise, scale; and a bias
+    DeepSeek-V4                  score=sqrt_softplus, renormalise, scale=1.5;
+                                 its first layers: router hash_first
+    Llama 4                      k=1, score=sigmoid, scales_input
+    LongCat-Flash                scale=6; and a bias
+    Marin's quantile balancing   score=sigmoid, after, renormalise, scale=2.5
+    LibMoE's SMoE and "V2"       renormalise (DeepSeek-V2 itself does not)
+    LibMoE's SMoE-SG and "V3"    score=sigmoid, renormalise
+    LibMoE's XMoE                score=double_softmax, renormalise
+
+  Released code divides by the sum + 1e-20, we by the sum or 1e-15, whichever is
+  larger. Of equal scores the expert with the lower number wins.
+
+  `extra` holds `unbiased_TK`, the k largest without bias, where a bias is at
+  work: DeepSeek-V3's sequence-wise loss counts those (arXiv 2412.19437,
+  equation 18).
 
   Attributes:
     k: routed experts per token.
-    renormalise: divide the kept gates by their sum (Mixtral; not DeepSeekMoE).
+    score: from logits to scores, see `scores.SCORES`.
+    renormalise: divide the kept gates by their sum.
+    scale: the routed scaling factor, which multiplies the gates.
+    after: choose by logits and apply `score` to the kept logits alone (Shazeer
+      2017, Mixtral, gpt-oss). With softmax it gives what `renormalise` gives;
+      a bias is then added to logits and not to probabilities.
+    scales_input: the gate multiplies the expert's input and not its output
+      (Llama 4), which differs since experts are not linear; for k=1.
+    expert_dropout: probability with which, in training, a token cannot choose
+      an expert, each pair by itself (sigma-MoE, arXiv 2310.10837, and its
+      released code). A token with fewer than k experts left uses those.
   """
 
   k: int = 2
+  score: str = config.named(scores.SCORES, 'softmax')
   renormalise: bool = False
+  scale: float = 1.0
+  after: bool = False
+  scales_input: bool = False
+  expert_dropout: float = 0.0
+
+  def __post_init__(self):
+    if not 0 <= self.expert_dropout < 1:
+      raise errors.InputError(
+        f'router.expert_dropout={self.expert_dropout} must be at least 0 and '
+        'below 1'
+      )
+    if self.scale <= 0:
+      raise errors.InputError(f'router.scale={self.scale} must be > 0')
 
   def check(self, num_experts: int) -> None:
     if not 1 <= self.k <= num_experts:
       raise errors.InputError(
         f'router.k={self.k} experts per token, but there are {num_experts} '
         f'routed experts; use 1 to {num_experts}'
+      )
+    if self.scales_input and self.k > 1:
+      raise errors.InputError(
+        f'router.scales_input=True with router.k={self.k}: an input is scaled '
+        'for one expert only; set router.k=1'
       )
 
   def shrunk(self, num_experts: int) -> 'TopK':
@@ -39,8 +104,46 @@ class TopK:
     return self.k
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
-    gate_TK, expert_TK = jax.lax.top_k(prob_TE, self.k)
+    score = scores.SCORES[self.score]
+    score_TE, prob_TE = score(given.logits_TE)
+    order_TE = given.logits_TE if self.after else score_TE
+    choice_TE = given.biased(order_TE)
+    thins = given.training and self.expert_dropout > 0
+    if thins:
+      noise_TE = contract.uniform(given, choice_TE.shape[1], DROPOUT_SALT)
+      choice_TE = jnp.where(noise_TE < self.expert_dropout, -jnp.inf, choice_TE)
+    best_TK, expert_TK = jax.lax.top_k(self.limited(choice_TE), self.k)
+    gate_TK = scores.take(order_TE, expert_TK)
+    if thins:
+      gate_TK = jnp.where(best_TK > -jnp.inf, gate_TK, LEAST_LOGIT)
+    if self.after:
+      gate_TK, _ = score(gate_TK)
+    if thins:
+      gate_TK = jnp.where(best_TK > -jnp.inf, gate_TK, 0.0)
+      expert_TK = jnp.where(best_TK > -jnp.inf, expert_TK, prob_TE.shape[1])
     if self.renormalise:
-      gate_TK = gate_TK / gate_TK.sum(axis=-1, keepdims=True)
-    return contract.token_choice(given, expert_TK, gate_TK, prob_TE)
+      gate_TK = scores.renormalised(gate_TK)
+    if self.scale != 1:
+      gate_TK = gate_TK * self.scale
+    extra = {}
+    if self.tells_unbiased(given):
+      extra['unbiased_TK'] = self._unbiased(given, order_TE)
+    routing = contract.token_choice(given, expert_TK, gate_TK, prob_TE, extra)
+    return dataclasses.replace(routing, scales_input=self.scales_input)
+
+  def limited(self, choice_TE: jax.Array) -> jax.Array:
+    """What is chosen by; -inf where an expert is out of question."""
+    return choice_TE
+
+  def tells_unbiased(self, given: contract.RouterInput) -> bool:
+    """Whether the choice may differ from that of the scores alone."""
+    return scores.has_bias(given)
+
+  def _unbiased(
+    self, given: contract.RouterInput, order_TE: jax.Array
+  ) -> jax.Array:
+    """The ids of the k largest scores, as numbers; E for padding."""
+    _, expert_TK = jax.lax.top_k(jax.lax.stop_gradient(order_TE), self.k)
+    nowhere = order_TE.shape[1]
+    expert_TK = jnp.where(given.valid_T[:, None], expert_TK, nowhere)
+    return expert_TK.astype(jnp.float32)

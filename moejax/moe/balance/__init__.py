@@ -1,0 +1,112 @@
+"""BALANCE: every balance loss and bias rule by its name in a config."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import table
+from moejax.moe import contract
+from moejax.moe.balance import (
+  adaptive_l1,
+  bias,
+  gshard,
+  load,
+  logits,
+  of_routers,
+  quantile,
+  switch,
+  variation,
+  zero_computation,
+)
+
+BALANCE = {
+  'adaptive_l1': adaptive_l1.AdaptiveL1,
+  'communication': load.Communication,
+  'device_level': load.DeviceLevel,
+  'dselect_entropy': of_routers.SelectorEntropy,
+  'entropy': logits.Entropy,
+  'expert_level': load.ExpertLevel,
+  'groups': zero_computation.Groups,
+  'gshard_aux': gshard.GShardAux,
+  'importance': variation.Importance,
+  'load': variation.Load,
+  'longcat_bias': bias.ShareBias,
+  'loss_free': bias.LossFree,
+  'quantile': quantile.Quantile,
+  'sequence_level': load.SequenceLevel,
+  'stable_moe': of_routers.Stable,
+  'switch': switch.Switch,
+  'tc_moe': of_routers.TernaryChoice,
+  'two_level': of_routers.TwoLevelImportance,
+  'weighted': zero_computation.Weighted,
+  'z_loss': logits.ZLoss,
+}
+
+
+def total(
+  losses: tuple[contract.Balance, ...], sums: dict[str, Any]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """All balance losses of a model, summed over its MoE layers.
+
+  Every layer has its own loss, and they add up, as in DeepSeek's released code
+  and in LibMoE: a coefficient is one for a sum over layers. Where another
+  project takes the mean over layers, divide its coefficient by their number.
+
+  Args:
+    losses: the configured parts; those with a memory alone have no loss.
+    sums: by name of the part, its global sums with layers in front.
+
+  Returns:
+    The total, and the mean over layers of each loss by name.
+
+  Raises:
+    KeyError: a configured loss has no sums: a layer did not report it.
+  """
+  loss = jnp.zeros((), jnp.float32)
+  values = {}
+  for part in losses:
+    name = table.name_of(BALANCE, part)
+    if name not in sums:
+      raise KeyError(f'no layer reported balance loss {name!r}')
+    if type(part).loss is contract.Balance.loss:
+      continue  # it has a memory only
+    loss_N = jax.vmap(part.loss)(sums[name])
+    loss = loss + jnp.sum(loss_N)
+    values[name] = jnp.mean(loss_N)
+  return loss, values
+
+
+def observe(
+  losses: tuple[contract.Balance, ...],
+  given: contract.RouterInput,
+  routing: contract.Routing,
+) -> dict[str, Any]:
+  """The sums of each loss by its name, over the tokens of this shard."""
+  return {
+    table.name_of(BALANCE, part): part.observe(given, routing)
+    for part in losses
+  }
+
+
+def memory(
+  parts: tuple[contract.Balance, ...], num_experts: int
+) -> dict[str, dict[str, jax.Array]]:
+  """What one layer remembers at the start, by part; parts without are out."""
+  found = {
+    table.name_of(BALANCE, part): part.memory(num_experts) for part in parts
+  }
+  return {name: kept for name, kept in found.items() if kept}
+
+
+def update(
+  parts: tuple[contract.Balance, ...],
+  memory: dict[str, dict[str, jax.Array]],
+  sums: dict[str, Any],
+) -> dict[str, dict[str, jax.Array]]:
+  """The memories after a step; layers in front, sums of the global batch."""
+  by_name = {table.name_of(BALANCE, part): part for part in parts}
+  return {
+    name: by_name[name].update(kept, sums[name])
+    for name, kept in memory.items()
+  }

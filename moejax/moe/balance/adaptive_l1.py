@@ -1,0 +1,105 @@
+"""ReMoE's sparsity: an L1 loss whose weight finds itself."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.balance import counts
+
+NAME = 'adaptive_l1'
+
+# f_E from the active tokens of each expert and what they would be in balance.
+FORMS = {
+  'plain': lambda active_E, _: jnp.ones_like(active_E),
+  'refined': lambda active_E, even: active_E / jnp.maximum(even, 1e-9),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveL1(contract.Balance):
+  """ReMoE's loss: lambda * sum_e f_e (mean over tokens of R_te).
+
+  Wang, Zhu and Chen 2024 (arXiv 2412.14711, sections 3.2 and 3.3): R is the
+  ReLU of the logits, which the router reports as `relu_TE`; an expert is active
+  where it is above 0. f_e = E / (k T) * (tokens in which e is active), so that
+  the penalty is on busy experts. The gradient goes through R alone.
+
+  lambda is remembered. After every optimiser step it is multiplied by `growth`
+  if the share of zeros in R, over all layers and the global batch, is below
+  1 - k / E, and divided by it otherwise. It is one number for all layers, of
+  which each keeps a copy. The first steps run nearly dense.
+
+  Attributes:
+    k: experts that a token is to have active on average.
+    start: lambda at the start.
+    growth: the paper's alpha.
+    form: 'plain' has f = 1, the L1 loss of section 3.2.
+  """
+
+  k: float = 2.0
+  start: float = 1e-8
+  growth: float = 1.2
+  form: str = config.named(FORMS, 'refined')
+
+  def __post_init__(self):
+    if self.k <= 0 or self.start <= 0 or self.growth <= 1:
+      raise errors.InputError(
+        f'balance.adaptive_l1 needs k={self.k} and start={self.start} above 0 '
+        f'and growth={self.growth} above 1'
+      )
+
+  def check(self, num_experts: int) -> None:
+    if self.k > num_experts:
+      raise errors.InputError(
+        f'balance.adaptive_l1.k={self.k} experts per token, but there are '
+        f'{num_experts}; use a number up to that'
+      )
+
+  def shrunk(self, num_experts: int) -> 'AdaptiveL1':
+    return dataclasses.replace(self, k=min(self.k, 2.0, float(num_experts)))
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    relu_TE = counts.extra(routing, 'relu_TE', NAME)
+    active_TE = (relu_TE > 0).astype(jnp.float32)
+    tokens = counts.tokens(given)
+    weight = given.memory[NAME]['l1']
+    return {
+      'active_E': counts.over_tokens(given, active_TE),
+      'relu_E': counts.over_tokens(given, relu_TE),
+      # The loss sees nothing but sums; this one over `tokens` is lambda.
+      'weight': weight * tokens,
+      'tokens': tokens,
+    }
+
+  def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
+    sums = sums | {
+      name: jax.lax.stop_gradient(sums[name])
+      for name in ('active_E', 'weight', 'tokens')
+    }
+    tokens = jnp.maximum(sums['tokens'], 1)
+    even = self.k * tokens / len(sums['active_E'])
+    f_E = FORMS[self.form](sums['active_E'], even)
+    weight = sums['weight'] / tokens
+    return weight * jnp.sum(f_E * sums['relu_E'] / tokens)
+
+  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+    del num_experts
+    return {'l1': jnp.full((), self.start, jnp.float32)}
+
+  def update(
+    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
+  ) -> dict[str, jax.Array]:
+    num_experts = sums['active_E'].shape[-1]
+    tokens_N = jnp.maximum(sums['tokens'], 1)
+    active_N = jnp.sum(sums['active_E'], axis=-1) / (tokens_N * num_experts)
+    sparsity = 1 - jnp.mean(active_N)
+    target = 1 - self.k / num_experts
+    factor = jnp.where(sparsity < target, self.growth, 1 / self.growth)
+    # A batch of padding says nothing.
+    seen = jnp.any(sums['tokens'] > 0)
+    return {'l1': memory['l1'] * jnp.where(seen, factor, 1.0)}

@@ -1,0 +1,138 @@
+"""Balance without a loss: a bias on the scores for choosing, from the load.
+
+A bias is updated after the optimiser step, from the load of the whole global
+batch, so a token's choice depends on earlier batches and never on the tokens
+around it (arXiv 2408.15664, section 5.2).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.balance import counts, zero_computation
+
+
+def _sign(count_NE: jax.Array) -> jax.Array:
+  return jnp.sign(jnp.mean(count_NE, axis=-1, keepdims=True) - count_NE)
+
+
+def _proportional(count_NE: jax.Array) -> jax.Array:
+  mean_N1 = jnp.mean(count_NE, axis=-1, keepdims=True)
+  return (mean_N1 - count_NE) / jnp.where(mean_N1 > 0, mean_N1, 1.0)
+
+
+# The step of a bias, in units of the rate, from counts with layers in front.
+RULES = {'proportional': _proportional, 'sign': _sign}
+
+
+@dataclasses.dataclass(frozen=True)
+class LossFree(contract.Balance):
+  """Loss-free balancing: b_i += rate * sign(mean load - load of expert i).
+
+  Wang et al. 2024 (arXiv 2408.15664, algorithm 1), the selection bias of
+  DeepSeek-V3 (arXiv 2412.19437, section 2.1.2) and its kin. It starts at 0 and
+  its mean is not taken out, as in the paper. Padding has no load.
+
+  Attributes:
+    rate: u; the paper's, V3's and GLM-4.5's.
+    rule: 'proportional' steps by rate * (mean - load) / mean, better for
+      softmax scores by the paper's appendix C. The paper writes rate * (mean -
+      load) in tokens; a step like that would grow with the batch, so ours is
+      relative to the mean. The rule for factors instead of biases is left out.
+    stop_after: optimiser steps after which the bias stays as it is; 0 for
+      never. V3 stops after 14.3T tokens of 14.8T.
+  """
+
+  rate: float = 0.001
+  rule: str = config.named(RULES, 'sign')
+  stop_after: int = 0
+
+  def __post_init__(self):
+    if self.stop_after < 0:
+      raise errors.InputError(
+        f'balance.loss_free.stop_after={self.stop_after} must be 0 or more'
+      )
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    del given
+    return {'count_E': counts.count(routing)}
+
+  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+    return {
+      'bias_E': jnp.zeros(num_experts, jnp.float32),
+      'steps': jnp.zeros((), jnp.float32),
+    }
+
+  def update(
+    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
+  ) -> dict[str, jax.Array]:
+    steps_N = memory['steps']
+    going_N1 = (steps_N < (self.stop_after or jnp.inf))[..., None]
+    step_NE = self.rate * RULES[self.rule](sums['count_E'])
+    return {
+      'bias_E': memory['bias_E'] + jnp.where(going_N1, step_NE, 0.0),
+      'steps': steps_N + 1,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareBias(contract.Balance):
+  """LongCat-Flash's bias: b_i += rate * (s / N - share of expert i).
+
+  LongCat-Flash (arXiv 2509.01322, section 2.1), for the N experts with weights;
+  identity experts have bias 0 and take what is left. An expert's share is that
+  of all K T assignments; s, the report's K_e / K, is the share that experts
+  with weights are to have together. So the number of them that a token is
+  computed by is K_e on average.
+
+  The report was read second-hand. One reading has assignments over T in place
+  of K T, but only with K T do the targets sum to what is assigned. The report
+  lowers its rate while training; here it is constant, and the default our own.
+
+  Attributes:
+    rate: mu.
+    num_zero: how many of the last choices are identity experts.
+    ffn_share: s; without identity experts it is 1.
+  """
+
+  rate: float = 0.001
+  num_zero: int = 0
+  ffn_share: float = 2 / 3
+
+  def __post_init__(self):
+    zero_computation.check_share('longcat_bias', self.ffn_share)
+
+  def check(self, num_experts: int) -> None:
+    zero_computation.check_zero('longcat_bias', self.num_zero, num_experts)
+
+  def shrunk(self, num_experts: int) -> 'ShareBias':
+    num_zero = min(self.num_zero, num_experts - 1)
+    return dataclasses.replace(self, num_zero=num_zero)
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    del given
+    return {'count_E': counts.count(routing)}
+
+  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+    return {'bias_E': jnp.zeros(num_experts, jnp.float32)}
+
+  def update(
+    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
+  ) -> dict[str, jax.Array]:
+    count_NE = sums['count_E']
+    with_weights = count_NE.shape[-1] - self.num_zero
+    target = (self.ffn_share if self.num_zero else 1.0) / with_weights
+    assignments_N1 = jnp.sum(count_NE, axis=-1, keepdims=True)
+    share_NE = count_NE / jnp.maximum(assignments_N1, 1)
+    moves_NE = (jnp.arange(count_NE.shape[-1]) < with_weights) & (
+      assignments_N1 > 0
+    )
+    step_NE = self.rate * jnp.where(moves_NE, target - share_NE, 0.0)
+    return {'bias_E': memory['bias_E'] + step_NE}

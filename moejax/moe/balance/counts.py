@@ -1,0 +1,119 @@
+"""Sums over tokens that several balance parts are functions of.
+
+What is counted is what the router asks for: assignments to one of E choices,
+over an expert's capacity or not. Padding is in no assignment and in no sum.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+from moejax.moe import contract
+
+
+def count(routing: contract.Routing) -> jax.Array:
+  """How many assignments each expert has, float32 [E], without gradient."""
+  return jnp.sum(_hits(routing), axis=0, dtype=jnp.float32)
+
+
+def gates(routing: contract.Routing) -> jax.Array:
+  """What each expert's outputs are weighted with in sum, [E].
+
+  The gradient goes through the weights.
+  """
+  hit_AE = _hits(routing).astype(jnp.float32)
+  return jnp.einsum('A,AE->E', routing.weight_A, hit_AE)
+
+
+def over_tokens(given: contract.RouterInput, x_TE: jax.Array) -> jax.Array:
+  """The sum over tokens that are not padding; of [T] a scalar."""
+  valid_T = given.valid_T.reshape(-1, *[1] * (x_TE.ndim - 1))
+  return jnp.sum(jnp.where(valid_T, x_TE, 0.0), axis=0)
+
+
+def tokens(given: contract.RouterInput) -> jax.Array:
+  """How many tokens are not padding, float32."""
+  return jnp.sum(given.valid_T, dtype=jnp.float32)
+
+
+def first(routing: contract.Routing, part: str) -> jax.Array:
+  """The expert that each token likes best, int32 [T]; E for none.
+
+  Args:
+    routing: token choice.
+    part: the balance part that asks, for the error.
+
+  Raises:
+    InputError: tokens do not choose, so none is first.
+  """
+  if routing.per_token is None:
+    raise errors.InputError(
+      f'the {part} balance loss counts first choices: it needs a token choice '
+      'router'
+    )
+  return routing.expert_A[: routing.prob_TE.shape[0]]
+
+
+def extra(routing: contract.Routing, name: str, part: str) -> jax.Array:
+  """What only some routers report.
+
+  Raises:
+    InputError: this one does not.
+  """
+  if name not in routing.extra:
+    found = ', '.join(sorted(routing.extra)) or 'nothing'
+    raise errors.InputError(
+      f'balance.{part} needs {name} from the router, which reports {found}; '
+      f'use the router that it belongs to, or balance.{part}=off'
+    )
+  return routing.extra[name]
+
+
+def by_sequence(
+  given: contract.RouterInput, routing: contract.Routing
+) -> dict[str, jax.Array]:
+  """Assignments, probabilities and tokens of each sequence, S in front.
+
+  A sequence is a row of the batch. A row into which several documents were
+  packed is one sequence.
+
+  Example, rows of 2 tokens, E=2, K=1, the last token is padding:
+    expert_A  [0, 0, 1, 2]
+    count_E   [[2, 0], [0, 1]]
+    tokens    [2, 1]
+  """
+  return {
+    'count_E': count_by_sequence(given, routing),
+    'prob_E': sum_by_sequence(given, routing.prob_TE),
+    'tokens': jnp.sum(
+      given.valid_T.reshape(-1, given.row_length), axis=1, dtype=jnp.float32
+    ),
+  }
+
+
+def count_by_sequence(
+  given: contract.RouterInput, routing: contract.Routing
+) -> jax.Array:
+  """How many assignments each expert has in each sequence, float32 [S, E]."""
+  num_tokens, num_experts = routing.prob_TE.shape
+  num_rows = num_tokens // given.row_length
+  if routing.per_token is None:
+    row_A = routing.token_A // given.row_length
+    zeros_SE = jnp.zeros((num_rows, num_experts), jnp.float32)
+    # An expert id of E is out of bounds, so it is dropped.
+    return zeros_SE.at[row_A, routing.expert_A].add(1.0, mode='drop')
+  expert_KSL = routing.expert_A.reshape(-1, num_rows, given.row_length)
+  hit_KSLE = expert_KSL[..., None] == jnp.arange(num_experts)
+  return jnp.sum(hit_KSLE, axis=(0, 2), dtype=jnp.float32)
+
+
+def sum_by_sequence(given: contract.RouterInput, x_TE: jax.Array) -> jax.Array:
+  """The sums over the tokens of each sequence, [S, E]."""
+  valid_SL = given.valid_T.reshape(-1, given.row_length).astype(jnp.float32)
+  x_SLE = x_TE.reshape(*valid_SL.shape, -1)
+  return jnp.einsum('SLE,SL->SE', x_SLE, valid_SL)
+
+
+def _hits(routing: contract.Routing) -> jax.Array:
+  num_experts = routing.prob_TE.shape[1]
+  return routing.expert_A[:, None] == jnp.arange(num_experts)

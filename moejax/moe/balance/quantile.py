@@ -1,0 +1,107 @@
+"""Quantile balancing: the bias at which the last batch were in balance."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.balance import counts
+from moejax.moe.routers import scores
+
+BINS = 1000
+NAME = 'quantile'
+
+# What the bias is added to: (logits_TE) -> (score_TE, probabilities).
+SCORES = {'logits': lambda x_TE: (x_TE, x_TE), **scores.SCORES}
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantile(contract.Balance):
+  """Quantile balancing as in Kimi K3: b_e = quantile_{k/E} of alpha_t - s_te.
+
+  J. Su, "quantile balancing" (kexue.fm 11619), in the form of the Kimi K3
+  report (section 2.3.3, read second-hand). Three stages:
+
+    1. alpha_t is the (k+1)-th largest biased score of token t: expert e is
+       chosen where s_te + b_e > alpha_t, so where alpha_t - s_te < b_e.
+    2. b_e becomes the k/E quantile of alpha_t - s_te over the tokens of the
+       global batch, at which q = T k / E of them choose e, with all else equal.
+    3. The mean is taken out of b, which changes no choice.
+
+  Example, one expert, T=4, q=2: alpha_t - s_te of .04, -.03, .31 and .12 have
+  b_e = .08, half-way between the second and the third.
+
+  The quantile is read off a histogram of 1000 bins from min b - reach to max b
+  + reach, which adds up over shards and micro-batches (an average of quantiles
+  would not be the quantile of all). Where the report is silent, we take the
+  point half-way between the q-th and the (q+1)-th value, each the centre of its
+  bin: at the (q+1)-th value itself one token would sit on its cut-off. So b is
+  exact to a bin's width, (2 reach + max b - min b) / 1000; beyond the ends,
+  values count as the end's.
+
+  Group-limited routers are balanced as if they had no groups. Several parts
+  with a bias add up.
+
+  Attributes:
+    score: what the router chooses by: its own `score`, or 'logits' where it
+      chooses by those (`after`).
+    reach: how far the scores of one token spread; 1 for sigmoid and softmax.
+      Megatron and Marin balance raw logits, which need more.
+  """
+
+  score: str = config.named(SCORES, 'sigmoid')
+  reach: float = 1.0
+
+  def __post_init__(self):
+    if self.reach <= 0:
+      raise errors.InputError(
+        f'balance.quantile.reach={self.reach} must be more than 0'
+      )
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    k, num_experts = routing.per_token, routing.prob_TE.shape[1]
+    if k is None or k >= num_experts or given.logits_TE.shape[1] != num_experts:
+      raise errors.InputError(
+        'balance.quantile needs a router in which every token chooses k of '
+        'the experts by their scores; use another, or balance.quantile=off'
+      )
+    score_TE, _ = SCORES[self.score](jax.lax.stop_gradient(given.logits_TE))
+    top_TK, _ = jax.lax.top_k(given.biased(score_TE), k + 1)
+    margin_TE = top_TK[:, -1:] - score_TE
+    low, width = self._bins(given.memory[NAME]['bias_E'])
+    bin_TE = jnp.floor((margin_TE - low) / width).astype(jnp.int32)
+    bin_TE = jnp.clip(bin_TE, 0, BINS - 1)
+    one_TE = jnp.broadcast_to(given.valid_T[:, None], bin_TE.shape)
+    bins_EB = jnp.zeros((num_experts, BINS), jnp.float32)
+    bins_EB = bins_EB.at[jnp.arange(num_experts), bin_TE].add(
+      one_TE.astype(jnp.float32)
+    )
+    tokens = counts.tokens(given)
+    return {'bins_EB': bins_EB, 'picks': k * tokens, 'tokens': tokens}
+
+  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+    return {'bias_E': jnp.zeros(num_experts, jnp.float32)}
+
+  def update(
+    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
+  ) -> dict[str, jax.Array]:
+    return {'bias_E': jax.vmap(self._update)(memory['bias_E'], sums)}
+
+  def _bins(self, bias_E: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the first bin starts, and how wide one is."""
+    low = jnp.min(bias_E) - self.reach
+    return low, (jnp.max(bias_E) + self.reach - low) / BINS
+
+  def _update(self, bias_E: jax.Array, sums: dict[str, jax.Array]) -> jax.Array:
+    low, width = self._bins(bias_E)
+    wanted = sums['picks'] / len(bias_E)
+    upto_EB = jnp.cumsum(sums['bins_EB'], axis=-1)
+    # How many bins end before the value of that rank.
+    below_E = jnp.sum(upto_EB < wanted, axis=-1)
+    above_E = jnp.minimum(jnp.sum(upto_EB <= wanted, axis=-1), BINS - 1)
+    new_E = low + width * ((below_E + above_E) / 2 + 0.5)
+    return jnp.where(sums['tokens'] > 0, new_E - jnp.mean(new_E), bias_E)

@@ -1,0 +1,67 @@
+"""A loss of the whole batch, or the mean of the losses of its sequences."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from moejax.moe import contract
+
+
+def _batch_sums(value: Any, sums_S: dict[str, jax.Array]) -> Any:
+  del value
+  return jax.tree.map(lambda x: jnp.sum(x, axis=0), sums_S)
+
+
+def _batch_loss(value: Any, sums: Any) -> jax.Array:
+  return value(sums)
+
+
+def _sequence_sums(value: Any, sums_S: dict[str, jax.Array]) -> Any:
+  full_S = sums_S['tokens'] > 0
+  value_S = jnp.where(full_S, jax.vmap(value)(sums_S), 0.0)
+  return {
+    'value': jnp.sum(value_S),
+    'sequences': jnp.sum(full_S, dtype=jnp.float32),
+  }
+
+
+def _sequence_loss(value: Any, sums: Any) -> jax.Array:
+  del value
+  return sums['value'] / jnp.maximum(sums['sequences'], 1)
+
+
+# How the sums of single sequences become sums, and those the loss.
+SCOPES = {
+  'batch': (_batch_sums, _batch_loss),
+  'sequence': (_sequence_sums, _sequence_loss),
+}
+
+
+class Scoped(contract.Balance):
+  """A loss given by sums of tokens and by a value of such sums.
+
+  A part has an `over`: 'batch' takes the value of the sums over the global
+  batch; 'sequence' takes that of each sequence, which asks for balance in every
+  one of them, and the mean of those. Sequences of padding alone are left out.
+  """
+
+  over: str
+
+  def sums(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    """Sums of each sequence [S, ...], 'tokens' among them."""
+    raise NotImplementedError
+
+  def value(self, sums: dict[str, jax.Array]) -> jax.Array:
+    """The loss from sums, its coefficient included."""
+    raise NotImplementedError
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> Any:
+    return SCOPES[self.over][0](self.value, self.sums(given, routing))
+
+  def loss(self, sums: Any) -> jax.Array:
+    return SCOPES[self.over][1](self.value, sums)

@@ -1,0 +1,73 @@
+"""Switch Transformer's loss and its relatives, which count differently."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config
+from moejax.moe import contract
+from moejax.moe.balance import counts
+
+
+def _top_1(given: contract.RouterInput, routing: contract.Routing):
+  num_experts = routing.prob_TE.shape[1]
+  first_T1 = counts.first(routing, 'switch')[:, None]
+  hit_TE = first_T1 == jnp.arange(num_experts)
+  hit_E = jnp.sum(hit_TE, axis=0, dtype=jnp.float32)
+  return hit_E, counts.over_tokens(given, routing.prob_TE)
+
+
+def _multi_hot(given: contract.RouterInput, routing: contract.Routing):
+  return counts.count(routing), counts.over_tokens(given, routing.prob_TE)
+
+
+def _masked(given: contract.RouterInput, routing: contract.Routing):
+  del given
+  return counts.count(routing), counts.gates(routing)
+
+
+# Sums over tokens that f and P are made of, both [E].
+FORMS = {'masked': _masked, 'multi_hot': _multi_hot, 'top_1': _top_1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Switch(contract.Balance):
+  """Switch Transformer's loss: alpha * N * sum_i f_i P_i.
+
+  Switch (arXiv 2101.03961, section 2.2, equations 4 to 6): f_i is the share of
+  tokens whose first choice is i, P_i the mean probability. Both are of the
+  global batch; in the paper they are of the tokens of one core.
+
+  Attributes:
+    alpha: the paper's.
+    form: what f and P are, with the value when balanced:
+      'top_1': Switch's, alpha. Over the batch it is also E^2 times GShard's
+        (lingvo, praxis), and X-MoE's where the router gives P at tau_0.
+      'multi_hot': f_i is the share of tokens that choose i at all, K of them
+        each; alpha * K. Flaxformer's for top-k (E^2 mean(f P)) and that of
+        transformers' Mixtral and its kin (the sum over the K places).
+        Transformers takes f and P over all layers at once; here each layer has
+        its own.
+      'masked': as multi_hot, with the mean of the combine weights for P: the
+        released EvoMoE's (arXiv 2112.14397). alpha * E when every token goes
+        to every expert with weight 1 / E.
+  """
+
+  alpha: float = 0.01
+  form: str = config.named(FORMS, 'top_1')
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    hit_E, prob_E = FORMS[self.form](given, routing)
+    return {
+      'count_E': hit_E,
+      'prob_E': prob_E,
+      'tokens': counts.tokens(given),
+    }
+
+  def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
+    tokens = jnp.maximum(sums['tokens'], 1)
+    f_E, p_E = sums['count_E'] / tokens, sums['prob_E'] / tokens
+    return self.alpha * len(f_E) * jnp.sum(f_E * p_E)

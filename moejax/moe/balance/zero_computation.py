@@ -1,0 +1,138 @@
+"""Balance between experts with weights and those without computation.
+
+Without computation are the last `num_zero` of a router's choices.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.balance import counts, load, scope
+
+
+def check_zero(part: str, num_zero: int, num_experts: int) -> None:
+  """Raises InputError unless some of the choices have weights."""
+  if not 0 <= num_zero < num_experts:
+    raise errors.InputError(
+      f'balance.{part}.num_zero={num_zero} must be 0 to {num_experts - 1}: it '
+      f'is how many of the {num_experts} choices are without computation'
+    )
+
+
+def check_share(part: str, ffn_share: float) -> None:
+  """Raises InputError unless both kinds of experts have a share."""
+  if not 0 < ffn_share < 1:
+    raise errors.InputError(
+      f'balance.{part}.ffn_share={ffn_share} must be between 0 and 1: it is '
+      'the share of assignments that experts with weights are to have'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted(contract.Balance):
+  """MoE++'s heterogeneous balance loss: beta * sum_i eta_i f_i P_i.
+
+  Jin et al. 2024 (arXiv 2410.07348, section 3.3, equation 7): f_i is the share
+  of tokens that choose expert i, P_i the mean probability; eta is 1 for experts
+  with weights and tau for zero-computation experts, so a smaller tau leaves
+  more to those. There is no factor N and no 1 / K in it: balanced, with K
+  choices of N and eta 1, it is beta * K / N. Over the global batch.
+
+  Attributes:
+    beta: the paper's.
+    tau: the paper's usual one; swept in its table 3.
+    num_zero: how many of the last choices are zero-computation experts.
+  """
+
+  beta: float = 0.01
+  tau: float = 0.75
+  num_zero: int = 0
+
+  def check(self, num_experts: int) -> None:
+    check_zero('weighted', self.num_zero, num_experts)
+
+  def shrunk(self, num_experts: int) -> 'Weighted':
+    num_zero = min(self.num_zero, num_experts - 1)
+    return dataclasses.replace(self, num_zero=num_zero)
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    return {
+      'count_E': counts.count(routing),
+      'prob_E': counts.over_tokens(given, routing.prob_TE),
+      'tokens': counts.tokens(given),
+    }
+
+  def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
+    tokens = jnp.maximum(sums['tokens'], 1)
+    f_E, p_E = sums['count_E'] / tokens, sums['prob_E'] / tokens
+    is_zero_E = jnp.arange(len(f_E)) >= len(f_E) - self.num_zero
+    eta_E = jnp.where(is_zero_E, self.tau, 1.0)
+    return self.beta * jnp.sum(eta_E * f_E * p_E)
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups(scope.Scoped):
+  """LongCat-Flash's loss between groups: alpha * sum_j f_j P_j.
+
+  LongCat-Flash (arXiv 2509.01322, section 2.1): D groups of consecutive experts
+  with weights, and one more group of all identity experts. P_j is the mean
+  probability of the group. With s the share of assignments that experts with
+  weights are to have (the report's K_e / K),
+
+    f_j     = D / (s K T) * (assignments to group j)        for the D groups
+    f_{D+1} = 1 / ((1 - s) K T) * (assignments to identity experts)
+
+  so all f are 1, and the loss alpha, at the shares that are wanted. K T is the
+  number of assignments. The report was read second-hand, the first line is
+  inferred from the second; it also fits alpha to the size of gradients (a tenth
+  of those of the language loss), and the default here is our own.
+
+  Attributes:
+    alpha: coefficient.
+    num_groups: D.
+    num_zero: how many of the last choices are identity experts.
+    ffn_share: s; without identity experts it is 1.
+    over: the report's is of sequences.
+  """
+
+  alpha: float = 1e-3
+  num_groups: int = 1
+  num_zero: int = 0
+  ffn_share: float = 2 / 3
+  over: str = config.named(scope.SCOPES, 'sequence')
+
+  def __post_init__(self):
+    check_share('groups', self.ffn_share)
+
+  def check(self, num_experts: int) -> None:
+    check_zero('groups', self.num_zero, num_experts)
+    load.check_groups('groups', self.num_groups, num_experts - self.num_zero)
+
+  def shrunk(self, num_experts: int) -> 'Groups':
+    num_zero = min(self.num_zero, num_experts - 1)
+    groups = math.gcd(self.num_groups, num_experts - num_zero)
+    return dataclasses.replace(self, num_zero=num_zero, num_groups=groups)
+
+  def sums(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    return counts.by_sequence(given, routing)
+
+  def value(self, sums: dict[str, jax.Array]) -> jax.Array:
+    count_E, prob_E = sums['count_E'], sums['prob_E']
+    with_weights = len(count_E) - self.num_zero
+    share = self.ffn_share if self.num_zero else 1.0
+    assignments = jnp.maximum(jnp.sum(count_E), 1)
+    group = lambda x_E: x_E[:with_weights].reshape(self.num_groups, -1).sum(1)
+    f_G = group(count_E) * self.num_groups / (share * assignments)
+    found = jnp.sum(f_G * group(prob_E))
+    if self.num_zero:
+      f_zero = jnp.sum(count_E[with_weights:]) / ((1 - share) * assignments)
+      found += f_zero * jnp.sum(prob_E[with_weights:])
+    return self.alpha * found / jnp.maximum(sums['tokens'], 1)

@@ -1,0 +1,74 @@
+"""Experts whose first, low-rank product tells whether they want a token."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.core import errors
+from moejax.moe.experts.base import Multiply
+
+
+@dataclasses.dataclass(frozen=True)
+class AutonomousSwiGLU:
+  """SwiGLU with a factored gate: (silu((x W_down) W_up) * (x W_p)) W_out.
+
+  Autonomy-of-Experts (arXiv 2501.13074, section 3). The scorer `expert_norm`
+  chooses experts by the length of x W_down.
+
+  Attributes:
+    rank: r of x W_down; 0 takes D F / (D + F), rounded down, with which an
+      expert has as many parameters as a SwiGLU of the same width F. (The
+      paper's setting, D 1536 and F 768, gives its r of 512.)
+  """
+
+  rank: int = 0
+
+  def __post_init__(self):
+    if self.rank < 0:
+      raise errors.InputError(
+        f'experts.rank={self.rank} must be 0 (as many parameters as SwiGLU) or '
+        'more'
+      )
+
+  def init(
+    self, key: jax.Array, num_experts: int, width: int, hidden: int, std: float
+  ) -> dict[str, nnx.Param]:
+    """Weights of all experts by name, float32."""
+    rank = self.rank or max(1, width * hidden // (width + hidden))
+    # One expert is a dense feed-forward: there is nothing to split.
+    expert = 'expert' if num_experts > 1 else 'unsharded'
+    wanted = {
+      'w_down_EDR': ((width, rank), ('embed', 'unsharded')),
+      'w_up_ERF': ((rank, hidden), ('unsharded', 'mlp')),
+      'w_p_EDF': ((width, hidden), ('embed', 'mlp')),
+      'w_out_EFD': ((hidden, width), ('mlp', 'embed')),
+    }
+    return {
+      name: nnx.Param(
+        std * jax.random.normal(one, (num_experts, *shape), jnp.float32),
+        axes=(expert, *axes),
+      )
+      for one, (name, (shape, axes)) in zip(
+        jax.random.split(key, len(wanted)), wanted.items(), strict=True
+      )
+    }
+
+  def __call__(
+    self,
+    w: dict[str, jax.Array],
+    x_RD: jax.Array,
+    size_E: jax.Array,
+    multiply: Multiply,
+  ) -> jax.Array:
+    """y_RD: the rows of each group through its expert."""
+    low_RZ = multiply(x_RD, w['w_down_EDR'], size_E)
+    gate_RF = multiply(low_RZ, w['w_up_ERF'], size_E)
+    up_RF = multiply(x_RD, w['w_p_EDF'], size_E)
+    return multiply(jax.nn.silu(gate_RF) * up_RF, w['w_out_EFD'], size_E)
+
+  def dense(self, w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
+    """All rows through one expert (E = 1): shared experts."""
+    gate_TF = x_TD @ w['w_down_EDR'][0] @ w['w_up_ERF'][0]
+    return (jax.nn.silu(gate_TF) * (x_TD @ w['w_p_EDF'][0])) @ w['w_out_EFD'][0]

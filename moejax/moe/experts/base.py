@@ -1,0 +1,141 @@
+"""What the kinds of experts have in common: two matrices and what is between.
+
+Weights of all experts by name, float32, biases only where there are some:
+
+  gated   w_in_ED2F  b_in_E2F   w_out_EFD  b_out_ED
+  plain   w_in_EDF   b_in_EF    w_out_EFD  b_out_ED
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.core import errors
+
+# (x_RD, w_EDF, size_E) -> y_RF: see grouped_matmul.py.
+Multiply = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoLayers:
+  """w_out activate(w_in x + b_in) + b_out: the base of all such experts.
+
+  A kind of experts is a frozen dataclass whose fields are its config keys. It
+  gives `activate`. Gated ones have two input matrices as one weight, so that
+  they are one matmul.
+
+  Attributes:
+    bias: whether both matrices have biases, zero at the start.
+    sigma_init: 0 draws all matrices with the model's standard deviation;
+      another number s is sigma-MoE's start (arXiv 2310.10837, section 5): w_in
+      with s / sqrt(D), w_out with s / sqrt(E F), as if all experts were one
+      wide layer. Its code has s = sqrt(2 / layers).
+  """
+
+  gated: ClassVar[bool] = True
+
+  bias: bool = False
+  sigma_init: float = 0.0
+
+  def __post_init__(self):
+    if self.sigma_init < 0:
+      raise errors.InputError(
+        f'experts.sigma_init={self.sigma_init} must be 0 or more'
+      )
+
+  def activate(self, h_RG: jax.Array) -> jax.Array:
+    """h_RF from what w_in gives: G = F, or 2 F of gated experts."""
+    raise NotImplementedError
+
+  @property
+  def _names(self) -> tuple[str, str]:
+    return ('w_in_ED2F', 'b_in_E2F') if self.gated else ('w_in_EDF', 'b_in_EF')
+
+  def init(
+    self, key: jax.Array, num_experts: int, width: int, hidden: int, std: float
+  ) -> dict[str, nnx.Param]:
+    """Weights of all experts by name, float32."""
+    key_in, key_out = jax.random.split(key)
+    inner = (2, hidden) if self.gated else (hidden,)
+    inner_axes = ('unsharded', 'mlp') if self.gated else ('mlp',)
+    std_in = std_out = std
+    if self.sigma_init:
+      std_in = self.sigma_init * width**-0.5
+      std_out = self.sigma_init * (num_experts * hidden) ** -0.5
+    w_in = jax.random.normal(key_in, (num_experts, width, *inner))
+    w_out = jax.random.normal(key_out, (num_experts, hidden, width))
+    # One expert is a dense feed-forward: there is nothing to split.
+    expert = 'expert' if num_experts > 1 else 'unsharded'
+    name_w, name_b = self._names
+    weights = {
+      name_w: nnx.Param(std_in * w_in, axes=(expert, 'embed', *inner_axes)),
+      'w_out_EFD': nnx.Param(std_out * w_out, axes=(expert, 'mlp', 'embed')),
+    }
+    if self.bias:
+      zeros = lambda *sizes: jnp.zeros((num_experts, *sizes))
+      weights |= {
+        name_b: nnx.Param(zeros(*inner), axes=(expert, *inner_axes)),
+        'b_out_ED': nnx.Param(zeros(width), axes=(expert, 'embed')),
+      }
+    return weights
+
+  def __call__(
+    self,
+    w: dict[str, jax.Array],
+    x_RD: jax.Array,
+    size_E: jax.Array,
+    multiply: Multiply,
+  ) -> jax.Array:
+    """y_RD: the rows of each group through its expert."""
+    name_w, name_b = self._names
+    num_experts, width = w[name_w].shape[:2]
+    w_in = w[name_w].reshape(num_experts, width, -1)
+    h_RG = multiply(x_RD, w_in, size_E)
+    if self.bias:
+      expert_R = expert_of_rows(size_E, len(x_RD))
+      b_in = w[name_b].reshape(num_experts, -1)
+      h_RG = h_RG + bias_of_rows(b_in, expert_R, h_RG.dtype)
+    y_RD = multiply(self.activate(h_RG), w['w_out_EFD'], size_E)
+    if self.bias:
+      y_RD = y_RD + bias_of_rows(w['b_out_ED'], expert_R, y_RD.dtype)
+    return y_RD
+
+  def dense(self, w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
+    """All rows through one expert (E = 1): shared experts, dense layers."""
+    name_w, name_b = self._names
+    w_in = w[name_w][0]
+    h_TG = x_TD @ w_in.reshape(w_in.shape[0], -1)
+    if self.bias:
+      h_TG = h_TG + w[name_b].reshape(-1).astype(h_TG.dtype)
+    y_TD = self.activate(h_TG) @ w['w_out_EFD'][0]
+    if self.bias:
+      y_TD = y_TD + w['b_out_ED'][0].astype(y_TD.dtype)
+    return y_TD
+
+
+def expert_of_rows(size_E: jax.Array, num_rows: int) -> jax.Array:
+  """The expert of each row, E for rows behind the last group.
+
+  Example, 6 rows: size_E [2, 0, 3] -> [0, 0, 2, 2, 2, 3]
+  """
+  return jnp.searchsorted(
+    jnp.cumsum(size_E), jnp.arange(num_rows), side='right'
+  ).astype(jnp.int32)
+
+
+def bias_of_rows(
+  b_EF: jax.Array, expert_R: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+  """Each row's bias, [R, F]; zeros for rows of no expert."""
+  # In float32 until each row has its own: the gradient sums over rows.
+  b_RF = (
+    b_EF
+    .astype(jnp.float32)
+    .at[expert_R]
+    .get(mode='fill', fill_value=0, indices_are_sorted=True)
+  )
+  return b_RF.astype(dtype)

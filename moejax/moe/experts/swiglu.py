@@ -1,0 +1,57 @@
+"""Gated experts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+from moejax.moe.experts import base
+
+
+@dataclasses.dataclass(frozen=True)
+class SwiGLU(base.TwoLayers):
+  """w_out (silu(w_gate x) * (w_up x)) (arXiv 2002.05202)."""
+
+  def activate(self, h_RG: jax.Array) -> jax.Array:
+    gate_RF, up_RF = jnp.split(h_RG, 2, axis=-1)
+    return jax.nn.silu(gate_RF) * up_RF
+
+
+@dataclasses.dataclass(frozen=True)
+class ClampedSwiGLU(base.TwoLayers):
+  """SwiGLU whose two halves cannot grow without bound.
+
+    g = min(w_gate x + b_gate, limit)
+    u = min(max(w_up x + b_up, -limit), limit)
+    h = g * sigmoid(alpha g) * (u + up_offset)
+
+  The defaults are gpt-oss's. DeepSeek-V4 has limit=10, alpha=1, up_offset=0
+  and bias=False. Gate and up lie in halves, where gpt-oss's files have them
+  column by column in turn.
+
+  Attributes:
+    limit: the largest gate, and the largest up by its absolute value.
+    alpha: steepness of the gate's sigmoid.
+    up_offset: added to the clamped up.
+  """
+
+  bias: bool = True
+  limit: float = 7.0
+  alpha: float = 1.702
+  up_offset: float = 1.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    for name in ('limit', 'alpha'):
+      if getattr(self, name) <= 0:
+        raise errors.InputError(
+          f'experts.{name}={getattr(self, name)} must be above 0'
+        )
+
+  def activate(self, h_RG: jax.Array) -> jax.Array:
+    gate_RF, up_RF = jnp.split(h_RG, 2, axis=-1)
+    gate_RF = jnp.minimum(gate_RF, self.limit)
+    up_RF = jnp.clip(up_RF, -self.limit, self.limit)
+    gate_RF = gate_RF * jax.nn.sigmoid(self.alpha * gate_RF)
+    return gate_RF * (up_RF + self.up_offset)

@@ -1,0 +1,32 @@
+"""Experts without a gate."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from moejax.core import config
+from moejax.moe.experts import base
+
+ACTIVATIONS = {
+  'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+  'relu': jax.nn.relu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoMatrix(base.TwoLayers):
+  """w_out act(w_in x): the feed-forward of most MoE papers before 2023.
+
+  GShard, Switch and sigma-MoE have ReLU. gelu is the exact one, by erf.
+
+  Attributes:
+    activation: relu or gelu.
+  """
+
+  gated: ClassVar[bool] = False
+
+  activation: str = config.named(ACTIVATIONS, 'relu')
+
+  def activate(self, h_RG: jax.Array) -> jax.Array:
+    return ACTIVATIONS[self.activation](h_RG)

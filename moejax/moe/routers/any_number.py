@@ -1,0 +1,50 @@
+"""What routers share that send a token to any number of experts."""
+
+import jax
+import jax.numpy as jnp
+
+from moejax.moe import contract
+from moejax.moe.routers import scores
+
+
+def send(
+  given: contract.RouterInput,
+  weight_TE: jax.Array,
+  used_TE: jax.Array,
+  prob_TE: jax.Array,
+  extra: dict[str, jax.Array] | None = None,
+) -> contract.Routing:
+  """Each token to all experts it uses: a list of T * E, largest weight first.
+
+  What is not used goes nowhere, but keeps its place in the list, since shapes
+  cannot depend on data. So memory is that of a dense layer however few experts
+  are used, and so is the room that a dispatcher makes for the rows.
+
+  Example, T=2, E=3:
+    weight_TE  [[0.3, 0.9, 0.0], [0.0, 0.0, 0.2]]
+    expert_A   [1, 2, 0, 3, 3, 3]    token_A [0, 1, 0, 1, 0, 1]
+    weight_A   [0.9, 0.2, 0.3, 0.0, 0.0, 0.0]
+  """
+  num_experts = prob_TE.shape[1]
+  rank_TE = jnp.where(used_TE, jax.lax.stop_gradient(weight_TE), -jnp.inf)
+  _, order_TE = jax.lax.top_k(rank_TE, num_experts)
+  used_TK = jnp.take_along_axis(used_TE, order_TE, axis=1)
+  weight_TK = jnp.take_along_axis(weight_TE, order_TE, axis=1)
+  return contract.token_choice(
+    given,
+    jnp.where(used_TK, order_TE, num_experts),
+    jnp.where(used_TK, weight_TK, 0.0),
+    prob_TE,
+    extra,
+  )
+
+
+def shares(weight_TE: jax.Array) -> jax.Array:
+  """Weights over their sum: rows of probabilities; 1 / E each for a zero row.
+
+  Weights are 0 or more. The gradient is finite everywhere.
+  """
+  total_T1 = weight_TE.sum(axis=1, keepdims=True)
+  some_T1 = total_T1 > scores.LEAST_SUM
+  share_TE = weight_TE / jnp.where(some_T1, total_T1, 1.0)
+  return jnp.where(some_T1, share_TE, 1 / weight_TE.shape[1])

@@ -1,0 +1,71 @@
+"""Routers that look at no score: for benchmarks and ablations."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+from moejax.moe import contract, hashing
+
+
+@dataclasses.dataclass(frozen=True)
+class ForcedBalanced(contract.Router):
+  """Token i goes to experts i * k, ..., i * k + k - 1, modulo E.
+
+  Perfectly balanced whatever the scores, where E divides the batch's tokens
+  times k and there is no padding: what a benchmark wants. `i` is the token's
+  place in the global batch.
+
+  Example, k=2, E=5: token 0 -> 0, 1; token 1 -> 2, 3; token 2 -> 4, 0.
+
+  Attributes:
+    k: experts per token.
+    equal_weights: every weight is 1/k; else softmax over all experts, so that
+      gradients flow as in `top_k`.
+  """
+
+  k: int = 2
+  equal_weights: bool = False
+
+  def check(self, num_experts: int) -> None:
+    if not 1 <= self.k <= num_experts:
+      raise errors.InputError(
+        f'router.k={self.k} experts per token, but there are {num_experts}; '
+        f'use 1 to {num_experts}'
+      )
+
+  def shrunk(self, num_experts: int) -> 'ForcedBalanced':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
+    expert_TK = self._choose(given, prob_TE.shape[1])
+    if self.equal_weights:
+      weight_TK = jnp.full(expert_TK.shape, 1 / self.k)
+    else:
+      weight_TK = jnp.take_along_axis(prob_TE, expert_TK, axis=1)
+    return contract.token_choice(given, expert_TK, weight_TK, prob_TE)
+
+  def _choose(self, given, num_experts):
+    # Modulo E before the product: an index may be large.
+    first_T1 = (given.index_T % num_experts * self.k)[:, None]
+    return (first_T1 + jnp.arange(self.k)) % num_experts
+
+
+@dataclasses.dataclass(frozen=True)
+class Random(ForcedBalanced):
+  """k different experts, all equally likely.
+
+  Drawn anew in every step of training; in evaluation by layer and by the
+  token's place in the batch alone, so that numbers can be repeated.
+  """
+
+  def _choose(self, given, num_experts):
+    if given.training:
+      return jax.lax.top_k(contract.uniform(given, num_experts), self.k)[1]
+    return hashing.distinct(num_experts, self.k, given.layer, given.index_T)

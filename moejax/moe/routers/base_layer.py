@@ -1,0 +1,58 @@
+"""BASE layers: a balanced assignment in training, the best expert after."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.moe import assignment, contract, transport
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseLayer(contract.Router):
+  """Balanced assignment of sparse experts (BASE, arXiv 2103.16716, section 3).
+
+  Training: one expert for each token, so that all have equally many and the
+  sum of scores is the largest possible. Evaluation: each token's best expert.
+  The choice has no gradient; the layer's output is
+
+    a * E_e(x) + (1 - a) * x,   a = sigmoid(x . c_e)
+
+  for the chosen expert e, which trains the centroids c. It needs no balance
+  loss. The scorer's centroids start orthogonal with gain 0.1 in the paper's
+  code.
+
+  Where we differ: tokens compete within one sequence, where the paper shuffles
+  tokens over all workers' batches, so the result depends on neither mesh nor
+  micro-batches; where E does not divide the tokens, experts' loads differ by
+  one; and the assignment is the optimum (see `moe.assignment`), where the
+  paper's code stops an auction early.
+
+  In training the assignment looks at the whole sequence, later tokens included,
+  as in the paper; evaluation is causal.
+  """
+
+  @property
+  def experts_per_token(self) -> float:
+    return 1
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    logits_TE = given.logits_TE
+    choose_TE = given.biased(logits_TE)
+    if given.training:
+      expert_T = jax.vmap(assignment.assign)(
+        transport.by_sequence(given, choose_TE),
+        transport.by_sequence(given, given.valid_T),
+      ).reshape(-1)
+    else:
+      expert_T = jnp.argmax(choose_TE, axis=1)
+    # Of padding it is any: token_choice sends that nowhere.
+    expert_T1 = jnp.minimum(expert_T, logits_TE.shape[1] - 1)[:, None]
+    weight_T1 = jax.nn.sigmoid(
+      jnp.take_along_axis(logits_TE, expert_T1, axis=1)
+    )
+    routing = contract.token_choice(
+      given, expert_T1, weight_T1, jax.nn.softmax(logits_TE, axis=-1)
+    )
+    residual_T = jnp.where(given.valid_T, 1 - weight_T1[:, 0], 0.0)
+    return dataclasses.replace(routing, residual_T=residual_T)

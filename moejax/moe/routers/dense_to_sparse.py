@@ -1,0 +1,141 @@
+"""EvoMoE's dense-to-sparse gate: from all experts to one, by temperature."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.routers import any_number
+
+
+def _exponential(high: float, low: float, done: jax.Array) -> jax.Array:
+  return jnp.maximum(high * (low / high) ** done, low)
+
+
+def _linear(high: float, low: float, done: jax.Array) -> jax.Array:
+  return jnp.maximum(high - done * (high - low), low)
+
+
+def _constant(high: float, low: float, done: jax.Array) -> jax.Array:
+  del low, done
+  return jnp.asarray(high, jnp.float32)
+
+
+SCHEDULES = {
+  'exponential': _exponential,
+  'linear': _linear,
+  'constant': _constant,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseToSparse(contract.Router):
+  """Gumbel softmax with a falling temperature; experts above a threshold.
+
+  EvoMoE's DTS gate (arXiv 2112.14397, and its released code):
+
+  1. w = softmax((logit + Gumbel noise) / temperature); temperature goes from
+     `start` to `end` in `decay_steps`, exponentially or linearly
+  2. used are the experts with w > threshold, and always the largest; from step
+     `hard_from` on only the largest
+  3. weight = plain softmax(logit) of the used ones, as in the code's default,
+     or w with `use_gumbel_gates`; neither is renormalised
+
+  In evaluation the most probable expert alone is used, without noise. The
+  paper's first stage, in which one expert is trained and then cloned into E
+  with random masks, is a way to initialise and not part of the gate.
+
+  While many experts are used a step costs that of E experts; the list of
+  assignments is T * E in training: see `any_number`. The probabilities are
+  what the weights are taken from; `extra` has the weights as the paper's
+  balance loss wants them, 0 where not used (gate_TE).
+
+  Attributes:
+    threshold: c; 0.001 in the code.
+    schedule: of the temperature; `constant` stays at `start`, as the code does
+      when it is told no scheduler.
+    start: temperature at step 0.
+    end: temperature that is never gone below.
+    decay_steps: optimiser steps from start to end.
+    hard_from: step from which on a token has one expert; none for never.
+    use_gumbel_gates: weigh with w, noise and temperature included.
+  """
+
+  threshold: float = 0.001
+  schedule: str = config.named(SCHEDULES, 'exponential')
+  start: float = 2.0
+  end: float = 0.3
+  decay_steps: int = 10_000
+  hard_from: int | None = None
+  use_gumbel_gates: bool = False
+
+  def __post_init__(self):
+    config.check_at_least_one(self, 'router', 'decay_steps')
+    if not 0 <= self.threshold < 1:
+      raise errors.InputError(
+        f'router.threshold={self.threshold} must be at least 0 and below 1'
+      )
+    if not 0 < self.end <= self.start:
+      raise errors.InputError(
+        f'router.end={self.end} must be above 0 and at most '
+        f'router.start={self.start}'
+      )
+
+  @property
+  def experts_per_token(self) -> float:
+    """When the temperature is low; at first it may be all of them."""
+    return 1
+
+  @property
+  def counts_steps(self) -> bool:
+    return True
+
+  def temperature(self, steps: jax.Array | float) -> jax.Array:
+    """The temperature after so many optimiser steps."""
+    schedule = SCHEDULES[self.schedule]
+    return schedule(self.start, self.end, steps / self.decay_steps)
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
+    noisy_TE = given.logits_TE
+    if given.training:
+      noisy_TE = noisy_TE + contract.gumbel(given, noisy_TE.shape[1])
+    gumbel_TE = jax.nn.softmax(
+      noisy_TE / self.temperature(given.steps), axis=-1
+    )
+    if self.use_gumbel_gates:
+      prob_TE = gumbel_TE
+    if not given.training:
+      return self.hard(given, prob_TE)
+    score_TE = given.biased(gumbel_TE)
+    best_TE = _one_hot(score_TE)
+    # A bias may push all below the threshold.
+    used_TE = (score_TE > self.threshold) | best_TE
+    if self.hard_from is not None:
+      used_TE = jnp.where(given.steps >= self.hard_from, best_TE, used_TE)
+    gate_TE = jnp.where(used_TE, prob_TE, 0.0)
+    return any_number.send(
+      given, gate_TE, used_TE, prob_TE, {'gate_TE': gate_TE}
+    )
+
+  def hard(
+    self, given: contract.RouterInput, prob_TE: jax.Array
+  ) -> contract.Routing:
+    """Evaluation: one expert a token."""
+    best_TE = _one_hot(given.biased(prob_TE))
+    gate_TE = jnp.where(best_TE, prob_TE, 0.0)
+    return contract.token_choice(
+      given,
+      jnp.argmax(best_TE, axis=1)[:, None],
+      gate_TE.sum(axis=1, keepdims=True),
+      prob_TE,
+      {'gate_TE': gate_TE},
+    )
+
+
+def _one_hot(score_TE: jax.Array) -> jax.Array:
+  """True at the largest of each row, of equals at the first."""
+  best_T = jnp.argmax(score_TE, axis=1)
+  return best_T[:, None] == jnp.arange(score_TE.shape[1])

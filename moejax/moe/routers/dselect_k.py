@@ -1,0 +1,136 @@
+"""DSelect-k: k selectors of one expert each, by binary codes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.routers import any_number
+from moejax.moe.scorers import SCORERS
+
+# Less mass than this on the experts there are counts as this: the penalty is
+# 1 / mass, and its gradient 1 / mass^2.
+LEAST_MASS = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class DSelectK(contract.Router):
+  """A sparse gate with a gradient everywhere (arXiv 2106.03760, section 3).
+
+  With E experts there are m = log2(E), rounded up, bits. Each of k selectors
+  has m numbers z and a number a:
+
+  1. S(z) = 0 below -gamma / 2, 1 above gamma / 2, and between them the cubic
+     -2 z^3 / gamma^3 + 3 z / (2 gamma) + 1/2: a bit that can be undecided
+  2. r_e = the product over bits of S(z_j) where e has a 1, of 1 - S(z_j) where
+     it has a 0, most significant bit first
+  3. w = sum over selectors of softmax(a)_i r_e of selector i
+
+  The experts with w > 0 are used, with weight w: all of them at first, at most
+  k once every bit is decided, so the list is T * E; see `any_number`.
+
+  Example, gamma=1, E=4, one selector, z = [.2, -.6]:
+    S = [.784, 0]      r = [.216, 0, .784, 0]      for codes 00, 01, 10, 11
+
+  If E is no power of two some codes name no expert. Their mass is lost to w,
+  and a penalty, 1 / (mass on experts), keeps selectors away from them: it, and
+  the entropy that drives bits to 0 or 1, are in the balance part
+  `dselect_entropy`, which reads unreachable_T (0 if E is a power of two) and
+  selector_entropy_T from `extra`, both summed over selectors. Here mass
+  below 0.001 counts as that, to keep the penalty's gradient within bounds.
+
+  z and a come from the heads `code` and `alpha`; the layer's own scorer is not
+  looked at. Linear ones are the paper's per-example gate, `constant` ones its
+  static gate. The released code starts z between -gamma / 100 and gamma / 100.
+
+  The probabilities are w over its sum. A selection bias can only take experts
+  out: one is used if w > 0 and w + bias > 0.
+
+  Attributes:
+    k: selectors.
+    gamma: width of the undecided part of S.
+    code: scores z.
+    alpha: scores a.
+  """
+
+  k: int = 2
+  gamma: float = 1.0
+  code: contract.Scorer = config.choice(SCORERS, SCORERS['linear']())
+  alpha: contract.Scorer = config.choice(SCORERS, SCORERS['linear']())
+
+  def __post_init__(self):
+    config.check_at_least_one(self, 'router', 'k')
+    if self.gamma <= 0:
+      raise errors.InputError(f'router.gamma={self.gamma} must be > 0')
+
+  def check(self, num_experts: int) -> None:
+    if self.k > num_experts:
+      raise errors.InputError(
+        f'router.k={self.k} experts per token, but there are {num_experts} '
+        f'routed experts; use 1 to {num_experts}'
+      )
+
+  def shrunk(self, num_experts: int) -> 'DSelectK':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  def heads(self, num_experts: int) -> dict[str, tuple[contract.Scorer, int]]:
+    return {
+      'code': (self.code, self.k * num_bits(num_experts)),
+      'alpha': (self.alpha, self.k),
+    }
+
+  @property
+  def experts_per_token(self) -> float:
+    """When all bits are decided; before it may be all experts."""
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    num_tokens, num_experts = given.logits_TE.shape
+    z_TKM = given.heads['code'].reshape(num_tokens, self.k, -1)
+    r_TKE = codes(smooth_step(z_TKM, self.gamma))[..., :num_experts]
+    share_TK = jax.nn.softmax(given.heads['alpha'], axis=-1)
+    weight_TE = jnp.sum(share_TK[..., None] * r_TKE, axis=1)
+    used_TE = (weight_TE > 0) & (given.biased(weight_TE) > 0)
+    return any_number.send(
+      given,
+      weight_TE,
+      used_TE,
+      any_number.shares(weight_TE),
+      {
+        'selector_entropy_T': -jnp.sum(
+          r_TKE * jnp.log(r_TKE + 1e-6), axis=(1, 2)
+        ),
+        'unreachable_T': _penalty(r_TKE),
+      },
+    )
+
+
+def num_bits(num_experts: int) -> int:
+  """Bits that number so many experts, at least one."""
+  return max(1, (num_experts - 1).bit_length())
+
+
+def smooth_step(z: jax.Array, gamma: float) -> jax.Array:
+  """Step 1: from 0 to 1 within gamma, with a continuous derivative."""
+  u = jnp.clip(z / gamma, -0.5, 0.5)
+  return -2 * u**3 + 1.5 * u + 0.5
+
+
+def codes(bit_TKM: jax.Array) -> jax.Array:
+  """Step 2 for all 2^m codes, [T, K, 2^m]."""
+  r_TKC = jnp.ones_like(bit_TKM[..., :1])
+  for j in range(bit_TKM.shape[-1]):
+    bit_TK1 = bit_TKM[..., j : j + 1]
+    pair_TKC2 = jnp.stack([r_TKC * (1 - bit_TK1), r_TKC * bit_TK1], axis=-1)
+    r_TKC = pair_TKC2.reshape(*bit_TKM.shape[:2], -1)
+  return r_TKC
+
+
+def _penalty(r_TKE: jax.Array) -> jax.Array:
+  num_tokens, _, num_experts = r_TKE.shape
+  if num_experts == 2 ** num_bits(num_experts):
+    return jnp.zeros(num_tokens, jnp.float32)
+  mass_TK = jnp.sum(r_TKE, axis=-1)
+  return jnp.sum(1 / jnp.maximum(mass_TK, LEAST_MASS), axis=-1)

@@ -1,0 +1,127 @@
+"""Top k among the experts of the best groups: DeepSeek-V2 and V3."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.routers import top_k
+
+# A group's score: (choice_TGN, k, kept_groups) -> score_TG, for groups of N.
+GroupScore = Callable[[jax.Array, int, int], jax.Array]
+
+
+def best(choice_TGN: jax.Array, k: int, kept_groups: int) -> jax.Array:
+  """The best expert's: DeepSeek-V2."""
+  del k, kept_groups
+  return choice_TGN.max(axis=-1)
+
+
+def top2_sum(choice_TGN: jax.Array, k: int, kept_groups: int) -> jax.Array:
+  """The sum of the two best experts': DeepSeek-V3."""
+  del k, kept_groups
+  return _sum_of(choice_TGN, 2)
+
+
+def share_sum(choice_TGN: jax.Array, k: int, kept_groups: int) -> jax.Array:
+  """The sum of the k / kept_groups best: V3's text, Megatron for any model."""
+  return _sum_of(choice_TGN, max(1, k // kept_groups))
+
+
+def _sum_of(choice_TGN: jax.Array, num: int) -> jax.Array:
+  best_TGn, _ = jax.lax.top_k(choice_TGN, min(num, choice_TGN.shape[-1]))
+  return best_TGn.sum(axis=-1)
+
+
+GROUP_SCORES: dict[str, GroupScore] = {
+  'max': best,
+  'share_sum': share_sum,
+  'top2_sum': top2_sum,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupLimited(top_k.TopK):
+  """The k largest scores among the experts of the best groups.
+
+  DeepSeek-V2 (arXiv 2405.04434, section 2.2.2) calls it device-limited: the
+  experts of a layer lie on D devices, a token is sent to M of them at most.
+
+    1. the experts in num_groups runs of consecutive ones; a group's score is
+       that of its best expert, or a sum over its best (`group_score`)
+    2. the kept_groups best groups are kept
+    3. the k largest scores among the experts of those; gates as in `TopK`
+
+  Example, 4 experts in 2 groups, kept_groups=1, k=2, scores of one token:
+
+    [.28 .46 .17 .10]   groups .46 and .17, so experts 1 and 0
+    [.06 .17 .47 .29]   groups .17 and .47, so experts 2 and 3
+
+  Selection biases take part in 1 to 3 and in nothing else.
+
+  Published routers:
+
+    DeepSeek-V2   num_groups=8, kept_groups=3, k=6, group_score=max, scale=16;
+                  the softmax is over all experts, before groups are left out
+    DeepSeek-V3   num_groups=8, kept_groups=4, k=8, group_score=top2_sum,
+                  score=sigmoid, renormalise, scale=2.5 (arXiv 2412.19437,
+                  section 2.1.2, equations 12 to 16), and a bias
+    Megatron      group_score=share_sum: for V2, too, a sum of two
+
+  `extra` holds `unbiased_TK`, see `TopK`, where a bias is at work and for all
+  scores but softmax: V3's sequence-wise loss counts the k largest unbiased
+  scores of all groups. V2's losses count what was chosen.
+
+  Attributes:
+    num_groups: groups of equal size.
+    kept_groups: groups whose experts a token may use.
+    group_score: from the scores of a group's experts to its own, see
+      `GROUP_SCORES`.
+  """
+
+  num_groups: int = 1
+  kept_groups: int = 1
+  group_score: str = config.named(GROUP_SCORES, 'max')
+
+  def check(self, num_experts: int) -> None:
+    super().check(num_experts)
+    groups, kept = self.num_groups, self.kept_groups
+    if groups < 1 or num_experts % groups:
+      raise errors.InputError(
+        f'router.num_groups={groups} does not divide the {num_experts} routed '
+        'experts evenly'
+      )
+    if not 1 <= kept <= groups:
+      raise errors.InputError(
+        f'router.kept_groups={kept} must be 1 to router.num_groups={groups}'
+      )
+    left = kept * (num_experts // groups)
+    if self.k > left:
+      raise errors.InputError(
+        f'router.k={self.k} experts per token, but router.kept_groups={kept} '
+        f'of {groups} groups have only {left}; keep more groups or lower k'
+      )
+
+  def shrunk(self, num_experts: int) -> 'GroupLimited':
+    groups = math.gcd(self.num_groups, num_experts)
+    kept = max(1, self.kept_groups * groups // self.num_groups)
+    k = min(self.k, 2, kept * (num_experts // groups))
+    return dataclasses.replace(self, k=k, num_groups=groups, kept_groups=kept)
+
+  def limited(self, choice_TE: jax.Array) -> jax.Array:
+    num_tokens, num_experts = choice_TE.shape
+    choice_TGN = choice_TE.reshape(num_tokens, self.num_groups, -1)
+    score = GROUP_SCORES[self.group_score]
+    score_TG = score(choice_TGN, self.k, self.kept_groups)
+    _, kept_TM = jax.lax.top_k(score_TG, self.kept_groups)
+    hit_TMG = kept_TM[:, :, None] == jnp.arange(self.num_groups)
+    kept_TG1 = hit_TMG.any(axis=1)[:, :, None]
+    limited_TGN = jnp.where(kept_TG1, choice_TGN, -jnp.inf)
+    return limited_TGN.reshape(num_tokens, num_experts)
+
+  def tells_unbiased(self, given: contract.RouterInput) -> bool:
+    return super().tells_unbiased(given) or self.score != 'softmax'

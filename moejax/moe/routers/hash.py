@@ -1,0 +1,191 @@
+"""Hash layers: the token's id alone says where it goes."""
+
+import dataclasses
+import functools
+import heapq
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from moejax.core import errors
+from moejax.moe import contract, hashing
+
+MAX_SEED = 2**31 - 1
+
+
+def check_seed(seed: int, where: str) -> None:
+  """Raises InputError for a seed that does not fit an int32."""
+  if not 0 <= seed <= MAX_SEED:
+    raise errors.InputError(f'{where}={seed} must be 0 to {MAX_SEED}')
+
+
+def check_k(k: int, num_experts: int) -> None:
+  """Raises InputError unless k different experts can be had."""
+  if not 1 <= k <= num_experts:
+    raise errors.InputError(
+      f'router.k={k} experts per token, but there are {num_experts} '
+      f'routed experts; use 1 to {num_experts}'
+    )
+
+
+def ids(given: contract.RouterInput) -> jax.Array:
+  """The tokens' vocabulary ids."""
+  if given.token_T is None:
+    raise ValueError('a hash router was given no token_T')
+  return given.token_T
+
+
+def even(given: contract.RouterInput, expert_TK: jax.Array) -> contract.Routing:
+  """A routing to these experts with weight 1 / K each, without gradient.
+
+  The probabilities are 1 / K for the chosen and 0 for the others.
+  """
+  k, num_experts = expert_TK.shape[1], given.logits_TE.shape[1]
+  hit_TKE = expert_TK[..., None] == jnp.arange(num_experts)
+  prob_TE = jnp.sum(hit_TKE, axis=1, dtype=jnp.float32) / k
+  weight_TK = jnp.full(expert_TK.shape, 1 / k, jnp.float32)
+  return contract.token_choice(given, expert_TK, weight_TK, prob_TE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hash(contract.Router):
+  """Random hash: k experts that depend on the token's id alone.
+
+  Hash Layers (arXiv 2106.04426): a fixed map from vocabulary to experts, no
+  router weights, no balance loss, gate 1. Each id's expert is drawn uniformly;
+  so frequent ids make loads uneven, which `balanced_hash` mends.
+
+  With k > 1, our generalisation, the experts of an id differ and each has
+  weight 1 / k. The scorer's logits are not looked at.
+
+  Attributes:
+    k: experts per token.
+    seed: another seed, another map.
+    by_layer: whether each layer has a map of its own; else two ids that share
+      an expert share it in all layers.
+  """
+
+  k: int = 1
+  seed: int = 0
+  by_layer: bool = True
+
+  def __post_init__(self):
+    check_seed(self.seed, 'router.seed')
+
+  def check(self, num_experts: int) -> None:
+    check_k(self.k, num_experts)
+
+  def shrunk(self, num_experts: int) -> 'Hash':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    layer = given.layer if self.by_layer else 0
+    num_experts = given.logits_TE.shape[1]
+    return even(
+      given,
+      hashing.distinct(num_experts, self.k, self.seed, layer, ids(given)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class BalancedHash(contract.Router):
+  """Balanced hash: ids by descending frequency to the least loaded experts.
+
+  Hash Layers (arXiv 2106.04426): the most frequent id takes the first expert,
+  and each further one the expert whose ids so far are the rarest together; of
+  equals the first. With k > 1, our generalisation, an id takes the k least
+  loaded experts, in the order of their load, and its frequency is shared by
+  them. The map is the same in all layers.
+
+  Example, E=2, k=1, counts 6, 3, 2, 2:
+    id      0  1  2  3
+    expert  0  1  1  1    loads 6 and 7
+
+  The paper counts ids in its training data. Without a file of counts they are
+  taken to follow Zipf's law, id i as often as 1 / (i + 1): about right for a
+  vocabulary that is sorted by frequency, as SentencePiece's unigram and BPE
+  models are, and far off for any other.
+
+  Attributes:
+    k: experts per token.
+    vocab_size: how many ids there are; an id beyond is taken modulo this.
+    counts: path of a text file with the count of id 0, 1, ... one a line; ''
+      for Zipf's law.
+  """
+
+  k: int = 1
+  vocab_size: int = 32768
+  counts: str = ''
+
+  def __post_init__(self):
+    if self.vocab_size < 1:
+      raise errors.InputError(
+        f'router.vocab_size={self.vocab_size} must be 1 or more'
+      )
+
+  def check(self, num_experts: int) -> None:
+    check_k(self.k, num_experts)
+    _table(self, num_experts)
+
+  def shrunk(self, num_experts: int) -> 'BalancedHash':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    table_VK = jnp.asarray(_table(self, given.logits_TE.shape[1]))
+    return even(given, table_VK[ids(given) % self.vocab_size])
+
+
+def balanced_table(count_V: np.ndarray, num_experts: int, k: int) -> np.ndarray:
+  """The experts of each id, int32 [V, k]; see BalancedHash."""
+  table_VK = np.zeros((len(count_V), k), np.int32)
+  loads = [(0.0, expert) for expert in range(num_experts)]
+  for token in np.argsort(-count_V, kind='stable'):
+    chosen = [heapq.heappop(loads) for _ in range(k)]
+    table_VK[token] = [expert for _, expert in chosen]
+    for load, expert in chosen:
+      heapq.heappush(loads, (load + float(count_V[token]) / k, expert))
+  return table_VK
+
+
+def read_counts(path: str, vocab_size: int) -> np.ndarray:
+  """float64 [V] from a text file with one count a line.
+
+  Raises:
+    InputError: no such file, a line that is no count, or not V lines.
+  """
+  file = epath.Path(path)
+  if not file.exists():
+    raise errors.InputError(f'router.counts={path}: there is no such file')
+  lines = file.read_text().split()
+  if len(lines) != vocab_size:
+    raise errors.InputError(
+      f'router.counts={path} has {len(lines)} counts, but '
+      f'router.vocab_size={vocab_size}'
+    )
+  for i, line in enumerate(lines):
+    if not line.isdecimal():
+      raise errors.InputError(
+        f'router.counts={path}, count of id {i}: {line!r} is no whole number'
+      )
+  return np.array([int(line) for line in lines], np.float64)
+
+
+@functools.lru_cache(maxsize=8)
+def _table(router: BalancedHash, num_experts: int) -> np.ndarray:
+  if router.counts:
+    count_V = read_counts(router.counts, router.vocab_size)
+  else:
+    count_V = 1 / np.arange(1, router.vocab_size + 1)
+  table_VK = balanced_table(count_V, num_experts, router.k)
+  table_VK.setflags(write=False)
+  return table_VK

@@ -1,0 +1,74 @@
+"""DeepSeek-V4's router: by token id in the first layers, then learned."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+from moejax.moe import contract, hashing
+from moejax.moe.routers import hash as hashes
+from moejax.moe.routers import scores
+
+
+@dataclasses.dataclass(frozen=True)
+class HashFirst(contract.Router):
+  """Top k of sqrt(softplus(logit)), its first layers chosen by a hash.
+
+  DeepSeek-V4 (report of 2026, section 2.1, and the released model's code):
+
+  1. score   s = sqrt(softplus(logit))
+  2. choose  in the first `num_hash_layers` layers with experts k ids that
+             depend on the token's id alone; elsewhere the top k of s + bias
+  3. weight  s / (sum of the chosen s) * scale: learned in all layers
+
+  The released models store the map of ids in the checkpoint, and its making is
+  not published; here it is a hash of (seed, layer, id), see `routers.hash`. The
+  probabilities are s over its sum, as in DeepSeek-V3's balance loss.
+
+  Attributes:
+    k: experts per token; 6 in both sizes.
+    num_hash_layers: how many layers choose by id; 3 in both sizes.
+    scale: routed scaling factor; 1.5 in Flash.
+    seed: another seed, another map.
+  """
+
+  k: int = 2
+  num_hash_layers: int = 3
+  scale: float = 1.5
+  seed: int = 0
+
+  def __post_init__(self):
+    hashes.check_seed(self.seed, 'router.seed')
+    if self.num_hash_layers < 0:
+      raise errors.InputError(
+        f'router.num_hash_layers={self.num_hash_layers} must be 0 or more'
+      )
+    if self.scale <= 0:
+      raise errors.InputError(f'router.scale={self.scale} must be > 0')
+
+  def check(self, num_experts: int) -> None:
+    hashes.check_k(self.k, num_experts)
+
+  def shrunk(self, num_experts: int) -> 'HashFirst':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    score_TE, prob_TE = scores.sqrt_softplus(given.logits_TE)
+    _, learned_TK = jax.lax.top_k(given.biased(score_TE), self.k)
+    hashed_TK = hashing.distinct(
+      score_TE.shape[1], self.k, self.seed, given.layer, hashes.ids(given)
+    )
+    by_id = given.layer < self.num_hash_layers
+    expert_TK = jnp.where(by_id, hashed_TK, learned_TK)
+    return contract.token_choice(
+      given, expert_TK, self.gates(score_TE, expert_TK), prob_TE
+    )
+
+  def gates(self, score_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
+    """Step 3 for these experts, [T, K]."""
+    return self.scale * scores.renormalised(scores.take(score_TE, expert_TK))

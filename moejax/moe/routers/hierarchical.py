@@ -1,0 +1,156 @@
+"""Two-level gating: a group of experts first, then experts in it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.scorers import SCORERS
+
+
+@dataclasses.dataclass(frozen=True)
+class Hierarchical(contract.Router):
+  """Hierarchical MoE: p(expert) = p(group) p(expert | group).
+
+  HMoE (arXiv 2410.02935) studies softmax and Laplace gates at either level:
+  the outer scores come from the scorer `outer`, the inner ones from the layer's
+  own scorer. Its sparse recipe, from the released code:
+
+  1. the k_outer best groups; their weights are the softmax of their scores
+  2. in each of them its k_inner best experts; their weights are the softmax of
+     their scores
+  3. weight of an expert = outer weight * inner weight
+
+  Example, E=4, groups {0, 1} and {2, 3}, k_outer=1, k_inner=2:
+    outer   [1.0, 0.0]               group 0 with weight 1
+    inner   [2.0, 1.0, 5.0, 0.0]     experts 0 and 1 with .7311 and .2689
+
+  With k_outer = groups and k_inner = experts of a group nothing is left out:
+  the dense gate, whose weights are p. Since step 1 and 2 renormalise, a level
+  that keeps one alone gives it weight 1, and then only a balance loss trains
+  the scores of that level.
+
+  In the released code the gates' matrices are made anew in every pass and
+  never trained; here both levels are. Groups are runs of consecutive experts,
+  as even as can be: expert e is in group e * groups // E. A selection bias,
+  where there is one, acts on the choice in step 2.
+
+  The probabilities are p over all groups and experts. `extra` has outer_TG, the
+  weights of step 1, inner_TE, those of step 2 in all groups, and gate_TE, those
+  of step 3; 0 for what is not kept.
+
+  Attributes:
+    outer: what scores the groups.
+    groups: how many there are; 3 in the paper, of 5 experts each.
+    k_outer: groups of a token; 2 in the paper.
+    k_inner: experts of a token in each of its groups; 4 in the paper.
+  """
+
+  outer: contract.Scorer = config.choice(SCORERS, SCORERS['linear']())
+  groups: int = 2
+  k_outer: int = 2
+  k_inner: int = 2
+
+  def __post_init__(self):
+    config.check_at_least_one(self, 'router', 'groups k_outer k_inner')
+    if self.k_outer > self.groups:
+      raise errors.InputError(
+        f'router.k_outer={self.k_outer} is more than '
+        f'router.groups={self.groups}'
+      )
+
+  def check(self, num_experts: int) -> None:
+    if self.k_inner > num_experts // self.groups:
+      raise errors.InputError(
+        f'router.k_inner={self.k_inner} experts of a group, but '
+        f'{num_experts} experts in router.groups={self.groups} make a group of '
+        f'{num_experts // self.groups}'
+      )
+
+  def shrunk(self, num_experts: int) -> 'Hierarchical':
+    groups = min(self.groups, 2, num_experts)
+    return dataclasses.replace(
+      self,
+      groups=groups,
+      k_outer=min(self.k_outer, groups),
+      k_inner=min(self.k_inner, 2, num_experts // groups),
+    )
+
+  def heads(self, num_experts: int) -> dict[str, tuple[contract.Scorer, int]]:
+    del num_experts
+    return {'outer': (self.outer, self.groups)}
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k_outer * self.k_inner
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    num_tokens, num_experts = given.logits_TE.shape
+    group_E = np.arange(num_experts) * self.groups // num_experts
+    outer_TG, group_TK = _top_softmax(
+      given.heads['outer'], given.heads['outer'], self.k_outer
+    )
+    inner_TE, expert_TGJ = self.choose_inner(given, group_E)
+    gate_TE = outer_TG[:, group_E] * inner_TE
+
+    expert_TKJ = jnp.take_along_axis(expert_TGJ, group_TK[..., None], axis=1)
+    expert_TA = expert_TKJ.reshape(num_tokens, -1)
+    return contract.token_choice(
+      given,
+      expert_TA,
+      jnp.take_along_axis(gate_TE, expert_TA, axis=1),
+      self.joint(given, group_E),
+      {'outer_TG': outer_TG, 'inner_TE': inner_TE, 'gate_TE': gate_TE},
+    )
+
+  def choose_inner(
+    self, given: contract.RouterInput, group_E: np.ndarray
+  ) -> tuple[jax.Array, jax.Array]:
+    """Step 2 in every group.
+
+    Returns:
+      inner_TE, 0 where not kept in the expert's group, and the kept experts
+      [T, groups, k_inner].
+    """
+    inner_TE, kept_TGJ = [], []
+    biased_TE = given.biased(self.softmax_in_groups(given, group_E))
+    for group in range(self.groups):
+      (member_M,) = np.nonzero(group_E == group)
+      gate_TM, kept_TJ = _top_softmax(
+        given.logits_TE[:, member_M], biased_TE[:, member_M], self.k_inner
+      )
+      inner_TE.append(gate_TM)
+      kept_TGJ.append(member_M[0] + kept_TJ)
+    return jnp.concatenate(inner_TE, axis=1), jnp.stack(kept_TGJ, axis=1)
+
+  def softmax_in_groups(
+    self, given: contract.RouterInput, group_E: np.ndarray
+  ) -> jax.Array:
+    """p(expert | group), [T, E]."""
+    parts = np.split(
+      np.arange(len(group_E)), np.nonzero(np.diff(group_E))[0] + 1
+    )
+    return jnp.concatenate(
+      [jax.nn.softmax(given.logits_TE[:, part], axis=1) for part in parts],
+      axis=1,
+    )
+
+  def joint(
+    self, given: contract.RouterInput, group_E: np.ndarray
+  ) -> jax.Array:
+    """p(group) p(expert | group), nothing left out: [T, E]."""
+    outer_TG = jax.nn.softmax(given.heads['outer'], axis=1)
+    return outer_TG[:, group_E] * self.softmax_in_groups(given, group_E)
+
+
+def _top_softmax(
+  score_TN: jax.Array, rank_TN: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
+  """Softmax of the scores of those that rank best, 0 elsewhere; and these."""
+  num = score_TN.shape[1]
+  _, best_TK = jax.lax.top_k(jax.lax.stop_gradient(rank_TN), k)
+  kept_TN = jnp.any(best_TK[..., None] == jnp.arange(num), axis=1)
+  return jax.nn.softmax(score_TN, axis=1, where=kept_TN), best_TK

@@ -1,0 +1,195 @@
+"""Noisy top-k gating: noise on the logits, and a load with a gradient."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.routers import scores
+from moejax.moe.scorers import Linear
+
+# A deviation below this counts as this when it is divided by.
+LEAST_STD = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """How logits are noised, and what gates and losses make of it: the base."""
+
+  def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
+    """See `contract.Router.heads`."""
+    del num_experts
+    return {}
+
+  def std(self, given: contract.RouterInput) -> jax.Array:
+    """Deviation of the noise, [T, E] or one for all."""
+    raise NotImplementedError
+
+  def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
+    """Gates of the chosen experts, [T, K]."""
+    raise NotImplementedError
+
+  def importance(
+    self, prob_TE: jax.Array, chosen_TKE: jax.Array, gate_TK: jax.Array
+  ) -> jax.Array:
+    """What importance is the sum over tokens of, [T, E]."""
+    raise NotImplementedError
+
+  def bar(self, noisy_TE: jax.Array, k: int) -> jax.Array:
+    """What each expert's noisy logit must be above to be chosen; k < E."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned(Noise):
+  """A learned deviation for each token and expert: Shazeer et al. 2017.
+
+  Deviation softplus(x W_noise) + floor, where W_noise starts at zero. Gates are
+  the softmax over the kept noisy logits; importance sums the gates. An expert
+  is compared with the k-th largest noisy logit of the others.
+
+  Attributes:
+    floor: the released code's 1e-2; 0 is the paper's formula.
+  """
+
+  floor: float = 1e-2
+
+  def __post_init__(self):
+    if self.floor < 0:
+      raise errors.InputError(
+        f'router.noise.floor={self.floor} must be 0 or more'
+      )
+
+  def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
+    return {'noise': (Linear(start='zeros'), num_experts)}
+
+  def std(self, given: contract.RouterInput) -> jax.Array:
+    return jax.nn.softplus(given.heads['noise']) + self.floor
+
+  def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
+    return jax.nn.softmax(scores.take(noisy_TE, expert_TK), axis=-1)
+
+  def importance(
+    self, prob_TE: jax.Array, chosen_TKE: jax.Array, gate_TK: jax.Array
+  ) -> jax.Array:
+    del prob_TE
+    return jnp.sum(gate_TK[:, :, None] * chosen_TKE, axis=1)
+
+  def bar(self, noisy_TE: jax.Array, k: int) -> jax.Array:
+    best_TK, _ = jax.lax.top_k(noisy_TE, k + 1)
+    # For one of the k largest, the k-th of the others is the next of all.
+    inside, outside = best_TK[:, k:], best_TK[:, k - 1 : k]
+    return jnp.where(noisy_TE > inside, inside, outside)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Noise):
+  """A deviation of `strength` / E for all: V-MoE (arXiv 2106.05974, code).
+
+  Gates are the softmax over all noisy logits, not renormalised. Importance sums
+  the softmax without noise. Every expert is compared with the k-th largest
+  noisy logit of all, which may be its own.
+  """
+
+  strength: float = 1.0
+
+  def __post_init__(self):
+    if self.strength <= 0:
+      raise errors.InputError(
+        f'router.noise.strength={self.strength} must be > 0; router top_k is '
+        'the one without noise'
+      )
+
+  def std(self, given: contract.RouterInput) -> jax.Array:
+    return jnp.asarray(self.strength / given.logits_TE.shape[1])
+
+  def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
+    return scores.take(jax.nn.softmax(noisy_TE, axis=-1), expert_TK)
+
+  def importance(
+    self, prob_TE: jax.Array, chosen_TKE: jax.Array, gate_TK: jax.Array
+  ) -> jax.Array:
+    del chosen_TKE, gate_TK
+    return prob_TE
+
+  def bar(self, noisy_TE: jax.Array, k: int) -> jax.Array:
+    return jax.lax.top_k(noisy_TE, k)[0][:, k - 1 :]
+
+
+NOISES = {'fixed': Fixed, 'learned': Learned}
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyTopK(contract.Router):
+  """The k largest of noisy logits, in training.
+
+  Shazeer et al. 2017 (arXiv 1701.06538, section 2.1, equations 3 to 5), and
+  with noise.name=fixed V-MoE:
+
+    1. noisy   H = logits + normal * std
+    2. choose  the k largest of H, plus the selection biases there are
+    3. weigh   gates from H, see `NOISES`
+
+  `extra`, for the losses on the squared coefficient of variation (appendix A):
+
+    gate_TE    importance is its sum over tokens
+    load_TE    an expert's chance to be chosen if its own noise were drawn
+               again, Phi((logits - bar) / std): load is its sum over tokens.
+               Without noise, or with k = E, what was chosen, as 0 and 1
+
+  Both are 0 for padding. Probabilities are those without noise; at evaluation
+  there is no noise.
+
+  Attributes:
+    k: experts per token; the paper has 4.
+    noise: learned (Shazeer) or fixed (V-MoE).
+  """
+
+  k: int = 2
+  noise: Noise = config.choice(NOISES, Learned())
+
+  def check(self, num_experts: int) -> None:
+    if not 1 <= self.k <= num_experts:
+      raise errors.InputError(
+        f'router.k={self.k} experts per token, but there are {num_experts} '
+        f'routed experts; use 1 to {num_experts}'
+      )
+
+  def shrunk(self, num_experts: int) -> 'NoisyTopK':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
+    return self.noise.heads(num_experts)
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    clean_TE = given.logits_TE
+    num_experts = clean_TE.shape[1]
+    prob_TE = jax.nn.softmax(clean_TE, axis=-1)
+    noisy_TE = clean_TE
+    if given.training:
+      std = self.noise.std(given)
+      noisy_TE = clean_TE + std * contract.normal(given, num_experts)
+    _, expert_TK = jax.lax.top_k(given.biased(noisy_TE), self.k)
+    gate_TK = self.noise.gates(noisy_TE, expert_TK)
+    chosen_TKE = expert_TK[:, :, None] == jnp.arange(num_experts)
+    gate_TE = self.noise.importance(prob_TE, chosen_TKE, gate_TK)
+    if given.training and self.k < num_experts:
+      # The chance is that of the choice made, so biases move both sides.
+      bias_TE = given.biased(jnp.zeros_like(clean_TE))
+      bar = self.noise.bar(noisy_TE + bias_TE, self.k)
+      above_TE = (clean_TE + bias_TE - bar) / jnp.maximum(std, LEAST_STD)
+      load_TE = jax.scipy.stats.norm.cdf(above_TE)
+    else:
+      load_TE = chosen_TKE.any(axis=1).astype(jnp.float32)
+    valid_T1 = given.valid_T[:, None]
+    extra = {
+      'gate_TE': jnp.where(valid_T1, gate_TE, 0.0),
+      'load_TE': jnp.where(valid_T1, load_TE, 0.0),
+    }
+    return contract.token_choice(given, expert_TK, gate_TK, prob_TE, extra)

@@ -1,0 +1,60 @@
+"""ReMoE: ReLU routing, as many experts as are above zero."""
+
+import dataclasses
+
+import jax
+
+from moejax.core import errors
+from moejax.moe import contract
+from moejax.moe.routers import any_number
+
+
+@dataclasses.dataclass(frozen=True)
+class ReMoE(contract.Router):
+  """R = relu(logit); the experts with R > 0 are used, with weight R.
+
+  ReMoE (arXiv 2412.14711): no top k and no softmax, so the gate is continuous
+  and a token takes any number of experts. What brings their average to k is a
+  loss on R whose weight adapts (the balance part `adaptive_l1`), which reads
+  R from `extra` (relu_TE). The first steps run almost dense, and the list of
+  assignments is always T * E: see `any_number`.
+
+  The probabilities, which the paper has none of, are R over its sum, and 1 / E
+  for a token that no expert takes. A selection bias can only take experts out:
+  one is used if R > 0 and R + bias > 0.
+
+  Attributes:
+    k: experts per token on average once training is balanced: for counting
+      FLOPs. It has no effect on routing; set the loss's k to the same.
+  """
+
+  k: float = 2.0
+
+  def __post_init__(self):
+    if self.k <= 0:
+      raise errors.InputError(f'router.k={self.k} must be above 0')
+
+  def check(self, num_experts: int) -> None:
+    if self.k > num_experts:
+      raise errors.InputError(
+        f'router.k={self.k} experts per token, but there are {num_experts} '
+        'routed experts'
+      )
+
+  def shrunk(self, num_experts: int) -> 'ReMoE':
+    return dataclasses.replace(self, k=min(self.k, 2.0, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    relu_TE = jax.nn.relu(given.logits_TE)
+    used_TE = (relu_TE > 0) & (given.biased(relu_TE) > 0)
+    return any_number.send(
+      given,
+      relu_TE,
+      used_TE,
+      any_number.shares(relu_TE),
+      {'relu_TE': relu_TE},
+    )

@@ -1,0 +1,77 @@
+"""From logits to scores: what a token's gates are made of.
+
+A score function takes logits, of all experts or of the kept ones alone, along
+the last axis, and gives the scores and probabilities that sum to 1 for balance
+losses. Scores that are no probabilities are divided by their sum for that.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from moejax.moe import contract
+
+Score = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+# Below this logit softplus is the exponential, to float32's last digit.
+LOW = -20.0
+
+# The least sum of gates that is divided by. Released code adds 1e-20 to the
+# sum, at which the gradient of a division overflows float32.
+LEAST_SUM = 1e-15
+
+
+def softmax(logits_TE: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Nearly everyone's."""
+  score_TE = jax.nn.softmax(logits_TE, axis=-1)
+  return score_TE, score_TE
+
+
+def double_softmax(logits_TE: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Softmax of the softmax: nearly uniform scores.
+
+  LibMoE's XMoE, of which the scorer ends in a softmax that its layer applies
+  once more. It is here to compare with its published numbers alone.
+  """
+  return softmax(softmax(logits_TE)[0])
+
+
+def sigmoid(logits_TE: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Sigma-MoE (arXiv 2310.10837), DeepSeek-V3 (arXiv 2412.19437)."""
+  # sigmoid / sum of sigmoids, also where all of them underflow
+  prob_TE = jax.nn.softmax(jax.nn.log_sigmoid(logits_TE), axis=-1)
+  return jax.nn.sigmoid(logits_TE), prob_TE
+
+
+def sqrt_softplus(logits_TE: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The square root of softplus: DeepSeek-V4 (report, section 2.1)."""
+  high_TE = jnp.maximum(logits_TE, LOW)
+  log_TE = jnp.where(
+    logits_TE > LOW, 0.5 * jnp.log(jax.nn.softplus(high_TE)), 0.5 * logits_TE
+  )
+  return jnp.exp(log_TE), jax.nn.softmax(log_TE, axis=-1)
+
+
+SCORES: dict[str, Score] = {
+  'double_softmax': double_softmax,
+  'sigmoid': sigmoid,
+  'softmax': softmax,
+  'sqrt_softplus': sqrt_softplus,
+}
+
+
+def renormalised(gate_TK: jax.Array) -> jax.Array:
+  """Gates over their sum."""
+  total_T1 = gate_TK.sum(axis=-1, keepdims=True)
+  return gate_TK / jnp.maximum(total_T1, LEAST_SUM)
+
+
+def take(value_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
+  """The values of the chosen experts, [T, K]."""
+  return jnp.take_along_axis(value_TE, expert_TK, axis=-1)
+
+
+def has_bias(given: contract.RouterInput) -> bool:
+  """Whether there is a selection bias, so that score and choice differ."""
+  return any('bias_E' in part for part in given.memory.values())

@@ -1,0 +1,83 @@
+"""Sinkhorn routing: the largest shares of a balanced transport plan."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+from moejax.moe import contract, transport
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinkhorn(contract.Router):
+  """S-BASE (arXiv 2202.01169), in the form of Megatron-LM's `sinkhorn` router.
+
+  Training: a token goes to the k experts that have most of it in the balanced
+  plan made of its logits; the plan has no gradient. Evaluation: the k largest
+  logits. Weights are sigmoid(logit) for k = 1, and for more the softmax over
+  all experts at the chosen ones, not renormalised. It needs no balance loss.
+
+  Where we differ: tokens compete within one sequence, where Megatron takes a
+  micro-batch of a device, so the result depends on neither mesh nor
+  micro-batches; padding has no mass; factors are logarithms, without the 1e-8
+  that Megatron adds to each divisor; and the iterations have an upper bound.
+
+  In training the plan looks at the whole sequence, later tokens included;
+  evaluation is causal.
+
+  Attributes:
+    k: experts per token.
+    tolerance: the plan is done when the columns' factors change by no more than
+      this on average.
+    iterations: the most there are; a few suffice.
+  """
+
+  k: int = 1
+  tolerance: float = 1e-4
+  iterations: int = 100
+
+  def __post_init__(self):
+    if self.iterations < 1:
+      raise errors.InputError(
+        f'router.iterations={self.iterations} must be 1 or more'
+      )
+
+  def check(self, num_experts: int) -> None:
+    if not 1 <= self.k <= num_experts:
+      raise errors.InputError(
+        f'router.k={self.k} experts per token, but there are {num_experts}; '
+        f'use 1 to {num_experts}'
+      )
+
+  def shrunk(self, num_experts: int) -> 'Sinkhorn':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    logits_TE = given.logits_TE
+    choose_TE = given.biased(logits_TE)
+    if given.training:
+      choose_TE = self._log_plan(given, choose_TE)
+    _, expert_TK = jax.lax.top_k(choose_TE, self.k)
+    if self.k == 1:
+      score_TE = jax.nn.sigmoid(logits_TE)
+      # Sigmoids over their sum, also where all of them vanish.
+      prob_TE = jax.nn.softmax(jax.nn.log_sigmoid(logits_TE), axis=-1)
+    else:
+      score_TE = prob_TE = jax.nn.softmax(logits_TE, axis=-1)
+    weight_TK = jnp.take_along_axis(score_TE, expert_TK, axis=1)
+    return contract.token_choice(given, expert_TK, weight_TK, prob_TE)
+
+  def _log_plan(self, given, choose_TE):
+    plan = lambda score_SE, valid_S: transport.sinkhorn(
+      score_SE, valid_S, self.tolerance, self.iterations
+    )[0]
+    plan_GSE = jax.vmap(plan)(
+      transport.by_sequence(given, choose_TE),
+      transport.by_sequence(given, given.valid_T),
+    )
+    return plan_GSE.reshape(choose_TE.shape)

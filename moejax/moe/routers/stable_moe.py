@@ -1,0 +1,95 @@
+"""StableMoE: learn to route, then freeze a small router that learned it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.routers import scores
+from moejax.moe.scorers import SCORERS
+
+
+@dataclasses.dataclass(frozen=True)
+class StableMoE(contract.Router):
+  """Greedy top 1 in two stages (arXiv 2204.08396, section 3, and its code).
+
+  1. e = the expert of the largest score s_e = x . c_e; the `student`, a small
+     router that sees token ids alone, is trained to predict it
+  2. from step `stage_two_from` on e is the student's choice, which stays as it
+     is: nothing trains the student any more
+
+  In both the layer's output is a E_e(x) + (1 - a) x with a = sigmoid(s_e),
+  which is how the centroids c learn. The paper's experts have a residual
+  connection inside, E_e(x) = x + F_e(norm(x)), so the output is
+  x + a F_e(norm(x)): in a block that adds its input anyway, an ordinary expert
+  F_e with weight a. `interpolates` adds (1 - a) times the layer's own, already
+  normalised input, for experts and blocks without a residual connection.
+
+  The losses of stage 1 are in the balance part `stable_moe`, which reads from
+  `extra`: stable_TE, sigmoid(s_e) at the chosen expert, and distill_T, the
+  student's cross-entropy; both are zero in stage 2. A selection bias, where
+  there is one, acts in stage 1, and so on what the student learns.
+
+  The probabilities are softmax(s), which the paper has no use for.
+
+  Attributes:
+    student: what scores for the small router; the paper's best is by word
+      embedding. It must not be trained by anything else.
+    stage_two_from: first optimiser step of stage 2; 6,000 of 60,000 in the
+      code's instructions.
+    interpolates: see above.
+  """
+
+  student: contract.Scorer = config.choice(
+    SCORERS, SCORERS['token_embedding']()
+  )
+  stage_two_from: int = 6000
+  interpolates: bool = False
+
+  def __post_init__(self):
+    if self.stage_two_from < 0:
+      raise errors.InputError(
+        f'router.stage_two_from={self.stage_two_from} must be 0 or more'
+      )
+
+  def heads(self, num_experts: int) -> dict[str, tuple[contract.Scorer, int]]:
+    return {'student': (self.student, num_experts)}
+
+  @property
+  def experts_per_token(self) -> float:
+    return 1
+
+  @property
+  def counts_steps(self) -> bool:
+    return True
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    logits_TE, student_TE = given.logits_TE, given.heads['student']
+    learning = given.steps < self.stage_two_from
+    greedy_T1 = _best(given.biased(logits_TE))
+    expert_T1 = jnp.where(learning, greedy_T1, _best(student_TE))
+    alpha_T1 = jax.nn.sigmoid(scores.take(logits_TE, expert_T1))
+
+    missed_T = -scores.take(jax.nn.log_softmax(student_TE), greedy_T1)[:, 0]
+    hit_TE = expert_T1 == jnp.arange(logits_TE.shape[1])
+    routing = contract.token_choice(
+      given,
+      expert_T1,
+      alpha_T1,
+      jax.nn.softmax(logits_TE, axis=-1),
+      {
+        'distill_T': jnp.where(learning, missed_T, 0.0),
+        'stable_TE': jnp.where(learning & hit_TE, alpha_T1, 0.0),
+      },
+    )
+    if not self.interpolates:
+      return routing
+    rest_T = jnp.where(given.valid_T, 1 - alpha_T1[:, 0], 0.0)
+    return dataclasses.replace(routing, residual_T=rest_T)
+
+
+def _best(score_TE: jax.Array) -> jax.Array:
+  """The expert of the largest score, [T, 1]; of equals the first."""
+  return jnp.argmax(score_TE, axis=1, keepdims=True)

@@ -1,0 +1,180 @@
+"""Switch: one expert per token, and ways to explore others in training."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config, errors
+from moejax.moe import contract
+from moejax.moe.routers import scores
+
+# Input and logits are noised from the same key.
+INPUT_SALT, LOGITS_SALT = 1, 2
+
+
+def _check_epsilon(epsilon: float) -> None:
+  if not 0 <= epsilon < 1:
+    raise errors.InputError(
+      f'router.noise.epsilon={epsilon} must be at least 0 and below 1'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Argmax:
+  """No noise: the expert of the largest logit."""
+
+  def prepare(
+    self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
+  ) -> jax.Array:
+    """What is scored, in training."""
+    del index_T, key
+    return x_TD
+
+  def logits(self, given: contract.RouterInput) -> jax.Array:
+    """Logits of which softmax and choice are taken, in training."""
+    return given.logits_TE
+
+  def choice(
+    self, given: contract.RouterInput, prob_TE: jax.Array
+  ) -> jax.Array:
+    """What the choice is the largest of, in training."""
+    del given
+    return prob_TE
+
+
+@dataclasses.dataclass(frozen=True)
+class InputJitter(Argmax):
+  """Multiplies the router's input by U(1 - epsilon, 1 + epsilon).
+
+  As released, in Mesh TensorFlow and in nearly every port.
+  """
+
+  epsilon: float = 1e-2
+
+  def __post_init__(self):
+    _check_epsilon(self.epsilon)
+
+  def prepare(
+    self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
+  ) -> jax.Array:
+    width = x_TD.shape[1]
+    noise_TD = contract.draw(
+      jax.random.uniform, key, index_T, width, INPUT_SALT
+    )
+    return x_TD * (1 + self.epsilon * (2 * noise_TD - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitsJitter(Argmax):
+  """Adds U(1 - epsilon, 1 + epsilon) to each logit: the paper's pseudo-code."""
+
+  epsilon: float = 1e-2
+
+  def __post_init__(self):
+    _check_epsilon(self.epsilon)
+
+  def logits(self, given: contract.RouterInput) -> jax.Array:
+    num_experts = given.logits_TE.shape[1]
+    noise_TE = contract.uniform(given, num_experts, LOGITS_SALT)
+    return given.logits_TE + 1 + self.epsilon * (2 * noise_TE - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputDropout(Argmax):
+  """Dropout on the router's input."""
+
+  rate: float = 0.1
+
+  def __post_init__(self):
+    if not 0 <= self.rate < 1:
+      raise errors.InputError(
+        f'router.noise.rate={self.rate} must be at least 0 and below 1'
+      )
+
+  def prepare(
+    self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
+  ) -> jax.Array:
+    width = x_TD.shape[1]
+    noise_TD = contract.draw(
+      jax.random.uniform, key, index_T, width, INPUT_SALT
+    )
+    return jnp.where(noise_TD < self.rate, 0.0, x_TD / (1 - self.rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample(Argmax):
+  """Draws the expert from softmax(logits / temperature).
+
+  The gate is the probability at temperature 1. A selection bias adds to the
+  logits here.
+  """
+
+  temperature: float = 1.0
+
+  def __post_init__(self):
+    if self.temperature <= 0:
+      raise errors.InputError(
+        f'router.noise.temperature={self.temperature} must be > 0'
+      )
+
+  def choice(
+    self, given: contract.RouterInput, prob_TE: jax.Array
+  ) -> jax.Array:
+    noise_TE = contract.gumbel(given, prob_TE.shape[1], LOGITS_SALT)
+    return given.logits_TE / self.temperature + noise_TE
+
+
+NOISES = {
+  'argmax': Argmax,
+  'input_dropout': InputDropout,
+  'input_jitter': InputJitter,
+  'logits_jitter': LogitsJitter,
+  'sample': Sample,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Switch(contract.Router):
+  """Top 1 with its softmax probability as the gate.
+
+  Switch Transformer (arXiv 2101.03961, section 2.1, equations 1 and 2). The
+  gate is not divided by itself, so that it has a gradient. With the `capacity`
+  dispatcher tokens over capacity skip the layer; the balance loss is
+  `expert_level`, the start of the centroids `scorer.start=switch`.
+
+  Noise explores in training alone. The paper's pseudo-code adds it to the
+  logits; released code multiplies the router's input. Mesh TensorFlow has a
+  policy for evaluation too; here evaluation has no noise.
+
+  Attributes:
+    noise: how a token comes to other experts than its best, see `NOISES`.
+  """
+
+  noise: Argmax = config.choice(NOISES, InputJitter())
+
+  def check(self, num_experts: int) -> None:
+    if num_experts < 1:
+      raise errors.InputError(
+        f'router switch needs an expert, but there are {num_experts}'
+      )
+
+  @property
+  def experts_per_token(self) -> float:
+    return 1
+
+  def prepare(
+    self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array | None
+  ) -> jax.Array:
+    return x_TD if key is None else self.noise.prepare(x_TD, index_T, key)
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    logits_TE = given.logits_TE
+    if given.training:
+      logits_TE = self.noise.logits(given)
+    choice_TE = prob_TE = jax.nn.softmax(logits_TE, axis=-1)
+    if given.training:
+      choice_TE = self.noise.choice(given, prob_TE)
+    _, expert_T1 = jax.lax.top_k(given.biased(choice_TE), 1)
+    gate_T1 = scores.take(prob_TE, expert_T1)
+    return contract.token_choice(given, expert_T1, gate_T1, prob_TE)

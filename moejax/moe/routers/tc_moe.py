@@ -1,0 +1,132 @@
+"""TC-MoE: each expert may be added, subtracted, or left out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moejax.core import errors
+from moejax.moe import contract
+from moejax.moe.routers import any_number, scores
+
+
+@dataclasses.dataclass(frozen=True)
+class TCMoE(contract.Router):
+  """Ternary choice: +e, -e or null, by one softmax over 2E + N logits.
+
+  TC-MoE (Yan et al., ICLR 2025):
+
+  1. logits in the order +0 .. +(E-1), -0 .. -(E-1), null 0 .. null N-1, with
+     constants added: 0, -1 and -10
+  2. p = softmax over all of them; the k largest are chosen
+  3. weight = p / (sum of the chosen p that are not null + sum of ALL null p),
+     with a minus for -e; a null choice computes nothing
+
+  Example, E=2, N=1, k=2, after the constants:
+    logits   +0: 2.0   +1: 1.0   -0: 2.2   -1: 0.5   null: 1.0
+    p            .3144     .1157     .3841     .0702       .1157
+    chosen   -0 with .3841 / (.3841 + .3144 + .1157) = .4717, +0 with .3862
+    sent     expert 0 with weight .3862 - .4717 = -.0855
+
+  When both signs of an expert are chosen they are merged, as above: the sum is
+  the same, and the expert computes the token once. In the released code the
+  line that negates is undone by the next one, so that -e acts as +e; here the
+  sign is the paper's. Another reimplementation learns the constants as a bias.
+
+  A selection bias, where there is one, counts for both signs of its expert.
+  The probabilities are p of both signs together, over their sum; `extra` has
+  them as they are (folded_TE) with the mass on null (null_T).
+
+  Attributes:
+    k: choices per token, null among them.
+    num_null: N, the null choices; the released model of 8 experts and k = 2
+      has 2.
+    negative_offset: what is added to the logits of -e.
+    null_offset: what is added to those of null.
+  """
+
+  k: int = 2
+  num_null: int = 2
+  negative_offset: float = -1.0
+  null_offset: float = -10.0
+
+  def __post_init__(self):
+    if self.num_null < 0:
+      raise errors.InputError(
+        f'router.num_null={self.num_null} must be 0 or more'
+      )
+
+  def check(self, num_experts: int) -> None:
+    choices = self.num_logits(num_experts)
+    if not 1 <= self.k <= choices:
+      raise errors.InputError(
+        f'router.k={self.k}, but tc_moe has {choices} choices with '
+        f'{num_experts} experts; use 1 to {choices}'
+      )
+
+  def shrunk(self, num_experts: int) -> 'TCMoE':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  def num_logits(self, num_experts: int) -> int:
+    return 2 * num_experts + self.num_null
+
+  @property
+  def experts_per_token(self) -> float:
+    """At most: null choices, and both signs of one expert, make it fewer."""
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    num_experts = (given.logits_TE.shape[1] - self.num_null) // 2
+    offset_C = np.repeat(
+      np.float32([0.0, self.negative_offset, self.null_offset]),
+      [num_experts, num_experts, self.num_null],
+    )
+    prob_TC = jax.nn.softmax(given.logits_TE + offset_C, axis=-1)
+    bias_TE = given.biased(jnp.zeros_like(prob_TC[:, :num_experts]))
+    null_TN = prob_TC[:, 2 * num_experts :]
+    bias_TC = jnp.concatenate([bias_TE, bias_TE, 0 * null_TN], axis=1)
+    _, choice_TK = jax.lax.top_k(
+      jax.lax.stop_gradient(prob_TC) + bias_TC, self.k
+    )
+    expert_TK, weight_TK = self.weigh(prob_TC, choice_TK, num_experts)
+
+    folded_TE = prob_TC[:, : 2 * num_experts].reshape(-1, 2, num_experts).sum(1)
+    null_T = null_TN.sum(axis=1)
+    prob_TE = any_number.shares(folded_TE)  # all mass may be on null
+    return contract.token_choice(
+      given,
+      expert_TK,
+      weight_TK,
+      prob_TE,
+      {'folded_TE': folded_TE, 'null_T': null_T},
+    )
+
+  def weigh(
+    self, prob_TC: jax.Array, choice_TK: jax.Array, num_experts: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """Experts and signed weights of the choices, both signs merged.
+
+    A null choice, and the second sign of an expert, become "nowhere" (E).
+    """
+    real_TK = choice_TK < 2 * num_experts
+    gate_TK = jnp.take_along_axis(prob_TC, choice_TK, axis=1)
+    null_T1 = prob_TC[:, 2 * num_experts :].sum(axis=1, keepdims=True)
+    kept_TK = jnp.where(real_TK, gate_TK, 0.0)
+    below_T1 = jnp.maximum(
+      kept_TK.sum(axis=1, keepdims=True) + null_T1, scores.LEAST_SUM
+    )
+    sign_TK = jnp.where(choice_TK < num_experts, 1.0, -1.0)
+    signed_TK = sign_TK * kept_TK / below_T1
+
+    expert_TK = jnp.where(real_TK, choice_TK % num_experts, num_experts)
+    same_TKK = expert_TK[:, :, None] == expert_TK[:, None, :]
+    first_TK = jnp.argmax(same_TKK, axis=2) == np.arange(self.k)
+    sent_TK = first_TK & real_TK
+    merged_TK = jnp.einsum(
+      'TKJ,TJ->TK', same_TKK.astype(jnp.float32), signed_TK
+    )
+    return (
+      jnp.where(sent_TK, expert_TK, num_experts),
+      jnp.where(sent_TK, merged_TK, 0.0),
+    )

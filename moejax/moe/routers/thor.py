@@ -1,0 +1,64 @@
+"""THOR: experts at random, one for all in training."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config
+from moejax.moe import contract, hashing
+
+
+def _each_token(given: contract.RouterInput) -> jax.Array:
+  return given.index_T
+
+
+def _each_sequence(given: contract.RouterInput) -> jax.Array:
+  return given.index_T // given.row_length
+
+
+BY = {'token': _each_token, 'sequence': _each_sequence}
+
+
+@dataclasses.dataclass(frozen=True)
+class Thor(contract.Router):
+  """A random expert with weight 1; nothing is learned.
+
+  THOR (arXiv 2110.04260): in training one expert, drawn uniformly for each
+  layer and step, computes the whole batch; in evaluation each token or each
+  sequence has a random expert. So training needs a dispatcher with room for
+  all tokens at one expert: dropless, or capacity with factor E.
+
+  The paper trains with two passes of independent draws and pulls their
+  predictions together by a KL term; that is a matter of the training loss, not
+  of the router. In its code evaluation differs from call to call; here it is a
+  hash of (seed, layer, place in the batch), so that scores can be repeated.
+
+  The probabilities are 1 / E: what the draw is from. Logits are not looked at.
+
+  Attributes:
+    by: what has an expert of its own in evaluation: token or sequence.
+    seed: of evaluation's choices.
+  """
+
+  by: str = config.named(BY, 'token')
+  seed: int = 0
+
+  @property
+  def experts_per_token(self) -> float:
+    return 1
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    num_tokens, num_experts = given.logits_TE.shape
+    if given.training:
+      expert = jax.random.randint(given.key, (), 0, num_experts)
+      expert_T = jnp.full(num_tokens, expert)
+    else:
+      place_T = BY[self.by](given)
+      expert_T = hashing.below(num_experts, self.seed, given.layer, place_T)
+    return contract.token_choice(
+      given,
+      expert_T[:, None],
+      jnp.ones((num_tokens, 1), jnp.float32),
+      jnp.full((num_tokens, num_experts), 1 / num_experts, jnp.float32),
+    )

@@ -1,0 +1,170 @@
+"""Scores by angle: X-MoE's cosine, and the perturbed cosine."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.core import errors
+from moejax.moe import contract
+from moejax.moe.scorers import linear, starts
+
+# A norm below this counts as this, so that a zero vector has a gradient.
+LEAST_NORM = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(contract.Scorer):
+  """logit_i = cos(W x, e_i) / tau in few dimensions: X-MoE's router.
+
+  X-MoE (arXiv 2204.09179, section 3): W projects to E / 2 dimensions, token
+  and expert embeddings are normalised, and tau is a learned scalar, of which
+  the logarithm is stored so that it stays positive. The division is done here:
+  the router's score function (softmax, or sigmoid) then follows once.
+
+  Where we differ: the paper's balance loss takes the softmax at a fixed tau0
+  (0.3 with softmax, 0.07 with sigmoid) and not at the learned tau; here a
+  balance loss sees the router's own probabilities, which is the same with
+  `learns_tau` off. The paper does not state at which value tau starts; here it
+  is tau0.
+
+  Released variants, as settings:
+    torchscale    normalises_tokens off, learns_tau off, tau=1: its code
+                  normalises only the experts and applies no temperature
+    tutel         width=256, tau=0.5 (it also keeps 1 / tau below 100)
+    LibMoE        learns_tau off, row_norm=1.5, with router.score=double_softmax
+                  and router.renormalise; there, the norm of 1.5 is set in place
+                  and no gradient passes that step
+
+  Attributes:
+    width: dimensions in which angles are taken; 0 means half the number of
+      experts.
+    tau: temperature at the start.
+    learns_tau: whether it is learned.
+    row_norm: what the experts' embeddings are normalised to.
+    normalises_tokens: whether tokens are normalised too.
+  """
+
+  width: int = 0
+  tau: float = 0.3
+  learns_tau: bool = True
+  row_norm: float = 1.0
+  normalises_tokens: bool = True
+
+  def __post_init__(self):
+    if self.width < 0:
+      raise errors.InputError(
+        f'scorer.width={self.width} must be 0 (half the experts) or more'
+      )
+    for name in ('tau', 'row_norm'):
+      if getattr(self, name) <= 0:
+        raise errors.InputError(
+          f'scorer.{name}={getattr(self, name)} must be > 0'
+        )
+
+  def init(
+    self, key: jax.Array, width: int, num: int, std: float
+  ) -> dict[str, nnx.Param]:
+    del std  # angles do not depend on it
+    inner = self.width or max(1, num // 2)
+    keys = jax.random.split(key)
+    # As released: the projection starts as a linear layer of PyTorch does, the
+    # embeddings are orthogonal, of norm 0.32.
+    orthogonal = jax.nn.initializers.orthogonal(0.32)
+    weights = {
+      'w_DZ': uniform(keys[0], (width, inner), width),
+      'w_EZ': orthogonal(keys[1], (num, inner), jnp.float32),
+    }
+    weights = {k: nnx.Param(w, axes=linear.AXES) for k, w in weights.items()}
+    if self.learns_tau:
+      log_tau = jnp.asarray(math.log(self.tau), jnp.float32)
+      weights['log_tau'] = nnx.Param(log_tau, axes=())
+    return weights
+
+  def __call__(
+    self, w: dict[str, jax.Array], given: contract.ScorerInput
+  ) -> jax.Array:
+    x_TZ = linear.product(given.x_TD, w['w_DZ'])
+    if self.normalises_tokens:
+      x_TZ = x_TZ / norm(x_TZ)
+    w_EZ = self.row_norm * w['w_EZ'] / norm(w['w_EZ'])
+    tau = jnp.exp(w['log_tau']) if self.learns_tau else self.tau
+    return linear.product(x_TZ, w_EZ.T) / tau
+
+
+@dataclasses.dataclass(frozen=True)
+class PerturbedCosine(contract.Scorer):
+  """logit_i = x . w_i / ((|w_i| + tau1) (|x| + tau2)) + b_i.
+
+  The perturbed cosine router (arXiv 2405.14131): positive constants
+  added to both norms make the estimation of experts identifiable where the
+  plain cosine's is logarithmically slow. There is no temperature, so logits lie
+  between -1 and 1.
+
+  LibMoE takes 0.1 for both constants, a code of the experiments 1e-4 after a
+  projection to 256 dimensions. That code
+  normalises across experts instead of along each one's vector; we do not.
+
+  Attributes:
+    tau1: added to the experts' norms.
+    tau2: added to the tokens' norms.
+    width: dimensions to project to; 0 means no projection.
+    bias: whether there is a learned b, which starts at zero.
+  """
+
+  tau1: float = 0.1
+  tau2: float = 0.1
+  width: int = 0
+  bias: bool = False
+
+  def __post_init__(self):
+    if self.width < 0:
+      raise errors.InputError(
+        f'scorer.width={self.width} must be 0 (no projection) or more'
+      )
+    for name in ('tau1', 'tau2'):
+      if getattr(self, name) <= 0:
+        raise errors.InputError(
+          f'scorer.{name}={getattr(self, name)} must be > 0; scorer cosine is '
+          'the one without'
+        )
+
+  def init(
+    self, key: jax.Array, width: int, num: int, std: float
+  ) -> dict[str, nnx.Param]:
+    keys = jax.random.split(key)
+    inner = self.width or width
+    w_EZ = starts.model(keys[0], inner, num, std).T
+    weights = {'w_EZ': nnx.Param(w_EZ, axes=linear.AXES)}
+    if self.width:
+      w_DZ = uniform(keys[1], (width, inner), width)
+      weights['w_DZ'] = nnx.Param(w_DZ, axes=linear.AXES)
+    if self.bias:
+      b_E = jnp.zeros(num, jnp.float32)
+      weights['b_E'] = nnx.Param(b_E, axes=linear.AXES[1:])
+    return weights
+
+  def __call__(
+    self, w: dict[str, jax.Array], given: contract.ScorerInput
+  ) -> jax.Array:
+    x_TZ = linear.product(given.x_TD, w['w_DZ']) if self.width else given.x_TD
+    x_TZ = x_TZ / (norm(x_TZ, 0.0) + self.tau2)
+    w_EZ = w['w_EZ'] / (norm(w['w_EZ'], 0.0) + self.tau1)
+    logits_TE = linear.product(x_TZ, w_EZ.T)
+    return logits_TE + w['b_E'] if self.bias else logits_TE
+
+
+def norm(x_NZ: jax.Array, least: float = LEAST_NORM) -> jax.Array:
+  """Euclidean norms [N, 1], at least `least`; the gradient at zero is zero."""
+  square_N1 = jnp.sum(jnp.square(x_NZ), axis=-1, keepdims=True)
+  large_N1 = square_N1 > least**2
+  root_N1 = jnp.sqrt(jnp.where(large_N1, square_N1, 1.0))
+  return jnp.where(large_N1, root_N1, least)
+
+
+def uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+  """Uniform up to 1 / sqrt(fan_in) either way: PyTorch's linear layer."""
+  edge = 1 / math.sqrt(fan_in)
+  return jax.random.uniform(key, shape, jnp.float32, -edge, edge)

@@ -1,0 +1,61 @@
+"""Scores by how strongly the experts themselves respond to a token."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.core import errors
+from moejax.moe import contract
+from moejax.moe.scorers import linear
+
+WEIGHT = 'w_down_EDR'
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertNorm(contract.Scorer):
+  """logit_i = |x W_down_i|, with W_down_i expert i's own: no router weights.
+
+  Autonomy-of-Experts (arXiv 2501.13074, section 3): each expert takes a token
+  into r dimensions, and those whose result is longest go on. It needs
+  experts with such a matrix (`autonomous_swiglu`) and as many scores as
+  experts. The paper's router is `top_k` with its defaults: softmax over all
+  norms, not renormalised.
+
+  All experts' matrices are needed for all tokens, 2 T E D r operations a layer
+  forward; the paper keeps the results for the chosen experts, we compute those
+  again on the experts' side, which is k / E more. Experts are taken one after
+  the other, and again in the backward pass, so that memory is T r instead of
+  T E r.
+  """
+
+  @property
+  def reads_experts(self) -> bool:
+    return True
+
+  def init(
+    self, key: jax.Array, width: int, num: int, std: float
+  ) -> dict[str, nnx.Param]:
+    del key, width, num, std
+    return {}
+
+  def __call__(
+    self, w: dict[str, jax.Array], given: contract.ScorerInput
+  ) -> jax.Array:
+    del w
+    if WEIGHT not in given.experts:
+      raise errors.InputError(
+        'scorer expert_norm reads the experts: use it with '
+        'moe.experts=autonomous_swiglu'
+      )
+
+    @jax.checkpoint
+    def norm(w_DR: jax.Array) -> jax.Array:
+      h_TR = linear.product(given.x_TD, w_DR.astype(jnp.float32))
+      square_T = jnp.sum(jnp.square(h_TR), axis=1)
+      # The gradient of a norm at zero is taken to be zero.
+      some_T = square_T > 0
+      return jnp.where(some_T, jnp.sqrt(jnp.where(some_T, square_T, 1.0)), 0.0)
+
+    return jax.lax.map(norm, given.experts[WEIGHT]).T

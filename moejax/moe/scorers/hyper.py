@@ -1,0 +1,70 @@
+"""A router whose matrix a frozen network makes from a learned vector."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.core import errors
+from moejax.moe import contract
+from moejax.moe.scorers import cosine, linear
+
+FROZEN = ('w_DH', 'b_H', 'w_HN', 'b_N')
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyper(contract.Scorer):
+  """logits = W x + b, where [W | b] = H(r): HyperRouter.
+
+  HyperRouter (arXiv 2312.07035): H is linear, ReLU, linear, frozen
+  as it was drawn; the embedding r of the layer is trained. As published: top k,
+  and softmax over the kept logits (`router.renormalise`).
+
+      r_D --w_DH, b_H--> ReLU --w_HN, b_N--> N = E (D + 1) numbers
+
+  LibMoE's version freezes r too, so that nothing of the router learns, and has
+  `hidden` = D / 4. The authors' growing k is not here.
+
+  Attributes:
+    hidden: width of H; the paper's code has 256, and 64 for enwik8.
+    learns_embedding: whether r is trained.
+  """
+
+  hidden: int = 256
+  learns_embedding: bool = True
+
+  def __post_init__(self):
+    if self.hidden < 1:
+      raise errors.InputError(f'scorer.hidden={self.hidden} must be 1 or more')
+
+  def init(
+    self, key: jax.Array, width: int, num: int, std: float
+  ) -> dict[str, nnx.Param]:
+    del std
+    keys = jax.random.split(key, 5)
+    made = num * (width + 1)
+    frozen = {
+      'w_DH': cosine.uniform(keys[0], (width, self.hidden), width),
+      'b_H': cosine.uniform(keys[1], (self.hidden,), width),
+      'w_HN': cosine.uniform(keys[2], (self.hidden, made), self.hidden),
+      'b_N': cosine.uniform(keys[3], (made,), self.hidden),
+    }
+    weights = {
+      name: nnx.Param(w, axes=('fixed',) * w.ndim) for name, w in frozen.items()
+    }
+    r_D = jax.random.normal(keys[4], (width,), jnp.float32)
+    dim = 'unsharded' if self.learns_embedding else 'fixed'
+    return {**weights, 'r_D': nnx.Param(r_D, axes=(dim,))}
+
+  def __call__(
+    self, w: dict[str, jax.Array], given: contract.ScorerInput
+  ) -> jax.Array:
+    frozen = {name: jax.lax.stop_gradient(w[name]) for name in FROZEN}
+    r_D = w['r_D']
+    if not self.learns_embedding:
+      r_D = jax.lax.stop_gradient(r_D)
+    hidden_H = linear.product(r_D, frozen['w_DH']) + frozen['b_H']
+    made_N = linear.product(jax.nn.relu(hidden_H), frozen['w_HN'])
+    w_EC = (made_N + frozen['b_N']).reshape(-1, given.x_TD.shape[1] + 1)
+    return linear.product(given.x_TD, w_EC[:, :-1].T) + w_EC[:, -1]

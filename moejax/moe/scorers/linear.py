@@ -1,0 +1,51 @@
+"""The dot product of a token with each expert's centroid."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.core import config
+from moejax.moe import contract
+from moejax.moe.scorers import starts
+
+# Routing is split by tokens only; every device needs all centroids.
+AXES = ('unsharded', 'unsharded')
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(contract.Scorer):
+  """logit_i = u . e_i + b_i, with e_i the centroid of expert i.
+
+  DeepSeekMoE (arXiv 2401.06066, equation 11), and nearly everyone.
+
+  Attributes:
+    bias: whether there is a learned b, which starts at zero (gpt-oss). It is in
+      logit and weight alike, unlike the selection biases of `balance`.
+    start: how the centroids start, see `scorers.starts`.
+  """
+
+  bias: bool = False
+  start: str = config.named(starts.STARTS, 'model')
+
+  def init(
+    self, key: jax.Array, width: int, num: int, std: float
+  ) -> dict[str, nnx.Param]:
+    w_DE = starts.STARTS[self.start](key, width, num, std)
+    weights = {'w_DE': nnx.Param(w_DE, axes=AXES)}
+    if self.bias:
+      b_E = jnp.zeros(num, jnp.float32)
+      weights['b_E'] = nnx.Param(b_E, axes=AXES[1:])
+    return weights
+
+  def __call__(
+    self, w: dict[str, jax.Array], given: contract.ScorerInput
+  ) -> jax.Array:
+    logits_TE = product(given.x_TD, w['w_DE'])
+    return logits_TE + w['b_E'] if self.bias else logits_TE
+
+
+def product(x_TD: jax.Array, w_DE: jax.Array) -> jax.Array:
+  """The matmul in float32 proper, also where it is rounded by default."""
+  return jnp.dot(x_TD, w_DE, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,53 @@
+"""Scores from the token's id alone, through an embedding of its own."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.core import config
+from moejax.moe import contract
+from moejax.moe.scorers import linear
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenEmbedding(contract.Scorer):
+  """logit_i = v(id) . e_i: a small word embedding and centroids of its own.
+
+  StableMoE's light router (arXiv 2204.08396, section 3.1, and its code): 50
+  dimensions, centroids orthogonal of norm 0.1. What the token vector holds is
+  not looked at, so the router that uses it is a hash of the id in the end.
+
+  An id of `vocab_size` or more shares the last id's embedding.
+
+  Attributes:
+    vocab_size: ids are below.
+    dim: width of the embedding.
+  """
+
+  vocab_size: int = 32768
+  dim: int = 50
+
+  def __post_init__(self):
+    config.check_at_least_one(self, 'scorer', 'vocab_size dim')
+
+  def init(
+    self, key: jax.Array, width: int, num: int, std: float
+  ) -> dict[str, nnx.Param]:
+    del width, std
+    keys = jax.random.split(key)
+    v_VZ = jax.random.normal(keys[0], (self.vocab_size, self.dim), jnp.float32)
+    orthogonal = jax.nn.initializers.orthogonal(0.1)
+    return {
+      'v_VZ': nnx.Param(v_VZ, axes=linear.AXES),
+      'w_EZ': nnx.Param(
+        orthogonal(keys[1], (num, self.dim), jnp.float32), axes=linear.AXES
+      ),
+    }
+
+  def __call__(
+    self, w: dict[str, jax.Array], given: contract.ScorerInput
+  ) -> jax.Array:
+    token_T = jnp.clip(given.token_T, 0, self.vocab_size - 1)
+    return linear.product(w['v_VZ'][token_T], w['w_EZ'].T)

@@ -1,0 +1,122 @@
+"""Rows that move between devices, each device sending as many as it likes.
+
+`move` is `jax.lax.ragged_all_to_all` with a gradient: what came back along the
+same ways. XLA for CPU has no ragged all-to-all; there a stand-in that gathers
+everything and picks does the same, so that whatever uses it runs, and is
+tested, on fake CPU devices.
+
+Example, 2 devices, an axis 'expert':
+
+  device 0 has rows a b c, and sends 1 to device 0 and 2 to device 1
+  device 1 has rows d e f, and sends 2 to device 0 and 1 to device 1
+  count_PP    [[1, 2], [2, 1]]           [from, to]
+  device 0 gets a d e, device 1 gets b c f
+"""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from moejax.core import varying
+
+
+@flax.struct.dataclass
+class Ways:
+  """Who sends how many rows to whom; the same on every device.
+
+  Attributes:
+    count_PP: int32 [from, to], rows sent.
+    first_PP: int32 [from, to], where they begin at the sender.
+    place_PP: int32 [from, to], where they begin at the receiver.
+  """
+
+  count_PP: jax.Array
+  first_PP: jax.Array
+  place_PP: jax.Array
+
+  def back(self) -> 'Ways':
+    """The same ways the other way round."""
+    return Ways(self.count_PP.T, self.place_PP.T, self.first_PP.T)
+
+
+def ways(size_P: jax.Array, num_rows: int, axis: str) -> Ways:
+  """The ways of rows that lie sorted by receiver.
+
+  Args:
+    size_P: how many rows this device has for each.
+    num_rows: room of every receiver. What goes beyond is not sent: the last
+      rows of the last senders.
+    axis: mesh axis.
+  """
+  size_PP = jax.lax.all_gather(size_P, axis, axis=0)
+  first_PP = jnp.cumsum(size_PP, axis=1) - size_PP
+  before_PP = jnp.cumsum(size_PP, axis=0) - size_PP
+  count_PP = jnp.clip(num_rows - before_PP, 0, size_PP)
+  place_PP = jnp.minimum(before_PP, num_rows)
+  return Ways(count_PP, first_PP, place_PP)
+
+
+def move(x_AN: jax.Array, along: Ways, num_rows: int, axis: str) -> jax.Array:
+  """The rows [num_rows, N] that this device receives, zeros behind them."""
+  x_AN, *leaves = varying.together(
+    x_AN, along.count_PP, along.first_PP, along.place_PP
+  )
+  return _move(num_rows, axis, x_AN, *leaves)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _move(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
+  run = lambda ragged: functools.partial(ragged, num_rows, axis)
+  return jax.lax.platform_dependent(
+    x_AN,
+    count_PP,
+    first_PP,
+    place_PP,
+    cpu=run(_stand_in),
+    default=run(_ragged),
+  )
+
+
+def _ragged(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
+  me = jax.lax.axis_index(axis)
+  out_RN = jnp.zeros((num_rows, *x_AN.shape[1:]), x_AN.dtype)
+  return jax.lax.ragged_all_to_all(
+    x_AN,
+    varying.match(out_RN, x_AN),
+    first_PP[me],
+    count_PP[me],
+    place_PP[me],
+    count_PP[:, me],
+    axis_name=axis,
+  )
+
+
+def _stand_in(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
+  me = jax.lax.axis_index(axis)
+  all_PAN = jax.lax.all_gather(x_AN, axis, axis=0)
+  count_P1, place_P1 = count_PP[:, me, None], place_PP[:, me, None]
+  row_R = jnp.arange(num_rows)
+  hit_PR = (row_R >= place_P1) & (row_R < place_P1 + count_P1)
+  from_R = jnp.argmax(hit_PR, axis=0)
+  index_R = first_PP[from_R, me] + row_R - place_PP[from_R, me]
+  index_R = jnp.where(hit_PR.any(axis=0), index_R, x_AN.shape[0])
+  return all_PAN.at[from_R, index_R].get(mode='fill', fill_value=0)
+
+
+def _move_fwd(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
+  out_RN = _move(num_rows, axis, x_AN, count_PP, first_PP, place_PP)
+  shape_A0 = jnp.zeros((x_AN.shape[0], 0))
+  return out_RN, (shape_A0, count_PP, first_PP, place_PP)
+
+
+def _move_bwd(num_rows, axis, kept, dout_RN):
+  del num_rows
+  shape_A0, *leaves = kept
+  back = Ways(*leaves).back()
+  dx_AN = move(dout_RN, back, shape_A0.shape[0], axis)
+  return dx_AN, None, None, None
+
+
+_move.defvjp(_move_fwd, _move_bwd)

@@ -1,0 +1,232 @@
+"""Routers and exchanges on eight devices against a dense sum on one.
+
+Routing is traced for each router; the lists of those whose lists have the same
+shape then go through one compiled program, one after the other, so that all
+routers on a mesh cost one compilation.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from helpers import dense, tiny
+from moejax.moe import compute, contract
+from moejax.moe.config import MoEConfig
+from moejax.moe.dispatchers import DISPATCHERS
+from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.routers import ROUTERS
+from moejax.parallel import mesh as meshes
+
+B, L, D, F, E = 8, 7, 4, 4, 8
+T = B * L
+EMPTY, FULL = 2, 5
+KEY = jax.random.key(3)
+RTOL, ATOL = 2e-5, 2e-5
+
+MESHES = {
+  'one': {},
+  'data': {'data': 8},
+  'fsdp': {'data': 2, 'fsdp': 4},
+  'expert': {'data': 1, 'expert': 8},
+  'expert_data': {'data': 2, 'expert': 4},
+  'expert_fsdp': {'data': 1, 'fsdp': 2, 'expert': 4},
+  'expert_model': {'data': 1, 'fsdp': 2, 'expert': 2, 'model': 2},
+}
+
+RNG = np.random.default_rng(0)
+X_TD = RNG.normal(size=(T, D)).astype(np.float32)
+PULL_TD = RNG.normal(size=(T, D)).astype(np.float32)
+VALID_T = (np.arange(L) < RNG.integers(1, L + 1, (B, 1))).reshape(-1)
+TOKEN_T = RNG.integers(0, 60, T).astype(np.int32)
+SPECS = {
+  'w_in_ED2F': P(None, 'expert', None, None, 'model'),
+  'w_out_EFD': P(None, 'expert', 'model', None),
+}
+GATHERED = {
+  'w_in_ED2F': P(None, None, None, None, 'model'),
+  'w_out_EFD': P(None, None, 'model', None),
+}
+
+
+@functools.cache
+def scores(name):
+  """logits and heads for a router."""
+  router = ROUTERS[name]()
+  rng = np.random.default_rng(len(name))
+  draw = lambda num: rng.normal(size=(T, num)).astype(np.float32)
+  logits = draw(router.num_logits(E))
+  if logits.shape[1] == E:
+    logits[:, EMPTY] -= 30
+    logits[:, FULL] += 9
+  heads = {key: draw(num) for key, (_, num) in router.heads(E).items()}
+  return logits, heads
+
+
+def given(logits, heads, tokens, key=KEY):
+  index_T, valid_T, token_T = tokens
+  return contract.RouterInput(
+    logits_TE=logits,
+    valid_T=valid_T,
+    index_T=index_T,
+    key=key,
+    row_length=L,
+    heads=heads,
+    token_T=token_T,
+    steps=jnp.float32(3),
+  )
+
+
+TOKENS = (np.arange(T, dtype=np.int32), VALID_T, TOKEN_T)
+
+
+def routing_of(name):
+  return ROUTERS[name]()(given(*scores(name), TOKENS))
+
+
+def count(routing):
+  return np.bincount(np.asarray(routing.expert_A), minlength=E + 1)[:E]
+
+
+@functools.cache
+def weights(num):
+  """Expert weights for each of `num` routers."""
+  rng = np.random.default_rng(7)
+  draw = lambda *shape: rng.normal(size=(num, *shape)).astype(np.float32)
+  return {'w_in_ED2F': draw(E, D, 2, F), 'w_out_EFD': draw(E, F, D)}
+
+
+def obvious(name, dispatcher):
+  """Output and gradients on one device, by a dense sum over all experts."""
+
+  def loss(w, x_TD, score):
+    routing = ROUTERS[name]()(given(*score, TOKENS))
+    limited = DISPATCHERS[dispatcher]().limit(routing, E)
+    if limited.scales_input:
+      x_TD = x_TD * limited.weight_A[:, None]
+      limited = dataclasses.replace(
+        limited, weight_A=jnp.ones_like(limited.weight_A)
+      )
+    gate_TE = dense.gates(limited, T, E, limited.expert_A < E)
+    out_TD = dense.experts(w, x_TD, gate_TE)
+    return jnp.vdot(out_TD, PULL_TD), out_TD
+
+  return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
+
+
+@functools.cache
+def expected(names, dispatcher):
+  """By router: gradients and output; one compilation for all."""
+  stack = weights(len(names))
+
+  @jax.jit
+  def run(x_TD, all_scores):
+    found = {}
+    for i, name in enumerate(names):
+      w = {key: leaf[i] for key, leaf in stack.items()}
+      found[name] = obvious(name, dispatcher)(w, x_TD, all_scores[name])
+    return found
+
+  return jax.device_get(run(X_TD, {name: scores(name) for name in names}))
+
+
+def signature(routing):
+  """What must agree for two lists to go through the same program."""
+  return (
+    routing.expert_A.shape,
+    routing.per_token,
+    routing.group_size,
+    routing.room,
+    routing.scales_input,
+  )
+
+
+def exchanged(config, mesh, names, w, x_TD, all_scores, tokens):
+  """out_NTD of all routers, inside shard_map."""
+  routings = {
+    name: config.dispatcher.limit(
+      ROUTERS[name]()(given(*all_scores[name], tokens)), E
+    )
+    for name in names
+  }
+  run = compute.choose(config, 'cpu')
+
+  def one(carry, inputs):
+    w, routing = inputs
+    x = x_TD
+    if routing.scales_input:
+      x = x * routing.weight_A[:, None]
+      one_A = jnp.ones_like(routing.weight_A)
+      routing = dataclasses.replace(routing, weight_A=one_A)
+    if mesh.shape['expert'] == 1 or config.exchange.gathers_experts:
+      found = run(w, x, routing, E)
+    else:
+      found = config.exchange(run, w, x, routing, E)
+    return carry, found.out_TD
+
+  out = {}
+  key = lambda name: str(signature(routings[name]))
+  for _, group in itertools.groupby(sorted(names, key=key), key):
+    group = list(group)
+    bare = [
+      dataclasses.replace(routings[name], extra={}, residual_T=None)
+      for name in group
+    ]
+    numbers = np.array([names.index(name) for name in group])
+    some = jax.tree.map(lambda leaf, n=numbers: leaf[n], w)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *bare)
+    _, out_NTD = jax.lax.scan(one, None, (some, stacked))
+    out |= dict(zip(group, out_NTD, strict=True))
+  out_NTD = jnp.stack([out[name] for name in names])
+  # Each device has summed its part of the hidden width.
+  return jax.lax.psum(out_NTD, 'model')
+
+
+def found(mesh_name, dispatcher, exchange, names):
+  """By router: gradients and output, on a mesh."""
+  sizes = MESHES[mesh_name]
+  mesh = tiny.mesh(8 if sizes else 1, **sizes)
+  config = MoEConfig(
+    num_experts=E,
+    dispatcher=DISPATCHERS[dispatcher](),
+    exchange=EXCHANGES[exchange](),
+  )
+  rows = P(meshes.BATCH_AXES)
+  specs = GATHERED if config.exchange.gathers_experts else SPECS
+
+  def loss(w, x_TD, all_scores):
+    out_NTD = jax.shard_map(
+      functools.partial(exchanged, config, mesh, names),
+      mesh=mesh,
+      in_specs=(specs, rows, rows, rows),
+      out_specs=P(None, meshes.BATCH_AXES),
+    )(w, x_TD, all_scores, TOKENS)
+    return jnp.sum(out_NTD * PULL_TD), out_NTD
+
+  all_scores = {name: scores(name) for name in names}
+  run = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+  return jax.device_get(run(weights(len(names)), X_TD, all_scores))
+
+
+def check(mesh_name, dispatcher, exchange, names):
+  """Raises AssertionError where a mesh gives something else than one device."""
+  names = tuple(names)
+  want = expected(names, dispatcher)
+  (of_w, of_x, of_scores), out_NTD = found(
+    mesh_name, dispatcher, exchange, names
+  )
+  total = np.zeros_like(of_x)
+  for i, name in enumerate(names):
+    (w, x, score), out_TD = want[name]
+    total += x
+    np.testing.assert_allclose(
+      out_NTD[i], out_TD, RTOL, ATOL, err_msg=f'output of {name}'
+    )
+    got = {key: leaf[i] for key, leaf in of_w.items()}
+    tiny.assert_close({name: got}, {name: w}, RTOL, ATOL)
+    tiny.assert_close({name: of_scores[name]}, {name: score}, RTOL, ATOL)
+  np.testing.assert_allclose(of_x, total, RTOL, ATOL * len(names))

@@ -1,0 +1,118 @@
+"""Compiles grouped matmuls for TPUs that are not there; writes JSON.
+
+  python tests/helpers/tpu_compile.py '[{"topology": "v5e:2x2", ...}]'
+
+A case has a topology, and
+
+  name      of a grouped matmul; shape: rows, depth, width, experts; dtypes, of
+            rows and of weights; devices, over which the rows are split by
+            shard_map (none, if 1); split, whether the experts are split too
+  exchange  or the name of one: a whole layer, its experts split over 4 devices
+
+For each: the compiled program's Pallas kernels, its collectives, and its FLOPs
+over those of the product itself; or the error.
+"""
+
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from moejax.cli import bench_exchanges, bench_parts
+from moejax.model.config import ModelConfig
+from moejax.moe import grouped_matmul
+from moejax.moe.config import MoEConfig
+from moejax.moe.exchanges import EXCHANGES
+from moejax.parallel import collective_bytes
+
+
+def main() -> None:
+  found = [_case(**case) for case in json.loads(sys.argv[1])]
+  sys.stdout.write(json.dumps(found))
+
+
+def _layer(topology, exchange):
+  found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+  config = ModelConfig(
+    width=256, moe=MoEConfig(num_experts=8, expert_width=128)
+  )
+  return bench_exchanges.compiled(
+    bench_parts.Shape(config, 4, 250),
+    EXCHANGES[exchange](),
+    found.devices[:4],
+    backward=True,
+  )
+
+
+def _case(exchange=None, **case):
+  try:
+    if exchange:
+      return _report(_layer(exchange=exchange, **case))
+    return _report(*_matmul(**case))
+  except jax.errors.JaxRuntimeError as e:
+    return {'error': str(e)[:500]}
+
+
+def _matmul(topology, name, shape, dtypes, devices=1, split=False):
+  rows, depth, width, experts = shape
+  found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+  mesh = Mesh(np.array(found.devices[:devices]), ('device',))
+  multiply = grouped_matmul.GROUPED_MATMULS[name]()
+  by_rows, by_expert = P('device'), P('device') if split else P()
+
+  def local(x_RD, w_EDF, size_1E):
+    return multiply(x_RD, w_EDF, size_1E[0])
+
+  run = jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(by_rows, by_expert, by_rows),
+    out_specs=by_rows,
+  )
+  if devices == 1:
+    run = local
+
+  def both(x_RD, w_EDF, dy_RF, size_1E):
+    y_RF, pull = jax.vjp(lambda x, w: run(x, w, size_1E), x_RD, w_EDF)
+    return y_RF, *pull(dy_RF)
+
+  here = experts // devices if split else experts
+  arguments = (
+    ((devices * rows, depth), dtypes[0], by_rows),
+    ((experts, depth, width), dtypes[1], by_expert),
+    ((devices * rows, width), dtypes[0], by_rows),
+    ((devices, here), 'int32', by_rows),
+  )
+  arguments = [
+    jax.ShapeDtypeStruct(
+      shape, jnp.dtype(dtype), sharding=NamedSharding(mesh, spec)
+    )
+    for shape, dtype, spec in arguments
+  ]
+  compiled = jax.jit(both).lower(*arguments).compile()
+  return compiled, 3 * 2 * rows * depth * width
+
+
+def _report(compiled, flops=1):
+  """What a compiled program has in it."""
+  text = compiled.as_text()
+  calls = [line for line in text.splitlines() if '"tpu_custom_call"' in line]
+  return {
+    'kernels': sorted(re.search(r'%([a-z_]+)', line)[1] for line in calls),
+    'collectives': sorted(
+      collective_bytes.by_kind(
+        collective_bytes.collectives(text), optional=True
+      )
+    ),
+    'flops': compiled.cost_analysis()['flops'] / flops,
+  }
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,264 @@
+"""Selection biases and the like: what is remembered from batch to batch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.balance import best, max_violation, problem, rich, sigmoid, softmax
+
+from moejax.core import errors
+from moejax.moe.balance.adaptive_l1 import AdaptiveL1
+from moejax.moe.balance.bias import LossFree, ShareBias
+from moejax.moe.balance.quantile import Quantile
+
+
+def after(part, name, memory, score_TE, k, *, logits_TE, valid_T=None):
+  """The memory of one layer after a batch that was chosen with its bias."""
+  expert_TK = best(score_TE + np.asarray(memory['bias_E']), k)
+  given, routing = problem(
+    softmax(logits_TE),
+    expert_TK,
+    valid_T,
+    logits_TE=logits_TE,
+    memory={name: memory},
+  )
+  layers = lambda tree: jax.tree.map(lambda x: x[None], tree)
+  new = part.update(layers(memory), layers(part.observe(given, routing)))
+  return jax.tree.map(lambda x: x[0], new)
+
+
+def load(score_TE, memory, k):
+  expert_TK = best(score_TE + np.asarray(memory['bias_E']), k)
+  return np.bincount(expert_TK.reshape(-1), minlength=score_TE.shape[1])
+
+
+def updated(part, count_NE, bias_NE=0.0, steps=0.0):
+  count_NE = jnp.asarray(count_NE, jnp.float32)
+  memory = {
+    'bias_E': jnp.zeros_like(count_NE) + jnp.asarray(bias_NE, jnp.float32),
+    'steps': jnp.full(len(count_NE), steps),
+  }
+  return part.update(memory, {'count_E': count_NE})
+
+
+@pytest.mark.parametrize(
+  ('part', 'want_E'),
+  [
+    (LossFree(), [0.001, 0.001, 0.299, 0.001]),
+    # rate * (mean - load) of .0005 and -.0015 in tokens, at a mean of 1.5
+    (
+      LossFree(rate=1.5e-3, rule='proportional'),
+      [0.0005, 0.0005, 0.2985, 0.0005],
+    ),
+  ],
+)
+def test_loss_free_worked_example(part, want_E):
+  """Loads (1, 1, 3, 1) with b = (0, 0, .3, 0); another layer is even."""
+  bias_NE = [[0, 0, 0.3, 0], [0.5, 0, 0, 0]]
+  got = updated(part, [[1, 1, 3, 1], [2, 2, 2, 2]], bias_NE)
+  np.testing.assert_allclose(got['bias_E'][0], want_E, rtol=1e-5)
+  np.testing.assert_allclose(got['bias_E'][1], bias_NE[1])
+  np.testing.assert_array_equal(got['steps'], [1, 1])
+
+
+def test_loss_free_stops():
+  part = LossFree(stop_after=2)
+  for steps, moves in ((0, True), (1, True), (2, False), (9, False)):
+    got = updated(part, [[3, 1]], steps=steps)
+    assert bool(np.any(got['bias_E'])) == moves
+    assert got['steps'] == steps + 1
+
+
+def test_share_bias_worked_example():
+  """Experts 0 and 1 have weights; K = 2 of 3 tokens, K_e = 1."""
+  part = ShareBias(rate=0.01, num_zero=2, ffn_share=0.5)
+  count_NE = jnp.array([[2.0, 2, 1, 1], [1.5, 1.5, 3, 0]])
+  memory = {'bias_E': jnp.tile(jnp.array([0.1, 0, 0, 0]), (2, 1))}
+  got = part.update(memory, {'count_E': count_NE})['bias_E']
+  step = 0.01 * (1 / 4 - 2 / 6)
+  assert step == pytest.approx(-0.000833, rel=1e-3)
+  np.testing.assert_allclose(
+    got, [[0.1 + step, step, 0, 0], [0.1, 0, 0, 0]], rtol=1e-5
+  )
+
+
+# Eight experts of very different popularity.
+RNG = np.random.default_rng(0)
+SKEWED = RNG.normal(size=(256, 8)) + np.linspace(-2, 2, 8)
+
+
+@pytest.mark.parametrize(
+  ('part', 'batches'),
+  [
+    # The farthest bias has some .4 to go.
+    (LossFree(rate=0.005), 80),
+    (LossFree(rate=0.05, rule='proportional'), 12),
+    (ShareBias(rate=0.4), 12),
+  ],
+  ids=['sign', 'proportional', 'share'],
+)
+def test_bias_rules_balance_skewed_scores(part, batches):
+  """Batch after batch; the scores themselves stay as they are."""
+  score_TE = sigmoid(SKEWED)
+  bias_NE = part.memory(8)['bias_E'][None]
+  seen = []
+  for step in range(batches):
+    count_E = load(score_TE, {'bias_E': bias_NE[0]}, 2)
+    seen.append(max_violation(count_E))
+    bias_NE = updated(part, count_E[None], bias_NE, step)['bias_E']
+  assert seen[0] > 2
+  assert seen[-1] < 0.1
+
+
+def test_share_bias_finds_the_share_of_experts_with_weights():
+  """Two of eight are identity experts, to have a quarter of what is chosen.
+
+  They like to have two thirds, and are in no balance between themselves.
+  """
+  part = ShareBias(rate=0.4, num_zero=2, ffn_share=0.75)
+  score_TE = sigmoid(SKEWED)
+  bias_NE = part.memory(8)['bias_E'][None]
+  for _ in range(60):
+    count_E = load(score_TE, {'bias_E': bias_NE[0]}, 2)
+    bias_NE = updated(part, count_E[None], bias_NE)['bias_E']
+  np.testing.assert_array_equal(bias_NE[0, 6:], 0)
+  assert count_E[:6].sum() / count_E.sum() == pytest.approx(0.75, abs=0.01)
+  assert max_violation(count_E[:6]) < 0.05
+  assert max_violation(count_E[6:]) > 0.3
+
+
+QUANTILE_LOGITS = np.array([
+  [2.03, 1.11, 0.07, -0.97],
+  [0.05, 1.02, 2.10, 1.57],
+  [1.08, 1.46, 0.53, 0.12],
+  [0.49, 0.02, -0.61, 0.94],
+])
+
+
+def test_quantile_worked_example():
+  """Loads (3, 2, 1, 2), the same once more, then even, and they stay."""
+  part = Quantile()
+  score_TE = sigmoid(QUANTILE_LOGITS)
+  memory = part.memory(4)
+  seen = []
+  for want in (
+    [-0.0651, -0.0401, 0.0509, 0.0543],
+    [-0.0765, -0.0515, 0.0851, 0.0429],
+    None,
+    None,
+  ):
+    seen.append(load(score_TE, memory, 2).tolist())
+    memory = after(
+      part, 'quantile', memory, score_TE, 2, logits_TE=QUANTILE_LOGITS
+    )
+    if want is not None:
+      # A bin is (2 + max b - min b) / 1000 wide.
+      np.testing.assert_allclose(memory['bias_E'], want, atol=2.2e-3)
+  assert seen == [[3, 2, 1, 2], [3, 2, 1, 2], [2, 2, 2, 2], [2, 2, 2, 2]]
+
+
+@pytest.mark.parametrize(
+  ('part', 'score'),
+  [
+    (Quantile(), sigmoid),
+    (Quantile('softmax'), softmax),
+    (Quantile('logits', reach=8.0), lambda x: x),
+  ],
+  ids=['sigmoid', 'softmax', 'logits'],
+)
+def test_quantile_balances_in_a_few_steps(part, score):
+  """The first takes two thirds of the violation, the next most of the rest.
+
+  A quarter of the batch is padding that likes expert 0.
+  """
+  logits = np.concatenate([SKEWED, np.tile([9.0] + [0] * 7, (64, 1))])
+  valid_T = np.arange(320) < 256
+  score_TE = score(logits)
+  memory = part.memory(8)
+  seen = []
+  for _ in range(5):
+    seen.append(max_violation(load(score_TE[:256], memory, 2)))
+    memory = after(
+      part,
+      'quantile',
+      memory,
+      score_TE,
+      2,
+      logits_TE=logits,
+      valid_T=valid_T,
+    )
+  assert seen[0] > 2
+  assert seen[1] < seen[0] / 3
+  assert seen[2] < seen[1] / 2.5
+  assert seen[4] < 0.1
+  assert abs(np.mean(memory['bias_E'])) < 1e-5
+
+
+def test_quantile_is_of_all_tokens_and_no_mean_of_quantiles():
+  """Sums of two halves give the bias of the whole."""
+  part = Quantile()
+  whole = part.observe(*rich())
+  halves = [part.observe(*rich(rows)) for rows in ([0, 1], [2, 3])]
+  bias = lambda sums: part.update(
+    {'bias_E': jnp.zeros((1, 5))}, jax.tree.map(lambda x: x[None], sums)
+  )['bias_E'][0]
+  added = jax.tree.map(jnp.add, *halves)
+  np.testing.assert_array_equal(bias(added), bias(whole))
+  mean = np.mean([bias(half) for half in halves], axis=0)
+  assert np.abs(mean - bias(whole)).max() > 0.02
+
+
+def test_quantile_needs_k_choices():
+  given, routing = rich()
+  for change in ({'per_token': None}, {'per_token': 5}):
+    with pytest.raises(errors.InputError, match='quantile needs a router in'):
+      Quantile().observe(given, dataclasses.replace(routing, **change))
+
+
+def test_adaptive_l1_is_one_number_for_all_layers():
+  """Sparsities of .25 and .5 have mean .375; wanted are 1 - k / 4."""
+  sums = {
+    'active_E': jnp.array([[3.0, 3, 3, 0], [3, 3, 0, 0]]),
+    'relu_E': jnp.ones((2, 4)),
+    'weight': jnp.ones(2),
+    'tokens': jnp.full(2, 3.0),
+  }
+  memory = {'l1': jnp.full(2, 1e-8)}
+  for k, factor in ((2.0, 1.2), (2.5, 1 / 1.2), (3.0, 1 / 1.2)):
+    got = AdaptiveL1(k=k).update(memory, sums)['l1']
+    np.testing.assert_allclose(got, 1e-8 * factor, rtol=1e-6)
+
+
+def test_adaptive_l1_reaches_its_sparsity():
+  """Gradient descent on the loss alone, from logits that are all positive."""
+  part = AdaptiveL1(k=2.0, start=1e-3)
+  logits_TE = jnp.asarray(1 + np.abs(RNG.normal(size=(32, 8))), jnp.float32)
+  given, routing = problem(np.full((32, 8), 1 / 8), np.zeros((32, 1), int))
+
+  def step(carry, _):
+    logits_TE, memory = carry
+
+    def of(logits_TE):
+      extra = {'relu_TE': jax.nn.relu(logits_TE)}
+      sums = part.observe(
+        dataclasses.replace(given, memory={'adaptive_l1': memory}),
+        dataclasses.replace(routing, extra=extra),
+      )
+      # What the text wants: every logit larger, the early ones more.
+      text = -0.05 * jnp.mean(logits_TE * jnp.linspace(2, 1, 8))
+      return part.loss(sums) + text, sums
+
+    gradient, sums = jax.grad(of, has_aux=True)(logits_TE)
+    layers = jax.tree.map(lambda x: x[None], (memory, sums))
+    memory = jax.tree.map(lambda x: x[0], part.update(*layers))
+    sparsity = jnp.mean(logits_TE <= 0)
+    return (logits_TE - 2 * gradient, memory), (sparsity, memory['l1'])
+
+  _, (sparsity, weight) = jax.jit(
+    lambda carry: jax.lax.scan(step, carry, length=600)
+  )((logits_TE, part.memory(8)))
+  assert sparsity[0] == 0
+  assert np.mean(sparsity[-100:]) == pytest.approx(1 - 2 / 8, abs=0.05)
+  assert weight[-1] != weight[0]

@@ -1,0 +1,95 @@
+"""Grouped matmuls compiled for TPUs, forward and backward, without a TPU.
+
+They run where libtpu is installed (700 MB, Linux), which the tests' extra does
+not ask for; nothing is executed:
+
+  pip install 'moejax[tpu]'
+  pytest tests/moe/test_tpu_compile.py
+
+One process of its own compiles all cases, because this one's JAX has been told
+to be a CPU; it takes 20 s.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip('libtpu')
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Rows, depth, width, experts. Nothing in the first is a multiple of a tile.
+ODD, LARGE = (1000, 200, 136, 8), (32768, 4096, 4096, 8)
+BF16, FLOAT32 = ('bfloat16', 'bfloat16'), ('float32', 'float32')
+MIXED = ('bfloat16', 'float32')
+SMALL_POD, BIG_POD = 'v5e:2x2', 'v5p:2x2x1'
+NAMES = ('megablox', 'ragged_dot')
+
+
+def _cases():
+  cases = {}
+  for name in NAMES:
+    case = {'topology': SMALL_POD, 'name': name, 'shape': ODD}
+    for kind in (BF16, FLOAT32, MIXED):
+      cases[f'{name} {"/".join(kind)}'] = case | {'dtypes': kind}
+    four = case | {'dtypes': MIXED, 'devices': 4}
+    cases[f'{name} shard_map'] = four
+    cases[f'{name} shard_map experts'] = four | {'split': True}
+    cases[f'{name} other TPU'] = case | {'topology': BIG_POD, 'dtypes': BF16}
+    # The largest tiles, which must fit into the chip's fast memory.
+    cases[f'{name} large'] = case | {'shape': LARGE, 'dtypes': MIXED}
+  return cases
+
+
+CASES = _cases()
+
+
+@pytest.fixture(scope='module')
+def compiled():
+  """By case, what the compiled program has in it."""
+  env = dict(os.environ)
+  env.pop('XLA_FLAGS', None)
+  env.update(
+    JAX_PLATFORMS='cpu',
+    TPU_SKIP_MDS_QUERY='1',
+    PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+  )
+  program = ROOT / 'tests' / 'helpers' / 'tpu_compile.py'
+  done = subprocess.run(
+    [sys.executable, str(program), json.dumps(list(CASES.values()))],
+    capture_output=True,
+    text=True,
+    env=env,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return dict(zip(CASES, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_it_compiles_to_three_kernels(case, compiled):
+  found = compiled[case]
+  assert 'error' not in found, found['error']
+  assert len(found['kernels']) == 3
+  if 'megablox' in case:
+    # y = x w, dx = dy w', dw = x' dy.
+    kinds = ['tgmm' if 'tgmm' in k else 'gmm' for k in found['kernels']]
+    assert sorted(kinds) == ['gmm', 'gmm', 'tgmm']
+    assert all('gmm' in k for k in found['kernels'])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_only_shared_weights_need_a_collective(name, compiled):
+  assert compiled[f'{name} shard_map experts']['collectives'] == []
+  shared = compiled[f'{name} shard_map']['collectives']
+  assert shared == ['all-reduce']  # the gradient's sum over the devices
+  assert compiled[f'{name} bfloat16/bfloat16']['collectives'] == []
+
+
+def test_the_gradient_of_the_weights_is_why_auto_takes_megablox(compiled):
+  # ragged_dot's multiplies all rows with each of the 8 experts.
+  assert compiled['ragged_dot bfloat16/bfloat16']['flops'] > (1 + 1 + 8) / 3
+  assert compiled['megablox bfloat16/bfloat16']['flops'] < 1.1

@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from moejax.parallel import collective_bytes
+
+# A device has 8 rows of 16 float32 numbers: 512 bytes.
+ROWS, WIDTH, OWN = 8, 16, 512
+
+
+def _compiled(local):
+  """The text of `local` on 2 x 4 devices, each with its own rows."""
+  mesh = jax.make_mesh((2, 4), ('a', 'b'), axis_types=(AxisType.Auto,) * 2)
+  spec = P(('a', 'b'))
+  run = jax.shard_map(
+    local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+  )
+  x = jax.ShapeDtypeStruct(
+    (8 * ROWS, WIDTH), jnp.float32, sharding=NamedSharding(mesh, spec)
+  )
+  return jax.jit(run).lower(x).compile().as_text()
+
+
+def _shift(x):
+  return jax.lax.ppermute(x, 'b', [(i, (i + 1) % 4) for i in range(4)])
+
+
+# By hand, on groups of 4 along b and 2 along a.
+BY_HAND = {
+  # Three others' 512 bytes come.
+  'all-gather': (
+    lambda x: jax.lax.all_gather(x, 'b', axis=0, tiled=True),
+    3 * OWN,
+  ),
+  # A quarter of what one has, two rows of 64 bytes, comes from each of three.
+  'reduce-scatter': (
+    lambda x: jax.lax.psum_scatter(x, 'b', scatter_dimension=0, tiled=True),
+    3 * 2 * 64,
+  ),
+  # A reduce-scatter and an all-gather.
+  'all-reduce': (lambda x: jax.lax.psum(x, 'b'), 2 * 3 * 2 * 64),
+  # Two rows to each of the three others.
+  'all-to-all': (
+    lambda x: jax.lax.all_to_all(x, 'b', 0, 0, tiled=True),
+    3 * 2 * 64,
+  ),
+  'collective-permute': (_shift, OWN),
+}
+
+
+@pytest.mark.parametrize('kind', BY_HAND)
+def test_one_collective_moves_what_it_should_by_hand(kind):
+  local, sent = BY_HAND[kind]
+  found = collective_bytes.collectives(_compiled(local))
+  assert collective_bytes.by_kind(found) == {kind: sent}
+
+
+def test_the_size_of_the_group_counts():
+  over = lambda axes: collective_bytes.by_kind(
+    collective_bytes.collectives(_compiled(lambda x: jax.lax.psum(x, axes)))
+  )
+  assert over('a') == {'all-reduce': 2 * 1 / 2 * OWN}
+  assert over(('a', 'b')) == {'all-reduce': 2 * 7 / 8 * OWN}
+
+
+def test_loops_multiply_and_branches_are_optional():
+  def local(x):
+    def four(_, x):
+      return jax.lax.fori_loop(0, 2, lambda _, x: _shift(jnp.sin(x)), x)
+
+    x = jax.lax.fori_loop(0, 3, four, x)
+    whole = lambda: jax.lax.all_gather(x, 'b', axis=0, tiled=True)[:ROWS]
+    return jax.lax.cond(jnp.sum(x) > 0, whole, lambda: x)
+
+  found = collective_bytes.collectives(_compiled(local))
+  moved = {'collective-permute': 3 * 2 * OWN}
+  assert collective_bytes.by_kind(found) == moved
+  moved['all-gather'] = 3 * OWN
+  assert collective_bytes.by_kind(found, optional=True) == moved
+
+
+def test_a_program_of_one_device_moves_nothing():
+  text = jax.jit(jnp.sin).lower(jnp.ones(3)).compile().as_text()
+  assert collective_bytes.collectives(text) == []
+
+
+# As TPUs write it: other groups, asynchronous, wrapped.
+TPU = """
+HloModule jit_f, is_scheduled=true, num_partitions=8
+
+%async_computation (p: bf16[8,4]) -> bf16[2,4] {
+  %p = bf16[8,4]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %rs = bf16[2,4]{1,0} reduce-scatter(%p), replica_groups=[2,4]<=[8], \
+dimensions={0}, to_apply=%add
+}
+
+%add (a: bf16[], b: bf16[]) -> bf16[] {
+  %a = bf16[] parameter(0)
+}
+
+ENTRY %main (x: f32[2,16]) -> f32[8,16] {
+  %x = f32[2,16]{1,0} parameter(0)
+  %ag = (f32[2,16]{1,0}, f32[8,16]{1,0:T(8,128)}) all-gather-start(%x), \
+replica_groups=[2,4]<=[8], dimensions={0}
+  %agd = f32[8,16]{1,0} all-gather-done(%ag)
+  %cp = (pred[2,16]{1,0}, pred[2,16]{1,0}, u32[], u32[]) \
+collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}
+  %self = f32[2,16] collective-permute(%x), source_target_pairs={{0,0},{1,1}}
+  %rss = ((bf16[8,4]{1,0}), bf16[2,4]{1,0}) async-start(%y), \
+calls=%async_computation
+  %ar = (f32[3]{0}, /*index=1*/f32[]) all-reduce(%z, %z), replica_groups={}, \
+to_apply=%add
+}
+"""
+
+
+def test_the_text_of_other_platforms():
+  found = collective_bytes.collectives(TPU)
+  assert collective_bytes.by_kind(found) == {
+    'all-gather': 3 * 2 * 16 * 4,
+    'collective-permute': 2 * 16,
+    'reduce-scatter': 3 * 2 * 4 * 2,
+    'all-reduce': 2 * 7 / 8 * (3 + 1) * 4,
+  }

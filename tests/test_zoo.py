@@ -1,0 +1,100 @@
+"""Every algorithm of the zoo builds, keeps its budget, and learns."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import tiny
+
+from moejax.cli import run_config
+from moejax.core import errors, trees
+from moejax.model import ffn
+from moejax.moe import balance, layer
+from moejax.plan import count
+
+ROOT = pathlib.Path(__file__).parents[1]
+ZOO = str(ROOT / 'configs' / 'zoo.py')
+zoo = run_config.module(ZOO, 'config')
+EACH = pytest.mark.parametrize('name', zoo.NAMES)
+
+# hidden units of all experts of a layer, and of those that a token uses.
+TOTAL, ACTIVE, WIDTH = 4 * 1536 * 128 * 3, 4 * 192 * 128 * 3, 16
+# What is not a choice of so and so many experts has more or less; zoo.py says.
+LESS = {'dense': 0, 'moe_pp': 0.75, 'peer': 0.9}
+MORE_ROUTER = {'hyper_router', 'peer', 'soft_moe', 'stable_moe'}
+
+
+@EACH
+def test_the_budget_is_the_same_for_all(name):
+  """Experts and shared experts together, within 2%; routers are small."""
+  counted = count.count(run_config.load(f'{ZOO}:{name}').model)
+  parts = ('routed experts', 'shared experts')
+  total = sum(counted.total_of[part] for part in parts)
+  active = sum(counted.active_of[part] for part in parts)
+  if name != 'dense':
+    np.testing.assert_allclose(total, TOTAL, rtol=0.02)
+    np.testing.assert_allclose(active, ACTIVE * LESS.get(name, 1), rtol=0.02)
+  else:
+    assert counted.total_of['dense feed-forward'] == ACTIVE
+  if name not in MORE_ROUTER:
+    assert counted.total_of['routers'] < 0.02 * TOTAL
+
+
+def test_an_unknown_name_lists_the_known():
+  with pytest.raises(errors.InputError, match=r"'swich' is not in the zoo"):
+    run_config.load(f'{ZOO}:swich')
+
+
+def problem(name):
+  """The layer of an algorithm, small, with its weights and a batch."""
+  run = run_config.shrink(run_config.load(f'{ZOO}:{name}'))
+  config = dataclasses.replace(run.model, width=WIDTH, init_std=0.2)
+  make = lambda: ffn.SPARSE[type(config.feed_forward)](
+    config, tiny.mesh(), jax.random.key(0)
+  )
+  graph, state = nnx.split(nnx.eval_shape(make))
+  weights = tiny.draw(nnx.to_pure_dict(state), std=0.3)
+  x_BLD = np.random.default_rng(0).normal(size=(2, 32, WIDTH))
+  return config, graph, weights, x_BLD.astype(np.float32)
+
+
+@pytest.mark.parametrize('name', sorted(set(zoo.NAMES) - {'dense'}))
+def test_every_algorithm_learns(name):
+  """Gradients are finite and reach experts and what they are chosen by, and a
+  step against them lowers the loss.
+  """
+  config, graph, weights, x_BLD = problem(name)
+  valid_BL = np.arange(32) < np.array([[32], [20]])
+  index_BL = np.arange(64, dtype=np.int32).reshape(2, 32)
+  want_BLD = np.roll(x_BLD, 1, axis=2) * valid_BL[..., None]
+
+  def loss(weights):
+    module = nnx.merge(graph, nnx.State(jax.tree.map(nnx.Param, weights)))
+    if not config.is_routed:
+      out_BLD = module(x_BLD, jnp.asarray(valid_BL))
+      return jnp.mean((out_BLD - want_BLD) ** 2), out_BLD
+    tokens = layer.Tokens(jnp.asarray(valid_BL), index_BL, index_BL % 50)
+    trace = layer.no_trace(config.moe, 2, 32)
+    out_BLD, _, record = module(x_BLD, tokens, trace, jax.random.key(1))
+    sums = jax.tree.map(lambda leaf: leaf[None], record.balance)
+    extra, _ = balance.total(config.moe.balance, sums)
+    return jnp.mean((out_BLD - want_BLD) ** 2) + extra, out_BLD
+
+  run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (before, out_BLD), gradient = run(weights)
+  if config.is_routed and not config.moe.num_shared:
+    assert (np.asarray(out_BLD)[~valid_BL] == 0).all()
+  for path, leaf in trees.leaves(gradient).items():
+    assert np.isfinite(leaf).all(), path
+  routed = gradient.get('routed', gradient)
+  assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(routed))
+  small = 0.01 / np.sqrt(
+    sum(float(np.sum(leaf**2)) for leaf in jax.tree.leaves(gradient))
+  )
+  step = jax.tree.map(lambda w, g: w - small * g, weights, gradient)
+  (after, _), _ = run(step)
+  assert after < before

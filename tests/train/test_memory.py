@@ -1,0 +1,186 @@
+"""What layers remember between steps, and what a step does again."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny
+
+from moejax.moe.balance import BALANCE
+from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.routers import ROUTERS
+from moejax.train import consistency, optimizer, step
+from moejax.train import loss as losses
+from moejax.train import state as states
+
+ROWS = ([12], [5, 4], [], [3], [3, 1, 6], [1], [2, 10], [7])
+BATCH = tiny.batch(ROWS)
+OPT = optimizer.OptimizerConfig(peak_lr=0.01)
+RATE = 0.25
+MOE = {
+  'router': ROUTERS['dense_to_sparse'](threshold=0.1),
+  'balance': (
+    BALANCE['loss_free'](rate=RATE),
+    BALANCE['expert_level'](),
+  ),
+}
+TOP_K = {
+  'router': ROUTERS['top_k'](k=2, score='sigmoid'),
+  'balance': (
+    BALANCE['loss_free'](rate=RATE),
+    BALANCE['quantile'](),
+    BALANCE['expert_level'](),
+  ),
+}
+
+
+def model_of(mesh=None, **moe):
+  config = tiny.model_config(num_layers=2, first_dense=0, moe={**TOP_K, **moe})
+  return tiny.model(config, mesh)
+
+
+@functools.cache
+def step_of(model, parts=1):
+  transform = optimizer.make(OPT, 100, model.axes)
+  return step.make(model, transform, step.StepConfig(OPT, 100, parts, seed=0))
+
+
+def after(model, parts=1, batch=BATCH, weights=None):
+  """The state after one step from the same weights, and what is reported."""
+  transform = optimizer.make(OPT, 100, model.axes)
+  if weights is None:
+    weights = tiny.draw(model.shapes)
+  zero = np.zeros((), np.int32)
+  empty = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype),
+    jax.eval_shape(transform.init, model.shapes),
+  )
+  state = states.State(zero, weights, empty, zero, zero)
+  state = jax.device_put(state, states.shardings(model, transform))
+  return jax.device_get(step_of(model, parts)(state, batch))
+
+
+def memory(state):
+  return state.weights['moe']['ffn']['memory']
+
+
+@pytest.fixture(scope='module')
+def one():
+  return after(model_of())
+
+
+def test_the_bias_moves_by_the_rate_towards_the_mean_load(one):
+  state, metrics = one
+  count_NE = metrics['stats']['count_E']
+  mean_N1 = count_NE.mean(axis=1, keepdims=True)
+  assert (count_NE != mean_N1).any()
+  want = RATE * np.sign(mean_N1 - count_NE)
+  np.testing.assert_allclose(memory(state)['loss_free']['bias_E'], want)
+
+
+def test_no_optimiser_touches_a_memory(one):
+  """Its moments stay zero: no gradient reaches it."""
+  state, _ = one
+  found = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+    if 'memory' in jax.tree_util.keystr(path)
+  ]
+  assert len(found) == 2 * len(jax.tree.leaves(memory(state)))
+  for leaf in found:
+    np.testing.assert_array_equal(leaf, 0)
+
+
+@pytest.mark.parametrize('parts', [2, 4])
+def test_micro_batches_remember_the_same(one, parts):
+  state, _ = after(model_of(), parts)
+  tiny.assert_close(memory(state), memory(one[0]), rtol=0, atol=1e-6)
+
+
+def test_a_mesh_remembers_the_same(one):
+  mesh = tiny.mesh(8, data=2, fsdp=2, expert=2)
+  state, metrics = after(model_of(mesh))
+  tiny.assert_close(memory(state), memory(one[0]), rtol=0, atol=1e-6)
+  np.testing.assert_allclose(metrics['loss'], one[1]['loss'], rtol=1e-5)
+
+
+def test_a_skipped_step_is_not_remembered():
+  model = model_of()
+  weights = tiny.draw(model.shapes)
+  weights['norm']['scale_D'][0] = np.nan
+  state, metrics = after(model, weights=weights)
+  assert metrics['skipped'] == 1
+  for leaf in jax.tree.leaves(memory(state)):
+    np.testing.assert_array_equal(leaf, 0)
+
+
+def test_steps_are_counted_for_routers_that_anneal():
+  state, _ = after(model_of(**MOE))
+  np.testing.assert_array_equal(memory(state)['router']['steps'], [1, 1])
+
+
+def test_a_router_without_memory_has_none():
+  assert 'memory' not in model_of(balance=()).shapes['moe']['ffn']
+
+
+def test_a_batch_that_overflows_is_repeated_without_bounds():
+  """Loss and weights are those of a step with `ring`; the loss is counted."""
+  mesh = tiny.mesh(2, data=1, expert=2)
+  small = EXCHANGES['all_to_all'](factor=0.3, overflow='repeat')
+  drop = dataclasses.replace(small, overflow='drop')
+  ring = EXCHANGES['ring']()
+  (state, got), (want_state, want), (_, dropped) = (
+    after(model_of(mesh, exchange=exchange)) for exchange in (small, ring, drop)
+  )
+  tiny.assert_close(state.weights, want_state.weights, rtol=0, atol=0)
+  assert got['loss'] == want['loss'] != dropped['loss']
+  assert got['stats']['dropped'].max() == 0 < dropped['stats']['dropped'].max()
+  np.testing.assert_array_equal(
+    got['stats']['overflow'], dropped['stats']['overflow']
+  )
+  assert want['stats']['overflow'].max() == 0
+
+
+def test_disagreement_is_thors():
+  """Worked by hand: KL .085123 and .092033, their mean .088578."""
+  one, two = np.log([0.7, 0.2, 0.1]), np.log([0.5, 0.3, 0.2])
+  found = consistency.disagreement(jnp.asarray(one), jnp.asarray(two))
+  np.testing.assert_allclose(found, 0.088578, atol=1e-6)
+  assert consistency.disagreement(one, one) == 0
+
+
+def test_consistency_is_two_passes_and_their_disagreement():
+  model = model_of(router=ROUTERS['random'](), balance=())
+  weights, key = tiny.weights(model), jax.random.key(1)
+  rows = jnp.arange(len(ROWS))
+  total = BATCH.weight_BL.sum()
+
+  def log_probs(key):
+    decoder = model.bind(weights)
+    out = decoder(
+      BATCH.token_BL, BATCH.segment_BL, BATCH.position_BL, rows, key
+    )
+    return np.asarray(jax.nn.log_softmax(decoder.logits(out.x_BLD)), np.float64)
+
+  first = log_probs(key)
+  second = log_probs(jax.random.fold_in(key, consistency.SECOND))
+  assert np.abs(first - second).max() > 0.01
+  nll = lambda x_BLV: (
+    -np.sum(
+      np.take_along_axis(x_BLV, BATCH.target_BL[..., None], -1)[..., 0]
+      * BATCH.weight_BL
+    )
+  )
+  kl = lambda a, b: np.sum(np.exp(a) * (a - b), axis=-1)
+  apart = np.sum((kl(first, second) + kl(second, first)) / 2 * BATCH.weight_BL)
+  got, report = losses.objective(
+    model, weights, BATCH, rows, key, losses.Whole(total, consistency=2.0)
+  )
+  want = (nll(first) + nll(second) + 2.0 * apart) / total
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  np.testing.assert_allclose(
+    report['values']['consistency'].value(), apart / total, rtol=1e-4
+  )
