@@ -256,8 +256,8 @@ ZOO = {
     **SINGLE,
     'router': {
       'name': 'dense_to_sparse',
-      'decay_steps': 80,
-      'hard_from': 80,
+      'decay_steps': 70,
+      'hard_from': 70,
     },
     'balance': EXPERT_LEVEL,
   },
@@ -291,7 +291,7 @@ ZOO = {
     **SINGLE,
     'router': {
       'name': 'stable_moe',
-      'stage_two_from': 80,
+      'stage_two_from': 70,
       'student': {'name': 'token_embedding', 'vocab_size': VOCAB},
     },
     'balance': {'stable_moe': {}},
@@ -405,11 +405,12 @@ def get_config(name):
   c.opt.peak_lr = 3e-3
   c.opt.schedule = {'name': 'cosine', 'warmup': 20, 'end': 0.05}
 
-  c.train.steps = 120
+  c.train.steps = 100
   c.train.consistency = 1.0 if name == 'thor' else 0.0
   c.train.batch_size = 8
   c.train.log_every = 10
   c.train.checkpoint_every = 1000
+  c.train.keep_checkpoints = 1
   c.train.eval_every = 1000
   c.train.eval_batches = 1
   return c

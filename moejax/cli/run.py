@@ -70,6 +70,8 @@ def _train(run: Run, model: build.Model, folder: epath.Path) -> None:
     )
     report.show(finished, screen)
     return
+  # What does not fit together is to be said before any text is packed.
+  model.trace(run.train.batch_size, run.data.sequence_length)
   data = data_build.build(
     run.data, run.train.batch_size, run.seed, data_progress.lines(screen)
   )

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -16,7 +17,7 @@ from moejax.core import trees
 from moejax.model.config import ModelConfig
 from moejax.model.decoder import Decoder
 from moejax.moe import contract
-from moejax.parallel import rules
+from moejax.parallel import hosts, rules
 
 Weights = dict[str, Any]
 
@@ -43,12 +44,30 @@ class Model:
   def init(self, key: jax.Array) -> Weights:
     """Fresh weights, made where they will lie."""
     make = lambda key: nnx.to_pure_dict(nnx.state(_decoder(self, key)))
-    return jax.jit(make, out_shardings=self.shardings)(key)
+    run = jax.jit(
+      make,
+      out_shardings=self.shardings,
+      compiler_options=hosts.quick_compile(self.mesh),
+    )
+    return run(key)
 
   def bind(self, weights: Weights) -> Decoder:
     """The decoder with these weights; cheap, and for use inside `jit`."""
     state = nnx.State(jax.tree.map(nnx.Param, weights))
     return nnx.merge(self.graph, state)
+
+  def trace(self, rows: int, length: int) -> None:
+    """Goes through a training pass without computing anything.
+
+    Raises:
+      InputError: parts that do not fit together, as far as shapes tell.
+    """
+
+    def run(weights: Weights, key: jax.Array) -> Any:
+      token_BL = jnp.zeros((rows, length), jnp.int32)
+      return self.bind(weights)(token_BL, token_BL, token_BL, key=key).record
+
+    jax.eval_shape(run, self.shapes, jax.random.key(0))
 
   def with_exchange(self, exchange: contract.Exchange) -> 'Model':
     """The same model, weights included, with another `moe.exchange`."""

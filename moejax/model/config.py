@@ -118,9 +118,23 @@ class ModelConfig:
     if self.num_moe:
       self.moe.check()
       _check_causal(self.moe.router, 'model.moe.router')
+      _check_vocab(self.moe.router, 'model.moe.router', self.vocab_size)
     elif self.num_sparse:
       self.feed_forward.check()
       _check_causal(self.feed_forward, 'model.feed_forward')
+
+
+def _check_vocab(part: object, where: str, size: int) -> None:
+  """Raises InputError for a table of token ids that is not the model's."""
+  for field in dataclasses.fields(part):
+    value, place = getattr(part, field.name), f'{where}.{field.name}'
+    if dataclasses.is_dataclass(value):
+      _check_vocab(value, place, size)
+    elif field.name == 'vocab_size' and value < size:
+      raise errors.InputError(
+        f'{place}={value} is smaller than model.vocab_size={size}; ids beyond '
+        f'would share a place: set {place}={size}'
+      )
 
 
 def _check_causal(part: object, where: str) -> None:

@@ -12,6 +12,7 @@ matmul the stages use, is `moe.grouped_matmul` in a config:
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -96,11 +97,34 @@ class Fused:
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-  """An entry of WAYS: what it makes of a config, and what it asks of it."""
+  """An entry of WAYS: what it makes of a config, and what it asks of it.
+
+  Attributes:
+    make: from a config that fits.
+    fits: whether it can do what the config asks for.
+    needs: what `fits` asks, in words.
+    platforms: where alone it runs; none means everywhere.
+    package: what must be installed, which is an extra of the same name.
+  """
 
   make: Callable[[MoEConfig], Compute]
   fits: Callable[[MoEConfig], bool] = lambda _: True
   needs: str = ''
+  platforms: tuple[str, ...] = ()
+  package: str = ''
+
+  def refuses(self, config: MoEConfig, platform: str) -> str:
+    """Why it cannot be taken, or nothing."""
+    if not self.fits(config):
+      return f'needs {self.needs}; use auto'
+    if self.platforms and platform not in self.platforms:
+      return f'runs on {" and ".join(self.platforms)} alone; use auto'
+    if self.package and importlib.util.find_spec(self.package) is None:
+      return (
+        f'needs the package {self.package}: '
+        f"pip install 'moejax[{self.package}]', or use auto"
+      )
+    return ''
 
 
 def _stages(name: str) -> Callable[[MoEConfig], Compute]:
@@ -132,6 +156,8 @@ WAYS = {
     fits=lambda config: config.dispatcher.equal_groups,
     needs='a dispatcher that gives all experts equally many rows (capacity)',
   ),
+  'megablox': Way(_stages('megablox'), platforms=('tpu',)),
+  'tokamax': Way(_stages('tokamax'), package='tokamax'),
   'fused': Way(
     lambda _: Fused(),
     fits=_is_dropless_swiglu,
@@ -140,8 +166,13 @@ WAYS = {
 }
 
 # What auto takes: the first that fits. docs/benchmarks.md has the figures for
-# CPU; on accelerators ragged_dot is not measured yet.
-AUTO = {'cpu': ('fused', 'batched', 'blocked')}
+# CPU. On TPU nothing was timed: compiled for it, ragged_dot multiplies all rows
+# with each expert for the weights' gradient, and megablox does not. On GPU
+# nothing was tried.
+AUTO = {
+  'cpu': ('fused', 'batched', 'blocked'),
+  'tpu': ('batched', 'megablox'),
+}
 AUTO_ELSEWHERE = ('batched', 'ragged_dot')
 
 
@@ -149,15 +180,15 @@ def choose(config: MoEConfig, platform: str) -> Compute:
   """How a config's routed experts are computed on a platform.
 
   Raises:
-    InputError: the config asks for what does not fit its dispatcher.
+    InputError: the config asks for what does not fit the rest of it, or this
+      machine.
   """
   name = config.grouped_matmul
   if name == 'auto':
     order = AUTO.get(platform, AUTO_ELSEWHERE)
     name = next(n for n in order if WAYS[n].fits(config))
   way = table.lookup('moe.grouped_matmul', WAYS, name)
-  if not way.fits(config):
-    raise errors.InputError(
-      f'moe.grouped_matmul={name} needs {way.needs}; use auto'
-    )
+  why = way.refuses(config, platform)
+  if why:
+    raise errors.InputError(f'moe.grouped_matmul={name} {why}')
   return way.make(config)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from moejax.core import config, errors
+from moejax.core import config, errors, table
 from moejax.moe import balance as balances
 from moejax.moe import contract
 from moejax.moe.dispatchers import DISPATCHERS
@@ -90,6 +90,20 @@ class MoEConfig:
         f'moe.expert_width={self.expert_width} must be at least 1 and '
         f'moe.num_shared={self.num_shared} at least 0'
       )
+    if self.scorer.reads_experts and self.num_logits != self.num_experts:
+      raise errors.InputError(
+        f'moe.scorer={type(self.scorer).__name__} scores the '
+        f'{self.num_experts} experts, but the router wants {self.num_logits} '
+        'scores; use another scorer, or a router and zero_computation without '
+        'more choices'
+      )
     self.router.check(self.num_choices)
     for part in self.balance:
       part.check(self.num_choices)
+      zero = getattr(part, 'num_zero', self.zero_computation.num)
+      if zero != self.zero_computation.num:
+        name = table.name_of(balances.BALANCE, part)
+        raise errors.InputError(
+          f'moe.balance.{name}.num_zero={zero}, but moe.zero_computation has '
+          f'{self.zero_computation.num}: they must be the same'
+        )

@@ -8,6 +8,17 @@ from jax.sharding import Mesh
 from moejax.parallel import rules
 
 
+def quick_compile(mesh: Mesh) -> dict[str, int]:
+  """Compiler options for a program that runs once, where they are known to do.
+
+  On CPU the draws of fresh weights compile in 1.5 s in place of 8.5 and run in
+  0.8 s in place of 0.15. Elsewhere nothing is changed.
+  """
+  if mesh.devices.flat[0].platform != 'cpu':
+    return {}
+  return {'xla_backend_optimization_level': 0}
+
+
 def put_rows(tree: Any, mesh: Mesh) -> Any:
   """Rows of a batch to the devices, split over the batch axes.
 

@@ -17,7 +17,7 @@ class OptimizerConfig:
   Attributes:
     peak_lr: the largest learning rate; the schedule multiplies it.
     beta1, beta2, eps: AdamW's.
-    weight_decay: decoupled; of matrices only, never of norms' scales.
+    weight_decay: decoupled; of matrices only, never of norms' scales or biases.
     clip_norm: largest global norm of the gradient; None means no clipping.
     schedule: learning rate over the run.
   """
@@ -66,7 +66,9 @@ def make(
   """
 
   def decays(weights: Any) -> Any:
-    return trees.map_paths(lambda path, _: is_matrix(axes[path]), weights)
+    return trees.map_paths(
+      lambda path, _: is_matrix(axes[path]) and not is_bias(path), weights
+    )
 
   return optax.adamw(
     learning_rate(opt, total_steps),
@@ -76,6 +78,11 @@ def make(
     weight_decay=opt.weight_decay,
     mask=decays,
   )
+
+
+def is_bias(path: str) -> bool:
+  """Whether a weight is a bias: experts' have a dimension for the expert."""
+  return path.rsplit('/', 1)[-1].startswith('b_')
 
 
 def is_matrix(axes: tuple[str, ...]) -> bool:

@@ -51,10 +51,12 @@ NUMBERED = {
 }
 # Tokens of a sequence compete with each other (some in training alone).
 COMPETING = {'base_layer', 'expert_choice', 'sinkhorn'}
-# No score selects (hash_first: in the first layers), or only its sign does.
+# No score selects (hash_first: in the first layers), only its sign does, or an
+# expert compares tokens.
 UNMOVED = {
   'balanced_hash',
   'dselect_k',
+  'expert_choice',
   'forced_balanced',
   'hash',
   'hash_first',
@@ -63,7 +65,7 @@ UNMOVED = {
   'thor',
 }
 # The gate of one expert does not depend on who else is chosen.
-UNNORMALISED = {'expert_choice', 'group_limited', 'switch', 'top_k'}
+UNNORMALISED = {'group_limited', 'switch', 'top_k'}
 # A token's place decides.
 PLACED = {'forced_balanced', 'thor'}
 

@@ -64,6 +64,60 @@ CASES = {
     [TINY, '--config.model.moe.balance.device_level.num_groups=3'],
     ['num_groups=3', '8 routed experts'],
   ),
+  'groups of experts that do not divide': (
+    [
+      TINY,
+      '--config.model.moe.router=group_limited',
+      '--config.model.moe.router.num_groups=3',
+    ],
+    ['num_groups=3', '8'],
+  ),
+  'top-k over the groups kept': (
+    [
+      TINY,
+      '--config.model.moe.router=group_limited',
+      '--config.model.moe.router.num_groups=4',
+      '--config.model.moe.router.k=3',
+    ],
+    ['k=3', 'kept_groups=1'],
+  ),
+  'expert choice in a causal model': (
+    [TINY, '--config.model.moe.router=expert_choice'],
+    ['ExpertChoice', 'later tokens', 'model.moe.router.not_causal=true'],
+  ),
+  'Soft MoE in a causal model': (
+    [TINY, '--config.model.feed_forward=soft_moe'],
+    ['SoftMoE', 'later tokens', 'model.feed_forward.not_causal=true'],
+  ),
+  'a table of fewer ids than the model has': (
+    [
+      TINY,
+      '--config.model.moe.router=balanced_hash',
+      '--config.model.moe.router.vocab_size=100',
+    ],
+    ['model.moe.router.vocab_size=100', 'model.vocab_size=8192'],
+  ),
+  'experts as scorers of more than experts': (
+    [
+      TINY,
+      '--config.model.moe.experts=autonomous_swiglu',
+      '--config.model.moe.scorer=expert_norm',
+      '--config.model.moe.zero_computation.copy=2',
+    ],
+    ['scores the 8 experts', 'wants 10'],
+  ),
+  'a balance loss of another router': (
+    [TINY, SYNTHETIC, '--config.model.moe.balance.adaptive_l1=on'],
+    ['balance.adaptive_l1', 'relu_TE'],
+  ),
+  'another number of choices without computation': (
+    [TINY, '--config.model.moe.balance.weighted.num_zero=2'],
+    ['balance.weighted.num_zero=2', 'zero_computation has 0'],
+  ),
+  'unknown exchange': (
+    [TINY, '--config.model.moe.exchange=all2all'],
+    ["'all2all'", "did you mean 'all_to_all'"],
+  ),
   'sequence longer than the model': (
     [TINY, '--config.data.sequence_length=65'],
     ['data.sequence_length=65', 'model.max_length=64'],

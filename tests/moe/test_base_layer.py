@@ -25,7 +25,7 @@ def of(logits_TE=LOGITS_TE, valid_T=None, key=KEY, row_length=S, **more):
   given = tiny.router_input(
     logits_TE, valid_T=valid_T, key=key, row_length=row_length, **more
   )
-  return jax.device_get(route(BaseLayer(), given))
+  return jax.device_get(route(BaseLayer(interpolates=True), given))
 
 
 def test_training_is_the_best_balanced_assignment_of_each_sequence():
@@ -105,7 +105,7 @@ def test_the_gradient_goes_through_the_sigmoid_alone():
   expert_T = of().expert_A
 
   def output(logits_TE):
-    routing = BaseLayer()(given.replace(logits_TE=logits_TE))
+    routing = BaseLayer(interpolates=True)(given.replace(logits_TE=logits_TE))
     return jnp.sum(routing.weight_A - 2 * routing.residual_T)
 
   got_TE = jax.jit(jax.grad(output))(LOGITS_TE)
@@ -113,3 +113,11 @@ def test_the_gradient_goes_through_the_sigmoid_alone():
   chosen_TE = expert_T[:, None] == np.arange(E)
   want_TE = np.where(chosen_TE, 3 * weight_TE * (1 - weight_TE), 0)
   np.testing.assert_allclose(got_TE, want_TE, rtol=1e-5, atol=1e-7)
+
+
+def test_the_block_adds_the_token_unless_told():
+  """x + a F(x) is what a residual expert gives with either."""
+  given = tiny.router_input(LOGITS_TE, key=KEY, row_length=S)
+  plain = BaseLayer()(given)
+  assert plain.residual_T is None
+  np.testing.assert_array_equal(plain.weight_A, of().weight_A)

@@ -18,7 +18,9 @@ from moejax.moe import (
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.exchanges import EXCHANGES, all_to_all
+from moejax.moe.experts import EXPERTS
 from moejax.moe.routers import ROUTERS
+from moejax.moe.scorers import SCORERS
 
 MoE = MoEConfig(num_experts=4, router=ROUTERS['top_k'](k=2))
 STAGES = dataclasses.replace(MoE, grouped_matmul='blocked')
@@ -36,13 +38,19 @@ STAGES = dataclasses.replace(MoE, grouped_matmul='blocked')
       router=ROUTERS['gshard'](),
       dispatcher=DISPATCHERS['capacity'](factor=0.5),
     ),
+    dataclasses.replace(
+      MoE,
+      scorer=SCORERS['expert_norm'](),
+      experts=EXPERTS['autonomous_swiglu'](),
+    ),
   ],
-  ids=['fused', 'blocked', 'ragged_dot', 'capacity', 'gshard'],
+  ids=['fused', 'blocked', 'ragged_dot', 'capacity', 'gshard', 'autonomy'],
 )
 def test_the_real_paths_pass(config):
   found = check.run(config, 'float32', tiny.mesh())
-  # Output, tokens, the router's weights, and both of the experts.
-  assert len(found) == 5
+  # Output, tokens, the router's weights, and both of the experts. Autonomous
+  # experts have four, and no router's.
+  assert len(found) == (6 if config.scorer.reads_experts else 5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +126,8 @@ def test_nan_is_not_close():
 def test_auto_is_fused_on_cpu_only_where_it_applies():
   cpu = compute.choose(MoE, 'cpu')
   assert cpu == compute.Fused(fused_swiglu.FusedSwiglu())
-  tpu = compute.choose(MoE, 'tpu')
-  assert tpu.multiply == grouped_matmul.RaggedDot()
+  gpu = compute.choose(MoE, 'gpu')
+  assert gpu.multiply == grouped_matmul.RaggedDot()
   capacity = dataclasses.replace(MoE, dispatcher=DISPATCHERS['capacity']())
   for platform in ('cpu', 'gpu'):
     made = compute.choose(capacity, platform)

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import sys
 import types
 
@@ -11,12 +12,14 @@ from jax.experimental.pallas.ops.tpu.megablox.gmm import make_group_metadata
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from moejax.core import errors
 from moejax.moe import (
   blocks,
   compute,
   grouped_matmul,
   grouped_matmul_kernels,
 )
+from moejax.moe.config import MoEConfig
 
 R, D, F = 40, 5, 7
 # Entries of the table that need other fields to be of use at this size, or to
@@ -208,6 +211,33 @@ def _slowly_half(x_RD, w_EDF, dy_RF, sizes):
 
 def test_auto_never_takes_ragged_dot_on_cpu():
   assert 'ragged_dot' not in compute.AUTO['cpu']
+
+
+@pytest.mark.parametrize(
+  ('platform', 'name'),
+  [('tpu', 'megablox'), ('gpu', 'ragged_dot'), ('cpu', 'fused')],
+)
+def test_what_auto_takes(platform, name):
+  config = MoEConfig(num_experts=4)
+  chosen = compute.choose(config, platform)
+  by_name = dataclasses.replace(config, grouped_matmul=name)
+  assert chosen == compute.choose(by_name, platform)
+
+
+@pytest.mark.parametrize(
+  ('name', 'words'),
+  [
+    ('megablox', 'moe.grouped_matmul=megablox runs on tpu alone; use auto'),
+    ('tokamax', "needs the package tokamax: pip install 'moejax[tokamax]'"),
+  ],
+)
+def test_what_is_not_for_this_machine_is_one_line(name, words, monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
+  config = MoEConfig(num_experts=4, grouped_matmul=name)
+  with pytest.raises(errors.InputError) as caught:
+    compute.choose(config, 'cpu')
+  assert words in str(caught.value)
+  assert '\n' not in str(caught.value)
 
 
 # By hand: 16 experts and 4,096 rows, so 8 * 16 * 128 > 4096: the least tile of

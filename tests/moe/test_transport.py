@@ -1,4 +1,4 @@
-"""Balanced plans and assignments of one sequence."""
+"""Balanced plans of one sequence."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from helpers import tiny
 from jax.sharding import PartitionSpec
-from scipy import optimize
 
 from moejax.moe import transport
 
@@ -21,7 +20,6 @@ PLAN_SE = [
 ]
 
 sinkhorn = jax.jit(transport.sinkhorn, static_argnums=(2, 3))
-assign = jax.jit(transport.assign)
 
 
 def every(num):
@@ -68,7 +66,11 @@ def test_nothing_to_share_out():
   log_plan_SE, price_E = sinkhorn(LOGITS_SE, ~every(3), 1e-4, 9)
   assert np.isneginf(log_plan_SE).all()
   np.testing.assert_array_equal(price_E, 0)
-  np.testing.assert_array_equal(assign(LOGITS_SE, ~every(3)), [4, 4, 4])
+
+
+def test_scores_that_are_no_numbers_do_not_hang_a_run():
+  log_plan_SE, _ = sinkhorn(LOGITS_SE * np.nan, every(3), 1e-4, 20)
+  assert log_plan_SE.shape == (3, 4)
 
 
 def test_sequences_do_not_see_each_other_nor_the_mesh():
@@ -76,12 +78,9 @@ def test_sequences_do_not_see_each_other_nor_the_mesh():
   rng = np.random.default_rng(3)
   score_GSE = rng.normal(size=(4, 15, 4)).astype(np.float32) * 3
   valid_GS = rng.uniform(size=(4, 15)) < 0.8
-  plans = lambda score_GSE, valid_GS: jax.vmap(
-    lambda score_SE, valid_S: (
-      transport.assign(score_SE, valid_S),
-      transport.sinkhorn(score_SE, valid_S, 1e-4, 100)[0],
-    )
-  )(score_GSE, valid_GS)
+  plans = jax.vmap(
+    lambda score_SE, valid_S: transport.sinkhorn(score_SE, valid_S, 1e-4, 100)
+  )
   together = jax.jit(plans)(score_GSE, valid_GS)
   rows = PartitionSpec('data')
   split = jax.shard_map(
@@ -91,11 +90,8 @@ def test_sequences_do_not_see_each_other_nor_the_mesh():
     out_specs=(rows, rows),
   )
   shards = jax.jit(split)(jnp.asarray(score_GSE), jnp.asarray(valid_GS))
-  np.testing.assert_array_equal(shards[0], together[0])
-  np.testing.assert_allclose(shards[1], together[1], rtol=1e-5)
-  for score_SE, valid_S, expert_S, log_plan_SE in zip(
-    score_GSE, valid_GS, *together, strict=True
-  ):
-    np.testing.assert_array_equal(assign(score_SE, valid_S)[None], [expert_S])
-    alone_SE, _ = sinkhorn(score_SE, valid_S, 1e-4, 100)
-    np.testing.assert_allclose(alone_SE, log_plan_SE, rtol=1e-5)
+  for got, want in zip(shards, together, strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  for g in range(4):
+    alone_SE, _ = sinkhorn(score_GSE[g], valid_GS[g], 1e-4, 100)
+    np.testing.assert_allclose(alone_SE, together[0][g], rtol=1e-5, atol=1e-5)

@@ -321,6 +321,24 @@ def test_what_is_decayed():
     )
 
 
+def test_biases_and_what_no_gradient_reaches_do_not_decay():
+  axes = {
+    'routed/w_EDF': ('layers', 'expert', 'embed', 'mlp'),
+    'routed/b_in_EF': ('layers', 'expert', 'mlp'),
+    'router/frozen': ('layers', 'fixed', 'fixed'),
+    'memory/bias_E': ('layers', 'unsharded'),
+  }
+  weights = {'routed': {}, 'router': {}, 'memory': {}}
+  for path, names in axes.items():
+    folder, name = path.split('/')
+    weights[folder][name] = np.ones((2,) * len(names), np.float32)
+  transform = optimizer.make(OPT, 100, axes)
+  zeros = jax.tree.map(np.zeros_like, weights)
+  updates, _ = transform.update(zeros, transform.init(weights), weights)
+  moved = {p for p, u in trees.leaves(updates).items() if np.any(u != 0)}
+  assert moved == {'routed/w_EDF'}
+
+
 def test_moments_lie_as_their_weights():
   model = model_of(devices=4, fsdp=2)
   place = states.shardings(model, transform_of(model))

@@ -22,6 +22,10 @@ class BaseLayer(contract.Router):
   loss. The scorer's centroids start orthogonal with gain 0.1 in the paper's
   code.
 
+  The paper's experts are residual, E(x) = x + F(x), so that output is
+  x + a F(x). Where the block around this layer adds x by itself, the weight a
+  alone is that; `interpolates` adds (1 - a) x for a block that does not.
+
   Where we differ: tokens compete within one sequence, where the paper shuffles
   tokens over all workers' batches, so the result depends on neither mesh nor
   micro-batches; where E does not divide the tokens, experts' loads differ by
@@ -30,7 +34,12 @@ class BaseLayer(contract.Router):
 
   In training the assignment looks at the whole sequence, later tokens included,
   as in the paper; evaluation is causal.
+
+  Attributes:
+    interpolates: see above.
   """
+
+  interpolates: bool = False
 
   @property
   def experts_per_token(self) -> float:
@@ -54,5 +63,7 @@ class BaseLayer(contract.Router):
     routing = contract.token_choice(
       given, expert_T1, weight_T1, jax.nn.softmax(logits_TE, axis=-1)
     )
+    if not self.interpolates:
+      return routing
     residual_T = jnp.where(given.valid_T, 1 - weight_T1[:, 0], 0.0)
     return dataclasses.replace(routing, residual_T=residual_T)
