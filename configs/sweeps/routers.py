@@ -1,0 +1,20 @@
+"""Every algorithm of the zoo once, at equal active and total parameters.
+
+  python -m moejax.cli.sweep --sweep=configs/sweeps/routers.py --processes=2 \
+    --out=docs/routers.md
+
+100 steps of 1,024 tokens of the minipile each: enough to see what trains and
+what is balanced, not what is best in the end. One seed.
+"""
+
+from moejax.cli import run_config, sweep_config
+
+
+def get_sweep():
+  """One run for each entry of configs/zoo.py."""
+  zoo = __file__.removesuffix('sweeps/routers.py') + 'zoo.py'
+  names = run_config.module(zoo, 'config').NAMES
+  runs = sweep_config.each(zoo, names)
+  return sweep_config.change(
+    runs, {'report.eval_batches': 8, 'report.samples': 0}
+  )

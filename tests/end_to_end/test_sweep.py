@@ -1,0 +1,247 @@
+"""The sweep command: killed and interrupted, it ends as it would have."""
+
+import contextlib
+import io
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from etils import epath
+from helpers import own_text
+
+from moejax.cli import command, sweep
+from moejax.core import errors, files, log
+
+STEPS = 200
+SWEEP = """
+from moejax.cli import sweep_config as sweep
+
+
+def get_sweep():
+  runs = sweep.run('{config}', dict({overrides}), 'short')
+  bad = sweep.change(runs, {{'data.files': '/no/such/text.txt'}})
+  many = sweep.change(
+    runs, {{'train.steps': {steps}, 'train.eval_every': {steps}}}
+  )
+  return [
+    *sweep.product(bad, {{'opt.clip_norm': [7]}}),
+    *sweep.seeds(runs, 2),
+    *sweep.product(many, {{'train.checkpoint_every': [{steps}]}}),
+  ]
+"""
+BAD, LONG = 'short-clip_norm=7', f'short-checkpoint_every={STEPS}'
+SHORT = ('short-seed=0', 'short-seed=1')
+
+
+def _sweep_file(path, text):
+  """A bad run, two seeds of a short one, and a long one."""
+  config, *flags = own_text.FLAGS
+  flags += [f'--config.data.files={text}']
+  pairs = [tuple(flag.removeprefix('--config.').split('=')) for flag in flags]
+  pairs += [('report.eval_batches', 1), ('report.samples', False)]
+  path.write_text(
+    SWEEP.format(
+      config=config.removeprefix('--config='), overrides=pairs, steps=STEPS
+    )
+  )
+  return path
+
+
+def _call(*flags):
+  """The command in this process; those that it starts are real."""
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    code = command.call(sweep.main, flags)
+  return own_text.Ended(code, *(x.getvalue().splitlines() for x in (out, err)))
+
+
+def _start(flags):
+  return subprocess.Popen(
+    [sys.executable, '-m', 'moejax.cli.sweep', *flags],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _step(folder):
+  path = folder / LONG / 'metrics.jsonl'
+  steps = [r['step'] for r in log.read(path)] if path.exists() else []
+  return max(steps, default=0)
+
+
+def _wait_beyond(step, folder, process):
+  deadline = time.monotonic() + 200
+  while _step(folder) <= step:
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
+def _wait_until_free(folder):
+  """Until no process has the run's folder any more."""
+  deadline = time.monotonic() + 100
+  while True:
+    with contextlib.suppress(errors.InputError), files.locked(folder):
+      return
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+def _times(folder):
+  return {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
+
+
+@pytest.fixture(scope='module')
+def swept(finished, tmp_path_factory):
+  """A sweep that was killed, started again, interrupted, and ended."""
+  folder = tmp_path_factory.mktemp('sweep')
+  path = _sweep_file(folder / 'mine.py', finished.text)
+  workdir, out = folder / 'work', folder / 'doc.md'
+  flags = [f'--sweep={path}', f'--workdir={workdir}', f'--out={out}']
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('PYTHONPATH', str(own_text.ROOT))
+    killed = _start([*flags, '--processes=2'])
+    _wait_beyond(0, workdir, killed)
+    killed.kill()
+    killed.communicate()
+    _wait_until_free(workdir / LONG)
+    at = _step(workdir)
+    listed = _call(*flags, '--list')
+    before = {name: _times(workdir / name) for name in SHORT}
+
+    stopped = _start(flags)
+    _wait_beyond(at, workdir, stopped)
+    stopped.send_signal(signal.SIGINT)
+    output = stopped.communicate(timeout=100)
+    table = out.read_text()
+    ended = _call(*flags)
+  interrupted = own_text.Ended(
+    stopped.returncode, *(text.splitlines() for text in output)
+  )
+  return {
+    'flags': flags,
+    'workdir': workdir,
+    'out': out,
+    'listed': listed,
+    'before': before,
+    'interrupted': interrupted,
+    'table': table,
+    'ended': ended,
+    'at': at,
+  }
+
+
+@pytest.mark.slow
+def test_killed_it_has_saved_what_was_running(swept):
+  assert 1 <= swept['at'] < STEPS
+  kept = f'{LONG}  interrupted at step {swept["at"]} of {STEPS}'
+  assert [line for line in swept['listed'].out if line.startswith(kept)]
+  assert '2 of 4 finished' in swept['listed'].out[-1]
+
+
+def test_finished_runs_are_not_touched(swept):
+  for name, before in swept['before'].items():
+    assert before
+    assert _times(swept['workdir'] / name) == before
+
+
+def test_ctrl_c_saves_and_shows_the_table(swept):
+  ended = swept['interrupted']
+  assert ended.code == command.INTERRUPTED
+  assert ended.err[-1].startswith('interrupted: what was finished is kept')
+  line = next(x for x in swept['table'].splitlines() if f'| {LONG}' in x)
+  assert 'interrupted: at step' in line
+  assert f'of {STEPS}' in line
+
+
+def test_at_the_end_all_is_there_and_the_bad_run_is_named(swept):
+  workdir, ended = swept['workdir'], swept['ended']
+  assert ended.code == command.STOPPED
+  assert f'1 of 4 runs failed: {BAD};' in ended.err[-1]
+  steps = [r['step'] for r in own_text.records(workdir / LONG) if 'loss' in r]
+  assert steps == [*range(1, STEPS + 1)]
+  said = (workdir / LONG / 'log.txt').read_text()
+  assert said.count('Going on from the checkpoint of step') == 2
+  found = json.loads((workdir / 'results.json').read_text())
+  runs = {run['name']: run for run in found['runs']}
+  assert {run['status'] for run in runs.values()} == {'finished', 'failed'}
+  assert "'/no/such/text.txt'" in runs[BAD]['note']
+  rows = {row['name']: row for row in found['rows']}
+  assert rows['short']['num'] == 2
+  assert rows['short']['spread'] > 0  # the seeds are different ones
+  assert rows['short']['values']['total'] == runs[LONG]['total']
+  assert (workdir / 'results.png').exists()
+  text = swept['out'].read_text()
+  assert (workdir / 'results.md').read_text().strip() in text
+  assert '![mine](mine.png)' in text
+  assert (swept['out'].parent / 'mine.png').exists()
+
+
+def test_a_short_report_is_of_the_first_batches(swept, finished):
+  report = own_text.report(swept['workdir'] / SHORT[0])
+  whole = own_text.report(finished.workdir)
+  assert report['samples'] == []
+  assert whole['samples']
+  (short,), (full,) = (r['domains'].values() for r in (report, whole))
+  assert 0 < short['tokens'] < full['tokens']
+  assert (short['unigram'], short['xz']) == (None, None)
+  assert full['unigram'] > 0
+  # Bits per nat are those of the whole text.
+  rate = full['bits_per_byte'] / full['loss']
+  assert math.isclose(short['bits_per_byte'], rate * short['loss'])
+
+
+def test_a_changed_config_is_refused_before_anything_is_trained(swept):
+  ended = _call(*swept['flags'], '--config.opt.peak_lr=0.5')
+  assert (ended.code, ended.out) == (command.BAD_INPUT, [])
+  (line,) = ended.err
+  assert 'belongs to a run of another config: opt.peak_lr' in line
+
+
+def test_programs_are_kept_for_all_runs_unless_told_where(monkeypatch):
+  name = 'JAX_COMPILATION_CACHE_DIR'
+  for given, want in ((None, '/w/compile_cache'), ('/mine', '/mine')):
+    monkeypatch.delenv(name, raising=False)
+    if given:
+      monkeypatch.setenv(name, given)
+    assert sweep.environment(epath.Path('/w'))[name] == want
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--only=short-sede=0'], "did you mean 'short-seed=0'?"),
+    (['--config.opt.peek_lr=1'], "run 'short-clip_norm=7': unknown config key"),
+    (['--processes=0'], '--processes=0: use 1 or more'),
+    (['--out={}/no/folder.md'], 'there is no folder'),
+  ],
+)
+def test_bad_flags_get_one_line(flags, message, tmp_path):
+  path = _sweep_file(tmp_path / 'mine.py', 'text.txt')
+  workdir = tmp_path / 'work'
+  ended = _call(
+    f'--sweep={path}',
+    f'--workdir={workdir}',
+    *[flag.format(tmp_path) for flag in flags],
+  )
+  assert (ended.code, ended.out) == (command.BAD_INPUT, [])
+  (line,) = ended.err
+  assert message in line
+  assert not workdir.exists()
+
+
+def test_only_takes_runs_and_groups(tmp_path):
+  path = _sweep_file(tmp_path / 'mine.py', 'text.txt')
+  flags = (f'--sweep={path}', f'--workdir={tmp_path}/work', '--list')
+  for only, names in {
+    'short': SHORT,
+    f'short-seed=1,{BAD}': (BAD, SHORT[1]),
+  }.items():
+    ended = _call(*flags, f'--only={only}')
+    assert [line.split()[0] for line in ended.out[:-1]] == list(names)
+    assert {line.split()[1] for line in ended.out[:-1]} == {'not'}  # run
