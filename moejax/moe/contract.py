@@ -390,32 +390,3 @@ def among(routing: Routing, num_experts: int) -> Routing:
   return dataclasses.replace(
     routing, expert_A=jnp.minimum(routing.expert_A, num_experts)
   )
-
-
-def uniform(given: RouterInput, num: int, salt: int = 0) -> jax.Array:
-  """Uniform noise [T, num] in [0, 1), the same on any mesh.
-
-  Args:
-    given: its key and the tokens' indices.
-    num: numbers for each token.
-    salt: another number, other noise.
-  """
-  return draw(jax.random.uniform, given.key, given.index_T, num, salt)
-
-
-def normal(given: RouterInput, num: int, salt: int = 0) -> jax.Array:
-  """Standard normal noise [T, num], the same on any mesh; see `uniform`."""
-  return draw(jax.random.normal, given.key, given.index_T, num, salt)
-
-
-def gumbel(given: RouterInput, num: int, salt: int = 0) -> jax.Array:
-  """Gumbel noise [T, num], the same on any mesh; see `uniform`."""
-  return draw(jax.random.gumbel, given.key, given.index_T, num, salt)
-
-
-def draw(kind, key, index_T, num: int, salt: int = 0) -> jax.Array:
-  """[T, num] of a kind of noise, from (key, salt, index) alone."""
-  if salt:
-    key = jax.random.fold_in(key, salt)
-  one = lambda i: kind(jax.random.fold_in(key, i), (num,), jnp.float32)
-  return jax.vmap(one)(index_T)

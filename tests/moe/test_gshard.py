@@ -10,7 +10,7 @@ import pytest
 from helpers import slow, tiny
 
 from moejax.core import errors
-from moejax.moe import contract
+from moejax.moe import noise
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers.capacity import Capacity
 from moejax.moe.routers import gshard
@@ -104,7 +104,7 @@ def test_worked_example():
 
 def only_the_first_second_stays_at_home():
   """A key by which of the second choices t0's is the one not to be used."""
-  uniform = jax.jit(lambda given: contract.uniform(given, 1)[:, 0])
+  uniform = jax.jit(lambda given: noise.uniform(given, 1)[:, 0])
   given = tiny.router_input(np.log(GATE_SE), key=KEY)
   for seed in range(200):
     given = dataclasses.replace(given, key=jax.random.key(seed))
@@ -145,7 +145,7 @@ def test_algorithm_1(key):
   logits_TE = (rng.normal(size=(24, E)) + [2, 1, 0, 0]).astype(np.float32)
   valid_T = rng.uniform(size=24) > 0.2
   given = tiny.router_input(logits_TE, valid_T=valid_T, key=key, row_length=L)
-  rnd_T = None if key is None else np.asarray(contract.uniform(given, 1))[:, 0]
+  rnd_T = None if key is None else np.asarray(noise.uniform(given, 1))[:, 0]
   size = L
   want_TE, aux = np.zeros((24, E)), []
   for start in range(0, 24, size):

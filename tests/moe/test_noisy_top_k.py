@@ -9,7 +9,7 @@ import pytest
 from helpers import tiny
 
 from moejax.core import config, errors
-from moejax.moe import contract
+from moejax.moe import noise
 from moejax.moe.routers import noisy_top_k
 from moejax.moe.routers.noisy_top_k import NoisyTopK
 
@@ -39,7 +39,7 @@ def given(logits_TE=LOGITS_TE, noise_TE=None, key=KEY, **more):
 def known_noise(monkeypatch):
   """The normal numbers of the worked example in place of drawn ones."""
   draw = lambda given, num, salt=0: jnp.asarray(NORMAL_TE)
-  monkeypatch.setattr(contract, 'normal', draw)
+  monkeypatch.setattr(noise, 'normal', draw)
 
 
 def squared_variation(sum_E):
@@ -113,7 +113,7 @@ def test_load_is_the_chance_if_an_experts_own_noise_is_drawn_again(k, bias_E):
   seen = given(logits_TE, noise_TE, **more)
   routing = NoisyTopK(k=k)(seen)
   std_TE = np.log1p(np.exp(noise_TE)) + 1e-2
-  noisy_TE = logits_TE + std_TE * contract.normal(seen, E) + bias_E
+  noisy_TE = logits_TE + std_TE * noise.normal(seen, E) + bias_E
   for t in range(2):
     # The noise that was drawn decides on who is chosen.
     chosen = np.asarray(routing.expert_A).reshape(k, 2)[:, t]

@@ -10,7 +10,7 @@ import pytest
 from helpers import slow, tiny
 
 from moejax.core import errors
-from moejax.moe import contract
+from moejax.moe import noise
 from moejax.moe.routers import scores
 from moejax.moe.routers.top_k import TopK
 
@@ -322,7 +322,7 @@ def test_dropped_experts_are_out_of_question_in_training(router):
   router = dataclasses.replace(router, expert_dropout=0.6)
   given = tiny.router_input(RANDOM_TE, key=KEY)
   routing = router(given)
-  left_TE = np.asarray(contract.uniform(given, 6, 1)) >= 0.6
+  left_TE = np.asarray(noise.uniform(given, 6, 1)) >= 0.6
   assert set(left_TE.sum(axis=1)) >= {0, 1, 2, 3}
   score = scores.SCORES[router.score]
   score_TE = np.asarray(score(RANDOM_TE)[0])

@@ -49,10 +49,11 @@ def _cases():
     cases[f'{name} shard_map'] = four
     cases[f'{name} shard_map experts'] = four | {'split': True}
     cases[f'{name} other TPU'] = case | {'topology': BIG_POD, 'dtypes': BF16}
-    # As small as in the self-check before step 0.
-    cases[f'{name} tiny'] = case | {'shape': TINY, 'dtypes': BF16}
     # The largest tiles, which must fit into the chip's fast memory.
     cases[f'{name} large'] = case | {'shape': LARGE, 'dtypes': MIXED}
+  # As small as in the self-check before step 0.
+  tiny = {'topology': SMALL_POD, 'name': 'megablox', 'shape': TINY}
+  cases['megablox tiny'] = tiny | {'dtypes': BF16}
   return cases
 
 

@@ -16,8 +16,9 @@ class Ring:
 
   Nothing can overflow: it serves as the dropless fallback of others. Bytes that
   a device receives per layer forward, with T tokens on each of P devices and b
-  bytes per number: (P - 1) T D b gathered and as many scattered, whatever K is;
-  backward the same. It beats an all-to-all when K is at least P.
+  bytes per number: (P - 1) T D b gathered and as many scattered, whatever K is,
+  and 8 (P - 1) A for the A assignments of each device; backward as many rows.
+  It beats an all-to-all when K is at least P.
 
   Example, P = 2, 4 experts, K = 1, one token on each device:
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import errors
-from moejax.moe import contract, hashing
+from moejax.moe import contract, hashing, noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,5 +67,5 @@ class Random(ForcedBalanced):
 
   def _choose(self, given, num_experts):
     if given.training:
-      return jax.lax.top_k(contract.uniform(given, num_experts), self.k)[1]
+      return jax.lax.top_k(noise.uniform(given, num_experts), self.k)[1]
     return hashing.distinct(num_experts, self.k, given.layer, given.index_T)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import config, errors
-from moejax.moe import contract
+from moejax.moe import contract, noise
 from moejax.moe.routers import any_number
 
 
@@ -101,7 +101,7 @@ class DenseToSparse(contract.Router):
     prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
     noisy_TE = given.logits_TE
     if given.training:
-      noisy_TE = noisy_TE + contract.gumbel(given, noisy_TE.shape[1])
+      noisy_TE = noisy_TE + noise.gumbel(given, noisy_TE.shape[1])
     gumbel_TE = jax.nn.softmax(
       noisy_TE / self.temperature(given.steps), axis=-1
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import errors, varying
-from moejax.moe import contract, transport
+from moejax.moe import contract, noise, transport
 
 # Of the capped choice; the paper's "maximum of 100 iterations".
 ITERATIONS = 100
@@ -97,7 +97,7 @@ class ExpertChoice(contract.Router):
     capacity = self.capacity(size, num_experts)
     logits_TE = given.logits_TE
     if given.training and self.noise:
-      noise_TE = contract.normal(given, num_experts)
+      noise_TE = noise.normal(given, num_experts)
       logits_TE = logits_TE + self.noise / num_experts * noise_TE
     prob_TE = jax.nn.softmax(logits_TE, axis=-1)
     # No selection bias: it would raise all tokens of an expert alike.

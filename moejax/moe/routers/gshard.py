@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import config, errors
-from moejax.moe import contract
+from moejax.moe import contract, noise
 from moejax.moe.routers import scores
 
 SAMPLING_SALT = 1
@@ -74,7 +74,7 @@ class Random(All):
     if not given.training:
       return super().used(given, gate_T2)
     chance_T = gate_T2[:, 1] / max(self.threshold, 1e-9)
-    return chance_T > contract.uniform(given, 1)[:, 0]
+    return chance_T > noise.uniform(given, 1)[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Sampling(All):
     if not given.training:
       return expert_T2
     num_experts = prob_TE.shape[1]
-    noise_TE = contract.gumbel(given, num_experts, SAMPLING_SALT)
+    noise_TE = noise.gumbel(given, num_experts, SAMPLING_SALT)
     first_TE = expert_T2[:, :1] == jnp.arange(num_experts)
     noisy_TE = jnp.where(first_TE, -jnp.inf, given.logits_TE + noise_TE)
     return expert_T2.at[:, 1].set(jnp.argmax(noisy_TE, axis=1))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import config, errors
-from moejax.moe import contract
+from moejax.moe import contract, noise
 from moejax.moe.routers import scores
 from moejax.moe.scorers import Linear
 
@@ -174,7 +174,7 @@ class NoisyTopK(contract.Router):
     noisy_TE = clean_TE
     if given.training:
       std = self.noise.std(given)
-      noisy_TE = clean_TE + std * contract.normal(given, num_experts)
+      noisy_TE = clean_TE + std * noise.normal(given, num_experts)
     _, expert_TK = jax.lax.top_k(given.biased(noisy_TE), self.k)
     gate_TK = self.noise.gates(noisy_TE, expert_TK)
     chosen_TKE = expert_TK[:, :, None] == jnp.arange(num_experts)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import config, errors
-from moejax.moe import contract
+from moejax.moe import contract, noise
 from moejax.moe.routers import scores
 
 # Input and logits are noised from the same key.
@@ -59,9 +59,7 @@ class InputJitter(Argmax):
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
   ) -> jax.Array:
     width = x_TD.shape[1]
-    noise_TD = contract.draw(
-      jax.random.uniform, key, index_T, width, INPUT_SALT
-    )
+    noise_TD = noise.draw(jax.random.uniform, key, index_T, width, INPUT_SALT)
     return x_TD * (1 + self.epsilon * (2 * noise_TD - 1))
 
 
@@ -76,7 +74,7 @@ class LogitsJitter(Argmax):
 
   def logits(self, given: contract.RouterInput) -> jax.Array:
     num_experts = given.logits_TE.shape[1]
-    noise_TE = contract.uniform(given, num_experts, LOGITS_SALT)
+    noise_TE = noise.uniform(given, num_experts, LOGITS_SALT)
     return given.logits_TE + 1 + self.epsilon * (2 * noise_TE - 1)
 
 
@@ -96,9 +94,7 @@ class InputDropout(Argmax):
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
   ) -> jax.Array:
     width = x_TD.shape[1]
-    noise_TD = contract.draw(
-      jax.random.uniform, key, index_T, width, INPUT_SALT
-    )
+    noise_TD = noise.draw(jax.random.uniform, key, index_T, width, INPUT_SALT)
     return jnp.where(noise_TD < self.rate, 0.0, x_TD / (1 - self.rate))
 
 
@@ -121,7 +117,7 @@ class Sample(Argmax):
   def choice(
     self, given: contract.RouterInput, prob_TE: jax.Array
   ) -> jax.Array:
-    noise_TE = contract.gumbel(given, prob_TE.shape[1], LOGITS_SALT)
+    noise_TE = noise.gumbel(given, prob_TE.shape[1], LOGITS_SALT)
     return given.logits_TE / self.temperature + noise_TE
 
 

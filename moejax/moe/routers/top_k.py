@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import config, errors
-from moejax.moe import contract
+from moejax.moe import contract, noise
 from moejax.moe.routers import scores
 
 DROPOUT_SALT = 1
@@ -110,7 +110,7 @@ class TopK(contract.Router):
     choice_TE = given.biased(order_TE)
     thins = given.training and self.expert_dropout > 0
     if thins:
-      noise_TE = contract.uniform(given, choice_TE.shape[1], DROPOUT_SALT)
+      noise_TE = noise.uniform(given, choice_TE.shape[1], DROPOUT_SALT)
       choice_TE = jnp.where(noise_TE < self.expert_dropout, -jnp.inf, choice_TE)
     best_TK, expert_TK = jax.lax.top_k(self.limited(choice_TE), self.k)
     gate_TK = scores.take(order_TE, expert_TK)
