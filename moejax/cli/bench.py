@@ -3,6 +3,7 @@
   python -m moejax.cli.bench                       the step and its parts
   python -m moejax.cli.bench --kernels             what each table offers
   python -m moejax.cli.bench --peer=transformers   beside a peer, alternately
+  python -m moejax.cli.bench moe                   experts and routers: --help
 
 The standard shape: width 256, 4 layers all with experts, 8 heads of 32, 16
 routed experts of width 128 top-4 and 1 shared, vocabulary 8192, 8 sequences of
@@ -12,7 +13,6 @@ the machine may not be idle: only the ratio means something.
 """
 
 import dataclasses
-import functools
 import importlib.util
 import json
 import resource
@@ -23,27 +23,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from moejax.cli import bench_kernels, bench_peers, command
+from moejax.cli import (
+  bench_kernels,
+  bench_moe,
+  bench_parts,
+  bench_peers,
+  command,
+)
+from moejax.cli.bench_parts import DENSE, MOE, PEAK, WARM_UP, Part
 from moejax.core import errors
-from moejax.data import synthetic
-from moejax.data.batch import Batch
-from moejax.model import attention, build, ffn, rope
+from moejax.model import build
 from moejax.model.config import ModelConfig
-from moejax.moe import layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers import ROUTERS
 from moejax.parallel import hosts
-from moejax.parallel import mesh as meshes
 from moejax.plan import count
-from moejax.train import cross_entropy, optimizer, state, step
+from moejax.train import optimizer, state, step
 
 ROWS, LENGTH = 8, 256
-WARM_UP = 2
-PEAK, STEP = 'peak', 'training step'
+STEP = 'training step'
 STANDARD = ModelConfig(
   vocab_size=8192,
   max_length=LENGTH,
@@ -62,9 +62,15 @@ STANDARD = ModelConfig(
   ),
 )
 
+# What follows the command in place of a flag.
+MORE = {'moe': bench_moe.main}
+
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags and measures."""
+  if argv and argv[0] in MORE:
+    MORE[argv[0]](argv[1:], _shape(STANDARD))
+    return
   flags = command.parser(__doc__)
   flags.add_argument('--peer', choices=sorted(bench_peers.PEERS))
   flags.add_argument(
@@ -165,14 +171,14 @@ def time_step(config: ModelConfig, steps: int) -> dict[str, Any]:
 
 def _training_step(config: ModelConfig) -> tuple[Callable[[], Any], float]:
   """A function that takes a step and waits for it, and its compile time."""
-  mesh = _mesh()
+  mesh = bench_parts.mesh()
   model = build.build(config, mesh)
   opt = optimizer.OptimizerConfig()
   transform = optimizer.make(opt, 1000, model.axes)
   train_step = step.make(model, transform, step.StepConfig(opt, 1000, 1, 0))
   # The state is donated, as in training: each call goes on from the last.
   kept = [state.init(model, transform, jax.random.key(0))]
-  batch = hosts.put_rows(_batch(config), mesh)
+  batch = hosts.put_rows(bench_parts.batch(_shape(config)), mesh)
   begin = time.perf_counter()
   compiled = train_step.lower(kept[0], batch).compile()
   compile_seconds = time.perf_counter() - begin
@@ -191,27 +197,11 @@ def _peak_mb() -> float:
   return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
-def _batch(config: ModelConfig) -> Batch:
-  rows = synthetic.Synthetic(length=LENGTH, vocab_size=config.vocab_size)
-  return rows.batch(0, ROWS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """Something to time: a jitted function, its arguments, its FLOPs."""
-
-  name: str
-  run: Callable[..., Any]
-  arguments: tuple[Any, ...]
-  flops: float
-  times: int
-
-
 def report(config: ModelConfig, rounds: int) -> None:
   """Prints the step, its parts, and the peak they are measured against."""
   run, compile_seconds = _training_step(config)
   flops = count.flops_per_token(config, LENGTH) * ROWS * LENGTH
-  parts = [Part(STEP, run, (), flops, 1), *_parts(config)]
+  parts = [Part(STEP, run, (), flops, 1), *bench_parts.parts(_shape(config))]
   names = [part.name for part in parts]
   best = dict(zip(names, _alternate(parts, rounds), strict=True))
   peak = next(p.flops for p in parts if p.name == PEAK) / best[PEAK]
@@ -236,7 +226,7 @@ def report(config: ModelConfig, rounds: int) -> None:
       f'{rate / 1e9:7.0f}  {rate / peak:7.1%}'
     )
   print(f'{"all else":28s} {rest * 1e3:7.1f}')
-  ratio = best['experts layer'] / best['dense layer, same active']
+  ratio = best[MOE] / best[DENSE]
   print(f'\nexperts over a dense layer of the same active width: {ratio:.2f}')
 
 
@@ -251,153 +241,11 @@ def report_kernels(config: ModelConfig, rounds: int) -> None:
 
 def _alternate(parts: list[Part], rounds: int) -> list[float]:
   """The best time of each part, all of them in turn, `rounds` times."""
-  best = [float('inf')] * len(parts)
-  for number in range(WARM_UP + rounds):
-    for i, part in enumerate(parts):
-      begin = time.perf_counter()
-      jax.block_until_ready(part.run(*part.arguments))
-      if number >= WARM_UP:
-        best[i] = min(best[i], time.perf_counter() - begin)
-  return best
+  return [min(seconds) for seconds in bench_parts.alternate(parts, rounds)]
 
 
-def _parts(config: ModelConfig) -> list[Part]:
-  """The parts of a step as functions of their own, forward and backward."""
-  tokens = ROWS * LENGTH
-  width, layers = config.width, config.num_layers
-  moe = config.moe
-  active = moe.router.experts_per_token + moe.num_shared
-  hidden = int(active * moe.expert_width)
-  ffn_flops = 6 * tokens * 3 * width * hidden
-  heads = config.num_heads * config.head_dim
-  core_flops = 3 * 4 * tokens * LENGTH * heads
-  matrix = jnp.ones((1024, 1024))
-  return [
-    Part(PEAK, jax.jit(jnp.matmul), (matrix, matrix), 2.0 * 1024**3, 0),
-    Part(
-      'attention',
-      *_attention(config),
-      6 * tokens * 4 * width * heads + core_flops,
-      layers,
-    ),
-    Part('  its core', *_core(config), core_flops, layers),
-    Part('experts layer', *_experts(config), ffn_flops, layers),
-    Part('dense layer, same active', *_dense(config, hidden), ffn_flops, 0),
-    Part(
-      'head and loss',
-      *_head(config),
-      6 * tokens * width * config.vocab_size,
-      1,
-    ),
-    Part('optimiser', *_optimiser(config), 0.0, 1),
-  ]
-
-
-def _mesh() -> jax.sharding.Mesh:
-  return meshes.make(meshes.MeshConfig(), jax.devices()[:1])
-
-
-def _platform() -> str:
-  return jax.devices()[0].platform
-
-
-def _hidden(config: ModelConfig) -> jax.Array:
-  return jax.random.normal(jax.random.key(1), (ROWS, LENGTH, config.width))
-
-
-def _tokens(config: ModelConfig) -> tuple[jax.Array, Any]:
-  position_BL = jnp.tile(jnp.arange(LENGTH), (ROWS, 1))
-  turn = rope.angles(position_BL, config.head_dim, config.rope_base)
-  return jnp.ones((ROWS, LENGTH), jnp.int32), turn
-
-
-def _with_gradient(loss: Callable[..., Any], count: int) -> Any:
-  return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(count))))
-
-
-def _attention(config: ModelConfig) -> tuple[Any, Any]:
-  module = attention.Attention(config, _platform(), jax.random.key(0))
-  graph, weights = nnx.split(module)
-  segment_BL, turn = _tokens(config)
-
-  def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
-    return jnp.sum(nnx.merge(graph, weights)(x_BLD, turn, segment_BL) ** 2)
-
-  return _with_gradient(loss, 2), (weights, _hidden(config))
-
-
-def _core(config: ModelConfig) -> tuple[Any, Any]:
-  module = attention.Attention(config, _platform(), jax.random.key(0))
-  shape = (ROWS, LENGTH, config.num_heads, config.head_dim)
-  q, k, v = jax.random.normal(jax.random.key(2), (3, *shape))
-  segment_BL, _ = _tokens(config)
-
-  def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    return jnp.sum(module.core(q, k, v, segment_BL) ** 2)
-
-  return _with_gradient(loss, 3), (q, k, v)
-
-
-def _experts(config: ModelConfig) -> tuple[Any, Any]:
-  module = layer.MoE(
-    config.moe, config.width, config.init_std, _mesh(), jax.random.key(0)
-  )
-  graph, weights = nnx.split(module)
-  valid_BL = jnp.ones((ROWS, LENGTH), bool)
-  index_BL = jnp.arange(ROWS * LENGTH).reshape(ROWS, LENGTH)
-
-  def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
-    out_BLD, record = nnx.merge(graph, weights)(x_BLD, valid_BL, index_BL, None)
-    balance = jax.tree.leaves(record.balance)
-    return jnp.sum(out_BLD**2) + sum(map(jnp.sum, balance))
-
-  return _with_gradient(loss, 2), (weights, _hidden(config))
-
-
-def _dense(config: ModelConfig, hidden: int) -> tuple[Any, Any]:
-  config = dataclasses.replace(config, dense_width=hidden)
-  graph, weights = nnx.split(ffn.Dense(config, jax.random.key(0)))
-
-  def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
-    return jnp.sum(nnx.merge(graph, weights)(x_BLD) ** 2)
-
-  return _with_gradient(loss, 2), (weights, _hidden(config))
-
-
-def _head(config: ModelConfig) -> tuple[Any, Any]:
-  batch = _batch(config)
-  shape = (config.width, config.vocab_size)
-  w_DV = 0.02 * jax.random.normal(jax.random.key(3), shape)
-
-  def loss(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
-    return cross_entropy.cross_entropy(
-      x_BLD, w_DV, batch.target_BL, batch.weight_BL
-    )[0]
-
-  return _with_gradient(loss, 2), (_hidden(config), w_DV)
-
-
-def _optimiser(config: ModelConfig) -> tuple[Any, Any]:
-  model = build.build(config, _mesh())
-  opt = optimizer.OptimizerConfig()
-  transform = optimizer.make(opt, 1000, model.axes)
-  current = state.init(model, transform, jax.random.key(0))
-
-  @functools.partial(jax.jit, donate_argnums=1)
-  def update(gradient: Any, carry: Any) -> Any:
-    weights, opt_state = carry
-    updates, opt_state = transform.update(gradient, opt_state, weights)
-    return jax.tree.map(jnp.add, weights, updates), opt_state
-
-  gradient = jax.tree.map(jnp.ones_like, current.weights)
-  # The state is donated, as in training: each call goes on from the last.
-  kept = [(current.weights, current.opt_state)]
-
-  def run() -> Any:
-    kept[0] = update(gradient, kept[0])
-    return kept[0]
-
-  return run, ()
+def _shape(config: ModelConfig) -> bench_parts.Shape:
+  return bench_parts.Shape(config, ROWS, LENGTH)
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ Example, a line of the text and what is read in it, on groups of 4:
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -152,8 +153,27 @@ def _group_size(line: str, num_devices: int) -> int:
   if pairs:
     moves = [a != b for a, b in re.findall(r'(\d+),(\d+)', pairs[1])]
     return num_devices if any(moves) else 1
-  listed = re.search(r'replica_groups=\{\{([\d,]*)\}', line)
-  if listed:
-    return listed[1].count(',') + 1
-  counted = re.search(r'replica_groups=\[\d+,(\d+)\]', line)
-  return int(counted[1]) if counted else num_devices
+  groups = line.partition('replica_groups=')[2]
+  for pattern, size in _GROUPS:
+    match = pattern.match(groups)
+    if match:
+      return size(match) or num_devices
+  raise ValueError(f'unknown replica groups: {groups[:80]!r}')
+
+
+def _on_axes(match: re.Match) -> int:
+  sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+  names = re.findall(r"'(\w+)'", match[2])
+  return math.prod(int(sizes[name]) for name in names)
+
+
+# The ways in which XLA writes groups; 0 for all devices.
+_GROUPS: tuple[tuple[re.Pattern, Callable[[re.Match], int]], ...] = (
+  # All of them listed, {{0,1},{2,3}} say.
+  (re.compile(r'\{\{([\d,]*)\}'), lambda match: match[1].count(',') + 1),
+  # Their number and size: [2,4]<=[8].
+  (re.compile(r'\[\d+,(\d+)\]'), lambda match: int(match[1])),
+  # A mesh and axes of it: mesh['a'=2,'b'=4] {'b'}.
+  (re.compile(r'mesh\[(.*?)\] \{([^}:]*)\}'), _on_axes),
+  (re.compile(r'\{\}|$'), lambda _: 0),
+)

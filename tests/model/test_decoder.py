@@ -296,7 +296,7 @@ def test_initial_weights_have_the_std_asked_for():
     config, moe=dataclasses.replace(config.moe, expert_width=32)
   )
   model = model_of(config)
-  init = jax.jit(model.init)
+  init = model.init
   weights = trees.leaves(init(jax.random.key(0)))
   other = trees.leaves(init(jax.random.key(1)))
   seen = set()

@@ -116,6 +116,28 @@ to_apply=%add
 """
 
 
+@pytest.mark.parametrize(
+  ('groups', 'devices'),
+  [
+    ("mesh['a'=2,'b'=4] {'b'}", 4),
+    ("mesh['a'=2,'b'=4] {'a','b'}", 8),
+    ('[4,2]<=[8]', 2),
+    ('{{0,1,2},{3,4,5}}', 3),
+    ('{}', 8),
+  ],
+)
+def test_groups_are_read_however_they_are_written(groups, devices):
+  text = TPU.replace('[2,4]<=[8]', groups)
+  found = collective_bytes.collectives(text)
+  assert {one.devices for one in found if one.kind == 'all-gather'} == {devices}
+
+
+def test_groups_that_cannot_be_read_are_an_error():
+  text = TPU.replace('[2,4]<=[8]', "mesh['a'=8] {'a':(1)4}")
+  with pytest.raises(ValueError, match='unknown replica groups'):
+    collective_bytes.collectives(text)
+
+
 def test_the_text_of_other_platforms():
   found = collective_bytes.collectives(TPU)
   assert collective_bytes.by_kind(found) == {

@@ -1,0 +1,123 @@
+"""The documents name what there is, and link to files that exist."""
+
+import dataclasses
+import pathlib
+import re
+
+import pytest
+
+from moejax.cli import run_config
+from moejax.moe.balance import BALANCE
+from moejax.moe.dispatchers import DISPATCHERS
+from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.experts import EXPERTS
+from moejax.moe.routers import ROUTERS
+from moejax.moe.scorers import SCORERS
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ROOT / 'docs' / 'moe.md'
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+LINK = re.compile(r'\]\(([^)\s]+)\)')
+CODE = re.compile(r'`([^`]+)`')
+SETTING = re.compile(r'(\w+)=([\w.-]+)')
+
+# By the first cell of a table's head: all that the table must name.
+TABLES = {
+  'router': ROUTERS,
+  'scorer': SCORERS,
+  'balance part': BALANCE,
+  'dispatcher': DISPATCHERS,
+  'exchange': EXCHANGES,
+  'kind of experts': EXPERTS,
+}
+
+
+def rows(text, head, columns):
+  """Cells by the name in the first, of all tables with such a head.
+
+  Example: '| a | keys |', then '|---|---|', then '| `x` | `k` |', with head 'a'
+  and columns ['keys'], gives {'x': ['`k`']}.
+  """
+  found, inside = {}, False
+  start = re.compile(rf'\| {head} \| ' + r' \| '.join(columns) + r' \|')
+  for line in text.splitlines():
+    if start.match(line):
+      inside = True
+    elif not line.startswith('|'):
+      inside = False
+    elif inside and not line.startswith('|-'):
+      first, *cells = (cell.strip() for cell in line.strip('|').split('|'))
+      found[first.strip('`')] = cells
+  return found
+
+
+def zoo():
+  """The zoo's entries by name, of both kinds."""
+  module = run_config.module(str(ROOT / 'configs' / 'zoo.py'), 'config')
+  return module.ZOO | module.OTHERS
+
+
+def leaves(tree):
+  """(key, value) of all that is set, at any depth."""
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      yield from leaves(value)
+    else:
+      yield key, str(value)
+
+
+def test_the_zoo_has_a_row_per_entry():
+  cells = rows(PAGE.read_text(), 'entry', ['paper', 'formula'])
+  assert sorted(cells) == sorted(zoo())
+
+
+@pytest.mark.parametrize('entry', sorted(zoo()))
+def test_a_row_of_the_zoo_says_how_the_entry_is_set(entry):
+  _, formula, by, _ = rows(PAGE.read_text(), 'entry', ['paper'])[entry]
+  assert formula
+  settings = set(leaves(zoo()[entry]))
+  wanted = {value for key, value in settings if key == 'name'}
+  wanted |= set(zoo()[entry].get('balance', ()))
+  assert wanted <= set(CODE.findall(by)), 'parts that the row does not name'
+  assert set(SETTING.findall(by)) <= settings, 'what the entry does not set'
+
+
+@pytest.mark.parametrize('head', TABLES)
+def test_every_part_has_a_row_with_all_its_keys(head):
+  cells = rows(PAGE.read_text(), head, ['keys'])
+  assert sorted(cells) == sorted(TABLES[head])
+  keys = {name: set(CODE.findall(row[0])) for name, row in cells.items()}
+  for name, part in TABLES[head].items():
+    # "those of `top_k`" stands for the keys in its row.
+    said = set().union(*(keys.get(key, {key}) for key in keys[name]))
+    assert said == {field.name for field in dataclasses.fields(part)}, name
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_link_points_to_what_is_there(page):
+  for link in LINK.findall(page.read_text()):
+    if re.match(r'\w+:', link):
+      continue  # another place's
+    path, _, place = link.partition('#')
+    to = page.parent / path if path else page
+    assert to.exists(), link
+    if place:
+      assert place in anchors(to.read_text()), link
+
+
+def anchors(text):
+  """What links can name in a page: its headings, as GitHub writes them."""
+  heads = re.findall(r'^#+ (.+)$', text, re.MULTILINE)
+  return {
+    re.sub(r'[^\w -]', '', head).lower().replace(' ', '-') for head in heads
+  }
+
+
+def test_the_figures_are_those_of_the_script():
+  folder = ROOT / 'docs' / 'figures'
+  drawn = {path.stem for path in folder.glob('*.svg')}
+  shown = re.findall(r'\(figures/(\w+)\.svg\)', PAGE.read_text())
+  assert drawn == set(shown)
+  script = (folder / 'make.py').read_text()
+  for name in drawn:
+    assert f'def {name}()' in script
