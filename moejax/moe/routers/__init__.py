@@ -18,6 +18,7 @@ from moejax.moe.routers import (
   tc_moe,
   thor,
   top_k,
+  top_p,
 )
 from moejax.moe.routers import hash as hashes
 
@@ -42,4 +43,5 @@ ROUTERS = {
   'tc_moe': tc_moe.TCMoE,
   'thor': thor.Thor,
   'top_k': top_k.TopK,
+  'top_p': top_p.TopP,
 }

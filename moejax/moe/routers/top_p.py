@@ -1,0 +1,63 @@
+"""Top-p routing: as many experts as a token needs to be sure."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+from moejax.moe import contract
+from moejax.moe.routers import any_number
+
+
+@dataclasses.dataclass(frozen=True)
+class TopP(contract.Router):
+  """The fewest experts whose probabilities together reach p.
+
+  Dynamic routing (arXiv 2403.07652, section 3): experts are added, the most
+  probable first, until the sum of their softmax probabilities is p or more; a
+  token of which the router is sure takes one, others more. Gates are those
+  probabilities, not renormalised.
+
+  The paper adds a loss on the entropy of each token's probabilities, without
+  which they flatten and more experts are taken; it is not here yet.
+
+  Attributes:
+    p: what the probabilities must reach.
+    k: experts that a token is counted with, for FLOPs: how many it takes in
+      the end nobody knows before.
+  """
+
+  p: float = 0.4
+  k: float = 2.0
+
+  def __post_init__(self):
+    if not 0 < self.p < 1:
+      raise errors.InputError(
+        f'router.p={self.p} must be above 0 and below 1; router top_k has a '
+        'fixed number of experts'
+      )
+
+  def check(self, num_experts: int) -> None:
+    if not 0 < self.k <= num_experts:
+      raise errors.InputError(
+        f'router.k={self.k} experts per token, but there are {num_experts} '
+        'routed experts'
+      )
+
+  def shrunk(self, num_experts: int) -> 'TopP':
+    return dataclasses.replace(self, k=min(self.k, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
+    _, order_TE = jax.lax.top_k(given.biased(prob_TE), prob_TE.shape[1])
+    sorted_TE = jnp.take_along_axis(prob_TE, order_TE, axis=1)
+    # An expert is needed as long as those before it do not reach p.
+    needed_TE = jnp.cumsum(sorted_TE, axis=1) - sorted_TE < self.p
+    rank_TE = jnp.argsort(order_TE, axis=1)
+    used_TE = jnp.take_along_axis(needed_TE, rank_TE, axis=1)
+    return any_number.send(given, prob_TE, used_TE, prob_TE)
