@@ -14,7 +14,15 @@ def get_sweep():
   """One run for each entry of configs/zoo.py."""
   zoo = __file__.removesuffix('sweeps/routers.py') + 'zoo.py'
   names = run_config.module(zoo, 'config').NAMES
-  runs = sweep_config.each(zoo, names)
+  runs = [
+    *sweep_config.each(zoo, names),
+    # The same but for the size of the gates at the start.
+    *sweep_config.run(
+      f'{zoo}:deepseek_moe',
+      {'model.moe.router.renormalise': True},
+      name='deepseek_moe_renormalised',
+    ),
+  ]
   return sweep_config.change(
     runs, {'report.eval_batches': 8, 'report.samples': 0}
   )

@@ -8,10 +8,12 @@
     exchanges  bytes that each way over the mesh's expert axis moves, on eight
                devices, which may be made up: compiled, not run
 
-The shape is that of `bench`. All sides of a comparison run in one process, in
-turn, because the machine may not be idle: only the ratios mean something. `of
-best` compares the best times of two sides; `of each` is the median of the
-ratios of the rounds, in which both sides ran within a moment.
+The shape is that of `bench`, with --rows as many sequences as you like: the
+more tokens, the less the reading and writing of all weights counts. All sides
+of a comparison run in one process, in turn, because the machine may not be
+idle: only the ratios mean something. `of best` compares the best times of two
+sides; `of each` is the median of the ratios of the rounds, in which both sides
+ran within a moment.
 """
 
 import argparse
@@ -45,12 +47,17 @@ def main(argv: Sequence[str], shape: Shape) -> None:
   flags = command.parser(__doc__)
   flags.add_argument('--only', default=','.join(SECTIONS), help='what, by name')
   flags.add_argument('--rounds', type=int, default=10, help='of all sides')
+  flags.add_argument(
+    '--rows', type=int, default=shape.rows, help='sequences of the batch'
+  )
   flags.add_argument('--png', help='where to draw the curve over experts')
   args, overrides = command.parse(flags, argv)
   if overrides:
     raise errors.InputError('bench has a fixed shape and takes no --config.*')
-  if args.rounds < 1:
-    raise errors.InputError(f'--rounds={args.rounds}: use 1 or more')
+  for name in ('rounds', 'rows'):
+    if getattr(args, name) < 1:
+      raise errors.InputError(f'--{name}={getattr(args, name)}: use 1 or more')
+  shape = dataclasses.replace(shape, rows=args.rows)
   if args.png and importlib.util.find_spec('matplotlib') is None:
     raise errors.InputError(
       f'--png={args.png} needs matplotlib: pip install '

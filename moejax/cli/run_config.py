@@ -145,6 +145,7 @@ def shrink(run: Run) -> Run:
   model, moe = run.model, run.model.moe
   groups = max(model.num_heads // model.kv_heads, 1)
   experts = min(moe.num_experts, 8)
+  choices = experts + moe.zero_computation.num
   schedule = run.opt.schedule
   if hasattr(schedule, 'warmup'):
     schedule = dataclasses.replace(schedule, warmup=min(schedule.warmup, 5))
@@ -171,8 +172,8 @@ def shrink(run: Run) -> Run:
         num_experts=experts,
         expert_width=32,
         num_shared=min(moe.num_shared, 1),
-        router=_shrunk(moe.router, experts),
-        balance=tuple(_shrunk(part, experts) for part in moe.balance),
+        router=_shrunk(moe.router, choices),
+        balance=tuple(_shrunk(part, choices) for part in moe.balance),
       ),
     ),
     data=data,

@@ -7,7 +7,7 @@ import pytest
 from helpers import dense, tiny
 
 from moejax.core import errors
-from moejax.moe import contract
+from moejax.moe import noise
 from moejax.moe.routers.dense_to_sparse import DenseToSparse
 
 L0 = np.array([[2.0, 1, 0, -1], [0, 1, 2, 1.5], [1, 1.5, 0.5, 0]])
@@ -21,8 +21,8 @@ KEY = jax.random.key(2)
 
 
 @pytest.fixture
-def noise(monkeypatch):
-  monkeypatch.setattr(contract, 'gumbel', lambda given, num: NOISE)
+def drawn(monkeypatch):
+  monkeypatch.setattr(noise, 'gumbel', lambda given, num: NOISE)
 
 
 def route(router, logits_TE=L0, key=KEY, **more):
@@ -33,7 +33,7 @@ def gates(routing):
   return np.asarray(dense.gates(routing, *routing.prob_TE.shape))
 
 
-def test_the_worked_example_hot(noise):
+def test_the_worked_example_hot(drawn):
   """Temperature 2: all four above c; weights without noise or temperature."""
   router = DenseToSparse(schedule='constant', start=2.0)
   np.testing.assert_allclose(gates(route(router)), P0, atol=5e-5)
@@ -49,7 +49,7 @@ def test_the_worked_example_hot(noise):
   )
 
 
-def test_the_worked_example_cold(noise):
+def test_the_worked_example_cold(drawn):
   """Temperature .3: expert 3 of token 0 and expert 0 of token 1 are out."""
   router = DenseToSparse(decay_steps=10)
   used_TE = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1]])
@@ -65,7 +65,7 @@ def test_the_worked_example_cold(noise):
   )
 
 
-def test_hard_from_a_step_on(noise):
+def test_hard_from_a_step_on(drawn):
   """The largest of the noisy ones: 0, 3, and 0 before 1 at 1.2 each."""
   router = DenseToSparse(hard_from=100)
   assert (gates(route(router, steps=99.0)) > 0).sum() == 12
@@ -112,7 +112,7 @@ def test_fewer_experts_are_used_as_it_cools():
   assert used[3] < 500
 
 
-def test_a_bias_moves_the_choice_alone(noise):
+def test_a_bias_moves_the_choice_alone(drawn):
   """The largest stays even where a bias pushes all below the threshold."""
   out = {'loss_free': {'bias_E': np.full(4, -2.0, np.float32)}}
   routing = route(DenseToSparse(), memory=out)
