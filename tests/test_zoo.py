@@ -12,7 +12,7 @@ from helpers import tiny
 
 from moejax.cli import run_config
 from moejax.core import errors, trees
-from moejax.model import ffn
+from moejax.model import build, cache, ffn
 from moejax.moe import balance, layer
 from moejax.plan import count
 
@@ -98,3 +98,29 @@ def test_every_algorithm_learns(name):
   step = jax.tree.map(lambda w, g: w - small * g, weights, gradient)
   (after, _), _ = run(step)
   assert after < before
+
+
+@EACH
+def test_every_algorithm_trains_rematerialised_in_bfloat16_and_decodes(name):
+  """Traced, not run: types and shapes through scan, remat and the KV cache."""
+  run = run_config.shrink(run_config.load(f'{ZOO}:{name}'))
+  config = dataclasses.replace(run.model, dtype='bfloat16', remat='full')
+  model = build.build(config, tiny.mesh())
+
+  def forward(weights):
+    token_BL = jnp.ones((2, 16), jnp.int32)
+    decoder = model.bind(weights)
+    out = decoder(token_BL, token_BL, token_BL, key=jax.random.key(0))
+    return jnp.sum(out.x_BLD.astype(jnp.float32)), out
+
+  gradient, out = jax.eval_shape(jax.grad(forward, has_aux=True), model.shapes)
+  assert out.x_BLD.dtype == jnp.bfloat16
+  for leaf in jax.tree.leaves((gradient, out.record)):
+    assert leaf.dtype == jnp.float32
+
+  def step(weights, slots):
+    token_BL = jnp.ones((2, 4), jnp.int32)
+    return model.bind(weights).step(token_BL, token_BL, token_BL > 0, slots)
+
+  logits_BLV, _ = jax.eval_shape(step, model.shapes, cache.empty(config, 2, 16))
+  assert logits_BLV.shape == (2, 4, config.vocab_size)
