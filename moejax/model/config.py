@@ -118,6 +118,8 @@ class ModelConfig:
     if self.num_moe:
       self.moe.check()
       _check_causal(self.moe.router, 'model.moe.router')
+      _check_causal(self.moe.dispatcher, 'model.moe.dispatcher')
+      _check_vocab(self.moe.scorer, 'model.moe.scorer', self.vocab_size)
       _check_vocab(self.moe.router, 'model.moe.router', self.vocab_size)
     elif self.num_sparse:
       self.feed_forward.check()

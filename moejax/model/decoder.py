@@ -99,9 +99,9 @@ class Decoder(nnx.Module):
     Serves for a whole prompt (L tokens into an empty cache) and for one token.
     """
     segment_BL = valid_BL.astype(jnp.int32)
-    tokens = self._tokens(
-      token_BL, segment_BL, position_BL, jnp.zeros_like(position_BL)
-    )
+    row_B1 = jnp.arange(token_BL.shape[0], dtype=jnp.int32)[:, None]
+    index_BL = row_B1 * self.config.max_length + position_BL
+    tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL)
     x_BLD = self._embed(token_BL)
     parts, start = [], 0
     for kind in self._stacks():

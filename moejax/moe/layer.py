@@ -273,6 +273,7 @@ class MoE(nnx.Module):
     platform = self.mesh.devices.flat[0].platform
     run = compute.choose(config, platform)
     limited = config.dispatcher.limit(routing, config.num_experts)
+    gated = limited
     if routing.scales_input:
       x_TD = x_TD * limited.weight_A[:, None].astype(x_TD.dtype)
       limited = dataclasses.replace(
@@ -287,9 +288,7 @@ class MoE(nnx.Module):
       found = dataclasses.replace(
         found, out_TD=jax.lax.psum(found.out_TD, 'model')
       )
-    return _without_computation(
-      config, weights['zero'], whole_TD, limited, found
-    )
+    return _without_computation(config, weights['zero'], whole_TD, gated, found)
 
 
 def no_trace(config: MoEConfig, rows: int, length: int) -> Trace:

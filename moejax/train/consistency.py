@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from moejax.data.batch import Batch
 from moejax.model.decoder import Decoder
+from moejax.moe import layer
 
 # Folded into the step's key for the second pass.
 SECOND = 1
@@ -18,7 +19,7 @@ def second_pass(
   row_B: jax.Array,
   key: jax.Array,
   first_BLD: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, layer.Record]:
   """Cross-entropy of a second pass, and how far the passes disagree.
 
   THOR (arXiv 2110.04260, section 3.2): CR = (KL(p1, p2) + KL(p2, p1)) / 2,
@@ -33,7 +34,8 @@ def second_pass(
     first_BLD: hidden states of the first pass.
 
   Returns:
-    Two sums over the target tokens, in nats: cross-entropy and CR.
+    Two sums over the target tokens, in nats: cross-entropy and CR; and what the
+    second pass's layers report.
   """
   key = jax.random.fold_in(key, SECOND)
   out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL, row_B, key)
@@ -41,7 +43,8 @@ def second_pass(
   first_BLV = jax.nn.log_softmax(decoder.logits(first_BLD))
   hit_BL = jnp.take_along_axis(second_BLV, batch.target_BL[..., None], -1)
   nll = -jnp.vdot(hit_BL[..., 0], batch.weight_BL)
-  return nll, jnp.vdot(disagreement(first_BLV, second_BLV), batch.weight_BL)
+  apart = jnp.vdot(disagreement(first_BLV, second_BLV), batch.weight_BL)
+  return nll, apart, out.record
 
 
 def disagreement(first_XV: Any, second_XV: Any) -> jax.Array:

@@ -27,7 +27,8 @@ class Whole:
       up to the global batch's.
     consistency: above 0 the batch is passed twice, with other noise, and this
       times the passes' disagreement is added to the sum of both losses; see
-      `train.consistency`. Reports and balance losses are the first pass's.
+      `train.consistency`. Reports (but for the overflow) and balance losses are
+      the first pass's.
   """
 
   total_weight: jax.Array
@@ -74,7 +75,14 @@ def objective(
     'accuracy': values.Mean.of(correct_BL, batch.weight_BL),
   }
   if whole.consistency:
-    nll, apart = second.second_pass(decoder, batch, row_B, key, out.x_BLD)
+    nll, apart, other = second.second_pass(
+      decoder, batch, row_B, key, out.x_BLD
+    )
+    if 'overflow' in record.stats:
+      # What has no room in either pass is a reason to repeat the step.
+      record.stats['overflow'] = record.stats['overflow'].merge(
+        other.stats['overflow']
+      )
     loss = loss + (nll + whole.consistency * apart) / whole.total_weight
     found['consistency'] = values.Mean(apart, jnp.sum(batch.weight_BL))
   return loss, {'values': found, 'record': record}

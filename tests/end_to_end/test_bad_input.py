@@ -85,6 +85,14 @@ CASES = {
     [TINY, '--config.model.moe.router=expert_choice'],
     ['ExpertChoice', 'later tokens', 'model.moe.router.not_causal=true'],
   ),
+  'places by probability in a causal model': (
+    [
+      TINY,
+      '--config.model.moe.dispatcher=capacity',
+      '--config.model.moe.dispatcher.priority=probability',
+    ],
+    ['Capacity', 'later tokens', 'model.moe.dispatcher.not_causal=true'],
+  ),
   'Soft MoE in a causal model': (
     [TINY, '--config.model.feed_forward=soft_moe'],
     ['SoftMoE', 'later tokens', 'model.feed_forward.not_causal=true'],

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from moejax.core import errors
 from moejax.moe import compute, contract
 from moejax.moe.config import MoEConfig
+from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.exchanges import EXCHANGES
 from moejax.moe.exchanges.all_to_all import AllToAll
 from moejax.moe.exchanges.ragged import RaggedAllToAll
@@ -26,15 +27,19 @@ SKEWED_TE = np.random.default_rng(0).normal(size=(T, E)).astype(np.float32)
 SKEWED_TE[:, :2] += 20
 
 
-def run_with(exchange, logits_TE=SKEWED_TE, mesh=MESH):
+def run_with(
+  exchange, logits_TE=SKEWED_TE, config=None, valid_T=sharded.VALID_T
+):
   """out_TD, sent_A (as [devices, A]) and the overflow of all devices."""
-  config = MoEConfig(num_experts=E, exchange=exchange)
-  one = tiny.mesh(8, **mesh)
+  config = config or MoEConfig(num_experts=E, exchange=exchange)
+  one = tiny.mesh(8, **MESH)
+  index_T, _, token_T = sharded.TOKENS
   w = {name: leaf[0] for name, leaf in sharded.weights(1).items()}
   specs = {name: P(*spec[1:]) for name, spec in sharded.SPECS.items()}
 
   def local(w, x_TD, logits_TE, tokens):
     routing = config.router(sharded.given(logits_TE, {}, tokens))
+    routing = config.dispatcher.limit(routing, E)
     run = compute.choose(config, 'cpu')
     found = config.exchange(run, w, x_TD, routing, E)
     out_TD = jax.lax.psum(found.out_TD, 'model')
@@ -49,7 +54,7 @@ def run_with(exchange, logits_TE=SKEWED_TE, mesh=MESH):
       in_specs=(specs, rows, rows, rows),
       out_specs=(rows, rows, P()),
     )
-  )(w, sharded.X_TD, logits_TE, sharded.TOKENS)
+  )(w, sharded.X_TD, logits_TE, (index_T, valid_T, token_T))
 
 
 @functools.cache
@@ -179,6 +184,23 @@ def moved_by(exchange, *, gradient):
   )
   found = collective_bytes.collectives(compiled.as_text())
   return collective_bytes.by_kind(found)
+
+
+def test_capacity_travels_ragged_without_a_second_limit():
+  """Each of 4 devices may send expert 0 two rows, eight in all; a limit over
+  the 14 rows that a receiver has room for would leave seven.
+  """
+  logits_TE = np.full((T, E), -5.0, np.float32)
+  logits_TE[:, 0], logits_TE[:, 7] = 5, 0
+  found = []
+  for exchange in (RaggedAllToAll(factor=1.0), EXCHANGES['ring']()):
+    config = MoEConfig(
+      num_experts=E, dispatcher=DISPATCHERS['capacity'](), exchange=exchange
+    )
+    found.append(run_with(exchange, logits_TE, config, np.ones(T, bool)))
+  (got_TD, _, lost), (want_TD, _, _) = found
+  assert lost == 0
+  np.testing.assert_allclose(got_TD, want_TD, rtol=1e-5, atol=1e-5)
 
 
 # P = 4 devices with 32 tokens each, K = 2: A = 64 assignments; D = F = 4.

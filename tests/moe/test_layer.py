@@ -16,6 +16,7 @@ from moejax.moe.balance import load
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import capacity
 from moejax.moe.routers import gshard, top_k
+from moejax.moe.zero_computation import ZeroComputation
 
 WIDTH = 10
 CONFIG = MoEConfig(
@@ -212,6 +213,28 @@ def test_without_shared_experts_there_are_no_weights_for_them():
   assert set(weights) == {'router', 'routed'}
   out_BLD, _ = jax.jit(functools.partial(call, graph))(weights, X_BLD)
   assert (out_BLD.reshape(-1, WIDTH)[~VALID_BL.reshape(-1)] == 0).all()
+
+
+def test_a_copy_of_a_token_whose_gate_scales_the_input_is_gated():
+  """Llama 4's gate on a choice without computation: g x, not x."""
+  config = dataclasses.replace(
+    CONFIG,
+    num_shared=0,
+    router=top_k.TopK(k=1, score='sigmoid', scales_input=True),
+    zero_computation=ZeroComputation(copy=1),
+    balance=(),
+  )
+  graph, weights = make(config)
+  w_DE = np.zeros((WIDTH, 6), np.float32)
+  w_DE[0, 5] = 1  # the copy wins wherever the first feature is positive
+  x_BLD = np.abs(X_BLD)
+  out_BLD, _ = jax.jit(functools.partial(call, graph))(
+    {**weights, 'router': {'w_DE': w_DE}}, x_BLD
+  )
+  gate_BL1 = 1 / (1 + np.exp(-x_BLD[..., :1]))
+  np.testing.assert_allclose(
+    out_BLD[VALID_BL], (gate_BL1 * x_BLD)[VALID_BL], rtol=1e-5
+  )
 
 
 MESH_CASES = {

@@ -32,13 +32,17 @@ class Capacity:
     priority: who comes first. `position` is the order of the list: all first
       choices by position, then all second choices; `probability` is the
       weight, the largest first (batch-prioritised routing, arXiv 2106.05974,
-      section 4.1, by assignment; also what a token's later places then see is
-      no longer causal).
+      section 4.1, by assignment). Then a later token may take an earlier one's
+      place; and with `position` a later token's first choice goes before an
+      earlier one's second, as in GShard.
+    not_causal: a causal language model refuses `probability` unless this says
+      that it is meant.
     tau: how much room an expert has beside a choice without computation.
   """
 
   factor: float = 1.0
   priority: str = config.named(('position', 'probability'), 'position')
+  not_causal: bool = False
   tau: float = 1.0
 
   def __post_init__(self):
@@ -47,6 +51,11 @@ class Capacity:
         raise errors.InputError(
           f'dispatcher.{name}={getattr(self, name)} must be positive'
         )
+
+  @property
+  def causal(self) -> bool:
+    """Whether places are taken in the order of the list."""
+    return self.priority == 'position'
 
   @property
   def equal_groups(self) -> bool:

@@ -59,7 +59,7 @@ class AllToAll:
 
   def __call__(self, run, weights, x_TD, routing, num_experts):
     if run.dispatcher.equal_groups:
-      return _equal(run, weights, x_TD, routing, num_experts)
+      return equal_groups(run, weights, x_TD, routing, num_experts)
     num_devices = jax.lax.axis_size(AXIS)
     own = num_experts // num_devices
     room = self._room(routing.expert_A.shape[0], num_devices)
@@ -162,7 +162,7 @@ def _places(device_A: jax.Array, num_devices: int, room: int):
   return permute.Grouping(row_A, assignment_R, size_P)
 
 
-def _equal(run, weights, x_TD, routing, num_experts):
+def equal_groups(run, weights, x_TD, routing, num_experts):
   """Groups of one size: the rows travel as they are, one batch of them."""
   num_devices = jax.lax.axis_size(AXIS)
   own, width = num_experts // num_devices, x_TD.shape[1]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from moejax.core import config, errors
 from moejax.moe import permute
 from moejax.moe.exchanges import bounded, ring
-from moejax.moe.exchanges.all_to_all import AXIS, rows_through
+from moejax.moe.exchanges.all_to_all import AXIS, equal_groups, rows_through
 from moejax.parallel import collectives
 
 
@@ -26,7 +26,8 @@ class RaggedAllToAll:
   perfect balance: 2 (P - 1) / P A D b for rows, the least there is when every
   assignment travels by itself, and 4 (P - 1) / P A of expert numbers; backward
   2 (P - 1) / P A D b. `parallel.collectives` has what CPU does instead: it
-  gathers everything.
+  gathers everything. With the capacity dispatcher all groups have one size, and
+  what travels is what `all_to_all` sends then.
 
   Attributes:
     factor: room of a receiver over what perfect balance needs; 0 for all.
@@ -47,6 +48,9 @@ class RaggedAllToAll:
     return False
 
   def __call__(self, run, weights, x_TD, routing, num_experts):
+    if run.dispatcher.equal_groups:
+      # Nothing is ragged: and grouped again, rows would be dropped again.
+      return equal_groups(run, weights, x_TD, routing, num_experts)
     num_devices = jax.lax.axis_size(AXIS)
     own = num_experts // num_devices
     (num_assignments,) = routing.expert_A.shape
