@@ -80,7 +80,7 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
 
 def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   """Runs a command; errors that are the user's become one line on stderr."""
-  before = _like_ctrl_c(signal.SIGTERM)
+  before = _interrupts()
   try:
     run(argv)
   except errors.InputError as e:
@@ -103,8 +103,8 @@ def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
       'last checkpoint is whole',
     )
   finally:
-    if before is not None:
-      signal.signal(signal.SIGTERM, before)
+    for which, handler in before.items():
+      signal.signal(which, signal.SIG_DFL if handler is None else handler)
   return DONE
 
 
@@ -113,15 +113,18 @@ def _say(code: int, line: str) -> int:
   return code
 
 
-def _like_ctrl_c(which: signal.Signals) -> Any:
-  """Makes a signal raise KeyboardInterrupt; what was there before, or None.
+def _interrupts() -> dict[signal.Signals, Any]:
+  """Makes SIGINT and SIGTERM raise KeyboardInterrupt; what was there before.
 
-  Python lets only the main thread do so.
+  Python does so with SIGINT itself, but not where it was ignored at the start,
+  as for a command that a script put in the background. Only the main thread is
+  let set a handler.
   """
   if threading.current_thread() is not threading.main_thread():
-    return None
+    return {}
 
   def handle(*_: Any) -> None:
     raise KeyboardInterrupt
 
-  return signal.signal(which, handle)
+  both = (signal.SIGINT, signal.SIGTERM)
+  return {which: signal.signal(which, handle) for which in both}
