@@ -6,6 +6,7 @@ import numpy as np
 
 from moejax.core import values
 from moejax.moe import contract
+from moejax.moe.balance import counts
 
 
 def observe(
@@ -29,11 +30,10 @@ def observe(
   valid_T = given.valid_T
   asked_A = routing.expert_A < num_experts
   entropy_T = -jnp.sum(jax.scipy.special.xlogy(prob_TE, prob_TE), axis=-1)
-  hit_AE = routing.expert_A[:, None] == jnp.arange(num_experts)
   dropped_A = asked_A & ~sent_A
   return {
     'bias': values.Max.of(_bias_range(given)),
-    'count_E': values.Sum(jnp.sum(hit_AE, axis=0, dtype=jnp.float32)),
+    'count_E': values.Sum(counts.count(routing)),
     'dropped': values.Mean.of(dropped_A, asked_A),
     'entropy': values.Mean.of(entropy_T, valid_T),
     'logit': values.Max.of(jnp.where(valid_T[:, None], jnp.abs(logits_TE), 0)),
