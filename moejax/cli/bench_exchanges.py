@@ -24,7 +24,7 @@ from moejax.cli.bench_parts import Shape
 from moejax.core import trees
 from moejax.moe import layer
 from moejax.moe.exchanges import EXCHANGES
-from moejax.parallel import collective_bytes, rules
+from moejax.parallel import collective_bytes, hosts, rules
 from moejax.parallel import mesh as meshes
 
 DEVICES = 8
@@ -140,7 +140,7 @@ def compiled(
 
   run = jax.value_and_grad(loss, argnums=(0, 1)) if backward else loss
   lowered = jax.jit(run).lower(weights, _on(mesh, x_BLD, rows), tokens)
-  return lowered.compile()
+  return lowered.compile(compiler_options=hosts.overlap(mesh))
 
 
 def _exchanges() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from moejax.data.batch import Batch
 from moejax.model.build import Model
 from moejax.moe import balance, layer
 from moejax.moe.exchanges import ring
-from moejax.parallel import rules
+from moejax.parallel import hosts, rules
 from moejax.train import loss as losses
 from moejax.train import state as states
 from moejax.train.optimizer import OptimizerConfig, learning_rate
@@ -87,6 +87,7 @@ def make(
     in_shardings=(place, rows),
     out_shardings=(place, whole),
     donate_argnums=0,
+    compiler_options=hosts.overlap(model.mesh),
   )
 
 

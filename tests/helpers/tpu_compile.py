@@ -8,9 +8,11 @@ A case has a topology, and
             rows and of weights; devices, over which the rows are split by
             shard_map (none, if 1); split, whether the experts are split too
   exchange  or the name of one: a whole layer, its experts split over 4 devices
+  options   of it
 
-For each: the compiled program's Pallas kernels, its collectives, and its FLOPs
-over those of the product itself; or the error.
+For each: the compiled program's Pallas kernels, how many of them run while an
+all-to-all is on its way, its collectives, and its FLOPs over those of the
+product itself; or the error.
 """
 
 import json
@@ -37,14 +39,14 @@ def main() -> None:
   sys.stdout.write(json.dumps(found))
 
 
-def _layer(topology, exchange):
+def _layer(topology, exchange, options=()):
   found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
   config = ModelConfig(
     width=256, moe=MoEConfig(num_experts=8, expert_width=128)
   )
   return bench_exchanges.compiled(
     bench_parts.Shape(config, 4, 250),
-    EXCHANGES[exchange](),
+    EXCHANGES[exchange](**dict(options)),
     found.devices[:4],
     backward=True,
   )
@@ -99,6 +101,21 @@ def _matmul(topology, name, shape, dtypes, devices=1, split=False):
   return compiled, 3 * 2 * rows * depth * width
 
 
+def _overlapped(text):
+  """Kernels between the start of an all-to-all and its end, as scheduled."""
+  found, on_their_way = 0, set()
+  for line in text[text.index('\nENTRY ') :].splitlines():
+    if start := re.match(r'\s+%(all-to-all-start[.\d]*) = ', line):
+      on_their_way.add(start[1])
+    elif done := re.search(
+      r' all-to-all-done\(.*%(all-to-all-start[.\d]*)', line
+    ):
+      on_their_way.discard(done[1])
+    elif on_their_way:
+      found += '"tpu_custom_call"' in line
+  return found
+
+
 def _report(compiled, flops=1):
   """What a compiled program has in it."""
   text = compiled.as_text()
@@ -110,6 +127,7 @@ def _report(compiled, flops=1):
         collective_bytes.collectives(text), optional=True
       )
     ),
+    'overlapped': _overlapped(text),
     'flops': compiled.cost_analysis()['flops'] / flops,
   }
 

@@ -58,9 +58,19 @@ def _cases():
 
 
 MATMULS = _cases()
-CASES = MATMULS | {
-  name: {'topology': SMALL_POD, 'exchange': name} for name in LAYERS
+CHUNKS = {
+  f'{chunks} chunks': {
+    'topology': BIG_POD,
+    'exchange': 'all_to_all',
+    'options': {'overflow': 'drop', 'chunks': chunks},
+  }
+  for chunks in (1, 4)
 }
+CASES = (
+  MATMULS
+  | {name: {'topology': SMALL_POD, 'exchange': name} for name in LAYERS}
+  | CHUNKS
+)
 
 
 @pytest.fixture(scope='module')
@@ -126,3 +136,10 @@ def test_a_whole_layer_with_split_experts_takes_megablox(name, compiled):
   assert all('gmm' in kernel for kernel in kernels)
   assert sum('tgmm' in kernel for kernel in kernels) * 3 == len(kernels)
   assert LAYERS[name] <= set(found['collectives'])
+
+
+def test_chunks_travel_while_others_are_computed(compiled):
+  """In one piece, only the weights' gradients are left to compute meanwhile."""
+  one, four = (compiled[name]['overlapped'] for name in CHUNKS)
+  assert 0 <= one <= 2
+  assert four > 8
