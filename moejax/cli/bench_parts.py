@@ -12,7 +12,7 @@ from flax import nnx
 
 from moejax.data import synthetic
 from moejax.data.batch import Batch
-from moejax.model import attention, build, ffn, rope
+from moejax.model import attention, build, ffn
 from moejax.model.config import ModelConfig
 from moejax.moe import layer
 from moejax.parallel import mesh as meshes
@@ -156,7 +156,7 @@ def experts(shape: Shape, key: jax.Array | None = None) -> tuple[Any, Any]:
 def dense(shape: Shape) -> tuple[Any, Any]:
   """A dense SwiGLU as wide as what a token passes of the experts."""
   config = dataclasses.replace(shape.config, dense_width=shape.active_width)
-  graph, weights = nnx.split(ffn.Dense(config, jax.random.key(0)))
+  graph, weights = nnx.split(ffn.Dense(config, mesh(), jax.random.key(0)))
 
   def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
     return jnp.sum(nnx.merge(graph, weights)(x_BLD) ** 2)
@@ -171,7 +171,7 @@ def _platform() -> str:
 def _positions(shape: Shape) -> tuple[jax.Array, Any]:
   config = shape.config
   position_BL = jnp.tile(jnp.arange(shape.length), (shape.rows, 1))
-  turn = rope.angles(position_BL, config.head_dim, config.rope_base)
+  turn = config.rope.angles(position_BL, config.head_dim)
   return jnp.ones(position_BL.shape, jnp.int32), turn
 
 

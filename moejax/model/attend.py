@@ -25,8 +25,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from moejax.core import table, varying
+from moejax.model import splash
 
 _NEVER = -1e30  # added to a score; finite, so that no row is all infinite
 _MAX_CHUNKS = 8  # each chunk is compiled apart; 8 waste 12% of the scores
@@ -34,11 +36,22 @@ _MIN_CHUNK = 64
 
 
 def attend_cache(
-  q_BLHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BLS: jax.Array
+  q_BLHK: jax.Array,
+  k_BSGK: jax.Array,
+  v_BSGV: jax.Array,
+  mask_BLS: jax.Array,
+  sink_H: jax.Array | None = None,
 ) -> jax.Array:
   """Queries against a cache of S keys; `mask_BLS` (bool) says who sees what.
 
   A query that sees nothing gets the mean of all values: finite, meaningless.
+
+  Args:
+    q_BLHK: queries.
+    k_BSGK: keys, of G heads.
+    v_BSGV: values, as wide as they like.
+    mask_BLS: True where query l sees key s.
+    sink_H: the score of a key that each query head sees besides, of value 0.
   """
   B, L, H, K = q_BLHK.shape
   G = k_BSGK.shape[2]
@@ -51,14 +64,78 @@ def attend_cache(
   score_BGNLS = jnp.where(
     mask_BLS[:, None, None], score_BGNLS * K**-0.5, _NEVER
   )
-  prob_BGNLS = jax.nn.softmax(score_BGNLS, axis=-1)
-  out_BLGNK = jnp.einsum(
-    'bgnls,bsgk->blgnk',
-    prob_BGNLS.astype(v_BSGK.dtype),
-    v_BSGK,
+  if sink_H is not None:
+    sink_GN11 = sink_H.astype(jnp.float32).reshape(G, -1, 1, 1)
+    sink_BGNL1 = jnp.broadcast_to(sink_GN11, (*score_BGNLS.shape[:-1], 1))
+    score_BGNLS = jnp.concatenate([score_BGNLS, sink_BGNL1], axis=-1)
+  prob_BGNLS = jax.nn.softmax(score_BGNLS, axis=-1)[..., : k_BSGK.shape[1]]
+  out_BLGNV = jnp.einsum(
+    'bgnls,bsgv->blgnv',
+    prob_BGNLS.astype(v_BSGV.dtype),
+    v_BSGV,
     preferred_element_type=jnp.float32,
   )
-  return out_BLGNK.reshape(B, L, H, K).astype(q_BLHK.dtype)
+  return out_BLGNV.reshape(B, L, H, -1).astype(q_BLHK.dtype)
+
+
+def whole(
+  q_BLHK: jax.Array,
+  k_BLGK: jax.Array,
+  v_BLGV: jax.Array,
+  segment_BL: jax.Array,
+  window: jax.Array | None = None,
+  sink_H: jax.Array | None = None,
+) -> jax.Array:
+  """All scores, masked: for what the kernels do not do.
+
+  Args:
+    q_BLHK: queries.
+    k_BLGK: keys.
+    v_BLGV: values, as wide as they like.
+    segment_BL: documents.
+    window: int32 scalar, how many tokens back a query sees, itself included; 0
+      or None for all.
+    sink_H: see `attend_cache`.
+  """
+  mask_BLS = _visible(segment_BL)
+  if window is not None:
+    place_L = jnp.arange(segment_BL.shape[1])
+    mask_BLS &= within(place_L[:, None], place_L, window)
+  return attend_cache(q_BLHK, k_BLGK, v_BLGV, mask_BLS, sink_H)
+
+
+def seen(
+  position_BL: jax.Array, slots: int, window: jax.Array | None = None
+) -> jax.Array:
+  """Which slots of a cache each query sees: those up to its own position."""
+  slot_S = jnp.arange(slots)
+  mask_BLS = slot_S <= position_BL[..., None]
+  return mask_BLS & within(position_BL[..., None], slot_S, window)
+
+
+def of_widths(
+  core: Callable,
+  q_BLHK: jax.Array,
+  k_BLGK: jax.Array,
+  v_BLGV: jax.Array,
+  segment_BL: jax.Array,
+) -> jax.Array:
+  """A core whose values are as wide as its keys, for narrower ones.
+
+  They are filled with zeros; what comes of those is cut off.
+  """
+  K, V = k_BLGK.shape[-1], v_BLGV.shape[-1]
+  v_BLGK = jnp.pad(v_BLGV, ((0, 0),) * 3 + ((0, K - V),))
+  return core(q_BLHK, k_BLGK, v_BLGK, segment_BL)[..., :V]
+
+
+def within(
+  query: jax.Array, key: jax.Array, window: jax.Array | None
+) -> jax.Array:
+  """Whether places of keys are in the windows of places of queries."""
+  if window is None:
+    return jnp.ones((), bool)
+  return (window == 0) | (query - key < window)
 
 
 def reference(q_BLHK, k_BLGK, v_BLGK, segment_BL):
@@ -206,15 +283,33 @@ ATTENTIONS: dict[str, Callable] = {
   'xla': xla,
 }
 
-_AUTO = {'cpu': 'chunked', 'tpu': 'xla', 'gpu': 'xla'}
+# Those that run on one platform alone, and are told the mesh.
+KERNELS: dict[str, Callable[[Mesh | None], Callable]] = {
+  'splash': splash.Splash,
+}
 
 
-def choose(name: str, backend: str) -> Callable:
-  """The function called `name`; 'auto' goes by `jax.default_backend()`.
+def _on_tpu(mesh: Mesh | None) -> Callable:
+  """The kernel where the shapes allow it."""
+  return splash.Splash(mesh, otherwise=xla)
+
+
+_AUTO = {'cpu': lambda _: chunked, 'tpu': _on_tpu}
+
+
+def choose(name: str, backend: str, mesh: Mesh | None = None) -> Callable:
+  """The function called `name`; 'auto' goes by the platform.
+
+  Args:
+    name: of ATTENTIONS, of KERNELS, or auto.
+    backend: the platform.
+    mesh: the devices; None for one.
 
   Raises:
     InputError: no such name.
   """
   if name == 'auto':
-    name = _AUTO.get(backend, 'xla')
+    return _AUTO.get(backend, lambda _: xla)(mesh)
+  if name in KERNELS:
+    return KERNELS[name](mesh)
   return table.lookup('attention', ATTENTIONS, name)

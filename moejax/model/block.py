@@ -5,7 +5,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.model import attention, ffn, norm
+from moejax.model import attention, ffn, heads, latent, norm
 from moejax.model.config import ModelConfig
 from moejax.moe import layer
 
@@ -29,6 +29,26 @@ class Tokens:
   turn: tuple[jax.Array, jax.Array]
 
 
+@flax.struct.dataclass
+class Place:
+  """Which layer a block is.
+
+  Attributes:
+    index: among the layers of its kind, from 0.
+    window: how many tokens back it sees, 0 for all; None where none has one.
+  """
+
+  index: jax.Array | int
+  window: jax.Array | None
+
+
+# The kind of config.heads -> (config, platform, key, mesh) -> module.
+ATTENTIONS = {
+  heads.Grouped: attention.Attention,
+  heads.Latent: latent.LatentAttention,
+}
+
+
 class Block(nnx.Module):
   """x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
@@ -38,45 +58,48 @@ class Block(nnx.Module):
     key_attention, key_ffn = jax.random.split(key)
     platform = mesh.devices.flat[0].platform
     self.norm_attention = norm.RMSNorm(config.width, config.norm_eps)
-    self.attention = attention.Attention(config, platform, key_attention)
+    make = ATTENTIONS[type(config.heads)]
+    self.attention = make(config, platform, key_attention, mesh)
     self.norm_ffn = norm.RMSNorm(config.width, config.norm_eps)
     if moe:
       make = ffn.SPARSE[type(config.feed_forward)]
       self.ffn = make(config, mesh, key_ffn)
     else:
-      self.ffn = ffn.Dense(config, key_ffn)
+      self.ffn = ffn.Dense(config, mesh, key_ffn)
 
   def __call__(
     self,
     x_BLD: jax.Array,
-    tokens: Tokens,
     trace: layer.Trace | None,
+    tokens: Tokens,
     key: jax.Array | None,
-    index: jax.Array | int = 0,
+    place: Place | None = None,
   ) -> tuple[jax.Array, layer.Trace | None, layer.Record]:
-    """The layer's output, its trace, and its record (empty if it is dense).
-
-    `index` counts the layers of this kind.
-    """
+    """The layer's output, its trace, and its record (empty if it is dense)."""
+    place = place or Place(0, None)
     x_BLD = x_BLD + self.attention(
-      self.norm_attention(x_BLD), tokens.turn, tokens.segment_BL
+      self.norm_attention(x_BLD), tokens.turn, tokens.segment_BL, place.window
     )
-    return self._feed_forward(x_BLD, tokens, trace, key, index)
+    return self._feed_forward(x_BLD, tokens, trace, key, place.index)
 
   def step(
     self,
     x_BLD: jax.Array,
-    tokens: Tokens,
     trace: layer.Trace | None,
+    tokens: Tokens,
+    place: Place,
     cache: tuple[jax.Array, jax.Array],
-    index: jax.Array,
   ) -> tuple[jax.Array, layer.Trace | None, tuple[jax.Array, jax.Array]]:
     """The same with earlier tokens in a cache."""
     out_BLD, cache = self.attention.step(
-      self.norm_attention(x_BLD), tokens.turn, tokens.position_BL, cache
+      self.norm_attention(x_BLD),
+      tokens.turn,
+      tokens.position_BL,
+      cache,
+      place.window,
     )
     x_BLD, trace, _ = self._feed_forward(
-      x_BLD + out_BLD, tokens, trace, None, index
+      x_BLD + out_BLD, tokens, trace, None, place.index
     )
     return x_BLD, trace, cache
 

@@ -16,7 +16,8 @@ class Cache:
   before anyone looks.
 
   Attributes:
-    k_NBSGK, v_NBSGK: N layers, S slots.
+    k_NBSGK, v_NBSGK: N layers, S slots. What they hold is the attention's
+      affair: with latent heads the first has all, the second nothing.
   """
 
   k_NBSGK: jax.Array
@@ -25,6 +26,7 @@ class Cache:
 
 def empty(config: ModelConfig, rows: int, slots: int) -> Cache:
   """A cache for `rows` sequences of up to `slots` tokens."""
-  shape = (config.num_layers, rows, slots, config.kv_heads, config.head_dim)
-  zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
-  return Cache(zeros, zeros)
+  front, dtype = (config.num_layers, rows, slots), jnp.dtype(config.dtype)
+  return Cache(
+    *(jnp.zeros(front + own, dtype) for own in config.heads.slots(config))
+  )

@@ -4,6 +4,8 @@ import dataclasses
 
 from moejax.core import config, errors
 from moejax.model import attend, remat
+from moejax.model.heads import HEADS, QK_NORMS, Grouped
+from moejax.model.rope import Rope
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forwards import FEED_FORWARDS, Routed
 
@@ -20,14 +22,25 @@ class ModelConfig:
     num_layers: all layers.
     first_dense: how many of them, from the first, have a dense feed-forward.
       Where feed_forward is `routed` and `moe.num_experts` is 0 all have.
+    moe_every: of the layers after those, so many make a group whose last one
+      alone has the other feed-forward: 2 is every other layer.
     width: D.
     num_heads: H query heads of `head_dim` each.
     num_kv_heads: G key-value heads, which divide H; None means H.
     dense_width: hidden width of a dense feed-forward.
     feed_forward: the other layers' kind of feed-forward.
     moe: what it is like where that is `routed`.
+    heads: how queries, keys and values are made of activations.
+    qk_norm: whether queries and keys are normalised, each head by itself
+      (Qwen3) or over all heads together (OLMoE); before they are turned.
+    qkv_bias: whether they have biases.
+    out_bias: whether attention's output has one.
+    sinks: whether every head has a score that goes nowhere, so that its
+      weights may sum to less than 1 (gpt-oss).
+    windows: how many tokens back a layer sees, itself included, 0 for all;
+      the first layer's first, and over again: (128, 0) is every other layer.
     norm_eps: added to the mean square in RMSNorm.
-    rope_base: wave length base of rotary positions.
+    rope: rotary positions.
     tie_embeddings: whether the head is the embedding, transposed.
     init_std: standard deviation of every matrix at the start. 0.006 in
       DeepSeekMoE (arXiv 2401.06066, section 4.1.2).
@@ -38,12 +51,16 @@ class ModelConfig:
     scan_unroll: how many equal layers are one step of the loop over layers.
       All of them is fastest for few layers (by a tenth for 4 on CPU); 1
       compiles fastest.
+    token_chunks: parts in which a device's rows pass a feed-forward, one after
+      the other, where they divide: the memory of a layer's assignments is that
+      of one part, which micro-batches do too, but weights are gathered once.
   """
 
   vocab_size: int = 8192
   max_length: int = 2048
   num_layers: int = 4
   first_dense: int = 0
+  moe_every: int = 1
   width: int = 256
   num_heads: int = 8
   num_kv_heads: int | None = None
@@ -51,14 +68,23 @@ class ModelConfig:
   dense_width: int = 640
   feed_forward: Routed = config.choice(FEED_FORWARDS, Routed())
   moe: MoEConfig = MoEConfig()
+  heads: Grouped = config.choice(HEADS, Grouped())
+  qk_norm: str = config.named(QK_NORMS, 'none')
+  qkv_bias: bool = False
+  out_bias: bool = False
+  sinks: bool = False
+  windows: tuple[int, ...] = ()
   norm_eps: float = 1e-6
-  rope_base: float = 10000.0
+  rope: Rope = Rope()
   tie_embeddings: bool = False
   init_std: float = 0.006
   dtype: str = config.named(DTYPES, 'float32')
-  attention: str = config.named(('auto', *attend.ATTENTIONS), 'auto')
+  attention: str = config.named(
+    ('auto', *attend.ATTENTIONS, *attend.KERNELS), 'auto'
+  )
   remat: str = config.named(remat.POLICIES, 'none')
   scan_unroll: int = 1
+  token_chunks: int = 1
 
   @property
   def kv_heads(self) -> int:
@@ -70,7 +96,19 @@ class ModelConfig:
     """Layers with a dense feed-forward."""
     if self.is_routed and not self.moe.num_experts:
       return self.num_layers
-    return self.first_dense
+    return self.first_dense + (self.moe_every - 1) * self._groups
+
+  @property
+  def _groups(self) -> int:
+    return (self.num_layers - self.first_dense) // self.moe_every
+
+  @property
+  def kinds(self) -> tuple[str, ...]:
+    """'dense' or 'moe' for each layer, first layer first."""
+    if not self.num_sparse:
+      return ('dense',) * self.num_layers
+    group = ('dense',) * (self.moe_every - 1) + ('moe',)
+    return ('dense',) * self.first_dense + group * self._groups
 
   @property
   def num_sparse(self) -> int:
@@ -93,27 +131,33 @@ class ModelConfig:
       self,
       'model',
       'vocab_size max_length num_layers width num_heads head_dim dense_width '
-      'scan_unroll',
+      'moe_every scan_unroll token_chunks',
     )
     if self.kv_heads < 1 or self.num_heads % self.kv_heads:
       raise errors.InputError(
         f'model.num_kv_heads={self.kv_heads} does not divide '
         f'model.num_heads={self.num_heads}'
       )
-    for name in ('init_std', 'rope_base', 'norm_eps'):
+    for name in ('init_std', 'norm_eps'):
       if getattr(self, name) <= 0:
         raise errors.InputError(
           f'model.{name}={getattr(self, name)} must be > 0'
         )
-    if self.head_dim % 2:
+    self.heads.check(self)
+    if any(window < 0 for window in self.windows):
       raise errors.InputError(
-        f'model.head_dim={self.head_dim} must be even: rotary positions turn '
-        'pairs of features'
+        f'model.windows={self.windows} must be 0 (all) or more'
       )
     if not 0 <= self.first_dense <= self.num_layers:
       raise errors.InputError(
         f'model.first_dense={self.first_dense} must be between 0 and '
         f'model.num_layers={self.num_layers}'
+      )
+    if (self.num_layers - self.first_dense) % self.moe_every:
+      raise errors.InputError(
+        f'model.moe_every={self.moe_every} does not divide the '
+        f'{self.num_layers - self.first_dense} layers after '
+        f'model.first_dense={self.first_dense}'
       )
     if self.num_moe:
       self.moe.check()

@@ -7,9 +7,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import shapes
-from moejax.model import block, norm, remat, rope
+from moejax.model import block, norm, remat, stages
 from moejax.model.cache import Cache
 from moejax.model.config import ModelConfig
+from moejax.model.stages import Stage
 from moejax.moe import layer
 from moejax.parallel import rules
 
@@ -81,10 +82,9 @@ class Decoder(nnx.Module):
     tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL)
     x_BLD = self._embed(token_BL)
     records = layer.Record({}, {})
-    for kind in self._stacks():
-      trace = self._no_trace(kind, token_BL)
-      stack = getattr(self, kind)
-      x_BLD, records = self._run(stack, x_BLD, tokens, trace, key)
+    for stage in self._stages():
+      trace = self._no_trace(stage.kinds[-1], token_BL)
+      x_BLD, records = self._run(stage, x_BLD, tokens, trace, key)
     return Output(self.norm(x_BLD), records)
 
   def step(
@@ -103,27 +103,20 @@ class Decoder(nnx.Module):
     index_BL = row_B1 * self.config.max_length + position_BL
     tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL)
     x_BLD = self._embed(token_BL)
-    parts, start = [], 0
-    for kind in self._stacks():
-      graph, weights = nnx.split(getattr(self, kind))
-      count = jax.tree.leaves(weights)[0].shape[0]
-      stop = start + count
+    ks, vs = [], []
+    for stage in self._stages():
+      carry = (x_BLD, self._no_trace(stage.kinds[-1], token_BL))
 
-      def body(carry, inputs, graph=graph):
-        (x_BLD, trace), (weights, index, k, v) = carry, inputs
-        x_BLD, trace, new = nnx.merge(graph, weights).step(
-          x_BLD, tokens, trace, (k, v), index
-        )
+      def one(block, carry, place, slot):
+        x_BLD, trace, new = block.step(*carry, tokens, place, slot)
         return (x_BLD, trace), new
 
-      slots = (cache.k_NBSGK[start:stop], cache.v_NBSGK[start:stop])
-      carry = (x_BLD, self._no_trace(kind, token_BL))
-      (x_BLD, _), new = jax.lax.scan(
-        body, carry, (weights, jnp.arange(count), *slots)
+      (x_BLD, _), new = self._through(
+        stage, carry, one, stage.of(cache.k_NBSGK, cache.v_NBSGK)
       )
-      parts.append(new)
-      start = stop
-    k, v = (jnp.concatenate(p) for p in zip(*parts, strict=True))
+      ks += [stage.joined([k for k, _ in new])]
+      vs += [stage.joined([v for _, v in new])]
+    k, v = jnp.concatenate(ks), jnp.concatenate(vs)
     return self.logits(self.norm(x_BLD)), Cache(k, v)
 
   def head(self) -> jax.Array:
@@ -141,15 +134,15 @@ class Decoder(nnx.Module):
       'BLD,DV->BLV', x_BLD, self.head(), preferred_element_type=jnp.float32
     )
 
-  def _stacks(self) -> list[str]:
-    """The stacks of layers there are, first layers first."""
-    return [kind for kind in ('dense', 'moe') if hasattr(self, kind)]
+  def _stages(self) -> list[Stage]:
+    """The loops over layers there are, first layers first."""
+    return stages.of(self.config)
 
   def _tokens(
     self, token_BL, segment_BL, position_BL, index_BL
   ) -> block.Tokens:
     config = self.config
-    turn = rope.angles(position_BL, config.head_dim, config.rope_base)
+    turn = config.rope.angles(position_BL, config.heads.turning(config))
     return block.Tokens(segment_BL, position_BL, index_BL, token_BL, turn)
 
   def _no_trace(self, kind: str, token_BL) -> layer.Trace | None:
@@ -170,28 +163,74 @@ class Decoder(nnx.Module):
       x_BLD, ('batch', 'unsharded', 'unsharded'), self.mesh
     )
 
-  def _run(self, stack, x_BLD, tokens, trace, key):
-    """The layers of one stack in a loop; records are stacked."""
-    graph, weights = nnx.split(stack)
-    count = jax.tree.leaves(weights)[0].shape[0]
+  def _place(self, stage: Stage, at: int) -> block.Place:
+    """Which layers the ones at a place of the stage's groups are, stacked."""
+    kind, windows = stage.kinds[at], self.config.windows
+    each, before = stage.kinds.count(kind), stage.kinds[:at].count(kind)
+    group_R = jnp.arange(stage.repeats)
+    index_R = stage.first[kind] + before + each * group_R
+    if not any(windows):
+      return block.Place(index_R, None)
+    layer_R = stage.start + at + len(stage.kinds) * group_R
+    window_R = jnp.asarray(windows, jnp.int32)[layer_R % len(windows)]
+    return block.Place(index_R, window_R)
 
-    @remat.POLICIES[self.config.remat]
-    def body(carry, inputs):
-      (x_BLD, trace), (weights, index) = carry, inputs
-      layer_key = None if key is None else jax.random.fold_in(key, index)
-      x_BLD, trace, record = nnx.merge(graph, weights)(
-        x_BLD, tokens, trace, layer_key, index
-      )
+  def _run(self, stage, x_BLD, tokens, trace, key):
+    """The layers of one stage; the records of those with experts, stacked."""
+
+    def one(block, carry, place, _):
+      layer_key = None if key is None else jax.random.fold_in(key, place.index)
+      x_BLD, trace, record = block(*carry, tokens, layer_key, place)
       axes = ('batch', 'unsharded', 'unsharded')
       return (rules.constrain(x_BLD, axes, self.mesh), trace), record
 
-    (x_BLD, _), records = jax.lax.scan(
+    (x_BLD, _), records = self._through(stage, (x_BLD, trace), one)
+    return x_BLD, records[-1]
+
+  def _through(self, stage, carry, one, slots=None):
+    """Takes `carry` through a stage's layers.
+
+    Args:
+      stage: which.
+      carry: what goes from layer to layer.
+      one: `carry, out = one(block, carry, place, slot)` for one layer.
+      slots: what else each of them is given, from `stage.of`; then it is no
+        training, and nothing is computed again.
+
+    Returns:
+      The last carry, and for each place in the groups the outs, stacked.
+    """
+    policy = remat.POLICIES[self.config.remat if slots is None else 'none']
+    visits, weights = {}, {}
+    for kind in set(stage.kinds):
+      graph, whole = nnx.split(getattr(self, kind))
+      weights[kind] = stage.weights(kind, whole)
+
+      @policy
+      def visit(carry, weights, place, slot, graph=graph):
+        return one(nnx.merge(graph, weights), carry, place, slot)
+
+      visits[kind] = visit
+
+    def body(carry, inputs):
+      weights, places, slots = inputs
+      outs = []
+      for kind, own, place, slot in zip(
+        stage.kinds, stage.each(weights), places, slots, strict=True
+      ):
+        carry, out = visits[kind](carry, own, place, slot)
+        outs.append(out)
+      return carry, outs
+
+    places = [self._place(stage, at) for at in range(len(stage.kinds))]
+    return jax.lax.scan(
       body,
-      (x_BLD, trace),
-      (weights, jnp.arange(count)),
-      unroll=min(self.config.scan_unroll, count),
+      carry,
+      (weights, places, slots or [None] * len(places)),
+      unroll=min(
+        self.config.scan_unroll if slots is None else 1, stage.repeats
+      ),
     )
-    return x_BLD, records
 
 
 def _stack(

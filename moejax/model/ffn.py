@@ -6,12 +6,14 @@ from jax.sharding import Mesh
 
 from moejax.model.config import ModelConfig
 from moejax.moe import experts, feed_forwards, layer, peer, soft_moe
+from moejax.parallel import parts
 
 
 class Dense(nnx.Module):
   """One expert that every token passes: SwiGLU (arXiv 2002.05202)."""
 
-  def __init__(self, config: ModelConfig, key: jax.Array):
+  def __init__(self, config: ModelConfig, mesh: Mesh, key: jax.Array):
+    self.mesh, self.chunks = mesh, config.token_chunks
     self.expert = experts.SwiGLU()
     self.w = nnx.Dict(
       self.expert.init(
@@ -22,12 +24,17 @@ class Dense(nnx.Module):
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
     """Every token through the same two layers."""
     w = {name: p[...].astype(x_BLD.dtype) for name, p in self.w.items()}
-    x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
-    return self.expert.dense(w, x_TD).reshape(x_BLD.shape)
+
+    def run(x_BLD: jax.Array) -> jax.Array:
+      x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
+      return self.expert.dense(w, x_TD).reshape(x_BLD.shape)
+
+    return parts.in_parts(run, x_BLD, self.chunks, self.mesh)
 
 
 def _routed(config: ModelConfig, mesh: Mesh, key: jax.Array) -> layer.MoE:
-  return layer.MoE(config.moe, config.width, config.init_std, mesh, key)
+  std, chunks = config.init_std, config.token_chunks
+  return layer.MoE(config.moe, config.width, std, mesh, key, chunks)
 
 
 def _soft_moe(

@@ -8,13 +8,39 @@ from flax import nnx
 class RMSNorm(nnx.Module):
   """x / sqrt(mean(x^2) + eps) * scale, in float32 (arXiv 1910.07467)."""
 
-  def __init__(self, width: int, eps: float):
+  def __init__(self, width: int, eps: float, axis: str = 'embed'):
     self.eps = eps
-    self.scale_D = nnx.Param(jnp.ones((width,)), axes=('embed',))
+    self.scale_D = nnx.Param(jnp.ones((width,)), axes=(axis,))
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Normalises the last dimension; the result has the type of `x`."""
-    x32 = x.astype(jnp.float32)
-    mean = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-    y = x32 * jax.lax.rsqrt(mean + self.eps) * self.scale_D[...]
-    return y.astype(x.dtype)
+    return _normalise(x, self.scale_D[...], self.eps, -1)
+
+
+class HeadNorm(RMSNorm):
+  """Each head by itself, all with the same scales, [K] (Qwen3)."""
+
+  def __init__(self, shape: tuple[int, int], eps: float):
+    super().__init__(shape[1], eps, 'head_dim')
+
+
+class WidthNorm(nnx.Module):
+  """All heads together, each feature with a scale of its own (OLMoE)."""
+
+  def __init__(self, shape: tuple[int, int], eps: float):
+    self.eps = eps
+    self.scale_HK = nnx.Param(jnp.ones(shape), axes=('heads', 'head_dim'))
+
+  def __call__(self, x_BLHK: jax.Array) -> jax.Array:
+    """Normalises the last two dimensions."""
+    return _normalise(x_BLHK, self.scale_HK[...], self.eps, (-2, -1))
+
+
+def _normalise(x, scale, eps, axes):
+  x32 = x.astype(jnp.float32)
+  mean = jnp.mean(jnp.square(x32), axis=axes, keepdims=True)
+  return (x32 * jax.lax.rsqrt(mean + eps) * scale).astype(x.dtype)
+
+
+# Of queries and keys: (heads, width) of them and eps -> module.
+NORMS = {'head': HeadNorm, 'width': WidthNorm}

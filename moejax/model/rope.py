@@ -1,21 +1,239 @@
-"""Rotary positions (arXiv 2104.09864), features paired half with half."""
+"""Rotary positions (arXiv 2104.09864) and how they are stretched.
+
+Feature pairs of a query or key turn by the angle position * frequency; the
+scores then depend on the difference of positions. What is called pair i:
+
+  halves        x_i and x_{i + K/2}, K features: GPT-NeoX, Llama, most
+  interleaved   x_{2i} and x_{2i + 1}: the paper, DeepSeek-V2 and V3
+
+A model that was trained on short texts is stretched to long ones by lowering
+its frequencies, all (`linear`) or the low ones (`yarn`, `llama3`).
+"""
+
+import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from moejax.core import config, errors
 
 
-def angles(
-  position_BL: jax.Array, head_dim: int, base: float
-) -> tuple[jax.Array, jax.Array]:
-  """Cos and sin of position * base^(-2i / head_dim), each [B, L, K / 2]."""
-  exponent = jnp.arange(head_dim // 2, dtype=jnp.float32) * 2 / head_dim
-  angle_BLk = position_BL[..., None].astype(jnp.float32) * base**-exponent
-  return jnp.cos(angle_BLk), jnp.sin(angle_BLk)
+@dataclasses.dataclass(frozen=True)
+class Plain:
+  """Frequencies base^(-2i / K)."""
+
+  def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
+    """Of each of the dim / 2 pairs, in radians per token, float64."""
+    return rope.base ** -(np.arange(dim // 2) * 2 / dim)
+
+  @property
+  def amplitude(self) -> float:
+    """What cos and sin are multiplied by."""
+    return 1.0
+
+  @property
+  def score_factor(self) -> float:
+    """What attention's scores are multiplied by, besides K^-0.5."""
+    return 1.0
 
 
-def rotate(x_BLHK: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Turns each pair (x_i, x_{i + K/2}) by its angle."""
-  cos, sin = (t[:, :, None, :] for t in turn)
-  a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
-  y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return y.astype(x_BLHK.dtype)
+@dataclasses.dataclass(frozen=True)
+class Linear(Plain):
+  """Positions are divided by `factor` (position interpolation, 2306.15595)."""
+
+  factor: float = 1.0
+
+  def __post_init__(self):
+    _check_factor(self.factor)
+
+  def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
+    return super().frequencies(rope, dim) / self.factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Yarn(Plain):
+  """Low frequencies are divided by `factor`, high ones kept (2309.00071).
+
+  Section 3.2 ("NTK-by-parts"): a pair that turns more than `beta_fast` times
+  within the original length is kept, one that turns less than `beta_slow` times
+  is divided; between them the share goes linearly with the pair's number.
+  Section 3.3: scores are multiplied by t^2, t = 0.1 ln(factor) + 1, by making
+  cos and sin longer by t.
+
+  DeepSeek-V2 and V3 write t_m = 0.1 m ln(factor) + 1: cos and sin are longer by
+  t_mscale / t_mscale_all (1 in both models, where the two are equal), and
+  all scores, those of features without positions included, are multiplied by
+  t_mscale_all^2.
+
+  Attributes:
+    factor: times the original length that the model is to be used for.
+    length: tokens that it was trained on.
+    beta_fast: turns above which a frequency is kept.
+    beta_slow: turns below which it is divided.
+    mscale, mscale_all: see above; 0 and 0 are the paper's.
+    whole: whether the two pairs between which the share grows are rounded
+      outwards; in the paper's code they are, in gpt-oss not.
+  """
+
+  factor: float = 1.0
+  length: int = 4096
+  beta_fast: float = 32.0
+  beta_slow: float = 1.0
+  mscale: float = 0.0
+  mscale_all: float = 0.0
+  whole: bool = True
+
+  def __post_init__(self):
+    _check_factor(self.factor)
+    if self.length < 1 or not 0 < self.beta_slow < self.beta_fast:
+      raise errors.InputError(
+        f'rope.scaling.length={self.length} must be 1 or more, and '
+        f'beta_slow={self.beta_slow} positive and below '
+        f'beta_fast={self.beta_fast}'
+      )
+
+  def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
+    plain = super().frequencies(rope, dim)
+
+    def pair(turns: float) -> float:
+      """The pair that turns so often within the original length."""
+      waves = self.length / (2 * math.pi * turns)
+      return dim * math.log(waves) / (2 * math.log(rope.base))
+
+    low, high = pair(self.beta_fast), pair(self.beta_slow)
+    if self.whole:
+      low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    slope = max(high - low, 1e-3)
+    divided = np.clip((np.arange(dim // 2) - low) / slope, 0, 1)
+    return plain * (1 - divided) + plain / self.factor * divided
+
+  def _length(self, m: float) -> float:
+    return 0.1 * m * math.log(self.factor) + 1 if self.factor > 1 else 1.0
+
+  @property
+  def amplitude(self) -> float:
+    if self.mscale and self.mscale_all:
+      return self._length(self.mscale) / self._length(self.mscale_all)
+    return self._length(1.0)
+
+  @property
+  def score_factor(self) -> float:
+    return self._length(self.mscale_all) ** 2 if self.mscale_all else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3(Plain):
+  """As Llama 3.1's code: by wave length against the original length.
+
+  Waves longer than length / low are divided by `factor`, those shorter than
+  length / high are kept, and between them the two are mixed.
+  """
+
+  factor: float = 8.0
+  low: float = 1.0
+  high: float = 4.0
+  length: int = 8192
+
+  def __post_init__(self):
+    _check_factor(self.factor)
+    if not 0 < self.low < self.high:
+      raise errors.InputError(
+        f'rope.scaling.low={self.low} must be positive and below '
+        f'high={self.high}'
+      )
+
+  def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
+    plain = super().frequencies(rope, dim)
+    waves = self.length * plain / (2 * math.pi)
+    kept = np.clip((waves - self.low) / (self.high - self.low), 0, 1)
+    return plain * kept + plain / self.factor * (1 - kept)
+
+
+SCALINGS = {'none': Plain, 'linear': Linear, 'yarn': Yarn, 'llama3': Llama3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+  """How queries and keys are turned by their positions.
+
+  Attributes:
+    base: of the wave lengths: pair i of K / 2 turns once in 2 pi
+      base^(2i / K) tokens.
+    share: of a head's features that turn, the first ones; the others have no
+      position. 1 is all.
+    interleaved: whether a pair is two neighbours; see the module.
+    scaling: how the frequencies are lowered.
+  """
+
+  base: float = 10000.0
+  share: float = 1.0
+  interleaved: bool = False
+  scaling: Plain = config.choice(SCALINGS, Plain())
+
+  def __post_init__(self):
+    if self.base <= 1:
+      raise errors.InputError(f'rope.base={self.base} must be above 1')
+    if not 0 < self.share <= 1:
+      raise errors.InputError(
+        f'rope.share={self.share} must be above 0 and at most 1'
+      )
+
+  def turning(self, head_dim: int) -> int:
+    """How many of a head's features turn.
+
+    Raises:
+      InputError: they are no pairs.
+    """
+    dim = int(head_dim * self.share)
+    if dim % 2 or not dim:
+      of = '' if self.share == 1 else f' x model.rope.share={self.share}'
+      raise errors.InputError(
+        f'model.head_dim={head_dim}{of} must be even: rotary positions turn '
+        'pairs of features'
+      )
+    return dim
+
+  def angles(
+    self, position_BL: jax.Array, dim: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """Cos and sin for the dim / 2 pairs, each [B, L, dim / 2]."""
+    per_token = jnp.asarray(self.scaling.frequencies(self, dim), jnp.float32)
+    angle_BLk = position_BL[..., None].astype(jnp.float32) * per_token
+    long = self.scaling.amplitude
+    return long * jnp.cos(angle_BLk), long * jnp.sin(angle_BLk)
+
+  def rotate(
+    self, x_BLHK: jax.Array, turn: tuple[jax.Array, jax.Array]
+  ) -> jax.Array:
+    """Turns the first pairs, as many as there are angles.
+
+    Example, K = 6 and two angles (a, b); interleaved and not:
+      x     x0 x1 x2 x3 x4 x5
+      a b   (x0, x1) by a, (x2, x3) by b; x4 and x5 stay
+      a b   (x0, x2) by a, (x1, x3) by b; x4 and x5 stay
+    """
+    cos, sin = (t[:, :, None, :] for t in turn)
+    dim = 2 * cos.shape[-1]
+    x32, rest = jnp.split(x_BLHK.astype(jnp.float32), [dim], axis=-1)
+    if self.interleaved:
+      pairs = x32.reshape(*x32.shape[:-1], -1, 2)
+      a, b = pairs[..., 0], pairs[..., 1]
+    else:
+      a, b = jnp.split(x32, 2, axis=-1)
+    turned = [a * cos - b * sin, b * cos + a * sin]
+    if self.interleaved:
+      y = jnp.stack(turned, axis=-1).reshape(x32.shape)
+    else:
+      y = jnp.concatenate(turned, axis=-1)
+    return jnp.concatenate([y, rest], axis=-1).astype(x_BLHK.dtype)
+
+
+def _check_factor(factor: float) -> None:
+  if factor < 1:
+    raise errors.InputError(
+      f'rope.scaling.factor={factor} must be 1 or more: it is how many times '
+      'the original length'
+    )

@@ -14,6 +14,8 @@ and adds the shared experts, which see every token.
 """
 
 import dataclasses
+import functools
+import math
 from typing import Any
 
 import flax.struct
@@ -26,7 +28,7 @@ from moejax.core import errors, shapes, values, varying
 from moejax.moe import balance, compute, contract, stats
 from moejax.moe.config import MoEConfig
 from moejax.parallel import mesh as meshes
-from moejax.parallel import rules
+from moejax.parallel import parts, rules
 
 
 @flax.struct.dataclass
@@ -74,9 +76,17 @@ class MoE(nnx.Module):
   """A mixture-of-experts feed-forward."""
 
   def __init__(
-    self, config: MoEConfig, width: int, std: float, mesh: Mesh, key: jax.Array
+    self,
+    config: MoEConfig,
+    width: int,
+    std: float,
+    mesh: Mesh,
+    key: jax.Array,
+    chunks: int = 1,
   ):
     config.check()
+    # Into how many parts, one after the other, a device's rows are put.
+    self.chunks = chunks
     if config.num_experts % mesh.shape['expert']:
       raise errors.InputError(
         f'mesh.expert={mesh.shape["expert"]} does not divide '
@@ -144,21 +154,25 @@ class MoE(nnx.Module):
     }
     if self.config.gating_residual:
       weights['residual'] = self.residual[...]
-    routed = self._sharded if self.mesh.size > 1 else self._local
+    routed = self._sharded if self.mesh.size > 1 else self._in_chunks
     given = (weights, x_BLD, tokens, trace, key, jnp.asarray(layer))
     out_BLD, trace, record = routed(*given)
     if self.config.num_shared:
       shared = _arrays(self.shared, x_BLD.dtype)
-      x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
-      shared_TD = self.config.shared(shared, self.config.experts, x_TD)
-      out_BLD = out_BLD + shared_TD.reshape(x_BLD.shape)
+
+      def run(x_BLD: jax.Array) -> jax.Array:
+        x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
+        out_TD = self.config.shared(shared, self.config.experts, x_TD)
+        return out_TD.reshape(x_BLD.shape)
+
+      out_BLD = out_BLD + parts.in_parts(run, x_BLD, self.chunks, self.mesh)
     return out_BLD, trace, record
 
   def _sharded(self, *given):
     """Each shard of the batch routes its own tokens."""
 
     def local(*given):
-      out_BLD, trace, record = self._local(*given)
+      out_BLD, trace, record = self._in_chunks(*given)
       reduced = Record(
         jax.lax.psum(record.balance, meshes.BATCH_AXES),
         values.all_reduce(record.stats, meshes.BATCH_AXES),
@@ -189,6 +203,33 @@ class MoE(nnx.Module):
     return PartitionSpec(
       *(rules.RULES[name] if name in split else None for name in axes)
     )
+
+  def _in_chunks(self, weights, x_BLD, tokens, trace, key, layer):
+    """`_local` of some rows after the other, which add up to all of them."""
+    rows = x_BLD.shape[0]
+    number = math.gcd(self.chunks, rows)
+    if number == 1:
+      return self._local(weights, x_BLD, tokens, trace, key, layer)
+    weights = {**weights, 'routed': self._flat(weights['routed'])}
+    join = lambda x: x.reshape(rows, *x.shape[2:])
+    out_BLD, new, records = parts.each_part(
+      lambda part: self._local(weights, *part, key, layer),
+      (x_BLD, tokens, trace),
+      number,
+    )
+    each = [jax.tree.map(lambda x, n=n: x[n], records) for n in range(number)]
+    record = Record(
+      jax.tree.map(lambda x: jnp.sum(x, axis=0), records.balance),
+      functools.reduce(values.merge, [one.stats for one in each]),
+    )
+    return join(out_BLD), jax.tree.map(join, new), record
+
+  def _flat(self, routed: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Gate and up side by side: on TPU a dimension of 2 there is slow."""
+    if self.config.scorer.reads_experts or 'w_in_ED2F' not in routed:
+      return routed
+    w = routed['w_in_ED2F']
+    return {**routed, 'w_in_ED2F': w.reshape(*w.shape[:2], -1)}
 
   def _local(self, weights, x_BLD, tokens, trace, key, layer):
     config = self.config

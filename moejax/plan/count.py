@@ -76,7 +76,7 @@ class Count:
     """FLOPs of training on one sequence of T = `length` tokens.
 
       3 * [ 2 * T * (N_attention + N_active_feed_forward + V * D)
-            + 4 * T^2 * H * K * layers ]
+            + 2 * T^2 * H * (K + V) * layers ]       query and value widths
 
     This rule gives the FLOPs that DeepSeekMoE prints (arXiv 2401.06066, Tables
     1 to 3): backward costs twice forward, attention is counted in full though
@@ -88,7 +88,8 @@ class Count:
     c = self.config
     matrices = self.active_of['attention'] + c.vocab_size * c.width
     matrices += sum(self.active_of[part] for part in FEED_FORWARD)
-    scores = 4 * length**2 * c.num_heads * c.head_dim * c.num_layers
+    widths = c.num_heads * c.heads.widths(c)
+    scores = 2 * length**2 * widths * c.num_layers
     return 3.0 * (2 * length * matrices + scores)
 
   def rows(self) -> list[tuple[str, int, int]]:

@@ -64,6 +64,9 @@ def objective(
     decoder.head(),
     batch.target_BL,
     batch.weight_BL,
+    chunk_tokens=cross_entropy.CHUNK_TOKENS.get(
+      model.mesh.devices.flat[0].platform, cross_entropy.CHUNK_ELSEWHERE
+    ),
     shards=meshes.batch_size(model.mesh),
   )
   loss = nll / whole.total_weight

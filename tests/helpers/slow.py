@@ -30,7 +30,7 @@ def deepseek_moe(weights, x_D, k, num_shared, *, valid=True):
 
   Returns its output without the residual, the experts chosen, their gates.
   """
-  w = _float64(weights)
+  w = float64(weights)
   out_D = np.zeros_like(x_D, np.float64)
   chosen, gates = [], []
   if valid:
@@ -68,6 +68,33 @@ def rotate(x_K, position, base):
   return y_K
 
 
+def turn(rope, position_L, x_LHK):
+  """Pairs of the first features turned, by complex numbers."""
+  dim = rope.turning(x_LHK.shape[-1])
+  turns = rope.scaling.frequencies(rope, dim)
+  if rope.interleaved:
+    first, second = np.arange(0, dim, 2), np.arange(1, dim, 2)
+  else:
+    first, second = np.arange(dim // 2), np.arange(dim // 2, dim)
+  y_LHK = x_LHK.copy()
+  for at, position in enumerate(position_L):
+    pair = x_LHK[at][:, first] + 1j * x_LHK[at][:, second]
+    pair = pair * rope.scaling.amplitude * np.exp(1j * position * turns)
+    y_LHK[at][:, first], y_LHK[at][:, second] = pair.real, pair.imag
+  return y_LHK
+
+
+def qk_norm(x_LHK, w, config):
+  """Of each head by itself, or of all of them as one long vector."""
+  L, H, K = x_LHK.shape
+  if config.qk_norm == 'width':
+    rows, scale = x_LHK.reshape(L, H * K), w['scale_HK'].reshape(-1)
+  else:
+    rows, scale = x_LHK.reshape(L * H, K), w['scale_D']
+  found = [rms_norm(row, scale, config.norm_eps) for row in rows]
+  return np.stack(found).reshape(L, H, K)
+
+
 def attention(w, x_LD, segment_L, position_L, base):
   """Every query against every key that it may see, head by head."""
   L, H = len(x_LD), w['w_q_DHK'].shape[1]
@@ -91,12 +118,12 @@ def attention(w, x_LD, segment_L, position_L, base):
 
 def decoder(config, weights, token_L, segment_L, position_L):
   """Hidden states of one row before the head, layer by layer."""
-  w = _float64(weights)
+  w = float64(weights)
   x_LD = w['embed_VD'][token_L]
   for layer in range(config.num_layers):
-    dense = layer < config.num_dense
-    stack = w['dense' if dense else 'moe']
-    block = _at(stack, layer if dense else layer - config.num_dense)
+    dense = config.kinds[layer] == 'dense'
+    stack = w[config.kinds[layer]]
+    block = _at(stack, config.kinds[:layer].count(config.kinds[layer]))
     norm = lambda x_LD, scale_D: np.stack([
       rms_norm(x_D, scale_D, config.norm_eps) for x_D in x_LD
     ])
@@ -105,7 +132,7 @@ def decoder(config, weights, token_L, segment_L, position_L):
       norm(x_LD, block['norm_attention']['scale_D']),
       segment_L,
       position_L,
-      config.rope_base,
+      config.rope.base,
     )
     h_LD = norm(x_LD, block['norm_ffn']['scale_D'])
     if dense:
@@ -127,9 +154,9 @@ def decoder(config, weights, token_L, segment_L, position_L):
   ])
 
 
-def _float64(tree):
+def float64(tree):
   if isinstance(tree, dict):
-    return {key: _float64(value) for key, value in tree.items()}
+    return {key: float64(value) for key, value in tree.items()}
   return np.asarray(tree, np.float64)
 
 

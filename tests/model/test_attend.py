@@ -6,7 +6,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from moejax.core import errors
-from moejax.model import attend
+from moejax.model import attend, splash
 
 FAST = sorted(set(attend.ATTENTIONS) - {'reference'})
 
@@ -174,6 +174,6 @@ def test_cache_row_that_sees_nothing_is_finite():
 
 def test_choice():
   assert attend.choose('auto', 'cpu') is attend.chunked
-  assert attend.choose('auto', 'tpu') is attend.xla
+  assert attend.choose('auto', 'tpu') == splash.Splash(None, attend.xla)
   with pytest.raises(errors.InputError, match="did you mean 'chunked'"):
     attend.choose('chunkd', 'cpu')

@@ -31,8 +31,9 @@ def test_rms_norm():
 
 
 def turned(x_BLHK, position_BL, base):
-  turn = rope.angles(jnp.asarray(position_BL), x_BLHK.shape[-1], base)
-  return rope.rotate(x_BLHK, turn)
+  scheme = rope.Rope(base=base)
+  turn = scheme.angles(jnp.asarray(position_BL), x_BLHK.shape[-1])
+  return scheme.rotate(x_BLHK, turn)
 
 
 def test_rotation_is_the_formula():
@@ -72,7 +73,7 @@ def attend(kv_heads, **changes):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _attend(config, graph, weights, x_BLD):
-  turn = rope.angles(POSITION_L[None], config.head_dim, config.rope_base)
+  turn = config.rope.angles(POSITION_L[None], config.head_dim)
   return tiny.bind(graph, weights)(x_BLD, turn, jnp.asarray(SEGMENT_L[None]))
 
 
@@ -88,7 +89,7 @@ def test_attention_is_the_formula(kv_heads):
     X_BLD[0].astype(np.float64),
     SEGMENT_L,
     POSITION_L,
-    config.rope_base,
+    config.rope.base,
   )
   # Of padding only that it is finite is promised.
   got_LD = run(weights, X_BLD)[0]

@@ -1,0 +1,132 @@
+"""The attention core as a Pallas kernel for TPU: no score leaves the chip.
+
+`jax.experimental.pallas.ops.tpu.splash_attention`, after FlashAttention (arXiv
+2205.14135): blocks of queries against blocks of keys, softmax on the way, and
+blocks that the causal mask hides are not visited. What `attend` has else writes
+all L x L scores of a head to memory.
+
+  attend = Splash(mesh)
+  out_BLHK = attend(q_BLHK, k_BLGK, v_BLGK, segment_BL)      as in `attend`
+
+XLA cannot split a kernel over devices, so it runs in a `shard_map`: rows over
+the batch axes, heads over `model`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel as kernels,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_mask as masks,
+)
+from jax.sharding import Mesh, PartitionSpec
+
+from moejax.core import errors
+from moejax.parallel import mesh as meshes
+
+LANES = 128
+BLOCKS = (1024, 512, 256, LANES)
+# What `remat` calls the outputs by.
+NAME = 'attention'
+
+
+@dataclasses.dataclass(frozen=True)
+class Splash:
+  """Causal attention, each segment for itself.
+
+  Attributes:
+    mesh: the devices; None for one.
+    otherwise: what is taken for shapes that the kernel does not do: lengths
+      that are no multiple of 128, rows or heads that do not divide over the
+      mesh. None: an error. Head widths are filled up to a multiple of 128.
+    interpret: runs the kernel step by step on any platform; for tests.
+  """
+
+  mesh: Mesh | None = None
+  otherwise: Callable | None = None
+  interpret: bool = False
+
+  def __call__(
+    self,
+    q_BLHK: jax.Array,
+    k_BLGK: jax.Array,
+    v_BLGK: jax.Array,
+    segment_BL: jax.Array,
+  ) -> jax.Array:
+    why = self._refuses(q_BLHK.shape, k_BLGK.shape[2])
+    if why and self.otherwise is not None:
+      return self.otherwise(q_BLHK, k_BLGK, v_BLGK, segment_BL)
+    if why:
+      raise errors.InputError(f'model.attention=splash {why}; use auto')
+    run = functools.partial(_local, self.interpret)
+    if self.mesh is not None and self.mesh.size > 1:
+      heads = PartitionSpec(meshes.BATCH_AXES, None, 'model', None)
+      run = jax.shard_map(
+        run,
+        mesh=self.mesh,
+        in_specs=(heads, heads, heads, PartitionSpec(meshes.BATCH_AXES)),
+        out_specs=heads,
+        # The kernel does not say over which axes its output varies: all.
+        check_vma=False,
+      )
+    return run(q_BLHK, k_BLGK, v_BLGK, segment_BL)
+
+  def _refuses(self, shape: tuple[int, ...], groups: int) -> str:
+    """Why it cannot take these queries and so many key heads, or nothing."""
+    rows, length = shape[:2]
+    if length % LANES:
+      return f'needs sequences of a multiple of {LANES} tokens, not {length}'
+    if self.mesh is None:
+      return ''
+    parts, split = meshes.batch_size(self.mesh), self.mesh.shape['model']
+    if rows % parts or groups % split:
+      return (
+        f'needs rows over {parts} devices and key heads over {split}, '
+        f'not {rows} and {groups}'
+      )
+    return ''
+
+
+def block(length: int) -> int:
+  """Queries, and keys, that are visited together."""
+  return next(size for size in BLOCKS if length % size == 0)
+
+
+def visited(length: int) -> float:
+  """Which part of all pairs of blocks is not hidden by the causal mask."""
+  number = length // block(length)
+  return (number + 1) / (2 * number)
+
+
+def _local(interpret, q_BLHK, k_BLGK, v_BLGK, segment_BL):
+  _, length, heads, width = q_BLHK.shape
+  size = block(length)
+  mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
+  kernel = kernels.make_splash_mha_single_device(
+    mask,
+    block_sizes=kernels.BlockSizes(
+      block_q=size,
+      block_kv=size,
+      block_q_dkv=size,
+      block_kv_dkv=size,
+      block_q_dq=size,
+      block_kv_dq=size,
+    ),
+    residual_checkpoint_name=NAME,
+    interpret=interpret,
+  )
+
+  def row(q_LHK, k_LGK, v_LGK, segment_L):
+    heads_first = (x.swapaxes(0, 1) for x in (q_LHK, k_LGK, v_LGK))
+    ids = kernels.SegmentIds(segment_L, segment_L)
+    return kernel(*heads_first, segment_ids=ids).swapaxes(0, 1)
+
+  scaled_BLHK = (q_BLHK * width**-0.5).astype(q_BLHK.dtype)
+  fill = ((0, 0),) * 3 + ((0, -width % LANES),)
+  q, k, v = (jnp.pad(x, fill) for x in (scaled_BLHK, k_BLGK, v_BLGK))
+  return jax.vmap(row)(q, k, v, segment_BL)[..., :width]

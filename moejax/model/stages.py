@@ -1,0 +1,77 @@
+"""The order of a model's layers, as loops over equal groups of them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from moejax.model.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Groups of layers, one group after the other, in one loop.
+
+  Example: layers d d d m d m, d dense and m with experts, are two stages,
+    kinds ('dense',), repeats 2, start 0, first {'dense': 0}
+    kinds ('dense', 'moe'), repeats 2, start 2, first {'dense': 2, 'moe': 0}
+
+  Attributes:
+    kinds: of the layers in a group.
+    repeats: groups.
+    start: which layer is the first.
+    first: which of its kind the first of each kind is.
+  """
+
+  kinds: tuple[str, ...]
+  repeats: int
+  start: int
+  first: dict[str, int]
+
+  def weights(self, kind: str, stack: Any) -> Any:
+    """Of a stack of layers [N, ...] this stage's: [repeats, each, ...].
+
+    [repeats, ...] where a group has one of the kind.
+    """
+    each, first = self.kinds.count(kind), self.first[kind]
+
+    def one(x: jax.Array) -> jax.Array:
+      x = x[first : first + each * self.repeats]
+      return x if each == 1 else x.reshape(self.repeats, each, *x.shape[1:])
+
+    return jax.tree.map(one, stack)
+
+  def each(self, weights: dict[str, Any]) -> list[Any]:
+    """The weights of every layer in a group."""
+    found = []
+    for at, kind in enumerate(self.kinds):
+      own, nth = weights[kind], self.kinds[:at].count(kind)
+      if self.kinds.count(kind) > 1:
+        own = jax.tree.map(lambda x, nth=nth: x[nth], own)
+      found.append(own)
+    return found
+
+  def of(self, *by_layer: jax.Array) -> list[tuple[jax.Array, ...]]:
+    """Arrays [layers, ...] by place in a group, each [repeats, ...]."""
+    stop, step = self.start + self.repeats * len(self.kinds), len(self.kinds)
+    return [
+      tuple(x[self.start + at : stop : step] for x in by_layer)
+      for at in range(step)
+    ]
+
+  def joined(self, parts: list[jax.Array]) -> jax.Array:
+    """The opposite, of one array: [repeats * len(kinds), ...]."""
+    x = jnp.stack(parts, axis=1)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def of(config: ModelConfig) -> list[Stage]:
+  """The loops over layers there are, first layers first."""
+  first = config.first_dense if config.num_sparse else config.num_layers
+  found = [Stage(('dense',), first, 0, {'dense': 0})] if first else []
+  if config.num_sparse:
+    group = config.kinds[first : first + config.moe_every]
+    before = {'dense': first, 'moe': 0}
+    found.append(Stage(group, config.num_sparse, first, before))
+  return found

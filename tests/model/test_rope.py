@@ -1,0 +1,128 @@
+"""Rotary positions: shapes of pairs, and frequencies that are lowered."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moejax.core import errors
+from moejax.model import rope
+
+RNG = np.random.default_rng(0)
+X_BLHK = RNG.normal(size=(2, 5, 3, 8)).astype(np.float32)
+POSITION_BL = np.array([[0, 1, 2, 3, 4], [7, 100, 2, 0, 9]])
+# Of DeepSeek-V2-Lite and gpt-oss: pairs 0, 8, 16, 24, 31 of 32, as transformers
+# 5.23 gives them (modeling_rope_utils, float32), and the length of cos and sin.
+DEEPSEEK = rope.Rope(
+  scaling=rope.Yarn(factor=40, length=4096, mscale=0.707, mscale_all=0.707)
+)
+GPT_OSS = rope.Rope(
+  base=150_000, scaling=rope.Yarn(factor=32, length=4096, whole=False)
+)
+LLAMA = rope.Rope(base=500_000, scaling=rope.Llama3())
+
+
+def turned(scheme, dim=None):
+  dim = dim or scheme.turning(X_BLHK.shape[-1])
+  turn = scheme.angles(jnp.asarray(POSITION_BL), dim)
+  return np.asarray(scheme.rotate(jnp.asarray(X_BLHK), turn))
+
+
+def test_interleaved_is_halves_of_features_in_another_order():
+  order_K = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+  scheme = rope.Rope(interleaved=True)
+  turn = scheme.angles(jnp.asarray(POSITION_BL), 8)
+  halves = rope.Rope().rotate(jnp.asarray(X_BLHK[..., order_K]), turn)
+  np.testing.assert_allclose(
+    turned(scheme)[..., order_K], halves, rtol=1e-6, atol=1e-6
+  )
+  # By hand: at position 1 the first pair turns by 1 radian.
+  a, b = X_BLHK[0, 1, 0, :2]
+  want = [
+    a * math.cos(1) - b * math.sin(1),
+    b * math.cos(1) + a * math.sin(1),
+  ]
+  np.testing.assert_allclose(turned(scheme)[0, 1, 0, :2], want, rtol=1e-5)
+
+
+def test_a_share_turns_as_a_narrower_head_does_and_the_rest_stays():
+  half = turned(rope.Rope(share=0.5))
+  scheme = rope.Rope()
+  turn = scheme.angles(jnp.asarray(POSITION_BL), 4)
+  want = scheme.rotate(jnp.asarray(X_BLHK[..., :4]), turn)
+  np.testing.assert_array_equal(half[..., :4], want)
+  np.testing.assert_array_equal(half[..., 4:], X_BLHK[..., 4:])
+
+
+def test_linear_scaling_divides_positions():
+  scheme = rope.Rope(scaling=rope.Linear(factor=4.0))
+  cos, _ = scheme.angles(jnp.asarray(POSITION_BL), 8)
+  want, _ = rope.Rope().angles(jnp.asarray(POSITION_BL / 4), 8)
+  np.testing.assert_allclose(cos, want, rtol=1e-5, atol=1e-6)
+
+
+GOLDEN = {
+  'DEEPSEEK': (
+    DEEPSEEK,
+    64,
+    (0, 8, 16, 24, 31),
+    [1.0, 0.1, 0.0055000004, 2.4999999e-05, 3.3338035e-06],
+    1.0,
+  ),
+  'GPT_OSS': (
+    GPT_OSS,
+    64,
+    (0, 8, 16, 24, 31),
+    [1.0, 0.050813273, 0.00045648392, 4.0999785e-06, 3.0235114e-07],
+    1.3465735902799727,
+  ),
+  'LLAMA': (
+    LLAMA,
+    128,
+    (0, 20, 30, 40, 63),
+    [1.0, 0.016560441, 0.0013718937, 3.4281024e-05, 3.0689259e-07],
+    1.0,
+  ),
+}
+
+
+@pytest.mark.parametrize('name', GOLDEN)
+def test_frequencies_are_those_of_transformers(name):
+  scheme, dim, pairs, want, amplitude = GOLDEN[name]
+  found = scheme.scaling.frequencies(scheme, dim)
+  np.testing.assert_allclose(found[list(pairs)], want, rtol=1e-6)
+  assert scheme.scaling.amplitude == pytest.approx(amplitude, rel=1e-9)
+  cos, sin = scheme.angles(jnp.asarray([[0, 3]]), dim)
+  np.testing.assert_allclose(cos**2 + sin**2, amplitude**2, rtol=1e-5)
+
+
+def test_yarn_keeps_fast_pairs_and_divides_slow_ones():
+  found = DEEPSEEK.scaling.frequencies(DEEPSEEK, 64)
+  plain = rope.Plain().frequencies(DEEPSEEK, 64)
+  turns = 4096 * plain / (2 * math.pi)
+  assert (found <= plain).all()
+  np.testing.assert_array_equal(found[turns > 2 * 32], plain[turns > 2 * 32])
+  np.testing.assert_allclose(found[turns < 0.5], plain[turns < 0.5] / 40)
+  # DeepSeek's scores: (0.1 * 0.707 * ln 40 + 1)^2; elsewhere cos and sin have
+  # all of it.
+  want = (0.0707 * math.log(40) + 1) ** 2
+  assert DEEPSEEK.scaling.score_factor == pytest.approx(want)
+  assert GPT_OSS.scaling.score_factor == 1
+
+
+@pytest.mark.parametrize(
+  ('make', 'message'),
+  [
+    (lambda: rope.Rope(base=1.0), 'rope.base=1.0 must be above 1'),
+    (lambda: rope.Rope(share=1.5), 'rope.share=1.5 must be'),
+    (lambda: rope.Rope(share=0.3).turning(10), r'10 x model.rope.share=0.3'),
+    (lambda: rope.Yarn(factor=0.5), 'factor=0.5 must be 1 or more'),
+    (lambda: rope.Linear(factor=0), 'factor=0 must be 1 or more'),
+    (lambda: rope.Yarn(beta_slow=40.0), 'below beta_fast=32.0'),
+    (lambda: rope.Llama3(low=5.0), 'below high=4.0'),
+  ],
+)
+def test_bad_values_get_one_line(make, message):
+  with pytest.raises(errors.InputError, match=message):
+    make()

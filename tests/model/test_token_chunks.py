@@ -1,0 +1,66 @@
+"""Rows in parts, one after the other, are rows all at once."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moejax.cli import run_config
+from moejax.model import build
+from moejax.parallel import mesh as meshes
+
+ROWS, LENGTH = 8, 16
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'ds_2b.py'
+
+
+def _outcome(chunks, fsdp):
+  """Of a dense and a sparse layer: a loss, the record, the gradient."""
+  run = run_config.load(f'{CONFIG}:tiny')
+  config = dataclasses.replace(
+    run.model,
+    num_layers=2,
+    first_dense=1,
+    dtype='float32',
+    remat='none',
+    token_chunks=chunks,
+  )
+  mesh = meshes.make(meshes.MeshConfig(fsdp=fsdp), jax.devices()[:fsdp])
+  model = build.build(config, mesh)
+  rng = np.random.default_rng(0)
+  token_BL = jnp.asarray(rng.integers(1, 60, (ROWS, LENGTH)), jnp.int32)
+  # One row has padding.
+  segment_BL = jnp.ones_like(token_BL).at[3, LENGTH // 2 :].set(0)
+  position_BL = jnp.broadcast_to(jnp.arange(LENGTH), token_BL.shape)
+
+  def loss(weights):
+    out = model.bind(weights)(
+      token_BL, segment_BL, position_BL, key=jax.random.key(1)
+    )
+    return jnp.sum(jnp.sin(out.x_BLD)), out.record
+
+  run = jax.jit(
+    jax.value_and_grad(loss, has_aux=True),
+    compiler_options={'xla_backend_optimization_level': 0},
+  )
+  return run(model.init(jax.random.key(0)))
+
+
+@pytest.mark.parametrize('fsdp', [1, 2])
+def test_parts_of_the_rows_give_the_same_loss_record_and_gradient(fsdp):
+  whole, parts = _outcome(1, fsdp), _outcome(2, fsdp)
+  assert jax.tree.structure(whole) == jax.tree.structure(parts)
+  for one, other in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True
+  ):
+    scale = np.max(np.abs(one)) + 1e-12
+    np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)
+
+
+def test_parts_that_do_not_divide_the_rows_become_fewer():
+  # 8 rows on 2 devices: 4 each, of which 6 have the divisor 2 in common.
+  (one, _), _ = _outcome(2, 2)
+  (other, _), _ = _outcome(6, 2)
+  assert one == other
