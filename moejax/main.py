@@ -1,26 +1,35 @@
-"""Trains a model and reports on it.
+r"""Trains a model and reports on it.
 
   python -m moejax.main --config=configs/tiny.py --workdir=runs/tiny
   python -m moejax.main --config=configs/ds_2b.py:tiny --config.opt.peak_lr=3e-4
+  python -m moejax.main --config=configs/tiny.py --workdir=/shared/tiny \
+    --coordinator=node0:9876 --num-processes=2 --process-id=0
 
 Run the same command again: a finished run says so, an interrupted one goes on
 from its last checkpoint as if it had never stopped.
 """
 
+import functools
+import time
 from collections.abc import Sequence
 
-from moejax.cli import command, run, run_config
+from moejax.cli import command, processes, run, run_config
+from moejax.train import goodput
 
 
-def main(argv: Sequence[str]) -> None:
-  """Reads the flags and trains."""
+def main(argv: Sequence[str], began: float | None = None) -> None:
+  """Reads the flags and trains; `began` is when the process did."""
   flags = command.parser(f'{__doc__}\n{command.__doc__}')
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   flags.add_argument('--workdir', help='default: runs/<name of the config>')
+  processes.add_flags(flags)
   args, overrides = command.parse(flags, argv)
   config = run_config.load(args.config, overrides)
-  run.train(config, args.workdir or run_config.default_workdir(args.config))
+  workdir = args.workdir or run_config.default_workdir(args.config)
+  with processes.joined(processes.read_flags(args), config) as joined:
+    run.train(config, workdir, began, joined)
 
 
 if __name__ == '__main__':
-  command.main(main)
+  began = time.monotonic() - goodput.process_age()
+  command.main(functools.partial(main, began=began))

@@ -1,5 +1,6 @@
 """The documents name what there is, and link to files that exist."""
 
+import ast
 import dataclasses
 import pathlib
 import re
@@ -19,6 +20,7 @@ PAGE = ROOT / 'docs' / 'moe.md'
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 LINK = re.compile(r'\]\(([^)\s]+)\)')
 CODE = re.compile(r'`([^`]+)`')
+TEST = re.compile(r'`(tests/[\w/]+\.py)::(\w+)`')
 SETTING = re.compile(r'(\w+)=([\w.-]+)')
 
 # By the first cell of a table's head: all that the table must name.
@@ -111,6 +113,26 @@ def anchors(text):
   return {
     re.sub(r'[^\w -]', '', head).lower().replace(' ', '-') for head in heads
   }
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page):
+  for file, name in TEST.findall(page.read_text()):
+    tree = ast.parse((ROOT / file).read_text())
+    known = {x.name for x in tree.body if isinstance(x, ast.FunctionDef)}
+    assert name in known, f'{file}::{name}'
+
+
+def test_every_promise_has_a_test():
+  text = (ROOT / 'docs' / 'reliability.md').read_text()
+  promises = [
+    line
+    for line in text.splitlines()
+    if line.startswith('| ') and not line.startswith('| promise')
+  ]
+  assert len(promises) > 20
+  for line in promises:
+    assert TEST.search(line), line
 
 
 def test_the_figures_are_those_of_the_script():

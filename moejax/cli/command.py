@@ -5,6 +5,9 @@ Exit codes:
   1   a bug: a stack trace was printed
   2   bad input: one line says what, where and how to mend it
   3   training stopped by itself (loss not finite, say); its state was kept
+  4   no step ended for train.watchdog_s seconds, and train.watchdog_exits was
+      set; run the same command to go on
+  5   a plan does not fit into the memory of the chips
   75  interrupted by Ctrl-C or SIGTERM; training was saved first: run the same
       command to go on
 """
@@ -19,7 +22,9 @@ from typing import Any
 
 from moejax.core import errors
 
-DONE, BUG, BAD_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
+DONE, BUG, BAD_INPUT, STOPPED, STUCK, LOST = 0, 1, 2, 3, 4, 6
+INTERRUPTED = 75
+DOES_NOT_FIT = 5
 DISK_ERRORS = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -31,6 +36,19 @@ DISK_ERRORS = (
 
 class InterruptedRunError(Exception):
   """A signal stopped the run after its state was saved."""
+
+
+class DoesNotFitError(Exception):
+  """A plan needs more memory than the chips have."""
+
+
+_ENDINGS = (
+  (errors.InputError, BAD_INPUT, 'error'),
+  (errors.StoppedError, STOPPED, 'stopped'),
+  (errors.LostHostError, LOST, 'lost'),
+  (InterruptedRunError, INTERRUPTED, 'interrupted'),
+  (DoesNotFitError, DOES_NOT_FIT, 'does not fit'),
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,29 +101,34 @@ def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   before = _interrupts()
   try:
     run(argv)
-  except errors.InputError as e:
-    return _say(BAD_INPUT, f'error: {e}')
-  except errors.StoppedError as e:
-    return _say(STOPPED, f'stopped: {e}')
-  except InterruptedRunError as e:
-    return _say(INTERRUPTED, f'interrupted: {e}')
-  except KeyboardInterrupt:
-    return _say(
-      INTERRUPTED,
-      'interrupted: what was finished is kept; run the same command to go on',
-    )
-  except OSError as e:
-    if e.errno not in DISK_ERRORS:
+  except (Exception, KeyboardInterrupt) as e:
+    found = ending(e)
+    if found is None:
       raise
-    return _say(
-      STOPPED,
-      f'stopped: the disk failed: {e}; mend it and run the same command: the '
-      'last checkpoint is whole',
-    )
+    return _say(*found)
   finally:
     for which, handler in before.items():
       signal.signal(which, signal.SIG_DFL if handler is None else handler)
   return DONE
+
+
+def ending(error: BaseException) -> tuple[int, str] | None:
+  """Exit code and line of an error that is the user's; None of a bug."""
+  for kind, code, word in _ENDINGS:
+    if isinstance(error, kind):
+      return code, f'{word}: {error}'
+  if isinstance(error, KeyboardInterrupt):
+    return (
+      INTERRUPTED,
+      'interrupted: what was finished is kept; run the same command to go on',
+    )
+  if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    return (
+      STOPPED,
+      f'stopped: the disk failed: {error}; mend it and run the same command: '
+      'the last checkpoint is whole',
+    )
+  return None
 
 
 def _say(code: int, line: str) -> int:

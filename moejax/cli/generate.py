@@ -140,7 +140,7 @@ def _flags() -> argparse.ArgumentParser:
 def _mesh(sizes: meshes.MeshConfig) -> jax.sharding.Mesh:
   """A mesh of as many devices as it asks for, the first ones."""
   devices = jax.devices()
-  asked = math.prod(dataclasses.asdict(sizes).values())
+  asked = math.prod(meshes.axis_sizes(sizes).values())
   return meshes.make(sizes, devices[:asked] if asked > 0 else devices)
 
 

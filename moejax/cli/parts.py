@@ -4,6 +4,7 @@ import dataclasses
 
 import optax
 
+from moejax.cli.processes import ALONE, Processes
 from moejax.cli.run_config import Run
 from moejax.data.build import Data
 from moejax.model.build import Model
@@ -17,3 +18,4 @@ class Parts:
   model: Model
   transform: optax.GradientTransformation
   data: Data
+  processes: Processes = ALONE

@@ -46,6 +46,8 @@ def make(
   step = perplexity.make_step(model)
   if data.vocab is not None and not wanted.eval_batches:
     screen.line('Compressing the text with xz -9 (once), to compare with ...')
+    work = lambda: [data.baselines(name) for name in data.validation]
+    parts.processes.group.first('baselines', work)
   domains, counts = {}, {}
   for name, reader in data.validation.items():
     limit = wanted.eval_batches

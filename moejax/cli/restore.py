@@ -20,14 +20,22 @@ CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
 FREE_KEYS = (
   'data.cache_dir',
   'train.checkpoint_every',
+  'train.compile_cache',
   'train.eval_batches',
   'train.eval_every',
   'train.keep_checkpoints',
   'train.load_every',
+  'train.local_checkpoint_every',
+  'train.local_checkpoints',
   'train.log_every',
   'train.max_bad_steps',
   'train.peak_tflops',
+  'train.watchdog_exits',
+  'train.watchdog_s',
 )
+# How many devices and processes there are is nothing to the result, but for
+# the order in which sums are rounded.
+FREE_PART = 'mesh.'
 
 
 def run_of(workdir: str) -> Run:
@@ -55,7 +63,7 @@ def check_same(run: Run, old: Run, where: str) -> None:
   keys = ', '.join(
     f'{key} ({a!r} there, {b!r} now)'
     for key, (a, b) in different.items()
-    if key not in FREE_KEYS
+    if key not in FREE_KEYS and not key.startswith(FREE_PART)
   )
   if keys:
     raise errors.InputError(
@@ -82,7 +90,9 @@ def state(
   transform = optimizer.make(run.opt, run.train.steps, model.axes)
   folder = epath.Path(workdir) / CHECKPOINTS
   with checkpoint.Checkpointer(folder, warn=warn) as checkpoints:
-    found = checkpoints.restore_latest(states.abstract(model, transform))
+    found = checkpoints.restore_latest(
+      states.abstract(model, transform, run.train.skip_spikes)
+    )
   if found is None:
     raise errors.InputError(f'{folder} has no checkpoint yet')
   return found[0]

@@ -1,7 +1,7 @@
 """Composes a training run from its config: the one place that does.
 
 What state a run starts from, in order of precedence:
-  1. the newest checkpoint in its workdir that is whole,
+  1. the newest checkpoint that is whole, of its workdir and the fast disk,
   2. fresh weights from the seed.
 """
 
@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import rich.console
 from etils import epath
 
-from moejax.cli import command, data_progress, report, restore
+from moejax.cli import command, data_progress, report, restore, workdirs
+from moejax.cli.opened import Opened, opened
 from moejax.cli.parts import Parts
+from moejax.cli.processes import ALONE, Processes
 from moejax.cli.run_config import Run
 from moejax.cli.screen import Screen
-from moejax.core import config, errors, files, log
+from moejax.core import compile_cache, config, errors, files
 from moejax.data import build as data_build
 from moejax.evals import perplexity
 from moejax.evals.batches import eval_batches
@@ -26,14 +29,25 @@ from moejax.moe import check
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
 from moejax.plan import count
-from moejax.train import checkpoint, loop, optimizer, signals, step
+from moejax.train import bad_steps, goodput, loop, optimizer, step
 from moejax.train import state as states
 
 VERSIONS, RESUMED = 'versions.json', 'resumed'
 
 
-def train(run: Run, workdir: str) -> None:
+def train(
+  run: Run,
+  workdir: str,
+  began: float | None = None,
+  processes: Processes = ALONE,
+) -> None:
   """Trains, or goes on, or says that there is nothing left to do.
+
+  Args:
+    run: the config.
+    workdir: where all is kept.
+    began: when the process began, by `time.monotonic`; now, if not given.
+    processes: of the run; alone, if not given.
 
   Raises:
     InputError: something in the config does not fit, or the workdir is
@@ -41,27 +55,33 @@ def train(run: Run, workdir: str) -> None:
     StoppedError: training could not go on.
     InterruptedRunError: a signal came; the state was saved.
   """
-  if jax.process_count() > 1:
-    raise errors.InputError(
-      f'{jax.process_count()} processes: training runs in one for now'
-    )
   folder = epath.Path(workdir)
+  kept = folder / goodput.FILE if processes.main else None
+  spent = goodput.Goodput(kept, began=began)
   mesh = meshes.make(run.mesh)
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
   model = build.build(run.model, mesh)
   files.check_writable(folder)
-  with files.locked(folder):
-    _train(run, model, folder)
+  with files.locked(folder) if processes.main else contextlib.nullcontext():
+    workdirs.check_shared(folder, processes.group)
+    _train(run, model, folder, spent, processes)
 
 
-def _train(run: Run, model: build.Model, folder: epath.Path) -> None:
+def _train(
+  run: Run,
+  model: build.Model,
+  folder: epath.Path,
+  spent: goodput.Goodput,
+  processes: Processes,
+) -> None:
   if (folder / restore.CONFIG).exists():
     restore.check_same(run, restore.run_of(str(folder)), str(folder))
   screen = Screen(
     run.train.steps,
     plain_every=run.train.log_every,
     first_layer=run.model.num_dense,
+    console=None if processes.main else rich.console.Console(quiet=True),
   )
   finished = report.read(folder)
   if finished is not None:
@@ -70,45 +90,55 @@ def _train(run: Run, model: build.Model, folder: epath.Path) -> None:
     )
     report.show(finished, screen)
     return
+  with compile_cache.kept(run.train.compile_cache, folder, screen.line):
+    parts = _parts(run, model, screen, processes)
+    _train_the_rest(parts, folder, screen, spent)
+
+
+def _parts(
+  run: Run, model: build.Model, screen: Screen, processes: Processes
+) -> Parts:
   # What does not fit together is to be said before any text is packed.
   model.trace(run.train.batch_size, run.data.sequence_length)
-  data = data_build.build(
-    run.data, run.train.batch_size, run.seed, data_progress.lines(screen)
+  show = data_progress.lines(screen)
+  data = processes.group.first(
+    'data',
+    lambda: data_build.build(run.data, run.train.batch_size, run.seed, show),
   )
   if run.model.num_moe:
     check.run(run.model.moe, run.model.dtype, model.mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.axes)
-  parts = Parts(run, model, transform, data)
-  files.atomic_write_json(folder / restore.CONFIG, config.to_dict(run))
-  _write_versions(folder)
+  return Parts(run, model, transform, data, processes)
+
+
+def _train_the_rest(
+  parts: Parts, folder: epath.Path, screen: Screen, spent: goodput.Goodput
+) -> None:
+  run, processes = parts.run, parts.processes
+  if processes.main:
+    files.atomic_write_json(folder / restore.CONFIG, config.to_dict(run))
+    _write_versions(folder)
   _say_what(parts, folder, screen)
-  result = _loop(parts, folder, screen)
+  with opened(parts, folder, screen, spent) as o, processes.guard():
+    state = _start(parts, o)
+    with screen, o.watchdog:
+      result = loop.run(_job(parts, o), state)
+    spent.keep()
   if result.interrupted:
     at = int(result.state.step)
     raise command.InterruptedRunError(
       f'{result.interrupted} at step {at} of {run.train.steps}; the state is '
       f'saved in {folder}. Run the same command to go on'
     )
-  found = report.make(parts, result.state.weights, folder, screen)
-  report.write(found, folder)
+  with spent.part('evaluation'):
+    found = report.make(parts, result.state.weights, folder, screen)
+  spent.keep()
+  if processes.main:
+    report.write(found, folder)
   report.show(found, screen)
-
-
-def _loop(parts: Parts, folder: epath.Path, screen: Screen) -> loop.Result:
-  """Trains with everything open that must be closed whatever happens."""
-  with contextlib.ExitStack() as stack:
-    stop = stack.enter_context(signals.StopSignal())
-    checkpoints = stack.enter_context(
-      checkpoint.Checkpointer(
-        folder / restore.CHECKPOINTS,
-        keep=parts.run.train.keep_checkpoints,
-        warn=screen.line,
-      )
-    )
-    writer = stack.enter_context(contextlib.closing(log.open_writers(folder)))
-    state = _start(parts, checkpoints, writer, screen)
-    stack.enter_context(screen)
-    return loop.run(_job(parts, checkpoints, writer, screen, stop), state)
+  screen.line('')
+  for line in spent.table():
+    screen.line(line)
 
 
 def _write_versions(folder: epath.Path) -> None:
@@ -146,24 +176,22 @@ def _say_what(parts: Parts, folder: epath.Path, screen: Screen) -> None:
   )
 
 
-def _start(
-  parts: Parts,
-  checkpoints: checkpoint.Checkpointer,
-  writer: log.Writer,
-  screen: Screen,
-) -> states.State:
+def _start(parts: Parts, o: Opened) -> states.State:
   """The newest whole checkpoint's state, or a fresh one."""
-  found = checkpoints.restore_latest(
-    states.abstract(parts.model, parts.transform)
-  )
+  what = parts.model, parts.transform
+  rule = parts.run.train.skip_spikes
+  with o.spent.part('restore'):
+    found = o.checkpoints.restore_latest(states.abstract(*what, rule))
+    if found is None:
+      key = jax.random.key(parts.run.seed)
+      state = states.init(*what, key, rule)
   if found is None:
-    writer.truncate_after(0)
-    key = jax.random.key(parts.run.seed)
-    return states.init(parts.model, parts.transform, key)
+    o.go_on_from(0)
+    return state
   state, extra = found
   _check_extra(parts, extra)
-  screen.line(f'Going on from the checkpoint of step {int(state.step)}.')
-  writer.truncate_after(int(state.step))
+  o.screen.line(f'Going on from the checkpoint of step {int(state.step)}.')
+  o.go_on_from(int(state.step))
   return state
 
 
@@ -181,29 +209,24 @@ def _check_extra(parts: Parts, extra: dict[str, Any]) -> None:
     )
 
 
-def _job(
-  parts: Parts,
-  checkpoints: checkpoint.Checkpointer,
-  writer: log.Writer,
-  screen: Screen,
-  stop: signals.StopSignal,
-) -> loop.Job:
-  run, model = parts.run, parts.model
+def _job(parts: Parts, o: Opened) -> loop.Job:
+  run, model, group = parts.run, parts.model, parts.processes.group
   config_step = step.StepConfig(
     run.opt,
     run.train.steps,
     run.train.micro_batches,
     run.seed,
     run.train.consistency,
+    run.train.skip_spikes,
   )
   length = run.data.sequence_length
   return loop.Job(
     config=run.train,
     step=step.make(model, parts.transform, config_step),
     batches=lambda start: _device_batches(parts, start),
-    checkpoints=checkpoints,
-    writer=writer,
-    display=screen,
+    checkpoints=o.checkpoints,
+    writer=o.writer,
+    display=o.screen,
     tokens_per_batch=run.train.batch_size * length,
     flops_per_token=count.flops_per_token(run.model, length),
     extra={
@@ -211,16 +234,25 @@ def _job(
       'data': data_build.identity(parts.data),
     },
     hooks=[_validation_hook(parts)],
-    stop_requested=lambda: stop.requested,
+    stop_requested=lambda step: group.agree(o.stop.after(step), step),
+    bad_step=bad_steps.BadSteps(
+      names=bad_steps.names_of(model.shapes),
+      seed=run.seed,
+      rows=parts.data.train.rows_of,
+      writer=o.bad_steps,
+    ).see,
+    beat=o.watchdog.beat,
+    goodput=o.spent,
   )
 
 
 @contextlib.contextmanager
 def _device_batches(parts: Parts, start: int) -> Iterator[Iterator[Any]]:
   """Batches on the devices from step `start` on; read ahead by a thread."""
-  with contextlib.closing(parts.data.train.iterate(start)) as batches:
-    mesh = parts.model.mesh
-    yield (hosts.put_rows(batch, mesh) for batch in batches)
+  mesh, train = parts.model.mesh, parts.data.train
+  rows = hosts.my_rows(train.batch_size, mesh)
+  with contextlib.closing(train.iterate(start, rows)) as batches:
+    yield (hosts.put_rows(b, mesh, rows, train.batch_size) for b in batches)
 
 
 def _validation_hook(parts: Parts) -> loop.Hook:

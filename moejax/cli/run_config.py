@@ -10,12 +10,13 @@ describes to what a laptop runs in under a minute.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import os
 import pathlib
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -96,6 +97,40 @@ def default() -> ml_collections.ConfigDict:
   return config.to_config_dict(Run())
 
 
+def beside(file: str, name: str) -> ml_collections.ConfigDict:
+  """Another config in the folder of a config file, to be changed.
+
+  Args:
+    file: the `__file__` of the one that wants it.
+    name: the other's, and behind a colon what to pass to it.
+  """
+  folder = os.path.dirname(os.path.abspath(file))
+  return config.to_config_dict(load(os.path.join(folder, name)))
+
+
+def vary(
+  c: ml_collections.ConfigDict,
+  variants: Mapping[str, Mapping[str, Any]],
+  name: str,
+) -> ml_collections.ConfigDict:
+  """Changes a config as one entry of a table says.
+
+  Args:
+    c: the config; it is changed.
+    variants: by name the keys to set, by their dotted path.
+    name: what stands behind the colon; '' is the first entry.
+
+  Raises:
+    InputError: there is no such entry.
+  """
+  name = name or next(iter(variants))
+  for key, value in table.lookup('variant', variants, name).items():
+    *path, last = key.split('.')
+    node = functools.reduce(lambda node, part: node[part], path, c)
+    node[last] = value
+  return c
+
+
 def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Run:
   """The run that a config file and flags describe.
 
@@ -164,6 +199,7 @@ def shrink(run: Run) -> Run:
       num_heads=4,
       num_kv_heads=max(4 // groups, 1),
       head_dim=16,
+      heads=model.heads.shrunk(),
       dense_width=128,
       max_length=64,
       vocab_size=run.data.vocab.size,

@@ -53,14 +53,9 @@ from moejax.cli import (
 )
 from moejax.cli.sweep_config import SweepRun
 from moejax.cli.sweep_results import Result
-from moejax.core import errors, files, table
+from moejax.core import compile_cache, errors, files, table
 
 TABLE, PICTURE, NUMBERS = 'results.md', 'results.png', 'results.json'
-# For processes that do not have them set: every program is kept.
-COMPILE_CACHE = {
-  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-}
 
 
 class _Sweep:
@@ -221,10 +216,8 @@ def _job(sweep: _Sweep, one: SweepRun) -> sweep_pool.Job:
 
 def environment(folder: epath.Path) -> Mapping[str, str]:
   """Of the processes: compiled programs are kept, for all runs of one shape."""
-  cache = os.path.abspath(folder / sweep_config.COMPILED)
   return {
-    'JAX_COMPILATION_CACHE_DIR': cache,
-    **COMPILE_CACHE,
+    **compile_cache.environment(folder / compile_cache.FOLDER),
     **os.environ,
     'PYTHONUNBUFFERED': '1',  # log.txt is read while it is written
   }

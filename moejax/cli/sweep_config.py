@@ -22,11 +22,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moejax.cli import run_config
-from moejax.core import errors
+from moejax.core import compile_cache, errors
 
 # A run's name is a folder, and a word of --only.
 NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._=+-]*')
-COMPILED = 'compile_cache'  # a folder beside those of the runs
+COMPILED = compile_cache.FOLDER  # beside those of the runs
 
 
 @dataclasses.dataclass(frozen=True)

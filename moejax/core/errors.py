@@ -1,4 +1,4 @@
-"""The two ways a run ends badly without a bug: bad input, and a stopped run."""
+"""The ways a run ends badly without a bug."""
 
 
 class InputError(ValueError):
@@ -13,4 +13,11 @@ class StoppedError(RuntimeError):
   """Training cannot go on (loss not finite, say); its state is kept.
 
   Commands print the message without a stack trace and exit with code 3.
+  """
+
+
+class LostHostError(RuntimeError):
+  """A process of the run never came, or is lost; the message names it.
+
+  Commands print the message without a stack trace and exit with code 6.
   """

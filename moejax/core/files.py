@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import secrets
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -84,7 +85,8 @@ def check_writable(folder: epath.PathLike, name: str = 'workdir') -> None:
       folder
   """
   folder = epath.Path(folder)
-  probe = folder / f'.writable-{os.getpid()}'
+  # Processes of several machines may do so at once, with equal numbers.
+  probe = folder / f'.writable-{secrets.token_hex(8)}'
   try:
     folder.mkdir(parents=True, exist_ok=True)
     probe.write_text('x')

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from moejax.core import files
+from moejax.core import errors, files
 
 TIME = 'time/'
 # JSON has no such numbers. As strings they are valid JSON, keep their sign,
@@ -40,8 +40,16 @@ class Writer(Protocol):
 
 
 def _to_json(value: Any) -> Any:
-  """A scalar or array as JSON that `read` turns back into the same numbers."""
+  """As JSON that `read` turns back into the same numbers.
+
+  Args:
+    value: a scalar, an array, text, or a dictionary of such.
+  """
+  if isinstance(value, Mapping):
+    return {name: _to_json(part) for name, part in value.items()}
   value = np.asarray(value)
+  if value.dtype.kind == 'U':
+    return value.tolist()
   if value.dtype.kind not in 'biuf':  # bfloat16 and its like
     value = value.astype(np.float32)
   return jax.tree.map(
@@ -52,6 +60,8 @@ def _to_json(value: Any) -> Any:
 def _from_json(value: Any) -> Any:
   if isinstance(value, list):
     return [_from_json(x) for x in value]
+  if isinstance(value, dict):
+    return {name: _from_json(part) for name, part in value.items()}
   return float(value) if value in NOT_FINITE else value
 
 
@@ -63,6 +73,9 @@ class JsonlWriter:
 
   A line cut by a kill is removed when the file is opened. Non-finite numbers
   are written as the strings "nan", "inf" and "-inf".
+
+  Raises:
+    StoppedError: on writing: somebody has removed the file.
   """
 
   def __init__(self, path: epath.PathLike):
@@ -79,6 +92,7 @@ class JsonlWriter:
     record.update((name, _to_json(value)) for name, value in values.items())
     if self._file is None:
       self._file = self._path.open('a')
+    self._check_there()
     self._file.write(json.dumps(record, allow_nan=False) + '\n')
     self._file.flush()
     if files.is_local(self._path):
@@ -94,6 +108,16 @@ class JsonlWriter:
     if self._file is not None:
       self._file.close()
       self._file = None
+
+  def _check_there(self) -> None:
+    # A file that was removed takes lines for as long as it is open.
+    if (
+      files.is_local(self._path) and not os.fstat(self._file.fileno()).st_nlink
+    ):
+      raise errors.StoppedError(
+        f'{self._path} has vanished; put {self._path.parent} back, or start '
+        'again'
+      )
 
   def _keep(self, last: float) -> None:
     """Rewrites the file, atomically, without lines that are cut or beyond."""

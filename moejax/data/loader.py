@@ -16,6 +16,8 @@ from moejax.data import batch as batch_lib
 from moejax.data import cache, features, shuffle
 
 BLOCK = 1024
+# Which rows of a batch a process wants, as numpy indexes; None is all.
+Rows = slice | np.ndarray | None
 
 
 class Loader:
@@ -56,15 +58,14 @@ class Loader:
     self.length = self._readers[0].length
     self._quota_D = _quotas(np.asarray(rates, float))
 
-  def batch(self, step: int, rows: slice | None = None) -> batch_lib.Batch:
+  def batch(self, step: int, rows: Rows = None) -> batch_lib.Batch:
     """Batch number `step`, or some of its rows.
 
     Args:
       step: from 0, without end.
       rows: which of the B rows this host wants; None is all.
     """
-    wanted = range(self.batch_size)[rows or slice(None)]
-    place_B = step * self.batch_size + _array(wanted)
+    place_B = step * self.batch_size + _wanted(self.batch_size, rows)
     domain_B, row_B = self.locate(place_B)
     target_BL = np.zeros((len(place_B), self.length), np.int32)
     segment_BL = np.zeros_like(target_BL)
@@ -94,6 +95,17 @@ class Loader:
       row_N[here_N] = shuffle.permute(number_M, size, key_M)
     return domain_N, row_N
 
+  def rows_of(self, step: int) -> dict[str, list[int]]:
+    """Which rows of which domain batch number `step` has.
+
+    Example: {'code': [17, 4], 'news': [311]}
+    """
+    place_B = step * self.batch_size + np.arange(self.batch_size)
+    found: dict[str, list[int]] = {}
+    for domain, row in zip(*self.locate(place_B), strict=True):
+      found.setdefault(self.domains[domain], []).append(int(row))
+    return found
+
   def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
     """The domain of each of a block's slots, and its rank among them."""
     sorted_S = np.repeat(np.arange(len(self._quota_D)), self._quota_D)
@@ -105,7 +117,7 @@ class Loader:
     return domain_S, rank_S
 
   def iterate(
-    self, start_step: int, rows: slice | None = None, depth: int = 2
+    self, start_step: int, rows: Rows = None, depth: int = 2
   ) -> Iterator[batch_lib.Batch]:
     """The batches from a step on, read ahead by a thread.
 
@@ -146,7 +158,7 @@ class Loader:
     ready: queue.Queue,
     stop: threading.Event,
     step: int,
-    rows: slice | None,
+    rows: Rows,
   ) -> None:
     while not stop.is_set():
       try:
@@ -193,22 +205,21 @@ def _quotas(rate_D: np.ndarray) -> np.ndarray:
   return quota_D + 1
 
 
-def _array(wanted: range) -> np.ndarray:
-  return np.arange(wanted.start, wanted.stop, wanted.step)
+def _wanted(batch_size: int, rows: Rows) -> np.ndarray:
+  return np.arange(batch_size)[slice(None) if rows is None else rows]
 
 
 def eval_batch(
   reader: cache.RowReader,
   step: int,
   batch_size: int,
-  rows: slice | None = None,
+  rows: Rows = None,
 ) -> batch_lib.Batch:
   """Rows step * B and following, in order; past the end come empty rows.
 
   Empty rows have weight 0, so every batch has one shape and sums are exact.
   """
-  wanted = range(batch_size)[rows or slice(None)]
-  index_B = step * batch_size + _array(wanted)
+  index_B = step * batch_size + _wanted(batch_size, rows)
   there_B = index_B < reader.num_rows
   target_BL = np.zeros((len(index_B), reader.length), np.int32)
   segment_BL = np.zeros_like(target_BL)
@@ -218,7 +229,7 @@ def eval_batch(
 
 
 def eval_batches(
-  reader: cache.RowReader, batch_size: int, rows: slice | None = None
+  reader: cache.RowReader, batch_size: int, rows: Rows = None
 ) -> Iterator[batch_lib.Batch]:
   """All rows once, in order; see `eval_batch`."""
   for step in range(-(-reader.num_rows // batch_size)):

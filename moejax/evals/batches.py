@@ -18,7 +18,8 @@ def eval_batches(
   """The first `limit` batches of a validation set (0: all of them)."""
   parts = meshes.batch_size(model.mesh)
   rows = -(-ROWS // parts) * parts
-  for index, batch in enumerate(loader.eval_batches(reader, rows)):
+  mine = hosts.my_rows(rows, model.mesh)
+  for index, batch in enumerate(loader.eval_batches(reader, rows, mine)):
     if limit and index >= limit:
       return
-    yield hosts.put_rows(batch, model.mesh)
+    yield hosts.put_rows(batch, model.mesh, mine, rows)

@@ -23,8 +23,8 @@ from moejax.core import errors
 from moejax.evals.sampling import Sampling
 from moejax.model import cache as caches
 from moejax.model.build import Model, Weights
+from moejax.parallel import hosts, rules
 from moejax.parallel import mesh as meshes
-from moejax.parallel import rules
 
 # Tokens of a prompt read at a time: one compiled shape for prompts of all
 # lengths, and logits of so many tokens in memory.
@@ -124,7 +124,7 @@ def _until_done(
   """Of each row what comes before its end."""
   live = dict(enumerate(limits))
   while live:
-    token_B = np.asarray(next(tokens))
+    token_B = hosts.fetch(next(tokens))
     for row, left in list(live.items()):
       token = int(token_B[row])
       yield row, token

@@ -1,6 +1,7 @@
 """Loss, perplexity, bits per byte and expert use over a validation set."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +14,7 @@ from moejax.core import values
 from moejax.data.batch import Batch
 from moejax.model.build import Model
 from moejax.parallel import mesh as meshes
+from moejax.parallel import rules
 from moejax.train import cross_entropy
 
 
@@ -44,8 +46,10 @@ class Score:
 
 def make_step(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
   """A jitted (weights, batch) -> values that merge."""
+  # A copy everywhere: every process of a run is to read the values.
+  whole = rules.replicated(model.mesh)
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=whole)
   def step(weights: Any, batch: Batch) -> dict[str, Any]:
     decoder = model.bind(weights)
     out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL)

@@ -85,7 +85,7 @@ def differences(
   )
   small = dataclasses.replace(config, expert_width=size.hidden, num_shared=0)
   obvious = dataclasses.replace(small, grouped_matmul='obvious')
-  one = meshes.make(meshes.MeshConfig(data=1), [mesh.devices.flat[0]])
+  one = meshes.make(meshes.MeshConfig(data=1), mesh.local_devices[:1])
   problem = _problem(small, dtype, size)
   want = _found(obvious, one, size, problem, hosts.quick_compile(one))
   worst = dict.fromkeys(want, 0.0)
@@ -130,7 +130,8 @@ def _found(
   gradient = jax.jit(
     jax.grad(loss, argnums=(0, 1), has_aux=True), compiler_options=options
   )
-  (of_weights, of_x), out = jax.device_get(gradient(weights, x))
+  found = jax.tree.map(hosts.fetch, gradient(weights, x))
+  (of_weights, of_x), out = found
   of_weights.pop('memory', None)
   return {
     'output': out,

@@ -87,6 +87,7 @@ class Checkpointer:
     self._warn = warn
     self._main = jax.process_index() == 0
     self._at: int | None = None  # the step last saved or restored
+    self._there = False  # whether the folder has been seen
     self._pending: concurrent.futures.Future[list[str]] | None = None
     self._pending_step = NOTHING
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
@@ -120,8 +121,10 @@ class Checkpointer:
     meta = {'step': step, 'leaves': leaves, 'extra': extra}
     text = json.dumps(meta, indent=1, allow_nan=False)
     part = self._folder.path(step, checkpoint_folder.PART)
+    self._check_there()
     try:
       if self._main:
+        self._folder.check_writable()
         self._folder.clean()
       self._files.begin_write(part / STATE, state)
     except SAVE_ERRORS as error:
@@ -152,7 +155,7 @@ class Checkpointer:
       warnings = pending.result()
     except SAVE_ERRORS as error:
       raise self._failed(self._pending_step, error) from error
-    self._at = self._pending_step
+    self._at, self._there = self._pending_step, True
     for line in warnings:
       self._warn(line)
 
@@ -249,11 +252,19 @@ class Checkpointer:
     saved = self._folder.meta(step)['leaves']
     state_files.check_fits(path, saved, abstract, partial)
     state = self._files.read(path / STATE, abstract)
-    self._at = step
+    self._at, self._there = step, True
     return state
 
   def _extra(self, step: int) -> dict[str, Any]:
     return self._folder.meta(step)['extra']
+
+  def _check_there(self) -> None:
+    """A folder that somebody has removed is not silently made again."""
+    if self._there and self._main and not self._folder.folder.exists():
+      raise errors.StoppedError(
+        f'{self._folder.folder} has vanished, and all checkpoints in it; put '
+        'it back, or start again'
+      )
 
   def _finish(self, step: int, meta: str) -> list[str]:
     """Stages 2 to 5, in the background; returns warnings."""

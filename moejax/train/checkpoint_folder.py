@@ -8,6 +8,7 @@ checkpoints/
   values.json       {"100": 3.2, "200": 2.9}: the metric of each, lower better
 """
 
+import errno
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from moejax.core import files
 META = 'meta.json'
 VALUES = 'values.json'
 PART, OLD = '.part', '.old'
+PROBE = '.writable'
 
 
 class CheckpointFolder:
@@ -120,6 +122,23 @@ class CheckpointFolder:
     for path in self.folder.iterdir():
       if re.fullmatch(rf'\d{{8,}}({PART}|{OLD})', path.name):
         path.rmtree()
+
+  def check_writable(self) -> None:
+    """Makes the folder, and tries a file in it.
+
+    Orbax must not be the first to find out: where it cannot make a folder its
+    threads wait for that folder, and the process cannot end.
+
+    Raises:
+      OSError: the disk is read-only, say, or the folder is a file.
+    """
+    if files.is_local(self.folder):
+      if self.folder.exists() and not self.folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+      self.folder.mkdir(parents=True, exist_ok=True)
+      probe = self.folder / PROBE
+      probe.mkdir(exist_ok=True)
+      probe.rmdir()
 
   def mark(self, step: int, value: float) -> None:
     """Notes the metric of a step; forgets those of steps that are no more."""

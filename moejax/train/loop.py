@@ -23,6 +23,8 @@ import numpy as np
 from moejax.core import config, errors, log
 from moejax.data.batch import Batch
 from moejax.moe import stats
+from moejax.train import bad_steps, spikes
+from moejax.train.goodput import Goodput
 from moejax.train.state import State
 
 # Compilation happens in the first; the second may still wait for it.
@@ -51,6 +53,15 @@ class TrainConfig:
     eval_batches: batches of each validation set then; 0 for all.
     peak_tflops: what the machine could do at best, in TFLOP/s over all devices,
       for model-FLOPs utilisation; 0 leaves that out.
+    skip_spikes: which steps are skipped because their loss jumps.
+    local_checkpoints: a folder on a fast disk of this machine that takes
+      checkpoints too, the newest one; '' for none.
+    local_checkpoint_every: steps between those.
+    watchdog_s: when no step has ended for so many seconds, where all threads
+      stand is printed; 0 for never.
+    watchdog_exits: whether the process then ends, with code 4.
+    compile_cache: folder of compiled programs; '' is the workdir's own, unless
+      JAX has been given one; none for none.
   """
 
   steps: int = 1000
@@ -65,17 +76,27 @@ class TrainConfig:
   eval_every: int = 500
   eval_batches: int = 8
   peak_tflops: float = 0.0
+  skip_spikes: Any = config.choice(spikes.SPIKES, spikes.NEVER)
+  local_checkpoints: str = ''
+  local_checkpoint_every: int = 50
+  watchdog_s: float = 1800.0
+  watchdog_exits: bool = False
+  compile_cache: str = ''
 
   def __post_init__(self):
     config.check_at_least_one(
       self,
       'train',
       'steps batch_size micro_batches max_bad_steps log_every '
-      'checkpoint_every keep_checkpoints eval_every',
+      'checkpoint_every keep_checkpoints eval_every local_checkpoint_every',
     )
     if self.consistency < 0:
       raise errors.InputError(
         f'train.consistency={self.consistency} must be 0 or more'
+      )
+    if self.watchdog_s < 0:
+      raise errors.InputError(
+        f'train.watchdog_s={self.watchdog_s} must be 0 (never) or more'
       )
     if self.load_every < 0 or self.eval_batches < 0:
       raise errors.InputError(
@@ -93,9 +114,11 @@ class TrainConfig:
 
 
 class Checkpoints(Protocol):
-  """What the loop needs of `checkpoint.Checkpointer`."""
+  """What the loop needs of `tiers.Tiers`."""
 
   def save(self, step: int, state: Any, extra: dict[str, Any]) -> None: ...
+
+  def save_near(self, step: int, state: Any, extra: dict[str, Any]) -> None: ...
 
   def check(self) -> None: ...
 
@@ -128,7 +151,12 @@ class Job:
     flops_per_token: of training, by the paper's rule, for utilisation.
     extra: what to store with every checkpoint (the config, say).
     hooks: evaluations, called every `eval_every` steps.
-    stop_requested: the name of the signal that asks to stop, or None.
+    stop_requested: what asks to stop after a step, such as a signal, or None;
+      asked once for every step.
+    bad_step: is given (step, scalars, norms of the gradient's leaves) of every
+      step, and keeps those of steps that were not taken.
+    beat: told what has ended, for a watchdog.
+    goodput: where the seconds go.
   """
 
   config: TrainConfig
@@ -141,7 +169,10 @@ class Job:
   flops_per_token: float
   extra: dict[str, Any]
   hooks: Sequence[Hook]
-  stop_requested: Callable[[], str | None]
+  stop_requested: Callable[[int], str | None]
+  bad_step: Callable[..., None] = lambda *_: None
+  beat: Callable[[str], None] = lambda _: None
+  goodput: Goodput = dataclasses.field(default_factory=Goodput)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,19 +195,26 @@ def run(job: Job, state: State) -> Result:
     StoppedError: the loss was not finite too often in a row, or a checkpoint
       could not be saved.
   """
+  with job.goodput.part('step'):
+    return _run(job, state)
+
+
+def _run(job: Job, state: State) -> Result:
   start = int(state.step)
   meter = _Meter(job)
   pending: tuple[int, Any] | None = None
   signal = None
   with job.batches(start) as batches:
     for step in range(start + 1, job.config.steps + 1):
-      batch = next(batches)
-      with jax.transfer_guard('disallow'):
+      with job.goodput.part('data_wait'):
+        batch = next(batches)
+      part = 'compile' if step == start + 1 else 'step'
+      with job.goodput.part(part), jax.transfer_guard('disallow'):
         state, metrics = job.step(state, batch)
       problem = _report(job, meter, *pending) if pending else None
       pending = (step, metrics)
       job.checkpoints.check()
-      signal = job.stop_requested()
+      signal = job.stop_requested(step)
       if problem or signal or _due(job, step):
         later = _report(job, meter, *pending)
         problem = problem or later
@@ -195,7 +233,16 @@ def run(job: Job, state: State) -> Result:
 def _due(job: Job, step: int) -> bool:
   config = job.config
   every = (config.checkpoint_every, config.eval_every)
-  return step == config.steps or any(step % n == 0 for n in every)
+  return (
+    step == config.steps
+    or any(step % n == 0 for n in every)
+    or _near_due(config, step)
+  )
+
+
+def _near_due(config: TrainConfig, step: int) -> bool:
+  every = config.local_checkpoint_every
+  return bool(config.local_checkpoints) and step % every == 0
 
 
 def _boundary(
@@ -207,13 +254,20 @@ def _boundary(
   at_end = step == config.steps
   found: dict[str, float] = {}
   if at_end or step % config.eval_every == 0:
-    for hook in job.hooks:
-      found |= hook(step, state)
+    with job.goodput.part('evaluation'):
+      for hook in job.hooks:
+        found |= hook(step, state)
+        job.beat(f'an evaluation after step {step}')
     job.writer.write(step, found)
-  if save or at_end or step % config.checkpoint_every == 0:
-    job.checkpoints.save(step, state, job.extra)
-    if 'eval/loss' in found:
-      job.checkpoints.mark_best(step, found['eval/loss'])
+  with job.goodput.part('save'):
+    if _near_due(config, step):
+      job.checkpoints.save_near(step, state, job.extra)
+    if save or at_end or step % config.checkpoint_every == 0:
+      job.checkpoints.save(step, state, job.extra)
+      if 'eval/loss' in found:
+        job.checkpoints.mark_best(step, found['eval/loss'])
+    job.goodput.keep()
+  job.beat(f'the boundary after step {step}')
   meter.pause(time.perf_counter() - begin)
 
 
@@ -221,6 +275,8 @@ def _report(job: Job, meter: '_Meter', step: int, metrics: Any) -> str | None:
   """Fetches, writes and shows a step's metrics; says why to stop, if so."""
   metrics = jax.device_get(metrics)
   speed = meter.stop()
+  job.beat(f'step {step}')
+  norms = metrics.pop(bad_steps.LEAF_NORMS, None)
   found = metrics.pop('stats', None)
   scalars = {name: float(value) for name, value in metrics.items()}
   load_NE = None
@@ -233,7 +289,9 @@ def _report(job: Job, meter: '_Meter', step: int, metrics: Any) -> str | None:
     every = config.load_every
     if load_NE is not None and every and step % every == 0:
       arrays['moe/load'] = load_NE
-    job.writer.write(step, {**scalars, **arrays, **speed})
+    spent = job.goodput.values()
+    job.writer.write(step, {**scalars, **arrays, **speed, **spent})
+  job.bad_step(step, scalars, norms)
   job.display.update(step, {**scalars, **speed}, load_NE)
   return _problem(job, step, scalars)
 

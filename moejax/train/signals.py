@@ -1,9 +1,18 @@
-"""SIGINT and SIGTERM as a flag that the loop reads between two steps."""
+"""SIGINT and SIGTERM as a flag that the loop reads between two steps.
+
+Where jax.distributed is initialised SIGTERM is JAX's: it takes the notice of
+any process to all of them, and names the step after which all are to stop.
+"""
 
 import signal
 import threading
 from types import FrameType
 from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+PREEMPTED = 'SIGTERM (a preemption notice)'
 
 
 class StopSignal:
@@ -12,7 +21,7 @@ class StopSignal:
     with StopSignal() as stop:
       for step in range(...):
         ...
-        if stop.requested:
+        if stop.after(step):
           checkpointer.save(...)
           break
 
@@ -28,6 +37,7 @@ class StopSignal:
   def __init__(self):
     self._first: signal.Signals | None = None
     self._interrupted = False
+    self._preempted = False
     self._before: dict[signal.Signals, Any] = {}
 
   @property
@@ -35,11 +45,27 @@ class StopSignal:
     """The name of the first signal that came, or None."""
     return self._first.name if self._first else None
 
+  def after(self, step: int) -> str | None:
+    """What asks to stop after this step, or None; to be asked at every step.
+
+    With several processes a preemption notice to one of them stops all, after
+    the same step.
+    """
+    if not self._preempted and _preempted(step):
+      self._preempted = True
+      self._take(signal.SIGTERM)  # the next is ignored: the save is under way
+    return PREEMPTED if self._preempted else self.requested
+
   def __enter__(self) -> 'StopSignal':
-    if threading.current_thread() is threading.main_thread():
-      for which in (signal.SIGINT, signal.SIGTERM):
-        self._before[which] = signal.signal(which, self._handle)
+    self._take(signal.SIGINT)
+    if not jax.distributed.is_initialized():
+      self._take(signal.SIGTERM)
     return self
+
+  def _take(self, which: signal.Signals) -> None:
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and which not in self._before:
+      self._before[which] = signal.signal(which, self._handle)
 
   def __exit__(self, *unused: object) -> None:
     for which, handler in self._before.items():
@@ -55,3 +81,11 @@ class StopSignal:
       if self._interrupted:
         raise KeyboardInterrupt
       self._interrupted = True
+
+
+def _preempted(step: int) -> bool:
+  """Whether JAX's preemption notice, to any process, is for after this step."""
+  try:
+    return multihost_utils.reached_preemption_sync_point(step)
+  except RuntimeError:  # JAX_ENABLE_PREEMPTION_SERVICE=false
+    return False

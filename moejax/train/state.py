@@ -9,7 +9,7 @@ import optax
 
 from moejax.model.build import Model
 from moejax.parallel import rules
-from moejax.train import optimizer
+from moejax.train import optimizer, spikes
 
 
 @flax.struct.dataclass
@@ -24,7 +24,8 @@ class State:
     weights: the model's.
     opt_state: the optimiser's.
     bad_steps: int32, steps in a row whose loss or gradient was not finite.
-    skipped: int32, all such steps.
+    skipped: int32, all steps that were not taken: such, and spikes.
+    spikes: what the rule of `train.skip_spikes` has seen; nothing without one.
   """
 
   step: jax.Array
@@ -32,14 +33,18 @@ class State:
   opt_state: Any
   bad_steps: jax.Array
   skipped: jax.Array
+  spikes: Any = ()
 
 
 def init(
-  model: Model, transform: optax.GradientTransformation, key: jax.Array
+  model: Model,
+  transform: optax.GradientTransformation,
+  key: jax.Array,
+  rule: Any = spikes.NEVER,
 ) -> State:
   """A fresh state, every array made where it will lie."""
   weights = model.init(key)
-  place = shardings(model, transform)
+  place = shardings(model, transform, rule)
   make = jax.jit(transform.init, out_shardings=place.opt_state)
   zero = jax.device_put(jnp.zeros((), jnp.int32), place.step)
   return State(
@@ -48,10 +53,18 @@ def init(
     opt_state=make(weights),
     bad_steps=jnp.copy(zero),
     skipped=jnp.copy(zero),
+    # Copies, as above: a buffer can be given away only once.
+    spikes=jax.tree.map(
+      lambda x, to: jax.device_put(jnp.copy(x), to), rule.init(), place.spikes
+    ),
   )
 
 
-def shardings(model: Model, transform: optax.GradientTransformation) -> State:
+def shardings(
+  model: Model,
+  transform: optax.GradientTransformation,
+  rule: Any = spikes.NEVER,
+) -> State:
   """How every array of the state lies."""
   whole = rules.replicated(model.mesh)
   shapes = jax.eval_shape(transform.init, model.shapes)
@@ -61,10 +74,15 @@ def shardings(model: Model, transform: optax.GradientTransformation) -> State:
     opt_state=optimizer.shardings(shapes, model.shardings, whole),
     bad_steps=whole,
     skipped=whole,
+    spikes=jax.tree.map(lambda _: whole, rule.init()),
   )
 
 
-def abstract(model: Model, transform: optax.GradientTransformation) -> State:
+def abstract(
+  model: Model,
+  transform: optax.GradientTransformation,
+  rule: Any = spikes.NEVER,
+) -> State:
   """Shapes, types and shardings of the state, for restoring into."""
   scalar = jax.ShapeDtypeStruct((), jnp.int32)
   shapes = State(
@@ -73,9 +91,10 @@ def abstract(model: Model, transform: optax.GradientTransformation) -> State:
     opt_state=jax.eval_shape(transform.init, model.shapes),
     bad_steps=scalar,
     skipped=scalar,
+    spikes=jax.eval_shape(rule.init),
   )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
-    shardings(model, transform),
+    shardings(model, transform, rule),
   )

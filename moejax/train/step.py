@@ -4,8 +4,8 @@
 2. Balance losses are not linear in the batch, so with micro-batches a first
 pass forward collects their sums over the whole of it.
 3. Forward and backward of each micro-batch; gradients add up.
-4. Clip, and update; if loss or gradient is not finite the old state stays and
-the step is counted.
+4. Clip, and update; if loss or gradient is not finite, or the loss is a spike
+that the config skips, the old state stays and the step is counted.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from moejax.model.build import Model
 from moejax.moe import balance, layer
 from moejax.moe.exchanges import ring
 from moejax.parallel import hosts, rules
+from moejax.train import bad_steps, spikes
 from moejax.train import loss as losses
 from moejax.train import state as states
 from moejax.train.optimizer import OptimizerConfig, learning_rate
@@ -38,6 +39,7 @@ class StepConfig:
   micro_batches: int
   seed: int
   consistency: float = 0.0
+  skip_spikes: Any = spikes.NEVER
 
 
 def make(
@@ -52,14 +54,18 @@ def make(
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     gradient, report = _never_lost(model, state.weights, batch, key, config)
     norm = optax.global_norm(gradient)
+    leaf_norms = bad_steps.leaf_norms(gradient)
     scale = _clip_scale(norm, config.opt.clip_norm)
     gradient = jax.tree.map(lambda g: g * scale, gradient)
     updates, opt_state = transform.update(
       gradient, state.opt_state, state.weights
     )
-    good = jnp.isfinite(report['values']['loss'].value()) & jnp.isfinite(norm)
-    keep = lambda new, old: jnp.where(good, new, old)
+    loss = report['values']['loss'].value()
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
     bad = jnp.where(good, 0, 1)
+    spike, seen = config.skip_spikes.judge(state.spikes, loss, good)
+    taken = good if spike is None else good & ~spike
+    keep = lambda new, old: jnp.where(taken, new, old)
     weights = optax.apply_updates(state.weights, updates)
     weights = _remember(model, weights, report['record'])
     new = states.State(
@@ -67,7 +73,8 @@ def make(
       weights=jax.tree.map(keep, weights, state.weights),
       opt_state=jax.tree.map(keep, opt_state, state.opt_state),
       bad_steps=(state.bad_steps + bad) * bad,
-      skipped=state.skipped + bad,
+      skipped=state.skipped + jnp.where(taken, 0, 1),
+      spikes=seen,
     )
     metrics = _metrics(model, report)
     metrics |= {
@@ -76,10 +83,12 @@ def make(
       'learning_rate': rate(state.step - state.skipped),
       'bad_steps': new.bad_steps,
       'skipped': new.skipped,
+      bad_steps.LEAF_NORMS: leaf_norms,
+      **config.skip_spikes.metrics(seen),
     }
     return new, metrics
 
-  place = states.shardings(model, transform)
+  place = states.shardings(model, transform, config.skip_spikes)
   rows = rules.sharding(('batch',), model.mesh)
   whole = rules.replicated(model.mesh)
   return jax.jit(

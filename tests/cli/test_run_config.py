@@ -1,8 +1,11 @@
-"""What `:tiny` does to a run."""
+"""What `:tiny` does to a run, and what stands behind the colon otherwise."""
 
 import pathlib
 
+import pytest
+
 from moejax.cli import run_config
+from moejax.core import config, errors
 
 ROOT = pathlib.Path(__file__).parents[2]
 DS = f'{ROOT}/configs/ds_2b.py:tiny'
@@ -23,3 +26,53 @@ def test_tiny_takes_own_text_whole_unless_told_otherwise():
   assert run_config.load(DS, [OWN]).data.max_documents == 0
   some = [('data.max_documents', '3'), OWN]
   assert run_config.load(DS, some).data.max_documents == 3
+
+
+VARIANTS = {
+  'plain': {},
+  'wide': {'model.width': 512, 'opt.schedule': {'name': 'constant'}},
+}
+
+
+def test_vary_sets_the_keys_of_one_entry_by_their_paths():
+  c = run_config.vary(run_config.default(), VARIANTS, 'wide')
+  run = config.from_config_dict(run_config.Run, c)
+  assert config.differences(run_config.Run(), run).keys() >= {
+    'model.width',
+    'opt.schedule.name',
+  }
+  assert run.model.width == 512
+
+
+def test_vary_takes_the_first_entry_where_none_is_named():
+  c = run_config.vary(run_config.default(), VARIANTS, '')
+  assert config.from_config_dict(run_config.Run, c) == run_config.Run()
+
+
+def test_vary_names_the_nearest_entry_and_a_wrong_key_is_found():
+  with pytest.raises(errors.InputError, match="did you mean 'wide'"):
+    run_config.vary(run_config.default(), VARIANTS, 'wider')
+  wrong = {'a': {'model.widht': 1}}
+  c = run_config.vary(run_config.default(), wrong, 'a')
+  with pytest.raises(errors.InputError, match="did you mean 'model.width'"):
+    config.from_config_dict(run_config.Run, c)
+
+
+def test_a_config_is_found_beside_another_from_any_folder(
+  tmp_path, monkeypatch
+):
+  (tmp_path / 'base.py').write_text(
+    'from moejax.cli import run_config\n'
+    'def get_config(arg):\n'
+    '  c = run_config.default()\n'
+    '  c.model.width = int(arg)\n'
+    '  return c\n'
+  )
+  (tmp_path / 'other.py').write_text(
+    'from moejax.cli import run_config\n'
+    'def get_config():\n'
+    '  return run_config.beside(__file__, "base.py:96")\n'
+  )
+  assert run_config.load(str(tmp_path / 'other.py')).model.width == 96
+  monkeypatch.chdir(tmp_path)
+  assert run_config.load('other.py').model.width == 96

@@ -3,6 +3,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -560,3 +561,14 @@ def test_meta_is_readable_json(tmp_path):
   assert meta['step'] == 1
   assert meta['leaves']['params/blocks/0/w'] == 'bfloat16[2,3,4]'
   assert meta['extra'] == {'next_step': 1}
+
+
+def test_a_folder_that_has_vanished_is_not_made_again(tmp_path):
+  folder = tmp_path / 'c'
+  with Checkpointer(folder) as checkpointer:
+    checkpointer.save(1, make_state(1), {})
+    checkpointer.wait()
+    shutil.rmtree(folder)
+    with pytest.raises(errors.StoppedError, match='c has vanished, and all'):
+      checkpointer.save(2, make_state(2), {})
+  assert not folder.exists()

@@ -72,7 +72,7 @@ def _run(
   recorder,
   step=_step,
   start=0,
-  stop=lambda: None,
+  stop=lambda step: None,
   hooks=(),
   allow=True,
   **config,
@@ -149,7 +149,7 @@ def test_hooks_run_when_due_and_mark_the_best():
 def test_a_signal_saves_after_the_step_and_ends():
   recorder = Recorder()
   answers = iter([None, None, 'SIGTERM'])
-  result = _run(recorder, stop=lambda: next(answers))
+  result = _run(recorder, stop=lambda step: next(answers))
   assert result.interrupted == 'SIGTERM'
   assert int(result.state.step) == 3
   assert recorder.kinds('save') == [('save', 3)]
@@ -157,7 +157,7 @@ def test_a_signal_saves_after_the_step_and_ends():
 
 def test_a_signal_during_the_last_step_is_a_finished_run():
   recorder = Recorder()
-  result = _run(recorder, steps=1, stop=lambda: 'SIGINT')
+  result = _run(recorder, steps=1, stop=lambda step: 'SIGINT')
   assert result.interrupted is None
 
 

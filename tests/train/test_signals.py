@@ -6,7 +6,10 @@ import threading
 
 import pytest
 
+from moejax.train import signals
 from moejax.train.signals import StopSignal
+
+REACHED = 'reached_preemption_sync_point'
 
 
 def send(which):
@@ -86,6 +89,7 @@ def test_in_another_thread_it_does_nothing(handlers_of_the_test):
 
 LOOP = """
 import sys, time
+from moejax.train import signals
 from moejax.train.signals import StopSignal
 
 with StopSignal() as stop:
@@ -111,3 +115,69 @@ def test_a_real_process_ends_in_its_own_time(which):
   out, err = process.communicate(timeout=30)
   assert (out, err) == (f'saved on {which.name}\n', '')
   assert process.returncode == 75
+
+
+def test_a_preemption_notice_is_for_after_the_step_that_jax_names(monkeypatch):
+  asked = []
+
+  def reached(step):
+    asked.append(step)
+    return step == 3
+
+  monkeypatch.setattr(signals.multihost_utils, REACHED, reached)
+  with StopSignal() as stop:
+    found = [stop.after(step) for step in range(1, 5)]
+    assert found == [None, None, *[signals.PREEMPTED] * 2]
+    send(signal.SIGTERM)  # the next does not tear the save
+  assert asked == [1, 2, 3]
+
+
+def test_without_the_service_a_notice_is_no_error(monkeypatch):
+  def reached(step):
+    raise RuntimeError('Preemption sync manager has not been initialized.')
+
+  monkeypatch.setattr(signals.multihost_utils, REACHED, reached)
+  with StopSignal() as stop:
+    assert stop.after(1) is None
+
+
+PREEMPTED = """
+import os, signal, socket, sys, time
+import jax
+from moejax.train import signals
+from moejax.train.signals import StopSignal
+
+with socket.socket() as s:
+  s.bind(('localhost', 0))
+  port = s.getsockname()[1]
+jax.distributed.initialize(f'localhost:{port}', 1, 0)
+with StopSignal() as stop:
+  for step in range(1, 3000):
+    if step == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+    if found := stop.after(step):
+      break
+    time.sleep(0.01)
+  os.kill(os.getpid(), signal.SIGTERM)
+  os.kill(os.getpid(), signal.SIGINT)
+  time.sleep(0.1)
+  sys.stdout.write(f'{found}; step {step}')
+  sys.stdout.flush()
+jax.distributed.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_where_jax_is_distributed_sigterm_is_its_preemption_notice():
+  """Really: JAX's service in one process, and two signals to it."""
+  done = subprocess.run(
+    [sys.executable, '-c', PREEMPTED],
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=120,
+  )
+  text, step = done.stdout.split('; step ')
+  assert text == signals.PREEMPTED, done.stderr
+  assert int(step) >= 3
+  assert done.returncode == 0, done.stderr

@@ -1,0 +1,116 @@
+"""What a training run holds open: writers, checkpoints, signals, a watchdog."""
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+
+import jax
+from etils import epath
+
+from moejax.cli import command, restore
+from moejax.cli.parts import Parts
+from moejax.cli.screen import Screen
+from moejax.core import errors, files, log
+from moejax.train import bad_steps, checkpoint, goodput, signals, tiers
+from moejax.train.watchdog import Watchdog
+
+METRICS = 'metrics.jsonl'
+# Names the run on the fast disk: a new run in a workdir of the same name must
+# not go on from an old one's checkpoints.
+NEAR = 'local_checkpoints.txt'
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+  """Closed whatever happens, by `opened`."""
+
+  folder: epath.Path
+  screen: Screen
+  spent: goodput.Goodput
+  checkpoints: tiers.Tiers
+  writer: log.Writer
+  bad_steps: log.Writer
+  stop: signals.StopSignal
+  watchdog: Watchdog
+
+  def go_on_from(self, step: int) -> None:
+    """Forgets what was written for later steps, but not the time it took."""
+    path = self.folder / METRICS
+    self.spent.resume(step, log.read(path) if path.exists() else ())
+    self.writer.truncate_after(step)
+    self.bad_steps.truncate_after(step)
+
+
+@contextlib.contextmanager
+def opened(
+  parts: Parts, folder: epath.Path, screen: Screen, spent: goodput.Goodput
+) -> Iterator[Opened]:
+  """Opens all that must be closed; nothing is read or written yet."""
+  config = parts.run.train
+  with contextlib.ExitStack() as stack:
+    stop = stack.enter_context(signals.StopSignal())
+    durable = stack.enter_context(
+      checkpoint.Checkpointer(
+        folder / restore.CHECKPOINTS,
+        keep=config.keep_checkpoints,
+        warn=screen.line,
+      )
+    )
+    near = _near(parts, folder, screen)
+    if near is not None:
+      stack.enter_context(near)
+    writer = stack.enter_context(contextlib.closing(log.open_writers(folder)))
+    bad = stack.enter_context(contextlib.closing(_bad_steps(folder)))
+    yield Opened(
+      folder=folder,
+      screen=screen,
+      spent=spent,
+      checkpoints=tiers.Tiers(durable, near, screen.line),
+      writer=writer,
+      bad_steps=bad,
+      stop=stop,
+      watchdog=Watchdog(
+        config.watchdog_s, _say, _leave if config.watchdog_exits else None
+      ),
+    )
+
+
+def _bad_steps(folder: epath.Path) -> log.Writer:
+  if jax.process_index() != 0:
+    return log.MultiWriter([])
+  return log.JsonlWriter(folder / bad_steps.FILE)
+
+
+def _near(
+  parts: Parts, folder: epath.Path, screen: Screen
+) -> checkpoint.Checkpointer | None:
+  """Checkpoints on the fast disk, if the config has one."""
+  place = parts.run.train.local_checkpoints
+  if not place:
+    return None
+  if jax.process_count() > 1:
+    raise errors.InputError(
+      f'train.local_checkpoints={place!r} is for a run of one process, and '
+      f'this has {jax.process_count()}; set it to nothing'
+    )
+  files.check_writable(place, 'train.local_checkpoints')
+  path = folder / NEAR
+  if not path.exists():
+    files.atomic_write_text(path, secrets.token_hex(8) + '\n')
+  name = f'{folder.name}-{path.read_text().strip()}'
+  return checkpoint.Checkpointer(
+    epath.Path(place) / name, keep=1, keep_best=False, warn=screen.line
+  )
+
+
+def _say(text: str) -> None:
+  sys.stderr.write(text)
+  sys.stderr.flush()
+
+
+def _leave() -> None:
+  # Not sys.exit: the thread that hangs would never hear of it.
+  os._exit(command.STUCK)

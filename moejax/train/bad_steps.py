@@ -1,0 +1,113 @@
+"""What is kept of a step whose update was not taken: `bad_steps.jsonl`.
+
+A line for each, for finding out why:
+
+  {"step": 7, "reason": "not finite", "in_a_row": 1, "seed": 0, "batch": 6,
+   "loss": "nan", "gradient_norm": "nan",
+   "gradient_norms": {"embed": 0.12, "moe/ffn": "nan", ...},
+   "leaves_not_finite": ["moe/ffn/experts/w_up", ...],
+   "moe/logit_max": 13.2, "rows": {"code": [17, 4], "news": [311]}}
+
+(seed, batch) give the batch and all random numbers of the step again; `rows`
+says which rows of which domain were in it. `batch` is the step counted from 0.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moejax.core import log, trees
+
+FILE = 'bad_steps.jsonl'
+LEAF_NORMS = 'leaf_norms'
+# So many names at the front of a leaf's path are a part of the model.
+DEPTH = 2
+
+
+def leaf_norms(gradient: Any) -> jax.Array:
+  """The norm of every leaf, float32 [leaves], in the tree's order.
+
+  The global norm needs the same sums, so they cost nothing. The norm of a leaf
+  is not finite where one of its elements is not, or overflows when squared.
+  """
+  norm = lambda g: jnp.sqrt(jnp.sum(jnp.square(g)))
+  return jnp.stack([
+    norm(g).astype(jnp.float32) for g in jax.tree.leaves(gradient)
+  ])
+
+
+@dataclasses.dataclass(frozen=True)
+class BadSteps:
+  """Writes a line for each step that was not taken.
+
+  Attributes:
+    names: of the leaves, in the tree's order.
+    seed: of the run.
+    rows: of a batch, by domain.
+    writer: where lines go.
+  """
+
+  names: Sequence[str]
+  seed: int
+  rows: Callable[[int], Mapping[str, Sequence[int]]]
+  writer: log.Writer
+
+  def see(
+    self, step: int, scalars: Mapping[str, float], norms: np.ndarray
+  ) -> None:
+    """Writes a line if the step's metrics say that it was not taken."""
+    reason, in_a_row = why(scalars)
+    if reason:
+      found = describe(self.names, norms)
+      kept = {k: v for k, v in scalars.items() if not k.startswith('moe/load')}
+      self.writer.write(
+        step,
+        {
+          'reason': reason,
+          'in_a_row': in_a_row,
+          'seed': self.seed,
+          'batch': step - 1,
+          **kept,
+          **found,
+          'rows': self.rows(step - 1),
+        },
+      )
+
+
+def why(scalars: Mapping[str, float]) -> tuple[str | None, int]:
+  """Why a step was not taken, or None; and which in a row it is."""
+  if scalars.get('bad_steps', 0):
+    return 'not finite', int(scalars['bad_steps'])
+  if scalars.get('spikes_in_a_row', 0):
+    return 'spike', int(scalars['spikes_in_a_row'])
+  return None, 0
+
+
+def describe(names: Sequence[str], norms: np.ndarray) -> dict[str, Any]:
+  """Norms by part of the model, and the leaves that are not finite.
+
+  Example, names a/b/c, a/b/d and e with norms 3, 4 and nan:
+    {'gradient_norms': {'a/b': 5.0, 'e': nan}, 'leaves_not_finite': ['e']}
+  """
+  squares: dict[str, float] = collections.defaultdict(float)
+  for name, norm in zip(names, norms, strict=True):
+    part = '/'.join(name.split('/')[:DEPTH])
+    squares[part] += float(norm) ** 2
+  return {
+    'gradient_norms': {part: float(np.sqrt(s)) for part, s in squares.items()},
+    'leaves_not_finite': [
+      name
+      for name, norm in zip(names, norms, strict=True)
+      if not np.isfinite(norm)
+    ],
+  }
+
+
+def names_of(shapes: Any) -> list[str]:
+  """The names of a tree's leaves, as `leaf_norms` orders them."""
+  return list(trees.leaves(shapes))

@@ -1,0 +1,210 @@
+"""Where a run's seconds went, over all processes that it took.
+
+Every second of a process is in exactly one part, the innermost that is open:
+
+  start_up    Python, imports, opening (or packing) the text, checks
+  compile     the first call of the training step: tracing, and XLA or its cache
+  restore     reading a checkpoint, or drawing fresh weights
+  data_wait   waiting for the next batch
+  step        training: dispatching steps and waiting for their results
+  save        what a checkpoint keeps the training from; the rest of it runs
+              beside the training
+  evaluation  validation losses in between, and the report at the end
+  lost        steps (and waits for their data) that a later process had to take
+              again, since its checkpoint was from before them
+
+Each line of metrics.jsonl has the sums until then under `time/goodput/`, and
+goodput.json has them at boundaries and at each start. So what a process did
+is known up to its last line; what came after that, before a SIGKILL, is in no
+part.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from moejax.core import files, log
+
+PARTS = (
+  'start_up', 'compile', 'restore', 'data_wait', 'step', 'save', 'evaluation',
+  'lost',
+)  # fmt: skip
+# What is done a second time after a kill.
+REPEATED = ('data_wait', 'step')
+NAME = f'{log.TIME}goodput/'
+SHARE = f'{NAME}share'
+FILE = 'goodput.json'
+
+
+class Goodput:
+  """Adds up the seconds of each part.
+
+  Example:
+    goodput = Goodput()
+    with goodput.part('step'):
+      ...
+      with goodput.part('save'):  # these seconds are not the step's
+        ...
+    goodput.values()  # {'time/goodput/step_s': 1.5, ...}
+  """
+
+  def __init__(
+    self,
+    path: epath.PathLike | None = None,
+    *,
+    began: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Begins in `start_up`.
+
+    Args:
+      path: the file that outlives the process; None for none.
+      began: when the process began, by the clock; now, if not given.
+      clock: seconds.
+    """
+    self._path = None if path is None else epath.Path(path)
+    self._clock = clock
+    self._seconds = dict.fromkeys(PARTS, 0.0)
+    self._open = ['start_up']
+    self._since = clock() if began is None else began
+    self._starts = 1
+
+  @contextlib.contextmanager
+  def part(self, name: str) -> Iterator[None]:
+    """The seconds of the block are this part's, and of no other."""
+    self._count()
+    self._open.append(name)
+    try:
+      yield
+    finally:
+      self._count()
+      self._open.pop()
+
+  def seconds(self) -> dict[str, float]:
+    """Seconds of each part until now, in the order of `PARTS`."""
+    self._count()
+    return dict(self._seconds)
+
+  def values(self) -> dict[str, float]:
+    """The same as metrics, and what share of all was training."""
+    seconds = self.seconds()
+    found = {f'{NAME}{part}_s': value for part, value in seconds.items()}
+    return {**found, SHARE: _share(seconds)}
+
+  def resume(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
+    """Takes over the seconds of the processes before this one.
+
+    Example: a process wrote lines at steps 10 (step 5 s) and 20 (step 9 s), and
+    was killed; this one goes on from a checkpoint of step 10: step is 5 s and
+    lost is 4 s, plus its own.
+
+    Args:
+      step: of the checkpoint that the run goes on from; 0 for none.
+      records: metrics.jsonl, before what lies beyond `step` is taken out.
+    """
+    known = [(r['step'], s) for r in records if (s := _of_record(r))]
+    before = max(
+      (s for at, s in known if at <= step), key=_total, default=_nothing()
+    )
+    kept, starts = self._read()
+    last = max([kept, *(s for _, s in known)], key=_total)
+    for name in REPEATED:
+      again = max(last[name] - before[name], 0.0)
+      last = {**last, name: last[name] - again, 'lost': last['lost'] + again}
+    self._count()
+    for name, value in last.items():
+      self._seconds[name] += value
+    self._starts = starts + 1
+    self.keep()
+
+  def keep(self) -> None:
+    """Writes the file, whole or not at all.
+
+    A disk that does not take it is no reason to stop: checkpoints and metrics
+    are, and say so themselves.
+    """
+    if self._path is not None:
+      found = {'starts': self._starts, 'seconds': self.seconds()}
+      with contextlib.suppress(OSError):
+        files.atomic_write_json(self._path, found)
+
+  def table(self) -> list[str]:
+    """The parts as lines to show at the end of a run."""
+    return table(self.seconds(), self._starts)
+
+  def _count(self) -> None:
+    now = self._clock()
+    self._seconds[self._open[-1]] += now - self._since
+    self._since = now
+
+  def _read(self) -> tuple[dict[str, float], int]:
+    """What earlier processes have left; nothing, if it cannot be read."""
+    if self._path is None:
+      return _nothing(), 0
+    try:
+      found = json.loads(self._path.read_text())
+      seconds = {p: float(found['seconds'].get(p, 0)) for p in PARTS}
+      return seconds, int(found['starts'])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+      return _nothing(), 0
+
+
+def table(seconds: Mapping[str, float], starts: int) -> list[str]:
+  """Parts, seconds and shares as lines.
+
+  Example:
+    seconds in    start_up  compile  ...  lost
+    of 2 starts      12.1      8.0   ...   3.2
+    share             11%       7%   ...    3%
+  """
+  total = max(_total(seconds), 1e-9)
+  several = 's' if starts != 1 else ''
+  rows = [
+    ('seconds in', f'of {starts} start{several}', 'share'),
+    *((p, f'{seconds[p]:.1f}', f'{seconds[p] / total:.0%}') for p in PARTS),
+  ]
+  widths = [max(map(len, row)) for row in rows]
+  lines = []
+  for cells in zip(*rows, strict=True):
+    first, *rest = zip(cells, widths, strict=True)
+    lines.append(
+      '  '.join([first[0].ljust(first[1]), *(c.rjust(w) for c, w in rest)])
+    )
+  return lines
+
+
+def process_age() -> float:
+  """Seconds since this process began; 0 where the system does not tell."""
+  try:
+    with open('/proc/self/stat', encoding='utf-8') as f:
+      # The name of the program, in brackets, may hold anything.
+      ticks = float(f.read().rpartition(')')[2].split()[19])
+    with open('/proc/uptime', encoding='utf-8') as f:
+      uptime = float(f.read().split()[0])
+    return max(uptime - ticks / os.sysconf('SC_CLK_TCK'), 0.0)
+  except (OSError, ValueError, IndexError):
+    return 0.0
+
+
+def _of_record(record: Mapping[str, Any]) -> dict[str, float] | None:
+  """The seconds that a line of metrics.jsonl tells, if it does."""
+  if f'{NAME}step_s' not in record:
+    return None
+  return {p: float(record.get(f'{NAME}{p}_s', 0)) for p in PARTS}
+
+
+def _nothing() -> dict[str, float]:
+  return dict.fromkeys(PARTS, 0.0)
+
+
+def _total(seconds: Mapping[str, float]) -> float:
+  return sum(seconds.values())
+
+
+def _share(seconds: Mapping[str, float]) -> float:
+  return seconds['step'] / max(_total(seconds), 1e-9)

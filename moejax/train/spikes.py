@@ -1,0 +1,117 @@
+"""Steps that are skipped because their loss jumps: a choice, off by default.
+
+A rule is asked within the jitted step. What it has seen is part of the State,
+so that a resumed run decides as one that never stopped. `Never` has seen
+nothing, and neither program nor checkpoints know of it.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Never:
+  """Every step with a finite loss and gradient is taken."""
+
+  def init(self) -> Any:
+    """What it has seen at the start: arrays, or nothing."""
+    return ()
+
+  def judge(
+    self, seen: Any, loss: jax.Array, finite: jax.Array
+  ) -> tuple[jax.Array | None, Any]:
+    """Whether to skip (None: it never does), and what it has seen now."""
+    del loss, finite
+    return None, seen
+
+  def metrics(self, seen: Any) -> dict[str, jax.Array]:
+    """What to report of a step."""
+    del seen
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Deviations(Never):
+  """Skips a step whose loss is far above those of the steps before it.
+
+  Skipped if loss > mean + k * deviation, both exponential moving ones over the
+  losses of the steps that were taken:
+
+    w         = max(1 - decay, 1 / (1 + steps seen))
+    mean     += w * (loss - mean)
+    variance  = (1 - w) * (variance + w * (loss - mean before)^2)
+
+  A skipped step leaves weights, optimiser and router memory as they were, and
+  counts in `skipped`, so the learning rate waits too; it does not count in
+  `bad_steps`.
+
+  Attributes:
+    k: how many standard deviations are too many.
+    decay: of the moving mean and variance.
+    warmup: steps that are seen before any is skipped.
+    in_a_row: after so many skipped in a row the next is taken whatever its
+      loss: then it is no spike, but where the loss is now.
+  """
+
+  k: float = 6.0
+  decay: float = 0.98
+  warmup: int = 50
+  in_a_row: int = 3
+
+  def __post_init__(self):
+    if self.k <= 0 or not 0 < self.decay < 1:
+      raise errors.InputError(
+        f'train.skip_spikes: k={self.k} must be above 0, and decay='
+        f'{self.decay} between 0 and 1'
+      )
+    if self.warmup < 2 or self.in_a_row < 1:
+      raise errors.InputError(
+        f'train.skip_spikes: warmup={self.warmup} must be 2 or more, and '
+        f'in_a_row={self.in_a_row} 1 or more'
+      )
+
+  def init(self) -> dict[str, jax.Array]:
+    none, zero = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
+    return {
+      'count': none,
+      'in_a_row': none,
+      'mean': zero,
+      'skipped': none,
+      'variance': zero,
+    }
+
+  def judge(
+    self, seen: Any, loss: jax.Array, finite: jax.Array
+  ) -> tuple[jax.Array, Any]:
+    high = loss > seen['mean'] + self.k * jnp.sqrt(seen['variance'])
+    skip = finite & high & (seen['count'] >= self.warmup)
+    skip &= seen['in_a_row'] < self.in_a_row
+    learn = finite & ~skip
+    weight = jnp.maximum(1 - self.decay, 1 / (1.0 + seen['count']))
+    off = loss - seen['mean']
+    variance = (1 - weight) * (seen['variance'] + weight * off**2)
+    row = jnp.where(skip, seen['in_a_row'] + 1, seen['in_a_row'] * ~finite)
+    return skip, {
+      'count': seen['count'] + learn,
+      'in_a_row': row,
+      'mean': jnp.where(learn, seen['mean'] + weight * off, seen['mean']),
+      'skipped': seen['skipped'] + skip,
+      'variance': jnp.where(learn, variance, seen['variance']),
+    }
+
+  def metrics(self, seen: Any) -> dict[str, jax.Array]:
+    limit = seen['mean'] + self.k * jnp.sqrt(seen['variance'])
+    return {
+      'spikes': seen['skipped'],
+      'spikes_in_a_row': seen['in_a_row'],
+      'spike_limit': limit,
+    }
+
+
+NEVER = Never()
+SPIKES: dict[str, type] = {'never': Never, 'deviations': Deviations}

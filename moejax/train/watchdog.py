@@ -1,0 +1,91 @@
+"""Says where every thread stands when no step ends for too long."""
+
+import faulthandler
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+POLL_S = 1.0
+
+
+class Watchdog:
+  """Prints the stacks of all Python threads when `beat` does not come.
+
+    with Watchdog(1800, say=sys.stderr.write) as watchdog:
+      for step in range(...):
+        ...
+        watchdog.beat()
+
+  The run goes on; it may only have been slow. After each warning it waits as
+  long again before the next. With `leave` it gives the process up instead,
+  for a scheduler to start it again.
+
+  It is a thread of Python: it cannot speak while C code holds the interpreter.
+  JAX's waiting for devices and other hosts does not.
+  """
+
+  def __init__(
+    self,
+    seconds: float,
+    say: Callable[[str], Any],
+    leave: Callable[[], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Watches nothing yet.
+
+    Args:
+      seconds: how long a step may take; 0 never warns.
+      say: is given the text.
+      leave: called after the text; ends the process.
+      clock: seconds.
+    """
+    self._seconds = seconds
+    self._say = say
+    self._leave = leave
+    self._clock = clock
+    self._done = threading.Event()
+    self._last = clock()
+    self._what = 'no step yet'
+    self._thread: threading.Thread | None = None
+
+  def __enter__(self) -> 'Watchdog':
+    if self._seconds > 0:
+      self.beat(self._what)
+      self._thread = threading.Thread(
+        target=self._watch, name='moejax-watchdog', daemon=True
+      )
+      self._thread.start()
+    return self
+
+  def __exit__(self, *unused: object) -> None:
+    self._done.set()
+    if self._thread is not None:
+      self._thread.join()
+
+  def beat(self, what: str) -> None:
+    """Something has ended; `what` is named if nothing follows."""
+    self._last, self._what = self._clock(), what
+
+  def _watch(self) -> None:
+    while not self._done.wait(min(POLL_S, self._seconds / 4)):
+      late = self._clock() - self._last
+      if late > self._seconds:
+        self._say(
+          f'watchdog: nothing has ended for {late:.0f} s, since {self._what}; '
+          f'train.watchdog_s={self._seconds:g}. All stacks of process '
+          f'{os.getpid()}:\n{stacks()}'
+        )
+        if self._leave is not None:
+          self._leave()
+        self._last = self._clock()
+
+
+def stacks() -> str:
+  """The stacks of all Python threads, the innermost call first."""
+  with tempfile.TemporaryFile() as f:  # faulthandler wants a descriptor
+    faulthandler.dump_traceback(f, all_threads=True)
+    f.seek(0)
+    return f.read().decode(errors='replace')

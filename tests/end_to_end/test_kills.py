@@ -1,0 +1,73 @@
+"""SIGKILL at chosen places of a real process; at random in tests/soak."""
+
+import os
+
+import jax
+import pytest
+from helpers import kills, own_text
+
+from moejax.cli import command
+
+pytestmark = pytest.mark.slow  # each starts several processes
+
+
+@pytest.fixture
+def server(tmp_path):
+  with kills.Server(tmp_path, os.environ['XLA_FLAGS']) as found:
+    yield found
+
+
+def test_killed_in_cache_step_save_and_evaluation_it_is_bit_equal(
+  server, tmp_path
+):
+  """Eight devices, rows to their experts and back, a router with a bias.
+
+  Both read what the first has compiled; that it makes no difference whether a
+  program is read or compiled is a test below.
+  """
+  text = own_text.write_stories(tmp_path / 'stories.jsonl')
+  places = [
+    ('packed', 1),  # the shard is written, and entered nowhere
+    ('step', 4),
+    ('manifest begun', 1),
+    ('evaluation', 1),
+  ]
+  compiled = f'--config.train.compile_cache={tmp_path / "compiled"}'
+  straight = kills.straight(server, text, 'all_to_all', tmp_path, compiled)
+  workdir = tmp_path / 'killed'
+  out = kills.killed(server, text, 'all_to_all', workdir, places, compiled)
+  assert 'Going on from the checkpoint of step ' in out
+  assert 'of 4 starts' in out  # the first did not come to training
+  kills.assert_same(straight, workdir)
+
+
+def test_killed_before_a_checkpoint_has_its_name(finished, server, tmp_path):
+  """The default dispatcher, dropless."""
+  workdir = tmp_path / 'run'
+  flags = own_text.flags(finished.text, workdir)
+  devices = jax.device_count()
+  code, out = server.run(flags, devices=devices, place=('state written', 2))
+  assert code == kills.KILLED, out
+  folder = workdir / 'checkpoints'
+  assert sorted(p.name for p in folder.glob('0*')) == [
+    '00000002',
+    '00000004.part',
+  ]
+  code, out = server.run(flags, devices=devices, place=('named', 1))
+  assert code == kills.KILLED, out
+  assert 'Going on from the checkpoint of step 2.' in out
+  code, out = server.run(flags, devices=devices)
+  assert code == command.DONE, out
+  assert 'Going on from the checkpoint of step 4.' in out
+  kills.assert_equal(finished.workdir, workdir)
+
+
+def test_the_same_run_twice_is_bit_equal_with_and_without_compiled_programs(
+  finished, tmp_path
+):
+  workdir = tmp_path / 'run'
+  flags = own_text.flags(finished.text, workdir)
+  ended = own_text.call(*flags, '--config.train.compile_cache=none')
+  assert (ended.code, ended.err) == (command.DONE, [])
+  assert not (workdir / 'compile_cache').exists()
+  kills.assert_equal(finished.workdir, workdir)

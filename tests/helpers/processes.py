@@ -1,0 +1,129 @@
+"""Real processes of one run over loopback, each with its own fake devices."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import time
+
+from helpers import own_text
+
+TIMEOUT = 240
+# What JAX's own libraries write.
+NOISE = re.compile(r'\[Gloo\]|^[EWF]\d{4} |^$')
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+  """How a process ended, what it wrote, and when."""
+
+  code: int
+  out: list[str]
+  err: list[str]
+  at: float
+
+
+def free_port():
+  with socket.create_server(('127.0.0.1', 0)) as s:
+    return s.getsockname()[1]
+
+
+def environment(devices):
+  flags = re.sub(
+    r'--xla_force_host_platform_device_count=\d+', '', os.environ['XLA_FLAGS']
+  )
+  return {
+    **os.environ,
+    'PYTHONPATH': str(own_text.ROOT),
+    'XLA_FLAGS': f'{flags} --xla_force_host_platform_device_count={devices}',
+  }
+
+
+class Processes:
+  """Started at once; killed on leaving, whatever happens.
+
+  Args:
+    count: how many are started.
+    devices: of each.
+    flags: of all.
+    of: how many the run has, if not all are started.
+    first: the number of the first that is started.
+    where: the folder that each is started in, if not the repository's.
+    program: what each runs.
+  """
+
+  def __init__(
+    self,
+    count,
+    devices,
+    flags,
+    *,
+    of=None,
+    first=0,
+    where=None,
+    program=('-m', 'moejax.main'),
+  ):
+    port = free_port()
+    self.all = [
+      subprocess.Popen(
+        [
+          *(sys.executable, *program, *flags),
+          f'--coordinator=127.0.0.1:{port}',
+          f'--num-processes={of or count}',
+          f'--process-id={index}',
+        ],
+        cwd=where[index] if where else own_text.ROOT,
+        env=environment(devices),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+      )
+      for index in range(first, first + count)
+    ]
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    for process in self.all:
+      process.kill()  # that is nothing to one that has ended
+      with contextlib.suppress(ValueError):
+        process.communicate()
+
+  def wait(self):
+    """How each ended."""
+    found = []
+    for process in self.all:
+      out, err = process.communicate(timeout=TIMEOUT)
+      lines = [
+        [x for x in text.splitlines() if not NOISE.search(x)]
+        for text in (out, err)
+      ]
+      found.append(Ended(process.returncode, *lines, time.monotonic()))
+    return found
+
+  def wait_for_step(self, workdir, step):
+    """Until metrics.jsonl has it."""
+    deadline = time.monotonic() + TIMEOUT
+    path = workdir / 'metrics.jsonl'
+    while not (path.exists() and f'"step": {step},' in path.read_text()):
+      codes = [process.poll() for process in self.all]
+      assert codes == [None] * len(codes), self.wait()
+      assert time.monotonic() < deadline
+      time.sleep(0.02)
+
+  def wait_for_line(self, index, line):
+    """Until a process has written a line."""
+    while (found := self.all[index].stdout.readline()).strip() != line:
+      assert found, self.wait()
+
+
+def steps(count, *flags, **options):
+  """Processes without a model, which start quickly; see steps.py."""
+  program = (str(pathlib.Path(__file__).with_name('steps.py')),)
+  flags = ('--host-timeout=3', *flags)
+  return Processes(count, 1, flags, program=program, **options)

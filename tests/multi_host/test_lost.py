@@ -1,0 +1,68 @@
+"""Whatever happens to one process, none of the others is left waiting.
+
+More of it, with real processes too, is in tests/soak/test_many_hosts.py; what
+they say to each other is tested in test_group.py.
+"""
+
+import signal
+
+import pytest
+from helpers import processes
+
+from moejax.cli import command
+
+pytestmark = pytest.mark.slow  # each starts processes
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_killed_process_ends_the_others(victim):
+  with processes.steps(3) as three:
+    three.wait_for_line(2, 'step 20')
+    three.all[victim].kill()
+    ended = three.wait()
+  others = [e for index, e in enumerate(ended) if index != victim]
+  for index, other in zip({0, 1, 2} - {victim}, others, strict=True):
+    assert other.code == command.LOST, other
+    front = f'process {index}: ' if index else ''
+    # Without process 0 JAX's client may have its say as well, before or after.
+    (line,) = [x for x in other.err if 'lost: ' in x]
+    assert line.startswith(f'{front}lost: process {victim} (')
+    assert 'was killed' in line
+    assert 'start all processes again' in line
+    assert victim == 0 or other.err == [line]
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+def test_a_signal_to_one_stops_all_after_the_same_step(name):
+  with processes.steps(2) as two:
+    two.wait_for_line(1, 'step 20')
+    two.all[1].send_signal(getattr(signal, name))
+    first, second = two.wait()
+  assert first.code == second.code == command.INTERRUPTED
+  (line,) = first.err
+  assert line.startswith(f'interrupted: {name}')
+  assert ' at step ' in line
+  assert second.err == [f'process 1: {line}']
+
+
+@pytest.mark.parametrize('victim', [0])
+def test_bad_input_to_one_ends_all(victim):
+  with processes.steps(2, f'--fail={victim}') as two:
+    ended = two.wait()
+  one, other = ended[victim], ended[1 - victim]
+  assert one.code == command.BAD_INPUT
+  front = 'process 1: '
+  assert one.err == [f'{front if victim else ""}error: no such file']
+  assert other.code == command.LOST
+  (line,) = other.err
+  assert line.startswith(f'{"" if victim else front}lost: process {victim} (')
+  assert line.endswith(') stopped: error: no such file')
+
+
+def test_a_process_that_never_comes_is_named():
+  with processes.steps(2, '--join-timeout=5', of=4) as two:
+    first, second = two.wait()
+  assert first.code == second.code == command.LOST
+  (line,) = first.err
+  assert line.startswith('lost: after 5 s process 2, 3 of 4 had not come to ')
+  assert second.err == [f'process 1: {line}']

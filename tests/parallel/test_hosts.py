@@ -1,0 +1,63 @@
+"""Which rows a process reads, and that they come to lie where they belong."""
+
+import jax
+import numpy as np
+import pytest
+
+from moejax.parallel import hosts, rules
+from moejax.parallel import mesh as meshes
+from moejax.parallel.mesh import MeshConfig
+
+ORDERS = {
+  'in order': [0, 1, 2, 3, 4, 5, 6, 7],
+  'turns': [0, 4, 1, 5, 2, 6, 3, 7],
+  'backwards': [7, 6, 5, 4, 3, 2, 1, 0],
+}
+
+
+def _mesh(order, **sizes):
+  devices = [jax.devices()[i] for i in ORDERS[order]]
+  return meshes.make(MeshConfig(**sizes), devices)
+
+
+@pytest.mark.parametrize(
+  ('order', 'sizes', 'rows'),
+  [
+    ('in order', {}, range(8)),
+    ('turns', {}, range(0, 16, 4)),
+    ('backwards', {}, range(8, 16)),
+    ('in order', {'fsdp': 2, 'expert': 2}, range(8)),
+    ('in order', {'model': 2}, range(8)),
+    ('turns', {'model': 2}, range(16)),  # each row is on both halves
+    ('in order', {'data': 1, 'model': 8}, range(16)),
+  ],
+)
+def test_rows_of_the_first_four_devices(order, sizes, rows):
+  """As if they were a process's; four rows are two devices' share."""
+  found = hosts.rows_of(jax.devices()[:4], 16, _mesh(order, **sizes))
+  if order == 'turns' and not sizes:
+    rows = [i + j for i in rows for j in (0, 1)]
+  assert found.tolist() == [*rows]
+
+
+@pytest.mark.parametrize('order', ORDERS)
+@pytest.mark.parametrize('sizes', [{}, {'fsdp': 4}, {'model': 2}])
+def test_every_device_gets_its_own_rows(order, sizes):
+  mesh = _mesh(order, **sizes)
+  x = np.arange(32).reshape(16, 2)
+  rows = hosts.rows_of(mesh.local_devices, 16, mesh)
+  got = hosts.put_rows({'x': x[rows]}, mesh, rows, 16)['x']
+  wanted = jax.device_put(x, rules.sharding(('batch',), mesh))
+  assert got.sharding == wanted.sharding
+  for a, b in zip(
+    got.addressable_shards, wanted.addressable_shards, strict=True
+  ):
+    assert a.device == b.device
+    np.testing.assert_array_equal(a.data, b.data)
+
+
+def test_one_process_reads_all():
+  mesh = _mesh('in order')
+  assert hosts.my_rows(16, mesh) is None
+  x = np.arange(16)
+  np.testing.assert_array_equal(hosts.fetch(hosts.put_rows(x, mesh)), x)
