@@ -2,6 +2,8 @@
 
   found = collectives(jax.jit(f).lower(x).compile().as_text())
   by_kind(found)     {'all-gather': 1536.0, 'all-reduce': 96.0}
+  by_axis(found, {'data': 2, 'fsdp': 4})     {('all-gather', 'fsdp'): 1536.0,
+                                              ('all-reduce', 'data'): 96.0}
 
 Bytes are those that one device sends (and receives as many) when the collective
 is done in the cheapest known way, with n devices in a group and arrays of s
@@ -21,9 +23,14 @@ Example, a line of the text and what is read in it, on groups of 4:
 
 import collections
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from moejax.parallel import program_text
 
 # By kind, the bytes that a device sends: from those of the result and n. Of a
 # ragged all-to-all it is the most that can be received.
@@ -35,17 +42,7 @@ _SENT: dict[str, Callable[[float, int], float]] = {
   'ragged-all-to-all': lambda result, n: result * (n - 1) / n,
   'reduce-scatter': lambda result, n: result * (n - 1),
 }
-_LINE = re.compile(
-  r'\s+(?:ROOT )?%?[\w.-]+ = (?P<type>.*?) '
-  rf'(?P<kind>{"|".join(sorted(_SENT, reverse=True))})(?P<start>-start)?\('
-)
-_COMPUTATION = re.compile(r'(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$')
-_SHAPE = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
-_CALLS = re.compile(
-  r'(?:body|condition|calls|to_apply|true_computation|false_computation|'
-  r'branch_computations|called_computations)=(\{[^}]*\}|%?[\w.-]+)'
-)
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+KINDS = frozenset(_SENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +53,13 @@ class Collective:
     kind: its name in XLA, 'all-gather' say.
     sent: bytes that a device sends in one run of it.
     devices: of one group.
-    times: how often it runs, by the loops around it. A loop of which XLA does
-      not know the number of trips counts as one.
+    times: how often it runs, by the loops around it. A loop of which the text
+      does not tell the number of trips counts as one.
     optional: whether it is in a branch that may not be taken.
+    group: the devices of its first group, by their place in the program; of a
+      collective-permute those between which something moves.
+    hidden: whether it is started in one place and waited for in another, or
+      is part of a fusion, so that something can be computed meanwhile.
   """
 
   kind: str
@@ -66,6 +67,21 @@ class Collective:
   devices: int
   times: int
   optional: bool
+  group: tuple[int, ...] = ()
+  hidden: bool = False
+
+  def axes(self, sizes: Mapping[str, int]) -> str:
+    """The mesh axes along which it moves data, joined by '+'.
+
+    Args:
+      sizes: of the mesh's axes in their order, {'data': 2, 'fsdp': 4}.
+    """
+    places = np.unravel_index(np.array(self.group, int), tuple(sizes.values()))
+    return '+'.join(
+      name
+      for name, place in zip(sizes, places, strict=True)
+      if len(set(place.tolist())) > 1
+    )
 
 
 def collectives(text: str) -> list[Collective]:
@@ -73,9 +89,27 @@ def collectives(text: str) -> list[Collective]:
 
   Those among a single device move nothing and are left out.
   """
-  total = re.search(r'num_partitions=(\d+)', text)
-  found = _Found(_computations(text), int(total[1]) if total else 1)
-  return [one for one in found.within('ENTRY', 1, False) if one.devices > 1]
+  return of_program(program_text.Program(text))
+
+
+def of_program(program: program_text.Program) -> list[Collective]:
+  """The same of a program that is parsed already."""
+  found = []
+  for at in program.walk():
+    kind = at.one.opcode.removesuffix('-start')
+    if kind not in _SENT:
+      continue
+    group = _group(at.one.rest, program.num_devices)
+    devices = len(group)
+    if 'source_target_pairs' in at.one.rest and devices:
+      devices = program.num_devices
+    if devices > 1:
+      sent = _SENT[kind](_result_bytes(at.one), devices)
+      hidden = at.one.opcode != kind or at.fused
+      found.append(
+        Collective(kind, sent, devices, at.times, at.optional, group, hidden)
+      )
+  return found
 
 
 def by_kind(
@@ -94,86 +128,104 @@ def by_kind(
   return dict(sums)
 
 
-def _computations(text: str) -> dict[str, list[str]]:
-  """The lines of each computation, by its name; the first to run is ENTRY."""
-  lines: dict[str, list[str]] = {}
-  inside: list[str] = []
-  for line in text.splitlines():
-    header = _COMPUTATION.match(line)
-    if header:
-      inside = lines['ENTRY' if header['entry'] else header['name']] = []
-    else:
-      inside.append(line)
-  return lines
+def by_axis(
+  found: Iterable[Collective],
+  sizes: Mapping[str, int],
+  *,
+  optional: bool = False,
+) -> dict[tuple[str, str], float]:
+  """The same by kind and mesh axes; see `Collective.axes`."""
+  sums: dict[tuple[str, str], float] = collections.defaultdict(float)
+  for one in found:
+    if optional or not one.optional:
+      sums[one.kind, one.axes(sizes)] += one.sent * one.times
+  return dict(sums)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-  computations: dict[str, list[str]]
-  num_devices: int
-
-  def within(
-    self, name: str, times: int, optional: bool
-  ) -> Iterator[Collective]:
-    for line in self.computations[name]:
-      match = _LINE.match(line)
-      if match:
-        devices = _group_size(line, self.num_devices)
-        sent = _SENT[match['kind']](_result_bytes(match), devices)
-        yield Collective(match['kind'], sent, devices, times, optional)
-      trips = _TRIPS.search(line)
-      branches = ' conditional(' in line
-      for names in _CALLS.findall(line):
-        for callee in re.findall(r'[\w.-]+', names):
-          yield from self.within(
-            callee, times * int(trips[1] if trips else 1), optional or branches
-          )
-
-
-def _result_bytes(match: re.Match) -> float:
+def _result_bytes(one: program_text.Instruction) -> float:
   """Bytes of what comes out on one device."""
-  sizes = []
-  for dtype, dims in _SHAPE.findall(match['type']):
-    bits = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype)[0])
-    numbers = 1
-    for dim in dims.split(','):
-      numbers *= int(dim or 1)
-    sizes.append(numbers * bits / 8)
-  if match['start'] and match['kind'] == 'all-gather':
+  sizes = [
+    program_text.num_bytes(*shape) for shape in program_text.shapes(one.type)
+  ]
+  if one.opcode == 'all-gather-start':
     # The start of an asynchronous one: what goes in, then what comes out.
     sizes = sizes[len(sizes) // 2 :]
-  if match['start'] and match['kind'] == 'collective-permute':
+  if one.opcode == 'collective-permute-start':
     sizes = sizes[1:2]
   return sum(sizes)
 
 
-def _group_size(line: str, num_devices: int) -> int:
-  """How many devices take part together."""
+def _group(line: str, num_devices: int) -> tuple[int, ...]:
+  """Which devices take part together, the first of several groups."""
   pairs = re.search(r'source_target_pairs=\{(.*?)\}\}', line)
   if pairs:
-    moves = [a != b for a, b in re.findall(r'(\d+),(\d+)', pairs[1])]
-    return num_devices if any(moves) else 1
+    moves = re.findall(r'(\d+),(\d+)', pairs[1])
+    first = [m for m in moves if m[0] != m[1]][:1]
+    return tuple(int(n) for move in first for n in move)
   groups = line.partition('replica_groups=')[2]
-  for pattern, size in _GROUPS:
+  for pattern, read in _GROUPS:
     match = pattern.match(groups)
     if match:
-      return size(match) or num_devices
+      return read(match) or tuple(range(num_devices))
   raise ValueError(f'unknown replica groups: {groups[:80]!r}')
 
 
-def _on_axes(match: re.Match) -> int:
-  sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
-  names = re.findall(r"'(\w+)'", match[2])
-  return math.prod(int(sizes[name]) for name in names)
+def _listed(match: re.Match) -> tuple[int, ...]:
+  return tuple(int(n) for n in match[1].split(',') if n)
 
 
-# The ways in which XLA writes groups; 0 for all devices.
-_GROUPS: tuple[tuple[re.Pattern, Callable[[re.Match], int]], ...] = (
+def _iota(match: re.Match) -> tuple[int, ...]:
+  """[2,4]<=[4,2]T(1,0): numbers in that shape, transposed, in rows of 4."""
+  return tuple(_transposed(match[2], match[3])[: int(match[1])].tolist())
+
+
+def _transposed(shape_text: str, order_text: str | None) -> np.ndarray:
+  """0, 1, 2, ... in a shape whose dimensions are then put in another order."""
+  numbers = lambda text: [int(n) for n in text.split(',')]
+  shape = numbers(shape_text)
+  devices = np.arange(math.prod(shape)).reshape(shape)
+  if order_text:
+    devices = devices.transpose(numbers(order_text))
+  return devices.reshape(-1)
+
+
+def _on_axes(match: re.Match) -> tuple[int, ...]:
+  """mesh['a'=2,'b'=4] {'b'}, or of a part of an axis: {'b':(1)2}.
+
+  Behind the axes may stand in which order the devices are on them.
+  """
+  sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", match[1])}
+  strides, size = {}, 1
+  for name in reversed(sizes):
+    strides[name], size = size, size * sizes[name]
+  steps = []
+  for name, before, part in re.findall(
+    r"'(\w+)'(?::\((\d+)\)(\d+))?", match[4]
+  ):
+    own = int(part) if part else sizes[name]
+    behind = sizes[name] // (int(before) * own) if part else 1
+    stride = strides[name] * behind
+    steps.append([place * stride for place in range(own)])
+  places = [sum(one) for one in itertools.product(*steps)]
+  if match[2]:
+    devices = _transposed(match[2], match[3])
+    places = [int(devices[place]) for place in places]
+  return tuple(sorted(places))
+
+
+# The ways in which XLA writes groups; none for all devices.
+_GROUPS: tuple[tuple[re.Pattern, Callable[[re.Match], tuple]], ...] = (
   # All of them listed, {{0,1},{2,3}} say.
-  (re.compile(r'\{\{([\d,]*)\}'), lambda match: match[1].count(',') + 1),
+  (re.compile(r'\{\{([\d,]*)\}'), _listed),
   # Their number and size: [2,4]<=[8].
-  (re.compile(r'\[\d+,(\d+)\]'), lambda match: int(match[1])),
+  (re.compile(r'\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?'), _iota),
   # A mesh and axes of it: mesh['a'=2,'b'=4] {'b'}.
-  (re.compile(r'mesh\[(.*?)\] \{([^}:]*)\}'), _on_axes),
-  (re.compile(r'\{\}|$'), lambda _: 0),
+  (
+    re.compile(
+      r'mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?'
+      r' \{([^}]*)\}'
+    ),
+    _on_axes,
+  ),
+  (re.compile(r'\{\}|$'), lambda _: ()),
 )

@@ -1,0 +1,64 @@
+r"""Tells what a run will cost on a TPU slice before it runs, without a TPU.
+
+python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4
+python -m moejax.cli.plan --config=configs/ds_2b.py --topology=cpu:8 \
+  --config.mesh.fsdp=4 --out=plan.json
+python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4 \
+  --search --limit=8
+
+It compiles the real training step ahead of time. A TPU slice needs libtpu, not
+a TPU: pip install 'moejax[tpu]'. Kinds are v4, v5e, v5p, v6e and tpu7x, behind
+the colon the chips along each side; cpu:8 is eight fake devices. The exit code
+is 5 if it does not fit into the chips' memory.
+"""
+
+import os
+from collections.abc import Sequence
+
+from etils import epath
+
+from moejax.cli import command, plan_table, run_config
+from moejax.core import errors, files
+from moejax.plan import plan, search, topology
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the plan, and writes it as JSON if asked to."""
+  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags.add_argument('--config', required=True, help='path[:arg] of a config')
+  flags.add_argument('--topology', required=True, help='v5p:4x4x4, cpu:8 ...')
+  flags.add_argument('--out', help='a JSON file to write')
+  flags.add_argument(
+    '--search',
+    action='store_true',
+    help='try other meshes, remat, micro-batches',
+  )
+  flags.add_argument(
+    '--limit', type=int, default=8, help='how many to compile at most'
+  )
+  args, overrides = command.parse(flags, argv)
+  if args.limit < 1:
+    raise errors.InputError(f'--limit={args.limit} must be at least 1')
+  run = run_config.load(args.config, overrides)
+  # Nothing is computed: no TPU or GPU of this machine is to be claimed.
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  where = topology.find(args.topology)
+  if args.search:
+    found = search.run(run, where, args.limit, plan_table.say)
+    plan_table.show_search(found)
+    tree, fits = search.to_json(found), any(row.fits for row in found)
+  else:
+    one = plan.make(run, where)
+    plan_table.show(one)
+    tree, fits = one.to_json(), one.fits
+  if args.out:
+    files.atomic_write_json(epath.Path(args.out), tree)
+  if not fits:
+    raise command.DoesNotFitError(
+      f'{args.config} on {args.topology} needs more memory than there is; '
+      'take more chips, more micro-batches, model.remat=full, or --search'
+    )
+
+
+if __name__ == '__main__':
+  command.main(main)

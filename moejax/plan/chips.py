@@ -1,0 +1,69 @@
+"""CHIPS: what a chip can do at best, by the name in a topology.
+
+Peak, memory and bandwidths are the vendor's published figures per chip (Cloud
+TPU documentation, "TPU v4", "v5e", "v5p", "v6e", "TPU7x"; its "inter-chip
+interconnect" is the sum over a chip's links in both directions, of which half
+is what it can send). Nothing here was measured.
+
+A compiled program's estimates are in cycles of the chip's clock. That is not
+published; it is the peak over what the chip's matrix units multiply and add in
+a cycle: 8 units of 128 x 128 in v5p, 2 FLOPs each, 459 TFLOP/s: 1.75 GHz.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One chip.
+
+  Attributes:
+    kind: what it is called.
+    peak: bfloat16 FLOP/s.
+    hbm: bytes of memory.
+    hbm_bandwidth: bytes/s between memory and chip.
+    ici_bandwidth: bytes/s that it can send to its neighbours, all links
+      together.
+    flops_per_cycle: of all its matrix units.
+    links: dimensions of the torus that it is part of.
+  """
+
+  kind: str
+  peak: float
+  hbm: float
+  hbm_bandwidth: float
+  ici_bandwidth: float
+  flops_per_cycle: int
+  links: int
+
+  @property
+  def clock(self) -> float:
+    """Cycles per second."""
+    return self.peak / self.flops_per_cycle
+
+  def split(self, parts: int) -> 'Chip':
+    """What one of several devices has that share a chip."""
+    return dataclasses.replace(
+      self,
+      peak=self.peak / parts,
+      hbm=self.hbm / parts,
+      hbm_bandwidth=self.hbm_bandwidth / parts,
+      ici_bandwidth=self.ici_bandwidth / parts,
+      flops_per_cycle=self.flops_per_cycle // parts,
+    )
+
+
+GIB, UNIT_128, UNIT_256 = 2**30, 2 * 128**2, 2 * 256**2
+
+CHIPS: dict[str, Chip] = {
+  # 275 TFLOP/s, 32 GiB, 1,228 GB/s; 6 links of 50 GB/s each way.
+  'v4': Chip('TPU v4', 275e12, 32 * GIB, 1.228e12, 300e9, 8 * UNIT_128, 3),
+  # 197 TFLOP/s, 16 GB, 819 GB/s, 400 GB/s both ways.
+  'v5e': Chip('TPU v5e', 197e12, 16 * GIB, 819e9, 200e9, 4 * UNIT_128, 2),
+  # 459 TFLOP/s, 95 GiB, 2,765 GB/s, 1,200 GB/s both ways.
+  'v5p': Chip('TPU v5p', 459e12, 95 * GIB, 2.765e12, 600e9, 8 * UNIT_128, 3),
+  # 918 TFLOP/s, 32 GB, 1,640 GB/s, 800 GB/s both ways.
+  'v6e': Chip('TPU v6e', 918e12, 32 * GIB, 1.64e12, 400e9, 4 * UNIT_256, 2),
+  # 2,307 TFLOP/s, 192 GiB, 7,380 GB/s, 1,200 GB/s both ways.
+  'tpu7x': Chip('TPU7x', 2307e12, 192 * GIB, 7.38e12, 600e9, 8 * UNIT_256, 3),
+}

@@ -1,0 +1,105 @@
+"""The training step of a run, compiled for devices that need not be there.
+
+It is the step that training runs (`train.step.make`), given shapes in place of
+arrays. Nothing is executed.
+"""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from moejax.data.batch import Batch
+from moejax.model import build
+from moejax.parallel import mesh as meshes
+from moejax.parallel import rules
+from moejax.plan.topology import Slice
+from moejax.train import optimizer, step
+from moejax.train import state as states
+
+_TOO_LARGE = 'RESOURCE_EXHAUSTED'
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What came of it.
+
+  Attributes:
+    mesh: the devices along its axes.
+    state: shapes and shardings of the training state.
+    batch: the same of the batch.
+    program: the compiled step; None if it needs more memory than there is.
+    refusal: what the compiler said then, in a line; else ''.
+    seconds: of tracing and lowering, and of compiling.
+  """
+
+  mesh: jax.sharding.Mesh
+  state: states.State
+  batch: Batch
+  program: Any
+  refusal: str
+  seconds: dict[str, float]
+
+
+def training_step(run: Any, where: Slice) -> Compiled:
+  """Compiles the run's training step.
+
+  Args:
+    run: a `cli.run_config.Run`.
+    where: the devices.
+
+  Raises:
+    InputError: sizes that do not fit together or do not divide over the mesh.
+  """
+  mesh = meshes.make(run.mesh, list(where.devices))
+  rows = run.train.batch_size // run.train.micro_batches
+  meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
+  model = build.build(run.model, mesh)
+  transform = optimizer.make(run.opt, run.train.steps, model.axes)
+  config = step.StepConfig(
+    run.opt,
+    run.train.steps,
+    run.train.micro_batches,
+    run.seed,
+    run.train.consistency,
+    run.train.skip_spikes,
+  )
+  state = states.abstract(model, transform, run.train.skip_spikes)
+  batch = _batch(run.train.batch_size, run.data.sequence_length, mesh)
+  start = time.monotonic()
+  lowered = step.make(model, transform, config).lower(state, batch)
+  seconds = {'lower': time.monotonic() - start}
+  start = time.monotonic()
+  program, refusal = compile_or_refuse(lowered)
+  seconds['compile'] = time.monotonic() - start
+  return Compiled(mesh, state, batch, program, refusal, seconds)
+
+
+def compile_or_refuse(lowered: Any) -> tuple[Any, str]:
+  """The compiled program; or None, and what the compiler said is too much."""
+  try:
+    return lowered.compile(), ''
+  except jax.errors.JaxRuntimeError as e:
+    if _TOO_LARGE not in str(e):
+      raise
+    return None, _line(str(e))
+
+
+def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
+  place = rules.sharding(('batch',), mesh)
+
+  def array(dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
+
+  ids = array(jnp.int32)
+  return Batch(ids, ids, array(jnp.float32), ids, ids)
+
+
+def _line(message: str) -> str:
+  """The part of a long message that says how much is too much."""
+  text = ' '.join(message.split())
+  found = re.search(r'Used \S+ of \S+ \w+\. Exceeded \w+ capacity by \S+', text)
+  return found[0].rstrip('.') if found else text[:200]

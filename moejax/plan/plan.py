@@ -1,0 +1,172 @@
+"""A run and a topology to all that is known before it runs, as one record.
+
+found = make(run, topology.find('v5p:4x4x4'))
+found.fits, found.to_json()
+"""
+
+import dataclasses
+from typing import Any
+
+from moejax.parallel import collective_bytes, program_text
+from moejax.plan import compile as compiling
+from moejax.plan import count, memory, program_cost, roofline
+from moejax.plan.topology import Slice
+
+# What in the record comes from where; printed, and written beside the figures.
+SOURCES = {
+  'compiler': 'the compiler says so of the compiled training step: temporary '
+  'memory, collectives, cycles of each fusion (times the trips of its loops)',
+  'arithmetic': 'shapes and published figures of the chip: parameters, model '
+  'FLOPs, bytes of the state, the roofline, the time of Pallas kernels '
+  f'(assumed to reach {roofline.KERNEL_SHARE:.0%} of theirs) and of '
+  'collectives',
+  'measured': 'nothing: no chip was there',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a run will cost on some devices.
+
+  Attributes:
+    run: the run.
+    where: the devices.
+    counted: parameters and FLOPs of the model.
+    mesh: axis sizes.
+    memory: bytes on a device.
+    cost: what a device does in a step; None if the step did not compile.
+    collectives: bytes that a device sends in a step, by kind and axes.
+    times: of a step; None if it did not compile, or on CPU.
+    seconds: how long lowering and compiling took.
+  """
+
+  run: Any
+  where: Slice
+  counted: count.Count
+  mesh: dict[str, int]
+  memory: memory.Memory
+  cost: program_cost.Cost | None
+  collectives: dict[tuple[str, str], float]
+  times: roofline.Times | None
+  seconds: dict[str, float]
+
+  @property
+  def fits(self) -> bool:
+    """Whether the memory of a device is enough."""
+    return self.memory.fits
+
+  @property
+  def tokens(self) -> int:
+    """Of a step."""
+    return self.run.train.batch_size * self.run.data.sequence_length
+
+  @property
+  def model_flops(self) -> float:
+    """Of a step, over all devices; see `count.Count.flops`."""
+    length = self.run.data.sequence_length
+    return self.counted.flops(length) * self.run.train.batch_size
+
+  def budget(self, step: float) -> dict[str, float]:
+    """What all steps of the run take, at `step` seconds each."""
+    total = step * self.run.train.steps
+    chip = self.where.chip
+    return {
+      'step_seconds': step,
+      'tokens_per_second': self.tokens / step,
+      'model_flops_utilisation': roofline.utilisation(
+        self.model_flops, step, len(self.where.devices), chip
+      ),
+      'days': total / 86_400,
+      'chip_hours': total / 3600 * self.where.chips,
+    }
+
+  def estimates(self) -> dict[str, dict[str, float]]:
+    """The budget by estimate; nothing where there is none."""
+    if self.times is None:
+      return {}
+    return {
+      'compiler': self.budget(self.times.compiler),
+      'roofline': self.budget(self.times.roofline),
+    }
+
+  def to_json(self) -> dict[str, Any]:
+    """All of it in plain numbers and words."""
+    tree = {
+      'topology': self.where.name,
+      'chips': self.where.chips,
+      'devices': len(self.where.devices),
+      'mesh': self.mesh,
+      'remat': self.run.model.remat,
+      'batch_size': self.run.train.batch_size,
+      'micro_batches': self.run.train.micro_batches,
+      'sequence_length': self.run.data.sequence_length,
+      'parameters': {
+        'total': self.counted.total,
+        'active': self.counted.active,
+      },
+      'model_flops_per_token': self.model_flops / self.tokens,
+      'model_flops_per_step': self.model_flops,
+      'fits': self.fits,
+      'bytes_per_device': {
+        'limit': self.where.memory,
+        'total': self.memory.total,
+        'peak': self.memory.peak,
+        'parts': [
+          {'part': part, 'bytes': size, 'source': source}
+          for part, size, source in self.memory.rows()
+        ],
+        'refusal': self.memory.refusal,
+      },
+      'collectives': [
+        {'kind': kind, 'axes': axes, 'bytes_per_step': size}
+        for (kind, axes), size in sorted(self.collectives.items())
+      ],
+      'token_budget': self.tokens * self.run.train.steps,
+      'estimates': self.estimates(),
+      'seconds': self.seconds,
+      'sources': SOURCES,
+    }
+    if self.cost is not None:
+      tree['program'] = {
+        'matmul_flops_per_device': self.cost.flops,
+        'kernel_flops_per_device': self.cost.kernel_flops,
+        'flops_in_branches': self.cost.optional_flops,
+        'bytes_per_device': self.cost.num_bytes + self.cost.kernel_bytes,
+        'loops_without_trip_count': self.cost.unknown_loops,
+      }
+    if self.times is not None:
+      tree['seconds_per_step'] = {
+        **dataclasses.asdict(self.times),
+        'bound': self.times.bound,
+      }
+    return tree
+
+
+def make(run: Any, where: Slice) -> Plan:
+  """Compiles the run's step for the devices, and reads what came of it.
+
+  Raises:
+    InputError: sizes that do not fit together or do not divide over the mesh.
+  """
+  found = compiling.training_step(run, where)
+  sizes = dict(found.mesh.shape)
+  cost, sent, times = None, {}, None
+  if found.program is not None:
+    program = program_text.Program(found.program.as_text())
+    cost = program_cost.of_program(program)
+    moves = collective_bytes.of_program(program)
+    sent = collective_bytes.by_axis(moves, sizes)
+    if where.chip is not None:
+      devices = list(found.mesh.devices.flat)
+      times = roofline.times(cost, moves, where.chip, devices)
+  return Plan(
+    run=run,
+    where=where,
+    counted=count.count(run.model),
+    mesh=sizes,
+    memory=memory.of(found, where.memory),
+    cost=cost,
+    collectives=sent,
+    times=times,
+    seconds=found.seconds,
+  )

@@ -1,0 +1,263 @@
+"""What a compiled program does in one run, loops counted as often as they run.
+
+`cost_analysis()` counts the body of a loop once, and knows no time for Pallas
+kernels. Here every instruction of the program's text counts as often as the
+loops around it say:
+
+  matmul FLOPs   arithmetic on the shapes of every `dot` and `convolution`
+  kernels        FLOPs and bytes as each Pallas kernel says of itself, or by
+                 ATTENTION: the compiler knows nothing of what is inside
+  bytes          of what goes into and comes out of every instruction that is
+                 not part of a fusion, where that lies in HBM
+  cycles         the TPU compiler's own estimate of every fusion, as it writes
+                 it into the text ("estimated_cycles"); none on other platforms
+
+A branch that may not be taken counts only where the other branch is empty of
+such work: of a conditional the dearest branch would be too much, and the
+cheapest too little, so `optional` says what was left out.
+"""
+
+import dataclasses
+import math
+import re
+
+from moejax.model import splash
+from moejax.parallel import collective_bytes, program_text
+
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_KERNEL = re.compile(
+  r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"'
+)
+_UNKNOWN_CYCLES = 2**62
+# What neither reads nor writes memory by itself.
+_FREE = frozenset([
+  'after-all',
+  'bitcast',
+  'call',
+  'conditional',
+  'constant',
+  'copy-done',
+  'copy-start',
+  'get-tuple-element',
+  'iota',
+  'parameter',
+  'partition-id',
+  'tuple',
+  'while',
+])
+
+
+# Products of the L queries of a head with its L keys in a kernel of which the
+# text says nothing, by how its name starts: scores and output; scores, their
+# gradient, dv and dk; scores, their gradient and dq.
+ATTENTION = {
+  'splash_mha_fwd': 2,
+  'splash_mha_dkv': 4,
+  'splash_mha_dq': 3,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """A Pallas kernel: what it says of one run, and how often it runs."""
+
+  name: str
+  flops: float
+  num_bytes: float
+  times: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """One run of the program on one device.
+
+  Attributes:
+    flops: of matrix products outside of kernels.
+    num_bytes: to and from HBM, outside of kernels.
+    cycles: the compiler's estimate, without kernels and collectives; 0 where
+      the platform has none.
+    rest_bytes: to and from HBM, of what the compiler has no estimate of: row
+      gathers, some copies.
+    kernels: all of them.
+    optional_flops: of matrix products and kernels in branches, not in `flops`.
+    unknown_loops: loops whose number of trips the text does not tell; each
+      counts as one trip.
+  """
+
+  flops: float
+  num_bytes: float
+  cycles: float
+  rest_bytes: float
+  kernels: tuple[Kernel, ...]
+  optional_flops: float
+  unknown_loops: int
+
+  @property
+  def kernel_flops(self) -> float:
+    """Of all kernels, all runs."""
+    return sum(k.flops * k.times for k in self.kernels)
+
+  @property
+  def kernel_bytes(self) -> float:
+    """The same for bytes."""
+    return sum(k.num_bytes * k.times for k in self.kernels)
+
+
+def of_program(program: program_text.Program) -> Cost:
+  """The cost of a compiled program on one of its devices."""
+  flops = num_bytes = cycles = rest = optional = 0.0
+  kernels, unknown = [], 0
+  for at in program.walk():
+    kernel = _kernel(at)
+    own = matmul_flops(program, at)
+    if at.optional:
+      optional += at.times * (own + (kernel.flops if kernel else 0))
+      continue
+    flops += own * at.times
+    if kernel:
+      kernels.append(kernel)
+    elif not at.fused:
+      moved = at.times * _hbm_bytes(program, at)
+      num_bytes += moved
+      cycles += at.times * _cycles(at)
+      if not _cycles(at) and not _is_collective(at):
+        rest += moved
+    if at.one.opcode == 'while':
+      unknown += program.trips(at) is None
+  return Cost(flops, num_bytes, cycles, rest, tuple(kernels), optional, unknown)
+
+
+def matmul_flops(program: program_text.Program, at: program_text.At) -> float:
+  """FLOPs of one run of a `dot` or `convolution`; 0 for all else."""
+  if at.one.opcode == 'dot':
+    return _dot(program, at)
+  if at.one.opcode == 'convolution':
+    return _convolution(program, at)
+  return 0.0
+
+
+def _dot(program, at) -> float:
+  _, out = program_text.shapes(at.one.type)[0]
+  _, left = program.shape(at.inside, at.one.operands[0])
+  found = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', at.one.rest)
+  over = [int(n) for n in found[1].split(',') if n] if found else []
+  return 2.0 * math.prod(out) * math.prod(left[n] for n in over)
+
+
+def _convolution(program, at) -> float:
+  """XLA for TPU writes matrix products so, batch dimensions as windows.
+
+  Each place of the window counts as often as it falls on the input, not on
+  padding or on the gaps of a dilation.
+  """
+  _, out = program_text.shapes(at.one.type)[0]
+  left, right = (
+    program.shape(at.inside, name)[1] for name in at.one.operands[:2]
+  )
+  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', at.one.rest)
+  of_left, of_right, of_out = labels.groups()
+  features = right[of_right.index('i')]
+  products = out[of_out.index('b')] * out[of_out.index('f')] * features
+  window = _window(at.one.rest)
+  for n in range(len(of_left) - 2):
+    sizes = (
+      left[of_left.index(str(n))],
+      right[of_right.index(str(n))],
+      out[of_out.index(str(n))],
+    )
+    products *= _hits(sizes, {key: of[n] for key, of in window.items()})
+  groups = re.search(r'batch_group_count=(\d+)', at.one.rest)
+  return 2.0 * products / (int(groups[1]) if groups else 1)
+
+
+def _window(text: str) -> dict[str, list]:
+  found = re.search(r'window=\{([^}]*)\}', text)
+  read = {}
+  for key, value in re.findall(r'(\w+)=(\S+)', found[1] if found else ''):
+    parts = value.split('x')
+    if key == 'pad':
+      read[key] = [tuple(int(n) for n in part.split('_')) for part in parts]
+    elif key != 'size':
+      read[key] = [int(part) for part in parts]
+  return read
+
+
+def _hits(sizes: tuple[int, int, int], window: dict) -> int:
+  """Pairs of an output's place and a window's place that meet an input."""
+  size_in, size_window, size_out = sizes
+  low = window.get('pad', (0, 0))[0]
+  stride, spread = window.get('stride', 1), window.get('lhs_dilate', 1)
+  reach = window.get('rhs_dilate', 1)
+  if size_window == 1 and not low and spread == 1:
+    return size_out
+  end = (size_in - 1) * spread + 1
+  hits = 0
+  for place in range(size_window):
+    # An output o sees the input at o * stride + place * reach - low.
+    shift = place * reach - low
+    first = max(0, -(shift // stride))
+    last = min(size_out - 1, (end - 1 - shift) // stride)
+    if last < first:
+      continue
+    if spread == 1:
+      hits += last - first + 1
+    else:
+      hits += sum(
+        (o * stride + shift) % spread == 0 for o in range(first, last + 1)
+      )
+  return hits
+
+
+def _kernel(at: program_text.At) -> Kernel | None:
+  if 'custom_call_target="tpu_custom_call"' not in at.one.rest:
+    return None
+  name = at.one.name.split('.')[0]
+  found = _KERNEL.search(at.one.rest)
+  if found:
+    flops, num_bytes = (float(n) for n in found.groups())
+    return Kernel(name, flops, num_bytes, at.times)
+  products = next(
+    (n for start, n in ATTENTION.items() if name.startswith(start)), 0
+  )
+  layout = at.one.rest.partition('operand_layout_constraints=')[2]
+  given = program_text.shapes(layout.partition('}, frontend')[0])
+  heads = [dims for _, dims in given if len(dims) >= 3 and dims[-1] > 1]
+  if not products or not heads:
+    return Kernel(name, 0.0, 0.0, at.times)
+  # The queries: [rows, heads, tokens, width].
+  dims = next(dims for dims in heads if dims[-2] % splash.LANES == 0)
+  length = dims[-2]
+  flops = 2.0 * products * math.prod(dims) * length * splash.visited(length)
+  num_bytes = sum(program_text.num_bytes(*shape) for shape in given)
+  return Kernel(name, flops, num_bytes, at.times)
+
+
+def _is_collective(at: program_text.At) -> bool:
+  return at.one.opcode.removesuffix('-start') in collective_bytes.KINDS
+
+
+def _cycles(at: program_text.At) -> float:
+  found = _CYCLES.search(at.one.rest)
+  cycles = int(found[1]) if found else 0
+  return cycles if cycles < _UNKNOWN_CYCLES else 0
+
+
+def _hbm_bytes(program: program_text.Program, at: program_text.At) -> float:
+  """Bytes of operands and results that lie in HBM: memory space 0.
+
+  What reads a part of an operand says it by its name.
+  """
+  if at.one.opcode in _FREE or at.one.opcode.endswith('-done'):
+    return 0.0
+  types = [at.one.type]
+  if not re.search(r'slice|gather|scatter', at.one.opcode + at.one.name):
+    types += [program.type_of(at.inside, name) for name in at.one.operands]
+  return sum(map(_in_hbm, types)) * (2 if len(types) == 1 else 1)
+
+
+def _in_hbm(type_text: str) -> float:
+  return sum(
+    program_text.num_bytes(*program_text.shapes(one)[0])
+    for one in re.findall(r'\b[a-z]+\d*\w*\[[\d,]+\](?:\{[^}]*\})?', type_text)
+    if 'S(' not in one
+  )

@@ -1,0 +1,106 @@
+"""A topology's name to devices that need not be there.
+
+v5p:4x4x4   64 chips of a TPU slice, through libtpu, on any machine
+cpu:8       8 fake devices of this machine's CPU
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+
+import jax
+from jax.experimental import topologies
+
+from moejax.core import errors, table
+from moejax.plan.chips import CHIPS, Chip
+
+CPU = 'cpu'
+_FLAG = '--xla_force_host_platform_device_count'
+EXAMPLES = 'v5e:4x4, v5p:4x4x4 or cpu:8'
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  """Devices to compile for.
+
+  Attributes:
+    name: as it was given.
+    devices: in the order of their places.
+    chips: how many chips they are; on some kinds a chip is two devices.
+    chip: what one DEVICE can do; None for CPU, of which nothing is claimed.
+    memory: bytes of one device. CPU's share the machine's.
+  """
+
+  name: str
+  devices: tuple[jax.Device, ...]
+  chips: int
+  chip: Chip | None
+  memory: float
+
+
+def find(name: str) -> Slice:
+  """The devices of a topology.
+
+  Raises:
+    InputError: no such kind or shape, or libtpu is not installed.
+  """
+  kind, _, shape = name.partition(':')
+  if kind == CPU:
+    return _cpu(name, shape)
+  if kind not in CHIPS:
+    raise table.unknown('topology', kind, [*CHIPS, CPU])
+  if not re.fullmatch(r'\d+(x\d+)*', shape):
+    raise errors.InputError(
+      f'--topology={name} has no shape; use {EXAMPLES}, say'
+    )
+  chips = math.prod(int(n) for n in shape.split('x'))
+  devices = _tpu(name)
+  if not chips or len(devices) % chips:
+    raise errors.InputError(
+      f'--topology={name}: {chips} chips, but {len(devices)} devices'
+    )
+  chip = CHIPS[kind].split(len(devices) // chips)
+  return Slice(name, devices, chips, chip, chip.hbm)
+
+
+def _tpu(name: str) -> tuple[jax.Device, ...]:
+  if importlib.util.find_spec('libtpu') is None:
+    raise errors.InputError(
+      f'--topology={name} needs libtpu, which is not installed; '
+      "pip install 'moejax[tpu]' (Linux; no TPU is needed), or use cpu:8"
+    )
+  # No TPU is there to be asked about.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  # Nor will be used: several plans may be made at a time.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  kinds = ', '.join(CHIPS)
+  try:
+    found = topologies.get_topology_desc(platform='tpu', topology_name=name)
+  except Exception as e:  # noqa: BLE001 (it depends on the version)
+    why = ' '.join(str(e).split())[:200]
+    raise errors.InputError(
+      f'--topology={name} is no TPU slice ({why}); kinds are {kinds}, with '
+      f'chips along each side of the slice: {EXAMPLES}'
+    ) from None
+  return tuple(found.devices)
+
+
+def _cpu(name: str, shape: str) -> Slice:
+  if not re.fullmatch(r'[1-9]\d*', shape):
+    raise errors.InputError(f'--topology={name} must be cpu:<devices>: cpu:8')
+  number = int(shape)
+  if _FLAG not in os.environ.get('XLA_FLAGS', ''):
+    # An error if the backend is there already, with as many as it has.
+    with contextlib.suppress(RuntimeError):
+      jax.config.update('jax_num_cpu_devices', number)
+  devices = jax.devices(CPU)
+  if len(devices) < number:
+    raise errors.InputError(
+      f'--topology={name}: this process has {len(devices)} CPU devices; set '
+      f'XLA_FLAGS={_FLAG}={number}'
+    )
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  return Slice(name, tuple(devices[:number]), number, None, memory / number)

@@ -1,0 +1,120 @@
+"""Plans for TPU slices, without a TPU: they need libtpu, and are skipped else.
+
+  pip install 'moejax[tpu]'
+  pytest tests/plan/test_plan_on_tpu.py
+
+Each plan is a process of its own, because this one's JAX has been told to be a
+CPU; all together they take a minute or two.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip('libtpu')
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'ds_2b.py'
+# Small, but with shapes that the kernels take.
+SMALL = (
+  '--config.model.head_dim=128',
+  '--config.model.max_length=256',
+  '--config.data.sequence_length=256',
+  '--config.model.width=256',
+  '--config.model.moe.expert_width=128',
+  '--config.train.batch_size=16',
+  '--config.mesh.data=2',
+  '--config.mesh.fsdp=2',
+)
+
+
+def _plan(folder, *flags):
+  """Exit code, the JSON, and what was said on stderr."""
+  env = dict(os.environ)
+  env.pop('XLA_FLAGS', None)
+  env['PYTHONPATH'] = os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')])
+  out = folder / 'plan.json'
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'moejax.cli.plan',
+      f'--config={CONFIG}:tiny',
+      f'--out={out}',
+      *flags,
+    ],
+    capture_output=True,
+    text=True,
+    env=env,
+    check=False,
+  )
+  tree = json.loads(out.read_text()) if out.exists() else None
+  return done.returncode, tree, done.stderr
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+  code, tree, said = _plan(
+    tmp_path_factory.mktemp('plan'), '--topology=v5e:2x2', *SMALL
+  )
+  assert code == 0, said[-2000:]
+  return tree
+
+
+def test_it_fits_and_has_both_estimates(small):
+  assert small['fits']
+  assert small['devices'] == small['chips'] == 4
+  times = small['seconds_per_step']
+  assert times['fusions'] > 0
+  assert times['kernels'] > 0
+  assert set(small['estimates']) == {'compiler', 'roofline'}
+  # Nothing is faster than the chip at its best.
+  compiler, roofline = small['estimates'].values()
+  assert compiler['step_seconds'] > roofline['step_seconds']
+  assert 0 < compiler['model_flops_utilisation'] < 1
+
+
+def test_all_loops_have_a_trip_count(small):
+  assert small['program']['loops_without_trip_count'] == 0
+
+
+def test_collectives_are_along_the_axes_of_the_mesh(small):
+  axes = {row['axes'] for row in small['collectives']}
+  assert axes <= {'data', 'fsdp', 'data+fsdp'}
+  assert 'fsdp' in axes
+
+
+def test_flops_of_matmuls_and_kernels_are_near_the_arithmetic(small):
+  found = small['program']
+  executed = found['matmul_flops_per_device'] + found['kernel_flops_per_device']
+  model = small['model_flops_per_step'] / small['devices']
+  # `matmuls` is computed again in part, routers are not counted, half of the
+  # scores is masked, experts' tiles are visited once more at each boundary.
+  assert 0.9 < executed / model < 1.7
+
+
+def test_a_kind_that_is_none_is_one_line(tmp_path):
+  code, tree, said = _plan(tmp_path, '--topology=v5p:3x5x7')
+  assert code == 2
+  assert tree is None
+  lines = [line for line in said.splitlines() if line.startswith('error: ')]
+  assert len(lines) == 1
+  assert 'is no TPU slice' in lines[0]
+
+
+def test_what_the_compiler_refuses_does_not_fit(tmp_path):
+  # The batch alone, 40 GiB a chip, is more than there is.
+  code, tree, said = _plan(
+    tmp_path,
+    '--topology=v5e:2x2',
+    '--config.model.moe.num_experts=0',
+    '--config.train.batch_size=134217728',
+    '--config.mesh.fsdp=4',
+    '--config.mesh.data=1',
+  )
+  assert code == 5, said[-2000:]
+  assert not tree['fits']

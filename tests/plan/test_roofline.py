@@ -1,0 +1,97 @@
+"""Times worked out by hand."""
+
+import dataclasses
+
+import pytest
+
+from moejax.parallel.collective_bytes import Collective
+from moejax.plan import chips, roofline
+from moejax.plan.program_cost import Cost, Kernel
+
+# 1 TFLOP/s at 1 GHz, 1 GB, 100 GB/s, 30 GB/s over the links of 3 dimensions.
+CHIP = chips.Chip('toy', 1e12, 1e9, 100e9, 30e9, 1000, 3)
+
+
+@dataclasses.dataclass
+class Device:
+  coords: tuple[int, int, int]
+
+
+# Two along each of three dimensions.
+DEVICES = [Device((x, y, z)) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+
+
+def _cost(**changes):
+  plain = Cost(
+    flops=2e12,
+    num_bytes=100e9,
+    cycles=3e9,
+    rest_bytes=0,
+    kernels=(),
+    optional_flops=0,
+    unknown_loops=0,
+  )
+  return dataclasses.replace(plain, **changes)
+
+
+def _collective(sent=10e9, group=(0, 1), hidden=False, optional=False):
+  return Collective('all-gather', sent, len(group), 1, optional, group, hidden)
+
+
+def test_the_longest_of_three_bounds():
+  found = roofline.times(_cost(), [_collective(sent=5e9)], CHIP, DEVICES)
+  # 2 TFLOP at 1 TFLOP/s; 100 GB at 100 GB/s; 5 GB along one dimension of
+  # three, 10 GB/s.
+  assert (found.compute, found.memory, found.network) == (2.0, 1.0, 0.5)
+  assert (found.roofline, found.bound) == (2.0, 'compute')
+  # 3e9 cycles at 1 GHz, and what nothing runs beside.
+  assert found.compiler == 3.0 + 0.5
+  slower = roofline.times(_cost(rest_bytes=20e9), [], CHIP, DEVICES)
+  assert slower.compiler == pytest.approx(3.0 + 0.2)
+
+
+def test_a_kernel_takes_the_longer_of_its_two_times_over_the_assumed_share():
+  kernels = (Kernel('gmm', 1e12, 1e9, 2), Kernel('gmm', 1e9, 50e9, 1))
+  found = roofline.times(_cost(kernels=kernels), [], CHIP, DEVICES)
+  assert found.kernels == pytest.approx((2 * 1.0 + 0.5) / 0.7)
+  assert found.compute == pytest.approx(2 + 2.001)
+  assert found.memory == pytest.approx(1 + 0.52)
+
+
+def test_what_runs_beside_counts_only_as_far_as_it_is_longer():
+  short = [_collective(sent=10e9, hidden=True)]
+  assert roofline.times(_cost(), short, CHIP, DEVICES).exposed == 0
+  long = [_collective(sent=50e9, hidden=True)]
+  assert roofline.times(_cost(), long, CHIP, DEVICES).exposed == 5.0 - 3.0
+
+
+def test_a_branch_that_may_not_be_taken_costs_nothing():
+  found = roofline.times(_cost(), [_collective(optional=True)], CHIP, DEVICES)
+  assert found.network == found.exposed == 0
+
+
+@pytest.mark.parametrize(
+  ('group', 'share'),
+  [((0, 1), 1 / 3), ((0, 4), 1 / 3), ((0, 1, 2, 3), 2 / 3), (range(8), 1.0)],
+)
+def test_links_along_the_dimensions_of_a_group(group, share):
+  assert roofline.link_share(list(group), DEVICES, 3) == pytest.approx(share)
+
+
+def test_utilisation():
+  assert roofline.utilisation(8e12, 2.0, 8, CHIP) == 0.5
+
+
+@pytest.mark.parametrize(
+  ('name', 'gigahertz'),
+  [('v4', 1.05), ('v5e', 1.5), ('v5p', 1.75), ('v6e', 1.75), ('tpu7x', 2.2)],
+)
+def test_clocks_follow_from_published_peaks(name, gigahertz):
+  assert chips.CHIPS[name].clock == pytest.approx(gigahertz * 1e9, rel=0.005)
+
+
+def test_devices_that_share_a_chip():
+  half = chips.CHIPS['tpu7x'].split(2)
+  assert half.peak == 2307e12 / 2
+  assert half.hbm == 96 * 2**30
+  assert half.clock == chips.CHIPS['tpu7x'].clock
