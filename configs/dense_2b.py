@@ -12,13 +12,8 @@ at full size.
 """
 
 from moejax.cli import run_config
-from moejax.core import config
 
 
 def get_config():
   """As ds_2b.py, but without experts."""
-  base = __file__.removesuffix('dense_2b.py') + 'ds_2b.py'
-  c = config.to_config_dict(run_config.load(base))
-  c.model.moe = run_config.default().model.moe  # no experts
-  c.model.dense_width = 3413  # 8/3 D: 8 D^2 parameters
-  return c
+  return run_config.beside(__file__, 'paper_2b.py:dense')

@@ -17,18 +17,8 @@ random choice of the second expert it does not say; here it is kept.
 """
 
 from moejax.cli import run_config
-from moejax.core import config
 
 
 def get_config():
   """As ds_2b.py, but for the experts."""
-  base = __file__.removesuffix('gshard_2b.py') + 'ds_2b.py'
-  c = config.to_config_dict(run_config.load(base))
-  c.model.moe.num_experts = 16
-  c.model.moe.num_shared = 0
-  c.model.moe.expert_width = 3413  # 8/3 D: 8 D^2 parameters
-  c.model.moe.router = {'name': 'gshard'}
-  c.model.moe.dispatcher = {'name': 'dropless'}
-  # The paper's coefficient for the 2B models; GShard's own is not printed.
-  c.model.moe.balance = {'gshard_aux': {'coefficient': 0.01}}
-  return c
+  return run_config.beside(__file__, 'paper_2b.py:gshard')

@@ -5,6 +5,8 @@ After a change that is meant, write the golden texts anew with
   UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py
 """
 
+import functools
+import json
 import os
 import pathlib
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from moejax.cli import run_config
-from moejax.core import config
+from moejax.core import config, errors
 from moejax.data import synthetic
 from moejax.model import build
 from moejax.parallel import hosts
@@ -30,6 +32,15 @@ def _load(name, *overrides):
   return run_config.load(str(ROOT / 'configs' / name), overrides)
 
 
+def _variants(name):
+  """What can stand behind the colon, the default first."""
+  module = run_config.module(str(ROOT / 'configs' / f'{name}.py'), 'config')
+  return list(getattr(module, 'VARIANTS', {}))
+
+
+VARIED = {name: names for name in CONFIGS if (names := _variants(name))}
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_golden_text(name):
   text = config.to_text(_load(f'{name}.py'))
@@ -38,6 +49,38 @@ def test_golden_text(name):
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
   assert text == path.read_text()
+
+
+@pytest.mark.parametrize('name', VARIED)
+def test_golden_text_of_variants(name):
+  """What each variant has other than the default."""
+  default = _load(f'{name}.py')
+  text = ''
+  for variant in VARIED[name]:
+    run = _load(f'{name}.py:{variant}')
+    assert config.from_config_dict(run_config.Run, config.to_dict(run)) == run
+    flat = config.flatten(run)
+    changed = [k for k in config.differences(default, run) if k in flat]
+    lines = [f'{key} = {json.dumps(flat[key])}' for key in changed]
+    text += '\n'.join([f'[{variant}]', *lines, '', ''])
+  path = GOLDEN / f'{name}.variants.txt'
+  if 'UPDATE_GOLDEN' in os.environ:
+    path.write_text(text)
+  assert text == path.read_text()
+
+
+@pytest.mark.parametrize('name', VARIED)
+def test_variants_trace_when_shrunk(name):
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  runs = (_load(f'{name}.py:tiny,{variant}') for variant in VARIED[name])
+  # Many differ in sizes alone, which are all the same when shrunk.
+  for model in {run.model for run in runs}:
+    build.build(model, mesh).trace(8, 64)
+
+
+def test_an_unknown_variant_names_the_nearest():
+  with pytest.raises(errors.InputError, match="did you mean 'half'"):
+    _load('ds_145b.py:halv')
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -49,9 +92,9 @@ def test_a_config_survives_json_and_config_dict(name):
   assert again == run
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_every_config_steps_when_shrunk(name):
-  run = _load(f'{name}.py:tiny', ('mesh.data', '1'))
+@functools.cache
+def _step(run):
+  """What one step gives, and the weights that it left as they were."""
   mesh = meshes.make(run.mesh, jax.devices()[:1])
   model = build.build(run.model, mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.axes)
@@ -64,13 +107,21 @@ def test_every_config_steps_when_shrunk(name):
   )
   batch = rows.batch(0, run.train.batch_size)
   after, metrics = train_step(start, hosts.put_rows(batch, mesh))
+  moved = jax.tree.map(
+    lambda a, b: np.any(a != np.asarray(b)), before, after.weights
+  )
+  still = [p for p, m in jax.tree_util.tree_leaves_with_path(moved) if not m]
+  return metrics, still
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_config_steps_when_shrunk(name):
+  # Some are the same run when shrunk, which is stepped once.
+  run = _load(f'{name}.py:tiny', ('mesh.data', '1'))
+  metrics, still = _step(run)
   assert jnp.isfinite(metrics['loss'])
   assert int(metrics['skipped']) == 0
   # Fresh weights know nothing: the loss is that of a uniform guess.
   uniform = np.log(run.model.vocab_size)
   assert abs(float(metrics['loss']) - uniform) < 0.1 * uniform
-  moved = jax.tree.map(
-    lambda a, b: np.any(a != np.asarray(b)), before, after.weights
-  )
-  still = [p for p, m in jax.tree_util.tree_leaves_with_path(moved) if not m]
   assert not still
