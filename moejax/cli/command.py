@@ -8,6 +8,7 @@ Exit codes:
   4   no step ended for train.watchdog_s seconds, and train.watchdog_exits was
       set; run the same command to go on
   5   a plan does not fit into the memory of the chips
+  6   another process of the run is lost, or never came; start all again
   75  interrupted by Ctrl-C or SIGTERM; training was saved first: run the same
       command to go on
 """
@@ -22,9 +23,8 @@ from typing import Any
 
 from moejax.core import errors
 
-DONE, BUG, BAD_INPUT, STOPPED, STUCK, LOST = 0, 1, 2, 3, 4, 6
-INTERRUPTED = 75
-DOES_NOT_FIT = 5
+DONE, BUG, BAD_INPUT, STOPPED = 0, 1, 2, 3
+STUCK, DOES_NOT_FIT, LOST, INTERRUPTED = 4, 5, 6, 75
 DISK_ERRORS = (
   errno.ENOSPC,
   errno.EDQUOT,

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -25,7 +24,7 @@ import jax
 
 from moejax.cli import command
 from moejax.cli.run_config import Run
-from moejax.core import config, errors
+from moejax.core import config, errors, files
 from moejax.parallel import distributed
 from moejax.parallel import group as groups
 
@@ -160,7 +159,7 @@ def _about(run: Run) -> dict[str, str]:
   text = json.dumps(config.to_dict(run), sort_keys=True)
   return {
     'the config (a checksum)': hashlib.sha256(text.encode()).hexdigest()[:12],
-    'moejax': importlib.metadata.version('moejax'),
+    'moejax': files.version('moejax') or 'not installed',
     'jax': jax.__version__,
     'python': '.'.join(platform.python_version_tuple()[:2]),
   }

@@ -197,6 +197,14 @@ def damage(folder: epath.PathLike) -> str | None:
   return None
 
 
+def version(package: str) -> str | None:
+  """The version of an installed package; None if it is not installed."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
 def versions() -> dict[str, Any]:
   """What a run ran on, for versions.json; nothing that names the machine.
 
@@ -206,12 +214,8 @@ def versions() -> dict[str, Any]:
      'git': {'commit': '1a2b...', 'changed': False},
      'devices': {'backend': 'cpu', 'kind': 'cpu', 'count': 8, 'processes': 1}}
   """
-  packages = {}
-  for name in PACKAGES:
-    try:
-      packages[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
+  found = {name: version(name) for name in PACKAGES}
+  packages = {name: text for name, text in found.items() if text is not None}
   return {
     'python': platform.python_version(),
     'platform': f'{platform.system()}-{platform.machine()}'.lower(),
