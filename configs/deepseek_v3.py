@@ -100,8 +100,9 @@ V3 = {
     {'name': 'warmup_stable_decay', 'warmup': 2000, 'decay': 0.3, 'end': 0.1},
   ),
   # Ours. 4,096 chips are more than 1,024 parts, into which the batch divides.
-  'mesh.expert': 64,
+  'mesh.data': 2,
   'mesh.model': 4,
+  'model.token_chunks': 15,
 }
 V2 = {
   **_shape(60, 1, 5120, 128, q_rank=1536, dense_width=12_288),

@@ -6,7 +6,8 @@
 
 Section 7 of the paper (arXiv 2401.06066): 128 routed experts, top-12, and 4
 shared ones in all layers but the first, each an eighth as wide as a standard
-feed-forward; experts over 4 devices. What it is compared with, behind a colon:
+feed-forward; experts over 4 devices, which they are not here. What it is
+compared with, behind a colon:
 
   half    142.3B, 13.6B: half as many experts per token (2 shared, top-6)
   gshard  136.5B, 21.7B: 16 experts of standard width, top-2
@@ -64,5 +65,9 @@ def get_config(name):
   c.opt.peak_lr = 3.0e-4
   c.opt.schedule = {'name': 'constant', 'warmup': 2000}
   c.train.steps = 13_000
-  c.mesh.expert = 4  # as in the paper
+  # The paper has experts over 4 devices. Over all of 512 chips, each gathers
+  # the experts of a layer: docs/plans.md.
+  c.model.token_chunks = 3  # of the 9 rows that a chip has
+  c.mesh.data = 4
+  c.mesh.fsdp = -1  # 128
   return run_config.vary(c, VARIANTS, name)

@@ -1,9 +1,11 @@
-"""Gives every test eight CPU devices, before anything imports jax."""
+"""Eight CPU devices for every test, and an end to compiled programs' growth."""
 
 import importlib.metadata
 import os
 import pathlib
 import sys
+
+import pytest
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 # Most of a small test's time is compiling. Without LLVM's optimisation and with
@@ -20,3 +22,15 @@ os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *flags])
 
 # So that tests can say `from helpers import tiny`, however pytest is started.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+# Pages of memory after which a process forgets its compiled programs: 2 GB.
+MANY_PAGES = 2 * 2**30 // os.sysconf('SC_PAGE_SIZE')
+STATUS = pathlib.Path('/proc/self/statm')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _programs_are_forgotten():
+  """After a file of tests, if they have become many: they are never freed."""
+  yield
+  if STATUS.exists() and int(STATUS.read_text().split()[1]) > MANY_PAGES:
+    sys.modules['jax'].clear_caches()

@@ -51,7 +51,7 @@ class LatentAttention(nnx.Module):
       self.w_dq_DQ = param(keys[0], shape, ('embed', 'unsharded'))
       self.norm_q = norm.RMSNorm(of.q_rank, config.norm_eps, 'unsharded')
       shape = (of.q_rank, heads, width_q)
-      self.w_uq_QHK = param(keys[1], shape, ('unsharded', *by_head))
+      self.w_uq_QHK = param(keys[1], shape, ('rank', *by_head))
     else:
       shape = (config.width, heads, width_q)
       self.w_q_DHK = param(keys[1], shape, ('embed', *by_head))
@@ -59,7 +59,7 @@ class LatentAttention(nnx.Module):
     self.w_dkv_DR = param(keys[2], shape, ('embed', 'unsharded'))
     self.norm_kv = norm.RMSNorm(of.kv_rank, config.norm_eps, 'unsharded')
     shape = (of.kv_rank, heads, self.plain + of.value_dim)
-    self.w_ukv_RHK = param(keys[3], shape, ('unsharded', *by_head))
+    self.w_ukv_RHK = param(keys[3], shape, ('rank', *by_head))
     shape = (heads, of.value_dim, config.width)
     self.w_o_HVD = param(keys[4], shape, (*by_head, 'embed'))
     self.core = attend.choose(config.attention, platform, mesh)

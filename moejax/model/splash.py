@@ -92,20 +92,26 @@ class Splash:
     return ''
 
 
-def block(length: int) -> int:
-  """Queries, and keys, that are visited together."""
-  return next(size for size in BLOCKS if length % size == 0)
+def block(length: int, width: int = LANES) -> int:
+  """Queries, and keys, that are visited together.
+
+  Heads of twice the width have half as many: of 1,024 queries and keys of width
+  256 the gradient does not fit into a v5p's fast memory.
+  """
+  most = max(BLOCKS[0] * LANES // width, LANES)
+  return next(s for s in BLOCKS if s <= most and length % s == 0)
 
 
-def visited(length: int) -> float:
+def visited(length: int, width: int = LANES) -> float:
   """Which part of all pairs of blocks is not hidden by the causal mask."""
-  number = length // block(length)
+  number = length // block(length, width)
   return (number + 1) / (2 * number)
 
 
 def _local(interpret, q_BLHK, k_BLGK, v_BLGK, segment_BL):
   _, length, heads, width = q_BLHK.shape
-  size = block(length)
+  fill = -width % LANES
+  size = block(length, width + fill)
   mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
   kernel = kernels.make_splash_mha_single_device(
     mask,
@@ -127,6 +133,8 @@ def _local(interpret, q_BLHK, k_BLGK, v_BLGK, segment_BL):
     return kernel(*heads_first, segment_ids=ids).swapaxes(0, 1)
 
   scaled_BLHK = (q_BLHK * width**-0.5).astype(q_BLHK.dtype)
-  fill = ((0, 0),) * 3 + ((0, -width % LANES),)
-  q, k, v = (jnp.pad(x, fill) for x in (scaled_BLHK, k_BLGK, v_BLGK))
+  q, k, v = (
+    jnp.pad(x, ((0, 0),) * 3 + ((0, fill),))
+    for x in (scaled_BLHK, k_BLGK, v_BLGK)
+  )
   return jax.vmap(row)(q, k, v, segment_BL)[..., :width]

@@ -8,6 +8,7 @@ matmul the stages use, is `moe.grouped_matmul` in a config:
   obvious  the reference dispatcher and matmul, whatever the dispatcher; what a
            dispatcher drops is dropped
   fused    one loop; needs the dropless dispatcher and SwiGLU experts
+  fused_megablox  the kernels of megablox with a gradient of their own; the same
   <name>   stages with that entry of GROUPED_MATMULS
 """
 
@@ -19,7 +20,13 @@ from typing import Any, Protocol
 import jax
 
 from moejax.core import errors, table
-from moejax.moe import contract, experts, fused_swiglu, permute
+from moejax.moe import (
+  contract,
+  experts,
+  fused_swiglu,
+  kernel_swiglu,
+  permute,
+)
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import dropless, reference
 from moejax.moe.grouped_matmul import GROUPED_MATMULS
@@ -39,6 +46,21 @@ class Compute(Protocol):
   ) -> contract.Output:
     """Args: weights of `num_experts` experts; other ids go nowhere."""
     ...
+
+  def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The weights as a call likes them, made once for many calls.
+
+    A call takes them as they were, too, and this takes its own result.
+    """
+    ...
+
+
+def _side_by_side(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Gate and up in one dimension: on TPU a dimension of 2 there is slow."""
+  if 'w_in_ED2F' not in weights:
+    return weights
+  w_in = weights['w_in_ED2F']
+  return {**weights, 'w_in_ED2F': w_in.reshape(*w_in.shape[:2], -1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +85,9 @@ class Stages:
     y_RD = self.experts(weights, x_RD, size_E, self.multiply)
     out_TD = self.dispatcher.combine(y_RD, routing, note, x_TD.shape[0])
     return contract.Output(out_TD, note.row_A < x_RD.shape[0])
+
+  def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return _side_by_side(weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +118,44 @@ class Fused:
       weights['w_out_EFD'],
     )
     return contract.Output(out_TD, routing.expert_A < num_experts)
+
+  def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return _side_by_side(weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedKernels:
+  """The same by kernels, for accelerators."""
+
+  kernels: kernel_swiglu.KernelSwiglu = kernel_swiglu.KernelSwiglu()
+  dispatcher: contract.Dispatcher = dropless.Dropless()
+
+  def __call__(
+    self,
+    weights: dict[str, jax.Array],
+    x_TD: jax.Array,
+    routing: contract.Routing,
+    num_experts: int,
+  ) -> contract.Output:
+    routing = contract.among(routing, num_experts)
+    grouping = permute.group(
+      routing.expert_A, num_experts, self.kernels.row_multiple
+    )
+    w = self.prepare(weights)
+    names = ('w_gate_EDF', 'w_up_EDF', 'w_out_EFD')
+    out_TD = self.kernels(x_TD, routing, grouping, *(w[n] for n in names))
+    return contract.Output(out_TD, routing.expert_A < num_experts)
+
+  def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """w_in_ED2F as two matrices of their own, w_gate_EDF and w_up_EDF."""
+    if 'w_in_ED2F' not in weights:
+      return weights
+    w_in = weights['w_in_ED2F']
+    return {
+      'w_gate_EDF': w_in[:, :, 0],
+      'w_up_EDF': w_in[:, :, 1],
+      'w_out_EFD': weights['w_out_EFD'],
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +226,12 @@ WAYS = {
     fits=_is_dropless_swiglu,
     needs='the dropless dispatcher and SwiGLU experts without bias',
   ),
+  'fused_megablox': Way(
+    lambda _: FusedKernels(),
+    fits=_is_dropless_swiglu,
+    needs='the dropless dispatcher and SwiGLU experts without bias',
+    platforms=('tpu',),
+  ),
 }
 
 # What auto takes: the first that fits. docs/benchmarks.md has the figures for
@@ -171,7 +240,7 @@ WAYS = {
 # nothing was tried.
 AUTO = {
   'cpu': ('fused', 'batched', 'blocked'),
-  'tpu': ('batched', 'megablox'),
+  'tpu': ('fused_megablox', 'batched', 'megablox'),
 }
 AUTO_ELSEWHERE = ('batched', 'ragged_dot')
 

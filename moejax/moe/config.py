@@ -56,7 +56,7 @@ class MoEConfig:
   zero_computation: ZeroComputation = ZeroComputation()
   gating_residual: bool = False
   grouped_matmul: str = config.named(
-    ('auto', 'fused', 'obvious', *GROUPED_MATMULS), 'auto'
+    ('auto', 'fused', 'fused_megablox', 'obvious', *GROUPED_MATMULS), 'auto'
   )
 
   @property

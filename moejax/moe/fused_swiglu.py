@@ -72,16 +72,24 @@ def _add_rows(out_TD, rows_BD, token_B):
   return out_TD.at[token_B].add(rows_BD, mode='promise_in_bounds')
 
 
-def _activate(z_BF):
-  gate_BF, up_BF = jnp.split(z_BF.astype(jnp.float32), 2, axis=1)
+def activate(gate_BF: jax.Array, up_BF: jax.Array) -> jax.Array:
+  """silu(gate) * up, in float32."""
+  gate_BF, up_BF = (z.astype(jnp.float32) for z in (gate_BF, up_BF))
   return jax.nn.silu(gate_BF) * up_BF
 
 
-def _activate_grad(z_BF, da_BF):
-  gate_BF, up_BF = jnp.split(z_BF.astype(jnp.float32), 2, axis=1)
+def activate_grad(
+  gate_BF: jax.Array, up_BF: jax.Array, da_BF: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Its gradients to both."""
+  gate_BF, up_BF = (z.astype(jnp.float32) for z in (gate_BF, up_BF))
   sig_BF = jax.nn.sigmoid(gate_BF)
   dgate_BF = da_BF * up_BF * sig_BF * (1 + gate_BF * (1 - sig_BF))
-  return jnp.concatenate([dgate_BF, da_BF * gate_BF * sig_BF], axis=1)
+  return dgate_BF, da_BF * gate_BF * sig_BF
+
+
+def _halves(z_BF):
+  return jnp.split(z_BF.astype(jnp.float32), 2, axis=1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -103,7 +111,7 @@ def _fused_fwd(cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E):
       token_B = blocks.read(token_R, start, length)
       weight_B1 = blocks.read(weight_R, start, length)[:, None]
       z_BF = blocks.dot(_tokens(x_TD, token_B), w_DF, 1, 0).astype(dtype)
-      a_BF = (_activate(z_BF) * weight_B1).astype(dtype)
+      a_BF = (activate(*_halves(z_BF)) * weight_B1).astype(dtype)
       out_TD = _add_rows(out_TD, blocks.dot(a_BF, w_FD, 1, 0), token_B)
       return out_TD, blocks.write(z_RF, z_BF, start)
 
@@ -135,10 +143,11 @@ def _fused_bwd(cut, kept, dout_TD):
       dout_BD = _tokens(dout_TD, token_B)
       g_BF = blocks.dot(dout_BD, w_FD, 1, 1)
       z_BF = blocks.read(z_RF, start, length)
-      a_BF = _activate(z_BF)
+      a_BF = activate(*_halves(z_BF))
       dweight_B = jnp.sum(g_BF * a_BF, axis=1)
       a_BF = (a_BF * weight_B1).astype(dtype)
-      dz_BF = _activate_grad(z_BF, g_BF * weight_B1).astype(dtype)
+      dz = activate_grad(*_halves(z_BF), g_BF * weight_B1)
+      dz_BF = jnp.concatenate(dz, axis=1).astype(dtype)
       dx_BD = blocks.dot(dz_BF, w_DF, 1, 1)
       return (
         _add_rows(dx_TD, dx_BD, token_B),

@@ -210,7 +210,7 @@ class MoE(nnx.Module):
     number = math.gcd(self.chunks, rows)
     if number == 1:
       return self._local(weights, x_BLD, tokens, trace, key, layer)
-    weights = {**weights, 'routed': self._flat(weights['routed'])}
+    weights = {**weights, 'routed': self._prepared(weights['routed'])}
     join = lambda x: x.reshape(rows, *x.shape[2:])
     out_BLD, new, records = parts.each_part(
       lambda part: self._local(weights, *part, key, layer),
@@ -224,12 +224,14 @@ class MoE(nnx.Module):
     )
     return join(out_BLD), jax.tree.map(join, new), record
 
-  def _flat(self, routed: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Gate and up side by side: on TPU a dimension of 2 there is slow."""
-    if self.config.scorer.reads_experts or 'w_in_ED2F' not in routed:
-      return routed
-    w = routed['w_in_ED2F']
-    return {**routed, 'w_in_ED2F': w.reshape(*w.shape[:2], -1)}
+  def _prepared(self, routed: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """As they are computed with, unless a scorer wants to read them."""
+    reads = self.config.scorer.reads_experts
+    return routed if reads else self._compute().prepare(routed)
+
+  def _compute(self) -> compute.Compute:
+    """How experts are computed on the devices of the mesh."""
+    return compute.choose(self.config, self.mesh.devices.flat[0].platform)
 
   def _local(self, weights, x_BLD, tokens, trace, key, layer):
     config = self.config
@@ -311,8 +313,7 @@ class MoE(nnx.Module):
       is_first = jax.lax.axis_index('model') == 0
       bias_ED = jnp.where(is_first, experts['b_out_ED'], 0)
       experts = {**experts, 'b_out_ED': bias_ED}
-    platform = self.mesh.devices.flat[0].platform
-    run = compute.choose(config, platform)
+    run = self._compute()
     limited = config.dispatcher.limit(routing, config.num_experts)
     gated = limited
     if routing.scales_input:

@@ -16,6 +16,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   'batch': meshes.BATCH_AXES,
   'vocab': None,
   'embed': 'fsdp',
+  # Of a matrix between a latent vector and heads.
+  'rank': 'fsdp',
   'heads': 'model',
   'head_dim': None,
   'mlp': 'model',

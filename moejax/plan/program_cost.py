@@ -224,10 +224,11 @@ def _kernel(at: program_text.At) -> Kernel | None:
   heads = [dims for _, dims in given if len(dims) >= 3 and dims[-1] > 1]
   if not products or not heads:
     return Kernel(name, 0.0, 0.0, at.times)
-  # The queries: [rows, heads, tokens, width].
+  # The queries: [rows, heads, tokens, width], filled up as `splash` does.
   dims = next(dims for dims in heads if dims[-2] % splash.LANES == 0)
-  length = dims[-2]
-  flops = 2.0 * products * math.prod(dims) * length * splash.visited(length)
+  length, width = dims[-2:]
+  share = splash.visited(length, width)
+  flops = 2.0 * products * math.prod(dims) * length * share
   num_bytes = sum(program_text.num_bytes(*shape) for shape in given)
   return Kernel(name, flops, num_bytes, at.times)
 

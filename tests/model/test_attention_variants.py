@@ -150,40 +150,31 @@ def test_a_latent_cache_has_one_vector_and_one_key_per_token():
   assert found.v_NBSGK.size == 0
 
 
-def test_windows_go_by_layer():
-  """Layers 0 and 2 of 3 see two tokens, layer 1 all: by the gradient."""
-  config = tiny.model_config(windows=(2, 0), first_dense=1)
+@pytest.mark.parametrize(
+  ('windows', 'reach', 'of_moe'),
+  # Three layers that see two tokens each reach back over four; one layer that
+  # sees all of them is enough for all.
+  [((2,), 4, [2, 2]), ((2, 0), 8, [0, 2])],
+)
+def test_windows_go_by_layer(windows, reach, of_moe):
+  config = tiny.model_config(windows=windows, first_dense=1)
   model = tiny.model(config)
-  weights = tiny.weights(model)
-  position_BL = jnp.arange(8)[None]
+  token_BL = jnp.arange(8)[None]
   one_BL = jnp.ones((1, 8), jnp.int32)
 
-  def last(x_BLD, layers):
-    """A feature of the last token after so many layers of each stage."""
-    decoder = model.bind(weights)
-    tokens = decoder._tokens(one_BL, one_BL, position_BL, position_BL)
-    for stage, count in zip(stages.of(config), layers, strict=False):
-      (kind,) = stage.kinds
-      trace = decoder._no_trace(kind, one_BL)
-      stack = getattr(decoder, kind)
-      places = decoder._place(stage, 0)
-      graph, stacked = block.nnx.split(stack)
-      for i in range(count):
-        at = lambda leaf, i=i: leaf[i]
-        layer = block.nnx.merge(graph, jax.tree.map(at, stacked))
-        x_BLD, trace, _ = layer(
-          x_BLD, trace, tokens, None, jax.tree.map(at, places)
-        )
-    return x_BLD[0, -1, 0]
+  @jax.jit
+  def gradient(weights):
+    def last(weights):
+      out = model.bind(weights)(token_BL, one_BL, token_BL)
+      return out.x_BLD[0, -1, 0]
 
-  x_BLD = jnp.asarray(np.random.default_rng(1).normal(size=(1, 8, D)))
-  reach = []
-  for layers in ((1,), (1, 1)):
-    gradient = jax.grad(last)(x_BLD.astype(jnp.float32), layers)
-    reach.append(np.flatnonzero(np.abs(gradient[0]).sum(axis=1)).tolist())
-  assert reach == [[6, 7], [0, 1, 2, 3, 4, 5, 6, 7]]
-  places = model.bind(weights)._place(stages.of(config)[1], 0)
-  assert places.window.tolist() == [0, 2]
+    return jax.grad(last)(weights)['embed_VD']
+
+  found = np.abs(gradient(tiny.weights(model))).sum(axis=1)[:8]
+  assert np.flatnonzero(found).tolist() == [*range(8 - reach, 8)]
+  decoder = model.bind(tiny.weights(model))
+  places = decoder._place(stages.of(config)[1], 0)
+  assert places.window.tolist() == of_moe
 
 
 @pytest.mark.parametrize(

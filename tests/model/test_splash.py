@@ -83,3 +83,13 @@ def test_auto_takes_it_on_tpu_alone():
 )
 def test_the_part_that_is_visited(length, part):
   assert splash.visited(length) == part
+
+
+def test_wide_heads_are_visited_in_smaller_blocks():
+  # With 1,024 of width 256 the gradient was refused by the compiler for v5p.
+  assert splash.block(4096) == 1024
+  assert splash.block(4096, 256) == 512
+  assert splash.block(4096, 64) == 1024
+  assert splash.block(128, 4096) == 128
+  # 8 blocks: 36 of 64 pairs.
+  assert splash.visited(4096, 256) == 36 / 64

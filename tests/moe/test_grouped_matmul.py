@@ -215,7 +215,7 @@ def test_auto_never_takes_ragged_dot_on_cpu():
 
 @pytest.mark.parametrize(
   ('platform', 'name'),
-  [('tpu', 'megablox'), ('gpu', 'ragged_dot'), ('cpu', 'fused')],
+  [('tpu', 'fused_megablox'), ('gpu', 'ragged_dot'), ('cpu', 'fused')],
 )
 def test_what_auto_takes(platform, name):
   config = MoEConfig(num_experts=4)

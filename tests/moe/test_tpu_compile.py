@@ -129,7 +129,7 @@ def test_every_exchange_is_compiled():
 def test_a_whole_layer_with_split_experts_takes_megablox(name, compiled):
   found = compiled[name]
   assert 'error' not in found, found['error']
-  # Two products forward, four backward; more where there is a second way to go
+  # Three products forward, six backward; more where there is a second way to go
   # on overflow.
   kernels = found['kernels']
   assert len(kernels) >= 6
@@ -139,7 +139,7 @@ def test_a_whole_layer_with_split_experts_takes_megablox(name, compiled):
 
 
 def test_chunks_travel_while_others_are_computed(compiled):
-  """In one piece, only the weights' gradients are left to compute meanwhile."""
+  """In one piece, only the three weights' gradients are left meanwhile."""
   one, four = (compiled[name]['overlapped'] for name in CHUNKS)
-  assert 0 <= one <= 2
+  assert 0 <= one <= 3
   assert four > 8

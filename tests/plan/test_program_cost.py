@@ -113,6 +113,19 @@ def test_an_attention_kernel_by_arithmetic():
   )
 
 
+def test_filled_up_heads_count_as_wide_as_the_kernel_has_them():
+  # Latent heads of 192 and 128 are 256 there: blocks of 512, 36 of 64 visited.
+  layout = (
+    'operand_layout_constraints={bf16[4,2,4096,256]{3,2,1,0}}, '
+    'frontend_attributes={}'
+  )
+  text = TPU.replace('%gmm.3', '%splash_mha_fwd_segmented.1')
+  text = text.replace(ESTIMATE, layout)
+  found = program_cost.of_program(program_text.Program(text))
+  products = 2 * 2 * (4 * 2) * 4096 * 4096 * 256
+  assert found.kernel_flops == 7 * products * 36 / 64
+
+
 @pytest.mark.parametrize(
   ('window', 'labels', 'shapes', 'products'),
   [

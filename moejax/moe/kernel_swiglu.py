@@ -1,0 +1,143 @@
+"""Dropless SwiGLU experts by grouped matmul kernels, gradient included.
+
+  experts = KernelSwiglu(kernel)
+  out_TD = experts(x_TD, routing, grouping, w_gate_EDF, w_up_EDF, w_down_EFD)
+
+is what `compute.Stages` gives with the same kernel, for accelerators, where
+what lies between the matmuls is limited by memory. Against JAX's own gradient
+of the stages:
+
+  - no output of an expert is computed again, nor read, for the gradient to an
+    assignment's weight: with a the hidden activations of its row and g = dout
+    W_down^T, it is <dout, a W_down> = <g, a> (see `fused_swiglu`)
+  - rows that no expert owns are never set to zero. They hold what was there:
+    every row by itself goes through all of it, the kernels leave them out of
+    the sums of the weights' gradients, and nobody reads them at the end
+  - gate and up are two products: of one, the gradient would have to be put
+    together from two halves, which is written and read once more
+
+Example, 3 tokens with K = 2 and the third not routed: of 6 rows the experts own
+the first 4. Rows 4 and 5 are copies of token 0 in x_RD, and anything (NaN too)
+in all later arrays.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import varying
+from moejax.moe import contract, fused_swiglu, grouped_matmul_kernels, permute
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelSwiglu:
+  """Routed SwiGLU experts over local tokens; see the module's docstring.
+
+  Attributes:
+    kernel: whose `weights` reads no row behind the last group.
+  """
+
+  kernel: grouped_matmul_kernels.Megablox = grouped_matmul_kernels.Megablox()
+
+  @property
+  def row_multiple(self) -> int:
+    return self.kernel.row_multiple
+
+  def __call__(
+    self,
+    x_TD: jax.Array,
+    routing: contract.Routing,
+    grouping: permute.Grouping,
+    *w: jax.Array,
+  ) -> jax.Array:
+    """out_TD in the type of `x_TD`; gradients to all but the grouping.
+
+    Args:
+      x_TD: token vectors.
+      routing: the list of assignments.
+      grouping: from `permute.group` of it.
+      *w: w_gate_EDF, w_up_EDF, w_down_EFD.
+    """
+    given = (
+      x_TD,
+      routing.weight_A,
+      w,
+      (routing.token_A, grouping),
+    )
+    leaves, structure = jax.tree.flatten(given)
+    given = jax.tree.unflatten(structure, varying.together(*leaves))
+    return _experts(self.kernel, routing.per_token, *given)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _experts(kernel, per_token, x_TD, weight_A, w, places):
+  return _forward(kernel, per_token, x_TD, weight_A, w, places)[0]
+
+
+def _forward(kernel, per_token, x_TD, weight_A, w, places):
+  (w_gate, w_up, w_down), (token_A, grouping) = w, places
+  x_RD = _rows(x_TD, token_A, grouping, per_token)
+  times = functools.partial(
+    kernel.rows, size_E=grouping.size_E, transpose=False
+  )
+  z = times(x_RD, w_gate), times(x_RD, w_up)
+  a_RF = fused_swiglu.activate(*z).astype(x_TD.dtype)
+  y_RD = times(a_RF, w_down)
+  out_TD = permute.combine(
+    y_RD, weight_A, token_A, grouping, x_TD.shape[0], per_token
+  )
+  return out_TD, (x_RD, z, weight_A, w, places)
+
+
+def _backward(kernel, per_token, kept, dout_TD):
+  x_RD, z, weight_A, (w_gate, w_up, w_down), (token_A, grouping) = kept
+  dtype, size_E = x_RD.dtype, grouping.size_E
+  back = functools.partial(kernel.rows, size_E=size_E, transpose=True)
+  weight_R1 = _or_zero(weight_A, grouping.assignment_R)[:, None]
+  dout_RD = _rows(dout_TD, token_A, grouping, per_token)
+  g_RF = back(dout_RD, w_down).astype(jnp.float32)
+  a_RF = fused_swiglu.activate(*z)
+  dweight_R = jnp.sum(g_RF * a_RF, axis=1)
+  a_RF = (a_RF * weight_R1).astype(dtype)
+  dgate_RF, dup_RF = (
+    half.astype(dtype)
+    for half in fused_swiglu.activate_grad(*z, g_RF * weight_R1)
+  )
+  dx_RD = back(dgate_RF, w_gate) + back(dup_RF, w_up)
+  dx_TD = permute.combine(
+    dx_RD,
+    jnp.ones_like(weight_A),
+    token_A,
+    grouping,
+    dout_TD.shape[0],
+    per_token,
+  )
+  dw = (
+    kernel.weights(x_RD, dgate_RF, size_E, w_gate.dtype),
+    kernel.weights(x_RD, dup_RF, size_E, w_up.dtype),
+    kernel.weights(a_RF, dout_RD, size_E, w_down.dtype),
+  )
+  dweight_A = _or_zero(dweight_R, grouping.row_A).astype(weight_A.dtype)
+  return dx_TD, dweight_A, dw, None
+
+
+_experts.defvjp(_forward, _backward)
+
+
+def _rows(x_TD, token_A, grouping, per_token):
+  """Token vectors by row; token 0 for rows without an assignment."""
+  A = token_A.shape[0]
+  assignment_R = jnp.where(grouping.assignment_R < A, grouping.assignment_R, 0)
+  # In a list that is K-outermost, assignment a is of token a % T.
+  token_R = (
+    token_A[assignment_R]
+    if per_token is None
+    else (assignment_R % x_TD.shape[0])
+  )
+  return x_TD.at[token_R].get(mode='promise_in_bounds')
+
+
+def _or_zero(x_N, index):
+  return x_N.at[index].get(mode='fill', fill_value=0)
