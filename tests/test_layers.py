@@ -31,6 +31,7 @@ NEVER = {('model', 'data')}
 # Slow to import, or not there on every machine: imported where they are used.
 HEAVY = {
   'datasets',
+  'huggingface_hub',
   'matplotlib',
   'pyarrow',
   'sentencepiece',

@@ -17,15 +17,13 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import jax
-from etils import epath
 
 from moejax.cli import command, restore
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.data.vocab import Vocab
 from moejax.evals import generate
 from moejax.model import build
 from moejax.parallel import mesh as meshes
-from moejax.train import checkpoint
 
 # What a decoder says of bytes that are no character (yet).
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
@@ -75,8 +73,8 @@ def main(argv: Sequence[str]) -> None:
   prompts = [vocab.encode(text) for text in args.prompt]
   model = build.build(run.model, _mesh(run.mesh))
   # Said before gigabytes are read.
-  generate.check(model, prompts, args.max_new_tokens)
-  weights, step = restore_weights(model, epath.Path(args.workdir))
+  generate.check(model, prompts, args.max_new_tokens, vocab.start)
+  weights, step = restore.weights(model, args.workdir, _note)
   tokens = generate.stream(
     model,
     weights,
@@ -85,38 +83,13 @@ def main(argv: Sequence[str]) -> None:
     max_new_tokens=args.max_new_tokens,
     eos_id=vocab.eos_id,
     seed=args.seed,
+    start=vocab.start,
   )
   _note(f'{args.workdir}, checkpoint of step {step}')
   if len(prompts) == 1:
     _speak(vocab, prompts[0], tokens)
   else:
     _print_all(vocab, prompts, tokens)
-
-
-def restore_weights(
-  model: build.Model, folder: epath.Path
-) -> tuple[build.Weights, int]:
-  """The weights of a workdir's newest whole checkpoint, and its step.
-
-  Raises:
-    InputError: there is none, or it is of another model.
-  """
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    model.shapes,
-    model.shardings,
-  )
-  place = folder / restore.CHECKPOINTS
-  with checkpoint.Checkpointer(place, warn=_note) as checkpoints:
-    found = checkpoints.latest()
-    if found is None:
-      raise errors.InputError(
-        f'there is no checkpoint in {place} yet; train first'
-      )
-    step = found[0]
-    # Of all that a state has, only the weights are read.
-    state, _ = checkpoints.restore(step, {'weights': abstract}, partial=True)
-  return state['weights'], step
 
 
 def _flags() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
 # Keys that do not change what is trained: a run may go on with others.
 FREE_KEYS = (
   'data.cache_dir',
+  'start',
   'train.checkpoint_every',
   'train.compile_cache',
   'train.eval_batches',
@@ -96,3 +97,29 @@ def state(
   if found is None:
     raise errors.InputError(f'{folder} has no checkpoint yet')
   return found[0]
+
+
+def weights(
+  model: build.Model, workdir: str, warn: Callable[[str], None]
+) -> tuple[build.Weights, int]:
+  """The weights of a workdir's newest whole checkpoint, and its step.
+
+  Raises:
+    InputError: there is none, or it is of another model.
+  """
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    model.shapes,
+    model.shardings,
+  )
+  place = epath.Path(workdir) / CHECKPOINTS
+  with checkpoint.Checkpointer(place, warn=warn) as checkpoints:
+    found = checkpoints.latest()
+    if found is None:
+      raise errors.InputError(
+        f'there is no checkpoint in {place} yet; train first'
+      )
+    step = found[0]
+    # Of all that a state has, only the weights are read.
+    state, _ = checkpoints.restore(step, {'weights': abstract}, partial=True)
+  return state['weights'], step

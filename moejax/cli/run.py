@@ -2,7 +2,8 @@
 
 What state a run starts from, in order of precedence:
   1. the newest checkpoint that is whole, of its workdir and the fast disk,
-  2. fresh weights from the seed.
+  2. the weights of what `start` names,
+  3. fresh weights from the seed.
 """
 
 import contextlib
@@ -20,6 +21,8 @@ from moejax.cli.parts import Parts
 from moejax.cli.processes import ALONE, Processes
 from moejax.cli.run_config import Run
 from moejax.cli.screen import Screen
+from moejax.convert import configs, load
+from moejax.convert import folder as folders
 from moejax.core import compile_cache, config, errors, files
 from moejax.data import build as data_build
 from moejax.evals import perplexity
@@ -183,8 +186,7 @@ def _start(parts: Parts, o: Opened) -> states.State:
   with o.spent.part('restore'):
     found = o.checkpoints.restore_latest(states.abstract(*what, rule))
     if found is None:
-      key = jax.random.key(parts.run.seed)
-      state = states.init(*what, key, rule)
+      state = states.begin(*what, _first_weights(parts, o), rule)
   if found is None:
     o.go_on_from(0)
     return state
@@ -193,6 +195,23 @@ def _start(parts: Parts, o: Opened) -> states.State:
   o.screen.line(f'Going on from the checkpoint of step {int(state.step)}.')
   o.go_on_from(int(state.step))
   return state
+
+
+def _first_weights(parts: Parts, o: Opened) -> build.Weights:
+  """Those of `start`, or fresh ones."""
+  run = parts.run
+  if not run.start:
+    return parts.model.init(jax.random.key(run.seed))
+  if (epath.Path(run.start) / restore.CHECKPOINTS).exists():
+    there = restore.run_of(run.start).model
+    configs.check_same(there, run.model, run.start)
+    weights, step = restore.weights(parts.model, run.start, o.screen.line)
+    o.screen.line(f'Beginning with the weights of {run.start}, step {step}.')
+    return weights
+  plan = load.plan(folders.open_folder(run.start))
+  configs.check_same(plan.config, run.model, run.start)
+  o.screen.line(f'Beginning with the weights of {plan.folder.path}.')
+  return load.weights(plan, parts.model)
 
 
 def _check_extra(parts: Parts, extra: dict[str, Any]) -> None:

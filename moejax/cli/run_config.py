@@ -21,6 +21,9 @@ from typing import Any
 
 import ml_collections
 
+from moejax.convert import folder as folders
+from moejax.convert import load as load_hf
+from moejax.convert import tokenizer
 from moejax.core import config, errors, table
 from moejax.data.config import DataConfig
 from moejax.model.config import ModelConfig
@@ -61,6 +64,8 @@ class Run:
     train: steps, batch, and when to log, save and evaluate.
     mesh: devices along each axis.
     report: what is measured at the end.
+    start: whose weights the run begins with: a folder of a Hugging Face
+      checkpoint, or the workdir of another run; '' for fresh ones.
   """
 
   seed: int = 0
@@ -70,6 +75,7 @@ class Run:
   train: TrainConfig = TrainConfig()
   mesh: MeshConfig = MeshConfig()
   report: ReportConfig = ReportConfig()
+  start: str = ''
 
   def check(self) -> None:
     """Raises InputError if the parts do not fit together."""
@@ -95,6 +101,22 @@ class Run:
 def default() -> ml_collections.ConfigDict:
   """Every key with its default, for a config file to change."""
   return config.to_config_dict(Run())
+
+
+def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
+  """Every key with its default but for what a checkpoint says of itself.
+
+  Args:
+    folder: of a Hugging Face checkpoint; model, tokenizer and `start` are its.
+
+  Raises:
+    InputError: it cannot be used.
+  """
+  plan = load_hf.plan(folders.open_folder(folder))
+  vocab = tokenizer.vocab(plan.folder.path, plan.config.vocab_size)
+  data = DataConfig() if vocab is None else DataConfig(vocab=vocab)
+  start = os.fspath(plan.folder.path.resolve())
+  return config.to_config_dict(Run(model=plan.config, data=data, start=start))
 
 
 def beside(file: str, name: str) -> ml_collections.ConfigDict:
@@ -202,6 +224,7 @@ def shrink(run: Run) -> Run:
       heads=model.heads.shrunk(),
       dense_width=128,
       max_length=64,
+      token_chunks=1,
       vocab_size=run.data.vocab.size,
       moe=dataclasses.replace(
         moe,

@@ -24,10 +24,12 @@ class Vocab(Protocol):
   Attributes:
     size: one more than the largest id.
     eos_id: ends every document.
+    start: what stands before a text that a model continues.
   """
 
   size: int
   eos_id: int
+  start: tuple[int, ...]
 
   def encode(self, text: str) -> list[int]:
     """The ids of a text, without EOS."""
@@ -57,6 +59,7 @@ class Bytes:
 
   size = 259
   eos_id = 1
+  start = (0,)
 
   def encode(self, text: str) -> list[int]:
     return [byte + 3 for byte in text.encode()]
@@ -90,6 +93,8 @@ class SentencePiece:
   """
 
   path: str = ''
+
+  start = (0,)
 
   def encode(self, text: str) -> list[int]:
     shift = self._shift
@@ -156,32 +161,43 @@ class SentencePiece:
 class HfTokenizer:
   """A Hugging Face tokenizer.json, its ids shifted up by one.
 
-  The shift frees id 0 for padding: there, id 0 is often a real token. Special
-  tokens that stand in a text are read as plain text.
+  The shift frees id 0 for padding: there, id 0 is often a real token. A model
+  that comes with its tokenizer has no such shift, and in texts for it the first
+  input is id 0 all the same. Special tokens that stand in a text are read as
+  plain text.
 
   Attributes:
     path: of the tokenizer.json.
     eos_token: which token ends a document, such as '<|endoftext|>'.
+    shift: 1, or 0 for the tokenizer of a model that is there already.
+    start_token: without a shift, what a text begins with, if anything.
   """
 
   path: str = 'tokenizer.json'
   eos_token: str = '<|endoftext|>'
+  shift: int = 1
+  start_token: str = ''
+
+  def __post_init__(self):
+    if self.shift not in (0, 1):
+      raise errors.InputError(f'data.vocab.shift={self.shift} must be 0 or 1')
 
   def encode(self, text: str) -> list[int]:
     return self.encode_batch([text])[0]
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    return [[i + 1 for i in one.ids] for one in found]
+    shift = self.shift
+    return [[i + shift for i in one.ids] for one in found]
 
   def decode(self, ids: Iterable[int]) -> str:
-    eos, size = self.eos_id, self.size
-    kept = [int(i) - 1 for i in ids if 0 < i < size and i != eos]
+    eos, size, shift = self.eos_id, self.size, self.shift
+    kept = [int(i) - shift for i in ids if shift <= i < size and i != eos]
     return self._tokenizer.decode(kept, skip_special_tokens=False)
 
   def fingerprint(self) -> str:
     digest = hashlib.sha256(_read(self.path)).hexdigest()
-    return f'hf+1:{digest}:eos={self.eos_id}'
+    return f'hf+{self.shift}:{digest}:eos={self.eos_id}'
 
   def to_seqio(self) -> Any:
     return seqio_bridge.vocabulary(self)
@@ -189,19 +205,30 @@ class HfTokenizer:
   @functools.cached_property
   def size(self) -> int:
     known = self._tokenizer.get_vocab(with_added_tokens=True)
-    return max(known.values()) + 2
+    return max(known.values()) + 1 + self.shift
 
   @functools.cached_property
   def eos_id(self) -> int:
-    found = self._tokenizer.token_to_id(self.eos_token)
+    return self._special('eos_token')
+
+  @functools.cached_property
+  def start(self) -> tuple[int, ...]:
+    if self.shift:
+      return (0,)
+    return (self._special('start_token'),) if self.start_token else ()
+
+  def _special(self, field: str) -> int:
+    """The id of the token that a field names."""
+    token = getattr(self, field)
+    found = self._tokenizer.token_to_id(token)
     if found is None:
       special = self._tokenizer.get_added_tokens_decoder().values()
       names = ', '.join(token.content for token in special) or '(none)'
       raise errors.InputError(
-        f'data.vocab.eos_token={self.eos_token!r} is not in {self.path}; its '
+        f'data.vocab.{field}={token!r} is not in {self.path}; its '
         f'special tokens are: {names}'
       )
-    return found + 1
+    return found + self.shift
 
   @functools.cached_property
   def _tokenizer(self) -> Any:

@@ -33,7 +33,7 @@ CHUNK = 64
 SLOTS = 256
 
 
-def generate(
+def generate(  # noqa: PLR0913 (all of a request)
   model: Model,
   weights: Weights,
   prompts: Sequence[Sequence[int]],
@@ -42,6 +42,7 @@ def generate(
   max_new_tokens: int,
   eos_id: int,
   seed: int = 0,
+  start: Sequence[int] = (0,),
 ) -> list[list[int]]:
   """The new tokens of each prompt; see `stream`."""
   new = [[] for _ in prompts]
@@ -53,12 +54,13 @@ def generate(
     max_new_tokens=max_new_tokens,
     eos_id=eos_id,
     seed=seed,
+    start=start,
   ):
     new[row].append(token)
   return new
 
 
-def stream(
+def stream(  # noqa: PLR0913 (all of a request)
   model: Model,
   weights: Weights,
   prompts: Sequence[Sequence[int]],
@@ -67,6 +69,7 @@ def stream(
   max_new_tokens: int,
   eos_id: int,
   seed: int = 0,
+  start: Sequence[int] = (0,),
 ) -> Iterator[tuple[int, int]]:
   """Yields (prompt's index, new token) as tokens are made.
 
@@ -83,31 +86,44 @@ def stream(
     max_new_tokens: per prompt.
     eos_id: the id that ends a text.
     seed: of the draws.
+    start: ids before each prompt; 0 as in training here, or what the model
+      was trained with elsewhere, perhaps nothing.
 
   Raises:
     InputError: before anything is computed: a prompt is too long for the model,
       or has ids that it does not know.
   """
-  check(model, prompts, max_new_tokens)
-  room = model.config.max_length
-  limits = [min(max_new_tokens, room - len(p)) for p in prompts]
+  check(model, prompts, max_new_tokens, start)
+  inputs = [[*start, *p] for p in prompts]
+  # The last token has no place of its own: nothing comes of it.
+  room = model.config.max_length + 1
+  limits = [min(max_new_tokens, room - len(i)) for i in inputs]
   # Not in this function: a generator would check only when first asked.
-  tokens = _tokens(model, weights, prompts, limits, sampling, seed)
+  tokens = _tokens(model, weights, inputs, limits, sampling, seed)
   return _until_done(tokens, limits, eos_id)
 
 
 def check(
-  model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int
+  model: Model,
+  prompts: Sequence[Sequence[int]],
+  max_new_tokens: int,
+  start: Sequence[int] = (0,),
 ) -> None:
   """Raises InputError if the model cannot continue these prompts."""
   config = model.config
   if max_new_tokens < 1:
     raise errors.InputError(f'max_new_tokens={max_new_tokens} must be >= 1')
   for index, prompt in enumerate(prompts):
-    if len(prompt) >= config.max_length:
+    room = config.max_length - len(start)
+    if len(prompt) > room:
       raise errors.InputError(
         f'prompt {index} has {len(prompt)} tokens, but with model.max_length='
-        f'{config.max_length} it may have {config.max_length - 1}; shorten it'
+        f'{config.max_length} it may have {room}; shorten it'
+      )
+    if not prompt and not start:
+      raise errors.InputError(
+        f'prompt {index} is empty, and the vocabulary has nothing that a text '
+        'begins with; give it a word'
       )
     wrong = [i for i in prompt if not 0 <= i < config.vocab_size]
     if wrong:
@@ -153,7 +169,7 @@ class _Rows:
 def _tokens(
   model: Model,
   weights: Weights,
-  prompts: Sequence[Sequence[int]],
+  inputs: Sequence[Sequence[int]],
   limits: Sequence[int],
   sampling: Sampling,
   seed: int,
@@ -162,14 +178,14 @@ def _tokens(
   weights = jax.device_put(weights, model.shardings)  # where they are not yet
   # A row more where the mesh has more parts; it is not valid.
   parts = meshes.batch_size(model.mesh)
-  num_rows = -(-len(prompts) // parts) * parts
-  inputs = [[0, *p] for p in prompts] + [[]] * (num_rows - len(prompts))
+  num_rows = -(-len(inputs) // parts) * parts
+  inputs = [*inputs, *[[]] * (num_rows - len(inputs))]
   length_B = np.array([len(i) for i in inputs], np.int32)
   chunk = min(CHUNK, model.config.max_length)
   token_BL = np.zeros((num_rows, -(-max(length_B) // chunk) * chunk), np.int32)
   for row, ids in enumerate(inputs):
     token_BL[row, : len(ids)] = ids
-  need = int(max(len(p) + n for p, n in zip(prompts, limits, strict=True)))
+  need = max(len(i) - 1 + n for i, n in zip(inputs, limits, strict=False))
   slots = min(-(-need // SLOTS) * SLOTS, model.config.max_length)
   rows, cache = _start(model, slots, length_B, jax.random.key(seed))
   for start in range(0, token_BL.shape[1], chunk):

@@ -63,7 +63,8 @@ class Stage:
   def joined(self, parts: list[jax.Array]) -> jax.Array:
     """The opposite, of one array: [repeats * len(kinds), ...]."""
     x = jnp.stack(parts, axis=1)
-    return x.reshape(-1, *x.shape[2:])
+    # Not -1: latent heads cache values of no elements.
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def of(config: ModelConfig) -> list[Stage]:

@@ -43,7 +43,16 @@ def init(
   rule: Any = spikes.NEVER,
 ) -> State:
   """A fresh state, every array made where it will lie."""
-  weights = model.init(key)
+  return begin(model, transform, model.init(key), rule)
+
+
+def begin(
+  model: Model,
+  transform: optax.GradientTransformation,
+  weights: Any,
+  rule: Any = spikes.NEVER,
+) -> State:
+  """The state before the first step from weights that are there."""
   place = shardings(model, transform, rule)
   make = jax.jit(transform.init, out_shardings=place.opt_state)
   zero = jax.device_put(jnp.zeros((), jnp.int32), place.step)

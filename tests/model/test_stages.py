@@ -35,6 +35,9 @@ def test_a_stage_takes_layers_apart_and_joins_them():
   by_place = stage.of(jnp.arange(7))
   assert [x.tolist() for (x,) in by_place] == [[1, 4], [2, 5], [3, 6]]
   assert stage.joined([x for (x,) in by_place]).tolist() == [1, 2, 3, 4, 5, 6]
+  # Values that latent heads cache have no elements.
+  empty = [jnp.zeros((2, 4, 0))] * 3
+  assert stage.joined(empty).shape == (6, 4, 0)
   weights = stage.weights('dense', jnp.arange(5))
   assert weights.tolist() == [[1, 2], [3, 4]]
   assert stage.weights('moe', jnp.arange(2)).tolist() == [0, 1]

@@ -1,0 +1,269 @@
+r"""Hugging Face checkpoints in and out.
+
+  python -m moejax.cli.convert inspect FOLDER
+  python -m moejax.cli.convert import FOLDER --workdir=runs/olmoe
+  python -m moejax.cli.convert export --workdir=runs/olmoe --to=FOLDER \
+    --dtype=bfloat16
+  python -m moejax.cli.convert upcycle --workdir=runs/dense --to=runs/moe \
+    --config.model.moe.num_experts=8 --config.model.moe.expert_width=11008
+
+FOLDER has config.json and safetensors, or is `owner/name` on the hub, which
+needs moejax[hf]. `inspect` says what it holds and what would not fit, and reads
+no tensor. A workdir that was imported or upcycled is for `cli.generate`, and
+for `--config.start=WORKDIR` of a run with the same model; to train from a
+FOLDER see configs/hf/continue.py. All else is in docs/models.md.
+"""
+
+import argparse
+import collections
+import dataclasses
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+from etils import epath
+
+from moejax.cli import command, restore
+from moejax.cli.run_config import Run
+from moejax.convert import folder as folders
+from moejax.convert import load, save, tokenizer, upcycle
+from moejax.convert.families import FORMS
+from moejax.core import config, errors, files, table, trees
+from moejax.data.config import DataConfig
+from moejax.model import build
+from moejax.model.config import ModelConfig
+from moejax.parallel import mesh as meshes
+from moejax.train import checkpoint
+
+# In a workdir: config and tokenizer as they came.
+SOURCE = 'hf'
+
+
+def main(argv: Sequence[str]) -> None:
+  """Reads the flags and does it."""
+  args, overrides = command.parse(_flags(), argv)
+  if overrides and args.run is not _upcycle:
+    raise errors.InputError(
+      f'--config.{overrides[0][0]} is for upcycle alone; leave it out'
+    )
+  args.overrides = overrides
+  args.run(args)
+
+
+def _flags() -> argparse.ArgumentParser:
+  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  kinds = flags.add_subparsers(
+    required=True, metavar='inspect|import|export|upcycle'
+  )
+  one = kinds.add_parser('inspect', help='what a folder holds')
+  one.add_argument('folder')
+  one.set_defaults(run=_inspect)
+  one = kinds.add_parser('import', help='a folder to a workdir')
+  one.add_argument('folder')
+  one.add_argument('--workdir', required=True, help='made; has to be new')
+  one.set_defaults(run=_import)
+  one = kinds.add_parser(
+    'export', help="a workdir's newest weights to a folder"
+  )
+  add = one.add_argument
+  add('--workdir', required=True, help='of a run, or imported')
+  add('--to', required=True, help='folder, made; must have no weights')
+  add('--family', default='', help=f'one of {", ".join(FORMS)}; default: fits')
+  add('--dtype', default='float32', help=', '.join(save.DTYPES))
+  add('--file_gb', type=float, default=5.0, help='size of a file at most')
+  one.set_defaults(run=_export)
+  one = kinds.add_parser('upcycle', help='a dense model to one with experts')
+  add = one.add_argument
+  add('--workdir', required=True, help='of a dense run, or imported')
+  add('--to', required=True, help='workdir, made; has to be new')
+  off = argparse.BooleanOptionalAction
+  add('--rescale', action=off, default=True, help="experts' outputs")
+  add('--groups', action=off, default=True, help='of equal router columns')
+  add('--noise', type=float, default=0.0, help='on experts, of their std')
+  add('--seed', type=int, default=0, help='of routers and noise')
+  one.set_defaults(run=_upcycle)
+  return flags
+
+
+def _inspect(args: argparse.Namespace) -> None:
+  found = folders.open_folder(args.folder)
+  model_type = found.config.get('model_type')
+  types = collections.Counter(entry.dtype for entry in found.tensors.values())
+  listing = ', '.join(f'{n} of {name}' for name, n in types.most_common())
+  num_files = len({entry.file for entry in found.tensors.values()})
+  _say(
+    f'{found.path}: a {model_type}, {len(found.tensors)} tensors ({listing}), '
+    f'{found.num_bytes / 1e9:.2f} GB in {num_files} '
+    f'file{"s" if num_files > 1 else ""}.'
+  )
+  plan = load.plan(found)
+  total = sum(tensor.size for tensor in plan.tensors)
+  of = plan.config
+  _say(
+    f'Fits {plan.family.architecture}: {total / 1e6:.1f}M parameters, '
+    f'{of.num_layers} layers, {of.num_moe} with {of.moe.num_experts} experts '
+    f'(stored {plan.layout}); {4 * total / 1e9:.2f} GB in float32.'
+  )
+  if plan.ignored:
+    _say(f'Not read: {folders.listed(plan.ignored)}.')
+  for key, (_, value) in config.differences(ModelConfig(), of).items():
+    _say(f'  model.{key} = {value}')
+
+
+def _import(args: argparse.Namespace) -> None:
+  plan = load.plan(folders.open_folder(args.folder))
+  workdir = _new_workdir(args.workdir)
+  with files.locked(workdir):
+    source = pathlib.Path(workdir) / SOURCE
+    source.mkdir(exist_ok=True)
+    for name in (folders.CONFIG, save.GENERATION, *save.TOKENIZER):
+      if (plan.folder.path / name).is_file():
+        shutil.copyfile(plan.folder.path / name, source / name)
+    vocab = tokenizer.vocab(source, plan.config.vocab_size)
+    length = min(DataConfig().sequence_length, plan.config.max_length)
+    data = DataConfig(sequence_length=length)
+    if vocab is not None:
+      data = dataclasses.replace(data, vocab=vocab)
+    run = Run(model=plan.config, data=data)
+    sizes = meshes.MeshConfig(data=1)
+    model = build.build(plan.config, meshes.make(sizes, jax.devices()[:1]))
+    began = time.monotonic()
+    with _Bar('reading', plan.folder.num_bytes) as progress:
+      weights = load.weights(plan, model, progress)
+    took = time.monotonic() - began
+    _save(workdir, run, weights, {'imported': args.folder})
+  rate = plan.folder.num_bytes / 1e6 / max(took, 1e-3)
+  _say(f'{workdir} holds the model; read in {took:.1f} s, {rate:.0f} MB/s.')
+  if plan.ignored:
+    _say(f'Not read: {folders.listed(plan.ignored)}.')
+  if vocab is None:
+    _say('The folder has no tokenizer.json; set data.vocab for texts.')
+
+
+def _export(args: argparse.Namespace) -> None:
+  run = restore.run_of(args.workdir)
+  shapes = load.shapes(run.model)
+  plan = save.plan(run.model, shapes, args.family)
+  kind = table.lookup('dtype', save.DTYPES, args.dtype)
+  source = pathlib.Path(args.workdir) / SOURCE
+  place = epath.Path(args.workdir) / restore.CHECKPOINTS
+  with (
+    checkpoint.Checkpointer(place, warn=_note) as checkpoints,
+    _Bar('writing', plan.size * kind.itemsize) as progress,
+  ):
+    found = checkpoints.latest()
+    if found is None:
+      raise errors.InputError(f'there is no checkpoint in {place} yet')
+    save.write(
+      plan,
+      lambda path: _leaf(checkpoints, found[0], shapes, path),
+      pathlib.Path(args.to),
+      dtype=args.dtype,
+      shard_bytes=int(args.file_gb * 1e9),
+      source=source if source.is_dir() else None,
+      progress=progress,
+    )
+  _say(
+    f'{args.to} holds step {found[0]} of {args.workdir} as a '
+    f'{plan.family.model_type} in {args.dtype}; transformers loads it as '
+    f'{plan.family.architecture}.'
+  )
+
+
+def _upcycle(args: argparse.Namespace) -> None:
+  run = restore.run_of(args.workdir)
+  source = run.model
+  for key, text in args.overrides:
+    run = config.override(run, key, text)
+  run.model.check()
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  dense = build.build(source, mesh)
+  recipe = upcycle.Upcycling(args.rescale, args.groups, args.noise, args.seed)
+  target = _new_workdir(args.to)
+  with files.locked(target):
+    old, step = restore.weights(dense, args.workdir, _note)
+    new = upcycle.upcycle(source, run.model, old, recipe)
+    kept = pathlib.Path(args.workdir) / SOURCE
+    if kept.is_dir():
+      shutil.copytree(kept, pathlib.Path(target) / SOURCE, dirs_exist_ok=True)
+    _save(target, run, new, {'upcycled': args.workdir})
+  moe = run.model.moe
+  _say(
+    f'{target} holds step {step} of {args.workdir} with {moe.num_experts} '
+    f'experts of width {moe.expert_width} and {moe.num_shared} shared.'
+  )
+
+
+def _new_workdir(path: str) -> epath.Path:
+  """A workdir without a run, made if need be."""
+  workdir = epath.Path(path)
+  if (workdir / restore.CONFIG).exists():
+    raise errors.InputError(
+      f'{workdir} is the workdir of a run already; take another'
+    )
+  files.check_writable(workdir)
+  return workdir
+
+
+def _save(
+  workdir: epath.Path, run: Run, weights: Any, extra: dict[str, Any]
+) -> None:
+  place = workdir / restore.CHECKPOINTS
+  with checkpoint.Checkpointer(place, warn=_note) as checkpoints:
+    checkpoints.save(0, {'weights': weights}, extra)
+  # The last: a workdir with it is whole.
+  files.atomic_write_json(workdir / restore.CONFIG, config.to_dict(run))
+
+
+def _leaf(
+  checkpoints: checkpoint.Checkpointer, step: int, shapes: Any, path: str
+) -> np.ndarray:
+  """One weight of a checkpoint: no other is read."""
+  leaf = trees.leaves(shapes)[path]
+  tree: Any = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+  for name in reversed(['weights', *path.split('/')]):
+    tree = {name: tree}
+  state, _ = checkpoints.restore(step, tree, partial=True)
+  return next(iter(jax.tree.leaves(state)))
+
+
+class _Bar:
+  """A progress bar on stderr, where somebody watches."""
+
+  def __init__(self, what: str, total: int):
+    console = rich.console.Console(file=sys.stderr)
+    self._bar = rich.progress.Progress(
+      rich.progress.TextColumn(what),
+      rich.progress.BarColumn(),
+      rich.progress.DownloadColumn(),
+      rich.progress.TransferSpeedColumn(),
+      console=console,
+      disable=not console.is_terminal,
+    )
+    self._task = self._bar.add_task(what, total=total)
+
+  def __enter__(self) -> Callable[[int], None]:
+    self._bar.start()
+    return lambda done: self._bar.advance(self._task, done)
+
+  def __exit__(self, *unused: object) -> None:
+    self._bar.stop()
+
+
+def _say(line: str) -> None:
+  print(line)
+
+
+def _note(line: str) -> None:
+  print(line, file=sys.stderr)
+
+
+if __name__ == '__main__':
+  command.main(main)

@@ -1,0 +1,147 @@
+"""A config.json to a ModelConfig and back, by a family's keys."""
+
+import dataclasses
+from typing import Any
+
+from moejax.convert.families import FAMILIES
+from moejax.convert.families.family import Family
+from moejax.core import config, errors, table
+from moejax.model.config import ModelConfig
+
+# Of ours, what is nothing to the function of trained weights.
+FREE = (
+  'attention',
+  'dtype',
+  'init_std',
+  'moe.balance',
+  'moe.dispatcher',
+  'moe.exchange',
+  'moe.experts.sigma_init',
+  'moe.grouped_matmul',
+  'moe.router.expert_dropout',
+  'moe.scorer.start',
+  'remat',
+  'scan_unroll',
+  'token_chunks',
+)
+
+
+def family_of(theirs: dict[str, Any]) -> Family:
+  """The family of a config.json.
+
+  Raises:
+    InputError: moejax has none of that model_type.
+  """
+  name = theirs.get('model_type')
+  if name is None:
+    raise errors.InputError(
+      'config.json has no model_type; known are: ' + ', '.join(sorted(FAMILIES))
+    )
+  return table.lookup('model_type of config.json', FAMILIES, name)
+
+
+def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
+  """Ours.
+
+  Raises:
+    InputError: a key is missing, or has a value that we have not.
+  """
+  flat = {}
+  try:
+    for part in family.keys:
+      flat |= part.read(theirs)
+    found = config.from_config_dict(ModelConfig, _nested(flat))
+  except KeyError as e:
+    raise errors.InputError(f'config.json lacks {e.args[0]}') from None
+  except (TypeError, ZeroDivisionError) as e:
+    raise errors.InputError(f'config.json cannot be used: {e}') from None
+  found.check()
+  return found
+
+
+def write(family: Family, model: ModelConfig) -> dict[str, Any]:
+  """Theirs.
+
+  Raises:
+    InputError: that family's models cannot be like this one.
+  """
+  if bool(model.num_moe) != any(family.experts.values()):
+    raise errors.InputError(
+      f'a {family.model_type} cannot hold this model: it '
+      f'{"has none of" if model.num_moe else "wants"} layers with experts'
+    )
+  ours = config.flatten(model) | {
+    'kinds': model.kinds,
+    'num_kv_heads': model.kv_heads,
+  }
+  try:
+    theirs = {
+      'architectures': [family.architecture],
+      'model_type': family.model_type,
+      **family.extra,
+    }
+    for part in family.keys:
+      theirs |= part.write(ours)
+    again = read(family, theirs)
+  except (KeyError, TypeError) as e:
+    raise errors.InputError(
+      f'a {family.model_type} cannot hold this model: it has no {e}'
+    ) from None
+  except errors.InputError as e:
+    raise errors.InputError(
+      f'a {family.model_type} cannot hold this model: {e}'
+    ) from None
+  check_same(again, model, f'a {family.model_type} cannot hold this model: it')
+  return theirs
+
+
+def check_same(theirs: ModelConfig, ours: ModelConfig, what: str) -> None:
+  """Raises InputError unless two models are the same function of weights.
+
+  Args:
+    theirs: the one.
+    ours: the other.
+    what: begins the message: whose the first is.
+  """
+  a, b = _function(ours), _function(theirs)
+  wrong = [
+    f'model.{key}={b.get(key)!r}, not {a.get(key)!r}'
+    for key in sorted(a.keys() | b.keys())
+    if a.get(key) != b.get(key)
+  ]
+  if wrong:
+    raise errors.InputError(f'{what} has {"; ".join(wrong)}')
+
+
+def _function(model: ModelConfig) -> dict[str, Any]:
+  """The keys that say what function trained weights are."""
+  without = [] if model.num_dense else ['dense_width']
+  if not model.num_moe:
+    # Nor are there groups of layers.
+    without += ['moe', 'first_dense', 'moe_every']
+  model = dataclasses.replace(model, num_kv_heads=model.kv_heads)
+  found = {
+    key: value
+    for key, value in config.flatten(model).items()
+    if not any(
+      key == one or key.startswith(one + '.') for one in (*FREE, *without)
+    )
+  }
+  if len(set(found['windows'])) == 1 and found['windows'][0] == 0:
+    found['windows'] = []
+  return found
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+  """Dotted paths as nested dictionaries; later ones win.
+
+  Example: {'a.b': 1, 'c': 2} -> {'a': {'b': 1}, 'c': 2}
+  """
+  tree = {}
+  for path, value in flat.items():
+    *parents, last = path.split('.')
+    node = tree
+    for name in parents:
+      node = node.setdefault(name, {})
+    node[last] = value
+  return tree

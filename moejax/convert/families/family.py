@@ -1,0 +1,163 @@
+"""What a family is, and the lines that many of them share."""
+
+import dataclasses
+from typing import Any
+
+from moejax.convert.keys import Key, Only, Part
+from moejax.convert.rules import Rule
+
+LAYER = 'model.layers.{layer}.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """A kind of checkpoint.
+
+  Attributes:
+    model_type: in config.json.
+    architecture: the class that transformers loads it with.
+    keys: of config.json.
+    rules: of its tensors, but for the routed experts'.
+    experts: rules of those, by the layout in which they are stored; the first
+      is what is written.
+    ignored: names, as regular expressions, of tensors that are not weights of
+      the model proper; not read.
+    predicts: whether layers behind the last are for multi-token prediction,
+      which is not read either.
+    extra: further keys that config.json is given.
+  """
+
+  model_type: str
+  architecture: str
+  keys: tuple[Part, ...]
+  rules: tuple[Rule, ...]
+  experts: dict[str, tuple[Rule, ...]]
+  ignored: tuple[str, ...] = (r'.*\.rotary_emb\.inv_freq',)
+  predicts: bool = False
+  extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def square(theirs: Any) -> int:
+  """Features of a head where all heads together have the model's width."""
+  return theirs['hidden_size'] // theirs['num_attention_heads']
+
+
+def heads(theirs: Any) -> int:
+  """As many key-value heads as query heads."""
+  return theirs['num_attention_heads']
+
+
+COMMON = (
+  Key('vocab_size', 'vocab_size'),
+  Key('max_position_embeddings', 'max_length', 2048),
+  Key('num_hidden_layers', 'num_layers'),
+  Key('hidden_size', 'width'),
+  Key('num_attention_heads', 'num_heads'),
+  Key('num_key_value_heads', 'num_kv_heads', heads),
+  Key('tie_word_embeddings', 'tie_embeddings', False),
+  Key('initializer_range', 'init_std', 0.02),
+  Only('hidden_act', 'silu'),
+)
+EPS = Key('rms_norm_eps', 'norm_eps', 1e-6)
+HEAD_DIM = Key('head_dim', 'head_dim', square)
+DENSE_WIDTH = Key('intermediate_size', 'dense_width')
+EXPERT_WIDTH = Key('moe_intermediate_size', 'moe.expert_width')
+K = Key('num_experts_per_tok', 'moe.router.k')
+RENORMALISE = Key('norm_topk_prob', 'moe.router.renormalise', False)
+
+OUTER = (
+  Rule('model.embed_tokens.weight', 'V D', 'embed_VD', 'V D'),
+  Rule('model.norm.weight', 'D', 'norm/scale_D', 'D'),
+  Rule('lm_head.weight', 'V D', 'head_DV', 'D V'),
+)
+NORMS = (
+  Rule(
+    LAYER + 'input_layernorm.weight',
+    'D',
+    '{stack}/norm_attention/scale_D',
+    'D',
+  ),
+  Rule(
+    LAYER + 'post_attention_layernorm.weight',
+    'D',
+    '{stack}/norm_ffn/scale_D',
+    'D',
+  ),
+)
+
+
+def _attention(name: str, theirs: str, ours: str, pattern: str) -> Rule:
+  name, path = f'{LAYER}self_attn.{name}', '{stack}/attention/' + ours
+  return Rule(name, theirs, path, pattern)
+
+
+GROUPED = (
+  _attention('q_proj.weight', '(H K) D', 'w_q_DHK', 'D H K'),
+  _attention('k_proj.weight', '(G K) D', 'w_k_DGK', 'D G K'),
+  _attention('v_proj.weight', '(G K) D', 'w_v_DGK', 'D G K'),
+  _attention('o_proj.weight', 'D (H K)', 'w_o_HKD', 'H K D'),
+  _attention('q_proj.bias', '(H K)', 'b_q_HK', 'H K'),
+  _attention('k_proj.bias', '(G K)', 'b_k_GK', 'G K'),
+  _attention('v_proj.bias', '(G K)', 'b_v_GK', 'G K'),
+  _attention('o_proj.bias', 'D', 'b_o_D', 'D'),
+)
+NORM_BY_HEAD = (
+  _attention('q_norm.weight', 'K', 'norm_q/scale_D', 'K'),
+  _attention('k_norm.weight', 'K', 'norm_k/scale_D', 'K'),
+)
+NORM_OF_ALL = (
+  _attention('q_norm.weight', '(H K)', 'norm_q/scale_HK', 'H K'),
+  _attention('k_norm.weight', '(G K)', 'norm_k/scale_HK', 'G K'),
+)
+SINKS = (_attention('sinks', 'H', 'sink_H', 'H'),)
+LATENT = (
+  _attention('q_proj.weight', '(H K) D', 'w_q_DHK', 'D H K'),
+  _attention('q_a_proj.weight', 'Q D', 'w_dq_DQ', 'D Q'),
+  _attention('q_a_layernorm.weight', 'Q', 'norm_q/scale_D', 'Q'),
+  _attention('q_b_proj.weight', '(H K) Q', 'w_uq_QHK', 'Q H K'),
+  _attention('kv_a_proj_with_mqa.weight', 'R D', 'w_dkv_DR', 'D R'),
+  _attention('kv_a_layernorm.weight', 'R', 'norm_kv/scale_D', 'R'),
+  _attention('kv_b_proj.weight', '(H K) R', 'w_ukv_RHK', 'R H K'),
+  _attention('o_proj.weight', 'D (H V)', 'w_o_HVD', 'H V D'),
+)
+
+
+def swiglu(base: str, path: str) -> tuple[Rule, ...]:
+  """A feed-forward of one expert."""
+  w_in, w_out = f'{path}/w_in_ED2F', f'{path}/w_out_EFD'
+  return (
+    Rule(f'{LAYER}{base}gate_proj.weight', 'F D', w_in, '0 D 0 F'),
+    Rule(f'{LAYER}{base}up_proj.weight', 'F D', w_in, '0 D 1 F'),
+    Rule(f'{LAYER}{base}down_proj.weight', 'D F', w_out, '0 F D'),
+  )
+
+
+DENSE = swiglu('mlp.', 'dense/ffn/w')
+W_IN, W_OUT = 'moe/ffn/routed/w_in_ED2F', 'moe/ffn/routed/w_out_EFD'
+
+
+def experts(
+  base: str = 'mlp.experts.', gate='gate_proj', up='up_proj', down='down_proj'
+) -> tuple[Rule, ...]:
+  """Routed experts, three tensors each."""
+  base = LAYER + base + '{E}.'
+  return (
+    Rule(f'{base}{gate}.weight', 'F D', W_IN, 'E D 0 F'),
+    Rule(f'{base}{up}.weight', 'F D', W_IN, 'E D 1 F'),
+    Rule(f'{base}{down}.weight', 'D F', W_OUT, 'E F D'),
+  )
+
+
+# As transformers 5 has them in memory.
+FUSED = (
+  Rule(LAYER + 'mlp.experts.gate_up_proj', 'E (two F) D', W_IN, 'E D two F'),
+  Rule(LAYER + 'mlp.experts.down_proj', 'E D F', W_OUT, 'E F D'),
+)
+
+
+def router(name: str = 'mlp.gate.') -> tuple[Rule, ...]:
+  """The matrix of a router, and its bias."""
+  return (
+    Rule(f'{LAYER}{name}weight', 'E D', 'moe/ffn/router/w_DE', 'D E'),
+    Rule(f'{LAYER}{name}bias', 'E', 'moe/ffn/router/b_E', 'E'),
+  )

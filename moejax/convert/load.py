@@ -1,0 +1,257 @@
+"""A folder of a checkpoint to weights, each piece read where it is needed.
+
+Stages:
+  1. `plan`: config.json to a ModelConfig; the names, shapes and types that such
+     a model must have are compared with those in the files' headers.
+  2. `weights`: weight by weight a buffer for each part of it that lies on this
+     host's devices; every tensor is copied to its place in it, transposed and
+     in float32, straight from the mapped file; then the buffers go to the
+     devices. On CPU they become the arrays themselves. So this needs the
+     memory of the weights, and of one more weight where devices have their own.
+
+Parts of a weight that lie on other hosts are not read.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from moejax.convert import axes, configs, rules
+from moejax.convert.families.family import Family
+from moejax.convert.folder import Folder, listed
+from moejax.core import errors, trees
+from moejax.model import build
+from moejax.model.config import ModelConfig
+from moejax.parallel import mesh as meshes
+
+FLOATS = ('F32', 'F16', 'BF16', 'F64')
+ALIGNED = 64  # bytes: such buffers become arrays on CPU without a copy
+ROWS, MANY = 64, 256
+Progress = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A checkpoint of which every tensor has its place.
+
+  Attributes:
+    folder: it.
+    family: its kind.
+    config: of the model.
+    layout: how its experts are stored.
+    tensors: all that are read, weight by weight.
+    ignored: the names of the others.
+  """
+
+  folder: Folder
+  family: Family
+  config: ModelConfig
+  layout: str
+  tensors: list[rules.Tensor]
+  ignored: list[str]
+
+
+def plan(folder: Folder) -> Plan:
+  """Checks all that can be without reading a tensor.
+
+  Raises:
+    InputError: something is missing, too much, or of another shape or type.
+  """
+  family = configs.family_of(folder.config)
+  try:
+    config = configs.read(family, folder.config)
+  except errors.InputError as e:
+    raise errors.InputError(f'{folder.path}: {e}') from None
+  layout, experts = _layout(family, folder.tensors)
+  all_rules = (*family.rules, *experts)
+  found = rules.expand(all_rules, config, shapes(config))
+  found = [tensor for tensor in found if tensor.rule.factor]
+  wanted = {tensor.name for tensor in found}
+  rest = sorted(folder.tensors.keys() - wanted)
+  ignored = [name for name in rest if _is_ignored(name, family, config)]
+  _check_names(folder, wanted, set(rest) - set(ignored))
+  _check_tensors(folder, found)
+  return Plan(folder, family, config, layout, found, ignored)
+
+
+def shapes(config: ModelConfig) -> build.Weights:
+  """Of a model's weights; the same on any mesh."""
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  return build.build(config, mesh).shapes
+
+
+def _layout(
+  family: Family, names: Iterable[str]
+) -> tuple[str, tuple[rules.Rule, ...]]:
+  """The layout of experts of which there are most names."""
+  counts = {
+    layout: sum(any(rule.matches(n) for rule in found) for n in names)
+    for layout, found in family.experts.items()
+  }
+  layout = max(counts, key=counts.get)
+  return layout, family.experts[layout]
+
+
+def _is_ignored(name: str, family: Family, config: ModelConfig) -> bool:
+  if config.tie_embeddings and name == 'lm_head.weight':
+    return True
+  layer = re.match(r'model\.layers\.(\d+)\.', name)
+  if family.predicts and layer and int(layer[1]) >= config.num_layers:
+    return True
+  return any(re.fullmatch(pattern, name) for pattern in family.ignored)
+
+
+def _check_names(folder: Folder, wanted: set[str], surplus: set[str]) -> None:
+  missing = sorted(wanted - folder.tensors.keys())
+  quantised = sorted(
+    n for n in surplus if n.endswith(('_blocks', '_scales', '_scale_inv'))
+  )
+  if quantised:
+    raise errors.InputError(
+      f'{folder.path} is quantised, it has {listed(quantised)}; moejax reads '
+      'float32, float16 and bfloat16: convert it to bfloat16 first'
+    )
+  lines = []
+  if missing:
+    lines.append(f'lacks {listed(missing)}')
+  if surplus:
+    lines.append(f'has what no such model has: {listed(sorted(surplus))}')
+  if lines:
+    kind = folder.config['model_type']
+    raise errors.InputError(
+      f'{folder.path} does not fit its config.json (a {kind}): it '
+      f'{" and ".join(lines)}'
+    )
+
+
+def _check_tensors(folder: Folder, tensors: list[rules.Tensor]) -> None:
+  entries = folder.tensors
+  shapes = [
+    f'{t.name} {list(entries[t.name].shape)}, not {list(t.shape)}'
+    for t in tensors
+    if entries[t.name].shape != t.shape
+  ]
+  if shapes:
+    raise errors.InputError(
+      f'{folder.path} has tensors of other shapes than config.json says: '
+      f'{listed(shapes)}'
+    )
+  types = [
+    f'{t.name} {entries[t.name].dtype}'
+    for t in tensors
+    if entries[t.name].dtype not in FLOATS
+  ]
+  if types:
+    raise errors.InputError(
+      f'{folder.path} has tensors that are not {", ".join(FLOATS)}: '
+      f'{listed(types)}; convert it to bfloat16 first'
+    )
+
+
+def weights(
+  plan: Plan, model: build.Model, progress: Progress = lambda _: None
+) -> build.Weights:
+  """The weights, where they lie on the model's mesh.
+
+  Args:
+    plan: of the checkpoint.
+    model: with the config of the plan, or one that differs in what weights do
+      not depend on.
+    progress: is given the bytes of each tensor when it is read.
+  """
+  by_path = {}
+  for tensor in plan.tensors:
+    by_path.setdefault(tensor.path, []).append(tensor)
+  shardings = trees.leaves(model.shardings)
+
+  def one(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    tensors = by_path.get(path, [])
+    made = sum(tensor.size for tensor in tensors)
+    whole = math.prod(leaf.shape)
+    # What routers remember starts at zero and may have no place in a format.
+    if made != whole and not (made == 0 and '/memory/' in path):
+      raise ValueError(f'{path}: {made} of {whole} elements have a rule')
+    return _array(plan.folder, tensors, leaf, shardings[path], progress)
+
+  return trees.map_paths(one, model.shapes)
+
+
+def _array(
+  folder: Folder,
+  tensors: list[rules.Tensor],
+  leaf: jax.ShapeDtypeStruct,
+  sharding: jax.sharding.Sharding,
+  progress: Progress,
+) -> jax.Array:
+  """One weight."""
+  regions = {
+    device: tuple(
+      part.indices(size)[:2]
+      for part, size in zip(index, leaf.shape, strict=True)
+    )
+    for device, index in sharding.addressable_devices_indices_map(
+      leaf.shape
+    ).items()
+  }
+  buffers = {region: _empty(region, leaf.dtype) for region in regions.values()}
+  for tensor in tensors:
+    entry = folder.tensors[tensor.name]
+    x = axes.unpack(entry.read(), tensor.rule.theirs, tensor.free, tensor.sizes)
+    for region, buffer in buffers.items():
+      _copy(x, tensor, region, buffer)
+    progress(x.nbytes)
+  arrays = [
+    jax.device_put(buffers[region], device, may_alias=True)
+    for device, region in regions.items()
+  ]
+  return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays)
+
+
+def _copy(
+  x: np.ndarray,
+  tensor: rules.Tensor,
+  region: tuple[tuple[int, int], ...],
+  buffer: np.ndarray,
+) -> None:
+  """What of the tensor is in the region, to its place in the buffer."""
+  target, source = [], []
+  for at, (start, stop) in zip(tensor.index, region, strict=True):
+    if at is None:
+      target.append(slice(None))
+      source.append(slice(start, stop))
+    elif start <= at < stop:
+      target.append(at - start)
+    else:
+      return
+  place = buffer[tuple(target)]
+  _cast(place, x[tuple(source)])
+  if tensor.rule.factor != 1:
+    place /= tensor.rule.factor
+
+
+def _cast(target: np.ndarray, source: np.ndarray) -> None:
+  """Copies, rows after rows: what is transposed then stays in the cache."""
+  if source.ndim > 2 and len(source) <= MANY:
+    for one, other in zip(target, source, strict=True):
+      _cast(one, other)
+    return
+  step = ROWS if source.ndim > 1 else max(source.size, 1)
+  for at in range(0, len(source), step):
+    # Twice as fast as without the copy: it is in the order of the file.
+    np.copyto(
+      target[at : at + step], source[at : at + step].astype(target.dtype)
+    )
+
+
+def _empty(region: tuple[tuple[int, int], ...], dtype: Any) -> np.ndarray:
+  """Zeros of a region's shape, aligned."""
+  shape = tuple(stop - start for start, stop in region)
+  size = math.prod(shape) * dtype.itemsize
+  raw = np.zeros(size + ALIGNED, np.uint8)
+  skip = -raw.ctypes.data % ALIGNED
+  return raw[skip : skip + size].view(dtype).reshape(shape)

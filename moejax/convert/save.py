@@ -1,0 +1,228 @@
+"""Weights to a folder that transformers, vLLM and SGLang load.
+
+  config.json, generation_config.json
+  model-00001-of-00002.safetensors, ...   or one model.safetensors
+  model.safetensors.index.json            where there are several
+  tokenizer.json, ...                     as they came
+
+One weight is held at a time, and of it one tensor more.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from moejax.convert import axes, configs, folder, rules, safetensors
+from moejax.convert.families import FORMS
+from moejax.convert.families.family import Family
+from moejax.core import errors, files, table, trees
+from moejax.model.config import ModelConfig
+
+DTYPES = {
+  'bfloat16': np.dtype(ml_dtypes.bfloat16),
+  'float16': np.dtype(np.float16),
+  'float32': np.dtype(np.float32),
+}
+GENERATION = 'generation_config.json'
+# Of a tokenizer: copied as they are.
+TOKENIZER = (
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'tokenizer.model',
+  'vocab.json',
+  'merges.txt',
+  'chat_template.jinja',
+)
+SPECIAL_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+Progress = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What will be written.
+
+  Attributes:
+    family: as what.
+    config: config.json, but for ids of special tokens.
+    tensors: weight by weight.
+  """
+
+  family: Family
+  config: dict[str, Any]
+  tensors: list[rules.Tensor]
+
+  @property
+  def size(self) -> int:
+    """Elements of all tensors."""
+    return sum(tensor.size for tensor in self.tensors)
+
+
+def plan(model: ModelConfig, shapes: Any, name: str = '') -> Plan:
+  """The form in which a model is written.
+
+  Args:
+    model: its config.
+    shapes: of its weights.
+    name: one of FORMS; '' is the first that holds it.
+
+  Raises:
+    InputError: that one, or none, holds it.
+  """
+  if name:
+    return _plan(table.lookup('family', FORMS, name), model, shapes)
+  reasons = []
+  for name, family in FORMS.items():
+    try:
+      return _plan(family, model, shapes)
+    except errors.InputError as e:
+      reasons.append((len(str(e)), name, str(e)))
+  _, name, reason = min(reasons)
+  raise errors.InputError(
+    f'no family of Hugging Face can hold this model; the nearest is {name}: '
+    f'{reason}'
+  )
+
+
+def write(
+  plan: Plan,
+  get: Callable[[str], np.ndarray],
+  path: pathlib.Path,
+  *,
+  dtype: str = 'float32',
+  shard_bytes: int = 5_000_000_000,
+  source: pathlib.Path | None = None,
+  progress: Progress = lambda _: None,
+) -> None:
+  """Writes the folder.
+
+  Args:
+    plan: what is written.
+    get: gives a weight by its path; asked once for each, in their order.
+    path: the folder, made if it is not there.
+    dtype: of all tensors.
+    shard_bytes: how large a file may get; a larger tensor has its own.
+    source: a folder whose tokenizer and special ids are taken over.
+    progress: is given the bytes of each tensor when it is written.
+
+  Raises:
+    InputError: the folder has weights already.
+  """
+  tensors = plan.tensors
+  _check_empty(path)
+  path.mkdir(parents=True, exist_ok=True)
+  kind = table.lookup('dtype', DTYPES, dtype)
+  shards = list(_shards(tensors, shard_bytes // kind.itemsize))
+  stream = _stream(tensors, get, kind, progress)
+  places = {}
+  for number, shard in enumerate(shards, 1):
+    name = folder.SINGLE
+    if len(shards) > 1:
+      name = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
+    specs = {tensor.name: (kind, tensor.shape) for tensor in shard}
+    taken = itertools.islice(stream, len(shard))
+    safetensors.write(path / name, specs, taken)
+    places |= dict.fromkeys(specs, name)
+  if len(shards) > 1:
+    total = {'total_size': plan.size * kind.itemsize}
+    index = {'metadata': total, folder.MAP: places}
+    files.atomic_write_json(path / folder.INDEX, index)
+  ids = _special_ids(source)
+  if source is not None:
+    for name in TOKENIZER:
+      if (source / name).is_file():
+        shutil.copyfile(source / name, path / name)
+  files.atomic_write_json(path / GENERATION, ids)
+  files.atomic_write_json(
+    path / folder.CONFIG, {**plan.config, **ids, 'torch_dtype': dtype}
+  )
+
+
+def _plan(family: Family, model: ModelConfig, shapes: Any) -> Plan:
+  theirs = configs.write(family, model)
+  experts = next(iter(family.experts.values()))
+  tensors = rules.expand((*family.rules, *experts), model, shapes)
+  written = dict.fromkeys(trees.leaves(shapes), 0)
+  for tensor in tensors:
+    if tensor.rule.factor:
+      written[tensor.path] += tensor.size
+  lost = [
+    path
+    for path, leaf in trees.leaves(shapes).items()
+    if written[path] != math.prod(leaf.shape)
+    # Of what routers remember biases alone are part of the function.
+    and ('/memory/' not in path or path.endswith('/bias_E'))
+  ]
+  if lost:
+    raise errors.InputError(
+      f'a {family.model_type} has no place for {folder.listed(lost)}'
+    )
+  return Plan(family, theirs, tensors)
+
+
+def _shards(
+  tensors: list[rules.Tensor], most: int
+) -> Iterator[list[rules.Tensor]]:
+  """The tensors in runs of at most so many elements."""
+  shard, size = [], 0
+  for tensor in tensors:
+    if shard and size + tensor.size > most:
+      yield shard
+      shard, size = [], 0
+    shard.append(tensor)
+    size += tensor.size
+  yield shard
+
+
+def _stream(
+  tensors: list[rules.Tensor],
+  get: Callable[[str], np.ndarray],
+  kind: np.dtype,
+  progress: Progress,
+) -> Iterator[tuple[str, np.ndarray]]:
+  path = weight = None
+  for tensor in tensors:
+    if tensor.path != path:
+      del weight
+      path, weight = tensor.path, get(tensor.path)
+    at = tuple(slice(None) if i is None else i for i in tensor.index)
+    x = axes.pack(weight[at].astype(kind), tensor.free, tensor.rule.theirs)
+    if tensor.rule.factor == 0:
+      x = np.zeros_like(x)
+    elif tensor.rule.factor != 1:
+      x = x * kind.type(tensor.rule.factor)
+    yield tensor.name, x
+    progress(x.nbytes)
+
+
+def _special_ids(source: pathlib.Path | None) -> dict[str, Any]:
+  """Ids of special tokens that a folder's configs name."""
+  found = {}
+  for name in (folder.CONFIG, GENERATION):
+    if source is not None and (source / name).is_file():
+      values = json.loads((source / name).read_text(encoding='utf-8'))
+      found |= {
+        key: values[key] for key in SPECIAL_IDS if values.get(key) is not None
+      }
+  return found
+
+
+def _check_empty(path: pathlib.Path) -> None:
+  if path.exists() and not path.is_dir():
+    raise errors.InputError(f'{path} is not a folder; take another --to')
+  old = (
+    sorted(f.name for f in path.glob('*.safetensors*')) if path.exists() else []
+  )
+  if old:
+    raise errors.InputError(
+      f'{path} has weights already: {folder.listed(old)}; take another --to'
+    )

@@ -1,0 +1,211 @@
+"""The convert command: inspect, import, generate, train from, export."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import hf
+
+from moejax.cli import command, convert, generate, restore
+from moejax.convert import folder, safetensors
+from moejax.core import files
+
+TOKENIZER = {
+  'version': '1.0',
+  'added_tokens': [
+    {
+      'id': i,
+      'content': f'<{name}>',
+      'special': True,
+      'single_word': False,
+      'lstrip': False,
+      'rstrip': False,
+      'normalized': False,
+    }
+    for i, name in enumerate(['unk', 'bos', 'eos'])
+  ],
+  'pre_tokenizer': {'type': 'WhitespaceSplit'},
+  'model': {
+    'type': 'WordLevel',
+    'unk_token': '<unk>',
+    'vocab': {'<unk>': 0, '<bos>': 1, '<eos>': 2, 'to': 3, 'be': 4, 'or': 5},
+  },
+}
+
+
+@pytest.fixture
+def there(tmp_path):
+  """OLMoE with a tokenizer."""
+  target = tmp_path / 'olmoe'
+  shutil.copytree(hf.GOLDEN / 'olmoe', target)
+  (target / 'tokenizer.json').write_text(json.dumps(TOKENIZER))
+  settings = {'bos_token': '<bos>', 'eos_token': {'content': '<eos>'}}
+  (target / 'tokenizer_config.json').write_text(json.dumps(settings))
+  config = json.loads((target / 'config.json').read_text())
+  ids = {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': None}
+  (target / 'config.json').write_text(json.dumps(config | ids))
+  return target
+
+
+def tensors(path):
+  return {
+    name: np.array(entry.read())
+    for name, entry in folder.open_folder(str(path)).tensors.items()
+  }
+
+
+def test_in_and_out(there, tmp_path, capsys):
+  workdir, target = tmp_path / 'work', tmp_path / 'out'
+  convert.main(['inspect', str(there)])
+  out = capsys.readouterr().out
+  assert 'a olmoe, 69 tensors (69 of BF16)' in out
+  assert 'Fits OlmoeForCausalLM' in out
+  assert 'model.qk_norm = width' in out
+  convert.main(['import', str(there), f'--workdir={workdir}'])
+  vocab = restore.run_of(str(workdir)).data.vocab
+  assert vocab.encode('be or') == [4, 5]
+  assert (vocab.start, vocab.eos_id, vocab.size) == ((1,), 2, 6)
+  convert.main([
+    'export',
+    f'--workdir={workdir}',
+    f'--to={target}',
+    '--dtype=bfloat16',
+  ])
+  before, after = tensors(there), tensors(target)
+  assert before.keys() == after.keys()
+  for name, x in before.items():
+    assert x.tobytes() == after[name].tobytes(), name
+  for name in ('tokenizer.json', 'tokenizer_config.json'):
+    assert (target / name).read_bytes() == (there / name).read_bytes()
+  config = json.loads((target / 'config.json').read_text())
+  assert (config['bos_token_id'], config['eos_token_id']) == (1, 2)
+  assert 'pad_token_id' not in config
+  generation = json.loads((target / 'generation_config.json').read_text())
+  assert generation == {'bos_token_id': 1, 'eos_token_id': 2}
+
+
+def test_an_imported_model_speaks_after_its_own_start(there, tmp_path, capsys):
+  workdir = tmp_path / 'work'
+  convert.main(['import', str(there), f'--workdir={workdir}'])
+  capsys.readouterr()
+  generate.main([
+    f'--workdir={workdir}',
+    '--prompt=to be',
+    '--max_new_tokens=3',
+  ])
+  _, model, weights = hf.read(there)
+  found = hf.generate.generate(
+    model,
+    weights,
+    [[1, 3, 4]],
+    hf.sampling.Sampling(),
+    max_new_tokens=3,
+    eos_id=2,
+    start=(),
+  )
+  vocab = restore.run_of(str(workdir)).data.vocab
+  said = capsys.readouterr().out.rstrip('\n')
+  assert said == vocab.decode([3, 4, *found[0]])
+
+
+def test_training_begins_with_the_folder_and_goes_out_again(tmp_path, capsys):
+  path, workdir = tmp_path / 'olmoe', tmp_path / 'run'
+  hf.write_olmoe(path)
+  config = hf.fine_tune(path, workdir, steps=2)
+  assert config.start == str(path)
+  assert 'Beginning with the weights of' in capsys.readouterr().out
+  convert.main(['export', f'--workdir={workdir}', f'--to={tmp_path / "out"}'])
+  before, after = tensors(path), tensors(tmp_path / 'out')
+  assert before.keys() == after.keys()
+  moved = {n: np.abs(after[n] - x).max() for n, x in before.items()}
+  # Two steps of AdamW at 1e-3, and not from fresh weights.
+  assert all(0 < far < 5e-3 for far in moved.values()), moved
+
+
+def test_a_dense_model_gets_experts(tmp_path, capsys):
+  workdir, target = tmp_path / 'dense', tmp_path / 'moe'
+  convert.main(['import', str(hf.GOLDEN / 'llama'), f'--workdir={workdir}'])
+  recipe = {
+    'num_experts': 4,
+    'expert_width': 8,
+    'num_shared': 1,
+    'router.k': 1,
+    'router.renormalise': 'true',
+  }
+  convert.main([
+    'upcycle',
+    f'--workdir={workdir}',
+    f'--to={target}',
+    *(f'--config.model.moe.{key}={value}' for key, value in recipe.items()),
+  ])
+  assert '4 experts of width 8 and 1 shared' in capsys.readouterr().out
+  run = restore.run_of(str(target))
+  model = hf.build.build(run.model, hf.one_device())
+  weights, step = restore.weights(model, str(target), print)
+  assert step == 0
+  _, _, dense = hf.read(hf.GOLDEN / 'llama')
+  whole = dense['dense']['ffn']['w']['w_out_EFD']
+  np.testing.assert_array_equal(
+    weights['moe']['ffn']['shared']['w_out_EFD'][:, 0], whole[:, 0, :8]
+  )
+  np.testing.assert_array_equal(
+    weights['moe']['ffn']['routed']['w_out_EFD'][:, 2], whole[:, 0, 8:]
+  )
+
+
+def calls(*words):
+  return command.call(convert.main, words)
+
+
+def test_bad_input_is_one_line(there, tmp_path, capsys):
+  workdir = tmp_path / 'work'
+  convert.main(['import', str(there), f'--workdir={workdir}'])
+  target = tmp_path / 'out'
+  convert.main(['export', f'--workdir={workdir}', f'--to={target}'])
+  small = tmp_path / 'small'
+  shutil.copytree(there, small)
+  more = {**TOKENIZER['model']['vocab'], 'long': 64}
+  model = {**TOKENIZER['model'], 'vocab': more}
+  text = json.dumps({**TOKENIZER, 'model': model})
+  (small / 'tokenizer.json').write_text(text)
+  broken = tmp_path / 'broken'
+  broken.mkdir()
+  files.atomic_write_json(broken / 'config.json', {'model_type': 'mixtral'})
+  specs = {'a': (np.dtype(np.float32), (1,))}
+  one = [('a', np.ones(1, np.float32))]
+  safetensors.write(broken / 'model.safetensors', specs, one)
+  cases = [
+    (['import', str(there), f'--workdir={workdir}'], 'of a run already'),
+    (['export', f'--workdir={workdir}', f'--to={target}'], 'has weights'),
+    (
+      ['export', f'--workdir={workdir}', '--to=x', '--family=mixtral'],
+      'cannot hold this model: it has model.moe.router.ren',
+    ),
+    (
+      ['export', f'--workdir={workdir}', '--to=x', '--family=mixtrol'],
+      "did you mean 'mixtral'?",
+    ),
+    (
+      ['export', f'--workdir={workdir}', '--to=x', '--dtype=int8'],
+      "unknown dtype 'int8'",
+    ),
+    (['export', f'--workdir={tmp_path}', '--to=x'], 'not the workdir of a run'),
+    (
+      ['import', str(small), f'--workdir={tmp_path / "other"}'],
+      'it is the tokenizer of another model',
+    ),
+    (['inspect', str(broken)], 'config.json lacks vocab_size'),
+    (['what'], 'invalid choice'),
+    (['inspect', str(there), '--config.a=b'], 'is for upcycle alone'),
+    (
+      ['upcycle', f'--workdir={workdir}', f'--to={tmp_path / "new"}'],
+      'but this one has experts in 2 of 2 layers',
+    ),
+  ]
+  capsys.readouterr()
+  for words, message in cases:
+    assert calls(*words) == command.BAD_INPUT
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count('\n') == 1

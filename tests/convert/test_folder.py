@@ -1,0 +1,249 @@
+"""Folders that cannot be used get one line that says what and why."""
+
+import json
+import re
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+from helpers import hf
+
+from moejax.convert import folder, load, safetensors
+from moejax.core import errors
+
+ONE = 'model.layers.1.self_attn.q_proj.weight'
+
+
+@pytest.fixture
+def there(tmp_path):
+  target = tmp_path / 'olmoe'
+  shutil.copytree(hf.GOLDEN / 'olmoe', target)
+  return target
+
+
+def rewrite(path, change):
+  """The folder's tensors, changed as a dictionary."""
+  file = path / folder.SINGLE
+  tensors = {
+    n: np.array(e.read()) for n, e in safetensors.entries(file).items()
+  }
+  change(tensors)
+  specs = {name: (x.dtype, x.shape) for name, x in tensors.items()}
+  safetensors.write(file, specs, tensors.items())
+
+
+def config(path, **changes):
+  file = path / folder.CONFIG
+  old = json.loads(file.read_text())
+  file.write_text(json.dumps({**old, **changes}))
+
+
+def index(path, places):
+  text = json.dumps({folder.MAP: places})
+  (path / folder.INDEX).write_text(text)
+
+
+def names(path):
+  return safetensors.entries(path / folder.SINGLE)
+
+
+def cut(path):
+  file = path / folder.SINGLE
+  file.write_bytes(file.read_bytes()[:-100])
+
+
+def pickled(path):
+  (path / folder.SINGLE).rename(path / 'pytorch_model.bin')
+
+
+def duplicate(path):
+  (path / folder.SINGLE).rename(path / 'a.safetensors')
+  shutil.copyfile(path / 'a.safetensors', path / 'b.safetensors')
+
+
+def lacking_all_of_a_layer(path):
+  rewrite(
+    path,
+    lambda x: [x.pop(n) for n in list(x) if n.startswith('model.layers.1.')],
+  )
+
+
+def header(path, text):
+  data = len(text).to_bytes(8, 'little') + text.encode() + bytes(8)
+  (path / folder.SINGLE).write_bytes(data)
+
+
+CASES = {
+  'missing': (
+    lambda path: rewrite(path, lambda x: x.pop(ONE)),
+    f'lacks {ONE} (1)',
+  ),
+  'many missing': (lacking_all_of_a_layer, ', ... (33)'),
+  'surplus': (
+    lambda path: rewrite(
+      path, lambda x: x.update(extra=np.zeros(2, np.float32))
+    ),
+    'has what no such model has: extra (1)',
+  ),
+  'both': (
+    lambda path: rewrite(path, lambda x: x.update(other=x.pop(ONE))),
+    f'lacks {ONE} (1) and has what no such model has: other (1)',
+  ),
+  'shape': (
+    lambda path: rewrite(path, lambda x: x.update({ONE: x[ONE][:8]})),
+    f'of other shapes than config.json says: {ONE} [8, 32], not [32, 32] (1)',
+  ),
+  'type': (
+    lambda path: rewrite(
+      path, lambda x: x.update({ONE: x[ONE].astype(np.int8)})
+    ),
+    f'{ONE} I8 (1); convert it',
+  ),
+  'quantised': (
+    lambda path: rewrite(
+      path, lambda x: x.update({ONE + '_scale_inv': np.ones(1, np.float32)})
+    ),
+    'is quantised',
+  ),
+  'cut short': (cut, 'is cut short'),
+  'empty': (
+    lambda path: (path / folder.SINGLE).write_bytes(b''),
+    'no whole safetensors file',
+  ),
+  'no header': (
+    lambda path: header(path, '{"a": 3}'),
+    'its header cannot be read',
+  ),
+  'offsets': (
+    lambda path: header(
+      path,
+      '{"a": {"dtype": "F32", "shape": [3], "data_offsets": [-4, 8]}}',
+    ),
+    'its header cannot be read',
+  ),
+  'pickle': (
+    pickled,
+    'has pickle files only: pytorch_model.bin (1); they can run any code',
+  ),
+  'nothing': (lambda path: (path / folder.SINGLE).unlink(), 'no *.safetensors'),
+  'no config': (lambda path: (path / folder.CONFIG).unlink(), 'no config.json'),
+  'config': (
+    lambda path: (path / folder.CONFIG).write_text('{'),
+    'config.json is not JSON',
+  ),
+  'unknown type': (
+    lambda path: config(path, model_type='olmoo'),
+    "unknown model_type of config.json 'olmoo'; did you mean 'olmoe'?",
+  ),
+  'no type': (lambda path: config(path, model_type=None), 'has no model_type'),
+  'a key': (
+    lambda path: config(path, clip_qkv=8.0),
+    'has clip_qkv=8.0, but moejax has it with None alone',
+  ),
+  'no key': (
+    lambda path: config(path, hidden_size=None),
+    'config.json lacks hidden_size',
+  ),
+  'a type of rope': (
+    lambda path: config(path, rope_scaling={'rope_type': 'longrope'}),
+    "unknown rope_type of config.json 'longrope'",
+  ),
+  'a value': (
+    lambda path: config(path, vocab_size='many'),
+    'vocab_size',
+  ),
+  'index, absent file': (
+    lambda path: index(path, {ONE: 'model-1.safetensors'}),
+    'names files that are not there: model-1.safetensors (1)',
+  ),
+  'index, outside': (
+    lambda path: index(path, {ONE: '../olmoe/model.safetensors'}),
+    'names files that are not in its folder: ../olmoe/model.safetensors (1)',
+  ),
+  'index, absolute': (
+    lambda path: index(path, {ONE: '/etc/passwd'}),
+    'not in its folder: /etc/passwd (1)',
+  ),
+  'index, absent tensor': (
+    lambda path: index(
+      path, dict.fromkeys([*names(path), 'ghost'], folder.SINGLE)
+    ),
+    'lacks ghost (1), which its index',
+  ),
+  'no index': (
+    lambda path: (path / folder.INDEX).write_text('[]'),
+    'must be a JSON object',
+  ),
+  'twice': (duplicate, 'is in '),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_one_line(case, there):
+  change, message = CASES[case]
+  change(there)
+  with pytest.raises(errors.InputError, match=re.escape(message)) as e:
+    load.plan(folder.open_folder(str(there)))
+  assert '\n' not in str(e.value)
+
+
+def test_no_folder():
+  with pytest.raises(errors.InputError, match="no folder '/no/such'"):
+    folder.open_folder('/no/such')
+
+
+def test_what_is_not_of_the_model_proper_is_not_read(there):
+  def more(tensors):
+    tensors['model.layers.0.self_attn.rotary_emb.inv_freq'] = np.ones(
+      4, np.float32
+    )
+
+  rewrite(there, more)
+  plan = load.plan(folder.open_folder(str(there)))
+  assert plan.ignored == ['model.layers.0.self_attn.rotary_emb.inv_freq']
+
+
+def test_layers_for_multi_token_prediction_are_not_read(tmp_path):
+  shutil.copytree(hf.GOLDEN / 'deepseek_v3', tmp_path / 'v3')
+  name = 'model.layers.2.eh_proj.weight'
+  rewrite(tmp_path / 'v3', lambda x: x.update({name: np.ones((2, 2))}))
+  plan = load.plan(folder.open_folder(str(tmp_path / 'v3')))
+  assert plan.ignored == [name]
+
+
+def test_several_files_with_and_without_index(there):
+  whole = hf.read(there)[2]
+  tensors = {n: np.array(e.read()) for n, e in names(there).items()}
+  (there / folder.SINGLE).unlink()
+  places = {}
+  for number in (0, 1):
+    part = dict(list(tensors.items())[number::2])
+    file = f'part-{number}.safetensors'
+    specs = {name: (x.dtype, x.shape) for name, x in part.items()}
+    safetensors.write(there / file, specs, part.items())
+    places |= dict.fromkeys(part, file)
+  for step in (lambda: None, lambda: index(there, places)):
+    step()
+    found = hf.read(there)[2]
+    hf.jax.tree.map(np.testing.assert_array_equal, found, whole)
+
+
+@pytest.mark.parametrize(
+  'x',
+  [
+    np.arange(6, dtype=np.float32).reshape(2, 3),
+    np.arange(6).astype(ml_dtypes.bfloat16).reshape(3, 2).T,
+    np.zeros((0, 3), np.float16),
+    np.array(2.5, np.float64),
+  ],
+)
+def test_a_tensor_is_read_as_it_was_written(x, tmp_path):
+  file = tmp_path / 'x.safetensors'
+  first = np.ones(3, np.int8)
+  specs = {'b': (first.dtype, first.shape), 'x': (x.dtype, x.shape)}
+  safetensors.write(file, specs, [('b', first), ('x', x)])
+  found = safetensors.entries(file)['x'].read()
+  assert found.dtype == x.dtype
+  np.testing.assert_array_equal(found, x)
+  assert [p.name for p in tmp_path.iterdir()] == ['x.safetensors']

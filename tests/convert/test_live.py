@@ -1,0 +1,111 @@
+"""Fresh checkpoints at random shapes, against transformers itself.
+
+  MOEJAX_HF_PYTHON=... MOEJAX_HF_SEED=... python -m pytest -m hf
+
+It runs in another process, of any Python that has torch and transformers: that
+of MOEJAX_HF_PYTHON, or this one. Without them the tests are skipped.
+"""
+
+import functools
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import hf
+
+from moejax.cli import convert
+from moejax.convert import save
+from moejax.core import trees
+
+pytestmark = [pytest.mark.hf, pytest.mark.slow]
+
+PYTHON = os.environ.get('MOEJAX_HF_PYTHON', sys.executable)
+SCRIPT = pathlib.Path(__file__).parents[1] / 'golden' / 'make_hf.py'
+# Another one every day; what failed names it.
+SEED = int(os.environ.get('MOEJAX_HF_SEED', time.time() // 86_400))
+
+
+def theirs(*words):
+  """What the script says."""
+  done = subprocess.run(
+    [PYTHON, str(SCRIPT), *map(str, words)],
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+    env={**os.environ, 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': ''},
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return done.stdout
+
+
+@functools.cache
+def _there():
+  probe = [PYTHON, '-c', 'import torch, transformers']
+  return not subprocess.run(probe, capture_output=True, check=False).returncode
+
+
+@pytest.fixture(scope='module')
+def fresh(tmp_path_factory):
+  if not _there():
+    pytest.skip(f'{PYTHON} has no torch and transformers')
+  path = tmp_path_factory.mktemp('fresh')
+  theirs('make', path, f'--seed={SEED}')
+  return path
+
+
+def far(folder, expected):
+  """The class that transformers loads, and its relative difference."""
+  found = re.search(r'^(\w+) (\S+)$', theirs('check', folder, expected), re.M)
+  return found[1], float(found[2])
+
+
+@pytest.mark.parametrize('family', hf.FAMILIES)
+def test_it_answers_as_transformers_does(family, fresh, tmp_path):
+  found = hf.compare(fresh / family)
+  limits = {'logits': 1e-4, 'loss': 1e-5, 'gradients': 1e-4, 'experts': 0}
+  assert all(found[name] <= most for name, most in limits.items()), (
+    SEED,
+    found,
+  )
+  ours, wanted = hf.greedy(fresh / family)
+  assert ours == wanted, SEED
+  plan, model, weights = hf.read(fresh / family)
+  leaves = trees.leaves(weights)
+  written = save.plan(plan.config, model.shapes)
+  target = tmp_path / 'out'
+  save.write(
+    written,
+    lambda path: np.asarray(leaves[path]),
+    target,
+    shard_bytes=50_000,
+    source=fresh / family,
+  )
+  name, off = far(target, fresh / family / 'expected.npz')
+  assert name == written.family.architecture
+  assert off < 1e-6, SEED
+
+
+def test_fine_tuned_and_out_again(tmp_path):
+  if not _there():
+    pytest.skip(f'{PYTHON} has no torch and transformers')
+  path, workdir = tmp_path / 'olmoe', tmp_path / 'run'
+  hf.write_olmoe(path)
+  hf.fine_tune(path, workdir, steps=20)
+  target = tmp_path / 'out'
+  convert.main(['export', f'--workdir={workdir}', f'--to={target}'])
+  _, model, weights = hf.read(target)
+  token_BL = np.random.default_rng(SEED).integers(0, 259, (2, 16))
+  logits_BLV, *_ = hf.answer(model, weights, token_BL.astype(np.int32))
+  expected = tmp_path / 'expected.npz'
+  np.savez(expected, token_BL=token_BL, logits_BLV=np.asarray(logits_BLV))
+  name, off = far(target, expected)
+  assert name == 'OlmoeForCausalLM'
+  assert off < 1e-4
+  # It is not what it began with.
+  assert far(path, expected)[1] > 1e-2

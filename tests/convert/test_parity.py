@@ -1,0 +1,116 @@
+"""Tiny checkpoints of transformers give what transformers says they give."""
+
+import functools
+import shutil
+
+import numpy as np
+import pytest
+from helpers import hf
+
+from moejax.convert import folder, load, safetensors, save
+from moejax.core import trees
+from moejax.model import build
+
+LIMITS = {'logits': 1e-4, 'loss': 1e-5, 'gradients': 1e-4, 'experts': 0}
+
+
+@pytest.mark.parametrize('family', hf.FAMILIES)
+def test_logits_experts_loss_and_gradients(family):
+  found = hf.compare(hf.GOLDEN / family)
+  assert all(found[name] <= most for name, most in LIMITS.items()), found
+
+
+# Windows and sinks; latent heads; the plain ones.
+@pytest.mark.parametrize('family', ['gpt_oss', 'deepseek_v3', 'olmoe'])
+def test_greedy_texts_with_the_cache(family):
+  ours, theirs = hf.greedy(hf.GOLDEN / family)
+  assert ours == theirs
+
+
+@pytest.mark.parametrize('family', hf.FAMILIES)
+def test_there_and_back_is_bit_equal(family, tmp_path):
+  plan, model, weights = hf.read(hf.GOLDEN / family)
+  leaves = trees.leaves(weights)
+  target = tmp_path / 'out'
+  save.write(
+    save.plan(plan.config, model.shapes, family),
+    lambda path: np.asarray(leaves[path]),
+    target,
+    dtype='bfloat16',
+    shard_bytes=10_000,
+  )
+  assert len(list(target.glob('*.safetensors'))) > 1
+  again, _, found = hf.read(target)
+  assert (again.config, again.layout) == (plan.config, plan.layout)
+  for path, leaf in trees.leaves(found).items():
+    np.testing.assert_array_equal(leaf, leaves[path], err_msg=path)
+  before, after = plan.folder.tensors, again.folder.tensors
+  assert before.keys() == after.keys()
+  for name, entry in before.items():
+    assert entry.read().tobytes() == after[name].read().tobytes(), name
+
+
+def _pop(tensors, base, expert, name):
+  return tensors.pop(f'{base}{expert}.{name}.weight')
+
+
+@pytest.mark.parametrize('family', ['mixtral', 'olmoe'])
+def test_stacked_experts_are_the_same(family, tmp_path):
+  """As transformers has them in memory: gate above up, [E, 2F, D]."""
+  base, gate, up, down = {
+    'mixtral': ('block_sparse_moe', 'w1', 'w3', 'w2'),
+    'olmoe': ('mlp', 'gate_proj', 'up_proj', 'down_proj'),
+  }[family]
+  plan, _, weights = hf.read(hf.GOLDEN / family)
+  there = {n: np.array(e.read()) for n, e in plan.folder.tensors.items()}
+  for layer in range(plan.config.num_layers):
+    experts = f'model.layers.{layer}.{base}.experts.'
+    pop = functools.partial(_pop, there, experts)
+    both = [
+      (np.concatenate([pop(e, gate), pop(e, up)]), pop(e, down))
+      for e in range(plan.config.moe.num_experts)
+    ]
+    gate_up, out = (np.stack(x) for x in zip(*both, strict=True))
+    there |= {experts + 'gate_up_proj': gate_up, experts + 'down_proj': out}
+  shutil.copyfile(plan.folder.path / 'config.json', tmp_path / 'config.json')
+  specs = {name: (x.dtype, x.shape) for name, x in there.items()}
+  file = tmp_path / 'model.safetensors'
+  safetensors.write(file, specs, there.items())
+  again, _, found = hf.read(tmp_path)
+  assert again.layout == 'fused'
+  hf.jax.tree.map(np.testing.assert_array_equal, found, weights)
+
+
+def test_deepseek_as_a_qwen2_moe_is_the_same_function(tmp_path):
+  path = hf.GOLDEN / 'deepseek'
+  plan, model, weights = hf.read(path)
+  leaves = trees.leaves(weights)
+  written = save.plan(plan.config, model.shapes)
+  assert written.family.model_type == 'qwen2_moe'
+  target = tmp_path / 'out'
+  save.write(written, lambda at: np.asarray(leaves[at]), target)
+  again = load.plan(folder.open_folder(str(target)))
+  assert again.config.moe.shared.gate
+  gates = [n for n in again.folder.tensors if n.endswith('expert_gate.weight')]
+  assert len(gates) == plan.config.num_moe
+  assert not any(again.folder.tensors[n].read().any() for n in gates)
+  want = np.load(path / 'expected.npz')
+  of = build.build(again.config, model.mesh)
+  logits_BLV, *_ = hf.answer(of, load.weights(again, of), want['token_BL'])
+  far = np.abs(logits_BLV - want['logits_BLV']).max()
+  assert far < 1e-4 * want['logits_BLV'].std()
+
+
+@pytest.mark.parametrize(
+  'sizes', [{'fsdp': 2, 'expert': 2, 'model': 2}, {'data': 2, 'expert': 4}]
+)
+def test_a_mesh_gets_the_same_weights(sizes):
+  path = hf.GOLDEN / 'qwen2_moe'
+  _, _, whole = hf.read(path)
+  mesh = hf.meshes.make(hf.meshes.MeshConfig(**sizes), hf.jax.devices())
+  _, model, split = hf.read(path, mesh)
+  shardings = trees.leaves(model.shardings)
+  whole = trees.leaves(whole)
+  for name, leaf in trees.leaves(split).items():
+    assert leaf.sharding == shardings[name]
+    np.testing.assert_array_equal(leaf, whole[name], err_msg=name)

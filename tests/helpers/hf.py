@@ -1,0 +1,165 @@
+"""What transformers said of tiny checkpoints, and what moejax says of them.
+
+The checkpoints are made by tests/golden/make_hf.py.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from helpers import tiny
+from moejax.cli import run, run_config
+from moejax.convert import axes, folder, load, rules, save
+from moejax.core import trees
+from moejax.evals import generate, sampling
+from moejax.model import block, build, stages
+from moejax.parallel import mesh as meshes
+from moejax.train import cross_entropy
+
+GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'hf'
+FAMILIES = sorted(path.name for path in GOLDEN.iterdir())
+
+
+def one_device():
+  return meshes.make(meshes.MeshConfig(), jax.devices()[:1])
+
+
+def read(path, mesh=None):
+  """Plan, model and weights of a folder."""
+  plan = load.plan(folder.open_folder(str(path)))
+  model = build.build(plan.config, mesh or one_device())
+  return plan, model, load.weights(plan, model)
+
+
+def chosen(model, weights, token_BL):
+  """experts_NBLK of the layers with experts, ascending: layer by layer."""
+  decoder = model.bind(weights)
+  one_BL = jnp.ones_like(token_BL)
+  position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
+  tokens = decoder._tokens(token_BL, one_BL, position_BL, position_BL)
+  x_BLD, found, k = decoder._embed(token_BL), [], model.config.moe.router.k
+  for stage in stages.of(model.config):
+    trace = decoder._no_trace(stage.kinds[-1], token_BL)
+    for group in range(stage.repeats):
+      for at, kind in enumerate(stage.kinds):
+        place = jax.tree.map(lambda x: x[group], decoder._place(stage, at))  # noqa: B023
+        graph, stack = block.nnx.split(getattr(decoder, kind))
+        own = jax.tree.map(lambda x, i=place.index: x[i], stack)
+        layer = block.nnx.merge(graph, own)
+        x_BLD, trace, _ = layer(x_BLD, trace, tokens, None, place)
+        if kind == 'moe':
+          chosen_BLE = trace.chosen_BLE.astype(jnp.int32)
+          _, expert_BLK = jax.lax.top_k(chosen_BLE, k)
+          found.append(jnp.sort(expert_BLK, axis=-1))
+  return jnp.stack(found) if found else jnp.zeros((0, *token_BL.shape, 0))
+
+
+def answer(model, weights, token_BL):
+  """logits_BLV, experts_NBLK, the loss, and its gradient."""
+  token_BL = jnp.asarray(token_BL)
+  position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
+
+  def loss(weights):
+    decoder = model.bind(weights)
+    x_BLD = decoder(token_BL, jnp.ones_like(token_BL), position_BL).x_BLD
+    weight_BL = jnp.ones(token_BL.shape).at[:, -1].set(0)
+    total, *_ = cross_entropy.cross_entropy(
+      x_BLD, decoder.head(), jnp.roll(token_BL, -1, axis=1), weight_BL
+    )
+    return total / weight_BL.sum(), decoder.logits(x_BLD)
+
+  @jax.jit
+  def run(weights):
+    (value, logits_BLV), gradient = jax.value_and_grad(loss, has_aux=True)(
+      weights
+    )
+    return logits_BLV, chosen(model, weights, token_BL), value, gradient
+
+  return run(weights)
+
+
+def compare(path):
+  """The largest differences to what transformers said.
+
+  Returns:
+    logits over their standard deviation, loss, gradients over their largest
+    element, and how often another expert was chosen.
+  """
+  want = np.load(path / 'expected.npz')
+  plan, model, weights = read(path)
+  logits_BLV, experts_NBLK, value, gradient = answer(
+    model, weights, want['token_BL']
+  )
+  gradient = trees.leaves(gradient)
+  tensors = {tensor.name: tensor for tensor in plan.tensors}
+  far = []
+  for key in want:
+    if key.startswith('grad '):
+      theirs = want[key]
+      ours = as_theirs(tensors[key.removeprefix('grad ')], gradient)
+      far.append(np.abs(ours - theirs).max() / np.abs(theirs).max())
+  assert len(far) >= 3
+  assert experts_NBLK.shape == want['experts_NBLK'].shape
+  logits_far = np.abs(logits_BLV - want['logits_BLV']).max()
+  return {
+    'logits': logits_far / want['logits_BLV'].std(),
+    'loss': abs(float(value) - float(want['loss'])),
+    'gradients': max(far),
+    'experts': np.sum(np.asarray(experts_NBLK) != want['experts_NBLK']),
+  }
+
+
+def as_theirs(tensor: rules.Tensor, leaves):
+  """The part of a tree of ours that one of their tensors is."""
+  at = tuple(slice(None) if i is None else i for i in tensor.index)
+  x = np.asarray(leaves[tensor.path])[at]
+  return axes.pack(x, tensor.free, tensor.rule.theirs)
+
+
+def greedy(path):
+  """Our new ids and theirs, [B, number]."""
+  want = np.load(path / 'expected.npz')
+  _, model, weights = read(path)
+  tokens = functools.partial(
+    generate.generate,
+    max_new_tokens=want['new_BL'].shape[1],
+    eos_id=-1,
+    start=(),
+  )
+  greedily = sampling.Sampling(0.0, 1.0, 0)
+  found = tokens(model, weights, want['token_BL'].tolist(), greedily)
+  return found, want['new_BL'].tolist()
+
+
+def write_olmoe(path):
+  """A checkpoint in which every byte has an id, with drawn weights."""
+  config = load.plan(folder.open_folder(str(GOLDEN / 'olmoe'))).config
+  config = dataclasses.replace(config, vocab_size=259, num_layers=2)
+  model = build.build(config, one_device())
+  leaves = trees.leaves(tiny.draw(model.shapes))
+  save.write(save.plan(config, model.shapes), leaves.get, path)
+
+
+def fine_tune(path, workdir, steps):
+  """Trains from a folder by the command's own code."""
+  overrides = {
+    'data.mixture': 'synthetic',
+    'data.vocab.name': 'bytes',
+    'data.sequence_length': 32,
+    'train.steps': steps,
+    'train.batch_size': 8,
+    'train.eval_batches': 1,
+    'report.samples': False,
+    'report.eval_batches': 1,
+    'opt.peak_lr': 1e-3,
+    'opt.schedule.warmup': 1,
+  }
+  root = pathlib.Path(__file__).parents[2]
+  given = [(key, str(value)) for key, value in overrides.items()]
+  config = run_config.load(f'{root}/configs/hf/continue.py:{path}', given)
+  run.train(config, str(workdir))
+  return config
