@@ -133,7 +133,7 @@ def test_groups_are_read_however_they_are_written(groups, devices):
 
 
 def test_groups_that_cannot_be_read_are_an_error():
-  text = TPU.replace('[2,4]<=[8]', "{{a}}")
+  text = TPU.replace('[2,4]<=[8]', '{{a}}')
   with pytest.raises(ValueError, match='unknown replica groups'):
     collective_bytes.collectives(text)
 
