@@ -75,9 +75,13 @@ def _show(found: count.Count, length: int) -> None:
 
 def _short(number: float) -> str:
   """1967403520 -> '1.967B'."""
-  for unit, letter in ((1e12, 'T'), (1e9, 'B'), (1e6, 'M')):
-    # From 0.1 B on in billions: the papers speak of models of 0.2 B.
-    if number >= unit / 10:
+  # From 0.1 B on in billions: the papers speak of models of 0.2 B.
+  for least, unit, letter in (
+    (1e12, 1e12, 'T'),
+    (1e8, 1e9, 'B'),
+    (1e5, 1e6, 'M'),
+  ):
+    if number >= least:
       return f'{number / unit:.3f}{letter}'
   return f'{number / 1e3:.3f}K'
 

@@ -26,6 +26,13 @@ def test_the_table_has_the_papers_figures(capsys):
   assert 'float32 parameters + AdamW 21.99 GiB' in lines
 
 
+def test_a_large_model_is_told_in_billions(capsys):
+  count.main([f'--config={ROOT / "configs" / "ds_145b.py"}'])
+  out = ' '.join(capsys.readouterr().out.split())
+  assert 'parameters 144.613B total, 22.187B active' in out
+  assert 'per sequence of 4096 tokens 585.297T' in out
+
+
 def test_json_and_overrides(capsys):
   count.main([f'--config={DS_2B}', '--json'])
   whole = json.loads(capsys.readouterr().out)
