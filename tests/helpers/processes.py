@@ -13,8 +13,14 @@ import time
 from helpers import own_text
 
 TIMEOUT = 240
-# What JAX's own libraries write.
-NOISE = re.compile(r'\[Gloo\]|^[EWF]\d{4} |^$')
+# Gloo writes a line in these pieces, and its threads write at the same time: a
+# piece may stand in the line of another thread, a number in one of its own.
+GLOO = re.compile(
+  r'\[Gloo\] Rank | is connected to | peer ranks\. '
+  r'|Expected number of connected peer ranks is : '
+)
+# What is left of that, and what JAX's own libraries write.
+NOISE = re.compile(r'^[\d ]*$|^[EWF]\d{4} ')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,12 @@ def environment(devices):
     'PYTHONPATH': str(own_text.ROOT),
     'XLA_FLAGS': f'{flags} --xla_force_host_platform_device_count={devices}',
   }
+
+
+def own_lines(text):
+  """The lines that are not the libraries'."""
+  lines = GLOO.sub('', text).splitlines()
+  return [line for line in lines if not NOISE.search(line)]
 
 
 class Processes:
@@ -99,10 +111,7 @@ class Processes:
     found = []
     for process in self.all:
       out, err = process.communicate(timeout=TIMEOUT)
-      lines = [
-        [x for x in text.splitlines() if not NOISE.search(x)]
-        for text in (out, err)
-      ]
+      lines = own_lines(out), own_lines(err)
       found.append(Ended(process.returncode, *lines, time.monotonic()))
     return found
 
@@ -118,8 +127,8 @@ class Processes:
 
   def wait_for_line(self, index, line):
     """Until a process has written a line."""
-    while (found := self.all[index].stdout.readline()).strip() != line:
-      assert found, self.wait()
+    while line not in own_lines(read := self.all[index].stdout.readline()):
+      assert read, self.wait()
 
 
 def steps(count, *flags, **options):

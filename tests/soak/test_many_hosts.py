@@ -170,9 +170,9 @@ def test_a_process_that_is_silent_ends_the_others():
     two.wait_for_line(1, 'step 20')
     two.all[1].send_signal(signal.SIGSTOP)
     code = two.all[0].wait(timeout=30)
-    err = two.all[0].stderr.read().splitlines()
+    err = two.all[0].stderr.read()
   assert code == command.LOST
-  (line,) = [x for x in err if not processes.NOISE.search(x)]
+  (line,) = processes.own_lines(err)
   assert line.startswith('lost: process 1 (')
   assert 'has been silent for 3 s' in line
 
