@@ -10,15 +10,18 @@ configs). Parameters, and those of them that a token uses without the
 embedding's lookup:
 
   v3       671B   37B
+  v3_mtp   the same with its module of multi-token prediction, 11.6B more (the
+           release prints 11.5B, without the matrix that joins its two inputs)
   v2       236B   21B
   v2_lite  15.7B  2.4B
 
-Not here: V3's multi-token prediction, V2's token dropping at the level of
-devices, longer contexts after pre-training (yarn), and batch sizes that grow
-during training: the batch is the largest, and steps are as many as give the
-published number of tokens. The learning rate's last part (V3: 0.5T tokens at a
-lower constant) is left out. V3 is made for a TPU v5p slice of 16 x 16 x 16
-chips. Counted and run with `:tiny`; not run at full size.
+In `v3` there is no multi-token prediction, in `v3_mtp` its weight is 0.3 to
+the end (published: 0.1 after 10T tokens). Not here: V2's token dropping at the
+level of devices, longer contexts after pre-training (yarn), and batch sizes
+that grow during training: the batch is the largest, and steps are as many as
+give the published number of tokens. The learning rate's last part (V3: 0.5T
+tokens at a lower constant) is left out. V3 is made for a TPU v5p slice of 16 x
+16 x 16 chips. Counted and run with `:tiny`; not run at full size.
 """
 
 from moejax.cli import run_config
@@ -126,7 +129,8 @@ V2_LITE = {
   'model.moe.router': {'name': 'top_k', 'k': 6},
   **_training(5.7e12, 4608, 4.2e-4, _steps(0.8, 0.9)),
 }
-VARIANTS = {'v3': V3, 'v2': V2, 'v2_lite': V2_LITE}
+V3_MTP = {**V3, 'model.mtp_layers': 1, 'train.mtp_weight': 0.3}
+VARIANTS = {'v3': V3, 'v3_mtp': V3_MTP, 'v2': V2, 'v2_lite': V2_LITE}
 
 
 def get_config(name):

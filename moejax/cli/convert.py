@@ -175,6 +175,11 @@ def _export(args: argparse.Namespace) -> None:
     f'{plan.family.model_type} in {args.dtype}; transformers loads it as '
     f'{plan.family.architecture}.'
   )
+  if plan.dropped:
+    _say(
+      f'Left out: multi-token prediction, for which a {plan.family.model_type} '
+      'has no place.'
+    )
 
 
 def _upcycle(args: argparse.Namespace) -> None:

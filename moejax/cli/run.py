@@ -236,6 +236,7 @@ def _job(parts: Parts, o: Opened) -> loop.Job:
     run.train.micro_batches,
     run.seed,
     run.train.consistency,
+    run.train.mtp_weight,
     run.train.skip_spikes,
   )
   length = run.data.sequence_length

@@ -78,7 +78,6 @@ def write(family: Family, model: ModelConfig) -> dict[str, Any]:
     theirs = {
       'architectures': [family.architecture],
       'model_type': family.model_type,
-      **family.extra,
     }
     for part in family.keys:
       theirs |= part.write(ours)

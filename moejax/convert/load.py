@@ -67,10 +67,14 @@ def plan(folder: Folder) -> Plan:
     config = configs.read(family, folder.config)
   except errors.InputError as e:
     raise errors.InputError(f'{folder.path}: {e}') from None
+  behind = re.compile(rf'model\.layers\.{config.num_layers}\.')
+  if not any(map(behind.match, folder.tensors)):
+    # transformers keeps the key and leaves the weights out.
+    config = dataclasses.replace(config, mtp_layers=0)
   layout, experts = _layout(family, folder.tensors)
   all_rules = (*family.rules, *experts)
   found = rules.expand(all_rules, config, shapes(config))
-  found = [tensor for tensor in found if tensor.rule.factor]
+  found = [t for t in found if t.rule.factor and not t.rule.copy]
   wanted = {tensor.name for tensor in found}
   rest = sorted(folder.tensors.keys() - wanted)
   ignored = [name for name in rest if _is_ignored(name, family, config)]

@@ -3,6 +3,9 @@
 One line of a table serves both directions and all layers and experts. Ours are
 stacks of equal layers, `dense/...` and `moe/...`, with the layer in front.
 
+A path that begins with `mtp/` is for the layers of multi-token prediction;
+their numbers go on where the model's end.
+
 Example, 1 dense layer and 2 with experts of width F:
 
   Rule('model.layers.{layer}.mlp.experts.{E}.up_proj.weight', 'F D',
@@ -19,11 +22,14 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
+
 from moejax.convert import axes
 from moejax.core import trees
 from moejax.model.config import ModelConfig
 
 STACKS = ('dense', 'moe')
+MTP = 'mtp'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Rule:
     ours: pattern of its axes, without the layer; a number is a fixed index.
     factor: theirs is ours times that. 0: a tensor of zeros that the format
       wants; it takes its size from ours.
+    copy: another tensor says the same; this one is written and not read.
   """
 
   name: str
@@ -48,6 +55,7 @@ class Rule:
   path: str
   ours: str
   factor: float = 1.0
+  copy: bool = False
 
   def matches(self, name: str) -> bool:
     """Whether this is the name of some layer's and some axis's tensor."""
@@ -111,13 +119,35 @@ def _of_rule(
       yield from _of_layer(rule, {}, rule.path, (), shapes[rule.path])
     return
   places = dict.fromkeys(STACKS, 0)
-  for layer, stack in enumerate(config.kinds):
+  last, kinds = config.num_layers, (config.mtp_kind,) * config.mtp_layers
+  for layer, stack in enumerate((*config.kinds, *kinds)):
     place = places[stack]
     places[stack] += 1
     path = rule.path.format(stack=stack)
-    if path.partition('/')[0] == stack and path in shapes:
-      shape = shapes[path][1:]
-      yield from _of_layer(rule, {'layer': layer}, path, (place,), shape)
+    front, number = path.partition('/')[0], {'layer': layer}
+    if path not in shapes:
+      continue
+    if front == stack:
+      yield from _of_layer(rule, number, path, (place,), shapes[path][1:])
+    elif front == MTP and layer >= last:
+      place = layer - last
+      yield from _of_layer(rule, number, path, (place,), shapes[path][1:])
+    elif rule.copy and layer >= last:
+      yield from _of_layer(rule, number, path, (), shapes[path])
+
+
+def without_mtp(shapes: Any, config: ModelConfig) -> Any:
+  """The shapes of a model's weights as if it had no multi-token prediction."""
+
+  def one(path: str, leaf: Any) -> Any:
+    if path.partition('/')[0] != config.mtp_kind:
+      return leaf
+    rows, *rest = leaf.shape
+    shape = (rows - config.mtp_layers, *rest)
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+  own = {name: tree for name, tree in shapes.items() if name != MTP}
+  return trees.map_paths(one, own)
 
 
 def _of_layer(rule, numbers, path, place, shape) -> Iterator[Tensor]:

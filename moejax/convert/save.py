@@ -55,11 +55,14 @@ class Plan:
     family: as what.
     config: config.json, but for ids of special tokens.
     tensors: weight by weight.
+    dropped: whether modules of multi-token prediction are left out, for which
+      the family has no place.
   """
 
   family: Family
   config: dict[str, Any]
   tensors: list[rules.Tensor]
+  dropped: bool = False
 
   @property
   def size(self) -> int:
@@ -148,12 +151,16 @@ def write(
 
 
 def _plan(family: Family, model: ModelConfig, shapes: Any) -> Plan:
+  dropped = model.mtp_layers and not family.predicts
+  if dropped:
+    shapes = rules.without_mtp(shapes, model)
+    model = dataclasses.replace(model, mtp_layers=0)
   theirs = configs.write(family, model)
   experts = next(iter(family.experts.values()))
   tensors = rules.expand((*family.rules, *experts), model, shapes)
   written = dict.fromkeys(trees.leaves(shapes), 0)
   for tensor in tensors:
-    if tensor.rule.factor:
+    if tensor.rule.factor and not tensor.rule.copy:
       written[tensor.path] += tensor.size
   lost = [
     path
@@ -166,7 +173,7 @@ def _plan(family: Family, model: ModelConfig, shapes: Any) -> Plan:
     raise errors.InputError(
       f'a {family.model_type} has no place for {folder.listed(lost)}'
     )
-  return Plan(family, theirs, tensors)
+  return Plan(family, theirs, tensors, bool(dropped))
 
 
 def _shards(

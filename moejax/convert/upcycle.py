@@ -113,6 +113,11 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
       'upcycling makes SwiGLU experts, but the new model has none: set '
       'model.moe.num_experts and model.moe.experts=swiglu'
     )
+  if sparse.mtp_layers:
+    raise errors.InputError(
+      f'upcycling makes no modules of multi-token prediction: set '
+      f'model.mtp_layers=0, not {sparse.mtp_layers}'
+    )
   for field in dataclasses.fields(ModelConfig):
     here, there = (getattr(c, field.name) for c in (dense, sparse))
     if field.name not in FREE and here != there:

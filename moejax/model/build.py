@@ -65,7 +65,9 @@ class Model:
 
     def run(weights: Weights, key: jax.Array) -> Any:
       token_BL = jnp.zeros((rows, length), jnp.int32)
-      return self.bind(weights)(token_BL, token_BL, token_BL, key=key).record
+      decoder, places = self.bind(weights), (token_BL, token_BL)
+      out = decoder(token_BL, *places, key=key)
+      return decoder.predict(out, token_BL, *places, key=key)[1].record
 
     jax.eval_shape(run, self.shapes, jax.random.key(0))
 

@@ -42,6 +42,8 @@ class ModelConfig:
     norm_eps: added to the mean square in RMSNorm.
     rope: rotary positions.
     tie_embeddings: whether the head is the embedding, transposed.
+    mtp_layers: modules of multi-token prediction (`model/mtp.py`), for training
+      alone: each says one more token ahead, with a layer like the last one.
     init_std: standard deviation of every matrix at the start. 0.006 in
       DeepSeekMoE (arXiv 2401.06066, section 4.1.2).
     dtype: type of activations and matmuls; parameters and the router stay
@@ -77,6 +79,7 @@ class ModelConfig:
   norm_eps: float = 1e-6
   rope: Rope = Rope()
   tie_embeddings: bool = False
+  mtp_layers: int = 0
   init_std: float = 0.006
   dtype: str = config.named(DTYPES, 'float32')
   attention: str = config.named(
@@ -111,6 +114,11 @@ class ModelConfig:
     return ('dense',) * self.first_dense + group * self._groups
 
   @property
+  def mtp_kind(self) -> str:
+    """Kind of the layers of multi-token prediction."""
+    return 'moe' if self.num_sparse else 'dense'
+
+  @property
   def num_sparse(self) -> int:
     """The other layers."""
     return self.num_layers - self.num_dense
@@ -137,6 +145,10 @@ class ModelConfig:
       raise errors.InputError(
         f'model.num_kv_heads={self.kv_heads} does not divide '
         f'model.num_heads={self.num_heads}'
+      )
+    if self.mtp_layers < 0:
+      raise errors.InputError(
+        f'model.mtp_layers={self.mtp_layers} must be 0 (none) or more'
       )
     for name in ('init_std', 'norm_eps'):
       if getattr(self, name) <= 0:

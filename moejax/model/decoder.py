@@ -7,7 +7,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import shapes
-from moejax.model import block, norm, remat, stages
+from moejax.model import block, mtp, norm, remat, stages
 from moejax.model.cache import Cache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
@@ -33,7 +33,8 @@ class Decoder(nnx.Module):
   """Embedding, dense layers, layers with experts, norm, head.
 
   Equal layers are stored stacked (their weights have the layer in front) and
-  run in a loop, so that compile time does not grow with depth.
+  run in a loop, so that compile time does not grow with depth. Those of
+  multi-token prediction are the last of their stack.
   """
 
   def __init__(self, config: ModelConfig, mesh: Mesh, key: jax.Array):
@@ -46,10 +47,14 @@ class Decoder(nnx.Module):
       config.init_std * jax.random.normal(keys[0], shape),
       axes=('vocab', 'embed'),
     )
-    if config.num_dense:
-      self.dense = _stack(config, mesh, keys[1], config.num_dense, moe=False)
-    if config.num_sparse:
-      self.moe = _stack(config, mesh, keys[2], config.num_sparse, moe=True)
+    more = dict.fromkeys(('dense', 'moe'), 0)
+    more[config.mtp_kind] = config.mtp_layers
+    if number := config.num_dense and config.num_dense + more['dense']:
+      self.dense = _stack(config, mesh, keys[1], number, moe=False)
+    if number := config.num_sparse and config.num_sparse + more['moe']:
+      self.moe = _stack(config, mesh, keys[2], number, moe=True)
+    if config.mtp_layers:
+      self.mtp = mtp.stack(config, jax.random.fold_in(key, len(keys)))
     self.norm = norm.RMSNorm(config.width, config.norm_eps)
     if not config.tie_embeddings:
       self.head_DV = nnx.Param(
@@ -75,10 +80,7 @@ class Decoder(nnx.Module):
         Routers draw their noise from it.
       key: random key of this step; None means no noise (evaluation).
     """
-    sizes = shapes.dims('B L', token_BL)
-    if row_B is None:
-      row_B = jnp.arange(sizes['B'], dtype=jnp.int32)
-    index_BL = row_B[:, None] * sizes['L'] + jnp.arange(sizes['L'])
+    index_BL = _index(token_BL, row_B)
     tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL)
     x_BLD = self._embed(token_BL)
     records = layer.Record({}, {})
@@ -86,6 +88,54 @@ class Decoder(nnx.Module):
       trace = self._no_trace(stage.kinds[-1], token_BL)
       x_BLD, records = self._run(stage, x_BLD, tokens, trace, key)
     return Output(self.norm(x_BLD), records)
+
+  def predict(
+    self,
+    out: Output,
+    target_BL: jax.Array,
+    segment_BL: jax.Array,
+    position_BL: jax.Array,
+    row_B: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> tuple[list[jax.Array], Output]:
+    """Runs the modules of multi-token prediction behind a pass.
+
+    Args:
+      out: of that pass.
+      target_BL: int32 ids that each token should say next.
+      segment_BL: as in that pass, as are the others.
+      position_BL: int32.
+      row_B: int32.
+      key: random key of this step.
+
+    Returns:
+      Each module's normalised hidden states; what module k = 1, 2, ... should
+      say is `mtp.ahead(target_BL, segment_BL, k)`. And `out` with the records
+      of their layers behind those of the model's.
+    """
+    config, kind = self.config, self.config.mtp_kind
+    index_BL, x_BLD = _index(target_BL, row_B), out.x_BLD
+    found, records = [], [out.record]
+    before = config.num_dense if kind == 'dense' else config.num_sparse
+    for k in range(config.mtp_layers):
+      joint = mtp.at(self.mtp, k)
+      token_BL = mtp.ahead(target_BL, segment_BL, k)
+      # What has nothing to say is padding.
+      seen_BL = mtp.ahead(segment_BL, segment_BL, k + 1)
+      tokens = self._tokens(token_BL, seen_BL, position_BL, index_BL)
+      stage = Stage((kind,), 1, config.num_layers + k, {kind: before + k})
+      x_BLD, record = self._run(
+        stage,
+        joint(self._embed(token_BL), x_BLD),
+        tokens,
+        self._no_trace(kind, token_BL),
+        key,
+      )
+      x_BLD = joint.norm(x_BLD)
+      records.append(record)
+      found.append(x_BLD)
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *records)
+    return found, Output(out.x_BLD, joined)
 
   def step(
     self,
@@ -231,6 +281,14 @@ class Decoder(nnx.Module):
         self.config.scan_unroll if slots is None else 1, stage.repeats
       ),
     )
+
+
+def _index(token_BL: jax.Array, row_B: jax.Array | None) -> jax.Array:
+  """index_BL, each token's place in the global batch."""
+  sizes = shapes.dims('B L', token_BL)
+  if row_B is None:
+    row_B = jnp.arange(sizes['B'], dtype=jnp.int32)
+  return row_B[:, None] * sizes['L'] + jnp.arange(sizes['L'])
 
 
 def _stack(

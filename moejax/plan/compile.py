@@ -65,6 +65,7 @@ def training_step(run: Any, where: Slice) -> Compiled:
     run.train.micro_batches,
     run.seed,
     run.train.consistency,
+    run.train.mtp_weight,
     run.train.skip_spikes,
   )
   state = states.abstract(model, transform, run.train.skip_spikes)

@@ -24,6 +24,8 @@ PARTS = {
   'routers': r'moe/ffn/(router|heads|memory|zero)/.*'
   r'|moe/ffn/(residual|phi_DEP|scale|w_query_DH2K|keys_2NK)',
   'norms': r'norm/.*|(dense|moe)/norm_\w+/.*',
+  # But for their layers, which count above.
+  'multi-token prediction': r'mtp/.*',
   'head': r'head_DV',
 }
 FEED_FORWARD = ('dense feed-forward', 'routed experts', 'shared experts')
@@ -86,10 +88,13 @@ class Count:
     the unrounded, this is 2% more.
     """
     c = self.config
-    matrices = self.active_of['attention'] + c.vocab_size * c.width
+    matrices = self.active_of['attention']
+    # Each module of multi-token prediction says something by the head.
+    matrices += (1 + c.mtp_layers) * c.vocab_size * c.width
+    matrices += c.mtp_layers * 2 * c.width**2
     matrices += sum(self.active_of[part] for part in FEED_FORWARD)
     widths = c.num_heads * c.heads.widths(c)
-    scores = 2 * length**2 * widths * c.num_layers
+    scores = 2 * length**2 * widths * (c.num_layers + c.mtp_layers)
     return 3.0 * (2 * length * matrices + scores)
 
   def rows(self) -> list[tuple[str, int, int]]:

@@ -43,6 +43,8 @@ class TrainConfig:
     consistency: above 0 every batch is passed twice, with other noise, and
       this times the passes' disagreement joins the loss (THOR, arXiv
       2110.04260; alpha = 1 in its code).
+    mtp_weight: of the losses of multi-token prediction, where the model has
+      `mtp_layers` (DeepSeek-V3: 0.3, and 0.1 for the last third of training).
     max_bad_steps: stop after so many steps in a row that were not finite.
     log_every: steps between lines of metrics.jsonl and of the log.
     load_every: steps between arrays of expert load [layers, experts] in
@@ -68,6 +70,7 @@ class TrainConfig:
   batch_size: int = 8
   micro_batches: int = 1
   consistency: float = 0.0
+  mtp_weight: float = 0.3
   max_bad_steps: int = 10
   log_every: int = 10
   load_every: int = 100
@@ -93,6 +96,10 @@ class TrainConfig:
     if self.consistency < 0:
       raise errors.InputError(
         f'train.consistency={self.consistency} must be 0 or more'
+      )
+    if self.mtp_weight < 0:
+      raise errors.InputError(
+        f'train.mtp_weight={self.mtp_weight} must be 0 or more'
       )
     if self.watchdog_s < 0:
       raise errors.InputError(

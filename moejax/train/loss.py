@@ -1,4 +1,13 @@
-"""Next-token loss plus the losses of the layers with experts."""
+"""Next-token loss plus the losses of the layers with experts.
+
+And, where the model has modules of multi-token prediction, theirs:
+mtp_weight / D times the sum over the D modules of
+
+  -1 / T sum_i log P(t_{i+k+1})         (DeepSeek-V3, arXiv 2412.19437, (24))
+
+T being the same as for the next token: near the end of a document a module has
+nothing to say, and then counts for less (as in equation 24, which sums T - k).
+"""
 
 from typing import Any
 
@@ -8,7 +17,9 @@ import jax.numpy as jnp
 
 from moejax.core import values
 from moejax.data.batch import Batch
+from moejax.model import mtp
 from moejax.model.build import Model
+from moejax.model.decoder import Decoder, Output
 from moejax.moe import balance, layer
 from moejax.parallel import mesh as meshes
 from moejax.train import consistency as second
@@ -29,11 +40,13 @@ class Whole:
       times the passes' disagreement is added to the sum of both losses; see
       `train.consistency`. Reports (but for the overflow) and balance losses are
       the first pass's.
+    mtp_weight: of the losses of multi-token prediction.
   """
 
   total_weight: jax.Array
   slope: Any = None
   consistency: float = flax.struct.field(pytree_node=False, default=0.0)
+  mtp_weight: float = flax.struct.field(pytree_node=False, default=0.0)
 
 
 def objective(
@@ -58,25 +71,26 @@ def objective(
     The loss, and by name what to report: values that merge, and the record.
   """
   decoder = model.bind(weights)
-  out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL, row_B, key)
-  nll, _, correct_BL = cross_entropy.cross_entropy(
-    out.x_BLD,
-    decoder.head(),
-    batch.target_BL,
-    batch.weight_BL,
-    chunk_tokens=cross_entropy.CHUNK_TOKENS.get(
-      model.mesh.devices.flat[0].platform, cross_entropy.CHUNK_ELSEWHERE
-    ),
-    shards=meshes.batch_size(model.mesh),
-  )
-  loss = nll / whole.total_weight
+  further, out = passes(decoder, batch, row_B, key)
+  loss, found = jnp.zeros(()), {}
+  for k, x_BLD in enumerate([out.x_BLD, *further]):
+    target_BL, weight_BL = (
+      mtp.ahead(x, batch.segment_BL, k)
+      for x in (batch.target_BL, batch.weight_BL)
+    )
+    nll, correct_BL = _cross_entropy(
+      model, decoder, x_BLD, target_BL, weight_BL
+    )
+    share = whole.mtp_weight / len(further) if k else 1.0
+    loss = loss + share * nll / whole.total_weight
+    front = f'mtp_{k}_' if k else ''
+    found |= {
+      f'{front}loss': values.Mean(nll, jnp.sum(weight_BL)),
+      f'{front}accuracy': values.Mean.of(correct_BL, weight_BL),
+    }
   record = out.record
   if model.config.num_moe:
     loss = loss + _balance(model, record, whole.slope)
-  found = {
-    'loss': values.Mean(nll, jnp.sum(batch.weight_BL)),
-    'accuracy': values.Mean.of(correct_BL, batch.weight_BL),
-  }
   if whole.consistency:
     nll, apart, other = second.second_pass(
       decoder, batch, row_B, key, out.x_BLD
@@ -89,6 +103,32 @@ def objective(
     loss = loss + (nll + whole.consistency * apart) / whole.total_weight
     found['consistency'] = values.Mean(apart, jnp.sum(batch.weight_BL))
   return loss, {'values': found, 'record': record}
+
+
+def passes(
+  decoder: Decoder, batch: Batch, row_B: jax.Array, key: jax.Array | None
+) -> tuple[list[jax.Array], Output]:
+  """All that a training step runs forward: see `Decoder.predict`."""
+  places = batch.segment_BL, batch.position_BL, row_B, key
+  out = decoder(batch.token_BL, *places)
+  if not decoder.config.mtp_layers:
+    return [], out
+  return decoder.predict(out, batch.target_BL, *places)
+
+
+def _cross_entropy(model, decoder, x_BLD, target_BL, weight_BL):
+  """Sum of weighted nll, and where the target scores highest."""
+  nll, _, correct_BL = cross_entropy.cross_entropy(
+    x_BLD,
+    decoder.head(),
+    target_BL,
+    weight_BL,
+    chunk_tokens=cross_entropy.CHUNK_TOKENS.get(
+      model.mesh.devices.flat[0].platform, cross_entropy.CHUNK_ELSEWHERE
+    ),
+    shards=meshes.batch_size(model.mesh),
+  )
+  return nll, correct_BL
 
 
 def _balance(model: Model, record: layer.Record, slope: Any) -> jax.Array:

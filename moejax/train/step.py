@@ -39,6 +39,7 @@ class StepConfig:
   micro_batches: int
   seed: int
   consistency: float = 0.0
+  mtp_weight: float = 0.0
   skip_spikes: Any = spikes.NEVER
 
 
@@ -153,7 +154,9 @@ def _gradient(
   """The gradient of the global batch's loss, and what to report."""
   total_weight = jnp.maximum(jnp.sum(batch.weight_BL), 1)
   row_B = jnp.arange(batch.token_BL.shape[0], dtype=jnp.int32)
-  whole = losses.Whole(total_weight, consistency=config.consistency)
+  whole = losses.Whole(
+    total_weight, consistency=config.consistency, mtp_weight=config.mtp_weight
+  )
   parts = config.micro_batches
   if parts == 1:
     loss = lambda w: losses.objective(model, w, batch, row_B, key, whole)
@@ -228,9 +231,7 @@ def _slope(model: Model, weights: Any, micro: Any, key: jax.Array) -> Any:
 
   def sums(part: Any) -> Any:
     batch, row_B = part
-    out = model.bind(weights)(
-      batch.token_BL, batch.segment_BL, batch.position_BL, row_B, key
-    )
+    _, out = losses.passes(model.bind(weights), batch, row_B, key)
     return out.record.balance
 
   shape = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], micro))

@@ -204,14 +204,6 @@ def test_what_is_not_of_the_model_proper_is_not_read(there):
   assert plan.ignored == ['model.layers.0.self_attn.rotary_emb.inv_freq']
 
 
-def test_layers_for_multi_token_prediction_are_not_read(tmp_path):
-  shutil.copytree(hf.GOLDEN / 'deepseek_v3', tmp_path / 'v3')
-  name = 'model.layers.2.eh_proj.weight'
-  rewrite(tmp_path / 'v3', lambda x: x.update({name: np.ones((2, 2))}))
-  plan = load.plan(folder.open_folder(str(tmp_path / 'v3')))
-  assert plan.ignored == [name]
-
-
 def test_several_files_with_and_without_index(there):
   whole = hf.read(there)[2]
   tensors = {n: np.array(e.read()) for n, e in names(there).items()}

@@ -73,6 +73,9 @@ def test_it_answers_as_transformers_does(family, fresh, tmp_path):
     SEED,
     found,
   )
+  if family in hf.PREDICT:
+    found = hf.compare_mtp(fresh / family)
+    assert max(found.values()) <= 1e-4, (SEED, found)
   ours, wanted = hf.greedy(fresh / family)
   assert ours == wanted, SEED
   plan, model, weights = hf.read(fresh / family)

@@ -20,6 +20,12 @@ def test_logits_experts_loss_and_gradients(family):
   assert all(found[name] <= most for name, most in LIMITS.items()), found
 
 
+@pytest.mark.parametrize('family', hf.PREDICT)
+def test_multi_token_prediction(family):
+  found = hf.compare_mtp(hf.GOLDEN / family)
+  assert max(found.values()) <= 1e-4, found
+
+
 # Windows and sinks; latent heads; the plain ones.
 @pytest.mark.parametrize('family', ['gpt_oss', 'deepseek_v3', 'olmoe'])
 def test_greedy_texts_with_the_cache(family):

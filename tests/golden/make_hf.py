@@ -15,6 +15,10 @@ draws other shapes too. Of each family there are, in a folder of its name:
     loss         mean cross-entropy of token_BL[:, 1:] from token_BL[:, :-1]
     grad NAME    of that loss, by the name of the tensor
     new_BL       ids that follow each row, greedily
+  and of a family with multi-token prediction, of its modules k = 1, 2:
+    mtp_K_BLV    logits after all but the last k tokens
+    mtp_loss     mean over modules of the sum of cross-entropies over [B, L - 1]
+    mtp grad NAME
 
 `check` loads a folder with AutoModelForCausalLM and prints the largest
 difference to the logits of the file, over their standard deviation.
@@ -28,10 +32,12 @@ import sys
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.modeling_layers import MtpModel
 
 BATCH, LENGTH, NEW = 2, 12, 8
+SINGLE = 'model.safetensors'
 YARN = {
   'rope_type': 'yarn',
   'rope_theta': 10_000.0,
@@ -187,7 +193,7 @@ def deepseek_v3(of):
       topk_group=2,
       routed_scaling_factor=2.5,
       norm_topk_prob=True,
-      num_mtp_layers=0,
+      num_mtp_layers=2,
       rope_parameters=YARN | {'mscale': 1.0, 'mscale_all_dim': 1.0},
     )
   )
@@ -241,6 +247,26 @@ def qwen3(of):
   )
 
 
+def by_expert(named):
+  """As releases have them: one tensor an expert, in bfloat16."""
+  tensors = {}
+  for name, x in named.items():
+    x = x.detach().to(torch.bfloat16).clone()
+    if '.experts.gate_up_proj' in name:
+      for i, one in enumerate(x):
+        base = name.replace('gate_up_proj', f'{i}')
+        gate, up = one.chunk(2)
+        tensors[f'{base}.gate_proj.weight'] = gate.contiguous()
+        tensors[f'{base}.up_proj.weight'] = up.contiguous()
+    elif '.experts.down_proj' in name:
+      for i, one in enumerate(x):
+        base = name.replace('down_proj', f'{i}')
+        tensors[f'{base}.down_proj.weight'] = one.contiguous()
+    else:
+      tensors[name] = x
+  return tensors
+
+
 class OldDeepseek(nn.Module):
   """DeepSeekMoE-16B's model: the block of another class, and a head."""
 
@@ -263,25 +289,11 @@ class OldDeepseek(nn.Module):
     return input_ids
 
   def save_pretrained(self, folder):
-    """As the release has it: one tensor an expert, its own model_type."""
+    """As the release has it, with its own model_type."""
     of = self.config
-    tensors = {}
-    for name, x in self.state_dict().items():
-      x = x.to(torch.bfloat16)
-      if '.experts.gate_up_proj' in name:
-        for i, one in enumerate(x):
-          base = name.replace('gate_up_proj', f'{i}')
-          gate, up = one.chunk(2)
-          tensors[f'{base}.gate_proj.weight'] = gate.contiguous()
-          tensors[f'{base}.up_proj.weight'] = up.contiguous()
-      elif '.experts.down_proj' in name:
-        for i, one in enumerate(x):
-          base = name.replace('down_proj', f'{i}')
-          tensors[f'{base}.down_proj.weight'] = one.contiguous()
-      else:
-        tensors[name] = x
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / 'model.safetensors', {'format': 'pt'})
+    tensors = by_expert(self.state_dict())
+    save_file(tensors, folder / SINGLE, {'format': 'pt'})
     names = [
       'vocab_size',
       'hidden_size',
@@ -373,6 +385,47 @@ def watch(model):
   return found
 
 
+def predict(model, token_BL, generator):
+  """What modules of multi-token prediction say, and their tensors.
+
+  Module k reads the hidden states of the module before it, and the tokens that
+  are k further on.
+  """
+  found, loss = {}, 0.0
+  modules = MtpModel(model, model.config.num_mtp_layers).float().eval()
+  modules.set_attn_implementation('eager')
+  fill(modules.layers, generator)
+  x_BLD = model.model(input_ids=token_BL).last_hidden_state
+  for k in range(len(modules.layers)):
+    place_BL = torch.arange(LENGTH - k - 1).expand(BATCH, -1)
+    x_BLD = modules.forward_layer(
+      k, x_BLD[:, :-1], place_BL, None, input_ids=token_BL[:, k + 1 :]
+    )
+    logits_BLV = modules._project_to_logits(x_BLD)
+    found[f'mtp_{k + 1}_BLV'] = logits_BLV.detach().numpy()
+    loss += nn.functional.cross_entropy(
+      logits_BLV[:, :-1].reshape(-1, logits_BLV.shape[-1]),
+      token_BL[:, k + 2 :].reshape(-1),
+      reduction='sum',
+    )
+  loss = loss / len(modules.layers) / (BATCH * (LENGTH - 1))
+  model.zero_grad()
+  loss.backward()
+  found['mtp_loss'] = loss.detach().numpy()
+  tensors, shared = {}, model.model.embed_tokens.weight
+  found['mtp grad model.embed_tokens.weight'] = shared.grad.numpy()
+  for k, layer in enumerate(modules.layers):
+    front = f'model.layers.{model.config.num_hidden_layers + k}.'
+    for name, x in layer.state_dict().items():
+      name = name.removeprefix('mtp_block.')
+      tensors[front + name.replace('post_norm', 'shared_head.norm')] = x
+    grad = layer.eh_proj.weight.grad
+    found[f'mtp grad {front}eh_proj.weight'] = grad.numpy()
+    tensors[front + 'embed_tokens.weight'] = shared
+    tensors[front + 'shared_head.head.weight'] = model.lm_head.weight
+  return found, tensors
+
+
 def make(family, folder, seed):
   rng = np.random.default_rng([seed, *family.encode()]) if seed else None
   make_config, cls = FAMILIES[family]
@@ -410,6 +463,9 @@ def make(family, folder, seed):
     for name, p in model.named_parameters()
     if name.endswith(GRADIENTS)
   }
+  said, more = {}, {}
+  if getattr(config, 'num_mtp_layers', 0):
+    said, more = predict(model, token_BL, generator)
   np.savez_compressed(
     folder / 'expected.npz',
     token_BL=token_BL.numpy().astype(np.int32),
@@ -418,8 +474,13 @@ def make(family, folder, seed):
     loss=loss.detach().numpy(),
     new_BL=whole_BL[:, LENGTH:].numpy().astype(np.int32),
     **gradients,
+    **said,
   )
+  more = by_expert(more)
   model.to(torch.bfloat16).save_pretrained(folder)
+  if more:
+    more |= load_file(folder / SINGLE)
+    save_file(more, folder / SINGLE, {'format': 'pt'})
   (folder / 'generation_config.json').unlink(missing_ok=True)
   size = sum(path.stat().st_size for path in folder.iterdir())
   say(f'{family}: {size / 1e3:.0f} kB, std {logits_BLV.std():.3f}')

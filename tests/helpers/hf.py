@@ -15,13 +15,16 @@ from helpers import tiny
 from moejax.cli import run, run_config
 from moejax.convert import axes, folder, load, rules, save
 from moejax.core import trees
+from moejax.data.batch import Batch
 from moejax.evals import generate, sampling
-from moejax.model import block, build, stages
+from moejax.model import block, build, mtp, stages
 from moejax.parallel import mesh as meshes
 from moejax.train import cross_entropy
+from moejax.train import loss as losses
 
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'hf'
 FAMILIES = sorted(path.name for path in GOLDEN.iterdir())
+PREDICT = ['deepseek_v3']
 
 
 def one_device():
@@ -111,6 +114,52 @@ def compare(path):
     'gradients': max(far),
     'experts': np.sum(np.asarray(experts_NBLK) != want['experts_NBLK']),
   }
+
+
+def compare_mtp(path):
+  """The same of multi-token prediction: logits, loss and gradients."""
+  want = np.load(path / 'expected.npz')
+  plan, model, weights = read(path)
+  token_BL = jnp.asarray(want['token_BL'])
+  position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
+  weight_BL = jnp.ones(token_BL.shape).at[:, -1].set(0)
+  batch = Batch(
+    token_BL,
+    jnp.roll(token_BL, -1, axis=1),
+    weight_BL,
+    position_BL,
+    jnp.ones_like(token_BL),
+  )
+
+  def loss(weights):
+    decoder = model.bind(weights)
+    row_B = jnp.arange(len(token_BL))
+    further, _ = losses.passes(decoder, batch, row_B, None)
+    total = 0.0
+    for k, x_BLD in enumerate(further, 1):
+      ahead = lambda x, k=k: mtp.ahead(x, batch.segment_BL, k)
+      nll, *_ = cross_entropy.cross_entropy(
+        x_BLD, decoder.head(), ahead(batch.target_BL), ahead(weight_BL)
+      )
+      total += nll / len(further) / weight_BL.sum()
+    return total, [decoder.logits(x_BLD) for x_BLD in further]
+
+  run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (value, said), gradient = run(weights)
+  gradient = trees.leaves(gradient)
+  tensors = {tensor.name: tensor for tensor in plan.tensors}
+  far = {'loss': abs(float(value) - float(want['mtp_loss']))}
+  for k, logits_BLV in enumerate(said, 1):
+    theirs = want[f'mtp_{k}_BLV']
+    off = np.abs(logits_BLV[:, : theirs.shape[1]] - theirs).max()
+    far[f'logits {k}'] = off / theirs.std()
+  for key in want:
+    if key.startswith('mtp grad '):
+      ours = as_theirs(tensors[key.removeprefix('mtp grad ')], gradient)
+      off = np.abs(ours - want[key]).max()
+      far[key] = off / np.abs(want[key]).max()
+  assert len(far) == 2 + 2 * len(said)
+  return far
 
 
 def as_theirs(tensor: rules.Tensor, leaves):

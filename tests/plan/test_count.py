@@ -92,6 +92,7 @@ def test_the_2b_model_to_the_last_parameter(ds_2b):
     'embedding': vocab * d,
     'attention': layers * 4 * d * d,
     'dense feed-forward': 0,
+    'multi-token prediction': 0,
     'routed experts': layers * 63 * expert,
     'shared experts': layers * expert,
     'routers': layers * 63 * d,

@@ -104,6 +104,19 @@ def test_expert_parameters(spec, total, active):
   assert got == [total, active]
 
 
+def test_multi_token_prediction():
+  """Of the release (README_WEIGHTS): 11.5B parameters of its own, and 2.4B
+  active with embedding and head. Both leave out the joint matrix of 0.1B.
+  """
+  with_it, without = _count('deepseek_v3:v3_mtp'), _count('deepseek_v3')
+  joint = with_it.total_of['multi-token prediction']
+  assert joint == 2 * 7168**2 + 3 * 7168
+  own = with_it.total - without.total - joint
+  assert _printed(own, '11.5') == '11.5'
+  active = with_it.active - without.active - joint + 2 * 129_280 * 7168
+  assert _printed(active, '2.4') == '2.4'
+
+
 CONTRADICTIONS = [
   # What, printed, and what the rest of the same table adds up to.
   ('paper_13b:gshard_x1.5', 'active', '2.82', '2.85'),

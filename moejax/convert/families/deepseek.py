@@ -92,6 +92,7 @@ DEEPSEEK_V3 = dataclasses.replace(
     Ours('moe.router.name', 'group_limited'),
     Ours('moe.router.score', 'sigmoid'),
     Ours('moe.router.group_score', 'top2_sum'),
+    Key('num_nextn_predict_layers|num_mtp_layers', 'mtp_layers', 0),
     Key('n_group', 'moe.router.num_groups', 1),
     Key('topk_group', 'moe.router.kept_groups', 1),
     Ours(
@@ -101,6 +102,7 @@ DEEPSEEK_V3 = dataclasses.replace(
   ),
   rules=(
     *DEEPSEEK_V2.rules,
+    *family.MTP,
     Rule(
       family.LAYER + 'mlp.gate.e_score_correction_bias',
       'E',
@@ -109,5 +111,4 @@ DEEPSEEK_V3 = dataclasses.replace(
     ),
   ),
   predicts=True,
-  extra={'num_nextn_predict_layers': 0},
 )

@@ -22,9 +22,7 @@ class Family:
       is what is written.
     ignored: names, as regular expressions, of tensors that are not weights of
       the model proper; not read.
-    predicts: whether layers behind the last are for multi-token prediction,
-      which is not read either.
-    extra: further keys that config.json is given.
+    predicts: whether layers behind the last are for multi-token prediction.
   """
 
   model_type: str
@@ -34,7 +32,6 @@ class Family:
   experts: dict[str, tuple[Rule, ...]]
   ignored: tuple[str, ...] = (r'.*\.rotary_emb\.inv_freq',)
   predicts: bool = False
-  extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def square(theirs: Any) -> int:
@@ -161,3 +158,19 @@ def router(name: str = 'mlp.gate.') -> tuple[Rule, ...]:
     Rule(f'{LAYER}{name}weight', 'E D', 'moe/ffn/router/w_DE', 'D E'),
     Rule(f'{LAYER}{name}bias', 'E', 'moe/ffn/router/b_E', 'E'),
   )
+
+
+def _joint(name: str, theirs: str, ours: str, pattern: str) -> Rule:
+  return Rule(LAYER + name, theirs, f'mtp/{ours}', pattern)
+
+
+# What multi-token prediction has besides its layers. Embedding and head are the
+# model's; releases have them once more in each of these layers.
+MTP = (
+  _joint('enorm.weight', 'D', 'norm_embed/scale_D', 'D'),
+  _joint('hnorm.weight', 'D', 'norm_hidden/scale_D', 'D'),
+  _joint('shared_head.norm.weight', 'D', 'norm/scale_D', 'D'),
+  _joint('eh_proj.weight', 'D (two C)', 'w_2CD', 'two C D'),
+  Rule(LAYER + 'embed_tokens.weight', 'V D', 'embed_VD', 'V D', copy=True),
+  Rule(LAYER + 'shared_head.head.weight', 'V D', 'head_DV', 'D V', copy=True),
+)

@@ -1,0 +1,77 @@
+"""Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2).
+
+Module k = 1, 2, ... reads one token more than the module before it, module 0
+being the model, and says the token after that:
+
+  h'_i = [norm(Emb(t_{i+k})); norm(h_i of module k-1)] M_k          (21)
+  h_i  = norm(Block_k(h')_i)                                        (22)
+  t_{i+k+1} from the model's own head on h_i                        (23)
+
+Embedding and head are the model's. What the paper leaves open is taken from
+the released weights and transformers' `MtpLayer`: the embedding's half of M
+comes first, h of the model is taken behind its last norm, and every module has
+a last norm of its own, whose output the next module reads.
+
+Block k is a layer like the model's last and lies behind its layers in their
+stack; here is what a module has besides.
+
+Example, a row of two documents, a b c $ and d $, that the model reads as 0 a b
+c 0 d. Of module 1, - is padding:
+
+  segment  1 1 1 1 2 2
+  target   a b c $ d $    what the model says: t_{i+1}
+  reads    a b c - d -    besides h_i
+  says     b c $ - $ -
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.model import norm
+from moejax.model.config import ModelConfig
+
+
+class Joint(nnx.Module):
+  """h' of one module, and its last norm."""
+
+  def __init__(self, config: ModelConfig, key: jax.Array):
+    width = config.width
+    self.norm_embed = norm.RMSNorm(width, config.norm_eps)
+    self.norm_hidden = norm.RMSNorm(width, config.norm_eps)
+    self.norm = norm.RMSNorm(width, config.norm_eps)
+    # Of the embedding, then of the hidden state.
+    self.w_2CD = nnx.Param(
+      config.init_std * jax.random.normal(key, (2, width, width)),
+      axes=('unsharded', 'embed', 'unsharded'),
+    )
+
+  def __call__(self, embed_BLD: jax.Array, x_BLD: jax.Array) -> jax.Array:
+    """Equation 21, in the type of `x_BLD`."""
+    w_2CD = self.w_2CD[...].astype(x_BLD.dtype)
+    return (
+      self.norm_embed(embed_BLD) @ w_2CD[0] + self.norm_hidden(x_BLD) @ w_2CD[1]
+    )
+
+
+def stack(config: ModelConfig, key: jax.Array) -> Joint:
+  """Those of all modules as one, modules in front."""
+  make = nnx.vmap(lambda key: Joint(config, key))
+  return make(jax.random.split(key, config.mtp_layers))
+
+
+def at(stacked: Joint, place: int) -> Joint:
+  """One module's of a stack."""
+  graph, weights = nnx.split(stacked)
+  return nnx.merge(graph, jax.tree.map(lambda x: x[place], weights))
+
+
+def ahead(x_BL: jax.Array, segment_BL: jax.Array, by: int) -> jax.Array:
+  """What stands so many places further on in the same document; 0 behind it.
+
+  Example, by=1:  x [1, 2, 3, 4], segment [1, 1, 2, 2]  ->  [2, 0, 4, 0]
+  """
+  if not by:
+    return x_BL
+  move = lambda x: jnp.pad(x[:, by:], ((0, 0), (0, by)))
+  return jnp.where(move(segment_BL) == segment_BL, move(x_BL), 0)
