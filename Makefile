@@ -1,21 +1,30 @@
 # make demo   sets everything up and trains configs/tiny.py on real text
 # make test   the same for the tests
+# make test-hf  our models against transformers; installs torch, in a place of its own
 # make lint   format and lint checks
 # make bench  the speed of a training step, part by part
 
 PYTHON ?= python3
 VENV ?= .venv
+HF_VENV ?= .venv-hf
+# On Linux plain `torch` may bring gigabytes of CUDA.
+HF_PACKAGES ?= torch==2.13.0 'transformers>=5.23'
 WORKDIR ?= runs/tiny
 ARGS ?=
 PY = $(VENV)/bin/python
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-hf lint bench clean
 
 demo: $(VENV)/.moejax
 	$(PY) -m moejax.main --config=configs/tiny.py --workdir=$(WORKDIR) $(ARGS)
 
 test: $(VENV)/.moejax-test
 	$(PY) -m pytest $(ARGS)
+
+# transformers runs in another Python: moejax and its tests do without.
+test-hf: $(VENV)/.moejax-test $(HF_VENV)/.installed
+	MOEJAX_HF_PYTHON=$(abspath $(HF_VENV)/bin/python) \
+	  $(PY) -m pytest -m hf tests/convert $(ARGS)
 
 lint: $(VENV)/.moejax-test
 	$(PY) -m ruff check .
@@ -24,8 +33,13 @@ lint: $(VENV)/.moejax-test
 bench: $(VENV)/.moejax
 	$(PY) -m moejax.cli.bench $(ARGS)
 
+$(HF_VENV)/.installed:
+	@test -x $(HF_VENV)/bin/python || $(PYTHON) -m venv $(HF_VENV)
+	@$(HF_VENV)/bin/python -m pip install -q --disable-pip-version-check $(HF_PACKAGES)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(HF_VENV) build dist *.egg-info
 
 # With uv where it is, else with venv and pip. Bytecode is compiled at once:
 # TensorFlow and JAX take 15 seconds to import without it.

@@ -10,7 +10,8 @@ class Batch:
   """B rows of L tokens; `features.expand` shows one.
 
   Attributes:
-    token_BL: int32, what the model reads; 0 at the start of every segment.
+    token_BL: int32, what the model reads; the vocabulary's `first_id` at the
+      start of every segment, and 0 in padding.
     target_BL: int32, what it should say next.
     weight_BL: float32, 1 where a target counts and 0 in padding.
     position_BL: int32, counts from 0 inside each segment.

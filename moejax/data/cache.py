@@ -39,6 +39,7 @@ class RowReader(Protocol):
     num_tokens: targets that are not padding.
     num_bytes: UTF-8 bytes of the text behind them; 0 if there is none.
     fingerprint: what the rows are known by; other rows, another one.
+    first_id: what the model reads at the start of every segment.
   """
 
   num_rows: int
@@ -46,6 +47,7 @@ class RowReader(Protocol):
   num_tokens: int
   num_bytes: int
   fingerprint: str
+  first_id: int
 
   def rows(self, index_N: np.ndarray) -> features.Rows:
     """The rows at these indices, in their order."""
@@ -107,13 +109,18 @@ class Meta:
 class Cache:
   """A finished cache, opened for reading; safe to share between threads.
 
+  Args:
+    path: its folder.
+    first_id: see RowReader; no row has it.
+
   Raises:
     InputError: a file is missing or has the wrong size; or, up to 256 MB, a
       byte is not what was written.
   """
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, path: pathlib.Path, first_id: int = 0):
     self.path = path
+    self.first_id = first_id
     try:
       self.meta = Meta.from_json((path / META).read_text())
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:

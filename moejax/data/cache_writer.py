@@ -153,7 +153,7 @@ def make(text: Text, split: str, request: Request) -> cache.Cache:
           _Writer(text, split, request, spec, path).run()
     except OSError as e:
       raise _os_error(e, request.folder) from e
-  found = cache.Cache(path)
+  found = cache.Cache(path, request.vocab.first_id)
   request.report(
     Progress(
       f'{text.name} {split}',
@@ -283,12 +283,13 @@ class _Writer:
       yield ids_T if len(ids_T) > 1 else ids_T[:0]
 
   def _check(self, ids_T: np.ndarray) -> None:
-    low, high, size = ids_T.min(), ids_T.max(), self.request.vocab.size
-    if low < 1 or high >= size:
+    low, high = ids_T.min(), ids_T.max()
+    least, size = self.request.vocab.least_id, self.request.vocab.size
+    if low < least or high >= size:
       raise errors.InputError(
-        f'{self.name}: token id {low if low < 1 else high} is outside the '
-        f'vocabulary, whose ids are 1 to {size - 1}: set data.vocab to the one '
-        'the ids were made with'
+        f'{self.name}: token id {low if low < least else high} is outside '
+        f'the vocabulary, whose ids are {least} to {size - 1}: set data.vocab '
+        'to the one the ids were made with'
       )
 
   def _note(self, note: str) -> None:

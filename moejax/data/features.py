@@ -122,11 +122,13 @@ def _fold(flat: np.ndarray, first: np.ndarray, length: int) -> Rows:
   return Rows(flat.reshape(-1, length), np.cumsum(first_NL, axis=1))
 
 
-def expand(target_BL: np.ndarray, segment_BL: np.ndarray) -> batch.Batch:
+def expand(
+  target_BL: np.ndarray, segment_BL: np.ndarray, first_id: int = 0
+) -> batch.Batch:
   """The batch of some rows; see the example in `pack`.
 
-  A segment's first token is id 0, for there is nothing to read yet; every
-  other token is the target before it.
+  A segment's first token is `first_id`, for there is nothing to read yet; every
+  other token is the target before it. Padding is 0.
   """
   target_BL = np.asarray(target_BL).astype(np.int32)
   segment_BL = np.asarray(segment_BL).astype(np.int32)
@@ -139,7 +141,7 @@ def expand(target_BL: np.ndarray, segment_BL: np.ndarray) -> batch.Batch:
   )
   start_BL = np.maximum.accumulate(np.where(first_BL, index_BL, 0), axis=1)
   return batch.Batch(
-    token_BL=np.where(real_BL & ~first_BL, shifted_BL, 0),
+    token_BL=np.where(real_BL, np.where(first_BL, first_id, shifted_BL), 0),
     target_BL=target_BL,
     weight_BL=real_BL.astype(np.float32),
     position_BL=np.where(real_BL, index_BL - start_BL, 0),

@@ -73,7 +73,8 @@ class Loader:
       here_B = domain_B == domain
       found = self._readers[domain].rows(row_B[here_B])
       target_BL[here_B], segment_BL[here_B] = found
-    return features.expand(target_BL, segment_BL)
+    # All domains have the same vocabulary.
+    return features.expand(target_BL, segment_BL, self._readers[0].first_id)
 
   def locate(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The domain's number and the row in it, for places in the line."""
@@ -225,7 +226,7 @@ def eval_batch(
   segment_BL = np.zeros_like(target_BL)
   found = reader.rows(index_B[there_B])
   target_BL[there_B], segment_BL[there_B] = found
-  return features.expand(target_BL, segment_BL)
+  return features.expand(target_BL, segment_BL, reader.first_id)
 
 
 def eval_batches(

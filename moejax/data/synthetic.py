@@ -43,6 +43,7 @@ class Synthetic:
   eos_id: int = 1
   num_rows: int = 2**40
   seed: int = 0
+  first_id: int = 0
 
   num_bytes = 0
   fingerprint = 'synthetic'
@@ -79,7 +80,8 @@ class Synthetic:
   ) -> batch_lib.Batch:
     """Rows step * B and following as a batch, or some of them."""
     wanted = range(batch_size)[rows or slice(None)]
-    return features.expand(*self.rows(step * batch_size + np.array(wanted)))
+    found = self.rows(step * batch_size + np.array(wanted))
+    return features.expand(*found, self.first_id)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,4 +102,5 @@ class SyntheticTask:
       eos_id=request.vocab.eos_id,
       num_rows=sizes[split],
       seed=self.splits.index(split),
+      first_id=request.vocab.first_id,
     )

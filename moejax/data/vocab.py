@@ -1,7 +1,9 @@
 """Text to token ids and back, without TensorFlow.
 
 Id 0 is padding in every vocabulary, and the start of every segment; no text
-ever encodes to it. Each also makes its SeqIO counterpart for Tasks.
+ever encodes to it, but with the tokenizer of a model that comes with one: there
+id 0 may be a token like others. Each also makes its SeqIO counterpart for
+Tasks.
 """
 
 import dataclasses
@@ -25,10 +27,14 @@ class Vocab(Protocol):
     size: one more than the largest id.
     eos_id: ends every document.
     start: what stands before a text that a model continues.
+    first_id: what a model in training reads where a segment begins.
+    least_id: the least that a text encodes to.
   """
 
   size: int
   eos_id: int
+  first_id: int
+  least_id: int
   start: tuple[int, ...]
 
   def encode(self, text: str) -> list[int]:
@@ -59,6 +65,8 @@ class Bytes:
 
   size = 259
   eos_id = 1
+  first_id = 0
+  least_id = 1
   start = (0,)
 
   def encode(self, text: str) -> list[int]:
@@ -94,6 +102,8 @@ class SentencePiece:
 
   path: str = ''
 
+  first_id = 0
+  least_id = 1
   start = (0,)
 
   def encode(self, text: str) -> list[int]:
@@ -162,9 +172,10 @@ class HfTokenizer:
   """A Hugging Face tokenizer.json, its ids shifted up by one.
 
   The shift frees id 0 for padding: there, id 0 is often a real token. A model
-  that comes with its tokenizer has no such shift, and in texts for it the first
-  input is id 0 all the same. Special tokens that stand in a text are read as
-  plain text.
+  that comes with its tokenizer has no such shift: a text for it begins with its
+  start token or, if it has none, with the one that ended the text before, as
+  where texts are laid end to end. Special tokens that stand in a text are read
+  as plain text.
 
   Attributes:
     path: of the tokenizer.json.
@@ -216,6 +227,16 @@ class HfTokenizer:
     if self.shift:
       return (0,)
     return (self._special('start_token'),) if self.start_token else ()
+
+  @property
+  def least_id(self) -> int:
+    return self.shift
+
+  @property
+  def first_id(self) -> int:
+    if self.shift:
+      return 0
+    return self.start[0] if self.start else self.eos_id
 
   def _special(self, field: str) -> int:
     """The id of the token that a field names."""

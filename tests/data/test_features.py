@@ -62,6 +62,14 @@ def test_the_worked_example_of_a_cut():
   np.testing.assert_array_equal(batch.token_BL, [[0, 7, 0], [0, 8, 0]])
 
 
+def test_another_first_id_stands_at_starts_alone():
+  target_NL, segment_NL, _ = _pack([np.array([7, 0]), np.array([0, 8, 1])], 6)
+  batch = features.expand(target_NL, segment_NL, first_id=9)
+  np.testing.assert_array_equal(batch.token_BL, [[9, 7, 9, 0, 8, 0]])
+  np.testing.assert_array_equal(batch.target_BL, [[7, 0, 0, 8, 1, 0]])
+  np.testing.assert_array_equal(batch.weight_BL, [[1, 1, 1, 1, 1, 0]])
+
+
 @pytest.mark.parametrize('length', [2, 7, 16, 1000])
 @pytest.mark.parametrize('rows_per_block', [1, 3, 1024])
 def test_packing_equals_the_slow_reference(length, rows_per_block):

@@ -14,6 +14,7 @@ class Numbered:
   """Rows that say which they are: target [domain, row]."""
 
   length = 2
+  first_id = 0
 
   def __init__(self, domain, num_rows):
     self.domain, self.num_rows = domain, num_rows

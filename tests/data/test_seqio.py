@@ -1,5 +1,6 @@
 """All tests that import TensorFlow: our Tasks and vocabularies inside SeqIO."""
 
+import dataclasses
 import json
 import sys
 
@@ -12,6 +13,7 @@ from moejax.data import (
   cache_writer,
   features,
   files,
+  loader,
   mixtures,
   seqio_bridge,
   tasks,
@@ -100,6 +102,25 @@ def test_a_task_gives_the_tokens_of_our_own_encoding(ours):
     want = [*ours.encode(text), ours.eos_id]
     assert document.ids_T.tolist() == example['targets'].tolist() == want
     assert document.num_bytes == example['num_bytes'] == len(text.encode())
+
+
+def test_id_0_can_be_a_word(hf_vocab, tmp_path):
+  """Of a model that has its own tokenizer: from text to what it reads."""
+  ours = dataclasses.replace(hf_vocab, shift=0)
+  text = json.dumps({'text': 'zero one zero zero'})
+  (tmp_path / 'a.jsonl').write_text('\n'.join([text] * 300))
+  own = files.Files(str(tmp_path / 'a.jsonl'))
+  task = own.to_seqio(ours)
+  found = list(seqio_bridge.documents(task, 'train', 0))
+  ids, eos = [0, 1, 0, 0, 3], 3
+  assert len(found) > 200
+  assert all(document.ids_T.tolist() == ids for document in found)
+  made = own.rows('train', cache_writer.Request(ours, 10, tmp_path))
+  assert made.num_tokens == 5 * len(found)
+  batch = loader.eval_batch(made, 0, 4)
+  np.testing.assert_array_equal(batch.target_BL, [ids * 2] * 4)
+  np.testing.assert_array_equal(batch.token_BL, [[eos, *ids[:-1]] * 2] * 4)
+  assert batch.weight_BL.all()
 
 
 def test_skipping_starts_at_that_document():

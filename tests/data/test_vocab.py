@@ -1,5 +1,6 @@
 """Vocabularies without TensorFlow: round trips, reserved ids, bad files."""
 
+import functools
 import json
 import pathlib
 import random
@@ -152,6 +153,21 @@ def test_hugging_face_ids_are_shifted_by_one(hf_path):
   assert model.encode(text) == [i + 1 for i in plain.encode(text).ids]
   assert model.eos_id == plain.token_to_id('<|endoftext|>') + 1
   assert model.size == plain.get_vocab_size() + 1
+
+
+def test_what_a_text_begins_with(hf_path):
+  """In training: id 0, else the model's start token, else the end of texts."""
+  end = tokenizers.Tokenizer.from_file(hf_path).token_to_id('<|endoftext|>')
+  of = functools.partial(vocab.HfTokenizer, hf_path)
+  for ours, start, first_id in (
+    (vocab.Bytes(), (0,), 0),
+    (vocab.SentencePiece(), (0,), 0),
+    (of(), (0,), 0),
+    (of(shift=0), (), end),
+    (of(shift=0, start_token='<|endoftext|>'), (end,), end),
+  ):
+    assert (ours.start, ours.first_id) == (start, first_id)
+    assert ours.least_id == (0 if getattr(ours, 'shift', 1) == 0 else 1)
 
 
 def test_fingerprints_differ_by_what_they_encode(hf_path, tmp_path):
