@@ -1,6 +1,6 @@
 """Files that are whole or absent: atomic writes, checksums, and `versions`.
 
-Paths go through `etils.epath`, so that `gs://bucket/run` works in principle. A
+Paths go through `etils.epath`, so that `gs://bucket/run` is a path as well. A
 local file is written beside its place, flushed to disk and renamed; an object
 store puts an object whole or not at all, so there it is written as it is.
 """

@@ -7,11 +7,17 @@ what an interrupted run had written beyond the checkpoint it goes on from.
 Two runs of one config write the same values. Only what a clock measured is
 different, and stands under names that begin with 'time/': `deterministic`
 leaves those out, so that two files can be compared bit for bit.
+
+An object store (`gs://...`) puts a file whole or not at all and appends to
+none. There metrics.jsonl is put anew with each line, so log_every=10 or more is
+wise; TensorBoard's files, which are larger, at most once a minute and on close.
 """
 
 import json
 import math
 import os
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +28,7 @@ from etils import epath
 from moejax.core import errors, files
 
 TIME = 'time/'
+PUT_S = 60.0  # between two copies of TensorBoard's files to an object store
 # JSON has no such numbers. As strings they are valid JSON, keep their sign,
 # and Python's float() reads them.
 NOT_FINITE = ('nan', 'inf', '-inf')
@@ -66,7 +73,7 @@ def _from_json(value: Any) -> Any:
 
 
 class JsonlWriter:
-  """One line per step, on disk as soon as written.
+  """One line per step, in its place as soon as written.
 
   Example, `write(3, {'loss': np.float32(0.5), 'time/step_s': nan})`:
     {"step": 3, "loss": 0.5, "time/step_s": "nan"}
@@ -82,6 +89,7 @@ class JsonlWriter:
     self._path = epath.Path(path)
     self._path.parent.mkdir(parents=True, exist_ok=True)
     self._file = None
+    self._text: str | None = None  # all of it, for an object store
     self._keep(math.inf)
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -90,14 +98,11 @@ class JsonlWriter:
       raise ValueError("a value may not be called 'step'")
     record = {'step': int(step)}
     record.update((name, _to_json(value)) for name, value in values.items())
-    if self._file is None:
-      self._file = self._path.open('a')
-    self._check_there()
-    self._file.write(json.dumps(record, allow_nan=False) + '\n')
-    self._file.flush()
+    line = json.dumps(record, allow_nan=False) + '\n'
     if files.is_local(self._path):
-      # Checkpoints are synced; a line before one must not be lost without it.
-      os.fsync(self._file.fileno())
+      self._append(line)
+    else:
+      self._put(line)
 
   def truncate_after(self, step: int) -> None:
     """Keeps the lines of steps up to and including `step`, as they are."""
@@ -105,15 +110,29 @@ class JsonlWriter:
 
   def close(self) -> None:
     """Closes the file; a later write opens it again."""
+    self._text = None
     if self._file is not None:
       self._file.close()
       self._file = None
 
+  def _append(self, line: str) -> None:
+    if self._file is None:
+      self._file = self._path.open('a')
+    self._check_there()
+    self._file.write(line)
+    self._file.flush()
+    # Checkpoints are synced; a line before one must not be lost without it.
+    os.fsync(self._file.fileno())
+
+  def _put(self, line: str) -> None:
+    if self._text is None:
+      self._text = self._path.read_text() if self._path.exists() else ''
+    self._text += line
+    self._path.write_text(self._text)
+
   def _check_there(self) -> None:
     # A file that was removed takes lines for as long as it is open.
-    if (
-      files.is_local(self._path) and not os.fstat(self._file.fileno()).st_nlink
-    ):
+    if not os.fstat(self._file.fileno()).st_nlink:
       raise errors.StoppedError(
         f'{self._path} has vanished; put {self._path.parent} back, or start '
         'again'
@@ -165,6 +184,9 @@ class TensorBoardWriter:
     self._writer = None
     self._purge_step = None
     self._opened = 0
+    # tensorboardX knows object stores only with packages of their own.
+    self._here: tempfile.TemporaryDirectory[str] | None = None
+    self._put_at = 0.0
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Adds one point per scalar and one histogram per array."""
@@ -175,6 +197,9 @@ class TensorBoardWriter:
         writer.add_scalar(name, float(array), step)
       elif np.isfinite(array).all():
         writer.add_histogram(name, array, step)
+    if self._here is not None and time.monotonic() - self._put_at > PUT_S:
+      writer.flush()
+      self._put()
 
   def truncate_after(self, step: int) -> None:
     """Marks what lies beyond `step`, in older files, as to be hidden."""
@@ -186,16 +211,30 @@ class TensorBoardWriter:
     if self._writer is not None:
       self._writer.close()
       self._writer = None
+    if self._here is not None:
+      self._put()
+      self._here.cleanup()
+      self._here = None
+
+  def _put(self) -> None:
+    """Copies what is here to the object store, and notes when."""
+    self._folder.mkdir(parents=True, exist_ok=True)
+    for path in epath.Path(self._here.name).iterdir():
+      path.copy(self._folder / path.name, overwrite=True)
+    self._put_at = time.monotonic()
 
   def _open(self) -> Any:
     if self._writer is None:
       import tensorboardX  # only the writing process needs it
 
+      if not files.is_local(self._folder):
+        self._here = tempfile.TemporaryDirectory(prefix='moejax-events-')
+        self._put_at = time.monotonic()
       # Names hold the second alone: without a suffix, a run that is started
       # again at once would write over the file before.
       self._opened += 1
       self._writer = tensorboardX.SummaryWriter(
-        str(self._folder),
+        str(self._here.name if self._here else self._folder),
         purge_step=self._purge_step,
         filename_suffix=f'.{os.getpid()}.{self._opened}',
       )

@@ -4,6 +4,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import far
 
 from moejax.core import log
 
@@ -151,3 +152,43 @@ def test_open_writers_writes_from_process_0_alone(tmp_path):
   assert log.read(tmp_path / 'b/metrics.jsonl') == [{'step': 1, 'loss': 1.0}]
   scalars, _ = read_events(tmp_path / 'b/tensorboard')
   assert scalars == {('loss', 1): 1.0}
+
+
+def test_open_writers_on_an_object_store(tmp_path, monkeypatch):
+  """Where nothing is appended: the file is as if written on a disk."""
+  store = far.store(monkeypatch, tmp_path / 'gs')
+  values = {'loss': np.float32(0.5), 'load': np.arange(3.0)}
+
+  def write(workdir):
+    writers = log.open_writers(workdir)
+    for steps, last in [((1, 2, 3), 0), ((3, 4), 2)]:  # as after a kill
+      writers.truncate_after(last)
+      for step in steps:
+        writers.write(step, values)
+      writers.close()
+
+  write('gs://bucket/run')
+  write(disk := tmp_path / 'disk')
+  run = tmp_path / 'gs' / 'bucket' / 'run'
+  name = 'metrics.jsonl'
+  assert (run / name).read_bytes() == (disk / name).read_bytes()
+  records = log.read(f'gs://bucket/run/{name}')
+  assert [r['step'] for r in records] == [1, 2, 3, 4]
+  scalars = read_events(run / 'tensorboard')
+  assert scalars == read_events(disk / 'tensorboard')
+  assert store.puts.count(name) == 6  # five lines, and what was taken out
+  assert len(store.puts) == 6 + 2  # a file of events for each start
+
+
+def test_events_are_put_on_an_object_store_now_and_then(tmp_path, monkeypatch):
+  store = far.store(monkeypatch, tmp_path / 'gs')
+  writer = log.TensorBoardWriter('gs://bucket/events')
+  monkeypatch.setattr(log, 'PUT_S', 0.0)
+  writer.write(1, {'loss': 0.5})
+  assert len(store.puts) == 1
+  monkeypatch.setattr(log, 'PUT_S', 60.0)
+  writer.write(2, {'loss': 0.5})
+  assert len(store.puts) == 1
+  writer.close()
+  scalars, _ = read_events(tmp_path / 'gs' / 'bucket' / 'events')
+  assert [*scalars] == [('loss', 1), ('loss', 2)]

@@ -11,11 +11,11 @@ import types
 import numpy as np
 import pytest
 from etils import epath
-from helpers import kills, own_text
+from helpers import far, kills, own_text
 
 from moejax.cli import command, opened
 from moejax.core import files
-from moejax.train import checkpoint_folder, loop
+from moejax.train import checkpoint_folder, loop, state_files
 
 pytestmark = pytest.mark.slow
 
@@ -169,3 +169,32 @@ def test_signals_inside_a_save_do_not_tear_it(finished, tmp_path, monkeypatch):
   assert files.damage(newest) is None
   assert own_text.call(*flags).code == command.DONE
   kills.assert_equal(finished.workdir, workdir)
+
+
+def test_a_workdir_on_an_object_store(finished, tmp_path, monkeypatch):
+  """Stopped and gone on: all but the arrays, which Orbax writes by itself."""
+  store = far.store(monkeypatch, tmp_path / 'gs')
+  for name in ('begin_write', 'read'):
+    inner = getattr(state_files.StateFiles, name)
+    monkeypatch.setattr(
+      state_files.StateFiles,
+      name,
+      lambda self, folder, tree, inner=inner: inner(
+        self, epath.Path(store.here(folder)), tree
+      ),
+    )
+  short = '--config.report.samples=false', '--config.report.eval_batches=1'
+  flags = (*own_text.flags(finished.text, 'gs://bucket/run'), *short)
+  with monkeypatch.context() as patch:
+    own_text.stop_after(patch, 3)
+    ended = own_text.call(*flags)
+  assert ended.code == command.INTERRUPTED, ended
+  ended = own_text.call(*flags)
+  assert (ended.code, ended.err) == (command.DONE, [])
+  assert 'Going on from the checkpoint of step 3.' in ended.out
+  workdir = tmp_path / 'gs' / 'bucket' / 'run'
+  assert own_text.records(workdir) == own_text.records(finished.workdir)
+  events = [*(workdir / 'tensorboard').iterdir()]
+  assert len(events) == 2
+  newest = workdir / 'checkpoints' / f'{own_text.STEPS:08d}'
+  assert files.damage(newest) is None
