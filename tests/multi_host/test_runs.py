@@ -5,7 +5,9 @@ in another order than what one adds up in its memory, so a loss may differ in
 its last bits; docs/many_hosts.md says what is equal to the bit.
 """
 
+import json
 import os
+import pathlib
 import shutil
 import types
 
@@ -13,10 +15,14 @@ import pytest
 from helpers import own_text, processes
 
 from moejax.cli import command
+from moejax.core import compile_cache, files
 
 pytestmark = pytest.mark.slow  # each starts processes
 # Of a value's size; docs/many_hosts.md has what was measured.
 TOLERANCE = 2e-6
+# On which two processes go on where one was.
+MESH = '--config.mesh.fsdp=2', '--config.mesh.expert=2'
+WATCHED = pathlib.Path(processes.__file__).with_name('watched.py')
 
 
 @pytest.fixture(scope='module')
@@ -27,6 +33,8 @@ def one(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('MOEJAX_CACHE', str(folder / 'rows'))
     patch.setenv('JAX_COMPILATION_CACHE_DIR', str(folder / 'compiled'))
+    for name, value in compile_cache.KEEP_ALL.items():
+      patch.setenv(name, value)
     ended = own_text.call(*own_text.flags(text, folder / 'run'))
     assert ended.code == 0, ended
     yield types.SimpleNamespace(text=text, workdir=folder / 'run')
@@ -35,13 +43,23 @@ def one(tmp_path_factory):
 @pytest.fixture(scope='module')
 def two(one, tmp_path_factory):
   """Two processes that went on from its second step, on another mesh."""
-  workdir = tmp_path_factory.mktemp('two') / 'run'
+  return _two(one, tmp_path_factory.mktemp('two'))
+
+
+@pytest.fixture(scope='module')
+def stopped(one, tmp_path_factory):
+  """The same, with Ctrl-C to process 1 in the first step that they take."""
+  return _two(one, tmp_path_factory.mktemp('stopped'), '--stop=1:1')
+
+
+def _two(one, folder, *more):
+  workdir, seen = folder / 'run', folder / 'seen'
   _copy(one.workdir, workdir, without=(4, 6))
-  flags = own_text.flags(one.text, workdir)
-  mesh = '--config.mesh.fsdp=2', '--config.mesh.expert=2'
-  with processes.Processes(2, 4, (*flags, *mesh)) as both:
+  program = str(WATCHED), f'--seen={seen}', *more
+  flags = (*own_text.flags(one.text, workdir), *MESH)
+  with processes.Processes(2, 4, flags, program=program) as both:
     ended = both.wait()
-  return types.SimpleNamespace(workdir=workdir, ended=ended)
+  return types.SimpleNamespace(workdir=workdir, ended=ended, seen=seen)
 
 
 def _copy(old, new, without):
@@ -78,13 +96,50 @@ def test_process_0_alone_shows_and_writes(one, two):
   assert sorted(os.listdir(two.workdir)) == sorted(os.listdir(one.workdir))
 
 
-def test_one_goes_on_where_two_were(one, two, tmp_path):
+@pytest.mark.parametrize('batch', [2, 5, 'validation'])
+def test_each_reads_its_share_and_no_more(two, batch):
+  """Half of the rows of a batch, on a mesh that splits them eight ways."""
+  shares = []
+  for process in (0, 1):
+    lines = (two.seen / f'{process}.jsonl').read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    rows = [line['rows'] for line in found if line['batch'] == batch]
+    assert rows
+    assert rows == rows[:1] * len(rows)
+    shares.append(set(rows[0]))
+  first, second = shares
+  assert not first & second
+  assert len(first) == len(second)
+  assert first | second == {*range(len(first) * 2)}
+
+
+def test_each_writes_its_part_of_a_checkpoint(two):
+  state = two.workdir / 'checkpoints' / '00000006' / 'state'
+  for process in (0, 1):
+    data = [*(state / f'ocdbt.process_{process}' / 'd').iterdir()]
+    # Each has half of what is large.
+    assert sum(path.stat().st_size for path in data) > 100_000
+
+
+def test_a_signal_to_one_is_a_checkpoint_of_all(stopped):
+  """Of step 5: it comes in step 3, and all stop two steps after."""
+  first, second = stopped.ended
+  assert (first.code, second.code) == (command.INTERRUPTED,) * 2, stopped
+  (line,) = first.err
+  assert line.startswith('interrupted: SIGINT at step 5 of 6; the state is sav')
+  assert second.err == [f'process 1: {line}']
+  newest = stopped.workdir / 'checkpoints' / '00000005'
+  assert files.damage(newest) is None
+  assert (newest / 'state' / 'ocdbt.process_1').exists()
+
+
+def test_one_goes_on_where_two_were(one, stopped, tmp_path):
   """And eight devices along data where there were two along three axes."""
-  _copy(two.workdir, tmp_path / 'run', without=(6,))
-  ended = own_text.call(*own_text.flags(one.text, tmp_path / 'run'))
+  workdir = shutil.copytree(stopped.workdir, tmp_path / 'run')
+  ended = own_text.call(*own_text.flags(one.text, workdir))
   assert (ended.code, ended.err) == (command.DONE, [])
-  assert 'Going on from the checkpoint of step 4.' in ended.out
-  _assert_close(tmp_path / 'run', one.workdir)
+  assert 'Going on from the checkpoint of step 5.' in ended.out
+  _assert_close(workdir, one.workdir)
 
 
 def test_a_file_that_only_one_has(one, tmp_path):
