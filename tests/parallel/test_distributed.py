@@ -4,6 +4,7 @@ import os
 import socket
 
 import pytest
+from jax._src.clusters import cloud_tpu_cluster
 
 from moejax.core import errors
 from moejax.parallel import distributed
@@ -29,7 +30,8 @@ def _bare(monkeypatch):
   """No cluster, until a test says so."""
   for name in [*os.environ]:
     known = 'SLURM_', 'OMPI_', 'PMI_', 'JAX_', 'KUBERNETES_', 'JOB_'
-    if name.startswith(known) and name != 'JAX_PLATFORMS':
+    tpus = 'TPU_', 'MEGASCALE_'
+    if name.startswith(known + tpus) and name != 'JAX_PLATFORMS':
       monkeypatch.delenv(name)
 
 
@@ -75,6 +77,84 @@ def test_open_mpi(monkeypatch):
   found = distributed.find(Flags())
   assert (found.count, found.index, found.local_devices) == (2, 1, (1,))
   assert found.address[0] == '10.96.0.1'
+
+
+def _on_a_tpu_vm(monkeypatch, metadata):
+  """As JAX sees a TPU VM: what its metadata server says, and every host."""
+  monkeypatch.setattr(cloud_tpu_cluster, 'running_in_cloud_tpu_vm', True)
+  say = lambda key: (metadata[key], 200) if key in metadata else ('', 404)
+  monkeypatch.setattr(cloud_tpu_cluster, 'get_metadata', say)
+  monkeypatch.setattr(socket, 'gethostbyname', lambda host: host)
+
+
+ENDPOINTS = 'a:1:10.0.0.1,b:2:10.0.0.2,c:3:10.0.0.3,d:4:10.0.0.4'
+
+
+@pytest.mark.parametrize(
+  'endpoints', [ENDPOINTS, '10.0.0.1,10.0.0.2,10.0.0.3,10.0.0.4']
+)
+def test_tpu_vms_of_one_slice(monkeypatch, endpoints):
+  """No flag is given: the machine's metadata tells, in either form."""
+  metadata = {'worker-network-endpoints': endpoints, 'tpu-env': 'ZONE: x'}
+  _on_a_tpu_vm(monkeypatch, {**metadata, 'agent-worker-number': '2'})
+  assert distributed.find(Flags()) == Place('10.0.0.1:8482', 4, 2)
+  assert distributed.find(Flags(detect=False)) is None
+
+
+def test_one_tpu_vm_is_alone(monkeypatch):
+  metadata = {'worker-network-endpoints': '10.0.0.1', 'tpu-env': ''}
+  _on_a_tpu_vm(monkeypatch, {**metadata, 'agent-worker-number': '0'})
+  assert distributed.find(Flags()) is None
+
+
+def test_tpu_vms_of_several_slices(monkeypatch):
+  """Numbers go through the slices; process 0 is in the first."""
+  slices = (
+    "MEGASCALE_COORDINATOR_ADDRESS: '10.9.0.1:8080'\n"
+    "MEGASCALE_NUM_SLICES: '3'\nMEGASCALE_SLICE_ID: '2'\n"
+  )
+  metadata = {'worker-network-endpoints': ENDPOINTS, 'tpu-env': slices}
+  _on_a_tpu_vm(monkeypatch, {**metadata, 'agent-worker-number': '1'})
+  assert distributed.find(Flags()) == Place('10.9.0.1:8482', 12, 9)
+  for name, value in [('NUM_SLICES', '2'), ('SLICE_ID', '1')]:
+    monkeypatch.setenv(f'MEGASCALE_{name}', value)  # that comes first
+  assert distributed.find(Flags()) == Place('10.9.0.1:8482', 8, 5)
+
+
+@pytest.mark.parametrize(
+  ('name', 'workers'),
+  [
+    ('TPU_WORKER_HOSTNAMES', 'job-0.svc,job-1.svc'),
+    ('TPU_PROCESS_ADDRESSES', 'job-0.svc:8471,job-1.svc:8471'),
+  ],
+)
+def test_gke_with_tpus(monkeypatch, name, workers):
+  _on_a_tpu_vm(monkeypatch, {})
+  _set(monkeypatch, {name: workers, 'TPU_WORKER_ID': '1'})
+  assert distributed.find(Flags()) == Place('job-0.svc:8482', 2, 1)
+  slices = {
+    'MEGASCALE_COORDINATOR_ADDRESS': 'set-0.svc',
+    'MEGASCALE_NUM_SLICES': '2',
+    'MEGASCALE_SLICE_ID': '1',
+  }
+  _set(monkeypatch, slices)
+  assert distributed.find(Flags()) == Place('set-0.svc:8482', 4, 3)
+
+
+def test_a_tpu_whose_coordinator_has_no_address(monkeypatch):
+  """That is a line with what can be done, after --join-timeout."""
+  _on_a_tpu_vm(monkeypatch, {})
+  workers = {'TPU_WORKER_HOSTNAMES': 'a,b', 'TPU_WORKER_ID': '1'}
+  _set(monkeypatch, workers)
+
+  def unknown(host):
+    raise socket.gaierror(host)
+
+  monkeypatch.setattr(socket, 'gethostbyname', unknown)
+  monkeypatch.setattr(cloud_tpu_cluster.time, 'sleep', lambda _: None)
+  message = r'cannot be found \(Failed to recognize coordinator address a\)'
+  with pytest.raises(errors.InputError, match=message):
+    distributed.find(Flags(join_s=1))
 
 
 @pytest.mark.parametrize(('size', 'rank'), [*distributed.ENVIRONMENTS.values()])
