@@ -7,6 +7,8 @@ import pytest
 from helpers import kills, own_text
 
 from moejax.cli import command
+from moejax.core import log
+from moejax.train import goodput
 
 pytestmark = pytest.mark.slow  # each starts several processes
 
@@ -38,7 +40,27 @@ def test_killed_in_cache_step_save_and_evaluation_it_is_bit_equal(
   out = kills.killed(server, text, 'all_to_all', workdir, places, compiled)
   assert 'Going on from the checkpoint of step ' in out
   assert 'of 4 starts' in out  # the first did not come to training
-  kills.assert_same(straight, workdir)
+  records = log.read(workdir / 'metrics.jsonl')
+  lost = [r[f'{goodput.NAME}lost_s'] for r in records if goodput.SHARE in r]
+  assert lost[0] == 0
+  assert lost[-1] > 0  # a step after the last checkpoint was taken again
+  kills.assert_equal(straight, workdir)
+
+
+def test_a_step_that_hangs_ends_with_code_4(finished, server, tmp_path):
+  flags = (
+    *own_text.flags(finished.text, tmp_path / 'run'),
+    '--config.train.watchdog_s=15',
+    '--config.train.watchdog_exits=true',
+  )
+  devices = jax.device_count()
+  code, out = server.run(flags, devices=devices, place=('hanging step', 3))
+  assert code == command.STUCK, out
+  what = 'since the boundary after step 2'  # that has a checkpoint
+  assert f' s, {what}; train.watchdog_s=15. All stacks of proc' in out
+  stack = out.partition('All stacks of process')[2]
+  assert 'in hang_here' in stack
+  assert 'in _train_the_rest' in stack
 
 
 def test_killed_before_a_checkpoint_has_its_name(finished, server, tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from helpers import own_text
 
 from moejax.cli import command, report
-from moejax.core import files
+from moejax.core import files, log
+from moejax.train import goodput
 
 pytestmark = pytest.mark.slow  # each trains, and two start processes
 
@@ -54,6 +55,27 @@ def trained(finished, tmp_path_factory):
   (line,) = ended.err
   assert line.startswith('interrupted: what was finished is kept')
   return workdir
+
+
+def test_goodput_is_in_the_metrics_and_in_a_table(finished):
+  """All that a run does that is never stopped takes time; nothing is lost."""
+  last = log.read(finished.workdir / 'metrics.jsonl')[-1]
+  if goodput.SHARE not in last:  # a line of an evaluation
+    last = log.read(finished.workdir / 'metrics.jsonl')[-2]
+  seconds = {p: last[f'{goodput.NAME}{p}_s'] for p in goodput.PARTS}
+  assert seconds.pop('lost') == 0
+  assert min(seconds.values()) > 0, seconds
+  assert last[goodput.SHARE] == pytest.approx(
+    seconds['step'] / sum(seconds.values())
+  )
+  at = [line.startswith('seconds in  ') for line in finished.out].index(True)
+  head, took, share = (line.split() for line in finished.out[at : at + 3])
+  assert head[2:] == list(goodput.PARTS)
+  assert took[:3] == ['of', '1', 'start']
+  assert len(took[3:]) == len(share[1:]) == len(goodput.PARTS)
+  # The table comes later, after the report.
+  for part, shown in zip(goodput.PARTS, took[3:], strict=True):
+    assert float(shown) >= round(seconds.get(part, 0), 1) - 0.1
 
 
 def test_stopped_while_it_reports_it_trains_no_more(

@@ -6,9 +6,9 @@ for each, so that imports are paid once:
   {"flags": [...], "place": ["step", 3], "devices": 1, "log": "/a/file"}
 
 It answers with the process's id, and when that has ended with how. A process
-trains by the real command; `place` (or null) is where it sends itself SIGKILL,
-the n-th time that it comes there. The product knows nothing of this: functions
-are replaced in the forked process.
+trains by the real command; `place` (or null) is where it sends itself SIGKILL
+(or hangs), the n-th time that it comes there. The product knows nothing of
+this: functions are replaced in the forked process.
 """
 
 import functools
@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import jax
 from jax._src import lru_cache
@@ -75,12 +76,16 @@ def after(owner, name, number, act=die):
   setattr(owner, name, wrapped)
 
 
-def within_step(number):
+def hang_here():
+  time.sleep(60)
+
+
+def within_step(number, act=die):
   """When the n-th step of this process was dispatched, and computes."""
   make = step.make
 
   def made(*args, **options):
-    run, count = make(*args, **options), _nth(number, die)
+    run, count = make(*args, **options), _nth(number, act)
 
     def one(state, batch):
       found = run(state, batch)
@@ -132,6 +137,7 @@ PLACES = {
   'naming the cache': functools.partial(before, WRITER, '_meta'),
   # a step
   'step': within_step,
+  'hanging step': functools.partial(within_step, act=hang_here),
   'reported': functools.partial(after, loop, '_report'),
   'metrics line': torn_line,
   'evaluation': functools.partial(before, perplexity, 'evaluate'),
