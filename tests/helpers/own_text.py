@@ -20,6 +20,9 @@ FLAGS = (
   '--config.data.vocab=bytes',
   '--config.model.vocab_size=259',
   '--config.model.num_layers=1',
+  # A bias for the selection among the weights, updated without a gradient:
+  # easily forgotten.
+  '--config.model.moe.balance.loss_free.rate=0.01',
   '--config.data.sequence_length=32',
   '--config.data.max_documents=0',
   f'--config.train.steps={STEPS}',

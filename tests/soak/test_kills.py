@@ -48,7 +48,7 @@ class _Runs:
     )
     assert code in {kills.KILLED, command.DONE}, out
     if code == command.DONE:
-      kills.assert_same(self.straight, workdir)
+      kills.assert_equal(self.straight, workdir)
       self.ended += 1
     return code == kills.KILLED
 
