@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import tiny
 
@@ -78,6 +79,75 @@ def test_a_wrong_kernel_stops_the_run(broken, monkeypatch):
   monkeypatch.setitem(grouped_matmul.GROUPED_MATMULS, 'blocked', broken)
   with pytest.raises(errors.StoppedError, match=r"self-check: .*'blocked'"):
     check.run(STAGES, 'float32', tiny.mesh())
+
+
+SKEWED = {
+  **{name: {'scorer': SCORERS[name]()} for name in ('cosine', 'hyper')},
+  **{
+    name: {'router': ROUTERS[name]()}
+    for name in ('expert_choice', 'hash', 'thor')
+  },
+  'autonomy': {
+    'scorer': SCORERS['expert_norm'](),
+    'experts': EXPERTS['autonomous_swiglu'](),
+  },
+}
+
+
+@pytest.mark.parametrize('name', SKEWED)
+def test_an_expert_is_empty_whatever_scores_and_routes(name, monkeypatch):
+  """Nothing in their weights could make it so for all of them."""
+  monkeypatch.setitem(
+    grouped_matmul.GROUPED_MATMULS, 'blocked', _GradientToTheEmpty
+  )
+  config = dataclasses.replace(STAGES, **SKEWED[name])
+  with pytest.raises(errors.StoppedError, match='gradient of routed/'):
+    check.run(config, 'float32', tiny.mesh())
+
+
+@pytest.mark.parametrize('name', sorted(ROUTERS))
+def test_the_first_expert_gets_nothing_and_the_last_one_most(name):
+  num_tokens, num_experts = 32, 8
+  router = check.Skewed(ROUTERS[name](), num_experts)
+  rng = np.random.default_rng(0)
+  draw = lambda num: rng.normal(size=(num_tokens, num)).astype(np.float32)
+  seen = tiny.router_input(
+    draw(router.num_logits(num_experts)),
+    key=jax.random.key(0),
+    heads={
+      key: draw(num) for key, (_, num) in router.heads(num_experts).items()
+    },
+    token_T=jnp.arange(num_tokens),
+  )
+  plain, skewed = jax.device_get((router.router(seen), router(seen)))
+  count_E = np.bincount(skewed.expert_A, minlength=num_experts + 1)[:-1]
+  assert count_E[0] == 0
+  assert count_E[-1] > count_E.sum() / 2
+  assert count_E.sum() == (plain.expert_A < num_experts).sum()
+  np.testing.assert_array_equal(skewed.weight_A, plain.weight_A)
+
+
+def test_the_list_is_that_of_training(monkeypatch):
+  """dense_to_sparse uses many experts there, and one in evaluation."""
+
+  class ManyAreWrong(compute.Stages):
+    def __call__(self, weights, x_TD, routing, num_experts):
+      found = super().__call__(weights, x_TD, routing, num_experts)
+      grown = 1 if routing.per_token == 1 else 2
+      return contract.Output(grown * found.out_TD, found.sent_A)
+
+  real = compute.choose
+
+  def choose(config, platform):
+    made = real(config, platform)
+    if config.grouped_matmul == 'obvious':
+      return made
+    return ManyAreWrong(made.dispatcher, made.experts, made.multiply)
+
+  monkeypatch.setattr(compute, 'choose', choose)
+  config = dataclasses.replace(STAGES, router=ROUTERS['dense_to_sparse']())
+  with pytest.raises(errors.StoppedError, match='output'):
+    check.run(config, 'float32', tiny.mesh())
 
 
 EXCHANGES_TRIED = [

@@ -1,0 +1,45 @@
+"""The self-check as a command: what it prints, and how it ends."""
+
+import pathlib
+
+from moejax.cli import check, command
+from moejax.moe import grouped_matmul
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = f'--config={ROOT / "configs" / "tiny.py"}'
+SMALL = ('--config.model.moe.num_experts=4', '--config.model.moe.router.k=2')
+
+
+class _Doubled(grouped_matmul.Blocked):
+  """Every product is twice what it should be."""
+
+  def __call__(self, x_RD, w_EDF, size_E):
+    return 2 * super().__call__(x_RD, w_EDF, size_E)
+
+
+def run(*words):
+  return command.call(check.main, [TINY, *SMALL, *words])
+
+
+def test_it_prints_how_far_all_is_off_and_ends_well(capsys):
+  assert run() == command.DONE
+  *lines, last = capsys.readouterr().out.splitlines()
+  assert last == 'The experts are as the reference.'
+  assert lines[0].startswith('output ')
+  assert any(line.startswith('gradient of routed/') for line in lines)
+  for line in lines:
+    assert float(line.split()[-4]) < 1e-4
+
+
+def test_a_wrong_kernel_is_exit_code_3(capsys, monkeypatch):
+  monkeypatch.setitem(grouped_matmul.GROUPED_MATMULS, 'blocked', _Doubled)
+  assert run('--config.model.moe.grouped_matmul=blocked') == command.STOPPED
+  shown = capsys.readouterr()
+  assert not shown.out
+  assert shown.err.startswith('stopped: self-check: ')
+
+
+def test_a_config_without_experts_is_exit_code_2(capsys):
+  assert run('--config.model.moe.num_experts=0') == command.BAD_INPUT
+  (line,) = capsys.readouterr().err.splitlines()
+  assert 'no layer with experts' in line
