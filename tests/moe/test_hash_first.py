@@ -7,6 +7,7 @@ import pytest
 from helpers import dense, tiny
 
 from moejax.core import errors
+from moejax.moe.balance.load import SequenceLevel
 from moejax.moe.routers import scores
 from moejax.moe.routers.hash_first import HashFirst
 
@@ -72,6 +73,19 @@ def test_first_layers_choose_by_id_and_still_learn_weights():
   np.testing.assert_array_equal(
     np.sort(np.reshape(learned.expert_A, (2, 3)).T), [[0, 1], [2, 3], [0, 1]]
   )
+
+
+@pytest.mark.parametrize('layer', [0, 3])
+def test_the_sequence_loss_counts_neither_bias_nor_hash(layer):
+  """The means of s over its sum are .2696 .2780 .2490 .2034. The two largest
+  s are {0, 1} {2, 3} {1, 0}, so f = 4/6 (2 2 1 1), and the loss is 4/6 of
+  1.0952 + .4524. What the bias chooses has f = 4/6 (1 1 1 3): .938.
+  """
+  part = SequenceLevel(alpha=1.0)
+  seen = given(layer=layer, memory=BIAS)
+  routing = HashFirst()(seen)
+  loss = part.loss(part.observe(seen, routing))
+  assert float(loss) == pytest.approx(1.0317359, abs=1e-6)
 
 
 def test_the_layer_may_be_traced():

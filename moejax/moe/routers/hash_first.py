@@ -24,7 +24,13 @@ class HashFirst(contract.Router):
 
   The released models store the map of ids in the checkpoint, and its making is
   not published; here it is a hash of (seed, layer, id), see `routers.hash`. The
-  probabilities are s over its sum, as in DeepSeek-V3's balance loss.
+  probabilities are s over its sum, as in DeepSeek-V3's balance loss. `extra`
+  holds `unbiased_TK`, the k largest s, which that loss counts: neither the bias
+  nor the hash is in it, also in the layers that choose by id.
+
+  Those layers have no bias in the released models. Here all layers are one
+  stack, so a bias rule moves one there too; nothing looks at it, but the range
+  of biases in the metrics has it.
 
   Attributes:
     k: experts per token; 6 in both sizes.
@@ -66,7 +72,11 @@ class HashFirst(contract.Router):
     by_id = given.layer < self.num_hash_layers
     expert_TK = jnp.where(by_id, hashed_TK, learned_TK)
     return contract.token_choice(
-      given, expert_TK, self.gates(score_TE, expert_TK), prob_TE
+      given,
+      expert_TK,
+      self.gates(score_TE, expert_TK),
+      prob_TE,
+      {'unbiased_TK': scores.largest(given, score_TE, self.k)},
     )
 
   def gates(self, score_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:

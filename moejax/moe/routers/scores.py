@@ -75,3 +75,13 @@ def take(value_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
 def has_bias(given: contract.RouterInput) -> bool:
   """Whether there is a selection bias, so that score and choice differ."""
   return any('bias_E' in part for part in given.memory.values())
+
+
+def largest(
+  given: contract.RouterInput, score_TE: jax.Array, k: int
+) -> jax.Array:
+  """The ids of the k largest scores, as numbers; E for padding: unbiased_TK."""
+  _, expert_TK = jax.lax.top_k(jax.lax.stop_gradient(score_TE), k)
+  nowhere = score_TE.shape[1]
+  expert_TK = jnp.where(given.valid_T[:, None], expert_TK, nowhere)
+  return expert_TK.astype(jnp.float32)

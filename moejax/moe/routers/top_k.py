@@ -127,7 +127,7 @@ class TopK(contract.Router):
       gate_TK = gate_TK * self.scale
     extra = {}
     if self.tells_unbiased(given):
-      extra['unbiased_TK'] = self._unbiased(given, order_TE)
+      extra['unbiased_TK'] = scores.largest(given, order_TE, self.k)
     routing = contract.token_choice(given, expert_TK, gate_TK, prob_TE, extra)
     return dataclasses.replace(routing, scales_input=self.scales_input)
 
@@ -138,12 +138,3 @@ class TopK(contract.Router):
   def tells_unbiased(self, given: contract.RouterInput) -> bool:
     """Whether the choice may differ from that of the scores alone."""
     return scores.has_bias(given)
-
-  def _unbiased(
-    self, given: contract.RouterInput, order_TE: jax.Array
-  ) -> jax.Array:
-    """The ids of the k largest scores, as numbers; E for padding."""
-    _, expert_TK = jax.lax.top_k(jax.lax.stop_gradient(order_TE), self.k)
-    nowhere = order_TE.shape[1]
-    expert_TK = jnp.where(given.valid_T[:, None], expert_TK, nowhere)
-    return expert_TK.astype(jnp.float32)
