@@ -211,6 +211,11 @@ class Router:
     """Whether it asks for `given.steps`; else that is not kept."""
     return False
 
+  @property
+  def frozen_heads(self) -> dict[str, int]:
+    """By head, the step from which on its weights stay; needs counts_steps."""
+    return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Balance:

@@ -342,24 +342,6 @@ def no_trace(config: MoEConfig, rows: int, length: int) -> Trace:
   )
 
 
-def after_step(
-  config: MoEConfig, memory: dict[str, Any], sums: dict[str, Any]
-) -> dict[str, Any]:
-  """The layers' memories after an optimiser step.
-
-  Args:
-    config: of the layers.
-    memory: by owner, arrays with the layers in front.
-    sums: by balance part, its sums over the global batch, layers in front.
-  """
-  memory = dict(memory)
-  router = memory.pop('router', None)
-  new = balance.update(config.balance, memory, sums)
-  if router is not None:
-    new['router'] = {'steps': router['steps'] + 1}
-  return new
-
-
 def _without_computation(
   config: MoEConfig, w: Any, x_TD: jax.Array, routing: Any, found: Any
 ) -> contract.Output:

@@ -19,7 +19,7 @@ import optax
 from moejax.core import values
 from moejax.data.batch import Batch
 from moejax.model.build import Model
-from moejax.moe import balance, layer
+from moejax.moe import after_step, balance, layer
 from moejax.moe.exchanges import ring
 from moejax.parallel import hosts, rules
 from moejax.train import bad_steps, spikes
@@ -68,7 +68,7 @@ def make(
     taken = good if spike is None else good & ~spike
     keep = lambda new, old: jnp.where(taken, new, old)
     weights = optax.apply_updates(state.weights, updates)
-    weights = _remember(model, weights, report['record'])
+    weights = _after(model, state.weights, weights, report['record'])
     new = states.State(
       step=state.step + 1,
       weights=jax.tree.map(keep, weights, state.weights),
@@ -101,18 +101,18 @@ def make(
   )
 
 
-def _remember(model: Model, weights: Any, record: layer.Record) -> Any:
-  """The weights with what the layers remember of this batch.
+def _after(model: Model, old: Any, new: Any, record: layer.Record) -> Any:
+  """The weights that the optimiser made, but for what it has no say in.
 
   Memories (selection biases, say) lie among the weights, so that whatever holds
   weights holds them; their gradient is zero, and here they are replaced.
   """
-  memory = weights.get('moe', {}).get('ffn', {}).get('memory')
-  if not memory:
-    return weights
-  new = layer.after_step(model.config.moe, memory, record.balance)
-  ffn = {**weights['moe']['ffn'], 'memory': new}
-  return {**weights, 'moe': {**weights['moe'], 'ffn': ffn}}
+  if 'ffn' not in new.get('moe', {}) or not model.config.num_moe:
+    return new
+  ffn = after_step.apply(
+    model.config.moe, old['moe']['ffn'], new['moe']['ffn'], record.balance
+  )
+  return {**new, 'moe': {**new['moe'], 'ffn': ffn}}
 
 
 def _clip_scale(norm: jax.Array, clip_norm: float | None) -> jax.Array:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from helpers import tiny
 
+from moejax.core import trees
 from moejax.moe.balance import BALANCE
 from moejax.moe.exchanges import EXCHANGES
 from moejax.moe.routers import ROUTERS
+from moejax.moe.scorers import SCORERS
 from moejax.train import consistency, optimizer, step
 from moejax.train import loss as losses
 from moejax.train import state as states
@@ -115,6 +117,27 @@ def test_a_skipped_step_is_not_remembered():
   assert metrics['skipped'] == 1
   for leaf in jax.tree.leaves(memory(state)):
     np.testing.assert_array_equal(leaf, 0)
+
+
+def test_a_frozen_student_stays_to_the_bit():
+  """Adam's momentum of the first stage, and weight decay, would move it."""
+  router = ROUTERS['stable_moe'](
+    student=SCORERS['token_embedding'](vocab_size=64), stage_two_from=2
+  )
+  model = model_of(router=router, balance=(BALANCE['stable_moe'](),))
+  state, _ = after(model)
+  seen = [jax.device_get(state.weights['moe']['ffn'])]
+  for _ in range(3):
+    state, _ = jax.device_get(step_of(model)(state, BATCH))
+    seen.append(state.weights['moe']['ffn'])
+  np.testing.assert_array_equal(seen[-1]['memory']['router']['steps'], 4)
+  student = [trees.leaves(ffn['heads']['student']) for ffn in seen]
+  for name, leaf in student[1].items():
+    assert (leaf != student[0][name]).any(), name
+    for later in student[2:]:
+      np.testing.assert_array_equal(later[name], leaf)
+  # All else goes on.
+  assert (seen[3]['router']['w_DE'] != seen[2]['router']['w_DE']).all()
 
 
 def test_steps_are_counted_for_routers_that_anneal():

@@ -18,7 +18,7 @@ class StableMoE(contract.Router):
   1. e = the expert of the largest score s_e = x . c_e; the `student`, a small
      router that sees token ids alone, is trained to predict it
   2. from step `stage_two_from` on e is the student's choice, which stays as it
-     is: nothing trains the student any more
+     is: neither gradient nor momentum nor weight decay moves the student
 
   In both the layer's output is a E_e(x) + (1 - a) x with a = sigmoid(s_e),
   which is how the centroids c learn. The paper's experts have a residual
@@ -64,6 +64,10 @@ class StableMoE(contract.Router):
   @property
   def counts_steps(self) -> bool:
     return True
+
+  @property
+  def frozen_heads(self) -> dict[str, int]:
+    return {'student': self.stage_two_from}
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     logits_TE, student_TE = given.logits_TE, given.heads['student']
