@@ -7,6 +7,7 @@ import pytest
 from helpers import dense, tiny
 
 from moejax.core import errors
+from moejax.moe import contract
 from moejax.moe.routers import dselect_k
 from moejax.moe.routers.dselect_k import DSelectK
 
@@ -155,3 +156,29 @@ def test_heads_and_bad_fields():
   ):
     with pytest.raises(errors.InputError, match=r'^router\.\w+='):
       make()
+
+
+def test_every_selector_starts_undecided():
+  """z is a sum of D products with weights below .01: of deviation
+  .01 sqrt(D / 3) = .065 for D = 128, a bit of .5 + 1.5 z in [.3, .7] within two
+  deviations. With the start of the other matrices, .5 here, bits are decided.
+  """
+  num_experts, width, router = 8, 128, DSelectK(k=2)
+  x_TD = np.random.default_rng(0).normal(size=(200, width))
+  z_TKM, bias = None, 0
+  for name, (scorer, num) in router.heads(num_experts).items():
+    w = {
+      key: param[...]
+      for key, param in scorer.init(jax.random.key(1), width, num, 0.5).items()
+    }
+    assert set(w) == {'w_DE', 'b_E'}
+    seen = contract.ScorerInput(jnp.asarray(x_TD, jnp.float32), jnp.arange(200))
+    head = scorer(w, seen)
+    if name == 'code':
+      z_TKM = head.reshape(200, 2, 3)
+    bias += np.abs(w['b_E']).sum()
+  assert bias == 0
+  r_TKE = np.asarray(dselect_k.codes(dselect_k.smooth_step(z_TKM, 1.0)))
+  np.testing.assert_allclose(r_TKE.mean(axis=(0, 1)), 1 / 8, rtol=0.2)
+  assert r_TKE.max() < 3 / 8
+  assert r_TKE.min() > 1 / 40

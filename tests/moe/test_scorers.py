@@ -141,6 +141,7 @@ def test_linear_starts_as_ever():
     ('switch', np.sqrt(0.1 / 100)),
     ('lecun', 0.1),
     ('equal_norm', 0.02),
+    ('uniform', 0.01 / np.sqrt(3)),
     ('zeros', 0.0),
   ],
 )

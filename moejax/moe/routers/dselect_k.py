@@ -14,6 +14,8 @@ from moejax.moe.scorers import SCORERS
 # 1 / mass, and its gradient 1 / mass^2.
 LEAST_MASS = 1e-3
 
+PER_EXAMPLE = SCORERS['linear'](bias=True, start='uniform')
+
 
 @dataclasses.dataclass(frozen=True)
 class DSelectK(contract.Router):
@@ -42,8 +44,10 @@ class DSelectK(contract.Router):
   below 0.001 counts as that, to keep the penalty's gradient within bounds.
 
   z and a come from the heads `code` and `alpha`; the layer's own scorer is not
-  looked at. Linear ones are the paper's per-example gate, `constant` ones its
-  static gate. The released code starts z between -gamma / 100 and gamma / 100.
+  looked at. Linear ones with a bias are the paper's per-example gate, and
+  `constant` ones its static gate. Both start as in the released code, uniformly
+  up to gamma / 100 either way, with gamma 1, so that every r is near 1 / E;
+  there the biases start like that too, here at 0, and a by Keras' default.
 
   The probabilities are w over its sum. A selection bias can only take experts
   out: one is used if w > 0 and w + bias > 0.
@@ -57,8 +61,8 @@ class DSelectK(contract.Router):
 
   k: int = 2
   gamma: float = 1.0
-  code: contract.Scorer = config.choice(SCORERS, SCORERS['linear']())
-  alpha: contract.Scorer = config.choice(SCORERS, SCORERS['linear']())
+  code: contract.Scorer = config.choice(SCORERS, PER_EXAMPLE)
+  alpha: contract.Scorer = config.choice(SCORERS, PER_EXAMPLE)
 
   def __post_init__(self):
     config.check_at_least_one(self, 'router', 'k')

@@ -50,11 +50,18 @@ def equal_norm(key: jax.Array, width: int, num: int, std: float) -> jax.Array:
   return std * math.sqrt(width) * w_DE / jnp.linalg.norm(w_DE, axis=0)
 
 
+def uniform(key: jax.Array, width: int, num: int, std: float) -> jax.Array:
+  """Uniform up to 0.01 either way: gamma / 100 of DSelect-k, with gamma 1."""
+  del std
+  return jax.random.uniform(key, (width, num), jnp.float32, -0.01, 0.01)
+
+
 STARTS = {
   'equal_norm': equal_norm,
   'lecun': lecun,
   'model': model,
   'orthogonal': orthogonal,
   'switch': switch,
+  'uniform': uniform,
   'zeros': zeros,
 }
