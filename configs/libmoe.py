@@ -46,6 +46,7 @@ ALGORITHMS = {
       'name': 'cosine',
       'learns_tau': False,
       'row_norm': 1.5,
+      'balance_tau': 0.0,
     },
   },
   'sg': {**ALL, **_router(8, 'sigmoid')},

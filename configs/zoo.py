@@ -357,7 +357,12 @@ ZOO = {
   'libmoe_xmoe': {
     **FINEST,
     'router': _top_k(k=8, score='double_softmax', renormalise=True),
-    'scorer': {'name': 'cosine', 'learns_tau': False, 'row_norm': 1.5},
+    'scorer': {
+      'name': 'cosine',
+      'learns_tau': False,
+      'row_norm': 1.5,
+      'balance_tau': 0.0,
+    },
     'balance': {'sequence_level': {'alpha': 0.01}},
   },
 }

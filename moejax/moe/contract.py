@@ -157,6 +157,15 @@ class Scorer:
     """Scores [T, num] in float32, whatever the compute type."""
     raise NotImplementedError
 
+  def balance_logits(
+    self, w: dict[str, jax.Array], logits_TE: jax.Array
+  ) -> jax.Array | None:
+    """Logits whose softmax is P for balance losses; None: the router's P.
+
+    Of scores that it gave, for a router that wants one for each choice.
+    """
+    del w, logits_TE
+
 
 @dataclasses.dataclass(frozen=True)
 class Router:

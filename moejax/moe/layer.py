@@ -247,7 +247,7 @@ class MoE(nnx.Module):
       )
       given = dataclasses.replace(given, logits_TE=logits_TE)
     given = dataclasses.replace(given, row_length=sizes['L'], layer=layer)
-    routing = config.router(given)
+    routing = self._routing(weights, given)
     found = self._experts(weights, x_TD, routing)
     chosen_TE = stats.chosen(routing)
     seen = stats.observe(given, routing, found.sent_A, flat(trace.chosen_BLE))
@@ -261,6 +261,16 @@ class MoE(nnx.Module):
       else trace.logits_BLE,
     )
     return unflat(found.out_TD), new, record
+
+  def _routing(self, weights, given) -> contract.Routing:
+    """The router's, with the probabilities that balance losses want."""
+    routing = self.config.router(given)
+    logits_TE = self.config.scorer.balance_logits(
+      weights['router'], given.logits_TE
+    )
+    if logits_TE is None or logits_TE.shape != routing.prob_TE.shape:
+      return routing
+    return dataclasses.replace(routing, prob_TE=jax.nn.softmax(logits_TE))
 
   def _given(self, weights, x_TD, tokens, key) -> contract.RouterInput:
     """What the router sees."""

@@ -12,10 +12,11 @@ from helpers import dense, slow, tiny
 from moejax.core import errors
 from moejax.moe import balance, layer
 from moejax.moe.balance import gshard as gshard_aux
-from moejax.moe.balance import load
+from moejax.moe.balance import load, switch
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import capacity
 from moejax.moe.routers import gshard, top_k
+from moejax.moe.scorers import cosine
 from moejax.moe.zero_computation import ZeroComputation
 
 WIDTH = 10
@@ -308,3 +309,37 @@ def test_eight_devices_equal_one(case):
 def test_parts_that_do_not_fit_together(changes, message):
   with pytest.raises(errors.InputError, match=message):
     dataclasses.replace(CONFIG, **changes).check()
+
+
+@pytest.mark.parametrize('tau', [0.3, 5.0])
+def test_x_moe_balances_at_a_temperature_of_its_own(tau):
+  """cos = [[1, 0, -1, .71], [.71, .71, -.71, 0], [0, 1, 0, -.71]]; first
+  choices 0 0 1, so f = [2/3, 1/3, 0, 0]. Softmax of cos / .3 has the means
+  .4053 and .4770 of experts 0 and 1: 4 (2/3 .4053 + 1/3 .4770) = 1.71687,
+  whatever the learned tau is.
+  """
+  config = MoEConfig(
+    num_experts=4,
+    expert_width=6,
+    scorer=cosine.Cosine(width=2),
+    router=top_k.TopK(k=1),
+    balance=(switch.Switch(alpha=1.0),),
+  )
+  x_BLD = np.zeros((1, 3, WIDTH), np.float32)
+  x_BLD[0, :, :2] = [[1, 0], [1, 1], [0, 2]]
+  graph, weights = make(config)
+  weights['router'] = {
+    'w_DZ': np.eye(WIDTH, 2, dtype=np.float32),
+    'w_EZ': np.array([[1, 0], [0, 1], [-1, 0], [1, -1]], np.float32),
+    'log_tau': np.log(np.float32(tau)),
+  }
+
+  def loss(router):
+    whole = {**weights, 'router': router}
+    _, record = call(graph, whole, x_BLD, valid_BL=np.ones((1, 3), bool))
+    return config.balance[0].loss(record.balance['switch'])
+
+  value, gradient = jax.value_and_grad(loss)(weights['router'])
+  np.testing.assert_allclose(value, 1.71687, atol=1e-5)
+  assert abs(gradient['log_tau']) < 1e-6
+  assert np.abs(gradient['w_EZ']).max() > 0.1

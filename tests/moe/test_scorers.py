@@ -374,6 +374,10 @@ def test_hyper_learns_the_embedding_alone(learns):
   ('make', 'message'),
   [
     (lambda: Cosine(width=-1), r'scorer.width=-1 must be 0 \(half the'),
+    (
+      lambda: Cosine(balance_tau=-1.0),
+      r'scorer.balance_tau=-1.0 must be 0 \(as routed\) or more',
+    ),
     (lambda: Cosine(tau=0.0), 'scorer.tau=0.0 must be > 0'),
     (lambda: Cosine(row_norm=-1.0), 'scorer.row_norm=-1.0 must be > 0'),
     (lambda: PerturbedCosine(tau1=0.0), 'scorer.tau1=0.0 must be > 0; scorer'),

@@ -24,13 +24,12 @@ class Cosine(contract.Scorer):
   the logarithm is stored so that it stays positive. The division is done here:
   the router's score function (softmax, or sigmoid) then follows once.
 
-  Where we differ: the paper's balance loss takes the softmax at a fixed tau0
-  (0.3 with softmax, 0.07 with sigmoid) and not at the learned tau; here a
-  balance loss sees the router's own probabilities, which is the same with
-  `learns_tau` off. The paper does not state at which value tau starts; here it
-  is tau0.
+  The balance loss (section 3) takes for P the softmax at a fixed tau0, so that
+  the learned tau cannot lower it: 0.3 where the router's score is the softmax,
+  0.07 where it is the sigmoid. The paper does not state at which value tau
+  starts; here it is tau0.
 
-  Released variants, as settings:
+  Released variants, as settings, all with balance_tau=0:
     torchscale    normalises_tokens off, learns_tau off, tau=1: its code
                   normalises only the experts and applies no temperature
     tutel         width=256, tau=0.5 (it also keeps 1 / tau below 100)
@@ -45,6 +44,8 @@ class Cosine(contract.Scorer):
     learns_tau: whether it is learned.
     row_norm: what the experts' embeddings are normalised to.
     normalises_tokens: whether tokens are normalised too.
+    balance_tau: tau0, for balance losses alone; 0 leaves them the router's own
+      probabilities.
   """
 
   width: int = 0
@@ -52,8 +53,13 @@ class Cosine(contract.Scorer):
   learns_tau: bool = True
   row_norm: float = 1.0
   normalises_tokens: bool = True
+  balance_tau: float = 0.3
 
   def __post_init__(self):
+    if self.balance_tau < 0:
+      raise errors.InputError(
+        f'scorer.balance_tau={self.balance_tau} must be 0 (as routed) or more'
+      )
     if self.width < 0:
       raise errors.InputError(
         f'scorer.width={self.width} must be 0 (half the experts) or more'
@@ -90,8 +96,17 @@ class Cosine(contract.Scorer):
     if self.normalises_tokens:
       x_TZ = x_TZ / norm(x_TZ)
     w_EZ = self.row_norm * w['w_EZ'] / norm(w['w_EZ'])
-    tau = jnp.exp(w['log_tau']) if self.learns_tau else self.tau
-    return linear.product(x_TZ, w_EZ.T) / tau
+    return linear.product(x_TZ, w_EZ.T) / self._tau(w)
+
+  def balance_logits(
+    self, w: dict[str, jax.Array], logits_TE: jax.Array
+  ) -> jax.Array | None:
+    if not self.balance_tau:
+      return None
+    return logits_TE * (self._tau(w) / self.balance_tau)
+
+  def _tau(self, w: dict[str, jax.Array]) -> jax.Array | float:
+    return jnp.exp(w['log_tau']) if self.learns_tau else self.tau
 
 
 @dataclasses.dataclass(frozen=True)
