@@ -101,6 +101,7 @@ def rich(rows=(0, 1, 2, 3), logits_TE=None):
   names = ['null_T', 'selector_entropy_T', 'unreachable_T']
   extra |= dict(zip(names, map(flat, of_tokens), strict=True))
   extra |= {
+    'copies_TE': np.round(2 * extra['folded_TE']),
     'distill_T': extra['null_T'] + 1,
     'gate_TE': prob_TE**2,
     'outer_TG': jax.nn.relu(prob_TE[:, :2] - 0.1),

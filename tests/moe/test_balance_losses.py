@@ -294,18 +294,20 @@ def test_moe_plus_plus(tau, want):
 
 
 def test_ternary_choice():
-  """Both signs of an expert are one; null choices count for the reward alone.
+  """Counts of both signs add up; null choices count for the reward alone.
 
-  Token 0 picks -0 and +0, token 1 null and +1: f = 2 / 2 * (1, 1).
+  Token 0 picks -0 and +0, token 1 null and +1: f = 2 / 3 * (2, 1).
   """
   extra = {
     'folded_TE': [[0.3144 + 0.3841, 0.1157 + 0.0702], [0.0384, 0.1717]],
     'null_T': [0.1157, 0.7899],
+    'copies_TE': [[2, 0], [0, 1]],
   }
   expert_TK = [[0, 2], [2, 1]]
   prob_TE = np.full((2, 2), 0.5)
   got = loss(TernaryChoice(1.0), prob_TE, expert_TK, extra=extra)
-  assert got == pytest.approx((0.8844 + 0.2101) / 2, rel=1e-5)
+  want = (4 / 3 * (0.6985 + 0.0384) + 2 / 3 * (0.1859 + 0.1717)) / 2
+  assert got == pytest.approx(want, rel=1e-5)
   got = loss(TernaryChoice(0.0, 1.0), prob_TE, expert_TK, extra=extra)
   assert got == pytest.approx(-(0.1157 + 0.7899) / 2, rel=1e-5)
 

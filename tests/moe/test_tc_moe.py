@@ -45,6 +45,7 @@ def test_the_worked_example():
   np.testing.assert_allclose(
     routing.extra['null_T'], [0.1157, 0.7899], atol=5e-5
   )
+  np.testing.assert_array_equal(routing.extra['copies_TE'], [[2, 0], [0, 1]])
   np.testing.assert_allclose(routing.prob_TE.sum(axis=1), 1, rtol=1e-6)
   np.testing.assert_allclose(
     routing.prob_TE[1], [0.0384 / 0.2101, 0.1717 / 0.2101], atol=5e-4

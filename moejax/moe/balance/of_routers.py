@@ -14,13 +14,15 @@ from moejax.moe.balance import counts, load, variation
 class TernaryChoice(contract.Balance):
   """TC-MoE's losses: alpha * sum_i f_i (P_i+ + P_i-) - reward * P_null.
 
-  Yan et al. 2025 (TC-MoE, ICLR). Positive and negative copies of an expert
-  count as one: f_i = E / n * (assignments to either copy), n all assignments
-  but null ones, so that f is 1 when balanced; P_i+ and P_i- are their mean
-  probabilities. P_null is the mean probability of all null choices. The form is
+  Yan et al. 2025 (TC-MoE, ICLR). The counts of the positive and the negative
+  copy of an expert are added: f_i = E / n * (choices of either copy), n all
+  choices but null ones, so that f is 1 when balanced. A token that chooses both
+  copies of i counts twice, though the expert computes it once. P_i+ and P_i-
+  are their mean probabilities, P_null that of all null choices. The form is
   that of LibMoE's code, the coefficients those of the released model.
 
-  The router reports `folded_TE`, the P_i+ + P_i- of a token, and `null_T`.
+  The router reports `folded_TE`, the P_i+ + P_i- of a token, `null_T`, and
+  `copies_TE`, how many copies of an expert a token chooses.
 
   Attributes:
     alpha: of the balance loss.
@@ -35,8 +37,9 @@ class TernaryChoice(contract.Balance):
   ) -> dict[str, jax.Array]:
     folded_TE = counts.extra(routing, 'folded_TE', 'tc_moe')
     null_T = counts.extra(routing, 'null_T', 'tc_moe')
+    copies_TE = counts.extra(routing, 'copies_TE', 'tc_moe')
     return {
-      'count_E': counts.count(routing),
+      'count_E': counts.over_tokens(given, copies_TE),
       'prob_E': counts.over_tokens(given, folded_TE),
       'null': counts.over_tokens(given, null_T),
       'tokens': counts.tokens(given),

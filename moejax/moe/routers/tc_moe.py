@@ -36,7 +36,8 @@ class TCMoE(contract.Router):
 
   A selection bias, where there is one, counts for both signs of its expert.
   The probabilities are p of both signs together, over their sum; `extra` has
-  them as they are (folded_TE) with the mass on null (null_T).
+  them as they are (folded_TE) with the mass on null (null_T), and how many of
+  its copies a token chose (copies_TE), 2 where they are merged.
 
   Attributes:
     k: choices per token, null among them.
@@ -94,12 +95,18 @@ class TCMoE(contract.Router):
     folded_TE = prob_TC[:, : 2 * num_experts].reshape(-1, 2, num_experts).sum(1)
     null_T = null_TN.sum(axis=1)
     prob_TE = any_number.shares(folded_TE)  # all mass may be on null
+    base_TK1 = jnp.where(
+      choice_TK < 2 * num_experts, choice_TK % num_experts, num_experts
+    )[..., None]
+    copies_TE = jnp.sum(
+      base_TK1 == jnp.arange(num_experts), axis=1, dtype=jnp.float32
+    )
     return contract.token_choice(
       given,
       expert_TK,
       weight_TK,
       prob_TE,
-      {'folded_TE': folded_TE, 'null_T': null_T},
+      {'folded_TE': folded_TE, 'null_T': null_T, 'copies_TE': copies_TE},
     )
 
   def weigh(
