@@ -32,6 +32,7 @@ VARIATION = {
   'importance': {'coefficient': 0.1},
   'load': {'coefficient': 0.1},
 }
+ORTHOGONAL = {'name': 'linear', 'start': 'orthogonal'}
 VOCAB = 8192
 
 
@@ -143,7 +144,7 @@ ZOO = {
     **FINE,
     'router': _group_limited(k=7, kept_groups=3, scale=16.0),
     'balance': {
-      'expert_level': {'alpha': 0.003},
+      'sequence_level': {'alpha': 0.003},
       'device_level': {'alpha': 0.05, 'num_groups': 7, 'over': 'sequence'},
       'communication': {
         'alpha': 0.02,
@@ -207,7 +208,12 @@ ZOO = {
     'num_experts': 16,
     'expert_width': 144,  # two matrices where SwiGLU has three
     'router': _top_k(k=2, score='sigmoid', expert_dropout=0.1),
-    'experts': {'name': 'two_matrix', 'activation': 'relu'},
+    'scorer': {'name': 'linear', 'start': 'equal_norm'},
+    'experts': {
+      'name': 'two_matrix',
+      'activation': 'relu',
+      'sigma_init': 0.7071,  # sqrt(2 / layers)
+    },
     'balance': {'entropy': {'coefficient': 0.001}},
   },
   'x_moe': {
@@ -259,7 +265,7 @@ ZOO = {
       'decay_steps': 70,
       'hard_from': 70,
     },
-    'balance': EXPERT_LEVEL,
+    'balance': {'switch': {'alpha': 0.01, 'form': 'masked'}},
   },
   # Starts dense; at its target only after some hundred steps.
   'remoe': {
@@ -285,7 +291,12 @@ ZOO = {
     'router': {'name': 'balanced_hash', 'vocab_size': VOCAB},
     'balance': {},
   },
-  'base': {**SINGLE, 'router': {'name': 'base_layer'}, 'balance': {}},
+  'base': {
+    **SINGLE,
+    'router': {'name': 'base_layer'},
+    'scorer': ORTHOGONAL,
+    'balance': {},
+  },
   's_base': {**SINGLE, 'router': {'name': 'sinkhorn', 'k': 1}, 'balance': {}},
   'stable_moe': {
     **SINGLE,
@@ -294,6 +305,7 @@ ZOO = {
       'stage_two_from': 70,
       'student': {'name': 'token_embedding', 'vocab_size': VOCAB},
     },
+    'scorer': ORTHOGONAL,
     'balance': {'stable_moe': {}},
   },
   # Two passes a step: twice the cost of the others.
