@@ -9,9 +9,10 @@ r"""Hugging Face checkpoints in and out.
 
 FOLDER has config.json and safetensors, or is `owner/name` on the hub, which
 needs moejax[hf]. `inspect` says what it holds and what would not fit, and reads
-no tensor. A workdir that was imported or upcycled is for `cli.generate`, and
-for `--config.start=WORKDIR` of a run with the same model; to train from a
-FOLDER see configs/hf/continue.py. All else is in docs/models.md.
+no tensor. An `import` that was stopped, by whatever, goes on with the same
+command. A workdir that was imported or upcycled is for `cli.generate`, and for
+`--config.start=WORKDIR` of a run with the same model; to train from a FOLDER
+see configs/hf/continue.py. All else is in docs/models.md.
 """
 
 import argparse
@@ -33,14 +34,14 @@ from etils import epath
 from moejax.cli import command, restore
 from moejax.cli.run_config import Run
 from moejax.convert import folder as folders
-from moejax.convert import load, save, tokenizer, upcycle
+from moejax.convert import load, save, staging, tokenizer, upcycle
 from moejax.convert.families import FORMS
 from moejax.core import config, errors, files, table, trees
 from moejax.data.config import DataConfig
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
-from moejax.train import checkpoint
+from moejax.train import checkpoint, checkpoint_folder
 
 # In a workdir: config and tokenizer as they came.
 SOURCE = 'hf'
@@ -119,32 +120,68 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _import(args: argparse.Namespace) -> None:
   plan = load.plan(folders.open_folder(args.folder))
-  workdir = _new_workdir(args.workdir)
+  place = pathlib.Path(args.workdir) / staging.NAME
+  # A run that has them still was stopped behind its last write.
+  workdir = (
+    epath.Path(args.workdir) if place.exists() else _new_workdir(args.workdir)
+  )
   with files.locked(workdir):
-    source = pathlib.Path(workdir) / SOURCE
-    source.mkdir(exist_ok=True)
-    for name in (folders.CONFIG, save.GENERATION, *save.TOKENIZER):
-      if (plan.folder.path / name).is_file():
-        shutil.copyfile(plan.folder.path / name, source / name)
-    vocab = tokenizer.vocab(source, plan.config.vocab_size)
-    length = min(DataConfig().sequence_length, plan.config.max_length)
-    data = DataConfig(sequence_length=length)
-    if vocab is not None:
-      data = dataclasses.replace(data, vocab=vocab)
-    run = Run(model=plan.config, data=data)
-    sizes = meshes.MeshConfig(data=1)
-    model = build.build(plan.config, meshes.make(sizes, jax.devices()[:1]))
-    began = time.monotonic()
-    with _Bar('reading', plan.folder.num_bytes) as progress:
-      weights = load.weights(plan, model, progress)
-    took = time.monotonic() - began
-    _save(workdir, run, weights, {'imported': args.folder})
-  rate = plan.folder.num_bytes / 1e6 / max(took, 1e-3)
-  _say(f'{workdir} holds the model; read in {took:.1f} s, {rate:.0f} MB/s.')
+    staged = staging.Staging(place, staging.source(plan))
+    if not (workdir / restore.CONFIG).exists():
+      run = _run_of(plan, pathlib.Path(workdir) / SOURCE)
+      extra = {'imported': args.folder, 'source': staged.digest}
+      _save(workdir, run, lambda: _read(plan, staged, workdir), extra)
+    staged.remove()
+  _say(f'{workdir} holds the model.')
   if plan.ignored:
     _say(f'Not read: {folders.listed(plan.ignored)}.')
-  if vocab is None:
+  if not (plan.folder.path / tokenizer.TOKENIZER).is_file():
     _say('The folder has no tokenizer.json; set data.vocab for texts.')
+
+
+def _run_of(plan: load.Plan, kept: pathlib.Path) -> Run:
+  """What the workdir is the run of; keeps config and tokenizer as they came."""
+  kept.mkdir(exist_ok=True)
+  for name in (folders.CONFIG, save.GENERATION, *save.TOKENIZER):
+    if (plan.folder.path / name).is_file():
+      shutil.copyfile(plan.folder.path / name, kept / name)
+  vocab = tokenizer.vocab(kept, plan.config.vocab_size)
+  length = min(DataConfig().sequence_length, plan.config.max_length)
+  data = DataConfig(sequence_length=length)
+  if vocab is not None:
+    data = dataclasses.replace(data, vocab=vocab)
+  return Run(model=plan.config, data=data)
+
+
+def _read(
+  plan: load.Plan, staged: staging.Staging, workdir: epath.Path
+) -> build.Weights:
+  """The weights of a folder, on one device."""
+  sizes = meshes.MeshConfig(data=1)
+  model = build.build(plan.config, meshes.make(sizes, jax.devices()[:1]))
+  # Put together, and saved.
+  needed = 2 * trees.num_bytes(model.shapes) - staged.num_bytes
+  free = shutil.disk_usage(workdir).free
+  if free < needed:
+    raise errors.InputError(
+      f'the disk of {workdir} has {free / 1e9:.1f} GB free, and the import '
+      f'needs {needed / 1e9:.1f} GB: twice the weights in float32; make room, '
+      'or use another --workdir'
+    )
+  sizes = {t.name: plan.folder.tensors[t.name].num_bytes for t in plan.tensors}
+  rest = [name for name in sizes if not staged.has(name)]
+  if len(rest) < len(sizes):
+    there = len(sizes) - len(rest)
+    _say(f'Going on: {there} of {len(sizes)} tensors are in place.')
+  size = sum(sizes[name] for name in rest)
+  began = time.monotonic()
+  with _Bar('reading', size) as progress:
+    weights = load.weights(plan, model, progress, staged)
+    staged.flush()
+  took = time.monotonic() - began
+  rate = size / 1e6 / max(took, 1e-3)
+  _say(f'Read {size / 1e9:.2f} GB in {took:.1f} s, {rate:.0f} MB/s; saving.')
+  return weights
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -198,7 +235,7 @@ def _upcycle(args: argparse.Namespace) -> None:
     kept = pathlib.Path(args.workdir) / SOURCE
     if kept.is_dir():
       shutil.copytree(kept, pathlib.Path(target) / SOURCE, dirs_exist_ok=True)
-    _save(target, run, new, {'upcycled': args.workdir})
+    _save(target, run, lambda: new, {'upcycled': args.workdir})
   moe = run.model.moe
   _say(
     f'{target} holds step {step} of {args.workdir} with {moe.num_experts} '
@@ -218,11 +255,18 @@ def _new_workdir(path: str) -> epath.Path:
 
 
 def _save(
-  workdir: epath.Path, run: Run, weights: Any, extra: dict[str, Any]
+  workdir: epath.Path,
+  run: Run,
+  weights: Callable[[], Any],
+  extra: dict[str, Any],
 ) -> None:
+  """Makes a run of a workdir; weights that are saved are not made again."""
   place = workdir / restore.CHECKPOINTS
+  # What a save that was killed has left takes the room of the next.
+  checkpoint_folder.CheckpointFolder(place, _note).clean()
   with checkpoint.Checkpointer(place, warn=_note) as checkpoints:
-    checkpoints.save(0, {'weights': weights}, extra)
+    if checkpoints.latest() != (0, extra):
+      checkpoints.save(0, {'weights': weights()}, extra)
   # The last: a workdir with it is whole.
   files.atomic_write_json(workdir / restore.CONFIG, config.to_dict(run))
 

@@ -9,19 +9,19 @@ Stages:
      devices. On CPU they become the arrays themselves. So this needs the
      memory of the weights, and of one more weight where devices have their own.
 
-Parts of a weight that lie on other hosts are not read.
+Parts of a weight that lie on other hosts are not read, and nor is what the
+buffers have from an earlier process (convert/staging.py).
 """
 
 import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import numpy as np
 
-from moejax.convert import axes, configs, rules
+from moejax.convert import axes, buffers, configs, rules, safetensors
 from moejax.convert.families.family import Family
 from moejax.convert.folder import Folder, listed
 from moejax.core import errors, trees
@@ -30,7 +30,6 @@ from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 
 FLOATS = ('F32', 'F16', 'BF16', 'F64')
-ALIGNED = 64  # bytes: such buffers become arrays on CPU without a copy
 ROWS, MANY = 64, 256
 Progress = Callable[[int], None]
 
@@ -158,7 +157,10 @@ def _check_tensors(folder: Folder, tensors: list[rules.Tensor]) -> None:
 
 
 def weights(
-  plan: Plan, model: build.Model, progress: Progress = lambda _: None
+  plan: Plan,
+  model: build.Model,
+  progress: Progress = lambda _: None,
+  into: buffers.Buffers = buffers.MEMORY,
 ) -> build.Weights:
   """The weights, where they lie on the model's mesh.
 
@@ -167,6 +169,7 @@ def weights(
     model: with the config of the plan, or one that differs in what weights do
       not depend on.
     progress: is given the bytes of each tensor when it is read.
+    into: where the weights are put together.
   """
   by_path = {}
   for tensor in plan.tensors:
@@ -180,46 +183,58 @@ def weights(
     # What routers remember starts at zero and may have no place in a format.
     if made != whole and not (made == 0 and '/memory/' in path):
       raise ValueError(f'{path}: {made} of {whole} elements have a rule')
-    return _array(plan.folder, tensors, leaf, shardings[path], progress)
+    parts = _regions(leaf, shardings[path])
+    found = {
+      region: into.empty(path, region, leaf.dtype)
+      for region in set(parts.values())
+    }
+    for tensor in tensors:
+      if not into.has(tensor.name):
+        size = _place(plan.folder.tensors[tensor.name], tensor, found)
+        into.placed(tensor.name, size)
+        progress(size)
+    return jax.make_array_from_single_device_arrays(
+      leaf.shape,
+      shardings[path],
+      [
+        jax.device_put(found[region], device, may_alias=True)
+        for device, region in parts.items()
+      ],
+    )
 
   return trees.map_paths(one, model.shapes)
 
 
-def _array(
-  folder: Folder,
-  tensors: list[rules.Tensor],
-  leaf: jax.ShapeDtypeStruct,
-  sharding: jax.sharding.Sharding,
-  progress: Progress,
-) -> jax.Array:
-  """One weight."""
-  regions = {
+def _regions(
+  leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
+) -> dict[jax.Device, buffers.Region]:
+  """Which part of a weight is on each of this host's devices."""
+  indices = sharding.addressable_devices_indices_map(leaf.shape)
+  return {
     device: tuple(
       part.indices(size)[:2]
       for part, size in zip(index, leaf.shape, strict=True)
     )
-    for device, index in sharding.addressable_devices_indices_map(
-      leaf.shape
-    ).items()
+    for device, index in indices.items()
   }
-  buffers = {region: _empty(region, leaf.dtype) for region in regions.values()}
-  for tensor in tensors:
-    entry = folder.tensors[tensor.name]
-    x = axes.unpack(entry.read(), tensor.rule.theirs, tensor.free, tensor.sizes)
-    for region, buffer in buffers.items():
-      _copy(x, tensor, region, buffer)
-    progress(x.nbytes)
-  arrays = [
-    jax.device_put(buffers[region], device, may_alias=True)
-    for device, region in regions.items()
-  ]
-  return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays)
+
+
+def _place(
+  entry: safetensors.Entry,
+  tensor: rules.Tensor,
+  found: dict[buffers.Region, np.ndarray],
+) -> int:
+  """Reads a tensor into the regions of its weight; returns its bytes."""
+  x = axes.unpack(entry.read(), tensor.rule.theirs, tensor.free, tensor.sizes)
+  for region, buffer in found.items():
+    _copy(x, tensor, region, buffer)
+  return x.nbytes
 
 
 def _copy(
   x: np.ndarray,
   tensor: rules.Tensor,
-  region: tuple[tuple[int, int], ...],
+  region: buffers.Region,
   buffer: np.ndarray,
 ) -> None:
   """What of the tensor is in the region, to its place in the buffer."""
@@ -250,12 +265,3 @@ def _cast(target: np.ndarray, source: np.ndarray) -> None:
     np.copyto(
       target[at : at + step], source[at : at + step].astype(target.dtype)
     )
-
-
-def _empty(region: tuple[tuple[int, int], ...], dtype: Any) -> np.ndarray:
-  """Zeros of a region's shape, aligned."""
-  shape = tuple(stop - start for start, stop in region)
-  size = math.prod(shape) * dtype.itemsize
-  raw = np.zeros(size + ALIGNED, np.uint8)
-  skip = -raw.ctypes.data % ALIGNED
-  return raw[skip : skip + size].view(dtype).reshape(shape)

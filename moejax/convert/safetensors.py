@@ -58,14 +58,16 @@ class Entry:
   shape: tuple[int, ...]
   start: int
 
+  @property
+  def num_bytes(self) -> int:
+    return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
   def read(self) -> np.ndarray:
     """The tensor, mapped from the file."""
-    dtype, count = DTYPES[self.dtype], math.prod(self.shape)
-    if not count:
+    dtype = DTYPES[self.dtype]
+    if not self.num_bytes:
       return np.zeros(self.shape, dtype)
-    raw = np.memmap(
-      self.file, np.uint8, 'r', self.start, (count * dtype.itemsize,)
-    )
+    raw = np.memmap(self.file, np.uint8, 'r', self.start, (self.num_bytes,))
     return raw.view(np.ndarray).view(dtype).reshape(self.shape)
 
 

@@ -1,14 +1,15 @@
 """Real training processes that kill themselves at a named place.
 
 Run as a script it reads lines of JSON from standard input and forks a process
-for each, so that imports are paid once:
+for each, so that imports are paid once. In one line:
 
-  {"flags": [...], "place": ["step", 3], "devices": 1, "log": "/a/file"}
+  {"command": "train", "flags": [...], "place": ["step", 3], "devices": 1,
+   "log": "/a/file", "jax": {}}
 
 It answers with the process's id, and when that has ended with how. A process
-trains by the real command; `place` (or null) is where it sends itself SIGKILL
-(or hangs), the n-th time that it comes there. The product knows nothing of
-this: functions are replaced in the forked process.
+runs a real command; `place` (or null) is where it sends itself SIGKILL (or
+hangs), the n-th time that it comes there. The product knows nothing of this:
+functions are replaced in the forked process.
 """
 
 import functools
@@ -22,7 +23,8 @@ import jax
 from jax._src import lru_cache
 
 from moejax import main
-from moejax.cli import command, report
+from moejax.cli import command, convert, report
+from moejax.convert import safetensors, staging
 from moejax.core import files, log
 from moejax.data import build, cache_writer
 from moejax.evals import perplexity
@@ -124,6 +126,13 @@ def torn_program(number):
   before(lru_cache.LRUCache, 'put', number, half)
 
 
+def reading_tensors(number):
+  """Before the n-th tensor of a checkpoint; those of 10 kB are entered."""
+  staging.EVERY = 10_000
+  before(safetensors.Entry, 'read', number)
+
+
+COMMANDS = {'train': main.main, 'convert': convert.main}
 FOLDER = checkpoint_folder.CheckpointFolder
 WRITER = cache_writer._Writer
 PLACES = {
@@ -154,6 +163,11 @@ PLACES = {
   'restored': functools.partial(after, state_files.StateFiles, 'read'),
   'reporting': functools.partial(after, report, 'make'),
 }
+# Of an import, beside those of its save.
+IMPORT_PLACES = {
+  'reading tensors': reading_tensors,
+  'removing the staged': functools.partial(before, staging.Staging, 'remove'),
+}
 
 
 def _child(job):
@@ -167,8 +181,8 @@ def _child(job):
     jax.config.update(name, value)
   if job['place']:
     name, number = job['place']
-    PLACES[name](number)
-  os._exit(command.call(main.main, job['flags']))
+    (PLACES | IMPORT_PLACES)[name](number)
+  os._exit(command.call(COMMANDS[job['command']], job['flags']))
 
 
 def serve():

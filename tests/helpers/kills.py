@@ -81,15 +81,15 @@ class Server:
     self._process.stdin.close()
     self._process.wait(60)
 
-  def run(self, flags, *, devices=1, place=None, after_s=None, jax_config=None):
+  def run(self, flags, *, place=None, after_s=None, **settings):
     """One process, to its end.
 
     Args:
-      flags: of the training command.
-      devices: how many fake ones.
+      flags: of the command.
       place: (name, n), where it kills itself.
       after_s: seconds after which it is killed from here.
-      jax_config: settings of JAX.
+      settings: `command`, that which trains; `devices`, how many fake ones;
+        `jax`, settings of it.
 
     Returns:
       Its exit code and what it printed.
@@ -97,11 +97,13 @@ class Server:
     self.runs += 1
     path = self.folder / f'log-{self.runs}.txt'
     job = {
+      'command': 'train',
       'flags': list(flags),
-      'devices': devices,
+      'devices': 1,
       'place': place,
       'log': str(path),
-      'jax': jax_config or {},
+      'jax': {},
+      **settings,
     }
     self._process.stdin.write(json.dumps(job) + '\n')
     self._process.stdin.flush()
