@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import rich.console
 import rich.progress
 from etils import epath
@@ -198,9 +197,12 @@ def _export(args: argparse.Namespace) -> None:
     found = checkpoints.latest()
     if found is None:
       raise errors.InputError(f'there is no checkpoint in {place} yet')
+    leaves = trees.leaves(shapes)
     save.write(
       plan,
-      lambda path: _leaf(checkpoints, found[0], shapes, path),
+      lambda path: checkpoints.open_leaf(
+        found[0], f'weights/{path}', leaves[path]
+      ),
       pathlib.Path(args.to),
       dtype=args.dtype,
       shard_bytes=int(args.file_gb * 1e9),
@@ -269,18 +271,6 @@ def _save(
       checkpoints.save(0, {'weights': weights()}, extra)
   # The last: a workdir with it is whole.
   files.atomic_write_json(workdir / restore.CONFIG, config.to_dict(run))
-
-
-def _leaf(
-  checkpoints: checkpoint.Checkpointer, step: int, shapes: Any, path: str
-) -> np.ndarray:
-  """One weight of a checkpoint: no other is read."""
-  leaf = trees.leaves(shapes)[path]
-  tree: Any = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-  for name in reversed(['weights', *path.split('/')]):
-    tree = {name: tree}
-  state, _ = checkpoints.restore(step, tree, partial=True)
-  return next(iter(jax.tree.leaves(state)))
 
 
 class _Bar:

@@ -5,7 +5,7 @@
   model.safetensors.index.json            where there are several
   tokenizer.json, ...                     as they came
 
-One weight is held at a time, and of it one tensor more.
+One tensor is held at a time, beside what `get` holds of its weight.
 """
 
 import dataclasses
@@ -110,7 +110,8 @@ def write(
 
   Args:
     plan: what is written.
-    get: gives a weight by its path; asked once for each, in their order.
+    get: gives a weight by its path, an array or what is indexed as one; asked
+      once for each, in their order.
     path: the folder, made if it is not there.
     dtype: of all tensors.
     shard_bytes: how large a file may get; a larger tensor has its own.

@@ -36,7 +36,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from moejax.core import errors
-from moejax.train import checkpoint_folder, state_files
+from moejax.train import checkpoint_folder, state_files, stored
 
 STATE = 'state'
 METRIC = 'metric'
@@ -237,6 +237,24 @@ class Checkpointer:
     Raises:
       InputError: it is not there, is damaged, or has other leaves.
     """
+    self._check_whole(step)
+    return self._read(step, abstract, partial), self._extra(step)
+
+  def open_leaf(
+    self, step: int, name: str, like: jax.ShapeDtypeStruct
+  ) -> stored.Stored:
+    """One leaf of a step, of which nothing is read yet.
+
+    Raises:
+      InputError: as of `restore`; `like` says what the leaf has to be.
+    """
+    self._check_whole(step)
+    path = self._folder.path(step)
+    saved = self._folder.meta(step)['leaves']
+    state_files.check_fits(path, saved, {name: like}, partial=True)
+    return stored.Stored(path / STATE, name)
+
+  def _check_whole(self, step: int) -> None:
     self.wait()
     if step not in (steps := self.steps()):
       listing = ', '.join(map(str, steps)) or '(none)'
@@ -245,7 +263,6 @@ class Checkpointer:
       )
     if self._main and (line := self._folder.damage(step)):
       raise errors.InputError(f'{line}; take another')
-    return self._read(step, abstract, partial), self._extra(step)
 
   def _read(self, step: int, abstract: Any, partial: bool) -> Any:
     path = self._folder.path(step)

@@ -20,6 +20,11 @@ from etils import epath
 from moejax.core import errors, trees
 from moejax.train import orbax_noise
 
+# Orbax holds some twelve whole files in memory while it writes.
+FILE_BYTES = 64 * 2**20
+# A leaf with as much at each place of its first axis is a stack of layers.
+LAYER_BYTES = 16 * 2**20
+
 
 class StateFiles:
   """Writes one state at a time, in the background; reads whole or in part."""
@@ -39,7 +44,14 @@ class StateFiles:
     """
     tree = _nest(_with_elements(leaves_by_name(state)))
     with jax.transfer_guard('allow'), self._new_orbax_on_error():
-      self._orbax.save(folder, args=ocp.args.PyTreeSave(tree))
+      self._orbax.save(
+        folder,
+        args=ocp.args.PyTreeSave(
+          tree,
+          save_args=jax.tree.map(_cut, tree),
+          ocdbt_target_data_file_size=FILE_BYTES,
+        ),
+      )
 
   def wait(self) -> None:
     """Waits until the folder has its name; raises what went wrong."""
@@ -184,6 +196,14 @@ def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
       node = node.setdefault(parent, {})
     node[last] = leaf
   return tree
+
+
+def _cut(leaf: jax.Array | np.ndarray) -> ocp.SaveArgs:
+  """A stack is cut into layers before it is cut by size: see `stored`."""
+  sharding = getattr(leaf, 'sharding', None)
+  shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+  size = math.prod(shape[1:]) * leaf.dtype.itemsize
+  return ocp.SaveArgs(shard_axes=(0,) if size >= LAYER_BYTES else ())
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:

@@ -9,7 +9,8 @@ from helpers import hf
 
 from moejax.cli import command, convert, generate, restore
 from moejax.convert import folder, safetensors
-from moejax.core import files
+from moejax.core import errors, files, trees
+from moejax.train import loop
 
 TOKENIZER = {
   'version': '1.0',
@@ -121,6 +122,39 @@ def test_training_begins_with_the_folder_and_goes_out_again(tmp_path, capsys):
   moved = {n: np.abs(after[n] - x).max() for n, x in before.items()}
   # Two steps of AdamW at 1e-3, and not from fresh weights.
   assert all(0 < far < 5e-3 for far in moved.values()), moved
+
+
+class BegunError(Exception):
+  pass
+
+
+def test_training_begins_with_the_weights_of_a_workdir(
+  tmp_path, capsys, monkeypatch
+):
+  path, start = tmp_path / 'olmoe', tmp_path / 'imported'
+  hf.write_olmoe(path)
+  convert.main(['import', str(path), f'--workdir={start}'])
+
+  def begun(_, state):
+    raise BegunError(state)
+
+  monkeypatch.setattr(loop, 'run', begun)
+  capsys.readouterr()
+  with pytest.raises(BegunError) as e:
+    hf.fine_tune(path, tmp_path / 'run', steps=2, start=str(start))
+  (state,) = e.value.args
+  assert int(state.step) == 0
+  line = f'Beginning with the weights of {start}, step 0.'
+  assert line in ' '.join(capsys.readouterr().out.split())
+  wanted = trees.leaves(hf.read(path)[2])
+  found = trees.leaves(state.weights)
+  assert found.keys() == wanted.keys()
+  for name, x in wanted.items():
+    assert np.asarray(found[name]).tobytes() == np.asarray(x).tobytes(), name
+  more = {'start': str(start), 'model.num_layers': 3}
+  with pytest.raises(errors.InputError) as e:
+    hf.fine_tune(path, tmp_path / 'other', steps=2, **more)
+  assert str(e.value) == f'{start} has model.num_layers=2, not 3'
 
 
 def test_a_dense_model_gets_experts(tmp_path, capsys):

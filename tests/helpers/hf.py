@@ -193,8 +193,8 @@ def write_olmoe(path):
   save.write(save.plan(config, model.shapes), leaves.get, path)
 
 
-def fine_tune(path, workdir, steps):
-  """Trains from a folder by the command's own code."""
+def fine_tune(path, workdir, steps, **more):
+  """Trains from a folder by the command's own code; `more` are overrides."""
   overrides = {
     'data.mixture': 'synthetic',
     'data.vocab.name': 'bytes',
@@ -206,6 +206,7 @@ def fine_tune(path, workdir, steps):
     'report.eval_batches': 1,
     'opt.peak_lr': 1e-3,
     'opt.schedule.warmup': 1,
+    **more,
   }
   root = pathlib.Path(__file__).parents[2]
   given = [(key, str(value)) for key, value in overrides.items()]
