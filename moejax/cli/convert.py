@@ -129,7 +129,9 @@ def _import(args: argparse.Namespace) -> None:
     if not (workdir / restore.CONFIG).exists():
       run = _run_of(plan, pathlib.Path(workdir) / SOURCE)
       extra = {'imported': args.folder, 'source': staged.digest}
-      _save(workdir, run, lambda: _read(plan, staged, workdir), extra)
+      if not _is_saved(workdir, extra):
+        _save(workdir, _read(plan, staged, workdir), extra)
+      _name(workdir, run)
     staged.remove()
   _say(f'{workdir} holds the model.')
   if plan.ignored:
@@ -237,7 +239,8 @@ def _upcycle(args: argparse.Namespace) -> None:
     kept = pathlib.Path(args.workdir) / SOURCE
     if kept.is_dir():
       shutil.copytree(kept, pathlib.Path(target) / SOURCE, dirs_exist_ok=True)
-    _save(target, run, lambda: new, {'upcycled': args.workdir})
+    _save(target, new, {'upcycled': args.workdir})
+    _name(target, run)
   moe = run.model.moe
   _say(
     f'{target} holds step {step} of {args.workdir} with {moe.num_experts} '
@@ -256,20 +259,23 @@ def _new_workdir(path: str) -> epath.Path:
   return workdir
 
 
-def _save(
-  workdir: epath.Path,
-  run: Run,
-  weights: Callable[[], Any],
-  extra: dict[str, Any],
-) -> None:
-  """Makes a run of a workdir; weights that are saved are not made again."""
+def _is_saved(workdir: epath.Path, extra: dict[str, Any]) -> bool:
+  """Whether just that was saved, and is whole."""
   place = workdir / restore.CHECKPOINTS
   # What a save that was killed has left takes the room of the next.
   checkpoint_folder.CheckpointFolder(place, _note).clean()
   with checkpoint.Checkpointer(place, warn=_note) as checkpoints:
-    if checkpoints.latest() != (0, extra):
-      checkpoints.save(0, {'weights': weights()}, extra)
-  # The last: a workdir with it is whole.
+    return checkpoints.latest() == (0, extra)
+
+
+def _save(workdir: epath.Path, weights: Any, extra: dict[str, Any]) -> None:
+  place = workdir / restore.CHECKPOINTS
+  with checkpoint.Checkpointer(place, warn=_note) as checkpoints:
+    checkpoints.save(0, {'weights': weights}, extra)
+
+
+def _name(workdir: epath.Path, run: Run) -> None:
+  """Makes it the workdir of a run; the last, since one that is is whole."""
   files.atomic_write_json(workdir / restore.CONFIG, config.to_dict(run))
 
 

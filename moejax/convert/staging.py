@@ -4,7 +4,7 @@
     journal.jsonl                       what is imported, then what is there
     moe.ffn.router.w_DE_0-2_0-64_0-8    a region of a weight, as in memory
 
-  {"folder": "/hf/olmoe", "files": {...}, "model": {...}}    the first line
+  {"folder": "/hf/olmoe", "files": {...}, "tensors": ...}    the first line
   ["model.embed_tokens.weight", "lm_head.weight"]            tensors in place
 
 The files are mapped into memory. Every 256 MB or so what was written to them is
@@ -19,20 +19,24 @@ import math
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from moejax.convert import buffers, folder
 from moejax.convert.load import Plan
-from moejax.core import config, errors, files
+from moejax.core import errors, files
 
 NAME, JOURNAL = 'importing', 'journal.jsonl'
 EVERY = 256_000_000  # bytes of tensors
 
 
 def source(plan: Plan) -> dict[str, Any]:
-  """What tells one import from another: files by size and time, the model."""
+  """What tells one import from another.
+
+  The files by size and time, config.json, and where each tensor goes, which
+  another version of moejax may see otherwise.
+  """
   stats = {
     entry.file.name: entry.file.stat() for entry in plan.folder.tensors.values()
   }
@@ -43,7 +47,7 @@ def source(plan: Plan) -> dict[str, Any]:
       name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()
     },
     'config': hashlib.sha256(text).hexdigest(),
-    'model': config.to_dict(plan.config),
+    'tensors': hashlib.sha256(repr(plan.tensors).encode()).hexdigest(),
   }
 
 
@@ -108,8 +112,7 @@ class Staging:
       return np.zeros(shape, dtype)
     parts = [path.replace('/', '.'), *(f'{a}-{b}' for a, b in region)]
     with open(self._place / '_'.join(parts), 'a+b') as f:
-      # All of it now: a full disk is an error here, and a SIGBUS later.
-      os.posix_fallocate(f.fileno(), 0, size)
+      _make_room(f, size)
     found = np.memmap(f.name, dtype, 'r+', shape=shape)
     self._maps.append((path, found))
     return found.view(np.ndarray)
@@ -145,3 +148,12 @@ class Staging:
       if file != self._journal:
         file.unlink()
     shutil.rmtree(self._place)
+
+
+def _make_room(file: BinaryIO, size: int) -> None:
+  """Gives a file its size, in zeros; what is there stays."""
+  if hasattr(os, 'posix_fallocate'):
+    # All of it now: a full disk is an error here, and later a SIGBUS.
+    os.posix_fallocate(file.fileno(), 0, size)
+  else:  # on macOS
+    file.truncate(size)

@@ -1,5 +1,6 @@
 """An import that was stopped reads what it has not, and nothing else."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -99,7 +100,12 @@ def test_what_is_entered_is_not_read_again(plan, reads, tmp_path, monkeypatch):
   assert_same(found)
 
 
-def test_when_all_is_entered_nothing_is_read(plan, reads, tmp_path):
+@pytest.mark.parametrize('fallocate', [True, False])
+def test_when_all_is_entered_nothing_is_read(
+  fallocate, plan, reads, tmp_path, monkeypatch
+):
+  if not fallocate:
+    monkeypatch.delattr(os, 'posix_fallocate')
   staged = stage(plan, tmp_path)
   read(plan, staged)
   staged.flush()
@@ -144,9 +150,9 @@ def test_what_was_half_written_is_written_over(plan, reads, tmp_path):
   assert_same({tensor.path: found[tensor.path] for tensor in plan.tensors})
 
 
-@pytest.mark.parametrize('change', ['file', 'config', 'folder'])
+@pytest.mark.parametrize('change', ['file', 'config', 'folder', 'rule'])
 def test_another_source_is_one_line(change, tmp_path):
-  there = tmp_path / 'there'
+  there, turn = tmp_path / 'there', lambda plan: plan
   shutil.copytree(FOLDER, there)
   stage(load.plan(folder.open_folder(str(there))), tmp_path)
   if change == 'file':
@@ -154,10 +160,12 @@ def test_another_source_is_one_line(change, tmp_path):
   elif change == 'config':
     text = (there / folder.CONFIG).read_text()
     (there / folder.CONFIG).write_text(text + ' ')
+  elif change == 'rule':
+    turn = lambda plan: dataclasses.replace(plan, tensors=plan.tensors[::-1])
   else:
     there = hf.GOLDEN / 'olmoe'
   with pytest.raises(errors.InputError, match='remove it to begin again') as e:
-    stage(load.plan(folder.open_folder(str(there))), tmp_path)
+    stage(turn(load.plan(folder.open_folder(str(there)))), tmp_path)
   assert '\n' not in str(e.value)
 
 

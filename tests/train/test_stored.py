@@ -10,10 +10,10 @@ from moejax.train import checkpoint, state_files
 
 SHAPE = (6, 4, 8, 3)
 INDICES = [
+  (3, 1),
   (0, slice(None), 2, slice(None)),
   (0, 3, slice(None), 0),
   (3, slice(1, 3), 2),
-  (2, 1),
   (5, slice(None)),
   (slice(None), 1),
   (4, 0, 0, 0),
