@@ -111,9 +111,10 @@ def test_a_loss_that_jumps_is_skipped_if_asked_for(
   assert [found[s]['spikes'] for s in sorted(found)] == [0, 0, 0, 1, 1, 1]
   assert found[4]['skipped'] == 1
   assert found[4]['bad_steps'] == 0
-  # Until then the runs are one, to the bit though the programs are not.
+  # Until then the runs are one, but for the rounding of another program.
   good = losses(finished.workdir)
-  assert {**found[3], **good[3]} == found[3]
+  both = {**found[3], **good[3]}
+  assert both == pytest.approx(found[3], rel=2e-6, abs=1e-9)
   assert found[5]['learning_rate'] == good[4]['learning_rate']
   # What the rule has seen is in the checkpoint: back to before the spike.
   other = shutil.copytree(workdir, tmp_path / 'again')
