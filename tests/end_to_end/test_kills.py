@@ -1,6 +1,7 @@
 """SIGKILL at chosen places of a real process; at random in tests/soak."""
 
 import os
+import types
 
 import jax
 import pytest
@@ -11,6 +12,8 @@ from moejax.core import log
 from moejax.train import goodput
 
 pytestmark = pytest.mark.slow  # each starts several processes
+# Of a value's size, where the mesh is another; see docs/many_hosts.md.
+TOLERANCE = 2e-6
 
 
 @pytest.fixture
@@ -19,32 +22,74 @@ def server(tmp_path):
     yield found
 
 
+@pytest.fixture(scope='module')
+def on_eight(tmp_path_factory):
+  """A run on eight devices, four of them along the experts, never stopped."""
+  folder = tmp_path_factory.mktemp('on_eight')
+  text = own_text.write_stories(folder / 'stories.jsonl')
+  compiled = f'--config.train.compile_cache={folder / "compiled"}'
+  with kills.Server(folder, os.environ['XLA_FLAGS']) as server:
+    workdir = kills.straight(server, text, 'all_to_all', folder, compiled)
+  return types.SimpleNamespace(text=text, workdir=workdir, compiled=compiled)
+
+
 def test_killed_in_cache_step_save_and_evaluation_it_is_bit_equal(
-  server, tmp_path
+  on_eight, server, tmp_path
 ):
   """Eight devices, rows to their experts and back, a router with a bias.
 
   Both read what the first has compiled; that it makes no difference whether a
   program is read or compiled is a test below.
   """
-  text = own_text.write_stories(tmp_path / 'stories.jsonl')
   places = [
     ('packed', 1),  # the shard is written, and entered nowhere
     ('step', 4),
     ('manifest begun', 1),
     ('evaluation', 1),
   ]
-  compiled = f'--config.train.compile_cache={tmp_path / "compiled"}'
-  straight = kills.straight(server, text, 'all_to_all', tmp_path, compiled)
   workdir = tmp_path / 'killed'
-  out = kills.killed(server, text, 'all_to_all', workdir, places, compiled)
+  out = kills.killed(
+    server, on_eight.text, 'all_to_all', workdir, places, on_eight.compiled
+  )
   assert 'Going on from the checkpoint of step ' in out
   assert 'of 4 starts' in out  # the first did not come to training
   records = log.read(workdir / 'metrics.jsonl')
   lost = [r[f'{goodput.NAME}lost_s'] for r in records if goodput.SHARE in r]
   assert lost[0] == 0
   assert lost[-1] > 0  # a step after the last checkpoint was taken again
-  kills.assert_equal(straight, workdir)
+  kills.assert_equal(on_eight.workdir, workdir)
+
+
+# The devices on which a run is, one after the other, and their meshes.
+FEWER = [
+  (8, ('--config.mesh.data=2', '--config.mesh.expert=4')),
+  (4, ('--config.mesh.data=4', '--config.mesh.expert=1')),
+  (2, ('--config.mesh.data=1', '--config.mesh.expert=2')),
+  (1, ('--config.mesh.data=1', '--config.mesh.expert=1')),
+]
+
+
+def test_it_goes_on_with_fewer_devices(on_eight, server, tmp_path):
+  """On 8, 4, 2 and 1: two steps each, experts on an axis, not, and again.
+
+  The same rows and the same choice of experts; numbers differ by rounding.
+  """
+  workdir = tmp_path / 'run'
+  cache = tmp_path / 'cache'
+  for devices, mesh in FEWER:
+    flags = kills.flags(on_eight.text, 'all_to_all', workdir, cache, *mesh)
+    last = devices == 1
+    # It ends when the checkpoint has its name.
+    place = None if last else ('named', 1)
+    code, out = server.run(flags, devices=devices, place=place)
+    assert code == (command.DONE if last else kills.KILLED), out
+    assert f' on {devices} cpu device' in out
+  assert 'Going on from the checkpoint of step 6.' in out
+  found = own_text.records(workdir)
+  wanted = own_text.records(on_eight.workdir)
+  assert [r['step'] for r in found] == [r['step'] for r in wanted]
+  for a, b in zip(found, wanted, strict=True):
+    assert a == pytest.approx(b, rel=TOLERANCE, abs=1e-9)
 
 
 def test_a_step_that_hangs_ends_with_code_4(finished, server, tmp_path):
