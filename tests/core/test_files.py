@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import jax
 import pytest
@@ -207,3 +208,17 @@ def test_git_state_of_a_checkout_and_beside_one(tmp_path):
 def test_git_state_without_git(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', str(tmp_path))
   assert files.git_state(tmp_path) is None
+
+
+def test_several_files_are_summed_at_the_same_time(tmp_path, monkeypatch):
+  for name in 'abcd':
+    (tmp_path / name).write_text(name)
+  together, inner = threading.Barrier(4, timeout=20), files.sha256
+
+  def sha256(*args, **options):
+    together.wait()
+    return inner(*args, **options)
+
+  monkeypatch.setattr(files, 'sha256', sha256)
+  files.write_manifest(tmp_path)
+  assert files.damage(tmp_path) is None
