@@ -256,6 +256,22 @@ def test_a_second_is_sent_with_probability_of_gate_over_threshold(
   assert abs(sent.mean() - chance) <= 4 * spread
 
 
+@pytest.mark.parametrize(
+  ('logits', 'chance'),
+  [([2, 1, 0, -1], 0.5379), ([0, 1, 2, 1.5], 0.7551)],
+)
+def test_worked_chances_of_algorithm_1(logits, chance):
+  """Gates .7311 .2689 and .6225 .3775 of the two: twice the second."""
+  num = 20_000
+  given = tiny.router_input(np.tile(logits, (num, 1)), key=KEY)
+  routing = GShard(dropped_use_slot=False)(given)
+  gate = float(GShard()(tiny.router_input([logits])).weight_A[1])
+  assert 2 * gate == pytest.approx(chance, abs=5e-5)
+  sent = np.asarray(routing.expert_A[num:]) < 4
+  spread = np.sqrt(chance * (1 - chance) / num)
+  assert abs(sent.mean() - chance) <= 4 * spread
+
+
 def test_the_second_is_sampled_by_the_rest_of_the_probabilities():
   """.3, .15 and .05 over .5: 4,000 draws, four deviations."""
   num = 4000

@@ -343,3 +343,31 @@ def test_x_moe_balances_at_a_temperature_of_its_own(tau):
   np.testing.assert_allclose(value, 1.71687, atol=1e-5)
   assert abs(gradient['log_tau']) < 1e-6
   assert np.abs(gradient['w_EZ']).max() > 0.1
+
+
+@pytest.mark.parametrize('grouped_matmul', ['auto', 'blocked', 'obvious'])
+@pytest.mark.parametrize(
+  ('scales_input', 'want'), [(True, 0.731059), (False, 1.761594)]
+)
+def test_llama_4_scales_what_an_expert_is_given(
+  scales_input, want, grouped_matmul
+):
+  """An expert silu(x) x at x = 2 with a weight of sigmoid(0) = 1/2: of the
+  input silu(1) = .731059, of the output silu(2) = 1.761594.
+  """
+  config = MoEConfig(
+    num_experts=2,
+    expert_width=1,
+    router=top_k.TopK(k=1, score='sigmoid', scales_input=scales_input),
+    balance=(),
+    grouped_matmul=grouped_matmul,
+  )
+  graph, weights = tiny.module(
+    lambda: layer.MoE(config, 1, 1.0, tiny.mesh(), jax.random.key(0))
+  )
+  weights['router']['w_DE'][:] = 0
+  for leaf in weights['routed'].values():
+    leaf[:] = 1
+  x_BLD = np.full((1, 4, 1), 2, np.float32)
+  out_BLD, _ = call(graph, weights, x_BLD, valid_BL=np.ones((1, 4), bool))
+  np.testing.assert_allclose(out_BLD, np.full((1, 4, 1), want), rtol=1e-5)
