@@ -10,7 +10,7 @@ from helpers import hf
 from moejax.cli import command, convert, generate, restore
 from moejax.convert import folder, safetensors
 from moejax.core import errors, files, trees
-from moejax.train import loop
+from moejax.train import loop, state_files
 
 TOKENIZER = {
   'version': '1.0',
@@ -56,7 +56,9 @@ def tensors(path):
   }
 
 
-def test_in_and_out(there, tmp_path, capsys):
+def test_in_and_out(there, tmp_path, capsys, monkeypatch):
+  # Layers are apart in the checkpoint, as large ones are.
+  monkeypatch.setattr(state_files, 'LAYER_BYTES', 1)
   workdir, target = tmp_path / 'work', tmp_path / 'out'
   convert.main(['inspect', str(there)])
   out = capsys.readouterr().out
