@@ -13,6 +13,7 @@ is 5 if it does not fit into the chips' memory.
 """
 
 import os
+import re
 from collections.abc import Sequence
 
 from etils import epath
@@ -31,20 +32,26 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument(
     '--search',
     action='store_true',
-    help='try other meshes, remat, micro-batches',
+    help='try other meshes, remat, micro-batches, token_chunks',
   )
   flags.add_argument(
     '--limit', type=int, default=8, help='how many to compile at most'
   )
+  flags.add_argument(
+    '--batch_sizes',
+    default='',
+    help='rows of a step for --search to try: 2304,4608, say',
+  )
   args, overrides = command.parse(flags, argv)
   if args.limit < 1:
     raise errors.InputError(f'--limit={args.limit} must be at least 1')
+  batch_sizes = _batch_sizes(args.batch_sizes)
   run = run_config.load(args.config, overrides)
   # Nothing is computed: no TPU or GPU of this machine is to be claimed.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   where = topology.find(args.topology)
   if args.search:
-    found = search.run(run, where, args.limit, plan_table.say)
+    found = search.run(run, where, args.limit, plan_table.say, batch_sizes)
     plan_table.show_search(found)
     tree, fits = search.to_json(found), any(row.fits for row in found)
   else:
@@ -58,6 +65,15 @@ def main(argv: Sequence[str]) -> None:
       f'{args.config} on {args.topology} needs more memory than there is; '
       'take more chips, more micro-batches, model.remat=full, or --search'
     )
+
+
+def _batch_sizes(text: str) -> list[int]:
+  """'2304,4608' -> [2304, 4608]; none of ''."""
+  if not re.fullmatch(r'|[1-9]\d*(,[1-9]\d*)*', text):
+    raise errors.InputError(
+      f'--batch_sizes={text} must be numbers of rows: 2304,4608, say'
+    )
+  return [int(number) for number in text.split(',') if number]
 
 
 if __name__ == '__main__':

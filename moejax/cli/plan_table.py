@@ -34,8 +34,16 @@ def show(found: plan.Plan) -> None:
 
 def show_search(rows: Sequence[search.Row]) -> None:
   """What was tried, the best first."""
-  table = _table('', 'mesh', 'remat', 'micro-batches')
-  for name in ('GiB a device', 'step s', 'utilisation', 'compiled in s'):
+  table = _table('', 'mesh', 'remat')
+  for name in (
+    'rows',
+    'micro-batches',
+    'chunks',
+    'GiB a device',
+    'step s',
+    'utilisation',
+    'compiled in s',
+  ):
     table.add_column(name, justify='right')
   table.add_column('note')
   for number, row in enumerate(rows, 1):
@@ -43,7 +51,9 @@ def show_search(rows: Sequence[search.Row]) -> None:
       str(number),
       row.candidate.mesh_text,
       row.candidate.remat,
+      str(row.candidate.batch_size),
       str(row.candidate.micro_batches),
+      str(row.candidate.token_chunks),
       _or_dash(row.total and row.total / GIB, '{:.1f}'),
       _or_dash(row.step, '{:.2f}'),
       _or_dash(row.utilisation, '{:.1%}'),

@@ -67,7 +67,7 @@ def make(
       divide over the slices.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = _fill(axis_sizes(config), len(devices))
+  sizes = filled(config, len(devices))
   # Auto, because jax.make_mesh makes explicit axes by default, and shard_map
   # then refuses arrays that lie otherwise than its in_specs. XLA lays out
   # everything between the constraints that the model states.
@@ -182,7 +182,13 @@ def check_rows(rows: int, mesh: jax.sharding.Mesh, where: str) -> None:
     )
 
 
-def _fill(sizes: dict[str, int], num_devices: int) -> dict[str, int]:
+def filled(config: MeshConfig, num_devices: int) -> dict[str, int]:
+  """The sizes of all axes, the rest in place of -1.
+
+  Raises:
+    InputError: they do not multiply to the number of devices.
+  """
+  sizes = axis_sizes(config)
   text = ', '.join(f'{k}={v}' for k, v in sizes.items())
   rest = [k for k, v in sizes.items() if v == -1]
   if len(rest) > 1 or any(v < 1 and v != -1 for v in sizes.values()):

@@ -99,6 +99,7 @@ class Plan:
       'remat': self.run.model.remat,
       'batch_size': self.run.train.batch_size,
       'micro_batches': self.run.train.micro_batches,
+      'token_chunks': self.run.model.token_chunks,
       'sequence_length': self.run.data.sequence_length,
       'parameters': {
         'total': self.counted.total,

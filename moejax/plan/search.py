@@ -1,31 +1,23 @@
-"""Meshes, remat policies and micro-batches, tried by compiling only.
+"""Meshes, remat, micro-batches, chunks and batches, tried by compiling only.
 
 1. All combinations that the sizes allow.
-2. Arithmetic throws out those whose state alone is too large, and puts the
-rest in order by a rough time.
+2. Arithmetic (`rough`) throws out those that are too large, keeps of those that
+differ in `token_chunks` alone the fastest, and puts the rest in order; the
+config's own setting is the first whatever it says.
 3. The first few are compiled, and sorted by the compiler's estimate. What does
 not compile or does not fit is a row that says why.
 """
 
+import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from moejax.core import errors
-from moejax.parallel.mesh import AXES, MeshConfig
-from moejax.plan import count, plan
+from moejax.parallel.mesh import AXES, MeshConfig, axis_sizes, filled
+from moejax.plan import count, plan, rough
 from moejax.plan.topology import Slice
-
-# A rough price of computing again, over a step that keeps all, by policy; a
-# policy that is not here is not tried.
-RECOMPUTED = {'none': 1.0, 'matmuls': 1.08, 'full': 4 / 3}
-# Numbers that a layer keeps for a token, in units of the model's width.
-_KEPT = {'none': 60.0, 'matmuls': 16.0, 'full': 1.0}
-# Of a layer that is being computed, the same.
-_WORKING = 80.0
-# Beyond so much of the memory a candidate is not worth a compile.
-_MOST = 1.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +27,29 @@ class Candidate:
   mesh: MeshConfig
   remat: str
   micro_batches: int
+  token_chunks: int
+  batch_size: int
 
   def of(self, run: Any) -> Any:
     """The run with these settings."""
     return dataclasses.replace(
       run,
       mesh=self.mesh,
-      model=dataclasses.replace(run.model, remat=self.remat),
-      train=dataclasses.replace(run.train, micro_batches=self.micro_batches),
+      model=dataclasses.replace(
+        run.model, remat=self.remat, token_chunks=self.token_chunks
+      ),
+      train=dataclasses.replace(
+        run.train,
+        batch_size=self.batch_size,
+        micro_batches=self.micro_batches,
+      ),
     )
+
+  @property
+  def family(self) -> tuple[Any, ...]:
+    """What those that are much alike have in common."""
+    splits = (self.mesh.expert > 1, self.mesh.model > 1)
+    return self.remat, *splits, self.batch_size
 
   @property
   def mesh_text(self) -> str:
@@ -74,16 +80,32 @@ class Row:
   seconds: float | None = None
   note: str = ''
 
+  @property
+  def seconds_per_row(self) -> float:
+    """Of the estimate; steps of other batches take other times. 0 on CPU."""
+    return (self.step or 0.0) / self.candidate.batch_size
+
 
 def run(
-  run: Any, where: Slice, limit: int, say: Callable[[str], None]
+  run: Any,
+  where: Slice,
+  limit: int,
+  say: Callable[[str], None],
+  batch_sizes: Sequence[int] = (),
 ) -> list[Row]:
   """The rows of the first `limit` candidates, the best first.
+
+  Args:
+    run: whose setting is the first.
+    where: the devices.
+    limit: how many to compile.
+    say: takes a line of progress.
+    batch_sizes: rows of a step to try; the run's alone if there are none.
 
   Raises:
     InputError: there is nothing to try.
   """
-  found = candidates(run, where)
+  found = candidates(run, where, batch_sizes)
   if not found:
     raise errors.InputError(
       f'no mesh of {len(where.devices)} devices fits the sizes and the memory; '
@@ -95,9 +117,11 @@ def run(
     rows.append(try_one(run, where, candidate))
     say(
       f'  {candidate.mesh_text}, remat={candidate.remat}, '
-      f'micro-batches={candidate.micro_batches}: {rows[-1].note}'
+      f'micro-batches={candidate.micro_batches}, '
+      f'token-chunks={candidate.token_chunks}, '
+      f'rows={candidate.batch_size}: {rows[-1].note}'
     )
-  return sorted(rows, key=lambda row: (not row.fits, row.step or 0.0))
+  return sorted(rows, key=lambda row: (not row.fits, row.seconds_per_row))
 
 
 def try_one(run: Any, where: Slice, candidate: Candidate) -> Row:
@@ -120,17 +144,62 @@ def try_one(run: Any, where: Slice, candidate: Candidate) -> Row:
   return Row(candidate, True, total, step, used, seconds, note)
 
 
-def candidates(run: Any, where: Slice) -> list[Candidate]:
-  """What may fit, the most promising first."""
-  found, counted = [], count.count(run.model)
-  for mesh in meshes(run, len(where.devices)):
-    parts = mesh.data * mesh.fsdp * mesh.expert
-    for remat, micro in itertools.product(RECOMPUTED, _micro(run, parts)):
-      one = Candidate(mesh, remat, micro)
-      needed, time = _rough(run, where, one, counted)
-      if needed <= _MOST * where.memory:
-        found.append((time, one))
-  return [one for _, one in sorted(found, key=lambda pair: pair[0])]
+def candidates(
+  run: Any, where: Slice, batch_sizes: Sequence[int] = ()
+) -> list[Candidate]:
+  """The config's own setting, and what may fit, the most promising first.
+
+  Of a family (the same policy and batch, experts split or not, layers split or
+  not) the second is behind the first of all others: what is next to the best
+  is much like it.
+  """
+  best, counted = {}, count.count(run.model)
+  for one in _all(run, len(where.devices), batch_sizes):
+    sizes = axis_sizes(one.mesh)
+    found = rough.of(one.of(run), sizes, where.chip, counted)
+    if found.num_bytes > where.memory:
+      continue
+    time = found.seconds / one.batch_size
+    but_for_chunks = dataclasses.replace(one, token_chunks=0)
+    if but_for_chunks not in best or time < best[but_for_chunks][0]:
+      best[but_for_chunks] = (time, one)
+  found, place = [], collections.Counter()
+  for time, one in sorted(best.values(), key=lambda pair: pair[0]):
+    place[one.family] += 1
+    found.append((place[one.family], time, one))
+  ranked = [one for *_, one in sorted(found, key=lambda row: row[:2])]
+  own = own_setting(run, len(where.devices))
+  return own + [one for one in ranked if one not in own]
+
+
+def own_setting(run: Any, number: int) -> list[Candidate]:
+  """What the config says, if its mesh is of so many devices."""
+  try:
+    sizes = filled(run.mesh, number)
+  except errors.InputError:
+    return []
+  return [
+    Candidate(
+      dataclasses.replace(run.mesh, **sizes),
+      run.model.remat,
+      run.train.micro_batches,
+      run.model.token_chunks,
+      run.train.batch_size,
+    )
+  ]
+
+
+def _all(
+  run: Any, number: int, batch_sizes: Sequence[int]
+) -> Iterator[Candidate]:
+  sizes = batch_sizes or [run.train.batch_size]
+  for mesh, batch_size in itertools.product(meshes(run, number), sizes):
+    rows, rest = divmod(batch_size, mesh.data * mesh.fsdp * mesh.expert)
+    if rest:
+      continue
+    for remat, micro in itertools.product(rough.KEPT, _divisors(rows)):
+      for chunks in _divisors(rows // micro):
+        yield Candidate(mesh, remat, micro, chunks, batch_size)
 
 
 def meshes(run: Any, number: int) -> list[MeshConfig]:
@@ -172,42 +241,3 @@ def to_json(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _divisors(number: int) -> list[int]:
   return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _micro(run: Any, parts: int) -> list[int]:
-  """Numbers of micro-batches that leave each part whole rows."""
-  rows = run.train.batch_size
-  return [n for n in _divisors(rows) if rows // n % parts == 0]
-
-
-def _rough(
-  run: Any, where: Slice, one: Candidate, counted: count.Count
-) -> tuple[float, float]:
-  """Bytes on a device, and seconds of a step, by arithmetic; rough.
-
-  Attention is taken to be flash, weights are gathered once in bfloat16 for
-  every pass of every micro-batch, rows travel four times.
-  """
-  model, mesh = run.model, one.mesh
-  routed = counted.total_of['routed experts'] / mesh.expert
-  own = (
-    counted.total - counted.total_of['routed experts'] + routed
-  ) / mesh.model
-  length = run.data.sequence_length
-  parts = mesh.data * mesh.fsdp * mesh.expert
-  tokens = run.train.batch_size * length / parts / one.micro_batches
-  kept = _KEPT[one.remat] * model.num_layers + _WORKING
-  activations = kept * tokens * model.width * 2
-  needed = own / mesh.fsdp * 16 + activations
-  chip = where.chip
-  if chip is None:
-    return needed, RECOMPUTED[one.remat] * one.micro_batches
-  flops = counted.flops(length) * run.train.batch_size / len(where.devices)
-  compute = flops * RECOMPUTED[one.remat] / chip.peak
-  gathered = 3 * 2 * own * one.micro_batches if mesh.fsdp > 1 else 0.0
-  gathered += 8 * own / mesh.fsdp if mesh.data > 1 else 0.0
-  rows = model.moe.experts_per_token if model.num_moe and mesh.expert > 1 else 0
-  sums = 4.0 if mesh.model > 1 else 0.0
-  moved = 4 * (rows + sums) * tokens * one.micro_batches * model.width * 2
-  moved *= model.num_layers
-  return needed, compute + (gathered + moved) / chip.ici_bandwidth

@@ -26,7 +26,7 @@ def _devices(slices, each, per_process=2):
 
 
 def _grid(config, devices):
-  sizes = meshes._fill(meshes.axis_sizes(config), len(devices))
+  sizes = meshes.filled(config, len(devices))
   across = meshes.slices_along(config, sizes, devices)
   shape = tuple(sizes[a] for a in meshes.AXES)
   return across, meshes._hybrid(config, shape, across, devices)

@@ -1,0 +1,209 @@
+"""What a step needs and takes by arithmetic alone: rough, to sort a search.
+
+  sizes = {'data': 2, 'fsdp': 32, 'expert': 1, 'model': 1}
+  found = of(run, sizes, chip, counted)
+  found.num_bytes, found.seconds
+
+Units of room are one number of the model's width for each token of a device and
+of a micro-batch: `unit` bytes in bfloat16. The room is
+
+  state     parameters, two moments and gradients; with micro-batches the sum of
+            the gradients as well
+  kept      what all layers keep for the backward pass, by `remat`
+  layer     of one layer at work: its weights, gathered, and their gradients;
+            attention; the assignments of one of the `token_chunks`
+  head      gathered, its gradient, and some logits
+
+The constants are set so that the nine plans of docs/plans.md that compiled
+come out within a tenth (tests/plan/test_rough.py). They know `remat=full`
+alone: what the other policies keep was counted in the code.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from moejax.plan.chips import Chip
+from moejax.plan.count import FEED_FORWARD, Count
+from moejax.train import cross_entropy
+
+# Units that a layer keeps outside of its feed-forward, by policy; a policy that
+# is not here is not tried.
+KEPT = {'none': 12.0, 'matmuls': 5.0, 'full': 1.0}
+# The same of a feed-forward that is not in chunks, if it keeps its matmuls
+# alone: those of the shared experts. A chunk keeps nothing.
+KEPT_MATMULS = 4.0
+# Units of a layer at work, without its assignments.
+WORKING = 30.0
+# An assignment's arrays of the model's width, and of an expert's.
+ROWS, HIDDEN = 5.0, 3.0
+# Bytes of a layer's weight that is gathered: twice in bfloat16, for this layer
+# and the next, and the gradient, with its sum, in float32. If it need not be
+# gathered, a copy in bfloat16.
+GATHERED, OWN = 14.0, 2.0
+# Bytes of each weight of the head, gathered, with its gradient; and of a logit.
+HEAD, LOGIT = 6.0, 8.0
+
+# Of a chip's peak, all but the network: the compiler's estimates of ds_16b and
+# ds_145b say .55.
+REACHED = 0.55
+# Bytes of HBM that a weight costs each time that rows pass it: read in bfloat16
+# three times, the sum of its gradients read and written.
+PASSED = 14.0
+# Bytes of network by weight: to gather it for one pass, and for its gradient.
+GATHER, REDUCE = 2.0, 5.0
+# Where nothing is known of the device: an order to try things in.
+NO_CHIP = Chip('CPU', 1e11, 0, 1e10, 1e9, 1, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rough:
+  """By arithmetic: bytes on a device, seconds of a step."""
+
+  num_bytes: float
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+  """What both estimates start from.
+
+  Attributes:
+    state: parameters of which a device has its share of the state.
+    used: parameters that a device is given to compute with, all layers.
+    ends: of the embedding and the head, in `used`.
+    tokens: of a device and of a micro-batch.
+    chunks: in which they pass a feed-forward.
+    per_token: experts that compute a token.
+    hidden: width of an expert on a device, over the model's.
+  """
+
+  state: float
+  used: float
+  ends: float
+  tokens: float
+  chunks: int
+  per_token: float
+  hidden: float
+
+
+def of(
+  run: Any, sizes: Mapping[str, int], chip: Chip | None, counted: Count
+) -> Rough:
+  """The estimates of a run's step.
+
+  Args:
+    run: a `cli.run_config.Run`.
+    sizes: of the mesh's axes, which stand for those of `run.mesh`.
+    chip: what a device can do; None on CPU.
+    counted: the model's parameters.
+  """
+  found = _sizes(run, sizes, counted)
+  return Rough(
+    _num_bytes(run, sizes, found),
+    _seconds(run, sizes, chip or NO_CHIP, counted, found),
+  )
+
+
+def _sizes(run: Any, sizes: Mapping[str, int], counted: Count) -> _Sizes:
+  model, moe = run.model, run.model.moe
+  of, split = counted.total_of, sizes['model']
+  ends = of['embedding'] + of['head']
+  experts = of['routed experts'] / split
+  rest = (counted.total - of['routed experts'] - ends) / split + ends
+  gathers = model.num_moe and moe.exchange.gathers_experts
+  rows = run.train.batch_size / run.train.micro_batches / _parts(sizes)
+  return _Sizes(
+    state=rest + experts / sizes['expert'],
+    used=rest + experts / (1 if gathers else sizes['expert']),
+    ends=ends,
+    tokens=rows * run.data.sequence_length,
+    chunks=math.gcd(model.token_chunks, int(rows)) or 1,
+    per_token=moe.experts_per_token if model.num_moe else 1,
+    hidden=(moe.expert_width if model.num_moe else model.dense_width)
+    / (split * model.width),
+  )
+
+
+def _parts(sizes: Mapping[str, int]) -> int:
+  return sizes['data'] * sizes['fsdp'] * sizes['expert']
+
+
+def _num_bytes(run: Any, sizes: Mapping[str, int], found: _Sizes) -> float:
+  model, remat, layers = run.model, run.model.remat, run.model.num_layers
+  unit = found.tokens * model.width * 2
+  assigned = found.per_token * (ROWS + HIDDEN * found.hidden)
+  inside = {'none': assigned, 'matmuls': KEPT_MATMULS}.get(remat, 0.0)
+  kept = KEPT[remat] + (inside if found.chunks == 1 else 0.0)
+  weights = (found.used - found.ends) / layers
+  gathered = sizes['fsdp'] > 1 or found.used > found.state
+  state = 16 if run.train.micro_batches == 1 else 20
+  chunk = min(found.tokens, cross_entropy.CHUNK_ELSEWHERE)
+  return (
+    state * found.state / sizes['fsdp']
+    + kept * layers * unit
+    + weights * (GATHERED if gathered else OWN)
+    + (WORKING + assigned / found.chunks) * unit
+    + model.vocab_size * (HEAD * model.width + LOGIT * chunk)
+  )
+
+
+def passes(run: Any, counted: Count, chunks: int) -> float:
+  """Passes forward that a step is worth: 3, what is repeated, and one more.
+
+  The backward pass is worth two. A chunk of a feed-forward is always computed
+  again, for it keeps nothing. Micro-batches cost a pass before all others: see
+  `train.step`.
+  """
+  forward = counted.flops(run.data.sequence_length) / 3
+  share = lambda *parts: (
+    2
+    * run.data.sequence_length
+    * sum(counted.active_of[part] for part in parts)
+    / forward
+  )
+  again = {
+    'none': 0.0,
+    # Its kernels are no matmuls: experts, and attention's scores.
+    'matmuls': 1
+    - share('attention', 'dense feed-forward', 'shared experts', 'head'),
+    'full': 1.0,
+  }[run.model.remat]
+  if chunks > 1:
+    again = max(again, share(*FEED_FORWARD))
+  further = run.train.micro_batches > 1 and run.model.num_moe > 0
+  return 3 + again + further
+
+
+def _seconds(
+  run: Any,
+  sizes: Mapping[str, int],
+  chip: Chip,
+  counted: Count,
+  found: _Sizes,
+) -> float:
+  model, micro = run.model, run.train.micro_batches
+  number = passes(run, counted, found.chunks)
+  forward = counted.flops(run.data.sequence_length) * run.train.batch_size / 3
+  forward /= _parts(sizes) * sizes['model']
+  passed = PASSED * found.used * micro * found.chunks / chip.hbm_bandwidth
+  further = micro > 1 and model.num_moe > 0
+  weights = 0.0
+  if sizes['fsdp'] > 1:
+    weights += (GATHER * (2 + further) + REDUCE) * found.used * micro
+  elif sizes['data'] > 1:
+    weights += 8 * found.used
+  # Rows in bfloat16, there and back again, in every pass: over one dimension of
+  # the torus, for that is where an axis of a few devices lies.
+  rows = 0.0
+  if sizes['expert'] > 1 and found.used == found.state:
+    rows += 2 * found.per_token
+  if sizes['model'] > 1:
+    rows += 4
+  rows *= number * micro * found.tokens * model.width * 2 * model.num_layers
+  return (
+    forward * number / (chip.peak * REACHED)
+    + passed
+    + (weights + rows * chip.links) / chip.ici_bandwidth
+  )

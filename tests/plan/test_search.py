@@ -1,0 +1,114 @@
+"""What a search tries, and in which order."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from moejax.cli import command, run_config
+from moejax.cli import plan as plan_command
+from moejax.plan import count, rough, search, topology
+from moejax.plan.chips import CHIPS
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+TINY = f'{CONFIGS / "ds_2b"}.py:tiny'
+
+
+@pytest.fixture(scope='module')
+def ds_16b():
+  return run_config.load(f'{CONFIGS / "ds_16b"}.py')
+
+
+def _tiny(*overrides):
+  return run_config.load(TINY, [tuple(o.split('=', 1)) for o in overrides])
+
+
+def _slice(number, kind='v5p'):
+  """So many chips of which nothing is asked."""
+  chip = CHIPS[kind]
+  return topology.Slice(kind, (None,) * number, number, chip, chip.hbm)
+
+
+@pytest.fixture(scope='module')
+def found(ds_16b):
+  return search.candidates(ds_16b, _slice(64))
+
+
+def test_the_own_setting_of_the_16b_model_is_the_first(found, ds_16b):
+  first = found[0]
+  assert first.mesh_text == 'data=2 fsdp=32'
+  assert first.of(ds_16b) == dataclasses.replace(ds_16b, mesh=first.mesh)
+  assert (first.micro_batches, first.token_chunks) == (1, 9)
+  assert found.count(first) == 1
+
+
+def test_the_own_setting_need_not_be_promising(ds_16b):
+  """Nor fit, by the estimate: the compiler knows better."""
+  poor = dataclasses.replace(
+    ds_16b, train=dataclasses.replace(ds_16b.train, micro_batches=72)
+  )
+  assert search.candidates(poor, _slice(64))[0].micro_batches == 72
+  small = dataclasses.replace(_slice(64), memory=2**30)
+  assert [one.token_chunks for one in search.candidates(ds_16b, small)] == [9]
+
+
+def test_a_mesh_of_other_devices_is_no_setting_of_its_own():
+  run = _tiny('mesh.data=3')
+  assert search.own_setting(run, 4) == []
+  assert search.candidates(run, _slice(4))
+
+
+def test_the_first_few_are_not_all_alike(found):
+  for more in (
+    {one.remat for one in found[:4]},
+    {one.micro_batches > 1 for one in found[:4]},
+    {one.mesh.expert > 1 for one in found[:8]},
+    {one.mesh.model > 1 for one in found[:8]},
+  ):
+    assert len(more) > 1
+  families = [one.family for one in found[1:8]]
+  assert len(set(families)) == len(families)
+
+
+def test_in_a_family_they_are_in_the_order_of_the_estimate(found, ds_16b):
+  counted = count.count(ds_16b.model)
+  family = [one for one in found[1:200] if one.family == found[1].family]
+  times = [
+    rough.of(
+      one.of(ds_16b), dataclasses.asdict(one.mesh), CHIPS['v5p'], counted
+    ).seconds
+    for one in family
+  ]
+  assert len(times) > 10
+  assert times == sorted(times)
+
+
+def test_of_those_that_differ_in_chunks_alone_there_is_one(found):
+  others = [dataclasses.replace(one, token_chunks=0) for one in found[1:]]
+  assert len(set(others)) == len(others)
+
+
+def test_the_batch_is_the_config_s_unless_others_are_asked_for(ds_16b):
+  run = _tiny()
+  one = search.candidates(run, _slice(4))
+  assert {candidate.batch_size for candidate in one} == {8}
+  two = search.candidates(run, _slice(4), (4, 16))
+  # The own setting is tried all the same.
+  assert two[0].batch_size == 8
+  assert {candidate.batch_size for candidate in two[1:]} == {4, 16}
+  assert two[1].of(run).train.batch_size in {4, 16}
+
+
+def test_meshes_are_those_that_the_sizes_allow():
+  found = search.meshes(_tiny(), 8)
+  assert found
+  for mesh in found:
+    assert mesh.data * mesh.fsdp * mesh.expert * mesh.model == 8
+    assert 8 % mesh.expert == 0  # of its 8 experts
+    assert 4 % mesh.model == 0  # of its 4 heads
+
+
+def test_batch_sizes_that_are_none_are_one_line(capsys):
+  flags = [f'--config={TINY}', '--topology=cpu:2', '--batch_sizes=4,x']
+  assert command.call(plan_command.main, flags) == 2
+  assert '--batch_sizes=4,x must be numbers' in capsys.readouterr().err
