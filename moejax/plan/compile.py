@@ -5,7 +5,9 @@ arrays. Nothing is executed.
 """
 
 import dataclasses
+import pathlib
 import re
+import tempfile
 import time
 from typing import Any
 
@@ -21,6 +23,8 @@ from moejax.train import optimizer, step
 from moejax.train import state as states
 
 _TOO_LARGE = 'RESOURCE_EXHAUSTED'
+# What the TPU compiler writes last; the same as the program's own text.
+_WRITTEN = '*.after_codegen.txt'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Compiled:
     state: shapes and shardings of the training state.
     batch: the same of the batch.
     program: the compiled step; None if it needs more memory than there is.
+    text: of the program; '' if there is none.
     refusal: what the compiler said then, in a line; else ''.
     seconds: of tracing and lowering, and of compiling.
   """
@@ -40,6 +45,7 @@ class Compiled:
   state: states.State
   batch: Batch
   program: Any
+  text: str
   refusal: str
   seconds: dict[str, float]
 
@@ -73,20 +79,40 @@ def training_step(run: Any, where: Slice) -> Compiled:
   start = time.monotonic()
   lowered = step.make(model, transform, config).lower(state, batch)
   seconds = {'lower': time.monotonic() - start}
-  start = time.monotonic()
-  program, refusal = compile_or_refuse(lowered)
-  seconds['compile'] = time.monotonic() - start
-  return Compiled(mesh, state, batch, program, refusal, seconds)
+  with tempfile.TemporaryDirectory() as folder:
+    options = None
+    if mesh.devices.flat[0].platform == 'tpu':
+      options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+    start = time.monotonic()
+    program, refusal = compile_or_refuse(lowered, options)
+    seconds['compile'] = time.monotonic() - start
+    text = text_of(program, pathlib.Path(folder)) if program else ''
+  return Compiled(mesh, state, batch, program, text, refusal, seconds)
 
 
-def compile_or_refuse(lowered: Any) -> tuple[Any, str]:
+def compile_or_refuse(lowered: Any, options: Any = None) -> tuple[Any, str]:
   """The compiled program; or None, and what the compiler said is too much."""
   try:
-    return lowered.compile(), ''
+    return lowered.compile(options), ''
   except jax.errors.JaxRuntimeError as e:
     if _TOO_LARGE not in str(e):
       raise
     return None, _line(str(e))
+
+
+def text_of(program: Any, folder: pathlib.Path) -> str:
+  """The program's text, from what the compiler wrote if it cannot be had.
+
+  jaxlib 0.10.2 refuses programs in which scatters run on SparseCores ("async-
+  update instruction should have 1 operands but sees 4").
+  """
+  try:
+    return program.as_text()
+  except jax.errors.JaxRuntimeError:
+    written = sorted(folder.glob(_WRITTEN))
+    if not written:
+      raise
+    return written[-1].read_text()
 
 
 def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:

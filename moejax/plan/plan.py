@@ -153,7 +153,7 @@ def make(run: Any, where: Slice) -> Plan:
   sizes = dict(found.mesh.shape)
   cost, sent, times = None, {}, None
   if found.program is not None:
-    program = program_text.Program(found.program.as_text())
+    program = program_text.Program(found.text)
     cost = program_cost.of_program(program)
     moves = collective_bytes.of_program(program)
     sent = collective_bytes.by_axis(moves, sizes)

@@ -25,13 +25,18 @@ from moejax.model import splash
 from moejax.parallel import collective_bytes, program_text
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+# The order of what it says depends on who writes the text.
 _KERNEL = re.compile(
-  r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"'
+  r'"cost_estimate":\{(?=[^}]*"flops":"(\d+)")'
+  r'(?=[^}]*"bytes_accessed":"(\d+)")'
 )
 _UNKNOWN_CYCLES = 2**62
-# What neither reads nor writes memory by itself.
+# What neither reads nor writes memory by itself. What runs asynchronously is in
+# a computation of its own, and counts there.
 _FREE = frozenset([
   'after-all',
+  'async-start',
+  'async-update',
   'bitcast',
   'call',
   'conditional',

@@ -177,7 +177,7 @@ def test_what_does_not_fit_has_a_code_of_its_own(dense, monkeypatch, capsys):
 
 def test_a_compiler_that_runs_out_of_memory_is_a_plan_that_does_not_fit():
   class Lowered:
-    def compile(self):
+    def compile(self, options):
       raise jax.errors.JaxRuntimeError(
         'RESOURCE_EXHAUSTED: Ran out of memory.\n Used 120.04G of 95.74G hbm. '
         'Exceeded hbm capacity by 24.30G. And so on.'
@@ -188,6 +188,19 @@ def test_a_compiler_that_runs_out_of_memory_is_a_plan_that_does_not_fit():
   assert refusal == (
     'Used 120.04G of 95.74G hbm. Exceeded hbm capacity by 24.30G'
   )
+
+
+class _Unreadable:
+  def as_text(self):
+    raise jax.errors.JaxRuntimeError('INTERNAL: RET_CHECK failure')
+
+
+def test_a_program_that_jax_cannot_print_is_read_as_it_was_written(tmp_path):
+  with pytest.raises(jax.errors.JaxRuntimeError, match='RET_CHECK'):
+    compiling.text_of(_Unreadable(), tmp_path)
+  (tmp_path / 'module_0.jit_step.after_codegen.txt').write_text('HloModule')
+  (tmp_path / 'module_0.jit_step.before_optimizations.txt').write_text('no')
+  assert compiling.text_of(_Unreadable(), tmp_path) == 'HloModule'
 
 
 def test_a_search_sorts_and_a_bad_candidate_is_a_row(dense, monkeypatch):

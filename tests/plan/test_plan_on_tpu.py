@@ -97,6 +97,26 @@ def test_flops_of_matmuls_and_kernels_are_near_the_arithmetic(small):
   assert 0.9 < executed / model < 1.7
 
 
+def test_split_experts_whose_scatters_run_on_sparse_cores(tmp_path):
+  """JAX cannot print this program: it is read as the compiler wrote it."""
+  code, tree, said = _plan(
+    tmp_path,
+    '--topology=v5p:2x2x2',
+    *SMALL[:-2],
+    '--config.mesh.data=1',
+    '--config.mesh.fsdp=2',
+    '--config.mesh.expert=4',
+    '--config.model.moe.exchange=ring',
+  )
+  assert code == 0, said[-2000:]
+  assert tree['program']['kernel_flops_per_device'] > 0
+  kinds = {
+    row['kind'] for row in tree['collectives'] if row['axes'] == 'expert'
+  }
+  # Tokens to all experts' devices, sums back.
+  assert {'all-gather', 'reduce-scatter'} <= kinds
+
+
 def test_a_kind_that_is_none_is_one_line(tmp_path):
   code, tree, said = _plan(tmp_path, '--topology=v5p:3x5x7')
   assert code == 2

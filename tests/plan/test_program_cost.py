@@ -83,6 +83,35 @@ def test_a_text_for_tpu():
   assert found.num_bytes == 7 * 2 * (8 * 16 + 8 * 32)
 
 
+def test_a_kernel_s_estimate_in_another_order():
+  """So it stands in what the compiler writes, sorted by name."""
+  text = TPU.replace('"flops":"5000",', '').replace(
+    '"bytes_accessed":"600"', '"bytes_accessed":"600","flops":"5000"'
+  )
+  found = program_cost.of_program(program_text.Program(text))
+  assert (found.kernel_flops, found.kernel_bytes) == (7 * 5000, 7 * 600)
+
+
+ASYNC = """
+%apart (a: f32[100]) -> f32[100] {
+  %a = f32[100]{0} parameter(0)
+  ROOT %c = f32[100]{0} copy(%a)
+}
+
+ENTRY %main (x: f32[100]) -> f32[100] {
+  %x = f32[100]{0} parameter(0)
+  %s = ((f32[100]{0}), f32[100]{0}, u32[]) async-start(%x), calls=%apart
+  %u = ((f32[100]{0}), f32[100]{0}, u32[]) async-update(%s, %x)
+  ROOT %d = f32[100]{0} async-done(%u)
+}
+"""
+
+
+def test_what_runs_asynchronously_counts_once():
+  found = program_cost.of_program(program_text.Program(ASYNC))
+  assert found.num_bytes == found.rest_bytes == 2 * 4 * 100
+
+
 def test_a_trip_count_that_is_handed_in_from_outside():
   text = TPU.replace(
     '%n = s32[]{:T(128)} constant(7)',
