@@ -22,8 +22,10 @@ prints 144.6B/22.2B, 142.3B/12.2B and 136.5B/21.6B, and 585.6T, 374.6T and
           paper counts the first layer like the others, and gshard with the
           unrounded width; so 374.6T and 572.7T come out, and 585.5T
 
-Made for a TPU v5p slice of 8 x 8 x 8 chips; not run at full size. Ours: as in
-ds_16b.py, and that `gshard` keeps the random choice of its second expert.
+The default is made for, and alone was planned on, a TPU v5p slice of 8 x 8 x 8
+chips; `half` and `gshard` have its mesh and chunks, and nobody knows whether
+they fit. None was run at full size. Ours: as in ds_16b.py, and that `gshard`
+keeps the random choice of its second expert.
 """
 
 from moejax.cli import run_config
