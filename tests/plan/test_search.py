@@ -1,13 +1,14 @@
-"""What a search tries, and in which order."""
+"""What a search tries, and in which order; at the end, with real compiling."""
 
 import dataclasses
+import json
 import pathlib
 
 import pytest
 
 from moejax.cli import command, run_config
 from moejax.cli import plan as plan_command
-from moejax.plan import count, rough, search, topology
+from moejax.plan import count, plan, rough, search, topology
 from moejax.plan.chips import CHIPS
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -42,14 +43,13 @@ def test_the_own_setting_of_the_16b_model_is_the_first(found, ds_16b):
   assert found.count(first) == 1
 
 
-def test_the_own_setting_need_not_be_promising(ds_16b):
+def test_the_own_setting_need_not_be_promising():
   """Nor fit, by the estimate: the compiler knows better."""
-  poor = dataclasses.replace(
-    ds_16b, train=dataclasses.replace(ds_16b.train, micro_batches=72)
-  )
-  assert search.candidates(poor, _slice(64))[0].micro_batches == 72
-  small = dataclasses.replace(_slice(64), memory=2**30)
-  assert [one.token_chunks for one in search.candidates(ds_16b, small)] == [9]
+  poor = _tiny('train.micro_batches=2', 'mesh.model=4', 'mesh.data=1')
+  first = search.candidates(poor, _slice(4))[0]
+  assert (first.mesh_text, first.micro_batches) == ('model=4', 2)
+  small = dataclasses.replace(_slice(4), memory=1000)
+  assert search.candidates(poor, small) == [first]
 
 
 def test_a_mesh_of_other_devices_is_no_setting_of_its_own():
@@ -112,3 +112,29 @@ def test_batch_sizes_that_are_none_are_one_line(capsys):
   flags = [f'--config={TINY}', '--topology=cpu:2', '--batch_sizes=4,x']
   assert command.call(plan_command.main, flags) == 2
   assert '--batch_sizes=4,x must be numbers' in capsys.readouterr().err
+
+
+def test_a_search_that_compiles(tmp_path, capsys, monkeypatch):
+  """Two settings of a tiny dense model on two fake devices, by the command."""
+  made, make = [], plan.make
+  monkeypatch.setattr(
+    plan, 'make', lambda *of: made.append(make(*of)) or made[-1]
+  )
+  out = tmp_path / 'search.json'
+  flags = [f'--config={TINY}', '--topology=cpu:2', f'--out={out}']
+  flags += ['--search', '--limit=2', '--config.mesh.data=1']
+  flags += ['--config.mesh.fsdp=2', '--config.model.attention=xla']
+  flags += ['--config.model.moe.num_experts=0']
+  assert command.call(plan_command.main, flags) == 0
+  rows = json.loads(out.read_text())['rows']
+  assert made[0].mesh == {'data': 1, 'fsdp': 2, 'expert': 1, 'model': 1}
+  assert [row['mesh'] for row in rows] == [one.mesh for one in made]
+  assert [row['total'] for row in rows] == [one.memory.total for one in made]
+  assert rows[0]['candidate'] != rows[1]['candidate']
+  state = 12 * made[0].counted.total
+  for row in rows:
+    assert (row['fits'], row['note']) == (True, 'fits')
+    # Weights and both moments, over at most two devices, and more.
+    assert row['total'] > state / 2
+    assert row['seconds'] > 0
+  assert 'compiling 2' in capsys.readouterr().out
