@@ -5,6 +5,8 @@ python -m moejax.cli.plan --config=configs/ds_2b.py --topology=cpu:8 \
   --config.mesh.fsdp=4 --out=plan.json
 python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4 \
   --search --limit=8
+python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4 \
+  --slices=2 --config.train.batch_size=9216 --config.mesh.data=4
 
 It compiles the real training step ahead of time. A TPU slice needs libtpu, not
 a TPU: pip install 'moejax[tpu]'. Kinds are v4, v5e, v5p, v6e and tpu7x, behind
@@ -28,6 +30,9 @@ def main(argv: Sequence[str]) -> None:
   flags = command.parser(f'{__doc__}\n{command.__doc__}')
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   flags.add_argument('--topology', required=True, help='v5p:4x4x4, cpu:8 ...')
+  flags.add_argument(
+    '--slices', type=int, default=1, help='of that topology, for mesh.across'
+  )
   flags.add_argument('--out', help='a JSON file to write')
   flags.add_argument(
     '--search',
@@ -43,13 +48,16 @@ def main(argv: Sequence[str]) -> None:
     help='rows of a step for --search to try: 2304,4608, say',
   )
   args, overrides = command.parse(flags, argv)
-  if args.limit < 1:
-    raise errors.InputError(f'--limit={args.limit} must be at least 1')
+  for name in ('limit', 'slices'):
+    if getattr(args, name) < 1:
+      raise errors.InputError(
+        f'--{name}={getattr(args, name)} must be at least 1'
+      )
   batch_sizes = _batch_sizes(args.batch_sizes)
   run = run_config.load(args.config, overrides)
   # Nothing is computed: no TPU or GPU of this machine is to be claimed.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-  where = topology.find(args.topology)
+  where = topology.find(args.topology, args.slices)
   if args.search:
     found = search.run(run, where, args.limit, plan_table.say, batch_sizes)
     plan_table.show_search(found)
@@ -62,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     files.atomic_write_json(epath.Path(args.out), tree)
   if not fits:
     raise command.DoesNotFitError(
-      f'{args.config} on {args.topology} needs more memory than there is; '
+      f'{args.config} on {where.name} needs more memory than there is; '
       'take more chips, more micro-batches, model.remat=full, or --search'
     )
 

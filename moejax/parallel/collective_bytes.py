@@ -19,6 +19,14 @@ Example, a line of the text and what is read in it, on groups of 4:
 
   %y = f32[32,16]{1,0} all-gather(%x), replica_groups={{0,1,2,3},{4,5,6,7}}
   32 * 16 numbers of 4 bytes come out, a quarter went in: 3 * 512 bytes
+
+A program for several TPU slices is one slice's: its devices are those of one,
+and what goes to other slices is in pairs of `send` and `recv`, of which each
+names the collective that it is part of:
+
+  %s = (f32[8], u32[], token[]) send(%x, %t), is_host_transfer=true,
+    frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",
+    _xla_megascale_transfer_type="ALL_REDUCE"}
 """
 
 import collections
@@ -43,6 +51,15 @@ _SENT: dict[str, Callable[[float, int], float]] = {
   'reduce-scatter': lambda result, n: result * (n - 1),
 }
 KINDS = frozenset(_SENT)
+# The same between n slices, from the bytes of what is sent.
+_BETWEEN: dict[str, Callable[[float, int], float]] = {
+  'all-gather': lambda given, n: given * (n - 1),
+  'all-reduce': lambda given, n: 2 * given * (n - 1) / n,
+  'all-to-all': lambda given, n: given * (n - 1) / n,
+  'reduce-scatter': lambda given, n: given * (n - 1) / n,
+}
+BETWEEN_SLICES = 'between slices'
+_BETWEEN_KIND = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +77,8 @@ class Collective:
       collective-permute those between which something moves.
     hidden: whether it is started in one place and waited for in another, or
       is part of a fusion, so that something can be computed meanwhile.
+    between: whether it goes to other slices, over the data centre's network;
+      `devices` are the slices then, and `group` is empty.
   """
 
   kind: str
@@ -69,6 +88,7 @@ class Collective:
   optional: bool
   group: tuple[int, ...] = ()
   hidden: bool = False
+  between: bool = False
 
   def axes(self, sizes: Mapping[str, int]) -> str:
     """The mesh axes along which it moves data, joined by '+'.
@@ -92,10 +112,16 @@ def collectives(text: str) -> list[Collective]:
   return of_program(program_text.Program(text))
 
 
-def of_program(program: program_text.Program) -> list[Collective]:
-  """The same of a program that is parsed already."""
+def of_program(
+  program: program_text.Program, slices: int = 1
+) -> list[Collective]:
+  """The same of a program that is parsed already, for so many slices."""
   found = []
   for at in program.walk():
+    kind = _BETWEEN_KIND.search(at.one.rest)
+    if kind and at.one.opcode == 'send':
+      found.append(_to_other_slices(at, kind[1], slices))
+      continue
     kind = at.one.opcode.removesuffix('-start')
     if kind not in _SENT:
       continue
@@ -134,12 +160,29 @@ def by_axis(
   *,
   optional: bool = False,
 ) -> dict[tuple[str, str], float]:
-  """The same by kind and mesh axes; see `Collective.axes`."""
+  """The same by kind and mesh axes; see `Collective.axes`.
+
+  Args:
+    found: from `collectives`.
+    sizes: of the mesh's axes, in a program for several slices those within one.
+    optional: whether all branches are counted, or what always runs.
+  """
   sums: dict[tuple[str, str], float] = collections.defaultdict(float)
   for one in found:
     if optional or not one.optional:
-      sums[one.kind, one.axes(sizes)] += one.sent * one.times
+      axes = BETWEEN_SLICES if one.between else one.axes(sizes)
+      sums[one.kind, axes] += one.sent * one.times
   return dict(sums)
+
+
+def _to_other_slices(at: program_text.At, name: str, slices: int) -> Collective:
+  """One `send`, which something may run beside until its `send-done`."""
+  kind = name.lower().replace('_', '-')
+  given = program_text.num_bytes(*program_text.shapes(at.one.type)[0])
+  sent = _BETWEEN.get(kind, lambda given, _: given)(given, slices)
+  return Collective(
+    kind, sent, slices, at.times, at.optional, hidden=True, between=True
+  )
 
 
 def _result_bytes(one: program_text.Instruction) -> float:

@@ -3,7 +3,8 @@
 Peak, memory and bandwidths are the vendor's published figures per chip (Cloud
 TPU documentation, "TPU v4", "v5e", "v5p", "v6e", "TPU7x"; its "inter-chip
 interconnect" is the sum over a chip's links in both directions, of which half
-is what it can send). Nothing here was measured.
+is what it can send; its "data center network" is taken as one way's). Nothing
+here was measured.
 
 A compiled program's estimates are in cycles of the chip's clock. That is not
 published; it is the peak over what the chip's matrix units multiply and add in
@@ -26,6 +27,7 @@ class Chip:
       together.
     flops_per_cycle: of all its matrix units.
     links: dimensions of the torus that it is part of.
+    dcn_bandwidth: bytes/s that it can send to other slices.
   """
 
   kind: str
@@ -35,6 +37,7 @@ class Chip:
   ici_bandwidth: float
   flops_per_cycle: int
   links: int
+  dcn_bandwidth: float
 
   @property
   def clock(self) -> float:
@@ -50,20 +53,32 @@ class Chip:
       hbm_bandwidth=self.hbm_bandwidth / parts,
       ici_bandwidth=self.ici_bandwidth / parts,
       flops_per_cycle=self.flops_per_cycle // parts,
+      dcn_bandwidth=self.dcn_bandwidth / parts,
     )
 
 
 GIB, UNIT_128, UNIT_256 = 2**30, 2 * 128**2, 2 * 256**2
 
 CHIPS: dict[str, Chip] = {
-  # 275 TFLOP/s, 32 GiB, 1,228 GB/s; 6 links of 50 GB/s each way.
-  'v4': Chip('TPU v4', 275e12, 32 * GIB, 1.228e12, 300e9, 8 * UNIT_128, 3),
-  # 197 TFLOP/s, 16 GB, 819 GB/s, 400 GB/s both ways.
-  'v5e': Chip('TPU v5e', 197e12, 16 * GIB, 819e9, 200e9, 4 * UNIT_128, 2),
-  # 459 TFLOP/s, 95 GiB, 2,765 GB/s, 1,200 GB/s both ways.
-  'v5p': Chip('TPU v5p', 459e12, 95 * GIB, 2.765e12, 600e9, 8 * UNIT_128, 3),
-  # 918 TFLOP/s, 32 GB, 1,640 GB/s, 800 GB/s both ways.
-  'v6e': Chip('TPU v6e', 918e12, 32 * GIB, 1.64e12, 400e9, 4 * UNIT_256, 2),
-  # 2,307 TFLOP/s, 192 GiB, 7,380 GB/s, 1,200 GB/s both ways.
-  'tpu7x': Chip('TPU7x', 2307e12, 192 * GIB, 7.38e12, 600e9, 8 * UNIT_256, 3),
+  # 275 TFLOP/s, 32 GiB, 1,228 GB/s; 6 links of 50 GB/s each way. Between slices
+  # as v5p, whose hosts have as many chips: assumed.
+  'v4': Chip(
+    'TPU v4', 275e12, 32 * GIB, 1.228e12, 300e9, 8 * UNIT_128, 3, 6.25e9
+  ),
+  # 197 TFLOP/s, 16 GB, 819 GB/s, 400 GB/s both ways; 6.4 Tbit/s of 256 chips.
+  'v5e': Chip(
+    'TPU v5e', 197e12, 16 * GIB, 819e9, 200e9, 4 * UNIT_128, 2, 3.125e9
+  ),
+  # 459 TFLOP/s, 95 GiB, 2,765 GB/s, 1,200 GB/s both ways; 50 Gbit/s.
+  'v5p': Chip(
+    'TPU v5p', 459e12, 95 * GIB, 2.765e12, 600e9, 8 * UNIT_128, 3, 6.25e9
+  ),
+  # 918 TFLOP/s, 32 GB, 1,640 GB/s, 800 GB/s both ways; 100 Gbit/s.
+  'v6e': Chip(
+    'TPU v6e', 918e12, 32 * GIB, 1.64e12, 400e9, 4 * UNIT_256, 2, 12.5e9
+  ),
+  # 2,307 TFLOP/s, 192 GiB, 7,380 GB/s, 1,200 GB/s both ways; 100 Gbit/s.
+  'tpu7x': Chip(
+    'TPU7x', 2307e12, 192 * GIB, 7.38e12, 600e9, 8 * UNIT_256, 3, 12.5e9
+  ),
 }

@@ -7,6 +7,9 @@ found.fits, found.to_json()
 import dataclasses
 from typing import Any
 
+import jax
+import numpy as np
+
 from moejax.parallel import collective_bytes, program_text
 from moejax.plan import compile as compiling
 from moejax.plan import count, memory, program_cost, roofline
@@ -35,7 +38,8 @@ class Plan:
     mesh: axis sizes.
     memory: bytes on a device.
     cost: what a device does in a step; None if the step did not compile.
-    collectives: bytes that a device sends in a step, by kind and axes.
+    collectives: bytes that a device sends in a step, by kind and axes, or
+      'between slices'.
     times: of a step; None if it did not compile, or on CPU.
     seconds: how long lowering and compiling took.
   """
@@ -95,6 +99,7 @@ class Plan:
       'topology': self.where.name,
       'chips': self.where.chips,
       'devices': len(self.where.devices),
+      'slices': self.where.slices,
       'mesh': self.mesh,
       'remat': self.run.model.remat,
       'batch_size': self.run.train.batch_size,
@@ -155,10 +160,13 @@ def make(run: Any, where: Slice) -> Plan:
   if found.program is not None:
     program = program_text.Program(found.text)
     cost = program_cost.of_program(program)
-    moves = collective_bytes.of_program(program)
-    sent = collective_bytes.by_axis(moves, sizes)
+    moves = collective_bytes.of_program(program, where.slices)
+    devices = _of_one_slice(found.mesh, where)
+    sent = collective_bytes.by_axis(
+      moves, dict(zip(sizes, devices.shape, strict=True))
+    )
     if where.chip is not None:
-      devices = list(found.mesh.devices.flat)
+      devices = list(devices.flat)
       times = roofline.times(cost, moves, where.chip, devices)
   return Plan(
     run=run,
@@ -171,3 +179,12 @@ def make(run: Any, where: Slice) -> Plan:
     times=times,
     seconds=found.seconds,
   )
+
+
+def _of_one_slice(mesh: jax.sharding.Mesh, where: Slice) -> np.ndarray:
+  """The first slice's devices of a mesh: a program numbers those of one."""
+  if where.slices == 1:
+    return mesh.devices
+  own = np.vectorize(lambda device: device.slice_index == 0)(mesh.devices)
+  places = [sorted({*along.tolist()}) for along in np.nonzero(own)]
+  return mesh.devices[np.ix_(*places)]

@@ -22,6 +22,7 @@ Neither was compared with a chip.
 The network of a TPU is a torus. A collective whose devices differ along one of
 its three dimensions can use a third of a chip's links. Example, v5p:4x4x4, 600
 GB/s: fsdp=64 is all three dimensions, 600 GB/s; expert=4 is one, 200 GB/s.
+Between slices it is the data centre's: v5p 6.25 GB/s a chip.
 """
 
 import dataclasses
@@ -85,12 +86,15 @@ def times(
     cost: of the program on one device.
     collectives: in it; what is in branches is left out.
     chip: what one device can do.
-    devices: of the mesh, flat; their `coords` say which links lie between.
+    devices: of the mesh, flat, of one slice if there are several; their
+      `coords` say which links lie between.
   """
   always = [one for one in collectives if not one.optional]
   seconds = {True: 0.0, False: 0.0}
   for one in always:
-    rate = chip.ici_bandwidth * link_share(one.group, devices, chip.links)
+    rate = chip.dcn_bandwidth
+    if not one.between:
+      rate = chip.ici_bandwidth * link_share(one.group, devices, chip.links)
     seconds[one.hidden] += one.sent * one.times / rate
   fusions = cost.cycles / chip.clock
   rest = cost.rest_bytes / chip.hbm_bandwidth

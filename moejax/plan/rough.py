@@ -54,7 +54,7 @@ PASSED = 14.0
 # Bytes of network by weight: to gather it for one pass, and for its gradient.
 GATHER, REDUCE = 2.0, 5.0
 # Where nothing is known of the device: an order to try things in.
-NO_CHIP = Chip('CPU', 1e11, 0, 1e10, 1e9, 1, 1)
+NO_CHIP = Chip('CPU', 1e11, 0, 1e10, 1e9, 1, 1, 1e9)
 
 
 @dataclasses.dataclass(frozen=True)

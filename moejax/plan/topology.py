@@ -2,6 +2,8 @@
 
 v5p:4x4x4   64 chips of a TPU slice, through libtpu, on any machine
 cpu:8       8 fake devices of this machine's CPU
+
+Of TPU slices there can be several, with the data centre's network between them.
 """
 
 import contextlib
@@ -30,6 +32,7 @@ class Slice:
     name: as it was given.
     devices: in the order of their places.
     chips: how many chips they are; on some kinds a chip is two devices.
+    slices: in which they are.
     chip: what one DEVICE can do; None for CPU, of which nothing is claimed.
     memory: bytes of one device. CPU's share the machine's.
   """
@@ -39,16 +42,25 @@ class Slice:
   chips: int
   chip: Chip | None
   memory: float
+  slices: int = 1
 
 
-def find(name: str) -> Slice:
+def find(name: str, slices: int = 1) -> Slice:
   """The devices of a topology.
+
+  Args:
+    name: 'v5p:4x4x4', say; of one slice.
+    slices: how many of those.
 
   Raises:
     InputError: no such kind or shape, or libtpu is not installed.
   """
   kind, _, shape = name.partition(':')
   if kind == CPU:
+    if slices != 1:
+      raise errors.InputError(
+        f'--slices={slices} of {name}: only TPU slices can be several'
+      )
     return _cpu(name, shape)
   if kind not in CHIPS:
     raise table.unknown('topology', kind, [*CHIPS, CPU])
@@ -56,17 +68,18 @@ def find(name: str) -> Slice:
     raise errors.InputError(
       f'--topology={name} has no shape; use {EXAMPLES}, say'
     )
-  chips = math.prod(int(n) for n in shape.split('x'))
-  devices = _tpu(name)
+  chips = math.prod(int(n) for n in shape.split('x')) * slices
+  devices = _tpu(name, slices)
   if not chips or len(devices) % chips:
     raise errors.InputError(
       f'--topology={name}: {chips} chips, but {len(devices)} devices'
     )
   chip = CHIPS[kind].split(len(devices) // chips)
-  return Slice(name, devices, chips, chip, chip.hbm)
+  full_name = name if slices == 1 else f'{slices} x {name}'
+  return Slice(full_name, devices, chips, chip, chip.hbm, slices)
 
 
-def _tpu(name: str) -> tuple[jax.Device, ...]:
+def _tpu(name: str, slices: int) -> tuple[jax.Device, ...]:
   if importlib.util.find_spec('libtpu') is None:
     raise errors.InputError(
       f'--topology={name} needs libtpu, which is not installed; '
@@ -78,7 +91,9 @@ def _tpu(name: str) -> tuple[jax.Device, ...]:
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   kinds = ', '.join(CHIPS)
   try:
-    found = topologies.get_topology_desc(platform='tpu', topology_name=name)
+    found = topologies.get_topology_desc(
+      platform='tpu', topology_name=name, num_slices=slices
+    )
   except Exception as e:  # noqa: BLE001 (it depends on the version)
     why = ' '.join(str(e).split())[:200]
     raise errors.InputError(

@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from moejax.parallel import collective_bytes
+from moejax.parallel import collective_bytes, program_text
 
 # A device has 8 rows of 16 float32 numbers: 512 bytes.
 ROWS, WIDTH, OWN = 8, 16, 512
@@ -145,4 +145,46 @@ def test_the_text_of_other_platforms():
     'collective-permute': 2 * 16,
     'reduce-scatter': 3 * 2 * 4 * 2,
     'all-reduce': 2 * 7 / 8 * (3 + 1) * 4,
+  }
+
+
+SLICES = """
+HloModule jit_step, is_scheduled=true, num_partitions=4
+
+ENTRY %main (x: f32[8,16]) -> f32[8,16] {
+  %x = f32[8,16]{1,0} parameter(0)
+  %t = token[] after-all()
+  %s = (f32[8,16]{1,0}, u32[], token[]) send(%x, %t), is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",\
+_xla_megascale_transfer_type="KIND"}
+  %r = (f32[8,16]{1,0}, u32[], token[]) recv(%t), is_host_transfer=true, \
+frontend_attributes={_xla_megascale_transfer_type="KIND"}
+  %sd = token[] send-done(%s), is_host_transfer=true
+  %rd = (f32[8,16]{1,0}, token[]) recv-done(%r), is_host_transfer=true
+  %y = f32[8,16]{1,0} get-tuple-element(%rd), index=0
+  ROOT %g = f32[8,64]{1,0} all-gather(%y), replica_groups=[1,4]<=[4]
+}
+"""
+
+
+@pytest.mark.parametrize(
+  ('kind', 'bytes_of_512'),
+  # To 3 other slices, of 4: each 512; a quarter and the sum of one; a quarter.
+  [
+    ('ALL_GATHER', 3 * OWN),
+    ('ALL_REDUCE', 2 * 3 / 4 * OWN),
+    ('REDUCE_SCATTER', 3 / 4 * OWN),
+    ('ALL_TO_ALL', 3 / 4 * OWN),
+    ('COLLECTIVE_PERMUTE', OWN),
+  ],
+)
+def test_what_goes_to_other_slices_is_apart(kind, bytes_of_512):
+  program = program_text.Program(SLICES.replace('KIND', kind))
+  found = collective_bytes.of_program(program, slices=4)
+  assert [one.between for one in found] == [True, False]
+  assert found[0].hidden
+  # The program is one slice's: its four devices are those along fsdp.
+  assert collective_bytes.by_axis(found, {'data': 1, 'fsdp': 4}) == {
+    (kind.lower().replace('_', '-'), 'between slices'): bytes_of_512,
+    ('all-gather', 'fsdp'): 3 * OWN,
   }

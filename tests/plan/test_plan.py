@@ -132,11 +132,14 @@ def test_fits_or_not(found, total, fits):
     ('v5p', 'has no shape'),
     ('v5p:4xx4', 'has no shape'),
     ('cpu:none', 'must be cpu:<devices>'),
+    ('cpu:8 --slices=2', 'only TPU slices can be several'),
+    ('cpu:8 --slices=0', '--slices=0 must be at least 1'),
     ('cpu:4096', 'xla_force_host_platform_device_count=4096'),
   ],
 )
 def test_bad_topologies_are_one_line(name, why, capsys):
-  assert command.call(plan_command.main, [TINY, f'--topology={name}']) == 2
+  flags = f'--topology={name}'.split()
+  assert command.call(plan_command.main, [TINY, *flags]) == 2
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 1
   assert why in lines[0]

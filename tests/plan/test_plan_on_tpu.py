@@ -117,6 +117,31 @@ def test_split_experts_whose_scatters_run_on_sparse_cores(tmp_path):
   assert {'all-gather', 'reduce-scatter'} <= kinds
 
 
+def test_two_slices_exchange_their_gradients(tmp_path):
+  """Data lies across the slices: nothing else goes over the slow network."""
+  code, tree, said = _plan(
+    tmp_path,
+    '--topology=v5e:2x2',
+    '--slices=2',
+    *SMALL[:-1],
+    '--config.mesh.fsdp=4',
+    '--config.model.moe.num_experts=0',
+  )
+  assert code == 0, said[-2000:]
+  assert (tree['topology'], tree['slices']) == ('2 x v5e:2x2', 2)
+  assert tree['chips'] == 8
+  rows = tree['collectives']
+  slow = {r['kind']: r for r in rows if r['axes'] == 'between slices'}
+  assert set(slow) == {'all-reduce'}
+  # Each of two sends its quarter of the gradients, some in bfloat16.
+  gradients = tree['parameters']['total'] / 4
+  sent = slow['all-reduce']['bytes_per_step']
+  assert 2 * gradients < sent < 1.01 * 4 * gradients
+  # Weights are gathered within a slice.
+  assert {r['axes'] for r in rows} == {'between slices', 'fsdp'}
+  assert tree['seconds_per_step']['network'] > sent / 3.125e9
+
+
 def test_a_kind_that_is_none_is_one_line(tmp_path):
   code, tree, said = _plan(tmp_path, '--topology=v5p:3x5x7')
   assert code == 2

@@ -8,8 +8,9 @@ from moejax.parallel.collective_bytes import Collective
 from moejax.plan import chips, roofline
 from moejax.plan.program_cost import Cost, Kernel
 
-# 1 TFLOP/s at 1 GHz, 1 GB, 100 GB/s, 30 GB/s over the links of 3 dimensions.
-CHIP = chips.Chip('toy', 1e12, 1e9, 100e9, 30e9, 1000, 3)
+# 1 TFLOP/s at 1 GHz, 1 GB, 100 GB/s, 30 GB/s over the links of 3 dimensions, 1
+# GB/s to other slices.
+CHIP = chips.Chip('toy', 1e12, 1e9, 100e9, 30e9, 1000, 3, 1e9)
 
 
 @dataclasses.dataclass
@@ -95,3 +96,13 @@ def test_devices_that_share_a_chip():
   assert half.peak == 2307e12 / 2
   assert half.hbm == 96 * 2**30
   assert half.clock == chips.CHIPS['tpu7x'].clock
+
+
+def test_between_slices_it_is_the_slow_network():
+  slow = Collective(
+    'all-reduce', 2e9, 2, 1, optional=False, hidden=True, between=True
+  )
+  found = roofline.times(_cost(), [_collective(sent=5e9), slow], CHIP, DEVICES)
+  # 2 GB at 1 GB/s, which the 3 s of fusions hide.
+  assert found.network == 0.5 + 2.0
+  assert found.compiler == 3.0 + 0.5
