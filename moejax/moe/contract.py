@@ -350,6 +350,14 @@ class Exchange(Protocol):
     """Whether every device is given the weights of all experts instead."""
     ...
 
+  def room(self, num_devices: int) -> float:
+    """Rows that a device's experts are given, over those that name them.
+
+    At perfect balance over the P = `num_devices` devices. The others fill a
+    shape that is fixed; grouped matmuls skip them.
+    """
+    ...
+
   def __call__(
     self,
     run: Any,

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from moejax.model.config import ModelConfig
 from moejax.parallel import collective_bytes, program_text
 from moejax.plan import compile as compiling
 from moejax.plan import count, memory, program_cost, roofline
@@ -159,7 +160,7 @@ def make(run: Any, where: Slice) -> Plan:
   cost, sent, times = None, {}, None
   if found.program is not None:
     program = program_text.Program(found.text)
-    cost = program_cost.of_program(program)
+    cost = program_cost.of_program(program, _room(run.model, sizes['expert']))
     moves = collective_bytes.of_program(program, where.slices)
     devices = _of_one_slice(found.mesh, where)
     sent = collective_bytes.by_axis(
@@ -179,6 +180,13 @@ def make(run: Any, where: Slice) -> Plan:
     times=times,
     seconds=found.seconds,
   )
+
+
+def _room(model: ModelConfig, num_devices: int) -> float:
+  """See `moe.contract.Exchange.room`; 1 if nothing is exchanged."""
+  if num_devices == 1 or not model.num_moe:
+    return 1.0
+  return model.moe.exchange.room(num_devices)
 
 
 def _of_one_slice(mesh: jax.sharding.Mesh, where: Slice) -> np.ndarray:

@@ -60,6 +60,8 @@ ATTENTION = {
   'splash_mha_dkv': 4,
   'splash_mha_dq': 3,
 }
+# Kernels that skip rows of no expert.
+EXPERTS = ('gmm', 'tgmm')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +110,18 @@ class Cost:
     return sum(k.num_bytes * k.times for k in self.kernels)
 
 
-def of_program(program: program_text.Program) -> Cost:
-  """The cost of a compiled program on one of its devices."""
+def of_program(program: program_text.Program, room: float = 1.0) -> Cost:
+  """The cost of a compiled program on one of its devices.
+
+  Args:
+    program: its text, parsed.
+    room: rows that kernels of EXPERTS are given over those that they compute;
+      see `moe.contract.Exchange.room`. They say what all of them would cost.
+  """
   flops = num_bytes = cycles = rest = optional = 0.0
   kernels, unknown = [], 0
   for at in program.walk():
-    kernel = _kernel(at)
+    kernel = _kernel(at, room)
     own = matmul_flops(program, at)
     if at.optional:
       optional += at.times * (own + (kernel.flops if kernel else 0))
@@ -213,13 +221,14 @@ def _hits(sizes: tuple[int, int, int], window: dict) -> int:
   return hits
 
 
-def _kernel(at: program_text.At) -> Kernel | None:
+def _kernel(at: program_text.At, room: float) -> Kernel | None:
   if 'custom_call_target="tpu_custom_call"' not in at.one.rest:
     return None
   name = at.one.name.split('.')[0]
   found = _KERNEL.search(at.one.rest)
   if found:
-    flops, num_bytes = (float(n) for n in found.groups())
+    share = room if name in EXPERTS else 1.0
+    flops, num_bytes = (float(n) / share for n in found.groups())
     return Kernel(name, flops, num_bytes, at.times)
   products = next(
     (n for start, n in ATTENTION.items() if name.startswith(start)), 0

@@ -96,6 +96,32 @@ def test_dropless_falls_back_for_the_layer_and_counts(kind):
   assert found[2] > 0
 
 
+@pytest.mark.parametrize(
+  'exchange',
+  [
+    EXCHANGES['ring'](),
+    AllToAll(factor=2.0, overflow='drop'),
+    AllToAll(factor=9.0, overflow='drop'),
+    RaggedAllToAll(factor=1.5, overflow='drop'),
+    RaggedAllToAll(overflow='drop'),
+  ],
+)
+def test_room_is_how_many_rows_the_experts_are_given(exchange, monkeypatch):
+  given, dot = [], jax.lax.ragged_dot
+
+  def ragged_dot(x_RD, *more, **options):
+    given.append(x_RD.shape[0])
+    return dot(x_RD, *more, **options)
+
+  monkeypatch.setattr(jax.lax, 'ragged_dot', ragged_dot)
+  config = MoEConfig(
+    num_experts=E, exchange=exchange, grouped_matmul='ragged_dot'
+  )
+  run_with(exchange, config=config)
+  # A device's own: all tokens over 8 devices, K experts each.
+  assert {rows / (T // 8 * K) for rows in given} == {exchange.room(4)}
+
+
 def test_room_for_all_is_never_too_little():
   for exchange in (AllToAll(factor=4.0), RaggedAllToAll()):
     out_TD, _, lost = jax.device_get(run_with(exchange))

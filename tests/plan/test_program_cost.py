@@ -92,6 +92,16 @@ def test_a_kernel_s_estimate_in_another_order():
   assert (found.kernel_flops, found.kernel_bytes) == (7 * 5000, 7 * 600)
 
 
+def test_rows_of_no_expert_are_skipped():
+  """With room for four times the rows, a quarter of what the kernel says."""
+  program = program_text.Program(TPU)
+  found = program_cost.of_program(program, room=4)
+  assert (found.kernel_flops, found.kernel_bytes) == (7 * 1250, 7 * 150)
+  assert found.flops == program_cost.of_program(program).flops
+  other = program_text.Program(TPU.replace('%gmm.3', '%another.3'))
+  assert program_cost.of_program(other, room=4).kernel_flops == 7 * 5000
+
+
 ASYNC = """
 %apart (a: f32[100]) -> f32[100] {
   %a = f32[100]{0} parameter(0)

@@ -57,6 +57,9 @@ class AllToAll:
   def gathers_experts(self) -> bool:
     return False
 
+  def room(self, num_devices: int) -> float:
+    return max(1.0, min(self.factor, num_devices))
+
   def __call__(self, run, weights, x_TD, routing, num_experts):
     if run.dispatcher.equal_groups:
       return equal_groups(run, weights, x_TD, routing, num_experts)

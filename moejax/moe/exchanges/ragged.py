@@ -47,6 +47,9 @@ class RaggedAllToAll:
   def gathers_experts(self) -> bool:
     return False
 
+  def room(self, num_devices: int) -> float:
+    return max(1.0, min(self.factor or num_devices, num_devices))
+
   def __call__(self, run, weights, x_TD, routing, num_experts):
     if run.dispatcher.equal_groups:
       # Nothing is ragged: and grouped again, rows would be dropped again.

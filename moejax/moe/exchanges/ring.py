@@ -31,6 +31,9 @@ class Ring:
   def gathers_experts(self) -> bool:
     return False
 
+  def room(self, num_devices: int) -> float:
+    return float(num_devices)
+
   def __call__(self, run, weights, x_TD, routing, num_experts):
     num_devices = jax.lax.axis_size(AXIS)
     own = num_experts // num_devices
