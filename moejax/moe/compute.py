@@ -163,14 +163,14 @@ class Way:
   """An entry of WAYS: what it makes of a config, and what it asks of it.
 
   Attributes:
-    make: from a config that fits.
+    make: from a config that fits, and `again` of `choose`.
     fits: whether it can do what the config asks for.
     needs: what `fits` asks, in words.
     platforms: where alone it runs; none means everywhere.
     package: what must be installed, which is an extra of the same name.
   """
 
-  make: Callable[[MoEConfig], Compute]
+  make: Callable[[MoEConfig, bool], Compute]
   fits: Callable[[MoEConfig], bool] = lambda _: True
   needs: str = ''
   platforms: tuple[str, ...] = ()
@@ -190,8 +190,8 @@ class Way:
     return ''
 
 
-def _stages(name: str) -> Callable[[MoEConfig], Compute]:
-  return lambda config: Stages(
+def _stages(name: str) -> Callable[[MoEConfig, bool], Compute]:
+  return lambda config, _: Stages(
     config.dispatcher, config.experts, GROUPED_MATMULS[name]()
   )
 
@@ -204,8 +204,9 @@ def _is_dropless_swiglu(config: MoEConfig) -> bool:
   )
 
 
-def _obvious(config: MoEConfig) -> Compute:
+def _obvious(config: MoEConfig, again: bool) -> Compute:
   """The slow and obvious ways, for comparison."""
+  del again
   return Stages(
     reference.Reference(), config.experts, GROUPED_MATMULS['reference']()
   )
@@ -222,12 +223,12 @@ WAYS = {
   'megablox': Way(_stages('megablox'), platforms=('tpu',)),
   'tokamax': Way(_stages('tokamax'), package='tokamax'),
   'fused': Way(
-    lambda _: Fused(),
+    lambda *_: Fused(),
     fits=_is_dropless_swiglu,
     needs='the dropless dispatcher and SwiGLU experts without bias',
   ),
   'fused_megablox': Way(
-    lambda _: FusedKernels(),
+    lambda _, again: FusedKernels(kernel_swiglu.KernelSwiglu(keep=not again)),
     fits=_is_dropless_swiglu,
     needs='the dropless dispatcher and SwiGLU experts without bias',
     platforms=('tpu',),
@@ -245,8 +246,14 @@ AUTO = {
 AUTO_ELSEWHERE = ('batched', 'ragged_dot')
 
 
-def choose(config: MoEConfig, platform: str) -> Compute:
+def choose(config: MoEConfig, platform: str, again: bool = False) -> Compute:
   """How a config's routed experts are computed on a platform.
+
+  Args:
+    config: of the layers.
+    platform: 'cpu', 'tpu' ...
+    again: whether the backward pass computes them again anyway, so that what is
+      kept in the first pass is lost.
 
   Raises:
     InputError: the config asks for what does not fit the rest of it, or this
@@ -260,4 +267,4 @@ def choose(config: MoEConfig, platform: str) -> Compute:
   why = way.refuses(config, platform)
   if why:
     raise errors.InputError(f'moe.grouped_matmul={name} {why}')
-  return way.make(config)
+  return way.make(config, again)

@@ -75,8 +75,8 @@ class Megablox:
       transpose_rhs=transpose,
       interpret=self.interpret,
     )
-    x_PD = _padded(x_RD, tiling[0])
-    y_PF = _unchecked(product, x_PD, w_EDF.astype(x_RD.dtype), size_E)
+    x_PD = padded(x_RD, tiling[0])
+    y_PF = unchecked(product, x_PD, w_EDF.astype(x_RD.dtype), size_E)
     return y_PF[: x_RD.shape[0]]
 
   def weights(self, x_RD, dy_RF, size_E, dtype):
@@ -87,28 +87,37 @@ class Megablox:
       tiling=tiling,
       interpret=self.interpret,
     )
-    x_PD, dy_PF = (_padded(z, tiling[0]) for z in (x_RD, dy_RF))
-    return _unchecked(product, x_PD.T, dy_PF, size_E)
+    x_PD, dy_PF = (padded(z, tiling[0]) for z in (x_RD, dy_RF))
+    return unchecked(product, x_PD.T, dy_PF, size_E)
+
+  def row_tile(self, num_rows: int, num_experts: int) -> int:
+    """Rows of a tile.
+
+    The boundaries of E experts cost at most E tiles, a quarter of the work
+    where R is large enough for that.
+    """
+    most = self.tiling[0]
+    rows = min(most, LANES)
+    while rows < most and 8 * rows * num_experts <= num_rows:
+      rows *= 2
+    while num_rows > MOST_ROW_TILES * rows:
+      rows *= 2
+    return min(rows, _round_up(num_rows, 16))
 
   def _tiling(self, x_RD, width, size_E, dtype) -> tuple[int, int, int]:
     """Tiles for a product of these shapes, its result in `dtype`.
 
-    Of rows: the boundaries of E experts cost at most E tiles, a quarter of the
-    work where R is large enough for that. Of the rest: equal pieces of the
-    dimension, whole lanes each. A TPU's fast memory has room for the largest
-    tiles in bfloat16; wider numbers or more rows have smaller ones.
+    Besides `row_tile`: equal pieces of the dimension, whole lanes each. A TPU's
+    fast memory has room for the largest tiles in bfloat16; wider numbers or
+    more rows have smaller ones.
     """
     num_rows, depth = x_RD.shape
     most_rows, most_depth, most_width = self.tiling
-    rows = min(most_rows, LANES)
-    while rows < most_rows and 8 * rows * size_E.shape[0] <= num_rows:
-      rows *= 2
-    while num_rows > MOST_ROW_TILES * rows:
-      rows *= 2
+    rows = self.row_tile(num_rows, size_E.shape[0])
     shrink = max(x_RD.dtype.itemsize, jnp.dtype(dtype).itemsize) // 2
     shrink *= max(1, rows // most_rows)
     return (
-      min(rows, _round_up(num_rows, 16)),
+      rows,
       _even(depth, max(most_depth // shrink, LANES)),
       _even(width, max(most_width // shrink, LANES)),
     )
@@ -139,8 +148,8 @@ class Tokamax:
       lhs_ragged_dimensions=[0],
       rhs_group_dimensions=[0],
     )
-    product, x_PD = self._product(dims, x_RD.dtype), _padded(x_RD, LANES)
-    y_PF = _unchecked(product, x_PD, w_EDF.astype(x_RD.dtype), size_E)
+    product, x_PD = self._product(dims, x_RD.dtype), padded(x_RD, LANES)
+    y_PF = unchecked(product, x_PD, w_EDF.astype(x_RD.dtype), size_E)
     return y_PF[: x_RD.shape[0]]
 
   def weights(self, x_RD, dy_RF, size_E, dtype):
@@ -149,8 +158,8 @@ class Tokamax:
       lhs_ragged_dimensions=[0],
       rhs_group_dimensions=[],
     )
-    x_PD, dy_PF = (_padded(z, LANES) for z in (x_RD, dy_RF))
-    dw_EDF = _unchecked(self._product(dims, dtype), x_PD, dy_PF, size_E)
+    x_PD, dy_PF = (padded(z, LANES) for z in (x_RD, dy_RF))
+    dw_EDF = unchecked(self._product(dims, dtype), x_PD, dy_PF, size_E)
     # Its kernels have left such experts' weights unset (its issue 887).
     return jnp.where(size_E[:, None, None] > 0, dw_EDF, 0)
 
@@ -194,7 +203,7 @@ def _used(y_RF: jax.Array, size_E: jax.Array) -> jax.Array:
   return jnp.where(used_R1, y_RF, 0)
 
 
-def _unchecked(product: Callable[..., jax.Array], *xs: jax.Array) -> jax.Array:
+def unchecked(product: Callable[..., Any], *xs: jax.Array) -> Any:
   """`product(*xs)`, where need be without shard_map's check of varying axes.
 
   The kernels do not say over which mesh axes their outputs vary; inside of
@@ -212,10 +221,10 @@ def _unchecked(product: Callable[..., jax.Array], *xs: jax.Array) -> jax.Array:
     axis_names=set(axes),
     check_vma=False,
   )(*xs)
-  return varying.match(y, *xs)
+  return jax.tree.map(lambda y: varying.match(y, *xs), y)
 
 
-def _padded(x_RD: jax.Array, multiple: int) -> jax.Array:
+def padded(x_RD: jax.Array, multiple: int) -> jax.Array:
   """With rows of zeros behind, up to a multiple."""
   more = -x_RD.shape[0] % multiple
   return jnp.pad(x_RD, ((0, more), (0, 0))) if more else x_RD

@@ -15,6 +15,8 @@ of the stages:
     the sums of the weights' gradients, and nobody reads them at the end
   - gate and up are two products: of one, the gradient would have to be put
     together from two halves, which is written and read once more
+  - nothing is written between a product and what comes of it, and the gradients
+    that reach a row by gate and by up are one sum (`swiglu_kernels`)
 
 Example, 3 tokens with K = 2 and the third not routed: of 6 rows the experts own
 the first 4. Rows 4 and 5 are copies of token 0 in x_RD, and anything (NaN too)
@@ -28,7 +30,12 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import varying
-from moejax.moe import contract, fused_swiglu, grouped_matmul_kernels, permute
+from moejax.moe import (
+  contract,
+  grouped_matmul_kernels,
+  permute,
+  swiglu_kernels,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +44,13 @@ class KernelSwiglu:
 
   Attributes:
     kernel: whose `weights` reads no row behind the last group.
+    keep: whether the forward pass keeps what the backward pass needs of gate
+      and up. If not, it computes them again; then nothing but the tokens is
+      kept, and `jax.checkpoint` around it finds nothing to do again.
   """
 
   kernel: grouped_matmul_kernels.Megablox = grouped_matmul_kernels.Megablox()
+  keep: bool = True
 
   @property
   def row_multiple(self) -> int:
@@ -68,44 +79,39 @@ class KernelSwiglu:
     )
     leaves, structure = jax.tree.flatten(given)
     given = jax.tree.unflatten(structure, varying.together(*leaves))
-    return _experts(self.kernel, routing.per_token, *given)
+    return _experts(self, routing.per_token, *given)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _experts(kernel, per_token, x_TD, weight_A, w, places):
-  return _forward(kernel, per_token, x_TD, weight_A, w, places)[0]
+def _experts(experts, per_token, x_TD, weight_A, w, places):
+  return _forward(experts, per_token, x_TD, weight_A, w, places)[0]
 
 
-def _forward(kernel, per_token, x_TD, weight_A, w, places):
-  (w_gate, w_up, w_down), (token_A, grouping) = w, places
+def _forward(experts, per_token, x_TD, weight_A, w, places):
+  token_A, grouping = places
   x_RD = _rows(x_TD, token_A, grouping, per_token)
-  times = functools.partial(
-    kernel.rows, size_E=grouping.size_E, transpose=False
+  a_RF, *z = swiglu_kernels.forward(
+    experts.kernel, x_RD, w, grouping.size_E, experts.keep
   )
-  z = times(x_RD, w_gate), times(x_RD, w_up)
-  a_RF = fused_swiglu.activate(*z).astype(x_TD.dtype)
-  y_RD = times(a_RF, w_down)
+  y_RD = experts.kernel.rows(a_RF, w[2], grouping.size_E, transpose=False)
   out_TD = permute.combine(
     y_RD, weight_A, token_A, grouping, x_TD.shape[0], per_token
   )
-  return out_TD, (x_RD, z, weight_A, w, places)
+  kept = (x_RD, *z) if experts.keep else (x_TD,)
+  return out_TD, (kept, weight_A, w, places)
 
 
-def _backward(kernel, per_token, kept, dout_TD):
-  x_RD, z, weight_A, (w_gate, w_up, w_down), (token_A, grouping) = kept
-  dtype, size_E = x_RD.dtype, grouping.size_E
-  back = functools.partial(kernel.rows, size_E=size_E, transpose=True)
+def _backward(experts, per_token, kept, dout_TD):
+  (x, *z), weight_A, w, (token_A, grouping) = kept
+  kernel, size_E = experts.kernel, grouping.size_E
+  x_RD = x if z else _rows(x, token_A, grouping, per_token)
   weight_R1 = _or_zero(weight_A, grouping.assignment_R)[:, None]
   dout_RD = _rows(dout_TD, token_A, grouping, per_token)
-  g_RF = back(dout_RD, w_down).astype(jnp.float32)
-  a_RF = fused_swiglu.activate(*z)
-  dweight_R = jnp.sum(g_RF * a_RF, axis=1)
-  a_RF = (a_RF * weight_R1).astype(dtype)
-  dgate_RF, dup_RF = (
-    half.astype(dtype)
-    for half in fused_swiglu.activate_grad(*z, g_RF * weight_R1)
+  a_RF, *dz, dweight_RP = swiglu_kernels.backward(
+    kernel, (x_RD, *z), dout_RD, weight_R1, w, size_E
   )
-  dx_RD = back(dgate_RF, w_gate) + back(dup_RF, w_up)
+  dweight_R = jnp.sum(dweight_RP, axis=1)
+  dx_RD = swiglu_kernels.rows(kernel, dz, w, size_E)
   dx_TD = permute.combine(
     dx_RD,
     jnp.ones_like(weight_A),
@@ -115,9 +121,9 @@ def _backward(kernel, per_token, kept, dout_TD):
     per_token,
   )
   dw = (
-    kernel.weights(x_RD, dgate_RF, size_E, w_gate.dtype),
-    kernel.weights(x_RD, dup_RF, size_E, w_up.dtype),
-    kernel.weights(a_RF, dout_RD, size_E, w_down.dtype),
+    kernel.weights(x_RD, dz[0], size_E, w[0].dtype),
+    kernel.weights(x_RD, dz[1], size_E, w[1].dtype),
+    kernel.weights(a_RF, dout_RD, size_E, w[2].dtype),
   )
   dweight_A = _or_zero(dweight_R, grouping.row_A).astype(weight_A.dtype)
   return dx_TD, dweight_A, dw, None

@@ -231,7 +231,8 @@ class MoE(nnx.Module):
 
   def _compute(self) -> compute.Compute:
     """How experts are computed on the devices of the mesh."""
-    return compute.choose(self.config, self.mesh.devices.flat[0].platform)
+    platform = self.mesh.devices.flat[0].platform
+    return compute.choose(self.config, platform, again=self.chunks > 1)
 
   def _local(self, weights, x_BLD, tokens, trace, key, layer):
     config = self.config

@@ -23,6 +23,8 @@ A = K * T
 # Interpreted; memory not yet written to is NaN: rows that no expert owns.
 KERNEL = grouped_matmul_kernels.Megablox((8, 128, 128), interpret=True)
 FAST = compute.FusedKernels(kernel_swiglu.KernelSwiglu(KERNEL))
+# Computes gate and up once more for the gradient.
+AGAIN = compute.FusedKernels(kernel_swiglu.KernelSwiglu(KERNEL, keep=False))
 SLOW = compute.Stages(
   dropless.Dropless(), experts.SwiGLU(), grouped_matmul.Reference()
 )
@@ -88,12 +90,16 @@ def _same(got, want):
     np.testing.assert_allclose(a, b, atol=1e-5 * scale + 1e-9, err_msg=name)
 
 
+BOTH = pytest.mark.parametrize('fast', [FAST, AGAIN], ids=['keep', 'again'])
+
+
+@BOTH
 @pytest.mark.parametrize(
   'kind', ['mixed, expert 2 empty', 'one takes all', 'all nowhere']
 )
-def test_values_and_gradients_equal_the_stages(kind):
+def test_values_and_gradients_equal_the_stages(kind, fast):
   args = (_inputs(), _choose(kind))
-  _same(_outcome(FAST, *args), _outcome(SLOW, *args))
+  _same(_outcome(fast, *args), _outcome(SLOW, *args))
 
 
 def test_any_list_also_a_token_twice_in_one_expert():
@@ -103,7 +109,8 @@ def test_any_list_also_a_token_twice_in_one_expert():
   _same(_outcome(FAST, *args), _outcome(SLOW, *args))
 
 
-def test_rows_of_no_expert_reach_nobody():
+@BOTH
+def test_rows_of_no_expert_reach_nobody(fast):
   """They are NaN in what the kernels give, and the first kernel's do say so."""
   assert np.sum(MIXED == E) > 3
   size_E = jnp.bincount(MIXED, length=E)
@@ -111,7 +118,7 @@ def test_rows_of_no_expert_reach_nobody():
   y_AF = KERNEL.rows(x_AD, _inputs()[2], size_E, transpose=False)
   assert np.all(np.isnan(y_AF[-1]))
   out_TD, dx_TD, dweight_A, *dw = map(
-    np.asarray, _outcome(FAST, _inputs(), MIXED)
+    np.asarray, _outcome(fast, _inputs(), MIXED)
   )
   assert all(np.all(np.isfinite(z)) for z in (out_TD, dx_TD, *dw))
   assert not np.any(dweight_A[np.asarray(MIXED) == E])
@@ -119,10 +126,11 @@ def test_rows_of_no_expert_reach_nobody():
   assert not any(np.any(z[2]) for z in dw)
 
 
-def test_bfloat16_stays_near_float32():
+@BOTH
+def test_bfloat16_stays_near_float32(fast):
   inputs = _inputs(jnp.bfloat16)
   exact = jax.tree.map(lambda x: x.astype(jnp.float32), inputs)
-  got, want = _outcome(FAST, inputs, MIXED), _outcome(SLOW, exact, MIXED)
+  got, want = _outcome(fast, inputs, MIXED), _outcome(SLOW, exact, MIXED)
   for a, b, x in zip(got, want, (inputs[0], *inputs), strict=True):
     assert a.dtype == x.dtype
     # Rounded to 8 bits, by at most 2^-9 of itself, half a dozen times.
@@ -148,9 +156,17 @@ def test_a_second_pass_forward_leaves_out_the_second_matmul():
   def loss(inputs):
     return jnp.vdot(PULL_TD, layer(inputs))
 
-  found = _kernels(jax.make_jaxpr(jax.grad(loss))(_inputs()).jaxpr)
-  # Forward 3; again 2; backward g, two of dx and three of the weights.
-  assert found == 3 + 2 + 6
+  found = _kernels(jax.make_jaxpr(jax.value_and_grad(loss))(_inputs()).jaxpr)
+  # Forward 2; again 1; backward one to both sides of the activation, one of dx
+  # and three of the weights.
+  assert found == 2 + 1 + 5
+
+
+@pytest.mark.parametrize(('fast', 'keeps'), [(FAST, True), (AGAIN, False)])
+def test_rows_are_kept_or_not(fast, keeps):
+  _, pull = jax.vjp(lambda inputs: _call(fast, inputs, MIXED), _inputs())
+  kept = {x.shape for x in jax.tree.leaves(pull)}
+  assert ((A, D) in kept) == ((A, F) in kept) == keeps
 
 
 def test_inside_shard_map_equals_one_device():

@@ -1,0 +1,291 @@
+"""Grouped matmuls in a Pallas kernel that finishes what it has at hand: TPU.
+
+`grouped_matmul_kernels` has one product to a kernel, whose result is written to
+memory; a sum of two products, and what comes of a product, are then operations
+of their own, which read it again. One kernel here does
+
+  sums     several products to each tile, in float32
+  finish   what is made of these, while they are in fast memory
+
+Example, dx = dgate w_gate^T + dup w_up^T of rows 0-2 and 3-4 of two experts:
+
+  Work(sums=(((0, 0), (1, 1)),), outs=(bfloat16,), finish=the sum itself,
+       transpose=(True, True)) of xs = (dgate, dup), ws = (w_gate, w_up)
+
+Rows of no expert are left as they were in memory. As in megablox (after
+MegaBlocks, arXiv 2211.15841), whose table of visits this takes, rows are cut
+into tiles, and one that holds rows of several experts is visited for each.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas.ops.tpu.megablox.gmm import make_group_metadata
+
+LANES = 128
+# Of a core's fast memory, for tiles: the compiler gives a kernel 16 MiB.
+ROOM = 12 * 2**20
+
+Arrays = Sequence[jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What a kernel does, whatever the sizes.
+
+  Attributes:
+    sums: for each sum, its products: (which of the rows, which of the weights).
+    outs: types of the results [R, N].
+    finish: (sums, beside) -> a tile of each result, then partial sums if there
+      are. The sums are float32 [rows, columns].
+    transpose: for each of the weights, whether they are [E, N, K].
+    partial: whether there is one more result: float32 [R, P], whose sum over P
+      is the sum over N of what `finish` gives for it.
+    temporaries: tiles of float32 that `finish` needs.
+  """
+
+  sums: tuple[tuple[tuple[int, int], ...], ...]
+  outs: tuple[Any, ...]
+  finish: Callable[[Arrays, Arrays], Arrays]
+  transpose: tuple[bool, ...]
+  partial: bool = False
+  temporaries: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """Sizes of rows, depth and columns, and of their tiles."""
+
+  whole: tuple[int, int, int]
+  each: tuple[int, int, int]
+
+  @property
+  def number(self) -> tuple[int, int, int]:
+    """How many there are."""
+    return tuple(map(pl.cdiv, self.whole, self.each))
+
+  @property
+  def lanes(self) -> int:
+    """Partial sums of a row and a tile."""
+    return self.each[2] if self.each[2] % LANES else LANES
+
+
+@flax.struct.dataclass
+class Given:
+  """What goes into a kernel.
+
+  Attributes:
+    xs: rows [R, K].
+    ws: weights [E, K, N], or [E, N, K].
+    beside: what `finish` is given of each tile: [R, N], or [R, 1] of its rows.
+  """
+
+  xs: tuple[jax.Array, ...]
+  ws: tuple[jax.Array, ...]
+  beside: tuple[jax.Array, ...] = ()
+
+
+def run(
+  work: Work,
+  given: Given,
+  size_E: jax.Array,
+  row_tile: int,
+  interpret: Any = False,
+) -> list[jax.Array]:
+  """The results.
+
+  Args:
+    work: what to do.
+    given: with what.
+    size_E: int32; fills rows from 0 on.
+    row_tile: rows of a tile; divides R.
+    interpret: True, or Pallas's parameters for it, for tests.
+  """
+  tiles = choose(work, given, row_tile)
+  (R, K, N), (rows, deep, wide) = tiles.whole, tiles.each
+  num_k, num_n = tiles.number[1:]
+  table, visits = make_group_metadata(
+    group_sizes=size_E,
+    m=R,
+    tm=rows,
+    start_group=jnp.int32(0),
+    num_nonzero_groups=size_E.shape[0],
+    visit_empty_groups=False,
+  )
+  # The table: where groups start, and of each visit the group and the tile.
+  at = lambda *where: (
+    lambda n, v, k, table: tuple(
+      {'row': table[2][v], 'expert': table[1][v], 'k': k, 'n': n, 0: 0}[axis]
+      for axis in where
+    )
+  )
+  x_spec = pl.BlockSpec((rows, deep), at('row', 'k'))
+  y_spec = pl.BlockSpec((rows, wide), at('row', 'n'))
+  row_spec = pl.BlockSpec((rows, 1), at('row', 0))
+  w_specs = {
+    False: pl.BlockSpec((None, deep, wide), at('expert', 'k', 'n')),
+    True: pl.BlockSpec((None, wide, deep), at('expert', 'n', 'k')),
+  }
+  shapes = [jax.ShapeDtypeStruct((R, N), dtype) for dtype in work.outs]
+  out_specs = [y_spec] * len(shapes)
+  if work.partial:
+    P = num_n * tiles.lanes
+    shapes.append(jax.ShapeDtypeStruct((R, P), jnp.float32))
+    out_specs.append(pl.BlockSpec((rows, tiles.lanes), at('row', 'n')))
+  call = pl.pallas_call(
+    functools.partial(_kernel, work, tiles, given),
+    out_shape=shapes,
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=1,
+      grid=(num_n, visits, num_k),
+      in_specs=[x_spec] * len(given.xs)
+      + [w_specs[transpose] for transpose in work.transpose]
+      + [y_spec if z.shape[1] == N else row_spec for z in given.beside],
+      out_specs=out_specs,
+      scratch_shapes=[pltpu.VMEM((rows, wide), jnp.float32)] * len(work.sums),
+    ),
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=('parallel', 'arbitrary', 'arbitrary')
+    ),
+    cost_estimate=pl.CostEstimate(
+      flops=2 * R * K * N * sum(map(len, work.sums)),
+      bytes_accessed=moved(work, given, tiles),
+      transcendentals=0,
+    ),
+    interpret=interpret,
+    name='grouped_swiglu',
+  )
+  return call(table, *given.xs, *given.ws, *given.beside)
+
+
+def _kernel(work, tiles, given, table, *refs):
+  """One visit of one tile."""
+  cuts = (len(given.xs), len(given.ws), len(given.beside))
+  xs, ws, beside, rest = _cut(refs, cuts)
+  sums, outs = rest[-len(work.sums) :], rest[: -len(work.sums)]
+  n, visit, k = (pl.program_id(i) for i in range(3))
+
+  @pl.when(k == 0)
+  def _():
+    for total in sums:
+      total[...] = jnp.zeros_like(total)
+
+  # Where the depth ends, in the last piece of it.
+  end = tiles.whole[1] - k * tiles.each[1]
+  even = tiles.whole[1] % tiles.each[1] == 0
+  x, w = (
+    [ref[...] if even else _before(end, ref[...], axis) for ref, axis in group]
+    for group in (
+      [(ref, 1) for ref in xs],
+      zip(ws, map(int, work.transpose), strict=True),
+    )
+  )
+  for total, products in zip(sums, work.sums, strict=True):
+    for i, j in products:
+      over = (((1,), (int(work.transpose[j]),)), ((), ()))
+      total[...] += jax.lax.dot_general(
+        x[i], w[j], over, preferred_element_type=jnp.float32
+      )
+
+  @pl.when(k == tiles.number[1] - 1)
+  def _():
+    made = list(
+      work.finish([s[...] for s in sums], [ref[...] for ref in beside])
+    )
+    if work.partial:
+      columns = tiles.whole[2] - n * tiles.each[2]
+      made[-1] = _fold(_before(columns, made[-1], 1), tiles.lanes)
+    offset_E, group_V, tile_V = table
+    group, rows = group_V[visit], tiles.each[0]
+    first = offset_E[group] - tile_V[visit] * rows
+    last = offset_E[group + 1] - tile_V[visit] * rows
+    for out, y in zip(outs, made, strict=True):
+      row = jax.lax.broadcasted_iota(jnp.int32, y.shape, 0)
+      # In float32: not all chips can choose between shorter numbers.
+      old = out[...].astype(jnp.float32)
+      own = (row >= first) & (row < last)
+      out[...] = jnp.where(own, y.astype(jnp.float32), old).astype(out.dtype)
+
+
+def _cut(refs, sizes):
+  """The refs in pieces of these sizes, and the rest."""
+  pieces, start = [], 0
+  for size in sizes:
+    pieces.append(refs[start : start + size])
+    start += size
+  return *pieces, refs[start:]
+
+
+def _before(end, x, axis):
+  """Zeros from place `end` on."""
+  place = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+  return jnp.where(place < end, x.astype(jnp.float32), 0).astype(x.dtype)
+
+
+def _fold(x_RN, lanes):
+  """[R, N] to partial sums [R, lanes]."""
+  pieces = jnp.split(x_RN, x_RN.shape[1] // lanes, axis=1)
+  return functools.reduce(jnp.add, pieces)
+
+
+def choose(work: Work, given: Given, row_tile: int) -> Tiles:
+  """The tiles that move the fewest bytes, of those that there is room for."""
+  R, K = given.xs[0].shape
+  N = given.ws[0].shape[1 if work.transpose[0] else 2]
+  found = [
+    Tiles((R, K, N), (row_tile, deep, wide))
+    for deep in _pieces(K)
+    for wide in _pieces(N)
+  ]
+  # The smallest, if there is room for none.
+  fitting = [t for t in found if room(work, given, t) <= ROOM] or found[-1:]
+  return min(fitting, key=lambda tiles: moved(work, given, tiles))
+
+
+def _pieces(size: int) -> list[int]:
+  """Sizes of equal pieces of whole lanes, the largest first."""
+  sizes = {size}
+  for number in range(2, size // LANES + 1):
+    sizes.add(pl.cdiv(pl.cdiv(size, number), LANES) * LANES)
+  return sorted(sizes, reverse=True)
+
+
+def room(work: Work, given: Given, tiles: Tiles) -> int:
+  """Bytes of fast memory, all that moves twice."""
+  rows, deep, wide = tiles.each
+  moving = sum(rows * deep * x.dtype.itemsize for x in given.xs)
+  moving += sum(deep * wide * w.dtype.itemsize for w in given.ws)
+  for z in given.beside:
+    moving += rows * z.dtype.itemsize * (LANES if z.shape[1] == 1 else wide)
+  moving += sum(rows * wide * jnp.dtype(dtype).itemsize for dtype in work.outs)
+  moving += work.partial * rows * LANES * 4
+  return 2 * moving + 4 * rows * wide * (len(work.sums) + work.temporaries)
+
+
+def moved(work: Work, given: Given, tiles: Tiles) -> int:
+  """Bytes to and from memory, at most.
+
+  Rows are read for every piece of the columns. Weights are read once for each
+  expert if their depth is one piece, and else at every visit.
+  """
+  R, K, N = tiles.whole
+  num_m, num_k, num_n = tiles.number
+  visits = num_m + given.ws[0].shape[0] - 1
+  reads = visits if num_k > 1 else min(visits, given.ws[0].shape[0])
+  total = sum(R * K * num_n * x.dtype.itemsize for x in given.xs)
+  # Pieces are whole lanes, beyond the last column too.
+  deep, wide = num_k * tiles.each[1], num_n * tiles.each[2]
+  total += sum(reads * deep * wide * w.dtype.itemsize for w in given.ws)
+  for z in given.beside:
+    total += R * z.dtype.itemsize * (num_n * LANES if z.shape[1] == 1 else N)
+  total += sum(R * N * jnp.dtype(dtype).itemsize for dtype in work.outs)
+  total += work.partial * R * num_n * tiles.lanes * 4
+  return math.ceil(total)
