@@ -56,7 +56,7 @@ class Attention(nnx.Module):
       self.norm_k = make(shape_kv[1:], config.norm_eps)
     if config.sinks:
       self.sink_H = zeros((heads,), ('heads',))
-    self.rope = config.rope
+    self.rope, self.platform = config.rope, platform
     self.core = attend.choose(config.attention, platform, mesh)
 
   def __call__(
@@ -117,7 +117,8 @@ class Attention(nnx.Module):
     factor = self.rope.scaling.score_factor
     q = q if factor == 1 else q * math.sqrt(factor)
     k = k if factor == 1 else k * math.sqrt(factor)
-    return self.rope.rotate(q, turn), self.rope.rotate(k, turn), v
+    q, k = (self.rope.rotate(x, turn, self.platform) for x in (q, k))
+    return q, k, v
 
   def _output(self, o_BLHK: jax.Array) -> jax.Array:
     w_o = self.w_o_HKD[...].astype(o_BLHK.dtype)

@@ -37,6 +37,7 @@ class LatentAttention(nnx.Module):
     of, heads = config.heads, config.num_heads
     self.plain, self.turned = config.head_dim, of.rope_dim
     self.rank, self.rope = of.kv_rank, config.rope
+    self.platform = platform
     keys = jax.random.split(key, 5)
     width_q = self.plain + self.turned
 
@@ -123,13 +124,15 @@ class LatentAttention(nnx.Module):
     factor = self.rope.scaling.score_factor
     q_BLHK = q_BLHK if factor == 1 else q_BLHK * factor
     q_BLHn, q_BLHr = jnp.split(q_BLHK, [self.plain], axis=-1)
-    return q_BLHn, self.rope.rotate(q_BLHr, turn)
+    return q_BLHn, self.rope.rotate(q_BLHr, turn, self.platform)
 
   def _latent(self, x_BLD, turn):
     """c_BLR, normalised, and the key that all heads share, k_BL1r."""
     both = x_BLD @ self.w_dkv_DR[...].astype(x_BLD.dtype)
     c_BLR, k_BLr = jnp.split(both, [self.rank], axis=-1)
-    return self.norm_kv(c_BLR), self.rope.rotate(k_BLr[:, :, None], turn)
+    return self.norm_kv(c_BLR), self.rope.rotate(
+      k_BLr[:, :, None], turn, self.platform
+    )
 
   def _up(self, dtype):
     return self.w_ukv_RHK[...].astype(dtype)

@@ -206,7 +206,10 @@ class Rope:
     return long * jnp.cos(angle_BLk), long * jnp.sin(angle_BLk)
 
   def rotate(
-    self, x_BLHK: jax.Array, turn: tuple[jax.Array, jax.Array]
+    self,
+    x_BLHK: jax.Array,
+    turn: tuple[jax.Array, jax.Array],
+    platform: str = 'cpu',
   ) -> jax.Array:
     """Turns the first pairs, as many as there are angles.
 
@@ -216,6 +219,8 @@ class Rope:
       a b   (x0, x2) by a, (x1, x3) by b; x4 and x5 stay
     """
     cos, sin = (t[:, :, None, :] for t in turn)
+    if platform == 'tpu':
+      return self._by_matrix(x_BLHK, cos, sin)
     dim = 2 * cos.shape[-1]
     x32, rest = jnp.split(x_BLHK.astype(jnp.float32), [dim], axis=-1)
     if self.interleaved:
@@ -229,6 +234,36 @@ class Rope:
     else:
       y = jnp.concatenate(turned, axis=-1)
     return jnp.concatenate([y, rest], axis=-1).astype(x_BLHK.dtype)
+
+  def _by_matrix(self, x_BLHK, cos, sin):
+    """The same, features changing places by a product with a matrix of ones.
+
+    It is exact. Otherwise a TPU, whose features lie side by side, writes halves
+    of heads, each in the room of a whole one.
+    """
+    dim, width = 2 * cos.shape[-1], x_BLHK.shape[-1]
+    place = np.arange(dim)
+    if self.interleaved:
+      partner, sign = place ^ 1, 2 * (place % 2) - 1
+      spread = lambda t: jnp.repeat(t, 2, axis=-1)
+    else:
+      partner, sign = (place + dim // 2) % dim, np.sign(place - dim / 2 + 0.5)
+      spread = lambda t: jnp.concatenate([t, t], axis=-1)
+    swap_KK = np.zeros((width, width))
+    swap_KK[partner, place] = sign
+    other_BLHK = jnp.einsum(
+      'BLHK,KJ->BLHJ',
+      x_BLHK,
+      jnp.asarray(swap_KK, x_BLHK.dtype),
+      precision=jax.lax.Precision.HIGHEST,
+    )
+    # What has no angle stays.
+    fill = lambda t, value: jnp.pad(
+      spread(t), ((0, 0),) * 3 + ((0, width - dim),), constant_values=value
+    )
+    y_BLHK = x_BLHK.astype(jnp.float32) * fill(cos, 1)
+    y_BLHK += other_BLHK.astype(jnp.float32) * fill(sin, 0)
+    return y_BLHK.astype(x_BLHK.dtype)
 
 
 def _check_factor(factor: float) -> None:

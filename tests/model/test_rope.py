@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,6 +54,26 @@ def test_a_share_turns_as_a_narrower_head_does_and_the_rest_stays():
   want = scheme.rotate(jnp.asarray(X_BLHK[..., :4]), turn)
   np.testing.assert_array_equal(half[..., :4], want)
   np.testing.assert_array_equal(half[..., 4:], X_BLHK[..., 4:])
+
+
+@pytest.mark.parametrize('interleaved', [False, True])
+@pytest.mark.parametrize('share', [0.5, 1.0])
+def test_on_tpu_a_matrix_moves_the_features(interleaved, share):
+  scheme = rope.Rope(interleaved=interleaved, share=share)
+  turn = scheme.angles(
+    jnp.asarray(POSITION_BL), scheme.turning(X_BLHK.shape[-1])
+  )
+
+  def both(platform):
+    rotate = lambda x: scheme.rotate(x, turn, platform)
+    y_BLHK, pull = jax.vjp(rotate, jnp.asarray(X_BLHK))
+    return y_BLHK, *pull(jnp.cos(y_BLHK))
+
+  for got, want in zip(both('tpu'), both('cpu'), strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+  x_BLHK = jnp.asarray(X_BLHK, jnp.bfloat16)
+  got, want = (scheme.rotate(x_BLHK, turn, p) for p in ('tpu', 'cpu'))
+  np.testing.assert_array_equal(got, want)
 
 
 def test_linear_scaling_divides_positions():
