@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from moejax.model.config import ModelConfig
 from moejax.moe import experts, feed_forwards, layer, peer, soft_moe
+from moejax.moe.experts import base
 from moejax.parallel import parts
 
 
@@ -24,6 +25,7 @@ class Dense(nnx.Module):
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
     """Every token through the same two layers."""
     w = {name: p[...].astype(x_BLD.dtype) for name, p in self.w.items()}
+    w = base.for_dense(w, self.mesh.devices.flat[0].platform)
 
     def run(x_BLD: jax.Array) -> jax.Array:
       x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])

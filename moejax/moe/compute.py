@@ -29,6 +29,7 @@ from moejax.moe import (
 )
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import dropless, reference
+from moejax.moe.experts import base
 from moejax.moe.grouped_matmul import GROUPED_MATMULS
 
 
@@ -44,7 +45,18 @@ class Compute(Protocol):
     routing: contract.Routing,
     num_experts: int,
   ) -> contract.Output:
-    """Args: weights of `num_experts` experts; other ids go nowhere."""
+    """Args: weights of `num_experts` experts; other ids go nowhere.
+
+    With `chained` weights the output has a `chain` to hand on.
+    """
+    ...
+
+  def chained(self, weights: dict[str, jax.Array]) -> Any:
+    """What a call can take as `weights['chain']`, of prepared weights; or None.
+
+    It is the weights once more. Calls that hand them on, each to the next, add
+    their gradients to one array; the weights beside it have none then.
+    """
     ...
 
   def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -89,6 +101,9 @@ class Stages:
   def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return _side_by_side(weights)
 
+  def chained(self, weights: dict[str, jax.Array]) -> None:
+    del weights
+
 
 @dataclasses.dataclass(frozen=True)
 class Fused:
@@ -122,6 +137,9 @@ class Fused:
   def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return _side_by_side(weights)
 
+  def chained(self, weights: dict[str, jax.Array]) -> None:
+    del weights
+
 
 @dataclasses.dataclass(frozen=True)
 class FusedKernels:
@@ -141,21 +159,20 @@ class FusedKernels:
     grouping = permute.group(
       routing.expert_A, num_experts, self.kernels.row_multiple
     )
-    w = self.prepare(weights)
-    names = ('w_gate_EDF', 'w_up_EDF', 'w_out_EFD')
-    out_TD = self.kernels(x_TD, routing, grouping, *(w[n] for n in names))
-    return contract.Output(out_TD, routing.expert_A < num_experts)
+    w = self._in_order(self.prepare(weights))
+    chain = weights.get('chain')
+    out_TD, chain = self.kernels(x_TD, routing, grouping, w, chain)
+    return contract.Output(out_TD, routing.expert_A < num_experts, chain=chain)
 
   def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """w_in_ED2F as two matrices of their own, w_gate_EDF and w_up_EDF."""
-    if 'w_in_ED2F' not in weights:
-      return weights
-    w_in = weights['w_in_ED2F']
-    return {
-      'w_gate_EDF': w_in[:, :, 0],
-      'w_up_EDF': w_in[:, :, 1],
-      'w_out_EFD': weights['w_out_EFD'],
-    }
+    return base.apart(weights)
+
+  def chained(self, weights: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+    return self._in_order(weights)
+
+  def _in_order(self, weights):
+    return tuple(weights[n] for n in ('w_gate_EDF', 'w_up_EDF', 'w_out_EFD'))
 
 
 @dataclasses.dataclass(frozen=True)

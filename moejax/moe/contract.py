@@ -330,11 +330,13 @@ class Output:
       sent nowhere.
     overflow: float32, how many of the assignments of this device an exchange
       had no room for, also if it then went another way.
+    chain: weights that were handed on; see `compute.Compute.chained`.
   """
 
   out_TD: jax.Array
   sent_A: jax.Array
   overflow: jax.Array | float = 0.0
+  chain: Any = None
 
 
 class Exchange(Protocol):

@@ -79,16 +79,24 @@ class Megablox:
     y_PF = unchecked(product, x_PD, w_EDF.astype(x_RD.dtype), size_E)
     return y_PF[: x_RD.shape[0]]
 
-  def weights(self, x_RD, dy_RF, size_E, dtype):
+  def weights(self, x_RD, dy_RF, size_E, dtype, onto=None):
+    """As in `Kernel`; added to `onto`, which is [E, D, F] in `dtype`."""
     tiling = self._tiling(x_RD, dy_RF.shape[1], size_E, dtype)
-    product = functools.partial(
-      tgmm,
-      preferred_element_type=dtype,
-      tiling=tiling,
-      interpret=self.interpret,
-    )
     x_PD, dy_PF = (padded(z, tiling[0]) for z in (x_RD, dy_RF))
-    return unchecked(product, x_PD.T, dy_PF, size_E)
+
+    def product(x_DP, dy_PF, size_E, *onto):
+      return tgmm(
+        x_DP,
+        dy_PF,
+        size_E,
+        preferred_element_type=dtype,
+        tiling=tiling,
+        existing_out=onto[0] if onto else None,
+        interpret=self.interpret,
+      )
+
+    more = () if onto is None else (onto,)
+    return unchecked(product, x_PD.T, dy_PF, size_E, *more)
 
   def row_tile(self, num_rows: int, num_experts: int) -> int:
     """Rows of a tile.

@@ -1,7 +1,7 @@
 """Dropless SwiGLU experts by grouped matmul kernels, gradient included.
 
   experts = KernelSwiglu(kernel)
-  out_TD = experts(x_TD, routing, grouping, w_gate_EDF, w_up_EDF, w_down_EFD)
+  out_TD, _ = experts(x_TD, routing, grouping, (w_gate, w_up, w_down))
 
 is what `compute.Stages` gives with the same kernel, for accelerators, where
 what lies between the matmuls is limited by memory. Against JAX's own gradient
@@ -17,6 +17,9 @@ of the stages:
     together from two halves, which is written and read once more
   - nothing is written between a product and what comes of it, and the gradients
     that reach a row by gate and by up are one sum (`swiglu_kernels`)
+  - gradients of the weights can be added up over calls for other tokens, in the
+    kernels that make them: each call hands the weights on to the next as its
+    `chain`, and so the sum of the later ones' gradients comes to it
 
 Example, 3 tokens with K = 2 and the third not routed: of 6 rows the experts own
 the first 4. Rows 4 and 5 are copies of token 0 in x_RD, and anything (NaN too)
@@ -61,20 +64,25 @@ class KernelSwiglu:
     x_TD: jax.Array,
     routing: contract.Routing,
     grouping: permute.Grouping,
-    *w: jax.Array,
-  ) -> jax.Array:
-    """out_TD in the type of `x_TD`; gradients to all but the grouping.
+    w: swiglu_kernels.Weights,
+    chain: swiglu_kernels.Weights | None = None,
+  ) -> tuple[jax.Array, swiglu_kernels.Weights | None]:
+    """out_TD in the type of `x_TD`, and the chain.
+
+    There are gradients to all but the grouping.
 
     Args:
       x_TD: token vectors.
       routing: the list of assignments.
       grouping: from `permute.group` of it.
-      *w: w_gate_EDF, w_up_EDF, w_down_EFD.
+      w: w_gate_EDF, w_up_EDF, w_down_EFD.
+      chain: the same again, if they are to have the gradient in place of `w`.
     """
     given = (
       x_TD,
       routing.weight_A,
       w,
+      chain,
       (routing.token_A, grouping),
     )
     leaves, structure = jax.tree.flatten(given)
@@ -83,11 +91,11 @@ class KernelSwiglu:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _experts(experts, per_token, x_TD, weight_A, w, places):
-  return _forward(experts, per_token, x_TD, weight_A, w, places)[0]
+def _experts(experts, per_token, x_TD, weight_A, w, chain, places):
+  return _forward(experts, per_token, x_TD, weight_A, w, chain, places)[0]
 
 
-def _forward(experts, per_token, x_TD, weight_A, w, places):
+def _forward(experts, per_token, x_TD, weight_A, w, chain, places):
   token_A, grouping = places
   x_RD = _rows(x_TD, token_A, grouping, per_token)
   a_RF, *z = swiglu_kernels.forward(
@@ -98,10 +106,11 @@ def _forward(experts, per_token, x_TD, weight_A, w, places):
     y_RD, weight_A, token_A, grouping, x_TD.shape[0], per_token
   )
   kept = (x_RD, *z) if experts.keep else (x_TD,)
-  return out_TD, (kept, weight_A, w, places)
+  return (out_TD, chain), (kept, weight_A, w, places)
 
 
-def _backward(experts, per_token, kept, dout_TD):
+def _backward(experts, per_token, kept, cotangents):
+  dout_TD, dchain = cotangents
   (x, *z), weight_A, w, (token_A, grouping) = kept
   kernel, size_E = experts.kernel, grouping.size_E
   x_RD = x if z else _rows(x, token_A, grouping, per_token)
@@ -120,13 +129,15 @@ def _backward(experts, per_token, kept, dout_TD):
     dout_TD.shape[0],
     per_token,
   )
-  dw = (
-    kernel.weights(x_RD, dz[0], size_E, w[0].dtype),
-    kernel.weights(x_RD, dz[1], size_E, w[1].dtype),
-    kernel.weights(a_RF, dout_RD, size_E, w[2].dtype),
+  products = ((x_RD, dz[0]), (x_RD, dz[1]), (a_RF, dout_RD))
+  dw = tuple(
+    kernel.weights(*product, size_E, one.dtype, onto)
+    for product, one, onto in zip(
+      products, w, dchain or (None,) * 3, strict=True
+    )
   )
   dweight_A = _or_zero(dweight_R, grouping.row_A).astype(weight_A.dtype)
-  return dx_TD, dweight_A, dw, None
+  return dx_TD, dweight_A, *((None, dw) if dchain else (dw, None)), None
 
 
 _experts.defvjp(_forward, _backward)

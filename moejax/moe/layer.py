@@ -27,6 +27,7 @@ from jax.sharding import Mesh, PartitionSpec
 from moejax.core import errors, shapes, values, varying
 from moejax.moe import balance, compute, contract, stats
 from moejax.moe.config import MoEConfig
+from moejax.moe.experts import base
 from moejax.parallel import mesh as meshes
 from moejax.parallel import parts, rules
 
@@ -158,7 +159,7 @@ class MoE(nnx.Module):
     given = (weights, x_BLD, tokens, trace, key, jnp.asarray(layer))
     out_BLD, trace, record = routed(*given)
     if self.config.num_shared:
-      shared = _arrays(self.shared, x_BLD.dtype)
+      shared = base.for_dense(_arrays(self.shared, x_BLD.dtype), self._platform)
 
       def run(x_BLD: jax.Array) -> jax.Array:
         x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
@@ -171,8 +172,9 @@ class MoE(nnx.Module):
   def _sharded(self, *given):
     """Each shard of the batch routes its own tokens."""
 
-    def local(*given):
-      out_BLD, trace, record = self._in_chunks(*given)
+    def local(weights, x_BLD, *given):
+      weights = {**weights, 'routed': self._whole(weights['routed'], x_BLD)}
+      out_BLD, trace, record = self._in_chunks(weights, x_BLD, *given)
       reduced = Record(
         jax.lax.psum(record.balance, meshes.BATCH_AXES),
         values.all_reduce(record.stats, meshes.BATCH_AXES),
@@ -192,30 +194,49 @@ class MoE(nnx.Module):
     )(*given)
 
   def _routed_spec(self, axes: tuple[str, ...]) -> PartitionSpec:
-    """How expert weights lie inside: by expert and by width.
+    """How expert weights come in: as they lie, by expert, width and fsdp.
 
-    What is split over fsdp is gathered at the door; so are all experts, where
-    the exchange computes them in place.
+    All experts are gathered at the door where the exchange computes them in
+    place.
     """
-    split = (
-      {'mlp'} if self.config.exchange.gathers_experts else {'mlp', 'expert'}
-    )
+    whole = {'expert'} if self.config.exchange.gathers_experts else set()
     return PartitionSpec(
-      *(rules.RULES[name] if name in split else None for name in axes)
+      *(None if name in whole else rules.RULES[name] for name in axes)
     )
+
+  def _whole(self, routed, x_BLD) -> dict[str, jax.Array]:
+    """Expert weights with what is split over fsdp gathered.
+
+    First they are said to vary as the rows do, so that of their gradients the
+    sum over fsdp, of which each device keeps its part, comes before all others.
+    """
+
+    def one(w, axes):
+      for place, name in enumerate(axes):
+        if rules.RULES[name] == 'fsdp' and self.mesh.shape['fsdp'] > 1:
+          w = jax.lax.all_gather(
+            varying.match(w, x_BLD), 'fsdp', axis=place, tiled=True
+          )
+      return w
+
+    axes = dict(self.routed_axes)
+    return {name: one(w, axes[name]) for name, w in routed.items()}
 
   def _in_chunks(self, weights, x_BLD, tokens, trace, key, layer):
     """`_local` of some rows after the other, which add up to all of them."""
     rows = x_BLD.shape[0]
     number = math.gcd(self.chunks, rows)
     if number == 1:
-      return self._local(weights, x_BLD, tokens, trace, key, layer)
-    weights = {**weights, 'routed': self._prepared(weights['routed'])}
+      return self._local(weights, x_BLD, tokens, trace, key, layer)[0]
+    routed, chain = self._chained(weights['routed'], x_BLD)
+
+    def run(part, chain):
+      given = {**weights, 'routed': routed, 'chain': chain}
+      return self._local(given, *part, key, layer)
+
     join = lambda x: x.reshape(rows, *x.shape[2:])
     out_BLD, new, records = parts.each_part(
-      lambda part: self._local(weights, *part, key, layer),
-      (x_BLD, tokens, trace),
-      number,
+      run, (x_BLD, tokens, trace), number, chain
     )
     each = [jax.tree.map(lambda x, n=n: x[n], records) for n in range(number)]
     record = Record(
@@ -224,17 +245,38 @@ class MoE(nnx.Module):
     )
     return join(out_BLD), jax.tree.map(join, new), record
 
-  def _prepared(self, routed: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """As they are computed with, unless a scorer wants to read them."""
-    reads = self.config.scorer.reads_experts
-    return routed if reads else self._compute().prepare(routed)
+  def _chained(self, routed, x_BLD) -> tuple[dict[str, jax.Array], Any]:
+    """As they are computed with, and what is handed on for their gradient.
+
+    Unless a scorer wants to read them. Across the `expert` axis nothing is
+    handed on.
+    """
+    if self.config.scorer.reads_experts:
+      return routed, None
+    run = self._compute()
+    routed = run.prepare(routed)
+    chain = None if self._exchanges else run.chained(routed)
+    if chain is None:
+      return routed, None
+    chain = jax.tree.map(lambda w: varying.match(w, x_BLD), chain)
+    return jax.lax.stop_gradient(routed), chain
+
+  @property
+  def _exchanges(self) -> bool:
+    """Whether rows travel to their experts."""
+    split = self.mesh.shape['expert'] > 1
+    return split and not self.config.exchange.gathers_experts
 
   def _compute(self) -> compute.Compute:
     """How experts are computed on the devices of the mesh."""
-    platform = self.mesh.devices.flat[0].platform
-    return compute.choose(self.config, platform, again=self.chunks > 1)
+    return compute.choose(self.config, self._platform, again=self.chunks > 1)
+
+  @property
+  def _platform(self) -> str:
+    return self.mesh.devices.flat[0].platform
 
   def _local(self, weights, x_BLD, tokens, trace, key, layer):
+    """Steps 1 to 5 of some rows, and the chain of `compute.Compute`."""
     config = self.config
     sizes = shapes.dims('B L D', x_BLD)
     x_TD = x_BLD.reshape(-1, sizes['D'])
@@ -261,7 +303,7 @@ class MoE(nnx.Module):
       if config.gating_residual
       else trace.logits_BLE,
     )
-    return unflat(found.out_TD), new, record
+    return (unflat(found.out_TD), new, record), found.chain
 
   def _routing(self, weights, given) -> contract.Routing:
     """The router's, with the probabilities that balance losses want."""
@@ -332,10 +374,12 @@ class MoE(nnx.Module):
       limited = dataclasses.replace(
         limited, weight_A=jnp.ones_like(limited.weight_A)
       )
-    if self.mesh.shape['expert'] == 1 or config.exchange.gathers_experts:
-      found = run(experts, x_TD, limited, config.num_experts)
-    else:
+    if self._exchanges:
       found = config.exchange(run, experts, x_TD, limited, config.num_experts)
+    else:
+      if weights.get('chain') is not None:
+        experts = {**experts, 'chain': weights['chain']}
+      found = run(experts, x_TD, limited, config.num_experts)
     if is_split:
       # Each device has summed its part of the hidden width.
       found = dataclasses.replace(

@@ -49,11 +49,28 @@ def in_parts(
   return rules.constrain(out_BN, ('batch', *others), mesh)
 
 
-def each_part(run: Callable[[Any], Any], tree: Any, number: int) -> Any:
+def each_part(
+  run: Callable[[Any, Any], tuple[Any, Any]],
+  tree: Any,
+  number: int,
+  chain: Any = None,
+) -> Any:
   """What `run` makes of each part of the rows of one device, stacked.
 
   The parts are consecutive, and must divide the rows of every array; the
   backward pass computes each again.
+
+  Args:
+    run: `out, chain = run(part, chain)`.
+    tree: the rows.
+    number: how many parts.
+    chain: arrays that every part hands on to the next as they are. Their
+      gradient is the sum over the parts, to which each part adds its own.
   """
   split = lambda x: x.reshape(number, x.shape[0] // number, *x.shape[1:])
-  return jax.lax.map(jax.checkpoint(run), jax.tree.map(split, tree))
+
+  def body(chain: Any, part: Any) -> tuple[Any, Any]:
+    out, chain = jax.checkpoint(run)(part, chain)
+    return chain, out
+
+  return jax.lax.scan(body, chain, jax.tree.map(split, tree))[1]

@@ -10,6 +10,7 @@ import pytest
 
 from moejax.cli import run_config
 from moejax.model import build
+from moejax.moe import compute, grouped_matmul_kernels, kernel_swiglu
 from moejax.parallel import mesh as meshes
 
 ROWS, LENGTH = 8, 16
@@ -54,6 +55,19 @@ def test_parts_of_the_rows_give_the_same_loss_record_and_gradient(fsdp):
   assert jax.tree.structure(whole) == jax.tree.structure(parts)
   for one, other in zip(
     jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True
+  ):
+    scale = np.max(np.abs(one)) + 1e-12
+    np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)
+
+
+def test_parts_hand_the_weights_on_in_kernels(monkeypatch):
+  """As on TPU, where gradients of experts add up from part to part."""
+  want = _outcome(1, 1)
+  kernel = grouped_matmul_kernels.Megablox((16, 128, 128), interpret=True)
+  fast = compute.FusedKernels(kernel_swiglu.KernelSwiglu(kernel, keep=False))
+  monkeypatch.setattr(compute, 'choose', lambda *_, **__: fast)
+  for one, other in zip(
+    jax.tree.leaves(want), jax.tree.leaves(_outcome(2, 1)), strict=True
   ):
     scale = np.max(np.abs(one)) + 1e-12
     np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)

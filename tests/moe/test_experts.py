@@ -273,3 +273,20 @@ def test_bad_fields(make, message):
   with pytest.raises(errors.InputError) as error:
     make()
   assert str(error.value) == message
+
+
+@EACH
+def test_dense_with_gate_and_up_apart_is_dense(kind):
+  """As on TPU: the same output and gradients, but of two input weights."""
+  experts, _ = KINDS[kind]
+  w = {name: leaf[:1] for name, leaf in weights(experts).items()}
+
+  def loss(w, change):
+    return jnp.vdot(experts.dense(change(w), X_RD), PULL_RD)
+
+  got, want = (
+    jax.value_and_grad(loss)(w, change) for change in (base.apart, dict)
+  )
+  tiny.assert_close(got, want, rtol=1e-4, atol=1e-5)
+  assert ('w_gate_EDF' in base.apart(w)) == experts.gated
+  assert base.for_dense(w, 'cpu') is w

@@ -17,6 +17,7 @@ from moejax.moe import (
   kernel_swiglu,
 )
 from moejax.moe.dispatchers import dropless
+from moejax.parallel import parts
 
 T, K, E, D, F = 12, 3, 5, 6, 4
 A = K * T
@@ -167,6 +168,50 @@ def test_rows_are_kept_or_not(fast, keeps):
   _, pull = jax.vjp(lambda inputs: _call(fast, inputs, MIXED), _inputs())
   kept = {x.shape for x in jax.tree.leaves(pull)}
   assert ((A, D) in kept) == ((A, F) in kept) == keeps
+
+
+def _in_parts(chained):
+  """Gradients of two halves of the tokens, one after the other."""
+  x_TD, weight_A, w_in, w_out = _inputs()
+  halves = lambda x: x.reshape(K, 2, T // 2).swapaxes(0, 1).reshape(2, -1)
+  rows = (x_TD.reshape(2, T // 2, D), halves(weight_A), halves(MIXED))
+
+  def loss(w):
+    weights = AGAIN.prepare({'w_in_ED2F': w[0], 'w_out_EFD': w[1]})
+    chain = AGAIN.chained(weights) if chained else None
+    if chained:
+      weights = jax.lax.stop_gradient(weights)
+
+    def run(part, chain):
+      x_TD, weight_A, expert_A = part
+      routing = contract.Routing(
+        token_A=jnp.arange(len(weight_A)) % len(x_TD),
+        expert_A=expert_A,
+        weight_A=weight_A,
+        prob_TE=jnp.zeros((len(x_TD), E)),
+        per_token=K,
+      )
+      given = {**weights, 'chain': chain} if chained else weights
+      found = AGAIN(given, x_TD, routing, E)
+      return found.out_TD, found.chain
+
+    split = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+    out = parts.each_part(run, split, 2, chain)
+    return jnp.vdot(PULL_TD, out.reshape(T, D))
+
+  w = (w_in.reshape(E, D, 2, F), w_out)
+  return jax.jit(jax.grad(loss))(w), jax.make_jaxpr(jax.grad(loss))(w)
+
+
+def test_a_chain_adds_up_the_gradients_of_the_weights():
+  (got, jaxpr), (want, plain) = _in_parts(True), _in_parts(False)
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+    assert not np.any(a[2])
+  # In the kernels, that is. What is left comes of `varying.match`, which adds
+  # the gradients of a choice between one array and itself.
+  sums = lambda jaxpr: str(jaxpr).count(f'f32[{E},{D},{F}] = add_any')
+  assert (sums(plain), sums(jaxpr)) == (2 + 2, 2)
 
 
 def test_inside_shard_map_equals_one_device():

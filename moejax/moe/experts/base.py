@@ -25,8 +25,8 @@ class TwoLayers:
   """w_out activate(w_in x + b_in) + b_out: the base of all such experts.
 
   A kind of experts is a frozen dataclass whose fields are its config keys. It
-  gives `activate`. Gated ones have two input matrices as one weight, so that
-  they are one matmul.
+  gives `activate`, or `join` if it is gated. Gated ones have two input matrices
+  as one weight, so that they are one matmul; `apart` makes two of it.
 
   Attributes:
     bias: whether both matrices have biases, zero at the start.
@@ -49,6 +49,10 @@ class TwoLayers:
 
   def activate(self, h_RG: jax.Array) -> jax.Array:
     """h_RF from what w_in gives: G = F, or 2 F of gated experts."""
+    return self.join(*jnp.split(h_RG, 2, axis=-1))
+
+  def join(self, gate_RF: jax.Array, up_RF: jax.Array) -> jax.Array:
+    """h_RF of gated experts."""
     raise NotImplementedError
 
   @property
@@ -106,15 +110,44 @@ class TwoLayers:
 
   def dense(self, w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
     """All rows through one expert (E = 1): shared experts, dense layers."""
+    h_TF = self._apart(w, x_TD) if 'w_gate_EDF' in w else self._whole(w, x_TD)
+    y_TD = h_TF @ w['w_out_EFD'][0]
+    if self.bias:
+      y_TD = y_TD + w['b_out_ED'][0].astype(y_TD.dtype)
+    return y_TD
+
+  def _whole(self, w, x_TD):
     name_w, name_b = self._names
     w_in = w[name_w][0]
     h_TG = x_TD @ w_in.reshape(w_in.shape[0], -1)
     if self.bias:
       h_TG = h_TG + w[name_b].reshape(-1).astype(h_TG.dtype)
-    y_TD = self.activate(h_TG) @ w['w_out_EFD'][0]
+    return self.activate(h_TG)
+
+  def _apart(self, w, x_TD):
+    halves = [x_TD @ w[name][0] for name in ('w_gate_EDF', 'w_up_EDF')]
     if self.bias:
-      y_TD = y_TD + w['b_out_ED'][0].astype(y_TD.dtype)
-    return y_TD
+      b_2F = w['b_in_E2F'][0].astype(x_TD.dtype)
+      halves = [h_TF + b_F for h_TF, b_F in zip(halves, b_2F, strict=True)]
+    return self.join(*halves)
+
+
+def apart(w: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """With w_in_ED2F as two weights, w_gate_EDF and w_up_EDF; else as it is.
+
+  A TPU, which is limited by memory between matmuls, would put the gradient of
+  one product together from two halves, and cut its result into two.
+  """
+  if 'w_in_ED2F' not in w:
+    return w
+  rest = {name: one for name, one in w.items() if name != 'w_in_ED2F'}
+  gate, up = (w['w_in_ED2F'][:, :, half] for half in (0, 1))
+  return {'w_gate_EDF': gate, 'w_up_EDF': up, **rest}
+
+
+def for_dense(w: dict[str, jax.Array], platform: str) -> dict[str, jax.Array]:
+  """As `dense` likes them on a platform."""
+  return apart(w) if platform == 'tpu' else w
 
 
 def expert_of_rows(size_E: jax.Array, num_rows: int) -> jax.Array:

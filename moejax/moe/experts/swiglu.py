@@ -13,8 +13,7 @@ from moejax.moe.experts import base
 class SwiGLU(base.TwoLayers):
   """w_out (silu(w_gate x) * (w_up x)) (arXiv 2002.05202)."""
 
-  def activate(self, h_RG: jax.Array) -> jax.Array:
-    gate_RF, up_RF = jnp.split(h_RG, 2, axis=-1)
+  def join(self, gate_RF: jax.Array, up_RF: jax.Array) -> jax.Array:
     return jax.nn.silu(gate_RF) * up_RF
 
 
@@ -49,8 +48,7 @@ class ClampedSwiGLU(base.TwoLayers):
           f'experts.{name}={getattr(self, name)} must be above 0'
         )
 
-  def activate(self, h_RG: jax.Array) -> jax.Array:
-    gate_RF, up_RF = jnp.split(h_RG, 2, axis=-1)
+  def join(self, gate_RF: jax.Array, up_RF: jax.Array) -> jax.Array:
     gate_RF = jnp.minimum(gate_RF, self.limit)
     up_RF = jnp.clip(up_RF, -self.limit, self.limit)
     gate_RF = gate_RF * jax.nn.sigmoid(self.alpha * gate_RF)
