@@ -60,6 +60,24 @@ def training_step(run: Any, where: Slice) -> Compiled:
   Raises:
     InputError: sizes that do not fit together or do not divide over the mesh.
   """
+  start = time.monotonic()
+  mesh, state, batch, lowered = lower(run, where)
+  seconds = {'lower': time.monotonic() - start}
+  with tempfile.TemporaryDirectory() as folder:
+    options = None
+    if mesh.devices.flat[0].platform == 'tpu':
+      options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+    start = time.monotonic()
+    program, refusal = compile_or_refuse(lowered, options)
+    seconds['compile'] = time.monotonic() - start
+    text = text_of(program, pathlib.Path(folder)) if program else ''
+  return Compiled(mesh, state, batch, program, text, refusal, seconds)
+
+
+def lower(
+  run: Any, where: Slice
+) -> tuple[jax.sharding.Mesh, states.State, Batch, Any]:
+  """Mesh, state, batch, and the step for them as XLA is given it."""
   mesh = meshes.make(run.mesh, list(where.devices))
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
@@ -76,18 +94,12 @@ def training_step(run: Any, where: Slice) -> Compiled:
   )
   state = states.abstract(model, transform, run.train.skip_spikes)
   batch = _batch(run.train.batch_size, run.data.sequence_length, mesh)
-  start = time.monotonic()
-  lowered = step.make(model, transform, config).lower(state, batch)
-  seconds = {'lower': time.monotonic() - start}
-  with tempfile.TemporaryDirectory() as folder:
-    options = None
-    if mesh.devices.flat[0].platform == 'tpu':
-      options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
-    start = time.monotonic()
-    program, refusal = compile_or_refuse(lowered, options)
-    seconds['compile'] = time.monotonic() - start
-    text = text_of(program, pathlib.Path(folder)) if program else ''
-  return Compiled(mesh, state, batch, program, text, refusal, seconds)
+  return (
+    mesh,
+    state,
+    batch,
+    step.make(model, transform, config).lower(state, batch),
+  )
 
 
 def compile_or_refuse(lowered: Any, options: Any = None) -> tuple[Any, str]:
