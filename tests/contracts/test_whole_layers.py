@@ -1,0 +1,39 @@
+"""Layers of the zoo, with all that belongs to them, on meshes as on one device.
+
+tests/contracts/test_meshes.py compares routers, dispatchers and exchanges; here
+is what the layer adds: scorers, biases, choices without computation, scaled
+inputs, interpolation, shared experts and the balance losses. `tests/soak` has
+all entries.
+"""
+
+import pytest
+from helpers import whole_layers
+
+from moejax.moe import layer
+
+# Entry, and what it is here for.
+CASES = [
+  ('autonomy', 'expert', {}),  # a scorer that reads all experts
+  # Groups, and three losses by sequence.
+  ('deepseek_v2', 'expert', {'num_groups': 4, 'kept_groups': 2}),
+  ('moe_pp', 'expert', {}),  # choices without computation, the residual, tau
+  ('base', 'expert', {'interpolates': True}),
+  ('gpt_oss', 'expert_model', {}),  # biases, whose sum is over `model`
+  ('llama_4', 'expert_model', {}),  # scaled inputs, a shared expert
+  ('moe_pp', 'expert_model', {}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('name', 'mesh', 'router'), CASES, ids=[f'{c[0]}-{c[1]}' for c in CASES]
+)
+def test_a_mesh_changes_nothing(name, mesh, router):
+  whole_layers.check(whole_layers.config_of(name, **router), mesh)
+
+
+def test_a_bias_that_is_summed_twice_is_seen(monkeypatch):
+  """All devices of `model` add it, where one must."""
+  monkeypatch.setattr(layer.jax.lax, 'axis_index', lambda _: 0)
+  with pytest.raises(AssertionError, match='b_out_ED'):
+    whole_layers.check(whole_layers.config_of('gpt_oss'), 'expert_model')

@@ -1,0 +1,100 @@
+"""Whole layers of the zoo on eight devices against the same on one.
+
+What is compared: outputs, the gradients of all weights and of the tokens, and
+the balance losses, in a step of training on rows with padding.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from helpers import tiny
+from moejax.cli import run_config
+from moejax.core import table, trees
+from moejax.moe import layer
+from moejax.moe.balance import BALANCE
+
+ROOT = pathlib.Path(__file__).parents[2]
+ZOO = str(ROOT / 'configs' / 'zoo.py')
+MESHES = {
+  'expert': {'data': 2, 'expert': 4},
+  'expert_model': {'data': 1, 'fsdp': 2, 'expert': 2, 'model': 2},
+}
+B, L, WIDTH = 8, 7, 8
+KEY = jax.random.key(3)
+# Of the largest value of each array.
+TOLERANCE = 2e-5
+
+RNG = np.random.default_rng(0)
+X_BLD = RNG.normal(size=(B, L, WIDTH)).astype(np.float32)
+PULL_BLD = RNG.normal(size=(B, L, WIDTH)).astype(np.float32)
+VALID_BL = np.arange(L) < RNG.integers(1, L + 1, (B, 1))
+TOKEN_BL = RNG.integers(0, 60, (B, L)).astype(np.int32)
+
+
+def names():
+  """Entries that are layers with experts."""
+  return sorted(set(run_config.module(ZOO, 'config').ZOO) - {'dense'})
+
+
+def config_of(name, **router):
+  """An entry with eight experts, and what is said of its router."""
+  moe = run_config.shrink(run_config.load(f'{ZOO}:{name}')).model.moe
+  return dataclasses.replace(
+    moe,
+    num_experts=8,
+    expert_width=4,
+    router=dataclasses.replace(moe.router, **router),
+  )
+
+
+def run(config, mesh):
+  """Output, gradients and balance losses, by name."""
+  graph, weights = tiny.module(
+    lambda: layer.MoE(config, WIDTH, 1.0, mesh, jax.random.key(0)), std=0.5
+  )
+  index_BL = jnp.arange(B * L, dtype=jnp.int32).reshape(B, L)
+  tokens = layer.Tokens(jnp.asarray(VALID_BL), index_BL, TOKEN_BL)
+  before = layer.no_trace(config, B, L)
+  # As if a layer had been there.
+  before = before.replace(
+    logits_BLE=before.logits_BLE + jnp.cos(index_BL)[..., None]
+  )
+
+  def loss(weights, x_BLD):
+    moe = tiny.bind(graph, weights)
+    out_BLD, _, record = moe(x_BLD, tokens, before, KEY)
+    losses = {
+      table.name_of(BALANCE, part): part.loss(
+        record.balance[table.name_of(BALANCE, part)]
+      )
+      for part in config.balance
+    }
+    total = jnp.vdot(out_BLD, PULL_BLD) + 10 * sum(losses.values())
+    return total, {'output': out_BLD, 'balance': losses}
+
+  found = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+  (of_w, of_x), rest = jax.device_get(found(weights, X_BLD))
+  of_w.pop('memory', None)
+  return trees.leaves({'gradient': of_w, 'of the tokens': of_x, **rest})
+
+
+@functools.cache
+def on_one(config):
+  return run(config, tiny.mesh())
+
+
+def check(config, mesh_name):
+  """Raises AssertionError where a mesh gives something else than one device."""
+  want = on_one(config)
+  found = run(config, tiny.mesh(8, **MESHES[mesh_name]))
+  assert found.keys() == want.keys()
+  for path, leaf in want.items():
+    size = max(np.max(np.abs(leaf), initial=0), 1e-3)
+    np.testing.assert_allclose(
+      found[path], leaf, rtol=0, atol=TOLERANCE * size, err_msg=path
+    )
