@@ -35,8 +35,15 @@ class Dense(nnx.Module):
 
 
 def _routed(config: ModelConfig, mesh: Mesh, key: jax.Array) -> layer.MoE:
-  std, chunks = config.init_std, config.token_chunks
-  return layer.MoE(config.moe, config.width, std, mesh, key, chunks)
+  return layer.MoE(
+    config.moe,
+    config.width,
+    config.init_std,
+    mesh,
+    key,
+    config.token_chunks,
+    again=config.remat != 'none',
+  )
 
 
 def _soft_moe(

@@ -84,8 +84,11 @@ class MoE(nnx.Module):
     mesh: Mesh,
     key: jax.Array,
     chunks: int = 1,
+    again: bool = False,
   ):
     config.check()
+    # Whether the backward pass computes the layer again.
+    self.again = again or chunks > 1
     # Into how many parts, one after the other, a device's rows are put.
     self.chunks = chunks
     if config.num_experts % mesh.shape['expert']:
@@ -207,9 +210,16 @@ class MoE(nnx.Module):
   def _whole(self, routed, x_BLD) -> dict[str, jax.Array]:
     """Expert weights with what is split over fsdp gathered.
 
-    First they are said to vary as the rows do, so that of their gradients the
-    sum over fsdp, of which each device keeps its part, comes before all others.
+    First they are made as they are computed with, while they are small, and
+    said to vary as the rows do: so of their gradients the sum over fsdp, of
+    which each device keeps its part, comes before all others.
     """
+    axes = dict(self.routed_axes)
+    if not self.config.scorer.reads_experts:
+      routed = self._compute().prepare(routed)
+      # Halves of w_in lie as it does.
+      halves = ('w_gate_EDF', 'w_up_EDF')
+      axes |= {name: axes['w_in_ED2F'] for name in halves if name in routed}
 
     def one(w, axes):
       for place, name in enumerate(axes):
@@ -219,7 +229,6 @@ class MoE(nnx.Module):
           )
       return w
 
-    axes = dict(self.routed_axes)
     return {name: one(w, axes[name]) for name, w in routed.items()}
 
   def _in_chunks(self, weights, x_BLD, tokens, trace, key, layer):
@@ -269,7 +278,7 @@ class MoE(nnx.Module):
 
   def _compute(self) -> compute.Compute:
     """How experts are computed on the devices of the mesh."""
-    return compute.choose(self.config, self._platform, again=self.chunks > 1)
+    return compute.choose(self.config, self._platform, again=self.again)
 
   @property
   def _platform(self) -> str:
