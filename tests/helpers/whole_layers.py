@@ -26,8 +26,10 @@ MESHES = {
 }
 B, L, WIDTH = 8, 7, 8
 KEY = jax.random.key(3)
-# Of the largest value of each array.
+# Of the largest value of each array. A gradient that is zero but for the
+# rounding of larger terms (hmoe: of a level that keeps one) counts as LEAST.
 TOLERANCE = 2e-5
+LEAST = 5e-2
 
 RNG = np.random.default_rng(0)
 X_BLD = RNG.normal(size=(B, L, WIDTH)).astype(np.float32)
@@ -94,7 +96,7 @@ def check(config, mesh_name):
   found = run(config, tiny.mesh(8, **MESHES[mesh_name]))
   assert found.keys() == want.keys()
   for path, leaf in want.items():
-    size = max(np.max(np.abs(leaf), initial=0), 1e-3)
+    size = max(np.max(np.abs(leaf), initial=0), LEAST)
     np.testing.assert_allclose(
       found[path], leaf, rtol=0, atol=TOLERANCE * size, err_msg=path
     )
