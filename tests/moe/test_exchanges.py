@@ -243,6 +243,17 @@ FORWARD = {
 }
 BOTH = {
   'all_to_all': {'all-to-all': 4 * (P_ - 1) * C * ROW + (P_ - 1) * C * 4},
+  # As many rows again, and the gradients of the weights on their way back.
+  'ring': {
+    'all-gather': 2 * (P_ - 1) * 32 * ROW + 2 * (P_ - 1) * A * 4,
+    'reduce-scatter': 2 * (P_ - 1) * 32 * ROW + (P_ - 1) * A * 4,
+  },
+  # The experts' gradients: XLA for CPU sums them on all devices, twice the
+  # bytes of a reduce-scatter.
+  'gathered': {
+    'all-gather': (P_ - 1) / P_ * EXPERTS,
+    'all-reduce': 2 * (P_ - 1) / P_ * EXPERTS,
+  },
 }
 
 
@@ -254,9 +265,12 @@ def test_bytes_are_those_of_the_docstring(name):
   assert moved_by(exchange, gradient=False) == FORWARD[name]
 
 
-def test_bytes_with_the_gradient():
-  exchange = AllToAll(factor=1.0, overflow='drop')
-  assert moved_by(exchange, gradient=True) == BOTH['all_to_all']
+@pytest.mark.parametrize('name', sorted(BOTH))
+def test_bytes_with_the_gradient(name):
+  exchange = EXCHANGES[name]()
+  if name == 'all_to_all':
+    exchange = AllToAll(factor=1.0, overflow='drop')
+  assert moved_by(exchange, gradient=True) == BOTH[name]
 
 
 def test_on_accelerators_rows_travel_ragged():
