@@ -181,8 +181,8 @@ def test_nan_is_not_close():
 
   real = compute.choose
 
-  def choose(config, platform):
-    made = real(config, platform)
+  def choose(config, platform, **options):
+    made = real(config, platform, **options)
     if config.grouped_matmul == 'obvious':
       return made
     return Nan(made.dispatcher, made.experts, made.multiply)
