@@ -137,7 +137,9 @@ class Tokamax:
 
   It takes its kernel for the machine, and falls back to XLA where it has none:
   on CPU, and on TPU for a width under 128, or rows that are no multiple of 128,
-  for which reason rows are padded here.
+  for which reason rows are padded here. It asks the machine that it is on, so
+  its kernels cannot be compiled ahead of time for a TPU elsewhere (0.0.12: with
+  no choice XLA's ragged dot, with `mosaic` "Not supported on cpu").
 
   Fields:
     implementation: one of tokamax's; None lets it choose.

@@ -1,5 +1,6 @@
 """What happens when buffers are full, and what travels."""
 
+import collections
 import dataclasses
 import functools
 
@@ -209,7 +210,10 @@ def moved_by(exchange, *, gradient):
     .compile()
   )
   found = collective_bytes.collectives(compiled.as_text())
-  return collective_bytes.by_kind(found)
+  numbers = collections.Counter()
+  for one in found:
+    numbers[one.kind] += one.times * (one.sent > 0)
+  return collective_bytes.by_kind(found), dict(+numbers)
 
 
 def test_capacity_travels_ragged_without_a_second_limit():
@@ -257,12 +261,24 @@ BOTH = {
 }
 
 
+# Collectives of a pass forward. All-to-all: rows there, which experts they are
+# for, rows back. Ring: rows, their experts, their weights; sums. Gathered: both
+# of the experts' weights.
+NUMBERS = {
+  'all_to_all': {'all-to-all': 3},
+  'ring': {'all-gather': 3, 'reduce-scatter': 1},
+  'gathered': {'all-gather': 2},
+}
+
+
 @pytest.mark.parametrize('name', sorted(FORWARD))
 def test_bytes_are_those_of_the_docstring(name):
   exchange = EXCHANGES[name]()
   if name == 'all_to_all':
     exchange = AllToAll(factor=1.0, overflow='drop')
-  assert moved_by(exchange, gradient=False) == FORWARD[name]
+  num_bytes, numbers = moved_by(exchange, gradient=False)
+  assert num_bytes == FORWARD[name]
+  assert numbers == NUMBERS[name]
 
 
 @pytest.mark.parametrize('name', sorted(BOTH))
@@ -270,7 +286,7 @@ def test_bytes_with_the_gradient(name):
   exchange = EXCHANGES[name]()
   if name == 'all_to_all':
     exchange = AllToAll(factor=1.0, overflow='drop')
-  assert moved_by(exchange, gradient=True) == BOTH[name]
+  assert moved_by(exchange, gradient=True)[0] == BOTH[name]
 
 
 def test_on_accelerators_rows_travel_ragged():
