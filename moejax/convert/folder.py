@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from moejax.convert import safetensors
+from moejax.convert import quantised, safetensors
 from moejax.core import errors
 
 CONFIG, SINGLE = 'config.json', 'model.safetensors'
@@ -43,7 +43,7 @@ class Folder:
   Attributes:
     path: the folder.
     config: what config.json says.
-    tensors: what there is, by name.
+    tensors: what there is, by name; quantised ones read as what they stand for.
   """
 
   path: pathlib.Path
@@ -88,7 +88,7 @@ def open_folder(place: str) -> Folder:
           f'{name} is in {tensors[name].file} and in {file}; remove one'
         )
       tensors[name] = found[name]
-  return Folder(path, config, tensors)
+  return Folder(path, config, quantised.plain(tensors, config))
 
 
 def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:

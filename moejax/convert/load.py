@@ -21,7 +21,14 @@ from collections.abc import Callable, Iterable
 import jax
 import numpy as np
 
-from moejax.convert import axes, buffers, configs, rules, safetensors
+from moejax.convert import (
+  axes,
+  buffers,
+  configs,
+  quantised,
+  rules,
+  safetensors,
+)
 from moejax.convert.families.family import Family
 from moejax.convert.folder import Folder, listed
 from moejax.core import errors, trees
@@ -29,7 +36,7 @@ from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 
-FLOATS = ('F32', 'F16', 'BF16', 'F64')
+FLOATS = ('F32', 'F16', 'BF16', 'F64', *quantised.KINDS)
 ROWS, MANY = 64, 256
 Progress = Callable[[int], None]
 
@@ -111,13 +118,12 @@ def _is_ignored(name: str, family: Family, config: ModelConfig) -> bool:
 
 def _check_names(folder: Folder, wanted: set[str], surplus: set[str]) -> None:
   missing = sorted(wanted - folder.tensors.keys())
-  quantised = sorted(
-    n for n in surplus if n.endswith(('_blocks', '_scales', '_scale_inv'))
-  )
-  if quantised:
+  ends = quantised.BLOCKS, quantised.SCALES, quantised.SCALE_INV
+  odd = sorted(name for name in surplus if name.endswith(ends))
+  if odd:
     raise errors.InputError(
-      f'{folder.path} is quantised, it has {listed(quantised)}; moejax reads '
-      'float32, float16 and bfloat16: convert it to bfloat16 first'
+      f'{folder.path} is quantised in a way that moejax does not read, it has '
+      f'{listed(odd)}; convert it to bfloat16 first'
     )
   lines = []
   if missing:

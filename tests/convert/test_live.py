@@ -20,7 +20,7 @@ import pytest
 from helpers import hf
 
 from moejax.cli import convert
-from moejax.convert import save
+from moejax.convert import quantised, safetensors, save
 from moejax.core import trees
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
@@ -115,3 +115,21 @@ def test_fine_tuned_and_out_again(tmp_path):
   assert off < 1e-4
   # It is not what it began with.
   assert far(path, expected)[1] > 1e-2
+
+
+def test_numbers_of_four_bits_are_theirs(tmp_path):
+  if not _there():
+    pytest.skip(f'{PYTHON} has no torch and transformers')
+  rng = np.random.default_rng(SEED)
+  given = {
+    'blocks': rng.integers(0, 256, (3, 5, 2, 16)).astype(np.uint8),
+    'scales': rng.integers(100, 140, (3, 5, 2)).astype(np.uint8),
+  }
+  file, tensors = tmp_path / 'given.npz', tmp_path / 'w.safetensors'
+  np.savez(file, **given)
+  theirs('unpack', file)
+  given = {f'w_{name}': x for name, x in given.items()}
+  specs = {name: (x.dtype, x.shape) for name, x in given.items()}
+  safetensors.write(tensors, specs, given.items())
+  found = quantised.plain(safetensors.entries(tensors), {})['w'].read()
+  np.testing.assert_array_equal(found.astype(np.float32), np.load(file)['w'])

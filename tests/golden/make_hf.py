@@ -2,6 +2,7 @@
 
   python tests/golden/make_hf.py make FOLDER [--seed=1] [family ...]
   python tests/golden/make_hf.py check FOLDER EXPECTED.npz
+  python tests/golden/make_hf.py unpack FILE.npz
 
 Needs torch and transformers (5.x), and nothing of moejax; the tests that read
 what it makes need neither. The committed ones are those of seed 0; another seed
@@ -21,7 +22,8 @@ draws other shapes too. Of each family there are, in a folder of its name:
     mtp grad NAME
 
 `check` loads a folder with AutoModelForCausalLM and prints the largest
-difference to the logits of the file, over their standard deviation.
+difference to the logits of the file, over their standard deviation. `unpack`
+adds w to a file that has blocks and scales of MXFP4.
 """
 
 import argparse
@@ -505,18 +507,31 @@ def check(folder, expected):
   say(f'{type(model).__name__} {far:.2e}')
 
 
+def unpack(file):
+  from transformers.integrations import mxfp4
+
+  given = dict(np.load(file))
+  w = mxfp4.convert_moe_packed_tensors(
+    torch.from_numpy(given['blocks']), torch.from_numpy(given['scales'])
+  )
+  np.savez(file, **given, w=w.float().numpy())
+
+
 def say(line):
   sys.stdout.write(line + '\n')
 
 
 def main():
   flags = argparse.ArgumentParser(description=__doc__)
-  flags.add_argument('what', choices=['make', 'check'])
+  flags.add_argument('what', choices=['make', 'check', 'unpack'])
   flags.add_argument('folder', type=pathlib.Path)
   flags.add_argument('names', nargs='*')
   flags.add_argument('--seed', type=int, default=0)
   args = flags.parse_args()
   torch.set_num_threads(1)
+  if args.what == 'unpack':
+    unpack(args.folder)
+    return
   if args.what == 'check':
     check(args.folder, args.names[0])
     return

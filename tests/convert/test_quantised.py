@@ -1,0 +1,167 @@
+"""Quantised releases: numbers by hand, and whole checkpoints."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+from helpers import hf, tiny
+
+from moejax.convert import folder, quantised, safetensors, save
+from moejax.core import errors, trees
+
+FP8 = ml_dtypes.float8_e4m3fn
+# Of the Open Compute Project's table.
+E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+
+
+def written(path, tensors):
+  """Entries of a file with these arrays."""
+  specs = {name: (x.dtype, x.shape) for name, x in tensors.items()}
+  safetensors.write(path, specs, tensors.items())
+  return safetensors.entries(path)
+
+
+def by_hand(blocks, scales):
+  """[..., N, K] of blocks [..., N, K / 32, 16], number by number."""
+  *front, groups, _ = blocks.shape
+  found = np.zeros((*front, groups * 32), np.float64)
+  for at in np.ndindex(blocks.shape):
+    *row, group, pair = at
+    for half in (0, 1):
+      nibble = int(blocks[at]) >> (4 * half) & 15
+      number = E2M1[nibble & 7] * (-1 if nibble & 8 else 1)
+      place = group * 32 + 2 * pair + half
+      found[*row, place] = number * 2.0 ** (int(scales[*row, group]) - 127)
+  return found
+
+
+def test_numbers_of_four_bits(tmp_path):
+  rng = np.random.default_rng(0)
+  blocks = rng.integers(0, 256, (2, 3, 2, 16)).astype(np.uint8)
+  scales = rng.integers(100, 140, (2, 3, 2)).astype(np.uint8)
+  blocks[0, 0, 0, 0], scales[0, 0, 0] = 0x2F, 128
+  tensors = {'w_blocks': blocks, 'w_scales': scales}
+  found = quantised.plain(written(tmp_path / 'a.safetensors', tensors), {})
+  assert found.keys() == {'w'}
+  w = found['w']
+  assert (w.shape, w.num_bytes) == ((2, 64, 3), 2 * 3 * 2 * 17)
+  got = w.read()
+  assert got[0, :2, 0].tolist() == [-12, 2]
+  np.testing.assert_array_equal(
+    got.astype(np.float64), by_hand(blocks, scales).swapaxes(1, 2)
+  )
+
+
+@pytest.mark.parametrize('size', [(2, 4), None])
+def test_numbers_of_eight_bits(size, tmp_path):
+  rng = np.random.default_rng(1)
+  numbers = rng.normal(size=(3, 10)).astype(FP8)
+  rows, columns = size or (128, 128)
+  shape = math.ceil(3 / rows), math.ceil(10 / columns)
+  factors = rng.normal(size=shape).astype(np.float32)
+  config = size and {'quantization_config': {'weight_block_size': list(size)}}
+  tensors = {'w': numbers, 'w_scale_inv': factors}
+  entries = written(tmp_path / 'a.safetensors', tensors)
+  found = quantised.plain(entries, config or {})
+  assert found.keys() == {'w'}
+  got = found['w'].read()
+  for i, j in np.ndindex(3, 10):
+    want = np.float32(numbers[i, j]) * factors[i // rows, j // columns]
+    assert got[i, j] == want
+
+
+@pytest.mark.parametrize(
+  'tensors',
+  [
+    {
+      'w_blocks': np.zeros((3, 2, 16), np.uint8),
+      'w_scales': np.zeros((3, 1), np.uint8),
+    },
+    {
+      'w_blocks': np.zeros((3, 2, 8), np.uint8),
+      'w_scales': np.zeros((3, 2), np.uint8),
+    },
+    {'w': np.zeros((3, 4), FP8), 'w_scale_inv': np.zeros((2, 1), np.float32)},
+    {'w': np.zeros((3,), FP8), 'w_scale_inv': np.zeros((1,), np.float32)},
+  ],
+  ids=['scales', 'blocks', 'factors', 'vector'],
+)
+def test_what_does_not_fit_is_refused(tensors, tmp_path):
+  entries = written(tmp_path / 'a.safetensors', tensors)
+  with pytest.raises(errors.InputError, match='w is quantised, but'):
+    quantised.plain(entries, {})
+
+
+def rewrite(path, change):
+  """Both forms of a folder's tensors: what it then is, and what it means."""
+  tensors = folder.open_folder(str(path)).tensors
+  plain, packed = {}, {}
+  for name, entry in tensors.items():
+    x = np.array(entry.read())
+    pieces, meant = change(name, x) or ({name: x}, x)
+    packed |= pieces
+    plain[name] = np.asarray(meant, np.float32)
+  other = path.with_name('quantised')
+  shutil.copytree(path, other)
+  written(path / folder.SINGLE, plain)
+  written(other / folder.SINGLE, packed)
+  return other
+
+
+def assert_same(path, other):
+  """Weights, to the bit."""
+  _, _, want = hf.read(path)
+  _, _, got = hf.read(other)
+  want, got = trees.leaves(want), trees.leaves(got)
+  for name, leaf in want.items():
+    np.testing.assert_array_equal(got[name], leaf, err_msg=name)
+
+
+def test_gpt_oss_as_it_is_released(tmp_path):
+  config = hf.load.plan(folder.open_folder(str(hf.GOLDEN / 'gpt_oss'))).config
+  moe = dataclasses.replace(config.moe, expert_width=32, num_experts=4)
+  config = dataclasses.replace(config, moe=moe)
+  model = tiny.model(config)
+  path = tmp_path / 'plain'
+  leaves = trees.leaves(tiny.draw(model.shapes))
+  save.write(save.plan(config, model.shapes), leaves.get, path)
+  rng = np.random.default_rng(2)
+
+  def change(name, x):
+    if not name.endswith(('gate_up_proj', 'down_proj')):
+      return None
+    experts, deep, wide = x.shape
+    shape = experts, wide, deep // 32
+    blocks = rng.integers(0, 256, (*shape, 16)).astype(np.uint8)
+    scales = rng.integers(120, 128, shape).astype(np.uint8)
+    pieces = {name + '_blocks': blocks, name + '_scales': scales}
+    return pieces, by_hand(blocks, scales).swapaxes(1, 2)
+
+  assert_same(path, rewrite(path, change))
+
+
+def test_deepseek_v3_as_it_is_released(tmp_path):
+  path = tmp_path / 'plain'
+  shutil.copytree(hf.GOLDEN / 'deepseek_v3', path)
+  settings = {'quant_method': 'fp8', 'weight_block_size': [8, 16]}
+  file = path / folder.CONFIG
+  config = json.loads(file.read_text()) | {'quantization_config': settings}
+  file.write_text(json.dumps(config))
+  rng = np.random.default_rng(3)
+
+  def change(name, x):
+    if x.ndim != 2 or '_proj' not in name:
+      return None
+    numbers = x.astype(FP8)
+    shape = math.ceil(x.shape[0] / 8), math.ceil(x.shape[1] / 16)
+    factors = rng.uniform(0.5, 2, shape).astype(np.float32)
+    whole = np.kron(factors, np.ones((8, 16), np.float32))
+    whole = whole[: x.shape[0], : x.shape[1]]
+    pieces = {name: numbers, name + '_scale_inv': factors}
+    return pieces, numbers.astype(np.float32) * whole
+
+  assert_same(path, rewrite(path, change))
