@@ -138,8 +138,8 @@ def test_the_list_is_that_of_training(monkeypatch):
 
   real = compute.choose
 
-  def choose(config, platform):
-    made = real(config, platform)
+  def choose(config, platform, **options):
+    made = real(config, platform, **options)
     if config.grouped_matmul == 'obvious':
       return made
     return ManyAreWrong(made.dispatcher, made.experts, made.multiply)
