@@ -20,7 +20,6 @@ CASES = [
   ('base', 'expert', {'interpolates': True}),
   ('gpt_oss', 'expert_model', {}),  # biases, whose sum is over `model`
   ('llama_4', 'expert_model', {}),  # scaled inputs, a shared expert
-  ('moe_pp', 'expert_model', {}),
 ]
 
 
