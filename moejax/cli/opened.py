@@ -13,7 +13,7 @@ from etils import epath
 from moejax.cli import command, restore
 from moejax.cli.parts import Parts
 from moejax.cli.screen import Screen
-from moejax.core import errors, files, log
+from moejax.core import files, log
 from moejax.train import bad_steps, checkpoint, goodput, signals, tiers
 from moejax.train.watchdog import Watchdog
 
@@ -56,6 +56,7 @@ def opened(
       checkpoint.Checkpointer(
         folder / restore.CHECKPOINTS,
         keep=config.keep_checkpoints,
+        group=parts.processes.group,
         warn=screen.line,
       )
     )
@@ -68,7 +69,9 @@ def opened(
       folder=folder,
       screen=screen,
       spent=spent,
-      checkpoints=tiers.Tiers(durable, near, screen.line),
+      checkpoints=tiers.Tiers(
+        durable, near, screen.line, parts.processes.group
+      ),
       writer=writer,
       bad_steps=bad,
       stop=stop,
@@ -87,23 +90,28 @@ def _bad_steps(folder: epath.Path) -> log.Writer:
 def _near(
   parts: Parts, folder: epath.Path, screen: Screen
 ) -> checkpoint.Checkpointer | None:
-  """Checkpoints on the fast disk, if the config has one."""
+  """This process's checkpoints on the fast disk, if the config has one."""
   place = parts.run.train.local_checkpoints
   if not place:
     return None
-  if jax.process_count() > 1:
-    raise errors.InputError(
-      f'train.local_checkpoints={place!r} is for a run of one process, and '
-      f'this has {jax.process_count()}; set it to nothing'
-    )
+  group = parts.processes.group
   files.check_writable(place, 'train.local_checkpoints')
-  path = folder / NEAR
+  token = group.told(NEAR, lambda: _token(folder / NEAR))
+  warn = screen.line
+  if group.index:
+    warn = lambda text: _say(f'process {group.index}: {text}\n')
+  mine = epath.Path(place) / f'{folder.name}-{token}' / f'process_{group.index}'
+  # Of several processes, one may have completed its newest and another not yet.
+  keep = 1 if group.count == 1 else 2
+  return checkpoint.Checkpointer(
+    mine, keep=keep, keep_best=False, own=True, warn=warn
+  )
+
+
+def _token(path: epath.Path) -> str:
   if not path.exists():
     files.atomic_write_text(path, secrets.token_hex(8) + '\n')
-  name = f'{folder.name}-{path.read_text().strip()}'
-  return checkpoint.Checkpointer(
-    epath.Path(place) / name, keep=1, keep_best=False, warn=screen.line
-  )
+  return path.read_text().strip()
 
 
 def _say(text: str) -> None:

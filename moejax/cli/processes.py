@@ -25,7 +25,7 @@ import jax
 from moejax.cli import command
 from moejax.cli.run_config import Run
 from moejax.core import config, errors, files
-from moejax.parallel import distributed
+from moejax.parallel import alone, distributed
 from moejax.parallel import group as groups
 
 # A collective fails when a process is gone, perhaps before we know which.
@@ -75,7 +75,7 @@ def read_flags(args: argparse.Namespace) -> distributed.Flags:
 class Processes:
   """The processes of a run; by default this one is alone."""
 
-  group: groups.Group | groups.Alone = groups.Alone()
+  group: groups.AnyGroup = alone.ALONE
 
   @property
   def main(self) -> bool:
@@ -94,7 +94,7 @@ class Processes:
     except command.InterruptedRunError:
       raise  # all of them are
     except BaseException as error:  # also Ctrl-C
-      if isinstance(self.group, groups.Alone):
+      if isinstance(self.group, alone.Alone):
         raise
       self._end(error)
 

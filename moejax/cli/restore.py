@@ -10,6 +10,8 @@ from etils import epath
 from moejax.cli.run_config import Run
 from moejax.core import config, errors
 from moejax.model import build
+from moejax.parallel import alone
+from moejax.parallel import group as groups
 from moejax.parallel import mesh as meshes
 from moejax.train import checkpoint, optimizer
 from moejax.train import state as states
@@ -100,7 +102,10 @@ def state(
 
 
 def weights(
-  model: build.Model, workdir: str, warn: Callable[[str], None]
+  model: build.Model,
+  workdir: str,
+  warn: Callable[[str], None],
+  group: groups.AnyGroup = alone.ALONE,
 ) -> tuple[build.Weights, int]:
   """The weights of a workdir's newest whole checkpoint, and its step.
 
@@ -113,7 +118,7 @@ def weights(
     model.shardings,
   )
   place = epath.Path(workdir) / CHECKPOINTS
-  with checkpoint.Checkpointer(place, warn=warn) as checkpoints:
+  with checkpoint.Checkpointer(place, group=group, warn=warn) as checkpoints:
     found = checkpoints.latest()
     if found is None:
       raise errors.InputError(

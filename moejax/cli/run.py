@@ -205,7 +205,9 @@ def _first_weights(parts: Parts, o: Opened) -> build.Weights:
   if (epath.Path(run.start) / restore.CHECKPOINTS).exists():
     there = restore.run_of(run.start).model
     configs.check_same(there, run.model, run.start)
-    weights, step = restore.weights(parts.model, run.start, o.screen.line)
+    weights, step = restore.weights(
+      parts.model, run.start, o.screen.line, parts.processes.group
+    )
     o.screen.line(f'Beginning with the weights of {run.start}, step {step}.')
     return weights
   plan = load.plan(folders.open_folder(run.start))

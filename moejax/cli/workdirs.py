@@ -13,7 +13,7 @@ NAME = '.meeting'
 PATIENCE_S = 10.0
 
 
-def check_shared(folder: epath.Path, joined: group.Group | group.Alone) -> None:
+def check_shared(folder: epath.Path, joined: group.AnyGroup) -> None:
   """Raises InputError in a process that has another folder than process 0.
 
   A disk of its own under the same name would take half of every checkpoint.

@@ -15,6 +15,7 @@ Whoever knows first tells process 0, process 0 tells all, and every process ends
 with one line that names the lost one. If process 0 is lost, each sees it.
 """
 
+import collections
 import dataclasses
 import threading
 import time
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from moejax.core import errors
-from moejax.parallel import wire
+from moejax.parallel import alone, wire
 
 T = TypeVar('T')
 # A stop that a process asks for after step s is for all after step s + AHEAD.
@@ -35,30 +36,6 @@ LOST, INTERRUPTED = 6, 75  # exit codes, see cli/command.py
 GRACE_S = 1.5
 END = 'the end'
 LEAVE_S = 5.0  # so long process 0 waits for the others to go, at most
-
-
-class Alone:
-  """The only process of a run: nothing to wait for."""
-
-  index, count = 0, 1
-
-  def first(self, name: str, work: Callable[[], T]) -> T:
-    """What `work` returns."""
-    del name
-    return work()
-
-  def told(self, name: str, work: Callable[[], T]) -> T:
-    """What `work` returns."""
-    del name
-    return work()
-
-  def barrier(self, name: str, deadline_s: float | None = None) -> None:
-    """Returns."""
-
-  def agree(self, flag: str | None, step: int) -> str | None:
-    """The flag."""
-    del step
-    return flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +78,11 @@ class Group:
     self._leave = leave
     self._changed = threading.Condition()
     self._at: dict[str, set[int]] = {}  # process 0: who has come where
+    self._given: dict[str, dict[int, Any]] = {}  # process 0: what to gather
     self._due: dict[str, tuple[float, float]] = {}  # until when, after how long
     self._open: dict[str, str | None] = {}  # what is open; or what went wrong
     self._values: dict[str, Any] = {}
+    self._asked = collections.Counter[str]()
     self._stop: tuple[str, int] | None = None
     self._heard_stop: set[int] = set()
     self._agreed = False
@@ -135,8 +114,16 @@ class Group:
 
   def told(self, name: str, work: Callable[[], Any]) -> Any:
     """In all processes what `work` returns in process 0, as JSON has it."""
+    name = self._numbered(name)
     if self.index == 0:
       self._tell({'open': name, 'value': work()})
+    self._wait(lambda: name in self._open)
+    return self._values[name]
+
+  def gather(self, name: str, mine: Any) -> list[Any]:
+    """In all processes what each gave, in their order, as JSON has it."""
+    name = self._numbered(name)
+    self._up({'give': name, 'value': mine})
     self._wait(lambda: name in self._open)
     return self._values[name]
 
@@ -200,6 +187,11 @@ class Group:
   def _failed(self, index: int, line: str) -> str:
     return f'{self.members.name(index)} stopped: {line}'
 
+  def _numbered(self, name: str) -> str:
+    """The same in all, who ask the same in the same order."""
+    self._asked[name] += 1
+    return f'{name}, question {self._asked[name]}'
+
   # Messages.
 
   def _up(self, message: wire.Message) -> None:
@@ -249,6 +241,13 @@ class Group:
     if len(self._at[name]) == self.count:
       self._due.pop(name, None)
       self._tell({'open': name})
+
+  def _gave(self, who: int, message: wire.Message) -> None:
+    given = self._given.setdefault(message['give'], {})
+    given[who] = message['value']
+    if len(given) == self.count:
+      everything = [given[index] for index in range(self.count)]
+      self._tell({'open': message['give'], 'value': everything})
 
   def _opened(self, _: int, message: wire.Message) -> None:
     self._values.setdefault(message['open'], message.get('value'))
@@ -362,12 +361,16 @@ class Group:
     self._end(line, LOST)
 
 
+AnyGroup = Group | alone.Alone
+
+
 def _code(code: int) -> int:
   return INTERRUPTED if code == INTERRUPTED else LOST
 
 
 _ACTS: dict[str, Callable[[Group, int, wire.Message], None]] = {
   'at': Group._came,
+  'give': Group._gave,
   'open': Group._opened,
   'stop': Group._asked_to_stop,
   'heard': Group._heard,

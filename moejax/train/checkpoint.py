@@ -21,7 +21,8 @@ later is found by the manifest when it is read, and the one before is taken.
 
 With several hosts all of them must see the folder, and all call `save`,
 `latest` and `restore`; manifests are written, and folders verified and removed,
-by process 0 alone.
+by process 0 alone. `own` is the exception: there each host has a folder of its
+own, on its own disk, with what its devices hold (see train/tiers.py).
 """
 
 import concurrent.futures
@@ -31,15 +32,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from moejax.core import errors
+from moejax.parallel import alone
+from moejax.parallel import group as groups
 from moejax.train import checkpoint_folder, state_files, stored
 
 STATE = 'state'
 METRIC = 'metric'
+HELD = 'held'
 SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # of disks and TensorStore
 NOTHING, NONE_WHOLE = -1, -2
 
@@ -65,6 +67,8 @@ class Checkpointer:
     keep: int = 3,
     keep_best: bool = True,
     asynchronous: bool = True,
+    own: bool = False,
+    group: groups.AnyGroup = alone.ALONE,
     warn: Callable[[str], None] = lambda _: None,
   ):
     """Reads and writes nothing yet.
@@ -74,6 +78,8 @@ class Checkpointer:
       keep: how many of the newest are kept.
       keep_best: also keep the one with the lowest metric.
       asynchronous: stages 2 to 5 run in the background.
+      own: the folder is this process's alone, and so is all that is in it.
+      group: the processes that share the folder.
       warn: is given one line for each checkpoint that had to be skipped.
     """
     if keep < 1:
@@ -85,13 +91,15 @@ class Checkpointer:
     self._keep_best = keep_best
     self._asynchronous = asynchronous
     self._warn = warn
-    self._main = jax.process_index() == 0
+    self._own = own
+    self._group = group
+    self._main = own or jax.process_index() == 0
     self._at: int | None = None  # the step last saved or restored
     self._there = False  # whether the folder has been seen
     self._pending: concurrent.futures.Future[list[str]] | None = None
     self._pending_step = NOTHING
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
-    self._files = state_files.StateFiles()
+    self._files = state_files.StateFiles(own)
 
   def __enter__(self) -> 'Checkpointer':
     return self
@@ -119,6 +127,8 @@ class Checkpointer:
       return
     leaves = state_files.describe(state)
     meta = {'step': step, 'leaves': leaves, 'extra': extra}
+    if self._own:
+      meta[HELD] = state_files.held(state)
     text = json.dumps(meta, indent=1, allow_nan=False)
     part = self._folder.path(step, checkpoint_folder.PART)
     self._check_there()
@@ -199,18 +209,43 @@ class Checkpointer:
       InputError: there are checkpoints, and none of them verifies.
     """
     self.wait()
-    step = NOTHING
-    if self._main and self.steps():
-      whole = self._folder.newest_whole()
-      step = NONE_WHOLE if whole is None else whole
-    if jax.process_count() > 1:
-      step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+    name = f'the newest of {self._folder.folder}'
+    step = self._group.told(name, self._newest_whole)
     if step == NONE_WHOLE:
       raise errors.InputError(
         f'no checkpoint in {self._folder.folder} can be used; move that folder '
         'away to start from the beginning'
       )
     return None if step == NOTHING else (step, self._extra(step))
+
+  def _newest_whole(self) -> int:
+    none = NONE_WHOLE if self.steps() else NOTHING
+    return next(self._folder.whole(), none)
+
+  def usable(self, abstract: Any) -> dict[int, dict[str, Any]]:
+    """Steps that verify and hold what this process needs: extra of each.
+
+    For a folder of this process's own: what another mesh, or another number of
+    processes, has left there is named to `warn`.
+    """
+    self.wait()
+    found = {}
+    needed = state_files.held(abstract)
+    for step in self._folder.whole():
+      meta = self._folder.meta(step)
+      if meta.get(HELD) == needed:
+        found[step] = meta['extra']
+      else:
+        self._warn(
+          f'checkpoint {self._folder.path(step)} is not used: it has what this '
+          'process held on another mesh, or of another number of processes'
+        )
+    return found
+
+  def forget_after(self, step: int) -> None:
+    """Removes checkpoints of later steps: the run went another way."""
+    if self._main:
+      self._folder.forget_after(step)
 
   def restore_latest(
     self, abstract: Any, *, partial: bool = False

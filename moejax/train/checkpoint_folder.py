@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
@@ -69,15 +69,14 @@ class CheckpointFolder:
         self._good.add(step)
     return self._bad.get(step)
 
-  def newest_whole(self) -> int | None:
-    """The newest step that verifies; each newer one is warned of, once."""
+  def whole(self) -> Iterator[int]:
+    """Steps that verify, newest first; others are warned of, once."""
     for step in reversed(self.steps()):
       known = step in self._bad
       if (line := self.damage(step)) is None:
-        return step
-      if not known:
+        yield step
+      elif not known:
         self._warn(f'{line}; trying the one before')
-    return None
 
   def complete(self, step: int, meta: str) -> None:
     """Turns `<step>.part` into `<step>`, once it is whole and reads back.
@@ -97,6 +96,13 @@ class CheckpointFolder:
       files.sync_folder(self.folder)
     self._good.add(step)
     self._bad.pop(step, None)
+
+  def forget_after(self, step: int) -> None:
+    """Removes what is newer than `step`, from which a run has gone on."""
+    for newer in self.steps():
+      if newer > step:
+        self.path(newer).rename(self.path(newer, OLD))
+    self.clean()
 
   def prune(self, step: int, keep: int, keep_best: bool) -> None:
     """Removes what is older than `step`, a good one, and is not to be kept.

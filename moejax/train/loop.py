@@ -56,7 +56,7 @@ class TrainConfig:
     peak_tflops: what the machine could do at best, in TFLOP/s over all devices,
       for model-FLOPs utilisation; 0 leaves that out.
     skip_spikes: which steps are skipped because their loss jumps.
-    local_checkpoints: a folder on a fast disk of this machine that takes
+    local_checkpoints: a folder on a fast disk of each machine that takes
       checkpoints too, the newest one; '' for none.
     local_checkpoint_every: steps between those.
     watchdog_s: when no step has ended for so many seconds, where all threads

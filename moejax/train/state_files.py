@@ -6,6 +6,9 @@ tree with the same names can be restored, on any mesh.
 """
 
 import contextlib
+import functools
+import hashlib
+import json
 import math
 import os
 import re
@@ -27,13 +30,19 @@ LAYER_BYTES = 16 * 2**20
 
 
 class StateFiles:
-  """Writes one state at a time, in the background; reads whole or in part."""
+  """Writes one state at a time, in the background; reads whole or in part.
 
-  def __init__(self):
+  Args:
+    own: every process writes what its devices hold into a folder of its own,
+      and reads it from there; else all write one folder together.
+  """
+
+  def __init__(self, own: bool = False):
     self._quiet = orbax_noise.Quiet()
     self._quiet.start()
     self._failed = False
-    self._orbax = _make_orbax()
+    self._make = _make_own_orbax if own else _make_orbax
+    self._orbax = self._make()
 
   def begin_write(self, folder: epath.Path, state: Any) -> None:
     """Takes the state off the devices, and leaves the writing to a thread.
@@ -93,7 +102,7 @@ class StateFiles:
       yield
     except BaseException:
       self._failed = True
-      self._orbax = _make_orbax()
+      self._orbax = self._make()
       raise
 
 
@@ -102,6 +111,57 @@ def _make_orbax() -> ocp.AsyncCheckpointer:
   return ocp.AsyncCheckpointer(
     ocp.PyTreeCheckpointHandler(use_compression=False)
   )
+
+
+def _make_own_orbax() -> ocp.AsyncCheckpointer:
+  """As Orbax's replicator saves on the disk of each host: see `held`."""
+  options = ocp.options.MultiprocessingOptions(
+    primary_host=None,  # each is, in its folder
+    active_processes={jax.process_index()},  # and waits for no other
+    barrier_sync_key_prefix='own',
+  )
+  handler = ocp.type_handlers.ArrayHandler(
+    primary_host=None, replica_id=None, use_replica_parallel=False
+  )
+  return ocp.AsyncCheckpointer(
+    ocp.PyTreeCheckpointHandler(
+      use_compression=False,
+      multiprocessing_options=options,
+      type_handler_registry=ocp.type_handlers.create_type_handler_registry((
+        jax.Array,
+        handler,
+      )),
+    ),
+    multiprocessing_options=options,
+  )
+
+
+def held(tree: Any) -> str:
+  """A checksum of which parts of the leaves this process's devices hold.
+
+  The same wherever it holds all of them, so that what one process has written
+  by itself can be read on any mesh of one process.
+  """
+  parts = {}
+  for name, leaf in leaves_by_name(tree).items():
+    sharding = getattr(leaf, 'sharding', None)
+    mine = sharding and _mine(sharding, tuple(leaf.shape))
+    if mine:
+      parts[name] = mine
+  return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1024)
+def _mine(
+  sharding: jax.sharding.Sharding, shape: tuple[int, ...]
+) -> list[tuple[tuple[int, int], ...]] | None:
+  """First and end along each axis of each part; None if they are all."""
+  bounds = {
+    device: tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
+    for device, index in sharding.devices_indices_map(shape).items()
+  }
+  mine = {bounds[device] for device in sharding.addressable_devices}
+  return None if mine == {*bounds.values()} else sorted(mine)
 
 
 def leaves_by_name(tree: Any) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import sys
 import time
 import types
 
-import numpy as np
+import jax.numpy as jnp
 import pytest
 from etils import epath
 from helpers import far, kills, own_text
 
-from moejax.cli import command, opened
+from moejax.cli import command, opened, processes
 from moejax.core import files
 from moejax.train import checkpoint_folder, loop, state_files
 
@@ -114,7 +114,8 @@ def test_after_a_crash_it_goes_on_from_the_fast_disk(
       own_text.call(*flags)
   assert os.listdir(workdir / 'checkpoints') == ['00000002']
   (near,) = disk.iterdir()
-  assert os.listdir(near) == ['00000003']
+  assert os.listdir(near) == ['process_0']
+  assert os.listdir(near / 'process_0') == ['00000003']
   ended = own_text.call(*flags)
   assert (ended.code, ended.err) == (command.DONE, [])
   assert 'Going on from the checkpoint of step 3.' in ended.out
@@ -125,14 +126,14 @@ def test_a_new_run_of_that_name_is_not_that_of_the_fast_disk(tmp_path):
   run = types.SimpleNamespace(
     train=loop.TrainConfig(local_checkpoints=str(tmp_path / 'disk'))
   )
-  parts = types.SimpleNamespace(run=run)
+  parts = types.SimpleNamespace(run=run, processes=processes.ALONE)
   screen = types.SimpleNamespace(line=None)
   workdir = epath.Path(tmp_path / 'run')
 
   def place():
     workdir.mkdir(exist_ok=True)
     with opened._near(parts, workdir, screen) as near:
-      near.save(1, {'x': np.zeros(3)}, {})
+      near.save(1, {'x': jnp.zeros(3)}, {})
       near.wait()
       return near.latest()[0], sorted(os.listdir(tmp_path / 'disk'))
 

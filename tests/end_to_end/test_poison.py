@@ -98,6 +98,10 @@ def test_bad_batches_in_a_row_stop_the_run(finished, tmp_path, monkeypatch):
 def test_a_loss_that_jumps_is_skipped_if_asked_for(
   finished, tmp_path, monkeypatch
 ):
+  clean = tmp_path / 'clean'
+  with monkeypatch.context() as patch:
+    own_text.stop_after(patch, 3)
+    own_text.call(*own_text.flags(finished.text, clean), *SPIKES)
   poison(monkeypatch, {3}, unlikely)
   workdir = tmp_path / 'run'
   flags = (*own_text.flags(finished.text, workdir), *SPIKES)
@@ -111,7 +115,11 @@ def test_a_loss_that_jumps_is_skipped_if_asked_for(
   assert [found[s]['spikes'] for s in sorted(found)] == [0, 0, 0, 1, 1, 1]
   assert found[4]['skipped'] == 1
   assert found[4]['bad_steps'] == 0
-  # Until then the runs are one, but for the rounding of another program.
+  # Until then it is equal to the bit to a run without a bad batch, and but for
+  # the rounding of another program to one without the rule.
+  kept = losses(clean)
+  assert sorted(kept) == [1, 2, 3]
+  assert kept == {step: found[step] for step in kept}
   good = losses(finished.workdir)
   both = {**found[3], **good[3]}
   assert both == pytest.approx(found[3], rel=2e-6, abs=1e-9)

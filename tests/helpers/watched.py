@@ -1,10 +1,10 @@
 """A training process that writes down which rows it reads, and may stop itself.
 
-  python watched.py --seen=folder [--stop=1:3] <flags of the training command>
+  python watched.py --seen=folder [--stop=1:3:SIGINT] <flags of the command>
 
 Each batch that it reads is a line of JSON in `folder/<process>.jsonl`: which it
-is, and the rows; 'validation' are those of an evaluation. With `--stop=P:N`
-process P sends itself SIGINT when its N-th step is dispatched.
+is, and the rows; 'validation' are those of an evaluation. With `--stop=P:N:S`
+process P sends itself the signal S when its N-th step is dispatched.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def write_rows(folder):
   loader.eval_batches = validation
 
 
-def stop(process, number):
+def stop(process, number, name):
   make = step.make
 
   def made(*args, **options):
@@ -52,7 +52,7 @@ def stop(process, number):
       found = run(state, batch)
       left[0] -= 1
       if left[0] == 0 and jax.process_index() == process:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.Signals[name])
       return found
 
     return one
@@ -68,6 +68,7 @@ if __name__ == '__main__':
   args.seen.mkdir(exist_ok=True)
   write_rows(args.seen)
   if args.stop:
-    stop(*map(int, args.stop.split(':')))
+    process, number, name = args.stop.split(':')
+    stop(int(process), int(number), name)
   sys.argv[1:] = rest
   command.main(main.main)

@@ -9,10 +9,11 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import types
 
 import pytest
-from helpers import own_text, processes
+from helpers import kills, own_text, processes
 
 from moejax.cli import command
 from moejax.core import compile_cache, files
@@ -20,8 +21,8 @@ from moejax.core import compile_cache, files
 pytestmark = pytest.mark.slow  # each starts processes
 # Of a value's size; docs/many_hosts.md has what was measured.
 TOLERANCE = 2e-6
-# On which two processes go on where one was.
-MESH = '--config.mesh.fsdp=2', '--config.mesh.expert=2'
+# On which two processes go on where one was; each has half of the weights.
+MESH = '--config.mesh.fsdp=4', '--config.mesh.expert=2'
 WATCHED = pathlib.Path(processes.__file__).with_name('watched.py')
 
 
@@ -49,14 +50,15 @@ def two(one, tmp_path_factory):
 @pytest.fixture(scope='module')
 def stopped(one, tmp_path_factory):
   """The same, with Ctrl-C to process 1 in the first step that they take."""
-  return _two(one, tmp_path_factory.mktemp('stopped'), '--stop=1:1')
+  return _two(one, tmp_path_factory.mktemp('stopped'), '--stop=1:1:SIGINT')
 
 
-def _two(one, folder, *more):
+def _two(one, folder, *more, flags=()):
   workdir, seen = folder / 'run', folder / 'seen'
-  _copy(one.workdir, workdir, without=(4, 6))
+  if not workdir.exists():
+    _copy(one.workdir, workdir, without=(4, 6))
   program = str(WATCHED), f'--seen={seen}', *more
-  flags = (*own_text.flags(one.text, workdir), *MESH)
+  flags = (*own_text.flags(one.text, workdir), *MESH, *flags)
   with processes.Processes(2, 4, flags, program=program) as both:
     ended = both.wait()
   return types.SimpleNamespace(workdir=workdir, ended=ended, seen=seen)
@@ -134,12 +136,39 @@ def test_a_signal_to_one_is_a_checkpoint_of_all(stopped):
 
 
 def test_one_goes_on_where_two_were(one, stopped, tmp_path):
-  """And eight devices along data where there were two along three axes."""
+  """And eight devices along data where there were two axes."""
   workdir = shutil.copytree(stopped.workdir, tmp_path / 'run')
   ended = own_text.call(*own_text.flags(one.text, workdir))
   assert (ended.code, ended.err) == (command.DONE, [])
   assert 'Going on from the checkpoint of step 5.' in ended.out
   _assert_close(workdir, one.workdir)
+
+
+def test_killed_they_go_on_from_their_fast_disks(one, two, tmp_path):
+  """Each from its own part; equal to the bit to two that were never killed."""
+  near = (
+    f'--config.train.local_checkpoints={tmp_path / "disk"}',
+    '--config.train.local_checkpoint_every=1',
+  )
+  never = '--config.train.checkpoint_every=100'
+  killed = _two(one, tmp_path, '--stop=1:4:SIGKILL', flags=(*near, never))
+  first, second = killed.ended
+  assert (first.code, second.code) == (command.LOST, -signal.SIGKILL), killed
+  assert not [*(killed.workdir / 'checkpoints').glob('*[4-6]')]
+  (disk,) = (tmp_path / 'disk').iterdir()
+  assert sorted(os.listdir(disk)) == ['process_0', 'process_1']
+  parts = [_size(disk / f'process_{i}' / '00000004') for i in (0, 1)]
+  again = _two(one, tmp_path, flags=near)
+  assert [e.code for e in again.ended] == [command.DONE] * 2, again
+  (line,) = [x for x in again.ended[0].out if x.startswith('Going on from')]
+  assert line.split()[-1] in {'4.', '5.'}
+  kills.assert_equal(two.workdir, again.workdir)
+  whole = _size(two.workdir / 'checkpoints' / '00000006')
+  assert max(parts) < 0.7 * whole
+
+
+def _size(folder):
+  return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
 
 
 def test_a_file_that_only_one_has(one, tmp_path):

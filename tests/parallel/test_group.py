@@ -1,69 +1,14 @@
 """Processes as threads: what they say to each other, without JAX."""
 
-import contextlib
 import socket
 import threading
 import time
 
 import pytest
-from helpers import processes
+from helpers import as_threads
 
 from moejax.core import errors
-from moejax.parallel import group, lobby, wire
-
-ABOUT = {'jax': '1'}
-
-
-class Left(Exception):  # noqa: N818 (it is no error)
-  """Where a process would end."""
-
-
-class Cluster:
-  """So many members, each with its own end of a link."""
-
-  def __init__(self, count, *, join_s=10.0, silence_s=1.0):
-    self.place = f'127.0.0.1:{processes.free_port()}'
-    self.count, self.said, self.left = count, [], {}
-    self.join_s, self.silence_s = join_s, silence_s
-
-  def members(self, index, about=None):
-    place = lobby.Place(self.place, self.count, index)
-    about = about or ABOUT
-    if index:
-      return lobby.knock(place, self.join_s, about)
-    return lobby.receive(place, self.join_s, about, self.said.append)
-
-  def group(self, index):
-    def leave(line, code):
-      self.left[index] = (line, code)
-      raise Left  # ends the thread, as os._exit ends the process
-
-    return group.Group(self.members(index), self.silence_s, leave)
-
-  def wait_until_left(self, *who):
-    deadline = time.monotonic() + 15
-    while not {*who} <= {*self.left}:
-      assert time.monotonic() < deadline, (who, self.left)
-      time.sleep(0.01)
-    return [self.left[index] for index in who]
-
-
-def _all(count, work):
-  """What `work(index)` returns or raises in so many threads."""
-  found = [None] * count
-
-  def run(index):
-    try:
-      found[index] = work(index)
-    except Exception as e:  # noqa: BLE001 (looked at by the test)
-      found[index] = e
-
-  threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join(20)
-  return found
+from moejax.parallel import group, wire
 
 
 @pytest.fixture(autouse=True)
@@ -74,22 +19,8 @@ def _quiet(monkeypatch):
   monkeypatch.setattr(group, 'LEAVE_S', 0.3)
 
 
-@contextlib.contextmanager
-def _groups(count, **options):
-  cluster = Cluster(count, **options)
-  found = _all(count, cluster.group)
-  assert all(isinstance(g, group.Group) for g in found), found
-  try:
-    yield cluster, found
-  finally:
-    for one in found:
-      one._closed.set()
-      for link in one.members.links.values():
-        link.close()
-
-
 def test_all_come_and_process_0_tells():
-  with _groups(3) as (cluster, (first, *_)):
+  with as_threads.groups(3) as (cluster, (first, *_)):
     host = socket.gethostname()
     assert first.members.hosts == (host,) * 3
     begin, *others = cluster.said
@@ -102,7 +33,7 @@ def test_all_come_and_process_0_tells():
 
 def test_process_0_first_and_told():
   order = []
-  with _groups(3) as (_, groups):
+  with as_threads.groups(3) as (_, groups):
 
     def work(index):
       def slow():
@@ -114,12 +45,24 @@ def test_process_0_first_and_told():
       one = groups[index]
       return one.first('x', slow), one.told('y', lambda: [index])
 
-    assert _all(3, work) == [(0, [0]), (1, [0]), (2, [0])]
+    assert as_threads.each(3, work) == [(0, [0]), (1, [0]), (2, [0])]
     assert order[0] == 0
 
 
+def test_what_each_gives_is_gathered_in_their_order():
+  with as_threads.groups(3) as (_, groups):
+
+    def work(index):
+      time.sleep(0.1 * (2 - index))
+      first = groups[index].gather('x', [index, 'a'])
+      return first, groups[index].gather('x', None if index else 5)
+
+    want = [[0, 'a'], [1, 'a'], [2, 'a']], [5, None, None]
+    assert as_threads.each(3, work) == [want] * 3
+
+
 def test_a_barrier_opens_when_all_have_come():
-  with _groups(3) as (_, groups):
+  with as_threads.groups(3) as (_, groups):
     came = []
 
     def work(index):
@@ -128,14 +71,14 @@ def test_a_barrier_opens_when_all_have_come():
       groups[index].barrier('x', deadline_s=5)
       return len(came)
 
-    assert _all(3, work) == [3, 3, 3]
+    assert as_threads.each(3, work) == [3, 3, 3]
 
 
 def test_a_barrier_has_a_deadline_and_names_the_missing():
-  with _groups(4) as (_, groups):
+  with as_threads.groups(4) as (_, groups):
     began = time.monotonic()
     come = lambda i: groups[i].barrier('x', 0.5) if i in {0, 2} else None
-    found = _all(4, come)
+    found = as_threads.each(4, come)
     assert time.monotonic() - began < 3
     host = socket.gethostname()
     for error in (found[0], found[2]):
@@ -150,7 +93,7 @@ def test_a_barrier_has_a_deadline_and_names_the_missing():
 @pytest.mark.parametrize('both', [False, True])
 def test_all_stop_after_the_same_step(who, both):
   """Steps are one apart at most; one hears late, and may ask meanwhile."""
-  with _groups(3) as (_, groups):
+  with as_threads.groups(3) as (_, groups):
     done = [0] * 3
     take = groups[2]._take
 
@@ -171,13 +114,13 @@ def test_all_stop_after_the_same_step(who, both):
           return step, what
       return None
 
-    found = _all(3, work)
+    found = as_threads.each(3, work)
     assert found == [(5 + group.AHEAD, 'SIGINT')] * 3
 
 
 @pytest.mark.parametrize('victim', [0, 2])
 def test_a_link_that_closes_ends_all(victim):
-  with _groups(3) as (cluster, groups):
+  with as_threads.groups(3) as (cluster, groups):
     one = groups[victim]
     one._closed.set()
     for link in one.members.links.values():
@@ -191,7 +134,7 @@ def test_a_link_that_closes_ends_all(victim):
 
 @pytest.mark.parametrize('victim', [0, 1])
 def test_silence_ends_all(victim, monkeypatch):
-  with _groups(3, silence_s=0.8) as (cluster, groups):
+  with as_threads.groups(3, silence_s=0.8) as (cluster, groups):
     frozen = groups[victim]
     frozen._ending.set()  # its thread ends, and its links stay open
     rest = {0, 1, 2} - {victim}
@@ -204,7 +147,7 @@ def test_silence_ends_all(victim, monkeypatch):
 @pytest.mark.parametrize('victim', [0, 1])
 @pytest.mark.parametrize(('code', 'passed'), [(2, group.LOST), (75, 75)])
 def test_one_that_fails_says_why(victim, code, passed):
-  with _groups(3) as (cluster, groups):
+  with as_threads.groups(3) as (cluster, groups):
     groups[victim].fail('error: no file', code)
     for link in groups[victim].members.links.values():
       link.close()
@@ -217,33 +160,33 @@ def test_one_that_fails_says_why(victim, code, passed):
 
 def test_an_error_of_all_is_each_ones_own():
   """A config that is wrong everywhere is said so everywhere."""
-  with _groups(3) as (cluster, groups):
+  with as_threads.groups(3) as (cluster, groups):
 
     def work(index):
       time.sleep(0.2 * index)
       groups[index].fail('error: no file', 2)
 
-    _all(3, work)
+    as_threads.each(3, work)
     time.sleep(group.GRACE_S + 0.5)
     assert cluster.left == {}
 
 
 def test_an_orderly_end_is_no_loss():
-  with _groups(3) as (cluster, groups):
+  with as_threads.groups(3) as (cluster, groups):
 
     def work(index):
       groups[index].close()
       for link in groups[index].members.links.values():
         link.close()
 
-    assert _all(3, work) == [None] * 3
+    assert as_threads.each(3, work) == [None] * 3
     time.sleep(0.3)
     assert cluster.left == {}
 
 
 def test_who_never_comes():
-  cluster = Cluster(4, join_s=1.0)
-  found = _all(3, lambda index: cluster.members([0, 2, 1][index]))
+  cluster = as_threads.Cluster(4, join_s=1.0)
+  found = as_threads.each(3, lambda index: cluster.members([0, 2, 1][index]))
   assert [type(e) for e in found] == [errors.LostHostError] * 3
   (line,) = {str(e) for e in found}
   host = socket.gethostname()
@@ -254,41 +197,41 @@ def test_who_never_comes():
 
 
 def test_two_of_the_same_number():
-  cluster = Cluster(3, join_s=3.0)
-  found = _all(3, lambda index: cluster.members([0, 1, 1][index]))
+  cluster = as_threads.Cluster(3, join_s=3.0)
+  found = as_threads.each(3, lambda index: cluster.members([0, 1, 1][index]))
   (refused,) = [e for e in found if isinstance(e, errors.InputError)]
   assert str(refused).startswith('--process-id=1 is taken (')
 
 
 def test_one_that_runs_something_else():
-  cluster = Cluster(3)
-  about = [ABOUT, ABOUT, {'jax': '2'}]
-  found = _all(3, lambda index: cluster.members(index, about[index]))
+  cluster = as_threads.Cluster(3)
+  about = [as_threads.ABOUT, as_threads.ABOUT, {'jax': '2'}]
+  found = as_threads.each(3, lambda index: cluster.members(index, about[index]))
   assert [type(e) for e in found[::2]] == [errors.InputError] * 2
   assert 'does not fit process 0: jax is 2 there and 1 here' in str(found[0])
 
 
 def test_one_that_is_started_again_before_all_are_there():
-  cluster = Cluster(3)
+  cluster = as_threads.Cluster(3)
 
   def work(index):
     if index != 1:
       time.sleep(0.8 * (index == 2))
       return cluster.members(index)
-    hello = {'hello': 1, 'host': 'old', 'about': ABOUT}
+    hello = {'hello': 1, 'host': 'old', 'about': as_threads.ABOUT}
     port = int(cluster.place.rpartition(':')[2])
     until = time.monotonic() + 5
     wire.connect('127.0.0.1', port, until, lambda: hello).close()
     time.sleep(0.3)
     return cluster.members(1)
 
-  found = _all(3, work)
+  found = as_threads.each(3, work)
   assert [m.index for m in found] == [0, 1, 2]
   assert 'Process 1 (old) has gone again.' in cluster.said
 
 
 def test_strangers_are_turned_away():
-  cluster = Cluster(2)
+  cluster = as_threads.Cluster(2)
   port = int(cluster.place.rpartition(':')[2])
 
   def work(index):
@@ -301,5 +244,5 @@ def test_strangers_are_turned_away():
       link._socket.sendall(word)
     return None
 
-  first, second, _ = _all(3, work)
+  first, second, _ = as_threads.each(3, work)
   assert (first.index, second.index) == (0, 1)

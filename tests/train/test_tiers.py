@@ -1,16 +1,27 @@
 """Two places for checkpoints: which is taken, and what may fail."""
 
+import shutil
+import time
+import types
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import as_threads
 
 from moejax.core import errors
+from moejax.train import checkpoint_folder, state_files
 from moejax.train.checkpoint import Checkpointer
 from moejax.train.tiers import Tiers
 
 
 def state(step):
   return {'w': jnp.full((3, 4), float(step)), 'n': jnp.int32(step)}
+
+
+def near(folder, warn, keep=1):
+  return Checkpointer(folder, keep=keep, keep_best=False, own=True, warn=warn)
 
 
 class Two:
@@ -24,7 +35,7 @@ class Two:
     warn = self.told.append
     return Tiers(
       Checkpointer(self.folder / 'durable', warn=warn),
-      Checkpointer(self.folder / 'near', keep=1, keep_best=False, warn=warn),
+      near(self.folder / 'near', warn),
       warn,
     )
 
@@ -110,3 +121,166 @@ def test_a_fast_disk_that_fails_is_told_of_and_left(two):
   assert 'Not a directory' in line
   assert line.endswith('going on without train.local_checkpoints')
   assert two.restored() == (3, 'durable')
+
+
+class PlainFiles:
+  """Orbax is of one thread; with real processes: multi_host/test_tiers.py."""
+
+  def __init__(self, own):
+    pass
+
+  def begin_write(self, folder, tree):
+    folder.mkdir(parents=True)
+    np.savez(folder / 'state.npz', **tree)
+
+  def read(self, folder, abstract):
+    with np.load(folder / 'state.npz') as found:
+      return {name: found[name] for name in abstract}
+
+  def wait(self):
+    pass
+
+  close = wait
+
+
+class Several:
+  """Two processes as threads: each has a fast disk, and its part of a state."""
+
+  def __init__(self, folder, groups):
+    self.folder, self.groups = folder, groups
+    self.told = [[], []]
+
+  def open(self, index):
+    warn = self.told[index].append
+    return Tiers(
+      Checkpointer(self.folder / 'durable', warn=warn),
+      near(self.folder / f'disk_{index}', warn, keep=2),
+      warn,
+      self.groups[index],
+    )
+
+  def both(self, work):
+    """What `work(tiers, index)` returns in each."""
+    found = as_threads.each(2, lambda index: work(self.open(index), index))
+    for one in found:
+      assert not isinstance(one, Exception), found
+    return found
+
+  def save(self, *steps, only=None):
+    def work(tiers, index):
+      for step in steps:
+        tiers.save_near(step, state(step + index / 2), {})
+      tiers.wait()
+
+    self.both(work)
+    for step in steps:
+      if only is not None:  # as if the other had been killed before
+        path = self.folder / f'disk_{1 - only}' / f'{step:08d}'
+        path.rename(path.with_suffix('.part'))
+
+  def restored(self):
+    """The step that they go on from, and the part that each has."""
+
+    def work(tiers, _):
+      found = tiers.restore_latest(state(0))
+      return None if found is None else float(found[0]['w'][0, 0])
+
+    return self.both(work)
+
+
+@pytest.fixture
+def several(tmp_path, monkeypatch):
+  monkeypatch.setattr(state_files, 'StateFiles', PlainFiles)
+  with as_threads.groups(2, silence_s=60.0) as (_, groups):
+    yield Several(tmp_path, groups)
+
+
+def test_several_take_the_newest_that_all_have(several):
+  several.save(2, 4)
+  several.save(6, only=1)
+  assert several.restored() == [4.0, 4.5]
+  assert several.told == [[], []]
+  # The run goes another way from there, so the newer part is of no use.
+  assert not (several.folder / 'disk_1' / '00000006').exists()
+
+
+def test_parts_of_two_runs_are_no_checkpoint(several):
+  """One was killed before its save: what it has is of the time before."""
+  several.save(2)
+  several.save(4)
+  old = several.folder / 'disk_0' / '00000004'
+  kept = several.folder / 'kept'
+  shutil.copytree(old, kept)
+  several.save(4)  # again, by processes that were started again
+  assert several.restored() == [4.0, 4.5]
+  shutil.rmtree(old)
+  kept.rename(old)
+  assert several.restored() == [2.0, 2.5]
+
+
+def test_a_part_that_is_damaged_or_gone_is_none(several):
+  several.save(2, 4)
+  Two.harm(several, 'disk_1', 4)
+  assert several.restored() == [2.0, 2.5]
+  assert any('another checksum' in line for line in several.told[1])
+  shutil.rmtree(several.folder / 'disk_0')
+  assert several.restored() == [None, None]
+
+
+def test_what_another_mesh_has_left_is_not_used(several, monkeypatch):
+  several.save(2)
+  monkeypatch.setattr(state_files, 'held', lambda tree: 'other parts')
+  assert several.restored() == [None, None]
+  for told in several.told:
+    assert any('on another mesh' in line for line in told)
+
+
+def test_what_a_process_holds():
+  """Half of a leaf by two devices of eight is not all of it."""
+  mesh = jax.make_mesh((8,), ('data',))
+  split = jax.NamedSharding(mesh, jax.P('data'))
+  leaf = jax.ShapeDtypeStruct((16, 3), jnp.float32, sharding=split)
+  one = jax.ShapeDtypeStruct((16, 3), jnp.float32)
+  assert state_files.held({'w': leaf}) == state_files.held({'w': one})
+
+  class OfProcess1:
+    """The same, where this process has the last two devices."""
+
+    def __init__(self):
+      self.addressable_devices = {*mesh.devices[-2:]}
+      self.devices_indices_map = split.devices_indices_map
+
+  part = types.SimpleNamespace(
+    shape=(16, 3), dtype=leaf.dtype, sharding=OfProcess1()
+  )
+  assert state_files.held({'w': part}) != state_files.held({'w': one})
+  assert state_files._mine(part.sharding, (16, 3)) == [
+    ((12, 14), (0, 3)),
+    ((14, 16), (0, 3)),
+  ]
+
+
+def test_a_save_begins_when_all_have_completed_the_one_before(
+  several, monkeypatch
+):
+  """Else one could remove what the other still needs."""
+  inner = checkpoint_folder.CheckpointFolder.complete
+  done = []
+
+  def complete(self, step, meta):
+    if self.folder.name == 'disk_1':
+      time.sleep(0.3)
+    inner(self, step, meta)
+    done.append((step, self.folder.name))
+
+  monkeypatch.setattr(checkpoint_folder.CheckpointFolder, 'complete', complete)
+  several.save(1, 2, 3)
+  assert [step for step, _ in done] == [1, 1, 2, 2, 3, 3]
+
+
+def test_where_one_disk_fails_the_others_do_not_wait(several):
+  (several.folder / 'disk_1').write_text('a file where the folder should be')
+  several.save(2, 4)
+  assert several.told[0] == []
+  assert several.told[1][0].endswith('without train.local_checkpoints')
+  assert several.restored() == [None, None]
