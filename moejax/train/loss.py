@@ -96,9 +96,13 @@ def objective(
       decoder, batch, row_B, key, out.x_BLD
     )
     if 'overflow' in record.stats:
-      # What has no room in either pass is a reason to repeat the step.
-      record.stats['overflow'] = record.stats['overflow'].merge(
-        other.stats['overflow']
+      # What has no room in either pass is a reason to repeat the step. Layers
+      # of multi-token prediction, the last, are in the first pass alone.
+      first_N, second_M = (
+        one.stats['overflow'].total for one in (record, other)
+      )
+      record.stats['overflow'] = values.Sum(
+        first_N.at[: len(second_M)].add(second_M)
       )
     loss = loss + (nll + whole.consistency * apart) / whole.total_weight
     found['consistency'] = values.Mean(apart, jnp.sum(batch.weight_BL))

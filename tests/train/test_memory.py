@@ -207,3 +207,30 @@ def test_consistency_is_two_passes_and_their_disagreement():
   np.testing.assert_allclose(
     report['values']['consistency'].value(), apart / total, rtol=1e-4
   )
+
+
+@pytest.mark.parametrize('layers', [1, 2])
+def test_overflow_of_two_passes_knows_who_is_in_both(layers):
+  """Of a router without noise: twice the model's, once the modules'."""
+  config = tiny.model_config(
+    num_layers=layers,
+    first_dense=0,
+    mtp_layers=1,
+    moe={
+      'balance': (),
+      'exchange': EXCHANGES['all_to_all'](factor=0.3, overflow='drop'),
+    },
+  )
+  model = tiny.model(config, tiny.mesh(2, data=1, expert=2))
+  total, weights = BATCH.weight_BL.sum(), tiny.weights(model)
+
+  def overflow(consistency):
+    whole = losses.Whole(total, consistency=consistency)
+    rows, key = jnp.arange(len(ROWS)), jax.random.key(1)
+    run = lambda w: losses.objective(model, w, BATCH, rows, key, whole)[1]
+    return jax.jit(run)(weights)['record'].stats['overflow'].value()
+
+  once = overflow(0.0)
+  assert (once > 0).all()
+  want = once * np.array([2] * layers + [1])
+  np.testing.assert_array_equal(overflow(1.0), want)
