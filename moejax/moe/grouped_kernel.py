@@ -31,6 +31,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu.megablox.gmm import make_group_metadata
 
 LANES = 128
+NAME = 'grouped_swiglu'  # in compiled programs
 # Of a core's fast memory, for tiles: the compiler gives a kernel 16 MiB.
 ROOM = 12 * 2**20
 
@@ -161,7 +162,7 @@ def run(
       transcendentals=0,
     ),
     interpret=interpret,
-    name='grouped_swiglu',
+    name=NAME,
   )
   return call(table, *given.xs, *given.ws, *given.beside)
 

@@ -22,6 +22,7 @@ import math
 import re
 
 from moejax.model import splash
+from moejax.moe import grouped_kernel
 from moejax.parallel import collective_bytes, program_text
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -61,7 +62,7 @@ ATTENTION = {
   'splash_mha_dq': 3,
 }
 # Kernels that skip rows of no expert.
-EXPERTS = ('gmm', 'tgmm')
+EXPERTS = ('gmm', 'tgmm', grouped_kernel.NAME)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,9 +92,10 @@ def test_a_kernel_s_estimate_in_another_order():
   assert (found.kernel_flops, found.kernel_bytes) == (7 * 5000, 7 * 600)
 
 
-def test_rows_of_no_expert_are_skipped():
+@pytest.mark.parametrize('name', ['gmm', 'tgmm', 'grouped_swiglu'])
+def test_rows_of_no_expert_are_skipped(name):
   """With room for four times the rows, a quarter of what the kernel says."""
-  program = program_text.Program(TPU)
+  program = program_text.Program(TPU.replace('%gmm.3', f'%{name}.3'))
   found = program_cost.of_program(program, room=4)
   assert (found.kernel_flops, found.kernel_bytes) == (7 * 1250, 7 * 150)
   assert found.flops == program_cost.of_program(program).flops
