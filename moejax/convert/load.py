@@ -174,7 +174,7 @@ def weights(
     plan: of the checkpoint.
     model: with the config of the plan, or one that differs in what weights do
       not depend on.
-    progress: is given the bytes of each tensor when it is read.
+    progress: is given the stored bytes of each tensor when it is in place.
     into: where the weights are put together.
   """
   by_path = {}
@@ -230,11 +230,24 @@ def _place(
   tensor: rules.Tensor,
   found: dict[buffers.Region, np.ndarray],
 ) -> int:
-  """Reads a tensor into the regions of its weight; returns its bytes."""
-  x = axes.unpack(entry.read(), tensor.rule.theirs, tensor.free, tensor.sizes)
-  for region, buffer in found.items():
-    _copy(x, tensor, region, buffer)
-  return x.nbytes
+  """Reads a tensor into the regions of its weight; returns its stored bytes.
+
+  One that is in none is not read: of quantised ones all would be computed.
+  """
+  here = [pair for pair in found.items() if _is_in(tensor.index, pair[0])]
+  if here:
+    x = axes.unpack(entry.read(), tensor.rule.theirs, tensor.free, tensor.sizes)
+    for region, buffer in here:
+      _copy(x, tensor, region, buffer)
+  return entry.num_bytes
+
+
+def _is_in(index: tuple[int | None, ...], region: buffers.Region) -> bool:
+  """Whether a region has a part of what is at that index."""
+  return all(
+    at is None or start <= at < stop
+    for at, (start, stop) in zip(index, region, strict=True)
+  )
 
 
 def _copy(
@@ -249,10 +262,8 @@ def _copy(
     if at is None:
       target.append(slice(None))
       source.append(slice(start, stop))
-    elif start <= at < stop:
-      target.append(at - start)
     else:
-      return
+      target.append(at - start)
   place = buffer[tuple(target)]
   _cast(place, x[tuple(source)])
   if tensor.rule.factor != 1:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from helpers import hf, tiny
 
-from moejax.convert import folder, quantised, safetensors, save
+from moejax.convert import folder, load, quantised, safetensors, save
 from moejax.core import errors, trees
+from moejax.model import build
 
 FP8 = ml_dtypes.float8_e4m3fn
 # Of the Open Compute Project's table.
@@ -144,7 +145,8 @@ def test_gpt_oss_as_it_is_released(tmp_path):
   assert_same(path, rewrite(path, change))
 
 
-def test_deepseek_v3_as_it_is_released(tmp_path):
+def quantised_v3(tmp_path):
+  """A folder of DeepSeek-V3, and the same in blocks of 8 bits."""
   path = tmp_path / 'plain'
   shutil.copytree(hf.GOLDEN / 'deepseek_v3', path)
   settings = {'quant_method': 'fp8', 'weight_block_size': [8, 16]}
@@ -164,4 +166,36 @@ def test_deepseek_v3_as_it_is_released(tmp_path):
     pieces = {name: numbers, name + '_scale_inv': factors}
     return pieces, numbers.astype(np.float32) * whole
 
-  assert_same(path, rewrite(path, change))
+  return path, rewrite(path, change)
+
+
+def test_deepseek_v3_as_it_is_released(tmp_path):
+  assert_same(*quantised_v3(tmp_path))
+
+
+def test_progress_is_of_what_is_stored(tmp_path):
+  """A quarter of what it is read as, where it is 8 bits."""
+  _, path = quantised_v3(tmp_path)
+  plan, done = load.plan(folder.open_folder(str(path))), []
+  load.weights(plan, build.build(plan.config, hf.one_device()), done.append)
+  stored = sum(plan.folder.tensors[t.name].num_bytes for t in plan.tensors)
+  assert sum(done) == stored
+
+
+def test_what_lies_elsewhere_is_not_computed(tmp_path, monkeypatch):
+  """Of 8 experts a host has the first 4."""
+  _, path = quantised_v3(tmp_path)
+  plan, read = load.plan(folder.open_folder(str(path))), []
+  inner = quantised.Blocks8.read
+  spy = lambda entry: read.append(entry) or inner(entry)
+  monkeypatch.setattr(quantised.Blocks8, 'read', spy)
+  found = [t for t in plan.tensors if '.mlp.experts.' in t.name]
+  assert {t.index[1] for t in found} == {*range(8)}
+  shapes = trees.leaves(load.shapes(plan.config))
+  for tensor in found:
+    layers, _, *rest = shapes[tensor.path].shape
+    region = ((0, layers), (0, 4), *((0, n) for n in rest))
+    buffers = {region: np.zeros((layers, 4, *rest), np.float32)}
+    load._place(plan.folder.tensors[tensor.name], tensor, buffers)
+    assert buffers[region].any() == (tensor.index[1] < 4)
+  assert len(read) == len(found) / 2
