@@ -114,11 +114,9 @@ def plain(
     config: config.json.
 
   Raises:
-    InputError: numbers and scales of a pair do not fit.
+    InputError: numbers and scales of a pair do not fit, or are of other types.
   """
-  found = dict(tensors)
-  settings = config.get('quantization_config') or {}
-  size = tuple(settings.get('weight_block_size') or (128, 128))
+  found, size = dict(tensors), _block_size(config)
   for name, entry in tensors.items():
     if name.endswith(BLOCKS):
       base, want = name.removesuffix(BLOCKS), entry.shape[:-1]
@@ -127,14 +125,45 @@ def plain(
         continue
       fits = entry.shape[-1:] == (LENGTH // 2,) and len(want) > 1
       _check(base, entry, scales, fits and scales.shape == want)
+      _check_types(base, (entry, scales), ('U8',))
       found[base] = Blocks4(found.pop(name), found.pop(base + SCALES))
     elif entry.dtype == 'F8_E4M3' and name + SCALE_INV in tensors:
       scales, fits = tensors[name + SCALE_INV], len(entry.shape) == len(size)
       if fits:
         want = tuple(map(math.ceil, np.divide(entry.shape, size)))
       _check(name, entry, scales, fits and scales.shape == want)
+      _check_types(name, (scales,), ('F32', 'BF16'))
       found[name] = Blocks8(entry, found.pop(name + SCALE_INV), size)
   return found
+
+
+def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
+  """Rows and columns of a block of 8 bits."""
+  settings = config.get('quantization_config') or {}
+  found = 128, 128
+  if isinstance(settings, dict):
+    found = settings.get('weight_block_size') or found
+  if (
+    not isinstance(found, list | tuple)
+    or len(found) != 2
+    or any(type(n) is not int or n < 1 for n in found)
+  ):
+    raise errors.InputError(
+      f'quantization_config.weight_block_size={found!r} of config.json must be '
+      'two numbers of 1 or more: [128, 128], say'
+    )
+  return tuple(found)
+
+
+def _check_types(
+  name: str, entries: tuple[Entry, ...], known: tuple[str, ...]
+) -> None:
+  types = {entry.dtype for entry in entries} - {*known}
+  if types:
+    raise errors.InputError(
+      f'{name} is quantised with numbers or scales of {min(types)}, which must '
+      f'be {" or ".join(known)} for moejax; convert it to bfloat16 first'
+    )
 
 
 def _check(name: str, entry: Entry, scales: Entry, fits: bool) -> None:

@@ -97,6 +97,52 @@ def test_what_does_not_fit_is_refused(tensors, tmp_path):
     quantised.plain(entries, {})
 
 
+@pytest.mark.parametrize(
+  ('tensors', 'kind'),
+  [
+    (
+      {
+        'w_blocks': np.zeros((3, 2, 16), np.uint8),
+        'w_scales': np.zeros((3, 2), np.float32),
+      },
+      'F32',
+    ),
+    (
+      {
+        'w_blocks': np.zeros((3, 2, 16), np.uint8),
+        'w_scales': np.zeros((3, 2), np.int8),
+      },
+      'F8_E8M0',
+    ),
+    (
+      {'w': np.zeros((3, 4), FP8), 'w_scale_inv': np.zeros((1, 1), np.uint8)},
+      'U8',
+    ),
+    (
+      {'w': np.zeros((3, 4), FP8), 'w_scale_inv': np.zeros((1, 1), np.int8)},
+      'F8_E8M0',
+    ),
+  ],
+)
+def test_scales_of_other_types_are_refused(tensors, kind, tmp_path):
+  """Also of those that the reader of files does not know: I8 stands for one."""
+  entries = {
+    name: dataclasses.replace(entry, dtype=entry.dtype.replace('I8', 'F8_E8M0'))
+    for name, entry in written(tmp_path / 'a.safetensors', tensors).items()
+  }
+  with pytest.raises(errors.InputError, match=f'w is .* of {kind}, which'):
+    quantised.plain(entries, {})
+
+
+@pytest.mark.parametrize('size', [128, [128], [0, 128], ['a', 'b'], 'ab'])
+def test_a_size_of_blocks_that_is_none_is_refused(size, tmp_path):
+  tensors = {'w': np.zeros((3, 4), FP8), 'w_scale_inv': np.zeros((1, 1), FP8)}
+  entries = written(tmp_path / 'a.safetensors', tensors)
+  config = {'quantization_config': {'weight_block_size': size}}
+  with pytest.raises(errors.InputError, match='weight_block_size=.*must be'):
+    quantised.plain(entries, config)
+
+
 def rewrite(path, change):
   """Both forms of a folder's tensors: what it then is, and what it means."""
   tensors = folder.open_folder(str(path)).tensors
