@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
       f'--config.{overrides[0][0]} is for upcycle alone; leave it out'
     )
   args.overrides = overrides
+  _check_local(args)
   args.run(args)
 
 
@@ -90,6 +91,17 @@ def _flags() -> argparse.ArgumentParser:
   add('--seed', type=int, default=0, help='of routers and noise')
   one.set_defaults(run=_upcycle)
   return flags
+
+
+def _check_local(args: argparse.Namespace) -> None:
+  """What is written is of this machine: such files are mapped and renamed."""
+  name = 'workdir' if args.run is _import else 'to'
+  path = getattr(args, name, '')
+  if not files.is_local(path):
+    raise errors.InputError(
+      f'--{name}={path} must be a folder of this machine; copy it there when '
+      'it is whole'
+    )
 
 
 def _inspect(args: argparse.Namespace) -> None:

@@ -88,6 +88,23 @@ def test_in_and_out(there, tmp_path, capsys, monkeypatch):
   assert generation == {'bos_token_id': 1, 'eos_token_id': 2}
 
 
+@pytest.mark.parametrize(
+  'argv',
+  [
+    ['import', 'there', '--workdir=gs://bucket/x'],
+    ['export', '--workdir=work', '--to=gs://bucket/x'],
+    ['upcycle', '--workdir=work', '--to=gs://bucket/x'],
+  ],
+)
+def test_what_is_written_is_of_this_machine(argv, tmp_path, monkeypatch):
+  """A folder called gs: would be made here."""
+  monkeypatch.chdir(tmp_path)
+  message = '=gs://bucket/x must be a folder of this machine'
+  with pytest.raises(errors.InputError, match=message):
+    convert.main(argv)
+  assert not list(tmp_path.iterdir())
+
+
 def test_an_imported_model_speaks_after_its_own_start(there, tmp_path, capsys):
   workdir = tmp_path / 'work'
   convert.main(['import', str(there), f'--workdir={workdir}'])
