@@ -299,11 +299,12 @@ class MoE(nnx.Module):
       )
       given = dataclasses.replace(given, logits_TE=logits_TE)
     given = dataclasses.replace(given, row_length=sizes['L'], layer=layer)
-    routing = self._routing(weights, given)
+    routing = config.router(given)
     found = self._experts(weights, x_TD, routing)
     chosen_TE = stats.chosen(routing)
     seen = stats.observe(given, routing, found.sent_A, flat(trace.chosen_BLE))
     seen['overflow'] = values.Sum(jnp.asarray(found.overflow, jnp.float32))
+    routing = self._for_balance(weights, given, routing)
     record = Record(balance.observe(config.balance, given, routing), seen)
     unflat = lambda x: x.reshape(sizes['B'], sizes['L'], *x.shape[1:])
     new = Trace(
@@ -314,9 +315,8 @@ class MoE(nnx.Module):
     )
     return (unflat(found.out_TD), new, record), found.chain
 
-  def _routing(self, weights, given) -> contract.Routing:
-    """The router's, with the probabilities that balance losses want."""
-    routing = self.config.router(given)
+  def _for_balance(self, weights, given, routing) -> contract.Routing:
+    """The routing with the probabilities that balance losses want."""
     logits_TE = self.config.scorer.balance_logits(
       weights['router'], given.logits_TE
     )

@@ -337,12 +337,19 @@ def test_x_moe_balances_at_a_temperature_of_its_own(tau):
   def loss(router):
     whole = {**weights, 'router': router}
     _, record = call(graph, whole, x_BLD, valid_BL=np.ones((1, 3), bool))
-    return config.balance[0].loss(record.balance['switch'])
+    return config.balance[0].loss(record.balance['switch']), record.stats
 
-  value, gradient = jax.value_and_grad(loss)(weights['router'])
+  value_and_grad = jax.value_and_grad(loss, has_aux=True)
+  (value, stats), gradient = value_and_grad(weights['router'])
   np.testing.assert_allclose(value, 1.71687, atol=1e-5)
   assert abs(gradient['log_tau']) < 1e-6
   assert np.abs(gradient['w_EZ']).max() > 0.1
+  # What is reported is of the router's own probabilities.
+  r = 0.5**0.5
+  cos_TE = np.array([[1, 0, -1, r], [r, r, -r, 0], [0, 1, 0, -r]])
+  prob_TE = np.asarray(jax.nn.softmax(cos_TE / tau))
+  entropy = -np.sum(prob_TE * np.log(prob_TE), axis=1).mean()
+  np.testing.assert_allclose(stats['entropy'].value(), entropy, rtol=1e-5)
 
 
 @pytest.mark.parametrize('grouped_matmul', ['auto', 'blocked', 'obvious'])
