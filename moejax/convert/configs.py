@@ -19,6 +19,7 @@ FREE = (
   'moe.experts.sigma_init',
   'moe.grouped_matmul',
   'moe.router.expert_dropout',
+  'moe.scorer.balance_tau',
   'moe.scorer.start',
   'remat',
   'scan_unroll',
