@@ -132,6 +132,7 @@ class Staging:
       return
     for _, found in self._maps:
       found.flush()
+    files.sync_folder(self._place)  # the names of new ones
     with open(self._journal, 'a', encoding='utf-8') as f:
       f.write(json.dumps(self._new) + '\n')
       f.flush()

@@ -12,7 +12,7 @@ from helpers import hf
 
 from moejax.cli import command, convert, restore
 from moejax.convert import folder, load, safetensors, staging
-from moejax.core import errors, trees
+from moejax.core import errors, files, trees
 from moejax.model import build
 
 FOLDER = hf.GOLDEN / 'deepseek_v3'
@@ -130,12 +130,16 @@ def test_a_torn_line_is_no_entry(plan, reads, tmp_path):
   assert all(stage(plan, tmp_path).has(name) for name in names)
 
 
-def test_entered_is_what_was_flushed(plan, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  ('owner', 'flush'), [(np.memmap, 'flush'), (files, 'sync_folder')]
+)
+def test_entered_is_what_was_flushed(owner, flush, plan, tmp_path, monkeypatch):
+  """Bytes, and the names of the files that have them."""
   staged = stage(plan, tmp_path)
   read(plan, staged)
 
   with monkeypatch.context() as patch:
-    patch.setattr(np.memmap, 'flush', Reads._stop)
+    patch.setattr(owner, flush, Reads._stop)
     with pytest.raises(StoppedError):
       staged.flush()
   assert not any(stage(plan, tmp_path).has(t.name) for t in plan.tensors)
