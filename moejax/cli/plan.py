@@ -54,6 +54,11 @@ def main(argv: Sequence[str]) -> None:
         f'--{name}={getattr(args, name)} must be at least 1'
       )
   batch_sizes = _batch_sizes(args.batch_sizes)
+  if batch_sizes and not args.search:
+    raise errors.InputError(
+      f'--batch_sizes={args.batch_sizes} is for --search; without it set '
+      '--config.train.batch_size'
+    )
   run = run_config.load(args.config, overrides)
   # Nothing is computed: no TPU or GPU of this machine is to be claimed.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')

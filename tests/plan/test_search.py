@@ -112,6 +112,9 @@ def test_batch_sizes_that_are_none_are_one_line(capsys):
   flags = [f'--config={TINY}', '--topology=cpu:2', '--batch_sizes=4,x']
   assert command.call(plan_command.main, flags) == 2
   assert '--batch_sizes=4,x must be numbers' in capsys.readouterr().err
+  flags[-1] = '--batch_sizes=4'
+  assert command.call(plan_command.main, flags) == command.BAD_INPUT
+  assert '--batch_sizes=4 is for --search' in capsys.readouterr().err
 
 
 def test_a_search_that_compiles(tmp_path, capsys, monkeypatch):
