@@ -18,6 +18,7 @@ see configs/hf/continue.py. All else is in docs/models.md.
 import argparse
 import collections
 import dataclasses
+import math
 import pathlib
 import shutil
 import sys
@@ -198,6 +199,8 @@ def _read(
 
 
 def _export(args: argparse.Namespace) -> None:
+  if not 0 < args.file_gb < math.inf:
+    raise errors.InputError(f'--file_gb={args.file_gb} must be above 0: 5, say')
   run = restore.run_of(args.workdir)
   shapes = load.shapes(run.model)
   plan = save.plan(run.model, shapes, args.family)

@@ -88,6 +88,13 @@ def test_in_and_out(there, tmp_path, capsys, monkeypatch):
   assert generation == {'bos_token_id': 1, 'eos_token_id': 2}
 
 
+@pytest.mark.parametrize('size', ['0', '-1', 'nan', 'inf'])
+def test_files_of_no_size_are_refused(size):
+  argv = ['export', '--workdir=work', '--to=out', f'--file_gb={size}']
+  with pytest.raises(errors.InputError, match='--file_gb=.* must be above 0'):
+    convert.main(argv)
+
+
 @pytest.mark.parametrize(
   'argv',
   [
