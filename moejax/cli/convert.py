@@ -142,7 +142,7 @@ def _import(args: argparse.Namespace) -> None:
     if not (workdir / restore.CONFIG).exists():
       run = _run_of(plan, pathlib.Path(workdir) / SOURCE)
       extra = {'imported': args.folder, 'source': staged.digest}
-      if not _is_saved(workdir, extra):
+      if not _is_saved(workdir, staged.digest):
         _save(workdir, _read(plan, staged, workdir), extra)
       _name(workdir, run)
     staged.remove()
@@ -274,13 +274,14 @@ def _new_workdir(path: str) -> epath.Path:
   return workdir
 
 
-def _is_saved(workdir: epath.Path, extra: dict[str, Any]) -> bool:
-  """Whether just that was saved, and is whole."""
+def _is_saved(workdir: epath.Path, digest: str) -> bool:
+  """Whether the weights of that source were saved, and are whole."""
   place = workdir / restore.CHECKPOINTS
   # What a save that was killed has left takes the room of the next.
   checkpoint_folder.CheckpointFolder(place, _note).clean()
   with checkpoint.Checkpointer(place, warn=_note) as checkpoints:
-    return checkpoints.latest() == (0, extra)
+    found = checkpoints.latest()
+  return found is not None and found[1].get('source') == digest
 
 
 def _save(workdir: epath.Path, weights: Any, extra: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ near it nearly so.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -60,6 +61,14 @@ class Upcycling:
   groups: bool = True
   noise: float = 0.0
   seed: int = 0
+
+  def __post_init__(self):
+    if not 0 <= self.noise < math.inf:
+      raise errors.InputError(f'--noise={self.noise} must be 0 or more')
+    if not 0 <= self.seed < 2**32:
+      raise errors.InputError(
+        f'--seed={self.seed} must be from 0 to 4294967295'
+      )
 
 
 def upcycle(

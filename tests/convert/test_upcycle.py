@@ -128,6 +128,19 @@ def test_noise_makes_copies_differ_and_is_of_its_size():
 
 
 @pytest.mark.parametrize(
+  ('recipe', 'message'),
+  [
+    ({'noise': float('nan')}, '--noise=nan must be 0 or more'),
+    ({'noise': -0.1}, '--noise=-0.1 must be 0 or more'),
+    ({'seed': -1}, '--seed=-1 must be from 0 to 4294967295'),
+  ],
+)
+def test_a_recipe_that_is_none(recipe, message):
+  with pytest.raises(errors.InputError, match=message):
+    upcycle.Upcycling(**recipe)
+
+
+@pytest.mark.parametrize(
   ('config', 'message'),
   [
     (DENSE, 'makes SwiGLU experts, but the new model has none'),
