@@ -32,6 +32,7 @@ VARIATION = {
   'importance': {'coefficient': 0.1},
   'load': {'coefficient': 0.1},
 }
+TRAIN_AND_EVAL = {'name': 'capacity', 'factor': 1.25, 'eval_factor': 2.0}
 ORTHOGONAL = {'name': 'linear', 'start': 'orthogonal'}
 VOCAB = 8192
 
@@ -66,7 +67,7 @@ ZOO = {
     **SINGLE,
     'router': {'name': 'switch'},
     'scorer': {'name': 'linear', 'start': 'switch'},
-    'dispatcher': {'name': 'capacity', 'factor': 1.25},
+    'dispatcher': TRAIN_AND_EVAL,
     'balance': SWITCH,
   },
   'gshard': {
@@ -84,7 +85,7 @@ ZOO = {
   'st_moe': {
     **COARSE,
     'router': {'name': 'gshard', 'second': {'name': 'ratio'}},
-    'dispatcher': {'name': 'capacity', 'factor': 1.25},
+    'dispatcher': TRAIN_AND_EVAL,
     'balance': {
       'gshard_aux': {'coefficient': 0.01},
       'z_loss': {'coefficient': 0.001},

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from moejax.core import errors, table
 from moejax.moe import (
@@ -90,7 +91,7 @@ class Stages:
     routing: contract.Routing,
     num_experts: int,
   ) -> contract.Output:
-    routing = contract.among(routing, num_experts)
+    routing = _among(routing, num_experts)
     x_RD, size_E, note = self.dispatcher.dispatch(
       x_TD, routing, num_experts, self.multiply.row_multiple
     )
@@ -119,7 +120,7 @@ class Fused:
     routing: contract.Routing,
     num_experts: int,
   ) -> contract.Output:
-    routing = contract.among(routing, num_experts)
+    routing = _among(routing, num_experts)
     width = x_TD.shape[1]
     grouping = permute.group(
       routing.expert_A, num_experts, self.loop.row_multiple
@@ -155,7 +156,7 @@ class FusedKernels:
     routing: contract.Routing,
     num_experts: int,
   ) -> contract.Output:
-    routing = contract.among(routing, num_experts)
+    routing = _among(routing, num_experts)
     grouping = permute.group(
       routing.expert_A, num_experts, self.kernels.row_multiple
     )
@@ -285,3 +286,10 @@ def choose(config: MoEConfig, platform: str, again: bool = False) -> Compute:
   if why:
     raise errors.InputError(f'moe.grouped_matmul={name} {why}')
   return way.make(config, again)
+
+
+def _among(routing: contract.Routing, num_experts: int) -> contract.Routing:
+  """The routing with nowhere, now `num_experts`, for all ids from there on."""
+  return dataclasses.replace(
+    routing, expert_A=jnp.minimum(routing.expert_A, num_experts)
+  )

@@ -289,12 +289,15 @@ class Dispatcher(Protocol):
     """Whether every expert has the same number of rows, R / E."""
     ...
 
-  def limit(self, routing: Routing, num_experts: int) -> Routing:
+  def limit(
+    self, routing: Routing, num_experts: int, training: bool
+  ) -> Routing:
     """The routing with nowhere in place of what it drops.
 
     Args:
       routing: of all E choices.
       num_experts: how many of them, from the first, have weights.
+      training: whether this is a training step.
     """
     ...
 
@@ -406,11 +409,4 @@ def token_choice(
     extra=extra or {},
     per_token=k,
     group_size=given.row_length,
-  )
-
-
-def among(routing: Routing, num_experts: int) -> Routing:
-  """The routing with nowhere, now `num_experts`, for all ids from there on."""
-  return dataclasses.replace(
-    routing, expert_A=jnp.minimum(routing.expert_A, num_experts)
   )

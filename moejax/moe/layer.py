@@ -300,7 +300,7 @@ class MoE(nnx.Module):
       given = dataclasses.replace(given, logits_TE=logits_TE)
     given = dataclasses.replace(given, row_length=sizes['L'], layer=layer)
     routing = config.router(given)
-    found = self._experts(weights, x_TD, routing)
+    found = self._experts(weights, x_TD, routing, given.training)
     chosen_TE = stats.chosen(routing)
     seen = stats.observe(given, routing, found.sent_A, flat(trace.chosen_BLE))
     seen['overflow'] = values.Sum(jnp.asarray(found.overflow, jnp.float32))
@@ -363,7 +363,7 @@ class MoE(nnx.Module):
       if axes[name][0] == 'expert'
     }
 
-  def _experts(self, weights, x_TD, routing) -> contract.Output:
+  def _experts(self, weights, x_TD, routing, training) -> contract.Output:
     """The output of all that tokens were sent to."""
     config = self.config
     whole_TD, experts = x_TD, weights['routed']
@@ -375,8 +375,8 @@ class MoE(nnx.Module):
       is_first = jax.lax.axis_index('model') == 0
       bias_ED = jnp.where(is_first, experts['b_out_ED'], 0)
       experts = {**experts, 'b_out_ED': bias_ED}
-    run = self._compute()
-    limited = config.dispatcher.limit(routing, config.num_experts)
+    run, num = self._compute(), config.num_experts
+    limited = config.dispatcher.limit(routing, num, training)
     gated = limited
     if routing.scales_input:
       x_TD = x_TD * limited.weight_A[:, None].astype(x_TD.dtype)
@@ -384,11 +384,11 @@ class MoE(nnx.Module):
         limited, weight_A=jnp.ones_like(limited.weight_A)
       )
     if self._exchanges:
-      found = config.exchange(run, experts, x_TD, limited, config.num_experts)
+      found = config.exchange(run, experts, x_TD, limited, num)
     else:
       if weights.get('chain') is not None:
         experts = {**experts, 'chain': weights['chain']}
-      found = run(experts, x_TD, limited, config.num_experts)
+      found = run(experts, x_TD, limited, num)
     if is_split:
       # Each device has summed its part of the hidden width.
       found = dataclasses.replace(

@@ -330,7 +330,7 @@ def test_rows_are_grouped_by_expert(router, dispatcher):
     assert set(np.asarray(size_E).tolist()) == {rows // E}
     kept_A = first_come_first_served(scheme, routing)
     assert kept_A.sum() > 0
-    limited = scheme.limit(routing, E)
+    limited = scheme.limit(routing, E, training=True)
     np.testing.assert_array_equal(limited.expert_A < E, kept_A)
   else:
     kept_A = np.asarray(routing.expert_A) < E

@@ -105,7 +105,7 @@ def obvious(name, dispatcher):
 
   def loss(w, x_TD, score):
     routing = ROUTERS[name]()(given(*score, TOKENS))
-    limited = DISPATCHERS[dispatcher]().limit(routing, E)
+    limited = DISPATCHERS[dispatcher]().limit(routing, E, training=True)
     if limited.scales_input:
       x_TD = x_TD * limited.weight_A[:, None]
       limited = dataclasses.replace(
@@ -149,7 +149,7 @@ def exchanged(config, mesh, names, w, x_TD, all_scores, tokens):
   """out_NTD of all routers, inside shard_map."""
   routings = {
     name: config.dispatcher.limit(
-      ROUTERS[name]()(given(*all_scores[name], tokens)), E
+      ROUTERS[name]()(given(*all_scores[name], tokens)), E, training=True
     )
     for name in names
   }

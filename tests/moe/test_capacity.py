@@ -1,12 +1,19 @@
 """Room, places and drops of the capacity dispatcher, by hand."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny
 
-from moejax.moe import contract
+from moejax.core import errors
+from moejax.moe import contract, layer
+from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers.capacity import Capacity
+from moejax.moe.dispatchers.dropless import Dropless
+from moejax.moe.exchanges import EXCHANGES
 
 
 def routing_of(expert_TK, weight_TK, choices, row_length=None):
@@ -37,7 +44,7 @@ def test_room_with_choices_without_computation(k, room, room_zero):
     expert_TK = np.full((12, k), 4)
     expert_TK[:, 0] = choice
     routing = routing_of(expert_TK, np.ones((12, k)), 4)
-    limited = dispatcher.limit(routing, 2)
+    limited = dispatcher.limit(routing, 2, training=True)
     kept_A = np.asarray(limited.expert_A) == choice
     np.testing.assert_array_equal(np.flatnonzero(kept_A), np.arange(has))
     assert limited.room == room
@@ -55,7 +62,7 @@ def test_priority_by_probability_places_the_largest_weights_first():
   }
   for priority, (expert_A, row_A) in want.items():
     dispatcher = Capacity(factor=1.5, priority=priority)
-    limited = dispatcher.limit(routing, 3)
+    limited = dispatcher.limit(routing, 3, training=True)
     np.testing.assert_array_equal(limited.expert_A, expert_A)
     assert limited.room == 2
     x_TD = jnp.arange(1.0, 5.0)[:, None]
@@ -72,5 +79,111 @@ def test_sequences_do_not_compete_by_probability():
   routing = routing_of(
     np.zeros((4, 1), int), [[0.2], [0.5], [0.1], [0.05]], 2, 2
   )
-  limited = Capacity(priority='probability').limit(routing, 2)
+  limited = Capacity(priority='probability').limit(routing, 2, training=True)
   np.testing.assert_array_equal(limited.expert_A, [2, 0, 0, 2])
+
+
+# Eight tokens, four experts: 1.25 * 8 / 4 = 2.5, so 3 places; 2 * 8 / 4 = 4.
+CHOSEN = [0, 0, 0, 1, 0, 2, 3, 3]
+
+
+def limited_to(dispatcher, *, training):
+  """Who is kept of those tokens, and the room."""
+  routing = routing_of(np.array(CHOSEN)[:, None], np.ones((8, 1)), 4)
+  limited = dispatcher.limit(routing, 4, training)
+  x_RD, size_E, note = dispatcher.dispatch(jnp.ones((8, 1)), limited, 4)
+  np.testing.assert_array_equal(size_E, [limited.room] * 4)
+  kept_A = np.asarray(note.row_A) < len(x_RD)
+  np.testing.assert_array_equal(limited.expert_A < 4, kept_A)
+  return kept_A, limited.room
+
+
+def test_evaluation_has_a_room_of_its_own():
+  """Four tokens want expert 0: the last finds no place in training alone."""
+  dispatcher = Capacity(factor=1.25, eval_factor=2.0)
+  kept_A, room = limited_to(dispatcher, training=True)
+  assert room == 3
+  np.testing.assert_array_equal(kept_A, np.arange(8) != 4)
+  kept_A, room = limited_to(dispatcher, training=False)
+  assert room == 4
+  assert kept_A.all()
+
+
+def test_without_a_factor_of_its_own_evaluation_is_as_training():
+  kept_A, room = limited_to(Capacity(factor=1.25), training=False)
+  assert room == 3
+  np.testing.assert_array_equal(kept_A, np.arange(8) != 4)
+
+
+def test_a_negative_factor_for_evaluation_is_refused():
+  message = (
+    r'^dispatcher.eval_factor=-2.0 must be positive, or 0 for that of '
+    r'training, dispatcher.factor=1.25$'
+  )
+  with pytest.raises(errors.InputError, match=message):
+    Capacity(factor=1.25, eval_factor=-2.0)
+
+
+# Four experts, two per token: at factor 2 there is room for every token.
+BOTH = Capacity(factor=0.5, eval_factor=2.0)
+KEYS = {'training': jax.random.key(0), 'evaluation': None}
+
+
+def test_a_decoder_evaluates_with_the_factor_of_evaluation():
+  """Without a key nothing is dropped, and all is as in a dropless model."""
+  batch = tiny.batch([[12], [5, 7]])
+  places = batch.token_BL, batch.segment_BL, batch.position_BL
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(model, key):
+    out = model.bind(tiny.weights(model))(*places, key=key)
+    return out.x_BLD, out.record.stats['dropped'].value()
+
+  found, dropped = {}, {}
+  for name, dispatcher in {
+    'both': BOTH,
+    'small': Capacity(factor=0.5),
+    'dropless': Dropless(),
+  }.items():
+    model = tiny.model(tiny.model_config(moe={'dispatcher': dispatcher}))
+    for mode, key in KEYS.items():
+      found[name, mode], dropped[name, mode] = run(model, key)
+  assert dropped['both', 'evaluation'].max() == 0
+  for name, mode in (('both', 'training'), ('small', 'evaluation')):
+    assert dropped[name, mode].min() > 0
+    np.testing.assert_array_equal(found[name, mode], found['small', 'training'])
+  np.testing.assert_allclose(
+    found['both', 'evaluation'], found['dropless', 'evaluation'], atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('exchange', sorted(EXCHANGES))
+def test_evaluation_has_its_room_over_the_expert_axis(exchange):
+  """Every exchange gives what one device gives, in either mode."""
+  rng = np.random.default_rng(2)
+  x_BLD = rng.normal(size=(8, 6, 8)).astype(np.float32)
+  index_BL = np.arange(48, dtype=np.int32).reshape(8, 6)
+  tokens = layer.Tokens(index_BL >= 0, index_BL, index_BL)
+  config = MoEConfig(
+    num_experts=4,
+    expert_width=6,
+    dispatcher=BOTH,
+    exchange=EXCHANGES[exchange](),
+  )
+  found = []
+  for mesh in (tiny.mesh(), tiny.mesh(8, data=2, expert=4)):
+    make = lambda mesh=mesh: layer.MoE(config, 8, 1.0, mesh, jax.random.key(0))
+    graph, weights = tiny.module(make)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(training, weights, graph=graph):
+      moe, trace = tiny.bind(graph, weights), layer.no_trace(config, 8, 6)
+      key = jax.random.key(0) if training else None
+      out_BLD, _, record = moe(x_BLD, tokens, trace, key)
+      return out_BLD, record.stats['dropped'].value()
+
+    found.append([run(training, weights) for training in (True, False)])
+  (trained, evaluated), got = found
+  assert trained[1] > 0
+  assert evaluated[1] == 0
+  tiny.assert_close(got, [trained, evaluated], rtol=1e-5, atol=1e-5)

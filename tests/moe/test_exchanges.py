@@ -40,7 +40,7 @@ def run_with(
 
   def local(w, x_TD, logits_TE, tokens):
     routing = config.router(sharded.given(logits_TE, {}, tokens))
-    routing = config.dispatcher.limit(routing, E)
+    routing = config.dispatcher.limit(routing, E, training=True)
     run = compute.choose(config, 'cpu')
     found = config.exchange(run, w, x_TD, routing, E)
     out_TD = jax.lax.psum(found.out_TD, 'model')

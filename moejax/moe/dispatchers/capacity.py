@@ -29,6 +29,9 @@ class Capacity:
 
   Attributes:
     factor: room over what a perfectly balanced router needs.
+    eval_factor: the same in evaluation; 0 means `factor`. ST-MoE trains with
+      1.25 and evaluates with 2 (arXiv 2202.08906), as Mesh TensorFlow's
+      and Flaxformer's Switch do.
     priority: who comes first. `position` is the order of the list: all first
       choices by position, then all second choices; `probability` is the
       weight, the largest first (batch-prioritised routing, arXiv 2106.05974,
@@ -41,6 +44,7 @@ class Capacity:
   """
 
   factor: float = 1.0
+  eval_factor: float = 0.0
   priority: str = config.named(('position', 'probability'), 'position')
   not_causal: bool = False
   tau: float = 1.0
@@ -51,6 +55,11 @@ class Capacity:
         raise errors.InputError(
           f'dispatcher.{name}={getattr(self, name)} must be positive'
         )
+    if self.eval_factor < 0:
+      raise errors.InputError(
+        f'dispatcher.eval_factor={self.eval_factor} must be positive, or 0 for '
+        f'that of training, dispatcher.factor={self.factor}'
+      )
 
   @property
   def causal(self) -> bool:
@@ -62,8 +71,11 @@ class Capacity:
     return True
 
   def limit(
-    self, routing: contract.Routing, num_experts: int
+    self, routing: contract.Routing, num_experts: int, training: bool
   ) -> contract.Routing:
+    if not training and self.eval_factor:
+      at_eval = dataclasses.replace(self, factor=self.eval_factor)
+      return at_eval.limit(routing, num_experts, training=True)
     choices = routing.prob_TE.shape[1]
     num_tokens = routing.prob_TE.shape[0]
     place_A, _ = self._places(routing, choices, num_tokens)

@@ -20,9 +20,9 @@ class Dropless:
     return False
 
   def limit(
-    self, routing: contract.Routing, num_experts: int
+    self, routing: contract.Routing, num_experts: int, training: bool
   ) -> contract.Routing:
-    del num_experts
+    del num_experts, training
     return routing
 
   def dispatch(

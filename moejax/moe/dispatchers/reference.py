@@ -21,9 +21,9 @@ class Reference:
     return False
 
   def limit(
-    self, routing: contract.Routing, num_experts: int
+    self, routing: contract.Routing, num_experts: int, training: bool
   ) -> contract.Routing:
-    del num_experts
+    del num_experts, training
     return routing
 
   def dispatch(
