@@ -46,6 +46,7 @@ ALGORITHMS = {
       'name': 'cosine',
       'learns_tau': False,
       'row_norm': 1.5,
+      'in_place': True,
       'balance_tau': 0.0,
     },
   },

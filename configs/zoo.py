@@ -374,6 +374,7 @@ ZOO = {
       'name': 'cosine',
       'learns_tau': False,
       'row_norm': 1.5,
+      'in_place': True,
       'balance_tau': 0.0,
     },
     'balance': {'sequence_level': {'alpha': 0.01}},

@@ -1,8 +1,9 @@
 """What an optimiser step leaves of the layers' weights.
 
 The optimiser gives a new value to everything. Here memories become what they
-remember of the batch, and what a router has frozen is as it was, to the bit:
-without a gradient alone, momentum and weight decay would still move it.
+remember of the batch, a scorer's weights what the scorer sets them to, and what
+a router has frozen is as it was, to the bit: without a gradient alone, momentum
+and weight decay would still move it.
 """
 
 from typing import Any
@@ -27,22 +28,22 @@ def apply(
     new: as the optimiser wants them.
     sums: by balance part, its sums over the global batch, layers in front.
   """
-  if not old.get('memory'):
-    return new
-  found = {**new, 'memory': _memory(config, old['memory'], sums)}
-  if frozen := config.router.frozen_heads:
+  found = dict(new)
+  if 'router' in new:
+    found['router'] = config.scorer.after_step(new['router'])
+  if 'heads' in new:
+    heads = config.router.heads(config.num_choices)
     found['heads'] = {
-      **new['heads'],
-      **{
-        name: _until(
-          first,
-          old['memory']['router']['steps'],
-          new['heads'][name],
-          old['heads'][name],
-        )
-        for name, first in frozen.items()
-      },
+      name: heads[name][0].after_step(w) for name, w in new['heads'].items()
     }
+  if not old.get('memory'):
+    return found
+  found['memory'] = _memory(config, old['memory'], sums)
+  for name, first in config.router.frozen_heads.items():
+    steps_N = old['memory']['router']['steps']
+    found['heads'][name] = _until(
+      first, steps_N, found['heads'][name], old['heads'][name]
+    )
   return found
 
 

@@ -166,6 +166,10 @@ class Scorer:
     """
     del w, logits_TE
 
+  def after_step(self, w: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The weights as they stay after an optimiser step, layers in front."""
+    return w
+
 
 @dataclasses.dataclass(frozen=True)
 class Router:

@@ -33,9 +33,8 @@ class Cosine(contract.Scorer):
     torchscale    normalises_tokens off, learns_tau off, tau=1: its code
                   normalises only the experts and applies no temperature
     tutel         width=256, tau=0.5 (it also keeps 1 / tau below 100)
-    LibMoE        learns_tau off, row_norm=1.5, with router.score=double_softmax
-                  and router.renormalise; there, the norm of 1.5 is set in place
-                  and no gradient passes that step
+    LibMoE        learns_tau off, row_norm=1.5, in_place, with
+                  router.score=double_softmax and router.renormalise
 
   Attributes:
     width: dimensions in which angles are taken; 0 means half the number of
@@ -43,6 +42,10 @@ class Cosine(contract.Scorer):
     tau: temperature at the start.
     learns_tau: whether it is learned.
     row_norm: what the experts' embeddings are normalised to.
+    in_place: the embeddings themselves are set to that norm, at the start and
+      after every step, and no gradient passes that. Else they may have any
+      norm, are normalised where they are used, and their gradient is
+      orthogonal to them.
     normalises_tokens: whether tokens are normalised too.
     balance_tau: tau0, for balance losses alone; 0 leaves them the router's own
       probabilities.
@@ -52,6 +55,7 @@ class Cosine(contract.Scorer):
   tau: float = 0.3
   learns_tau: bool = True
   row_norm: float = 1.0
+  in_place: bool = False
   normalises_tokens: bool = True
   balance_tau: float = 0.3
 
@@ -83,6 +87,7 @@ class Cosine(contract.Scorer):
       'w_DZ': uniform(keys[0], (width, inner), width),
       'w_EZ': orthogonal(keys[1], (num, inner), jnp.float32),
     }
+    weights = self.after_step(weights)
     weights = {k: nnx.Param(w, axes=linear.AXES) for k, w in weights.items()}
     if self.learns_tau:
       log_tau = jnp.asarray(math.log(self.tau), jnp.float32)
@@ -95,8 +100,17 @@ class Cosine(contract.Scorer):
     x_TZ = linear.product(given.x_TD, w['w_DZ'])
     if self.normalises_tokens:
       x_TZ = x_TZ / norm(x_TZ)
-    w_EZ = self.row_norm * w['w_EZ'] / norm(w['w_EZ'])
-    return linear.product(x_TZ, w_EZ.T) / self._tau(w)
+    return linear.product(x_TZ, self._rows(w['w_EZ']).T) / self._tau(w)
+
+  def after_step(self, w: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {**w, 'w_EZ': self._rows(w['w_EZ'])} if self.in_place else w
+
+  def _rows(self, w_EZ: jax.Array) -> jax.Array:
+    """Experts' embeddings of the norm that they are to have."""
+    norm_E1 = norm(w_EZ)
+    if self.in_place:
+      norm_E1 = jax.lax.stop_gradient(norm_E1)
+    return self.row_norm * w_EZ / norm_E1
 
   def balance_logits(
     self, w: dict[str, jax.Array], logits_TE: jax.Array
