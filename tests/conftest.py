@@ -1,4 +1,8 @@
-"""Eight CPU devices for every test, and an end to compiled programs' growth."""
+"""Eight CPU devices for every test, and an end to compiled programs' growth.
+
+With MOEJAX_TEST_PLATFORM=tpu, or cuda, the devices are those: for the tests
+marked `accelerator`, and for no other.
+"""
 
 import importlib.metadata
 import os
@@ -7,7 +11,8 @@ import sys
 
 import pytest
 
-os.environ['JAX_PLATFORMS'] = 'cpu'
+PLATFORM = os.environ.get('MOEJAX_TEST_PLATFORM', 'cpu')
+os.environ['JAX_PLATFORMS'] = PLATFORM
 # Most of a small test's time is compiling. Without LLVM's optimisation and with
 # XLA's older, simpler code for fusions that is four times shorter; results
 # differ in rounding at most.
@@ -18,7 +23,8 @@ flags = [
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   # An unknown flag ends the process, so only where it is known to exist.
   flags.append('--xla_cpu_use_fusion_emitters=false')
-os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *flags])
+if PLATFORM == 'cpu':
+  os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *flags])
 
 # So that tests can say `from helpers import tiny`, however pytest is started.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
