@@ -39,6 +39,7 @@ TOP_K = {
 }
 
 
+@functools.cache
 def model_of(mesh=None, **moe):
   config = tiny.model_config(num_layers=2, first_dense=0, moe={**TOP_K, **moe})
   return tiny.model(config, mesh)
@@ -60,7 +61,14 @@ def after(model, parts=1, batch=BATCH, weights=None):
     lambda x: np.zeros(x.shape, x.dtype),
     jax.eval_shape(transform.init, model.shapes),
   )
-  state = states.State(zero, weights, empty, zero, zero)
+  return follow(
+    model, states.State(zero, weights, empty, zero, zero), parts, batch
+  )
+
+
+def follow(model, state, parts=1, batch=BATCH):
+  """One more step."""
+  transform = optimizer.make(OPT, 100, model.axes)
   state = jax.device_put(state, states.shardings(model, transform))
   return jax.device_get(step_of(model, parts)(state, batch))
 
@@ -128,7 +136,7 @@ def test_a_frozen_student_stays_to_the_bit():
   state, _ = after(model)
   seen = [jax.device_get(state.weights['moe']['ffn'])]
   for _ in range(3):
-    state, _ = jax.device_get(step_of(model)(state, BATCH))
+    state, _ = follow(model, state)
     seen.append(state.weights['moe']['ffn'])
   np.testing.assert_array_equal(seen[-1]['memory']['router']['steps'], 4)
   student = [trees.leaves(ffn['heads']['student']) for ffn in seen]
