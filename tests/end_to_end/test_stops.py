@@ -165,6 +165,8 @@ def two_at_once(finished, tmp_path_factory):
     '--config.train.steps=60',
     '--config.train.checkpoint_every=60',
     '--config.train.eval_every=60',
+    '--config.report.samples=false',
+    '--config.report.eval_batches=1',
   )
   process = _start(flags)
   try:

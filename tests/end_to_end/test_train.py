@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import kills
 
-from moejax.core import log
+from moejax.core import compile_cache, log
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 24
@@ -30,7 +30,21 @@ FLAGS = (
   '--config.train.log_every=1',
   '--config.train.checkpoint_every=4',
   '--config.train.eval_every=8',
+  '--config.report.samples=false',
+  '--config.report.eval_batches=1',
 )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _programs(tmp_path_factory):
+  """Compiled by the first process for all; tests/end_to_end/test_kills.py has
+  that it makes no difference."""
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in compile_cache.environment(
+      tmp_path_factory.mktemp('compiled')
+    ).items():
+      patch.setenv(name, value)
+    yield
 
 
 def _env():
