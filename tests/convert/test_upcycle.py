@@ -31,13 +31,20 @@ def dense_weights():
   return tiny.weights(tiny.model(DENSE))
 
 
-def hidden(config, weights):
+@functools.cache
+def program(config):
   model, batch = tiny.model(config), tiny.batch(ROWS)
-  run = lambda w: (
-    model.bind(w)(batch.token_BL, batch.segment_BL, batch.position_BL).x_BLD
+  return jax.jit(
+    lambda weights: model.bind(weights)(
+      batch.token_BL, batch.segment_BL, batch.position_BL
+    ).x_BLD
   )
+
+
+def hidden(config, weights):
   # Experts leave padding alone, a dense layer does not.
-  return np.asarray(jax.jit(run)(weights))[batch.segment_BL > 0]
+  valid_BL = tiny.batch(ROWS).segment_BL > 0
+  return np.asarray(program(config)(weights))[valid_BL]
 
 
 def upcycled(config, **how):

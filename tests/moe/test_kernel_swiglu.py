@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,7 @@ def _call(run, inputs, expert_A, token_A=None):
   return run(weights, x_TD, routing, E).out_TD
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _outcome(run, inputs, expert_A, token_A=None):
   """out_TD and the gradients of all inputs."""
 
@@ -79,8 +81,7 @@ def _outcome(run, inputs, expert_A, token_A=None):
     out_TD = _call(run, inputs, expert_A, token_A)
     return jnp.vdot(PULL_TD, out_TD.astype(jnp.float32)), out_TD
 
-  run_it = jax.jit(jax.value_and_grad(loss, has_aux=True))
-  (_, out_TD), grads = run_it(inputs)
+  (_, out_TD), grads = jax.value_and_grad(loss, has_aux=True)(inputs)
   return out_TD, *grads
 
 
