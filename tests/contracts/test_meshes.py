@@ -2,9 +2,11 @@
 
 The problem has an expert that nobody chooses, one that all tokens choose, rows
 of padding, and groups that are no multiple of any tile. In the default run
-every router meets every mesh, every dispatcher meets every exchange, and every
-pair of those meets a mesh with an `expert` axis; `tests/soak` has the product.
+every router and every dispatcher meets every mesh, and every dispatcher meets
+every exchange on a mesh with an `expert` axis; `tests/soak` has the product.
 """
+
+import itertools
 
 import pytest
 from helpers import sharded
@@ -22,14 +24,36 @@ ALL_ROUTERS = {
   'expert_fsdp': ('capacity', 'all_to_all'),
   'expert_model': ('dropless', 'ragged_all_to_all'),
 }
-# Each of the other pairs, with routers whose lists are of each kind.
+# The other pairs of a dispatcher and an exchange, and of a dispatcher and a
+# mesh, with routers whose lists are of each kind.
 SOME = ('top_k', 'expert_choice', 'tc_moe')
 PAIRS = [
-  (dispatcher, exchange, ('expert_data', 'expert_model')[i % 2])
-  for i, (dispatcher, exchange) in enumerate(
-    (d, e) for d in sorted(DISPATCHERS) for e in sorted(EXCHANGES)
-  )
+  ('capacity', 'gathered', 'expert'),
+  ('capacity', 'ragged_all_to_all', 'expert_model'),
+  ('capacity', 'ring', 'expert_data'),
+  ('dropless', 'gathered', 'expert_fsdp'),
+  ('dropless', 'ring', 'expert_data'),
+  ('reference', 'all_to_all', 'expert_data'),
+  ('reference', 'gathered', 'expert_model'),
+  ('reference', 'ragged_all_to_all', 'expert_fsdp'),
+  ('reference', 'ring', 'expert'),
+  # Without an `expert` axis no exchange takes part.
+  ('capacity', 'gathered', 'one'),
+  ('capacity', 'gathered', 'data'),
+  ('dropless', 'gathered', 'one'),
+  ('dropless', 'gathered', 'fsdp'),
+  ('reference', 'gathered', 'data'),
+  ('reference', 'gathered', 'fsdp'),
 ]
+
+
+def test_nothing_is_left_out():
+  cases = [(*pair, mesh) for mesh, pair in ALL_ROUTERS.items()] + PAIRS
+  found = {(dispatcher, mesh) for dispatcher, _, mesh in cases}
+  assert found >= {*itertools.product(DISPATCHERS, ALL_ROUTERS)}
+  found = {c[:2] for c in cases if 'expert' in sharded.MESHES[c[2]]}
+  assert found == {*itertools.product(DISPATCHERS, EXCHANGES)}
+  assert {mesh for *_, mesh in cases} == sharded.MESHES.keys()
 
 
 @pytest.mark.parametrize('mesh', sorted(ALL_ROUTERS))

@@ -35,7 +35,7 @@ def run_with(
   config = config or MoEConfig(num_experts=E, exchange=exchange)
   one = tiny.mesh(8, **MESH)
   index_T, _, token_T = sharded.TOKENS
-  w = {name: leaf[0] for name, leaf in sharded.weights(1).items()}
+  w = {name: leaf[0] for name, leaf in sharded.weights(['top_k']).items()}
   specs = {name: P(*spec[1:]) for name, spec in sharded.SPECS.items()}
 
   def local(w, x_TD, logits_TE, tokens):
@@ -159,7 +159,7 @@ def moved_by(exchange, *, gradient):
   mesh = tiny.mesh(4, data=1, expert=4)
   tokens = 32  # on each device
   x = np.zeros((4 * tokens, D), np.float32)
-  w = {name: leaf[0] for name, leaf in sharded.weights(1).items()}
+  w = {name: leaf[0] for name, leaf in sharded.weights(['top_k']).items()}
   gathered = exchange.gathers_experts
   specs = sharded.GATHERED if gathered else sharded.SPECS
   specs = {name: P(*spec[1:]) for name, spec in specs.items()}
@@ -296,7 +296,7 @@ def test_on_accelerators_rows_travel_ragged():
   config = dataclasses.replace(
     config, exchange=dataclasses.replace(config.exchange, overflow='drop')
   )
-  w = {name: leaf[0] for name, leaf in sharded.weights(1).items()}
+  w = {name: leaf[0] for name, leaf in sharded.weights(['top_k']).items()}
   specs = {name: P(*spec[1:]) for name, spec in sharded.SPECS.items()}
 
   def local(w, x_TD, logits_TE, tokens):
