@@ -16,20 +16,21 @@ pytestmark = pytest.mark.slow  # each starts several processes
 TOLERANCE = 2e-6
 
 
-@pytest.fixture
-def server(tmp_path):
-  with kills.Server(tmp_path, os.environ['XLA_FLAGS']) as found:
+@pytest.fixture(scope='module')
+def server(finished, tmp_path_factory):
+  """One for all, which knows where `finished` keeps its programs."""
+  folder = tmp_path_factory.mktemp('server')
+  with kills.Server(folder, os.environ['XLA_FLAGS']) as found:
     yield found
 
 
 @pytest.fixture(scope='module')
-def on_eight(tmp_path_factory):
+def on_eight(server, tmp_path_factory):
   """A run on eight devices, four of them along the experts, never stopped."""
   folder = tmp_path_factory.mktemp('on_eight')
   text = own_text.write_stories(folder / 'stories.jsonl')
   compiled = f'--config.train.compile_cache={folder / "compiled"}'
-  with kills.Server(folder, os.environ['XLA_FLAGS']) as server:
-    workdir = kills.straight(server, text, 'all_to_all', folder, compiled)
+  workdir = kills.straight(server, text, 'all_to_all', folder, compiled)
   return types.SimpleNamespace(text=text, workdir=workdir, compiled=compiled)
 
 
@@ -77,7 +78,9 @@ def test_it_goes_on_with_fewer_devices(on_eight, server, tmp_path):
   workdir = tmp_path / 'run'
   cache = tmp_path / 'cache'
   for devices, mesh in FEWER:
-    flags = kills.flags(on_eight.text, 'all_to_all', workdir, cache, *mesh)
+    flags = kills.flags(
+      on_eight.text, 'all_to_all', workdir, cache, *mesh, on_eight.compiled
+    )
     last = devices == 1
     # It ends when the checkpoint has its name.
     place = None if last else ('named', 1)

@@ -16,7 +16,7 @@ from helpers import own_text
 from moejax.cli import command, sweep
 from moejax.core import errors, files, log
 
-STEPS = 800
+STEPS = 300
 SWEEP = """
 from moejax.cli import sweep_config as sweep
 
