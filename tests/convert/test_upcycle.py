@@ -35,9 +35,11 @@ def dense_weights():
 def program(config):
   model, batch = tiny.model(config), tiny.batch(ROWS)
   return jax.jit(
-    lambda weights: model.bind(weights)(
-      batch.token_BL, batch.segment_BL, batch.position_BL
-    ).x_BLD
+    lambda weights: (
+      model.bind(weights)(
+        batch.token_BL, batch.segment_BL, batch.position_BL
+      ).x_BLD
+    )
   )
 
 
