@@ -1,8 +1,8 @@
 """What holds for every router: a new entry of the table is tested by being
 listed.
 
-Routers are called without jit, where operations are compiled once for all of
-them. `test_meshes.py` has dispatchers and exchanges.
+Each is compiled whole, once for all tests that call it with the same shapes.
+`test_meshes.py` has dispatchers and exchanges.
 """
 
 import dataclasses
@@ -90,8 +90,13 @@ def given(router, key=KEY, valid_T=VALID_T, **changes):
   return dataclasses.replace(found, **changes)
 
 
+@functools.cache
+def compiled(router):
+  return jax.jit(ROUTERS[router]())
+
+
 def route(router, seen):
-  return jax.device_get(ROUTERS[router]()(seen))
+  return jax.device_get(compiled(router)(seen))
 
 
 def assignments(routing):
@@ -278,9 +283,10 @@ def test_gradients_are_finite_also_for_extreme_scores(router):
       routing.prob_TE, pull[: T * E].reshape(T, E)
     )
 
+  gradient = jax.jit(jax.grad(pulled, argnums=(0, 1)))
   for scale in (0.0, 1.0, 30.0):
     grown = jax.tree.map(lambda x, s=scale: s * x, (logits, heads))
-    found = jax.grad(pulled, argnums=(0, 1))(*grown)
+    found = gradient(*grown)
     for leaf in jax.tree.leaves(found):
       assert np.isfinite(leaf).all(), scale
 
