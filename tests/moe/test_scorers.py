@@ -33,6 +33,7 @@ W_ED = np.array([[1.0, 0], [0, 1], [-1, 0], [1, -1]], np.float32)
 EYE = np.eye(2, dtype=np.float32)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def score(scorer, w, x_TD=X_TD):
   w = {name: jnp.asarray(v, jnp.float32) for name, v in w.items()}
   x_TD = jnp.asarray(x_TD, jnp.float32)
@@ -96,8 +97,9 @@ def test_gradients_are_finite_also_at_zero(name):
   x_TD[1] = 0
   pull_TE = RNG.normal(size=(3, E)).astype(np.float32)
   pulled = lambda w, x_TD: jnp.vdot(score(scorer, w, x_TD), pull_TE)
+  run = jax.jit(jax.value_and_grad(pulled, argnums=(0, 1)))
   for weights in (w, zeros):
-    value, slopes = jax.value_and_grad(pulled, argnums=(0, 1))(weights, x_TD)
+    value, slopes = run(weights, x_TD)
     assert np.isfinite(value)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
 
