@@ -127,7 +127,7 @@ def expected(dispatcher):
   Of dispatchers that limit nothing it is the same, and computed once.
   """
   routing = routing_of('top_k')
-  limited = DISPATCHERS[dispatcher]().limit(routing, E)
+  limited = DISPATCHERS[dispatcher]().limit(routing, E, training=True)
   if limited is routing and dispatcher != UNLIMITED:
     return expected(UNLIMITED)
   names = sorted(ROUTERS)
