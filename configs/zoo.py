@@ -33,6 +33,8 @@ VARIATION = {
   'load': {'coefficient': 0.1},
 }
 TRAIN_AND_EVAL = {'name': 'capacity', 'factor': 1.25, 'eval_factor': 2.0}
+# The same, where the paper's factor is of tokens and each has two assignments.
+OF_TOKENS = {'name': 'capacity', 'factor': 0.625, 'eval_factor': 1.0}
 ORTHOGONAL = {'name': 'linear', 'start': 'orthogonal'}
 VOCAB = 8192
 
@@ -85,7 +87,7 @@ ZOO = {
   'st_moe': {
     **COARSE,
     'router': {'name': 'gshard', 'second': {'name': 'ratio'}},
-    'dispatcher': TRAIN_AND_EVAL,
+    'dispatcher': OF_TOKENS,
     'balance': {
       'gshard_aux': {'coefficient': 0.01},
       'z_loss': {'coefficient': 0.001},

@@ -31,7 +31,7 @@ class Capacity:
     factor: room over what a perfectly balanced router needs.
     eval_factor: the same in evaluation; 0 means `factor`. ST-MoE trains with
       1.25 and evaluates with 2 (arXiv 2202.08906), as Mesh TensorFlow's
-      and Flaxformer's Switch do.
+      and Flaxformer's Switch do; theirs are of tokens, K times these.
     priority: who comes first. `position` is the order of the list: all first
       choices by position, then all second choices; `probability` is the
       weight, the largest first (batch-prioritised routing, arXiv 2106.05974,
