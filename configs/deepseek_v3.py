@@ -105,7 +105,6 @@ V3 = {
   # Ours. 4,096 chips are more than 1,024 parts, into which the batch divides.
   'mesh.data': 2,
   'mesh.model': 4,
-  'model.token_chunks': 5,
   'train.micro_batches': 3,
 }
 V2 = {
