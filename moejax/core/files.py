@@ -16,14 +16,15 @@ import pathlib
 import platform
 import secrets
 import subprocess
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import jax
 from etils import epath
 
 from moejax.core import errors
 
+T = TypeVar('T')
 MANIFEST, LOCK = 'manifest.json', '.lock'
 # Files whose checksums are made at the same time: one thread reads a fast disk,
 # or an object store, at a small part of its speed.
@@ -156,55 +157,86 @@ def _files_below(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
       yield path.name, path
 
 
-@contextlib.contextmanager
-def _threads() -> Iterator[concurrent.futures.Executor]:
-  """Threads that are told to begin nothing more when the block ends."""
-  pool = concurrent.futures.ThreadPoolExecutor(THREADS, 'sha256')
+class Spread(Protocol):
+  """Does some work for each of many items, here or in many processes."""
+
+  def __call__(
+    self, work: Callable[[Any], T], items: Callable[[], list[Any]]
+  ) -> list[T]:
+    """What `work` returns of each, in their order.
+
+    Args:
+      work: of one item; in threads.
+      items: makes them. Where there are several processes it is asked in one.
+    """
+    ...
+
+
+def here(work: Callable[[Any], T], items: Callable[[], list[Any]]) -> list[T]:
+  """A `Spread` over this process's threads."""
+  pool = concurrent.futures.ThreadPoolExecutor(THREADS, 'files')
   try:
-    yield pool
+    return [*pool.map(work, items())]
   finally:
     pool.shutdown(cancel_futures=True)
 
 
-def write_manifest(folder: epath.PathLike) -> None:
+def write_manifest(
+  folder: epath.PathLike, spread: Spread = here, writes: bool = True
+) -> None:
   """Writes size and checksum of every file below a folder to manifest.json.
+
+  Args:
+    folder: the files'.
+    spread: who makes the checksums.
+    writes: whether it is this process that writes them down.
 
   Example, for a folder with `a/x` (3 bytes) and `y` (0 bytes):
     {"files": {"a/x": {"bytes": 3, "sha256": "ba78..."},
                "y": {"bytes": 0, "sha256": "e3b0..."}}}
   """
   folder = epath.Path(folder)
-  found = [(n, path) for n, path in _files_below(folder) if n != MANIFEST]
 
-  def about(path: epath.Path) -> dict[str, Any]:
-    return {'bytes': path.stat().length, 'sha256': sha256(path, sync=True)}
+  def about(name: str) -> tuple[str, dict[str, Any]]:
+    path = folder / name
+    digest = sha256(path, sync=True)
+    return name, {'bytes': path.stat().length, 'sha256': digest}
 
-  with _threads() as pool:
-    values = pool.map(about, [path for _, path in found])
-    files = {name: v for (name, _), v in zip(found, values, strict=True)}
-  atomic_write_json(folder / MANIFEST, {'files': files})
+  names = lambda: [n for n, _ in _files_below(folder) if n != MANIFEST]
+  found = dict(spread(about, names))
+  if writes:
+    atomic_write_json(folder / MANIFEST, {'files': found})
 
 
-def damage(folder: epath.PathLike) -> str | None:
+def damage(folder: epath.PathLike, spread: Spread = here) -> str | None:
   """What is wrong with a folder by its manifest; None if every byte is right.
 
   Sizes are compared first, so a cut file is found without reading the rest. A
   file that the manifest does not name is of no concern.
   """
   folder = epath.Path(folder)
+
+  def wrong(item: tuple[str | None, str]) -> str | None:
+    name, text = item
+    return text if name is None else _wrong_sum(folder, folder / name, text)
+
+  found = spread(wrong, lambda: _to_compare(folder))
+  return next(filter(None, found), None)
+
+
+def _to_compare(folder: epath.Path) -> list[tuple[str | None, str]]:
+  """Each file and its checksum; or None and what is wrong without reading."""
   try:
     listed = json.loads((folder / MANIFEST).read_text())['files']
-    files = [(folder / n, v['bytes'], v['sha256']) for n, v in listed.items()]
+    files = [(n, v['bytes'], v['sha256']) for n, v in listed.items()]
   except OSError:
-    return f'{MANIFEST} cannot be read'
+    return [(None, f'{MANIFEST} cannot be read')]
   except (ValueError, KeyError, TypeError, AttributeError):
-    return f'{MANIFEST} is damaged'
-  wrong = (_wrong_size(folder, path, size) for path, size, _ in files)
+    return [(None, f'{MANIFEST} is damaged')]
+  wrong = (_wrong_size(folder, folder / n, size) for n, size, _ in files)
   if reason := next(filter(None, wrong), None):
-    return reason
-  with _threads() as pool:
-    wrong = pool.map(lambda file: _wrong_sum(folder, file[0], file[2]), files)
-    return next(filter(None, wrong), None)
+    return [(None, reason)]
+  return [(name, checksum) for name, _, checksum in files]
 
 
 def _wrong_size(folder: epath.Path, path: epath.Path, size: int) -> str | None:

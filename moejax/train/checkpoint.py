@@ -20,9 +20,10 @@ leaves at most a `.part`, which the next save removes. What a disk does to it
 later is found by the manifest when it is read, and the one before is taken.
 
 With several hosts all of them must see the folder, and all call `save`,
-`latest` and `restore`; manifests are written, and folders verified and removed,
-by process 0 alone. `own` is the exception: there each host has a folder of its
-own, on its own disk, with what its devices hold (see train/tiers.py).
+`latest` and `restore`; each makes its share of the checksums, and process 0
+alone writes, renames and removes. `own` is the exception: there each host has a
+folder of its own, on its own disk, with what its devices hold (see
+train/tiers.py).
 """
 
 import concurrent.futures
@@ -43,7 +44,6 @@ STATE = 'state'
 METRIC = 'metric'
 HELD = 'held'
 SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # of disks and TensorStore
-NOTHING, NONE_WHOLE = -1, -2
 
 
 class Checkpointer:
@@ -86,18 +86,19 @@ class Checkpointer:
       raise errors.InputError(
         f'cannot keep {keep} checkpoints; keep 1 or more of them'
       )
-    self._folder = checkpoint_folder.CheckpointFolder(folder, warn)
     self._keep = keep
     self._keep_best = keep_best
     self._asynchronous = asynchronous
     self._warn = warn
     self._own = own
-    self._group = group
     self._main = own or jax.process_index() == 0
+    self._folder = checkpoint_folder.CheckpointFolder(
+      folder, warn, group, self._main
+    )
     self._at: int | None = None  # the step last saved or restored
     self._there = False  # whether the folder has been seen
     self._pending: concurrent.futures.Future[list[str]] | None = None
-    self._pending_step = NOTHING
+    self._pending_step = 0
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._files = state_files.StateFiles(own)
 
@@ -209,18 +210,13 @@ class Checkpointer:
       InputError: there are checkpoints, and none of them verifies.
     """
     self.wait()
-    name = f'the newest of {self._folder.folder}'
-    step = self._group.told(name, self._newest_whole)
-    if step == NONE_WHOLE:
+    step = next(self._folder.whole(), None)
+    if step is None and self.steps():
       raise errors.InputError(
         f'no checkpoint in {self._folder.folder} can be used; move that folder '
         'away to start from the beginning'
       )
-    return None if step == NOTHING else (step, self._extra(step))
-
-  def _newest_whole(self) -> int:
-    none = NONE_WHOLE if self.steps() else NOTHING
-    return next(self._folder.whole(), none)
+    return None if step is None else (step, self._extra(step))
 
   def usable(self, abstract: Any) -> dict[int, dict[str, Any]]:
     """Steps that verify and hold what this process needs: extra of each.
@@ -296,7 +292,7 @@ class Checkpointer:
       raise errors.InputError(
         f'no checkpoint {step} in {self._folder.folder}; there are: {listing}'
       )
-    if self._main and (line := self._folder.damage(step)):
+    if line := self._folder.damage(step):
       raise errors.InputError(f'{line}; take another')
 
   def _read(self, step: int, abstract: Any, partial: bool) -> Any:
@@ -321,9 +317,9 @@ class Checkpointer:
   def _finish(self, step: int, meta: str) -> list[str]:
     """Stages 2 to 5, in the background; returns warnings."""
     self._files.wait()
+    self._folder.complete(step, meta)
     if not self._main:
       return []
-    self._folder.complete(step, meta)
     try:
       self._folder.prune(step, self._keep, self._keep_best)
     except OSError as error:

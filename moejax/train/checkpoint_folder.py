@@ -19,6 +19,8 @@ from typing import Any
 from etils import epath
 
 from moejax.core import files
+from moejax.parallel import alone, sharing
+from moejax.parallel import group as groups
 
 META = 'meta.json'
 VALUES = 'values.json'
@@ -30,9 +32,25 @@ class CheckpointFolder:
   """Looks after the folders of one run's checkpoints, but not what is in them.
 
   Every byte of a checkpoint is verified at most once by an object.
+
+  Args:
+    folder: theirs.
+    warn: is given one line for each checkpoint that had to be skipped.
+    group: the processes that look after it together: each makes its share of
+      the checksums, so all have to call `damage`, `whole` and `complete`.
+    writes: whether it is this process that writes and removes.
   """
 
-  def __init__(self, folder: epath.PathLike, warn: Callable[[str], None]):
+  def __init__(
+    self,
+    folder: epath.PathLike,
+    warn: Callable[[str], None],
+    group: groups.AnyGroup = alone.ALONE,
+    writes: bool = True,
+  ):
+    self._group = group
+    self._spread = sharing.by_all(group, 'checksums of files')
+    self._writes = writes
     self.folder = epath.Path(folder)
     if files.is_local(folder):  # Orbax takes absolute paths only
       self.folder = epath.Path(os.path.abspath(folder))
@@ -63,7 +81,7 @@ class CheckpointFolder:
   def damage(self, step: int) -> str | None:
     """A line on what is wrong with a checkpoint, or None."""
     if step not in self._good and step not in self._bad:
-      if reason := files.damage(self.path(step)):
+      if reason := files.damage(self.path(step), self._spread):
         self._bad[step] = f'checkpoint {self.path(step)} is damaged: {reason}'
       else:
         self._good.add(step)
@@ -71,7 +89,7 @@ class CheckpointFolder:
 
   def whole(self) -> Iterator[int]:
     """Steps that verify, newest first; others are warned of, once."""
-    for step in reversed(self.steps()):
+    for step in reversed(self._group.told('checkpoints', self.steps)):
       known = step in self._bad
       if (line := self.damage(step)) is None:
         yield step
@@ -85,15 +103,17 @@ class CheckpointFolder:
       OSError: the disk is full, not writable, or does not hold what it is told.
     """
     part, path = self.path(step, PART), self.path(step)
-    files.atomic_write_text(part / META, meta)
-    files.write_manifest(part)
-    if reason := files.damage(part):
+    if self._writes:
+      files.atomic_write_text(part / META, meta)
+    files.write_manifest(part, self._spread, self._writes)
+    if reason := files.damage(part, self._spread):
       raise OSError(f'what was written reads differently: {reason}')
-    if path.exists():  # damaged, or of a run that went another way
-      path.rename(self.path(step, OLD))
-    part.rename(path)
-    if files.is_local(self.folder):
-      files.sync_folder(self.folder)
+    if self._writes:
+      if path.exists():  # damaged, or of a run that went another way
+        path.rename(self.path(step, OLD))
+      part.rename(path)
+      if files.is_local(self.folder):
+        files.sync_folder(self.folder)
     self._good.add(step)
     self._bad.pop(step, None)
 

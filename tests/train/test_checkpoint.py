@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import as_threads
 from jax.sharding import NamedSharding, PartitionSpec
 
 from moejax.core import errors, files
@@ -233,12 +234,60 @@ def test_prune_as_in_its_docstring(tmp_path):
   ]
 
 
+def test_two_processes_share_the_checksums(tmp_path, monkeypatch):
+  """Of a manifest that is the one of one process, and both know all of it."""
+  summed, inner = [], files.sha256
+
+  def sha256(path, sync=False):
+    summed.append(path.name)
+    return inner(path, sync)
+
+  monkeypatch.setattr(files, 'sha256', sha256)
+  for step in (1, 2):
+    data = tmp_path / f'{step:08d}.part' / 'state'
+    data.mkdir(parents=True)
+    for name in 'abcde':
+      (data / name).write_text(f'{name} of {step}')
+  told = [[], []]
+  with as_threads.groups(2, silence_s=60.0) as (_, groups):
+
+    def folders():
+      return [
+        checkpoint_folder.CheckpointFolder(
+          tmp_path, told[i].append, groups[i], writes=i == 0
+        )
+        for i in (0, 1)
+      ]
+
+    both = folders()
+    complete = lambda i: [both[i].complete(step, '{}') for step in (1, 2)]
+    assert as_threads.each(2, complete) == [[None, None]] * 2
+    # Once to write and once to compare, by one of them.
+    once = sorted(2 * [*'abcde', 'meta.json'])
+    assert sorted(summed) == sorted(2 * once)
+    newest = lambda i: next(both[i].whole(), None)
+    assert as_threads.each(2, newest) == [2, 2]
+    assert len(summed) == 2 * len(once)  # they know
+    both = folders()
+    (tmp_path / '00000002' / 'state' / 'd').write_text('d of 3')
+    assert as_threads.each(2, newest) == [1, 1]
+  line = (
+    f'checkpoint {tmp_path}/00000002 is damaged: state/d has another checksum; '
+    'trying the one before'
+  )
+  assert told == [[line], [line]]
+  written = json.loads((tmp_path / '00000002/manifest.json').read_text())
+  names = ['meta.json', *(f'state/{name}' for name in 'abcde')]
+  assert [*written['files']] == names
+  assert files.damage(tmp_path / '00000001') is None
+
+
 def test_nothing_old_goes_before_the_new_one_is_verified(tmp_path, monkeypatch):
   save_steps(tmp_path, [1])
   write = files.write_manifest
 
-  def write_and_lose_a_byte(folder):
-    write(folder)
+  def write_and_lose_a_byte(folder, *how):
+    write(folder, *how)
     (data,) = [p for p in (folder / 'state').iterdir() if p.name == '_METADATA']
     data.write_bytes(data.read_bytes()[:-1])
 
