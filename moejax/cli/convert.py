@@ -205,7 +205,7 @@ def _export(args: argparse.Namespace) -> None:
   shapes = load.shapes(run.model)
   plan = save.plan(run.model, shapes, args.family)
   kind = table.lookup('dtype', save.DTYPES, args.dtype)
-  source = pathlib.Path(args.workdir) / SOURCE
+  source = epath.Path(args.workdir) / SOURCE
   place = epath.Path(args.workdir) / restore.CHECKPOINTS
   with (
     checkpoint.Checkpointer(place, warn=_note) as checkpoints,
@@ -251,9 +251,7 @@ def _upcycle(args: argparse.Namespace) -> None:
   with files.locked(target):
     old, step = restore.weights(dense, args.workdir, _note)
     new = upcycle.upcycle(source, run.model, old, recipe)
-    kept = pathlib.Path(args.workdir) / SOURCE
-    if kept.is_dir():
-      shutil.copytree(kept, pathlib.Path(target) / SOURCE, dirs_exist_ok=True)
+    _keep(epath.Path(args.workdir) / SOURCE, pathlib.Path(target) / SOURCE)
     _save(target, new, {'upcycled': args.workdir})
     _name(target, run)
   moe = run.model.moe
@@ -261,6 +259,14 @@ def _upcycle(args: argparse.Namespace) -> None:
     f'{target} holds step {step} of {args.workdir} with {moe.num_experts} '
     f'experts of width {moe.expert_width} and {moe.num_shared} shared.'
   )
+
+
+def _keep(source: epath.Path, place: pathlib.Path) -> None:
+  """Copies config and tokenizer of an import, if there are any."""
+  if source.is_dir():
+    place.mkdir(exist_ok=True)
+    for path in source.iterdir():
+      (place / path.name).write_bytes(path.read_bytes())
 
 
 def _new_workdir(path: str) -> epath.Path:

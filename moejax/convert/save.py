@@ -13,12 +13,12 @@ import itertools
 import json
 import math
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
 from moejax.convert import axes, configs, folder, rules, safetensors
 from moejax.convert.families import FORMS
@@ -103,7 +103,7 @@ def write(
   *,
   dtype: str = 'float32',
   shard_bytes: int = 5_000_000_000,
-  source: pathlib.Path | None = None,
+  source: epath.Path | None = None,
   progress: Progress = lambda _: None,
 ) -> None:
   """Writes the folder.
@@ -115,7 +115,8 @@ def write(
     path: the folder, made if it is not there.
     dtype: of all tensors.
     shard_bytes: how large a file may get; a larger tensor has its own.
-    source: a folder whose tokenizer and special ids are taken over.
+    source: a folder whose tokenizer and special ids are taken over; it may be
+      of an object store.
     progress: is given the bytes of each tensor when it is written.
 
   Raises:
@@ -144,7 +145,7 @@ def write(
   if source is not None:
     for name in TOKENIZER:
       if (source / name).is_file():
-        shutil.copyfile(source / name, path / name)
+        (path / name).write_bytes((source / name).read_bytes())
   files.atomic_write_json(path / GENERATION, ids)
   files.atomic_write_json(
     path / folder.CONFIG, {**plan.config, **ids, 'torch_dtype': dtype}
@@ -212,7 +213,7 @@ def _stream(
     progress(x.nbytes)
 
 
-def _special_ids(source: pathlib.Path | None) -> dict[str, Any]:
+def _special_ids(source: epath.Path | None) -> dict[str, Any]:
   """Ids of special tokens that a folder's configs name."""
   found = {}
   for name in (folder.CONFIG, GENERATION):

@@ -56,6 +56,7 @@ class ModelConfig:
     token_chunks: parts in which a device's rows pass a feed-forward, one after
       the other, where they divide: the memory of a layer's assignments is that
       of one part, which micro-batches do too, but weights are gathered once.
+      Gradients of experts add up from part to part in `dtype`.
   """
 
   vocab_size: int = 8192

@@ -7,10 +7,12 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import hf
+from etils import epath
+from helpers import far, hf
 
-from moejax.convert import folder, load, safetensors
-from moejax.core import errors
+from moejax.cli import convert
+from moejax.convert import folder, load, safetensors, save
+from moejax.core import errors, trees
 
 ONE = 'model.layers.1.self_attn.q_proj.weight'
 
@@ -239,3 +241,24 @@ def test_a_tensor_is_read_as_it_was_written(x, tmp_path):
   assert found.dtype == x.dtype
   np.testing.assert_array_equal(found, x)
   assert [p.name for p in tmp_path.iterdir()] == ['x.safetensors']
+
+
+def test_tokenizers_come_from_an_object_store_too(tmp_path, monkeypatch):
+  far.store(monkeypatch, tmp_path / 'gs')
+  there = tmp_path / 'gs' / 'bucket' / 'run' / convert.SOURCE
+  there.mkdir(parents=True)
+  (there / 'tokenizer.json').write_bytes(b'words')
+  (there / 'config.json').write_text('{"eos_token_id": 7}')
+  source = epath.Path(f'gs://bucket/run/{convert.SOURCE}')
+  plan, model, weights = hf.read(hf.GOLDEN / 'olmoe')
+  leaves = trees.leaves(weights)
+  out = tmp_path / 'out'
+  save.write(
+    save.plan(plan.config, model.shapes), leaves.get, out, source=source
+  )
+  assert (out / 'tokenizer.json').read_bytes() == b'words'
+  assert json.loads((out / 'config.json').read_text())['eos_token_id'] == 7
+  convert._keep(source, tmp_path / 'kept')
+  assert (tmp_path / 'kept' / 'tokenizer.json').read_bytes() == b'words'
+  convert._keep(epath.Path('gs://bucket/other'), tmp_path / 'none')
+  assert not (tmp_path / 'none').exists()
