@@ -117,15 +117,13 @@ class Group:
     name = self._numbered(name)
     if self.index == 0:
       self._tell({'open': name, 'value': work()})
-    self._wait(lambda: name in self._open)
-    return self._values[name]
+    return self._answer(name)
 
   def gather(self, name: str, mine: Any) -> list[Any]:
     """In all processes what each gave, in their order, as JSON has it."""
     name = self._numbered(name)
     self._up({'give': name, 'value': mine})
-    self._wait(lambda: name in self._open)
-    return self._values[name]
+    return self._answer(name)
 
   def barrier(self, name: str, deadline_s: float | None = None) -> None:
     """Waits until all have come; without a deadline as long as they live.
@@ -192,6 +190,12 @@ class Group:
     self._asked[name] += 1
     return f'{name}, question {self._asked[name]}'
 
+  def _answer(self, name: str) -> Any:
+    """What is opened with a name; not kept, as a run asks very often."""
+    self._wait(lambda: name in self._open)
+    del self._open[name]
+    return self._values.pop(name)
+
   # Messages.
 
   def _up(self, message: wire.Message) -> None:
@@ -243,11 +247,13 @@ class Group:
       self._tell({'open': name})
 
   def _gave(self, who: int, message: wire.Message) -> None:
-    given = self._given.setdefault(message['give'], {})
+    name = message['give']
+    given = self._given.setdefault(name, {})
     given[who] = message['value']
-    if len(given) == self.count:
+    # Two threads may both find it complete; one takes it.
+    if len(given) == self.count and self._given.pop(name, None):
       everything = [given[index] for index in range(self.count)]
-      self._tell({'open': message['give'], 'value': everything})
+      self._tell({'open': name, 'value': everything})
 
   def _opened(self, _: int, message: wire.Message) -> None:
     self._values.setdefault(message['open'], message.get('value'))

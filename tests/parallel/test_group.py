@@ -59,6 +59,11 @@ def test_what_each_gives_is_gathered_in_their_order():
 
     want = [[0, 'a'], [1, 'a'], [2, 'a']], [5, None, None]
     assert as_threads.each(3, work) == [want] * 3
+    assert as_threads.each(3, lambda i: groups[i].told('y', list)) == [[]] * 3
+    # A long run asks often, and lists of files are long: nothing is kept.
+    for one in groups:
+      assert not one._values
+      assert not one._given
 
 
 def test_a_barrier_opens_when_all_have_come():
