@@ -39,31 +39,36 @@ NUMBERS = np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn)
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks4:
-  """A tensor in MXFP4, transposed as gpt-oss computes with it."""
+class _Pair:
+  """Numbers of few bits, and what blocks of them are multiplied by."""
 
-  blocks: Entry
+  numbers: Entry
   scales: Entry
+
+  @property
+  def file(self) -> pathlib.Path:
+    return self.numbers.file
+
+  @property
+  def num_bytes(self) -> int:
+    return self.numbers.num_bytes + self.scales.num_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks4(_Pair):
+  """A tensor in MXFP4, transposed as gpt-oss computes with it."""
 
   dtype = MXFP4
 
   @property
-  def file(self) -> pathlib.Path:
-    return self.blocks.file
-
-  @property
   def shape(self) -> tuple[int, ...]:
-    *front, rows, groups, _ = self.blocks.shape
+    *front, rows, groups, _ = self.numbers.shape
     return *front, groups * LENGTH, rows
 
-  @property
-  def num_bytes(self) -> int:
-    return self.blocks.num_bytes + self.scales.num_bytes
-
   def read(self) -> np.ndarray:
-    """In bfloat16, which has every product of the two."""
+    """In bfloat16, which has every product of the two below 2^128."""
     numbers = NUMBERS.astype(BFLOAT16)
-    pairs = self.blocks.read()
+    pairs = self.numbers.read()
     both = np.empty((*pairs.shape, 2), BFLOAT16)
     both[..., 0] = numbers[pairs & 15]
     both[..., 1] = numbers[pairs >> 4]
@@ -73,32 +78,22 @@ class Blocks4:
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks8:
+class Blocks8(_Pair):
   """A matrix of 8 bits with a factor for each block."""
 
-  numbers: Entry
-  factors: Entry
   size: tuple[int, int]
 
   dtype = FP8
 
   @property
-  def file(self) -> pathlib.Path:
-    return self.numbers.file
-
-  @property
   def shape(self) -> tuple[int, ...]:
     return self.numbers.shape
-
-  @property
-  def num_bytes(self) -> int:
-    return self.numbers.num_bytes + self.factors.num_bytes
 
   def read(self) -> np.ndarray:
     """In float32."""
     found = self.numbers.read().astype(np.float32)
-    factors, (rows, columns) = self.factors.read(), self.size
-    for i, row in enumerate(factors):
+    scales, (rows, columns) = self.scales.read(), self.size
+    for i, row in enumerate(scales):
       part = found[i * rows : (i + 1) * rows]
       part *= np.repeat(row, columns)[: part.shape[1]]
     return found

@@ -124,7 +124,7 @@ def test_a_fast_disk_that_fails_is_told_of_and_left(two):
 
 
 class PlainFiles:
-  """Orbax is of one thread; with real processes: multi_host/test_tiers.py."""
+  """Orbax is of one thread; with real processes: multi_host/test_runs.py."""
 
   def __init__(self, own):
     pass
