@@ -241,8 +241,7 @@ def _export(args: argparse.Namespace) -> None:
 def _upcycle(args: argparse.Namespace) -> None:
   run = restore.run_of(args.workdir)
   source = run.model
-  for key, text in args.overrides:
-    run = config.override(run, key, text)
+  run = config.override_all(run, args.overrides)
   run.model.check()
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   dense = build.build(source, mesh)

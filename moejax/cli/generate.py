@@ -66,8 +66,7 @@ def main(argv: Sequence[str]) -> None:
   run = restore.run_of(args.workdir)
   # Where the run was trained is not where its model is used.
   run = dataclasses.replace(run, mesh=meshes.MeshConfig(data=1))
-  for key, text in overrides:
-    run = config.override(run, key, text)
+  run = config.override_all(run, overrides)
   run.check()
   vocab = run.data.vocab
   prompts = [vocab.encode(text) for text in args.prompt]

@@ -159,7 +159,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Run:
   Args:
     spec: a path, and behind a colon what to pass to `get_config`; `tiny` is
       applied to whatever the file says.
-    overrides: dotted paths and texts, in the order of the flags.
+    overrides: dotted paths and texts, in any order.
 
   Raises:
     InputError: no such file, an unknown key, a wrong type, parts that do not
@@ -176,8 +176,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Run:
     raise errors.InputError(f'{path}: {e}') from None
   if tiny:
     run = shrink(run)
-  for key, text in overrides:
-    run = config.override(run, key, text)
+  run = config.override_all(run, overrides)
   given = {key for key, _ in overrides}
   if tiny and 'data.files' in given and 'data.max_documents' not in given:
     # Own text is taken whole: only the mixtures are cut short.

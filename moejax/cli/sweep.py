@@ -83,8 +83,10 @@ class _Sweep:
       raise errors.InputError(f'{self.path}: run {one.name!r}: {e}') from None
 
   def overrides(self, one: SweepRun) -> list[tuple[str, str]]:
-    """All that is changed of its config file."""
-    return [*one.all_overrides, *self._overrides]
+    """All that is changed of its config file; flags replace the sweep's."""
+    given = dict(self._overrides)
+    own = [(k, v) for k, v in one.all_overrides if k not in given]
+    return [*own, *self._overrides]
 
   def check_folders(self) -> None:
     """Raises InputError if a folder has a run of another config."""

@@ -10,7 +10,8 @@
 A sweep file is Python with `get_sweep()`, which returns a list of runs; lists
 are joined by `+`. Every combinator takes runs and returns runs. Keys and values
 are those of `--config.<key>=<value>`, and are applied by the same strict path,
-after the config file, in the order in which they were given.
+after the config file, all of a run at once: their order does not matter, and a
+key that gets two values is an error.
 """
 
 import collections
@@ -50,7 +51,13 @@ class SweepRun:
 
   @property
   def all_overrides(self) -> tuple[tuple[str, str], ...]:
-    """The overrides, and the seed as one of them."""
+    """The overrides, and the seed as one of them.
+
+    An override of `seed` replaces the seed 0 that a run has by itself; beside
+    those of `seeds` it is a key with two values.
+    """
+    if not self.seed and 'seed' in dict(self.overrides):
+      return self.overrides
     return (('seed', str(self.seed)), *self.overrides)
 
 

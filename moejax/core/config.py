@@ -6,8 +6,10 @@ what it wants, and gives it back; flags change single keys by their dotted path.
 Both go through `from_config_dict` and `override`, the strict path: an unknown
 key names the nearest right one, a wrong type names the key and the type.
 
-Four kinds of field go beyond plain values and nested dataclasses:
+Five kinds of field go beyond plain values and nested dataclasses:
 
+  number(1, at_least=1)      a number and its bounds, which hold for a config
+                             file, a flag, and Python (by `Checked`) alike.
   choice(TABLE, Default())   one frozen dataclass out of a table. In the tree it
                              is a node with its `name` and its own keys; setting
                              `router.name=gshard` gives gshard's defaults.
@@ -23,16 +25,55 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import ml_collections
 from ml_collections import config_dict
 
-from moejax.core import errors
+from moejax.core import bounds, errors
 from moejax.core import table as tables
 
 T = TypeVar('T')
+
+
+class Checked:
+  """Base of the dataclasses that hold numbers: checks their bounds.
+
+  One that has a `__post_init__` of its own calls this one first.
+  """
+
+  def __post_init__(self) -> None:
+    bounds.check_all(self)
+
+
+def number(
+  default: float | tuple[float, ...] | None,
+  *,
+  at_least: float | None = None,
+  above: float | None = None,
+  at_most: float | None = None,
+  below: float | None = None,
+  note: str = '',
+) -> Any:
+  """A field that holds a number within bounds, or several of them.
+
+  Example:
+    k: int = number(2, at_least=1)
+    share: float = number(0.1, above=0, at_most=1, note='1: all')
+
+  Args:
+    default: the number; None where the field may be None.
+    at_least: the lower end, if it is allowed itself; or
+    above: the lower end, if it is not.
+    at_most: the upper end, if it is allowed itself; or
+    below: the upper end, if it is not. Without either it is that of int32.
+    note: meaning of a special value, for error lines.
+  """
+  if at_most is None and below is None:
+    at_most = bounds.LARGEST
+  limits = bounds.Bounds(at_least, above, at_most, below, note)
+  return dataclasses.field(default=default, metadata={'bounds': limits})
 
 
 def choice(table: Mapping[str, type], default: Any) -> Any:
@@ -114,7 +155,30 @@ def override(obj: T, path: str, text: str) -> T:
     override(run, 'opt.peak_lr', '3e-4')
     override(run, 'model.moe.router.name', 'gshard')
   """
-  return _override(obj, path.split('.'), text, '')
+  return override_all(obj, [(path, text)])
+
+
+def override_all(obj: T, flags: Iterable[tuple[str, str]]) -> T:
+  """Sets keys at dotted paths from the texts of flags, all at once.
+
+  The order of the flags does not matter: a choice is named before its keys are
+  set, and ranges are checked when all keys are.
+
+  Example, whatever comes first:
+    override_all(run, [
+      ('opt.schedule.warmup', '3'), ('opt.schedule.name', 'constant')
+    ])
+
+  Raises:
+    InputError: as `from_config_dict`; a key that is given two values; a key of
+      a choice that another flag does not choose.
+  """
+  texts: dict[tuple[str, ...], str] = {}
+  for path, text in flags:
+    key = tuple(path.split('.'))
+    if texts.setdefault(key, text) != text:
+      raise _contradiction(f'{path}={texts[key]}', f'{path}={text}')
+  return _override(obj, texts, '') if texts else obj
 
 
 def flatten(obj: Any) -> dict[str, Any]:
@@ -193,8 +257,13 @@ def _build(cls: type, tree: Mapping[str, Any], where: str) -> Any:
   for key, value in tree.items():
     field = _field(cls, key, where)
     values[key] = _build_field(cls, field, value, where + key)
+  return _made(lambda: cls(**values), where)
+
+
+def _made(make: Callable[[], T], where: str) -> T:
+  """A dataclass whose parts fit together, or an error that says where."""
   try:
-    return cls(**values)
+    return make()
   except errors.InputError as e:
     place = f'{where[:-1]}: ' if where else ''
     raise errors.InputError(f'{place}{e}') from None
@@ -214,6 +283,7 @@ def _build_field(
   if value is None and optional:
     return None
   value = _checked(value, hint, where)
+  bounds.check(field, value, where)
   if 'named' in field.metadata and value not in field.metadata['named']:
     raise tables.unknown(where, value, field.metadata['named'])
   return value
@@ -290,61 +360,100 @@ def _article(word: str) -> str:
   return 'an' if word[0] in 'aeiou' else 'a'
 
 
-def _override(obj: Any, path: list[str], text: str, where: str) -> Any:
+# What flags say of one node: texts by the rest of their dotted paths.
+_Texts = Mapping[tuple[str, ...], str]
+
+
+def _override(obj: Any, texts: _Texts, where: str) -> Any:
   cls = type(obj)
-  head, rest = path[0], path[1:]
-  field = _field(cls, head, where)
-  where += head
-  value = getattr(obj, head)
-  if 'choice' in field.metadata:
-    new = _override_choice(field, value, rest, text, where)
-  elif 'choices' in field.metadata:
-    new = _override_choices(field, value, rest, text, where)
-  elif dataclasses.is_dataclass(value):
-    if not rest:
-      _need_node(text, where)
-    new = _override(value, rest, text, where + '.')
-  elif rest:
-    known = [where]
-    raise tables.unknown('config key', '.'.join([where, *rest]), known)
-  else:
-    hint, optional = _hint(cls, head)
-    cleared = optional and text.lower() == 'none'
-    parsed = None if cleared else _parse(text, hint, where)
-    new = _build_field(cls, field, parsed, where)
-  try:
-    return dataclasses.replace(obj, **{head: new})
-  except errors.InputError as e:
-    raise errors.InputError(f'{where}={text}: {e}') from None
+  changes = {}
+  for head, rest in _by_head(texts).items():
+    field = _field(cls, head, where)
+    value, place = getattr(obj, head), where + head
+    if 'choice' in field.metadata:
+      changes[head] = _override_choice(field, value, rest, place)
+    elif 'choices' in field.metadata:
+      changes[head] = _override_choices(field, value, rest, place)
+    elif dataclasses.is_dataclass(value):
+      _need_keys(rest, place)
+      changes[head] = _override(value, rest, place + '.')
+    else:
+      changes[head] = _override_value(cls, field, rest, place)
+  return _made(lambda: dataclasses.replace(obj, **changes), where)
+
+
+def _by_head(texts: _Texts) -> dict[str, dict[tuple[str, ...], str]]:
+  """Flags by the first part of their path; () is the part's own text."""
+  found: dict[str, dict[tuple[str, ...], str]] = {}
+  for path, text in texts.items():
+    found.setdefault(path[0], {})[path[1:]] = text
+  return found
+
+
+def _need_keys(texts: _Texts, where: str) -> None:
+  if () in texts:
+    _need_node(texts[()], where)
+
+
+def _override_value(
+  cls: type, field: dataclasses.Field, texts: _Texts, where: str
+) -> Any:
+  for path in texts:
+    if path:
+      raise tables.unknown('config key', '.'.join([where, *path]), [where])
+  text = texts[()]
+  hint, optional = _hint(cls, field.name)
+  cleared = optional and text.lower() == 'none'
+  parsed = None if cleared else _parse(text, hint, where)
+  return _build_field(cls, field, parsed, where)
 
 
 def _override_choice(
-  field: dataclasses.Field, value: Any, rest: list[str], text: str, where: str
+  field: dataclasses.Field, value: Any, texts: _Texts, where: str
 ) -> Any:
-  if rest in ([], ['name']):
-    cls = tables.lookup(where, field.metadata['choice'], text)
-    return value if type(value) is cls else cls()
-  return _override(value, rest, text, where + '.')
+  names = {p: t for p, t in texts.items() if p in {(), ('name',)}}
+  keys = {p: t for p, t in texts.items() if p not in names}
+  if len(set(names.values())) > 1:
+    raise _contradiction(
+      f'{where}={names[()]}', f'{where}.name={names["name",]}'
+    )
+  for name in names.values():
+    cls = tables.lookup(where, field.metadata['choice'], name)
+    value = value if type(value) is cls else cls()
+    known = {f.name for f in dataclasses.fields(cls)}
+    for path, text in keys.items():
+      if path[0] not in known:
+        key = '.'.join([where, *path])
+        e = tables.unknown('key', path[0], known)
+        raise errors.InputError(f'{key}={text} with {where}={name}: {e}')
+  return _override(value, keys, where + '.') if keys else value
 
 
 def _override_choices(
-  field: dataclasses.Field, value: Any, rest: list[str], text: str, where: str
+  field: dataclasses.Field, value: Any, texts: _Texts, where: str
 ) -> Any:
   table = field.metadata['choices']
-  if not rest:
-    _need_node(text, where)
-  name, keys = rest[0], rest[1:]
-  cls = tables.lookup(where, table, name)
-  if not keys:
-    if text not in {'on', 'off'}:
-      raise errors.InputError(f'{where}.{name} is on or off, not {text!r}')
-    if text == 'off':
-      return tuple(v for v in value if type(v) is not cls)
+  _need_keys(texts, where)
   parts = {type(v): v for v in value}
-  parts.setdefault(cls, cls())
-  if keys:
-    parts[cls] = _override(parts[cls], keys, text, f'{where}.{name}.')
+  for name, keys in _by_head(texts).items():
+    place = f'{where}.{name}'
+    cls = tables.lookup(where, table, name)
+    switch = keys.pop((), 'on')
+    if switch not in {'on', 'off'}:
+      raise errors.InputError(f'{place} is on or off, not {switch!r}')
+    if switch == 'on':
+      parts.setdefault(cls, cls())
+      parts[cls] = _override(parts[cls], keys, place + '.')
+      continue
+    for path, text in keys.items():
+      key = '.'.join([place, *path])
+      raise _contradiction(f'{place}=off', f'{key}={text}')
+    parts.pop(cls, None)
   return tuple(parts[c] for c in table.values() if c in parts)
+
+
+def _contradiction(one: str, other: str) -> errors.InputError:
+  return errors.InputError(f'{one} and {other} contradict each other; give one')
 
 
 def _parse(text: str, hint: Any, where: str) -> Any:

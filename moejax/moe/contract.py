@@ -21,6 +21,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from moejax.core import config
+
 
 @flax.struct.dataclass
 class RouterInput:
@@ -129,7 +131,7 @@ class ScorerInput:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scorer:
+class Scorer(config.Checked):
   """Token vectors to scores: the base of all scorers; owns weights.
 
   A scorer is a frozen dataclass whose fields are its config keys.
@@ -172,7 +174,7 @@ class Scorer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Router:
+class Router(config.Checked):
   """Chooses experts: the base of all routers. No parameters, no state.
 
   A router is a frozen dataclass whose fields are its config keys. It gives
@@ -231,7 +233,7 @@ class Router:
 
 
 @dataclasses.dataclass(frozen=True)
-class Balance:
+class Balance(config.Checked):
   """Keeps experts in balance, by a loss or by a memory: the base of all parts.
 
   A loss has two halves. `observe` runs inside the layer and returns sums over

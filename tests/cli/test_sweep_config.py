@@ -2,6 +2,7 @@
 
 import pytest
 
+from moejax.cli import sweep as sweep_cli
 from moejax.cli import sweep_config as sweep
 from moejax.core import errors
 
@@ -43,17 +44,44 @@ def test_seeds_go_round_and_keep_the_group():
   assert runs[2].all_overrides == (('seed', '1'),)
 
 
-def test_what_is_changed_later_comes_later():
+def test_changes_add_up():
   runs = sweep.change(
     sweep.run('a.py', {'train.steps': 5}),
-    {'train.steps': 7, 'opt.schedule.milestones': (0.5, 0.9)},
+    {'opt.schedule.milestones': (0.5, 0.9)},
   )
   assert runs[0].all_overrides == (
     ('seed', '0'),
     ('train.steps', '5'),
-    ('train.steps', '7'),
     ('opt.schedule.milestones', '0.5,0.9'),
   )
+
+
+def test_a_seed_of_its_own_replaces_the_seed_0_of_a_run():
+  (one,) = sweep.run('a.py', {'seed': 5})
+  assert one.all_overrides == (('seed', '5'),)
+
+
+TWICE = """
+from moejax.cli import sweep_config as sweep
+TINY = 'configs/tiny.py:tiny'
+def get_sweep():
+  return sweep.change(sweep.run(TINY, {'train.steps': 5}), {'train.steps': 7})
+"""
+
+
+def test_a_key_with_two_values_is_an_error_and_a_flag_replaces_both(
+  tmp_path, capsys
+):
+  file = tmp_path / 'twice.py'
+  file.write_text(TWICE)
+  flags = [f'--sweep={file}', f'--workdir={tmp_path}', '--list']
+  with pytest.raises(errors.InputError) as error:
+    sweep_cli.main(flags)
+  assert "run 'tiny': train.steps=5 and train.steps=7 contradict" in str(
+    error.value
+  )
+  sweep_cli.main([*flags, '--config.train.steps=9'])
+  assert 'seed=0 train.steps=9\n' in capsys.readouterr().out
 
 
 BODY = 'from moejax.cli import sweep_config as sweep\n'

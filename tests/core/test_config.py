@@ -1,6 +1,7 @@
 """Dataclasses to ConfigDict and back, and single keys set from text."""
 
 import dataclasses
+import itertools
 import json
 import types
 
@@ -336,6 +337,89 @@ def test_a_config_file_may_set_only_the_name():
   tree.model.moe.router.k = 5
   with pytest.raises(errors.InputError, match="'model.moe.router.k'"):
     config.from_config_dict(run_config.Run, tree)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'want'),
+  [
+    (
+      [('method.speed', '3'), ('method.name', 'fast'), ('count', '4')],
+      Outer(count=4, method=Fast(3.0)),
+    ),
+    (
+      [('method.depth', '1'), ('method', 'safe'), ('method.strict', 'true')],
+      Outer(method=Safe(1, strict=True)),
+    ),
+    (
+      [('parts.safe.depth', '2'), ('parts.safe', 'on'), ('parts.fast', 'off')],
+      Outer(parts=(Safe(2),)),
+    ),
+    ([('count', '4'), ('count', '4')], Outer(count=4)),
+  ],
+)
+def test_the_order_of_flags_does_not_matter(flags, want):
+  for order in itertools.permutations(flags):
+    assert config.override_all(Outer(), order) == want
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  low: int = 1
+  high: int = 2
+
+  def __post_init__(self):
+    if self.low >= self.high:
+      raise errors.InputError(f'low={self.low} must be below high={self.high}')
+
+
+@dataclasses.dataclass(frozen=True)
+class HasRange:
+  range: Range = Range()
+
+
+def test_keys_that_fit_together_are_set_in_any_order():
+  flags = [('range.low', '5'), ('range.high', '6')]
+  for order in (flags, flags[::-1]):
+    assert config.override_all(HasRange(), order) == HasRange(Range(5, 6))
+  with pytest.raises(errors.InputError) as error:
+    config.override_all(HasRange(), flags[:1])
+  assert str(error.value) == 'range: low=5 must be below high=2'
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (
+      [('count', '3'), ('count', '4')],
+      'count=3 and count=4 contradict each other; give one',
+    ),
+    (
+      [('method', 'fast'), ('method.name', 'safe')],
+      'method=fast and method.name=safe contradict each other; give one',
+    ),
+    (
+      [('parts.safe.depth', '2'), ('parts.safe', 'off')],
+      'parts.safe=off and parts.safe.depth=2 contradict each other; give one',
+    ),
+    (
+      [('method.depht', '2'), ('method.name', 'safe')],
+      "method.depht=2 with method=safe: unknown key 'depht'; did you mean 'de",
+    ),
+    (
+      [('method.depth', '2'), ('method.name', 'fast')],
+      "method.depth=2 with method=fast: unknown key 'depth'; known are: speed",
+    ),
+  ],
+)
+def test_flags_that_contradict_are_one_line_that_names_both(flags, message):
+  for order in itertools.permutations(flags):
+    with pytest.raises(errors.InputError) as error:
+      config.override_all(Outer(), order)
+    # Two values of one key are named in the order of the flags.
+    if order == tuple(flags) or flags[0][0] != flags[1][0]:
+      assert str(error.value).startswith(message)
+    for _, text in flags:
+      assert f'={text}' in str(error.value)
 
 
 @pytest.mark.parametrize('text', ['inf', '-inf', 'nan'])
