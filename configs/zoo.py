@@ -206,6 +206,12 @@ ZOO = {
     'router': _top_k(k=7, score='sigmoid', renormalise=True, scale=2.5),
     'balance': V3_BALANCE,
   },
+  # Groups and biases after DeepSeek.
+  'moge': {
+    **FINE,
+    'router': {'name': 'group_balanced', 'k': 7, 'num_groups': 7},
+    'balance': EXPERT_LEVEL,
+  },
   # Other scores.
   'sigma_moe': {
     'num_experts': 16,

@@ -32,6 +32,7 @@ NUMBERED = {
   'balanced_hash',
   'dselect_k',
   'forced_balanced',
+  'group_balanced',
   'group_limited',
   'hash',
   'hash_first',
@@ -56,7 +57,7 @@ UNMOVED = {
   'thor',
 }
 # The gate of one expert does not depend on who else is chosen.
-UNNORMALISED = {'group_limited', 'switch', 'top_k'}
+UNNORMALISED = {'group_balanced', 'group_limited', 'switch', 'top_k'}
 # A token's place decides.
 PLACED = {'forced_balanced', 'thor'}
 
