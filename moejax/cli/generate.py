@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     prompts,
     sampling,
     max_new_tokens=args.max_new_tokens,
-    eos_id=vocab.eos_id,
+    end_ids=[vocab.eos_id],
     seed=args.seed,
     start=vocab.start,
   )

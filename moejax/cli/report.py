@@ -16,12 +16,11 @@ from moejax.cli.parts import Parts
 from moejax.cli.screen import Screen
 from moejax.core import files
 from moejax.data.build import Data
-from moejax.evals import generate, perplexity
+from moejax.evals import generate, perplexity, sampling
 from moejax.evals.batches import eval_batches
 
 REPORT = 'report.json'
 PROMPTS = ('In the beginning', 'The United States', 'def main(')
-SAMPLE = generate.Sampling(temperature=0.7, top_p=0.9)
 SAMPLE_TOKENS = 60
 TOP_EXPERTS = 2
 BITS = {'bits_per_byte': 'bits/byte', 'unigram': 'unigram', 'xz': 'xz -9'}
@@ -115,17 +114,19 @@ def _samples(parts: Parts, weights: Any) -> list[dict[str, str]]:
   prompts = [vocab.encode(text) for text in PROMPTS]
   # Beyond the length that it was trained on a model has seen no positions.
   length = parts.data.length
-  tokens = min(SAMPLE_TOKENS, length - max(map(len, prompts)) - 1)
+  longest = max(map(len, prompts)) + len(vocab.start)
+  tokens = min(SAMPLE_TOKENS, length - longest)
   if tokens < 1:
     return []
   out = generate.generate(
     parts.model,
     weights,
     prompts,
-    SAMPLE,
+    sampling.USUAL,
     max_new_tokens=tokens,
-    eos_id=vocab.eos_id,
+    end_ids=[vocab.eos_id],
     seed=parts.run.seed,
+    start=vocab.start,
   )
   return [
     {'prompt': prompt, 'text': vocab.decode([*ids, *new])}

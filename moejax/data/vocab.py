@@ -11,11 +11,13 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from moejax.core import errors
-from moejax.data import seqio_bridge
+from moejax.data import seqio_bridge, vocab_file
+from moejax.data.hf_tokenizer import HfTokenizer
 
 SHIPPED = pathlib.Path(__file__).parent / 'vocabs' / 'minipile_8k.model'
 
@@ -42,6 +44,12 @@ class Vocab(Protocol):
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """The ids of several texts, on several threads where that helps."""
+
+  def encode_prompt(self, text: str) -> list[int]:
+    """The same of a prompt: special tokens in it stand for themselves.
+
+    Example: '<s>' is one id here, and the ids of '<', 's' and '>' in `encode`.
+    """
 
   def decode(self, ids: Iterable[int]) -> str:
     """The text of the ids; padding and EOS are left out."""
@@ -75,6 +83,9 @@ class Bytes:
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     return [self.encode(text) for text in texts]
 
+  def encode_prompt(self, text: str) -> list[int]:
+    return self.encode(text)
+
   def decode(self, ids: Iterable[int]) -> str:
     kept = bytes(int(i) - 3 for i in ids if 3 <= i < 259)
     return kept.decode(errors='ignore')
@@ -94,17 +105,27 @@ class SentencePiece:
   The model that is shipped has 8192 pieces and gives any text back exactly
   (but for U+2581, which SentencePiece itself uses for the space);
   `cli/train_tokenizer.py` made it. A model without padding at id 0 is shifted
-  up by one, so that its id 0 is not taken for padding.
+  up by one, so that its id 0 is not taken for padding, unless `shift` says
+  otherwise: the model of weights that are there already has `shift` 0, and then
+  its texts begin as those of HfTokenizer.
 
   Attributes:
     path: of the model; '' is the shipped one.
+    shift: added to its ids, 0 or 1; None is 1 where id 0 is not padding.
+    eos_token: which piece ends a document; '' is the model's own.
+    start_token: with `shift` 0, what a text begins with, if anything.
   """
 
   path: str = ''
+  shift: int | None = None
+  eos_token: str = ''
+  start_token: str = ''
 
-  first_id = 0
-  least_id = 1
-  start = (0,)
+  def __post_init__(self):
+    if self.shift not in (None, 0, 1):
+      raise errors.InputError(
+        f'data.vocab.shift={self.shift} must be 0, 1 or none'
+      )
 
   def encode(self, text: str) -> list[int]:
     shift = self._shift
@@ -116,18 +137,35 @@ class SentencePiece:
     ids = self._processor.encode(list(texts), num_threads=os.cpu_count() or 1)
     return [[i + shift for i in row] for row in ids] if shift else ids
 
+  def encode_prompt(self, text: str) -> list[int]:
+    shift = self._shift
+    if not self._control:
+      return self.encode(text)
+    names = sorted(self._control, key=len, reverse=True)
+    parts = re.split(f'({"|".join(map(re.escape, names))})', text)
+    # The pattern is a group: every other part is a special token.
+    ids = self.encode(parts[0]) if parts[0] else []
+    for special, plain in zip(parts[1::2], parts[2::2], strict=True):
+      ids.append(self._control[special] + shift)
+      ids += [i + shift for i in self._inner.encode(plain)]
+    return ids
+
   def decode(self, ids: Iterable[int]) -> str:
     shift, eos, size = self._shift, self.eos_id, self.size
+    least = self.least_id
     return self._processor.decode([
-      int(i) - shift for i in ids if 0 < i < size and i != eos
+      int(i) - shift for i in ids if least <= i < size and i != eos
     ])
 
   def fingerprint(self) -> str:
-    return 'sentencepiece:' + hashlib.sha256(self._model).hexdigest()
+    own = 'sentencepiece:' + hashlib.sha256(self._model).hexdigest()
+    if self.shift is None and not self.eos_token:
+      return own
+    return f'{own}:+{self._shift}:eos={self.eos_id}'
 
   def to_seqio(self) -> Any:
     seqio, _ = seqio_bridge.load('the vocabulary')
-    if self._shift:
+    if self._shift or self._as_it_is or self.eos_token:
       return seqio_bridge.vocabulary(self)
     return seqio.SentencePieceVocabulary(self.path or str(SHIPPED))
 
@@ -135,8 +173,24 @@ class SentencePiece:
   def size(self) -> int:
     return self._processor.get_piece_size() + self._shift
 
+  @property
+  def least_id(self) -> int:
+    return 0 if self._as_it_is else 1
+
+  @functools.cached_property
+  def start(self) -> tuple[int, ...]:
+    if not self._as_it_is:
+      return (0,)
+    return (self._piece('start_token'),) if self.start_token else ()
+
+  @property
+  def first_id(self) -> int:
+    return self.start[-1] if self.start else self.eos_id
+
   @functools.cached_property
   def eos_id(self) -> int:
+    if self.eos_token:
+      return self._piece('eos_token')
     eos = self._processor.eos_id()
     if eos < 0:
       raise errors.InputError(
@@ -145,13 +199,47 @@ class SentencePiece:
       )
     return eos + self._shift
 
+  @property
+  def _as_it_is(self) -> bool:
+    """Whether ids are those of the model, whatever id 0 is."""
+    return self.shift == 0
+
+  def _piece(self, field: str) -> int:
+    """The id of the piece that a field names."""
+    piece = getattr(self, field)
+    found = self._processor.piece_to_id(piece)
+    if self._processor.id_to_piece(found) != piece:
+      raise errors.InputError(
+        f'data.vocab.{field}={piece!r} is no piece of {self.path!r}'
+      )
+    return found + self._shift
+
+  @functools.cached_property
+  def _control(self) -> dict[str, int]:
+    """The ids of pieces that never come of a text."""
+    model = self._processor
+    ids = range(model.get_piece_size())
+    return {model.id_to_piece(i): i for i in ids if model.is_control(i)}
+
+  @functools.cached_property
+  def _inner(self) -> Any:
+    """Encodes what is not the beginning of a text: no space is put before."""
+    import sentencepiece
+
+    # A message that comes twice in a serialised one is merged: this is another
+    # `normalizer_spec` (field 3) with `add_dummy_prefix` (its field 3) false.
+    model = self._model + b'\x1a\x02\x18\x00'
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
   @functools.cached_property
   def _shift(self) -> int:
+    if self.shift is not None:
+      return self.shift
     return 0 if self._processor.pad_id() == 0 else 1
 
   @functools.cached_property
   def _model(self) -> bytes:
-    return _read(self.path or str(SHIPPED))
+    return vocab_file.read(self.path or str(SHIPPED))
 
   @functools.cached_property
   def _processor(self) -> Any:
@@ -168,121 +256,60 @@ class SentencePiece:
 
 
 @dataclasses.dataclass(frozen=True)
-class HfTokenizer:
-  """A Hugging Face tokenizer.json, its ids shifted up by one.
+class Ids:
+  """No text at all: of a model that came without a tokenizer.
 
-  The shift frees id 0 for padding: there, id 0 is often a real token. A model
-  that comes with its tokenizer has no such shift: a text for it begins with its
-  start token or, if it has none, with the one that ended the text before, as
-  where texts are laid end to end. Special tokens that stand in a text are read
-  as plain text.
+  Prompts are given to `moejax.cli.generate` as ids; to train on text, set
+  another `data.vocab`.
 
   Attributes:
-    path: of the tokenizer.json.
-    eos_token: which token ends a document, such as '<|endoftext|>'.
-    shift: 1, or 0 for the tokenizer of a model that is there already.
-    start_token: without a shift, what a text begins with, if anything.
+    size: one more than the largest id; of the model.
+    eos_id: ends a text; -1 is none.
+    start_id: what a text begins with; -1 is nothing.
   """
 
-  path: str = 'tokenizer.json'
-  eos_token: str = '<|endoftext|>'
-  shift: int = 1
-  start_token: str = ''
+  size: int = 2
+  eos_id: int = -1
+  start_id: int = -1
 
-  def __post_init__(self):
-    if self.shift not in (0, 1):
-      raise errors.InputError(f'data.vocab.shift={self.shift} must be 0 or 1')
-
-  def encode(self, text: str) -> list[int]:
-    return self.encode_batch([text])[0]
-
-  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    shift = self.shift
-    return [[i + shift for i in one.ids] for one in found]
-
-  def decode(self, ids: Iterable[int]) -> str:
-    eos, size, shift = self.eos_id, self.size, self.shift
-    kept = [int(i) - shift for i in ids if shift <= i < size and i != eos]
-    return self._tokenizer.decode(kept, skip_special_tokens=False)
-
-  def fingerprint(self) -> str:
-    digest = hashlib.sha256(_read(self.path)).hexdigest()
-    return f'hf+{self.shift}:{digest}:eos={self.eos_id}'
-
-  def to_seqio(self) -> Any:
-    return seqio_bridge.vocabulary(self)
-
-  @functools.cached_property
-  def size(self) -> int:
-    known = self._tokenizer.get_vocab(with_added_tokens=True)
-    return max(known.values()) + 1 + self.shift
-
-  @functools.cached_property
-  def eos_id(self) -> int:
-    return self._special('eos_token')
-
-  @functools.cached_property
-  def start(self) -> tuple[int, ...]:
-    if self.shift:
-      return (0,)
-    return (self._special('start_token'),) if self.start_token else ()
+  least_id = 0
 
   @property
-  def least_id(self) -> int:
-    return self.shift
+  def start(self) -> tuple[int, ...]:
+    return () if self.start_id < 0 else (self.start_id,)
 
   @property
   def first_id(self) -> int:
-    if self.shift:
-      return 0
-    return self.start[0] if self.start else self.eos_id
+    return next((i for i in (self.start_id, self.eos_id) if i >= 0), 0)
 
-  def _special(self, field: str) -> int:
-    """The id of the token that a field names."""
-    token = getattr(self, field)
-    found = self._tokenizer.token_to_id(token)
-    if found is None:
-      special = self._tokenizer.get_added_tokens_decoder().values()
-      names = ', '.join(token.content for token in special) or '(none)'
-      raise errors.InputError(
-        f'data.vocab.{field}={token!r} is not in {self.path}; its '
-        f'special tokens are: {names}'
-      )
-    return found + self.shift
+  def encode(self, text: str) -> list[int]:
+    del text
+    raise errors.InputError(
+      'data.vocab.name=ids: the model came without a tokenizer, so there is no '
+      'text for it; set data.vocab, or give ids (moejax.cli.generate '
+      '--prompt_ids=1,2,3)'
+    )
 
-  @functools.cached_property
-  def _tokenizer(self) -> Any:
-    need = 'data.vocab.name=hf_tokenizer', 'tokenizers'
-    with seqio_bridge.needed(*need, 'set data.vocab.name=bytes'):
-      import tokenizers
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    return [self.encode(text) for text in texts]
 
-    text = _read(self.path)
-    try:
-      tokenizer = tokenizers.Tokenizer.from_str(text.decode())
-    except Exception as e:  # noqa: BLE001 (the library raises only Exception)
-      raise errors.InputError(
-        f'data.vocab.path={self.path!r} is not a tokenizer.json: '
-        f'{str(e).splitlines()[0]}'
-      ) from None
-    tokenizer.encode_special_tokens = True
-    # What the file says of fixed lengths is meant for batches of sentences.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+  def encode_prompt(self, text: str) -> list[int]:
+    return self.encode(text)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The ids themselves, for there is no text."""
+    return ''.join(f' {int(i)}' for i in ids)
+
+  def fingerprint(self) -> str:
+    return f'ids:{self.size}'
+
+  def to_seqio(self) -> Any:
+    return self.encode('')
 
 
 VOCABS = {
   'bytes': Bytes,
   'hf_tokenizer': HfTokenizer,
+  'ids': Ids,
   'sentencepiece': SentencePiece,
 }
-
-
-def _read(path: str) -> bytes:
-  try:
-    return pathlib.Path(path).expanduser().read_bytes()
-  except OSError as e:
-    raise errors.InputError(
-      f'data.vocab.path={path!r} cannot be read: {e.strerror or e}'
-    ) from None

@@ -12,7 +12,7 @@ Example, prompts [5, 8] and [7] in a chunk of 4:
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import flax.struct
 import jax
@@ -40,7 +40,7 @@ def generate(  # noqa: PLR0913 (all of a request)
   sampling: Sampling,
   *,
   max_new_tokens: int,
-  eos_id: int,
+  end_ids: Collection[int],
   seed: int = 0,
   start: Sequence[int] = (0,),
 ) -> list[list[int]]:
@@ -52,7 +52,7 @@ def generate(  # noqa: PLR0913 (all of a request)
     prompts,
     sampling,
     max_new_tokens=max_new_tokens,
-    eos_id=eos_id,
+    end_ids=end_ids,
     seed=seed,
     start=start,
   ):
@@ -67,16 +67,16 @@ def stream(  # noqa: PLR0913 (all of a request)
   sampling: Sampling,
   *,
   max_new_tokens: int,
-  eos_id: int,
+  end_ids: Collection[int],
   seed: int = 0,
   start: Sequence[int] = (0,),
 ) -> Iterator[tuple[int, int]]:
   """Yields (prompt's index, new token) as tokens are made.
 
-  A prompt ends with EOS, which is given out too; after `max_new_tokens`; or
-  where the model's `max_length` is reached. What comes of it depends on the
-  seed and its index, but not on the other prompts (up to rounding, for with
-  their number and length the shapes of matrices change).
+  A prompt ends with any of `end_ids`, which is given out too; after
+  `max_new_tokens`; or where the model's `max_length` is reached. What comes of
+  it depends on the seed and its index, but not on the other prompts (up to
+  rounding, for with their number and length the shapes of matrices change).
 
   Args:
     model: what `weights` are of.
@@ -84,23 +84,36 @@ def stream(  # noqa: PLR0913 (all of a request)
     prompts: ids without the leading 0; may be empty, and of any lengths.
     sampling: how a token is chosen.
     max_new_tokens: per prompt.
-    eos_id: the id that ends a text.
+    end_ids: ids that end a text; none: it goes on to its limit.
     seed: of the draws.
-    start: ids before each prompt; 0 as in training here, or what the model
-      was trained with elsewhere, perhaps nothing.
+    start: ids that every text begins with, put before each prompt that does
+      not begin with them; 0 as in training here, or what the model was trained
+      with elsewhere, perhaps nothing.
 
   Raises:
     InputError: before anything is computed: a prompt is too long for the model,
       or has ids that it does not know.
   """
   check(model, prompts, max_new_tokens, start)
-  inputs = [[*start, *p] for p in prompts]
+  inputs = [begun(p, start) for p in prompts]
   # The last token has no place of its own: nothing comes of it.
   room = model.config.max_length + 1
   limits = [min(max_new_tokens, room - len(i)) for i in inputs]
   # Not in this function: a generator would check only when first asked.
   tokens = _tokens(model, weights, inputs, limits, sampling, seed)
-  return _until_done(tokens, limits, eos_id)
+  return _until_done(tokens, limits, end_ids)
+
+
+def begun(prompt: Sequence[int], start: Sequence[int]) -> list[int]:
+  """A prompt with what every text begins with, once.
+
+  Example, start [1]:
+    [5, 8]     [1, 5, 8]
+    [1, 5, 8]  [1, 5, 8]: it was written out
+  """
+  if start and list(prompt[: len(start)]) == list(start):
+    return list(prompt)
+  return [*start, *prompt]
 
 
 def check(
@@ -114,7 +127,8 @@ def check(
   if max_new_tokens < 1:
     raise errors.InputError(f'max_new_tokens={max_new_tokens} must be >= 1')
   for index, prompt in enumerate(prompts):
-    room = config.max_length - len(start)
+    added = len(begun(prompt, start)) - len(prompt)
+    room = config.max_length - added
     if len(prompt) > room:
       raise errors.InputError(
         f'prompt {index} has {len(prompt)} tokens, but with model.max_length='
@@ -135,7 +149,7 @@ def check(
 
 
 def _until_done(
-  tokens: Iterator[jax.Array], limits: Sequence[int], eos_id: int
+  tokens: Iterator[jax.Array], limits: Sequence[int], end_ids: Collection[int]
 ) -> Iterator[tuple[int, int]]:
   """Of each row what comes before its end."""
   live = dict(enumerate(limits))
@@ -145,7 +159,7 @@ def _until_done(
       token = int(token_B[row])
       yield row, token
       live[row] = left - 1
-      if token == eos_id or left == 1:
+      if token in end_ids or left == 1:
         del live[row]
 
 

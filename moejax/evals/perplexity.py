@@ -58,6 +58,7 @@ def make_step(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
       decoder.head(),
       batch.target_BL,
       batch.weight_BL,
+      chunk_tokens=cross_entropy.chunk_tokens(model.mesh),
       shards=meshes.batch_size(model.mesh),
     )
     found = {

@@ -65,3 +65,7 @@ class Sampling:
     keep_BV = keep_V & (before_BV < enough)
     keep_BV = jnp.take_along_axis(keep_BV, rank_BV, axis=-1)
     return jnp.where(keep_BV, logits_BV, -jnp.inf)
+
+
+# Of the report of a run, and of `moejax.cli.generate` unless told otherwise.
+USUAL = Sampling(temperature=0.7, top_p=0.9)

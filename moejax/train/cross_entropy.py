@@ -21,6 +21,12 @@ CHUNK_TOKENS = {'cpu': 512}
 CHUNK_ELSEWHERE = 4096
 
 
+def chunk_tokens(mesh: jax.sharding.Mesh) -> int:
+  """Tokens whose logits exist at a time, in training and in evaluation."""
+  platform = mesh.devices.flat[0].platform
+  return CHUNK_TOKENS.get(platform, CHUNK_ELSEWHERE)
+
+
 def cross_entropy(
   x_BLD: jax.Array,
   w_DV: jax.Array,

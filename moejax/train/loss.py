@@ -127,9 +127,7 @@ def _cross_entropy(model, decoder, x_BLD, target_BL, weight_BL):
     decoder.head(),
     target_BL,
     weight_BL,
-    chunk_tokens=cross_entropy.CHUNK_TOKENS.get(
-      model.mesh.devices.flat[0].platform, cross_entropy.CHUNK_ELSEWHERE
-    ),
+    chunk_tokens=cross_entropy.chunk_tokens(model.mesh),
     shards=meshes.batch_size(model.mesh),
   )
   return nll, correct_BL

@@ -128,7 +128,7 @@ def test_an_imported_model_speaks_after_its_own_start(there, tmp_path, capsys):
     [[1, 3, 4]],
     hf.sampling.Sampling(),
     max_new_tokens=3,
-    eos_id=2,
+    end_ids=[2],
     start=(),
   )
   vocab = restore.run_of(str(workdir)).data.vocab

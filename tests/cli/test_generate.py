@@ -46,7 +46,12 @@ def _new_text(trained, prompt, row=0, count=20):
   _, model, weights = trained
   ids = [Bytes().encode('a')] * row + [Bytes().encode(prompt)]
   new = generation.generate(
-    model, weights, ids, generation.Sampling(), max_new_tokens=count, eos_id=1
+    model,
+    weights,
+    ids,
+    generation.Sampling(),
+    max_new_tokens=count,
+    end_ids=[1],
   )
   return Bytes().decode([*ids[row], *new[row]])
 

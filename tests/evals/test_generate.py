@@ -17,7 +17,6 @@ from moejax.moe.routers.top_k import TopK
 from moejax.parallel import mesh as meshes
 
 GREEDY = Sampling()
-NEVER = -1  # no token: a text that does not end
 # Of no tokens, of some, and of more than one chunk.
 PROMPTS = [[], [5, 8, 13], list(range(1, generate.CHUNK + 7))]
 
@@ -88,7 +87,7 @@ def _full_logits(model, weights, texts):
 def test_greedy_is_the_argmax_of_the_full_forward_pass(models, name):
   model, weights = models[name]
   new = generate.generate(
-    model, weights, PROMPTS, GREEDY, max_new_tokens=12, eos_id=NEVER
+    model, weights, PROMPTS, GREEDY, max_new_tokens=12, end_ids=[]
   )
   texts = [[0, *p, *n] for p, n in zip(PROMPTS, new, strict=True)]
   logits_BLV = _full_logits(model, weights, texts)
@@ -131,7 +130,7 @@ def test_cached_logits_are_those_of_the_full_forward_pass(models, name):
 def test_a_row_does_not_depend_on_its_neighbours(experts):
   sampling = Sampling(temperature=1.0, top_p=0.9)
   run = lambda *prompts, seed=3: generate.generate(
-    *experts, prompts, sampling, max_new_tokens=10, eos_id=NEVER, seed=seed
+    *experts, prompts, sampling, max_new_tokens=10, end_ids=[], seed=seed
   )
   a, b, c = [7, 7, 2], [11], PROMPTS[2]
   first = run(a, b, b)
@@ -144,20 +143,38 @@ def test_a_row_does_not_depend_on_its_neighbours(experts):
   assert first[1] != first[2]
 
 
-def test_an_end_stops_its_own_row_only(experts):
-  run = lambda eos: generate.generate(
-    *experts, [[5, 8, 13], [40], [9]], GREEDY, max_new_tokens=10, eos_id=eos
+def test_any_of_several_ends_stops_its_own_row_only(experts):
+  run = lambda ends: generate.generate(
+    *experts, [[5, 8, 13], [40], [9]], GREEDY, max_new_tokens=10, end_ids=ends
   )
-  whole = run(NEVER)
+  whole = run([])
   others = {*whole[1], *whole[2]}
   eos = next(t for t in whole[0] if t not in others)
   at = whole[0].index(eos)
-  assert run(eos) == [whole[0][: at + 1], *whole[1:]]
+  assert run([eos]) == [whole[0][: at + 1], *whole[1:]]
+  # A row ends at whichever of the list comes first.
+  absent = next(t for t in range(97) if t not in {*whole[0], *others})
+  last = whole[1][-1]
+  cut = lambda row: next(
+    (row[: i + 1] for i, t in enumerate(row) if t in (eos, last)), row
+  )
+  assert run([absent, last, eos]) == [cut(row) for row in whole]
+
+
+def test_a_start_that_is_written_out_is_not_put_twice(experts):
+  run = lambda prompt, start: generate.generate(
+    *experts, [prompt], GREEDY, max_new_tokens=4, end_ids=[], start=start
+  )
+  assert generate.begun([5, 8], [1, 2]) == [1, 2, 5, 8]
+  assert generate.begun([1, 2, 5], [1, 2]) == [1, 2, 5]
+  assert generate.begun([1, 5], [1, 2]) == [1, 2, 1, 5]
+  assert generate.begun([], []) == []
+  assert run([7, 5, 8], [7]) == run([5, 8], [7]) == run([7, 5, 8], [])
 
 
 def test_stream_gives_out_tokens_of_all_rows_in_turn(experts):
   tokens = generate.stream(
-    *experts, [[5], [6], [7]], GREEDY, max_new_tokens=2, eos_id=NEVER
+    *experts, [[5], [6], [7]], GREEDY, max_new_tokens=2, end_ids=[]
   )
   assert [row for row, _ in tokens] == [0, 1, 2, 0, 1, 2]
 
@@ -167,7 +184,7 @@ def test_texts_end_where_the_model_does(experts):
   room = model.config.max_length
   prompts = [[3] * (room - 3), [5], [6] * (room - 11)]
   new = generate.generate(
-    model, weights, prompts, GREEDY, max_new_tokens=11, eos_id=NEVER
+    model, weights, prompts, GREEDY, max_new_tokens=11, end_ids=[]
   )
   assert [len(n) for n in new] == [3, 11, 11]
   full = [0, *prompts[2], *new[2][:-1]]
@@ -189,17 +206,19 @@ def test_bad_prompts_are_refused_before_any_work(prompts, tokens, message):
   model = _build(EXPERTS)
   with pytest.raises(errors.InputError, match=message):
     generate.stream(
-      model, None, prompts, GREEDY, max_new_tokens=tokens, eos_id=1
+      model, None, prompts, GREEDY, max_new_tokens=tokens, end_ids=[1]
     )
 
 
 def test_no_prompts_no_texts(experts):
-  assert not generate.generate(*experts, [], GREEDY, max_new_tokens=8, eos_id=1)
+  assert not generate.generate(
+    *experts, [], GREEDY, max_new_tokens=8, end_ids=[1]
+  )
 
 
 def test_a_mesh_changes_nothing(experts):
   run = lambda model: generate.generate(
-    model, experts[1], PROMPTS, GREEDY, max_new_tokens=6, eos_id=NEVER
+    model, experts[1], PROMPTS, GREEDY, max_new_tokens=6, end_ids=[]
   )
   # Three prompts over four devices: one row fills up.
   assert run(_build(EXPERTS, data=2, fsdp=2)) == run(experts[0])

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from helpers import tiny
 
 from moejax.core import values
 from moejax.evals import perplexity
+from moejax.train import cross_entropy, loss
 
 
 def _step(weights, batch):
@@ -88,3 +90,28 @@ def test_a_model_s_score_is_that_of_all_its_tokens(num_experts):
   assert score.count_NE.shape == (1, 4)
   k = config.moe.router.experts_per_token
   assert score.count_NE.sum() == 27 * k
+
+
+def test_evaluation_makes_as_many_logits_at_a_time_as_training(monkeypatch):
+  """The one setting of train/cross_entropy.py counts, on every platform."""
+  seen = []
+
+  def record(*args, chunk_tokens, **kwargs):
+    seen.append(chunk_tokens)
+    return real(*args, chunk_tokens=chunk_tokens, **kwargs)
+
+  real = cross_entropy.cross_entropy
+  monkeypatch.setattr(cross_entropy, 'cross_entropy', record)
+  monkeypatch.setattr(cross_entropy, 'CHUNK_TOKENS', {'cpu': 7})
+  model = tiny.model(tiny.model_config(moe={'num_experts': 0}, num_layers=1))
+  weights, batch = tiny.weights(model), tiny.batch([[12], [6, 4]], seed=1)
+  jax.eval_shape(perplexity.make_step(model), weights, batch)
+  decoder = model.bind(weights)
+  loss._cross_entropy(
+    model,
+    decoder,
+    jnp.zeros((*batch.token_BL.shape, model.config.width)),
+    batch.target_BL,
+    batch.weight_BL,
+  )
+  assert seen == [7, 7]

@@ -176,7 +176,7 @@ def greedy(path):
   tokens = functools.partial(
     generate.generate,
     max_new_tokens=want['new_BL'].shape[1],
-    eos_id=-1,
+    end_ids=[],
     start=(),
   )
   greedily = sampling.Sampling(0.0, 1.0, 0)

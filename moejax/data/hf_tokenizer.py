@@ -1,0 +1,149 @@
+"""A Hugging Face tokenizer.json as a vocabulary."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from moejax.core import errors
+from moejax.data import seqio_bridge, vocab_file
+
+
+@dataclasses.dataclass(frozen=True)
+class HfTokenizer:
+  """A Hugging Face tokenizer.json, its ids shifted up by one.
+
+  The shift frees id 0 for padding: there, id 0 is often a real token. A model
+  that comes with its tokenizer has no such shift: a text for it begins with its
+  start token or, if it has none, with the one that ended the text before, as
+  where texts are laid end to end. Special tokens that stand in a text are read
+  as plain text, those in a prompt as themselves.
+
+  Attributes:
+    path: of the tokenizer.json.
+    eos_token: which token ends a document, such as '<|endoftext|>'.
+    shift: 1, or 0 for the tokenizer of a model that is there already.
+    start_token: without a shift, what a text begins with, if anything: one
+      special token or several, such as '[gMASK]<sop>'.
+  """
+
+  path: str = 'tokenizer.json'
+  eos_token: str = '<|endoftext|>'
+  shift: int = 1
+  start_token: str = ''
+
+  def __post_init__(self):
+    if self.shift not in (0, 1):
+      raise errors.InputError(f'data.vocab.shift={self.shift} must be 0 or 1')
+
+  def encode(self, text: str) -> list[int]:
+    return self.encode_batch([text])[0]
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    shift = self.shift
+    return [[i + shift for i in one.ids] for one in found]
+
+  def encode_prompt(self, text: str) -> list[int]:
+    return [i + self.shift for i in self._parsed(text)]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    eos, size, shift = self.eos_id, self.size, self.shift
+    kept = [int(i) - shift for i in ids if shift <= i < size and i != eos]
+    return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+  def fingerprint(self) -> str:
+    digest = hashlib.sha256(vocab_file.read(self.path)).hexdigest()
+    return f'hf+{self.shift}:{digest}:eos={self.eos_id}'
+
+  def to_seqio(self) -> Any:
+    return seqio_bridge.vocabulary(self)
+
+  @functools.cached_property
+  def size(self) -> int:
+    known = self._tokenizer.get_vocab(with_added_tokens=True)
+    return max(known.values()) + 1 + self.shift
+
+  @functools.cached_property
+  def eos_id(self) -> int:
+    return self._special('eos_token')
+
+  @functools.cached_property
+  def start(self) -> tuple[int, ...]:
+    if self.shift:
+      return (0,)
+    if not self.start_token:
+      return ()
+    if self._tokenizer.token_to_id(self.start_token) is None:
+      several = self._parsed(self.start_token)
+      if ''.join(map(self._tokenizer.id_to_token, several)) == self.start_token:
+        return tuple(several)
+    return (self._special('start_token'),)
+
+  def prefix(self) -> str:
+    """The special tokens that the file's own post-processor puts first.
+
+    Example: '<s>' of Llama's, '' of GPT-2's, '[gMASK]<sop>' of GLM's.
+    """
+    found = self._tokenizer.encode('a', add_special_tokens=True)
+    plain = len(self._tokenizer.encode('a', add_special_tokens=False).ids)
+    mask = found.special_tokens_mask
+    size = mask.index(0) if 0 in mask else len(mask) - plain
+    return ''.join(found.tokens[:size])
+
+  @property
+  def least_id(self) -> int:
+    return self.shift
+
+  @property
+  def first_id(self) -> int:
+    if self.shift:
+      return 0
+    return self.start[-1] if self.start else self.eos_id
+
+  def _parsed(self, text: str) -> list[int]:
+    """The file's own ids of a text in which special tokens are themselves."""
+    self._tokenizer.encode_special_tokens = False
+    try:
+      return self._tokenizer.encode(text, add_special_tokens=False).ids
+    finally:
+      self._tokenizer.encode_special_tokens = True
+
+  def _special(self, field: str) -> int:
+    """The id of the token that a field names."""
+    token = getattr(self, field)
+    found = self._tokenizer.token_to_id(token)
+    if found is None:
+      special = self._tokenizer.get_added_tokens_decoder().values()
+      names = ', '.join(token.content for token in special) or '(none)'
+      raise errors.InputError(
+        f'data.vocab.{field}={token!r} is not in {self.path}; its '
+        f'special tokens are: {names}'
+      )
+    return found + self.shift
+
+  @functools.cached_property
+  def _tokenizer(self) -> Any:
+    need = 'data.vocab.name=hf_tokenizer', 'tokenizers'
+    with seqio_bridge.needed(*need, 'set data.vocab.name=bytes'):
+      import tokenizers
+
+    text = vocab_file.read(self.path)
+    try:
+      tokenizer = tokenizers.Tokenizer.from_str(text.decode())
+    except Exception as e:  # noqa: BLE001 (the library raises only Exception)
+      raise errors.InputError(
+        f'data.vocab.path={self.path!r} is not a tokenizer.json: '
+        f'{str(e).splitlines()[0]}'
+      ) from None
+    tokenizer.encode_special_tokens = True
+    # What the file says of fixed lengths is meant for batches of sentences.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # A file may have them among its words only.
+    named = [self.eos_token, self.start_token]
+    tokenizer.add_special_tokens([
+      token for token in named if tokenizer.token_to_id(token) is not None
+    ])
+    return tokenizer
