@@ -39,6 +39,7 @@ class RowReader(Protocol):
     num_tokens: targets that are not padding.
     num_bytes: UTF-8 bytes of the text behind them; 0 if there is none.
     fingerprint: what the rows are known by; other rows, another one.
+    contents: equal for equal rows, whatever they were made from.
     first_id: what the model reads at the start of every segment.
   """
 
@@ -47,6 +48,7 @@ class RowReader(Protocol):
   num_tokens: int
   num_bytes: int
   fingerprint: str
+  contents: str
   first_id: int
 
   def rows(self, index_N: np.ndarray) -> features.Rows:
@@ -96,6 +98,11 @@ class Meta:
     tree = dataclasses.asdict(self)
     return json.dumps({**tree, 'sha256': _digest(tree)}, indent=1)
 
+  def contents(self) -> str:
+    """A checksum of the rows alone, whatever they were made from."""
+    sums = [(shard.rows, shard.sha256) for shard in self.shards]
+    return _digest({'length': self.length, 'shards': sums})
+
   @classmethod
   def from_json(cls, text: str) -> 'Meta':
     tree = json.loads(text)
@@ -137,6 +144,7 @@ class Cache:
     if sum(s.size for s in self.meta.shards) <= _VERIFIED_WHEN_OPENED:
       self.verify()
     self.fingerprint = path.name
+    self.contents = self.meta.contents()
     self.num_rows = self.meta.num_rows
     self.num_tokens = self.meta.num_tokens
     self.num_bytes = self.meta.num_bytes

@@ -15,6 +15,7 @@ The stages:
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -29,6 +30,7 @@ import numpy as np
 
 from moejax.core import errors, files
 from moejax.data import cache, features, seqio_bridge
+from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
 VERSION = 2  # of the packing and the layout; in every fingerprint
@@ -76,6 +78,13 @@ class Request:
   report: Callable[[Progress], None] = lambda _: None
   rows_per_shard: int = 0
 
+  @functools.cached_property
+  def sums(self) -> sums_lib.Sums:
+    """Checksums of text files; one record for all texts of the request."""
+    return sums_lib.Sums(
+      self.folder, lambda note: self.report(Progress('text', note=note))
+    )
+
   def rows_per_block(self) -> int:
     """How many rows are packed and written at a time."""
     rows = max(1, _TOKENS_PER_BLOCK // self.length)
@@ -100,9 +109,21 @@ class Text:
   name: str
   has_text = True
 
-  def identity(self, split: str) -> dict[str, Any]:
-    """What the documents of a split depend on, JSON-ready."""
+  def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
+    """What the documents of a split depend on, JSON-ready.
+
+    Args:
+      split: of the text.
+      sums: makes the checksums of files.
+    """
     raise NotImplementedError
+
+  def former_identity(
+    self, split: str, sums: sums_lib.Sums
+  ) -> dict[str, Any] | None:
+    """What `identity` was in an earlier version; None if it was the same."""
+    del split, sums
+    return None
 
   def documents(
     self,
@@ -132,23 +153,15 @@ def make(text: Text, split: str, request: Request) -> cache.Cache:
     InputError: the text is bad, the folder cannot be written, the disk is
       full, or an id is outside the vocabulary. What was done is kept.
   """
-  spec = {
-    'version': VERSION,
-    'text': text.name,
-    'split': split,
-    'from': text.identity(split),
-    'vocab': request.vocab.fingerprint(),
-    'length': request.length,
-    'max_documents': request.max_documents,
-    'rows_per_shard': request.rows_per_shard,
-  }
-  digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
-  name = f'{text.name}-{split}-{digest.hexdigest()[:16]}'
-  path = request.folder / name
+  path = _former(text, split, request)
+  if path is None:
+    spec = _spec(text, split, request, text.identity(split, request.sums))
+    path = request.folder / _name(spec)
   if not path.exists():
     try:
       request.folder.mkdir(parents=True, exist_ok=True)
-      with _locked(request.folder / f'.{name}.lock', name, request.report):
+      lock = path.with_name(f'.{path.name}.lock')
+      with _locked(lock, path.name, request.report):
         if not path.exists():  # else another process has just made it
           _Writer(text, split, request, spec, path).run()
     except OSError as e:
@@ -163,6 +176,40 @@ def make(text: Text, split: str, request: Request) -> cache.Cache:
     )
   )
   return found
+
+
+def _spec(
+  text: Text, split: str, request: Request, identity: dict[str, Any]
+) -> dict[str, Any]:
+  """All that the rows depend on."""
+  return {
+    'version': VERSION,
+    'text': text.name,
+    'split': split,
+    'from': identity,
+    'vocab': request.vocab.fingerprint(),
+    'length': request.length,
+    'max_documents': request.max_documents,
+    'rows_per_shard': request.rows_per_shard,
+  }
+
+
+def _name(spec: dict[str, Any]) -> str:
+  """The folder of a cache."""
+  digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
+  return f'{spec["text"]}-{spec["split"]}-{digest.hexdigest()[:16]}'
+
+
+def _former(text: Text, split: str, request: Request) -> pathlib.Path | None:
+  """The cache that an earlier version made of the same text, if there is one.
+
+  It is used under its own name: a run that was begun with it goes on.
+  """
+  identity = text.former_identity(split, request.sums)
+  if identity is None:
+    return None
+  path = request.folder / _name(_spec(text, split, request, identity))
+  return path if path.exists() else None
 
 
 def _os_error(e: OSError, folder: pathlib.Path) -> errors.InputError:

@@ -11,6 +11,7 @@ import functools
 import glob
 import hashlib
 import itertools
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 
 from moejax.core import errors
 from moejax.data import cache_writer, readers, seqio_bridge
+from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
 # What the config chooses from for a line that is no document.
@@ -27,7 +29,7 @@ BAD_LINES = {
   'skip': 'leave them out, then say how many and name the first',
 }
 
-_HASHED_WHOLE = 64 * 2**20  # bytes; 0.2 s of hashing
+_FORMERLY_HASHED = 64 * 2**20  # bytes
 _BATCH_CHARS = 2**20
 
 
@@ -60,11 +62,38 @@ class Files(cache_writer.Text):
   domain = 'files'
   splits = ('train', 'validation')
 
-  def identity(self, split: str) -> dict[str, Any]:
-    """What the documents of the split depend on."""
+  def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
+    """What the documents of the split depend on: contents, not names."""
+    paths = self.paths(split)
+    digests = sums.of(paths)
+    return self._identity(
+      [readers.suffix(path), _status(path).st_size, digest]
+      for path, digest in zip(paths, digests, strict=True)
+    )
+
+  def former_identity(
+    self, split: str, sums: sums_lib.Sums
+  ) -> dict[str, Any] | None:
+    """Files over 64 MB were known by name, size and time."""
+    stamps, small = [], []
+    for path in self.paths(split):
+      status = _status(path)
+      stamp = [str(path), status.st_size, status.st_mtime_ns]
+      if status.st_size <= _FORMERLY_HASHED:
+        stamp = [readers.suffix(path), status.st_size, '']
+        small.append((path, stamp))
+      stamps.append(stamp)
+    if len(small) == len(stamps):
+      return None
+    digests = sums.of([path for path, _ in small])
+    for (_, stamp), digest in zip(small, digests, strict=True):
+      stamp[-1] = digest
+    return self._identity(stamps)
+
+  def _identity(self, stamps: Iterable[list[Any]]) -> dict[str, Any]:
     shared = {} if self.validation else {'fraction': self.fraction}
     return {
-      'files': [_stamp(path) for path in self.paths(split)],
+      'files': list(stamps),
       'text_field': self.text_field,
       'bad_lines': self.bad_lines,
       **shared,
@@ -203,19 +232,11 @@ def _glob(pattern: pathlib.Path) -> list[pathlib.Path]:
   return [path for path in matches if not path.is_dir()]
 
 
-def _stamp(path: pathlib.Path) -> list[Any]:
-  """What a file is known by: its contents, or its size and time if it is big.
-
-  A small file may be touched or moved without its records being made again.
-  """
+def _status(path: pathlib.Path) -> os.stat_result:
   try:
-    status = path.stat()
-    if status.st_size > _HASHED_WHOLE:
-      return [str(path), status.st_size, status.st_mtime_ns]
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.stat()
   except OSError as e:
     raise errors.InputError(f'{path} cannot be read: {e.strerror}') from None
-  return [readers.suffix(path), status.st_size, digest]
 
 
 def _drawn(text: str, fraction: float) -> bool:

@@ -36,6 +36,7 @@ class Synthetic:
     seed: another seed, other rows.
     num_bytes: 0, for there is no text.
     fingerprint: a constant; what it depends on else is in the config.
+    contents: the same.
   """
 
   length: int
@@ -46,7 +47,7 @@ class Synthetic:
   first_id: int = 0
 
   num_bytes = 0
-  fingerprint = 'synthetic'
+  fingerprint = contents = 'synthetic'
 
   @property
   def num_tokens(self) -> int:

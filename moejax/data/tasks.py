@@ -8,7 +8,6 @@ business.
 
 import dataclasses
 import functools
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from moejax.data import cache_writer, readers, seqio_bridge, synthetic
+from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
 MINIPILE = pathlib.Path(__file__).parent / 'minipile'
@@ -63,8 +63,9 @@ class Minipile(SeqioText):
   def path(self, split: str) -> pathlib.Path:
     return MINIPILE / f'{self.domain}-{split}.jsonl.gz'
 
-  def identity(self, split: str) -> dict[str, Any]:
-    return {'sha256': hashlib.sha256(self.path(split).read_bytes()).hexdigest()}
+  def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
+    (digest,) = sums.of([self.path(split)])
+    return {'sha256': digest}
 
   def texts(self, split: str) -> Iterator[str]:
     for item in readers.read(self.path(split), 'text'):
@@ -93,8 +94,8 @@ class Tfds(SeqioText):
 
   hint = 'prepare it with TensorFlow Datasets, and set TFDS_DATA_DIR'
 
-  def identity(self, split: str) -> dict[str, Any]:
-    del split
+  def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
+    del split, sums
     return {'tfds': self.tfds_name, 'field': self.field}
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:
@@ -127,8 +128,8 @@ class HuggingFace(SeqioText):
 
   hint = 'or download its parquet files, and set data.files'
 
-  def identity(self, split: str) -> dict[str, Any]:
-    del split
+  def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
+    del split, sums
     return dataclasses.asdict(self)
 
   def part(self, split: str, rows: Any) -> Any:

@@ -15,7 +15,7 @@ from moejax.cli import run_config
 from moejax.core import config as configs
 from moejax.core import errors
 from moejax.core import files as core_files
-from moejax.data import build, config, mixtures, tasks, vocab
+from moejax.data import build, config, mixtures, sums, tasks, vocab
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -93,12 +93,13 @@ def test_what_rows_are_known_by(tmp_path):
   }
 
 
-def test_a_build_reads_each_shard_once_to_verify_it(tmp_path, monkeypatch):
+def test_a_warm_start_reads_each_shard_once_and_no_text(tmp_path, monkeypatch):
   (tmp_path / 'a.txt').write_text('some words and lines\n' * 99)
   data_config = _config(
     tmp_path, files=str(tmp_path / 'a.txt'), vocab=vocab.Bytes()
   )
-  build.build(data_config, 4, 0)
+  # As if the text had been written a while ago.
+  monkeypatch.setattr(sums, '_TICK_S', -60)
   read, real = [], core_files.sha256
 
   def record(path):
@@ -108,8 +109,34 @@ def test_a_build_reads_each_shard_once_to_verify_it(tmp_path, monkeypatch):
   monkeypatch.setattr(core_files, 'sha256', record)
   build.build(data_config, 4, 0)
   shards = list((tmp_path / 'cache').glob('*/*.rows'))
-  assert sorted(read) == sorted(shards)
+  assert sorted(read) == sorted([tmp_path / 'a.txt', *shards])
   assert len(shards) == 2
+  read.clear()
+  monkeypatch.setattr(pathlib.Path, 'read_bytes', None)
+  build.build(data_config, 4, 0)
+  assert sorted(read) == sorted(shards)
+
+
+def test_the_same_text_under_another_name_has_the_same_contents(tmp_path):
+  text = 'some words and lines\n' * 99
+  (tmp_path / 'a.txt').write_text(text)
+  (tmp_path / 'there').mkdir()
+  (tmp_path / 'there' / 'b.txt').write_text(text)
+
+  def contents(**kwargs):
+    made = _config(tmp_path, vocab=vocab.Bytes(), **kwargs)
+    return build.contents(build.build(made, 4, 0))
+
+  found = contents(files=str(tmp_path / 'a.txt'))
+  assert list(found) == ['files/train', 'files/validation']
+  assert contents(files=str(tmp_path / 'there')) == found
+  # No line is bad, so that bad ones are left out changes nothing.
+  assert contents(files=f'{tmp_path}/*.txt', bad_lines='skip') == found
+  assert contents(files=f'{tmp_path}/*.txt', sequence_length=9) != found
+  assert contents(mixture='synthetic') == {
+    'synthetic/train': 'synthetic',
+    'synthetic/validation': 'synthetic',
+  }
 
 
 def test_no_file_for_validation_is_one_line(tmp_path):

@@ -33,7 +33,7 @@ class Words(cache_writer.Text):
 
   name = 'words'
 
-  def identity(self, split):
+  def identity(self, split, sums):
     return {'count': self.count, 'seed': self.seed}
 
   def all(self):
@@ -122,6 +122,21 @@ def test_whatever_changes_the_rows_changes_the_folder(
 ):
   first = Words().rows('train', _request(tmp_path))
   assert text.rows(split, _request(tmp_path, **changes)).path != first.path
+
+
+def test_equal_rows_have_equal_contents_whatever_they_were_made_from(tmp_path):
+  class Renamed(Words):
+    name = 'other words'
+
+  def contents(text, **changes):
+    return text.rows('train', _request(tmp_path, **changes)).contents
+
+  first = contents(Words())
+  assert contents(Renamed()) == first
+  assert contents(Words(), max_documents=1000) == first
+  assert contents(Words(seed=1)) != first
+  assert contents(Words(), max_documents=5) != first
+  assert contents(Words(), length=9) != first
 
 
 def test_max_documents_takes_the_first(tmp_path):

@@ -1,6 +1,7 @@
 """The user's own files: every kind, how they are split, and what is wrong."""
 
 import gzip
+import hashlib
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from moejax.core import errors
-from moejax.data import files, vocab
+from moejax.data import cache_writer, files, sums, vocab
 
 TEXTS = ['first\ndocument', 'second: é漢🙂', 'third "quoted" \\ one', 'x']
 
@@ -250,21 +251,70 @@ def test_identity_follows_the_contents_not_the_name(tmp_path):
   path = tmp_path / 'a.jsonl'
   _write(path, ['a'])
   own = files.Files(str(tmp_path))
-  before = own.identity('train')
+
+  def identity():
+    return own.identity('train', sums.Sums(tmp_path))
+
+  before = identity()
   path.rename(tmp_path / 'z.jsonl')
-  assert own.identity('train') == before
+  os.utime(tmp_path / 'z.jsonl', ns=(0, 0))
+  assert identity() == before
   _write(tmp_path / 'z.jsonl', ['b'])
-  assert own.identity('train') != before
+  assert identity() != before
 
 
-def test_big_files_are_known_by_size_and_time(tmp_path, monkeypatch):
+def _request(folder):
+  return cache_writer.Request(vocab.Bytes(), 8, folder)
+
+
+def test_a_large_file_that_was_touched_or_moved_is_packed_once(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(files, '_FORMERLY_HASHED', 3)
   path = tmp_path / 'a.jsonl'
-  _write(path, ['a'])
-  monkeypatch.setattr(files, '_HASHED_WHOLE', 3)
-  own = files.Files(str(tmp_path))
-  before = own.identity('train')
+  _write(path, TEXTS)
+  made = files.Files(str(path)).rows('train', _request(tmp_path / 'c')).path
   os.utime(path, ns=(0, 0))
-  assert own.identity('train') != before
+  path.rename(tmp_path / 'b.jsonl')
+  again = files.Files(str(tmp_path)).rows('train', _request(tmp_path / 'c'))
+  assert again.path == made
+
+
+def test_a_cache_named_by_the_time_of_a_large_file_is_still_found(
+  tmp_path, monkeypatch
+):
+  """Before, files over 64 MB were known by path, size and time."""
+  monkeypatch.setattr(files, '_FORMERLY_HASHED', 30)
+  small, large = tmp_path / 'a.jsonl', tmp_path / 'b.jsonl'
+  _write(small, ['s'])
+  _write(large, TEXTS)
+  digest = hashlib.sha256(small.read_bytes()).hexdigest()
+  status = large.stat()
+
+  class Before(files.Files):
+    def identity(self, split, sums):
+      return {
+        'files': [
+          ['.jsonl', small.stat().st_size, digest],
+          [str(large), status.st_size, status.st_mtime_ns],
+        ],
+        'text_field': 'text',
+        'bad_lines': 'stop',
+        'fraction': 0.05,
+      }
+
+    def former_identity(self, split, sums):
+      return None
+
+  made, found = (
+    kind(str(tmp_path)).rows('train', _request(tmp_path / 'c'))
+    for kind in (Before, files.Files)
+  )
+  assert found.path == made.path
+  os.utime(large, ns=(0, 0))
+  made_anew = files.Files(str(tmp_path)).rows('train', _request(tmp_path / 'c'))
+  assert made_anew.path != made.path
+  assert made_anew.contents == made.contents
 
 
 def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):

@@ -1,0 +1,162 @@
+"""Checksums of text files, and a record that saves reading them again.
+
+Packed rows are known by the contents of their text. A file is read for its
+checksum when it is new or when its size or one of its times has changed; for
+every other file the checksum of the record counts, so a start on a text that
+was packed before reads none of it. Copying or touching a file costs one
+reading, and its contents are recognised.
+
+The record is `sums.json` in the folder of the caches. A record that is lost or
+damaged costs one reading of the text.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from moejax.core import errors, files
+
+RECORD = 'sums.json'
+# Two changes within one tick of a file system's clock look like one: the
+# checksum of a file that was changed so many seconds ago is not recorded.
+_TICK_S = 2.0
+_LONG = 2**30  # bytes; reading so much is said
+
+
+class Stamp(NamedTuple):
+  """What tells a file that has changed, without reading it.
+
+  The time of the last change of the inode (`ctime`) is there because tools that
+  copy files set the other one as they like.
+  """
+
+  size: int
+  mtime_ns: int
+  ctime_ns: int
+
+
+class Sums:
+  """SHA-256 of files, each read once at most.
+
+  Args:
+    folder: where the record is kept; made with the first record.
+    say: is told before much text is read.
+  """
+
+  def __init__(
+    self, folder: pathlib.Path, say: Callable[[str], None] = lambda _: None
+  ):
+    self._path = folder / RECORD
+    self._say = say
+    self._known: dict[str, tuple[Stamp, str]] | None = None
+
+  def of(self, paths: Sequence[pathlib.Path]) -> list[str]:
+    """The checksums of the files, as hexadecimal text.
+
+    Raises:
+      InputError: a file cannot be read, or changes while it is.
+    """
+    if self._known is None:
+      self._known = _read(self._path)
+    known, now = self._known, time.time()
+    names = [os.path.realpath(path) for path in paths]
+    stamps = [_stamp(path) for path in paths]
+    unknown = {
+      name: (path, stamp)
+      for name, path, stamp in zip(names, paths, stamps, strict=True)
+      if name not in known or known[name][0] != stamp
+    }
+    size = sum(stamp.size for _, stamp in unknown.values())
+    if size >= _LONG:
+      self._say(
+        f'reading {size / 1e9:.1f} GB of text for its checksums; a start on '
+        'the same files does not read them again'
+      )
+    digests = files.here(_digest, lambda: list(unknown.values()))
+    new = {
+      name: (stamp, digest)
+      for (name, (_, stamp)), digest in zip(
+        unknown.items(), digests, strict=True
+      )
+    }
+    known.update(new)
+    settled = {
+      name: entry
+      for name, entry in new.items()
+      if entry[0].ctime_ns < (now - _TICK_S) * 1e9
+    }
+    if settled:
+      with contextlib.suppress(OSError):  # the folder may be read-only
+        _add(self._path, settled)
+    return [known[name][1] for name in names]
+
+
+def forget_missing(folder: pathlib.Path) -> int:
+  """Takes files that are no longer there out of a record; returns how many."""
+  path = folder / RECORD
+  known = _read(path)
+  kept = {name: entry for name, entry in known.items() if os.path.exists(name)}
+  if len(kept) < len(known):
+    _write(path, kept)
+  return len(known) - len(kept)
+
+
+def _stamp(path: pathlib.Path) -> Stamp:
+  try:
+    status = path.stat()
+  except OSError as e:
+    raise _unreadable(path, e) from None
+  return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _digest(file: tuple[pathlib.Path, Stamp]) -> str:
+  path, before = file
+  try:
+    digest = files.sha256(path)
+  except OSError as e:
+    raise _unreadable(path, e) from None
+  if _stamp(path) != before:
+    raise errors.InputError(
+      f'{path} changed while it was read: wait until it is whole'
+    )
+  return digest
+
+
+def _unreadable(path: pathlib.Path, e: OSError) -> errors.InputError:
+  return errors.InputError(f'{path} cannot be read: {e.strerror or e}')
+
+
+def _read(path: pathlib.Path) -> dict[str, tuple[Stamp, str]]:
+  """What a record holds; nothing, if it is not there or damaged."""
+  try:
+    tree = json.loads(path.read_text())
+    return {
+      str(name): (Stamp(*map(int, stamp)), str(digest))
+      for name, (stamp, digest) in tree.items()
+    }
+  except (OSError, ValueError, TypeError, AttributeError):
+    return {}
+
+
+def _add(path: pathlib.Path, new: dict[str, tuple[Stamp, str]]) -> None:
+  """Adds to a record.
+
+  Of two processes that add at once, one may lose what it added: its files are
+  then read once more.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _write(path, {**_read(path), **new})
+
+
+def _write(path: pathlib.Path, known: dict[str, tuple[Stamp, str]]) -> None:
+  part = path.with_name(f'{path.name}.{secrets.token_hex(8)}.part')
+  try:
+    part.write_text(json.dumps(known, sort_keys=True))
+    part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)
