@@ -6,6 +6,7 @@ finished.
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from moejax.cli.screen import Screen
 from moejax.core import files
 from moejax.data.build import Data
 from moejax.evals import generate, perplexity, sampling
-from moejax.evals.batches import eval_batches
+from moejax.evals.batches import eval_batches, num_eval_batches
 
 REPORT = 'report.json'
 PROMPTS = ('In the beginning', 'The United States', 'def main(')
@@ -52,7 +53,11 @@ def make(
     limit = wanted.eval_batches
     part = f'up to {limit} batches of its ' if limit else ''
     screen.line(f'Evaluating on {name} ({part}{reader.num_tokens} tokens) ...')
-    batches = eval_batches(model, reader, limit)
+    batches = screen.track(
+      eval_batches(model, reader, limit),
+      f'Evaluating on {name}',
+      num_eval_batches(model, reader, limit),
+    )
     score = perplexity.evaluate(step, weights, batches)
     domains[name] = {
       'loss': score.loss,
@@ -152,20 +157,26 @@ def show(found: dict[str, Any], screen: Screen) -> None:
     f'The run is in {folder}: metrics.jsonl, tensorboard/, checkpoints/.'
   )
   screen.line('Next:')
-  screen.line(
-    f"  python -m moejax.cli.generate --workdir={folder} --prompt='In the'"
+  quoted = shlex.quote(folder)
+  screen.command(
+    f"python -m moejax.cli.generate --workdir={quoted} --prompt='In the'"
   )
-  screen.line(f'  tensorboard --logdir={folder}/tensorboard')
-  screen.line(
-    '  python -m moejax.main --config=configs/tiny.py --workdir=runs/mine '
+  screen.command(f'tensorboard --logdir={quoted}/tensorboard')
+  screen.command(
+    'python -m moejax.main --config=configs/tiny.py --workdir=runs/mine '
     "--config.data.files='/my/texts/*.txt'"
   )
 
 
 def _score_lines(domains: dict[str, dict[str, Any]]) -> list[str]:
-  lines = [['validation', 'loss', 'perplexity', *BITS.values()]]
+  # Bytes are known of text alone, baselines of whole validation sets alone.
+  shown = [
+    k for k in BITS if any(row[k] is not None for row in domains.values())
+  ]
+  head = [BITS[key] for key in shown]
+  lines = [['validation', 'loss', 'perplexity', *head]]
   for name, row in {**domains, 'mean': _mean([*domains.values()])}.items():
-    bits = [row[key] for key in BITS]
+    bits = [row[key] for key in shown]
     cells = ['-' if x is None else f'{x:.3f}' for x in bits]
     lines.append([
       name,
@@ -173,8 +184,11 @@ def _score_lines(domains: dict[str, dict[str, Any]]) -> list[str]:
       f'{row["perplexity"]:.1f}',
       *cells,
     ])
+  table = _columns(lines)
+  if len(shown) < len(BITS):
+    return table
   return [
-    *_columns(lines),
+    *table,
     '(the last three in bits per byte of the same text; unigram: token',
     'frequencies of the training text; xz -9: what it adds to that text)',
   ]

@@ -26,7 +26,7 @@ from moejax.convert import folder as folders
 from moejax.core import compile_cache, config, errors, files
 from moejax.data import build as data_build
 from moejax.evals import perplexity
-from moejax.evals.batches import eval_batches
+from moejax.evals.batches import eval_batches, num_eval_batches
 from moejax.model import build
 from moejax.moe import check
 from moejax.parallel import hosts
@@ -255,7 +255,7 @@ def _job(parts: Parts, o: Opened) -> loop.Job:
       'config': config.to_dict(run),
       'data': data_build.identity(parts.data),
     },
-    hooks=[_validation_hook(parts)],
+    hooks=[_validation_hook(parts, o.screen)],
     stop_requested=lambda step: group.agree(o.stop.after(step), step),
     bad_step=bad_steps.BadSteps(
       names=bad_steps.names_of(model.shapes),
@@ -277,18 +277,21 @@ def _device_batches(parts: Parts, start: int) -> Iterator[Iterator[Any]]:
     yield (hosts.put_rows(b, mesh, rows, train.batch_size) for b in batches)
 
 
-def _validation_hook(parts: Parts) -> loop.Hook:
+def _validation_hook(parts: Parts, screen: Screen) -> loop.Hook:
   """Losses on the first batches of each validation set, and their mean."""
-  evaluate = perplexity.make_step(parts.model)
-  limit = parts.run.train.eval_batches
+  model, limit = parts.model, parts.run.train.eval_batches
+  evaluate = perplexity.make_step(model)
 
   def hook(at: int, state: states.State) -> dict[str, float]:
     del at
     found = {}
     for name, cache in parts.data.validation.items():
-      score = perplexity.evaluate(
-        evaluate, state.weights, eval_batches(parts.model, cache, limit)
+      batches = screen.track(
+        eval_batches(model, cache, limit),
+        f'Evaluating on {name}',
+        num_eval_batches(model, cache, limit),
       )
+      score = perplexity.evaluate(evaluate, state.weights, batches)
       found[f'eval/{name}/loss'] = score.loss
     if found:
       found['eval/loss'] = sum(found.values()) / len(found)

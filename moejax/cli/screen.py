@@ -15,8 +15,8 @@ In a log file, a pipe or CI there is one plain line every N steps:
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import rich.console
@@ -25,11 +25,15 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
+from moejax.core import lines
+
+T = TypeVar('T')
 LOSS = 'loss'
 TOKENS_PER_S = 'time/tokens_per_s'
 RAMP, NONE = '▁▂▃▄▅▆▇█', '·'
 ASCII_RAMP, ASCII_NONE = '.:-=+*#@', ' '
 REFRESH_S = 0.25
+PLAIN_S = 10.0  # between two lines of what is not training
 COMPILING_STEPS = 2  # not part of the estimate of the time left
 LEAST_BAR = 8
 
@@ -65,6 +69,8 @@ class Screen:
     self._drawn = -math.inf
     self._stale: tuple[str, float, np.ndarray | None] | None = None
     self._live: rich.live.Live | None = None
+    self._rows: list[Any] = []  # of the region, as last drawn
+    self._tracks = False  # whether there is a row of `track` below it
     # NO_COLOR and TERM=dumb are respected by Console itself.
     self._in_place = (
       self._console.is_terminal and not self._console.is_dumb_terminal
@@ -105,11 +111,69 @@ class Screen:
       self._console.out(text + load, highlight=False)
 
   def line(self, text: str) -> None:
-    """Shows a line; on a terminal above the region, and it stays."""
+    """Shows a line; on a terminal above the region, and it stays.
+
+    A terminal gets it broken at words, a log file as it is. A word that is
+    wider than the terminal stays whole, so that a path can be copied.
+    """
     if self._in_place:
-      self._console.print(rich.text.Text(text), soft_wrap=True)
+      for part in lines.wrapped(text, self._console.width):
+        self._console.print(rich.text.Text(part), soft_wrap=True)
     else:
       self._console.out(text, highlight=False)
+
+  def command(self, text: str) -> None:
+    """Shows a command for a shell, indented; too long, it is continued."""
+    width = self._console.width if self._in_place else math.inf
+    for part in lines.command(text, width):
+      self.line(part)
+
+  def track(
+    self, items: Iterable[T], what: str, total: int, unit: str = 'batches'
+  ) -> Iterator[T]:
+    """Gives the items, and shows how many of them are done meanwhile.
+
+    On a terminal a row that is gone when all are; else a line every ten
+    seconds: `code: 12 of 35 batches, left 0:40`.
+    """
+    begin = shown = self._clock()
+    try:
+      for done, item in enumerate(items):
+        now = self._clock()
+        if done and now - shown >= (REFRESH_S if self._in_place else PLAIN_S):
+          shown = now
+          left = duration((now - begin) / done * max(0, total - done))
+          self._track(f'{what}: {done} of {total} {unit}, left {left}')
+        yield item
+    finally:
+      self._untrack()
+
+  def _track(self, text: str) -> None:
+    if not self._in_place:
+      self._console.out(text, highlight=False)
+      return
+    if self._live is None:
+      self._live = self._begin_live(transient=True)
+    self._live.update(
+      rich.console.Group(*self._rows, _row(text, 'dim')), refresh=True
+    )
+    self._tracks = True
+
+  def _untrack(self) -> None:
+    if not self._tracks:
+      return
+    self._tracks = False
+    self._live.update(rich.console.Group(*self._rows), refresh=True)
+    if not self._rows:
+      self._live.stop()
+      self._live = None
+
+  def _begin_live(self, *, transient: bool = False) -> rich.live.Live:
+    live = rich.live.Live(
+      console=self._console, auto_refresh=False, transient=transient
+    )
+    live.start()
+    return live
 
   def close(self) -> None:
     """Draws the last update, if it was not drawn, and leaves it standing."""
@@ -117,7 +181,7 @@ class Screen:
       self._draw(self._clock())
     if self._live is not None:
       self._live.stop()
-      self._live = None
+      self._live, self._rows = None, []
 
   def _left(self, step: int, now: float) -> float | None:
     """Seconds that the rest will take, going by the steps so far."""
@@ -132,13 +196,13 @@ class Screen:
   def _draw(self, now: float) -> None:
     text, done, load_LE = self._stale
     if self._live is None:
-      self._live = rich.live.Live(console=self._console, auto_refresh=False)
-      self._live.start()
+      self._live = self._begin_live()
     rows = [self._progress_row(text, done)]
     if load_LE is not None:
       rows += self._load_rows(np.asarray(load_LE))
     # A narrower terminal cuts lines: a line that wraps cannot be redrawn.
     self._live.update(rich.console.Group(*rows), refresh=True)
+    self._rows = rows
     self._drawn = now
     self._stale = None
 

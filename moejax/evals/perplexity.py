@@ -84,8 +84,11 @@ def evaluate(
   """
   total = None
   for batch in batches:
-    found = step(weights, batch)
-    total = found if total is None else values.merge(total, found)
+    found, before = step(weights, batch), total
+    total = found if before is None else values.merge(before, found)
+    # One batch ahead of the devices and no more: who counts the batches that
+    # were taken then knows how many are done.
+    jax.block_until_ready(before)
   if total is None:
     raise ValueError('no batch to evaluate on')
   tokens = int(total['loss'].weight)

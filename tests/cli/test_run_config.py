@@ -22,6 +22,19 @@ def test_tiny_keeps_the_kind_of_model_and_reads_text_that_is_here():
   assert run.opt.schedule.factor == 0.316
 
 
+@pytest.mark.parametrize('limit', [0, 1000])
+def test_the_report_of_a_tiny_run_is_of_few_batches(limit):
+  """All validation text would take longer than the run itself."""
+  full = run_config.load(
+    f'{ROOT}/configs/tiny.py', [('report.eval_batches', str(limit))]
+  )
+  assert full.report.eval_batches == limit
+  short = run_config.shrink(full)
+  assert 0 < short.report.eval_batches < 10
+  whole = [('report.eval_batches', '0')]
+  assert run_config.load(DS, whole).report.eval_batches == 0
+
+
 def test_tiny_takes_own_text_whole_unless_told_otherwise():
   assert run_config.load(DS, [OWN]).data.max_documents == 0
   some = [('data.max_documents', '3'), OWN]

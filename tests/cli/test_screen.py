@@ -1,5 +1,6 @@
 import io
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -220,3 +221,91 @@ def test_load_summary_as_in_the_docstring():
 )
 def test_duration(seconds, text):
   assert screen.duration(seconds) == text
+
+
+LONG = (
+  'Model: 9.7M parameters, 4.0M active per token, 32 routed experts + 2 shared '
+  'in 4 of 4 layers.'
+)
+
+
+def plain(text):
+  return ESCAPE.sub('', text).replace('\r', '').splitlines()
+
+
+@pytest.mark.parametrize('width', [20, 40, 80])
+def test_a_long_line_breaks_at_words_on_a_terminal(width):
+  shown, text, _ = make(1, terminal=True, width=width)
+  shown.line(LONG)
+  lines = plain(text())
+  assert len(lines) > 1
+  assert all(len(line) <= width for line in lines)
+  # No word is broken, and none is lost.
+  assert ' '.join(lines).split() == LONG.split()
+
+
+def test_a_word_wider_than_the_terminal_stays_whole():
+  path = 'runs/' + 'x' * 40
+  shown, text, _ = make(1, terminal=True, width=20)
+  shown.line(f'The run is in {path}: metrics.jsonl')
+  lines = plain(text())
+  assert f'{path}:' in lines
+  assert len(lines) == 3
+
+
+@pytest.mark.parametrize('width', [30, 80])
+def test_a_long_command_is_continued_as_a_shell_reads_it(width):
+  shown, text, _ = make(1, terminal=True, width=width)
+  command = "python -m moejax.main --config=configs/tiny.py --x='a  b' --y=1"
+  shown.command(command)
+  lines = plain(text())
+  assert all(len(line) <= width for line in lines)
+  assert shlex.split(text().replace('\\\n', '')) == shlex.split(command)
+
+
+def test_a_command_in_a_log_is_one_line():
+  shown, text, _ = make(1, terminal=False, width=20)
+  shown.command('python -m moejax.main --config=configs/tiny.py')
+  assert text() == '  python -m moejax.main --config=configs/tiny.py\n'
+
+
+def tracked(shown, clock, seconds=4.0, num=6):
+  for item in shown.track(range(num), 'Evaluating on code', num):
+    clock.now += seconds
+    yield item
+
+
+def test_what_is_not_training_shows_progress_in_a_log():
+  shown, text, clock = make(1, terminal=False)
+  assert list(tracked(shown, clock)) == [0, 1, 2, 3, 4, 5]
+  # At 12 s, the first moment after ten, three are done of 4 s each.
+  assert text().splitlines() == [
+    'Evaluating on code: 3 of 6 batches, left 0:12'
+  ]
+
+
+def test_on_a_terminal_progress_is_a_row_that_goes():
+  shown, text, clock = make(8, terminal=True)
+  with shown:
+    shown.update(1, {'loss': 4.0}, LOAD_LE)
+    list(tracked(shown, clock))
+    shown.update(8, {'loss': 3.0}, LOAD_LE)
+  frames = drawings(text())
+  during = [f for f in frames if any('Evaluating' in line for line in f)]
+  # Below what training shows, which stays.
+  assert [f[-1] for f in during][:2] == [
+    f'Evaluating on code: {done} of 6 batches, left 0:{4 * (6 - done):02}'
+    for done in (1, 2)
+  ]
+  assert all(f[0].startswith('step 1/8') for f in during)
+  assert not any('Evaluating' in line for line in frames[-1])
+  assert frames[-1][0].startswith('step 8/8')
+
+
+def test_progress_without_training_leaves_nothing():
+  shown, text, clock = make(8, terminal=True)
+  list(tracked(shown, clock))
+  shown.line('done')
+  frames = drawings(text())
+  assert any('3 of 6 batches' in line for f in frames for line in f)
+  assert [line for line in frames[-1] if line] == ['done']

@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 6
 FLAGS = (
   f'--config={ROOT}/configs/tiny.py:tiny',
+  '--config.report.eval_batches=0',
   '--config.data.vocab=bytes',
   '--config.model.vocab_size=259',
   '--config.model.num_layers=1',

@@ -1,0 +1,46 @@
+"""Text that has to fit the width of a terminal."""
+
+import re
+import textwrap
+
+
+def wrapped(line: str, width: int) -> list[str]:
+  """A line broken at words, so that a terminal does not break it in one.
+
+  A word that is wider than the terminal, a path say, stays whole. What
+  continues a line is indented as the line is.
+
+  Example, width 12:
+    '  one two three'     ['  one two', '  three']
+  """
+  indent = line[: len(line) - len(line.lstrip())]
+  if len(indent) >= width:
+    indent = ''
+  return textwrap.wrap(
+    line,
+    max(1, width),
+    subsequent_indent=indent,
+    break_long_words=False,
+    break_on_hyphens=False,
+  ) or ['']
+
+
+def command(text: str, width: float) -> list[str]:
+  r"""A command of a shell as indented lines, all but the last continued.
+
+  It is broken between words alone; one in quotes is whole.
+
+  Example, width 30:
+    python -m x --a=1 --b='c d'      `  python -m x --a=1 \`
+                                     `    --b='c d'`
+  """
+  lines, line = [], '  '
+  for word in re.findall(r"(?:[^\s']|'[^']*')+", text):
+    longer = f'{line}{word}' if line.isspace() else f'{line} {word}'
+    # Room for the backslash.
+    if line.isspace() or len(longer) + 2 <= width:
+      line = longer
+    else:
+      lines.append(f'{line} \\')
+      line = f'    {word}'
+  return [*lines, line]
