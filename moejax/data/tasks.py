@@ -85,14 +85,22 @@ class Tfds(SeqioText):
   """A text of TensorFlow Datasets, prepared beforehand.
 
   It is looked for in $TFDS_DATA_DIR (which may be gs://...), or where
-  TensorFlow Datasets keeps its data.
+  TensorFlow Datasets keeps its data. The version is part of the name, since
+  another version is another text; it is one that the installed TensorFlow
+  Datasets can prepare, which a test asks its builder.
   """
 
   name: str
   tfds_name: str
   field: str = 'text'
 
-  hint = 'prepare it with TensorFlow Datasets, and set TFDS_DATA_DIR'
+  @property
+  def hint(self) -> str:
+    return (
+      f'prepare it with `tfds build {self.tfds_name}` in an environment that '
+      f'has what this text needs (pip install "tensorflow-datasets'
+      f'[{self.tfds_name.partition("/")[0]}]"), and set TFDS_DATA_DIR'
+    )
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
     del split, sums
@@ -115,7 +123,8 @@ class Tfds(SeqioText):
 class HuggingFace(SeqioText):
   """A text of the Hugging Face hub that has a training split only.
 
-  Needs `pip install datasets`. Rows stream from the hub in their order; the
+  Needs `datasets`, which the extra of the text's name brings: pip install
+  'moejax[fineweb_edu]'. Rows stream from the hub in their order; the
   first `held_out` are validation. Its parquet files, once downloaded, are also
   read as any others, without `datasets`: `--config.data.files='dir/*.parquet'`.
   """
@@ -157,7 +166,8 @@ class HuggingFace(SeqioText):
 
   def _stream(self) -> Any:
     instead = 'download its parquet files and set data.files'
-    with seqio_bridge.needed(f'data.mixture={self.name}', 'datasets', instead):
+    extra = f"'moejax[{self.name}]'"
+    with seqio_bridge.needed(f'data.mixture={self.name}', extra, instead):
       import datasets
 
     return datasets.load_dataset(
@@ -202,7 +212,7 @@ def row_text(dataset: Any, field: str) -> Any:
 
 
 TASKS = {
-  'c4': Tfds('c4', 'c4/en:3.0.1'),
+  'c4': Tfds('c4', 'c4/en:3.1.0'),
   # The 2B configs read 105B tokens. That is this sample once and a little more,
   # where sample-10BT, with about 10B, would come round ten times. Its rows take
   # some 400 GB; data.max_documents takes less of it.

@@ -1,7 +1,9 @@
 """All tests that import TensorFlow: our Tasks and vocabularies inside SeqIO."""
 
+import configparser
 import dataclasses
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -177,7 +179,7 @@ def test_a_mixture_has_the_rates():
   assert not seqio.TaskRegistry.names()
 
 
-C4 = {  # as TensorFlow Datasets gives it, c4/en:3.0.1
+C4 = {  # as TensorFlow Datasets gives it, c4/en:3.1.0
   'content-length': [b'12', b'34', b'5'],
   'content-type': [b'text/plain', b'text/plain', b'text/plain'],
   'text': [b'Beginners BBQ Class\nMissoula.', 'é'.encode(), b''],
@@ -251,12 +253,75 @@ def test_a_hub_text_holds_its_first_rows_out(monkeypatch):
   assert found['train'] == ['row 2', 'row 3', 'row 4']
 
 
+OF_TFDS = {
+  name: task
+  for name, task in tasks.TASKS.items()
+  if isinstance(task, tasks.Tfds)
+}
+OF_THE_HUB = {
+  name: task
+  for name, task in tasks.TASKS.items()
+  if isinstance(task, tasks.HuggingFace)
+}
+
+
+@pytest.mark.parametrize('name', OF_TFDS)
+def test_tensorflow_datasets_still_prepares_the_version(name, tmp_path):
+  """Its own builder says which versions and features there are, without data.
+
+  It raises for a version that it no longer has.
+  """
+  import tensorflow_datasets as tfds
+
+  task = OF_TFDS[name]
+  info = tfds.builder(task.tfds_name, data_dir=str(tmp_path)).info
+  assert f'{task.tfds_name.replace(":", "/")}' == info.full_name
+  assert isinstance(info.features[task.field], tfds.features.Text)
+
+
+@pytest.mark.parametrize('name', OF_THE_HUB)
+def test_the_library_of_the_hub_streams_a_repository_of_this_form(
+  name, tmp_path, monkeypatch
+):
+  """A folder with the hub's own layout stands for the repository."""
+  import pyarrow
+  import pyarrow.parquet
+
+  task = OF_THE_HUB[name]
+  rows = {'text': ['a', 'b', 'c', 'd'], 'id': ['1', '2', '3', '4']}
+  (tmp_path / 'part').mkdir()
+  pyarrow.parquet.write_table(
+    pyarrow.table(rows), tmp_path / 'part' / '0.parquet'
+  )
+  (tmp_path / 'README.md').write_text(
+    f'---\nconfigs:\n- config_name: {task.config}\n'
+    '  data_files:\n  - split: train\n    path: part/*\n---\n'
+  )
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+  local = dataclasses.replace(task, path=str(tmp_path), held_out=1)
+  ours = vocab.Bytes()
+  found = [
+    ours.decode(d.ids_T)
+    for d in local.documents('train', ours, skip=0, note=print)
+  ]
+  assert found == ['b', 'c', 'd']
+
+
+def test_what_a_text_needs_is_an_extra():
+  setup = configparser.ConfigParser()
+  setup.read(pathlib.Path(__file__).parents[2] / 'setup.cfg')
+  extras = setup['options.extras_require']
+  assert OF_THE_HUB
+  for name in OF_THE_HUB:
+    assert extras[name].startswith('datasets')
+
+
 def test_texts_that_are_not_here_are_one_line(monkeypatch, tmp_path):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
   monkeypatch.setitem(sys.modules, 'datasets', None)  # as if not installed
   for name, word in (
     ('c4', 'TFDS_DATA_DIR'),
-    ('fineweb_edu', 'pip install datasets'),
+    ('fineweb_edu', r"pip install 'moejax\[fineweb_edu\]'"),
   ):
     with pytest.raises(errors.InputError, match=word) as caught:
       list(
@@ -269,7 +334,7 @@ def test_texts_that_are_not_here_are_one_line(monkeypatch, tmp_path):
 def test_c4_as_tensorflow_datasets_keeps_it_on_disk(monkeypatch, tmp_path):
   import tensorflow_datasets as tfds
 
-  folder = tmp_path / 'c4' / 'en' / '3.0.1'
+  folder = tmp_path / 'c4' / 'en' / '3.1.0'
   folder.mkdir(parents=True)
   format_ = tfds.features.FeaturesDict({n: tfds.features.Text() for n in C4})
   splits = []
