@@ -76,8 +76,13 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument(
     '--peer_python', default=sys.executable, help='a Python that has the peer'
   )
-  flags.add_argument('--steps', type=int, default=10, help='timed, each time')
-  flags.add_argument('--rounds', type=int, default=4, help='of both sides')
+  one_or_more = command.number(int, 1)
+  flags.add_argument(
+    '--steps', type=one_or_more, default=10, help='timed, each time'
+  )
+  flags.add_argument(
+    '--rounds', type=one_or_more, default=4, help='of both sides'
+  )
   flags.add_argument(
     '--kernels', action='store_true', help='all implementations side by side'
   )
@@ -86,9 +91,6 @@ def main(argv: Sequence[str]) -> None:
   args, overrides = command.parse(flags, argv)
   if overrides:
     raise errors.InputError('bench has a fixed shape and takes no --config.*')
-  for name in ('steps', 'rounds'):
-    if getattr(args, name) < 1:
-      raise errors.InputError(f'--{name}={getattr(args, name)}: use 1 or more')
   config = dataclasses.replace(STANDARD, scan_unroll=args.unroll)
   if args.side:
     print(json.dumps(time_step(config, args.steps)))

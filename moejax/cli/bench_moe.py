@@ -32,7 +32,7 @@ from flax import nnx
 
 from moejax.cli import bench_exchanges, bench_parts, command
 from moejax.cli.bench_parts import DENSE, MOE, Part, Shape
-from moejax.core import errors, table
+from moejax.core import errors, files, table
 from moejax.moe import balance, contract, layer, stats
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers import ROUTERS
@@ -46,23 +46,25 @@ def main(argv: Sequence[str], shape: Shape) -> None:
   """Reads the flags that follow the word, and measures."""
   flags = command.parser(__doc__)
   flags.add_argument('--only', default=','.join(SECTIONS), help='what, by name')
-  flags.add_argument('--rounds', type=int, default=10, help='of all sides')
+  one_or_more = command.number(int, 1)
   flags.add_argument(
-    '--rows', type=int, default=shape.rows, help='sequences of the batch'
+    '--rounds', type=one_or_more, default=10, help='of all sides'
+  )
+  flags.add_argument(
+    '--rows', type=one_or_more, default=shape.rows, help='rows of the batch'
   )
   flags.add_argument('--png', help='where to draw the curve over experts')
   args, overrides = command.parse(flags, argv)
   if overrides:
     raise errors.InputError('bench has a fixed shape and takes no --config.*')
-  for name in ('rounds', 'rows'):
-    if getattr(args, name) < 1:
-      raise errors.InputError(f'--{name}={getattr(args, name)}: use 1 or more')
   shape = dataclasses.replace(shape, rows=args.rows)
   if args.png and importlib.util.find_spec('matplotlib') is None:
     raise errors.InputError(
       f'--png={args.png} needs matplotlib: pip install '
       "'moejax[plot]', or leave it out"
     )
+  if args.png is not None:
+    files.check_output(args.png, '--png')
   names = args.only.split(',')
   sections = [table.lookup('--only', SECTIONS, name) for name in names]
   if args.png and _experts not in sections:

@@ -15,13 +15,16 @@ Exit codes:
 
 import argparse
 import errno
+import math
+import re
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moejax.core import errors
+from moejax.core import errors, lines
 
 DONE, BUG, BAD_INPUT, STOPPED = 0, 1, 2, 3
 STUCK, DOES_NOT_FIT, LOST, INTERRUPTED = 4, 5, 6, 75
@@ -55,6 +58,8 @@ class _Parser(argparse.ArgumentParser):
   """argparse whose errors are the one line that all our errors are."""
 
   def error(self, message: str) -> None:
+    # Of `number` and `text`, which say the value behind the flag.
+    message = re.sub(r'^argument (--[\w-]+): =', r'\1=', message)
     raise errors.InputError(f'{message}; see --help')
 
 
@@ -65,6 +70,50 @@ def parser(doc: str) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+
+
+def number(
+  kind: type, least: float = -math.inf, most: float = math.inf
+) -> Callable[[str], Any]:
+  """A `type=` for a flag whose value is a number between two bounds.
+
+  Example, number(int, 1, 9) with --limit=0:
+    --limit=0 must be from 1 to 9; see --help
+  """
+
+  def parse_number(text: str) -> Any:
+    try:
+      value = kind(text)
+    except ValueError:
+      name = 'a whole number' if kind is int else 'a number'
+      raise argparse.ArgumentTypeError(f'={text} is not {name}') from None
+    if not least <= value <= most or not math.isfinite(value):
+      if least > -math.inf and most < math.inf:
+        bounds = f'from {least} to {most}'
+      elif most < math.inf:
+        bounds = f'{most} or less'
+      else:
+        bounds = f'{least} or more' if least > -math.inf else 'finite'
+      raise argparse.ArgumentTypeError(f'={text} must be {bounds}')
+    return value
+
+  return parse_number
+
+
+# Of what is drawn: what JAX takes as the seed of a key.
+seed = number(int, 0, 2**63 - 1)
+
+
+def text(value: str) -> str:
+  """A `type=` for a flag whose value is text for a model, so valid UTF-8."""
+  try:
+    value.encode()
+  except UnicodeEncodeError as e:
+    raise argparse.ArgumentTypeError(
+      f'={value!r} is not UTF-8: character {e.start} is a byte that stands '
+      'for none'
+    ) from None
+  return value
 
 
 def parse(
@@ -132,6 +181,9 @@ def ending(error: BaseException) -> tuple[int, str] | None:
 
 
 def _say(code: int, line: str) -> int:
+  if sys.stderr.isatty():
+    columns = shutil.get_terminal_size().columns
+    line = '\n'.join(lines.wrapped(line, columns))
   print(line, file=sys.stderr)
   return code
 

@@ -18,7 +18,6 @@ see configs/hf/continue.py. All else is in docs/models.md.
 import argparse
 import collections
 import dataclasses
-import math
 import pathlib
 import shutil
 import sys
@@ -79,7 +78,8 @@ def _flags() -> argparse.ArgumentParser:
   add('--to', required=True, help='folder, made; must have no weights')
   add('--family', default='', help=f'one of {", ".join(FORMS)}; default: fits')
   add('--dtype', default='float32', help=', '.join(save.DTYPES))
-  add('--file_gb', type=float, default=5.0, help='size of a file at most')
+  more = command.number(float, 1e-9)
+  add('--file_gb', type=more, default=5.0, help='size of a file at most')
   one.set_defaults(run=_export)
   one = kinds.add_parser('upcycle', help='a dense model to one with experts')
   add = one.add_argument
@@ -199,12 +199,11 @@ def _read(
 
 
 def _export(args: argparse.Namespace) -> None:
-  if not 0 < args.file_gb < math.inf:
-    raise errors.InputError(f'--file_gb={args.file_gb} must be above 0: 5, say')
   run = restore.run_of(args.workdir)
   shapes = load.shapes(run.model)
   plan = save.plan(run.model, shapes, args.family)
   kind = table.lookup('dtype', save.DTYPES, args.dtype)
+  files.check_writable(args.to, '--to')
   source = epath.Path(args.workdir) / SOURCE
   place = epath.Path(args.workdir) / restore.CHECKPOINTS
   with (

@@ -99,13 +99,19 @@ def _flags() -> argparse.ArgumentParser:
     '--prompt',
     required=True,
     action='append',
+    type=command.text,
     help='a text to continue; may be given several times',
   )
-  add('--max_new_tokens', type=int, default=128, help='per prompt')
+  add(
+    '--max_new_tokens',
+    type=command.number(int, 1),
+    default=128,
+    help='per prompt',
+  )
   add('--temperature', type=float, default=0.0, help='0 is greedy')
   add('--top_p', type=float, default=1.0, help='nucleus; 1 is all')
   add('--top_k', type=int, default=0, help='0 is all')
-  add('--seed', type=int, default=0, help='of what is drawn')
+  add('--seed', type=command.seed, default=0, help='of what is drawn')
   return flags
 
 

@@ -30,8 +30,12 @@ def main(argv: Sequence[str]) -> None:
   flags = command.parser(f'{__doc__}\n{command.__doc__}')
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   flags.add_argument('--topology', required=True, help='v5p:4x4x4, cpu:8 ...')
+  one_or_more = command.number(int, 1)
   flags.add_argument(
-    '--slices', type=int, default=1, help='of that topology, for mesh.across'
+    '--slices',
+    type=one_or_more,
+    default=1,
+    help='of that topology, for mesh.across',
   )
   flags.add_argument('--out', help='a JSON file to write')
   flags.add_argument(
@@ -40,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     help='try other meshes, remat, micro-batches, token_chunks',
   )
   flags.add_argument(
-    '--limit', type=int, default=8, help='how many to compile at most'
+    '--limit', type=one_or_more, default=8, help='how many to compile at most'
   )
   flags.add_argument(
     '--batch_sizes',
@@ -48,11 +52,8 @@ def main(argv: Sequence[str]) -> None:
     help='rows of a step for --search to try: 2304,4608, say',
   )
   args, overrides = command.parse(flags, argv)
-  for name in ('limit', 'slices'):
-    if getattr(args, name) < 1:
-      raise errors.InputError(
-        f'--{name}={getattr(args, name)} must be at least 1'
-      )
+  if args.out is not None:
+    files.check_output(args.out, '--out')
   batch_sizes = _batch_sizes(args.batch_sizes)
   if batch_sizes and not args.search:
     raise errors.InputError(

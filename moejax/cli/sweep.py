@@ -146,21 +146,25 @@ def main(argv: Sequence[str]) -> None:
   flags = command.parser(f'{__doc__}\n{command.__doc__}')
   flags.add_argument('--sweep', required=True, help='path of a sweep file')
   flags.add_argument('--workdir', help='default: runs/<name of the sweep file>')
-  flags.add_argument('--processes', type=int, default=1, help='runs at a time')
+  flags.add_argument(
+    '--processes',
+    type=command.number(int, 1),
+    default=1,
+    help='runs at a time',
+  )
   flags.add_argument('--only', default='', help='names, separated by commas')
   flags.add_argument('--out', help='a Markdown file for the table')
   flags.add_argument('--list', action='store_true', help='train nothing')
   args, overrides = command.parse(flags, argv)
-  if args.processes < 1:
-    raise errors.InputError(f'--processes={args.processes}: use 1 or more')
   workdir = args.workdir or run_config.default_workdir(args.sweep)
   sweep = _Sweep(args.sweep, overrides, workdir)
   chosen = sweep.chosen(args.only)
   if args.list:
     _show_list(sweep, chosen)
     return
-  out = pathlib.Path(args.out) if args.out else None
+  out = None if args.out is None else pathlib.Path(args.out)
   if out:
+    files.check_output(args.out, '--out')
     sweep_table.check_place(out, sweep.name)
   sweep.check_folders()
   files.check_writable(sweep.folder)

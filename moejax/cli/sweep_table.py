@@ -173,10 +173,6 @@ def check_place(path: pathlib.Path, name: str) -> None:
   """Raises InputError if a file has no place for the table of a sweep."""
   if path.exists():
     _split(path, name)
-  elif not path.parent.is_dir():
-    raise errors.InputError(
-      f'--out={path}: there is no folder {str(path.parent)!r}; make it first'
-    )
 
 
 def put(path: pathlib.Path, name: str, text: str) -> None:

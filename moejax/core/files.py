@@ -108,6 +108,35 @@ def check_writable(folder: epath.PathLike, name: str = 'workdir') -> None:
     ) from error
 
 
+def check_output(path: str, flag: str) -> None:
+  """Checks a file that a command is to write, before anything is computed.
+
+  A file that is there is left as it is: it is replaced when the work is done.
+
+  Args:
+    path: of the file; may be of an object store, which is not asked.
+    flag: what the user set, for the message.
+
+  Raises:
+    InputError: it is a folder, its folder is not there, or nothing can be
+      written there. Example:
+      --out=plans/a.json: there is no folder 'plans'; make it first
+  """
+  if not path:
+    raise errors.InputError(f'{flag}= is empty: name a file')
+  if not is_local(path):
+    return
+  file = pathlib.Path(path)
+  if file.is_dir():
+    raise errors.InputError(f'{flag}={path} is a folder; name a file in it')
+  folder = file.parent
+  if not folder.is_dir():
+    raise errors.InputError(
+      f'{flag}={path}: there is no folder {str(folder)!r}; make it first'
+    )
+  check_writable(folder, f'{flag}={path}: the folder')
+
+
 @contextlib.contextmanager
 def locked(folder: epath.PathLike) -> Iterator[None]:
   """Keeps other processes out of a folder until the block ends.

@@ -220,10 +220,10 @@ def test_a_peer_that_fails_is_one_line(capsys, monkeypatch):
 @pytest.mark.parametrize(
   ('flag', 'words'),
   [
-    ('--steps=0', '--steps=0: use 1 or more'),
-    ('--rounds=0', '--rounds=0: use 1 or more'),
-    ('--rounds=-2', '--rounds=-2: use 1 or more'),
-    ('--steps=some', 'invalid int value'),
+    ('--steps=0', '--steps=0 must be 1 or more'),
+    ('--rounds=0', '--rounds=0 must be 1 or more'),
+    ('--rounds=-2', '--rounds=-2 must be 1 or more'),
+    ('--steps=some', '--steps=some is not a whole number'),
     ('--unroll=0', 'scan_unroll=0'),
     ('--peer=nobody', 'transformers'),
     ('--config.seed=1', 'takes no --config.*'),

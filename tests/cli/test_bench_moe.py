@@ -243,7 +243,7 @@ def test_the_curve_is_drawn(shape, capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
   ('flags', 'words'),
   [
-    (['--rounds=0'], '--rounds=0: use 1 or more'),
+    (['--rounds=0'], '--rounds=0 must be 1 or more'),
     (['--only=expert'], "unknown --only 'expert'; did you mean 'experts'?"),
     (['--config.seed=1'], 'takes no --config.*'),
     (['--steps=1'], 'unrecognized arguments: --steps=1'),

@@ -79,6 +79,8 @@ def test_several_prompts_are_printed(trained, capsys):
     (['--prompt=' + 64 * 'x'], 'prompt 0 has 64 tokens'),
     (['--prompt=x', '--top_p=2'], 'top_p=2'),
     (['--prompt=x', '--temperature=hot'], 'hot'),
+    (['--prompt=x', f'--seed={2**80}'], f'--seed={2**80} must be from 0'),
+    (['--prompt=caf\udce9'], 'is not UTF-8'),
     (['--prompt=x', '--config.mesh.fdsp=1'], 'mesh.fsdp'),
     (['--prompt=x', '--config.model.width=32'], 'of another model'),
     ([], '--prompt'),

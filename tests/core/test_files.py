@@ -8,6 +8,7 @@ import threading
 
 import jax
 import pytest
+from etils import epath
 
 from moejax.core import errors, files
 
@@ -97,6 +98,37 @@ def test_check_writable_without_permission(tmp_path, monkeypatch):
   monkeypatch.setattr(type(files.epath.Path(folder)), 'mkdir', denied)
   with pytest.raises(errors.InputError, match=r'not writable \(Permission'):
     files.check_writable(folder)
+
+
+def test_an_output_that_can_be_written_is_left_alone(tmp_path):
+  old = tmp_path / 'old.json'
+  old.write_text('old')
+  files.check_output(str(old), '--out')
+  files.check_output(str(tmp_path / 'new.json'), '--out')
+  files.check_output('gs://bucket/new.json', '--out')
+  assert [p.name for p in tmp_path.iterdir()] == ['old.json']
+  assert old.read_text() == 'old'
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+  file = tmp_path / 'file'
+  file.write_text('')
+  for path, words in (
+    ('', '--out= is empty'),
+    (str(tmp_path), f'--out={tmp_path} is a folder'),
+    (f'{tmp_path}/no/x.json', f"there is no folder '{tmp_path}/no'"),
+    (f'{file}/x.json', f"there is no folder '{file}'"),
+  ):
+    with pytest.raises(errors.InputError) as caught:
+      files.check_output(path, '--out')
+    assert words in str(caught.value)
+
+  def refuse(self, text):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(type(epath.Path('x')), 'write_text', refuse)
+  with pytest.raises(errors.InputError, match='is not writable .Permission'):
+    files.check_output(str(tmp_path / 'x.json'), '--out')
 
 
 def test_sha256(tmp_path):

@@ -219,8 +219,9 @@ def test_programs_are_kept_for_all_runs_unless_told_where(monkeypatch):
   [
     (['--only=short-sede=0'], "did you mean 'short-seed=0'?"),
     (['--config.opt.peek_lr=1'], "run 'short-clip_norm=7': unknown config key"),
-    (['--processes=0'], '--processes=0: use 1 or more'),
+    (['--processes=0'], '--processes=0 must be 1 or more'),
     (['--out={}/no/folder.md'], 'there is no folder'),
+    (['--out={}'], 'is a folder; name a file in it'),
   ],
 )
 def test_bad_flags_get_one_line(flags, message, tmp_path):

@@ -133,7 +133,7 @@ def test_fits_or_not(found, total, fits):
     ('v5p:4xx4', 'has no shape'),
     ('cpu:none', 'must be cpu:<devices>'),
     ('cpu:8 --slices=2', 'only TPU slices can be several'),
-    ('cpu:8 --slices=0', '--slices=0 must be at least 1'),
+    ('cpu:8 --slices=0', '--slices=0 must be 1 or more'),
     ('cpu:4096', 'xla_force_host_platform_device_count=4096'),
   ],
 )
@@ -143,6 +143,24 @@ def test_bad_topologies_are_one_line(name, why, capsys):
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 1
   assert why in lines[0]
+
+
+@pytest.mark.parametrize('search', [[], ['--search']])
+@pytest.mark.parametrize(
+  ('out', 'why'),
+  [('', 'is a folder'), ('no/plan.json', 'there is no folder')],
+)
+def test_a_plan_that_cannot_be_written_is_not_made(
+  out, why, search, monkeypatch, tmp_path, capsys
+):
+  for module, name in ((plan, 'make'), (plan_command.search, 'run')):
+    monkeypatch.setattr(module, name, lambda *_: pytest.fail('compiled'))
+  flags = ['--topology=cpu:1', f'--out={tmp_path / out}', *search]
+  assert command.call(plan_command.main, [TINY, *flags]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f'--out={tmp_path / out}' in line
+  assert why in line
+  assert not any(tmp_path.iterdir())
 
 
 def test_without_libtpu_one_line_says_what_to_install(monkeypatch):

@@ -1,0 +1,80 @@
+"""Flags whose values have bounds, and the line that an error is."""
+
+import io
+import math
+
+import pytest
+
+from moejax.cli import command
+from moejax.core import errors
+
+
+def _parsed(argv, **types):
+  flags = command.parser('a command')
+  for name, kind in types.items():
+    flags.add_argument(f'--{name}', type=kind)
+  return command.parse(flags, argv)[0]
+
+
+@pytest.mark.parametrize(
+  ('kind', 'value', 'words'),
+  [
+    (command.seed, str(2**80), f'--x={2**80} must be from 0 to {2**63 - 1}'),
+    (command.seed, '-1', '--x=-1 must be from 0'),
+    (command.seed, '1.5', '--x=1.5 is not a whole number'),
+    (command.number(int, 1), '0', '--x=0 must be 1 or more'),
+    (command.number(float, 0), 'nan', '--x=nan must be 0 or more'),
+    (command.number(float, 0), 'inf', '--x=inf must be 0 or more'),
+    (command.number(float, 0, 1), '1.5', '--x=1.5 must be from 0 to 1'),
+    (command.number(float, most=1), '2', '--x=2 must be 1 or less'),
+    (command.number(float), '-inf', '--x=-inf must be finite'),
+    (command.number(float), 'some', '--x=some is not a number'),
+    (command.text, 'caf\udce9', 'is not UTF-8: character 3'),
+  ],
+)
+def test_a_value_out_of_bounds_is_one_line(kind, value, words):
+  with pytest.raises(errors.InputError) as caught:
+    _parsed([f'--x={value}'], x=kind)
+  assert words in str(caught.value)
+  assert str(caught.value).isprintable()
+
+
+def test_values_within_bounds_are_taken():
+  found = _parsed(
+    ['--a=0', f'--b={2**63 - 1}', '--c=0.5', '--d=caf\u00e9 \N{SNOWMAN}'],
+    a=command.number(int, 0, 0),
+    b=command.seed,
+    c=command.number(float, 0, 1),
+    d=command.text,
+  )
+  assert (found.a, found.b, found.c) == (0, 2**63 - 1, 0.5)
+  assert found.d == 'caf\u00e9 \N{SNOWMAN}'
+  assert math.isfinite(found.c)
+
+
+class Terminal(io.StringIO):
+  """What says that it is a terminal."""
+
+  def isatty(self):
+    return True
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_an_error_breaks_at_words_on_a_terminal_alone(terminal, monkeypatch):
+  out = Terminal() if terminal else io.StringIO()
+  monkeypatch.setattr('sys.stderr', out)
+  monkeypatch.setenv('COLUMNS', '40')
+  message = 'train.steps=0 must be 1 or more; ' * 3 + 'x' * 50
+
+  def fail(argv):
+    raise errors.InputError(message)
+
+  assert command.call(fail, []) == command.BAD_INPUT
+  lines = out.getvalue().splitlines()
+  assert ' '.join(lines) == f'error: {message}'
+  if terminal:
+    assert len(lines) > 3
+    assert all(len(line) <= 40 for line in lines[:-1])
+    assert lines[-1] == 'x' * 50
+  else:
+    assert len(lines) == 1
