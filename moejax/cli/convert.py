@@ -35,6 +35,7 @@ from moejax.cli.run_config import Run
 from moejax.convert import folder as folders
 from moejax.convert import load, save, staging, tokenizer, upcycle
 from moejax.convert.families import FORMS
+from moejax.convert.families.family import Family
 from moejax.core import config, errors, files, table, trees
 from moejax.data.config import DataConfig
 from moejax.model import build
@@ -120,7 +121,7 @@ def _inspect(args: argparse.Namespace) -> None:
   total = sum(tensor.size for tensor in plan.tensors)
   of = plan.config
   _say(
-    f'Fits {plan.family.architecture}: {total / 1e6:.1f}M parameters, '
+    f'Fits {plan.family.model_type}: {total / 1e6:.1f}M parameters, '
     f'{of.num_layers} layers, {of.num_moe} with {of.moe.num_experts} experts '
     f'(stored {plan.layout}); {4 * total / 1e9:.2f} GB in float32.'
   )
@@ -202,13 +203,13 @@ def _export(args: argparse.Namespace) -> None:
   run = restore.run_of(args.workdir)
   shapes = load.shapes(run.model)
   plan = save.plan(run.model, shapes, args.family)
-  kind = table.lookup('dtype', save.DTYPES, args.dtype)
+  table.lookup('dtype', save.DTYPES, args.dtype)
   files.check_writable(args.to, '--to')
   source = epath.Path(args.workdir) / SOURCE
   place = epath.Path(args.workdir) / restore.CHECKPOINTS
   with (
     checkpoint.Checkpointer(place, warn=_note) as checkpoints,
-    _Bar('writing', plan.size * kind.itemsize) as progress,
+    _Bar('writing', plan.num_bytes(args.dtype)) as progress,
   ):
     found = checkpoints.latest()
     if found is None:
@@ -227,14 +228,23 @@ def _export(args: argparse.Namespace) -> None:
     )
   _say(
     f'{args.to} holds step {found[0]} of {args.workdir} as a '
-    f'{plan.family.model_type} in {args.dtype}; transformers loads it as '
-    f'{plan.family.architecture}.'
+    f'{plan.family.model_type} in {args.dtype}; {_loaded(plan.family)}.'
   )
   if plan.dropped:
     _say(
       f'Left out: multi-token prediction, for which a {plan.family.model_type} '
       'has no place.'
     )
+
+
+def _loaded(family: Family) -> str:
+  """Who loads what is written."""
+  if family.in_transformers:
+    return f'transformers loads it as {family.architecture}'
+  return (
+    f'transformers has no {family.architecture}, a class of the code that came '
+    'with the release'
+  )
 
 
 def _upcycle(args: argparse.Namespace) -> None:

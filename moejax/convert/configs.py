@@ -5,6 +5,7 @@ from typing import Any
 
 from moejax.convert.families import FAMILIES
 from moejax.convert.families.family import Family
+from moejax.convert.keys import Key
 from moejax.core import config, errors, table
 from moejax.model.config import ModelConfig
 
@@ -25,6 +26,18 @@ FREE = (
   'scan_unroll',
   'token_chunks',
 )
+
+
+class UnlikeError(errors.InputError):
+  """A model that a family's models cannot be like.
+
+  Attributes:
+    number: of the things in which it differs.
+  """
+
+  def __init__(self, message: str, number: int):
+    super().__init__(message)
+    self.number = number
 
 
 def family_of(theirs: dict[str, Any]) -> Family:
@@ -75,6 +88,7 @@ def write(family: Family, model: ModelConfig) -> dict[str, Any]:
     'kinds': model.kinds,
     'num_kv_heads': model.kv_heads,
   }
+  _check_has(family, ours)
   try:
     theirs = {
       'architectures': [family.architecture],
@@ -95,6 +109,18 @@ def write(family: Family, model: ModelConfig) -> dict[str, Any]:
   return theirs
 
 
+def _check_has(family: Family, ours: dict[str, Any]) -> None:
+  """Raises InputError if the family wants what a part of ours lacks."""
+  for part in family.keys:
+    if isinstance(part, Key) and part.ours not in ours:
+      parent = part.ours.rpartition('.')[0]
+      raise errors.InputError(
+        f'a {family.model_type} cannot hold this model: it needs model.'
+        f'{part.ours}, which model.{parent}={ours.get(parent + ".name")} has '
+        'not'
+      )
+
+
 def check_same(theirs: ModelConfig, ours: ModelConfig, what: str) -> None:
   """Raises InputError unless two models are the same function of weights.
 
@@ -104,13 +130,16 @@ def check_same(theirs: ModelConfig, ours: ModelConfig, what: str) -> None:
     what: begins the message: whose the first is.
   """
   a, b = _function(ours), _function(theirs)
+  wrong = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+  # Of two different parts the fields differ, too, which says no more.
+  parts = [key.removesuffix('name') for key in wrong if key.endswith('.name')]
   wrong = [
     f'model.{key}={b.get(key)!r}, not {a.get(key)!r}'
-    for key in sorted(a.keys() | b.keys())
-    if a.get(key) != b.get(key)
+    for key in wrong
+    if not any(key.startswith(p) and key != f'{p}name' for p in parts)
   ]
   if wrong:
-    raise errors.InputError(f'{what} has {"; ".join(wrong)}')
+    raise UnlikeError(f'{what} has {"; ".join(wrong)}', len(wrong))
 
 
 def _function(model: ModelConfig) -> dict[str, Any]:
@@ -119,6 +148,8 @@ def _function(model: ModelConfig) -> dict[str, Any]:
   if not model.num_moe:
     # Nor are there groups of layers.
     without += ['moe', 'first_dense', 'moe_every']
+  elif not model.moe.num_shared:
+    without += ['moe.shared']
   model = dataclasses.replace(model, num_kv_heads=model.kv_heads)
   found = {
     key: value

@@ -266,6 +266,14 @@ def _copy(
       target.append(at - start)
   place = buffer[tuple(target)]
   _cast(place, x[tuple(source)])
+  # A sum takes no memory; that of finite numbers may overflow.
+  with np.errstate(over='ignore', invalid='ignore'):
+    is_finite = np.isfinite(place.sum())
+  if not is_finite and not (finite := np.isfinite(place)).all():
+    raise errors.InputError(
+      f'{tensor.name} has {place[~finite].flat[0]}: the file is damaged, or '
+      'the model had diverged; no model can be made of it'
+    )
   if tensor.rule.factor != 1:
     place /= tensor.rule.factor
 

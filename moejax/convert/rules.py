@@ -48,6 +48,8 @@ class Rule:
     factor: theirs is ours times that. 0: a tensor of zeros that the format
       wants; it takes its size from ours.
     copy: another tensor says the same; this one is written and not read.
+    float32: it decides routing and is float32 in files of any other type, as
+      transformers keeps it in memory (`_keep_in_fp32_modules_strict`).
   """
 
   name: str
@@ -56,6 +58,7 @@ class Rule:
   ours: str
   factor: float = 1.0
   copy: bool = False
+  float32: bool = False
 
   def matches(self, name: str) -> bool:
     """Whether this is the name of some layer's and some axis's tensor."""

@@ -64,10 +64,9 @@ class Plan:
   tensors: list[rules.Tensor]
   dropped: bool = False
 
-  @property
-  def size(self) -> int:
-    """Elements of all tensors."""
-    return sum(tensor.size for tensor in self.tensors)
+  def num_bytes(self, dtype: str) -> int:
+    """Of all tensors in a file type, one of DTYPES."""
+    return sum(_num_bytes(t, DTYPES[dtype]) for t in self.tensors)
 
 
 def plan(model: ModelConfig, shapes: Any, name: str = '') -> Plan:
@@ -85,11 +84,14 @@ def plan(model: ModelConfig, shapes: Any, name: str = '') -> Plan:
     return _plan(table.lookup('family', FORMS, name), model, shapes)
   reasons = []
   for name, family in FORMS.items():
-    try:
-      return _plan(family, model, shapes)
-    except errors.InputError as e:
-      reasons.append((len(str(e)), name, str(e)))
-  _, name, reason = min(reasons)
+    if bool(model.num_moe) == any(family.experts.values()):
+      try:
+        return _plan(family, model, shapes)
+      except errors.InputError as e:
+        # What says no number was not compared to the end.
+        number = getattr(e, 'number', math.inf)
+        reasons.append((number, len(reasons), name, str(e)))
+  *_, name, reason = min(reasons)
   raise errors.InputError(
     f'no family of Hugging Face can hold this model; the nearest is {name}: '
     f'{reason}'
@@ -113,32 +115,38 @@ def write(
     get: gives a weight by its path, an array or what is indexed as one; asked
       once for each, in their order.
     path: the folder, made if it is not there.
-    dtype: of all tensors.
+    dtype: of all tensors but those that stay float32 (`rules.Rule`).
     shard_bytes: how large a file may get; a larger tensor has its own.
     source: a folder whose tokenizer and special ids are taken over; it may be
       of an object store.
     progress: is given the bytes of each tensor when it is written.
 
   Raises:
-    InputError: the folder has weights already.
+    InputError: the folder has weights already, or a tensor has a number that
+      is not finite in its type; no weights are left in the folder then.
   """
-  tensors = plan.tensors
   _check_empty(path)
   path.mkdir(parents=True, exist_ok=True)
   kind = table.lookup('dtype', DTYPES, dtype)
-  shards = list(_shards(tensors, shard_bytes // kind.itemsize))
-  stream = _stream(tensors, get, kind, progress)
-  places = {}
-  for number, shard in enumerate(shards, 1):
-    name = folder.SINGLE
-    if len(shards) > 1:
-      name = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
-    specs = {tensor.name: (kind, tensor.shape) for tensor in shard}
-    taken = itertools.islice(stream, len(shard))
-    safetensors.write(path / name, specs, taken)
-    places |= dict.fromkeys(specs, name)
+  shards = list(_shards(plan.tensors, kind, shard_bytes))
+  names = [folder.SINGLE]
   if len(shards) > 1:
-    total = {'total_size': plan.size * kind.itemsize}
+    count = len(shards)
+    names = [f'model-{n + 1:05d}-of-{count:05d}' for n in range(count)]
+    names = [f'{name}.safetensors' for name in names]
+  stream, places = _stream(plan.tensors, get, kind, progress), {}
+  try:
+    for name, shard in zip(names, shards, strict=True):
+      specs = {t.name: (_kind(t, kind), t.shape) for t in shard}
+      taken = itertools.islice(stream, len(shard))
+      safetensors.write(path / name, specs, taken)
+      places |= dict.fromkeys(specs, name)
+  except errors.InputError:
+    for name in names:
+      (path / name).unlink(missing_ok=True)
+    raise
+  if len(shards) > 1:
+    total = {'total_size': plan.num_bytes(dtype)}
     index = {'metadata': total, folder.MAP: places}
     files.atomic_write_json(path / folder.INDEX, index)
   ids = _special_ids(source)
@@ -172,23 +180,34 @@ def _plan(family: Family, model: ModelConfig, shapes: Any) -> Plan:
     and ('/memory/' not in path or path.endswith('/bias_E'))
   ]
   if lost:
-    raise errors.InputError(
-      f'a {family.model_type} has no place for {folder.listed(lost)}'
+    raise configs.UnlikeError(
+      f'a {family.model_type} has no place for {folder.listed(lost)}',
+      len(lost),
     )
   return Plan(family, theirs, tensors, bool(dropped))
 
 
+def _kind(tensor: rules.Tensor, kind: np.dtype) -> np.dtype:
+  """The type of a tensor in files of a type."""
+  return DTYPES['float32'] if tensor.rule.float32 else kind
+
+
+def _num_bytes(tensor: rules.Tensor, kind: np.dtype) -> int:
+  return tensor.size * _kind(tensor, kind).itemsize
+
+
 def _shards(
-  tensors: list[rules.Tensor], most: int
+  tensors: list[rules.Tensor], kind: np.dtype, most: int
 ) -> Iterator[list[rules.Tensor]]:
-  """The tensors in runs of at most so many elements."""
+  """The tensors in runs of at most so many bytes."""
   shard, size = [], 0
   for tensor in tensors:
-    if shard and size + tensor.size > most:
+    more = _num_bytes(tensor, kind)
+    if shard and size + more > most:
       yield shard
       shard, size = [], 0
     shard.append(tensor)
-    size += tensor.size
+    size += more
   yield shard
 
 
@@ -204,13 +223,36 @@ def _stream(
       del weight
       path, weight = tensor.path, get(tensor.path)
     at = tuple(slice(None) if i is None else i for i in tensor.index)
-    x = axes.pack(weight[at].astype(kind), tensor.free, tensor.rule.theirs)
-    if tensor.rule.factor == 0:
-      x = np.zeros_like(x)
-    elif tensor.rule.factor != 1:
-      x = x * kind.type(tensor.rule.factor)
+    x, factor = weight[at], tensor.rule.factor
+    if factor != 1:
+      x = np.zeros_like(x) if factor == 0 else x * x.dtype.type(factor)
+    x = _cast(tensor.name, x, _kind(tensor, kind))
+    x = axes.pack(x, tensor.free, tensor.rule.theirs)
     yield tensor.name, x
     progress(x.nbytes)
+
+
+def _cast(name: str, x: np.ndarray, kind: np.dtype) -> np.ndarray:
+  """An array in another type.
+
+  Raises:
+    InputError: a number is not finite, or not in that type.
+  """
+  with np.errstate(over='ignore'):
+    found = x.astype(kind)
+  if not (finite := np.isfinite(found)).all():
+    value = float(x[~finite][0])
+    if math.isfinite(value):
+      raise errors.InputError(
+        f'{name} has {value:g}, which is beyond what {kind} holds '
+        f'({float(ml_dtypes.finfo(kind).max):g}); take --dtype=bfloat16 or '
+        'float32'
+      )
+    raise errors.InputError(
+      f'{name} has {value}: training has diverged, and the model says nothing; '
+      'export an earlier checkpoint'
+    )
+  return found
 
 
 def _special_ids(source: epath.Path | None) -> dict[str, Any]:

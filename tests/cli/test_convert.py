@@ -63,7 +63,7 @@ def test_in_and_out(there, tmp_path, capsys, monkeypatch):
   convert.main(['inspect', str(there)])
   out = capsys.readouterr().out
   assert 'a olmoe, 69 tensors (69 of BF16)' in out
-  assert 'Fits OlmoeForCausalLM' in out
+  assert 'Fits olmoe: ' in out
   assert 'model.qk_norm = width' in out
   convert.main(['import', str(there), f'--workdir={workdir}'])
   vocab = restore.run_of(str(workdir)).data.vocab

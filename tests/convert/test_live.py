@@ -83,6 +83,12 @@ def test_it_answers_as_transformers_does(family, fresh, tmp_path):
   assert ours == wanted, SEED
   plan, model, weights = hf.read(fresh / family)
   leaves = trees.leaves(weights)
+  if (fresh / family / 'memory').exists():
+    # Without what predicts more tokens, which is behind the other layers.
+    _, _, found = hf.read(fresh / family / 'memory')
+    for path, leaf in trees.leaves(found).items():
+      own = leaves[path][: len(leaf)]
+      np.testing.assert_array_equal(leaf, own, err_msg=path)
   written = save.plan(plan.config, model.shapes)
   target = tmp_path / 'out'
   save.write(
@@ -95,6 +101,8 @@ def test_it_answers_as_transformers_does(family, fresh, tmp_path):
   name, off = far(target, fresh / family / 'expected.npz')
   assert name == written.family.architecture
   assert off < 1e-6, SEED
+  kept = {t.name for t in written.tensors if t.rule.float32}
+  assert kept >= {*theirs('float32', target).split()}
 
 
 def test_fine_tuned_and_out_again(tmp_path):
@@ -133,3 +141,12 @@ def test_numbers_of_four_bits_are_theirs(tmp_path):
   safetensors.write(tensors, specs, given.items())
   found = quantised.plain(safetensors.entries(tensors), {})['w'].read()
   np.testing.assert_array_equal(found.astype(np.float32), np.load(file)['w'])
+
+
+def test_the_list_of_classes_is_that_of_transformers(tmp_path):
+  """The committed one, by which tests know what exists."""
+  if not _there():
+    pytest.skip(f'{PYTHON} has no torch and transformers')
+  theirs('classes', tmp_path / 'found.txt')
+  found = (tmp_path / 'found.txt').read_text()
+  assert {*hf.CLASSES} <= {*found.split()}

@@ -3,6 +3,8 @@
   python tests/golden/make_hf.py make FOLDER [--seed=1] [family ...]
   python tests/golden/make_hf.py check FOLDER EXPECTED.npz
   python tests/golden/make_hf.py unpack FILE.npz
+  python tests/golden/make_hf.py classes hf_classes.txt
+  python tests/golden/make_hf.py float32 FOLDER
 
 Needs torch and transformers (5.x), and nothing of moejax; the tests that read
 what it makes need neither. The committed ones are those of seed 0; another seed
@@ -20,10 +22,16 @@ draws other shapes too. Of each family there are, in a folder of its name:
     mtp_K_BLV    logits after all but the last k tokens
     mtp_loss     mean over modules of the sum of cross-entropies over [B, L - 1]
     mtp grad NAME
+  memory/   config.json and model.safetensors once more, by the names that
+            transformers holds in memory (save_original_format=False)
+
+The committed ones have `memory` for two families.
 
 `check` loads a folder with AutoModelForCausalLM and prints the largest
 difference to the logits of the file, over their standard deviation. `unpack`
-adds w to a file that has blocks and scales of MXFP4.
+adds w to a file that has blocks and scales of MXFP4. `classes` writes the names
+of all classes that answer for a causal language model. `float32` prints the
+tensors that transformers holds in float32 when a folder is loaded in bfloat16.
 """
 
 import argparse
@@ -480,11 +488,14 @@ def make(family, folder, seed):
   )
   more = by_expert(more)
   model.to(torch.bfloat16).save_pretrained(folder)
+  if isinstance(model, transformers.PreTrainedModel):
+    model.save_pretrained(folder / 'memory', save_original_format=False)
+    (folder / 'memory' / 'generation_config.json').unlink(missing_ok=True)
   if more:
     more |= load_file(folder / SINGLE)
     save_file(more, folder / SINGLE, {'format': 'pt'})
   (folder / 'generation_config.json').unlink(missing_ok=True)
-  size = sum(path.stat().st_size for path in folder.iterdir())
+  size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
   say(f'{family}: {size / 1e3:.0f} kB, std {logits_BLV.std():.3f}')
 
 
@@ -517,20 +528,35 @@ def unpack(file):
   np.savez(file, **given, w=w.float().numpy())
 
 
+def classes(file):
+  found = [n for n in dir(transformers) if n.endswith('ForCausalLM')]
+  file.write_text('\n'.join(sorted(found)) + '\n')
+
+
+def float32(folder):
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, dtype=torch.bfloat16
+  )
+  for name, x in model.state_dict().items():
+    if x.dtype == torch.float32:
+      say(name)
+
+
 def say(line):
   sys.stdout.write(line + '\n')
 
 
 def main():
   flags = argparse.ArgumentParser(description=__doc__)
-  flags.add_argument('what', choices=['make', 'check', 'unpack'])
+  alone = {'unpack': unpack, 'classes': classes, 'float32': float32}
+  flags.add_argument('what', choices=['make', 'check', *alone])
   flags.add_argument('folder', type=pathlib.Path)
   flags.add_argument('names', nargs='*')
   flags.add_argument('--seed', type=int, default=0)
   args = flags.parse_args()
   torch.set_num_threads(1)
-  if args.what == 'unpack':
-    unpack(args.folder)
+  if args.what in alone:
+    alone[args.what](args.folder)
     return
   if args.what == 'check':
     check(args.folder, args.names[0])

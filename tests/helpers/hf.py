@@ -25,6 +25,10 @@ from moejax.train import loss as losses
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'hf'
 FAMILIES = sorted(path.name for path in GOLDEN.iterdir())
 PREDICT = ['deepseek_v3']
+# What transformers has; `make_hf.py classes` writes it.
+CLASSES = (GOLDEN.parent / 'hf_classes.txt').read_text().split()
+# Those that are there by the names of transformers' memory, too.
+IN_MEMORY = sorted(path.parent.name for path in GOLDEN.glob('*/memory'))
 
 
 def one_device():

@@ -25,16 +25,15 @@ FAMILIES = {
   'qwen3_moe': qwen.QWEN3_MOE,
 }
 
-# What a model can be written as, the first that holds it being taken where
-# nobody asks for another. DeepSeekMoE is written as a Qwen2-MoE rather than as
-# itself, since transformers has no class of the latter.
+# What a model can be written as. Where nobody asks for another, the first that
+# holds it is taken: what transformers has no class for is therefore the last.
 FORMS: dict[str, Family] = {
   'olmoe': olmoe.OLMOE,
   'mixtral': mixtral.MIXTRAL,
   'qwen3_moe': qwen.QWEN3_MOE,
   'qwen2_moe': qwen.QWEN2_MOE,
   'qwen2_moe_ungated': qwen.QWEN2_MOE_UNGATED,
-  'deepseek': deepseek.DEEPSEEK,
+  'qwen2_moe_unshared': qwen.QWEN2_MOE_UNSHARED,
   'deepseek_v2': deepseek.DEEPSEEK_V2,
   'deepseek_v3': deepseek.DEEPSEEK_V3,
   'gpt_oss': gpt_oss.GPT_OSS,
@@ -42,4 +41,5 @@ FORMS: dict[str, Family] = {
   'mistral': dense.MISTRAL,
   'qwen2': dense.QWEN2,
   'qwen3': dense.QWEN3,
+  'deepseek': deepseek.DEEPSEEK,
 }

@@ -12,7 +12,6 @@ from moejax.convert.keys import (
   Ours,
   Rotary,
 )
-from moejax.convert.rules import Rule
 
 _KEYS = (
   *family.COMMON,
@@ -28,7 +27,6 @@ _RULES = (
   *family.OUTER,
   *family.NORMS,
   *family.DENSE,
-  *family.router(),
   *family.swiglu('mlp.shared_experts.', 'moe/ffn/shared'),
 )
 _EXPERTS = {'by expert': family.experts(), 'fused': family.FUSED}
@@ -45,8 +43,9 @@ DEEPSEEK = family.Family(
     family.RENORMALISE,
     Ours('moe.balance', {'sequence_level': {'alpha': 0.001}}),
   ),
-  rules=(*_RULES, *family.GROUPED),
+  rules=(*_RULES, *family.router(), *family.GROUPED),
   experts=_EXPERTS,
+  in_transformers=False,
 )
 
 _LATENT = (
@@ -75,7 +74,7 @@ DEEPSEEK_V2 = family.Family(
     Only('norm_topk_prob', False),
     Ours('moe.balance', {'sequence_level': {'alpha': 0.003}}),
   ),
-  rules=(*_RULES, *family.LATENT),
+  rules=(*_RULES, *family.router(float32=True), *family.LATENT),
   experts=_EXPERTS,
 )
 
@@ -103,12 +102,7 @@ DEEPSEEK_V3 = dataclasses.replace(
   rules=(
     *DEEPSEEK_V2.rules,
     *family.MTP,
-    Rule(
-      family.LAYER + 'mlp.gate.e_score_correction_bias',
-      'E',
-      'moe/ffn/memory/loss_free/bias_E',
-      'E',
-    ),
+    family.selection_bias(),
   ),
   predicts=True,
 )

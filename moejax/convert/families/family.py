@@ -15,14 +15,16 @@ class Family:
 
   Attributes:
     model_type: in config.json.
-    architecture: the class that transformers loads it with.
+    architecture: the class that it names, with which transformers loads it.
     keys: of config.json.
     rules: of its tensors, but for the routed experts'.
-    experts: rules of those, by the layout in which they are stored; the first
-      is what is written.
+    experts: rules of those, and of what else is called otherwise with them, by
+      the layout in which they are stored; the first is what is written.
     ignored: names, as regular expressions, of tensors that are not weights of
       the model proper; not read.
     predicts: whether layers behind the last are for multi-token prediction.
+    in_transformers: whether transformers has that class; where not, it is that
+      of the release's own code.
   """
 
   model_type: str
@@ -32,6 +34,7 @@ class Family:
   experts: dict[str, tuple[Rule, ...]]
   ignored: tuple[str, ...] = (r'.*\.rotary_emb\.inv_freq',)
   predicts: bool = False
+  in_transformers: bool = True
 
 
 def square(theirs: Any) -> int:
@@ -145,19 +148,30 @@ def experts(
   )
 
 
-# As transformers 5 has them in memory.
+# As transformers 5 has them in memory, and in what it writes with
+# save_pretrained(save_original_format=False).
 FUSED = (
   Rule(LAYER + 'mlp.experts.gate_up_proj', 'E (two F) D', W_IN, 'E D two F'),
   Rule(LAYER + 'mlp.experts.down_proj', 'E D F', W_OUT, 'E F D'),
 )
 
 
-def router(name: str = 'mlp.gate.') -> tuple[Rule, ...]:
+def router(name: str = 'mlp.gate.', float32: bool = False) -> tuple[Rule, ...]:
   """The matrix of a router, and its bias."""
+  w, b = 'moe/ffn/router/w_DE', 'moe/ffn/router/b_E'
   return (
-    Rule(f'{LAYER}{name}weight', 'E D', 'moe/ffn/router/w_DE', 'D E'),
-    Rule(f'{LAYER}{name}bias', 'E', 'moe/ffn/router/b_E', 'E'),
+    Rule(f'{LAYER}{name}weight', 'E D', w, 'D E', float32=float32),
+    Rule(f'{LAYER}{name}bias', 'E', b, 'E', float32=float32),
   )
+
+
+def selection_bias(name: str = 'mlp.gate.e_score_correction_bias') -> Rule:
+  """What is added to scores to choose experts by, and to nothing else.
+
+  A step of it is 0.001, which bfloat16 does not have beside values of 1.
+  """
+  path = 'moe/ffn/memory/loss_free/bias_E'
+  return Rule(LAYER + name, 'E', path, 'E', float32=True)
 
 
 def _joint(name: str, theirs: str, ours: str, pattern: str) -> Rule:

@@ -22,18 +22,13 @@ MIXTRAL = family.Family(
     *family.OUTER,
     *family.NORMS,
     *family.GROUPED,
-    *family.router('block_sparse_moe.gate.'),
   ),
+  # transformers 5 calls the router otherwise in memory, too.
   experts={
-    'by expert': family.experts('block_sparse_moe.experts.', 'w1', 'w3', 'w2'),
-    'fused': tuple(
-      family.Rule(
-        rule.name.replace('mlp.', 'block_sparse_moe.'),
-        rule.theirs,
-        rule.path,
-        rule.ours,
-      )
-      for rule in family.FUSED
+    'by expert': (
+      *family.experts('block_sparse_moe.experts.', 'w1', 'w3', 'w2'),
+      *family.router('block_sparse_moe.gate.'),
     ),
+    'fused': (*family.FUSED, *family.router()),
   },
 )

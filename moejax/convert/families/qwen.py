@@ -1,11 +1,13 @@
 """Qwen1.5-MoE and Qwen2-MoE (model_type qwen2_moe), Qwen3-MoE."""
 
 import dataclasses
+from typing import Any
 
 from moejax.convert.families import family
 from moejax.convert.keys import (
   QWEN_LAYERS,
   Key,
+  Keys,
   Only,
   Ours,
   Rotary,
@@ -78,6 +80,42 @@ QWEN2_MOE_UNGATED = dataclasses.replace(
     *_RULES,
     *_SHARED[:2],
     dataclasses.replace(_SHARED[2], factor=2.0),
+    Rule(_GATE, '1 D', 'moe/norm_ffn/scale_D', 'D', factor=0.0),
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoShared:
+  """No shared experts, written as one that is as wide as a routed one."""
+
+  def read(self, theirs: Keys) -> dict[str, Any]:
+    del theirs
+    return {'moe.num_shared': 0}
+
+  def write(self, ours: Keys) -> dict[str, Any]:
+    return {'shared_expert_intermediate_size': ours['moe.expert_width']}
+
+
+# No shared experts, written as one of zeros, whose output is zero: of the
+# classes of transformers none has softmax over all experts, attention without
+# norms of queries and keys, and no shared expert.
+QWEN2_MOE_UNSHARED = dataclasses.replace(
+  QWEN2_MOE,
+  keys=(
+    *_KEYS,
+    Key('qkv_bias', 'qkv_bias', True),
+    Key('num_experts', 'moe.num_experts'),
+    _NoShared(),
+  ),
+  rules=(
+    *_RULES,
+    *(
+      dataclasses.replace(rule, path=path, factor=0.0)
+      for rule, path in zip(
+        _SHARED, (family.W_IN, family.W_IN, family.W_OUT), strict=True
+      )
+    ),
     Rule(_GATE, '1 D', 'moe/norm_ffn/scale_D', 'D', factor=0.0),
   ),
 )
