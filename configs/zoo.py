@@ -212,6 +212,11 @@ ZOO = {
     'router': {'name': 'group_balanced', 'k': 7, 'num_groups': 7},
     'balance': EXPERT_LEVEL,
   },
+  'smebu': {
+    **FINE,
+    'router': _top_k(k=7, score='sigmoid', renormalise=True),
+    'balance': {'smebu': {'rate': 5e-4, 'kappa': 2.0, 'momentum': 0.5}},
+  },
   # Other scores.
   'sigma_moe': {
     'num_experts': 16,
@@ -287,6 +292,15 @@ ZOO = {
     **COARSE,
     'router': {'name': 'dselect_k', 'k': 2},
     'balance': {'dselect_entropy': {}},
+  },
+  # As many experts as a token needs, on average about two in the paper.
+  'dynamic_top_p': {
+    **COARSE,
+    'router': {'name': 'top_p', 'p': 0.4, 'k': 2.0},
+    'balance': {
+      'switch': {'alpha': 0.01, 'form': 'multi_hot'},
+      'token_entropy': {'coefficient': 1e-4},
+    },
   },
   # Tokens compete, or do not choose at all.
   'expert_choice': {

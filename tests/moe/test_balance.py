@@ -279,6 +279,8 @@ def test_shrunk_parts_fit(name, num_experts):
     ('longcat_bias', {'num_zero': 9}, 'longcat_bias.num_zero=9 must be 0 to 7'),
     ('loss_free', {'stop_after': -1}, 'stop_after=-1 must be 0 or more'),
     ('quantile', {'reach': 0.0}, 'reach=0.0 must be more than 0'),
+    ('smebu', {'kappa': 0.0}, 'smebu.kappa=0.0 must be above 0'),
+    ('smebu', {'momentum': 1.0}, 'smebu.momentum=1.0 must be at least 0'),
     ('adaptive_l1', {'k': 9.0}, 'k=9.0 experts per token, but there are 8'),
     ('adaptive_l1', {'growth': 1.0}, 'growth=1.0 above 1'),
   ],

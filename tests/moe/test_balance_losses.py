@@ -19,7 +19,7 @@ from moejax.moe.balance.load import (
   ExpertLevel,
   SequenceLevel,
 )
-from moejax.moe.balance.logits import Entropy, ZLoss
+from moejax.moe.balance.logits import Entropy, TokenEntropy, ZLoss
 from moejax.moe.balance.of_routers import (
   SelectorEntropy,
   Stable,
@@ -72,6 +72,7 @@ def even(num_experts, k, rounds=3):
     (Importance(1.0), lambda n, k: 0),
     (Load(1.0), lambda n, k: 0),
     (Entropy(1.0), lambda n, k: -math.log(n)),
+    (TokenEntropy(1.0), lambda n, k: math.log(n)),
     # with logits of zero
     (ZLoss(1.0), lambda n, k: math.log(n) ** 2),
   ],
@@ -139,6 +140,9 @@ def test_collapse_onto_one_group_is_the_coefficient_times_groups():
     # 2 * .35 + .2 + .5 * .45 = 1.125
     (Groups(1.0, 2, 2, 0.5), 1.125),
     # (2, 1, 1, 0) has mean 1, variance 1/2, or 2/3 over E - 1.
+    # -(.5 ln .5 + .3 ln .3 + .2 ln .1) = .34657 + .36119 + .46052 = 1.16828
+    # -(.2 ln .2 + .2 ln .1 + .6 ln .6) = .32189 + .46052 + .30650 = 1.08890
+    (TokenEntropy(1.0), (1.168282 + 1.088900) / 2),
     (Importance(1.0), 0.5),
     (Load(1.0), 0.5),
     (Importance(1.0, unbiased=True), 2 / 3),
@@ -166,6 +170,15 @@ def test_worked_numbers_without_padding(part, want):
 def test_the_three_tokens(part, want):
   """Logits L0 under softmax top-2: picks {0, 1}, {2, 3} and {1, 0}."""
   assert value(part, *top(L0, 2)) == pytest.approx(want, rel=1e-5)
+
+
+def test_token_entropy_is_of_each_token_and_entropy_of_their_mean():
+  """Two sure tokens at different experts: 0, where their mean has ln 2."""
+  prob_TE, expert_TK = np.eye(4)[:2], [[0], [1]]
+  assert loss(TokenEntropy(1.0), prob_TE, expert_TK) == 0
+  sure = 60 * prob_TE
+  got = loss(Entropy(1.0), prob_TE, expert_TK, logits_TE=sure)
+  assert got == pytest.approx(-math.log(2), rel=1e-5)
 
 
 def test_devicelimited_routing_of_the_three_tokens():

@@ -12,6 +12,7 @@ from moejax.core import errors
 from moejax.moe.balance.adaptive_l1 import AdaptiveL1
 from moejax.moe.balance.bias import LossFree, ShareBias
 from moejax.moe.balance.quantile import Quantile
+from moejax.moe.balance.smebu import Smebu
 
 
 def after(part, name, memory, score_TE, k, *, logits_TE, valid_T=None):
@@ -69,6 +70,62 @@ def test_loss_free_stops():
     got = updated(part, [[3, 1]], steps=steps)
     assert bool(np.any(got['bias_E'])) == moves
     assert got['steps'] == steps + 1
+
+
+def smebu_updated(part, count_NE, bias_NE=0.0, momentum_NE=0.0):
+  count_NE = jnp.asarray(count_NE, jnp.float32)
+  fill = lambda x: jnp.zeros_like(count_NE) + jnp.asarray(x, jnp.float32)
+  memory = {'bias_E': fill(bias_NE), 'momentum_E': fill(momentum_NE)}
+  return part.update(memory, {'count_E': count_NE})
+
+
+def test_smebu_worked_example():
+  """Loads (4, 3, 1, 8), mean 4: v = (0, .25, .75, -1).
+
+  tanh(2 v) = (0, .462117, .905148, -.964028), of mean .100809. Times the rate
+  of .1 without the mean: d = (-.010081, .036131, .080434, -.106484). The first
+  step is half of that, the second, with the same loads, (1/4 + 1/2) d.
+  """
+  part = Smebu(rate=0.1)
+  d_E = np.array([-0.0100809, 0.0361308, 0.0804339, -0.1064837])
+  loads = [[4, 3, 1, 8], [5, 5, 5, 5]]
+  one = smebu_updated(part, loads)
+  np.testing.assert_allclose(one['bias_E'][0], d_E / 2, rtol=1e-4)
+  np.testing.assert_allclose(one['momentum_E'][0], d_E / 2, rtol=1e-4)
+  np.testing.assert_array_equal(one['bias_E'][1], 0)  # the other layer is even
+  two = smebu_updated(part, loads, one['bias_E'], one['momentum_E'])
+  np.testing.assert_allclose(two['momentum_E'][0], 0.75 * d_E, rtol=1e-4)
+  np.testing.assert_allclose(two['bias_E'][0], 1.25 * d_E, rtol=1e-4)
+
+
+def test_smebu_of_a_steep_clamp_is_the_sign_rule_without_its_mean():
+  """And of a flat one the proportional rule: both are those of loss_free."""
+  loads = [[4, 3, 1, 8], [2, 9, 2, 3]]
+  for part, rule in (
+    (Smebu(rate=0.1, kappa=1e6, momentum=0.0), LossFree(0.1)),
+    (Smebu(rate=1e3, kappa=1e-4, momentum=0.0), LossFree(0.1, 'proportional')),
+  ):
+    got = smebu_updated(part, loads)['bias_E']
+    want = updated(rule, loads)['bias_E']
+    want = want - want.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_smebu_comes_to_rest_where_the_sign_rule_goes_on():
+  """Loads that answer the bias: 4 + 40 times an expert's own offset and bias.
+
+  The sign rule steps by its rate for ever; here steps fade.
+  """
+  offset_E = np.array([0.05, -0.02, 0.0, -0.03])
+  load_E = lambda bias_E: 4 + 40 * (offset_E + np.asarray(bias_E))
+  bias_NE, momentum_NE = np.zeros((2, 1, 4))
+  sign_NE = np.zeros((1, 4))
+  for _ in range(200):
+    got = smebu_updated(Smebu(rate=0.01), load_E(bias_NE), bias_NE, momentum_NE)
+    bias_NE, momentum_NE = got['bias_E'], got['momentum_E']
+    sign_NE = updated(LossFree(0.01), load_E(sign_NE), sign_NE)['bias_E']
+  np.testing.assert_allclose(load_E(bias_NE)[0], 4, atol=1e-3)
+  assert np.max(np.abs(load_E(sign_NE) - 4)) > 0.1
 
 
 def test_share_bias_worked_example():

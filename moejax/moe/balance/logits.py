@@ -1,4 +1,4 @@
-"""Losses of the logits alone, whatever is chosen: entropy and z-loss."""
+"""Losses of scores alone, whatever is chosen: entropies and z-loss."""
 
 import dataclasses
 
@@ -43,6 +43,39 @@ class Entropy(scope.Scoped):
     # Below this p ln p is 0 to float32, and the slope of ln has no bound.
     log_E = jnp.log(jnp.maximum(p_E, 1e-20))
     return self.coefficient * jnp.sum(p_E * log_E)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenEntropy(contract.Balance):
+  """Makes routers sure: coefficient * mean over tokens of -sum_i p_ti ln p_ti.
+
+  The loss of dynamic routing (arXiv 2403.07652, section 3), for the router
+  `top_p`: without it probabilities flatten, since more experts lower the
+  language modelling loss, and more experts are then needed to reach p. p_ti
+  are the router's probabilities. The loss balances nothing: it wants every
+  token at one expert, of which it does not say which. Where all experts are
+  alike it is coefficient * ln E, the most it can be.
+
+  Attributes:
+    coefficient: the paper's beta.
+  """
+
+  coefficient: float = 1e-4
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    # Below this p ln p is 0 to float32, and the slope of ln has no bound.
+    log_TE = jnp.log(jnp.maximum(routing.prob_TE, 1e-20))
+    entropy_T = -jnp.sum(routing.prob_TE * log_TE, axis=-1)
+    return {
+      'entropy': counts.over_tokens(given, entropy_T),
+      'tokens': counts.tokens(given),
+    }
+
+  def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
+    tokens = jnp.maximum(sums['tokens'], 1)
+    return self.coefficient * sums['entropy'] / tokens
 
 
 @dataclasses.dataclass(frozen=True)

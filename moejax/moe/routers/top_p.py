@@ -19,8 +19,9 @@ class TopP(contract.Router):
   token of which the router is sure takes one, others more. Gates are those
   probabilities, not renormalised.
 
-  The paper adds a loss on the entropy of each token's probabilities, without
-  which they flatten and more experts are taken; it is not here yet.
+  The paper adds a loss on the entropy of each token's probabilities, the
+  balance part `token_entropy`, without which they flatten and more experts are
+  taken.
 
   Attributes:
     p: what the probabilities must reach.

@@ -1,0 +1,74 @@
+"""A selection bias with momentum whose steps are clamped softly: SMEBU."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+from moejax.moe import contract
+from moejax.moe.balance import counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Smebu(contract.Balance):
+  """Soft-clamped momentum expert bias updates, of Trinity Large.
+
+  Trinity's report (arXiv 2602.17004) takes the sign rule of loss-free
+  balancing (`LossFree`) and makes the step small where the load is nearly even,
+  so that a bias can come to rest. With n_e the load of expert e and n its mean:
+
+    v_e = (n - n_e) / n
+    d_e = rate * tanh(kappa v_e), minus the mean of it over the experts
+    m_e = momentum m_e + (1 - momentum) d_e
+    b_e = b_e + m_e
+
+  Biases and m start at 0; their means stay there. Padding has no load, and a
+  batch of padding changes nothing.
+
+  Attributes:
+    rate: lambda; the report's.
+    kappa: how fast the tanh saturates; the report's. Large, it is the sign.
+    momentum: beta; the report's.
+  """
+
+  rate: float = 5e-4
+  kappa: float = 2.0
+  momentum: float = 0.5
+
+  def __post_init__(self):
+    if self.kappa <= 0:
+      raise errors.InputError(
+        f'balance.smebu.kappa={self.kappa} must be above 0'
+      )
+    if not 0 <= self.momentum < 1:
+      raise errors.InputError(
+        f'balance.smebu.momentum={self.momentum} must be at least 0 and below 1'
+      )
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    del given
+    return {'count_E': counts.count(routing)}
+
+  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+    zeros_E = jnp.zeros(num_experts, jnp.float32)
+    return {'bias_E': zeros_E, 'momentum_E': zeros_E}
+
+  def update(
+    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
+  ) -> dict[str, jax.Array]:
+    count_NE = sums['count_E']
+    mean_N1 = jnp.mean(count_NE, axis=-1, keepdims=True)
+    seen_N1 = mean_N1 > 0
+    violation_NE = (mean_N1 - count_NE) / jnp.where(seen_N1, mean_N1, 1.0)
+    step_NE = self.rate * jnp.tanh(self.kappa * violation_NE)
+    step_NE = step_NE - jnp.mean(step_NE, axis=-1, keepdims=True)
+    old_NE = memory['momentum_E']
+    new_NE = self.momentum * old_NE + (1 - self.momentum) * step_NE
+    bias_NE = memory['bias_E']
+    return {
+      'bias_E': jnp.where(seen_N1, bias_NE + new_NE, bias_NE),
+      'momentum_E': jnp.where(seen_N1, new_NE, old_NE),
+    }
