@@ -13,9 +13,10 @@
   deepseek_67b       67.4B
 
 Active parameters are as published if routers and norms do not count. Balance
-losses are the published coefficients, of the sequence-wise loss where the
-release has it (`seq_aux`), else of the global batch. How the models were
-trained is not here: learning rate, batch, steps and text are moejax's defaults.
+losses have the published coefficients, of the sequence-wise loss where the
+release has it (`seq_aux`), else of the loss of transformers' class. How the
+models were trained is not here: learning rate, batch, steps and text are
+moejax's defaults.
 DeepSeek-V2-Lite, V2 and V3 are in deepseek_v3.py.
 Counted and run with `:tiny`; not run at full size.
 """
@@ -48,8 +49,11 @@ def _moe(num, width, router, balance, **more):
   return {f'model.moe.{key}': value for key, value in moe.items()}
 
 
-def _expert_level(alpha):
-  return {'expert_level': {'alpha': alpha}}
+def _transformers(coefficient):
+  """The loss of transformers' class: a config.json's router_aux_loss_coef."""
+  return {
+    'switch': {'alpha': coefficient, 'form': 'multi_hot', 'layers': 'together'}
+  }
 
 
 VARIANTS = {
@@ -60,20 +64,21 @@ VARIANTS = {
   },
   'mixtral_8x7b': {
     **_shape(32, 4096, 32, 32_000, 32_768, num_kv_heads=8),
-    **_moe(8, 14_336, {'k': 2, 'renormalise': True}, _expert_level(0.02)),
+    **_moe(8, 14_336, {'k': 2, 'renormalise': True}, _transformers(0.02)),
     'model.norm_eps': 1e-5,
     'model.rope.base': 1e6,
   },
   'olmoe_1b_7b': {
     **_shape(16, 2048, 16, 50_304),
-    **_moe(64, 1024, {'k': 8}, _expert_level(0.01)),
-    'model.moe.balance.z_loss': {'coefficient': 0.001},
+    **_moe(64, 1024, {'k': 8}, _transformers(0.01)),
+    # A mean over the 16 layers: 0.001 / 16.
+    'model.moe.balance.z_loss': {'coefficient': 6.25e-5},
     'model.qk_norm': 'width',
     'model.norm_eps': 1e-5,
   },
   'qwen1_5_moe_a2_7b': {
     **_shape(24, 2048, 16, 151_936, 8192),
-    **_moe(60, 1408, {'k': 4}, _expert_level(0.001)),
+    **_moe(60, 1408, {'k': 4}, _transformers(0.001)),
     'model.moe.num_shared': 4,  # one of width 5632, which is the same
     'model.moe.shared.gate': True,
     'model.qkv_bias': True,
@@ -81,7 +86,7 @@ VARIANTS = {
   },
   'qwen3_30b_a3b': {
     **_shape(48, 2048, 32, 151_936, 40_960, num_kv_heads=4),
-    **_moe(128, 768, {'k': 8, 'renormalise': True}, _expert_level(0.001)),
+    **_moe(128, 768, {'k': 8, 'renormalise': True}, _transformers(0.001)),
     'model.qk_norm': 'head',
     'model.rope.base': 1e6,
   },

@@ -39,6 +39,20 @@ ORTHOGONAL = {'name': 'linear', 'start': 'orthogonal'}
 VOCAB = 8192
 
 
+def _transformers(coefficient):
+  """The loss that transformers' classes weigh with router_aux_loss_coef.
+
+  It is k times expert_level's, with f and P of the tokens of all layers, and
+  counts once for the model, where expert_level's are added up over layers. So
+  the published coefficient stands as it is. A loss for each layer, as strong
+  where layers route alike, is expert_level with alpha = coefficient * k /
+  layers: for Mixtral here 0.02 * 2 / 4 = 0.01.
+  """
+  return {
+    'switch': {'alpha': coefficient, 'form': 'multi_hot', 'layers': 'together'}
+  }
+
+
 def _top_k(**fields):
   return {'name': 'top_k', **fields}
 
@@ -60,9 +74,10 @@ ZOO = {
   'v_moe': {
     **COARSE,
     'router': {'name': 'noisy_top_k', 'k': 2, 'noise': {'name': 'fixed'}},
+    'scorer': {'name': 'linear', 'start': 'lecun'},
     'balance': {
-      'importance': {'coefficient': 0.01},
-      'load': {'coefficient': 0.01},
+      'importance': {'coefficient': 0.005},
+      'load': {'coefficient': 0.005},
     },
   },
   'switch': {
@@ -96,7 +111,7 @@ ZOO = {
   'mixtral': {
     **COARSE,
     'router': _top_k(k=2, renormalise=True),
-    'balance': {'expert_level': {'alpha': 0.02}},
+    'balance': _transformers(0.02),
   },
   'grok_1': {
     **COARSE,
@@ -107,24 +122,25 @@ ZOO = {
   'olmoe': {
     **FINEST,
     'router': _top_k(k=8),
-    'balance': {**EXPERT_LEVEL, 'z_loss': {'coefficient': 0.001}},
+    # The z-loss is a mean over the 4 layers: 0.001 / 4.
+    'balance': {**_transformers(0.01), 'z_loss': {'coefficient': 0.00025}},
   },
   'qwen2_moe': {
     **FINE,
     'router': _top_k(k=7),
     'shared': {'gate': True},
-    'balance': {'expert_level': {'alpha': 0.001}},
+    'balance': _transformers(0.001),
   },
   'qwen3': {
     **FINEST,
     'router': _top_k(k=8, renormalise=True),
-    'balance': {'expert_level': {'alpha': 0.001}},
+    'balance': _transformers(0.001),
   },
   'qwen3_next': {
     **FINE,
     'router': _top_k(k=7, renormalise=True),
     'shared': {'gate': True},
-    'balance': {'expert_level': {'alpha': 0.001}},
+    'balance': _transformers(0.001),
   },
   # Biases come on top of the budget.
   'gpt_oss': {
@@ -132,7 +148,7 @@ ZOO = {
     'router': _top_k(k=2, after=True),
     'scorer': {'name': 'linear', 'bias': True},
     'experts': {'name': 'clamped_swiglu'},
-    'balance': {'expert_level': {'alpha': 0.001}},
+    'balance': _transformers(0.001),
   },
   'llama_4': {
     'num_experts': 15,
@@ -222,7 +238,8 @@ ZOO = {
     'num_experts': 16,
     'expert_width': 144,  # two matrices where SwiGLU has three
     'router': _top_k(k=2, score='sigmoid', expert_dropout=0.1),
-    'scorer': {'name': 'linear', 'start': 'equal_norm'},
+    # As published: sqrt(2 / layers) over sqrt(width).
+    'scorer': {'name': 'linear', 'start': 'equal_norm', 'std': 0.0625},
     'experts': {
       'name': 'two_matrix',
       'activation': 'relu',
@@ -246,7 +263,7 @@ ZOO = {
     **COARSE,
     'router': _top_k(k=2, after=True),
     'scorer': {'name': 'laplace'},
-    'balance': {'importance': {'coefficient': 0.01}},
+    'balance': {'importance': {'coefficient': 0.01, 'unbiased': True}},
   },
   'hyper_router': {
     **COARSE,
@@ -257,7 +274,7 @@ ZOO = {
   'hmoe': {
     **COARSE,
     'router': {'name': 'hierarchical', 'groups': 4, 'k_outer': 2, 'k_inner': 1},
-    'balance': {'two_level': {'coefficient': 0.01}},
+    'balance': {'two_level': {'coefficient': 0.01, 'unbiased': True}},
   },
   'hmoe_laplace': {
     **COARSE,
@@ -269,7 +286,7 @@ ZOO = {
       'outer': {'name': 'laplace'},
     },
     'scorer': {'name': 'laplace'},
-    'balance': {'two_level': {'coefficient': 0.01}},
+    'balance': {'two_level': {'coefficient': 0.01, 'unbiased': True}},
   },
   # Starts dense: more than the budget until the temperature has fallen.
   'evo_moe': {
@@ -279,6 +296,7 @@ ZOO = {
       'decay_steps': 70,
       'hard_from': 70,
     },
+    'scorer': {'name': 'linear', 'start': 'pytorch'},
     'balance': {'switch': {'alpha': 0.01, 'form': 'masked'}},
   },
   # Starts dense; at its target only after some hundred steps.

@@ -11,9 +11,9 @@ from flax import nnx
 from helpers import tiny
 
 from moejax.cli import run_config
-from moejax.core import errors, trees
+from moejax.core import errors, table, trees
 from moejax.model import build, cache, ffn
-from moejax.moe import balance, layer
+from moejax.moe import balance, layer, scorers
 from moejax.plan import count
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,6 +47,56 @@ def test_the_budget_is_the_same_for_all(name):
 def test_an_unknown_name_lists_the_known():
   with pytest.raises(errors.InputError, match=r"'swich' is not in the zoo"):
     run_config.load(f'{ZOO}:swich')
+
+
+# Deviations with which routers start, for width 128 and 4 layers; what is not
+# here starts with that of the model's matrices, 0.02.
+STARTS = {
+  'base': 0.1 * 128**-0.5,  # orthogonal, gain 0.1: released code
+  'evo_moe': (128 * 3) ** -0.5,  # PyTorch's linear layer: released code
+  'grok_1': 0.0,  # released code
+  'shazeer': 0.0,  # appendix A
+  'sigma_moe': (2 / 4) ** 0.5 * 128**-0.5,  # released code
+  'stable_moe': 0.1 * 128**-0.5,  # released code
+  'switch': (0.1 / 128) ** 0.5,  # section 2.4
+  'v_moe': 128**-0.5,  # LeCun normal: released code
+}
+
+
+@EACH
+def test_a_router_starts_as_published(name):
+  scorer = run_config.load(f'{ZOO}:{name}').model.moe.scorer
+  if name in zoo.OTHERS or not isinstance(scorer, scorers.Linear):
+    assert name not in STARTS
+    return
+  w_DE = scorer.init(jax.random.key(0), 128, 512, 0.02)['w_DE'][...]
+  # 65,536 numbers; where there are more experts than features, columns of an
+  # orthogonal matrix are orthonormal and not rows.
+  want = STARTS.get(name, 0.02)
+  if scorer.start == 'orthogonal':
+    want *= (128 / 512) ** 0.5
+  np.testing.assert_allclose(np.std(w_DE), want, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+  ('name', 'want'),
+  [
+    # the paper's language models
+    ('shazeer', {'importance': 0.1, 'load': 0.1}),
+    # configs/vmoe_paper/common.py, added up over layers
+    ('v_moe', {'importance': 0.005, 'load': 0.005}),
+    # core/sparse_moe.py of FuseMoE and core/hme.py of HMoE, variances over E - 1
+    ('laplace', {'importance': 0.01}),
+    ('hmoe', {'two_level': 0.01}),
+    ('hmoe_laplace', {'two_level': 0.01}),
+  ],
+)
+def test_losses_of_variation_have_the_authors_weight_and_variance(name, want):
+  parts = run_config.load(f'{ZOO}:{name}').model.moe.balance
+  by_name = {table.name_of(balance.BALANCE, part): part for part in parts}
+  assert {k: part.coefficient for k, part in by_name.items()} == want
+  for part in parts:
+    assert part.unbiased == (name not in {'shazeer', 'v_moe'})
 
 
 def problem(name):

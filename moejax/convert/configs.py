@@ -22,6 +22,7 @@ FREE = (
   'moe.router.expert_dropout',
   'moe.scorer.balance_tau',
   'moe.scorer.start',
+  'moe.scorer.std',
   'remat',
   'scan_unroll',
   'token_chunks',

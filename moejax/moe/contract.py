@@ -264,6 +264,14 @@ class Balance(config.Checked):
     """Sums over the tokens of this shard, a tree of float32 arrays."""
     raise NotImplementedError
 
+  @property
+  def joins_layers(self) -> bool:
+    """Whether there is one loss, of the sums of all layers added up.
+
+    Else each layer has its own loss, and the losses add up.
+    """
+    return False
+
   def loss(self, sums: Any) -> jax.Array:
     """The loss of one layer, its coefficient included, from global sums."""
     del sums

@@ -136,12 +136,21 @@ def test_linear_starts_as_ever():
   np.testing.assert_array_equal(started(Linear())['w_DE'], want_DE)
 
 
+def test_a_linear_scorer_may_have_a_deviation_of_its_own():
+  for start in ('model', 'equal_norm'):
+    w_DE = started(Linear(start=start, std=0.1), 100, 200)['w_DE']
+    np.testing.assert_allclose(np.std(w_DE), 0.1, rtol=0.02)
+  with pytest.raises(errors.InputError, match=r'^scorer\.std=-1 must be'):
+    Linear(std=-1)
+
+
 @pytest.mark.parametrize(
   ('name', 'deviation'),
   [
     ('model', 0.02),
     ('switch', np.sqrt(0.1 / 100)),
     ('lecun', 0.1),
+    ('pytorch', 0.1 / np.sqrt(3)),
     ('equal_norm', 0.02),
     ('uniform', 0.01 / np.sqrt(3)),
     ('zeros', 0.0),

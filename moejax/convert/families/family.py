@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from moejax.convert.keys import Key, Only, Part
+from moejax.convert.keys import Key, Only, Ours, Part
 from moejax.convert.rules import Rule
 
 LAYER = 'model.layers.{layer}.'
@@ -45,6 +45,20 @@ def square(theirs: Any) -> int:
 def heads(theirs: Any) -> int:
   """As many key-value heads as query heads."""
   return theirs['num_attention_heads']
+
+
+def aux_loss(coefficient: float) -> tuple[Part, ...]:
+  """The loss of transformers' Mixtral and its kin.
+
+  Args:
+    coefficient: what a release, or else its class, has for
+      `router_aux_loss_coef`.
+  """
+  return (
+    Ours('moe.balance.switch.alpha', coefficient),
+    Ours('moe.balance.switch.form', 'multi_hot'),
+    Ours('moe.balance.switch.layers', 'together'),
+  )
 
 
 COMMON = (

@@ -25,7 +25,7 @@ GPT_OSS = family.Family(
     Ours('moe.experts.name', 'clamped_swiglu'),
     Key('swiglu_limit', 'moe.experts.limit', 7.0),
     Key('swiglu_alpha', 'moe.experts.alpha', 1.702),
-    Ours('moe.balance', {'expert_level': {'alpha': 0.001}}),
+    *family.aux_loss(0.001),
   ),
   rules=(
     *family.OUTER,

@@ -16,7 +16,7 @@ MIXTRAL = family.Family(
     Key('intermediate_size', 'moe.expert_width'),
     family.K,
     Ours('moe.router.renormalise', True),
-    Ours('moe.balance', {'expert_level': {'alpha': 0.02}}),
+    *family.aux_loss(0.02),
   ),
   rules=(
     *family.OUTER,

@@ -18,10 +18,9 @@ OLMOE = family.Family(
     Key('intermediate_size', 'moe.expert_width'),
     family.K,
     family.RENORMALISE,
-    Ours(
-      'moe.balance',
-      {'expert_level': {'alpha': 0.01}, 'z_loss': {'coefficient': 0.001}},
-    ),
+    *family.aux_loss(0.01),
+    # A mean over layers: 0.001 / 16 in the released model.
+    Ours('moe.balance.z_loss.coefficient', 6.25e-5),
   ),
   rules=(
     *family.OUTER,

@@ -26,7 +26,7 @@ _KEYS = (
   family.K,
   family.RENORMALISE,
   Only('use_sliding_window', False),
-  Ours('moe.balance', {'expert_level': {'alpha': 0.001}}),
+  *family.aux_loss(0.001),
 )
 _RULES = (
   *family.OUTER,

@@ -54,14 +54,15 @@ def total(
 
   Every layer has its own loss, and they add up, as in DeepSeek's released code
   and in LibMoE: a coefficient is one for a sum over layers. Where another
-  project takes the mean over layers, divide its coefficient by their number.
+  project takes the mean over layers, divide its coefficient by their number. A
+  part that `joins_layers` has one loss for the whole model instead.
 
   Args:
     losses: the configured parts; those with a memory alone have no loss.
     sums: by name of the part, its global sums with layers in front.
 
   Returns:
-    The total, and the mean over layers of each loss by name.
+    The total, and by name each loss: the mean over layers, or the one loss.
 
   Raises:
     KeyError: a configured loss has no sums: a layer did not report it.
@@ -74,7 +75,11 @@ def total(
       raise KeyError(f'no layer reported balance loss {name!r}')
     if type(part).loss is contract.Balance.loss:
       continue  # it has a memory only
-    loss_N = jax.vmap(part.loss)(sums[name])
+    if part.joins_layers:
+      joined = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums[name])
+      loss_N = part.loss(joined)[None]
+    else:
+      loss_N = jax.vmap(part.loss)(sums[name])
     loss = loss + jnp.sum(loss_N)
     values[name] = jnp.mean(loss_N)
   return loss, values

@@ -31,6 +31,10 @@ def _masked(given: contract.RouterInput, routing: contract.Routing):
 FORMS = {'masked': _masked, 'multi_hot': _multi_hot, 'top_1': _top_1}
 
 
+# Whether a model has a loss for each layer, or one for all.
+LAYERS = ('each', 'together')
+
+
 @dataclasses.dataclass(frozen=True)
 class Switch(contract.Balance):
   """Switch Transformer's loss: alpha * N * sum_i f_i P_i.
@@ -38,6 +42,13 @@ class Switch(contract.Balance):
   Switch (arXiv 2101.03961, section 2.2, equations 4 to 6): f_i is the share of
   tokens whose first choice is i, P_i the mean probability. Both are of the
   global batch; in the paper they are of the tokens of one core.
+
+  The loss of transformers' Mixtral, Qwen-MoE, gpt-oss and OLMoE classes is
+  form='multi_hot' with layers='together'; alpha is the `router_aux_loss_coef`
+  of a config.json as it stands. With K experts per token it is K times
+  `expert_level` of the tokens of all layers, once, where `expert_level` adds up
+  over M layers. Where all layers route alike the two are equal at
+  expert_level.alpha = alpha K / M.
 
   Attributes:
     alpha: the paper's.
@@ -47,15 +58,22 @@ class Switch(contract.Balance):
       'multi_hot': f_i is the share of tokens that choose i at all, K of them
         each; alpha * K. Flaxformer's for top-k (E^2 mean(f P)) and that of
         transformers' Mixtral and its kin (the sum over the K places).
-        Transformers takes f and P over all layers at once; here each layer has
-        its own.
       'masked': as multi_hot, with the mean of the combine weights for P: the
         released EvoMoE's (arXiv 2112.14397). alpha * E when every token goes
         to every expert with weight 1 / E.
+    layers: 'each' layer has a loss of its own, and they add up; 'together' is
+      one loss with f and P over the tokens of all layers, as transformers has
+      it. Its expert i is the i-th of every layer, so that an expert of one
+      layer can make up for that of another: a weaker wish than 'each'.
   """
 
   alpha: float = 0.01
   form: str = config.named(FORMS, 'top_1')
+  layers: str = config.named(LAYERS, 'each')
+
+  @property
+  def joins_layers(self) -> bool:
+    return self.layers == 'together'
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import config, errors
 from moejax.moe import contract
 from moejax.moe.scorers import starts
 
@@ -24,15 +24,24 @@ class Linear(contract.Scorer):
     bias: whether there is a learned b, which starts at zero (gpt-oss). It is in
       logit and weight alike, unlike the selection biases of `balance`.
     start: how the centroids start, see `scorers.starts`.
+    std: the deviation of starts that take the model's, `model` and
+      `equal_norm`, in place of that; 0 means the model's.
   """
 
   bias: bool = False
   start: str = config.named(starts.STARTS, 'model')
+  std: float = 0.0
+
+  def __post_init__(self):
+    if self.std < 0:
+      raise errors.InputError(
+        f"scorer.std={self.std} must be positive, or 0 for the model's"
+      )
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float
   ) -> dict[str, nnx.Param]:
-    w_DE = starts.STARTS[self.start](key, width, num, std)
+    w_DE = starts.STARTS[self.start](key, width, num, self.std or std)
     weights = {'w_DE': nnx.Param(w_DE, axes=AXES)}
     if self.bias:
       b_E = jnp.zeros(num, jnp.float32)

@@ -56,11 +56,19 @@ def uniform(key: jax.Array, width: int, num: int, std: float) -> jax.Array:
   return jax.random.uniform(key, (width, num), jnp.float32, -0.01, 0.01)
 
 
+def pytorch(key: jax.Array, width: int, num: int, std: float) -> jax.Array:
+  """Uniform up to 1 / sqrt(D) either way: PyTorch's linear layer (EvoMoE)."""
+  del std
+  edge = 1 / math.sqrt(width)
+  return jax.random.uniform(key, (width, num), jnp.float32, -edge, edge)
+
+
 STARTS = {
   'equal_norm': equal_norm,
   'lecun': lecun,
   'model': model,
   'orthogonal': orthogonal,
+  'pytorch': pytorch,
   'switch': switch,
   'uniform': uniform,
   'zeros': zeros,
