@@ -93,6 +93,14 @@ CASES = {
     ],
     ['Capacity', 'later tokens', 'model.moe.dispatcher.not_causal=true'],
   ),
+  'batch-prioritised places in a causal model': (
+    [
+      TINY,
+      '--config.model.moe.dispatcher=capacity',
+      '--config.model.moe.dispatcher.priority=batch_prioritised',
+    ],
+    ['Capacity', 'later tokens', 'model.moe.dispatcher.not_causal=true'],
+  ),
   'Soft MoE in a causal model': (
     [TINY, '--config.model.feed_forward=soft_moe'],
     ['SoftMoE', 'later tokens', 'model.feed_forward.not_causal=true'],

@@ -83,6 +83,79 @@ def test_sequences_do_not_compete_by_probability():
   np.testing.assert_array_equal(limited.expert_A, [2, 0, 0, 2])
 
 
+def batch_prioritised(expert_TK, weight_TK, num_experts, room):
+  """V-MoE's algorithm 2: who is kept, token by token and choice by choice."""
+  kept_TK = np.zeros(expert_TK.shape, bool)
+  order_T = sorted(range(len(expert_TK)), key=lambda t: -max(weight_TK[t]))
+  taken_E = [0] * num_experts
+  for choice in range(expert_TK.shape[1]):
+    for token in order_T:
+      expert = expert_TK[token, choice]
+      if expert < num_experts and taken_E[expert] < room:
+        kept_TK[token, choice] = True
+        taken_E[expert] += 1
+  return kept_TK
+
+
+def kept(dispatcher, routing, num_experts):
+  """Who is kept [T, K], and the room."""
+  limited = dispatcher.limit(routing, num_experts, training=True)
+  kept_A = np.asarray(limited.expert_A) < num_experts
+  return kept_A.reshape(routing.per_token, -1).T, limited.room
+
+
+def test_batch_prioritised_and_probability_differ_for_two_choices():
+  """Three tokens, the experts' room is two: ceil(3 * 2 / 3) at factor 1.
+
+  Expert 0 is the first choice of token 2 and the second of tokens 0, with .4,
+  and 1, with .3. By probability token 0 gets the place that is left; V-MoE
+  gives it to token 1, whose largest weight is .6, token 0's being .5. Expert 2
+  is the first choice of tokens 0 and 1, so token 2's second is dropped.
+  """
+  expert_TK = [[2, 0], [2, 0], [0, 2]]
+  weight_TK = [[0.5, 0.4], [0.6, 0.3], [0.9, 0.1]]
+  routing = routing_of(expert_TK, weight_TK, 3)
+  want = {
+    'probability': [[1, 1], [1, 0], [1, 0]],
+    'batch_prioritised': [[1, 0], [1, 1], [1, 0]],
+  }
+  for priority, want_TK in want.items():
+    kept_TK, room = kept(Capacity(priority=priority), routing, 3)
+    assert room == 2
+    np.testing.assert_array_equal(kept_TK, want_TK)
+  # A first choice of little weight goes before a second one of much.
+  routing = routing_of([[0, 1], [1, 0]], [[0.5, 0.45], [0.3, 0.2]], 2)
+  for priority, want_TK in (
+    ('probability', [[1, 1], [0, 0]]),
+    ('batch_prioritised', [[1, 0], [1, 0]]),
+  ):
+    dispatcher = Capacity(factor=0.5, priority=priority)
+    kept_TK, room = kept(dispatcher, routing, 2)
+    assert room == 1
+    np.testing.assert_array_equal(kept_TK, want_TK)
+
+
+@pytest.mark.parametrize('k', [1, 2, 3])
+def test_batch_prioritised_against_the_papers_algorithm(k):
+  """Random gates in three rows, each a group, with padding and few places."""
+  rng = np.random.default_rng(k)
+  gate_TE = rng.dirichlet(np.ones(5), size=36)
+  expert_TK = np.argsort(-gate_TE, axis=1)[:, :k]
+  expert_TK[rng.random(36) < 0.1] = 5
+  weight_TK = np.take_along_axis(gate_TE, np.minimum(expert_TK, 4), axis=1)
+  routing = routing_of(expert_TK, weight_TK, 5, row_length=12)
+  dispatcher = Capacity(factor=0.6, priority='batch_prioritised')
+  kept_TK, room = kept(dispatcher, routing, 5)
+  want_TK = np.concatenate([
+    batch_prioritised(expert_TK[r : r + 12], weight_TK[r : r + 12], 5, room)
+    for r in (0, 12, 24)
+  ])
+  np.testing.assert_array_equal(kept_TK, want_TK)
+  by_weight = Capacity(factor=0.6, priority='probability')
+  other_TK, _ = kept(by_weight, routing, 5)
+  assert (other_TK == want_TK).all() == (k == 1)
+
+
 # Eight tokens, four experts: 1.25 * 8 / 4 = 2.5, so 3 places; 2 * 8 / 4 = 4.
 CHOSEN = [0, 0, 0, 1, 0, 2, 3, 3]
 

@@ -11,6 +11,28 @@ from moejax.moe import contract, permute
 from moejax.moe.dispatchers import dropless
 
 
+def _by_weight(routing: contract.Routing) -> tuple[jax.Array, ...]:
+  return (-jax.lax.stop_gradient(routing.weight_A),)
+
+
+def _by_token(routing: contract.Routing) -> tuple[jax.Array, ...]:
+  weight_A = jax.lax.stop_gradient(routing.weight_A)
+  num_tokens = routing.prob_TE.shape[0]
+  largest_T = jax.ops.segment_max(weight_A, routing.token_A, num_tokens)
+  # Of a list that is no token choice all assignments are first choices.
+  place_A = jnp.arange(len(weight_A)) if routing.per_token else 0 * weight_A
+  return -largest_T[routing.token_A], place_A // num_tokens
+
+
+# Who takes an expert's places first: what the assignments of a group are sorted
+# by, the last array first; of equals the earlier in the list.
+PRIORITIES = {
+  'batch_prioritised': _by_token,
+  'position': lambda _: (),
+  'probability': _by_weight,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Capacity:
   """Room for C = factor * A_g / E assignments per expert and group of tokens.
@@ -32,20 +54,23 @@ class Capacity:
     eval_factor: the same in evaluation; 0 means `factor`. ST-MoE trains with
       1.25 and evaluates with 2 (arXiv 2202.08906), as Mesh TensorFlow's
       and Flaxformer's Switch do; theirs are of tokens, K times these.
-    priority: who comes first. `position` is the order of the list: all first
-      choices by position, then all second choices; `probability` is the
-      weight, the largest first (batch-prioritised routing, arXiv 2106.05974,
-      section 4.1, by assignment). Then a later token may take an earlier one's
-      place; and with `position` a later token's first choice goes before an
-      earlier one's second, as in GShard.
-    not_causal: a causal language model refuses `probability` unless this says
-      that it is meant.
+    priority: who takes places first. `position` is the order of the list: all
+      first choices by position, then all second choices. `probability` is the
+      assignment's weight, the largest first, first and second choices alike:
+      Megatron-LM's drop policy `probs`. `batch_prioritised` is V-MoE's
+      batch-prioritised routing (arXiv 2106.05974, section 4.1, algorithm 2):
+      all first choices before all second ones, and among each the tokens by
+      their largest weight. With the last two a later token may take an earlier
+      one's place; and with `position` a later token's first choice goes before
+      an earlier one's second, as in GShard.
+    not_causal: a causal language model refuses any priority but `position`
+      unless this says that it is meant.
     tau: how much room an expert has beside a choice without computation.
   """
 
   factor: float = 1.0
   eval_factor: float = 0.0
-  priority: str = config.named(('position', 'probability'), 'position')
+  priority: str = config.named(PRIORITIES, 'position')
   not_causal: bool = False
   tau: float = 1.0
 
@@ -132,8 +157,12 @@ class Capacity:
   ) -> tuple[jax.Array, jax.Array]:
     """The place of each assignment in its expert's queue, and its group.
 
-    Example, one group, experts [2, 0, 2, 2]: places [0, 0, 1, 2]; by
-    probability, with weights [.2, .5, .9, .3]: [2, 0, 0, 1].
+    Example, one group of three tokens with two choices each, experts
+    [2, 2, 0, 0, 0, 2] with weights [.5, .6, .9, .4, .3, .1]:
+
+      position           [0, 1, 0, 1, 2, 2]
+      probability        [1, 0, 0, 1, 2, 2]
+      batch_prioritised  [1, 0, 0, 2, 1, 2]   token 1 has .6, token 0 only .5
     """
     groups = _groups(routing, num_tokens)
     group_A = routing.token_A // (num_tokens // groups)
@@ -143,11 +172,7 @@ class Capacity:
       group_A * num_experts + routing.expert_A,
       nowhere,
     )
-    if self.priority == 'probability':
-      weight_A = jax.lax.stop_gradient(routing.weight_A)
-      order_A = jnp.lexsort((-weight_A, queue_A))
-    else:
-      order_A = jnp.argsort(queue_A, stable=True)
+    order_A = jnp.lexsort((*PRIORITIES[self.priority](routing), queue_A))
     length_Q = jnp.bincount(queue_A, length=nowhere + 1)
     first_Q = jnp.cumsum(length_Q) - length_Q
     place_A = jnp.arange(len(queue_A)) - first_Q[queue_A[order_A]]
