@@ -85,7 +85,7 @@ def test_a_router_starts_as_published(name):
     ('shazeer', {'importance': 0.1, 'load': 0.1}),
     # configs/vmoe_paper/common.py, added up over layers
     ('v_moe', {'importance': 0.005, 'load': 0.005}),
-    # core/sparse_moe.py of FuseMoE and core/hme.py of HMoE, variances over E - 1
+    # the released code of FuseMoE and of HMoE, with variances over E - 1
     ('laplace', {'importance': 0.01}),
     ('hmoe', {'two_level': 0.01}),
     ('hmoe_laplace', {'two_level': 0.01}),

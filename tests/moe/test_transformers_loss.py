@@ -113,9 +113,7 @@ def test_a_loss_for_each_layer_is_as_strong_where_layers_route_alike():
   joined = total((together,), TopK(k=2), logits_NTE, valid_T)
   assert each == pytest.approx(joined, rel=1e-6)
   # Layers that make up for each other's imbalance are balanced together only.
-  turned = np.stack([
-    np.roll(np.diag([9.0] * 4)[[0] * 6], n, 1) for n in (0, 1)
-  ])
+  turned = np.stack([9 * np.eye(4)[[n] * 6] for n in (0, 1)])
   one = total((ExpertLevel(0.5),), TopK(k=1), turned, valid_T)
   both = total(
     (Switch(1.0, 'multi_hot', 'together'),), TopK(k=1), turned, valid_T
