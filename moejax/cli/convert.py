@@ -125,8 +125,8 @@ def _inspect(args: argparse.Namespace) -> None:
     f'{of.num_layers} layers, {of.num_moe} with {of.moe.num_experts} experts '
     f'(stored {plan.layout}); {4 * total / 1e9:.2f} GB in float32.'
   )
-  if plan.ignored:
-    _say(f'Not read: {folders.listed(plan.ignored)}.')
+  for line in load.remarks(plan):
+    _say(line)
   for key, (_, value) in config.differences(ModelConfig(), of).items():
     _say(f'  model.{key} = {value}')
 
@@ -148,8 +148,8 @@ def _import(args: argparse.Namespace) -> None:
       _name(workdir, run)
     staged.remove()
   _say(f'{workdir} holds the model.')
-  if plan.ignored:
-    _say(f'Not read: {folders.listed(plan.ignored)}.')
+  for line in load.remarks(plan):
+    _say(line)
   if not (plan.folder.path / tokenizer.TOKENIZER).is_file():
     _say('The folder has no tokenizer.json; set data.vocab for texts.')
 

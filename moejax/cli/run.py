@@ -213,6 +213,8 @@ def _first_weights(parts: Parts, o: Opened) -> build.Weights:
   plan = load.plan(folders.open_folder(run.start))
   configs.check_same(plan.config, run.model, run.start)
   o.screen.line(f'Beginning with the weights of {plan.folder.path}.')
+  for line in load.remarks(plan):
+    o.screen.line(line)
   return load.weights(plan, parts.model)
 
 

@@ -4,6 +4,9 @@ config.json                       what model it is
 model.safetensors                 or, of several files:
 model-00001-of-00002.safetensors
 model.safetensors.index.json      {"weight_map": {"NAME": "model-00001-..."}}
+
+Where two sets of weights are there it is not guessed which is meant. Adapters,
+pickles and others beside the weights are named and not read.
 """
 
 import dataclasses
@@ -20,7 +23,14 @@ from moejax.core import errors
 CONFIG, SINGLE = 'config.json', 'model.safetensors'
 INDEX = SINGLE + '.index.json'
 MAP = 'weight_map'
+SHARD = re.compile(r'(.+)-(\d+)-of-(\d+)\.safetensors')
+# Of peft: what is added to the weights of another model.
+ADAPTER, ADAPTER_CONFIG = 'adapter_model', 'adapter_config.json'
+# Mistral's own format, by other names than those of transformers.
+OWN_FORMAT = 'consolidated'
 PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt')
+# Pickles that are no weights: what a trainer leaves.
+TRAINER = re.compile(r'(training_args|optimizer|scheduler|scaler|rng_state).*')
 # 'owner/name': what is fetched where there is no such folder.
 REPO = re.compile(r'[\w.-]+/[\w.-]+')
 WANTED = ['*.safetensors', '*.json', '*.model', '*.txt', '*.jinja']
@@ -36,6 +46,26 @@ def listed(names: Iterable[str], most: int = 10) -> str:
   return f'{", ".join(names[:most])}{more} ({len(names)})'
 
 
+def shortly(names: Iterable[str], most: int = 3) -> str:
+  """Names of tensors, those of all layers and experts as one.
+
+  Example:
+    'model.layers.*.mlp.experts.*.up_proj.weight (24)'
+    'a, b, c, ... (7)'
+  """
+  groups = {}
+  for name in sorted(names):
+    words = name.split('.')
+    groups.setdefault(re.sub(r'\.\d+(?=\.)', '.*', name), []).append(words)
+  texts = [
+    '.'.join(w[0] if len({*w}) == 1 else '*' for w in zip(*group, strict=True))
+    for group in groups.values()
+  ]
+  more = ', ...' if len(texts) > most else ''
+  total = sum(map(len, groups.values()))
+  return f'{", ".join(texts[:most])}{more} ({total})'
+
+
 @dataclasses.dataclass(frozen=True)
 class Folder:
   """A checkpoint that was found whole, as far as its headers tell.
@@ -44,11 +74,13 @@ class Folder:
     path: the folder.
     config: what config.json says.
     tensors: what there is, by name; quantised ones read as what they stand for.
+    unused: files beside them that look like weights and are not read.
   """
 
   path: pathlib.Path
   config: dict[str, Any]
   tensors: dict[str, safetensors.Entry]
+  unused: list[str] = dataclasses.field(default_factory=list)
 
   @functools.cached_property
   def num_bytes(self) -> int:
@@ -72,9 +104,9 @@ def open_folder(place: str) -> Folder:
     path = _fetch(place)
   if not path.is_dir():
     raise errors.InputError(f'there is no folder {place!r}')
-  config = _json(path / CONFIG)
-  tensors = {}
-  for file, names in _files(path).items():
+  config, tensors = _config(path), {}
+  files = _files(path)
+  for file, names in files.items():
     found = safetensors.entries(file)
     lacks = sorted(set(names) - found.keys())
     if lacks:
@@ -88,29 +120,128 @@ def open_folder(place: str) -> Folder:
           f'{name} is in {tensors[name].file} and in {file}; remove one'
         )
       tensors[name] = found[name]
-  return Folder(path, config, quantised.plain(tensors, config))
+  unused = _unused(path, files)
+  return Folder(path, config, quantised.plain(tensors, config), unused)
+
+
+def _config(path: pathlib.Path) -> dict[str, Any]:
+  """What config.json says."""
+  if not (path / CONFIG).exists():
+    if (path / ADAPTER_CONFIG).exists():
+      raise _adapter(path)
+    inner = [*path.glob(f'*/{CONFIG}'), *path.glob(f'snapshots/*/{CONFIG}')]
+    if inner:
+      folders = [str(file.parent) for file in sorted(inner)]
+      raise errors.InputError(
+        f'{path} has no {CONFIG}, but folders in it have: {listed(folders, 3)}'
+      )
+  return _json(path / CONFIG)
 
 
 def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
   """The files to read, each with what the index expects in it."""
-  index = path / INDEX
-  if index.exists():
-    return _indexed(path, _json(index).get(MAP))
+  index, single = path / INDEX, path / SINGLE
   files = sorted(path.glob('*.safetensors'))
-  single = path / SINGLE
+  sets = _shards(files)
+  if index.exists():
+    found = _indexed(path, _json(index).get(MAP))
+    if single in files and single not in found:
+      raise _two_answers(path, SINGLE, f'the files of {INDEX}')
+    return found
   if single in files:
+    for shards in sets.values():
+      raise _two_answers(path, SINGLE, listed([f.name for f in shards], 2))
     # Others beside it are something else: adapters, the release's own format.
     return {single: []}
-  if files:
-    return {file: [] for file in files}
+  if len(sets) > 1:
+    names = [listed([f.name for f in shards], 2) for shards in sets.values()]
+    raise _two_answers(path, *names[:2])
+  for (front, count), shards in sets.items():
+    there = {int(SHARD.fullmatch(file.name)[2]) for file in shards}
+    if absent := sorted({*range(1, count + 1)} - there):
+      width = len(SHARD.fullmatch(shards[0].name)[2])
+      names = [f'{front}-{n:0{width}}-of-{count:0{width}}' for n in absent]
+      raise errors.InputError(
+        f'{path} lacks {listed([f"{name}.safetensors" for name in names], 3)}; '
+        'fetch what is missing'
+      )
+    return {file: [] for file in shards}
+  own = (ADAPTER, OWN_FORMAT)
+  found = {f: [] for f in files if not f.name.startswith(own)}
+  if not found:
+    raise _no_weights(path, files)
+  return found
+
+
+def _shards(
+  files: list[pathlib.Path],
+) -> dict[tuple[str, int], list[pathlib.Path]]:
+  """Files of several that belong together, by their name and number."""
+  sets = {}
+  for file in files:
+    part = SHARD.fullmatch(file.name)
+    if part and not part[1].startswith(OWN_FORMAT):
+      sets.setdefault((part[1], int(part[3])), []).append(file)
+  return sets
+
+
+def _two_answers(path: pathlib.Path, one: str, other: str) -> errors.InputError:
+  return errors.InputError(
+    f'{path} holds two sets of weights, {one} and {other}: remove the one that '
+    'is not meant'
+  )
+
+
+def _no_weights(
+  path: pathlib.Path, files: list[pathlib.Path]
+) -> errors.InputError:
+  """Why there is nothing to read."""
+  names = [file.name for file in files]
+  adapters = [n for n in names if n.startswith(ADAPTER)]
+  if adapters or (path / ADAPTER_CONFIG).exists():
+    return _adapter(path)
+  if names:
+    return errors.InputError(
+      f'{path} has {listed(names, 3)} alone, weights in the format of the '
+      f'release: fetch those that transformers loads, {SINGLE} or its parts'
+    )
   pickles = sorted({f.name for kind in PICKLES for f in path.glob(kind)})
   if pickles:
-    raise errors.InputError(
+    return errors.InputError(
       f'{path} has pickle files only: {listed(pickles)}; they can run any code '
       'when they are read, so moejax does not: save them as safetensors '
       '(transformers: model.save_pretrained)'
     )
-  raise errors.InputError(f'{path} has no *.safetensors file')
+  if ggufs := sorted(f.name for f in path.glob('*.gguf')):
+    return errors.InputError(
+      f'{path} has GGUF files only: {listed(ggufs, 3)}; they are quantised for '
+      'llama.cpp: take the release in safetensors'
+    )
+  return errors.InputError(f'{path} has no *.safetensors file')
+
+
+def _adapter(path: pathlib.Path) -> errors.InputError:
+  """What a folder with an adapter alone is."""
+  file, base = path / ADAPTER_CONFIG, None
+  if file.exists():
+    base = _json(file).get('base_model_name_or_path')
+  of = f'of {base!r}' if base else 'of some model'
+  return errors.InputError(
+    f'{path} holds an adapter {of} and no model: merge the two (peft: '
+    'model.merge_and_unload()), save what comes of it with save_pretrained, '
+    'and give that folder'
+  )
+
+
+def _unused(path: pathlib.Path, read: Iterable[pathlib.Path]) -> list[str]:
+  """Names of files that look like weights and were not read."""
+  kinds = '*.safetensors', '*.gguf', *PICKLES
+  found = {f.name for kind in kinds for f in path.glob(kind)}
+  return sorted(
+    name
+    for name in found - {file.name for file in read}
+    if not TRAINER.fullmatch(name)
+  )
 
 
 def _indexed(path: pathlib.Path, found: Any) -> dict[pathlib.Path, list[str]]:

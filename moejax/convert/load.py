@@ -30,7 +30,7 @@ from moejax.convert import (
   safetensors,
 )
 from moejax.convert.families.family import Family
-from moejax.convert.folder import Folder, listed
+from moejax.convert.folder import Folder, listed, shortly
 from moejax.core import errors, trees
 from moejax.model import build
 from moejax.model.config import ModelConfig
@@ -89,6 +89,26 @@ def plan(folder: Folder) -> Plan:
   return Plan(folder, family, config, layout, found, ignored)
 
 
+def remarks(plan: Plan) -> list[str]:
+  """Lines that say what is in the folder and not used."""
+  of_activations = [
+    name for name in plan.ignored if quantised.ACTIVATIONS.fullmatch(name)
+  ]
+  others = sorted({*plan.ignored} - {*of_activations})
+  lines = []
+  if plan.folder.unused:
+    names = listed(plan.folder.unused, 3)
+    lines.append(f'Files beside the weights are not used: {names}.')
+  if of_activations:
+    lines.append(
+      f'Not read: {shortly(of_activations)}, scales of activations, which are '
+      'not quantised here.'
+    )
+  if others:
+    lines.append(f'Not read: {shortly(others)}.')
+  return lines
+
+
 def shapes(config: ModelConfig) -> build.Weights:
   """Of a model's weights; the same on any mesh."""
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
@@ -113,23 +133,29 @@ def _is_ignored(name: str, family: Family, config: ModelConfig) -> bool:
   layer = re.match(r'model\.layers\.(\d+)\.', name)
   if family.predicts and layer and int(layer[1]) >= config.num_layers:
     return True
+  if quantised.ACTIVATIONS.fullmatch(name):
+    return True
   return any(re.fullmatch(pattern, name) for pattern in family.ignored)
 
 
 def _check_names(folder: Folder, wanted: set[str], surplus: set[str]) -> None:
   missing = sorted(wanted - folder.tensors.keys())
-  ends = quantised.BLOCKS, quantised.SCALES, quantised.SCALE_INV
-  odd = sorted(name for name in surplus if name.endswith(ends))
+  odd = {name for name in surplus if quantised.OTHERS.fullmatch(name)}
+  how = quantised.by(folder.config)
+  kinds = {entry.dtype for entry in folder.tensors.values()}
+  if how and (missing or surplus) and not kinds & {*quantised.KINDS}:
+    odd = odd or surplus or {*missing}
   if odd:
+    verb = 'has' if odd <= surplus else 'lacks'
     raise errors.InputError(
-      f'{folder.path} is quantised in a way that moejax does not read, it has '
-      f'{listed(odd)}; convert it to bfloat16 first'
+      f'{folder.path} is quantised{how} in a way that moejax does not read: it '
+      f'{verb} {shortly(odd)}; {quantised.REMEDY}'
     )
   lines = []
   if missing:
-    lines.append(f'lacks {listed(missing)}')
+    lines.append(f'lacks {shortly(missing)}')
   if surplus:
-    lines.append(f'has what no such model has: {listed(sorted(surplus))}')
+    lines.append(f'has what no such model has: {shortly(surplus)}')
   if lines:
     kind = folder.config['model_type']
     raise errors.InputError(
@@ -158,7 +184,7 @@ def _check_tensors(folder: Folder, tensors: list[rules.Tensor]) -> None:
   if types:
     raise errors.InputError(
       f'{folder.path} has tensors that are not {", ".join(FLOATS)}: '
-      f'{listed(types)}; convert it to bfloat16 first'
+      f'{listed(types)}{quantised.by(folder.config)}; {quantised.REMEDY}'
     )
 
 

@@ -6,20 +6,25 @@ numbers of 4 bits, two to a byte and the lower half first, share a power of two.
   X_blocks  U8 [..., N, K / 32, 16]      X  [..., K, N]
   X_scales  U8 [..., N, K / 32]
 
-Blocks of 8 bits, as DeepSeek-V3 is released (arXiv 2412.19437, section 3.3):
-each 128 x 128 numbers share a factor.
+Numbers of 8 bits with factors, which multiply them. A factor is of a block, as
+in DeepSeek-V3 (arXiv 2412.19437, section 3.3, 128 x 128 numbers), of a row, or
+of the whole tensor, as modelopt, llm-compressor and AutoFP8 write it.
 
-  X            F8_E4M3 [N, K]            X  [N, K]
-  X_scale_inv  F32 [N / 128, K / 128], rounded up
+  X            F8_E4M3 [..., N, K]       X  [..., N, K]
+  X_scale_inv  [..., N / 128, K / 128], rounded up; [..., N, 1]; or one number;
+  or X_scale   F32, F16, BF16, or F8_E8M0, which are powers of two
 
 Example, a byte 0x2f with the scale 128: 15 is -6 and 2 is 1, times 2: -12, 2.
 
-What is read is exactly what was released; nothing is written like that.
+What is read is exactly what was released; nothing is written like that. Factors
+of activations, which such a release may have, are of no use here: activations
+are not quantised.
 """
 
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +34,28 @@ import numpy as np
 from moejax.convert.safetensors import Entry
 from moejax.core import errors
 
-MXFP4, FP8 = 'MXFP4', 'FP8 in blocks'
-KINDS = (MXFP4, FP8)
-BLOCKS, SCALES, SCALE_INV = '_blocks', '_scales', '_scale_inv'
+MXFP4, FP8, FP8_BLOCKS = 'MXFP4', 'FP8', 'FP8 in blocks'
+KINDS = (MXFP4, FP8, FP8_BLOCKS)
+BLOCKS, SCALES = '_blocks', '_scales'
+FACTORS = ('_scale_inv', '_scale')
+FACTOR_TYPES = ('F32', 'BF16', 'F16', 'F8_E8M0')
+# Of activations and of cached keys and values, by whatever tool.
+ACTIVATIONS = re.compile(
+  r'.*[._](input|output|activation|q|k|v|kv|prob)_scale|.*\.kv_cache_scaling\w*'
+)
+# What other kinds put beside, or in place of, a weight; by the ends of names.
+OTHERS = re.compile(
+  r'.*(\.(qweight|qzeros|scales|g_idx|weight_(packed|shape|zero_point|g_idx)|'
+  r'weight_global_scale|input_global_scale|weight_scale_2|pre_quant_scale|'
+  r'(nested_)?(absmax|quant_map)|quant_state\..*|SCB|weight_format)|'
+  r'_blocks|_scales|_scale|_scale_inv)'
+)
+METHODS = 'quant_method', 'quant_algo', 'format', 'bits'
+REMEDY = (
+  'take the release that is not quantised, or dequantise it with what made it '
+  '(bitsandbytes: `dequantize()` of the model in transformers) and save it in '
+  'bfloat16'
+)
 LENGTH = 32  # of a block
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # The 16 numbers of 4 bits.
@@ -78,12 +102,18 @@ class Blocks4(_Pair):
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks8(_Pair):
-  """A matrix of 8 bits with a factor for each block."""
+class Scaled8(_Pair):
+  """Matrices of 8 bits with factors.
+
+  Attributes:
+    size: rows and columns that share a factor.
+  """
 
   size: tuple[int, int]
 
-  dtype = FP8
+  @property
+  def dtype(self) -> str:
+    return FP8 if self.size[1] >= self.shape[-1] else FP8_BLOCKS
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -92,16 +122,25 @@ class Blocks8(_Pair):
   def read(self) -> np.ndarray:
     """In float32."""
     found = self.numbers.read().astype(np.float32)
-    scales, (rows, columns) = self.scales.read(), self.size
-    for i, row in enumerate(scales):
-      part = found[i * rows : (i + 1) * rows]
-      part *= np.repeat(row, columns)[: part.shape[1]]
+    (rows, columns), (*front, height, width) = self.size, self.shape
+    parts = math.ceil(height / rows), math.ceil(width / columns)
+    factors = self.scales.read().astype(np.float32)
+    if factors.size == 1:
+      return found * factors.reshape(())
+    factors = factors.reshape(*front, *parts)
+    if parts[1] == 1:
+      by_row = np.repeat(factors[..., 0], rows, axis=-1)
+      return found * by_row[..., :height, None]
+    for at in np.ndindex(*front):
+      for i, row in enumerate(factors[at]):
+        part = found[at][i * rows : (i + 1) * rows]
+        part *= np.repeat(row, columns)[:width]
     return found
 
 
 def plain(
   tensors: Mapping[str, Entry], config: Mapping[str, Any]
-) -> dict[str, Entry | Blocks4 | Blocks8]:
+) -> dict[str, Entry | Blocks4 | Scaled8]:
   """The tensors of a folder, each pair of numbers and scales as one.
 
   Args:
@@ -120,16 +159,54 @@ def plain(
         continue
       fits = entry.shape[-1:] == (LENGTH // 2,) and len(want) > 1
       _check(base, entry, scales, fits and scales.shape == want)
-      _check_types(base, (entry, scales), ('U8',))
+      _check_types(base, (entry, scales), ('U8',), config)
       found[base] = Blocks4(found.pop(name), found.pop(base + SCALES))
-    elif entry.dtype == 'F8_E4M3' and name + SCALE_INV in tensors:
-      scales, fits = tensors[name + SCALE_INV], len(entry.shape) == len(size)
-      if fits:
-        want = tuple(map(math.ceil, np.divide(entry.shape, size)))
-      _check(name, entry, scales, fits and scales.shape == want)
-      _check_types(name, (scales,), ('F32', 'BF16'))
-      found[name] = Blocks8(entry, found.pop(name + SCALE_INV), size)
+    elif entry.dtype == 'F8_E4M3':
+      factors = [name + end for end in FACTORS if name + end in tensors]
+      if factors:
+        scales = found.pop(factors[0])
+        _check_types(name, (scales,), FACTOR_TYPES, config)
+        shared = _sharing(entry.shape, scales.shape, size)
+        if shared is None:
+          raise errors.InputError(
+            f'{name} is quantised{by(config)}, but its factors '
+            f'{list(scales.shape)} are neither one, nor one for each row, nor '
+            f'one for each block of {size[0]} x {size[1]} of its numbers '
+            f'{list(entry.shape)}; {REMEDY}'
+          )
+        found[name] = Scaled8(entry, scales, shared)
   return found
+
+
+def by(config: Mapping[str, Any]) -> str:
+  """How a config.json says that its weights are quantised; '' if it does not.
+
+  Example: " (quant_method='gptq', bits=4)"
+  """
+  settings = config.get('quantization_config')
+  # Older files of compressed-tensors have it under the other key.
+  settings = settings or config.get('compression_config')
+  if not isinstance(settings, dict):
+    return ''
+  said = [f'{k}={settings[k]!r}' for k in METHODS if settings.get(k)]
+  return f' ({", ".join(said) or "by no named quant_method"})'
+
+
+def _sharing(
+  shape: tuple[int, ...], factors: tuple[int, ...], block: tuple[int, int]
+) -> tuple[int, int] | None:
+  """Rows and columns that share a factor; None if the two do not fit."""
+  if len(shape) < 2:
+    return None
+  *front, rows, columns = shape
+  if math.prod(factors) == 1:
+    return rows, columns
+  if front and factors in ((*front,), (*front, 1), (*front, 1, 1)):
+    return rows, columns
+  if factors in ((*front, rows, 1), (*front, rows)):
+    return 1, columns
+  parts = math.ceil(rows / block[0]), math.ceil(columns / block[1])
+  return block if factors == (*front, *parts) else None
 
 
 def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -151,13 +228,16 @@ def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _check_types(
-  name: str, entries: tuple[Entry, ...], known: tuple[str, ...]
+  name: str,
+  entries: tuple[Entry, ...],
+  known: tuple[str, ...],
+  config: Mapping[str, Any],
 ) -> None:
   types = {entry.dtype for entry in entries} - {*known}
   if types:
     raise errors.InputError(
-      f'{name} is quantised with numbers or scales of {min(types)}, which must '
-      f'be {" or ".join(known)} for moejax; convert it to bfloat16 first'
+      f'{name} is quantised{by(config)} with numbers or scales of '
+      f'{min(types)}, which must be {" or ".join(known)} for moejax; {REMEDY}'
     )
 
 

@@ -64,6 +64,35 @@ def duplicate(path):
   shutil.copyfile(path / 'a.safetensors', path / 'b.safetensors')
 
 
+def adapter(path):
+  text = json.dumps({'base_model_name_or_path': 'owner/base'})
+  (path / 'adapter_config.json').write_text(text)
+  shutil.copyfile(path / folder.SINGLE, path / 'adapter_model.safetensors')
+
+
+def adapter_alone(path):
+  adapter(path)
+  (path / folder.SINGLE).unlink()
+  (path / folder.CONFIG).unlink()
+
+
+def shards(path, count):
+  """The tensors once more, in so many files; where each is."""
+  tensors = {n: np.array(e.read()) for n, e in names(path).items()}
+  places = {}
+  for number in range(count):
+    part = dict(list(tensors.items())[number::count])
+    file = f'model-{number + 1:05d}-of-{count:05d}.safetensors'
+    specs = {name: (x.dtype, x.shape) for name, x in part.items()}
+    safetensors.write(path / file, specs, part.items())
+    places |= dict.fromkeys(part, file)
+  return places
+
+
+def whole_away(path):
+  (path / folder.SINGLE).unlink()
+
+
 def lacking_all_of_a_layer(path):
   rewrite(
     path,
@@ -81,7 +110,12 @@ CASES = {
     lambda path: rewrite(path, lambda x: x.pop(ONE)),
     f'lacks {ONE} (1)',
   ),
-  'many missing': (lacking_all_of_a_layer, ', ... (33)'),
+  'many missing': (
+    lacking_all_of_a_layer,
+    'lacks model.layers.1.input_layernorm.weight, '
+    'model.layers.1.mlp.experts.*.down_proj.weight, '
+    'model.layers.1.mlp.experts.*.gate_proj.weight, ... (33)',
+  ),
   'surplus': (
     lambda path: rewrite(
       path, lambda x: x.update(extra=np.zeros(2, np.float32))
@@ -100,7 +134,7 @@ CASES = {
     lambda path: rewrite(
       path, lambda x: x.update({ONE: x[ONE].astype(np.int8)})
     ),
-    f'{ONE} I8 (1); convert it',
+    f'{ONE} I8 (1); take the release',
   ),
   'quantised': (
     lambda path: rewrite(
@@ -178,6 +212,60 @@ CASES = {
     'must be a JSON object',
   ),
   'twice': (duplicate, 'is in '),
+  'an adapter': (
+    adapter_alone,
+    "holds an adapter of 'owner/base' and no model: merge the two",
+  ),
+  'an adapter, with config': (
+    lambda path: (adapter(path), (path / folder.SINGLE).unlink()),
+    "holds an adapter of 'owner/base' and no model: merge the two",
+  ),
+  'an adapter of no name': (
+    lambda path: (path / folder.SINGLE).rename(
+      path / 'adapter_model.safetensors'
+    ),
+    'holds an adapter of some model and no model',
+  ),
+  'a file and an index': (
+    lambda path: (shards(path, 2), index(path, shards(path, 2))),
+    'holds two sets of weights, model.safetensors and the files of '
+    'model.safetensors.index.json: remove the one that is not meant',
+  ),
+  'a file and its parts': (
+    lambda path: shards(path, 2),
+    'two sets of weights, model.safetensors and '
+    'model-00001-of-00002.safetensors, model-00002-of-00002.safetensors (2)',
+  ),
+  'parts of two sets': (
+    lambda path: (shards(path, 2), shards(path, 3), whole_away(path)),
+    'two sets of weights, model-00001-of-00002.safetensors, '
+    'model-00002-of-00002.safetensors (2) and model-00001-of-00003.safetensors',
+  ),
+  'a part that is missing': (
+    lambda path: (
+      shards(path, 3),
+      whole_away(path),
+      (path / 'model-00002-of-00003.safetensors').unlink(),
+    ),
+    'lacks model-00002-of-00003.safetensors (1); fetch',
+  ),
+  "the release's own format": (
+    lambda path: (path / folder.SINGLE).rename(
+      path / 'consolidated.safetensors'
+    ),
+    'has consolidated.safetensors (1) alone, weights in the format',
+  ),
+  'gguf': (
+    lambda path: (path / folder.SINGLE).rename(path / 'm-Q4_K_M.gguf'),
+    'has GGUF files only: m-Q4_K_M.gguf (1)',
+  ),
+  'a folder in it': (
+    lambda path: (
+      shutil.move(path, path.parent / 'x')
+      and shutil.move(path.parent / 'x', path / 'checkpoint-500')
+    ),
+    'has no config.json, but folders in it have: ',
+  ),
 }
 
 
@@ -208,19 +296,50 @@ def test_what_is_not_of_the_model_proper_is_not_read(there):
 
 def test_several_files_with_and_without_index(there):
   whole = hf.read(there)[2]
-  tensors = {n: np.array(e.read()) for n, e in names(there).items()}
-  (there / folder.SINGLE).unlink()
-  places = {}
-  for number in (0, 1):
-    part = dict(list(tensors.items())[number::2])
-    file = f'part-{number}.safetensors'
-    specs = {name: (x.dtype, x.shape) for name, x in part.items()}
-    safetensors.write(there / file, specs, part.items())
-    places |= dict.fromkeys(part, file)
+  places = shards(there, 2)
+  whole_away(there)
   for step in (lambda: None, lambda: index(there, places)):
     step()
     found = hf.read(there)[2]
     hf.jax.tree.map(np.testing.assert_array_equal, found, whole)
+
+
+def beside(path):
+  """What hubs and trainers leave beside weights."""
+  adapter(path)
+  for name in ('pytorch_model.bin', 'optimizer.pt', 'training_args.bin'):
+    (path / name).write_bytes(b'')
+
+
+def test_what_is_there_and_not_used_is_named(there):
+  assert load.remarks(load.plan(folder.open_folder(str(there)))) == []
+  beside(there)
+  (there / 'consolidated.safetensors').write_bytes(b'')
+  rewrite(
+    there,
+    lambda x: x.update({
+      f'model.layers.{i}.self_attn.rotary_emb.inv_freq': np.ones(4, np.float32)
+      for i in (0, 1)
+    }),
+  )
+  assert load.remarks(load.plan(folder.open_folder(str(there)))) == [
+    'Files beside the weights are not used: adapter_model.safetensors, '
+    'consolidated.safetensors, pytorch_model.bin (3).',
+    'Not read: model.layers.*.self_attn.rotary_emb.inv_freq (2).',
+  ]
+
+
+def test_an_index_of_the_one_file_is_no_second_answer(there):
+  index(there, dict.fromkeys(names(there), folder.SINGLE))
+  assert len(folder.open_folder(str(there)).tensors) == 69
+
+
+def test_names_are_listed_shortly():
+  experts = [f'layers.{i}.experts.{e}.w.weight' for i in (3, 5) for e in (0, 1)]
+  assert folder.shortly(experts) == 'layers.*.experts.*.w.weight (4)'
+  assert folder.shortly(experts[:2]) == 'layers.3.experts.*.w.weight (2)'
+  assert folder.shortly(experts[:1]) == 'layers.3.experts.0.w.weight (1)'
+  assert folder.shortly('abcd') == 'a, b, c, ... (4)'
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,50 @@ def test_numbers_of_eight_bits(size, tmp_path):
     assert got[i, j] == want
 
 
+# Numbers worked out by hand; 0x38 is 1, 0x40 is 2, 0xb8 is -1, 0x44 is 3.
+BYTES = np.array([[0x38, 0x40], [0xB8, 0x44]], np.uint8).view(FP8)
+ROWS = np.array([[0.5], [2]], np.float32)
+
+
+@pytest.mark.parametrize(
+  ('name', 'factors', 'want'),
+  [
+    ('w_scale', np.float32(0.25), [[0.25, 0.5], [-0.25, 0.75]]),
+    ('w_scale', np.full((1,), 4, np.float16), [[4, 8], [-4, 12]]),
+    ('w_scale_inv', np.full((1, 1), 0.5, np.float32), [[0.5, 1], [-0.5, 1.5]]),
+    ('w_scale', ROWS.astype(ml_dtypes.bfloat16), [[0.5, 1], [-2, 6]]),
+    ('w_scale', ROWS[:, 0], [[0.5, 1], [-2, 6]]),
+    (
+      'w_scale_inv',
+      np.full((), 130, np.uint8).view(ml_dtypes.float8_e8m0fnu),
+      [[8, 16], [-8, 24]],
+    ),
+  ],
+  ids=['number', 'of one', 'transformers', 'rows', 'flat rows', 'powers'],
+)
+def test_one_factor_for_a_tensor_or_a_row(name, factors, want, tmp_path):
+  tensors = {'w': BYTES, name: np.asarray(factors)}
+  found = quantised.plain(written(tmp_path / 'a.safetensors', tensors), {})
+  assert found.keys() == {'w'}
+  assert found['w'].dtype == 'FP8'
+  assert found['w'].read().tolist() == want
+
+
+@pytest.mark.parametrize('shape', [(2,), (2, 1, 1), (2, 2, 1), (2, 1, 2)])
+def test_factors_of_stacked_experts(shape, tmp_path):
+  """Of an expert, of its rows, and of blocks of 4 rows and 1 column."""
+  factors = np.array([2, 4, 8, 16][: math.prod(shape)], np.float32)
+  tensors = {
+    'w': np.stack([BYTES, BYTES]),
+    'w_scale_inv': factors.reshape(shape),
+  }
+  config = {'quantization_config': {'weight_block_size': [4, 1]}}
+  found = quantised.plain(written(tmp_path / 'a.safetensors', tensors), config)
+  plain = BYTES.astype(np.float32)
+  spread = {1: factors[:, None, None], 3: factors.reshape(shape)}[len(shape)]
+  np.testing.assert_array_equal(found['w'].read(), spread * plain)
+
+
 @pytest.mark.parametrize(
   'tensors',
   [
@@ -88,12 +132,13 @@ def test_numbers_of_eight_bits(size, tmp_path):
     },
     {'w': np.zeros((3, 4), FP8), 'w_scale_inv': np.zeros((2, 1), np.float32)},
     {'w': np.zeros((3,), FP8), 'w_scale_inv': np.zeros((1,), np.float32)},
+    {'w': np.zeros((2, 3, 4), FP8), 'w_scale': np.zeros((3, 1), np.float32)},
   ],
-  ids=['scales', 'blocks', 'factors', 'vector'],
+  ids=['scales', 'blocks', 'factors', 'vector', 'experts'],
 )
 def test_what_does_not_fit_is_refused(tensors, tmp_path):
   entries = written(tmp_path / 'a.safetensors', tensors)
-  with pytest.raises(errors.InputError, match='w is quantised, but'):
+  with pytest.raises(errors.InputError, match='w is quantised, but its'):
     quantised.plain(entries, {})
 
 
@@ -112,7 +157,7 @@ def test_what_does_not_fit_is_refused(tensors, tmp_path):
         'w_blocks': np.zeros((3, 2, 16), np.uint8),
         'w_scales': np.zeros((3, 2), np.int8),
       },
-      'F8_E8M0',
+      'F4',
     ),
     (
       {'w': np.zeros((3, 4), FP8), 'w_scale_inv': np.zeros((1, 1), np.uint8)},
@@ -120,14 +165,14 @@ def test_what_does_not_fit_is_refused(tensors, tmp_path):
     ),
     (
       {'w': np.zeros((3, 4), FP8), 'w_scale_inv': np.zeros((1, 1), np.int8)},
-      'F8_E8M0',
+      'F4',
     ),
   ],
 )
 def test_scales_of_other_types_are_refused(tensors, kind, tmp_path):
   """Also of those that the reader of files does not know: I8 stands for one."""
   entries = {
-    name: dataclasses.replace(entry, dtype=entry.dtype.replace('I8', 'F8_E8M0'))
+    name: dataclasses.replace(entry, dtype=entry.dtype.replace('I8', 'F4'))
     for name, entry in written(tmp_path / 'a.safetensors', tensors).items()
   }
   with pytest.raises(errors.InputError, match=f'w is .* of {kind}, which'):
@@ -232,9 +277,9 @@ def test_what_lies_elsewhere_is_not_computed(tmp_path, monkeypatch):
   """Of 8 experts a host has the first 4."""
   _, path = quantised_v3(tmp_path)
   plan, read = load.plan(folder.open_folder(str(path))), []
-  inner = quantised.Blocks8.read
+  inner = quantised.Scaled8.read
   spy = lambda entry: read.append(entry) or inner(entry)
-  monkeypatch.setattr(quantised.Blocks8, 'read', spy)
+  monkeypatch.setattr(quantised.Scaled8, 'read', spy)
   found = [t for t in plan.tensors if '.mlp.experts.' in t.name]
   assert {t.index[1] for t in found} == {*range(8)}
   shapes = trees.leaves(load.shapes(plan.config))
@@ -245,3 +290,164 @@ def test_what_lies_elsewhere_is_not_computed(tmp_path, monkeypatch):
     load._place(plan.folder.tensors[tensor.name], tensor, buffers)
     assert buffers[region].any() == (tensor.index[1] < 4)
   assert len(read) == len(found) / 2
+
+
+def whole_tensors(tmp_path, factor, scale, method):
+  """OLMoE with 8 bits a number, as `method` writes it, and what that means."""
+  path = tmp_path / 'plain'
+  shutil.copytree(hf.GOLDEN / 'olmoe', path)
+  file = path / folder.CONFIG
+  settings = {'quantization_config': method}
+  file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+  def change(name, x):
+    if '_proj' not in name:
+      return None
+    numbers = (16 * x.astype(np.float32)).astype(FP8)
+    base = name.removesuffix('weight')
+    static = np.float32(0.7)
+    pieces = {name: numbers, base + factor: scale, base + 'input_scale': static}
+    if 'k_proj' in name:
+      pieces[base + 'k_scale'] = static
+    return pieces, numbers.astype(np.float32) * scale.astype(np.float32)
+
+  return path, rewrite(path, change)
+
+
+@pytest.mark.parametrize(
+  ('factor', 'scale', 'method'),
+  [
+    (
+      'weight_scale',
+      np.float32(1 / 16),
+      {'quant_method': 'modelopt', 'quant_algo': 'FP8'},
+    ),
+    (
+      'weight_scale',
+      np.full((1,), 1 / 16, ml_dtypes.bfloat16),
+      {'quant_method': 'compressed-tensors', 'format': 'float-quantized'},
+    ),
+    (
+      'weight_scale_inv',
+      np.float32(1 / 16),
+      {'quant_method': 'fp8', 'weight_block_size': None},
+    ),
+  ],
+  ids=['modelopt', 'compressed-tensors', 'fp8'],
+)
+def test_a_factor_for_a_tensor(factor, scale, method, tmp_path):
+  path, other = whole_tensors(tmp_path, factor, np.asarray(scale), method)
+  assert_same(path, other)
+  plan = load.plan(folder.open_folder(str(other)))
+  # Of activations, which are not quantised here: said, not used.
+  assert plan.ignored
+  assert all(name.endswith(('put_scale', 'k_scale')) for name in plan.ignored)
+  (line,) = load.remarks(plan)
+  assert 'input_scale' in line
+
+
+def int32(*shape):
+  return np.zeros(shape, np.int32)
+
+
+# What each kind puts in the place of a matrix [32, 32] of 4 bits or so.
+UNREAD = {
+  'gptq': (
+    {'quant_method': 'gptq', 'bits': 4},
+    {'qweight': int32(4, 32), 'qzeros': int32(1, 4), 'g_idx': int32(32)},
+    "quant_method='gptq', bits=4",
+  ),
+  'awq': (
+    {'quant_method': 'awq', 'bits': 4},
+    {'qweight': int32(32, 4), 'qzeros': int32(1, 4)},
+    "quant_method='awq', bits=4",
+  ),
+  'bitsandbytes': (
+    {'quant_method': 'bitsandbytes', 'load_in_4bit': True},
+    {
+      'weight': np.zeros((512, 1), np.uint8),
+      'weight.absmax': np.zeros(16, np.float32),
+      'weight.quant_state.bitsandbytes__nf4': np.zeros(9, np.uint8),
+    },
+    "quant_method='bitsandbytes'",
+  ),
+  'bitsandbytes of 8 bits': (
+    {'quant_method': 'bitsandbytes', 'load_in_8bit': True},
+    {'weight': np.zeros((32, 32), np.int8), 'SCB': np.zeros(32, np.float32)},
+    "quant_method='bitsandbytes'",
+  ),
+  'compressed-tensors': (
+    {'quant_method': 'compressed-tensors', 'format': 'pack-quantized'},
+    {'weight_packed': int32(32, 4), 'weight_shape': np.zeros(2, np.int64)},
+    "quant_method='compressed-tensors', format='pack-quantized'",
+  ),
+  'modelopt': (
+    {'quant_method': 'modelopt', 'quant_algo': 'NVFP4'},
+    {
+      'weight': np.zeros((32, 16), np.uint8),
+      'weight_scale': np.zeros((32, 2), FP8),
+      'weight_scale_2': np.float32(1),
+    },
+    "quant_method='modelopt', quant_algo='NVFP4'",
+  ),
+  'mxfp8': (
+    {'quant_method': 'mxfp8'},
+    {
+      'weight': np.zeros((32, 32), FP8),
+      'weight_scale': np.zeros((32, 1), np.uint8),
+    },
+    "quant_method='mxfp8'",
+  ),
+  'blocks of another size': (
+    {'quant_method': 'compressed-tensors', 'format': 'float-quantized'},
+    {
+      'weight': np.zeros((32, 32), FP8),
+      'weight_scale': np.zeros((4, 4), np.float32),
+    },
+    "quant_method='compressed-tensors', format='float-quantized'",
+  ),
+  'torchao': (
+    {'quant_method': 'torchao'},
+    {'weight_qdata': np.zeros((32, 32), np.int8)},
+    "quant_method='torchao'",
+  ),
+  'of no name': (
+    None,
+    {'qweight': int32(4, 32), 'qzeros': int32(1, 4)},
+    'is quantised in a way that',
+  ),
+}
+
+
+@pytest.mark.parametrize('kind', UNREAD)
+def test_other_kinds_are_refused_by_their_name(kind, tmp_path):
+  settings, pieces, message = UNREAD[kind]
+  path = tmp_path / kind
+  shutil.copytree(hf.GOLDEN / 'olmoe', path)
+  file = path / folder.CONFIG
+  config = json.loads(file.read_text()) | {'quantization_config': settings}
+  file.write_text(json.dumps(config))
+  tensors = folder.open_folder(str(path)).tensors
+  found = {name: np.array(entry.read()) for name, entry in tensors.items()}
+  base = 'model.layers.0.self_attn.o_proj.'
+  del found[base + 'weight']
+  found |= {base + name: np.asarray(x) for name, x in pieces.items()}
+  written(path / folder.SINGLE, found)
+  with pytest.raises(errors.InputError) as e:
+    load.plan(folder.open_folder(str(path)))
+  text = str(e.value)
+  assert message in text
+  assert 'take the release that is not quantised' in text
+  assert 'fetch' not in text
+  assert 'config.json' not in text
+  assert len(text) < 500
+
+
+def test_settings_alone_quantise_nothing(tmp_path):
+  """A folder that was dequantised, and whose config.json says otherwise."""
+  path = tmp_path / 'olmoe'
+  shutil.copytree(hf.GOLDEN / 'olmoe', path)
+  file = path / folder.CONFIG
+  settings = {'quantization_config': {'quant_method': 'gptq', 'bits': 4}}
+  file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+  assert not load.plan(folder.open_folder(str(path))).ignored
