@@ -33,7 +33,7 @@ from moejax.train.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(config.Checked):
   """What is measured when a run has all its steps.
 
   Attributes:
@@ -42,18 +42,12 @@ class ReportConfig:
     samples: whether to generate some text.
   """
 
-  eval_batches: int = 0
+  eval_batches: int = config.number(0, at_least=0, note='0: all')
   samples: bool = True
-
-  def __post_init__(self):
-    if self.eval_batches < 0:
-      raise errors.InputError(
-        f'report.eval_batches={self.eval_batches} must be 0 (all) or more'
-      )
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(config.Checked):
   """Everything about a run; nothing else changes its result.
 
   Attributes:
@@ -68,7 +62,7 @@ class Run:
       checkpoint, or the workdir of another run; '' for fresh ones.
   """
 
-  seed: int = 0
+  seed: int = config.number(0, at_least=0, below=2**63)
   model: ModelConfig = ModelConfig()
   data: DataConfig = DataConfig()
   opt: OptimizerConfig = OptimizerConfig()
@@ -82,8 +76,6 @@ class Run:
     self.model.check()
     self.data.check()
     self.train.check()
-    if not 0 <= self.seed < 2**63:
-      raise errors.InputError(f'seed={self.seed} must be from 0 to 2^63 - 1')
     if self.data.sequence_length > self.model.max_length:
       raise errors.InputError(
         f'data.sequence_length={self.data.sequence_length} is longer than '
@@ -255,7 +247,8 @@ def shrink(run: Run) -> Run:
 def _shrunk(part: Any, num_experts: int) -> Any:
   """The part for fewer experts, where it has something to say about that."""
   shrunk = getattr(part, 'shrunk', None)
-  return part if shrunk is None else shrunk(num_experts)
+  # A dense model has a router too, of which nothing is used.
+  return shrunk(num_experts) if shrunk and num_experts else part
 
 
 def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:

@@ -212,14 +212,6 @@ def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
   }
 
 
-def check_at_least_one(obj: Any, where: str, names: str) -> None:
-  """Raises InputError unless each of the named fields is 1 or more."""
-  for name in names.split():
-    value = getattr(obj, name)
-    if value < 1:
-      raise errors.InputError(f'{where}.{name}={value} must be 1 or more')
-
-
 def _plain(tree: Any) -> Any:
   """A ConfigDict as nested dictionaries, placeholders as None."""
   if isinstance(tree, ml_collections.ConfigDict):

@@ -9,7 +9,7 @@ from moejax.data import vocab as vocabs
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(config.Checked):
   """The text, how it is read, and how long a row is.
 
   Attributes:
@@ -30,31 +30,19 @@ class DataConfig:
   mixture: str = config.named(mixtures.MIXTURES, 'minipile')
   files: str = ''
   validation_files: str = ''
-  validation_fraction: float = 0.05
+  validation_fraction: float = config.number(0.05, above=0, below=1)
   text_field: str = 'text'
   bad_lines: str = config.named(files_lib.BAD_LINES, 'stop')
   vocab: vocabs.Vocab = config.choice(vocabs.VOCABS, vocabs.SentencePiece())
-  sequence_length: int = 256
-  max_documents: int = 0
+  sequence_length: int = config.number(256, at_least=2)
+  max_documents: int = config.number(0, at_least=0, note='0: all')
   cache_dir: str = ''
 
   def __post_init__(self):
-    if self.sequence_length < 2:
-      raise errors.InputError(
-        f'data.sequence_length={self.sequence_length} must be 2 or more'
-      )
-    if not 0 < self.validation_fraction < 1:  # nor is nan
-      raise errors.InputError(
-        f'data.validation_fraction={self.validation_fraction} must be between '
-        '0 and 1'
-      )
-    if self.max_documents < 0:
-      raise errors.InputError(
-        f'data.max_documents={self.max_documents} must be 0 (all) or more'
-      )
+    super().__post_init__()
     if '://' in self.cache_dir:
       raise errors.InputError(
-        f'data.cache_dir={self.cache_dir!r}: rows are memory-mapped, so they '
+        f'cache_dir={self.cache_dir!r}: rows are memory-mapped, so they '
         'must be on a local or mounted disk'
       )
 

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.data import seqio_bridge, vocab_file
 
 
 @dataclasses.dataclass(frozen=True)
-class HfTokenizer:
+class HfTokenizer(config.Checked):
   """A Hugging Face tokenizer.json, its ids shifted up by one.
 
   The shift frees id 0 for padding: there, id 0 is often a real token. A model
@@ -30,12 +30,8 @@ class HfTokenizer:
 
   path: str = 'tokenizer.json'
   eos_token: str = '<|endoftext|>'
-  shift: int = 1
+  shift: int = config.number(1, at_least=0, at_most=1)
   start_token: str = ''
-
-  def __post_init__(self):
-    if self.shift not in (0, 1):
-      raise errors.InputError(f'data.vocab.shift={self.shift} must be 0 or 1')
 
   def encode(self, text: str) -> list[int]:
     return self.encode_batch([text])[0]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.data import seqio_bridge, vocab_file
 from moejax.data.hf_tokenizer import HfTokenizer
 
@@ -99,7 +99,7 @@ class Bytes:
 
 
 @dataclasses.dataclass(frozen=True)
-class SentencePiece:
+class SentencePiece(config.Checked):
   """A SentencePiece model file.
 
   The model that is shipped has 8192 pieces and gives any text back exactly
@@ -117,15 +117,11 @@ class SentencePiece:
   """
 
   path: str = ''
-  shift: int | None = None
+  shift: int | None = config.number(
+    None, at_least=0, at_most=1, note='none: as the model needs'
+  )
   eos_token: str = ''
   start_token: str = ''
-
-  def __post_init__(self):
-    if self.shift not in (None, 0, 1):
-      raise errors.InputError(
-        f'data.vocab.shift={self.shift} must be 0, 1 or none'
-      )
 
   def encode(self, text: str) -> list[int]:
     shift = self._shift
@@ -256,7 +252,7 @@ class SentencePiece:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ids:
+class Ids(config.Checked):
   """No text at all: of a model that came without a tokenizer.
 
   Prompts are given to `moejax.cli.generate` as ids; to train on text, set
@@ -268,9 +264,9 @@ class Ids:
     start_id: what a text begins with; -1 is nothing.
   """
 
-  size: int = 2
-  eos_id: int = -1
-  start_id: int = -1
+  size: int = config.number(2, at_least=1)
+  eos_id: int = config.number(-1, at_least=-1, note='-1: none')
+  start_id: int = config.number(-1, at_least=-1, note='-1: nothing')
 
   least_id = 0
 

@@ -13,7 +13,7 @@ DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(config.Checked):
   """A decoder-only transformer with dense or mixture-of-experts layers.
 
   Attributes:
@@ -59,16 +59,16 @@ class ModelConfig:
       Gradients of experts add up from part to part in `dtype`.
   """
 
-  vocab_size: int = 8192
-  max_length: int = 2048
-  num_layers: int = 4
-  first_dense: int = 0
-  moe_every: int = 1
-  width: int = 256
-  num_heads: int = 8
-  num_kv_heads: int | None = None
-  head_dim: int = 32
-  dense_width: int = 640
+  vocab_size: int = config.number(8192, at_least=1)
+  max_length: int = config.number(2048, at_least=1)
+  num_layers: int = config.number(4, at_least=1, at_most=10**4)
+  first_dense: int = config.number(0, at_least=0, at_most=10**4)
+  moe_every: int = config.number(1, at_least=1, at_most=10**4)
+  width: int = config.number(256, at_least=1)
+  num_heads: int = config.number(8, at_least=1)
+  num_kv_heads: int | None = config.number(None, at_least=1)
+  head_dim: int = config.number(32, at_least=1)
+  dense_width: int = config.number(640, at_least=1)
   feed_forward: Routed = config.choice(FEED_FORWARDS, Routed())
   moe: MoEConfig = MoEConfig()
   heads: Grouped = config.choice(HEADS, Grouped())
@@ -76,19 +76,19 @@ class ModelConfig:
   qkv_bias: bool = False
   out_bias: bool = False
   sinks: bool = False
-  windows: tuple[int, ...] = ()
-  norm_eps: float = 1e-6
+  windows: tuple[int, ...] = config.number((), at_least=0, note='0: all tokens')
+  norm_eps: float = config.number(1e-6, above=0, at_most=1)
   rope: Rope = Rope()
   tie_embeddings: bool = False
-  mtp_layers: int = 0
-  init_std: float = 0.006
+  mtp_layers: int = config.number(0, at_least=0, at_most=100, note='0: none')
+  init_std: float = config.number(0.006, above=0, at_most=10)
   dtype: str = config.named(DTYPES, 'float32')
   attention: str = config.named(
     ('auto', *attend.ATTENTIONS, *attend.KERNELS), 'auto'
   )
   remat: str = config.named(remat.POLICIES, 'none')
-  scan_unroll: int = 1
-  token_chunks: int = 1
+  scan_unroll: int = config.number(1, at_least=1, at_most=10**4)
+  token_chunks: int = config.number(1, at_least=1, at_most=10**6)
 
   @property
   def kv_heads(self) -> int:
@@ -136,34 +136,15 @@ class ModelConfig:
 
   def check(self) -> None:
     """Raises InputError if the sizes do not fit together."""
-    config.check_at_least_one(
-      self,
-      'model',
-      'vocab_size max_length num_layers width num_heads head_dim dense_width '
-      'moe_every scan_unroll token_chunks',
-    )
-    if self.kv_heads < 1 or self.num_heads % self.kv_heads:
+    if self.num_heads % self.kv_heads:
       raise errors.InputError(
         f'model.num_kv_heads={self.kv_heads} does not divide '
         f'model.num_heads={self.num_heads}'
       )
-    if self.mtp_layers < 0:
-      raise errors.InputError(
-        f'model.mtp_layers={self.mtp_layers} must be 0 (none) or more'
-      )
-    for name in ('init_std', 'norm_eps'):
-      if getattr(self, name) <= 0:
-        raise errors.InputError(
-          f'model.{name}={getattr(self, name)} must be > 0'
-        )
     self.heads.check(self)
-    if any(window < 0 for window in self.windows):
+    if self.first_dense > self.num_layers:
       raise errors.InputError(
-        f'model.windows={self.windows} must be 0 (all) or more'
-      )
-    if not 0 <= self.first_dense <= self.num_layers:
-      raise errors.InputError(
-        f'model.first_dense={self.first_dense} must be between 0 and '
+        f'model.first_dense={self.first_dense} must be at most '
         f'model.num_layers={self.num_layers}'
       )
     if (self.num_layers - self.first_dense) % self.moe_every:

@@ -41,7 +41,7 @@ class Grouped:
 
 
 @dataclasses.dataclass(frozen=True)
-class Latent:
+class Latent(config.Checked):
   """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 
   Keys and values are made of one small vector per token, which is all that a
@@ -56,17 +56,10 @@ class Latent:
     value_dim: features of a value.
   """
 
-  kv_rank: int = 512
-  q_rank: int = 0
-  rope_dim: int = 64
-  value_dim: int = 128
-
-  def __post_init__(self):
-    config.check_at_least_one(self, 'model.heads', 'kv_rank rope_dim value_dim')
-    if self.q_rank < 0:
-      raise errors.InputError(
-        f'model.heads.q_rank={self.q_rank} must be 0 (none) or more'
-      )
+  kv_rank: int = config.number(512, at_least=1)
+  q_rank: int = config.number(0, at_least=0, note='0: none')
+  rope_dim: int = config.number(64, at_least=1)
+  value_dim: int = config.number(128, at_least=1)
 
   def check(self, model: Any) -> None:
     """Raises InputError if the model's sizes do not fit."""

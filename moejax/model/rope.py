@@ -21,7 +21,7 @@ from moejax.core import config, errors
 
 
 @dataclasses.dataclass(frozen=True)
-class Plain:
+class Plain(config.Checked):
   """Frequencies base^(-2i / K)."""
 
   def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
@@ -43,10 +43,7 @@ class Plain:
 class Linear(Plain):
   """Positions are divided by `factor` (position interpolation, 2306.15595)."""
 
-  factor: float = 1.0
-
-  def __post_init__(self):
-    _check_factor(self.factor)
+  factor: float = config.number(1.0, at_least=1, at_most=10**6)
 
   def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
     return super().frequencies(rope, dim) / self.factor
@@ -77,21 +74,19 @@ class Yarn(Plain):
       outwards; in the paper's code they are, in gpt-oss not.
   """
 
-  factor: float = 1.0
-  length: int = 4096
-  beta_fast: float = 32.0
-  beta_slow: float = 1.0
-  mscale: float = 0.0
-  mscale_all: float = 0.0
+  factor: float = config.number(1.0, at_least=1, at_most=10**6)
+  length: int = config.number(4096, at_least=1)
+  beta_fast: float = config.number(32.0, above=0, at_most=10**6)
+  beta_slow: float = config.number(1.0, above=0, at_most=10**6)
+  mscale: float = config.number(0.0, at_least=0, at_most=100)
+  mscale_all: float = config.number(0.0, at_least=0, at_most=100)
   whole: bool = True
 
   def __post_init__(self):
-    _check_factor(self.factor)
-    if self.length < 1 or not 0 < self.beta_slow < self.beta_fast:
+    super().__post_init__()
+    if self.beta_slow >= self.beta_fast:
       raise errors.InputError(
-        f'rope.scaling.length={self.length} must be 1 or more, and '
-        f'beta_slow={self.beta_slow} positive and below '
-        f'beta_fast={self.beta_fast}'
+        f'beta_slow={self.beta_slow} must be below beta_fast={self.beta_fast}'
       )
 
   def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
@@ -132,18 +127,15 @@ class Llama3(Plain):
   length / high are kept, and between them the two are mixed.
   """
 
-  factor: float = 8.0
-  low: float = 1.0
-  high: float = 4.0
-  length: int = 8192
+  factor: float = config.number(8.0, at_least=1, at_most=10**6)
+  low: float = config.number(1.0, above=0, at_most=10**6)
+  high: float = config.number(4.0, above=0, at_most=10**6)
+  length: int = config.number(8192, at_least=1)
 
   def __post_init__(self):
-    _check_factor(self.factor)
-    if not 0 < self.low < self.high:
-      raise errors.InputError(
-        f'rope.scaling.low={self.low} must be positive and below '
-        f'high={self.high}'
-      )
+    super().__post_init__()
+    if self.low >= self.high:
+      raise errors.InputError(f'low={self.low} must be below high={self.high}')
 
   def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
     plain = super().frequencies(rope, dim)
@@ -156,7 +148,7 @@ SCALINGS = {'none': Plain, 'linear': Linear, 'yarn': Yarn, 'llama3': Llama3}
 
 
 @dataclasses.dataclass(frozen=True)
-class Rope:
+class Rope(config.Checked):
   """How queries and keys are turned by their positions.
 
   Attributes:
@@ -168,18 +160,10 @@ class Rope:
     scaling: how the frequencies are lowered.
   """
 
-  base: float = 10000.0
-  share: float = 1.0
+  base: float = config.number(10000.0, above=1, at_most=10**15)
+  share: float = config.number(1.0, above=0, at_most=1, note='1: all features')
   interleaved: bool = False
   scaling: Plain = config.choice(SCALINGS, Plain())
-
-  def __post_init__(self):
-    if self.base <= 1:
-      raise errors.InputError(f'rope.base={self.base} must be above 1')
-    if not 0 < self.share <= 1:
-      raise errors.InputError(
-        f'rope.share={self.share} must be above 0 and at most 1'
-      )
 
   def turning(self, head_dim: int) -> int:
     """How many of a head's features turn.
@@ -264,11 +248,3 @@ class Rope:
     y_BLHK = x_BLHK.astype(jnp.float32) * fill(cos, 1)
     y_BLHK += other_BLHK.astype(jnp.float32) * fill(sin, 0)
     return y_BLHK.astype(x_BLHK.dtype)
-
-
-def _check_factor(factor: float) -> None:
-  if factor < 1:
-    raise errors.InputError(
-      f'rope.scaling.factor={factor} must be 1 or more: it is how many times '
-      'the original length'
-    )

@@ -16,7 +16,7 @@ from moejax.moe.zero_computation import ZeroComputation
 
 
 @dataclasses.dataclass(frozen=True)
-class MoEConfig:
+class MoEConfig(config.Checked):
   """Router x dispatcher x exchange x experts x balance.
 
   Attributes:
@@ -37,9 +37,11 @@ class MoEConfig:
       the machine.
   """
 
-  num_experts: int = 0
-  expert_width: int = 128
-  num_shared: int = 0
+  num_experts: int = config.number(
+    0, at_least=0, at_most=10**6, note='0: no layer has experts'
+  )
+  expert_width: int = config.number(128, at_least=1)
+  num_shared: int = config.number(0, at_least=0, at_most=10**6)
   shared: SharedExperts = SharedExperts()
   scorer: contract.Scorer = config.choice(SCORERS, Linear())
   router: contract.Router = config.choice(ROUTERS, ROUTERS['top_k']())
@@ -85,11 +87,6 @@ class MoEConfig:
 
   def check(self) -> None:
     """Raises InputError if router or losses do not fit the experts."""
-    if self.expert_width < 1 or self.num_shared < 0:
-      raise errors.InputError(
-        f'moe.expert_width={self.expert_width} must be at least 1 and '
-        f'moe.num_shared={self.num_shared} at least 0'
-      )
     if self.scorer.reads_experts and self.num_logits != self.num_experts:
       raise errors.InputError(
         f'moe.scorer={type(self.scorer).__name__} scores the '

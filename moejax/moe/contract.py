@@ -130,6 +130,15 @@ class ScorerInput:
   experts: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
+def loss_weight(default: float) -> Any:
+  """A config field that holds what a balance loss is multiplied by.
+
+  A negative one would ask for imbalance, and one above 100 leaves nothing of
+  the language model's loss; both are refused.
+  """
+  return config.number(default, at_least=0, at_most=100)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scorer(config.Checked):
   """Token vectors to scores: the base of all scorers; owns weights.

@@ -16,7 +16,7 @@ SCORES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class PEERConfig:
+class PEERConfig(config.Checked):
   """The config of a PEER feed-forward.
 
   Attributes:
@@ -29,16 +29,15 @@ class PEERConfig:
     activation: of the one neuron, relu or gelu.
   """
 
-  num_keys: int = 64
-  num_heads: int = 8
-  k: int = 16
-  key_width: int = 128
+  num_keys: int = config.number(64, at_least=1)
+  num_heads: int = config.number(8, at_least=1)
+  k: int = config.number(16, at_least=1)
+  key_width: int = config.number(128, at_least=2)
   score: str = config.named(SCORES, 'softmax')
   activation: str = config.named(ACTIVATIONS, 'gelu')
 
   def check(self) -> None:
     """Raises InputError for sizes that no layer can have."""
-    config.check_at_least_one(self, 'peer', 'num_keys num_heads k key_width')
     if self.k > self.num_keys:
       raise errors.InputError(
         f'peer.k={self.k} experts per head, but there are '

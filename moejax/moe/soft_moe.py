@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config, errors, shapes
+from moejax.core import config, shapes
 from moejax.moe import grouped_matmul
 from moejax.moe.experts import EXPERTS, SwiGLU
 
 
 @dataclasses.dataclass(frozen=True)
-class SoftMoEConfig:
+class SoftMoEConfig(config.Checked):
   """The config of a Soft MoE feed-forward.
 
   Attributes:
@@ -27,23 +27,17 @@ class SoftMoEConfig:
       says that it is meant.
   """
 
-  num_experts: int = 16
-  expert_width: int = 128
-  slots: int = 1
-  capacity_factor: float = 0.0
+  num_experts: int = config.number(16, at_least=1)
+  expert_width: int = config.number(128, at_least=1)
+  slots: int = config.number(1, at_least=1)
+  capacity_factor: float = config.number(
+    0.0, at_least=0, at_most=1000, note='0: as slots says'
+  )
   experts: SwiGLU = config.choice(EXPERTS, SwiGLU())
   not_causal: bool = False
 
   def check(self) -> None:
-    """Raises InputError for sizes that no layer can have."""
-    config.check_at_least_one(
-      self, 'soft_moe', 'num_experts expert_width slots'
-    )
-    if self.capacity_factor < 0:
-      raise errors.InputError(
-        f'soft_moe.capacity_factor={self.capacity_factor} must be 0, for '
-        f'soft_moe.slots={self.slots}, or more'
-      )
+    """Every size within its bounds makes a layer."""
 
   @property
   def causal(self) -> bool:

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import errors
+from moejax.core import config
 
 
 @dataclasses.dataclass(frozen=True)
-class ZeroComputation:
+class ZeroComputation(config.Checked):
   """Experts that give zero, the token itself, or a mix with a constant.
 
   MoE++ (arXiv 2410.07348, equations 3 to 5):
@@ -45,16 +45,9 @@ class ZeroComputation:
     constant: of the third.
   """
 
-  zero: int = 0
-  copy: int = 0
-  constant: int = 0
-
-  def __post_init__(self):
-    for name in ('zero', 'copy', 'constant'):
-      if getattr(self, name) < 0:
-        raise errors.InputError(
-          f'zero_computation.{name}={getattr(self, name)} must be 0 or more'
-        )
+  zero: int = config.number(0, at_least=0, at_most=10**6)
+  copy: int = config.number(0, at_least=0, at_most=10**6)
+  constant: int = config.number(0, at_least=0, at_most=10**6)
 
   @property
   def num(self) -> int:

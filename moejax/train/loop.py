@@ -32,7 +32,7 @@ UNTIMED_STEPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(config.Checked):
   """How long, and what happens when.
 
   Attributes:
@@ -66,50 +66,29 @@ class TrainConfig:
       JAX has been given one; none for none.
   """
 
-  steps: int = 1000
-  batch_size: int = 8
-  micro_batches: int = 1
-  consistency: float = 0.0
-  mtp_weight: float = 0.3
-  max_bad_steps: int = 10
-  log_every: int = 10
-  load_every: int = 100
-  checkpoint_every: int = 500
-  keep_checkpoints: int = 3
-  eval_every: int = 500
-  eval_batches: int = 8
-  peak_tflops: float = 0.0
+  steps: int = config.number(1000, at_least=1)
+  batch_size: int = config.number(8, at_least=1)
+  micro_batches: int = config.number(1, at_least=1)
+  consistency: float = config.number(0.0, at_least=0, at_most=1000)
+  mtp_weight: float = config.number(0.3, at_least=0, at_most=100)
+  max_bad_steps: int = config.number(10, at_least=1)
+  log_every: int = config.number(10, at_least=1)
+  load_every: int = config.number(100, at_least=0, note='0: never')
+  checkpoint_every: int = config.number(500, at_least=1)
+  keep_checkpoints: int = config.number(3, at_least=1)
+  eval_every: int = config.number(500, at_least=1)
+  eval_batches: int = config.number(8, at_least=0, note='0: all')
+  peak_tflops: float = config.number(
+    0.0, at_least=0, at_most=10**9, note='0: unknown'
+  )
   skip_spikes: Any = config.choice(spikes.SPIKES, spikes.NEVER)
   local_checkpoints: str = ''
-  local_checkpoint_every: int = 50
-  watchdog_s: float = 1800.0
+  local_checkpoint_every: int = config.number(50, at_least=1)
+  watchdog_s: float = config.number(
+    1800.0, at_least=0, at_most=10**9, note='0: never'
+  )
   watchdog_exits: bool = False
   compile_cache: str = ''
-
-  def __post_init__(self):
-    config.check_at_least_one(
-      self,
-      'train',
-      'steps batch_size micro_batches max_bad_steps log_every '
-      'checkpoint_every keep_checkpoints eval_every local_checkpoint_every',
-    )
-    if self.consistency < 0:
-      raise errors.InputError(
-        f'train.consistency={self.consistency} must be 0 or more'
-      )
-    if self.mtp_weight < 0:
-      raise errors.InputError(
-        f'train.mtp_weight={self.mtp_weight} must be 0 or more'
-      )
-    if self.watchdog_s < 0:
-      raise errors.InputError(
-        f'train.watchdog_s={self.watchdog_s} must be 0 (never) or more'
-      )
-    if self.load_every < 0 or self.eval_batches < 0:
-      raise errors.InputError(
-        f'train.load_every={self.load_every} and train.eval_batches='
-        f'{self.eval_batches} must be 0 or more'
-      )
 
   def check(self) -> None:
     """Raises InputError if the numbers do not fit together."""

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import optax
 
-from moejax.core import config, errors, trees
+from moejax.core import config, trees
 from moejax.train import schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(config.Checked):
   """AdamW as DeepSeekMoE trains (arXiv 2401.06066, section 4.1.2).
 
   Attributes:
@@ -22,31 +22,15 @@ class OptimizerConfig:
     schedule: learning rate over the run.
   """
 
-  peak_lr: float = 1e-3
-  beta1: float = 0.9
-  beta2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 0.1
-  clip_norm: float | None = 1.0
+  peak_lr: float = config.number(1e-3, above=0, at_most=10)
+  beta1: float = config.number(0.9, at_least=0, below=1)
+  beta2: float = config.number(0.95, at_least=0, below=1)
+  eps: float = config.number(1e-8, above=0, at_most=1)
+  weight_decay: float = config.number(0.1, at_least=0, at_most=1000)
+  clip_norm: float | None = config.number(
+    1.0, above=0, at_most=10**6, note='none: no clipping'
+  )
   schedule: object = config.choice(schedule.SCHEDULES, schedule.Steps())
-
-  def __post_init__(self):
-    for name in ('peak_lr', 'eps'):
-      if getattr(self, name) <= 0:
-        raise errors.InputError(f'opt.{name}={getattr(self, name)} must be > 0')
-    for name in ('beta1', 'beta2'):
-      if not 0 <= getattr(self, name) < 1:
-        raise errors.InputError(
-          f'opt.{name}={getattr(self, name)} must be at least 0 and below 1'
-        )
-    if self.weight_decay < 0:
-      raise errors.InputError(
-        f'opt.weight_decay={self.weight_decay} must be 0 or more'
-      )
-    if self.clip_norm is not None and self.clip_norm <= 0:
-      raise errors.InputError(
-        f'opt.clip_norm={self.clip_norm} must be > 0, or none for no clipping'
-      )
 
 
 def learning_rate(opt: OptimizerConfig, total_steps: int) -> optax.Schedule:

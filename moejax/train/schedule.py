@@ -7,12 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moejax.core import errors
-
-
-def _check_warmup(warmup: int) -> None:
-  if warmup < 0:
-    raise errors.InputError(f'schedule.warmup={warmup} must be >= 0')
+from moejax.core import config
 
 
 def _warm_up(after: optax.Schedule, warmup: int) -> optax.Schedule:
@@ -22,19 +17,20 @@ def _warm_up(after: optax.Schedule, warmup: int) -> optax.Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
+class Steps(config.Checked):
   """Linear warm-up, then times `factor` at each milestone.
 
   DeepSeekMoE (arXiv 2401.06066, section 4.1.2): 2,000 steps of warm-up, times
   0.316 at 80% and again at 90% of the training steps.
   """
 
-  warmup: int = 2000
-  factor: float = 0.316
-  milestones: tuple[float, ...] = (0.8, 0.9)
+  warmup: int = config.number(2000, at_least=0)
+  factor: float = config.number(0.316, at_least=0, at_most=1)
+  milestones: tuple[float, ...] = config.number(
+    (0.8, 0.9), at_least=0, at_most=1
+  )
 
   def __call__(self, total_steps: int) -> optax.Schedule:
-    _check_warmup(self.warmup)
     starts = [round(m * total_steps) for m in self.milestones]
 
     def after(step: jax.Array) -> jax.Array:
@@ -45,33 +41,27 @@ class Steps:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine:
+class Cosine(config.Checked):
   """Linear warm-up, then half a cosine down to `end` at the last step."""
 
-  warmup: int = 2000
-  end: float = 0.1
+  warmup: int = config.number(2000, at_least=0)
+  end: float = config.number(0.1, at_least=0, at_most=1)
 
   def __call__(self, total_steps: int) -> optax.Schedule:
-    _check_warmup(self.warmup)
     length = max(total_steps - self.warmup, 1)
     decay = optax.cosine_decay_schedule(1.0, length, self.end)
     return _warm_up(lambda step: decay(step - self.warmup), self.warmup)
 
 
 @dataclasses.dataclass(frozen=True)
-class WarmupStableDecay:
+class WarmupStableDecay(config.Checked):
   """Linear warm-up, constant, then linear to `end` over the last fraction."""
 
-  warmup: int = 2000
-  decay: float = 0.1
-  end: float = 0.0
+  warmup: int = config.number(2000, at_least=0)
+  decay: float = config.number(0.1, at_least=0, at_most=1)
+  end: float = config.number(0.0, at_least=0, at_most=1)
 
   def __call__(self, total_steps: int) -> optax.Schedule:
-    _check_warmup(self.warmup)
-    if not 0 <= self.decay <= 1:
-      raise errors.InputError(
-        f'schedule.decay={self.decay} is a share of the run, from 0 to 1'
-      )
     length = max(round(self.decay * total_steps), 1)
     down = optax.linear_schedule(1.0, self.end, length)
     start = total_steps - length
@@ -79,14 +69,13 @@ class WarmupStableDecay:
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class Constant(config.Checked):
   """Linear warm-up, then constant (DeepSeekMoE 145B, section 7.1)."""
 
-  warmup: int = 2000
+  warmup: int = config.number(2000, at_least=0)
 
   def __call__(self, total_steps: int) -> optax.Schedule:
     del total_steps
-    _check_warmup(self.warmup)
     return _warm_up(lambda step: jnp.ones_like(step, jnp.float32), self.warmup)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config
 
 
 @dataclasses.dataclass(frozen=True)
-class Never:
+class Never(config.Checked):
   """Every step with a finite loss and gradient is taken."""
 
   def init(self) -> Any:
@@ -58,22 +58,10 @@ class Deviations(Never):
       loss: then it is no spike, but where the loss is now.
   """
 
-  k: float = 6.0
-  decay: float = 0.98
-  warmup: int = 50
-  in_a_row: int = 3
-
-  def __post_init__(self):
-    if self.k <= 0 or not 0 < self.decay < 1:
-      raise errors.InputError(
-        f'train.skip_spikes: k={self.k} must be above 0, and decay='
-        f'{self.decay} between 0 and 1'
-      )
-    if self.warmup < 2 or self.in_a_row < 1:
-      raise errors.InputError(
-        f'train.skip_spikes: warmup={self.warmup} must be 2 or more, and '
-        f'in_a_row={self.in_a_row} 1 or more'
-      )
+  k: float = config.number(6.0, above=0, at_most=1000)
+  decay: float = config.number(0.98, above=0, below=1)
+  warmup: int = config.number(50, at_least=2)
+  in_a_row: int = config.number(3, at_least=1)
 
   def init(self) -> dict[str, jax.Array]:
     none, zero = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)

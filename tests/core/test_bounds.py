@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import typing
 
 import pytest
 
+from moejax.cli import run_config
 from moejax.core import bounds, config, errors
 
 
@@ -75,3 +77,49 @@ def test_nan_is_in_no_range():
 def test_a_range_has_one_lower_and_one_upper_end(ends):
   with pytest.raises(ValueError, match='one lower and one upper end'):
     config.number(0.5, **ends)
+
+
+def _numbers(cls, flags=(), where=''):
+  """All numeric keys of a tree: class, field, its key, flags that choose it."""
+  for field in dataclasses.fields(cls):
+    hint, place = typing.get_type_hints(cls)[field.name], where + field.name
+    if 'choice' in field.metadata:
+      for name, entry in field.metadata['choice'].items():
+        yield from _numbers(entry, (*flags, (place, name)), f'{place}.')
+    elif 'choices' in field.metadata:
+      for name, entry in field.metadata['choices'].items():
+        yield from _numbers(entry, flags, f'{place}.{name}.')
+    elif dataclasses.is_dataclass(hint):
+      yield from _numbers(hint, flags, f'{place}.')
+    elif {int, float} & {hint, *typing.get_args(hint)}:
+      yield cls, field, place, flags
+
+
+def _just_outside(limits, whole):
+  """The nearest numbers outside: below, and above."""
+  step = (lambda x, to: x + (1 if to > x else -1)) if whole else math.nextafter
+  low, high = limits.at_least, limits.at_most
+  yield limits.above if low is None else step(low, -math.inf)
+  yield limits.below if high is None else step(high, math.inf)
+
+
+def test_every_number_of_a_run_has_bounds_that_hold_on_every_way_in():
+  """Every entry of every table included; defaults lie inside."""
+  found = list(_numbers(run_config.Run))
+  assert len(found) > 250
+  run = run_config.Run()
+  for cls, field, key, flags in found:
+    limits = bounds.of(field)
+    assert limits is not None, f'{key} ({cls.__name__}) states no bounds'
+    hint = str(typing.get_type_hints(cls)[field.name])
+    default = field.default
+    many = default if isinstance(default, tuple) else (default,)
+    assert all(one is None or one in limits for one in many), key
+    for value in _just_outside(limits, 'int' in hint):
+      value = value if 'int' in hint else float(value)
+      with pytest.raises(errors.InputError) as error:
+        config.override_all(run, [(key, str(value)), *flags])
+      assert str(error.value) == f'{key}={value} must be {limits}'
+      with pytest.raises(errors.InputError) as error:
+        cls(**{field.name: (value,) if isinstance(default, tuple) else value})
+      assert str(error.value).endswith(f'{field.name}={value} must be {limits}')

@@ -320,14 +320,6 @@ def test_text_has_every_key_once_and_sorted():
   assert config.to_text(Outer()).endswith('\n')
 
 
-def test_at_least_one_names_the_field():
-  config.check_at_least_one(Outer(), 'outer', 'count limit')
-  with pytest.raises(
-    errors.InputError, match=r'^outer.count=0 must be 1 or more$'
-  ):
-    config.check_at_least_one(Outer(count=0), 'outer', 'limit count')
-
-
 def test_a_config_file_may_set_only_the_name():
   """The default's own keys, left behind unchanged, are no error."""
   tree = config.to_config_dict(run_config.Run())

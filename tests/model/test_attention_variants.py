@@ -180,7 +180,6 @@ def test_windows_go_by_layer(windows, reach, of_moe):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'windows': (-1,)}, 'model.windows=.* must be 0'),
     (
       {'heads': LATENT, 'num_kv_heads': None, 'sinks': True},
       'model.heads=latent does not go with model.sinks;',
@@ -195,10 +194,3 @@ def test_windows_go_by_layer(windows, reach, of_moe):
 def test_what_does_not_fit_gets_one_line(changes, message):
   with pytest.raises(errors.InputError, match=message):
     tiny.model_config(**changes).check()
-
-
-def test_bad_latent_sizes():
-  with pytest.raises(errors.InputError, match='kv_rank=0 must be 1 or more'):
-    heads.Latent(kv_rank=0)
-  with pytest.raises(errors.InputError, match='q_rank=-1 must be 0'):
-    heads.Latent(q_rank=-1)

@@ -260,7 +260,6 @@ def test_shrunk_parts_fit(name, num_experts):
   ('name', 'fields', 'match'),
   [
     ('device_level', {'num_groups': 3}, 'num_groups=3 does not divide the 8'),
-    ('device_level', {'num_groups': 0}, 'num_groups=0 does not divide the 8'),
     ('communication', {'num_groups': 5}, 'num_groups=5 does not divide the 8'),
     (
       'communication',
@@ -268,21 +267,13 @@ def test_shrunk_parts_fit(name, num_experts):
       'groups_per_token=3 must be 1 to num_groups=2',
     ),
     ('weighted', {'num_zero': 8}, 'weighted.num_zero=8 must be 0 to 7'),
-    ('groups', {'num_zero': -1}, 'groups.num_zero=-1 must be 0 to 7'),
     (
       'groups',
       {'num_zero': 2, 'num_groups': 4},
       'groups.num_groups=4 does not divide the 6',
     ),
-    ('groups', {'ffn_share': 1.0}, 'groups.ffn_share=1.0 must be between'),
-    ('longcat_bias', {'ffn_share': 0.0}, 'bias.ffn_share=0.0 must be between'),
     ('longcat_bias', {'num_zero': 9}, 'longcat_bias.num_zero=9 must be 0 to 7'),
-    ('loss_free', {'stop_after': -1}, 'stop_after=-1 must be 0 or more'),
-    ('quantile', {'reach': 0.0}, 'reach=0.0 must be more than 0'),
-    ('smebu', {'kappa': 0.0}, 'smebu.kappa=0.0 must be above 0'),
-    ('smebu', {'momentum': 1.0}, 'smebu.momentum=1.0 must be at least 0'),
     ('adaptive_l1', {'k': 9.0}, 'k=9.0 experts per token, but there are 8'),
-    ('adaptive_l1', {'growth': 1.0}, 'growth=1.0 above 1'),
   ],
 )
 def test_bad_fields_are_named(name, fields, match):

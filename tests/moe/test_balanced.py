@@ -99,12 +99,11 @@ def test_padding_goes_nowhere(router):
   np.testing.assert_array_equal(weight_TK[~valid_T], 0)
 
 
-@pytest.mark.parametrize('k', [0, 6])
-def test_k_must_fit_the_experts(k):
+def test_k_must_fit_the_experts():
   ForcedBalanced(k=5).check(5)
   with pytest.raises(errors.InputError) as error:
-    Random(k=k).check(5)
+    Random(k=6).check(5)
   assert str(error.value) == (
-    f'router.k={k} experts per token, but there are 5; use 1 to 5'
+    'router.k=6 experts per token, but there are 5; use 1 to 5'
   )
   assert Random(k=4).shrunk(3) == Random(k=2)

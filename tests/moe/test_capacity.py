@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from moejax.core import errors
 from moejax.moe import contract, layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers.capacity import Capacity
@@ -186,15 +185,6 @@ def test_without_a_factor_of_its_own_evaluation_is_as_training():
   kept_A, room = limited_to(Capacity(factor=1.25), training=False)
   assert room == 3
   np.testing.assert_array_equal(kept_A, np.arange(8) != 4)
-
-
-def test_a_negative_factor_for_evaluation_is_refused():
-  message = (
-    r'^dispatcher.eval_factor=-2.0 must be positive, or 0 for that of '
-    r'training, dispatcher.factor=1.25$'
-  )
-  with pytest.raises(errors.InputError, match=message):
-    Capacity(factor=1.25, eval_factor=-2.0)
 
 
 # Four experts, two per token: at factor 2 there is room for every token.

@@ -87,7 +87,6 @@ def test_one_group_is_top_k():
   [
     ({'k': 4, 'num_groups': 8}, 'num_groups=8 does not divide the 12 routed'),
     ({'k': 4, 'num_groups': 3}, 'num_groups=3 does not divide router.k=4'),
-    ({'k': 0, 'num_groups': 3}, 'router.k=0 experts per token'),
   ],
 )
 def test_what_does_not_divide_is_named(fields, message):

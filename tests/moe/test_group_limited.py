@@ -160,7 +160,6 @@ def test_v3s_loss_counts_the_best_of_all_groups(score, bias_E):
   ('fields', 'message'),
   [
     ({'num_groups': 5}, 'num_groups=5 does not divide the 12 routed experts'),
-    ({'num_groups': 0}, 'num_groups=0 does not divide the 12 routed experts'),
     (
       {'num_groups': 4, 'kept_groups': 5},
       'kept_groups=5 must be 1 to router.num_groups=4',

@@ -289,13 +289,10 @@ def test_eight_devices_equal_one(case):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'expert_width': 0}, 'moe.expert_width=0 must be at least 1'),
-    ({'num_shared': -1}, 'num_shared=-1 at least 0'),
     (
       {'router': top_k.TopK(k=6)},
       'router.k=6 experts per token, but there are 5 routed experts',
     ),
-    ({'router': top_k.TopK(k=0)}, 'router.k=0'),
     (
       {'num_experts': 1, 'router': gshard.GShard()},
       'sends a token to 2 experts, but there are 1',

@@ -192,7 +192,6 @@ def test_on_a_mesh():
       {'k': 6},
       'peer.k=6 experts per head, but there are peer.num_keys=5; use 1 to 5',
     ),
-    ({'num_heads': 0}, 'peer.num_heads=0 must be 1 or more'),
     ({'key_width': 7}, 'peer.key_width=7 must be even: half for each key'),
   ],
 )

@@ -75,7 +75,6 @@ def test_a_bias_takes_experts_out_and_brings_none_in():
   assert (np.asarray(routing.expert_A) < 4).sum() == (want > 0).sum()
 
 
-@pytest.mark.parametrize('k', [0.0, 4.5])
-def test_bad_fields(k):
-  with pytest.raises(errors.InputError, match=rf'^router\.k={k} '):
-    ReMoE(k=k).check(4)
+def test_more_experts_than_there_are():
+  with pytest.raises(errors.InputError, match=r'^router\.k=4.5 '):
+    ReMoE(k=4.5).check(4)

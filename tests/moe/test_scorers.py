@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 from helpers import slow, tiny
 
-from moejax.core import errors
 from moejax.moe import contract
 from moejax.moe.routers.top_k import TopK
 from moejax.moe.scorers import (
@@ -140,8 +139,6 @@ def test_a_linear_scorer_may_have_a_deviation_of_its_own():
   for start in ('model', 'equal_norm'):
     w_DE = started(Linear(start=start, std=0.1), 100, 200)['w_DE']
     np.testing.assert_allclose(np.std(w_DE), 0.1, rtol=0.02)
-  with pytest.raises(errors.InputError, match=r'^scorer\.std=-1 must be'):
-    Linear(std=-1)
 
 
 @pytest.mark.parametrize(
@@ -379,24 +376,3 @@ def test_hyper_learns_the_embedding_alone(learns):
   for name, param in params.items():
     fixed = set(param.get_metadata()['axes']) == {'fixed'}
     assert fixed == (name not in moved)
-
-
-@pytest.mark.parametrize(
-  ('make', 'message'),
-  [
-    (lambda: Cosine(width=-1), r'scorer.width=-1 must be 0 \(half the'),
-    (
-      lambda: Cosine(balance_tau=-1.0),
-      r'scorer.balance_tau=-1.0 must be 0 \(as routed\) or more',
-    ),
-    (lambda: Cosine(tau=0.0), 'scorer.tau=0.0 must be > 0'),
-    (lambda: Cosine(row_norm=-1.0), 'scorer.row_norm=-1.0 must be > 0'),
-    (lambda: PerturbedCosine(tau1=0.0), 'scorer.tau1=0.0 must be > 0; scorer'),
-    (lambda: PerturbedCosine(tau2=-1.0), 'scorer.tau2=-1.0 must be > 0'),
-    (lambda: PerturbedCosine(width=-1), r'scorer.width=-1 must be 0 \(no proj'),
-    (lambda: Hyper(hidden=0), 'scorer.hidden=0 must be 1 or more'),
-  ],
-)
-def test_bad_fields(make, message):
-  with pytest.raises(errors.InputError, match=message):
-    make()

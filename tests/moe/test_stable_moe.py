@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from moejax.core import errors
 from moejax.moe.routers.stable_moe import StableMoE
 from moejax.moe.scorers.token_embedding import TokenEmbedding
 
@@ -116,5 +115,3 @@ def test_a_bias_acts_while_learning_and_is_learned():
 
 def test_the_student_is_a_scorer_of_ids():
   assert StableMoE().heads(6) == {'student': (TokenEmbedding(), 6)}
-  with pytest.raises(errors.InputError, match=r'^router\.stage_two_from=-1 '):
-    StableMoE(stage_two_from=-1)

@@ -146,24 +146,6 @@ def test_noise_is_chosen_by_name():
   assert config.override(router, 'noise.epsilon', '0.1').noise.epsilon == 0.1
 
 
-@pytest.mark.parametrize(
-  ('noise', 'fields', 'message'),
-  [
-    (
-      switch.InputJitter,
-      {'epsilon': 1.5},
-      'epsilon=1.5 must be at least 0 and',
-    ),
-    (switch.LogitsJitter, {'epsilon': -1}, 'epsilon=-1 must be at least 0 and'),
-    (switch.InputDropout, {'rate': 1.0}, 'rate=1.0 must be at least 0 and'),
-    (switch.Sample, {'temperature': 0.0}, 'temperature=0.0 must be > 0'),
-  ],
-)
-def test_bad_fields(noise, fields, message):
-  with pytest.raises(errors.InputError, match=f'router.noise.{message}'):
-    noise(**fields)
-
-
 def test_there_must_be_an_expert():
   Switch().check(1)
   with pytest.raises(errors.InputError, match='needs an expert'):

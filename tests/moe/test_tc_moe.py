@@ -109,5 +109,3 @@ def test_bad_fields():
   assert str(error.value) == (
     'router.k=11, but tc_moe has 10 choices with 4 experts; use 1 to 10'
   )
-  with pytest.raises(errors.InputError, match=r'^router\.num_null=-1 '):
-    TCMoE(num_null=-1)

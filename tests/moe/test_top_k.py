@@ -355,25 +355,18 @@ def test_huge_scores_stay_finite():
   np.testing.assert_array_equal(routing.weight_A, [1, 0])
 
 
-@pytest.mark.parametrize('k', [0, 5])
-def test_k_must_fit_the_experts(k):
+def test_k_must_fit_the_experts():
   TopK(k=4).check(4)
   with pytest.raises(errors.InputError) as error:
-    TopK(k=k).check(4)
+    TopK(k=5).check(4)
   assert str(error.value) == (
-    f'router.k={k} experts per token, but there are 4 routed experts; use 1 to '
-    '4'
+    'router.k=5 experts per token, but there are 4 routed experts; use 1 to 4'
   )
 
 
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    (
-      {'expert_dropout': 1.0},
-      'expert_dropout=1.0 must be at least 0 and below',
-    ),
-    ({'scale': 0.0}, 'scale=0.0 must be > 0'),
     ({'scales_input': True}, 'with router.k=2: an input is scaled for one'),
   ],
 )

@@ -43,7 +43,6 @@ def test_some_devices():
     (MeshConfig(data=-1, fsdp=3), 'does not fit 8 devices'),
     (MeshConfig(data=-1, fsdp=-1), 'at most one -1'),
     (MeshConfig(data=0), 'must be positive'),
-    (MeshConfig(data=-2), 'must be positive'),
   ],
 )
 def test_sizes_that_do_not_fit(config, message):

@@ -222,9 +222,6 @@ def test_implicit_transfers_are_refused_in_the_loop():
 @pytest.mark.parametrize(
   ('key', 'words'),
   [
-    ({'steps': 0}, 'train.steps=0'),
-    ({'log_every': 0}, 'train.log_every=0'),
-    ({'load_every': -1}, 'train.load_every=-1'),
     ({'micro_batches': 3}, 'micro_batches=3'),
   ],
 )

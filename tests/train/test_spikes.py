@@ -109,14 +109,6 @@ def test_it_is_a_choice_of_the_config():
     )
 
 
-@pytest.mark.parametrize(
-  'keys', [{'k': 0.0}, {'decay': 1.0}, {'warmup': 1}, {'in_a_row': 0}]
-)
-def test_wrong_numbers_are_refused(keys):
-  with pytest.raises(errors.InputError, match='train.skip_spikes'):
-    Deviations(**keys)
-
-
 @pytest.mark.parametrize(('rule', 'num'), [(NEVER, 0), (Deviations(), 5)])
 def test_off_it_is_in_no_checkpoint(rule, num):
   """Five numbers with a rule, and none without."""

@@ -39,17 +39,10 @@ class AdaptiveL1(contract.Balance):
     form: 'plain' has f = 1, the L1 loss of section 3.2.
   """
 
-  k: float = 2.0
-  start: float = 1e-8
-  growth: float = 1.2
+  k: float = config.number(2.0, above=0, at_most=10**6)
+  start: float = config.number(1e-8, above=0, at_most=100)
+  growth: float = config.number(1.2, above=1, at_most=100)
   form: str = config.named(FORMS, 'refined')
-
-  def __post_init__(self):
-    if self.k <= 0 or self.start <= 0 or self.growth <= 1:
-      raise errors.InputError(
-        f'balance.adaptive_l1 needs k={self.k} and start={self.start} above 0 '
-        f'and growth={self.growth} above 1'
-      )
 
   def check(self, num_experts: int) -> None:
     if self.k > num_experts:

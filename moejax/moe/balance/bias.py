@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract
 from moejax.moe.balance import counts, zero_computation
 
@@ -46,15 +46,9 @@ class LossFree(contract.Balance):
       never. V3 stops after 14.3T tokens of 14.8T.
   """
 
-  rate: float = 0.001
+  rate: float = config.number(0.001, at_least=0, at_most=100)
   rule: str = config.named(RULES, 'sign')
-  stop_after: int = 0
-
-  def __post_init__(self):
-    if self.stop_after < 0:
-      raise errors.InputError(
-        f'balance.loss_free.stop_after={self.stop_after} must be 0 or more'
-      )
+  stop_after: int = config.number(0, at_least=0, note='0: never')
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -100,12 +94,9 @@ class ShareBias(contract.Balance):
     ffn_share: s; without identity experts it is 1.
   """
 
-  rate: float = 0.001
-  num_zero: int = 0
-  ffn_share: float = 2 / 3
-
-  def __post_init__(self):
-    zero_computation.check_share('longcat_bias', self.ffn_share)
+  rate: float = config.number(0.001, at_least=0, at_most=100)
+  num_zero: int = config.number(0, at_least=0)
+  ffn_share: float = config.number(2 / 3, above=0, below=1)
 
   def check(self, num_experts: int) -> None:
     zero_computation.check_zero('longcat_bias', self.num_zero, num_experts)

@@ -24,7 +24,7 @@ class GShardAux(contract.Balance):
   it is also the balance loss of LibMoE's vision models.
   """
 
-  coefficient: float = 0.01
+  coefficient: float = contract.loss_weight(0.01)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing

@@ -42,7 +42,7 @@ class ExpertLevel(scope.Scoped):
 
   over: ClassVar[str] = 'batch'
 
-  alpha: float = 0.01
+  alpha: float = contract.loss_weight(0.01)
 
   def sums(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -82,7 +82,7 @@ class SequenceLevel(scope.Scoped):
 
   over: ClassVar[str] = 'sequence'
 
-  alpha: float = 1e-4
+  alpha: float = contract.loss_weight(1e-4)
   probability: str = config.named(PROBABILITIES, 'router')
 
   def sums(
@@ -127,8 +127,8 @@ class DeviceLevel(scope.Scoped):
       number of tokens of a sequence.
   """
 
-  alpha: float = 0.05
-  num_groups: int = 1
+  alpha: float = contract.loss_weight(0.05)
+  num_groups: int = config.number(1, at_least=1)
   over: str = config.named(scope.SCOPES, 'batch')
 
   def check(self, num_experts: int) -> None:
@@ -167,9 +167,9 @@ class Communication(scope.Scoped):
     over: the paper's T is the number of tokens of a sequence.
   """
 
-  alpha: float = 0.02
-  num_groups: int = 1
-  groups_per_token: int = 1
+  alpha: float = contract.loss_weight(0.02)
+  num_groups: int = config.number(1, at_least=1)
+  groups_per_token: int = config.number(1, at_least=1)
   over: str = config.named(scope.SCOPES, 'sequence')
 
   def check(self, num_experts: int) -> None:

@@ -24,7 +24,7 @@ class Entropy(scope.Scoped):
     over: 'sequence' takes the mean over one sequence at a time.
   """
 
-  coefficient: float = 0.001
+  coefficient: float = contract.loss_weight(0.001)
   over: str = config.named(scope.SCOPES, 'batch')
 
   def sums(
@@ -60,7 +60,7 @@ class TokenEntropy(contract.Balance):
     coefficient: the paper's beta.
   """
 
-  coefficient: float = 1e-4
+  coefficient: float = contract.loss_weight(1e-4)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -88,7 +88,7 @@ class ZLoss(contract.Balance):
   offsets, noise and biases that a router adds.
   """
 
-  coefficient: float = 0.001
+  coefficient: float = contract.loss_weight(0.001)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing

@@ -29,8 +29,8 @@ class TernaryChoice(contract.Balance):
     reward: for choosing nothing; LibMoE has 1e-5.
   """
 
-  alpha: float = 0.01
-  reward: float = 0.0
+  alpha: float = contract.loss_weight(0.01)
+  reward: float = contract.loss_weight(0.0)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -70,8 +70,8 @@ class SelectorEntropy(contract.Balance):
     unreachable: of the other; 1 in the released code.
   """
 
-  coefficient: float = 0.001
-  unreachable: float = 1.0
+  coefficient: float = contract.loss_weight(0.001)
+  unreachable: float = contract.loss_weight(1.0)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -114,8 +114,8 @@ class Stable(contract.Balance):
     distillation: of the other.
   """
 
-  coefficient: float = 0.3
-  distillation: float = 0.3
+  coefficient: float = contract.loss_weight(0.3)
+  distillation: float = contract.loss_weight(0.3)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -159,7 +159,7 @@ class TwoLevelImportance(contract.Balance):
     unbiased: variance over one less, as the released code has it.
   """
 
-  coefficient: float = 0.01
+  coefficient: float = contract.loss_weight(0.01)
   unbiased: bool = False
 
   def observe(

@@ -52,13 +52,7 @@ class Quantile(contract.Balance):
   """
 
   score: str = config.named(SCORES, 'sigmoid')
-  reach: float = 1.0
-
-  def __post_init__(self):
-    if self.reach <= 0:
-      raise errors.InputError(
-        f'balance.quantile.reach={self.reach} must be more than 0'
-      )
+  reach: float = config.number(1.0, above=0, at_most=1000)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config
 from moejax.moe import contract
 from moejax.moe.balance import counts
 
@@ -32,19 +32,9 @@ class Smebu(contract.Balance):
     momentum: beta; the report's.
   """
 
-  rate: float = 5e-4
-  kappa: float = 2.0
-  momentum: float = 0.5
-
-  def __post_init__(self):
-    if self.kappa <= 0:
-      raise errors.InputError(
-        f'balance.smebu.kappa={self.kappa} must be above 0'
-      )
-    if not 0 <= self.momentum < 1:
-      raise errors.InputError(
-        f'balance.smebu.momentum={self.momentum} must be at least 0 and below 1'
-      )
+  rate: float = config.number(5e-4, at_least=0, at_most=100)
+  kappa: float = config.number(2.0, above=0, at_most=1000)
+  momentum: float = config.number(0.5, at_least=0, below=1)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing

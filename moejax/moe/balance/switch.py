@@ -67,7 +67,7 @@ class Switch(contract.Balance):
       layer can make up for that of another: a weaker wish than 'each'.
   """
 
-  alpha: float = 0.01
+  alpha: float = contract.loss_weight(0.01)
   form: str = config.named(FORMS, 'top_1')
   layers: str = config.named(LAYERS, 'each')
 

@@ -59,7 +59,7 @@ class Importance(contract.Balance):
     unbiased: variance over E - 1 (PyTorch's; tensor2tensor divides by E).
   """
 
-  coefficient: float = 0.01
+  coefficient: float = contract.loss_weight(0.01)
   source: str = config.named(SOURCES, 'gates')
   unbiased: bool = False
 
@@ -88,7 +88,7 @@ class Load(contract.Balance):
     unbiased: variance over E - 1.
   """
 
-  coefficient: float = 0.01
+  coefficient: float = contract.loss_weight(0.01)
   unbiased: bool = False
 
   def observe(

@@ -23,15 +23,6 @@ def check_zero(part: str, num_zero: int, num_experts: int) -> None:
     )
 
 
-def check_share(part: str, ffn_share: float) -> None:
-  """Raises InputError unless both kinds of experts have a share."""
-  if not 0 < ffn_share < 1:
-    raise errors.InputError(
-      f'balance.{part}.ffn_share={ffn_share} must be between 0 and 1: it is '
-      'the share of assignments that experts with weights are to have'
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Weighted(contract.Balance):
   """MoE++'s heterogeneous balance loss: beta * sum_i eta_i f_i P_i.
@@ -48,9 +39,9 @@ class Weighted(contract.Balance):
     num_zero: how many of the last choices are zero-computation experts.
   """
 
-  beta: float = 0.01
-  tau: float = 0.75
-  num_zero: int = 0
+  beta: float = contract.loss_weight(0.01)
+  tau: float = config.number(0.75, above=0, at_most=1000)
+  num_zero: int = config.number(0, at_least=0)
 
   def check(self, num_experts: int) -> None:
     check_zero('weighted', self.num_zero, num_experts)
@@ -101,14 +92,11 @@ class Groups(scope.Scoped):
     over: the report's is of sequences.
   """
 
-  alpha: float = 1e-3
-  num_groups: int = 1
-  num_zero: int = 0
-  ffn_share: float = 2 / 3
+  alpha: float = contract.loss_weight(1e-3)
+  num_groups: int = config.number(1, at_least=1)
+  num_zero: int = config.number(0, at_least=0)
+  ffn_share: float = config.number(2 / 3, above=0, below=1)
   over: str = config.named(scope.SCOPES, 'sequence')
-
-  def __post_init__(self):
-    check_share('groups', self.ffn_share)
 
   def check(self, num_experts: int) -> None:
     check_zero('groups', self.num_zero, num_experts)

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract, permute
 from moejax.moe.dispatchers import dropless
 
@@ -34,7 +34,7 @@ PRIORITIES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Capacity:
+class Capacity(config.Checked):
   """Room for C = factor * A_g / E assignments per expert and group of tokens.
 
   A_g is the number of assignments of a group: K * S for token choice over S
@@ -68,23 +68,13 @@ class Capacity:
     tau: how much room an expert has beside a choice without computation.
   """
 
-  factor: float = 1.0
-  eval_factor: float = 0.0
+  factor: float = config.number(1.0, above=0, at_most=1000)
+  eval_factor: float = config.number(
+    0.0, at_least=0, at_most=1000, note='0: as in training'
+  )
   priority: str = config.named(PRIORITIES, 'position')
   not_causal: bool = False
-  tau: float = 1.0
-
-  def __post_init__(self):
-    for name in ('factor', 'tau'):
-      if getattr(self, name) <= 0:
-        raise errors.InputError(
-          f'dispatcher.{name}={getattr(self, name)} must be positive'
-        )
-    if self.eval_factor < 0:
-      raise errors.InputError(
-        f'dispatcher.eval_factor={self.eval_factor} must be positive, or 0 for '
-        f'that of training, dispatcher.factor={self.factor}'
-      )
+  tau: float = config.number(1.0, above=0, at_most=1000)
 
   @property
   def causal(self) -> bool:

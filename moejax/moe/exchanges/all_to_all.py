@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors, varying
+from moejax.core import config, varying
 from moejax.moe import contract, permute
 from moejax.moe.exchanges import bounded, ring
 
@@ -14,7 +14,7 @@ AXIS = 'expert'
 
 
 @dataclasses.dataclass(frozen=True)
-class AllToAll:
+class AllToAll(config.Checked):
   """One all-to-all there, local experts, one all-to-all back.
 
   1. Every device keeps, for each of the P devices, a buffer of C rows, and puts
@@ -41,17 +41,9 @@ class AllToAll:
       can compute one while the next is on its way.
   """
 
-  factor: float = 1.5
+  factor: float = config.number(1.5, above=0, at_most=1000)
   overflow: str = config.named(bounded.OVERFLOWS, 'dropless')
-  chunks: int = 1
-
-  def __post_init__(self):
-    if self.factor <= 0:
-      raise errors.InputError(f'exchange.factor={self.factor} must be positive')
-    if self.chunks < 1:
-      raise errors.InputError(
-        f'exchange.chunks={self.chunks} must be 1 or more'
-      )
+  chunks: int = config.number(1, at_least=1)
 
   @property
   def gathers_experts(self) -> bool:

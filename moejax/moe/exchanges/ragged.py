@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import permute
 from moejax.moe.exchanges import bounded, ring
 from moejax.moe.exchanges.all_to_all import AXIS, equal_groups, rows_through
@@ -14,7 +14,7 @@ from moejax.parallel import collectives
 
 
 @dataclasses.dataclass(frozen=True)
-class RaggedAllToAll:
+class RaggedAllToAll(config.Checked):
   """One ragged all-to-all there, local experts, one ragged all-to-all back.
 
   Only rows that exist travel; what is bounded is the room of a receiver:
@@ -34,14 +34,10 @@ class RaggedAllToAll:
     overflow: what happens beyond it; see `bounded`.
   """
 
-  factor: float = 0.0
+  factor: float = config.number(
+    0.0, at_least=0, at_most=1000, note='0: room for all'
+  )
   overflow: str = config.named(bounded.OVERFLOWS, 'dropless')
-
-  def __post_init__(self):
-    if self.factor < 0:
-      raise errors.InputError(
-        f'exchange.factor={self.factor} must be positive, or 0 for room for all'
-      )
 
   @property
   def gathers_experts(self) -> bool:

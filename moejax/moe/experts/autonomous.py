@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import errors
+from moejax.core import config
 from moejax.moe.experts.base import Multiply
 
 
 @dataclasses.dataclass(frozen=True)
-class AutonomousSwiGLU:
+class AutonomousSwiGLU(config.Checked):
   """SwiGLU with a factored gate: (silu((x W_down) W_up) * (x W_p)) W_out.
 
   Autonomy-of-Experts (arXiv 2501.13074, section 3). The scorer `expert_norm`
@@ -23,14 +23,9 @@ class AutonomousSwiGLU:
       paper's setting, D 1536 and F 768, gives its r of 512.)
   """
 
-  rank: int = 0
-
-  def __post_init__(self):
-    if self.rank < 0:
-      raise errors.InputError(
-        f'experts.rank={self.rank} must be 0 (as many parameters as SwiGLU) or '
-        'more'
-      )
+  rank: int = config.number(
+    0, at_least=0, note='0: as many parameters as SwiGLU'
+  )
 
   def init(
     self, key: jax.Array, num_experts: int, width: int, hidden: int, std: float

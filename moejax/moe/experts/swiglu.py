@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config
 from moejax.moe.experts import base
 
 
@@ -36,17 +36,9 @@ class ClampedSwiGLU(base.TwoLayers):
   """
 
   bias: bool = True
-  limit: float = 7.0
-  alpha: float = 1.702
-  up_offset: float = 1.0
-
-  def __post_init__(self):
-    super().__post_init__()
-    for name in ('limit', 'alpha'):
-      if getattr(self, name) <= 0:
-        raise errors.InputError(
-          f'experts.{name}={getattr(self, name)} must be above 0'
-        )
+  limit: float = config.number(7.0, above=0, at_most=10**6)
+  alpha: float = config.number(1.702, above=0, at_most=1000)
+  up_offset: float = config.number(1.0, at_least=-1000, at_most=1000)
 
   def join(self, gate_RF: jax.Array, up_RF: jax.Array) -> jax.Array:
     gate_RF = jnp.minimum(gate_RF, self.limit)

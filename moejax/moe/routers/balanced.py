@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract, hashing, noise
 
 
@@ -25,7 +25,7 @@ class ForcedBalanced(contract.Router):
       gradients flow as in `top_k`.
   """
 
-  k: int = 2
+  k: int = config.number(2, at_least=1)
   equal_weights: bool = False
 
   def check(self, num_experts: int) -> None:

@@ -63,24 +63,20 @@ class DenseToSparse(contract.Router):
     use_gumbel_gates: weigh with w, noise and temperature included.
   """
 
-  threshold: float = 0.001
+  threshold: float = config.number(0.001, at_least=0, below=1)
   schedule: str = config.named(SCHEDULES, 'exponential')
-  start: float = 2.0
-  end: float = 0.3
-  decay_steps: int = 10_000
-  hard_from: int | None = None
+  start: float = config.number(2.0, above=0, at_most=100)
+  end: float = config.number(0.3, above=0, at_most=100)
+  decay_steps: int = config.number(10_000, at_least=1)
+  hard_from: int | None = config.number(None, at_least=0)
   use_gumbel_gates: bool = False
 
   def __post_init__(self):
-    config.check_at_least_one(self, 'router', 'decay_steps')
-    if not 0 <= self.threshold < 1:
+    super().__post_init__()
+    if self.end > self.start:
       raise errors.InputError(
-        f'router.threshold={self.threshold} must be at least 0 and below 1'
-      )
-    if not 0 < self.end <= self.start:
-      raise errors.InputError(
-        f'router.end={self.end} must be above 0 and at most '
-        f'router.start={self.start}'
+        f'end={self.end} must be at most start={self.start}: the temperature '
+        'falls'
       )
 
   @property

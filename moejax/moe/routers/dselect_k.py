@@ -59,15 +59,10 @@ class DSelectK(contract.Router):
     alpha: scores a.
   """
 
-  k: int = 2
-  gamma: float = 1.0
+  k: int = config.number(2, at_least=1)
+  gamma: float = config.number(1.0, above=0, at_most=1000)
   code: contract.Scorer = config.choice(SCORERS, PER_EXAMPLE)
   alpha: contract.Scorer = config.choice(SCORERS, PER_EXAMPLE)
-
-  def __post_init__(self):
-    config.check_at_least_one(self, 'router', 'k')
-    if self.gamma <= 0:
-      raise errors.InputError(f'router.gamma={self.gamma} must be > 0')
 
   def check(self, num_experts: int) -> None:
     if self.k > num_experts:

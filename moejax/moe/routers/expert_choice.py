@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors, varying
+from moejax.core import config, errors, varying
 from moejax.moe import contract, noise, transport
 
 # Of the capped choice; the paper's "maximum of 100 iterations".
@@ -50,22 +50,18 @@ class ExpertChoice(contract.Router):
       that it is meant.
   """
 
-  capacity_factor: float = 2.0
-  max_per_token: int = 0
-  entropy: float = 0.001
-  noise: float = 0.0
+  capacity_factor: float = config.number(2.0, above=0, at_most=1000)
+  max_per_token: int = config.number(0, at_least=0, note='0: any number')
+  entropy: float = config.number(0.001, above=0, at_most=100)
+  noise: float = config.number(0.0, at_least=0, at_most=100)
   not_causal: bool = False
 
   def __post_init__(self):
-    for name in ('capacity_factor', 'entropy'):
-      if getattr(self, name) <= 0:
-        raise errors.InputError(
-          f'router.{name}={getattr(self, name)} must be above 0'
-        )
-    if 0 < self.max_per_token < self.capacity_factor or self.max_per_token < 0:
+    super().__post_init__()
+    if 0 < self.max_per_token < self.capacity_factor:
       raise errors.InputError(
-        f'router.max_per_token={self.max_per_token} must be 0, for any number, '
-        f'or at least router.capacity_factor={self.capacity_factor}'
+        f'max_per_token={self.max_per_token} must be 0, for any number, or at '
+        f'least capacity_factor={self.capacity_factor}'
       )
 
   def check(self, num_experts: int) -> None:

@@ -83,8 +83,8 @@ class GroupLimited(top_k.TopK):
       `GROUP_SCORES`.
   """
 
-  num_groups: int = 1
-  kept_groups: int = 1
+  num_groups: int = config.number(1, at_least=1)
+  kept_groups: int = config.number(1, at_least=1)
   group_score: str = config.named(GROUP_SCORES, 'max')
 
   def check(self, num_experts: int) -> None:

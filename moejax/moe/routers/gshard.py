@@ -12,15 +12,8 @@ from moejax.moe.routers import scores
 SAMPLING_SALT = 1
 
 
-def _check_threshold(threshold: float) -> None:
-  if not 0 <= threshold <= 1:
-    raise errors.InputError(
-      f'router.second.threshold={threshold} must be 0 to 1'
-    )
-
-
 @dataclasses.dataclass(frozen=True)
-class All:
+class All(config.Checked):
   """Every second choice is used: praxis' and lingvo's default."""
 
   @property
@@ -65,10 +58,7 @@ class Random(All):
   the layer leaves it at 0, so that "random" there uses every second choice.
   """
 
-  threshold: float = 0.5
-
-  def __post_init__(self):
-    _check_threshold(self.threshold)
+  threshold: float = config.number(0.5, at_least=0, at_most=1)
 
   def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
     if not given.training:
@@ -81,10 +71,7 @@ class Random(All):
 class Threshold(All):
   """Used if g2 > threshold (Mesh TensorFlow)."""
 
-  threshold: float = 0.2
-
-  def __post_init__(self):
-    _check_threshold(self.threshold)
+  threshold: float = config.number(0.2, at_least=0, at_most=1)
 
   def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
     del given
@@ -95,10 +82,7 @@ class Threshold(All):
 class Ratio(All):
   """Used if g2 > threshold * g1: ST-MoE's text, with 1/5."""
 
-  threshold: float = 0.2
-
-  def __post_init__(self):
-    _check_threshold(self.threshold)
+  threshold: float = config.number(0.2, at_least=0, at_most=1)
 
   def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
     del given

@@ -9,16 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract, hashing
-
-MAX_SEED = 2**31 - 1
-
-
-def check_seed(seed: int, where: str) -> None:
-  """Raises InputError for a seed that does not fit an int32."""
-  if not 0 <= seed <= MAX_SEED:
-    raise errors.InputError(f'{where}={seed} must be 0 to {MAX_SEED}')
 
 
 def check_k(k: int, num_experts: int) -> None:
@@ -67,12 +59,9 @@ class Hash(contract.Router):
       an expert share it in all layers.
   """
 
-  k: int = 1
-  seed: int = 0
+  k: int = config.number(1, at_least=1)
+  seed: int = config.number(0, at_least=0)
   by_layer: bool = True
-
-  def __post_init__(self):
-    check_seed(self.seed, 'router.seed')
 
   def check(self, num_experts: int) -> None:
     check_k(self.k, num_experts)
@@ -119,15 +108,9 @@ class BalancedHash(contract.Router):
       for Zipf's law.
   """
 
-  k: int = 1
-  vocab_size: int = 32768
+  k: int = config.number(1, at_least=1)
+  vocab_size: int = config.number(32768, at_least=1)
   counts: str = ''
-
-  def __post_init__(self):
-    if self.vocab_size < 1:
-      raise errors.InputError(
-        f'router.vocab_size={self.vocab_size} must be 1 or more'
-      )
 
   def check(self, num_experts: int) -> None:
     check_k(self.k, num_experts)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config
 from moejax.moe import contract, hashing
 from moejax.moe.routers import hash as hashes
 from moejax.moe.routers import scores
@@ -39,19 +39,10 @@ class HashFirst(contract.Router):
     seed: another seed, another map.
   """
 
-  k: int = 2
-  num_hash_layers: int = 3
-  scale: float = 1.5
-  seed: int = 0
-
-  def __post_init__(self):
-    hashes.check_seed(self.seed, 'router.seed')
-    if self.num_hash_layers < 0:
-      raise errors.InputError(
-        f'router.num_hash_layers={self.num_hash_layers} must be 0 or more'
-      )
-    if self.scale <= 0:
-      raise errors.InputError(f'router.scale={self.scale} must be > 0')
+  k: int = config.number(2, at_least=1)
+  num_hash_layers: int = config.number(3, at_least=0)
+  scale: float = config.number(1.5, above=0, at_most=1000)
+  seed: int = config.number(0, at_least=0)
 
   def check(self, num_experts: int) -> None:
     hashes.check_k(self.k, num_experts)

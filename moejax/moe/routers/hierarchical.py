@@ -50,16 +50,15 @@ class Hierarchical(contract.Router):
   """
 
   outer: contract.Scorer = config.choice(SCORERS, SCORERS['linear']())
-  groups: int = 2
-  k_outer: int = 2
-  k_inner: int = 2
+  groups: int = config.number(2, at_least=1)
+  k_outer: int = config.number(2, at_least=1)
+  k_inner: int = config.number(2, at_least=1)
 
   def __post_init__(self):
-    config.check_at_least_one(self, 'router', 'groups k_outer k_inner')
+    super().__post_init__()
     if self.k_outer > self.groups:
       raise errors.InputError(
-        f'router.k_outer={self.k_outer} is more than '
-        f'router.groups={self.groups}'
+        f'k_outer={self.k_outer} is more than groups={self.groups}'
       )
 
   def check(self, num_experts: int) -> None:

@@ -15,7 +15,7 @@ LEAST_STD = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise:
+class Noise(config.Checked):
   """How logits are noised, and what gates and losses make of it: the base."""
 
   def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
@@ -54,13 +54,7 @@ class Learned(Noise):
     floor: the released code's 1e-2; 0 is the paper's formula.
   """
 
-  floor: float = 1e-2
-
-  def __post_init__(self):
-    if self.floor < 0:
-      raise errors.InputError(
-        f'router.noise.floor={self.floor} must be 0 or more'
-      )
+  floor: float = config.number(1e-2, at_least=0, at_most=100)
 
   def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
     return {'noise': (Linear(start='zeros'), num_experts)}
@@ -93,14 +87,9 @@ class Fixed(Noise):
   noisy logit of all, which may be its own.
   """
 
-  strength: float = 1.0
-
-  def __post_init__(self):
-    if self.strength <= 0:
-      raise errors.InputError(
-        f'router.noise.strength={self.strength} must be > 0; router top_k is '
-        'the one without noise'
-      )
+  strength: float = config.number(
+    1.0, above=0, at_most=1000, note='router top_k has no noise'
+  )
 
   def std(self, given: contract.RouterInput) -> jax.Array:
     return jnp.asarray(self.strength / given.logits_TE.shape[1])
@@ -147,7 +136,7 @@ class NoisyTopK(contract.Router):
     noise: learned (Shazeer) or fixed (V-MoE).
   """
 
-  k: int = 2
+  k: int = config.number(2, at_least=1)
   noise: Noise = config.choice(NOISES, Learned())
 
   def check(self, num_experts: int) -> None:

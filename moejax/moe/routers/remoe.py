@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract
 from moejax.moe.routers import any_number
 
@@ -28,11 +28,7 @@ class ReMoE(contract.Router):
       FLOPs. It has no effect on routing; set the loss's k to the same.
   """
 
-  k: float = 2.0
-
-  def __post_init__(self):
-    if self.k <= 0:
-      raise errors.InputError(f'router.k={self.k} must be above 0')
+  k: float = config.number(2.0, above=0, at_most=10**6)
 
   def check(self, num_experts: int) -> None:
     if self.k > num_experts:

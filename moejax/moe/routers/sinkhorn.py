@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract, transport
 
 
@@ -33,15 +33,9 @@ class Sinkhorn(contract.Router):
     iterations: the most there are; a few suffice.
   """
 
-  k: int = 1
-  tolerance: float = 1e-4
-  iterations: int = 100
-
-  def __post_init__(self):
-    if self.iterations < 1:
-      raise errors.InputError(
-        f'router.iterations={self.iterations} must be 1 or more'
-      )
+  k: int = config.number(1, at_least=1)
+  tolerance: float = config.number(1e-4, at_least=0, at_most=1)
+  iterations: int = config.number(100, at_least=1, at_most=10**6)
 
   def check(self, num_experts: int) -> None:
     if not 1 <= self.k <= num_experts:

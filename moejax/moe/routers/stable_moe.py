@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract
 from moejax.moe.routers import scores
 from moejax.moe.scorers import SCORERS
@@ -45,14 +45,8 @@ class StableMoE(contract.Router):
   student: contract.Scorer = config.choice(
     SCORERS, SCORERS['token_embedding']()
   )
-  stage_two_from: int = 6000
+  stage_two_from: int = config.number(6000, at_least=0)
   interpolates: bool = False
-
-  def __post_init__(self):
-    if self.stage_two_from < 0:
-      raise errors.InputError(
-        f'router.stage_two_from={self.stage_two_from} must be 0 or more'
-      )
 
   def heads(self, num_experts: int) -> dict[str, tuple[contract.Scorer, int]]:
     return {'student': (self.student, num_experts)}

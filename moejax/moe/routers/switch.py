@@ -13,15 +13,8 @@ from moejax.moe.routers import scores
 INPUT_SALT, LOGITS_SALT = 1, 2
 
 
-def _check_epsilon(epsilon: float) -> None:
-  if not 0 <= epsilon < 1:
-    raise errors.InputError(
-      f'router.noise.epsilon={epsilon} must be at least 0 and below 1'
-    )
-
-
 @dataclasses.dataclass(frozen=True)
-class Argmax:
+class Argmax(config.Checked):
   """No noise: the expert of the largest logit."""
 
   def prepare(
@@ -50,10 +43,7 @@ class InputJitter(Argmax):
   As released, in Mesh TensorFlow and in nearly every port.
   """
 
-  epsilon: float = 1e-2
-
-  def __post_init__(self):
-    _check_epsilon(self.epsilon)
+  epsilon: float = config.number(1e-2, at_least=0, below=1)
 
   def prepare(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
@@ -67,10 +57,7 @@ class InputJitter(Argmax):
 class LogitsJitter(Argmax):
   """Adds U(1 - epsilon, 1 + epsilon) to each logit: the paper's pseudo-code."""
 
-  epsilon: float = 1e-2
-
-  def __post_init__(self):
-    _check_epsilon(self.epsilon)
+  epsilon: float = config.number(1e-2, at_least=0, below=1)
 
   def logits(self, given: contract.RouterInput) -> jax.Array:
     num_experts = given.logits_TE.shape[1]
@@ -82,13 +69,7 @@ class LogitsJitter(Argmax):
 class InputDropout(Argmax):
   """Dropout on the router's input."""
 
-  rate: float = 0.1
-
-  def __post_init__(self):
-    if not 0 <= self.rate < 1:
-      raise errors.InputError(
-        f'router.noise.rate={self.rate} must be at least 0 and below 1'
-      )
+  rate: float = config.number(0.1, at_least=0, below=1)
 
   def prepare(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
@@ -106,13 +87,7 @@ class Sample(Argmax):
   logits here.
   """
 
-  temperature: float = 1.0
-
-  def __post_init__(self):
-    if self.temperature <= 0:
-      raise errors.InputError(
-        f'router.noise.temperature={self.temperature} must be > 0'
-      )
+  temperature: float = config.number(1.0, above=0, at_most=1000)
 
   def choice(
     self, given: contract.RouterInput, prob_TE: jax.Array

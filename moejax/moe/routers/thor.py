@@ -42,7 +42,7 @@ class Thor(contract.Router):
   """
 
   by: str = config.named(BY, 'token')
-  seed: int = 0
+  seed: int = config.number(0, at_least=0)
 
   @property
   def experts_per_token(self) -> float:

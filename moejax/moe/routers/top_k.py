@@ -67,22 +67,13 @@ class TopK(contract.Router):
       released code). A token with fewer than k experts left uses those.
   """
 
-  k: int = 2
+  k: int = config.number(2, at_least=1)
   score: str = config.named(scores.SCORES, 'softmax')
   renormalise: bool = False
-  scale: float = 1.0
+  scale: float = config.number(1.0, above=0, at_most=1000)
   after: bool = False
   scales_input: bool = False
-  expert_dropout: float = 0.0
-
-  def __post_init__(self):
-    if not 0 <= self.expert_dropout < 1:
-      raise errors.InputError(
-        f'router.expert_dropout={self.expert_dropout} must be at least 0 and '
-        'below 1'
-      )
-    if self.scale <= 0:
-      raise errors.InputError(f'router.scale={self.scale} must be > 0')
+  expert_dropout: float = config.number(0.0, at_least=0, below=1)
 
   def check(self, num_experts: int) -> None:
     if not 1 <= self.k <= num_experts:

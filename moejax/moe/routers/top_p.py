@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract
 from moejax.moe.routers import any_number
 
@@ -29,15 +29,10 @@ class TopP(contract.Router):
       the end nobody knows before.
   """
 
-  p: float = 0.4
-  k: float = 2.0
-
-  def __post_init__(self):
-    if not 0 < self.p < 1:
-      raise errors.InputError(
-        f'router.p={self.p} must be above 0 and below 1; router top_k has a '
-        'fixed number of experts'
-      )
+  p: float = config.number(
+    0.4, above=0, below=1, note='router top_k has a fixed number'
+  )
+  k: float = config.number(2.0, above=0, at_most=10**6)
 
   def check(self, num_experts: int) -> None:
     if not 0 < self.k <= num_experts:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import errors
+from moejax.core import config
 from moejax.moe import contract
 
 
@@ -22,11 +22,7 @@ class Constant(contract.Scorer):
       code's for DSelect-k's default gamma of 1.
   """
 
-  edge: float = 0.01
-
-  def __post_init__(self):
-    if self.edge < 0:
-      raise errors.InputError(f'scorer.edge={self.edge} must be 0 or more')
+  edge: float = config.number(0.01, at_least=0, at_most=100)
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import errors
+from moejax.core import config
 from moejax.moe import contract
 from moejax.moe.scorers import linear, starts
 
@@ -51,28 +51,15 @@ class Cosine(contract.Scorer):
       probabilities.
   """
 
-  width: int = 0
-  tau: float = 0.3
+  width: int = config.number(0, at_least=0, note='0: half the experts')
+  tau: float = config.number(0.3, above=0, at_most=100)
   learns_tau: bool = True
-  row_norm: float = 1.0
+  row_norm: float = config.number(1.0, above=0, at_most=100)
   in_place: bool = False
   normalises_tokens: bool = True
-  balance_tau: float = 0.3
-
-  def __post_init__(self):
-    if self.balance_tau < 0:
-      raise errors.InputError(
-        f'scorer.balance_tau={self.balance_tau} must be 0 (as routed) or more'
-      )
-    if self.width < 0:
-      raise errors.InputError(
-        f'scorer.width={self.width} must be 0 (half the experts) or more'
-      )
-    for name in ('tau', 'row_norm'):
-      if getattr(self, name) <= 0:
-        raise errors.InputError(
-          f'scorer.{name}={getattr(self, name)} must be > 0'
-        )
+  balance_tau: float = config.number(
+    0.3, at_least=0, at_most=100, note='0: as routed'
+  )
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float
@@ -143,22 +130,10 @@ class PerturbedCosine(contract.Scorer):
     bias: whether there is a learned b, which starts at zero.
   """
 
-  tau1: float = 0.1
-  tau2: float = 0.1
-  width: int = 0
+  tau1: float = config.number(0.1, above=0, at_most=100)
+  tau2: float = config.number(0.1, above=0, at_most=100)
+  width: int = config.number(0, at_least=0, note='0: no projection')
   bias: bool = False
-
-  def __post_init__(self):
-    if self.width < 0:
-      raise errors.InputError(
-        f'scorer.width={self.width} must be 0 (no projection) or more'
-      )
-    for name in ('tau1', 'tau2'):
-      if getattr(self, name) <= 0:
-        raise errors.InputError(
-          f'scorer.{name}={getattr(self, name)} must be > 0; scorer cosine is '
-          'the one without'
-        )
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float

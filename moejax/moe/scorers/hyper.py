@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import errors
+from moejax.core import config
 from moejax.moe import contract
 from moejax.moe.scorers import cosine, linear
 
@@ -31,12 +31,8 @@ class Hyper(contract.Scorer):
     learns_embedding: whether r is trained.
   """
 
-  hidden: int = 256
+  hidden: int = config.number(256, at_least=1)
   learns_embedding: bool = True
-
-  def __post_init__(self):
-    if self.hidden < 1:
-      raise errors.InputError(f'scorer.hidden={self.hidden} must be 1 or more')
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract
 from moejax.moe.scorers import starts
 
@@ -30,13 +30,9 @@ class Linear(contract.Scorer):
 
   bias: bool = False
   start: str = config.named(starts.STARTS, 'model')
-  std: float = 0.0
-
-  def __post_init__(self):
-    if self.std < 0:
-      raise errors.InputError(
-        f"scorer.std={self.std} must be positive, or 0 for the model's"
-      )
+  std: float = config.number(
+    0.0, at_least=0, at_most=100, note='0: that of the model'
+  )
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float

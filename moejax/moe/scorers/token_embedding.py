@@ -26,11 +26,8 @@ class TokenEmbedding(contract.Scorer):
     dim: width of the embedding.
   """
 
-  vocab_size: int = 32768
-  dim: int = 50
-
-  def __post_init__(self):
-    config.check_at_least_one(self, 'scorer', 'vocab_size dim')
+  vocab_size: int = config.number(32768, at_least=1)
+  dim: int = config.number(50, at_least=1)
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float
