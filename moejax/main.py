@@ -24,8 +24,8 @@ def main(argv: Sequence[str], began: float | None = None) -> None:
   flags.add_argument('--workdir', help='default: runs/<name of the config>')
   processes.add_flags(flags)
   args, overrides = command.parse(flags, argv)
-  config = run_config.load(args.config, overrides)
   workdir = args.workdir or run_config.default_workdir(args.config)
+  config = run_config.load(args.config, overrides, workdir)
   with processes.joined(processes.read_flags(args), config) as joined:
     run.train(config, workdir, began, joined)
 

@@ -30,10 +30,10 @@ import rich.console
 import rich.progress
 from etils import epath
 
-from moejax.cli import command, restore
+from moejax.cli import command, kept, restore
 from moejax.cli.run_config import Run
+from moejax.convert import companions, load, save, staging, tokenizer, upcycle
 from moejax.convert import folder as folders
-from moejax.convert import load, save, staging, tokenizer, upcycle
 from moejax.convert.families import FORMS
 from moejax.convert.families.family import Family
 from moejax.core import config, errors, files, table, trees
@@ -42,9 +42,6 @@ from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 from moejax.train import checkpoint, checkpoint_folder
-
-# In a workdir: config and tokenizer as they came.
-SOURCE = 'hf'
 
 
 def main(argv: Sequence[str]) -> None:
@@ -141,7 +138,7 @@ def _import(args: argparse.Namespace) -> None:
   with files.locked(workdir):
     staged = staging.Staging(place, staging.source(plan))
     if not (workdir / restore.CONFIG).exists():
-      run = _run_of(plan, pathlib.Path(workdir) / SOURCE)
+      run = _run_of(plan, workdir)
       extra = {'imported': args.folder, 'source': staged.digest}
       if not _is_saved(workdir, staged.digest):
         _save(workdir, _read(plan, staged, workdir), extra)
@@ -150,22 +147,25 @@ def _import(args: argparse.Namespace) -> None:
   _say(f'{workdir} holds the model.')
   for line in load.remarks(plan):
     _say(line)
-  if not (plan.folder.path / tokenizer.TOKENIZER).is_file():
-    _say('The folder has no tokenizer.json; set data.vocab for texts.')
+  lacks = tokenizer.lacking(plan.folder.path)
+  if lacks:
+    _say(f'{lacks}; prompts are ids: moejax.cli.generate --prompt_ids=1,2,3')
 
 
-def _run_of(plan: load.Plan, kept: pathlib.Path) -> Run:
+def _run_of(plan: load.Plan, workdir: epath.Path) -> Run:
   """What the workdir is the run of; keeps config and tokenizer as they came."""
-  kept.mkdir(exist_ok=True)
-  for name in (folders.CONFIG, save.GENERATION, *save.TOKENIZER):
-    if (plan.folder.path / name).is_file():
-      shutil.copyfile(plan.folder.path / name, kept / name)
-  vocab = tokenizer.vocab(kept, plan.config.vocab_size)
+  source, place = epath.Path(plan.folder.path), workdir / companions.NAME
+  found = {name: source / name for name in companions.names(source)}
+  companions.keep(found, place)
+  vocab = tokenizer.vocab(place, plan.config.vocab_size)
+  file = companions.tokenizer_file(place)
+  if file is not None:
+    # Wherever the workdir is moved to.
+    vocab = dataclasses.replace(vocab, path=f'{companions.NAME}/{file.name}')
   length = min(DataConfig().sequence_length, plan.config.max_length)
-  data = DataConfig(sequence_length=length)
-  if vocab is not None:
-    data = dataclasses.replace(data, vocab=vocab)
-  return Run(model=plan.config, data=data)
+  return Run(
+    model=plan.config, data=DataConfig(sequence_length=length, vocab=vocab)
+  )
 
 
 def _read(
@@ -205,7 +205,12 @@ def _export(args: argparse.Namespace) -> None:
   plan = save.plan(run.model, shapes, args.family)
   table.lookup('dtype', save.DTYPES, args.dtype)
   files.check_writable(args.to, '--to')
-  source = epath.Path(args.workdir) / SOURCE
+  vocab = run.data.vocab
+  spoken = kept.folder(vocab, args.workdir, run.start)
+  if spoken is None:
+    beside = companions.of_vocab(vocab)
+  else:
+    beside = companions.of_folder(spoken, vocab)
   place = epath.Path(args.workdir) / restore.CHECKPOINTS
   with (
     checkpoint.Checkpointer(place, warn=_note) as checkpoints,
@@ -223,13 +228,18 @@ def _export(args: argparse.Namespace) -> None:
       pathlib.Path(args.to),
       dtype=args.dtype,
       shard_bytes=int(args.file_gb * 1e9),
-      source=source if source.is_dir() else None,
+      beside=beside,
       progress=progress,
     )
   _say(
     f'{args.to} holds step {found[0]} of {args.workdir} as a '
     f'{plan.family.model_type} in {args.dtype}; {_loaded(plan.family)}.'
   )
+  if not beside.files:
+    _say(
+      'No tokenizer is among the files: data.vocab is none that came with a '
+      'Hugging Face folder.'
+    )
   if plan.dropped:
     _say(
       f'Left out: multi-token prediction, for which a {plan.family.model_type} '
@@ -259,7 +269,7 @@ def _upcycle(args: argparse.Namespace) -> None:
   with files.locked(target):
     old, step = restore.weights(dense, args.workdir, _note)
     new = upcycle.upcycle(source, run.model, old, recipe)
-    _keep(epath.Path(args.workdir) / SOURCE, pathlib.Path(target) / SOURCE)
+    kept.keep(run.data.vocab, target, args.workdir)
     _save(target, new, {'upcycled': args.workdir})
     _name(target, run)
   moe = run.model.moe
@@ -267,14 +277,6 @@ def _upcycle(args: argparse.Namespace) -> None:
     f'{target} holds step {step} of {args.workdir} with {moe.num_experts} '
     f'experts of width {moe.expert_width} and {moe.num_shared} shared.'
   )
-
-
-def _keep(source: epath.Path, place: pathlib.Path) -> None:
-  """Copies config and tokenizer of an import, if there are any."""
-  if source.is_dir():
-    place.mkdir(exist_ok=True)
-    for path in source.iterdir():
-      (place / path.name).write_bytes(path.read_bytes())
 
 
 def _new_workdir(path: str) -> epath.Path:

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from moejax.cli import kept
 from moejax.cli.parts import Parts
 from moejax.cli.screen import Screen
+from moejax.convert import companions
 from moejax.core import files
 from moejax.data.build import Data
-from moejax.evals import generate, perplexity, sampling
+from moejax.evals import generate, perplexity, settings
 from moejax.evals.batches import eval_batches, num_eval_batches
 
 REPORT = 'report.json'
@@ -73,7 +75,7 @@ def make(
     'first_layer': parts.run.model.num_dense,
     'domains': domains,
     'experts': {name: _top_experts(c) for name, c in counts.items()},
-    'samples': _samples(parts, weights) if wanted.samples else [],
+    'samples': _samples(parts, weights, folder) if wanted.samples else [],
   }
 
 
@@ -111,7 +113,9 @@ def _top_experts(count_NE: np.ndarray) -> list[list[tuple[int, float]]]:
   ]
 
 
-def _samples(parts: Parts, weights: Any) -> list[dict[str, str]]:
+def _samples(
+  parts: Parts, weights: Any, folder: epath.Path
+) -> list[dict[str, str]]:
   """Continuations of a few prompts; none where there was no text."""
   vocab = parts.data.vocab
   if vocab is None:
@@ -123,13 +127,14 @@ def _samples(parts: Parts, weights: Any) -> list[dict[str, str]]:
   tokens = min(SAMPLE_TOKENS, length - longest)
   if tokens < 1:
     return []
+  place = kept.folder(vocab, folder)
   out = generate.generate(
     parts.model,
     weights,
     prompts,
-    sampling.USUAL,
+    settings.usual(place),
     max_new_tokens=tokens,
-    end_ids=[vocab.eos_id],
+    end_ids=companions.end_ids(place, vocab),
     seed=parts.run.seed,
     start=vocab.start,
   )

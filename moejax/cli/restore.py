@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
+from moejax.cli import kept
 from moejax.cli.run_config import Run
 from moejax.core import config, errors
 from moejax.model import build
@@ -16,11 +17,12 @@ from moejax.parallel import mesh as meshes
 from moejax.train import checkpoint, optimizer
 from moejax.train import state as states
 
-CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
+CONFIG, CHECKPOINTS = 'config.json', kept.CHECKPOINTS
 
 # Keys that do not change what is trained: a run may go on with others.
 FREE_KEYS = (
   'data.cache_dir',
+  'data.vocab.path',  # compared by what is in the file: cli/kept.py
   'start',
   'train.checkpoint_every',
   'train.compile_cache',
@@ -42,7 +44,7 @@ FREE_PART = 'mesh.'
 
 
 def run_of(workdir: str) -> Run:
-  """The config that a workdir was made with.
+  """The config that a workdir was made with, with its own copy of a tokenizer.
 
   Raises:
     InputError: there is none, or it cannot be read.
@@ -53,11 +55,15 @@ def run_of(workdir: str) -> Run:
       f'{workdir} is not the workdir of a run: it has no {CONFIG}'
     )
   try:
-    return config.from_config_dict(Run, json.loads(path.read_text()))
+    run = config.from_config_dict(Run, json.loads(path.read_text()))
   except (ValueError, errors.InputError) as e:
     raise errors.InputError(
       f'{path} cannot be read ({e}); use another --workdir'
     ) from None
+  vocab = kept.resolved(run.data.vocab, workdir)
+  return dataclasses.replace(
+    run, data=dataclasses.replace(run.data, vocab=vocab)
+  )
 
 
 def check_same(run: Run, old: Run, where: str) -> None:

@@ -15,7 +15,14 @@ import jax
 import rich.console
 from etils import epath
 
-from moejax.cli import command, data_progress, report, restore, workdirs
+from moejax.cli import (
+  command,
+  data_progress,
+  kept,
+  report,
+  restore,
+  workdirs,
+)
 from moejax.cli.opened import Opened, opened
 from moejax.cli.parts import Parts
 from moejax.cli.processes import ALONE, Processes
@@ -119,6 +126,7 @@ def _train_the_rest(
 ) -> None:
   run, processes = parts.run, parts.processes
   if processes.main:
+    kept.keep(run.data.vocab, folder, run.start, screen.line)
     files.atomic_write_json(folder / restore.CONFIG, config.to_dict(run))
     _write_versions(folder)
   _say_what(parts, folder, screen)

@@ -21,6 +21,7 @@ from typing import Any
 
 import ml_collections
 
+from moejax.cli import kept
 from moejax.convert import folder as folders
 from moejax.convert import load as load_hf
 from moejax.convert import tokenizer
@@ -106,7 +107,7 @@ def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
   """
   plan = load_hf.plan(folders.open_folder(folder))
   vocab = tokenizer.vocab(plan.folder.path, plan.config.vocab_size)
-  data = DataConfig() if vocab is None else DataConfig(vocab=vocab)
+  data = DataConfig(vocab=vocab)
   start = os.fspath(plan.folder.path.resolve())
   return config.to_config_dict(Run(model=plan.config, data=data, start=start))
 
@@ -145,13 +146,17 @@ def vary(
   return c
 
 
-def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Run:
+def load(
+  spec: str, overrides: Sequence[tuple[str, str]] = (), workdir: str = ''
+) -> Run:
   """The run that a config file and flags describe.
 
   Args:
     spec: a path, and behind a colon what to pass to `get_config`; `tiny` is
       applied to whatever the file says.
     overrides: dotted paths and texts, in any order.
+    workdir: of the run; its copy of the tokenizer stands in for one whose file
+      is gone.
 
   Raises:
     InputError: no such file, an unknown key, a wrong type, parts that do not
@@ -173,6 +178,11 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Run:
   if tiny and 'data.files' in given and 'data.max_documents' not in given:
     # Own text is taken whole: only the mixtures are cut short.
     run = config.override(run, 'data.max_documents', '0')
+  if workdir:
+    vocab = kept.adopted(run.data.vocab, workdir)
+    run = dataclasses.replace(
+      run, data=dataclasses.replace(run.data, vocab=vocab)
+    )
   run.check()
   return run
 

@@ -78,7 +78,8 @@ class _Sweep:
 
   def _config(self, one: SweepRun) -> run_config.Run:
     try:
-      return run_config.load(one.config, self.overrides(one))
+      folder = os.fspath(self.folder / one.name)
+      return run_config.load(one.config, self.overrides(one), folder)
     except errors.InputError as e:
       raise errors.InputError(f'{self.path}: run {one.name!r}: {e}') from None
 

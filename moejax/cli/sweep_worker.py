@@ -90,7 +90,7 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
   found: dict[str, Any] = {}
 
   def train(_: Sequence[str]) -> None:
-    config = run_config.load(job['config'], job['overrides'])
+    config = run_config.load(job['config'], job['overrides'], job['folder'])
     counted = count.count(config.model)
     found.update(total=counted.total, active=counted.active)
     run.train(config, job['folder'])

@@ -89,21 +89,34 @@ class Folder:
     return sum(file.stat().st_size for file in files)
 
 
-def open_folder(place: str) -> Folder:
-  """Reads config and headers, no tensor.
+def find(place: str) -> pathlib.Path:
+  """The folder, here.
 
   Args:
     place: a folder, or `owner/name` of a repository on the Hugging Face hub,
       which is then fetched by huggingface_hub.
 
   Raises:
-    InputError: something of it is missing or unusable.
+    InputError: there is none.
   """
   path = pathlib.Path(place).expanduser()
   if not path.exists() and REPO.fullmatch(place):
     path = _fetch(place)
   if not path.is_dir():
     raise errors.InputError(f'there is no folder {place!r}')
+  return path
+
+
+def open_folder(place: str) -> Folder:
+  """Reads config and headers, no tensor.
+
+  Args:
+    place: as of `find`.
+
+  Raises:
+    InputError: something of it is missing or unusable.
+  """
+  path = find(place)
   config, tensors = _config(path), {}
   files = _files(path)
   for file, names in files.items():

@@ -10,7 +10,6 @@ One tensor is held at a time, beside what `get` holds of its weight.
 
 import dataclasses
 import itertools
-import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -18,9 +17,15 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from etils import epath
 
-from moejax.convert import axes, configs, folder, rules, safetensors
+from moejax.convert import (
+  axes,
+  companions,
+  configs,
+  folder,
+  rules,
+  safetensors,
+)
 from moejax.convert.families import FORMS
 from moejax.convert.families.family import Family
 from moejax.core import errors, files, table, trees
@@ -31,19 +36,6 @@ DTYPES = {
   'float16': np.dtype(np.float16),
   'float32': np.dtype(np.float32),
 }
-GENERATION = 'generation_config.json'
-# Of a tokenizer: copied as they are.
-TOKENIZER = (
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'tokenizer.model',
-  'vocab.json',
-  'merges.txt',
-  'chat_template.jinja',
-)
-SPECIAL_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 Progress = Callable[[int], None]
 
 
@@ -105,7 +97,7 @@ def write(
   *,
   dtype: str = 'float32',
   shard_bytes: int = 5_000_000_000,
-  source: epath.Path | None = None,
+  beside: companions.Companions | None = None,
   progress: Progress = lambda _: None,
 ) -> None:
   """Writes the folder.
@@ -117,8 +109,8 @@ def write(
     path: the folder, made if it is not there.
     dtype: of all tensors but those that stay float32 (`rules.Rule`).
     shard_bytes: how large a file may get; a larger tensor has its own.
-    source: a folder whose tokenizer and special ids are taken over; it may be
-      of an object store.
+    beside: tokenizer, special ids and generation settings; without them no
+      id is written, and those of the family's class in transformers apply.
     progress: is given the bytes of each tensor when it is written.
 
   Raises:
@@ -149,12 +141,13 @@ def write(
     total = {'total_size': plan.num_bytes(dtype)}
     index = {'metadata': total, folder.MAP: places}
     files.atomic_write_json(path / folder.INDEX, index)
-  ids = _special_ids(source)
-  if source is not None:
-    for name in TOKENIZER:
-      if (source / name).is_file():
-        (path / name).write_bytes((source / name).read_bytes())
-  files.atomic_write_json(path / GENERATION, ids)
+  ids = {}
+  if beside is not None:
+    ids = beside.ids
+    for name, file in beside.files.items():
+      (path / name).parent.mkdir(exist_ok=True)
+      (path / name).write_bytes(file.read_bytes())
+    files.atomic_write_json(path / companions.GENERATION, beside.generation)
   files.atomic_write_json(
     path / folder.CONFIG, {**plan.config, **ids, 'torch_dtype': dtype}
   )
@@ -252,18 +245,6 @@ def _cast(name: str, x: np.ndarray, kind: np.dtype) -> np.ndarray:
       f'{name} has {value}: training has diverged, and the model says nothing; '
       'export an earlier checkpoint'
     )
-  return found
-
-
-def _special_ids(source: epath.Path | None) -> dict[str, Any]:
-  """Ids of special tokens that a folder's configs name."""
-  found = {}
-  for name in (folder.CONFIG, GENERATION):
-    if source is not None and (source / name).is_file():
-      values = json.loads((source / name).read_text(encoding='utf-8'))
-      found |= {
-        key: values[key] for key in SPECIAL_IDS if values.get(key) is not None
-      }
   return found
 
 

@@ -18,7 +18,8 @@ class HfTokenizer(config.Checked):
   that comes with its tokenizer has no such shift: a text for it begins with its
   start token or, if it has none, with the one that ended the text before, as
   where texts are laid end to end. Special tokens that stand in a text are read
-  as plain text, those in a prompt as themselves.
+  as plain text (but by unigram models, where they are words like others), those
+  in a prompt as themselves.
 
   Attributes:
     path: of the tokenizer.json.
@@ -73,7 +74,8 @@ class HfTokenizer(config.Checked):
       return ()
     if self._tokenizer.token_to_id(self.start_token) is None:
       several = self._parsed(self.start_token)
-      if ''.join(map(self._tokenizer.id_to_token, several)) == self.start_token:
+      special = self._tokenizer.get_added_tokens_decoder().keys()
+      if several and special >= {*several}:
         return tuple(several)
     return (self._special('start_token'),)
 

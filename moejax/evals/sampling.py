@@ -36,6 +36,15 @@ class Sampling:
     if self.top_k < 0:
       raise errors.InputError(f'top_k={self.top_k} must be 0 (all) or more')
 
+  @property
+  def said(self) -> str:
+    """In words, for the screen."""
+    if self.temperature == 0:
+      return 'the most probable token each time'
+    limits = f', top_p {self.top_p:g}' if self.top_p < 1 else ''
+    limits += f', top_k {self.top_k}' if self.top_k else ''
+    return f'drawn with temperature {self.temperature:g}{limits}'
+
   def choose(self, logits_BV: jax.Array, key_B: jax.Array) -> jax.Array:
     """token_B, int32; each row draws with its own key."""
     if self.temperature == 0:

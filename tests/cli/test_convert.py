@@ -27,6 +27,20 @@ TOKENIZER = {
     for i, name in enumerate(['unk', 'bos', 'eos'])
   ],
   'pre_tokenizer': {'type': 'WhitespaceSplit'},
+  'post_processor': {
+    'type': 'TemplateProcessing',
+    'single': [
+      {'SpecialToken': {'id': '<bos>', 'type_id': 0}},
+      {'Sequence': {'id': 'A', 'type_id': 0}},
+    ],
+    'pair': [
+      {'Sequence': {'id': 'A', 'type_id': 0}},
+      {'Sequence': {'id': 'B', 'type_id': 1}},
+    ],
+    'special_tokens': {
+      '<bos>': {'id': '<bos>', 'ids': [1], 'tokens': ['<bos>']}
+    },
+  },
   'model': {
     'type': 'WordLevel',
     'unk_token': '<unk>',
@@ -41,7 +55,11 @@ def there(tmp_path):
   target = tmp_path / 'olmoe'
   shutil.copytree(hf.GOLDEN / 'olmoe', target)
   (target / 'tokenizer.json').write_text(json.dumps(TOKENIZER))
-  settings = {'bos_token': '<bos>', 'eos_token': {'content': '<eos>'}}
+  settings = {
+    'bos_token': '<bos>',
+    'eos_token': {'content': '<eos>'},
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+  }
   (target / 'tokenizer_config.json').write_text(json.dumps(settings))
   config = json.loads((target / 'config.json').read_text())
   ids = {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': None}
@@ -83,9 +101,10 @@ def test_in_and_out(there, tmp_path, capsys, monkeypatch):
     assert (target / name).read_bytes() == (there / name).read_bytes()
   config = json.loads((target / 'config.json').read_text())
   assert (config['bos_token_id'], config['eos_token_id']) == (1, 2)
-  assert 'pad_token_id' not in config
+  assert config['pad_token_id'] is None
   generation = json.loads((target / 'generation_config.json').read_text())
-  assert generation == {'bos_token_id': 1, 'eos_token_id': 2}
+  ids = {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': None}
+  assert generation == ids
 
 
 @pytest.mark.parametrize('size', ['0', '-1', 'nan', 'inf'])
@@ -120,6 +139,7 @@ def test_an_imported_model_speaks_after_its_own_start(there, tmp_path, capsys):
     f'--workdir={workdir}',
     '--prompt=to be',
     '--max_new_tokens=3',
+    '--temperature=0',
   ])
   _, model, weights = hf.read(there)
   found = hf.generate.generate(

@@ -1,15 +1,19 @@
 """The generate command: from a workdir to text."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
-from moejax.cli import command, generate
+from moejax.cli import command, generate, report
 from moejax.cli.run_config import Run
 from moejax.core import config, files
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes, SentencePiece
 from moejax.evals import generate as generation
+from moejax.evals import sampling
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
@@ -22,6 +26,8 @@ RUN = Run(
   data=DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=64),
 )
 PROMPT = 'In the beginning'
+GREEDY = '--temperature=0'
+GREEDILY = generation.Sampling()
 
 
 @pytest.fixture(scope='module')
@@ -42,22 +48,17 @@ def trained(tmp_path_factory):
   return folder, model, weights
 
 
-def _new_text(trained, prompt, row=0, count=20):
+def _new_text(trained, prompt, row=0, how=None):
   _, model, weights = trained
   ids = [Bytes().encode('a')] * row + [Bytes().encode(prompt)]
   new = generation.generate(
-    model,
-    weights,
-    ids,
-    generation.Sampling(),
-    max_new_tokens=count,
-    end_ids=[1],
+    model, weights, ids, how or GREEDILY, max_new_tokens=20, end_ids=[1]
   )
   return Bytes().decode([*ids[row], *new[row]])
 
 
 def test_one_prompt_is_spoken(trained, capsys):
-  flags = [f'--workdir={trained[0]}', f'--prompt={PROMPT}']
+  flags = [f'--workdir={trained[0]}', f'--prompt={PROMPT}', GREEDY]
   generate.main([*flags, '--max_new_tokens=20'])
   out, err = capsys.readouterr()
   assert out == _new_text(trained, PROMPT) + '\n'
@@ -65,8 +66,55 @@ def test_one_prompt_is_spoken(trained, capsys):
   assert 'step 20' in err
 
 
+def test_tokens_are_drawn_as_in_a_report_unless_told_otherwise(trained, capsys):
+  flags = [f'--workdir={trained[0]}', f'--prompt={PROMPT}']
+  generate.main([*flags, '--max_new_tokens=20'])
+  out, err = capsys.readouterr()
+  want = _new_text(trained, PROMPT, how=sampling.USUAL)
+  assert out == want + '\n'
+  assert 'drawn with temperature 0.7, top_p 0.9' in err
+  assert want != _new_text(trained, PROMPT)
+
+
+def test_a_report_s_samples_are_what_generate_says(trained, monkeypatch):
+  """The same start, the same draws: one way for both."""
+  folder, model, weights = trained
+  monkeypatch.setattr(report, 'PROMPTS', (PROMPT,))
+  monkeypatch.setattr(report, 'SAMPLE_TOKENS', 20)
+  data = types.SimpleNamespace(vocab=Bytes(), length=64)
+  parts = types.SimpleNamespace(model=model, data=data, run=RUN)
+  (found,) = report._samples(parts, weights, epath.Path(folder))
+  want = _new_text(trained, PROMPT, how=sampling.USUAL)
+  assert found == {'prompt': PROMPT, 'text': want}
+  # A vocabulary whose texts begin otherwise.
+  said = []
+  monkeypatch.setattr(
+    report.generate, 'generate', lambda *_, **more: said.append(more) or [[]]
+  )
+  data.vocab = types.SimpleNamespace(
+    start=(7, 8), eos_id=5, encode=Bytes().encode, decode=Bytes().decode
+  )
+  report._samples(parts, weights, epath.Path(folder))
+  assert (said[0]['start'], said[0]['end_ids']) == ((7, 8), [5])
+  # Room for the start is kept, too.
+  data.length = len(PROMPT) + 2
+  assert report._samples(parts, weights, epath.Path(folder)) == []
+
+
+def test_ids_are_a_prompt_as_they_are(trained, capsys):
+  flags = [f'--workdir={trained[0]}', GREEDY, '--max_new_tokens=20']
+  ids = ','.join(map(str, [0, *Bytes().encode(PROMPT)]))
+  generate.main([*flags, f'--prompt_ids={ids}'])
+  assert capsys.readouterr().out == _new_text(trained, PROMPT) + '\n'
+
+
 def test_several_prompts_are_printed(trained, capsys):
-  flags = [f'--workdir={trained[0]}', '--prompt=a', f'--prompt={PROMPT}']
+  flags = [
+    f'--workdir={trained[0]}',
+    '--prompt=a',
+    f'--prompt={PROMPT}',
+    GREEDY,
+  ]
   generate.main([*flags, '--max_new_tokens=20'])
   out = capsys.readouterr().out
   first, second = _new_text(trained, 'a'), _new_text(trained, PROMPT, row=1)
@@ -81,6 +129,13 @@ def test_several_prompts_are_printed(trained, capsys):
     (['--prompt=x', '--temperature=hot'], 'hot'),
     (['--prompt=x', f'--seed={2**80}'], f'--seed={2**80} must be from 0'),
     (['--prompt=caf\udce9'], 'is not UTF-8'),
+    (['--prompt=x', GREEDY, '--top_k=3'], '--top_k does nothing'),
+    (['--prompt=x', GREEDY, '--seed=3'], '--seed does nothing'),
+    (['--prompt=x', '--prompt_ids=1'], 'give --prompt or --prompt_ids'),
+    (['--prompt_ids=1', '--chat'], '--chat is for --prompt'),
+    (['--prompt_ids=1,x'], "invalid list of ids value: '1,x'"),
+    (['--prompt_ids=1,259'], 'prompt 0 has the token id 259'),
+    (['--prompt=x', '--chat'], 'has no chat template'),
     (['--prompt=x', '--config.mesh.fdsp=1'], 'mesh.fsdp'),
     (['--prompt=x', '--config.model.width=32'], 'of another model'),
     ([], '--prompt'),

@@ -10,9 +10,9 @@ import pytest
 from etils import epath
 from helpers import far, hf
 
-from moejax.cli import convert
-from moejax.convert import folder, load, safetensors, save
+from moejax.convert import companions, folder, load, safetensors, save
 from moejax.core import errors, trees
+from moejax.data import vocab
 
 ONE = 'model.layers.1.self_attn.q_proj.weight'
 
@@ -364,20 +364,27 @@ def test_a_tensor_is_read_as_it_was_written(x, tmp_path):
 
 def test_tokenizers_come_from_an_object_store_too(tmp_path, monkeypatch):
   far.store(monkeypatch, tmp_path / 'gs')
-  there = tmp_path / 'gs' / 'bucket' / 'run' / convert.SOURCE
+  there = tmp_path / 'gs' / 'bucket' / 'run' / companions.NAME
   there.mkdir(parents=True)
   (there / 'tokenizer.json').write_bytes(b'words')
   (there / 'config.json').write_text('{"eos_token_id": 7}')
-  source = epath.Path(f'gs://bucket/run/{convert.SOURCE}')
+  source = epath.Path(f'gs://bucket/run/{companions.NAME}')
   plan, model, weights = hf.read(hf.GOLDEN / 'olmoe')
   leaves = trees.leaves(weights)
   out = tmp_path / 'out'
   save.write(
-    save.plan(plan.config, model.shapes), leaves.get, out, source=source
+    save.plan(plan.config, model.shapes),
+    leaves.get,
+    out,
+    beside=companions.of_folder(source, vocab.Bytes()),
   )
   assert (out / 'tokenizer.json').read_bytes() == b'words'
   assert json.loads((out / 'config.json').read_text())['eos_token_id'] == 7
-  convert._keep(source, tmp_path / 'kept')
-  assert (tmp_path / 'kept' / 'tokenizer.json').read_bytes() == b'words'
-  convert._keep(epath.Path('gs://bucket/other'), tmp_path / 'none')
-  assert not (tmp_path / 'none').exists()
+  # And to one, from here.
+  target = epath.Path('gs://bucket/other/hf')
+  companions.keep(
+    {'tokenizer.json': epath.Path(out / 'tokenizer.json')}, target
+  )
+  companions.check(target)
+  there = tmp_path / 'gs' / 'bucket' / 'other' / 'hf'
+  assert (there / 'tokenizer.json').read_bytes() == b'words'

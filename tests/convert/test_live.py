@@ -17,11 +17,13 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 from helpers import hf
 
 from moejax.cli import convert
-from moejax.convert import quantised, safetensors, save
+from moejax.convert import companions, quantised, safetensors, save
 from moejax.core import trees
+from moejax.data import vocab
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 
@@ -96,7 +98,9 @@ def test_it_answers_as_transformers_does(family, fresh, tmp_path):
     lambda path: np.asarray(leaves[path]),
     target,
     shard_bytes=50_000,
-    source=fresh / family,
+    beside=companions.of_folder(
+      epath.Path(fresh / family), vocab.Ids(plan.config.vocab_size)
+    ),
   )
   name, off = far(target, fresh / family / 'expected.npz')
   assert name == written.family.architecture

@@ -1,0 +1,70 @@
+"""How a model's tokens are chosen unless told otherwise."""
+
+from typing import Any
+
+from etils import epath
+
+from moejax.convert import companions
+from moejax.core import errors
+from moejax.evals.sampling import USUAL, Sampling
+
+# What transformers takes where generation_config.json samples and names none.
+THEIRS = {'temperature': 1.0, 'top_p': 1.0, 'top_k': 50}
+# Settings that change a text and are not obeyed here, where they do nothing.
+OTHERS = {
+  'repetition_penalty': 1.0,
+  'encoder_repetition_penalty': 1.0,
+  'no_repeat_ngram_size': 0,
+  'min_p': 0.0,
+  'typical_p': 1.0,
+  'epsilon_cutoff': 0.0,
+  'eta_cutoff': 0.0,
+  'num_beams': 1,
+  'penalty_alpha': 0.0,
+  'bad_words_ids': None,
+  'suppress_tokens': None,
+  'begin_suppress_tokens': None,
+  'forced_bos_token_id': None,
+  'forced_eos_token_id': None,
+}
+
+
+def usual(place: epath.Path | None) -> Sampling:
+  """As the generation_config.json of a folder says; else as in reports.
+
+  Example:
+    {"do_sample": true, "temperature": 0.6}  temperature 0.6, top_k 50
+    {"do_sample": false}                     greedy
+    {"eos_token_id": 2}                      as in reports
+
+  Raises:
+    InputError: a setting is out of its bounds.
+  """
+  config = (
+    {} if place is None else companions.read(place / companions.GENERATION)
+  )
+  if config.get('do_sample') is False:
+    return Sampling()
+  given = {k: config[k] for k in THEIRS if config.get(k) is not None}
+  if not given and not config.get('do_sample'):
+    return USUAL
+  try:
+    return Sampling(**{**THEIRS, **given})
+  except (errors.InputError, TypeError) as e:
+    raise errors.InputError(f'{place / companions.GENERATION}: {e}') from None
+
+
+def _read(place: epath.Path | None) -> dict[str, Any]:
+  return {} if place is None else companions.read(place / companions.GENERATION)
+
+
+def ignored(place: epath.Path | None) -> dict[str, object]:
+  """Settings of that file that would change a text, and do not here."""
+  config = (
+    {} if place is None else companions.read(place / companions.GENERATION)
+  )
+  return {
+    key: config[key]
+    for key, nothing in OTHERS.items()
+    if config.get(key) not in (None, nothing)
+  }

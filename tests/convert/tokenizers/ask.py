@@ -1,0 +1,41 @@
+"""What transformers makes of folders with tokenizers, as JSON.
+
+.venv-hf/bin/python tests/convert/tokenizers/ask.py FOLDER < TEXTS.json
+"""
+
+import json
+import pathlib
+import sys
+
+import transformers
+
+
+def about(folder, texts):
+  found = transformers.AutoTokenizer.from_pretrained(str(folder))
+  said = {
+    'ids': [found(text)['input_ids'] for text in texts],
+    # Without what is put first, special tokens in the text as themselves.
+    'plain': [
+      found(text, add_special_tokens=False)['input_ids'] for text in texts
+    ],
+    'eos': found.eos_token_id,
+    'class': type(found).__name__,
+  }
+  if found.chat_template is not None:
+    said['chat'] = found.apply_chat_template(
+      [{'role': 'user', 'content': ' the cat? '}],
+      add_generation_prompt=True,
+      tokenize=False,
+    )
+  return said
+
+
+def main():
+  root = pathlib.Path(sys.argv[1])
+  texts = json.load(sys.stdin)
+  folders = sorted(path for path in root.iterdir() if path.is_dir())
+  json.dump({path.name: about(path, texts) for path in folders}, sys.stdout)
+
+
+if __name__ == '__main__':
+  main()
