@@ -71,6 +71,11 @@ ZOO = {
     'scorer': {'name': 'linear', 'start': 'zeros'},
     'balance': VARIATION,
   },
+  'grin': {
+    **COARSE,
+    'router': {'name': 'sparse_mixer', 'k': 2, 'r': 0.01},
+    'balance': {'expert_level': {'alpha': 0.001}},
+  },
   'v_moe': {
     **COARSE,
     'router': {'name': 'noisy_top_k', 'k': 2, 'noise': {'name': 'fixed'}},
@@ -222,7 +227,7 @@ ZOO = {
     'router': _top_k(k=7, score='sigmoid', renormalise=True, scale=2.5),
     'balance': V3_BALANCE,
   },
-  # Groups and biases after DeepSeek.
+  # Of the years 2024 to 2026.
   'moge': {
     **FINE,
     'router': {'name': 'group_balanced', 'k': 7, 'num_groups': 7},

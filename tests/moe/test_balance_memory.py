@@ -96,6 +96,10 @@ def test_smebu_worked_example():
   two = smebu_updated(part, loads, one['bias_E'], one['momentum_E'])
   np.testing.assert_allclose(two['momentum_E'][0], 0.75 * d_E, rtol=1e-4)
   np.testing.assert_allclose(two['bias_E'][0], 1.25 * d_E, rtol=1e-4)
+  # A batch of padding says nothing.
+  kept = smebu_updated(part, [[0, 0, 0, 0]], d_E, d_E)
+  np.testing.assert_allclose(kept['bias_E'][0], d_E, rtol=1e-6)
+  np.testing.assert_allclose(kept['momentum_E'][0], d_E, rtol=1e-6)
 
 
 def test_smebu_of_a_steep_clamp_is_the_sign_rule_without_its_mean():

@@ -1,0 +1,108 @@
+"""SparseMixer-v2: experts are drawn, and the gradient is of the draw, too."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+from moejax.moe import contract, noise
+from moejax.moe.routers import scores
+
+# Heun's third order method: f(x) - f(0) = x f'(x) / 4 + 3 x f'(x / 3) / 4
+# So an expert that was not the most probable is weighted with its probability
+# in a quarter of the draws, and with a third of it in the others.
+WHOLE_SHARE = 0.25
+PART = 1 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseMixer(contract.Router):
+  """Each expert is sampled; gates are made so that gradients estimate that.
+
+  SparseMixer-v2 of GRIN (arXiv 2409.12136) and of Phi-3.5-MoE. One expert after
+  the other is chosen; l are the logits of those that are left, and m is the
+  largest of them:
+
+    1. mask    l_i is out if (m - l_i) / max(|l_i|, m) > 2 r
+    2. sample  i of p = softmax(l of what is in), by Gumbel noise
+    3. weigh   the gate is p_i if i is the most probable, or with chance 1/4;
+               else p_i / 3. Its gradient is that of p_i in every case
+
+  Evaluation takes the most probable and weighs with p_i. The third order method
+  of Heun makes of step 3 an estimate of the gradient of the expected output
+  with respect to l, the draw included. Each gate is of a softmax of its own:
+  they do not sum to 1, and where one logit stands out its gate is 1.
+
+  The probabilities for balance losses are the softmax of all logits, as in the
+  authors' code. A selection bias is added to l in steps 1 and 2.
+
+  Attributes:
+    k: experts per token; the authors' code has 1 and 2.
+    r: how far logits may lie behind the largest to be drawn, relative to it.
+      The released models have 0.01; 0 draws nothing.
+  """
+
+  k: int = 2
+  r: float = 0.01
+
+  def __post_init__(self):
+    if self.r < 0:
+      raise errors.InputError(f'router.r={self.r} must be 0 or more')
+
+  def check(self, num_experts: int) -> None:
+    if not 1 <= self.k <= num_experts:
+      raise errors.InputError(
+        f'router.k={self.k} experts per token, but there are {num_experts} '
+        f'routed experts; use 1 to {num_experts}'
+      )
+
+  def shrunk(self, num_experts: int) -> 'SparseMixer':
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    logits_TE = given.logits_TE
+    left_TE = jnp.ones(logits_TE.shape, bool)
+    experts, gates = [], []
+    for place in range(self.k):
+      expert_T, gate_T = self._one(given, left_TE, place)
+      experts.append(expert_T)
+      gates.append(gate_T)
+      taken_TE = expert_T[:, None] == jnp.arange(logits_TE.shape[1])
+      left_TE = left_TE & ~taken_TE
+    return contract.token_choice(
+      given,
+      jnp.stack(experts, axis=1),
+      jnp.stack(gates, axis=1),
+      jax.nn.softmax(logits_TE, axis=-1),
+    )
+
+  def _one(
+    self, given: contract.RouterInput, left_TE: jax.Array, place: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """The expert that each token has next, and its gate."""
+    choice_TE = jnp.where(left_TE, given.biased(given.logits_TE), -jnp.inf)
+    most_T1 = jnp.max(choice_TE, axis=-1, keepdims=True)
+    factor_TE = jnp.maximum(jnp.abs(choice_TE), most_T1)
+    is_in_TE = left_TE & (most_T1 - choice_TE <= 2 * self.r * factor_TE)
+    # A bias may have an expert stand out whose logit does not.
+    masked_TE = jnp.where(is_in_TE, given.logits_TE, -jnp.inf)
+    prob_TE = jax.nn.softmax(masked_TE, axis=-1)
+    choice_TE = jnp.where(is_in_TE, choice_TE, -jnp.inf)
+    first_T = jnp.argmax(choice_TE, axis=-1)
+    expert_T = first_T
+    if given.training:
+      drawn_TE = noise.gumbel(given, choice_TE.shape[1], 2 * place + 1)
+      expert_T = jnp.argmax(choice_TE + drawn_TE, axis=-1)
+    gate_T = scores.take(prob_TE, expert_T[:, None])[:, 0]
+    if given.training:
+      chance_T = noise.uniform(given, 1, 2 * place + 2)[:, 0]
+      is_whole_T = (expert_T == first_T) | (chance_T < WHOLE_SHARE)
+      share_T = jnp.where(is_whole_T, 1.0, PART)
+      # The value is a part of it, the gradient that of the whole.
+      gate_T = gate_T + jax.lax.stop_gradient((share_T - 1) * gate_T)
+    return expert_T, gate_T
