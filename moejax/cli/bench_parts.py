@@ -40,7 +40,7 @@ class Shape:
   def active_width(self) -> int:
     """Hidden width that a token passes in an experts layer."""
     moe = self.config.moe
-    return int((moe.experts_per_token + moe.num_shared) * moe.expert_width)
+    return int(moe.experts_per_token * moe.expert_width + moe.shared_width)
 
 
 @dataclasses.dataclass(frozen=True)

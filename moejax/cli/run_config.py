@@ -232,6 +232,7 @@ def shrink(run: Run) -> Run:
         num_experts=experts,
         expert_width=32,
         num_shared=min(moe.num_shared, 1),
+        shared=dataclasses.replace(moe.shared, width=0),
         router=_shrunk(moe.router, choices),
         balance=tuple(_shrunk(part, choices) for part in moe.balance),
       ),

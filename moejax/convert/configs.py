@@ -55,6 +55,29 @@ def family_of(theirs: dict[str, Any]) -> Family:
   return table.lookup('model_type of config.json', FAMILIES, name)
 
 
+def filled(family: Family, theirs: dict[str, Any]) -> dict[str, Any]:
+  """Their keys by their first names, with the family's defaults for the rest.
+
+  Raises:
+    InputError: two names of one key have two values.
+  """
+  found = dict(theirs)
+  for other, first in family.aliases.items():
+    if other not in found:
+      continue
+    value = found.pop(other)
+    if value is None:
+      found.setdefault(first, None)
+      continue
+    if found.get(first) not in (None, value):
+      raise errors.InputError(
+        f'config.json has {first}={found[first]} and {other}={value}, which '
+        'are one key by two names; remove one'
+      )
+    found[first] = value
+  return {**family.defaults, **found}
+
+
 def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
   """Ours.
 
@@ -62,6 +85,7 @@ def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
     InputError: a key is missing, or has a value that we have not.
   """
   flat = {}
+  theirs = filled(family, theirs)
   try:
     for part in family.keys:
       flat |= part.read(theirs)
@@ -159,6 +183,11 @@ def _function(model: ModelConfig) -> dict[str, Any]:
       key == one or key.startswith(one + '.') for one in (*FREE, *without)
     )
   }
+  if found.get('heads.norm_eps') == 0:
+    found['heads.norm_eps'] = found['norm_eps']
+  if 'moe.num_shared' in found:
+    del found['moe.num_shared']
+    found['moe.shared.width'] = model.moe.shared_width
   if len(set(found['windows'])) == 1 and found['windows'][0] == 0:
     found['windows'] = []
   return found

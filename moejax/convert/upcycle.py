@@ -141,6 +141,11 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
       f"model's model.dense_width={dense.dense_width} into slices"
     )
   slices = dense.dense_width // moe.expert_width
+  if moe.shared.width:
+    raise errors.InputError(
+      f'model.moe.shared.width={moe.shared.width}: shared experts are cut as '
+      'wide as routed ones; set it to 0, and model.moe.num_shared instead'
+    )
   routed = slices - moe.num_shared
   if routed < 1 or moe.num_experts % routed:
     raise errors.InputError(

@@ -244,7 +244,7 @@ def _read(
   position_BL = jnp.broadcast_to(position_L, token_BL.shape)
   valid_BL = position_BL < rows.position_B[:, None]
   logits_BLV, cache = model.bind(weights).step(
-    token_BL, position_BL, valid_BL, cache
+    token_BL, position_BL, valid_BL, cache, rows.position_B
   )
   last_B = rows.position_B - 1 - start
   # Where it is not in this chunk the index is bent to some column, unused.

@@ -143,15 +143,18 @@ class Decoder(nnx.Module):
     position_BL: jax.Array,
     valid_BL: jax.Array,
     cache: Cache,
+    length_B: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache]:
     """logits_BLV of tokens that follow those in the cache, and the new cache.
 
-    Serves for a whole prompt (L tokens into an empty cache) and for one token.
+    Serves for a whole prompt (L tokens into an empty cache), a piece of one,
+    and for one token. `length_B` is how many tokens the texts have of which
+    these are a piece; None: they end with these.
     """
     segment_BL = valid_BL.astype(jnp.int32)
     row_B1 = jnp.arange(token_BL.shape[0], dtype=jnp.int32)[:, None]
     index_BL = row_B1 * self.config.max_length + position_BL
-    tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL)
+    tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL, length_B)
     x_BLD = self._embed(token_BL)
     ks, vs = [], []
     for stage in self._stages():
@@ -189,10 +192,11 @@ class Decoder(nnx.Module):
     return stages.of(self.config)
 
   def _tokens(
-    self, token_BL, segment_BL, position_BL, index_BL
+    self, token_BL, segment_BL, position_BL, index_BL, length_B=None
   ) -> block.Tokens:
     config = self.config
-    turn = config.rope.angles(position_BL, config.heads.turning(config))
+    dim = config.heads.turning(config)
+    turn = config.rope.angles(position_BL, dim, length_B)
     return block.Tokens(segment_BL, position_BL, index_BL, token_BL, turn)
 
   def _no_trace(self, kind: str, token_BL) -> layer.Trace | None:

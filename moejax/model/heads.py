@@ -54,12 +54,18 @@ class Latent(config.Checked):
       the activations.
     rope_dim: features of a query, and of the shared key, with positions.
     value_dim: features of a value.
+    norm_eps: added to the mean square in the norms of the small vectors; 0:
+      `model.norm_eps`. The released DeepSeek models have 1e-6 for both,
+      Moonlight and GLM-4.7-Flash 1e-5 for the others.
   """
 
   kv_rank: int = config.number(512, at_least=1)
   q_rank: int = config.number(0, at_least=0, note='0: none')
   rope_dim: int = config.number(64, at_least=1)
   value_dim: int = config.number(128, at_least=1)
+  norm_eps: float = config.number(
+    0.0, at_least=0, at_most=1, note='0: model.norm_eps'
+  )
 
   def check(self, model: Any) -> None:
     """Raises InputError if the model's sizes do not fit."""
@@ -68,6 +74,7 @@ class Latent(config.Checked):
         f'model.heads.rope_dim={self.rope_dim} must be even: rotary positions '
         'turn pairs of features'
       )
+    model.rope.scaling.check(self.rope_dim)
     off = {
       'num_kv_heads': model.kv_heads == model.num_heads,
       'rope.share': model.rope.share == 1,
@@ -103,7 +110,9 @@ class Latent(config.Checked):
 
   def shrunk(self) -> 'Latent':
     """The same for a model that is shrunk to a laptop's."""
-    return Latent(min(self.kv_rank, 32), min(self.q_rank, 32), 8, 16)
+    return Latent(
+      min(self.kv_rank, 32), min(self.q_rank, 32), 8, 16, self.norm_eps
+    )
 
 
 HEADS = {'grouped': Grouped, 'latent': Latent}

@@ -40,6 +40,7 @@ class LatentAttention(nnx.Module):
     self.platform = platform
     keys = jax.random.split(key, 5)
     width_q = self.plain + self.turned
+    eps = of.norm_eps or config.norm_eps
 
     def param(key, shape, axes):
       return nnx.Param(
@@ -50,7 +51,7 @@ class LatentAttention(nnx.Module):
     if of.q_rank:
       shape = (config.width, of.q_rank)
       self.w_dq_DQ = param(keys[0], shape, ('embed', 'unsharded'))
-      self.norm_q = norm.RMSNorm(of.q_rank, config.norm_eps, 'unsharded')
+      self.norm_q = norm.RMSNorm(of.q_rank, eps, 'unsharded')
       shape = (of.q_rank, heads, width_q)
       self.w_uq_QHK = param(keys[1], shape, ('rank', *by_head))
     else:
@@ -58,7 +59,7 @@ class LatentAttention(nnx.Module):
       self.w_q_DHK = param(keys[1], shape, ('embed', *by_head))
     shape = (config.width, of.kv_rank + of.rope_dim)
     self.w_dkv_DR = param(keys[2], shape, ('embed', 'unsharded'))
-    self.norm_kv = norm.RMSNorm(of.kv_rank, config.norm_eps, 'unsharded')
+    self.norm_kv = norm.RMSNorm(of.kv_rank, eps, 'unsharded')
     shape = (of.kv_rank, heads, self.plain + of.value_dim)
     self.w_ukv_RHK = param(keys[3], shape, ('rank', *by_head))
     shape = (heads, of.value_dim, config.width)

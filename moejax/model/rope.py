@@ -7,11 +7,13 @@ scores then depend on the difference of positions. What is called pair i:
   interleaved   x_{2i} and x_{2i + 1}: the paper, DeepSeek-V2 and V3
 
 A model that was trained on short texts is stretched to long ones by lowering
-its frequencies, all (`linear`) or the low ones (`yarn`, `llama3`).
+its frequencies, all (`linear`) or the low ones (`yarn`, `llama3`), or those of
+long texts alone (`dynamic`, `longrope`).
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +26,25 @@ from moejax.core import config, errors
 class Plain(config.Checked):
   """Frequencies base^(-2i / K)."""
 
+  def check(self, dim: int) -> None:
+    """Raises InputError if it is not for heads of which `dim` features turn."""
+
   def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
     """Of each of the dim / 2 pairs, in radians per token, float64."""
     return rope.base ** -(np.arange(dim // 2) * 2 / dim)
+
+  def per_token(
+    self, rope: 'Rope', dim: int, longest: Callable[[], jax.Array]
+  ) -> jax.Array:
+    """The same as float32, [dim / 2], or [B, L, dim / 2] by text.
+
+    Args:
+      rope: what it scales.
+      dim: features that turn.
+      longest: gives longest_BL, how many tokens the text of each token has.
+    """
+    del longest
+    return jnp.asarray(self.frequencies(rope, dim), jnp.float32)
 
   @property
   def amplitude(self) -> float:
@@ -70,6 +88,8 @@ class Yarn(Plain):
     beta_fast: turns above which a frequency is kept.
     beta_slow: turns below which it is divided.
     mscale, mscale_all: see above; 0 and 0 are the paper's.
+    attention_factor: what cos and sin are multiplied by, if it does not follow
+      from those; 0: it does.
     whole: whether the two pairs between which the share grows are rounded
       outwards; in the paper's code they are, in gpt-oss not.
   """
@@ -80,6 +100,9 @@ class Yarn(Plain):
   beta_slow: float = config.number(1.0, above=0, at_most=10**6)
   mscale: float = config.number(0.0, at_least=0, at_most=100)
   mscale_all: float = config.number(0.0, at_least=0, at_most=100)
+  attention_factor: float = config.number(
+    0.0, at_least=0, at_most=100, note='0: it follows from the others'
+  )
   whole: bool = True
 
   def __post_init__(self):
@@ -110,6 +133,8 @@ class Yarn(Plain):
 
   @property
   def amplitude(self) -> float:
+    if self.attention_factor:
+      return self.attention_factor
     if self.mscale and self.mscale_all:
       return self._length(self.mscale) / self._length(self.mscale_all)
     return self._length(1.0)
@@ -144,7 +169,87 @@ class Llama3(Plain):
     return plain * kept + plain / self.factor * (1 - kept)
 
 
-SCALINGS = {'none': Plain, 'linear': Linear, 'yarn': Yarn, 'llama3': Llama3}
+@dataclasses.dataclass(frozen=True)
+class Dynamic(Plain):
+  """Texts longer than `length` are read with a larger base ("dynamic NTK").
+
+  A text of n > length tokens has the frequencies of
+  base * (factor * n / length - (factor - 1))^(K / (K - 2)), with which the
+  slowest pair turns over n tokens as it did over `length` (2309.00071,
+  section 3.3, "Dynamic NTK"). Shorter ones are read as they were trained.
+
+  Attributes:
+    factor: how much faster than n / length the base grows; 1 is that ratio.
+    length: tokens that it was trained on.
+  """
+
+  factor: float = config.number(1.0, at_least=1, at_most=10**6)
+  length: int = config.number(4096, at_least=1)
+
+  def per_token(
+    self, rope: 'Rope', dim: int, longest: Callable[[], jax.Array]
+  ) -> jax.Array:
+    plain = super().frequencies(rope, dim)
+    times_BL = jnp.maximum(longest() / self.length, 1.0)
+    grown_BL1 = (self.factor * times_BL - (self.factor - 1))[..., None]
+    # Of base^(-2i / K), base to the power of K / (K - 2).
+    power = -(np.arange(dim // 2) * 2) / max(dim - 2, 1)
+    return jnp.asarray(plain, jnp.float32) * grown_BL1 ** jnp.asarray(
+      power, jnp.float32
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LongRope(Plain):
+  """Frequencies are divided pair by pair, as a search found (2402.13753).
+
+  Attributes:
+    short: divisors for texts of at most `length` tokens, one a pair.
+    long: for longer ones.
+    length: tokens that it was trained on.
+    attention_factor: what cos and sin are multiplied by; the paper's code has
+      sqrt(1 + ln(factor) / ln(length)) for texts `factor` times as long.
+  """
+
+  short: tuple[float, ...] = config.number((), above=0, at_most=10**6)
+  long: tuple[float, ...] = config.number((), above=0, at_most=10**6)
+  length: int = config.number(4096, at_least=1)
+  attention_factor: float = config.number(1.0, above=0, at_most=100)
+
+  def check(self, dim: int) -> None:
+    for name, divisors in (('short', self.short), ('long', self.long)):
+      if len(divisors) != dim // 2:
+        raise errors.InputError(
+          f'rope.scaling.{name} has {len(divisors)} numbers, but {dim // 2} '
+          'pairs of features of a head turn; give it one for each'
+        )
+
+  def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
+    return super().frequencies(rope, dim) / np.asarray(self.short)
+
+  def per_token(
+    self, rope: 'Rope', dim: int, longest: Callable[[], jax.Array]
+  ) -> jax.Array:
+    plain = super().frequencies(rope, dim)
+    short, long = (
+      jnp.asarray(plain / np.asarray(divisors), jnp.float32)
+      for divisors in (self.short, self.long)
+    )
+    return jnp.where(longest()[..., None] > self.length, long, short)
+
+  @property
+  def amplitude(self) -> float:
+    return self.attention_factor
+
+
+SCALINGS = {
+  'none': Plain,
+  'linear': Linear,
+  'yarn': Yarn,
+  'llama3': Llama3,
+  'dynamic': Dynamic,
+  'longrope': LongRope,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,13 +283,30 @@ class Rope(config.Checked):
         f'model.head_dim={head_dim}{of} must be even: rotary positions turn '
         'pairs of features'
       )
+    self.scaling.check(dim)
     return dim
 
   def angles(
-    self, position_BL: jax.Array, dim: int
+    self,
+    position_BL: jax.Array,
+    dim: int,
+    length_B: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Cos and sin for the dim / 2 pairs, each [B, L, dim / 2]."""
-    per_token = jnp.asarray(self.scaling.frequencies(self, dim), jnp.float32)
+    """Cos and sin for the dim / 2 pairs, each [B, L, dim / 2].
+
+    Args:
+      position_BL: place of a token in its text.
+      dim: features that turn.
+      length_B: how many tokens the texts have, one in each row; None: texts end
+        where the positions do.
+    """
+
+    def longest() -> jax.Array:
+      if length_B is None:
+        return _longest(position_BL)
+      return jnp.broadcast_to(length_B[:, None], position_BL.shape)
+
+    per_token = self.scaling.per_token(self, dim, longest)
     angle_BLk = position_BL[..., None].astype(jnp.float32) * per_token
     long = self.scaling.amplitude
     return long * jnp.cos(angle_BLk), long * jnp.sin(angle_BLk)
@@ -248,3 +370,18 @@ class Rope(config.Checked):
     y_BLHK = x_BLHK.astype(jnp.float32) * fill(cos, 1)
     y_BLHK += other_BLHK.astype(jnp.float32) * fill(sin, 0)
     return y_BLHK.astype(x_BLHK.dtype)
+
+
+def _longest(position_BL: jax.Array) -> jax.Array:
+  """How many tokens the text of each token has.
+
+  Example:
+    position  0 1 2 0 1 0 1 2 3
+    longest   3 3 3 2 2 4 4 4 4
+  """
+  length = position_BL.shape[1]
+  ends_BL = jnp.roll(position_BL, -1, axis=1) != position_BL + 1
+  ends_BL = ends_BL.at[:, -1].set(True)
+  at_BL = jnp.where(ends_BL, jnp.arange(length), length)
+  end_BL = jax.lax.cummin(at_BL, axis=1, reverse=True)
+  return jnp.take_along_axis(position_BL, end_BL, axis=1) + 1

@@ -62,6 +62,11 @@ class MoEConfig(config.Checked):
   )
 
   @property
+  def shared_width(self) -> int:
+    """Hidden width of all shared experts together."""
+    return self.shared.width or self.num_shared * self.expert_width
+
+  @property
   def num_choices(self) -> int:
     """E of the router: the experts, and what else a token can be sent to."""
     return self.num_experts + self.zero_computation.num
@@ -87,6 +92,10 @@ class MoEConfig(config.Checked):
 
   def check(self) -> None:
     """Raises InputError if router or losses do not fit the experts."""
+    if self.shared.width and not self.num_shared:
+      raise errors.InputError(
+        f'moe.shared.width={self.shared.width} must be 0 where moe.num_shared=0'
+      )
     if self.scorer.reads_experts and self.num_logits != self.num_experts:
       raise errors.InputError(
         f'moe.scorer={type(self.scorer).__name__} scores the '

@@ -125,11 +125,9 @@ class MoE(nnx.Module):
       for name, param in self.routed.items()
     )
     if config.num_shared:
-      sizes = (width, config.expert_width)
+      sizes = (width, config.shared_width)
       self.shared = nnx.Dict(
-        config.shared.init(
-          keys[2], config.experts, config.num_shared, sizes, std
-        )
+        config.shared.init(keys[2], config.experts, sizes, std)
       )
 
   def __call__(

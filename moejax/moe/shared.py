@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from moejax.core import config
 from moejax.moe.experts import base
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedExperts:
+class SharedExperts(config.Checked):
   """N shared experts as one of N times the width, which is the same sum.
 
   DeepSeekMoE (arXiv 2401.06066, section 3.2) adds their output with weight 1.
@@ -18,15 +19,19 @@ class SharedExperts:
   Attributes:
     gate: multiplies it by sigmoid(x . w), one w for all of them, without bias
       (Qwen1.5-MoE, Qwen2-MoE, Qwen3-Next).
+    width: hidden width of all of them together; 0: their number times that of
+      a routed expert.
   """
 
   gate: bool = False
+  width: int = config.number(
+    0, at_least=0, note='0: num_shared times expert_width'
+  )
 
   def init(
     self,
     key: jax.Array,
     experts: base.TwoLayers,
-    num: int,
     sizes: tuple[int, int],
     std: float,
   ) -> dict[str, nnx.Param]:
@@ -35,12 +40,11 @@ class SharedExperts:
     Args:
       key: random key.
       experts: the kind they are of.
-      num: how many they are.
-      sizes: the model's width and the hidden width of one expert.
+      sizes: the model's width and the hidden width of all of them.
       std: of the matrices at the start.
     """
     width, hidden = sizes
-    weights = experts.init(key, 1, width, num * hidden, std)
+    weights = experts.init(key, 1, width, hidden, std)
     if self.gate:
       # Another key than the experts', which split this one.
       w_D = jax.random.normal(jax.random.fold_in(key, 1), (width,))

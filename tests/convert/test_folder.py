@@ -175,15 +175,15 @@ CASES = {
   'no type': (lambda path: config(path, model_type=None), 'has no model_type'),
   'a key': (
     lambda path: config(path, clip_qkv=8.0),
-    'has clip_qkv=8.0, but moejax has it with None alone',
+    'has clip_qkv=8.0, but moejax has it with null alone',
   ),
   'no key': (
     lambda path: config(path, hidden_size=None),
-    'config.json lacks hidden_size',
+    'config.json has hidden_size=null; give it a value',
   ),
   'a type of rope': (
-    lambda path: config(path, rope_scaling={'rope_type': 'longrope'}),
-    "unknown rope_type of config.json 'longrope'",
+    lambda path: config(path, rope_scaling={'rope_type': 'mrope'}),
+    "unknown rope_type of config.json 'mrope'",
   ),
   'a value': (
     lambda path: config(path, vocab_size='many'),

@@ -115,9 +115,46 @@ def test_a_bias_that_the_format_lacks_is_named():
       {'decoder_sparse_step': 1, 'mlp_only_layers': [1]},
       'all layers but',
     ),
-    ('qwen2_moe', {'shared_expert_intermediate_size': 9}, 'no multiple'),
-    ('qwen3_moe', {'use_sliding_window': True}, 'use_sliding_window'),
-    ('deepseek_v2', {'rms_norm_eps': 1e-5}, 'rms_norm_eps'),
+    (
+      'qwen2_moe',
+      {'shared_expert_intermediate_size': 0},
+      'shared_expert_intermediate_size=0; it must be 1 or more',
+    ),
+    (
+      'qwen3',
+      {'use_sliding_window': True, 'layer_types': ['sliding_attention'] * 2},
+      'sliding_window=None; it must be 1',
+    ),
+    ('qwen3', {'layer_types': ['full_attention']}, 'has 1 layer_types, for'),
+    (
+      'gpt_oss',
+      {'layer_types': ['full_attention', 'chunked_attention']},
+      'chunked_attention among them',
+    ),
+    (
+      'qwen3_moe',
+      {'num_experts': 8, 'num_local_experts': 4},
+      'num_local_experts=4 and num_experts=8, which are one key by two names',
+    ),
+    (
+      'llama',
+      {
+        'partial_rotary_factor': 0.5,
+        'rope_scaling': {'type': 'linear', 'factor': 2.0},
+      },
+      'do not go together in models of this type',
+    ),
+    (
+      'llama',
+      {
+        'rope_scaling': {
+          'type': 'longrope',
+          'short_factor': [1.0],
+          'long_factor': [1.0] * 4,
+        }
+      },
+      'rope.scaling.short has 1 numbers, but 4 pairs',
+    ),
     ('deepseek_v2', {'topk_method': 'noaux_tc'}, 'topk_method'),
     ('deepseek_v3', {'kv_lora_rank': None}, 'kv_lora_rank'),
     ('mixtral', {'rope_scaling': {'type': 'yarn'}}, 'rope_scaling.factor'),

@@ -124,7 +124,8 @@ def qwen2_moe(of):
       num_experts=of['experts'],
       num_experts_per_tok=of['k'],
       decoder_sparse_step=2,
-      shared_expert_intermediate_size=2 * of['moe_intermediate_size'],
+      # No multiple of an expert's.
+      shared_expert_intermediate_size=2 * of['moe_intermediate_size'] + 2,
       num_key_value_heads=of['num_attention_heads'],
     )
   )
@@ -204,6 +205,8 @@ def deepseek_v3(of):
       routed_scaling_factor=2.5,
       norm_topk_prob=True,
       num_mtp_layers=2,
+      # Not that of the norms of latent vectors, which no key says.
+      rms_norm_eps=1e-4,
       rope_parameters=YARN | {'mscale': 1.0, 'mscale_all_dim': 1.0},
     )
   )
@@ -220,7 +223,8 @@ def gpt_oss(of):
       layer_types=['sliding_attention', 'full_attention', 'sliding_attention'][
         : of['num_hidden_layers']
       ],
-      rope_parameters=YARN | {'rope_theta': 150_000.0, 'truncate': False},
+      rope_parameters=YARN
+      | {'rope_theta': 150_000.0, 'truncate': False, 'attention_factor': 1.3},
     )
   )
 
@@ -240,8 +244,10 @@ def llama(of):
 
 
 def mistral(of):
+  # Stretched from max_position_embeddings.
+  rope = {'rope_type': 'yarn', 'rope_theta': 1e4, 'factor': 4.0}
   return transformers.MistralConfig(
-    **_less(of, 'moe_intermediate_size', sliding_window=5)
+    **_less(of, 'moe_intermediate_size', sliding_window=5, rope_parameters=rope)
   )
 
 
@@ -252,8 +258,19 @@ def qwen2(of):
 
 
 def qwen3(of):
+  pairs = of['head_dim'] // 2
+  # The text is longer than that when a few tokens have been made.
+  rope = {
+    'rope_type': 'longrope',
+    'rope_theta': 1e4,
+    'short_factor': [1 + 0.25 * i for i in range(pairs)],
+    'long_factor': [1 + 2.0 * i for i in range(pairs)],
+    'original_max_position_embeddings': LENGTH + 2,
+  }
   return transformers.Qwen3Config(
-    **_less(of, 'moe_intermediate_size', attention_bias=True)
+    **_less(
+      of, 'moe_intermediate_size', attention_bias=True, rope_parameters=rope
+    )
   )
 
 

@@ -17,7 +17,7 @@ def weights(shared, experts):
     lambda: {
       name: param[...]
       for name, param in shared.init(
-        jax.random.key(0), experts, N, (D, F), 0.1
+        jax.random.key(0), experts, (D, N * F), 0.1
       ).items()
     }
   )
@@ -64,7 +64,7 @@ def test_gate_in_bfloat16_is_computed_in_float32():
   w = {
     name: jnp.full(param[...].shape, 2.0**-9, jnp.bfloat16)
     for name, param in shared.init(
-      jax.random.key(0), experts, N, (wide, F), 0.1
+      jax.random.key(0), experts, (wide, N * F), 0.1
     ).items()
   }
   out_TD = shared(w, experts, x_TD)
@@ -77,7 +77,7 @@ def test_gate_in_bfloat16_is_computed_in_float32():
 def test_starting_weights_do_not_depend_on_the_gate():
   plain, gated = (
     SharedExperts(gate=gate).init(
-      jax.random.key(5), SwiGLU(), N, (64, 32), 0.02
+      jax.random.key(5), SwiGLU(), (64, N * 32), 0.02
     )
     for gate in (False, True)
   )

@@ -1,6 +1,7 @@
 """What a family is, and the lines that many of them share."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from moejax.convert.keys import Key, Only, Ours, Part
@@ -25,6 +26,9 @@ class Family:
     predicts: whether layers behind the last are for multi-token prediction.
     in_transformers: whether transformers has that class; where not, it is that
       of the release's own code.
+    defaults: what keys of config.json are that it leaves out: the defaults of
+      the configuration class in transformers. None is that of keys which the
+      class works out from others.
   """
 
   model_type: str
@@ -35,6 +39,14 @@ class Family:
   ignored: tuple[str, ...] = (r'.*\.rotary_emb\.inv_freq',)
   predicts: bool = False
   in_transformers: bool = True
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def aliases(self) -> dict[str, str]:
+    """Other names of keys, each with the first."""
+    return {
+      alias: part.names[0] for part in self.keys for alias in part.aliases
+    }
 
 
 def square(theirs: Any) -> int:
@@ -63,21 +75,37 @@ def aux_loss(coefficient: float) -> tuple[Part, ...]:
 
 COMMON = (
   Key('vocab_size', 'vocab_size'),
-  Key('max_position_embeddings', 'max_length', 2048),
+  Key('max_position_embeddings', 'max_length'),
   Key('num_hidden_layers', 'num_layers'),
   Key('hidden_size', 'width'),
   Key('num_attention_heads', 'num_heads'),
-  Key('num_key_value_heads', 'num_kv_heads', heads),
-  Key('tie_word_embeddings', 'tie_embeddings', False),
-  Key('initializer_range', 'init_std', 0.02),
+  Key('tie_word_embeddings', 'tie_embeddings'),
+  Key('initializer_range', 'init_std'),
+  Key('rms_norm_eps', 'norm_eps'),
   Only('hidden_act', 'silu'),
 )
-EPS = Key('rms_norm_eps', 'norm_eps', 1e-6)
-HEAD_DIM = Key('head_dim', 'head_dim', square)
+# What most classes have for these and for rotary positions.
+USUAL = {
+  'hidden_act': 'silu',
+  'initializer_range': 0.02,
+  'partial_rotary_factor': None,
+  'original_max_position_embeddings': None,
+  'rms_norm_eps': 1e-6,
+  'rope_parameters': None,
+  'rope_scaling': None,
+  'rope_theta': 10_000.0,
+  'tie_word_embeddings': False,
+}
+KV_HEADS = Key('num_key_value_heads', 'num_kv_heads')
+# Where null is as many as there are query heads.
+KV_HEADS_OR_ALL = Key('num_key_value_heads', 'num_kv_heads', null=heads)
+HEAD_DIM = Key('head_dim', 'head_dim')
+HEAD_DIM_OR_SQUARE = Key('head_dim', 'head_dim', null=square)
 DENSE_WIDTH = Key('intermediate_size', 'dense_width')
 EXPERT_WIDTH = Key('moe_intermediate_size', 'moe.expert_width')
 K = Key('num_experts_per_tok', 'moe.router.k')
-RENORMALISE = Key('norm_topk_prob', 'moe.router.renormalise', False)
+RENORMALISE = Key('norm_topk_prob', 'moe.router.renormalise')
+BIASES = Key('attention_bias', 'qkv_bias', also=('out_bias',))
 
 OUTER = (
   Rule('model.embed_tokens.weight', 'V D', 'embed_VD', 'V D'),

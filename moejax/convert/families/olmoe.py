@@ -1,20 +1,21 @@
 """OLMoE (arXiv 2409.02060): queries and keys normalised over all heads."""
 
 from moejax.convert.families import family
-from moejax.convert.keys import Derived, Key, Only, Ours, Rotary
+from moejax.convert.keys import Derived, Key, Only, Ours
+from moejax.convert.rotary import Rotary
 
 OLMOE = family.Family(
   model_type='olmoe',
   architecture='OlmoeForCausalLM',
   keys=(
     *family.COMMON,
-    Key('rms_norm_eps', 'norm_eps', 1e-5),
+    family.KV_HEADS_OR_ALL,
     Derived('head_dim', family.square),
     Rotary(),
     Ours('qk_norm', 'width'),
-    Key('attention_bias', 'qkv_bias', False, also=('out_bias',)),
+    family.BIASES,
     Only('clip_qkv', None),
-    Key('num_experts', 'moe.num_experts', 64),
+    Key('num_experts|num_local_experts', 'moe.num_experts'),
     Key('intermediate_size', 'moe.expert_width'),
     family.K,
     family.RENORMALISE,
@@ -30,4 +31,20 @@ OLMOE = family.Family(
     *family.router(),
   ),
   experts={'by expert': family.experts(), 'fused': family.FUSED},
+  defaults=family.USUAL
+  | {
+    'attention_bias': False,
+    'clip_qkv': None,
+    'hidden_size': 2048,
+    'intermediate_size': 2048,
+    'max_position_embeddings': 4096,
+    'norm_topk_prob': False,
+    'num_attention_heads': 16,
+    'num_experts': 64,
+    'num_experts_per_tok': 8,
+    'num_hidden_layers': 16,
+    'num_key_value_heads': None,
+    'rms_norm_eps': 1e-5,
+    'vocab_size': 50304,
+  },
 )

@@ -4,28 +4,21 @@ import dataclasses
 from typing import Any
 
 from moejax.convert.families import family
-from moejax.convert.keys import (
-  QWEN_LAYERS,
-  Key,
-  Keys,
-  Only,
-  Ours,
-  Rotary,
-  SharedWidth,
-)
+from moejax.convert.keys import Key, Keys, Ours, Part, SharedWidth, want
+from moejax.convert.layer_keys import QWEN_LAYERS, Windows, every
+from moejax.convert.rotary import Rotary
 from moejax.convert.rules import Rule
 
 _KEYS = (
   *family.COMMON,
-  family.EPS,
-  family.HEAD_DIM,
+  family.KV_HEADS,
+  family.HEAD_DIM_OR_SQUARE,
   Rotary(),
   QWEN_LAYERS,
   family.DENSE_WIDTH,
   family.EXPERT_WIDTH,
   family.K,
   family.RENORMALISE,
-  Only('use_sliding_window', False),
   *family.aux_loss(0.001),
 )
 _RULES = (
@@ -35,6 +28,17 @@ _RULES = (
   *family.DENSE,
   *family.router(),
 )
+_DEFAULTS = family.USUAL | {
+  'decoder_sparse_step': 1,
+  'head_dim': None,
+  'max_position_embeddings': 32768,
+  'mlp_only_layers': None,
+  'norm_topk_prob': False,
+  'num_hidden_layers': 24,
+  'sliding_window': 4096,
+  'use_sliding_window': False,
+  'vocab_size': 151936,
+}
 _EXPERTS = {'by expert': family.experts(), 'fused': family.FUSED}
 
 QWEN3_MOE = family.Family(
@@ -43,11 +47,23 @@ QWEN3_MOE = family.Family(
   keys=(
     *_KEYS,
     Ours('qk_norm', 'head'),
-    Key('attention_bias', 'qkv_bias', False, also=('out_bias',)),
-    Key('num_experts|num_local_experts', 'moe.num_experts'),
+    Windows(every, by_layer=False, flag=True),
+    family.BIASES,
+    Key('num_local_experts|num_experts', 'moe.num_experts'),
   ),
   rules=(*_RULES, *family.NORM_BY_HEAD),
   experts=_EXPERTS,
+  defaults=_DEFAULTS
+  | {
+    'attention_bias': False,
+    'hidden_size': 2048,
+    'intermediate_size': 6144,
+    'moe_intermediate_size': 768,
+    'num_attention_heads': 32,
+    'num_local_experts': 128,
+    'num_experts_per_tok': 8,
+    'num_key_value_heads': 4,
+  },
 )
 
 _SHARED = family.swiglu('mlp.shared_expert.', 'moe/ffn/shared')
@@ -58,7 +74,13 @@ QWEN2_MOE = family.Family(
   architecture='Qwen2MoeForCausalLM',
   keys=(
     *_KEYS,
-    Key('qkv_bias', 'qkv_bias', True),
+    # Every other layer, of the first ones.
+    Windows(
+      lambda of, i: i % 2 == 0 and i < want(of, 'max_window_layers'),
+      flag=True,
+      first='max_window_layers',
+    ),
+    Key('qkv_bias', 'qkv_bias'),
     Key('num_experts', 'moe.num_experts'),
     SharedWidth('shared_expert_intermediate_size', 'moe_intermediate_size'),
     Ours('moe.shared.gate', True),
@@ -69,6 +91,20 @@ QWEN2_MOE = family.Family(
     Rule(_GATE, '1 D', 'moe/ffn/shared/w_gate_D', 'D'),
   ),
   experts=_EXPERTS,
+  defaults=_DEFAULTS
+  | {
+    'hidden_size': 2048,
+    'intermediate_size': 5632,
+    'layer_types': None,
+    'max_window_layers': 28,
+    'moe_intermediate_size': 1408,
+    'num_attention_heads': 16,
+    'num_experts': 60,
+    'num_experts_per_tok': 4,
+    'num_key_value_heads': 16,
+    'qkv_bias': True,
+    'shared_expert_intermediate_size': 5632,
+  },
 )
 
 # Shared experts without a gate, behind one that is sigmoid(0) = 1/2 and with
@@ -86,7 +122,7 @@ QWEN2_MOE_UNGATED = dataclasses.replace(
 
 
 @dataclasses.dataclass(frozen=True)
-class _NoShared:
+class _NoShared(Part):
   """No shared experts, written as one that is as wide as a routed one."""
 
   def read(self, theirs: Keys) -> dict[str, Any]:
@@ -102,12 +138,7 @@ class _NoShared:
 # norms of queries and keys, and no shared expert.
 QWEN2_MOE_UNSHARED = dataclasses.replace(
   QWEN2_MOE,
-  keys=(
-    *_KEYS,
-    Key('qkv_bias', 'qkv_bias', True),
-    Key('num_experts', 'moe.num_experts'),
-    _NoShared(),
-  ),
+  keys=(*QWEN2_MOE.keys[:-2], _NoShared()),
   rules=(
     *_RULES,
     *(
