@@ -9,8 +9,8 @@ Exit codes:
       set; run the same command to go on
   5   a plan does not fit into the memory of the chips
   6   another process of the run is lost, or never came; start all again
-  75  interrupted by Ctrl-C or SIGTERM; training was saved first: run the same
-      command to go on
+  75  interrupted by Ctrl-C, SIGTERM or SIGHUP (a closed terminal); training
+      was saved first: run the same command to go on
 """
 
 import argparse
@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moejax.core import errors, lines
+from moejax.core import errors, lines, terminal
 
 DONE, BUG, BAD_INPUT, STOPPED = 0, 1, 2, 3
 STUCK, DOES_NOT_FIT, LOST, INTERRUPTED = 4, 5, 6, 75
@@ -189,17 +189,22 @@ def _say(code: int, line: str) -> int:
 
 
 def _interrupts() -> dict[signal.Signals, Any]:
-  """Makes SIGINT and SIGTERM raise KeyboardInterrupt; what was there before.
+  """Makes signals raise KeyboardInterrupt; returns what was there before.
 
-  Python does so with SIGINT itself, but not where it was ignored at the start,
-  as for a command that a script put in the background. Only the main thread is
-  let set a handler.
+  They are SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP. Python
+  does so with SIGINT itself, but not where it was ignored at the start, as for
+  a command that a script put in the background. Only the main thread is let set
+  a handler.
   """
   if threading.current_thread() is not threading.main_thread():
     return {}
 
-  def handle(*_: Any) -> None:
+  def handle(number: int, _: Any) -> None:
+    if number == terminal.HANGUP:
+      terminal.let_go()
     raise KeyboardInterrupt
 
-  both = (signal.SIGINT, signal.SIGTERM)
-  return {which: signal.signal(which, handle) for which in both}
+  taken = [signal.SIGINT, signal.SIGTERM]
+  if terminal.hangs_up():
+    taken.append(terminal.HANGUP)
+  return {which: signal.signal(which, handle) for which in taken}

@@ -68,11 +68,10 @@ def _flags() -> argparse.ArgumentParser:
   one.add_argument('folder')
   one.add_argument('--workdir', required=True, help='made; has to be new')
   one.set_defaults(run=_import)
-  one = kinds.add_parser(
-    'export', help="a workdir's newest weights to a folder"
-  )
+  one = kinds.add_parser('export', help="a workdir's weights to a folder")
   add = one.add_argument
   add('--workdir', required=True, help='of a run, or imported')
+  restore.add_step_flag(one)
   add('--to', required=True, help='folder, made; must have no weights')
   add('--family', default='', help=f'one of {", ".join(FORMS)}; default: fits')
   add('--dtype', default='float32', help=', '.join(save.DTYPES))
@@ -82,6 +81,7 @@ def _flags() -> argparse.ArgumentParser:
   one = kinds.add_parser('upcycle', help='a dense model to one with experts')
   add = one.add_argument
   add('--workdir', required=True, help='of a dense run, or imported')
+  restore.add_step_flag(one)
   add('--to', required=True, help='workdir, made; has to be new')
   off = argparse.BooleanOptionalAction
   add('--rescale', action=off, default=True, help="experts' outputs")
@@ -216,15 +216,11 @@ def _export(args: argparse.Namespace) -> None:
     checkpoint.Checkpointer(place, warn=_note) as checkpoints,
     _Bar('writing', plan.num_bytes(args.dtype)) as progress,
   ):
-    found = checkpoints.latest()
-    if found is None:
-      raise errors.InputError(f'there is no checkpoint in {place} yet')
+    step, _ = checkpoints.find(args.step)
     leaves = trees.leaves(shapes)
     save.write(
       plan,
-      lambda path: checkpoints.open_leaf(
-        found[0], f'weights/{path}', leaves[path]
-      ),
+      lambda path: checkpoints.open_leaf(step, f'weights/{path}', leaves[path]),
       pathlib.Path(args.to),
       dtype=args.dtype,
       shard_bytes=int(args.file_gb * 1e9),
@@ -232,7 +228,7 @@ def _export(args: argparse.Namespace) -> None:
       progress=progress,
     )
   _say(
-    f'{args.to} holds step {found[0]} of {args.workdir} as a '
+    f'{args.to} holds step {step} of {args.workdir} as a '
     f'{plan.family.model_type} in {args.dtype}; {_loaded(plan.family)}.'
   )
   if not beside.files:
@@ -267,7 +263,7 @@ def _upcycle(args: argparse.Namespace) -> None:
   recipe = upcycle.Upcycling(args.rescale, args.groups, args.noise, args.seed)
   target = _new_workdir(args.to)
   with files.locked(target):
-    old, step = restore.weights(dense, args.workdir, _note)
+    old, step = restore.weights(dense, args.workdir, _note, step=args.step)
     new = upcycle.upcycle(source, run.model, old, recipe)
     kept.keep(run.data.vocab, target, args.workdir)
     _save(target, new, {'upcycled': args.workdir})

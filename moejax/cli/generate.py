@@ -18,7 +18,8 @@ such as <|im_start|>, are read as such, and with --no-special_tokens as plain
 text. --chat puts each prompt, as the message of a user, into the model's own
 chat template, and prints the answer alone.
 
-The weights are those of the newest checkpoint that is whole, on one device;
+The weights are those of the newest checkpoint that is whole (--step=best is that
+of the lowest validation loss, --step=500 that of step 500), on one device;
 `--config.mesh.fsdp=-1` splits them over all.
 """
 
@@ -92,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
   model = build.build(run.model, _mesh(run.mesh))
   # Said before gigabytes are read.
   generate.check(model, prompts, args.max_new_tokens, start)
-  weights, step = restore.weights(model, args.workdir, _note)
+  weights, step = restore.weights(model, args.workdir, _note, step=args.step)
   tokens = generate.stream(
     model,
     weights,
@@ -116,6 +117,7 @@ def _flags() -> argparse.ArgumentParser:
   flags = command.parser(f'{__doc__}\n{command.__doc__}')
   add = flags.add_argument
   add('--workdir', required=True, help='of the run whose model is asked')
+  restore.add_step_flag(flags)
   add(
     '--prompt',
     default=[],

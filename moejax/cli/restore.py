@@ -1,5 +1,6 @@
 """A finished or stopped run, opened again from its workdir."""
 
+import argparse
 import dataclasses
 import json
 from collections.abc import Callable
@@ -112,8 +113,19 @@ def weights(
   workdir: str,
   warn: Callable[[str], None],
   group: groups.AnyGroup = alone.ALONE,
+  *,
+  step: str = checkpoint.NEWEST,
+  key: str = '--step',
 ) -> tuple[build.Weights, int]:
-  """The weights of a workdir's newest whole checkpoint, and its step.
+  """The weights of one of a workdir's checkpoints, and its step.
+
+  Args:
+    model: theirs.
+    workdir: of the run.
+    warn: is given a line for each checkpoint that had to be skipped.
+    group: the processes that read.
+    step: which one, see `Checkpointer.find`.
+    key: where the user says which, for errors.
 
   Raises:
     InputError: there is none, or it is of another model.
@@ -125,12 +137,17 @@ def weights(
   )
   place = epath.Path(workdir) / CHECKPOINTS
   with checkpoint.Checkpointer(place, group=group, warn=warn) as checkpoints:
-    found = checkpoints.latest()
-    if found is None:
-      raise errors.InputError(
-        f'there is no checkpoint in {place} yet; train first'
-      )
-    step = found[0]
+    found, _ = checkpoints.find(step, key)
     # Of all that a state has, only the weights are read.
-    state, _ = checkpoints.restore(step, {'weights': abstract}, partial=True)
-  return state['weights'], step
+    state, _ = checkpoints.restore(found, {'weights': abstract}, partial=True)
+  return state['weights'], found
+
+
+def add_step_flag(flags: argparse.ArgumentParser) -> None:
+  """Adds `--step`: which checkpoint of a workdir is meant."""
+  flags.add_argument(
+    '--step',
+    default=checkpoint.NEWEST,
+    help='of the checkpoint: newest (that is whole), best (of the lowest '
+    'validation loss), or a number (default: %(default)s)',
+  )

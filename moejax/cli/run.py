@@ -214,7 +214,12 @@ def _first_weights(parts: Parts, o: Opened) -> build.Weights:
     there = restore.run_of(run.start).model
     configs.check_same(there, run.model, run.start)
     weights, step = restore.weights(
-      parts.model, run.start, o.screen.line, parts.processes.group
+      parts.model,
+      run.start,
+      o.screen.line,
+      parts.processes.group,
+      step=run.start_step,
+      key='start_step',
     )
     o.screen.line(f'Beginning with the weights of {run.start}, step {step}.')
     return weights

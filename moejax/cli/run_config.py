@@ -61,6 +61,8 @@ class Run(config.Checked):
     report: what is measured at the end.
     start: whose weights the run begins with: a folder of a Hugging Face
       checkpoint, or the workdir of another run; '' for fresh ones.
+    start_step: of such a run the checkpoint: newest, best (of the lowest
+      validation loss), or the number of a step.
   """
 
   seed: int = config.number(0, at_least=0, below=2**63)
@@ -71,6 +73,7 @@ class Run(config.Checked):
   mesh: MeshConfig = MeshConfig()
   report: ReportConfig = ReportConfig()
   start: str = ''
+  start_step: str = 'newest'
 
   def check(self) -> None:
     """Raises InputError if the parts do not fit together."""

@@ -25,7 +25,7 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
-from moejax.core import lines
+from moejax.core import lines, terminal
 
 T = TypeVar('T')
 LOSS = 'loss'
@@ -82,6 +82,7 @@ class Screen:
   def __exit__(self, *unused: object) -> None:
     self.close()
 
+  @terminal.outlived()
   def update(
     self,
     step: int,
@@ -110,6 +111,7 @@ class Screen:
       load = '' if load_LE is None else f'  {self._summary(load_LE)}'
       self._console.out(text + load, highlight=False)
 
+  @terminal.outlived()
   def line(self, text: str) -> None:
     """Shows a line; on a terminal above the region, and it stays.
 
@@ -148,6 +150,7 @@ class Screen:
     finally:
       self._untrack()
 
+  @terminal.outlived()
   def _track(self, text: str) -> None:
     if not self._in_place:
       self._console.out(text, highlight=False)
@@ -159,6 +162,7 @@ class Screen:
     )
     self._tracks = True
 
+  @terminal.outlived()
   def _untrack(self) -> None:
     if not self._tracks:
       return
@@ -175,6 +179,7 @@ class Screen:
     live.start()
     return live
 
+  @terminal.outlived()
   def close(self) -> None:
     """Draws the last update, if it was not drawn, and leaves it standing."""
     if self._stale is not None:

@@ -53,7 +53,7 @@ from moejax.cli import (
 )
 from moejax.cli.sweep_config import SweepRun
 from moejax.cli.sweep_results import Result
-from moejax.core import compile_cache, errors, files, table
+from moejax.core import compile_cache, errors, files, table, terminal
 
 TABLE, PICTURE, NUMBERS = 'results.md', 'results.png', 'results.json'
 
@@ -240,24 +240,28 @@ class _Told:
     self._begin = time.monotonic()
 
   def started(self, job: sweep_pool.Job) -> None:
-    print(f'{job.name}: started', flush=True)
+    _tell(f'{job.name}: started')
 
   def ended(self, job: sweep_pool.Job, answer: sweep_pool.Answer) -> None:
     folder = self._sweep.folder
     sweep_results.record(folder, job.name, answer, self._processes)
     took = screen.duration(answer.seconds)
     if answer.code == command.INTERRUPTED:
-      print(f'{job.name}: interrupted after {took}', flush=True)
+      _tell(f'{job.name}: interrupted after {took}')
       return
     self._done += 1
     how = f'failed: {answer.message}' if answer.code else f'finished in {took}'
     left = self._total - self._done
     seconds = (time.monotonic() - self._begin) / self._done * left
-    print(
+    _tell(
       f'{job.name}: {how}; {self._done} of {self._total} done, about '
-      f'{screen.duration(seconds)} left',
-      flush=True,
+      f'{screen.duration(seconds)} left'
     )
+
+
+def _tell(line: str) -> None:
+  with terminal.outlived():  # the runs are to be saved all the same
+    print(line, flush=True)
 
 
 def _finish(sweep: _Sweep, out: pathlib.Path | None) -> None:

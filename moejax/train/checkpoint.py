@@ -40,6 +40,7 @@ from moejax.parallel import alone
 from moejax.parallel import group as groups
 from moejax.train import checkpoint_folder, state_files, stored
 
+NEWEST, BEST = 'newest', 'best'
 STATE = 'state'
 METRIC = 'metric'
 HELD = 'held'
@@ -193,6 +194,15 @@ class Checkpointer:
       except OSError as error:
         raise self._failed(step, error) from error
 
+  def is_best(self, step: int, value: float) -> bool:
+    """Whether this metric would make a step the best; all have to ask.
+
+    Raises:
+      StoppedError: the save before it failed.
+    """
+    self.wait()  # one that is on its way may be the best
+    return self._folder.is_best(step, value)
+
   def best(self) -> tuple[int, float] | None:
     """The checkpoint with the lowest metric, and the metric."""
     return self._folder.best()
@@ -217,6 +227,44 @@ class Checkpointer:
         'away to start from the beginning'
       )
     return None if step is None else (step, self._extra(step))
+
+  def find(
+    self, which: str = NEWEST, key: str = '--step'
+  ) -> tuple[int, dict[str, Any]]:
+    """The checkpoint that a user asks for: its step and extra, no arrays.
+
+    Args:
+      which: 'newest' that verifies, 'best' (with the lowest validation loss of
+        those there are), or a step.
+      key: where the user says so, for errors.
+
+    Raises:
+      InputError: there is no such checkpoint, or it is damaged.
+    """
+    if which == NEWEST:
+      found = self.latest()
+      if found is None:
+        raise errors.InputError(
+          f'there is no checkpoint in {self._folder.folder} yet; train first'
+        )
+      return found
+    listing = ', '.join(map(str, self.steps())) or '(none)'
+    there = f'the steps in {self._folder.folder} are: {listing}'
+    if which == BEST:
+      best = self.best()
+      if best is None:
+        raise errors.InputError(
+          f'{key}=best: no checkpoint has a validation loss; {there}'
+        )
+      step = best[0]
+    elif which.isdecimal():
+      step = int(which)
+    else:
+      raise errors.InputError(
+        f'{key}={which!r} is newest, best or the step of a checkpoint; {there}'
+      )
+    self._check_whole(step)
+    return step, self._extra(step)
 
   def usable(self, abstract: Any) -> dict[int, dict[str, Any]]:
     """Steps that verify and hold what this process needs: extra of each.

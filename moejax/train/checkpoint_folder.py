@@ -180,11 +180,24 @@ class CheckpointFolder:
     self.folder.mkdir(parents=True, exist_ok=True)
     files.atomic_write_json(self.folder / VALUES, kept)
 
+  def is_best(self, step: int, value: float) -> bool:
+    """Whether the metric is lower than that of every other step there is."""
+
+    def compare() -> bool:
+      others = {**self._known_values(), step: math.inf}
+      return math.isfinite(value) and value < min(others.values())
+
+    return self._group.told('best checkpoint', compare)
+
   def best(self) -> tuple[int, float] | None:
     """The step with the lowest metric, of those there are, and the metric."""
-    steps = set(self.steps()) - set(self._bad)
-    values = [(v, s) for s, v in self._values().items() if s in steps]
+    values = [(v, s) for s, v in self._known_values().items()]
     return min(values)[::-1] if values else None
+
+  def _known_values(self) -> dict[int, float]:
+    """The metric of each step that is there and not known to be damaged."""
+    steps = set(self.steps()) - set(self._bad)
+    return {s: v for s, v in self._values().items() if s in steps}
 
   def _values(self) -> dict[int, float]:
     try:

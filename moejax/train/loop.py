@@ -48,9 +48,11 @@ class TrainConfig(config.Checked):
     max_bad_steps: stop after so many steps in a row that were not finite.
     log_every: steps between lines of metrics.jsonl and of the log.
     load_every: steps between arrays of expert load [layers, experts] in
-      metrics.jsonl; 0 for never.
+      metrics.jsonl, whatever log_every is; 0 for never.
     checkpoint_every: steps between checkpoints; the last step has one too.
     keep_checkpoints: the newest to keep; the best by validation loss stays too.
+    save_best: whether an evaluation that is the best so far is saved as well.
+      Without it the best is that of the steps that are saved anyway.
     eval_every: steps between evaluations; the last step has one too.
     eval_batches: batches of each validation set then; 0 for all.
     peak_tflops: what the machine could do at best, in TFLOP/s over all devices,
@@ -76,6 +78,7 @@ class TrainConfig(config.Checked):
   load_every: int = config.number(100, at_least=0, note='0: never')
   checkpoint_every: int = config.number(500, at_least=1)
   keep_checkpoints: int = config.number(3, at_least=1)
+  save_best: bool = True
   eval_every: int = config.number(500, at_least=1)
   eval_batches: int = config.number(8, at_least=0, note='0: all')
   peak_tflops: float = config.number(
@@ -109,6 +112,8 @@ class Checkpoints(Protocol):
   def check(self) -> None: ...
 
   def wait(self) -> None: ...
+
+  def is_best(self, step: int, value: float) -> bool: ...
 
   def mark_best(self, step: int, value: float) -> None: ...
 
@@ -245,13 +250,19 @@ def _boundary(
         found |= hook(step, state)
         job.beat(f'an evaluation after step {step}')
     job.writer.write(step, found)
+  value = found.get('eval/loss')
   with job.goodput.part('save'):
     if _near_due(config, step):
       job.checkpoints.save_near(step, state, job.extra)
     if save or at_end or step % config.checkpoint_every == 0:
+      save = True
+    elif config.save_best and value is not None:
+      save = job.checkpoints.is_best(step, value)
+    if save:
+      # Marked first: what the save removes depends on which is the best.
+      if value is not None:
+        job.checkpoints.mark_best(step, value)
       job.checkpoints.save(step, state, job.extra)
-      if 'eval/loss' in found:
-        job.checkpoints.mark_best(step, found['eval/loss'])
     job.goodput.keep()
   job.beat(f'the boundary after step {step}')
   meter.pause(time.perf_counter() - begin)
@@ -270,13 +281,14 @@ def _report(job: Job, meter: '_Meter', step: int, metrics: Any) -> str | None:
     load_NE = stats.load(np.asarray(found['count_E'], np.float64))
     scalars |= {f'moe/{k}': v for k, v in stats.summarise(found).items()}
   config = job.config
+  record: dict[str, Any] = {}
   if step % config.log_every == 0 or step == config.steps:
-    arrays = {}
-    every = config.load_every
-    if load_NE is not None and every and step % every == 0:
-      arrays['moe/load'] = load_NE
-    spent = job.goodput.values()
-    job.writer.write(step, {**scalars, **arrays, **speed, **spent})
+    record |= {**scalars, **speed, **job.goodput.values()}
+  every = config.load_every
+  if load_NE is not None and every and step % every == 0:
+    record['moe/load'] = load_NE
+  if record:
+    job.writer.write(step, record)
   job.bad_step(step, scalars, norms)
   job.display.update(step, {**scalars, **speed}, load_NE)
   return _problem(job, step, scalars)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a flag that the loop reads between two steps.
+"""SIGINT, SIGTERM and SIGHUP as a flag that the loop reads between two steps.
 
 Where jax.distributed is initialised SIGTERM is JAX's: it takes the notice of
 any process to all of them, and names the step after which all are to stop.
@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+from moejax.core import terminal
 
 PREEMPTED = 'SIGTERM (a preemption notice)'
 
@@ -29,7 +31,10 @@ class StopSignal:
   |---|---|---|
   | SIGINT (Ctrl-C) | sets `requested` | raises KeyboardInterrupt, wherever |
   | SIGTERM | sets `requested` | ignored: the save is under way |
+  | SIGHUP (the terminal is closed, the connection dropped) | sets `requested`,
+    and what is printed goes nowhere | ignored |
 
+  SIGHUP stays ignored where it was from the start, as under `nohup`.
   On leaving, the handlers from before are back. Outside the main thread Python
   gives signals to nobody, so there it does nothing.
   """
@@ -58,6 +63,8 @@ class StopSignal:
 
   def __enter__(self) -> 'StopSignal':
     self._take(signal.SIGINT)
+    if terminal.hangs_up():
+      self._take(terminal.HANGUP)
     if not jax.distributed.is_initialized():
       self._take(signal.SIGTERM)
     return self
@@ -75,6 +82,8 @@ class StopSignal:
 
   def _handle(self, number: int, _frame: FrameType | None) -> None:
     which = signal.Signals(number)
+    if which == terminal.HANGUP:
+      terminal.let_go()
     if self._first is None:
       self._first = which
     if which == signal.SIGINT:

@@ -81,6 +81,10 @@ class Tiers:
     self._try(Checkpointer.wait)
     self._durable.wait()
 
+  def is_best(self, step: int, value: float) -> bool:
+    """Whether the metric is better than those of the workdir's checkpoints."""
+    return self._durable.is_best(step, value)
+
   def mark_best(self, step: int, value: float) -> None:
     """Notes the metric of one of the workdir's checkpoints."""
     self._durable.mark_best(step, value)

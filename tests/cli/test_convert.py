@@ -197,6 +197,10 @@ def test_training_begins_with_the_weights_of_a_workdir(
   assert found.keys() == wanted.keys()
   for name, x in wanted.items():
     assert np.asarray(found[name]).tobytes() == np.asarray(x).tobytes(), name
+  with pytest.raises(errors.InputError, match='no checkpoint 5 in'):
+    hf.fine_tune(
+      path, tmp_path / 'x', steps=2, start=str(start), start_step='5'
+    )
   more = {'start': str(start), 'model.num_layers': 3}
   with pytest.raises(errors.InputError) as e:
     hf.fine_tune(path, tmp_path / 'other', steps=2, **more)
@@ -285,6 +289,10 @@ def test_bad_input_is_one_line(there, tmp_path, capsys):
     ),
     (['inspect', str(broken)], 'config.json lacks vocab_size'),
     (['what'], 'invalid choice'),
+    (
+      ['export', f'--workdir={workdir}', '--to=x', '--step=best'],
+      '--step=best: no checkpoint has a validation loss; the steps in',
+    ),
     (['inspect', str(there), '--config.a=b'], 'is for upcycle alone'),
     (
       ['upcycle', f'--workdir={workdir}', f'--to={tmp_path / "new"}'],

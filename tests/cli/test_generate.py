@@ -30,21 +30,28 @@ GREEDY = '--temperature=0'
 GREEDILY = generation.Sampling()
 
 
+def _drawn(model, step):
+  rng = np.random.default_rng(step)
+  draw = lambda x: rng.standard_normal(x.shape).astype(x.dtype)
+  return jax.tree.map(draw, model.shapes)
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """A workdir with two checkpoints; its model, and the newer weights."""
+  """A workdir with two checkpoints; its model, and the newer weights.
+
+  By its validation loss the older is the better one.
+  """
   folder = tmp_path_factory.mktemp('run')
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   model = build.build(RUN.model, mesh)
-  rng = np.random.default_rng(0)
   files.atomic_write_json(folder / 'config.json', config.to_dict(RUN))
   with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
-    for step in (10, 20):
-      draw = lambda x: rng.standard_normal(x.shape).astype(x.dtype)
-      weights = jax.tree.map(draw, model.shapes)
+    for step, loss in ((10, 2.0), (20, 3.0)):
+      weights = _drawn(model, step)
       # As in a training state there is more than weights.
       state = {'weights': weights, 'opt_state': {'count': np.int32(step)}}
-      checkpoints.save(step, jax.tree.map(np.asarray, state), {})
+      checkpoints.save(step, jax.tree.map(np.asarray, state), {'metric': loss})
   return folder, model, weights
 
 
@@ -108,6 +115,18 @@ def test_ids_are_a_prompt_as_they_are(trained, capsys):
   assert capsys.readouterr().out == _new_text(trained, PROMPT) + '\n'
 
 
+@pytest.mark.parametrize('step', ['best', '10'])
+def test_another_checkpoint_speaks_if_asked_for(trained, step, capsys):
+  folder, model, _ = trained
+  flags = [f'--workdir={folder}', f'--prompt={PROMPT}', f'--step={step}']
+  generate.main([*flags, GREEDY, '--max_new_tokens=20'])
+  out, err = capsys.readouterr()
+  older = folder, model, _drawn(model, 10)
+  assert out == _new_text(older, PROMPT) + '\n'
+  assert out != _new_text(trained, PROMPT) + '\n'
+  assert 'checkpoint of step 10' in err
+
+
 def test_several_prompts_are_printed(trained, capsys):
   flags = [
     f'--workdir={trained[0]}',
@@ -136,6 +155,8 @@ def test_several_prompts_are_printed(trained, capsys):
     (['--prompt_ids=1,x'], "invalid list of ids value: '1,x'"),
     (['--prompt_ids=1,259'], 'prompt 0 has the token id 259'),
     (['--prompt=x', '--chat'], 'has no chat template'),
+    (['--prompt=x', '--step=15'], 'no checkpoint 15 in'),
+    (['--prompt=x', '--step=last'], "--step='last' is newest, best or"),
     (['--prompt=x', '--config.mesh.fdsp=1'], 'mesh.fsdp'),
     (['--prompt=x', '--config.model.width=32'], 'of another model'),
     ([], '--prompt'),

@@ -38,7 +38,7 @@ def test_a_killed_process_ends_the_others(victim):
     assert victim == 0 or other.err == [line]
 
 
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP'])
 def test_a_signal_to_one_stops_all_after_the_same_step(name):
   with processes.steps(2) as two:
     two.wait_for_line(1, 'step 20')

@@ -215,6 +215,42 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
   assert checkpointer.steps() == [8]
 
 
+def test_a_metric_is_the_best_beside_those_of_the_steps_there_are(tmp_path):
+  with Checkpointer(tmp_path, keep=1) as checkpointer:
+    assert checkpointer.is_best(1, 9.0)
+    assert not checkpointer.is_best(1, float('nan'))
+    for step, metric in [(10, 3.0), (20, 4.0)]:
+      checkpointer.mark_best(step, metric)
+      checkpointer.save(step, {'x': jnp.ones(3)}, {})
+    # The one on its way counts, and a step is not compared with itself.
+    assert not checkpointer.is_best(30, 3.0)
+    assert checkpointer.is_best(30, 2.9)
+    assert checkpointer.is_best(10, 3.5)
+    checkpointer.mark_best(40, 1.0)  # a kill came before its save
+    assert checkpointer.is_best(30, 2.9)
+
+
+def test_newest_best_and_any_step_can_be_asked_for(tmp_path):
+  with (
+    Checkpointer(tmp_path / 'none') as checkpointer,
+    pytest.raises(errors.InputError, match='no checkpoint in .* yet'),
+  ):
+    checkpointer.find('newest')
+  with Checkpointer(tmp_path, keep=3) as checkpointer:
+    checkpointer.save(10, {'x': jnp.ones(3)}, {})
+    with pytest.raises(errors.InputError, match='--step=best: no checkpoint '):
+      checkpointer.find('best')
+    for step, metric in [(20, 2.0), (30, 3.0)]:
+      checkpointer.save(step, {'x': jnp.ones(3)}, {'metric': metric})
+    checkpointer.wait()
+    found = [checkpointer.find(w)[0] for w in ('newest', 'best', '10', '0020')]
+    assert found == [30, 20, 10, 20]
+    with pytest.raises(errors.InputError, match='no checkpoint 7 in .* 10, 20'):
+      checkpointer.find('7')
+    with pytest.raises(errors.InputError, match="start_step='last' is newest,"):
+      checkpointer.find('last', 'start_step')
+
+
 def test_prune_as_in_its_docstring(tmp_path):
   folder = checkpoint_folder.CheckpointFolder(tmp_path, print)
   for step in (10, 20, 30, 40, 50, 60):

@@ -30,6 +30,9 @@ class Recorder:
   def wait(self):
     self.events.append(('wait',))
 
+  def is_best(self, step, value):
+    return value < min([e[2] for e in self.events if e[0] == 'best'] or [9e9])
+
   def mark_best(self, step, value):
     self.events.append(('best', step, value))
 
@@ -146,6 +149,21 @@ def test_hooks_run_when_due_and_mark_the_best():
   assert {'eval/loss': 10.0} in written
 
 
+@pytest.mark.parametrize(
+  ('save_best', 'saved'), [(True, [2, 4, 10]), (False, [5, 10])]
+)
+def test_the_best_evaluation_is_saved_wherever_it_falls(save_best, saved):
+  losses = {2: 5.0, 4: 3.0, 6: 4.0, 8: 3.5, 10: 4.5}
+  recorder = Recorder()
+  hook = lambda step, state: {'eval/loss': losses[step]}
+  every = {'checkpoint_every': 10 if save_best else 5, 'eval_every': 2}
+  _run(recorder, hooks=[hook], save_best=save_best, **every)
+  assert [step for _, step in recorder.kinds('save')] == saved
+  # A loss is noted of a step that is saved, and of no other.
+  marked = {e[1]: e[2] for e in recorder.events if e[0] == 'best'}
+  assert marked == {s: losses[s] for s in saved if s in losses}
+
+
 def test_a_signal_saves_after_the_step_and_ends():
   recorder = Recorder()
   answers = iter([None, None, 'SIGTERM'])
@@ -206,6 +224,28 @@ def test_load_is_written_every_so_often_and_shown_always():
   ]
   assert with_load == [4, 8]
   np.testing.assert_array_equal(recorder.shown[0][2], [[1.5, 0.5], [1, 1]])
+
+
+@pytest.mark.parametrize(
+  ('log_every', 'load_every'), [(2, 3), (7, 2), (100, 5)]
+)
+def test_scalars_and_load_are_written_each_at_its_own_steps(
+  log_every, load_every
+):
+  stats = {
+    'count_E': jnp.array([[3.0, 1.0]]),
+    'dropped': jnp.zeros(1),
+    'entropy': jnp.zeros(1),
+    'logit': jnp.zeros(1),
+  }
+  recorder = Recorder()
+  step = lambda state, batch: _step(state, batch, stats=stats)
+  _run(recorder, step, log_every=log_every, load_every=load_every)
+  written = [(e[1], e[2]) for e in recorder.events if e[0] == 'write']
+  steps = lambda name: [step for step, values in written if name in values]
+  multiples = lambda n: [s for s in range(1, 11) if s % n == 0]
+  assert steps('moe/load') == multiples(load_every)
+  assert steps('loss') == sorted({*multiples(log_every), 10})
 
 
 def test_implicit_transfers_are_refused_in_the_loop():

@@ -1,4 +1,5 @@
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import threading
 
 import pytest
 
+from moejax.cli import command
 from moejax.train import signals
 from moejax.train.signals import StopSignal
 
@@ -23,7 +25,7 @@ def handlers_of_the_test():
   handler = lambda number, frame: seen.append(signal.Signals(number).name)
   before = {
     which: signal.signal(which, handler)
-    for which in (signal.SIGINT, signal.SIGTERM)
+    for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
   }
   yield seen
   for which, old in before.items():
@@ -31,7 +33,9 @@ def handlers_of_the_test():
     signal.signal(which, old)
 
 
-@pytest.mark.parametrize('which', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+  'which', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+)
 def test_a_signal_is_a_flag_and_nothing_else(which, handlers_of_the_test):
   with StopSignal() as stop:
     assert stop.requested is None
@@ -49,11 +53,29 @@ def test_the_second_ctrl_c_raises():
     assert stop.requested == 'SIGINT'
 
 
-def test_the_second_sigterm_is_ignored():
+@pytest.mark.parametrize('which', [signal.SIGTERM, signal.SIGHUP])
+def test_the_second_of_a_notice_is_ignored(which):
   with StopSignal() as stop:
     for _ in range(3):
-      send(signal.SIGTERM)
-    assert stop.requested == 'SIGTERM'
+      send(which)
+    assert stop.requested == which.name
+
+
+def test_under_nohup_a_hangup_stops_nothing():
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with StopSignal() as stop:
+      send(signal.SIGHUP)
+      assert stop.requested is None
+    # Nor before a run trains: Ctrl-C and SIGTERM are errors there.
+    assert command.call(lambda _: send(signal.SIGHUP), []) == command.DONE
+  finally:
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hangup_before_training_is_an_interruption():
+  ended = command.call(lambda _: send(signal.SIGHUP), [])
+  assert ended == command.INTERRUPTED
 
 
 def test_one_ctrl_c_after_sigterm_does_not_tear_the_save():
@@ -100,6 +122,47 @@ with StopSignal() as stop:
 sys.stdout.write(f'saved on {stop.requested}\\n')
 sys.exit(75)
 """
+
+
+# Prints all the time, also in the moment in which its terminal is closed.
+SHOWING = """
+import fcntl, pathlib, sys, termios, time
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from moejax.cli import command, screen
+from moejax.train.signals import StopSignal
+
+def train(argv):
+  with screen.Screen(10**9) as shown, StopSignal() as stop:
+    for step in range(1, 10**6):
+      shown.update(step, {'loss': 1.0})
+      shown.line(f'step {step}')
+      if stop.requested and step % 50 == 0:
+        break
+      time.sleep(0.001)
+  pathlib.Path(argv[0]).write_text(f'saved on {stop.requested}')
+  raise command.InterruptedRunError('the state is saved')
+
+sys.exit(command.call(train, sys.argv[1:]))
+"""
+
+
+def test_when_its_terminal_is_closed_a_run_saves_and_ends(tmp_path):
+  master, slave = pty.openpty()
+  process = subprocess.Popen(
+    [sys.executable, '-c', SHOWING, str(tmp_path / 'saved')],
+    stdin=slave,
+    stdout=slave,
+    stderr=slave,
+    start_new_session=True,
+  )
+  os.close(slave)
+  text = b''
+  while b'step 20' not in text:
+    text += os.read(master, 1000)
+  os.close(master)
+  assert process.wait(60) == command.INTERRUPTED
+  assert (tmp_path / 'saved').read_text() == 'saved on SIGHUP'
 
 
 @pytest.mark.parametrize('which', [signal.SIGINT, signal.SIGTERM])
