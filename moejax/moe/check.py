@@ -24,10 +24,14 @@ from moejax.moe.exchanges import ring
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
 
+OUTPUT = 'output'
 # Of the largest value; a path that is wrong is off by its own size.
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2}
 # Matmuls of float32 are not done in float32 by default there.
 TOLERANCE_ACCELERATOR = 5e-2
+# Of the largest gradient; a gradient below that may be rounding alone, as of a
+# router whose weights do not depend on it.
+LEAST_GRADIENT = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +129,15 @@ def differences(
   problem = _problem(small, dtype, size)
   want = _found(obvious, one, size, problem, hosts.quick_compile(one))
   worst = dict.fromkeys(want, 0.0)
+  largest = max(_size(x) for name, x in want.items() if name != OUTPUT)
+  least = dict.fromkeys(want, LEAST_GRADIENT * largest) | {OUTPUT: 0.0}
   for exchange in _exchanges(config, mesh):
     tried = dataclasses.replace(small, exchange=exchange)
     got = _found(tried, mesh, size, problem, {})
     for name, leaf in want.items():
       # Not max(): a nan is the worst of all.
-      worst[name] = float(np.maximum(worst[name], _error(got[name], leaf)))
+      error = _error(got[name], leaf, least[name])
+      worst[name] = float(np.maximum(worst[name], error))
   return worst
 
 
@@ -170,16 +177,20 @@ def _found(
   (of_weights, of_x), out = found
   of_weights.pop('memory', None)
   return {
-    'output': out,
+    OUTPUT: out,
     'gradient of the tokens': of_x,
     **{f'gradient of {p}': g for p, g in trees.leaves(of_weights).items()},
   }
 
 
-def _error(got: np.ndarray, want: np.ndarray) -> float:
+def _error(got: np.ndarray, want: np.ndarray, least: float) -> float:
   got, want = got.astype(np.float32), want.astype(np.float32)
-  scale = max(float(np.max(np.abs(want), initial=0)), 1e-9)
-  return float(np.max(np.abs(got - want), initial=0)) / scale
+  return _size(got - want) / max(_size(want), least, 1e-9)
+
+
+def _size(x: np.ndarray) -> float:
+  """The largest absolute value."""
+  return float(np.max(np.abs(x.astype(np.float32)), initial=0))
 
 
 def _problem(config: MoEConfig, dtype: str, size: Size) -> Any:

@@ -43,6 +43,12 @@ class PEERConfig(config.Checked):
         f'peer.k={self.k} experts per head, but there are '
         f'peer.num_keys={self.num_keys}; use 1 to {self.num_keys}'
       )
+    if self.k == 1 and self.score == 'softmax':
+      raise errors.InputError(
+        'peer.k=1 with peer.score=softmax gives every expert the weight 1, so '
+        'queries and keys would not be trained; set peer.score=sigmoid, or a '
+        'larger k'
+      )
     if self.key_width % 2:
       raise errors.InputError(
         f'peer.key_width={self.key_width} must be even: half for each key'

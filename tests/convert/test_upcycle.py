@@ -65,7 +65,7 @@ SAME = {
     sparse(4, 6, TOP_K(k=2), shared=1, first_dense=1),
     {},
   ),
-  'every third layer': (sparse(4, 12, TOP_K(k=1), moe_every=3), {}),
+  'every third layer': (sparse(4, 12, TOP_K(k=2), moe_every=3), {}),
   'all slices once': (sparse(3, 4, TOP_K(k=3)), {'groups': False}),
   'sigmoid gates': (sparse(6, 4, TOP_K(k=3, score='sigmoid')), {}),
 }

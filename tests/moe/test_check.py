@@ -27,12 +27,20 @@ MoE = MoEConfig(num_experts=4, router=ROUTERS['top_k'](k=2))
 STAGES = dataclasses.replace(MoE, grouped_matmul='blocked')
 
 
+class _One(ROUTERS['top_k']):
+  """A router without a gradient: what there is of one is rounding."""
+
+  def check(self, num_experts):
+    del num_experts  # a user's own may do this; ours is refused
+
+
 @pytest.mark.parametrize(
   'config',
   [
     MoE,
     STAGES,
     dataclasses.replace(MoE, grouped_matmul='ragged_dot'),
+    dataclasses.replace(MoE, router=_One(k=1, renormalise=True)),
     dataclasses.replace(MoE, dispatcher=DISPATCHERS['capacity']()),
     dataclasses.replace(
       MoE,
@@ -45,7 +53,15 @@ STAGES = dataclasses.replace(MoE, grouped_matmul='blocked')
       experts=EXPERTS['autonomous_swiglu'](),
     ),
   ],
-  ids=['fused', 'blocked', 'ragged_dot', 'capacity', 'gshard', 'autonomy'],
+  ids=[
+    'fused',
+    'blocked',
+    'ragged_dot',
+    'one',
+    'capacity',
+    'gshard',
+    'autonomy',
+  ],
 )
 def test_the_real_paths_pass(config):
   found = check.run(config, 'float32', tiny.mesh())

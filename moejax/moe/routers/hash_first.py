@@ -46,6 +46,12 @@ class HashFirst(contract.Router):
 
   def check(self, num_experts: int) -> None:
     hashes.check_k(self.k, num_experts)
+    scores.check_gates(
+      self.k == 1,
+      num_experts,
+      'router.k=1 of hash_first, which divides the chosen scores by their sum,',
+      'set router.k=2 or more',
+    )
 
   def shrunk(self, num_experts: int) -> 'HashFirst':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))

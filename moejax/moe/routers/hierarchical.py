@@ -8,6 +8,7 @@ import numpy as np
 
 from moejax.core import config, errors
 from moejax.moe import contract
+from moejax.moe.routers import scores
 from moejax.moe.scorers import SCORERS
 
 
@@ -68,6 +69,12 @@ class Hierarchical(contract.Router):
         f'{num_experts} experts in router.groups={self.groups} make a group of '
         f'{num_experts // self.groups}'
       )
+    scores.check_gates(
+      self.k_outer == self.k_inner == 1,
+      num_experts,
+      'router.k_outer=1 with router.k_inner=1',
+      'set one of them to 2 or more',
+    )
 
   def shrunk(self, num_experts: int) -> 'Hierarchical':
     groups = min(self.groups, 2, num_experts)

@@ -18,6 +18,9 @@ LEAST_STD = 1e-6
 class Noise(config.Checked):
   """How logits are noised, and what gates and losses make of it: the base."""
 
+  # Whether the gates of the kept sum to 1; a plain attribute, no config key.
+  among_kept = False
+
   def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
     """See `contract.Router.heads`."""
     del num_experts
@@ -55,6 +58,7 @@ class Learned(Noise):
   """
 
   floor: float = config.number(1e-2, at_least=0, at_most=100)
+  among_kept = True
 
   def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
     return {'noise': (Linear(start='zeros'), num_experts)}
@@ -145,6 +149,12 @@ class NoisyTopK(contract.Router):
         f'router.k={self.k} experts per token, but there are {num_experts} '
         f'routed experts; use 1 to {num_experts}'
       )
+    scores.check_gates(
+      self.k == 1 and self.noise.among_kept,
+      num_experts,
+      'router.k=1 with router.noise.name=learned',
+      'set router.k=2 or more, or router.noise.name=fixed',
+    )
 
   def shrunk(self, num_experts: int) -> 'NoisyTopK':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))

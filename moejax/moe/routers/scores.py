@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from moejax.core import errors
 from moejax.moe import contract
 
 Score = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -65,6 +66,26 @@ def renormalised(gate_TK: jax.Array) -> jax.Array:
   """Gates over their sum."""
   total_T1 = gate_TK.sum(axis=-1, keepdims=True)
   return gate_TK / jnp.maximum(total_T1, LEAST_SUM)
+
+
+def check_gates(alone: bool, num_experts: int, setting: str, fix: str) -> None:
+  """Raises InputError where a token's one gate is divided by itself.
+
+  Then every weight is 1 whatever the scores are, and what scores the experts
+  has no gradient. Shazeer et al. (2017, section 2.1) ask for k > 1 for that
+  reason; DeepSeek's and Megatron's code do not renormalise a single gate.
+
+  Args:
+    alone: whether it is so.
+    num_experts: with one expert there is nothing to be trained.
+    setting: the keys and values that make it so.
+    fix: what to set instead.
+  """
+  if alone and num_experts > 1:
+    raise errors.InputError(
+      f'{setting} gives every token the weight 1, whatever the router says, so '
+      f'the router would not be trained; {fix}'
+    )
 
 
 def take(value_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:

@@ -59,6 +59,12 @@ class TCMoE(contract.Router):
         f'router.k={self.k}, but tc_moe has {choices} choices with '
         f'{num_experts} experts; use 1 to {choices}'
       )
+    scores.check_gates(
+      self.k == 1 and self.num_null == 0,
+      num_experts,
+      'router.k=1 with router.num_null=0',
+      'set router.k=2, or router.num_null=1, or more',
+    )
 
   def shrunk(self, num_experts: int) -> 'TCMoE':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))

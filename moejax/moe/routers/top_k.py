@@ -55,11 +55,11 @@ class TopK(contract.Router):
   Attributes:
     k: routed experts per token.
     score: from logits to scores, see `scores.SCORES`.
-    renormalise: divide the kept gates by their sum.
+    renormalise: divide the kept gates by their sum; for k > 1.
     scale: the routed scaling factor, which multiplies the gates.
     after: choose by logits and apply `score` to the kept logits alone (Shazeer
-      2017, Mixtral, gpt-oss). With softmax it gives what `renormalise` gives;
-      a bias is then added to logits and not to probabilities.
+      2017, Mixtral, gpt-oss). With softmax it gives what `renormalise` gives,
+      for k > 1; a bias is then added to logits and not to probabilities.
     scales_input: the gate multiplies the expert's input and not its output
       (Llama 4), which differs since experts are not linear; for k=1.
     expert_dropout: probability with which, in training, a token cannot choose
@@ -81,6 +81,19 @@ class TopK(contract.Router):
         f'router.k={self.k} experts per token, but there are {num_experts} '
         f'routed experts; use 1 to {num_experts}'
       )
+    one = self.k == 1
+    scores.check_gates(
+      one and self.renormalise,
+      num_experts,
+      'router.renormalise=True with router.k=1',
+      'set router.renormalise=false, or a larger k',
+    )
+    scores.check_gates(
+      one and self.after and self.score.endswith('softmax'),
+      num_experts,
+      f'router.after=True with router.k=1 and router.score={self.score}',
+      'set router.after=false, another score, or a larger k',
+    )
     if self.scales_input and self.k > 1:
       raise errors.InputError(
         f'router.scales_input=True with router.k={self.k}: an input is scaled '
