@@ -18,8 +18,8 @@ such as <|im_start|>, are read as such, and with --no-special_tokens as plain
 text. --chat puts each prompt, as the message of a user, into the model's own
 chat template, and prints the answer alone.
 
-The weights are those of the newest checkpoint that is whole (--step=best is that
-of the lowest validation loss, --step=500 that of step 500), on one device;
+The weights are those of the newest checkpoint that is whole (--step=best is
+that of the lowest validation loss, --step=500 that of step 500), on one device;
 `--config.mesh.fsdp=-1` splits them over all.
 """
 
