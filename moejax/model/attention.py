@@ -57,6 +57,10 @@ class Attention(nnx.Module):
     if config.sinks:
       self.sink_H = zeros((heads,), ('heads',))
     self.rope, self.platform = config.rope, platform
+    self.norm_turned = config.qk_norm_turned
+    self.factor = self.rope.scaling.score_factor
+    if config.scales.scores:
+      self.factor *= config.scales.scores * math.sqrt(config.head_dim)
     self.core = attend.choose(config.attention, platform, mesh)
 
   def __call__(
@@ -112,12 +116,13 @@ class Attention(nnx.Module):
         x + b[...].astype(x.dtype)
         for x, b in zip((q, k, v), biases, strict=True)
       )
-    if hasattr(self, 'norm_q'):
+    if hasattr(self, 'norm_q') and not self.norm_turned:
       q, k = self.norm_q(q), self.norm_k(k)
-    factor = self.rope.scaling.score_factor
-    q = q if factor == 1 else q * math.sqrt(factor)
-    k = k if factor == 1 else k * math.sqrt(factor)
     q, k = (self.rope.rotate(x, turn, self.platform) for x in (q, k))
+    if hasattr(self, 'norm_q') and self.norm_turned:
+      q, k = self.norm_q(q), self.norm_k(k)
+    if self.factor != 1:
+      q, k = (x * math.sqrt(self.factor) for x in (q, k))
     return q, k, v
 
   def _output(self, o_BLHK: jax.Array) -> jax.Array:

@@ -50,7 +50,10 @@ ATTENTIONS = {
 
 
 class Block(nnx.Module):
-  """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+  """x + attention(norm(x)), then x + feed-forward(norm(x)).
+
+  With `norm_after`: x + norm(attention(x)), then x + norm(feed-forward(x)).
+  """
 
   def __init__(
     self, config: ModelConfig, mesh: Mesh, key: jax.Array, *, moe: bool
@@ -61,6 +64,8 @@ class Block(nnx.Module):
     make = ATTENTIONS[type(config.heads)]
     self.attention = make(config, platform, key_attention, mesh)
     self.norm_ffn = norm.RMSNorm(config.width, config.norm_eps)
+    self.norm_after = config.norm_after
+    self.scale = config.scales.residual
     if moe:
       make = ffn.SPARSE[type(config.feed_forward)]
       self.ffn = make(config, mesh, key_ffn)
@@ -77,9 +82,13 @@ class Block(nnx.Module):
   ) -> tuple[jax.Array, layer.Trace | None, layer.Record]:
     """The layer's output, its trace, and its record (empty if it is dense)."""
     place = place or Place(0, None)
-    x_BLD = x_BLD + self.attention(
-      self.norm_attention(x_BLD), tokens.turn, tokens.segment_BL, place.window
+    out_BLD = self.attention(
+      self._before(self.norm_attention, x_BLD),
+      tokens.turn,
+      tokens.segment_BL,
+      place.window,
     )
+    x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
     return self._feed_forward(x_BLD, tokens, trace, key, place.index)
 
   def step(
@@ -92,27 +101,37 @@ class Block(nnx.Module):
   ) -> tuple[jax.Array, layer.Trace | None, tuple[jax.Array, jax.Array]]:
     """The same with earlier tokens in a cache."""
     out_BLD, cache = self.attention.step(
-      self.norm_attention(x_BLD),
+      self._before(self.norm_attention, x_BLD),
       tokens.turn,
       tokens.position_BL,
       cache,
       place.window,
     )
+    x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
     x_BLD, trace, _ = self._feed_forward(
-      x_BLD + out_BLD, tokens, trace, None, place.index
+      x_BLD, tokens, trace, None, place.index
     )
     return x_BLD, trace, cache
 
   def _feed_forward(self, x_BLD, tokens, trace, key, index):
-    h_BLD = self.norm_ffn(x_BLD)
+    h_BLD = self._before(self.norm_ffn, x_BLD)
+    record = layer.Record({}, {})
     if isinstance(self.ffn, layer.MoE):
       seen = layer.Tokens(
         tokens.segment_BL != 0, tokens.index_BL, tokens.token_BL
       )
       out_BLD, trace, record = self.ffn(h_BLD, seen, trace, key, index)
-      return x_BLD + out_BLD, trace, record
-    if isinstance(self.ffn, ffn.Dense):
+    elif isinstance(self.ffn, ffn.Dense):
       out_BLD = self.ffn(h_BLD)
     else:
       out_BLD = self.ffn(h_BLD, tokens.segment_BL != 0)
-    return x_BLD + out_BLD, trace, layer.Record({}, {})
+    return x_BLD + self._behind(self.norm_ffn, out_BLD), trace, record
+
+  def _before(self, rms: norm.RMSNorm, x_BLD: jax.Array) -> jax.Array:
+    """What attention or the feed-forward is given."""
+    return x_BLD if self.norm_after else rms(x_BLD)
+
+  def _behind(self, rms: norm.RMSNorm, out_BLD: jax.Array) -> jax.Array:
+    """What of its output is added."""
+    out_BLD = rms(out_BLD) if self.norm_after else out_BLD
+    return out_BLD if self.scale == 1 else out_BLD * self.scale

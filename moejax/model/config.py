@@ -6,6 +6,7 @@ from moejax.core import config, errors
 from moejax.model import attend, remat
 from moejax.model.heads import HEADS, QK_NORMS, Grouped
 from moejax.model.rope import Rope
+from moejax.model.scales import Scales
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forwards import FEED_FORWARDS, Routed
 
@@ -33,6 +34,7 @@ class ModelConfig(config.Checked):
     heads: how queries, keys and values are made of activations.
     qk_norm: whether queries and keys are normalised, each head by itself
       (Qwen3) or over all heads together (OLMoE); before they are turned.
+    qk_norm_turned: whether that is done after they are turned (Hunyuan).
     qkv_bias: whether they have biases.
     out_bias: whether attention's output has one.
     sinks: whether every head has a score that goes nowhere, so that its
@@ -40,6 +42,10 @@ class ModelConfig(config.Checked):
     windows: how many tokens back a layer sees, itself included, 0 for all;
       the first layer's first, and over again: (128, 0) is every other layer.
     norm_eps: added to the mean square in RMSNorm.
+    norm_after: whether attention and feed-forward have their norms on their
+      outputs, before these are added, and none on their inputs (OLMo 2, arXiv
+      2501.00656, section 3.2).
+    scales: constants that multiply parts of the model.
     rope: rotary positions.
     tie_embeddings: whether the head is the embedding, transposed.
     mtp_layers: modules of multi-token prediction (`model/mtp.py`), for training
@@ -73,11 +79,14 @@ class ModelConfig(config.Checked):
   moe: MoEConfig = MoEConfig()
   heads: Grouped = config.choice(HEADS, Grouped())
   qk_norm: str = config.named(QK_NORMS, 'none')
+  qk_norm_turned: bool = False
   qkv_bias: bool = False
   out_bias: bool = False
   sinks: bool = False
   windows: tuple[int, ...] = config.number((), at_least=0, note='0: all tokens')
   norm_eps: float = config.number(1e-6, above=0, at_most=1)
+  norm_after: bool = False
+  scales: Scales = Scales()
   rope: Rope = Rope()
   tie_embeddings: bool = False
   mtp_layers: int = config.number(0, at_least=0, at_most=100, note='0: none')

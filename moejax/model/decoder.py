@@ -177,6 +177,8 @@ class Decoder(nnx.Module):
     w = (
       self.embed_VD[...].T if self.config.tie_embeddings else self.head_DV[...]
     )
+    if self.config.scales.logits != 1:
+      w = w / self.config.scales.logits
     # Whole in D, or each chunk of the loss would sum its logits over fsdp.
     w = w.astype(self.config.dtype)
     return rules.constrain(w, ('unsharded', 'vocab'), self.mesh)
@@ -213,6 +215,8 @@ class Decoder(nnx.Module):
       self.embed_VD[...], ('vocab', 'unsharded'), self.mesh
     )
     x_BLD = w_VD[token_BL].astype(self.config.dtype)
+    if self.config.scales.embedding != 1:
+      x_BLD = x_BLD * self.config.scales.embedding
     return rules.constrain(
       x_BLD, ('batch', 'unsharded', 'unsharded'), self.mesh
     )

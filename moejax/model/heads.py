@@ -79,6 +79,7 @@ class Latent(config.Checked):
       'num_kv_heads': model.kv_heads == model.num_heads,
       'rope.share': model.rope.share == 1,
       'qk_norm': model.qk_norm == 'none',
+      'scales.scores': not model.scales.scores,
       'sinks': not model.sinks,
       'windows': not any(model.windows),
       'qkv_bias': not model.qkv_bias,

@@ -10,6 +10,7 @@ from helpers import slow, tiny
 
 from moejax.core import errors
 from moejax.model import block, cache, heads, rope, stages
+from moejax.model.scales import Scales
 
 L, D = 9, 16
 SEGMENT_L, POSITION_L = tiny.documents([4, 3], L)
@@ -25,6 +26,11 @@ VARIANTS = {
   'window': {'windows': (2,)},
   'window and sinks': {'windows': (3,), 'sinks': True, 'qkv_bias': True},
   'yarn': {'rope': rope.Rope(scaling=YARN), 'qk_norm': 'head'},
+  'norm behind the turn, scaled': {
+    'qk_norm': 'head',
+    'qk_norm_turned': True,
+    'scales': Scales(scores=0.3),
+  },
   'part turned': {'rope': rope.Rope(share=0.5, interleaved=True)},
   'latent': {'heads': LATENT, 'num_kv_heads': None},
   'latent, whole queries': {
@@ -79,14 +85,18 @@ def project(config, w):
       ('w_v_DGK', 'b_v_GK'),
     )
   )
+  if config.qk_norm_turned:
+    q, k = turn(q), turn(k)
   if config.qk_norm != 'none':
     q, k = (
       slow.qk_norm(x, w[part], config)
       for x, part in ((q, 'norm_q'), (k, 'norm_k'))
     )
+  if not config.qk_norm_turned:
+    q, k = turn(q), turn(k)
   each = H // config.kv_heads
-  k, v = np.repeat(turn(k), each, axis=1), np.repeat(v, each, axis=1)
-  return turn(q), k, v, w['w_o_HKD']
+  k, v = np.repeat(k, each, axis=1), np.repeat(v, each, axis=1)
+  return q, k, v, w['w_o_HKD']
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -94,7 +104,8 @@ def test_it_is_the_loop(name):
   config, graph, weights, window = of(name)
   w = slow.float64(weights)
   q, k, v, w_o = project(config, w)
-  scale = config.rope.scaling.score_factor / np.sqrt(q.shape[-1])
+  scale = config.scales.scores or 1 / np.sqrt(q.shape[-1])
+  scale *= config.rope.scaling.score_factor
   far = config.windows[0] if config.windows else 0
   want_LD = np.zeros((L, D))
   for i, h in np.ndindex(L, config.num_heads):
