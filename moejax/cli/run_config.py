@@ -187,6 +187,8 @@ def load(
       run, data=dataclasses.replace(run.data, vocab=vocab)
     )
   run.check()
+  # Not in `check`: what has been trained can be used whatever its schedule was.
+  run.opt.schedule.check(run.train.steps)
   return run
 
 
@@ -207,9 +209,8 @@ def shrink(run: Run) -> Run:
   groups = max(model.num_heads // model.kv_heads, 1)
   experts = min(moe.num_experts, 8)
   choices = experts + moe.zero_computation.num
-  schedule = run.opt.schedule
-  if hasattr(schedule, 'warmup'):
-    schedule = dataclasses.replace(schedule, warmup=min(schedule.warmup, 5))
+  # As a share of the run, so that --config.train.steps may be anything.
+  schedule = dataclasses.replace(run.opt.schedule, warmup=None)
   dense = min(model.first_dense, 1)
   data = dataclasses.replace(run.data, sequence_length=64)
   if not data.files:

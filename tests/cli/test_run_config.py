@@ -89,3 +89,17 @@ def test_a_config_is_found_beside_another_from_any_folder(
   assert run_config.load(str(tmp_path / 'other.py')).model.width == 96
   monkeypatch.chdir(tmp_path)
   assert run_config.load('other.py').model.width == 96
+
+
+def test_a_run_shorter_than_its_warm_up_is_refused():
+  schedule = [('opt.schedule.warmup', '21'), ('opt.schedule', 'constant')]
+  with pytest.raises(errors.InputError) as error:
+    run_config.load(DS, schedule)
+  assert str(error.value).startswith(
+    'opt.schedule.warmup=21 is longer than the run, train.steps=20; lower it'
+  )
+  run = run_config.load(DS, [*schedule, ('train.steps', '21')])
+  assert run.opt.schedule.warmup == 21
+  # Of itself a shrunk run may have any number of steps.
+  for steps in (1, 3):
+    run_config.load(DS, [('train.steps', str(steps))])

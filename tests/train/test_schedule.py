@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+from moejax.core import errors
 from moejax.train import optimizer
 from moejax.train.schedule import (
   SCHEDULES,
@@ -28,7 +29,7 @@ def test_the_papers_schedule_drops_at_80_and_at_90_percent():
 def test_the_papers_2b_run():
   """25,000 steps, 2,000 of warm-up, peak 1.08e-3 (section 4.1.2)."""
   rate = optimizer.learning_rate(
-    optimizer.OptimizerConfig(peak_lr=1.08e-3, schedule=Steps()), 25_000
+    optimizer.OptimizerConfig(1.08e-3, schedule=Steps(warmup=2000)), 25_000
   )
   for step, want in (
     (0, 1.08e-3 / 2000),
@@ -62,6 +63,27 @@ def test_warm_up_goes_from_its_nth_part_to_the_peak(name):
   assert values(SCHEDULES[name](warmup=0), 40)[0] == 1
   np.testing.assert_allclose(
     values(SCHEDULES[name](warmup=10), 3), [0.1, 0.2, 0.3], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize('name', sorted(SCHEDULES))
+def test_without_a_length_the_warm_up_is_2_percent_of_the_run(name):
+  """20 of 1,000 steps, and at least one; DeepSeekMoE 16B has 1.9%."""
+  schedule = SCHEDULES[name]()
+  for total, steps in ((1000, 20), (1001, 21), (3, 1), (106_449, 2129)):
+    assert schedule.warmup_steps(total) == steps
+  found = values(schedule, 1000)
+  np.testing.assert_allclose(found[[0, 9, 19]], [0.05, 0.5, 1], rtol=1e-6)
+  schedule.check(1)
+
+
+def test_a_warm_up_longer_than_the_run_is_one_line():
+  Constant(warmup=20).check(20)
+  with pytest.raises(errors.InputError) as error:
+    Constant(warmup=21).check(20)
+  assert str(error.value) == (
+    'opt.schedule.warmup=21 is longer than the run, train.steps=20; lower it, '
+    'or set it to none for 2% of the run'
   )
 
 
