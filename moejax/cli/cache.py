@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   args, overrides = command.parse(flags, argv)
   run = run_config.load(args.config, overrides)
-  console = Console(highlight=False)
+  console = Console(highlight=False, markup=False)
   with _shown(console, build.num_caches(run.data)) as report:
     data = build.build(run.data, run.train.batch_size, run.seed, report)
   if data.vocab is None:
@@ -57,10 +57,11 @@ def _shown(console: Console, total: int) -> Iterator:
     making = set()
 
     def report(found: cache_writer.Progress) -> None:
-      counts = f'{found.num_documents:,} documents, {found.num_tokens:,} tokens'
-      bar.update(task, description=f'{found.name}: {counts}')
       if found.note:
         console.print(f'{found.name}: {found.note}', soft_wrap=True)
+        return
+      counts = f'{found.num_documents:,} documents, {found.num_tokens:,} tokens'
+      bar.update(task, description=f'{found.name}: {counts}')
       if found.done:
         bar.advance(task)
       else:

@@ -13,7 +13,7 @@ def lines(screen: Screen) -> Callable[[Progress], None]:
   def report(progress: Progress) -> None:
     if progress.note:
       screen.line(f'{progress.name}: {progress.note}')
-    if not progress.done and progress.name not in begun:
+    elif not progress.done and progress.name not in begun:
       begun.add(progress.name)
       screen.line(f'Packing {progress.name} (once, for all runs) ...')
 

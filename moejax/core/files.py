@@ -8,6 +8,7 @@ store puts an object whole or not at all, so there it is written as it is.
 import concurrent.futures
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -65,8 +66,17 @@ def atomic_write_text(path: epath.PathLike, text: str) -> None:
 
 
 def atomic_write_json(path: epath.PathLike, value: Any) -> None:
-  """Writes `value` as indented JSON; a float that is not finite is refused."""
-  text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+  """Writes `value` as indented JSON; a float that is not finite is refused.
+
+  Text is written as it is, or escaped where it has no UTF-8 form, as the name
+  of a file in another encoding has none.
+  """
+  dumps = functools.partial(json.dumps, value, indent=2, allow_nan=False)
+  text = dumps(ensure_ascii=False)
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    text = dumps(ensure_ascii=True)
   atomic_write_text(path, text + '\n')
 
 

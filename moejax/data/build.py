@@ -66,7 +66,8 @@ def build(
     batch_size: rows of a training step, over all hosts.
     seed: of the order of the rows.
     report: called with a `Progress` while caches are made, and once with
-      `done` for each of `num_caches(data_config)`.
+      `done` for each of `num_caches(data_config)`. A note comes once, though it
+      may be of several splits.
 
   Raises:
     InputError: bad text, config or cache; one line each.
@@ -77,7 +78,7 @@ def build(
     length=data_config.sequence_length,
     folder=cache_dir(data_config),
     max_documents=data_config.max_documents,
-    report=report,
+    report=_notes_once(report),
   )
   found = [_domain(task, rate, request) for task, rate in _chosen(data_config)]
   domains = {domain.task.domain: domain for domain in found}
@@ -135,6 +136,20 @@ def cache_dir(data_config: config.DataConfig) -> pathlib.Path:
   """The folder of the caches."""
   chosen = data_config.cache_dir or os.environ.get('MOEJAX_CACHE', '')
   return pathlib.Path(chosen or '~/.cache/moejax').expanduser()
+
+
+def _notes_once(
+  report: Callable[[cache_writer.Progress], None],
+) -> Callable[[cache_writer.Progress], None]:
+  said: set[str] = set()
+
+  def once(progress: cache_writer.Progress) -> None:
+    if progress.note not in said:
+      report(progress)
+    if progress.note:
+      said.add(progress.note)
+
+  return once
 
 
 def _chosen(data_config: config.DataConfig) -> list[tuple[Any, float]]:

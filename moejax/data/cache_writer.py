@@ -47,7 +47,8 @@ class Progress:
     name: of the text and its split.
     num_documents: read until now.
     num_tokens: written until now.
-    note: something to tell the user once, or ''.
+    note: something to tell the user once, or ''. With it, the report says
+      nothing else.
     done: whether the cache is finished.
   """
 
@@ -157,7 +158,8 @@ def make(text: Text, split: str, request: Request) -> cache.Cache:
   if path is None:
     spec = _spec(text, split, request, text.identity(split, request.sums))
     path = request.folder / _name(spec)
-  if not path.exists():
+  made_before = path.exists()
+  if not made_before:
     try:
       request.folder.mkdir(parents=True, exist_ok=True)
       lock = path.with_name(f'.{path.name}.lock')
@@ -167,14 +169,12 @@ def make(text: Text, split: str, request: Request) -> cache.Cache:
     except OSError as e:
       raise _os_error(e, request.folder) from e
   found = cache.Cache(path, request.vocab.first_id)
-  request.report(
-    Progress(
-      f'{text.name} {split}',
-      found.meta.num_documents,
-      found.num_tokens,
-      done=True,
-    )
-  )
+  name = f'{text.name} {split}'
+  done = Progress(name, found.meta.num_documents, found.num_tokens, done=True)
+  if made_before:  # what was left out then is missing now as well
+    for note in found.meta.notes:
+      request.report(Progress(name, note=note))
+  request.report(done)
   return found
 
 
@@ -312,22 +312,24 @@ class _Writer:
   def _ids(self) -> Iterator[np.ndarray]:
     """The documents' ids, counted as they are read."""
     state, request = self.state, self.request
-    documents = self.text.documents(
-      self.split, request.vocab, skip=state.documents, note=self._note
-    )
-    if request.max_documents:
-      left = max(0, request.max_documents - state.documents)
-      documents = itertools.islice(documents, left)
+    limit = request.max_documents
+    left = max(0, limit - state.documents) if limit else None
     counted = state.offset > 0  # the first was counted before the interruption
-    for ids_T, num_bytes in documents:
-      if len(ids_T) > 1 and not counted:
-        self._check(ids_T)
-        state.num_documents += 1
-        state.num_bytes += num_bytes
-      counted = False
-      # An empty document would only teach that texts may be empty. It keeps
-      # its place in the count of documents that a resumed run skips.
-      yield ids_T if len(ids_T) > 1 else ids_T[:0]
+    # Closed where it is left early: then it says what it left out until there.
+    with contextlib.closing(
+      self.text.documents(
+        self.split, request.vocab, skip=state.documents, note=self._note
+      )
+    ) as documents:
+      for ids_T, num_bytes in itertools.islice(documents, left):
+        if len(ids_T) > 1 and not counted:
+          self._check(ids_T)
+          state.num_documents += 1
+          state.num_bytes += num_bytes
+        counted = False
+        # An empty document would only teach that texts may be empty. It keeps
+        # its place in the count of documents that a resumed run skips.
+        yield ids_T if len(ids_T) > 1 else ids_T[:0]
 
   def _check(self, ids_T: np.ndarray) -> None:
     low, high = ids_T.min(), ids_T.max()

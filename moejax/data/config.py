@@ -14,12 +14,13 @@ class DataConfig(config.Checked):
 
   Attributes:
     mixture: a name in MIXTURES; 'synthetic' needs no text.
-    files: own text files instead of the mixture: a file, a folder or a glob of
-      .txt, .jsonl, .jsonl.gz or .parquet; several are joined by commas.
+    files: own text files instead of the mixture: files, folders or globs,
+      joined by commas; docs/data.md has the rule and the kinds.
     validation_files: the same for validation; '' draws it from `files`.
     validation_fraction: how much of `files` that is.
     text_field: where the text is in JSON lines and parquet files.
-    bad_lines: 'stop' or 'skip' at lines of `files` that are no documents.
+    bad_lines: 'stop' or 'skip' at what is no document in `files`: a row, or
+      the whole of a .txt file.
     vocab: the tokenizer.
     sequence_length: L, the tokens of a row.
     max_documents: use only so many of each split of each task; 0 is all.

@@ -8,7 +8,6 @@ for those who want them in a SeqIO pipeline.
 
 import dataclasses
 import functools
-import glob
 import hashlib
 import itertools
 import os
@@ -19,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from moejax.core import errors
-from moejax.data import cache_writer, readers, seqio_bridge
+from moejax.data import cache_writer, patterns, readers, seqio_bridge
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
-# What the config chooses from for a line that is no document.
+# What the config chooses from for what is no document.
 BAD_LINES = {
   'stop': 'count them all, then stop and name the first',
   'skip': 'leave them out, then say how many and name the first',
@@ -31,6 +30,27 @@ BAD_LINES = {
 
 _FORMERLY_HASHED = 64 * 2**20  # bytes
 _BATCH_CHARS = 2**20
+
+
+@dataclasses.dataclass
+class _Bad:
+  """Documents of a text that are none.
+
+  Attributes:
+    count: how many.
+    first: where the first is, and what is wrong with it.
+  """
+
+  count: int = 0
+  first: str = ''
+
+  def add(self, item: readers.Item) -> None:
+    self.first = self.first or f'{item.where}: {item.problem}'
+    self.count += 1
+
+  def __str__(self) -> str:
+    several = 's' * (self.count > 1)
+    return f'{self.count:,} bad document{several}, the first is {self.first}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +64,11 @@ class Files(cache_writer.Text):
   one.
 
   Attributes:
-    pattern: a file, a folder (searched to the bottom) or a glob; several may
-      be joined by commas. The name of what is there is not taken for a glob.
+    pattern: files, folders (searched to the bottom) or globs, joined by
+      commas; see `patterns.find`.
     validation: the same for validation; '' takes it from `pattern`.
     text_field: of JSON objects, or the column of parquet files.
-    bad_lines: one of BAD_LINES.
+    bad_lines: one of BAD_LINES; of a .txt file the whole is one document.
     fraction: how much is validation where it has no files of its own.
   """
 
@@ -64,11 +84,14 @@ class Files(cache_writer.Text):
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
     """What the documents of the split depend on: contents, not names."""
-    paths = self.paths(split)
-    digests = sums.of(paths)
+    paths = self._found(split).paths
+    regular = [path for path in paths if not readers.no_file(path)]
+    digests = dict(zip(regular, sums.of(regular), strict=True))
     return self._identity(
-      [readers.suffix(path), _status(path).st_size, digest]
-      for path, digest in zip(paths, digests, strict=True)
+      [readers.suffix(path), _status(path).st_size, digests[path]]
+      if path in digests
+      else [readers.suffix(path), 0, 'no file']
+      for path in paths
     )
 
   def former_identity(
@@ -76,7 +99,9 @@ class Files(cache_writer.Text):
   ) -> dict[str, Any] | None:
     """Files over 64 MB were known by name, size and time."""
     stamps, small = [], []
-    for path in self.paths(split):
+    for path in self._found(split).paths:
+      if readers.no_file(path):
+        continue
       status = _status(path)
       stamp = [str(path), status.st_size, status.st_mtime_ns]
       if status.st_size <= _FORMERLY_HASHED:
@@ -99,45 +124,83 @@ class Files(cache_writer.Text):
       **shared,
     }
 
-  def paths(self, split: str) -> tuple[pathlib.Path, ...]:
-    """The files of a split, in order; validation files are never trained on."""
+  def _found(self, split: str) -> patterns.Found:
+    """The files of a split; validation files are never trained on."""
+    wanted = split == 'validation' and self.validation
+    return self._held_out if wanted else self._to_train_on
+
+  # Folders are searched once, so that checksums, training and validation are of
+  # the same files.
+  @functools.cached_property
+  def _held_out(self) -> patterns.Found:
+    return patterns.find('data.validation_files', self.validation)
+
+  @functools.cached_property
+  def _to_train_on(self) -> patterns.Found:
+    found = patterns.find('data.files', self.pattern)
     if not self.validation:
-      return find('data.files', self.pattern)
-    held_out = find('data.validation_files', self.validation)
-    if split == 'validation':
-      return held_out
-    away = {path.resolve() for path in held_out}
-    found = find('data.files', self.pattern)
-    kept = [path for path in found if path.resolve() not in away]
+      return found
+    away = {patterns.real(path) for path in self._held_out.paths}
+    kept = [path for path in found.paths if patterns.real(path) not in away]
     if not kept:
       raise errors.InputError(
         f'data.files={self.pattern!r}: all its files are validation files too'
       )
-    return tuple(kept)
+    return found._replace(paths=tuple(kept))
 
   def all_texts(
     self, split: str = 'train', note: Callable[[str], None] = lambda _: None
   ) -> Iterator[str]:
-    """The documents of the split's files, before validation is taken out."""
-    bad, first, good = 0, '', 0
-    for path in self.paths(split):
-      good_before, problem = good, ''
-      for item in readers.read(path, self.text_field):
-        if item.problem:
-          problem = problem or f'{item.where}: {item.problem}'
-          bad, first = bad + 1, first or problem
-        elif bad == 0 or self.bad_lines == 'skip':
-          good += 1
-          yield item.text
-      if good == good_before and self.bad_lines == 'skip':
-        raise errors.InputError(f'{problem}; no line of the file is good')
-    if bad:
-      told = f'{bad} malformed line{"s" * (bad > 1)}, the first is {first}'
-      if self.bad_lines != 'skip':
-        raise errors.InputError(
-          f'{told}; mend it, or leave them out with data.bad_lines=skip'
-        )
-      note(f'left out {told}')
+    """The documents of the split's files, before validation is taken out.
+
+    Args:
+      split: of the text.
+      note: is told what was passed over or left out until the last document
+        that was taken.
+
+    Raises:
+      InputError: a document is bad and `bad_lines` is 'stop', none is good, or
+        a file cannot be read.
+    """
+    found, bad = self._found(split), _Bad()
+    skip = self.bad_lines == 'skip'
+    for line in found.notes:
+      note(line)
+    any_good = False
+    try:
+      for path in found.paths:
+        for text in self._good(path, bad):
+          # Where bad documents stop it, all files are read to count them.
+          if skip or not bad.count:
+            any_good = True
+            yield text
+    finally:
+      if skip and bad.count:
+        note(f'left out {bad}')
+    if bad.count and not skip:
+      raise errors.InputError(
+        f'{bad}; mend it, or leave them out with data.bad_lines=skip'
+      )
+    if not any_good:
+      raise errors.InputError(f'no document is good: {bad}')
+
+  def _good(self, path: pathlib.Path, bad: _Bad) -> Iterator[str]:
+    """The documents of one file; others are added to `bad`."""
+    good, here, lacking = 0, _Bad(), 0
+    for item in readers.read(path, self.text_field):
+      if item.problem:
+        here.add(item)
+        bad.add(item)
+        lacking += item.lacks_field
+      else:
+        good += 1
+        yield item.text
+    if lacking and lacking == here.count and not good:
+      # Not a bad row but another kind of file, or a wrong name of the field.
+      raise errors.InputError(
+        f'{here.first}; no row of the file has it: set data.text_field, or '
+        'leave the file out of data.files'
+      )
 
   def texts(
     self, split: str, note: Callable[[str], None] = lambda _: None
@@ -194,49 +257,13 @@ class Files(cache_writer.Text):
     return seen < enough
 
 
-def find(key: str, pattern: str) -> tuple[pathlib.Path, ...]:
-  """The files that a pattern names, sorted.
-
-  Args:
-    key: the config key, for errors.
-    pattern: files, folders or globs, joined by commas.
-
-  Raises:
-    InputError: nothing is there, or a file of an unknown kind was asked for.
-  """
-  known = ', '.join(readers.READERS)
-  found = set()
-  for part in filter(None, pattern.split(',')):
-    path = pathlib.Path(part).expanduser()
-    if path.is_dir():
-      inside = (p for p in path.rglob('*') if p.is_file())
-      matches = [p for p in inside if readers.suffix(p)]
-      wrong = []
-    else:
-      matches = [path] if path.is_file() else _glob(path)
-      wrong = [p for p in matches if not readers.suffix(p)]
-    if not matches:
-      raise errors.InputError(
-        f'{key}={part!r}: no file there matches; known kinds are: {known}'
-      )
-    if wrong:
-      raise errors.InputError(
-        f'{key}={part!r}: {wrong[0]} is of an unknown kind; known: {known}'
-      )
-    found.update(matches)
-  return tuple(sorted(found))
-
-
-def _glob(pattern: pathlib.Path) -> list[pathlib.Path]:
-  matches = map(pathlib.Path, glob.glob(str(pattern), recursive=True))
-  return [path for path in matches if not path.is_dir()]
-
-
 def _status(path: pathlib.Path) -> os.stat_result:
   try:
     return path.stat()
   except OSError as e:
-    raise errors.InputError(f'{path} cannot be read: {e.strerror}') from None
+    raise errors.InputError(
+      f'{readers.shown(path)} cannot be read: {e.strerror}'
+    ) from None
 
 
 def _drawn(text: str, fraction: float) -> bool:

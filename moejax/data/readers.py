@@ -1,11 +1,17 @@
-"""One reader per kind of text file; all in plain Python, so errors have lines.
+"""One reader per kind of text file; all in plain Python, so errors have rows.
 
-Each yields an `Item` per document: its text, or what is wrong with it.
+Each yields an `Item` per document: its text, or what is wrong with it. Whatever
+is wrong with the contents of a file is an `Item`, in every kind of file: the
+caller decides whether bad documents stop it. Only a file that the system cannot
+read is an error.
 """
 
+import functools
 import gzip
 import json
+import os
 import pathlib
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,133 +19,201 @@ from typing import Any, NamedTuple
 from moejax.core import errors
 from moejax.data import seqio_bridge
 
+Open = Callable[[pathlib.Path, str], Any]
+
 
 class Item(NamedTuple):
-  """A document, or a bad line.
+  """A document, or something that is no document.
 
   Attributes:
-    where: 'file:line'.
-    text: '' if the line is bad.
-    problem: '' if the line is good.
+    where: 'file', 'file:line' or 'file:row n'.
+    text: '' if it is bad.
+    problem: '' if it is good.
+    lacks_field: the row is whole, and only has no field of the name.
   """
 
   where: str
   text: str
   problem: str
+  lacks_field: bool = False
 
 
-def read_txt(path: pathlib.Path, field: str) -> Iterator[Item]:
+def _open(path: pathlib.Path, mode: str) -> Any:
+  return path.open(mode)
+
+
+class _DamagedError(Exception):
+  """A file cannot be read beyond some row."""
+
+
+def shown(path: pathlib.Path) -> str:
+  r"""A path for a message: one line, whatever bytes its name has.
+
+  Example:
+    a name with a line feed, 'a\nb', as r'a\nb'
+  """
+  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+
+
+def read_txt(
+  path: pathlib.Path, field: str, open_file: Open = _open
+) -> Iterator[Item]:
   """The whole file is one document."""
   del field
+  where = shown(path)
+  with open_file(path, 'rb') as file:
+    data = file.read()
   try:
-    text = path.read_bytes().decode('utf-8-sig')
+    text = data.decode('utf-8-sig')
   except UnicodeDecodeError as e:
-    raise errors.InputError(
-      f'{path} is not UTF-8 text (byte {e.start}): convert it, or leave it out '
-      'of data.files'
-    ) from None
+    yield Item(where, '', _not_utf8(data, e))
+    return
   if text.strip():
-    yield Item(str(path), text, '')
+    yield _checked(where, text, 'the file')
 
 
-def read_jsonl(path: pathlib.Path, field: str) -> Iterator[Item]:
+def read_jsonl(
+  path: pathlib.Path, field: str, open_file: Open = _open
+) -> Iterator[Item]:
   """A JSON object a line; blank lines are passed over."""
-  with path.open('rb') as lines:
-    yield from _json_lines(path, lines, field)
-
-
-def read_jsonl_gz(path: pathlib.Path, field: str) -> Iterator[Item]:
-  """The same, compressed by gzip."""
-  with gzip.open(path) as lines:
-    yield from _json_lines(path, lines, field)
-
-
-def _json_lines(path: pathlib.Path, lines: Any, field: str) -> Iterator[Item]:
-  for number, line in enumerate(lines, 1):
-    if line.strip():
-      yield json_item(f'{path}:{number}', line, field)
+  name = shown(path)
+  with open_file(path, 'rb') as lines:
+    for number, line in enumerate(lines, 1):
+      if line.strip():
+        yield json_item(f'{name}:{number}', line, field)
 
 
 def json_item(where: str, line: bytes, field: str) -> Item:
   """The document of one line of JSON."""
   try:
-    value = json.loads(line)
+    value = json.loads(line.decode('utf-8-sig'))
+  except UnicodeDecodeError as e:
+    return Item(where, '', _not_utf8(line, e))
   except (ValueError, RecursionError) as e:
     return Item(where, '', f'not JSON ({str(e).splitlines()[0]})')
   if not isinstance(value, dict):
     return Item(where, '', 'not a JSON object')
   if field not in value:
     known = ', '.join(map(repr, value)) or 'none'
-    return Item(where, '', f'no field {field!r} (data.text_field); has {known}')
-  return _checked(where, value[field], field)
-
-
-def _checked(where: str, text: Any, field: str) -> Item:
-  """A document, if the field holds text that has a UTF-8 form."""
-  if not isinstance(text, str):
-    kind = type(text).__name__
-    return Item(where, '', f'field {field!r} holds {kind}, not text')
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return Item(where, '', f'field {field!r} has half a surrogate pair')
-  return Item(where, text, '')
+    problem = f'no field {field!r} (data.text_field); has {known}'
+    return Item(where, '', problem, lacks_field=True)
+  return _checked(where, value[field], f'field {field!r}')
 
 
 def read_parquet(path: pathlib.Path, field: str) -> Iterator[Item]:
   """A row is a document; the column has the field's name."""
-  instead = 'make .jsonl.gz of it'
-  with seqio_bridge.needed(str(path), 'pyarrow', instead):
+  name = shown(path)
+  with seqio_bridge.needed(name, 'pyarrow', 'make .jsonl.gz of it'):
     import pyarrow as pa
     from pyarrow import parquet
 
   try:
-    with parquet.ParquetFile(path) as file:
-      names = file.schema_arrow.names
-      if field not in names:
-        raise errors.InputError(
-          f'{path} has no column {field!r} (data.text_field); it has: '
-          f'{", ".join(names)}'
-        )
+    # Opened here: pyarrow takes no name that is not UTF-8.
+    with path.open('rb') as opened, parquet.ParquetFile(opened) as file:
+      columns = file.schema_arrow.names
+      if field not in columns:
+        has = ', '.join(columns) or 'none'
+        problem = f'no column {field!r} (data.text_field); it has: {has}'
+        yield Item(name, '', problem, lacks_field=True)
+        return
       number = 0
       for rows in file.iter_batches(batch_size=256, columns=[field]):
-        for text in rows.column(0).to_pylist():
+        for cell in rows.column(0):
           number += 1
-          yield _checked(f'{path}:row {number}', text, field)
-  except pa.ArrowInvalid as e:
-    raise errors.InputError(
-      f'{path} cannot be read as parquet: {str(e).splitlines()[0]}'
-    ) from None
+          yield _cell(f'{name}:row {number}', cell, field)
+  except pa.ArrowException as e:
+    raise _DamagedError(str(e).splitlines()[0]) from None
+
+
+def _cell(where: str, cell: Any, field: str) -> Item:
+  """The document of a cell of a column."""
+  try:
+    text = cell.as_py()
+  except UnicodeDecodeError as e:
+    return Item(where, '', _not_utf8(e.object, e))
+  except (ValueError, OverflowError) as e:
+    reason = str(e).splitlines()[0]
+    return Item(where, '', f'field {field!r} cannot be read ({reason})')
+  return _checked(where, text, f'field {field!r}')
+
+
+def _checked(where: str, text: Any, place: str) -> Item:
+  """A document, if it is text that has a UTF-8 form and is not binary data."""
+  if not isinstance(text, str):
+    return Item(where, '', f'{place} holds {type(text).__name__}, not text')
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return Item(where, '', f'{place} has half a surrogate pair')
+  at = text.find('\0')
+  if at >= 0:
+    problem = (
+      f'{place} has a NUL (character {at}), as binary data and UTF-16 have'
+    )
+    return Item(where, '', problem)
+  return Item(where, text, '')
+
+
+def _not_utf8(data: bytes, e: UnicodeDecodeError) -> str:
+  if data[:2] in {b'\xff\xfe', b'\xfe\xff'}:
+    return 'not UTF-8 text but UTF-16, by its first bytes'
+  return f'not UTF-8 text (byte {e.start})'
 
 
 READERS: dict[str, Callable[[pathlib.Path, str], Iterator[Item]]] = {
   '.txt': read_txt,
+  '.txt.gz': functools.partial(read_txt, open_file=gzip.open),
   '.jsonl': read_jsonl,
-  '.jsonl.gz': read_jsonl_gz,
+  '.jsonl.gz': functools.partial(read_jsonl, open_file=gzip.open),
   '.parquet': read_parquet,
 }
 
 
 def suffix(path: pathlib.Path) -> str:
-  """Which of READERS a file name ends in; '' is none."""
-  return next((s for s in READERS if path.name.endswith(s)), '')
+  """Which of READERS a file name ends in, in any case; '' is none."""
+  name = path.name.lower()
+  return next((s for s in READERS if name.endswith(s)), '')
+
+
+def no_file(path: pathlib.Path) -> str:
+  """Why there is no file to be read under a name; '' if there is one.
+
+  A name that has vanished is no such reason: reading it is an error.
+  """
+  try:
+    mode = path.stat().st_mode
+  except OSError as e:
+    leads_nowhere = path.is_symlink()
+    return f'a link that leads nowhere ({e.strerror})' if leads_nowhere else ''
+  if stat.S_ISREG(mode):
+    return ''
+  return 'a named pipe' if stat.S_ISFIFO(mode) else 'a device or a socket'
 
 
 def read(path: pathlib.Path, field: str) -> Iterator[Item]:
-  """The documents of one file.
+  """The documents of one file, and what is wrong with it.
+
+  A file that is damaged yields the documents before the damage.
 
   Raises:
-    InputError: the file cannot be read, is damaged, or holds no document.
+    InputError: the system cannot read the file.
   """
-  empty = True
+  where, number = shown(path), 0
+  if problem := no_file(path):
+    yield Item(where, '', problem)
+    return
   try:
     for item in READERS[suffix(path)](path, field):
-      empty = False
+      number += 1
       yield item
-  except (OSError, EOFError, zlib.error) as e:
-    reason = getattr(e, 'strerror', None) or str(e)
-    raise errors.InputError(f'{path} cannot be read: {reason}') from None
-  if empty:
-    raise errors.InputError(
-      f'{path} is empty: remove it, or leave it out of data.files'
-    )
+  except (OSError, EOFError, zlib.error, _DamagedError) as e:
+    # An error of the system has a number; without one it is the contents.
+    if getattr(e, 'errno', None) is not None:
+      reason = os.strerror(e.errno)
+      raise errors.InputError(f'{where} cannot be read: {reason}') from None
+    reason = (str(e) or type(e).__name__).splitlines()[0]
+    beyond = f' beyond document {number:,}' if number else ''
+    yield Item(where, '', f'damaged, cannot be read{beyond}: {reason}')
+    return
+  if not number:
+    yield Item(where, '', 'empty')

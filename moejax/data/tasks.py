@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from moejax.core import errors
 from moejax.data import cache_writer, readers, seqio_bridge, synthetic
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
@@ -69,6 +70,8 @@ class Minipile(SeqioText):
 
   def texts(self, split: str) -> Iterator[str]:
     for item in readers.read(self.path(split), 'text'):
+      if item.problem:
+        raise errors.InputError(f'{item.where}: {item.problem}')
       yield item.text
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:

@@ -39,7 +39,7 @@ def test_it_packs_then_finds_and_verifies(flags, tmp_path, capsys):
 def test_it_tells_what_was_left_out(flags, capsys):
   cache.main(flags)
   out = capsys.readouterr().out
-  assert 'left out 1 malformed line, the first is' in out
+  assert 'left out 1 bad document, the first is' in out
   assert 'a.jsonl:502' in out
 
 

@@ -46,7 +46,7 @@ def test_a_bad_line_is_named_with_the_fix(case, tmp_path):
   text = tmp_path / 'mine.jsonl'
   text.write_text(GOOD + GOOD + bad + GOOD + bad)
   line = _error(text, tmp_path / 'run')
-  assert f'2 malformed lines, the first is {text}:3: {problem}' in line
+  assert f'2 bad documents, the first is {text}:3: {problem}' in line
   assert 'data.bad_lines=skip' in line
 
 
@@ -66,8 +66,8 @@ def test_skipped_lines_are_counted_and_training_begins(tmp_path, monkeypatch):
   flags = own_text.flags(text, workdir)
   ended = own_text.call(*flags, '--config.data.bad_lines=skip')
   assert ended.code == command.INTERRUPTED
-  note = f'left out 2 malformed lines, the first is {text}:1: not JSON'
-  assert sum(note in line for line in ended.out) == 2  # training, validation
+  note = f'left out 2 bad documents, the first is {text}:1: not JSON'
+  assert sum(note in line for line in ended.out) == 1
   ((batch,),) = (begun,)
   assert batch.token_BL.shape == (8, 32)
   (meta,) = (tmp_path / 'cache').glob('files-train-*/meta.json')
@@ -79,13 +79,13 @@ def test_an_empty_file(name, tmp_path):
   text = tmp_path / name
   text.write_bytes(gzip.compress(b'') if name.endswith('.gz') else b'')
   line = _error(text, tmp_path / 'run')
-  assert f'{text} is empty: remove it' in line
+  assert f'{text}: empty; mend it' in line
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
   text = tmp_path / 'mine.jsonl.gz'
   text.write_bytes(gzip.compress(GOOD.encode())[:-9])
-  assert f'{text} cannot be read: ' in _error(text, tmp_path / 'run')
+  assert f'{text}: damaged, cannot be read' in _error(text, tmp_path / 'run')
   # A link to itself: opening it fails for every user, whatever he may read.
   folder = tmp_path / 'texts'
   folder.mkdir()

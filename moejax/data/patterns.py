@@ -1,0 +1,226 @@
+"""Which text files `data.files` names: one rule for names, folders and globs.
+
+docs/data.md states the rule for users. A folder is the glob `FOLDER/**/*`, so
+both find the same files.
+"""
+
+import collections
+import fnmatch
+import glob
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from moejax.core import errors
+from moejax.data import readers
+
+_MAGIC = re.compile(r'[*?[]')
+
+
+class Found(NamedTuple):
+  """The files that a pattern names.
+
+  Attributes:
+    paths: in the order of their absolute names; each file once.
+    notes: lines about what was passed over.
+  """
+
+  paths: tuple[pathlib.Path, ...]
+  notes: tuple[str, ...]
+
+
+class _Part(NamedTuple):
+  """One of several patterns between commas.
+
+  Attributes:
+    name: the path that it is, if there is such a path.
+    glob: the same as a glob; escaped characters stand for themselves.
+  """
+
+  name: str
+  glob: str
+
+
+def find(key: str, pattern: str) -> Found:
+  """The files that a pattern names, without those of unknown kinds.
+
+  Links are followed. A folder is searched once, and a file is found once,
+  however many names lead to it. A link that leads nowhere and a named pipe are
+  found as well: reading them says what they are.
+
+  Args:
+    key: the config key, for errors.
+    pattern: files, folders or globs, joined by commas. A backslash takes its
+      meaning from a comma or a character of globs. A pattern that is the name
+      of what is there, as a whole or between commas, is that name.
+
+  Raises:
+    InputError: a part names nothing of a known kind, or a folder cannot be
+      read.
+  """
+  known = ', '.join(readers.READERS)
+  paths: list[pathlib.Path] = []
+  others: set[pathlib.Path] = set()
+  for part in _parts(pattern):
+    matches = _matches(part)
+    fit = [path for path in matches if readers.suffix(path)]
+    if not fit:
+      reason = (
+        f'{readers.shown(matches[0])} is of an unknown kind'
+        if matches
+        else 'no file there matches'
+      )
+      raise errors.InputError(
+        f'{key}={part.name!r}: {reason}; known kinds are: {known}'
+      )
+    paths += fit
+    others.update(path for path in matches if not readers.suffix(path))
+  if not paths:
+    raise errors.InputError(f'{key}={pattern!r} names no file')
+  kept, notes = _once(paths)
+  if others:
+    notes = [
+      f'passed over {_files(len(others))} of unknown kinds, the first is '
+      f'{readers.shown(min(others))}',
+      *notes,
+    ]
+  return Found(tuple(kept), tuple(notes))
+
+
+def real(path: pathlib.Path) -> str:
+  """The one name of a file that no link leads to."""
+  return os.path.realpath(path)
+
+
+def _parts(pattern: str) -> list[_Part]:
+  r"""The patterns between commas.
+
+  Example:
+    r'a/*.txt,b\,\*.txt'
+    [_Part('a/*.txt', 'a/*.txt'), _Part('b,*.txt', 'b,[*].txt')]
+  """
+  if os.path.lexists(os.path.expanduser(pattern)):
+    return [_Part(pattern, glob.escape(pattern))]
+  characters = re.findall(r'\\.|.', pattern, re.DOTALL)
+  groups = itertools.groupby(characters, lambda c: c == ',')
+  parts = [list(group) for is_comma, group in groups if not is_comma]
+  return [
+    _Part(
+      ''.join(c[-1] for c in part),
+      ''.join(glob.escape(c[1]) if len(c) == 2 else c for c in part),
+    )
+    for part in parts
+  ]
+
+
+def _matches(part: _Part) -> list[pathlib.Path]:
+  """What one pattern names, folders left out; sorted."""
+  path = pathlib.Path(os.path.expanduser(part.name))
+  if os.path.isdir(path):
+    return sorted(_expand(path, ('**', '*')))
+  if os.path.lexists(path):
+    return [path]
+  pure = pathlib.PurePath(os.path.expanduser(part.glob))
+  names = pure.parts[1:] if pure.anchor else pure.parts
+  return sorted(_expand(pathlib.Path(pure.anchor), names))
+
+
+def _expand(base: pathlib.Path, names: Sequence[str]) -> Iterator[pathlib.Path]:
+  """The files below a folder that match a glob, given name by name."""
+  first, rest = names[0], names[1:]
+  if first == '**':
+    for folder in _folders(base):
+      yield from _expand(folder, rest or ('*',))
+    return
+  if _MAGIC.search(first):
+    hidden = first.startswith('.')
+    fits = re.compile(fnmatch.translate(first)).match
+    inside = [
+      base / entry.name
+      for entry in _entries(base)
+      if fits(entry.name) and (hidden or not entry.name.startswith('.'))
+    ]
+  else:
+    inside = [base / first]
+  for path in inside:
+    if rest and os.path.isdir(path):
+      yield from _expand(path, rest)
+    elif not rest and os.path.lexists(path) and not os.path.isdir(path):
+      yield path
+
+
+def _folders(base: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder and all below it, each once.
+
+  Folders behind links come last: so a folder that is also reached without a
+  link has that name, and a link to a folder above it ends there.
+  """
+  seen: set[str] = set()
+  plain, linked = [base], collections.deque[pathlib.Path]()
+  while plain or linked:
+    folder = plain.pop() if plain else linked.popleft()
+    where = real(folder)
+    if where in seen or not os.path.isdir(folder):
+      continue
+    seen.add(where)
+    yield folder
+    for entry in _entries(folder):
+      if entry.name.startswith('.'):
+        continue
+      if entry.is_symlink():
+        linked.append(folder / entry.name)
+      elif entry.is_dir(follow_symlinks=False):
+        plain.append(folder / entry.name)
+
+
+def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
+  try:
+    with os.scandir(folder) as entries:
+      return sorted(entries, key=lambda entry: entry.name)
+  except OSError as e:
+    raise errors.InputError(
+      f'folder {readers.shown(folder)} cannot be read: {e.strerror or e}'
+    ) from None
+
+
+def _once(
+  paths: Iterable[pathlib.Path],
+) -> tuple[list[pathlib.Path], list[str]]:
+  """Each file under one name, in order, and what to say of other names.
+
+  The name is the one without links, if it was found, or else the first.
+  """
+  absolute: dict[str, pathlib.Path] = {}
+  for path in paths:
+    absolute.setdefault(os.path.abspath(path), path)
+  ordered = sorted(absolute, key=lambda name: name.split(os.sep))
+  folders: dict[str, str] = {}
+  names: dict[str, list[str]] = {}
+  for name in ordered:
+    folder, last = os.path.split(name)
+    if folder not in folders:
+      folders[folder] = os.path.realpath(folder)
+    place = os.path.join(folders[folder], last)
+    if os.path.islink(place):
+      place = os.path.realpath(place)
+    names.setdefault(place, []).append(name)
+  kept = {
+    place if place in several else several[0]
+    for place, several in names.items()
+  }
+  notes = []
+  twice = [several for several in names.values() if len(several) > 1]
+  if twice:
+    (one, other, *_), num = twice[0], len(twice)
+    notes.append(
+      f'{_files(num)} under more than one name, read once; the first is '
+      f'{readers.shown(absolute[one])}, also {readers.shown(absolute[other])}'
+    )
+  return [absolute[name] for name in ordered if name in kept], notes
+
+
+def _files(num: int) -> str:
+  return f'{num:,} file{"s" * (num > 1)}'
