@@ -352,6 +352,7 @@ ZOO = {
       'student': {'name': 'token_embedding', 'vocab_size': VOCAB},
     },
     'scorer': ORTHOGONAL,
+    'dispatcher': {'name': 'capacity', 'factor': 2.0},
     'balance': {'stable_moe': {}},
   },
   # Two passes a step: twice the cost of the others.

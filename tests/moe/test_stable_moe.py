@@ -14,9 +14,13 @@ STUDENT = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, 0.5, 0, 0]])
 ROUTER = StableMoE(stage_two_from=100)
 
 
-def given(logits_TE=L0, student_TE=STUDENT, steps=0.0, **more):
+KEY = jax.random.key(0)
+
+
+def given(logits_TE=L0, student_TE=STUDENT, steps=0.0, key=KEY, **more):
+  """A training step, or evaluation where there is no key."""
   heads = {'student': jnp.asarray(student_TE, jnp.float32)}
-  return tiny.router_input(logits_TE, heads=heads, steps=steps, **more)
+  return tiny.router_input(logits_TE, heads=heads, steps=steps, key=key, **more)
 
 
 def test_stage_one_by_hand():
@@ -55,6 +59,24 @@ def test_stage_two_follows_the_student_alone():
   for extra in routing.extra.values():
     np.testing.assert_array_equal(extra, 0)
   assert ROUTER.counts_steps
+
+
+@pytest.mark.parametrize('steps', [0.0, 99.0, 100.0])
+def test_evaluation_is_by_the_student_in_both_stages(steps):
+  """As in the released code, with the main scores as weights and no loss. A
+  bias, which acts on what the student learns, does not act on the student.
+  """
+  memory = {'loss_free': {'bias_E': np.array([0, 0, 0, 9], np.float32)}}
+  student_TE = np.roll(STUDENT, 1, axis=1)
+  routing = ROUTER(
+    given(student_TE=student_TE, steps=steps, key=None, memory=memory)
+  )
+  np.testing.assert_array_equal(routing.expert_A, [1, 3, 2])
+  np.testing.assert_allclose(
+    routing.weight_A, jax.nn.sigmoid(jnp.array([1.0, 1.5, 0.5])), rtol=1e-6
+  )
+  for extra in routing.extra.values():
+    np.testing.assert_array_equal(extra, 0)
 
 
 @pytest.mark.parametrize('steps', [0.0, 100.0])

@@ -30,7 +30,10 @@ class BaseLayer(contract.Router):
   tokens over all workers' batches, so the result depends on neither mesh nor
   micro-batches; where E does not divide the tokens, experts' loads differ by
   one; and the assignment is the optimum (see `moe.assignment`), where the
-  paper's code stops an auction early.
+  paper's code stops an auction early. There the router sees the block's input
+  as it is, and experts normalise it for themselves; here router and experts see
+  the normalised input. There the experts' output matrix starts at zero; here it
+  starts like other matrices.
 
   In training the assignment looks at the whole sequence, later tokens included,
   as in the paper; evaluation is causal.

@@ -20,6 +20,10 @@ class StableMoE(contract.Router):
   2. from step `stage_two_from` on e is the student's choice, which stays as it
      is: neither gradient nor momentum nor weight decay moves the student
 
+  In evaluation e is the student's choice in both stages, as in the paper's
+  code: it measures the model that stage 2 will have. Of an untrained student
+  that is a random choice by token id.
+
   In both the layer's output is a E_e(x) + (1 - a) x with a = sigmoid(s_e),
   which is how the centroids c learn. The paper's experts have a residual
   connection inside, E_e(x) = x + F_e(norm(x)), so the output is
@@ -29,8 +33,17 @@ class StableMoE(contract.Router):
 
   The losses of stage 1 are in the balance part `stable_moe`, which reads from
   `extra`: stable_TE, sigmoid(s_e) at the chosen expert, and distill_T, the
-  student's cross-entropy; both are zero in stage 2. A selection bias, where
-  there is one, acts in stage 1, and so on what the student learns.
+  student's cross-entropy; both are zero in stage 2 and in evaluation. A
+  selection bias, where there is one, acts in the training of stage 1, and so on
+  what the student learns.
+
+  In the paper's code an expert has room for a capacity factor times T / E
+  tokens, 2 in its instructions, in evaluation as well; what finds no place
+  passes unchanged. That is dispatcher `capacity` with factor 2 in a block that
+  adds its input.
+  There the router sees the block's input as it is, and experts normalise it for
+  themselves; here router and experts see the normalised input. There the
+  experts' output matrix starts at zero; here it starts like other matrices.
 
   The probabilities are softmax(s), which the paper has no use for.
 
@@ -65,7 +78,7 @@ class StableMoE(contract.Router):
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     logits_TE, student_TE = given.logits_TE, given.heads['student']
-    learning = given.steps < self.stage_two_from
+    learning = given.training & (given.steps < self.stage_two_from)
     greedy_T1 = _best(given.biased(logits_TE))
     expert_T1 = jnp.where(learning, greedy_T1, _best(student_TE))
     alpha_T1 = jax.nn.sigmoid(scores.take(logits_TE, expert_T1))
