@@ -324,6 +324,57 @@ def test_ternary_choice():
   assert got == pytest.approx(want, rel=1e-5)
   got = loss(TernaryChoice(0.0, 1.0), prob_TE, expert_TK, extra=extra)
   assert got == pytest.approx(-(0.1157 + 0.7899) / 2, rel=1e-5)
+  # Without null: shares 2/3 and 1/3, and each token's P over its sum.
+  share_TE = np.array([
+    [0.6985 / 0.8844, 0.1859 / 0.8844],
+    [0.0384 / 0.2101, 0.1717 / 0.2101],
+  ])
+  part = TernaryChoice(1.0, form='without_null')
+  got = loss(part, share_TE, expert_TK, extra=extra)
+  want = (2 * share_TE[:, 0] + share_TE[:, 1]).mean() / 3
+  assert got == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize('form', ['with_null', 'without_null'])
+def test_mass_on_null_lowers_one_form_of_ternary_choice(form):
+  """Balanced: two experts, chosen alike. alpha (1 - P_null), and alpha / E."""
+  part = TernaryChoice(1.0, form=form)
+  for null in (0.0, 0.4, 0.9):
+    extra = {
+      'folded_TE': np.full((2, 2), (1 - null) / 2),
+      'null_T': [null] * 2,
+      'copies_TE': [[1, 0], [0, 1]],
+    }
+    got = loss(part, np.full((2, 2), 0.5), [[0], [1]], extra=extra)
+    want = {'with_null': 1 - null, 'without_null': 0.5}[form]
+    assert got == pytest.approx(want, rel=1e-6)
+
+
+def test_ternary_choice_without_null_is_libmoes_over_the_number_of_sequences():
+  """Its code, as loops: counts of the whole batch over a sequence's choices."""
+  rng = np.random.default_rng(0)
+  sequences, length, num = 3, 4, 5
+  p_SLC = rng.dirichlet(np.ones(2 * num + 2), size=(sequences, length))
+  # Each token chooses one copy that is not null, so all have as many.
+  choice_SL = rng.integers(2 * num, size=(sequences, length))
+  libmoe = []
+  for p_LC in p_SLC:
+    share_E = [np.sum(choice_SL % num == e) / length for e in range(num)]
+    kept_LC = p_LC[:, : 2 * num] / p_LC[:, : 2 * num].sum(1, keepdims=True)
+    p_C = kept_LC.mean(axis=0)
+    libmoe.append(sum(share_E[e] * (p_C[e] + p_C[num + e]) for e in range(num)))
+  p_TC = p_SLC.reshape(-1, 2 * num + 2)
+  folded_TE = p_TC[:, :num] + p_TC[:, num : 2 * num]
+  base_T = choice_SL.reshape(-1) % num
+  extra = {
+    'folded_TE': folded_TE,
+    'null_T': p_TC[:, 2 * num :].sum(axis=1),
+    'copies_TE': np.eye(num)[base_T],
+  }
+  share_TE = folded_TE / folded_TE.sum(axis=1, keepdims=True)
+  part = TernaryChoice(1.0, form='without_null')
+  got = loss(part, share_TE, base_T[:, None], extra=extra)
+  assert sequences * got == pytest.approx(np.mean(libmoe), rel=1e-5)
 
 
 def test_selector_entropy():
