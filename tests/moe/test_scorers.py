@@ -363,6 +363,23 @@ def test_hyper_makes_the_matrix_from_the_embedding():
   )
 
 
+def test_hyper_starts_as_in_the_authors_code_and_as_in_libmoe():
+  """Uniform to 1 / sqrt(16) and 1 / sqrt(64); or normal, and zero biases."""
+  published = started(Hyper(hidden=64), 16, 40)
+  for name, edge in (('w_DH', 1 / 4), ('w_HN', 1 / 8), ('b_N', 1 / 8)):
+    x = published[name]
+    assert 0.98 * edge < np.abs(x).max() <= edge
+    np.testing.assert_allclose(np.std(x), edge / np.sqrt(3), rtol=0.05)
+  libmoe = started(Hyper(hidden=64, start='normal'), 16, 40)
+  for name in ('w_DH', 'w_HN'):
+    np.testing.assert_allclose(np.std(libmoe[name]), 0.02, rtol=0.05)
+    assert np.abs(libmoe[name]).max() > 0.05
+  for name in ('b_H', 'b_N'):
+    np.testing.assert_array_equal(libmoe[name], 0)
+  for made in (published, libmoe):
+    assert 0.5 < np.std(made['r_D']) < 1.5
+
+
 @pytest.mark.parametrize('learns', [True, False])
 def test_hyper_learns_the_embedding_alone(learns):
   """What is frozen has no gradient, and says so to the optimiser."""

@@ -13,6 +13,17 @@ from moejax.moe.scorers import cosine, linear
 FROZEN = ('w_DH', 'b_H', 'w_HN', 'b_N')
 
 
+def _normal(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+  del fan_in
+  if len(shape) == 1:
+    return jnp.zeros(shape, jnp.float32)
+  return 0.02 * jax.random.normal(key, shape, jnp.float32)
+
+
+# How the matrices and biases of H are drawn.
+STARTS = {'normal': _normal, 'pytorch': cosine.uniform}
+
+
 @dataclasses.dataclass(frozen=True)
 class Hyper(contract.Scorer):
   """logits = W x + b, where [W | b] = H(r): HyperRouter.
@@ -23,16 +34,21 @@ class Hyper(contract.Scorer):
 
       r_D --w_DH, b_H--> ReLU --w_HN, b_N--> N = E (D + 1) numbers
 
-  LibMoE's version freezes r too, so that nothing of the router learns, and has
-  `hidden` = D / 4. The authors' growing k is not here.
+  LibMoE's version trains r and freezes H too; it has `hidden` = D / 4 and
+  start=normal. The k of both grows during training, which is not here.
 
   Attributes:
     hidden: width of H; the paper's code has 256, and 64 for enwik8.
-    learns_embedding: whether r is trained.
+    learns_embedding: whether r is trained, as in both; else nothing of the
+      router learns.
+    start: how H is drawn: `pytorch`, matrices and biases uniform up to
+      1 / sqrt(inputs) either way, as in the authors' code; `normal`, matrices
+      of deviation 0.02 and biases of zero, as in LibMoE.
   """
 
   hidden: int = config.number(256, at_least=1)
   learns_embedding: bool = True
+  start: str = config.named(STARTS, 'pytorch')
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float
@@ -40,11 +56,12 @@ class Hyper(contract.Scorer):
     del std
     keys = jax.random.split(key, 5)
     made = num * (width + 1)
+    draw = STARTS[self.start]
     frozen = {
-      'w_DH': cosine.uniform(keys[0], (width, self.hidden), width),
-      'b_H': cosine.uniform(keys[1], (self.hidden,), width),
-      'w_HN': cosine.uniform(keys[2], (self.hidden, made), self.hidden),
-      'b_N': cosine.uniform(keys[3], (made,), self.hidden),
+      'w_DH': draw(keys[0], (width, self.hidden), width),
+      'b_H': draw(keys[1], (self.hidden,), width),
+      'w_HN': draw(keys[2], (self.hidden, made), self.hidden),
+      'b_N': draw(keys[3], (made,), self.hidden),
     }
     weights = {
       name: nnx.Param(w, axes=('fixed',) * w.ndim) for name, w in frozen.items()
