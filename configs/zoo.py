@@ -395,7 +395,8 @@ ZOO = {
     'router': _top_k(k=2),
     'scorer': {'name': 'expert_norm'},
     'experts': {'name': 'autonomous_swiglu'},
-    'balance': EXPERT_LEVEL,
+    # The authors' loss: k times expert_level.
+    'balance': {'switch': {'alpha': 0.01, 'form': 'multi_hot'}},
   },
   # LibMoE's code where it is not its papers', to compare with its numbers.
   'libmoe_smoe': {

@@ -1,19 +1,26 @@
 """Autonomy-of-Experts: the scorer that reads experts, and those experts."""
 
+import dataclasses
+import math
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny
+from helpers import dense, slow, tiny
 
+from moejax.cli import run_config
 from moejax.core import errors
 from moejax.moe import grouped_matmul
+from moejax.moe.balance.load import ExpertLevel
 from moejax.moe.contract import ScorerInput
 from moejax.moe.experts import SwiGLU
 from moejax.moe.experts.autonomous import AutonomousSwiGLU
 from moejax.moe.routers.top_k import TopK
 from moejax.moe.scorers.expert_norm import ExpertNorm
 
+ZOO = str(pathlib.Path(__file__).parents[2] / 'configs' / 'zoo.py')
 Z0 = np.array([[1.0, 0], [1, 1], [0, 2]], np.float32)
 W_DOWN = np.array([
   [[1, 0], [0, 1]],
@@ -70,6 +77,35 @@ def test_the_worked_example():
   np.testing.assert_allclose(
     routing.weight_A[:3], [0.4975, 0.3968, 0.5751], atol=5e-5
   )
+
+
+@pytest.mark.parametrize('renormalise', [False, True])
+def test_both_variants_of_the_authors_code(renormalise):
+  """Softmax of norms, the k largest, over their sum or not; and their loss,
+  E sum_e f_e P_e with f_e the share of tokens that choose e: k when balanced.
+  """
+  k, num = 2, 4
+  want, f_E, p_E = np.zeros((3, num)), np.zeros(num), np.zeros(num)
+  for t, x_D in enumerate(Z0):
+    norms = [math.sqrt(sum((x_D @ w_DR) ** 2)) for w_DR in W_DOWN]
+    p = slow.softmax(norms)
+    chosen = slow.top(p, k)
+    total = sum(p[e] for e in chosen) if renormalise else 1.0
+    for e in chosen:
+      want[t, e] = p[e] / total
+      f_E[e] += 1 / 3
+    p_E += np.array(p) / 3
+  moe = run_config.load(f'{ZOO}:autonomy').model.moe
+  router = dataclasses.replace(moe.router, renormalise=renormalise)
+  given = tiny.router_input(score(Z0, W_DOWN))
+  routing = router(given)
+  np.testing.assert_allclose(dense.gates(routing, 3, num), want, rtol=1e-5)
+  (part,) = moe.balance
+  loss = float(part.loss(part.observe(given, routing)))
+  assert loss == pytest.approx(0.01 * num * (f_E @ p_E), rel=1e-5)
+  level = ExpertLevel(0.01 * k)
+  same = float(level.loss(level.observe(given, routing)))
+  assert loss == pytest.approx(same, rel=1e-5)
 
 
 def test_norms_train_the_experts_and_are_finite_at_zero():

@@ -20,8 +20,11 @@ class ExpertNorm(contract.Scorer):
   Autonomy-of-Experts (arXiv 2501.13074, section 3): each expert takes a token
   into r dimensions, and those whose result is longest go on. It needs
   experts with such a matrix (`autonomous_swiglu`) and as many scores as
-  experts. The paper's router is `top_k` with its defaults: softmax over all
-  norms, not renormalised.
+  experts. The router is `top_k`: softmax over all norms. The authors' code has
+  two variants, one on MegaBlocks that weighs with the kept probabilities as
+  they are (`top_k`'s default), and one in plain PyTorch that divides them by
+  their sum (`router.renormalise`). The latter has a balance loss, which is K
+  times `expert_level`: `switch` with form=multi_hot.
 
   All experts' matrices are needed for all tokens, 2 T E D r operations a layer
   forward; the paper keeps the results for the chosen experts, we compute those
