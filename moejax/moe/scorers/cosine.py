@@ -32,7 +32,8 @@ class Cosine(contract.Scorer):
   Released variants, as settings, all with balance_tau=0:
     torchscale    normalises_tokens off, learns_tau off, tau=1: its code
                   normalises only the experts and applies no temperature
-    tutel         width=256, tau=0.5 (it also keeps 1 / tau below 100)
+    tutel         width=256, tau=0.5 (it also keeps 1 / tau below 100, and its
+                  projection has a bias: neither is here)
     LibMoE        learns_tau off, row_norm=1.5, in_place, with
                   router.score=double_softmax and router.renormalise
 
@@ -119,8 +120,12 @@ class PerturbedCosine(contract.Scorer):
   plain cosine's is logarithmically slow. There is no temperature, so logits lie
   between -1 and 1.
 
-  LibMoE takes 0.1 for both constants, a code of the experiments 1e-4 after a
-  projection to 256 dimensions. That code
+  LibMoE takes 0.1 for both constants and width E / 2. It weighs by a second
+  softmax, over the kept probabilities: `router.score=double_softmax` with
+  `router.renormalise`. Its temperature of 0.3, and the norm of 1.5 to which it
+  draws the experts' embeddings in every forward pass, are not here.
+
+  A code of the experiments takes 1e-4 after a projection to 256 dimensions. It
   normalises across experts instead of along each one's vector; we do not.
 
   Attributes:
