@@ -41,6 +41,9 @@ def keep(
   there = [workdir / name for name in (OWN, companions.NAME)]
   if _has_begun(workdir) and any(place.is_dir() for place in there):
     return
+  path = getattr(vocab, 'path', '')
+  if path and epath.Path(path).parent in there:
+    return  # the copy is all there is
   source = _source(start)
   theirs = None if source is None else companions.tokenizer_file(source)
   if source is not None and _is_of(vocab, theirs):
@@ -52,7 +55,6 @@ def keep(
       f'data.vocab is not the tokenizer of {start}, whose ids its weights '
       'know: neither that tokenizer nor its settings come along.'
     )
-  path = getattr(vocab, 'path', '')
   if path:
     file = epath.Path(path).expanduser()
     companions.keep({file.name: file}, workdir / OWN)

@@ -8,7 +8,7 @@ import pytest
 from helpers import hf
 
 from moejax.cli import command, convert, generate, restore
-from moejax.convert import folder, safetensors
+from moejax.convert import companions, folder, safetensors
 from moejax.core import errors, files, trees
 from moejax.train import loop, state_files
 
@@ -49,11 +49,27 @@ TOKENIZER = {
 }
 
 
+GENERATION = {
+  'do_sample': True,
+  'temperature': 0.6,
+  'top_p': 0.95,
+  'top_k': 20,
+  'repetition_penalty': 1.05,
+  'eos_token_id': [2, 5],
+}
+
+
 @pytest.fixture
 def there(tmp_path):
   """OLMoE with a tokenizer."""
   target = tmp_path / 'olmoe'
   shutil.copytree(hf.GOLDEN / 'olmoe', target)
+  speak(target)
+  return target
+
+
+def speak(target):
+  """Gives a folder a tokenizer and ids of special tokens."""
   (target / 'tokenizer.json').write_text(json.dumps(TOKENIZER))
   settings = {
     'bos_token': '<bos>',
@@ -64,7 +80,6 @@ def there(tmp_path):
   config = json.loads((target / 'config.json').read_text())
   ids = {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': None}
   (target / 'config.json').write_text(json.dumps(config | ids))
-  return target
 
 
 def tensors(path):
@@ -131,39 +146,114 @@ def test_what_is_written_is_of_this_machine(argv, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
-def test_an_imported_model_speaks_after_its_own_start(there, tmp_path, capsys):
+def test_a_moved_model_speaks_after_its_own_start_and_template(
+  there, tmp_path, capsys
+):
+  template = '{{ bos_token }} {{ messages[0].content }} <unk>'
+  (there / 'chat_template.jinja').write_text(template)
+  convert.main(['import', str(there), f'--workdir={tmp_path / "work"}'])
+  _, model, weights = hf.read(there)
+  shutil.rmtree(there)
+  workdir = (tmp_path / 'work').rename(tmp_path / 'moved')
+  vocab = restore.run_of(str(workdir)).data.vocab
+  # With special tokens as such, or as parts of a word that it does not know.
+  for prompt, more, ids, shown in (
+    ('to be', [], [1, 3, 4], [3, 4]),
+    ('to<eos>be', [], [1, 3, 2, 4], [3, 2, 4]),
+    ('<bos> to be', [], [1, 3, 4], [1, 3, 4]),
+    ('to<eos>be', ['--no-special_tokens'], [1, 0], [0]),
+    ('to be', ['--chat'], [1, 3, 4, 0], []),
+  ):
+    capsys.readouterr()
+    generate.main([
+      f'--workdir={workdir}',
+      f'--prompt={prompt}',
+      '--max_new_tokens=3',
+      '--temperature=0',
+      *more,
+    ])
+    (found,) = hf.generate.generate(
+      model,
+      weights,
+      [ids],
+      hf.sampling.Sampling(),
+      max_new_tokens=3,
+      end_ids=[2],
+      start=(),
+    )
+    said = capsys.readouterr().out.rstrip('\n')
+    assert said == vocab.decode([*shown, *found]), prompt
+
+
+def test_an_imported_model_draws_and_ends_as_it_says(
+  there, tmp_path, capsys, monkeypatch
+):
+  (there / 'generation_config.json').write_text(json.dumps(GENERATION))
   workdir = tmp_path / 'work'
   convert.main(['import', str(there), f'--workdir={workdir}'])
+  asked = []
+
+  def stream(*given, **more):
+    asked.append((given, more))
+    yield from [(0, 4), (0, 5)]  # 'be', and a token that ends a text
+
+  monkeypatch.setattr(generate.generate, 'stream', stream)
   capsys.readouterr()
-  generate.main([
-    f'--workdir={workdir}',
-    '--prompt=to be',
-    '--max_new_tokens=3',
-    '--temperature=0',
-  ])
-  _, model, weights = hf.read(there)
-  found = hf.generate.generate(
-    model,
-    weights,
-    [[1, 3, 4]],
-    hf.sampling.Sampling(),
-    max_new_tokens=3,
-    end_ids=[2],
-    start=(),
-  )
-  vocab = restore.run_of(str(workdir)).data.vocab
-  said = capsys.readouterr().out.rstrip('\n')
-  assert said == vocab.decode([3, 4, *found[0]])
+  flags = [f'--workdir={workdir}', '--prompt=to']
+  generate.main(flags)
+  (given, more) = asked[0]
+  assert given[2:] == ([[3]], hf.sampling.Sampling(0.6, 0.95, 20))
+  assert (more['end_ids'], more['start']) == ([2, 5], (1,))
+  out, err = capsys.readouterr()
+  assert out == 'to be\n'
+  assert 'not obeyed here: repetition_penalty=1.05' in err
+  generate.main([*flags, '--temperature=0.9'])
+  assert asked[1][0][3] == hf.sampling.Sampling(0.9, 0.95, 20)
+
+
+def test_a_folder_without_a_tokenizer_takes_ids_alone(tmp_path, capsys):
+  workdir = tmp_path / 'work'
+  convert.main(['import', str(hf.GOLDEN / 'olmoe'), f'--workdir={workdir}'])
+  assert 'The folder has no tokenizer; prompts are' in capsys.readouterr().out
+  call = [f'--workdir={workdir}', '--temperature=0', '--max_new_tokens=3']
+  flags = [*call, '--prompt=to']
+  assert command.call(generate.main, flags) == command.BAD_INPUT
+  assert 'came without a tokenizer' in capsys.readouterr().err
+  generate.main([*call, '--prompt_ids=5,8'])
+  said = [int(word) for word in capsys.readouterr().out.split()]
+  assert said[:2] == [5, 8]
+  assert len(said) == 5
 
 
 def test_training_begins_with_the_folder_and_goes_out_again(tmp_path, capsys):
   path, workdir = tmp_path / 'olmoe', tmp_path / 'run'
   hf.write_olmoe(path)
-  config = hf.fine_tune(path, workdir, steps=2)
+  speak(path)
+  (path / 'generation_config.json').write_text(json.dumps(GENERATION))
+  (path / 'chat_template.jinja').write_text('{{ messages }}')
+  before = tensors(path)
+  spoken = {p.name: p.read_bytes() for p in path.iterdir()}
+  # Its own vocabulary.
+  more = {'data.vocab.name': 'hf_tokenizer'}
+  config = hf.fine_tune(path, workdir, steps=2, **more)
   assert config.start == str(path)
   assert 'Beginning with the weights of' in capsys.readouterr().out
+  # The folder is no longer needed, and the workdir may be moved.
+  shutil.rmtree(path)
+  workdir = workdir.rename(tmp_path / 'moved')
   convert.main(['export', f'--workdir={workdir}', f'--to={tmp_path / "out"}'])
-  before, after = tensors(path), tensors(tmp_path / 'out')
+  after = tensors(tmp_path / 'out')
+  for name in (
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'chat_template.jinja',
+  ):
+    assert (tmp_path / 'out' / name).read_bytes() == spoken[name]
+  out = tmp_path / 'out'
+  assert json.loads((out / 'generation_config.json').read_text()) == GENERATION
+  ids = json.loads((out / 'config.json').read_text())
+  assert (ids['bos_token_id'], ids['eos_token_id']) == (1, 2)
+  assert ids['pad_token_id'] is None
   assert before.keys() == after.keys()
   moved = {n: np.abs(after[n] - x).max() for n, x in before.items()}
   # Two steps of AdamW at 1e-3, and not from fresh weights.
@@ -179,6 +269,7 @@ def test_training_begins_with_the_weights_of_a_workdir(
 ):
   path, start = tmp_path / 'olmoe', tmp_path / 'imported'
   hf.write_olmoe(path)
+  speak(path)
   convert.main(['import', str(path), f'--workdir={start}'])
 
   def begun(_, state):
@@ -186,8 +277,9 @@ def test_training_begins_with_the_weights_of_a_workdir(
 
   monkeypatch.setattr(loop, 'run', begun)
   capsys.readouterr()
+  more = {'start': str(start), 'data.vocab.name': 'hf_tokenizer'}
   with pytest.raises(BegunError) as e:
-    hf.fine_tune(path, tmp_path / 'run', steps=2, start=str(start))
+    hf.fine_tune(path, tmp_path / 'run', steps=2, **more)
   (state,) = e.value.args
   assert int(state.step) == 0
   line = f'Beginning with the weights of {start}, step 0.'
@@ -201,6 +293,8 @@ def test_training_begins_with_the_weights_of_a_workdir(
     hf.fine_tune(
       path, tmp_path / 'x', steps=2, start=str(start), start_step='5'
     )
+  kept = tmp_path / 'run' / companions.NAME / 'tokenizer.json'
+  assert kept.read_bytes() == (path / 'tokenizer.json').read_bytes()
   more = {'start': str(start), 'model.num_layers': 3}
   with pytest.raises(errors.InputError) as e:
     hf.fine_tune(path, tmp_path / 'other', steps=2, **more)
