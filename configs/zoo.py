@@ -238,6 +238,14 @@ ZOO = {
     'router': _top_k(k=7, score='sigmoid', renormalise=True),
     'balance': {'smebu': {'rate': 5e-4, 'kappa': 2.0, 'momentum': 0.5}},
   },
+  # A fifth of its steps in the paper's runs are of expert choice.
+  'expert_threshold': {
+    'num_experts': 15,
+    'expert_width': 96,
+    'num_shared': 1,
+    'router': {'name': 'expert_threshold', 'k': 1.0, 'warmup_steps': 20},
+    'balance': {'threshold_ema': {'k': 1.0, 'decay': 0.99}},
+  },
   # Other scores.
   'sigma_moe': {
     'num_experts': 16,

@@ -42,7 +42,7 @@ NUMBERED = {
   'thor',
 }
 # Tokens of a sequence compete with each other (some in training alone).
-COMPETING = {'base_layer', 'expert_choice', 'sinkhorn'}
+COMPETING = {'base_layer', 'expert_choice', 'expert_threshold', 'sinkhorn'}
 # No score selects (hash_first: in the first layers), only its sign does, or an
 # expert compares tokens.
 UNMOVED = {

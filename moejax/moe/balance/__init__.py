@@ -17,6 +17,7 @@ from moejax.moe.balance import (
   quantile,
   smebu,
   switch,
+  threshold_ema,
   variation,
   zero_computation,
 )
@@ -40,6 +41,7 @@ BALANCE = {
   'stable_moe': of_routers.Stable,
   'switch': switch.Switch,
   'tc_moe': of_routers.TernaryChoice,
+  'threshold_ema': threshold_ema.ThresholdEma,
   'token_entropy': logits.TokenEntropy,
   'two_level': of_routers.TwoLevelImportance,
   'weighted': zero_computation.Weighted,

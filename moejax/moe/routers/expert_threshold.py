@@ -1,0 +1,89 @@
+"""Experts take the tokens above a threshold: expert choice that is causal."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import errors
+from moejax.moe import contract
+from moejax.moe.routers import any_number, scores
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertThreshold(contract.Router):
+  """Expert e takes every token whose logit is above its threshold c_e.
+
+  Expert Threshold routing (arXiv 2603.11535, section 3, equation 6): a token
+  has any number of experts, none among them, and is compared with no other
+  token. Gates are sigmoids of the logits, not renormalised. The thresholds come
+  from the balance part `threshold_ema`, as selection biases: expert e is used
+  if the logit plus the biases is above 0, so without the part c_e is 0.
+
+  In the first `warmup_steps` of training each expert takes the L k / E largest
+  logits of each sequence of L tokens instead (expert choice): thresholds of 0
+  would leave some experts with all tokens and some with none. Those steps look
+  at the whole sequence, evaluation never does. The paper's experts choose among
+  the tokens of a micro-batch. The paper also bounds the load of an expert in
+  training to 0.5 to 1.5 times k / E; here that is left to a dispatcher.
+
+  The list of assignments is always T * E: see `any_number`.
+
+  Attributes:
+    k: experts per token on average, for counting FLOPs and for the first
+      steps. Set the part's k to the same.
+    warmup_steps: the paper's; 0 has thresholds from the start.
+  """
+
+  k: float = 1.0
+  warmup_steps: int = 4000
+
+  def __post_init__(self):
+    if self.k <= 0:
+      raise errors.InputError(f'router.k={self.k} must be above 0')
+    if self.warmup_steps < 0:
+      raise errors.InputError(
+        f'router.warmup_steps={self.warmup_steps} must be 0 or more'
+      )
+
+  def check(self, num_experts: int) -> None:
+    if self.k > num_experts:
+      raise errors.InputError(
+        f'router.k={self.k} experts per token, but there are {num_experts} '
+        'routed experts'
+      )
+
+  def shrunk(self, num_experts: int) -> 'ExpertThreshold':
+    return dataclasses.replace(self, k=min(self.k, 2.0, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
+
+  @property
+  def counts_steps(self) -> bool:
+    return self.warmup_steps > 0
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    gate_TE, prob_TE = scores.sigmoid(given.logits_TE)
+    used_TE = given.biased(given.logits_TE) > 0
+    if given.training and self.warmup_steps:
+      is_warming = given.steps < self.warmup_steps
+      used_TE = jnp.where(is_warming, self._largest(given), used_TE)
+    return any_number.send(given, gate_TE, used_TE, prob_TE)
+
+  def _largest(self, given: contract.RouterInput) -> jax.Array:
+    """Whether a token is among those that the expert likes best, [T, E]."""
+    num_experts = given.logits_TE.shape[1]
+    length = given.row_length
+    room = min(length, max(1, int(length * self.k / num_experts)))
+    valid_T1 = given.valid_T[:, None]
+    choice_TE = jnp.where(valid_T1, given.biased(given.logits_TE), -jnp.inf)
+    choice_SLE = choice_TE.reshape(-1, length, num_experts)
+    _, place_SEC = jax.lax.top_k(choice_SLE.swapaxes(1, 2), room)
+    sequence_S = jnp.arange(len(place_SEC))
+    used_SEL = jnp.zeros(choice_SLE.swapaxes(1, 2).shape, bool)
+    used_SEL = used_SEL.at[
+      sequence_S[:, None, None], jnp.arange(num_experts)[:, None], place_SEC
+    ].set(True)
+    return used_SEL.swapaxes(1, 2).reshape(-1, num_experts)
