@@ -11,7 +11,7 @@ from helpers import tiny
 
 from moejax.core import trees
 from moejax.moe import balance
-from moejax.moe.balance import gshard, load
+from moejax.moe.balance import gshard, load, switch
 from moejax.moe.dispatchers.capacity import Capacity
 from moejax.moe.routers.gshard import GShard
 from moejax.train import loss as losses
@@ -39,7 +39,11 @@ MOE = {
   'gshard': {
     'router': GShard(),
     'dispatcher': Capacity(),
-    'balance': (gshard.GShardAux(3.0), load.ExpertLevel(1.0)),
+    'balance': (
+      gshard.GShardAux(3.0),
+      load.ExpertLevel(1.0),
+      switch.Switch(1.0, 'multi_hot', 'together'),
+    ),
   },
   'dense': {'num_experts': 0},
 }
