@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from moejax.core import errors
 from moejax.moe.routers.sparse_mixer import SparseMixer
 
 KEY = jax.random.key(4)
@@ -131,8 +130,3 @@ def test_of_a_cubic_loss_the_mean_gradient_is_the_exact_difference():
   assert abs(naive - want) > 0.3
   assert mean_E[1] == pytest.approx(want, abs=0.06)
   np.testing.assert_allclose(mean_E[0], -mean_E[1], rtol=1e-4)
-
-
-def test_a_negative_range_is_refused():
-  with pytest.raises(errors.InputError, match='router.r=-0.1 must be 0 or'):
-    SparseMixer(r=-0.1)

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract
 from moejax.moe.balance import counts
 
@@ -41,16 +41,8 @@ class ThresholdEma(contract.Balance):
     decay: of the average; the authors' code has 0.99.
   """
 
-  k: float = 1.0
-  decay: float = 0.99
-
-  def __post_init__(self):
-    if self.k <= 0:
-      raise errors.InputError(f'balance.{NAME}.k={self.k} must be above 0')
-    if not 0 <= self.decay < 1:
-      raise errors.InputError(
-        f'balance.{NAME}.decay={self.decay} must be at least 0 and below 1'
-      )
+  k: float = config.number(1.0, above=0, at_most=10**6)
+  decay: float = config.number(0.99, at_least=0, below=1)
 
   def check(self, num_experts: int) -> None:
     if self.k > num_experts:

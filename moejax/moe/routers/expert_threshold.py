@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract
 from moejax.moe.routers import any_number, scores
 
@@ -35,16 +35,8 @@ class ExpertThreshold(contract.Router):
     warmup_steps: the paper's; 0 has thresholds from the start.
   """
 
-  k: float = 1.0
-  warmup_steps: int = 4000
-
-  def __post_init__(self):
-    if self.k <= 0:
-      raise errors.InputError(f'router.k={self.k} must be above 0')
-    if self.warmup_steps < 0:
-      raise errors.InputError(
-        f'router.warmup_steps={self.warmup_steps} must be 0 or more'
-      )
+  k: float = config.number(1.0, above=0, at_most=10**6)
+  warmup_steps: int = config.number(4000, at_least=0, note='0: none')
 
   def check(self, num_experts: int) -> None:
     if self.k > num_experts:

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import config, errors
 from moejax.moe import contract, noise
 from moejax.moe.routers import scores
 
@@ -43,12 +43,8 @@ class SparseMixer(contract.Router):
       The released models have 0.01; 0 draws nothing.
   """
 
-  k: int = 2
-  r: float = 0.01
-
-  def __post_init__(self):
-    if self.r < 0:
-      raise errors.InputError(f'router.r={self.r} must be 0 or more')
+  k: int = config.number(2, at_least=1)
+  r: float = config.number(0.01, at_least=0, at_most=1000)
 
   def check(self, num_experts: int) -> None:
     if not 1 <= self.k <= num_experts:
