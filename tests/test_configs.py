@@ -97,7 +97,7 @@ def _step(run):
   """What one step gives, and the weights that it left as they were."""
   mesh = meshes.make(run.mesh, jax.devices()[:1])
   model = build.build(run.model, mesh)
-  transform = optimizer.make(run.opt, run.train.steps, model.axes)
+  transform = optimizer.make(run.opt, run.train.steps, model.decays)
   step_config = step.StepConfig(run.opt, run.train.steps, 1, run.seed)
   train_step = step.make(model, transform, step_config)
   start = state.init(model, transform, jax.random.key(0))

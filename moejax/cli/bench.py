@@ -176,7 +176,7 @@ def _training_step(config: ModelConfig) -> tuple[Callable[[], Any], float]:
   mesh = bench_parts.mesh()
   model = build.build(config, mesh)
   opt = optimizer.OptimizerConfig()
-  transform = optimizer.make(opt, 1000, model.axes)
+  transform = optimizer.make(opt, 1000, model.decays)
   train_step = step.make(model, transform, step.StepConfig(opt, 1000, 1, 0))
   # The state is donated, as in training: each call goes on from the last.
   kept = [state.init(model, transform, jax.random.key(0))]

@@ -215,7 +215,7 @@ def _head(shape: Shape) -> tuple[Any, Any]:
 def _optimiser(config: ModelConfig) -> tuple[Any, Any]:
   model = build.build(config, mesh())
   opt = optimizer.OptimizerConfig()
-  transform = optimizer.make(opt, 1000, model.axes)
+  transform = optimizer.make(opt, 1000, model.decays)
   current = state.init(model, transform, jax.random.key(0))
 
   @functools.partial(jax.jit, donate_argnums=1)

@@ -97,7 +97,7 @@ def state(
   run = run_of(workdir)
   run = dataclasses.replace(run, mesh=meshes.MeshConfig())
   model = build.build(run.model, meshes.make(run.mesh, jax.devices()[:1]))
-  transform = optimizer.make(run.opt, run.train.steps, model.axes)
+  transform = optimizer.make(run.opt, run.train.steps, model.decays)
   folder = epath.Path(workdir) / CHECKPOINTS
   with checkpoint.Checkpointer(folder, warn=warn) as checkpoints:
     found = checkpoints.restore_latest(

@@ -117,7 +117,7 @@ def _parts(
   )
   if run.model.num_moe:
     check.run(run.model.moe, run.model.dtype, model.mesh)
-  transform = optimizer.make(run.opt, run.train.steps, model.axes)
+  transform = optimizer.make(run.opt, run.train.steps, model.decays)
   return Parts(run, model, transform, data, processes)
 
 

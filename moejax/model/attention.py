@@ -29,11 +29,13 @@ class Attention(nnx.Module):
 
     def param(key, shape, axes):
       return nnx.Param(
-        config.init_std * jax.random.normal(key, shape), axes=axes
+        config.init_std * jax.random.normal(key, shape),
+        axes=axes,
+        decays=True,
       )
 
     def zeros(shape, axes):
-      return nnx.Param(jnp.zeros(shape), axes=axes)
+      return nnx.Param(jnp.zeros(shape), axes=axes, decays=False)
 
     axes_in = ('embed', 'heads', 'head_dim')
     self.w_q_DHK = param(keys[0], shape_q, axes_in)

@@ -31,6 +31,7 @@ class Model:
     mesh: the devices.
     shapes: the shape and type of every weight, as a nested dictionary.
     axes: the names of every weight's dimensions, by its path.
+    decays: whether weight decay is for a weight, by its path.
     shardings: how every weight lies on the mesh.
   """
 
@@ -39,6 +40,7 @@ class Model:
   graph: Any
   shapes: Weights
   axes: dict[str, tuple[str, ...]]
+  decays: dict[str, bool]
   shardings: Weights
 
   def init(self, key: jax.Array) -> Weights:
@@ -93,7 +95,7 @@ def build(config: ModelConfig, mesh: Mesh) -> Model:
   shapes = nnx.to_pure_dict(state)
   axes = _axes(state, shapes)
   shardings = rules.shardings(axes, shapes, mesh)
-  return Model(config, mesh, graph, shapes, axes, shardings)
+  return Model(config, mesh, graph, shapes, axes, _decays(state), shardings)
 
 
 def _axes(state: nnx.State, shapes: Weights) -> dict[str, tuple[str, ...]]:
@@ -106,3 +108,26 @@ def _axes(state: nnx.State, shapes: Weights) -> dict[str, tuple[str, ...]]:
     stacked = len(flat[name].shape) - len(named)
     axes[name] = ('layers',) * stacked + tuple(named)
   return axes
+
+
+def _decays(state: nnx.State) -> dict[str, bool]:
+  """Whether every weight decays, as it says where it is made.
+
+  Matrices do: embeddings, attention, experts, routers. What is added or
+  multiplied element by element does not, however many dimensions it has: norms'
+  scales, biases, learned temperatures; nor does what no gradient reaches.
+
+  Raises:
+    ValueError: a weight does not say.
+  """
+  decays = {}
+  for path, variable in nnx.to_flat_state(state):
+    name = '/'.join(map(str, path))
+    found = variable.get_metadata().get('decays')
+    if found is None:
+      raise ValueError(
+        f'{name} does not say whether it decays; give nnx.Param(..., '
+        'decays=True) to a matrix, decays=False to scales and biases'
+      )
+    decays[name] = found
+  return decays

@@ -46,6 +46,7 @@ class Decoder(nnx.Module):
     self.embed_VD = nnx.Param(
       config.init_std * jax.random.normal(keys[0], shape),
       axes=('vocab', 'embed'),
+      decays=True,
     )
     more = dict.fromkeys(('dense', 'moe'), 0)
     more[config.mtp_kind] = config.mtp_layers
@@ -60,6 +61,7 @@ class Decoder(nnx.Module):
       self.head_DV = nnx.Param(
         config.init_std * jax.random.normal(keys[3], shape[::-1]),
         axes=('embed', 'vocab'),
+        decays=True,
       )
 
   def __call__(

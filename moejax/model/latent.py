@@ -44,7 +44,9 @@ class LatentAttention(nnx.Module):
 
     def param(key, shape, axes):
       return nnx.Param(
-        config.init_std * jax.random.normal(key, shape), axes=axes
+        config.init_std * jax.random.normal(key, shape),
+        axes=axes,
+        decays=True,
       )
 
     by_head = ('heads', 'head_dim')

@@ -44,6 +44,7 @@ class Joint(nnx.Module):
     self.w_2CD = nnx.Param(
       config.init_std * jax.random.normal(key, (2, width, width)),
       axes=('unsharded', 'embed', 'unsharded'),
+      decays=True,
     )
 
   def __call__(self, embed_BLD: jax.Array, x_BLD: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ class RMSNorm(nnx.Module):
 
   def __init__(self, width: int, eps: float, axis: str = 'embed'):
     self.eps = eps
-    self.scale_D = nnx.Param(jnp.ones((width,)), axes=(axis,))
+    self.scale_D = nnx.Param(jnp.ones((width,)), axes=(axis,), decays=False)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Normalises the last dimension; the result has the type of `x`."""
@@ -29,7 +29,9 @@ class WidthNorm(nnx.Module):
 
   def __init__(self, shape: tuple[int, int], eps: float):
     self.eps = eps
-    self.scale_HK = nnx.Param(jnp.ones(shape), axes=('heads', 'head_dim'))
+    self.scale_HK = nnx.Param(
+      jnp.ones(shape), axes=('heads', 'head_dim'), decays=False
+    )
 
   def __call__(self, x_BLHK: jax.Array) -> jax.Array:
     """Normalises the last two dimensions."""

@@ -111,7 +111,9 @@ class MoE(nnx.Module):
     })
     if config.gating_residual:
       w_EE = std * jax.random.normal(keys[4], (num_logits, num_logits))
-      self.residual = nnx.Param(w_EE, axes=('unsharded', 'unsharded'))
+      self.residual = nnx.Param(
+        w_EE, axes=('unsharded', 'unsharded'), decays=True
+      )
     self.zero = nnx.Dict(config.zero_computation.init(keys[5], width))
     self.memory = _memory(config)
     self.routed = nnx.Dict(
@@ -430,7 +432,7 @@ def _memory(config: MoEConfig) -> nnx.Dict:
   found = balance.memory(config.balance, config.num_choices)
   if config.router.counts_steps:
     found['router'] = {'steps': jnp.zeros((), jnp.float32)}
-  as_param = lambda x: nnx.Param(x, axes=('unsharded',) * x.ndim)
+  as_param = lambda x: nnx.Param(x, axes=('unsharded',) * x.ndim, decays=False)
   return nnx.Dict({
     owner: nnx.Dict({name: as_param(x) for name, x in kept.items()})
     for owner, kept in found.items()

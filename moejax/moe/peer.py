@@ -96,7 +96,9 @@ class PEER(nnx.Module):
     keys = jax.random.split(key, 4)
 
     def param(key, std, shape, axes):
-      return nnx.Param(std * jax.random.normal(key, shape), axes=axes)
+      return nnx.Param(
+        std * jax.random.normal(key, shape), axes=axes, decays=True
+      )
 
     self.w_query_DH2K = param(
       keys[0],

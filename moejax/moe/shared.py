@@ -48,7 +48,9 @@ class SharedExperts(config.Checked):
     if self.gate:
       # Another key than the experts', which split this one.
       w_D = jax.random.normal(jax.random.fold_in(key, 1), (width,))
-      weights['w_gate_D'] = nnx.Param(std * w_D, axes=('unsharded',))
+      weights['w_gate_D'] = nnx.Param(
+        std * w_D, axes=('unsharded',), decays=True
+      )
     return weights
 
   def __call__(

@@ -92,8 +92,8 @@ class SoftMoE(nnx.Module):
     phi_DEP = width**-0.5 * jax.random.normal(
       key_phi, (width, of.num_experts, of.num_slots(row_length))
     )
-    self.phi_DEP = nnx.Param(phi_DEP, axes=('unsharded',) * 3)
-    self.scale = nnx.Param(jnp.ones(()), axes=())
+    self.phi_DEP = nnx.Param(phi_DEP, axes=('unsharded',) * 3, decays=True)
+    self.scale = nnx.Param(jnp.ones(()), axes=(), decays=False)
     self.routed = nnx.Dict(
       of.experts.init(key_experts, of.num_experts, width, of.expert_width, std)
     )

@@ -77,8 +77,8 @@ class ZeroComputation(config.Checked):
       keys[1], (self.constant, width, 2), jnp.float32, -edge, edge
     )
     return {
-      'v_CD': nnx.Param(v_CD, axes=('unsharded',) * 2),
-      'w_CD2': nnx.Param(w_CD2, axes=('unsharded',) * 3),
+      'v_CD': nnx.Param(v_CD, axes=('unsharded',) * 2, decays=False),
+      'w_CD2': nnx.Param(w_CD2, axes=('unsharded',) * 3, decays=True),
     }
 
   def __call__(

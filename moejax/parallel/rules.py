@@ -1,7 +1,8 @@
 """THE table: the name of a weight's dimension to the mesh axis it is split on.
 
 Every weight names its dimensions where it is made
-(`nnx.Param(x, axes=('embed', 'mlp'))`); nothing else decides how it lies.
+(`nnx.Param(x, axes=('embed', 'mlp'), decays=True)`); nothing else decides how
+it lies.
 """
 
 from typing import Any
@@ -24,8 +25,6 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   'expert': 'expert',
   'layers': None,
   'unsharded': None,
-  # Of a matrix that no gradient reaches: it does not decay either.
-  'fixed': None,
 }
 
 

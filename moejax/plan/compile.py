@@ -82,7 +82,7 @@ def lower(
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
   model = build.build(run.model, mesh)
-  transform = optimizer.make(run.opt, run.train.steps, model.axes)
+  transform = optimizer.make(run.opt, run.train.steps, model.decays)
   config = step.StepConfig(
     run.opt,
     run.train.steps,

@@ -17,7 +17,7 @@ class OptimizerConfig(config.Checked):
   Attributes:
     peak_lr: the largest learning rate; the schedule multiplies it.
     beta1, beta2, eps: AdamW's.
-    weight_decay: decoupled; of matrices only, never of norms' scales or biases.
+    weight_decay: decoupled; of matrices alone, see `model.build.Model.decays`.
     clip_norm: largest global norm of the gradient; None means no clipping.
     schedule: learning rate over the run.
   """
@@ -42,36 +42,23 @@ def learning_rate(opt: OptimizerConfig, total_steps: int) -> optax.Schedule:
 def make(
   opt: OptimizerConfig,
   total_steps: int,
-  axes: dict[str, tuple[str, ...]],
+  decays: dict[str, bool],
 ) -> optax.GradientTransformation:
-  """The optimiser for weights whose dimensions have these names.
+  """The optimiser; clipping is left to the step, which knows the norm already.
 
-  Clipping is left to the step, which knows the norm already.
+  Args:
+    opt: its keys.
+    total_steps: of the run, for the schedule.
+    decays: whether a weight decays, by its path; see `model.build.Model`.
   """
-
-  def decays(weights: Any) -> Any:
-    return trees.map_paths(
-      lambda path, _: is_matrix(axes[path]) and not is_bias(path), weights
-    )
-
   return optax.adamw(
     learning_rate(opt, total_steps),
     b1=opt.beta1,
     b2=opt.beta2,
     eps=opt.eps,
     weight_decay=opt.weight_decay,
-    mask=decays,
+    mask=lambda weights: trees.map_paths(lambda p, _: decays[p], weights),
   )
-
-
-def is_bias(path: str) -> bool:
-  """Whether a weight is a bias: experts' have a dimension for the expert."""
-  return path.rsplit('/', 1)[-1].startswith('b_')
-
-
-def is_matrix(axes: tuple[str, ...]) -> bool:
-  """Whether a weight has two trained dimensions or more in each layer."""
-  return len([a for a in axes if a not in ('layers', 'fixed')]) > 1
 
 
 def shardings(opt_shapes: Any, weight_shardings: Any, replicated: Any) -> Any:

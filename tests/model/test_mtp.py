@@ -174,7 +174,7 @@ def test_the_loss_is_equation_24():
 def take(model, batch, micro_batches=1):
   opt = optimizer.OptimizerConfig(peak_lr=0.02, eps=1e-2)
   config = step.StepConfig(opt, 100, micro_batches, seed=0, mtp_weight=2.0)
-  transform = optimizer.make(opt, 100, model.axes)
+  transform = optimizer.make(opt, 100, model.decays)
   run = step.make(model, transform, config)
   state = states.begin(model, transform, tiny.weights(model))
   return jax.device_get(run(state, batch))

@@ -47,13 +47,13 @@ def model_of(mesh=None, **moe):
 
 @functools.cache
 def step_of(model, parts=1):
-  transform = optimizer.make(OPT, 100, model.axes)
+  transform = optimizer.make(OPT, 100, model.decays)
   return step.make(model, transform, step.StepConfig(OPT, 100, parts, seed=0))
 
 
 def after(model, parts=1, batch=BATCH, weights=None):
   """The state after one step from the same weights, and what is reported."""
-  transform = optimizer.make(OPT, 100, model.axes)
+  transform = optimizer.make(OPT, 100, model.decays)
   if weights is None:
     weights = tiny.draw(model.shapes)
   zero = np.zeros((), np.int32)
@@ -68,7 +68,7 @@ def after(model, parts=1, batch=BATCH, weights=None):
 
 def follow(model, state, parts=1, batch=BATCH):
   """One more step."""
-  transform = optimizer.make(OPT, 100, model.axes)
+  transform = optimizer.make(OPT, 100, model.decays)
   state = jax.device_put(state, states.shardings(model, transform))
   return jax.device_get(step_of(model, parts)(state, batch))
 

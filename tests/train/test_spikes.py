@@ -113,7 +113,7 @@ def test_it_is_a_choice_of_the_config():
 def test_off_it_is_in_no_checkpoint(rule, num):
   """Five numbers with a rule, and none without."""
   model = tiny.model()
-  transform = optimizer.make(optimizer.OptimizerConfig(), 10, model.axes)
+  transform = optimizer.make(optimizer.OptimizerConfig(), 10, model.decays)
   abstract = states.abstract(model, transform, rule)
   names = [n for n in state_files.describe(abstract) if 'spikes' in n]
   assert len(names) == num

@@ -56,7 +56,7 @@ def model_of(kind='deepseek', devices=1, fsdp=1):
 
 
 def transform_of(model):
-  return optimizer.make(OPT, 100, model.axes)
+  return optimizer.make(OPT, 100, model.decays)
 
 
 @functools.cache
@@ -325,18 +325,11 @@ def test_what_is_decayed():
     )
 
 
-def test_biases_and_what_no_gradient_reaches_do_not_decay():
-  axes = {
-    'routed/w_EDF': ('layers', 'expert', 'embed', 'mlp'),
-    'routed/b_in_EF': ('layers', 'expert', 'mlp'),
-    'router/frozen': ('layers', 'fixed', 'fixed'),
-    'memory/bias_E': ('layers', 'unsharded'),
-  }
-  weights = {'routed': {}, 'router': {}, 'memory': {}}
-  for path, names in axes.items():
-    folder, name = path.split('/')
-    weights[folder][name] = np.ones((2,) * len(names), np.float32)
-  transform = optimizer.make(OPT, 100, axes)
+def test_what_does_not_decay_is_said_by_its_path():
+  ones = np.ones((2, 2, 2), np.float32)
+  weights = {'routed': {'w_EDF': ones, 'b_in_EF': ones}, 'scale_HK': ones}
+  decays = {'routed/w_EDF': True, 'routed/b_in_EF': False, 'scale_HK': False}
+  transform = optimizer.make(OPT, 100, decays)
   zeros = jax.tree.map(np.zeros_like, weights)
   updates, _ = transform.update(zeros, transform.init(weights), weights)
   moved = {p for p, u in trees.leaves(updates).items() if np.any(u != 0)}

@@ -44,6 +44,7 @@ class AutonomousSwiGLU(config.Checked):
       name: nnx.Param(
         std * jax.random.normal(one, (num_experts, *shape), jnp.float32),
         axes=(expert, *axes),
+        decays=True,
       )
       for one, (name, (shape, axes)) in zip(
         jax.random.split(key, len(wanted)), wanted.items(), strict=True

@@ -70,14 +70,22 @@ class TwoLayers(config.Checked):
     expert = 'expert' if num_experts > 1 else 'unsharded'
     name_w, name_b = self._names
     weights = {
-      name_w: nnx.Param(std_in * w_in, axes=(expert, 'embed', *inner_axes)),
-      'w_out_EFD': nnx.Param(std_out * w_out, axes=(expert, 'mlp', 'embed')),
+      name_w: nnx.Param(
+        std_in * w_in, axes=(expert, 'embed', *inner_axes), decays=True
+      ),
+      'w_out_EFD': nnx.Param(
+        std_out * w_out, axes=(expert, 'mlp', 'embed'), decays=True
+      ),
     }
     if self.bias:
       zeros = lambda *sizes: jnp.zeros((num_experts, *sizes))
       weights |= {
-        name_b: nnx.Param(zeros(*inner), axes=(expert, *inner_axes)),
-        'b_out_ED': nnx.Param(zeros(width), axes=(expert, 'embed')),
+        name_b: nnx.Param(
+          zeros(*inner), axes=(expert, *inner_axes), decays=False
+        ),
+        'b_out_ED': nnx.Param(
+          zeros(width), axes=(expert, 'embed'), decays=False
+        ),
       }
     return weights
 

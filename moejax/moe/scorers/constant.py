@@ -29,7 +29,7 @@ class Constant(contract.Scorer):
   ) -> dict[str, nnx.Param]:
     del width, std
     c_E = jax.random.uniform(key, (num,), jnp.float32, -self.edge, self.edge)
-    return {'c_E': nnx.Param(c_E, axes=('unsharded',))}
+    return {'c_E': nnx.Param(c_E, axes=('unsharded',), decays=False)}
 
   def __call__(
     self, w: dict[str, jax.Array], given: contract.ScorerInput

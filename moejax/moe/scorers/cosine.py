@@ -76,10 +76,12 @@ class Cosine(contract.Scorer):
       'w_EZ': orthogonal(keys[1], (num, inner), jnp.float32),
     }
     weights = self.after_step(weights)
-    weights = {k: nnx.Param(w, axes=linear.AXES) for k, w in weights.items()}
+    weights = {
+      k: nnx.Param(w, axes=linear.AXES, decays=True) for k, w in weights.items()
+    }
     if self.learns_tau:
       log_tau = jnp.asarray(math.log(self.tau), jnp.float32)
-      weights['log_tau'] = nnx.Param(log_tau, axes=())
+      weights['log_tau'] = nnx.Param(log_tau, axes=(), decays=False)
     return weights
 
   def __call__(
@@ -146,13 +148,13 @@ class PerturbedCosine(contract.Scorer):
     keys = jax.random.split(key)
     inner = self.width or width
     w_EZ = starts.model(keys[0], inner, num, std).T
-    weights = {'w_EZ': nnx.Param(w_EZ, axes=linear.AXES)}
+    weights = {'w_EZ': nnx.Param(w_EZ, axes=linear.AXES, decays=True)}
     if self.width:
       w_DZ = uniform(keys[1], (width, inner), width)
-      weights['w_DZ'] = nnx.Param(w_DZ, axes=linear.AXES)
+      weights['w_DZ'] = nnx.Param(w_DZ, axes=linear.AXES, decays=True)
     if self.bias:
       b_E = jnp.zeros(num, jnp.float32)
-      weights['b_E'] = nnx.Param(b_E, axes=linear.AXES[1:])
+      weights['b_E'] = nnx.Param(b_E, axes=linear.AXES[1:], decays=False)
     return weights
 
   def __call__(

@@ -64,11 +64,12 @@ class Hyper(contract.Scorer):
       'b_N': draw(keys[3], (made,), self.hidden),
     }
     weights = {
-      name: nnx.Param(w, axes=('fixed',) * w.ndim) for name, w in frozen.items()
+      name: nnx.Param(w, axes=('unsharded',) * w.ndim, decays=False)
+      for name, w in frozen.items()
     }
     r_D = jax.random.normal(keys[4], (width,), jnp.float32)
-    dim = 'unsharded' if self.learns_embedding else 'fixed'
-    return {**weights, 'r_D': nnx.Param(r_D, axes=(dim,))}
+    r = nnx.Param(r_D, axes=('unsharded',), decays=False)
+    return {**weights, 'r_D': r}
 
   def __call__(
     self, w: dict[str, jax.Array], given: contract.ScorerInput

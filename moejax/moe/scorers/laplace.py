@@ -40,10 +40,10 @@ class Laplace(contract.Scorer):
     self, key: jax.Array, width: int, num: int, std: float
   ) -> dict[str, nnx.Param]:
     w_DE = starts.STARTS[self.start](key, width, num, std)
-    weights = {'w_DE': nnx.Param(w_DE, axes=linear.AXES)}
+    weights = {'w_DE': nnx.Param(w_DE, axes=linear.AXES, decays=True)}
     if self.bias:
       b_E = jnp.zeros(num, jnp.float32)
-      weights['b_E'] = nnx.Param(b_E, axes=linear.AXES[1:])
+      weights['b_E'] = nnx.Param(b_E, axes=linear.AXES[1:], decays=False)
     return weights
 
   def __call__(

@@ -38,10 +38,10 @@ class Linear(contract.Scorer):
     self, key: jax.Array, width: int, num: int, std: float
   ) -> dict[str, nnx.Param]:
     w_DE = starts.STARTS[self.start](key, width, num, self.std or std)
-    weights = {'w_DE': nnx.Param(w_DE, axes=AXES)}
+    weights = {'w_DE': nnx.Param(w_DE, axes=AXES, decays=True)}
     if self.bias:
       b_E = jnp.zeros(num, jnp.float32)
-      weights['b_E'] = nnx.Param(b_E, axes=AXES[1:])
+      weights['b_E'] = nnx.Param(b_E, axes=AXES[1:], decays=False)
     return weights
 
   def __call__(

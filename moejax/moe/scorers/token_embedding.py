@@ -37,9 +37,11 @@ class TokenEmbedding(contract.Scorer):
     v_VZ = jax.random.normal(keys[0], (self.vocab_size, self.dim), jnp.float32)
     orthogonal = jax.nn.initializers.orthogonal(0.1)
     return {
-      'v_VZ': nnx.Param(v_VZ, axes=linear.AXES),
+      'v_VZ': nnx.Param(v_VZ, axes=linear.AXES, decays=True),
       'w_EZ': nnx.Param(
-        orthogonal(keys[1], (num, self.dim), jnp.float32), axes=linear.AXES
+        orthogonal(keys[1], (num, self.dim), jnp.float32),
+        axes=linear.AXES,
+        decays=True,
       ),
     }
 
