@@ -150,6 +150,39 @@ def _json(value: Any) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class Switch(Part):
+  """A key that is true or false, for two values of one of ours.
+
+  Attributes:
+    theirs: the key.
+    ours: its dotted path.
+    on: our value for true.
+    off: for false.
+  """
+
+  theirs: str
+  ours: str
+  on: Any
+  off: Any
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return (self.theirs,)
+
+  def read(self, theirs: Keys) -> dict[str, Any]:
+    value = want(theirs, self.theirs)
+    if not isinstance(value, bool):
+      raise errors.InputError(
+        f'config.json has {self.theirs}={_json(value)}; it must be true or '
+        'false'
+      )
+    return {self.ours: self.on if value else self.off}
+
+  def write(self, ours: Keys) -> dict[str, Any]:
+    return {self.theirs: ours[self.ours] == self.on}
+
+
+@dataclasses.dataclass(frozen=True)
 class Derived(Part):
   """One of ours that follows from their keys and is not written.
 

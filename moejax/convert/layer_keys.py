@@ -59,16 +59,77 @@ QWEN_LAYERS = DenseLayers(
   },
   ('mlp_only_layers', 'decoder_sparse_step'),
 )
+
+
+def _first(kinds: tuple[str, ...]) -> int:
+  """The first layer with experts."""
+  return kinds.index('moe') if 'moe' in kinds else 0
+
+
+FIRST_DENSE = DenseLayers(
+  lambda of, i: i >= want(of, 'first_k_dense_replace'),
+  lambda kinds: {'first_k_dense_replace': _first(kinds)},
+  ('first_k_dense_replace',),
+)
 DEEPSEEK_LAYERS = DenseLayers(
   lambda of, i: (
     i >= want(of, 'first_k_dense_replace')
     and i % want(of, 'moe_layer_freq') == 0
   ),
   lambda kinds: {
-    'first_k_dense_replace': kinds.index('moe') if 'moe' in kinds else 0,
+    'first_k_dense_replace': _first(kinds),
     'moe_layer_freq': 1,
   },
   ('first_k_dense_replace', 'moe_layer_freq'),
+)
+
+
+def _typed(of: Keys, layer: int) -> bool:
+  types = of['mlp_layer_types']
+  if types is None:
+    return layer > 0
+  if len(types) != of['num_hidden_layers'] or set(types) - {'dense', 'sparse'}:
+    raise errors.InputError(
+      f'config.json has mlp_layer_types={types}; it must be dense or sparse '
+      f'for each of num_hidden_layers={of["num_hidden_layers"]}'
+    )
+  return types[layer] == 'sparse'
+
+
+BY_TYPE = DenseLayers(
+  _typed,
+  lambda kinds: {
+    'mlp_layer_types': ['sparse' if k == 'moe' else 'dense' for k in kinds],
+    # Of what others read.
+    'first_k_dense_replace': _first(kinds),
+  },
+  ('mlp_layer_types',),
+)
+
+
+def _of_ernie(of: Keys, layer: int) -> bool:
+  end = want(of, 'moe_layer_end_index')
+  end = of['num_hidden_layers'] - 1 if end == -1 else end
+  return (
+    want(of, 'moe_layer_start_index') <= layer <= end
+    and (layer + 1) % want(of, 'moe_layer_interval') == 0
+  )
+
+
+def _to_ernie(kinds: tuple[str, ...]) -> dict[str, Any]:
+  sparse = [i for i, kind in enumerate(kinds) if kind == 'moe'] or [0]
+  first, second = (sparse + [sparse[0] + 1])[:2]
+  return {
+    'moe_layer_start_index': first,
+    'moe_layer_end_index': sparse[-1],
+    'moe_layer_interval': second - first,
+  }
+
+
+ERNIE_LAYERS = DenseLayers(
+  _of_ernie,
+  _to_ernie,
+  ('moe_layer_start_index', 'moe_layer_end_index', 'moe_layer_interval'),
 )
 
 
@@ -100,7 +161,7 @@ class Windows(Part):
     width, count = theirs['sliding_window'], theirs['num_hidden_layers']
     if self.flag and not want(theirs, 'use_sliding_window'):
       width = None
-    if self.first:
+    if self.flag and self.first:
       want(theirs, self.first)
     types = theirs['layer_types'] if self.by_layer else None
     if types is None:
@@ -153,6 +214,11 @@ def every(of: Keys, layer: int) -> bool:
   return True
 
 
+def upper(of: Keys, layer: int) -> bool:
+  """Layers from `max_window_layers` on."""
+  return layer >= want(of, 'max_window_layers')
+
+
 def _even(of: Keys, layer: int) -> bool:
   del of
   return layer % 2 == 0
@@ -160,8 +226,4 @@ def _even(of: Keys, layer: int) -> bool:
 
 ALL_LAYERS = Windows(every, by_layer=False)
 EVERY_OTHER = Windows(_even)
-UPPER_LAYERS = Windows(
-  lambda of, i: i >= want(of, 'max_window_layers'),
-  flag=True,
-  first='max_window_layers',
-)
+UPPER_LAYERS = Windows(upper, flag=True, first='max_window_layers')

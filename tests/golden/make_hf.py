@@ -212,6 +212,89 @@ def deepseek_v3(of):
   )
 
 
+def dots1(of):
+  return transformers.Dots1Config(
+    **_less(
+      of,
+      'head_dim',
+      vocab_size=of['vocab_size'] // 2,
+      n_routed_experts=of['experts'],
+      n_shared_experts=1,
+      num_experts_per_tok=of['k'],
+      first_k_dense_replace=1,
+      norm_topk_prob=True,
+      routed_scaling_factor=2.5,
+      n_group=2,
+      topk_group=1,
+      sliding_window=5,
+      max_window_layers=1,
+    )
+  )
+
+
+def glm4_moe(of):
+  # Half of the features turn, by the class's default.
+  return transformers.Glm4MoeConfig(
+    **_less(
+      of,
+      'head_dim',
+      vocab_size=of['vocab_size'] // 2,
+      n_routed_experts=of['experts'],
+      num_experts_per_tok=of['k'],
+      n_shared_experts=2,
+      n_group=2,
+      topk_group=1,
+      use_qk_norm=True,
+      attention_bias=True,
+      routed_scaling_factor=2.5,
+      num_mtp_layers=1,
+      rms_norm_eps=1e-4,
+    )
+  )
+
+
+def glm4_moe_lite(of):
+  more = _latent(of, 10, vocab_size=of['vocab_size'] // 2, rms_norm_eps=1e-4)
+  del more['first_k_dense_replace']
+  return transformers.Glm4MoeLiteConfig(**more)
+
+
+def ernie4_5_moe(of):
+  return transformers.Ernie4_5_MoeConfig(
+    **_less(
+      of,
+      'head_dim',
+      vocab_size=of['vocab_size'] // 2,
+      moe_num_experts=of['experts'],
+      moe_k=of['k'],
+      moe_num_shared_experts=2,
+      num_hidden_layers=3,
+      moe_layer_start_index=1,
+      # torch gives the embedding of padding no gradient.
+      pad_token_id=None,
+      bos_token_id=None,
+      eos_token_id=None,
+    )
+  )
+
+
+def minimax_m2(of):
+  return transformers.MiniMaxM2Config(
+    **_less(
+      of,
+      'intermediate_size',
+      'moe_intermediate_size',
+      vocab_size=of['vocab_size'] // 2,
+      intermediate_size=of['moe_intermediate_size'],
+      num_local_experts=of['experts'],
+      num_experts_per_tok=of['k'],
+      rotary_dim=of['head_dim'] // 2,
+      bos_token_id=None,
+      eos_token_id=None,
+    )
+  )
+
+
 def gpt_oss(of):
   return transformers.GptOssConfig(
     **_less(
@@ -248,6 +331,20 @@ def mistral(of):
   rope = {'rope_type': 'yarn', 'rope_theta': 1e4, 'factor': 4.0}
   return transformers.MistralConfig(
     **_less(of, 'moe_intermediate_size', sliding_window=5, rope_parameters=rope)
+  )
+
+
+def ministral(of):
+  return transformers.MinistralConfig(
+    **_less(
+      of,
+      'moe_intermediate_size',
+      vocab_size=of['vocab_size'] // 2,
+      sliding_window=5,
+      layer_types=['sliding_attention', 'full_attention', 'full_attention'][
+        : of['num_hidden_layers']
+      ],
+    )
   )
 
 
@@ -356,8 +453,14 @@ FAMILIES = {
   'deepseek': (deepseek, OldDeepseek),
   'deepseek_v2': (deepseek_v2, transformers.DeepseekV2ForCausalLM),
   'deepseek_v3': (deepseek_v3, transformers.DeepseekV3ForCausalLM),
+  'dots1': (dots1, transformers.Dots1ForCausalLM),
+  'ernie4_5_moe': (ernie4_5_moe, transformers.Ernie4_5_MoeForCausalLM),
+  'glm4_moe': (glm4_moe, transformers.Glm4MoeForCausalLM),
+  'glm4_moe_lite': (glm4_moe_lite, transformers.Glm4MoeLiteForCausalLM),
   'gpt_oss': (gpt_oss, transformers.GptOssForCausalLM),
   'llama': (llama, transformers.LlamaForCausalLM),
+  'minimax_m2': (minimax_m2, transformers.MiniMaxM2ForCausalLM),
+  'ministral': (ministral, transformers.MinistralForCausalLM),
   'mistral': (mistral, transformers.MistralForCausalLM),
   'mixtral': (mixtral, transformers.MixtralForCausalLM),
   'olmoe': (olmoe, transformers.OlmoeForCausalLM),
@@ -377,7 +480,7 @@ GRADIENTS = (
 
 def scale(name, x):
   """Std of a tensor that keeps activations near 1 and routing alive."""
-  if 'norm' in name or x.ndim == 1:
+  if 'norm' in name or x.ndim == 1 or 'e_score' in name:
     return 0.2
   if 'embed_tokens' in name:
     return 1.0
@@ -517,8 +620,8 @@ def make(family, folder, seed):
 
 
 def in_file(family, name):
-  """Mixtral's tensors are called otherwise in memory than in files."""
-  if family == 'mixtral':
+  """The tensors of these are called otherwise in memory than in files."""
+  if family in ('minimax_m2', 'mixtral'):
     name = name.replace('.mlp.', '.block_sparse_moe.')
   return name
 

@@ -9,8 +9,6 @@ from moejax.convert.rotary import Rotary
 
 _KEYS = (
   *family.COMMON,
-  family.KV_HEADS_OR_ALL,
-  DEEPSEEK_LAYERS,
   family.DENSE_WIDTH,
   family.EXPERT_WIDTH,
   Key('n_shared_experts', 'moe.num_shared'),
@@ -30,6 +28,8 @@ DEEPSEEK = family.Family(
   architecture='DeepseekForCausalLM',
   keys=(
     *_KEYS,
+    family.KV_HEADS_OR_ALL,
+    DEEPSEEK_LAYERS,
     Key('n_routed_experts', 'moe.num_experts'),
     Derived('head_dim', family.square),
     Rotary(),
@@ -54,17 +54,16 @@ DEEPSEEK = family.Family(
   },
 )
 
-_LATENT = (
+# Of attention by latent vectors, and of experts beside shared ones.
+LATENT_KEYS = (
   *_KEYS,
   Ours('heads.name', 'latent'),
   # The norms of latent vectors have this one whatever the config says.
   Ours('heads.norm_eps', 1e-6),
   Key('kv_lora_rank', 'heads.kv_rank'),
   Key('q_lora_rank', 'heads.q_rank', null=0, write_null=True),
-  Key('qk_rope_head_dim', 'heads.rope_dim'),
   Key('qk_nope_head_dim', 'head_dim'),
   Key('v_head_dim', 'heads.value_dim'),
-  Rotary(scores=True),
   Key('routed_scaling_factor', 'moe.router.scale'),
 )
 
@@ -82,7 +81,11 @@ DEEPSEEK_V2 = family.Family(
   model_type='deepseek_v2',
   architecture='DeepseekV2ForCausalLM',
   keys=(
-    *_LATENT,
+    *LATENT_KEYS,
+    family.KV_HEADS_OR_ALL,
+    DEEPSEEK_LAYERS,
+    Key('qk_rope_head_dim', 'heads.rope_dim'),
+    Rotary(scores=True),
     Key('n_routed_experts|num_experts', 'moe.num_experts'),
     Ours('rope.interleaved', True),
     GroupsOfV2(),
@@ -122,18 +125,18 @@ DEEPSEEK_V3 = dataclasses.replace(
   model_type='deepseek_v3',
   architecture='DeepseekV3ForCausalLM',
   keys=(
-    *_LATENT,
+    *LATENT_KEYS,
+    family.KV_HEADS_OR_ALL,
+    DEEPSEEK_LAYERS,
+    Key('qk_rope_head_dim', 'heads.rope_dim'),
+    Rotary(scores=True),
     Key('n_routed_experts|num_local_experts', 'moe.num_experts'),
     Key('rope_interleave', 'rope.interleaved', null=False),
     Only('scoring_func', 'sigmoid'),
     Only('topk_method', 'noaux_tc'),
     Key('norm_topk_prob', 'moe.router.renormalise', null=False),
-    Ours('moe.router.name', 'group_limited'),
-    Ours('moe.router.score', 'sigmoid'),
-    Ours('moe.router.group_score', 'top2_sum'),
+    *family.GROUPED_ROUTER,
     Key('num_nextn_predict_layers|num_mtp_layers', 'mtp_layers', null=0),
-    Key('n_group', 'moe.router.num_groups'),
-    Key('topk_group', 'moe.router.kept_groups'),
     Ours(
       'moe.balance',
       {'loss_free': {'rate': 0.001}, 'sequence_level': {'alpha': 1e-4}},

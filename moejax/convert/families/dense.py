@@ -2,7 +2,7 @@
 
 from moejax.convert.families import family
 from moejax.convert.keys import Only, Ours
-from moejax.convert.layer_keys import ALL_LAYERS, UPPER_LAYERS
+from moejax.convert.layer_keys import ALL_LAYERS, UPPER_LAYERS, Windows, every
 from moejax.convert.rotary import Rotary
 
 _KEYS = (
@@ -57,6 +57,14 @@ MISTRAL = family.Family(
     'sliding_window': 4096,
     'vocab_size': 32000,
   },
+)
+MINISTRAL = family.Family(
+  model_type='ministral',
+  architecture='MinistralForCausalLM',
+  keys=(*_KEYS, family.KV_HEADS, family.HEAD_DIM_OR_SQUARE, Windows(every)),
+  rules=_RULES,
+  experts={'': ()},
+  defaults=MISTRAL.defaults | {'layer_types': None},
 )
 _QWEN = family.USUAL | {
   'hidden_size': 4096,

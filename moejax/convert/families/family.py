@@ -8,6 +8,7 @@ from moejax.convert.keys import Key, Only, Ours, Part
 from moejax.convert.rules import Rule
 
 LAYER = 'model.layers.{layer}.'
+IGNORED = (r'.*\.rotary_emb\.inv_freq',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Family:
   keys: tuple[Part, ...]
   rules: tuple[Rule, ...]
   experts: dict[str, tuple[Rule, ...]]
-  ignored: tuple[str, ...] = (r'.*\.rotary_emb\.inv_freq',)
+  ignored: tuple[str, ...] = IGNORED
   predicts: bool = False
   in_transformers: bool = True
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -105,6 +106,14 @@ DENSE_WIDTH = Key('intermediate_size', 'dense_width')
 EXPERT_WIDTH = Key('moe_intermediate_size', 'moe.expert_width')
 K = Key('num_experts_per_tok', 'moe.router.k')
 RENORMALISE = Key('norm_topk_prob', 'moe.router.renormalise')
+# Scores by sigmoid, those of groups by their two best experts.
+GROUPED_ROUTER = (
+  Ours('moe.router.name', 'group_limited'),
+  Ours('moe.router.score', 'sigmoid'),
+  Ours('moe.router.group_score', 'top2_sum'),
+  Key('n_group', 'moe.router.num_groups'),
+  Key('topk_group', 'moe.router.kept_groups'),
+)
 BIASES = Key('attention_bias', 'qkv_bias', also=('out_bias',))
 
 OUTER = (
@@ -207,13 +216,15 @@ def router(name: str = 'mlp.gate.', float32: bool = False) -> tuple[Rule, ...]:
   )
 
 
-def selection_bias(name: str = 'mlp.gate.e_score_correction_bias') -> Rule:
+def selection_bias(
+  name: str = 'mlp.gate.e_score_correction_bias', theirs: str = 'E'
+) -> Rule:
   """What is added to scores to choose experts by, and to nothing else.
 
   A step of it is 0.001, which bfloat16 does not have beside values of 1.
   """
   path = 'moe/ffn/memory/loss_free/bias_E'
-  return Rule(LAYER + name, 'E', path, 'E', float32=True)
+  return Rule(LAYER + name, theirs, path, 'E', float32=True)
 
 
 def _joint(name: str, theirs: str, ours: str, pattern: str) -> Rule:

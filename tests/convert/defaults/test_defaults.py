@@ -32,6 +32,7 @@ OF_RELEASES = {
   'head_dim',
   'mlp_bias',
   'moe_layer_freq',
+  'num_nextn_predict_layers',
   'scoring_func',
   'topk_method',
 }
@@ -103,7 +104,7 @@ def test_our_defaults_are_those_of_the_class(family):
 
 
 def test_every_family_that_transformers_has_is_asked():
-  assert set(FAMILIES) - set(THEIRS) == {'deepseek'}
+  assert set(FAMILIES) - set(THEIRS) == {'deepseek', 'kimi_k2'}
 
 
 @pytest.mark.parametrize(('family', 'name', 'value'), each('left_out'))
