@@ -44,6 +44,11 @@ def is_local(path: epath.PathLike) -> bool:
 
 
 def atomic_write_text(path: epath.PathLike, text: str) -> None:
+  """`atomic_write_bytes` of a text in UTF-8."""
+  atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_bytes(path: epath.PathLike, data: bytes) -> None:
   """Writes the whole file or nothing: a reader never sees a half of it.
 
   Raises:
@@ -51,12 +56,12 @@ def atomic_write_text(path: epath.PathLike, text: str) -> None:
   """
   path = epath.Path(path)
   if not is_local(path):
-    path.write_text(text)
+    path.write_bytes(data)
     return
   part = path.with_name(path.name + '.part')
   try:
-    with open(part, 'w', encoding='utf-8', newline='') as f:
-      f.write(text)
+    with open(part, 'wb') as f:
+      f.write(data)
       f.flush()
       os.fsync(f.fileno())
     os.replace(part, path)

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from moejax.core import errors
@@ -150,6 +150,28 @@ def _notes_once(
       said.add(progress.note)
 
   return once
+
+
+def texts(
+  data_config: config.DataConfig, note: Callable[[str], None]
+) -> Iterator[str]:
+  """The training documents of all domains, one domain after the other.
+
+  Args:
+    data_config: which text.
+    note: is told what was left out.
+
+  Raises:
+    InputError: bad text, or one that is not read as text.
+  """
+  for task, _ in _chosen(data_config):
+    found = task.texts('train', note)
+    if found is None:
+      raise errors.InputError(
+        f'the text of {task.name} is not read as a whole: download some of it, '
+        'and set data.files'
+      )
+    yield from found
 
 
 def _chosen(data_config: config.DataConfig) -> list[tuple[Any, float]]:

@@ -137,9 +137,11 @@ class Text:
     """The documents from number `skip` on, always in the same order."""
     raise NotImplementedError
 
-  def texts(self, split: str) -> Iterator[str] | None:
+  def texts(
+    self, split: str, note: Callable[[str], None] = lambda _: None
+  ) -> Iterator[str] | None:
     """The documents as text; None where they are too many to read for that."""
-    del split
+    del split, note
     return None
 
   def rows(self, split: str, request: Request) -> cache.Cache:
@@ -309,7 +311,7 @@ class _Writer:
     self.part.rename(self.path)
     files.sync_folder(self.path.parent)
 
-  def _ids(self) -> Iterator[np.ndarray]:
+  def _ids(self) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
     """The documents' ids, counted as they are read."""
     state, request = self.state, self.request
     limit = request.max_documents
@@ -322,16 +324,19 @@ class _Writer:
       )
     ) as documents:
       for ids_T, num_bytes in itertools.islice(documents, left):
-        if len(ids_T) > 1 and not counted:
-          self._check(ids_T)
-          state.num_documents += 1
-          state.num_bytes += num_bytes
+        long = not isinstance(ids_T, np.ndarray)
+        if long or len(ids_T) > 1:
+          if not counted:
+            state.num_documents += 1
+            state.num_bytes += num_bytes
+          yield map(self._checked, ids_T) if long else self._checked(ids_T)
+        else:
+          # An empty document would only teach that texts may be empty. It
+          # keeps its place in the count of documents that a resumed run skips.
+          yield ids_T[:0]
         counted = False
-        # An empty document would only teach that texts may be empty. It keeps
-        # its place in the count of documents that a resumed run skips.
-        yield ids_T if len(ids_T) > 1 else ids_T[:0]
 
-  def _check(self, ids_T: np.ndarray) -> None:
+  def _checked(self, ids_T: np.ndarray) -> np.ndarray:
     low, high = ids_T.min(), ids_T.max()
     least, size = self.request.vocab.least_id, self.request.vocab.size
     if low < least or high >= size:
@@ -340,6 +345,7 @@ class _Writer:
         f'the vocabulary, whose ids are {least} to {size - 1}: set data.vocab '
         'to the one the ids were made with'
       )
+    return ids_T
 
   def _note(self, note: str) -> None:
     self.notes.append(note)

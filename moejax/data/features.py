@@ -44,7 +44,7 @@ def _unsigned(largest: int) -> str:
 
 
 def pack(
-  documents: Iterable[np.ndarray],
+  documents: Iterable[np.ndarray | Iterator[np.ndarray]],
   length: int,
   *,
   rows_per_block: int = 1024,
@@ -69,7 +69,8 @@ def pack(
     segment    [1, 1, 2]  [1, 1, 0]
 
   Args:
-    documents: arrays of token ids, each ending in EOS; no id is 0.
+    documents: arrays of token ids, each ending in EOS; no id is 0. A document
+      that is too long for one array comes as an iterator of several.
     length: L.
     rows_per_block: how many rows are given out at a time.
     start: the position to go on from; `documents` then begins with the one
@@ -83,18 +84,23 @@ def pack(
   pieces, held = [], 0
   done, used = start
   for document in documents:
-    # Only what there is room for is joined, so each token is copied once,
-    # however long its document is.
-    while used < len(document):
-      piece = document[used : used + room - held]
-      pieces.append(piece)
-      used += len(piece)
-      held += len(piece)
-      if held == room:
-        whole = used == len(document)
-        after = Position(done + 1, 0) if whole else Position(done, used)
-        yield _fold(*_join(pieces), length), after
-        pieces, held = [], 0
+    skip = used
+    for part, begins, ends in _parts(document):
+      at = min(skip, len(part))
+      skip -= at
+      # Only what there is room for is joined, so each token is copied once,
+      # however long its document is.
+      while at < len(part):
+        piece = part[at : at + room - held]
+        pieces.append((piece, begins and not at))
+        at += len(piece)
+        used += len(piece)
+        held += len(piece)
+        if held == room:
+          whole = ends and at == len(part)
+          after = Position(done + 1, 0) if whole else Position(done, used)
+          yield _fold(*_join(pieces), length), after
+          pieces, held = [], 0
     done, used = done + 1, 0
   if held:
     flat, first = _join(pieces)
@@ -107,12 +113,29 @@ def pack(
     yield rows, Position(done, 0)
 
 
-def _join(pieces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _parts(
+  document: np.ndarray | Iterator[np.ndarray],
+) -> Iterator[tuple[np.ndarray, bool, bool]]:
+  """The arrays of a document, and whether each is its first, and its last."""
+  arrays = iter([document] if isinstance(document, np.ndarray) else document)
+  begins, array = True, next(arrays, None)
+  while array is not None:
+    after = next(arrays, None)
+    yield array, begins, after is None
+    begins, array = False, after
+
+
+def _join(
+  pieces: list[tuple[np.ndarray, bool]],
+) -> tuple[np.ndarray, np.ndarray]:
   """All tokens in a line, and which of them begin a document."""
-  flat = np.concatenate(pieces)
-  first = np.zeros(len(flat) + 1, bool)
-  first[np.cumsum([0] + [len(p) for p in pieces[:-1]])] = True
-  return flat, first[:-1]
+  flat = np.concatenate([piece for piece, _ in pieces])
+  first = np.zeros(len(flat), bool)
+  at = 0
+  for piece, begins in pieces:
+    first[at] = begins
+    at += len(piece)
+  return flat, first
 
 
 def _fold(flat: np.ndarray, first: np.ndarray, length: int) -> Rows:

@@ -68,7 +68,10 @@ class Minipile(SeqioText):
     (digest,) = sums.of([self.path(split)])
     return {'sha256': digest}
 
-  def texts(self, split: str) -> Iterator[str]:
+  def texts(
+    self, split: str, note: Callable[[str], None] = lambda _: None
+  ) -> Iterator[str]:
+    del note
     for item in readers.read(self.path(split), 'text'):
       if item.problem:
         raise errors.InputError(f'{item.where}: {item.problem}')
