@@ -4,6 +4,7 @@
   python -m moejax.cli.bench --kernels             what each table offers
   python -m moejax.cli.bench --peer=transformers   beside a peer, alternately
   python -m moejax.cli.bench moe                   experts and routers: --help
+  python -m moejax.cli.bench text                  long documents: --help
 
 The standard shape: width 256, 4 layers all with experts, 8 heads of 32, 16
 routed experts of width 128 top-4 and 1 shared, vocabulary 8192, 8 sequences of
@@ -30,6 +31,7 @@ from moejax.cli import (
   bench_moe,
   bench_parts,
   bench_peers,
+  bench_text,
   command,
 )
 from moejax.cli.bench_parts import DENSE, MOE, PEAK, WARM_UP, Part
@@ -63,13 +65,16 @@ STANDARD = ModelConfig(
 )
 
 # What follows the command in place of a flag.
-MORE = {'moe': bench_moe.main}
+MORE = {
+  'moe': lambda argv: bench_moe.main(argv, _shape(STANDARD)),
+  'text': bench_text.main,
+}
 
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags and measures."""
   if argv and argv[0] in MORE:
-    MORE[argv[0]](argv[1:], _shape(STANDARD))
+    MORE[argv[0]](argv[1:])
     return
   flags = command.parser(__doc__)
   flags.add_argument('--peer', choices=sorted(bench_peers.PEERS))

@@ -1,0 +1,65 @@
+"""The benchmark of long documents, its sides in this process and small."""
+
+import argparse
+
+import pytest
+
+from moejax.cli import bench_text, command
+from moejax.data import long_text
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+  for name, value in {'LONG': 1000, 'PIECE': 400, 'WINDOW': 128}.items():
+    monkeypatch.setattr(long_text, name, value)
+
+  def write(path, megabytes):
+    path.write_text('the cat sat on the mat\n' * 300 * megabytes)
+
+  def side(eos_token, tokenizer, side, file):
+    args = argparse.Namespace(
+      side=side, file=str(file), tokenizer=tokenizer, eos_token=eos_token
+    )
+    return bench_text._measured(args)
+
+  monkeypatch.setattr(bench_text, '_write', write)
+  monkeypatch.setattr(bench_text, '_side', side)
+
+
+def _call(capsys, *flags):
+  code = command.call(bench_text.main, flags)
+  return code, *capsys.readouterr()
+
+
+def test_the_ids_and_two_ratios_are_said(capsys):
+  code, out, err = _call(capsys, '--mb=2', '--whole_mb=1', '--rounds=2')
+  assert (code, err) == (command.DONE, '')
+  first, second = out.splitlines()
+  assert '2 MB as one document into rows of 1024' in first
+  assert ' MB of memory' in first
+  assert '1 MB in pieces / as a whole: time ' in second
+  assert second.endswith('ids the same')
+
+
+def test_other_ids_end_it(capsys, monkeypatch):
+  cut = lambda text, near, vocab: near - 10  # within the word "the"
+  monkeypatch.setattr(long_text, '_find_cut', cut)
+  monkeypatch.setattr(long_text, 'CONTEXT', 0)
+  code, out, err = _call(capsys, '--mb=1', '--whole_mb=1', '--rounds=1')
+  assert code == command.STOPPED
+  assert out.splitlines()[-1].endswith('ids DIFFERENT')
+  assert 'pieces have other ids than the whole' in err
+
+
+@pytest.mark.parametrize(
+  ('flag', 'words'),
+  [
+    ('--mb=0', '--mb=0 must be from 1'),
+    ('--rounds=0', '--rounds=0 must be 1 or more'),
+    ('--config.seed=1', 'takes no --config.*'),
+  ],
+)
+def test_bad_flags_get_one_line(flag, words, capsys):
+  code, out, err = _call(capsys, flag)
+  assert (code, out) == (command.BAD_INPUT, '')
+  assert words in err
