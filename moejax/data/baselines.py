@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from moejax.core import files
-from moejax.data import cache
+from moejax.data import cache, long_text
 
 _ROWS = 4096
 _LARGEST_TEXT = 2**25  # bytes; xz takes about a second for every 1.5 MB
@@ -99,7 +99,9 @@ def _xz(domain: Domain) -> float:
     return math.nan
   # The same documents as are in the rows.
   last = domain.max_documents or None
-  return xz_bits_per_byte(*(itertools.islice(text, last) for text in texts))
+  return xz_bits_per_byte(
+    *(map(long_text.whole, itertools.islice(text, last)) for text in texts)
+  )
 
 
 def unigram_nats(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from moejax.core import errors
-from moejax.data import cache_writer, patterns, readers, seqio_bridge
+from moejax.data import cache_writer, long_text, patterns, readers, seqio_bridge
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
@@ -28,6 +28,7 @@ BAD_LINES = {
   'skip': 'leave them out, then say how many and name the first',
 }
 
+Text = str | long_text.LongText
 _FORMERLY_HASHED = 64 * 2**20  # bytes
 _BATCH_CHARS = 2**20
 
@@ -150,7 +151,7 @@ class Files(cache_writer.Text):
 
   def all_texts(
     self, split: str = 'train', note: Callable[[str], None] = lambda _: None
-  ) -> Iterator[str]:
+  ) -> Iterator[Text]:
     """The documents of the split's files, before validation is taken out.
 
     Args:
@@ -184,7 +185,7 @@ class Files(cache_writer.Text):
     if not any_good:
       raise errors.InputError(f'no document is good: {bad}')
 
-  def _good(self, path: pathlib.Path, bad: _Bad) -> Iterator[str]:
+  def _good(self, path: pathlib.Path, bad: _Bad) -> Iterator[Text]:
     """The documents of one file; others are added to `bad`."""
     good, here, lacking = 0, _Bad(), 0
     for item in readers.read(path, self.text_field):
@@ -204,14 +205,14 @@ class Files(cache_writer.Text):
 
   def texts(
     self, split: str, note: Callable[[str], None] = lambda _: None
-  ) -> Iterator[str]:
+  ) -> Iterator[Text]:
     """The documents of a split."""
     texts = self.all_texts(split, note)
     wanted = split == 'validation'
     if self.validation:
       yield from texts
     elif self._few:
-      yield from filter(None, (_ends(t, self.fraction)[wanted] for t in texts))
+      yield from filter(None, (ends(t, self.fraction)[wanted] for t in texts))
     else:
       yield from (t for t in texts if _drawn(t, self.fraction) == wanted)
 
@@ -226,6 +227,9 @@ class Files(cache_writer.Text):
     """The documents of a split as token ids, from number `skip` on."""
     texts = itertools.islice(self.texts(split, note), skip, None)
     for group in _groups(texts):
+      if long_text.is_long(group[0]):
+        yield seqio_bridge.Document(*long_text.document(group[0], vocab))
+        continue
       for text, ids in zip(group, vocab.encode_batch(group), strict=True):
         yield seqio_bridge.Document(
           np.array([*ids, vocab.eos_id], np.int32), len(text.encode())
@@ -240,7 +244,7 @@ class Files(cache_writer.Text):
     ) -> Any:
       del shuffle_files, seed  # documents come in one order
       return tf.data.Dataset.from_generator(
-        lambda: self.texts(split),
+        lambda: map(long_text.whole, self.texts(split)),
         output_signature=tf.TensorSpec((), tf.string),
       )
 
@@ -266,29 +270,41 @@ def _status(path: pathlib.Path) -> os.stat_result:
     ) from None
 
 
-def _drawn(text: str, fraction: float) -> bool:
+def _drawn(text: Text, fraction: float) -> bool:
   """Whether a document is for validation, from its text alone."""
-  digest = hashlib.sha256(text.encode()).digest()
+  if isinstance(text, long_text.LongText):
+    digest = text.sha256()
+  else:
+    digest = hashlib.sha256(text.encode()).digest()
   return int.from_bytes(digest[:8]) < fraction * 2**64
 
 
-def _ends(text: str, fraction: float) -> tuple[str, str]:
+def ends(text: Text, fraction: float) -> tuple[Text, Text]:
   """Cuts the last part off a document, after a line end where there is one.
 
   Example, fraction=0.3, with / for a line end:
     'one/two/three/four'
     ('one/two/three/', 'four')
   """
+  if isinstance(text, long_text.LongText):
+    return text.ends(fraction)
   cut = round(len(text) * (1 - fraction))
   line = text.find('\n', cut)
   cut = line + 1 if 0 <= line < len(text) - 1 else cut
   return text[:cut], text[cut:]
 
 
-def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-  """Some documents at a time, to be encoded on several threads."""
+def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
+  """Some documents at a time, to be encoded on several threads.
+
+  A long one comes by itself.
+  """
   group, size = [], 0
   for text in texts:
+    if long_text.is_long(text):
+      yield from filter(None, (group, [text]))
+      group, size = [], 0
+      continue
     group.append(text)
     size += len(text)
     if size >= _BATCH_CHARS:

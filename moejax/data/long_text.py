@@ -186,6 +186,11 @@ def is_long(text: 'str | LongText') -> bool:
   return isinstance(text, LongText) or len(text) > LONG
 
 
+def whole(text: str | LongText) -> str:
+  """All of a text, in memory."""
+  return text if isinstance(text, str) else ''.join(text.chunks())
+
+
 def document(text: str | LongText, vocab: vocabs.Vocab) -> LongDocument:
   """The ids of a long document, EOS behind them."""
   if isinstance(text, LongText):

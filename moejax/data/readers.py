@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from moejax.core import errors
-from moejax.data import seqio_bridge
+from moejax.data import long_text, seqio_bridge
 
 Open = Callable[[pathlib.Path, str], Any]
 
@@ -27,13 +27,13 @@ class Item(NamedTuple):
 
   Attributes:
     where: 'file', 'file:line' or 'file:row n'.
-    text: '' if it is bad.
+    text: '' if it is bad; of a large file what reads it piece by piece.
     problem: '' if it is good.
     lacks_field: the row is whole, and only has no field of the name.
   """
 
   where: str
-  text: str
+  text: str | long_text.LongText
   problem: str
   lacks_field: bool = False
 
@@ -61,6 +61,9 @@ def read_txt(
   """The whole file is one document."""
   del field
   where = shown(path)
+  if open_file is _open and path.stat().st_size > long_text.LONG:
+    yield from _long_txt(where, path)
+    return
   with open_file(path, 'rb') as file:
     data = file.read()
   try:
@@ -70,6 +73,26 @@ def read_txt(
     return
   if text.strip():
     yield _checked(where, text, 'the file')
+
+
+def _long_txt(where: str, path: pathlib.Path) -> Iterator[Item]:
+  """The same of a large file, which is never in memory as a whole."""
+  text = long_text.of_file(path)
+  blank, characters = True, 0
+  try:
+    for chunk in text.chunks():
+      nul = chunk.find('\0')
+      if nul >= 0:
+        yield _with_nul(where, 'the file', characters + nul)
+        return
+      characters += len(chunk)
+      blank = blank and not chunk.strip()
+  except UnicodeDecodeError as e:
+    with path.open('rb') as file:
+      yield Item(where, '', _not_utf8(file.read(2), e))
+    return
+  if not blank:
+    yield Item(where, text, '')
 
 
 def read_jsonl(
@@ -146,12 +169,14 @@ def _checked(where: str, text: Any, place: str) -> Item:
   except UnicodeEncodeError:
     return Item(where, '', f'{place} has half a surrogate pair')
   at = text.find('\0')
-  if at >= 0:
-    problem = (
-      f'{place} has a NUL (character {at}), as binary data and UTF-16 have'
-    )
-    return Item(where, '', problem)
-  return Item(where, text, '')
+  return Item(where, text, '') if at < 0 else _with_nul(where, place, at)
+
+
+def _with_nul(where: str, place: str, at: int) -> Item:
+  problem = (
+    f'{place} has a NUL (character {at}), as binary data and UTF-16 have'
+  )
+  return Item(where, '', problem)
 
 
 def _not_utf8(data: bytes, e: UnicodeDecodeError) -> str:

@@ -5,6 +5,7 @@ Pieces are made small here, so that a text that fits has hundreds of cuts.
 
 import hashlib
 import io
+import json
 import random
 
 import numpy as np
@@ -13,7 +14,14 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from moejax.data import features, files, long_text, tasks, vocab
+from moejax.data import (
+  cache_writer,
+  features,
+  files,
+  long_text,
+  tasks,
+  vocab,
+)
 
 SMALL = {'PIECE': 400, 'WINDOW': 128, 'TRIES': 8}
 
@@ -283,3 +291,73 @@ def assert_same(found, want):
   for (rows, _), (others, _) in zip(found, want, strict=True):
     np.testing.assert_array_equal(rows.target_NL, others.target_NL)
     np.testing.assert_array_equal(rows.segment_NL, others.segment_NL)
+
+
+SPLITS = ('train', 'validation')
+
+
+def rows_of(tmp_path, name, **options):
+  """The rows of both splits, packed anew."""
+  request = cache_writer.Request(
+    vocab.SentencePiece(), 64, tmp_path / name, **options
+  )
+  text = files.Files(f'{tmp_path}/texts', bad_lines='skip')
+  found = {split: text.rows(split, request) for split in SPLITS}
+  return {
+    split: (made.rows(np.arange(made.num_rows)), made.meta)
+    for split, made in found.items()
+  }
+
+
+@pytest.mark.parametrize('num', [1, 3, 250])
+def test_large_files_have_the_rows_that_they_have_in_memory(
+  num, tmp_path, monkeypatch
+):
+  """Whether validation is drawn or cut off, and beside lines and bad files."""
+  folder = tmp_path / 'texts'
+  folder.mkdir()
+  texts = [shipped_text(600 + i) for i in range(num)]
+  for i, text in enumerate(texts):
+    (folder / f'{i:03}.txt').write_text(text)
+  (folder / 'b.jsonl').write_text(json.dumps({'text': odd_text()}))
+  (folder / 'c.txt').write_bytes(b'fine until here\xff' + b'x' * 900)
+  (folder / 'd.txt').write_bytes(b'x' * 900 + b'\0')
+  (folder / 'e.txt').write_bytes(b' \n' * 900)
+  whole = rows_of(tmp_path, 'whole')
+  for name, value in {'LONG': 500, '_CHUNK': 700}.items():
+    monkeypatch.setattr(long_text, name, value)
+  long = rows_of(tmp_path, 'long')
+  for split in SPLITS:
+    (rows, meta), (others, wanted) = long[split], whole[split]
+    for a, b in zip(rows, others, strict=True):
+      np.testing.assert_array_equal(a, b)
+    assert meta.num_documents == wanted.num_documents
+    assert meta.num_bytes == wanted.num_bytes
+    assert meta.notes == wanted.notes
+  (note,) = whole['train'][1].notes
+  assert note.startswith('left out 3 bad documents, the first is')
+
+
+def test_packing_goes_on_within_a_long_document(tmp_path, monkeypatch):
+  (tmp_path / 'texts').mkdir()
+  (tmp_path / 'texts' / 'a.txt').write_text(shipped_text())
+  monkeypatch.setattr(long_text, 'LONG', 500)
+  want = rows_of(tmp_path, 'whole', rows_per_shard=4)
+  monkeypatch.setattr(cache_writer, '_TOKENS_PER_BLOCK', 64)
+
+  class KilledError(Exception):
+    pass
+
+  def report(progress):
+    if progress.num_tokens > 1000:
+      raise KilledError
+
+  with pytest.raises(KilledError):
+    rows_of(tmp_path, 'killed', rows_per_shard=4, report=report)
+  assert list((tmp_path / 'killed').glob('*.part/00002.rows'))
+  found = rows_of(tmp_path, 'killed', rows_per_shard=4)
+  for split in SPLITS:
+    for a, b in zip(found[split][0], want[split][0], strict=True):
+      np.testing.assert_array_equal(a, b)
+    assert found[split][1].num_tokens == want[split][1].num_tokens
+    assert found[split][1].num_documents == want[split][1].num_documents
