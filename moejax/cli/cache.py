@@ -9,9 +9,17 @@ Training does the same by itself when records are missing; of records over
 Doing it beforehand is for long texts, and for machines that train without
 TensorFlow: copy data.cache_dir there. Interrupted, it goes on where it was when
 run again.
+
+Caches that no run has opened for 30 days can be removed; without --yes it only
+lists them. --config is needed where it sets data.cache_dir:
+
+  python -m moejax.cli.cache --prune
+  python -m moejax.cli.cache --prune --unused_days=7 --yes
 """
 
+import argparse
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 
 import rich.box
@@ -20,14 +28,28 @@ from rich.console import Console
 from rich.table import Table
 
 from moejax.cli import command, run_config
-from moejax.data import build, cache_writer
+from moejax.core import config, errors
+from moejax.data import build, cache_writer, prune
+from moejax.data.config import DataConfig
 
 
 def main(argv: Sequence[str]) -> None:
   """Makes what is missing, verifies all, and prints a table of it."""
   flags = command.parser(f'{__doc__}\n{command.__doc__}')
-  flags.add_argument('--config', required=True, help='path[:arg] of a config')
+  flags.add_argument('--config', help='path[:arg] of a config')
+  flags.add_argument('--prune', action='store_true', help='remove old caches')
+  flags.add_argument(
+    '--unused_days', type=float, default=30.0, help='what is old, for --prune'
+  )
+  flags.add_argument(
+    '--yes', action='store_true', help='--prune removes, not only lists'
+  )
   args, overrides = command.parse(flags, argv)
+  if args.prune:
+    _prune(args, overrides)
+    return
+  if not args.config:
+    raise errors.InputError('--config is needed, or --prune; see --help')
   run = run_config.load(args.config, overrides)
   console = Console(highlight=False, markup=False)
   with _shown(console, build.num_caches(run.data)) as report:
@@ -40,6 +62,63 @@ def main(argv: Sequence[str]) -> None:
   console.print(
     f'in {build.cache_dir(run.data)}, checksums verified', soft_wrap=True
   )
+
+
+def _prune(
+  args: argparse.Namespace, overrides: Sequence[tuple[str, str]]
+) -> None:
+  """Lists the caches of a folder, and with --yes removes the unused ones."""
+  if not args.unused_days >= 0:  # nor is nan
+    raise errors.InputError(
+      f'--unused_days={args.unused_days} must be 0 or more'
+    )
+  if args.config:
+    data = run_config.load(args.config, overrides).data
+  else:
+    data = DataConfig()
+    for key, text in overrides:
+      data = config.override(data, key.removeprefix('data.'), text)
+  folder, now = build.cache_dir(data), time.time()
+  console = Console(highlight=False, markup=False)
+  entries = prune.entries(folder, args.unused_days, now)
+  _show_entries(entries, now, console)
+  old = [entry for entry in entries if not entry.kept]
+  verb = 'would be removed'
+  if args.yes:
+    verb = 'removed'
+    old = [entry for entry in old if prune.remove(entry.path)]
+    prune.forget(folder)
+  size = _size(sum(entry.size for entry in old))
+  more = '' if args.yes or not old else '; run again with --yes to remove them'
+  console.print(
+    f'{len(old)} of {len(entries)} caches in {folder} {verb}, {size}{more}',
+    soft_wrap=True,
+  )
+
+
+def _show_entries(
+  entries: Sequence[prune.Entry], now: float, console: Console
+) -> None:
+  if not entries:
+    return
+  table = Table(box=rich.box.SIMPLE_HEAD)
+  table.add_column('cache', overflow='fold')
+  table.add_column('size', justify='right', no_wrap=True)
+  table.add_column('last used', no_wrap=True)
+  table.add_column('stays because')
+  for entry in entries:
+    days = max(0, int((now - entry.used) / prune.DAY))
+    when = f'{days} day{"s" * (days != 1)} ago' if days else 'today'
+    table.add_row(entry.path.name, _size(entry.size), when, entry.kept or '-')
+  console.print(table)
+
+
+def _size(num_bytes: int) -> str:
+  """Example: 1234567 as '1.2 MB'."""
+  for unit, name in ((1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB')):
+    if num_bytes >= unit:
+      return f'{num_bytes / unit:,.1f} {name}'
+  return f'{num_bytes} bytes'
 
 
 @contextlib.contextmanager

@@ -135,7 +135,7 @@ def _import(args: argparse.Namespace) -> None:
   workdir = (
     epath.Path(args.workdir) if place.exists() else _new_workdir(args.workdir)
   )
-  with files.locked(workdir):
+  with files.locked(workdir, _say):
     staged = staging.Staging(place, staging.source(plan))
     if not (workdir / restore.CONFIG).exists():
       run = _run_of(plan, workdir)
@@ -262,7 +262,7 @@ def _upcycle(args: argparse.Namespace) -> None:
   dense = build.build(source, mesh)
   recipe = upcycle.Upcycling(args.rescale, args.groups, args.noise, args.seed)
   target = _new_workdir(args.to)
-  with files.locked(target):
+  with files.locked(target, _say):
     old, step = restore.weights(dense, args.workdir, _note, step=args.step)
     new = upcycle.upcycle(source, run.model, old, recipe)
     kept.keep(run.data.vocab, target, args.workdir)

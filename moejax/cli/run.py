@@ -73,7 +73,9 @@ def train(
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
   model = build.build(run.model, mesh)
   files.check_writable(folder)
-  with files.locked(folder) if processes.main else contextlib.nullcontext():
+  with (
+    files.locked(folder, print) if processes.main else contextlib.nullcontext()
+  ):
     workdirs.check_shared(folder, processes.group)
     _train(run, model, folder, spent, processes)
 

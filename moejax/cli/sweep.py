@@ -169,7 +169,7 @@ def main(argv: Sequence[str]) -> None:
     sweep_table.check_place(out, sweep.name)
   sweep.check_folders()
   files.check_writable(sweep.folder)
-  with files.locked(sweep.folder):
+  with files.locked(sweep.folder, print):
     try:
       _train(sweep, chosen, args.processes)
     finally:

@@ -7,7 +7,6 @@ store puts an object whole or not at all, so there it is written as it is.
 
 import concurrent.futures
 import contextlib
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -23,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 from etils import epath
 
-from moejax.core import errors
+from moejax.core import errors, locks
 
 T = TypeVar('T')
 MANIFEST, LOCK = 'manifest.json', '.lock'
@@ -153,10 +152,16 @@ def check_output(path: str, flag: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: epath.PathLike) -> Iterator[None]:
+def locked(
+  folder: epath.PathLike, say: Callable[[str], None]
+) -> Iterator[None]:
   """Keeps other processes out of a folder until the block ends.
 
   Example: two runs in one workdir would remove each other's checkpoints.
+
+  Args:
+    folder: to be kept; on an object store nothing is done.
+    say: is told where the file system has no locks; then nobody is kept out.
 
   Raises:
     InputError: another process has it.
@@ -166,12 +171,18 @@ def locked(folder: epath.PathLike) -> Iterator[None]:
     return
   with open(epath.Path(folder) / LOCK, 'w', encoding='utf-8') as f:
     try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+      ours = locks.take(f)
+    except locks.NoLocksError as e:
+      say(
+        f'The file system of {folder} has no locks ({e}): nothing keeps a '
+        'second process out of it, so start none.'
+      )
+      ours = True
+    if not ours:
       raise errors.InputError(
         f'{folder} is in use by another process; wait for it, or use another '
         '--workdir'
-      ) from None
+      )
     yield
 
 

@@ -12,18 +12,24 @@ Checksums of `meta.json` and of all shards are compared whenever a cache of up
 to 256 MB is opened, for which 256 MB in memory took 0.17 s. Of a larger one
 only `meta.json` and the sizes of the shards are, so that terabytes are not read
 before the first step; `python -m moejax.cli.cache` compares all checksums.
+
+A cache that is open has a shared lock, and the time of its `meta.json` is when
+it was last opened: `prune` goes by both.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
+import weakref
 from typing import Any, Protocol
 
 import numpy as np
 
-from moejax.core import errors, files
+from moejax.core import errors, files, locks
 from moejax.data import features
 
 META = 'meta.json'
@@ -128,6 +134,7 @@ class Cache:
   def __init__(self, path: pathlib.Path, first_id: int = 0):
     self.path = path
     self.first_id = first_id
+    self._keep()
     try:
       self.meta = Meta.from_json((path / META).read_text())
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
@@ -151,6 +158,16 @@ class Cache:
     self.length = self.meta.length
     self._dtype = features.row_dtype(self.length, self.meta.vocab_size)
     self._records = functools.lru_cache(maxsize=4096)(self._map)
+
+  def _keep(self) -> None:
+    """Keeps the folder from being pruned, where the file system lets us."""
+    meta = self.path / META
+    with contextlib.suppress(OSError):
+      os.utime(meta)
+    with contextlib.suppress(OSError, locks.NoLocksError):
+      opened = os.open(meta, os.O_RDONLY)
+      weakref.finalize(self, os.close, opened)
+      locks.take(opened, shared=True)
 
   def _damaged(self, file: str, problem: str) -> errors.InputError:
     return errors.InputError(

@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 
-from moejax.core import errors, files
+from moejax.core import errors, files, locks
 from moejax.data import cache, features, seqio_bridge
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
 VERSION = 2  # of the packing and the layout; in every fingerprint
-_PROGRESS = 'progress.json'
+PROGRESS = 'progress.json'
 _TOKENS_PER_BLOCK = 2**20
 _BYTES_PER_SHARD = 2**27
 
@@ -229,20 +229,21 @@ def _os_error(e: OSError, folder: pathlib.Path) -> errors.InputError:
 def _locked(
   path: pathlib.Path, name: str, report: Callable[[Progress], None]
 ) -> Iterator[None]:
-  """Holds a lock that the system lets go of when the process ends."""
-  import fcntl  # not on Windows, where caches are read but not made
-
+  """Waits for a lock, and holds it until the block ends."""
   with path.open('w') as file:
-    told = False
-    while True:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
+    try:
+      told = False
+      while not locks.take(file):
         if not told:
           report(Progress(name, note='waiting for another process to make it'))
           told = True
         time.sleep(0.2)
+    except locks.NoLocksError as e:
+      note = (
+        f'the file system of {path.parent} has no locks ({e}): let no second '
+        'process pack the same text before this one is done'
+      )
+      report(Progress('text', note=note))
     yield
 
 
@@ -279,7 +280,7 @@ class _Writer:
   def _resume(self) -> _State:
     """The state of the finished shards, if they are all as they were."""
     try:
-      state = _State(**json.loads((self.part / _PROGRESS).read_text()))
+      state = _State(**json.loads((self.part / PROGRESS).read_text()))
       for shard in state.shards:
         if files.sha256(self.part / shard['file']) != shard['sha256']:
           raise ValueError(shard['file'])
@@ -304,9 +305,9 @@ class _Writer:
       state.documents, state.offset = position
       state.shards.append(dataclasses.asdict(shard))
       text = json.dumps(dataclasses.asdict(state))
-      files.atomic_write_text(self.part / _PROGRESS, text)
+      files.atomic_write_text(self.part / PROGRESS, text)
     files.atomic_write_text(self.part / cache.META, self._meta().to_json())
-    (self.part / _PROGRESS).unlink(missing_ok=True)
+    (self.part / PROGRESS).unlink(missing_ok=True)
     files.sync_folder(self.part)
     self.part.rename(self.path)
     files.sync_folder(self.path.parent)

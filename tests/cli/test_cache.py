@@ -1,6 +1,8 @@
 """The command that packs text, on a config's own files."""
 
+import gc
 import json
+import os
 import pathlib
 
 import pytest
@@ -68,3 +70,42 @@ def test_the_command_reads_what_training_does_not(flags, tmp_path, monkeypatch):
   data_cache.Cache(shard.parent)  # as training opens a large one
   with pytest.raises(errors.InputError, match='another checksum'):
     cache.main(flags)
+
+
+def test_old_caches_are_listed_and_removed_only_on_request(
+  flags, tmp_path, capsys
+):
+  cache.main(flags)
+  folder = tmp_path / 'cache'
+  old = next(folder.glob('files-train-*'))
+  os.utime(old / 'meta.json', (0, 0))
+  where = f'--config.data.cache_dir={folder}'
+  capsys.readouterr()
+  gc.collect()  # no cache is open any more
+  cache.main(['--prune', where])
+  out = capsys.readouterr().out
+  assert f'1 of 2 caches in {folder} would be removed' in out
+  assert 'run again with --yes' in out
+  assert 'used recently' in out
+  assert old.exists()
+  cache.main(['--prune', '--yes', f'--config={CONFIG}', where])
+  assert f'1 of 2 caches in {folder} removed' in capsys.readouterr().out
+  assert not old.exists()
+  cache.main(['--prune', '--unused_days=0', where])
+  assert '1 of 1 caches' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    ([], '--config is needed'),
+    (['--prune', '--unused_days=-1'], 'must be 0 or more'),
+    (['--prune', '--unused_days=nan'], 'must be 0 or more'),
+    (['--prune', '--config.data.cache_dirs=x'], "did you mean 'cache_dir'"),
+    (['--prune', '--config.data.cache_dir=/no/such'], 'cannot be read'),
+  ],
+)
+def test_flags_that_do_not_fit_are_one_line(flags, words):
+  with pytest.raises(errors.InputError) as caught:
+    cache.main(flags)
+  assert words in str(caught.value)

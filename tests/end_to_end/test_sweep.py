@@ -88,7 +88,7 @@ def _wait_until_free(folder):
   """Until no process has the run's folder any more."""
   deadline = time.monotonic() + 100
   while True:
-    with contextlib.suppress(errors.InputError), files.locked(folder):
+    with contextlib.suppress(errors.InputError), files.locked(folder, print):
       return
     assert time.monotonic() < deadline
     time.sleep(0.05)

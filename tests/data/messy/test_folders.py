@@ -56,7 +56,8 @@ def tree(tmp_path):
   (tmp_path / 'alone.txt').write_text('alone')
   (top / 'link.txt').symlink_to(tmp_path / 'alone.txt')
   (top / 'linked').symlink_to(outside)
-  (top / 'aa').symlink_to('deep')  # a folder that is there without a link
+  for name in ('aa', 'zz'):  # links to a folder that is there without one
+    (top / name).symlink_to('deep')
   (top / 'again.txt').symlink_to('b.txt')
   (top / 'deep' / 'up').symlink_to('..')  # two cycles: paths without end
   (outside / 'back').symlink_to(top)
@@ -195,6 +196,9 @@ def test_any_name_can_be_given(name, tmp_path):
     if name > 'other.txt'
     else ['wanted', 'other']
   )
+  if not set(name) & set(',\\'):
+    both = _texts(f'{tmp_path}/{name},{tmp_path}/other.txt')
+    assert sorted(both) == ['other', 'wanted']
   # So it does where the rest of the name is a glob.
   assert _texts(f'{tmp_path.parent}/{tmp_path.name[:-1]}?/{escaped}') == [
     'wanted'

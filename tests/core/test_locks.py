@@ -1,0 +1,99 @@
+"""Locks: one of ours, one of another, and file systems that have none."""
+
+import errno
+import fcntl
+import subprocess
+import sys
+
+import pytest
+
+from moejax.core import errors, files, locks
+
+# Lustre, some NFS, some FUSE; and one that no list would have.
+NONE = ['ENOSYS', 'ENOTSUP', 'EOPNOTSUPP', 'ENOLCK', 'EINVAL', 'ENOTTY']
+
+
+@pytest.fixture
+def flock_fails(monkeypatch):
+  """Makes every flock fail with an error number."""
+
+  def fails(name):
+    def flock(file, kind):
+      raise OSError(getattr(errno, name), 'as the system says it')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+
+  return fails
+
+
+def test_one_may_have_an_exclusive_lock_and_many_a_shared_one(tmp_path):
+  opened = [open(tmp_path / 'a', 'w') for _ in range(4)]  # noqa: SIM115
+  assert locks.take(opened[0])
+  assert not locks.take(opened[1])
+  assert not locks.take(opened[1], shared=True)
+  opened[0].close()
+  assert locks.take(opened[1], shared=True)
+  assert locks.take(opened[2], shared=True)
+  assert not locks.take(opened[3])
+  for file in opened:
+    file.close()
+
+
+@pytest.mark.parametrize('name', ['EWOULDBLOCK', 'EAGAIN', 'EACCES'])
+def test_only_a_lock_that_is_held_is_in_use(name, flock_fails, tmp_path):
+  flock_fails(name)
+  said = []
+  with (
+    pytest.raises(errors.InputError, match='is in use by another process'),
+    files.locked(tmp_path, said.append),
+  ):
+    pass
+  assert said == []
+
+
+@pytest.mark.parametrize('name', NONE)
+def test_without_locks_it_is_said_and_goes_on(name, flock_fails, tmp_path):
+  flock_fails(name)
+  said, ran = [], []
+  with files.locked(tmp_path, said.append):
+    ran.append(True)
+  assert ran
+  (line,) = said
+  assert line.startswith(f'The file system of {tmp_path} has no locks (')
+  assert len(line.splitlines()) == 1
+
+
+def test_without_locks_in_the_operating_system(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'fcntl', None)  # as on Windows
+  said = []
+  with files.locked(tmp_path, said.append):
+    pass
+  assert 'has no locks (not on this operating system)' in said[0]
+
+
+def test_a_folder_is_kept_until_the_block_ends(tmp_path):
+  code = (
+    'import sys\n'
+    'from moejax.core import errors, files\n'
+    'try:\n'
+    '  with files.locked(sys.argv[1], print):\n'
+    '    print("free")\n'
+    'except errors.InputError:\n'
+    '  print("in use")\n'
+  )
+
+  def other():
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    return subprocess.run(
+      command, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  with files.locked(tmp_path, print):
+    assert other() == 'in use'
+  assert other() == 'free'
+
+
+def test_an_object_store_has_no_lock_and_nothing_is_said(flock_fails):
+  flock_fails('ENOSYS')
+  with files.locked('gs://bucket/run', pytest.fail):
+    pass
