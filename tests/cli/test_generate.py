@@ -113,6 +113,14 @@ def test_ids_are_a_prompt_as_they_are(trained, capsys):
   ids = ','.join(map(str, [0, *Bytes().encode(PROMPT)]))
   generate.main([*flags, f'--prompt_ids={ids}'])
   assert capsys.readouterr().out == _new_text(trained, PROMPT) + '\n'
+  # Nothing is put before them.
+  _, model, weights = trained
+  ids = [107, 108]
+  (new,) = generation.generate(
+    model, weights, [ids], GREEDILY, max_new_tokens=20, end_ids=[1], start=()
+  )
+  generate.main([*flags, '--prompt_ids=107,108'])
+  assert capsys.readouterr().out == Bytes().decode([*ids, *new]) + '\n'
 
 
 @pytest.mark.parametrize('step', ['best', '10'])

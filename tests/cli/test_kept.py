@@ -125,6 +125,9 @@ def test_all_of_a_folder_comes_along(name, tmp_path):
   shutil.copytree(made, tmp_path / 'copy')
   shutil.rmtree(made)
   found = kept.resolved(ours, first)
+  kept.keep(found, first, str(made))  # as a run that goes on does
+  assert same(first, tmp_path / 'copy')
+  assert not (first / kept.OWN).exists()
   assert found.encode_prompt(spoken.TEXTS[0]) == ids
   kept.keep(found, second, str(first))
   shutil.rmtree(first)
