@@ -3,16 +3,19 @@
   python -m moejax.main --config=configs/hf/continue.py:FOLDER \
     --workdir=runs/more --config.data.files=my_texts
 
+FOLDER may be a workdir, too: imported, upcycled or trained.
+
 The model, its balance losses and the tokenizer are the folder's; the learning
 rate is small and constant after a warm-up, for weights that are trained
-already. Write the result with `python -m moejax.cli.convert export`.
+already. Write the result with `python -m moejax.cli.convert export`: tokenizer,
+chat template and generation settings come along.
 """
 
 from moejax.cli import run_config
 
 
 def get_config(folder):
-  """FOLDER has config.json and safetensors."""
+  """FOLDER has config.json and safetensors, or is a workdir."""
   c = run_config.from_checkpoint(folder)
   c.data.sequence_length = min(256, c.model.max_length)
   c.opt.peak_lr = 1e-5

@@ -20,7 +20,9 @@ from moejax.core import errors, files
 from moejax.data import vocab_file
 from moejax.data.vocab import Vocab
 
-OWN, CHECKPOINTS = 'tokenizer', 'checkpoints'
+OWN = 'tokenizer'
+# Of every workdir of a run.
+CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
 
 
 def keep(

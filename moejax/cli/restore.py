@@ -2,13 +2,12 @@
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable
 
 import jax
 from etils import epath
 
-from moejax.cli import kept
+from moejax.cli import kept, run_config
 from moejax.cli.run_config import Run
 from moejax.core import config, errors
 from moejax.model import build
@@ -18,7 +17,8 @@ from moejax.parallel import mesh as meshes
 from moejax.train import checkpoint, optimizer
 from moejax.train import state as states
 
-CONFIG, CHECKPOINTS = 'config.json', kept.CHECKPOINTS
+CONFIG, CHECKPOINTS = kept.CONFIG, kept.CHECKPOINTS
+run_of = run_config.of_workdir
 
 # Keys that do not change what is trained: a run may go on with others.
 FREE_KEYS = (
@@ -42,29 +42,6 @@ FREE_KEYS = (
 # How many devices and processes there are is nothing to the result, but for
 # the order in which sums are rounded.
 FREE_PART = 'mesh.'
-
-
-def run_of(workdir: str) -> Run:
-  """The config that a workdir was made with, with its own copy of a tokenizer.
-
-  Raises:
-    InputError: there is none, or it cannot be read.
-  """
-  path = epath.Path(workdir) / CONFIG
-  if not path.exists():
-    raise errors.InputError(
-      f'{workdir} is not the workdir of a run: it has no {CONFIG}'
-    )
-  try:
-    run = config.from_config_dict(Run, json.loads(path.read_text()))
-  except (ValueError, errors.InputError) as e:
-    raise errors.InputError(
-      f'{path} cannot be read ({e}); use another --workdir'
-    ) from None
-  vocab = kept.resolved(run.data.vocab, workdir)
-  return dataclasses.replace(
-    run, data=dataclasses.replace(run.data, vocab=vocab)
-  )
 
 
 def check_same(run: Run, old: Run, where: str) -> None:

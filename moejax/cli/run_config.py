@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import json
 import os
 import pathlib
 import types
@@ -20,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from moejax.cli import kept
 from moejax.convert import folder as folders
@@ -103,16 +105,45 @@ def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
   """Every key with its default but for what a checkpoint says of itself.
 
   Args:
-    folder: of a Hugging Face checkpoint; model, tokenizer and `start` are its.
+    folder: of a Hugging Face checkpoint, or the workdir of a run; model,
+      tokenizer and `start` are its.
 
   Raises:
     InputError: it cannot be used.
   """
+  if (epath.Path(folder) / kept.CHECKPOINTS).is_dir():
+    there = of_workdir(folder)
+    data = DataConfig(vocab=there.data.vocab)
+    where = os.fspath(epath.Path(folder).resolve())
+    return config.to_config_dict(Run(model=there.model, data=data, start=where))
   plan = load_hf.plan(folders.open_folder(folder))
   vocab = tokenizer.vocab(plan.folder.path, plan.config.vocab_size)
   data = DataConfig(vocab=vocab)
   start = os.fspath(plan.folder.path.resolve())
   return config.to_config_dict(Run(model=plan.config, data=data, start=start))
+
+
+def of_workdir(workdir: str) -> Run:
+  """The config that a workdir was made with, with its own copy of a tokenizer.
+
+  Raises:
+    InputError: there is none, or it cannot be read.
+  """
+  path = epath.Path(workdir) / kept.CONFIG
+  if not path.exists():
+    raise errors.InputError(
+      f'{workdir} is not the workdir of a run: it has no {kept.CONFIG}'
+    )
+  try:
+    run = config.from_config_dict(Run, json.loads(path.read_text()))
+  except (ValueError, errors.InputError) as e:
+    raise errors.InputError(
+      f'{path} cannot be read ({e}); use another --workdir'
+    ) from None
+  vocab = kept.resolved(run.data.vocab, workdir)
+  return dataclasses.replace(
+    run, data=dataclasses.replace(run.data, vocab=vocab)
+  )
 
 
 def beside(file: str, name: str) -> ml_collections.ConfigDict:

@@ -100,7 +100,7 @@ class SyntheticTask:
     return Synthetic(
       length=request.length,
       vocab_size=request.vocab.size,
-      eos_id=request.vocab.eos_id,
+      eos_id=max(request.vocab.eos_id, 0),  # of ids alone there may be none
       num_rows=sizes[split],
       seed=self.splits.index(split),
       first_id=request.vocab.first_id,

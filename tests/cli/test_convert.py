@@ -277,9 +277,9 @@ def test_training_begins_with_the_weights_of_a_workdir(
 
   monkeypatch.setattr(loop, 'run', begun)
   capsys.readouterr()
-  more = {'start': str(start), 'data.vocab.name': 'hf_tokenizer'}
+  more = {'data.vocab.name': 'hf_tokenizer'}
   with pytest.raises(BegunError) as e:
-    hf.fine_tune(path, tmp_path / 'run', steps=2, **more)
+    hf.fine_tune(start, tmp_path / 'run', steps=2, **more)
   (state,) = e.value.args
   assert int(state.step) == 0
   line = f'Beginning with the weights of {start}, step 0.'
