@@ -202,11 +202,14 @@ def _read(
 def _export(args: argparse.Namespace) -> None:
   run = restore.run_of(args.workdir)
   shapes = load.shapes(run.model)
-  plan = save.plan(run.model, shapes, args.family)
   table.lookup('dtype', save.DTYPES, args.dtype)
   files.check_writable(args.to, '--to')
   vocab = run.data.vocab
   spoken = kept.folder(vocab, args.workdir, run.start)
+  was = ''
+  if spoken is not None:
+    was = companions.read(spoken / folders.CONFIG).get('model_type', '')
+  plan = save.plan(run.model, shapes, args.family, was)
   if spoken is None:
     beside = companions.of_vocab(vocab)
   else:

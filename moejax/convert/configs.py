@@ -188,6 +188,8 @@ def _function(model: ModelConfig) -> dict[str, Any]:
   if 'moe.num_shared' in found:
     del found['moe.num_shared']
     found['moe.shared.width'] = model.moe.shared_width
+  if not found['scales.scores']:
+    found['scales.scores'] = model.head_dim**-0.5
   if len(set(found['windows'])) == 1 and found['windows'][0] == 0:
     found['windows'] = []
   return found

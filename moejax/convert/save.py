@@ -61,21 +61,27 @@ class Plan:
     return sum(_num_bytes(t, DTYPES[dtype]) for t in self.tensors)
 
 
-def plan(model: ModelConfig, shapes: Any, name: str = '') -> Plan:
+def plan(
+  model: ModelConfig, shapes: Any, name: str = '', was: str = ''
+) -> Plan:
   """The form in which a model is written.
 
   Args:
     model: its config.
     shapes: of its weights.
     name: one of FORMS; '' is the first that holds it.
+    was: the model_type that its weights began with, '' for none; tried first,
+      if transformers has it.
 
   Raises:
     InputError: that one, or none, holds it.
   """
   if name:
     return _plan(table.lookup('family', FORMS, name), model, shapes)
-  reasons = []
-  for name, family in FORMS.items():
+  reasons, forms = [], FORMS
+  if was in FORMS and FORMS[was].in_transformers:
+    forms = {was: FORMS[was], **FORMS}
+  for name, family in forms.items():
     if bool(model.num_moe) == any(family.experts.values()):
       try:
         return _plan(family, model, shapes)

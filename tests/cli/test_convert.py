@@ -308,7 +308,7 @@ def test_a_dense_model_gets_experts(tmp_path, capsys):
     'num_experts': 4,
     'expert_width': 8,
     'num_shared': 1,
-    'router.k': 1,
+    'router.k': 2,
     'router.renormalise': 'true',
   }
   convert.main([
@@ -381,7 +381,7 @@ def test_bad_input_is_one_line(there, tmp_path, capsys):
       ['import', str(small), f'--workdir={tmp_path / "other"}'],
       'it is the tokenizer of another model',
     ),
-    (['inspect', str(broken)], 'config.json lacks vocab_size'),
+    (['inspect', str(broken)], 'does not fit its config.json (a mixtral)'),
     (['what'], 'invalid choice'),
     (
       ['export', f'--workdir={workdir}', '--to=x', '--step=best'],

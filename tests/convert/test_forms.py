@@ -53,7 +53,7 @@ def test_the_zoo_is_written_as_classes_that_exist():
   ('entry', 'reason'),
   [
     ('switch', 'needs model.moe.router.k, which model.moe.router=switch has'),
-    ('hash', "has model.moe.router.name='top_k', not 'hash'"),
+    ('dselect_k', "has model.moe.router.name='top_k', not 'dselect_k'"),
   ],
 )
 def test_why_no_family_holds_a_model(entry, reason):

@@ -91,7 +91,8 @@ def test_it_answers_as_transformers_does(family, fresh, tmp_path):
     for path, leaf in trees.leaves(found).items():
       own = leaves[path][: len(leaf)]
       np.testing.assert_array_equal(leaf, own, err_msg=path)
-  written = save.plan(plan.config, model.shapes)
+  was = plan.folder.config['model_type']
+  written = save.plan(plan.config, model.shapes, was=was)
   target = tmp_path / 'out'
   save.write(
     written,

@@ -312,6 +312,80 @@ def gpt_oss(of):
   )
 
 
+def granitemoe(of):
+  return transformers.GraniteMoeConfig(
+    **_less(
+      of,
+      'moe_intermediate_size',
+      'head_dim',
+      num_local_experts=of['experts'],
+      num_experts_per_tok=of['k'],
+      embedding_multiplier=3,
+      residual_multiplier=0.4,
+      attention_multiplier=0.2,
+      logits_scaling=1.5,
+      tie_word_embeddings=True,
+      bos_token_id=None,
+      eos_token_id=None,
+    )
+  )
+
+
+def flex_olmo(of):
+  return transformers.FlexOlmoConfig(
+    **_less(
+      of,
+      'moe_intermediate_size',
+      'head_dim',
+      num_experts=of['experts'],
+      num_experts_per_tok=of['k'],
+      pad_token_id=None,
+      eos_token_id=None,
+    )
+  )
+
+
+def hunyuan_v1_moe(of):
+  rope = {'rope_type': 'dynamic', 'alpha': 8.0, 'factor': 1.0}
+  return transformers.HunYuanMoEV1Config(
+    **_less(
+      of,
+      'moe_intermediate_size',
+      num_experts=of['experts'],
+      moe_topk=of['k'],
+      rope_parameters=rope | {'rope_theta': 10_000.0},
+      pad_token_id=None,
+      eos_token_id=None,
+    )
+  )
+
+
+def olmo2(of):
+  return transformers.Olmo2Config(
+    **_less(
+      of,
+      'moe_intermediate_size',
+      'head_dim',
+      attention_bias=True,
+      pad_token_id=None,
+      eos_token_id=None,
+    )
+  )
+
+
+def seed_oss(of):
+  return transformers.SeedOssConfig(
+    **_less(
+      of,
+      'moe_intermediate_size',
+      attention_out_bias=True,
+      pad_token_id=None,
+      bos_token_id=None,
+      eos_token_id=None,
+    )
+  )
+
+
 def llama(of):
   rope = {
     'rope_type': 'llama3',
@@ -457,24 +531,32 @@ FAMILIES = {
   'ernie4_5_moe': (ernie4_5_moe, transformers.Ernie4_5_MoeForCausalLM),
   'glm4_moe': (glm4_moe, transformers.Glm4MoeForCausalLM),
   'glm4_moe_lite': (glm4_moe_lite, transformers.Glm4MoeLiteForCausalLM),
+  'flex_olmo': (flex_olmo, transformers.FlexOlmoForCausalLM),
   'gpt_oss': (gpt_oss, transformers.GptOssForCausalLM),
+  'granitemoe': (granitemoe, transformers.GraniteMoeForCausalLM),
+  'hunyuan_v1_moe': (hunyuan_v1_moe, transformers.HunYuanMoEV1ForCausalLM),
   'llama': (llama, transformers.LlamaForCausalLM),
   'minimax_m2': (minimax_m2, transformers.MiniMaxM2ForCausalLM),
   'ministral': (ministral, transformers.MinistralForCausalLM),
   'mistral': (mistral, transformers.MistralForCausalLM),
   'mixtral': (mixtral, transformers.MixtralForCausalLM),
+  'olmo2': (olmo2, transformers.Olmo2ForCausalLM),
   'olmoe': (olmoe, transformers.OlmoeForCausalLM),
   'qwen2': (qwen2, transformers.Qwen2ForCausalLM),
   'qwen2_moe': (qwen2_moe, transformers.Qwen2MoeForCausalLM),
   'qwen3': (qwen3, transformers.Qwen3ForCausalLM),
   'qwen3_moe': (qwen3_moe, transformers.Qwen3MoeForCausalLM),
+  'seed_oss': (seed_oss, transformers.SeedOssForCausalLM),
 }
 GRADIENTS = (
   'embed_tokens.weight',
   'layers.0.self_attn.o_proj.weight',
   'layers.1.input_layernorm.weight',
   'layers.1.mlp.gate.weight',
+  'layers.1.mlp.gate.wg.weight',
   'layers.1.mlp.router.weight',
+  'layers.1.block_sparse_moe.router.weight',
+  'layers.1.post_feedforward_layernorm.weight',
 )
 
 
@@ -487,7 +569,7 @@ def scale(name, x):
   fan_in = x.shape[-1]
   if '.experts.' in name and x.ndim == 3:
     fan_in = min(x.shape[1:])
-  router = name.endswith(('mlp.gate.weight', 'router.weight'))
+  router = name.endswith(('mlp.gate.weight', 'gate.wg.weight', 'router.weight'))
   return (3.0 if router else 1.5) / fan_in**0.5
 
 
@@ -510,7 +592,7 @@ def watch(model):
     found.append(out[2].detach().sort(-1).values)
 
   for name, module in model.named_modules():
-    if name.endswith(('mlp.gate', 'mlp.router')):
+    if name.endswith(('mlp.gate', 'mlp.router', 'moe.router')):
       module.register_forward_hook(hook)
   return found
 
@@ -623,6 +705,8 @@ def in_file(family, name):
   """The tensors of these are called otherwise in memory than in files."""
   if family in ('minimax_m2', 'mixtral'):
     name = name.replace('.mlp.', '.block_sparse_moe.')
+  if family == 'granitemoe':
+    name = name.replace('.router.', '.router.layer.')
   return name
 
 

@@ -39,6 +39,7 @@ WITHOUT_EFFECT = {
   'attention_dropout',
   'output_router_logits',
   'pretraining_tp',
+  'residual_dropout',
   'router_aux_loss_coef',
   'router_jitter_noise',
   'use_cache',

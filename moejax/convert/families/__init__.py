@@ -7,10 +7,14 @@ from moejax.convert.families import (
   ernie,
   glm,
   gpt_oss,
+  granite,
+  hunyuan,
   minimax,
   mixtral,
+  olmo2,
   olmoe,
   qwen,
+  seed_oss,
 )
 from moejax.convert.families.family import Family
 
@@ -25,16 +29,21 @@ FAMILIES = {
   'gpt_oss': gpt_oss.GPT_OSS,
   # Another name of the same; its own code has the same keys.
   'kimi_k2': deepseek.DEEPSEEK_V3,
+  'flex_olmo': olmo2.FLEX_OLMO,
+  'granitemoe': granite.GRANITE_MOE,
+  'hunyuan_v1_moe': hunyuan.HUNYUAN_V1_MOE,
   'llama': dense.LLAMA,
   'minimax_m2': minimax.MINIMAX_M2,
   'ministral': dense.MINISTRAL,
   'mistral': dense.MISTRAL,
   'mixtral': mixtral.MIXTRAL,
+  'olmo2': olmo2.OLMO2,
   'olmoe': olmoe.OLMOE,
   'qwen2': dense.QWEN2,
   'qwen2_moe': qwen.QWEN2_MOE,
   'qwen3': dense.QWEN3,
   'qwen3_moe': qwen.QWEN3_MOE,
+  'seed_oss': seed_oss.SEED_OSS,
 }
 
 # What a model can be written as. Where nobody asks for another, the first that
@@ -54,10 +63,15 @@ FORMS: dict[str, Family] = {
   'glm4_moe_lite': glm.GLM4_MOE_LITE,
   'ernie4_5_moe': ernie.ERNIE4_5_MOE,
   'minimax_m2': minimax.MINIMAX_M2,
+  'granitemoe': granite.GRANITE_MOE,
+  'flex_olmo': olmo2.FLEX_OLMO,
+  'hunyuan_v1_moe': hunyuan.HUNYUAN_V1_MOE,
   'llama': dense.LLAMA,
   'mistral': dense.MISTRAL,
   'ministral': dense.MINISTRAL,
   'qwen2': dense.QWEN2,
   'qwen3': dense.QWEN3,
+  'olmo2': olmo2.OLMO2,
+  'seed_oss': seed_oss.SEED_OSS,
   'deepseek': deepseek.DEEPSEEK,
 }
