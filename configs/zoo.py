@@ -246,6 +246,15 @@ ZOO = {
     'router': {'name': 'expert_threshold', 'k': 1.0, 'warmup_steps': 20},
     'balance': {'threshold_ema': {'k': 1.0, 'decay': 0.99}},
   },
+  # Four times the experts at a quarter of the width; the two matrices around
+  # them are in the budget, so that there are more of them and narrower ones.
+  'latent_moe': {
+    'num_experts': 72,
+    'expert_width': 85,
+    'latent_width': 32,
+    'router': _top_k(k=8, score='sigmoid', renormalise=True),
+    'balance': LOSS_FREE,
+  },
   # Other scores.
   'sigma_moe': {
     'num_experts': 16,

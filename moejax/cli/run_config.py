@@ -266,6 +266,7 @@ def shrink(run: Run) -> Run:
         moe,
         num_experts=experts,
         expert_width=32,
+        latent_width=min(moe.latent_width, 16),
         num_shared=min(moe.num_shared, 1),
         shared=dataclasses.replace(moe.shared, width=0),
         router=_shrunk(moe.router, choices),

@@ -153,10 +153,11 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
       f'{routed} to be routed, of which model.moe.num_experts='
       f'{moe.num_experts} must be a multiple'
     )
-  if moe.experts.bias or moe.zero_computation.num:
+  if moe.experts.bias or moe.zero_computation.num or moe.latent_width:
     raise errors.InputError(
-      'upcycling makes experts without biases and nothing beside them: set '
-      'model.moe.experts.bias=false and model.moe.zero_computation.num=0'
+      'upcycling makes experts without biases, at the width of the model, and '
+      'nothing beside them: set model.moe.experts.bias=false, '
+      'model.moe.latent_width=0 and model.moe.zero_computation.num=0'
     )
   return moe.num_experts // routed
 

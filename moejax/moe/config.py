@@ -22,6 +22,8 @@ class MoEConfig(config.Checked):
   Attributes:
     num_experts: routed experts; 0 means that no layer has experts.
     expert_width: hidden width of one expert.
+    latent_width: dimensions in which routed experts work, between a matrix
+      before and one behind them (LatentMoE, arXiv 2601.18089); see `latent`.
     num_shared: shared experts, which every token passes with weight 1
       (DeepSeekMoE, arXiv 2401.06066, section 3.2). They are computed as one
       expert of num_shared times the width, which is the same sum.
@@ -41,6 +43,9 @@ class MoEConfig(config.Checked):
     0, at_least=0, at_most=10**6, note='0: no layer has experts'
   )
   expert_width: int = config.number(128, at_least=1)
+  latent_width: int = config.number(
+    0, at_least=0, note="0: experts work at the model's width"
+  )
   num_shared: int = config.number(0, at_least=0, at_most=10**6)
   shared: SharedExperts = SharedExperts()
   scorer: contract.Scorer = config.choice(SCORERS, Linear())
@@ -102,6 +107,12 @@ class MoEConfig(config.Checked):
         f'{self.num_experts} experts, but the router wants {self.num_logits} '
         'scores; use another scorer, or a router and zero_computation without '
         'more choices'
+      )
+    if self.scorer.reads_experts and self.latent_width:
+      raise errors.InputError(
+        f'moe.scorer={type(self.scorer).__name__} multiplies tokens with the '
+        "experts' weights, which are not of the model's width with "
+        f'moe.latent_width={self.latent_width}; set that to 0'
       )
     self.router.check(self.num_choices)
     for part in self.balance:

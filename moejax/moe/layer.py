@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import errors, shapes, values, varying
-from moejax.moe import balance, compute, contract, stats
+from moejax.moe import balance, compute, contract, latent, stats
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import base
 from moejax.parallel import mesh as meshes
@@ -116,9 +116,18 @@ class MoE(nnx.Module):
       )
     self.zero = nnx.Dict(config.zero_computation.init(keys[5], width))
     self.memory = _memory(config)
+    # Another key than the experts', which split this one.
+    of_latent = jax.random.fold_in(keys[1], 1)
+    self.latent = nnx.Dict(
+      latent.init(of_latent, width, config.latent_width, std)
+    )
     self.routed = nnx.Dict(
       config.experts.init(
-        keys[1], config.num_experts, width, config.expert_width, std
+        keys[1],
+        config.num_experts,
+        config.latent_width or width,
+        config.expert_width,
+        std,
       )
     )
     # By name: a model that is bound to weights has no other place for it.
@@ -155,6 +164,7 @@ class MoE(nnx.Module):
       'memory': jax.lax.stop_gradient(nnx.to_pure_dict(nnx.state(self.memory))),
       'routed': _arrays(self.routed, x_BLD.dtype),
       'zero': _arrays(self.zero),
+      'latent': _arrays(self.latent, x_BLD.dtype),
     }
     if self.config.gating_residual:
       weights['residual'] = self.residual[...]
@@ -383,17 +393,19 @@ class MoE(nnx.Module):
       limited = dataclasses.replace(
         limited, weight_A=jnp.ones_like(limited.weight_A)
       )
+    x_TD = latent.down(weights['latent'], x_TD)
     if self._exchanges:
       found = config.exchange(run, experts, x_TD, limited, num)
     else:
       if weights.get('chain') is not None:
         experts = {**experts, 'chain': weights['chain']}
       found = run(experts, x_TD, limited, num)
+    out_TD = found.out_TD
     if is_split:
       # Each device has summed its part of the hidden width.
-      found = dataclasses.replace(
-        found, out_TD=jax.lax.psum(found.out_TD, 'model')
-      )
+      out_TD = jax.lax.psum(out_TD, 'model')
+    out_TD = latent.up(weights['latent'], out_TD)
+    found = dataclasses.replace(found, out_TD=out_TD)
     return _without_computation(config, weights['zero'], whole_TD, gated, found)
 
 

@@ -19,7 +19,8 @@ PARTS = {
   'attention': r'(dense|moe)/attention/.*',
   'dense feed-forward': r'dense/ffn/.*',
   'routed experts': r'moe/ffn/(routed/.*|u_ED|v_ED)',
-  'shared experts': r'moe/ffn/shared/.*',
+  # And what stands around the routed ones, for every token.
+  'shared experts': r'moe/ffn/(shared|latent)/.*',
   # With what they remember: selection biases and the like.
   'routers': r'moe/ffn/(router|heads|memory|zero)/.*'
   r'|moe/ffn/(residual|phi_DEP|scale|w_query_DH2K|keys_2NK)',

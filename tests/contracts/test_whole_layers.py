@@ -19,6 +19,7 @@ CASES = [
   ('moe_pp', 'expert', {}),  # choices without computation, the residual, tau
   ('base', 'expert', {'interpolates': True}),
   ('gpt_oss', 'expert_model', {}),  # biases, whose sum is over `model`
+  ('latent_moe', 'expert_model', {}),  # matrices around the experts
   ('llama_4', 'expert_model', {}),  # scaled inputs, a shared expert
 ]
 
