@@ -78,6 +78,9 @@ def test_it_answers_as_transformers_does(family, fresh, tmp_path):
     SEED,
     found,
   )
+  if family in hf.BALANCED:
+    ours, wanted = hf.balance_loss(fresh / family)
+    assert ours == pytest.approx(wanted, rel=1e-5), SEED
   if family in hf.PREDICT:
     found = hf.compare_mtp(fresh / family)
     assert max(found.values()) <= 1e-4, (SEED, found)

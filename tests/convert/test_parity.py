@@ -29,6 +29,12 @@ def test_logits_experts_loss_and_gradients(family):
   assert all(found[name] <= most for name, most in LIMITS.items()), found
 
 
+@pytest.mark.parametrize('family', hf.BALANCED)
+def test_the_balance_loss_is_that_of_the_class(family):
+  ours, theirs = hf.balance_loss(hf.GOLDEN / family)
+  assert ours == pytest.approx(theirs, rel=1e-5)
+
+
 @pytest.mark.parametrize('family', hf.PREDICT)
 def test_multi_token_prediction(family):
   found = hf.compare_mtp(hf.GOLDEN / family)

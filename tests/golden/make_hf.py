@@ -16,6 +16,7 @@ draws other shapes too. Of each family there are, in a folder of its name:
     logits_BLV   float32
     experts_NBLK the chosen experts of each layer that has any, ascending
     loss         mean cross-entropy of token_BL[:, 1:] from token_BL[:, :-1]
+    aux_loss     the balance loss, before its coefficient, if the class has one
     grad NAME    of that loss, by the name of the tensor
     new_BL       ids that follow each row, greedily
   and of a family with multi-token prediction, of its modules k = 1, 2:
@@ -638,6 +639,16 @@ def predict(model, token_BL, generator):
   return found, tensors
 
 
+def balance_loss(model, token_BL):
+  """What the class adds to its loss when it is asked for router logits."""
+  if not getattr(model.config, 'router_aux_loss_coef', 0):
+    return {}
+  with torch.no_grad():
+    found = model(input_ids=token_BL, output_router_logits=True)
+  loss = getattr(found, 'aux_loss', None)
+  return {} if loss is None else {'aux_loss': loss.numpy()}
+
+
 def make(family, folder, seed):
   rng = np.random.default_rng([seed, *family.encode()]) if seed else None
   make_config, cls = FAMILIES[family]
@@ -684,6 +695,7 @@ def make(family, folder, seed):
     logits_BLV=logits_BLV.detach().numpy(),
     experts_NBLK=experts_NBLK.numpy().astype(np.int32),
     loss=loss.detach().numpy(),
+    **balance_loss(model, token_BL),
     new_BL=whole_BL[:, LENGTH:].numpy().astype(np.int32),
     **gradients,
     **said,

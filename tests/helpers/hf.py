@@ -18,6 +18,8 @@ from moejax.core import trees
 from moejax.data.batch import Batch
 from moejax.evals import generate, sampling
 from moejax.model import block, build, mtp, stages
+from moejax.moe import balance
+from moejax.moe.balance import switch
 from moejax.parallel import mesh as meshes
 from moejax.train import cross_entropy
 from moejax.train import loss as losses
@@ -25,6 +27,8 @@ from moejax.train import loss as losses
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'hf'
 FAMILIES = sorted(path.name for path in GOLDEN.iterdir())
 PREDICT = ['deepseek_v3', 'glm4_moe']
+# Those whose class has a balance loss for all layers together.
+BALANCED = ['gpt_oss', 'mixtral', 'olmoe', 'qwen2_moe', 'qwen3_moe']
 # What transformers has; `make_hf.py classes` writes it.
 CLASSES = (GOLDEN.parent / 'hf_classes.txt').read_text().split()
 # Those that are there by the names of transformers' memory, too.
@@ -125,6 +129,25 @@ def compare(path, gradients=True):
     'gradients': max(far, default=0.0),
     'experts': np.sum(np.asarray(experts_NBLK) != want['experts_NBLK']),
   }
+
+
+def balance_loss(path):
+  """Ours and theirs, before the coefficient, of a class that has one."""
+  want = np.load(path / 'expected.npz')
+  plan, model, weights = read(path)
+  token_BL = jnp.asarray(want['token_BL'])
+  position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
+
+  @jax.jit
+  def run(weights):
+    decoder = model.bind(weights)
+    out = decoder(token_BL, jnp.ones_like(token_BL), position_BL)
+    return balance.total(plan.config.moe.balance, out.record.balance)[1]
+
+  (part,) = (
+    part for part in plan.config.moe.balance if isinstance(part, switch.Switch)
+  )
+  return float(run(weights)['switch']) / part.alpha, float(want['aux_loss'])
 
 
 def compare_mtp(path):
