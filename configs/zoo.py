@@ -18,6 +18,7 @@ ones where there are any, else 0.01.
 """
 
 from moejax.cli import run_config
+from moejax.core import table
 
 COARSE = {'num_experts': 16, 'expert_width': 96}
 SINGLE = {'num_experts': 8, 'expert_width': 192}
@@ -475,7 +476,7 @@ def get_config(name):
   c.model.tie_embeddings = True
   c.model.init_std = 0.02
   if name not in NAMES:
-    raise KeyError(f'{name!r} is not in the zoo; known are: {", ".join(NAMES)}')
+    raise table.unknown('zoo entry', name, NAMES)
   if name in OTHERS:
     c.model.feed_forward = OTHERS[name]
   else:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.cli import run_config
+from moejax.cli import run_config, user_files
 from moejax.core import config, errors
 from moejax.data import synthetic
 from moejax.model import build
@@ -34,7 +34,7 @@ def _load(name, *overrides):
 
 def _variants(name):
   """What can stand behind the colon, the default first."""
-  module = run_config.module(str(ROOT / 'configs' / f'{name}.py'), 'config')
+  module = user_files.load(str(ROOT / 'configs' / f'{name}.py'), 'config')
   return list(getattr(module, 'VARIANTS', {}))
 
 

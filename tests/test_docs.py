@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from moejax.cli import run_config
+from moejax.cli import user_files
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.exchanges import EXCHANGES
@@ -55,7 +55,7 @@ def rows(text, head, columns):
 
 def zoo():
   """The zoo's entries by name, of both kinds."""
-  module = run_config.module(str(ROOT / 'configs' / 'zoo.py'), 'config')
+  module = user_files.load(str(ROOT / 'configs' / 'zoo.py'), 'config')
   return module.ZOO | module.OTHERS
 
 

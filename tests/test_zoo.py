@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from helpers import tiny
 
-from moejax.cli import run_config
+from moejax.cli import run_config, user_files
 from moejax.core import errors, table, trees
 from moejax.model import build, cache, ffn
 from moejax.moe import balance, layer, scorers
@@ -18,7 +18,7 @@ from moejax.plan import count
 
 ROOT = pathlib.Path(__file__).parents[1]
 ZOO = str(ROOT / 'configs' / 'zoo.py')
-zoo = run_config.module(ZOO, 'config')
+zoo = user_files.load(ZOO, 'config')
 EACH = pytest.mark.parametrize('name', zoo.NAMES)
 
 # hidden units of all experts of a layer, and of those that a token uses.
@@ -45,7 +45,7 @@ def test_the_budget_is_the_same_for_all(name):
 
 
 def test_an_unknown_name_lists_the_known():
-  with pytest.raises(errors.InputError, match=r"'swich' is not in the zoo"):
+  with pytest.raises(errors.InputError, match=r"did you mean 'switch'"):
     run_config.load(f'{ZOO}:swich')
 
 

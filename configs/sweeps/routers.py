@@ -7,13 +7,13 @@
 what is balanced, not what is best in the end. One seed.
 """
 
-from moejax.cli import run_config, sweep_config
+from moejax.cli import sweep_config, user_files
 
 
 def get_sweep():
   """One run for each entry of configs/zoo.py."""
   zoo = __file__.removesuffix('sweeps/routers.py') + 'zoo.py'
-  names = run_config.module(zoo, 'config').NAMES
+  names = user_files.load(zoo, 'config').NAMES
   runs = [
     *sweep_config.each(zoo, names),
     # The same but for the size of the gates at the start.

@@ -21,11 +21,13 @@ import shutil
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from moejax.core import errors, lines, terminal
 
+TRACE = '--trace'
 DONE, BUG, BAD_INPUT, STOPPED = 0, 1, 2, 3
 STUCK, DOES_NOT_FIT, LOST, INTERRUPTED = 4, 5, 6, 75
 DISK_ERRORS = (
@@ -57,19 +59,48 @@ _ENDINGS = (
 class _Parser(argparse.ArgumentParser):
   """argparse whose errors are the one line that all our errors are."""
 
+  def __init__(self, *args: Any, **kwargs: Any):
+    super().__init__(*args, **kwargs)
+    self.register('action', None, _Once)
+    self.register('action', 'store', _Once)
+
   def error(self, message: str) -> None:
     # Of `number` and `text`, which say the value behind the flag.
     message = re.sub(r'^argument (--[\w-]+): =', r'\1=', message)
     raise errors.InputError(f'{message}; see --help')
 
 
+class _Once(argparse.Action):
+  """Stores the value of a flag that is given once, and is not empty."""
+
+  given: Any = None
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    if values == '' and option_string:
+      parser.error(f'{option_string}= is empty')
+    if self.given is not None and self.given != values:
+      parser.error(
+        f'{option_string}={self.given} and {option_string}={values} contradict '
+        'each other; give one'
+      )
+    self.given = values
+    setattr(namespace, self.dest, values)
+
+
 def parser(doc: str) -> argparse.ArgumentParser:
-  """A parser whose help is the module's docstring."""
-  return _Parser(
+  """A parser whose help is the module's docstring.
+
+  A flag has one value, which is not empty, unless its `action` is `append`.
+  """
+  flags = _Parser(
     description=doc,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+  flags.add_argument(
+    TRACE, action='store_true', help='show where an error comes from'
+  )
+  return flags
 
 
 def number(
@@ -146,7 +177,13 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
 
 
 def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-  """Runs a command; errors that are the user's become one line on stderr."""
+  """Runs a command; errors that are the user's become one line on stderr.
+
+  With `--trace` anywhere in argv the stack goes before that line: of a config
+  file that raised, its own.
+  """
+  trace = TRACE in argv
+  argv = [word for word in argv if word != TRACE]
   before = _interrupts()
   try:
     run(argv)
@@ -154,6 +191,8 @@ def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     found = ending(e)
     if found is None:
       raise
+    if trace:
+      _show_trace(e)
     return _say(*found)
   finally:
     for which, handler in before.items():
@@ -178,6 +217,13 @@ def ending(error: BaseException) -> tuple[int, str] | None:
       'the last checkpoint is whole',
     )
   return None
+
+
+def _show_trace(error: BaseException) -> None:
+  """Prints the stack of what an error was made of."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  traceback.print_exception(error, chain=False)
 
 
 def _say(code: int, line: str) -> int:

@@ -11,19 +11,17 @@ describes to what a laptop runs in under a minute.
 
 import dataclasses
 import functools
-import importlib.util
 import inspect
 import json
 import os
 import pathlib
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from etils import epath
 
-from moejax.cli import kept
+from moejax.cli import kept, user_files
 from moejax.convert import folder as folders
 from moejax.convert import load as load_hf
 from moejax.convert import tokenizer
@@ -299,49 +297,18 @@ def _shrunk(part: Any, num_experts: int) -> Any:
 
 
 def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
-  get_config = getattr(module(path, 'config'), 'get_config', None)
-  if get_config is None:
+  get_config = getattr(user_files.load(path, 'config'), 'get_config', None)
+  if not callable(get_config):
     raise errors.InputError(f'{path} has no function get_config()')
   takes = len(inspect.signature(get_config).parameters)
   if arg and not takes:
     raise errors.InputError(
       f'{path} takes nothing behind the colon but "tiny", not {arg!r}'
     )
-  try:
-    found = get_config(arg) if takes else get_config()
-  except (AttributeError, KeyError, TypeError) as e:
-    # What a locked ConfigDict says to a wrong key or type, with its hint.
-    message = ' '.join(str(e.args[0] if e.args else e).split())
-    raise errors.InputError(f'{path}: {message}') from e
-  if not isinstance(found, ml_collections.ConfigDict):
+  made = user_files.call(path, get_config, *([arg] if takes else []))
+  if not isinstance(made, ml_collections.ConfigDict):
     raise errors.InputError(
       f'{path}: get_config() must return a ConfigDict, not '
-      f'{type(found).__name__}'
+      f'{type(made).__name__}'
     )
-  return found
-
-
-def module(path: str, kind: str) -> types.ModuleType:
-  """A Python file that the user names, imported from its place.
-
-  Args:
-    path: of the file.
-    kind: what it is called in errors: config, sweep.
-
-  Raises:
-    InputError: there is no such file; it names the nearest one.
-  """
-  file = pathlib.Path(path)
-  if not file.is_file():
-    near = sorted(p.stem for p in file.parent.glob('*.py'))
-    if not near:
-      raise errors.InputError(f'no {kind} file {path!r}, nor any beside it')
-    unknown = table.unknown(f'{kind} file', file.stem, near)
-    raise errors.InputError(f'no file {path!r}: {unknown}')
-  name = f'moejax_{kind}_{file.stem}'
-  spec = importlib.util.spec_from_file_location(name, os.fspath(file))
-  if spec is None or spec.loader is None:
-    raise errors.InputError(f'{kind} file {path!r} is not a .py file')
-  found = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(found)
-  return found
+  return made

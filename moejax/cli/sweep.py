@@ -81,7 +81,7 @@ class _Sweep:
       folder = os.fspath(self.folder / one.name)
       return run_config.load(one.config, self.overrides(one), folder)
     except errors.InputError as e:
-      raise errors.InputError(f'{self.path}: run {one.name!r}: {e}') from None
+      raise errors.InputError(f'{self.path}: run {one.name!r}: {e}') from e
 
   def overrides(self, one: SweepRun) -> list[tuple[str, str]]:
     """All that is changed of its config file; flags replace the sweep's."""

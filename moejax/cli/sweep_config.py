@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moejax.cli import run_config
+from moejax.cli import user_files
 from moejax.core import compile_cache, errors
 
 # A run's name is a folder, and a word of --only.
@@ -147,16 +147,13 @@ def load(path: str) -> list[SweepRun]:
     InputError: no such file, no get_sweep() in it, something else than runs, a
       name that cannot be a folder's or that two runs have.
   """
-  get_sweep = getattr(run_config.module(path, 'sweep'), 'get_sweep', None)
-  if get_sweep is None:
+  get_sweep = getattr(user_files.load(path, 'sweep'), 'get_sweep', None)
+  if not callable(get_sweep):
     raise errors.InputError(
       f'{path} has no function get_sweep(); a config file is for '
       'python -m moejax.main'
     )
-  try:
-    found = get_sweep()
-  except (AttributeError, KeyError, TypeError) as e:
-    raise errors.InputError(f'{path}: {type(e).__name__}: {e}') from e
+  found = user_files.call(path, get_sweep)
   if not (
     isinstance(found, list)
     and found

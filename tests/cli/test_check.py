@@ -40,6 +40,7 @@ def test_a_wrong_kernel_is_exit_code_3(capsys, monkeypatch):
 
 
 def test_a_config_without_experts_is_exit_code_2(capsys):
-  assert run('--config.model.moe.num_experts=0') == command.BAD_INPUT
+  flags = [TINY, '--config.model.moe.num_experts=0']
+  assert command.call(check.main, flags) == command.BAD_INPUT
   (line,) = capsys.readouterr().err.splitlines()
   assert 'no layer with experts' in line

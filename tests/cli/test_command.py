@@ -78,3 +78,17 @@ def test_an_error_breaks_at_words_on_a_terminal_alone(terminal, monkeypatch):
     assert lines[-1] == 'x' * 50
   else:
     assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+  ('argv', 'words'),
+  [
+    (['--x='], '--x= is empty'),
+    (['--x', ''], '--x= is empty'),
+    (['--x=1', '--x=2'], '--x=1 and --x=2 contradict each other; give one'),
+  ],
+)
+def test_a_flag_has_one_value_that_is_not_empty(argv, words):
+  with pytest.raises(errors.InputError, match=words):
+    _parsed(argv, x=str)
+  assert _parsed(['--x=1', '--x=1'], x=str).x == '1'

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from helpers import tiny
-from moejax.cli import run_config
+from moejax.cli import run_config, user_files
 from moejax.core import table, trees
 from moejax.moe import layer
 from moejax.moe.balance import BALANCE
@@ -40,7 +40,7 @@ TOKEN_BL = RNG.integers(0, 60, (B, L)).astype(np.int32)
 
 def names():
   """Entries that are layers with experts."""
-  return sorted(set(run_config.module(ZOO, 'config').ZOO) - {'dense'})
+  return sorted(set(user_files.load(ZOO, 'config').ZOO) - {'dense'})
 
 
 def config_of(name, **router):
