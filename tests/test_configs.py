@@ -21,6 +21,7 @@ from moejax.data import synthetic
 from moejax.model import build
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
+from moejax.plan import count
 from moejax.train import optimizer, state, step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -76,6 +77,70 @@ def test_variants_trace_when_shrunk(name):
   # Many differ in sizes alone, which are all the same when shrunk.
   for model in {run.model for run in runs}:
     build.build(model, mesh).trace(8, 64)
+
+
+def _entries(name):
+  """All that can stand behind the colon of a config; '' where nothing can."""
+  path = str(ROOT / 'configs' / f'{name}.py')
+  found = user_files.load(path, 'config')
+  return getattr(found, 'NAMES', list(getattr(found, 'VARIANTS', [''])))
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_tiny_shrinks_every_entry_wherever_it_stands(name):
+  entries = _entries(name)
+  for entry in entries:
+    run = _load(f'{name}.py:{entry}:tiny')
+    words = (f'tiny:{entry}', f'{entry},tiny', f'tiny,{entry}')
+    for word in words if entry == entries[-1] else ():
+      assert _load(f'{name}.py:{word}') == run
+    assert run.model.width == run.model.max_length == 64
+    assert run.model.num_layers <= 3
+    assert run.model.moe.num_experts <= 8
+    assert run.train.steps == 20
+    assert config.from_config_dict(run_config.Run, config.to_dict(run)) == run
+
+
+HARD = {
+  'every fifth layer': ['model.moe_every=5', 'model.num_layers=10'],
+  'every fifth but the first': [
+    'model.moe_every=5',
+    'model.num_layers=11',
+    'model.first_dense=6',
+  ],
+  'all layers dense': ['model.moe.num_experts=0', 'model.first_dense=4'],
+  'three heads': ['model.num_heads=6', 'model.num_kv_heads=2'],
+  'a third of the features turn': ['model.rope.share=0.34'],
+  'hardly any feature turns': ['model.rope.share=0.01', 'model.head_dim=256'],
+  'a million neurons': [
+    'model.feed_forward=peer',
+    'model.feed_forward.num_keys=1024',
+  ],
+  'large soft': [
+    'model.feed_forward=soft_moe',
+    'model.feed_forward.not_causal=true',
+    'model.feed_forward.num_experts=128',
+    'model.feed_forward.slots=256',
+  ],
+  'three tokens ahead': ['model.mtp_layers=3'],
+  'parts': ['model.token_chunks=6', 'train.micro_batches=4'],
+  'many devices': ['mesh.expert=64', 'mesh.model=8'],
+  'weights of another run': ['start=/no/such/workdir'],
+  'a long warm-up': ['opt.schedule.warmup=1000'],
+}
+
+
+@pytest.mark.parametrize('case', HARD)
+def test_tiny_shrinks_any_run(case):
+  """Sizes that a shrunk model would not have by themselves."""
+  flags = {'model.moe.num_experts': '64', 'model.moe.router.k': '6'}
+  flags.update(flag.split('=') for flag in HARD[case])
+  run = run_config.shrink(config.override_all(run_config.Run(), flags.items()))
+  run.check()
+  run.opt.schedule.check(run.train.steps)
+  assert run.start == ''
+  assert run.model.mtp_layers <= 1
+  assert count.count(run.model).total < 3e6
 
 
 def test_an_unknown_variant_names_the_nearest():

@@ -258,6 +258,8 @@ def test_configs_import_what_a_config_needs_alone():
         'run_config',
         'config',
         'sweep_config',
+        'table',
+        'user_files',
       }
 
 

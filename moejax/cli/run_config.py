@@ -6,7 +6,8 @@
 A config file is Python with `get_config()` (or `get_config(arg)`, given what
 stands behind the colon), which returns `to_config_dict(Run())` with the keys it
 cares for changed. `:tiny` is for every file: it shrinks whatever the file
-describes to what a laptop runs in under a minute.
+describes to what a laptop runs in under a minute. It may stand before or behind
+other words, with a colon or a comma between them.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +33,10 @@ from moejax.model.config import ModelConfig
 from moejax.parallel.mesh import MeshConfig
 from moejax.train.loop import TrainConfig
 from moejax.train.optimizer import OptimizerConfig
+
+# What stands between words behind a config file's path, and the word `tiny`.
+SEPARATOR = re.compile('[:,]')
+TINY = re.compile('(?:^|(?<=[:,]))tiny(?=$|[:,])')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,11 +200,8 @@ def load(
     InputError: no such file, an unknown key, a wrong type, parts that do not
       fit together.
   """
-  path, _, arg = spec.partition(':')
-  words = [w for w in arg.split(',') if w]
-  tiny = 'tiny' in words
-  rest = ','.join(w for w in words if w != 'tiny')
-  found = _get_config(path, rest)
+  path, arg, tiny = _parts(spec)
+  found = _get_config(path, arg)
   try:
     run = config.from_config_dict(Run, found)
   except errors.InputError as e:
@@ -224,15 +227,27 @@ def load(
 def default_workdir(spec: str) -> str:
   """runs/<name of the config file>, with what stands behind the colon."""
   path, _, arg = spec.partition(':')
-  words = [pathlib.Path(path).stem, *(w for w in arg.split(',') if w)]
-  return os.path.join('runs', '-'.join(words))
+  words = [pathlib.PurePath(word).name for word in SEPARATOR.split(arg) if word]
+  return os.path.join('runs', '-'.join([pathlib.Path(path).stem, *words]))
+
+
+def _parts(spec: str) -> tuple[str, str, bool]:
+  """The path, what is passed to `get_config`, and whether to shrink the run.
+
+  Example: `zoo.py:olmoe:tiny`, `zoo.py:tiny,olmoe` and `zoo.py:olmoe,tiny` are
+  all zoo.py, olmoe and True.
+  """
+  path, _, arg = spec.partition(':')
+  # Anything else stays as it is: it may be a path.
+  rest = TINY.sub('', arg)
+  return path, rest.strip(':,'), rest != arg
 
 
 def shrink(run: Run) -> Run:
   """The same run, small enough for a laptop: fewer of everything.
 
   What kind of model it is stays: router, dispatcher, shared experts, first
-  dense layers, schedule.
+  dense layers, schedule. Weights are fresh: those of `start` would not fit.
   """
   model, moe = run.model, run.model.moe
   groups = max(model.num_heads // model.kv_heads, 1)
@@ -252,13 +267,20 @@ def shrink(run: Run) -> Run:
       width=64,
       num_layers=dense + 2,
       first_dense=dense,
+      moe_every=min(model.moe_every, 2),
       num_heads=4,
       num_kv_heads=max(4 // groups, 1),
       head_dim=16,
       heads=model.heads.shrunk(),
+      # Of 16 features an even number turns, two at least.
+      rope=dataclasses.replace(
+        model.rope, share=max(round(8 * model.rope.share), 1) / 8
+      ),
       dense_width=128,
       max_length=64,
       token_chunks=1,
+      mtp_layers=min(model.mtp_layers, 1),
+      feed_forward=model.feed_forward.shrunk(),
       vocab_size=run.data.vocab.size,
       moe=dataclasses.replace(
         moe,
@@ -286,6 +308,7 @@ def shrink(run: Run) -> Run:
     # Three seconds on two cores, where all validation text took minutes.
     report=dataclasses.replace(run.report, eval_batches=4),
     mesh=MeshConfig(),
+    start='',
   )
 
 

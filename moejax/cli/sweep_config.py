@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moejax.cli import user_files
+from moejax.cli import run_config, user_files
 from moejax.core import compile_cache, errors
 
 # A run's name is a folder, and a word of --only.
@@ -72,7 +72,9 @@ def run(
     name: what stands behind the colon if not given, else the file's name.
   """
   path, _, arg = config.partition(':')
-  name = name or arg.replace(',', '-') or pathlib.PurePath(path).stem
+  name = (
+    name or run_config.SEPARATOR.sub('-', arg) or pathlib.PurePath(path).stem
+  )
   found = [SweepRun(name, config, group=name)]
   return change(found, overrides or {})
 

@@ -17,6 +17,10 @@ class Routed:
   def check(self) -> None:
     """`MoEConfig.check` does it."""
 
+  def shrunk(self) -> 'Routed':
+    """The same for a model that is shrunk to a laptop's."""
+    return self
+
 
 FEED_FORWARDS = {
   'peer': PEERConfig,

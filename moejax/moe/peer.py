@@ -54,6 +54,17 @@ class PEERConfig(config.Checked):
         f'peer.key_width={self.key_width} must be even: half for each key'
       )
 
+  def shrunk(self) -> 'PEERConfig':
+    """The same for a model that is shrunk to a laptop's."""
+    num_keys = min(self.num_keys, 16)
+    return dataclasses.replace(
+      self,
+      num_keys=num_keys,
+      num_heads=min(self.num_heads, 2),
+      k=min(self.k, 4, num_keys),
+      key_width=min(self.key_width, 16),
+    )
+
   @property
   def num_experts(self) -> int:
     """N, all the experts."""

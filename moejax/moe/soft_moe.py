@@ -39,6 +39,16 @@ class SoftMoEConfig(config.Checked):
   def check(self) -> None:
     """Every size within its bounds makes a layer."""
 
+  def shrunk(self) -> 'SoftMoEConfig':
+    """The same for a model that is shrunk to a laptop's."""
+    return dataclasses.replace(
+      self,
+      num_experts=min(self.num_experts, 8),
+      expert_width=min(self.expert_width, 32),
+      slots=min(self.slots, 4),
+      capacity_factor=min(self.capacity_factor, 2.0),
+    )
+
   @property
   def causal(self) -> bool:
     """Whether a token's output is independent of later tokens."""

@@ -1,7 +1,10 @@
 """Combinators of sweeps, and what a sweep file can do wrong."""
 
+import os
+
 import pytest
 
+from moejax.cli import run_config
 from moejax.cli import sweep as sweep_cli
 from moejax.cli import sweep_config as sweep
 from moejax.core import errors
@@ -125,3 +128,13 @@ def test_a_file_that_is_not_there_names_the_nearest(tmp_path):
   (tmp_path / 'routers.py').write_text(BODY)
   with pytest.raises(errors.InputError, match=r"did you mean 'routers'\?"):
     sweep.load(str(tmp_path / 'ruoters.py'))
+
+
+def test_words_behind_colons_are_a_name_as_those_behind_commas_are():
+  for spec in ('zoo.py:olmoe:tiny', 'zoo.py:olmoe,tiny'):
+    assert _names(sweep.run(spec)) == ['olmoe-tiny']
+    workdir = run_config.default_workdir(spec)
+    assert workdir == os.path.join('runs', 'zoo-olmoe-tiny')
+  # A folder is named by its last part.
+  workdir = run_config.default_workdir('continue.py:/models/olmoe/')
+  assert workdir == os.path.join('runs', 'continue-olmoe')
