@@ -104,6 +104,8 @@ def forget_missing(folder: pathlib.Path) -> int:
   kept = {name: entry for name, entry in known.items() if os.path.exists(name)}
   if len(kept) < len(known):
     _write(path, kept)
+  for part in folder.glob(f'{RECORD}.*.part'):  # of a process that was killed
+    part.unlink(missing_ok=True)
   return len(known) - len(kept)
 
 

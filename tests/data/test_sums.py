@@ -130,7 +130,10 @@ def test_files_that_are_gone_are_forgotten(text):
   _of(text)
   _of(other)
   other.unlink()
+  half = text.parent / 'caches' / f'{sums.RECORD}.0123.part'
+  half.write_text('{"of a process that was killed')
   assert sums.forget_missing(text.parent / 'caches') == 1
+  assert not half.exists()
   assert sums.forget_missing(text.parent / 'caches') == 0
   record = json.loads((text.parent / 'caches' / sums.RECORD).read_text())
   assert list(record) == [os.path.realpath(text)]

@@ -187,6 +187,15 @@ def test_bad_documents_stop_with_a_line_that_names_the_first(
   assert message.isprintable()
 
 
+def test_nothing_is_packed_behind_a_bad_document_that_stops(tmp_path):
+  (tmp_path / 'a.jsonl').write_bytes(_lines(GOOD, b'1', GOOD, b'2'))
+  (tmp_path / 'b.txt').write_text('good')
+  texts = files.Files(str(tmp_path)).all_texts()
+  assert next(texts) == 'a'
+  with pytest.raises(errors.InputError, match='2 bad documents'):
+    next(texts)
+
+
 def test_one_bad_file_of_300_is_left_out(tmp_path):
   for i in range(300):
     (tmp_path / f'{i:03}.txt').write_text(f'text {i}')

@@ -133,6 +133,9 @@ def test_what_is_passed_over_is_said(tree):
     f'{tree}/again.txt, also {tree}/b.txt',
   ]
   assert _notes(tree / 'b.txt') == []
+  notes = []
+  list(files.Files(str(tree)).all_texts(note=notes.append))
+  assert notes == _notes(tree)
 
 
 def test_two_spellings_of_a_name_are_one_file(tmp_path, monkeypatch):
