@@ -190,7 +190,7 @@ def test_a_sentencepiece_model_is_shifted_or_not_as_one_says(tmp_path):
   assert usual.fingerprint().count(':') == 1
   assert len({usual.fingerprint(), plain.fingerprint()}) == 2
   for wrong, message in (
-    ({'shift': 2}, 'data.vocab.shift=2'),
+    ({'shift': 2}, 'shift=2 must be from 0 to 1'),
     ({'shift': 0, 'start_token': '<go>'}, "start_token='<go>' is no piece"),
   ):
     with pytest.raises(errors.InputError, match=message):
