@@ -28,6 +28,8 @@ SHARD = re.compile(r'(.+)-(\d+)-of-(\d+)\.safetensors')
 ADAPTER, ADAPTER_CONFIG = 'adapter_model', 'adapter_config.json'
 # Mistral's own format, by other names than those of transformers.
 OWN_FORMAT = 'consolidated'
+# Where older versions of modelopt say how it quantised.
+MODELOPT = 'hf_quant_config.json'
 PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt')
 # Pickles that are no weights: what a trainer leaves.
 TRAINER = re.compile(r'(training_args|optimizer|scheduler|scaler|rng_state).*')
@@ -148,7 +150,12 @@ def _config(path: pathlib.Path) -> dict[str, Any]:
       raise errors.InputError(
         f'{path} has no {CONFIG}, but folders in it have: {listed(folders, 3)}'
       )
-  return _json(path / CONFIG)
+  found = _json(path / CONFIG)
+  if (path / MODELOPT).exists() and not found.get('quantization_config'):
+    settings = _json(path / MODELOPT).get('quantization')
+    found['quantization_config'] = {'quant_method': 'modelopt'}
+    found['quantization_config'] |= settings if settings else {}
+  return found
 
 
 def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:

@@ -18,7 +18,7 @@ import time
 import numpy as np
 import pytest
 from etils import epath
-from helpers import hf
+from helpers import hf, tiny
 
 from moejax.cli import convert
 from moejax.convert import companions, quantised, safetensors, save
@@ -40,7 +40,7 @@ def theirs(*words):
     capture_output=True,
     text=True,
     check=False,
-    timeout=300,
+    timeout=900,  # all families are made at once
     env={**os.environ, 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': ''},
   )
   assert done.returncode == 0, done.stderr[-2000:]
@@ -111,6 +111,26 @@ def test_it_answers_as_transformers_does(family, fresh, tmp_path):
   assert off < 1e-6, SEED
   kept = {t.name for t in written.tensors if t.rule.float32}
   assert kept >= {*theirs('float32', target).split()}
+
+
+@pytest.mark.parametrize('num_shared', [0, 2])
+def test_plain_models_are_loaded_as_a_qwen2_moe(num_shared, tmp_path):
+  """Without shared experts, and with some that have no gate."""
+  if not _there():
+    pytest.skip(f'{PYTHON} has no torch and transformers')
+  moe = {'num_shared': num_shared, 'expert_width': 8}
+  config = tiny.model_config(moe=moe)
+  model = tiny.model(config)
+  weights = tiny.weights(model)
+  leaves = {k: np.asarray(x) for k, x in trees.leaves(weights).items()}
+  save.write(save.plan(config, model.shapes), leaves.get, tmp_path / 'out')
+  token_BL = tiny.batch([[12]]).token_BL
+  logits_BLV = hf.answer(model, weights, token_BL)[0]
+  expected = tmp_path / 'expected.npz'
+  np.savez(expected, token_BL=token_BL, logits_BLV=np.asarray(logits_BLV))
+  name, off = far(tmp_path / 'out', expected)
+  assert name == 'Qwen2MoeForCausalLM'
+  assert off < 1e-4
 
 
 def test_fine_tuned_and_out_again(tmp_path):

@@ -443,6 +443,16 @@ def test_other_kinds_are_refused_by_their_name(kind, tmp_path):
   assert len(text) < 500
 
 
+def test_modelopt_says_it_in_a_file_of_its_own(tmp_path):
+  (tmp_path / 'config.json').write_text('{"model_type": "olmoe"}')
+  text = json.dumps({'quantization': {'quant_algo': 'NVFP4'}})
+  (tmp_path / 'hf_quant_config.json').write_text(text)
+  written(tmp_path / folder.SINGLE, {'w': np.ones(1, np.float32)})
+  found = folder.open_folder(str(tmp_path))
+  want = " (quant_method='modelopt', quant_algo='NVFP4')"
+  assert quantised.by(found.config) == want
+
+
 def test_settings_alone_quantise_nothing(tmp_path):
   """A folder that was dequantised, and whose config.json says otherwise."""
   path = tmp_path / 'olmoe'
