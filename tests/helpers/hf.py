@@ -27,8 +27,12 @@ from moejax.train import loss as losses
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'hf'
 FAMILIES = sorted(path.name for path in GOLDEN.iterdir())
 PREDICT = ['deepseek_v3', 'glm4_moe']
-# Those whose class has a balance loss for all layers together.
-BALANCED = ['gpt_oss', 'mixtral', 'olmoe', 'qwen2_moe', 'qwen3_moe']
+# Those whose class has a balance loss, for all layers together.
+BALANCED = [
+  name
+  for name in FAMILIES
+  if 'aux_loss' in np.load(GOLDEN / name / 'expected.npz')
+]
 # What transformers has; `make_hf.py classes` writes it.
 CLASSES = (GOLDEN.parent / 'hf_classes.txt').read_text().split()
 # Those that are there by the names of transformers' memory, too.

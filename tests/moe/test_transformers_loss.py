@@ -14,9 +14,11 @@ from helpers import slow, tiny
 
 from moejax.cli import run_config
 from moejax.convert.families import FAMILIES, family
+from moejax.core import errors
 from moejax.moe import balance
 from moejax.moe.balance.load import ExpertLevel
 from moejax.moe.balance.switch import Switch
+from moejax.moe.routers import ROUTERS
 from moejax.moe.routers.top_k import TopK
 
 ZOO = str(pathlib.Path(__file__).parents[2] / 'configs' / 'zoo.py')
@@ -56,11 +58,11 @@ def formula(logits_NTE, k, valid_T):
   )
 
 
-def total(parts, router, logits_NTE, valid_T):
+def total(parts, router, logits_NTE, valid_T, memory=None):
   """All losses of a model whose layers route by these logits."""
   observed = []
   for logits_TE in logits_NTE:
-    given = tiny.router_input(logits_TE, valid_T=valid_T)
+    given = tiny.router_input(logits_TE, valid_T=valid_T, memory=memory or {})
     observed.append(balance.observe(parts, given, router(given)))
   sums = jax.tree.map(lambda *x: jnp.stack(x), *observed)
   return float(balance.total(parts, sums)[0])
@@ -102,6 +104,24 @@ def test_a_family_that_is_read_has_the_loss_of_its_class(name):
   keys = FAMILIES[FAMILY_OF.get(name, name)].keys
   for part in family.aux_loss(PUBLISHED[name]):
     assert part in keys
+
+
+def test_a_router_with_bias_and_sigmoids_has_the_loss_of_its_logits():
+  """As MiniMax-M2's class: neither moves what the loss sees."""
+  logits_NTE, valid_T = waves(3, 6, 5), np.arange(6) < 5
+  bias_E = np.array([0, 0, 0, 0, 5], np.float32)
+  memory = {'loss_free': {'bias_E': bias_E}}
+  router = TopK(k=2, score='sigmoid', renormalise=True)
+  of = lambda form: total(
+    (Switch(1.0, form, 'together'),), router, logits_NTE, valid_T, memory
+  )
+  want = formula(logits_NTE, 2, valid_T)
+  assert of('of_logits') == pytest.approx(want, rel=1e-5)
+  assert of('multi_hot') != pytest.approx(want, rel=1e-2)
+  given = tiny.router_input(logits_NTE[0])
+  routing = ROUTERS['expert_choice']()(given)
+  with pytest.raises(errors.InputError, match='use form=multi_hot'):
+    Switch(1.0, 'of_logits').observe(given, routing)
 
 
 def test_a_loss_for_each_layer_is_as_strong_where_layers_route_alike():

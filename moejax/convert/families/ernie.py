@@ -25,7 +25,7 @@ ERNIE4_5_MOE = family.Family(
     Only('moe_norm_min', 1e-12),
     Ours('moe.router.renormalise', True),
     Ours('moe.balance.loss_free.rate', 0.001),
-    *family.aux_loss(0.001),
+    *family.aux_loss(0.001, 'of_logits'),
   ),
   rules=(
     *family.OUTER,

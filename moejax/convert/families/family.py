@@ -60,16 +60,17 @@ def heads(theirs: Any) -> int:
   return theirs['num_attention_heads']
 
 
-def aux_loss(coefficient: float) -> tuple[Part, ...]:
+def aux_loss(coefficient: float, form: str = 'multi_hot') -> tuple[Part, ...]:
   """The loss of transformers' Mixtral and its kin.
 
   Args:
     coefficient: what a release, or else its class, has for
       `router_aux_loss_coef`.
+    form: `of_logits` where experts are not the largest softmax probabilities.
   """
   return (
     Ours('moe.balance.switch.alpha', coefficient),
-    Ours('moe.balance.switch.form', 'multi_hot'),
+    Ours('moe.balance.switch.form', form),
     Ours('moe.balance.switch.layers', 'together'),
   )
 

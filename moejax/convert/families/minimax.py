@@ -19,7 +19,7 @@ MINIMAX_M2 = family.Family(
     Ours('moe.router.score', 'sigmoid'),
     Ours('moe.router.renormalise', True),
     Ours('moe.balance.loss_free.rate', 0.001),
-    *family.aux_loss(0.001),
+    *family.aux_loss(0.001, 'of_logits'),
   ),
   rules=(
     *family.OUTER,

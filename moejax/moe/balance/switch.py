@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import config, errors
 from moejax.moe import contract
 from moejax.moe.balance import counts
 
@@ -27,8 +27,26 @@ def _masked(given: contract.RouterInput, routing: contract.Routing):
   return counts.count(routing), counts.gates(routing)
 
 
+def _of_logits(given: contract.RouterInput, routing: contract.Routing):
+  prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
+  if routing.per_token is None or prob_TE.shape != routing.prob_TE.shape:
+    raise errors.InputError(
+      'balance.switch.form=of_logits takes the k largest of a logit for each '
+      'expert: it needs a token choice router; use form=multi_hot'
+    )
+  _, expert_TK = jax.lax.top_k(given.logits_TE, routing.per_token)
+  hit_TE = (expert_TK[:, :, None] == jnp.arange(prob_TE.shape[1])).any(axis=1)
+  hit_E = counts.over_tokens(given, hit_TE.astype(jnp.float32))
+  return hit_E, counts.over_tokens(given, prob_TE)
+
+
 # Sums over tokens that f and P are made of, both [E].
-FORMS = {'masked': _masked, 'multi_hot': _multi_hot, 'top_1': _top_1}
+FORMS = {
+  'masked': _masked,
+  'multi_hot': _multi_hot,
+  'of_logits': _of_logits,
+  'top_1': _top_1,
+}
 
 
 # Whether a model has a loss for each layer, or one for all.
@@ -58,6 +76,10 @@ class Switch(contract.Balance):
       'multi_hot': f_i is the share of tokens that choose i at all, K of them
         each; alpha * K. Flaxformer's for top-k (E^2 mean(f P)) and that of
         transformers' Mixtral and its kin (the sum over the K places).
+      'of_logits': as multi_hot, with the softmax of the logits for P and its K
+        largest for f, whatever the router makes of the logits: transformers'
+        MiniMax-M2 and ERNIE 4.5 classes, which choose with a selection bias or
+        by sigmoids and take the loss of Mixtral all the same.
       'masked': as multi_hot, with the mean of the combine weights for P: the
         released EvoMoE's (arXiv 2112.14397). alpha * E when every token goes
         to every expert with weight 1 / E.
