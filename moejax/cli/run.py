@@ -38,6 +38,7 @@ from moejax.model import build
 from moejax.moe import check
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
+from moejax.parallel import parts as row_parts
 from moejax.plan import count
 from moejax.train import bad_steps, goodput, loop, optimizer, step
 from moejax.train import state as states
@@ -71,6 +72,7 @@ def train(
   mesh = meshes.make(run.mesh)
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
+  row_parts.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
   model = build.build(run.model, mesh)
   files.check_writable(folder)
   with (

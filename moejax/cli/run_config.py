@@ -290,6 +290,7 @@ def shrink(run: Run) -> Run:
         num_shared=min(moe.num_shared, 1),
         shared=dataclasses.replace(moe.shared, width=0),
         router=_shrunk(moe.router, choices),
+        dispatcher=_shrunk(moe.dispatcher, experts),
         balance=tuple(_shrunk(part, choices) for part in moe.balance),
       ),
     ),

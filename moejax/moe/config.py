@@ -115,6 +115,7 @@ class MoEConfig(config.Checked):
         f'moe.latent_width={self.latent_width}; set that to 0'
       )
     self.router.check(self.num_choices)
+    self.dispatcher.check(self.num_experts, self.num_choices)
     for part in self.balance:
       part.check(self.num_choices)
       zero = getattr(part, 'num_zero', self.zero_computation.num)

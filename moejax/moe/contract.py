@@ -312,6 +312,19 @@ class Dispatcher(Protocol):
     """Whether every expert has the same number of rows, R / E."""
     ...
 
+  def check(self, num_experts: int, num_choices: int) -> None:
+    """Raises InputError if its numbers do not fit so many experts.
+
+    Args:
+      num_experts: with weights.
+      num_choices: E, those without computation included.
+    """
+    ...
+
+  def shrunk(self, num_experts: int) -> 'Dispatcher':
+    """The same for a model that is shrunk to so many experts."""
+    ...
+
   def limit(
     self, routing: Routing, num_experts: int, training: bool
   ) -> Routing:

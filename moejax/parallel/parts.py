@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from moejax.core import errors
 from moejax.parallel import mesh as meshes
 from moejax.parallel import rules
 
@@ -47,6 +48,27 @@ def in_parts(
   out_PSN = out_PBN.reshape(parts, shards, -1, *out_PBN.shape[2:])
   out_BN = jnp.moveaxis(out_PSN, 0, 1).reshape(rows, *out_PBN.shape[2:])
   return rules.constrain(out_BN, ('batch', *others), mesh)
+
+
+def check(parts: int, rows: int, mesh: jax.sharding.Mesh, where: str) -> None:
+  """Raises InputError unless the rows of a device divide into so many parts.
+
+  Args:
+    parts: how many.
+    rows: of all devices; they divide over the mesh.
+    mesh: the devices.
+    where: the key that says how many.
+  """
+  own = rows // meshes.batch_size(mesh)
+  if own % parts == 0:
+    return
+  fitting = [n for n in range(1, own + 1) if own % n == 0]
+  near = [max(n for n in fitting if n < parts)]
+  near += [n for n in fitting if n > parts][:1]
+  raise errors.InputError(
+    f'{where}={parts} does not divide the {own} rows that a device has of a '
+    f'micro-batch; use {" or ".join(map(str, near))}'
+  )
 
 
 def each_part(

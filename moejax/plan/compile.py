@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from moejax.data.batch import Batch
 from moejax.model import build
 from moejax.parallel import mesh as meshes
+from moejax.parallel import parts as row_parts
 from moejax.parallel import rules
 from moejax.plan.topology import Slice
 from moejax.train import optimizer, step
@@ -81,6 +82,7 @@ def lower(
   mesh = meshes.make(run.mesh, list(where.devices))
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
+  row_parts.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
   model = build.build(run.model, mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
   config = step.StepConfig(

@@ -11,9 +11,13 @@ import pytest
 from helpers import tiny
 
 from moejax.cli import run_config
+from moejax.core import errors
 from moejax.model import build
 from moejax.moe import compute, grouped_matmul_kernels, kernel_swiglu
 from moejax.parallel import mesh as meshes
+from moejax.parallel import parts as row_parts
+from moejax.plan import compile as plan_compile
+from moejax.plan import topology
 
 ROWS, LENGTH = 8, 16
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'ds_2b.py'
@@ -83,3 +87,28 @@ def test_parts_that_do_not_divide_the_rows_become_fewer():
   (one, _), _ = _once(2, 2)
   (other, _), _ = _outcome(6, 2)
   assert one == other
+
+
+@pytest.mark.parametrize(
+  ('chunks', 'words'),
+  [
+    (7, 'model.token_chunks=7 does not divide the 6 rows .*; use 6$'),
+    (4, 'model.token_chunks=4 does not divide the 6 rows .*; use 3 or 6$'),
+  ],
+)
+def test_training_refuses_parts_that_do_not_divide(chunks, words, tmp_path):
+  """12 rows on 2 devices; evaluation, which has other rows, takes fewer."""
+  mesh = meshes.make(meshes.MeshConfig(fsdp=2), jax.devices()[:2])
+  with pytest.raises(errors.InputError, match=words):
+    row_parts.check(chunks, 12, mesh, 'model.token_chunks')
+  row_parts.check(3, 12, mesh, 'model.token_chunks')
+  flags = {
+    'model.token_chunks': str(chunks),
+    'train.batch_size': '48',
+    'train.micro_batches': '8',
+    'mesh.fsdp': '1',
+    'mesh.data': '1',
+  }
+  config = run_config.load(f'{CONFIG}:tiny', flags.items())
+  with pytest.raises(errors.InputError, match=words):
+    plan_compile.lower(config, topology.find('cpu:1'))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 
+from moejax.core import errors
 from moejax.moe import contract, layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers.capacity import Capacity
@@ -254,3 +255,24 @@ def test_evaluation_has_its_room_over_the_expert_axis(exchange):
   assert trained[1] > 0
   assert evaluated[1] == 0
   tiny.assert_close(got, [trained, evaluated], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'most'),
+  [({'factor': 4.1}, 4), ({'eval_factor': 9.0}, 4), ({'factor': 9.0}, 4)],
+)
+def test_more_room_than_there_are_assignments_is_refused(fields, most):
+  Capacity(factor=4.0, eval_factor=4.0).check(4, 4)
+  ((key, value),) = fields.items()
+  with pytest.raises(errors.InputError) as error:
+    Capacity(**fields).check(4, 4)
+  assert str(error.value) == (
+    f'model.moe.dispatcher.{key}={value} is room for more than all assignments '
+    f'in each of 4 experts; use {most} or less'
+  )
+  # Beside 3 choices without computation, at tau 0.75: 4 + 3 / 0.75 shares.
+  Capacity(factor=8.0, tau=0.75).check(4, 7)
+  with pytest.raises(errors.InputError, match='use 8 or less'):
+    Capacity(factor=8.1, tau=0.75).check(4, 7)
+  shrunk = Capacity(factor=16.0, eval_factor=2.0).shrunk(8)
+  assert (shrunk.factor, shrunk.eval_factor) == (8, 2)

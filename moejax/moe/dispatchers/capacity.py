@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import config, errors
 from moejax.moe import contract, permute
 from moejax.moe.dispatchers import dropless
 
@@ -84,6 +84,24 @@ class Capacity(config.Checked):
   @property
   def equal_groups(self) -> bool:
     return True
+
+  def check(self, num_experts: int, num_choices: int) -> None:
+    # With this factor all assignments of a group fit into one expert.
+    most = num_experts + (num_choices - num_experts) / self.tau
+    for key in ('factor', 'eval_factor'):
+      if getattr(self, key) > most:
+        raise errors.InputError(
+          f'model.moe.dispatcher.{key}={getattr(self, key)} is room for more '
+          f'than all assignments in each of {num_experts} experts; use '
+          f'{most:g} or less'
+        )
+
+  def shrunk(self, num_experts: int) -> 'Capacity':
+    return dataclasses.replace(
+      self,
+      factor=min(self.factor, num_experts),
+      eval_factor=min(self.eval_factor, num_experts),
+    )
 
   def limit(
     self, routing: contract.Routing, num_experts: int, training: bool

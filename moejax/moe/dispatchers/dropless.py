@@ -19,6 +19,13 @@ class Dropless:
   def equal_groups(self) -> bool:
     return False
 
+  def check(self, num_experts: int, num_choices: int) -> None:
+    pass
+
+  def shrunk(self, num_experts: int) -> 'Dropless':
+    del num_experts
+    return self
+
   def limit(
     self, routing: contract.Routing, num_experts: int, training: bool
   ) -> contract.Routing:
