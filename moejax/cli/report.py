@@ -40,6 +40,11 @@ def write(found: dict[str, Any], folder: epath.Path) -> None:
   files.atomic_write_json(folder / REPORT, found)
 
 
+def remove(folder: epath.Path) -> None:
+  """Marks the run as not finished: there is more to be done."""
+  (folder / REPORT).unlink(missing_ok=True)
+
+
 def make(
   parts: Parts, weights: Any, folder: epath.Path, screen: Screen
 ) -> dict[str, Any]:
@@ -156,6 +161,9 @@ def show(found: dict[str, Any], screen: Screen) -> None:
     screen.line(f'Sample {number}, prompt {sample["prompt"]!r}:')
     for line in sample['text'].splitlines():
       screen.line(f'  {line}')
+  if line := _best_line(found):
+    screen.line('')
+    screen.line(line)
   folder = found['workdir']
   screen.line('')
   screen.line(
@@ -170,6 +178,18 @@ def show(found: dict[str, Any], screen: Screen) -> None:
   screen.command(
     'python -m moejax.main --config=configs/tiny.py --workdir=runs/mine '
     "--config.data.files='/my/texts/*.txt'"
+  )
+
+
+def _best_line(found: dict[str, Any]) -> str:
+  """Where an earlier checkpoint was better than the last; '' if none was."""
+  best = found.get('best')
+  if best is None or best[0] == found['steps']:
+    return ''
+  step, loss = best
+  return (
+    f'The lowest loss of an evaluation in training was {loss:.3f}, at step '
+    f'{step}: --step=best takes that checkpoint.'
   )
 
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from moejax.cli import kept, run_config
 from moejax.cli.run_config import Run
-from moejax.core import config, errors
+from moejax.core import errors, resume
 from moejax.model import build
 from moejax.parallel import alone
 from moejax.parallel import group as groups
@@ -20,43 +20,27 @@ from moejax.train import state as states
 CONFIG, CHECKPOINTS = kept.CONFIG, kept.CHECKPOINTS
 run_of = run_config.of_workdir
 
-# Keys that do not change what is trained: a run may go on with others.
-FREE_KEYS = (
-  'data.cache_dir',
-  'data.vocab.path',  # compared by what is in the file: cli/kept.py
-  'start',
-  'train.checkpoint_every',
-  'train.compile_cache',
-  'train.eval_batches',
-  'train.eval_every',
-  'train.keep_checkpoints',
-  'train.load_every',
-  'train.local_checkpoint_every',
-  'train.local_checkpoints',
-  'train.log_every',
-  'train.max_bad_steps',
-  'train.peak_tflops',
-  'train.watchdog_exits',
-  'train.watchdog_s',
-)
-# How many devices and processes there are is nothing to the result, but for
-# the order in which sums are rounded.
-FREE_PART = 'mesh.'
-
 
 def check_same(run: Run, old: Run, where: str) -> None:
   """Raises InputError if two runs train something else; it names the keys."""
-  different = config.differences(old, run)
-  keys = ', '.join(
-    f'{key} ({a!r} there, {b!r} now)'
-    for key, (a, b) in different.items()
-    if key not in FREE_KEYS and not key.startswith(FREE_PART)
-  )
-  if keys:
+  changed = resume.changes(old, run)
+  different = dict(changed[resume.RESULT])
+  if _drops(run) or _drops(old):
+    # Which assignments have no room is another matter than rounding.
+    for key, values in changed[resume.ROUNDING].items():
+      if key.startswith('model.moe.exchange.'):
+        different[key] = values
+  if different:
     raise errors.InputError(
-      f'{where} belongs to a run of another config: {keys}; use another '
-      '--workdir, or the config that is there'
+      f'{where} belongs to a run of another config: '
+      f'{resume.listed(different)}; use another --workdir, or the config that '
+      'is there'
     )
+
+
+def _drops(run: Run) -> bool:
+  """Whether an exchange leaves out what it has no room for."""
+  return getattr(run.model.moe.exchange, 'overflow', None) == 'drop'
 
 
 def state(

@@ -18,6 +18,7 @@ from etils import epath
 from moejax.cli import (
   command,
   data_progress,
+  going_on,
   kept,
   report,
   restore,
@@ -30,7 +31,7 @@ from moejax.cli.run_config import Run
 from moejax.cli.screen import Screen
 from moejax.convert import configs, load
 from moejax.convert import folder as folders
-from moejax.core import compile_cache, config, errors, files
+from moejax.core import compile_cache, config, files
 from moejax.data import build as data_build
 from moejax.evals import perplexity
 from moejax.evals.batches import eval_batches, num_eval_batches
@@ -89,21 +90,24 @@ def _train(
   spent: goodput.Goodput,
   processes: Processes,
 ) -> None:
-  if (folder / restore.CONFIG).exists():
-    restore.check_same(run, restore.run_of(str(folder)), str(folder))
+  going_on.check_workdir(run, folder)
   screen = Screen(
     run.train.steps,
     plain_every=run.train.log_every,
     first_layer=run.model.num_dense,
     console=None if processes.main else rich.console.Console(quiet=True),
   )
-  finished = report.read(folder)
-  if finished is not None:
-    screen.line(
-      f'This run is finished: {folder} has all {run.train.steps} steps.'
-    )
-    report.show(finished, screen)
-    return
+  # All have read it before it may be removed.
+  found = processes.group.told('report', lambda: report.read(folder))
+  if found is not None:
+    if going_on.finished(run, folder, screen.line):
+      screen.line(
+        f'This run is finished: {folder} has all {run.train.steps} steps.'
+      )
+      report.show(found, screen)
+      return
+    if processes.main:
+      report.remove(folder)
   with compile_cache.kept(run.train.compile_cache, folder, screen.line):
     parts = _parts(run, model, screen, processes)
     _train_the_rest(parts, folder, screen, spent)
@@ -131,13 +135,16 @@ def _train_the_rest(
   run, processes = parts.run, parts.processes
   if processes.main:
     kept.keep(run.data.vocab, folder, run.start, screen.line)
-    files.atomic_write_json(folder / restore.CONFIG, config.to_dict(run))
     _write_versions(folder)
   _say_what(parts, folder, screen)
   with opened(parts, folder, screen, spent) as o, processes.guard():
     state = _start(parts, o)
+    if processes.main:
+      # Now it is known that the run may go on with this one.
+      files.atomic_write_json(folder / restore.CONFIG, config.to_dict(run))
     with screen, o.watchdog:
       result = loop.run(_job(parts, o), state)
+    best = o.checkpoints.best()
     spent.keep()
   if result.interrupted:
     at = int(result.state.step)
@@ -147,6 +154,7 @@ def _train_the_rest(
     )
   with spent.part('evaluation'):
     found = report.make(parts, result.state.weights, folder, screen)
+    found |= {'steps': run.train.steps, 'best': best}
   spent.keep()
   if processes.main:
     report.write(found, folder)
@@ -200,10 +208,13 @@ def _start(parts: Parts, o: Opened) -> states.State:
     if found is None:
       state = states.begin(*what, _first_weights(parts, o), rule)
   if found is None:
+    going_on.say_begun_anew(parts.run, o.folder, o.screen.line)
     o.go_on_from(0)
     return state
   state, extra = found
-  _check_extra(parts, extra)
+  going_on.check_checkpoint(
+    parts.run, parts.data, int(state.step), extra, o.screen.line
+  )
   o.screen.line(f'Going on from the checkpoint of step {int(state.step)}.')
   o.go_on_from(int(state.step))
   return state
@@ -235,20 +246,6 @@ def _first_weights(parts: Parts, o: Opened) -> build.Weights:
   return load.weights(plan, parts.model)
 
 
-def _check_extra(parts: Parts, extra: dict[str, Any]) -> None:
-  """Raises InputError if a checkpoint is of another config or other text."""
-  old = config.from_config_dict(Run, extra['config'])
-  restore.check_same(parts.run, old, 'the checkpoint')
-  now = data_build.identity(parts.data)
-  changed = sorted(k for k in now if now[k] != extra['data'].get(k))
-  if changed:
-    raise errors.InputError(
-      f'the text of {", ".join(changed)} has changed since the checkpoint: the '
-      'run could not go on with the same rows; use another --workdir, or put '
-      'the text back'
-    )
-
-
 def _job(parts: Parts, o: Opened) -> loop.Job:
   run, model, group = parts.run, parts.model, parts.processes.group
   config_step = step.StepConfig(
@@ -270,10 +267,7 @@ def _job(parts: Parts, o: Opened) -> loop.Job:
     display=o.screen,
     tokens_per_batch=run.train.batch_size * length,
     flops_per_token=count.flops_per_token(run.model, length),
-    extra={
-      'config': config.to_dict(run),
-      'data': data_build.identity(parts.data),
-    },
+    extra=going_on.extra_of(run, parts.data),
     hooks=[_validation_hook(parts, o.screen)],
     stop_requested=lambda step: group.agree(o.stop.after(step), step),
     bad_step=bad_steps.BadSteps(

@@ -27,7 +27,7 @@ from moejax.cli import kept, user_files
 from moejax.convert import folder as folders
 from moejax.convert import load as load_hf
 from moejax.convert import tokenizer
-from moejax.core import config, errors, table
+from moejax.core import config, errors, resume, table
 from moejax.data.config import DataConfig
 from moejax.model.config import ModelConfig
 from moejax.parallel.mesh import MeshConfig
@@ -76,10 +76,10 @@ class Run(config.Checked):
   data: DataConfig = DataConfig()
   opt: OptimizerConfig = OptimizerConfig()
   train: TrainConfig = TrainConfig()
-  mesh: MeshConfig = MeshConfig()
-  report: ReportConfig = ReportConfig()
-  start: str = ''
-  start_step: str = 'newest'
+  mesh: MeshConfig = resume.key(resume.ROUNDING, MeshConfig())
+  report: ReportConfig = resume.key(resume.NOTHING, ReportConfig())
+  start: str = resume.key(resume.BEGINNING, '')
+  start_step: str = resume.key(resume.BEGINNING, 'newest')
 
   def check(self) -> None:
     """Raises InputError if the parts do not fit together."""

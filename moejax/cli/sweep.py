@@ -43,7 +43,7 @@ from etils import epath
 
 from moejax.cli import (
   command,
-  restore,
+  going_on,
   run_config,
   screen,
   sweep_config,
@@ -92,10 +92,7 @@ class _Sweep:
   def check_folders(self) -> None:
     """Raises InputError if a folder has a run of another config."""
     for name, config in self.configs.items():
-      folder = self.folder / name
-      if (folder / restore.CONFIG).exists():
-        old = restore.run_of(os.fspath(folder))
-        restore.check_same(config, old, os.fspath(folder))
+      going_on.check_workdir(config, self.folder / name)
 
   def results(self) -> list[Result]:
     """How far every run is."""

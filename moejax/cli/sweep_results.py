@@ -113,7 +113,7 @@ def read(
   path = folder / METRICS
   logged = log.read(path) if path.exists() else []
   found = report.read(folder)
-  if found is not None:
+  if found is not None and found.get('steps', steps) >= steps:
     status, note = FINISHED, ''
   elif kept.get('failed') is not None:
     status, note = FAILED, kept['failed'].removeprefix('error: ')

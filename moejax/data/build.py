@@ -127,6 +127,15 @@ def contents(data: Data) -> dict[str, str]:
   }
 
 
+def contents_of(data_config: config.DataConfig, name: str) -> str | None:
+  """The same of one cache, by what `identity` says; None if it is gone."""
+  meta = cache_dir(data_config) / name / cache.META
+  try:
+    return cache.Meta.from_json(meta.read_text()).contents()
+  except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    return None
+
+
 def num_caches(data_config: config.DataConfig) -> int:
   """How many caches `build` opens or makes."""
   return sum(len(task.splits) for task, _ in _chosen(data_config))

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from moejax.core import config, errors
+from moejax.core import config, errors, resume
 from moejax.data import files as files_lib
 from moejax.data import mixtures
 from moejax.data import vocab as vocabs
@@ -29,15 +29,21 @@ class DataConfig(config.Checked):
   """
 
   mixture: str = config.named(mixtures.MIXTURES, 'minipile')
-  files: str = ''
-  validation_files: str = ''
-  validation_fraction: float = config.number(0.05, above=0, below=1)
-  text_field: str = 'text'
-  bad_lines: str = config.named(files_lib.BAD_LINES, 'stop')
+  files: str = resume.key(resume.TEXT, '')
+  validation_files: str = resume.key(resume.TEXT, '')
+  validation_fraction: float = resume.key(
+    resume.TEXT, config.number(0.05, above=0, below=1)
+  )
+  text_field: str = resume.key(resume.TEXT, 'text')
+  bad_lines: str = resume.key(
+    resume.TEXT, config.named(files_lib.BAD_LINES, 'stop')
+  )
   vocab: vocabs.Vocab = config.choice(vocabs.VOCABS, vocabs.SentencePiece())
   sequence_length: int = config.number(256, at_least=2)
-  max_documents: int = config.number(0, at_least=0, note='0: all')
-  cache_dir: str = ''
+  max_documents: int = resume.key(
+    resume.TEXT, config.number(0, at_least=0, note='0: all')
+  )
+  cache_dir: str = resume.key(resume.NOTHING, '')
 
   def __post_init__(self):
     super().__post_init__()

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from moejax.core import config, errors
+from moejax.core import config, errors, resume
 from moejax.data import seqio_bridge, vocab_file
 
 
@@ -29,7 +29,7 @@ class HfTokenizer(config.Checked):
       special token or several, such as '[gMASK]<sop>'.
   """
 
-  path: str = 'tokenizer.json'
+  path: str = resume.key(resume.NOTHING, 'tokenizer.json')
   eos_token: str = '<|endoftext|>'
   shift: int = config.number(1, at_least=0, at_most=1)
   start_token: str = ''

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from moejax.core import config, errors
+from moejax.core import config, errors, resume
 from moejax.data import seqio_bridge, vocab_file
 from moejax.data.hf_tokenizer import HfTokenizer
 
@@ -116,7 +116,8 @@ class SentencePiece(config.Checked):
     start_token: with `shift` 0, what a text begins with, if anything.
   """
 
-  path: str = ''
+  # Another file must hold the same tokenizer: cli/kept.py compares them.
+  path: str = resume.key(resume.NOTHING, '')
   shift: int | None = config.number(
     None, at_least=0, at_most=1, note='none: as the model needs'
   )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from moejax.core import config, errors
+from moejax.core import config, errors, resume
 from moejax.model import attend, remat
 from moejax.model.heads import HEADS, QK_NORMS, Grouped
 from moejax.model.rope import Rope
@@ -92,12 +92,17 @@ class ModelConfig(config.Checked):
   mtp_layers: int = config.number(0, at_least=0, at_most=100, note='0: none')
   init_std: float = config.number(0.006, above=0, at_most=10)
   dtype: str = config.named(DTYPES, 'float32')
-  attention: str = config.named(
-    ('auto', *attend.ATTENTIONS, *attend.KERNELS), 'auto'
+  attention: str = resume.key(
+    resume.ROUNDING,
+    config.named(('auto', *attend.ATTENTIONS, *attend.KERNELS), 'auto'),
   )
-  remat: str = config.named(remat.POLICIES, 'none')
-  scan_unroll: int = config.number(1, at_least=1, at_most=10**4)
-  token_chunks: int = config.number(1, at_least=1, at_most=10**6)
+  remat: str = resume.key(resume.ROUNDING, config.named(remat.POLICIES, 'none'))
+  scan_unroll: int = resume.key(
+    resume.ROUNDING, config.number(1, at_least=1, at_most=10**4)
+  )
+  token_chunks: int = resume.key(
+    resume.ROUNDING, config.number(1, at_least=1, at_most=10**6)
+  )
 
   @property
   def kv_heads(self) -> int:

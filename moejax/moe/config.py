@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from moejax.core import config, errors, table
+from moejax.core import config, errors, resume, table
 from moejax.moe import balance as balances
 from moejax.moe import contract
 from moejax.moe.dispatchers import DISPATCHERS
@@ -53,8 +53,8 @@ class MoEConfig(config.Checked):
   dispatcher: contract.Dispatcher = config.choice(
     DISPATCHERS, DISPATCHERS['dropless']()
   )
-  exchange: contract.Exchange = config.choice(
-    EXCHANGES, EXCHANGES['all_to_all']()
+  exchange: contract.Exchange = resume.key(
+    resume.ROUNDING, config.choice(EXCHANGES, EXCHANGES['all_to_all']())
   )
   experts: SwiGLU = config.choice(EXPERTS, SwiGLU())
   balance: tuple[contract.Balance, ...] = config.choices(
@@ -62,8 +62,11 @@ class MoEConfig(config.Checked):
   )
   zero_computation: ZeroComputation = ZeroComputation()
   gating_residual: bool = False
-  grouped_matmul: str = config.named(
-    ('auto', 'fused', 'fused_megablox', 'obvious', *GROUPED_MATMULS), 'auto'
+  grouped_matmul: str = resume.key(
+    resume.ROUNDING,
+    config.named(
+      ('auto', 'fused', 'fused_megablox', 'obvious', *GROUPED_MATMULS), 'auto'
+    ),
   )
 
   @property

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from moejax.core import config, errors, log
+from moejax.core import config, errors, log, resume
 from moejax.data.batch import Batch
 from moejax.moe import stats
 from moejax.train import bad_steps, spikes
@@ -68,30 +68,42 @@ class TrainConfig(config.Checked):
       JAX has been given one; none for none.
   """
 
-  steps: int = config.number(1000, at_least=1)
+  steps: int = resume.key(resume.LENGTH, config.number(1000, at_least=1))
   batch_size: int = config.number(8, at_least=1)
-  micro_batches: int = config.number(1, at_least=1)
+  micro_batches: int = resume.key(resume.ROUNDING, config.number(1, at_least=1))
   consistency: float = config.number(0.0, at_least=0, at_most=1000)
   mtp_weight: float = config.number(0.3, at_least=0, at_most=100)
-  max_bad_steps: int = config.number(10, at_least=1)
-  log_every: int = config.number(10, at_least=1)
-  load_every: int = config.number(100, at_least=0, note='0: never')
-  checkpoint_every: int = config.number(500, at_least=1)
-  keep_checkpoints: int = config.number(3, at_least=1)
-  save_best: bool = True
-  eval_every: int = config.number(500, at_least=1)
-  eval_batches: int = config.number(8, at_least=0, note='0: all')
-  peak_tflops: float = config.number(
-    0.0, at_least=0, at_most=10**9, note='0: unknown'
+  max_bad_steps: int = resume.key(resume.NOTHING, config.number(10, at_least=1))
+  log_every: int = resume.key(resume.NOTHING, config.number(10, at_least=1))
+  load_every: int = resume.key(
+    resume.NOTHING, config.number(100, at_least=0, note='0: never')
+  )
+  checkpoint_every: int = resume.key(
+    resume.NOTHING, config.number(500, at_least=1)
+  )
+  keep_checkpoints: int = resume.key(
+    resume.NOTHING, config.number(3, at_least=1)
+  )
+  save_best: bool = resume.key(resume.NOTHING, True)
+  eval_every: int = resume.key(resume.NOTHING, config.number(500, at_least=1))
+  eval_batches: int = resume.key(
+    resume.NOTHING, config.number(8, at_least=0, note='0: all')
+  )
+  peak_tflops: float = resume.key(
+    resume.NOTHING,
+    config.number(0.0, at_least=0, at_most=10**9, note='0: unknown'),
   )
   skip_spikes: Any = config.choice(spikes.SPIKES, spikes.NEVER)
-  local_checkpoints: str = ''
-  local_checkpoint_every: int = config.number(50, at_least=1)
-  watchdog_s: float = config.number(
-    1800.0, at_least=0, at_most=10**9, note='0: never'
+  local_checkpoints: str = resume.key(resume.NOTHING, '')
+  local_checkpoint_every: int = resume.key(
+    resume.NOTHING, config.number(50, at_least=1)
   )
-  watchdog_exits: bool = False
-  compile_cache: str = ''
+  watchdog_s: float = resume.key(
+    resume.NOTHING,
+    config.number(1800.0, at_least=0, at_most=10**9, note='0: never'),
+  )
+  watchdog_exits: bool = resume.key(resume.NOTHING, False)
+  compile_cache: str = resume.key(resume.NOTHING, '')
 
   def check(self) -> None:
     """Raises InputError if the numbers do not fit together."""

@@ -81,6 +81,10 @@ class Tiers:
     self._try(Checkpointer.wait)
     self._durable.wait()
 
+  def best(self) -> tuple[int, float] | None:
+    """The workdir's checkpoint with the lowest metric, and the metric."""
+    return self._durable.best()
+
   def is_best(self, step: int, value: float) -> bool:
     """Whether the metric is better than those of the workdir's checkpoints."""
     return self._durable.is_best(step, value)

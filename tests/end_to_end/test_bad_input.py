@@ -205,6 +205,8 @@ def test_workdir_of_another_config_names_the_keys(capsys, tmp_path):
   )
   text = json.dumps(config.to_dict(run))
   (tmp_path / 'config.json').write_text(text)
+  # Before the first checkpoint all may change.
+  (tmp_path / 'checkpoints' / '00000005').mkdir(parents=True)
   line = _error(
     capsys, TINY, SYNTHETIC, '--config.opt.peak_lr=0.5', f'--workdir={tmp_path}'
   )

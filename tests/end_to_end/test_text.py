@@ -5,11 +5,12 @@ import json
 import lzma
 import math
 
+import jax
 import numpy as np
 import pytest
 from helpers import own_text
 
-from moejax.cli import command
+from moejax.cli import command, restore
 from moejax.cli.report import PROMPTS
 
 pytestmark = pytest.mark.slow  # the first waits for the run
@@ -120,10 +121,15 @@ def test_changed_text_is_refused_and_the_same_text_goes_on(
   assert 'put the text back' in line
   assert (workdir / 'metrics.jsonl').read_bytes() == before
 
-  # How often it is logged does not change what is trained.
-  text.write_bytes(whole)
-  ended = own_text.call(*flags, '--config.train.log_every=2')
+  # How often it is logged does not change what is trained, nor what the text
+  # is called.
+  text.unlink()
+  (tmp_path / 'there').mkdir()
+  (tmp_path / 'there' / 'moved.jsonl').write_bytes(whole)
+  moved = own_text.flags(tmp_path / 'there', workdir)
+  ended = own_text.call(*moved, '--config.train.log_every=2')
   assert (ended.code, ended.err) == (command.DONE, [])
+  assert 'The same rows come of data.files (' in ' '.join(ended.out)
   assert 'Going on from the checkpoint of step 2.' in ended.out
   found = own_text.records(workdir)
   assert [r['step'] for r in found if 'loss' in r] == [1, 2, 4, 6]
@@ -134,6 +140,28 @@ def test_changed_text_is_refused_and_the_same_text_goes_on(
   assert own_text.report(workdir) == {**same, 'workdir': str(workdir)}
   kept = json.loads((workdir / 'config.json').read_text())
   assert kept['train']['log_every'] == 2
+  _check_it_goes_on(moved, workdir, found)
+
+
+def _check_it_goes_on(flags, workdir, before):
+  """A run with all its steps takes more, with its optimiser's state."""
+  longer = own_text.STEPS + 2
+  more = f'--config.train.steps={longer}'
+  ended = own_text.call(*flags, more, '--config.report.samples=false')
+  assert (ended.code, ended.err) == (command.DONE, [])
+  out = ' '.join(ended.out)
+  assert f'This run had all of its 6 steps; it goes on to {longer}' in out
+  assert 'Going on from the checkpoint of step 6.' in out
+  assert f'The run has {longer} steps now, 6 before' in out
+  state = restore.state(str(workdir))
+  assert int(state.step) == longer
+  counts = [x for x in jax.tree.leaves(state.opt_state) if x.ndim == 0]
+  assert {int(count) for count in counts} == {longer}
+  assert own_text.report(workdir)['steps'] == longer
+  assert own_text.records(workdir)[: len(before)] == before
+  ended = own_text.call(*flags)
+  assert ended.code == command.BAD_INPUT
+  assert 'train.steps=6, but the run in' in ended.err[0]
 
 
 def _table(lines):

@@ -125,14 +125,14 @@ def _kill(pid):
 
 def flags(text, dispatcher, workdir, cache, *more):
   """The flags of a run, with a data cache of its own."""
-  return (
+  return own_text.merged((
     *FLAGS,
     *DISPATCHERS[dispatcher][1],
     f'--config.data.files={text}',
     f'--config.data.cache_dir={cache}',
     f'--workdir={workdir}',
     *more,
-  )
+  ))
 
 
 def straight(server, text, dispatcher, folder, *more):

@@ -52,8 +52,13 @@ def call(*flags):
   """Runs the training command in this process."""
   out, err = io.StringIO(), io.StringIO()
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-    code = command.call(main.main, flags)
+    code = command.call(main.main, merged(flags))
   return Ended(code, out.getvalue().splitlines(), err.getvalue().splitlines())
+
+
+def merged(flags):
+  """Each flag once, the last: the command refuses two values of a key."""
+  return tuple({flag.partition('=')[0]: flag for flag in flags}.values())
 
 
 def flags(text, workdir):

@@ -83,7 +83,7 @@ class Processes:
     self.all = [
       subprocess.Popen(
         [
-          *(sys.executable, *program, *flags),
+          *(sys.executable, *program, *own_text.merged(flags)),
           f'--coordinator=127.0.0.1:{port}',
           f'--num-processes={of or count}',
           f'--process-id={index}',
