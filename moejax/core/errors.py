@@ -1,5 +1,7 @@
 """The ways a run ends badly without a bug."""
 
+from typing import Any
+
 
 class InputError(ValueError):
   """Something the user gave is wrong.
@@ -21,3 +23,12 @@ class LostHostError(RuntimeError):
 
   Commands print the message without a stack trace and exit with code 6.
   """
+
+
+def shown(path: Any) -> str:
+  r"""A path for a message: one line, whatever bytes its name has.
+
+  Example:
+    a name with a line feed, 'a\nb', as r'a\nb'
+  """
+  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))

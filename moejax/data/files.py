@@ -266,7 +266,7 @@ def _status(path: pathlib.Path) -> os.stat_result:
     return path.stat()
   except OSError as e:
     raise errors.InputError(
-      f'{readers.shown(path)} cannot be read: {e.strerror}'
+      f'{errors.shown(path)} cannot be read: {e.strerror}'
     ) from None
 
 

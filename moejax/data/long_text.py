@@ -40,6 +40,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moejax.core import errors
 from moejax.data import vocab as vocabs
 
 LONG = 2**22  # characters, or bytes of a file: longer documents are cut
@@ -132,12 +133,27 @@ class LongText:
     )
 
   def _blocks(self) -> Iterator[bytes]:
-    with self.path.open('rb') as file:
-      file.seek(self.start)
-      left = self.num_bytes
-      while left and (data := file.read(min(_CHUNK, left))):
-        left -= len(data)
-        yield data
+    """The bytes, some at a time.
+
+    Raises:
+      InputError: the file cannot be read any more, or has become shorter.
+    """
+    left = self.num_bytes
+    try:
+      with self.path.open('rb') as file:
+        file.seek(self.start)
+        while left and (data := file.read(min(_CHUNK, left))):
+          left -= len(data)
+          yield data
+    except OSError as e:
+      raise errors.InputError(
+        f'{errors.shown(self.path)} cannot be read: {e.strerror or e}'
+      ) from None
+    if left:
+      raise errors.InputError(
+        f'{errors.shown(self.path)} became shorter while it was read: wait '
+        'until it is whole'
+      )
 
   def _byte_of(self, character: int) -> int:
     """Where a character begins in the file; its end if there is none."""

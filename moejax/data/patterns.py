@@ -69,7 +69,7 @@ def find(key: str, pattern: str) -> Found:
     fit = [path for path in matches if readers.suffix(path)]
     if not fit:
       reason = (
-        f'{readers.shown(matches[0])} is of an unknown kind'
+        f'{errors.shown(matches[0])} is of an unknown kind'
         if matches
         else 'no file there matches'
       )
@@ -84,7 +84,7 @@ def find(key: str, pattern: str) -> Found:
   if others:
     notes = [
       f'passed over {_files(len(others))} of unknown kinds, the first is '
-      f'{readers.shown(min(others))}',
+      f'{errors.shown(min(others))}',
       *notes,
     ]
   return Found(tuple(kept), tuple(notes))
@@ -182,7 +182,7 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
       return sorted(entries, key=lambda entry: entry.name)
   except OSError as e:
     raise errors.InputError(
-      f'folder {readers.shown(folder)} cannot be read: {e.strerror or e}'
+      f'folder {errors.shown(folder)} cannot be read: {e.strerror or e}'
     ) from None
 
 
@@ -217,7 +217,7 @@ def _once(
     (one, other, *_), num = twice[0], len(twice)
     notes.append(
       f'{_files(num)} under more than one name, read once; the first is '
-      f'{readers.shown(absolute[one])}, also {readers.shown(absolute[other])}'
+      f'{errors.shown(absolute[one])}, also {errors.shown(absolute[other])}'
     )
   return [absolute[name] for name in ordered if name in kept], notes
 

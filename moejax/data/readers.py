@@ -46,21 +46,12 @@ class _DamagedError(Exception):
   """A file cannot be read beyond some row."""
 
 
-def shown(path: pathlib.Path) -> str:
-  r"""A path for a message: one line, whatever bytes its name has.
-
-  Example:
-    a name with a line feed, 'a\nb', as r'a\nb'
-  """
-  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
-
-
 def read_txt(
   path: pathlib.Path, field: str, open_file: Open = _open
 ) -> Iterator[Item]:
   """The whole file is one document."""
   del field
-  where = shown(path)
+  where = errors.shown(path)
   if open_file is _open and path.stat().st_size > long_text.LONG:
     yield from _long_txt(where, path)
     return
@@ -99,7 +90,7 @@ def read_jsonl(
   path: pathlib.Path, field: str, open_file: Open = _open
 ) -> Iterator[Item]:
   """A JSON object a line; blank lines are passed over."""
-  name = shown(path)
+  name = errors.shown(path)
   with open_file(path, 'rb') as lines:
     for number, line in enumerate(lines, 1):
       if line.strip():
@@ -125,7 +116,7 @@ def json_item(where: str, line: bytes, field: str) -> Item:
 
 def read_parquet(path: pathlib.Path, field: str) -> Iterator[Item]:
   """A row is a document; the column has the field's name."""
-  name = shown(path)
+  name = errors.shown(path)
   with seqio_bridge.needed(name, 'pyarrow', 'make .jsonl.gz of it'):
     import pyarrow as pa
     from pyarrow import parquet
@@ -223,7 +214,7 @@ def read(path: pathlib.Path, field: str) -> Iterator[Item]:
   Raises:
     InputError: the system cannot read the file.
   """
-  where, number = shown(path), 0
+  where, number = errors.shown(path), 0
   if problem := no_file(path):
     yield Item(where, '', problem)
     return

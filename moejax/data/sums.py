@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from moejax.core import errors, files
-from moejax.data import readers
 
 RECORD = 'sums.json'
 # Two changes within one tick of a file system's clock look like one: the
@@ -125,14 +124,14 @@ def _digest(file: tuple[pathlib.Path, Stamp]) -> str:
     raise _unreadable(path, e) from None
   if _stamp(path) != before:
     raise errors.InputError(
-      f'{readers.shown(path)} changed while it was read: wait until it is whole'
+      f'{errors.shown(path)} changed while it was read: wait until it is whole'
     )
   return digest
 
 
 def _unreadable(path: pathlib.Path, e: OSError) -> errors.InputError:
   return errors.InputError(
-    f'{readers.shown(path)} cannot be read: {e.strerror or e}'
+    f'{errors.shown(path)} cannot be read: {e.strerror or e}'
   )
 
 

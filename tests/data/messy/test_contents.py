@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from moejax.core import errors
-from moejax.data import cache_writer, files, vocab
+from moejax.data import cache_writer, files, long_text, readers, vocab
 
 
 def _write(path, data):
@@ -161,6 +161,27 @@ def test_bad_documents_are_left_out_counted_and_the_first_is_named(
   )
   assert problem in note
   assert note.isprintable()
+
+
+@pytest.mark.parametrize(
+  'case',
+  [case for case in CASES if case[0].endswith('.txt') and case[1].strip()],
+  ids=lambda case: case[0],
+)
+def test_a_text_too_long_for_memory_is_judged_by_the_same_rule(
+  case, tmp_path, monkeypatch
+):
+  name, data, good, num_bad, _, problem = case
+  monkeypatch.setattr(long_text, 'LONG', 0)
+  monkeypatch.setattr(long_text, '_CHUNK', 1)
+  path = tmp_path / name
+  path.write_bytes(data)
+  (item,) = readers.read(path, 'text')
+  assert bool(item.problem) == bool(num_bad)
+  if num_bad:
+    assert problem in item.problem
+  else:
+    assert [long_text.whole(item.text)] == good
 
 
 @parametrize

@@ -11,7 +11,7 @@ import pytest
 
 from moejax.core import errors
 from moejax.core import files as core_files
-from moejax.data import build, config, files, patterns, sums, vocab
+from moejax.data import build, config, files, long_text, patterns, sums, vocab
 
 KINDS = ('.txt', '.txt.gz', '.jsonl', '.jsonl.gz', '.parquet')
 
@@ -361,6 +361,32 @@ def test_a_file_that_vanishes_after_the_search_is_one_line(tmp_path):
     assert str(caught.value) == (
       f'{tmp_path}/b.txt cannot be read: No such file or directory'
     )
+
+
+@pytest.mark.parametrize(
+  ('change', 'reason'),
+  [
+    (pathlib.Path.unlink, 'cannot be read: No such file or directory'),
+    (lambda path: path.write_text('shorter'), 'became shorter while it was'),
+  ],
+)
+def test_a_long_file_that_changes_before_it_is_packed_is_one_line(
+  change, reason, tmp_path, monkeypatch
+):
+  """Such a file is read again piece by piece."""
+  monkeypatch.setattr(long_text, 'LONG', 9)
+  path = tmp_path / 'a.txt'
+  path.write_text('words and lines\n' * 9)
+  (text,) = files.Files(str(path)).all_texts()
+  change(path)
+  for use in (
+    lambda: list(text.chunks()),
+    lambda: text.ends(0.1),
+    text.sha256,
+  ):
+    with pytest.raises(errors.InputError) as caught:
+      use()
+    assert str(caught.value).startswith(f'{path} {reason}')
 
 
 def test_files_that_come_during_a_start_wait_for_the_next(tmp_path):
