@@ -103,8 +103,10 @@ def folder(
   place = epath.Path(workdir) / companions.NAME
   if place.is_dir():
     companions.check(place)
-  else:
+  elif start and epath.Path(start).is_dir():  # nothing is fetched for this
     place = _source(start)
+  else:
+    return None
   if place is None:
     return None
   return place if _is_of(vocab, companions.tokenizer_file(place)) else None

@@ -213,7 +213,7 @@ def test_a_copy_is_whole_or_absent(own, monkeypatch):
   assert kept.resolved(mine, workdir).size == 8192
 
 
-def test_workdirs_of_before_there_were_copies_still_open(tmp_path):
+def test_workdirs_of_before_there_were_copies_still_open(tmp_path, monkeypatch):
   """An import's tokenizer was named by its place then, without checksums."""
   work = tmp_path / 'work'
   spoken.llama(work / companions.NAME)
@@ -233,6 +233,9 @@ def test_workdirs_of_before_there_were_copies_still_open(tmp_path):
   start = str(moved / companions.NAME)
   place = kept.folder(found, tmp_path / 'old', start)
   assert place == epath.Path(start)
+  # Nothing is fetched to generate or to export.
+  monkeypatch.setattr(kept.folders, '_fetch', lambda _: pytest.fail('fetched'))
+  assert kept.folder(found, tmp_path / 'old', 'owner/name') is None
 
 
 def test_ids_that_are_written_out_are_always_said():

@@ -151,6 +151,25 @@ def test_special_tokens_are_plain_in_texts_and_themselves_in_prompts(
   assert not special & {*ours.encode(text)}
 
 
+def test_an_end_that_a_file_has_among_its_words_alone(made, tmp_path):
+  """It is a special token in prompts, as in transformers; texts stay as is."""
+  tree = json.loads((made / 'gpt_2' / 'tokenizer.json').read_text())
+  (end,) = tree.pop('added_tokens')
+  tree['added_tokens'] = []
+  tree['model']['vocab'][end['content']] = end['id']
+  path = tmp_path / 'tokenizer.json'
+  path.write_text(json.dumps(tree))
+  ours = vocab.HfTokenizer(str(path), end['content'], shift=0)
+  plain = spoken.tokenizers.Tokenizer.from_file(str(path))
+  text = f'the{end["content"]} cat'
+  assert ours.encode(text) == plain.encode(text).ids
+  assert ours.encode_prompt(text) == [
+    *ours.encode('the'),
+    end['id'],
+    *ours.encode(' cat'),
+  ]
+
+
 def test_a_folder_s_own_sentencepiece_model_is_used_as_it_is(tmp_path):
   for begins, start in ((True, (1,)), (False, ()), (None, ())):
     folder = tmp_path / str(begins)
