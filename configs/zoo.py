@@ -256,6 +256,12 @@ ZOO = {
     'router': _top_k(k=8, score='sigmoid', renormalise=True),
     'balance': LOSS_FREE,
   },
+  'zaya_1': {
+    **SINGLE,
+    'router': _top_k(k=1),
+    'scorer': {'name': 'mlp', 'width': 32},
+    'balance': {'adamw_bias': {'rate': 0.001}},
+  },
   # Other scores.
   'sigma_moe': {
     'num_experts': 16,

@@ -123,11 +123,14 @@ class ScorerInput:
     token_T: int32 vocabulary ids.
     experts: weights of all routed experts, for a scorer that `reads_experts`;
       else empty.
+    state_TR: what the scorer of the layer before handed on, zeros in the first
+      layer; None for a router's further scorers.
   """
 
   x_TD: jax.Array
   token_T: jax.Array
   experts: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+  state_TR: jax.Array | None = None
 
 
 def loss_weight(default: float) -> Any:
@@ -151,6 +154,11 @@ class Scorer(config.Checked):
     """Whether it looks at the experts' weights."""
     return False
 
+  @property
+  def state_width(self) -> int:
+    """R, numbers of each token that it hands to the next layer's scorer."""
+    return 0
+
   def init(
     self, key: jax.Array, width: int, num: int, std: float
   ) -> dict[str, Any]:
@@ -166,6 +174,10 @@ class Scorer(config.Checked):
 
   def __call__(self, w: dict[str, jax.Array], given: ScorerInput) -> jax.Array:
     """Scores [T, num] in float32, whatever the compute type."""
+    raise NotImplementedError
+
+  def state(self, w: dict[str, jax.Array], given: ScorerInput) -> jax.Array:
+    """What it hands on, [T, R] in float32, if R is above 0."""
     raise NotImplementedError
 
   def balance_logits(

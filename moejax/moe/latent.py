@@ -33,8 +33,8 @@ def init(
   w_DZ = std * jax.random.normal(keys[0], (width, latent), jnp.float32)
   w_ZD = std * jax.random.normal(keys[1], (latent, width), jnp.float32)
   return {
-    'w_down_DZ': nnx.Param(w_DZ, axes=('embed', 'unsharded')),
-    'w_up_ZD': nnx.Param(w_ZD, axes=('unsharded', 'embed')),
+    'w_down_DZ': nnx.Param(w_DZ, axes=('embed', 'unsharded'), decays=True),
+    'w_up_ZD': nnx.Param(w_ZD, axes=('unsharded', 'embed'), decays=True),
   }
 
 

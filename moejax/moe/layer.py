@@ -54,10 +54,12 @@ class Trace:
   Attributes:
     chosen_BLE: bool, the choices of each token.
     logits_BLE: float32 logits, for `gating_residual`; else without elements.
+    state_BLR: float32, what the scorer hands on; R is its `state_width`.
   """
 
   chosen_BLE: jax.Array
   logits_BLE: jax.Array
+  state_BLR: jax.Array
 
 
 @flax.struct.dataclass
@@ -299,8 +301,10 @@ class MoE(nnx.Module):
     config = self.config
     sizes = shapes.dims('B L D', x_BLD)
     x_TD = x_BLD.reshape(-1, sizes['D'])
-    flat = lambda x: x.reshape(-1, *x.shape[2:])
-    given = self._given(weights, x_TD, jax.tree.map(flat, tokens), key)
+    flat = lambda x: x.reshape(len(x_TD), *x.shape[2:])
+    given, state_TR = self._given(
+      weights, x_TD, jax.tree.map(flat, tokens), flat(trace.state_BLR), key
+    )
     if config.gating_residual:
       logits_TE = given.logits_TE + jnp.dot(
         flat(trace.logits_BLE),
@@ -322,6 +326,7 @@ class MoE(nnx.Module):
       logits_BLE=unflat(given.logits_TE)
       if config.gating_residual
       else trace.logits_BLE,
+      state_BLR=unflat(state_TR),
     )
     return (unflat(found.out_TD), new, record), found.chain
 
@@ -334,33 +339,39 @@ class MoE(nnx.Module):
       return routing
     return dataclasses.replace(routing, prob_TE=jax.nn.softmax(logits_TE))
 
-  def _given(self, weights, x_TD, tokens, key) -> contract.RouterInput:
-    """What the router sees."""
+  def _given(
+    self, weights, x_TD, tokens, state_TR, key
+  ) -> tuple[contract.RouterInput, jax.Array]:
+    """What the router sees, and what the next layer's scorer is to see."""
     config = self.config
     x_TD = x_TD.astype(jnp.float32)
     x_TD = config.router.prepare(x_TD, tokens.index_BL, key)
 
-    def score(scorer, w):
+    def seen(scorer, state_TR=None):
       experts = self._all_experts(weights) if scorer.reads_experts else {}
-      return scorer(w, contract.ScorerInput(x_TD, tokens.token_BL, experts))
+      return contract.ScorerInput(x_TD, tokens.token_BL, experts, state_TR)
 
+    of_main, main = seen(config.scorer, state_TR), weights['router']
+    if config.scorer.state_width:
+      state_TR = config.scorer.state(main, of_main)
     memory = dict(weights['memory'])
     steps = memory.pop('router', {}).get('steps', jnp.zeros(()))
     heads = config.router.heads(config.num_choices)
-    return contract.RouterInput(
-      logits_TE=score(config.scorer, weights['router']),
+    given = contract.RouterInput(
+      logits_TE=config.scorer(main, of_main),
       valid_T=tokens.valid_BL,
       index_T=tokens.index_BL,
       key=key,
       row_length=0,
       heads={
-        name: score(scorer, weights['heads'][name])
+        name: scorer(weights['heads'][name], seen(scorer))
         for name, (scorer, _) in heads.items()
       },
       token_T=tokens.token_BL,
       steps=steps,
       memory=memory,
     )
+    return given, state_TR
 
   def _all_experts(self, weights) -> dict[str, jax.Array]:
     """The weights of all experts; what is not used of them is not moved."""
@@ -410,11 +421,12 @@ class MoE(nnx.Module):
 
 
 def no_trace(config: MoEConfig, rows: int, length: int) -> Trace:
-  """What the first layer is given: nothing chosen, logits of zero."""
+  """What the first layer is given: nothing chosen, numbers of zero."""
   num_logits = config.num_logits if config.gating_residual else 0
   return Trace(
     chosen_BLE=jnp.zeros((rows, length, config.num_choices), bool),
     logits_BLE=jnp.zeros((rows, length, num_logits), jnp.float32),
+    state_BLR=jnp.zeros((rows, length, config.scorer.state_width), jnp.float32),
   )
 
 

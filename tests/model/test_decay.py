@@ -21,10 +21,12 @@ DECAY = {
   'attention': 'w_q_DHK w_k_DGK w_v_DGK w_o_HKD',
   'latent attention': 'w_dq_DQ w_uq_QHK w_dkv_DR w_ukv_RHK w_o_HVD',
   'experts': 'w_in_ED2F w_in_EDF w_out_EFD',
+  'space of experts': 'w_down_DZ w_up_ZD',
   'autonomous experts': 'w_down_EDR w_up_ERF w_p_EDF',
   'PEER': 'w_query_DH2K keys_2NK u_ED v_ED',
   'Soft MoE': 'phi_DEP',
   'scores of experts': 'w_DE w_EZ w_DZ v_VZ',
+  'network of scores': 'w_down_DR w_one_RR w_two_RR w_out_RE',
   'logits of the layer before': 'residual',
   'gate of shared experts': 'w_gate_D',
   'mix of a constant expert': 'w_CD2',
@@ -37,7 +39,9 @@ STAY = {
   'temperatures': 'log_tau',
   'a constant in place of an expert': 'v_CD',
   'scores of no token': 'c_E',
+  'network of scores': 'b_down_R b_one_R b_two_R norm_scale_R depth_scale_R',
   'memories': 'bias_E momentum_E steps l1',
+  'more memories': 'average_E updates first_E second_E',
   'a frozen network, and its input': 'w_DH b_H w_HN b_N r_D',
 }
 ANSWERS = {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from moejax.core import table
 from moejax.moe import contract
 from moejax.moe.balance import (
+  adamw_bias,
   adaptive_l1,
   bias,
   gshard,
@@ -23,6 +24,7 @@ from moejax.moe.balance import (
 )
 
 BALANCE = {
+  'adamw_bias': adamw_bias.AdamWBias,
   'adaptive_l1': adaptive_l1.AdaptiveL1,
   'communication': load.Communication,
   'device_level': load.DeviceLevel,

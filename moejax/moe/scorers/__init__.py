@@ -6,6 +6,7 @@ from moejax.moe.scorers.expert_norm import ExpertNorm
 from moejax.moe.scorers.hyper import Hyper
 from moejax.moe.scorers.laplace import Laplace
 from moejax.moe.scorers.linear import Linear
+from moejax.moe.scorers.mlp import Mlp
 from moejax.moe.scorers.token_embedding import TokenEmbedding
 
 SCORERS = {
@@ -15,6 +16,7 @@ SCORERS = {
   'hyper': Hyper,
   'laplace': Laplace,
   'linear': Linear,
+  'mlp': Mlp,
   'perturbed_cosine': PerturbedCosine,
   'token_embedding': TokenEmbedding,
 }

@@ -1,0 +1,83 @@
+"""A selection bias that an optimiser of its own moves: ZAYA1's balancing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import config
+from moejax.moe import contract
+from moejax.moe.balance import counts
+
+EPS = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWBias(contract.Balance):
+  """b by AdamW, with (share of the load) - 1 / E for the gradient.
+
+  ZAYA1's bias (arXiv 2605.05365, section II): the signal of loss-free balancing
+  is made even by Adam's moments, which the report likens to a PID controller.
+  With p_e the share of all assignments of the global batch that expert e has:
+
+    g_e = p_e - 1 / E
+    m_e = beta1 m_e + (1 - beta1) g_e        v_e = beta2 v_e + (1 - beta2) g_e^2
+    b_e = b_e - rate (m_e / (1 - beta1^n) / (sqrt(v_e / (1 - beta2^n)) + 1e-8)
+                      + weight_decay b_e)
+
+  after n steps. The report gives no numbers: those here are Adam's usual ones,
+  without decay, at the rate of loss-free balancing. Padding has no load, and a
+  batch of padding changes nothing.
+
+  Attributes:
+    rate: the learning rate of the bias.
+    beta1: of the first moment.
+    beta2: of the second moment.
+    weight_decay: decoupled, pulls the bias to 0.
+  """
+
+  rate: float = config.number(0.001, at_least=0, at_most=100)
+  beta1: float = config.number(0.9, at_least=0, below=1)
+  beta2: float = config.number(0.999, at_least=0, below=1)
+  weight_decay: float = config.number(0.0, at_least=0, at_most=1000)
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    del given
+    return {'count_E': counts.count(routing)}
+
+  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+    zeros_E = jnp.zeros(num_experts, jnp.float32)
+    return {
+      'bias_E': zeros_E,
+      'first_E': zeros_E,
+      'second_E': zeros_E,
+      'steps': jnp.zeros((), jnp.float32),
+    }
+
+  def update(
+    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
+  ) -> dict[str, jax.Array]:
+    return jax.vmap(self._update)(memory, sums['count_E'])
+
+  def _update(
+    self, memory: dict[str, jax.Array], count_E: jax.Array
+  ) -> dict[str, jax.Array]:
+    total = jnp.sum(count_E)
+    slope_E = count_E / jnp.maximum(total, 1) - 1 / len(count_E)
+    mix = lambda beta, old, new: beta * old + (1 - beta) * new
+    steps = memory['steps'] + 1
+    first_E = mix(self.beta1, memory['first_E'], slope_E)
+    second_E = mix(self.beta2, memory['second_E'], jnp.square(slope_E))
+    mean_E = first_E / (1 - self.beta1**steps)
+    size_E = jnp.sqrt(second_E / (1 - self.beta2**steps)) + EPS
+    bias_E = memory['bias_E']
+    step_E = mean_E / size_E + self.weight_decay * bias_E
+    new = {
+      'bias_E': bias_E - self.rate * step_E,
+      'first_E': first_E,
+      'second_E': second_E,
+      'steps': steps,
+    }
+    return {name: jnp.where(total > 0, new[name], memory[name]) for name in new}
