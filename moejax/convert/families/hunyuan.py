@@ -90,7 +90,7 @@ HUNYUAN_V1_MOE = family.Family(
       )
       for name in ('query', 'key')
     ),
-    *family.router('mlp.gate.wg.'),
+    *family.router('mlp.gate.wg.', float32=True),
     *family.swiglu('mlp.shared_mlp.', 'moe/ffn/shared'),
   ),
   experts={'by expert': family.experts(), 'fused': family.FUSED},
