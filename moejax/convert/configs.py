@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
-from moejax.convert.families import FAMILIES
+from moejax.convert.families import FAMILIES, unread
 from moejax.convert.families.family import Family
 from moejax.convert.keys import Key
-from moejax.core import config, errors, table
+from moejax.core import config, errors
 from moejax.model.config import ModelConfig
 
 # Of ours, what is nothing to the function of trained weights.
@@ -48,11 +48,22 @@ def family_of(theirs: dict[str, Any]) -> Family:
     InputError: moejax has none of that model_type.
   """
   name = theirs.get('model_type')
+  if name in FAMILIES:
+    return FAMILIES[name]
+  known = sorted(FAMILIES)
+  listing = f'known are: {", ".join(known)}'
   if name is None:
+    raise errors.InputError(f'config.json has no model_type; {listing}')
+  if name in unread.LACKING:
     raise errors.InputError(
-      'config.json has no model_type; known are: ' + ', '.join(sorted(FAMILIES))
+      f'moejax cannot read model_type {name!r} of config.json: moejax does not '
+      f'have {unread.LACKING[name]}; {listing}'
     )
-  return table.lookup('model_type of config.json', FAMILIES, name)
+  meant = unread.slip(str(name), known)
+  hint = f'; did you mean {meant!r}?' if meant else ';'
+  raise errors.InputError(
+    f'unknown model_type of config.json {name!r}{hint} {listing}'
+  )
 
 
 def filled(family: Family, theirs: dict[str, Any]) -> dict[str, Any]:

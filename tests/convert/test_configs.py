@@ -1,14 +1,68 @@
-"""What two configs may differ in and still be one function of weights."""
+"""Which family a config is of, and when two configs are one function."""
 
 import dataclasses
+import pathlib
+import re
 
 import pytest
 from helpers import hf, tiny
 
 from moejax.convert import configs, folder
-from moejax.convert.families import FAMILIES
+from moejax.convert.families import FAMILIES, unread
 from moejax.core import errors
 from moejax.moe.scorers import SCORERS
+
+DOCUMENT = pathlib.Path(__file__).parents[2] / 'docs' / 'models.md'
+
+
+@pytest.mark.parametrize(
+  ('name', 'meant'),
+  [
+    ('olmoo', 'olmoe'),
+    ('olmoee', 'olmoe'),
+    ('olmeo', 'olmoe'),
+    ('mixtal', 'mixtral'),
+    ('Qwen3-MoE', 'qwen3_moe'),
+    ('deepseekv3', 'deepseek_v3'),
+    ('qwen4', None),
+    ('qwen3_5', None),
+    ('qwen33', None),
+    ('deepseek_v5', None),
+    ('llam', None),
+    ('gpt2', None),
+    ('bert', None),
+  ],
+)
+def test_a_model_type_is_suggested_where_the_spelling_alone_is_wrong(
+  name, meant
+):
+  with pytest.raises(errors.InputError) as e:
+    configs.family_of({'model_type': name})
+  said = str(e.value)
+  assert said.startswith(f'unknown model_type of config.json {name!r};')
+  assert said.endswith(', '.join(sorted(FAMILIES)))
+  assert ('did you mean' in said) == (meant is not None)
+  assert meant is None or f"did you mean '{meant}'?" in said
+
+
+@pytest.mark.parametrize('name', unread.LACKING)
+def test_what_a_known_model_type_needs_is_said(name):
+  assert name not in FAMILIES
+  with pytest.raises(errors.InputError) as e:
+    configs.family_of({'model_type': name})
+  reason = f'{name!r} of config.json: moejax does not have '
+  assert f'{reason}{unread.LACKING[name]}; known are: ' in str(e.value)
+  assert 'did you mean' not in str(e.value)
+
+
+def test_the_documents_say_what_is_read_and_what_lacks():
+  text = DOCUMENT.read_text()
+  rows = [line for line in text.splitlines() if line.lstrip().startswith('| `')]
+  there = [name for row in rows for name in re.findall(r'`(\w+)`', row)]
+  assert set(FAMILIES) <= set(there)
+  for name, lacking in unread.LACKING.items():
+    assert any(f'`{name}`' in row and lacking in row for row in rows), name
+
 
 COSINE = SCORERS['cosine']()
 

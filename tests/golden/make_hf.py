@@ -719,6 +719,8 @@ def in_file(family, name):
     name = name.replace('.mlp.', '.block_sparse_moe.')
   if family == 'granitemoe':
     name = name.replace('.router.', '.router.layer.')
+  if family == 'ernie4_5_moe':
+    name = name.replace('.gate.moe_statics.', '.moe_statics.')
   return name
 
 
@@ -755,7 +757,7 @@ def float32(folder):
   )
   for name, x in model.state_dict().items():
     if x.dtype == torch.float32:
-      say(name)
+      say(in_file(model.config.model_type, name))
 
 
 def say(line):

@@ -118,6 +118,63 @@ def test_frequencies_are_those_of_transformers(name):
   np.testing.assert_allclose(cos**2 + sin**2, amplitude**2, rtol=1e-5)
 
 
+def test_a_text_ends_where_positions_begin_again():
+  position_BL = [[0, 1, 2, 0, 1, 0, 0, 1, 2, 3], [4, 5, 6, 7, 8, 9, 0, 1, 0, 0]]
+  found_BL = rope._longest(jnp.asarray(position_BL))
+  assert found_BL.tolist() == [
+    [3, 3, 3, 2, 2, 1, 4, 4, 4, 4],
+    [10, 10, 10, 10, 10, 10, 2, 2, 1, 1],
+  ]
+
+
+LONG = {
+  'dynamic': rope.Dynamic(factor=2.0, length=4),
+  'longrope': rope.LongRope(
+    short=(1.0, 2.0), long=(3.0, 5.0), length=4, attention_factor=1.5
+  ),
+}
+
+
+@pytest.mark.parametrize('name', LONG)
+def test_positions_go_by_the_length_of_their_own_text(name):
+  """However texts are packed; given lengths go before what positions say."""
+  scheme = rope.Rope(base=16.0, scaling=LONG[name])
+
+  def alone(length):
+    turn = scheme.angles(jnp.arange(length)[None], 4)
+    return np.stack(turn)[:, 0]
+
+  packed_BL = jnp.concatenate([jnp.arange(4), jnp.arange(7)])[None]
+  found = np.stack(scheme.angles(packed_BL, 4))[:, 0]
+  np.testing.assert_array_equal(found[:, :4], alone(4))
+  np.testing.assert_array_equal(found[:, 4:], alone(7))
+  # Both rows are the beginning of a text, of 4 tokens and of 7.
+  piece_BL = jnp.broadcast_to(jnp.arange(4), (2, 4))
+  turn = scheme.angles(piece_BL, 4, jnp.asarray([4, 7]))
+  found = np.stack(turn)
+  np.testing.assert_array_equal(found[:, 0], alone(4))
+  np.testing.assert_array_equal(found[:, 1], alone(7)[:, :4])
+  assert np.abs(found[:, 0] - found[:, 1]).max() > 0.1
+
+
+def test_long_texts_by_hand():
+  """Base 16 and K = 4: frequencies 1 and 1 / 4 for short texts.
+
+  Eight tokens are twice the length, so with factor 2 the base is
+  16 * (2 * 2 - 1)^(4 / 2) = 144, and the second frequency 1 / 12.
+  """
+  eight = lambda: jnp.full((1, 1), 8)
+  four = lambda: jnp.full((1, 1), 4)
+  scheme = rope.Rope(base=16.0, scaling=LONG['dynamic'])
+  found = [scheme.scaling.per_token(scheme, 4, n)[0, 0] for n in (four, eight)]
+  np.testing.assert_allclose(found, [[1, 1 / 4], [1, 1 / 12]], rtol=1e-6)
+  scheme = rope.Rope(base=16.0, scaling=LONG['longrope'])
+  found = [scheme.scaling.per_token(scheme, 4, n)[0, 0] for n in (four, eight)]
+  np.testing.assert_allclose(found, [[1, 1 / 8], [1 / 3, 1 / 20]], rtol=1e-6)
+  cos, sin = scheme.angles(jnp.arange(3)[None], 4)
+  np.testing.assert_allclose(cos**2 + sin**2, 1.5**2, rtol=1e-6)
+
+
 def test_yarn_keeps_fast_pairs_and_divides_slow_ones():
   found = DEEPSEEK.scaling.frequencies(DEEPSEEK, 64)
   plain = rope.Plain().frequencies(DEEPSEEK, 64)

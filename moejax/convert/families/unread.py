@@ -1,0 +1,71 @@
+"""Checkpoints that moejax does not read, and parts of theirs that it lacks."""
+
+import re
+
+# By model_type.
+_MAMBA = 'layers of Mamba beside those of attention'
+_DELTA = 'layers of gated delta rules beside those of attention'
+_INDEXED = 'attention to the tokens that an indexer has chosen'
+
+LACKING = {
+  'afmoe': 'a gate on the output of attention, norms before and behind each '
+  'part, and layers without positions',
+  'cohere2_moe': 'attention and feed-forward side by side in one layer',
+  'dbrx': 'LayerNorm, and queries, keys and values that are clipped',
+  'deepseek_v32': _INDEXED,
+  'deepseek_v4': 'compressed attention, and several residual streams',
+  'exaone_moe': 'layers without positions',
+  'glm_moe_dsa': _INDEXED,
+  'granitemoehybrid': _MAMBA,
+  'jamba': _MAMBA,
+  'jetmoe': 'attention whose heads are experts',
+  'kimi_linear': _DELTA,
+  'lfm2_moe': 'layers of short convolutions beside those of attention',
+  'llama4': 'attention in chunks, and layers without positions',
+  'llama4_text': 'attention in chunks, and layers without positions',
+  'longcat_flash': 'layers of two attentions and two dense feed-forwards '
+  'around the experts',
+  'mellum': 'rotary positions that differ from layer to layer',
+  'mimo_v2_flash': 'rotary positions and sinks that differ from layer to layer',
+  'minimax': 'layers of linear attention beside those of softmax',
+  'nemotron_h': _MAMBA,
+  'olmo': 'LayerNorm',
+  'phimoe': 'LayerNorm with biases, and experts chosen one after the other',
+  'qwen3_5_moe': _DELTA,
+  'qwen3_5_moe_text': _DELTA,
+  'qwen3_next': _DELTA,
+}
+
+
+def slip(name: str, known: list[str]) -> str | None:
+  """The name that was meant, if only its spelling is wrong.
+
+  It is the same but for capitals and separators, or one letter is too much,
+  missing, another, or has changed places with the next. A digit tells models
+  apart, and so does a letter of a short name.
+
+  Example:
+    Qwen3-MoE -> qwen3_moe    olmoo -> olmoe    afmoe, qwen4, olmo -> None
+  """
+  plain = {re.sub(r'[^a-z0-9]', '', one.lower()): one for one in known}
+  letters = re.sub(r'[^a-z0-9]', '', name.lower())
+  if letters in plain:
+    return plain[letters]
+  for other, one in plain.items():
+    if min(len(letters), len(other)) >= 5 and _one_edit(letters, other):
+      return one
+  return None
+
+
+def _one_edit(a: str, b: str) -> bool:
+  """Whether one edit of a letter makes `a` of `b`."""
+  if len(a) > len(b):
+    a, b = b, a
+  at = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), len(a))  # noqa: B905 (of two lengths)
+  rest_a, rest_b = a[at:], b[at:]
+  if any(x.isdigit() for x in (*rest_a[:1], *rest_b[:1])):
+    return False
+  if len(a) < len(b):
+    return rest_a == rest_b[1:]
+  swapped = rest_b[1:2] + rest_b[:1] + rest_b[2:]
+  return rest_a[1:] == rest_b[1:] or rest_a == swapped
