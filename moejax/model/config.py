@@ -168,14 +168,22 @@ class ModelConfig(config.Checked):
         f'model.first_dense={self.first_dense}'
       )
     if self.num_moe:
-      self.moe.check()
+      _check_part(self.moe, 'model.moe')
       _check_causal(self.moe.router, 'model.moe.router')
       _check_causal(self.moe.dispatcher, 'model.moe.dispatcher')
       _check_vocab(self.moe.scorer, 'model.moe.scorer', self.vocab_size)
       _check_vocab(self.moe.router, 'model.moe.router', self.vocab_size)
     elif self.num_sparse:
-      self.feed_forward.check()
+      _check_part(self.feed_forward, 'model.feed_forward')
       _check_causal(self.feed_forward, 'model.feed_forward')
+
+
+def _check_part(part: MoEConfig | Routed, where: str) -> None:
+  """Raises what does not fit in a part, with the whole name of the key."""
+  try:
+    part.check()
+  except errors.InputError as e:
+    raise errors.InputError(f'{where}.{e}') from None
 
 
 def _check_vocab(part: object, where: str, size: int) -> None:

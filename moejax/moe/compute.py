@@ -281,10 +281,10 @@ def choose(config: MoEConfig, platform: str, again: bool = False) -> Compute:
   if name == 'auto':
     order = AUTO.get(platform, AUTO_ELSEWHERE)
     name = next(n for n in order if WAYS[n].fits(config))
-  way = table.lookup('moe.grouped_matmul', WAYS, name)
+  way = table.lookup('model.moe.grouped_matmul', WAYS, name)
   why = way.refuses(config, platform)
   if why:
-    raise errors.InputError(f'moe.grouped_matmul={name} {why}')
+    raise errors.InputError(f'model.moe.grouped_matmul={name} {why}')
   return way.make(config, again)
 
 

@@ -99,23 +99,26 @@ class MoEConfig(config.Checked):
     return self.experts_per_token / self.num_experts
 
   def check(self) -> None:
-    """Raises InputError if router or losses do not fit the experts."""
+    """Raises InputError if router or losses do not fit the experts.
+
+    Errors begin with the key as it is called here, such as `router.k`.
+    """
     if self.shared.width and not self.num_shared:
       raise errors.InputError(
-        f'moe.shared.width={self.shared.width} must be 0 where moe.num_shared=0'
+        f'shared.width={self.shared.width} must be 0 where num_shared=0'
       )
     if self.scorer.reads_experts and self.num_logits != self.num_experts:
       raise errors.InputError(
-        f'moe.scorer={type(self.scorer).__name__} scores the '
+        f'scorer={type(self.scorer).__name__} scores the '
         f'{self.num_experts} experts, but the router wants {self.num_logits} '
         'scores; use another scorer, or a router and zero_computation without '
         'more choices'
       )
     if self.scorer.reads_experts and self.latent_width:
       raise errors.InputError(
-        f'moe.scorer={type(self.scorer).__name__} multiplies tokens with the '
+        f'scorer={type(self.scorer).__name__} multiplies tokens with the '
         "experts' weights, which are not of the model's width with "
-        f'moe.latent_width={self.latent_width}; set that to 0'
+        f'latent_width={self.latent_width}; set that to 0'
       )
     self.router.check(self.num_choices)
     self.dispatcher.check(self.num_experts, self.num_choices)
@@ -125,6 +128,6 @@ class MoEConfig(config.Checked):
       if zero != self.zero_computation.num:
         name = table.name_of(balances.BALANCE, part)
         raise errors.InputError(
-          f'moe.balance.{name}.num_zero={zero}, but moe.zero_computation has '
+          f'balance.{name}.num_zero={zero}, but zero_computation has '
           f'{self.zero_computation.num}: they must be the same'
         )

@@ -40,18 +40,18 @@ class PEERConfig(config.Checked):
     """Raises InputError for sizes that no layer can have."""
     if self.k > self.num_keys:
       raise errors.InputError(
-        f'peer.k={self.k} experts per head, but there are '
-        f'peer.num_keys={self.num_keys}; use 1 to {self.num_keys}'
+        f'k={self.k} experts per head, but there are '
+        f'num_keys={self.num_keys}; use 1 to {self.num_keys}'
       )
     if self.k == 1 and self.score == 'softmax':
       raise errors.InputError(
-        'peer.k=1 with peer.score=softmax gives every expert the weight 1, so '
-        'queries and keys would not be trained; set peer.score=sigmoid, or a '
+        'k=1 with score=softmax gives every expert the weight 1, so '
+        'queries and keys would not be trained; set score=sigmoid, or a '
         'larger k'
       )
     if self.key_width % 2:
       raise errors.InputError(
-        f'peer.key_width={self.key_width} must be even: half for each key'
+        f'key_width={self.key_width} must be even: half for each key'
       )
 
   def shrunk(self) -> 'PEERConfig':

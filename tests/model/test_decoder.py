@@ -345,7 +345,7 @@ def test_a_model_without_experts_reports_nothing():
     ({'first_dense': 4}, 'model.first_dense=4 must be at most model.num_l'),
     (
       {'moe': {'num_experts': 1}},
-      'router.k=2 experts per token, but there are',
+      '^model.moe.router.k=2 experts per token, but there',
     ),
   ],
 )

@@ -135,7 +135,7 @@ def test_it_needs_experts_that_have_the_matrix():
     ExpertNorm()({}, given)
   assert str(error.value) == (
     'scorer expert_norm reads the experts: use it with '
-    'moe.experts=autonomous_swiglu'
+    'model.moe.experts=autonomous_swiglu'
   )
   assert ExpertNorm().reads_experts
   assert ExpertNorm().init(jax.random.key(0), 8, 4, 0.02) == {}

@@ -267,7 +267,7 @@ def test_more_room_than_there_are_assignments_is_refused(fields, most):
   with pytest.raises(errors.InputError) as error:
     Capacity(**fields).check(4, 4)
   assert str(error.value) == (
-    f'model.moe.dispatcher.{key}={value} is room for more than all assignments '
+    f'dispatcher.{key}={value} is room for more than all assignments '
     f'in each of 4 experts; use {most} or less'
   )
   # Beside 3 choices without computation, at tau 0.75: 4 + 3 / 0.75 shares.

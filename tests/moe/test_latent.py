@@ -95,5 +95,5 @@ def test_a_scorer_that_multiplies_tokens_with_experts_is_refused():
     scorer=SCORERS['expert_norm'](),
     experts=EXPERTS['autonomous_swiglu'](),
   )
-  with pytest.raises(errors.InputError, match='moe.latent_width=3'):
+  with pytest.raises(errors.InputError, match='latent_width=3'):
     config.check()

@@ -100,5 +100,5 @@ def test_what_to_set_is_said():
 
 def test_peer_too_weighs_one_expert_by_its_score():
   peer.PEERConfig(k=1, score='sigmoid').check()
-  with pytest.raises(errors.InputError, match='peer.k=1 with peer.score=softm'):
+  with pytest.raises(errors.InputError, match='k=1 with score=softm'):
     peer.PEERConfig(k=1).check()

@@ -190,9 +190,9 @@ def test_on_a_mesh():
   [
     (
       {'k': 6},
-      'peer.k=6 experts per head, but there are peer.num_keys=5; use 1 to 5',
+      'k=6 experts per head, but there are num_keys=5; use 1 to 5',
     ),
-    ({'key_width': 7}, 'peer.key_width=7 must be even: half for each key'),
+    ({'key_width': 7}, 'key_width=7 must be even: half for each key'),
   ],
 )
 def test_bad_fields(fields, message):

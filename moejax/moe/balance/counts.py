@@ -62,7 +62,8 @@ def extra(routing: contract.Routing, name: str, part: str) -> jax.Array:
   if name not in routing.extra:
     found = ', '.join(sorted(routing.extra)) or 'nothing'
     raise errors.InputError(
-      f'balance.{part} needs {name} from the router, which reports {found}; '
+      f'model.moe.balance.{part} needs {name} from the router, which reports '
+      f'{found}; '
       f'use the router that it belongs to, or balance.{part}=off'
     )
   return routing.extra[name]

@@ -60,8 +60,9 @@ class Quantile(contract.Balance):
     k, num_experts = routing.per_token, routing.prob_TE.shape[1]
     if k is None or k >= num_experts or given.logits_TE.shape[1] != num_experts:
       raise errors.InputError(
-        'balance.quantile needs a router in which every token chooses k of '
-        'the experts by their scores; use another, or balance.quantile=off'
+        'model.moe.balance.quantile needs a router in which every token '
+        'chooses k of the experts by their scores; use another, or '
+        'model.moe.balance.quantile=off'
       )
     score_TE, _ = SCORES[self.score](jax.lax.stop_gradient(given.logits_TE))
     top_TK, _ = jax.lax.top_k(given.biased(score_TE), k + 1)

@@ -31,8 +31,8 @@ def _of_logits(given: contract.RouterInput, routing: contract.Routing):
   prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
   if routing.per_token is None or prob_TE.shape != routing.prob_TE.shape:
     raise errors.InputError(
-      'balance.switch.form=of_logits takes the k largest of a logit for each '
-      'expert: it needs a token choice router; use form=multi_hot'
+      'model.moe.balance.switch.form=of_logits takes the k largest of a logit '
+      'for each expert: it needs a token choice router; use form=multi_hot'
     )
   _, expert_TK = jax.lax.top_k(given.logits_TE, routing.per_token)
   hit_TE = (expert_TK[:, :, None] == jnp.arange(prob_TE.shape[1])).any(axis=1)

@@ -91,7 +91,7 @@ class Capacity(config.Checked):
     for key in ('factor', 'eval_factor'):
       if getattr(self, key) > most:
         raise errors.InputError(
-          f'model.moe.dispatcher.{key}={getattr(self, key)} is room for more '
+          f'dispatcher.{key}={getattr(self, key)} is room for more '
           f'than all assignments in each of {num_experts} experts; use '
           f'{most:g} or less'
         )

@@ -50,7 +50,7 @@ class ExpertNorm(contract.Scorer):
     if WEIGHT not in given.experts:
       raise errors.InputError(
         'scorer expert_norm reads the experts: use it with '
-        'moe.experts=autonomous_swiglu'
+        'model.moe.experts=autonomous_swiglu'
       )
 
     @jax.checkpoint
