@@ -74,23 +74,19 @@ def test_without_locks_in_the_operating_system(tmp_path, monkeypatch):
 def test_a_folder_is_kept_until_the_block_ends(tmp_path):
   code = (
     'import sys\n'
-    'from moejax.core import errors, files\n'
-    'try:\n'
-    '  with files.locked(sys.argv[1], print):\n'
-    '    print("free")\n'
-    'except errors.InputError:\n'
-    '  print("in use")\n'
+    'from moejax.core import locks\n'
+    'with open(sys.argv[1] + "/.lock", "w") as file:\n'
+    '  print(locks.take(file))\n'
   )
 
-  def other():
+  def free():
     command = [sys.executable, '-c', code, str(tmp_path)]
-    return subprocess.run(
-      command, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
   with files.locked(tmp_path, print):
-    assert other() == 'in use'
-  assert other() == 'free'
+    assert free() == 'False'
+  assert free() == 'True'
 
 
 def test_an_object_store_has_no_lock_and_nothing_is_said(flock_fails):

@@ -53,12 +53,6 @@ def test_every_kind_gives_the_same_documents(name, tmp_path):
   assert list(found.all_texts()) == TEXTS
 
 
-def test_a_txt_file_is_one_document(tmp_path):
-  (tmp_path / 'a.txt').write_bytes('\ufeffone\r\n\r\ntwo é\n'.encode())
-  found = files.Files(str(tmp_path / 'a.txt'))
-  assert list(found.all_texts()) == ['one\r\n\r\ntwo é\n']
-
-
 def test_a_folder_a_glob_and_a_list_find_files_in_order(tmp_path):
   deep = tmp_path / 'deep' / 'er'
   deep.mkdir(parents=True)
@@ -75,13 +69,6 @@ def test_a_folder_a_glob_and_a_list_find_files_in_order(tmp_path):
   assert found(f'{tmp_path}/**/*.jsonl') == ['c']
   assert found(f'{tmp_path}/b.txt,{deep}') == ['b', 'c']
   assert found(f'{tmp_path}/b.txt,{tmp_path}/*.txt') == ['a', 'b']
-
-
-def test_blank_lines_are_passed_over(tmp_path):
-  (tmp_path / 'a.jsonl').write_text(
-    '\n' + _lines(['a']) + ' \n' + _lines(['b'])
-  )
-  assert list(files.Files(str(tmp_path)).all_texts()) == ['a', 'b']
 
 
 def test_many_documents_are_split_by_their_hash(tmp_path):
@@ -161,33 +148,6 @@ def test_an_unknown_kind(tmp_path):
   assert 'a.csv is of an unknown kind' in _error(tmp_path / 'a.csv')
 
 
-@pytest.mark.parametrize(
-  'name', ['a.txt', 'a.jsonl', 'a.jsonl.gz', 'b.parquet']
-)
-def test_an_empty_file(name, tmp_path):
-  path = tmp_path / name
-  if name.endswith('.parquet'):
-    _write(path, [])
-  else:
-    path.write_bytes(gzip.compress(b'\n') if name.endswith('.gz') else b'\n')
-  assert f'{name}: empty' in _error(path)
-  assert f'{name}: empty' in _error(path, bad_lines='skip')
-
-
-@pytest.mark.parametrize(
-  'name', ['a.txt', 'a.jsonl', 'a.jsonl.gz', 'a.parquet']
-)
-def test_a_damaged_file(name, tmp_path):
-  path = tmp_path / name
-  _write(path, TEXTS[:1] if name == 'a.txt' else TEXTS)
-  data = path.read_bytes()
-  cut = b'\xff\xfe' if name in {'a.txt', 'a.jsonl'} else data[: len(data) // 2]
-  path.write_bytes(cut)
-  message = _error(path)
-  assert name in message
-  assert any(w in message for w in ('cannot be read', 'not UTF-8'))
-
-
 def test_a_file_that_may_not_be_read(tmp_path):
   path = tmp_path / 'a.jsonl'
   os.symlink('a.jsonl', path)  # to itself: opening it fails even for root
@@ -216,18 +176,6 @@ def test_bad_lines_are_counted_and_the_first_is_named(line, problem, tmp_path):
   assert 'data.bad_lines=skip' in message
 
 
-@pytest.mark.parametrize(('line', 'problem'), BAD)
-def test_bad_lines_are_left_out_on_request(line, problem, tmp_path):
-  (tmp_path / 'a.jsonl').write_text(_lines(['a', 'b']) + line + '\n')
-  notes = []
-  own = files.Files(str(tmp_path), bad_lines='skip')
-  assert list(own.all_texts(note=notes.append)) == ['a', 'b']
-  (note,) = notes
-  assert '1 bad document, the first is' in note
-  assert 'a.jsonl:3' in note
-  assert problem in note
-
-
 @pytest.mark.parametrize('name', ['a.jsonl', 'a.jsonl.gz', 'a.parquet'])
 def test_a_file_without_the_field_in_any_row_is_an_error(name, tmp_path):
   """Though bad documents are left out: a wrong `text_field` is more likely."""
@@ -236,18 +184,6 @@ def test_a_file_without_the_field_in_any_row_is_an_error(name, tmp_path):
   message = _error(tmp_path, bad_lines='skip')
   assert "'text' (data.text_field)" in message
   assert 'no row of the file has it' in message
-
-
-def test_a_missing_column_lists_those_that_are_there(tmp_path):
-  _write(tmp_path / 'a.parquet', ['a'], 'body')
-  assert "no column 'text' (data.text_field); it has: id, body" in _error(
-    tmp_path
-  )
-
-
-def test_null_cells_of_parquet_have_their_row(tmp_path):
-  _write(tmp_path / 'a.parquet', ['a', None])
-  assert 'a.parquet:row 2' in _error(tmp_path)
 
 
 def test_identity_follows_the_contents_not_the_name(tmp_path):

@@ -29,24 +29,12 @@ def _error(text, workdir, *flags):
   return line
 
 
-BAD_LINES = {
-  'cut off': ('{"text": "cut o\n', 'not JSON'),
-  'no object': ('["text"]\n', 'not a JSON object'),
-  'no such field': (
-    '{"body": "a"}\n',
-    "no field 'text' (data.text_field); has 'body'",
-  ),
-  'no text in it': ('{"text": 7}\n', "field 'text' holds int, not text"),
-}
-
-
-@pytest.mark.parametrize('case', sorted(BAD_LINES))
-def test_a_bad_line_is_named_with_the_fix(case, tmp_path):
-  bad, problem = BAD_LINES[case]
+def test_a_bad_line_is_named_with_the_fix(tmp_path):
   text = tmp_path / 'mine.jsonl'
+  bad = '{"text": "cut o\n'
   text.write_text(GOOD + GOOD + bad + GOOD + bad)
   line = _error(text, tmp_path / 'run')
-  assert f'2 bad documents, the first is {text}:3: {problem}' in line
+  assert f'2 bad documents, the first is {text}:3: not JSON' in line
   assert 'data.bad_lines=skip' in line
 
 
@@ -72,14 +60,6 @@ def test_skipped_lines_are_counted_and_training_begins(tmp_path, monkeypatch):
   assert batch.token_BL.shape == (8, 32)
   (meta,) = (tmp_path / 'cache').glob('files-train-*/meta.json')
   assert json.loads(meta.read_text())['num_documents'] == 60
-
-
-@pytest.mark.parametrize('name', ['mine.jsonl', 'mine.txt', 'mine.jsonl.gz'])
-def test_an_empty_file(name, tmp_path):
-  text = tmp_path / name
-  text.write_bytes(gzip.compress(b'') if name.endswith('.gz') else b'')
-  line = _error(text, tmp_path / 'run')
-  assert f'{text}: empty; mend it' in line
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
