@@ -9,8 +9,19 @@ import sys
 
 import transformers
 
+KEYS = 'bos_token_id', 'eos_token_id', 'pad_token_id'
+
+
+def ids(folder):
+  """Of special tokens, as the classes of configs have them in the end."""
+  kinds = transformers.AutoConfig, transformers.GenerationConfig
+  found = [kind.from_pretrained(str(folder)) for kind in kinds]
+  return {'special': [[getattr(one, key) for key in KEYS] for one in found]}
+
 
 def about(folder, texts):
+  if not (folder / 'tokenizer_config.json').exists():
+    return ids(folder)
   found = transformers.AutoTokenizer.from_pretrained(str(folder))
   said = {
     'ids': [found(text)['input_ids'] for text in texts],

@@ -16,9 +16,16 @@ import sys
 
 import pytest
 import sentencepiece
-from helpers import spoken
+from helpers import hf, spoken
 
-from moejax.convert import chat, companions, tokenizer
+from moejax.convert import (
+  chat,
+  companions,
+  configs,
+  folder,
+  load,
+  tokenizer,
+)
 from moejax.core import errors
 from moejax.data import vocab
 
@@ -109,13 +116,35 @@ def test_ids_are_those_of_transformers_now(made, tmp_path):
   # Of a SentencePiece model alone, but for a space that begins a text: there
   # transformers drops one that the model itself puts before.
   for begins in (True, False):
-    folder = tmp_path / f'begins_{begins}'
-    spoken.sentencepiece_only(folder, add_bos_token=begins)
+    place = tmp_path / f'begins_{begins}'
+    spoken.sentencepiece_only(place, add_bos_token=begins)
   for name, found in said(tmp_path).items():
     ours = tokenizer.vocab(tmp_path / name, SIZE)
     for text, whole in zip(spoken.TEXTS, found['ids'], strict=True):
       if not text.startswith(' '):
         assert [*ours.start, *ours.encode_prompt(text)] == whole, (name, text)
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+def test_ids_of_special_tokens_are_never_those_of_a_class(tmp_path):
+  """Of models that were trained here, in every family."""
+  if 'MOEJAX_HF_PYTHON' not in os.environ:
+    pytest.skip('MOEJAX_HF_PYTHON names no Python with transformers')
+  beside = companions.of_vocab(vocab.Bytes())
+  for name in hf.FAMILIES:
+    plan = load.plan(folder.open_folder(str(hf.GOLDEN / name)))
+    if not plan.family.in_transformers:
+      continue
+    (tmp_path / name).mkdir()
+    config = {**configs.write(plan.family, plan.config), **beside.ids}
+    (tmp_path / name / 'config.json').write_text(json.dumps(config))
+    text = json.dumps(beside.generation)
+    (tmp_path / name / 'generation_config.json').write_text(text)
+  theirs = said(tmp_path)
+  assert len(theirs) >= 10
+  for name, found in theirs.items():
+    assert found['special'] == [[0, 1, None]] * 2, name
 
 
 @pytest.mark.parametrize('name', spoken.FAMILIES)
@@ -172,12 +201,12 @@ def test_an_end_that_a_file_has_among_its_words_alone(made, tmp_path):
 
 def test_a_folder_s_own_sentencepiece_model_is_used_as_it_is(tmp_path):
   for begins, start in ((True, (1,)), (False, ()), (None, ())):
-    folder = tmp_path / str(begins)
+    place = tmp_path / str(begins)
     more = {} if begins is None else {'add_bos_token': begins}
-    spoken.sentencepiece_only(folder, **more)
-    ours = tokenizer.vocab(folder, SIZE)
+    spoken.sentencepiece_only(place, **more)
+    ours = tokenizer.vocab(place, SIZE)
     plain = sentencepiece.SentencePieceProcessor(
-      model_file=str(folder / 'tokenizer.model')
+      model_file=str(place / 'tokenizer.model')
     )
     for text in spoken.TEXTS:
       assert ours.encode(text) == plain.encode(text)
