@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from helpers import hf, tiny
 
-from moejax.cli import run_config
+from moejax.cli import run_config, user_files
 from moejax.convert import folder, load
 from moejax.model import build
 
@@ -25,6 +25,7 @@ DECAY = {
   'autonomous experts': 'w_down_EDR w_up_ERF w_p_EDF',
   'PEER': 'w_query_DH2K keys_2NK u_ED v_ED',
   'Soft MoE': 'phi_DEP',
+  'LatentMoE': 'w_down_DZ w_up_ZD',
   'scores of experts': 'w_DE w_EZ w_DZ v_VZ',
   'network of scores': 'w_down_DR w_one_RR w_two_RR w_out_RE',
   'logits of the layer before': 'residual',
@@ -53,7 +54,7 @@ ANSWERS = {
 
 
 def _zoo():
-  names = run_config.module(ZOO, 'config').NAMES
+  names = user_files.load(ZOO, 'config').NAMES
   return {name: run_config.load(f'{ZOO}:tiny,{name}').model for name in names}
 
 
