@@ -16,7 +16,8 @@ each family whose tiny checkpoint is in tests/golden/hf:
   aliases    further names of keys
 
 and `rotary.json`: cases of rotary positions, each with the frequencies, the
-factor of cos and sin, and the factor of scores that the model has.
+factor of cos and sin, and the factor of scores that the model has; and
+`windows.json`: cases of windows, each with that of every layer, 0 for none.
 """
 
 import argparse
@@ -264,6 +265,42 @@ def of_rotary(config, changes, length):
   }
 
 
+SOME = {'sliding_window': 5, 'max_window_layers': 1}
+ON = {'use_sliding_window': True}
+# Of a family: changes of its config.json, to which four layers are given and
+# from which all other keys of windows are taken.
+WINDOWS = {
+  'dots1': [SOME, {}, {**SOME, 'sliding_window': None}],
+  'gpt_oss': [{}, {'sliding_window': 7}],
+  'ministral': [{}, {'sliding_window': 7}],
+  'mistral': [{}, {'sliding_window': 7}],
+  'mixtral': [{}, {'sliding_window': 7}],
+  'qwen2': [{}, SOME, SOME | ON, ON, ON | {'max_window_layers': 9}],
+  'qwen2_moe': [{}, SOME, SOME | ON | {'max_window_layers': 3}, ON],
+  'qwen3': [{}, SOME, SOME | ON, ON],
+  'qwen3_moe': [{}, SOME, SOME | ON, ON],
+}
+OF_WINDOWS = ('layer_types', 'use_sliding_window', *SOME)
+
+
+def of_windows(config, changes):
+  """How far back each of four layers sees."""
+  cls, _ = class_of(config)
+  config = {k: v for k, v in config.items() if k not in OF_WINDOWS}
+  changes = {'num_hidden_layers': 4, **changes}
+  made = make(cls, config | changes)
+  types = getattr(made, 'layer_types', None) or ['sliding_attention'] * 4
+  windows = [
+    (made.sliding_window or 0) if one == 'sliding_attention' else 0
+    for one in types
+  ]
+  return {
+    'family': config['model_type'],
+    'changes': changes,
+    'windows': windows,
+  }
+
+
 def main():
   flags = argparse.ArgumentParser(description=__doc__)
   flags.add_argument('folder', type=pathlib.Path)
@@ -289,7 +326,12 @@ def main():
     for length in lengths
   ]
   write(args.folder / 'rotary.json', cases)
-  sys.stdout.write(f'{len(cases)} cases of rotary positions\n')
+  cases = [
+    of_windows(configs[name], changes)
+    for name, cases in WINDOWS.items()
+    for changes in cases
+  ]
+  write(args.folder / 'windows.json', cases)
 
 
 def write(path, found):

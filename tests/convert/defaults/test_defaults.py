@@ -23,9 +23,16 @@ SCRIPT = GOLDEN.parent / 'make_hf_defaults.py'
 THEIRS = {
   path.stem: json.loads(path.read_text())
   for path in sorted(GOLDEN.glob('*.json'))
-  if path.stem != 'rotary'
+  if path.stem not in ('rotary', 'windows')
 }
 ROTARY = json.loads((GOLDEN / 'rotary.json').read_text())
+WINDOWS = json.loads((GOLDEN / 'windows.json').read_text())
+OF_WINDOWS = {
+  'layer_types',
+  'max_window_layers',
+  'sliding_window',
+  'use_sliding_window',
+}
 # Of the code that came with the weights, or an attribute that only models look
 # for: it is no field of the class.
 OF_RELEASES = {
@@ -166,6 +173,19 @@ def test_rotary_positions_are_those_of_the_class(case):
   np.testing.assert_allclose(sin[0], long * np.sin(angle_Lk), atol=3e-5)
   factor = model.rope.scaling.score_factor
   assert factor == pytest.approx(case['score_factor'], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  'case', WINDOWS, ids=lambda c: f'{c["family"]}-{c["changes"]}'
+)
+def test_windows_are_those_of_the_class(case):
+  """Of each layer, where layer_types does not say it."""
+  theirs = config_of(case['family'])
+  theirs = {k: v for k, v in theirs.items() if k not in OF_WINDOWS}
+  model = configs.read(FAMILIES[case['family']], theirs | case['changes'])
+  windows = model.windows or (0,)
+  found = [windows[i % len(windows)] for i in range(model.num_layers)]
+  assert found == case['windows']
 
 
 @pytest.mark.hf
