@@ -16,13 +16,20 @@ Say = Callable[[str], None]
 
 
 def check_workdir(run: Run, workdir: epath.PathLike) -> None:
-  """Raises InputError if a workdir has checkpoints of another run.
+  """Raises InputError if a workdir has checkpoints of another run."""
+  if different(run, workdir):
+    restore.check_same(run, restore.run_of(str(workdir)), str(workdir))
+
+
+def different(run: Run, workdir: epath.PathLike) -> resume.Changes:
+  """The keys by which a workdir has checkpoints of another run.
 
   Before the first one there is nothing that must fit: all may change.
   """
   folder = epath.Path(workdir)
-  if has_begun(folder) and (folder / restore.CONFIG).exists():
-    restore.check_same(run, restore.run_of(str(folder)), str(folder))
+  if not has_begun(folder) or not (folder / restore.CONFIG).exists():
+    return {}
+  return restore.different(run, restore.run_of(str(folder)))
 
 
 def has_begun(folder: epath.Path) -> bool:

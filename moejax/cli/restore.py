@@ -21,20 +21,24 @@ CONFIG, CHECKPOINTS = kept.CONFIG, kept.CHECKPOINTS
 run_of = run_config.of_workdir
 
 
-def check_same(run: Run, old: Run, where: str) -> None:
-  """Raises InputError if two runs train something else; it names the keys."""
+def different(run: Run, old: Run) -> resume.Changes:
+  """The keys by which two runs train something else."""
   changed = resume.changes(old, run)
-  different = dict(changed[resume.RESULT])
+  found = dict(changed[resume.RESULT])
   if _drops(run) or _drops(old):
     # Which assignments have no room is another matter than rounding.
     for key, values in changed[resume.ROUNDING].items():
       if key.startswith('model.moe.exchange.'):
-        different[key] = values
-  if different:
+        found[key] = values
+  return found
+
+
+def check_same(run: Run, old: Run, where: str) -> None:
+  """Raises InputError if two runs train something else; it names the keys."""
+  if found := different(run, old):
     raise errors.InputError(
-      f'{where} belongs to a run of another config: '
-      f'{resume.listed(different)}; use another --workdir, or the config that '
-      'is there'
+      f'{where} belongs to a run of another config: {resume.listed(found)}; '
+      'use another --workdir, or the config that is there'
     )
 
 

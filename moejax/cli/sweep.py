@@ -53,7 +53,14 @@ from moejax.cli import (
 )
 from moejax.cli.sweep_config import SweepRun
 from moejax.cli.sweep_results import Result
-from moejax.core import compile_cache, errors, files, table, terminal
+from moejax.core import (
+  compile_cache,
+  errors,
+  files,
+  resume,
+  table,
+  terminal,
+)
 
 TABLE, PICTURE, NUMBERS = 'results.md', 'results.png', 'results.json'
 
@@ -89,10 +96,31 @@ class _Sweep:
     own = [(k, v) for k, v in one.all_overrides if k not in given]
     return [*own, *self._overrides]
 
+  def changed(self) -> dict[str, str]:
+    """Of each run that the folder has of another config: what differs."""
+    found = {
+      name: going_on.different(config, self.folder / name)
+      for name, config in self.configs.items()
+    }
+    return {name: resume.listed(keys) for name, keys in found.items() if keys}
+
   def check_folders(self) -> None:
-    """Raises InputError if a folder has a run of another config."""
-    for name, config in self.configs.items():
-      going_on.check_workdir(config, self.folder / name)
+    """Raises InputError if a folder has a run of another config.
+
+    That comes of a sweep file, a config file or flags that have changed since.
+    """
+    changed = self.changed()
+    if not changed:
+      return
+    name, keys = next(iter(changed.items()))
+    more = f' and {len(changed) - 1} more' if len(changed) > 1 else ''
+    raise errors.InputError(
+      f'the sweep has changed since {self.folder} was made: run {name!r}{more} '
+      f'was trained with another config: {keys}. To keep both, use another '
+      f'--workdir; to train {"them" if more else "it"} anew, remove '
+      f'{self.folder / name}{" and the others" if more else ""}; --list shows '
+      'all'
+    )
 
   def results(self) -> list[Result]:
     """How far every run is."""
@@ -176,14 +204,18 @@ def main(argv: Sequence[str]) -> None:
 
 def _show_list(sweep: _Sweep, chosen: Sequence[SweepRun]) -> None:
   results = {result.name: result for result in sweep.results()}
+  changed = sweep.changed()
   width = max(len(one.name) for one in chosen)
+  num = 0
   for one in chosen:
     result = results[one.name]
     how = ' '.join(f'{k}={v}' for k, v in sweep.overrides(one))
     state = ' '.join(filter(None, (result.status, result.note)))
+    if one.name in changed:
+      # What is there is another run: nothing is known of this one.
+      state = f'another config: {changed[one.name]}'
+    num += one.name not in changed and result.status == sweep_results.FINISHED
     print(f'{one.name:<{width}}  {state:<12}  {one.config} {how}')
-  done = [results[one.name].status for one in chosen]
-  num = done.count(sweep_results.FINISHED)
   print(f'{num} of {len(chosen)} finished, in {sweep.folder}')
 
 

@@ -10,8 +10,9 @@
 A sweep file is Python with `get_sweep()`, which returns a list of runs; lists
 are joined by `+`. Every combinator takes runs and returns runs. Keys and values
 are those of `--config.<key>=<value>`, and are applied by the same strict path,
-after the config file, all of a run at once: their order does not matter, and a
-key that gets two values is an error.
+after the config file, all of a run at once. Where a run is given another value
+for the same key, the combinator around it has the last word, and a flag of the
+command after that.
 """
 
 import collections
@@ -92,10 +93,15 @@ def each(path: str, args: Sequence[str]) -> list[SweepRun]:
 def change(
   runs: Sequence[SweepRun], overrides: Mapping[str, Any]
 ) -> list[SweepRun]:
-  """The same runs, each with these values as well; names stay."""
-  more = tuple((key, _text(value)) for key, value in overrides.items())
+  """The same runs, each with these values as well; names stay.
+
+  A value takes the place of one that the same key was given before.
+  """
+  more = {key: _text(value) for key, value in overrides.items()}
   return [
-    dataclasses.replace(found, overrides=(*found.overrides, *more))
+    dataclasses.replace(
+      found, overrides=tuple({**dict(found.overrides), **more}.items())
+    )
     for found in runs
   ]
 

@@ -47,14 +47,15 @@ def test_seeds_go_round_and_keep_the_group():
   assert runs[2].all_overrides == (('seed', '1'),)
 
 
-def test_changes_add_up():
+def test_changes_add_up_and_later_ones_replace_earlier_ones():
   runs = sweep.change(
-    sweep.run('a.py', {'train.steps': 5}),
-    {'opt.schedule.milestones': (0.5, 0.9)},
+    sweep.run('a.py', {'train.steps': 5, 'opt.clip_norm': 1}),
+    {'train.steps': 7, 'opt.schedule.milestones': (0.5, 0.9)},
   )
   assert runs[0].all_overrides == (
     ('seed', '0'),
-    ('train.steps', '5'),
+    ('train.steps', '7'),
+    ('opt.clip_norm', '1'),
     ('opt.schedule.milestones', '0.5,0.9'),
   )
 
@@ -72,17 +73,12 @@ def get_sweep():
 """
 
 
-def test_a_key_with_two_values_is_an_error_and_a_flag_replaces_both(
-  tmp_path, capsys
-):
+def test_a_flag_replaces_what_the_sweep_says(tmp_path, capsys):
   file = tmp_path / 'twice.py'
   file.write_text(TWICE)
   flags = [f'--sweep={file}', f'--workdir={tmp_path}', '--list']
-  with pytest.raises(errors.InputError) as error:
-    sweep_cli.main(flags)
-  assert "run 'tiny': train.steps=5 and train.steps=7 contradict" in str(
-    error.value
-  )
+  sweep_cli.main(flags)
+  assert 'seed=0 train.steps=7\n' in capsys.readouterr().out
   sweep_cli.main([*flags, '--config.train.steps=9'])
   assert 'seed=0 train.steps=9\n' in capsys.readouterr().out
 

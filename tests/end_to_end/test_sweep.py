@@ -202,7 +202,22 @@ def test_a_changed_config_is_refused_before_anything_is_trained(swept):
   ended = _call(*swept['flags'], '--config.opt.peak_lr=0.5')
   assert (ended.code, ended.out) == (command.BAD_INPUT, [])
   (line,) = ended.err
-  assert 'belongs to a run of another config: opt.peak_lr' in line
+  assert 'the sweep has changed since' in line
+  assert 'and 2 more was trained with another config: opt.peak_lr' in line
+  assert 'use another --workdir' in line
+
+
+def test_the_list_does_not_take_other_runs_for_finished_ones(swept):
+  same = _call(*swept['flags'], '--list')
+  assert same.code == command.DONE
+  assert same.out[-1].startswith('3 of 4 finished')
+  changed = _call(*swept['flags'], '--list', '--config.opt.peak_lr=0.5')
+  assert changed.out[-1].startswith('0 of 4 finished')
+  lines = [line for line in changed.out if 'another config: opt.' in line]
+  assert len(lines) == 3
+  # What changes no result changes no run.
+  free = _call(*swept['flags'], '--list', '--config.train.log_every=3')
+  assert free.out[-1].startswith('3 of 4 finished')
 
 
 def test_programs_are_kept_for_all_runs_unless_told_where(monkeypatch):
