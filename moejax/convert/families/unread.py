@@ -30,7 +30,9 @@ LACKING = {
   'minimax': 'layers of linear attention beside those of softmax',
   'nemotron_h': _MAMBA,
   'olmo': 'LayerNorm',
-  'phimoe': 'LayerNorm with biases, and experts chosen one after the other',
+  'olmo3': 'rotary positions that differ from layer to layer',
+  'phimoe': 'LayerNorm with biases, a head with biases, and other factors of '
+  'cos and sin for long texts than for short ones',
   'qwen3_5_moe': _DELTA,
   'qwen3_5_moe_text': _DELTA,
   'qwen3_next': _DELTA,
