@@ -262,6 +262,14 @@ ZOO = {
     'scorer': {'name': 'mlp', 'width': 32},
     'balance': {'adamw_bias': {'rate': 0.001}},
   },
+  'coupling': {
+    **FINEST,
+    'router': _top_k(k=8),
+    'balance': {
+      **EXPERT_LEVEL,
+      'coupling': {'coefficient': 1.0, 'alpha': 1.0},
+    },
+  },
   # Other scores.
   'sigma_moe': {
     'num_experts': 16,

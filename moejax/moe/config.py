@@ -85,6 +85,11 @@ class MoEConfig(config.Checked):
     return self.router.num_logits(self.num_choices)
 
   @property
+  def reads_responses(self) -> bool:
+    """Whether a balance part wants experts' answers to the router's rows."""
+    return any(part.reads_responses for part in self.balance)
+
+  @property
   def experts_per_token(self) -> float:
     """Experts that compute a token, on average at perfect balance."""
     tau = getattr(self.dispatcher, 'tau', 1.0)
@@ -120,6 +125,12 @@ class MoEConfig(config.Checked):
         "experts' weights, which are not of the model's width with "
         f'latent_width={self.latent_width}; set that to 0'
       )
+    if self.reads_responses and not self._has_responses:
+      raise errors.InputError(
+        'moe.balance.coupling needs a row of the router and a gate matrix of '
+        "the model's width for each expert: moe.scorer=linear, gated experts, "
+        'moe.latent_width=0 and a router that scores the experts alone'
+      )
     self.router.check(self.num_choices)
     self.dispatcher.check(self.num_experts, self.num_choices)
     for part in self.balance:
@@ -131,3 +142,10 @@ class MoEConfig(config.Checked):
           f'balance.{name}.num_zero={zero}, but zero_computation has '
           f'{self.zero_computation.num}: they must be the same'
         )
+
+  @property
+  def _has_responses(self) -> bool:
+    """Whether each expert has a row of the router and a gate matrix."""
+    fits = isinstance(self.scorer, Linear) and not self.latent_width
+    gated = getattr(self.experts, 'gated', False)
+    return fits and gated and self.num_logits == self.num_experts

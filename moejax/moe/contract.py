@@ -45,6 +45,8 @@ class RouterInput:
     layer: int32, which of the layers with experts this is, from 0.
     steps: float32, training steps taken; for what is annealed.
     memory: by balance part, what it remembers of earlier batches.
+    responses_EE: how strongly experts (second) answer to the router's rows, for
+      a balance part that `reads_responses`; else None.
   """
 
   logits_TE: jax.Array
@@ -59,6 +61,7 @@ class RouterInput:
   memory: dict[str, dict[str, jax.Array]] = flax.struct.field(
     default_factory=dict
   )
+  responses_EE: jax.Array | None = None
 
   @property
   def training(self) -> bool:
@@ -280,6 +283,11 @@ class Balance(config.Checked):
     """The same part for a laptop's few experts."""
     del num_experts
     return self
+
+  @property
+  def reads_responses(self) -> bool:
+    """Whether it looks at the answers of experts to the router's rows."""
+    return False
 
   def observe(self, given: RouterInput, routing: Routing) -> Any:
     """Sums over the tokens of this shard, a tree of float32 arrays."""

@@ -26,6 +26,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import errors, shapes, values, varying
 from moejax.moe import balance, compute, contract, latent, stats
+from moejax.moe.balance import coupling
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import base
 from moejax.parallel import mesh as meshes
@@ -170,6 +171,10 @@ class MoE(nnx.Module):
     }
     if self.config.gating_residual:
       weights['residual'] = self.residual[...]
+    if self.config.reads_responses:
+      weights['responses'] = coupling.responses(
+        self.router['w_DE'][...].T, self.routed['w_in_ED2F'][...][:, :, 0], key
+      )
     routed = self._sharded if self.mesh.size > 1 else self._in_chunks
     given = (weights, x_BLD, tokens, trace, key, jnp.asarray(layer))
     out_BLD, trace, record = routed(*given)
@@ -370,6 +375,7 @@ class MoE(nnx.Module):
       token_T=tokens.token_BL,
       steps=steps,
       memory=memory,
+      responses_EE=weights.get('responses'),
     )
     return given, state_TR
 

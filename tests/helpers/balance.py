@@ -124,6 +124,8 @@ def rich(rows=(0, 1, 2, 3), logits_TE=None):
     extra=extra,
     memory=balance.memory(tuple(PARTS.values()), 5),
   )
+  answers_EE = rng.uniform(size=(5, 5)).astype(np.float32)
+  given = dataclasses.replace(given, responses_EE=jnp.asarray(answers_EE))
   # An id of 5, nowhere, reads 0.
   weight_A = prob_TE.at[routing.token_A, routing.expert_A].get(
     mode='fill', fill_value=0

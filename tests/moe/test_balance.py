@@ -89,8 +89,10 @@ def test_two_devices_see_what_one_does():
     'extra': routing.extra,
   }
 
-  def observe(memory, seen, chosen):
-    given = contract.RouterInput(**seen, key=None, row_length=6, memory=memory)
+  whole = {'memory': given.memory, 'responses_EE': given.responses_EE}
+
+  def observe(whole, seen, chosen):
+    given = contract.RouterInput(**seen, **whole, key=None, row_length=6)
     routing = contract.token_choice(given, **chosen)
     return jax.lax.psum(observe_all(given, routing), 'data')
 
@@ -101,7 +103,7 @@ def test_two_devices_see_what_one_does():
     in_specs=(PartitionSpec(), rows, rows),
     out_specs=PartitionSpec(),
   )
-  sums = jax.jit(sharded)(given.memory, seen, chosen)
+  sums = jax.jit(sharded)(whole, seen, chosen)
   tiny.assert_close(sums, observed((0, 1, 2, 3)), rtol=1e-5)
 
 
