@@ -27,7 +27,7 @@ def _assert_as_if_never_stopped(workdir, finished):
 def _start(flags, before=(), **environment):
   """The real command as a process; `before` is what is to start it."""
   return subprocess.Popen(
-    [*before, sys.executable, '-m', 'moejax.main', *flags],
+    [*before, sys.executable, '-m', 'moejax.main', *own_text.merged(flags)],
     cwd=own_text.ROOT,
     env={
       **os.environ,
