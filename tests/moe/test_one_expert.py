@@ -25,6 +25,7 @@ SETTINGS = {
   'after': [False, True],
   'noise': [noisy_top_k.Learned(), noisy_top_k.Fixed()],
   'num_null': [0, 1],
+  'r': [1.0],  # of sparse_mixer: some logits are near the largest
 }
 ONE = ('k', 'k_outer', 'k_inner')
 
