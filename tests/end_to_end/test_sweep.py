@@ -22,11 +22,13 @@ from moejax.cli import sweep_config as sweep
 
 
 def get_sweep():
-  runs = sweep.run('{config}', dict({overrides}), 'short')
-  bad = sweep.change(runs, {{'data.files': '/no/such/text.txt'}})
-  many = sweep.change(
-    runs, {{'train.steps': {steps}, 'train.eval_every': {steps}}}
-  )
+  short = dict({overrides})
+  runs = sweep.run('{config}', short, 'short')
+  missing = {{**short, 'data.files': '/no/such/text.txt'}}
+  bad = sweep.run('{config}', missing, 'short')
+  long = {{**short, 'train.steps': {steps}, 'train.eval_every': {steps}}}
+  del long['train.checkpoint_every']
+  many = sweep.run('{config}', long, 'short')
   return [
     *sweep.product(bad, {{'opt.clip_norm': [7]}}),
     *sweep.seeds(runs, 2),
