@@ -30,7 +30,6 @@ from rich.table import Table
 from moejax.cli import command, run_config
 from moejax.core import config, errors
 from moejax.data import build, cache_writer, prune
-from moejax.data.config import DataConfig
 
 
 def main(argv: Sequence[str]) -> None:
@@ -73,12 +72,10 @@ def _prune(
       f'--unused_days={args.unused_days} must be 0 or more'
     )
   if args.config:
-    data = run_config.load(args.config, overrides).data
+    run = run_config.load(args.config, overrides)
   else:
-    data = DataConfig()
-    for key, text in overrides:
-      data = config.override(data, key.removeprefix('data.'), text)
-  folder, now = build.cache_dir(data), time.time()
+    run = config.override_all(run_config.Run(), overrides)
+  folder, now = build.cache_dir(run.data), time.time()
   console = Console(highlight=False, markup=False)
   entries = prune.entries(folder, args.unused_days, now)
   _show_entries(entries, now, console)

@@ -196,15 +196,14 @@ def _data(
     for name in ('files', 'text_field')
     if (value := getattr(args, name))
   ]
-  run = Run()
-  for key, value in [*short, *overrides]:
+  for key, _ in overrides:
     if not key.startswith('data.'):
       raise errors.InputError(
         f'--config.{key} is nothing to a vocabulary: keys of data.* alone are'
       )
-    run = config.override(run, key, value)
-  run.data.check()
-  return run.data
+  data = config.override_all(Run(), [*short, *overrides]).data
+  data.check()
+  return data
 
 
 def _say(line: str) -> None:

@@ -101,7 +101,12 @@ def test_old_caches_are_listed_and_removed_only_on_request(
     ([], '--config is needed'),
     (['--prune', '--unused_days=-1'], 'must be 0 or more'),
     (['--prune', '--unused_days=nan'], 'must be 0 or more'),
-    (['--prune', '--config.data.cache_dirs=x'], "did you mean 'cache_dir'"),
+    (['--prune', '--config.data.cache_dirs=x'], "mean 'data.cache_dir'"),
+    (['--prune', '--config.cache_dir=x'], "unknown config key 'cache_dir'"),
+    (
+      ['--prune', '--config.data.cache_dir=a', '--config.data.cache_dir=b'],
+      'contradict each other',
+    ),
     (['--prune', '--config.data.cache_dir=/no/such'], 'cannot be read'),
   ],
 )

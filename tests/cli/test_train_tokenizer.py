@@ -60,6 +60,10 @@ def test_a_vocabulary_of_own_files(tmp_path):
     (['--config.data.fils=1', '--output={}/o'], "did you mean 'data.files'"),
     (['--config.data.mixture=c4', '--output={}/o'], 'download some of it'),
     (
+      ['--files={}/a.txt', '--config.data.files={}/b.txt', '--output={}/o'],
+      'data.files=.*a.txt and data.files=.*b.txt contradict each other',
+    ),
+    (
       ['--files={}/bad.jsonl', '--output={}/o'],
       'bad.jsonl:2: .* leave them out with data.bad_lines=skip',
     ),
