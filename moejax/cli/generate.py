@@ -165,6 +165,10 @@ def _check(args: argparse.Namespace) -> None:
     raise errors.InputError('give --prompt or --prompt_ids, one of the two')
   if args.prompt_ids and args.chat:
     raise errors.InputError('--chat is for --prompt: ids are taken as they are')
+  if not args.special_tokens and (args.prompt_ids or args.chat):
+    raise errors.InputError(
+      '--no-special_tokens is for --prompt without --chat; leave it out'
+    )
 
 
 def _sampling(

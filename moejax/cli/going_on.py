@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from moejax.cli import restore
+from moejax.cli import kept, restore
 from moejax.cli.run_config import Run
 from moejax.core import config, errors, resume, table
 from moejax.data import build as data_build
-from moejax.train import checkpoint_folder, optimizer, schedule
+from moejax.train import optimizer, schedule
 
 Say = Callable[[str], None]
 
@@ -27,19 +27,9 @@ def different(run: Run, workdir: epath.PathLike) -> resume.Changes:
   Before the first one there is nothing that must fit: all may change.
   """
   folder = epath.Path(workdir)
-  if not has_begun(folder) or not (folder / restore.CONFIG).exists():
+  if not kept.has_begun(folder) or not (folder / restore.CONFIG).exists():
     return {}
   return restore.different(run, restore.run_of(str(folder)))
-
-
-def has_begun(folder: epath.Path) -> bool:
-  """Whether there is a checkpoint in the workdir."""
-  place = folder / restore.CHECKPOINTS
-  return bool(checkpoint_folder.CheckpointFolder(place, _silent).steps())
-
-
-def _silent(_: str) -> None:
-  pass
 
 
 def check_checkpoint(

@@ -19,6 +19,7 @@ from moejax.convert import folder as folders
 from moejax.core import errors, files
 from moejax.data import vocab_file
 from moejax.data.vocab import Vocab
+from moejax.train import checkpoint_folder
 
 OWN = 'tokenizer'
 # Of every workdir of a run.
@@ -41,7 +42,7 @@ def keep(
   """
   workdir = epath.Path(workdir)
   there = [workdir / name for name in (OWN, companions.NAME)]
-  if _has_begun(workdir) and any(place.is_dir() for place in there):
+  if has_begun(workdir) and any(place.is_dir() for place in there):
     return
   path = getattr(vocab, 'path', '')
   if path and epath.Path(path).parent in there:
@@ -135,7 +136,7 @@ def adopted(vocab: Vocab, workdir: epath.PathLike) -> Vocab:
   path = getattr(vocab, 'path', '')
   if kept is vocab or not epath.Path(path).expanduser().exists():
     return kept
-  if not _has_begun(epath.Path(workdir)):
+  if not has_begun(epath.Path(workdir)):
     return vocab
   if vocab_file.read(path) != vocab_file.read(kept.path):
     raise errors.InputError(
@@ -146,10 +147,10 @@ def adopted(vocab: Vocab, workdir: epath.PathLike) -> Vocab:
   return vocab
 
 
-def _has_begun(workdir: epath.Path) -> bool:
+def has_begun(workdir: epath.Path) -> bool:
   """Whether there is a checkpoint; before the first one all may change."""
   place = workdir / CHECKPOINTS
-  return place.is_dir() and any(True for _ in place.iterdir())
+  return bool(checkpoint_folder.CheckpointFolder(place, print).steps())
 
 
 def _copy(vocab: Vocab, workdir: epath.Path) -> epath.Path | None:

@@ -97,17 +97,13 @@ def _train(
     first_layer=run.model.num_dense,
     console=None if processes.main else rich.console.Console(quiet=True),
   )
-  # All have read it before it may be removed.
   found = processes.group.told('report', lambda: report.read(folder))
-  if found is not None:
-    if going_on.finished(run, folder, screen.line):
-      screen.line(
-        f'This run is finished: {folder} has all {run.train.steps} steps.'
-      )
-      report.show(found, screen)
-      return
-    if processes.main:
-      report.remove(folder)
+  if found is not None and going_on.finished(run, folder, screen.line):
+    screen.line(
+      f'This run is finished: {folder} has all {run.train.steps} steps.'
+    )
+    report.show(found, screen)
+    return
   with compile_cache.kept(run.train.compile_cache, folder, screen.line):
     parts = _parts(run, model, screen, processes)
     _train_the_rest(parts, folder, screen, spent)
@@ -140,7 +136,9 @@ def _train_the_rest(
   with opened(parts, folder, screen, spent) as o, processes.guard():
     state = _start(parts, o)
     if processes.main:
-      # Now it is known that the run may go on with this one.
+      # Now it is known that the run may go on with this config, and so that a
+      # report of fewer steps is out of date.
+      report.remove(folder)
       files.atomic_write_json(folder / restore.CONFIG, config.to_dict(run))
     with screen, o.watchdog:
       result = loop.run(_job(parts, o), state)

@@ -40,9 +40,7 @@ def usual(place: epath.Path | None) -> Sampling:
   Raises:
     InputError: a setting is out of its bounds.
   """
-  config = (
-    {} if place is None else companions.read(place / companions.GENERATION)
-  )
+  config = _read(place)
   if config.get('do_sample') is False:
     return Sampling()
   given = {k: config[k] for k in THEIRS if config.get(k) is not None}
@@ -60,9 +58,7 @@ def _read(place: epath.Path | None) -> dict[str, Any]:
 
 def ignored(place: epath.Path | None) -> dict[str, object]:
   """Settings of that file that would change a text, and do not here."""
-  config = (
-    {} if place is None else companions.read(place / companions.GENERATION)
-  )
+  config = _read(place)
   return {
     key: config[key]
     for key, nothing in OTHERS.items()

@@ -160,6 +160,7 @@ def test_several_prompts_are_printed(trained, capsys):
     (['--prompt=x', GREEDY, '--seed=3'], '--seed does nothing'),
     (['--prompt=x', '--prompt_ids=1'], 'give --prompt or --prompt_ids'),
     (['--prompt_ids=1', '--chat'], '--chat is for --prompt'),
+    (['--prompt_ids=1', '--no-special_tokens'], '--no-special_tokens is for'),
     (['--prompt_ids=1,x'], "invalid list of ids value: '1,x'"),
     (['--prompt_ids=1,259'], 'prompt 0 has the token id 259'),
     (['--prompt=x', '--chat'], 'has no chat template'),

@@ -7,7 +7,8 @@ import types
 import pytest
 from etils import epath
 
-from moejax.cli import going_on, restore, run_config
+from moejax.cli import going_on, report, restore, run_config
+from moejax.cli import run as runs
 from moejax.core import config, errors, files, resume
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes
@@ -254,6 +255,20 @@ def test_a_finished_run_is_finished_until_more_is_wanted(tmp_path):
     errors.InputError, match='train.steps=999, but the run in'
   ):
     finished(changed(('train.steps', '999')))
+
+
+def test_a_report_stays_until_the_run_really_goes_on(tmp_path, monkeypatch):
+  folder, found = epath.Path(tmp_path), {'steps': 1000}
+  write(tmp_path, RUN, 1000)
+  report.write(found, folder)
+
+  def parts(*_):
+    raise errors.InputError('the text is gone')
+
+  monkeypatch.setattr(runs, '_parts', parts)
+  with pytest.raises(errors.InputError, match='the text is gone'):
+    runs.train(changed(('train.steps', '1001')), str(tmp_path))
+  assert report.read(folder) == found
 
 
 def test_a_marked_key_keeps_what_it_was():

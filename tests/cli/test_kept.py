@@ -32,7 +32,7 @@ def own(tmp_path):
 
 
 def begin(workdir):
-  (workdir / kept.CHECKPOINTS / '10').mkdir(parents=True)
+  (workdir / kept.CHECKPOINTS / '00000010').mkdir(parents=True)
 
 
 def same(workdir, made):
@@ -77,6 +77,10 @@ def test_a_run_goes_on_without_the_file_and_not_with_another(own):
 
 def test_before_the_first_checkpoint_the_tokenizer_may_change(own):
   path, _, workdir = own
+  # A first save that was killed is no checkpoint.
+  place = workdir / kept.CHECKPOINTS
+  (place / '00000010.part').mkdir(parents=True)
+  (place / 'values.json').write_text('{"10": 2.5}')
   shutil.copyfile(vocab.SHIPPED, path)
   changed = vocab.SentencePiece(str(path))
   assert kept.adopted(changed, workdir) == changed
