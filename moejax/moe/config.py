@@ -125,19 +125,19 @@ class MoEConfig(config.Checked):
         "experts' weights, which are not of the model's width with "
         f'latent_width={self.latent_width}; set that to 0'
       )
-    if self.reads_responses and not self._has_responses:
-      raise errors.InputError(
-        'moe.balance.coupling needs a row of the router and a gate matrix of '
-        "the model's width for each expert: moe.scorer=linear, gated experts, "
-        'moe.latent_width=0 and a router that scores the experts alone'
-      )
     self.router.check(self.num_choices)
     self.dispatcher.check(self.num_experts, self.num_choices)
     for part in self.balance:
       part.check(self.num_choices)
+      name = table.name_of(balances.BALANCE, part)
+      if part.reads_responses and not self._has_responses:
+        raise errors.InputError(
+          f'balance.{name} needs a row of the router and a gate matrix of the '
+          "model's width for each expert: set scorer=linear, gated experts, "
+          'latent_width=0 and a router that scores the experts alone'
+        )
       zero = getattr(part, 'num_zero', self.zero_computation.num)
       if zero != self.zero_computation.num:
-        name = table.name_of(balances.BALANCE, part)
         raise errors.InputError(
           f'balance.{name}.num_zero={zero}, but zero_computation has '
           f'{self.zero_computation.num}: they must be the same'

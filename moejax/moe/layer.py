@@ -25,8 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import errors, shapes, values, varying
-from moejax.moe import balance, compute, contract, latent, stats
-from moejax.moe.balance import coupling
+from moejax.moe import balance, compute, contract, latent, responses, stats
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import base
 from moejax.parallel import mesh as meshes
@@ -172,7 +171,7 @@ class MoE(nnx.Module):
     if self.config.gating_residual:
       weights['residual'] = self.residual[...]
     if self.config.reads_responses:
-      weights['responses'] = coupling.responses(
+      weights['responses'] = responses.matrix(
         self.router['w_DE'][...].T, self.routed['w_in_ED2F'][...][:, :, 0], key
       )
     routed = self._sharded if self.mesh.size > 1 else self._in_chunks

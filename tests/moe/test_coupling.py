@@ -10,9 +10,9 @@ from helpers import tiny
 from helpers.balance import problem
 
 from moejax.core import errors
-from moejax.moe import layer
+from moejax.moe import layer, responses
 from moejax.moe.balance import BALANCE
-from moejax.moe.balance.coupling import Coupling, responses
+from moejax.moe.balance.coupling import Coupling
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import EXPERTS
 from moejax.moe.routers import ROUTERS
@@ -72,7 +72,7 @@ def test_responses_worked_by_hand():
   w_EDF = jnp.array([[[1.0, 0], [0, 2]], [[0, 0], [0, 5]]])
   want_EE = [[np.sqrt(73), 20], [1, 0]]
   np.testing.assert_allclose(
-    responses(rows_ED, w_EDF, None), want_EE, rtol=1e-6
+    responses.matrix(rows_ED, w_EDF, None), want_EE, rtol=1e-6
   )
 
 
@@ -82,9 +82,9 @@ def test_noisy_rows_stay_nearer_to_their_own():
   rows_ED[1] = rows_ED[0] + 0.1 * RNG.normal(size=40)  # these two are near
   eye_EDF = np.tile(np.eye(40, dtype=np.float32), (5, 1, 1))
   noisy = lambda i: np.asarray(
-    jax.jacfwd(lambda r: responses(r, eye_EDF, jax.random.key(i)) ** 2 / 2)(
-      jnp.asarray(rows_ED)
-    )
+    jax.jacfwd(
+      lambda r: responses.matrix(r, eye_EDF, jax.random.key(i)) ** 2 / 2
+    )(jnp.asarray(rows_ED))
   )
   for i in range(3):
     # |R_i delta_i|^2 / 2 has the derivative R_i delta_i^2.
@@ -141,5 +141,5 @@ def test_a_layer_gives_the_part_its_own_weights():
 )
 def test_what_has_no_rows_or_no_gates_is_refused(changes):
   CONFIG.check()
-  with pytest.raises(errors.InputError, match='moe.balance.coupling needs a'):
+  with pytest.raises(errors.InputError, match='^balance.coupling needs a row'):
     dataclasses.replace(CONFIG, **changes).check()
