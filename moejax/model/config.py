@@ -156,6 +156,12 @@ class ModelConfig(config.Checked):
         f'model.num_heads={self.num_heads}'
       )
     self.heads.check(self)
+    if self.qk_norm_turned and self.qk_norm == 'none':
+      raise errors.InputError(
+        'model.qk_norm_turned=True says when queries and keys are normalised, '
+        'but model.qk_norm=none: set model.qk_norm=head or width, or '
+        'model.qk_norm_turned=false'
+      )
     if self.first_dense > self.num_layers:
       raise errors.InputError(
         f'model.first_dense={self.first_dense} must be at most '
