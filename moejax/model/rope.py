@@ -86,7 +86,8 @@ class Yarn(Plain):
     factor: times the original length that the model is to be used for.
     length: tokens that it was trained on.
     beta_fast: turns above which a frequency is kept.
-    beta_slow: turns below which it is divided.
+    beta_slow: turns below which it is divided; the same number in Kimi-K2,
+      where each frequency is either kept or divided.
     mscale, mscale_all: see above; 0 and 0 are the paper's.
     attention_factor: what cos and sin are multiplied by, if it does not follow
       from those; 0: it does.
@@ -107,9 +108,9 @@ class Yarn(Plain):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.beta_slow >= self.beta_fast:
+    if self.beta_slow > self.beta_fast:
       raise errors.InputError(
-        f'beta_slow={self.beta_slow} must be below beta_fast={self.beta_fast}'
+        f'beta_slow={self.beta_slow} must be at most beta_fast={self.beta_fast}'
       )
 
   def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:

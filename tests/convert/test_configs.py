@@ -99,3 +99,15 @@ def test_a_fixed_alpha_is_a_larger_base():
   rope = {'type': 'dynamic', 'alpha': 8.0, 'rope_theta': 100.0}
   # Heads of 8 features: 8^(8 / 6) is 16.
   assert hunyuan(rope_scaling=rope).rope.base == pytest.approx(1600)
+
+
+def test_kimi_k2_is_read_with_its_one_number_of_turns():
+  """The release's `rope_scaling`, in which beta_fast is beta_slow."""
+  theirs = folder.open_folder(str(hf.GOLDEN / 'deepseek_v3')).config
+  rope = {'type': 'yarn', 'factor': 64.0, 'beta_fast': 1.0, 'beta_slow': 1.0}
+  rope |= {'mscale': 1.0, 'mscale_all_dim': 1.0}
+  rope |= {'original_max_position_embeddings': 4096}
+  theirs |= {'model_type': 'kimi_k2', 'rope_scaling': rope}
+  scaling = configs.read(configs.family_of(theirs), theirs).rope.scaling
+  assert (scaling.beta_fast, scaling.beta_slow) == (1, 1)
+  assert scaling.amplitude == 1

@@ -189,11 +189,21 @@ def test_yarn_keeps_fast_pairs_and_divides_slow_ones():
   assert GPT_OSS.scaling.score_factor == 1
 
 
+def test_yarn_with_one_number_of_turns_keeps_a_pair_or_divides_it():
+  """Kimi-K2's: 64 ln(4096 / 2 pi) / (2 ln 50000) = 19.16, between 19 and 20."""
+  scaling = rope.Yarn(factor=32.0, length=4096, beta_fast=1.0, beta_slow=1.0)
+  scheme = rope.Rope(base=50000.0, scaling=scaling)
+  divisor = rope.Plain().frequencies(scheme, 64) / scaling.frequencies(
+    scheme, 64
+  )
+  np.testing.assert_allclose(divisor, [1] * 20 + [32] * 12)
+
+
 @pytest.mark.parametrize(
   ('make', 'message'),
   [
     (lambda: rope.Rope(share=0.3).turning(10), r'10 x model.rope.share=0.3'),
-    (lambda: rope.Yarn(beta_slow=40.0), 'below beta_fast=32.0'),
+    (lambda: rope.Yarn(beta_slow=40.0), 'at most beta_fast=32.0'),
     (lambda: rope.Llama3(low=5.0), 'below high=4.0'),
   ],
 )
