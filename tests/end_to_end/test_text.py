@@ -164,6 +164,37 @@ def _check_it_goes_on(flags, workdir, before):
   assert 'train.steps=6, but the run in' in ended.err[0]
 
 
+def test_a_run_made_longer_is_the_run_that_was_long_from_the_start(
+  finished, tmp_path
+):
+  """To the bit, where the schedule does not depend on the number of steps."""
+  text = own_text.write_stories(tmp_path / 'mine.jsonl')
+
+  def train(workdir, steps):
+    ended = own_text.call(
+      *own_text.flags(text, tmp_path / workdir),
+      '--config.opt.schedule=constant',
+      '--config.opt.schedule.warmup=2',
+      '--config.report.eval_batches=1',
+      '--config.report.samples=false',
+      f'--config.train.steps={steps}',
+    )
+    assert (ended.code, ended.err) == (command.DONE, [])
+    return restore.state(str(tmp_path / workdir))
+
+  train('longer', 4)
+  longer, straight = train('longer', 6), train('straight', 6)
+  assert int(longer.step) == 6
+  for a, b in zip(*map(jax.tree.leaves, (longer, straight)), strict=True):
+    np.testing.assert_array_equal(a, b)
+  losses = [
+    [r['loss'] for r in own_text.records(tmp_path / name) if 'loss' in r]
+    for name in ('longer', 'straight')
+  ]
+  assert losses[0] == losses[1]
+  assert len(losses[0]) == 6
+
+
 def _table(lines):
   """The lines of the table of scores."""
   start = next(i for i, x in enumerate(lines) if x.startswith('validation '))
