@@ -104,6 +104,7 @@ def test_k_must_fit_the_experts():
   with pytest.raises(errors.InputError) as error:
     Random(k=6).check(5)
   assert str(error.value) == (
-    'router.k=6 experts per token, but there are 5; use 1 to 5'
+    'router.k=6 experts per token, but there are 5 routed experts; '
+    'use at most 5'
   )
   assert Random(k=4).shrunk(3) == Random(k=2)

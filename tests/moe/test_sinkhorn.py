@@ -129,6 +129,7 @@ def test_bad_fields():
   with pytest.raises(errors.InputError) as error:
     Sinkhorn(k=5).check(4)
   assert str(error.value) == (
-    'router.k=5 experts per token, but there are 4; use 1 to 4'
+    'router.k=5 experts per token, but there are 4 routed experts; '
+    'use at most 4'
   )
   assert Sinkhorn(k=6).shrunk(4).k == 2

@@ -360,7 +360,8 @@ def test_k_must_fit_the_experts():
   with pytest.raises(errors.InputError) as error:
     TopK(k=5).check(4)
   assert str(error.value) == (
-    'router.k=5 experts per token, but there are 4 routed experts; use 1 to 4'
+    'router.k=5 experts per token, but there are 4 routed experts; '
+    'use at most 4'
   )
 
 

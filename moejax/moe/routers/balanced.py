@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract, hashing, noise
+from moejax.moe.routers import scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +30,7 @@ class ForcedBalanced(contract.Router):
   equal_weights: bool = False
 
   def check(self, num_experts: int) -> None:
-    if not 1 <= self.k <= num_experts:
-      raise errors.InputError(
-        f'router.k={self.k} experts per token, but there are {num_experts}; '
-        f'use 1 to {num_experts}'
-      )
+    scores.check_k(self.k, num_experts)
 
   def shrunk(self, num_experts: int) -> 'ForcedBalanced':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract
-from moejax.moe.routers import any_number
+from moejax.moe.routers import any_number, scores
 from moejax.moe.scorers import SCORERS
 
 # Less mass than this on the experts there are counts as this: the penalty is
@@ -65,11 +65,7 @@ class DSelectK(contract.Router):
   alpha: contract.Scorer = config.choice(SCORERS, PER_EXAMPLE)
 
   def check(self, num_experts: int) -> None:
-    if self.k > num_experts:
-      raise errors.InputError(
-        f'router.k={self.k} experts per token, but there are {num_experts} '
-        f'routed experts; use 1 to {num_experts}'
-      )
+    scores.check_k(self.k, num_experts)
 
   def shrunk(self, num_experts: int) -> 'DSelectK':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract
 from moejax.moe.routers import any_number, scores
 
@@ -39,11 +39,7 @@ class ExpertThreshold(contract.Router):
   warmup_steps: int = config.number(4000, at_least=0, note='0: none')
 
   def check(self, num_experts: int) -> None:
-    if self.k > num_experts:
-      raise errors.InputError(
-        f'router.k={self.k} experts per token, but there are {num_experts} '
-        'routed experts'
-      )
+    scores.check_k(self.k, num_experts)
 
   def shrunk(self, num_experts: int) -> 'ExpertThreshold':
     return dataclasses.replace(self, k=min(self.k, 2.0, num_experts))

@@ -11,15 +11,7 @@ from etils import epath
 
 from moejax.core import config, errors
 from moejax.moe import contract, hashing
-
-
-def check_k(k: int, num_experts: int) -> None:
-  """Raises InputError unless k different experts can be had."""
-  if not 1 <= k <= num_experts:
-    raise errors.InputError(
-      f'router.k={k} experts per token, but there are {num_experts} '
-      f'routed experts; use 1 to {num_experts}'
-    )
+from moejax.moe.routers import scores
 
 
 def ids(given: contract.RouterInput) -> jax.Array:
@@ -64,7 +56,7 @@ class Hash(contract.Router):
   by_layer: bool = True
 
   def check(self, num_experts: int) -> None:
-    check_k(self.k, num_experts)
+    scores.check_k(self.k, num_experts)
 
   def shrunk(self, num_experts: int) -> 'Hash':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))
@@ -113,7 +105,7 @@ class BalancedHash(contract.Router):
   counts: str = ''
 
   def check(self, num_experts: int) -> None:
-    check_k(self.k, num_experts)
+    scores.check_k(self.k, num_experts)
     _table(self, num_experts)
 
   def shrunk(self, num_experts: int) -> 'BalancedHash':

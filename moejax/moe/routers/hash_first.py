@@ -45,7 +45,7 @@ class HashFirst(contract.Router):
   seed: int = config.number(0, at_least=0)
 
   def check(self, num_experts: int) -> None:
-    hashes.check_k(self.k, num_experts)
+    scores.check_k(self.k, num_experts)
     scores.check_gates(
       self.k == 1,
       num_experts,

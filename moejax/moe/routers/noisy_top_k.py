@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract, noise
 from moejax.moe.routers import scores
 from moejax.moe.scorers import Linear
@@ -144,11 +144,7 @@ class NoisyTopK(contract.Router):
   noise: Noise = config.choice(NOISES, Learned())
 
   def check(self, num_experts: int) -> None:
-    if not 1 <= self.k <= num_experts:
-      raise errors.InputError(
-        f'router.k={self.k} experts per token, but there are {num_experts} '
-        f'routed experts; use 1 to {num_experts}'
-      )
+    scores.check_k(self.k, num_experts)
     scores.check_gates(
       self.k == 1 and self.noise.among_kept,
       num_experts,

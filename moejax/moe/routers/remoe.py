@@ -4,9 +4,9 @@ import dataclasses
 
 import jax
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract
-from moejax.moe.routers import any_number
+from moejax.moe.routers import any_number, scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,7 @@ class ReMoE(contract.Router):
   k: float = config.number(2.0, above=0, at_most=10**6)
 
   def check(self, num_experts: int) -> None:
-    if self.k > num_experts:
-      raise errors.InputError(
-        f'router.k={self.k} experts per token, but there are {num_experts} '
-        'routed experts'
-      )
+    scores.check_k(self.k, num_experts)
 
   def shrunk(self, num_experts: int) -> 'ReMoE':
     return dataclasses.replace(self, k=min(self.k, 2.0, num_experts))

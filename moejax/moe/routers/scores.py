@@ -68,6 +68,15 @@ def renormalised(gate_TK: jax.Array) -> jax.Array:
   return gate_TK / jnp.maximum(total_T1, LEAST_SUM)
 
 
+def check_k(k: float, num_experts: int) -> None:
+  """Raises InputError if a token is to have more experts than there are."""
+  if k > num_experts:
+    raise errors.InputError(
+      f'router.k={k} experts per token, but there are {num_experts} routed '
+      f'experts; use at most {num_experts}'
+    )
+
+
 def check_gates(alone: bool, num_experts: int, setting: str, fix: str) -> None:
   """Raises InputError where a token's one gate is divided by itself.
 

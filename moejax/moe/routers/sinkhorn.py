@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract, transport
+from moejax.moe.routers import scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +39,7 @@ class Sinkhorn(contract.Router):
   iterations: int = config.number(100, at_least=1, at_most=10**6)
 
   def check(self, num_experts: int) -> None:
-    if not 1 <= self.k <= num_experts:
-      raise errors.InputError(
-        f'router.k={self.k} experts per token, but there are {num_experts}; '
-        f'use 1 to {num_experts}'
-      )
+    scores.check_k(self.k, num_experts)
 
   def shrunk(self, num_experts: int) -> 'Sinkhorn':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract, noise
 from moejax.moe.routers import scores
 
@@ -47,11 +47,7 @@ class SparseMixer(contract.Router):
   r: float = config.number(0.01, at_least=0, at_most=1000)
 
   def check(self, num_experts: int) -> None:
-    if not 1 <= self.k <= num_experts:
-      raise errors.InputError(
-        f'router.k={self.k} experts per token, but there are {num_experts} '
-        f'routed experts; use 1 to {num_experts}'
-      )
+    scores.check_k(self.k, num_experts)
 
   def shrunk(self, num_experts: int) -> 'SparseMixer':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))

@@ -76,11 +76,7 @@ class TopK(contract.Router):
   expert_dropout: float = config.number(0.0, at_least=0, below=1)
 
   def check(self, num_experts: int) -> None:
-    if not 1 <= self.k <= num_experts:
-      raise errors.InputError(
-        f'router.k={self.k} experts per token, but there are {num_experts} '
-        f'routed experts; use 1 to {num_experts}'
-      )
+    scores.check_k(self.k, num_experts)
     one = self.k == 1
     scores.check_gates(
       one and self.renormalise,

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import config
 from moejax.moe import contract
-from moejax.moe.routers import any_number
+from moejax.moe.routers import any_number, scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +35,7 @@ class TopP(contract.Router):
   k: float = config.number(2.0, above=0, at_most=10**6)
 
   def check(self, num_experts: int) -> None:
-    if not 0 < self.k <= num_experts:
-      raise errors.InputError(
-        f'router.k={self.k} experts per token, but there are {num_experts} '
-        'routed experts'
-      )
+    scores.check_k(self.k, num_experts)
 
   def shrunk(self, num_experts: int) -> 'TopP':
     return dataclasses.replace(self, k=min(self.k, num_experts))
