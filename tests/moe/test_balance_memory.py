@@ -107,7 +107,7 @@ def test_smebu_of_a_steep_clamp_is_the_sign_rule_without_its_mean():
   loads = [[4, 3, 1, 8], [2, 9, 2, 3]]
   for part, rule in (
     (Smebu(rate=0.1, kappa=1e3, momentum=0.0), LossFree(0.1)),
-    (Smebu(rate=100.0, kappa=1e-3, momentum=0.0), LossFree(0.1, 'proportional')),
+    (Smebu(100.0, kappa=1e-3, momentum=0.0), LossFree(0.1, 'proportional')),
   ):
     got = smebu_updated(part, loads)['bias_E']
     want = updated(rule, loads)['bias_E']

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import config
-from moejax.moe import contract
-from moejax.moe.balance import counts
+from moejax.moe.balance import bias
 
 EPS = 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamWBias(contract.Balance):
+class AdamWBias(bias.SelectionBias):
   """b by AdamW, with (share of the load) - 1 / E for the gradient.
 
   ZAYA1's bias (arXiv 2605.05365, section II): the signal of loss-free balancing
@@ -40,12 +39,6 @@ class AdamWBias(contract.Balance):
   beta1: float = config.number(0.9, at_least=0, below=1)
   beta2: float = config.number(0.999, at_least=0, below=1)
   weight_decay: float = config.number(0.0, at_least=0, at_most=1000)
-
-  def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
-  ) -> dict[str, jax.Array]:
-    del given
-    return {'count_E': counts.count(routing)}
 
   def memory(self, num_experts: int) -> dict[str, jax.Array]:
     zeros_E = jnp.zeros(num_experts, jnp.float32)

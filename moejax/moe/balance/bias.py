@@ -28,8 +28,18 @@ def _proportional(count_NE: jax.Array) -> jax.Array:
 RULES = {'proportional': _proportional, 'sign': _sign}
 
 
+class SelectionBias(contract.Balance):
+  """What moves a bias by the load of the experts: the base of all that do."""
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    del given
+    return {'count_E': counts.count(routing)}
+
+
 @dataclasses.dataclass(frozen=True)
-class LossFree(contract.Balance):
+class LossFree(SelectionBias):
   """Loss-free balancing: b_i += rate * sign(mean load - load of expert i).
 
   Wang et al. 2024 (arXiv 2408.15664, algorithm 1), the selection bias of
@@ -50,12 +60,6 @@ class LossFree(contract.Balance):
   rule: str = config.named(RULES, 'sign')
   stop_after: int = config.number(0, at_least=0, note='0: never')
 
-  def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
-  ) -> dict[str, jax.Array]:
-    del given
-    return {'count_E': counts.count(routing)}
-
   def memory(self, num_experts: int) -> dict[str, jax.Array]:
     return {
       'bias_E': jnp.zeros(num_experts, jnp.float32),
@@ -75,7 +79,7 @@ class LossFree(contract.Balance):
 
 
 @dataclasses.dataclass(frozen=True)
-class ShareBias(contract.Balance):
+class ShareBias(SelectionBias):
   """LongCat-Flash's bias: b_i += rate * (s / N - share of expert i).
 
   LongCat-Flash (arXiv 2509.01322, section 2.1), for the N experts with weights;
@@ -104,12 +108,6 @@ class ShareBias(contract.Balance):
   def shrunk(self, num_experts: int) -> 'ShareBias':
     num_zero = min(self.num_zero, num_experts - 1)
     return dataclasses.replace(self, num_zero=num_zero)
-
-  def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
-  ) -> dict[str, jax.Array]:
-    del given
-    return {'count_E': counts.count(routing)}
 
   def memory(self, num_experts: int) -> dict[str, jax.Array]:
     return {'bias_E': jnp.zeros(num_experts, jnp.float32)}

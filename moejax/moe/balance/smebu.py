@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import config
-from moejax.moe import contract
-from moejax.moe.balance import counts
+from moejax.moe.balance import bias
 
 
 @dataclasses.dataclass(frozen=True)
-class Smebu(contract.Balance):
+class Smebu(bias.SelectionBias):
   """Soft-clamped momentum expert bias updates, of Trinity Large.
 
   Trinity's report (arXiv 2602.17004) takes the sign rule of loss-free
@@ -35,12 +34,6 @@ class Smebu(contract.Balance):
   rate: float = config.number(5e-4, at_least=0, at_most=100)
   kappa: float = config.number(2.0, above=0, at_most=1000)
   momentum: float = config.number(0.5, at_least=0, below=1)
-
-  def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
-  ) -> dict[str, jax.Array]:
-    del given
-    return {'count_E': counts.count(routing)}
 
   def memory(self, num_experts: int) -> dict[str, jax.Array]:
     zeros_E = jnp.zeros(num_experts, jnp.float32)
