@@ -122,6 +122,11 @@ HARD = {
     'model.feed_forward.num_experts=128',
     'model.feed_forward.slots=256',
   ],
+  'a divisor for each pair': [
+    'model.rope.scaling=longrope',
+    f'model.rope.scaling.short={[1.5] * 16}',
+    f'model.rope.scaling.long={[2.0] * 16}',
+  ],
   'three tokens ahead': ['model.mtp_layers=3'],
   'parts': ['model.token_chunks=6', 'train.micro_batches=4'],
   'many devices': ['mesh.expert=64', 'mesh.model=8'],

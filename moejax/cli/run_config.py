@@ -30,6 +30,7 @@ from moejax.convert import tokenizer
 from moejax.core import config, errors, resume, table
 from moejax.data.config import DataConfig
 from moejax.model.config import ModelConfig
+from moejax.model.rope import Plain
 from moejax.parallel.mesh import MeshConfig
 from moejax.train.loop import TrainConfig
 from moejax.train.optimizer import OptimizerConfig
@@ -262,7 +263,8 @@ def shrink(run: Run) -> Run:
     data = dataclasses.replace(data, mixture='minipile', max_documents=20)
   return dataclasses.replace(
     run,
-    model=dataclasses.replace(
+    model=_with_scaling(
+      model.rope.scaling,
       model,
       width=64,
       num_layers=dense + 2,
@@ -274,7 +276,9 @@ def shrink(run: Run) -> Run:
       heads=model.heads.shrunk(),
       # Of 16 features an even number turns, two at least.
       rope=dataclasses.replace(
-        model.rope, share=max(round(8 * model.rope.share), 1) / 8
+        model.rope,
+        share=max(round(8 * model.rope.share), 1) / 8,
+        scaling=Plain(),
       ),
       dense_width=128,
       max_length=64,
@@ -311,6 +315,16 @@ def shrink(run: Run) -> Run:
     mesh=MeshConfig(),
     start='',
   )
+
+
+def _with_scaling(
+  scaling: Plain, model: ModelConfig, **changes: Any
+) -> ModelConfig:
+  """The model with changes, and a scaling for the features that then turn."""
+  model = dataclasses.replace(model, **changes)
+  scaling = scaling.shrunk(model.heads.turning(model))
+  rope = dataclasses.replace(model.rope, scaling=scaling)
+  return dataclasses.replace(model, rope=rope)
 
 
 def _shrunk(part: Any, num_experts: int) -> Any:

@@ -29,6 +29,11 @@ class Plain(config.Checked):
   def check(self, dim: int) -> None:
     """Raises InputError if it is not for heads of which `dim` features turn."""
 
+  def shrunk(self, dim: int) -> 'Plain':
+    """The same for a model that is shrunk to heads of which `dim` turn."""
+    del dim
+    return self
+
   def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
     """Of each of the dim / 2 pairs, in radians per token, float64."""
     return rope.base ** -(np.arange(dim // 2) * 2 / dim)
@@ -224,6 +229,15 @@ class LongRope(Plain):
           f'rope.scaling.{name} has {len(divisors)} numbers, but {dim // 2} '
           'pairs of features of a head turn; give it one for each'
         )
+
+  def shrunk(self, dim: int) -> 'LongRope':
+    """With some of the divisors, or some of them several times."""
+    pairs = dim // 2
+    short, long = (
+      tuple(divisors[i * len(divisors) // pairs] for i in range(pairs))
+      for divisors in (self.short, self.long)
+    )
+    return dataclasses.replace(self, short=short, long=long)
 
   def frequencies(self, rope: 'Rope', dim: int) -> np.ndarray:
     return super().frequencies(rope, dim) / np.asarray(self.short)
