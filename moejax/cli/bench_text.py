@@ -37,6 +37,17 @@ LENGTH = 1024
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags that follow the word, and measures."""
+  args, overrides = command.parse(_flags(), argv)
+  if overrides:
+    raise errors.InputError('bench text takes no --config.*')
+  if args.side:
+    print(json.dumps(_measured(args)))
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    _report(args, pathlib.Path(folder))
+
+
+def _flags() -> argparse.ArgumentParser:
   flags = command.parser(__doc__)
   add = flags.add_argument
   size = command.number(int, 1, 100_000)
@@ -47,14 +58,7 @@ def main(argv: Sequence[str]) -> None:
   add('--eos_token', default='<|endoftext|>', help='of that tokenizer')
   add('--side', default='', help='(measures one side and prints JSON)')
   add('--file', default='', help='(what it reads)')
-  args, overrides = command.parse(flags, argv)
-  if overrides:
-    raise errors.InputError('bench text takes no --config.*')
-  if args.side:
-    print(json.dumps(_measured(args)))
-    return
-  with tempfile.TemporaryDirectory() as folder:
-    _report(args, pathlib.Path(folder))
+  return flags
 
 
 def _report(args: argparse.Namespace, folder: pathlib.Path) -> None:
@@ -114,14 +118,23 @@ def _side(
   eos_token: str, tokenizer: str, side: str, file: pathlib.Path
 ) -> dict[str, Any]:
   """What a process of its own measures."""
-  line = [sys.executable, '-m', 'moejax.cli.bench', 'text', f'--side={side}']
-  line += [f'--file={file}', f'--tokenizer={tokenizer}']
-  line += [f'--eos_token={eos_token}']
+  line = [sys.executable, '-m', 'moejax.cli.bench', 'text']
+  line += _side_flags(eos_token, tokenizer, side, file)
   done = subprocess.run(line, capture_output=True, text=True, check=False)
   if done.returncode:
     said = done.stderr.strip().splitlines() or ['it said nothing']
     raise errors.InputError(f'the side {side} failed: {said[-1]}')
   return json.loads(done.stdout.splitlines()[-1])
+
+
+def _side_flags(
+  eos_token: str, tokenizer: str, side: str, file: pathlib.Path
+) -> list[str]:
+  """The flags of that process; '' is the shipped tokenizer, and no flag."""
+  flags = [f'--side={side}', f'--file={file}']
+  if tokenizer:
+    flags += [f'--tokenizer={tokenizer}', f'--eos_token={eos_token}']
+  return flags
 
 
 def _measured(args: argparse.Namespace) -> dict[str, Any]:

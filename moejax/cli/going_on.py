@@ -175,6 +175,12 @@ def finished(run: Run, folder: epath.Path, say: Say) -> bool:
       f'{run.train.steps}, and the report is made anew.'
     )
     return False
+  if text := resume.changes(old, run)[resume.TEXT]:
+    say(
+      f'{resume.listed(text, before="before")}: whether it is the same text is '
+      'seen by its rows.'
+    )
+    return False
   if run.report != old.report:
     say('The report is made anew: report.* has changed.')
     return False

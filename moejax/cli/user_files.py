@@ -114,7 +114,7 @@ def _check_is_python(path: str, kind: str) -> None:
   if not path:
     raise errors.InputError(f'no {kind} file is named: the path is empty')
   if file.is_dir():
-    names = ', '.join(p.name for p in sorted(file.glob('*.py')))
+    names = ', '.join(p.name for p in sorted(file.glob('*.py')) if p.is_file())
     beside = f'; in it are {names}' if names else ', without any .py file'
     raise errors.InputError(f'{path!r} is a folder, not a {kind} file{beside}')
   if not file.exists():
@@ -140,11 +140,17 @@ def _missing(path: str, kind: str) -> errors.InputError:
       f'{kind} file {path!r} is a link to {os.readlink(path)!r}, which is not '
       'there'
     )
-  if file.with_name(f'{file.name}.py').is_file():
+  longer = file.with_name(f'{file.name}.py')
+  if longer.is_dir():
+    return errors.InputError(
+      f'no file {path!r}, and {os.fspath(longer)!r} is a folder, not a {kind} '
+      'file'
+    )
+  if longer.is_file():
     return errors.InputError(
       f'no file {path!r}; did you mean {path + ".py"!r}?'
     )
-  near = sorted(p.stem for p in file.parent.glob('*.py'))
+  near = sorted(p.stem for p in file.parent.glob('*.py') if p.is_file())
   if not near:
     return errors.InputError(f'no {kind} file {path!r}, nor any beside it')
   unknown = table.unknown(f'{kind} file', file.stem, near)

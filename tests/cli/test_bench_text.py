@@ -1,7 +1,5 @@
 """The benchmark of long documents, its sides in this process and small."""
 
-import argparse
-
 import pytest
 
 from moejax.cli import bench_text, command
@@ -16,10 +14,10 @@ def _small(monkeypatch):
   def write(path, megabytes):
     path.write_text('the cat sat on the mat\n' * 300 * megabytes)
 
-  def side(eos_token, tokenizer, side, file):
-    args = argparse.Namespace(
-      side=side, file=str(file), tokenizer=tokenizer, eos_token=eos_token
-    )
+  def side(*wanted):
+    # By the flags that its process would be given.
+    flags = bench_text._side_flags(*wanted)
+    args, _ = command.parse(bench_text._flags(), flags)
     return bench_text._measured(args)
 
   monkeypatch.setattr(bench_text, '_write', write)

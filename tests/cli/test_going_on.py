@@ -251,6 +251,12 @@ def test_a_finished_run_is_finished_until_more_is_wanted(tmp_path):
     'made anew.',
     'The report is made anew: report.* has changed.',
   ]
+  # Another text is compared first: what is there may be the report of another.
+  assert not finished(changed(('data.files', '/other/*.txt')))
+  assert said[2:] == [
+    "data.files ('' before, '/other/*.txt' now): whether it is the same text "
+    'is seen by its rows.'
+  ]
   with pytest.raises(
     errors.InputError, match='train.steps=999, but the run in'
   ):

@@ -101,6 +101,8 @@ def test_a_sweep_names_the_place_in_the_config_of_a_run(
 PLACES = {
   '': 'no config file is named: the path is empty',
   'folder.py': "'folder.py' is a folder, not a config file; in it are a.py",
+  'folder': "no file 'folder', and 'folder.py' is a folder, not a config file",
+  'fodler': "no file 'fodler': unknown config file 'fodler'; known are: mine",
   'empty': "'empty' is a folder, not a config file, without any .py file",
   'text.txt': "'text.txt' is not a config file: those are Python and en",
   'mine': "no file 'mine'; did you mean 'mine.py'?",
