@@ -32,6 +32,22 @@ def different(run: Run, workdir: epath.PathLike) -> resume.Changes:
   return restore.different(run, restore.run_of(str(folder)))
 
 
+def stale(run: Run, workdir: epath.PathLike) -> resume.Changes:
+  """The keys by which the report of a workdir is that of another run.
+
+  It is of another text, which is told by its keys alone here, or of more steps.
+  """
+  folder = epath.Path(workdir)
+  if not (folder / restore.CONFIG).exists():
+    return {}
+  old = restore.run_of(str(folder))
+  changed = resume.changes(old, run)
+  found = dict(changed[resume.TEXT])
+  if run.train.steps < old.train.steps:
+    found |= changed[resume.LENGTH]
+  return found
+
+
 def check_checkpoint(
   run: Run, data: data_build.Data, step: int, extra: dict[str, Any], say: Say
 ) -> None:

@@ -44,6 +44,7 @@ from etils import epath
 from moejax.cli import (
   command,
   going_on,
+  report,
   run_config,
   screen,
   sweep_config,
@@ -98,11 +99,26 @@ class _Sweep:
 
   def changed(self) -> dict[str, str]:
     """Of each run that the folder has of another config: what differs."""
-    found = {
-      name: going_on.different(config, self.folder / name)
-      for name, config in self.configs.items()
-    }
-    return {name: resume.listed(keys) for name, keys in found.items() if keys}
+    found = {}
+    for name, config in self.configs.items():
+      folder = self.folder / name
+      keys = dict(going_on.different(config, folder))
+      if report.read(folder) is not None:
+        # No process would look at it again: it would be in the table as it is.
+        keys |= going_on.stale(config, folder)
+      if keys:
+        found[name] = resume.listed(keys)
+    return found
+
+  def is_done(self, result: Result) -> bool:
+    """Whether nothing is left to do of a run: its report is that of now."""
+    config, folder = self.configs[result.name], self.folder / result.name
+    return (
+      result.status == sweep_results.FINISHED
+      # Of one that another command has trained the parameters are not known.
+      and result.total is not None
+      and config.report == run_config.of_workdir(str(folder)).report
+    )
 
   def check_folders(self) -> None:
     """Raises InputError if a folder has a run of another config.
@@ -222,13 +238,7 @@ def _show_list(sweep: _Sweep, chosen: Sequence[SweepRun]) -> None:
 def _train(sweep: _Sweep, chosen: Sequence[SweepRun], processes: int) -> None:
   """Trains what is not finished, and says how it goes."""
   before = {result.name: result for result in sweep.results()}
-  # Of one that another command has trained the parameters are not known.
-  todo = [
-    one
-    for one in chosen
-    if before[one.name].status != sweep_results.FINISHED
-    or before[one.name].total is None
-  ]
+  todo = [one for one in chosen if not sweep.is_done(before[one.name])]
   processes = min(processes, max(1, len(todo)))
   print(
     f'Sweep {sweep.name}: {len(chosen)} runs, '

@@ -7,8 +7,10 @@ import types
 import pytest
 from etils import epath
 
-from moejax.cli import going_on, report, restore, run_config
+from moejax.cli import going_on, report, restore, run_config, sweep_results
 from moejax.cli import run as runs
+from moejax.cli import sweep as sweeps
+from moejax.cli.sweep_pool import Answer
 from moejax.core import config, errors, files, resume
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes
@@ -275,6 +277,48 @@ def test_a_report_stays_until_the_run_really_goes_on(tmp_path, monkeypatch):
   with pytest.raises(errors.InputError, match='the text is gone'):
     runs.train(changed(('train.steps', '1001')), str(tmp_path))
   assert report.read(folder) == found
+
+
+SWEEP = """
+from moejax.cli import sweep_config as sweep
+get_sweep = lambda: sweep.run('configs/tiny.py:tiny')
+"""
+
+
+def test_a_sweep_trains_or_refuses_what_its_table_would_be_wrong_about(
+  tmp_path, monkeypatch
+):
+  path, folder = tmp_path / 'mine.py', tmp_path / 'runs'
+  path.write_text(SWEEP)
+  jobs = []
+  monkeypatch.setattr(
+    sweeps.sweep_pool, 'run', lambda todo, *_: jobs.extend(todo)
+  )
+  monkeypatch.setattr(sweeps, '_finish', lambda *_: None)
+
+  def train(*flags):
+    jobs.clear()
+    sweeps.main([f'--sweep={path}', f'--workdir={folder}', *flags])
+    return [job.name for job in jobs]
+
+  run = run_config.load('configs/tiny.py:tiny')
+  (folder / 'tiny').mkdir(parents=True)
+  write(folder / 'tiny', run, 20)
+  report.write(
+    {'steps': 20, 'domains': {'a': {'loss': 1.0, 'bits_per_byte': 1.0}}},
+    epath.Path(folder / 'tiny'),
+  )
+  sweep_results.record(epath.Path(folder), 'tiny', Answer(0, '', 1.0, 9, 9), 1)
+  assert train() == []
+  # A report of other batches is not what the caption says.
+  assert train('--config.report.eval_batches=7') == ['tiny']
+  for flag, words in (
+    ('--config.data.files=/other/*.txt', "data.files ('' there"),
+    ('--config.train.steps=10', 'train.steps (20 there, 10 now)'),
+  ):
+    with pytest.raises(errors.InputError) as e:
+      train(flag)
+    assert words in str(e.value)
 
 
 def test_a_marked_key_keeps_what_it_was():
