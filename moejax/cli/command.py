@@ -11,6 +11,7 @@ Exit codes:
   6   another process of the run is lost, or never came; start all again
   75  interrupted by Ctrl-C, SIGTERM or SIGHUP (a closed terminal); training
       was saved first: run the same command to go on
+141 nobody reads the output any more, as behind `| head`; nothing is said
 """
 
 import argparse
@@ -30,6 +31,7 @@ from moejax.core import errors, lines, terminal
 TRACE = '--trace'
 DONE, BUG, BAD_INPUT, STOPPED = 0, 1, 2, 3
 STUCK, DOES_NOT_FIT, LOST, INTERRUPTED = 4, 5, 6, 75
+NOT_READ = 141  # of a shell for a process that SIGPIPE ended
 DISK_ERRORS = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -187,6 +189,12 @@ def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   before = _interrupts()
   try:
     run(argv)
+    with terminal.outlived():
+      sys.stdout.flush()
+  except BrokenPipeError:
+    if not terminal.let_go():
+      raise  # another pipe than our output
+    return NOT_READ
   except (Exception, KeyboardInterrupt) as e:
     found = ending(e)
     if found is None:

@@ -2,6 +2,9 @@
 
 import io
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -92,3 +95,31 @@ def test_a_flag_has_one_value_that_is_not_empty(argv, words):
   with pytest.raises(errors.InputError, match=words):
     _parsed(argv, x=str)
   assert _parsed(['--x=1', '--x=1'], x=str).x == '1'
+
+
+LINES = """
+from moejax.cli import command
+def run(argv):
+  for _ in range({}):
+    print('a line', flush={})
+command.main(run)
+"""
+
+
+@pytest.mark.parametrize(
+  ('lines', 'flush', 'code'),
+  [(10**6, True, command.NOT_READ), (3, False, command.DONE)],
+)
+def test_a_reader_that_has_gone_gets_no_stack(lines, flush, code):
+  """As `| head -1` goes: in the middle of it, or before it is all flushed."""
+  process = subprocess.Popen(
+    [sys.executable, '-c', LINES.format(lines, flush)],
+    # An empty PYTHONUNBUFFERED is none.
+    env={**os.environ, 'PYTHONUNBUFFERED': ''},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  process.stdout.close()
+  with process.stderr as err:
+    assert err.read() == b''
+  assert process.wait() == code
