@@ -47,8 +47,8 @@ def first(routing: contract.Routing, part: str) -> jax.Array:
   """
   if routing.per_token is None:
     raise errors.InputError(
-      f'the {part} balance loss counts first choices: it needs a token choice '
-      'router'
+      f'model.moe.balance.{part} counts first choices: it needs a token choice '
+      f'router; use one, or model.moe.balance.{part}=off'
     )
   return routing.expert_A[: routing.prob_TE.shape[0]]
 
@@ -63,8 +63,8 @@ def extra(routing: contract.Routing, name: str, part: str) -> jax.Array:
     found = ', '.join(sorted(routing.extra)) or 'nothing'
     raise errors.InputError(
       f'model.moe.balance.{part} needs {name} from the router, which reports '
-      f'{found}; '
-      f'use the router that it belongs to, or balance.{part}=off'
+      f'{found}; use the router that it belongs to, or model.moe.balance.'
+      f'{part}=off'
     )
   return routing.extra[name]
 

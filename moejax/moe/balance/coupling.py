@@ -50,8 +50,9 @@ class Coupling(contract.Balance):
     m_EE = given.responses_EE
     if m_EE is None:
       raise errors.InputError(
-        f"balance.{NAME} needs the experts' answers to the rows of the router, "
-        f'which only a layer with both has; set balance.{NAME}=off'
+        f"model.moe.balance.{NAME} needs the experts' answers to the rows of "
+        f'the router, which only a layer with both has; set model.moe.balance.'
+        f'{NAME}=off'
       )
     own_E1 = self.alpha * jnp.diagonal(m_EE)[:, None]
     excess_EE = jax.nn.relu(m_EE - own_E1) + jax.nn.relu(m_EE.T - own_E1)
