@@ -82,13 +82,18 @@ def check_checkpoint(
       f'Going on with {resume.listed(found, before="before")}: the same '
       'result but for rounding.'
     )
+  _say_not_used(changed, say)
+  if changed[resume.LENGTH]:
+    say(_longer(run, old, step))
+
+
+def _say_not_used(changed: dict[str, resume.Changes], say: Say) -> None:
+  """A line, if keys of the beginning of a run have changed since."""
   if found := changed[resume.BEGINNING]:
     say(
       f'{resume.listed(found, before="at the beginning")}: not used, the run '
       'has begun already.'
     )
-  if changed[resume.LENGTH]:
-    say(_longer(run, old, step))
 
 
 def extra_of(run: Run, data: data_build.Data) -> dict[str, Any]:
@@ -172,7 +177,8 @@ def finished(run: Run, folder: epath.Path, say: Say) -> bool:
   Args:
     run: as it is now.
     folder: its workdir.
-    say: is given a line if there is something to do again.
+    say: is given a line if there is something to do again, or a key that the
+      run does not use any more.
 
   Raises:
     InputError: the run has taken more steps than it is to have.
@@ -191,7 +197,8 @@ def finished(run: Run, folder: epath.Path, say: Say) -> bool:
       f'{run.train.steps}, and the report is made anew.'
     )
     return False
-  if text := resume.changes(old, run)[resume.TEXT]:
+  changed = resume.changes(old, run)
+  if text := changed[resume.TEXT]:
     say(
       f'{resume.listed(text, before="before")}: whether it is the same text is '
       'seen by its rows.'
@@ -200,4 +207,5 @@ def finished(run: Run, folder: epath.Path, say: Say) -> bool:
   if run.report != old.report:
     say('The report is made anew: report.* has changed.')
     return False
+  _say_not_used(changed, say)
   return True

@@ -259,6 +259,11 @@ def test_a_finished_run_is_finished_until_more_is_wanted(tmp_path):
     "data.files ('' before, '/other/*.txt' now): whether it is the same text "
     'is seen by its rows.'
   ]
+  assert finished(changed(('start', '/other')))
+  assert said[3:] == [
+    "start ('' at the beginning, '/other' now): not used, the run has begun "
+    'already.'
+  ]
   with pytest.raises(
     errors.InputError, match='train.steps=999, but the run in'
   ):
