@@ -11,13 +11,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import rich.console
 from etils import epath
 
 from moejax.cli import (
   command,
   data_progress,
+  first_weights,
   going_on,
   kept,
   report,
@@ -29,8 +29,6 @@ from moejax.cli.parts import Parts
 from moejax.cli.processes import ALONE, Processes
 from moejax.cli.run_config import Run
 from moejax.cli.screen import Screen
-from moejax.convert import configs, load
-from moejax.convert import folder as folders
 from moejax.core import compile_cache, config, files
 from moejax.data import build as data_build
 from moejax.evals import perplexity
@@ -105,6 +103,7 @@ def _train(
     report.show(found, screen)
     return
   with compile_cache.kept(run.train.compile_cache, folder, screen.line):
+    first_weights.check(run, folder, processes.group)
     parts = _parts(run, model, screen, processes)
     _train_the_rest(parts, folder, screen, spent)
 
@@ -204,7 +203,7 @@ def _start(parts: Parts, o: Opened) -> states.State:
   with o.spent.part('restore'):
     found = o.checkpoints.restore_latest(states.abstract(*what, rule))
     if found is None:
-      state = states.begin(*what, _first_weights(parts, o), rule)
+      state = states.begin(*what, first_weights.make(parts, o), rule)
   if found is None:
     going_on.say_begun_anew(parts.run, o.folder, o.screen.line)
     o.go_on_from(0)
@@ -216,32 +215,6 @@ def _start(parts: Parts, o: Opened) -> states.State:
   o.screen.line(f'Going on from the checkpoint of step {int(state.step)}.')
   o.go_on_from(int(state.step))
   return state
-
-
-def _first_weights(parts: Parts, o: Opened) -> build.Weights:
-  """Those of `start`, or fresh ones."""
-  run = parts.run
-  if not run.start:
-    return parts.model.init(jax.random.key(run.seed))
-  if (epath.Path(run.start) / restore.CHECKPOINTS).exists():
-    there = restore.run_of(run.start).model
-    configs.check_same(there, run.model, run.start)
-    weights, step = restore.weights(
-      parts.model,
-      run.start,
-      o.screen.line,
-      parts.processes.group,
-      step=run.start_step,
-      key='start_step',
-    )
-    o.screen.line(f'Beginning with the weights of {run.start}, step {step}.')
-    return weights
-  plan = load.plan(folders.open_folder(run.start))
-  configs.check_same(plan.config, run.model, run.start)
-  o.screen.line(f'Beginning with the weights of {plan.folder.path}.')
-  for line in load.remarks(plan):
-    o.screen.line(line)
-  return load.weights(plan, parts.model)
 
 
 def _job(parts: Parts, o: Opened) -> loop.Job:

@@ -93,11 +93,24 @@ class Run(config.Checked):
         f'model.max_length={self.model.max_length}; shorten the one or raise '
         'the other'
       )
+    self._check_start_step()
     size = self.data.vocab.size
     if size > self.model.vocab_size:
       raise errors.InputError(
         f'model.vocab_size={self.model.vocab_size} is smaller than the {size} '
         f'ids of data.vocab; set model.vocab_size={size} or more'
+      )
+
+  def _check_start_step(self) -> None:
+    step = self.start_step
+    if step not in ('newest', 'best') and not step.isdecimal():
+      raise errors.InputError(
+        f'start_step={step!r} must be newest, best or the step of a checkpoint'
+      )
+    if step != 'newest' and not self.start:
+      raise errors.InputError(
+        f'start_step={step} is a checkpoint of the run in start, which is '
+        'empty: set start to the workdir of that run, or leave start_step out'
       )
 
 
@@ -314,6 +327,7 @@ def shrink(run: Run) -> Run:
     report=dataclasses.replace(run.report, eval_batches=4),
     mesh=MeshConfig(),
     start='',
+    start_step='newest',
   )
 
 

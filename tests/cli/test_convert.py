@@ -298,7 +298,7 @@ def test_training_begins_with_the_weights_of_a_workdir(
   more = {'start': str(start), 'model.num_layers': 3}
   with pytest.raises(errors.InputError) as e:
     hf.fine_tune(path, tmp_path / 'other', steps=2, **more)
-  assert str(e.value) == f'{start} has model.num_layers=2, not 3'
+  assert str(e.value) == f'start={start} has model.num_layers=2, not 3'
 
 
 def test_a_dense_model_gets_experts(tmp_path, capsys):

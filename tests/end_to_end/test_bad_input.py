@@ -191,6 +191,37 @@ def test_one_line_that_names_value_place_and_fix(case, capsys, tmp_path):
   assert not (workdir / 'config.json').exists()
 
 
+LLAMA = ROOT / 'tests' / 'golden' / 'hf' / 'llama'
+
+
+@pytest.mark.parametrize(
+  ('start', 'step', 'words'),
+  [
+    ('nowhere', 'newest', ['start=nowhere: ', 'there is no folder']),
+    (str(ROOT), 'newest', [f'start={ROOT}: ', 'has no config.json']),
+    (str(LLAMA), 'newest', [f'start={LLAMA} has model.']),
+    (str(LLAMA), 'best', ['start_step=best is for the workdir of a run']),
+    (str(LLAMA), 'oldest', ["start_step='oldest' must be newest, best or"]),
+    ('', 'best', ['start_step=best', 'start, which is empty']),
+  ],
+)
+def test_weights_that_a_run_cannot_begin_with_are_said_before_text_is_packed(
+  start, step, words, capsys, tmp_path
+):
+  text = tmp_path / 'a.txt'
+  text.write_text('text ' * 100)
+  flags = [
+    f'--config.data.files={text}',
+    f'--config.data.cache_dir={tmp_path / "cache"}',
+    f'--config.start_step={step}',
+    *([f'--config.start={start}'] if start else []),
+  ]
+  line = _error(capsys, TINY, *flags, f'--workdir={tmp_path / "run"}')
+  for word in words:
+    assert word in line
+  assert not list(tmp_path.glob('cache/*'))
+
+
 def test_workdir_is_a_file(capsys, tmp_path):
   path = tmp_path / 'file'
   path.write_text('mine')
