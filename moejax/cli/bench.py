@@ -91,7 +91,9 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument(
     '--kernels', action='store_true', help='all implementations side by side'
   )
-  flags.add_argument('--side', help='(measures one side and prints JSON)')
+  flags.add_argument(
+    '--side', choices=['moejax'], help='(measures one side and prints JSON)'
+  )
   flags.add_argument('--unroll', type=int, default=STANDARD.scan_unroll)
   args, overrides = command.parse(flags, argv)
   if overrides:

@@ -65,6 +65,8 @@ def main(argv: Sequence[str], shape: Shape) -> None:
     )
   if args.png is not None:
     files.check_output(args.png, '--png')
+    if not args.png.endswith('.png'):
+      raise errors.InputError(f'--png={args.png} must end in .png')
   names = args.only.split(',')
   sections = [table.lookup('--only', SECTIONS, name) for name in names]
   if args.png and _experts not in sections:

@@ -56,7 +56,7 @@ def _flags() -> argparse.ArgumentParser:
   add('--rounds', type=command.number(int, 1), default=3, help='of both sides')
   add('--tokenizer', default='', help='a tokenizer.json, beside the shipped')
   add('--eos_token', default='<|endoftext|>', help='of that tokenizer')
-  add('--side', default='', help='(measures one side and prints JSON)')
+  add('--side', choices=[*SIDES], help='(measures one side and prints JSON)')
   add('--file', default='', help='(what it reads)')
   return flags
 

@@ -15,6 +15,7 @@ Exit codes:
 """
 
 import argparse
+import difflib
 import errno
 import math
 import re
@@ -62,7 +63,8 @@ class _Parser(argparse.ArgumentParser):
   """argparse whose errors are the one line that all our errors are."""
 
   def __init__(self, *args: Any, **kwargs: Any):
-    super().__init__(*args, **kwargs)
+    # Nor do the parsers of a command's parts take a part of a flag for it.
+    super().__init__(*args, allow_abbrev=False, **kwargs)
     self.register('action', None, _Once)
     self.register('action', 'store', _Once)
 
@@ -97,7 +99,6 @@ def parser(doc: str) -> argparse.ArgumentParser:
   flags = _Parser(
     description=doc,
     formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   flags.add_argument(
     TRACE, action='store_true', help='show where an error comes from'
@@ -170,7 +171,28 @@ def parse(
         raise errors.InputError(f'{word} needs a value: {word}=...')
       text = rest.pop(0)
     overrides.append((key, text))
-  return flags.parse_args(plain), overrides
+  args, unknown = flags.parse_known_args(plain)
+  if unknown:
+    near = _nearest(flags, unknown[0])
+    flags.error(
+      f'unrecognized arguments: {" ".join(unknown)}'
+      + (f'; did you mean {near}?' if near else '')
+    )
+  return args, overrides
+
+
+def _nearest(flags: argparse.ArgumentParser, word: str) -> str:
+  """The flag that a word may have meant, of the command or a part of it."""
+  known = []
+  for action in flags._actions:
+    known += action.option_strings
+    if isinstance(action, argparse._SubParsersAction):
+      for part in action.choices.values():
+        known += part._option_string_actions
+  name = word.partition('=')[0].replace('-', '_')
+  spelled = {flag.replace('-', '_'): flag for flag in known}
+  near = difflib.get_close_matches(name, spelled, n=1, cutoff=0.75)
+  return spelled[near[0]] if near and word.startswith('--') else ''
 
 
 def main(run: Callable[[Sequence[str]], None]) -> None:

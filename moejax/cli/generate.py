@@ -40,6 +40,8 @@ from moejax.evals import generate, settings
 from moejax.model import build
 from moejax.parallel import mesh as meshes
 
+# Keys of a config that are used when a model is.
+USED = 'model.', 'mesh.', 'data.vocab.'
 # What a decoder says of bytes that are no character (yet).
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 
@@ -82,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
   # Where the run was trained is not where its model is used.
   run = dataclasses.replace(run, mesh=meshes.MeshConfig(data=1))
   run = config.override_all(run, overrides)
+  _check_overrides(overrides)
   run.check()
   vocab = run.data.vocab
   place = kept.folder(vocab, args.workdir, run.start)
@@ -169,6 +172,16 @@ def _check(args: argparse.Namespace) -> None:
     raise errors.InputError(
       '--no-special_tokens is for --prompt without --chat; leave it out'
     )
+
+
+def _check_overrides(overrides: Sequence[tuple[str, str]]) -> None:
+  """Raises InputError if a key says nothing of a model that is trained."""
+  for key, text in overrides:
+    if not f'{key}.'.startswith(USED):
+      raise errors.InputError(
+        f'--config.{key}={text} changes nothing of what a trained model says; '
+        f'leave it out: keys of {", ".join(k[:-1] for k in USED)} do'
+      )
 
 
 def _sampling(

@@ -275,3 +275,12 @@ def test_all_kernels_of_a_job_compute_the_same(small):
     ):
       np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
   assert set(by_job) == {'attention core', 'routed experts', 'head and loss'}
+
+
+@pytest.mark.parametrize('word', [[], ['text']])
+def test_a_side_that_there_is_not_is_said_before_anything_is_timed(
+  word, capsys
+):
+  flags = [*word, '--side=foo']
+  assert command.call(bench.main, flags) == command.BAD_INPUT
+  assert "'foo' (choose from" in capsys.readouterr().err

@@ -248,6 +248,7 @@ def test_the_curve_is_drawn(shape, capsys, monkeypatch, tmp_path):
     (['--config.seed=1'], 'takes no --config.*'),
     (['--steps=1'], 'unrecognized arguments: --steps=1'),
     (['--png=x.png', '--only=layer'], '--png=x.png draws experts'),
+    (['--png=x.pdf2'], '--png=x.pdf2 must end in .png'),
   ],
 )
 def test_wrong_flags_are_one_line(flags, words, shape, capsys, monkeypatch):

@@ -123,3 +123,28 @@ def test_a_reader_that_has_gone_gets_no_stack(lines, flush, code):
   with process.stderr as err:
     assert err.read() == b''
   assert process.wait() == code
+
+
+@pytest.mark.parametrize(
+  ('word', 'near'),
+  [
+    ('--max-rows=4', 'did you mean --max_rows?'),
+    ('--max_row', 'did you mean --max_rows?'),
+    ('--other=max_rows', ''),
+    ('max_rows', ''),
+  ],
+)
+def test_an_unknown_flag_names_the_nearest_of_the_command_and_its_parts(
+  word, near
+):
+  plain, parts = command.parser('a command'), command.parser('with parts')
+  part = parts.add_subparsers().add_parser('part')
+  for flags in (plain, part):
+    flags.add_argument('--max_rows')
+  for flags, argv in ((plain, [word]), (parts, ['part', word])):
+    with pytest.raises(errors.InputError) as caught:
+      command.parse(flags, argv)
+    line = str(caught.value)
+    assert line.startswith(f'unrecognized arguments: {word}')
+    assert line.endswith('; see --help')
+    assert near in line if near else 'did you mean' not in line
