@@ -145,7 +145,8 @@ class Files(cache_writer.Text):
     kept = [path for path in found.paths if patterns.real(path) not in away]
     if not kept:
       raise errors.InputError(
-        f'data.files={self.pattern!r}: all its files are validation files too'
+        f'data.files={self.pattern!r}: all its files are validation files too; '
+        'name others, or leave out data.validation_files'
       )
     return found._replace(paths=tuple(kept))
 

@@ -98,7 +98,7 @@ def test_validation_files_are_never_trained_on(tmp_path):
   held_out = {'validation': f'{tmp_path}/v.jsonl'}
   assert _texts(tmp_path, 'train', **held_out) == ['a', 'b']
   assert _texts(tmp_path, 'validation', **held_out) == ['v']
-  assert 'validation files too' in _error(
+  assert 'leave out data.validation_files' in _error(
     tmp_path / 'v.jsonl', validation=str(tmp_path)
   )
 
