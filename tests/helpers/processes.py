@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,11 @@ GLOO = re.compile(
 )
 # What is left of that, and what JAX's own libraries write.
 NOISE = re.compile(r'^[\d ]*$|^[EWF]\d{4} ')
+
+
+def _hears_hangups():
+  """Tests that nohup started would start processes that ignore SIGHUP."""
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Processes:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=_hears_hangups,
       )
       for index in range(first, first + count)
     ]
