@@ -32,7 +32,10 @@ BITS = {'bits_per_byte': 'bits/byte', 'unigram': 'unigram', 'xz': 'xz -9'}
 def read(folder: epath.Path) -> dict[str, Any] | None:
   """The report of a finished run, or None."""
   path = folder / REPORT
-  return json.loads(path.read_text()) if path.exists() else None
+  if not path.exists():
+    return None
+  # The folder may have been moved or copied since.
+  return {**json.loads(path.read_text()), 'workdir': str(folder)}
 
 
 def write(found: dict[str, Any], folder: epath.Path) -> None:
