@@ -157,7 +157,9 @@ class Cache:
     self.num_bytes = self.meta.num_bytes
     self.length = self.meta.length
     self._dtype = features.row_dtype(self.length, self.meta.vocab_size)
-    self._records = functools.lru_cache(maxsize=4096)(self._map)
+    # Not a method of the cache, which would then hold itself open.
+    open_shard = functools.partial(_open_shard, path, self.meta, self._dtype)
+    self._records = functools.lru_cache(maxsize=4096)(open_shard)
 
   def _keep(self) -> None:
     """Keeps the folder from being pruned, where the file system lets us."""
@@ -189,11 +191,6 @@ class Cache:
       record_N[here_N] = self._records(int(shard))[inside_N[here_N]]
     return features.Rows(record_N['target'], record_N['segment'])
 
-  def _map(self, shard: int) -> np.ndarray:
-    """A shard as a memory map; nothing is read before it is indexed."""
-    path = self.path / self.meta.shards[shard].file
-    return np.memmap(path, self._dtype, mode='r')
-
   def verify(self) -> None:
     """Reads everything and compares checksums.
 
@@ -207,6 +204,13 @@ class Cache:
         raise self._damaged(shard.file, e.strerror) from None
       if found != shard.sha256:
         raise self._damaged(shard.file, 'has another checksum than was written')
+
+
+def _open_shard(
+  path: pathlib.Path, meta: Meta, dtype: np.dtype, shard: int
+) -> np.ndarray:
+  """A shard as a memory map; nothing is read before it is indexed."""
+  return np.memmap(path / meta.shards[shard].file, dtype, mode='r')
 
 
 def _digest(tree: dict[str, Any]) -> str:

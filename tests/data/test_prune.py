@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import gc
 import json
 import os
 import shutil
@@ -26,7 +25,6 @@ def make(tmp_path):
     request = cache_writer.Request(vocab.Bytes(), 8, tmp_path / 'caches')
     made = files.Files(str(path)).rows('train', request).path
     _age(made, days)
-    gc.collect()  # it is open no more
     return made
 
   (tmp_path / 'caches').mkdir()
@@ -40,7 +38,6 @@ def _age(path, days):
 
 
 def _entries(folder, days=30):
-  gc.collect()  # what a test has dropped is open no more
   return {e.path.name: e for e in prune.entries(folder, days, NOW)}
 
 
