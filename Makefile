@@ -1,5 +1,6 @@
 # make demo   sets everything up and trains configs/tiny.py on real text
 # make test   the same for the tests
+# make test-soak  the slow proofs that `make test` leaves out
 # make test-hf  our models against transformers; installs torch, in a place of its own
 # make lint   format and lint checks
 # make bench  the speed of a training step, part by part
@@ -13,13 +14,16 @@ WORKDIR ?= runs/tiny
 ARGS ?=
 PY = $(VENV)/bin/python
 
-.PHONY: demo test test-hf lint bench clean
+.PHONY: demo test test-soak test-hf lint bench clean
 
 demo: $(VENV)/.moejax
 	$(PY) -m moejax.main --config=configs/tiny.py --workdir=$(WORKDIR) $(ARGS)
 
 test: $(VENV)/.moejax-test
 	$(PY) -m pytest $(ARGS)
+
+test-soak: $(VENV)/.moejax-test
+	$(PY) -m pytest -m soak $(ARGS)
 
 # transformers runs in another Python: moejax and its tests do without.
 test-hf: $(VENV)/.moejax-test $(HF_VENV)/.installed

@@ -60,7 +60,7 @@ def small(monkeypatch):
   return config
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_part_is_timed_and_set_beside_the_peak(
   small, capsys, monkeypatch
 ):

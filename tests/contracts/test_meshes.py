@@ -56,7 +56,17 @@ def test_nothing_is_left_out():
   assert {mesh for *_, mesh in cases} == sharded.MESHES.keys()
 
 
-@pytest.mark.parametrize('mesh', sorted(ALL_ROUTERS))
+# What splits rows alone is also within what splits rows and experts.
+SOAK = {'data', 'fsdp'}
+
+
+@pytest.mark.parametrize(
+  'mesh',
+  [
+    pytest.param(name, marks=[pytest.mark.soak] if name in SOAK else [])
+    for name in sorted(ALL_ROUTERS)
+  ],
+)
 def test_every_router_on_every_mesh(mesh):
   sharded.check(mesh, *ALL_ROUTERS[mesh], sorted(ROUTERS))
 

@@ -22,11 +22,21 @@ CASES = [
   ('latent_moe', 'expert_model', {}),  # matrices around the experts
   ('llama_4', 'expert_model', {}),  # scaled inputs, a shared expert
 ]
+# The others are for `make test-soak`.
+DEFAULT = {'autonomy', 'deepseek_v2', 'gpt_oss'}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('name', 'mesh', 'router'), CASES, ids=[f'{c[0]}-{c[1]}' for c in CASES]
+  ('name', 'mesh', 'router'),
+  [
+    pytest.param(
+      *case,
+      id='-'.join(case[:2]),
+      marks=[] if case[0] in DEFAULT else [pytest.mark.soak],
+    )
+    for case in CASES
+  ],
 )
 def test_a_mesh_changes_nothing(name, mesh, router):
   whole_layers.check(whole_layers.config_of(name, **router), mesh)

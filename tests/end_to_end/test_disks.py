@@ -62,6 +62,7 @@ def test_a_workdir_that_vanishes_is_one_line_and_not_made_again(
   assert not workdir.exists()
 
 
+@pytest.mark.soak
 def test_a_read_only_folder_leaves_the_last_checkpoint(
   finished, stopped, tmp_path
 ):
@@ -92,6 +93,7 @@ def test_a_read_only_folder_leaves_the_last_checkpoint(
   kills.assert_equal(finished.workdir, workdir)
 
 
+@pytest.mark.soak
 def test_after_a_crash_it_goes_on_from_the_fast_disk(
   finished, tmp_path, monkeypatch
 ):

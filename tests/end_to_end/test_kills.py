@@ -70,6 +70,7 @@ FEWER = [
 ]
 
 
+@pytest.mark.soak
 def test_it_goes_on_with_fewer_devices(on_eight, server, tmp_path):
   """On 8, 4, 2 and 1: two steps each, experts on an axis, not, and again.
 
@@ -95,6 +96,7 @@ def test_it_goes_on_with_fewer_devices(on_eight, server, tmp_path):
     assert a == pytest.approx(b, rel=TOLERANCE, abs=1e-9)
 
 
+@pytest.mark.soak
 def test_a_step_that_hangs_ends_with_code_4(finished, server, tmp_path):
   flags = (
     *own_text.flags(finished.text, tmp_path / 'run'),
@@ -111,6 +113,7 @@ def test_a_step_that_hangs_ends_with_code_4(finished, server, tmp_path):
   assert 'in _train_the_rest' in stack
 
 
+@pytest.mark.soak
 def test_killed_before_a_checkpoint_has_its_name(finished, server, tmp_path):
   """The default dispatcher, dropless."""
   workdir = tmp_path / 'run'
@@ -132,6 +135,7 @@ def test_killed_before_a_checkpoint_has_its_name(finished, server, tmp_path):
   kills.assert_equal(finished.workdir, workdir)
 
 
+@pytest.mark.soak
 def test_the_same_run_twice_is_bit_equal_with_and_without_compiled_programs(
   finished, tmp_path
 ):

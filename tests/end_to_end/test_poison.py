@@ -95,6 +95,7 @@ def test_bad_batches_in_a_row_stop_the_run(finished, tmp_path, monkeypatch):
   assert all(np.isfinite(x).all() for x in before.values())
 
 
+@pytest.mark.soak
 def test_a_loss_that_jumps_is_skipped_if_asked_for(
   finished, tmp_path, monkeypatch
 ):

@@ -164,6 +164,7 @@ def _check_it_goes_on(flags, workdir, before):
   assert 'train.steps=6, but the run in' in ended.err[0]
 
 
+@pytest.mark.soak
 def test_a_run_made_longer_is_the_run_that_was_long_from_the_start(
   finished, tmp_path
 ):

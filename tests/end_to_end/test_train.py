@@ -133,7 +133,7 @@ def test_the_same_command_again_says_that_it_is_finished(straight):
   assert sorted(p.name for p in workdir.iterdir()) == before
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_at_a_random_step_and_resumed_is_bit_equal(straight, tmp_path):
   workdir = tmp_path / 'run'
   step = int(np.random.default_rng().integers(1, STEPS - 1))
@@ -147,7 +147,7 @@ def test_killed_at_a_random_step_and_resumed_is_bit_equal(straight, tmp_path):
   kills.assert_equal(straight[0], workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_sigterm_saves_exits_75_and_resumes_bit_equal(straight, tmp_path):
   workdir = tmp_path / 'run'
   process = _start(workdir)

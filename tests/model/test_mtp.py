@@ -180,6 +180,7 @@ def take(model, batch, micro_batches=1):
   return jax.device_get(run(state, batch))
 
 
+@pytest.mark.soak
 def test_neither_a_mesh_nor_micro_batches_change_a_step():
   parts_of = (load.ExpertLevel(2.0), bias.LossFree(0.01))
   config = tiny.model_config(

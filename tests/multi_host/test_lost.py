@@ -68,6 +68,7 @@ def test_bad_input_to_one_ends_all(victim):
   assert line.endswith(') stopped: error: no such file')
 
 
+@pytest.mark.soak
 def test_a_process_that_never_comes_is_named():
   with processes.steps(2, '--join-timeout=15', of=4) as two:
     first, second = two.wait()

@@ -85,6 +85,7 @@ def _assert_close(workdir, wanted):
   assert found['domains']['files'] == pytest.approx(domain, rel=TOLERANCE)
 
 
+@pytest.mark.soak
 def test_two_go_on_where_one_was(one, two):
   first, second = two.ended
   assert (first.code, first.err) == (command.DONE, [])
@@ -135,6 +136,7 @@ def test_a_signal_to_one_is_a_checkpoint_of_all(stopped):
   assert (newest / 'state' / 'ocdbt.process_1').exists()
 
 
+@pytest.mark.soak
 def test_one_goes_on_where_two_were(one, stopped, tmp_path):
   """And eight devices along data where there were two axes."""
   workdir = shutil.copytree(stopped.workdir, tmp_path / 'run')
@@ -144,6 +146,7 @@ def test_one_goes_on_where_two_were(one, stopped, tmp_path):
   _assert_close(workdir, one.workdir)
 
 
+@pytest.mark.soak
 def test_killed_they_go_on_from_their_fast_disks(one, two, tmp_path):
   """Each from its own part; equal to the bit to two that were never killed."""
   near = (

@@ -211,6 +211,7 @@ def test_two_of_the_same_number():
   assert str(refused).startswith('--process-id=1 is taken (')
 
 
+@pytest.mark.soak
 def test_one_that_runs_something_else():
   cluster = as_threads.Cluster(3)
   about = [as_threads.ABOUT, as_threads.ABOUT, {'jax': '2'}]

@@ -157,6 +157,7 @@ def test_a_router_without_memory_has_none():
   assert 'memory' not in model_of(balance=()).shapes['moe']['ffn']
 
 
+@pytest.mark.soak
 def test_a_batch_that_overflows_is_repeated_without_bounds():
   """Loss and weights are those of a step with `ring`; the loss is counted."""
   mesh = tiny.mesh(2, data=1, expert=2)
