@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 HF_VENV ?= .venv-hf
 # On Linux plain `torch` may bring gigabytes of CUDA.
-HF_PACKAGES ?= torch==2.13.0 'transformers>=5.23'
+HF_PACKAGES ?= torch==2.13.0 'transformers>=5.23' sentencepiece protobuf
 WORKDIR ?= runs/tiny
 ARGS ?=
 PY = $(VENV)/bin/python
