@@ -271,7 +271,8 @@ def test_a_finished_run_is_finished_until_more_is_wanted(tmp_path):
 
 
 def test_a_report_stays_until_the_run_really_goes_on(tmp_path, monkeypatch):
-  folder, found = epath.Path(tmp_path), {'steps': 1000}
+  folder = epath.Path(tmp_path)
+  found = {'steps': 1000, 'workdir': str(folder)}
   write(tmp_path, RUN, 1000)
   report.write(found, folder)
 
