@@ -35,7 +35,7 @@ lint: $(VENV)/.moejax-test
 	$(PY) -m ruff format --check .
 
 bench: $(VENV)/.moejax
-	$(PY) -m moejax.cli.bench $(ARGS)
+	$(PY) -m benchmarks.step $(ARGS)
 
 $(HF_VENV)/.installed:
 	@test -x $(HF_VENV)/bin/python || $(PYTHON) -m venv $(HF_VENV)

@@ -24,7 +24,7 @@ tokens at a lower constant) is left out. V3 is made for a TPU v5p slice of 16 x
 16 x 16 chips. Counted and run with `:tiny`; not run at full size.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 
 def _shape(layers, dense, width, heads, q_rank=0, **more):
@@ -134,7 +134,7 @@ VARIANTS = {'v3': V3, 'v3_mtp': V3_MTP, 'v2': V2, 'v2_lite': V2_LITE}
 
 def get_config(name):
   """V3 if none is named; what all three have in common."""
-  c = run_config.default()
+  c = config.default()
   c.model.max_length = 4096
   c.model.head_dim = 128
   c.model.rope.interleaved = True
@@ -156,4 +156,4 @@ def get_config(name):
   c.mesh.fsdp = -1
   c.train.checkpoint_every = 500
   c.train.eval_every = 500
-  return run_config.vary(c, VARIANTS, name)
+  return config.vary(c, VARIANTS, name)

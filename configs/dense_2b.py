@@ -11,9 +11,9 @@ FLOPs per 2K tokens, and HellaSwag 38.8. Counted and run with `:tiny`; not run
 at full size.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 
 def get_config():
   """As ds_2b.py, but without experts."""
-  return run_config.beside(__file__, 'paper_2b.py:dense')
+  return config.beside(__file__, 'paper_2b.py:dense')

@@ -28,7 +28,7 @@ they fit. None was run at full size. Ours: as in ds_16b.py, and that `gshard`
 keeps the random choice of its second expert.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 VARIANTS = {
   'deepseek_moe': {},
@@ -50,7 +50,7 @@ VARIANTS = {
 
 def get_config(name):
   """The paper's settings; what is ours is marked here and in ds_16b.py."""
-  c = run_config.beside(__file__, 'ds_16b.py')
+  c = config.beside(__file__, 'ds_16b.py')
   c.model.num_layers = 62
   c.model.width = 4096
   c.model.num_heads = 32
@@ -72,4 +72,4 @@ def get_config(name):
   c.model.token_chunks = 1  # all of the 9 rows that a chip has
   c.mesh.data = 4
   c.mesh.fsdp = -1  # 128
-  return run_config.vary(c, VARIANTS, name)
+  return config.vary(c, VARIANTS, name)

@@ -19,12 +19,12 @@ mesh, and a public text. A vocabulary of 100K is for a real run to make
 the same shape is `configs/released.py:deepseek_moe_16b`.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 
 def get_config():
   """The paper's settings; what is ours is marked."""
-  c = run_config.default()
+  c = config.default()
   c.model.vocab_size = 102_400
   c.model.max_length = 4096
   c.model.num_layers = 28

@@ -20,12 +20,12 @@ minipile; for a real run make one of the run's own text (python -m
 moejax.cli.train_tokenizer) and set data.vocab.path.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 
 def get_config():
   """The paper's settings; what is ours is marked."""
-  c = run_config.default()
+  c = config.default()
   c.model.vocab_size = 8192
   c.model.max_length = 2048
   c.model.num_layers = 9

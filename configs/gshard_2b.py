@@ -16,9 +16,9 @@ compares, so that they differ in architecture alone. With it:
 random choice of the second expert it does not say; here it is kept.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 
 def get_config():
   """As ds_2b.py, but for the experts."""
-  return run_config.beside(__file__, 'paper_2b.py:gshard')
+  return config.beside(__file__, 'paper_2b.py:gshard')

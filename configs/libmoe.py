@@ -25,7 +25,7 @@ papers say 12 and 16 heads, their code and their counts 4. Counted and run with
 `:tiny`; not run at full size.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 ALL = {'model.moe.num_experts': 66}
 SHARED = {'model.moe.num_experts': 64, 'model.moe.num_shared': 2}
@@ -87,7 +87,7 @@ VARIANTS = {
 
 def get_config(name):
   """smoe_158m if none is named; what all have in common."""
-  c = run_config.default()
+  c = config.default()
   c.model.vocab_size = 8192  # theirs: 8000
   c.model.max_length = 1024
   c.model.num_heads = 4
@@ -108,4 +108,4 @@ def get_config(name):
   c.train.batch_size = 64  # 65,536 tokens
   c.train.checkpoint_every = 10_000
   c.train.eval_every = 10_000
-  return run_config.vary(c, VARIANTS, name)
+  return config.vary(c, VARIANTS, name)

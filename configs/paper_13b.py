@@ -18,7 +18,7 @@ which is surely not the paper's. Counted and run with `:tiny`; not run at full
 size.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 GSHARD = {
   'model.moe.num_experts': 16,
@@ -35,8 +35,8 @@ VARIANTS = {
 
 def get_config(name):
   """As ds_2b.py, larger."""
-  c = run_config.beside(__file__, 'ds_2b.py')
+  c = config.beside(__file__, 'ds_2b.py')
   c.model.num_layers = 24
   c.model.width = 2048
   c.model.num_heads = 16
-  return run_config.vary(c, VARIANTS, name)
+  return config.vary(c, VARIANTS, name)

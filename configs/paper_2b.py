@@ -31,7 +31,7 @@ that it is the finest segmentation, 64 experts in all, with the same number of
 them active. Counted and run with `:tiny`; not run at full size.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 DENSE = {'model.moe': {}}  # the default: no experts
 COARSE = {
@@ -84,5 +84,5 @@ VARIANTS = {
 
 def get_config(name):
   """As ds_2b.py, but for what the variant changes."""
-  c = run_config.beside(__file__, 'ds_2b.py')
-  return run_config.vary(c, VARIANTS, name)
+  c = config.beside(__file__, 'ds_2b.py')
+  return config.vary(c, VARIANTS, name)

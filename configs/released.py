@@ -21,7 +21,7 @@ DeepSeek-V2-Lite, V2 and V3 are in deepseek_v3.py.
 Counted and run with `:tiny`; not run at full size.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 
 def _shape(layers, width, heads, vocab, length=4096, **more):
@@ -103,7 +103,7 @@ VARIANTS = {
 
 def get_config(name):
   """One shape, deepseek_moe_16b if none is named."""
-  c = run_config.default()
+  c = config.default()
   c.model.tie_embeddings = False
   c.model.init_std = 0.02  # all of them, or it is not known
   c.model.dtype = 'bfloat16'
@@ -112,4 +112,4 @@ def get_config(name):
   c.data.sequence_length = 4096
   c.mesh.data = 1
   c.mesh.fsdp = -1
-  return run_config.vary(c, VARIANTS, name)
+  return config.vary(c, VARIANTS, name)

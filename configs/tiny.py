@@ -8,12 +8,12 @@ layer has experts: with a dense first layer the demo would have one picture of
 load less, and at this size the first layer is balanced no later than the rest.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 
 def get_config():
   """The demo: a few minutes on two CPU cores."""
-  c = run_config.default()
+  c = config.default()
   c.model.width = 192
   c.model.num_layers = 4
   c.model.num_heads = 6

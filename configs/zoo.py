@@ -17,7 +17,7 @@ algorithm. What cannot have this budget says so. Coefficients are the published
 ones where there are any, else 0.01.
 """
 
-from moejax.cli import run_config
+from moejax import config
 from moejax.core import table
 
 COARSE = {'num_experts': 16, 'expert_width': 96}
@@ -479,7 +479,7 @@ NAMES = sorted([*ZOO, *OTHERS])
 def get_config(name):
   """One algorithm, deepseek_moe if none is named; all else is the same."""
   name = name or 'deepseek_moe'
-  c = run_config.default()
+  c = config.default()
   c.model.width = 128
   c.model.num_layers = 4
   c.model.num_heads = 4

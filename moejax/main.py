@@ -13,23 +13,25 @@ import functools
 import time
 from collections.abc import Sequence
 
-from moejax.cli import command, processes, run, run_config
+from moejax import config as configs
+from moejax.core import command, exits
+from moejax.run import processes, train
 from moejax.train import goodput
 
 
 def main(argv: Sequence[str], began: float | None = None) -> None:
   """Reads the flags and trains; `began` is when the process did."""
-  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags = command.parser(__doc__)
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   flags.add_argument('--workdir', help='default: runs/<name of the config>')
   processes.add_flags(flags)
   args, overrides = command.parse(flags, argv)
-  workdir = args.workdir or run_config.default_workdir(args.config)
-  config = run_config.load(args.config, overrides, workdir)
+  workdir = args.workdir or configs.default_workdir(args.config)
+  config = configs.load(args.config, overrides, workdir)
   with processes.joined(processes.read_flags(args), config) as joined:
-    run.train(config, workdir, began, joined)
+    train.train(config, workdir, began, joined)
 
 
 if __name__ == '__main__':
   began = time.monotonic() - goodput.process_age()
-  command.main(functools.partial(main, began=began))
+  exits.main(functools.partial(main, began=began))

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.cli import run_config, user_files
-from moejax.core import config, errors
+from moejax import config
+from moejax.config import user_files
+from moejax.core import config_tree, errors
 from moejax.data import synthetic
 from moejax.model import build
 from moejax.parallel import hosts
@@ -30,7 +31,7 @@ CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py'))
 
 
 def _load(name, *overrides):
-  return run_config.load(str(ROOT / 'configs' / name), overrides)
+  return config.load(str(ROOT / 'configs' / name), overrides)
 
 
 def _variants(name):
@@ -44,7 +45,7 @@ VARIED = {name: names for name in CONFIGS if (names := _variants(name))}
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_golden_text(name):
-  text = config.to_text(_load(f'{name}.py'))
+  text = config_tree.to_text(_load(f'{name}.py'))
   path = GOLDEN / f'{name}.txt'
   if 'UPDATE_GOLDEN' in os.environ:
     path.parent.mkdir(exist_ok=True)
@@ -59,9 +60,11 @@ def test_golden_text_of_variants(name):
   text = ''
   for variant in VARIED[name]:
     run = _load(f'{name}.py:{variant}')
-    assert config.from_config_dict(run_config.Run, config.to_dict(run)) == run
-    flat = config.flatten(run)
-    changed = [k for k in config.differences(default, run) if k in flat]
+    assert (
+      config_tree.from_config_dict(config.Run, config_tree.to_dict(run)) == run
+    )
+    flat = config_tree.flatten(run)
+    changed = [k for k in config_tree.differences(default, run) if k in flat]
     lines = [f'{key} = {json.dumps(flat[key])}' for key in changed]
     text += '\n'.join([f'[{variant}]', *lines, '', ''])
   path = GOLDEN / f'{name}.variants.txt'
@@ -98,7 +101,9 @@ def test_tiny_shrinks_every_entry_wherever_it_stands(name):
     assert run.model.num_layers <= 3
     assert run.model.moe.num_experts <= 8
     assert run.train.steps == 20
-    assert config.from_config_dict(run_config.Run, config.to_dict(run)) == run
+    assert (
+      config_tree.from_config_dict(config.Run, config_tree.to_dict(run)) == run
+    )
 
 
 HARD = {
@@ -140,7 +145,7 @@ def test_tiny_shrinks_any_run(case):
   """Sizes that a shrunk model would not have by themselves."""
   flags = {'model.moe.num_experts': '64', 'model.moe.router.k': '6'}
   flags.update(flag.split('=') for flag in HARD[case])
-  run = run_config.shrink(config.override_all(run_config.Run(), flags.items()))
+  run = config.shrink(config_tree.override_all(config.Run(), flags.items()))
   run.check()
   run.opt.schedule.check(run.train.steps)
   assert run.start == ''
@@ -156,9 +161,11 @@ def test_an_unknown_variant_names_the_nearest():
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_config_survives_json_and_config_dict(name):
   run = _load(f'{name}.py')
-  again = config.from_config_dict(run_config.Run, config.to_config_dict(run))
+  again = config_tree.from_config_dict(
+    config.Run, config_tree.to_config_dict(run)
+  )
   assert again == run
-  again = config.from_config_dict(run_config.Run, config.to_dict(run))
+  again = config_tree.from_config_dict(config.Run, config_tree.to_dict(run))
   assert again == run
 
 

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from moejax.cli import user_files
+from moejax.config import user_files
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers import DISPATCHERS
-from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.experts import EXPERTS
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS
@@ -29,7 +29,7 @@ TABLES = {
   'scorer': SCORERS,
   'balance part': BALANCE,
   'dispatcher': DISPATCHERS,
-  'exchange': EXCHANGES,
+  'expert_parallel': EXPERT_PARALLEL,
   'kind of experts': EXPERTS,
 }
 

@@ -10,9 +10,11 @@ import pytest
 from flax import nnx
 from helpers import tiny
 
-from moejax.cli import run_config, user_files
+from moejax import config as configs
+from moejax.config import user_files
 from moejax.core import errors, table, trees
-from moejax.model import build, cache, ffn
+from moejax.model import build, ffn
+from moejax.model.attention import cache
 from moejax.moe import balance, layer, scorers
 from moejax.plan import count
 
@@ -31,7 +33,7 @@ MORE_ROUTER = {'hyper_router', 'peer', 'soft_moe', 'stable_moe'}
 @EACH
 def test_the_budget_is_the_same_for_all(name):
   """Experts and shared experts together, within 2%; routers are small."""
-  counted = count.count(run_config.load(f'{ZOO}:{name}').model)
+  counted = count.count(configs.load(f'{ZOO}:{name}').model)
   parts = ('routed experts', 'shared experts')
   total = sum(counted.total_of[part] for part in parts)
   active = sum(counted.active_of[part] for part in parts)
@@ -46,7 +48,7 @@ def test_the_budget_is_the_same_for_all(name):
 
 def test_an_unknown_name_lists_the_known():
   with pytest.raises(errors.InputError, match=r"did you mean 'switch'"):
-    run_config.load(f'{ZOO}:swich')
+    configs.load(f'{ZOO}:swich')
 
 
 # Deviations with which routers start, for width 128 and 4 layers; what is not
@@ -65,7 +67,7 @@ STARTS = {
 
 @EACH
 def test_a_router_starts_as_published(name):
-  scorer = run_config.load(f'{ZOO}:{name}').model.moe.scorer
+  scorer = configs.load(f'{ZOO}:{name}').model.moe.scorer
   if name in zoo.OTHERS or not isinstance(scorer, scorers.Linear):
     assert name not in STARTS
     return
@@ -92,7 +94,7 @@ def test_a_router_starts_as_published(name):
   ],
 )
 def test_losses_of_variation_have_the_authors_weight_and_variance(name, want):
-  parts = run_config.load(f'{ZOO}:{name}').model.moe.balance
+  parts = configs.load(f'{ZOO}:{name}').model.moe.balance
   by_name = {table.name_of(balance.BALANCE, part): part for part in parts}
   assert {k: part.coefficient for k, part in by_name.items()} == want
   for part in parts:
@@ -101,7 +103,7 @@ def test_losses_of_variation_have_the_authors_weight_and_variance(name, want):
 
 def problem(name):
   """The layer of an algorithm, small, with its weights and a batch."""
-  run = run_config.shrink(run_config.load(f'{ZOO}:{name}'))
+  run = configs.shrink(configs.load(f'{ZOO}:{name}'))
   config = dataclasses.replace(run.model, width=WIDTH, init_std=0.2)
   make = lambda: ffn.SPARSE[type(config.feed_forward)](
     config, tiny.mesh(), jax.random.key(0)
@@ -153,7 +155,7 @@ def test_every_algorithm_learns(name):
 @EACH
 def test_every_algorithm_trains_rematerialised_in_bfloat16_and_decodes(name):
   """Traced, not run: types and shapes through scan, remat and the KV cache."""
-  run = run_config.shrink(run_config.load(f'{ZOO}:{name}'))
+  run = configs.shrink(configs.load(f'{ZOO}:{name}'))
   config = dataclasses.replace(run.model, dtype='bfloat16', remat='full')
   model = build.build(config, tiny.mesh())
 

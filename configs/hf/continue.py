@@ -11,12 +11,12 @@ already. Write the result with `python -m moejax.cli.convert export`: tokenizer,
 chat template and generation settings come along.
 """
 
-from moejax.cli import run_config
+from moejax import config
 
 
 def get_config(folder):
   """FOLDER has config.json and safetensors, or is a workdir."""
-  c = run_config.from_checkpoint(folder)
+  c = config.from_checkpoint(folder)
   c.data.sequence_length = min(256, c.model.max_length)
   c.opt.peak_lr = 1e-5
   c.opt.schedule = {'name': 'constant', 'warmup': 20}

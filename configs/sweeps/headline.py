@@ -11,7 +11,7 @@ hidden units a layer, 192 per token. As in the paper nothing is dropped, so
 GShard and Switch are without capacity here.
 """
 
-from moejax.cli import sweep_config
+from moejax import sweep
 
 STEPS = 300
 DROPLESS = {'model.moe.dispatcher.name': 'dropless'}
@@ -33,17 +33,17 @@ def get_sweep():
   """Three seeds of each."""
   zoo = 'configs/zoo.py:'
   runs = [
-    *sweep_config.run(zoo + 'dense'),
-    *sweep_config.run(zoo + 'hash'),
-    *sweep_config.run(zoo + 'switch', DROPLESS),
-    *sweep_config.run(zoo + 'gshard', DROPLESS),
-    *sweep_config.run(zoo + 'deepseek_moe'),
-    *sweep_config.run(zoo + 'deepseek_v2'),
-    *sweep_config.run(zoo + 'deepseek_v3'),
-    *sweep_config.run(zoo + 'deepseek_moe', SHARED_ONLY, name='shared_only'),
-    *sweep_config.run(zoo + 'deepseek_moe', HALF_FINE, name='half_fine'),
+    *sweep.run(zoo + 'dense'),
+    *sweep.run(zoo + 'hash'),
+    *sweep.run(zoo + 'switch', DROPLESS),
+    *sweep.run(zoo + 'gshard', DROPLESS),
+    *sweep.run(zoo + 'deepseek_moe'),
+    *sweep.run(zoo + 'deepseek_v2'),
+    *sweep.run(zoo + 'deepseek_v3'),
+    *sweep.run(zoo + 'deepseek_moe', SHARED_ONLY, name='shared_only'),
+    *sweep.run(zoo + 'deepseek_moe', HALF_FINE, name='half_fine'),
   ]
-  runs = sweep_config.change(
+  runs = sweep.change(
     runs,
     {
       'train.steps': STEPS,
@@ -51,4 +51,4 @@ def get_sweep():
       'report.samples': 0,
     },
   )
-  return sweep_config.seeds(runs, 3)
+  return sweep.seeds(runs, 3)

@@ -7,7 +7,8 @@
 what is balanced, not what is best in the end. One seed.
 """
 
-from moejax.cli import sweep_config, user_files
+from moejax import sweep
+from moejax.config import user_files
 
 
 def get_sweep():
@@ -15,14 +16,12 @@ def get_sweep():
   zoo = __file__.removesuffix('sweeps/routers.py') + 'zoo.py'
   names = user_files.load(zoo, 'config').NAMES
   runs = [
-    *sweep_config.each(zoo, names),
+    *sweep.each(zoo, names),
     # The same but for the size of the gates at the start.
-    *sweep_config.run(
+    *sweep.run(
       f'{zoo}:deepseek_moe',
       {'model.moe.router.renormalise': True},
       name='deepseek_moe_renormalised',
     ),
   ]
-  return sweep_config.change(
-    runs, {'report.eval_batches': 8, 'report.samples': 0}
-  )
+  return sweep.change(runs, {'report.eval_batches': 8, 'report.samples': 0})

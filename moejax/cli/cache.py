@@ -27,14 +27,14 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
-from moejax.cli import command, run_config
-from moejax.core import config, errors
+from moejax import config
+from moejax.core import command, config_tree, errors, exits
 from moejax.data import build, cache_writer, prune
 
 
 def main(argv: Sequence[str]) -> None:
   """Makes what is missing, verifies all, and prints a table of it."""
-  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags = command.parser(__doc__)
   flags.add_argument('--config', help='path[:arg] of a config')
   flags.add_argument('--prune', action='store_true', help='remove old caches')
   flags.add_argument(
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     return
   if not args.config:
     raise errors.InputError('--config is needed, or --prune; see --help')
-  run = run_config.load(args.config, overrides)
+  run = config.load(args.config, overrides)
   console = Console(highlight=False, markup=False)
   with _shown(console, build.num_caches(run.data)) as report:
     data = build.build(run.data, run.train.batch_size, run.seed, report)
@@ -72,9 +72,9 @@ def _prune(
       f'--unused_days={args.unused_days} must be 0 or more'
     )
   if args.config:
-    run = run_config.load(args.config, overrides)
+    run = config.load(args.config, overrides)
   else:
-    run = config.override_all(run_config.Run(), overrides)
+    run = config_tree.override_all(config.Run(), overrides)
   folder, now = build.cache_dir(run.data), time.time()
   console = Console(highlight=False, markup=False)
   entries = prune.entries(folder, args.unused_days, now)
@@ -175,4 +175,4 @@ def _show(data: build.Data, console: Console) -> None:
 
 
 if __name__ == '__main__':
-  command.main(main)
+  exits.main(main)

@@ -3,34 +3,35 @@
 python -m moejax.cli.check --config=configs/ds_2b.py
 python -m moejax.cli.check --config=configs/tiny.py --config.mesh.expert=4
 
-What a run does before step 0 (moejax/moe/check.py), alone: a small layer with
-the config's router, dispatcher, exchange and grouped matmul, on all devices;
+What a run does before step 0 (moejax/moe/self_check.py), alone: a small layer
+with the router, dispatcher, exchange and grouped matmul of the config, on all
+devices;
 output and gradients against one device and the obvious ways.
 """
 
 from collections.abc import Sequence
 
-from moejax.cli import command, run_config
-from moejax.core import errors
-from moejax.moe import check
+from moejax import config
+from moejax.core import command, errors, exits
+from moejax.moe import self_check
 from moejax.parallel import mesh as meshes
 
 
 def main(argv: Sequence[str]) -> None:
   """Prints how far output and gradients are off; exit code 3 if too far."""
-  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags = command.parser(__doc__)
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   args, overrides = command.parse(flags, argv)
-  run = run_config.load(args.config, overrides)
+  run = config.load(args.config, overrides)
   if not run.model.num_moe:
     raise errors.InputError(
       f'{args.config} has no layer with experts: there is nothing to check'
     )
-  found = check.run(run.model.moe, run.model.dtype, meshes.make(run.mesh))
+  found = self_check.run(run.model.moe, run.model.dtype, meshes.make(run.mesh))
   for name, error in found.items():
     print(f'{name:40} {error:.1e} of its size')
   print('The experts are as the reference.')
 
 
 if __name__ == '__main__':
-  command.main(main)
+  exits.main(main)

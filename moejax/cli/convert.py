@@ -30,17 +30,17 @@ import rich.console
 import rich.progress
 from etils import epath
 
-from moejax.cli import command, kept, restore
-from moejax.cli.run_config import Run
+from moejax.config import Run, kept_tokenizer
 from moejax.convert import companions, load, save, staging, tokenizer, upcycle
 from moejax.convert import folder as folders
 from moejax.convert.families import FORMS
 from moejax.convert.families.family import Family
-from moejax.core import config, errors, files, table, trees
+from moejax.core import command, config_tree, errors, exits, files, table, trees
 from moejax.data.config import DataConfig
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
+from moejax.run import restore
 from moejax.train import checkpoint, checkpoint_folder
 
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _flags() -> argparse.ArgumentParser:
-  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags = command.parser(__doc__)
   kinds = flags.add_subparsers(
     required=True, metavar='inspect|import|export|upcycle'
   )
@@ -124,7 +124,7 @@ def _inspect(args: argparse.Namespace) -> None:
   )
   for line in load.remarks(plan):
     _say(line)
-  for key, (_, value) in config.differences(ModelConfig(), of).items():
+  for key, (_, value) in config_tree.differences(ModelConfig(), of).items():
     _say(f'  model.{key} = {value}')
 
 
@@ -205,7 +205,7 @@ def _export(args: argparse.Namespace) -> None:
   table.lookup('dtype', save.DTYPES, args.dtype)
   files.check_writable(args.to, '--to')
   vocab = run.data.vocab
-  spoken = kept.folder(vocab, args.workdir, run.start)
+  spoken = kept_tokenizer.folder(vocab, args.workdir, run.start)
   was = ''
   if spoken is not None:
     was = companions.read(spoken / folders.CONFIG).get('model_type', '')
@@ -259,7 +259,7 @@ def _loaded(family: Family) -> str:
 def _upcycle(args: argparse.Namespace) -> None:
   run = restore.run_of(args.workdir)
   source = run.model
-  run = config.override_all(run, args.overrides)
+  run = config_tree.override_all(run, args.overrides)
   run.model.check()
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   dense = build.build(source, mesh)
@@ -268,7 +268,7 @@ def _upcycle(args: argparse.Namespace) -> None:
   with files.locked(target, _say):
     old, step = restore.weights(dense, args.workdir, _note, step=args.step)
     new = upcycle.upcycle(source, run.model, old, recipe)
-    kept.keep(run.data.vocab, target, args.workdir)
+    kept_tokenizer.keep(run.data.vocab, target, args.workdir)
     _save(target, new, {'upcycled': args.workdir})
     _name(target, run)
   moe = run.model.moe
@@ -307,7 +307,7 @@ def _save(workdir: epath.Path, weights: Any, extra: dict[str, Any]) -> None:
 
 def _name(workdir: epath.Path, run: Run) -> None:
   """Makes it the workdir of a run; the last, since one that is is whole."""
-  files.atomic_write_json(workdir / restore.CONFIG, config.to_dict(run))
+  files.atomic_write_json(workdir / restore.CONFIG, config_tree.to_dict(run))
 
 
 class _Bar:
@@ -342,4 +342,4 @@ def _note(line: str) -> None:
 
 
 if __name__ == '__main__':
-  command.main(main)
+  exits.main(main)

@@ -13,17 +13,18 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-from moejax.cli import command, run_config
+from moejax import config
+from moejax.core import command, exits
 from moejax.plan import count
 
 
 def main(argv: Sequence[str]) -> None:
   """Prints the table, or the same as JSON."""
-  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags = command.parser(__doc__)
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   flags.add_argument('--json', action='store_true', help='print JSON')
   args, overrides = command.parse(flags, argv)
-  run = run_config.load(args.config, overrides)
+  run = config.load(args.config, overrides)
   found = count.count(run.model)
   length = run.data.sequence_length
   if args.json:
@@ -87,4 +88,4 @@ def _short(number: float) -> str:
 
 
 if __name__ == '__main__':
-  command.main(main)
+  exits.main(main)

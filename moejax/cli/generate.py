@@ -32,13 +32,14 @@ from collections.abc import Iterator, Sequence
 import jax
 from etils import epath
 
-from moejax.cli import command, kept, restore
+from moejax.config import kept_tokenizer
 from moejax.convert import chat, companions
-from moejax.core import config, errors
+from moejax.core import command, config_tree, errors, exits
 from moejax.data.vocab import Vocab
 from moejax.evals import generate, settings
 from moejax.model import build
 from moejax.parallel import mesh as meshes
+from moejax.run import restore
 
 # Keys of a config that are used when a model is.
 USED = 'model.', 'mesh.', 'data.vocab.'
@@ -83,11 +84,11 @@ def main(argv: Sequence[str]) -> None:
   run = restore.run_of(args.workdir)
   # Where the run was trained is not where its model is used.
   run = dataclasses.replace(run, mesh=meshes.MeshConfig(data=1))
-  run = config.override_all(run, overrides)
+  run = config_tree.override_all(run, overrides)
   _check_overrides(overrides)
   run.check()
   vocab = run.data.vocab
-  place = kept.folder(vocab, args.workdir, run.start)
+  place = kept_tokenizer.folder(vocab, args.workdir, run.start)
   sampling = _sampling(args, place)
   prompts = _prompts(args, vocab, place)
   # Ids, and the text of a template, are whole already.
@@ -117,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _flags() -> argparse.ArgumentParser:
-  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags = command.parser(__doc__)
   add = flags.add_argument
   add('--workdir', required=True, help='of the run whose model is asked')
   restore.add_step_flag(flags)
@@ -268,4 +269,4 @@ def _note(line: str) -> None:
 
 
 if __name__ == '__main__':
-  command.main(main)
+  exits.main(main)

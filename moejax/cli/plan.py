@@ -20,14 +20,14 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from moejax.cli import command, plan_table, run_config
-from moejax.core import errors, files
-from moejax.plan import plan, search, topology
+from moejax import config
+from moejax.core import command, errors, exits, files
+from moejax.plan import plan, search, table, topology
 
 
 def main(argv: Sequence[str]) -> None:
   """Prints the plan, and writes it as JSON if asked to."""
-  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags = command.parser(__doc__)
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   flags.add_argument('--topology', required=True, help='v5p:4x4x4, cpu:8 ...')
   one_or_more = command.number(int, 1)
@@ -60,22 +60,22 @@ def main(argv: Sequence[str]) -> None:
       f'--batch_sizes={args.batch_sizes} is for --search; without it set '
       '--config.train.batch_size'
     )
-  run = run_config.load(args.config, overrides)
+  run = config.load(args.config, overrides)
   # Nothing is computed: no TPU or GPU of this machine is to be claimed.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   where = topology.find(args.topology, args.slices)
   if args.search:
-    found = search.run(run, where, args.limit, plan_table.say, batch_sizes)
-    plan_table.show_search(found)
+    found = search.run(run, where, args.limit, table.say, batch_sizes)
+    table.show_search(found)
     tree, fits = search.to_json(found), any(row.fits for row in found)
   else:
     one = plan.make(run, where)
-    plan_table.show(one)
+    table.show(one)
     tree, fits = one.to_json(), one.fits
   if args.out:
     files.atomic_write_json(epath.Path(args.out), tree)
   if not fits:
-    raise command.DoesNotFitError(
+    raise errors.DoesNotFitError(
       f'{args.config} on {where.name} needs more memory than there is; '
       'take more chips, more micro-batches, model.remat=full, or --search'
     )
@@ -91,4 +91,4 @@ def _batch_sizes(text: str) -> list[int]:
 
 
 if __name__ == '__main__':
-  command.main(main)
+  exits.main(main)

@@ -6,7 +6,7 @@ r"""Trains every run of a list, and compares them in one table.
   python -m moejax.cli.sweep --sweep=configs/sweeps/routers.py \
     --only=switch,gshard --config.train.steps=50 --workdir=runs/short
 
-A sweep file is Python with `get_sweep()`; see `moejax/cli/sweep_config.py` for
+A sweep file is Python with `get_sweep()`; see `moejax/sweep/grid.py` for
 how to write one. `--config.*` is for all its runs, after what the file says.
 
 Run the same command again: runs that are finished stay as they are, one that
@@ -41,27 +41,23 @@ from typing import Any
 
 from etils import epath
 
-from moejax.cli import (
-  command,
-  going_on,
-  report,
-  run_config,
-  screen,
-  sweep_config,
-  sweep_pool,
-  sweep_results,
-  sweep_table,
-)
-from moejax.cli.sweep_config import SweepRun
-from moejax.cli.sweep_results import Result
+from moejax import config as configs
 from moejax.core import (
+  command,
   compile_cache,
   errors,
+  exits,
   files,
   resume,
   table,
   terminal,
 )
+from moejax.run import compatibility, report, screen
+from moejax.sweep import grid, pool
+from moejax.sweep import results as results_lib
+from moejax.sweep import table as table_lib
+from moejax.sweep.grid import SweepRun
+from moejax.sweep.results import Result
 
 TABLE, PICTURE, NUMBERS = 'results.md', 'results.png', 'results.json'
 
@@ -80,14 +76,14 @@ class _Sweep:
     self.name = pathlib.Path(path).stem
     self.path = path
     self.folder = epath.Path(workdir)
-    self.runs = sweep_config.load(path)
+    self.runs = grid.load(path)
     self._overrides = tuple(overrides)
     self.configs = {one.name: self._config(one) for one in self.runs}
 
-  def _config(self, one: SweepRun) -> run_config.Run:
+  def _config(self, one: SweepRun) -> configs.Run:
     try:
       folder = os.fspath(self.folder / one.name)
-      return run_config.load(one.config, self.overrides(one), folder)
+      return configs.load(one.config, self.overrides(one), folder)
     except errors.InputError as e:
       raise errors.InputError(f'{self.path}: run {one.name!r}: {e}') from e
 
@@ -102,10 +98,10 @@ class _Sweep:
     found = {}
     for name, config in self.configs.items():
       folder = self.folder / name
-      keys = dict(going_on.different(config, folder))
+      keys = dict(compatibility.different(config, folder))
       if report.read(folder) is not None:
         # No process would look at it again: it would be in the table as it is.
-        keys |= going_on.stale(config, folder)
+        keys |= compatibility.stale(config, folder)
       if keys:
         found[name] = resume.listed(keys)
     return found
@@ -114,10 +110,10 @@ class _Sweep:
     """Whether nothing is left to do of a run: its report is that of now."""
     config, folder = self.configs[result.name], self.folder / result.name
     return (
-      result.status == sweep_results.FINISHED
+      result.status == results_lib.FINISHED
       # Of one that another command has trained the parameters are not known.
       and result.total is not None
-      and config.report == run_config.of_workdir(str(folder)).report
+      and config.report == configs.of_workdir(str(folder)).report
     )
 
   def check_folders(self) -> None:
@@ -140,9 +136,9 @@ class _Sweep:
 
   def results(self) -> list[Result]:
     """How far every run is."""
-    kept = sweep_results.records(self.folder)
+    kept = results_lib.records(self.folder)
     return [
-      sweep_results.read(
+      results_lib.read(
         one,
         self.configs[one.name].train.steps,
         self.folder / one.name,
@@ -185,7 +181,7 @@ class _Sweep:
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags, trains what is not finished, and shows the table."""
-  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags = command.parser(__doc__)
   flags.add_argument('--sweep', required=True, help='path of a sweep file')
   flags.add_argument('--workdir', help='default: runs/<name of the sweep file>')
   flags.add_argument(
@@ -198,7 +194,7 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument('--out', help='a Markdown file for the table')
   flags.add_argument('--list', action='store_true', help='train nothing')
   args, overrides = command.parse(flags, argv)
-  workdir = args.workdir or run_config.default_workdir(args.sweep)
+  workdir = args.workdir or configs.default_workdir(args.sweep)
   sweep = _Sweep(args.sweep, overrides, workdir)
   chosen = sweep.chosen(args.only)
   if args.list:
@@ -207,7 +203,7 @@ def main(argv: Sequence[str]) -> None:
   out = None if args.out is None else pathlib.Path(args.out)
   if out:
     files.check_output(args.out, '--out')
-    sweep_table.check_place(out, sweep.name)
+    table_lib.check_place(out, sweep.name)
   sweep.check_folders()
   files.check_writable(sweep.folder)
   with files.locked(sweep.folder, print):
@@ -230,7 +226,7 @@ def _show_list(sweep: _Sweep, chosen: Sequence[SweepRun]) -> None:
     if one.name in changed:
       # What is there is another run: nothing is known of this one.
       state = f'another config: {changed[one.name]}'
-    num += one.name not in changed and result.status == sweep_results.FINISHED
+    num += one.name not in changed and result.status == results_lib.FINISHED
     print(f'{one.name:<{width}}  {state:<12}  {one.config} {how}')
   print(f'{num} of {len(chosen)} finished, in {sweep.folder}')
 
@@ -246,7 +242,7 @@ def _train(sweep: _Sweep, chosen: Sequence[SweepRun], processes: int) -> None:
     f'{processes} at a time. All is kept in {sweep.folder}.'
   )
   told = _Told(sweep, len(todo), processes)
-  sweep_pool.run(
+  pool.run(
     [_job(sweep, one) for one in todo],
     processes,
     environment(sweep.folder),
@@ -255,9 +251,9 @@ def _train(sweep: _Sweep, chosen: Sequence[SweepRun], processes: int) -> None:
   )
 
 
-def _job(sweep: _Sweep, one: SweepRun) -> sweep_pool.Job:
+def _job(sweep: _Sweep, one: SweepRun) -> pool.Job:
   folder = os.fspath(sweep.folder / one.name)
-  return sweep_pool.Job(one.name, one.config, sweep.overrides(one), folder)
+  return pool.Job(one.name, one.config, sweep.overrides(one), folder)
 
 
 def environment(folder: epath.Path) -> Mapping[str, str]:
@@ -278,14 +274,14 @@ class _Told:
     self._done = 0
     self._begin = time.monotonic()
 
-  def started(self, job: sweep_pool.Job) -> None:
+  def started(self, job: pool.Job) -> None:
     _tell(f'{job.name}: started')
 
-  def ended(self, job: sweep_pool.Job, answer: sweep_pool.Answer) -> None:
+  def ended(self, job: pool.Job, answer: pool.Answer) -> None:
     folder = self._sweep.folder
-    sweep_results.record(folder, job.name, answer, self._processes)
+    results_lib.record(folder, job.name, answer, self._processes)
     took = screen.duration(answer.seconds)
-    if answer.code == command.INTERRUPTED:
+    if answer.code == exits.INTERRUPTED:
       _tell(f'{job.name}: interrupted after {took}')
       return
     self._done += 1
@@ -306,12 +302,12 @@ def _tell(line: str) -> None:
 def _finish(sweep: _Sweep, out: pathlib.Path | None) -> None:
   """Prints the table, and writes all files of the results."""
   results = sweep.results()
-  rows, by = sweep_table.rows(results), sweep_table.measure(results)
-  text = sweep_table.markdown(rows, by)
-  caption = sweep_table.caption(results, sweep.what())
+  rows, by = table_lib.rows(results), table_lib.measure(results)
+  text = table_lib.markdown(rows, by)
+  caption = table_lib.caption(results, sweep.what())
   numbers: dict[str, Any] = {
     'sweep': sweep.path,
-    **sweep_table.to_json(results, rows),
+    **table_lib.to_json(results, rows),
   }
   files.atomic_write_json(sweep.folder / NUMBERS, numbers)
   files.atomic_write_text(sweep.folder / TABLE, f'{text}\n{caption}')
@@ -320,10 +316,10 @@ def _finish(sweep: _Sweep, out: pathlib.Path | None) -> None:
     pictures.append(out.with_name(f'{sweep.name}.png'))
   plotted = importlib.util.find_spec('matplotlib') is not None
   for picture in pictures if plotted else ():
-    sweep_table.plot(rows, by, picture)
+    table_lib.plot(rows, by, picture)
   if out:
     image = f'\n![{sweep.name}]({sweep.name}.png)\n' if plotted else ''
-    sweep_table.put(out, sweep.name, f'{text}\n{caption}{image}')
+    table_lib.put(out, sweep.name, f'{text}\n{caption}{image}')
   print(f'\n{text}\n{caption}')
   if not plotted:
     print("No picture: matplotlib is missing; pip install 'moejax[plot]'.")
@@ -334,7 +330,7 @@ def _raise_if_failed(sweep: _Sweep, chosen: Sequence[SweepRun]) -> None:
   bad = [
     r.name
     for r in sweep.results()
-    if r.name in names and r.status != sweep_results.FINISHED
+    if r.name in names and r.status != results_lib.FINISHED
   ]
   if bad:
     raise errors.StoppedError(
@@ -345,4 +341,4 @@ def _raise_if_failed(sweep: _Sweep, chosen: Sequence[SweepRun]) -> None:
 
 
 if __name__ == '__main__':
-  command.main(main)
+  exits.main(main)

@@ -29,9 +29,8 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from moejax.cli import command
-from moejax.cli.run_config import Run
-from moejax.core import config, errors, files
+from moejax.config import Run
+from moejax.core import command, config_tree, errors, exits, files
 from moejax.data import build, long_text
 from moejax.data.config import DataConfig
 
@@ -166,7 +165,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _flags() -> argparse.ArgumentParser:
-  flags = command.parser(f'{__doc__}\n{command.__doc__}')
+  flags = command.parser(__doc__)
   add = flags.add_argument
   add('--files', default='', help='short for --config.data.files')
   add('--text_field', default='', help='short for --config.data.text_field')
@@ -201,7 +200,7 @@ def _data(
       raise errors.InputError(
         f'--config.{key} is nothing to a vocabulary: keys of data.* alone are'
       )
-  data = config.override_all(Run(), [*short, *overrides]).data
+  data = config_tree.override_all(Run(), [*short, *overrides]).data
   data.check()
   return data
 
@@ -211,4 +210,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == '__main__':
-  command.main(main)
+  exits.main(main)

@@ -6,7 +6,7 @@ from typing import Any
 from moejax.convert.families import FAMILIES, unread
 from moejax.convert.families.family import Family
 from moejax.convert.keys import Key
-from moejax.core import config, errors
+from moejax.core import config_tree, errors
 from moejax.model.config import ModelConfig
 
 # Of ours, what is nothing to the function of trained weights.
@@ -16,7 +16,7 @@ FREE = (
   'init_std',
   'moe.balance',
   'moe.dispatcher',
-  'moe.exchange',
+  'moe.expert_parallel',
   'moe.experts.sigma_init',
   'moe.grouped_matmul',
   'moe.router.expert_dropout',
@@ -100,7 +100,7 @@ def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
   try:
     for part in family.keys:
       flat |= part.read(theirs)
-    found = config.from_config_dict(ModelConfig, _nested(flat))
+    found = config_tree.from_config_dict(ModelConfig, _nested(flat))
   except KeyError as e:
     raise errors.InputError(f'config.json lacks {e.args[0]}') from None
   except (TypeError, ZeroDivisionError) as e:
@@ -120,7 +120,7 @@ def write(family: Family, model: ModelConfig) -> dict[str, Any]:
       f'a {family.model_type} cannot hold this model: it '
       f'{"has none of" if model.num_moe else "wants"} layers with experts'
     )
-  ours = config.flatten(model) | {
+  ours = config_tree.flatten(model) | {
     'kinds': model.kinds,
     'num_kv_heads': model.kv_heads,
   }
@@ -189,7 +189,7 @@ def _function(model: ModelConfig) -> dict[str, Any]:
   model = dataclasses.replace(model, num_kv_heads=model.kv_heads)
   found = {
     key: value
-    for key, value in config.flatten(model).items()
+    for key, value in config_tree.flatten(model).items()
     if not any(
       key == one or key.startswith(one + '.') for one in (*FREE, *without)
     )

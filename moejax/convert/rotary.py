@@ -12,7 +12,7 @@ from typing import Any
 
 from moejax.convert.keys import Keys, Part
 from moejax.core import errors, table
-from moejax.model import rope
+from moejax.model.attention import rope
 
 Values = dict[str, Any]
 ORIGINAL = 'original_max_position_embeddings'

@@ -25,6 +25,14 @@ class LostHostError(RuntimeError):
   """
 
 
+class InterruptedRunError(Exception):
+  """A signal stopped the run after its state was saved."""
+
+
+class DoesNotFitError(Exception):
+  """A plan needs more memory than the chips have."""
+
+
 def shown(path: Any) -> str:
   r"""A path for a message: one line, whatever bytes its name has.
 

@@ -9,7 +9,7 @@ a run does not go on with another value of it.
 import dataclasses
 from typing import Any
 
-from moejax.core import config
+from moejax.core import config_tree
 
 # Other weights come of it: refused.
 RESULT = 'result'
@@ -62,8 +62,8 @@ def changes(old: Any, new: Any) -> dict[str, Changes]:
     effect: {}
     for effect in (RESULT, ROUNDING, NOTHING, BEGINNING, TEXT, LENGTH)
   }
-  for path, values in config.differences(old, new).items():
-    there = new if path in config.flatten(new) else old
+  for path, values in config_tree.differences(old, new).items():
+    there = new if path in config_tree.flatten(new) else old
     found[effect_of(there, path)][path] = values
   return found
 

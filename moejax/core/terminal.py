@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import stat
+import sys
 from collections.abc import Iterator
 
 # Errors of a write to a terminal, or a pipe, at whose other end is nobody.
@@ -82,3 +83,9 @@ def _to_nowhere(number: int) -> None:
     os.dup2(null, number)
   finally:
     os.close(null)
+
+
+def say(line: str) -> None:
+  """Writes a line to stdout at once."""
+  sys.stdout.write(f'{line}\n')
+  sys.stdout.flush()

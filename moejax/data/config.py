@@ -2,14 +2,14 @@
 
 import dataclasses
 
-from moejax.core import config, errors, resume
+from moejax.core import errors, fields, resume
 from moejax.data import files as files_lib
 from moejax.data import mixtures
 from moejax.data import vocab as vocabs
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(config.Checked):
+class DataConfig(fields.Checked):
   """The text, how it is read, and how long a row is.
 
   Attributes:
@@ -28,20 +28,20 @@ class DataConfig(config.Checked):
       ~/.cache/moejax.
   """
 
-  mixture: str = config.named(mixtures.MIXTURES, 'minipile')
+  mixture: str = fields.named(mixtures.MIXTURES, 'minipile')
   files: str = resume.key(resume.TEXT, '')
   validation_files: str = resume.key(resume.TEXT, '')
   validation_fraction: float = resume.key(
-    resume.TEXT, config.number(0.05, above=0, below=1)
+    resume.TEXT, fields.number(0.05, above=0, below=1)
   )
   text_field: str = resume.key(resume.TEXT, 'text')
   bad_lines: str = resume.key(
-    resume.TEXT, config.named(files_lib.BAD_LINES, 'stop')
+    resume.TEXT, fields.named(files_lib.BAD_LINES, 'stop')
   )
-  vocab: vocabs.Vocab = config.choice(vocabs.VOCABS, vocabs.SentencePiece())
-  sequence_length: int = config.number(256, at_least=2)
+  vocab: vocabs.Vocab = fields.choice(vocabs.VOCABS, vocabs.SentencePiece())
+  sequence_length: int = fields.number(256, at_least=2)
   max_documents: int = resume.key(
-    resume.TEXT, config.number(0, at_least=0, note='0: all')
+    resume.TEXT, fields.number(0, at_least=0, note='0: all')
   )
   cache_dir: str = resume.key(resume.NOTHING, '')
 

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from moejax.core import config, errors, resume
+from moejax.core import errors, fields, resume
 from moejax.data import seqio_bridge, vocab_file
 
 
 @dataclasses.dataclass(frozen=True)
-class HfTokenizer(config.Checked):
+class HfTokenizer(fields.Checked):
   """A Hugging Face tokenizer.json, its ids shifted up by one.
 
   The shift frees id 0 for padding: there, id 0 is often a real token. A model
@@ -31,7 +31,7 @@ class HfTokenizer(config.Checked):
 
   path: str = resume.key(resume.NOTHING, 'tokenizer.json')
   eos_token: str = '<|endoftext|>'
-  shift: int = config.number(1, at_least=0, at_most=1)
+  shift: int = fields.number(1, at_least=0, at_most=1)
   start_token: str = ''
 
   def encode(self, text: str) -> list[int]:

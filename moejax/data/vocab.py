@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from moejax.core import config, errors, resume
+from moejax.core import errors, fields, resume
 from moejax.data import seqio_bridge, vocab_file
 from moejax.data.hf_tokenizer import HfTokenizer
 
@@ -99,7 +99,7 @@ class Bytes:
 
 
 @dataclasses.dataclass(frozen=True)
-class SentencePiece(config.Checked):
+class SentencePiece(fields.Checked):
   """A SentencePiece model file.
 
   The model that is shipped has 8192 pieces and gives any text back exactly
@@ -116,9 +116,10 @@ class SentencePiece(config.Checked):
     start_token: with `shift` 0, what a text begins with, if anything.
   """
 
-  # Another file must hold the same tokenizer: cli/kept.py compares them.
+  # Another file must hold the same tokenizer: config/kept_tokenizer.py compares
+  # them.
   path: str = resume.key(resume.NOTHING, '')
-  shift: int | None = config.number(
+  shift: int | None = fields.number(
     None, at_least=0, at_most=1, note='none: as the model needs'
   )
   eos_token: str = ''
@@ -253,7 +254,7 @@ class SentencePiece(config.Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ids(config.Checked):
+class Ids(fields.Checked):
   """No text at all: of a model that came without a tokenizer.
 
   Prompts are given to `moejax.cli.generate` as ids; to train on text, set
@@ -265,9 +266,9 @@ class Ids(config.Checked):
     start_id: what a text begins with; -1 is nothing.
   """
 
-  size: int = config.number(2, at_least=1)
-  eos_id: int = config.number(-1, at_least=-1, note='-1: none')
-  start_id: int = config.number(-1, at_least=-1, note='-1: nothing')
+  size: int = fields.number(2, at_least=1)
+  eos_id: int = fields.number(-1, at_least=-1, note='-1: none')
+  start_id: int = fields.number(-1, at_least=-1, note='-1: nothing')
 
   least_id = 0
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from moejax.core import errors
 from moejax.evals.sampling import Sampling
-from moejax.model import cache as caches
+from moejax.model.attention import cache as caches
 from moejax.model.build import Model, Weights
 from moejax.parallel import hosts, rules
 from moejax.parallel import mesh as meshes

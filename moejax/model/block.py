@@ -5,7 +5,8 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.model import attention, ffn, heads, latent, norm
+from moejax.model import ffn, norm
+from moejax.model.attention import grouped, heads, latent
 from moejax.model.config import ModelConfig
 from moejax.moe import layer
 
@@ -44,7 +45,7 @@ class Place:
 
 # The kind of config.heads -> (config, platform, key, mesh) -> module.
 ATTENTIONS = {
-  heads.Grouped: attention.Attention,
+  heads.Grouped: grouped.Attention,
   heads.Latent: latent.LatentAttention,
 }
 

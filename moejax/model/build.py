@@ -73,9 +73,11 @@ class Model:
 
     jax.eval_shape(run, self.shapes, jax.random.key(0))
 
-  def with_exchange(self, exchange: contract.Exchange) -> 'Model':
-    """The same model, weights included, with another `moe.exchange`."""
-    moe = dataclasses.replace(self.config.moe, exchange=exchange)
+  def with_expert_parallel(
+    self, expert_parallel: contract.ExpertParallel
+  ) -> 'Model':
+    """The same model, weights included, with another `moe.expert_parallel`."""
+    moe = dataclasses.replace(self.config.moe, expert_parallel=expert_parallel)
     return build(dataclasses.replace(self.config, moe=moe), self.mesh)
 
 

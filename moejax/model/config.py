@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from moejax.core import config, errors, resume
-from moejax.model import attend, remat
-from moejax.model.heads import HEADS, QK_NORMS, Grouped
-from moejax.model.rope import Rope
+from moejax.core import errors, fields, resume
+from moejax.model import remat
+from moejax.model.attention import dot_product
+from moejax.model.attention.heads import HEADS, QK_NORMS, Grouped
+from moejax.model.attention.rope import Rope
 from moejax.model.scales import Scales
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forwards import FEED_FORWARDS, Routed
@@ -14,7 +15,7 @@ DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(config.Checked):
+class ModelConfig(fields.Checked):
   """A decoder-only transformer with dense or mixture-of-experts layers.
 
   Attributes:
@@ -65,43 +66,45 @@ class ModelConfig(config.Checked):
       Gradients of experts add up from part to part in `dtype`.
   """
 
-  vocab_size: int = config.number(8192, at_least=1)
-  max_length: int = config.number(2048, at_least=1)
-  num_layers: int = config.number(4, at_least=1, at_most=10**4)
-  first_dense: int = config.number(0, at_least=0, at_most=10**4)
-  moe_every: int = config.number(1, at_least=1, at_most=10**4)
-  width: int = config.number(256, at_least=1)
-  num_heads: int = config.number(8, at_least=1)
-  num_kv_heads: int | None = config.number(None, at_least=1)
-  head_dim: int = config.number(32, at_least=1)
-  dense_width: int = config.number(640, at_least=1)
-  feed_forward: Routed = config.choice(FEED_FORWARDS, Routed())
+  vocab_size: int = fields.number(8192, at_least=1)
+  max_length: int = fields.number(2048, at_least=1)
+  num_layers: int = fields.number(4, at_least=1, at_most=10**4)
+  first_dense: int = fields.number(0, at_least=0, at_most=10**4)
+  moe_every: int = fields.number(1, at_least=1, at_most=10**4)
+  width: int = fields.number(256, at_least=1)
+  num_heads: int = fields.number(8, at_least=1)
+  num_kv_heads: int | None = fields.number(None, at_least=1)
+  head_dim: int = fields.number(32, at_least=1)
+  dense_width: int = fields.number(640, at_least=1)
+  feed_forward: Routed = fields.choice(FEED_FORWARDS, Routed())
   moe: MoEConfig = MoEConfig()
-  heads: Grouped = config.choice(HEADS, Grouped())
-  qk_norm: str = config.named(QK_NORMS, 'none')
+  heads: Grouped = fields.choice(HEADS, Grouped())
+  qk_norm: str = fields.named(QK_NORMS, 'none')
   qk_norm_turned: bool = False
   qkv_bias: bool = False
   out_bias: bool = False
   sinks: bool = False
-  windows: tuple[int, ...] = config.number((), at_least=0, note='0: all tokens')
-  norm_eps: float = config.number(1e-6, above=0, at_most=1)
+  windows: tuple[int, ...] = fields.number((), at_least=0, note='0: all tokens')
+  norm_eps: float = fields.number(1e-6, above=0, at_most=1)
   norm_after: bool = False
   scales: Scales = Scales()
   rope: Rope = Rope()
   tie_embeddings: bool = False
-  mtp_layers: int = config.number(0, at_least=0, at_most=100, note='0: none')
-  init_std: float = config.number(0.006, above=0, at_most=10)
-  dtype: str = config.named(DTYPES, 'float32')
+  mtp_layers: int = fields.number(0, at_least=0, at_most=100, note='0: none')
+  init_std: float = fields.number(0.006, above=0, at_most=10)
+  dtype: str = fields.named(DTYPES, 'float32')
   attention: str = resume.key(
     resume.ROUNDING,
-    config.named(('auto', *attend.ATTENTIONS, *attend.KERNELS), 'auto'),
+    fields.named(
+      ('auto', *dot_product.ATTENTIONS, *dot_product.KERNELS), 'auto'
+    ),
   )
-  remat: str = resume.key(resume.ROUNDING, config.named(remat.POLICIES, 'none'))
+  remat: str = resume.key(resume.ROUNDING, fields.named(remat.POLICIES, 'none'))
   scan_unroll: int = resume.key(
-    resume.ROUNDING, config.number(1, at_least=1, at_most=10**4)
+    resume.ROUNDING, fields.number(1, at_least=1, at_most=10**4)
   )
   token_chunks: int = resume.key(
-    resume.ROUNDING, config.number(1, at_least=1, at_most=10**6)
+    resume.ROUNDING, fields.number(1, at_least=1, at_most=10**6)
   )
 
   @property

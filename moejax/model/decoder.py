@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from moejax.core import shapes
 from moejax.model import block, mtp, norm, remat, stages
-from moejax.model.cache import Cache
+from moejax.model.attention.cache import Cache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
 from moejax.moe import layer

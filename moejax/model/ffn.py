@@ -5,9 +5,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.model.config import ModelConfig
-from moejax.moe import experts, feed_forwards, layer, peer, soft_moe
+from moejax.moe import experts, feed_forwards, layer
 from moejax.moe.experts import base
-from moejax.parallel import parts
+from moejax.moe.feed_forwards import peer, soft_moe
+from moejax.parallel import chunking
 
 
 class Dense(nnx.Module):
@@ -31,7 +32,7 @@ class Dense(nnx.Module):
       x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
       return self.expert.dense(w, x_TD).reshape(x_BLD.shape)
 
-    return parts.in_parts(run, x_BLD, self.chunks, self.mesh)
+    return chunking.in_parts(run, x_BLD, self.chunks, self.mesh)
 
 
 def _routed(config: ModelConfig, mesh: Mesh, key: jax.Array) -> layer.MoE:

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from moejax.core import config
+from moejax.core import fields
 
 
 @dataclasses.dataclass(frozen=True)
-class Scales(config.Checked):
+class Scales(fields.Checked):
   """Numbers of a config, not weights; the defaults change nothing.
 
   Attributes:
@@ -17,9 +17,9 @@ class Scales(config.Checked):
     logits: logits are divided by it.
   """
 
-  embedding: float = config.number(1.0, above=0, at_most=1e6)
-  residual: float = config.number(1.0, above=0, at_most=1e6)
-  scores: float = config.number(
+  embedding: float = fields.number(1.0, above=0, at_most=1e6)
+  residual: float = fields.number(1.0, above=0, at_most=1e6)
+  scores: float = fields.number(
     0.0, at_least=0, at_most=1e6, note='0: head_dim^-0.5'
   )
-  logits: float = config.number(1.0, above=0, at_most=1e6)
+  logits: float = fields.number(1.0, above=0, at_most=1e6)

@@ -2,21 +2,21 @@
 
 import dataclasses
 
-from moejax.core import config, errors, resume, table
+from moejax.core import errors, fields, resume, table
 from moejax.moe import balance as balances
 from moejax.moe import contract
+from moejax.moe.compute.grouped_matmul import GROUPED_MATMULS
 from moejax.moe.dispatchers import DISPATCHERS
-from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.experts import EXPERTS, SwiGLU
-from moejax.moe.grouped_matmul import GROUPED_MATMULS
+from moejax.moe.experts.shared import SharedExperts
+from moejax.moe.experts.zero_computation import ZeroComputation
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS, Linear
-from moejax.moe.shared import SharedExperts
-from moejax.moe.zero_computation import ZeroComputation
 
 
 @dataclasses.dataclass(frozen=True)
-class MoEConfig(config.Checked):
+class MoEConfig(fields.Checked):
   """Router x dispatcher x exchange x experts x balance.
 
   Attributes:
@@ -29,8 +29,8 @@ class MoEConfig(config.Checked):
       expert of num_shared times the width, which is the same sum.
     shared: how they are added.
     scorer, router, dispatcher, experts: one of each table.
-    exchange: how rows and experts meet over the mesh's `expert` axis; without
-      one it does nothing.
+    expert_parallel: how rows and experts meet over the mesh's `expert` axis;
+      without that axis it does nothing.
     balance: balance losses and bias rules by name, any number of them.
     zero_computation: what else a token can choose, behind the experts.
     gating_residual: adds to the logits a learned matrix times the logits of
@@ -39,32 +39,33 @@ class MoEConfig(config.Checked):
       the machine.
   """
 
-  num_experts: int = config.number(
+  num_experts: int = fields.number(
     0, at_least=0, at_most=10**6, note='0: no layer has experts'
   )
-  expert_width: int = config.number(128, at_least=1)
-  latent_width: int = config.number(
+  expert_width: int = fields.number(128, at_least=1)
+  latent_width: int = fields.number(
     0, at_least=0, note="0: experts work at the model's width"
   )
-  num_shared: int = config.number(0, at_least=0, at_most=10**6)
+  num_shared: int = fields.number(0, at_least=0, at_most=10**6)
   shared: SharedExperts = SharedExperts()
-  scorer: contract.Scorer = config.choice(SCORERS, Linear())
-  router: contract.Router = config.choice(ROUTERS, ROUTERS['top_k']())
-  dispatcher: contract.Dispatcher = config.choice(
+  scorer: contract.Scorer = fields.choice(SCORERS, Linear())
+  router: contract.Router = fields.choice(ROUTERS, ROUTERS['top_k']())
+  dispatcher: contract.Dispatcher = fields.choice(
     DISPATCHERS, DISPATCHERS['dropless']()
   )
-  exchange: contract.Exchange = resume.key(
-    resume.ROUNDING, config.choice(EXCHANGES, EXCHANGES['all_to_all']())
+  expert_parallel: contract.ExpertParallel = resume.key(
+    resume.ROUNDING,
+    fields.choice(EXPERT_PARALLEL, EXPERT_PARALLEL['all_to_all']()),
   )
-  experts: SwiGLU = config.choice(EXPERTS, SwiGLU())
-  balance: tuple[contract.Balance, ...] = config.choices(
+  experts: SwiGLU = fields.choice(EXPERTS, SwiGLU())
+  balance: tuple[contract.Balance, ...] = fields.choices(
     balances.BALANCE, (balances.BALANCE['expert_level'](),)
   )
   zero_computation: ZeroComputation = ZeroComputation()
   gating_residual: bool = False
   grouped_matmul: str = resume.key(
     resume.ROUNDING,
-    config.named(
+    fields.named(
       ('auto', 'fused', 'fused_megablox', 'obvious', *GROUPED_MATMULS), 'auto'
     ),
   )

@@ -21,7 +21,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 
 
 @flax.struct.dataclass
@@ -142,11 +142,11 @@ def loss_weight(default: float) -> Any:
   A negative one would ask for imbalance, and one above 100 leaves nothing of
   the language model's loss; both are refused.
   """
-  return config.number(default, at_least=0, at_most=100)
+  return fields.number(default, at_least=0, at_most=100)
 
 
 @dataclasses.dataclass(frozen=True)
-class Scorer(config.Checked):
+class Scorer(fields.Checked):
   """Token vectors to scores: the base of all scorers; owns weights.
 
   A scorer is a frozen dataclass whose fields are its config keys.
@@ -198,7 +198,7 @@ class Scorer(config.Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Router(config.Checked):
+class Router(fields.Checked):
   """Chooses experts: the base of all routers. No parameters, no state.
 
   A router is a frozen dataclass whose fields are its config keys. It gives
@@ -257,7 +257,7 @@ class Router(config.Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Balance(config.Checked):
+class Balance(fields.Checked):
   """Keeps experts in balance, by a loss or by a memory: the base of all parts.
 
   A loss has two halves. `observe` runs inside the layer and returns sums over
@@ -398,7 +398,7 @@ class Output:
   chain: Any = None
 
 
-class Exchange(Protocol):
+class ExpertParallel(Protocol):
   """Brings rows and experts together over the mesh's `expert` axis.
 
   Called inside `shard_map`, where each device has its own tokens and the

@@ -7,7 +7,8 @@ One call does, for the tokens of each shard of the batch:
   3. limit     what the dispatcher has no room for is sent nowhere
   4. observe   sums for the balance parts and statistics
   5. compute   rows to their experts, across the `expert` axis where the mesh
-               has one (`moe.exchanges`), and their weighted sum back: out_TD
+               has one (`moe.expert_parallel`), and their weighted sum
+               back: out_TD
   6. reduce    sums and statistics over all shards: the global batch
 
 and adds the shared experts, which see every token.
@@ -25,11 +26,13 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import errors, shapes, values, varying
-from moejax.moe import balance, compute, contract, latent, responses, stats
+from moejax.moe import balance, contract, stats
+from moejax.moe.balance import responses
+from moejax.moe.compute import implementations
 from moejax.moe.config import MoEConfig
-from moejax.moe.experts import base
+from moejax.moe.experts import base, latent
+from moejax.parallel import chunking, rules
 from moejax.parallel import mesh as meshes
-from moejax.parallel import parts, rules
 
 
 @flax.struct.dataclass
@@ -185,7 +188,7 @@ class MoE(nnx.Module):
         out_TD = self.config.shared(shared, self.config.experts, x_TD)
         return out_TD.reshape(x_BLD.shape)
 
-      out_BLD = out_BLD + parts.in_parts(run, x_BLD, self.chunks, self.mesh)
+      out_BLD = out_BLD + chunking.in_parts(run, x_BLD, self.chunks, self.mesh)
     return out_BLD, trace, record
 
   def _sharded(self, *given):
@@ -218,7 +221,7 @@ class MoE(nnx.Module):
     All experts are gathered at the door where the exchange computes them in
     place.
     """
-    whole = {'expert'} if self.config.exchange.gathers_experts else set()
+    whole = {'expert'} if self.config.expert_parallel.gathers_experts else set()
     return PartitionSpec(
       *(None if name in whole else rules.RULES[name] for name in axes)
     )
@@ -260,7 +263,7 @@ class MoE(nnx.Module):
       return self._local(given, *part, key, layer)
 
     join = lambda x: x.reshape(rows, *x.shape[2:])
-    out_BLD, new, records = parts.each_part(
+    out_BLD, new, records = chunking.each_part(
       run, (x_BLD, tokens, trace), number, chain
     )
     each = [jax.tree.map(lambda x, n=n: x[n], records) for n in range(number)]
@@ -280,21 +283,21 @@ class MoE(nnx.Module):
       return routed, None
     run = self._compute()
     routed = run.prepare(routed)
-    chain = None if self._exchanges else run.chained(routed)
+    chain = None if self._rows_travel else run.chained(routed)
     if chain is None:
       return routed, None
     chain = jax.tree.map(lambda w: varying.match(w, x_BLD), chain)
     return jax.lax.stop_gradient(routed), chain
 
   @property
-  def _exchanges(self) -> bool:
+  def _rows_travel(self) -> bool:
     """Whether rows travel to their experts."""
     split = self.mesh.shape['expert'] > 1
-    return split and not self.config.exchange.gathers_experts
+    return split and not self.config.expert_parallel.gathers_experts
 
-  def _compute(self) -> compute.Compute:
+  def _compute(self) -> implementations.Compute:
     """How experts are computed on the devices of the mesh."""
-    return compute.choose(self.config, self._platform, again=self.again)
+    return implementations.choose(self.config, self._platform, again=self.again)
 
   @property
   def _platform(self) -> str:
@@ -380,7 +383,7 @@ class MoE(nnx.Module):
 
   def _all_experts(self, weights) -> dict[str, jax.Array]:
     """The weights of all experts; what is not used of them is not moved."""
-    if self.config.exchange.gathers_experts or self.mesh.size == 1:
+    if self.config.expert_parallel.gathers_experts or self.mesh.size == 1:
       return weights['routed']
     axes = dict(self.routed_axes)
     return {
@@ -410,8 +413,8 @@ class MoE(nnx.Module):
         limited, weight_A=jnp.ones_like(limited.weight_A)
       )
     x_TD = latent.down(weights['latent'], x_TD)
-    if self._exchanges:
-      found = config.exchange(run, experts, x_TD, limited, num)
+    if self._rows_travel:
+      found = config.expert_parallel(run, experts, x_TD, limited, num)
     else:
       if weights.get('chain') is not None:
         experts = {**experts, 'chain': weights['chain']}

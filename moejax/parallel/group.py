@@ -30,7 +30,7 @@ T = TypeVar('T')
 # No process can be further than one step beyond another: to begin step n it has
 # fetched the results of step n - 2, for which all had to compute that one.
 AHEAD = 2
-LOST, INTERRUPTED = 6, 75  # exit codes, see cli/command.py
+LOST, INTERRUPTED = 6, 75  # exit codes, see core/command.py
 # When one process has failed: so long it waits for its own error, which is
 # often the same and says it better.
 GRACE_S = 1.5

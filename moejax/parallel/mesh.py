@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils
 
-from moejax.core import config, errors, table
+from moejax.core import errors, fields, table
 
 # What each axis does:
 #   data    rows of the batch; parameters are copied
@@ -32,7 +32,7 @@ AUTO = 'auto'
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig(config.Checked):
+class MeshConfig(fields.Checked):
   """Devices along each axis, in all; -1 means the rest.
 
   Attributes:
@@ -49,12 +49,12 @@ class MeshConfig(config.Checked):
   and fsdp=16 they lie along fsdp, and weights are gathered from both.
   """
 
-  data: int = config.number(-1, at_least=-1, at_most=10**6, note='-1: the rest')
-  fsdp: int = config.number(1, at_least=-1, at_most=10**6, note='-1: the rest')
-  expert: int = config.number(
+  data: int = fields.number(-1, at_least=-1, at_most=10**6, note='-1: the rest')
+  fsdp: int = fields.number(1, at_least=-1, at_most=10**6, note='-1: the rest')
+  expert: int = fields.number(
     1, at_least=-1, at_most=10**6, note='-1: the rest'
   )
-  model: int = config.number(1, at_least=-1, at_most=10**6, note='-1: the rest')
+  model: int = fields.number(1, at_least=-1, at_most=10**6, note='-1: the rest')
   across: str = AUTO
   granule: str = 'slice'
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from moejax.data.batch import Batch
 from moejax.model import build
+from moejax.parallel import chunking as row_parts
 from moejax.parallel import mesh as meshes
-from moejax.parallel import parts as row_parts
 from moejax.parallel import rules
 from moejax.plan.topology import Slice
 from moejax.train import optimizer, step
@@ -55,7 +55,7 @@ def training_step(run: Any, where: Slice) -> Compiled:
   """Compiles the run's training step.
 
   Args:
-    run: a `cli.run_config.Run`.
+    run: the config.
     where: the devices.
 
   Raises:

@@ -183,10 +183,10 @@ def make(run: Any, where: Slice) -> Plan:
 
 
 def _room(model: ModelConfig, num_devices: int) -> float:
-  """See `moe.contract.Exchange.room`; 1 if nothing is exchanged."""
+  """See `moe.contract.ExpertParallel.room`; 1 if nothing is exchanged."""
   if num_devices == 1 or not model.num_moe:
     return 1.0
-  return model.moe.exchange.room(num_devices)
+  return model.moe.expert_parallel.room(num_devices)
 
 
 def _of_one_slice(mesh: jax.sharding.Mesh, where: Slice) -> np.ndarray:

@@ -21,8 +21,8 @@ import dataclasses
 import math
 import re
 
-from moejax.model import splash
-from moejax.moe import grouped_kernel
+from moejax.model.attention import splash
+from moejax.moe.compute import grouped_kernel
 from moejax.parallel import collective_bytes, program_text
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -117,7 +117,8 @@ def of_program(program: program_text.Program, room: float = 1.0) -> Cost:
   Args:
     program: its text, parsed.
     room: rows that kernels of EXPERTS are given over those that they compute;
-      see `moe.contract.Exchange.room`. They say what all of them would cost.
+      see `moe.contract.ExpertParallel.room`. They say what all of them would
+      cost.
   """
   flops = num_bytes = cycles = rest = optional = 0.0
   kernels, unknown = [], 0

@@ -94,7 +94,7 @@ def of(
   """The estimates of a run's step.
 
   Args:
-    run: a `cli.run_config.Run`.
+    run: the config.
     sizes: of the mesh's axes, which stand for those of `run.mesh`.
     chip: what a device can do; None on CPU.
     counted: the model's parameters.
@@ -112,7 +112,7 @@ def _sizes(run: Any, sizes: Mapping[str, int], counted: Count) -> _Sizes:
   ends = of['embedding'] + of['head']
   experts = of['routed experts'] / split
   rest = (counted.total - of['routed experts'] - ends) / split + ends
-  gathers = model.num_moe and moe.exchange.gathers_experts
+  gathers = model.num_moe and moe.expert_parallel.gathers_experts
   rows = run.train.batch_size / run.train.micro_batches / _parts(sizes)
   return _Sizes(
     state=rest + experts / sizes['expert'],

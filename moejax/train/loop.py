@@ -1,7 +1,7 @@
 """The loop over steps: dispatch step n, then look at step n - 1.
 
 It composes nothing: model, state, data, checkpoints, writers and hooks are made
-by `cli/run.py` and given. Each turn does, in this order:
+by `run/train.py` and given. Each turn does, in this order:
 
   1. hand the batch of step n to the devices and dispatch the step;
   2. fetch the metrics of step n - 1 while step n computes; write and show them,
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from moejax.core import config, errors, log, resume
+from moejax.core import errors, fields, log, resume
 from moejax.data.batch import Batch
 from moejax.moe import stats
 from moejax.train import bad_steps, spikes
@@ -32,7 +32,7 @@ UNTIMED_STEPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(config.Checked):
+class TrainConfig(fields.Checked):
   """How long, and what happens when.
 
   Attributes:
@@ -68,39 +68,39 @@ class TrainConfig(config.Checked):
       JAX has been given one; none for none.
   """
 
-  steps: int = resume.key(resume.LENGTH, config.number(1000, at_least=1))
-  batch_size: int = config.number(8, at_least=1)
-  micro_batches: int = resume.key(resume.ROUNDING, config.number(1, at_least=1))
-  consistency: float = config.number(0.0, at_least=0, at_most=1000)
-  mtp_weight: float = config.number(0.3, at_least=0, at_most=100)
-  max_bad_steps: int = resume.key(resume.NOTHING, config.number(10, at_least=1))
-  log_every: int = resume.key(resume.NOTHING, config.number(10, at_least=1))
+  steps: int = resume.key(resume.LENGTH, fields.number(1000, at_least=1))
+  batch_size: int = fields.number(8, at_least=1)
+  micro_batches: int = resume.key(resume.ROUNDING, fields.number(1, at_least=1))
+  consistency: float = fields.number(0.0, at_least=0, at_most=1000)
+  mtp_weight: float = fields.number(0.3, at_least=0, at_most=100)
+  max_bad_steps: int = resume.key(resume.NOTHING, fields.number(10, at_least=1))
+  log_every: int = resume.key(resume.NOTHING, fields.number(10, at_least=1))
   load_every: int = resume.key(
-    resume.NOTHING, config.number(100, at_least=0, note='0: never')
+    resume.NOTHING, fields.number(100, at_least=0, note='0: never')
   )
   checkpoint_every: int = resume.key(
-    resume.NOTHING, config.number(500, at_least=1)
+    resume.NOTHING, fields.number(500, at_least=1)
   )
   keep_checkpoints: int = resume.key(
-    resume.NOTHING, config.number(3, at_least=1)
+    resume.NOTHING, fields.number(3, at_least=1)
   )
   save_best: bool = resume.key(resume.NOTHING, True)
-  eval_every: int = resume.key(resume.NOTHING, config.number(500, at_least=1))
+  eval_every: int = resume.key(resume.NOTHING, fields.number(500, at_least=1))
   eval_batches: int = resume.key(
-    resume.NOTHING, config.number(8, at_least=0, note='0: all')
+    resume.NOTHING, fields.number(8, at_least=0, note='0: all')
   )
   peak_tflops: float = resume.key(
     resume.NOTHING,
-    config.number(0.0, at_least=0, at_most=10**9, note='0: unknown'),
+    fields.number(0.0, at_least=0, at_most=10**9, note='0: unknown'),
   )
-  skip_spikes: Any = config.choice(spikes.SPIKES, spikes.NEVER)
+  skip_spikes: Any = fields.choice(spikes.SPIKES, spikes.NEVER)
   local_checkpoints: str = resume.key(resume.NOTHING, '')
   local_checkpoint_every: int = resume.key(
-    resume.NOTHING, config.number(50, at_least=1)
+    resume.NOTHING, fields.number(50, at_least=1)
   )
   watchdog_s: float = resume.key(
     resume.NOTHING,
-    config.number(1800.0, at_least=0, at_most=10**9, note='0: never'),
+    fields.number(1800.0, at_least=0, at_most=10**9, note='0: never'),
   )
   watchdog_exits: bool = resume.key(resume.NOTHING, False)
   compile_cache: str = resume.key(resume.NOTHING, '')

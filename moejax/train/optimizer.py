@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import optax
 
-from moejax.core import config, trees
+from moejax.core import fields, trees
 from moejax.train import schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig(config.Checked):
+class OptimizerConfig(fields.Checked):
   """AdamW as DeepSeekMoE trains (arXiv 2401.06066, section 4.1.2).
 
   Attributes:
@@ -22,15 +22,15 @@ class OptimizerConfig(config.Checked):
     schedule: learning rate over the run.
   """
 
-  peak_lr: float = config.number(1e-3, above=0, at_most=10)
-  beta1: float = config.number(0.9, at_least=0, below=1)
-  beta2: float = config.number(0.95, at_least=0, below=1)
-  eps: float = config.number(1e-8, above=0, at_most=1)
-  weight_decay: float = config.number(0.1, at_least=0, at_most=1000)
-  clip_norm: float | None = config.number(
+  peak_lr: float = fields.number(1e-3, above=0, at_most=10)
+  beta1: float = fields.number(0.9, at_least=0, below=1)
+  beta2: float = fields.number(0.95, at_least=0, below=1)
+  eps: float = fields.number(1e-8, above=0, at_most=1)
+  weight_decay: float = fields.number(0.1, at_least=0, at_most=1000)
+  clip_norm: float | None = fields.number(
     1.0, above=0, at_most=10**6, note='none: no clipping'
   )
-  schedule: object = config.choice(schedule.SCHEDULES, schedule.Steps())
+  schedule: object = fields.choice(schedule.SCHEDULES, schedule.Steps())
 
 
 def learning_rate(opt: OptimizerConfig, total_steps: int) -> optax.Schedule:

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 
 # Of DeepSeekMoE 16B: 2,000 steps of 106,449 (arXiv 2401.06066, section 5.1.2).
 WARMUP_SHARE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule(config.Checked):
+class Schedule(fields.Checked):
   """Linear warm-up, then what a subclass does.
 
   Attributes:
@@ -23,7 +23,7 @@ class Schedule(config.Checked):
       a longer warm-up.
   """
 
-  warmup: int | None = config.number(
+  warmup: int | None = fields.number(
     None, at_least=0, note='none: 2% of train.steps'
   )
 
@@ -64,8 +64,8 @@ class Steps(Schedule):
   0.316 at 80% and again at 90% of the training steps.
   """
 
-  factor: float = config.number(0.316, at_least=0, at_most=1)
-  milestones: tuple[float, ...] = config.number(
+  factor: float = fields.number(0.316, at_least=0, at_most=1)
+  milestones: tuple[float, ...] = fields.number(
     (0.8, 0.9), at_least=0, at_most=1
   )
 
@@ -83,7 +83,7 @@ class Steps(Schedule):
 class Cosine(Schedule):
   """Linear warm-up, then half a cosine down to `end` at the last step."""
 
-  end: float = config.number(0.1, at_least=0, at_most=1)
+  end: float = fields.number(0.1, at_least=0, at_most=1)
 
   def __call__(self, total_steps: int) -> optax.Schedule:
     warmup = self.warmup_steps(total_steps)
@@ -96,8 +96,8 @@ class Cosine(Schedule):
 class WarmupStableDecay(Schedule):
   """Linear warm-up, constant, then linear to `end` over the last fraction."""
 
-  decay: float = config.number(0.1, at_least=0, at_most=1)
-  end: float = config.number(0.0, at_least=0, at_most=1)
+  decay: float = fields.number(0.1, at_least=0, at_most=1)
+  end: float = fields.number(0.0, at_least=0, at_most=1)
 
   def __call__(self, total_steps: int) -> optax.Schedule:
     length = max(round(self.decay * total_steps), 1)

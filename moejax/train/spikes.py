@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 
 
 @dataclasses.dataclass(frozen=True)
-class Never(config.Checked):
+class Never(fields.Checked):
   """Every step with a finite loss and gradient is taken."""
 
   def init(self) -> Any:
@@ -58,10 +58,10 @@ class Deviations(Never):
       loss: then it is no spike, but where the loss is now.
   """
 
-  k: float = config.number(6.0, above=0, at_most=1000)
-  decay: float = config.number(0.98, above=0, below=1)
-  warmup: int = config.number(50, at_least=2)
-  in_a_row: int = config.number(3, at_least=1)
+  k: float = fields.number(6.0, above=0, at_most=1000)
+  decay: float = fields.number(0.98, above=0, below=1)
+  warmup: int = fields.number(50, at_least=2)
+  in_a_row: int = fields.number(3, at_least=1)
 
   def init(self) -> dict[str, jax.Array]:
     none, zero = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)

@@ -20,7 +20,7 @@ from moejax.core import values
 from moejax.data.batch import Batch
 from moejax.model.build import Model
 from moejax.moe import after_step, balance, layer
-from moejax.moe.exchanges import ring
+from moejax.moe.expert_parallel import all_gather
 from moejax.parallel import hosts, rules
 from moejax.train import bad_steps, spikes
 from moejax.train import loss as losses
@@ -124,14 +124,14 @@ def _clip_scale(norm: jax.Array, clip_norm: float | None) -> jax.Array:
 def _never_lost(
   model: Model, weights: Any, batch: Batch, key: jax.Array, config: StepConfig
 ) -> tuple[Any, Metrics]:
-  """`_gradient`, once more by `ring` if an exchange was asked to repeat.
+  """`_gradient`, once more by `all_gather` if an exchange was asked to repeat.
 
-  See `moe.exchanges.bounded`. The second time nothing is dropped.
+  See `moe.expert_parallel.bounded`. The second time nothing is dropped.
   """
   found = _gradient(model, weights, batch, key, config)
-  exchange = model.config.moe.exchange
+  expert_parallel = model.config.moe.expert_parallel
   if (
-    getattr(exchange, 'overflow', None) != 'repeat'
+    getattr(expert_parallel, 'overflow', None) != 'repeat'
     or model.mesh.shape['expert'] == 1
     or not model.config.num_moe
   ):
@@ -140,7 +140,11 @@ def _never_lost(
 
   def again() -> tuple[Any, Metrics]:
     gradient, report = _gradient(
-      model.with_exchange(ring.Ring()), weights, batch, key, config
+      model.with_expert_parallel(all_gather.AllGather()),
+      weights,
+      batch,
+      key,
+      config,
     )
     report['record'].stats['overflow'] = lost
     return gradient, report

@@ -2,8 +2,9 @@
 
 import pathlib
 
-from moejax.cli import check, command
-from moejax.moe import grouped_matmul
+from moejax.cli import check
+from moejax.core import exits
+from moejax.moe.compute import grouped_matmul
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = f'--config={ROOT / "configs" / "tiny.py"}'
@@ -18,11 +19,11 @@ class _Doubled(grouped_matmul.Blocked):
 
 
 def run(*words):
-  return command.call(check.main, [TINY, *SMALL, *words])
+  return exits.call(check.main, [TINY, *SMALL, *words])
 
 
 def test_it_prints_how_far_all_is_off_and_ends_well(capsys):
-  assert run() == command.DONE
+  assert run() == exits.DONE
   *lines, last = capsys.readouterr().out.splitlines()
   assert last == 'The experts are as the reference.'
   assert lines[0].startswith('output ')
@@ -33,7 +34,7 @@ def test_it_prints_how_far_all_is_off_and_ends_well(capsys):
 
 def test_a_wrong_kernel_is_exit_code_3(capsys, monkeypatch):
   monkeypatch.setitem(grouped_matmul.GROUPED_MATMULS, 'blocked', _Doubled)
-  assert run('--config.model.moe.grouped_matmul=blocked') == command.STOPPED
+  assert run('--config.model.moe.grouped_matmul=blocked') == exits.STOPPED
   shown = capsys.readouterr()
   assert not shown.out
   assert shown.err.startswith('stopped: self-check: ')
@@ -41,6 +42,6 @@ def test_a_wrong_kernel_is_exit_code_3(capsys, monkeypatch):
 
 def test_a_config_without_experts_is_exit_code_2(capsys):
   flags = [TINY, '--config.model.moe.num_experts=0']
-  assert command.call(check.main, flags) == command.BAD_INPUT
+  assert exits.call(check.main, flags) == exits.BAD_INPUT
   (line,) = capsys.readouterr().err.splitlines()
   assert 'no layer with experts' in line

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from helpers import hf
 
-from moejax.cli import command, convert, generate, restore
+from moejax.cli import convert, generate
 from moejax.convert import companions, folder, safetensors
-from moejax.core import errors, files, trees
+from moejax.core import errors, exits, files, trees
+from moejax.run import restore
 from moejax.train import loop, state_files
 
 TOKENIZER = {
@@ -217,7 +218,7 @@ def test_a_folder_without_a_tokenizer_takes_ids_alone(tmp_path, capsys):
   assert 'The folder has no tokenizer; prompts are' in capsys.readouterr().out
   call = [f'--workdir={workdir}', '--temperature=0', '--max_new_tokens=3']
   flags = [*call, '--prompt=to']
-  assert command.call(generate.main, flags) == command.BAD_INPUT
+  assert exits.call(generate.main, flags) == exits.BAD_INPUT
   assert 'came without a tokenizer' in capsys.readouterr().err
   generate.main([*call, '--prompt_ids=5,8'])
   said = [int(word) for word in capsys.readouterr().out.split()]
@@ -333,7 +334,7 @@ def test_a_dense_model_gets_experts(tmp_path, capsys):
 
 
 def calls(*words):
-  return command.call(convert.main, words)
+  return exits.call(convert.main, words)
 
 
 def test_bad_input_is_one_line(there, tmp_path, capsys):
@@ -395,7 +396,7 @@ def test_bad_input_is_one_line(there, tmp_path, capsys):
   ]
   capsys.readouterr()
   for words, message in cases:
-    assert calls(*words) == command.BAD_INPUT
+    assert calls(*words) == exits.BAD_INPUT
     err = capsys.readouterr().err
     assert message in err
     assert err.count('\n') == 1

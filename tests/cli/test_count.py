@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from moejax.cli import command, count
+from moejax.cli import count
+from moejax.core import exits
 
 ROOT = pathlib.Path(__file__).parents[2]
 DS_2B = str(ROOT / 'configs' / 'ds_2b.py')
@@ -69,7 +70,7 @@ def test_json_and_overrides(capsys):
 )
 def test_bad_input_is_one_line(flags, message, capsys, monkeypatch):
   monkeypatch.chdir(ROOT)
-  assert command.call(count.main, flags) == command.BAD_INPUT
+  assert exits.call(count.main, flags) == exits.BAD_INPUT
   (line,) = capsys.readouterr().err.splitlines()
   assert message in line
 

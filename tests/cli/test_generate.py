@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from moejax.cli import command, generate, report
-from moejax.cli.run_config import Run
-from moejax.core import config, files
+from moejax.cli import generate
+from moejax.config import Run
+from moejax.core import config_tree, exits, files
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes, SentencePiece
 from moejax.evals import generate as generation
@@ -17,6 +17,7 @@ from moejax.evals import sampling
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
+from moejax.run import report
 from moejax.train import checkpoint
 
 RUN = Run(
@@ -45,7 +46,7 @@ def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   model = build.build(RUN.model, mesh)
-  files.atomic_write_json(folder / 'config.json', config.to_dict(RUN))
+  files.atomic_write_json(folder / 'config.json', config_tree.to_dict(RUN))
   with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
     for step, loss in ((10, 2.0), (20, 3.0)):
       weights = _drawn(model, step)
@@ -176,7 +177,7 @@ def test_several_prompts_are_printed(trained, capsys):
 )
 def test_bad_input_is_one_line(trained, flags, message, capsys):
   call = [f'--workdir={trained[0]}', *flags]
-  assert command.call(generate.main, call) == command.BAD_INPUT
+  assert exits.call(generate.main, call) == exits.BAD_INPUT
   out, err = capsys.readouterr()
   assert message in err.splitlines()[-1]
   assert not out
@@ -184,12 +185,12 @@ def test_bad_input_is_one_line(trained, flags, message, capsys):
 
 def test_no_workdir_and_no_checkpoint(trained, tmp_path, capsys):
   flags = [f'--workdir={tmp_path}', '--prompt=x']
-  assert command.call(generate.main, flags) == command.BAD_INPUT
+  assert exits.call(generate.main, flags) == exits.BAD_INPUT
   assert 'config.json' in capsys.readouterr().err
   (tmp_path / 'config.json').write_text(
     (trained[0] / 'config.json').read_text()
   )
-  assert command.call(generate.main, flags) == command.BAD_INPUT
+  assert exits.call(generate.main, flags) == exits.BAD_INPUT
   assert 'no checkpoint' in capsys.readouterr().err
 
 

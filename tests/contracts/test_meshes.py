@@ -12,14 +12,14 @@ import pytest
 from helpers import sharded
 
 from moejax.moe.dispatchers import DISPATCHERS
-from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.routers import ROUTERS
 
 # mesh -> dispatcher and exchange for all routers at once.
 ALL_ROUTERS = {
-  'one': ('reference', 'gathered'),
-  'data': ('dropless', 'gathered'),
-  'fsdp': ('capacity', 'gathered'),
+  'one': ('reference', 'gather_experts'),
+  'data': ('dropless', 'gather_experts'),
+  'fsdp': ('capacity', 'gather_experts'),
   'expert': ('dropless', 'all_to_all'),
   'expert_fsdp': ('capacity', 'all_to_all'),
   'expert_model': ('dropless', 'ragged_all_to_all'),
@@ -28,22 +28,22 @@ ALL_ROUTERS = {
 # mesh, with routers whose lists are of each kind.
 SOME = ('top_k', 'expert_choice', 'tc_moe')
 PAIRS = [
-  ('capacity', 'gathered', 'expert'),
+  ('capacity', 'gather_experts', 'expert'),
   ('capacity', 'ragged_all_to_all', 'expert_model'),
-  ('capacity', 'ring', 'expert_data'),
-  ('dropless', 'gathered', 'expert_fsdp'),
-  ('dropless', 'ring', 'expert_data'),
+  ('capacity', 'all_gather', 'expert_data'),
+  ('dropless', 'gather_experts', 'expert_fsdp'),
+  ('dropless', 'all_gather', 'expert_data'),
   ('reference', 'all_to_all', 'expert_data'),
-  ('reference', 'gathered', 'expert_model'),
+  ('reference', 'gather_experts', 'expert_model'),
   ('reference', 'ragged_all_to_all', 'expert_fsdp'),
-  ('reference', 'ring', 'expert'),
+  ('reference', 'all_gather', 'expert'),
   # Without an `expert` axis no exchange takes part.
-  ('capacity', 'gathered', 'one'),
-  ('capacity', 'gathered', 'data'),
-  ('dropless', 'gathered', 'one'),
-  ('dropless', 'gathered', 'fsdp'),
-  ('reference', 'gathered', 'data'),
-  ('reference', 'gathered', 'fsdp'),
+  ('capacity', 'gather_experts', 'one'),
+  ('capacity', 'gather_experts', 'data'),
+  ('dropless', 'gather_experts', 'one'),
+  ('dropless', 'gather_experts', 'fsdp'),
+  ('reference', 'gather_experts', 'data'),
+  ('reference', 'gather_experts', 'fsdp'),
 ]
 
 
@@ -52,7 +52,7 @@ def test_nothing_is_left_out():
   found = {(dispatcher, mesh) for dispatcher, _, mesh in cases}
   assert found >= {*itertools.product(DISPATCHERS, ALL_ROUTERS)}
   found = {c[:2] for c in cases if 'expert' in sharded.MESHES[c[2]]}
-  assert found == {*itertools.product(DISPATCHERS, EXCHANGES)}
+  assert found == {*itertools.product(DISPATCHERS, EXPERT_PARALLEL)}
   assert {mesh for *_, mesh in cases} == sharded.MESHES.keys()
 
 
@@ -71,9 +71,11 @@ def test_every_router_on_every_mesh(mesh):
   sharded.check(mesh, *ALL_ROUTERS[mesh], sorted(ROUTERS))
 
 
-@pytest.mark.parametrize(('dispatcher', 'exchange', 'mesh'), PAIRS)
-def test_every_dispatcher_with_every_exchange(dispatcher, exchange, mesh):
-  sharded.check(mesh, dispatcher, exchange, SOME)
+@pytest.mark.parametrize(('dispatcher', 'expert_parallel', 'mesh'), PAIRS)
+def test_every_dispatcher_with_every_exchange(
+  dispatcher, expert_parallel, mesh
+):
+  sharded.check(mesh, dispatcher, expert_parallel, SOME)
 
 
 def test_the_problem_has_an_empty_and_a_full_expert():
@@ -85,11 +87,11 @@ def test_the_problem_has_an_empty_and_a_full_expert():
 
 def test_a_wrong_exchange_is_seen(monkeypatch):
   """Rows that come back in another order."""
-  from_device = EXCHANGES['ring'].__call__
+  from_device = EXPERT_PARALLEL['all_gather'].__call__
 
   def astray(self, run, weights, x_TD, routing, num_experts):
     return from_device(self, run, weights, x_TD[::-1], routing, num_experts)
 
-  monkeypatch.setattr(EXCHANGES['ring'], '__call__', astray)
+  monkeypatch.setattr(EXPERT_PARALLEL['all_gather'], '__call__', astray)
   with pytest.raises(AssertionError):
-    sharded.check('expert_data', 'dropless', 'ring', SOME[:1])
+    sharded.check('expert_data', 'dropless', 'all_gather', SOME[:1])

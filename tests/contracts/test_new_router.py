@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moejax.cli import run_config
-from moejax.core import config
+from moejax import config
+from moejax.core import config_tree
 from moejax.model import build
 from moejax.moe import contract
 from moejax.moe.routers import ROUTERS
@@ -37,12 +37,12 @@ class LastK(contract.Router):
 
 def test_a_line_in_the_table_is_all_that_a_router_needs(monkeypatch):
   monkeypatch.setitem(ROUTERS, 'last_k', LastK)
-  run = run_config.load(
+  run = config.load(
     f'{ROOT}/configs/tiny.py:tiny',
     [('model.moe.router', 'last_k'), ('model.moe.router.weight', '0.25')],
   )
   assert run.model.moe.router == LastK(k=1, weight=0.25)
-  assert 'model.moe.router.name = "last_k"' in config.to_text(run)
+  assert 'model.moe.router.name = "last_k"' in config_tree.to_text(run)
   mesh = meshes.make(run.mesh, jax.devices()[:1])
   model = build.build(run.model, mesh)
   weights = model.init(jax.random.key(0))

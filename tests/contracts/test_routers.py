@@ -16,9 +16,9 @@ import pytest
 from helpers import tiny
 
 from moejax.core import errors
-from moejax.moe import noise, stats
+from moejax.moe import stats
 from moejax.moe.dispatchers import DISPATCHERS
-from moejax.moe.routers import ROUTERS
+from moejax.moe.routers import ROUTERS, noise
 
 T, E, D, L = 16, 5, 6, 8
 RNG = np.random.default_rng(0)

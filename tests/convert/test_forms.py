@@ -7,7 +7,8 @@ import pytest
 from helpers import hf, tiny
 
 from configs import zoo
-from moejax.cli import convert, run_config
+from moejax import config as configs
+from moejax.cli import convert
 from moejax.convert import folder, load, safetensors, save
 from moejax.convert.families import FORMS
 from moejax.core import errors, trees
@@ -32,7 +33,7 @@ def test_the_zoo_is_written_as_classes_that_exist():
   """Or refused with a reason from a family that has experts, too."""
   written, reasons = {}, {}
   for name in zoo.ZOO:
-    run = run_config.load(f'{zoo.__file__}:{name}', [])
+    run = configs.load(f'{zoo.__file__}:{name}', [])
     try:
       plan = save.plan(run.model, load.shapes(run.model))
     except errors.InputError as e:
@@ -57,7 +58,7 @@ def test_the_zoo_is_written_as_classes_that_exist():
   ],
 )
 def test_why_no_family_holds_a_model(entry, reason):
-  model = run_config.load(f'{zoo.__file__}:{entry}', []).model
+  model = configs.load(f'{zoo.__file__}:{entry}', []).model
   with pytest.raises(errors.InputError, match=reason) as e:
     save.plan(model, load.shapes(model))
   # Fields of another router say no more.

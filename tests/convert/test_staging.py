@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from helpers import hf
 
-from moejax.cli import command, convert, restore
+from moejax.cli import convert
 from moejax.convert import folder, load, safetensors, staging
-from moejax.core import errors, files, trees
+from moejax.core import errors, exits, files, trees
 from moejax.model import build
+from moejax.run import restore
 
 FOLDER = hf.GOLDEN / 'deepseek_v3'
 
@@ -200,9 +201,7 @@ def test_a_removal_that_was_stopped_can_be_told_from_others(
 
 
 def call(workdir):
-  return command.call(
-    convert.main, ['import', str(FOLDER), '--workdir', workdir]
-  )
+  return exits.call(convert.main, ['import', str(FOLDER), '--workdir', workdir])
 
 
 def test_sigterm_is_code_75_and_the_same_command_goes_on(
@@ -212,12 +211,12 @@ def test_sigterm_is_code_75_and_the_same_command_goes_on(
   workdir = str(tmp_path / 'work')
   reads.stop_at = 40
   reads.act = lambda: os.kill(os.getpid(), signal.SIGTERM)
-  assert call(workdir) == command.INTERRUPTED
+  assert call(workdir) == exits.INTERRUPTED
   err = capsys.readouterr().err
   assert err.count('\n') == 1
   assert 'run the same command to go on' in err
   reads.stop_at = None
-  assert call(workdir) == command.DONE
+  assert call(workdir) == exits.DONE
   assert 'Going on: ' in capsys.readouterr().out
   assert not (tmp_path / 'work' / staging.NAME).exists()
   model = build.build(restore.run_of(workdir).model, hf.one_device())

@@ -6,22 +6,22 @@ import typing
 
 import pytest
 
-from moejax.cli import run_config
-from moejax.core import bounds, config, errors
+from moejax import config
+from moejax.core import bounds, config_tree, errors, fields
 
 
 @dataclasses.dataclass(frozen=True)
-class Part(config.Checked):
-  k: int = config.number(2, at_least=1, at_most=8)
-  share: float = config.number(0.5, above=0, below=1)
-  most: int = config.number(0, at_least=0, note='0: all')
-  clip: float | None = config.number(None, above=0, at_most=10)
-  windows: tuple[int, ...] = config.number((), at_least=0, at_most=99)
+class Part(fields.Checked):
+  k: int = fields.number(2, at_least=1, at_most=8)
+  share: float = fields.number(0.5, above=0, below=1)
+  most: int = fields.number(0, at_least=0, note='0: all')
+  clip: float | None = fields.number(None, above=0, at_most=10)
+  windows: tuple[int, ...] = fields.number((), at_least=0, at_most=99)
 
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-  parts: tuple[object, ...] = config.choices({'part': Part})
+  parts: tuple[object, ...] = fields.choices({'part': Part})
   part: Part = Part()
 
 
@@ -43,13 +43,13 @@ def test_every_way_in_refuses_a_number_outside_with_the_same_words(
 ):
   text = ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
   with pytest.raises(errors.InputError) as error:
-    config.override(Whole(), f'part.{key}', text)
+    config_tree.override(Whole(), f'part.{key}', text)
   assert str(error.value) == f'part.{message}'
   with pytest.raises(errors.InputError) as error:
-    config.override(Whole(), f'parts.part.{key}', text)
+    config_tree.override(Whole(), f'parts.part.{key}', text)
   assert str(error.value) == f'parts.part.{message}'
   with pytest.raises(errors.InputError) as error:
-    config.from_config_dict(Whole, {'part': {key: value}})
+    config_tree.from_config_dict(Whole, {'part': {key: value}})
   assert str(error.value) == f'part.{message}'
   with pytest.raises(errors.InputError) as error:
     Part(**{key: value})
@@ -76,7 +76,7 @@ def test_nan_is_in_no_range():
 )
 def test_a_range_has_one_lower_and_one_upper_end(ends):
   with pytest.raises(ValueError, match='one lower and one upper end'):
-    config.number(0.5, **ends)
+    fields.number(0.5, **ends)
 
 
 def _numbers(cls, flags=(), where=''):
@@ -105,9 +105,9 @@ def _just_outside(limits, whole):
 
 def test_every_number_of_a_run_has_bounds_that_hold_on_every_way_in():
   """Every entry of every table included; defaults lie inside."""
-  found = list(_numbers(run_config.Run))
+  found = list(_numbers(config.Run))
   assert len(found) > 250
-  run = run_config.Run()
+  run = config.Run()
   for cls, field, key, flags in found:
     limits = bounds.of(field)
     assert limits is not None, f'{key} ({cls.__name__}) states no bounds'
@@ -118,7 +118,7 @@ def test_every_number_of_a_run_has_bounds_that_hold_on_every_way_in():
     for value in _just_outside(limits, 'int' in hint):
       value = value if 'int' in hint else float(value)
       with pytest.raises(errors.InputError) as error:
-        config.override_all(run, [(key, str(value)), *flags])
+        config_tree.override_all(run, [(key, str(value)), *flags])
       assert str(error.value) == f'{key}={value} must be {limits}'
       with pytest.raises(errors.InputError) as error:
         cls(**{field.name: (value,) if isinstance(default, tuple) else value})

@@ -10,9 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from moejax.cli import run_config
-from moejax.core import config as configs
-from moejax.core import errors
+from moejax import config as configs
+from moejax.core import config_tree, errors
 from moejax.core import files as core_files
 from moejax.data import build, config, mixtures, sums, tasks, vocab
 
@@ -157,7 +156,7 @@ def test_no_file_for_validation_is_one_line(tmp_path):
 )
 def test_bad_keys_are_one_line(key, text, words):
   with pytest.raises(errors.InputError) as caught:
-    configs.override(config.DataConfig(), key, text)
+    config_tree.override(config.DataConfig(), key, text)
   assert words in str(caught.value)
   assert len(str(caught.value).splitlines()) == 1
 
@@ -175,8 +174,8 @@ def test_every_key_survives_the_config_dict():
   data_config = config.DataConfig(
     files='a', vocab=vocab.HfTokenizer('t.json', '</s>'), max_documents=3
   )
-  tree = configs.to_config_dict(data_config)
-  assert configs.from_config_dict(config.DataConfig, tree) == data_config
+  tree = config_tree.to_config_dict(data_config)
+  assert config_tree.from_config_dict(config.DataConfig, tree) == data_config
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):
@@ -227,7 +226,7 @@ def test_own_files_are_read_without_tensorflow(tmp_path):
 
 def test_the_text_of_the_2b_configs_is_long_enough():
   """Else a run would see each document several times, and say nothing."""
-  run = run_config.load(str(ROOT / 'configs' / 'ds_2b.py'))
+  run = configs.load(str(ROOT / 'configs' / 'ds_2b.py'))
   batch = run.train.batch_size * run.data.sequence_length
   sample = tasks.TASKS[run.data.mixture].config  # 'sample-100BT'
   held = int(sample.removeprefix('sample-').removesuffix('BT')) * 10**9

@@ -7,7 +7,7 @@ import os
 import pytest
 from helpers import own_text
 
-from moejax.cli import command
+from moejax.core import exits
 from moejax.train import loop
 
 GOOD = json.dumps({'text': 'A good line, and a second sentence.'}) + '\n'
@@ -21,7 +21,7 @@ def _own_cache(tmp_path, monkeypatch):
 def _error(text, workdir, *flags):
   """The one line that a run on this text fails with."""
   ended = own_text.call(*own_text.flags(text, workdir), *flags)
-  assert ended.code == command.BAD_INPUT, ended
+  assert ended.code == exits.BAD_INPUT, ended
   (line,) = ended.err
   assert line.startswith('error: ')
   # Nothing was begun, so nothing is in the way of the next try.
@@ -53,7 +53,7 @@ def test_skipped_lines_are_counted_and_training_begins(tmp_path, monkeypatch):
   monkeypatch.setattr(loop, 'run', run)
   flags = own_text.flags(text, workdir)
   ended = own_text.call(*flags, '--config.data.bad_lines=skip')
-  assert ended.code == command.INTERRUPTED
+  assert ended.code == exits.INTERRUPTED
   note = f'left out 2 bad documents, the first is {text}:1: not JSON'
   assert sum(note in line for line in ended.out) == 1
   ((batch,),) = (begun,)
@@ -93,7 +93,7 @@ def test_a_workdir_that_cannot_be_made(name, reason, tmp_path):
   text = own_text.write_stories(tmp_path / 'mine.jsonl')
   workdir = tmp_path / name
   ended = own_text.call(*own_text.flags(text, workdir))
-  assert ended.code == command.BAD_INPUT
+  assert ended.code == exits.BAD_INPUT
   (line,) = ended.err
   assert line.startswith(f"error: workdir '{workdir}' {reason}")
   assert (tmp_path / 'file').read_text() == 'mine'
@@ -110,7 +110,7 @@ def test_a_workdir_without_permission(tmp_path):
   except PermissionError:
     pass
   ended = own_text.call(*own_text.flags(text, closed / 'run'))
-  assert ended.code == command.BAD_INPUT
+  assert ended.code == exits.BAD_INPUT
   (line,) = ended.err
   assert 'is not writable (Permission denied)' in line
 

@@ -5,18 +5,17 @@ import pathlib
 
 import pytest
 
-from moejax import main
-from moejax.cli import command, run_config
-from moejax.core import config
+from moejax import config, main
+from moejax.core import config_tree, exits
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = f'--config={ROOT}/configs/tiny.py:tiny'
 SYNTHETIC = '--config.data.mixture=synthetic'
 
 
-def _error(capsys, *flags, code=command.BAD_INPUT):
+def _error(capsys, *flags, code=exits.BAD_INPUT):
   """The one line that a command with these flags fails with."""
-  assert command.call(main.main, flags) == code
+  assert exits.call(main.main, flags) == code
   captured = capsys.readouterr()
   lines = captured.err.splitlines()
   assert len(lines) == 1, captured.err
@@ -131,7 +130,7 @@ CASES = {
     ['balance.weighted.num_zero=2', 'zero_computation has 0'],
   ),
   'unknown exchange': (
-    [TINY, '--config.model.moe.exchange=all2all'],
+    [TINY, '--config.model.moe.expert_parallel=all2all'],
     ["'all2all'", "did you mean 'all_to_all'"],
   ),
   'sequence longer than the model': (
@@ -231,10 +230,10 @@ def test_workdir_is_a_file(capsys, tmp_path):
 
 
 def test_workdir_of_another_config_names_the_keys(capsys, tmp_path):
-  run = run_config.load(
+  run = config.load(
     f'{ROOT}/configs/tiny.py:tiny', [('data.mixture', 'synthetic')]
   )
-  text = json.dumps(config.to_dict(run))
+  text = json.dumps(config_tree.to_dict(run))
   (tmp_path / 'config.json').write_text(text)
   # Before the first checkpoint all may change.
   (tmp_path / 'checkpoints' / '00000005').mkdir(parents=True)
@@ -254,9 +253,9 @@ def test_workdir_whose_config_cannot_be_read(capsys, tmp_path):
 def test_config_file_with_a_wrong_key_names_the_nearest(capsys, tmp_path):
   path = tmp_path / 'mine.py'
   path.write_text(
-    'from moejax.cli import run_config\n'
+    'from moejax import config\n'
     'def get_config():\n'
-    '  c = run_config.default()\n'
+    '  c = config.default()\n'
     '  c.opt.peak_rl = 1e-3\n'
     '  return c\n'
   )

@@ -13,8 +13,8 @@ import pytest
 from etils import epath
 from helpers import far, kills, own_text
 
-from moejax.cli import command, opened, processes
-from moejax.core import files
+from moejax.core import exits, files
+from moejax.run import processes, resources
 from moejax.train import checkpoint_folder, loop, state_files
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def stopped(finished, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     own_text.stop_after(patch, 2)
     ended = own_text.call(*own_text.flags(finished.text, workdir))
-  assert ended.code == command.INTERRUPTED
+  assert ended.code == exits.INTERRUPTED
   assert os.listdir(workdir / 'checkpoints') == ['00000002']
   return workdir
 
@@ -54,7 +54,7 @@ def test_a_workdir_that_vanishes_is_one_line_and_not_made_again(
 
   monkeypatch.setattr(loop, '_report', report)
   ended = own_text.call(*own_text.flags(finished.text, workdir))
-  assert ended.code == command.STOPPED
+  assert ended.code == exits.STOPPED
   assert ended.err == [
     f'stopped: {workdir}/metrics.jsonl has vanished; put {workdir} back, or '
     'start again'
@@ -83,13 +83,13 @@ def test_a_read_only_folder_leaves_the_last_checkpoint(
     check=False,
     timeout=120,
   )
-  assert done.returncode == command.STOPPED, done.stdout + done.stderr
+  assert done.returncode == exits.STOPPED, done.stdout + done.stderr
   assert done.stderr.splitlines() == [
     f'stopped: cannot save checkpoint {folder}/00000004: Read-only file '
     'system; 2 is intact'
   ]
   assert files.damage(folder / '00000002') is None
-  assert own_text.call(*flags).code == command.DONE
+  assert own_text.call(*flags).code == exits.DONE
   kills.assert_equal(finished.workdir, workdir)
 
 
@@ -119,7 +119,7 @@ def test_after_a_crash_it_goes_on_from_the_fast_disk(
   assert os.listdir(near) == ['process_0']
   assert os.listdir(near / 'process_0') == ['00000003']
   ended = own_text.call(*flags)
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   assert 'Going on from the checkpoint of step 3.' in ended.out
   kills.assert_equal(finished.workdir, workdir)
 
@@ -134,7 +134,7 @@ def test_a_new_run_of_that_name_is_not_that_of_the_fast_disk(tmp_path):
 
   def place():
     workdir.mkdir(exist_ok=True)
-    with opened._near(parts, workdir, screen) as near:
+    with resources._near(parts, workdir, screen) as near:
       near.save(1, {'x': jnp.zeros(3)}, {})
       near.wait()
       return near.latest()[0], sorted(os.listdir(tmp_path / 'disk'))
@@ -164,13 +164,13 @@ def test_signals_inside_a_save_do_not_tear_it(finished, tmp_path, monkeypatch):
     patch.setattr(checkpoint_folder.CheckpointFolder, 'complete', complete)
     # The second Ctrl-C, if there is a second save, asks to end at once.
     ended = own_text.call(*flags)
-  assert ended.code == command.INTERRUPTED, ended
+  assert ended.code == exits.INTERRUPTED, ended
   (line,) = ended.err
   assert line.startswith('interrupted: ')
   newest = max((workdir / 'checkpoints').glob('0*'))
   assert '.' not in newest.name
   assert files.damage(newest) is None
-  assert own_text.call(*flags).code == command.DONE
+  assert own_text.call(*flags).code == exits.DONE
   kills.assert_equal(finished.workdir, workdir)
 
 
@@ -191,9 +191,9 @@ def test_a_workdir_on_an_object_store(finished, tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     own_text.stop_after(patch, 3)
     ended = own_text.call(*flags)
-  assert ended.code == command.INTERRUPTED, ended
+  assert ended.code == exits.INTERRUPTED, ended
   ended = own_text.call(*flags)
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   assert 'Going on from the checkpoint of step 3.' in ended.out
   workdir = tmp_path / 'gs' / 'bucket' / 'run'
   assert own_text.records(workdir) == own_text.records(finished.workdir)

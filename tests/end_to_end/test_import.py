@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from helpers import hf, kills
 
-from moejax.cli import command, restore
 from moejax.convert import staging
-from moejax.core import trees
+from moejax.core import exits, trees
 from moejax.model import build
+from moejax.run import restore
 
 pytestmark = pytest.mark.slow  # it starts several processes
 FOLDER = hf.GOLDEN / 'deepseek'
@@ -47,7 +47,7 @@ def test_killed_anywhere_an_import_is_bit_equal(tmp_path):
   }
   with kills.Server(tmp_path, os.environ['XLA_FLAGS']) as server:
     code, out = run(server, straight)
-    assert code == command.DONE, out
+    assert code == exits.DONE, out
     for place, line in places.items():
       code, out = run(server, killed, place)
       assert code == kills.KILLED, f'{place} was not reached: {out}'
@@ -57,7 +57,7 @@ def test_killed_anywhere_an_import_is_bit_equal(tmp_path):
     # All was there: it is neither read nor saved again.
     before = os.stat(killed / 'config.json')
     code, out = run(server, killed)
-    assert code == command.DONE, out
+    assert code == exits.DONE, out
     assert 'holds the model' in out
     assert 'Read ' not in out
     assert os.stat(killed / 'config.json') == before

@@ -7,8 +7,7 @@ import jax
 import pytest
 from helpers import kills, own_text
 
-from moejax.cli import command
-from moejax.core import log
+from moejax.core import exits, log
 from moejax.train import goodput
 
 pytestmark = pytest.mark.slow  # each starts several processes
@@ -86,7 +85,7 @@ def test_it_goes_on_with_fewer_devices(on_eight, server, tmp_path):
     # It ends when the checkpoint has its name.
     place = None if last else ('named', 1)
     code, out = server.run(flags, devices=devices, place=place)
-    assert code == (command.DONE if last else kills.KILLED), out
+    assert code == (exits.DONE if last else kills.KILLED), out
     assert f' on {devices} cpu device' in out
   assert 'Going on from the checkpoint of step 6.' in out
   found = own_text.records(workdir)
@@ -105,7 +104,7 @@ def test_a_step_that_hangs_ends_with_code_4(finished, server, tmp_path):
   )
   devices = jax.device_count()
   code, out = server.run(flags, devices=devices, place=('hanging step', 3))
-  assert code == command.STUCK, out
+  assert code == exits.STUCK, out
   what = 'since the boundary after step 2'  # that has a checkpoint
   assert f' s, {what}; train.watchdog_s=15. All stacks of proc' in out
   stack = out.partition('All stacks of process')[2]
@@ -130,7 +129,7 @@ def test_killed_before_a_checkpoint_has_its_name(finished, server, tmp_path):
   assert code == kills.KILLED, out
   assert 'Going on from the checkpoint of step 2.' in out
   code, out = server.run(flags, devices=devices)
-  assert code == command.DONE, out
+  assert code == exits.DONE, out
   assert 'Going on from the checkpoint of step 4.' in out
   kills.assert_equal(finished.workdir, workdir)
 
@@ -142,6 +141,6 @@ def test_the_same_run_twice_is_bit_equal_with_and_without_compiled_programs(
   workdir = tmp_path / 'run'
   flags = own_text.flags(finished.text, workdir)
   ended = own_text.call(*flags, '--config.train.compile_cache=none')
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   assert not (workdir / 'compile_cache').exists()
   kills.assert_equal(finished.workdir, workdir)

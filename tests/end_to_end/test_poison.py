@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from helpers import kills, own_text
 
-from moejax.cli import command
-from moejax.core import log
+from moejax.core import exits, log
 from moejax.data import loader
 
 pytestmark = pytest.mark.slow
@@ -60,7 +59,7 @@ def test_one_bad_batch_is_written_down_and_changes_nothing(
   workdir = tmp_path / 'run'
   flags = own_text.flags(finished.text, workdir)
   ended = own_text.call(*flags)
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   (bad,) = bad_steps(workdir)
   assert (bad['step'], bad['batch'], bad['seed']) == (3, 2, 0)
   assert (bad['reason'], bad['in_a_row']) == ('not finite', 1)
@@ -86,7 +85,7 @@ def test_bad_batches_in_a_row_stop_the_run(finished, tmp_path, monkeypatch):
   workdir = tmp_path / 'run'
   flags = own_text.flags(finished.text, workdir)
   ended = own_text.call(*flags, '--config.train.max_bad_steps=2')
-  assert ended.code == command.STOPPED
+  assert ended.code == exits.STOPPED
   (line,) = ended.err
   assert 'loss and gradient_norm was not finite at step 4' in line
   assert [b['in_a_row'] for b in bad_steps(workdir)] == [1, 2]
@@ -107,7 +106,7 @@ def test_a_loss_that_jumps_is_skipped_if_asked_for(
   workdir = tmp_path / 'run'
   flags = (*own_text.flags(finished.text, workdir), *SPIKES)
   ended = own_text.call(*flags)
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   (bad,) = bad_steps(workdir)
   assert (bad['step'], bad['reason'], bad['in_a_row']) == (4, 'spike', 1)
   assert bad['loss'] > bad['spike_limit']

@@ -10,8 +10,8 @@ import time
 import pytest
 from helpers import own_text
 
-from moejax.cli import command, report
-from moejax.core import files, log
+from moejax.core import exits, files, log
+from moejax.run import report
 from moejax.train import goodput
 
 pytestmark = pytest.mark.slow  # each trains, and two start processes
@@ -51,7 +51,7 @@ def trained(finished, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(report, 'make', interrupted)
     ended = own_text.call(*own_text.flags(finished.text, workdir))
-  assert ended.code == command.INTERRUPTED
+  assert ended.code == exits.INTERRUPTED
   (line,) = ended.err
   assert line.startswith('interrupted: what was finished is kept')
   return workdir
@@ -85,7 +85,7 @@ def test_stopped_while_it_reports_it_trains_no_more(
   shutil.copytree(trained, workdir)
   before = (workdir / 'metrics.jsonl').read_bytes()
   ended = own_text.call(*own_text.flags(finished.text, workdir))
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   assert 'Going on from the checkpoint of step 6.' in ended.out
   assert not [line for line in ended.out if line.startswith('step ')]
   assert (workdir / 'metrics.jsonl').read_bytes() == before
@@ -103,7 +103,7 @@ def test_after_a_truncated_checkpoint_the_one_before_is_taken(
   with big.open('r+b') as file:
     file.truncate(size // 2)
   ended = own_text.call(*own_text.flags(finished.text, workdir))
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   (line,) = [x for x in ended.out if 'damaged' in x]
   assert f'checkpoint {newest} is damaged: ' in line
   assert f'{size // 2:,} bytes, not {size:,}' in line
@@ -132,7 +132,7 @@ def test_disk_full_while_saving(finished, trained, tmp_path):
   keep = {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '1e9'}
   process = _start(flags, (sys.executable, '-c', FULL), **keep)
   out, err = process.communicate(timeout=300)
-  assert process.returncode == command.STOPPED, out + err
+  assert process.returncode == exits.STOPPED, out + err
   checkpoints = workdir / 'checkpoints'
   assert err.splitlines() == [
     f'stopped: cannot save checkpoint {checkpoints}/00000004: File too large; '
@@ -146,7 +146,7 @@ def test_disk_full_while_saving(finished, trained, tmp_path):
   assert steps in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6])
 
   ended = own_text.call(*flags)
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   assert 'Going on from the checkpoint of step 2.' in ended.out
   assert not [*checkpoints.glob('*.part')]
   _assert_as_if_never_stopped(workdir, finished)
@@ -194,7 +194,7 @@ def _wait_for_step(workdir, process):
 
 def test_a_second_run_in_the_same_workdir_is_turned_away(two_at_once):
   workdir, _, second, _ = two_at_once
-  assert second.code == command.BAD_INPUT
+  assert second.code == exits.BAD_INPUT
   assert second.out == []
   assert second.err == [
     f'error: {workdir} is in use by another process; wait for it, or use '
@@ -204,7 +204,7 @@ def test_a_second_run_in_the_same_workdir_is_turned_away(two_at_once):
 
 def test_ctrl_c_saves_exits_75_and_the_same_command_goes_on(two_at_once):
   workdir, flags, _, first = two_at_once
-  assert first.code == command.INTERRUPTED
+  assert first.code == exits.INTERRUPTED
   (line,) = first.err
   step = max(record['step'] for record in own_text.records(workdir))
   assert 1 <= step < 60
@@ -213,7 +213,7 @@ def test_ctrl_c_saves_exits_75_and_the_same_command_goes_on(two_at_once):
     f'{workdir}. Run the same command to go on'
   )
   ended = own_text.call(*flags)
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   assert f'Going on from the checkpoint of step {step}.' in ended.out
   steps = [r['step'] for r in own_text.records(workdir) if 'loss' in r]
   assert steps == [*range(1, 61)]

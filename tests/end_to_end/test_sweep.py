@@ -13,12 +13,12 @@ import pytest
 from etils import epath
 from helpers import own_text
 
-from moejax.cli import command, sweep
-from moejax.core import errors, files, log
+from moejax.cli import sweep
+from moejax.core import errors, exits, files, log
 
 STEPS = 300
 SWEEP = """
-from moejax.cli import sweep_config as sweep
+from moejax import sweep
 
 
 def get_sweep():
@@ -57,7 +57,7 @@ def _call(*flags):
   """The command in this process; those that it starts are real."""
   out, err = io.StringIO(), io.StringIO()
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-    code = command.call(sweep.main, flags)
+    code = exits.call(sweep.main, flags)
   return own_text.Ended(code, *(x.getvalue().splitlines() for x in (out, err)))
 
 
@@ -156,7 +156,7 @@ def test_finished_runs_are_not_touched(swept):
 
 def test_ctrl_c_saves_and_shows_the_table(swept):
   ended = swept['interrupted']
-  assert ended.code == command.INTERRUPTED
+  assert ended.code == exits.INTERRUPTED
   assert ended.err[-1].startswith('interrupted: what was finished is kept')
   line = next(x for x in swept['table'].splitlines() if f'| {LONG}' in x)
   assert 'interrupted: at step' in line
@@ -165,7 +165,7 @@ def test_ctrl_c_saves_and_shows_the_table(swept):
 
 def test_at_the_end_all_is_there_and_the_bad_run_is_named(swept):
   workdir, ended = swept['workdir'], swept['ended']
-  assert ended.code == command.STOPPED
+  assert ended.code == exits.STOPPED
   assert f'1 of 4 runs failed: {BAD};' in ended.err[-1]
   steps = [r['step'] for r in own_text.records(workdir / LONG) if 'loss' in r]
   assert steps == [*range(1, STEPS + 1)]
@@ -202,7 +202,7 @@ def test_a_short_report_is_of_the_first_batches(swept, finished):
 
 def test_a_changed_config_is_refused_before_anything_is_trained(swept):
   ended = _call(*swept['flags'], '--config.opt.peak_lr=0.5')
-  assert (ended.code, ended.out) == (command.BAD_INPUT, [])
+  assert (ended.code, ended.out) == (exits.BAD_INPUT, [])
   (line,) = ended.err
   assert 'the sweep has changed since' in line
   assert 'and 2 more was trained with another config: opt.peak_lr' in line
@@ -211,7 +211,7 @@ def test_a_changed_config_is_refused_before_anything_is_trained(swept):
 
 def test_the_list_does_not_take_other_runs_for_finished_ones(swept):
   same = _call(*swept['flags'], '--list')
-  assert same.code == command.DONE
+  assert same.code == exits.DONE
   assert same.out[-1].startswith('3 of 4 finished')
   changed = _call(*swept['flags'], '--list', '--config.opt.peak_lr=0.5')
   assert changed.out[-1].startswith('0 of 4 finished')
@@ -249,7 +249,7 @@ def test_bad_flags_get_one_line(flags, message, tmp_path):
     f'--workdir={workdir}',
     *[flag.format(tmp_path) for flag in flags],
   )
-  assert (ended.code, ended.out) == (command.BAD_INPUT, [])
+  assert (ended.code, ended.out) == (exits.BAD_INPUT, [])
   (line,) = ended.err
   assert message in line
   assert not workdir.exists()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from helpers import own_text
 
-from moejax.cli import command, restore
-from moejax.cli.report import PROMPTS
+from moejax.core import exits
+from moejax.run import restore
+from moejax.run.report import PROMPTS
 
 pytestmark = pytest.mark.slow  # the first waits for the run
 
@@ -89,7 +90,7 @@ def test_its_figures_are_printed(finished):
 def test_again_it_says_that_it_is_finished_with_the_same_table(finished):
   before = (finished.workdir / 'metrics.jsonl').read_bytes()
   ended = own_text.call(*finished.flags)
-  assert ended.code == command.DONE
+  assert ended.code == exits.DONE
   assert ended.err == []
   assert ended.out[0] == (
     f'This run is finished: {finished.workdir} has all {own_text.STEPS} steps.'
@@ -107,7 +108,7 @@ def test_changed_text_is_refused_and_the_same_text_goes_on(
   with monkeypatch.context() as patch:
     own_text.stop_after(patch, 2)
     ended = own_text.call(*flags)
-  assert ended.code == command.INTERRUPTED
+  assert ended.code == exits.INTERRUPTED
   (line,) = ended.err
   assert line.startswith('interrupted: SIGINT at step 2 of 6')
   before = (workdir / 'metrics.jsonl').read_bytes()
@@ -115,7 +116,7 @@ def test_changed_text_is_refused_and_the_same_text_goes_on(
   whole = text.read_bytes()
   own_text.write(text, [b + last for b, last in own_text.stories()][:-1])
   ended = own_text.call(*flags)
-  assert ended.code == command.BAD_INPUT
+  assert ended.code == exits.BAD_INPUT
   (line,) = ended.err
   assert line.startswith('error: the text of files/train, files/validation has')
   assert 'put the text back' in line
@@ -128,7 +129,7 @@ def test_changed_text_is_refused_and_the_same_text_goes_on(
   (tmp_path / 'there' / 'moved.jsonl').write_bytes(whole)
   moved = own_text.flags(tmp_path / 'there', workdir)
   ended = own_text.call(*moved, '--config.train.log_every=2')
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   assert 'The same rows come of data.files (' in ' '.join(ended.out)
   assert 'Going on from the checkpoint of step 2.' in ended.out
   found = own_text.records(workdir)
@@ -148,7 +149,7 @@ def _check_it_goes_on(flags, workdir, before):
   longer = own_text.STEPS + 2
   more = f'--config.train.steps={longer}'
   ended = own_text.call(*flags, more, '--config.report.samples=false')
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   out = ' '.join(ended.out)
   assert f'This run had all of its 6 steps; it goes on to {longer}' in out
   assert 'Going on from the checkpoint of step 6.' in out
@@ -160,7 +161,7 @@ def _check_it_goes_on(flags, workdir, before):
   assert own_text.report(workdir)['steps'] == longer
   assert own_text.records(workdir)[: len(before)] == before
   ended = own_text.call(*flags)
-  assert ended.code == command.BAD_INPUT
+  assert ended.code == exits.BAD_INPUT
   assert 'train.steps=6, but the run in' in ended.err[0]
 
 
@@ -180,7 +181,7 @@ def test_a_run_made_longer_is_the_run_that_was_long_from_the_start(
       '--config.report.samples=false',
       f'--config.train.steps={steps}',
     )
-    assert (ended.code, ended.err) == (command.DONE, [])
+    assert (ended.code, ended.err) == (exits.DONE, [])
     return restore.state(str(tmp_path / workdir))
 
   train('longer', 4)

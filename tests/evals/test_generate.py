@@ -10,7 +10,8 @@ import pytest
 from moejax.core import errors
 from moejax.evals import generate
 from moejax.evals.sampling import Sampling
-from moejax.model import build, cache
+from moejax.model import build
+from moejax.model.attention import cache
 from moejax.model.config import ModelConfig
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers.top_k import TopK

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from helpers import tiny
-from moejax.cli import run, run_config
+from moejax import config as configs
 from moejax.convert import axes, folder, load, rules, save
 from moejax.core import trees
 from moejax.data.batch import Batch
@@ -21,6 +21,7 @@ from moejax.model import block, build, mtp, stages
 from moejax.moe import balance
 from moejax.moe.balance import switch
 from moejax.parallel import mesh as meshes
+from moejax.run import train
 from moejax.train import cross_entropy
 from moejax.train import loss as losses
 
@@ -90,14 +91,14 @@ def answer(model, weights, token_BL, gradients=True):
   @jax.jit
   def run(weights):
     if gradients:
-      run = jax.value_and_grad(loss, has_aux=True)
-      (value, logits_BLV), gradient = run(weights)
+      train = jax.value_and_grad(loss, has_aux=True)
+      (value, logits_BLV), gradient = train(weights)
     else:
       value, logits_BLV = loss(weights)
       gradient = {}
     return logits_BLV, chosen(model, weights, token_BL), value, gradient
 
-  return run(weights)
+  return train(weights)
 
 
 def compare(path, gradients=True):
@@ -151,7 +152,7 @@ def balance_loss(path):
   (part,) = (
     part for part in plan.config.moe.balance if isinstance(part, switch.Switch)
   )
-  return float(run(weights)['switch']) / part.alpha, float(want['aux_loss'])
+  return float(train(weights)['switch']) / part.alpha, float(want['aux_loss'])
 
 
 def compare_mtp(path):
@@ -182,8 +183,8 @@ def compare_mtp(path):
       total += nll / len(further) / weight_BL.sum()
     return total, [decoder.logits(x_BLD) for x_BLD in further]
 
-  run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-  (value, said), gradient = run(weights)
+  train = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (value, said), gradient = train(weights)
   gradient = trees.leaves(gradient)
   tensors = {tensor.name: tensor for tensor in plan.tensors}
   far = {'loss': abs(float(value) - float(want['mtp_loss']))}
@@ -248,6 +249,6 @@ def fine_tune(path, workdir, steps, **more):
   }
   root = pathlib.Path(__file__).parents[2]
   given = [(key, str(value)) for key, value in overrides.items()]
-  config = run_config.load(f'{root}/configs/hf/continue.py:{path}', given)
-  run.train(config, str(workdir))
+  config = configs.load(f'{root}/configs/hf/continue.py:{path}', given)
+  train.train(config, str(workdir))
   return config

@@ -23,12 +23,13 @@ import jax
 from jax._src import lru_cache
 
 from moejax import main
-from moejax.cli import command, convert, report
+from moejax.cli import convert
 from moejax.convert import safetensors, staging
-from moejax.core import files, log
+from moejax.core import exits, files, log
 from moejax.data import build, cache_writer
 from moejax.evals import perplexity
-from moejax.moe import check
+from moejax.moe import self_check
+from moejax.run import report
 from moejax.train import (
   checkpoint_folder,
   loop,
@@ -138,7 +139,7 @@ WRITER = cache_writer._Writer
 PLACES = {
   # start-up
   'opening the text': functools.partial(before, build, 'build'),
-  'checking the experts': functools.partial(before, check, 'run'),
+  'checking the experts': functools.partial(before, self_check, 'run'),
   'compiling': torn_program,
   # the data cache
   'packing': functools.partial(before, WRITER, '_shard'),
@@ -182,7 +183,7 @@ def _child(job):
   if job['place']:
     name, number = job['place']
     (PLACES | IMPORT_PLACES)[name](number)
-  os._exit(command.call(COMMANDS[job['command']], job['flags']))
+  os._exit(exits.call(COMMANDS[job['command']], job['flags']))
 
 
 def serve():

@@ -12,8 +12,8 @@ import threading
 import numpy as np
 
 from helpers import own_text
-from moejax.cli import command, restore
-from moejax.core import trees
+from moejax.core import exits, trees
+from moejax.run import restore
 
 KILLED = -signal.SIGKILL
 STEPS = 8
@@ -45,7 +45,7 @@ DISPATCHERS = {
     (
       '--config.mesh.data=2',
       '--config.mesh.expert=4',
-      '--config.model.moe.exchange=all_to_all',
+      '--config.model.moe.expert_parallel=all_to_all',
     ),
   ),
 }
@@ -140,7 +140,7 @@ def straight(server, text, dispatcher, folder, *more):
   workdir = folder / f'{dispatcher}-straight'
   chosen = flags(text, dispatcher, workdir, folder / 'cache-straight', *more)
   code, out = server.run(chosen, devices=DISPATCHERS[dispatcher][0])
-  assert code == command.DONE, out
+  assert code == exits.DONE, out
   return workdir
 
 
@@ -154,7 +154,7 @@ def killed(server, text, dispatcher, workdir, places, *more):
     code, out = server.run(chosen, devices=devices, place=place)
     assert code == KILLED, f'{place} was not reached: {out}'
   code, out = server.run(chosen, devices=devices)
-  assert code == command.DONE, out
+  assert code == exits.DONE, out
   return out
 
 

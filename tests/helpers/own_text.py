@@ -9,8 +9,7 @@ import pathlib
 import numpy as np
 
 from moejax import main
-from moejax.cli import command
-from moejax.core import log
+from moejax.core import exits, log
 from moejax.train import signals
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -52,7 +51,7 @@ def call(*flags):
   """Runs the training command in this process."""
   out, err = io.StringIO(), io.StringIO()
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-    code = command.call(main.main, merged(flags))
+    code = exits.call(main.main, merged(flags))
   return Ended(code, out.getvalue().splitlines(), err.getvalue().splitlines())
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from helpers import dense, tiny
-from moejax.moe import compute, contract
+from moejax.moe import contract
+from moejax.moe.compute import implementations
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import DISPATCHERS
-from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.routers import ROUTERS
 from moejax.parallel import mesh as meshes
 
@@ -163,7 +164,7 @@ def exchanged(config, mesh, names, w, x_TD, all_scores, tokens):
     )
     for name in names
   }
-  run = compute.choose(config, 'cpu')
+  run = implementations.choose(config, 'cpu')
 
   def one(carry, inputs):
     w, routing = inputs
@@ -172,10 +173,10 @@ def exchanged(config, mesh, names, w, x_TD, all_scores, tokens):
       x = x * routing.weight_A[:, None]
       one_A = jnp.ones_like(routing.weight_A)
       routing = dataclasses.replace(routing, weight_A=one_A)
-    if mesh.shape['expert'] == 1 or config.exchange.gathers_experts:
+    if mesh.shape['expert'] == 1 or config.expert_parallel.gathers_experts:
       found = run(w, x, routing, E)
     else:
-      found = config.exchange(run, w, x, routing, E)
+      found = config.expert_parallel(run, w, x, routing, E)
     return carry, found.out_TD
 
   out = {}
@@ -196,17 +197,17 @@ def exchanged(config, mesh, names, w, x_TD, all_scores, tokens):
   return jax.lax.psum(out_NTD, 'model')
 
 
-def found(mesh_name, dispatcher, exchange, names):
+def found(mesh_name, dispatcher, expert_parallel, names):
   """By router: gradients and output, on a mesh."""
   sizes = MESHES[mesh_name]
   mesh = tiny.mesh(8 if sizes else 1, **sizes)
   config = MoEConfig(
     num_experts=E,
     dispatcher=DISPATCHERS[dispatcher](),
-    exchange=EXCHANGES[exchange](),
+    expert_parallel=EXPERT_PARALLEL[expert_parallel](),
   )
   rows = P(meshes.BATCH_AXES)
-  specs = GATHERED if config.exchange.gathers_experts else SPECS
+  specs = GATHERED if config.expert_parallel.gathers_experts else SPECS
 
   def loss(w, x_TD, all_scores):
     out_NTD = jax.shard_map(
@@ -222,12 +223,12 @@ def found(mesh_name, dispatcher, exchange, names):
   return jax.device_get(run(weights(names), X_TD, all_scores))
 
 
-def check(mesh_name, dispatcher, exchange, names):
+def check(mesh_name, dispatcher, expert_parallel, names):
   """Raises AssertionError where a mesh gives something else than one device."""
   names = tuple(names)
   want = expected(dispatcher)
   (of_w, of_x, of_scores), out_NTD = found(
-    mesh_name, dispatcher, exchange, names
+    mesh_name, dispatcher, expert_parallel, names
   )
   total = np.zeros_like(of_x)
   for i, name in enumerate(names):

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from moejax.cli import command, processes, run_config
-from moejax.core import errors
+from moejax import config
+from moejax.core import command, errors, exits
+from moejax.run import processes
 from moejax.train import signals
 
 
@@ -24,13 +25,13 @@ def main(argv):
   flags.add_argument('--nap', type=int)
   processes.add_flags(flags)
   args, _ = command.parse(flags, argv)
-  found = processes.joined(processes.read_flags(args), run_config.Run())
+  found = processes.joined(processes.read_flags(args), config.Run())
   with found as joined, signals.StopSignal() as stop:
     index = joined.group.index
     joined.group.barrier('begin', deadline_s=3)
     for step in range(1, 1_000_000):
       if what := joined.group.agree(stop.after(step), step):
-        raise command.InterruptedRunError(f'{what} at step {step}')
+        raise errors.InterruptedRunError(f'{what} at step {step}')
       total = multihost_utils.process_allgather(np.int32(step)).sum()
       assert total == step * jax.process_count()
       if step % 10 == 0:
@@ -46,4 +47,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  command.main(main)
+  exits.main(main)

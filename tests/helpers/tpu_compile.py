@@ -26,11 +26,11 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from moejax.cli import bench_exchanges, bench_parts
+from benchmarks import parts
 from moejax.model.config import ModelConfig
-from moejax.moe import grouped_matmul
+from moejax.moe.compute import grouped_matmul
 from moejax.moe.config import MoEConfig
-from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.parallel import collective_bytes
 
 
@@ -39,23 +39,23 @@ def main() -> None:
   sys.stdout.write(json.dumps(found))
 
 
-def _layer(topology, exchange, options=()):
+def _layer(topology, expert_parallel, options=()):
   found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
   config = ModelConfig(
     width=256, moe=MoEConfig(num_experts=8, expert_width=128)
   )
-  return bench_exchanges.compiled(
-    bench_parts.Shape(config, 4, 250),
-    EXCHANGES[exchange](**dict(options)),
+  return expert_parallel.compiled(
+    parts.Shape(config, 4, 250),
+    EXPERT_PARALLEL[expert_parallel](**dict(options)),
     found.devices[:4],
     backward=True,
   )
 
 
-def _case(exchange=None, **case):
+def _case(expert_parallel=None, **case):
   try:
-    if exchange:
-      return _report(_layer(exchange=exchange, **case))
+    if expert_parallel:
+      return _report(_layer(expert_parallel=expert_parallel, **case))
     return _report(*_matmul(**case))
   except jax.errors.JaxRuntimeError as e:
     return {'error': str(e)[:500]}

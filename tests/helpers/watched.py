@@ -17,7 +17,7 @@ import sys
 import jax
 
 from moejax import main
-from moejax.cli import command
+from moejax.core import exits
 from moejax.data import loader
 from moejax.train import step
 
@@ -71,4 +71,4 @@ if __name__ == '__main__':
     process, number, name = args.stop.split(':')
     stop(int(process), int(number), name)
   sys.argv[1:] = rest
-  command.main(main.main)
+  exits.main(main.main)

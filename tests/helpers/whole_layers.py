@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from helpers import tiny
-from moejax.cli import run_config, user_files
+from moejax import config as configs
+from moejax.config import user_files
 from moejax.core import table, trees
 from moejax.moe import layer
 from moejax.moe.balance import BALANCE
@@ -45,7 +46,7 @@ def names():
 
 def config_of(name, **router):
   """An entry with eight experts, and what is said of its router."""
-  moe = run_config.shrink(run_config.load(f'{ZOO}:{name}')).model.moe
+  moe = configs.shrink(configs.load(f'{ZOO}:{name}')).model.moe
   return dataclasses.replace(
     moe,
     num_experts=8,

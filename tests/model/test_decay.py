@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 from helpers import hf, tiny
 
-from moejax.cli import run_config, user_files
+from moejax import config
+from moejax.config import user_files
 from moejax.convert import folder, load
 from moejax.model import build
 
@@ -55,7 +56,7 @@ ANSWERS = {
 
 def _zoo():
   names = user_files.load(ZOO, 'config').NAMES
-  return {name: run_config.load(f'{ZOO}:tiny,{name}').model for name in names}
+  return {name: config.load(f'{ZOO}:tiny,{name}').model for name in names}
 
 
 def _families():

@@ -10,7 +10,7 @@ import pytest
 from helpers import slow, tiny
 
 from moejax.core import errors, trees
-from moejax.model import cache
+from moejax.model.attention import cache
 from moejax.moe import balance
 
 L = 12

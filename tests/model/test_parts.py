@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from helpers import slow, tiny
 
-from moejax.model import attention, norm, rope
+from moejax.model import norm
+from moejax.model.attention import grouped as grouped_lib
+from moejax.model.attention import rope
 
 RNG = np.random.default_rng(0)
 L = 9
@@ -66,7 +68,7 @@ def test_scores_depend_on_the_difference_of_positions_alone():
 def attend(kv_heads, **changes):
   config = tiny.model_config(num_kv_heads=kv_heads, **changes)
   graph, weights = tiny.module(
-    lambda: attention.Attention(config, 'cpu', jax.random.key(0))
+    lambda: grouped_lib.Attention(config, 'cpu', jax.random.key(0))
   )
   return config, functools.partial(_attend, config, graph), weights
 

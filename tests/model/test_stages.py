@@ -7,7 +7,8 @@ import pytest
 from helpers import slow, tiny
 
 from moejax.core import errors
-from moejax.model import cache, stages
+from moejax.model import stages
+from moejax.model.attention import cache
 
 CONFIG = tiny.model_config(num_layers=7, first_dense=1, moe_every=3)
 ROWS, L = ([5, 4], [12]), 12

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from moejax.cli import run_config
+from moejax import config as configs
 from moejax.core import errors
 from moejax.model import build
-from moejax.moe import compute, grouped_matmul_kernels, kernel_swiglu
+from moejax.moe.compute import (
+  grouped_matmul_kernels,
+  implementations,
+  kernel_swiglu,
+)
+from moejax.parallel import chunking as row_parts
 from moejax.parallel import mesh as meshes
-from moejax.parallel import parts as row_parts
 from moejax.plan import compile as plan_compile
 from moejax.plan import topology
 
@@ -25,7 +29,7 @@ CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'ds_2b.py'
 
 def _outcome(chunks, fsdp):
   """Of a dense and a sparse layer: a loss, the record, the gradient."""
-  run = run_config.load(f'{CONFIG}:tiny')
+  run = configs.load(f'{CONFIG}:tiny')
   config = dataclasses.replace(
     run.model,
     num_layers=2,
@@ -73,8 +77,10 @@ def test_parts_hand_the_weights_on_in_kernels(monkeypatch):
   """As on TPU, where gradients of experts add up from part to part."""
   want = _once(1, 1)
   kernel = grouped_matmul_kernels.Megablox((16, 128, 128), interpret=True)
-  fast = compute.FusedKernels(kernel_swiglu.KernelSwiglu(kernel, keep=False))
-  monkeypatch.setattr(compute, 'choose', lambda *_, **__: fast)
+  fast = implementations.FusedKernels(
+    kernel_swiglu.KernelSwiglu(kernel, keep=False)
+  )
+  monkeypatch.setattr(implementations, 'choose', lambda *_, **__: fast)
   for one, other in zip(
     jax.tree.leaves(want), jax.tree.leaves(_outcome(2, 1)), strict=True
   ):
@@ -109,6 +115,6 @@ def test_training_refuses_parts_that_do_not_divide(chunks, words, tmp_path):
     'mesh.fsdp': '1',
     'mesh.data': '1',
   }
-  config = run_config.load(f'{CONFIG}:tiny', flags.items())
+  config = configs.load(f'{CONFIG}:tiny', flags.items())
   with pytest.raises(errors.InputError, match=words):
     plan_compile.lower(config, topology.find('cpu:1'))

@@ -15,9 +15,9 @@ from moejax.moe.balance import gshard as gshard_aux
 from moejax.moe.balance import load, switch
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import capacity
+from moejax.moe.experts.zero_computation import ZeroComputation
 from moejax.moe.routers import gshard, top_k
 from moejax.moe.scorers import cosine
-from moejax.moe.zero_computation import ZeroComputation
 
 WIDTH = 10
 CONFIG = MoEConfig(

@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from moejax.moe import check, compute, contract, kernel_swiglu
+from moejax.moe import contract, self_check
+from moejax.moe.compute import implementations, kernel_swiglu
+from moejax.moe.compute.grouped_matmul import GROUPED_MATMULS
+from moejax.moe.compute.grouped_matmul_kernels import Megablox
 from moejax.moe.config import MoEConfig
-from moejax.moe.grouped_matmul import GROUPED_MATMULS
-from moejax.moe.grouped_matmul_kernels import Megablox
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Rows, depth, width, experts; no multiple of a tile.
@@ -88,7 +89,7 @@ def multiply_of(name, platform):
   if isinstance(made, Megablox) and platform == 'cpu':
     return dataclasses.replace(made, interpret=True)
   config = MoEConfig(num_experts=E)
-  if why := compute.WAYS[name].refuses(config, platform):
+  if why := implementations.WAYS[name].refuses(config, platform):
     pytest.skip(f'{name} {why}')
   return made
 
@@ -233,7 +234,9 @@ def swiglu_slowly(x_TD, weight_A, w_in, w_out, pull_TD, expert_A):
 @pytest.mark.parametrize('keep', [True, False], ids=['keep', 'again'])
 def test_swiglu_kernels(keep, dtype, sizes, platform):
   kernel = multiply_of('megablox', platform)
-  run = compute.FusedKernels(kernel_swiglu.KernelSwiglu(kernel, keep=keep))
+  run = implementations.FusedKernels(
+    kernel_swiglu.KernelSwiglu(kernel, keep=keep)
+  )
   check_swiglu(run, sizes, dtype, tolerance(platform, dtype, 4))
 
 
@@ -244,12 +247,12 @@ def test_swiglu_kernels(keep, dtype, sizes, platform):
 def test_a_dropless_layer(dtype, platform):
   """Is the reference dispatcher's and matmul's, one expert being empty."""
   config = MoEConfig(num_experts=E, expert_width=F)
-  size = check.Size(rows=4, row_length=125, width=D, hidden=F)
-  found = check.differences(config, dtype, tiny.mesh(), size)
+  size = self_check.Size(rows=4, row_length=125, width=D, hidden=F)
+  found = self_check.differences(config, dtype, tiny.mesh(), size)
   assert len(found) > 3
-  limit = check.TOLERANCE[dtype]
+  limit = self_check.TOLERANCE[dtype]
   if platform != 'cpu':
-    limit = max(limit, check.TOLERANCE_ACCELERATOR)
+    limit = max(limit, self_check.TOLERANCE_ACCELERATOR)
   assert max(found.values()) <= limit, found
 
 

@@ -18,7 +18,7 @@ import sys
 
 import pytest
 
-from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.expert_parallel import EXPERT_PARALLEL
 
 pytest.importorskip('libtpu')
 
@@ -33,9 +33,9 @@ NAMES = ('megablox', 'ragged_dot')
 # What else of collectives a layer whose experts are split must have.
 LAYERS = {
   'all_to_all': {'all-to-all'},
-  'gathered': {'all-gather'},
+  'gather_experts': {'all-gather'},
   'ragged_all_to_all': {'ragged-all-to-all'},
-  'ring': {'all-gather'},
+  'all_gather': {'all-gather'},
 }
 
 
@@ -61,14 +61,14 @@ MATMULS = _cases()
 CHUNKS = {
   f'{chunks} chunks': {
     'topology': BIG_POD,
-    'exchange': 'all_to_all',
+    'expert_parallel': 'all_to_all',
     'options': {'overflow': 'drop', 'chunks': chunks},
   }
   for chunks in (1, 4)
 }
 CASES = (
   MATMULS
-  | {name: {'topology': SMALL_POD, 'exchange': name} for name in LAYERS}
+  | {name: {'topology': SMALL_POD, 'expert_parallel': name} for name in LAYERS}
   | CHUNKS
 )
 
@@ -122,7 +122,7 @@ def test_the_gradient_of_the_weights_is_why_auto_takes_megablox(compiled):
 
 
 def test_every_exchange_is_compiled():
-  assert set(LAYERS) == set(EXCHANGES)
+  assert set(LAYERS) == set(EXPERT_PARALLEL)
 
 
 @pytest.mark.parametrize('name', LAYERS)

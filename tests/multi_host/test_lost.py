@@ -10,7 +10,7 @@ import time
 import pytest
 from helpers import processes
 
-from moejax.cli import command
+from moejax.core import exits
 
 pytestmark = pytest.mark.slow  # each starts processes
 # 'At once' is less than a second on a machine that has time, and no silence
@@ -28,7 +28,7 @@ def test_a_killed_process_ends_the_others(victim):
   assert max(e.at for e in ended) - killed < AT_ONCE_S
   others = [e for index, e in enumerate(ended) if index != victim]
   for index, other in zip({0, 1, 2} - {victim}, others, strict=True):
-    assert other.code == command.LOST, other
+    assert other.code == exits.LOST, other
     front = f'process {index}: ' if index else ''
     # Without process 0 JAX's client may have its say as well, before or after.
     (line,) = [x for x in other.err if 'lost: ' in x]
@@ -44,7 +44,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(name):
     two.wait_for_line(1, 'step 20')
     two.all[1].send_signal(getattr(signal, name))
     first, second = two.wait()
-  assert first.code == second.code == command.INTERRUPTED
+  assert first.code == second.code == exits.INTERRUPTED
   (line,) = first.err
   assert line.startswith(f'interrupted: {name}')
   assert ' at step ' in line
@@ -59,10 +59,10 @@ def test_bad_input_to_one_ends_all(victim):
     ended = two.wait()
   assert max(e.at for e in ended) - failed < AT_ONCE_S
   one, other = ended[victim], ended[1 - victim]
-  assert one.code == command.BAD_INPUT
+  assert one.code == exits.BAD_INPUT
   front = 'process 1: '
   assert one.err == [f'{front if victim else ""}error: no such file']
-  assert other.code == command.LOST
+  assert other.code == exits.LOST
   (line,) = other.err
   assert line.startswith(f'{"" if victim else front}lost: process {victim} (')
   assert line.endswith(') stopped: error: no such file')
@@ -72,7 +72,7 @@ def test_bad_input_to_one_ends_all(victim):
 def test_a_process_that_never_comes_is_named():
   with processes.steps(2, '--join-timeout=15', of=4) as two:
     first, second = two.wait()
-  assert first.code == second.code == command.LOST
+  assert first.code == second.code == exits.LOST
   (line,) = first.err
   assert line.startswith('lost: after 15 s process 2, 3 of 4 had not come to ')
   assert second.err == [f'process 1: {line}']

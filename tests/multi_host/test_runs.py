@@ -15,8 +15,7 @@ import types
 import pytest
 from helpers import kills, own_text, processes
 
-from moejax.cli import command
-from moejax.core import compile_cache, files
+from moejax.core import compile_cache, exits, files
 
 pytestmark = pytest.mark.slow  # each starts processes
 # Of a value's size; docs/many_hosts.md has what was measured.
@@ -88,14 +87,14 @@ def _assert_close(workdir, wanted):
 @pytest.mark.soak
 def test_two_go_on_where_one_was(one, two):
   first, second = two.ended
-  assert (first.code, first.err) == (command.DONE, [])
+  assert (first.code, first.err) == (exits.DONE, [])
   assert 'Going on from the checkpoint of step 2.' in first.out
   _assert_close(two.workdir, one.workdir)
 
 
 def test_process_0_alone_shows_and_writes(one, two):
   _, second = two.ended
-  assert (second.code, second.out, second.err) == (command.DONE, [], [])
+  assert (second.code, second.out, second.err) == (exits.DONE, [], [])
   assert sorted(os.listdir(two.workdir)) == sorted(os.listdir(one.workdir))
 
 
@@ -127,7 +126,7 @@ def test_each_writes_its_part_of_a_checkpoint(two):
 def test_a_signal_to_one_is_a_checkpoint_of_all(stopped):
   """Of step 5: it comes in step 3, and all stop two steps after."""
   first, second = stopped.ended
-  assert (first.code, second.code) == (command.INTERRUPTED,) * 2, stopped
+  assert (first.code, second.code) == (exits.INTERRUPTED,) * 2, stopped
   (line,) = first.err
   assert line.startswith('interrupted: SIGINT at step 5 of 6; the state is sav')
   assert second.err == [f'process 1: {line}']
@@ -141,7 +140,7 @@ def test_one_goes_on_where_two_were(one, stopped, tmp_path):
   """And eight devices along data where there were two axes."""
   workdir = shutil.copytree(stopped.workdir, tmp_path / 'run')
   ended = own_text.call(*own_text.flags(one.text, workdir))
-  assert (ended.code, ended.err) == (command.DONE, [])
+  assert (ended.code, ended.err) == (exits.DONE, [])
   assert 'Going on from the checkpoint of step 5.' in ended.out
   _assert_close(workdir, one.workdir)
 
@@ -156,13 +155,13 @@ def test_killed_they_go_on_from_their_fast_disks(one, two, tmp_path):
   never = '--config.train.checkpoint_every=100'
   killed = _two(one, tmp_path, '--stop=1:4:SIGKILL', flags=(*near, never))
   first, second = killed.ended
-  assert (first.code, second.code) == (command.LOST, -signal.SIGKILL), killed
+  assert (first.code, second.code) == (exits.LOST, -signal.SIGKILL), killed
   assert not [*(killed.workdir / 'checkpoints').glob('*[4-6]')]
   (disk,) = (tmp_path / 'disk').iterdir()
   assert sorted(os.listdir(disk)) == ['process_0', 'process_1']
   parts = [_size(disk / f'process_{i}' / '00000004') for i in (0, 1)]
   again = _two(one, tmp_path, flags=near)
-  assert [e.code for e in again.ended] == [command.DONE] * 2, again
+  assert [e.code for e in again.ended] == [exits.DONE] * 2, again
   (line,) = [x for x in again.ended[0].out if x.startswith('Going on from')]
   assert line.split()[-1] in {'4.', '5.'}
   kills.assert_equal(two.workdir, again.workdir)
@@ -183,7 +182,7 @@ def test_a_file_that_only_one_has(one, tmp_path):
   flags = own_text.flags('stories.jsonl', tmp_path / 'run')
   with processes.Processes(2, 1, flags, where=[here, there]) as two:
     first, second = two.wait()
-  assert (first.code, second.code) == (command.LOST, command.BAD_INPUT)
+  assert (first.code, second.code) == (exits.LOST, exits.BAD_INPUT)
   (line,) = second.err
   assert line.startswith('process 1: error: ')
   assert 'stories.jsonl' in line

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from moejax.cli import run_config
+from moejax import config
 from moejax.model.config import ModelConfig
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers.top_k import TopK
@@ -16,7 +16,7 @@ EXPERTS = ('routed experts', 'shared experts', 'dense feed-forward')
 
 
 def _load(name):
-  return run_config.load(str(CONFIGS / f'{name}.py'))
+  return config.load(str(CONFIGS / f'{name}.py'))
 
 
 @pytest.fixture(scope='module')

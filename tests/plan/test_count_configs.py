@@ -11,7 +11,7 @@ import pathlib
 
 import pytest
 
-from moejax.cli import run_config
+from moejax import config
 from moejax.plan import count
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -21,7 +21,7 @@ EXPERTS = ('routed experts', 'shared experts', 'dense feed-forward')
 @functools.cache
 def _model(spec):
   name, _, variant = spec.partition(':')
-  return run_config.load(f'{CONFIGS / name}.py:{variant}').model
+  return config.load(f'{CONFIGS / name}.py:{variant}').model
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from moejax.cli import run_config
+from moejax import config
 from moejax.plan import compile as compiling
 from moejax.plan import topology
 
@@ -15,7 +15,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 
 def _operations(name, layers):
   """What XLA is given to compile: how many operations."""
-  run = run_config.load(f'{CONFIGS / name}:tiny')
+  run = config.load(f'{CONFIGS / name}:tiny')
   model = dataclasses.replace(run.model, num_layers=layers, remat='full')
   run = dataclasses.replace(run, model=model)
   lowered = compiling.lower(run, topology.find('cpu:8'))[-1]

@@ -7,11 +7,11 @@ import pathlib
 import jax
 import pytest
 
-from moejax.cli import command, plan_table, run_config
+from moejax import config
 from moejax.cli import plan as plan_command
-from moejax.core import errors
+from moejax.core import errors, exits
 from moejax.plan import compile as compiling
-from moejax.plan import count, memory, plan, search, topology
+from moejax.plan import count, memory, plan, search, table, topology
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'ds_2b.py'
 TINY = f'--config={CONFIG}:tiny'
@@ -20,7 +20,7 @@ FLOAT32 = 4
 
 def _run(*overrides):
   pairs = [text.split('=', 1) for text in overrides]
-  return run_config.load(f'{CONFIG}:tiny', [tuple(pair) for pair in pairs])
+  return config.load(f'{CONFIG}:tiny', [tuple(pair) for pair in pairs])
 
 
 @pytest.fixture(scope='module')
@@ -139,7 +139,7 @@ def test_fits_or_not(found, total, fits):
 )
 def test_bad_topologies_are_one_line(name, why, capsys):
   flags = f'--topology={name}'.split()
-  assert command.call(plan_command.main, [TINY, *flags]) == 2
+  assert exits.call(plan_command.main, [TINY, *flags]) == 2
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 1
   assert why in lines[0]
@@ -156,7 +156,7 @@ def test_a_plan_that_cannot_be_written_is_not_made(
   for module, name in ((plan, 'make'), (plan_command.search, 'run')):
     monkeypatch.setattr(module, name, lambda *_: pytest.fail('compiled'))
   flags = ['--topology=cpu:1', f'--out={tmp_path / out}', *search]
-  assert command.call(plan_command.main, [TINY, *flags]) == 2
+  assert exits.call(plan_command.main, [TINY, *flags]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert f'--out={tmp_path / out}' in line
   assert why in line
@@ -173,7 +173,7 @@ def test_the_command_writes_json(tmp_path, capsys, dense, monkeypatch):
   monkeypatch.setattr(plan, 'make', lambda run, where: dense)
   out = tmp_path / 'plan.json'
   argv = [TINY, '--topology=cpu:4', f'--out={out}']
-  assert command.call(plan_command.main, argv) == 0
+  assert exits.call(plan_command.main, argv) == 0
   tree = json.loads(out.read_text())
   assert tree['fits'] is True
   assert tree['mesh'] == {'data': 2, 'fsdp': 2, 'expert': 1, 'model': 1}
@@ -191,8 +191,8 @@ def test_what_does_not_fit_has_a_code_of_its_own(dense, monkeypatch, capsys):
     dense, memory=dataclasses.replace(dense.memory, limit=10)
   )
   monkeypatch.setattr(plan, 'make', lambda run, where: small)
-  code = command.call(plan_command.main, [TINY, '--topology=cpu:4'])
-  assert code == command.DOES_NOT_FIT == 5
+  code = exits.call(plan_command.main, [TINY, '--topology=cpu:4'])
+  assert code == exits.DOES_NOT_FIT == 5
   assert 'DOES NOT FIT' in capsys.readouterr().out
 
 
@@ -240,7 +240,7 @@ def test_a_search_sorts_and_a_bad_candidate_is_a_row(dense, monkeypatch):
   assert {row.note for row in bad} == {'no such thing'}
   assert rows == good + bad
   assert json.dumps(search.to_json(rows))
-  plan_table.show_search(rows)
+  table.show_search(rows)
   assert len(search.run(_run(), where, 3, lines.append)) == 3
 
 

@@ -106,7 +106,7 @@ def test_split_experts_whose_scatters_run_on_sparse_cores(tmp_path):
     '--config.mesh.data=1',
     '--config.mesh.fsdp=2',
     '--config.mesh.expert=4',
-    '--config.model.moe.exchange=ring',
+    '--config.model.moe.expert_parallel=all_gather',
   )
   assert code == 0, said[-2000:]
   assert tree['program']['kernel_flops_per_device'] > 0

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from moejax.cli import run_config
+from moejax import config
 from moejax.model import remat as remats
 from moejax.plan import count, rough
 from moejax.plan.chips import CHIPS
@@ -18,7 +18,7 @@ GIB = 2**30
 
 @functools.cache
 def _counted(name):
-  run = run_config.load(f'{CONFIGS / name}.py')
+  run = config.load(f'{CONFIGS / name}.py')
   return run, count.count(run.model)
 
 

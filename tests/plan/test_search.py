@@ -6,8 +6,9 @@ import pathlib
 
 import pytest
 
-from moejax.cli import command, run_config
+from moejax import config
 from moejax.cli import plan as plan_command
+from moejax.core import exits
 from moejax.plan import count, plan, rough, search, topology
 from moejax.plan.chips import CHIPS
 
@@ -17,11 +18,11 @@ TINY = f'{CONFIGS / "ds_2b"}.py:tiny'
 
 @pytest.fixture(scope='module')
 def ds_16b():
-  return run_config.load(f'{CONFIGS / "ds_16b"}.py')
+  return config.load(f'{CONFIGS / "ds_16b"}.py')
 
 
 def _tiny(*overrides):
-  return run_config.load(TINY, [tuple(o.split('=', 1)) for o in overrides])
+  return config.load(TINY, [tuple(o.split('=', 1)) for o in overrides])
 
 
 def _slice(number, kind='v5p'):
@@ -110,10 +111,10 @@ def test_meshes_are_those_that_the_sizes_allow():
 
 def test_batch_sizes_that_are_none_are_one_line(capsys):
   flags = [f'--config={TINY}', '--topology=cpu:2', '--batch_sizes=4,x']
-  assert command.call(plan_command.main, flags) == 2
+  assert exits.call(plan_command.main, flags) == 2
   assert '--batch_sizes=4,x must be numbers' in capsys.readouterr().err
   flags[-1] = '--batch_sizes=4'
-  assert command.call(plan_command.main, flags) == command.BAD_INPUT
+  assert exits.call(plan_command.main, flags) == exits.BAD_INPUT
   assert '--batch_sizes=4 is for --search' in capsys.readouterr().err
 
 
@@ -128,7 +129,7 @@ def test_a_search_that_compiles(tmp_path, capsys, monkeypatch):
   flags += ['--search', '--limit=2', '--config.mesh.data=1']
   flags += ['--config.mesh.fsdp=2', '--config.model.attention=xla']
   flags += ['--config.model.moe.num_experts=0']
-  assert command.call(plan_command.main, flags) == 0
+  assert exits.call(plan_command.main, flags) == 0
   rows = json.loads(out.read_text())['rows']
   assert made[0].mesh == {'data': 1, 'fsdp': 2, 'expert': 1, 'model': 1}
   assert [row['mesh'] for row in rows] == [one.mesh for one in made]

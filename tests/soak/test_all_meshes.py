@@ -10,26 +10,26 @@ import pytest
 from helpers import sharded
 
 from moejax.moe.dispatchers import DISPATCHERS
-from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.routers import ROUTERS
 
 SPLIT = [name for name, sizes in sharded.MESHES.items() if 'expert' in sizes]
 # Without an expert axis no exchange takes part.
 CASES = [
   *(
-    (mesh, dispatcher, 'gathered')
+    (mesh, dispatcher, 'gather_experts')
     for mesh in sorted(set(sharded.MESHES) - set(SPLIT))
     for dispatcher in sorted(DISPATCHERS)
   ),
   *(
-    (mesh, dispatcher, exchange)
+    (mesh, dispatcher, expert_parallel)
     for mesh in SPLIT
     for dispatcher in sorted(DISPATCHERS)
-    for exchange in sorted(EXCHANGES)
+    for expert_parallel in sorted(EXPERT_PARALLEL)
   ),
 ]
 
 
-@pytest.mark.parametrize(('mesh', 'dispatcher', 'exchange'), CASES)
-def test_all_routers(mesh, dispatcher, exchange):
-  sharded.check(mesh, dispatcher, exchange, sorted(ROUTERS))
+@pytest.mark.parametrize(('mesh', 'dispatcher', 'expert_parallel'), CASES)
+def test_all_routers(mesh, dispatcher, expert_parallel):
+  sharded.check(mesh, dispatcher, expert_parallel, sorted(ROUTERS))

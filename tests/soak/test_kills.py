@@ -19,7 +19,7 @@ import time
 import pytest
 from helpers import killed_run, kills, own_text
 
-from moejax.cli import command
+from moejax.core import exits
 
 KILLS = int(os.environ.get('MOEJAX_SOAK_KILLS', '20'))
 SEED = int(os.environ.get('MOEJAX_SOAK_SEED', '0')) or random.randrange(10**6)
@@ -46,8 +46,8 @@ class _Runs:
       devices=kills.DISPATCHERS[self.dispatcher][0],
       **moment,
     )
-    assert code in {kills.KILLED, command.DONE}, out
-    if code == command.DONE:
+    assert code in {kills.KILLED, exits.DONE}, out
+    if code == exits.DONE:
       kills.assert_equal(self.straight, workdir)
       self.ended += 1
     return code == kills.KILLED

@@ -8,7 +8,7 @@ import types
 import pytest
 from helpers import own_text, processes
 
-from moejax.cli import command
+from moejax.core import exits
 
 TOLERANCE = 2e-6
 MESHES = {
@@ -41,7 +41,7 @@ def _split(base, workdir, split, *flags):
   flags = (*own_text.flags(base.text, workdir), *flags)
   with processes.Processes(*SPLITS[split], flags) as several:
     ended = several.wait()
-  assert [e.code for e in ended] == [command.DONE] * len(ended), ended
+  assert [e.code for e in ended] == [exits.DONE] * len(ended), ended
   assert [e.err for e in ended] == [[]] * len(ended)
   report = {**own_text.report(workdir), 'workdir': None}
   return own_text.records(workdir), report
@@ -64,7 +64,7 @@ def alone(base):
   flags = own_text.flags(base.text, workdir)
   with processes.Processes(1, 1, flags) as one:
     (ended,) = one.wait()
-  assert ended.code == command.DONE, ended
+  assert ended.code == exits.DONE, ended
   return own_text.records(workdir)
 
 
@@ -77,7 +77,7 @@ def test_the_same_mesh_is_equal_to_the_bit(base, alone, tmp_path, mesh, capsys):
   assert two == four
   workdir = tmp_path / 'one'
   ended = own_text.call(*own_text.flags(base.text, workdir), *flags)
-  assert ended.code == command.DONE, ended
+  assert ended.code == exits.DONE, ended
   one = own_text.records(workdir)
   worst = _worst(two[0], one), _worst(two[0], alone), _worst(one, alone)
   text = ', '.join(f'{w:.1e}' for w in worst)
@@ -128,13 +128,13 @@ def test_sigterm_to_one_stops_both_and_one_process_goes_on(
     f'interrupted: SIGTERM (a preemption notice) at step {step} of 3000; the '
     f'state is saved in {tmp_path}/run. Run the same command to go on'
   )
-  assert [e.code for e in ended] == [command.INTERRUPTED] * 2
+  assert [e.code for e in ended] == [exits.INTERRUPTED] * 2
   assert [e.err for e in ended] == [[line], [f'process 1: {line}']]
 
   with monkeypatch.context() as patch:
     own_text.stop_after(patch, 2)
     again = own_text.call(*flags)
-  assert again.code == command.INTERRUPTED, again
+  assert again.code == exits.INTERRUPTED, again
   assert f'Going on from the checkpoint of step {step}.' in again.out
   never = own_text.flags(base.text, tmp_path / 'never_stopped')
   with monkeypatch.context() as patch:
@@ -159,7 +159,7 @@ def test_a_killed_process_and_the_same_commands_again(base, tmp_path, victim):
     two.all[victim].kill()
     ended = two.wait()
   other = ended[1 - victim]
-  assert other.code == command.LOST, other
+  assert other.code == exits.LOST, other
   (line,) = [x for x in other.err if 'lost: ' in x]
   assert f'lost: process {victim} (' in line
   assert _split(base, workdir, '2 x 4', *flags) == never
@@ -171,7 +171,7 @@ def test_a_process_that_is_silent_ends_the_others():
     two.all[1].send_signal(signal.SIGSTOP)
     code = two.all[0].wait(timeout=30)
     err = two.all[0].stderr.read()
-  assert code == command.LOST
+  assert code == exits.LOST
   (line,) = processes.own_lines(err)
   assert line.startswith('lost: process 1 (')
   assert 'has been silent for 3 s' in line
@@ -182,10 +182,10 @@ def test_bad_input_to_one_of_them_ends_all(victim):
   with processes.steps(2, f'--fail={victim}') as two:
     ended = two.wait()
   one, other = ended[victim], ended[1 - victim]
-  assert one.code == command.BAD_INPUT
+  assert one.code == exits.BAD_INPUT
   front = 'process 1: '
   assert one.err == [f'{front if victim else ""}error: no such file']
-  assert other.code == command.LOST
+  assert other.code == exits.LOST
   (line,) = other.err
   assert line.startswith(f'{"" if victim else front}lost: process {victim} (')
   assert line.endswith(') stopped: error: no such file')
@@ -194,7 +194,7 @@ def test_bad_input_to_one_of_them_ends_all(victim):
 def test_a_bug_in_one_ends_all():
   with processes.steps(2, '--bug=1') as two:
     first, second = two.wait()
-  assert (first.code, second.code) == (command.LOST, command.BUG)
+  assert (first.code, second.code) == (exits.LOST, exits.BUG)
   assert second.err[0] == 'process 1: Traceback (most recent call last):'
   assert first.err[-1].endswith(
     ') stopped: a bug: ZeroDivisionError: of process 1'
@@ -204,7 +204,7 @@ def test_a_bug_in_one_ends_all():
 def test_a_barrier_names_who_did_not_come():
   with processes.steps(3, '--nap=2') as three:
     ended = three.wait()
-  assert [e.code for e in ended] == [command.LOST] * 3
+  assert [e.code for e in ended] == [exits.LOST] * 3
   (line,) = ended[2].err
   name = line.partition('s process 0 ')[2].partition(')')[0] + ')'
   assert line == (
@@ -218,7 +218,7 @@ def test_a_barrier_names_who_did_not_come():
 def test_process_0_that_never_comes_is_named():
   with processes.steps(1, '--join-timeout=1', of=2, first=1) as one:
     (ended,) = one.wait()
-  assert ended.code == command.LOST
+  assert ended.code == exits.LOST
   (line,) = ended.err
   assert line.startswith(
     'process 1: lost: after 1 s process 0 of 2 had not come: nobody answers '

@@ -10,7 +10,7 @@ import sys
 import pytest
 from helpers.scripts import ROOT, SCRIPTS, run, shown
 
-from moejax.cli import command
+from moejax.core import exits
 
 NAMES = re.findall(
   r'^([A-Z_]+)=', (SCRIPTS / 'env.example.sh').read_text(), re.MULTILINE
@@ -146,11 +146,11 @@ def test_xpk(place):
 
 
 def test_the_codes_that_mean_again_are_moejaxs():
-  again = {command.STUCK, command.LOST, command.INTERRUPTED}
+  again = {exits.STUCK, exits.LOST, exits.INTERRUPTED}
   text = (SCRIPTS / 'xpk.sh').read_text()
   (codes,) = re.findall(r'--restart-on-exit-codes=([\d,]+)', text)
   assert {int(code) for code in codes.split(',')} == again
-  no = {command.DONE, command.BUG, command.BAD_INPUT, command.STOPPED}
+  no = {exits.DONE, exits.BUG, exits.BAD_INPUT, exits.STOPPED}
   assert no == {0, 1, 2, 3}  # run.sh and slurm_gpu.sbatch count on it
   assert min(again) > 3
 

@@ -11,7 +11,7 @@ from helpers import tiny
 
 from moejax.core import trees
 from moejax.moe.balance import BALANCE
-from moejax.moe.exchanges import EXCHANGES
+from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS
 from moejax.train import consistency, optimizer, step
@@ -159,13 +159,14 @@ def test_a_router_without_memory_has_none():
 
 @pytest.mark.soak
 def test_a_batch_that_overflows_is_repeated_without_bounds():
-  """Loss and weights are those of a step with `ring`; the loss is counted."""
+  """Loss and weights are those of `all_gather`; the overflow is counted."""
   mesh = tiny.mesh(2, data=1, expert=2)
-  small = EXCHANGES['all_to_all'](factor=0.3, overflow='repeat')
+  small = EXPERT_PARALLEL['all_to_all'](factor=0.3, overflow='repeat')
   drop = dataclasses.replace(small, overflow='drop')
-  ring = EXCHANGES['ring']()
+  ring = EXPERT_PARALLEL['all_gather']()
   (state, got), (want_state, want), (_, dropped) = (
-    after(model_of(mesh, exchange=exchange)) for exchange in (small, ring, drop)
+    after(model_of(mesh, expert_parallel=expert_parallel))
+    for expert_parallel in (small, ring, drop)
   )
   tiny.assert_close(state.weights, want_state.weights, rtol=0, atol=0)
   assert got['loss'] == want['loss'] != dropped['loss']
@@ -227,7 +228,9 @@ def test_overflow_of_two_passes_knows_who_is_in_both(layers):
     mtp_layers=1,
     moe={
       'balance': (),
-      'exchange': EXCHANGES['all_to_all'](factor=0.3, overflow='drop'),
+      'expert_parallel': EXPERT_PARALLEL['all_to_all'](
+        factor=0.3, overflow='drop'
+      ),
     },
   )
   model = tiny.model(config, tiny.mesh(2, data=1, expert=2))

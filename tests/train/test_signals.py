@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from moejax.cli import command
+from moejax.core import exits
 from moejax.train import signals
 from moejax.train.signals import StopSignal
 
@@ -68,14 +68,14 @@ def test_under_nohup_a_hangup_stops_nothing():
       send(signal.SIGHUP)
       assert stop.requested is None
     # Nor before a run trains: Ctrl-C and SIGTERM are errors there.
-    assert command.call(lambda _: send(signal.SIGHUP), []) == command.DONE
+    assert exits.call(lambda _: send(signal.SIGHUP), []) == exits.DONE
   finally:
     signal.signal(signal.SIGHUP, before)
 
 
 def test_a_hangup_before_training_is_an_interruption():
-  ended = command.call(lambda _: send(signal.SIGHUP), [])
-  assert ended == command.INTERRUPTED
+  ended = exits.call(lambda _: send(signal.SIGHUP), [])
+  assert ended == exits.INTERRUPTED
 
 
 def test_one_ctrl_c_after_sigterm_does_not_tear_the_save():
@@ -129,7 +129,8 @@ SHOWING = """
 import fcntl, pathlib, sys, termios, time
 
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from moejax.cli import command, screen
+from moejax.core import errors, exits
+from moejax.run import screen
 from moejax.train.signals import StopSignal
 
 def train(argv):
@@ -141,9 +142,9 @@ def train(argv):
         break
       time.sleep(0.001)
   pathlib.Path(argv[0]).write_text(f'saved on {stop.requested}')
-  raise command.InterruptedRunError('the state is saved')
+  raise errors.InterruptedRunError('the state is saved')
 
-sys.exit(command.call(train, sys.argv[1:]))
+sys.exit(exits.call(train, sys.argv[1:]))
 """
 
 
@@ -161,7 +162,7 @@ def test_when_its_terminal_is_closed_a_run_saves_and_ends(tmp_path):
   while b'step 20' not in text:
     text += os.read(master, 1000)
   os.close(master)
-  assert process.wait(60) == command.INTERRUPTED
+  assert process.wait(60) == exits.INTERRUPTED
   assert (tmp_path / 'saved').read_text() == 'saved on SIGHUP'
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from moejax.core import config, errors
+from moejax.core import config_tree, errors
 from moejax.train import loop, optimizer, state_files
 from moejax.train import state as states
 from moejax.train.spikes import NEVER, Deviations
@@ -100,11 +100,11 @@ def test_without_it_nothing_is_seen():
 
 def test_it_is_a_choice_of_the_config():
   tree = {'skip_spikes': {'name': 'deviations', 'k': 4.0}}
-  found = config.from_config_dict(loop.TrainConfig, tree)
+  found = config_tree.from_config_dict(loop.TrainConfig, tree)
   assert found.skip_spikes == Deviations(k=4.0)
   assert loop.TrainConfig().skip_spikes == NEVER
   with pytest.raises(errors.InputError, match='did you mean .deviations'):
-    config.from_config_dict(
+    config_tree.from_config_dict(
       loop.TrainConfig, {'skip_spikes': {'name': 'deviation'}}
     )
 

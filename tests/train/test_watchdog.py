@@ -3,7 +3,7 @@ import sys
 import threading
 import time
 
-from moejax.cli import command
+from moejax.core import exits
 from moejax.train import watchdog
 from moejax.train.watchdog import Watchdog
 
@@ -66,10 +66,10 @@ def test_stacks_name_the_innermost_call_first():
 
 HANGS = """
 import sys, time
-from moejax.cli import opened
+from moejax.run import resources
 from moejax.train.watchdog import Watchdog
 
-with Watchdog(0.2, opened._say, opened._leave) as dog:
+with Watchdog(0.2, resources._say, resources._leave) as dog:
   dog.beat('step 3')
   time.sleep(60)
 """
@@ -83,5 +83,5 @@ def test_a_run_that_hangs_ends_with_code_4():
     check=False,
     timeout=60,
   )
-  assert done.returncode == command.STUCK == 4
+  assert done.returncode == exits.STUCK == 4
   assert 'since step 3;' in done.stderr

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe.balance import bias
 
 EPS = 1e-8
@@ -35,10 +35,10 @@ class AdamWBias(bias.SelectionBias):
     weight_decay: decoupled, pulls the bias to 0.
   """
 
-  rate: float = config.number(0.001, at_least=0, at_most=100)
-  beta1: float = config.number(0.9, at_least=0, below=1)
-  beta2: float = config.number(0.999, at_least=0, below=1)
-  weight_decay: float = config.number(0.0, at_least=0, at_most=1000)
+  rate: float = fields.number(0.001, at_least=0, at_most=100)
+  beta1: float = fields.number(0.9, at_least=0, below=1)
+  beta2: float = fields.number(0.999, at_least=0, below=1)
+  weight_decay: float = fields.number(0.0, at_least=0, at_most=1000)
 
   def memory(self, num_experts: int) -> dict[str, jax.Array]:
     zeros_E = jnp.zeros(num_experts, jnp.float32)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import counts
 
@@ -39,10 +39,10 @@ class AdaptiveL1(contract.Balance):
     form: 'plain' has f = 1, the L1 loss of section 3.2.
   """
 
-  k: float = config.number(2.0, above=0, at_most=10**6)
-  start: float = config.number(1e-8, above=0, at_most=100)
-  growth: float = config.number(1.2, above=1, at_most=100)
-  form: str = config.named(FORMS, 'refined')
+  k: float = fields.number(2.0, above=0, at_most=10**6)
+  start: float = fields.number(1e-8, above=0, at_most=100)
+  growth: float = fields.number(1.2, above=1, at_most=100)
+  form: str = fields.named(FORMS, 'refined')
 
   def check(self, num_experts: int) -> None:
     if self.k > num_experts:

@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.balance import counts, zero_computation
 
@@ -56,9 +56,9 @@ class LossFree(SelectionBias):
       never. V3 stops after 14.3T tokens of 14.8T.
   """
 
-  rate: float = config.number(0.001, at_least=0, at_most=100)
-  rule: str = config.named(RULES, 'sign')
-  stop_after: int = config.number(0, at_least=0, note='0: never')
+  rate: float = fields.number(0.001, at_least=0, at_most=100)
+  rule: str = fields.named(RULES, 'sign')
+  stop_after: int = fields.number(0, at_least=0, note='0: never')
 
   def memory(self, num_experts: int) -> dict[str, jax.Array]:
     return {
@@ -98,9 +98,9 @@ class ShareBias(SelectionBias):
     ffn_share: s; without identity experts it is 1.
   """
 
-  rate: float = config.number(0.001, at_least=0, at_most=100)
-  num_zero: int = config.number(0, at_least=0)
-  ffn_share: float = config.number(2 / 3, above=0, below=1)
+  rate: float = fields.number(0.001, at_least=0, at_most=100)
+  num_zero: int = fields.number(0, at_least=0)
+  ffn_share: float = fields.number(2 / 3, above=0, below=1)
 
   def check(self, num_experts: int) -> None:
     zero_computation.check_zero('longcat_bias', self.num_zero, num_experts)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import counts
 
@@ -25,7 +25,8 @@ class Coupling(contract.Balance):
 
   so that row i finds its strongest answer in expert i, and expert i its
   strongest row in i. The loss looks at no token: it is the same whatever the
-  batch, and balances nothing. M is `given.responses_EE`; see `moe.responses`.
+  batch, and balances nothing. M is `given.responses_EE`; see
+  `balance.responses`.
 
   It needs the scorer `linear`, gated experts at the width of the model, and a
   score for each expert and nothing else.
@@ -37,7 +38,7 @@ class Coupling(contract.Balance):
   """
 
   coefficient: float = contract.loss_weight(1.0)
-  alpha: float = config.number(1.0, at_least=0, at_most=1000)
+  alpha: float = fields.number(1.0, at_least=0, at_most=1000)
 
   @property
   def reads_responses(self) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract, stats
 from moejax.moe.balance import counts, scope
 
@@ -83,7 +83,7 @@ class SequenceLevel(scope.Scoped):
   over: ClassVar[str] = 'sequence'
 
   alpha: float = contract.loss_weight(1e-4)
-  probability: str = config.named(PROBABILITIES, 'router')
+  probability: str = fields.named(PROBABILITIES, 'router')
 
   def sums(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -128,8 +128,8 @@ class DeviceLevel(scope.Scoped):
   """
 
   alpha: float = contract.loss_weight(0.05)
-  num_groups: int = config.number(1, at_least=1)
-  over: str = config.named(scope.SCOPES, 'batch')
+  num_groups: int = fields.number(1, at_least=1)
+  over: str = fields.named(scope.SCOPES, 'batch')
 
   def check(self, num_experts: int) -> None:
     check_groups('device_level', self.num_groups, num_experts)
@@ -168,9 +168,9 @@ class Communication(scope.Scoped):
   """
 
   alpha: float = contract.loss_weight(0.02)
-  num_groups: int = config.number(1, at_least=1)
-  groups_per_token: int = config.number(1, at_least=1)
-  over: str = config.named(scope.SCOPES, 'sequence')
+  num_groups: int = fields.number(1, at_least=1)
+  groups_per_token: int = fields.number(1, at_least=1)
+  over: str = fields.named(scope.SCOPES, 'sequence')
 
   def check(self, num_experts: int) -> None:
     check_groups('communication', self.num_groups, num_experts)

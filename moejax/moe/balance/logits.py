@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.balance import counts, scope
 
@@ -25,7 +25,7 @@ class Entropy(scope.Scoped):
   """
 
   coefficient: float = contract.loss_weight(0.001)
-  over: str = config.named(scope.SCOPES, 'batch')
+  over: str = fields.named(scope.SCOPES, 'batch')
 
   def sums(
     self, given: contract.RouterInput, routing: contract.Routing

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.balance import counts, load, variation
 
@@ -60,7 +60,7 @@ class TernaryChoice(contract.Balance):
 
   alpha: float = contract.loss_weight(0.01)
   reward: float = contract.loss_weight(0.0)
-  form: str = config.named(FORMS, 'with_null')
+  form: str = fields.named(FORMS, 'with_null')
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import counts
 from moejax.moe.routers import scores
@@ -51,8 +51,8 @@ class Quantile(contract.Balance):
       Megatron and Marin balance raw logits, which need more.
   """
 
-  score: str = config.named(SCORES, 'sigmoid')
-  reach: float = config.number(1.0, above=0, at_most=1000)
+  score: str = fields.named(SCORES, 'sigmoid')
+  reach: float = fields.number(1.0, above=0, at_most=1000)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe.balance import bias
 
 
@@ -31,9 +31,9 @@ class Smebu(bias.SelectionBias):
     momentum: beta; the report's.
   """
 
-  rate: float = config.number(5e-4, at_least=0, at_most=100)
-  kappa: float = config.number(2.0, above=0, at_most=1000)
-  momentum: float = config.number(0.5, at_least=0, below=1)
+  rate: float = fields.number(5e-4, at_least=0, at_most=100)
+  kappa: float = fields.number(2.0, above=0, at_most=1000)
+  momentum: float = fields.number(0.5, at_least=0, below=1)
 
   def memory(self, num_experts: int) -> dict[str, jax.Array]:
     zeros_E = jnp.zeros(num_experts, jnp.float32)

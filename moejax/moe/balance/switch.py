@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import counts
 
@@ -90,8 +90,8 @@ class Switch(contract.Balance):
   """
 
   alpha: float = contract.loss_weight(0.01)
-  form: str = config.named(FORMS, 'top_1')
-  layers: str = config.named(LAYERS, 'each')
+  form: str = fields.named(FORMS, 'top_1')
+  layers: str = fields.named(LAYERS, 'each')
 
   @property
   def joins_layers(self) -> bool:

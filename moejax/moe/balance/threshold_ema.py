@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import counts
 
@@ -41,8 +41,8 @@ class ThresholdEma(contract.Balance):
     decay: of the average; the authors' code has 0.99.
   """
 
-  k: float = config.number(1.0, above=0, at_most=10**6)
-  decay: float = config.number(0.99, at_least=0, below=1)
+  k: float = fields.number(1.0, above=0, at_most=10**6)
+  decay: float = fields.number(0.99, at_least=0, below=1)
 
   def check(self, num_experts: int) -> None:
     if self.k > num_experts:

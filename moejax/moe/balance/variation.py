@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.balance import counts
 
@@ -60,7 +60,7 @@ class Importance(contract.Balance):
   """
 
   coefficient: float = contract.loss_weight(0.01)
-  source: str = config.named(SOURCES, 'gates')
+  source: str = fields.named(SOURCES, 'gates')
   unbiased: bool = False
 
   def observe(

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import counts, load, scope
 
@@ -40,8 +40,8 @@ class Weighted(contract.Balance):
   """
 
   beta: float = contract.loss_weight(0.01)
-  tau: float = config.number(0.75, above=0, at_most=1000)
-  num_zero: int = config.number(0, at_least=0)
+  tau: float = fields.number(0.75, above=0, at_most=1000)
+  num_zero: int = fields.number(0, at_least=0)
 
   def check(self, num_experts: int) -> None:
     check_zero('weighted', self.num_zero, num_experts)
@@ -93,10 +93,10 @@ class Groups(scope.Scoped):
   """
 
   alpha: float = contract.loss_weight(1e-3)
-  num_groups: int = config.number(1, at_least=1)
-  num_zero: int = config.number(0, at_least=0)
-  ffn_share: float = config.number(2 / 3, above=0, below=1)
-  over: str = config.named(scope.SCOPES, 'sequence')
+  num_groups: int = fields.number(1, at_least=1)
+  num_zero: int = fields.number(0, at_least=0)
+  ffn_share: float = fields.number(2 / 3, above=0, below=1)
+  over: str = fields.named(scope.SCOPES, 'sequence')
 
   def check(self, num_experts: int) -> None:
     check_zero('groups', self.num_zero, num_experts)

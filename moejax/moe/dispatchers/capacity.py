@@ -6,8 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
-from moejax.moe import contract, permute
+from moejax.core import errors, fields
+from moejax.moe import contract
+from moejax.moe.compute import permute
 from moejax.moe.dispatchers import dropless
 
 
@@ -34,7 +35,7 @@ PRIORITIES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Capacity(config.Checked):
+class Capacity(fields.Checked):
   """Room for C = factor * A_g / E assignments per expert and group of tokens.
 
   A_g is the number of assignments of a group: K * S for token choice over S
@@ -68,13 +69,13 @@ class Capacity(config.Checked):
     tau: how much room an expert has beside a choice without computation.
   """
 
-  factor: float = config.number(1.0, above=0, at_most=1000)
-  eval_factor: float = config.number(
+  factor: float = fields.number(1.0, above=0, at_most=1000)
+  eval_factor: float = fields.number(
     0.0, at_least=0, at_most=1000, note='0: as in training'
   )
-  priority: str = config.named(PRIORITIES, 'position')
+  priority: str = fields.named(PRIORITIES, 'position')
   not_causal: bool = False
-  tau: float = config.number(1.0, above=0, at_most=1000)
+  tau: float = fields.number(1.0, above=0, at_most=1000)
 
   @property
   def causal(self) -> bool:

@@ -4,7 +4,8 @@ import dataclasses
 
 import jax
 
-from moejax.moe import contract, permute
+from moejax.moe import contract
+from moejax.moe.compute import permute
 
 
 @dataclasses.dataclass(frozen=True)

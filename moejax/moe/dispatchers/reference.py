@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.moe import contract, permute
+from moejax.moe import contract
+from moejax.moe.compute import permute
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe.experts.base import Multiply
 
 
 @dataclasses.dataclass(frozen=True)
-class AutonomousSwiGLU(config.Checked):
+class AutonomousSwiGLU(fields.Checked):
   """SwiGLU with a factored gate: (silu((x W_down) W_up) * (x W_p)) W_out.
 
   Autonomy-of-Experts (arXiv 2501.13074, section 3). The scorer `expert_norm`
@@ -23,7 +23,7 @@ class AutonomousSwiGLU(config.Checked):
       paper's setting, D 1536 and F 768, gives its r of 512.)
   """
 
-  rank: int = config.number(
+  rank: int = fields.number(
     0, at_least=0, note='0: as many parameters as SwiGLU'
   )
 

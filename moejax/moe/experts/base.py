@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import fields
 
 # (x_RD, w_EDF, size_E) -> y_RF: see grouped_matmul.py.
 Multiply = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoLayers(config.Checked):
+class TwoLayers(fields.Checked):
   """w_out activate(w_in x + b_in) + b_out: the base of all such experts.
 
   A kind of experts is a frozen dataclass whose fields are its config keys. It
@@ -39,7 +39,7 @@ class TwoLayers(config.Checked):
   gated: ClassVar[bool] = True
 
   bias: bool = False
-  sigma_init: float = config.number(0.0, at_least=0, at_most=100)
+  sigma_init: float = fields.number(0.0, at_least=0, at_most=100)
 
   def activate(self, h_RG: jax.Array) -> jax.Array:
     """h_RF from what w_in gives: G = F, or 2 F of gated experts."""

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe.experts import base
 
 
@@ -36,9 +36,9 @@ class ClampedSwiGLU(base.TwoLayers):
   """
 
   bias: bool = True
-  limit: float = config.number(7.0, above=0, at_most=10**6)
-  alpha: float = config.number(1.702, above=0, at_most=1000)
-  up_offset: float = config.number(1.0, at_least=-1000, at_most=1000)
+  limit: float = fields.number(7.0, above=0, at_most=10**6)
+  alpha: float = fields.number(1.702, above=0, at_most=1000)
+  up_offset: float = fields.number(1.0, at_least=-1000, at_most=1000)
 
   def join(self, gate_RF: jax.Array, up_RF: jax.Array) -> jax.Array:
     gate_RF = jnp.minimum(gate_RF, self.limit)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import jax
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe.experts import base
 
 ACTIVATIONS = {
@@ -26,7 +26,7 @@ class TwoMatrix(base.TwoLayers):
 
   gated: ClassVar[bool] = False
 
-  activation: str = config.named(ACTIVATIONS, 'relu')
+  activation: str = fields.named(ACTIVATIONS, 'relu')
 
   def activate(self, h_RG: jax.Array) -> jax.Array:
     return ACTIVATIONS[self.activation](h_RG)

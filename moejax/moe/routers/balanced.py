@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
-from moejax.moe import contract, hashing, noise
-from moejax.moe.routers import scores
+from moejax.core import fields
+from moejax.moe import contract
+from moejax.moe.routers import hashing, noise, scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ForcedBalanced(contract.Router):
       gradients flow as in `top_k`.
   """
 
-  k: int = config.number(2, at_least=1)
+  k: int = fields.number(2, at_least=1)
   equal_weights: bool = False
 
   def check(self, num_experts: int) -> None:

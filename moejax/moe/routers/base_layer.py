@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.moe import assignment, contract, transport
+from moejax.moe import contract
+from moejax.moe.routers import assignment, transport
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
-from moejax.moe import contract, noise
-from moejax.moe.routers import any_number
+from moejax.core import errors, fields
+from moejax.moe import contract
+from moejax.moe.routers import any_number, noise
 
 
 def _exponential(high: float, low: float, done: jax.Array) -> jax.Array:
@@ -63,12 +63,12 @@ class DenseToSparse(contract.Router):
     use_gumbel_gates: weigh with w, noise and temperature included.
   """
 
-  threshold: float = config.number(0.001, at_least=0, below=1)
-  schedule: str = config.named(SCHEDULES, 'exponential')
-  start: float = config.number(2.0, above=0, at_most=100)
-  end: float = config.number(0.3, above=0, at_most=100)
-  decay_steps: int = config.number(10_000, at_least=1)
-  hard_from: int | None = config.number(None, at_least=0)
+  threshold: float = fields.number(0.001, at_least=0, below=1)
+  schedule: str = fields.named(SCHEDULES, 'exponential')
+  start: float = fields.number(2.0, above=0, at_most=100)
+  end: float = fields.number(0.3, above=0, at_most=100)
+  decay_steps: int = fields.number(10_000, at_least=1)
+  hard_from: int | None = fields.number(None, at_least=0)
   use_gumbel_gates: bool = False
 
   def __post_init__(self):

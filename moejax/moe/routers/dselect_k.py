@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.routers import any_number, scores
 from moejax.moe.scorers import SCORERS
@@ -59,10 +59,10 @@ class DSelectK(contract.Router):
     alpha: scores a.
   """
 
-  k: int = config.number(2, at_least=1)
-  gamma: float = config.number(1.0, above=0, at_most=1000)
-  code: contract.Scorer = config.choice(SCORERS, PER_EXAMPLE)
-  alpha: contract.Scorer = config.choice(SCORERS, PER_EXAMPLE)
+  k: int = fields.number(2, at_least=1)
+  gamma: float = fields.number(1.0, above=0, at_most=1000)
+  code: contract.Scorer = fields.choice(SCORERS, PER_EXAMPLE)
+  alpha: contract.Scorer = fields.choice(SCORERS, PER_EXAMPLE)
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)

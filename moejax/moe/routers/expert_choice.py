@@ -6,8 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors, varying
-from moejax.moe import contract, noise, transport
+from moejax.core import errors, fields, varying
+from moejax.moe import contract
+from moejax.moe.routers import noise, transport
 
 # Of the capped choice; the paper's "maximum of 100 iterations".
 ITERATIONS = 100
@@ -50,10 +51,10 @@ class ExpertChoice(contract.Router):
       that it is meant.
   """
 
-  capacity_factor: float = config.number(2.0, above=0, at_most=1000)
-  max_per_token: int = config.number(0, at_least=0, note='0: any number')
-  entropy: float = config.number(0.001, above=0, at_most=100)
-  noise: float = config.number(0.0, at_least=0, at_most=100)
+  capacity_factor: float = fields.number(2.0, above=0, at_most=1000)
+  max_per_token: int = fields.number(0, at_least=0, note='0: any number')
+  entropy: float = fields.number(0.001, above=0, at_most=100)
+  noise: float = fields.number(0.0, at_least=0, at_most=100)
   not_causal: bool = False
 
   def __post_init__(self):

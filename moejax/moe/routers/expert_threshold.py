@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.routers import any_number, scores
 
@@ -35,8 +35,8 @@ class ExpertThreshold(contract.Router):
     warmup_steps: the paper's; 0 has thresholds from the start.
   """
 
-  k: float = config.number(1.0, above=0, at_most=10**6)
-  warmup_steps: int = config.number(4000, at_least=0, note='0: none')
+  k: float = fields.number(1.0, above=0, at_most=10**6)
+  warmup_steps: int = fields.number(4000, at_least=0, note='0: none')
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)

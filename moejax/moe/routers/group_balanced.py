@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe.routers import top_k
 
 
@@ -36,7 +36,7 @@ class GroupBalanced(top_k.TopK):
       8 for k=8.
   """
 
-  num_groups: int = config.number(1, at_least=1)
+  num_groups: int = fields.number(1, at_least=1)
 
   def check(self, num_experts: int) -> None:
     super().check(num_experts)

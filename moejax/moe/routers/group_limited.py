@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.routers import top_k
 
@@ -83,9 +83,9 @@ class GroupLimited(top_k.TopK):
       `GROUP_SCORES`.
   """
 
-  num_groups: int = config.number(1, at_least=1)
-  kept_groups: int = config.number(1, at_least=1)
-  group_score: str = config.named(GROUP_SCORES, 'max')
+  num_groups: int = fields.number(1, at_least=1)
+  kept_groups: int = fields.number(1, at_least=1)
+  group_score: str = fields.named(GROUP_SCORES, 'max')
 
   def check(self, num_experts: int) -> None:
     super().check(num_experts)

@@ -5,15 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
-from moejax.moe import contract, noise
-from moejax.moe.routers import scores
+from moejax.core import errors, fields
+from moejax.moe import contract
+from moejax.moe.routers import noise, scores
 
 SAMPLING_SALT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class All(config.Checked):
+class All(fields.Checked):
   """Every second choice is used: praxis' and lingvo's default."""
 
   @property
@@ -58,7 +58,7 @@ class Random(All):
   the layer leaves it at 0, so that "random" there uses every second choice.
   """
 
-  threshold: float = config.number(0.5, at_least=0, at_most=1)
+  threshold: float = fields.number(0.5, at_least=0, at_most=1)
 
   def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
     if not given.training:
@@ -71,7 +71,7 @@ class Random(All):
 class Threshold(All):
   """Used if g2 > threshold (Mesh TensorFlow)."""
 
-  threshold: float = config.number(0.2, at_least=0, at_most=1)
+  threshold: float = fields.number(0.2, at_least=0, at_most=1)
 
   def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
     del given
@@ -82,7 +82,7 @@ class Threshold(All):
 class Ratio(All):
   """Used if g2 > threshold * g1: ST-MoE's text, with 1/5."""
 
-  threshold: float = config.number(0.2, at_least=0, at_most=1)
+  threshold: float = fields.number(0.2, at_least=0, at_most=1)
 
   def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
     del given
@@ -155,7 +155,7 @@ class GShard(contract.Router):
       in the expert, as in Algorithm 1 but in no released code.
   """
 
-  second: All = config.choice(SECONDS, Random())
+  second: All = fields.choice(SECONDS, Random())
   dropped_use_slot: bool = True
 
   def check(self, num_experts: int) -> None:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from moejax.core import config, errors
-from moejax.moe import contract, hashing
-from moejax.moe.routers import scores
+from moejax.core import errors, fields
+from moejax.moe import contract
+from moejax.moe.routers import hashing, scores
 
 
 def ids(given: contract.RouterInput) -> jax.Array:
@@ -51,8 +51,8 @@ class Hash(contract.Router):
       an expert share it in all layers.
   """
 
-  k: int = config.number(1, at_least=1)
-  seed: int = config.number(0, at_least=0)
+  k: int = fields.number(1, at_least=1)
+  seed: int = fields.number(0, at_least=0)
   by_layer: bool = True
 
   def check(self, num_experts: int) -> None:
@@ -100,8 +100,8 @@ class BalancedHash(contract.Router):
       for Zipf's law.
   """
 
-  k: int = config.number(1, at_least=1)
-  vocab_size: int = config.number(32768, at_least=1)
+  k: int = fields.number(1, at_least=1)
+  vocab_size: int = fields.number(32768, at_least=1)
   counts: str = ''
 
   def check(self, num_experts: int) -> None:

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
-from moejax.moe import contract, hashing
+from moejax.core import fields
+from moejax.moe import contract
 from moejax.moe.routers import hash as hashes
-from moejax.moe.routers import scores
+from moejax.moe.routers import hashing, scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,10 @@ class HashFirst(contract.Router):
     seed: another seed, another map.
   """
 
-  k: int = config.number(2, at_least=1)
-  num_hash_layers: int = config.number(3, at_least=0)
-  scale: float = config.number(1.5, above=0, at_most=1000)
-  seed: int = config.number(0, at_least=0)
+  k: int = fields.number(2, at_least=1)
+  num_hash_layers: int = fields.number(3, at_least=0)
+  scale: float = fields.number(1.5, above=0, at_most=1000)
+  seed: int = fields.number(0, at_least=0)
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)

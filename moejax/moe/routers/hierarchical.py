@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.routers import scores
 from moejax.moe.scorers import SCORERS
@@ -50,10 +50,10 @@ class Hierarchical(contract.Router):
     k_inner: experts of a token in each of its groups; 4 in the paper.
   """
 
-  outer: contract.Scorer = config.choice(SCORERS, SCORERS['linear']())
-  groups: int = config.number(2, at_least=1)
-  k_outer: int = config.number(2, at_least=1)
-  k_inner: int = config.number(2, at_least=1)
+  outer: contract.Scorer = fields.choice(SCORERS, SCORERS['linear']())
+  groups: int = fields.number(2, at_least=1)
+  k_outer: int = fields.number(2, at_least=1)
+  k_inner: int = fields.number(2, at_least=1)
 
   def __post_init__(self):
     super().__post_init__()

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
-from moejax.moe import contract, noise
-from moejax.moe.routers import scores
+from moejax.core import fields
+from moejax.moe import contract
+from moejax.moe.routers import noise, scores
 from moejax.moe.scorers import Linear
 
 # A deviation below this counts as this when it is divided by.
@@ -15,7 +15,7 @@ LEAST_STD = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise(config.Checked):
+class Noise(fields.Checked):
   """How logits are noised, and what gates and losses make of it: the base."""
 
   # Whether the gates of the kept sum to 1; a plain attribute, no config key.
@@ -57,7 +57,7 @@ class Learned(Noise):
     floor: the released code's 1e-2; 0 is the paper's formula.
   """
 
-  floor: float = config.number(1e-2, at_least=0, at_most=100)
+  floor: float = fields.number(1e-2, at_least=0, at_most=100)
   among_kept = True
 
   def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
@@ -91,7 +91,7 @@ class Fixed(Noise):
   noisy logit of all, which may be its own.
   """
 
-  strength: float = config.number(
+  strength: float = fields.number(
     1.0, above=0, at_most=1000, note='router top_k has no noise'
   )
 
@@ -140,8 +140,8 @@ class NoisyTopK(contract.Router):
     noise: learned (Shazeer) or fixed (V-MoE).
   """
 
-  k: int = config.number(2, at_least=1)
-  noise: Noise = config.choice(NOISES, Learned())
+  k: int = fields.number(2, at_least=1)
+  noise: Noise = fields.choice(NOISES, Learned())
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.routers import any_number, scores
 
@@ -28,7 +28,7 @@ class ReMoE(contract.Router):
       FLOPs. It has no effect on routing; set the loss's k to the same.
   """
 
-  k: float = config.number(2.0, above=0, at_most=10**6)
+  k: float = fields.number(2.0, above=0, at_most=10**6)
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
-from moejax.moe import contract, transport
-from moejax.moe.routers import scores
+from moejax.core import fields
+from moejax.moe import contract
+from moejax.moe.routers import scores, transport
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Sinkhorn(contract.Router):
     iterations: the most there are; a few suffice.
   """
 
-  k: int = config.number(1, at_least=1)
-  tolerance: float = config.number(1e-4, at_least=0, at_most=1)
-  iterations: int = config.number(100, at_least=1, at_most=10**6)
+  k: int = fields.number(1, at_least=1)
+  tolerance: float = fields.number(1e-4, at_least=0, at_most=1)
+  iterations: int = fields.number(100, at_least=1, at_most=10**6)
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)

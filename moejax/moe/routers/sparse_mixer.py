@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
-from moejax.moe import contract, noise
-from moejax.moe.routers import scores
+from moejax.core import fields
+from moejax.moe import contract
+from moejax.moe.routers import noise, scores
 
 # Heun's third order method: f(x) - f(0) = x f'(x) / 4 + 3 x f'(x / 3) / 4
 # So an expert that was not the most probable is weighted with its probability
@@ -43,8 +43,8 @@ class SparseMixer(contract.Router):
       The released models have 0.01; 0 draws nothing.
   """
 
-  k: int = config.number(2, at_least=1)
-  r: float = config.number(0.01, at_least=0, at_most=1000)
+  k: int = fields.number(2, at_least=1)
+  r: float = fields.number(0.01, at_least=0, at_most=1000)
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)

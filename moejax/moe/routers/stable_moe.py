@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.routers import scores
 from moejax.moe.scorers import SCORERS
@@ -55,10 +55,10 @@ class StableMoE(contract.Router):
     interpolates: see above.
   """
 
-  student: contract.Scorer = config.choice(
+  student: contract.Scorer = fields.choice(
     SCORERS, SCORERS['token_embedding']()
   )
-  stage_two_from: int = config.number(6000, at_least=0)
+  stage_two_from: int = fields.number(6000, at_least=0)
   interpolates: bool = False
 
   def heads(self, num_experts: int) -> dict[str, tuple[contract.Scorer, int]]:

@@ -5,16 +5,16 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
-from moejax.moe import contract, noise
-from moejax.moe.routers import scores
+from moejax.core import errors, fields
+from moejax.moe import contract
+from moejax.moe.routers import noise, scores
 
 # Input and logits are noised from the same key.
 INPUT_SALT, LOGITS_SALT = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Argmax(config.Checked):
+class Argmax(fields.Checked):
   """No noise: the expert of the largest logit."""
 
   def prepare(
@@ -43,7 +43,7 @@ class InputJitter(Argmax):
   As released, in Mesh TensorFlow and in nearly every port.
   """
 
-  epsilon: float = config.number(1e-2, at_least=0, below=1)
+  epsilon: float = fields.number(1e-2, at_least=0, below=1)
 
   def prepare(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
@@ -57,7 +57,7 @@ class InputJitter(Argmax):
 class LogitsJitter(Argmax):
   """Adds U(1 - epsilon, 1 + epsilon) to each logit: the paper's pseudo-code."""
 
-  epsilon: float = config.number(1e-2, at_least=0, below=1)
+  epsilon: float = fields.number(1e-2, at_least=0, below=1)
 
   def logits(self, given: contract.RouterInput) -> jax.Array:
     num_experts = given.logits_TE.shape[1]
@@ -69,7 +69,7 @@ class LogitsJitter(Argmax):
 class InputDropout(Argmax):
   """Dropout on the router's input."""
 
-  rate: float = config.number(0.1, at_least=0, below=1)
+  rate: float = fields.number(0.1, at_least=0, below=1)
 
   def prepare(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
@@ -87,7 +87,7 @@ class Sample(Argmax):
   logits here.
   """
 
-  temperature: float = config.number(1.0, above=0, at_most=1000)
+  temperature: float = fields.number(1.0, above=0, at_most=1000)
 
   def choice(
     self, given: contract.RouterInput, prob_TE: jax.Array
@@ -122,7 +122,7 @@ class Switch(contract.Router):
     noise: how a token comes to other experts than its best, see `NOISES`.
   """
 
-  noise: Argmax = config.choice(NOISES, InputJitter())
+  noise: Argmax = fields.choice(NOISES, InputJitter())
 
   def check(self, num_experts: int) -> None:
     if num_experts < 1:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moejax.core import config, errors
+from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.routers import any_number, scores
 
@@ -47,10 +47,10 @@ class TCMoE(contract.Router):
     null_offset: what is added to those of null.
   """
 
-  k: int = config.number(2, at_least=1)
-  num_null: int = config.number(2, at_least=0)
-  negative_offset: float = config.number(-1.0, at_least=-1000, at_most=1000)
-  null_offset: float = config.number(-10.0, at_least=-1000, at_most=1000)
+  k: int = fields.number(2, at_least=1)
+  num_null: int = fields.number(2, at_least=0)
+  negative_offset: float = fields.number(-1.0, at_least=-1000, at_most=1000)
+  null_offset: float = fields.number(-10.0, at_least=-1000, at_most=1000)
 
   def check(self, num_experts: int) -> None:
     choices = self.num_logits(num_experts)

@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
-from moejax.moe import contract, hashing
+from moejax.core import fields
+from moejax.moe import contract
+from moejax.moe.routers import hashing
 
 
 def _each_token(given: contract.RouterInput) -> jax.Array:
@@ -41,8 +42,8 @@ class Thor(contract.Router):
     seed: of evaluation's choices.
   """
 
-  by: str = config.named(BY, 'token')
-  seed: int = config.number(0, at_least=0)
+  by: str = fields.named(BY, 'token')
+  seed: int = fields.number(0, at_least=0)
 
   @property
   def experts_per_token(self) -> float:

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config, errors
-from moejax.moe import contract, noise
-from moejax.moe.routers import scores
+from moejax.core import errors, fields
+from moejax.moe import contract
+from moejax.moe.routers import noise, scores
 
 DROPOUT_SALT = 1
 LEAST_LOGIT = -1e30
@@ -67,13 +67,13 @@ class TopK(contract.Router):
       released code). A token with fewer than k experts left uses those.
   """
 
-  k: int = config.number(2, at_least=1)
-  score: str = config.named(scores.SCORES, 'softmax')
+  k: int = fields.number(2, at_least=1)
+  score: str = fields.named(scores.SCORES, 'softmax')
   renormalise: bool = False
-  scale: float = config.number(1.0, above=0, at_most=1000)
+  scale: float = fields.number(1.0, above=0, at_most=1000)
   after: bool = False
   scales_input: bool = False
-  expert_dropout: float = config.number(0.0, at_least=0, below=1)
+  expert_dropout: float = fields.number(0.0, at_least=0, below=1)
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)

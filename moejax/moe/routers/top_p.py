@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.routers import any_number, scores
 
@@ -29,10 +29,10 @@ class TopP(contract.Router):
       the end nobody knows before.
   """
 
-  p: float = config.number(
+  p: float = fields.number(
     0.4, above=0, below=1, note='router top_k has a fixed number'
   )
-  k: float = config.number(2.0, above=0, at_most=10**6)
+  k: float = fields.number(2.0, above=0, at_most=10**6)
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 
 
@@ -22,7 +22,7 @@ class Constant(contract.Scorer):
       code's for DSelect-k's default gamma of 1.
   """
 
-  edge: float = config.number(0.01, at_least=0, at_most=100)
+  edge: float = fields.number(0.01, at_least=0, at_most=100)
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float

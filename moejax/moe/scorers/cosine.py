@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.scorers import linear, starts
 
@@ -52,13 +52,13 @@ class Cosine(contract.Scorer):
       probabilities.
   """
 
-  width: int = config.number(0, at_least=0, note='0: half the experts')
-  tau: float = config.number(0.3, above=0, at_most=100)
+  width: int = fields.number(0, at_least=0, note='0: half the experts')
+  tau: float = fields.number(0.3, above=0, at_most=100)
   learns_tau: bool = True
-  row_norm: float = config.number(1.0, above=0, at_most=100)
+  row_norm: float = fields.number(1.0, above=0, at_most=100)
   in_place: bool = False
   normalises_tokens: bool = True
-  balance_tau: float = config.number(
+  balance_tau: float = fields.number(
     0.3, at_least=0, at_most=100, note='0: as routed'
   )
 
@@ -137,9 +137,9 @@ class PerturbedCosine(contract.Scorer):
     bias: whether there is a learned b, which starts at zero.
   """
 
-  tau1: float = config.number(0.1, above=0, at_most=100)
-  tau2: float = config.number(0.1, above=0, at_most=100)
-  width: int = config.number(0, at_least=0, note='0: no projection')
+  tau1: float = fields.number(0.1, above=0, at_most=100)
+  tau2: float = fields.number(0.1, above=0, at_most=100)
+  width: int = fields.number(0, at_least=0, note='0: no projection')
   bias: bool = False
 
   def init(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.scorers import cosine, linear
 
@@ -46,9 +46,9 @@ class Hyper(contract.Scorer):
       of deviation 0.02 and biases of zero, as in LibMoE.
   """
 
-  hidden: int = config.number(256, at_least=1)
+  hidden: int = fields.number(256, at_least=1)
   learns_embedding: bool = True
-  start: str = config.named(STARTS, 'pytorch')
+  start: str = fields.named(STARTS, 'pytorch')
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float

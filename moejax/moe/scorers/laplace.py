@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.scorers import linear, starts
 
@@ -34,7 +34,7 @@ class Laplace(contract.Scorer):
 
   squared: bool = False
   bias: bool = False
-  start: str = config.named(starts.STARTS, 'model')
+  start: str = fields.named(starts.STARTS, 'model')
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float

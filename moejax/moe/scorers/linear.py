@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.scorers import starts
 
@@ -29,8 +29,8 @@ class Linear(contract.Scorer):
   """
 
   bias: bool = False
-  start: str = config.named(starts.STARTS, 'model')
-  std: float = config.number(
+  start: str = fields.named(starts.STARTS, 'model')
+  std: float = fields.number(
     0.0, at_least=0, at_most=100, note='0: that of the model'
   )
 

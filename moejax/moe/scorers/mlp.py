@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.scorers import linear
 
@@ -32,7 +32,7 @@ class Mlp(contract.Scorer):
     depth_average: whether r of the layer before is added.
   """
 
-  width: int = config.number(256, at_least=1)
+  width: int = fields.number(256, at_least=1)
   depth_average: bool = True
 
   @property

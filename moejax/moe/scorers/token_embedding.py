@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import config
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.scorers import linear
 
@@ -26,8 +26,8 @@ class TokenEmbedding(contract.Scorer):
     dim: width of the embedding.
   """
 
-  vocab_size: int = config.number(32768, at_least=1)
-  dim: int = config.number(50, at_least=1)
+  vocab_size: int = fields.number(32768, at_least=1)
+  dim: int = fields.number(50, at_least=1)
 
   def init(
     self, key: jax.Array, width: int, num: int, std: float

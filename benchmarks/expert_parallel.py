@@ -1,0 +1,172 @@
+"""Bytes that each way over the expert axis moves, read in compiled programs.
+
+Two leasts to compare them with, per token, D numbers wide with b bytes each,
+when P devices hold E / P experts each and a token's K experts are any K:
+
+  by itself  each assignment travels there and its output back:
+             2 K (P - 1) / P D b
+  together   a token travels once to each device that has some of its experts,
+             and one sum comes back: 2 n D b, n devices besides its own
+
+Backward as much again: the output's gradient goes, the input's comes.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks.parts import Shape
+from moejax.core import trees
+from moejax.moe import layer
+from moejax.moe.expert_parallel import EXPERT_PARALLEL
+from moejax.parallel import collective_bytes, hosts, rules
+from moejax.parallel import mesh as meshes
+
+DEVICES = 8
+# Its ragged all-to-all is for accelerators; CPU gathers everything instead.
+STAND_INS = ('ragged_all_to_all',)
+
+
+def report(shape: Shape) -> None:
+  """Prints bytes per token and layer of every kind."""
+  moe = dataclasses.replace(shape.config.moe, num_shared=0)
+  config = dataclasses.replace(shape.config, moe=moe)
+  shape = dataclasses.replace(shape, config=config)
+  itself, together = least(shape)
+  rows = {
+    name: [
+      moved(shape, expert_parallel, backward=backward)
+      for backward in (False, True)
+    ]
+    for name, expert_parallel in _kinds().items()
+  }
+  kinds = sorted({kind for _, both in rows.values() for kind in both})
+  print(
+    f'(bytes that a device sends per token of its own, one layer of '
+    f'{moe.num_experts} experts on {DEVICES} devices, '
+    f'{shape.tokens // DEVICES} tokens each, float32; no shared experts)\n'
+    f'the least, forward: {itself:.0f} if each assignment travels by itself, '
+    f'{together:.0f} if a token travels once to a device\n'
+    f'{"":28s} {"forward":>9s} {"over least":>10s}  {"and backward":>12s} '
+    f'{"over least":>10s}   of which {", ".join(kinds)}'
+  )
+  for name, (forward, both) in rows.items():
+    there, total = sum(forward.values()), sum(both.values())
+    parts = ' '.join(f'{both.get(kind, 0):9.0f}' for kind in kinds)
+    print(
+      f'{name:28s} {there:9.0f} {there / together:10.2f}  {total:12.0f} '
+      f'{total / (2 * together):10.2f}   {parts}'
+    )
+  print(
+    f'(over the least of tokens that travel once; {", ".join(STAND_INS)}: on '
+    'CPU what its stand-in moves)\n'
+  )
+
+
+def least(shape: Shape) -> tuple[float, float]:
+  """Bytes per token forward, by itself and together; see the module."""
+  moe = shape.config.moe
+  total, k = moe.num_experts, round(moe.experts_per_token)
+  others = (DEVICES - 1) / DEVICES
+  # A device has none of them: all are among the other devices' experts.
+  none = math.comb(total - total // DEVICES, k) / math.comb(total, k)
+  there_and_back = 2 * shape.config.width * 4
+  return (
+    there_and_back * k * others,
+    there_and_back * (DEVICES - 1) * (1 - none),
+  )
+
+
+def moved(
+  shape: Shape, expert_parallel: Any, *, backward: bool
+) -> dict[str, float]:
+  """Bytes by kind of collective, per token of a device.
+
+  Args:
+    shape: of the layer and its batch.
+    expert_parallel: an entry of EXPERT_PARALLEL.
+    backward: counts the gradient's too.
+  """
+  devices = jax.devices()[:DEVICES]
+  text = compiled(shape, expert_parallel, devices, backward=backward).as_text()
+  found = collective_bytes.by_kind(collective_bytes.collectives(text))
+  each = shape.tokens / DEVICES
+  return {kind: sent / each for kind, sent in found.items()}
+
+
+def compiled(
+  shape: Shape, expert_parallel: Any, devices: list[Any], *, backward: bool
+) -> Any:
+  """The layer compiled for devices, which need not be there.
+
+  Args:
+    shape: of the layer and its batch.
+    expert_parallel: an entry of EXPERT_PARALLEL.
+    devices: they all make up the expert axis.
+    backward: with the gradient.
+  """
+  config = shape.config
+  moe = dataclasses.replace(config.moe, expert_parallel=expert_parallel)
+  mesh = meshes.make(meshes.MeshConfig(data=1, expert=len(devices)), devices)
+  graph, state = nnx.split(
+    nnx.eval_shape(
+      lambda: layer.MoE(
+        moe, config.width, config.init_std, mesh, jax.random.key(0)
+      )
+    )
+  )
+  axes = {
+    '/'.join(map(str, path)): variable.get_metadata()['axes']
+    for path, variable in nnx.to_flat_state(state)
+  }
+  weights = trees.map_paths(
+    lambda path, leaf: _on(mesh, leaf, rules.spec(axes[path])),
+    nnx.to_pure_dict(state),
+  )
+  rows = PartitionSpec(meshes.BATCH_AXES)
+  size = jax.ShapeDtypeStruct((shape.rows, shape.length), jnp.int32)
+  index_BL = _on(mesh, size, rows)
+  valid_BL = _on(mesh, jax.ShapeDtypeStruct(size.shape, bool), rows)
+  tokens = layer.Tokens(valid_BL, index_BL, index_BL)
+  x_BLD = jax.ShapeDtypeStruct((*size.shape, config.width), jnp.float32)
+
+  def loss(weights: Any, x_BLD: jax.Array, tokens: Any) -> jax.Array:
+    trace = layer.no_trace(moe, shape.rows, shape.length)
+    state = nnx.State(jax.tree.map(nnx.Param, weights))
+    out_BLD = nnx.merge(graph, state)(x_BLD, tokens, trace, None)[0]
+    return jnp.sum(out_BLD**2)
+
+  run = jax.value_and_grad(loss, argnums=(0, 1)) if backward else loss
+  lowered = jax.jit(run).lower(weights, _on(mesh, x_BLD, rows), tokens)
+  return lowered.compile(compiler_options=hosts.overlap(mesh))
+
+
+def _kinds() -> dict[str, Any]:
+  """Every entry of the table, and the one with room for balance alone.
+
+  None has a second way to go on overflow, which would be in the program too.
+  """
+  found = {}
+  for name, kind in EXPERT_PARALLEL.items():
+    fields = {field.name for field in dataclasses.fields(kind)}
+    drop = {'overflow': 'drop'} if 'overflow' in fields else {}
+    expert_parallel = kind(**drop)
+    factor = getattr(expert_parallel, 'factor', None)
+    found[name if factor is None else f'{name}, factor {factor:g}'] = (
+      expert_parallel
+    )
+    if factor is not None:
+      found[f'{name}, factor 1'] = kind(**drop, factor=1.0)
+  return found
+
+
+def _on(
+  mesh: jax.sharding.Mesh, x: Any, spec: PartitionSpec
+) -> jax.ShapeDtypeStruct:
+  sharding = NamedSharding(mesh, spec)
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

@@ -1,0 +1,113 @@
+"""The implementations in each table, side by side at the standard shape.
+
+What `auto` takes is chosen by these figures.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from moejax.model.attention import dot_product
+from moejax.model.config import ModelConfig
+from moejax.moe import contract
+from moejax.moe.compute import implementations
+from moejax.train import cross_entropy
+
+# Slow on purpose: they are what the others are tested against.
+REFERENCES = ('reference', 'obvious')
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """One way to do a job: forward and backward, and what it is given."""
+
+  job: str
+  name: str
+  run: Callable[..., Any]
+  arguments: tuple[Any, ...]
+
+
+def kernels(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
+  """Every implementation of attention, routed experts, and head and loss."""
+  return [
+    *_attentions(config, rows, length),
+    *_experts(config, rows, length),
+    *_heads(config, rows, length),
+  ]
+
+
+def _gradient(loss: Callable[..., Any], num: int) -> Callable[..., Any]:
+  return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(num))))
+
+
+def _attentions(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
+  shape = (3, rows, length, config.num_heads, config.head_dim)
+  q, k, v = jax.random.normal(jax.random.key(0), shape)
+  segment_BL = jnp.ones((rows, length), jnp.int32)
+
+  def kernel(name: str) -> Kernel:
+    loss = lambda q, k, v: jnp.sum(
+      dot_product.ATTENTIONS[name](q, k, v, segment_BL) ** 2
+    )
+    return Kernel('attention core', name, _gradient(loss, 3), (q, k, v))
+
+  return [
+    kernel(name) for name in dot_product.ATTENTIONS if name not in REFERENCES
+  ]
+
+
+def _experts(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
+  moe, num_tokens = config.moe, rows * length
+  platform = jax.devices()[0].platform
+  keys = jax.random.split(jax.random.key(1), 3)
+  params = moe.experts.init(
+    keys[0], moe.num_experts, config.width, moe.expert_width, 0.02
+  )
+  weights = {name: p[...] for name, p in params.items()}
+  x_TD = jax.random.normal(keys[1], (num_tokens, config.width))
+  given = contract.RouterInput(
+    logits_TE=jax.random.normal(keys[2], (num_tokens, moe.num_experts)),
+    valid_T=jnp.ones(num_tokens, bool),
+    index_T=jnp.arange(num_tokens),
+    key=None,
+    row_length=length,
+  )
+  routing = moe.router(given)
+
+  def kernel(name: str) -> Kernel:
+    way = dataclasses.replace(moe, grouped_matmul=name)
+    run = implementations.choose(way, platform)
+    loss = lambda weights, x_TD: jnp.sum(
+      run(weights, x_TD, routing, moe.num_experts).out_TD ** 2
+    )
+    return Kernel('routed experts', name, _gradient(loss, 2), (weights, x_TD))
+
+  return [
+    kernel(name)
+    for name, way in implementations.WAYS.items()
+    if name not in REFERENCES and not way.refuses(moe, platform)
+  ]
+
+
+def _heads(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
+  keys = jax.random.split(jax.random.key(2), 3)
+  x_BLD = jax.random.normal(keys[0], (rows, length, config.width))
+  shape = (config.width, config.vocab_size)
+  w_DV = 0.02 * jax.random.normal(keys[1], shape)
+  target_BL = jax.random.randint(keys[2], (rows, length), 0, config.vocab_size)
+  one_BL = jnp.ones((rows, length))
+
+  def whole(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
+    log_prob_BLV = jax.nn.log_softmax(x_BLD @ w_DV)
+    return -jnp.take_along_axis(log_prob_BLV, target_BL[..., None], -1).sum()
+
+  def chunked(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
+    return cross_entropy.cross_entropy(x_BLD, w_DV, target_BL, one_BL)[0]
+
+  return [
+    Kernel('head and loss', name, _gradient(loss, 2), (x_BLD, w_DV))
+    for name, loss in (('in chunks', chunked), ('all at once', whole))
+  ]

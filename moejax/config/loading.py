@@ -1,0 +1,200 @@
+"""How a config file, flags and a workdir become a Run."""
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from moejax.config import kept_tokenizer, old_keys, user_files
+from moejax.config.run import Run
+from moejax.config.shrinking import shrink
+from moejax.convert import folder as folders
+from moejax.convert import load as load_hf
+from moejax.convert import tokenizer
+from moejax.core import config_tree, errors, table
+from moejax.data.config import DataConfig
+
+# What stands between words behind a config file's path, and the word `tiny`.
+SEPARATOR = re.compile('[:,]')
+TINY = re.compile('(?:^|(?<=[:,]))tiny(?=$|[:,])')
+
+
+def default() -> ml_collections.ConfigDict:
+  """Every key with its default, for a config file to change."""
+  return config_tree.to_config_dict(Run())
+
+
+def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
+  """Every key with its default but for what a checkpoint says of itself.
+
+  Args:
+    folder: of a Hugging Face checkpoint, or the workdir of a run; model,
+      tokenizer and `start` are its.
+
+  Raises:
+    InputError: it cannot be used.
+  """
+  if (epath.Path(folder) / kept_tokenizer.CHECKPOINTS).is_dir():
+    there = of_workdir(folder)
+    data = DataConfig(vocab=there.data.vocab)
+    where = os.fspath(epath.Path(folder).resolve())
+    return config_tree.to_config_dict(
+      Run(model=there.model, data=data, start=where)
+    )
+  plan = load_hf.plan(folders.open_folder(folder))
+  vocab = tokenizer.vocab(plan.folder.path, plan.config.vocab_size)
+  data = DataConfig(vocab=vocab)
+  start = os.fspath(plan.folder.path.resolve())
+  return config_tree.to_config_dict(
+    Run(model=plan.config, data=data, start=start)
+  )
+
+
+def of_workdir(workdir: str) -> Run:
+  """The config that a workdir was made with, with its own copy of a tokenizer.
+
+  Raises:
+    InputError: there is none, or it cannot be read.
+  """
+  path = epath.Path(workdir) / kept_tokenizer.CONFIG
+  if not path.exists():
+    raise errors.InputError(
+      f'{workdir} is not the workdir of a run: it has no '
+      f'{kept_tokenizer.CONFIG}'
+    )
+  try:
+    run = of_tree(json.loads(path.read_text()))
+  except (ValueError, errors.InputError) as e:
+    raise errors.InputError(
+      f'{path} cannot be read ({e}); use another --workdir'
+    ) from None
+  vocab = kept_tokenizer.resolved(run.data.vocab, workdir)
+  return dataclasses.replace(
+    run, data=dataclasses.replace(run.data, vocab=vocab)
+  )
+
+
+def of_tree(tree: dict[str, Any]) -> Run:
+  """The run of a tree that a run wrote, which may have names of before."""
+  return config_tree.from_config_dict(Run, old_keys.migrated(tree))
+
+
+def beside(file: str, name: str) -> ml_collections.ConfigDict:
+  """Another config in the folder of a config file, to be changed.
+
+  Args:
+    file: the `__file__` of the one that wants it.
+    name: the other's, and behind a colon what to pass to it.
+  """
+  folder = os.path.dirname(os.path.abspath(file))
+  return config_tree.to_config_dict(load(os.path.join(folder, name)))
+
+
+def vary(
+  c: ml_collections.ConfigDict,
+  variants: Mapping[str, Mapping[str, Any]],
+  name: str,
+) -> ml_collections.ConfigDict:
+  """Changes a config as one entry of a table says.
+
+  Args:
+    c: the config; it is changed.
+    variants: by name the keys to set, by their dotted path.
+    name: what stands behind the colon; '' is the first entry.
+
+  Raises:
+    InputError: there is no such entry.
+  """
+  name = name or next(iter(variants))
+  for key, value in table.lookup('variant', variants, name).items():
+    *path, last = key.split('.')
+    node = functools.reduce(lambda node, part: node[part], path, c)
+    node[last] = value
+  return c
+
+
+def load(
+  spec: str, overrides: Sequence[tuple[str, str]] = (), workdir: str = ''
+) -> Run:
+  """The run that a config file and flags describe.
+
+  Args:
+    spec: a path, and behind a colon what to pass to `get_config`; `tiny` is
+      applied to whatever the file says.
+    overrides: dotted paths and texts, in any order.
+    workdir: of the run; its copy of the tokenizer stands in for one whose file
+      is gone.
+
+  Raises:
+    InputError: no such file, an unknown key, a wrong type, parts that do not
+      fit together.
+  """
+  path, arg, tiny = _parts(spec)
+  found = _get_config(path, arg)
+  old_keys.check(overrides)
+  try:
+    old_keys.check_tree(found.to_dict())
+    run = config_tree.from_config_dict(Run, found)
+  except errors.InputError as e:
+    raise errors.InputError(f'{path}: {e}') from None
+  if tiny:
+    run = shrink(run)
+  run = config_tree.override_all(run, overrides)
+  given = {key for key, _ in overrides}
+  if tiny and 'data.files' in given and 'data.max_documents' not in given:
+    # Own text is taken whole: only the mixtures are cut short.
+    run = config_tree.override(run, 'data.max_documents', '0')
+  if workdir:
+    vocab = kept_tokenizer.adopted(run.data.vocab, workdir)
+    run = dataclasses.replace(
+      run, data=dataclasses.replace(run.data, vocab=vocab)
+    )
+  run.check()
+  # Not in `check`: what has been trained can be used whatever its schedule was.
+  run.opt.schedule.check(run.train.steps)
+  return run
+
+
+def default_workdir(spec: str) -> str:
+  """runs/<name of the config file>, with what stands behind the colon."""
+  path, _, arg = spec.partition(':')
+  words = [pathlib.PurePath(word).name for word in SEPARATOR.split(arg) if word]
+  return os.path.join('runs', '-'.join([pathlib.Path(path).stem, *words]))
+
+
+def _parts(spec: str) -> tuple[str, str, bool]:
+  """The path, what is passed to `get_config`, and whether to shrink the run.
+
+  Example: `zoo.py:olmoe:tiny`, `zoo.py:tiny,olmoe` and `zoo.py:olmoe,tiny` are
+  all zoo.py, olmoe and True.
+  """
+  path, _, arg = spec.partition(':')
+  # Anything else stays as it is: it may be a path.
+  rest = TINY.sub('', arg)
+  return path, rest.strip(':,'), rest != arg
+
+
+def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
+  get_config = getattr(user_files.load(path, 'config'), 'get_config', None)
+  if not callable(get_config):
+    raise errors.InputError(f'{path} has no function get_config()')
+  takes = len(inspect.signature(get_config).parameters)
+  if arg and not takes:
+    raise errors.InputError(
+      f'{path} takes nothing behind the colon but "tiny", not {arg!r}'
+    )
+  made = user_files.call(path, get_config, *([arg] if takes else []))
+  if not isinstance(made, ml_collections.ConfigDict):
+    raise errors.InputError(
+      f'{path}: get_config() must return a ConfigDict, not '
+      f'{type(made).__name__}'
+    )
+  return made

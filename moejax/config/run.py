@@ -1,0 +1,84 @@
+"""Run: every key that there is, as one tree of frozen dataclasses."""
+
+import dataclasses
+
+from moejax.core import errors, fields, resume
+from moejax.data.config import DataConfig
+from moejax.model.config import ModelConfig
+from moejax.parallel.mesh import MeshConfig
+from moejax.train.loop import TrainConfig
+from moejax.train.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig(fields.Checked):
+  """What is measured when a run has all its steps.
+
+  Attributes:
+    eval_batches: batches of each validation set; 0 for all. With fewer there
+      are no baselines beside the scores, as those are of the whole text.
+    samples: whether to generate some text.
+  """
+
+  eval_batches: int = fields.number(0, at_least=0, note='0: all')
+  samples: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(fields.Checked):
+  """Everything about a run; nothing else changes its result.
+
+  Attributes:
+    seed: of weights, data order and routers' noise.
+    model: the network.
+    data: what it reads.
+    opt: the optimiser.
+    train: steps, batch, and when to log, save and evaluate.
+    mesh: devices along each axis.
+    report: what is measured at the end.
+    start: whose weights the run begins with: a folder of a Hugging Face
+      checkpoint, or the workdir of another run; '' for fresh ones.
+    start_step: of such a run the checkpoint: newest, best (of the lowest
+      validation loss), or the number of a step.
+  """
+
+  seed: int = fields.number(0, at_least=0, below=2**63)
+  model: ModelConfig = ModelConfig()
+  data: DataConfig = DataConfig()
+  opt: OptimizerConfig = OptimizerConfig()
+  train: TrainConfig = TrainConfig()
+  mesh: MeshConfig = resume.key(resume.ROUNDING, MeshConfig())
+  report: ReportConfig = resume.key(resume.NOTHING, ReportConfig())
+  start: str = resume.key(resume.BEGINNING, '')
+  start_step: str = resume.key(resume.BEGINNING, 'newest')
+
+  def check(self) -> None:
+    """Raises InputError if the parts do not fit together."""
+    self.model.check()
+    self.data.check()
+    self.train.check()
+    if self.data.sequence_length > self.model.max_length:
+      raise errors.InputError(
+        f'data.sequence_length={self.data.sequence_length} is longer than '
+        f'model.max_length={self.model.max_length}; shorten the one or raise '
+        'the other'
+      )
+    self._check_start_step()
+    size = self.data.vocab.size
+    if size > self.model.vocab_size:
+      raise errors.InputError(
+        f'model.vocab_size={self.model.vocab_size} is smaller than the {size} '
+        f'ids of data.vocab; set model.vocab_size={size} or more'
+      )
+
+  def _check_start_step(self) -> None:
+    step = self.start_step
+    if step not in ('newest', 'best') and not step.isdecimal():
+      raise errors.InputError(
+        f'start_step={step!r} must be newest, best or the step of a checkpoint'
+      )
+    if step != 'newest' and not self.start:
+      raise errors.InputError(
+        f'start_step={step} is a checkpoint of the run in start, which is '
+        'empty: set start to the workdir of that run, or leave start_step out'
+      )

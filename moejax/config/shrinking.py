@@ -1,0 +1,100 @@
+"""`:tiny`: the same kind of run, small enough for a laptop."""
+
+import dataclasses
+from typing import Any
+
+from moejax.config.run import Run
+from moejax.model.attention.rope import Plain
+from moejax.model.config import ModelConfig
+from moejax.parallel.mesh import MeshConfig
+
+
+def shrink(run: Run) -> Run:
+  """The same run, small enough for a laptop: fewer of everything.
+
+  What kind of model it is stays: router, dispatcher, shared experts, first
+  dense layers, schedule. Weights are fresh: those of `start` would not fit.
+  """
+  model, moe = run.model, run.model.moe
+  groups = max(model.num_heads // model.kv_heads, 1)
+  experts = min(moe.num_experts, 8)
+  choices = experts + moe.zero_computation.num
+  # As a share of the run, so that --config.train.steps may be anything.
+  schedule = dataclasses.replace(run.opt.schedule, warmup=None)
+  dense = min(model.first_dense, 1)
+  data = dataclasses.replace(run.data, sequence_length=64)
+  if not data.files:
+    # Text that is here, and little of it.
+    data = dataclasses.replace(data, mixture='minipile', max_documents=20)
+  return dataclasses.replace(
+    run,
+    model=_with_scaling(
+      model.rope.scaling,
+      model,
+      width=64,
+      num_layers=dense + 2,
+      first_dense=dense,
+      moe_every=min(model.moe_every, 2),
+      num_heads=4,
+      num_kv_heads=max(4 // groups, 1),
+      head_dim=16,
+      heads=model.heads.shrunk(),
+      # Of 16 features an even number turns, two at least.
+      rope=dataclasses.replace(
+        model.rope,
+        share=max(round(8 * model.rope.share), 1) / 8,
+        scaling=Plain(),
+      ),
+      dense_width=128,
+      max_length=64,
+      token_chunks=1,
+      mtp_layers=min(model.mtp_layers, 1),
+      feed_forward=model.feed_forward.shrunk(),
+      vocab_size=run.data.vocab.size,
+      moe=dataclasses.replace(
+        moe,
+        num_experts=experts,
+        expert_width=32,
+        latent_width=min(moe.latent_width, 16),
+        num_shared=min(moe.num_shared, 1),
+        shared=dataclasses.replace(moe.shared, width=0),
+        router=_shrunk(moe.router, choices),
+        dispatcher=_shrunk(moe.dispatcher, experts),
+        balance=tuple(_shrunk(part, choices) for part in moe.balance),
+      ),
+    ),
+    data=data,
+    opt=dataclasses.replace(run.opt, schedule=schedule),
+    train=dataclasses.replace(
+      run.train,
+      steps=20,
+      batch_size=8,
+      micro_batches=1,
+      log_every=5,
+      checkpoint_every=10,
+      eval_every=20,
+      eval_batches=2,
+    ),
+    # Three seconds on two cores, where all validation text took minutes.
+    report=dataclasses.replace(run.report, eval_batches=4),
+    mesh=MeshConfig(),
+    start='',
+    start_step='newest',
+  )
+
+
+def _with_scaling(
+  scaling: Plain, model: ModelConfig, **changes: Any
+) -> ModelConfig:
+  """The model with changes, and a scaling for the features that then turn."""
+  model = dataclasses.replace(model, **changes)
+  scaling = scaling.shrunk(model.heads.turning(model))
+  rope = dataclasses.replace(model.rope, scaling=scaling)
+  return dataclasses.replace(model, rope=rope)
+
+
+def _shrunk(part: Any, num_experts: int) -> Any:
+  """The part for fewer experts, where it has something to say about that."""
+  shrunk = getattr(part, 'shrunk', None)
+  # A dense model has a router too, of which nothing is used.
+  return shrunk(num_experts) if shrunk and num_experts else part

@@ -1,0 +1,146 @@
+"""What all commands share: their flags, and overrides of config keys."""
+
+import argparse
+import difflib
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from moejax.core import errors, exits
+
+
+class _Parser(argparse.ArgumentParser):
+  """argparse whose errors are the one line that all our errors are."""
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    # Nor do the parsers of a command's parts take a part of a flag for it.
+    super().__init__(*args, allow_abbrev=False, **kwargs)
+    self.register('action', None, _Once)
+    self.register('action', 'store', _Once)
+
+  def error(self, message: str) -> None:
+    # Of `number` and `text`, which say the value behind the flag.
+    message = re.sub(r'^argument (--[\w-]+): =', r'\1=', message)
+    raise errors.InputError(f'{message}; see --help')
+
+
+class _Once(argparse.Action):
+  """Stores the value of a flag that is given once, and is not empty."""
+
+  given: Any = None
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    if values == '' and option_string:
+      parser.error(f'{option_string}= is empty')
+    if self.given is not None and self.given != values:
+      parser.error(
+        f'{option_string}={self.given} and {option_string}={values} contradict '
+        'each other; give one'
+      )
+    self.given = values
+    setattr(namespace, self.dest, values)
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+  """A parser whose help is the module's docstring, and the exit codes.
+
+  A flag has one value, which is not empty, unless its `action` is `append`.
+  """
+  flags = _Parser(
+    description=f'{doc}\n{exits.__doc__}',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  flags.add_argument(
+    exits.TRACE, action='store_true', help='show where an error comes from'
+  )
+  return flags
+
+
+def number(
+  kind: type, least: float = -math.inf, most: float = math.inf
+) -> Callable[[str], Any]:
+  """A `type=` for a flag whose value is a number between two bounds.
+
+  Example, number(int, 1, 9) with --limit=0:
+    --limit=0 must be from 1 to 9; see --help
+  """
+
+  def parse_number(text: str) -> Any:
+    try:
+      value = kind(text)
+    except ValueError:
+      name = 'a whole number' if kind is int else 'a number'
+      raise argparse.ArgumentTypeError(f'={text} is not {name}') from None
+    if not least <= value <= most or not math.isfinite(value):
+      if least > -math.inf and most < math.inf:
+        bounds = f'from {least} to {most}'
+      elif most < math.inf:
+        bounds = f'{most} or less'
+      else:
+        bounds = f'{least} or more' if least > -math.inf else 'finite'
+      raise argparse.ArgumentTypeError(f'={text} must be {bounds}')
+    return value
+
+  return parse_number
+
+
+# Of what is drawn: what JAX takes as the seed of a key.
+seed = number(int, 0, 2**63 - 1)
+
+
+def text(value: str) -> str:
+  """A `type=` for a flag whose value is text for a model, so valid UTF-8."""
+  try:
+    value.encode()
+  except UnicodeEncodeError as e:
+    raise argparse.ArgumentTypeError(
+      f'={value!r} is not UTF-8: character {e.start} is a byte that stands '
+      'for none'
+    ) from None
+  return value
+
+
+def parse(
+  flags: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+  """The flags, and the overrides `--config.a.b=text` in their order.
+
+  Raises:
+    InputError: an unknown flag, or an override without a value.
+  """
+  plain, overrides = [], []
+  rest = list(argv)
+  while rest:
+    word = rest.pop(0)
+    if not word.startswith('--config.'):
+      plain.append(word)
+      continue
+    key, equals, text = word.removeprefix('--config.').partition('=')
+    if not equals:
+      if not rest or rest[0].startswith('--'):
+        raise errors.InputError(f'{word} needs a value: {word}=...')
+      text = rest.pop(0)
+    overrides.append((key, text))
+  args, unknown = flags.parse_known_args(plain)
+  if unknown:
+    near = _nearest(flags, unknown[0])
+    flags.error(
+      f'unrecognized arguments: {" ".join(unknown)}'
+      + (f'; did you mean {near}?' if near else '')
+    )
+  return args, overrides
+
+
+def _nearest(flags: argparse.ArgumentParser, word: str) -> str:
+  """The flag that a word may have meant, of the command or a part of it."""
+  known = []
+  for action in flags._actions:
+    known += action.option_strings
+    if isinstance(action, argparse._SubParsersAction):
+      for part in action.choices.values():
+        known += part._option_string_actions
+  name = word.partition('=')[0].replace('-', '_')
+  spelled = {flag.replace('-', '_'): flag for flag in known}
+  near = difflib.get_close_matches(name, spelled, n=1, cutoff=0.75)
+  return spelled[near[0]] if near and word.startswith('--') else ''

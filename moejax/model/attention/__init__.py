@@ -1,0 +1,1 @@
+"""Attention: kinds of heads, rotary positions, cores and caches."""

@@ -1,0 +1,140 @@
+"""Multi-head and grouped-query attention around the attention core."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from moejax.model import norm
+from moejax.model.attention import dot_product
+from moejax.model.config import ModelConfig
+
+
+class Attention(nnx.Module):
+  """Causal self-attention in which packed documents never see each other."""
+
+  def __init__(
+    self,
+    config: ModelConfig,
+    platform: str,
+    key: jax.Array,
+    mesh: Mesh | None = None,
+  ):
+    heads, groups = config.num_heads, config.kv_heads
+    keys = jax.random.split(key, 4)
+    shape_q = (config.width, heads, config.head_dim)
+    shape_kv = (config.width, groups, config.head_dim)
+
+    def param(key, shape, axes):
+      return nnx.Param(
+        config.init_std * jax.random.normal(key, shape),
+        axes=axes,
+        decays=True,
+      )
+
+    def zeros(shape, axes):
+      return nnx.Param(jnp.zeros(shape), axes=axes, decays=False)
+
+    axes_in = ('embed', 'heads', 'head_dim')
+    self.w_q_DHK = param(keys[0], shape_q, axes_in)
+    self.w_k_DGK = param(keys[1], shape_kv, axes_in)
+    self.w_v_DGK = param(keys[2], shape_kv, axes_in)
+    self.w_o_HKD = param(
+      keys[3],
+      (heads, config.head_dim, config.width),
+      ('heads', 'head_dim', 'embed'),
+    )
+    if config.qkv_bias:
+      self.b_q_HK = zeros(shape_q[1:], axes_in[1:])
+      self.b_k_GK = zeros(shape_kv[1:], axes_in[1:])
+      self.b_v_GK = zeros(shape_kv[1:], axes_in[1:])
+    if config.out_bias:
+      self.b_o_D = zeros((config.width,), ('embed',))
+    if config.qk_norm != 'none':
+      make = norm.NORMS[config.qk_norm]
+      self.norm_q = make(shape_q[1:], config.norm_eps)
+      self.norm_k = make(shape_kv[1:], config.norm_eps)
+    if config.sinks:
+      self.sink_H = zeros((heads,), ('heads',))
+    self.rope, self.platform = config.rope, platform
+    self.norm_turned = config.qk_norm_turned
+    self.factor = self.rope.scaling.score_factor
+    if config.scales.scores:
+      self.factor *= config.scales.scores * math.sqrt(config.head_dim)
+    self.core = dot_product.choose(config.attention, platform, mesh)
+
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    turn: tuple[jax.Array, jax.Array],
+    segment_BL: jax.Array,
+    window: jax.Array | None = None,
+  ) -> jax.Array:
+    """Tokens see earlier tokens of their own segment.
+
+    Args:
+      x_BLD: activations.
+      turn: from `rope`.
+      segment_BL: documents.
+      window: int32 scalar, how many tokens back they see; 0 for all. None
+        leaves it to faster kernels, which have no window.
+    """
+    q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, turn)
+    core = self.core
+    if window is not None or hasattr(self, 'sink_H'):
+      core = functools.partial(
+        dot_product.whole, window=window, sink_H=self._sink()
+      )
+    return self._output(core(q_BLHK, k_BLGK, v_BLGK, segment_BL))
+
+  def step(
+    self,
+    x_BLD: jax.Array,
+    turn: tuple[jax.Array, jax.Array],
+    position_BL: jax.Array,
+    cache: tuple[jax.Array, jax.Array],
+    window: jax.Array | None = None,
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The same with earlier tokens in a cache, which is returned with these."""
+    q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, turn)
+    row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
+    k_BSGK = cache[0].at[row_B1, position_BL].set(k_BLGK)
+    v_BSGK = cache[1].at[row_B1, position_BL].set(v_BLGK)
+    mask_BLS = dot_product.seen(position_BL, k_BSGK.shape[1], window)
+    o_BLHK = dot_product.attend_cache(
+      q_BLHK, k_BSGK, v_BSGK, mask_BLS, self._sink()
+    )
+    return self._output(o_BLHK), (k_BSGK, v_BSGK)
+
+  def _sink(self) -> jax.Array | None:
+    return self.sink_H[...] if hasattr(self, 'sink_H') else None
+
+  def _project(self, x_BLD, turn):
+    q, k, v = (
+      jnp.einsum('BLD,DHK->BLHK', x_BLD, w[...].astype(x_BLD.dtype))
+      for w in (self.w_q_DHK, self.w_k_DGK, self.w_v_DGK)
+    )
+    if hasattr(self, 'b_q_HK'):
+      biases = (self.b_q_HK, self.b_k_GK, self.b_v_GK)
+      q, k, v = (
+        x + b[...].astype(x.dtype)
+        for x, b in zip((q, k, v), biases, strict=True)
+      )
+    if hasattr(self, 'norm_q') and not self.norm_turned:
+      q, k = self.norm_q(q), self.norm_k(k)
+    q, k = (self.rope.rotate(x, turn, self.platform) for x in (q, k))
+    if hasattr(self, 'norm_q') and self.norm_turned:
+      q, k = self.norm_q(q), self.norm_k(k)
+    if self.factor != 1:
+      q, k = (x * math.sqrt(self.factor) for x in (q, k))
+    return q, k, v
+
+  def _output(self, o_BLHK: jax.Array) -> jax.Array:
+    w_o = self.w_o_HKD[...].astype(o_BLHK.dtype)
+    out_BLD = jnp.einsum('BLHK,HKD->BLD', o_BLHK, w_o)
+    if hasattr(self, 'b_o_D'):
+      out_BLD += self.b_o_D[...].astype(out_BLD.dtype)
+    return out_BLD

@@ -1,0 +1,119 @@
+"""HEADS: what queries, keys and values are made of; the sizes of each kind.
+
+`grouped.py` has the module for `grouped`, `latent.py` that for `latent`. Here
+is what a config, a cache and a count must know of them.
+"""
+
+import dataclasses
+from typing import Any
+
+from moejax.core import errors, fields
+
+QK_NORMS = ('none', 'head', 'width')
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouped:
+  """Multi-head and grouped-query attention (arXiv 2305.13245).
+
+  Every key-value head serves model.num_heads / model.num_kv_heads query heads.
+  """
+
+  def check(self, model: Any) -> None:
+    """Raises InputError if the model's sizes do not fit."""
+    model.rope.turning(model.head_dim)
+
+  def turning(self, model: Any) -> int:
+    """Features of a query head that rotary positions turn."""
+    return model.rope.turning(model.head_dim)
+
+  def slots(self, model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of a token in a cache: heads and width of its keys, and of its values."""
+    return (model.kv_heads, model.head_dim), (model.kv_heads, model.head_dim)
+
+  def widths(self, model: Any) -> int:
+    """Of one head: features of a query and of a value, summed."""
+    return 2 * model.head_dim
+
+  def shrunk(self) -> 'Grouped':
+    """The same for a model that is shrunk to a laptop's."""
+    return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent(fields.Checked):
+  """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+
+  Keys and values are made of one small vector per token, which is all that a
+  cache must hold, and of one key with positions that all heads share. A query
+  has `model.head_dim` features without position and `rope_dim` with.
+
+  Attributes:
+    kv_rank: features of that vector.
+    q_rank: features of a vector that queries are made of; 0: they are made of
+      the activations.
+    rope_dim: features of a query, and of the shared key, with positions.
+    value_dim: features of a value.
+    norm_eps: added to the mean square in the norms of the small vectors; 0:
+      `model.norm_eps`. The released DeepSeek models have 1e-6 for both,
+      Moonlight and GLM-4.7-Flash 1e-5 for the others.
+  """
+
+  kv_rank: int = fields.number(512, at_least=1)
+  q_rank: int = fields.number(0, at_least=0, note='0: none')
+  rope_dim: int = fields.number(64, at_least=1)
+  value_dim: int = fields.number(128, at_least=1)
+  norm_eps: float = fields.number(
+    0.0, at_least=0, at_most=1, note='0: model.norm_eps'
+  )
+
+  def check(self, model: Any) -> None:
+    """Raises InputError if the model's sizes do not fit."""
+    if self.rope_dim % 2:
+      raise errors.InputError(
+        f'model.heads.rope_dim={self.rope_dim} must be even: rotary positions '
+        'turn pairs of features'
+      )
+    model.rope.scaling.check(self.rope_dim)
+    off = {
+      'num_kv_heads': model.kv_heads == model.num_heads,
+      'rope.share': model.rope.share == 1,
+      'qk_norm': model.qk_norm == 'none',
+      'scales.scores': not model.scales.scores,
+      'sinks': not model.sinks,
+      'windows': not any(model.windows),
+      'qkv_bias': not model.qkv_bias,
+      'out_bias': not model.out_bias,
+    }
+    wrong = [f'model.{name}' for name, is_off in off.items() if not is_off]
+    if wrong:
+      raise errors.InputError(
+        f'model.heads=latent does not go with {", ".join(wrong)}; leave that '
+        'at its default'
+      )
+
+  def turning(self, model: Any) -> int:
+    """Features of a query head that rotary positions turn."""
+    del model
+    return self.rope_dim
+
+  def slots(self, model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of a token in a cache: heads and width of its keys, and of its values.
+
+    The vector, and the shared key behind it; values are made of the vector.
+    """
+    del model
+    return (1, self.kv_rank + self.rope_dim), (1, 0)
+
+  def widths(self, model: Any) -> int:
+    """Of one head: features of a query and of a value, summed."""
+    return model.head_dim + self.rope_dim + self.value_dim
+
+  def shrunk(self) -> 'Latent':
+    """The same for a model that is shrunk to a laptop's."""
+    return Latent(
+      min(self.kv_rank, 32), min(self.q_rank, 32), 8, 16, self.norm_eps
+    )
+
+
+HEADS = {'grouped': Grouped, 'latent': Latent}

@@ -1,0 +1,148 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+
+  c_R    = norm(x W_dkv)                    one latent vector per token   (9)
+  k_Hn   = c_R W_uk      v_HV = c_R W_uv    keys and values by head   (10), (11)
+  k_r    = rope(x W_kr)                     one key that all heads share    (15)
+  q_Hn   = norm(x W_dq) W_uq                or x W_q without a rank  (12), (13)
+  q_Hr   = rope(norm(x W_dq) W_qr)                                          (14)
+  score  = ([q_n, q_r] . [k_n, k_r]) / sqrt(n + r)                   (16), (17)
+
+A cache holds c_R and k_r alone. In decoding W_uk moves to the query's side and
+W_uv behind the sum (section 2.1.2): q_n . (c W_uk) = (q_n W_uk^T) . c, so that
+no key or value of a head is ever made of the tokens in the cache.
+
+The norms of the latent vectors are in the authors' code and in section 3.1.2.
+W_dkv and W_kr are one matrix here, as are W_uk and W_uv, W_uq and W_qr.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from moejax.model import norm
+from moejax.model.attention import dot_product
+from moejax.model.config import ModelConfig
+
+
+class LatentAttention(nnx.Module):
+  """Attention whose keys and values are made of one small vector per token."""
+
+  def __init__(
+    self,
+    config: ModelConfig,
+    platform: str,
+    key: jax.Array,
+    mesh: Mesh | None = None,
+  ):
+    of, heads = config.heads, config.num_heads
+    self.plain, self.turned = config.head_dim, of.rope_dim
+    self.rank, self.rope = of.kv_rank, config.rope
+    self.platform = platform
+    keys = jax.random.split(key, 5)
+    width_q = self.plain + self.turned
+    eps = of.norm_eps or config.norm_eps
+
+    def param(key, shape, axes):
+      return nnx.Param(
+        config.init_std * jax.random.normal(key, shape),
+        axes=axes,
+        decays=True,
+      )
+
+    by_head = ('heads', 'head_dim')
+    if of.q_rank:
+      shape = (config.width, of.q_rank)
+      self.w_dq_DQ = param(keys[0], shape, ('embed', 'unsharded'))
+      self.norm_q = norm.RMSNorm(of.q_rank, eps, 'unsharded')
+      shape = (of.q_rank, heads, width_q)
+      self.w_uq_QHK = param(keys[1], shape, ('rank', *by_head))
+    else:
+      shape = (config.width, heads, width_q)
+      self.w_q_DHK = param(keys[1], shape, ('embed', *by_head))
+    shape = (config.width, of.kv_rank + of.rope_dim)
+    self.w_dkv_DR = param(keys[2], shape, ('embed', 'unsharded'))
+    self.norm_kv = norm.RMSNorm(of.kv_rank, eps, 'unsharded')
+    shape = (of.kv_rank, heads, self.plain + of.value_dim)
+    self.w_ukv_RHK = param(keys[3], shape, ('rank', *by_head))
+    shape = (heads, of.value_dim, config.width)
+    self.w_o_HVD = param(keys[4], shape, (*by_head, 'embed'))
+    self.core = dot_product.choose(config.attention, platform, mesh)
+
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    turn: tuple[jax.Array, jax.Array],
+    segment_BL: jax.Array,
+    window: None = None,
+  ) -> jax.Array:
+    """Tokens see earlier tokens of their own segment."""
+    del window
+    q_BLHK = jnp.concatenate(self._queries(x_BLD, turn), axis=-1)
+    c_BLR, k_BL1r = self._latent(x_BLD, turn)
+    kv_BLHK = jnp.einsum('BLR,RHK->BLHK', c_BLR, self._up(x_BLD.dtype))
+    k_BLHn, v_BLHV = jnp.split(kv_BLHK, [self.plain], axis=-1)
+    shared = jnp.broadcast_to(k_BL1r, (*k_BLHn.shape[:-1], self.turned))
+    k_BLHK = jnp.concatenate([k_BLHn, shared], axis=-1)
+    o_BLHV = dot_product.of_widths(
+      self.core, q_BLHK, k_BLHK, v_BLHV, segment_BL
+    )
+    return self._output(o_BLHV)
+
+  def step(
+    self,
+    x_BLD: jax.Array,
+    turn: tuple[jax.Array, jax.Array],
+    position_BL: jax.Array,
+    cache: tuple[jax.Array, jax.Array],
+    window: None = None,
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The same with earlier tokens in a cache, which is returned with these."""
+    del window
+    q_BLHn, q_BLHr = self._queries(x_BLD, turn)
+    c_BLR, k_BL1r = self._latent(x_BLD, turn)
+    row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
+    new_BL1K = jnp.concatenate([c_BLR[:, :, None], k_BL1r], axis=-1)
+    kept_BS1K = cache[0].at[row_B1, position_BL].set(new_BL1K)
+    up_RHK = self._up(x_BLD.dtype)
+    up_RHn, up_RHV = up_RHK[..., : self.plain], up_RHK[..., self.plain :]
+    q_BLHR = jnp.einsum('BLHn,RHn->BLHR', q_BLHn, up_RHn)
+    # The core divides by the root of the width it sees.
+    seen, meant = self.rank + self.turned, self.plain + self.turned
+    q_BLHK = jnp.concatenate([q_BLHR, q_BLHr], axis=-1) * (seen / meant) ** 0.5
+    mask_BLS = dot_product.seen(position_BL, kept_BS1K.shape[1])
+    o_BLHR = dot_product.attend_cache(
+      q_BLHK, kept_BS1K, kept_BS1K[..., : self.rank], mask_BLS
+    )
+    o_BLHV = jnp.einsum('BLHR,RHV->BLHV', o_BLHR, up_RHV)
+    return self._output(o_BLHV), (kept_BS1K, cache[1])
+
+  def _queries(self, x_BLD, turn):
+    """Features without position, and with."""
+    dtype = x_BLD.dtype
+    if hasattr(self, 'w_dq_DQ'):
+      c_BLQ = self.norm_q(x_BLD @ self.w_dq_DQ[...].astype(dtype))
+      w_QHK = self.w_uq_QHK[...].astype(dtype)
+      q_BLHK = jnp.einsum('BLQ,QHK->BLHK', c_BLQ, w_QHK)
+    else:
+      w_DHK = self.w_q_DHK[...].astype(dtype)
+      q_BLHK = jnp.einsum('BLD,DHK->BLHK', x_BLD, w_DHK)
+    factor = self.rope.scaling.score_factor
+    q_BLHK = q_BLHK if factor == 1 else q_BLHK * factor
+    q_BLHn, q_BLHr = jnp.split(q_BLHK, [self.plain], axis=-1)
+    return q_BLHn, self.rope.rotate(q_BLHr, turn, self.platform)
+
+  def _latent(self, x_BLD, turn):
+    """c_BLR, normalised, and the key that all heads share, k_BL1r."""
+    both = x_BLD @ self.w_dkv_DR[...].astype(x_BLD.dtype)
+    c_BLR, k_BLr = jnp.split(both, [self.rank], axis=-1)
+    return self.norm_kv(c_BLR), self.rope.rotate(
+      k_BLr[:, :, None], turn, self.platform
+    )
+
+  def _up(self, dtype):
+    return self.w_ukv_RHK[...].astype(dtype)
+
+  def _output(self, o_BLHV: jax.Array) -> jax.Array:
+    w_o = self.w_o_HVD[...].astype(o_BLHV.dtype)
+    return jnp.einsum('BLHV,HVD->BLD', o_BLHV, w_o)

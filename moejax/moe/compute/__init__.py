@@ -1,0 +1,1 @@
+"""Expert computation: rows grouped by expert through their matrices."""

@@ -1,0 +1,179 @@
+"""Gather, SwiGLU experts and weighted combine in one loop, for CPU.
+
+  fused = FusedSwiglu()
+  grouping = permute.group(expert_A, E, fused.row_multiple)
+  out_TD = fused(
+    x_TD, weight_A, token_A, grouping, w_gate_up_EDF, w_down_EFD)
+
+is what the three steps give,
+
+  x_RD = permute.gather(x_TD, token_A, grouping)
+  z_RF = multiply(x_RD, w_gate_up_EDF, size_E)     # [D, 2 F]: gate, then up
+  y_RD = multiply(silu(gate_RF) * up_RF, w_down_EFD, size_E)
+  out_TD = permute.combine(y_RD, weight_A, token_A, grouping, T)
+
+for any list of assignments, gradients to `x_TD`, `weight_A` and both weights
+included. A piece of rows goes through all of it while it lies in the cache, and
+neither the rows nor the outputs of the experts, nor their gradients, exist as
+arrays: only the pre-activations z_RF are written down, for the gradient.
+
+The gradient to a weight needs no output of an expert either: with a the hidden
+activations of its row and g = dout W_down^T, it is <dout, a W_down> = <g, a>.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import varying
+from moejax.moe.compute import blocks, permute
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedSwiglu:
+  """Routed SwiGLU experts over local tokens; see the module's docstring."""
+
+  cut: blocks.Blocks = blocks.Blocks()
+
+  @property
+  def row_multiple(self) -> int:
+    return self.cut.block
+
+  def __call__(
+    self,
+    x_TD: jax.Array,
+    weight_A: jax.Array,
+    token_A: jax.Array,
+    grouping: permute.Grouping,
+    w_gate_up_EDF: jax.Array,
+    w_down_EFD: jax.Array,
+  ) -> jax.Array:
+    A = token_A.shape[0]
+    used_R = grouping.assignment_R < A
+    assignment_R = jnp.where(used_R, grouping.assignment_R, 0)
+    # A padding row is a copy of token 0, with weight zero.
+    token_R = jnp.where(used_R, token_A[assignment_R], 0)
+    weight_R = jnp.where(used_R, weight_A[assignment_R], 0)
+    return _fused(
+      self.cut,
+      *varying.together(
+        x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, grouping.size_E
+      ),
+    )
+
+
+def _tokens(x_TD, token_B):
+  return x_TD.at[token_B].get(mode='promise_in_bounds')
+
+
+def _add_rows(out_TD, rows_BD, token_B):
+  return out_TD.at[token_B].add(rows_BD, mode='promise_in_bounds')
+
+
+def activate(gate_BF: jax.Array, up_BF: jax.Array) -> jax.Array:
+  """silu(gate) * up, in float32."""
+  gate_BF, up_BF = (z.astype(jnp.float32) for z in (gate_BF, up_BF))
+  return jax.nn.silu(gate_BF) * up_BF
+
+
+def activate_grad(
+  gate_BF: jax.Array, up_BF: jax.Array, da_BF: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Its gradients to both."""
+  gate_BF, up_BF = (z.astype(jnp.float32) for z in (gate_BF, up_BF))
+  sig_BF = jax.nn.sigmoid(gate_BF)
+  dgate_BF = da_BF * up_BF * sig_BF * (1 + gate_BF * (1 - sig_BF))
+  return dgate_BF, da_BF * gate_BF * sig_BF
+
+
+def _halves(z_BF):
+  return jnp.split(z_BF.astype(jnp.float32), 2, axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E):
+  return _fused_fwd(
+    cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E
+  )[0]
+
+
+def _fused_fwd(cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E):
+  dtype, R = x_TD.dtype, token_R.shape[0]
+
+  def visit(expert, pieces, carry):
+    w_DF = blocks.weights(w_gate_up_EDF, expert, dtype)
+    w_FD = blocks.weights(w_down_EFD, expert, dtype)
+
+    def body(start, length, carry):
+      out_TD, z_RF = carry
+      token_B = blocks.read(token_R, start, length)
+      weight_B1 = blocks.read(weight_R, start, length)[:, None]
+      z_BF = blocks.dot(_tokens(x_TD, token_B), w_DF, 1, 0).astype(dtype)
+      a_BF = (activate(*_halves(z_BF)) * weight_B1).astype(dtype)
+      out_TD = _add_rows(out_TD, blocks.dot(a_BF, w_FD, 1, 0), token_B)
+      return out_TD, blocks.write(z_RF, z_BF, start)
+
+    return pieces(body, carry)
+
+  out_TD = jnp.zeros((x_TD.shape[0], w_down_EFD.shape[2]), jnp.float32)
+  z_RF = jnp.zeros((R, w_gate_up_EDF.shape[2]), dtype)
+  carry = tuple(varying.match(zero, x_TD) for zero in (out_TD, z_RF))
+  out_TD, z_RF = cut.each_expert(size_E, R, visit, carry)
+  kept = (x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E, z_RF)
+  return out_TD.astype(dtype), kept
+
+
+def _fused_bwd(cut, kept, dout_TD):
+  x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E, z_RF = kept
+  dtype, R = x_TD.dtype, token_R.shape[0]
+
+  def zeros(shape, dtype=jnp.float32):
+    return varying.match(jnp.zeros(shape, dtype), x_TD)
+
+  def visit(expert, pieces, carry):
+    w_DF = blocks.weights(w_gate_up_EDF, expert, dtype)
+    w_FD = blocks.weights(w_down_EFD, expert, dtype)
+
+    def body(start, length, carry):
+      dx_TD, dweight_R, dw_DF, dw_FD = carry
+      token_B = blocks.read(token_R, start, length)
+      weight_B1 = blocks.read(weight_R, start, length)[:, None]
+      dout_BD = _tokens(dout_TD, token_B)
+      g_BF = blocks.dot(dout_BD, w_FD, 1, 1)
+      z_BF = blocks.read(z_RF, start, length)
+      a_BF = activate(*_halves(z_BF))
+      dweight_B = jnp.sum(g_BF * a_BF, axis=1)
+      a_BF = (a_BF * weight_B1).astype(dtype)
+      dz = activate_grad(*_halves(z_BF), g_BF * weight_B1)
+      dz_BF = jnp.concatenate(dz, axis=1).astype(dtype)
+      dx_BD = blocks.dot(dz_BF, w_DF, 1, 1)
+      return (
+        _add_rows(dx_TD, dx_BD, token_B),
+        blocks.write(dweight_R, dweight_B, start),
+        dw_DF + blocks.dot(_tokens(x_TD, token_B), dz_BF, 0, 0),
+        dw_FD + blocks.dot(a_BF, dout_BD, 0, 0),
+      )
+
+    dx_TD, dweight_R, dw_gate_up_EDF, dw_down_EFD = carry
+    nothing = (dx_TD, dweight_R, zeros(w_DF.shape), zeros(w_FD.shape))
+    dx_TD, dweight_R, dw_DF, dw_FD = pieces(body, nothing)
+    return (
+      dx_TD,
+      dweight_R,
+      blocks.set_weights(dw_gate_up_EDF, dw_DF, expert),
+      blocks.set_weights(dw_down_EFD, dw_FD, expert),
+    )
+
+  carry = (
+    zeros(x_TD.shape),
+    zeros(weight_R.shape),
+    zeros(w_gate_up_EDF.shape, w_gate_up_EDF.dtype),
+    zeros(w_down_EFD.shape, w_down_EFD.dtype),
+  )
+  dx_TD, *grads = cut.each_expert(size_E, R, visit, carry)
+  return dx_TD.astype(dtype), *grads, None, None
+
+
+_fused.defvjp(_fused_fwd, _fused_bwd)

@@ -1,0 +1,156 @@
+"""One matmul per expert over rows grouped by expert: one contract, a table.
+
+  multiply = GROUPED_MATMULS['blocked']()
+  y_RF = multiply(x_RD, w_EDF, size_E)
+
+Group e's rows times w_EDF[e]. The groups are contiguous from row 0 in the order
+of the experts, every size is a multiple of `multiply.row_multiple`, and rows
+beyond the last group give zeros. Gradients are exact, and zero for an expert
+without rows. Sums are made in float32; the result has the dtype of `x_RD`, the
+weights may have another (they are cast where they are used, and their gradient
+has their own).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import varying
+from moejax.moe.compute import blocks, grouped_matmul_kernels
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """Slow and obvious: every row times every expert, then masked."""
+
+  row_multiple: int = 1
+
+  def __call__(self, x_RD, w_EDF, size_E):
+    end_E = jnp.cumsum(size_E)
+    row_R1 = jnp.arange(x_RD.shape[0])[:, None]
+    mask_RE = (row_R1 < end_E) & (row_R1 >= end_E - size_E)
+    y_REF = jnp.einsum(
+      'rd,edf->ref',
+      x_RD,
+      w_EDF.astype(x_RD.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    y_RF = jnp.sum(jnp.where(mask_RE[..., None], y_REF, 0), axis=1)
+    return y_RF.astype(x_RD.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class RaggedDot:
+  """`jax.lax.ragged_dot`: the fallback for accelerators.
+
+  On CPU it is 60 times too slow. Compiled for TPU, its output and the gradient
+  of the rows are kernels, but the gradient of the weights is a product of all
+  rows with each expert: E times the work.
+  """
+
+  row_multiple: int = 1
+
+  def __call__(self, x_RD, w_EDF, size_E):
+    y_RF = jax.lax.ragged_dot(
+      x_RD,
+      w_EDF.astype(x_RD.dtype),
+      size_E,
+      preferred_element_type=jnp.float32,
+    )
+    used_R1 = jnp.arange(x_RD.shape[0])[:, None] < jnp.sum(size_E)
+    return jnp.where(used_R1, y_RF, 0).astype(x_RD.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocked:
+  """A loop over pieces of rows, each of one expert (see `moe.blocks`).
+
+  Its own gradient accumulates dW in place: the gradient that JAX derives from
+  a loop carries a whole weight tensor through every step.
+  """
+
+  cut: blocks.Blocks = blocks.Blocks()
+
+  @property
+  def row_multiple(self) -> int:
+    return self.cut.block
+
+  def __call__(self, x_RD, w_EDF, size_E):
+    return _blocked(self.cut, *varying.together(x_RD, w_EDF, size_E))
+
+
+@dataclasses.dataclass(frozen=True)
+class Batched:
+  """One batched matmul, for groups that all have the same number of rows."""
+
+  row_multiple: int = 1
+
+  def __call__(self, x_RD, w_EDF, size_E):
+    del size_E
+    x_ECD = x_RD.reshape(w_EDF.shape[0], -1, x_RD.shape[1])
+    y_ECF = jnp.einsum(
+      'ecd,edf->ecf',
+      x_ECD,
+      w_EDF.astype(x_RD.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    return y_ECF.reshape(x_RD.shape[0], -1).astype(x_RD.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blocked(cut, x_RD, w_EDF, size_E):
+  def visit(expert, pieces, y_RF):
+    w_DF = blocks.weights(w_EDF, expert, x_RD.dtype)
+
+    def body(start, length, y_RF):
+      x_BD = blocks.read(x_RD, start, length)
+      return blocks.write(y_RF, blocks.dot(x_BD, w_DF, 1, 0), start)
+
+    return pieces(body, y_RF)
+
+  y_RF = jnp.zeros((x_RD.shape[0], w_EDF.shape[2]), x_RD.dtype)
+  y_RF = varying.match(y_RF, x_RD)
+  return cut.each_expert(size_E, x_RD.shape[0], visit, y_RF)
+
+
+def _blocked_fwd(cut, x_RD, w_EDF, size_E):
+  return _blocked(cut, x_RD, w_EDF, size_E), (x_RD, w_EDF, size_E)
+
+
+def _blocked_bwd(cut, kept, dy_RF):
+  x_RD, w_EDF, size_E = kept
+
+  def visit(expert, pieces, carry):
+    w_DF = blocks.weights(w_EDF, expert, x_RD.dtype)
+
+    def body(start, length, carry):
+      dx_RD, dw_DF = carry
+      dy_BF = blocks.read(dy_RF, start, length)
+      dx_RD = blocks.write(dx_RD, blocks.dot(dy_BF, w_DF, 1, 1), start)
+      x_BD = blocks.read(x_RD, start, length)
+      return dx_RD, dw_DF + blocks.dot(x_BD, dy_BF, 0, 0)
+
+    dx_RD, dw_EDF = carry
+    dw_DF = varying.match(jnp.zeros(w_DF.shape, jnp.float32), x_RD)
+    dx_RD, dw_DF = pieces(body, (dx_RD, dw_DF))
+    return dx_RD, blocks.set_weights(dw_EDF, dw_DF, expert)
+
+  carry = (jnp.zeros_like(x_RD), jnp.zeros_like(w_EDF))
+  carry = tuple(varying.match(zero, x_RD) for zero in carry)
+  dx_RD, dw_EDF = cut.each_expert(size_E, x_RD.shape[0], visit, carry)
+  return dx_RD, dw_EDF, None
+
+
+_blocked.defvjp(_blocked_fwd, _blocked_bwd)
+
+GROUPED_MATMULS: dict[str, Callable] = {
+  'batched': Batched,
+  'blocked': Blocked,
+  'megablox': grouped_matmul_kernels.Megablox,
+  'ragged_dot': RaggedDot,
+  'reference': Reference,
+  'tokamax': grouped_matmul_kernels.Tokamax,
+}

@@ -1,0 +1,128 @@
+"""The products of SwiGLU experts, each with what comes of it, as TPU kernels.
+
+  forward   a = silu(x w_gate) * (x w_up)
+  backward  the same again or kept, g = dout w_down^T, and at once
+            a weight, <g, a>, and g's gradients dgate and dup
+  rows      dx = dgate w_gate^T + dup w_up^T
+
+No array lies between a product and what comes of it. Rows of no expert hold
+anything: `moe.kernel_swiglu` says why that is no harm.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from moejax.moe.compute import fused_swiglu
+from moejax.moe.compute.grouped_kernel import Given, Work, run
+from moejax.moe.compute.grouped_matmul_kernels import (
+  Megablox,
+  padded,
+  unchecked,
+)
+
+Weights = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def forward(
+  kernel: Megablox,
+  x_RD: jax.Array,
+  w: Weights,
+  size_E: jax.Array,
+  keep: bool,
+) -> list[jax.Array]:
+  """a_RF in the type of `x_RD`; with `keep` also gate_RF and up_RF."""
+
+  def finish(sums, _):
+    # As they are kept: rounded.
+    gate, up = (s.astype(x_RD.dtype) for s in sums)
+    a = fused_swiglu.activate(gate, up)
+    return (a, gate, up) if keep else (a,)
+
+  work = Work(
+    sums=(((0, 0),), ((0, 1),)),
+    outs=(x_RD.dtype,) * (3 if keep else 1),
+    finish=finish,
+    transpose=(False, False),
+    temporaries=3,
+  )
+  return _run(kernel, work, Given((x_RD,), w[:2]), size_E)
+
+
+def backward(
+  kernel: Megablox,
+  kept: tuple[jax.Array, ...],
+  dout_RD: jax.Array,
+  weight_R1: jax.Array,
+  w: Weights,
+  size_E: jax.Array,
+) -> list[jax.Array]:
+  """a_RF times its weight, dgate_RF, dup_RF, and <g, a> in parts [R, P].
+
+  Args:
+    kernel: for its tiles of rows.
+    kept: x_RD alone: then gate and up are computed again. Or x_RD, gate_RF and
+      up_RF; x_RD is not read then.
+    dout_RD: rows of the output's gradient.
+    weight_R1: of each row's assignment, float32.
+    w: the experts.
+    size_E: rows of each.
+  """
+  (x_RD, *z), dtype = kept, dout_RD.dtype
+  again = not z
+
+  def finish(sums, beside):
+    *made, weight = (*sums[1:], *beside)
+    gate, up = (part.astype(dtype) for part in made)
+    g = sums[0].astype(dtype).astype(jnp.float32)
+    a = fused_swiglu.activate(gate, up)
+    dz = fused_swiglu.activate_grad(gate, up, g * weight)
+    return a * weight, *dz, g * a
+
+  work = Work(
+    sums=(((0, 0),), ((1, 1),), ((1, 2),)) if again else (((0, 0),),),
+    outs=(dtype,) * 3,
+    finish=finish,
+    transpose=(True, False, False) if again else (True,),
+    partial=True,
+    temporaries=5,
+  )
+  given = (
+    Given((dout_RD, x_RD), (w[2], *w[:2]), (weight_R1,))
+    if again
+    else Given((dout_RD,), w[2:], (*z, weight_R1))
+  )
+  return _run(kernel, work, given, size_E)
+
+
+def rows(
+  kernel: Megablox,
+  dz: list[jax.Array],
+  w: Weights,
+  size_E: jax.Array,
+) -> jax.Array:
+  """dx_RD of dgate_RF and dup_RF."""
+  work = Work(
+    sums=(((0, 0), (1, 1)),),
+    outs=(dz[0].dtype,),
+    finish=lambda sums, _: sums,
+    transpose=(True, True),
+  )
+  return _run(kernel, work, Given(tuple(dz), w[:2]), size_E)[0]
+
+
+def _run(kernel, work, given, size_E):
+  """The results' R rows, though there must be whole tiles of them."""
+  num_rows = given.xs[0].shape[0]
+  tile = kernel.row_tile(num_rows, size_E.shape[0])
+  given = Given(
+    tuple(padded(x, tile) for x in given.xs),
+    tuple(w.astype(given.xs[0].dtype) for w in given.ws),
+    tuple(padded(z, tile) for z in given.beside),
+  )
+  leaves, structure = jax.tree.flatten((given, size_E))
+
+  def call(*leaves):
+    given, size_E = jax.tree.unflatten(structure, leaves)
+    return run(work, given, size_E, tile, kernel.interpret)
+
+  return [y[:num_rows] for y in unchecked(call, *leaves)]

@@ -1,0 +1,24 @@
+"""Experts come to the tokens: no row travels."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class GatherExperts:
+  """Every device is given the weights of all experts, as FSDP does.
+
+  Bytes that a device receives per layer and step, forward: (P - 1) / P of the
+  layer's expert weights; backward the gradients go the other way. It does not
+  depend on the number of tokens, so it is the cheapest when a device has many.
+  """
+
+  @property
+  def gathers_experts(self) -> bool:
+    return True
+
+  def room(self, num_devices: int) -> float:
+    del num_devices
+    return 1.0
+
+  def __call__(self, run, weights, x_TD, routing, num_experts):
+    return run(weights, x_TD, routing, num_experts)

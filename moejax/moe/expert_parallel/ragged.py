@@ -1,0 +1,100 @@
+"""Rows travel to their experts and back, no more of them than there are."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from moejax.core import fields
+from moejax.moe.compute import permute
+from moejax.moe.expert_parallel import all_gather, bounded
+from moejax.moe.expert_parallel.all_to_all import (
+  AXIS,
+  equal_groups,
+  rows_through,
+)
+from moejax.parallel import collectives
+
+
+@dataclasses.dataclass(frozen=True)
+class RaggedAllToAll(fields.Checked):
+  """One ragged all-to-all there, local experts, one ragged all-to-all back.
+
+  Only rows that exist travel; what is bounded is the room of a receiver:
+  factor * A rows, for A assignments of each of P devices. Factor 1 is room for
+  perfect balance, factor P for everything, which is dropless and takes P times
+  the memory; 0 means P.
+
+  Bytes that a device sends per layer forward, with b bytes per number, at
+  perfect balance: 2 (P - 1) / P A D b for rows, the least there is when every
+  assignment travels by itself, and 4 (P - 1) / P A of expert numbers; backward
+  2 (P - 1) / P A D b. `parallel.collectives` has what CPU does instead: it
+  gathers everything. With the capacity dispatcher all groups have one size, and
+  what travels is what `all_to_all` sends then.
+
+  Attributes:
+    factor: room of a receiver over what perfect balance needs; 0 for all.
+    overflow: what happens beyond it; see `bounded`.
+  """
+
+  factor: float = fields.number(
+    0.0, at_least=0, at_most=1000, note='0: room for all'
+  )
+  overflow: str = fields.named(bounded.OVERFLOWS, 'dropless')
+
+  @property
+  def gathers_experts(self) -> bool:
+    return False
+
+  def room(self, num_devices: int) -> float:
+    return max(1.0, min(self.factor or num_devices, num_devices))
+
+  def __call__(self, run, weights, x_TD, routing, num_experts):
+    if run.dispatcher.equal_groups:
+      # Nothing is ragged: and grouped again, rows would be dropped again.
+      return equal_groups(run, weights, x_TD, routing, num_experts)
+    num_devices = jax.lax.axis_size(AXIS)
+    own = num_experts // num_devices
+    (num_assignments,) = routing.expert_A.shape
+    factor = min(self.factor or num_devices, num_devices)
+    room = math.ceil(round(factor * num_assignments, 6))
+    device_A = jnp.minimum(routing.expert_A // own, num_devices)
+    note = permute.group(device_A, num_devices, 1)
+    ways = collectives.ways(note.size_E, room, AXIS)
+
+    def travel():
+      x_SD = permute.gather(x_TD, routing.token_A, note, routing.per_token)
+      expert_A = jnp.append(routing.expert_A % own, own)
+      # One more than its number, since rows that nobody sent arrive as 0.
+      expert_S = expert_A[note.assignment_R] + 1
+      x_RD = collectives.move(x_SD, ways, room, AXIS)
+      expert_R = collectives.move(expert_S[:, None], ways, room, AXIS)[:, 0]
+      expert_R = jnp.where(expert_R == 0, own, expert_R - 1)
+      y_RD = rows_through(run, weights, x_RD, expert_R, own)
+      y_SD = collectives.move(y_RD, ways.back(), x_SD.shape[0], AXIS)
+      return permute.combine(
+        y_SD,
+        routing.weight_A,
+        routing.token_A,
+        note,
+        x_TD.shape[0],
+        routing.per_token,
+      )
+
+    def stay():
+      return all_gather.AllGather()(
+        run, weights, x_TD, routing, num_experts
+      ).out_TD
+
+    me = jax.lax.axis_index(AXIS)
+    first_P = jnp.append(ways.first_PP[me], 0)
+    count_P = jnp.append(ways.count_PP[me], 0)
+    rank_A = note.row_A - first_P[device_A]
+    return bounded.either(
+      self.overflow,
+      travel,
+      stay,
+      asked_A=routing.expert_A < num_experts,
+      fits_A=rank_A < count_P[device_A],
+    )

@@ -1,0 +1,69 @@
+"""Experts that every token passes, next to the routed ones."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.core import fields
+from moejax.moe.experts import base
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedExperts(fields.Checked):
+  """N shared experts as one of N times the width, which is the same sum.
+
+  DeepSeekMoE (arXiv 2401.06066, section 3.2) adds their output with weight 1.
+
+  Attributes:
+    gate: multiplies it by sigmoid(x . w), one w for all of them, without bias
+      (Qwen1.5-MoE, Qwen2-MoE, Qwen3-Next).
+    width: hidden width of all of them together; 0: their number times that of
+      a routed expert.
+  """
+
+  gate: bool = False
+  width: int = fields.number(
+    0, at_least=0, note='0: num_shared times expert_width'
+  )
+
+  def init(
+    self,
+    key: jax.Array,
+    experts: base.TwoLayers,
+    sizes: tuple[int, int],
+    std: float,
+  ) -> dict[str, nnx.Param]:
+    """Weights by name, float32.
+
+    Args:
+      key: random key.
+      experts: the kind they are of.
+      sizes: the model's width and the hidden width of all of them.
+      std: of the matrices at the start.
+    """
+    width, hidden = sizes
+    weights = experts.init(key, 1, width, hidden, std)
+    if self.gate:
+      # Another key than the experts', which split this one.
+      w_D = jax.random.normal(jax.random.fold_in(key, 1), (width,))
+      weights['w_gate_D'] = nnx.Param(
+        std * w_D, axes=('unsharded',), decays=True
+      )
+    return weights
+
+  def __call__(
+    self, w: dict[str, jax.Array], experts: base.TwoLayers, x_TD: jax.Array
+  ) -> jax.Array:
+    """out_TD: every token through all of them."""
+    out_TD = experts.dense(w, x_TD)
+    if self.gate:
+      # In float32, as routers are: a gate decides how much of all the rest.
+      logit_T = jnp.dot(
+        x_TD.astype(jnp.float32),
+        w['w_gate_D'].astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+      )
+      out_TD = out_TD * jax.nn.sigmoid(logit_T)[:, None].astype(out_TD.dtype)
+    return out_TD

@@ -1,0 +1,116 @@
+"""Experts without computation: what a token can choose in place of a network.
+
+They stand behind the experts with weights in a router's numbering, in the order
+constants, copies, zeros. A router needs nothing special: it chooses among all.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from moejax.core import fields
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroComputation(fields.Checked):
+  """Experts that give zero, the token itself, or a mix with a constant.
+
+  MoE++ (arXiv 2410.07348, equations 3 to 5):
+    zero       0
+    copy       x
+    constant   a1 x + a2 v, with [a1, a2] = softmax(W_c x), v and W_c learned
+  LongCat-Flash (arXiv 2509.01322) has copies alone.
+
+  Each contributes its output times the token's gate for it. The gate is the
+  router's as it is: a token of which a zero is chosen loses that share. (In
+  MoE++'s released code zeros are taken out and the kept gates renormalised,
+  which would be the router's affair; it is not offered.)
+
+  Example, 2 experts with weights, one copy (2) and one zero (3), MoE++'s top 2:
+    probabilities of a token   [.1015, .1674, .4551, .2760]
+    chosen 2 and 3             output .4551 x + .2760 * 0 = .4551 x
+
+  How many experts compute a token is known only on average, and a router's
+  `experts_per_token` counts all its choices: `share` of them compute when loads
+  are as the balance rule wants them. MoE++ wants each of Z choices without
+  computation to have 1 / tau times the load of each of N experts, so the share
+  is tau N / (tau N + Z). LongCat's bias rule aims at K_e of K.
+
+  Attributes:
+    zero: how many of the first kind.
+    copy: of the second.
+    constant: of the third.
+  """
+
+  zero: int = fields.number(0, at_least=0, at_most=10**6)
+  copy: int = fields.number(0, at_least=0, at_most=10**6)
+  constant: int = fields.number(0, at_least=0, at_most=10**6)
+
+  @property
+  def num(self) -> int:
+    """Z, how many there are together."""
+    return self.zero + self.copy + self.constant
+
+  def share(self, num_experts: int, tau: float = 1.0) -> float:
+    """Part of a router's choices that compute, tau as in MoE++'s balance.
+
+    Example: 8 experts and 4 without computation, tau = 0.75: 6 / 10.
+    """
+    if not self.num:
+      return 1.0
+    return tau * num_experts / (tau * num_experts + self.num)
+
+  def init(self, key: jax.Array, width: int) -> dict[str, nnx.Param]:
+    """Weights of the constants; v starts as N(0, 1), as in the code.
+
+    W_c starts as a linear layer of PyTorch does, since none is stated.
+    """
+    if not self.constant:
+      return {}
+    keys = jax.random.split(key)
+    edge = 1 / math.sqrt(width)
+    v_CD = jax.random.normal(keys[0], (self.constant, width), jnp.float32)
+    w_CD2 = jax.random.uniform(
+      keys[1], (self.constant, width, 2), jnp.float32, -edge, edge
+    )
+    return {
+      'v_CD': nnx.Param(v_CD, axes=('unsharded',) * 2, decays=False),
+      'w_CD2': nnx.Param(w_CD2, axes=('unsharded',) * 3, decays=True),
+    }
+
+  def __call__(
+    self, w: dict[str, jax.Array], x_TD: jax.Array, gate_TZ: jax.Array
+  ) -> jax.Array:
+    """y_TD, the sum over them, in the type of x.
+
+    Args:
+      w: what `init` made.
+      x_TD: tokens.
+      gate_TZ: float32 weight of each for each token; 0 where not chosen.
+    """
+    if gate_TZ.shape[1] != self.num:
+      raise ValueError(f'{gate_TZ.shape[1]} gates for {self.num} of {self}')
+    gate_TC, gate_TO, _ = jnp.split(
+      gate_TZ, [self.constant, self.constant + self.copy], axis=1
+    )
+    keep_T1 = gate_TO.sum(axis=1, keepdims=True)
+    if not self.constant:
+      return keep_T1.astype(x_TD.dtype) * x_TD
+    mix_TC2 = jax.nn.softmax(
+      jnp.einsum(
+        'TD,CDi->TCi',
+        x_TD.astype(jnp.float32),
+        w['w_CD2'].astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+      ),
+      axis=-1,
+    )
+    part_TC2 = gate_TC[..., None] * mix_TC2
+    keep_T1 = keep_T1 + part_TC2[..., 0].sum(axis=1, keepdims=True)
+    constant_TD = part_TC2[..., 1].astype(x_TD.dtype) @ w['v_CD'].astype(
+      x_TD.dtype
+    )
+    return keep_T1.astype(x_TD.dtype) * x_TD + constant_TD

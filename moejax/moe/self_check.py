@@ -1,0 +1,218 @@
+"""Compares the chosen path with the reference on this machine, before step 0.
+
+Kernels for grouped matmuls and collectives have been silently wrong, mostly in
+gradients and mostly for experts without tokens. So a small layer with the
+configured router, dispatcher, exchange and grouped matmul is run on the run's
+own mesh, as in a step of training. Its output and gradients are compared with
+those of one device and the slow, obvious ways. Whatever the router asks for,
+the first expert gets nothing and the last one most tokens.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from moejax.core import errors, trees
+from moejax.moe import contract, layer
+from moejax.moe.config import MoEConfig
+from moejax.moe.expert_parallel import all_gather
+from moejax.parallel import hosts
+from moejax.parallel import mesh as meshes
+
+OUTPUT = 'output'
+# Of the largest value; a path that is wrong is off by its own size.
+TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2}
+# Matmuls of float32 are not done in float32 by default there.
+TOLERANCE_ACCELERATOR = 5e-2
+# Of the largest gradient; a gradient below that may be rounding alone, as of a
+# router whose weights do not depend on it.
+LEAST_GRADIENT = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Of the small batch; more rows where the mesh has more parts."""
+
+  rows: int = 4
+  row_length: int = 256
+  width: int = 16
+  hidden: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Skewed:
+  """A router's own assignments, but none for the first expert.
+
+  What would go there goes to the last expert, and so do all assignments of
+  three tokens in four. The list, its order and its weights stay: all that is
+  not named here is the router's.
+
+  Example, 4 experts, all tokens ask for [0, 2]: token 0 gets [3, 2], tokens 1
+  to 3 get [3, 3], token 4 is as token 0.
+  """
+
+  router: contract.Router
+  num_experts: int
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self.router, name)
+
+  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+    routing = self.router(given)
+    last = self.num_experts - 1
+    moves_A = given.index_T[routing.token_A] % 4 > 0
+    expert_A = jnp.where(
+      (routing.expert_A == 0) | (moves_A & (routing.expert_A <= last)),
+      last,
+      routing.expert_A,
+    )
+    return dataclasses.replace(routing, expert_A=expert_A)
+
+
+def run(
+  config: MoEConfig, dtype: str, mesh: Mesh, size: Size = Size()
+) -> dict[str, float]:
+  """Checks forward and gradients; returns `differences`.
+
+  Args:
+    config: the layer; its sizes are replaced by small ones.
+    dtype: compute type.
+    mesh: the devices.
+    size: of the small batch.
+
+  Raises:
+    StoppedError: it names what differs and by how much.
+  """
+  tolerance = TOLERANCE[dtype]
+  platform = mesh.devices.flat[0].platform
+  if platform != 'cpu':
+    tolerance = max(tolerance, TOLERANCE_ACCELERATOR)
+  found = differences(config, dtype, mesh, size)
+  for name, error in found.items():
+    if not error <= tolerance:
+      expert_parallel = ''
+      if mesh.shape['expert'] > 1:
+        expert_parallel = f'expert_parallel {config.expert_parallel}, '
+      raise errors.StoppedError(
+        f'self-check: {name} of the experts differs by {error:.2g} of its size '
+        f'from the reference (dispatcher {config.dispatcher}, {expert_parallel}'
+        f'grouped matmul {config.grouped_matmul!r} on {platform}); set '
+        'model.moe.grouped_matmul, model.moe.dispatcher or '
+        'model.moe.expert_parallel to another one'
+      )
+  return found
+
+
+def differences(
+  config: MoEConfig, dtype: str, mesh: Mesh, size: Size = Size()
+) -> dict[str, float]:
+  """By output and gradient: the largest error over the largest value."""
+  parts = meshes.batch_size(mesh)
+  size = dataclasses.replace(
+    size,
+    rows=-(-size.rows // parts) * parts,
+    hidden=size.hidden * mesh.shape['model'],
+  )
+  small = dataclasses.replace(
+    config,
+    expert_width=size.hidden,
+    num_shared=0,
+    router=Skewed(config.router, config.num_experts),
+  )
+  obvious = dataclasses.replace(small, grouped_matmul='obvious')
+  one = meshes.make(meshes.MeshConfig(data=1), mesh.local_devices[:1])
+  problem = _problem(small, dtype, size)
+  want = _found(obvious, one, size, problem, hosts.quick_compile(one))
+  worst = dict.fromkeys(want, 0.0)
+  largest = max(_size(x) for name, x in want.items() if name != OUTPUT)
+  least = dict.fromkeys(want, LEAST_GRADIENT * largest) | {OUTPUT: 0.0}
+  for expert_parallel in _kinds(config, mesh):
+    tried = dataclasses.replace(small, expert_parallel=expert_parallel)
+    got = _found(tried, mesh, size, problem, {})
+    for name, leaf in want.items():
+      # Not max(): a nan is the worst of all.
+      error = _error(got[name], leaf, least[name])
+      worst[name] = float(np.maximum(worst[name], error))
+  return worst
+
+
+def _kinds(config: MoEConfig, mesh: Mesh) -> list[contract.ExpertParallel]:
+  """The ways that rows may take in a run: the exchange, and what is behind it.
+
+  There is room for all: who is dropped is the exchange's right, not an error.
+  """
+  expert_parallel = config.expert_parallel
+  if mesh.shape['expert'] == 1 or not hasattr(expert_parallel, 'factor'):
+    return [expert_parallel]
+  roomy = dataclasses.replace(
+    expert_parallel, factor=float(mesh.shape['expert'])
+  )
+  return (
+    [roomy]
+    if expert_parallel.overflow == 'drop'
+    else [roomy, all_gather.AllGather()]
+  )
+
+
+def _found(
+  config: MoEConfig, mesh: Mesh, size: Size, problem: Any, options: Any
+) -> dict[str, np.ndarray]:
+  """Output and gradients of a layer on a mesh, by name."""
+  weights, x, pull = problem
+  make = lambda: layer.MoE(config, size.width, 1.0, mesh, jax.random.key(0))
+  graph, _ = nnx.split(nnx.eval_shape(make))
+  rows, length = x.shape[:2]
+  index_BL = jnp.arange(rows * length, dtype=jnp.int32).reshape(rows, length)
+  tokens = layer.Tokens(index_BL > 0, index_BL, index_BL % 64)
+  trace = layer.no_trace(config, rows, length)
+
+  def loss(weights: Any, x: jax.Array) -> Any:
+    moe = nnx.merge(graph, nnx.State(jax.tree.map(nnx.Param, weights)))
+    out, _, _ = moe(x, tokens, trace, jax.random.key(1))
+    return jnp.vdot(out.astype(jnp.float32), pull), out
+
+  gradient = jax.jit(
+    jax.grad(loss, argnums=(0, 1), has_aux=True), compiler_options=options
+  )
+  found = jax.tree.map(hosts.fetch, gradient(weights, x))
+  (of_weights, of_x), out = found
+  of_weights.pop('memory', None)
+  return {
+    OUTPUT: out,
+    'gradient of the tokens': of_x,
+    **{f'gradient of {p}': g for p, g in trees.leaves(of_weights).items()},
+  }
+
+
+def _error(got: np.ndarray, want: np.ndarray, least: float) -> float:
+  got, want = got.astype(np.float32), want.astype(np.float32)
+  return _size(got - want) / max(_size(want), least, 1e-9)
+
+
+def _size(x: np.ndarray) -> float:
+  """The largest absolute value."""
+  return float(np.max(np.abs(x.astype(np.float32)), initial=0))
+
+
+def _problem(config: MoEConfig, dtype: str, size: Size) -> Any:
+  """Weights, tokens and a cotangent."""
+  one = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  make = lambda: layer.MoE(config, size.width, 1.0, one, jax.random.key(0))
+  shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(make)))
+  rng = np.random.default_rng(0)
+
+  def draw(path: str, leaf: Any) -> np.ndarray:
+    if path.startswith('memory'):
+      return np.zeros(leaf.shape, np.float32)
+    return rng.normal(size=leaf.shape).astype(np.float32)
+
+  weights = trees.map_paths(draw, shapes)
+  shape = (size.rows, size.row_length, size.width)
+  x = rng.normal(size=shape).astype(np.float32)
+  pull = rng.normal(size=shape).astype(np.float32)
+  return weights, jnp.asarray(x, dtype), pull

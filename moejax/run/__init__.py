@@ -1,0 +1,1 @@
+"""Composes a config into a training run, an evaluation, a report."""

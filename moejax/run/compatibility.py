@@ -1,0 +1,215 @@
+"""Whether a run may go on in a workdir, and what is said about what changed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from moejax import config as configs
+from moejax.config import Run, kept_tokenizer
+from moejax.core import config_tree, errors, resume, table
+from moejax.data import build as data_build
+from moejax.run import restore
+from moejax.train import optimizer, schedule
+
+Say = Callable[[str], None]
+
+
+def check_workdir(run: Run, workdir: epath.PathLike) -> None:
+  """Raises InputError if a workdir has checkpoints of another run."""
+  if different(run, workdir):
+    restore.check_same(run, restore.run_of(str(workdir)), str(workdir))
+
+
+def different(run: Run, workdir: epath.PathLike) -> resume.Changes:
+  """The keys by which a workdir has checkpoints of another run.
+
+  Before the first one there is nothing that must fit: all may change.
+  """
+  folder = epath.Path(workdir)
+  if (
+    not kept_tokenizer.has_begun(folder)
+    or not (folder / restore.CONFIG).exists()
+  ):
+    return {}
+  return restore.different(run, restore.run_of(str(folder)))
+
+
+def stale(run: Run, workdir: epath.PathLike) -> resume.Changes:
+  """The keys by which the report of a workdir is that of another run.
+
+  It is of another text, which is told by its keys alone here, or of more steps.
+  """
+  folder = epath.Path(workdir)
+  if not (folder / restore.CONFIG).exists():
+    return {}
+  old = restore.run_of(str(folder))
+  changed = resume.changes(old, run)
+  found = dict(changed[resume.TEXT])
+  if run.train.steps < old.train.steps:
+    found |= changed[resume.LENGTH]
+  return found
+
+
+def check_checkpoint(
+  run: Run, data: data_build.Data, step: int, extra: dict[str, Any], say: Say
+) -> None:
+  """Compares a run with the checkpoint that it is to go on from.
+
+  Args:
+    run: as it is now.
+    data: what it reads.
+    step: of the checkpoint.
+    extra: what it has of the run that wrote it, see `extra_of`.
+    say: is given a line on each thing that has changed and may.
+
+  Raises:
+    InputError: another result would come of it.
+  """
+  old = configs.of_tree(extra['config'])
+  restore.check_same(run, old, 'the checkpoint')
+  if step > run.train.steps:
+    raise errors.InputError(
+      f'train.steps={run.train.steps}, but the run has taken {step} steps '
+      f'already: set train.steps={step} or more, or use another --workdir'
+    )
+  _check_text(run, data, extra)
+  changed = resume.changes(old, run)
+  if found := changed[resume.TEXT]:
+    say(
+      'The same rows come of '
+      f'{resume.listed(found, before="before")}: the run goes on with them.'
+    )
+  if found := changed[resume.ROUNDING]:
+    say(
+      f'Going on with {resume.listed(found, before="before")}: the same '
+      'result but for rounding.'
+    )
+  _say_not_used(changed, say)
+  if changed[resume.LENGTH]:
+    say(_longer(run, old, step))
+
+
+def _say_not_used(changed: dict[str, resume.Changes], say: Say) -> None:
+  """A line, if keys of the beginning of a run have changed since."""
+  if found := changed[resume.BEGINNING]:
+    say(
+      f'{resume.listed(found, before="at the beginning")}: not used, the run '
+      'has begun already.'
+    )
+
+
+def extra_of(run: Run, data: data_build.Data) -> dict[str, Any]:
+  """What a checkpoint keeps of its run."""
+  return {
+    'config': config_tree.to_dict(run),
+    'data': data_build.identity(data),
+    'rows': data_build.contents(data),
+  }
+
+
+def _check_text(run: Run, data: data_build.Data, extra: dict[str, Any]) -> None:
+  """Raises InputError if other rows would be read than before.
+
+  Rows are compared, not what the text is called. Older checkpoints know only
+  the name of the cache, whose rows count as long as it is there.
+  """
+  now = data_build.identity(data)
+  rows = data_build.contents(data)
+  before, rows_before = extra['data'], extra.get('rows', {})
+
+  def same(name: str) -> bool:
+    if name not in now or name not in before:
+      return False
+    if now[name] == before[name]:
+      return True
+    known = rows_before.get(name)
+    known = known or data_build.contents_of(run.data, before[name])
+    return known == rows[name]
+
+  changed = [name for name in sorted({*now, *before}) if not same(name)]
+  if changed:
+    raise errors.InputError(
+      f'the text of {", ".join(changed)} has changed since the checkpoint: the '
+      'run could not go on with the same rows; use another --workdir, or put '
+      'the text back'
+    )
+
+
+def _longer(run: Run, old: Run, step: int) -> str:
+  """What another number of steps means for a run that has taken some."""
+  before, now = old.train.steps, run.train.steps
+  name = table.name_of(schedule.SCHEDULES, run.opt.schedule)
+  rates = [optimizer.learning_rate(of.opt, of.train.steps) for of in (old, run)]
+  left = np.linspace(step, max(step, now - 1), 64).astype(int)
+  if all(np.isclose(*(float(rate(at)) for rate in rates)) for at in left):
+    return (
+      f'The run has {now} steps now, {before} before; its learning rates stay '
+      'as they were.'
+    )
+  last, following = float(rates[0](max(step - 1, 0))), float(rates[1](step))
+  return (
+    f'The run has {now} steps now, {before} before, and opt.schedule={name} '
+    f'depends on that: from here the learning rate is that of a run of {now} '
+    f'steps, {following:.3g} at step {step + 1} after {last:.3g} at step '
+    f'{step}.'
+  )
+
+
+def say_begun_anew(run: Run, folder: epath.Path, say: Say) -> None:
+  """A line, if a run that never had a checkpoint was another one."""
+  if not (folder / restore.CONFIG).exists():
+    return
+  changed = resume.changes(restore.run_of(str(folder)), run)
+  differing = {
+    key: values
+    for effect, keys in changed.items()
+    if effect != resume.NOTHING
+    for key, values in keys.items()
+  }
+  if differing:
+    say(
+      f'{folder} has no checkpoint yet, so the run begins anew with '
+      f'{resume.listed(differing, before="before")}.'
+    )
+
+
+def finished(run: Run, folder: epath.Path, say: Say) -> bool:
+  """Whether a run with a report is still finished with the config of now.
+
+  Args:
+    run: as it is now.
+    folder: its workdir.
+    say: is given a line if there is something to do again, or a key that the
+      run does not use any more.
+
+  Raises:
+    InputError: the run has taken more steps than it is to have.
+  """
+  old = restore.run_of(str(folder))
+  steps = old.train.steps
+  if run.train.steps < steps:
+    raise errors.InputError(
+      f'train.steps={run.train.steps}, but the run in {folder} has all of its '
+      f'{steps} steps: set train.steps={steps} or more, or use another '
+      '--workdir'
+    )
+  if run.train.steps > steps:
+    say(
+      f'This run had all of its {steps} steps; it goes on to '
+      f'{run.train.steps}, and the report is made anew.'
+    )
+    return False
+  changed = resume.changes(old, run)
+  if text := changed[resume.TEXT]:
+    say(
+      f'{resume.listed(text, before="before")}: whether it is the same text is '
+      'seen by its rows.'
+    )
+    return False
+  if run.report != old.report:
+    say('The report is made anew: report.* has changed.')
+    return False
+  _say_not_used(changed, say)
+  return True

@@ -1,0 +1,98 @@
+"""The weights that a run begins with: those of `start`, or fresh ones."""
+
+import jax
+from etils import epath
+
+from moejax.config import Run, kept_tokenizer
+from moejax.convert import configs, load
+from moejax.convert import folder as folders
+from moejax.core import errors
+from moejax.model import build
+from moejax.model.config import ModelConfig
+from moejax.parallel import group as groups
+from moejax.run import restore
+from moejax.run.context import Parts
+from moejax.run.resources import NEAR, Opened
+from moejax.train import checkpoint
+
+
+def check(run: Run, folder: epath.Path, group: groups.AnyGroup) -> None:
+  """Opens `start` if the run has yet to read it; no weight is read.
+
+  A run that has a checkpoint needs `start` no longer: it may be gone.
+
+  Args:
+    run: the config.
+    folder: its workdir.
+    group: the processes of the run.
+
+  Raises:
+    InputError: `start` is missing or damaged, has a model of another kind, or
+      has no such checkpoint as `start_step`.
+  """
+  near = run.train.local_checkpoints and (folder / NEAR).exists()
+  if not run.start or near or kept_tokenizer.has_begun(folder):
+    return
+  if not _is_workdir(run.start):
+    _plan(run)
+    return
+  _check_model(_run_of(run).model, run)
+  place = epath.Path(run.start) / restore.CHECKPOINTS
+  with checkpoint.Checkpointer(place, group=group) as checkpoints:
+    checkpoints.find(run.start_step, 'start_step')
+
+
+def make(parts: Parts, o: Opened) -> build.Weights:
+  """The weights, on the devices; a line says whose they are."""
+  run = parts.run
+  if not run.start:
+    return parts.model.init(jax.random.key(run.seed))
+  if _is_workdir(run.start):
+    _check_model(_run_of(run).model, run)
+    weights, step = restore.weights(
+      parts.model,
+      run.start,
+      o.screen.line,
+      parts.processes.group,
+      step=run.start_step,
+      key='start_step',
+    )
+    o.screen.line(f'Beginning with the weights of {run.start}, step {step}.')
+    return weights
+  plan = _plan(run)
+  o.screen.line(f'Beginning with the weights of {plan.folder.path}.')
+  for line in load.remarks(plan):
+    o.screen.line(line)
+  return load.weights(plan, parts.model)
+
+
+def _is_workdir(start: str) -> bool:
+  return (epath.Path(start) / restore.CHECKPOINTS).exists()
+
+
+def _run_of(run: Run) -> Run:
+  """The run whose workdir `start` is."""
+  try:
+    return restore.run_of(run.start)
+  except errors.InputError as e:
+    raise errors.InputError(f'start={run.start}: {e}') from e
+
+
+def _plan(run: Run) -> load.Plan:
+  """The Hugging Face checkpoint that `start` is."""
+  if run.start_step != checkpoint.NEWEST:
+    raise errors.InputError(
+      f'start_step={run.start_step} is for the workdir of a run, but '
+      f'start={run.start} has no {restore.CHECKPOINTS}/ in it: leave '
+      'start_step out, or name a workdir'
+    )
+  try:
+    plan = load.plan(folders.open_folder(run.start))
+  except errors.InputError as e:
+    raise errors.InputError(f'start={run.start}: {e}') from e
+  _check_model(plan.config, run)
+  return plan
+
+
+def _check_model(theirs: ModelConfig, run: Run) -> None:
+  configs.check_same(theirs, run.model, f'start={run.start}')

@@ -1,0 +1,118 @@
+"""A finished or stopped run, opened again from its workdir."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from etils import epath
+
+from moejax import config
+from moejax.config import Run, kept_tokenizer
+from moejax.core import errors, resume
+from moejax.model import build
+from moejax.parallel import alone
+from moejax.parallel import group as groups
+from moejax.parallel import mesh as meshes
+from moejax.train import checkpoint, optimizer
+from moejax.train import state as states
+
+CONFIG, CHECKPOINTS = kept_tokenizer.CONFIG, kept_tokenizer.CHECKPOINTS
+run_of = config.of_workdir
+
+
+def different(run: Run, old: Run) -> resume.Changes:
+  """The keys by which two runs train something else."""
+  changed = resume.changes(old, run)
+  found = dict(changed[resume.RESULT])
+  if _drops(run) or _drops(old):
+    # Which assignments have no room is another matter than rounding.
+    for key, values in changed[resume.ROUNDING].items():
+      if key.startswith('model.moe.expert_parallel.'):
+        found[key] = values
+  return found
+
+
+def check_same(run: Run, old: Run, where: str) -> None:
+  """Raises InputError if two runs train something else; it names the keys."""
+  if found := different(run, old):
+    raise errors.InputError(
+      f'{where} belongs to a run of another config: {resume.listed(found)}; '
+      'use another --workdir, or the config that is there'
+    )
+
+
+def _drops(run: Run) -> bool:
+  """Whether an exchange leaves out what it has no room for."""
+  return getattr(run.model.moe.expert_parallel, 'overflow', None) == 'drop'
+
+
+def state(
+  workdir: str, warn: Callable[[str], None] = lambda _: None
+) -> states.State:
+  """The whole training state of the newest good checkpoint, on one device.
+
+  Args:
+    workdir: of the run.
+    warn: is given a line for each checkpoint that had to be skipped.
+
+  Raises:
+    InputError: there is no good checkpoint.
+  """
+  run = run_of(workdir)
+  run = dataclasses.replace(run, mesh=meshes.MeshConfig())
+  model = build.build(run.model, meshes.make(run.mesh, jax.devices()[:1]))
+  transform = optimizer.make(run.opt, run.train.steps, model.decays)
+  folder = epath.Path(workdir) / CHECKPOINTS
+  with checkpoint.Checkpointer(folder, warn=warn) as checkpoints:
+    found = checkpoints.restore_latest(
+      states.abstract(model, transform, run.train.skip_spikes)
+    )
+  if found is None:
+    raise errors.InputError(f'{folder} has no checkpoint yet')
+  return found[0]
+
+
+def weights(
+  model: build.Model,
+  workdir: str,
+  warn: Callable[[str], None],
+  group: groups.AnyGroup = alone.ALONE,
+  *,
+  step: str = checkpoint.NEWEST,
+  key: str = '--step',
+) -> tuple[build.Weights, int]:
+  """The weights of one of a workdir's checkpoints, and its step.
+
+  Args:
+    model: theirs.
+    workdir: of the run.
+    warn: is given a line for each checkpoint that had to be skipped.
+    group: the processes that read.
+    step: which one, see `Checkpointer.find`.
+    key: where the user says which, for errors.
+
+  Raises:
+    InputError: there is none, or it is of another model.
+  """
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    model.shapes,
+    model.shardings,
+  )
+  place = epath.Path(workdir) / CHECKPOINTS
+  with checkpoint.Checkpointer(place, group=group, warn=warn) as checkpoints:
+    found, _ = checkpoints.find(step, key)
+    # Of all that a state has, only the weights are read.
+    state, _ = checkpoints.restore(found, {'weights': abstract}, partial=True)
+  return state['weights'], found
+
+
+def add_step_flag(flags: argparse.ArgumentParser) -> None:
+  """Adds `--step`: which checkpoint of a workdir is meant."""
+  flags.add_argument(
+    '--step',
+    default=checkpoint.NEWEST,
+    help='of the checkpoint: newest (that is whole), best (of the lowest '
+    'validation loss), or a number (default: %(default)s)',
+  )

@@ -1,0 +1,284 @@
+"""Composes a training run from its config: the one place that does.
+
+What state a run starts from, in order of precedence:
+  1. the newest checkpoint that is whole, of its workdir and the fast disk,
+  2. the weights of what `start` names,
+  3. fresh weights from the seed.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import rich.console
+from etils import epath
+
+from moejax.config import Run, kept_tokenizer
+from moejax.core import compile_cache, config_tree, errors, files, terminal
+from moejax.data import build as data_build
+from moejax.evals import perplexity
+from moejax.evals.batches import eval_batches, num_eval_batches
+from moejax.model import build
+from moejax.moe import self_check
+from moejax.parallel import chunking as row_parts
+from moejax.parallel import hosts
+from moejax.parallel import mesh as meshes
+from moejax.plan import count
+from moejax.run import (
+  compatibility,
+  data_progress,
+  initial_weights,
+  report,
+  restore,
+  shared_workdir,
+)
+from moejax.run.context import Parts
+from moejax.run.processes import ALONE, Processes
+from moejax.run.resources import Opened, opened
+from moejax.run.screen import Screen
+from moejax.train import bad_steps, goodput, loop, optimizer, step
+from moejax.train import state as states
+
+VERSIONS, RESUMED = 'versions.json', 'resumed'
+
+
+def train(
+  run: Run,
+  workdir: str,
+  began: float | None = None,
+  processes: Processes = ALONE,
+) -> None:
+  """Trains, or goes on, or says that there is nothing left to do.
+
+  Args:
+    run: the config.
+    workdir: where all is kept.
+    began: when the process began, by `time.monotonic`; now, if not given.
+    processes: of the run; alone, if not given.
+
+  Raises:
+    InputError: something in the config does not fit, or the workdir is
+      unusable or another run's.
+    StoppedError: training could not go on.
+    InterruptedRunError: a signal came; the state was saved.
+  """
+  folder = epath.Path(workdir)
+  path = folder / goodput.FILE if processes.main else None
+  spent = goodput.Goodput(path, began=began)
+  mesh = meshes.make(run.mesh)
+  rows = run.train.batch_size // run.train.micro_batches
+  meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
+  row_parts.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
+  model = build.build(run.model, mesh)
+  files.check_writable(folder)
+  with (
+    files.locked(folder, terminal.say)
+    if processes.main
+    else contextlib.nullcontext()
+  ):
+    shared_workdir.check_shared(folder, processes.group)
+    _train(run, model, folder, spent, processes)
+
+
+def _train(
+  run: Run,
+  model: build.Model,
+  folder: epath.Path,
+  spent: goodput.Goodput,
+  processes: Processes,
+) -> None:
+  compatibility.check_workdir(run, folder)
+  screen = Screen(
+    run.train.steps,
+    plain_every=run.train.log_every,
+    first_layer=run.model.num_dense,
+    console=None if processes.main else rich.console.Console(quiet=True),
+  )
+  found = processes.group.told('report', lambda: report.read(folder))
+  if found is not None and compatibility.finished(run, folder, screen.line):
+    screen.line(
+      f'This run is finished: {folder} has all {run.train.steps} steps.'
+    )
+    report.show(found, screen)
+    return
+  with compile_cache.kept(run.train.compile_cache, folder, screen.line):
+    initial_weights.check(run, folder, processes.group)
+    parts = _parts(run, model, screen, processes)
+    _train_the_rest(parts, folder, screen, spent)
+
+
+def _parts(
+  run: Run, model: build.Model, screen: Screen, processes: Processes
+) -> Parts:
+  # What does not fit together is to be said before any text is packed.
+  model.trace(run.train.batch_size, run.data.sequence_length)
+  show = data_progress.lines(screen)
+  data = processes.group.first(
+    'data',
+    lambda: data_build.build(run.data, run.train.batch_size, run.seed, show),
+  )
+  if run.model.num_moe:
+    self_check.run(run.model.moe, run.model.dtype, model.mesh)
+  transform = optimizer.make(run.opt, run.train.steps, model.decays)
+  return Parts(run, model, transform, data, processes)
+
+
+def _train_the_rest(
+  parts: Parts, folder: epath.Path, screen: Screen, spent: goodput.Goodput
+) -> None:
+  run, processes = parts.run, parts.processes
+  if processes.main:
+    kept_tokenizer.keep(run.data.vocab, folder, run.start, screen.line)
+    _write_versions(folder)
+  _say_what(parts, folder, screen)
+  with opened(parts, folder, screen, spent) as o, processes.guard():
+    state = _start(parts, o)
+    if processes.main:
+      # Now it is known that the run may go on with this config, and so that a
+      # report of fewer steps is out of date.
+      report.remove(folder)
+      files.atomic_write_json(folder / restore.CONFIG, config_tree.to_dict(run))
+    with screen, o.watchdog:
+      result = loop.run(_job(parts, o), state)
+    best = o.checkpoints.best()
+    spent.keep()
+  if result.interrupted:
+    at = int(result.state.step)
+    raise errors.InterruptedRunError(
+      f'{result.interrupted} at step {at} of {run.train.steps}; the state is '
+      f'saved in {folder}. Run the same command to go on'
+    )
+  with spent.part('evaluation'):
+    found = report.make(parts, result.state.weights, folder, screen)
+    found |= {'steps': run.train.steps, 'best': best}
+  spent.keep()
+  if processes.main:
+    report.write(found, folder)
+  report.show(found, screen)
+  screen.line('')
+  for line in spent.table():
+    screen.line(line)
+
+
+def _write_versions(folder: epath.Path) -> None:
+  """Versions at the start, and at every later start on which they differ."""
+  path, now = folder / VERSIONS, files.versions()
+  if not path.exists():
+    files.atomic_write_json(path, {**now, RESUMED: []})
+    return
+  kept = json.loads(path.read_text())
+  first = {key: value for key, value in kept.items() if key != RESUMED}
+  if now != [first, *kept[RESUMED]][-1]:
+    files.atomic_write_json(path, {**first, RESUMED: [*kept[RESUMED], now]})
+
+
+def _say_what(parts: Parts, folder: epath.Path, screen: Screen) -> None:
+  run = parts.run
+  counted = count.count(run.model)
+  experts = ''
+  if run.model.num_moe:
+    moe = run.model.moe
+    experts = (
+      f', {moe.num_experts} routed experts + {moe.num_shared} shared in '
+      f'{run.model.num_moe} of {run.model.num_layers} layers'
+    )
+  screen.line(
+    f'Model: {counted.total / 1e6:.1f}M parameters, '
+    f'{counted.active / 1e6:.1f}M active per token{experts}.'
+  )
+  tokens = run.train.batch_size * run.data.sequence_length
+  devices = parts.model.mesh.devices.size
+  platform = parts.model.mesh.devices.flat[0].platform
+  screen.line(
+    f'Training: {run.train.steps} steps of {tokens} tokens on {devices} '
+    f'{platform} device{"s" if devices > 1 else ""}; it is kept in {folder}.'
+  )
+
+
+def _start(parts: Parts, o: Opened) -> states.State:
+  """The newest whole checkpoint's state, or a fresh one."""
+  what = parts.model, parts.transform
+  rule = parts.run.train.skip_spikes
+  with o.spent.part('restore'):
+    found = o.checkpoints.restore_latest(states.abstract(*what, rule))
+    if found is None:
+      state = states.begin(*what, initial_weights.make(parts, o), rule)
+  if found is None:
+    compatibility.say_begun_anew(parts.run, o.folder, o.screen.line)
+    o.go_on_from(0)
+    return state
+  state, extra = found
+  compatibility.check_checkpoint(
+    parts.run, parts.data, int(state.step), extra, o.screen.line
+  )
+  o.screen.line(f'Going on from the checkpoint of step {int(state.step)}.')
+  o.go_on_from(int(state.step))
+  return state
+
+
+def _job(parts: Parts, o: Opened) -> loop.Job:
+  run, model, group = parts.run, parts.model, parts.processes.group
+  config_step = step.StepConfig(
+    run.opt,
+    run.train.steps,
+    run.train.micro_batches,
+    run.seed,
+    run.train.consistency,
+    run.train.mtp_weight,
+    run.train.skip_spikes,
+  )
+  length = run.data.sequence_length
+  return loop.Job(
+    config=run.train,
+    step=step.make(model, parts.transform, config_step),
+    batches=lambda start: _device_batches(parts, start),
+    checkpoints=o.checkpoints,
+    writer=o.writer,
+    display=o.screen,
+    tokens_per_batch=run.train.batch_size * length,
+    flops_per_token=count.flops_per_token(run.model, length),
+    extra=compatibility.extra_of(run, parts.data),
+    hooks=[_validation_hook(parts, o.screen)],
+    stop_requested=lambda step: group.agree(o.stop.after(step), step),
+    bad_step=bad_steps.BadSteps(
+      names=bad_steps.names_of(model.shapes),
+      seed=run.seed,
+      rows=parts.data.train.rows_of,
+      writer=o.bad_steps,
+    ).see,
+    beat=o.watchdog.beat,
+    goodput=o.spent,
+  )
+
+
+@contextlib.contextmanager
+def _device_batches(parts: Parts, start: int) -> Iterator[Iterator[Any]]:
+  """Batches on the devices from step `start` on; read ahead by a thread."""
+  mesh, train = parts.model.mesh, parts.data.train
+  rows = hosts.my_rows(train.batch_size, mesh)
+  with contextlib.closing(train.iterate(start, rows)) as batches:
+    yield (hosts.put_rows(b, mesh, rows, train.batch_size) for b in batches)
+
+
+def _validation_hook(parts: Parts, screen: Screen) -> loop.Hook:
+  """Losses on the first batches of each validation set, and their mean."""
+  model, limit = parts.model, parts.run.train.eval_batches
+  evaluate = perplexity.make_step(model)
+
+  def hook(at: int, state: states.State) -> dict[str, float]:
+    del at
+    found = {}
+    for name, cache in parts.data.validation.items():
+      batches = screen.track(
+        eval_batches(model, cache, limit),
+        f'Evaluating on {name}',
+        num_eval_batches(model, cache, limit),
+      )
+      score = perplexity.evaluate(evaluate, state.weights, batches)
+      found[f'eval/{name}/loss'] = score.loss
+    if found:
+      found['eval/loss'] = sum(found.values()) / len(found)
+    return found
+
+  return hook

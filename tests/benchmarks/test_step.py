@@ -1,0 +1,288 @@
+"""The bench command: at a small shape, and beside a made-up peer."""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import re
+import resource
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import kernels, peers
+from benchmarks import step as step_lib
+from moejax.core import exits
+from moejax.model.attention.dot_product import ATTENTIONS
+from moejax.moe.compute.implementations import WAYS
+from moejax.moe.config import MoEConfig
+from moejax.moe.routers import ROUTERS
+from moejax.plan import count
+
+# How often each is in a step of two layers.
+PARTS = {
+  'training step': 1,
+  'attention': 2,
+  'its core': 2,
+  'experts layer': 2,
+  'dense layer, same active': 0,
+  'head and loss': 1,
+  'optimiser': 1,
+}
+
+
+def _call(capsys, *flags):
+  code = exits.call(step_lib.main, flags)
+  out, err = capsys.readouterr()
+  return code, out.splitlines(), err.splitlines()
+
+
+@pytest.fixture
+def small(monkeypatch):
+  """A shape that compiles in seconds."""
+  config = dataclasses.replace(
+    step_lib.STANDARD,
+    vocab_size=64,
+    max_length=16,
+    num_layers=2,
+    width=16,
+    num_heads=2,
+    head_dim=8,
+    dense_width=32,
+    moe=MoEConfig(
+      num_experts=4, expert_width=8, num_shared=1, router=ROUTERS['top_k'](k=2)
+    ),
+  )
+  monkeypatch.setattr(step_lib, 'STANDARD', config)
+  monkeypatch.setattr(step_lib, 'ROWS', 4)
+  monkeypatch.setattr(step_lib, 'LENGTH', 16)
+  return config
+
+
+@pytest.mark.soak
+def test_every_part_is_timed_and_set_beside_the_peak(
+  small, capsys, monkeypatch
+):
+  seconds = {}
+  real = step_lib._alternate
+
+  def alternate(parts, rounds):
+    assert rounds == 2
+    best = real(parts, rounds)
+    names = [part.name.strip() for part in parts]
+    seconds.update(zip(names, best, strict=True))
+    return best
+
+  monkeypatch.setattr(step_lib, '_alternate', alternate)
+  code, out, err = _call(capsys, '--steps=2')
+  assert (code, err) == (0, [])
+  assert set(seconds) == {'peak', *PARTS}
+  assert min(seconds.values()) > 0
+  peak = 2 * 1024**3 / seconds['peak']
+  assert f'{peak / 1e9:6.0f} GFLOP/s: the peak' in out[0]
+  step = seconds['training step']
+  assert f'{4 * 16 / step:6.0f} tokens/s; compiles in ' in out[1]
+  assert re.search(r'compiles in \d+\.\d s; peak memory .* \d+ MB', out[1])
+  # Forward and backward are six times the weights times the tokens, by hand;
+  # k and v are as wide as q.
+  tokens, width = 4 * 16, 16
+  core = 3 * 4 * tokens * 16 * 16
+  flops = {
+    'training step': count.flops_per_token(small, 16) * tokens,
+    'attention': 6 * tokens * 4 * width * 16 + core,
+    'its core': core,
+    'experts layer': 6 * tokens * 3 * width * (2 + 1) * 8,
+    'dense layer, same active': 6 * tokens * 3 * width * (2 + 1) * 8,
+    'head and loss': 6 * tokens * width * 64,
+    'optimiser': 0,
+  }
+  share = flops['training step'] / step / peak
+  assert f'{share:6.1%} of the peak' in out[2]
+  rows = {line[:28].strip(): line[28:].split() for line in out[6:-2]}
+  assert tuple(rows) == (*PARTS, 'all else')
+  for name in PARTS:
+    ms, times, _, share = rows[name]
+    assert ms == f'{seconds[name] * 1e3:.1f}'
+    assert int(times) == PARTS[name]
+    assert share == f'{flops[name] / seconds[name] / peak:.1%}'
+  known = sum(
+    times * seconds[name]
+    for name, times in PARTS.items()
+    if name not in {'training step', 'its core'}
+  )
+  assert rows['all else'] == [f'{(step - known) * 1e3:.1f}']
+  ratio = seconds['experts layer'] / seconds['dense layer, same active']
+  assert out[-1] == (
+    f'experts over a dense layer of the same active width: {ratio:.2f}'
+  )
+
+
+@pytest.mark.slow
+def test_one_side_prints_json_alone(small, capsys):
+  code, out, _ = _call(capsys, '--side=moejax', '--steps=1')
+  (line,) = out
+  assert code == 0
+  found = json.loads(line)
+  assert len(found['seconds']) == 1
+  assert found['seconds'][0] > 0
+
+
+RUN_HERE = {'blocked', 'ragged_dot', 'fused'}
+if importlib.util.find_spec('tokamax'):
+  RUN_HERE.add('tokamax')
+
+# What one side is to print; by round, in this order.
+OURS = [[0.5, 0.2], [0.4, 0.3]]
+THEIRS = [[0.9, 0.8], [0.6, 1.0]]
+FAKE = """
+import json, sys
+print('noise before')
+seconds = [1.0] * int(sys.argv[1])
+print(json.dumps({'seconds': seconds, 'peak_mb': 7, 'what': 'W'}))
+"""
+
+
+def test_both_sides_run_alternately_and_the_ratio_is_right(capsys, monkeypatch):
+  peer = peers.Peer((), 'program')
+  monkeypatch.setitem(peers.PEERS, 'fake', peer)
+  started = []
+
+  def side(command_line):
+    started.append(command_line)
+    ours = '--side=moejax' in command_line
+    seconds = (OURS if ours else THEIRS)[(len(started) - 1) // 2]
+    return {'seconds': seconds, 'peak_mb': 123.4, 'what': '' if ours else 'W'}
+
+  monkeypatch.setattr(step_lib, '_side', side)
+  code, out, err = _call(capsys, '--peer=fake', '--rounds=2', '--steps=2')
+  assert (code, err) == (0, [])
+  ours = [sys.executable, '-m', 'benchmarks.step', '--side=moejax']
+  ours += ['--steps=2', f'--unroll={step_lib.STANDARD.scan_unroll}']
+  theirs = [sys.executable, '-c', 'program', '2']
+  assert started == [ours, theirs, ours, theirs]
+  # 2048 tokens: in 0.2 s are 10240, in 0.35 s 5851.
+  assert re.sub(' +', ' ', out[0]) == (
+    'round 1 moejax best 10240, median 5851 tokens/s, peak memory 123 MB '
+  )
+  assert out[1].startswith('round 1 fake')
+  assert out[3].endswith('  W')
+  # 0.6 / 0.2; the medians are 0.85 and 0.35.
+  assert out[4] == (
+    'moejax / fake: best 3.00, median 2.43 (2 rounds of 2 steps each)'
+  )
+
+
+def test_a_peer_is_a_process_whose_last_line_counts():
+  found = step_lib._side([sys.executable, '-c', FAKE, '3'])
+  assert found == {'seconds': [1.0] * 3, 'peak_mb': 7, 'what': 'W'}
+
+
+def _refused(capsys, *flags):
+  code, out, err = _call(capsys, *flags)
+  assert code == exits.BAD_INPUT
+  assert out == []
+  (line,) = err
+  assert line.startswith('error: ')
+  return line
+
+
+def test_a_peer_that_is_not_installed(capsys, monkeypatch):
+  peer = peers.Peer(('json', 'no_such_torch'), FAKE)
+  monkeypatch.setitem(peers.PEERS, 'fake', peer)
+  monkeypatch.setattr(step_lib, '_side', None)  # nothing is to be started
+  line = _refused(capsys, '--peer=fake')
+  assert '--peer=fake needs no_such_torch: install them' in line
+  assert '--peer_python' in line
+
+
+def test_a_peer_that_fails_is_one_line(capsys, monkeypatch):
+  peer = peers.Peer((), 'raise ImportError("no torch")')
+  monkeypatch.setitem(peers.PEERS, 'fake', peer)
+  real = step_lib._side
+
+  def side(command_line):
+    ours = '--side=moejax' in command_line
+    return {'seconds': [1.0], 'peak_mb': 1} if ours else real(command_line)
+
+  monkeypatch.setattr(step_lib, '_side', side)
+  code, _, err = _call(capsys, '--peer=fake')
+  assert code == exits.BAD_INPUT
+  (line,) = err
+  assert line.endswith('ImportError: no torch')
+  code, _, err = _call(capsys, '--peer=fake', '--peer_python=/no/such/python')
+  assert code == exits.BAD_INPUT
+  (line,) = err
+  assert '--peer_python=/no/such/python' in line
+  assert 'No such file' in line
+
+
+@pytest.mark.parametrize(
+  ('flag', 'words'),
+  [
+    ('--steps=0', '--steps=0 must be 1 or more'),
+    ('--rounds=0', '--rounds=0 must be 1 or more'),
+    ('--rounds=-2', '--rounds=-2 must be 1 or more'),
+    ('--steps=some', '--steps=some is not a whole number'),
+    ('--unroll=0', 'scan_unroll=0'),
+    ('--peer=nobody', 'transformers'),
+    ('--config.seed=1', 'takes no --config.*'),
+  ],
+)
+def test_wrong_flags_are_one_line(flag, words, small, capsys):
+  assert words in _refused(capsys, flag)
+
+
+@pytest.mark.parametrize('name', sorted(peers.PEERS))
+def test_programs_of_peers_are_python_and_know_macos(name):
+  program = peers.PEERS[name].program
+  ast.parse(program)
+  assert "2**20 if sys.platform == 'darwin' else 2**10" in program
+
+
+@pytest.mark.parametrize(('platform', 'unit'), [('linux', 1024), ('darwin', 1)])
+def test_memory_is_in_bytes_on_macos(platform, unit, monkeypatch):
+  monkeypatch.setattr(sys, 'platform', platform)
+  usage = types.SimpleNamespace(ru_maxrss=300 * 2**20 // unit)
+  monkeypatch.setattr(resource, 'getrusage', lambda _: usage)
+  assert step_lib._peak_mb() == 300
+
+
+@pytest.mark.slow
+def test_kernels_are_the_tables_without_the_references(small, capsys):
+  code, out, err = _call(capsys, '--kernels', '--steps=1')
+  assert (code, err) == (0, [])
+  rows = [(line[:16].strip(), line[17:29].strip()) for line in out[1:]]
+  assert rows == [
+    *(('attention core', n) for n in ATTENTIONS if n != 'reference'),
+    # batched is for equal groups, which dropless has not; megablox is for TPU.
+    *(('routed experts', n) for n in WAYS if n in RUN_HERE),
+    ('head and loss', 'in chunks'),
+    ('head and loss', 'all at once'),
+  ]
+  assert all(float(line.split()[-2]) > 0 for line in out[1:])
+
+
+def test_all_kernels_of_a_job_compute_the_same(small):
+  found = kernels.kernels(small, 4, 16)
+  by_job = {}
+  for kernel in found:
+    value, gradients = kernel.run(*kernel.arguments)
+    want = by_job.setdefault(kernel.job, (value, gradients))
+    np.testing.assert_allclose(value, want[0], rtol=1e-4)
+    for got, expected in zip(
+      jax.tree.leaves(gradients), jax.tree.leaves(want[1]), strict=True
+    ):
+      np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+  assert set(by_job) == {'attention core', 'routed experts', 'head and loss'}
+
+
+@pytest.mark.parametrize('word', [[], ['text']])
+def test_a_side_that_there_is_not_is_said_before_anything_is_timed(
+  word, capsys
+):
+  flags = [*word, '--side=foo']
+  assert exits.call(step_lib.main, flags) == exits.BAD_INPUT
+  assert "'foo' (choose from" in capsys.readouterr().err

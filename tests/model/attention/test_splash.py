@@ -1,0 +1,95 @@
+"""The kernel, interpreted on CPU, against all scores masked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from moejax.core import errors
+from moejax.model.attention import dot_product, splash
+
+LENGTH, HEADS, GROUPS, WIDTH = 256, 2, 1, 128
+
+
+def _inputs(rows, heads=HEADS, groups=GROUPS, width=WIDTH):
+  rng = np.random.default_rng(0)
+  arrays = [
+    jnp.asarray(rng.normal(size=(rows, LENGTH, n, width)), jnp.float32)
+    for n in (heads, groups, groups, heads)
+  ]
+  # Documents of 100 and 70 tokens, and padding.
+  segment_L = np.repeat([1, 2, 0], [100, 70, LENGTH - 170])
+  return *arrays, jnp.asarray(np.tile(segment_L, (rows, 1)), jnp.int32)
+
+
+def _with_gradients(attention, q, k, v, pull, segment):
+  out, back = jax.vjp(lambda *x: attention(*x, segment), q, k, v)
+  return out, *back(pull)
+
+
+def _mesh(**sizes):
+  axes = ('data', 'fsdp', 'expert', 'model')
+  shape = tuple(sizes.get(axis, 1) for axis in axes)
+  number = int(np.prod(shape))
+  return jax.make_mesh(
+    shape, axes, axis_types=(AxisType.Auto,) * 4, devices=jax.devices()[:number]
+  )
+
+
+@pytest.mark.parametrize('width', [WIDTH, 192])
+def test_equals_the_reference_with_gradients(width):
+  given = _inputs(1, width=width)
+  found = _with_gradients(splash.Splash(interpret=True), *given)
+  expected = _with_gradients(dot_product.reference, *given)
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_rows_and_heads_split_over_devices_are_the_same():
+  *arrays, _, segment = _inputs(2, heads=4, groups=2)
+  mesh = _mesh(fsdp=2, model=2)
+  run = jax.jit(splash.Splash(mesh, interpret=True))
+  np.testing.assert_allclose(
+    run(*arrays, segment), dot_product.reference(*arrays, segment), atol=2e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ('shape', 'why'),
+  [
+    ((2, 200, 2, 128), 'multiple of 128 tokens, not 200'),
+    ((3, 256, 2, 128), 'rows over 2 devices'),
+  ],
+)
+def test_shapes_that_do_not_fit(shape, why):
+  x, segment = jnp.ones(shape), jnp.ones(shape[:2], jnp.int32)
+  mesh = _mesh(fsdp=2)
+  with pytest.raises(errors.InputError, match=why):
+    splash.Splash(mesh)(x, x, x, segment)
+  out = splash.Splash(mesh, otherwise=dot_product.xla)(x, x, x, segment)
+  assert out.shape == shape
+
+
+def test_auto_takes_it_on_tpu_alone():
+  assert isinstance(dot_product.choose('auto', 'tpu'), splash.Splash)
+  assert dot_product.choose('auto', 'cpu') is dot_product.chunked
+  assert dot_product.choose('auto', 'gpu') is dot_product.xla
+  assert isinstance(dot_product.choose('splash', 'tpu'), splash.Splash)
+
+
+@pytest.mark.parametrize(
+  ('length', 'part'), [(128, 1.0), (2048, 3 / 4), (4096, 10 / 16)]
+)
+def test_the_part_that_is_visited(length, part):
+  assert splash.visited(length) == part
+
+
+def test_wide_heads_are_visited_in_smaller_blocks():
+  # With 1,024 of width 256 the gradient was refused by the compiler for v5p.
+  assert splash.block(4096) == 1024
+  assert splash.block(4096, 256) == 512
+  assert splash.block(4096, 64) == 1024
+  assert splash.block(128, 4096) == 128
+  # 8 blocks: 36 of 64 pairs.
+  assert splash.visited(4096, 256) == 36 / 64

@@ -1,0 +1,336 @@
+"""With what a run may go on, and what is said about it."""
+
+import dataclasses
+import json
+import types
+
+import pytest
+from etils import epath
+
+from moejax import config
+from moejax.cli import sweep as sweeps
+from moejax.core import config_tree, errors, files, resume
+from moejax.data.config import DataConfig
+from moejax.data.vocab import Bytes
+from moejax.run import compatibility, report, restore
+from moejax.run import train as runs
+from moejax.sweep import results
+from moejax.sweep.pool import Answer
+
+RUN = config.Run(data=DataConfig(mixture='synthetic', vocab=Bytes()))
+
+
+def changed(*overrides):
+  """`RUN` with other values of some keys."""
+  run = RUN
+  for key, text in overrides:
+    run = config_tree.override(run, key, text)
+  return run
+
+
+# Keys that another result may come of or not, one for each reason there is.
+ALLOWED = {
+  resume.ROUNDING: {
+    'train.micro_batches': '4',
+    'model.remat': 'full',
+    'model.token_chunks': '2',
+    'model.attention': 'xla',
+    'model.scan_unroll': '2',
+    'model.moe.grouped_matmul': 'blocked',
+    'model.moe.expert_parallel': 'all_gather',
+    'mesh.fsdp': '2',
+  },
+  resume.NOTHING: {
+    'report.samples': 'false',
+    'report.eval_batches': '3',
+    'data.cache_dir': '/elsewhere',
+    'train.log_every': '7',
+    'train.load_every': '7',
+    'train.checkpoint_every': '7',
+    'train.keep_checkpoints': '7',
+    'train.save_best': 'false',
+    'train.eval_every': '7',
+    'train.eval_batches': '7',
+    'train.max_bad_steps': '7',
+    'train.peak_tflops': '7',
+    'train.local_checkpoints': '/near',
+    'train.local_checkpoint_every': '7',
+    'train.watchdog_s': '7',
+    'train.watchdog_exits': 'true',
+    'train.compile_cache': 'none',
+  },
+  resume.BEGINNING: {'start': 'runs/other', 'start_step': 'best'},
+  resume.TEXT: {
+    'data.files': 'a.txt',
+    'data.validation_files': 'b.txt',
+    'data.validation_fraction': '0.1',
+    'data.text_field': 'body',
+    'data.bad_lines': 'skip',
+    'data.max_documents': '9',
+  },
+  resume.LENGTH: {'train.steps': '2000'},
+}
+
+
+def test_every_key_is_compared_unless_it_is_listed_here():
+  known = {key: effect for effect, keys in ALLOWED.items() for key in keys}
+  for key in config_tree.flatten(RUN):
+    group = next((k for k in known if key == k or key.startswith(k + '.')), key)
+    group = 'mesh.fsdp' if key.startswith('mesh.') else group
+    assert resume.effect_of(RUN, key) == known.get(group, resume.RESULT), key
+
+
+@pytest.mark.parametrize('effect', sorted(ALLOWED))
+def test_what_changes_no_result_is_no_other_run(effect):
+  for key, text in ALLOWED[effect].items():
+    run = changed((key, text))
+    restore.check_same(run, RUN, 'there')
+    found = {e: keys for e, keys in resume.changes(RUN, run).items() if keys}
+    assert [*found] == [effect], key
+
+
+@pytest.mark.parametrize(
+  ('key', 'text', 'values'),
+  [
+    ('opt.peak_lr', '0.5', '(0.001 there, 0.5 now)'),
+    ('model.dtype', 'bfloat16', "('float32' there, 'bfloat16' now)"),
+    ('train.batch_size', '16', '(8 there, 16 now)'),
+    ('train.skip_spikes.name', 'deviations', "('never' there, 'deviations'"),
+  ],
+)
+def test_another_result_names_the_key_and_both_values(key, text, values):
+  with pytest.raises(errors.InputError) as e:
+    restore.check_same(changed((key, text)), RUN, 'runs/x')
+  line = str(e.value)
+  assert line.startswith('runs/x belongs to a run of another config: ')
+  assert f'{key} {values}' in line
+
+
+def test_an_exchange_that_drops_is_not_taken_for_rounding():
+  drops = changed(
+    ('model.moe.expert_parallel', 'all_to_all'),
+    ('model.moe.expert_parallel.overflow', 'drop'),
+  )
+  with pytest.raises(errors.InputError, match='expert_parallel.overflow'):
+    restore.check_same(drops, RUN, 'there')
+
+
+class Rows:
+  """Data of one split, known by a name and by its rows."""
+
+  def __init__(self, name, contents):
+    reader = types.SimpleNamespace(fingerprint=name, contents=contents)
+    task = types.SimpleNamespace(splits=('train',))
+    self.domains = {'files': types.SimpleNamespace(train=reader, task=task)}
+
+
+def check(run, data, *, old=RUN, before=None, step=10):
+  """The lines that are said."""
+  said = []
+  extra = json.loads(json.dumps(compatibility.extra_of(old, before or data)))
+  compatibility.check_checkpoint(run, data, step, extra, said.append)
+  return said
+
+
+def test_a_text_is_its_rows_whatever_it_is_called():
+  before, moved = Rows('files-1', 'abc'), Rows('files-2', 'abc')
+  run = changed(('data.files', '/new/*.txt'))
+  (line,) = check(run, moved, before=before)
+  assert line == (
+    "The same rows come of data.files ('' before, '/new/*.txt' now): the run "
+    'goes on with them.'
+  )
+  assert check(RUN, before, before=before) == []
+  with pytest.raises(
+    errors.InputError, match='^the text of files/train has ch'
+  ):
+    check(run, Rows('files-2', 'abd'), before=before)
+  other = Rows('files-1', 'abc')
+  other.domains = {'code': other.domains['files']}
+  with pytest.raises(errors.InputError, match='code/train, files/train has'):
+    check(run, other, before=before)
+
+
+def test_a_checkpoint_that_knows_its_cache_alone_asks_the_cache(monkeypatch):
+  """As those of earlier versions do."""
+  extra = compatibility.extra_of(RUN, Rows('files-1', 'abc'))
+  del extra['rows']
+  rows = {'files-1': 'abc'}
+  monkeypatch.setattr(
+    compatibility.data_build, 'contents_of', lambda _, name: rows.get(name)
+  )
+  moved = Rows('files-2', 'abc')
+  compatibility.check_checkpoint(RUN, moved, 1, extra, print)
+  rows.clear()  # that cache was removed
+  with pytest.raises(errors.InputError, match='the text of files/train has ch'):
+    compatibility.check_checkpoint(RUN, moved, 1, extra, print)
+
+
+def test_rounding_and_what_is_not_used_are_said():
+  data = Rows('a', 'b')
+  run = changed(('train.micro_batches', '4'), ('start', 'x'), ('seed', '0'))
+  assert check(run, data) == [
+    'Going on with train.micro_batches (1 before, 4 now): the same result but '
+    'for rounding.',
+    "start ('' at the beginning, 'x' now): not used, the run has begun "
+    'already.',
+  ]
+  assert check(changed(('report.samples', 'false')), data) == []
+
+
+def test_more_steps_say_what_the_schedule_makes_of_them():
+  old = changed(
+    ('train.steps', '20'),
+    ('opt.schedule', 'cosine'),
+    ('opt.schedule.warmup', '0'),
+    ('opt.peak_lr', '1.0'),
+  )
+  run = config_tree.override(old, 'train.steps', '30')
+  data = Rows('a', 'b')
+  # Half a cosine from 1 to 0.1: 0.1 + 0.9 (1 + cos(pi s / S)) / 2, at 19 of 20
+  # and at 20 of 30.
+  assert check(run, data, old=old, step=20) == [
+    'The run has 30 steps now, 20 before, and opt.schedule=cosine depends on '
+    'that: from here the learning rate is that of a run of 30 steps, 0.325 at '
+    'step 21 after 0.106 at step 20.'
+  ]
+  flat = [('opt.schedule', 'constant'), ('opt.schedule.warmup', '5')]
+  old = changed(('train.steps', '20'), *flat)
+  run = config_tree.override(old, 'train.steps', '30')
+  assert check(run, data, old=old, step=20) == [
+    'The run has 30 steps now, 20 before; its learning rates stay as they were.'
+  ]
+
+
+def test_fewer_steps_than_were_taken_are_refused():
+  data = Rows('a', 'b')
+  check(changed(('train.steps', '10')), data, step=10)
+  with pytest.raises(errors.InputError) as e:
+    check(changed(('train.steps', '9')), data, step=10)
+  assert str(e.value) == (
+    'train.steps=9, but the run has taken 10 steps already: set train.steps=10 '
+    'or more, or use another --workdir'
+  )
+
+
+def write(folder, run, *steps):
+  files.atomic_write_json(
+    epath.Path(folder) / restore.CONFIG, config_tree.to_dict(run)
+  )
+  for step in steps:
+    (folder / restore.CHECKPOINTS / f'{step:08d}').mkdir(parents=True)
+
+
+def test_before_the_first_checkpoint_everything_may_change(tmp_path):
+  write(tmp_path, RUN)
+  (tmp_path / restore.CHECKPOINTS / '00000010.part').mkdir(parents=True)
+  smaller = changed(('model.width', '64'), ('train.log_every', '3'))
+  compatibility.check_workdir(smaller, tmp_path)
+  said = []
+  compatibility.say_begun_anew(smaller, epath.Path(tmp_path), said.append)
+  assert said == [
+    f'{tmp_path} has no checkpoint yet, so the run begins anew with '
+    'model.width (256 before, 64 now).'
+  ]
+  compatibility.say_begun_anew(RUN, epath.Path(tmp_path), said.append)
+  assert len(said) == 1
+  write(tmp_path, RUN, 10)
+  with pytest.raises(errors.InputError, match='of another config: model.width'):
+    compatibility.check_workdir(smaller, tmp_path)
+
+
+def test_a_finished_run_is_finished_until_more_is_wanted(tmp_path):
+  said = []
+  write(tmp_path, RUN)
+  finished = lambda run: compatibility.finished(
+    run, epath.Path(tmp_path), said.append
+  )
+  assert finished(RUN)
+  assert finished(changed(('train.log_every', '3')))
+  assert said == []
+  assert not finished(changed(('train.steps', '1001')))
+  assert not finished(changed(('report.eval_batches', '3')))
+  assert said == [
+    'This run had all of its 1000 steps; it goes on to 1001, and the report is '
+    'made anew.',
+    'The report is made anew: report.* has changed.',
+  ]
+  # Another text is compared first: what is there may be the report of another.
+  assert not finished(changed(('data.files', '/other/*.txt')))
+  assert said[2:] == [
+    "data.files ('' before, '/other/*.txt' now): whether it is the same text "
+    'is seen by its rows.'
+  ]
+  assert finished(changed(('start', '/other')))
+  assert said[3:] == [
+    "start ('' at the beginning, '/other' now): not used, the run has begun "
+    'already.'
+  ]
+  with pytest.raises(
+    errors.InputError, match='train.steps=999, but the run in'
+  ):
+    finished(changed(('train.steps', '999')))
+
+
+def test_a_report_stays_until_the_run_really_goes_on(tmp_path, monkeypatch):
+  folder = epath.Path(tmp_path)
+  found = {'steps': 1000, 'workdir': str(folder)}
+  write(tmp_path, RUN, 1000)
+  report.write(found, folder)
+
+  def parts(*_):
+    raise errors.InputError('the text is gone')
+
+  monkeypatch.setattr(runs, '_parts', parts)
+  with pytest.raises(errors.InputError, match='the text is gone'):
+    runs.train(changed(('train.steps', '1001')), str(tmp_path))
+  assert report.read(folder) == found
+
+
+SWEEP = """
+from moejax import sweep
+get_sweep = lambda: sweep.run('configs/tiny.py:tiny')
+"""
+
+
+def test_a_sweep_trains_or_refuses_what_its_table_would_be_wrong_about(
+  tmp_path, monkeypatch
+):
+  path, folder = tmp_path / 'mine.py', tmp_path / 'runs'
+  path.write_text(SWEEP)
+  jobs = []
+  monkeypatch.setattr(sweeps.pool, 'run', lambda todo, *_: jobs.extend(todo))
+  monkeypatch.setattr(sweeps, '_finish', lambda *_: None)
+
+  def train(*flags):
+    jobs.clear()
+    sweeps.main([f'--sweep={path}', f'--workdir={folder}', *flags])
+    return [job.name for job in jobs]
+
+  run = config.load('configs/tiny.py:tiny')
+  (folder / 'tiny').mkdir(parents=True)
+  write(folder / 'tiny', run, 20)
+  report.write(
+    {'steps': 20, 'domains': {'a': {'loss': 1.0, 'bits_per_byte': 1.0}}},
+    epath.Path(folder / 'tiny'),
+  )
+  results.record(epath.Path(folder), 'tiny', Answer(0, '', 1.0, 9, 9), 1)
+  assert train() == []
+  # A report of other batches is not what the caption says.
+  assert train('--config.report.eval_batches=7') == ['tiny']
+  for flag, words in (
+    ('--config.data.files=/other/*.txt', "data.files ('' there"),
+    ('--config.train.steps=10', 'train.steps (20 there, 10 now)'),
+  ):
+    with pytest.raises(errors.InputError) as e:
+      train(flag)
+    assert words in str(e.value)
+
+
+def test_a_marked_key_keeps_what_it_was():
+  """Its bounds, its table, its default."""
+  with pytest.raises(errors.InputError, match='micro_batches'):
+    changed(('train.micro_batches', '0'))
+  with pytest.raises(errors.InputError, match='expert_parallel'):
+    changed(('model.moe.expert_parallel', 'rung'))
+  assert dataclasses.replace(RUN.train) == type(RUN.train)()
