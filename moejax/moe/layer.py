@@ -244,7 +244,7 @@ class MoE(nnx.Module):
       for place, name in enumerate(axes):
         if rules.RULES[name] == 'fsdp' and self.mesh.shape['fsdp'] > 1:
           w = jax.lax.all_gather(
-            varying.match(w, x_BLD), 'fsdp', axis=place, tiled=True
+            varying.like(w, x_BLD), 'fsdp', axis=place, tiled=True
           )
       return w
 
@@ -286,7 +286,7 @@ class MoE(nnx.Module):
     chain = None if self._rows_travel else run.chained(routed)
     if chain is None:
       return routed, None
-    chain = jax.tree.map(lambda w: varying.match(w, x_BLD), chain)
+    chain = jax.tree.map(lambda w: varying.like(w, x_BLD), chain)
     return jax.lax.stop_gradient(routed), chain
 
   @property
@@ -448,7 +448,7 @@ def _without_computation(
     is_one_A = (choice_A >= 0) & (choice_A < config.zero_computation.num)
     choice_A = jnp.where(is_one_A, choice_A, config.zero_computation.num)
     shape = (x_TD.shape[0], config.zero_computation.num)
-    gate_TZ = varying.match(jnp.zeros(shape), routing.weight_A)
+    gate_TZ = varying.like(jnp.zeros(shape), routing.weight_A)
     gate_TZ = gate_TZ.at[routing.token_A, choice_A].add(
       routing.weight_A, mode='drop'
     )

@@ -84,7 +84,7 @@ def _ragged(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
   out_RN = jnp.zeros((num_rows, *x_AN.shape[1:]), x_AN.dtype)
   return jax.lax.ragged_all_to_all(
     x_AN,
-    varying.match(out_RN, x_AN),
+    varying.like(out_RN, x_AN),
     first_PP[me],
     count_PP[me],
     place_PP[me],

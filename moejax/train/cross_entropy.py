@@ -138,7 +138,7 @@ def _chunks_fwd(x_NSCD, w_DV, weight_NSC, target_NSC):
 
   dw_SDV = jnp.zeros((x_NSCD.shape[1], *w_DV.shape), jnp.float32)
   dw_SDV, (nll_NSC, correct_NSC, dx_NSCD) = jax.lax.scan(
-    body, varying.match(dw_SDV, x_NSCD), (x_NSCD, weight_NSC, target_NSC)
+    body, varying.like(dw_SDV, x_NSCD), (x_NSCD, weight_NSC, target_NSC)
   )
   sum_nll = jnp.sum(nll_NSC * weight_NSC)
   dw_DV = jnp.sum(dw_SDV, axis=0).astype(param_dtype)

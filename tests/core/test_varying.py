@@ -11,7 +11,7 @@ def test_outside_of_shard_map_nothing_is_left_of_it():
     return x * 2 + y
 
   def matched(x, y):
-    return varying.match(x, y) * 2 + y
+    return varying.like(x, y) * 2 + y
 
   args = (jnp.ones((4, 3)), jnp.ones(()))
   texts = [
@@ -28,7 +28,7 @@ def test_a_loop_may_start_from_zeros_and_gradients_are_summed():
 
   @jax.custom_vjp
   def product(x_T, w):
-    zero = varying.match(jnp.zeros(()), x_T)
+    zero = varying.like(jnp.zeros(()), x_T)
     return jax.lax.fori_loop(0, 2, lambda i, total: total + x_T[i] * w, zero)
 
   product.defvjp(
@@ -48,6 +48,4 @@ def test_a_loop_may_start_from_zeros_and_gradients_are_summed():
 
 
 def test_infinite_values_do_not_leak():
-  assert (
-    float(varying.match(jnp.float32(3), jnp.array([jnp.inf, jnp.nan]))) == 3
-  )
+  assert float(varying.like(jnp.float32(3), jnp.array([jnp.inf, jnp.nan]))) == 3

@@ -119,7 +119,7 @@ def _fused_fwd(cut, x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E):
 
   out_TD = jnp.zeros((x_TD.shape[0], w_down_EFD.shape[2]), jnp.float32)
   z_RF = jnp.zeros((R, w_gate_up_EDF.shape[2]), dtype)
-  carry = tuple(varying.match(zero, x_TD) for zero in (out_TD, z_RF))
+  carry = tuple(varying.like(zero, x_TD) for zero in (out_TD, z_RF))
   out_TD, z_RF = cut.each_expert(size_E, R, visit, carry)
   kept = (x_TD, weight_R, w_gate_up_EDF, w_down_EFD, token_R, size_E, z_RF)
   return out_TD.astype(dtype), kept
@@ -130,7 +130,7 @@ def _fused_bwd(cut, kept, dout_TD):
   dtype, R = x_TD.dtype, token_R.shape[0]
 
   def zeros(shape, dtype=jnp.float32):
-    return varying.match(jnp.zeros(shape, dtype), x_TD)
+    return varying.like(jnp.zeros(shape, dtype), x_TD)
 
   def visit(expert, pieces, carry):
     w_DF = blocks.weights(w_gate_up_EDF, expert, dtype)

@@ -112,7 +112,7 @@ def _blocked(cut, x_RD, w_EDF, size_E):
     return pieces(body, y_RF)
 
   y_RF = jnp.zeros((x_RD.shape[0], w_EDF.shape[2]), x_RD.dtype)
-  y_RF = varying.match(y_RF, x_RD)
+  y_RF = varying.like(y_RF, x_RD)
   return cut.each_expert(size_E, x_RD.shape[0], visit, y_RF)
 
 
@@ -134,12 +134,12 @@ def _blocked_bwd(cut, kept, dy_RF):
       return dx_RD, dw_DF + blocks.dot(x_BD, dy_BF, 0, 0)
 
     dx_RD, dw_EDF = carry
-    dw_DF = varying.match(jnp.zeros(w_DF.shape, jnp.float32), x_RD)
+    dw_DF = varying.like(jnp.zeros(w_DF.shape, jnp.float32), x_RD)
     dx_RD, dw_DF = pieces(body, (dx_RD, dw_DF))
     return dx_RD, blocks.set_weights(dw_EDF, dw_DF, expert)
 
   carry = (jnp.zeros_like(x_RD), jnp.zeros_like(w_EDF))
-  carry = tuple(varying.match(zero, x_RD) for zero in carry)
+  carry = tuple(varying.like(zero, x_RD) for zero in carry)
   dx_RD, dw_EDF = cut.each_expert(size_E, x_RD.shape[0], visit, carry)
   return dx_RD, dw_EDF, None
 

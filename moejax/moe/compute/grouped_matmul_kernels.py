@@ -231,7 +231,7 @@ def unchecked(product: Callable[..., Any], *xs: jax.Array) -> Any:
     axis_names=set(axes),
     check_vma=False,
   )(*xs)
-  return jax.tree.map(lambda y: varying.match(y, *xs), y)
+  return jax.tree.map(lambda y: varying.like(y, *xs), y)
 
 
 def padded(x_RD: jax.Array, multiple: int) -> jax.Array:

@@ -125,7 +125,7 @@ def rows_through(run, weights, x_ND, expert_N, own: int) -> jax.Array:
     own: how many local experts there are.
   """
   x_TD, expert_A = x_ND.reshape(-1, x_ND.shape[-1]), expert_N.reshape(-1)
-  one_A = varying.match(jnp.ones(expert_A.shape, jnp.float32), x_TD)
+  one_A = varying.like(jnp.ones(expert_A.shape, jnp.float32), x_TD)
   one_each = contract.Routing(
     token_A=jnp.arange(expert_A.shape[0], dtype=jnp.int32),
     expert_A=expert_A,

@@ -69,7 +69,7 @@ def assign(score_SE: jax.Array, valid_S: jax.Array) -> jax.Array:
   expert_S, _, _ = jax.lax.while_loop(
     lambda carry: (carry[1][0] < 0) & (carry[2] < num_tokens),
     body,
-    (*start, varying.match(jnp.int32(0), expert_S)),
+    (*start, varying.like(jnp.int32(0), expert_S)),
   )
   return expert_S
 
@@ -138,7 +138,7 @@ def _cheapest(score_SE, expert_S, room):
   cost_E, before_E, _, _ = jax.lax.while_loop(
     lambda carry: carry[2] & (carry[3] < num_experts),
     relax,
-    tuple(varying.match(x, load_E) for x in start),
+    tuple(varying.like(x, load_E) for x in start),
   )
   total_E = add(cost_E, to_E)
   return (
@@ -162,6 +162,6 @@ def _shift(score_SE, expert_S, last, before_E):
   expert_S, _, _ = jax.lax.while_loop(
     lambda carry: (before_E[carry[1]] >= 0) & (carry[2] < num_experts),
     link,
-    (expert_S, last, varying.match(jnp.int32(0), last)),
+    (expert_S, last, varying.like(jnp.int32(0), last)),
   )
   return expert_S

@@ -166,7 +166,7 @@ def capped_plan(
     return plan_SE - box_SE, row_S1, box_SE
 
   start = (score_SE, jnp.zeros((num_tokens, 1)), jnp.zeros_like(score_SE))
-  start = tuple(varying.match(x, score_SE, valid_S) for x in start)
+  start = tuple(varying.like(x, score_SE, valid_S) for x in start)
   return jax.lax.fori_loop(0, ITERATIONS, body, start)[0]
 
 

@@ -66,6 +66,6 @@ def sinkhorn(
   row_S, price_E, _, _ = jax.lax.while_loop(
     lambda carry: (carry[2] > tolerance) & (carry[3] < iterations),
     body,
-    tuple(varying.match(x, score_SE, valid_S) for x in start),
+    tuple(varying.like(x, score_SE, valid_S) for x in start),
   )
   return score_SE - row_S[:, None] - price_E, price_E

@@ -210,7 +210,7 @@ def test_a_chain_adds_up_the_gradients_of_the_weights():
   for a, b in zip(got, want, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
     assert not np.any(a[2])
-  # In the kernels, that is. What is left comes of `varying.match`, which adds
+  # In the kernels, that is. What is left comes of `varying.like`, which adds
   # the gradients of a choice between one array and itself.
   sums = lambda jaxpr: str(jaxpr).count(f'f32[{E},{D},{F}] = add_any')
   assert (sums(plain), sums(jaxpr)) == (2 + 2, 2)
