@@ -18,8 +18,8 @@ Say = Callable[[str], None]
 
 def check_workdir(run: Run, workdir: epath.PathLike) -> None:
   """Raises InputError if a workdir has checkpoints of another run."""
-  if different(run, workdir):
-    restore.check_same(run, restore.run_of(str(workdir)), str(workdir))
+  if differing := different(run, workdir):
+    raise restore.another_run(differing, str(workdir))
 
 
 def different(run: Run, workdir: epath.PathLike) -> resume.Changes:

@@ -1,4 +1,4 @@
-"""What a run consists of besides its state."""
+"""What a training run is made of besides its state."""
 
 import dataclasses
 
@@ -11,8 +11,8 @@ from moejax.run.processes import ALONE, Processes
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-  """Made once in `run.py`, given to whoever needs it."""
+class Context:
+  """Made once, in `run/train.py`, and handed to all that need it."""
 
   run: Run
   model: Model

@@ -11,8 +11,8 @@ from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import group as groups
 from moejax.run import restore
-from moejax.run.context import Parts
-from moejax.run.resources import NEAR, Opened
+from moejax.run.context import Context
+from moejax.run.resources import NEAR, Resources
 from moejax.train import checkpoint
 
 
@@ -42,28 +42,30 @@ def check(run: Run, folder: epath.Path, group: groups.AnyGroup) -> None:
     checkpoints.find(run.start_step, 'start_step')
 
 
-def make(parts: Parts, o: Opened) -> build.Weights:
+def make(context: Context, resources: Resources) -> build.Weights:
   """The weights, on the devices; a line says whose they are."""
-  run = parts.run
+  run = context.run
   if not run.start:
-    return parts.model.init(jax.random.key(run.seed))
+    return context.model.init(jax.random.key(run.seed))
   if _is_workdir(run.start):
     _check_model(_run_of(run).model, run)
     weights, step = restore.weights(
-      parts.model,
+      context.model,
       run.start,
-      o.screen.line,
-      parts.processes.group,
+      resources.screen.line,
+      context.processes.group,
       step=run.start_step,
       key='start_step',
     )
-    o.screen.line(f'Beginning with the weights of {run.start}, step {step}.')
+    resources.screen.line(
+      f'Beginning with the weights of {run.start}, step {step}.'
+    )
     return weights
   plan = _plan(run)
-  o.screen.line(f'Beginning with the weights of {plan.folder.path}.')
+  resources.screen.line(f'Beginning with the weights of {plan.folder.path}.')
   for line in load.remarks(plan):
-    o.screen.line(line)
-  return load.weights(plan, parts.model)
+    resources.screen.line(line)
+  return load.weights(plan, context.model)
 
 
 def _is_workdir(start: str) -> bool:

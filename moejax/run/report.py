@@ -19,7 +19,7 @@ from moejax.core import files
 from moejax.data.build import Data
 from moejax.evals import generate, perplexity, settings
 from moejax.evals.batches import eval_batches, num_eval_batches
-from moejax.run.context import Parts
+from moejax.run.context import Context
 from moejax.run.screen import Screen
 
 REPORT = 'report.json'
@@ -49,15 +49,15 @@ def remove(folder: epath.Path) -> None:
 
 
 def make(
-  parts: Parts, weights: Any, folder: epath.Path, screen: Screen
+  context: Context, weights: Any, folder: epath.Path, screen: Screen
 ) -> dict[str, Any]:
   """Scores every validation set, and generates samples; see ReportConfig."""
-  model, data, wanted = parts.model, parts.data, parts.run.report
+  model, data, wanted = context.model, context.data, context.run.report
   step = perplexity.make_step(model)
   if data.vocab is not None and not wanted.eval_batches:
     screen.line('Compressing the text with xz -9 (once), to compare with ...')
     work = lambda: [data.baselines(name) for name in data.validation]
-    parts.processes.group.first('baselines', work)
+    context.processes.group.first('baselines', work)
   domains, counts = {}, {}
   for name, reader in data.validation.items():
     limit = wanted.eval_batches
@@ -80,10 +80,10 @@ def make(
       counts[name] = score.count_NE
   return {
     'workdir': str(folder),
-    'first_layer': parts.run.model.num_dense,
+    'first_layer': context.run.model.num_dense,
     'domains': domains,
     'experts': {name: _top_experts(c) for name, c in counts.items()},
-    'samples': _samples(parts, weights, folder) if wanted.samples else [],
+    'samples': _samples(context, weights, folder) if wanted.samples else [],
   }
 
 
@@ -122,28 +122,28 @@ def _top_experts(count_NE: np.ndarray) -> list[list[tuple[int, float]]]:
 
 
 def _samples(
-  parts: Parts, weights: Any, folder: epath.Path
+  context: Context, weights: Any, folder: epath.Path
 ) -> list[dict[str, str]]:
   """Continuations of a few prompts; none where there was no text."""
-  vocab = parts.data.vocab
+  vocab = context.data.vocab
   if vocab is None:
     return []
   prompts = [vocab.encode(text) for text in PROMPTS]
   # Beyond the length that it was trained on a model has seen no positions.
-  length = parts.data.length
+  length = context.data.length
   longest = max(map(len, prompts)) + len(vocab.start)
   tokens = min(SAMPLE_TOKENS, length - longest)
   if tokens < 1:
     return []
   place = kept_tokenizer.folder(vocab, folder)
   out = generate.generate(
-    parts.model,
+    context.model,
     weights,
     prompts,
     settings.usual(place),
     max_new_tokens=tokens,
     end_ids=companions.end_ids(place, vocab),
-    seed=parts.run.seed,
+    seed=context.run.seed,
     start=vocab.start,
   )
   return [

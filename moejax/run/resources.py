@@ -12,7 +12,7 @@ from etils import epath
 
 from moejax.core import exits, files, log
 from moejax.run import restore
-from moejax.run.context import Parts
+from moejax.run.context import Context
 from moejax.run.screen import Screen
 from moejax.train import bad_steps, checkpoint, goodput, signals, tiers
 from moejax.train.watchdog import Watchdog
@@ -24,8 +24,8 @@ NEAR = 'local_checkpoints.txt'
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-  """Closed whatever happens, by `opened`."""
+class Resources:
+  """All that is open while a run trains; see `open_resources`."""
 
   folder: epath.Path
   screen: Screen
@@ -45,32 +45,35 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(
-  parts: Parts, folder: epath.Path, screen: Screen, spent: goodput.Goodput
-) -> Iterator[Opened]:
-  """Opens all that must be closed; nothing is read or written yet."""
-  config = parts.run.train
+def open_resources(
+  context: Context, folder: epath.Path, screen: Screen, spent: goodput.Goodput
+) -> Iterator[Resources]:
+  """Opens all of it, and closes all of it whatever happens.
+
+  Nothing is read or written yet.
+  """
+  config = context.run.train
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(signals.StopSignal())
     durable = stack.enter_context(
       checkpoint.Checkpointer(
         folder / restore.CHECKPOINTS,
         keep=config.keep_checkpoints,
-        group=parts.processes.group,
+        group=context.processes.group,
         warn=screen.line,
       )
     )
-    near = _near(parts, folder, screen)
+    near = _near(context, folder, screen)
     if near is not None:
       stack.enter_context(near)
     writer = stack.enter_context(contextlib.closing(log.open_writers(folder)))
     bad = stack.enter_context(contextlib.closing(_bad_steps(folder)))
-    yield Opened(
+    yield Resources(
       folder=folder,
       screen=screen,
       spent=spent,
       checkpoints=tiers.Tiers(
-        durable, near, screen.line, parts.processes.group
+        durable, near, screen.line, context.processes.group
       ),
       writer=writer,
       bad_steps=bad,
@@ -88,13 +91,13 @@ def _bad_steps(folder: epath.Path) -> log.Writer:
 
 
 def _near(
-  parts: Parts, folder: epath.Path, screen: Screen
+  context: Context, folder: epath.Path, screen: Screen
 ) -> checkpoint.Checkpointer | None:
   """This process's checkpoints on the fast disk, if the config has one."""
-  place = parts.run.train.local_checkpoints
+  place = context.run.train.local_checkpoints
   if not place:
     return None
-  group = parts.processes.group
+  group = context.processes.group
   files.check_writable(place, 'train.local_checkpoints')
   token = group.told(NEAR, lambda: _token(folder / NEAR))
   warn = screen.line

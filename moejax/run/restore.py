@@ -23,27 +23,32 @@ run_of = config.of_workdir
 
 def different(run: Run, old: Run) -> resume.Changes:
   """The keys by which two runs train something else."""
-  changed = resume.changes(old, run)
-  found = dict(changed[resume.RESULT])
+  changes = resume.changes(old, run)
+  differing = dict(changes[resume.RESULT])
   if _drops(run) or _drops(old):
-    # Which assignments have no room is another matter than rounding.
-    for key, values in changed[resume.ROUNDING].items():
+    # Which assignments are dropped changes the result by more than rounding.
+    for key, values in changes[resume.ROUNDING].items():
       if key.startswith('model.moe.expert_parallel.'):
-        found[key] = values
-  return found
+        differing[key] = values
+  return differing
 
 
 def check_same(run: Run, old: Run, where: str) -> None:
   """Raises InputError if two runs train something else; it names the keys."""
-  if found := different(run, old):
-    raise errors.InputError(
-      f'{where} belongs to a run of another config: {resume.listed(found)}; '
-      'use another --workdir, or the config that is there'
-    )
+  if differing := different(run, old):
+    raise another_run(differing, where)
+
+
+def another_run(differing: resume.Changes, where: str) -> errors.InputError:
+  """The error that a workdir or checkpoint is that of another run."""
+  return errors.InputError(
+    f'{where} belongs to a run of another config: {resume.listed(differing)}; '
+    'use another --workdir, or the config that is there'
+  )
 
 
 def _drops(run: Run) -> bool:
-  """Whether an exchange leaves out what it has no room for."""
+  """Whether expert parallelism drops assignments over its capacity."""
   return getattr(run.model.moe.expert_parallel, 'overflow', None) == 'drop'
 
 

@@ -21,8 +21,7 @@ from moejax.evals import perplexity
 from moejax.evals.batches import eval_batches, num_eval_batches
 from moejax.model import build
 from moejax.moe import self_check
-from moejax.parallel import chunking as row_parts
-from moejax.parallel import hosts
+from moejax.parallel import chunking, hosts
 from moejax.parallel import mesh as meshes
 from moejax.plan import count
 from moejax.run import (
@@ -33,9 +32,9 @@ from moejax.run import (
   restore,
   shared_workdir,
 )
-from moejax.run.context import Parts
+from moejax.run.context import Context
 from moejax.run.processes import ALONE, Processes
-from moejax.run.resources import Opened, opened
+from moejax.run.resources import Resources, open_resources
 from moejax.run.screen import Screen
 from moejax.train import bad_steps, goodput, loop, optimizer, step
 from moejax.train import state as states
@@ -69,7 +68,7 @@ def train(
   mesh = meshes.make(run.mesh)
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
-  row_parts.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
+  chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
   model = build.build(run.model, mesh)
   files.check_writable(folder)
   with (
@@ -104,13 +103,13 @@ def _train(
     return
   with compile_cache.kept(run.train.compile_cache, folder, screen.line):
     initial_weights.check(run, folder, processes.group)
-    parts = _parts(run, model, screen, processes)
-    _train_the_rest(parts, folder, screen, spent)
+    context = _context(run, model, screen, processes)
+    _train_the_rest(context, folder, screen, spent)
 
 
-def _parts(
+def _context(
   run: Run, model: build.Model, screen: Screen, processes: Processes
-) -> Parts:
+) -> Context:
   # What does not fit together is to be said before any text is packed.
   model.trace(run.train.batch_size, run.data.sequence_length)
   show = data_progress.lines(screen)
@@ -121,27 +120,30 @@ def _parts(
   if run.model.num_moe:
     self_check.run(run.model.moe, run.model.dtype, model.mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
-  return Parts(run, model, transform, data, processes)
+  return Context(run, model, transform, data, processes)
 
 
 def _train_the_rest(
-  parts: Parts, folder: epath.Path, screen: Screen, spent: goodput.Goodput
+  context: Context, folder: epath.Path, screen: Screen, spent: goodput.Goodput
 ) -> None:
-  run, processes = parts.run, parts.processes
+  run, processes = context.run, context.processes
   if processes.main:
     kept_tokenizer.keep(run.data.vocab, folder, run.start, screen.line)
     _write_versions(folder)
-  _say_what(parts, folder, screen)
-  with opened(parts, folder, screen, spent) as o, processes.guard():
-    state = _start(parts, o)
+  _say_what(context, folder, screen)
+  with (
+    open_resources(context, folder, screen, spent) as resources,
+    processes.guard(),
+  ):
+    state = _start(context, resources)
     if processes.main:
       # Now it is known that the run may go on with this config, and so that a
       # report of fewer steps is out of date.
       report.remove(folder)
       files.atomic_write_json(folder / restore.CONFIG, config_tree.to_dict(run))
-    with screen, o.watchdog:
-      result = loop.run(_job(parts, o), state)
-    best = o.checkpoints.best()
+    with screen, resources.watchdog:
+      result = loop.run(_job(context, resources), state)
+    best = resources.checkpoints.best()
     spent.keep()
   if result.interrupted:
     at = int(result.state.step)
@@ -150,7 +152,7 @@ def _train_the_rest(
       f'saved in {folder}. Run the same command to go on'
     )
   with spent.part('evaluation'):
-    found = report.make(parts, result.state.weights, folder, screen)
+    found = report.make(context, result.state.weights, folder, screen)
     found |= {'steps': run.train.steps, 'best': best}
   spent.keep()
   if processes.main:
@@ -173,8 +175,8 @@ def _write_versions(folder: epath.Path) -> None:
     files.atomic_write_json(path, {**first, RESUMED: [*kept[RESUMED], now]})
 
 
-def _say_what(parts: Parts, folder: epath.Path, screen: Screen) -> None:
-  run = parts.run
+def _say_what(context: Context, folder: epath.Path, screen: Screen) -> None:
+  run = context.run
   counted = count.count(run.model)
   experts = ''
   if run.model.num_moe:
@@ -188,37 +190,43 @@ def _say_what(parts: Parts, folder: epath.Path, screen: Screen) -> None:
     f'{counted.active / 1e6:.1f}M active per token{experts}.'
   )
   tokens = run.train.batch_size * run.data.sequence_length
-  devices = parts.model.mesh.devices.size
-  platform = parts.model.mesh.devices.flat[0].platform
+  devices = context.model.mesh.devices.size
+  platform = context.model.mesh.devices.flat[0].platform
   screen.line(
     f'Training: {run.train.steps} steps of {tokens} tokens on {devices} '
     f'{platform} device{"s" if devices > 1 else ""}; it is kept in {folder}.'
   )
 
 
-def _start(parts: Parts, o: Opened) -> states.State:
+def _start(context: Context, resources: Resources) -> states.State:
   """The newest whole checkpoint's state, or a fresh one."""
-  what = parts.model, parts.transform
-  rule = parts.run.train.skip_spikes
-  with o.spent.part('restore'):
-    found = o.checkpoints.restore_latest(states.abstract(*what, rule))
+  what = context.model, context.transform
+  rule = context.run.train.skip_spikes
+  with resources.spent.part('restore'):
+    found = resources.checkpoints.restore_latest(states.abstract(*what, rule))
     if found is None:
-      state = states.begin(*what, initial_weights.make(parts, o), rule)
+      state = states.begin(
+        *what, initial_weights.make(context, resources), rule
+      )
   if found is None:
-    compatibility.say_begun_anew(parts.run, o.folder, o.screen.line)
-    o.go_on_from(0)
+    compatibility.say_begun_anew(
+      context.run, resources.folder, resources.screen.line
+    )
+    resources.go_on_from(0)
     return state
   state, extra = found
   compatibility.check_checkpoint(
-    parts.run, parts.data, int(state.step), extra, o.screen.line
+    context.run, context.data, int(state.step), extra, resources.screen.line
   )
-  o.screen.line(f'Going on from the checkpoint of step {int(state.step)}.')
-  o.go_on_from(int(state.step))
+  resources.screen.line(
+    f'Going on from the checkpoint of step {int(state.step)}.'
+  )
+  resources.go_on_from(int(state.step))
   return state
 
 
-def _job(parts: Parts, o: Opened) -> loop.Job:
-  run, model, group = parts.run, parts.model, parts.processes.group
+def _job(context: Context, resources: Resources) -> loop.Job:
+  run, model, group = context.run, context.model, context.processes.group
   config_step = step.StepConfig(
     run.opt,
     run.train.steps,
@@ -231,45 +239,45 @@ def _job(parts: Parts, o: Opened) -> loop.Job:
   length = run.data.sequence_length
   return loop.Job(
     config=run.train,
-    step=step.make(model, parts.transform, config_step),
-    batches=lambda start: _device_batches(parts, start),
-    checkpoints=o.checkpoints,
-    writer=o.writer,
-    display=o.screen,
+    step=step.make(model, context.transform, config_step),
+    batches=lambda start: _device_batches(context, start),
+    checkpoints=resources.checkpoints,
+    writer=resources.writer,
+    display=resources.screen,
     tokens_per_batch=run.train.batch_size * length,
     flops_per_token=count.flops_per_token(run.model, length),
-    extra=compatibility.extra_of(run, parts.data),
-    hooks=[_validation_hook(parts, o.screen)],
-    stop_requested=lambda step: group.agree(o.stop.after(step), step),
+    extra=compatibility.extra_of(run, context.data),
+    hooks=[_validation_hook(context, resources.screen)],
+    stop_requested=lambda step: group.agree(resources.stop.after(step), step),
     bad_step=bad_steps.BadSteps(
       names=bad_steps.names_of(model.shapes),
       seed=run.seed,
-      rows=parts.data.train.rows_of,
-      writer=o.bad_steps,
+      rows=context.data.train.rows_of,
+      writer=resources.bad_steps,
     ).see,
-    beat=o.watchdog.beat,
-    goodput=o.spent,
+    beat=resources.watchdog.beat,
+    goodput=resources.spent,
   )
 
 
 @contextlib.contextmanager
-def _device_batches(parts: Parts, start: int) -> Iterator[Iterator[Any]]:
+def _device_batches(context: Context, start: int) -> Iterator[Iterator[Any]]:
   """Batches on the devices from step `start` on; read ahead by a thread."""
-  mesh, train = parts.model.mesh, parts.data.train
+  mesh, train = context.model.mesh, context.data.train
   rows = hosts.my_rows(train.batch_size, mesh)
   with contextlib.closing(train.iterate(start, rows)) as batches:
     yield (hosts.put_rows(b, mesh, rows, train.batch_size) for b in batches)
 
 
-def _validation_hook(parts: Parts, screen: Screen) -> loop.Hook:
+def _validation_hook(context: Context, screen: Screen) -> loop.Hook:
   """Losses on the first batches of each validation set, and their mean."""
-  model, limit = parts.model, parts.run.train.eval_batches
+  model, limit = context.model, context.run.train.eval_batches
   evaluate = perplexity.make_step(model)
 
   def hook(at: int, state: states.State) -> dict[str, float]:
     del at
     found = {}
-    for name, cache in parts.data.validation.items():
+    for name, cache in context.data.validation.items():
       batches = screen.track(
         eval_batches(model, cache, limit),
         f'Evaluating on {name}',
