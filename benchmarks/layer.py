@@ -37,6 +37,7 @@ from moejax.core import command, errors, files, table
 from moejax.moe import balance, contract, layer, stats
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers import ROUTERS
+from moejax.moe.scorers.base import ScorerInput
 
 # Numbers of experts, and the one that the others are compared with.
 COUNTS, BASE = (8, 16, 32, 64, 128, 256), 16
@@ -186,7 +187,7 @@ def _routing(shape: Shape, key: jax.Array) -> tuple[Any, Any]:
   def loss(weights: Any, x_TD: jax.Array) -> Any:
     of_router, of_heads = nnx.merge(graph, weights)
     x_TD = moe.router.prepare(x_TD, tokens.index_BL, key)
-    seen = contract.ScorerInput(x_TD, tokens.token_BL, experts)
+    seen = ScorerInput(x_TD, tokens.token_BL, experts)
     arrays = lambda owner: {name: param[...] for name, param in owner.items()}
     given = contract.RouterInput(
       logits_TE=moe.scorer(arrays(of_router), seen),

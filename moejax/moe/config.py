@@ -5,6 +5,7 @@ import dataclasses
 from moejax.core import errors, fields, resume, table
 from moejax.moe import balance as balances
 from moejax.moe import contract
+from moejax.moe.balance.base import Balance
 from moejax.moe.compute.grouped_matmul import GROUPED_MATMULS
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
@@ -13,6 +14,7 @@ from moejax.moe.experts.shared import SharedExperts
 from moejax.moe.experts.zero_computation import ZeroComputation
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS, Linear
+from moejax.moe.scorers.base import Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class MoEConfig(fields.Checked):
   )
   num_shared: int = fields.number(0, at_least=0, at_most=10**6)
   shared: SharedExperts = SharedExperts()
-  scorer: contract.Scorer = fields.choice(SCORERS, Linear())
+  scorer: Scorer = fields.choice(SCORERS, Linear())
   router: contract.Router = fields.choice(ROUTERS, ROUTERS['top_k']())
   dispatcher: contract.Dispatcher = fields.choice(
     DISPATCHERS, DISPATCHERS['dropless']()
@@ -58,7 +60,7 @@ class MoEConfig(fields.Checked):
     fields.choice(EXPERT_PARALLEL, EXPERT_PARALLEL['all_to_all']()),
   )
   experts: SwiGLU = fields.choice(EXPERTS, SwiGLU())
-  balance: tuple[contract.Balance, ...] = fields.choices(
+  balance: tuple[Balance, ...] = fields.choices(
     balances.BALANCE, (balances.BALANCE['expert_level'](),)
   )
   zero_computation: ZeroComputation = ZeroComputation()

@@ -22,6 +22,43 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
+from moejax.moe.scorers import base as scorers
+
+
+@flax.struct.dataclass
+class Routing:
+  """A list of A assignments: "send token t to expert e with weight w".
+
+  Earlier assignments win when an expert has too little room. An expert id of E
+  means "send nowhere"; padding tokens are skipped that way.
+
+  Attributes:
+    token_A: int32.
+    expert_A: int32, in [0, E].
+    weight_A: float32.
+    prob_TE: float32 probabilities, for balance losses and analysis.
+    extra: by name, what the router's own balance losses want to know.
+    per_token: static K when the list is token choice, K outermost (assignment a
+      is of token a % T), else None. It lets gathers stand in for scatters.
+    group_size: static number of consecutive tokens that share one capacity;
+      0 means all tokens that the router saw.
+    room: static; rows that each expert has for a group, once a dispatcher has
+      limited the list to that; None before.
+    scales_input: static; the weight multiplies the expert's input, not its
+      output (Llama 4). Needs per_token = 1.
+    residual_T: coefficient of the token itself in the layer's output.
+  """
+
+  token_A: jax.Array
+  expert_A: jax.Array
+  weight_A: jax.Array
+  prob_TE: jax.Array
+  extra: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+  per_token: int | None = flax.struct.field(pytree_node=False, default=None)
+  group_size: int = flax.struct.field(pytree_node=False, default=0)
+  room: int | None = flax.struct.field(pytree_node=False, default=None)
+  scales_input: bool = flax.struct.field(pytree_node=False, default=False)
+  residual_T: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -81,122 +118,6 @@ class RouterInput:
     return score_TE
 
 
-@flax.struct.dataclass
-class Routing:
-  """A list of A assignments: "send token t to expert e with weight w".
-
-  Earlier assignments win when an expert has too little room. An expert id of E
-  means "send nowhere"; padding tokens are skipped that way.
-
-  Attributes:
-    token_A: int32.
-    expert_A: int32, in [0, E].
-    weight_A: float32.
-    prob_TE: float32 probabilities, for balance losses and analysis.
-    extra: by name, what the router's own balance losses want to know.
-    per_token: static K when the list is token choice, K outermost (assignment a
-      is of token a % T), else None. It lets gathers stand in for scatters.
-    group_size: static number of consecutive tokens that share one capacity;
-      0 means all tokens that the router saw.
-    room: static; rows that each expert has for a group, once a dispatcher has
-      limited the list to that; None before.
-    scales_input: static; the weight multiplies the expert's input, not its
-      output (Llama 4). Needs per_token = 1.
-    residual_T: coefficient of the token itself in the layer's output.
-  """
-
-  token_A: jax.Array
-  expert_A: jax.Array
-  weight_A: jax.Array
-  prob_TE: jax.Array
-  extra: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-  per_token: int | None = flax.struct.field(pytree_node=False, default=None)
-  group_size: int = flax.struct.field(pytree_node=False, default=0)
-  room: int | None = flax.struct.field(pytree_node=False, default=None)
-  scales_input: bool = flax.struct.field(pytree_node=False, default=False)
-  residual_T: jax.Array | None = None
-
-
-@flax.struct.dataclass
-class ScorerInput:
-  """What a scorer may look at.
-
-  Attributes:
-    x_TD: token vectors, float32.
-    token_T: int32 vocabulary ids.
-    experts: weights of all routed experts, for a scorer that `reads_experts`;
-      else empty.
-    state_TR: what the scorer of the layer before handed on, zeros in the first
-      layer; None for a router's further scorers.
-  """
-
-  x_TD: jax.Array
-  token_T: jax.Array
-  experts: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-  state_TR: jax.Array | None = None
-
-
-def loss_weight(default: float) -> Any:
-  """A config field that holds what a balance loss is multiplied by.
-
-  A negative one would ask for imbalance, and one above 100 leaves nothing of
-  the language model's loss; both are refused.
-  """
-  return fields.number(default, at_least=0, at_most=100)
-
-
-@dataclasses.dataclass(frozen=True)
-class Scorer(fields.Checked):
-  """Token vectors to scores: the base of all scorers; owns weights.
-
-  A scorer is a frozen dataclass whose fields are its config keys.
-  """
-
-  @property
-  def reads_experts(self) -> bool:
-    """Whether it looks at the experts' weights."""
-    return False
-
-  @property
-  def state_width(self) -> int:
-    """R, numbers of each token that it hands to the next layer's scorer."""
-    return 0
-
-  def init(
-    self, key: jax.Array, width: int, num: int, std: float
-  ) -> dict[str, Any]:
-    """Weights by name: float32 `nnx.Param`s that name their axes.
-
-    Args:
-      key: random key.
-      width: D.
-      num: how many scores it is to give.
-      std: of the model's matrices at the start.
-    """
-    raise NotImplementedError
-
-  def __call__(self, w: dict[str, jax.Array], given: ScorerInput) -> jax.Array:
-    """Scores [T, num] in float32, whatever the compute type."""
-    raise NotImplementedError
-
-  def state(self, w: dict[str, jax.Array], given: ScorerInput) -> jax.Array:
-    """What it hands on, [T, R] in float32, if R is above 0."""
-    raise NotImplementedError
-
-  def balance_logits(
-    self, w: dict[str, jax.Array], logits_TE: jax.Array
-  ) -> jax.Array | None:
-    """Logits whose softmax is P for balance losses; None: the router's P.
-
-    Of scores that it gave, for a router that wants one for each choice.
-    """
-    del w, logits_TE
-
-  def after_step(self, w: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The weights as they stay after an optimiser step, layers in front."""
-    return w
-
-
 @dataclasses.dataclass(frozen=True)
 class Router(fields.Checked):
   """Chooses experts: the base of all routers. No parameters, no state.
@@ -225,7 +146,7 @@ class Router(fields.Checked):
     """Logits that it wants for so many experts."""
     return num_experts
 
-  def heads(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
+  def heads(self, num_experts: int) -> dict[str, tuple[scorers.Scorer, int]]:
     """Further scorers by name, with how many scores each is to give.
 
     What they give reaches the router as `given.heads[name]`.
@@ -254,69 +175,6 @@ class Router(fields.Checked):
   def frozen_heads(self) -> dict[str, int]:
     """By head, the step from which on its weights stay; needs counts_steps."""
     return {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Balance(fields.Checked):
-  """Keeps experts in balance, by a loss or by a memory: the base of all parts.
-
-  A loss has two halves. `observe` runs inside the layer and returns sums over
-  tokens (or over groups of them); sums of shards and of micro-batches add up to
-  the sums of the global batch. `loss` turns those into a number. So the loss is
-  that of the global batch whatever the mesh, and gradient accumulation applies
-  its gradient exactly: a loss is differentiated at the global sums, and each
-  micro-batch contributes its own sums times that derivative.
-
-  A memory is a dictionary of float32 arrays that each layer keeps beside its
-  weights and that `update` replaces after every optimiser step, from the same
-  global sums. Routers and `observe` see it as `given.memory[name]`; what is
-  called `bias_E` in it is added to the scores for choosing.
-
-  A part is a frozen dataclass whose fields, its coefficient among them, are its
-  config keys.
-  """
-
-  def check(self, num_experts: int) -> None:
-    """Raises InputError if it does not fit so many choices."""
-
-  def shrunk(self, num_experts: int) -> 'Balance':
-    """The same part for a laptop's few experts."""
-    del num_experts
-    return self
-
-  @property
-  def reads_responses(self) -> bool:
-    """Whether it looks at the answers of experts to the router's rows."""
-    return False
-
-  def observe(self, given: RouterInput, routing: Routing) -> Any:
-    """Sums over the tokens of this shard, a tree of float32 arrays."""
-    raise NotImplementedError
-
-  @property
-  def joins_layers(self) -> bool:
-    """Whether there is one loss, of the sums of all layers added up.
-
-    Else each layer has its own loss, and the losses add up.
-    """
-    return False
-
-  def loss(self, sums: Any) -> jax.Array:
-    """The loss of one layer, its coefficient included, from global sums."""
-    del sums
-    return jnp.zeros((), jnp.float32)
-
-  def memory(self, num_experts: int) -> dict[str, jax.Array]:
-    """What one layer remembers at the start, by name."""
-    del num_experts
-    return {}
-
-  def update(
-    self, memory: dict[str, jax.Array], sums: Any
-  ) -> dict[str, jax.Array]:
-    """The memory after a step. All arrays have the layers in front."""
-    del sums
-    return memory
 
 
 class Dispatcher(Protocol):

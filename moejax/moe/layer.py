@@ -31,6 +31,7 @@ from moejax.moe.balance import responses
 from moejax.moe.compute import implementations
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import base, latent
+from moejax.moe.scorers.base import ScorerInput
 from moejax.parallel import chunking, rules
 from moejax.parallel import mesh as meshes
 
@@ -356,7 +357,7 @@ class MoE(nnx.Module):
 
     def seen(scorer, state_TR=None):
       experts = self._all_experts(weights) if scorer.reads_experts else {}
-      return contract.ScorerInput(x_TD, tokens.token_BL, experts, state_TR)
+      return ScorerInput(x_TD, tokens.token_BL, experts, state_TR)
 
     of_main, main = seen(config.scorer, state_TR), weights['router']
     if config.scorer.state_width:

@@ -10,6 +10,7 @@ from moejax.moe import contract
 from moejax.moe.balance import (
   adamw_bias,
   adaptive_l1,
+  base,
   bias,
   coupling,
   gshard,
@@ -54,7 +55,7 @@ BALANCE = {
 
 
 def total(
-  losses: tuple[contract.Balance, ...], sums: dict[str, Any]
+  losses: tuple[base.Balance, ...], sums: dict[str, Any]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """All balance losses of a model, summed over its MoE layers.
 
@@ -79,7 +80,7 @@ def total(
     name = table.name_of(BALANCE, part)
     if name not in sums:
       raise KeyError(f'no layer reported balance loss {name!r}')
-    if type(part).loss is contract.Balance.loss:
+    if type(part).loss is base.Balance.loss:
       continue  # it has a memory only
     if part.joins_layers:
       joined = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums[name])
@@ -92,7 +93,7 @@ def total(
 
 
 def observe(
-  losses: tuple[contract.Balance, ...],
+  losses: tuple[base.Balance, ...],
   given: contract.RouterInput,
   routing: contract.Routing,
 ) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def observe(
 
 
 def memory(
-  parts: tuple[contract.Balance, ...], num_experts: int
+  parts: tuple[base.Balance, ...], num_experts: int
 ) -> dict[str, dict[str, jax.Array]]:
   """What one layer remembers at the start, by part; parts without are out."""
   found = {
@@ -114,7 +115,7 @@ def memory(
 
 
 def update(
-  parts: tuple[contract.Balance, ...],
+  parts: tuple[base.Balance, ...],
   memory: dict[str, dict[str, jax.Array]],
   sums: dict[str, Any],
 ) -> dict[str, dict[str, jax.Array]]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract
-from moejax.moe.balance import counts
+from moejax.moe.balance import base, counts
 
 NAME = 'adaptive_l1'
 
@@ -19,7 +19,7 @@ FORMS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveL1(contract.Balance):
+class AdaptiveL1(base.Balance):
   """ReMoE's loss: lambda * sum_e f_e (mean over tokens of R_te).
 
   Wang, Zhu and Chen 2024 (arXiv 2412.14711, sections 3.2 and 3.3): R is the

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from moejax.core import fields
 from moejax.moe import contract
-from moejax.moe.balance import counts, zero_computation
+from moejax.moe.balance import base, counts, zero_computation
 
 
 def _sign(count_NE: jax.Array) -> jax.Array:
@@ -28,7 +28,7 @@ def _proportional(count_NE: jax.Array) -> jax.Array:
 RULES = {'proportional': _proportional, 'sign': _sign}
 
 
-class SelectionBias(contract.Balance):
+class SelectionBias(base.Balance):
   """What moves a bias by the load of the experts: the base of all that do."""
 
   def observe(

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract
-from moejax.moe.balance import counts
+from moejax.moe.balance import base, counts
 
 NAME = 'coupling'
 
 
 @dataclasses.dataclass(frozen=True)
-class Coupling(contract.Balance):
+class Coupling(base.Balance):
   """Expert-router coupling: an expert answers to its own row more than others.
 
   ERC (arXiv 2512.23447, equation 3): the router's row R_i stands for the tokens
@@ -37,7 +37,7 @@ class Coupling(contract.Balance):
       experts and 0.5 with 256.
   """
 
-  coefficient: float = contract.loss_weight(1.0)
+  coefficient: float = base.loss_weight(1.0)
   alpha: float = fields.number(1.0, at_least=0, at_most=1000)
 
   @property

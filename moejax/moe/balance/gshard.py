@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from moejax.moe import contract
-from moejax.moe.balance import counts
+from moejax.moe.balance import base, counts
 
 
 @dataclasses.dataclass(frozen=True)
-class GShardAux(contract.Balance):
+class GShardAux(base.Balance):
   """GShard's auxiliary loss: mean over groups of (1/E) sum_e (c_e / S) m_e.
 
   GShard (arXiv 2006.16668, Algorithm 1, lines 9 to 13): c_e counts the first
@@ -24,7 +24,7 @@ class GShardAux(contract.Balance):
   it is also the balance loss of LibMoE's vision models.
   """
 
-  coefficient: float = contract.loss_weight(0.01)
+  coefficient: float = base.loss_weight(0.01)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract, stats
-from moejax.moe.balance import counts, scope
+from moejax.moe.balance import base, counts, scope
 
 
 def f_and_p(found: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -42,7 +42,7 @@ class ExpertLevel(scope.Scoped):
 
   over: ClassVar[str] = 'batch'
 
-  alpha: float = contract.loss_weight(0.01)
+  alpha: float = base.loss_weight(0.01)
 
   def sums(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -82,7 +82,7 @@ class SequenceLevel(scope.Scoped):
 
   over: ClassVar[str] = 'sequence'
 
-  alpha: float = contract.loss_weight(1e-4)
+  alpha: float = base.loss_weight(1e-4)
   probability: str = fields.named(PROBABILITIES, 'router')
 
   def sums(
@@ -127,7 +127,7 @@ class DeviceLevel(scope.Scoped):
       number of tokens of a sequence.
   """
 
-  alpha: float = contract.loss_weight(0.05)
+  alpha: float = base.loss_weight(0.05)
   num_groups: int = fields.number(1, at_least=1)
   over: str = fields.named(scope.SCOPES, 'batch')
 
@@ -167,7 +167,7 @@ class Communication(scope.Scoped):
     over: the paper's T is the number of tokens of a sequence.
   """
 
-  alpha: float = contract.loss_weight(0.02)
+  alpha: float = base.loss_weight(0.02)
   num_groups: int = fields.number(1, at_least=1)
   groups_per_token: int = fields.number(1, at_least=1)
   over: str = fields.named(scope.SCOPES, 'sequence')

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from moejax.core import fields
 from moejax.moe import contract
-from moejax.moe.balance import counts, scope
+from moejax.moe.balance import base, counts, scope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Entropy(scope.Scoped):
     over: 'sequence' takes the mean over one sequence at a time.
   """
 
-  coefficient: float = contract.loss_weight(0.001)
+  coefficient: float = base.loss_weight(0.001)
   over: str = fields.named(scope.SCOPES, 'batch')
 
   def sums(
@@ -46,7 +46,7 @@ class Entropy(scope.Scoped):
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenEntropy(contract.Balance):
+class TokenEntropy(base.Balance):
   """Makes routers sure: coefficient * mean over tokens of -sum_i p_ti ln p_ti.
 
   The loss of dynamic routing (arXiv 2403.07652, section 3), for the router
@@ -60,7 +60,7 @@ class TokenEntropy(contract.Balance):
     coefficient: the paper's beta.
   """
 
-  coefficient: float = contract.loss_weight(1e-4)
+  coefficient: float = base.loss_weight(1e-4)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -79,7 +79,7 @@ class TokenEntropy(contract.Balance):
 
 
 @dataclasses.dataclass(frozen=True)
-class ZLoss(contract.Balance):
+class ZLoss(base.Balance):
   """Router z-loss: coefficient * mean over tokens of logsumexp(logits)^2.
 
   ST-MoE (arXiv 2202.08906, section 3.3, equation 5), over the tokens of the
@@ -88,7 +88,7 @@ class ZLoss(contract.Balance):
   offsets, noise and biases that a router adds.
   """
 
-  coefficient: float = contract.loss_weight(0.001)
+  coefficient: float = base.loss_weight(0.001)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing

@@ -8,7 +8,7 @@ import numpy as np
 
 from moejax.core import fields
 from moejax.moe import contract
-from moejax.moe.balance import counts, load, variation
+from moejax.moe.balance import base, counts, load, variation
 
 
 def _with_null(sums: dict[str, jax.Array]) -> jax.Array:
@@ -28,7 +28,7 @@ FORMS = {'with_null': _with_null, 'without_null': _without_null}
 
 
 @dataclasses.dataclass(frozen=True)
-class TernaryChoice(contract.Balance):
+class TernaryChoice(base.Balance):
   """TC-MoE's losses: alpha * sum_i f_i (P_i+ + P_i-) - reward * P_null.
 
   Yan et al. 2025 (TC-MoE, ICLR). The counts of the positive and the negative
@@ -58,8 +58,8 @@ class TernaryChoice(contract.Balance):
     form: see above.
   """
 
-  alpha: float = contract.loss_weight(0.01)
-  reward: float = contract.loss_weight(0.0)
+  alpha: float = base.loss_weight(0.01)
+  reward: float = base.loss_weight(0.0)
   form: str = fields.named(FORMS, 'with_null')
 
   def observe(
@@ -82,7 +82,7 @@ class TernaryChoice(contract.Balance):
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectorEntropy(contract.Balance):
+class SelectorEntropy(base.Balance):
   """DSelect-k's losses: its selectors' entropy, and codes that name no expert.
 
   Hazimeh et al. 2021 (arXiv 2106.03760, section 3): the entropy of each of the
@@ -100,8 +100,8 @@ class SelectorEntropy(contract.Balance):
     unreachable: of the other; 1 in the released code.
   """
 
-  coefficient: float = contract.loss_weight(0.001)
-  unreachable: float = contract.loss_weight(1.0)
+  coefficient: float = base.loss_weight(0.001)
+  unreachable: float = base.loss_weight(1.0)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -123,7 +123,7 @@ class SelectorEntropy(contract.Balance):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stable(contract.Balance):
+class Stable(base.Balance):
   """StableMoE's losses of its first stage: balance and distillation.
 
   Dai et al. 2022 (arXiv 2204.08396, section 3.1):
@@ -144,8 +144,8 @@ class Stable(contract.Balance):
     distillation: of the other.
   """
 
-  coefficient: float = contract.loss_weight(0.3)
-  distillation: float = contract.loss_weight(0.3)
+  coefficient: float = base.loss_weight(0.3)
+  distillation: float = base.loss_weight(0.3)
 
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
@@ -171,7 +171,7 @@ class Stable(contract.Balance):
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoLevelImportance(contract.Balance):
+class TwoLevelImportance(base.Balance):
   """HMoE's balance: importance of groups, and of experts within each group.
 
   In the released code of HMoE (arXiv 2410.02935), and of hierarchical gates
@@ -189,7 +189,7 @@ class TwoLevelImportance(contract.Balance):
     unbiased: variance over one less, as the released code has it.
   """
 
-  coefficient: float = contract.loss_weight(0.01)
+  coefficient: float = base.loss_weight(0.01)
   unbiased: bool = False
 
   def observe(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract
-from moejax.moe.balance import counts
+from moejax.moe.balance import base, counts
 from moejax.moe.routers import scores
 
 BINS = 1000
@@ -18,7 +18,7 @@ SCORES = {'logits': lambda x_TE: (x_TE, x_TE), **scores.SCORES}
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantile(contract.Balance):
+class Quantile(base.Balance):
   """Quantile balancing as in Kimi K3: b_e = quantile_{k/E} of alpha_t - s_te.
 
   J. Su, "quantile balancing" (kexue.fm 11619), in the form of the Kimi K3

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.moe import contract
+from moejax.moe.balance import base
 
 
 def _batch_sums(value: Any, sums_S: dict[str, jax.Array]) -> Any:
@@ -38,7 +39,7 @@ SCOPES = {
 }
 
 
-class Scoped(contract.Balance):
+class Scoped(base.Balance):
   """A loss given by sums of tokens and by a value of such sums.
 
   A part has an `over`: 'batch' takes the value of the sums over the global

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract
-from moejax.moe.balance import counts
+from moejax.moe.balance import base, counts
 
 
 def _top_1(given: contract.RouterInput, routing: contract.Routing):
@@ -54,7 +54,7 @@ LAYERS = ('each', 'together')
 
 
 @dataclasses.dataclass(frozen=True)
-class Switch(contract.Balance):
+class Switch(base.Balance):
   """Switch Transformer's loss: alpha * N * sum_i f_i P_i.
 
   Switch (arXiv 2101.03961, section 2.2, equations 4 to 6): f_i is the share of
@@ -89,7 +89,7 @@ class Switch(contract.Balance):
       layer can make up for that of another: a weaker wish than 'each'.
   """
 
-  alpha: float = contract.loss_weight(0.01)
+  alpha: float = base.loss_weight(0.01)
   form: str = fields.named(FORMS, 'top_1')
   layers: str = fields.named(LAYERS, 'each')
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract
-from moejax.moe.balance import counts
+from moejax.moe.balance import base, counts
 
 NAME = 'threshold_ema'
 BINS = 1000
@@ -19,7 +19,7 @@ REACH = math.asinh(LARGEST / FINE)
 
 
 @dataclasses.dataclass(frozen=True)
-class ThresholdEma(contract.Balance):
+class ThresholdEma(base.Balance):
   """c_e = decay c_e + (1 - decay) (the q-th largest logit), q = T k / E.
 
   The thresholds of Expert Threshold routing (arXiv 2603.11535, section 3 and

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from moejax.core import fields
 from moejax.moe import contract
-from moejax.moe.balance import counts
+from moejax.moe.balance import base, counts
 
 EPSILON = 1e-10
 
@@ -43,7 +43,7 @@ SOURCES = {'gates': _gates, 'probabilities': _probabilities}
 
 
 @dataclasses.dataclass(frozen=True)
-class Importance(contract.Balance):
+class Importance(base.Balance):
   """Importance loss: coefficient * CV(sum over tokens of the gates)^2.
 
   Shazeer et al. 2017 (arXiv 1701.06538, section 4, equations 6 and 7), over the
@@ -59,7 +59,7 @@ class Importance(contract.Balance):
     unbiased: variance over E - 1 (PyTorch's; tensor2tensor divides by E).
   """
 
-  coefficient: float = contract.loss_weight(0.01)
+  coefficient: float = base.loss_weight(0.01)
   source: str = fields.named(SOURCES, 'gates')
   unbiased: bool = False
 
@@ -74,7 +74,7 @@ class Importance(contract.Balance):
 
 
 @dataclasses.dataclass(frozen=True)
-class Load(contract.Balance):
+class Load(base.Balance):
   """Load loss: coefficient * CV(sum over tokens of P(x, i))^2.
 
   Shazeer et al. 2017 (arXiv 1701.06538, appendix A, equations 8 to 11), over
@@ -88,7 +88,7 @@ class Load(contract.Balance):
     unbiased: variance over E - 1.
   """
 
-  coefficient: float = contract.loss_weight(0.01)
+  coefficient: float = base.loss_weight(0.01)
   unbiased: bool = False
 
   def observe(

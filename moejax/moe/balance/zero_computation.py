@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract
-from moejax.moe.balance import counts, load, scope
+from moejax.moe.balance import base, counts, load, scope
 
 
 def check_zero(part: str, num_zero: int, num_experts: int) -> None:
@@ -24,7 +24,7 @@ def check_zero(part: str, num_zero: int, num_experts: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Weighted(contract.Balance):
+class Weighted(base.Balance):
   """MoE++'s heterogeneous balance loss: beta * sum_i eta_i f_i P_i.
 
   Jin et al. 2024 (arXiv 2410.07348, section 3.3, equation 7): f_i is the share
@@ -39,7 +39,7 @@ class Weighted(contract.Balance):
     num_zero: how many of the last choices are zero-computation experts.
   """
 
-  beta: float = contract.loss_weight(0.01)
+  beta: float = base.loss_weight(0.01)
   tau: float = fields.number(0.75, above=0, at_most=1000)
   num_zero: int = fields.number(0, at_least=0)
 
@@ -92,7 +92,7 @@ class Groups(scope.Scoped):
     over: the report's is of sequences.
   """
 
-  alpha: float = contract.loss_weight(1e-3)
+  alpha: float = base.loss_weight(1e-3)
   num_groups: int = fields.number(1, at_least=1)
   num_zero: int = fields.number(0, at_least=0)
   ffn_share: float = fields.number(2 / 3, above=0, below=1)

@@ -9,6 +9,7 @@ from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.routers import any_number, scores
 from moejax.moe.scorers import SCORERS
+from moejax.moe.scorers.base import Scorer
 
 # Less mass than this on the experts there are counts as this: the penalty is
 # 1 / mass, and its gradient 1 / mass^2.
@@ -61,8 +62,8 @@ class DSelectK(contract.Router):
 
   k: int = fields.number(2, at_least=1)
   gamma: float = fields.number(1.0, above=0, at_most=1000)
-  code: contract.Scorer = fields.choice(SCORERS, PER_EXAMPLE)
-  alpha: contract.Scorer = fields.choice(SCORERS, PER_EXAMPLE)
+  code: Scorer = fields.choice(SCORERS, PER_EXAMPLE)
+  alpha: Scorer = fields.choice(SCORERS, PER_EXAMPLE)
 
   def check(self, num_experts: int) -> None:
     scores.check_k(self.k, num_experts)
@@ -70,7 +71,7 @@ class DSelectK(contract.Router):
   def shrunk(self, num_experts: int) -> 'DSelectK':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))
 
-  def heads(self, num_experts: int) -> dict[str, tuple[contract.Scorer, int]]:
+  def heads(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return {
       'code': (self.code, self.k * num_bits(num_experts)),
       'alpha': (self.alpha, self.k),

@@ -10,6 +10,7 @@ from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.routers import scores
 from moejax.moe.scorers import SCORERS
+from moejax.moe.scorers.base import Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Hierarchical(contract.Router):
     k_inner: experts of a token in each of its groups; 4 in the paper.
   """
 
-  outer: contract.Scorer = fields.choice(SCORERS, SCORERS['linear']())
+  outer: Scorer = fields.choice(SCORERS, SCORERS['linear']())
   groups: int = fields.number(2, at_least=1)
   k_outer: int = fields.number(2, at_least=1)
   k_inner: int = fields.number(2, at_least=1)
@@ -85,7 +86,7 @@ class Hierarchical(contract.Router):
       k_inner=min(self.k_inner, 2, num_experts // groups),
     )
 
-  def heads(self, num_experts: int) -> dict[str, tuple[contract.Scorer, int]]:
+  def heads(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     del num_experts
     return {'outer': (self.outer, self.groups)}
 

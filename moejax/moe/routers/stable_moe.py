@@ -9,6 +9,7 @@ from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.routers import scores
 from moejax.moe.scorers import SCORERS
+from moejax.moe.scorers.base import Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +56,11 @@ class StableMoE(contract.Router):
     interpolates: see above.
   """
 
-  student: contract.Scorer = fields.choice(
-    SCORERS, SCORERS['token_embedding']()
-  )
+  student: Scorer = fields.choice(SCORERS, SCORERS['token_embedding']())
   stage_two_from: int = fields.number(6000, at_least=0)
   interpolates: bool = False
 
-  def heads(self, num_experts: int) -> dict[str, tuple[contract.Scorer, int]]:
+  def heads(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return {'student': (self.student, num_experts)}
 
   @property

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import fields
-from moejax.moe import contract
+from moejax.moe.scorers import base
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant(contract.Scorer):
+class Constant(base.Scorer):
   """logit_i = c_i: all tokens alike.
 
   For DSelect-k's static variant (arXiv 2106.03760, section 3), in which a
@@ -32,7 +32,7 @@ class Constant(contract.Scorer):
     return {'c_E': nnx.Param(c_E, axes=('unsharded',), decays=False)}
 
   def __call__(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     c_E = w['c_E']
     return jnp.broadcast_to(c_E, (given.x_TD.shape[0], c_E.shape[0]))

@@ -8,15 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import fields
-from moejax.moe import contract
-from moejax.moe.scorers import linear, starts
+from moejax.moe.scorers import base, linear, starts
 
 # A norm below this counts as this, so that a zero vector has a gradient.
 LEAST_NORM = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine(contract.Scorer):
+class Cosine(base.Scorer):
   """logit_i = cos(W x, e_i) / tau in few dimensions: X-MoE's router.
 
   X-MoE (arXiv 2204.09179, section 3): W projects to E / 2 dimensions, token
@@ -85,7 +84,7 @@ class Cosine(contract.Scorer):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     x_TZ = linear.product(given.x_TD, w['w_DZ'])
     if self.normalises_tokens:
@@ -114,7 +113,7 @@ class Cosine(contract.Scorer):
 
 
 @dataclasses.dataclass(frozen=True)
-class PerturbedCosine(contract.Scorer):
+class PerturbedCosine(base.Scorer):
   """logit_i = x . w_i / ((|w_i| + tau1) (|x| + tau2)) + b_i.
 
   The perturbed cosine router (arXiv 2405.14131): positive constants
@@ -158,7 +157,7 @@ class PerturbedCosine(contract.Scorer):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     x_TZ = linear.product(given.x_TD, w['w_DZ']) if self.width else given.x_TD
     x_TZ = x_TZ / (norm(x_TZ, 0.0) + self.tau2)

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import errors
-from moejax.moe import contract
-from moejax.moe.scorers import linear
+from moejax.moe.scorers import base, linear
 
 WEIGHT = 'w_down_EDR'
 
 
 @dataclasses.dataclass(frozen=True)
-class ExpertNorm(contract.Scorer):
+class ExpertNorm(base.Scorer):
   """logit_i = |x W_down_i|, with W_down_i expert i's own: no router weights.
 
   Autonomy-of-Experts (arXiv 2501.13074, section 3): each expert takes a token
@@ -44,7 +43,7 @@ class ExpertNorm(contract.Scorer):
     return {}
 
   def __call__(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     del w
     if WEIGHT not in given.experts:

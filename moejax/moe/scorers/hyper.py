@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import fields
-from moejax.moe import contract
-from moejax.moe.scorers import cosine, linear
+from moejax.moe.scorers import base, cosine, linear
 
 FROZEN = ('w_DH', 'b_H', 'w_HN', 'b_N')
 
@@ -25,7 +24,7 @@ STARTS = {'normal': _normal, 'pytorch': cosine.uniform}
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(contract.Scorer):
+class Hyper(base.Scorer):
   """logits = W x + b, where [W | b] = H(r): HyperRouter.
 
   HyperRouter (arXiv 2312.07035): H is linear, ReLU, linear, frozen
@@ -72,7 +71,7 @@ class Hyper(contract.Scorer):
     return {**weights, 'r_D': r}
 
   def __call__(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     frozen = {name: jax.lax.stop_gradient(w[name]) for name in FROZEN}
     r_D = w['r_D']

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import fields
-from moejax.moe import contract
-from moejax.moe.scorers import linear, starts
+from moejax.moe.scorers import base, linear, starts
 
 
 @dataclasses.dataclass(frozen=True)
-class Laplace(contract.Scorer):
+class Laplace(base.Scorer):
   """logit_i = -|x - w_i| + b_i: the Laplace gate.
 
   FuseMoE (arXiv 2402.03226, equation 4); used at either level by HMoE (arXiv
@@ -47,7 +46,7 @@ class Laplace(contract.Scorer):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     x_TD, w_DE = given.x_TD, w['w_DE']
     length_T1 = jnp.sum(jnp.square(x_TD), axis=1, keepdims=True)

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import fields
-from moejax.moe import contract
-from moejax.moe.scorers import starts
+from moejax.moe.scorers import base, starts
 
 # Routing is split by tokens only; every device needs all centroids.
 AXES = ('unsharded', 'unsharded')
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear(contract.Scorer):
+class Linear(base.Scorer):
   """logit_i = u . e_i + b_i, with e_i the centroid of expert i.
 
   DeepSeekMoE (arXiv 2401.06066, equation 11), and nearly everyone.
@@ -45,7 +44,7 @@ class Linear(contract.Scorer):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     logits_TE = product(given.x_TD, w['w_DE'])
     return logits_TE + w['b_E'] if self.bias else logits_TE

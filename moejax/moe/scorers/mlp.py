@@ -7,14 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import fields
-from moejax.moe import contract
-from moejax.moe.scorers import linear
+from moejax.moe.scorers import base, linear
 
 EPS = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
-class Mlp(contract.Scorer):
+class Mlp(base.Scorer):
   """logits = W_3 gelu(W_2 gelu(W_1 norm(r) + b_1) + b_2): ZAYA1's router.
 
   ZAYA1 (arXiv 2511.17127; the equations are in 2605.05365, section II) has a
@@ -70,7 +69,7 @@ class Mlp(contract.Scorer):
     }
 
   def state(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     r_TR = linear.product(given.x_TD, w['w_down_DR']) + w['b_down_R']
     if self.depth_average and given.state_TR is not None:
@@ -78,7 +77,7 @@ class Mlp(contract.Scorer):
     return r_TR
 
   def __call__(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     h_TR = self.state(w, given)
     square_T1 = jnp.mean(jnp.square(h_TR), axis=-1, keepdims=True)

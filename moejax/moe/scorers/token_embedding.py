@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import fields
-from moejax.moe import contract
-from moejax.moe.scorers import linear
+from moejax.moe.scorers import base, linear
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenEmbedding(contract.Scorer):
+class TokenEmbedding(base.Scorer):
   """logit_i = v(id) . e_i: a small word embedding and centroids of its own.
 
   StableMoE's light router (arXiv 2204.08396, section 3.1, and its code): 50
@@ -46,7 +45,7 @@ class TokenEmbedding(contract.Scorer):
     }
 
   def __call__(
-    self, w: dict[str, jax.Array], given: contract.ScorerInput
+    self, w: dict[str, jax.Array], given: base.ScorerInput
   ) -> jax.Array:
     token_T = jnp.clip(given.token_T, 0, self.vocab_size - 1)
     return linear.product(w['v_VZ'][token_T], w['w_EZ'].T)

@@ -13,13 +13,13 @@ from jax.sharding import PartitionSpec
 
 from moejax.core import errors
 from moejax.moe import balance, contract
-from moejax.moe.balance import BALANCE
+from moejax.moe.balance import BALANCE, base
 from moejax.moe.balance.gshard import GShardAux
 from moejax.moe.balance.load import DeviceLevel, ExpertLevel
 from moejax.parallel import mesh as meshes
 
 WITH_LOSS = sorted(
-  name for name, cls in BALANCE.items() if cls.loss is not contract.Balance.loss
+  name for name, cls in BALANCE.items() if cls.loss is not base.Balance.loss
 )
 EACH = pytest.mark.parametrize('name', sorted(BALANCE))
 EACH_LOSS = pytest.mark.parametrize('name', WITH_LOSS)

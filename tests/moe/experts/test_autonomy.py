@@ -14,10 +14,10 @@ from moejax import config
 from moejax.core import errors
 from moejax.moe.balance.load import ExpertLevel
 from moejax.moe.compute import grouped_matmul
-from moejax.moe.contract import ScorerInput
 from moejax.moe.experts import SwiGLU
 from moejax.moe.experts.autonomous import AutonomousSwiGLU
 from moejax.moe.routers.top_k import TopK
+from moejax.moe.scorers.base import ScorerInput
 from moejax.moe.scorers.expert_norm import ExpertNorm
 
 ZOO = str(pathlib.Path(__file__).parents[2] / 'configs' / 'zoo.py')

@@ -7,9 +7,9 @@ import pytest
 from helpers import dense, tiny
 
 from moejax.core import errors
-from moejax.moe import contract
 from moejax.moe.routers import dselect_k
 from moejax.moe.routers.dselect_k import DSelectK
+from moejax.moe.scorers.base import ScorerInput
 
 Z = np.array([[0.2, -0.6], [-0.1, 0.3]])
 ALPHA = np.array([0.5, -0.5])
@@ -167,7 +167,7 @@ def test_every_selector_starts_undecided():
       for key, param in scorer.init(jax.random.key(1), width, num, 0.5).items()
     }
     assert set(w) == {'w_DE', 'b_E'}
-    seen = contract.ScorerInput(jnp.asarray(x_TD, jnp.float32), jnp.arange(200))
+    seen = ScorerInput(jnp.asarray(x_TD, jnp.float32), jnp.arange(200))
     head = scorer(w, seen)
     if name == 'code':
       z_TKM = head.reshape(200, 2, 3)

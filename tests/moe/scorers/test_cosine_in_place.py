@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from moejax.moe import contract
 from moejax.moe.routers.hierarchical import Hierarchical
 from moejax.moe.scorers import Cosine
+from moejax.moe.scorers.base import ScorerInput
 from moejax.train import optimizer, schedule, step
 from moejax.train import state as states
 
@@ -34,9 +34,7 @@ def length(x_NZ):
 
 def gradient(scorer, w_EZ):
   """Of the sum of pull times logits, to the experts' embeddings."""
-  given = contract.ScorerInput(
-    jnp.asarray(X_TD, jnp.float32), jnp.zeros(T, jnp.int32)
-  )
+  given = ScorerInput(jnp.asarray(X_TD, jnp.float32), jnp.zeros(T, jnp.int32))
 
   def loss(w_EZ):
     w = {'w_DZ': jnp.asarray(W['w_DZ'], jnp.float32), 'w_EZ': w_EZ}

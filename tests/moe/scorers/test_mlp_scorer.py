@@ -11,9 +11,9 @@ from helpers import tiny
 from moejax.moe import layer
 from moejax.moe.balance.adamw_bias import AdamWBias
 from moejax.moe.config import MoEConfig
-from moejax.moe.contract import ScorerInput
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS
+from moejax.moe.scorers.base import ScorerInput
 
 D, R, E = 6, 4, 5
 

@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 from helpers import slow, tiny
 
-from moejax.moe import contract
 from moejax.moe.routers.top_k import TopK
 from moejax.moe.scorers import (
   SCORERS,
@@ -20,6 +19,7 @@ from moejax.moe.scorers import (
   PerturbedCosine,
   starts,
 )
+from moejax.moe.scorers.base import ScorerInput
 from moejax.parallel import rules
 
 KEY = jax.random.key(1)
@@ -37,7 +37,7 @@ def score(scorer, w, x_TD=X_TD):
   w = {name: jnp.asarray(v, jnp.float32) for name, v in w.items()}
   x_TD = jnp.asarray(x_TD, jnp.float32)
   token_T = jnp.zeros(len(x_TD), jnp.int32)
-  return scorer(w, contract.ScorerInput(x_TD, token_T))
+  return scorer(w, ScorerInput(x_TD, token_T))
 
 
 @functools.cache

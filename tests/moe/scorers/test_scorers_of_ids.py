@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moejax.moe.contract import ScorerInput
+from moejax.moe.scorers.base import ScorerInput
 from moejax.moe.scorers.constant import Constant
 from moejax.moe.scorers.token_embedding import TokenEmbedding
 
