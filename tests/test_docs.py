@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from moejax import config
 from moejax.config import user_files
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers import DISPATCHERS
@@ -17,7 +18,10 @@ from moejax.moe.scorers import SCORERS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'moe.md'
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [
+  *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')),
+  *sorted((ROOT / 'docs').glob('*.md')),
+]
 LINK = re.compile(r'\]\(([^)\s]+)\)')
 CODE = re.compile(r'`([^`]+)`')
 TEST = re.compile(r'`(tests/[\w/]+\.py)::(\w+)`')
@@ -135,11 +139,87 @@ def test_every_promise_has_a_test():
     assert TEST.search(line), line
 
 
-def test_the_figures_are_those_of_the_script():
+def test_every_figure_is_shown_and_has_its_source():
   folder = ROOT / 'docs' / 'figures'
   drawn = {path.stem for path in folder.glob('*.svg')}
-  shown = re.findall(r'\(figures/(\w+)\.svg\)', PAGE.read_text())
-  assert drawn == set(shown)
+  shown = set()
+  for page in PAGES:
+    shown |= set(re.findall(r'figures/(\w+)\.svg\)', page.read_text()))
+  assert drawn == shown
   script = (folder / 'make.py').read_text()
   for name in drawn:
-    assert f'def {name}()' in script
+    # Written by hand, or drawn by matplotlib.
+    by_hand = '<style>\n    .' in (folder / f'{name}.svg').read_text()
+    assert by_hand != (f'def {name}()' in script), name
+
+
+def test_the_parts_in_the_readmes_figure_exist():
+  text = (ROOT / 'docs' / 'figures' / 'layer.svg').read_text()
+  names = re.findall(r'class="name"[^>]*>([^<]+)<', text)
+  assert len(names) > 10
+  known = set().union(*TABLES.values())
+  assert {part for name in names for part in name.split(', ')} <= known
+
+
+# Flags of pages: what follows a choice, a set or a name is a key of its own.
+FLAG = re.compile(r'--config\.([a-z_.]+[a-z_])(?==)')
+
+
+def is_key(path):
+  """Whether a dotted path is a key of `Run`, or one of something chosen."""
+  node = config.Run()
+  for name in path.split('.'):
+    fields = {field.name: field for field in dataclasses.fields(node)}
+    if name not in fields:
+      return False
+    metadata = fields[name].metadata
+    if 'choice' in metadata or 'choices' in metadata:
+      table = metadata.get('choice') or metadata['choices']
+      rest = path.split(f'{name}.', 1)[1:]
+      keys = set(table) | {'name'}
+      for part in table.values():
+        keys |= {field.name for field in dataclasses.fields(part)}
+      return not rest or rest[0].split('.')[0] in keys
+    node = getattr(node, name)
+    if not dataclasses.is_dataclass(node):
+      return name == path.rsplit('.', maxsplit=1)[-1]
+  return True
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_flag_of_a_page_is_a_key(page):
+  for path in FLAG.findall(page.read_text()):
+    assert is_key(path), path
+
+
+def test_a_flag_that_is_no_key_is_found():
+  assert is_key('model.moe.router.noise')
+  assert is_key('model.moe.balance.loss_free')
+  assert not is_key('model.moe.router.nose')
+  assert not is_key('opt.peak_rl')
+  assert not is_key('optimizer.peak_lr')
+
+
+def glossary():
+  """The first cells of the glossary's tables, by heading."""
+  cells = {}
+  for line in (ROOT / 'docs' / 'glossary.md').read_text().splitlines():
+    if line.startswith('## '):
+      words = cells.setdefault(line[3:], [])
+    elif line.startswith('| ') and not line.startswith(('| word', '| letter')):
+      words.append(line.strip('| ').split(' | ')[0])
+  return cells
+
+
+def test_the_glossary_is_sorted():
+  for words in glossary().values():
+    assert words == sorted(words, key=str.lower)
+
+
+def test_the_glossary_has_every_letter_of_a_packages_legend():
+  letters = set(re.findall(r'[A-Z]', ' '.join(glossary()['Letters of shapes'])))
+  legend = re.compile(r'(?<=[\s(])([A-Z]) [a-z]')
+  for path in (ROOT / 'moejax').rglob('__init__.py'):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    legends = text.partition('Letters of shapes')[2]
+    assert set(legend.findall(legends)) <= letters, path
