@@ -1,13 +1,19 @@
-"""Locks on files that the system lets go of when their process ends.
+"""Locks on open files, which the system frees when their process ends.
 
-Some file systems have none: Lustre mounted without `flock`, some network file
-systems. There a process cannot tell whether another is at work, as on an object
-store: that is said, and it goes on.
+Exclusive locks are filelock's. Shared ones are not in it: its lock for many
+readers is a SQLite database beside the file, which a folder that this process
+may only read cannot have. Both are `flock` on Unix, so they see each other.
+
+Some file systems have no locks: Lustre mounted without `flock`, some network
+file systems. There a process cannot tell whether another one is at work, as on
+an object store: the caller says so and goes on.
 """
 
 import errno
 import os
 from typing import IO
+
+import filelock
 
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
@@ -20,25 +26,34 @@ def take(file: IO | int, shared: bool = False) -> bool:
   """Tries to lock an open file, and does not wait.
 
   Args:
-    file: the file; closing it ends the lock.
+    file: the file, or its descriptor; closing it ends the lock.
     shared: several processes may have a shared lock at once, and none an
       exclusive one beside it.
 
   Returns:
-    Whether the lock is ours; otherwise another process has it.
+    Whether this process has the lock; otherwise another one has it.
 
   Raises:
-    NoLocksError: nobody can have a lock there.
+    NoLocksError: no process can have such a lock there.
   """
+  descriptor = file if isinstance(file, int) else file.fileno()
+  try:
+    if shared:
+      return _take_shared(descriptor)
+    return filelock.lock_descriptor(descriptor, blocking=False)
+  except OSError as error:
+    raise NoLocksError(os.strerror(error.errno or 0)) from None
+
+
+def _take_shared(descriptor: int) -> bool:
   try:
     import fcntl  # not on Windows
-
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    fcntl.flock(file, kind | fcntl.LOCK_NB)
   except ImportError:
     raise NoLocksError('not on this operating system') from None
-  except OSError as e:
-    if e.errno in _HELD:
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except OSError as error:
+    if error.errno in _HELD:
       return False
-    raise NoLocksError(os.strerror(e.errno or 0)) from None
+    raise
   return True

@@ -63,12 +63,31 @@ def test_without_locks_it_is_said_and_goes_on(name, flock_fails, tmp_path):
   assert len(line.splitlines()) == 1
 
 
-def test_without_locks_in_the_operating_system(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'fcntl', None)  # as on Windows
-  said = []
-  with files.locked(tmp_path, said.append):
-    pass
-  assert 'has no locks (not on this operating system)' in said[0]
+def test_an_operating_system_without_shared_locks(tmp_path, monkeypatch):
+  """Windows has exclusive ones."""
+  monkeypatch.setitem(sys.modules, 'fcntl', None)
+  with open(tmp_path / 'a', 'w') as file:
+    with pytest.raises(locks.NoLocksError, match='not on this operating sys'):
+      locks.take(file, shared=True)
+    assert locks.take(file)
+
+
+def test_a_lock_is_free_when_its_process_is_killed(tmp_path):
+  code = (
+    'import sys, time\n'
+    'from moejax.core import locks\n'
+    'file = open(sys.argv[1], "w")\n'
+    'print(locks.take(file), flush=True)\n'
+    'time.sleep(600)\n'
+  )
+  command = [sys.executable, '-c', code, str(tmp_path / 'a')]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+    assert other.stdout.readline() == 'True\n'
+    with open(tmp_path / 'a') as file:
+      assert not locks.take(file)
+      other.kill()
+      other.wait()
+      assert locks.take(file)
 
 
 def test_a_folder_is_kept_until_the_block_ends(tmp_path):
