@@ -37,6 +37,7 @@ from moejax.moe.routers import ROUTERS
 from moejax.parallel import hosts
 from moejax.plan import count
 from moejax.train import optimizer, state, step
+from moejax.train.config import TrainConfig
 
 ROWS, LENGTH = 8, 256
 STEP = 'training step'
@@ -176,9 +177,9 @@ def _training_step(config: ModelConfig) -> tuple[Callable[[], Any], float]:
   """A function that takes a step and waits for it, and its compile time."""
   mesh = parts_lib.mesh()
   model = build.build(config, mesh)
-  opt = optimizer.OptimizerConfig()
-  transform = optimizer.make(opt, 1000, model.decays)
-  train_step = step.make(model, transform, step.StepConfig(opt, 1000, 1, 0))
+  opt, train = optimizer.OptimizerConfig(), TrainConfig(steps=1000)
+  transform = optimizer.make(opt, train.steps, model.decays)
+  train_step = step.make(model, transform, opt, train, seed=0)
   # The state is donated, as in training: each call goes on from the last.
   kept = [state.init(model, transform, jax.random.key(0))]
   batch = hosts.put_rows(parts_lib.batch(_shape(config)), mesh)

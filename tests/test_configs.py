@@ -5,6 +5,7 @@ After a change that is meant, write the golden texts anew with
   UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -175,8 +176,8 @@ def _step(run):
   mesh = meshes.make(run.mesh, jax.devices()[:1])
   model = build.build(run.model, mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
-  step_config = step.StepConfig(run.opt, run.train.steps, 1, run.seed)
-  train_step = step.make(model, transform, step_config)
+  train = dataclasses.replace(run.train, micro_batches=1)
+  train_step = step.make(model, transform, run.opt, train, run.seed)
   start = state.init(model, transform, jax.random.key(0))
   before = jax.tree.map(np.asarray, start.weights)
   rows = synthetic.Synthetic(

@@ -6,7 +6,7 @@ from moejax.core import errors, fields, resume
 from moejax.data.config import DataConfig
 from moejax.model.config import ModelConfig
 from moejax.parallel.mesh import MeshConfig
-from moejax.train.loop import TrainConfig
+from moejax.train.config import TrainConfig
 from moejax.train.optimizer import OptimizerConfig
 
 

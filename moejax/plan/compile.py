@@ -85,23 +85,10 @@ def lower(
   row_parts.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
   model = build.build(run.model, mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
-  config = step.StepConfig(
-    run.opt,
-    run.train.steps,
-    run.train.micro_batches,
-    run.seed,
-    run.train.consistency,
-    run.train.mtp_weight,
-    run.train.skip_spikes,
-  )
+  train_step = step.make(model, transform, run.opt, run.train, run.seed)
   state = states.abstract(model, transform, run.train.skip_spikes)
   batch = _batch(run.train.batch_size, run.data.sequence_length, mesh)
-  return (
-    mesh,
-    state,
-    batch,
-    step.make(model, transform, config).lower(state, batch),
-  )
+  return mesh, state, batch, train_step.lower(state, batch)
 
 
 def compile_or_refuse(lowered: Any, options: Any = None) -> tuple[Any, str]:

@@ -227,19 +227,10 @@ def _start(context: Context, resources: Resources) -> states.State:
 
 def _job(context: Context, resources: Resources) -> loop.Job:
   run, model, group = context.run, context.model, context.processes.group
-  config_step = step.StepConfig(
-    run.opt,
-    run.train.steps,
-    run.train.micro_batches,
-    run.seed,
-    run.train.consistency,
-    run.train.mtp_weight,
-    run.train.skip_spikes,
-  )
   length = run.data.sequence_length
   return loop.Job(
     config=run.train,
-    step=step.make(model, context.transform, config_step),
+    step=step.make(model, context.transform, run.opt, run.train, run.seed),
     batches=lambda start: _device_batches(context, start),
     checkpoints=resources.checkpoints,
     writer=resources.writer,

@@ -22,57 +22,57 @@ from moejax.model.build import Model
 from moejax.model.decoder import Decoder, Output
 from moejax.moe import balance, layer
 from moejax.parallel import mesh as meshes
-from moejax.train import consistency as second
-from moejax.train import cross_entropy
+from moejax.train import consistency, cross_entropy
+from moejax.train.config import TrainConfig
 
 
 @flax.struct.dataclass
-class Whole:
-  """What the loss of a (micro-)batch takes from the global batch.
+class GlobalBatch:
+  """What the loss of a (micro-)batch needs to know of the global batch.
 
   Attributes:
     total_weight: sum of the loss weights of the GLOBAL batch.
-    slope: None if the batch is the global batch. Else the derivative of the
-      balance losses by their global sums: then the balance part is linear in
-      this micro-batch's sums, its value has no meaning, and its gradients add
-      up to the global batch's.
-    consistency: above 0 the batch is passed twice, with other noise, and this
-      times the passes' disagreement is added to the sum of both losses; see
-      `train.consistency`. Reports (but for the overflow) and balance losses are
-      the first pass's.
-    mtp_weight: of the losses of multi-token prediction.
+    balance_slope: None if the batch is the global batch. Else the derivative of
+      the balance losses by their global sums: then the balance part is linear
+      in this micro-batch's sums, its value has no meaning, and its gradients
+      add up to the global batch's.
   """
 
   total_weight: jax.Array
-  slope: Any = None
-  consistency: float = flax.struct.field(pytree_node=False, default=0.0)
-  mtp_weight: float = flax.struct.field(pytree_node=False, default=0.0)
+  balance_slope: Any = None
 
 
 def objective(
   model: Model,
+  train: TrainConfig,
   weights: Any,
   batch: Batch,
   row_B: jax.Array,
   key: jax.Array | None,
-  whole: Whole,
+  whole: GlobalBatch,
 ) -> tuple[jax.Array, dict[str, Any]]:
   """The loss whose gradient a (micro-)batch contributes.
 
+  With `train.consistency` above 0 the batch is passed twice, with different
+  noise, and that times the passes' disagreement is added to the sum of both
+  losses (`consistency.py`). Balance losses, and all that is reported but for
+  the overflow, are those of the first pass.
+
   Args:
     model: the structure.
-    weights: its weights.
+    train: the weights of the losses, `mtp_weight` and `consistency`.
+    weights: the model's weights.
     batch: some rows of the global batch.
-    row_B: which rows.
+    row_B: the places of these rows in the global batch.
     key: random key of the step.
-    whole: what it takes from the global batch.
+    whole: the global batch.
 
   Returns:
     The loss, and by name what to report: values that merge, and the record.
   """
   decoder = model.bind(weights)
   further, out = passes(decoder, batch, row_B, key)
-  loss, found = jnp.zeros(()), {}
+  loss, reported = jnp.zeros(()), {}
   for k, x_BLD in enumerate([out.x_BLD, *further]):
     target_BL, weight_BL = (
       mtp.ahead(x, batch.segment_BL, k)
@@ -81,32 +81,34 @@ def objective(
     nll, correct_BL = _cross_entropy(
       model, decoder, x_BLD, target_BL, weight_BL
     )
-    share = whole.mtp_weight / len(further) if k else 1.0
+    share = train.mtp_weight / len(further) if k else 1.0
     loss = loss + share * nll / whole.total_weight
-    front = f'mtp_{k}_' if k else ''
-    found |= {
-      f'{front}loss': values.Mean(nll, jnp.sum(weight_BL)),
-      f'{front}accuracy': values.Mean.of(correct_BL, weight_BL),
+    prefix = f'mtp_{k}_' if k else ''
+    reported |= {
+      f'{prefix}loss': values.Mean(nll, jnp.sum(weight_BL)),
+      f'{prefix}accuracy': values.Mean.of(correct_BL, weight_BL),
     }
   record = out.record
   if model.config.num_moe:
-    loss = loss + _balance(model, record, whole.slope)
-  if whole.consistency:
-    nll, apart, other = second.second_pass(
+    loss = loss + _balance(model, record, whole.balance_slope)
+  if train.consistency:
+    nll, disagreement, record_2 = consistency.second_pass(
       decoder, batch, row_B, key, out.x_BLD
     )
     if 'overflow' in record.stats:
-      # What has no room in either pass is a reason to repeat the step. Layers
-      # of multi-token prediction, the last, are in the first pass alone.
+      # A step is repeated if either pass had more rows than room. The layers of
+      # multi-token prediction, the last ones, are in the first pass alone.
       first_N, second_M = (
-        one.stats['overflow'].total for one in (record, other)
+        r.stats['overflow'].total for r in (record, record_2)
       )
       record.stats['overflow'] = values.Sum(
         first_N.at[: len(second_M)].add(second_M)
       )
-    loss = loss + (nll + whole.consistency * apart) / whole.total_weight
-    found['consistency'] = values.Mean(apart, jnp.sum(batch.weight_BL))
-  return loss, {'values': found, 'record': record}
+    loss = loss + (nll + train.consistency * disagreement) / whole.total_weight
+    reported['consistency'] = values.Mean(
+      disagreement, jnp.sum(batch.weight_BL)
+    )
+  return loss, {'values': reported, 'record': record}
 
 
 def passes(

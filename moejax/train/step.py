@@ -8,7 +8,6 @@ pass forward collects their sums over the whole of it.
 that the config skips, the old state stays and the step is counted.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -22,41 +21,40 @@ from moejax.model.build import Model
 from moejax.moe import after_step, balance, layer
 from moejax.moe.expert_parallel import all_gather
 from moejax.parallel import hosts, rules
-from moejax.train import bad_steps, spikes
+from moejax.train import bad_steps
 from moejax.train import loss as losses
 from moejax.train import state as states
+from moejax.train.config import TrainConfig
 from moejax.train.optimizer import OptimizerConfig, learning_rate
 
 Metrics = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class StepConfig:
-  """What a step is made of besides model and optimiser."""
-
-  opt: OptimizerConfig
-  total_steps: int
-  micro_batches: int
-  seed: int
-  consistency: float = 0.0
-  mtp_weight: float = 0.0
-  skip_spikes: Any = spikes.NEVER
-
-
 def make(
   model: Model,
   transform: optax.GradientTransformation,
-  config: StepConfig,
+  opt: OptimizerConfig,
+  train: TrainConfig,
+  seed: int,
 ) -> Callable[[states.State, Batch], tuple[states.State, Metrics]]:
-  """The jitted step; it takes over (donates) the state it is given."""
-  rate = learning_rate(config.opt, config.total_steps)
+  """The jitted training step; it takes over (donates) the state it is given.
+
+  Args:
+    model: the structure.
+    transform: the optimiser, from `optimizer.make`.
+    opt: its config, of which the step clips and reports the learning rate.
+    train: how many steps there are, how a batch is computed, which losses are
+      added and which steps are skipped.
+    seed: of all random numbers; each step folds its number into it.
+  """
+  rate = learning_rate(opt, train.steps)
 
   def step(state: states.State, batch: Batch) -> tuple[states.State, Metrics]:
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    gradient, report = _never_lost(model, state.weights, batch, key, config)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    gradient, report = _nothing_lost(model, train, state.weights, batch, key)
     norm = optax.global_norm(gradient)
     leaf_norms = bad_steps.leaf_norms(gradient)
-    scale = _clip_scale(norm, config.opt.clip_norm)
+    scale = _clip_scale(norm, opt.clip_norm)
     gradient = jax.tree.map(lambda g: g * scale, gradient)
     updates, opt_state = transform.update(
       gradient, state.opt_state, state.weights
@@ -64,7 +62,7 @@ def make(
     loss = report['values']['loss'].value()
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
     bad = jnp.where(good, 0, 1)
-    spike, seen = config.skip_spikes.judge(state.spikes, loss, good)
+    spike, seen = train.skip_spikes.judge(state.spikes, loss, good)
     taken = good if spike is None else good & ~spike
     keep = lambda new, old: jnp.where(taken, new, old)
     weights = optax.apply_updates(state.weights, updates)
@@ -85,11 +83,11 @@ def make(
       'bad_steps': new.bad_steps,
       'skipped': new.skipped,
       bad_steps.LEAF_NORMS: leaf_norms,
-      **config.skip_spikes.metrics(seen),
+      **train.skip_spikes.metrics(seen),
     }
     return new, metrics
 
-  place = states.shardings(model, transform, config.skip_spikes)
+  place = states.shardings(model, transform, train.skip_spikes)
   rows = rules.sharding(('batch',), model.mesh)
   whole = rules.replicated(model.mesh)
   return jax.jit(
@@ -121,62 +119,55 @@ def _clip_scale(norm: jax.Array, clip_norm: float | None) -> jax.Array:
   return jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-12))
 
 
-def _never_lost(
-  model: Model, weights: Any, batch: Batch, key: jax.Array, config: StepConfig
+def _nothing_lost(
+  model: Model, train: TrainConfig, weights: Any, batch: Batch, key: jax.Array
 ) -> tuple[Any, Metrics]:
-  """`_gradient`, once more by `all_gather` if an exchange was asked to repeat.
+  """`_gradient`, repeated with `all_gather` if buffers overflowed.
 
-  See `moe.expert_parallel.bounded`. The second time nothing is dropped.
+  That is for `overflow='repeat'` (`moe.expert_parallel.bounded`): an
+  all-gather drops no row.
   """
-  found = _gradient(model, weights, batch, key, config)
+  first = _gradient(model, train, weights, batch, key)
   expert_parallel = model.config.moe.expert_parallel
   if (
     getattr(expert_parallel, 'overflow', None) != 'repeat'
     or model.mesh.shape['expert'] == 1
     or not model.config.num_moe
   ):
-    return found
-  lost = found[1]['record'].stats['overflow']
+    return first
+  overflow = first[1]['record'].stats['overflow']
 
-  def again() -> tuple[Any, Metrics]:
-    gradient, report = _gradient(
-      model.with_expert_parallel(all_gather.AllGather()),
-      weights,
-      batch,
-      key,
-      config,
-    )
-    report['record'].stats['overflow'] = lost
+  def repeat() -> tuple[Any, Metrics]:
+    gathering = model.with_expert_parallel(all_gather.AllGather())
+    gradient, report = _gradient(gathering, train, weights, batch, key)
+    report['record'].stats['overflow'] = overflow
     return gradient, report
 
-  return jax.lax.cond(jnp.sum(lost.total) > 0, again, lambda: found)
+  return jax.lax.cond(jnp.sum(overflow.total) > 0, repeat, lambda: first)
 
 
 def _gradient(
-  model: Model, weights: Any, batch: Batch, key: jax.Array, config: StepConfig
+  model: Model, train: TrainConfig, weights: Any, batch: Batch, key: jax.Array
 ) -> tuple[Any, Metrics]:
   """The gradient of the global batch's loss, and what to report."""
   total_weight = jnp.maximum(jnp.sum(batch.weight_BL), 1)
   row_B = jnp.arange(batch.token_BL.shape[0], dtype=jnp.int32)
-  whole = losses.Whole(
-    total_weight, consistency=config.consistency, mtp_weight=config.mtp_weight
-  )
-  parts = config.micro_batches
-  if parts == 1:
-    loss = lambda w: losses.objective(model, w, batch, row_B, key, whole)
-    (_, report), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
-    return gradient, report
-  micro = _split((batch, row_B), parts, model)
-  whole = whole.replace(slope=_slope(model, weights, micro, key))
+  whole = losses.GlobalBatch(total_weight)
 
-  def run(part: Any) -> tuple[Any, Metrics]:
-    loss = lambda w: losses.objective(model, w, *part, key, whole)
+  def run(rows: Any, whole: losses.GlobalBatch) -> tuple[Any, Metrics]:
+    loss = lambda w: losses.objective(model, train, w, *rows, key, whole)
     (_, report), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
     return gradient, report
 
-  shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], micro))
+  if train.micro_batches == 1:
+    return run((batch, row_B), whole)
+  micro = _split((batch, row_B), train.micro_batches, model)
+  whole = whole.replace(balance_slope=_slope(model, weights, micro, key))
+  shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], micro), whole)
   carry, _ = jax.lax.scan(
-    lambda carry, part: (_add(carry, run(part)), None), _nothing(shapes), micro
+    lambda carry, rows: (_add(carry, run(rows, whole)), None),
+    _nothing(shapes),
+    micro,
   )
   return carry
 

@@ -16,6 +16,7 @@ from helpers import far, kills, own_text
 from moejax.core import exits, files
 from moejax.run import processes, resources
 from moejax.train import checkpoint_folder, loop, state_files
+from moejax.train.config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +127,7 @@ def test_after_a_crash_it_goes_on_from_the_fast_disk(
 
 def test_a_new_run_of_that_name_is_not_that_of_the_fast_disk(tmp_path):
   run = types.SimpleNamespace(
-    train=loop.TrainConfig(local_checkpoints=str(tmp_path / 'disk'))
+    train=TrainConfig(local_checkpoints=str(tmp_path / 'disk'))
   )
   parts = types.SimpleNamespace(run=run, processes=processes.ALONE)
   screen = types.SimpleNamespace(line=None)

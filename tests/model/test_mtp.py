@@ -16,6 +16,7 @@ from moejax.plan import count
 from moejax.train import loss as losses
 from moejax.train import optimizer, step
 from moejax.train import state as states
+from moejax.train.config import TrainConfig
 
 CONFIG = tiny.model_config(mtp_layers=2)
 DENSE = tiny.model_config(num_layers=2, mtp_layers=1, moe={'num_experts': 0})
@@ -147,11 +148,12 @@ def test_the_loss_is_equation_24():
     jax.value_and_grad(
       lambda w: losses.objective(
         model,
+        TrainConfig(mtp_weight=weight),
         w,
         BATCH,
         jnp.arange(4),
         None,
-        losses.Whole(BATCH.weight_BL.sum(), mtp_weight=weight),
+        losses.GlobalBatch(BATCH.weight_BL.sum()),
       ),
       has_aux=True,
     )
@@ -173,9 +175,9 @@ def test_the_loss_is_equation_24():
 
 def take(model, batch, micro_batches=1):
   opt = optimizer.OptimizerConfig(peak_lr=0.02, eps=1e-2)
-  config = step.StepConfig(opt, 100, micro_batches, seed=0, mtp_weight=2.0)
+  train = TrainConfig(steps=100, micro_batches=micro_batches, mtp_weight=2.0)
   transform = optimizer.make(opt, 100, model.decays)
-  run = step.make(model, transform, config)
+  run = step.make(model, transform, opt, train, seed=0)
   state = states.begin(model, transform, tiny.weights(model))
   return jax.device_get(run(state, batch))
 

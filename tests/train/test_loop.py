@@ -11,6 +11,7 @@ import pytest
 
 from moejax.core import errors
 from moejax.train import loop
+from moejax.train.config import TrainConfig
 from moejax.train.state import State
 
 
@@ -92,7 +93,7 @@ def _run(
     yield (jax.device_put(np.float32(i)) for i in itertools.count(first))
 
   job = loop.Job(
-    config=loop.TrainConfig(**{**defaults, **config}),
+    config=TrainConfig(**{**defaults, **config}),
     step=_allowed(step) if allow else step,
     batches=batches,
     checkpoints=recorder,
@@ -267,4 +268,4 @@ def test_implicit_transfers_are_refused_in_the_loop():
 )
 def test_wrong_numbers_are_refused(key, words):
   with pytest.raises(errors.InputError, match=words):
-    loop.TrainConfig(**key).check()
+    TrainConfig(**key).check()

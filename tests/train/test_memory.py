@@ -17,6 +17,7 @@ from moejax.moe.scorers import SCORERS
 from moejax.train import consistency, optimizer, step
 from moejax.train import loss as losses
 from moejax.train import state as states
+from moejax.train.config import TrainConfig
 
 ROWS = ([12], [5, 4], [], [3], [3, 1, 6], [1], [2, 10], [7])
 BATCH = tiny.batch(ROWS)
@@ -48,7 +49,8 @@ def model_of(mesh=None, **moe):
 @functools.cache
 def step_of(model, parts=1):
   transform = optimizer.make(OPT, 100, model.decays)
-  return step.make(model, transform, step.StepConfig(OPT, 100, parts, seed=0))
+  train = TrainConfig(steps=100, micro_batches=parts)
+  return step.make(model, transform, OPT, train, seed=0)
 
 
 def after(model, parts=1, batch=BATCH, weights=None):
@@ -210,7 +212,13 @@ def test_consistency_is_two_passes_and_their_disagreement():
   kl = lambda a, b: np.sum(np.exp(a) * (a - b), axis=-1)
   apart = np.sum((kl(first, second) + kl(second, first)) / 2 * BATCH.weight_BL)
   got, report = losses.objective(
-    model, weights, BATCH, rows, key, losses.Whole(total, consistency=2.0)
+    model,
+    TrainConfig(consistency=2.0),
+    weights,
+    BATCH,
+    rows,
+    key,
+    losses.GlobalBatch(total),
   )
   want = (nll(first) + nll(second) + 2.0 * apart) / total
   np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -237,9 +245,12 @@ def test_overflow_of_two_passes_knows_who_is_in_both(layers):
   total, weights = BATCH.weight_BL.sum(), tiny.weights(model)
 
   def overflow(consistency):
-    whole = losses.Whole(total, consistency=consistency)
+    whole = losses.GlobalBatch(total)
+    train = TrainConfig(consistency=consistency)
     rows, key = jnp.arange(len(ROWS)), jax.random.key(1)
-    run = lambda w: losses.objective(model, w, BATCH, rows, key, whole)[1]
+    run = lambda w: losses.objective(model, train, w, BATCH, rows, key, whole)[
+      1
+    ]
     return jax.jit(run)(weights)['record'].stats['overflow'].value()
 
   once = overflow(0.0)

@@ -9,8 +9,9 @@ import pytest
 from helpers import tiny
 
 from moejax.core import config_tree, errors
-from moejax.train import loop, optimizer, state_files
+from moejax.train import optimizer, state_files
 from moejax.train import state as states
+from moejax.train.config import TrainConfig
 from moejax.train.spikes import NEVER, Deviations
 
 RULE = Deviations(k=3.0, decay=0.9, warmup=4, in_a_row=2)
@@ -100,12 +101,12 @@ def test_without_it_nothing_is_seen():
 
 def test_it_is_a_choice_of_the_config():
   tree = {'skip_spikes': {'name': 'deviations', 'k': 4.0}}
-  found = config_tree.from_config_dict(loop.TrainConfig, tree)
+  found = config_tree.from_config_dict(TrainConfig, tree)
   assert found.skip_spikes == Deviations(k=4.0)
-  assert loop.TrainConfig().skip_spikes == NEVER
+  assert TrainConfig().skip_spikes == NEVER
   with pytest.raises(errors.InputError, match='did you mean .deviations'):
     config_tree.from_config_dict(
-      loop.TrainConfig, {'skip_spikes': {'name': 'deviation'}}
+      TrainConfig, {'skip_spikes': {'name': 'deviation'}}
     )
 
 

@@ -17,6 +17,7 @@ from moejax.moe.routers.gshard import GShard
 from moejax.train import loss as losses
 from moejax.train import optimizer, schedule, step
 from moejax.train import state as states
+from moejax.train.config import TrainConfig
 
 # Unequal numbers of tokens in all micro-batches; of four, one is all padding.
 ROWS = ([12], [5, 4], [], [], [3, 1, 6], [1], [2, 10], [7])
@@ -61,8 +62,8 @@ def transform_of(model):
 
 @functools.cache
 def step_of(model, micro_batches):
-  config = step.StepConfig(OPT, 100, micro_batches, seed=0)
-  return step.make(model, transform_of(model), config)
+  train = TrainConfig(steps=100, micro_batches=micro_batches)
+  return step.make(model, transform_of(model), OPT, train, seed=0)
 
 
 def fresh(model, weights=None):
@@ -129,11 +130,12 @@ def test_the_loss_is_log_softmax_plus_balance(plain):
   (want, _), want_gradient = plain
   objective = lambda weights: losses.objective(
     model,
+    TrainConfig(),
     weights,
     BATCH,
     jnp.arange(8),
     None,
-    losses.Whole(BATCH.weight_BL.sum()),
+    losses.GlobalBatch(BATCH.weight_BL.sum()),
   )[0]
   got, gradient = jax.jit(jax.value_and_grad(objective))(tiny.weights(model))
   np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -17,6 +17,7 @@ from moejax.moe.scorers import Cosine
 from moejax.moe.scorers.base import ScorerInput
 from moejax.train import optimizer, schedule, step
 from moejax.train import state as states
+from moejax.train.config import TrainConfig
 
 NORM, TAU, RATE = 1.5, 0.3, 0.05
 IN_PLACE = Cosine(width=3, learns_tau=False, row_norm=NORM, in_place=True)
@@ -112,7 +113,7 @@ def test_a_training_step_sets_them_again(scorer):
   transform = optimizer.make(opt, 10, model.decays)
   drawn = tiny.draw(model.shapes)
   state = states.begin(model, transform, tiny.weights(model))
-  run = step.make(model, transform, step.StepConfig(opt, 10, 1, seed=0))
+  run = step.make(model, transform, opt, TrainConfig(steps=10), seed=0)
   state, _ = run(state, tiny.batch([[12], [5, 4]]))
   old, new = (w['moe']['ffn'] for w in (drawn, state.weights))
   for of in (lambda w: w['router'], lambda w: w['heads']['outer']):

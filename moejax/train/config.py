@@ -1,0 +1,90 @@
+"""The config of a training run: how long it is, and what happens when."""
+
+import dataclasses
+from typing import Any
+
+from moejax.core import errors, fields, resume
+from moejax.train import spikes
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(fields.Checked):
+  """How long, and what happens when.
+
+  Attributes:
+    steps: of the whole run; the learning rate's schedule is over these.
+    batch_size: rows of the global batch.
+    micro_batches: parts that a batch is computed in, one after the other; less
+      memory, the same result.
+    consistency: above 0 every batch is passed twice, with other noise, and
+      this times the passes' disagreement joins the loss (THOR, arXiv
+      2110.04260; alpha = 1 in its code).
+    mtp_weight: of the losses of multi-token prediction, where the model has
+      `mtp_layers` (DeepSeek-V3: 0.3, and 0.1 for the last third of training).
+    max_bad_steps: stop after so many steps in a row that were not finite.
+    log_every: steps between lines of metrics.jsonl and of the log.
+    load_every: steps between arrays of expert load [layers, experts] in
+      metrics.jsonl, whatever log_every is; 0 for never.
+    checkpoint_every: steps between checkpoints; the last step has one too.
+    keep_checkpoints: the newest to keep; the best by validation loss stays too.
+    save_best: whether an evaluation that is the best so far is saved as well.
+      Without it the best is that of the steps that are saved anyway.
+    eval_every: steps between evaluations; the last step has one too.
+    eval_batches: batches of each validation set then; 0 for all.
+    peak_tflops: what the machine could do at best, in TFLOP/s over all devices,
+      for model-FLOPs utilisation; 0 leaves that out.
+    skip_spikes: which steps are skipped because their loss jumps.
+    local_checkpoints: a folder on a fast disk of each machine that takes
+      checkpoints too, the newest one; '' for none.
+    local_checkpoint_every: steps between those.
+    watchdog_s: when no step has ended for so many seconds, where all threads
+      stand is printed; 0 for never.
+    watchdog_exits: whether the process then ends, with code 4.
+    compile_cache: folder of compiled programs; '' is the workdir's own, unless
+      JAX has been given one; none for none.
+  """
+
+  steps: int = resume.key(resume.LENGTH, fields.number(1000, at_least=1))
+  batch_size: int = fields.number(8, at_least=1)
+  micro_batches: int = resume.key(resume.ROUNDING, fields.number(1, at_least=1))
+  consistency: float = fields.number(0.0, at_least=0, at_most=1000)
+  mtp_weight: float = fields.number(0.3, at_least=0, at_most=100)
+  max_bad_steps: int = resume.key(resume.NOTHING, fields.number(10, at_least=1))
+  log_every: int = resume.key(resume.NOTHING, fields.number(10, at_least=1))
+  load_every: int = resume.key(
+    resume.NOTHING, fields.number(100, at_least=0, note='0: never')
+  )
+  checkpoint_every: int = resume.key(
+    resume.NOTHING, fields.number(500, at_least=1)
+  )
+  keep_checkpoints: int = resume.key(
+    resume.NOTHING, fields.number(3, at_least=1)
+  )
+  save_best: bool = resume.key(resume.NOTHING, True)
+  eval_every: int = resume.key(resume.NOTHING, fields.number(500, at_least=1))
+  eval_batches: int = resume.key(
+    resume.NOTHING, fields.number(8, at_least=0, note='0: all')
+  )
+  peak_tflops: float = resume.key(
+    resume.NOTHING,
+    fields.number(0.0, at_least=0, at_most=10**9, note='0: unknown'),
+  )
+  skip_spikes: Any = fields.choice(spikes.SPIKES, spikes.NEVER)
+  local_checkpoints: str = resume.key(resume.NOTHING, '')
+  local_checkpoint_every: int = resume.key(
+    resume.NOTHING, fields.number(50, at_least=1)
+  )
+  watchdog_s: float = resume.key(
+    resume.NOTHING,
+    fields.number(1800.0, at_least=0, at_most=10**9, note='0: never'),
+  )
+  watchdog_exits: bool = resume.key(resume.NOTHING, False)
+  compile_cache: str = resume.key(resume.NOTHING, '')
+
+  def check(self) -> None:
+    """Raises InputError if the numbers do not fit together."""
+    if self.batch_size % self.micro_batches:
+      raise errors.InputError(
+        f'train.batch_size={self.batch_size} does not divide into '
+        f'train.micro_batches={self.micro_batches}'
+      )
