@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from moejax.convert import quantised, safetensors
+from moejax.convert import quantised, tensor_files
 from moejax.core import errors
 
 CONFIG, SINGLE = 'config.json', 'model.safetensors'
@@ -81,7 +81,7 @@ class Folder:
 
   path: pathlib.Path
   config: dict[str, Any]
-  tensors: dict[str, safetensors.Entry]
+  tensors: dict[str, tensor_files.StoredTensor]
   unused: list[str] = dataclasses.field(default_factory=list)
 
   @functools.cached_property
@@ -122,7 +122,7 @@ def open_folder(place: str) -> Folder:
   config, tensors = _config(path), {}
   files = _files(path)
   for file, names in files.items():
-    found = safetensors.entries(file)
+    found = tensor_files.read_header(file)
     lacks = sorted(set(names) - found.keys())
     if lacks:
       raise errors.InputError(

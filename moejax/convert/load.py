@@ -27,7 +27,7 @@ from moejax.convert import (
   configs,
   quantised,
   rules,
-  safetensors,
+  tensor_files,
 )
 from moejax.convert.families.family import Family
 from moejax.convert.folder import Folder, listed, shortly
@@ -252,7 +252,7 @@ def _regions(
 
 
 def _place(
-  entry: safetensors.Entry,
+  entry: tensor_files.StoredTensor,
   tensor: rules.Tensor,
   found: dict[buffers.Region, np.ndarray],
 ) -> int:

@@ -31,7 +31,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from moejax.convert.safetensors import Entry
+from moejax.convert.tensor_files import StoredTensor
 from moejax.core import errors
 
 MXFP4, FP8, FP8_BLOCKS = 'MXFP4', 'FP8', 'FP8 in blocks'
@@ -66,8 +66,8 @@ NUMBERS = np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn)
 class _Pair:
   """Numbers of few bits, and what blocks of them are multiplied by."""
 
-  numbers: Entry
-  scales: Entry
+  numbers: StoredTensor
+  scales: StoredTensor
 
   @property
   def file(self) -> pathlib.Path:
@@ -139,8 +139,8 @@ class Scaled8(_Pair):
 
 
 def plain(
-  tensors: Mapping[str, Entry], config: Mapping[str, Any]
-) -> dict[str, Entry | Blocks4 | Scaled8]:
+  tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]
+) -> dict[str, StoredTensor | Blocks4 | Scaled8]:
   """The tensors of a folder, each pair of numbers and scales as one.
 
   Args:
@@ -229,7 +229,7 @@ def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
 
 def _check_types(
   name: str,
-  entries: tuple[Entry, ...],
+  entries: tuple[StoredTensor, ...],
   known: tuple[str, ...],
   config: Mapping[str, Any],
 ) -> None:
@@ -241,7 +241,9 @@ def _check_types(
     )
 
 
-def _check(name: str, entry: Entry, scales: Entry, fits: bool) -> None:
+def _check(
+  name: str, entry: StoredTensor, scales: StoredTensor, fits: bool
+) -> None:
   if not fits:
     raise errors.InputError(
       f'{name} is quantised, but its numbers {list(entry.shape)} do not fit '

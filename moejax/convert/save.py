@@ -24,7 +24,7 @@ from moejax.convert import (
   configs,
   folder,
   rules,
-  safetensors,
+  tensor_files,
 )
 from moejax.convert.families import FORMS
 from moejax.convert.families.family import Family
@@ -137,7 +137,7 @@ def write(
     for name, shard in zip(names, shards, strict=True):
       specs = {t.name: (_kind(t, kind), t.shape) for t in shard}
       taken = itertools.islice(stream, len(shard))
-      safetensors.write(path / name, specs, taken)
+      tensor_files.write(path / name, specs, taken)
       places |= dict.fromkeys(specs, name)
   except errors.InputError:
     for name in names:

@@ -32,7 +32,7 @@ THREADS = 8
 PACKAGES = (
   'absl-py', 'etils', 'flax', 'jax', 'jaxlib', 'libtpu', 'ml-collections',
   'moejax', 'numpy', 'optax', 'orbax-checkpoint', 'pyarrow', 'rich',
-  'sentencepiece', 'seqio', 'tensorboardX', 'tensorflow',
+  'safetensors', 'sentencepiece', 'seqio', 'tensorboardX', 'tensorflow',
   'tensorflow-datasets', 'tensorflow-text', 'tensorstore', 'tokenizers',
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import hf
 
 from moejax.cli import convert, generate
-from moejax.convert import companions, folder, safetensors
+from moejax.convert import companions, folder, tensor_files
 from moejax.core import errors, exits, files, trees
 from moejax.run import restore
 from moejax.train import loop, state_files
@@ -353,7 +353,7 @@ def test_bad_input_is_one_line(there, tmp_path, capsys):
   files.atomic_write_json(broken / 'config.json', {'model_type': 'mixtral'})
   specs = {'a': (np.dtype(np.float32), (1,))}
   one = [('a', np.ones(1, np.float32))]
-  safetensors.write(broken / 'model.safetensors', specs, one)
+  tensor_files.write(broken / 'model.safetensors', specs, one)
   cases = [
     (['import', str(there), f'--workdir={workdir}'], 'of a run already'),
     (['export', f'--workdir={workdir}', f'--to={target}'], 'has weights'),

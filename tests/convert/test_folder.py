@@ -7,10 +7,11 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 from etils import epath
 from helpers import far, hf
 
-from moejax.convert import companions, folder, load, safetensors, save
+from moejax.convert import companions, folder, load, save, tensor_files
 from moejax.core import errors, trees
 from moejax.data import vocab
 
@@ -28,11 +29,11 @@ def rewrite(path, change):
   """The folder's tensors, changed as a dictionary."""
   file = path / folder.SINGLE
   tensors = {
-    n: np.array(e.read()) for n, e in safetensors.entries(file).items()
+    n: np.array(e.read()) for n, e in tensor_files.read_header(file).items()
   }
   change(tensors)
   specs = {name: (x.dtype, x.shape) for name, x in tensors.items()}
-  safetensors.write(file, specs, tensors.items())
+  tensor_files.write(file, specs, tensors.items())
 
 
 def config(path, **changes):
@@ -47,7 +48,7 @@ def index(path, places):
 
 
 def names(path):
-  return safetensors.entries(path / folder.SINGLE)
+  return tensor_files.read_header(path / folder.SINGLE)
 
 
 def cut(path):
@@ -84,7 +85,7 @@ def shards(path, count):
     part = dict(list(tensors.items())[number::count])
     file = f'model-{number + 1:05d}-of-{count:05d}.safetensors'
     specs = {name: (x.dtype, x.shape) for name, x in part.items()}
-    safetensors.write(path / file, specs, part.items())
+    tensor_files.write(path / file, specs, part.items())
     places |= dict.fromkeys(part, file)
   return places
 
@@ -142,21 +143,21 @@ CASES = {
     ),
     'is quantised',
   ),
-  'cut short': (cut, 'is cut short'),
+  'cut short': (cut, 'is no whole safetensors file (Error while'),
   'empty': (
     lambda path: (path / folder.SINGLE).write_bytes(b''),
-    'no whole safetensors file',
+    'is no whole safetensors file (Error while',
   ),
   'no header': (
     lambda path: header(path, '{"a": 3}'),
-    'its header cannot be read',
+    'is no whole safetensors file (Error while',
   ),
   'offsets': (
     lambda path: header(
       path,
       '{"a": {"dtype": "F32", "shape": [3], "data_offsets": [-4, 8]}}',
     ),
-    'its header cannot be read',
+    'is no whole safetensors file (Error while',
   ),
   'pickle': (
     pickled,
@@ -206,6 +207,10 @@ CASES = {
       path, dict.fromkeys([*names(path), 'ghost'], folder.SINGLE)
     ),
     'lacks ghost (1), which its index',
+  ),
+  'another format': (
+    lambda path: (path / folder.SINGLE).write_text('<!DOCTYPE html>' * 9),
+    'is no whole safetensors file (Error while',
   ),
   'no index': (
     lambda path: (path / folder.INDEX).write_text('[]'),
@@ -352,13 +357,18 @@ def test_names_are_listed_shortly():
   ],
 )
 def test_a_tensor_is_read_as_it_was_written(x, tmp_path):
+  """Here, and by the library of the format."""
   file = tmp_path / 'x.safetensors'
   first = np.ones(3, np.int8)
   specs = {'b': (first.dtype, first.shape), 'x': (x.dtype, x.shape)}
-  safetensors.write(file, specs, [('b', first), ('x', x)])
-  found = safetensors.entries(file)['x'].read()
+  tensor_files.write(file, specs, [('b', first), ('x', x)])
+  found = tensor_files.read_header(file)['x'].read()
   assert found.dtype == x.dtype
   np.testing.assert_array_equal(found, x)
+  with safetensors.safe_open(file, framework='np') as theirs:
+    assert theirs.metadata() == {'format': 'pt'}
+    assert theirs.get_tensor('x').dtype == x.dtype
+    np.testing.assert_array_equal(theirs.get_tensor('x'), x)
   assert [p.name for p in tmp_path.iterdir()] == ['x.safetensors']
 
 

@@ -9,7 +9,7 @@ from helpers import hf, tiny
 from configs import zoo
 from moejax import config as configs
 from moejax.cli import convert
-from moejax.convert import folder, load, safetensors, save
+from moejax.convert import folder, load, save, tensor_files
 from moejax.convert.families import FORMS
 from moejax.core import errors, trees
 from moejax.moe.routers import ROUTERS
@@ -156,7 +156,7 @@ def test_numbers_that_are_not_finite_are_not_read(tmp_path):
   name = 'model.layers.1.mlp.experts.3.down_proj.weight'
   found[name][5, 2] = np.nan
   specs = {name: (x.dtype, x.shape) for name, x in found.items()}
-  safetensors.write(tmp_path / folder.SINGLE, specs, found.items())
+  tensor_files.write(tmp_path / folder.SINGLE, specs, found.items())
   config = (hf.GOLDEN / 'olmoe' / 'config.json').read_bytes()
   (tmp_path / 'config.json').write_bytes(config)
   with pytest.raises(errors.InputError, match=f'{name} has nan'):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import hf, tiny
 
-from moejax.convert import folder, load, safetensors, save
+from moejax.convert import folder, load, save, tensor_files
 from moejax.core import errors, trees
 
 V3 = hf.GOLDEN / 'deepseek_v3'
@@ -19,7 +19,7 @@ def rewritten(path, keep):
   tensors = folder.open_folder(str(path)).tensors
   kept = {n: np.array(e.read()) for n, e in tensors.items() if keep(n)}
   specs = {name: (x.dtype, x.shape) for name, x in kept.items()}
-  safetensors.write(path / folder.SINGLE, specs, kept.items())
+  tensor_files.write(path / folder.SINGLE, specs, kept.items())
   return path
 
 

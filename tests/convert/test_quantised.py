@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import hf, tiny
 
-from moejax.convert import folder, load, quantised, safetensors, save
+from moejax.convert import folder, load, quantised, save, tensor_files
 from moejax.core import errors, trees
 from moejax.model import build
 
@@ -22,8 +22,8 @@ E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
 def written(path, tensors):
   """Entries of a file with these arrays."""
   specs = {name: (x.dtype, x.shape) for name, x in tensors.items()}
-  safetensors.write(path, specs, tensors.items())
-  return safetensors.entries(path)
+  tensor_files.write(path, specs, tensors.items())
+  return tensor_files.read_header(path)
 
 
 def by_hand(blocks, scales):

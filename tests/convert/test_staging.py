@@ -11,7 +11,7 @@ import pytest
 from helpers import hf
 
 from moejax.cli import convert
-from moejax.convert import folder, load, safetensors, staging
+from moejax.convert import folder, load, staging, tensor_files
 from moejax.core import errors, exits, files, trees
 from moejax.model import build
 from moejax.run import restore
@@ -37,7 +37,7 @@ def reads(monkeypatch):
 class Reads:
   def __init__(self, patch):
     self.files, self.stop_at, self.act = [], None, self._stop
-    inner = safetensors.Entry.read
+    inner = tensor_files.StoredTensor.read
 
     def read(entry):
       if len(self.files) == self.stop_at:
@@ -45,7 +45,7 @@ class Reads:
       self.files.append((entry.file, entry.start))
       return inner(entry)
 
-    patch.setattr(safetensors.Entry, 'read', read)
+    patch.setattr(tensor_files.StoredTensor, 'read', read)
 
   @staticmethod
   def _stop(*_):

@@ -89,16 +89,16 @@ def answer(model, weights, token_BL, gradients=True):
     return total / weight_BL.sum(), decoder.logits(x_BLD)
 
   @jax.jit
-  def run(weights):
+  def evaluate(weights):
     if gradients:
-      train = jax.value_and_grad(loss, has_aux=True)
-      (value, logits_BLV), gradient = train(weights)
+      differentiate = jax.value_and_grad(loss, has_aux=True)
+      (value, logits_BLV), gradient = differentiate(weights)
     else:
       value, logits_BLV = loss(weights)
       gradient = {}
     return logits_BLV, chosen(model, weights, token_BL), value, gradient
 
-  return train(weights)
+  return evaluate(weights)
 
 
 def compare(path, gradients=True):
@@ -144,7 +144,7 @@ def balance_loss(path):
   position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
 
   @jax.jit
-  def run(weights):
+  def evaluate(weights):
     decoder = model.bind(weights)
     out = decoder(token_BL, jnp.ones_like(token_BL), position_BL)
     return balance.total(plan.config.moe.balance, out.record.balance)[1]
@@ -152,7 +152,9 @@ def balance_loss(path):
   (part,) = (
     part for part in plan.config.moe.balance if isinstance(part, switch.Switch)
   )
-  return float(train(weights)['switch']) / part.alpha, float(want['aux_loss'])
+  return float(evaluate(weights)['switch']) / part.alpha, float(
+    want['aux_loss']
+  )
 
 
 def compare_mtp(path):
@@ -183,8 +185,8 @@ def compare_mtp(path):
       total += nll / len(further) / weight_BL.sum()
     return total, [decoder.logits(x_BLD) for x_BLD in further]
 
-  train = jax.jit(jax.value_and_grad(loss, has_aux=True))
-  (value, said), gradient = train(weights)
+  differentiate = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (value, said), gradient = differentiate(weights)
   gradient = trees.leaves(gradient)
   tensors = {tensor.name: tensor for tensor in plan.tensors}
   far = {'loss': abs(float(value) - float(want['mtp_loss']))}

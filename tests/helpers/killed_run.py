@@ -24,7 +24,7 @@ from jax._src import lru_cache
 
 from moejax import main
 from moejax.cli import convert
-from moejax.convert import safetensors, staging
+from moejax.convert import staging, tensor_files
 from moejax.core import exits, files, log
 from moejax.data import build, cache_writer
 from moejax.evals import perplexity
@@ -130,7 +130,7 @@ def torn_program(number):
 def reading_tensors(number):
   """Before the n-th tensor of a checkpoint; those of 10 kB are entered."""
   staging.EVERY = 10_000
-  before(safetensors.Entry, 'read', number)
+  before(tensor_files.StoredTensor, 'read', number)
 
 
 COMMANDS = {'train': main.main, 'convert': convert.main}
