@@ -278,10 +278,10 @@ def test_a_report_stays_until_the_run_really_goes_on(tmp_path, monkeypatch):
   write(tmp_path, RUN, 1000)
   report.write(found, folder)
 
-  def parts(*_):
+  def context(*_):
     raise errors.InputError('the text is gone')
 
-  monkeypatch.setattr(runs, '_parts', parts)
+  monkeypatch.setattr(runs, '_context', context)
   with pytest.raises(errors.InputError, match='the text is gone'):
     runs.train(changed(('train.steps', '1001')), str(tmp_path))
   assert report.read(folder) == found
