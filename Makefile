@@ -3,7 +3,7 @@
 # make test-soak  the slow proofs that `make test` leaves out
 # make test-hf  our models against transformers; installs torch, in a place of its own
 # make lint   format and lint checks
-# make bench  the speed of a training step, part by part
+# make bench  the speed of a training step, part by part; BENCH=layer another one
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,6 +12,7 @@ HF_VENV ?= .venv-hf
 HF_PACKAGES ?= torch==2.13.0 'transformers>=5.23' sentencepiece protobuf
 WORKDIR ?= runs/tiny
 ARGS ?=
+BENCH ?= step
 PY = $(VENV)/bin/python
 
 .PHONY: demo test test-soak test-hf lint bench clean
@@ -35,7 +36,7 @@ lint: $(VENV)/.moejax-test
 	$(PY) -m ruff format --check .
 
 bench: $(VENV)/.moejax
-	$(PY) -m benchmarks.step $(ARGS)
+	$(PY) -m benchmarks.$(BENCH) $(ARGS)
 
 $(HF_VENV)/.installed:
 	@test -x $(HF_VENV)/bin/python || $(PYTHON) -m venv $(HF_VENV)

@@ -1,4 +1,10 @@
-"""Bytes that each way over the expert axis moves, read in compiled programs.
+"""Counts the bytes that each kind of expert parallelism moves.
+
+python -m benchmarks.expert_parallel
+
+Prints bytes per token over the least possible, forward and backward, read in
+programs that are compiled for eight devices and not run. Where there are fewer
+devices, a process with eight fake CPU devices compiles them.
 
 Two leasts to compare them with, per token, D numbers wide with b bytes each,
 when P devices hold E / P experts each and a token's K experts are any K:
@@ -13,6 +19,10 @@ Backward as much again: the output's gradient goes, the input's comes.
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,8 +30,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.parts import Shape
-from moejax.core import trees
+from benchmarks import standard
+from benchmarks.standard import Shape
+from moejax.core import command, errors, exits, trees
 from moejax.moe import layer
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.parallel import collective_bytes, hosts, rules
@@ -32,11 +43,44 @@ DEVICES = 8
 STAND_INS = ('ragged_all_to_all',)
 
 
+def main(argv: Sequence[str]) -> None:
+  """Reads the flags; compiles and counts, if need be in another process."""
+  flags = command.parser(__doc__)
+  flags.add_argument(
+    '--rows',
+    type=command.number(int, 1),
+    default=standard.STANDARD.rows,
+    help='sequences of the batch (default: %(default)s)',
+  )
+  args = standard.parse(flags, argv)
+  if len(jax.devices()) >= DEVICES:
+    report(standard.shape(args))
+  else:
+    _report_elsewhere(args.rows)
+
+
+def _report_elsewhere(rows: int) -> None:
+  """The same in a process with fake devices."""
+  # How many devices a CPU pretends to be is decided before JAX starts.
+  flag = f'--xla_force_host_platform_device_count={DEVICES}'
+  env = dict(os.environ, JAX_PLATFORMS='cpu')
+  env['XLA_FLAGS'] = f'{env.get("XLA_FLAGS", "")} {flag}'
+  words = [sys.executable, '-m', 'benchmarks.expert_parallel', f'--rows={rows}']
+  done = subprocess.run(
+    words, env=env, capture_output=True, text=True, check=False
+  )
+  if done.returncode:
+    said = done.stderr.strip().splitlines() or ['it said nothing']
+    raise errors.InputError(
+      f'expert_parallel on eight devices failed: {said[-1]}'
+    )
+  print(done.stdout, end='')
+
+
 def report(shape: Shape) -> None:
   """Prints bytes per token and layer of every kind."""
-  moe = dataclasses.replace(shape.config.moe, num_shared=0)
-  config = dataclasses.replace(shape.config, moe=moe)
-  shape = dataclasses.replace(shape, config=config)
+  shape = shape.with_moe(num_shared=0)
+  moe = shape.config.moe
   itself, together = least(shape)
   rows = {
     name: [
@@ -64,7 +108,7 @@ def report(shape: Shape) -> None:
     )
   print(
     f'(over the least of tokens that travel once; {", ".join(STAND_INS)}: on '
-    'CPU what its stand-in moves)\n'
+    'CPU what its stand-in moves)'
   )
 
 
@@ -170,3 +214,7 @@ def _on(
 ) -> jax.ShapeDtypeStruct:
   sharding = NamedSharding(mesh, spec)
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+if __name__ == '__main__':
+  exits.main(main)

@@ -1,15 +1,21 @@
-"""The implementations in each table, side by side at the standard shape.
+"""Measures the implementations in each table, side by side.
 
-What `auto` takes is chosen by these figures.
+python -m benchmarks.kernels --rounds=20
+
+Prints the best time of each, forward and backward, at the standard shape: of
+attention, of routed experts, and of output head and loss. What `auto` takes is
+chosen by these figures.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks import standard, timing
+from moejax.core import command, exits
 from moejax.model.attention import dot_product
 from moejax.model.config import ModelConfig
 from moejax.moe import contract
@@ -22,12 +28,33 @@ REFERENCES = ('reference', 'obvious')
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """One way to do a job: forward and backward, and what it is given."""
+  """One implementation of a job.
+
+  Attributes:
+    job: what it computes.
+    name: of the implementation in its table.
+    run: forward and backward, jitted.
+    arguments: of `run`.
+  """
 
   job: str
   name: str
   run: Callable[..., Any]
   arguments: tuple[Any, ...]
+
+
+def main(argv: Sequence[str]) -> None:
+  """Reads the flags and measures."""
+  flags = command.parser(__doc__)
+  standard.add_flags(flags)
+  args = standard.parse(flags, argv)
+  shape = standard.shape(args)
+  all_kernels = kernels(shape.config, shape.rows, shape.length)
+  parts = [timing.Part(k.name, k.run, k.arguments) for k in all_kernels]
+  print(f'(forward and backward, best of {args.rounds} rounds of all in turn)')
+  seconds = timing.best(parts, args.rounds)
+  for kernel, best in zip(all_kernels, seconds, strict=True):
+    print(f'{kernel.job:16s} {kernel.name:12s} {best * 1e3:8.1f} ms')
 
 
 def kernels(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
@@ -111,3 +138,7 @@ def _heads(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
     Kernel('head and loss', name, _gradient(loss, 2), (x_BLD, w_DV))
     for name, loss in (('in chunks', chunked), ('all at once', whole))
   ]
+
+
+if __name__ == '__main__':
+  exits.main(main)

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from benchmarks.standard import Shape
+from benchmarks.timing import Part
 from moejax.data import synthetic
 from moejax.data.batch import Batch
 from moejax.model import build, ffn
@@ -19,55 +20,8 @@ from moejax.moe import layer
 from moejax.parallel import mesh as meshes
 from moejax.train import cross_entropy, optimizer, state
 
-WARM_UP = 2
 PEAK = 'peak'
 MOE, DENSE = 'experts layer', 'dense layer, same active'
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-  """A model, and the batch that it is given."""
-
-  config: ModelConfig
-  rows: int
-  length: int
-
-  @property
-  def tokens(self) -> int:
-    """Of one batch."""
-    return self.rows * self.length
-
-  @property
-  def active_width(self) -> int:
-    """Hidden width that a token passes in an experts layer."""
-    moe = self.config.moe
-    return int(moe.experts_per_token * moe.expert_width + moe.shared_width)
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """Something to time: a jitted function, its arguments, its FLOPs."""
-
-  name: str
-  run: Callable[..., Any]
-  arguments: tuple[Any, ...]
-  flops: float = 0.0
-  times: int = 0
-
-
-def alternate(parts: Sequence[Part], rounds: int) -> list[list[float]]:
-  """The seconds of each part in every round, all parts in turn each round.
-
-  Rounds to compile and to warm up come first and are not in it.
-  """
-  seconds: list[list[float]] = [[] for _ in parts]
-  for number in range(WARM_UP + rounds):
-    for part, mine in zip(parts, seconds, strict=True):
-      begin = time.perf_counter()
-      jax.block_until_ready(part.run(*part.arguments))
-      if number >= WARM_UP:
-        mine.append(time.perf_counter() - begin)
-  return seconds
 
 
 def parts(shape: Shape) -> list[Part]:

@@ -1,10 +1,11 @@
 """Measures a training step on this machine, part by part.
 
   python -m benchmarks.step                       the step and its parts
-  python -m benchmarks.step --kernels             what each table offers
   python -m benchmarks.step --peer=transformers   beside a peer, alternately
-  python -m benchmarks.step moe                   experts and routers: --help
-  python -m benchmarks.step text                  long documents: --help
+
+Prints the time of each part, its share of the machine's peak, and the ratio of
+experts to a dense layer of the same active width; with a peer the ratio of both
+speeds.
 
 The standard shape: width 256, 4 layers all with experts, 8 heads of 32, 16
 routed experts of width 128 top-4 and 1 shared, vocabulary 8192, 8 sequences of
@@ -13,10 +14,8 @@ run in processes of their own, one after the other and several times, because
 the machine may not be idle: only the ratio means something.
 """
 
-import dataclasses
 import importlib.util
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -26,51 +25,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import kernels, layer, peers, text
 from benchmarks import parts as parts_lib
-from benchmarks.parts import DENSE, MOE, PEAK, WARM_UP, Part
+from benchmarks import peers, standard, timing
+from benchmarks.parts import DENSE, MOE, PEAK
+from benchmarks.standard import Shape
+from benchmarks.timing import WARM_UP, Part
 from moejax.core import command, errors, exits
 from moejax.model import build
-from moejax.model.config import ModelConfig
-from moejax.moe.config import MoEConfig
-from moejax.moe.routers import ROUTERS
 from moejax.parallel import hosts
 from moejax.plan import count
 from moejax.train import optimizer, state, step
 from moejax.train.config import TrainConfig
 
-ROWS, LENGTH = 8, 256
 STEP = 'training step'
-STANDARD = ModelConfig(
-  vocab_size=8192,
-  max_length=LENGTH,
-  num_layers=4,
-  width=256,
-  num_heads=8,
-  head_dim=32,
-  dense_width=640,
-  init_std=0.02,
-  scan_unroll=4,
-  moe=MoEConfig(
-    num_experts=16,
-    expert_width=128,
-    num_shared=1,
-    router=ROUTERS['top_k'](k=4),
-  ),
-)
-
-# What follows the command in place of a flag.
-MORE = {
-  'moe': lambda argv: layer.main(argv, _shape(STANDARD)),
-  'text': text.main,
-}
 
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags and measures."""
-  if argv and argv[0] in MORE:
-    MORE[argv[0]](argv[1:])
-    return
   flags = command.parser(__doc__)
   flags.add_argument('--peer', choices=sorted(peers.PEERS))
   flags.add_argument(
@@ -84,24 +55,22 @@ def main(argv: Sequence[str]) -> None:
     '--rounds', type=one_or_more, default=4, help='of both sides'
   )
   flags.add_argument(
-    '--kernels', action='store_true', help='all implementations side by side'
-  )
-  flags.add_argument(
     '--side', choices=['moejax'], help='(measures one side and prints JSON)'
   )
-  flags.add_argument('--unroll', type=int, default=STANDARD.scan_unroll)
-  args, overrides = command.parse(flags, argv)
-  if overrides:
-    raise errors.InputError('bench has a fixed shape and takes no --config.*')
-  config = dataclasses.replace(STANDARD, scan_unroll=args.unroll)
+  flags.add_argument(
+    '--unroll',
+    type=int,
+    default=standard.STANDARD.config.scan_unroll,
+    help='layers in a turn of the loop over layers (default: %(default)s)',
+  )
+  args = standard.parse(flags, argv)
+  shape = standard.STANDARD.with_model(scan_unroll=args.unroll)
   if args.side:
-    print(json.dumps(time_step(config, args.steps)))
+    print(json.dumps(time_step(shape, args.steps)))
   elif args.peer:
     compare(args)
-  elif args.kernels:
-    report_kernels(config, args.steps)
   else:
-    report(config, args.steps)
+    report(shape, args.steps)
 
 
 def compare(args: Any) -> None:
@@ -155,12 +124,12 @@ def _side(command_line: list[str]) -> dict[str, Any]:
 
 
 def _speed(seconds: float) -> str:
-  return f'{ROWS * LENGTH / seconds:6.0f}'
+  return f'{standard.STANDARD.tokens / seconds:6.0f}'
 
 
-def time_step(config: ModelConfig, steps: int) -> dict[str, Any]:
+def time_step(shape: Shape, steps: int) -> dict[str, Any]:
   """Seconds of each step, after compilation; compile time; peak memory."""
-  run, compile_seconds = _training_step(config)
+  run, compile_seconds = _training_step(shape)
   seconds = []
   for _ in range(WARM_UP + steps):
     begin = time.perf_counter()
@@ -169,20 +138,20 @@ def time_step(config: ModelConfig, steps: int) -> dict[str, Any]:
   return {
     'seconds': seconds[WARM_UP:],
     'compile_seconds': compile_seconds,
-    'peak_mb': _peak_mb(),
+    'peak_mb': timing.peak_mb(),
   }
 
 
-def _training_step(config: ModelConfig) -> tuple[Callable[[], Any], float]:
+def _training_step(shape: Shape) -> tuple[Callable[[], Any], float]:
   """A function that takes a step and waits for it, and its compile time."""
   mesh = parts_lib.mesh()
-  model = build.build(config, mesh)
+  model = build.build(shape.config, mesh)
   opt, train = optimizer.OptimizerConfig(), TrainConfig(steps=1000)
   transform = optimizer.make(opt, train.steps, model.decays)
   train_step = step.make(model, transform, opt, train, seed=0)
   # The state is donated, as in training: each call goes on from the last.
   kept = [state.init(model, transform, jax.random.key(0))]
-  batch = hosts.put_rows(parts_lib.batch(_shape(config)), mesh)
+  batch = hosts.put_rows(parts_lib.batch(shape), mesh)
   begin = time.perf_counter()
   compiled = train_step.lower(kept[0], batch).compile()
   compile_seconds = time.perf_counter() - begin
@@ -194,25 +163,19 @@ def _training_step(config: ModelConfig) -> tuple[Callable[[], Any], float]:
   return run, compile_seconds
 
 
-def _peak_mb() -> float:
-  """The most memory that this process has had."""
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  # Kilobytes, but on macOS bytes.
-  return peak / (2**20 if sys.platform == 'darwin' else 2**10)
-
-
-def report(config: ModelConfig, rounds: int) -> None:
+def report(shape: Shape, rounds: int) -> None:
   """Prints the step, its parts, and the peak they are measured against."""
-  run, compile_seconds = _training_step(config)
-  flops = count.flops_per_token(config, LENGTH) * ROWS * LENGTH
-  parts = [Part(STEP, run, (), flops, 1), *parts_lib.parts(_shape(config))]
+  run, compile_seconds = _training_step(shape)
+  flops = count.flops_per_token(shape.config, shape.length) * shape.tokens
+  parts = [Part(STEP, run, (), flops, 1), *parts_lib.parts(shape)]
   names = [part.name for part in parts]
-  best = dict(zip(names, _alternate(parts, rounds), strict=True))
+  best = dict(zip(names, timing.best(parts, rounds), strict=True))
   peak = next(p.flops for p in parts if p.name == PEAK) / best[PEAK]
   print(f'float32 matmul of 1024 cubed   {peak / 1e9:6.0f} GFLOP/s: the peak')
   print(
     f'training step    {_speed(best[STEP])} tokens/s; compiles in '
-    f'{compile_seconds:.1f} s; peak memory of the process {_peak_mb():.0f} MB'
+    f'{compile_seconds:.1f} s; peak memory of the process '
+    f'{timing.peak_mb():.0f} MB'
   )
   share = flops / best[STEP] / peak
   print(f'model FLOPs utilisation        {share:6.1%} of the peak')
@@ -232,24 +195,6 @@ def report(config: ModelConfig, rounds: int) -> None:
   print(f'{"all else":28s} {rest * 1e3:7.1f}')
   ratio = best[MOE] / best[DENSE]
   print(f'\nexperts over a dense layer of the same active width: {ratio:.2f}')
-
-
-def report_kernels(config: ModelConfig, rounds: int) -> None:
-  """Prints the best time of every implementation in the tables."""
-  found = kernels.kernels(config, ROWS, LENGTH)
-  parts = [Part(k.name, k.run, k.arguments, 0.0, 1) for k in found]
-  print(f'(forward and backward, best of {rounds} rounds of all in turn)')
-  for kernel, best in zip(found, _alternate(parts, rounds), strict=True):
-    print(f'{kernel.job:16s} {kernel.name:12s} {best * 1e3:8.1f} ms')
-
-
-def _alternate(parts: list[Part], rounds: int) -> list[float]:
-  """The best time of each part, all of them in turn, `rounds` times."""
-  return [min(seconds) for seconds in parts_lib.alternate(parts, rounds)]
-
-
-def _shape(config: ModelConfig) -> parts_lib.Shape:
-  return parts_lib.Shape(config, ROWS, LENGTH)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Measures how a long document becomes rows: its speed, and its memory.
 
-  python -m benchmarks.step text --mb=1000
-  python -m benchmarks.step text --tokenizer=path/of/a/tokenizer.json
+  python -m benchmarks.text --mb=1000
+  python -m benchmarks.text --tokenizer=path/of/a/tokenizer.json
 
 One file of --mb megabytes, the shipped texts over and over, is packed as a run
 packs its text, in a process of its own whose largest memory is read at its end.
@@ -16,7 +16,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from moejax.core import command, errors
+from benchmarks import standard, timing
+from moejax.core import command, errors, exits
 from moejax.data import build, long_text, mixtures, tasks
 from moejax.data import config as configs
 from moejax.data import vocab as vocabs
@@ -35,10 +35,8 @@ LENGTH = 1024
 
 
 def main(argv: Sequence[str]) -> None:
-  """Reads the flags that follow the word, and measures."""
-  args, overrides = command.parse(_flags(), argv)
-  if overrides:
-    raise errors.InputError('bench text takes no --config.*')
+  """Reads the flags and measures."""
+  args = standard.parse(_flags(), argv)
   if args.side:
     print(json.dumps(_measured(args)))
     return
@@ -117,7 +115,7 @@ def _side(
   eos_token: str, tokenizer: str, side: str, file: pathlib.Path
 ) -> dict[str, Any]:
   """What a process of its own measures."""
-  line = [sys.executable, '-m', 'benchmarks.step', 'text']
+  line = [sys.executable, '-m', 'benchmarks.text']
   line += _side_flags(eos_token, tokenizer, side, file)
   done = subprocess.run(line, capture_output=True, text=True, check=False)
   if done.returncode:
@@ -144,9 +142,7 @@ def _measured(args: argparse.Namespace) -> dict[str, Any]:
   begin = time.perf_counter()
   found = SIDES[args.side](pathlib.Path(args.file), vocab)
   seconds = time.perf_counter() - begin
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  scale = 1e6 if sys.platform == 'darwin' else 1e3
-  return {'seconds': seconds, 'peak_mb': peak / scale, **found}
+  return {'seconds': seconds, 'peak_mb': timing.peak_mb(), **found}
 
 
 def _rows(file: pathlib.Path, vocab: vocabs.Vocab) -> dict[str, Any]:
@@ -183,3 +179,7 @@ SIDES: dict[str, Callable[[pathlib.Path, vocabs.Vocab], dict[str, Any]]] = {
   'pieces': _pieces,
   'whole': _whole,
 }
+
+
+if __name__ == '__main__':
+  exits.main(main)

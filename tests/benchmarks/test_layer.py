@@ -1,6 +1,5 @@
-"""`bench moe`: at a small shape, with few sides."""
+"""The benchmarks of a layer with experts: at a small shape, with few sides."""
 
-import dataclasses
 import importlib.util
 import math
 import subprocess
@@ -10,7 +9,14 @@ import types
 import jax
 import pytest
 
-from benchmarks import expert_parallel, layer, step
+from benchmarks import (
+  expert_parallel,
+  experts,
+  layer,
+  routers,
+  standard,
+  timing,
+)
 from benchmarks import parts as parts_lib
 from moejax.core import exits
 from moejax.moe.config import MoEConfig
@@ -24,8 +30,7 @@ TOKENS = ROWS * LENGTH
 @pytest.fixture
 def shape(monkeypatch):
   """A shape that compiles in seconds."""
-  config = dataclasses.replace(
-    step.STANDARD,
+  config = standard.STANDARD.with_model(
     vocab_size=64,
     max_length=LENGTH,
     width=WIDTH,
@@ -37,15 +42,14 @@ def shape(monkeypatch):
       num_shared=1,
       router=ROUTERS['top_k'](k=K),
     ),
-  )
-  monkeypatch.setattr(step, 'STANDARD', config)
-  monkeypatch.setattr(step, 'ROWS', ROWS)
-  monkeypatch.setattr(step, 'LENGTH', LENGTH)
-  return parts_lib.Shape(config, ROWS, LENGTH)
+  ).config
+  one = standard.Shape(config, ROWS, LENGTH)
+  monkeypatch.setattr(standard, 'STANDARD', one)
+  return one
 
 
-def _call(capsys, *flags):
-  code = exits.call(step.main, ('moe', *flags))
+def _call(main, capsys, *flags):
+  code = exits.call(main, flags)
   out, err = capsys.readouterr()
   return code, out.splitlines(), err.splitlines()
 
@@ -60,7 +64,7 @@ def _timed(monkeypatch, *seconds):
     seen.append(parts)
     return seconds[len(seen) - 1]
 
-  monkeypatch.setattr(parts_lib, 'alternate', alternate)
+  monkeypatch.setattr(timing, 'alternate', alternate)
   return seen
 
 
@@ -75,24 +79,24 @@ def test_sides_run_in_turn_and_the_first_rounds_do_not_count(monkeypatch):
       clock[0] += took[name][ran.count(name)]
       ran.append(name)
 
-    return parts_lib.Part(name, run, (name,))
+    return timing.Part(name, run, (name,))
 
   fake = types.SimpleNamespace(perf_counter=lambda: clock[0])
-  monkeypatch.setattr(parts_lib, 'time', fake)
-  seconds = parts_lib.alternate([part('a'), part('b')], 2)
+  monkeypatch.setattr(timing, 'time', fake)
+  seconds = timing.alternate([part('a'), part('b')], 2)
   assert seconds == [[1, 2], [4, 3]]
   assert ran == ['a', 'b'] * 4
 
 
 def test_ratios_of_the_best_and_of_each_round():
   # By hand: 2 / 1; the rounds' own are 3, 2 and 0.5.
-  assert layer._ratios([3.0, 2.0, 4.0], [1.0, 1.0, 8.0]) == (2.0, 2.0)
-  assert layer._ratios([3.0, 2.0], [1.0, 8.0])[1] == (3 + 0.25) / 2
+  assert timing.ratios([3.0, 2.0, 4.0], [1.0, 1.0, 8.0]) == (2.0, 2.0)
+  assert timing.ratios([3.0, 2.0], [1.0, 8.0])[1] == (3 + 0.25) / 2
 
 
 def test_the_layer_over_a_dense_one(shape, capsys, monkeypatch):
   _timed(monkeypatch, [[0.004, 0.003], [0.002, 0.002]])
-  code, out, err = _call(capsys, '--only=layer', '--rounds=2')
+  code, out, err = _call(layer.main, capsys, '--rounds=2')
   assert (code, err) == (0, [])
   assert '16 experts of 8, 2 for a token and 1 shared' in out[0]
   assert out[2].split() == ['experts', 'layer', '3.00', '3.50']
@@ -108,10 +112,10 @@ def test_the_dense_layer_is_as_wide_as_what_a_token_passes(shape):
 
 
 def test_time_per_token_by_number_of_experts(shape, capsys, monkeypatch):
-  monkeypatch.setattr(layer, 'COUNTS', (8, 16, 32))
+  monkeypatch.setattr(experts, 'COUNTS', (8, 16, 32))
   times = [[0.001, 0.002], [0.002, 0.002], [0.004, 0.003]]
   (seen,) = [_timed(monkeypatch, times)]
-  code, out, err = _call(capsys, '--only=experts', '--rounds=2')
+  code, out, err = _call(experts.main, capsys, '--rounds=2')
   assert (code, err) == (0, [])
   rows = [line.split() for line in out[2:5]]
   # 1 ms for 32 tokens is 31.25 us for one.
@@ -128,11 +132,11 @@ def test_time_per_token_by_number_of_experts(shape, capsys, monkeypatch):
 
 def test_the_routers_table_is_over_top_k(shape, capsys, monkeypatch):
   few = {name: ROUTERS[name] for name in ('hash', 'switch', 'top_k')}
-  monkeypatch.setattr(layer, 'ROUTERS', few)
+  monkeypatch.setattr(routers, 'ROUTERS', few)
   alone = [[0.002], [0.001], [0.003]]
   whole = [[0.010], [0.005], [0.020]]
   _timed(monkeypatch, alone, whole)
-  code, out, err = _call(capsys, '--only=routers', '--rounds=1')
+  code, out, err = _call(routers.main, capsys, '--rounds=1')
   assert (code, err) == (0, [])
   rows = [line.split() for line in out[3:6]]
   assert rows == [
@@ -144,8 +148,8 @@ def test_the_routers_table_is_over_top_k(shape, capsys, monkeypatch):
 
 @pytest.mark.parametrize('name', sorted(ROUTERS))
 def test_every_router_can_be_timed_alone(name, shape):
-  one = layer._with(shape, router=ROUTERS[name]())
-  run, arguments = layer._routing(one, jax.random.key(0))
+  one = shape.with_moe(router=ROUTERS[name]())
+  run, arguments = routers._routing(one, jax.random.key(0))
   _, (of_weights, of_x) = jax.eval_shape(run, *arguments)
   assert of_x.shape == (TOKENS, WIDTH)
   assert jax.tree.structure(of_weights) == jax.tree.structure(arguments[0])
@@ -184,9 +188,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize('name', BY_HAND)
 def test_an_exchange_moves_what_its_docstring_says(name, shape):
-  moe = dataclasses.replace(shape.config.moe, num_shared=0)
-  config = dataclasses.replace(shape.config, moe=moe)
-  one = dataclasses.replace(shape, config=config)
+  one = shape.with_moe(num_shared=0)
   kind = expert_parallel._kinds()[name]
   forward = expert_parallel.moved(one, kind, backward=False)
   small = forward.pop('all-reduce', 0)
@@ -199,7 +201,7 @@ def test_the_table_of_exchanges_has_them_all(shape, capsys, monkeypatch):
     'all-to-all': 200.0 + 200 * backward
   }
   monkeypatch.setattr(expert_parallel, 'moved', moved)
-  code, out, err = _call(capsys, '--only=expert_parallel')
+  code, out, err = _call(expert_parallel.main, capsys)
   assert (code, err) == (0, [])
   rows = [
     line.split() for line in out if line.startswith(tuple(EXPERT_PARALLEL))
@@ -227,45 +229,45 @@ def test_with_one_device_exchanges_are_compiled_elsewhere(
 
   monkeypatch.setattr(jax, 'devices', lambda: [None])
   monkeypatch.setattr(subprocess, 'run', run)
-  code, out, err = _call(capsys, '--only=expert_parallel')
+  code, out, err = _call(expert_parallel.main, capsys)
   assert (code, out, err) == (0, ['the table'], [])
-  code, _, err = _call(capsys, '--only=expert_parallel')
+  code, _, err = _call(expert_parallel.main, capsys)
   assert code == exits.BAD_INPUT
   assert err == ['error: expert_parallel on eight devices failed: KeyError: no']
   words = [
     sys.executable,
     '-m',
-    'benchmarks.step',
-    'moe',
-    '--only=expert_parallel',
+    'benchmarks.expert_parallel',
+    '--rows=8',
   ]
   assert started == [words, words]
 
 
 def test_the_curve_is_drawn(shape, capsys, monkeypatch, tmp_path):
-  monkeypatch.setattr(layer, 'COUNTS', (8, 16))
+  monkeypatch.setattr(experts, 'COUNTS', (8, 16))
   _timed(monkeypatch, [[0.001], [0.002]])
   path = tmp_path / 'curve.png'
-  code, out, err = _call(capsys, '--only=experts', f'--png={path}')
+  code, out, err = _call(experts.main, capsys, f'--png={path}')
   assert (code, err) == (0, [])
   assert f'drawn in {path}' in out
   assert path.read_bytes().startswith(b'\x89PNG')
 
 
 @pytest.mark.parametrize(
-  ('flags', 'words'),
+  ('main', 'flag', 'words'),
   [
-    (['--rounds=0'], '--rounds=0 must be 1 or more'),
-    (['--only=expert'], "unknown --only 'expert'; did you mean 'experts'?"),
-    (['--config.seed=1'], 'takes no --config.*'),
-    (['--steps=1'], 'unrecognized arguments: --steps=1'),
-    (['--png=x.png', '--only=layer'], '--png=x.png draws experts'),
-    (['--png=x.pdf2'], '--png=x.pdf2 must end in .png'),
+    (layer.main, '--rounds=0', '--rounds=0 must be 1 or more'),
+    (routers.main, '--config.seed=1', 'takes no --config.*'),
+    (layer.main, '--steps=1', 'unrecognized arguments: --steps=1'),
+    (experts.main, '--png=x.pdf2', '--png=x.pdf2 must end in .png'),
+    (expert_parallel.main, '--rows=0', '--rows=0 must be 1 or more'),
   ],
 )
-def test_wrong_flags_are_one_line(flags, words, shape, capsys, monkeypatch):
+def test_wrong_flags_are_one_line(
+  main, flag, words, shape, capsys, monkeypatch
+):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)
-  code, out, err = _call(capsys, *flags)
+  code, out, err = _call(main, capsys, flag)
   assert (code, out) == (exits.BAD_INPUT, [])
   (line,) = err
   assert words in line
@@ -273,7 +275,7 @@ def test_wrong_flags_are_one_line(flags, words, shape, capsys, monkeypatch):
 
 def test_a_picture_needs_matplotlib(shape, capsys, monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
-  code, out, err = _call(capsys, '--png=x.png')
+  code, out, err = _call(experts.main, capsys, '--png=x.png')
   assert (code, out) == (exits.BAD_INPUT, [])
   (line,) = err
   assert "needs matplotlib: pip install 'moejax[plot]'" in line

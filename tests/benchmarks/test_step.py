@@ -1,25 +1,18 @@
-"""The bench command: at a small shape, and beside a made-up peer."""
+"""The benchmark of a training step: small, and beside a made-up peer."""
 
 import ast
-import dataclasses
-import importlib.util
 import json
 import re
 import resource
 import sys
 import types
 
-import jax
-import numpy as np
 import pytest
+from helpers import shapes
 
-from benchmarks import kernels, peers
+from benchmarks import peers, standard, timing
 from benchmarks import step as step_lib
 from moejax.core import exits
-from moejax.model.attention.dot_product import ATTENTIONS
-from moejax.moe.compute.implementations import WAYS
-from moejax.moe.config import MoEConfig
-from moejax.moe.routers import ROUTERS
 from moejax.plan import count
 
 # How often each is in a step of two layers.
@@ -43,23 +36,8 @@ def _call(capsys, *flags):
 @pytest.fixture
 def small(monkeypatch):
   """A shape that compiles in seconds."""
-  config = dataclasses.replace(
-    step_lib.STANDARD,
-    vocab_size=64,
-    max_length=16,
-    num_layers=2,
-    width=16,
-    num_heads=2,
-    head_dim=8,
-    dense_width=32,
-    moe=MoEConfig(
-      num_experts=4, expert_width=8, num_shared=1, router=ROUTERS['top_k'](k=2)
-    ),
-  )
-  monkeypatch.setattr(step_lib, 'STANDARD', config)
-  monkeypatch.setattr(step_lib, 'ROWS', 4)
-  monkeypatch.setattr(step_lib, 'LENGTH', 16)
-  return config
+  monkeypatch.setattr(standard, 'STANDARD', shapes.SMALL)
+  return shapes.SMALL
 
 
 @pytest.mark.soak
@@ -67,7 +45,7 @@ def test_every_part_is_timed_and_set_beside_the_peak(
   small, capsys, monkeypatch
 ):
   seconds = {}
-  real = step_lib._alternate
+  real = timing.best
 
   def alternate(parts, rounds):
     assert rounds == 2
@@ -76,7 +54,7 @@ def test_every_part_is_timed_and_set_beside_the_peak(
     seconds.update(zip(names, best, strict=True))
     return best
 
-  monkeypatch.setattr(step_lib, '_alternate', alternate)
+  monkeypatch.setattr(timing, 'best', alternate)
   code, out, err = _call(capsys, '--steps=2')
   assert (code, err) == (0, [])
   assert set(seconds) == {'peak', *PARTS}
@@ -91,7 +69,7 @@ def test_every_part_is_timed_and_set_beside_the_peak(
   tokens, width = 4 * 16, 16
   core = 3 * 4 * tokens * 16 * 16
   flops = {
-    'training step': count.flops_per_token(small, 16) * tokens,
+    'training step': count.flops_per_token(small.config, 16) * tokens,
     'attention': 6 * tokens * 4 * width * 16 + core,
     'its core': core,
     'experts layer': 6 * tokens * 3 * width * (2 + 1) * 8,
@@ -130,10 +108,6 @@ def test_one_side_prints_json_alone(small, capsys):
   assert found['seconds'][0] > 0
 
 
-RUN_HERE = {'blocked', 'ragged_dot', 'fused'}
-if importlib.util.find_spec('tokamax'):
-  RUN_HERE.add('tokamax')
-
 # What one side is to print; by round, in this order.
 OURS = [[0.5, 0.2], [0.4, 0.3]]
 THEIRS = [[0.9, 0.8], [0.6, 1.0]]
@@ -160,7 +134,7 @@ def test_both_sides_run_alternately_and_the_ratio_is_right(capsys, monkeypatch):
   code, out, err = _call(capsys, '--peer=fake', '--rounds=2', '--steps=2')
   assert (code, err) == (0, [])
   ours = [sys.executable, '-m', 'benchmarks.step', '--side=moejax']
-  ours += ['--steps=2', f'--unroll={step_lib.STANDARD.scan_unroll}']
+  ours += ['--steps=2', f'--unroll={standard.STANDARD.config.scan_unroll}']
   theirs = [sys.executable, '-c', 'program', '2']
   assert started == [ours, theirs, ours, theirs]
   # 2048 tokens: in 0.2 s are 10240, in 0.35 s 5851.
@@ -247,42 +221,9 @@ def test_memory_is_in_bytes_on_macos(platform, unit, monkeypatch):
   monkeypatch.setattr(sys, 'platform', platform)
   usage = types.SimpleNamespace(ru_maxrss=300 * 2**20 // unit)
   monkeypatch.setattr(resource, 'getrusage', lambda _: usage)
-  assert step_lib._peak_mb() == 300
+  assert timing.peak_mb() == 300
 
 
-@pytest.mark.slow
-def test_kernels_are_the_tables_without_the_references(small, capsys):
-  code, out, err = _call(capsys, '--kernels', '--steps=1')
-  assert (code, err) == (0, [])
-  rows = [(line[:16].strip(), line[17:29].strip()) for line in out[1:]]
-  assert rows == [
-    *(('attention core', n) for n in ATTENTIONS if n != 'reference'),
-    # batched is for equal groups, which dropless has not; megablox is for TPU.
-    *(('routed experts', n) for n in WAYS if n in RUN_HERE),
-    ('head and loss', 'in chunks'),
-    ('head and loss', 'all at once'),
-  ]
-  assert all(float(line.split()[-2]) > 0 for line in out[1:])
-
-
-def test_all_kernels_of_a_job_compute_the_same(small):
-  found = kernels.kernels(small, 4, 16)
-  by_job = {}
-  for kernel in found:
-    value, gradients = kernel.run(*kernel.arguments)
-    want = by_job.setdefault(kernel.job, (value, gradients))
-    np.testing.assert_allclose(value, want[0], rtol=1e-4)
-    for got, expected in zip(
-      jax.tree.leaves(gradients), jax.tree.leaves(want[1]), strict=True
-    ):
-      np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
-  assert set(by_job) == {'attention core', 'routed experts', 'head and loss'}
-
-
-@pytest.mark.parametrize('word', [[], ['text']])
-def test_a_side_that_there_is_not_is_said_before_anything_is_timed(
-  word, capsys
-):
-  flags = [*word, '--side=foo']
-  assert exits.call(step_lib.main, flags) == exits.BAD_INPUT
+def test_a_side_that_there_is_not_is_said_before_anything_is_timed(capsys):
+  assert exits.call(step_lib.main, ['--side=foo']) == exits.BAD_INPUT
   assert "'foo' (choose from" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks import parts
+from benchmarks import standard
 from moejax.model.config import ModelConfig
 from moejax.moe.compute import grouped_matmul
 from moejax.moe.config import MoEConfig
@@ -45,7 +45,7 @@ def _layer(topology, expert_parallel, options=()):
     width=256, moe=MoEConfig(num_experts=8, expert_width=128)
   )
   return expert_parallel.compiled(
-    parts.Shape(config, 4, 250),
+    standard.Shape(config, 4, 250),
     EXPERT_PARALLEL[expert_parallel](**dict(options)),
     found.devices[:4],
     backward=True,
