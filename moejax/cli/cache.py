@@ -94,7 +94,7 @@ def _prune(
 
 
 def _show_entries(
-  entries: Sequence[prune.Entry], now: float, console: Console
+  entries: Sequence[prune.CacheEntry], now: float, console: Console
 ) -> None:
   if not entries:
     return

@@ -1,9 +1,11 @@
-"""Text to batches. TensorFlow and SeqIO are imported only below here.
+"""Text to batches; TensorFlow and SeqIO are imported only below this package.
 
-A `task` is a text; its documents become token ids (`vocab`), rows of fixed
-length (`features`) and records on disk (`cache_writer`, `cache`), made once.
-The `loader` mixes domains of rows into batches; `build` puts all together.
+A task (`tasks`) is a text. Its documents become token ids (`vocab`), then rows
+of fixed length (`features`), then records on disk (`cache_writer`, `cache`),
+once for all runs. The `loader` mixes the rows of several domains into batches.
+`build` composes these from the config. docs/glossary.md defines the words.
 
-B rows of a batch, L tokens of a row, T tokens of a document, D domains,
-V ids of a vocabulary, N rows or indices, M some of them, S places of a block.
+Letters of shapes: B rows of a batch, L tokens of a row, T tokens of a document,
+D domains, V ids of a vocabulary, N rows or indices, M some of them, S places
+of a block.
 """

@@ -1,7 +1,7 @@
-"""What a domain's text costs without a model: honest figures to stand beside.
+"""Baselines without a model: unigram frequencies and xz, for each domain.
 
-Both are taken on the validation text of one domain, after learning from its
-training text.
+Both predict or compress the validation text of a domain after learning from its
+training text. A report prints them beside the model's loss.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ class Domain:
 
   Attributes:
     task: where the text comes from, one of `tasks.TASKS` or `files.Files`.
-    rate: how often a row is of it, relative to the other domains.
+    rate: sampling rate of its rows, relative to the other domains.
     vocab_size: larger than all ids.
     train: rows to train on.
     validation: rows held out.
-    max_documents: at most so many of each split are in the rows; 0 is all.
+    max_documents: limit on the documents of each split; 0 means no limit.
   """
 
   task: Any
@@ -49,11 +49,12 @@ class Baselines:
   """Figures of one domain.
 
   Attributes:
-    unigram_nats: mean loss, in nats per target, of always saying how often each
-      token is.
-    unigram_bits_per_byte: the same per byte of text.
-    xz_bits_per_byte: what validation adds to the text that xz -9 compresses;
-      nan where the training text is over 32 MB or cannot be read again.
+    unigram_nats: cross-entropy, in nats per target, of predicting every token
+      by its frequency in the training text.
+    unigram_bits_per_byte: the same in bits per byte of text.
+    xz_bits_per_byte: compressed bits that the validation text adds to the
+      training text under xz -9, per byte of validation text; nan where the
+      training text is over 32 MB or cannot be read again.
   """
 
   unigram_nats: float
@@ -68,24 +69,24 @@ def compute(domains: Mapping[str, Domain]) -> dict[str, Baselines | None]:
   """
   # xz runs outside Python's lock.
   with futures.ThreadPoolExecutor(2) as pool:
-    found = list(pool.map(_of_domain, domains.values()))
-  return dict(zip(domains, found, strict=True))
+    results = list(pool.map(_of_domain, domains.values()))
+  return dict(zip(domains, results, strict=True))
 
 
 def _of_domain(domain: Domain) -> Baselines | None:
   if not domain.task.has_text:
     return None
-  # Named by all that the result depends on beside the folder it lies in.
+  # The name holds everything the result depends on, except the folder.
   name = f'baselines-{domain.train.path.name}-{domain.max_documents}.json'
   kept = domain.validation.path / name
-  # What is not whole (of a disk that was full, say) is computed again.
+  # A truncated file (from a full disk, say) is computed again.
   with contextlib.suppress(OSError, ValueError, TypeError):
     return Baselines(**json.loads(kept.read_text()))
   nats = unigram_nats(domain.train, domain.validation, domain.vocab_size)
-  read = domain.validation
+  tokens_per_byte = domain.validation.num_tokens / domain.validation.num_bytes
   result = Baselines(
     unigram_nats=nats,
-    unigram_bits_per_byte=nats / math.log(2) * read.num_tokens / read.num_bytes,
+    unigram_bits_per_byte=nats / math.log(2) * tokens_per_byte,
     xz_bits_per_byte=_xz(domain),
   )
   with contextlib.suppress(OSError):  # the cache may be read-only
@@ -97,7 +98,7 @@ def _xz(domain: Domain) -> float:
   texts = [domain.task.texts(split) for split in ('train', 'validation')]
   if None in texts or domain.train.num_bytes > _LARGEST_TEXT:
     return math.nan
-  # The same documents as are in the rows.
+  # Only the documents that are in the rows.
   last = domain.max_documents or None
   return xz_bits_per_byte(
     *(map(long_text.whole, itertools.islice(text, last)) for text in texts)
@@ -109,8 +110,9 @@ def unigram_nats(
 ) -> float:
   """Cross-entropy of validation targets under training frequencies.
 
-  One is added to every count (Laplace), so that no token is impossible. Rows
-  past the first 2**20 add nothing that matters and are not counted.
+  One is added to every count (Laplace smoothing), so that no token has
+  probability zero. Only the first 2**20 rows are counted: more of them would
+  not change the frequencies noticeably.
 
   Example, three ids, trained on 1 1 2, validated on 1 2:
     probabilities (0 + 1, 2 + 1, 1 + 1) / 6
@@ -142,10 +144,10 @@ def xz_bits_per_byte(train: Iterable[str], validation: Iterable[str]) -> float:
 
 
 def _xz_size(data: bytes) -> int:
-  """The size that `xz -9` gives.
+  """Compressed size in bytes under `xz -9`.
 
-  Its dictionary of 64 MB, for which it takes 0.7 GB, is cut to what holds all
-  of a shorter text; that changes the memory and not the result.
+  Its dictionary of 64 MB takes 0.7 GB of memory. For a shorter text a
+  dictionary as long as the text is enough, and gives the same size.
   """
   dictionary = min(2**26, 1 << max(12, len(data).bit_length()))
   filters = [{'id': lzma.FILTER_LZMA2, 'preset': 9, 'dict_size': dictionary}]

@@ -1,4 +1,4 @@
-"""What the model is trained on: one batch of packed rows."""
+"""Batch: packed rows, as the training step and evaluations read them."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from flax import struct
 
 @struct.dataclass
 class Batch:
-  """B rows of L tokens; `features.expand` shows one.
+  """B rows of L tokens; `features.pack` has an example.
 
   Attributes:
     token_BL: int32, what the model reads; the vocabulary's `first_id` at the
       start of every segment, and 0 in padding.
-    target_BL: int32, what it should say next.
+    target_BL: int32, the next token, which the model is to predict.
     weight_BL: float32, 1 where a target counts and 0 in padding.
     position_BL: int32, counts from 0 inside each segment.
-    segment_BL: int32, which document of its row a token is of, from 1; 0 is
-      padding. Tokens of two segments never see each other.
+    segment_BL: int32, the number of the token's document within its row, from
+      1; 0 is padding. Attention stays within a segment.
   """
 
   token_BL: Any

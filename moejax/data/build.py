@@ -1,4 +1,4 @@
-"""From the config to batches: the one place that puts the data together."""
+"""A data config to batches: the one place that composes the data pipeline."""
 
 import dataclasses
 import os
@@ -22,7 +22,7 @@ from moejax.data import vocab as vocabs
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """All that a run reads.
+  """Training batches and validation rows of a run.
 
   Attributes:
     train: batches by step.
@@ -45,7 +45,7 @@ class Data:
     return {name: domain.validation for name, domain in self.domains.items()}
 
   def baselines(self, name: str) -> baselines.Baselines | None:
-    """What the validation text of a domain costs without a model.
+    """Unigram and xz baselines of a domain's validation text.
 
     The first call computes them for all domains, two at a time (about ten
     seconds for the minipile); they are kept beside the validation rows.
@@ -59,15 +59,15 @@ def build(
   seed: int,
   report: Callable[[cache_writer.Progress], None] = lambda _: None,
 ) -> Data:
-  """Opens the rows of every domain; text is read for those not yet made.
+  """Opens the packed rows of every domain; packs those not yet cached.
 
   Args:
-    data_config: what to read.
-    batch_size: rows of a training step, over all hosts.
-    seed: of the order of the rows.
+    data_config: names the text, the vocabulary and the length of a row.
+    batch_size: B, rows of a training step over all hosts.
+    seed: determines the order of the rows.
     report: called with a `Progress` while caches are made, and once with
-      `done` for each of `num_caches(data_config)`. A note comes once, though it
-      may be of several splits.
+      `done` for each of `num_caches(data_config)`. A note that holds for
+      several splits is reported once.
 
   Raises:
     InputError: bad text, config or cache; one line each.
@@ -80,24 +80,26 @@ def build(
     max_documents=data_config.max_documents,
     report=_notes_once(report),
   )
-  found = [_domain(task, rate, request) for task, rate in _chosen(data_config)]
-  domains = {domain.task.domain: domain for domain in found}
+  listed = [
+    _domain(task, rate, request) for task, rate in _tasks_and_rates(data_config)
+  ]
+  domains = {domain.task.domain: domain for domain in listed}
   train = loader.Loader(
     readers={name: domain.train for name, domain in domains.items()},
-    rates=[domain.rate for domain in found],
+    rates=[domain.rate for domain in listed],
     batch_size=batch_size,
     seed=seed,
   )
-  has_text = any(domain.task.has_text for domain in found)
+  has_text = any(domain.task.has_text for domain in listed)
   return Data(train, data_config.vocab if has_text else None, domains)
 
 
 def identity(data: Data) -> dict[str, str]:
-  """What the rows of each domain and split are known by.
+  """The fingerprint of the rows of each domain and split.
 
-  Of a text it is the name of its cache's folder, which has a hash of all that
-  the rows depend on: the text, the vocabulary, the length of a row. A run that
-  goes on where this has changed goes on with another text.
+  For a text it is the name of its cache folder, which contains a hash of
+  everything the rows depend on: the text, the vocabulary, the length of a row.
+  A resumed run whose fingerprints differ would train on different rows.
 
   Example:
     {'code/train': 'minipile_code-train-2105adb13aa99ebf',
@@ -112,10 +114,10 @@ def identity(data: Data) -> dict[str, str]:
 
 
 def contents(data: Data) -> dict[str, str]:
-  """Checksums of the rows of each domain and split, by themselves.
+  """Checksums of the packed rows of each domain and split.
 
   Two runs with equal contents read the same rows in the same order, wherever
-  their text lies, whatever its files are called and however they were chosen.
+  the text is stored and whatever its files are called.
 
   Example:
     {'files/train': '4ac8...', 'files/validation': '90b1...'}
@@ -128,7 +130,7 @@ def contents(data: Data) -> dict[str, str]:
 
 
 def contents_of(data_config: config.DataConfig, name: str) -> str | None:
-  """The same of one cache, by what `identity` says; None if it is gone."""
+  """`contents` of one cache, named by `identity`; None if it was removed."""
   meta = cache_dir(data_config) / name / cache.META
   try:
     return cache.Meta.from_json(meta.read_text()).contents()
@@ -138,7 +140,7 @@ def contents_of(data_config: config.DataConfig, name: str) -> str | None:
 
 def num_caches(data_config: config.DataConfig) -> int:
   """How many caches `build` opens or makes."""
-  return sum(len(task.splits) for task, _ in _chosen(data_config))
+  return sum(len(task.splits) for task, _ in _tasks_and_rates(data_config))
 
 
 def cache_dir(data_config: config.DataConfig) -> pathlib.Path:
@@ -150,6 +152,7 @@ def cache_dir(data_config: config.DataConfig) -> pathlib.Path:
 def _notes_once(
   report: Callable[[cache_writer.Progress], None],
 ) -> Callable[[cache_writer.Progress], None]:
+  """A report that passes every note on only once."""
   said: set[str] = set()
 
   def once(progress: cache_writer.Progress) -> None:
@@ -167,24 +170,24 @@ def texts(
   """The training documents of all domains, one domain after the other.
 
   Args:
-    data_config: which text.
-    note: is told what was left out.
+    data_config: names the text.
+    note: called with a line about documents that were left out.
 
   Raises:
-    InputError: bad text, or one that is not read as text.
+    InputError: a bad document, or a text that only streams from elsewhere.
   """
-  for task, _ in _chosen(data_config):
-    found = task.texts('train', note)
-    if found is None:
+  for task, _ in _tasks_and_rates(data_config):
+    documents = task.texts('train', note)
+    if documents is None:
       raise errors.InputError(
         f'the text of {task.name} is not read as a whole: download some of it, '
         'and set data.files'
       )
-    yield from found
+    yield from documents
 
 
-def _chosen(data_config: config.DataConfig) -> list[tuple[Any, float]]:
-  """The tasks and their rates; own files take the mixture's place."""
+def _tasks_and_rates(data_config: config.DataConfig) -> list[tuple[Any, float]]:
+  """The tasks and their rates; `data.files` takes the place of the mixture."""
   if data_config.files:
     own = files.Files(
       data_config.files,

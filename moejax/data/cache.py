@@ -1,20 +1,19 @@
-"""Packed rows on disk: what training reads.
+"""Packed rows on disk, memory-mapped for training.
 
 A cache is a folder with `meta.json` and shards. A shard is a flat binary file
-of equal records, one packed row each (`features.row_dtype`), so row n lies at a
-known byte of a known file: reading is a memory map and an index. Formats made
-for records of any size (ArrayRecord, TFRecord) would add an index, a decoder
-and a dependency, and take away nothing: rows here all have one size.
+of records of equal size, one packed row each (`features.row_dtype`). The
+position of row n is therefore known without an index, and reading it needs
+numpy alone. Formats for records of any size (ArrayRecord, TFRecord) would add
+an index, a decoder and a dependency without any gain. `cache_writer` makes
+caches.
 
-Reading needs numpy alone. `cache_writer` makes caches.
-
-Checksums of `meta.json` and of all shards are compared whenever a cache of up
-to 256 MB is opened, for which 256 MB in memory took 0.17 s. Of a larger one
-only `meta.json` and the sizes of the shards are, so that terabytes are not read
+Opening a cache of up to 256 MB compares the checksums of `meta.json` and of all
+shards (0.17 s for 256 MB in memory). Opening a larger one compares the checksum
+of `meta.json` and the sizes of the shards only, so that terabytes are not read
 before the first step; `python -m moejax.cli.cache` compares all checksums.
 
-A cache that is open has a shared lock, and the time of its `meta.json` is when
-it was last opened: `prune` goes by both.
+`prune` needs to know which caches are in use: an open cache holds a shared
+lock, and the modification time of its `meta.json` is when it was last opened.
 """
 
 import contextlib
@@ -37,16 +36,16 @@ _VERIFIED_WHEN_OPENED = 2**28  # bytes
 
 
 class RowReader(Protocol):
-  """N rows that can be read in any order, and what they stand for.
+  """N packed rows that can be read in any order.
 
   Attributes:
     num_rows: N.
     length: L.
     num_tokens: targets that are not padding.
-    num_bytes: UTF-8 bytes of the text behind them; 0 if there is none.
-    fingerprint: what the rows are known by; other rows, another one.
-    contents: equal for equal rows, whatever they were made from.
-    first_id: what the model reads at the start of every segment.
+    num_bytes: UTF-8 bytes of the packed text; 0 for rows without text.
+    fingerprint: identifies what the rows were made from.
+    contents: a checksum of the rows, whatever they were made from.
+    first_id: the id that the model reads at the start of every segment.
   """
 
   num_rows: int
@@ -76,16 +75,16 @@ class Meta:
   """What `meta.json` holds.
 
   Attributes:
-    spec: what the cache was made from; its hash is in the folder's name.
+    spec: everything the rows depend on; its hash is in the folder's name.
     vocab_size: ids lie in [1, vocab_size).
     length: tokens in a row.
-    rows_per_shard: in every shard but the last.
-    num_rows: rows in all.
+    rows_per_shard: rows of every shard but the last.
+    num_rows: rows of all shards.
     num_tokens: targets that are not padding.
-    num_documents: documents, without empty ones.
+    num_documents: documents that are not empty.
     num_bytes: UTF-8 bytes of their text.
-    notes: what the reader of the text had to say, such as bad lines left out.
-    shards: the files.
+    notes: lines for the user about the text, such as bad lines left out.
+    shards: the files, in order.
   """
 
   spec: dict[str, Any]
@@ -100,7 +99,7 @@ class Meta:
   shards: tuple[Shard, ...]
 
   def to_json(self) -> str:
-    """All of it, and its own checksum."""
+    """The text of `meta.json`, with a checksum of itself."""
     tree = dataclasses.asdict(self)
     return json.dumps({**tree, 'sha256': _digest(tree)}, indent=1)
 
@@ -113,18 +112,18 @@ class Meta:
   def from_json(cls, text: str) -> 'Meta':
     tree = json.loads(text)
     if tree.pop('sha256') != _digest(tree):
-      raise ValueError('it has another checksum than was written')
+      raise ValueError('its checksum differs from the one that was written')
     tree['shards'] = tuple(Shard(**shard) for shard in tree['shards'])
     tree['notes'] = tuple(tree['notes'])
     return cls(**tree)
 
 
-class Cache:
+class RowCache:
   """A finished cache, opened for reading; safe to share between threads.
 
   Args:
     path: its folder.
-    first_id: see RowReader; no row has it.
+    first_id: see RowReader; it is not stored in the rows.
 
   Raises:
     InputError: a file is missing or has the wrong size; or, up to 256 MB, a
@@ -157,12 +156,12 @@ class Cache:
     self.num_bytes = self.meta.num_bytes
     self.length = self.meta.length
     self._dtype = features.row_dtype(self.length, self.meta.vocab_size)
-    # Not a method of the cache, which would then hold itself open.
+    # A bound method would keep the cache alive, and with it the lock.
     open_shard = functools.partial(_open_shard, path, self.meta, self._dtype)
     self._records = functools.lru_cache(maxsize=4096)(open_shard)
 
   def _keep(self) -> None:
-    """Keeps the folder from being pruned, where the file system lets us."""
+    """Marks the folder as in use, where the file system allows it."""
     meta = self.path / META
     with contextlib.suppress(OSError):
       os.utime(meta)
@@ -195,14 +194,14 @@ class Cache:
     """Reads everything and compares checksums.
 
     Raises:
-      InputError: the first shard that is not what was written.
+      InputError: a shard differs from what was written; names the first.
     """
     for shard in self.meta.shards:
       try:
-        found = files.sha256(self.path / shard.file)
+        digest = files.sha256(self.path / shard.file)
       except OSError as e:
         raise self._damaged(shard.file, e.strerror) from None
-      if found != shard.sha256:
+      if digest != shard.sha256:
         raise self._damaged(shard.file, 'has another checksum than was written')
 
 

@@ -1,15 +1,16 @@
-"""Makes a cache once, whatever interrupts it.
+"""Writes the cache of a text: once, resumable, and whole or absent.
 
 The stages:
-  1. The folder's name has a hash of all that the rows depend on. If it is
-     there, it is finished, and that was all.
-  2. A lock on a file beside it; who comes second waits, and finds it made.
-  3. Rows are written to `<name>.part`. Each shard is written, brought to the
-     disk and then entered in `progress.json`, with the position in the text
-     after it and the counts until then. A shard that is not entered is written
-     again, so a process killed at any time loses one shard at most, and the
-     result is the same to the byte.
-  4. `meta.json` is written and the folder gets its name, in one step.
+  1. The folder's name contains a hash of everything the rows depend on. If a
+     folder of that name exists, it is a finished cache and nothing is written.
+  2. A lock on a file beside it. A second process waits for the lock and then
+     finds the cache finished.
+  3. Rows are written to `<name>.part`. Each shard is written, synced to the
+     disk and then entered in `progress.json`, together with the position in the
+     text after it and the counts up to it. A shard that is not entered is
+     written again, so a killed process loses one shard at most, and the result
+     is the same to the byte.
+  4. `meta.json` is written, and the folder is renamed to its final name.
 """
 
 import contextlib
@@ -41,14 +42,13 @@ _BYTES_PER_SHARD = 2**27
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """How far the making of one cache has come.
+  """Progress of writing one cache.
 
   Attributes:
-    name: of the text and its split.
-    num_documents: read until now.
-    num_tokens: written until now.
-    note: something to tell the user once, or ''. With it, the report says
-      nothing else.
+    name: the text and its split.
+    num_documents: documents read so far.
+    num_tokens: tokens written so far.
+    note: a line for the user, or ''; with a note the counts mean nothing.
     done: whether the cache is finished.
   """
 
@@ -61,15 +61,15 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What rows are wanted of a text.
+  """How texts are to be packed, and where the rows are kept.
 
   Attributes:
     vocab: the tokenizer.
     length: tokens in a row.
-    folder: where caches are kept.
-    max_documents: at most so many of each split; 0 is all.
+    folder: the folder of all caches.
+    max_documents: limit on the documents of each split; 0 means no limit.
     report: called with a Progress about once a second of work.
-    rows_per_shard: 0 makes shards of 128 MB.
+    rows_per_shard: 0 means as many as 128 MB hold.
   """
 
   vocab: vocabs.Vocab
@@ -87,7 +87,7 @@ class Request:
     )
 
   def rows_per_block(self) -> int:
-    """How many rows are packed and written at a time."""
+    """Rows that are packed and written at a time."""
     rows = max(1, _TOKENS_PER_BLOCK // self.length)
     return min(rows, self.rows_per_shard or rows)
 
@@ -100,29 +100,29 @@ class Request:
 
 
 class Text:
-  """Where documents come from; packed into records before they are read.
+  """A source of documents, whose rows are packed before training reads them.
 
   Attributes:
-    name: of the text, part of its caches' names.
-    has_text: False where rows are made up.
+    name: part of the names of its caches.
+    has_text: False for generated rows, which stand for no text.
   """
 
   name: str
   has_text = True
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
-    """What the documents of a split depend on, JSON-ready.
+    """Everything that the documents of a split depend on, as JSON values.
 
     Args:
       split: of the text.
-      sums: makes the checksums of files.
+      sums: computes the checksums of files.
     """
     raise NotImplementedError
 
   def former_identity(
     self, split: str, sums: sums_lib.Sums
   ) -> dict[str, Any] | None:
-    """What `identity` was in an earlier version; None if it was the same."""
+    """`identity` as an earlier version computed it; None if it is the same."""
     del split, sums
     return None
 
@@ -140,21 +140,21 @@ class Text:
   def texts(
     self, split: str, note: Callable[[str], None] = lambda _: None
   ) -> Iterator[str] | None:
-    """The documents as text; None where they are too many to read for that."""
+    """The documents as text; None for texts that are too large for that."""
     del split, note
     return None
 
-  def rows(self, split: str, request: Request) -> cache.Cache:
-    """The packed rows of a split, made now if they are not there."""
+  def rows(self, split: str, request: Request) -> cache.RowCache:
+    """The packed rows of a split; packs them if no cache exists."""
     return make(self, split, request)
 
 
-def make(text: Text, split: str, request: Request) -> cache.Cache:
-  """The cache of a split of a text; makes it if it is not there.
+def make(text: Text, split: str, request: Request) -> cache.RowCache:
+  """The cache of a split of a text; writes it if it does not exist.
 
   Raises:
     InputError: the text is bad, the folder cannot be written, the disk is
-      full, or an id is outside the vocabulary. What was done is kept.
+      full, or an id is outside the vocabulary. Finished shards are kept.
   """
   path = _former(text, split, request)
   if path is None:
@@ -166,24 +166,24 @@ def make(text: Text, split: str, request: Request) -> cache.Cache:
       request.folder.mkdir(parents=True, exist_ok=True)
       lock = path.with_name(f'.{path.name}.lock')
       with _locked(lock, path.name, request.report):
-        if not path.exists():  # else another process has just made it
+        if not path.exists():  # or another process has just made it
           _Writer(text, split, request, spec, path).run()
     except OSError as e:
       raise _os_error(e, request.folder) from e
-  found = cache.Cache(path, request.vocab.first_id)
+  rows = cache.RowCache(path, request.vocab.first_id)
   name = f'{text.name} {split}'
-  done = Progress(name, found.meta.num_documents, found.num_tokens, done=True)
-  if made_before:  # what was left out then is missing now as well
-    for note in found.meta.notes:
+  done = Progress(name, rows.meta.num_documents, rows.num_tokens, done=True)
+  if made_before:  # documents that were left out then are missing now as well
+    for note in rows.meta.notes:
       request.report(Progress(name, note=note))
   request.report(done)
-  return found
+  return rows
 
 
 def _spec(
   text: Text, split: str, request: Request, identity: dict[str, Any]
 ) -> dict[str, Any]:
-  """All that the rows depend on."""
+  """Everything that the rows depend on."""
   return {
     'version': VERSION,
     'text': text.name,
@@ -197,15 +197,15 @@ def _spec(
 
 
 def _name(spec: dict[str, Any]) -> str:
-  """The folder of a cache."""
+  """The name of a cache's folder."""
   digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
   return f'{spec["text"]}-{spec["split"]}-{digest.hexdigest()[:16]}'
 
 
 def _former(text: Text, split: str, request: Request) -> pathlib.Path | None:
-  """The cache that an earlier version made of the same text, if there is one.
+  """The cache that an earlier version wrote for the same text, if any.
 
-  It is used under its own name: a run that was begun with it goes on.
+  It keeps its name, so that a run that was begun with it goes on.
   """
   identity = text.former_identity(split, request.sums)
   if identity is None:
@@ -232,11 +232,11 @@ def _locked(
   """Waits for a lock, and holds it until the block ends."""
   with path.open('w') as file:
     try:
-      told = False
+      reported = False
       while not locks.take(file):
-        if not told:
+        if not reported:
           report(Progress(name, note='waiting for another process to make it'))
-          told = True
+          reported = True
         time.sleep(0.2)
     except locks.NoLocksError as e:
       note = (
@@ -249,7 +249,7 @@ def _locked(
 
 @dataclasses.dataclass
 class _State:
-  """What `progress.json` holds: all that is needed to go on."""
+  """The contents of `progress.json`: all that resuming needs."""
 
   documents: int = 0
   offset: int = 0
@@ -260,7 +260,7 @@ class _State:
 
 
 class _Writer:
-  """Writes one cache; see the stages on top."""
+  """Writes one cache: stages 3 and 4 of the module docstring."""
 
   def __init__(
     self,
@@ -278,7 +278,7 @@ class _Writer:
     self.state = self._resume()
 
   def _resume(self) -> _State:
-    """The state of the finished shards, if they are all as they were."""
+    """The state of the finished shards, if their checksums are right."""
     try:
       state = _State(**json.loads((self.part / PROGRESS).read_text()))
       for shard in state.shards:
@@ -318,7 +318,7 @@ class _Writer:
     limit = request.max_documents
     left = max(0, limit - state.documents) if limit else None
     counted = state.offset > 0  # the first was counted before the interruption
-    # Closed where it is left early: then it says what it left out until there.
+    # Closed even if it is not exhausted: closing reports what was left out.
     with contextlib.closing(
       self.text.documents(
         self.split, request.vocab, skip=state.documents, note=self._note
@@ -332,8 +332,8 @@ class _Writer:
             state.num_bytes += num_bytes
           yield map(self._checked, ids_T) if long else self._checked(ids_T)
         else:
-          # An empty document would only teach that texts may be empty. It
-          # keeps its place in the count of documents that a resumed run skips.
+          # An empty document would only teach that texts may be empty. It still
+          # counts among the documents that a resumed writer skips.
           yield ids_T[:0]
         counted = False
 

@@ -1,4 +1,4 @@
-"""What a run trains on."""
+"""The config of the data: which text, and how it becomes rows."""
 
 import dataclasses
 
@@ -10,22 +10,24 @@ from moejax.data import vocab as vocabs
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(fields.Checked):
-  """The text, how it is read, and how long a row is.
+  """The text, the tokenizer, and the length of a row.
 
   Attributes:
     mixture: a name in MIXTURES; 'synthetic' needs no text.
-    files: own text files instead of the mixture: files, folders or globs,
-      joined by commas; docs/data.md has the rule and the kinds.
-    validation_files: the same for validation; '' draws it from `files`.
-    validation_fraction: how much of `files` that is.
-    text_field: where the text is in JSON lines and parquet files.
-    bad_lines: 'stop' or 'skip' at what is no document in `files`: a row, or
-      the whole of a .txt file.
+    files: the user's own text files, in place of the mixture: files, folders or
+      globs, joined by commas; docs/data.md has the rule and the kinds.
+    validation_files: the same for validation; '' takes a share of `files`.
+    validation_fraction: that share.
+    text_field: the field of JSON objects, or the column of parquet files, that
+      holds the text.
+    bad_lines: 'stop' or 'skip' at a bad document of `files`: a row, or the
+      whole of a .txt file.
     vocab: the tokenizer.
     sequence_length: L, the tokens of a row.
-    max_documents: use only so many of each split of each task; 0 is all.
-    cache_dir: where packed rows are kept; '' is $MOEJAX_CACHE or, without it,
-      ~/.cache/moejax.
+    max_documents: limit on the documents of each split of each task; 0 means
+      no limit.
+    cache_dir: the folder of packed rows; '' means $MOEJAX_CACHE or, if that is
+      not set, ~/.cache/moejax.
   """
 
   mixture: str = fields.named(mixtures.MIXTURES, 'minipile')
@@ -56,8 +58,8 @@ class DataConfig(fields.Checked):
   def check(self) -> None:
     """Raises InputError if keys do not fit together.
 
-    That is for the whole config: until the last flag is read, a key may wait
-    for another.
+    It is called when all flags have been read: before that, one key may be set
+    and the one it goes with not yet.
     """
     if self.validation_files and not self.files:
       raise errors.InputError(

@@ -1,7 +1,8 @@
-"""Documents into rows of fixed length, and rows into a batch.
+"""Packs documents into rows of fixed length, and expands rows into a batch.
 
-A row is kept as two arrays, `target` and `segment`; all else in a `Batch`
-follows from them. Numpy alone: a machine without TensorFlow trains from rows.
+A stored row is two arrays, `target` and `segment`; `expand` derives the rest of
+a `Batch` from them. Only numpy is needed, so a machine without TensorFlow can
+train from packed rows.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,11 +21,11 @@ class Rows(NamedTuple):
 
 
 class Position(NamedTuple):
-  """How far a packer has come: enough to go on from the same token.
+  """The position of a packer in the text, from which it can be resumed.
 
   Attributes:
-    documents: how many documents have been used up.
-    offset: how many tokens of the document after those have been used.
+    documents: documents that have been packed whole.
+    offset: tokens of the next document that have been packed.
   """
 
   documents: int = 0
@@ -50,11 +51,11 @@ def pack(
   rows_per_block: int = 1024,
   start: Position = Position(),  # noqa: B008 (a tuple of integers)
 ) -> Iterator[tuple[Rows, Position]]:
-  """Packs documents into rows of length L, and leaves no token out.
+  """Packs documents into rows of length L without dropping a token.
 
   Documents are laid end to end and cut every L tokens, so every row but the
-  last is full. The part of a document that does not fit goes on in the next
-  row, as a new segment there: each token is a target exactly once.
+  last is full. A document that is cut continues in the next row as a new
+  segment. Each token is a target exactly once.
 
   Example, L=6 (`expand` derives token and position):
     documents  [7, 2]  [5, 8, 1]
@@ -70,15 +71,15 @@ def pack(
 
   Args:
     documents: arrays of token ids, each ending in EOS; no id is 0. A document
-      that is too long for one array comes as an iterator of several.
+      that is too long for one array is an iterator of several.
     length: L.
-    rows_per_block: how many rows are given out at a time.
-    start: the position to go on from; `documents` then begins with the one
-      that `start.offset` lies in.
+    rows_per_block: rows of every block but the last.
+    start: the position to resume from; `documents` then begins with the
+      document that `start.offset` lies in.
 
   Yields:
-    Blocks of rows, each with the position after it; only the last block may
-    have fewer rows, and only its last row padding.
+    Blocks of rows, each with the position after it. Only the last block may
+    have fewer rows, and only its last row may have padding.
   """
   room = rows_per_block * length
   pieces, held = [], 0
@@ -88,8 +89,8 @@ def pack(
     for part, begins, ends in _parts(document):
       at = min(skip, len(part))
       skip -= at
-      # Only what there is room for is joined, so each token is copied once,
-      # however long its document is.
+      # Pieces are cut to the room left in the block, so each token is copied
+      # once, however long its document is.
       while at < len(part):
         piece = part[at : at + room - held]
         pieces.append((piece, begins and not at))
@@ -116,7 +117,7 @@ def pack(
 def _parts(
   document: np.ndarray | Iterator[np.ndarray],
 ) -> Iterator[tuple[np.ndarray, bool, bool]]:
-  """The arrays of a document, and whether each is its first, and its last."""
+  """(array, is its first, is its last) for the arrays of a document."""
   arrays = iter([document] if isinstance(document, np.ndarray) else document)
   begins, array = True, next(arrays, None)
   while array is not None:
@@ -128,7 +129,7 @@ def _parts(
 def _join(
   pieces: list[tuple[np.ndarray, bool]],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """All tokens in a line, and which of them begin a document."""
+  """All tokens end to end, and a mask of those that begin a document."""
   flat = np.concatenate([piece for piece, _ in pieces])
   first = np.zeros(len(flat), bool)
   at = 0
@@ -139,7 +140,7 @@ def _join(
 
 
 def _fold(flat: np.ndarray, first: np.ndarray, length: int) -> Rows:
-  """Cuts the line into rows and counts segments from 1 in each."""
+  """Cuts the tokens into rows and numbers the segments of each from 1."""
   first_NL = first.reshape(-1, length).copy()
   first_NL[:, 0] = True
   return Rows(flat.reshape(-1, length), np.cumsum(first_NL, axis=1))
@@ -150,7 +151,7 @@ def expand(
 ) -> batch.Batch:
   """The batch of some rows; see the example in `pack`.
 
-  A segment's first token is `first_id`, for there is nothing to read yet; every
+  The first token of a segment is `first_id`, since nothing precedes it; every
   other token is the target before it. Padding is 0.
   """
   target_BL = np.asarray(target_BL).astype(np.int32)

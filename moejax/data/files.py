@@ -1,9 +1,8 @@
-"""The user's own text files, from the config alone.
+"""The task of `data.files`: the user's own text files.
 
-They go straight from Python to token ids, not through TensorFlow: so an error
-names the file and the line, nothing heavy is imported, and a machine without
-TensorFlow can read text too. `to_seqio` makes the Task with the same documents
-for those who want them in a SeqIO pipeline.
+Documents become token ids in Python, not in TensorFlow. So an error names the
+file and the line, and a machine without TensorFlow can read text. `to_seqio`
+makes a seqio.Task of the same documents, for use in a SeqIO pipeline.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ from moejax.data import cache_writer, long_text, patterns, readers, seqio_bridge
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
-# What the config chooses from for what is no document.
+# The values of `data.bad_lines`, which say what a bad document does.
 BAD_LINES = {
   'stop': 'count them all, then stop and name the first',
   'skip': 'leave them out, then say how many and name the first',
@@ -35,11 +34,11 @@ _BATCH_CHARS = 2**20
 
 @dataclasses.dataclass
 class _Bad:
-  """Documents of a text that are none.
+  """Bad documents, counted.
 
   Attributes:
-    count: how many.
-    first: where the first is, and what is wrong with it.
+    count: their number.
+    first: the place of the first, and its problem.
   """
 
   count: int = 0
@@ -50,27 +49,26 @@ class _Bad:
     self.count += 1
 
   def __str__(self) -> str:
-    several = 's' * (self.count > 1)
-    return f'{self.count:,} bad document{several}, the first is {self.first}'
+    plural = 's' * (self.count > 1)
+    return f'{self.count:,} bad document{plural}, the first is {self.first}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Files(cache_writer.Text):
   """Text files as one domain called 'files'.
 
-  Without files of its own, validation is `fraction` of the documents, drawn by
-  a hash of their text, so it stays the same when files are added or renamed.
-  With fewer than 10 / fraction documents that could leave nothing to validate
-  on; then it is the last part of every document, cut at a line where there is
-  one.
+  Without validation files, a share `fraction` of the documents is held out,
+  drawn by a hash of their text, so that it stays the same when files are added
+  or renamed. Of fewer than 10 / fraction documents such a draw could be empty;
+  then the end of every document is held out, cut at a line where possible.
 
   Attributes:
     pattern: files, folders (searched to the bottom) or globs, joined by
       commas; see `patterns.find`.
-    validation: the same for validation; '' takes it from `pattern`.
-    text_field: of JSON objects, or the column of parquet files.
-    bad_lines: one of BAD_LINES; of a .txt file the whole is one document.
-    fraction: how much is validation where it has no files of its own.
+    validation: the same for validation; '' takes a share of `pattern`.
+    text_field: the field of JSON objects, or the column of parquet files.
+    bad_lines: one of BAD_LINES; a .txt file is one document.
+    fraction: that share.
   """
 
   pattern: str
@@ -84,8 +82,8 @@ class Files(cache_writer.Text):
   splits = ('train', 'validation')
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
-    """What the documents of the split depend on: contents, not names."""
-    paths = self._found(split).paths
+    """Everything the documents depend on: contents of files, not names."""
+    paths = self._files(split).paths
     regular = [path for path in paths if not readers.no_file(path)]
     digests = dict(zip(regular, sums.of(regular), strict=True))
     return self._identity(
@@ -100,7 +98,7 @@ class Files(cache_writer.Text):
   ) -> dict[str, Any] | None:
     """Files over 64 MB were known by name, size and time."""
     stamps, small = [], []
-    for path in self._found(split).paths:
+    for path in self._files(split).paths:
       if readers.no_file(path):
         continue
       status = _status(path)
@@ -125,54 +123,54 @@ class Files(cache_writer.Text):
       **shared,
     }
 
-  def _found(self, split: str) -> patterns.Found:
+  def _files(self, split: str) -> patterns.Found:
     """The files of a split; validation files are never trained on."""
-    wanted = split == 'validation' and self.validation
-    return self._held_out if wanted else self._to_train_on
+    held_out = split == 'validation' and self.validation
+    return self._held_out if held_out else self._to_train_on
 
-  # Folders are searched once, so that checksums, training and validation are of
-  # the same files.
+  # Cached, so that checksums, training and validation read the same files even
+  # if the folder changes.
   @functools.cached_property
   def _held_out(self) -> patterns.Found:
     return patterns.find('data.validation_files', self.validation)
 
   @functools.cached_property
   def _to_train_on(self) -> patterns.Found:
-    found = patterns.find('data.files', self.pattern)
+    matches = patterns.find('data.files', self.pattern)
     if not self.validation:
-      return found
+      return matches
     away = {patterns.real(path) for path in self._held_out.paths}
-    kept = [path for path in found.paths if patterns.real(path) not in away]
+    kept = [path for path in matches.paths if patterns.real(path) not in away]
     if not kept:
       raise errors.InputError(
         f'data.files={self.pattern!r}: all its files are validation files too; '
         'name others, or leave out data.validation_files'
       )
-    return found._replace(paths=tuple(kept))
+    return matches._replace(paths=tuple(kept))
 
   def all_texts(
     self, split: str = 'train', note: Callable[[str], None] = lambda _: None
   ) -> Iterator[Text]:
-    """The documents of the split's files, before validation is taken out.
+    """The documents of the split's files, validation among them.
 
     Args:
-      split: of the text.
-      note: is told what was passed over or left out until the last document
-        that was taken.
+      split: 'train' or 'validation'.
+      note: called with lines about files passed over and documents left out, up
+        to the last document that was read.
 
     Raises:
       InputError: a document is bad and `bad_lines` is 'stop', none is good, or
         a file cannot be read.
     """
-    found, bad = self._found(split), _Bad()
+    matches, bad = self._files(split), _Bad()
     skip = self.bad_lines == 'skip'
-    for line in found.notes:
+    for line in matches.notes:
       note(line)
     any_good = False
     try:
-      for path in found.paths:
+      for path in matches.paths:
         for text in self._good(path, bad):
-          # Where bad documents stop it, all files are read to count them.
+          # If bad documents stop the run, the rest is read to count them.
           if skip or not bad.count:
             any_good = True
             yield text
@@ -187,20 +185,20 @@ class Files(cache_writer.Text):
       raise errors.InputError(f'no document is good: {bad}')
 
   def _good(self, path: pathlib.Path, bad: _Bad) -> Iterator[Text]:
-    """The documents of one file; others are added to `bad`."""
-    good, here, lacking = 0, _Bad(), 0
+    """The good documents of one file; the bad ones are added to `bad`."""
+    good, bad_here, lacking = 0, _Bad(), 0
     for item in readers.read(path, self.text_field):
       if item.problem:
-        here.add(item)
+        bad_here.add(item)
         bad.add(item)
         lacking += item.lacks_field
       else:
         good += 1
         yield item.text
-    if lacking and lacking == here.count and not good:
-      # Not a bad row but another kind of file, or a wrong name of the field.
+    if lacking and lacking == bad_here.count and not good:
+      # A file of another kind, or a wrong data.text_field, not bad rows.
       raise errors.InputError(
-        f'{here.first}; no row of the file has it: set data.text_field, or '
+        f'{bad_here.first}; no row of the file has it: set data.text_field, or '
         'leave the file out of data.files'
       )
 
@@ -209,13 +207,13 @@ class Files(cache_writer.Text):
   ) -> Iterator[Text]:
     """The documents of a split."""
     texts = self.all_texts(split, note)
-    wanted = split == 'validation'
+    held_out = split == 'validation'
     if self.validation:
       yield from texts
     elif self._few:
-      yield from filter(None, (ends(t, self.fraction)[wanted] for t in texts))
+      yield from filter(None, (ends(t, self.fraction)[held_out] for t in texts))
     else:
-      yield from (t for t in texts if _drawn(t, self.fraction) == wanted)
+      yield from (t for t in texts if _drawn(t, self.fraction) == held_out)
 
   def documents(
     self,
@@ -296,9 +294,9 @@ def ends(text: Text, fraction: float) -> tuple[Text, Text]:
 
 
 def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
-  """Some documents at a time, to be encoded on several threads.
+  """Documents in groups, each to be encoded at once on several threads.
 
-  A long one comes by itself.
+  A long document is a group of its own.
   """
   group, size = [], 0
   for text in texts:

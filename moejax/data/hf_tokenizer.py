@@ -14,19 +14,21 @@ from moejax.data import seqio_bridge, vocab_file
 class HfTokenizer(fields.Checked):
   """A Hugging Face tokenizer.json, its ids shifted up by one.
 
-  The shift frees id 0 for padding: there, id 0 is often a real token. A model
-  that comes with its tokenizer has no such shift: a text for it begins with its
-  start token or, if it has none, with the one that ended the text before, as
-  where texts are laid end to end. Special tokens that stand in a text are read
-  as plain text (but by unigram models, where they are words like others), those
-  in a prompt as themselves.
+  The shift frees id 0 for padding, since id 0 of a tokenizer.json is often a
+  real token. A released model has embeddings for its own ids, so its tokenizer
+  has no shift. A text for it begins with the model's start token or, if it has
+  none, with the token that ends texts, as when texts are laid end to end.
+
+  Special tokens written out in a text are encoded as plain text (except by
+  unigram models, to which they are words like others), those in a prompt as
+  themselves.
 
   Attributes:
-    path: of the tokenizer.json.
-    eos_token: which token ends a document, such as '<|endoftext|>'.
-    shift: 1, or 0 for the tokenizer of a model that is there already.
-    start_token: without a shift, what a text begins with, if anything: one
-      special token or several, such as '[gMASK]<sop>'.
+    path: the tokenizer.json.
+    eos_token: the token that ends a document, such as '<|endoftext|>'.
+    shift: 1, or 0 for the tokenizer of a released model.
+    start_token: without a shift, the special token or tokens that a text begins
+      with, such as '[gMASK]<sop>'; '' for none.
   """
 
   path: str = resume.key(resume.NOTHING, 'tokenizer.json')
@@ -38,9 +40,11 @@ class HfTokenizer(fields.Checked):
     return self.encode_batch([text])[0]
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    encodings = self._tokenizer.encode_batch(
+      list(texts), add_special_tokens=False
+    )
     shift = self.shift
-    return [[i + shift for i in one.ids] for one in found]
+    return [[i + shift for i in encoding.ids] for encoding in encodings]
 
   def encode_prompt(self, text: str) -> list[int]:
     return [i + self.shift for i in self._parsed(text)]
@@ -73,10 +77,10 @@ class HfTokenizer(fields.Checked):
     if not self.start_token:
       return ()
     if self._tokenizer.token_to_id(self.start_token) is None:
-      several = self._parsed(self.start_token)
+      ids = self._parsed(self.start_token)
       special = self._tokenizer.get_added_tokens_decoder().keys()
-      if several and special >= {*several}:
-        return tuple(several)
+      if ids and special >= {*ids}:
+        return tuple(ids)
     return (self._special('start_token'),)
 
   def prefix(self) -> str:
@@ -84,11 +88,11 @@ class HfTokenizer(fields.Checked):
 
     Example: '<s>' of Llama's, '' of GPT-2's, '[gMASK]<sop>' of GLM's.
     """
-    found = self._tokenizer.encode('a', add_special_tokens=True)
+    encoding = self._tokenizer.encode('a', add_special_tokens=True)
     plain = len(self._tokenizer.encode('a', add_special_tokens=False).ids)
-    mask = found.special_tokens_mask
+    mask = encoding.special_tokens_mask
     size = mask.index(0) if 0 in mask else len(mask) - plain
-    return ''.join(found.tokens[:size])
+    return ''.join(encoding.tokens[:size])
 
   @property
   def least_id(self) -> int:
@@ -101,7 +105,7 @@ class HfTokenizer(fields.Checked):
     return self.start[-1] if self.start else self.eos_id
 
   def _parsed(self, text: str) -> list[int]:
-    """The file's own ids of a text in which special tokens are themselves."""
+    """Ids of a text, without shift; special tokens in it are recognised."""
     self._tokenizer.encode_special_tokens = False
     try:
       return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -111,15 +115,15 @@ class HfTokenizer(fields.Checked):
   def _special(self, field: str) -> int:
     """The id of the token that a field names."""
     token = getattr(self, field)
-    found = self._tokenizer.token_to_id(token)
-    if found is None:
+    token_id = self._tokenizer.token_to_id(token)
+    if token_id is None:
       special = self._tokenizer.get_added_tokens_decoder().values()
       names = ', '.join(token.content for token in special) or '(none)'
       raise errors.InputError(
         f'data.vocab.{field}={token!r} is not in {self.path}; its '
         f'special tokens are: {names}'
       )
-    return found + self.shift
+    return token_id + self.shift
 
   @functools.cached_property
   def _tokenizer(self) -> Any:
@@ -136,10 +140,10 @@ class HfTokenizer(fields.Checked):
         f'{str(e).splitlines()[0]}'
       ) from None
     tokenizer.encode_special_tokens = True
-    # What the file says of fixed lengths is meant for batches of sentences.
+    # Truncation and padding in the file are meant for batches of sentences.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # A file may have them among its words only.
+    # A file may list these tokens only among its words.
     named = [self.eos_token, self.start_token]
     tokenizer.add_special_tokens([
       token for token in named if tokenizer.token_to_id(token) is not None

@@ -1,7 +1,8 @@
 """Batches as a pure function of (seed, step).
 
-The position of a run in its data is the step: nothing is saved, any step is
-found at once, and any number of hosts read their share of the same batch.
+The step alone is the position of a run in its data. So nothing about it needs
+saving, any step can be read directly, and any number of hosts can each read its
+share of the same batch.
 """
 
 import queue
@@ -16,28 +17,28 @@ from moejax.data import batch as batch_lib
 from moejax.data import cache, features, shuffle
 
 BLOCK = 1024
-# Which rows of a batch a process wants, as numpy indexes; None is all.
+# Rows of a batch that a process reads, as a numpy index; None means all.
 Rows = slice | np.ndarray | None
 
 
 class Loader:
   """Mixes domains by their rates, each epoch of a domain in a new order.
 
-  All rows ever asked for stand in one line; batch `step` is the B from
-  step * B on. The stages from a place in that line to a row:
-    1. Domain. Every 1024 places hold each domain exactly as often as its rate
-       says (rounded to 1/1024, at least once), in an order shuffled for that
-       block.
-    2. Draw. Counting places of the domain before this one gives which draw
-       from the domain it is: draw n is number n % N of epoch n // N.
-    3. Row. The epoch's own permutation of the domain's N rows tells which:
-       every row comes exactly once in every epoch.
+  The rows of all batches form one endless sequence of places; batch `step` has
+  places step * B to (step + 1) * B - 1. The stages from a place to a row:
+    1. Domain. In every block of 1024 places each domain occurs as often as its
+       rate says (rounded to 1/1024, at least once), in an order shuffled for
+       that block.
+    2. Draw. The number n of earlier places of the same domain makes this draw n
+       from it, which is row number n % N of epoch n // N, N being its rows.
+    3. Row. A permutation of the N rows, another one for every epoch, maps that
+       number to a row. So every row occurs exactly once in every epoch.
 
   Args:
     readers: the rows of each domain, all of one length.
-    rates: how often a row is of each, relative to the others.
-    batch_size: B, the rows of a step over all hosts.
-    seed: another seed, another order.
+    rates: sampling rate of each domain, relative to the others.
+    batch_size: B, rows of a step over all hosts.
+    seed: determines the order.
 
   Raises:
     InputError: a domain without rows, or a rate that is not positive.
@@ -62,8 +63,8 @@ class Loader:
     """Batch number `step`, or some of its rows.
 
     Args:
-      step: from 0, without end.
-      rows: which of the B rows this host wants; None is all.
+      step: from 0; there is no last one.
+      rows: those of the B rows that this host reads; None means all.
     """
     place_B = step * self.batch_size + _wanted(self.batch_size, rows)
     domain_B, row_B = self.locate(place_B)
@@ -71,13 +72,13 @@ class Loader:
     segment_BL = np.zeros_like(target_BL)
     for domain in np.unique(domain_B):
       here_B = domain_B == domain
-      found = self._readers[domain].rows(row_B[here_B])
-      target_BL[here_B], segment_BL[here_B] = found
+      packed = self._readers[domain].rows(row_B[here_B])
+      target_BL[here_B], segment_BL[here_B] = packed
     # All domains have the same vocabulary.
     return features.expand(target_BL, segment_BL, self._readers[0].first_id)
 
   def locate(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The domain's number and the row in it, for places in the line."""
+    """The number of the domain, and the row in it, of each place."""
     domain_N = np.zeros(len(place_N), np.int64)
     draw_N = np.zeros(len(place_N), np.int64)
     block_N, slot_N = np.divmod(place_N, BLOCK)
@@ -97,18 +98,18 @@ class Loader:
     return domain_N, row_N
 
   def rows_of(self, step: int) -> dict[str, list[int]]:
-    """Which rows of which domain batch number `step` has.
+    """The rows of batch number `step`, by domain.
 
     Example: {'code': [17, 4], 'news': [311]}
     """
     place_B = step * self.batch_size + np.arange(self.batch_size)
-    found: dict[str, list[int]] = {}
+    by_domain: dict[str, list[int]] = {}
     for domain, row in zip(*self.locate(place_B), strict=True):
-      found.setdefault(self.domains[domain], []).append(int(row))
-    return found
+      by_domain.setdefault(self.domains[domain], []).append(int(row))
+    return by_domain
 
   def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """The domain of each of a block's slots, and its rank among them."""
+    """Each slot's domain, and its rank among the domain's slots."""
     sorted_S = np.repeat(np.arange(len(self._quota_D)), self._quota_D)
     domain_S = sorted_S[shuffle.order(BLOCK, shuffle.key(self.seed, 0, block))]
     by_domain_S = np.argsort(domain_S, kind='stable')
@@ -122,14 +123,14 @@ class Loader:
   ) -> Iterator[batch_lib.Batch]:
     """The batches from a step on, read ahead by a thread.
 
-    The step is the caller's to count: reading ahead moves nothing. An error in
-    the thread is raised here, at its batch. Closing the iterator, or dropping
-    it, ends the thread.
+    The caller counts the steps, so reading ahead changes no state. An error in
+    the thread is raised at the batch that it belongs to. Closing or dropping
+    the iterator ends the thread.
 
     Args:
-      start_step: the first.
+      start_step: step of the first batch.
       rows: as in `batch`.
-      depth: how many batches are held ready.
+      depth: batches that are kept ready.
     """
     ready: queue.Queue[tuple[Any, Exception | None]] = queue.Queue(
       max(1, depth)
@@ -188,9 +189,9 @@ def _check(
 
 
 def _quotas(rate_D: np.ndarray) -> np.ndarray:
-  """How many of a block's slots each domain gets; none gets nothing.
+  """The number of a block's slots that each domain gets, at least one.
 
-  Largest remainders, after one slot for each.
+  After one slot for each, the rest is shared by largest remainders.
 
   Example:
     [2.0, 1.0]  [683, 341]
@@ -216,22 +217,23 @@ def eval_batch(
   batch_size: int,
   rows: Rows = None,
 ) -> batch_lib.Batch:
-  """Rows step * B and following, in order; past the end come empty rows.
+  """Rows step * B and following, in order, filled up with empty rows.
 
-  Empty rows have weight 0, so every batch has one shape and sums are exact.
+  Empty rows have weight 0. So all batches have the same shape, and sums over
+  them count every row once.
   """
   index_B = step * batch_size + _wanted(batch_size, rows)
-  there_B = index_B < reader.num_rows
+  exists_B = index_B < reader.num_rows
   target_BL = np.zeros((len(index_B), reader.length), np.int32)
   segment_BL = np.zeros_like(target_BL)
-  found = reader.rows(index_B[there_B])
-  target_BL[there_B], segment_BL[there_B] = found
+  packed = reader.rows(index_B[exists_B])
+  target_BL[exists_B], segment_BL[exists_B] = packed
   return features.expand(target_BL, segment_BL, reader.first_id)
 
 
 def eval_batches(
   reader: cache.RowReader, batch_size: int, rows: Rows = None
 ) -> Iterator[batch_lib.Batch]:
-  """All rows once, in order; see `eval_batch`."""
+  """All rows once, in order, batch by batch; see `eval_batch`."""
   for step in range(-(-reader.num_rows // batch_size)):
     yield eval_batch(reader, step, batch_size, rows)

@@ -1,31 +1,31 @@
-"""Documents of any length, encoded piece by piece to the ids of the whole.
+"""Encodes documents of any length piece by piece, to the ids of the whole.
 
-A tokenizer that is given a document of a gigabyte needs fifty to two hundred
-times as much memory. So a long document is read in chunks, cut into pieces of
-some hundred thousand characters, and each piece is encoded by itself. A cut may
-only be where it makes no difference to the ids:
+To encode a document of a gigabyte at once, a tokenizer needs fifty to two
+hundred times as much memory. So a long document is read in chunks, cut into
+pieces of some hundred thousand characters, and each piece is encoded by itself.
+A cut may only be made where it does not change the ids:
 
-  1. Candidates are places that tokenizers themselves split at: a line that
-     begins, then a word that begins, then, in text without spaces, any place.
-  2. A candidate is tried on the text around it. It is taken if the ids of the
-     whole window are those of its left part and, behind them, those of its
-     right part.
-  3. The right part is encoded behind the few characters that precede it, and
-     their ids are dropped. So nothing that a tokenizer does at the beginning of
-     a text, such as putting a space there, happens at a cut.
+  1. Candidates are the places where tokenizers themselves split: beginnings of
+     lines, then of words, then, in text without spaces, any place.
+  2. A candidate is tested on a window of text around it. It is accepted if the
+     ids of the window are those of its left part followed by those of its right
+     part.
+  3. The right part is encoded together with the few characters before it, and
+     the ids of those are dropped. So what a tokenizer does at the beginning of
+     a text, such as adding a space, does not happen at a cut.
 
 Example, a tokenizer that puts a space before a text, and a cut after 'one,':
   whole   'one, two'         ids of [' one' ',' ' two']
   left    'one,'             [' one' ',']
   right   'ne,' + ' two'     [' ne' ','] dropped, then [' two']
 
-Byte-pair and unigram tokenizers decide on a token by what is near it: the
-tokens of a stretch without a cut inside depend on nothing beyond it. A token
-that reaches across a candidate, or is chosen otherwise because of what is
-behind it, shows in the window, which is longer than any token. One stretch
-has no end in sight: in a run of the same few characters, a token's place may
-depend on how long the run is. So what is not where a line or a word begins is
-no candidate there. Where no candidate holds, the piece grows until one does.
+Why a window is enough: byte-pair and unigram tokenizers choose a token by the
+text near it. A token that reaches across a candidate, or that is chosen
+differently because of the text behind it, shows in the window, which is longer
+than any token. The exception is a run of the same few characters, in which the
+place of a token may depend on the length of the whole run. In such a run only
+beginnings of lines and words are candidates. If no candidate is accepted, the
+piece grows until one is.
 """
 
 import codecs
@@ -46,13 +46,13 @@ from moejax.data import vocab as vocabs
 LONG = 2**22  # characters, or bytes of a file: longer documents are cut
 PIECE = 2**18  # characters, about
 WINDOW = 2**11  # characters on each side of a candidate
-CONTEXT = 16  # characters that precede a piece
-TRIES = 32  # candidates of each kind
+CONTEXT = 16  # characters before a piece that are encoded with it
+TRIES = 32  # candidates of each kind that are tested
 _CHUNK = 2**20  # bytes that are read at a time
 _GROUP = 4  # pieces that are encoded at a time
 
-# In the order in which they are tried: where a line begins, where a word does,
-# behind punctuation, anywhere.
+# In the order in which they are tested: beginnings of lines, beginnings of
+# words; inside a word, behind punctuation, then anywhere.
 _BORDERS = (
   re.compile(r'(?<=\n)(?=[^\s])'),
   re.compile(r'(?<=[^\s])(?= [^\s])'),
@@ -64,7 +64,7 @@ _INSIDE = (
 
 
 class LongDocument(NamedTuple):
-  """One document in several arrays of ids, the last of which ends in EOS."""
+  """The ids of one document in several arrays; the last ends in EOS."""
 
   parts: Iterator[np.ndarray]
   num_bytes: int
@@ -72,11 +72,11 @@ class LongDocument(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LongText:
-  """A part of a UTF-8 file that is one document, read when it is asked for.
+  """One document as a part of a UTF-8 file, which is read when needed.
 
   Attributes:
-    path: of the file.
-    start: its first byte.
+    path: the file.
+    start: the first byte of the document in the file.
     stop: the byte after its last.
   """
 
@@ -89,14 +89,15 @@ class LongText:
 
   @property
   def num_bytes(self) -> int:
-    """Of its UTF-8."""
+    """Bytes of its UTF-8."""
     return self.stop - self.start
 
   def chunks(self) -> Iterator[str]:
-    """The text, some of it at a time.
+    """The text in chunks.
 
     Raises:
-      UnicodeDecodeError: it is not UTF-8; `start` is the byte in the file.
+      UnicodeDecodeError: the bytes are not UTF-8; `start` counts from the
+        beginning of the file.
     """
     decoder = codecs.getincrementaldecoder('utf-8')()
     at = self.start
@@ -121,7 +122,7 @@ class LongText:
     return digest.digest()
 
   def ends(self, fraction: float) -> tuple['LongText', 'LongText']:
-    """All but its last part, and that; cut as `files.ends` cuts a text."""
+    """Cuts the last part off, as `files.ends` does for a text in memory."""
     characters = sum(map(_num_characters, self._blocks()))
     cut = self._byte_of(round(characters * (1 - fraction)))
     line = self._line_end(cut)
@@ -133,7 +134,7 @@ class LongText:
     )
 
   def _blocks(self) -> Iterator[bytes]:
-    """The bytes, some at a time.
+    """The bytes in blocks.
 
     Raises:
       InputError: the file cannot be read any more, or has become shorter.
@@ -156,7 +157,7 @@ class LongText:
       )
 
   def _byte_of(self, character: int) -> int:
-    """Where a character begins in the file; its end if there is none."""
+    """The byte at which a character begins; `stop` if there is none."""
     at = self.start
     for data in self._blocks():
       num = _num_characters(data)
@@ -168,28 +169,29 @@ class LongText:
     return self.stop
 
   def _line_end(self, at: int) -> int | None:
+    """The byte of the next newline from `at` on; None if there is none."""
     for data in dataclasses.replace(self, start=at)._blocks():
-      found = data.find(b'\n')
-      if found >= 0:
-        return at + found
+      newline = data.find(b'\n')
+      if newline >= 0:
+        return at + newline
       at += len(data)
     return None
 
 
 def of_file(path: pathlib.Path) -> LongText:
-  """A whole file, without the mark of the byte order that may begin it."""
+  """A whole file, without the byte-order mark that may begin it."""
   with path.open('rb') as file:
     mark = file.read(3) == codecs.BOM_UTF8
   return LongText(path, 3 * mark, os.stat(path).st_size)
 
 
 def _moved(e: UnicodeDecodeError, by: int) -> UnicodeDecodeError:
-  """The same error of a file, whose bytes are counted from its beginning."""
+  """The same error with its bytes counted from the beginning of the file."""
   return UnicodeDecodeError(e.encoding, b'', by + e.start, by + e.end, e.reason)
 
 
 def _begins(data: bytes) -> np.ndarray:
-  """Which bytes of UTF-8 begin a character."""
+  """A mask of the bytes of UTF-8 that begin a character."""
   return (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
 
 
@@ -208,7 +210,7 @@ def whole(text: str | LongText) -> str:
 
 
 def document(text: str | LongText, vocab: vocabs.Vocab) -> LongDocument:
-  """The ids of a long document, EOS behind them."""
+  """The ids of a long document, followed by EOS."""
   if isinstance(text, LongText):
     return LongDocument(_with_eos(text.chunks(), vocab), text.num_bytes)
   chunks = (text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK))
@@ -219,37 +221,37 @@ def _with_eos(
   chunks: Iterable[str], vocab: vocabs.Vocab
 ) -> Iterator[np.ndarray]:
   for ids in encode(chunks, vocab):
-    if ids:  # some tokenizers leave space at the end of a text out
+    if ids:  # some tokenizers drop whitespace at the end of a text
       yield np.array(ids, np.int32)
   yield np.array([vocab.eos_id], np.int32)
 
 
 def encode(chunks: Iterable[str], vocab: vocabs.Vocab) -> Iterator[list[int]]:
-  """The ids of a text, piece by piece: all of them are those of the whole.
+  """The ids of a text, piece by piece; joined, they are those of the whole.
 
   Args:
     chunks: the text, cut anywhere.
     vocab: the tokenizer.
   """
-  found = pieces(chunks, vocab)
-  while group := list(itertools.islice(found, _GROUP)):
+  remaining = pieces(chunks, vocab)
+  while group := list(itertools.islice(remaining, _GROUP)):
     heads = vocab.encode_batch([piece.context for piece in group])
     whole = vocab.encode_batch([p.context + p.text for p in group])
     for head, ids in zip(heads, whole, strict=True):
       if ids[: len(head)] != head:
-        raise AssertionError('a cut was tried and is noticed all the same')
+        raise AssertionError('a cut that was accepted changes the ids')
       yield ids[len(head) :]
 
 
 class Piece(NamedTuple):
-  """A piece of a text, and the few characters before it."""
+  """A piece of a text, and the characters before it (CONTEXT of them)."""
 
   context: str
   text: str
 
 
 def pieces(chunks: Iterable[str], vocab: vocabs.Vocab) -> Iterator[Piece]:
-  """Cuts a text where the tokenizer cannot notice.
+  """Cuts a text where the cut does not change the ids.
 
   Args:
     chunks: the text, cut anywhere.
@@ -262,7 +264,7 @@ def pieces(chunks: Iterable[str], vocab: vocabs.Vocab) -> Iterator[Piece]:
     while len(text) - tried >= PIECE + WINDOW:
       cut = _find_cut(text, tried + PIECE, vocab)
       if cut is None:
-        # Candidates before this are not tried again.
+        # Rejected candidates are not tested a second time.
         tried += PIECE
         continue
       yield Piece(context, text[:cut])
@@ -272,12 +274,12 @@ def pieces(chunks: Iterable[str], vocab: vocabs.Vocab) -> Iterator[Piece]:
 
 
 def _find_cut(text: str, near: int, vocab: vocabs.Vocab) -> int | None:
-  """A place in the last part before `near` at which the text can be cut."""
+  """The last accepted candidate before `near`; None if there is none."""
   first = max(CONTEXT, near - PIECE // 2)
   for kind in (*_BORDERS, *_INSIDE):
-    # The last ones: pieces are as long as they should be.
-    found = [m.start() for m in kind.finditer(text, first, near)]
-    for at in reversed(found[-TRIES:]):
+    # From the end, so that pieces are about as long as they should be.
+    candidates = [m.start() for m in kind.finditer(text, first, near)]
+    for at in reversed(candidates[-TRIES:]):
       if kind in _INSIDE and _is_in_a_run(text, at):
         continue
       if _is_unnoticed(text, at, vocab):
@@ -286,7 +288,7 @@ def _find_cut(text: str, near: int, vocab: vocabs.Vocab) -> int | None:
 
 
 def _is_in_a_run(text: str, at: int) -> bool:
-  """Whether the text repeats itself all over the window on one side."""
+  """Whether the window on one side is a run of the same few characters."""
   return any(
     (period := side.find(side[:CONTEXT], 1)) > 0
     and side[period:] == side[:-period]
@@ -295,7 +297,7 @@ def _is_in_a_run(text: str, at: int) -> bool:
 
 
 def _is_unnoticed(text: str, at: int, vocab: vocabs.Vocab) -> bool:
-  """Whether the ids around a place are the same with a cut there."""
+  """Whether a cut at a place leaves the ids of the window as they are."""
   left, right = text[max(0, at - WINDOW) : at], text[at : at + WINDOW]
   context = left[-CONTEXT:]
   whole, before, head, after = vocab.encode_batch([

@@ -1,4 +1,4 @@
-"""Which texts a run mixes, and in what proportion."""
+"""MIXTURES: tasks and the rates at which a run mixes them, by name."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ class Mixture:
 
   Attributes:
     tasks: names in TASKS.
-    rates: how often a row is of each, relative to the others.
+    rates: sampling rate of each, relative to the others.
   """
 
   tasks: tuple[str, ...]
@@ -39,7 +39,7 @@ MIXTURES = {
 
 
 def to_seqio(name: str, vocab: vocabs.Vocab) -> Any:
-  """A seqio.Mixture of the tasks, in no registry; imports TensorFlow."""
+  """A seqio.Mixture of the tasks, not registered; imports TensorFlow."""
   seqio, _ = seqio_bridge.load(name)
   mixture = MIXTURES[name]
   tasks = [tasks_lib.TASKS[task].to_seqio(vocab) for task in mixture.tasks]

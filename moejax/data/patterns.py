@@ -1,7 +1,7 @@
-"""Which text files `data.files` names: one rule for names, folders and globs.
+"""The files that `data.files` names: one rule for names, folders and globs.
 
-docs/data.md states the rule for users. A folder is the glob `FOLDER/**/*`, so
-both find the same files.
+docs/data.md states the rule for users. A folder means the glob `FOLDER/**/*`,
+so both find the same files.
 """
 
 import collections
@@ -25,7 +25,7 @@ class Found(NamedTuple):
 
   Attributes:
     paths: in the order of their absolute names; each file once.
-    notes: lines about what was passed over.
+    notes: lines about files that were passed over.
   """
 
   paths: tuple[pathlib.Path, ...]
@@ -33,11 +33,11 @@ class Found(NamedTuple):
 
 
 class _Part(NamedTuple):
-  """One of several patterns between commas.
+  """One of the patterns between commas.
 
   Attributes:
-    name: the path that it is, if there is such a path.
-    glob: the same as a glob; escaped characters stand for themselves.
+    name: the pattern as a path, without backslashes.
+    glob: the pattern as a glob; escaped characters stand for themselves.
   """
 
   name: str
@@ -47,15 +47,15 @@ class _Part(NamedTuple):
 def find(key: str, pattern: str) -> Found:
   """The files that a pattern names, without those of unknown kinds.
 
-  Links are followed. A folder is searched once, and a file is found once,
-  however many names lead to it. A link that leads nowhere and a named pipe are
-  found as well: reading them says what they are.
+  Links are followed. A folder is searched once and a file is listed once,
+  however many names lead to it. Broken links and named pipes are listed as
+  well: reading them reports what they are.
 
   Args:
     key: the config key, for errors.
-    pattern: files, folders or globs, joined by commas. A backslash takes its
-      meaning from a comma or a character of globs. A pattern that is the name
-      of what is there, as a whole or between commas, is that name.
+    pattern: files, folders or globs, joined by commas. A backslash makes a
+      comma or a glob character an ordinary one. A pattern that as a whole, or
+      between commas, is the name of an existing file or folder is that name.
 
   Raises:
     InputError: a part names nothing of a known kind, or a folder cannot be
@@ -91,7 +91,7 @@ def find(key: str, pattern: str) -> Found:
 
 
 def real(path: pathlib.Path) -> str:
-  """The one name of a file that no link leads to."""
+  """The name of a file with all links resolved."""
   return os.path.realpath(path)
 
 
@@ -117,7 +117,7 @@ def _parts(pattern: str) -> list[_Part]:
 
 
 def _matches(part: _Part) -> list[pathlib.Path]:
-  """What one pattern names, folders left out; sorted."""
+  """The files that one pattern names, sorted."""
   path = pathlib.Path(os.path.expanduser(part.name))
   if os.path.isdir(path):
     return sorted(_expand(path, ('**', '*')))
@@ -129,7 +129,7 @@ def _matches(part: _Part) -> list[pathlib.Path]:
 
 
 def _expand(base: pathlib.Path, names: Sequence[str]) -> Iterator[pathlib.Path]:
-  """The files below a folder that match a glob, given name by name."""
+  """The files below a folder that match a glob, split into its names."""
   first, rest = names[0], names[1:]
   if first == '**':
     for folder in _folders(base):
@@ -153,10 +153,10 @@ def _expand(base: pathlib.Path, names: Sequence[str]) -> Iterator[pathlib.Path]:
 
 
 def _folders(base: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder and all below it, each once.
+  """A folder and all folders below it, each once.
 
-  Folders behind links come last: so a folder that is also reached without a
-  link has that name, and a link to a folder above it ends there.
+  Folders behind links come last. So a folder that can be reached without a link
+  is listed under that name, and a link to a folder above is not followed.
   """
   seen: set[str] = set()
   plain, linked = [base], collections.deque[pathlib.Path]()
@@ -189,9 +189,9 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
 def _once(
   paths: Iterable[pathlib.Path],
 ) -> tuple[list[pathlib.Path], list[str]]:
-  """Each file under one name, in order, and what to say of other names.
+  """Each file under one name, in order, and notes about its other names.
 
-  The name is the one without links, if it was found, or else the first.
+  Of several names the one without links is kept, or else the first.
   """
   absolute: dict[str, pathlib.Path] = {}
   for path in paths:
@@ -208,11 +208,11 @@ def _once(
       place = os.path.realpath(place)
     names.setdefault(place, []).append(name)
   kept = {
-    place if place in several else several[0]
-    for place, several in names.items()
+    place if place in aliases else aliases[0]
+    for place, aliases in names.items()
   }
   notes = []
-  twice = [several for several in names.values() if len(several) > 1]
+  twice = [aliases for aliases in names.values() if len(aliases) > 1]
   if twice:
     (one, other, *_), num = twice[0], len(twice)
     notes.append(

@@ -1,8 +1,8 @@
-"""Packed rows that nobody has used for a while, and how they are removed.
+"""Lists caches of packed rows, and removes those that are no longer used.
 
-Rows of a text are kept for ever, since any run may come back to them. What may
-go is what is not in use and was not opened for some days. A removed cache is
-made again when a run wants it.
+Nothing removes a cache by itself, since any run may need it again. A cache may
+be removed if no process has it open and it was not opened for some days. A run
+that needs a removed cache packs its text again.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ _INSIDE = re.compile(
 _REMOVED = '.removed-'
 
 
-class Entry(NamedTuple):
+class CacheEntry(NamedTuple):
   """A finished or unfinished cache.
 
   Attributes:
     path: its folder.
     size: bytes of all its files.
     used: when it was last opened or written to, in seconds since 1970.
-    kept: why it stays; '' if it may go.
+    kept: the reason why it is kept; '' if it may be removed.
   """
 
   path: pathlib.Path
@@ -41,35 +41,36 @@ class Entry(NamedTuple):
   kept: str
 
 
-def entries(folder: pathlib.Path, days: float, now: float) -> list[Entry]:
+def entries(folder: pathlib.Path, days: float, now: float) -> list[CacheEntry]:
   """All caches of a folder, the longest unused ones first.
 
-  Folders that are no caches, or hold anything else beside one, are left out.
+  Folders that hold anything but a cache are left out.
 
   Args:
-    folder: where caches are kept.
-    days: a cache that was used within so many days is kept.
+    folder: the folder of all caches.
+    days: caches that were used within this number of days are kept.
     now: seconds since 1970.
 
   Raises:
     InputError: the folder cannot be read.
   """
-  found = []
+  caches = []
   for path in _caches(folder):
     with contextlib.suppress(FileNotFoundError):  # just removed by another
       size = sum(file.stat().st_size for file in path.iterdir())
       used = _used(path)
-      found.append(Entry(path, size, used, _kept(path, used, days, now)))
-  return sorted(found, key=lambda entry: (entry.used, entry.path))
+      caches.append(CacheEntry(path, size, used, _kept(path, used, days, now)))
+  return sorted(caches, key=lambda entry: (entry.used, entry.path))
 
 
 def remove(path: pathlib.Path) -> bool:
-  """Removes a cache; False, and nothing is done, if it has come into use.
+  """Removes a cache; returns False and does nothing if it is in use by now.
 
-  It loses its name first: whoever looks for it finds all of it, or none.
+  The folder is renamed first, so that other processes see a whole cache or
+  none.
 
   Raises:
-    InputError: the system does not let us; one line with its reason.
+    InputError: the system does not allow it; one line with its reason.
   """
   try:
     with _taken(path) as ours:
@@ -86,7 +87,7 @@ def remove(path: pathlib.Path) -> bool:
 
 
 def forget(folder: pathlib.Path) -> int:
-  """Takes text that is gone out of the record of checksums; how many files."""
+  """Drops missing files from the record of checksums; returns their number."""
   return sums.forget_missing(folder)
 
 
@@ -123,10 +124,11 @@ def _kept(path: pathlib.Path, used: float, days: float, now: float) -> str:
 
 
 def _used(path: pathlib.Path) -> float:
-  """When a cache was last used.
+  """When a cache was last used, in seconds since 1970.
 
-  Versions that did not set the time of `meta.json` when they opened a cache
-  read it at least, which most file systems note about once a day.
+  Earlier versions did not set the modification time of `meta.json` when they
+  opened a cache. They did read it, and most file systems record the time of a
+  read about once a day.
   """
   for file in (cache.META, cache_writer.PROGRESS):
     with contextlib.suppress(OSError):
@@ -137,9 +139,9 @@ def _used(path: pathlib.Path) -> float:
 
 @contextlib.contextmanager
 def _taken(path: pathlib.Path) -> Iterator[bool]:
-  """Whether nobody writes or reads a cache; until the block ends, nobody can.
+  """Locks a cache for the block; False if another process has it in use.
 
-  Where there are no locks nobody is seen: the time alone decides.
+  On a file system without locks it is always True: only times count there.
   """
   name = path.name.removesuffix('.part')
   lock = path.with_name(f'.{name}.lock')

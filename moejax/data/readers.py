@@ -1,9 +1,9 @@
-"""One reader per kind of text file; all in plain Python, so errors have rows.
+"""READERS: one reader per kind of text file, in plain Python.
 
-Each yields an `Item` per document: its text, or what is wrong with it. Whatever
-is wrong with the contents of a file is an `Item`, in every kind of file: the
-caller decides whether bad documents stop it. Only a file that the system cannot
-read is an error.
+Each yields an `Item` per document, which holds its text or the problem with it,
+and the row it came from. Everything that is wrong with the contents of a file
+is an `Item`, for every kind of file; the caller decides whether to stop. Only
+a file that the system cannot read is an error.
 """
 
 import functools
@@ -23,13 +23,13 @@ Open = Callable[[pathlib.Path, str], Any]
 
 
 class Item(NamedTuple):
-  """A document, or something that is no document.
+  """A document, or the problem with one.
 
   Attributes:
-    where: 'file', 'file:line' or 'file:row n'.
-    text: '' if it is bad; of a large file what reads it piece by piece.
+    where: its place: 'file', 'file:line' or 'file:row n'.
+    text: the document, a LongText if the file is large; '' if it is bad.
     problem: '' if it is good.
-    lacks_field: the row is whole, and only has no field of the name.
+    lacks_field: whether the problem is only that the text field is missing.
   """
 
   where: str
@@ -43,13 +43,13 @@ def _open(path: pathlib.Path, mode: str) -> Any:
 
 
 class _DamagedError(Exception):
-  """A file cannot be read beyond some row."""
+  """The contents of a file are damaged from some row on."""
 
 
 def read_txt(
   path: pathlib.Path, field: str, open_file: Open = _open
 ) -> Iterator[Item]:
-  """The whole file is one document."""
+  """The document that a whole file is."""
   del field
   where = errors.shown(path)
   if open_file is _open and path.stat().st_size > long_text.LONG:
@@ -67,7 +67,7 @@ def read_txt(
 
 
 def _long_txt(where: str, path: pathlib.Path) -> Iterator[Item]:
-  """The same of a large file, which is never in memory as a whole."""
+  """The same for a large file, which is read in chunks."""
   text = long_text.of_file(path)
   blank, characters = True, 0
   try:
@@ -89,7 +89,7 @@ def _long_txt(where: str, path: pathlib.Path) -> Iterator[Item]:
 def read_jsonl(
   path: pathlib.Path, field: str, open_file: Open = _open
 ) -> Iterator[Item]:
-  """A JSON object a line; blank lines are passed over."""
+  """A document per line, each a JSON object; blank lines are skipped."""
   name = errors.shown(path)
   with open_file(path, 'rb') as lines:
     for number, line in enumerate(lines, 1):
@@ -115,14 +115,14 @@ def json_item(where: str, line: bytes, field: str) -> Item:
 
 
 def read_parquet(path: pathlib.Path, field: str) -> Iterator[Item]:
-  """A row is a document; the column has the field's name."""
+  """A document per row, from the column `field`."""
   name = errors.shown(path)
   with seqio_bridge.needed(name, 'pyarrow', 'make .jsonl.gz of it'):
     import pyarrow as pa
     from pyarrow import parquet
 
   try:
-    # Opened here: pyarrow takes no name that is not UTF-8.
+    # Opened in Python: pyarrow refuses names that are not UTF-8.
     with path.open('rb') as opened, parquet.ParquetFile(opened) as file:
       columns = file.schema_arrow.names
       if field not in columns:
@@ -152,7 +152,7 @@ def _cell(where: str, cell: Any, field: str) -> Item:
 
 
 def _checked(where: str, text: Any, place: str) -> Item:
-  """A document, if it is text that has a UTF-8 form and is not binary data."""
+  """A document, if the value is text that can be encoded and has no NUL."""
   if not isinstance(text, str):
     return Item(where, '', f'{place} holds {type(text).__name__}, not text')
   try:
@@ -186,15 +186,15 @@ READERS: dict[str, Callable[[pathlib.Path, str], Iterator[Item]]] = {
 
 
 def suffix(path: pathlib.Path) -> str:
-  """Which of READERS a file name ends in, in any case; '' is none."""
+  """The key of READERS that a file name ends in; '' if there is none."""
   name = path.name.lower()
   return next((s for s in READERS if name.endswith(s)), '')
 
 
 def no_file(path: pathlib.Path) -> str:
-  """Why there is no file to be read under a name; '' if there is one.
+  """Why a name is not that of a regular file; '' if it is.
 
-  A name that has vanished is no such reason: reading it is an error.
+  For a file that has vanished it is '' too: reading it raises an error.
   """
   try:
     mode = path.stat().st_mode
@@ -207,9 +207,9 @@ def no_file(path: pathlib.Path) -> str:
 
 
 def read(path: pathlib.Path, field: str) -> Iterator[Item]:
-  """The documents of one file, and what is wrong with it.
+  """The documents of one file, good and bad.
 
-  A file that is damaged yields the documents before the damage.
+  A damaged file yields the documents before the damage.
 
   Raises:
     InputError: the system cannot read the file.
@@ -223,7 +223,7 @@ def read(path: pathlib.Path, field: str) -> Iterator[Item]:
       number += 1
       yield item
   except (OSError, EOFError, zlib.error, _DamagedError) as e:
-    # An error of the system has a number; without one it is the contents.
+    # Errors of the system have a number; others are about the contents.
     if getattr(e, 'errno', None) is not None:
       reason = os.strerror(e.errno)
       raise errors.InputError(f'{where} cannot be read: {reason}') from None

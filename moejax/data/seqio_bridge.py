@@ -1,7 +1,7 @@
-"""Everything that touches TensorFlow and SeqIO, imported only when called.
+"""All uses of TensorFlow and SeqIO, which are imported when first needed.
 
-Importing them takes about nine seconds and 0.7 GB, so no other file of the
-package does, and a run that finds its records made never does.
+Importing them takes about nine seconds and 0.7 GB. So only this file imports
+them, and a run whose rows are cached never does.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from moejax.core import errors
 
 
 class Document(NamedTuple):
-  """One document: its token ids, the last of them EOS, and its UTF-8 bytes."""
+  """A document: its token ids, the last of which is EOS, and its UTF-8 size."""
 
   ids_T: np.ndarray
   num_bytes: int
 
 
-def load(what: str) -> tuple[Any, Any]:
-  """The modules `seqio` and `tensorflow`, kept away from accelerators.
+def load(purpose: str) -> tuple[Any, Any]:
+  """The modules `seqio` and `tensorflow`, kept off accelerators.
 
   Args:
-    what: what they are needed for, for the error.
+    purpose: what needs them, for the error.
 
   Raises:
     InputError: they are not installed.
@@ -36,20 +36,20 @@ def load(what: str) -> tuple[Any, Any]:
   if sys.modules.get('seqio'):
     return sys.modules['seqio'], sys.modules['tensorflow']
   instead = 'copy the cache from a machine that has them'
-  with needed(what, 'seqio tensorflow tensorflow-text', instead), quiet():
+  with needed(purpose, 'seqio tensorflow tensorflow-text', instead), quiet():
     import seqio
     import tensorflow as tf
 
-    # TensorFlow would otherwise take the accelerator's memory from JAX. It is
-    # an error to ask once it has used a device; then it has the memory.
+    # TensorFlow would otherwise reserve the memory of a GPU that JAX needs. It
+    # refuses once it has used the GPU; by then it has reserved the memory.
     with contextlib.suppress(RuntimeError):
       tf.config.set_visible_devices([], 'GPU')
   return seqio, tf
 
 
 @contextlib.contextmanager
-def needed(what: str, packages: str, instead: str) -> Iterator[None]:
-  """Around an import: one line where the packages are not there.
+def needed(purpose: str, packages: str, instead: str) -> Iterator[None]:
+  """Turns an ImportError in the block into one line for the user.
 
   Example:
     data.vocab.name=sentencepiece needs sentencepiece, which cannot be imported
@@ -57,29 +57,29 @@ def needed(what: str, packages: str, instead: str) -> Iterator[None]:
     data.vocab.name=bytes
 
   Args:
-    what: what needs them.
-    packages: as pip is told to install them.
-    instead: what else would help.
+    purpose: what needs the packages.
+    packages: their names, as pip takes them.
+    instead: another way out.
 
   Raises:
-    InputError: the body raised an ImportError.
+    InputError: the block raised an ImportError.
   """
   try:
     yield
   except ImportError as e:
     reason = (str(e) or type(e).__name__).splitlines()[0]
     raise errors.InputError(
-      f'{what} needs {packages}, which cannot be imported here ({reason}): '
+      f'{purpose} needs {packages}, which cannot be imported here ({reason}): '
       f'pip install {packages}, or {instead}'
     ) from None
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Keeps C++ log lines off the screen, unless something is raised.
+  """Hides what the block writes to stderr, unless it raises.
 
-  They are written to file descriptor 2 before any setting is read, so nothing
-  but the descriptor helps.
+  TensorFlow's C++ code logs to file descriptor 2 before it reads any setting,
+  so the descriptor itself is redirected.
   """
   sys.stderr.flush()
   with tempfile.TemporaryFile() as sink:
@@ -102,17 +102,17 @@ def documents(
 ) -> Iterator[Document]:
   """The documents of a seqio.Task from number `skip` on, in a fixed order.
 
-  The same as `task.get_dataset(sequence_length=None, shuffle=False,
-  trim_output_features=False)`, except that skipping happens before tokenising.
-  Task.get_dataset trims to `sequence_length` and would silently drop the rest
-  of every long document; here whole documents go to the packer. The task's
-  preprocessors must turn each example into exactly one.
+  It equals `task.get_dataset(sequence_length=None, shuffle=False,
+  trim_output_features=False)`, except that documents are skipped before they
+  are tokenised. With a `sequence_length`, Task.get_dataset would trim every
+  long document; the packer needs documents whole. The task's preprocessors must
+  turn each example into exactly one.
 
   Args:
     task: a seqio.Task, as `task` makes it.
-    split: of the task.
-    skip: how many documents to leave out at the start.
-    hint: what to do if it cannot be read, for the error.
+    split: 'train' or 'validation'.
+    skip: number of documents to leave out at the start.
+    hint: advice for the user if the split cannot be read.
 
   Raises:
     InputError: the source cannot be read; one line with TensorFlow's reason.
@@ -156,11 +156,11 @@ def _unreadable(
 def task(name: str, source: Any, vocab: Any, text: Callable) -> Any:
   """A seqio.Task with whole documents as `targets` and their `num_bytes`.
 
-  It is not put into SeqIO's global registry. Used through SeqIO itself, with a
+  It is not added to SeqIO's global registry. If SeqIO itself reads it with a
   sequence_length, long documents are split, not trimmed.
 
   Args:
-    name: of the task.
+    name: the task's name.
     source: a seqio.DataSource.
     vocab: one of `vocab.VOCABS`.
     text: a preprocessor from the source's rows to `as_targets` rows.
@@ -187,8 +187,8 @@ def as_targets(text: Any) -> dict[str, Any]:
 def split_long(dataset: Any, sequence_length: Any = None) -> Any:
   """Cuts documents that are longer than sequence_length['targets'].
 
-  SeqIO trims what is longer after the last preprocessor. The bytes of a
-  document stay with its first part.
+  SeqIO trims longer examples after the last preprocessor; as the last one this
+  leaves it nothing to trim. The bytes of a document stay with its first part.
 
   Example, sequence_length={'targets': 2}:
     {'targets': [5, 8, 1], 'num_bytes': 4}
@@ -214,10 +214,10 @@ def split_long(dataset: Any, sequence_length: Any = None) -> Any:
 
 
 def vocabulary(vocab: Any) -> Any:
-  """A seqio.Vocabulary that calls one of ours, for those SeqIO has none of.
+  """A seqio.Vocabulary that calls a `vocab.Vocab`.
 
-  Encoding in the graph is a stateless numpy function, so iterators over it can
-  be checkpointed.
+  In the graph, encoding is a stateless numpy function, so that iterators over
+  the dataset can be checkpointed.
   """
   seqio, tf = load('a vocabulary')
 

@@ -1,8 +1,8 @@
-"""Order without state: hashes and permutations that are pure functions.
+"""Hashes and permutations as pure functions, for an order without state.
 
-Written out here, not taken from a random number library, because a run must
-find the same rows after an upgrade. Everything is vectorised and wraps modulo
-2**64, as unsigned numpy arrays do.
+They are written out here and not taken from a random number library, because a
+resumed run must find the same rows after an upgrade of that library. Everything
+is vectorised and wraps modulo 2**64, as unsigned numpy arrays do.
 """
 
 import numpy as np
@@ -32,31 +32,32 @@ def key(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def _wrap(part: int | np.ndarray) -> np.ndarray:
-  """Any integer modulo 2**64, so that a negative seed is as good as another."""
+  """Any integer modulo 2**64, so that negative seeds work too."""
   if isinstance(part, int):
     return np.uint64(part % 2**64)
   return np.asarray(part)
 
 
 def order(size: int, key_1: np.ndarray) -> np.ndarray:
-  """A permutation of range(size) as an array, for a size that is small."""
+  """A permutation of range(size) as an array, for small sizes."""
   slot_N = np.arange(size, dtype=np.uint64)
   return np.argsort(mix(mix(slot_N) ^ key_1), kind='stable')
 
 
 def permute(index_N: np.ndarray, size: int, key_N: np.ndarray) -> np.ndarray:
-  """Where each index goes under the permutation of range(size) of its key.
+  """The image of each index under the permutation of range(size) of its key.
 
   A Feistel network over the next power of four is a bijection whatever its
-  round function is; an index that lands outside `size` is sent through again
-  (cycle walking; Black and Rogaway, Ciphers with arbitrary finite domains,
-  2002, section 3), which keeps it a bijection of range(size). So a permutation
-  of any size costs no memory, and nothing for the indices not asked for.
+  round function is. An index that lands outside range(size) is sent through
+  again (cycle walking; Black and Rogaway, Ciphers with arbitrary finite
+  domains, 2002, section 3), which keeps it a bijection of range(size). So a
+  permutation of any size takes no memory, and only the indices asked for are
+  computed.
 
   Args:
     index_N: integers in [0, size).
-    size: how many there are to permute.
-    key_N: which permutation, one for each index.
+    size: number of elements of the permutation.
+    key_N: selects the permutation, for each index.
 
   Returns:
     int64 [N], in [0, size).

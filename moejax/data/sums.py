@@ -1,13 +1,13 @@
 """Checksums of text files, and a record that saves reading them again.
 
-Packed rows are known by the contents of their text. A file is read for its
-checksum when it is new or when its size or one of its times has changed; for
-every other file the checksum of the record counts, so a start on a text that
-was packed before reads none of it. Copying or touching a file costs one
-reading, and its contents are recognised.
+A cache of packed rows is identified by the contents of its text. A file is read
+for its checksum when it is new, or when its size or one of its times has
+changed. For every other file the recorded checksum is taken, so a start on a
+text that was packed before reads none of it. A copied or touched file is read
+once, and its contents are recognised.
 
-The record is `sums.json` in the folder of the caches. A record that is lost or
-damaged costs one reading of the text.
+The record is `sums.json` in the folder of the caches. If it is lost or damaged,
+the text is read once.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from typing import NamedTuple
 from moejax.core import errors, files
 
 RECORD = 'sums.json'
-# Two changes within one tick of a file system's clock look like one: the
-# checksum of a file that was changed so many seconds ago is not recorded.
+# Two changes within one tick of a file system's clock look like one. So the
+# checksum of a file that changed less than so many seconds ago is not recorded.
 _TICK_S = 2.0
-_LONG = 2**30  # bytes; reading so much is said
+_LONG = 2**30  # bytes; reading this much is announced
 
 
 class Stamp(NamedTuple):
-  """What tells a file that has changed, without reading it.
+  """Size and times of a file, which tell whether it has changed.
 
-  The time of the last change of the inode (`ctime`) is there because tools that
-  copy files set the other one as they like.
+  `ctime`, the time of the last change of the inode, is among them because tools
+  that copy files may set `mtime` to any value.
   """
 
   size: int
@@ -44,8 +44,8 @@ class Sums:
   """SHA-256 of files, each read once at most.
 
   Args:
-    folder: where the record is kept; made with the first record.
-    say: is told before much text is read.
+    folder: the folder of the record; created with the first one.
+    say: called with a line before much text is read.
   """
 
   def __init__(
@@ -97,7 +97,7 @@ class Sums:
 
 
 def forget_missing(folder: pathlib.Path) -> int:
-  """Takes files that are no longer there out of a record; returns how many."""
+  """Drops missing files from a record; returns their number."""
   path = folder / RECORD
   known = _read(path)
   kept = {name: entry for name, entry in known.items() if os.path.exists(name)}
@@ -136,7 +136,7 @@ def _unreadable(path: pathlib.Path, e: OSError) -> errors.InputError:
 
 
 def _read(path: pathlib.Path) -> dict[str, tuple[Stamp, str]]:
-  """What a record holds; nothing, if it is not there or damaged."""
+  """The record as (stamp, checksum) by file name; empty if it is damaged."""
   try:
     tree = json.loads(path.read_text())
     return {
@@ -150,7 +150,7 @@ def _read(path: pathlib.Path) -> dict[str, tuple[Stamp, str]]:
 def _add(path: pathlib.Path, new: dict[str, tuple[Stamp, str]]) -> None:
   """Adds to a record.
 
-  Of two processes that add at once, one may lose what it added: its files are
+  If two processes add at once, the additions of one may be lost; its files are
   then read once more.
   """
   path.parent.mkdir(parents=True, exist_ok=True)

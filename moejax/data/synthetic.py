@@ -1,7 +1,7 @@
-"""Rows that are learnable and need no files: for benchmarks and tests.
+"""Generated rows that a model can learn: for benchmarks and tests.
 
-A row is a pure function of (split, index), so there may be as many as one likes
-and none is stored; the loader reads them as it reads a cache.
+A row is a pure function of (split, index), so there is no limit to their number
+and none is stored. The loader reads them as it reads a cache.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ _FIRST_ID = 3  # after padding, EOS and unknown
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic:
-  """Rows of two documents each, which count upwards.
+  """Rows of two documents each, in which ids count upwards.
 
   A document starts at a random id and counts up by one, wrapping after
   `period` ids; one target in eight is a random id instead. The first document
-  ends in EOS. So the best guess is the id read plus one, and a model that
-  learned that has a loss near log(period) / 8 + 0.4 nats.
+  ends in EOS. The best prediction is the previous id plus one, and a model that
+  has learned this has a loss near log(period) / 8 + 0.4 nats.
 
   Example, L=8, without noise:
     target   [7, 8, 9, 1, 8, 9, 10, 11]
@@ -32,10 +32,10 @@ class Synthetic:
     length: L, at least 2.
     vocab_size: larger than all ids.
     eos_id: ends the first document.
-    num_rows: how many rows there are.
-    seed: another seed, other rows.
-    num_bytes: 0, for there is no text.
-    fingerprint: a constant; what it depends on else is in the config.
+    num_rows: number of rows.
+    seed: determines the rows.
+    num_bytes: 0, since there is no text.
+    fingerprint: a constant; everything the rows depend on is in the config.
     contents: the same.
   """
 
@@ -80,14 +80,13 @@ class Synthetic:
     self, step: int, batch_size: int, rows: slice | None = None
   ) -> batch_lib.Batch:
     """Rows step * B and following as a batch, or some of them."""
-    wanted = range(batch_size)[rows or slice(None)]
-    found = self.rows(step * batch_size + np.array(wanted))
-    return features.expand(*found, self.first_id)
+    index_B = step * batch_size + np.arange(batch_size)[rows or slice(None)]
+    return features.expand(*self.rows(index_B), self.first_id)
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticTask:
-  """The task 'synthetic': no text, so nothing to cache."""
+  """The task 'synthetic', which has no text and therefore no cache."""
 
   name = 'synthetic'
   domain = 'synthetic'
@@ -95,12 +94,12 @@ class SyntheticTask:
   has_text = False
 
   def rows(self, split: str, request: Any) -> Synthetic:
-    """The rows of a split: no end of them for training, 64 for validation."""
+    """The rows of a split: 2**40 for training, 64 for validation."""
     sizes = {'train': 2**40, 'validation': 64}
     return Synthetic(
       length=request.length,
       vocab_size=request.vocab.size,
-      eos_id=max(request.vocab.eos_id, 0),  # of ids alone there may be none
+      eos_id=max(request.vocab.eos_id, 0),  # vocab.Ids may have none
       num_rows=sizes[split],
       seed=self.splits.index(split),
       first_id=request.vocab.first_id,

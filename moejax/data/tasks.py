@@ -1,9 +1,8 @@
-"""Where text comes from: the known texts, each a seqio.Task when it is read.
+"""TASKS: every known text by its name, read as a seqio.Task.
 
-To add one: a line in TASKS (and a class, if it is read in a new way), and a
+To add one, add a line to TASKS (and a class, if it is read in a new way), and a
 test with three rows in the source's format. A preprocessor turns each row into
-exactly one example; what is a split, and how rows are packed, is not its
-business.
+exactly one example; it neither selects a split nor packs rows.
 """
 
 import dataclasses
@@ -24,14 +23,14 @@ MINIPILE = pathlib.Path(__file__).parent / 'minipile'
 
 
 class SeqioText(cache_writer.Text):
-  """A text that is read through its seqio.Task."""
+  """Base of the texts that are read through a seqio.Task."""
 
   splits = ('train', 'validation')
-  hint = ''  # what to do where it cannot be read
+  hint = ''  # advice for the user if the text cannot be read
 
   @property
   def domain(self) -> str:
-    """What its rows are called in tables of results."""
+    """The name of its rows in tables of results."""
     return self.name
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:
@@ -53,7 +52,7 @@ class SeqioText(cache_writer.Text):
 
 @dataclasses.dataclass(frozen=True)
 class Minipile(SeqioText):
-  """A domain of the text that is shipped; minipile/README.md describes it."""
+  """A domain of the shipped text, which minipile/README.md describes."""
 
   name: str
 
@@ -88,12 +87,12 @@ class Minipile(SeqioText):
 
 @dataclasses.dataclass(frozen=True)
 class Tfds(SeqioText):
-  """A text of TensorFlow Datasets, prepared beforehand.
+  """A text of TensorFlow Datasets that was prepared beforehand.
 
-  It is looked for in $TFDS_DATA_DIR (which may be gs://...), or where
-  TensorFlow Datasets keeps its data. The version is part of the name, since
-  another version is another text; it is one that the installed TensorFlow
-  Datasets can prepare, which a test asks its builder.
+  It is read from $TFDS_DATA_DIR (which may be gs://...), or from the default
+  folder of TensorFlow Datasets. The version is part of the name, since another
+  version is another text. A test asks the installed TensorFlow Datasets whether
+  it can prepare that version.
   """
 
   name: str
@@ -114,7 +113,7 @@ class Tfds(SeqioText):
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:
     seqio, _ = seqio_bridge.load(self.name)
-    # Without read_only, TensorFlow Datasets would start to crawl for C4.
+    # Without read_only, TensorFlow Datasets would start to download C4.
     source = seqio.TfdsDataSource(
       self.tfds_name,
       tfds_data_dir=os.environ.get('TFDS_DATA_DIR'),
@@ -127,12 +126,12 @@ class Tfds(SeqioText):
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFace(SeqioText):
-  """A text of the Hugging Face hub that has a training split only.
+  """A text of the Hugging Face hub that has only a training split.
 
-  Needs `datasets`, which the extra of the text's name brings: pip install
-  'moejax[fineweb_edu]'. Rows stream from the hub in their order; the
-  first `held_out` are validation. Its parquet files, once downloaded, are also
-  read as any others, without `datasets`: `--config.data.files='dir/*.parquet'`.
+  It needs `datasets`, which the extra of the same name installs: pip install
+  'moejax[fineweb_edu]'. Rows stream from the hub in a fixed order; the first
+  `held_out` are validation. Downloaded parquet files can be read without
+  `datasets`, as own files: `--config.data.files='dir/*.parquet'`.
   """
 
   name: str
@@ -148,7 +147,7 @@ class HuggingFace(SeqioText):
     return dataclasses.asdict(self)
 
   def part(self, split: str, rows: Any) -> Any:
-    """The rows of a split, out of the stream of all rows."""
+    """The rows of a split, from the stream of all rows."""
     if split == 'validation':
       return rows.take(self.held_out)
     return rows.skip(self.held_out)
@@ -207,8 +206,8 @@ def _field_of(line: bytes) -> np.ndarray:
 def row_text(dataset: Any, field: str) -> Any:
   """Rows with a text field into examples for `seqio_bridge.task`.
 
-  What C4 (text, timestamp, url, ...) and FineWeb-Edu (text, id, dump, url,
-  score, ...) have beside it is left out.
+  The other fields of C4 (timestamp, url, ...) and FineWeb-Edu (id, dump, url,
+  score, ...) are left out.
 
   Example, field='text':
     {'text': b'Hi', 'url': b'http://a.b'}
@@ -219,9 +218,9 @@ def row_text(dataset: Any, field: str) -> Any:
 
 TASKS = {
   'c4': Tfds('c4', 'c4/en:3.1.0'),
-  # The 2B configs read 105B tokens. That is this sample once and a little more,
-  # where sample-10BT, with about 10B, would come round ten times. Its rows take
-  # some 400 GB; data.max_documents takes less of it.
+  # The 2B configs read 105B tokens: slightly more than this sample has, and ten
+  # times as many as sample-10BT. Its packed rows take some 400 GB;
+  # data.max_documents limits them.
   'fineweb_edu': HuggingFace(
     'fineweb_edu', 'HuggingFaceFW/fineweb-edu', 'sample-100BT'
   ),

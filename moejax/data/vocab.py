@@ -1,9 +1,9 @@
-"""Text to token ids and back, without TensorFlow.
+"""VOCABS: text to token ids and back, without TensorFlow.
 
-Id 0 is padding in every vocabulary, and the start of every segment; no text
-ever encodes to it, but with the tokenizer of a model that comes with one: there
-id 0 may be a token like others. Each also makes its SeqIO counterpart for
-Tasks.
+In every vocabulary id 0 is padding and the first token of every segment, and no
+text encodes to it. The exception are tokenizers of released models, in which
+id 0 may be an ordinary token. Each vocabulary also makes its counterpart in
+SeqIO, for tasks.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ SHIPPED = pathlib.Path(__file__).parent / 'vocabs' / 'minipile_8k.model'
 
 
 class Vocab(Protocol):
-  """A tokenizer: a frozen dataclass that says where it comes from.
+  """A tokenizer: a frozen dataclass whose fields are its config keys.
 
   Attributes:
     size: one more than the largest id.
-    eos_id: ends every document.
-    start: what stands before a text that a model continues.
-    first_id: what a model in training reads where a segment begins.
-    least_id: the least that a text encodes to.
+    eos_id: the id that ends every document.
+    start: ids before the prompt of a text that a model continues.
+    first_id: the id that a model in training reads at the start of a segment.
+    least_id: the smallest id that a text encodes to.
   """
 
   size: int
@@ -46,19 +46,19 @@ class Vocab(Protocol):
     """The ids of several texts, on several threads where that helps."""
 
   def encode_prompt(self, text: str) -> list[int]:
-    """The same of a prompt: special tokens in it stand for themselves.
+    """The ids of a prompt, in which special tokens stand for themselves.
 
-    Example: '<s>' is one id here, and the ids of '<', 's' and '>' in `encode`.
+    Example: '<s>' is one id here; in `encode` it is those of '<', 's' and '>'.
     """
 
   def decode(self, ids: Iterable[int]) -> str:
     """The text of the ids; padding and EOS are left out."""
 
   def fingerprint(self) -> str:
-    """Changes whenever any text would encode to other ids."""
+    """A string that differs whenever some text would encode to other ids."""
 
   def to_seqio(self) -> Any:
-    """The same as a seqio.Vocabulary; imports TensorFlow."""
+    """The vocabulary as a seqio.Vocabulary; imports TensorFlow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,22 +102,21 @@ class Bytes:
 class SentencePiece(fields.Checked):
   """A SentencePiece model file.
 
-  The model that is shipped has 8192 pieces and gives any text back exactly
-  (but for U+2581, which SentencePiece itself uses for the space);
-  `cli/train_tokenizer.py` made it. A model without padding at id 0 is shifted
-  up by one, so that its id 0 is not taken for padding, unless `shift` says
-  otherwise: the model of weights that are there already has `shift` 0, and then
-  its texts begin as those of HfTokenizer.
+  The shipped model has 8192 pieces and was made by `cli/train_tokenizer.py`. It
+  decodes the ids of any text to the same text, except for U+2581, which
+  SentencePiece uses for the space. The ids of a model whose id 0 is not padding
+  are shifted up by one. The tokenizer of a released model keeps its ids
+  (`shift` 0); texts then begin as those of HfTokenizer.
 
   Attributes:
-    path: of the model; '' is the shipped one.
-    shift: added to its ids, 0 or 1; None is 1 where id 0 is not padding.
-    eos_token: which piece ends a document; '' is the model's own.
-    start_token: with `shift` 0, what a text begins with, if anything.
+    path: the model file; '' means the shipped one.
+    shift: 0 or 1, added to its ids; None means 0 if id 0 is padding, else 1.
+    eos_token: the piece that ends a document; '' means the model's own.
+    start_token: with `shift` 0, the piece that a text begins with; '' for none.
   """
 
-  # Another file must hold the same tokenizer: config/kept_tokenizer.py compares
-  # them.
+  # A resumed run may name another file; config/kept_tokenizer.py checks that it
+  # holds the same tokenizer.
   path: str = resume.key(resume.NOTHING, '')
   shift: int | None = fields.number(
     None, at_least=0, at_most=1, note='none: as the model needs'
@@ -141,7 +140,7 @@ class SentencePiece(fields.Checked):
       return self.encode(text)
     names = sorted(self._control, key=len, reverse=True)
     parts = re.split(f'({"|".join(map(re.escape, names))})', text)
-    # The pattern is a group: every other part is a special token.
+    # The pattern is a group, so every second part is a special token.
     ids = self.encode(parts[0]) if parts[0] else []
     for special, plain in zip(parts[1::2], parts[2::2], strict=True):
       ids.append(self._control[special] + shift)
@@ -199,33 +198,34 @@ class SentencePiece(fields.Checked):
 
   @property
   def _as_it_is(self) -> bool:
-    """Whether ids are those of the model, whatever id 0 is."""
+    """Whether the ids are the model's own, even if id 0 is not padding."""
     return self.shift == 0
 
   def _piece(self, field: str) -> int:
     """The id of the piece that a field names."""
     piece = getattr(self, field)
-    found = self._processor.piece_to_id(piece)
-    if self._processor.id_to_piece(found) != piece:
+    piece_id = self._processor.piece_to_id(piece)
+    if self._processor.id_to_piece(piece_id) != piece:
       raise errors.InputError(
         f'data.vocab.{field}={piece!r} is no piece of {self.path!r}'
       )
-    return found + self._shift
+    return piece_id + self._shift
 
   @functools.cached_property
   def _control(self) -> dict[str, int]:
-    """The ids of pieces that never come of a text."""
+    """The ids of control pieces, to which no text encodes."""
     model = self._processor
     ids = range(model.get_piece_size())
     return {model.id_to_piece(i): i for i in ids if model.is_control(i)}
 
   @functools.cached_property
   def _inner(self) -> Any:
-    """Encodes what is not the beginning of a text: no space is put before."""
+    """A processor for text behind a special token, which adds no space."""
     import sentencepiece
 
-    # A message that comes twice in a serialised one is merged: this is another
-    # `normalizer_spec` (field 3) with `add_dummy_prefix` (its field 3) false.
+    # A message that occurs twice in a serialised protocol buffer is merged.
+    # These bytes are a second `normalizer_spec` (field 3) with
+    # `add_dummy_prefix` (its field 3) false.
     model = self._model + b'\x1a\x02\x18\x00'
     return sentencepiece.SentencePieceProcessor(model_proto=model)
 
@@ -255,15 +255,15 @@ class SentencePiece(fields.Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Ids(fields.Checked):
-  """No text at all: of a model that came without a tokenizer.
+  """The vocabulary of a model that came without a tokenizer: ids, no text.
 
   Prompts are given to `moejax.cli.generate` as ids; to train on text, set
   another `data.vocab`.
 
   Attributes:
-    size: one more than the largest id; of the model.
-    eos_id: ends a text; -1 is none.
-    start_id: what a text begins with; -1 is nothing.
+    size: one more than the largest id of the model.
+    eos_id: the id that ends a text; -1 for none.
+    start_id: the id that a text begins with; -1 for none.
   """
 
   size: int = fields.number(2, at_least=1)
@@ -295,7 +295,7 @@ class Ids(fields.Checked):
     return self.encode(text)
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The ids themselves, for there is no text."""
+    """The ids as numbers, since there is no text."""
     return ''.join(f' {int(i)}' for i in ids)
 
   def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""The file of a tokenizer."""
+"""Reads the file of a tokenizer."""
 
 from etils import epath
 
@@ -6,7 +6,7 @@ from moejax.core import errors
 
 
 def read(path: str) -> bytes:
-  """All of it, here or on an object store.
+  """The bytes of the file, which may be on an object store.
 
   Raises:
     InputError: it cannot be read.

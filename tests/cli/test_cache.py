@@ -67,7 +67,7 @@ def test_the_command_reads_what_training_does_not(flags, tmp_path, monkeypatch):
   data = bytearray(shard.read_bytes())
   data[-1] ^= 1
   shard.write_bytes(data)
-  data_cache.Cache(shard.parent)  # as training opens a large one
+  data_cache.RowCache(shard.parent)  # as training opens a large one
   with pytest.raises(errors.InputError, match='another checksum'):
     cache.main(flags)
 

@@ -262,7 +262,7 @@ def test_two_at_once_make_one_cache(tmp_path):
 
 def _damaged(path):
   with pytest.raises(errors.InputError) as caught:
-    cache.Cache(path).verify()
+    cache.RowCache(path).verify()
   message = str(caught.value)
   assert len(message.splitlines()) == 1
   assert str(path) in message
@@ -311,7 +311,7 @@ def test_every_flipped_byte_of_meta_json_is_found(flip, tmp_path):
     meta.write_bytes(bad)
     assert 'meta.json cannot be read' in _damaged(made.path)
   meta.write_bytes(good)
-  cache.Cache(made.path)
+  cache.RowCache(made.path)
 
 
 def test_a_shard_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
@@ -351,7 +351,7 @@ def test_a_truncated_or_missing_file_is_found_when_opened(tmp_path):
     Words().rows('train', _request(tmp_path))
   shard.unlink()
   with pytest.raises(errors.InputError, match=r'00002\.rows No such file'):
-    cache.Cache(made.path)
+    cache.RowCache(made.path)
   shard.write_bytes(data)
   (made.path / cache.META).write_text('{"half')
   assert 'meta.json cannot be read' in _damaged(made.path)

@@ -51,13 +51,13 @@ def test_what_was_not_used_for_long_may_go(make, tmp_path):
   assert prune.remove(old)
   assert not old.exists()
   assert list(_entries(tmp_path / 'caches')) == [new.name]
-  cache.Cache(new).verify()
+  cache.RowCache(new).verify()
 
 
 def test_opening_a_cache_is_using_it(make, tmp_path):
   path = make('text', 31)
   before = time.time()
-  cache.Cache(path)
+  cache.RowCache(path)
   used = _entries(tmp_path / 'caches')[path.name].used
   assert before - 1 <= used <= time.time() + 1
 
@@ -70,8 +70,8 @@ def test_an_older_version_used_it_by_reading_it(make, tmp_path):
 
 def test_a_cache_that_is_open_stays(make, tmp_path):
   path = make('text', 31)
-  opened = cache.Cache(path)
-  also = cache.Cache(path)  # as by a second run
+  opened = cache.RowCache(path)
+  also = cache.RowCache(path)  # as by a second run
   _age(path, 31)
   assert _entries(tmp_path / 'caches')[path.name].kept == 'in use'
   assert not prune.remove(path)
