@@ -1,12 +1,12 @@
-"""Compares a config's experts with the slow reference, on this machine.
+"""Compares a config's experts with the reference, on this machine.
 
 python -m moejax.cli.check --config=configs/ds_2b.py
 python -m moejax.cli.check --config=configs/tiny.py --config.mesh.expert=4
 
-What a run does before step 0 (moejax/moe/self_check.py), alone: a small layer
-with the router, dispatcher, exchange and grouped matmul of the config, on all
-devices;
-output and gradients against one device and the obvious ways.
+The self-check that a run makes before step 0 (moejax/moe/self_check.py), by
+itself: a small layer with the config's router, dispatcher, expert parallelism
+and grouped matmul, on all devices. Its output and gradients are compared with
+those of the reference on one device.
 """
 
 from collections.abc import Sequence

@@ -19,6 +19,7 @@ VALUES = {
     'ring': 'all_gather',
     'gathered': 'gather_experts',
   },
+  'model.moe.grouped_matmul': {'obvious': 'reference'},
 }
 
 

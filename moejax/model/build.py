@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from moejax.core import trees
 from moejax.model.config import ModelConfig
 from moejax.model.decoder import Decoder
-from moejax.moe import contract
+from moejax.moe.expert_parallel.base import ExpertParallel
 from moejax.parallel import hosts, rules
 
 Weights = dict[str, Any]
@@ -73,9 +73,7 @@ class Model:
 
     jax.eval_shape(run, self.shapes, jax.random.key(0))
 
-  def with_expert_parallel(
-    self, expert_parallel: contract.ExpertParallel
-  ) -> 'Model':
+  def with_expert_parallel(self, expert_parallel: ExpertParallel) -> 'Model':
     """The same model, weights included, with another `moe.expert_parallel`."""
     moe = dataclasses.replace(self.config.moe, expert_parallel=expert_parallel)
     return build(dataclasses.replace(self.config, moe=moe), self.mesh)

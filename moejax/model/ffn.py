@@ -32,7 +32,7 @@ class Dense(nnx.Module):
       x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
       return self.expert.dense(w, x_TD).reshape(x_BLD.shape)
 
-    return chunking.in_parts(run, x_BLD, self.chunks, self.mesh)
+    return chunking.map_chunks(run, x_BLD, self.chunks, self.mesh)
 
 
 def _routed(config: ModelConfig, mesh: Mesh, key: jax.Array) -> layer.MoE:
@@ -43,7 +43,7 @@ def _routed(config: ModelConfig, mesh: Mesh, key: jax.Array) -> layer.MoE:
     mesh,
     key,
     config.token_chunks,
-    again=config.remat != 'none',
+    remat=config.remat != 'none',
   )
 
 

@@ -6,9 +6,10 @@ from moejax.core import errors, fields, resume, table
 from moejax.moe import balance as balances
 from moejax.moe import contract
 from moejax.moe.balance.base import Balance
-from moejax.moe.compute.grouped_matmul import GROUPED_MATMULS
+from moejax.moe.compute.grouped_matmuls import GROUPED_MATMULS
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
+from moejax.moe.expert_parallel.base import ExpertParallel
 from moejax.moe.experts import EXPERTS, SwiGLU
 from moejax.moe.experts.shared import SharedExperts
 from moejax.moe.experts.zero_computation import ZeroComputation
@@ -19,7 +20,7 @@ from moejax.moe.scorers.base import Scorer
 
 @dataclasses.dataclass(frozen=True)
 class MoEConfig(fields.Checked):
-  """Router x dispatcher x exchange x experts x balance.
+  """Router x dispatcher x expert parallelism x experts x balance.
 
   Attributes:
     num_experts: routed experts; 0 means that no layer has experts.
@@ -55,7 +56,7 @@ class MoEConfig(fields.Checked):
   dispatcher: contract.Dispatcher = fields.choice(
     DISPATCHERS, DISPATCHERS['dropless']()
   )
-  expert_parallel: contract.ExpertParallel = resume.key(
+  expert_parallel: ExpertParallel = resume.key(
     resume.ROUNDING,
     fields.choice(EXPERT_PARALLEL, EXPERT_PARALLEL['all_to_all']()),
   )
@@ -67,9 +68,7 @@ class MoEConfig(fields.Checked):
   gating_residual: bool = False
   grouped_matmul: str = resume.key(
     resume.ROUNDING,
-    fields.named(
-      ('auto', 'fused', 'fused_megablox', 'obvious', *GROUPED_MATMULS), 'auto'
-    ),
+    fields.named(('auto', 'fused', 'fused_megablox', *GROUPED_MATMULS), 'auto'),
   )
 
   @property

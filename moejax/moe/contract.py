@@ -237,66 +237,6 @@ class Dispatcher(Protocol):
     ...
 
 
-@flax.struct.dataclass
-class Output:
-  """What the routed experts made of the tokens.
-
-  Attributes:
-    out_TD: the weighted sum of each token's experts.
-    sent_A: bool, which assignments were computed; the rest was dropped, or
-      sent nowhere.
-    overflow: float32, how many of the assignments of this device an exchange
-      had no room for, also if it then went another way.
-    chain: weights that were handed on; see `compute.Compute.chained`.
-  """
-
-  out_TD: jax.Array
-  sent_A: jax.Array
-  overflow: jax.Array | float = 0.0
-  chain: Any = None
-
-
-class ExpertParallel(Protocol):
-  """Brings rows and experts together over the mesh's `expert` axis.
-
-  Called inside `shard_map`, where each device has its own tokens and the
-  weights of its own experts: numbers [p * E / P, (p + 1) * E / P) on the p-th
-  of P devices.
-  """
-
-  @property
-  def gathers_experts(self) -> bool:
-    """Whether every device is given the weights of all experts instead."""
-    ...
-
-  def room(self, num_devices: int) -> float:
-    """Rows that a device's experts are given, over those that name them.
-
-    At perfect balance over the P = `num_devices` devices. The others fill a
-    shape that is fixed; grouped matmuls skip them.
-    """
-    ...
-
-  def __call__(
-    self,
-    run: Any,
-    weights: dict[str, jax.Array],
-    x_TD: jax.Array,
-    routing: Routing,
-    num_experts: int,
-  ) -> Output:
-    """The output of all E = `num_experts` experts for this device's tokens.
-
-    Args:
-      run: computes experts locally, a `compute.Compute`.
-      weights: of this device's experts.
-      x_TD: this device's tokens.
-      routing: theirs; ids from E on are not for these experts.
-      num_experts: E, of all devices together.
-    """
-    ...
-
-
 def token_choice(
   given: RouterInput,
   expert_TK: jax.Array,

@@ -29,6 +29,7 @@ from moejax.core import errors, shapes, values, varying
 from moejax.moe import balance, contract, stats
 from moejax.moe.balance import responses
 from moejax.moe.compute import implementations
+from moejax.moe.compute.base import Compute, ExpertOutput
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import base, latent
 from moejax.moe.scorers.base import ScorerInput
@@ -90,11 +91,11 @@ class MoE(nnx.Module):
     mesh: Mesh,
     key: jax.Array,
     chunks: int = 1,
-    again: bool = False,
+    remat: bool = False,
   ):
     config.check()
-    # Whether the backward pass computes the layer again.
-    self.again = again or chunks > 1
+    # Whether the backward pass recomputes the layer.
+    self.remat = remat or chunks > 1
     # Into how many parts, one after the other, a device's rows are put.
     self.chunks = chunks
     if config.num_experts % mesh.shape['expert']:
@@ -189,7 +190,9 @@ class MoE(nnx.Module):
         out_TD = self.config.shared(shared, self.config.experts, x_TD)
         return out_TD.reshape(x_BLD.shape)
 
-      out_BLD = out_BLD + chunking.in_parts(run, x_BLD, self.chunks, self.mesh)
+      out_BLD = out_BLD + chunking.map_chunks(
+        run, x_BLD, self.chunks, self.mesh
+      )
     return out_BLD, trace, record
 
   def _sharded(self, *given):
@@ -260,11 +263,11 @@ class MoE(nnx.Module):
     routed, chain = self._chained(weights['routed'], x_BLD)
 
     def run(part, chain):
-      given = {**weights, 'routed': routed, 'chain': chain}
+      given = {**weights, 'routed': routed, 'grad_accumulator': chain}
       return self._local(given, *part, key, layer)
 
     join = lambda x: x.reshape(rows, *x.shape[2:])
-    out_BLD, new, records = chunking.each_part(
+    out_BLD, new, records = chunking.scan_chunks(
       run, (x_BLD, tokens, trace), number, chain
     )
     each = [jax.tree.map(lambda x, n=n: x[n], records) for n in range(number)]
@@ -284,7 +287,7 @@ class MoE(nnx.Module):
       return routed, None
     run = self._compute()
     routed = run.prepare(routed)
-    chain = None if self._rows_travel else run.chained(routed)
+    chain = None if self._rows_travel else run.grad_accumulator(routed)
     if chain is None:
       return routed, None
     chain = jax.tree.map(lambda w: varying.like(w, x_BLD), chain)
@@ -296,9 +299,9 @@ class MoE(nnx.Module):
     split = self.mesh.shape['expert'] > 1
     return split and not self.config.expert_parallel.gathers_experts
 
-  def _compute(self) -> implementations.Compute:
+  def _compute(self) -> Compute:
     """How experts are computed on the devices of the mesh."""
-    return implementations.choose(self.config, self._platform, again=self.again)
+    return implementations.choose(self.config, self._platform, remat=self.remat)
 
   @property
   def _platform(self) -> str:
@@ -336,7 +339,7 @@ class MoE(nnx.Module):
       else trace.logits_BLE,
       state_BLR=unflat(state_TR),
     )
-    return (unflat(found.out_TD), new, record), found.chain
+    return (unflat(found.out_TD), new, record), found.grad_accumulator
 
   def _for_balance(self, weights, given, routing) -> contract.Routing:
     """The routing with the probabilities that balance losses want."""
@@ -393,7 +396,7 @@ class MoE(nnx.Module):
       if axes[name][0] == 'expert'
     }
 
-  def _experts(self, weights, x_TD, routing, training) -> contract.Output:
+  def _experts(self, weights, x_TD, routing, training) -> ExpertOutput:
     """The output of all that tokens were sent to."""
     config = self.config
     whole_TD, experts = x_TD, weights['routed']
@@ -417,9 +420,7 @@ class MoE(nnx.Module):
     if self._rows_travel:
       found = config.expert_parallel(run, experts, x_TD, limited, num)
     else:
-      if weights.get('chain') is not None:
-        experts = {**experts, 'chain': weights['chain']}
-      found = run(experts, x_TD, limited, num)
+      found = run(experts, x_TD, limited, num, weights.get('grad_accumulator'))
     out_TD = found.out_TD
     if is_split:
       # Each device has summed its part of the hidden width.
@@ -441,7 +442,7 @@ def no_trace(config: MoEConfig, rows: int, length: int) -> Trace:
 
 def _without_computation(
   config: MoEConfig, w: Any, x_TD: jax.Array, routing: Any, found: Any
-) -> contract.Output:
+) -> ExpertOutput:
   """Adds what comes of the tokens without an expert with weights."""
   out_TD, sent_A = found.out_TD, found.sent_A
   if config.zero_computation.num:

@@ -21,6 +21,7 @@ from moejax.core import errors, trees
 from moejax.moe import contract, layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.expert_parallel import all_gather
+from moejax.moe.expert_parallel.base import ExpertParallel
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
 
@@ -124,10 +125,10 @@ def differences(
     num_shared=0,
     router=Skewed(config.router, config.num_experts),
   )
-  obvious = dataclasses.replace(small, grouped_matmul='obvious')
+  reference = dataclasses.replace(small, grouped_matmul='reference')
   one = meshes.make(meshes.MeshConfig(data=1), mesh.local_devices[:1])
   problem = _problem(small, dtype, size)
-  want = _found(obvious, one, size, problem, hosts.quick_compile(one))
+  want = _found(reference, one, size, problem, hosts.quick_compile(one))
   worst = dict.fromkeys(want, 0.0)
   largest = max(_size(x) for name, x in want.items() if name != OUTPUT)
   least = dict.fromkeys(want, LEAST_GRADIENT * largest) | {OUTPUT: 0.0}
@@ -141,7 +142,7 @@ def differences(
   return worst
 
 
-def _kinds(config: MoEConfig, mesh: Mesh) -> list[contract.ExpertParallel]:
+def _kinds(config: MoEConfig, mesh: Mesh) -> list[ExpertParallel]:
   """The ways that rows may take in a run: the exchange, and what is behind it.
 
   There is room for all: who is dropped is the exchange's right, not an error.

@@ -1,9 +1,9 @@
-"""Rows that move between devices, each device sending as many as it likes.
+"""Ragged all-to-all: rows move between devices, any number to each.
 
-`move` is `jax.lax.ragged_all_to_all` with a gradient: what came back along the
-same ways. XLA for CPU has no ragged all-to-all; there a stand-in that gathers
-everything and picks does the same, so that whatever uses it runs, and is
-tested, on fake CPU devices.
+`move` is `jax.lax.ragged_all_to_all` with a gradient: the output's gradient
+moves back by the reversed plan. XLA for CPU has no ragged all-to-all. There, a
+stand-in gathers all rows and selects, so that everything that uses `move` runs,
+and is tested, on fake CPU devices.
 
 Example, 2 devices, an axis 'expert':
 
@@ -23,31 +23,31 @@ from moejax.core import varying
 
 
 @flax.struct.dataclass
-class Ways:
-  """Who sends how many rows to whom; the same on every device.
+class TransferPlan:
+  """How many rows each device sends to each; the same on every device.
 
   Attributes:
-    count_PP: int32 [from, to], rows sent.
-    first_PP: int32 [from, to], where they begin at the sender.
-    place_PP: int32 [from, to], where they begin at the receiver.
+    count_PP: int32 [from, to], number of rows sent.
+    first_PP: int32 [from, to], their first row at the sender.
+    place_PP: int32 [from, to], their first row at the receiver.
   """
 
   count_PP: jax.Array
   first_PP: jax.Array
   place_PP: jax.Array
 
-  def back(self) -> 'Ways':
-    """The same ways the other way round."""
-    return Ways(self.count_PP.T, self.place_PP.T, self.first_PP.T)
+  def reversed(self) -> 'TransferPlan':
+    """The plan that moves the rows back."""
+    return TransferPlan(self.count_PP.T, self.place_PP.T, self.first_PP.T)
 
 
-def ways(size_P: jax.Array, num_rows: int, axis: str) -> Ways:
-  """The ways of rows that lie sorted by receiver.
+def plan(size_P: jax.Array, num_rows: int, axis: str) -> TransferPlan:
+  """The plan for rows that are sorted by receiver.
 
   Args:
-    size_P: how many rows this device has for each.
-    num_rows: room of every receiver. What goes beyond is not sent: the last
-      rows of the last senders.
+    size_P: number of this device's rows for each receiver.
+    num_rows: room of every receiver. Rows beyond it are not sent: the last rows
+      of the last senders.
     axis: mesh axis.
   """
   size_PP = jax.lax.all_gather(size_P, axis, axis=0)
@@ -55,13 +55,15 @@ def ways(size_P: jax.Array, num_rows: int, axis: str) -> Ways:
   before_PP = jnp.cumsum(size_PP, axis=0) - size_PP
   count_PP = jnp.clip(num_rows - before_PP, 0, size_PP)
   place_PP = jnp.minimum(before_PP, num_rows)
-  return Ways(count_PP, first_PP, place_PP)
+  return TransferPlan(count_PP, first_PP, place_PP)
 
 
-def move(x_AN: jax.Array, along: Ways, num_rows: int, axis: str) -> jax.Array:
-  """The rows [num_rows, N] that this device receives, zeros behind them."""
+def move(
+  x_AN: jax.Array, transfer: TransferPlan, num_rows: int, axis: str
+) -> jax.Array:
+  """The rows [num_rows, N] that this device receives, then rows of zeros."""
   x_AN, *leaves = varying.together(
-    x_AN, along.count_PP, along.first_PP, along.place_PP
+    x_AN, transfer.count_PP, transfer.first_PP, transfer.place_PP
   )
   return _move(num_rows, axis, x_AN, *leaves)
 
@@ -114,7 +116,7 @@ def _move_fwd(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
 def _move_bwd(num_rows, axis, kept, dout_RN):
   del num_rows
   shape_A0, *leaves = kept
-  back = Ways(*leaves).back()
+  back = TransferPlan(*leaves).reversed()
   dx_AN = move(dout_RN, back, shape_A0.shape[0], axis)
   return dx_AN, None, None, None
 

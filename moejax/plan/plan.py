@@ -183,7 +183,7 @@ def make(run: Any, where: Slice) -> Plan:
 
 
 def _room(model: ModelConfig, num_devices: int) -> float:
-  """See `moe.contract.ExpertParallel.room`; 1 if nothing is exchanged."""
+  """See `ExpertParallel.room`; 1 on one device or without experts."""
   if num_devices == 1 or not model.num_moe:
     return 1.0
   return model.moe.expert_parallel.room(num_devices)

@@ -22,7 +22,7 @@ import math
 import re
 
 from moejax.model.attention import splash
-from moejax.moe.compute import grouped_kernel
+from moejax.moe.compute import pallas_epilogue
 from moejax.parallel import collective_bytes, program_text
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -62,7 +62,7 @@ ATTENTION = {
   'splash_mha_dq': 3,
 }
 # Kernels that skip rows of no expert.
-EXPERTS = ('gmm', 'tgmm', grouped_kernel.NAME)
+EXPERTS = ('gmm', 'tgmm', pallas_epilogue.NAME)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +117,7 @@ def of_program(program: program_text.Program, room: float = 1.0) -> Cost:
   Args:
     program: its text, parsed.
     room: rows that kernels of EXPERTS are given over those that they compute;
-      see `moe.contract.ExpertParallel.room`. They say what all of them would
-      cost.
+      see `ExpertParallel.room`. They say what all of them would cost.
   """
   flops = num_bytes = cycles = rest = optional = 0.0
   kernels, unknown = [], 0

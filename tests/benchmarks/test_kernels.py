@@ -10,7 +10,7 @@ from helpers import shapes
 from benchmarks import kernels, standard
 from moejax.core import exits
 from moejax.model.attention.dot_product import ATTENTIONS
-from moejax.moe.compute.implementations import WAYS
+from moejax.moe.compute.implementations import IMPLEMENTATIONS
 
 RUN_HERE = {'blocked', 'ragged_dot', 'fused'}
 if importlib.util.find_spec('tokamax'):
@@ -27,7 +27,7 @@ def test_kernels_are_the_tables_without_the_references(capsys, monkeypatch):
   assert rows == [
     *(('attention core', n) for n in ATTENTIONS if n != 'reference'),
     # batched is for equal groups, which dropless has not; megablox is for TPU.
-    *(('routed experts', n) for n in WAYS if n in RUN_HERE),
+    *(('routed experts', n) for n in IMPLEMENTATIONS if n in RUN_HERE),
     ('head and loss', 'in chunks'),
     ('head and loss', 'all at once'),
   ]

@@ -4,14 +4,14 @@ import pathlib
 
 from moejax.cli import check
 from moejax.core import exits
-from moejax.moe.compute import grouped_matmul
+from moejax.moe.compute import grouped_matmuls
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = f'--config={ROOT / "configs" / "tiny.py"}'
 SMALL = ('--config.model.moe.num_experts=4', '--config.model.moe.router.k=2')
 
 
-class _Doubled(grouped_matmul.Blocked):
+class _Doubled(grouped_matmuls.Blocked):
   """Every product is twice what it should be."""
 
   def __call__(self, x_RD, w_EDF, size_E):
@@ -33,7 +33,7 @@ def test_it_prints_how_far_all_is_off_and_ends_well(capsys):
 
 
 def test_a_wrong_kernel_is_exit_code_3(capsys, monkeypatch):
-  monkeypatch.setitem(grouped_matmul.GROUPED_MATMULS, 'blocked', _Doubled)
+  monkeypatch.setitem(grouped_matmuls.GROUPED_MATMULS, 'blocked', _Doubled)
   assert run('--config.model.moe.grouped_matmul=blocked') == exits.STOPPED
   shown = capsys.readouterr()
   assert not shown.out

@@ -26,6 +26,11 @@ FILE = 'from moejax import config\ndef get_config():\n  c = config.default()\n'
       'gathered',
       "=gathered is called 'gather_experts' now",
     ),
+    (
+      'model.moe.grouped_matmul',
+      'obvious',
+      "=obvious is called 'reference' now",
+    ),
   ],
 )
 def test_a_flag_with_an_old_name_is_told_the_new_one(key, text, words):
@@ -63,11 +68,16 @@ def test_a_config_file_with_an_old_name_is_told_the_new_one(
 
 def test_an_old_workdir_opens_with_the_names_of_now(tmp_path):
   run = config.load(
-    'configs/tiny.py', [('model.moe.expert_parallel', 'all_gather')]
+    'configs/tiny.py',
+    [
+      ('model.moe.expert_parallel', 'all_gather'),
+      ('model.moe.grouped_matmul', 'reference'),
+    ],
   )
   tree = config_tree.to_dict(run)
   moe = tree['model']['moe']
   moe['exchange'] = {**moe.pop('expert_parallel'), 'name': 'ring'}
+  moe['grouped_matmul'] = 'obvious'
   (tmp_path / 'config.json').write_text(json.dumps(tree))
   assert config.of_workdir(str(tmp_path)) == run
 

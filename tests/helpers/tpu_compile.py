@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import standard
 from moejax.model.config import ModelConfig
-from moejax.moe.compute import grouped_matmul
+from moejax.moe.compute import grouped_matmuls
 from moejax.moe.config import MoEConfig
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.parallel import collective_bytes
@@ -65,7 +65,7 @@ def _matmul(topology, name, shape, dtypes, devices=1, split=False):
   rows, depth, width, experts = shape
   found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
   mesh = Mesh(np.array(found.devices[:devices]), ('device',))
-  multiply = grouped_matmul.GROUPED_MATMULS[name]()
+  multiply = grouped_matmuls.GROUPED_MATMULS[name]()
   by_rows, by_expert = P('device'), P('device') if split else P()
 
   def local(x_RD, w_EDF, size_1E):

@@ -14,11 +14,11 @@ from moejax import config as configs
 from moejax.core import errors
 from moejax.model import build
 from moejax.moe.compute import (
-  grouped_matmul_kernels,
   implementations,
-  kernel_swiglu,
+  pallas_fused_swiglu,
+  pallas_grouped_matmul,
 )
-from moejax.parallel import chunking as row_parts
+from moejax.parallel import chunking
 from moejax.parallel import mesh as meshes
 from moejax.plan import compile as plan_compile
 from moejax.plan import topology
@@ -76,9 +76,9 @@ def test_parts_of_the_rows_give_the_same_loss_record_and_gradient(fsdp):
 def test_parts_hand_the_weights_on_in_kernels(monkeypatch):
   """As on TPU, where gradients of experts add up from part to part."""
   want = _once(1, 1)
-  kernel = grouped_matmul_kernels.Megablox((16, 128, 128), interpret=True)
-  fast = implementations.FusedKernels(
-    kernel_swiglu.KernelSwiglu(kernel, keep=False)
+  kernel = pallas_grouped_matmul.Megablox((16, 128, 128), interpret=True)
+  fast = pallas_fused_swiglu.PallasFusedCompute(
+    pallas_fused_swiglu.PallasFusedSwiglu(kernel, keep=False)
   )
   monkeypatch.setattr(implementations, 'choose', lambda *_, **__: fast)
   for one, other in zip(
@@ -106,8 +106,8 @@ def test_training_refuses_parts_that_do_not_divide(chunks, words, tmp_path):
   """12 rows on 2 devices; evaluation, which has other rows, takes fewer."""
   mesh = meshes.make(meshes.MeshConfig(fsdp=2), jax.devices()[:2])
   with pytest.raises(errors.InputError, match=words):
-    row_parts.check(chunks, 12, mesh, 'model.token_chunks')
-  row_parts.check(3, 12, mesh, 'model.token_chunks')
+    chunking.check(chunks, 12, mesh, 'model.token_chunks')
+  chunking.check(3, 12, mesh, 'model.token_chunks')
   flags = {
     'model.token_chunks': str(chunks),
     'train.batch_size': '48',

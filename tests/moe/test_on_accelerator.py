@@ -23,9 +23,9 @@ import pytest
 from helpers import tiny
 
 from moejax.moe import contract, self_check
-from moejax.moe.compute import implementations, kernel_swiglu
-from moejax.moe.compute.grouped_matmul import GROUPED_MATMULS
-from moejax.moe.compute.grouped_matmul_kernels import Megablox
+from moejax.moe.compute import implementations, pallas_fused_swiglu
+from moejax.moe.compute.grouped_matmuls import GROUPED_MATMULS
+from moejax.moe.compute.pallas_grouped_matmul import Megablox
 from moejax.moe.config import MoEConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -89,7 +89,7 @@ def multiply_of(name, platform):
   if isinstance(made, Megablox) and platform == 'cpu':
     return dataclasses.replace(made, interpret=True)
   config = MoEConfig(num_experts=E)
-  if why := implementations.WAYS[name].refuses(config, platform):
+  if why := implementations.IMPLEMENTATIONS[name].refuses(config, platform):
     pytest.skip(f'{name} {why}')
   return made
 
@@ -231,11 +231,11 @@ def swiglu_slowly(x_TD, weight_A, w_in, w_out, pull_TD, expert_A):
 
 @pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
 @DTYPES
-@pytest.mark.parametrize('keep', [True, False], ids=['keep', 'again'])
-def test_swiglu_kernels(keep, dtype, sizes, platform):
+@pytest.mark.parametrize('keep', [True, False], ids=['keep', 'remat'])
+def test_pallas_fused_swiglu(keep, dtype, sizes, platform):
   kernel = multiply_of('megablox', platform)
-  run = implementations.FusedKernels(
-    kernel_swiglu.KernelSwiglu(kernel, keep=keep)
+  run = pallas_fused_swiglu.PallasFusedCompute(
+    pallas_fused_swiglu.PallasFusedSwiglu(kernel, keep=keep)
   )
   check_swiglu(run, sizes, dtype, tolerance(platform, dtype, 4))
 

@@ -9,8 +9,14 @@ import pytest
 from helpers import tiny
 
 from moejax.core import errors
-from moejax.moe import contract, self_check
-from moejax.moe.compute import fused_swiglu, grouped_matmul, implementations
+from moejax.moe import self_check
+from moejax.moe.compute import (
+  cpu_fused_swiglu,
+  grouped_matmuls,
+  implementations,
+  staged,
+)
+from moejax.moe.compute.base import ExpertOutput
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.expert_parallel import EXPERT_PARALLEL, all_to_all
@@ -66,7 +72,7 @@ def test_the_real_paths_pass(config):
 
 
 @dataclasses.dataclass(frozen=True)
-class _GradientToTheEmpty(grouped_matmul.Blocked):
+class _GradientToTheEmpty(grouped_matmuls.Blocked):
   """Right forward; an expert without rows gets a gradient."""
 
   def __call__(self, x_RD, w_EDF, size_E):
@@ -77,7 +83,7 @@ class _GradientToTheEmpty(grouped_matmul.Blocked):
 
 
 @dataclasses.dataclass(frozen=True)
-class _OneRowOff(grouped_matmul.Blocked):
+class _OneRowOff(grouped_matmuls.Blocked):
   """The first row of every output is of another expert."""
 
   def __call__(self, x_RD, w_EDF, size_E):
@@ -87,7 +93,7 @@ class _OneRowOff(grouped_matmul.Blocked):
 
 @pytest.mark.parametrize('broken', [_GradientToTheEmpty, _OneRowOff])
 def test_a_wrong_kernel_stops_the_run(broken, monkeypatch):
-  monkeypatch.setitem(grouped_matmul.GROUPED_MATMULS, 'blocked', broken)
+  monkeypatch.setitem(grouped_matmuls.GROUPED_MATMULS, 'blocked', broken)
   with pytest.raises(errors.StoppedError, match=r"self-check: .*'blocked'"):
     self_check.run(STAGES, 'float32', tiny.mesh())
 
@@ -109,7 +115,7 @@ SKEWED = {
 def test_an_expert_is_empty_whatever_scores_and_routes(name, monkeypatch):
   """Nothing in their weights could make it so for all of them."""
   monkeypatch.setitem(
-    grouped_matmul.GROUPED_MATMULS, 'blocked', _GradientToTheEmpty
+    grouped_matmuls.GROUPED_MATMULS, 'blocked', _GradientToTheEmpty
   )
   config = dataclasses.replace(STAGES, **SKEWED[name])
   with pytest.raises(errors.StoppedError, match='gradient of routed/'):
@@ -142,17 +148,17 @@ def test_the_first_expert_gets_nothing_and_the_last_one_most(name):
 def test_the_list_is_that_of_training(monkeypatch):
   """dense_to_sparse uses many experts there, and one in evaluation."""
 
-  class ManyAreWrong(implementations.Stages):
-    def __call__(self, weights, x_TD, routing, num_experts):
+  class ManyAreWrong(staged.StagedCompute):
+    def __call__(self, weights, x_TD, routing, num_experts, _=None):
       found = super().__call__(weights, x_TD, routing, num_experts)
       grown = 1 if routing.per_token == 1 else 2
-      return contract.Output(grown * found.out_TD, found.sent_A)
+      return ExpertOutput(grown * found.out_TD, found.sent_A)
 
   real = implementations.choose
 
   def choose(config, platform, **options):
     made = real(config, platform, **options)
-    if config.grouped_matmul == 'obvious':
+    if config.grouped_matmul == 'reference':
       return made
     return ManyAreWrong(made.dispatcher, made.experts, made.multiply)
 
@@ -190,16 +196,16 @@ def test_rows_that_go_astray_stop_the_run(monkeypatch):
 
 
 def test_nan_is_not_close():
-  class Nan(implementations.Stages):
+  class Nan(staged.StagedCompute):
     def __call__(self, *given):
       found = super().__call__(*given)
-      return contract.Output(found.out_TD * jnp.nan, found.sent_A)
+      return ExpertOutput(found.out_TD * jnp.nan, found.sent_A)
 
   real = implementations.choose
 
   def choose(config, platform, **options):
     made = real(config, platform, **options)
-    if config.grouped_matmul == 'obvious':
+    if config.grouped_matmul == 'reference':
       return made
     return Nan(made.dispatcher, made.experts, made.multiply)
 
@@ -211,13 +217,13 @@ def test_nan_is_not_close():
 
 def test_auto_is_fused_on_cpu_only_where_it_applies():
   cpu = implementations.choose(MoE, 'cpu')
-  assert cpu == implementations.Fused(fused_swiglu.FusedSwiglu())
+  assert cpu == cpu_fused_swiglu.CpuFusedCompute()
   gpu = implementations.choose(MoE, 'gpu')
-  assert gpu.multiply == grouped_matmul.RaggedDot()
+  assert gpu.multiply == grouped_matmuls.RaggedDot()
   capacity = dataclasses.replace(MoE, dispatcher=DISPATCHERS['capacity']())
   for platform in ('cpu', 'gpu'):
     made = implementations.choose(capacity, platform)
-    assert made.multiply == grouped_matmul.Batched()
+    assert made.multiply == grouped_matmuls.Batched()
 
 
 @pytest.mark.parametrize(

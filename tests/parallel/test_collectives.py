@@ -38,9 +38,9 @@ def moved(x_PAN, size_PP, room):
   """There, and there and back."""
 
   def local(x_1AN, size_1P):
-    along = collectives.ways(size_1P[0], room, 'expert')
-    there_RN = collectives.move(x_1AN[0], along, room, 'expert')
-    back_AN = collectives.move(there_RN, along.back(), ROWS, 'expert')
+    plan = collectives.plan(size_1P[0], room, 'expert')
+    there_RN = collectives.move(x_1AN[0], plan, room, 'expert')
+    back_AN = collectives.move(there_RN, plan.reversed(), ROWS, 'expert')
     return there_RN[None], back_AN[None]
 
   return jax.shard_map(

@@ -1,4 +1,4 @@
-"""EXCHANGES: how rows and experts meet over the mesh's `expert` axis."""
+"""EXPERT_PARALLEL: how rows and experts meet over the `expert` mesh axis."""
 
 from moejax.moe.expert_parallel import (
   all_gather,

@@ -1,4 +1,4 @@
-"""Tokens go to all experts' devices, sums come back."""
+"""All devices gather all tokens; sums of outputs are scattered back."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from moejax.moe import contract
-
-AXIS = 'expert'
+from moejax.moe.compute.base import Compute, ExpertOutput
+from moejax.moe.expert_parallel.base import AXIS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,14 @@ class AllGather:
   def room(self, num_devices: int) -> float:
     return float(num_devices)
 
-  def __call__(self, run, weights, x_TD, routing, num_experts):
+  def __call__(
+    self,
+    compute: Compute,
+    weights: dict[str, jax.Array],
+    x_TD: jax.Array,
+    routing: contract.Routing,
+    num_experts: int,
+  ) -> ExpertOutput:
     num_devices = jax.lax.axis_size(AXIS)
     own = num_experts // num_devices
     everyone = all_routings(routing, x_TD.shape[0], num_devices)
@@ -44,11 +51,11 @@ class AllGather:
       everyone, expert_A=jnp.where(is_own_A, local_A, own)
     )
     x_all = jax.lax.all_gather(x_TD, AXIS, axis=0, tiled=True)
-    out_all = run(weights, x_all, everyone, own).out_TD
+    out_all = compute(weights, x_all, everyone, own).out_TD
     out_TD = jax.lax.psum_scatter(
       out_all, AXIS, scatter_dimension=0, tiled=True
     )
-    return contract.Output(
+    return ExpertOutput(
       out_TD, routing.expert_A < num_experts, jnp.zeros((), jnp.float32)
     )
 

@@ -1,6 +1,11 @@
-"""Experts come to the tokens: no row travels."""
+"""Every device gathers all experts' weights, so no row moves."""
 
 import dataclasses
+
+import jax
+
+from moejax.moe import contract
+from moejax.moe.compute.base import Compute, ExpertOutput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,5 +25,12 @@ class GatherExperts:
     del num_devices
     return 1.0
 
-  def __call__(self, run, weights, x_TD, routing, num_experts):
-    return run(weights, x_TD, routing, num_experts)
+  def __call__(
+    self,
+    compute: Compute,
+    weights: dict[str, jax.Array],
+    x_TD: jax.Array,
+    routing: contract.Routing,
+    num_experts: int,
+  ) -> ExpertOutput:
+    return compute(weights, x_TD, routing, num_experts)

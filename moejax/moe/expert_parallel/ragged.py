@@ -1,4 +1,4 @@
-"""Rows travel to their experts and back, no more of them than there are."""
+"""Rows move to their experts and back, without padding."""
 
 import dataclasses
 import math
@@ -7,21 +7,23 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
+from moejax.moe import contract
 from moejax.moe.compute import permute
+from moejax.moe.compute.base import Compute, ExpertOutput
 from moejax.moe.expert_parallel import all_gather, bounded
 from moejax.moe.expert_parallel.all_to_all import (
-  AXIS,
-  equal_groups,
+  exchange_equal_groups,
   rows_through,
 )
+from moejax.moe.expert_parallel.base import AXIS
 from moejax.parallel import collectives
 
 
 @dataclasses.dataclass(frozen=True)
 class RaggedAllToAll(fields.Checked):
-  """One ragged all-to-all there, local experts, one ragged all-to-all back.
+  """Ragged all-to-all of rows, local experts, ragged all-to-all of outputs.
 
-  Only rows that exist travel; what is bounded is the room of a receiver:
+  Only assigned rows move. What is bounded is the room of a receiver:
   factor * A rows, for A assignments of each of P devices. Factor 1 is room for
   perfect balance, factor P for everything, which is dropless and takes P times
   the memory; 0 means P.
@@ -34,8 +36,8 @@ class RaggedAllToAll(fields.Checked):
   what travels is what `all_to_all` sends then.
 
   Attributes:
-    factor: room of a receiver over what perfect balance needs; 0 for all.
-    overflow: what happens beyond it; see `bounded`.
+    factor: room of a receiver over what perfect balance needs; 0: room for all.
+    overflow: what happens to assignments beyond it; see `bounded`.
   """
 
   factor: float = fields.number(
@@ -50,10 +52,18 @@ class RaggedAllToAll(fields.Checked):
   def room(self, num_devices: int) -> float:
     return max(1.0, min(self.factor or num_devices, num_devices))
 
-  def __call__(self, run, weights, x_TD, routing, num_experts):
-    if run.dispatcher.equal_groups:
-      # Nothing is ragged: and grouped again, rows would be dropped again.
-      return equal_groups(run, weights, x_TD, routing, num_experts)
+  def __call__(
+    self,
+    compute: Compute,
+    weights: dict[str, jax.Array],
+    x_TD: jax.Array,
+    routing: contract.Routing,
+    num_experts: int,
+  ) -> ExpertOutput:
+    stages = compute.equal_stages
+    if stages is not None:
+      # Nothing is ragged, and a second grouping would drop rows once more.
+      return exchange_equal_groups(stages, weights, x_TD, routing, num_experts)
     num_devices = jax.lax.axis_size(AXIS)
     own = num_experts // num_devices
     (num_assignments,) = routing.expert_A.shape
@@ -61,18 +71,18 @@ class RaggedAllToAll(fields.Checked):
     room = math.ceil(round(factor * num_assignments, 6))
     device_A = jnp.minimum(routing.expert_A // own, num_devices)
     note = permute.group(device_A, num_devices, 1)
-    ways = collectives.ways(note.size_E, room, AXIS)
+    plan = collectives.plan(note.size_E, room, AXIS)
 
-    def travel():
+    def exchange():
       x_SD = permute.gather(x_TD, routing.token_A, note, routing.per_token)
       expert_A = jnp.append(routing.expert_A % own, own)
-      # One more than its number, since rows that nobody sent arrive as 0.
+      # Expert numbers plus 1, since rows that no device sent arrive as 0.
       expert_S = expert_A[note.assignment_R] + 1
-      x_RD = collectives.move(x_SD, ways, room, AXIS)
-      expert_R = collectives.move(expert_S[:, None], ways, room, AXIS)[:, 0]
+      x_RD = collectives.move(x_SD, plan, room, AXIS)
+      expert_R = collectives.move(expert_S[:, None], plan, room, AXIS)[:, 0]
       expert_R = jnp.where(expert_R == 0, own, expert_R - 1)
-      y_RD = rows_through(run, weights, x_RD, expert_R, own)
-      y_SD = collectives.move(y_RD, ways.back(), x_SD.shape[0], AXIS)
+      y_RD = rows_through(compute, weights, x_RD, expert_R, own)
+      y_SD = collectives.move(y_RD, plan.reversed(), x_SD.shape[0], AXIS)
       return permute.combine(
         y_SD,
         routing.weight_A,
@@ -82,19 +92,19 @@ class RaggedAllToAll(fields.Checked):
         routing.per_token,
       )
 
-    def stay():
+    def fallback():
       return all_gather.AllGather()(
-        run, weights, x_TD, routing, num_experts
+        compute, weights, x_TD, routing, num_experts
       ).out_TD
 
     me = jax.lax.axis_index(AXIS)
-    first_P = jnp.append(ways.first_PP[me], 0)
-    count_P = jnp.append(ways.count_PP[me], 0)
+    first_P = jnp.append(plan.first_PP[me], 0)
+    count_P = jnp.append(plan.count_PP[me], 0)
     rank_A = note.row_A - first_P[device_A]
-    return bounded.either(
+    return bounded.exchange_or_fallback(
       self.overflow,
-      travel,
-      stay,
+      exchange,
+      fallback,
       asked_A=routing.expert_A < num_experts,
       fits_A=rank_A < count_P[device_A],
     )

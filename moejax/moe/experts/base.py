@@ -7,8 +7,7 @@ Weights of all experts by name, float32, biases only where there are some:
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,20 @@ from flax import nnx
 
 from moejax.core import fields
 
-# (x_RD, w_EDF, size_E) -> y_RF: see grouped_matmul.py.
-Multiply = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+class Multiply(Protocol):
+  """A grouped matmul: see `moe.compute.grouped_matmuls`."""
+
+  @property
+  def row_multiple(self) -> int:
+    """Every group starts at, and has, a multiple of this many rows."""
+    ...
+
+  def __call__(
+    self, x_RD: jax.Array, w_EDF: jax.Array, size_E: jax.Array
+  ) -> jax.Array:
+    """y_RF: the rows of each group times the matrix of its expert."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import fields, shapes
-from moejax.moe.compute import grouped_matmul
+from moejax.moe.compute import grouped_matmuls
 from moejax.moe.experts import EXPERTS, SwiGLU
 
 
@@ -122,7 +122,7 @@ class SoftMoE(nnx.Module):
       w,
       slots_EBPD.reshape(E * B * P, D),
       jnp.full((E,), B * P, jnp.int32),
-      grouped_matmul.Batched(),
+      grouped_matmuls.Batched(),
     )
     return jnp.einsum(
       'BLEP,EBPD->BLD',

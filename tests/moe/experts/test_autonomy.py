@@ -13,7 +13,7 @@ from helpers import dense, slow, tiny
 from moejax import config
 from moejax.core import errors
 from moejax.moe.balance.load import ExpertLevel
-from moejax.moe.compute import grouped_matmul
+from moejax.moe.compute import grouped_matmuls
 from moejax.moe.experts import SwiGLU
 from moejax.moe.experts.autonomous import AutonomousSwiGLU
 from moejax.moe.routers.top_k import TopK
@@ -146,7 +146,7 @@ def test_experts_against_one_token_at_a_time():
   w = weights(3)
   x_RD = np.random.default_rng(1).normal(size=(7, 6)).astype(np.float32)
   y_RD = AutonomousSwiGLU(rank=3)(
-    w, jnp.asarray(x_RD), jnp.array([3, 0, 4]), grouped_matmul.Reference()
+    w, jnp.asarray(x_RD), jnp.array([3, 0, 4]), grouped_matmuls.Reference()
   )
   want = [
     obvious(w, e, x) for e, x in zip([0, 0, 0, 2, 2, 2, 2], x_RD, strict=True)

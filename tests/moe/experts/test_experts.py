@@ -7,7 +7,7 @@ import pytest
 from helpers import slow, tiny
 from jax.sharding import PartitionSpec
 
-from moejax.moe.compute import grouped_matmul
+from moejax.moe.compute import grouped_matmuls
 from moejax.moe.experts import EXPERTS, base
 from moejax.moe.experts.swiglu import ClampedSwiGLU, SwiGLU
 from moejax.moe.experts.two_matrix import TwoMatrix
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 X_RD = (2 * RNG.normal(size=(ROWS, D))).astype(np.float32)
 PULL_RD = RNG.normal(size=(ROWS, D)).astype(np.float32)
 PULL_RD[len(EXPERT_R) :] = 0
-MULTIPLY = grouped_matmul.Reference()
+MULTIPLY = grouped_matmuls.Reference()
 
 
 def sigmoid(x):

@@ -1,20 +1,20 @@
-"""The products of SwiGLU experts, each with what comes of it, as TPU kernels.
+"""The products of SwiGLU experts, each with its elementwise work: TPU kernels.
 
   forward   a = silu(x w_gate) * (x w_up)
-  backward  the same again or kept, g = dout w_down^T, and at once
-            a weight, <g, a>, and g's gradients dgate and dup
+  backward  gate and up, kept or recomputed, g = dout w_down^T, and from them
+            a times its weight, <g, a>, and the gradients dgate and dup
   rows      dx = dgate w_gate^T + dup w_up^T
 
-No array lies between a product and what comes of it. Rows of no expert hold
-anything: `moe.kernel_swiglu` says why that is no harm.
+Nothing is written to memory between a product and its elementwise work. Rows of
+no expert hold arbitrary values; see `pallas_fused_swiglu` for why this is safe.
 """
 
 import jax
 import jax.numpy as jnp
 
-from moejax.moe.compute import fused_swiglu
-from moejax.moe.compute.grouped_kernel import Given, Work, run
-from moejax.moe.compute.grouped_matmul_kernels import (
+from moejax.moe.compute import cpu_fused_swiglu
+from moejax.moe.compute.pallas_epilogue import Given, Work, run
+from moejax.moe.compute.pallas_grouped_matmul import (
   Megablox,
   padded,
   unchecked,
@@ -35,7 +35,7 @@ def forward(
   def finish(sums, _):
     # As they are kept: rounded.
     gate, up = (s.astype(x_RD.dtype) for s in sums)
-    a = fused_swiglu.activate(gate, up)
+    a = cpu_fused_swiglu.activate(gate, up)
     return (a, gate, up) if keep else (a,)
 
   work = Work(
@@ -56,39 +56,39 @@ def backward(
   w: Weights,
   size_E: jax.Array,
 ) -> list[jax.Array]:
-  """a_RF times its weight, dgate_RF, dup_RF, and <g, a> in parts [R, P].
+  """a_RF times its weight, dgate_RF, dup_RF, and partial sums of <g, a> [R, P].
 
   Args:
     kernel: for its tiles of rows.
-    kept: x_RD alone: then gate and up are computed again. Or x_RD, gate_RF and
-      up_RF; x_RD is not read then.
+    kept: x_RD alone, and gate and up are recomputed; or x_RD, gate_RF and
+      up_RF, and x_RD is not read.
     dout_RD: rows of the output's gradient.
     weight_R1: of each row's assignment, float32.
     w: the experts.
     size_E: rows of each.
   """
   (x_RD, *z), dtype = kept, dout_RD.dtype
-  again = not z
+  remat = not z
 
   def finish(sums, beside):
     *made, weight = (*sums[1:], *beside)
     gate, up = (part.astype(dtype) for part in made)
     g = sums[0].astype(dtype).astype(jnp.float32)
-    a = fused_swiglu.activate(gate, up)
-    dz = fused_swiglu.activate_grad(gate, up, g * weight)
+    a = cpu_fused_swiglu.activate(gate, up)
+    dz = cpu_fused_swiglu.activate_grad(gate, up, g * weight)
     return a * weight, *dz, g * a
 
   work = Work(
-    sums=(((0, 0),), ((1, 1),), ((1, 2),)) if again else (((0, 0),),),
+    sums=(((0, 0),), ((1, 1),), ((1, 2),)) if remat else (((0, 0),),),
     outs=(dtype,) * 3,
     finish=finish,
-    transpose=(True, False, False) if again else (True,),
+    transpose=(True, False, False) if remat else (True,),
     partial=True,
     temporaries=5,
   )
   given = (
     Given((dout_RD, x_RD), (w[2], *w[:2]), (weight_R1,))
-    if again
+    if remat
     else Given((dout_RD,), w[2:], (*z, weight_R1))
   )
   return _run(kernel, work, given, size_E)

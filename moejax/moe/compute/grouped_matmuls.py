@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import varying
-from moejax.moe.compute import blocks, grouped_matmul_kernels
+from moejax.moe.compute import blocks, pallas_grouped_matmul
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """Slow and obvious: every row times every expert, then masked."""
+  """The oracle of the others: every row times every expert, then masked."""
 
   row_multiple: int = 1
 
@@ -66,7 +66,7 @@ class RaggedDot:
 
 @dataclasses.dataclass(frozen=True)
 class Blocked:
-  """A loop over pieces of rows, each of one expert (see `moe.blocks`).
+  """A loop over pieces of rows, each of one expert (see `blocks`).
 
   Its own gradient accumulates dW in place: the gradient that JAX derives from
   a loop carries a whole weight tensor through every step.
@@ -149,8 +149,8 @@ _blocked.defvjp(_blocked_fwd, _blocked_bwd)
 GROUPED_MATMULS: dict[str, Callable] = {
   'batched': Batched,
   'blocked': Blocked,
-  'megablox': grouped_matmul_kernels.Megablox,
+  'megablox': pallas_grouped_matmul.Megablox,
   'ragged_dot': RaggedDot,
   'reference': Reference,
-  'tokamax': grouped_matmul_kernels.Tokamax,
+  'tokamax': pallas_grouped_matmul.Tokamax,
 }

@@ -1,11 +1,11 @@
-"""Grouped matmuls in a Pallas kernel that finishes what it has at hand: TPU.
+"""A Pallas kernel for TPU: grouped matmuls with an elementwise epilogue.
 
-`grouped_matmul_kernels` has one product to a kernel, whose result is written to
-memory; a sum of two products, and what comes of a product, are then operations
-of their own, which read it again. One kernel here does
+The kernels of `pallas_grouped_matmul` compute one product each and write it to
+memory. A sum of two products, or an elementwise function of one, is then an
+operation of its own, which reads it from memory. One kernel here computes
 
-  sums     several products to each tile, in float32
-  finish   what is made of these, while they are in fast memory
+  sums     sums of one or more products for each tile, in float32
+  finish   the elementwise epilogue of these sums, while they are in fast memory
 
 Example, dx = dgate w_gate^T + dup w_up^T of rows 0-2 and 3-4 of two experts:
 

@@ -11,10 +11,13 @@ from jax.sharding import PartitionSpec as P
 
 from moejax.moe import contract, experts
 from moejax.moe.compute import (
-  grouped_matmul,
-  grouped_matmul_kernels,
-  implementations,
-  kernel_swiglu,
+  grouped_matmuls,
+  pallas_grouped_matmul,
+  staged,
+)
+from moejax.moe.compute.pallas_fused_swiglu import (
+  PallasFusedCompute,
+  PallasFusedSwiglu,
 )
 from moejax.moe.dispatchers import dropless
 from moejax.parallel import chunking
@@ -22,14 +25,12 @@ from moejax.parallel import chunking
 T, K, E, D, F = 12, 3, 5, 6, 4
 A = K * T
 # Interpreted; memory not yet written to is NaN: rows that no expert owns.
-KERNEL = grouped_matmul_kernels.Megablox((8, 128, 128), interpret=True)
-FAST = implementations.FusedKernels(kernel_swiglu.KernelSwiglu(KERNEL))
+KERNEL = pallas_grouped_matmul.Megablox((8, 128, 128), interpret=True)
+FAST = PallasFusedCompute(PallasFusedSwiglu(KERNEL))
 # Computes gate and up once more for the gradient.
-AGAIN = implementations.FusedKernels(
-  kernel_swiglu.KernelSwiglu(KERNEL, keep=False)
-)
-SLOW = implementations.Stages(
-  dropless.Dropless(), experts.SwiGLU(), grouped_matmul.Reference()
+REMAT = PallasFusedCompute(PallasFusedSwiglu(KERNEL, keep=False))
+SLOW = staged.StagedCompute(
+  dropless.Dropless(), experts.SwiGLU(), grouped_matmuls.Reference()
 )
 NAMES = ('out_TD', 'x_TD', 'weight_A', 'w_in', 'w_out')
 PULL_TD = jnp.asarray(np.random.default_rng(9).normal(size=(T, D)))
@@ -93,7 +94,7 @@ def _same(got, want):
     np.testing.assert_allclose(a, b, atol=1e-5 * scale + 1e-9, err_msg=name)
 
 
-BOTH = pytest.mark.parametrize('fast', [FAST, AGAIN], ids=['keep', 'again'])
+BOTH = pytest.mark.parametrize('fast', [FAST, REMAT], ids=['keep', 'remat'])
 
 
 @BOTH
@@ -165,26 +166,26 @@ def test_a_second_pass_forward_leaves_out_the_second_matmul():
   assert found == 2 + 1 + 5
 
 
-@pytest.mark.parametrize(('fast', 'keeps'), [(FAST, True), (AGAIN, False)])
+@pytest.mark.parametrize(('fast', 'keeps'), [(FAST, True), (REMAT, False)])
 def test_rows_are_kept_or_not(fast, keeps):
   _, pull = jax.vjp(lambda inputs: _call(fast, inputs, MIXED), _inputs())
   kept = {x.shape for x in jax.tree.leaves(pull)}
   assert ((A, D) in kept) == ((A, F) in kept) == keeps
 
 
-def _in_parts(chained):
+def _gradients_of_halves(accumulates):
   """Gradients of two halves of the tokens, one after the other."""
   x_TD, weight_A, w_in, w_out = _inputs()
   halves = lambda x: x.reshape(K, 2, T // 2).swapaxes(0, 1).reshape(2, -1)
   rows = (x_TD.reshape(2, T // 2, D), halves(weight_A), halves(MIXED))
 
   def loss(w):
-    weights = AGAIN.prepare({'w_in_ED2F': w[0], 'w_out_EFD': w[1]})
-    chain = AGAIN.chained(weights) if chained else None
-    if chained:
+    weights = REMAT.prepare({'w_in_ED2F': w[0], 'w_out_EFD': w[1]})
+    accumulator = REMAT.grad_accumulator(weights) if accumulates else None
+    if accumulates:
       weights = jax.lax.stop_gradient(weights)
 
-    def run(part, chain):
+    def run(part, accumulator):
       x_TD, weight_A, expert_A = part
       routing = contract.Routing(
         token_A=jnp.arange(len(weight_A)) % len(x_TD),
@@ -193,20 +194,20 @@ def _in_parts(chained):
         prob_TE=jnp.zeros((len(x_TD), E)),
         per_token=K,
       )
-      given = {**weights, 'chain': chain} if chained else weights
-      found = AGAIN(given, x_TD, routing, E)
-      return found.out_TD, found.chain
+      found = REMAT(weights, x_TD, routing, E, accumulator)
+      return found.out_TD, found.grad_accumulator
 
     split = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
-    out = chunking.each_part(run, split, 2, chain)
+    out = chunking.scan_chunks(run, split, 2, accumulator)
     return jnp.vdot(PULL_TD, out.reshape(T, D))
 
   w = (w_in.reshape(E, D, 2, F), w_out)
   return jax.jit(jax.grad(loss))(w), jax.make_jaxpr(jax.grad(loss))(w)
 
 
-def test_a_chain_adds_up_the_gradients_of_the_weights():
-  (got, jaxpr), (want, plain) = _in_parts(True), _in_parts(False)
+def test_an_accumulator_adds_up_the_gradients_of_the_weights():
+  got, jaxpr = _gradients_of_halves(accumulates=True)
+  want, plain = _gradients_of_halves(accumulates=False)
   for a, b in zip(got, want, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
     assert not np.any(a[2])
@@ -222,7 +223,7 @@ def test_inside_shard_map_equals_one_device():
   )
   # Pallas's plain interpreter refuses arrays that vary over a mesh.
   kernel = dataclasses.replace(KERNEL, interpret=pallas_tpu.InterpretParams())
-  fast = implementations.FusedKernels(kernel_swiglu.KernelSwiglu(kernel))
+  fast = PallasFusedCompute(PallasFusedSwiglu(kernel))
 
   def local(x_TD, weight_KT, expert_KT, w_in, w_out):
     inputs = (x_TD, weight_KT.reshape(-1), w_in, w_out)

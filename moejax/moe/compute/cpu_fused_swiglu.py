@@ -1,38 +1,41 @@
 """Gather, SwiGLU experts and weighted combine in one loop, for CPU.
 
-  fused = FusedSwiglu()
+  fused = CpuFusedSwiglu()
   grouping = permute.group(expert_A, E, fused.row_multiple)
   out_TD = fused(
     x_TD, weight_A, token_A, grouping, w_gate_up_EDF, w_down_EFD)
 
-is what the three steps give,
+computes the same as three steps,
 
   x_RD = permute.gather(x_TD, token_A, grouping)
   z_RF = multiply(x_RD, w_gate_up_EDF, size_E)     # [D, 2 F]: gate, then up
   y_RD = multiply(silu(gate_RF) * up_RF, w_down_EFD, size_E)
   out_TD = permute.combine(y_RD, weight_A, token_A, grouping, T)
 
-for any list of assignments, gradients to `x_TD`, `weight_A` and both weights
-included. A piece of rows goes through all of it while it lies in the cache, and
-neither the rows nor the outputs of the experts, nor their gradients, exist as
-arrays: only the pre-activations z_RF are written down, for the gradient.
+for any list of assignments, with gradients to `x_TD`, `weight_A` and both
+weight matrices. A piece of rows passes all three steps while it lies in the
+cache. Neither the rows x_RD, nor the outputs y_RD, nor their gradients are
+arrays in memory: only the pre-activations z_RF are kept, for the gradient.
 
-The gradient to a weight needs no output of an expert either: with a the hidden
-activations of its row and g = dout W_down^T, it is <dout, a W_down> = <g, a>.
+The gradient to an assignment's weight needs no expert output either: with the
+hidden activations a of its row and g = dout W_down^T, it is
+<dout, a W_down> = <g, a>.
 """
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import varying
-from moejax.moe.compute import blocks, permute
+from moejax.moe import contract
+from moejax.moe.compute import base, blocks, permute
 
 
 @dataclasses.dataclass(frozen=True)
-class FusedSwiglu:
+class CpuFusedSwiglu:
   """Routed SwiGLU experts over local tokens; see the module's docstring."""
 
   cut: blocks.Blocks = blocks.Blocks()
@@ -64,6 +67,47 @@ class FusedSwiglu:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class CpuFusedCompute:
+  """`CpuFusedSwiglu` as a Compute, with dropless rows."""
+
+  loop: CpuFusedSwiglu = CpuFusedSwiglu()
+
+  def __call__(
+    self,
+    weights: dict[str, jax.Array],
+    x_TD: jax.Array,
+    routing: contract.Routing,
+    num_experts: int,
+    grad_accumulator: Any = None,
+  ) -> base.ExpertOutput:
+    del grad_accumulator
+    routing = base.nowhere_beyond(routing, num_experts)
+    width = x_TD.shape[1]
+    grouping = permute.group(
+      routing.expert_A, num_experts, self.loop.row_multiple
+    )
+    out_TD = self.loop(
+      x_TD,
+      routing.weight_A,
+      routing.token_A,
+      grouping,
+      weights['w_in_ED2F'].reshape(num_experts, width, -1),
+      weights['w_out_EFD'],
+    )
+    return base.ExpertOutput(out_TD, routing.expert_A < num_experts)
+
+  @property
+  def equal_stages(self) -> None:
+    return None
+
+  def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return base.side_by_side(weights)
+
+  def grad_accumulator(self, weights: dict[str, jax.Array]) -> None:
+    del weights
+
+
 def _tokens(x_TD, token_B):
   return x_TD.at[token_B].get(mode='promise_in_bounds')
 
@@ -81,7 +125,7 @@ def activate(gate_BF: jax.Array, up_BF: jax.Array) -> jax.Array:
 def activate_grad(
   gate_BF: jax.Array, up_BF: jax.Array, da_BF: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Its gradients to both."""
+  """Gradients of `activate` to gate and up, from that to its result."""
   gate_BF, up_BF = (z.astype(jnp.float32) for z in (gate_BF, up_BF))
   sig_BF = jax.nn.sigmoid(gate_BF)
   dgate_BF = da_BF * up_BF * sig_BF * (1 + gate_BF * (1 - sig_BF))

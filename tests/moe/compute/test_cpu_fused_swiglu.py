@@ -5,12 +5,18 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from moejax.moe.compute import blocks, fused_swiglu, grouped_matmul, permute
+from moejax.moe.compute import (
+  blocks,
+  cpu_fused_swiglu,
+  grouped_matmuls,
+  permute,
+)
 
 T, K, E, D, F = 12, 3, 5, 6, 4
 A = K * T
 TOKEN_A = jnp.arange(A) % T
-FUSED = fused_swiglu.FusedSwiglu(blocks.Blocks(block=2, ladder=(4, 2, 1)))
+CUT = blocks.Blocks(block=2, ladder=(4, 2, 1))
+FUSED = cpu_fused_swiglu.CpuFusedSwiglu(CUT)
 NAMES = ('x_TD', 'weight_A', 'w_gate_up_EDF', 'w_down_EFD')
 PULL_TD = jnp.asarray(np.random.default_rng(9).normal(size=(T, D)))
 
@@ -24,7 +30,7 @@ def _inputs(dtype=jnp.float32, seed=0):
 
 def _three_steps(x_TD, weight_A, token_A, grouping, w_gate_up, w_down):
   """The module's docstring: gather, reference matmuls, combine."""
-  multiply = grouped_matmul.Reference()
+  multiply = grouped_matmuls.Reference()
   x_RD = permute.gather(x_TD, token_A, grouping)
   z_RF = multiply(x_RD, w_gate_up, grouping.size_E)
   a_RF = jax.nn.silu(z_RF[:, :F]) * z_RF[:, F:]

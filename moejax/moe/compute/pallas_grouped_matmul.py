@@ -1,13 +1,13 @@
 """Grouped matmuls by Pallas kernels for accelerators: megablox and tokamax.
 
-The contract is that of `moe.grouped_matmul`. A kernel gives two products:
+The contract is that of `grouped_matmuls`. A kernel computes two products:
 
   rows     y_RF[r] = x_RD[r] @ w_EDF[expert of r], or with w_EDF transposed
   weights  dw_EDF[e] = x_RD[rows of e].T @ dy_RF[rows of e]
 
-and `_multiply` makes of them a function with its own gradient. What a kernel
-leaves as it found it in memory (rows of no group), or has been wrong about
-(weights of an expert without rows), is set to zero here.
+and `_multiply` combines them into a function with its own gradient. It sets to
+zero what a kernel does not write (rows of no group) or has computed wrongly in
+the past (weights of an expert without rows).
 """
 
 import dataclasses

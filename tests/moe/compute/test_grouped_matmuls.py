@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec as P
 from moejax.core import errors
 from moejax.moe.compute import (
   blocks,
-  grouped_matmul,
-  grouped_matmul_kernels,
+  grouped_matmuls,
   implementations,
+  pallas_grouped_matmul,
 )
 from moejax.moe.config import MoEConfig
 
@@ -25,13 +25,13 @@ R, D, F = 40, 5, 7
 # Entries of the table that need other fields to be of use at this size, or to
 # run on this machine at all. The others are made as they are.
 SMALL = {
-  'blocked': grouped_matmul.Blocked(blocks.Blocks(block=2, ladder=(4, 2, 1))),
+  'blocked': grouped_matmuls.Blocked(blocks.Blocks(block=2, ladder=(4, 2, 1))),
   # Interpreted; memory not yet written to is NaN.
-  'megablox': grouped_matmul_kernels.Megablox((8, 128, 128), interpret=True),
+  'megablox': pallas_grouped_matmul.Megablox((8, 128, 128), interpret=True),
 }
 ALL = {
   name: SMALL.get(name) or make()
-  for name, make in grouped_matmul.GROUPED_MATMULS.items()
+  for name, make in grouped_matmuls.GROUPED_MATMULS.items()
 }
 # For groups of any size.
 MULTIPLIERS = {name: m for name, m in ALL.items() if name != 'batched'}
@@ -106,9 +106,9 @@ def tokamax(monkeypatch):
 
 
 def test_every_line_of_the_table_is_tested():
-  assert set(ALL) == set(grouped_matmul.GROUPED_MATMULS)
+  assert set(ALL) == set(grouped_matmuls.GROUPED_MATMULS)
   for name, multiply in ALL.items():
-    assert isinstance(multiply, grouped_matmul.GROUPED_MATMULS[name])
+    assert isinstance(multiply, grouped_matmuls.GROUPED_MATMULS[name])
 
 
 @pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
@@ -257,11 +257,11 @@ def test_tiles_of_megablox(shape, experts, dtypes, tiling):
   rows, depth, width = shape
   x_RD = jax.ShapeDtypeStruct((rows, depth), jnp.dtype(dtypes[0]))
   size_E = jax.ShapeDtypeStruct((experts,), jnp.int32)
-  multiply = grouped_matmul_kernels.Megablox()
+  multiply = pallas_grouped_matmul.Megablox()
   assert multiply._tiling(x_RD, width, size_E, dtypes[1]) == tiling
 
 
-@pytest.mark.parametrize('tiles', [1, 7, grouped_matmul_kernels.MOST_ROW_TILES])
+@pytest.mark.parametrize('tiles', [1, 7, pallas_grouped_matmul.MOST_ROW_TILES])
 def test_megablox_counts_so_many_tiles_rightly(tiles):
   # Tiles of two rows, and a boundary in the middle of each: it is visited
   # twice, by the group that ends in it and by the one that begins.

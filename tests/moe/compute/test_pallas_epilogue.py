@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.moe.compute import grouped_kernel
-from moejax.moe.compute.grouped_kernel import Given, Tiles, Work
+from moejax.moe.compute import pallas_epilogue
+from moejax.moe.compute.pallas_epilogue import Given, Tiles, Work
 
 R, E, TILE = 40, 4, 8
 SIZE_E = jnp.asarray([11, 0, 20, 6], jnp.int32)  # 3 rows have no expert
@@ -55,8 +55,8 @@ def _want(given):
 def test_sums_of_products_and_what_is_made_of_them(sizes, each, monkeypatch):
   given = _given(*sizes, WORK.transpose)
   tiles = Tiles((R, *sizes), (TILE, *each))
-  monkeypatch.setattr(grouped_kernel, 'choose', lambda *_: tiles)
-  *got, partial = grouped_kernel.run(WORK, given, SIZE_E, TILE, interpret=True)
+  monkeypatch.setattr(pallas_epilogue, 'choose', lambda *_: tiles)
+  *got, partial = pallas_epilogue.run(WORK, given, SIZE_E, TILE, interpret=True)
   partial = np.asarray(partial)
   assert partial.shape[1] == tiles.number[2] * tiles.lanes
   for a, b in zip([*got, partial.sum(axis=1)], _want(given), strict=True):
@@ -73,17 +73,17 @@ def test_tiles_fit_and_move_as_little_as_they_can():
   rows, w = shape(196_608, sizes['K']), shape(64, *sizes.values())
   given = Given((rows,), (w, w))
   work = Work((((0, 0),), ((0, 1),)), (jnp.bfloat16,), None, (False, False))
-  tiles = grouped_kernel.choose(work, given, 512)
-  assert grouped_kernel.room(work, given, tiles) <= grouped_kernel.ROOM
+  tiles = pallas_epilogue.choose(work, given, 512)
+  assert pallas_epilogue.room(work, given, tiles) <= pallas_epilogue.ROOM
   # The depth is one piece: so an expert's weights are read once.
   assert tiles.each[1] == sizes['K']
   wider = Tiles(tiles.whole, (512, sizes['K'], 2 * tiles.each[2]))
-  assert grouped_kernel.room(work, given, wider) > grouped_kernel.ROOM
+  assert pallas_epilogue.room(work, given, wider) > pallas_epilogue.ROOM
   # The weights once, the rows for each piece of the columns, the result.
   padded = tiles.number[2] * tiles.each[2]
   want = 2 * (2 * 64 * sizes['K'] * padded)
   want += 2 * 196_608 * (sizes['K'] * tiles.number[2] + sizes['N'])
-  assert grouped_kernel.moved(work, given, tiles) == want
+  assert pallas_epilogue.moved(work, given, tiles) == want
 
 
 def test_what_does_not_fit_takes_the_smallest():
@@ -91,4 +91,4 @@ def test_what_does_not_fit_takes_the_smallest():
   given = Given((wide(8192, 256),) * 8, (wide(2, 256, 256),) * 8)
   sums = tuple(((n, n),) for n in range(8))
   work = Work(sums, (jnp.float32,), None, (False,) * 8)
-  assert grouped_kernel.choose(work, given, 4096).each == (4096, 128, 128)
+  assert pallas_epilogue.choose(work, given, 4096).each == (4096, 128, 128)

@@ -1,0 +1,121 @@
+"""The contract of computing routed experts on one device."""
+
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from moejax.moe import contract
+
+
+@flax.struct.dataclass
+class ExpertOutput:
+  """The output of the routed experts for the tokens of this device.
+
+  Attributes:
+    out_TD: the weighted sum of each token's experts.
+    sent_A: bool, which assignments were computed; the others were dropped, or
+      sent nowhere.
+    overflow: float32, the number of this device's assignments for which expert
+      parallelism had no room, including those then computed another way.
+    grad_accumulator: the weights that were handed on; see
+      `Compute.grad_accumulator`.
+  """
+
+  out_TD: jax.Array
+  sent_A: jax.Array
+  overflow: jax.Array | float = 0.0
+  grad_accumulator: Any = None
+
+
+class Stages(Protocol):
+  """Dispatch, experts and combine as calls of their own.
+
+  Expert parallelism moves rows between these stages where all experts have
+  equally many.
+  """
+
+  def dispatch(
+    self, x_TD: jax.Array, routing: contract.Routing, num_experts: int
+  ) -> tuple[jax.Array, jax.Array, Any]:
+    """x_RD grouped by expert, size_E and a note for `combine`."""
+    ...
+
+  def apply(
+    self, weights: dict[str, jax.Array], x_RD: jax.Array, size_E: jax.Array
+  ) -> jax.Array:
+    """y_RD: the rows of each group through its expert."""
+    ...
+
+  def combine(
+    self, y_RD: jax.Array, routing: contract.Routing, note: Any, num_tokens: int
+  ) -> jax.Array:
+    """out_TD: for each token the weighted sum of its rows."""
+    ...
+
+
+class Compute(Protocol):
+  """Computes routed experts for the tokens of one device."""
+
+  def __call__(
+    self,
+    weights: dict[str, jax.Array],
+    x_TD: jax.Array,
+    routing: contract.Routing,
+    num_experts: int,
+    grad_accumulator: Any = None,
+  ) -> ExpertOutput:
+    """The output of `num_experts` experts; other expert ids go nowhere.
+
+    Args:
+      weights: of these experts.
+      x_TD: token vectors.
+      routing: their assignments.
+      num_experts: number of experts.
+      grad_accumulator: None, or what the method of that name or the previous
+        call returned. The weights' gradient is then that of the accumulator,
+        and `weights` have none.
+    """
+    ...
+
+  @property
+  def equal_stages(self) -> Stages | None:
+    """The stages, if every expert has equally many rows; else None."""
+    ...
+
+  def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The weights in the layout that a call computes with.
+
+    To be made once for many calls. A call also takes weights that were not
+    prepared, and this method takes its own result.
+    """
+    ...
+
+  def grad_accumulator(self, weights: dict[str, jax.Array]) -> Any:
+    """Arrays that add up the weights' gradient over calls; or None.
+
+    They are the prepared weights once more. Each call returns them unchanged
+    for the next one, and in the backward pass each adds its gradient to the
+    sum of the later calls, in one array.
+    """
+    ...
+
+
+def nowhere_beyond(
+  routing: contract.Routing, num_experts: int
+) -> contract.Routing:
+  """The routing with every expert id from `num_experts` on sent nowhere."""
+  expert_A = jnp.minimum(routing.expert_A, num_experts)
+  return routing.replace(expert_A=expert_A)
+
+
+def side_by_side(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """The weights with gate and up in one dimension of 2 F.
+
+  On TPU an array with a dimension of 2 is slow to read.
+  """
+  if 'w_in_ED2F' not in weights:
+    return weights
+  w_in = weights['w_in_ED2F']
+  return {**weights, 'w_in_ED2F': w_in.reshape(*w_in.shape[:2], -1)}
