@@ -126,17 +126,17 @@ def _platform() -> str:
 def _positions(shape: Shape) -> tuple[jax.Array, Any]:
   config = shape.config
   position_BL = jnp.tile(jnp.arange(shape.length), (shape.rows, 1))
-  turn = config.rope.angles(position_BL, config.head_dim)
-  return jnp.ones(position_BL.shape, jnp.int32), turn
+  angles = config.rope.angles(position_BL, config.head_dim)
+  return jnp.ones(position_BL.shape, jnp.int32), angles
 
 
 def _attention(shape: Shape) -> tuple[Any, Any]:
   module = grouped.Attention(shape.config, _platform(), jax.random.key(0))
   graph, weights = nnx.split(module)
-  segment_BL, turn = _positions(shape)
+  segment_BL, angles = _positions(shape)
 
   def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
-    return jnp.sum(nnx.merge(graph, weights)(x_BLD, turn, segment_BL) ** 2)
+    return jnp.sum(nnx.merge(graph, weights)(x_BLD, angles, segment_BL) ** 2)
 
   return with_gradient(loss, 2), (weights, hidden(shape))
 

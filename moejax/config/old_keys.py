@@ -11,7 +11,10 @@ from typing import Any
 from moejax.core import errors
 
 # Dotted path of a key -> its path now.
-KEYS = {'model.moe.exchange': 'model.moe.expert_parallel'}
+KEYS = {
+  'model.moe.exchange': 'model.moe.expert_parallel',
+  'model.qk_norm_turned': 'model.qk_norm_after_rope',
+}
 # By the path of a key now, value -> value now. Of a part chosen from a table
 # that is its name.
 VALUES = {

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from moejax.config.run import Run
-from moejax.model.attention.rope import Plain
+from moejax.model.attention.rope_scaling import Unscaled
 from moejax.model.config import ModelConfig
 from moejax.parallel.mesh import MeshConfig
 
@@ -39,11 +39,11 @@ def shrink(run: Run) -> Run:
       num_kv_heads=max(4 // groups, 1),
       head_dim=16,
       heads=model.heads.shrunk(),
-      # Of 16 features an even number turns, two at least.
+      # Of 16 features an even number is rotated, two at least.
       rope=dataclasses.replace(
         model.rope,
         share=max(round(8 * model.rope.share), 1) / 8,
-        scaling=Plain(),
+        scaling=Unscaled(),
       ),
       dense_width=128,
       max_length=64,
@@ -84,11 +84,11 @@ def shrink(run: Run) -> Run:
 
 
 def _with_scaling(
-  scaling: Plain, model: ModelConfig, **changes: Any
+  scaling: Unscaled, model: ModelConfig, **changes: Any
 ) -> ModelConfig:
-  """The model with changes, and a scaling for the features that then turn."""
+  """The model with changes, and the scaling for its new rotary features."""
   model = dataclasses.replace(model, **changes)
-  scaling = scaling.shrunk(model.heads.turning(model))
+  scaling = scaling.shrunk(model.heads.rotary_dim(model))
   rope = dataclasses.replace(model.rope, scaling=scaling)
   return dataclasses.replace(model, rope=rope)
 

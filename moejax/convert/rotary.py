@@ -12,7 +12,7 @@ from typing import Any
 
 from moejax.convert.keys import Keys, Part
 from moejax.core import errors, table
-from moejax.model.attention import rope
+from moejax.model.attention.rope_scaling import YarnScaling
 
 Values = dict[str, Any]
 ORIGINAL = 'original_max_position_embeddings'
@@ -110,11 +110,11 @@ def _yarn(of: Stretching) -> Values:
     'whole': bool(of.keys.get('truncate', True)),
   }
   said = of.keys.get('attention_factor')
-  made = rope.Yarn(**found).amplitude if said is None else float(said)
+  made = YarnScaling(**found).amplitude if said is None else float(said)
   if not of.scores:
     # They are for cos and sin alone.
     found |= {'mscale': 0.0, 'mscale_all': 0.0}
-  if not math.isclose(made, rope.Yarn(**found).amplitude, rel_tol=1e-12):
+  if not math.isclose(made, YarnScaling(**found).amplitude, rel_tol=1e-12):
     found['attention_factor'] = made
   return found
 

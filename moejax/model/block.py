@@ -20,14 +20,14 @@ class Tokens:
     position_BL: place in its document.
     index_BL: place in the global batch, for noise that no mesh changes.
     token_BL: vocabulary ids.
-    turn: cos and sin of the rotary positions.
+    rotary_angles: cos and sin of the rotary positions, each [B, L, pairs].
   """
 
   segment_BL: jax.Array
   position_BL: jax.Array
   index_BL: jax.Array
   token_BL: jax.Array
-  turn: tuple[jax.Array, jax.Array]
+  rotary_angles: tuple[jax.Array, jax.Array]
 
 
 @flax.struct.dataclass
@@ -85,7 +85,7 @@ class Block(nnx.Module):
     place = place or Place(0, None)
     out_BLD = self.attention(
       self._before(self.norm_attention, x_BLD),
-      tokens.turn,
+      tokens.rotary_angles,
       tokens.segment_BL,
       place.window,
     )
@@ -103,7 +103,7 @@ class Block(nnx.Module):
     """The same with earlier tokens in a cache."""
     out_BLD, cache = self.attention.step(
       self._before(self.norm_attention, x_BLD),
-      tokens.turn,
+      tokens.rotary_angles,
       tokens.position_BL,
       cache,
       place.window,

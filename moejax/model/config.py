@@ -34,8 +34,9 @@ class ModelConfig(fields.Checked):
     moe: what it is like where that is `routed`.
     heads: how queries, keys and values are made of activations.
     qk_norm: whether queries and keys are normalised, each head by itself
-      (Qwen3) or over all heads together (OLMoE); before they are turned.
-    qk_norm_turned: whether that is done after they are turned (Hunyuan).
+      (Qwen3) or over all heads together (OLMoE); before they are
+      rotated.
+    qk_norm_after_rope: whether that is done after they are rotated (Hunyuan).
     qkv_bias: whether they have biases.
     out_bias: whether attention's output has one.
     sinks: whether every head has a score that goes nowhere, so that its
@@ -80,7 +81,7 @@ class ModelConfig(fields.Checked):
   moe: MoEConfig = MoEConfig()
   heads: Grouped = fields.choice(HEADS, Grouped())
   qk_norm: str = fields.named(QK_NORMS, 'none')
-  qk_norm_turned: bool = False
+  qk_norm_after_rope: bool = False
   qkv_bias: bool = False
   out_bias: bool = False
   sinks: bool = False
@@ -159,11 +160,11 @@ class ModelConfig(fields.Checked):
         f'model.num_heads={self.num_heads}'
       )
     self.heads.check(self)
-    if self.qk_norm_turned and self.qk_norm == 'none':
+    if self.qk_norm_after_rope and self.qk_norm == 'none':
       raise errors.InputError(
-        'model.qk_norm_turned=True says when queries and keys are normalised, '
-        'but model.qk_norm=none: set model.qk_norm=head or width, or '
-        'model.qk_norm_turned=false'
+        'model.qk_norm_after_rope=True says when queries and keys are '
+        'normalised, but model.qk_norm=none: set model.qk_norm=head or width, '
+        'or model.qk_norm_after_rope=false'
       )
     if self.first_dense > self.num_layers:
       raise errors.InputError(

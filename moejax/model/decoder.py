@@ -199,9 +199,9 @@ class Decoder(nnx.Module):
     self, token_BL, segment_BL, position_BL, index_BL, length_B=None
   ) -> block.Tokens:
     config = self.config
-    dim = config.heads.turning(config)
-    turn = config.rope.angles(position_BL, dim, length_B)
-    return block.Tokens(segment_BL, position_BL, index_BL, token_BL, turn)
+    dim = config.heads.rotary_dim(config)
+    angles = config.rope.angles(position_BL, dim, length_B)
+    return block.Tokens(segment_BL, position_BL, index_BL, token_BL, angles)
 
   def _no_trace(self, kind: str, token_BL) -> layer.Trace | None:
     """What the first layer of a stack knows of the one before."""

@@ -57,7 +57,7 @@ def rms_norm(x_D, scale_D, eps):
 
 
 def rotate(x_K, position, base):
-  """Feature i and feature i + K/2 turn together by position * base^(-2i/K)."""
+  """Features i and i + K/2 rotate together by position * base^(-2i/K)."""
   K = len(x_K)
   y_K = np.zeros(K)
   for i in range(K // 2):
@@ -68,10 +68,10 @@ def rotate(x_K, position, base):
   return y_K
 
 
-def turn(rope, position_L, x_LHK):
-  """Pairs of the first features turned, by complex numbers."""
-  dim = rope.turning(x_LHK.shape[-1])
-  turns = rope.scaling.frequencies(rope, dim)
+def rotate_first(rope, position_L, x_LHK):
+  """Pairs of the first features rotated, by complex numbers."""
+  dim = rope.rotary_dim(x_LHK.shape[-1])
+  frequencies = rope.scaling.frequencies(rope.base, dim)
   if rope.interleaved:
     first, second = np.arange(0, dim, 2), np.arange(1, dim, 2)
   else:
@@ -79,7 +79,7 @@ def turn(rope, position_L, x_LHK):
   y_LHK = x_LHK.copy()
   for at, position in enumerate(position_L):
     pair = x_LHK[at][:, first] + 1j * x_LHK[at][:, second]
-    pair = pair * rope.scaling.amplitude * np.exp(1j * position * turns)
+    pair = pair * rope.scaling.amplitude * np.exp(1j * position * frequencies)
     y_LHK[at][:, first], y_LHK[at][:, second] = pair.real, pair.imag
   return y_LHK
 
@@ -102,11 +102,11 @@ def attention(w, x_LD, segment_L, position_L, base):
   out_LD = np.zeros_like(x_LD)
   for h in range(H):
     g = h // (H // G)
-    turn = lambda x_LK: [
+    rotated = lambda x_LK: [
       rotate(x_K, p, base) for x_K, p in zip(x_LK, position_L, strict=True)
     ]
-    q_LK = turn(x_LD @ w['w_q_DHK'][:, h])
-    k_LK = turn(x_LD @ w['w_k_DGK'][:, g])
+    q_LK = rotated(x_LD @ w['w_q_DHK'][:, h])
+    k_LK = rotated(x_LD @ w['w_k_DGK'][:, g])
     v_LK = x_LD @ w['w_v_DGK'][:, g]
     for i in range(L):
       seen = [j for j in range(i + 1) if segment_L[j] == segment_L[i]]

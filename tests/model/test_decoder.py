@@ -342,7 +342,10 @@ def test_a_model_without_experts_reports_nothing():
   [
     ({'num_kv_heads': 3}, 'model.num_kv_heads=3 does not divide model.num_hea'),
     ({'head_dim': 5}, 'model.head_dim=5 must be even'),
-    ({'qk_norm_turned': True}, 'but model.qk_norm=none: set model.qk_norm='),
+    (
+      {'qk_norm_after_rope': True},
+      'but model.qk_norm=none: set model.qk_',
+    ),
     ({'first_dense': 4}, 'model.first_dense=4 must be at most model.num_l'),
     (
       {'moe': {'num_experts': 1}},

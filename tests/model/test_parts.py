@@ -32,16 +32,16 @@ def test_rms_norm():
   assert huge.dtype == jnp.bfloat16
 
 
-def turned(x_BLHK, position_BL, base):
+def rotated(x_BLHK, position_BL, base):
   scheme = rope.Rope(base=base)
-  turn = scheme.angles(jnp.asarray(position_BL), x_BLHK.shape[-1])
-  return scheme.rotate(x_BLHK, turn)
+  angles = scheme.angles(jnp.asarray(position_BL), x_BLHK.shape[-1])
+  return scheme.rotate(x_BLHK, angles)
 
 
 def test_rotation_is_the_formula():
   x_BLHK = RNG.normal(size=(2, L, 3, 8)).astype(np.float32)
   position_BL = np.stack([np.arange(L), POSITION_L])
-  got_BLHK = turned(x_BLHK, position_BL, 100.0)
+  got_BLHK = rotated(x_BLHK, position_BL, 100.0)
   for b, position, h in np.ndindex(2, L, 3):
     want_K = slow.rotate(
       x_BLHK[b, position, h], position_BL[b, position], 100.0
@@ -54,14 +54,14 @@ def test_rotation_is_the_formula():
 def test_scores_depend_on_the_difference_of_positions_alone():
   q, k = RNG.normal(size=(2, 1, 1, 1, 32)).astype(np.float32)
   score = lambda i, j: float(
-    jnp.vdot(turned(q, [[i]], 1e4), turned(k, [[j]], 1e4))
+    jnp.vdot(rotated(q, [[i]], 1e4), rotated(k, [[j]], 1e4))
   )
   near, far = score(7, 4), score(1007, 1004)
   assert far == pytest.approx(near, abs=2e-3)
   assert abs(score(8, 4) - near) > 0.1
-  # Position 0 is not turned, and a turn keeps the length.
-  np.testing.assert_array_equal(turned(q, [[0]], 1e4), q)
-  length = float(jnp.linalg.norm(turned(q, [[55]], 1e4)))
+  # Position 0 is not rotated, and a rotation keeps the length.
+  np.testing.assert_array_equal(rotated(q, [[0]], 1e4), q)
+  length = float(jnp.linalg.norm(rotated(q, [[55]], 1e4)))
   assert length == pytest.approx(float(np.linalg.norm(q)), rel=1e-5)
 
 
@@ -75,8 +75,8 @@ def attend(kv_heads, **changes):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _attend(config, graph, weights, x_BLD):
-  turn = config.rope.angles(POSITION_L[None], config.head_dim)
-  return tiny.bind(graph, weights)(x_BLD, turn, jnp.asarray(SEGMENT_L[None]))
+  angles = config.rope.angles(POSITION_L[None], config.head_dim)
+  return tiny.bind(graph, weights)(x_BLD, angles, jnp.asarray(SEGMENT_L[None]))
 
 
 X_BLD = RNG.normal(size=(1, L, 16)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Hunyuan-A13B: queries and keys are normalised after they are turned."""
+"""Hunyuan-A13B: queries and keys are normalised after rotary positions."""
 
 import dataclasses
 from typing import Any
@@ -68,7 +68,7 @@ HUNYUAN_V1_MOE = family.Family(
     _Rotary(),
     family.BIASES,
     Ours('qk_norm', 'head'),
-    Ours('qk_norm_turned', True),
+    Ours('qk_norm_after_rope', True),
     Key('num_experts|num_local_experts', 'moe.num_experts'),
     Key('intermediate_size', 'moe.expert_width'),
     Ours('moe.num_shared', 1),

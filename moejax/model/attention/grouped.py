@@ -60,7 +60,7 @@ class Attention(nnx.Module):
     if config.sinks:
       self.sink_H = zeros((heads,), ('heads',))
     self.rope, self.platform = config.rope, platform
-    self.norm_turned = config.qk_norm_turned
+    self.norm_after_rope = config.qk_norm_after_rope
     self.factor = self.rope.scaling.score_factor
     if config.scales.scores:
       self.factor *= config.scales.scores * math.sqrt(config.head_dim)
@@ -69,7 +69,7 @@ class Attention(nnx.Module):
   def __call__(
     self,
     x_BLD: jax.Array,
-    turn: tuple[jax.Array, jax.Array],
+    rotary_angles: tuple[jax.Array, jax.Array],
     segment_BL: jax.Array,
     window: jax.Array | None = None,
   ) -> jax.Array:
@@ -77,12 +77,12 @@ class Attention(nnx.Module):
 
     Args:
       x_BLD: activations.
-      turn: from `rope`.
+      rotary_angles: from `Rope.angles`.
       segment_BL: documents.
       window: int32 scalar, how many tokens back they see; 0 for all. None
         leaves it to faster kernels, which have no window.
     """
-    q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, turn)
+    q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, rotary_angles)
     core = self.core
     if window is not None or hasattr(self, 'sink_H'):
       core = functools.partial(
@@ -93,13 +93,13 @@ class Attention(nnx.Module):
   def step(
     self,
     x_BLD: jax.Array,
-    turn: tuple[jax.Array, jax.Array],
+    rotary_angles: tuple[jax.Array, jax.Array],
     position_BL: jax.Array,
     cache: tuple[jax.Array, jax.Array],
     window: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The same with earlier tokens in a cache, which is returned with these."""
-    q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, turn)
+    q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, rotary_angles)
     row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
     k_BSGK = cache[0].at[row_B1, position_BL].set(k_BLGK)
     v_BSGK = cache[1].at[row_B1, position_BL].set(v_BLGK)
@@ -112,7 +112,7 @@ class Attention(nnx.Module):
   def _sink(self) -> jax.Array | None:
     return self.sink_H[...] if hasattr(self, 'sink_H') else None
 
-  def _project(self, x_BLD, turn):
+  def _project(self, x_BLD, rotary_angles):
     q, k, v = (
       jnp.einsum('BLD,DHK->BLHK', x_BLD, w[...].astype(x_BLD.dtype))
       for w in (self.w_q_DHK, self.w_k_DGK, self.w_v_DGK)
@@ -123,10 +123,10 @@ class Attention(nnx.Module):
         x + b[...].astype(x.dtype)
         for x, b in zip((q, k, v), biases, strict=True)
       )
-    if hasattr(self, 'norm_q') and not self.norm_turned:
+    if hasattr(self, 'norm_q') and not self.norm_after_rope:
       q, k = self.norm_q(q), self.norm_k(k)
-    q, k = (self.rope.rotate(x, turn, self.platform) for x in (q, k))
-    if hasattr(self, 'norm_q') and self.norm_turned:
+    q, k = (self.rope.rotate(x, rotary_angles, self.platform) for x in (q, k))
+    if hasattr(self, 'norm_q') and self.norm_after_rope:
       q, k = self.norm_q(q), self.norm_k(k)
     if self.factor != 1:
       q, k = (x * math.sqrt(self.factor) for x in (q, k))

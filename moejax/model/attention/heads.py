@@ -21,11 +21,11 @@ class Grouped:
 
   def check(self, model: Any) -> None:
     """Raises InputError if the model's sizes do not fit."""
-    model.rope.turning(model.head_dim)
+    model.rope.rotary_dim(model.head_dim)
 
-  def turning(self, model: Any) -> int:
-    """Features of a query head that rotary positions turn."""
-    return model.rope.turning(model.head_dim)
+  def rotary_dim(self, model: Any) -> int:
+    """Features of a query head that rotary positions rotate."""
+    return model.rope.rotary_dim(model.head_dim)
 
   def slots(self, model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     """Of a token in a cache: heads and width of its keys, and of its values."""
@@ -72,7 +72,7 @@ class Latent(fields.Checked):
     if self.rope_dim % 2:
       raise errors.InputError(
         f'model.heads.rope_dim={self.rope_dim} must be even: rotary positions '
-        'turn pairs of features'
+        'rotate pairs of features'
       )
     model.rope.scaling.check(self.rope_dim)
     off = {
@@ -92,8 +92,8 @@ class Latent(fields.Checked):
         'at its default'
       )
 
-  def turning(self, model: Any) -> int:
-    """Features of a query head that rotary positions turn."""
+  def rotary_dim(self, model: Any) -> int:
+    """Features of a query head that rotary positions rotate."""
     del model
     return self.rope_dim
 

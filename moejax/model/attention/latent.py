@@ -35,13 +35,13 @@ class LatentAttention(nnx.Module):
     key: jax.Array,
     mesh: Mesh | None = None,
   ):
-    of, heads = config.heads, config.num_heads
-    self.plain, self.turned = config.head_dim, of.rope_dim
-    self.rank, self.rope = of.kv_rank, config.rope
+    heads, num_heads = config.heads, config.num_heads
+    self.plain_dim, self.rotary_dim = config.head_dim, heads.rope_dim
+    self.rank, self.rope = heads.kv_rank, config.rope
     self.platform = platform
     keys = jax.random.split(key, 5)
-    width_q = self.plain + self.turned
-    eps = of.norm_eps or config.norm_eps
+    width_q = self.plain_dim + self.rotary_dim
+    eps = heads.norm_eps or config.norm_eps
 
     def param(key, shape, axes):
       return nnx.Param(
@@ -51,38 +51,38 @@ class LatentAttention(nnx.Module):
       )
 
     by_head = ('heads', 'head_dim')
-    if of.q_rank:
-      shape = (config.width, of.q_rank)
+    if heads.q_rank:
+      shape = (config.width, heads.q_rank)
       self.w_dq_DQ = param(keys[0], shape, ('embed', 'unsharded'))
-      self.norm_q = norm.RMSNorm(of.q_rank, eps, 'unsharded')
-      shape = (of.q_rank, heads, width_q)
+      self.norm_q = norm.RMSNorm(heads.q_rank, eps, 'unsharded')
+      shape = (heads.q_rank, num_heads, width_q)
       self.w_uq_QHK = param(keys[1], shape, ('rank', *by_head))
     else:
-      shape = (config.width, heads, width_q)
+      shape = (config.width, num_heads, width_q)
       self.w_q_DHK = param(keys[1], shape, ('embed', *by_head))
-    shape = (config.width, of.kv_rank + of.rope_dim)
+    shape = (config.width, heads.kv_rank + heads.rope_dim)
     self.w_dkv_DR = param(keys[2], shape, ('embed', 'unsharded'))
-    self.norm_kv = norm.RMSNorm(of.kv_rank, eps, 'unsharded')
-    shape = (of.kv_rank, heads, self.plain + of.value_dim)
+    self.norm_kv = norm.RMSNorm(heads.kv_rank, eps, 'unsharded')
+    shape = (heads.kv_rank, num_heads, self.plain_dim + heads.value_dim)
     self.w_ukv_RHK = param(keys[3], shape, ('rank', *by_head))
-    shape = (heads, of.value_dim, config.width)
+    shape = (num_heads, heads.value_dim, config.width)
     self.w_o_HVD = param(keys[4], shape, (*by_head, 'embed'))
     self.core = dot_product.choose(config.attention, platform, mesh)
 
   def __call__(
     self,
     x_BLD: jax.Array,
-    turn: tuple[jax.Array, jax.Array],
+    rotary_angles: tuple[jax.Array, jax.Array],
     segment_BL: jax.Array,
     window: None = None,
   ) -> jax.Array:
     """Tokens see earlier tokens of their own segment."""
     del window
-    q_BLHK = jnp.concatenate(self._queries(x_BLD, turn), axis=-1)
-    c_BLR, k_BL1r = self._latent(x_BLD, turn)
+    q_BLHK = jnp.concatenate(self._queries(x_BLD, rotary_angles), axis=-1)
+    c_BLR, k_BL1r = self._latent(x_BLD, rotary_angles)
     kv_BLHK = jnp.einsum('BLR,RHK->BLHK', c_BLR, self._up(x_BLD.dtype))
-    k_BLHn, v_BLHV = jnp.split(kv_BLHK, [self.plain], axis=-1)
-    shared = jnp.broadcast_to(k_BL1r, (*k_BLHn.shape[:-1], self.turned))
+    k_BLHn, v_BLHV = jnp.split(kv_BLHK, [self.plain_dim], axis=-1)
+    shared = jnp.broadcast_to(k_BL1r, (*k_BLHn.shape[:-1], self.rotary_dim))
     k_BLHK = jnp.concatenate([k_BLHn, shared], axis=-1)
     o_BLHV = dot_product.of_widths(
       self.core, q_BLHK, k_BLHK, v_BLHV, segment_BL
@@ -92,23 +92,23 @@ class LatentAttention(nnx.Module):
   def step(
     self,
     x_BLD: jax.Array,
-    turn: tuple[jax.Array, jax.Array],
+    rotary_angles: tuple[jax.Array, jax.Array],
     position_BL: jax.Array,
     cache: tuple[jax.Array, jax.Array],
     window: None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The same with earlier tokens in a cache, which is returned with these."""
     del window
-    q_BLHn, q_BLHr = self._queries(x_BLD, turn)
-    c_BLR, k_BL1r = self._latent(x_BLD, turn)
+    q_BLHn, q_BLHr = self._queries(x_BLD, rotary_angles)
+    c_BLR, k_BL1r = self._latent(x_BLD, rotary_angles)
     row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
     new_BL1K = jnp.concatenate([c_BLR[:, :, None], k_BL1r], axis=-1)
     kept_BS1K = cache[0].at[row_B1, position_BL].set(new_BL1K)
     up_RHK = self._up(x_BLD.dtype)
-    up_RHn, up_RHV = up_RHK[..., : self.plain], up_RHK[..., self.plain :]
+    up_RHn, up_RHV = jnp.split(up_RHK, [self.plain_dim], axis=-1)
     q_BLHR = jnp.einsum('BLHn,RHn->BLHR', q_BLHn, up_RHn)
     # The core divides by the root of the width it sees.
-    seen, meant = self.rank + self.turned, self.plain + self.turned
+    seen, meant = self.rank + self.rotary_dim, self.plain_dim + self.rotary_dim
     q_BLHK = jnp.concatenate([q_BLHR, q_BLHr], axis=-1) * (seen / meant) ** 0.5
     mask_BLS = dot_product.seen(position_BL, kept_BS1K.shape[1])
     o_BLHR = dot_product.attend_cache(
@@ -117,7 +117,7 @@ class LatentAttention(nnx.Module):
     o_BLHV = jnp.einsum('BLHR,RHV->BLHV', o_BLHR, up_RHV)
     return self._output(o_BLHV), (kept_BS1K, cache[1])
 
-  def _queries(self, x_BLD, turn):
+  def _queries(self, x_BLD, rotary_angles):
     """Features without position, and with."""
     dtype = x_BLD.dtype
     if hasattr(self, 'w_dq_DQ'):
@@ -129,15 +129,15 @@ class LatentAttention(nnx.Module):
       q_BLHK = jnp.einsum('BLD,DHK->BLHK', x_BLD, w_DHK)
     factor = self.rope.scaling.score_factor
     q_BLHK = q_BLHK if factor == 1 else q_BLHK * factor
-    q_BLHn, q_BLHr = jnp.split(q_BLHK, [self.plain], axis=-1)
-    return q_BLHn, self.rope.rotate(q_BLHr, turn, self.platform)
+    q_BLHn, q_BLHr = jnp.split(q_BLHK, [self.plain_dim], axis=-1)
+    return q_BLHn, self.rope.rotate(q_BLHr, rotary_angles, self.platform)
 
-  def _latent(self, x_BLD, turn):
+  def _latent(self, x_BLD, rotary_angles):
     """c_BLR, normalised, and the key that all heads share, k_BL1r."""
     both = x_BLD @ self.w_dkv_DR[...].astype(x_BLD.dtype)
     c_BLR, k_BLr = jnp.split(both, [self.rank], axis=-1)
     return self.norm_kv(c_BLR), self.rope.rotate(
-      k_BLr[:, :, None], turn, self.platform
+      k_BLr[:, :, None], rotary_angles, self.platform
     )
 
   def _up(self, dtype):

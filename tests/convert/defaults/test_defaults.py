@@ -165,7 +165,7 @@ def test_rotary_positions_are_those_of_the_class(case):
   theirs.pop('rope_theta', None)
   model = configs.read(FAMILIES[case['family']], theirs | case['changes'])
   angle_Lk = np.outer(np.arange(case['length']), case['frequencies'])
-  dim = model.heads.turning(model)
+  dim = model.heads.rotary_dim(model)
   assert dim == 2 * len(case['frequencies'])
   cos, sin = model.rope.angles(jnp.arange(case['length'])[None], dim)
   long = case['attention_factor']

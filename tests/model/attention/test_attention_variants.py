@@ -11,13 +11,14 @@ from helpers import slow, tiny
 from moejax.core import errors
 from moejax.model import block, stages
 from moejax.model.attention import cache, heads, rope
+from moejax.model.attention.rope_scaling import YarnScaling
 from moejax.model.scales import Scales
 
 L, D = 9, 16
 SEGMENT_L, POSITION_L = tiny.documents([4, 3], L)
 VALID_L = SEGMENT_L > 0
 X_BLD = np.random.default_rng(0).normal(size=(1, L, D)).astype(np.float32)
-YARN = rope.Yarn(factor=4, length=8, beta_fast=2, mscale=1.0, mscale_all=0.5)
+YARN = YarnScaling(factor=4, length=8, beta_fast=2, mscale=1.0, mscale_all=0.5)
 LATENT = heads.Latent(kv_rank=6, q_rank=5, rope_dim=4, value_dim=3)
 VARIANTS = {
   'biases': {'qkv_bias': True, 'out_bias': True},
@@ -27,12 +28,12 @@ VARIANTS = {
   'window': {'windows': (2,)},
   'window and sinks': {'windows': (3,), 'sinks': True, 'qkv_bias': True},
   'yarn': {'rope': rope.Rope(scaling=YARN), 'qk_norm': 'head'},
-  'norm behind the turn, scaled': {
+  'norm after rope, scaled': {
     'qk_norm': 'head',
-    'qk_norm_turned': True,
+    'qk_norm_after_rope': True,
     'scales': Scales(scores=0.3),
   },
-  'part turned': {'rope': rope.Rope(share=0.5, interleaved=True)},
+  'part rotated': {'rope': rope.Rope(share=0.5, interleaved=True)},
   'latent': {'heads': LATENT, 'num_kv_heads': None},
   'latent, whole queries': {
     'heads': heads.Latent(kv_rank=6, rope_dim=4, value_dim=7),
@@ -52,15 +53,15 @@ def of(name):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def forward(config, graph, weights, window):
-  turn = config.rope.angles(POSITION_L[None], config.heads.turning(config))
+  angles = config.rope.angles(POSITION_L[None], config.heads.rotary_dim(config))
   segment_BL = jnp.asarray(SEGMENT_L[None])
-  return tiny.bind(graph, weights)(X_BLD, turn, segment_BL, window)
+  return tiny.bind(graph, weights)(X_BLD, angles, segment_BL, window)
 
 
 def project(config, w):
   """q_LHK, k_LHK, v_LHV and the score's scale, written down step by step."""
   x_LD, H = X_BLD[0].astype(np.float64), config.num_heads
-  turn = functools.partial(slow.turn, config.rope, POSITION_L)
+  rotate = functools.partial(slow.rotate_first, config.rope, POSITION_L)
   if isinstance(config.heads, heads.Latent):
     n, R = config.head_dim, config.heads.kv_rank
     rms = lambda x, scale: np.stack([
@@ -74,8 +75,8 @@ def project(config, w):
     both = x_LD @ w['w_dkv_DR']
     c_LR = rms(both[:, :R], w['norm_kv']['scale_D'])
     kv = np.einsum('lr,rhk->lhk', c_LR, w['w_ukv_RHK'])
-    shared = np.repeat(turn(both[:, None, R:]), H, axis=1)
-    q_LHK = np.concatenate([q_LHK[..., :n], turn(q_LHK[..., n:])], -1)
+    shared = np.repeat(rotate(both[:, None, R:]), H, axis=1)
+    q_LHK = np.concatenate([q_LHK[..., :n], rotate(q_LHK[..., n:])], -1)
     k_LHK = np.concatenate([kv[..., :n], shared], -1)
     return q_LHK, k_LHK, kv[..., n:], w['w_o_HVD']
   q, k, v = (
@@ -86,15 +87,15 @@ def project(config, w):
       ('w_v_DGK', 'b_v_GK'),
     )
   )
-  if config.qk_norm_turned:
-    q, k = turn(q), turn(k)
+  if config.qk_norm_after_rope:
+    q, k = rotate(q), rotate(k)
   if config.qk_norm != 'none':
     q, k = (
       slow.qk_norm(x, w[part], config)
       for x, part in ((q, 'norm_q'), (k, 'norm_k'))
     )
-  if not config.qk_norm_turned:
-    q, k = turn(q), turn(k)
+  if not config.qk_norm_after_rope:
+    q, k = rotate(q), rotate(k)
   each = H // config.kv_heads
   k, v = np.repeat(k, each, axis=1), np.repeat(v, each, axis=1)
   return q, k, v, w['w_o_HKD']
@@ -135,15 +136,15 @@ def test_token_by_token_with_a_cache_is_the_same(name):
 
   @jax.jit
   def whole(weights):
-    turn = config.rope.angles(alone_L[None], config.heads.turning(config))
+    angles = config.rope.angles(alone_L[None], config.heads.rotary_dim(config))
     one_BL = jnp.ones((1, L), jnp.int32)
-    return tiny.bind(graph, weights)(X_BLD, turn, one_BL, window)
+    return tiny.bind(graph, weights)(X_BLD, angles, one_BL, window)
 
   @jax.jit
   def step(weights, x_BLD, position_BL, slots):
-    turn = config.rope.angles(position_BL, config.heads.turning(config))
+    angles = config.rope.angles(position_BL, config.heads.rotary_dim(config))
     module = tiny.bind(graph, weights)
-    return module.step(x_BLD, turn, position_BL, slots, window)
+    return module.step(x_BLD, angles, position_BL, slots, window)
 
   empty = cache.empty(config, 1, L + 2)
   slots = (empty.k_NBSGK[0], empty.v_NBSGK[0])

@@ -9,6 +9,14 @@ import pytest
 
 from moejax.core import errors
 from moejax.model.attention import rope
+from moejax.model.attention.rope_scaling import (
+  DynamicScaling,
+  LinearScaling,
+  Llama3Scaling,
+  LongRopeScaling,
+  Unscaled,
+  YarnScaling,
+)
 
 RNG = np.random.default_rng(0)
 X_BLHK = RNG.normal(size=(2, 5, 3, 8)).astype(np.float32)
@@ -16,42 +24,43 @@ POSITION_BL = np.array([[0, 1, 2, 3, 4], [7, 100, 2, 0, 9]])
 # Of DeepSeek-V2-Lite and gpt-oss: pairs 0, 8, 16, 24, 31 of 32, as transformers
 # 5.23 gives them (modeling_rope_utils, float32), and the length of cos and sin.
 DEEPSEEK = rope.Rope(
-  scaling=rope.Yarn(factor=40, length=4096, mscale=0.707, mscale_all=0.707)
+  scaling=YarnScaling(factor=40, length=4096, mscale=0.707, mscale_all=0.707)
 )
 GPT_OSS = rope.Rope(
-  base=150_000, scaling=rope.Yarn(factor=32, length=4096, whole=False)
+  base=150_000,
+  scaling=YarnScaling(factor=32, length=4096, whole=False),
 )
-LLAMA = rope.Rope(base=500_000, scaling=rope.Llama3())
+LLAMA = rope.Rope(base=500_000, scaling=Llama3Scaling())
 
 
-def turned(scheme, dim=None):
-  dim = dim or scheme.turning(X_BLHK.shape[-1])
-  turn = scheme.angles(jnp.asarray(POSITION_BL), dim)
-  return np.asarray(scheme.rotate(jnp.asarray(X_BLHK), turn))
+def rotated(scheme, dim=None):
+  dim = dim or scheme.rotary_dim(X_BLHK.shape[-1])
+  angles = scheme.angles(jnp.asarray(POSITION_BL), dim)
+  return np.asarray(scheme.rotate(jnp.asarray(X_BLHK), angles))
 
 
 def test_interleaved_is_halves_of_features_in_another_order():
   order_K = np.array([0, 2, 4, 6, 1, 3, 5, 7])
   scheme = rope.Rope(interleaved=True)
-  turn = scheme.angles(jnp.asarray(POSITION_BL), 8)
-  halves = rope.Rope().rotate(jnp.asarray(X_BLHK[..., order_K]), turn)
+  angles = scheme.angles(jnp.asarray(POSITION_BL), 8)
+  halves = rope.Rope().rotate(jnp.asarray(X_BLHK[..., order_K]), angles)
   np.testing.assert_allclose(
-    turned(scheme)[..., order_K], halves, rtol=1e-6, atol=1e-6
+    rotated(scheme)[..., order_K], halves, rtol=1e-6, atol=1e-6
   )
-  # By hand: at position 1 the first pair turns by 1 radian.
+  # By hand: at position 1 the first pair is rotated by 1 radian.
   a, b = X_BLHK[0, 1, 0, :2]
   want = [
     a * math.cos(1) - b * math.sin(1),
     b * math.cos(1) + a * math.sin(1),
   ]
-  np.testing.assert_allclose(turned(scheme)[0, 1, 0, :2], want, rtol=1e-5)
+  np.testing.assert_allclose(rotated(scheme)[0, 1, 0, :2], want, rtol=1e-5)
 
 
 def test_a_share_turns_as_a_narrower_head_does_and_the_rest_stays():
-  half = turned(rope.Rope(share=0.5))
+  half = rotated(rope.Rope(share=0.5))
   scheme = rope.Rope()
-  turn = scheme.angles(jnp.asarray(POSITION_BL), 4)
-  want = scheme.rotate(jnp.asarray(X_BLHK[..., :4]), turn)
+  angles = scheme.angles(jnp.asarray(POSITION_BL), 4)
+  want = scheme.rotate(jnp.asarray(X_BLHK[..., :4]), angles)
   np.testing.assert_array_equal(half[..., :4], want)
   np.testing.assert_array_equal(half[..., 4:], X_BLHK[..., 4:])
 
@@ -60,24 +69,24 @@ def test_a_share_turns_as_a_narrower_head_does_and_the_rest_stays():
 @pytest.mark.parametrize('share', [0.5, 1.0])
 def test_on_tpu_a_matrix_moves_the_features(interleaved, share):
   scheme = rope.Rope(interleaved=interleaved, share=share)
-  turn = scheme.angles(
-    jnp.asarray(POSITION_BL), scheme.turning(X_BLHK.shape[-1])
+  angles = scheme.angles(
+    jnp.asarray(POSITION_BL), scheme.rotary_dim(X_BLHK.shape[-1])
   )
 
   def both(platform):
-    rotate = lambda x: scheme.rotate(x, turn, platform)
+    rotate = lambda x: scheme.rotate(x, angles, platform)
     y_BLHK, pull = jax.vjp(rotate, jnp.asarray(X_BLHK))
     return y_BLHK, *pull(jnp.cos(y_BLHK))
 
   for got, want in zip(both('tpu'), both('cpu'), strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
   x_BLHK = jnp.asarray(X_BLHK, jnp.bfloat16)
-  got, want = (scheme.rotate(x_BLHK, turn, p) for p in ('tpu', 'cpu'))
+  got, want = (scheme.rotate(x_BLHK, angles, p) for p in ('tpu', 'cpu'))
   np.testing.assert_array_equal(got, want)
 
 
 def test_linear_scaling_divides_positions():
-  scheme = rope.Rope(scaling=rope.Linear(factor=4.0))
+  scheme = rope.Rope(scaling=LinearScaling(factor=4.0))
   cos, _ = scheme.angles(jnp.asarray(POSITION_BL), 8)
   want, _ = rope.Rope().angles(jnp.asarray(POSITION_BL / 4), 8)
   np.testing.assert_allclose(cos, want, rtol=1e-5, atol=1e-6)
@@ -111,7 +120,7 @@ GOLDEN = {
 @pytest.mark.parametrize('name', GOLDEN)
 def test_frequencies_are_those_of_transformers(name):
   scheme, dim, pairs, want, amplitude = GOLDEN[name]
-  found = scheme.scaling.frequencies(scheme, dim)
+  found = scheme.scaling.frequencies(scheme.base, dim)
   np.testing.assert_allclose(found[list(pairs)], want, rtol=1e-6)
   assert scheme.scaling.amplitude == pytest.approx(amplitude, rel=1e-9)
   cos, sin = scheme.angles(jnp.asarray([[0, 3]]), dim)
@@ -128,8 +137,8 @@ def test_a_text_ends_where_positions_begin_again():
 
 
 LONG = {
-  'dynamic': rope.Dynamic(factor=2.0, length=4),
-  'longrope': rope.LongRope(
+  'dynamic': DynamicScaling(factor=2.0, length=4),
+  'longrope': LongRopeScaling(
     short=(1.0, 2.0), long=(3.0, 5.0), length=4, attention_factor=1.5
   ),
 }
@@ -141,8 +150,8 @@ def test_positions_go_by_the_length_of_their_own_text(name):
   scheme = rope.Rope(base=16.0, scaling=LONG[name])
 
   def alone(length):
-    turn = scheme.angles(jnp.arange(length)[None], 4)
-    return np.stack(turn)[:, 0]
+    angles = scheme.angles(jnp.arange(length)[None], 4)
+    return np.stack(angles)[:, 0]
 
   packed_BL = jnp.concatenate([jnp.arange(4), jnp.arange(7)])[None]
   found = np.stack(scheme.angles(packed_BL, 4))[:, 0]
@@ -150,8 +159,8 @@ def test_positions_go_by_the_length_of_their_own_text(name):
   np.testing.assert_array_equal(found[:, 4:], alone(7))
   # Both rows are the beginning of a text, of 4 tokens and of 7.
   piece_BL = jnp.broadcast_to(jnp.arange(4), (2, 4))
-  turn = scheme.angles(piece_BL, 4, jnp.asarray([4, 7]))
-  found = np.stack(turn)
+  angles = scheme.angles(piece_BL, 4, jnp.asarray([4, 7]))
+  found = np.stack(angles)
   np.testing.assert_array_equal(found[:, 0], alone(4))
   np.testing.assert_array_equal(found[:, 1], alone(7)[:, :4])
   assert np.abs(found[:, 0] - found[:, 1]).max() > 0.1
@@ -165,19 +174,20 @@ def test_long_texts_by_hand():
   """
   eight = lambda: jnp.full((1, 1), 8)
   four = lambda: jnp.full((1, 1), 4)
+  per_token = lambda s, n: s.scaling.per_token(s.base, 4, n)[0, 0]
   scheme = rope.Rope(base=16.0, scaling=LONG['dynamic'])
-  found = [scheme.scaling.per_token(scheme, 4, n)[0, 0] for n in (four, eight)]
+  found = [per_token(scheme, n) for n in (four, eight)]
   np.testing.assert_allclose(found, [[1, 1 / 4], [1, 1 / 12]], rtol=1e-6)
   scheme = rope.Rope(base=16.0, scaling=LONG['longrope'])
-  found = [scheme.scaling.per_token(scheme, 4, n)[0, 0] for n in (four, eight)]
+  found = [per_token(scheme, n) for n in (four, eight)]
   np.testing.assert_allclose(found, [[1, 1 / 8], [1 / 3, 1 / 20]], rtol=1e-6)
   cos, sin = scheme.angles(jnp.arange(3)[None], 4)
   np.testing.assert_allclose(cos**2 + sin**2, 1.5**2, rtol=1e-6)
 
 
 def test_yarn_keeps_fast_pairs_and_divides_slow_ones():
-  found = DEEPSEEK.scaling.frequencies(DEEPSEEK, 64)
-  plain = rope.Plain().frequencies(DEEPSEEK, 64)
+  found = DEEPSEEK.scaling.frequencies(DEEPSEEK.base, 64)
+  plain = Unscaled().frequencies(DEEPSEEK.base, 64)
   turns = 4096 * plain / (2 * math.pi)
   assert (found <= plain).all()
   np.testing.assert_array_equal(found[turns > 2 * 32], plain[turns > 2 * 32])
@@ -191,10 +201,10 @@ def test_yarn_keeps_fast_pairs_and_divides_slow_ones():
 
 def test_yarn_with_one_number_of_turns_keeps_a_pair_or_divides_it():
   """Kimi-K2's: 64 ln(4096 / 2 pi) / (2 ln 50000) = 19.16, between 19 and 20."""
-  scaling = rope.Yarn(factor=32.0, length=4096, beta_fast=1.0, beta_slow=1.0)
+  scaling = YarnScaling(factor=32.0, length=4096, beta_fast=1.0, beta_slow=1.0)
   scheme = rope.Rope(base=50000.0, scaling=scaling)
-  divisor = rope.Plain().frequencies(scheme, 64) / scaling.frequencies(
-    scheme, 64
+  divisor = Unscaled().frequencies(scheme.base, 64) / scaling.frequencies(
+    scheme.base, 64
   )
   np.testing.assert_allclose(divisor, [1] * 20 + [32] * 12)
 
@@ -202,9 +212,12 @@ def test_yarn_with_one_number_of_turns_keeps_a_pair_or_divides_it():
 @pytest.mark.parametrize(
   ('make', 'message'),
   [
-    (lambda: rope.Rope(share=0.3).turning(10), r'10 x model.rope.share=0.3'),
-    (lambda: rope.Yarn(beta_slow=40.0), 'at most beta_fast=32.0'),
-    (lambda: rope.Llama3(low=5.0), 'below high=4.0'),
+    (lambda: rope.Rope(share=0.3).rotary_dim(10), r'10 x model.rope.share=0.3'),
+    (
+      lambda: YarnScaling(beta_slow=40.0),
+      'at most beta_fast=32.0',
+    ),
+    (lambda: Llama3Scaling(low=5.0), 'below high=4.0'),
   ],
 )
 def test_bad_values_get_one_line(make, message):
