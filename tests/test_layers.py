@@ -56,6 +56,9 @@ INSIDE = {
   'tensorboardX': 'only the one process that writes needs it',
 }
 
+# JAX's private modules change without notice. This file says why it needs them.
+PRIVATE_JAX = 'moejax/parallel/group.py'
+
 MAX_FILE = 500
 MAX_FUNCTION = 80
 
@@ -131,6 +134,14 @@ def hidden_imports(name, tree):
     for _, module in inner_imports(tree)
     if module.split('.')[0] not in HEAVY | INSIDE.keys()
   })
+
+
+def private_jax(name, tree):
+  return [
+    module
+    for _, module in imports(tree)
+    if name != PRIVATE_JAX and f'{module}.'.startswith('jax._src.')
+  ]
 
 
 def prints(name, tree):
@@ -209,6 +220,17 @@ CASES = {
     [
       ('moe/layer.py', 'import json'),
       ('moe/layer.py', 'def f():\n  import pyarrow.parquet'),
+    ],
+  ),
+  private_jax: (
+    [
+      ('moe/layer.py', 'import jax._src.core'),
+      ('moe/layer.py', 'def f():\n  from jax._src import core'),
+      ('parallel/mesh.py', 'from jax._src.lib import _jax'),
+    ],
+    [
+      ('parallel/group.py', 'from jax._src import distributed'),
+      ('moe/layer.py', 'import jax'),
     ],
   ),
   prints: (

@@ -1,386 +1,286 @@
-"""The processes of a run, what they say to each other, and when one is lost.
+"""JAX's coordination service: its start, and what processes share by it.
 
-JAX's collectives move arrays; this moves the rest: who is there, who waits,
-after which step all stop, and why a run cannot go on. It needs no device, no
-deadline is spent while process 0 works alone, and it goes on in a thread while
-the main one computes or hangs.
+Shared are values, barriers and the step to stop after, by the barriers and the
+key-value store of the service: outside of the devices, so that a thread may ask
+while a step computes. (The collectives of `multihost_utils`, and Orbax's
+broadcast, which is made of them, need every device of every process, in one
+order.)
 
-| what happens to a process | how the others know |
-|---|---|
-| killed, crashed | its link closes, at once |
-| its machine or network is gone, or it is frozen | silence for `deadline_s` |
-| it ends with an error | it says so |
+A lost process is the matter of `parallel/processes.py`, which ends this one:
+whoever waits here waits as long as all processes live.
 
-Whoever knows first tells process 0, process 0 tells all, and every process ends
-with one line that names the lost one. If process 0 is lost, each sees it.
+This is the one file that imports `jax._src`: JAX has no public way to the store
+of its service, nor to ask where a cluster's launcher has put this process.
 """
 
-import collections
+import concurrent.futures
+import contextlib
+import ctypes
 import dataclasses
+import json
+import signal
 import threading
-import time
-from collections.abc import Callable
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from moejax.core import errors
-from moejax.parallel import alone, wire
+import jax
+from jax._src import clusters, distributed
+from jax.errors import JaxRuntimeError
+
+from moejax.core import errors, files
 
 T = TypeVar('T')
 # A stop that a process asks for after step s is for all after step s + AHEAD.
-# No process can be further than one step beyond another: to begin step n it has
+# No process is more than one step beyond another: to begin step n it has
 # fetched the results of step n - 2, for which all had to compute that one.
 AHEAD = 2
-LOST, INTERRUPTED = 6, 75  # exit codes, see core/command.py
-# When one process has failed: so long it waits for its own error, which is
-# often the same and says it better.
-GRACE_S = 1.5
-END = 'the end'
-LEAVE_S = 5.0  # so long process 0 waits for the others to go, at most
-
-
-@dataclasses.dataclass(frozen=True)
-class Members:
-  """Who is in a run.
-
-  Attributes:
-    index: the number of this process.
-    hosts: the machine of each process.
-    links: process 0: a link to each other; the others: one to process 0.
-  """
-
-  index: int
-  hosts: tuple[str, ...]
-  links: dict[int, wire.Link]
-
-  def name(self, index: int) -> str:
-    return f'process {index} ({self.hosts[index]})'
+FOREVER_MS = 10**11  # three years
+STOP = 'moejax/stop'
 
 
 class Group:
-  """One process's view of a run of several; `close` it in the end.
+  """The processes of a run; this class is a run of one, which never waits.
 
-  Args:
-    members: who is there.
-    deadline_s: of silence, after which a process is lost.
-    leave: is given a line and an exit code when another process is lost; it
-      ends this process and does not return.
+  All processes have to make the same calls of a name in the same order. Values
+  are as JSON has them.
   """
 
-  def __init__(
-    self,
-    members: Members,
-    deadline_s: float,
-    leave: Callable[[str, int], None],
-  ):
-    self.index, self.count = members.index, len(members.hosts)
-    self.members = members
-    self._deadline_s = deadline_s
-    self._leave = leave
-    self._changed = threading.Condition()
-    self._at: dict[str, set[int]] = {}  # process 0: who has come where
-    self._given: dict[str, dict[int, Any]] = {}  # process 0: what to gather
-    self._due: dict[str, tuple[float, float]] = {}  # until when, after how long
-    self._open: dict[str, str | None] = {}  # what is open; or what went wrong
-    self._values: dict[str, Any] = {}
-    self._asked = collections.Counter[str]()
-    self._stop: tuple[str, int] | None = None
-    self._heard_stop: set[int] = set()
-    self._agreed = False
-    self._leaving = set[int]()  # said that they go
-    self._last_word = threading.Lock()  # who holds it ends the process
-    self._ending = threading.Event()
-    self._closed = threading.Event()
-    self._thread = threading.Thread(
-      target=self._watch, name='moejax-group', daemon=True
-    )
-    self._thread.start()
+  index, count = 0, 1
 
-  def first(self, name: str, work: Callable[[], T]) -> T:
-    """`work` in process 0, and when that is done in the others.
-
-    For what is slow once and quick afterwards, such as packing text. The others
-    wait as long as process 0 lives.
-
-    Args:
-      name: used once in a run.
-      work: without collectives.
-    """
-    if self.index == 0:
-      done = work()
-      self._tell({'open': name})
-      return done
-    self._wait(lambda: name in self._open)
-    return work()
-
-  def told(self, name: str, work: Callable[[], Any]) -> Any:
-    """In all processes what `work` returns in process 0, as JSON has it."""
-    name = self._numbered(name)
-    if self.index == 0:
-      self._tell({'open': name, 'value': work()})
-    return self._answer(name)
-
-  def gather(self, name: str, mine: Any) -> list[Any]:
-    """In all processes what each gave, in their order, as JSON has it."""
-    name = self._numbered(name)
-    self._up({'give': name, 'value': mine})
-    return self._answer(name)
+  def gather(self, name: str, value: Any) -> list[Any]:
+    """The value of each process, in their order, in all of them."""
+    del name
+    return [value]
 
   def barrier(self, name: str, deadline_s: float | None = None) -> None:
-    """Waits until all have come; without a deadline as long as they live.
+    """Waits until all processes have come; by default as long as they live.
 
     Raises:
       LostHostError: in all, and names those that had not come in time.
     """
-    self._up({'at': name, 'deadline': deadline_s})
-    # Process 0 says who is missing; GRACE_S later it must be missing itself.
-    wait_s = None if deadline_s is None else deadline_s + GRACE_S
-    if not self._wait(lambda: name in self._open, wait_s):
-      raise errors.LostHostError(self._absent(name, deadline_s, [0]))
-    if line := self._open[name]:
-      raise errors.LostHostError(line)
 
-  def agree(self, flag: str | None, step: int) -> str | None:
-    """What asks all processes to stop after this step, or None.
+  def agree(self, signal_name: str | None, step: int) -> str | None:
+    """The signal that stops all processes after this step, or None.
 
-    To be asked once for each step by every process. It costs nothing until one
-    asks to stop; that one waits until all have heard of it.
-
-    Args:
-      flag: what asks this process to stop, if anything does.
-      step: the number of the step.
-
-    Example, AHEAD=2, SIGINT to process 1 in step 4:
+    Every process asks after each step. Example, SIGINT to process 1 in step 4:
       process 0  ... 4: None    5: None  6: 'SIGINT'
       process 1  ... 4: None    5: None  6: 'SIGINT'
     """
-    if flag and self._stop is None:
-      self._up({'stop': flag, 'step': step + AHEAD})
-      self._wait(lambda: self._agreed)
+    del step
+    return signal_name
+
+  def broadcast(self, name: str, work: Callable[[], Any]) -> Any:
+    """What `work` returns in process 0, in all processes."""
+    return self.gather(name, None if self.index else work())[0]
+
+  def main_first(self, name: str, work: Callable[[], T]) -> T:
+    """`work` in process 0 and then in the others: slow once, quick after."""
+    if self.index:
+      self.barrier(name)
+      return work()
+    result = work()
+    self.barrier(name)
+    return result
+
+  def spread(self, name: str) -> files.Spread:
+    """Work on many items, shared by all; an OSError in one is raised in all.
+
+    Example, 5 items and 2 processes:
+      process 0  makes the items, works on 0 2 4
+      process 1                   works on 1 3
+    """
+    if self.count == 1:
+      return files.here
+
+    def spread(
+      work: Callable[[Any], T], items: Callable[[], list[Any]]
+    ) -> list[T]:
+      every = self.broadcast(f'{name}, items', items)
+      mine, problem = [], None
+      try:
+        mine = files.here(work, lambda: every[self.index :: self.count])
+      except OSError as error:
+        problem = [error.errno, error.strerror or str(error)]
+      shares = self.gather(f'{name}, results', [mine, problem])
+      if problem := next(filter(None, (p for _, p in shares)), None):
+        raise OSError(*problem)
+      for index, (share, _) in enumerate(shares):
+        every[index :: self.count] = share
+      return every
+
+    return spread
+
+
+SINGLE = Group()
+
+
+class JoinedGroup(Group):
+  """The processes that JAX's coordination service has joined.
+
+  Args:
+    client: of the service.
+    index: of this process.
+    names: of all processes, for messages; example: 'process 1 (node1)'.
+  """
+
+  def __init__(self, client: Any, index: int, names: Sequence[str]):
+    self.index, self.count = index, len(names)
+    self._client, self._names = client, names
+    self._rounds = Counter[str]()
+    self._calls = concurrent.futures.ThreadPoolExecutor(4, 'group')
+    self._stop: tuple[str, int] | None = None
+    self._all_know = threading.Event()
+    threading.Thread(target=self._hear_of_stop, daemon=True).start()
+
+  def gather(self, name: str, value: Any) -> list[Any]:
+    """The value of each process, in their order, in all of them."""
+    return self._meet(name, value)
+
+  def barrier(self, name: str, deadline_s: float | None = None) -> None:
+    """Waits until all processes have come; see `Group.barrier`."""
+    self._meet(name, None, deadline_s)
+
+  def agree(self, signal_name: str | None, step: int) -> str | None:
+    """The signal that stops all processes after this step; see `Group.agree`.
+
+    It costs nothing until one process has a signal; that one waits until all
+    have heard of it.
+    """
+    if signal_name and self._stop is None:
+      with contextlib.suppress(JaxRuntimeError):  # another one was first
+        self._client.key_value_set(
+          STOP, json.dumps([signal_name, step + AHEAD])
+        )
+      self._all_know.wait()
     stop = self._stop
     return stop[0] if stop and step >= stop[1] else None
 
-  def fail(self, line: str, code: int) -> None:
-    """Tells the others why this process ends; they end too. To exit after."""
-    self._ending.set()
-    self._take_last_word()
-    if self.index:
-      link = self.members.links[0]
-      link.send({'failed': line, 'code': code})
-      link.finish(LEAVE_S)
-      return
-    self._down({'lost': self._failed(0, line), 'code': _code(code)})
-    self._see_them_off()
+  def _hear_of_stop(self) -> None:
+    with contextlib.suppress(JaxRuntimeError):  # the run has ended without
+      stop = self._client.blocking_key_value_get(STOP, FOREVER_MS)
+      self._stop = tuple(json.loads(stop))
+      self._client.wait_at_barrier(STOP, FOREVER_MS)
+      self._all_know.set()
 
-  def close(self) -> None:
-    """Waits for all, then lets go: from here on each may end when it likes."""
-    self.barrier(END)
+  def _meet(
+    self, name: str, value: Any, deadline_s: float | None = None
+  ) -> list[Any]:
+    """Stores a value, waits until all have done so, and reads them.
 
-  def _absent(self, name: str, seconds: float, which: list[int]) -> str:
-    names = ', '.join(self.members.name(index) for index in which)
-    return (
-      f'after {seconds:g} s {names} had not come to {name!r}; see what they '
-      'wrote last'
+    Process 0 removes the values of a round after the next of the same name,
+    when all have read them.
+    """
+    self._rounds[name] += 1
+    folder = f'moejax/{name}/{self._rounds[name]}'
+    wait_ms = FOREVER_MS if deadline_s is None else int(1000 * deadline_s)
+    self._client.key_value_set(f'{folder}/{self.index}', json.dumps(value))
+    wait = self._calls.submit(self._client.wait_at_barrier, folder, wait_ms)
+    try:
+      wait.result()  # here, and not in the service, Ctrl-C is heard
+    except JaxRuntimeError as error:
+      if deadline_s is None or 'DEADLINE_EXCEEDED' not in str(error):
+        raise
+      # A process that comes after all others had given up names itself.
+      missing = {*range(self.count)} - self._values(folder).keys()
+      missing = missing or {self.index}
+      names = ', '.join(self._names[index] for index in sorted(missing))
+      raise errors.LostHostError(
+        f'after {deadline_s:g} s {names} had not come to {name!r}; see what '
+        'they wrote last'
+      ) from None
+    values = self._values(folder)
+    if self.index == 0 and self._rounds[name] > 1:
+      before = f'moejax/{name}/{self._rounds[name] - 1}/'
+      self._client.key_value_delete(before)
+    return [values[index] for index in range(self.count)]
+
+  def _values(self, folder: str) -> dict[int, Any]:
+    return {
+      int(key.rpartition('/')[2]): json.loads(text)
+      for key, text in self._client.key_value_dir_get(f'{folder}/')
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Which process of a run this is, and where process 0 is (host:port)."""
+
+  coordinator: str
+  count: int
+  index: int
+  local_devices: tuple[int, ...] | None = None
+
+  @property
+  def address(self) -> tuple[str, int]:
+    """Host and port of process 0."""
+    host, _, port = self.coordinator.rpartition(':')
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+      raise errors.InputError(
+        f'--coordinator={self.coordinator} must be host:port of process 0, '
+        'such as node1:9876'
+      )
+    return host.strip('[]'), int(port)
+
+
+def detect(patience_s: float) -> Place | None:
+  """The place that the launcher of a cluster has given to this process.
+
+  JAX knows TPU pods, Slurm, Kubernetes and Open MPI. It asks no network but on
+  a TPU, and there not longer than `patience_s`.
+
+  Raises:
+    Exception: whatever the interface of a cluster raises.
+  """
+  with warnings.catch_warnings(action='ignore'):
+    coordinator, count, index, devices = (
+      clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, int(patience_s)
+      )
     )
-
-  def _failed(self, index: int, line: str) -> str:
-    return f'{self.members.name(index)} stopped: {line}'
-
-  def _numbered(self, name: str) -> str:
-    """The same in all, who ask the same in the same order."""
-    self._asked[name] += 1
-    return f'{name}, question {self._asked[name]}'
-
-  def _answer(self, name: str) -> Any:
-    """What is opened with a name; not kept, as a run asks very often."""
-    self._wait(lambda: name in self._open)
-    del self._open[name]
-    return self._values.pop(name)
-
-  # Messages.
-
-  def _up(self, message: wire.Message) -> None:
-    """To process 0, which may be this one."""
-    if self.index:
-      self.members.links[0].send(message)
-    else:
-      self._take(0, message)
-
-  def _down(self, message: wire.Message) -> None:
-    for link in list(self.members.links.values()):
-      link.send(message)
-
-  def _tell(self, message: wire.Message) -> None:
-    """From process 0 to all, itself included."""
-    if message.get('open') == END:
-      self._closed.set()  # whom it reaches may be gone at once
-    self._down(message)  # first: process 0 may be gone once it has heard it
-    self._take(0, message)
-
-  def _wait(
-    self, done: Callable[[], bool], seconds: float | None = None
-  ) -> bool:
-    until = None if seconds is None else time.monotonic() + seconds
-    with self._changed:
-      while not done():
-        left = 1.0 if until is None else until - time.monotonic()
-        if left <= 0:
-          return False
-        self._changed.wait(min(left, 1.0))  # so that Ctrl-C is heard
-    return True
-
-  def _take(self, who: int, message: wire.Message) -> None:
-    """Does what a message says."""
-    for word in message:
-      if act := _ACTS.get(word):
-        act(self, who, message)
-        with self._changed:
-          self._changed.notify_all()
-
-  def _came(self, who: int, message: wire.Message) -> None:
-    name = message['at']
-    self._at.setdefault(name, set()).add(who)
-    if message['deadline'] is not None:
-      until = time.monotonic() + message['deadline']
-      self._due.setdefault(name, (until, message['deadline']))
-    if len(self._at[name]) == self.count:
-      self._due.pop(name, None)
-      self._tell({'open': name})
-
-  def _gave(self, who: int, message: wire.Message) -> None:
-    name = message['give']
-    given = self._given.setdefault(name, {})
-    given[who] = message['value']
-    # Two threads may both find it complete; one takes it.
-    if len(given) == self.count and self._given.pop(name, None):
-      everything = [given[index] for index in range(self.count)]
-      self._tell({'open': name, 'value': everything})
-
-  def _opened(self, _: int, message: wire.Message) -> None:
-    self._values.setdefault(message['open'], message.get('value'))
-    self._open.setdefault(message['open'], message.get('error'))
-    if END in self._open:
-      self._closed.set()
-
-  def _asked_to_stop(self, _: int, message: wire.Message) -> None:
-    if self.index:
-      self._stop = (message['stop'], message['step'])
-      self._up({'heard': True})
-    elif self._stop is None:  # else another was first, and that one counts
-      self._stop = (message['stop'], message['step'])
-      self._down(message)
-      self._heard(0, message)
-
-  def _heard(self, who: int, _: wire.Message) -> None:
-    self._heard_stop.add(who)
-    if len(self._heard_stop) == self.count:
-      self._tell({'agreed': True})
-
-  def _all_heard(self, _: int, message: wire.Message) -> None:
-    self._agreed = message['agreed']
-
-  def _other_failed(self, who: int, message: wire.Message) -> None:
-    self._leaving.add(who)
-    line, code = self._failed(who, message['failed']), _code(message['code'])
-    self._end(line, code, GRACE_S)
-
-  def _told_of_loss(self, _: int, message: wire.Message) -> None:
-    self._end(message['lost'], message['code'], GRACE_S)
-
-  # The end.
-
-  def _end(self, line: str, code: int, grace_s: float = 0.0) -> None:
-    """In the thread: ends this process, unless it is about to do so itself."""
-    if not self.index:
-      self._down({'lost': line, 'code': code})
-    if self._ending.wait(grace_s):
-      return
-    self._take_last_word()
-    if not self.index:
-      self._see_them_off()
-    self._leave(line, code)
-
-  def _take_last_word(self) -> None:
-    self._last_word.acquire()  # never released
-
-  def _see_them_off(self) -> None:
-    """Process 0 keeps JAX's service, and without it JAX ends the others."""
-    until = time.monotonic() + LEAVE_S
-    links = [*self.members.links.values()]
-    while (links := [x for x in links if x.fileno() >= 0]) and (
-      left := until - time.monotonic()
-    ) > 0:
-      for link in wire.ready(links, left):
-        if link.receive() is None:
-          link.close()
-
-  # The thread.
-
-  def _watch(self) -> None:
-    period = min(5.0, self._deadline_s / 5)
-    links = dict(self.members.links)
-    beat_at = seen_at = 0.0
-    while links and not (self._closed.is_set() or self._ending.is_set()):
-      now = time.monotonic()
-      if now - seen_at > 2 * period:  # it is this process that was asleep
-        for link in links.values():
-          link.heard = now
-      seen_at = now
-      if now - beat_at >= period:
-        self._down({'beat': True})
-        beat_at = now
-      numbers = {link: index for index, link in links.items()}
-      for link in wire.ready([*numbers], min(period / 2, 0.5)):
-        self._read(numbers[link], link, links)
-      self._check_silence(links)
-      self._check_barriers()
-
-  def _read(self, who: int, link: wire.Link, links: dict[int, Any]) -> None:
-    messages = link.receive()
-    if messages is None:
-      del links[who]
-      link.close()
-      if not (self._closed.is_set() or who in self._leaving):
-        self._lose(who, 'was killed, or has crashed')
-      return
-    for message in messages:
-      self._take(who, message)
-
-  def _check_silence(self, links: dict[int, wire.Link]) -> None:
-    now = time.monotonic()
-    for who, link in links.items():
-      if now - link.heard > self._deadline_s and not self._closed.is_set():
-        self._lose(who, f'has been silent for {self._deadline_s:g} s')
-
-  def _check_barriers(self) -> None:
-    for name, (until, seconds) in list(self._due.items()):
-      if time.monotonic() > until and name in self._due:
-        del self._due[name]
-        missing = sorted({*range(self.count)} - self._at[name])
-        line = self._absent(name, seconds, missing)
-        self._tell({'open': name, 'error': line})
-
-  def _lose(self, who: int, what: str) -> None:
-    line = (
-      f'{self.members.name(who)} {what}; the last checkpoint is whole: start '
-      'all processes again'
-    )
-    self._end(line, LOST)
+  if coordinator is None or None in (count, index) or count == 1:
+    return None
+  local = None if devices is None else tuple(devices)
+  return Place(coordinator, count, index, local)
 
 
-AnyGroup = Group | alone.Alone
+def start(
+  place: Place, names: Sequence[str], join_s: float, silence_s: float
+) -> JoinedGroup:
+  """Starts JAX's service among processes that have met; before any device.
+
+  Args:
+    place: of this process.
+    names: of all processes.
+    join_s: how long to wait for them, in seconds.
+    silence_s: after how much silence `parallel/processes.py` ends this process;
+      the service waits longer, and so does not end it first.
+  """
+  _wait_on_abort()
+  jax.distributed.initialize(
+    place.coordinator,
+    place.count,
+    place.index,
+    place.local_devices,
+    cluster_detection_method='deactivate',
+    initialization_timeout=int(max(30, join_s)),
+    heartbeat_timeout_seconds=int(max(100, 3 * silence_s)),
+    shutdown_timeout_seconds=int(max(10, silence_s)),
+  )
+  return JoinedGroup(distributed.global_state.client, place.index, names)
 
 
-def _code(code: int) -> int:
-  return INTERRUPTED if code == INTERRUPTED else LOST
+def _wait_on_abort() -> None:
+  """Gives the thread that watches the time to say which process is lost.
 
-
-_ACTS: dict[str, Callable[[Group, int, wire.Message], None]] = {
-  'at': Group._came,
-  'give': Group._gave,
-  'open': Group._opened,
-  'stop': Group._asked_to_stop,
-  'heard': Group._heard,
-  'agreed': Group._all_heard,
-  'failed': Group._other_failed,
-  'lost': Group._told_of_loss,
-}
+  When process 0 goes, the service's client calls abort(), some milliseconds
+  before or after our channel closes. So SIGABRT (number 6) first calls C's
+  sleep(6), and only then ends the process; by then the thread has ended it.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    return
+  libc = ctypes.CDLL(None)
+  libc.signal.restype = ctypes.c_void_p
+  libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+  libc.signal(int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p))

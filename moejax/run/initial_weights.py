@@ -9,14 +9,14 @@ from moejax.convert import folder as folders
 from moejax.core import errors
 from moejax.model import build
 from moejax.model.config import ModelConfig
-from moejax.parallel import group as groups
+from moejax.parallel.group import Group
 from moejax.run import restore
 from moejax.run.context import Context
 from moejax.run.resources import NEAR, Resources
 from moejax.train import checkpoint
 
 
-def check(run: Run, folder: epath.Path, group: groups.AnyGroup) -> None:
+def check(run: Run, folder: epath.Path, group: Group) -> None:
   """Opens `start` if the run has yet to read it; no weight is read.
 
   A run that has a checkpoint needs `start` no longer: it may be gone.

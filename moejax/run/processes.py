@@ -18,22 +18,55 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import jax
 
 from moejax.config import Run
 from moejax.core import config_tree, errors, exits, files, terminal
-from moejax.parallel import alone, distributed
 from moejax.parallel import group as groups
+from moejax.parallel import processes
+from moejax.parallel.group import SINGLE, Group, Place
 
-# A collective fails when a process is gone, perhaps before we know which.
+# With --coordinator alone, the count and number of this process are read from
+# the first pair that is set.
+ENVIRONMENTS = {
+  'JAX': ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'),
+  'Slurm': ('SLURM_NTASKS', 'SLURM_PROCID'),
+  'Open MPI': ('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK'),
+  'MPICH, Intel MPI': ('PMI_SIZE', 'PMI_RANK'),
+}
+# Set by launchers that tell every process where process 0 is.
+COORDINATOR = 'JAX_COORDINATOR_ADDRESS'
+# A collective fails when a process is gone, perhaps before it is known which.
 FIND_OUT_S = 4.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """What the command line says.
+
+  Attributes:
+    coordinator: host:port of process 0; '' to be detected.
+    num_processes: of the run; None to be detected.
+    process_id: of this process, from 0; None to be detected.
+    detect: whether to look at the environment.
+    join_s: how long to wait for all processes, in seconds.
+    silence_s: a process that is silent for so many seconds is lost.
+  """
+
+  coordinator: str = ''
+  num_processes: int | None = None
+  process_id: int | None = None
+  detect: bool = True
+  join_s: float = 300.0
+  silence_s: float = 60.0
+
+
 def add_flags(flags: argparse.ArgumentParser) -> None:
-  """The flags of `distributed.Flags`."""
-  default = distributed.Flags()
+  """The flags of `Flags`."""
+  default = Flags()
   add = flags.add_argument_group('several processes').add_argument
   add('--coordinator', default='', help='host:port of process 0')
   add('--num-processes', type=int, help='how many processes there are')
@@ -58,9 +91,9 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
   )
 
 
-def read_flags(args: argparse.Namespace) -> distributed.Flags:
-  """What they say."""
-  return distributed.Flags(
+def read_flags(args: argparse.Namespace) -> Flags:
+  """The flags of a command line."""
+  return Flags(
     coordinator=args.coordinator,
     num_processes=args.num_processes,
     process_id=args.process_id,
@@ -70,11 +103,83 @@ def read_flags(args: argparse.Namespace) -> distributed.Flags:
   )
 
 
+def find(
+  flags: Flags, environment: Mapping[str, str] = os.environ
+) -> Place | None:
+  """The place of this process in a run of several; None if it is alone.
+
+  Raises:
+    InputError: flags that do not fit together, or are not enough.
+  """
+  if flags.join_s <= 0 or flags.silence_s <= 0:
+    raise errors.InputError(
+      f'--join-timeout={flags.join_s:g} and --host-timeout={flags.silence_s:g} '
+      'must be more than 0 seconds'
+    )
+  coordinator = flags.coordinator
+  count, index = flags.num_processes, flags.process_id
+  if flags.detect:
+    coordinator = coordinator or environment.get(COORDINATOR, '')
+  if not coordinator:
+    if (count, index) != (None, None):
+      raise errors.InputError(
+        '--num-processes and --process-id need --coordinator=host:port, where '
+        'process 0 is'
+      )
+    return _detected(flags, environment) if flags.detect else None
+  if flags.detect:
+    there = _numbers(environment)
+    count = there[0] if count is None else count
+    index = there[1] if index is None else index
+  if count is None or index is None:
+    raise errors.InputError(
+      f'--coordinator={coordinator} also needs --num-processes and '
+      '--process-id: the environment does not tell them'
+    )
+  if not 0 <= index < count:
+    raise errors.InputError(
+      f'--process-id={index} must be from 0 to {count - 1}, with '
+      f'--num-processes={count}'
+    )
+  place = Place(coordinator, count, index)
+  return place if place.address and count > 1 else None
+
+
+def _numbers(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
+  for names in ENVIRONMENTS.values():
+    count, index = (environment.get(name, '') for name in names)
+    if count.isdecimal() and index.isdecimal():
+      return int(count), int(index)
+  return None, None
+
+
+def _detected(flags: Flags, environment: Mapping[str, str]) -> Place | None:
+  try:
+    return groups.detect(flags.join_s)
+  except Exception as e:  # noqa: BLE001 (whatever a cluster's interface raises)
+    if 'KUBERNETES_SERVICE_HOST' in environment and (
+      'JOB_COMPLETION_INDEX' not in environment
+    ):
+      return None  # a pod of its own, not of an indexed job
+    line = str(e).splitlines()[0] if str(e) else type(e).__name__
+    raise errors.InputError(
+      f'this looks like a cluster, but its processes cannot be found ({line}); '
+      'give --coordinator, --num-processes and --process-id, or '
+      '--distributed=off for a run of this process alone'
+    ) from None
+
+
 @dataclasses.dataclass(frozen=True)
 class Processes:
-  """The processes of a run; by default this one is alone."""
+  """The processes of a run; by default this one is alone.
 
-  group: groups.AnyGroup = alone.ALONE
+  Attributes:
+    group: what they share.
+    watch: ends this process when another one is lost; None if it is alone.
+  """
+
+  group: Group = SINGLE
+  watch: processes.Watch | None = None
 
   @property
   def main(self) -> bool:
@@ -83,7 +188,7 @@ class Processes:
 
   @contextlib.contextmanager
   def guard(self) -> Iterator[None]:
-    """Where an error of this process alone must not leave the others waiting.
+    """Where an error of this process must not leave the others waiting.
 
     The others are told why, and this process ends at once: what would be closed
     on the way out, a checkpoint say, may wait for the others for ever.
@@ -93,59 +198,71 @@ class Processes:
     except errors.InterruptedRunError:
       raise  # all of them are
     except BaseException as error:  # also Ctrl-C
-      if isinstance(self.group, alone.Alone):
+      if self.watch is None:
         raise
-      self._end(error)
+      ending = exits.ending(error)
+      if ending is None:
+        time.sleep(FIND_OUT_S)  # if a process is lost, this one ends here
+        text = ''.join(traceback.format_exception(error))
+        ending = exits.BUG, f'{text}a bug: {type(error).__name__}: {error}'
+      code, line = ending
+      self.watch.fail(line.splitlines()[-1], code)
+      _leave(self.group.index, line, code)
 
-  def _end(self, error: BaseException) -> None:
-    found = exits.ending(error)
-    if found is None:
-      time.sleep(FIND_OUT_S)  # if a process is lost, this one ends here
-      text = ''.join(traceback.format_exception(error))
-      found = exits.BUG, f'{text}a bug: {type(error).__name__}: {error}'
-    code, line = found
-    self.group.fail(line.splitlines()[-1], code)
-    _leave(self.group.index, line, code)
+  def part(self) -> None:
+    """The orderly end: all are done, and each may end when it likes."""
+    self.group.barrier('the end')
+    self.watch.close()
+    jax.distributed.shutdown()
 
 
 ALONE = Processes()
 
 
 @contextlib.contextmanager
-def joined(flags: distributed.Flags, run: Run) -> Iterator[Processes]:
-  """Joins the others, if there are any; waits for them in the end.
+def joined(flags: Flags, run: Run) -> Iterator[Processes]:
+  """Joins the other processes, if there are any; waits for them in the end.
 
   Raises:
     InputError: flags that do not fit together, or other code in some process.
-    LostHostError: somebody did not come.
+    LostHostError: a process did not come.
   """
-  place = distributed.find(flags)
+  place = find(flags)
   if place is None:
     yield ALONE
     return
-  ways = distributed.Ways(
-    say=terminal.say,
-    leave=lambda line, code: _leave(place.index, f'lost: {line}', code),
-  )
+  index = place.index
+  until = time.monotonic() + flags.join_s
   try:
-    found = distributed.join(place, flags, _about(run), ways)
+    members = processes.meet(place, flags.join_s, _about(run), terminal.say)
   except (errors.InputError, errors.LostHostError) as error:
-    _leave(place.index, *reversed(exits.ending(error)))
-  here = Processes(found)
+    _leave(index, *reversed(exits.ending(error)))
+  watch = processes.Watch(
+    members,
+    flags.silence_s,
+    lambda line, code: _leave(index, f'lost: {line}', code),
+  )
+  group = groups.start(
+    place, members.names, until - time.monotonic(), flags.silence_s
+  )
+  line = _devices_line()  # in all: they tell each other what devices they have
+  here = Processes(group, watch)
+  if here.main:
+    terminal.say(line)
   try:
     with here.guard():
       yield here
-      distributed.leave(found)
+      here.part()
   except errors.InterruptedRunError as error:
     with here.guard():
-      distributed.leave(found)
+      here.part()
     if here.main:
       raise
-    _leave(place.index, *reversed(exits.ending(error)))
+    _leave(index, *reversed(exits.ending(error)))
 
 
 def _leave(index: int, line: str, code: int) -> None:
-  """Ends the process without waiting for anybody."""
+  """Ends the process without waiting for any other."""
   front = f'process {index}: ' if index else ''
   sys.stdout.flush()
   sys.stderr.write(front + line + '\n')
@@ -162,3 +279,15 @@ def _about(run: Run) -> dict[str, str]:
     'jax': jax.__version__,
     'python': '.'.join(platform.python_version_tuple()[:2]),
   }
+
+
+def _devices_line() -> str:
+  """How many devices each process has."""
+  by_process = Counter(device.process_index for device in jax.devices())
+  counts = [by_process[index] for index in range(jax.process_count())]
+  kind = jax.devices()[0].device_kind
+  if len({*counts}) == 1:
+    each = f'{counts[0]} each'
+  else:
+    each = ', '.join(f'{n} in process {i}' for i, n in enumerate(counts))
+  return f'All {len(counts)} are here: {sum(counts)} {kind} devices, {each}.'

@@ -57,7 +57,7 @@ def make(
   if data.vocab is not None and not wanted.eval_batches:
     screen.line('Compressing the text with xz -9 (once), to compare with ...')
     work = lambda: [data.baselines(name) for name in data.validation]
-    context.processes.group.first('baselines', work)
+    context.processes.group.main_first('baselines', work)
   domains, counts = {}, {}
   for name, reader in data.validation.items():
     limit = wanted.eval_batches

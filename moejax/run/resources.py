@@ -99,7 +99,7 @@ def _near(
     return None
   group = context.processes.group
   files.check_writable(place, 'train.local_checkpoints')
-  token = group.told(NEAR, lambda: _token(folder / NEAR))
+  token = group.broadcast(NEAR, lambda: _token(folder / NEAR))
   warn = screen.line
   if group.index:
     warn = lambda text: _say(f'process {group.index}: {text}\n')

@@ -11,9 +11,8 @@ from moejax import config
 from moejax.config import Run, kept_tokenizer
 from moejax.core import errors, resume
 from moejax.model import build
-from moejax.parallel import alone
-from moejax.parallel import group as groups
 from moejax.parallel import mesh as meshes
+from moejax.parallel.group import SINGLE, Group
 from moejax.train import checkpoint, optimizer
 from moejax.train import state as states
 
@@ -82,7 +81,7 @@ def weights(
   model: build.Model,
   workdir: str,
   warn: Callable[[str], None],
-  group: groups.AnyGroup = alone.ALONE,
+  group: Group = SINGLE,
   *,
   step: str = checkpoint.NEWEST,
   key: str = '--step',

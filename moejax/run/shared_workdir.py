@@ -6,19 +6,19 @@ import time
 from etils import epath
 
 from moejax.core import errors
-from moejax.parallel import group
+from moejax.parallel.group import Group
 
 NAME = '.meeting'
 # A network's folder may show a new file late.
 PATIENCE_S = 10.0
 
 
-def check_shared(folder: epath.Path, joined: group.AnyGroup) -> None:
+def check_shared(folder: epath.Path, group: Group) -> None:
   """Raises InputError in a process that has another folder than process 0.
 
   A disk of its own under the same name would take half of every checkpoint.
   """
-  if joined.count == 1:
+  if group.count == 1:
     return
   path = folder / NAME
 
@@ -26,7 +26,7 @@ def check_shared(folder: epath.Path, joined: group.AnyGroup) -> None:
     path.write_text(token := secrets.token_hex(8))
     return token
 
-  token = joined.told('workdir', write)
+  token = group.broadcast('workdir', write)
   until = time.monotonic() + PATIENCE_S
   while _token(path) != token:
     if time.monotonic() > until:
@@ -35,8 +35,8 @@ def check_shared(folder: epath.Path, joined: group.AnyGroup) -> None:
         'that all processes share, such as a network folder or gs://...'
       )
     time.sleep(0.2)
-  joined.barrier('workdir seen')
-  if joined.index == 0:
+  group.barrier('workdir seen')
+  if group.index == 0:
     path.unlink(missing_ok=True)
 
 

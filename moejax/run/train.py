@@ -94,7 +94,7 @@ def _train(
     first_layer=run.model.num_dense,
     console=None if processes.main else rich.console.Console(quiet=True),
   )
-  found = processes.group.told('report', lambda: report.read(folder))
+  found = processes.group.broadcast('report', lambda: report.read(folder))
   if found is not None and compatibility.finished(run, folder, screen.line):
     screen.line(
       f'This run is finished: {folder} has all {run.train.steps} steps.'
@@ -113,7 +113,7 @@ def _context(
   # What does not fit together is to be said before any text is packed.
   model.trace(run.train.batch_size, run.data.sequence_length)
   show = data_progress.lines(screen)
-  data = processes.group.first(
+  data = processes.group.main_first(
     'data',
     lambda: data_build.build(run.data, run.train.batch_size, run.seed, show),
   )

@@ -36,8 +36,7 @@ import jax
 from etils import epath
 
 from moejax.core import errors
-from moejax.parallel import alone
-from moejax.parallel import group as groups
+from moejax.parallel.group import SINGLE, Group
 from moejax.train import checkpoint_folder, state_files, stored
 
 NEWEST, BEST = 'newest', 'best'
@@ -69,7 +68,7 @@ class Checkpointer:
     keep_best: bool = True,
     asynchronous: bool = True,
     own: bool = False,
-    group: groups.AnyGroup = alone.ALONE,
+    group: Group = SINGLE,
     warn: Callable[[str], None] = lambda _: None,
   ):
     """Reads and writes nothing yet.

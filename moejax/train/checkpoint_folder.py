@@ -19,8 +19,7 @@ from typing import Any
 from etils import epath
 
 from moejax.core import files
-from moejax.parallel import alone, sharing
-from moejax.parallel import group as groups
+from moejax.parallel.group import SINGLE, Group
 
 META = 'meta.json'
 VALUES = 'values.json'
@@ -45,11 +44,11 @@ class CheckpointFolder:
     self,
     folder: epath.PathLike,
     warn: Callable[[str], None],
-    group: groups.AnyGroup = alone.ALONE,
+    group: Group = SINGLE,
     writes: bool = True,
   ):
     self._group = group
-    self._spread = sharing.by_all(group, 'checksums of files')
+    self._spread = group.spread('checksums of files')
     self._writes = writes
     self.folder = epath.Path(folder)
     if files.is_local(folder):  # Orbax takes absolute paths only
@@ -89,7 +88,7 @@ class CheckpointFolder:
 
   def whole(self) -> Iterator[int]:
     """Steps that verify, newest first; others are warned of, once."""
-    for step in reversed(self._group.told('checkpoints', self.steps)):
+    for step in reversed(self._group.broadcast('checkpoints', self.steps)):
       known = step in self._bad
       if (line := self.damage(step)) is None:
         yield step
@@ -187,7 +186,7 @@ class CheckpointFolder:
       others = {**self._known_values(), step: math.inf}
       return math.isfinite(value) and value < min(others.values())
 
-    return self._group.told('best checkpoint', compare)
+    return self._group.broadcast('best checkpoint', compare)
 
   def best(self) -> tuple[int, float] | None:
     """The step with the lowest metric, of those there are, and the metric."""

@@ -21,8 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moejax.core import errors
-from moejax.parallel import alone
-from moejax.parallel import group as groups
+from moejax.parallel.group import SINGLE, Group
 from moejax.train.checkpoint import Checkpointer
 
 LIFE = 'life'
@@ -40,7 +39,7 @@ class Tiers:
     durable: Checkpointer,
     near: Checkpointer | None = None,
     warn: Callable[[str], None] = lambda _: None,
-    group: groups.AnyGroup = alone.ALONE,
+    group: Group = SINGLE,
   ):
     """Takes both as they are; the caller closes them.
 
@@ -133,7 +132,7 @@ class Tiers:
 
   def _this_life(self) -> str:
     if not self._life:
-      self._life = self._group.told(LIFE, lambda: secrets.token_hex(4))
+      self._life = self._group.broadcast(LIFE, lambda: secrets.token_hex(4))
     return self._life
 
   def _try(self, what: Callable[[Checkpointer], None]) -> None:

@@ -1,11 +1,14 @@
-"""Processes of a run as threads, with real links between them."""
+"""Processes of a run as threads of one process."""
 
 import contextlib
 import threading
 import time
 
-from helpers import processes
-from moejax.parallel import group, lobby
+from jax._src.lib import _jax
+
+from helpers import processes as real
+from moejax.parallel import processes
+from moejax.parallel.group import JoinedGroup, Place
 
 ABOUT = {'jax': '1'}
 
@@ -15,26 +18,24 @@ class Left(Exception):  # noqa: N818 (it is no error)
 
 
 class Cluster:
-  """So many members, each with its own end of a link."""
+  """So many processes that meet and watch each other, over real channels."""
 
   def __init__(self, count, *, join_s=10.0, silence_s=1.0):
-    self.place = f'127.0.0.1:{processes.free_port()}'
+    self.place = f'127.0.0.1:{real.free_port()}'
     self.count, self.said, self.left = count, [], {}
     self.join_s, self.silence_s = join_s, silence_s
 
   def members(self, index, about=None):
-    place = lobby.Place(self.place, self.count, index)
+    place = Place(self.place, self.count, index)
     about = about or ABOUT
-    if index:
-      return lobby.knock(place, self.join_s, about)
-    return lobby.receive(place, self.join_s, about, self.said.append)
+    return processes.meet(place, self.join_s, about, self.said.append)
 
-  def group(self, index):
+  def watch(self, index):
     def leave(line, code):
       self.left[index] = (line, code)
       raise Left  # ends the thread, as os._exit ends the process
 
-    return group.Group(self.members(index), self.silence_s, leave)
+    return processes.Watch(self.members(index), self.silence_s, leave)
 
   def wait_until_left(self, *who):
     deadline = time.monotonic() + 15
@@ -62,16 +63,64 @@ def each(count, work):
   return found
 
 
+def disappear(watch):
+  """Closes a process's channels, as its end does."""
+  for channel in watch._channels.values():
+    with contextlib.suppress(OSError):
+      channel.close()
+
+
 @contextlib.contextmanager
-def groups(count, **options):
+def watches(count, **options):
+  """A cluster, and the watch of each process."""
   cluster = Cluster(count, **options)
-  found = each(count, cluster.group)
-  assert all(isinstance(g, group.Group) for g in found), found
+  found = each(count, cluster.watch)
+  assert all(isinstance(one, processes.Watch) for one in found), found
   try:
     yield cluster, found
   finally:
     for one in found:
-      one._closed.set()
-    for one in found:
-      for link in one.members.links.values():
-        link.close()
+      one._watched.clear()
+      one._thread.join(5)
+      disappear(one)
+
+
+class _Late:
+  def __init__(self, client):
+    self._client = client
+
+  def __getattr__(self, name):
+    return getattr(self._client, name)
+
+  def blocking_key_value_get(self, key, timeout_ms):
+    value = self._client.blocking_key_value_get(key, timeout_ms)
+    time.sleep(0.3)
+    return value
+
+
+@contextlib.contextmanager
+def groups(count, late=None):
+  """The group of each process, on one coordination service of JAX.
+
+  Args:
+    count: processes.
+    late: the process that hears late of what another one has stored.
+  """
+  port = real.free_port()
+  service = _jax.get_distributed_runtime_service(f'127.0.0.1:{port}', count)
+  clients = [
+    _jax.get_distributed_runtime_client(
+      f'127.0.0.1:{port}', index, shutdown_on_destruction=False
+    )
+    for index in range(count)
+  ]
+  assert each(count, lambda i: clients[i].connect()) == [None] * count
+  names = [f'process {index} (host)' for index in range(count)]
+  try:
+    yield [
+      JoinedGroup(_Late(client) if index == late else client, index, names)
+      for index, client in enumerate(clients)
+    ]
+  finally:
+    each(count, lambda i: clients[i].shutdown())
+    service.shutdown()

@@ -1,7 +1,7 @@
 """Whatever happens to one process, none of the others is left waiting.
 
 More of it, with real processes too, is in tests/soak/test_many_hosts.py; what
-they say to each other is tested in test_group.py.
+they say to each other is tested in tests/parallel/test_processes.py.
 """
 
 import signal

@@ -285,7 +285,7 @@ def test_two_processes_share_the_checksums(tmp_path, monkeypatch):
     for name in 'abcde':
       (data / name).write_text(f'{name} of {step}')
   told = [[], []]
-  with as_threads.groups(2, silence_s=60.0) as (_, groups):
+  with as_threads.groups(2) as groups:
 
     def folders():
       return [

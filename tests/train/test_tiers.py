@@ -191,7 +191,7 @@ class Several:
 @pytest.fixture
 def several(tmp_path, monkeypatch):
   monkeypatch.setattr(state_files, 'StateFiles', PlainFiles)
-  with as_threads.groups(2, silence_s=60.0) as (_, groups):
+  with as_threads.groups(2) as groups:
     yield Several(tmp_path, groups)
 
 

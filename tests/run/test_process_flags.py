@@ -7,8 +7,10 @@ import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
 from moejax.core import errors
-from moejax.parallel import distributed
-from moejax.parallel.distributed import Flags, Place
+from moejax.parallel import group
+from moejax.parallel.group import Place
+from moejax.run import processes
+from moejax.run.processes import Flags
 
 SLURM = {
   'SLURM_JOB_ID': '17',
@@ -48,33 +50,33 @@ def test_alone_without_flags_and_cluster(monkeypatch):
 
   monkeypatch.setattr(socket, 'getaddrinfo', asked)
   monkeypatch.setattr(socket.socket, 'connect', asked)
-  assert distributed.find(Flags()) is None
+  assert processes.find(Flags()) is None
 
 
 def test_flags():
   flags = Flags('node0:9876', num_processes=4, process_id=3)
-  found = distributed.find(flags)
+  found = processes.find(flags)
   assert found == Place('node0:9876', 4, 3)
   assert found.address == ('node0', 9876)
   assert Place('[::1]:80', 2, 0).address == ('::1', 80)
 
 
 def test_one_of_one_is_alone():
-  assert distributed.find(Flags('node0:9876', 1, 0)) is None
+  assert processes.find(Flags('node0:9876', 1, 0)) is None
 
 
 def test_slurm(monkeypatch):
   _set(monkeypatch, SLURM)
   # The port is JAX's: of the job's number. One process, one device.
-  assert distributed.find(Flags()) == Place('node3:61457', 4, 2, (0,))
-  assert distributed.find(Flags(detect=False)) is None
+  assert processes.find(Flags()) == Place('node3:61457', 4, 2, (0,))
+  assert processes.find(Flags(detect=False)) is None
   monkeypatch.setenv('SLURM_NTASKS', '1')
-  assert distributed.find(Flags()) is None
+  assert processes.find(Flags()) is None
 
 
 def test_open_mpi(monkeypatch):
   _set(monkeypatch, OPEN_MPI)
-  found = distributed.find(Flags())
+  found = processes.find(Flags())
   assert (found.count, found.index, found.local_devices) == (2, 1, (1,))
   assert found.address[0] == '10.96.0.1'
 
@@ -97,14 +99,14 @@ def test_tpu_vms_of_one_slice(monkeypatch, endpoints):
   """No flag is given: the machine's metadata tells, in either form."""
   metadata = {'worker-network-endpoints': endpoints, 'tpu-env': 'ZONE: x'}
   _on_a_tpu_vm(monkeypatch, {**metadata, 'agent-worker-number': '2'})
-  assert distributed.find(Flags()) == Place('10.0.0.1:8482', 4, 2)
-  assert distributed.find(Flags(detect=False)) is None
+  assert processes.find(Flags()) == Place('10.0.0.1:8482', 4, 2)
+  assert processes.find(Flags(detect=False)) is None
 
 
 def test_one_tpu_vm_is_alone(monkeypatch):
   metadata = {'worker-network-endpoints': '10.0.0.1', 'tpu-env': ''}
   _on_a_tpu_vm(monkeypatch, {**metadata, 'agent-worker-number': '0'})
-  assert distributed.find(Flags()) is None
+  assert processes.find(Flags()) is None
 
 
 def test_tpu_vms_of_several_slices(monkeypatch):
@@ -115,10 +117,10 @@ def test_tpu_vms_of_several_slices(monkeypatch):
   )
   metadata = {'worker-network-endpoints': ENDPOINTS, 'tpu-env': slices}
   _on_a_tpu_vm(monkeypatch, {**metadata, 'agent-worker-number': '1'})
-  assert distributed.find(Flags()) == Place('10.9.0.1:8482', 12, 9)
+  assert processes.find(Flags()) == Place('10.9.0.1:8482', 12, 9)
   for name, value in [('NUM_SLICES', '2'), ('SLICE_ID', '1')]:
     monkeypatch.setenv(f'MEGASCALE_{name}', value)  # that comes first
-  assert distributed.find(Flags()) == Place('10.9.0.1:8482', 8, 5)
+  assert processes.find(Flags()) == Place('10.9.0.1:8482', 8, 5)
 
 
 @pytest.mark.parametrize(
@@ -131,14 +133,14 @@ def test_tpu_vms_of_several_slices(monkeypatch):
 def test_gke_with_tpus(monkeypatch, name, workers):
   _on_a_tpu_vm(monkeypatch, {})
   _set(monkeypatch, {name: workers, 'TPU_WORKER_ID': '1'})
-  assert distributed.find(Flags()) == Place('job-0.svc:8482', 2, 1)
+  assert processes.find(Flags()) == Place('job-0.svc:8482', 2, 1)
   slices = {
     'MEGASCALE_COORDINATOR_ADDRESS': 'set-0.svc',
     'MEGASCALE_NUM_SLICES': '2',
     'MEGASCALE_SLICE_ID': '1',
   }
   _set(monkeypatch, slices)
-  assert distributed.find(Flags()) == Place('set-0.svc:8482', 4, 3)
+  assert processes.find(Flags()) == Place('set-0.svc:8482', 4, 3)
 
 
 def test_a_tpu_whose_coordinator_has_no_address(monkeypatch):
@@ -154,22 +156,22 @@ def test_a_tpu_whose_coordinator_has_no_address(monkeypatch):
   monkeypatch.setattr(cloud_tpu_cluster.time, 'sleep', lambda _: None)
   message = r'cannot be found \(Failed to recognize coordinator address a\)'
   with pytest.raises(errors.InputError, match=message):
-    distributed.find(Flags(join_s=1))
+    processes.find(Flags(join_s=1))
 
 
-@pytest.mark.parametrize(('size', 'rank'), [*distributed.ENVIRONMENTS.values()])
+@pytest.mark.parametrize(('size', 'rank'), [*processes.ENVIRONMENTS.values()])
 def test_numbers_from_the_environment_with_a_coordinator(
   monkeypatch, size, rank
 ):
   """As with launchers that do not say where process 0 is."""
   _set(monkeypatch, {size: '8', rank: '5'})
-  assert distributed.find(Flags('a:1')) == Place('a:1', 8, 5)
-  assert distributed.find(Flags('a:1', process_id=6)) == Place('a:1', 8, 6)
+  assert processes.find(Flags('a:1')) == Place('a:1', 8, 5)
+  assert processes.find(Flags('a:1', process_id=6)) == Place('a:1', 8, 6)
 
 
 def test_a_coordinator_from_the_environment(monkeypatch):
   monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'b:2')
-  assert distributed.find(Flags('', 3, 1)) == Place('b:2', 3, 1)
+  assert processes.find(Flags('', 3, 1)) == Place('b:2', 3, 1)
 
 
 def test_a_pod_that_is_of_no_indexed_job_is_alone(monkeypatch):
@@ -179,13 +181,13 @@ def test_a_pod_that_is_of_no_indexed_job_is_alone(monkeypatch):
   def raises(*_):
     raise RuntimeError('no controller')
 
-  cluster = distributed.clusters.ClusterEnv
+  cluster = group.clusters.ClusterEnv
   name = 'auto_detect_unset_distributed_params'
   monkeypatch.setattr(cluster, name, raises)
-  assert distributed.find(Flags()) is None
+  assert processes.find(Flags()) is None
   monkeypatch.setenv('JOB_COMPLETION_INDEX', '0')
   with pytest.raises(errors.InputError, match=r'found \(no controller\); give'):
-    distributed.find(Flags())
+    processes.find(Flags())
 
 
 @pytest.mark.parametrize(
@@ -203,4 +205,4 @@ def test_a_pod_that_is_of_no_indexed_job_is_alone(monkeypatch):
 )
 def test_flags_that_do_not_fit(flags, message):
   with pytest.raises(errors.InputError, match=message):
-    distributed.find(flags)
+    processes.find(flags)
