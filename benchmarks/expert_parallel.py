@@ -209,9 +209,8 @@ def _kinds() -> dict[str, Any]:
   return found
 
 
-def _on(
-  mesh: jax.sharding.Mesh, x: Any, spec: PartitionSpec
-) -> jax.ShapeDtypeStruct:
+def _on(mesh: jax.sharding.Mesh, x: Any, spec: PartitionSpec) -> Any:
+  """Stands for an array with that sharding where a function is lowered."""
   sharding = NamedSharding(mesh, spec)
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 

@@ -100,7 +100,11 @@ def _ratio(mine: list[Any], other: list[Any], key: str) -> float:
 def _write(path: pathlib.Path, megabytes: int) -> None:
   """The shipped texts over and over, each time with another line before."""
   names = mixtures.MIXTURES['minipile'].tasks
-  texts = [t.encode() for n in names for t in tasks.TASKS[n].texts('train')]
+  texts = [
+    long_text.whole(text).encode()
+    for name in names
+    for text in tasks.Minipile(name).texts('train')
+  ]
   number = 0
   with path.open('wb') as out:
     while True:
@@ -135,7 +139,7 @@ def _side_flags(
 
 
 def _measured(args: argparse.Namespace) -> dict[str, Any]:
-  vocab = vocabs.SentencePiece()
+  vocab: vocabs.Vocab = vocabs.SentencePiece()
   if args.tokenizer:
     vocab = vocabs.HfTokenizer(args.tokenizer, args.eos_token)
   vocab.encode('loads the model')

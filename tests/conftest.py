@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 
+import hypothesis
 import pytest
 
 PLATFORM = os.environ.get('MOEJAX_TEST_PLATFORM', 'cpu')
@@ -37,6 +38,13 @@ gc.set_threshold(50_000, 20, 20)
 # Pages of memory after which a process forgets its compiled programs: 2 GB.
 MANY_PAGES = 2 * 2**30 // os.sysconf('SC_PAGE_SIZE')
 STATUS = pathlib.Path('/proc/self/statm')
+
+
+# The same examples in every run, and few: most of them are for the edges.
+hypothesis.settings.register_profile(
+  'moejax', derandomize=True, deadline=None, max_examples=30, database=None
+)
+hypothesis.settings.load_profile('moejax')
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -172,8 +172,8 @@ def _read(
   plan: load.Plan, staged: staging.Staging, workdir: epath.Path
 ) -> build.Weights:
   """The weights of a folder, on one device."""
-  sizes = meshes.MeshConfig(data=1)
-  model = build.build(plan.config, meshes.make(sizes, jax.devices()[:1]))
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  model = build.build(plan.config, mesh)
   # Put together, and saved.
   needed = 2 * trees.num_bytes(model.shapes) - staged.num_bytes
   free = shutil.disk_usage(workdir).free

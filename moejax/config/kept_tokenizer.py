@@ -101,13 +101,13 @@ def folder(
   Raises:
     InputError: a file of the workdir is damaged.
   """
-  place = epath.Path(workdir) / companions.NAME
-  if place.is_dir():
-    companions.check(place)
+  kept = epath.Path(workdir) / companions.NAME
+  place: epath.Path | None = None
+  if kept.is_dir():
+    companions.check(kept)
+    place = kept
   elif start and epath.Path(start).is_dir():  # nothing is fetched for this
     place = _source(start)
-  else:
-    return None
   if place is None:
     return None
   return place if _is_of(vocab, companions.tokenizer_file(place)) else None
@@ -138,11 +138,12 @@ def adopted(vocab: Vocab, workdir: epath.PathLike) -> Vocab:
     return kept
   if not has_begun(epath.Path(workdir)):
     return vocab
-  if vocab_file.read(path) != vocab_file.read(kept.path):
+  kept_path = getattr(kept, 'path', '')
+  if vocab_file.read(path) != vocab_file.read(kept_path):
     raise errors.InputError(
       f'data.vocab.path={path!r} is another tokenizer than the run in '
       f'{workdir} began with; use another --workdir, or put it back (a copy is '
-      f'{kept.path})'
+      f'{kept_path})'
     )
   return vocab
 

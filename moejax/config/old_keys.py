@@ -92,7 +92,8 @@ def migrated(tree: dict[str, Any]) -> dict[str, Any]:
     node = _at(tree, path) or {}
     value = node.get(last)
     if isinstance(value, dict):
-      value['name'] = values.get(value.get('name'), value.get('name'))
+      name = value.get('name', '')
+      value['name'] = values.get(name, name)
     elif isinstance(value, str):
       node[last] = values.get(value, value)
   return tree

@@ -39,6 +39,8 @@ def load(path: str, kind: str) -> types.ModuleType:
   _check_is_python(path, kind)
   name = f'moejax_{kind}_{pathlib.Path(path).stem}'
   spec = importlib.util.spec_from_file_location(name, path)
+  if spec is None or spec.loader is None:
+    raise errors.InputError(f'{kind} file {path!r} is not Python')
   module = importlib.util.module_from_spec(spec)
   call(path, spec.loader.exec_module, module)
   return module

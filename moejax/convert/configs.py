@@ -95,7 +95,7 @@ def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
   Raises:
     InputError: a key is missing, or has a value that we have not.
   """
-  flat = {}
+  flat: dict[str, Any] = {}
   theirs = filled(family, theirs)
   try:
     for part in family.keys:
@@ -211,7 +211,7 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 
   Example: {'a.b': 1, 'c': 2} -> {'a': {'b': 1}, 'c': 2}
   """
-  tree = {}
+  tree: dict[str, Any] = {}
   for path, value in flat.items():
     *parents, last = path.split('.')
     node = tree

@@ -14,7 +14,7 @@ import functools
 import json
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moejax.convert import quantised, tensor_files
@@ -55,7 +55,7 @@ def shortly(names: Iterable[str], most: int = 3) -> str:
     'model.layers.*.mlp.experts.*.up_proj.weight (24)'
     'a, b, c, ... (7)'
   """
-  groups = {}
+  groups: dict[str, list[list[str]]] = {}
   for name in sorted(names):
     words = name.split('.')
     groups.setdefault(re.sub(r'\.\d+(?=\.)', '.*', name), []).append(words)
@@ -64,7 +64,7 @@ def shortly(names: Iterable[str], most: int = 3) -> str:
     for group in groups.values()
   ]
   more = ', ...' if len(texts) > most else ''
-  total = sum(map(len, groups.values()))
+  total = sum(len(group) for group in groups.values())
   return f'{", ".join(texts[:most])}{more} ({total})'
 
 
@@ -81,7 +81,7 @@ class Folder:
 
   path: pathlib.Path
   config: dict[str, Any]
-  tensors: dict[str, tensor_files.StoredTensor]
+  tensors: Mapping[str, quantised.ReadableTensor]
   unused: list[str] = dataclasses.field(default_factory=list)
 
   @functools.cached_property
@@ -119,7 +119,8 @@ def open_folder(place: str) -> Folder:
     InputError: something of it is missing or unusable.
   """
   path = find(place)
-  config, tensors = _config(path), {}
+  config = _config(path)
+  tensors: dict[str, tensor_files.StoredTensor] = {}
   files = _files(path)
   for file, names in files.items():
     found = tensor_files.read_header(file)
@@ -177,9 +178,9 @@ def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     names = [listed([f.name for f in shards], 2) for shards in sets.values()]
     raise _two_answers(path, *names[:2])
   for (front, count), shards in sets.items():
-    there = {int(SHARD.fullmatch(file.name)[2]) for file in shards}
+    there = {int(SHARD.sub(r'\2', file.name)) for file in shards}
     if absent := sorted({*range(1, count + 1)} - there):
-      width = len(SHARD.fullmatch(shards[0].name)[2])
+      width = len(SHARD.sub(r'\2', shards[0].name))
       names = [f'{front}-{n:0{width}}-of-{count:0{width}}' for n in absent]
       raise errors.InputError(
         f'{path} lacks {listed([f"{name}.safetensors" for name in names], 3)}; '
@@ -197,7 +198,7 @@ def _shards(
   files: list[pathlib.Path],
 ) -> dict[tuple[str, int], list[pathlib.Path]]:
   """Files of several that belong together, by their name and number."""
-  sets = {}
+  sets: dict[tuple[str, int], list[pathlib.Path]] = {}
   for file in files:
     part = SHARD.fullmatch(file.name)
     if part and not part[1].startswith(OWN_FORMAT):
@@ -287,7 +288,7 @@ def _indexed(path: pathlib.Path, found: Any) -> dict[pathlib.Path, list[str]]:
     raise errors.InputError(
       f'{index} names files that are not there: {listed(absent)}; fetch them'
     )
-  files = {}
+  files: dict[pathlib.Path, list[str]] = {}
   for name, file in found.items():
     files.setdefault(path / file, []).append(name)
   return files

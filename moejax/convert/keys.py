@@ -24,15 +24,17 @@ NONE = object()
 
 
 class Part:
-  """Some keys of a config.
+  """Some keys of a config."""
 
-  Attributes:
-    names: the keys that it reads.
-    aliases: other names of the first of them.
-  """
+  @property
+  def names(self) -> tuple[str, ...]:
+    """The keys that it reads."""
+    return ()
 
-  names: tuple[str, ...] = ()
-  aliases: tuple[str, ...] = ()
+  @property
+  def aliases(self) -> tuple[str, ...]:
+    """Other names of the first of them."""
+    return ()
 
   def read(self, theirs: Keys) -> dict[str, Any]:
     """Ours of theirs; raises InputError for what we do not have."""
@@ -89,7 +91,7 @@ class Key(Part):
     name = self.names[0]
     if name in theirs and theirs[name] is None and self.null is not NONE:
       value = self.null
-      value = value(theirs) if isinstance(value, Callable) else value
+      value = value(theirs) if callable(value) else value
     else:
       value = want(theirs, name)
     return dict.fromkeys((self.ours, *self.also), value)

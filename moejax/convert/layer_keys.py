@@ -38,9 +38,9 @@ class DenseLayers(Part):
         and [False] * dense + group * ((count - dense) // every) == sparse
       ):
         return {'first_dense': dense, 'moe_every': every}
-    dense = [i for i, one in enumerate(sparse) if not one]
+    layers = [i for i, one in enumerate(sparse) if not one]
     raise errors.InputError(
-      f'config.json has experts in all layers but {dense}: moejax has dense '
+      f'config.json has experts in all layers but {layers}: moejax has dense '
       'layers first, and then every n-th with experts'
     )
 
@@ -152,7 +152,7 @@ class Windows(Part):
 
   @property
   def names(self) -> tuple[str, ...]:
-    found = ('sliding_window', self.first)
+    found: tuple[str, ...] = ('sliding_window', self.first)
     found += ('layer_types',) if self.by_layer else ()
     found += ('use_sliding_window',) if self.flag else ()
     return tuple(filter(None, found))

@@ -27,7 +27,6 @@ from moejax.convert import (
   configs,
   quantised,
   rules,
-  tensor_files,
 )
 from moejax.convert.families.family import Family
 from moejax.convert.folder import Folder, listed, shortly
@@ -123,7 +122,7 @@ def _layout(
     layout: sum(any(rule.matches(n) for rule in found) for n in names)
     for layout, found in family.experts.items()
   }
-  layout = max(counts, key=counts.get)
+  layout = max(counts, key=lambda layout: counts[layout])
   return layout, family.experts[layout]
 
 
@@ -203,7 +202,7 @@ def weights(
     progress: is given the stored bytes of each tensor when it is in place.
     into: where the weights are put together.
   """
-  by_path = {}
+  by_path: dict[str, list[rules.Tensor]] = {}
   for tensor in plan.tensors:
     by_path.setdefault(tensor.path, []).append(tensor)
   shardings = trees.leaves(model.shardings)
@@ -245,14 +244,14 @@ def _regions(
   return {
     device: tuple(
       part.indices(size)[:2]
-      for part, size in zip(index, leaf.shape, strict=True)
+      for part, size in zip(index or (), leaf.shape, strict=True)
     )
     for device, index in indices.items()
   }
 
 
 def _place(
-  entry: tensor_files.StoredTensor,
+  entry: quantised.ReadableTensor,
   tensor: rules.Tensor,
   found: dict[buffers.Region, np.ndarray],
 ) -> int:
@@ -283,7 +282,8 @@ def _copy(
   buffer: np.ndarray,
 ) -> None:
   """What of the tensor is in the region, to its place in the buffer."""
-  target, source = [], []
+  target: list[slice | int] = []
+  source: list[slice] = []
   for at, (start, stop) in zip(tensor.index, region, strict=True):
     if at is None:
       target.append(slice(None))

@@ -138,9 +138,13 @@ class Scaled8(_Pair):
     return found
 
 
+# A tensor as it is read: by itself, or its numbers with their scales.
+ReadableTensor = StoredTensor | Blocks4 | Scaled8
+
+
 def plain(
   tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]
-) -> dict[str, StoredTensor | Blocks4 | Scaled8]:
+) -> dict[str, ReadableTensor]:
   """The tensors of a folder, each pair of numbers and scales as one.
 
   Args:
@@ -150,7 +154,8 @@ def plain(
   Raises:
     InputError: numbers and scales of a pair do not fit, or are of other types.
   """
-  found, size = dict(tensors), _block_size(config)
+  found: dict[str, ReadableTensor] = dict(tensors)
+  size = _block_size(config)
   for name, entry in tensors.items():
     if name.endswith(BLOCKS):
       base, want = name.removesuffix(BLOCKS), entry.shape[:-1]
@@ -160,11 +165,13 @@ def plain(
       fits = entry.shape[-1:] == (LENGTH // 2,) and len(want) > 1
       _check(base, entry, scales, fits and scales.shape == want)
       _check_types(base, (entry, scales), ('U8',), config)
-      found[base] = Blocks4(found.pop(name), found.pop(base + SCALES))
+      del found[name], found[base + SCALES]
+      found[base] = Blocks4(entry, scales)
     elif entry.dtype == 'F8_E4M3':
       factors = [name + end for end in FACTORS if name + end in tensors]
       if factors:
-        scales = found.pop(factors[0])
+        scales = tensors[factors[0]]
+        del found[factors[0]]
         _check_types(name, (scales,), FACTOR_TYPES, config)
         shared = _sharing(entry.shape, scales.shape, size)
         if shared is None:
@@ -224,7 +231,7 @@ def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
       f'quantization_config.weight_block_size={found!r} of config.json must be '
       'two numbers of 1 or more: [128, 128], say'
     )
-  return tuple(found)
+  return found[0], found[1]
 
 
 def _check_types(

@@ -99,7 +99,7 @@ def _llama3(of: Stretching) -> Values:
 
 
 def _yarn(of: Stretching) -> Values:
-  found = {
+  found: dict[str, Any] = {
     'factor': of.factor(needed=True),
     'length': of.length,
     # 0 is as good as nothing.

@@ -13,7 +13,7 @@ import itertools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -37,6 +37,12 @@ DTYPES = {
   'float32': np.dtype(np.float32),
 }
 Progress = Callable[[int], None]
+
+
+class Indexed(Protocol):
+  """A weight: an array, or what is indexed as one."""
+
+  def __getitem__(self, index: Any, /) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +84,8 @@ def plan(
   """
   if name:
     return _plan(table.lookup('family', FORMS, name), model, shapes)
-  reasons, forms = [], FORMS
+  reasons: list[tuple[float, int, str, str]] = []
+  forms = FORMS
   if was in FORMS and FORMS[was].in_transformers:
     forms = {was: FORMS[was], **FORMS}
   for name, family in forms.items():
@@ -98,7 +105,7 @@ def plan(
 
 def write(
   plan: Plan,
-  get: Callable[[str], np.ndarray],
+  get: Callable[[str], Indexed],
   path: pathlib.Path,
   *,
   dtype: str = 'float32',
@@ -132,7 +139,8 @@ def write(
     count = len(shards)
     names = [f'model-{n + 1:05d}-of-{count:05d}' for n in range(count)]
     names = [f'{name}.safetensors' for name in names]
-  stream, places = _stream(plan.tensors, get, kind, progress), {}
+  stream = _stream(plan.tensors, get, kind, progress)
+  places: dict[str, str] = {}
   try:
     for name, shard in zip(names, shards, strict=True):
       specs = {t.name: (_kind(t, kind), t.shape) for t in shard}
@@ -199,7 +207,8 @@ def _shards(
   tensors: list[rules.Tensor], kind: np.dtype, most: int
 ) -> Iterator[list[rules.Tensor]]:
   """The tensors in runs of at most so many bytes."""
-  shard, size = [], 0
+  shard: list[rules.Tensor] = []
+  size = 0
   for tensor in tensors:
     more = _num_bytes(tensor, kind)
     if shard and size + more > most:
@@ -212,14 +221,15 @@ def _shards(
 
 def _stream(
   tensors: list[rules.Tensor],
-  get: Callable[[str], np.ndarray],
+  get: Callable[[str], Indexed],
   kind: np.dtype,
   progress: Progress,
 ) -> Iterator[tuple[str, np.ndarray]]:
-  path = weight = None
+  path: str | None = None
+  weight: Indexed = np.zeros(0)
   for tensor in tensors:
     if tensor.path != path:
-      del weight
+      weight = np.zeros(0)  # not both at once
       path, weight = tensor.path, get(tensor.path)
     at = tuple(slice(None) if i is None else i for i in tensor.index)
     x, factor = weight[at], tensor.rule.factor

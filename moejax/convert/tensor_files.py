@@ -23,6 +23,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -119,7 +120,8 @@ def write(
     specs: type and shape of each tensor by name.
     tensors: name and value of each tensor, in the order of `specs`.
   """
-  header, begin = {METADATA: {'format': 'pt'}}, 0
+  header: dict[str, dict[str, Any]] = {METADATA: {'format': 'pt'}}
+  begin = 0
   for name, (dtype, shape) in specs.items():
     end = begin + math.prod(shape) * dtype.itemsize
     header[name] = {
@@ -136,7 +138,7 @@ def write(
       f.write(len(text).to_bytes(8, 'little') + text)
       for (name, x), expected in zip(tensors, specs, strict=True):
         assert (name, x.dtype, x.shape) == (expected, *specs[expected])
-        f.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+        f.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
       f.flush()
       os.fsync(f.fileno())
     os.replace(partial, file)

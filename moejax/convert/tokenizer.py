@@ -1,6 +1,7 @@
 """The vocabulary of a model that comes with a tokenizer, or without."""
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -74,7 +75,7 @@ def _sentencepiece(place: epath.Path, file: epath.Path) -> SentencePiece:
 
 
 # How each kind of file is read.
-_OF = {
+_OF: Mapping[str, Callable[[epath.Path, epath.Path], Vocab]] = {
   companions.TOKENIZER: _fast,
   companions.SENTENCEPIECE: _sentencepiece,
 }

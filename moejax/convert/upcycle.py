@@ -40,8 +40,17 @@ from moejax.parallel import mesh as meshes
 
 ROUTER = 'moe/ffn/router/w_DE'
 # What may differ between the two models.
-FREE = ('moe', 'first_dense', 'moe_every', 'remat', 'attention', 'dtype')
-FREE += ('scan_unroll', 'token_chunks', 'max_length')
+FREE = (
+  'moe',
+  'first_dense',
+  'moe_every',
+  'remat',
+  'attention',
+  'dtype',
+  'scan_unroll',
+  'token_chunks',
+  'max_length',
+)
 
 
 @dataclasses.dataclass(frozen=True)

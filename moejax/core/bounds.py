@@ -32,11 +32,12 @@ class Bounds:
 
   def __contains__(self, value: float) -> bool:
     """Whether a value lies inside; NaN never does."""
-    low = (
-      value > self.above if self.at_least is None else value >= self.at_least
+    return (
+      (self.at_least is None or value >= self.at_least)
+      and (self.above is None or value > self.above)
+      and (self.at_most is None or value <= self.at_most)
+      and (self.below is None or value < self.below)
     )
-    high = value < self.below if self.at_most is None else value <= self.at_most
-    return low and high
 
   def __str__(self) -> str:
     """Example: `from 1 to 64`, `above 0 and at most 1 (1: all)`."""

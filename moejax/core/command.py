@@ -5,7 +5,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from moejax.core import errors, exits
 
@@ -13,13 +13,13 @@ from moejax.core import errors, exits
 class _Parser(argparse.ArgumentParser):
   """argparse whose errors are the one line that all our errors are."""
 
-  def __init__(self, *args: Any, **kwargs: Any):
+  def __init__(self, **kwargs: Any):
     # Nor do the parsers of a command's parts take a part of a flag for it.
-    super().__init__(*args, allow_abbrev=False, **kwargs)
+    super().__init__(**{**kwargs, 'allow_abbrev': False})
     self.register('action', None, _Once)
     self.register('action', 'store', _Once)
 
-  def error(self, message: str) -> None:
+  def error(self, message: str) -> NoReturn:
     # Of `number` and `text`, which say the value behind the flag.
     message = re.sub(r'^argument (--[\w-]+): =', r'\1=', message)
     raise errors.InputError(f'{message}; see --help')
@@ -134,7 +134,7 @@ def parse(
 
 def _nearest(flags: argparse.ArgumentParser, word: str) -> str:
   """The flag that a word may have meant, of the command or a part of it."""
-  known = []
+  known: list[str] = []
   for action in flags._actions:
     known += action.option_strings
     if isinstance(action, argparse._SubParsersAction):

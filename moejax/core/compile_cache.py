@@ -43,7 +43,7 @@ def folder_of(wanted: str, workdir: epath.PathLike) -> epath.Path | None:
     return None
   if wanted:
     return epath.Path(wanted)
-  if jax.config.jax_compilation_cache_dir:
+  if getattr(jax.config, SETTING):
     return None  # by the environment, or by a sweep
   return epath.Path(workdir) / FOLDER
 
@@ -61,7 +61,7 @@ def kept(
     return
   if folder is not None:
     drop_damaged(folder, warn)
-  before = jax.config.jax_compilation_cache_dir
+  before = getattr(jax.config, SETTING)
   jax.config.update(SETTING, None if folder is None else os.fspath(folder))
   compilation_cache.reset_cache()  # it looks at the setting only once
   try:
@@ -99,7 +99,7 @@ def _cut(path: epath.Path) -> bool:
       if block[:4] == b'\x28\xb5\x2f\xfd':  # zstandard's
         return False
       while block:
-        unpack.decompress(block)
+        unpack.decompress(block)  # type: ignore[arg-type] # epath: always text
         block = f.read(1 << 20)
       return not unpack.eof
   except zlib.error:

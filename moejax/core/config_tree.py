@@ -30,7 +30,7 @@ T = TypeVar('T')
 
 def to_dict(obj: Any) -> dict[str, Any]:
   """The whole tree as plain nested dictionaries, JSON-ready."""
-  tree = {}
+  tree: dict[str, Any] = {}
   for field in dataclasses.fields(obj):
     value = getattr(obj, field.name)
     if 'choice' in field.metadata:
@@ -73,7 +73,9 @@ def to_config_dict(obj: Any) -> ml_collections.ConfigDict:
   return tree
 
 
-def from_config_dict(cls: type[T], tree: Mapping[str, Any]) -> T:
+def from_config_dict(
+  cls: type[T], tree: ml_collections.ConfigDict | Mapping[str, Any]
+) -> T:
   """Builds `cls` from a ConfigDict or a nested dictionary, checking all.
 
   Keys that are absent keep their defaults. A choice node may be partial: the
@@ -206,7 +208,7 @@ def _build_field(
     return _build_choice(field, value, where)
   if 'choices' in field.metadata:
     return _build_choices(field.metadata['choices'], value, where)
-  if dataclasses.is_dataclass(hint):
+  if isinstance(hint, type) and dataclasses.is_dataclass(hint):
     _need_node(value, where)
     return _build(hint, value, where + '.')
   if value is None and optional:

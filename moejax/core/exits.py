@@ -133,6 +133,6 @@ def _interrupts() -> dict[signal.Signals, Any]:
     raise KeyboardInterrupt
 
   taken = [signal.SIGINT, signal.SIGTERM]
-  if terminal.hangs_up():
+  if terminal.HANGUP is not None and terminal.hangs_up():
     taken.append(terminal.HANGUP)
   return {which: signal.signal(which, handle) for which in taken}

@@ -196,7 +196,7 @@ def sha256(path: epath.PathLike, sync: bool = False) -> str:
   with epath.Path(path).open('rb') as f:
     digest = hashlib.sha256()
     while block := f.read(1 << 20):
-      digest.update(block)
+      digest.update(block)  # type: ignore[arg-type] # epath: always text
     if sync and is_local(path):
       os.fsync(f.fileno())
   return digest.hexdigest()

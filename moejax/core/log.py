@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import jax
 import numpy as np
@@ -88,7 +88,7 @@ class JsonlWriter:
   def __init__(self, path: epath.PathLike):
     self._path = epath.Path(path)
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    self._file = None
+    self._file: IO[str] | None = None
     self._text: str | None = None  # all of it, for an object store
     self._keep(math.inf)
 
@@ -118,7 +118,7 @@ class JsonlWriter:
   def _append(self, line: str) -> None:
     if self._file is None:
       self._file = self._path.open('a')
-    self._check_there()
+    self._check_there(self._file)
     self._file.write(line)
     self._file.flush()
     # Checkpoints are synced; a line before one must not be lost without it.
@@ -130,9 +130,9 @@ class JsonlWriter:
     self._text += line
     self._path.write_text(self._text)
 
-  def _check_there(self) -> None:
+  def _check_there(self, file: IO[str]) -> None:
     # A file that was removed takes lines for as long as it is open.
-    if not os.fstat(self._file.fileno()).st_nlink:
+    if not os.fstat(file.fileno()).st_nlink:
       raise errors.StoppedError(
         f'{self._path} has vanished; put {self._path.parent} back, or start '
         'again'
@@ -181,8 +181,8 @@ class TensorBoardWriter:
 
   def __init__(self, folder: epath.PathLike):
     self._folder = epath.Path(folder)
-    self._writer = None
-    self._purge_step = None
+    self._writer: Any = None
+    self._purge_step: int | None = None
     self._opened = 0
     # tensorboardX knows object stores only with packages of their own.
     self._here: tempfile.TemporaryDirectory[str] | None = None
@@ -199,7 +199,7 @@ class TensorBoardWriter:
         writer.add_histogram(name, array, step)
     if self._here is not None and time.monotonic() - self._put_at > PUT_S:
       writer.flush()
-      self._put()
+      self._put(self._here.name)
 
   def truncate_after(self, step: int) -> None:
     """Marks what lies beyond `step`, in older files, as to be hidden."""
@@ -212,14 +212,14 @@ class TensorBoardWriter:
       self._writer.close()
       self._writer = None
     if self._here is not None:
-      self._put()
+      self._put(self._here.name)
       self._here.cleanup()
       self._here = None
 
-  def _put(self) -> None:
-    """Copies what is here to the object store, and notes when."""
+  def _put(self, local: str) -> None:
+    """Copies a local folder to the object store, and notes when."""
     self._folder.mkdir(parents=True, exist_ok=True)
-    for path in epath.Path(self._here.name).iterdir():
+    for path in epath.Path(local).iterdir():
       path.copy(self._folder / path.name, overwrite=True)
     self._put_at = time.monotonic()
 

@@ -74,16 +74,21 @@ def compute(domains: Mapping[str, Domain]) -> dict[str, Baselines | None]:
 
 
 def _of_domain(domain: Domain) -> Baselines | None:
+  train, validation = domain.train, domain.validation
   if not domain.task.has_text:
     return None
+  if not isinstance(train, cache.RowCache):
+    return None
+  if not isinstance(validation, cache.RowCache):
+    return None
   # The name holds everything the result depends on, except the folder.
-  name = f'baselines-{domain.train.path.name}-{domain.max_documents}.json'
-  kept = domain.validation.path / name
+  name = f'baselines-{train.path.name}-{domain.max_documents}.json'
+  kept = validation.path / name
   # A truncated file (from a full disk, say) is computed again.
   with contextlib.suppress(OSError, ValueError, TypeError):
     return Baselines(**json.loads(kept.read_text()))
-  nats = unigram_nats(domain.train, domain.validation, domain.vocab_size)
-  tokens_per_byte = domain.validation.num_tokens / domain.validation.num_bytes
+  nats = unigram_nats(train, validation, domain.vocab_size)
+  tokens_per_byte = validation.num_tokens / validation.num_bytes
   result = Baselines(
     unigram_nats=nats,
     unigram_bits_per_byte=nats / math.log(2) * tokens_per_byte,

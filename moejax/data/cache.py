@@ -142,7 +142,7 @@ class RowCache:
       try:
         size = (path / shard.file).stat().st_size
       except OSError as e:
-        raise self._damaged(shard.file, e.strerror) from None
+        raise self._damaged(shard.file, e.strerror or str(e)) from None
       if size != shard.size:
         raise self._damaged(
           shard.file, f'has {size} bytes where {shard.size} were written'
@@ -200,7 +200,7 @@ class RowCache:
       try:
         digest = files.sha256(self.path / shard.file)
       except OSError as e:
-        raise self._damaged(shard.file, e.strerror) from None
+        raise self._damaged(shard.file, e.strerror or str(e)) from None
       if digest != shard.sha256:
         raise self._damaged(shard.file, 'has another checksum than was written')
 

@@ -24,13 +24,13 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from moejax.core import errors, files, locks
-from moejax.data import cache, features, seqio_bridge
+from moejax.data import cache, features, long_text, seqio_bridge
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
@@ -133,13 +133,13 @@ class Text:
     *,
     skip: int,
     note: Callable[[str], None],
-  ) -> Iterator[seqio_bridge.Document]:
+  ) -> Generator[seqio_bridge.Document]:
     """The documents from number `skip` on, always in the same order."""
     raise NotImplementedError
 
   def texts(
     self, split: str, note: Callable[[str], None] = lambda _: None
-  ) -> Iterator[str] | None:
+  ) -> Iterator[str | long_text.LongText] | None:
     """The documents as text; None for texts that are too large for that."""
     del split, note
     return None
@@ -325,16 +325,19 @@ class _Writer:
       )
     ) as documents:
       for ids_T, num_bytes in itertools.islice(documents, left):
-        long = not isinstance(ids_T, np.ndarray)
-        if long or len(ids_T) > 1:
-          if not counted:
-            state.num_documents += 1
-            state.num_bytes += num_bytes
-          yield map(self._checked, ids_T) if long else self._checked(ids_T)
-        else:
+        if isinstance(ids_T, np.ndarray) and len(ids_T) <= 1:
           # An empty document would only teach that texts may be empty. It still
           # counts among the documents that a resumed writer skips.
           yield ids_T[:0]
+        else:
+          if not counted:
+            state.num_documents += 1
+            state.num_bytes += num_bytes
+          yield (
+            self._checked(ids_T)
+            if isinstance(ids_T, np.ndarray)
+            else map(self._checked, ids_T)
+          )
         counted = False
 
   def _checked(self, ids_T: np.ndarray) -> np.ndarray:

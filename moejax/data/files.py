@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -222,12 +222,12 @@ class Files(cache_writer.Text):
     *,
     skip: int,
     note: Callable[[str], None],
-  ) -> Iterator[seqio_bridge.Document]:
+  ) -> Generator[seqio_bridge.Document]:
     """The documents of a split as token ids, from number `skip` on."""
     texts = itertools.islice(self.texts(split, note), skip, None)
     for group in _groups(texts):
-      if long_text.is_long(group[0]):
-        yield seqio_bridge.Document(*long_text.document(group[0], vocab))
+      if not isinstance(group, list):
+        yield seqio_bridge.Document(*long_text.document(group, vocab))
         continue
       for text, ids in zip(group, vocab.encode_batch(group), strict=True):
         yield seqio_bridge.Document(
@@ -293,15 +293,18 @@ def ends(text: Text, fraction: float) -> tuple[Text, Text]:
   return text[:cut], text[cut:]
 
 
-def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
+def _groups(texts: Iterable[Text]) -> Iterator[list[str] | Text]:
   """Documents in groups, each to be encoded at once on several threads.
 
-  A long document is a group of its own.
+  A long document comes by itself.
   """
-  group, size = [], 0
+  group: list[str] = []
+  size = 0
   for text in texts:
-    if long_text.is_long(text):
-      yield from filter(None, (group, [text]))
+    if isinstance(text, long_text.LongText) or long_text.is_long(text):
+      if group:
+        yield group
+      yield text
       group, size = [], 0
       continue
     group.append(text)

@@ -7,7 +7,7 @@ share of the same batch.
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ class Loader:
 
   def iterate(
     self, start_step: int, rows: Rows = None, depth: int = 2
-  ) -> Iterator[batch_lib.Batch]:
+  ) -> Generator[batch_lib.Batch]:
     """The batches from a step on, read ahead by a thread.
 
     The caller counts the steps, so reading ahead changes no state. An error in
@@ -163,6 +163,7 @@ class Loader:
     rows: Rows,
   ) -> None:
     while not stop.is_set():
+      item: tuple[batch_lib.Batch | None, Exception | None]
       try:
         item = self.batch(step, rows), None
       except Exception as e:  # noqa: BLE001 (it is raised in the consumer)

@@ -42,5 +42,10 @@ def to_seqio(name: str, vocab: vocabs.Vocab) -> Any:
   """A seqio.Mixture of the tasks, not registered; imports TensorFlow."""
   seqio, _ = seqio_bridge.load(name)
   mixture = MIXTURES[name]
-  tasks = [tasks_lib.TASKS[task].to_seqio(vocab) for task in mixture.tasks]
+  texts = [tasks_lib.TASKS[task] for task in mixture.tasks]
+  tasks = [
+    text.to_seqio(vocab)
+    for text in texts
+    if isinstance(text, tasks_lib.SeqioText)
+  ]
   return seqio.Mixture(name, list(zip(tasks, mixture.rates, strict=True)))

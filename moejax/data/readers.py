@@ -224,7 +224,7 @@ def read(path: pathlib.Path, field: str) -> Iterator[Item]:
       yield item
   except (OSError, EOFError, zlib.error, _DamagedError) as e:
     # Errors of the system have a number; others are about the contents.
-    if getattr(e, 'errno', None) is not None:
+    if isinstance(e, OSError) and e.errno is not None:
       reason = os.strerror(e.errno)
       raise errors.InputError(f'{where} cannot be read: {reason}') from None
     reason = (str(e) or type(e).__name__).splitlines()[0]

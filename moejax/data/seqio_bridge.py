@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +18,14 @@ from moejax.core import errors
 
 
 class Document(NamedTuple):
-  """A document: its token ids, the last of which is EOS, and its UTF-8 size."""
+  """A document.
 
-  ids_T: np.ndarray
+  Attributes:
+    ids_T: token ids, the last of which is EOS; in pieces if it is long.
+    num_bytes: UTF-8 size of its text.
+  """
+
+  ids_T: np.ndarray | Iterator[np.ndarray]
   num_bytes: int
 
 
@@ -99,7 +104,7 @@ def quiet() -> Iterator[None]:
 
 def documents(
   task: Any, split: str, skip: int, hint: str = ''
-) -> Iterator[Document]:
+) -> Generator[Document]:
   """The documents of a seqio.Task from number `skip` on, in a fixed order.
 
   It equals `task.get_dataset(sequence_length=None, shuffle=False,
@@ -221,7 +226,9 @@ def vocabulary(vocab: Any) -> Any:
   """
   seqio, tf = load('a vocabulary')
 
-  class PythonVocabulary(seqio.Vocabulary):
+  class PythonVocabulary(
+    seqio.Vocabulary  # type: ignore[name-defined] # imported only here
+  ):
     """Calls `vocab.encode` and `vocab.decode`."""
 
     bos_id = None

@@ -34,7 +34,7 @@ def key(*parts: int | np.ndarray) -> np.ndarray:
 def _wrap(part: int | np.ndarray) -> np.ndarray:
   """Any integer modulo 2**64, so that negative seeds work too."""
   if isinstance(part, int):
-    return np.uint64(part % 2**64)
+    return np.array(part % 2**64, np.uint64)
   return np.asarray(part)
 
 

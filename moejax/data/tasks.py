@@ -9,13 +9,19 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from moejax.core import errors
-from moejax.data import cache_writer, readers, seqio_bridge, synthetic
+from moejax.data import (
+  cache_writer,
+  long_text,
+  readers,
+  seqio_bridge,
+  synthetic,
+)
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
@@ -26,7 +32,11 @@ class SeqioText(cache_writer.Text):
   """Base of the texts that are read through a seqio.Task."""
 
   splits = ('train', 'validation')
-  hint = ''  # advice for the user if the text cannot be read
+
+  @property
+  def hint(self) -> str:
+    """Advice for the user if the text cannot be read."""
+    return ''
 
   @property
   def domain(self) -> str:
@@ -44,7 +54,7 @@ class SeqioText(cache_writer.Text):
     *,
     skip: int,
     note: Callable[[str], None],
-  ) -> Iterator[seqio_bridge.Document]:
+  ) -> Generator[seqio_bridge.Document]:
     del note
     task = self.to_seqio(vocab)
     return seqio_bridge.documents(task, split, skip, self.hint)
@@ -69,7 +79,7 @@ class Minipile(SeqioText):
 
   def texts(
     self, split: str, note: Callable[[str], None] = lambda _: None
-  ) -> Iterator[str]:
+  ) -> Iterator[str | long_text.LongText]:
     del note
     for item in readers.read(self.path(split), 'text'):
       if item.problem:
@@ -200,7 +210,7 @@ def _field_of(line: bytes) -> np.ndarray:
   item = readers.json_item('line', line, 'text')
   if item.problem:
     raise ValueError(item.problem)
-  return np.array(item.text.encode(), object)
+  return np.array(long_text.whole(item.text).encode(), object)
 
 
 def row_text(dataset: Any, field: str) -> Any:
@@ -216,7 +226,7 @@ def row_text(dataset: Any, field: str) -> Any:
   return dataset.map(lambda row: seqio_bridge.as_targets(row[field]))
 
 
-TASKS = {
+TASKS: Mapping[str, SeqioText | synthetic.SyntheticTask] = {
   'c4': Tfds('c4', 'c4/en:3.1.0'),
   # The 2B configs read 105B tokens: slightly more than this sample has, and ten
   # times as many as sample-10BT. Its packed rows take some 400 GB;

@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from moejax.core import errors, fields, resume
 from moejax.data import seqio_bridge, vocab_file
@@ -33,11 +33,18 @@ class Vocab(Protocol):
     least_id: the smallest id that a text encodes to.
   """
 
-  size: int
-  eos_id: int
-  first_id: int
-  least_id: int
-  start: tuple[int, ...]
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+  @property
+  def size(self) -> int: ...
+  @property
+  def eos_id(self) -> int: ...
+  @property
+  def first_id(self) -> int: ...
+  @property
+  def least_id(self) -> int: ...
+  @property
+  def start(self) -> tuple[int, ...]: ...
 
   def encode(self, text: str) -> list[int]:
     """The ids of a text, without EOS."""

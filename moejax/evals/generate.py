@@ -11,6 +11,7 @@ Example, prompts [5, 8] and [7] in a chunk of 4:
                [1, 1, 0, 0]   it leaves in the cache are overwritten in time.
 """
 
+import dataclasses
 import functools
 from collections.abc import Collection, Iterator, Sequence
 
@@ -45,7 +46,7 @@ def generate(  # noqa: PLR0913 (all of a request)
   start: Sequence[int] = (0,),
 ) -> list[list[int]]:
   """The new tokens of each prompt; see `stream`."""
-  new = [[] for _ in prompts]
+  new: list[list[int]] = [[] for _ in prompts]
   for row, token in stream(
     model,
     weights,
@@ -253,7 +254,7 @@ def _read(
   here_B = (last_B >= 0) & (last_B < token_BL.shape[1])
   chosen_B = _choose(sampling, logits_BV, rows)
   token_B = jnp.where(here_B, chosen_B, rows.token_B)
-  return _laid(model, rows.replace(token_B=token_B), cache)
+  return _laid(model, dataclasses.replace(rows, token_B=token_B), cache)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
@@ -271,9 +272,9 @@ def _write(
     rows.valid_B[:, None],
     cache,
   )
-  rows = rows.replace(position_B=rows.position_B + 1)
+  rows = dataclasses.replace(rows, position_B=rows.position_B + 1)
   token_B = _choose(sampling, logits_BLV[:, 0], rows)
-  return _laid(model, rows.replace(token_B=token_B), cache)
+  return _laid(model, dataclasses.replace(rows, token_B=token_B), cache)
 
 
 def _choose(sampling: Sampling, logits_BV: jax.Array, rows: _Rows) -> jax.Array:

@@ -49,7 +49,10 @@ def usual(place: epath.Path | None) -> Sampling:
   try:
     return Sampling(**{**THEIRS, **given})
   except (errors.InputError, TypeError) as e:
-    raise errors.InputError(f'{place / companions.GENERATION}: {e}') from None
+    file = (
+      companions.GENERATION if place is None else place / companions.GENERATION
+    )
+    raise errors.InputError(f'{file}: {e}') from None
 
 
 def _read(place: epath.Path | None) -> dict[str, Any]:

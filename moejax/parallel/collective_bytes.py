@@ -118,9 +118,9 @@ def of_program(
   """The same of a program that is parsed already, for so many slices."""
   found = []
   for at in program.walk():
-    kind = _BETWEEN_KIND.search(at.one.rest)
-    if kind and at.one.opcode == 'send':
-      found.append(_to_other_slices(at, kind[1], slices))
+    between = _BETWEEN_KIND.search(at.one.rest)
+    if between and at.one.opcode == 'send':
+      found.append(_to_other_slices(at, between[1], slices))
       continue
     kind = at.one.opcode.removesuffix('-start')
     if kind not in _SENT:

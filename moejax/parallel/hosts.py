@@ -22,7 +22,7 @@ def quick_compile(mesh: Mesh) -> dict[str, int]:
   return {'xla_backend_optimization_level': 0}
 
 
-def overlap(mesh: Mesh) -> dict[str, str]:
+def overlap(mesh: Mesh) -> dict[str, str | bool]:
   """Compiler options by which rows travel while others are computed.
 
   On TPU an all-to-all holds up everything else unless this is asked for.

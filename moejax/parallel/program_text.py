@@ -108,7 +108,8 @@ class Program:
 
   def walk(self) -> Iterator[At]:
     """Every instruction that runs, in the order of the text."""
-    yield from self._within(At(None, ENTRY), ())
+    nothing = Instruction('', '', '', '', False)
+    yield from self._within(At(nothing, ENTRY), ())
 
   def shape(self, inside: str, name: str) -> tuple[str, tuple[int, ...]]:
     """Type and sizes of one array: ('bf16', (8, 128))."""

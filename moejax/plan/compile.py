@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from moejax.config.run import Run
 from moejax.data.batch import Batch
 from moejax.model import build
 from moejax.parallel import chunking as row_parts
@@ -45,13 +46,13 @@ class Compiled:
   mesh: jax.sharding.Mesh
   state: states.State
   batch: Batch
-  program: Any
+  program: jax.stages.Compiled | None
   text: str
   refusal: str
   seconds: dict[str, float]
 
 
-def training_step(run: Any, where: Slice) -> Compiled:
+def training_step(run: Run, where: Slice) -> Compiled:
   """Compiles the run's training step.
 
   Args:
@@ -65,7 +66,7 @@ def training_step(run: Any, where: Slice) -> Compiled:
   mesh, state, batch, lowered = lower(run, where)
   seconds = {'lower': time.monotonic() - start}
   with tempfile.TemporaryDirectory() as folder:
-    options = None
+    options: dict[str, str | bool] | None = None
     if mesh.devices.flat[0].platform == 'tpu':
       options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
     start = time.monotonic()
@@ -76,8 +77,8 @@ def training_step(run: Any, where: Slice) -> Compiled:
 
 
 def lower(
-  run: Any, where: Slice
-) -> tuple[jax.sharding.Mesh, states.State, Batch, Any]:
+  run: Run, where: Slice
+) -> tuple[jax.sharding.Mesh, states.State, Batch, jax.stages.Lowered]:
   """Mesh, state, batch, and the step for them as XLA is given it."""
   mesh = meshes.make(run.mesh, list(where.devices))
   rows = run.train.batch_size // run.train.micro_batches
@@ -91,7 +92,9 @@ def lower(
   return mesh, state, batch, train_step.lower(state, batch)
 
 
-def compile_or_refuse(lowered: Any, options: Any = None) -> tuple[Any, str]:
+def compile_or_refuse(
+  lowered: jax.stages.Lowered, options: dict[str, str | bool] | None = None
+) -> tuple[jax.stages.Compiled | None, str]:
   """The compiled program; or None, and what the compiler said is too much."""
   try:
     return lowered.compile(options), ''
@@ -101,14 +104,14 @@ def compile_or_refuse(lowered: Any, options: Any = None) -> tuple[Any, str]:
     return None, _line(str(e))
 
 
-def text_of(program: Any, folder: pathlib.Path) -> str:
+def text_of(program: jax.stages.Compiled, folder: pathlib.Path) -> str:
   """The program's text, from what the compiler wrote if it cannot be had.
 
   jaxlib 0.10.2 refuses programs in which scatters run on SparseCores ("async-
   update instruction should have 1 operands but sees 4").
   """
   try:
-    return program.as_text()
+    return program.as_text() or ''
   except jax.errors.JaxRuntimeError:
     written = sorted(folder.glob(_WRITTEN))
     if not written:
@@ -119,7 +122,7 @@ def text_of(program: Any, folder: pathlib.Path) -> str:
 def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
   place = rules.sharding(('batch',), mesh)
 
-  def array(dtype: Any) -> jax.ShapeDtypeStruct:
+  def array(dtype: Any) -> Any:  # stands for an array
     return jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
 
   ids = array(jnp.int32)

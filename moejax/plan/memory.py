@@ -82,7 +82,8 @@ def of(compiled: Compiled, limit: float) -> Memory:
   }
   if compiled.program is None:
     return Memory(parts, 0, 0, 0, 0, 0, limit, compiled.refusal)
-  found = compiled.program.memory_analysis()
+  # JAX has no class for it.
+  found: Any = compiled.program.memory_analysis()
   return Memory(
     parts,
     arguments=found.argument_size_in_bytes,

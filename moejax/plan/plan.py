@@ -10,10 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from moejax.config.run import Run
 from moejax.model.config import ModelConfig
 from moejax.parallel import collective_bytes, program_text
 from moejax.plan import compile as compiling
 from moejax.plan import count, memory, program_cost, roofline
+from moejax.plan.chips import Chip
 from moejax.plan.topology import Slice
 
 # What in the record comes from where; printed, and written beside the figures.
@@ -45,7 +47,7 @@ class Plan:
     seconds: how long lowering and compiling took.
   """
 
-  run: Any
+  run: Run
   where: Slice
   counted: count.Count
   mesh: dict[str, int]
@@ -71,10 +73,9 @@ class Plan:
     length = self.run.data.sequence_length
     return self.counted.flops(length) * self.run.train.batch_size
 
-  def budget(self, step: float) -> dict[str, float]:
-    """What all steps of the run take, at `step` seconds each."""
+  def budget(self, step: float, chip: Chip) -> dict[str, float]:
+    """What all steps of the run take, at `step` seconds each, on such chips."""
     total = step * self.run.train.steps
-    chip = self.where.chip
     return {
       'step_seconds': step,
       'tokens_per_second': self.tokens / step,
@@ -87,11 +88,12 @@ class Plan:
 
   def estimates(self) -> dict[str, dict[str, float]]:
     """The budget by estimate; nothing where there is none."""
-    if self.times is None:
+    chip = self.where.chip
+    if self.times is None or chip is None:
       return {}
     return {
-      'compiler': self.budget(self.times.compiler),
-      'roofline': self.budget(self.times.roofline),
+      'compiler': self.budget(self.times.compiler, chip),
+      'roofline': self.budget(self.times.roofline, chip),
     }
 
   def to_json(self) -> dict[str, Any]:
@@ -149,7 +151,7 @@ class Plan:
     return tree
 
 
-def make(run: Any, where: Slice) -> Plan:
+def make(run: Run, where: Slice) -> Plan:
   """Compiles the run's step for the devices, and reads what came of it.
 
   Raises:
@@ -167,8 +169,7 @@ def make(run: Any, where: Slice) -> Plan:
       moves, dict(zip(sizes, devices.shape, strict=True))
     )
     if where.chip is not None:
-      devices = list(devices.flat)
-      times = roofline.times(cost, moves, where.chip, devices)
+      times = roofline.times(cost, moves, where.chip, list(devices.flat))
   return Plan(
     run=run,
     where=where,

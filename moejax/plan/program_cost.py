@@ -169,6 +169,8 @@ def _convolution(program, at) -> float:
     program.shape(at.inside, name)[1] for name in at.one.operands[:2]
   )
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', at.one.rest)
+  if labels is None:
+    raise ValueError(f'a convolution without dim_labels: {at.one.rest}')
   of_left, of_right, of_out = labels.groups()
   features = right[of_right.index('i')]
   products = out[of_out.index('b')] * out[of_out.index('f')] * features
@@ -186,7 +188,7 @@ def _convolution(program, at) -> float:
 
 def _window(text: str) -> dict[str, list]:
   found = re.search(r'window=\{([^}]*)\}', text)
-  read = {}
+  read: dict[str, list] = {}
   for key, value in re.findall(r'(\w+)=(\S+)', found[1] if found else ''):
     parts = value.split('x')
     if key == 'pad':

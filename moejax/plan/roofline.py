@@ -27,7 +27,8 @@ Between slices it is the data centre's: v5p 6.25 GB/s a chip.
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+
+import jax
 
 from moejax.parallel.collective_bytes import Collective
 from moejax.plan.chips import Chip
@@ -78,7 +79,7 @@ def times(
   cost: Cost,
   collectives: Iterable[Collective],
   chip: Chip,
-  devices: Sequence[Any],
+  devices: Sequence[jax.Device],
 ) -> Times:
   """Both estimates.
 
@@ -117,7 +118,7 @@ def kernel(one: Kernel, chip: Chip) -> float:
 
 
 def link_share(
-  group: Sequence[int], devices: Sequence[Any], links: int
+  group: Sequence[int], devices: Sequence[jax.Device], links: int
 ) -> float:
   """Which part of a chip's links lies along the dimensions of a group."""
   places = [getattr(devices[n], 'coords', None) for n in group]

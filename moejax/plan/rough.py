@@ -22,8 +22,8 @@ alone: what the other policies keep was counted in the code.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
+from moejax.config.run import Run
 from moejax.plan.chips import Chip
 from moejax.plan.count import FEED_FORWARD, Count
 from moejax.train import cross_entropy
@@ -89,7 +89,7 @@ class _Sizes:
 
 
 def of(
-  run: Any, sizes: Mapping[str, int], chip: Chip | None, counted: Count
+  run: Run, sizes: Mapping[str, int], chip: Chip | None, counted: Count
 ) -> Rough:
   """The estimates of a run's step.
 
@@ -106,7 +106,7 @@ def of(
   )
 
 
-def _sizes(run: Any, sizes: Mapping[str, int], counted: Count) -> _Sizes:
+def _sizes(run: Run, sizes: Mapping[str, int], counted: Count) -> _Sizes:
   model, moe = run.model, run.model.moe
   of, split = counted.total_of, sizes['model']
   ends = of['embedding'] + of['head']
@@ -130,7 +130,7 @@ def _parts(sizes: Mapping[str, int]) -> int:
   return sizes['data'] * sizes['fsdp'] * sizes['expert']
 
 
-def _num_bytes(run: Any, sizes: Mapping[str, int], found: _Sizes) -> float:
+def _num_bytes(run: Run, sizes: Mapping[str, int], found: _Sizes) -> float:
   model, remat, layers = run.model, run.model.remat, run.model.num_layers
   unit = found.tokens * model.width * 2
   assigned = found.per_token * (ROWS + HIDDEN * found.hidden)
@@ -149,7 +149,7 @@ def _num_bytes(run: Any, sizes: Mapping[str, int], found: _Sizes) -> float:
   )
 
 
-def passes(run: Any, counted: Count, chunks: int) -> float:
+def passes(run: Run, counted: Count, chunks: int) -> float:
   """Passes forward that a step is worth: 3, what is repeated, and one more.
 
   The backward pass is worth two. A chunk of a feed-forward is always computed
@@ -177,7 +177,7 @@ def passes(run: Any, counted: Count, chunks: int) -> float:
 
 
 def _seconds(
-  run: Any,
+  run: Run,
   sizes: Mapping[str, int],
   chip: Chip,
   counted: Count,

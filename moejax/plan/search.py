@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from moejax.config.run import Run
 from moejax.core import errors
 from moejax.parallel.mesh import AXES, MeshConfig, axis_sizes, filled
 from moejax.plan import count, plan, rough
@@ -30,7 +31,7 @@ class Candidate:
   token_chunks: int
   batch_size: int
 
-  def of(self, run: Any) -> Any:
+  def of(self, run: Run) -> Run:
     """The run with these settings."""
     return dataclasses.replace(
       run,
@@ -87,7 +88,7 @@ class Row:
 
 
 def run(
-  run: Any,
+  run: Run,
   where: Slice,
   limit: int,
   say: Callable[[str], None],
@@ -124,7 +125,7 @@ def run(
   return sorted(rows, key=lambda row: (not row.fits, row.seconds_per_row))
 
 
-def try_one(run: Any, where: Slice, candidate: Candidate) -> Row:
+def try_one(run: Run, where: Slice, candidate: Candidate) -> Row:
   """Compiles one; whatever is wrong with it becomes its note."""
   try:
     found = plan.make(candidate.of(run), where)
@@ -145,7 +146,7 @@ def try_one(run: Any, where: Slice, candidate: Candidate) -> Row:
 
 
 def candidates(
-  run: Any, where: Slice, batch_sizes: Sequence[int] = ()
+  run: Run, where: Slice, batch_sizes: Sequence[int] = ()
 ) -> list[Candidate]:
   """The config's own setting, and what may fit, the most promising first.
 
@@ -153,7 +154,8 @@ def candidates(
   not) the second is behind the first of all others: what is next to the best
   is much like it.
   """
-  best, counted = {}, count.count(run.model)
+  best: dict[Candidate, tuple[float, Candidate]] = {}
+  counted = count.count(run.model)
   for one in _all(run, len(where.devices), batch_sizes):
     sizes = axis_sizes(one.mesh)
     found = rough.of(one.of(run), sizes, where.chip, counted)
@@ -163,16 +165,17 @@ def candidates(
     but_for_chunks = dataclasses.replace(one, token_chunks=0)
     if but_for_chunks not in best or time < best[but_for_chunks][0]:
       best[but_for_chunks] = (time, one)
-  found, place = [], collections.Counter()
+  rows: list[tuple[int, float, Candidate]] = []
+  place: collections.Counter[tuple[Any, ...]] = collections.Counter()
   for time, one in sorted(best.values(), key=lambda pair: pair[0]):
     place[one.family] += 1
-    found.append((place[one.family], time, one))
-  ranked = [one for *_, one in sorted(found, key=lambda row: row[:2])]
+    rows.append((place[one.family], time, one))
+  ranked = [one for *_, one in sorted(rows, key=lambda row: row[:2])]
   own = own_setting(run, len(where.devices))
   return own + [one for one in ranked if one not in own]
 
 
-def own_setting(run: Any, number: int) -> list[Candidate]:
+def own_setting(run: Run, number: int) -> list[Candidate]:
   """What the config says, if its mesh is of so many devices."""
   try:
     sizes = filled(run.mesh, number)
@@ -180,7 +183,7 @@ def own_setting(run: Any, number: int) -> list[Candidate]:
     return []
   return [
     Candidate(
-      dataclasses.replace(run.mesh, **sizes),
+      dataclasses.replace(run.mesh, **dict[str, Any](sizes)),
       run.model.remat,
       run.train.micro_batches,
       run.model.token_chunks,
@@ -190,7 +193,7 @@ def own_setting(run: Any, number: int) -> list[Candidate]:
 
 
 def _all(
-  run: Any, number: int, batch_sizes: Sequence[int]
+  run: Run, number: int, batch_sizes: Sequence[int]
 ) -> Iterator[Candidate]:
   sizes = batch_sizes or [run.train.batch_size]
   for mesh, batch_size in itertools.product(meshes(run, number), sizes):
@@ -202,7 +205,7 @@ def _all(
         yield Candidate(mesh, remat, micro, chunks, batch_size)
 
 
-def meshes(run: Any, number: int) -> list[MeshConfig]:
+def meshes(run: Run, number: int) -> list[MeshConfig]:
   """Every way to share out the devices that weights and experts divide over."""
   model, found = run.model, []
   for expert, split in itertools.product(_divisors(number), repeat=2):

@@ -6,7 +6,7 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-from moejax.plan import plan, search
+from moejax.plan import plan, roofline, search
 
 GIB = 2**30
 
@@ -24,7 +24,7 @@ def show(found: plan.Plan) -> None:
   if found.collectives:
     console.print(_collectives(found))
   if found.times is not None:
-    console.print(_times(found))
+    console.print(_times(found.times))
     console.print(_budget(found))
   for line in _doubts(found):
     console.print(f'  Not in these figures: {line}.')
@@ -119,8 +119,7 @@ def _collectives(found: plan.Plan) -> Table:
   return table
 
 
-def _times(found: plan.Plan) -> Table:
-  times = found.times
+def _times(times: roofline.Times) -> Table:
   table = _table('seconds of a step', '', 'source')
   table.columns[1].justify = 'right'
   rows = [
@@ -158,7 +157,8 @@ def _budget(found: plan.Plan) -> Table:
 
 def _doubts(found: plan.Plan) -> list[str]:
   """What the program does that was not counted."""
-  cost, lines = found.cost, []
+  cost = found.cost
+  lines: list[str] = []
   if cost is None:
     return lines
   if cost.optional_flops > 0:

@@ -141,14 +141,17 @@ def _longer(run: Run, old: Run, step: int) -> str:
   """What another number of steps means for a run that has taken some."""
   before, now = old.train.steps, run.train.steps
   name = table.name_of(schedule.SCHEDULES, run.opt.schedule)
-  rates = [optimizer.learning_rate(of.opt, of.train.steps) for of in (old, run)]
+  old_rate, rate = (
+    optimizer.learning_rate(one.opt, one.train.steps) for one in (old, run)
+  )
   left = np.linspace(step, max(step, now - 1), 64).astype(int)
-  if all(np.isclose(*(float(rate(at)) for rate in rates)) for at in left):
+  if all(np.isclose(old_rate(at), rate(at)) for at in left):
     return (
       f'The run has {now} steps now, {before} before; its learning rates stay '
       'as they were.'
     )
-  last, following = float(rates[0](max(step - 1, 0))), float(rates[1](step))
+  last = np.asarray(old_rate(max(step - 1, 0)))
+  following = np.asarray(rate(step))
   return (
     f'The run has {now} steps now, {before} before, and opt.schedule={name} '
     f'depends on that: from here the learning rate is that of a run of {now} '

@@ -228,7 +228,8 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
   for key in rows[0]:
     values = [row[key] for row in rows]
     found[key] = None if None in values else float(np.mean(values))
-  found['perplexity'] = math.exp(min(found['loss'], 700.0))
+  loss = float(np.mean([row['loss'] for row in rows]))
+  found['perplexity'] = math.exp(min(loss, 700.0))
   return found
 
 

@@ -106,7 +106,7 @@ class Screen:
     if self._in_place:
       self._stale = (text, step / max(1, self._total), load_LE)
       if now - self._drawn >= REFRESH_S or step >= self._total:
-        self._draw(now)
+        self._draw(now, *self._stale)
     elif step % self._every == 0 or step >= self._total:
       load = '' if load_LE is None else f'  {self._summary(load_LE)}'
       self._console.out(text + load, highlight=False)
@@ -164,7 +164,7 @@ class Screen:
 
   @terminal.outlived()
   def _untrack(self) -> None:
-    if not self._tracks:
+    if self._live is None or not self._tracks:
       return
     self._tracks = False
     self._live.update(rich.console.Group(*self._rows), refresh=True)
@@ -183,7 +183,7 @@ class Screen:
   def close(self) -> None:
     """Draws the last update, if it was not drawn, and leaves it standing."""
     if self._stale is not None:
-      self._draw(self._clock())
+      self._draw(self._clock(), *self._stale)
     if self._live is not None:
       self._live.stop()
       self._live, self._rows = None, []
@@ -198,8 +198,9 @@ class Screen:
   def _summary(self, load_LE: np.ndarray) -> str:
     return load_summary(load_LE, self._first_layer)
 
-  def _draw(self, now: float) -> None:
-    text, done, load_LE = self._stale
+  def _draw(
+    self, now: float, text: str, done: float, load_LE: np.ndarray | None
+  ) -> None:
     if self._live is None:
       self._live = self._begin_live()
     rows = [self._progress_row(text, done)]

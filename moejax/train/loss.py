@@ -72,7 +72,8 @@ def objective(
   """
   decoder = model.bind(weights)
   further, out = passes(decoder, batch, row_B, key)
-  loss, reported = jnp.zeros(()), {}
+  loss = jnp.zeros(())
+  reported: dict[str, Any] = {}
   for k, x_BLD in enumerate([out.x_BLD, *further]):
     target_BL, weight_BL = (
       mtp.ahead(x, batch.segment_BL, k)
@@ -92,6 +93,8 @@ def objective(
   if model.config.num_moe:
     loss = loss + _balance(model, record, whole.balance_slope)
   if train.consistency:
+    if key is None:
+      raise ValueError('without a key both passes would have the same noise')
     nll, disagreement, record_2 = consistency.second_pass(
       decoder, batch, row_B, key, out.x_BLD
     )

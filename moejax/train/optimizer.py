@@ -7,7 +7,7 @@ import jax
 import optax
 
 from moejax.core import fields, trees
-from moejax.train import schedule
+from moejax.train import schedule as schedules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,9 @@ class OptimizerConfig(fields.Checked):
   clip_norm: float | None = fields.number(
     1.0, above=0, at_most=10**6, note='none: no clipping'
   )
-  schedule: object = fields.choice(schedule.SCHEDULES, schedule.Steps())
+  schedule: schedules.Schedule = fields.choice(
+    schedules.SCHEDULES, schedules.Steps()
+  )
 
 
 def learning_rate(opt: OptimizerConfig, total_steps: int) -> optax.Schedule:

@@ -63,7 +63,7 @@ class StopSignal:
 
   def __enter__(self) -> 'StopSignal':
     self._take(signal.SIGINT)
-    if terminal.hangs_up():
+    if terminal.HANGUP is not None and terminal.hangs_up():
       self._take(terminal.HANGUP)
     if not jax.distributed.is_initialized():
       self._take(signal.SIGTERM)

@@ -75,7 +75,8 @@ def shardings(
   rule: Any = spikes.NEVER,
 ) -> State:
   """How every array of the state lies."""
-  whole = rules.replicated(model.mesh)
+  # A State of shardings, so with no arrays in it.
+  whole: Any = rules.replicated(model.mesh)
   shapes = jax.eval_shape(transform.init, model.shapes)
   return State(
     step=whole,
@@ -93,7 +94,8 @@ def abstract(
   rule: Any = spikes.NEVER,
 ) -> State:
   """Shapes, types and shardings of the state, for restoring into."""
-  scalar = jax.ShapeDtypeStruct((), jnp.int32)
+  # A State of shapes, so with no arrays in it.
+  scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
   shapes = State(
     step=scalar,
     weights=model.shapes,

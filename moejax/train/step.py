@@ -8,7 +8,7 @@ pass forward collects their sums over the whole of it.
 that the config skips, the old state stays and the step is counted.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ def make(
   opt: OptimizerConfig,
   train: TrainConfig,
   seed: int,
-) -> Callable[[states.State, Batch], tuple[states.State, Metrics]]:
+) -> jax.stages.Wrapped:
   """The jitted training step; it takes over (donates) the state it is given.
 
   Args:
@@ -154,7 +154,9 @@ def _gradient(
   row_B = jnp.arange(batch.token_BL.shape[0], dtype=jnp.int32)
   whole = losses.GlobalBatch(total_weight)
 
-  def run(rows: Any, whole: losses.GlobalBatch) -> tuple[Any, Metrics]:
+  def run(
+    rows: tuple[Batch, jax.Array], whole: losses.GlobalBatch
+  ) -> tuple[Any, Metrics]:
     loss = lambda w: losses.objective(model, train, w, *rows, key, whole)
     (_, report), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
     return gradient, report
@@ -162,7 +164,8 @@ def _gradient(
   if train.micro_batches == 1:
     return run((batch, row_B), whole)
   micro = _split((batch, row_B), train.micro_batches, model)
-  whole = whole.replace(balance_slope=_slope(model, weights, micro, key))
+  slope = _slope(model, weights, micro, key)
+  whole = dataclasses.replace(whole, balance_slope=slope)
   shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], micro), whole)
   carry, _ = jax.lax.scan(
     lambda carry, rows: (_add(carry, run(rows, whole)), None),

@@ -5,6 +5,8 @@ chunk: of a stack of large layers it has one layer (see state_files), of others
 any number of places, a divisor of all. As many are read at a time.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorstore
 from etils import epath
@@ -39,7 +41,8 @@ class Stored:
       },
     }
     self._store = tensorstore.open(spec, open=True, read=True).result()
-    self._chunk = self._store.chunk_layout.read_chunk.shape
+    shape: Any = self._store.chunk_layout.read_chunk.shape
+    self._chunk = int(shape[0])
     self._begin, self._places = 0, np.zeros(0)
 
   def __getitem__(self, index: tuple[int | slice, ...]) -> np.ndarray:
@@ -49,8 +52,8 @@ class Stored:
     at = first - self._begin
     if not 0 <= at < len(self._places):
       self._places = np.zeros(0)  # not both at once
-      self._begin = first - first % self._chunk[0]
+      self._begin = first - first % self._chunk
       at = first - self._begin
-      end = self._begin + self._chunk[0]
+      end = self._begin + self._chunk
       self._places = self._store[self._begin : end].read().result()
     return self._places[(at, *rest)]

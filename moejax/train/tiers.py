@@ -108,7 +108,8 @@ class Tiers:
       if not self._group.index:
         self._warn(str(e))
       durable = None
-    if near is None or (durable is not None and durable[0] >= near):
+    newer = durable is not None and near is not None and durable[0] >= near
+    if self._near is None or near is None or newer:
       found = self._durable.restore_latest(abstract)
     else:
       found = self._near.restore(near, abstract)
@@ -122,7 +123,8 @@ class Tiers:
       return None
     mine: list[list[int | str]] = []
     try:
-      for step, extra in self._near.usable(abstract).items():
+      usable = self._near.usable(abstract) if self._near is not None else {}
+      for step, extra in usable.items():
         mine.append([step, extra.get(LIFE, '')])
     except OSError as e:
       self._warn(f'{e} (the fast disk; the workdir has others)')

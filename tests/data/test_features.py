@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moejax.data import features
 
@@ -159,3 +161,73 @@ def test_records_hold_every_id_and_every_segment():
   assert features.row_dtype(8, 2**16 + 1)['target'].base == np.dtype('<u4')
   assert features.row_dtype(2**16, 9)['segment'].base == np.dtype('<u4')
   assert features.row_dtype(256, 8192).itemsize == 1024
+
+
+@st.composite
+def _texts(draw):
+  """Documents without id 0, each ending in 1 and nowhere else; some empty."""
+  words = st.lists(st.integers(2, 99), max_size=15)
+  documents = draw(st.lists(words, min_size=1, max_size=12))
+  return [np.array([*words, 1], np.int32) for words in documents]
+
+
+@given(
+  documents=_texts(),
+  length=st.integers(1, 9),
+  rows_per_block=st.integers(1, 4),
+  data=st.data(),
+)
+def test_every_token_is_a_target_once_in_order(
+  documents, length, rows_per_block, data
+):
+  """Whole documents, or in pieces; from the start, or from any block on."""
+  if data.draw(st.booleans(), 'in pieces'):
+    pieces = [
+      [document[:cut], document[cut:]]
+      for document in documents
+      for cut in [data.draw(st.integers(0, len(document) - 1))]
+    ]
+    given_documents = [iter([x for x in two if len(x)]) for two in pieces]
+  else:
+    given_documents = documents
+  target_NL, segment_NL, positions = _pack(
+    given_documents, length, rows_per_block=rows_per_block
+  )
+  total = sum(map(len, documents))
+  assert target_NL.shape == segment_NL.shape == (-(-total // length), length)
+  np.testing.assert_array_equal(
+    np.stack([target_NL, segment_NL], -1), _slow_pack(documents, length)
+  )
+  batch = features.expand(target_NL, segment_NL, first_id=0)
+  real = batch.weight_BL.reshape(-1).astype(bool)
+  flat = np.concatenate(documents)
+  # Padding is at the end alone.
+  np.testing.assert_array_equal(real, np.arange(real.size) < total)
+  np.testing.assert_array_equal(batch.target_BL.reshape(-1)[real], flat)
+  # A token is read after the one before it, or it begins a segment.
+  at = np.flatnonzero(real)
+  begins = batch.position_BL.reshape(-1)[real] == 0
+  np.testing.assert_array_equal(
+    batch.token_BL.reshape(-1)[at[~begins]], flat[at[~begins] - 1]
+  )
+  assert not np.any(batch.token_BL.reshape(-1)[at[begins]])
+  first = np.cumsum([0, *map(len, documents)])[:-1]
+  assert begins[first].all()
+  # From the position after any block it goes on with the same rows.
+  block = data.draw(st.integers(0, len(positions) - 1), 'block')
+  start = positions[block]
+  rest = list(features.pack(
+    iter(documents[start.documents :]),
+    length,
+    rows_per_block=rows_per_block,
+    start=start,
+  ))  # fmt: skip
+  done = (block + 1) * rows_per_block
+  assert sum(len(rows.target_NL) for rows, _ in rest) == max(
+    0, len(target_NL) - done
+  )
+  for number, (rows, _) in enumerate(rest):
+    row = done + number * rows_per_block
+    np.testing.assert_array_equal(
+      rows.target_NL, target_NL[row : row + rows_per_block]
+    )

@@ -64,7 +64,7 @@ MINISTRAL = family.Family(
   keys=(*_KEYS, family.KV_HEADS, family.HEAD_DIM_OR_SQUARE, Windows(every)),
   rules=_RULES,
   experts={'': ()},
-  defaults=MISTRAL.defaults | {'layer_types': None},
+  defaults={**MISTRAL.defaults, 'layer_types': None},
 )
 _QWEN = family.USUAL | {
   'hidden_size': 4096,

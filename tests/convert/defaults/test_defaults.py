@@ -16,7 +16,7 @@ from helpers import hf
 
 from moejax.convert import configs
 from moejax.convert.families import FAMILIES
-from moejax.core import errors
+from moejax.core import config_tree, errors
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden' / 'hf_defaults'
 SCRIPT = GOLDEN.parent / 'make_hf_defaults.py'
@@ -127,7 +127,7 @@ def test_null_is_what_the_class_makes_of_it(family, name, value):
   assert found is not None
   if name in OWN:
     path, want = OWN[name]
-    assert configs.config.flatten(found)[path] == want
+    assert config_tree.flatten(found)[path] == want
   else:
     assert found == outcome(family, {**lacks, name: value})
 

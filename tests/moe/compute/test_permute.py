@@ -1,7 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from moejax.moe.compute import permute
 
@@ -38,23 +42,47 @@ def test_example_of_the_docstring():
   assert grouping.size_E.tolist() == [2, 4]
 
 
-@pytest.mark.parametrize('multiple', [1, 2, 8])
-@pytest.mark.parametrize(
-  'expert_A',
-  [
-    _some_experts(),
-    jnp.full((A,), 4, jnp.int32),
-    jnp.full((A,), E, jnp.int32),
-  ],
-  ids=['mixed', 'one takes all', 'all nowhere'],
-)
+# One shape each, so that one program is compiled for all examples of a shape.
+_group = jax.jit(permute.group, static_argnums=(1, 2))
+_experts = st.lists(st.integers(0, E), min_size=A, max_size=A)
+
+
+@given(expert_A=_experts, multiple=st.sampled_from([1, 2, 8]))
+@example(expert_A=[4] * A, multiple=2)  # one takes all
+@example(expert_A=[E] * A, multiple=8)  # all nowhere
 def test_group_equals_a_slow_loop(expert_A, multiple):
-  grouping = permute.group(expert_A, E, multiple)
-  row_A, rows, size_E = _group_slowly(expert_A.tolist(), multiple)
+  grouping = _group(jnp.array(expert_A, jnp.int32), E, multiple)
+  row_A, rows, size_E = _group_slowly(expert_A, multiple)
   R = permute.num_rows(A, E, multiple)
   assert grouping.assignment_R.tolist() == rows + [A] * (R - len(rows))
   assert grouping.row_A.tolist() == [row_A.get(a, R) for a in range(A)]
   assert grouping.size_E.tolist() == size_E
+
+
+@functools.partial(jax.jit, static_argnums=(3,))
+def _through(x_TD, expert_A, weight_A, per_token):
+  """To the experts, which change nothing, and back."""
+  grouping = permute.group(expert_A, E, 4)
+  x_RD = permute.gather(x_TD, TOKEN_A, grouping, per_token)
+  return permute.combine(x_RD, weight_A, TOKEN_A, grouping, T, per_token)
+
+
+@given(
+  expert_A=_experts,
+  seed=st.integers(0, 2**16),
+  per_token=st.sampled_from([None, K]),
+)
+def test_rows_come_back_to_their_tokens(expert_A, seed, per_token):
+  """Gather and combine are inverse: what is left is the sum of the weights."""
+  rng = np.random.default_rng(seed)
+  x_TD = rng.normal(size=(T, D)).astype(np.float32)
+  weight_A = rng.normal(size=A).astype(np.float32)
+  expert_A = np.array(expert_A, np.int32)
+  out_TD = _through(x_TD, expert_A, weight_A, per_token)
+  kept_KT = np.where(expert_A < E, weight_A, 0.0).reshape(K, T)
+  np.testing.assert_allclose(
+    out_TD, kept_KT.sum(axis=0)[:, None] * x_TD, atol=1e-5
+  )
 
 
 def test_no_routing_needs_more_than_num_rows():
