@@ -61,13 +61,15 @@ def _routing(shape: Shape, key: jax.Array) -> tuple[Any, Any]:
     parts.mesh(),
     jax.random.key(0),
   )
-  graph, weights = nnx.split((module.router, module.heads))
+  graph, weights = nnx.split((module.router, module.extra_scorers))
   flat = lambda x: x.reshape(-1, *x.shape[2:])
   tokens = jax.tree.map(flat, parts.tokens(shape))
   experts = {name: param[...] for name, param in module.routed.items()}
+  extra_scorers = moe.router.extra_scorers(moe.num_choices)
+  states = balance.initial_states(moe.balance, moe.num_choices)
 
   def loss(weights: Any, x_TD: jax.Array) -> Any:
-    of_router, of_heads = nnx.merge(graph, weights)
+    of_router, of_extra = nnx.merge(graph, weights)
     x_TD = moe.router.prepare(x_TD, tokens.index_BL, key)
     seen = ScorerInput(x_TD, tokens.token_BL, experts)
     arrays = lambda owner: {name: param[...] for name, param in owner.items()}
@@ -77,15 +79,15 @@ def _routing(shape: Shape, key: jax.Array) -> tuple[Any, Any]:
       index_T=tokens.index_BL,
       key=key,
       row_length=shape.length,
-      heads={
-        name: scorer(arrays(of_heads[name]), seen)
-        for name, (scorer, _) in moe.router.heads(moe.num_choices).items()
+      extra_scores={
+        name: scorer(arrays(of_extra[name]), seen)
+        for name, (scorer, _) in extra_scorers.items()
       },
       token_T=tokens.token_BL,
-      memory=balance.memory(moe.balance, moe.num_choices),
+      selection_bias_E=balance.selection_bias(states),
     )
     routing = moe.router(given)
-    sums = jax.tree.leaves(balance.observe(moe.balance, given, routing))
+    sums = jax.tree.leaves(balance.observe(moe.balance, given, routing, states))
     sent_A = routing.expert_A < moe.num_experts
     found = stats.observe(given, routing, sent_A)
     total = jnp.sum(routing.weight_A**2) + sum(map(jnp.sum, sums))

@@ -211,8 +211,8 @@ def weights(
     tensors = by_path.get(path, [])
     made = sum(tensor.size for tensor in tensors)
     whole = math.prod(leaf.shape)
-    # What routers remember starts at zero and may have no place in a format.
-    if made != whole and not (made == 0 and '/memory/' in path):
+    # A router's state starts at zero and may have no place in a format.
+    if made != whole and not (made == 0 and '/router_state/' in path):
       raise ValueError(f'{path}: {made} of {whole} elements have a rule')
     parts = _regions(leaf, shardings[path])
     found = {

@@ -183,8 +183,8 @@ def _plan(family: Family, model: ModelConfig, shapes: Any) -> Plan:
     path
     for path, leaf in trees.leaves(shapes).items()
     if written[path] != math.prod(leaf.shape)
-    # Of what routers remember biases alone are part of the function.
-    and ('/memory/' not in path or path.endswith('/bias_E'))
+    # Of a router's state the selection bias alone is part of the function.
+    and ('/router_state/' not in path or path.endswith('/selection_bias_E'))
   ]
   if lost:
     raise configs.UnlikeError(

@@ -202,7 +202,7 @@ def _experts(sparse, old, is_moe_N, how) -> dict[str, np.ndarray]:
 def _gates(sparse: ModelConfig) -> float:
   """What a token's gates sum to when all logits are zero."""
   moe = sparse.moe
-  heads = moe.router.heads(moe.num_choices)
+  extra_scorers = moe.router.extra_scorers(moe.num_choices)
   zeros = jnp.zeros((1, moe.num_logits))
   one = jnp.ones(1, jnp.int32)
   routing = moe.router(
@@ -212,7 +212,9 @@ def _gates(sparse: ModelConfig) -> float:
       index_T=one,
       key=None,
       row_length=1,
-      heads={name: jnp.zeros((1, num)) for name, (_, num) in heads.items()},
+      extra_scores={
+        name: jnp.zeros((1, num)) for name, (_, num) in extra_scorers.items()
+      },
       token_T=one,
     )
   )

@@ -1,9 +1,9 @@
 """What an optimiser step leaves of the layers' weights.
 
-The optimiser gives a new value to everything. Here memories become what they
-remember of the batch, a scorer's weights what the scorer sets them to, and what
-a router has frozen is as it was, to the bit: without a gradient alone, momentum
-and weight decay would still move it.
+The optimiser gives a new value to everything. Here balance parts replace their
+states from the sums of the batch, scorers set those of their weights that they
+set, and frozen weights stay as they were to the bit: momentum and weight decay
+would move them even without a gradient.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from moejax.moe import balance
+from moejax.moe import balance, contract
 from moejax.moe.config import MoEConfig
 
 Weights = dict[str, Any]
@@ -28,34 +28,40 @@ def apply(
     new: as the optimiser wants them.
     sums: by balance part, its sums over the global batch, layers in front.
   """
-  found = dict(new)
+  kept = dict(new)
   if 'router' in new:
-    found['router'] = config.scorer.after_step(new['router'])
-  if 'heads' in new:
-    heads = config.router.heads(config.num_choices)
-    found['heads'] = {
-      name: heads[name][0].after_step(w) for name, w in new['heads'].items()
+    kept['router'] = config.scorer.after_step(new['router'])
+  if 'extra_scorers' in new:
+    scorers = config.router.extra_scorers(config.num_choices)
+    kept['extra_scorers'] = {
+      name: scorers[name][0].after_step(w)
+      for name, w in new['extra_scorers'].items()
     }
-  if not old.get('memory'):
-    return found
-  found['memory'] = _memory(config, old['memory'], sums)
-  for name, first in config.router.frozen_heads.items():
-    steps_N = old['memory']['router']['steps']
-    found['heads'][name] = _until(
-      first, steps_N, found['heads'][name], old['heads'][name]
+  if not old.get('router_state'):
+    return kept
+  kept['router_state'] = _router_state(config, old['router_state'], sums)
+  for name, first in config.router.frozen_scorers.items():
+    steps_N = old['router_state']['router']['steps']
+    kept['extra_scorers'][name] = _until(
+      first, steps_N, kept['extra_scorers'][name], old['extra_scorers'][name]
     )
-  return found
+  return kept
 
 
-def _memory(
-  config: MoEConfig, memory: Weights, sums: dict[str, Any]
+def _router_state(
+  config: MoEConfig, arrays: Weights, sums: dict[str, Any]
 ) -> Weights:
-  memory = dict(memory)
-  router = memory.pop('router', None)
-  found = balance.update(config.balance, memory, sums)
+  """The states after a step, as arrays by part and name."""
+  arrays = dict(arrays)
+  router = arrays.pop('router', None)
+  states = {
+    name: contract.RouterState.of_arrays(own) for name, own in arrays.items()
+  }
+  states = balance.update(config.balance, states, sums)
+  new = {name: state.arrays for name, state in states.items()}
   if router is not None:
-    found['router'] = {'steps': router['steps'] + 1}
-  return found
+    new['router'] = {'steps': router['steps'] + 1}
+  return new
 
 
 def _until(first: int, steps_N: jax.Array, new: Any, old: Any) -> Any:

@@ -62,6 +62,37 @@ class Routing:
 
 
 @flax.struct.dataclass
+class RouterState:
+  """What one balance part keeps of earlier batches, in one layer.
+
+  It lies beside the layer's weights and is saved with them. No gradient reaches
+  it, and the optimiser leaves it alone: the part itself replaces it after every
+  optimiser step.
+
+  Attributes:
+    selection_bias_E: float32, added to the scores for choosing and to nothing
+      else; None for a part that has no bias.
+    kept: all else that the part keeps, float32 arrays by name.
+  """
+
+  selection_bias_E: jax.Array | None = None
+  kept: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+  @classmethod
+  def of_arrays(cls, arrays: dict[str, jax.Array]) -> 'RouterState':
+    """The state from its arrays by name, as they lie beside the weights."""
+    kept = dict(arrays)
+    return cls(kept.pop('selection_bias_E', None), kept)
+
+  @property
+  def arrays(self) -> dict[str, jax.Array]:
+    """Its arrays by name."""
+    if self.selection_bias_E is None:
+      return dict(self.kept)
+    return {'selection_bias_E': self.selection_bias_E, **self.kept}
+
+
+@flax.struct.dataclass
 class RouterInput:
   """All that a router, or a balance loss, may look at.
 
@@ -77,11 +108,13 @@ class RouterInput:
     key: random key of this layer and step; None means evaluation: no noise.
     row_length: tokens of one sequence, static; T is a multiple of it. A router
       in which tokens compete lets those of one sequence compete.
-    heads: by name, what the further scorers gave that `router.heads` names.
+    extra_scores: by name, the scores of the router's `extra_scorers`.
     token_T: int32 vocabulary ids.
     layer: int32, which of the layers with experts this is, from 0.
     steps: float32, training steps taken; for what is annealed.
-    memory: by balance part, what it remembers of earlier batches.
+    selection_bias_E: float32, added to scores for choosing: the sum of what
+      the balance parts keep; None where no part keeps one.
+    own_state: the state of the balance part that is called; None for routers.
     responses_EE: how strongly experts (second) answer to the router's rows, for
       a balance part that `reads_responses`; else None.
   """
@@ -91,13 +124,12 @@ class RouterInput:
   index_T: jax.Array
   key: jax.Array | None
   row_length: int = flax.struct.field(pytree_node=False)
-  heads: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+  extra_scores: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   token_T: jax.Array | None = None
   layer: jax.Array | int = 0
   steps: jax.Array | float = 0.0
-  memory: dict[str, dict[str, jax.Array]] = flax.struct.field(
-    default_factory=dict
-  )
+  selection_bias_E: jax.Array | None = None
+  own_state: RouterState | None = None
   responses_EE: jax.Array | None = None
 
   @property
@@ -106,16 +138,15 @@ class RouterInput:
     return self.key is not None
 
   def biased(self, score_TE: jax.Array) -> jax.Array:
-    """Scores plus the selection biases there are, without gradient.
+    """Scores plus the selection bias, if there is one, without gradient.
 
     For choosing alone (arXiv 2408.15664, equation 3): what an expert's output
     is weighted with stays unbiased.
     """
     score_TE = jax.lax.stop_gradient(score_TE)
-    for part in self.memory.values():
-      if 'bias_E' in part:
-        score_TE = score_TE + jax.lax.stop_gradient(part['bias_E'])
-    return score_TE
+    if self.selection_bias_E is None:
+      return score_TE
+    return score_TE + jax.lax.stop_gradient(self.selection_bias_E)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +177,12 @@ class Router(fields.Checked):
     """Logits that it wants for so many experts."""
     return num_experts
 
-  def heads(self, num_experts: int) -> dict[str, tuple[scorers.Scorer, int]]:
-    """Further scorers by name, with how many scores each is to give.
+  def extra_scorers(
+    self, num_experts: int
+  ) -> dict[str, tuple[scorers.Scorer, int]]:
+    """Scorers beside the layer's own, by name, with the scores each gives.
 
-    What they give reaches the router as `given.heads[name]`.
+    Their scores reach the router as `extra_scores[name]` of its input.
     """
     del num_experts
     return {}
@@ -172,8 +205,11 @@ class Router(fields.Checked):
     return False
 
   @property
-  def frozen_heads(self) -> dict[str, int]:
-    """By head, the step from which on its weights stay; needs counts_steps."""
+  def frozen_scorers(self) -> dict[str, int]:
+    """The extra scorers whose weights stay as they are from a step on.
+
+    By name, the step. A router that names one must set `counts_steps`.
+    """
     return {}
 
 

@@ -108,12 +108,12 @@ class MoE(nnx.Module):
     self.config = config
     self.mesh = mesh
     self.router = nnx.Dict(config.scorer.init(keys[0], width, num_logits, std))
-    self.heads = nnx.Dict({
+    self.extra_scorers = nnx.Dict({
       name: nnx.Dict(
         scorer.init(jax.random.fold_in(keys[3], i), width, num, std)
       )
       for i, (name, (scorer, num)) in enumerate(
-        config.router.heads(choices).items()
+        config.router.extra_scorers(choices).items()
       )
     })
     if config.gating_residual:
@@ -122,7 +122,7 @@ class MoE(nnx.Module):
         w_EE, axes=('unsharded', 'unsharded'), decays=True
       )
     self.zero = nnx.Dict(config.zero_computation.init(keys[5], width))
-    self.memory = _memory(config)
+    self.router_state = _router_state(config)
     # Another key than the experts', which split this one.
     of_latent = jax.random.fold_in(keys[1], 1)
     self.latent = nnx.Dict(
@@ -167,8 +167,12 @@ class MoE(nnx.Module):
     """
     weights = {
       'router': _arrays(self.router),
-      'heads': {name: _arrays(head) for name, head in self.heads.items()},
-      'memory': jax.lax.stop_gradient(nnx.to_pure_dict(nnx.state(self.memory))),
+      'extra_scorers': {
+        name: _arrays(head) for name, head in self.extra_scorers.items()
+      },
+      'router_state': jax.lax.stop_gradient(
+        nnx.to_pure_dict(nnx.state(self.router_state))
+      ),
       'routed': _arrays(self.routed, x_BLD.dtype),
       'zero': _arrays(self.zero),
       'latent': _arrays(self.latent, x_BLD.dtype),
@@ -330,7 +334,9 @@ class MoE(nnx.Module):
     seen = stats.observe(given, routing, found.sent_A, flat(trace.chosen_BLE))
     seen['overflow'] = values.Sum(jnp.asarray(found.overflow, jnp.float32))
     routing = self._for_balance(weights, given, routing)
-    record = Record(balance.observe(config.balance, given, routing), seen)
+    record = Record(
+      balance.observe(config.balance, given, routing, _states(weights)), seen
+    )
     unflat = lambda x: x.reshape(sizes['B'], sizes['L'], *x.shape[1:])
     new = Trace(
       chosen_BLE=unflat(chosen_TE),
@@ -365,22 +371,23 @@ class MoE(nnx.Module):
     of_main, main = seen(config.scorer, state_TR), weights['router']
     if config.scorer.state_width:
       state_TR = config.scorer.state(main, of_main)
-    memory = dict(weights['memory'])
-    steps = memory.pop('router', {}).get('steps', jnp.zeros(()))
-    heads = config.router.heads(config.num_choices)
+    steps = (
+      weights['router_state'].get('router', {}).get('steps', jnp.zeros(()))
+    )
+    scorers = config.router.extra_scorers(config.num_choices)
     given = contract.RouterInput(
       logits_TE=config.scorer(main, of_main),
       valid_T=tokens.valid_BL,
       index_T=tokens.index_BL,
       key=key,
       row_length=0,
-      heads={
-        name: scorer(weights['heads'][name], seen(scorer))
-        for name, (scorer, _) in heads.items()
+      extra_scores={
+        name: scorer(weights['extra_scorers'][name], seen(scorer))
+        for name, (scorer, _) in scorers.items()
       },
       token_T=tokens.token_BL,
       steps=steps,
-      memory=memory,
+      selection_bias_E=balance.selection_bias(_states(weights)),
       responses_EE=weights.get('responses'),
     )
     return given, state_TR
@@ -461,9 +468,19 @@ def _without_computation(
   return dataclasses.replace(found, out_TD=out_TD, sent_A=sent_A)
 
 
-def _memory(config: MoEConfig) -> nnx.Dict:
-  """What a layer remembers, as weights that no gradient reaches."""
-  found = balance.memory(config.balance, config.num_choices)
+def _states(weights: dict[str, Any]) -> balance.States:
+  """By balance part, what it keeps of earlier batches."""
+  return {
+    name: contract.RouterState.of_arrays(arrays)
+    for name, arrays in weights['router_state'].items()
+    if name != 'router'
+  }
+
+
+def _router_state(config: MoEConfig) -> nnx.Dict:
+  """What balance parts and router keep, as weights that no gradient reaches."""
+  states = balance.initial_states(config.balance, config.num_choices)
+  found = {name: state.arrays for name, state in states.items()}
   if config.router.counts_steps:
     found['router'] = {'steps': jnp.zeros((), jnp.float32)}
   as_param = lambda x: nnx.Param(x, axes=('unsharded',) * x.ndim, decays=False)

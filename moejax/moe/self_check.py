@@ -182,7 +182,7 @@ def _found(
   )
   found = jax.tree.map(hosts.fetch, gradient(weights, x))
   (of_weights, of_x), out = found
-  of_weights.pop('memory', None)
+  of_weights.pop('router_state', None)
   return {
     OUTPUT: out,
     'gradient of the tokens': of_x,
@@ -208,7 +208,7 @@ def _problem(config: MoEConfig, dtype: str, size: Size) -> Any:
   rng = np.random.default_rng(0)
 
   def draw(path: str, leaf: Any) -> np.ndarray:
-    if path.startswith('memory'):
+    if path.startswith('router_state'):
       return np.zeros(leaf.shape, np.float32)
     return rng.normal(size=leaf.shape).astype(np.float32)
 

@@ -60,8 +60,9 @@ def chosen(routing: contract.Routing) -> jax.Array:
 
 def _bias_range(given: contract.RouterInput) -> jax.Array:
   """Largest minus least selection bias; 0 without one."""
-  parts = [part['bias_E'] for part in given.memory.values() if 'bias_E' in part]
-  bias_E = sum(parts, jnp.zeros((), jnp.float32))
+  if given.selection_bias_E is None:
+    return jnp.zeros((), jnp.float32)
+  bias_E = given.selection_bias_E
   return jnp.max(bias_E) - jnp.min(bias_E)
 
 

@@ -21,8 +21,8 @@ PARTS = {
   'routed experts': r'moe/ffn/(routed/.*|u_ED|v_ED)',
   # And what stands around the routed ones, for every token.
   'shared experts': r'moe/ffn/(shared|latent)/.*',
-  # With what they remember: selection biases and the like.
-  'routers': r'moe/ffn/(router|heads|memory|zero)/.*'
+  # With their state: selection biases and the like.
+  'routers': r'moe/ffn/(router|extra_scorers|router_state|zero)/.*'
   r'|moe/ffn/(residual|phi_DEP|scale|w_query_DH2K|keys_2NK)',
   'norms': r'norm/.*|(dense|moe)/norm_\w+/.*',
   # But for their layers, which count above.

@@ -37,7 +37,7 @@ from etils import epath
 
 from moejax.core import errors
 from moejax.parallel.group import SINGLE, Group
-from moejax.train import checkpoint_folder, state_files, stored
+from moejax.train import checkpoint_folder, old_paths, state_files, stored
 
 NEWEST, BEST = 'newest', 'best'
 STATE = 'state'
@@ -328,9 +328,9 @@ class Checkpointer:
     """
     self._check_whole(step)
     path = self._folder.path(step)
-    saved = self._folder.meta(step)['leaves']
+    saved, stored_as = self._leaves(step)
     state_files.check_fits(path, saved, {name: like}, partial=True)
-    return stored.Stored(path / STATE, name)
+    return stored.Stored(path / STATE, stored_as[name])
 
   def _check_whole(self, step: int) -> None:
     self.wait()
@@ -344,11 +344,17 @@ class Checkpointer:
 
   def _read(self, step: int, abstract: Any, partial: bool) -> Any:
     path = self._folder.path(step)
-    saved = self._folder.meta(step)['leaves']
+    saved, stored_as = self._leaves(step)
     state_files.check_fits(path, saved, abstract, partial)
-    state = self._files.read(path / STATE, abstract)
+    state = self._files.read(path / STATE, abstract, stored_as)
     self._at, self._there = step, True
     return state
+
+  def _leaves(self, step: int) -> tuple[dict[str, str], dict[str, str]]:
+    """By today's path: type and shape of each leaf, and its path in files."""
+    leaves = self._folder.meta(step)['leaves']
+    stored_as = old_paths.stored_as(leaves)
+    return {path: leaves[old] for path, old in stored_as.items()}, stored_as
 
   def _extra(self, step: int) -> dict[str, Any]:
     return self._folder.meta(step)['extra']

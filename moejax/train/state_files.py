@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -67,9 +67,20 @@ class StateFiles:
     with self._new_orbax_on_error():
       self._orbax.wait_until_finished()
 
-  def read(self, folder: epath.Path, abstract: Any) -> Any:
-    """The leaves that `abstract` has; the caller has compared them before."""
-    wanted = leaves_by_name(abstract)
+  def read(
+    self, folder: epath.Path, abstract: Any, stored_as: Mapping[str, str]
+  ) -> Any:
+    """The leaves that `abstract` has; the caller has compared them before.
+
+    Args:
+      folder: that `begin_write` has written.
+      abstract: what each leaf is to be.
+      stored_as: from the path of a leaf to its path in the folder, which
+        differs where a leaf was renamed since.
+    """
+    wanted = {
+      stored_as[path]: leaf for path, leaf in leaves_by_name(abstract).items()
+    }
     tree = _nest({n: _target(x) for n, x in _with_elements(wanted).items()})
     with jax.transfer_guard('allow'):
       restored = self._orbax.restore(

@@ -76,7 +76,9 @@ def scores(router):
   logits = draw(scheme.num_logits(E))
   if logits.shape[1] == E:
     logits += np.array([1.5, 1.0, -30.0, 0.0, 0.0], np.float32)
-  return logits, {name: draw(num) for name, (_, num) in scheme.heads(E).items()}
+  return logits, {
+    name: draw(num) for name, (_, num) in scheme.extra_scorers(E).items()
+  }
 
 
 def given(router, key=KEY, valid_T=VALID_T, **changes):
@@ -86,7 +88,7 @@ def given(router, key=KEY, valid_T=VALID_T, **changes):
     valid_T=valid_T,
     key=key,
     row_length=L,
-    heads={name: jnp.asarray(head) for name, head in heads.items()},
+    extra_scores={name: jnp.asarray(head) for name, head in heads.items()},
     token_T=jnp.asarray(TOKEN_T),
     steps=jnp.float32(3),
   )
@@ -131,7 +133,7 @@ def taken(seen, order_T):
     valid_T=of(seen.valid_T),
     index_T=of(seen.index_T),
     token_T=of(seen.token_T),
-    heads=jax.tree.map(of, seen.heads),
+    extra_scores=jax.tree.map(of, seen.extra_scores),
   )
 
 
@@ -177,7 +179,7 @@ def test_experts_per_token_is_what_is_sent(router):
       None,
       valid_T=np.ones(T, bool),
       logits_TE=scale * jnp.asarray(logits),
-      heads=jax.tree.map(lambda x, s=scale: s * x, heads),
+      extra_scores=jax.tree.map(lambda x, s=scale: s * x, heads),
     )
     sent.append((gates_asked(route(router, seen)) > 0).sum(axis=1))
   sent = np.concatenate(sent)
@@ -211,7 +213,7 @@ def test_padding_is_sent_nowhere_and_changes_nothing(router, key):
     router,
     key,
     logits_TE=swap(logits),
-    heads=jax.tree.map(swap, heads),
+    extra_scores=jax.tree.map(swap, heads),
     token_T=jnp.where(VALID_T, TOKEN_T, 7),
   )
   np.testing.assert_allclose(
@@ -228,7 +230,9 @@ def test_renaming_the_experts_renames_the_result(router, key):
     router,
     key,
     logits_TE=jnp.asarray(logits[:, order_E]),
-    heads={name: jnp.asarray(h[:, order_E]) for name, h in heads.items()},
+    extra_scores={
+      name: jnp.asarray(h[:, order_E]) for name, h in heads.items()
+    },
   )
   if key is not None and drawn_by_expert(router):
     key = None  # the names are in the noise
@@ -280,7 +284,7 @@ def test_gradients_are_finite_also_for_extreme_scores(router):
   pull = np.random.default_rng(2).normal(size=1000).astype(np.float32)
 
   def pulled(logits, heads):
-    routing = scheme(given(router, logits_TE=logits, heads=heads))
+    routing = scheme(given(router, logits_TE=logits, extra_scores=heads))
     weight_A = routing.weight_A
     return jnp.vdot(weight_A, pull[: len(weight_A)]) + jnp.vdot(
       routing.prob_TE, pull[: T * E].reshape(T, E)
@@ -300,9 +304,7 @@ def test_a_selection_bias_moves_choices_but_no_gates(router):
   bias_E = np.array([0, 0, 80.0, 0, 0], np.float32)
   key = KEY if router in TAUGHT else None
   plain = route(router, given(router, key))
-  moved = route(
-    router, given(router, key, memory={'loss_free': {'bias_E': bias_E}})
-  )
+  moved = route(router, given(router, key, selection_bias_E=bias_E))
   before, after = gates(plain), gates(moved)
   if router in UNMOVED:
     np.testing.assert_array_equal(after, before)
@@ -386,8 +388,9 @@ def test_what_cannot_choose_says_so_in_one_line(router):
   seen = tiny.router_input(
     np.zeros((T, scheme.num_logits(1)), np.float32),
     row_length=L,
-    heads={
-      name: jnp.zeros((T, num)) for name, (_, num) in scheme.heads(1).items()
+    extra_scores={
+      name: jnp.zeros((T, num))
+      for name, (_, num) in scheme.extra_scorers(1).items()
     },
     token_T=jnp.asarray(TOKEN_T),
   )

@@ -98,7 +98,7 @@ def router_of_v3():
   """Plan and weights of DeepSeek-V3 with the biases that training makes."""
   plan, model, weights = hf.read(hf.GOLDEN / 'deepseek_v3')
   leaves = {k: np.array(x) for k, x in trees.leaves(weights).items()}
-  bias = leaves['moe/ffn/memory/loss_free/bias_E']
+  bias = leaves['moe/ffn/router_state/loss_free/selection_bias_E']
   # Steps of 0.001 around 4: bfloat16 has only 2 of the numbers.
   bias[:] = 4 + 0.001 * np.arange(bias.size).reshape(bias.shape)
   router = leaves['moe/ffn/router/w_DE']
@@ -118,7 +118,8 @@ def test_what_decides_routing_stays_float32(dtype, tmp_path):
     assert kind == ('F32' if routes else short), name
   _, _, weights = hf.read(tmp_path)
   again = trees.leaves(weights)
-  for path in ('moe/ffn/memory/loss_free/bias_E', 'moe/ffn/router/w_DE'):
+  bias_path = 'moe/ffn/router_state/loss_free/selection_bias_E'
+  for path in (bias_path, 'moe/ffn/router/w_DE'):
     np.testing.assert_array_equal(again[path], leaves[path], err_msg=path)
   # The index and the progress count what is written.
   size = sum(entry.num_bytes for entry in found.values())

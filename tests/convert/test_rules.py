@@ -124,7 +124,7 @@ def test_a_bias_that_the_format_lacks_is_named():
   model = load.plan(folder.open_folder(str(hf.GOLDEN / 'olmoe'))).config
   moe = dataclasses.replace(model.moe, balance=(BALANCE['loss_free'](),))
   model = dataclasses.replace(model, moe=moe)
-  with pytest.raises(errors.InputError, match='memory/loss_free/bias_E'):
+  with pytest.raises(errors.InputError, match='loss_free/selection_bias_E'):
     save.plan(model, load.shapes(model))
 
 

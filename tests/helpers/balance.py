@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from helpers import tiny
-from moejax.moe import balance, contract
+from moejax.moe import contract
 from moejax.moe.balance import BALANCE, load, zero_computation
 
 # Three tokens of four experts, from which most worked numbers are made.
@@ -36,14 +36,15 @@ def best(score_TE, k):
 def problem(prob_TE, expert_TK, valid_T=None, row_length=None, **more):
   """What a balance part observes when tokens choose these experts.
 
-  `more` are logits_TE, weight_TK, extra and memory, where they matter.
+  `more` are fields of RouterInput, weight_TK and extra, where they matter.
   """
   prob_TE = jnp.asarray(prob_TE, jnp.float32)
   given = tiny.router_input(
     more.get('logits_TE', jnp.zeros(prob_TE.shape)),
     valid_T=valid_T,
     row_length=row_length,
-    memory=more.get('memory', {}),
+    selection_bias_E=more.get('selection_bias_E'),
+    own_state=more.get('own_state'),
   )
   expert_TK = jnp.asarray(expert_TK)
   extra = {
@@ -60,10 +61,18 @@ def problem(prob_TE, expert_TK, valid_T=None, row_length=None, **more):
   return given, routing
 
 
+def observe(part, given, routing):
+  """The sums of a part, whose state is the first one unless `given` has one."""
+  if given.own_state is None:
+    start = part.initial_state(routing.prob_TE.shape[1])
+    given = dataclasses.replace(given, own_state=start)
+  return part.observe(given, routing)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def value(part, given, routing):
   """The loss of one part, all tokens at once."""
-  return part.loss(part.observe(given, routing))
+  return part.loss(observe(part, given, routing))
 
 
 def loss(part, *args, **more):
@@ -122,7 +131,6 @@ def rich(rows=(0, 1, 2, 3), logits_TE=None):
     row_length=6,
     logits_TE=logits_TE,
     extra=extra,
-    memory=balance.memory(tuple(PARTS.values()), 5),
   )
   answers_EE = rng.uniform(size=(5, 5)).astype(np.float32)
   given = dataclasses.replace(given, responses_EE=jnp.asarray(answers_EE))

@@ -65,7 +65,7 @@ def scores(name):
   if logits.shape[1] == E:
     logits[:, EMPTY] -= 30
     logits[:, FULL] += 9
-  heads = {key: draw(num) for key, (_, num) in router.heads(E).items()}
+  heads = {key: draw(num) for key, (_, num) in router.extra_scorers(E).items()}
   return logits, heads
 
 
@@ -77,7 +77,7 @@ def given(logits, heads, tokens, key=KEY):
     index_T=index_T,
     key=key,
     row_length=L,
-    heads=heads,
+    extra_scores=heads,
     token_T=token_T,
     steps=jnp.float32(3),
   )

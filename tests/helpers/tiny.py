@@ -58,7 +58,7 @@ def draw(shapes, seed=0, std=0.3):
   rng = np.random.default_rng(seed)
 
   def one(path, leaf):
-    if 'memory/' in path:
+    if 'router_state/' in path:
       return np.zeros(leaf.shape, np.float32)
     start = 1.0 if 'scale' in path else 0.0
     return (start + std * rng.normal(size=leaf.shape)).astype(np.float32)

@@ -82,7 +82,7 @@ def run(config, mesh):
 
   found = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
   (of_w, of_x), rest = jax.device_get(found(weights, X_BLD))
-  of_w.pop('memory', None)
+  of_w.pop('router_state', None)
   return trees.leaves({'gradient': of_w, 'of the tokens': of_x, **rest})
 
 

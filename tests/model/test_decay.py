@@ -42,8 +42,8 @@ STAY = {
   'a constant in place of an expert': 'v_CD',
   'scores of no token': 'c_E',
   'network of scores': 'b_down_R b_one_R b_two_R norm_scale_R depth_scale_R',
-  'memories': 'bias_E momentum_E steps l1',
-  'more memories': 'average_E updates first_E second_E',
+  'states': 'selection_bias_E momentum_E steps l1',
+  'more states': 'average_E updates first_E second_E',
   'a frozen network, and its input': 'w_DH b_H w_HN b_N r_D',
 }
 ANSWERS = {

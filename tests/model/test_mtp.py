@@ -194,7 +194,8 @@ def test_neither_a_mesh_nor_micro_batches_change_a_step():
   tiny.assert_close(metrics, want_metrics, rtol=2e-5, atol=1e-6)
   tiny.assert_close(got.weights, want.weights, rtol=1e-5, atol=2e-6)
   # Every layer with experts has a bias of its own, the modules' too.
-  moved = trees.leaves(got.weights)['moe/ffn/memory/loss_free/bias_E']
+  path = 'moe/ffn/router_state/loss_free/selection_bias_E'
+  moved = trees.leaves(got.weights)[path]
   assert moved.shape == (2, 4)
   assert (moved != 0).any(axis=1).all()
 

@@ -131,8 +131,9 @@ def test_the_first_expert_gets_nothing_and_the_last_one_most(name):
   seen = tiny.router_input(
     draw(router.num_logits(num_experts)),
     key=jax.random.key(0),
-    heads={
-      key: draw(num) for key, (_, num) in router.heads(num_experts).items()
+    extra_scores={
+      key: draw(num)
+      for key, (_, num) in router.extra_scorers(num_experts).items()
     },
     token_T=jnp.arange(num_tokens),
   )

@@ -9,7 +9,8 @@ import pytest
 from helpers import tiny
 
 from moejax.core import values
-from moejax.moe import contract, stats
+from moejax.moe import balance, contract, stats
+from moejax.moe.contract import RouterState
 from moejax.moe.dispatchers.capacity import Capacity
 from moejax.moe.dispatchers.dropless import Dropless
 from moejax.moe.routers.top_k import TopK
@@ -104,12 +105,12 @@ def test_overlap_with_the_layer_before(form):
 
 def test_bias_range_is_of_the_sum_of_biases():
   given, routing = routing_of([[0], [1]])
-  memory = {
-    'one': {'bias_E': jnp.array([0.1, 0.0, -0.2, 0.0])},
-    'two': {'bias_E': jnp.array([0.0, 0.0, 0.1, 0.4])},
-    'other': {'l1': jnp.float32(7)},
-  }
-  given = dataclasses.replace(given, memory=memory)
+  bias_E = balance.selection_bias({
+    'one': RouterState(jnp.array([0.1, 0.0, -0.2, 0.0])),
+    'two': RouterState(jnp.array([0.0, 0.0, 0.1, 0.4])),
+    'other': RouterState(kept={'l1': jnp.float32(7)}),
+  })
+  given = dataclasses.replace(given, selection_bias_E=bias_E)
   found = stats.observe(given, routing, jnp.ones(2, bool))
   assert found['bias'].value() == pytest.approx(0.5, rel=1e-6)
 

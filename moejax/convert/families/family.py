@@ -224,7 +224,7 @@ def selection_bias(
 
   A step of it is 0.001, which bfloat16 does not have beside values of 1.
   """
-  path = 'moe/ffn/memory/loss_free/bias_E'
+  path = 'moe/ffn/router_state/loss_free/selection_bias_E'
   return Rule(LAYER + name, theirs, path, 'E', float32=True)
 
 

@@ -1,5 +1,7 @@
 """BALANCE: every balance loss and bias rule by its name in a config."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -53,6 +55,9 @@ BALANCE = {
   'z_loss': logits.ZLoss,
 }
 
+# By balance part, what it keeps; parts that keep nothing are not in it.
+States = dict[str, contract.RouterState]
+
 
 def total(
   losses: tuple[base.Balance, ...], sums: dict[str, Any]
@@ -65,7 +70,7 @@ def total(
   part that `joins_layers` has one loss for the whole model instead.
 
   Args:
-    losses: the configured parts; those with a memory alone have no loss.
+    losses: the configured parts; those with a state alone have no loss.
     sums: by name of the part, its global sums with layers in front.
 
   Returns:
@@ -81,7 +86,7 @@ def total(
     if name not in sums:
       raise KeyError(f'no layer reported balance loss {name!r}')
     if type(part).loss is base.Balance.loss:
-      continue  # it has a memory only
+      continue  # it has a state only
     if part.joins_layers:
       joined = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums[name])
       loss_N = part.loss(joined)[None]
@@ -93,35 +98,52 @@ def total(
 
 
 def observe(
-  losses: tuple[base.Balance, ...],
+  parts: tuple[base.Balance, ...],
   given: contract.RouterInput,
   routing: contract.Routing,
+  states: States,
 ) -> dict[str, Any]:
-  """The sums of each loss by its name, over the tokens of this shard."""
-  return {
-    table.name_of(BALANCE, part): part.observe(given, routing)
-    for part in losses
-  }
+  """The sums of each part by its name, over the tokens of this shard.
+
+  Args:
+    parts: the configured ones.
+    given: what the router saw.
+    routing: what it chose.
+    states: of this layer; each part is handed its own.
+  """
+  sums = {}
+  for part in parts:
+    name = table.name_of(BALANCE, part)
+    own = dataclasses.replace(given, own_state=states.get(name))
+    sums[name] = part.observe(own, routing)
+  return sums
 
 
-def memory(
-  parts: tuple[base.Balance, ...], num_experts: int
-) -> dict[str, dict[str, jax.Array]]:
-  """What one layer remembers at the start, by part; parts without are out."""
-  found = {
-    table.name_of(BALANCE, part): part.memory(num_experts) for part in parts
+def initial_states(parts: tuple[base.Balance, ...], num_experts: int) -> States:
+  """The states of one layer before the first step; parts without are out."""
+  states = {
+    table.name_of(BALANCE, part): part.initial_state(num_experts)
+    for part in parts
   }
-  return {name: kept for name, kept in found.items() if kept}
+  return {name: state for name, state in states.items() if state is not None}
+
+
+def selection_bias(states: States) -> jax.Array | None:
+  """The sum of the selection biases, [E]; None where no part keeps one."""
+  biases = [
+    state.selection_bias_E
+    for state in states.values()
+    if state.selection_bias_E is not None
+  ]
+  return functools.reduce(jnp.add, biases) if biases else None
 
 
 def update(
-  parts: tuple[base.Balance, ...],
-  memory: dict[str, dict[str, jax.Array]],
-  sums: dict[str, Any],
-) -> dict[str, dict[str, jax.Array]]:
-  """The memories after a step; layers in front, sums of the global batch."""
+  parts: tuple[base.Balance, ...], states: States, sums: dict[str, Any]
+) -> States:
+  """The states after a step; layers in front, sums of the global batch."""
   by_name = {table.name_of(BALANCE, part): part for part in parts}
   return {
-    name: by_name[name].update(kept, sums[name])
-    for name, kept in memory.items()
+    name: by_name[name].update(state, sums[name])
+    for name, state in states.items()
   }

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
+from moejax.moe import contract
 from moejax.moe.balance import bias
 
 EPS = 1e-8
@@ -40,37 +41,37 @@ class AdamWBias(bias.SelectionBias):
   beta2: float = fields.number(0.999, at_least=0, below=1)
   weight_decay: float = fields.number(0.0, at_least=0, at_most=1000)
 
-  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+  def initial_state(self, num_experts: int) -> contract.RouterState:
     zeros_E = jnp.zeros(num_experts, jnp.float32)
-    return {
-      'bias_E': zeros_E,
-      'first_E': zeros_E,
-      'second_E': zeros_E,
-      'steps': jnp.zeros((), jnp.float32),
-    }
+    return contract.RouterState(
+      zeros_E,
+      {
+        'first_E': zeros_E,
+        'second_E': zeros_E,
+        'steps': jnp.zeros((), jnp.float32),
+      },
+    )
 
   def update(
-    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
-  ) -> dict[str, jax.Array]:
-    return jax.vmap(self._update)(memory, sums['count_E'])
+    self, state: contract.RouterState, sums: dict[str, jax.Array]
+  ) -> contract.RouterState:
+    return jax.vmap(self._update)(state, sums['count_E'])
 
   def _update(
-    self, memory: dict[str, jax.Array], count_E: jax.Array
-  ) -> dict[str, jax.Array]:
+    self, state: contract.RouterState, count_E: jax.Array
+  ) -> contract.RouterState:
     total = jnp.sum(count_E)
     slope_E = count_E / jnp.maximum(total, 1) - 1 / len(count_E)
     mix = lambda beta, old, new: beta * old + (1 - beta) * new
-    steps = memory['steps'] + 1
-    first_E = mix(self.beta1, memory['first_E'], slope_E)
-    second_E = mix(self.beta2, memory['second_E'], jnp.square(slope_E))
+    steps = state.kept['steps'] + 1
+    first_E = mix(self.beta1, state.kept['first_E'], slope_E)
+    second_E = mix(self.beta2, state.kept['second_E'], jnp.square(slope_E))
     mean_E = first_E / (1 - self.beta1**steps)
     size_E = jnp.sqrt(second_E / (1 - self.beta2**steps)) + EPS
-    bias_E = memory['bias_E']
+    bias_E = state.selection_bias_E
     step_E = mean_E / size_E + self.weight_decay * bias_E
-    new = {
-      'bias_E': bias_E - self.rate * step_E,
-      'first_E': first_E,
-      'second_E': second_E,
-      'steps': steps,
-    }
-    return {name: jnp.where(total > 0, new[name], memory[name]) for name in new}
+    new = contract.RouterState(
+      bias_E - self.rate * step_E,
+      {'first_E': first_E, 'second_E': second_E, 'steps': steps},
+    )
+    return jax.tree.map(lambda x, old: jnp.where(total > 0, x, old), new, state)

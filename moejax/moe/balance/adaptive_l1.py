@@ -60,7 +60,7 @@ class AdaptiveL1(base.Balance):
     relu_TE = counts.extra(routing, 'relu_TE', NAME)
     active_TE = (relu_TE > 0).astype(jnp.float32)
     tokens = counts.tokens(given)
-    weight = given.memory[NAME]['l1']
+    weight = given.own_state.kept['l1']
     return {
       'active_E': counts.over_tokens(given, active_TE),
       'relu_E': counts.over_tokens(given, relu_TE),
@@ -80,13 +80,14 @@ class AdaptiveL1(base.Balance):
     weight = sums['weight'] / tokens
     return weight * jnp.sum(f_E * sums['relu_E'] / tokens)
 
-  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+  def initial_state(self, num_experts: int) -> contract.RouterState:
     del num_experts
-    return {'l1': jnp.full((), self.start, jnp.float32)}
+    l1 = jnp.full((), self.start, jnp.float32)
+    return contract.RouterState(kept={'l1': l1})
 
   def update(
-    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
-  ) -> dict[str, jax.Array]:
+    self, state: contract.RouterState, sums: dict[str, jax.Array]
+  ) -> contract.RouterState:
     num_experts = sums['active_E'].shape[-1]
     tokens_N = jnp.maximum(sums['tokens'], 1)
     active_N = jnp.sum(sums['active_E'], axis=-1) / (tokens_N * num_experts)
@@ -95,4 +96,5 @@ class AdaptiveL1(base.Balance):
     factor = jnp.where(sparsity < target, self.growth, 1 / self.growth)
     # A batch of padding says nothing.
     seen = jnp.any(sums['tokens'] > 0)
-    return {'l1': memory['l1'] * jnp.where(seen, factor, 1.0)}
+    l1 = state.kept['l1'] * jnp.where(seen, factor, 1.0)
+    return contract.RouterState(kept={'l1': l1})

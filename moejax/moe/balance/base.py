@@ -21,7 +21,7 @@ def loss_weight(default: float) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Balance(fields.Checked):
-  """Keeps experts in balance, by a loss or by a memory: the base of all parts.
+  """Keeps experts in balance, by a loss or by a state: the base of all parts.
 
   A loss has two halves. `observe` runs inside the layer and returns sums over
   tokens (or over groups of them); sums of shards and of micro-batches add up to
@@ -30,10 +30,10 @@ class Balance(fields.Checked):
   its gradient exactly: a loss is differentiated at the global sums, and each
   micro-batch contributes its own sums times that derivative.
 
-  A memory is a dictionary of float32 arrays that each layer keeps beside its
-  weights and that `update` replaces after every optimiser step, from the same
-  global sums. Routers and `observe` see it as `given.memory[name]`; what is
-  called `bias_E` in it is added to the scores for choosing.
+  A state is a `contract.RouterState` that each layer keeps beside its weights.
+  `update` replaces it after every optimiser step, from the same global sums.
+  `observe` sees the part's own state as `own_state` of the router's input;
+  routers see the sum of all parts' selection biases there.
 
   A part is a frozen dataclass whose fields, its coefficient among them, are its
   config keys.
@@ -71,14 +71,13 @@ class Balance(fields.Checked):
     del sums
     return jnp.zeros((), jnp.float32)
 
-  def memory(self, num_experts: int) -> dict[str, jax.Array]:
-    """What one layer remembers at the start, by name."""
+  def initial_state(self, num_experts: int) -> contract.RouterState | None:
+    """The state of one layer before the first step; None for no state."""
     del num_experts
-    return {}
 
   def update(
-    self, memory: dict[str, jax.Array], sums: Any
-  ) -> dict[str, jax.Array]:
-    """The memory after a step. All arrays have the layers in front."""
+    self, state: contract.RouterState, sums: Any
+  ) -> contract.RouterState:
+    """The state after a step. All arrays have the layers in front."""
     del sums
-    return memory
+    return state

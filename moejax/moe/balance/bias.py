@@ -60,22 +60,22 @@ class LossFree(SelectionBias):
   rule: str = fields.named(RULES, 'sign')
   stop_after: int = fields.number(0, at_least=0, note='0: never')
 
-  def memory(self, num_experts: int) -> dict[str, jax.Array]:
-    return {
-      'bias_E': jnp.zeros(num_experts, jnp.float32),
-      'steps': jnp.zeros((), jnp.float32),
-    }
+  def initial_state(self, num_experts: int) -> contract.RouterState:
+    return contract.RouterState(
+      jnp.zeros(num_experts, jnp.float32),
+      {'steps': jnp.zeros((), jnp.float32)},
+    )
 
   def update(
-    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
-  ) -> dict[str, jax.Array]:
-    steps_N = memory['steps']
+    self, state: contract.RouterState, sums: dict[str, jax.Array]
+  ) -> contract.RouterState:
+    steps_N = state.kept['steps']
     going_N1 = (steps_N < (self.stop_after or jnp.inf))[..., None]
     step_NE = self.rate * RULES[self.rule](sums['count_E'])
-    return {
-      'bias_E': memory['bias_E'] + jnp.where(going_N1, step_NE, 0.0),
-      'steps': steps_N + 1,
-    }
+    return contract.RouterState(
+      state.selection_bias_E + jnp.where(going_N1, step_NE, 0.0),
+      {'steps': steps_N + 1},
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +109,12 @@ class ShareBias(SelectionBias):
     num_zero = min(self.num_zero, num_experts - 1)
     return dataclasses.replace(self, num_zero=num_zero)
 
-  def memory(self, num_experts: int) -> dict[str, jax.Array]:
-    return {'bias_E': jnp.zeros(num_experts, jnp.float32)}
+  def initial_state(self, num_experts: int) -> contract.RouterState:
+    return contract.RouterState(jnp.zeros(num_experts, jnp.float32))
 
   def update(
-    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
-  ) -> dict[str, jax.Array]:
+    self, state: contract.RouterState, sums: dict[str, jax.Array]
+  ) -> contract.RouterState:
     count_NE = sums['count_E']
     with_weights = count_NE.shape[-1] - self.num_zero
     target = (self.ffn_share if self.num_zero else 1.0) / with_weights
@@ -124,4 +124,4 @@ class ShareBias(SelectionBias):
       assignments_N1 > 0
     )
     step_NE = self.rate * jnp.where(moves_NE, target - share_NE, 0.0)
-    return {'bias_E': memory['bias_E'] + step_NE}
+    return contract.RouterState(state.selection_bias_E + step_NE)

@@ -67,7 +67,7 @@ class Quantile(base.Balance):
     score_TE, _ = SCORES[self.score](jax.lax.stop_gradient(given.logits_TE))
     top_TK, _ = jax.lax.top_k(given.biased(score_TE), k + 1)
     margin_TE = top_TK[:, -1:] - score_TE
-    low, width = self._bins(given.memory[NAME]['bias_E'])
+    low, width = self._bins(given.own_state.selection_bias_E)
     bin_TE = jnp.floor((margin_TE - low) / width).astype(jnp.int32)
     bin_TE = jnp.clip(bin_TE, 0, BINS - 1)
     one_TE = jnp.broadcast_to(given.valid_T[:, None], bin_TE.shape)
@@ -78,13 +78,14 @@ class Quantile(base.Balance):
     tokens = counts.tokens(given)
     return {'bins_EB': bins_EB, 'picks': k * tokens, 'tokens': tokens}
 
-  def memory(self, num_experts: int) -> dict[str, jax.Array]:
-    return {'bias_E': jnp.zeros(num_experts, jnp.float32)}
+  def initial_state(self, num_experts: int) -> contract.RouterState:
+    return contract.RouterState(jnp.zeros(num_experts, jnp.float32))
 
   def update(
-    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
-  ) -> dict[str, jax.Array]:
-    return {'bias_E': jax.vmap(self._update)(memory['bias_E'], sums)}
+    self, state: contract.RouterState, sums: dict[str, jax.Array]
+  ) -> contract.RouterState:
+    bias_NE = jax.vmap(self._update)(state.selection_bias_E, sums)
+    return contract.RouterState(bias_NE)
 
   def _bins(self, bias_E: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Where the first bin starts, and how wide one is."""

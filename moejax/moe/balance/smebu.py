@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
+from moejax.moe import contract
 from moejax.moe.balance import bias
 
 
@@ -35,23 +36,23 @@ class Smebu(bias.SelectionBias):
   kappa: float = fields.number(2.0, above=0, at_most=1000)
   momentum: float = fields.number(0.5, at_least=0, below=1)
 
-  def memory(self, num_experts: int) -> dict[str, jax.Array]:
+  def initial_state(self, num_experts: int) -> contract.RouterState:
     zeros_E = jnp.zeros(num_experts, jnp.float32)
-    return {'bias_E': zeros_E, 'momentum_E': zeros_E}
+    return contract.RouterState(zeros_E, {'momentum_E': zeros_E})
 
   def update(
-    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
-  ) -> dict[str, jax.Array]:
+    self, state: contract.RouterState, sums: dict[str, jax.Array]
+  ) -> contract.RouterState:
     count_NE = sums['count_E']
     mean_N1 = jnp.mean(count_NE, axis=-1, keepdims=True)
     seen_N1 = mean_N1 > 0
     violation_NE = (mean_N1 - count_NE) / jnp.where(seen_N1, mean_N1, 1.0)
     step_NE = self.rate * jnp.tanh(self.kappa * violation_NE)
     step_NE = step_NE - jnp.mean(step_NE, axis=-1, keepdims=True)
-    old_NE = memory['momentum_E']
+    old_NE = state.kept['momentum_E']
     new_NE = self.momentum * old_NE + (1 - self.momentum) * step_NE
-    bias_NE = memory['bias_E']
-    return {
-      'bias_E': jnp.where(seen_N1, bias_NE + new_NE, bias_NE),
-      'momentum_E': jnp.where(seen_N1, new_NE, old_NE),
-    }
+    bias_NE = state.selection_bias_E
+    return contract.RouterState(
+      jnp.where(seen_N1, bias_NE + new_NE, bias_NE),
+      {'momentum_E': jnp.where(seen_N1, new_NE, old_NE)},
+    )

@@ -70,28 +70,32 @@ class ThresholdEma(base.Balance):
     )
     return {'bins_EB': bins_EB, 'tokens': counts.tokens(given)}
 
-  def memory(self, num_experts: int) -> dict[str, jax.Array]:
-    return {
-      'bias_E': jnp.zeros(num_experts, jnp.float32),
-      'average_E': jnp.zeros(num_experts, jnp.float32),
-      'updates': jnp.zeros((), jnp.float32),
-    }
+  def initial_state(self, num_experts: int) -> contract.RouterState:
+    zeros_E = jnp.zeros(num_experts, jnp.float32)
+    return contract.RouterState(
+      zeros_E,
+      {'average_E': zeros_E, 'updates': jnp.zeros((), jnp.float32)},
+    )
 
   def update(
-    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
-  ) -> dict[str, jax.Array]:
-    return jax.vmap(self._update)(memory, sums)
+    self, state: contract.RouterState, sums: dict[str, jax.Array]
+  ) -> contract.RouterState:
+    return jax.vmap(self._update)(state, sums)
 
   def _update(
-    self, memory: dict[str, jax.Array], sums: dict[str, jax.Array]
-  ) -> dict[str, jax.Array]:
+    self, state: contract.RouterState, sums: dict[str, jax.Array]
+  ) -> contract.RouterState:
     value_E = self._largest(sums)
-    average_E = self.decay * memory['average_E'] + (1 - self.decay) * value_E
-    updates = memory['updates'] + 1
+    average_E = (
+      self.decay * state.kept['average_E'] + (1 - self.decay) * value_E
+    )
+    updates = state.kept['updates'] + 1
     threshold_E = average_E / (1 - self.decay**updates)
-    new = {'bias_E': -threshold_E, 'average_E': average_E, 'updates': updates}
+    new = contract.RouterState(
+      -threshold_E, {'average_E': average_E, 'updates': updates}
+    )
     seen = sums['tokens'] > 0
-    return {name: jnp.where(seen, new[name], memory[name]) for name in new}
+    return jax.tree.map(lambda x, old: jnp.where(seen, x, old), new, state)
 
   def _largest(self, sums: dict[str, jax.Array]) -> jax.Array:
     """The q-th largest logit of each expert, [E]."""

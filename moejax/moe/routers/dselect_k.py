@@ -71,7 +71,7 @@ class DSelectK(contract.Router):
   def shrunk(self, num_experts: int) -> 'DSelectK':
     return dataclasses.replace(self, k=min(self.k, 2, num_experts))
 
-  def heads(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
+  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return {
       'code': (self.code, self.k * num_bits(num_experts)),
       'alpha': (self.alpha, self.k),
@@ -84,9 +84,9 @@ class DSelectK(contract.Router):
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     num_tokens, num_experts = given.logits_TE.shape
-    z_TKM = given.heads['code'].reshape(num_tokens, self.k, -1)
+    z_TKM = given.extra_scores['code'].reshape(num_tokens, self.k, -1)
     r_TKE = codes(smooth_step(z_TKM, self.gamma))[..., :num_experts]
-    share_TK = jax.nn.softmax(given.heads['alpha'], axis=-1)
+    share_TK = jax.nn.softmax(given.extra_scores['alpha'], axis=-1)
     weight_TE = jnp.sum(share_TK[..., None] * r_TKE, axis=1)
     used_TE = (weight_TE > 0) & (given.biased(weight_TE) > 0)
     return any_number.send(

@@ -86,7 +86,7 @@ class Hierarchical(contract.Router):
       k_inner=min(self.k_inner, 2, num_experts // groups),
     )
 
-  def heads(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
+  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     del num_experts
     return {'outer': (self.outer, self.groups)}
 
@@ -98,7 +98,7 @@ class Hierarchical(contract.Router):
     num_tokens, num_experts = given.logits_TE.shape
     group_E = np.arange(num_experts) * self.groups // num_experts
     outer_TG, group_TK = _top_softmax(
-      given.heads['outer'], given.heads['outer'], self.k_outer
+      given.extra_scores['outer'], given.extra_scores['outer'], self.k_outer
     )
     inner_TE, expert_TGJ = self.choose_inner(given, group_E)
     gate_TE = outer_TG[:, group_E] * inner_TE
@@ -149,7 +149,7 @@ class Hierarchical(contract.Router):
     self, given: contract.RouterInput, group_E: np.ndarray
   ) -> jax.Array:
     """p(group) p(expert | group), nothing left out: [T, E]."""
-    outer_TG = jax.nn.softmax(given.heads['outer'], axis=1)
+    outer_TG = jax.nn.softmax(given.extra_scores['outer'], axis=1)
     return outer_TG[:, group_E] * self.softmax_in_groups(given, group_E)
 
 

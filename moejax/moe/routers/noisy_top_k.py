@@ -21,8 +21,8 @@ class Noise(fields.Checked):
   # Whether the gates of the kept sum to 1; a plain attribute, no config key.
   among_kept = False
 
-  def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
-    """See `contract.Router.heads`."""
+  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
+    """See `contract.Router.extra_scorers`."""
     del num_experts
     return {}
 
@@ -60,11 +60,11 @@ class Learned(Noise):
   floor: float = fields.number(1e-2, at_least=0, at_most=100)
   among_kept = True
 
-  def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
+  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
     return {'noise': (Linear(start='zeros'), num_experts)}
 
   def std(self, given: contract.RouterInput) -> jax.Array:
-    return jax.nn.softplus(given.heads['noise']) + self.floor
+    return jax.nn.softplus(given.extra_scores['noise']) + self.floor
 
   def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
     return jax.nn.softmax(scores.take(noisy_TE, expert_TK), axis=-1)
@@ -159,8 +159,8 @@ class NoisyTopK(contract.Router):
   def experts_per_token(self) -> float:
     return self.k
 
-  def heads(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
-    return self.noise.heads(num_experts)
+  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
+    return self.noise.extra_scorers(num_experts)
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     clean_TE = given.logits_TE

@@ -102,11 +102,6 @@ def take(value_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
   return jnp.take_along_axis(value_TE, expert_TK, axis=-1)
 
 
-def has_bias(given: contract.RouterInput) -> bool:
-  """Whether there is a selection bias, so that score and choice differ."""
-  return any('bias_E' in part for part in given.memory.values())
-
-
 def largest(
   given: contract.RouterInput, score_TE: jax.Array, k: int
 ) -> jax.Array:

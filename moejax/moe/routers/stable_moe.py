@@ -60,7 +60,7 @@ class StableMoE(contract.Router):
   stage_two_from: int = fields.number(6000, at_least=0)
   interpolates: bool = False
 
-  def heads(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
+  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return {'student': (self.student, num_experts)}
 
   @property
@@ -72,11 +72,11 @@ class StableMoE(contract.Router):
     return True
 
   @property
-  def frozen_heads(self) -> dict[str, int]:
+  def frozen_scorers(self) -> dict[str, int]:
     return {'student': self.stage_two_from}
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    logits_TE, student_TE = given.logits_TE, given.heads['student']
+    logits_TE, student_TE = given.logits_TE, given.extra_scores['student']
     learning = given.training & (given.steps < self.stage_two_from)
     greedy_T1 = _best(given.biased(logits_TE))
     expert_T1 = jnp.where(learning, greedy_T1, _best(student_TE))

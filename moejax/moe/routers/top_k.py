@@ -137,4 +137,4 @@ class TopK(contract.Router):
 
   def tells_unbiased(self, given: contract.RouterInput) -> bool:
     """Whether the choice may differ from that of the scores alone."""
-    return scores.has_bias(given)
+    return given.selection_bias_E is not None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny
-from helpers.balance import PARTS, problem, rich
+from helpers.balance import PARTS, observe, problem, rich
 from jax.sharding import PartitionSpec
 
 from moejax.core import errors
@@ -49,7 +49,7 @@ def observed(rows):
 
 @jax.jit
 def observe_all(given, routing):
-  return {name: part.observe(given, routing) for name, part in PARTS.items()}
+  return {name: observe(part, given, routing) for name, part in PARTS.items()}
 
 
 @jax.jit
@@ -59,7 +59,7 @@ def gradients(logits_TE):
   def losses(logits_TE):
     given, routing = rich(logits_TE=logits_TE)
     return {
-      name: PARTS[name].loss(PARTS[name].observe(given, routing))
+      name: PARTS[name].loss(observe(PARTS[name], given, routing))
       for name in WITH_LOSS
     }
 
@@ -89,16 +89,16 @@ def test_two_devices_see_what_one_does():
     'extra': routing.extra,
   }
 
-  whole = {'memory': given.memory, 'responses_EE': given.responses_EE}
+  whole = {'responses_EE': given.responses_EE}
 
-  def observe(whole, seen, chosen):
+  def of_shard(whole, seen, chosen):
     given = contract.RouterInput(**seen, **whole, key=None, row_length=6)
     routing = contract.token_choice(given, **chosen)
     return jax.lax.psum(observe_all(given, routing), 'data')
 
   rows = PartitionSpec('data')
   sharded = jax.shard_map(
-    observe,
+    of_shard,
     mesh=meshes.make(meshes.MeshConfig(), jax.devices()[:2]),
     in_specs=(PartitionSpec(), rows, rows),
     out_specs=PartitionSpec(),
@@ -127,12 +127,15 @@ def test_padding_alone_changes_nothing(name):
     weight_A=jnp.zeros(expert_A.shape),
     extra=extra,
   )
-  sums = part.observe(given, routing)
+  sums = observe(part, given, routing)
   assert part.loss(sums) == 0
   layers = lambda tree: jax.tree.map(lambda x: x[None], tree)
-  memory = layers(part.memory(5))
-  after = part.update(memory, layers(sums)) | {'steps': None}
-  tiny.assert_close(after, memory | {'steps': None}, atol=0)
+  start = part.initial_state(5)
+  if start is not None:
+    before = layers(start)
+    after = part.update(before, layers(sums))
+    unless_steps = lambda state: {**state.arrays, 'steps': None}
+    tiny.assert_close(unless_steps(after), unless_steps(before), atol=0)
 
 
 @EACH_LOSS
@@ -188,7 +191,7 @@ def test_the_gradient_goes_through_the_probabilities_alone(name, want_E):
   def of(prob_TE):
     given, routing = problem(PROB_TE[:2], EXPERT_TK[:2])
     routing = dataclasses.replace(routing, prob_TE=prob_TE)
-    return part.loss(part.observe(given, routing))
+    return part.loss(observe(part, given, routing))
 
   gradient = jax.grad(of)(jnp.asarray(PROB_TE[:2], jnp.float32))
   np.testing.assert_allclose(gradient, [want_E] * 2, rtol=1e-6)
@@ -212,7 +215,7 @@ def test_a_router_that_does_not_report_is_named(name, extra):
     match=rf'^model\.moe\.balance\.{name} needs {extra} from the router, '
     rf'which reports .* or model\.moe\.balance\.{name}=off',
   ):
-    PARTS[name].observe(given, routing)
+    observe(PARTS[name], given, routing)
 
 
 @pytest.mark.parametrize('name', ['gshard_aux', 'switch'])
@@ -223,7 +226,7 @@ def test_first_choices_are_needed(name):
     errors.InputError,
     match=rf'^model\.moe\.balance\.{name} counts first choices: it needs a',
   ):
-    PARTS[name].observe(given, routing)
+    observe(PARTS[name], given, routing)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,7 @@ def test_the_order_of_assignments_does_not_matter(name):
   part = PARTS[name]
   if 'over' in [field.name for field in dataclasses.fields(part)]:
     part = dataclasses.replace(part, over='sequence')
-  want, got = part.observe(given, routing), part.observe(given, turned)
+  want, got = observe(part, given, routing), observe(part, given, turned)
   tiny.assert_close(got, want)
 
 
@@ -291,8 +294,10 @@ def in_turn(num_experts, k):
 
 def layers(parts):
   """The sums of two layers, stacked: the worked example, and a balanced one."""
-  one = balance.observe(parts, *problem(PROB_TE, EXPERT_TK, VALID_T))
-  two = balance.observe(parts, *problem(np.full((4, 4), 0.25), in_turn(4, 2)))
+  one = balance.observe(parts, *problem(PROB_TE, EXPERT_TK, VALID_T), {})
+  two = balance.observe(
+    parts, *problem(np.full((4, 4), 0.25), in_turn(4, 2)), {}
+  )
   return jax.tree.map(lambda a, b: jnp.stack([a, b]), one, two)
 
 
@@ -321,23 +326,23 @@ def test_a_missing_loss_is_an_error(name):
     balance.total((*parts, BALANCE[name]()), layers(parts))
 
 
-def test_memories_are_by_part_and_only_of_those_that_have_one():
+def test_states_are_by_part_and_only_of_those_that_have_one():
   names = ['loss_free', 'expert_level', 'adaptive_l1', 'quantile']
   parts = tuple(PARTS[name] for name in names)
-  memory = balance.memory(parts, 5)
-  assert memory.keys() == {'loss_free', 'adaptive_l1', 'quantile'}
-  assert {x.dtype for x in jax.tree.leaves(memory)} == {np.dtype('float32')}
+  states = balance.initial_states(parts, 5)
+  assert states.keys() == {'loss_free', 'adaptive_l1', 'quantile'}
+  assert {x.dtype for x in jax.tree.leaves(states)} == {np.dtype('float32')}
   stack = lambda tree: jax.tree.map(lambda x: jnp.stack([x, x]), tree)
-  sums = stack(balance.observe(parts, *rich()))
-  after = balance.update(parts, stack(memory), sums)
+  sums = stack(balance.observe(parts, *rich(), states))
+  after = balance.update(parts, stack(states), sums)
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-  assert shapes(after) == shapes(stack(memory))
-  for name in memory:
+  assert shapes(after) == shapes(stack(states))
+  for name in states:
     changed = [
       np.any(np.asarray(a) != b)
       for a, b in zip(
         jax.tree.leaves(after[name]),
-        jax.tree.leaves(stack(memory)[name]),
+        jax.tree.leaves(stack(states)[name]),
         strict=True,
       )
     ]

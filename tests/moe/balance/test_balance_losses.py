@@ -29,6 +29,7 @@ from moejax.moe.balance.of_routers import (
 from moejax.moe.balance.switch import Switch
 from moejax.moe.balance.variation import Importance, Load
 from moejax.moe.balance.zero_computation import Groups, Weighted
+from moejax.moe.contract import RouterState
 
 P0, S0 = softmax(L0), sigmoid(L0)
 
@@ -417,9 +418,9 @@ def test_two_level_importance():
 def test_adaptive_l1(form, want):
   """R = relu(L0 - .75); f = (4/3, 2, 2/3, 2/3); lambda is remembered."""
   relu_TE = np.maximum(L0 - 0.75, 0)
-  memory = {'adaptive_l1': {'l1': jnp.float32(0.5)}}
+  state = RouterState(kept={'l1': jnp.float32(0.5)})
   given, routing = problem(
-    P0, best(P0, 2), extra={'relu_TE': relu_TE}, memory=memory
+    P0, best(P0, 2), extra={'relu_TE': relu_TE}, own_state=state
   )
   part = AdaptiveL1(form=form)
   assert value(part, given, routing) == pytest.approx(want / 2, rel=1e-5)
@@ -428,10 +429,10 @@ def test_adaptive_l1(form, want):
 
   def of(relu_TE, weight):
     extra = {'relu_TE': relu_TE}
-    memory = {'adaptive_l1': {'l1': weight}}
+    state = RouterState(kept={'l1': weight})
     return part.loss(
       part.observe(
-        dataclasses.replace(given, memory=memory),
+        dataclasses.replace(given, own_state=state),
         dataclasses.replace(routing, extra=extra),
       )
     )

@@ -58,12 +58,14 @@ def formula(logits_NTE, k, valid_T):
   )
 
 
-def total(parts, router, logits_NTE, valid_T, memory=None):
+def total(parts, router, logits_NTE, valid_T, bias_E=None):
   """All losses of a model whose layers route by these logits."""
   observed = []
   for logits_TE in logits_NTE:
-    given = tiny.router_input(logits_TE, valid_T=valid_T, memory=memory or {})
-    observed.append(balance.observe(parts, given, router(given)))
+    given = tiny.router_input(
+      logits_TE, valid_T=valid_T, selection_bias_E=bias_E
+    )
+    observed.append(balance.observe(parts, given, router(given), {}))
   sums = jax.tree.map(lambda *x: jnp.stack(x), *observed)
   return float(balance.total(parts, sums)[0])
 
@@ -110,10 +112,9 @@ def test_a_router_with_bias_and_sigmoids_has_the_loss_of_its_logits():
   """As MiniMax-M2's class: neither moves what the loss sees."""
   logits_NTE, valid_T = waves(3, 6, 5), np.arange(6) < 5
   bias_E = np.array([0, 0, 0, 0, 5], np.float32)
-  memory = {'loss_free': {'bias_E': bias_E}}
   router = TopK(k=2, score='sigmoid', renormalise=True)
   of = lambda form: total(
-    (Switch(1.0, form, 'together'),), router, logits_NTE, valid_T, memory
+    (Switch(1.0, form, 'together'),), router, logits_NTE, valid_T, bias_E
   )
   want = formula(logits_NTE, 2, valid_T)
   assert of('of_logits') == pytest.approx(want, rel=1e-5)
@@ -145,7 +146,7 @@ def test_a_loss_for_each_layer_is_as_strong_where_layers_route_alike():
 def test_the_loss_of_all_layers_is_reported_once():
   parts = (Switch(1.0, 'multi_hot', 'together'), ExpertLevel(1.0))
   given = tiny.router_input(waves(1, 6, 5)[0])
-  one = balance.observe(parts, given, TopK(k=2)(given))
+  one = balance.observe(parts, given, TopK(k=2)(given), {})
   sums = jax.tree.map(lambda x: jnp.stack([x, x, x]), one)
   loss, by_name = balance.total(parts, sums)
   assert float(by_name['switch']) == pytest.approx(

@@ -35,8 +35,8 @@ def test_moe_plus_plus_by_hand():
 
 def test_longcat_by_hand():
   """Two experts, two copies, raw softmax times 6: token 1 is 4.5688 x."""
-  memory = {'longcat_bias': {'bias_E': np.array([0.1, 0, 0, 0], np.float32)}}
-  routing = TopK(k=2, scale=6.0)(tiny.router_input(L0, memory=memory))
+  bias_E = np.array([0.1, 0, 0, 0], np.float32)
+  routing = TopK(k=2, scale=6.0)(tiny.router_input(L0, selection_bias_E=bias_E))
   gate_TE = gates(routing)
   np.testing.assert_allclose(gate_TE[0], [3.8635, 1.4213, 0, 0], atol=1e-4)
   np.testing.assert_allclose(gate_TE[2], [1.6560, 2.7303, 0, 0], atol=1e-4)

@@ -91,9 +91,8 @@ def test_padding_takes_no_place():
 
 
 def test_selection_biases_choose_in_evaluation():
-  bias_E = np.array([0, 0, 0, 50], np.float32)
-  memory = {'loss_free': {'bias_E': jnp.asarray(bias_E)}}
-  routing = of(key=None, memory=memory)
+  bias_E = jnp.array([0, 0, 0, 50], jnp.float32)
+  routing = of(key=None, selection_bias_E=bias_E)
   np.testing.assert_array_equal(routing.expert_A, 3)
   np.testing.assert_allclose(
     routing.weight_A, 1 / (1 + np.exp(-LOGITS_TE[:, 3])), rtol=1e-6

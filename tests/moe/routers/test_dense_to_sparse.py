@@ -114,12 +114,12 @@ def test_fewer_experts_are_used_as_it_cools():
 
 def test_a_bias_moves_the_choice_alone(drawn):
   """The largest stays even where a bias pushes all below the threshold."""
-  out = {'loss_free': {'bias_E': np.full(4, -2.0, np.float32)}}
-  routing = route(DenseToSparse(), memory=out)
+  out_E = np.full(4, -2.0, np.float32)
+  routing = route(DenseToSparse(), selection_bias_E=out_E)
   best_TE = np.array([[1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
   np.testing.assert_allclose(gates(routing), P0 * best_TE, atol=5e-5)
-  three = {'loss_free': {'bias_E': np.array([0, 0, 0, 1], np.float32)}}
-  calm = route(DenseToSparse(), key=None, memory=three)
+  three_E = np.array([0, 0, 0, 1], np.float32)
+  calm = route(DenseToSparse(), key=None, selection_bias_E=three_E)
   np.testing.assert_array_equal(calm.expert_A, [3, 3, 3])
   np.testing.assert_allclose(calm.weight_A, P0[:, 3], atol=5e-5)
 

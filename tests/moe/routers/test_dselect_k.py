@@ -22,7 +22,7 @@ def given(code_TN, alpha_TK, num_experts=4, **more):
     'code': jnp.asarray(code_TN, jnp.float32),
     'alpha': jnp.asarray(alpha_TK, jnp.float32),
   }
-  return tiny.router_input(noise_TE, heads=heads, **more)
+  return tiny.router_input(noise_TE, extra_scores=heads, **more)
 
 
 def gates(routing):
@@ -121,14 +121,14 @@ def test_gradients_are_finite_and_reach_codes_and_mixture():
   whole = given(z_TN, np.array([[0, 0], [1e4, -1e4], [0, 0.0]]), 3)
 
   def pulled(heads):
-    routing = DSelectK(k=2)(dataclasses.replace(whole, heads=heads))
+    routing = DSelectK(k=2)(dataclasses.replace(whole, extra_scores=heads))
     gate_TE = dense.gates(routing, 3, 3)
     extra = sum(x.sum() for x in routing.extra.values())
     return (
       jnp.sum(gate_TE * jnp.arange(3)) + routing.prob_TE[:, 1].sum() + extra
     )
 
-  gradient = jax.grad(pulled)(whole.heads)
+  gradient = jax.grad(pulled)(whole.extra_scores)
   for g in gradient.values():
     assert np.isfinite(g).all()
     assert np.abs(g[0]).max() > 0
@@ -137,14 +137,14 @@ def test_gradients_are_finite_and_reach_codes_and_mixture():
 
 
 def test_a_bias_takes_experts_out():
-  memory = {'loss_free': {'bias_E': np.array([-0.2, 0, 9, 0], np.float32)}}
-  routing = DSelectK(k=2)(given([Z.ravel()], [ALPHA], memory=memory))
+  bias_E = np.array([-0.2, 0, 9, 0], np.float32)
+  routing = DSelectK(k=2)(given([Z.ravel()], [ALPHA], selection_bias_E=bias_E))
   np.testing.assert_array_equal(routing.expert_A, [2, 1, 3, 4])
 
 
 def test_heads_and_bad_fields():
   router = DSelectK(k=3)
-  heads = router.heads(5)
+  heads = router.extra_scorers(5)
   assert {name: num for name, (_, num) in heads.items()} == {
     'code': 9,
     'alpha': 3,
@@ -161,7 +161,7 @@ def test_every_selector_starts_undecided():
   num_experts, width, router = 8, 128, DSelectK(k=2)
   x_TD = np.random.default_rng(0).normal(size=(200, width))
   z_TKM, bias = None, 0
-  for name, (scorer, num) in router.heads(num_experts).items():
+  for name, (scorer, num) in router.extra_scorers(num_experts).items():
     w = {
       key: param[...]
       for key, param in scorer.init(jax.random.key(1), width, num, 0.5).items()

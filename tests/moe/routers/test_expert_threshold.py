@@ -17,7 +17,7 @@ LOGITS_TE = np.array([[2.0, -1.0], [0.5, 1.0], [-0.5, -2.0], [1.0, 0.25]])
 
 
 def thresholds(threshold_E):
-  return {'threshold_ema': {'bias_E': -jnp.asarray(threshold_E, jnp.float32)}}
+  return {'selection_bias_E': -jnp.asarray(threshold_E, jnp.float32)}
 
 
 def used(routing, num_experts=2):
@@ -34,7 +34,7 @@ def test_worked_by_hand():
 
   Token 2 has no expert; weights are sigmoids of what is above or not.
   """
-  given = tiny.router_input(LOGITS_TE, memory=thresholds([0.75, -1.5]))
+  given = tiny.router_input(LOGITS_TE, **thresholds([0.75, -1.5]))
   gate_TE = used(ExpertThreshold()(given))
   is_used_TE = np.array([[1, 1], [0, 1], [0, 0], [1, 1]])
   np.testing.assert_allclose(
@@ -58,7 +58,7 @@ def test_first_steps_are_expert_choice_within_a_sequence():
         row_length=4,
         key=key,
         steps=jnp.float32(steps),
-        memory=thresholds([0.75, -1.5]),
+        **thresholds([0.75, -1.5]),
       )
     )
   )
@@ -79,9 +79,9 @@ def observed(part, logits_TE, valid_T=None):
   return part.observe(given, ExpertThreshold()(given))
 
 
-def after(part, memory, sums):
+def after(part, state, sums):
   layers = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
-  new = part.update(layers(memory), layers(sums))
+  new = part.update(layers(state), layers(sums))
   return jax.tree.map(lambda x: np.asarray(x[0]), new)
 
 
@@ -92,11 +92,11 @@ def test_the_average_worked_by_hand():
   (.9 * .1 * 1 + .1 * 3) / (1 - .81) = .39 / .19, of expert 1 a quarter of it.
   """
   part = ThresholdEma(k=1.0, decay=0.9)
-  one = after(part, part.memory(2), observed(part, LOGITS_TE))
-  np.testing.assert_allclose(one['bias_E'], [-1, -0.25], rtol=8e-3)
+  one = after(part, part.initial_state(2), observed(part, LOGITS_TE))
+  np.testing.assert_allclose(one.selection_bias_E, [-1, -0.25], rtol=8e-3)
   two = after(part, one, observed(part, 3 * LOGITS_TE))
   np.testing.assert_allclose(
-    two['bias_E'], [-0.39 / 0.19, -0.0975 / 0.19], rtol=8e-3
+    two.selection_bias_E, [-0.39 / 0.19, -0.0975 / 0.19], rtol=8e-3
   )
   assert two['updates'] == 2
   # A batch of padding says nothing.
@@ -111,7 +111,7 @@ def test_the_value_is_that_of_a_sorted_list_of_all_shards(scale):
   part = ThresholdEma(k=1.5, decay=0.0)
   halves = [observed(part, half) for half in np.split(logits_TE, [700])]
   sums = jax.tree.map(jnp.add, *halves)
-  got = -after(part, part.memory(6), sums)['bias_E']
+  got = -after(part, part.initial_state(6), sums).selection_bias_E
   want = -np.sort(-logits_TE, axis=0)[int(3000 * 1.5 / 6) - 1]
   np.testing.assert_allclose(got, want, rtol=8e-3, atol=8e-4)
 
@@ -121,12 +121,12 @@ def test_loads_become_even_where_logits_are_skewed():
   rng = np.random.default_rng(1)
   skew_E = np.array([3.0, 0, 0, -1, -4, 0.5])
   part, router = ThresholdEma(k=2.0), ExpertThreshold(k=2.0, warmup_steps=0)
-  memory = part.memory(6)
+  state = part.initial_state(6)
   for _ in range(20):
     logits_TE = rng.normal(size=(600, 6)) + skew_E
-    memory = after(part, memory, observed(part, logits_TE))
+    state = after(part, state, observed(part, logits_TE))
   fresh_TE = rng.normal(size=(6000, 6)) + skew_E
-  given = tiny.router_input(fresh_TE, memory={'threshold_ema': memory})
+  given = tiny.router_input(fresh_TE, selection_bias_E=state.selection_bias_E)
   share_E = (used(router(given), 6) > 0).mean(axis=0)
   np.testing.assert_allclose(share_E, 2 / 6, atol=0.03)
 

@@ -53,8 +53,7 @@ def test_worked_by_hand():
 
 @pytest.mark.parametrize('score', ['softmax', 'sigmoid'])
 def test_equals_loops_with_a_bias_that_moves_choices_alone(score):
-  memory = {'some_rule': {'bias_E': BIAS_E}}
-  given = tiny.router_input(RANDOM_TE, memory=memory)
+  given = tiny.router_input(RANDOM_TE, selection_bias_E=BIAS_E)
   routing = GroupBalanced(k=K, num_groups=G, score=score)(given)
   score_TE = {'softmax': softmax, 'sigmoid': sigmoid}[score](RANDOM_TE)
   want = list(slow(score_TE, score_TE + BIAS_E, G, K))

@@ -24,8 +24,8 @@ def by_token(values_A, k):
 
 
 def biased(logits_TE, bias_E, **more):
-  memory = {'some_rule': {'bias_E': jnp.asarray(bias_E, jnp.float32)}}
-  return tiny.router_input(logits_TE, memory=memory, **more)
+  bias_E = jnp.asarray(bias_E, jnp.float32)
+  return tiny.router_input(logits_TE, selection_bias_E=bias_E, **more)
 
 
 def test_deepseek_v2_keeps_the_device_of_the_best_expert():

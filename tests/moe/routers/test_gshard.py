@@ -288,8 +288,8 @@ def test_the_second_is_sampled_by_the_rest_of_the_probabilities():
 
 
 def test_a_bias_moves_the_choice_but_not_the_gates():
-  memory = {'rule': {'bias_E': jnp.array([0, 0, 0, 0.3])}}
-  routing = GShard()(tiny.router_input(LOGITS_TE, memory=memory))
+  bias_E = jnp.array([0, 0, 0, 0.3])
+  routing = GShard()(tiny.router_input(LOGITS_TE, selection_bias_E=bias_E))
   # .0321 + .3 beats .2369; .2875 + .3 beats .4740; .1015 + .3 beats .2760
   np.testing.assert_array_equal(routing.expert_A, [0, 3, 1, 3, 2, 3])
   np.testing.assert_allclose(

@@ -13,7 +13,7 @@ from moejax.moe.routers.hash_first import HashFirst
 
 L0 = np.array([[2.0, 1, 0, -1], [0, 1, 2, 1.5], [1, 1.5, 0.5, 0]])
 TOKEN_T = np.array([11, 4, 11])
-BIAS = {'loss_free': {'bias_E': np.array([0, 0, 0, 0.6], np.float32)}}
+BIAS_E = np.array([0, 0, 0, 0.6], np.float32)
 
 
 def given(logits_TE=L0, **more):
@@ -39,7 +39,7 @@ def test_scores_and_learned_layers_by_hand():
     ],
     atol=5e-5,
   )
-  routing = HashFirst()(given(layer=3, memory=BIAS))
+  routing = HashFirst()(given(layer=3, selection_bias_E=BIAS_E))
   np.testing.assert_allclose(
     gates(routing),
     [[1.0840, 0, 0, 0.4160], [0, 0, 0.7918, 0.7082], [0, 0.9156, 0, 0.5844]],
@@ -62,7 +62,7 @@ def test_first_layers_choose_by_id_and_still_learn_weights():
   """Neither logits nor bias move the choice; logits move the weights."""
   router = HashFirst(num_hash_layers=2)
   for layer in (0, 1):
-    routing = router(given(layer=layer, memory=BIAS))
+    routing = router(given(layer=layer, selection_bias_E=BIAS_E))
     other = router(given(-L0, layer=layer))
     np.testing.assert_array_equal(routing.expert_A, other.expert_A)
     chosen = np.reshape(routing.expert_A, (2, 3)).T
@@ -82,7 +82,7 @@ def test_the_sequence_loss_counts_neither_bias_nor_hash(layer):
   1.0952 + .4524. What the bias chooses has f = 4/6 (1 1 1 3): .938.
   """
   part = SequenceLevel(alpha=1.0)
-  seen = given(layer=layer, memory=BIAS)
+  seen = given(layer=layer, selection_bias_E=BIAS_E)
   routing = HashFirst()(seen)
   loss = part.loss(part.observe(seen, routing))
   assert float(loss) == pytest.approx(1.0317359, abs=1e-6)

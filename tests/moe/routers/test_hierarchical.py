@@ -18,7 +18,9 @@ NEAR_TE = -np.linalg.norm(Z0[:, None] - W0, axis=-1)
 
 def given(logits_TE, outer_TG, **more):
   return tiny.router_input(
-    logits_TE, heads={'outer': jnp.asarray(outer_TG, jnp.float32)}, **more
+    logits_TE,
+    extra_scores={'outer': jnp.asarray(outer_TG, jnp.float32)},
+    **more,
   )
 
 
@@ -89,7 +91,7 @@ def test_random_scores_against_a_loop(num_experts, groups, k_outer, k_inner):
   want = [
     obvious(router, *x)
     for x in zip(
-      np.asarray(whole.heads['outer'], np.float64),
+      np.asarray(whole.extra_scores['outer'], np.float64),
       np.asarray(whole.logits_TE, np.float64),
       strict=True,
     )
@@ -109,10 +111,10 @@ def test_random_scores_against_a_loop(num_experts, groups, k_outer, k_inner):
 
 
 def test_a_bias_moves_the_choice_inside_a_group_alone():
-  memory = {'loss_free': {'bias_E': np.array([0, 0, 1, 0, 0, 1], np.float32)}}
+  bias_E = np.array([0, 0, 1, 0, 0, 1], np.float32)
   router = Hierarchical(groups=2, k_outer=1, k_inner=1)
   plain = router(random_input(6, 2))
-  routing = router(random_input(6, 2, memory=memory))
+  routing = router(random_input(6, 2, selection_bias_E=bias_E))
   group = lambda routing: np.asarray(routing.expert_A) // 3
   np.testing.assert_array_equal(group(routing), group(plain))
   assert (np.asarray(routing.expert_A) % 3 == 2).all()
@@ -125,11 +127,15 @@ def test_gradients_are_finite_and_reach_both_levels():
 
   def pulled(outer_TG, logits_TE):
     routing = router(
-      dataclasses.replace(huge, logits_TE=logits_TE, heads={'outer': outer_TG})
+      dataclasses.replace(
+        huge, logits_TE=logits_TE, extra_scores={'outer': outer_TG}
+      )
     )
     return jnp.vdot(routing.weight_A, jnp.arange(4.0)) + routing.prob_TE[1, 0]
 
-  outer, inner = jax.grad(pulled, (0, 1))(huge.heads['outer'], huge.logits_TE)
+  outer, inner = jax.grad(pulled, (0, 1))(
+    huge.extra_scores['outer'], huge.logits_TE
+  )
   assert np.isfinite(outer).all()
   assert np.isfinite(inner).all()
   assert np.abs(outer[1]).min() > 0
@@ -145,7 +151,7 @@ def test_padding_goes_nowhere():
 def test_the_outer_head_has_a_score_for_each_group():
   laplace = SCORERS['laplace']()
   router = Hierarchical(outer=laplace, groups=3)
-  assert router.heads(15) == {'outer': (laplace, 3)}
+  assert router.extra_scorers(15) == {'outer': (laplace, 3)}
 
 
 def test_bad_fields():

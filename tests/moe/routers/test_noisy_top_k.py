@@ -31,7 +31,7 @@ def given(logits_TE=LOGITS_TE, noise_TE=None, key=KEY, **more):
   if noise_TE is None:
     noise_TE = np.zeros(np.shape(logits_TE), np.float32)
   heads = {'noise': jnp.asarray(noise_TE)}
-  return tiny.router_input(logits_TE, key=key, heads=heads, **more)
+  return tiny.router_input(logits_TE, key=key, extra_scores=heads, **more)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_load_is_the_chance_if_an_experts_own_noise_is_drawn_again(k, bias_E):
   noise_TE = rng.normal(size=(2, E)).astype(np.float32)
   more = {}
   if bias_E is not None:
-    more = {'memory': {'rule': {'bias_E': jnp.asarray(bias_E)}}}
+    more = {'selection_bias_E': jnp.asarray(bias_E)}
   bias_E = np.zeros(E) if bias_E is None else np.array(bias_E)
   seen = given(logits_TE, noise_TE, **more)
   routing = NoisyTopK(k=k)(seen)
@@ -175,11 +175,11 @@ def test_noise_is_normal_of_that_deviation(router, std):
 
 
 def test_the_noise_scorer_starts_at_zero_and_learns():
-  scorer, num = NoisyTopK().heads(7)['noise']
+  scorer, num = NoisyTopK().extra_scorers(7)['noise']
   assert num == 7
   weights = scorer.init(KEY, 5, num, 0.02)
   np.testing.assert_array_equal(weights['w_DE'][...], np.zeros((5, 7)))
-  assert V_MOE.heads(7) == {}
+  assert V_MOE.extra_scorers(7) == {}
 
   def losses(noise_TE):
     routing = SHAZEER(given(noise_TE=noise_TE))
@@ -216,8 +216,8 @@ def test_padding_is_in_neither_importance_nor_load(router):
 
 
 def test_a_bias_moves_the_choice_but_not_the_gates():
-  memory = {'rule': {'bias_E': jnp.array([0, 0, 0, 9.0])}}
-  routing = SHAZEER(given(key=None, memory=memory))
+  bias_E = jnp.array([0, 0, 0, 9.0])
+  routing = SHAZEER(given(key=None, selection_bias_E=bias_E))
   np.testing.assert_array_equal(routing.expert_A, [3, 3, 3, 0, 2, 1])
   # e^-1 / (e^-1 + e^2), and so on
   np.testing.assert_allclose(

@@ -42,7 +42,7 @@ def _settings(name):
 def _slope(router):
   """The largest derivative of the sum of all squared weights by any score."""
   rng = np.random.default_rng(0)
-  heads = router.heads(NUM_EXPERTS)
+  heads = router.extra_scorers(NUM_EXPERTS)
   logits = {
     head: jnp.asarray(rng.normal(size=(8, size)), jnp.float32)
     for head, (_, size) in heads.items()
@@ -54,7 +54,7 @@ def _slope(router):
     given = tiny.router_input(logits[''])
     given = dataclasses.replace(given, token_T=jnp.arange(8))
     more = {name: logits[name] for name in heads}
-    given = dataclasses.replace(given, heads=more)
+    given = dataclasses.replace(given, extra_scores=more)
     weight_A = router(given).weight_A
     return jnp.sum(weight_A**2)
 

@@ -67,8 +67,8 @@ def test_gradients_are_finite_and_only_from_used_experts():
 
 
 def test_a_bias_takes_experts_out_and_brings_none_in():
-  memory = {'loss_free': {'bias_E': np.array([-0.3, 0, 9, 0], np.float32)}}
-  routing = ReMoE()(tiny.router_input(LOGITS, memory=memory))
+  bias_E = np.array([-0.3, 0, 9, 0], np.float32)
+  routing = ReMoE()(tiny.router_input(LOGITS, selection_bias_E=bias_E))
   want = np.maximum(LOGITS, 0)
   want[2, 0] = 0  # .25 - .3
   np.testing.assert_allclose(gates(routing), want)

@@ -20,7 +20,9 @@ KEY = jax.random.key(0)
 def given(logits_TE=L0, student_TE=STUDENT, steps=0.0, key=KEY, **more):
   """A training step, or evaluation where there is no key."""
   heads = {'student': jnp.asarray(student_TE, jnp.float32)}
-  return tiny.router_input(logits_TE, heads=heads, steps=steps, key=key, **more)
+  return tiny.router_input(
+    logits_TE, extra_scores=heads, steps=steps, key=key, **more
+  )
 
 
 def test_stage_one_by_hand():
@@ -66,10 +68,10 @@ def test_evaluation_is_by_the_student_in_both_stages(steps):
   """As in the released code, with the main scores as weights and no loss. A
   bias, which acts on what the student learns, does not act on the student.
   """
-  memory = {'loss_free': {'bias_E': np.array([0, 0, 0, 9], np.float32)}}
+  bias_E = np.array([0, 0, 0, 9], np.float32)
   student_TE = np.roll(STUDENT, 1, axis=1)
   routing = ROUTER(
-    given(student_TE=student_TE, steps=steps, key=None, memory=memory)
+    given(student_TE=student_TE, steps=steps, key=None, selection_bias_E=bias_E)
   )
   np.testing.assert_array_equal(routing.expert_A, [1, 3, 2])
   np.testing.assert_allclose(
@@ -89,7 +91,7 @@ def test_who_is_trained_in_which_stage(steps):
   def pulled(logits_TE, student_TE, name):
     routing = ROUTER(
       dataclasses.replace(
-        whole, logits_TE=logits_TE, heads={'student': student_TE}
+        whole, logits_TE=logits_TE, extra_scores={'student': student_TE}
       )
     )
     found = {'weight': routing.weight_A, **routing.extra}
@@ -97,7 +99,7 @@ def test_who_is_trained_in_which_stage(steps):
 
   def reached(name):
     pair = jax.grad(pulled, (0, 1))(
-      whole.logits_TE, whole.heads['student'], name
+      whole.logits_TE, whole.extra_scores['student'], name
     )
     return [bool((np.abs(g) > 0).any()) for g in pair]
 
@@ -120,8 +122,8 @@ def test_interpolation_and_padding():
 
 
 def test_a_bias_acts_while_learning_and_is_learned():
-  memory = {'loss_free': {'bias_E': np.array([0, 0, 0, 9], np.float32)}}
-  routing = ROUTER(given(memory=memory))
+  bias_E = np.array([0, 0, 0, 9], np.float32)
+  routing = ROUTER(given(selection_bias_E=bias_E))
   np.testing.assert_array_equal(routing.expert_A, [3, 3, 3])
   np.testing.assert_allclose(
     routing.weight_A, jax.nn.sigmoid(jnp.asarray(L0[:, 3])), rtol=1e-6
@@ -131,9 +133,9 @@ def test_a_bias_acts_while_learning_and_is_learned():
     -jax.nn.log_softmax(jnp.asarray(STUDENT))[:, 3],
     rtol=1e-6,
   )
-  after = ROUTER(given(memory=memory, steps=100.0))
+  after = ROUTER(given(selection_bias_E=bias_E, steps=100.0))
   np.testing.assert_array_equal(after.expert_A, [0, 2, 1])
 
 
 def test_the_student_is_a_scorer_of_ids():
-  assert StableMoE().heads(6) == {'student': (TokenEmbedding(), 6)}
+  assert StableMoE().extra_scorers(6) == {'student': (TokenEmbedding(), 6)}

@@ -129,8 +129,8 @@ def test_sampling_is_by_probability(temperature):
 
 @pytest.mark.parametrize('router', ALL, ids=str)
 def test_a_bias_moves_the_choice_but_not_the_gate(router):
-  memory = {'rule': {'bias_E': jnp.array([0, 0, 0, 50.0])}}
-  given = tiny.router_input(LOGITS_TE, key=KEY, memory=memory)
+  bias_E = jnp.array([0, 0, 0, 50.0])
+  given = tiny.router_input(LOGITS_TE, key=KEY, selection_bias_E=bias_E)
   routing = router(given)
   np.testing.assert_array_equal(routing.expert_A, [3, 3, 3])
   np.testing.assert_array_equal(routing.weight_A, routing.prob_TE[:, 3])

@@ -78,8 +78,10 @@ def test_null_choices_cost_nothing_and_take_weight_from_the_others():
 
 def test_a_bias_counts_for_both_signs_and_stays_out_of_the_weights():
   """Expert 1 is brought in with both signs: +1 and -1, of token 0."""
-  memory = {'loss_free': {'bias_E': np.array([0, 1], np.float32)}}
-  routing = TCMoE(k=2, num_null=1)(tiny.router_input(RAW, memory=memory))
+  bias_E = np.array([0, 1], np.float32)
+  routing = TCMoE(k=2, num_null=1)(
+    tiny.router_input(RAW, selection_bias_E=bias_E)
+  )
   np.testing.assert_array_equal(routing.expert_A[:2], [1, 1])
   below = 0.1157 + 0.0702 + 0.1157
   np.testing.assert_allclose(

@@ -10,6 +10,8 @@ import pytest
 from helpers import slow, tiny
 
 from moejax.core import errors
+from moejax.moe import balance
+from moejax.moe.contract import RouterState
 from moejax.moe.routers import noise, scores
 from moejax.moe.routers.top_k import TopK
 
@@ -37,7 +39,7 @@ def by_token(values_A, k):
 
 
 def with_bias(bias_E):
-  return {'memory': {'some_rule': {'bias_E': jnp.asarray(bias_E)}}}
+  return {'selection_bias_E': jnp.asarray(bias_E)}
 
 
 def gates(routing):
@@ -179,8 +181,8 @@ MIXTRAL = [
   ],
 )
 def test_worked_examples(router, bias_E, gate_TE):
-  memory = {} if bias_E is None else with_bias(bias_E)
-  routing = router(tiny.router_input(LOGITS_TE, **memory))
+  bias = {} if bias_E is None else with_bias(bias_E)
+  routing = router(tiny.router_input(LOGITS_TE, **bias))
   np.testing.assert_allclose(gates(routing), gate_TE, atol=6e-5)
 
 
@@ -234,8 +236,8 @@ def test_scores_and_gradients_are_finite_everywhere(name):
   router = TopK(score=name, renormalise=True)
 
   def total(logits_TE):
-    memory = with_bias([0.0, 0.0, 2e30])
-    routing = router(tiny.router_input(logits_TE, **memory))
+    bias = with_bias([0.0, 0.0, 2e30])
+    routing = router(tiny.router_input(logits_TE, **bias))
     weight_A = routing.weight_A * jnp.arange(1, 11)
     return weight_A.sum() + jnp.sum(routing.prob_TE[:, 0]), routing
 
@@ -306,9 +308,12 @@ def test_the_unbiased_choice_of_padding_is_nowhere():
 
 
 def test_biases_of_several_rules_add_up():
-  memory = {'a': {'bias_E': jnp.array([0, 0, 0, 0.3])}, 'b': {'steps': 1.0}}
-  memory['c'] = {'bias_E': jnp.array([0, 0, 0, 0.4])}
-  routing = TopK(k=1)(tiny.router_input(LOGITS_TE, memory=memory))
+  bias_E = balance.selection_bias({
+    'a': RouterState(jnp.array([0, 0, 0, 0.3])),
+    'b': RouterState(kept={'steps': jnp.float32(1)}),
+    'c': RouterState(jnp.array([0, 0, 0, 0.4])),
+  })
+  routing = TopK(k=1)(tiny.router_input(LOGITS_TE, selection_bias_E=bias_E))
   # .0321 + .7 against .6439; .2875 + .7 against .4740; .1015 + .7 against .4551
   np.testing.assert_array_equal(routing.expert_A, [3, 3, 3])
 

@@ -116,7 +116,7 @@ def test_a_training_step_sets_them_again(scorer):
   run = step.make(model, transform, opt, TrainConfig(steps=10), seed=0)
   state, _ = run(state, tiny.batch([[12], [5, 4]]))
   old, new = (w['moe']['ffn'] for w in (drawn, state.weights))
-  for of in (lambda w: w['router'], lambda w: w['heads']['outer']):
+  for of in (lambda w: w['router'], lambda w: w['extra_scorers']['outer']):
     before, after = of(old)['w_EZ'], np.asarray(of(new)['w_EZ'])
     is_set = np.abs(length(after) - NORM).max() < 1e-5
     assert is_set == scorer.in_place

@@ -134,14 +134,14 @@ def test_without_the_average_nothing_is_handed_on():
   )
 
 
-def after(part, memory, counts):
-  """Memories of one layer after batches of these loads."""
+def after(part, state, counts):
+  """The state of one layer after batches of these loads."""
   layers = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
   for count_E in counts:
     sums = {'count_E': np.asarray(count_E, np.float32)}
-    new = part.update(layers(memory), layers(sums))
-    memory = jax.tree.map(lambda x: np.asarray(x[0]), new)
-  return memory
+    new = part.update(layers(state), layers(sums))
+    state = jax.tree.map(lambda x: np.asarray(x[0]), new)
+  return state
 
 
 def test_the_bias_worked_by_hand():
@@ -151,12 +151,14 @@ def test_the_bias_worked_by_hand():
   with g = (-.0833, -.0833, .1667), betas 0: again the sign.
   """
   part = AdamWBias(rate=0.01)
-  one = after(part, part.memory(3), [[5, 2, 1]])
-  np.testing.assert_allclose(one['bias_E'], [-0.01, 0.01, 0.01], rtol=1e-4)
-  np.testing.assert_allclose(one['first_E'][0], 0.1 * 0.291667, rtol=1e-4)
+  one = after(part, part.initial_state(3), [[5, 2, 1]])
+  np.testing.assert_allclose(
+    one.selection_bias_E, [-0.01, 0.01, 0.01], rtol=1e-4
+  )
+  np.testing.assert_allclose(one.kept['first_E'][0], 0.1 * 0.291667, rtol=1e-4)
   flat = AdamWBias(rate=0.01, beta1=0.0, beta2=0.0)
-  two = after(flat, flat.memory(3), [[5, 2, 1], [2, 2, 4]])
-  np.testing.assert_allclose(two['bias_E'], [0, 0.02, 0], atol=1e-6)
+  two = after(flat, flat.initial_state(3), [[5, 2, 1], [2, 2, 4]])
+  np.testing.assert_allclose(two.selection_bias_E, [0, 0.02, 0], atol=1e-6)
   # A batch of padding says nothing.
   tiny.assert_close(after(part, one, [[0, 0, 0]]), one)
 
@@ -164,12 +166,12 @@ def test_the_bias_worked_by_hand():
 def test_the_bias_equals_optax_adamw():
   counts = np.random.default_rng(0).integers(0, 50, (12, 6))
   part = AdamWBias(rate=0.02, beta1=0.8, beta2=0.95, weight_decay=0.1)
-  got = after(part, part.memory(6), counts)
+  got = after(part, part.initial_state(6), counts)
   adamw = optax.adamw(0.02, 0.8, 0.95, weight_decay=0.1)
   bias_E = jnp.zeros(6)
-  state = adamw.init(bias_E)
+  moments = adamw.init(bias_E)
   for count_E in counts:
     slope_E = jnp.asarray(count_E / count_E.sum() - 1 / 6, jnp.float32)
-    step_E, state = adamw.update(slope_E, state, bias_E)
+    step_E, moments = adamw.update(slope_E, moments, bias_E)
     bias_E = optax.apply_updates(bias_E, step_E)
-  np.testing.assert_allclose(got['bias_E'], bias_E, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(got.selection_bias_E, bias_E, rtol=1e-4, atol=1e-6)

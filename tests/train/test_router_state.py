@@ -1,4 +1,4 @@
-"""What layers remember between steps, and what a step does again."""
+"""What routers keep between steps, and what a step does again."""
 
 import dataclasses
 import functools
@@ -75,8 +75,8 @@ def follow(model, state, parts=1, batch=BATCH):
   return jax.device_get(step_of(model, parts)(state, batch))
 
 
-def memory(state):
-  return state.weights['moe']['ffn']['memory']
+def router_state(state):
+  return state.weights['moe']['ffn']['router_state']
 
 
 @pytest.fixture(scope='module')
@@ -90,18 +90,20 @@ def test_the_bias_moves_by_the_rate_towards_the_mean_load(one):
   mean_N1 = count_NE.mean(axis=1, keepdims=True)
   assert (count_NE != mean_N1).any()
   want = RATE * np.sign(mean_N1 - count_NE)
-  np.testing.assert_allclose(memory(state)['loss_free']['bias_E'], want)
+  np.testing.assert_allclose(
+    router_state(state)['loss_free']['selection_bias_E'], want
+  )
 
 
-def test_no_optimiser_touches_a_memory(one):
+def test_no_optimiser_touches_a_router_state(one):
   """Its moments stay zero: no gradient reaches it."""
   state, _ = one
   found = [
     leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
-    if 'memory' in jax.tree_util.keystr(path)
+    if 'router_state' in jax.tree_util.keystr(path)
   ]
-  assert len(found) == 2 * len(jax.tree.leaves(memory(state)))
+  assert len(found) == 2 * len(jax.tree.leaves(router_state(state)))
   for leaf in found:
     np.testing.assert_array_equal(leaf, 0)
 
@@ -109,13 +111,17 @@ def test_no_optimiser_touches_a_memory(one):
 @pytest.mark.parametrize('parts', [2, 4])
 def test_micro_batches_remember_the_same(one, parts):
   state, _ = after(model_of(), parts)
-  tiny.assert_close(memory(state), memory(one[0]), rtol=0, atol=1e-6)
+  tiny.assert_close(
+    router_state(state), router_state(one[0]), rtol=0, atol=1e-6
+  )
 
 
 def test_a_mesh_remembers_the_same(one):
   mesh = tiny.mesh(8, data=2, fsdp=2, expert=2)
   state, metrics = after(model_of(mesh))
-  tiny.assert_close(memory(state), memory(one[0]), rtol=0, atol=1e-6)
+  tiny.assert_close(
+    router_state(state), router_state(one[0]), rtol=0, atol=1e-6
+  )
   np.testing.assert_allclose(metrics['loss'], one[1]['loss'], rtol=1e-5)
 
 
@@ -125,7 +131,7 @@ def test_a_skipped_step_is_not_remembered():
   weights['norm']['scale_D'][0] = np.nan
   state, metrics = after(model, weights=weights)
   assert metrics['skipped'] == 1
-  for leaf in jax.tree.leaves(memory(state)):
+  for leaf in jax.tree.leaves(router_state(state)):
     np.testing.assert_array_equal(leaf, 0)
 
 
@@ -140,8 +146,8 @@ def test_a_frozen_student_stays_to_the_bit():
   for _ in range(3):
     state, _ = follow(model, state)
     seen.append(state.weights['moe']['ffn'])
-  np.testing.assert_array_equal(seen[-1]['memory']['router']['steps'], 4)
-  student = [trees.leaves(ffn['heads']['student']) for ffn in seen]
+  np.testing.assert_array_equal(seen[-1]['router_state']['router']['steps'], 4)
+  student = [trees.leaves(ffn['extra_scorers']['student']) for ffn in seen]
   for name, leaf in student[1].items():
     assert (leaf != student[0][name]).any(), name
     for later in student[2:]:
@@ -152,11 +158,11 @@ def test_a_frozen_student_stays_to_the_bit():
 
 def test_steps_are_counted_for_routers_that_anneal():
   state, _ = after(model_of(**MOE))
-  np.testing.assert_array_equal(memory(state)['router']['steps'], [1, 1])
+  np.testing.assert_array_equal(router_state(state)['router']['steps'], [1, 1])
 
 
-def test_a_router_without_memory_has_none():
-  assert 'memory' not in model_of(balance=()).shapes['moe']['ffn']
+def test_a_router_without_state_has_none():
+  assert 'router_state' not in model_of(balance=()).shapes['moe']['ffn']
 
 
 @pytest.mark.soak

@@ -6,42 +6,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.balance import best, max_violation, problem, rich, sigmoid, softmax
+from helpers.balance import (
+  best,
+  max_violation,
+  observe,
+  problem,
+  rich,
+  sigmoid,
+  softmax,
+)
 
 from moejax.core import errors
 from moejax.moe.balance.adaptive_l1 import AdaptiveL1
 from moejax.moe.balance.bias import LossFree, ShareBias
 from moejax.moe.balance.quantile import Quantile
 from moejax.moe.balance.smebu import Smebu
+from moejax.moe.contract import RouterState
 
 
-def after(part, name, memory, score_TE, k, *, logits_TE, valid_T=None):
-  """The memory of one layer after a batch that was chosen with its bias."""
-  expert_TK = best(score_TE + np.asarray(memory['bias_E']), k)
+def after(part, state, score_TE, k, *, logits_TE, valid_T=None):
+  """The state of one layer after a batch that was chosen with its bias."""
+  bias_E = state.selection_bias_E
+  expert_TK = best(score_TE + np.asarray(bias_E), k)
   given, routing = problem(
     softmax(logits_TE),
     expert_TK,
     valid_T,
     logits_TE=logits_TE,
-    memory={name: memory},
+    own_state=state,
+    selection_bias_E=bias_E,
   )
   layers = lambda tree: jax.tree.map(lambda x: x[None], tree)
-  new = part.update(layers(memory), layers(part.observe(given, routing)))
+  new = part.update(layers(state), layers(part.observe(given, routing)))
   return jax.tree.map(lambda x: x[0], new)
 
 
-def load(score_TE, memory, k):
-  expert_TK = best(score_TE + np.asarray(memory['bias_E']), k)
+def load(score_TE, bias_E, k):
+  expert_TK = best(score_TE + np.asarray(bias_E), k)
   return np.bincount(expert_TK.reshape(-1), minlength=score_TE.shape[1])
 
 
 def updated(part, count_NE, bias_NE=0.0, steps=0.0):
   count_NE = jnp.asarray(count_NE, jnp.float32)
-  memory = {
-    'bias_E': jnp.zeros_like(count_NE) + jnp.asarray(bias_NE, jnp.float32),
-    'steps': jnp.full(len(count_NE), steps),
-  }
-  return part.update(memory, {'count_E': count_NE})
+  state = RouterState(
+    jnp.zeros_like(count_NE) + jnp.asarray(bias_NE, jnp.float32),
+    {'steps': jnp.full(len(count_NE), steps)},
+  )
+  return part.update(state, {'count_E': count_NE})
 
 
 @pytest.mark.parametrize(
@@ -59,24 +70,24 @@ def test_loss_free_worked_example(part, want_E):
   """Loads (1, 1, 3, 1) with b = (0, 0, .3, 0); another layer is even."""
   bias_NE = [[0, 0, 0.3, 0], [0.5, 0, 0, 0]]
   got = updated(part, [[1, 1, 3, 1], [2, 2, 2, 2]], bias_NE)
-  np.testing.assert_allclose(got['bias_E'][0], want_E, rtol=1e-5)
-  np.testing.assert_allclose(got['bias_E'][1], bias_NE[1])
-  np.testing.assert_array_equal(got['steps'], [1, 1])
+  np.testing.assert_allclose(got.selection_bias_E[0], want_E, rtol=1e-5)
+  np.testing.assert_allclose(got.selection_bias_E[1], bias_NE[1])
+  np.testing.assert_array_equal(got.kept['steps'], [1, 1])
 
 
 def test_loss_free_stops():
   part = LossFree(stop_after=2)
   for steps, moves in ((0, True), (1, True), (2, False), (9, False)):
     got = updated(part, [[3, 1]], steps=steps)
-    assert bool(np.any(got['bias_E'])) == moves
-    assert got['steps'] == steps + 1
+    assert bool(np.any(got.selection_bias_E)) == moves
+    assert got.kept['steps'] == steps + 1
 
 
 def smebu_updated(part, count_NE, bias_NE=0.0, momentum_NE=0.0):
   count_NE = jnp.asarray(count_NE, jnp.float32)
   fill = lambda x: jnp.zeros_like(count_NE) + jnp.asarray(x, jnp.float32)
-  memory = {'bias_E': fill(bias_NE), 'momentum_E': fill(momentum_NE)}
-  return part.update(memory, {'count_E': count_NE})
+  state = RouterState(fill(bias_NE), {'momentum_E': fill(momentum_NE)})
+  return part.update(state, {'count_E': count_NE})
 
 
 def test_smebu_worked_example():
@@ -90,16 +101,18 @@ def test_smebu_worked_example():
   d_E = np.array([-0.0100809, 0.0361308, 0.0804339, -0.1064837])
   loads = [[4, 3, 1, 8], [5, 5, 5, 5]]
   one = smebu_updated(part, loads)
-  np.testing.assert_allclose(one['bias_E'][0], d_E / 2, rtol=1e-4)
-  np.testing.assert_allclose(one['momentum_E'][0], d_E / 2, rtol=1e-4)
-  np.testing.assert_array_equal(one['bias_E'][1], 0)  # the other layer is even
-  two = smebu_updated(part, loads, one['bias_E'], one['momentum_E'])
-  np.testing.assert_allclose(two['momentum_E'][0], 0.75 * d_E, rtol=1e-4)
-  np.testing.assert_allclose(two['bias_E'][0], 1.25 * d_E, rtol=1e-4)
+  np.testing.assert_allclose(one.selection_bias_E[0], d_E / 2, rtol=1e-4)
+  np.testing.assert_allclose(one.kept['momentum_E'][0], d_E / 2, rtol=1e-4)
+  np.testing.assert_array_equal(
+    one.selection_bias_E[1], 0
+  )  # the other layer is even
+  two = smebu_updated(part, loads, one.selection_bias_E, one.kept['momentum_E'])
+  np.testing.assert_allclose(two.kept['momentum_E'][0], 0.75 * d_E, rtol=1e-4)
+  np.testing.assert_allclose(two.selection_bias_E[0], 1.25 * d_E, rtol=1e-4)
   # A batch of padding says nothing.
   kept = smebu_updated(part, [[0, 0, 0, 0]], d_E, d_E)
-  np.testing.assert_allclose(kept['bias_E'][0], d_E, rtol=1e-6)
-  np.testing.assert_allclose(kept['momentum_E'][0], d_E, rtol=1e-6)
+  np.testing.assert_allclose(kept.selection_bias_E[0], d_E, rtol=1e-6)
+  np.testing.assert_allclose(kept.kept['momentum_E'][0], d_E, rtol=1e-6)
 
 
 def test_smebu_of_a_steep_clamp_is_the_sign_rule_without_its_mean():
@@ -109,8 +122,8 @@ def test_smebu_of_a_steep_clamp_is_the_sign_rule_without_its_mean():
     (Smebu(rate=0.1, kappa=1e3, momentum=0.0), LossFree(0.1)),
     (Smebu(100.0, kappa=1e-3, momentum=0.0), LossFree(0.1, 'proportional')),
   ):
-    got = smebu_updated(part, loads)['bias_E']
-    want = updated(rule, loads)['bias_E']
+    got = smebu_updated(part, loads).selection_bias_E
+    want = updated(rule, loads).selection_bias_E
     want = want - want.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
@@ -126,8 +139,8 @@ def test_smebu_comes_to_rest_where_the_sign_rule_goes_on():
   sign_NE = np.zeros((1, 4))
   for _ in range(200):
     got = smebu_updated(Smebu(rate=0.01), load_E(bias_NE), bias_NE, momentum_NE)
-    bias_NE, momentum_NE = got['bias_E'], got['momentum_E']
-    sign_NE = updated(LossFree(0.01), load_E(sign_NE), sign_NE)['bias_E']
+    bias_NE, momentum_NE = got.selection_bias_E, got.kept['momentum_E']
+    sign_NE = updated(LossFree(0.01), load_E(sign_NE), sign_NE).selection_bias_E
   np.testing.assert_allclose(load_E(bias_NE)[0], 4, atol=1e-3)
   assert np.max(np.abs(load_E(sign_NE) - 4)) > 0.1
 
@@ -136,8 +149,8 @@ def test_share_bias_worked_example():
   """Experts 0 and 1 have weights; K = 2 of 3 tokens, K_e = 1."""
   part = ShareBias(rate=0.01, num_zero=2, ffn_share=0.5)
   count_NE = jnp.array([[2.0, 2, 1, 1], [1.5, 1.5, 3, 0]])
-  memory = {'bias_E': jnp.tile(jnp.array([0.1, 0, 0, 0]), (2, 1))}
-  got = part.update(memory, {'count_E': count_NE})['bias_E']
+  state = RouterState(jnp.tile(jnp.array([0.1, 0, 0, 0]), (2, 1)))
+  got = part.update(state, {'count_E': count_NE}).selection_bias_E
   step = 0.01 * (1 / 4 - 2 / 6)
   assert step == pytest.approx(-0.000833, rel=1e-3)
   np.testing.assert_allclose(
@@ -163,12 +176,12 @@ SKEWED = RNG.normal(size=(256, 8)) + np.linspace(-2, 2, 8)
 def test_bias_rules_balance_skewed_scores(part, batches):
   """Batch after batch; the scores themselves stay as they are."""
   score_TE = sigmoid(SKEWED)
-  bias_NE = part.memory(8)['bias_E'][None]
+  bias_NE = part.initial_state(8).selection_bias_E[None]
   seen = []
   for step in range(batches):
-    count_E = load(score_TE, {'bias_E': bias_NE[0]}, 2)
+    count_E = load(score_TE, bias_NE[0], 2)
     seen.append(max_violation(count_E))
-    bias_NE = updated(part, count_E[None], bias_NE, step)['bias_E']
+    bias_NE = updated(part, count_E[None], bias_NE, step).selection_bias_E
   assert seen[0] > 2
   assert seen[-1] < 0.1
 
@@ -180,10 +193,10 @@ def test_share_bias_finds_the_share_of_experts_with_weights():
   """
   part = ShareBias(rate=0.4, num_zero=2, ffn_share=0.75)
   score_TE = sigmoid(SKEWED)
-  bias_NE = part.memory(8)['bias_E'][None]
+  bias_NE = part.initial_state(8).selection_bias_E[None]
   for _ in range(60):
-    count_E = load(score_TE, {'bias_E': bias_NE[0]}, 2)
-    bias_NE = updated(part, count_E[None], bias_NE)['bias_E']
+    count_E = load(score_TE, bias_NE[0], 2)
+    bias_NE = updated(part, count_E[None], bias_NE).selection_bias_E
   np.testing.assert_array_equal(bias_NE[0, 6:], 0)
   assert count_E[:6].sum() / count_E.sum() == pytest.approx(0.75, abs=0.01)
   assert max_violation(count_E[:6]) < 0.05
@@ -202,7 +215,7 @@ def test_quantile_worked_example():
   """Loads (3, 2, 1, 2), the same once more, then even, and they stay."""
   part = Quantile()
   score_TE = sigmoid(QUANTILE_LOGITS)
-  memory = part.memory(4)
+  state = part.initial_state(4)
   seen = []
   for want in (
     [-0.0651, -0.0401, 0.0509, 0.0543],
@@ -210,13 +223,11 @@ def test_quantile_worked_example():
     None,
     None,
   ):
-    seen.append(load(score_TE, memory, 2).tolist())
-    memory = after(
-      part, 'quantile', memory, score_TE, 2, logits_TE=QUANTILE_LOGITS
-    )
+    seen.append(load(score_TE, state.selection_bias_E, 2).tolist())
+    state = after(part, state, score_TE, 2, logits_TE=QUANTILE_LOGITS)
     if want is not None:
       # A bin is (2 + max b - min b) / 1000 wide.
-      np.testing.assert_allclose(memory['bias_E'], want, atol=2.2e-3)
+      np.testing.assert_allclose(state.selection_bias_E, want, atol=2.2e-3)
   assert seen == [[3, 2, 1, 2], [3, 2, 1, 2], [2, 2, 2, 2], [2, 2, 2, 2]]
 
 
@@ -237,34 +248,26 @@ def test_quantile_balances_in_a_few_steps(part, score):
   logits = np.concatenate([SKEWED, np.tile([9.0] + [0] * 7, (64, 1))])
   valid_T = np.arange(320) < 256
   score_TE = score(logits)
-  memory = part.memory(8)
+  state = part.initial_state(8)
   seen = []
   for _ in range(5):
-    seen.append(max_violation(load(score_TE[:256], memory, 2)))
-    memory = after(
-      part,
-      'quantile',
-      memory,
-      score_TE,
-      2,
-      logits_TE=logits,
-      valid_T=valid_T,
-    )
+    seen.append(max_violation(load(score_TE[:256], state.selection_bias_E, 2)))
+    state = after(part, state, score_TE, 2, logits_TE=logits, valid_T=valid_T)
   assert seen[0] > 2
   assert seen[1] < seen[0] / 3
   assert seen[2] < seen[1] / 2.5
   assert seen[4] < 0.1
-  assert abs(np.mean(memory['bias_E'])) < 1e-5
+  assert abs(np.mean(state.selection_bias_E)) < 1e-5
 
 
 def test_quantile_is_of_all_tokens_and_no_mean_of_quantiles():
   """Sums of two halves give the bias of the whole."""
   part = Quantile()
-  whole = part.observe(*rich())
-  halves = [part.observe(*rich(rows)) for rows in ([0, 1], [2, 3])]
+  whole = observe(part, *rich())
+  halves = [observe(part, *rich(rows)) for rows in ([0, 1], [2, 3])]
   bias = lambda sums: part.update(
-    {'bias_E': jnp.zeros((1, 5))}, jax.tree.map(lambda x: x[None], sums)
-  )['bias_E'][0]
+    RouterState(jnp.zeros((1, 5))), jax.tree.map(lambda x: x[None], sums)
+  ).selection_bias_E[0]
   added = jax.tree.map(jnp.add, *halves)
   np.testing.assert_array_equal(bias(added), bias(whole))
   mean = np.mean([bias(half) for half in halves], axis=0)
@@ -286,9 +289,9 @@ def test_adaptive_l1_is_one_number_for_all_layers():
     'weight': jnp.ones(2),
     'tokens': jnp.full(2, 3.0),
   }
-  memory = {'l1': jnp.full(2, 1e-8)}
+  state = RouterState(kept={'l1': jnp.full(2, 1e-8)})
   for k, factor in ((2.0, 1.2), (2.5, 1 / 1.2), (3.0, 1 / 1.2)):
-    got = AdaptiveL1(k=k).update(memory, sums)['l1']
+    got = AdaptiveL1(k=k).update(state, sums).kept['l1']
     np.testing.assert_allclose(got, 1e-8 * factor, rtol=1e-6)
 
 
@@ -299,12 +302,12 @@ def test_adaptive_l1_reaches_its_sparsity():
   given, routing = problem(np.full((32, 8), 1 / 8), np.zeros((32, 1), int))
 
   def step(carry, _):
-    logits_TE, memory = carry
+    logits_TE, state = carry
 
     def of(logits_TE):
       extra = {'relu_TE': jax.nn.relu(logits_TE)}
       sums = part.observe(
-        dataclasses.replace(given, memory={'adaptive_l1': memory}),
+        dataclasses.replace(given, own_state=state),
         dataclasses.replace(routing, extra=extra),
       )
       # What the text wants: every logit larger, the early ones more.
@@ -312,14 +315,14 @@ def test_adaptive_l1_reaches_its_sparsity():
       return part.loss(sums) + text, sums
 
     gradient, sums = jax.grad(of, has_aux=True)(logits_TE)
-    layers = jax.tree.map(lambda x: x[None], (memory, sums))
-    memory = jax.tree.map(lambda x: x[0], part.update(*layers))
+    layers = jax.tree.map(lambda x: x[None], (state, sums))
+    state = jax.tree.map(lambda x: x[0], part.update(*layers))
     sparsity = jnp.mean(logits_TE <= 0)
-    return (logits_TE - 2 * gradient, memory), (sparsity, memory['l1'])
+    return (logits_TE - 2 * gradient, state), (sparsity, state.kept['l1'])
 
   _, (sparsity, weight) = jax.jit(
     lambda carry: jax.lax.scan(step, carry, length=600)
-  )((logits_TE, part.memory(8)))
+  )((logits_TE, part.initial_state(8)))
   assert sparsity[0] == 0
   assert np.mean(sparsity[-100:]) == pytest.approx(1 - 2 / 8, abs=0.05)
   assert weight[-1] != weight[0]
