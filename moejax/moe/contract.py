@@ -15,7 +15,7 @@ Example, T=3 tokens, E=4 experts, K=2, the third token is padding:
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.struct
 import jax
@@ -155,7 +155,23 @@ class Router(fields.Checked):
 
   A router is a frozen dataclass whose fields are its config keys. It gives
   `__call__` and `experts_per_token`; the rest it gives where it differs.
+
+  The class attributes say what kind of router it is, and so what the contract
+  suite asks of it.
+
+  Attributes:
+    is_learned: whether scores reach the routing, as choices or as weights.
+    experts_are_alike: whether renumbering the experts renumbers the routing;
+      not where a number is a group, a code or a place in a table.
+    tokens_compete: whether the tokens of a sequence compete for experts, be it
+      in training alone; else each token is routed by itself.
+    follows_selection_bias: whether a bias can bring an expert more tokens.
   """
+
+  is_learned: ClassVar[bool] = True
+  experts_are_alike: ClassVar[bool] = True
+  tokens_compete: ClassVar[bool] = False
+  follows_selection_bias: ClassVar[bool] = True
 
   def __call__(self, given: RouterInput) -> Routing:
     raise NotImplementedError
@@ -193,6 +209,11 @@ class Router(fields.Checked):
     """What the scorers see in place of `x_TD`: for noise on the input."""
     del index_T, key
     return x_TD
+
+  @property
+  def weights_are_independent(self) -> bool:
+    """Whether a chosen expert's weight does not depend on the other choices."""
+    return False
 
   @property
   def causal(self) -> bool:

@@ -27,41 +27,16 @@ VALID_T = ~np.isin(np.arange(T), [3, 14, 15])
 TOKEN_T = RNG.integers(0, 40, T).astype(np.int32)
 KEY = jax.random.key(5)
 
-# A number means something: a group, a code, a place in a table or in a turn.
-NUMBERED = {
-  'balanced_hash',
-  'dselect_k',
-  'forced_balanced',
-  'group_balanced',
-  'group_limited',
-  'hash',
-  'hash_first',
-  'hierarchical',
-  'random',
-  'tc_moe',
-  'thor',
-}
-# Tokens of a sequence compete with each other (some in training alone).
-COMPETING = {'base_layer', 'expert_choice', 'expert_threshold', 'sinkhorn'}
-# No score selects (hash_first: in the first layers), only its sign does, or an
-# expert compares tokens.
-UNMOVED = {
-  'balanced_hash',
-  'dselect_k',
-  'expert_choice',
-  'forced_balanced',
-  'hash',
-  'hash_first',
-  'random',
-  'remoe',
-  'thor',
-}
-# Scores select in training alone; a student does in evaluation.
-TAUGHT = {'stable_moe'}
-# The gate of one expert does not depend on who else is chosen.
-UNNORMALISED = {'group_balanced', 'group_limited', 'switch', 'top_k'}
-# A token's place decides.
-PLACED = {'forced_balanced', 'thor'}
+
+def where(**attributes):
+  """Parametrizes with the routers whose class says so of itself."""
+  names = [
+    name
+    for name, cls in sorted(ROUTERS.items())
+    if all(getattr(cls, key) == value for key, value in attributes.items())
+  ]
+  return pytest.mark.parametrize('router', names)
+
 
 EACH_ROUTER = pytest.mark.parametrize('router', sorted(ROUTERS))
 NOISE = pytest.mark.parametrize('key', [None, KEY], ids=['calm', 'noise'])
@@ -222,7 +197,7 @@ def test_padding_is_sent_nowhere_and_changes_nothing(router, key):
 
 
 @NOISE
-@pytest.mark.parametrize('router', sorted(set(ROUTERS) - NUMBERED))
+@where(experts_are_alike=True)
 def test_renaming_the_experts_renames_the_result(router, key):
   order_E = np.array([3, 0, 4, 1, 2])
   logits, heads = scores(router)
@@ -246,11 +221,11 @@ def drawn_by_expert(router):
   one, two = (
     gates(route(router, given(router, jax.random.key(i)))) for i in (1, 2)
   )
-  return router != 'gshard' and not np.array_equal(one, two)
+  return not np.array_equal(one, two)
 
 
 @NOISE
-@pytest.mark.parametrize('router', sorted(set(ROUTERS) - COMPETING))
+@where(tokens_compete=False)
 def test_a_token_looks_at_no_other(router, key):
   """Another order, or half of the tokens: with their index they are routed the
   same, noise included. So neither mesh nor micro-batches change a routing.
@@ -258,8 +233,7 @@ def test_a_token_looks_at_no_other(router, key):
   seen = given(router, key)
   plain = gates(route(router, seen))
   parts = [np.arange(8), np.arange(8, 16)]
-  if router not in PLACED:
-    parts.append(np.random.default_rng(1).permutation(T))
+  parts.append(np.random.default_rng(1).permutation(T))
   for part in parts:
     np.testing.assert_allclose(
       gates(route(router, taken(seen, part))), plain[part], rtol=1e-6
@@ -267,7 +241,7 @@ def test_a_token_looks_at_no_other(router, key):
 
 
 @NOISE
-@pytest.mark.parametrize('router', sorted(COMPETING))
+@where(tokens_compete=True)
 def test_a_sequence_looks_at_no_other(router, key):
   seen = given(router, key)
   plain = gates(route(router, seen))
@@ -300,17 +274,16 @@ def test_gradients_are_finite_also_for_extreme_scores(router):
 
 @EACH_ROUTER
 def test_a_selection_bias_moves_choices_but_no_gates(router):
-  """Where scores select, `given.biased` does; elsewhere nothing changes."""
+  """In training, in a late layer: the first may choose by other things."""
   bias_E = np.array([0, 0, 80.0, 0, 0], np.float32)
-  key = KEY if router in TAUGHT else None
-  plain = route(router, given(router, key))
-  moved = route(router, given(router, key, selection_bias_E=bias_E))
+  plain = route(router, given(router, layer=9))
+  moved = route(router, given(router, layer=9, selection_bias_E=bias_E))
   before, after = gates(plain), gates(moved)
-  if router in UNMOVED:
+  if not ROUTERS[router].follows_selection_bias:
     np.testing.assert_array_equal(after, before)
     return
   assert (after[:, 2] != 0).sum() > (before[:, 2] != 0).sum()
-  if router in UNNORMALISED:
+  if ROUTERS[router]().weights_are_independent:
     both_TE = (before != 0) & (after != 0)
     np.testing.assert_allclose(after[both_TE], before[both_TE], rtol=1e-6)
 

@@ -58,7 +58,7 @@ def as_before(path):
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-  """A state, and the folder of its checkpoint as an earlier version wrote it."""
+  """A state, and the folder of its checkpoint by an earlier version."""
   state = state_of()
   leaves = {
     as_before(path): jnp.asarray(leaf)

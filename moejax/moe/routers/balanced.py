@@ -1,17 +1,17 @@
 """Routers that look at no score: for benchmarks and ablations."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from moejax.core import fields
 from moejax.moe import contract
-from moejax.moe.routers import hashing, noise, scores
+from moejax.moe.routers import fixed_k, hashing, noise
 
 
 @dataclasses.dataclass(frozen=True)
-class ForcedBalanced(contract.Router):
+class ForcedBalanced(fixed_k.FixedK):
   """Token i goes to experts i * k, ..., i * k + k - 1, modulo E.
 
   Perfectly balanced whatever the scores, where E divides the batch's tokens
@@ -21,23 +21,14 @@ class ForcedBalanced(contract.Router):
   Example, k=2, E=5: token 0 -> 0, 1; token 1 -> 2, 3; token 2 -> 4, 0.
 
   Attributes:
-    k: experts per token.
     equal_weights: every weight is 1/k; else softmax over all experts, so that
       gradients flow as in `top_k`.
   """
 
-  k: int = fields.number(2, at_least=1)
+  experts_are_alike: ClassVar[bool] = False
+  follows_selection_bias: ClassVar[bool] = False
+
   equal_weights: bool = False
-
-  def check(self, num_experts: int) -> None:
-    scores.check_k(self.k, num_experts)
-
-  def shrunk(self, num_experts: int) -> 'ForcedBalanced':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
-
-  @property
-  def experts_per_token(self) -> float:
-    return self.k
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)

@@ -1,6 +1,7 @@
 """BASE layers: a balanced assignment in training, the best expert after."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,8 @@ class BaseLayer(contract.Router):
   Attributes:
     interpolates: see above.
   """
+
+  tokens_compete: ClassVar[bool] = True
 
   interpolates: bool = False
 

@@ -1,13 +1,14 @@
 """DSelect-k: k selectors of one expert each, by binary codes."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
 from moejax.moe import contract
-from moejax.moe.routers import any_number, scores
+from moejax.moe.routers import any_number, fixed_k
 from moejax.moe.scorers import SCORERS
 from moejax.moe.scorers.base import Scorer
 
@@ -19,7 +20,7 @@ PER_EXAMPLE = SCORERS['linear'](bias=True, start='uniform')
 
 
 @dataclasses.dataclass(frozen=True)
-class DSelectK(contract.Router):
+class DSelectK(fixed_k.FixedK):
   """A sparse gate with a gradient everywhere (arXiv 2106.03760, section 3).
 
   With E experts there are m = log2(E), rounded up, bits. Each of k selectors
@@ -60,16 +61,12 @@ class DSelectK(contract.Router):
     alpha: scores a.
   """
 
-  k: int = fields.number(2, at_least=1)
+  experts_are_alike: ClassVar[bool] = False
+  follows_selection_bias: ClassVar[bool] = False
+
   gamma: float = fields.number(1.0, above=0, at_most=1000)
   code: Scorer = fields.choice(SCORERS, PER_EXAMPLE)
   alpha: Scorer = fields.choice(SCORERS, PER_EXAMPLE)
-
-  def check(self, num_experts: int) -> None:
-    scores.check_k(self.k, num_experts)
-
-  def shrunk(self, num_experts: int) -> 'DSelectK':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
 
   def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,9 @@ class ExpertChoice(contract.Router):
     not_causal: a causal language model refuses this router unless this says
       that it is meant.
   """
+
+  tokens_compete: ClassVar[bool] = True
+  follows_selection_bias: ClassVar[bool] = False
 
   capacity_factor: float = fields.number(2.0, above=0, at_most=1000)
   max_per_token: int = fields.number(0, at_least=0, note='0: any number')

@@ -1,6 +1,7 @@
 """Experts take the tokens above a threshold: expert choice that is causal."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,8 @@ class ExpertThreshold(contract.Router):
       steps. Set the part's k to the same.
     warmup_steps: the paper's; 0 has thresholds from the start.
   """
+
+  tokens_compete: ClassVar[bool] = True
 
   k: float = fields.number(1.0, above=0, at_most=10**6)
   warmup_steps: int = fields.number(4000, at_least=0, note='0: none')

@@ -1,6 +1,7 @@
 """As many experts of every group: Pangu's mixture of grouped experts."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,8 @@ class GroupBalanced(top_k.TopK):
     num_groups: groups of equal size; they divide `k`. The published model has
       8 for k=8.
   """
+
+  experts_are_alike: ClassVar[bool] = False
 
   num_groups: int = fields.number(1, at_least=1)
 

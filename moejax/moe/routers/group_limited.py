@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,8 @@ class GroupLimited(top_k.TopK):
     group_score: from the scores of a group's experts to its own, see
       `GROUP_SCORES`.
   """
+
+  experts_are_alike: ClassVar[bool] = False
 
   num_groups: int = fields.number(1, at_least=1)
   kept_groups: int = fields.number(1, at_least=1)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import heapq
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from etils import epath
 
 from moejax.core import errors, fields
 from moejax.moe import contract
-from moejax.moe.routers import hashing, scores
+from moejax.moe.routers import fixed_k, hashing
 
 
 def ids(given: contract.RouterInput) -> jax.Array:
@@ -34,7 +35,7 @@ def even(given: contract.RouterInput, expert_TK: jax.Array) -> contract.Routing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hash(contract.Router):
+class Hash(fixed_k.FixedK):
   """Random hash: k experts that depend on the token's id alone.
 
   Hash Layers (arXiv 2106.04426): a fixed map from vocabulary to experts, no
@@ -45,25 +46,18 @@ class Hash(contract.Router):
   weight 1 / k. The scorer's logits are not looked at.
 
   Attributes:
-    k: experts per token.
     seed: another seed, another map.
     by_layer: whether each layer has a map of its own; else two ids that share
       an expert share it in all layers.
   """
 
+  is_learned: ClassVar[bool] = False
+  experts_are_alike: ClassVar[bool] = False
+  follows_selection_bias: ClassVar[bool] = False
+
   k: int = fields.number(1, at_least=1)
   seed: int = fields.number(0, at_least=0)
   by_layer: bool = True
-
-  def check(self, num_experts: int) -> None:
-    scores.check_k(self.k, num_experts)
-
-  def shrunk(self, num_experts: int) -> 'Hash':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
-
-  @property
-  def experts_per_token(self) -> float:
-    return self.k
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     layer = given.layer if self.by_layer else 0
@@ -75,7 +69,7 @@ class Hash(contract.Router):
 
 
 @dataclasses.dataclass(frozen=True)
-class BalancedHash(contract.Router):
+class BalancedHash(fixed_k.FixedK):
   """Balanced hash: ids by descending frequency to the least loaded experts.
 
   Hash Layers (arXiv 2106.04426): the most frequent id takes the first expert,
@@ -94,26 +88,22 @@ class BalancedHash(contract.Router):
   models are, and far off for any other.
 
   Attributes:
-    k: experts per token.
     vocab_size: how many ids there are; an id beyond is taken modulo this.
     counts: path of a text file with the count of id 0, 1, ... one a line; ''
       for Zipf's law.
   """
+
+  is_learned: ClassVar[bool] = False
+  experts_are_alike: ClassVar[bool] = False
+  follows_selection_bias: ClassVar[bool] = False
 
   k: int = fields.number(1, at_least=1)
   vocab_size: int = fields.number(32768, at_least=1)
   counts: str = ''
 
   def check(self, num_experts: int) -> None:
-    scores.check_k(self.k, num_experts)
+    super().check(num_experts)
     _table(self, num_experts)
-
-  def shrunk(self, num_experts: int) -> 'BalancedHash':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
-
-  @property
-  def experts_per_token(self) -> float:
-    return self.k
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     table_VK = jnp.asarray(_table(self, given.logits_TE.shape[1]))

@@ -1,18 +1,19 @@
 """DeepSeek-V4's router: by token id in the first layers, then learned."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
 from moejax.moe import contract
+from moejax.moe.routers import fixed_k, hashing, scores
 from moejax.moe.routers import hash as hashes
-from moejax.moe.routers import hashing, scores
 
 
 @dataclasses.dataclass(frozen=True)
-class HashFirst(contract.Router):
+class HashFirst(fixed_k.FixedK):
   """Top k of sqrt(softplus(logit)), its first layers chosen by a hash.
 
   DeepSeek-V4 (report of 2026, section 2.1, and the released model's code):
@@ -39,26 +40,20 @@ class HashFirst(contract.Router):
     seed: another seed, another map.
   """
 
-  k: int = fields.number(2, at_least=1)
+  experts_are_alike: ClassVar[bool] = False
+
   num_hash_layers: int = fields.number(3, at_least=0)
   scale: float = fields.number(1.5, above=0, at_most=1000)
   seed: int = fields.number(0, at_least=0)
 
   def check(self, num_experts: int) -> None:
-    scores.check_k(self.k, num_experts)
+    super().check(num_experts)
     scores.check_gates(
       self.k == 1,
       num_experts,
       'router.k=1 of hash_first, which divides the chosen scores by their sum,',
       'set router.k=2 or more',
     )
-
-  def shrunk(self, num_experts: int) -> 'HashFirst':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
-
-  @property
-  def experts_per_token(self) -> float:
-    return self.k
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     score_TE, prob_TE = scores.sqrt_softplus(given.logits_TE)

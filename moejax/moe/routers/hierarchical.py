@@ -1,6 +1,7 @@
 """Two-level gating: a group of experts first, then experts in it."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,8 @@ class Hierarchical(contract.Router):
     k_outer: groups of a token; 2 in the paper.
     k_inner: experts of a token in each of its groups; 4 in the paper.
   """
+
+  experts_are_alike: ClassVar[bool] = False
 
   outer: Scorer = fields.choice(SCORERS, SCORERS['linear']())
   groups: int = fields.number(2, at_least=1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from moejax.core import fields
 from moejax.moe import contract
-from moejax.moe.routers import noise, scores
+from moejax.moe.routers import fixed_k, noise, scores
 from moejax.moe.scorers import Linear
 
 # A deviation below this counts as this when it is divided by.
@@ -115,7 +115,7 @@ NOISES = {'fixed': Fixed, 'learned': Learned}
 
 
 @dataclasses.dataclass(frozen=True)
-class NoisyTopK(contract.Router):
+class NoisyTopK(fixed_k.FixedK):
   """The k largest of noisy logits, in training.
 
   Shazeer et al. 2017 (arXiv 1701.06538, section 2.1, equations 3 to 5), and
@@ -140,24 +140,16 @@ class NoisyTopK(contract.Router):
     noise: learned (Shazeer) or fixed (V-MoE).
   """
 
-  k: int = fields.number(2, at_least=1)
   noise: Noise = fields.choice(NOISES, Learned())
 
   def check(self, num_experts: int) -> None:
-    scores.check_k(self.k, num_experts)
+    super().check(num_experts)
     scores.check_gates(
       self.k == 1 and self.noise.among_kept,
       num_experts,
       'router.k=1 with router.noise.name=learned',
       'set router.k=2 or more, or router.noise.name=fixed',
     )
-
-  def shrunk(self, num_experts: int) -> 'NoisyTopK':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
-
-  @property
-  def experts_per_token(self) -> float:
-    return self.k
 
   def extra_scorers(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
     return self.noise.extra_scorers(num_experts)

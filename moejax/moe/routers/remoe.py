@@ -1,6 +1,7 @@
 """ReMoE: ReLU routing, as many experts as are above zero."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -27,6 +28,8 @@ class ReMoE(contract.Router):
     k: experts per token on average once training is balanced: for counting
       FLOPs. It has no effect on routing; set the loss's k to the same.
   """
+
+  follows_selection_bias: ClassVar[bool] = False
 
   k: float = fields.number(2.0, above=0, at_most=10**6)
 

@@ -1,17 +1,18 @@
 """Sinkhorn routing: the largest shares of a balanced transport plan."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
 from moejax.moe import contract
-from moejax.moe.routers import scores, transport
+from moejax.moe.routers import fixed_k, transport
 
 
 @dataclasses.dataclass(frozen=True)
-class Sinkhorn(contract.Router):
+class Sinkhorn(fixed_k.FixedK):
   """S-BASE (arXiv 2202.01169), in the form of Megatron-LM's `sinkhorn` router.
 
   Training: a token goes to the k experts that have most of it in the balanced
@@ -28,25 +29,16 @@ class Sinkhorn(contract.Router):
   evaluation is causal.
 
   Attributes:
-    k: experts per token.
     tolerance: the plan is done when the columns' factors change by no more than
       this on average.
     iterations: the most there are; a few suffice.
   """
 
+  tokens_compete: ClassVar[bool] = True
+
   k: int = fields.number(1, at_least=1)
   tolerance: float = fields.number(1e-4, at_least=0, at_most=1)
   iterations: int = fields.number(100, at_least=1, at_most=10**6)
-
-  def check(self, num_experts: int) -> None:
-    scores.check_k(self.k, num_experts)
-
-  def shrunk(self, num_experts: int) -> 'Sinkhorn':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
-
-  @property
-  def experts_per_token(self) -> float:
-    return self.k
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     logits_TE = given.logits_TE

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from moejax.core import fields
 from moejax.moe import contract
-from moejax.moe.routers import noise, scores
+from moejax.moe.routers import fixed_k, noise, scores
 
 # Heun's third order method: f(x) - f(0) = x f'(x) / 4 + 3 x f'(x / 3) / 4
 # So an expert that was not the most probable is weighted with its probability
@@ -17,7 +17,7 @@ PART = 1 / 3
 
 
 @dataclasses.dataclass(frozen=True)
-class SparseMixer(contract.Router):
+class SparseMixer(fixed_k.FixedK):
   """Each expert is sampled; gates are made so that gradients estimate that.
 
   SparseMixer-v2 of GRIN (arXiv 2409.12136) and of Phi-3.5-MoE. One expert after
@@ -43,18 +43,7 @@ class SparseMixer(contract.Router):
       The released models have 0.01; 0 draws nothing.
   """
 
-  k: int = fields.number(2, at_least=1)
   r: float = fields.number(0.01, at_least=0, at_most=1000)
-
-  def check(self, num_experts: int) -> None:
-    scores.check_k(self.k, num_experts)
-
-  def shrunk(self, num_experts: int) -> 'SparseMixer':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
-
-  @property
-  def experts_per_token(self) -> float:
-    return self.k
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     logits_TE = given.logits_TE

@@ -134,6 +134,10 @@ class Switch(contract.Router):
   def experts_per_token(self) -> float:
     return 1
 
+  @property
+  def weights_are_independent(self) -> bool:
+    return True
+
   def prepare(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array | None
   ) -> jax.Array:

@@ -1,6 +1,7 @@
 """TC-MoE: each expert may be added, subtracted, or left out."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,11 @@ import numpy as np
 
 from moejax.core import errors, fields
 from moejax.moe import contract
-from moejax.moe.routers import any_number, scores
+from moejax.moe.routers import any_number, fixed_k, scores
 
 
 @dataclasses.dataclass(frozen=True)
-class TCMoE(contract.Router):
+class TCMoE(fixed_k.FixedK):
   """Ternary choice: +e, -e or null, by one softmax over 2E + N logits.
 
   TC-MoE (Yan et al., ICLR 2025):
@@ -47,7 +48,8 @@ class TCMoE(contract.Router):
     null_offset: what is added to those of null.
   """
 
-  k: int = fields.number(2, at_least=1)
+  experts_are_alike: ClassVar[bool] = False
+
   num_null: int = fields.number(2, at_least=0)
   negative_offset: float = fields.number(-1.0, at_least=-1000, at_most=1000)
   null_offset: float = fields.number(-10.0, at_least=-1000, at_most=1000)
@@ -65,9 +67,6 @@ class TCMoE(contract.Router):
       'router.k=1 with router.num_null=0',
       'set router.k=2, or router.num_null=1, or more',
     )
-
-  def shrunk(self, num_experts: int) -> 'TCMoE':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
 
   def num_logits(self, num_experts: int) -> int:
     return 2 * num_experts + self.num_null

@@ -1,6 +1,7 @@
 """THOR: experts at random, one for all in training."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,10 @@ class Thor(contract.Router):
     by: what has an expert of its own in evaluation: token or sequence.
     seed: of evaluation's choices.
   """
+
+  is_learned: ClassVar[bool] = False
+  experts_are_alike: ClassVar[bool] = False
+  follows_selection_bias: ClassVar[bool] = False
 
   by: str = fields.named(BY, 'token')
   seed: int = fields.number(0, at_least=0)

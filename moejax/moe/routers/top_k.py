@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract
-from moejax.moe.routers import noise, scores
+from moejax.moe.routers import fixed_k, noise, scores
 
 DROPOUT_SALT = 1
 LEAST_LOGIT = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
-class TopK(contract.Router):
+class TopK(fixed_k.FixedK):
   """Token choice by the k largest scores.
 
   The default is DeepSeekMoE's (arXiv 2401.06066, section 3.2, equations 9 to
@@ -67,7 +67,6 @@ class TopK(contract.Router):
       released code). A token with fewer than k experts left uses those.
   """
 
-  k: int = fields.number(2, at_least=1)
   score: str = fields.named(scores.SCORES, 'softmax')
   renormalise: bool = False
   scale: float = fields.number(1.0, above=0, at_most=1000)
@@ -76,7 +75,7 @@ class TopK(contract.Router):
   expert_dropout: float = fields.number(0.0, at_least=0, below=1)
 
   def check(self, num_experts: int) -> None:
-    scores.check_k(self.k, num_experts)
+    super().check(num_experts)
     one = self.k == 1
     scores.check_gates(
       one and self.renormalise,
@@ -96,12 +95,10 @@ class TopK(contract.Router):
         'for one expert only; set router.k=1'
       )
 
-  def shrunk(self, num_experts: int) -> 'TopK':
-    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
-
   @property
-  def experts_per_token(self) -> float:
-    return self.k
+  def weights_are_independent(self) -> bool:
+    sums_kept = self.after and self.score.endswith('softmax')
+    return not (self.renormalise or sums_kept)
 
   def __call__(self, given: contract.RouterInput) -> contract.Routing:
     score = scores.SCORES[self.score]

@@ -1,0 +1,31 @@
+"""What routers share that send every token to k experts."""
+
+import dataclasses
+from typing import Self
+
+from moejax.core import fields
+from moejax.moe import contract
+from moejax.moe.routers import scores
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedK(contract.Router):
+  """Every token has k experts: the base of such routers.
+
+  A subclass whose usual k is not 2 states the field again.
+
+  Attributes:
+    k: experts per token.
+  """
+
+  k: int = fields.number(2, at_least=1)
+
+  def check(self, num_experts: int) -> None:
+    scores.check_k(self.k, num_experts)
+
+  def shrunk(self, num_experts: int) -> Self:
+    return dataclasses.replace(self, k=min(self.k, 2, num_experts))
+
+  @property
+  def experts_per_token(self) -> float:
+    return self.k
