@@ -3,19 +3,23 @@
   python -m moejax.main --config=configs/zoo.py:deepseek_v3
   python -m moejax.cli.sweep --sweep=configs/sweeps/routers.py
 
-Each entry of ZOO is what its paper or release changes, at this size. The budget
-is the same for all: in each of the 4 layers experts with 1,536 hidden units, of
-which a token uses 192, as
+An entry of ZOO states what its paper or release changes, at this size. All
+entries have one budget: in each of the 4 layers the experts have 1,536 hidden
+units, of which a token uses 192, as
 
-  coarse  16 experts of 96, 2 per token
-  single   8 experts of 192, 1 per token
-  fine    63 experts of 24, 7 per token, and a shared one that all tokens use
+  coarse       16 experts of 96, 2 per token
+  single        8 experts of 192, 1 per token
+  half_shared  15 experts of 96, 1 per token, and one that all tokens use
+  fine         63 experts of 24, 7 per token, and one that all tokens use
+  finest       64 experts of 24, 8 per token
 
-so that what differs is how tokens and experts find each other. Experts are
-SwiGLU and nothing is dropped, unless capacity or another kind is part of the
-algorithm. What cannot have this budget says so. Coefficients are the published
-ones where there are any, else 0.01.
+So entries differ in how tokens and experts find each other. Experts are SwiGLU
+and nothing is dropped, unless capacity or another kind of experts is part of
+the algorithm. An entry that cannot have this budget says so. Coefficients are
+the published ones where there are any, else 0.01.
 """
+
+import functools
 
 from moejax import config
 from moejax.core import table
@@ -23,9 +27,11 @@ from moejax.core import table
 COARSE = {'num_experts': 16, 'expert_width': 96}
 SINGLE = {'num_experts': 8, 'expert_width': 192}
 FINE = {'num_experts': 63, 'expert_width': 24, 'num_shared': 1}
+HALF_SHARED = {'num_experts': 15, 'expert_width': 96, 'num_shared': 1}
 FINEST = {'num_experts': 64, 'expert_width': 24}
 
 EXPERT_LEVEL = {'expert_level': {'alpha': 0.01}}
+SEQUENCE_LEVEL = {'sequence_level': {'alpha': 0.01}}
 SWITCH = {'switch': {'alpha': 0.01}}
 LOSS_FREE = {'loss_free': {'rate': 0.001}}
 V3_BALANCE = {**LOSS_FREE, 'sequence_level': {'alpha': 1e-4}}
@@ -54,6 +60,18 @@ def _transformers(coefficient):
   }
 
 
+def _layer(size, router, balance, **fields):
+  """A layer with experts of this size; `fields` are its other keys."""
+  return {**size, 'router': router, 'balance': balance, **fields}
+
+
+_coarse = functools.partial(_layer, COARSE)
+_single = functools.partial(_layer, SINGLE)
+_fine = functools.partial(_layer, FINE)
+_half_shared = functools.partial(_layer, HALF_SHARED)
+_finest = functools.partial(_layer, FINEST)
+
+
 def _top_k(**fields):
   return {'name': 'top_k', **fields}
 
@@ -66,121 +84,78 @@ def _group_limited(**fields):
 ZOO = {
   # Softmax and the k largest.
   'dense': {'num_experts': 0},
-  'shazeer': {
-    **COARSE,
-    'router': {'name': 'noisy_top_k', 'k': 2},
-    'scorer': {'name': 'linear', 'start': 'zeros'},
-    'balance': VARIATION,
-  },
-  'grin': {
-    **COARSE,
-    'router': {'name': 'sparse_mixer', 'k': 2, 'r': 0.01},
-    'balance': {'expert_level': {'alpha': 0.001}},
-  },
-  'v_moe': {
-    **COARSE,
-    'router': {'name': 'noisy_top_k', 'k': 2, 'noise': {'name': 'fixed'}},
-    'scorer': {'name': 'linear', 'start': 'lecun'},
-    'balance': {
-      'importance': {'coefficient': 0.005},
-      'load': {'coefficient': 0.005},
-    },
-  },
-  'switch': {
-    **SINGLE,
-    'router': {'name': 'switch'},
-    'scorer': {'name': 'linear', 'start': 'switch'},
-    'dispatcher': TRAIN_AND_EVAL,
-    'balance': SWITCH,
-  },
-  'gshard': {
-    **COARSE,
-    'router': {'name': 'gshard'},
-    'dispatcher': {'name': 'capacity', 'factor': 1.0},
-    'balance': {'gshard_aux': {'coefficient': 0.01}},
-  },
-  'gshard_praxis': {
-    **COARSE,
-    'router': {'name': 'gshard', 'dropped_use_slot': False},
-    'dispatcher': {'name': 'capacity', 'factor': 1.0},
-    'balance': {'gshard_aux': {'coefficient': 0.01}},
-  },
-  'st_moe': {
-    **COARSE,
-    'router': {'name': 'gshard', 'second': {'name': 'ratio'}},
-    'dispatcher': OF_TOKENS,
-    'balance': {
-      'gshard_aux': {'coefficient': 0.01},
-      'z_loss': {'coefficient': 0.001},
-    },
-  },
-  'mixtral': {
-    **COARSE,
-    'router': _top_k(k=2, renormalise=True),
-    'balance': _transformers(0.02),
-  },
-  'grok_1': {
-    **COARSE,
-    'router': _top_k(k=2),
-    'scorer': {'name': 'linear', 'start': 'zeros'},
-    'balance': EXPERT_LEVEL,
-  },
-  'olmoe': {
-    **FINEST,
-    'router': _top_k(k=8),
+  'shazeer': _coarse(
+    {'name': 'noisy_top_k', 'k': 2},
+    VARIATION,
+    scorer={'name': 'linear', 'start': 'zeros'},
+  ),
+  'grin': _coarse(
+    {'name': 'sparse_mixer', 'k': 2, 'r': 0.01},
+    {'expert_level': {'alpha': 0.001}},
+  ),
+  'v_moe': _coarse(
+    {'name': 'noisy_top_k', 'k': 2, 'noise': {'name': 'fixed'}},
+    {'importance': {'coefficient': 0.005}, 'load': {'coefficient': 0.005}},
+    scorer={'name': 'linear', 'start': 'lecun'},
+  ),
+  'switch': _single(
+    {'name': 'switch'},
+    SWITCH,
+    scorer={'name': 'linear', 'start': 'switch'},
+    dispatcher=TRAIN_AND_EVAL,
+  ),
+  'gshard': _coarse(
+    {'name': 'gshard'},
+    {'gshard_aux': {'coefficient': 0.01}},
+    dispatcher={'name': 'capacity', 'factor': 1.0},
+  ),
+  'gshard_praxis': _coarse(
+    {'name': 'gshard', 'dropped_use_slot': False},
+    {'gshard_aux': {'coefficient': 0.01}},
+    dispatcher={'name': 'capacity', 'factor': 1.0},
+  ),
+  'st_moe': _coarse(
+    {'name': 'gshard', 'second': {'name': 'ratio'}},
+    {'gshard_aux': {'coefficient': 0.01}, 'z_loss': {'coefficient': 0.001}},
+    dispatcher=OF_TOKENS,
+  ),
+  'mixtral': _coarse(_top_k(k=2, renormalise=True), _transformers(0.02)),
+  'grok_1': _coarse(
+    _top_k(k=2), EXPERT_LEVEL, scorer={'name': 'linear', 'start': 'zeros'}
+  ),
+  'olmoe': _finest(
+    _top_k(k=8),
     # The z-loss is a mean over the 4 layers: 0.001 / 4.
-    'balance': {**_transformers(0.01), 'z_loss': {'coefficient': 0.00025}},
-  },
-  'qwen2_moe': {
-    **FINE,
-    'router': _top_k(k=7),
-    'shared': {'gate': True},
-    'balance': _transformers(0.001),
-  },
-  'qwen3': {
-    **FINEST,
-    'router': _top_k(k=8, renormalise=True),
-    'balance': _transformers(0.001),
-  },
-  'qwen3_next': {
-    **FINE,
-    'router': _top_k(k=7, renormalise=True),
-    'shared': {'gate': True},
-    'balance': _transformers(0.001),
-  },
+    {**_transformers(0.01), 'z_loss': {'coefficient': 0.00025}},
+  ),
+  'qwen2_moe': _fine(_top_k(k=7), _transformers(0.001), shared={'gate': True}),
+  'qwen3': _finest(_top_k(k=8, renormalise=True), _transformers(0.001)),
+  'qwen3_next': _fine(
+    _top_k(k=7, renormalise=True), _transformers(0.001), shared={'gate': True}
+  ),
   # Biases come on top of the budget.
-  'gpt_oss': {
-    **COARSE,
-    'router': _top_k(k=2, after=True),
-    'scorer': {'name': 'linear', 'bias': True},
-    'experts': {'name': 'clamped_swiglu'},
-    'balance': _transformers(0.001),
-  },
-  'llama_4': {
-    'num_experts': 15,
-    'expert_width': 96,
-    'num_shared': 1,
-    'router': _top_k(k=1, score='sigmoid', scales_input=True),
-    'balance': {'expert_level': {'alpha': 0.001}},
-  },
+  'gpt_oss': _coarse(
+    _top_k(k=2, after=True),
+    _transformers(0.001),
+    scorer={'name': 'linear', 'bias': True},
+    experts={'name': 'clamped_swiglu'},
+  ),
+  'llama_4': _half_shared(
+    _top_k(k=1, score='sigmoid', scales_input=True),
+    {'expert_level': {'alpha': 0.001}},
+  ),
   # DeepSeek.
-  'deepseek_moe': {**FINE, 'router': _top_k(k=7), 'balance': EXPERT_LEVEL},
-  'deepseek_v2': {
-    **FINE,
-    'router': _group_limited(k=7, kept_groups=3, scale=16.0),
-    'balance': {
+  'deepseek_moe': _fine(_top_k(k=7), EXPERT_LEVEL),
+  'deepseek_v2': _fine(
+    _group_limited(k=7, kept_groups=3, scale=16.0),
+    {
       'sequence_level': {'alpha': 0.003},
       'device_level': {'alpha': 0.05, 'num_groups': 7, 'over': 'sequence'},
-      'communication': {
-        'alpha': 0.02,
-        'num_groups': 7,
-        'groups_per_token': 3,
-      },
+      'communication': {'alpha': 0.02, 'num_groups': 7, 'groups_per_token': 3},
     },
-  },
-  'deepseek_v3': {
-    **FINE,
-    'router': _group_limited(
+  ),
+  'deepseek_v3': _fine(
+    _group_limited(
       k=7,
       score='sigmoid',
       renormalise=True,
@@ -188,65 +163,46 @@ ZOO = {
       kept_groups=4,
       group_score='top2_sum',
     ),
-    'balance': V3_BALANCE,
-  },
-  'deepseek_v4': {
-    **FINE,
+    V3_BALANCE,
+  ),
+  'deepseek_v4': _fine(
     # The first of 4 layers, as the first 3 of 43 and 61 in the release.
-    'router': {'name': 'hash_first', 'k': 7, 'num_hash_layers': 1},
-    'experts': {
+    {'name': 'hash_first', 'k': 7, 'num_hash_layers': 1},
+    V3_BALANCE,
+    experts={
       'name': 'clamped_swiglu',
       'bias': False,
       'limit': 10.0,
       'alpha': 1.0,
       'up_offset': 0.0,
     },
-    'balance': V3_BALANCE,
-  },
-  'loss_free': {
-    **FINE,
-    'router': _top_k(k=7, score='sigmoid'),
-    'balance': LOSS_FREE,
-  },
-  'loss_free_softmax': {
-    **FINE,
-    'router': _top_k(k=7),
-    'balance': {'loss_free': {'rate': 0.001, 'rule': 'proportional'}},
-  },
-  'quantile': {
-    **FINE,
-    'router': _top_k(k=7, score='sigmoid', renormalise=True, scale=2.5),
-    'balance': {'quantile': {}},
-  },
-  'kimi_k2': {
-    **FINE,
-    'router': _top_k(k=7, score='sigmoid', renormalise=True, scale=2.827),
-    'balance': LOSS_FREE,
-  },
-  'glm_4_5': {
-    **FINE,
-    'router': _top_k(k=7, score='sigmoid', renormalise=True, scale=2.5),
-    'balance': V3_BALANCE,
-  },
+  ),
+  'loss_free': _fine(_top_k(k=7, score='sigmoid'), LOSS_FREE),
+  'loss_free_softmax': _fine(
+    _top_k(k=7), {'loss_free': {'rate': 0.001, 'rule': 'proportional'}}
+  ),
+  'quantile': _fine(
+    _top_k(k=7, score='sigmoid', renormalise=True, scale=2.5), {'quantile': {}}
+  ),
+  'kimi_k2': _fine(
+    _top_k(k=7, score='sigmoid', renormalise=True, scale=2.827), LOSS_FREE
+  ),
+  'glm_4_5': _fine(
+    _top_k(k=7, score='sigmoid', renormalise=True, scale=2.5), V3_BALANCE
+  ),
   # Of the years 2024 to 2026.
-  'moge': {
-    **FINE,
-    'router': {'name': 'group_balanced', 'k': 7, 'num_groups': 7},
-    'balance': EXPERT_LEVEL,
-  },
-  'smebu': {
-    **FINE,
-    'router': _top_k(k=7, score='sigmoid', renormalise=True),
-    'balance': {'smebu': {'rate': 5e-4, 'kappa': 2.0, 'momentum': 0.5}},
-  },
+  'moge': _fine(
+    {'name': 'group_balanced', 'k': 7, 'num_groups': 7}, EXPERT_LEVEL
+  ),
+  'smebu': _fine(
+    _top_k(k=7, score='sigmoid', renormalise=True),
+    {'smebu': {'rate': 5e-4, 'kappa': 2.0, 'momentum': 0.5}},
+  ),
   # A fifth of its steps in the paper's runs are of expert choice.
-  'expert_threshold': {
-    'num_experts': 15,
-    'expert_width': 96,
-    'num_shared': 1,
-    'router': {'name': 'expert_threshold', 'k': 1.0, 'warmup_steps': 20},
-    'balance': {'threshold_ema': {'k': 1.0, 'decay': 0.99}},
-  },
+  'expert_threshold': _half_shared(
+    {'name': 'expert_threshold', 'k': 1.0, 'warmup_steps': 20},
+    {'threshold_ema': {'k': 1.0, 'decay': 0.99}},
+  ),
   # Four times the experts at a quarter of the width; the two matrices around
   # them are in the budget, so that there are more of them and narrower ones.
   'latent_moe': {
@@ -256,20 +212,15 @@ ZOO = {
     'router': _top_k(k=8, score='sigmoid', renormalise=True),
     'balance': LOSS_FREE,
   },
-  'zaya_1': {
-    **SINGLE,
-    'router': _top_k(k=1),
-    'scorer': {'name': 'mlp', 'width': 32},
-    'balance': {'adamw_bias': {'rate': 0.001}},
-  },
-  'coupling': {
-    **FINEST,
-    'router': _top_k(k=8),
-    'balance': {
-      **EXPERT_LEVEL,
-      'coupling': {'coefficient': 1.0, 'alpha': 1.0},
-    },
-  },
+  'zaya_1': _single(
+    _top_k(k=1),
+    {'adamw_bias': {'rate': 0.001}},
+    scorer={'name': 'mlp', 'width': 32},
+  ),
+  'coupling': _finest(
+    _top_k(k=8),
+    {**EXPERT_LEVEL, 'coupling': {'coefficient': 1.0, 'alpha': 1.0}},
+  ),
   # Other scores.
   'sigma_moe': {
     'num_experts': 16,
@@ -284,180 +235,113 @@ ZOO = {
     },
     'balance': {'entropy': {'coefficient': 0.001}},
   },
-  'x_moe': {
-    **SINGLE,
-    'router': _top_k(k=1),
-    'scorer': {'name': 'cosine'},
-    'balance': SWITCH,
-  },
-  'perturbed_cosine': {
-    **COARSE,
-    'router': _top_k(k=2, after=True),
-    'scorer': {'name': 'perturbed_cosine'},
-    'balance': EXPERT_LEVEL,
-  },
-  'laplace': {
-    **COARSE,
-    'router': _top_k(k=2, after=True),
-    'scorer': {'name': 'laplace'},
-    'balance': {'importance': {'coefficient': 0.01, 'unbiased': True}},
-  },
-  'hyper_router': {
-    **COARSE,
-    'router': _top_k(k=2, after=True),
-    'scorer': {'name': 'hyper'},
-    'balance': {},
-  },
-  'hmoe': {
-    **COARSE,
-    'router': {'name': 'hierarchical', 'groups': 4, 'k_outer': 2, 'k_inner': 1},
-    'balance': {'two_level': {'coefficient': 0.01, 'unbiased': True}},
-  },
-  'hmoe_laplace': {
-    **COARSE,
-    'router': {
+  'x_moe': _single(_top_k(k=1), SWITCH, scorer={'name': 'cosine'}),
+  'perturbed_cosine': _coarse(
+    _top_k(k=2, after=True), EXPERT_LEVEL, scorer={'name': 'perturbed_cosine'}
+  ),
+  'laplace': _coarse(
+    _top_k(k=2, after=True),
+    {'importance': {'coefficient': 0.01, 'unbiased': True}},
+    scorer={'name': 'laplace'},
+  ),
+  'hyper_router': _coarse(
+    _top_k(k=2, after=True), {}, scorer={'name': 'hyper'}
+  ),
+  'hmoe': _coarse(
+    {'name': 'hierarchical', 'groups': 4, 'k_outer': 2, 'k_inner': 1},
+    {'two_level': {'coefficient': 0.01, 'unbiased': True}},
+  ),
+  'hmoe_laplace': _coarse(
+    {
       'name': 'hierarchical',
       'groups': 4,
       'k_outer': 2,
       'k_inner': 1,
       'outer': {'name': 'laplace'},
     },
-    'scorer': {'name': 'laplace'},
-    'balance': {'two_level': {'coefficient': 0.01, 'unbiased': True}},
-  },
+    {'two_level': {'coefficient': 0.01, 'unbiased': True}},
+    scorer={'name': 'laplace'},
+  ),
   # Starts dense: more than the budget until the temperature has fallen.
-  'evo_moe': {
-    **SINGLE,
-    'router': {
-      'name': 'dense_to_sparse',
-      'decay_steps': 70,
-      'hard_from': 70,
-    },
-    'scorer': {'name': 'linear', 'start': 'pytorch'},
-    'balance': {'switch': {'alpha': 0.01, 'form': 'masked'}},
-  },
+  'evo_moe': _single(
+    {'name': 'dense_to_sparse', 'decay_steps': 70, 'hard_from': 70},
+    {'switch': {'alpha': 0.01, 'form': 'masked'}},
+    scorer={'name': 'linear', 'start': 'pytorch'},
+  ),
   # Starts dense; at its target only after some hundred steps.
-  'remoe': {
-    **COARSE,
-    'router': {'name': 'remoe', 'k': 2.0},
-    'balance': {'adaptive_l1': {'k': 2.0}},
-  },
+  'remoe': _coarse({'name': 'remoe', 'k': 2.0}, {'adaptive_l1': {'k': 2.0}}),
   # Dense until its selectors have decided.
-  'dselect_k': {
-    **COARSE,
-    'router': {'name': 'dselect_k', 'k': 2},
-    'balance': {'dselect_entropy': {}},
-  },
+  'dselect_k': _coarse({'name': 'dselect_k', 'k': 2}, {'dselect_entropy': {}}),
   # As many experts as a token needs, on average about two in the paper.
-  'dynamic_top_p': {
-    **COARSE,
-    'router': {'name': 'top_p', 'p': 0.4, 'k': 2.0},
-    'balance': {
+  'dynamic_top_p': _coarse(
+    {'name': 'top_p', 'p': 0.4, 'k': 2.0},
+    {
       'switch': {'alpha': 0.01, 'form': 'multi_hot'},
       'token_entropy': {'coefficient': 1e-4},
     },
-  },
+  ),
   # Tokens compete, or do not choose at all.
-  'expert_choice': {
-    **COARSE,
-    'router': {'name': 'expert_choice', 'not_causal': True},
-    'balance': {},
-  },
-  'hash': {**SINGLE, 'router': {'name': 'hash'}, 'balance': {}},
-  'balanced_hash': {
-    **SINGLE,
-    'router': {'name': 'balanced_hash', 'vocab_size': VOCAB},
-    'balance': {},
-  },
-  'base': {
-    **SINGLE,
-    'router': {'name': 'base_layer'},
-    'scorer': ORTHOGONAL,
-    'balance': {},
-  },
-  's_base': {**SINGLE, 'router': {'name': 'sinkhorn', 'k': 1}, 'balance': {}},
-  'stable_moe': {
-    **SINGLE,
-    'router': {
+  'expert_choice': _coarse({'name': 'expert_choice', 'not_causal': True}, {}),
+  'hash': _single({'name': 'hash'}, {}),
+  'balanced_hash': _single({'name': 'balanced_hash', 'vocab_size': VOCAB}, {}),
+  'base': _single({'name': 'base_layer'}, {}, scorer=ORTHOGONAL),
+  's_base': _single({'name': 'sinkhorn', 'k': 1}, {}),
+  'stable_moe': _single(
+    {
       'name': 'stable_moe',
       'stage_two_from': 70,
       'student': {'name': 'token_embedding', 'vocab_size': VOCAB},
     },
-    'scorer': ORTHOGONAL,
-    'dispatcher': {'name': 'capacity', 'factor': 2.0},
-    'balance': {'stable_moe': {}},
-  },
+    {'stable_moe': {}},
+    scorer=ORTHOGONAL,
+    dispatcher={'name': 'capacity', 'factor': 2.0},
+  ),
   # Two passes a step: twice the cost of the others.
-  'thor': {**SINGLE, 'router': {'name': 'thor'}, 'balance': {}},
-  'random': {
-    **COARSE,
-    'router': {'name': 'random', 'k': 2},
-    'balance': {},
-  },
-  'forced_balanced': {
-    **COARSE,
-    'router': {'name': 'forced_balanced', 'k': 2},
-    'balance': {},
-  },
+  'thor': _single({'name': 'thor'}, {}),
+  'random': _coarse({'name': 'random', 'k': 2}, {}),
+  'forced_balanced': _coarse({'name': 'forced_balanced', 'k': 2}, {}),
   # Experts of several kinds.
-  'moe_pp': {
-    **COARSE,
-    'router': _top_k(k=2),
-    'zero_computation': {'zero': 1, 'copy': 1, 'constant': 2},
-    'gating_residual': True,
-    'dispatcher': {'name': 'capacity', 'factor': 1.1, 'tau': 0.75},
-    'balance': {'weighted': {'num_zero': 4}},
-  },
-  'tc_moe': {
-    **COARSE,
-    'router': {'name': 'tc_moe', 'k': 2},
-    'balance': {'tc_moe': {}},
-  },
-  'longcat': {
-    **COARSE,
-    'router': _top_k(k=3, scale=6.0),
-    'zero_computation': {'copy': 8},
-    'balance': {
+  'moe_pp': _coarse(
+    _top_k(k=2),
+    {'weighted': {'num_zero': 4}},
+    zero_computation={'zero': 1, 'copy': 1, 'constant': 2},
+    gating_residual=True,
+    dispatcher={'name': 'capacity', 'factor': 1.1, 'tau': 0.75},
+  ),
+  'tc_moe': _coarse({'name': 'tc_moe', 'k': 2}, {'tc_moe': {}}),
+  'longcat': _coarse(
+    _top_k(k=3, scale=6.0),
+    {
       'longcat_bias': {'num_zero': 8},
       'groups': {'num_groups': 4, 'num_zero': 8},
     },
-  },
-  'autonomy': {
-    **COARSE,
-    'router': _top_k(k=2),
-    'scorer': {'name': 'expert_norm'},
-    'experts': {'name': 'autonomous_swiglu'},
+    zero_computation={'copy': 8},
+  ),
+  'autonomy': _coarse(
+    _top_k(k=2),
     # The authors' loss: k times expert_level.
-    'balance': {'switch': {'alpha': 0.01, 'form': 'multi_hot'}},
-  },
+    {'switch': {'alpha': 0.01, 'form': 'multi_hot'}},
+    scorer={'name': 'expert_norm'},
+    experts={'name': 'autonomous_swiglu'},
+  ),
   # LibMoE's code where it is not its papers', to compare with its numbers.
-  'libmoe_smoe': {
-    **FINEST,
-    'router': _top_k(k=8, renormalise=True),
-    'balance': {'sequence_level': {'alpha': 0.01}},
-  },
-  'libmoe_v2': {
-    **FINE,
-    'router': _top_k(k=7, renormalise=True),
-    'balance': {'sequence_level': {'alpha': 0.01}},
-  },
-  'libmoe_v3': {
-    **FINE,
-    'router': _top_k(k=7, score='sigmoid', renormalise=True),
-    'balance': {'sequence_level': {'alpha': 0.01, 'probability': 'sigmoid'}},
-  },
-  'libmoe_xmoe': {
-    **FINEST,
-    'router': _top_k(k=8, score='double_softmax', renormalise=True),
-    'scorer': {
+  'libmoe_smoe': _finest(_top_k(k=8, renormalise=True), SEQUENCE_LEVEL),
+  'libmoe_v2': _fine(_top_k(k=7, renormalise=True), SEQUENCE_LEVEL),
+  'libmoe_v3': _fine(
+    _top_k(k=7, score='sigmoid', renormalise=True),
+    {'sequence_level': {'alpha': 0.01, 'probability': 'sigmoid'}},
+  ),
+  'libmoe_xmoe': _finest(
+    _top_k(k=8, score='double_softmax', renormalise=True),
+    SEQUENCE_LEVEL,
+    scorer={
       'name': 'cosine',
       'learns_tau': False,
       'row_norm': 1.5,
       'in_place': True,
       'balance_tau': 0.0,
     },
-    'balance': {'sequence_level': {'alpha': 0.01}},
-  },
+  ),
 }
 
 # Not routed at all: another kind of feed-forward.
