@@ -130,8 +130,11 @@ class MoEConfig(fields.Checked):
     self.router.check(self.num_choices)
     self.dispatcher.check(self.num_experts, self.num_choices)
     for part in self.balance:
-      part.check(self.num_choices)
       name = table.name_of(balances.BALANCE, part)
+      try:
+        part.check(self.num_choices)
+      except errors.InputError as error:
+        raise errors.InputError(f'balance.{name}.{error}') from None
       if part.reads_responses and not self._has_responses:
         raise errors.InputError(
           f'balance.{name} needs a row of the router and a gate matrix of the '

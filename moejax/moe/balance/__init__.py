@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from moejax.core import table
+from moejax.core import errors, table
 from moejax.moe import contract
 from moejax.moe.balance import (
   adamw_bias,
@@ -18,11 +18,14 @@ from moejax.moe.balance import (
   gshard,
   load,
   logits,
-  of_routers,
   quantile,
+  selector_entropy,
   smebu,
+  stable_moe,
   switch,
+  ternary_choice,
   threshold_ema,
+  two_level,
   variation,
   zero_computation,
 )
@@ -33,7 +36,7 @@ BALANCE = {
   'communication': load.Communication,
   'coupling': coupling.Coupling,
   'device_level': load.DeviceLevel,
-  'dselect_entropy': of_routers.SelectorEntropy,
+  'dselect_entropy': selector_entropy.SelectorEntropy,
   'entropy': logits.Entropy,
   'expert_level': load.ExpertLevel,
   'groups': zero_computation.Groups,
@@ -45,12 +48,12 @@ BALANCE = {
   'quantile': quantile.Quantile,
   'sequence_level': load.SequenceLevel,
   'smebu': smebu.Smebu,
-  'stable_moe': of_routers.Stable,
+  'stable_moe': stable_moe.StableMoELoss,
   'switch': switch.Switch,
-  'tc_moe': of_routers.TernaryChoice,
+  'tc_moe': ternary_choice.TernaryChoice,
   'threshold_ema': threshold_ema.ThresholdEma,
   'token_entropy': logits.TokenEntropy,
-  'two_level': of_routers.TwoLevelImportance,
+  'two_level': two_level.TwoLevelImportance,
   'weighted': zero_computation.Weighted,
   'z_loss': logits.ZLoss,
 }
@@ -110,12 +113,20 @@ def observe(
     given: what the router saw.
     routing: what it chose.
     states: of this layer; each part is handed its own.
+
+  Raises:
+    InputError: the router does not report what a part needs.
   """
   sums = {}
   for part in parts:
     name = table.name_of(BALANCE, part)
     own = dataclasses.replace(given, own_state=states.get(name))
-    sums[name] = part.observe(own, routing)
+    try:
+      sums[name] = part.observe(own, routing)
+    except errors.InputError as error:
+      raise errors.InputError(
+        f'model.moe.balance.{name} {error}, or model.moe.balance.{name}=off'
+      ) from None
   return sums
 
 

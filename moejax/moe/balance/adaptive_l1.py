@@ -9,8 +9,6 @@ from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import base, counts
 
-NAME = 'adaptive_l1'
-
 # f_E from the active tokens of each expert and what they would be in balance.
 FORMS = {
   'plain': lambda active_E, _: jnp.ones_like(active_E),
@@ -47,7 +45,7 @@ class AdaptiveL1(base.Balance):
   def check(self, num_experts: int) -> None:
     if self.k > num_experts:
       raise errors.InputError(
-        f'balance.adaptive_l1.k={self.k} experts per token, but there are '
+        f'k={self.k} experts per token, but there are '
         f'{num_experts}; use a number up to that'
       )
 
@@ -57,7 +55,7 @@ class AdaptiveL1(base.Balance):
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    relu_TE = counts.extra(routing, 'relu_TE', NAME)
+    relu_TE = counts.extra(routing, 'relu_TE')
     active_TE = (relu_TE > 0).astype(jnp.float32)
     tokens = counts.tokens(given)
     weight = given.own_state.kept['l1']

@@ -40,7 +40,10 @@ class Balance(fields.Checked):
   """
 
   def check(self, num_experts: int) -> None:
-    """Raises InputError if it does not fit so many choices."""
+    """Raises InputError if it does not fit so many choices.
+
+    The error begins with the field, such as `num_groups=3`.
+    """
 
   def shrunk(self, num_experts: int) -> 'Balance':
     """The same part for a laptop's few experts."""
@@ -55,7 +58,12 @@ class Balance(fields.Checked):
   def observe(
     self, given: contract.RouterInput, routing: contract.Routing
   ) -> Any:
-    """Sums over the tokens of this shard, a tree of float32 arrays."""
+    """Sums over the tokens of this shard, a tree of float32 arrays.
+
+    Raises:
+      InputError: the router does not report what it needs. The error goes on
+        where the part's name ends, and ends with what else to use.
+    """
     raise NotImplementedError
 
   @property

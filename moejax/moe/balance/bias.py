@@ -103,7 +103,7 @@ class ShareBias(SelectionBias):
   ffn_share: float = fields.number(2 / 3, above=0, below=1)
 
   def check(self, num_experts: int) -> None:
-    zero_computation.check_zero('longcat_bias', self.num_zero, num_experts)
+    zero_computation.check_zero(self.num_zero, num_experts)
 
   def shrunk(self, num_experts: int) -> 'ShareBias':
     num_zero = min(self.num_zero, num_experts - 1)

@@ -35,36 +35,30 @@ def tokens(given: contract.RouterInput) -> jax.Array:
   return jnp.sum(given.valid_T, dtype=jnp.float32)
 
 
-def first(routing: contract.Routing, part: str) -> jax.Array:
+def first(routing: contract.Routing) -> jax.Array:
   """The expert that each token likes best, int32 [T]; E for none.
-
-  Args:
-    routing: token choice.
-    part: the balance part that asks, for the error.
 
   Raises:
     InputError: tokens do not choose, so none is first.
   """
   if routing.per_token is None:
     raise errors.InputError(
-      f'model.moe.balance.{part} counts first choices: it needs a token choice '
-      f'router; use one, or model.moe.balance.{part}=off'
+      'counts first choices: it needs a token choice router; use one'
     )
   return routing.expert_A[: routing.prob_TE.shape[0]]
 
 
-def extra(routing: contract.Routing, name: str, part: str) -> jax.Array:
-  """What only some routers report.
+def extra(routing: contract.Routing, name: str) -> jax.Array:
+  """An array that only some routers report.
 
   Raises:
-    InputError: this one does not.
+    InputError: this router does not report it.
   """
   if name not in routing.extra:
-    found = ', '.join(sorted(routing.extra)) or 'nothing'
+    reported = ', '.join(sorted(routing.extra)) or 'nothing'
     raise errors.InputError(
-      f'model.moe.balance.{part} needs {name} from the router, which reports '
-      f'{found}; use the router that it belongs to, or model.moe.balance.'
-      f'{part}=off'
+      f'needs {name} from the router, which reports {reported}; use the router '
+      'that it belongs to'
     )
   return routing.extra[name]
 

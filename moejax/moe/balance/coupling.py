@@ -9,8 +9,6 @@ from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import base, counts
 
-NAME = 'coupling'
-
 
 @dataclasses.dataclass(frozen=True)
 class Coupling(base.Balance):
@@ -51,9 +49,8 @@ class Coupling(base.Balance):
     m_EE = given.responses_EE
     if m_EE is None:
       raise errors.InputError(
-        f"model.moe.balance.{NAME} needs the experts' answers to the rows of "
-        f'the router, which only a layer with both has; set model.moe.balance.'
-        f'{NAME}=off'
+        "needs the experts' answers to the rows of the router, which only a "
+        'layer with both has; use such a layer'
       )
     own_E1 = self.alpha * jnp.diagonal(m_EE)[:, None]
     excess_EE = jax.nn.relu(m_EE - own_E1) + jax.nn.relu(m_EE.T - own_E1)

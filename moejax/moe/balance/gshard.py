@@ -31,7 +31,7 @@ class GShardAux(base.Balance):
   ) -> dict[str, jax.Array]:
     num_experts = routing.prob_TE.shape[1]
     size = routing.group_size or given.row_length
-    first_GS = counts.first(routing, 'gshard_aux').reshape(-1, size)
+    first_GS = counts.first(routing).reshape(-1, size)
     valid_GS = given.valid_T.reshape(-1, size).astype(jnp.float32)
     prob_GSE = routing.prob_TE.reshape(-1, size, num_experts)
     hit_GSE = first_GS[..., None] == jnp.arange(num_experts)

@@ -103,12 +103,12 @@ class SequenceLevel(scope.Scoped):
     return self.alpha * jnp.sum(f_E * p_E)
 
 
-def check_groups(part: str, num_groups: int, num_experts: int) -> None:
+def check_groups(num_groups: int, num_experts: int) -> None:
   """Raises InputError unless the groups divide the experts."""
   if num_groups < 1 or num_experts % num_groups:
     raise errors.InputError(
-      f'balance.{part}.num_groups={num_groups} does not divide '
-      f'the {num_experts} routed experts evenly'
+      f'num_groups={num_groups} does not divide the {num_experts} routed '
+      'experts evenly'
     )
 
 
@@ -132,7 +132,7 @@ class DeviceLevel(scope.Scoped):
   over: str = fields.named(scope.SCOPES, 'batch')
 
   def check(self, num_experts: int) -> None:
-    check_groups('device_level', self.num_groups, num_experts)
+    check_groups(self.num_groups, num_experts)
 
   def shrunk(self, num_experts: int) -> 'DeviceLevel':
     groups = math.gcd(self.num_groups, num_experts)
@@ -173,11 +173,11 @@ class Communication(scope.Scoped):
   over: str = fields.named(scope.SCOPES, 'sequence')
 
   def check(self, num_experts: int) -> None:
-    check_groups('communication', self.num_groups, num_experts)
+    check_groups(self.num_groups, num_experts)
     if not 1 <= self.groups_per_token <= self.num_groups:
       raise errors.InputError(
-        f'balance.communication.groups_per_token={self.groups_per_token} must '
-        f'be 1 to num_groups={self.num_groups}'
+        f'groups_per_token={self.groups_per_token} must be 1 to '
+        f'num_groups={self.num_groups}'
       )
 
   def shrunk(self, num_experts: int) -> 'Communication':

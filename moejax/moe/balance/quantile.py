@@ -11,7 +11,6 @@ from moejax.moe.balance import base, counts
 from moejax.moe.routers import scores
 
 BINS = 1000
-NAME = 'quantile'
 
 # What the bias is added to: (logits_TE) -> (score_TE, probabilities).
 SCORES = {'logits': lambda x_TE: (x_TE, x_TE), **scores.SCORES}
@@ -60,9 +59,8 @@ class Quantile(base.Balance):
     k, num_experts = routing.per_token, routing.prob_TE.shape[1]
     if k is None or k >= num_experts or given.logits_TE.shape[1] != num_experts:
       raise errors.InputError(
-        'model.moe.balance.quantile needs a router in which every token '
-        'chooses k of the experts by their scores; use another, or '
-        'model.moe.balance.quantile=off'
+        'needs a router in which every token chooses k of the experts by their '
+        'scores; use another'
       )
     score_TE, _ = SCORES[self.score](jax.lax.stop_gradient(given.logits_TE))
     top_TK, _ = jax.lax.top_k(given.biased(score_TE), k + 1)

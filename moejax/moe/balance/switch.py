@@ -12,7 +12,7 @@ from moejax.moe.balance import base, counts
 
 def _top_1(given: contract.RouterInput, routing: contract.Routing):
   num_experts = routing.prob_TE.shape[1]
-  first_T1 = counts.first(routing, 'switch')[:, None]
+  first_T1 = counts.first(routing)[:, None]
   hit_TE = first_T1 == jnp.arange(num_experts)
   hit_E = jnp.sum(hit_TE, axis=0, dtype=jnp.float32)
   return hit_E, counts.over_tokens(given, routing.prob_TE)
@@ -31,8 +31,8 @@ def _of_logits(given: contract.RouterInput, routing: contract.Routing):
   prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
   if routing.per_token is None or prob_TE.shape != routing.prob_TE.shape:
     raise errors.InputError(
-      'model.moe.balance.switch.form=of_logits takes the k largest of a logit '
-      'for each expert: it needs a token choice router; use form=multi_hot'
+      'with form=of_logits takes the k largest of a logit for each expert: it '
+      'needs a token choice router; use one, or form=multi_hot'
     )
   _, expert_TK = jax.lax.top_k(given.logits_TE, routing.per_token)
   hit_TE = (expert_TK[:, :, None] == jnp.arange(prob_TE.shape[1])).any(axis=1)

@@ -10,7 +10,6 @@ from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import base, counts
 
-NAME = 'threshold_ema'
 BINS = 1000
 # Bins are even in asinh(logit / FINE): even near 0, by ratio further out.
 FINE = 0.1
@@ -47,7 +46,7 @@ class ThresholdEma(base.Balance):
   def check(self, num_experts: int) -> None:
     if self.k > num_experts:
       raise errors.InputError(
-        f'balance.{NAME}.k={self.k} experts per token, but there are '
+        f'k={self.k} experts per token, but there are '
         f'{num_experts}; use a number up to that'
       )
 

@@ -14,11 +14,11 @@ from moejax.moe import contract
 from moejax.moe.balance import base, counts, load, scope
 
 
-def check_zero(part: str, num_zero: int, num_experts: int) -> None:
+def check_zero(num_zero: int, num_experts: int) -> None:
   """Raises InputError unless some of the choices have weights."""
   if not 0 <= num_zero < num_experts:
     raise errors.InputError(
-      f'balance.{part}.num_zero={num_zero} must be 0 to {num_experts - 1}: it '
+      f'num_zero={num_zero} must be 0 to {num_experts - 1}: it '
       f'is how many of the {num_experts} choices are without computation'
     )
 
@@ -44,7 +44,7 @@ class Weighted(base.Balance):
   num_zero: int = fields.number(0, at_least=0)
 
   def check(self, num_experts: int) -> None:
-    check_zero('weighted', self.num_zero, num_experts)
+    check_zero(self.num_zero, num_experts)
 
   def shrunk(self, num_experts: int) -> 'Weighted':
     num_zero = min(self.num_zero, num_experts - 1)
@@ -99,8 +99,8 @@ class Groups(scope.Scoped):
   over: str = fields.named(scope.SCOPES, 'sequence')
 
   def check(self, num_experts: int) -> None:
-    check_zero('groups', self.num_zero, num_experts)
-    load.check_groups('groups', self.num_groups, num_experts - self.num_zero)
+    check_zero(self.num_zero, num_experts)
+    load.check_groups(self.num_groups, num_experts - self.num_zero)
 
   def shrunk(self, num_experts: int) -> 'Groups':
     num_zero = min(self.num_zero, num_experts - 1)

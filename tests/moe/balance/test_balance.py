@@ -16,6 +16,7 @@ from moejax.moe import balance, contract
 from moejax.moe.balance import BALANCE, base
 from moejax.moe.balance.gshard import GShardAux
 from moejax.moe.balance.load import DeviceLevel, ExpertLevel
+from moejax.moe.config import MoEConfig
 from moejax.parallel import mesh as meshes
 
 WITH_LOSS = sorted(
@@ -197,6 +198,12 @@ def test_the_gradient_goes_through_the_probabilities_alone(name, want_E):
   np.testing.assert_allclose(gradient, [want_E] * 2, rtol=1e-6)
 
 
+def observe_by_name(name, given, routing):
+  """As a layer does it, which says in errors what a part is called."""
+  parts = (PARTS[name],)
+  balance.observe(parts, given, routing, balance.initial_states(parts, 5))
+
+
 @pytest.mark.parametrize(
   ('name', 'extra'),
   [
@@ -213,9 +220,9 @@ def test_a_router_that_does_not_report_is_named(name, extra):
   with pytest.raises(
     errors.InputError,
     match=rf'^model\.moe\.balance\.{name} needs {extra} from the router, '
-    rf'which reports .* or model\.moe\.balance\.{name}=off',
+    rf'which reports .* or model\.moe\.balance\.{name}=off$',
   ):
-    observe(PARTS[name], given, routing)
+    observe_by_name(name, given, routing)
 
 
 @pytest.mark.parametrize('name', ['gshard_aux', 'switch'])
@@ -226,7 +233,7 @@ def test_first_choices_are_needed(name):
     errors.InputError,
     match=rf'^model\.moe\.balance\.{name} counts first choices: it needs a',
   ):
-    observe(PARTS[name], given, routing)
+    observe_by_name(name, given, routing)
 
 
 @pytest.mark.parametrize(
@@ -271,19 +278,20 @@ def test_shrunk_parts_fit(name, num_experts):
       {'num_groups': 2, 'groups_per_token': 3},
       'groups_per_token=3 must be 1 to num_groups=2',
     ),
-    ('weighted', {'num_zero': 8}, 'weighted.num_zero=8 must be 0 to 7'),
+    ('weighted', {'num_zero': 8}, 'num_zero=8 must be 0 to 7'),
     (
       'groups',
       {'num_zero': 2, 'num_groups': 4},
-      'groups.num_groups=4 does not divide the 6',
+      'num_groups=4 does not divide the 6',
     ),
-    ('longcat_bias', {'num_zero': 9}, 'longcat_bias.num_zero=9 must be 0 to 7'),
+    ('longcat_bias', {'num_zero': 9}, 'num_zero=9 must be 0 to 7'),
     ('adaptive_l1', {'k': 9.0}, 'k=9.0 experts per token, but there are 8'),
   ],
 )
 def test_bad_fields_are_named(name, fields, match):
-  with pytest.raises(errors.InputError, match=match):
-    BALANCE[name](**fields).check(8)
+  config = MoEConfig(num_experts=8, balance=(BALANCE[name](**fields),))
+  with pytest.raises(errors.InputError, match=rf'^balance\.{name}\.{match}'):
+    config.check()
 
 
 def in_turn(num_experts, k):

@@ -20,13 +20,11 @@ from moejax.moe.balance.load import (
   SequenceLevel,
 )
 from moejax.moe.balance.logits import Entropy, TokenEntropy, ZLoss
-from moejax.moe.balance.of_routers import (
-  SelectorEntropy,
-  Stable,
-  TernaryChoice,
-  TwoLevelImportance,
-)
+from moejax.moe.balance.selector_entropy import SelectorEntropy
+from moejax.moe.balance.stable_moe import StableMoELoss
 from moejax.moe.balance.switch import Switch
+from moejax.moe.balance.ternary_choice import TernaryChoice
+from moejax.moe.balance.two_level import TwoLevelImportance
 from moejax.moe.balance.variation import Importance, Load
 from moejax.moe.balance.zero_computation import Groups, Weighted
 from moejax.moe.contract import RouterState
@@ -394,8 +392,8 @@ def test_stable_moe():
   chosen_TE = np.eye(4)[first]
   extra = {'stable_TE': chosen_TE * S0, 'distill_T': [1.0, 2.0, 6.0]}
   of = lambda part: loss(part, P0, first[:, None], extra=extra)
-  assert 3 * of(Stable(1.0, 0.0)) == pytest.approx(0.859723, rel=1e-5)
-  assert of(Stable(0.0, 0.3)) == pytest.approx(0.9, rel=1e-6)
+  assert 3 * of(StableMoELoss(1.0, 0.0)) == pytest.approx(0.859723, rel=1e-5)
+  assert of(StableMoELoss(0.0, 0.3)) == pytest.approx(0.9, rel=1e-6)
 
 
 def test_two_level_importance():

@@ -277,7 +277,7 @@ def test_quantile_is_of_all_tokens_and_no_mean_of_quantiles():
 def test_quantile_needs_k_choices():
   given, routing = rich()
   for change in ({'per_token': None}, {'per_token': 5}):
-    with pytest.raises(errors.InputError, match='quantile needs a router in'):
+    with pytest.raises(errors.InputError, match='^needs a router in'):
       Quantile().observe(given, dataclasses.replace(routing, **change))
 
 

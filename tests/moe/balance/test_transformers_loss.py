@@ -121,7 +121,7 @@ def test_a_router_with_bias_and_sigmoids_has_the_loss_of_its_logits():
   assert of('multi_hot') != pytest.approx(want, rel=1e-2)
   given = tiny.router_input(logits_NTE[0])
   routing = ROUTERS['expert_choice']()(given)
-  with pytest.raises(errors.InputError, match='use form=multi_hot'):
+  with pytest.raises(errors.InputError, match='or form=multi_hot'):
     Switch(1.0, 'of_logits').observe(given, routing)
 
 

@@ -1,0 +1,50 @@
+"""The losses that bring the selectors of DSelect-k to a decision."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from moejax.moe import contract
+from moejax.moe.balance import base, counts
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectorEntropy(base.Balance):
+  """DSelect-k's losses: its selectors' entropy, and codes that name no expert.
+
+  Hazimeh et al. 2021 (arXiv 2106.03760, section 3): the entropy of each of the
+  k single-expert selectors, which pushes them to one expert each, and, where E
+  is no power of two, 1 / (mass on real experts), which keeps the selectors
+  there. The router reports both per token: `selector_entropy_T` and
+  `unreachable_T`.
+
+  The released code sums the entropy over the batch, times 1e-6 by default. Here
+  it is the mean, so that it does not grow with the batch: the coefficient to
+  compare is theirs times the tokens of their batch. The default is our own.
+
+  Attributes:
+    coefficient: of the entropy.
+    unreachable: of the other; 1 in the released code.
+  """
+
+  coefficient: float = base.loss_weight(0.001)
+  unreachable: float = base.loss_weight(1.0)
+
+  def observe(
+    self, given: contract.RouterInput, routing: contract.Routing
+  ) -> dict[str, jax.Array]:
+    entropy_T = counts.extra(routing, 'selector_entropy_T')
+    unreachable_T = counts.extra(routing, 'unreachable_T')
+    return {
+      'entropy': counts.over_tokens(given, entropy_T),
+      'unreachable': counts.over_tokens(given, unreachable_T),
+      'tokens': counts.tokens(given),
+    }
+
+  def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
+    found = (
+      self.coefficient * sums['entropy']
+      + self.unreachable * sums['unreachable']
+    )
+    return found / jnp.maximum(sums['tokens'], 1)
