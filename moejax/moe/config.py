@@ -95,9 +95,7 @@ class MoEConfig(fields.Checked):
   def experts_per_token(self) -> float:
     """Experts that compute a token, on average at perfect balance."""
     tau = getattr(self.dispatcher, 'tau', 1.0)
-    # Each choice without computation gets 1 / tau times an expert's load.
-    load = tau * self.num_experts
-    share = load / (load + self.zero_computation.num)
+    share = self.zero_computation.share(self.num_experts, tau)
     return self.router.experts_per_token * share
 
   def used_share(self, row_length: int) -> float:

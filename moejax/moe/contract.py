@@ -173,7 +173,7 @@ class Router(fields.Checked):
   tokens_compete: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = True
 
-  def __call__(self, given: RouterInput) -> Routing:
+  def __call__(self, inputs: RouterInput) -> Routing:
     raise NotImplementedError
 
   @property
@@ -222,7 +222,7 @@ class Router(fields.Checked):
 
   @property
   def counts_steps(self) -> bool:
-    """Whether it asks for `given.steps`; else that is not kept."""
+    """Whether it asks for `inputs.steps`; else steps are not counted."""
     return False
 
   @property
@@ -295,7 +295,7 @@ class Dispatcher(Protocol):
 
 
 def token_choice(
-  given: RouterInput,
+  inputs: RouterInput,
   expert_TK: jax.Array,
   weight_TK: jax.Array,
   prob_TE: jax.Array,
@@ -307,7 +307,7 @@ def token_choice(
   tokens of one sequence: a group that were a shard of the batch would make the
   result depend on mesh and micro-batches.
   """
-  valid_T = given.valid_T
+  valid_T = inputs.valid_T
   num_tokens, k = expert_TK.shape
   nowhere = prob_TE.shape[1]
   expert_TK = jnp.where(valid_T[:, None], expert_TK, nowhere)
@@ -319,5 +319,5 @@ def token_choice(
     prob_TE=prob_TE,
     extra=extra or {},
     per_token=k,
-    group_size=given.row_length,
+    group_size=inputs.row_length,
   )

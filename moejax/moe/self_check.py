@@ -63,10 +63,10 @@ class Skewed:
   def __getattr__(self, name: str) -> Any:
     return getattr(self.router, name)
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    routing = self.router(given)
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    routing = self.router(inputs)
     last = self.num_experts - 1
-    moves_A = given.index_T[routing.token_A] % 4 > 0
+    moves_A = inputs.index_T[routing.token_A] % 4 > 0
     expert_A = jnp.where(
       (routing.expert_A == 0) | (moves_A & (routing.expert_A <= last)),
       last,

@@ -28,11 +28,11 @@ class LastK(contract.Router):
   def experts_per_token(self):
     return self.k
 
-  def __call__(self, given):
-    prob_TE = jax.nn.softmax(given.logits_TE)
+  def __call__(self, inputs):
+    prob_TE = jax.nn.softmax(inputs.logits_TE)
     _, expert_TK = jax.lax.top_k(-prob_TE, self.k)
     weight_TK = jnp.full(expert_TK.shape, self.weight)
-    return contract.token_choice(given, expert_TK, weight_TK, prob_TE)
+    return contract.token_choice(inputs, expert_TK, weight_TK, prob_TE)
 
 
 def test_a_line_in_the_table_is_all_that_a_router_needs(monkeypatch):

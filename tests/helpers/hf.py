@@ -150,7 +150,9 @@ def balance_loss(path):
     return balance.total(plan.config.moe.balance, out.record.balance)[1]
 
   (part,) = (
-    part for part in plan.config.moe.balance if isinstance(part, switch.Switch)
+    part
+    for part in plan.config.moe.balance
+    if isinstance(part, switch.SwitchLoss)
   )
   return float(evaluate(weights)['switch']) / part.alpha, float(
     want['aux_loss']

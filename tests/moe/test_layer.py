@@ -320,7 +320,7 @@ def test_x_moe_balances_at_a_temperature_of_its_own(tau):
     expert_width=6,
     scorer=cosine.Cosine(width=2),
     router=top_k.TopK(k=1),
-    balance=(switch.Switch(alpha=1.0),),
+    balance=(switch.SwitchLoss(alpha=1.0),),
   )
   x_BLD = np.zeros((1, 3, WIDTH), np.float32)
   x_BLD[0, :, :2] = [[1, 0], [1, 1], [0, 2]]

@@ -43,7 +43,7 @@ MOE = {
     'balance': (
       gshard.GShardAux(3.0),
       load.ExpertLevel(1.0),
-      switch.Switch(1.0, 'multi_hot', 'together'),
+      switch.SwitchLoss(1.0, 'multi_hot', 'together'),
     ),
   },
   'dense': {'num_experts': 0},

@@ -49,7 +49,7 @@ BALANCE = {
   'sequence_level': load.SequenceLevel,
   'smebu': smebu.Smebu,
   'stable_moe': stable_moe.StableMoELoss,
-  'switch': switch.Switch,
+  'switch': switch.SwitchLoss,
   'tc_moe': ternary_choice.TernaryChoice,
   'threshold_ema': threshold_ema.ThresholdEma,
   'token_entropy': logits.TokenEntropy,
@@ -67,20 +67,20 @@ def total(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """All balance losses of a model, summed over its MoE layers.
 
-  Every layer has its own loss, and they add up, as in DeepSeek's released code
-  and in LibMoE: a coefficient is one for a sum over layers. Where another
-  project takes the mean over layers, divide its coefficient by their number. A
-  part that `joins_layers` has one loss for the whole model instead.
+  The losses of layers are added, as in DeepSeek's released code and in LibMoE,
+  so a coefficient is that of a sum over layers. To use the coefficient of a
+  project that takes the mean over layers, divide it by their number. A part
+  that `joins_layers` has one loss for the whole model instead.
 
   Args:
-    losses: the configured parts; those with a state alone have no loss.
+    losses: the configured parts; a part that has a state alone has no loss.
     sums: by name of the part, its global sums with layers in front.
 
   Returns:
-    The total, and by name each loss: the mean over layers, or the one loss.
+    The total, and each loss by name: the mean over layers, or the one loss.
 
   Raises:
-    KeyError: a configured loss has no sums: a layer did not report it.
+    KeyError: a configured loss has no sums, since a layer did not report it.
   """
   loss = jnp.zeros((), jnp.float32)
   values = {}
@@ -102,7 +102,7 @@ def total(
 
 def observe(
   parts: tuple[base.Balance, ...],
-  given: contract.RouterInput,
+  inputs: contract.RouterInput,
   routing: contract.Routing,
   states: States,
 ) -> dict[str, Any]:
@@ -110,8 +110,8 @@ def observe(
 
   Args:
     parts: the configured ones.
-    given: what the router saw.
-    routing: what it chose.
+    inputs: the router's.
+    routing: the router's.
     states: of this layer; each part is handed its own.
 
   Raises:
@@ -120,7 +120,7 @@ def observe(
   sums = {}
   for part in parts:
     name = table.name_of(BALANCE, part)
-    own = dataclasses.replace(given, own_state=states.get(name))
+    own = dataclasses.replace(inputs, own_state=states.get(name))
     try:
       sums[name] = part.observe(own, routing)
     except errors.InputError as error:

@@ -1,4 +1,4 @@
-"""ReMoE's sparsity: an L1 loss whose weight finds itself."""
+"""ReMoE's sparsity: an L1 loss whose weight adapts."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ class AdaptiveL1(base.Balance):
   where it is above 0. f_e = E / (k T) * (tokens in which e is active), so that
   the penalty is on busy experts. The gradient goes through R alone.
 
-  lambda is remembered. After every optimiser step it is multiplied by `growth`
+  lambda is the state. After every optimiser step it is multiplied by `growth`
   if the share of zeros in R, over all layers and the global batch, is below
   1 - k / E, and divided by it otherwise. It is one number for all layers, of
   which each keeps a copy. The first steps run nearly dense.
@@ -53,15 +53,15 @@ class AdaptiveL1(base.Balance):
     return dataclasses.replace(self, k=min(self.k, 2.0, float(num_experts)))
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     relu_TE = counts.extra(routing, 'relu_TE')
     active_TE = (relu_TE > 0).astype(jnp.float32)
-    tokens = counts.tokens(given)
-    weight = given.own_state.kept['l1']
+    tokens = counts.tokens(inputs)
+    weight = inputs.own_state.kept['l1']
     return {
-      'active_E': counts.over_tokens(given, active_TE),
-      'relu_E': counts.over_tokens(given, relu_TE),
+      'active_E': counts.over_tokens(inputs, active_TE),
+      'relu_E': counts.over_tokens(inputs, relu_TE),
       # The loss sees nothing but sums; this one over `tokens` is lambda.
       'weight': weight * tokens,
       'tokens': tokens,

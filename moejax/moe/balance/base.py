@@ -56,7 +56,7 @@ class Balance(fields.Checked):
     return False
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> Any:
     """Sums over the tokens of this shard, a tree of float32 arrays.
 

@@ -1,8 +1,8 @@
-"""Balance without a loss: a bias on the scores for choosing, from the load.
+"""Balance without a loss: a selection bias that follows the load.
 
-A bias is updated after the optimiser step, from the load of the whole global
-batch, so a token's choice depends on earlier batches and never on the tokens
-around it (arXiv 2408.15664, section 5.2).
+The bias is updated after the optimiser step, from the load of the global batch.
+So a token's choice depends on earlier batches and never on the tokens around it
+(arXiv 2408.15664, section 5.2).
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ RULES = {'proportional': _proportional, 'sign': _sign}
 
 
 class SelectionBias(base.Balance):
-  """What moves a bias by the load of the experts: the base of all that do."""
+  """Updates a selection bias from the load of the experts: the base class."""
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    del given
+    del inputs
     return {'count_E': counts.count(routing)}
 
 

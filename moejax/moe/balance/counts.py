@@ -1,7 +1,8 @@
-"""Sums over tokens that several balance parts are functions of.
+"""Sums over tokens from which several balance parts are computed.
 
-What is counted is what the router asks for: assignments to one of E choices,
-over an expert's capacity or not. Padding is in no assignment and in no sum.
+The assignments that the router asks for are counted, to any of the E choices,
+whether an expert has the capacity for them or not. Padding is in no assignment
+and in no sum.
 """
 
 import jax
@@ -17,26 +18,26 @@ def count(routing: contract.Routing) -> jax.Array:
 
 
 def gates(routing: contract.Routing) -> jax.Array:
-  """What each expert's outputs are weighted with in sum, [E].
+  """The sum of the weights of each expert's assignments, [E].
 
   The gradient goes through the weights.
   """
   return _sum_by_expert(routing, routing.weight_A)
 
 
-def over_tokens(given: contract.RouterInput, x_TE: jax.Array) -> jax.Array:
+def over_tokens(inputs: contract.RouterInput, x_TE: jax.Array) -> jax.Array:
   """The sum over tokens that are not padding; of [T] a scalar."""
-  valid_T = given.valid_T.reshape(-1, *[1] * (x_TE.ndim - 1))
+  valid_T = inputs.valid_T.reshape(-1, *[1] * (x_TE.ndim - 1))
   return jnp.sum(jnp.where(valid_T, x_TE, 0.0), axis=0)
 
 
-def tokens(given: contract.RouterInput) -> jax.Array:
+def tokens(inputs: contract.RouterInput) -> jax.Array:
   """How many tokens are not padding, float32."""
-  return jnp.sum(given.valid_T, dtype=jnp.float32)
+  return jnp.sum(inputs.valid_T, dtype=jnp.float32)
 
 
 def first(routing: contract.Routing) -> jax.Array:
-  """The expert that each token likes best, int32 [T]; E for none.
+  """The first choice of each token, int32 [T]; E for none.
 
   Raises:
     InputError: tokens do not choose, so none is first.
@@ -64,7 +65,7 @@ def extra(routing: contract.Routing, name: str) -> jax.Array:
 
 
 def by_sequence(
-  given: contract.RouterInput, routing: contract.Routing
+  inputs: contract.RouterInput, routing: contract.Routing
 ) -> dict[str, jax.Array]:
   """Assignments, probabilities and tokens of each sequence, S in front.
 
@@ -77,28 +78,28 @@ def by_sequence(
     tokens    [2, 1]
   """
   return {
-    'count_E': count_by_sequence(given, routing),
-    'prob_E': sum_by_sequence(given, routing.prob_TE),
+    'count_E': count_by_sequence(inputs, routing),
+    'prob_E': sum_by_sequence(inputs, routing.prob_TE),
     'tokens': jnp.sum(
-      given.valid_T.reshape(-1, given.row_length), axis=1, dtype=jnp.float32
+      inputs.valid_T.reshape(-1, inputs.row_length), axis=1, dtype=jnp.float32
     ),
   }
 
 
 def count_by_sequence(
-  given: contract.RouterInput, routing: contract.Routing
+  inputs: contract.RouterInput, routing: contract.Routing
 ) -> jax.Array:
   """How many assignments each expert has in each sequence, float32 [S, E]."""
   num_tokens, num_experts = routing.prob_TE.shape
-  row_A = routing.token_A // given.row_length
-  zeros_SE = jnp.zeros((num_tokens // given.row_length, num_experts))
+  row_A = routing.token_A // inputs.row_length
+  zeros_SE = jnp.zeros((num_tokens // inputs.row_length, num_experts))
   # An expert id of E is out of bounds, so it is dropped.
   return zeros_SE.at[row_A, routing.expert_A].add(1.0, mode='drop')
 
 
-def sum_by_sequence(given: contract.RouterInput, x_TE: jax.Array) -> jax.Array:
+def sum_by_sequence(inputs: contract.RouterInput, x_TE: jax.Array) -> jax.Array:
   """The sums over the tokens of each sequence, [S, E]."""
-  valid_SL = given.valid_T.reshape(-1, given.row_length).astype(jnp.float32)
+  valid_SL = inputs.valid_T.reshape(-1, inputs.row_length).astype(jnp.float32)
   x_SLE = x_TE.reshape(*valid_SL.shape, -1)
   return jnp.einsum('SLE,SL->SE', x_SLE, valid_SL)
 

@@ -23,7 +23,7 @@ class Coupling(base.Balance):
 
   so that row i finds its strongest answer in expert i, and expert i its
   strongest row in i. The loss looks at no token: it is the same whatever the
-  batch, and balances nothing. M is `given.responses_EE`; see
+  batch, and balances nothing. M is `inputs.responses_EE`; see
   `balance.responses`.
 
   It needs the scorer `linear`, gated experts at the width of the model, and a
@@ -43,10 +43,10 @@ class Coupling(base.Balance):
     return True
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     del routing
-    m_EE = given.responses_EE
+    m_EE = inputs.responses_EE
     if m_EE is None:
       raise errors.InputError(
         "needs the experts' answers to the rows of the router, which only a "
@@ -55,7 +55,7 @@ class Coupling(base.Balance):
     own_E1 = self.alpha * jnp.diagonal(m_EE)[:, None]
     excess_EE = jax.nn.relu(m_EE - own_E1) + jax.nn.relu(m_EE.T - own_E1)
     others_EE = 1 - jnp.eye(len(m_EE))
-    tokens = counts.tokens(given)
+    tokens = counts.tokens(inputs)
     # The same on all shards; this over `tokens` is the value.
     return {'value': jnp.mean(excess_EE * others_EE) * tokens, 'tokens': tokens}
 

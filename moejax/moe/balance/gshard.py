@@ -27,12 +27,12 @@ class GShardAux(base.Balance):
   coefficient: float = base.loss_weight(0.01)
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     num_experts = routing.prob_TE.shape[1]
-    size = routing.group_size or given.row_length
+    size = routing.group_size or inputs.row_length
     first_GS = counts.first(routing).reshape(-1, size)
-    valid_GS = given.valid_T.reshape(-1, size).astype(jnp.float32)
+    valid_GS = inputs.valid_T.reshape(-1, size).astype(jnp.float32)
     prob_GSE = routing.prob_TE.reshape(-1, size, num_experts)
     hit_GSE = first_GS[..., None] == jnp.arange(num_experts)
     tokens_G = jnp.maximum(valid_GS.sum(axis=1), 1)

@@ -1,4 +1,4 @@
-"""DeepSeek's losses, load times probability: by expert, device, sent copies."""
+"""DeepSeek's balance losses: load times probability of experts and devices."""
 
 import dataclasses
 import math
@@ -12,16 +12,16 @@ from moejax.moe import contract, stats
 from moejax.moe.balance import base, counts, scope
 
 
-def f_and_p(found: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def f_and_p(sums: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
   """DeepSeekMoE's f_i and P_i (equations 13 and 14).
 
   f_i = N' / (K' T) * (tokens that select expert i); P_i = mean of s_i. K' T is
   the number of assignments. Both are taken over tokens that are not padding.
   """
-  count_E = found['count_E']
+  count_E = sums['count_E']
   assignments = jnp.maximum(jnp.sum(count_E), 1)
   f_E = count_E * count_E.shape[0] / assignments
-  p_E = found['prob_E'] / jnp.maximum(found['tokens'], 1)
+  p_E = sums['prob_E'] / jnp.maximum(sums['tokens'], 1)
   return f_E, p_E
 
 
@@ -45,9 +45,9 @@ class ExpertLevel(scope.Scoped):
   alpha: float = base.loss_weight(0.01)
 
   def sums(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    return counts.by_sequence(given, routing)
+    return counts.by_sequence(inputs, routing)
 
   def value(self, sums: dict[str, jax.Array]) -> jax.Array:
     f_E, p_E = f_and_p(sums)
@@ -57,7 +57,7 @@ class ExpertLevel(scope.Scoped):
 # s of P_i, [T, E].
 PROBABILITIES = {
   'router': lambda _, routing: routing.prob_TE,
-  'sigmoid': lambda given, _: jax.nn.sigmoid(given.logits_TE),
+  'sigmoid': lambda inputs, _: jax.nn.sigmoid(inputs.logits_TE),
 }
 
 
@@ -86,17 +86,17 @@ class SequenceLevel(scope.Scoped):
   probability: str = fields.named(PROBABILITIES, 'router')
 
   def sums(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    found = counts.by_sequence(given, routing)
-    prob_TE = PROBABILITIES[self.probability](given, routing)
-    found['prob_E'] = counts.sum_by_sequence(given, prob_TE)
+    sums = counts.by_sequence(inputs, routing)
+    prob_TE = PROBABILITIES[self.probability](inputs, routing)
+    sums['prob_E'] = counts.sum_by_sequence(inputs, prob_TE)
     if 'unbiased_TK' in routing.extra:
       expert_TK1 = routing.extra['unbiased_TK'][..., None]
       hit_TKE = expert_TK1 == jnp.arange(routing.prob_TE.shape[1])
       hit_TE = jnp.sum(hit_TKE, axis=1, dtype=jnp.float32)
-      found['count_E'] = counts.sum_by_sequence(given, hit_TE)
-    return found
+      sums['count_E'] = counts.sum_by_sequence(inputs, hit_TE)
+    return sums
 
   def value(self, sums: dict[str, jax.Array]) -> jax.Array:
     f_E, p_E = f_and_p(sums)
@@ -139,9 +139,9 @@ class DeviceLevel(scope.Scoped):
     return dataclasses.replace(self, num_groups=groups)
 
   def sums(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    return counts.by_sequence(given, routing)
+    return counts.by_sequence(inputs, routing)
 
   def value(self, sums: dict[str, jax.Array]) -> jax.Array:
     f_E, p_E = f_and_p(sums)
@@ -189,14 +189,14 @@ class Communication(scope.Scoped):
     )
 
   def sums(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    found = counts.by_sequence(given, routing)
-    del found['count_E']
+    sums = counts.by_sequence(inputs, routing)
+    del sums['count_E']
     chosen_TE = stats.chosen(routing)
     sent_TDE = chosen_TE.reshape(len(chosen_TE), self.num_groups, -1)
     sent_TD = jnp.any(sent_TDE, axis=-1).astype(jnp.float32)
-    return found | {'sent_D': counts.sum_by_sequence(given, sent_TD)}
+    return sums | {'sent_D': counts.sum_by_sequence(inputs, sent_TD)}
 
   def value(self, sums: dict[str, jax.Array]) -> jax.Array:
     num_tokens = jnp.maximum(sums['tokens'], 1)

@@ -1,4 +1,4 @@
-"""Losses of scores alone, whatever is chosen: entropies and z-loss."""
+"""Losses of the scores alone, not of the choices: entropies and z-loss."""
 
 import dataclasses
 
@@ -28,14 +28,14 @@ class Entropy(scope.Scoped):
   over: str = fields.named(scope.SCOPES, 'batch')
 
   def sums(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     del routing
-    prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
-    valid_T1 = given.valid_T[:, None].astype(jnp.float32)
+    prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
+    valid_T1 = inputs.valid_T[:, None].astype(jnp.float32)
     return {
-      'prob_E': counts.sum_by_sequence(given, prob_TE),
-      'tokens': counts.sum_by_sequence(given, valid_T1)[:, 0],
+      'prob_E': counts.sum_by_sequence(inputs, prob_TE),
+      'tokens': counts.sum_by_sequence(inputs, valid_T1)[:, 0],
     }
 
   def value(self, sums: dict[str, jax.Array]) -> jax.Array:
@@ -63,14 +63,14 @@ class TokenEntropy(base.Balance):
   coefficient: float = base.loss_weight(1e-4)
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     # Below this p ln p is 0 to float32, and the slope of ln has no bound.
     log_TE = jnp.log(jnp.maximum(routing.prob_TE, 1e-20))
     entropy_T = -jnp.sum(routing.prob_TE * log_TE, axis=-1)
     return {
-      'entropy': counts.over_tokens(given, entropy_T),
-      'tokens': counts.tokens(given),
+      'entropy': counts.over_tokens(inputs, entropy_T),
+      'tokens': counts.tokens(inputs),
     }
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
@@ -91,13 +91,13 @@ class ZLoss(base.Balance):
   coefficient: float = base.loss_weight(0.001)
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     del routing
-    z_T = jax.nn.logsumexp(given.logits_TE, axis=-1)
+    z_T = jax.nn.logsumexp(inputs.logits_TE, axis=-1)
     return {
-      'square': counts.over_tokens(given, jnp.square(z_T)),
-      'tokens': counts.tokens(given),
+      'square': counts.over_tokens(inputs, jnp.square(z_T)),
+      'tokens': counts.tokens(inputs),
     }
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Quantile balancing: the bias at which the last batch were in balance."""
+"""Quantile balancing: the bias that would have balanced the last batch."""
 
 import dataclasses
 
@@ -54,26 +54,28 @@ class Quantile(base.Balance):
   reach: float = fields.number(1.0, above=0, at_most=1000)
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     k, num_experts = routing.per_token, routing.prob_TE.shape[1]
-    if k is None or k >= num_experts or given.logits_TE.shape[1] != num_experts:
+    if (
+      k is None or k >= num_experts or inputs.logits_TE.shape[1] != num_experts
+    ):
       raise errors.InputError(
         'needs a router in which every token chooses k of the experts by their '
         'scores; use another'
       )
-    score_TE, _ = SCORES[self.score](jax.lax.stop_gradient(given.logits_TE))
-    top_TK, _ = jax.lax.top_k(given.biased(score_TE), k + 1)
+    score_TE, _ = SCORES[self.score](jax.lax.stop_gradient(inputs.logits_TE))
+    top_TK, _ = jax.lax.top_k(inputs.biased(score_TE), k + 1)
     margin_TE = top_TK[:, -1:] - score_TE
-    low, width = self._bins(given.own_state.selection_bias_E)
+    low, width = self._bins(inputs.own_state.selection_bias_E)
     bin_TE = jnp.floor((margin_TE - low) / width).astype(jnp.int32)
     bin_TE = jnp.clip(bin_TE, 0, BINS - 1)
-    one_TE = jnp.broadcast_to(given.valid_T[:, None], bin_TE.shape)
+    one_TE = jnp.broadcast_to(inputs.valid_T[:, None], bin_TE.shape)
     bins_EB = jnp.zeros((num_experts, BINS), jnp.float32)
     bins_EB = bins_EB.at[jnp.arange(num_experts), bin_TE].add(
       one_TE.astype(jnp.float32)
     )
-    tokens = counts.tokens(given)
+    tokens = counts.tokens(inputs)
     return {'bins_EB': bins_EB, 'picks': k * tokens, 'tokens': tokens}
 
   def initial_state(self, num_experts: int) -> contract.RouterState:

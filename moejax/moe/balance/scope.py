@@ -50,7 +50,7 @@ class Scoped(base.Balance):
   over: str
 
   def sums(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     """Sums of each sequence [S, ...], 'tokens' among them."""
     raise NotImplementedError
@@ -60,9 +60,9 @@ class Scoped(base.Balance):
     raise NotImplementedError
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> Any:
-    return SCOPES[self.over][0](self.value, self.sums(given, routing))
+    return SCOPES[self.over][0](self.value, self.sums(inputs, routing))
 
   def loss(self, sums: Any) -> jax.Array:
     return SCOPES[self.over][1](self.value, sums)

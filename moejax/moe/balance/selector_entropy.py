@@ -32,19 +32,19 @@ class SelectorEntropy(base.Balance):
   unreachable: float = base.loss_weight(1.0)
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     entropy_T = counts.extra(routing, 'selector_entropy_T')
     unreachable_T = counts.extra(routing, 'unreachable_T')
     return {
-      'entropy': counts.over_tokens(given, entropy_T),
-      'unreachable': counts.over_tokens(given, unreachable_T),
-      'tokens': counts.tokens(given),
+      'entropy': counts.over_tokens(inputs, entropy_T),
+      'unreachable': counts.over_tokens(inputs, unreachable_T),
+      'tokens': counts.tokens(inputs),
     }
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
-    found = (
+    total = (
       self.coefficient * sums['entropy']
       + self.unreachable * sums['unreachable']
     )
-    return found / jnp.maximum(sums['tokens'], 1)
+    return total / jnp.maximum(sums['tokens'], 1)

@@ -35,23 +35,23 @@ class StableMoELoss(base.Balance):
   distillation: float = base.loss_weight(0.3)
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     score_TE = counts.extra(routing, 'stable_TE')
     distill_T = counts.extra(routing, 'distill_T')
     return {
       'count_E': counts.count(routing),
-      'score_E': counts.over_tokens(given, score_TE),
-      'distill': counts.over_tokens(given, distill_T),
-      'tokens': counts.tokens(given),
+      'score_E': counts.over_tokens(inputs, score_TE),
+      'distill': counts.over_tokens(inputs, distill_T),
+      'tokens': counts.tokens(inputs),
     }
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
     count_E = sums['count_E']
     mean = jnp.mean(count_E)
     excess_E = (count_E - mean) / jnp.where(mean > 0, mean, 1.0)
-    found = (
+    total = (
       self.coefficient * jnp.sum(excess_E * sums['score_E'])
       + self.distillation * sums['distill']
     )
-    return found / jnp.maximum(sums['tokens'], 1)
+    return total / jnp.maximum(sums['tokens'], 1)

@@ -1,4 +1,4 @@
-"""Switch Transformer's loss and its relatives, which count differently."""
+"""Switch Transformer's loss, and its variants in other projects."""
 
 import dataclasses
 
@@ -10,34 +10,34 @@ from moejax.moe import contract
 from moejax.moe.balance import base, counts
 
 
-def _top_1(given: contract.RouterInput, routing: contract.Routing):
+def _top_1(inputs: contract.RouterInput, routing: contract.Routing):
   num_experts = routing.prob_TE.shape[1]
   first_T1 = counts.first(routing)[:, None]
   hit_TE = first_T1 == jnp.arange(num_experts)
   hit_E = jnp.sum(hit_TE, axis=0, dtype=jnp.float32)
-  return hit_E, counts.over_tokens(given, routing.prob_TE)
+  return hit_E, counts.over_tokens(inputs, routing.prob_TE)
 
 
-def _multi_hot(given: contract.RouterInput, routing: contract.Routing):
-  return counts.count(routing), counts.over_tokens(given, routing.prob_TE)
+def _multi_hot(inputs: contract.RouterInput, routing: contract.Routing):
+  return counts.count(routing), counts.over_tokens(inputs, routing.prob_TE)
 
 
-def _masked(given: contract.RouterInput, routing: contract.Routing):
-  del given
+def _masked(inputs: contract.RouterInput, routing: contract.Routing):
+  del inputs
   return counts.count(routing), counts.gates(routing)
 
 
-def _of_logits(given: contract.RouterInput, routing: contract.Routing):
-  prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
+def _of_logits(inputs: contract.RouterInput, routing: contract.Routing):
+  prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
   if routing.per_token is None or prob_TE.shape != routing.prob_TE.shape:
     raise errors.InputError(
       'with form=of_logits takes the k largest of a logit for each expert: it '
       'needs a token choice router; use one, or form=multi_hot'
     )
-  _, expert_TK = jax.lax.top_k(given.logits_TE, routing.per_token)
+  _, expert_TK = jax.lax.top_k(inputs.logits_TE, routing.per_token)
   hit_TE = (expert_TK[:, :, None] == jnp.arange(prob_TE.shape[1])).any(axis=1)
-  hit_E = counts.over_tokens(given, hit_TE.astype(jnp.float32))
-  return hit_E, counts.over_tokens(given, prob_TE)
+  hit_E = counts.over_tokens(inputs, hit_TE.astype(jnp.float32))
+  return hit_E, counts.over_tokens(inputs, prob_TE)
 
 
 # Sums over tokens that f and P are made of, both [E].
@@ -54,7 +54,7 @@ LAYERS = ('each', 'together')
 
 
 @dataclasses.dataclass(frozen=True)
-class Switch(base.Balance):
+class SwitchLoss(base.Balance):
   """Switch Transformer's loss: alpha * N * sum_i f_i P_i.
 
   Switch (arXiv 2101.03961, section 2.2, equations 4 to 6): f_i is the share of
@@ -98,13 +98,13 @@ class Switch(base.Balance):
     return self.layers == 'together'
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    hit_E, prob_E = FORMS[self.form](given, routing)
+    hit_E, prob_E = FORMS[self.form](inputs, routing)
     return {
       'count_E': hit_E,
       'prob_E': prob_E,
-      'tokens': counts.tokens(given),
+      'tokens': counts.tokens(inputs),
     }
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:

@@ -62,17 +62,17 @@ class TernaryChoice(base.Balance):
   form: str = fields.named(FORMS, 'with_null')
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     folded_TE = counts.extra(routing, 'folded_TE')
     null_T = counts.extra(routing, 'null_T')
     copies_TE = counts.extra(routing, 'copies_TE')
     return {
-      'count_E': counts.over_tokens(given, copies_TE),
-      'prob_E': counts.over_tokens(given, folded_TE),
-      'share_E': counts.over_tokens(given, routing.prob_TE),
-      'null': counts.over_tokens(given, null_T),
-      'tokens': counts.tokens(given),
+      'count_E': counts.over_tokens(inputs, copies_TE),
+      'prob_E': counts.over_tokens(inputs, folded_TE),
+      'share_E': counts.over_tokens(inputs, routing.prob_TE),
+      'null': counts.over_tokens(inputs, null_T),
+      'tokens': counts.tokens(inputs),
     }
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:

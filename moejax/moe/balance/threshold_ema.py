@@ -1,4 +1,4 @@
-"""Thresholds of experts: moving averages of what the best tokens have."""
+"""Thresholds of experts: moving averages of the q-th largest logit."""
 
 import dataclasses
 import math
@@ -54,20 +54,20 @@ class ThresholdEma(base.Balance):
     return dataclasses.replace(self, k=min(self.k, 2.0, float(num_experts)))
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     del routing
-    logits_TE = jax.lax.stop_gradient(given.logits_TE)
+    logits_TE = jax.lax.stop_gradient(inputs.logits_TE)
     place_TE = (jnp.arcsinh(logits_TE / FINE) / REACH + 1) / 2
     bin_TE = jnp.floor(place_TE * BINS).astype(jnp.int32)
     bin_TE = jnp.clip(bin_TE, 0, BINS - 1)
-    one_TE = jnp.broadcast_to(given.valid_T[:, None], bin_TE.shape)
+    one_TE = jnp.broadcast_to(inputs.valid_T[:, None], bin_TE.shape)
     num_experts = bin_TE.shape[1]
     bins_EB = jnp.zeros((num_experts, BINS), jnp.float32)
     bins_EB = bins_EB.at[jnp.arange(num_experts), bin_TE].add(
       one_TE.astype(jnp.float32)
     )
-    return {'bins_EB': bins_EB, 'tokens': counts.tokens(given)}
+    return {'bins_EB': bins_EB, 'tokens': counts.tokens(inputs)}
 
   def initial_state(self, num_experts: int) -> contract.RouterState:
     zeros_E = jnp.zeros(num_experts, jnp.float32)

@@ -33,15 +33,15 @@ class TwoLevelImportance(base.Balance):
   unbiased: bool = False
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     outer_TG = counts.extra(routing, 'outer_TG')
     inner_TE = counts.extra(routing, 'inner_TE')
     member_E = _groups(outer_TG.shape[1], inner_TE.shape[1])
     inner_TE = jnp.where(outer_TG[:, member_E] > 0, inner_TE, 0.0)
     return {
-      'outer_G': counts.over_tokens(given, outer_TG),
-      'inner_E': counts.over_tokens(given, inner_TE),
+      'outer_G': counts.over_tokens(inputs, outer_TG),
+      'inner_E': counts.over_tokens(inputs, inner_TE),
     }
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:

@@ -26,19 +26,21 @@ def cv_squared(x_E: jax.Array, *, unbiased: bool = False) -> jax.Array:
   return variance / (mean**2 + EPSILON)
 
 
-def _gates(given: contract.RouterInput, routing: contract.Routing) -> jax.Array:
+def _gates(
+  inputs: contract.RouterInput, routing: contract.Routing
+) -> jax.Array:
   if 'gate_TE' in routing.extra:
-    return counts.over_tokens(given, routing.extra['gate_TE'])
+    return counts.over_tokens(inputs, routing.extra['gate_TE'])
   return counts.gates(routing)
 
 
 def _probabilities(
-  given: contract.RouterInput, routing: contract.Routing
+  inputs: contract.RouterInput, routing: contract.Routing
 ) -> jax.Array:
-  return counts.over_tokens(given, routing.prob_TE)
+  return counts.over_tokens(inputs, routing.prob_TE)
 
 
-# What an expert's importance is the sum of.
+# The quantity whose sum over tokens is the importance of an expert.
 SOURCES = {'gates': _gates, 'probabilities': _probabilities}
 
 
@@ -64,9 +66,9 @@ class Importance(base.Balance):
   unbiased: bool = False
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    return {'importance_E': SOURCES[self.source](given, routing)}
+    return {'importance_E': SOURCES[self.source](inputs, routing)}
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
     cv2 = cv_squared(sums['importance_E'], unbiased=self.unbiased)
@@ -92,11 +94,11 @@ class Load(base.Balance):
   unbiased: bool = False
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     if 'load_TE' not in routing.extra:
       return {'load_E': counts.count(routing)}
-    return {'load_E': counts.over_tokens(given, routing.extra['load_TE'])}
+    return {'load_E': counts.over_tokens(inputs, routing.extra['load_TE'])}
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
     return self.coefficient * cv_squared(sums['load_E'], unbiased=self.unbiased)

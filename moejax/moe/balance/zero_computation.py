@@ -51,12 +51,12 @@ class Weighted(base.Balance):
     return dataclasses.replace(self, num_zero=num_zero)
 
   def observe(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
     return {
       'count_E': counts.count(routing),
-      'prob_E': counts.over_tokens(given, routing.prob_TE),
-      'tokens': counts.tokens(given),
+      'prob_E': counts.over_tokens(inputs, routing.prob_TE),
+      'tokens': counts.tokens(inputs),
     }
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:
@@ -108,9 +108,9 @@ class Groups(scope.Scoped):
     return dataclasses.replace(self, num_zero=num_zero, num_groups=groups)
 
   def sums(
-    self, given: contract.RouterInput, routing: contract.Routing
+    self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    return counts.by_sequence(given, routing)
+    return counts.by_sequence(inputs, routing)
 
   def value(self, sums: dict[str, jax.Array]) -> jax.Array:
     count_E, prob_E = sums['count_E'], sums['prob_E']
@@ -119,8 +119,8 @@ class Groups(scope.Scoped):
     assignments = jnp.maximum(jnp.sum(count_E), 1)
     group = lambda x_E: x_E[:with_weights].reshape(self.num_groups, -1).sum(1)
     f_G = group(count_E) * self.num_groups / (share * assignments)
-    found = jnp.sum(f_G * group(prob_E))
+    total = jnp.sum(f_G * group(prob_E))
     if self.num_zero:
       f_zero = jnp.sum(count_E[with_weights:]) / ((1 - share) * assignments)
-      found += f_zero * jnp.sum(prob_E[with_weights:])
-    return self.alpha * found / jnp.maximum(sums['tokens'], 1)
+      total += f_zero * jnp.sum(prob_E[with_weights:])
+    return self.alpha * total / jnp.maximum(sums['tokens'], 1)

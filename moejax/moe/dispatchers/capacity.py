@@ -1,4 +1,4 @@
-"""Every expert has the same number of rows; who comes too late is dropped."""
+"""Equally many rows for every expert; assignments over capacity are dropped."""
 
 import dataclasses
 import math
@@ -25,8 +25,9 @@ def _by_token(routing: contract.Routing) -> tuple[jax.Array, ...]:
   return -largest_T[routing.token_A], place_A // num_tokens
 
 
-# Who takes an expert's places first: what the assignments of a group are sorted
-# by, the last array first; of equals the earlier in the list.
+# The order in which the assignments of a group take an expert's places: arrays
+# to sort them by, the last array first. Of equals the earlier in the list goes
+# first.
 PRIORITIES = {
   'batch_prioritised': _by_token,
   'position': lambda _: (),
@@ -55,15 +56,15 @@ class Capacity(fields.Checked):
     eval_factor: the same in evaluation; 0 means `factor`. ST-MoE trains with
       1.25 and evaluates with 2 (arXiv 2202.08906), as Mesh TensorFlow's
       and Flaxformer's Switch do; theirs are of tokens, K times these.
-    priority: who takes places first. `position` is the order of the list: all
-      first choices by position, then all second choices. `probability` is the
-      assignment's weight, the largest first, first and second choices alike:
-      Megatron-LM's drop policy `probs`. `batch_prioritised` is V-MoE's
-      batch-prioritised routing (arXiv 2106.05974, section 4.1, algorithm 2):
-      all first choices before all second ones, and among each the tokens by
-      their largest weight. With the last two a later token may take an earlier
-      one's place; and with `position` a later token's first choice goes before
-      an earlier one's second, as in GShard.
+    priority: which assignments take places first. `position` is the order of
+      the list: all first choices by position, then all second choices.
+      `probability` is the assignment's weight, the largest first, first and
+      second choices alike: Megatron-LM's drop policy `probs`.
+      `batch_prioritised` is V-MoE's batch-prioritised routing (arXiv
+      2106.05974, section 4.1, algorithm 2): all first choices before all second
+      ones, and among each the tokens by their largest weight. With the last two
+      a later token may take an earlier one's place; and with `position` a later
+      token's first choice goes before an earlier one's second, as in GShard.
     not_causal: a causal language model refuses any priority but `position`
       unless this says that it is meant.
     tau: how much room an expert has beside a choice without computation.
@@ -153,7 +154,7 @@ class Capacity(fields.Checked):
     return x_RD, size_E, note
 
   def _room(self, routing, num_experts: int, times: float = 1.0) -> int:
-    """Places of one expert in a group, `times` over."""
+    """Places of one expert in a group, multiplied by `times`."""
     num_tokens, choices = routing.prob_TE.shape
     others = choices - num_experts
     share = self.tau / (self.tau * num_experts + others)

@@ -12,8 +12,8 @@ from moejax.moe.compute import permute
 class Dropless:
   """Rows in exactly the number that each expert is sent.
 
-  DeepSeekMoE trains so ("we do not drop any tokens", arXiv 2401.06066,
-  section 4.1.2).
+  DeepSeekMoE is trained without dropping tokens (arXiv 2401.06066, section
+  4.1.2).
   """
 
   @property

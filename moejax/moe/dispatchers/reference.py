@@ -1,4 +1,4 @@
-"""The slow, obvious dispatcher that the others are compared with."""
+"""The dispatcher that the others are compared with: slow and simple."""
 
 import dataclasses
 

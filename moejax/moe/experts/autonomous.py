@@ -1,4 +1,4 @@
-"""Experts whose first, low-rank product tells whether they want a token."""
+"""Experts that are chosen by the length of their first, low-rank product."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ class AutonomousSwiGLU(fields.Checked):
     rank = self.rank or max(1, width * hidden // (width + hidden))
     # One expert is a dense feed-forward: there is nothing to split.
     expert = 'expert' if num_experts > 1 else 'unsharded'
-    wanted = {
+    shapes = {
       'w_down_EDR': ((width, rank), ('embed', 'unsharded')),
       'w_up_ERF': ((rank, hidden), ('unsharded', 'mlp')),
       'w_p_EDF': ((width, hidden), ('embed', 'mlp')),
@@ -47,7 +47,7 @@ class AutonomousSwiGLU(fields.Checked):
         decays=True,
       )
       for one, (name, (shape, axes)) in zip(
-        jax.random.split(key, len(wanted)), wanted.items(), strict=True
+        jax.random.split(key, len(shapes)), shapes.items(), strict=True
       )
     }
 

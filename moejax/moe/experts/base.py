@@ -146,7 +146,7 @@ class TwoLayers(fields.Checked):
 
 
 def apart(w: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  """With w_in_ED2F as two weights, w_gate_EDF and w_up_EDF; else as it is.
+  """The weights with w_in_ED2F split into w_gate_EDF and w_up_EDF.
 
   A TPU, which is limited by memory between matmuls, would put the gradient of
   one product together from two halves, and cut its result into two.
@@ -159,7 +159,7 @@ def apart(w: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def for_dense(w: dict[str, jax.Array], platform: str) -> dict[str, jax.Array]:
-  """As `dense` likes them on a platform."""
+  """The weights in the form that `dense` is fastest with on a platform."""
   return apart(w) if platform == 'tpu' else w
 
 

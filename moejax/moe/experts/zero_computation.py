@@ -1,6 +1,6 @@
-"""Experts without computation: what a token can choose in place of a network.
+"""Experts without computation, which a token can choose in place of a network.
 
-They stand behind the experts with weights in a router's numbering, in the order
+In a router's numbering they follow the experts with weights, in the order
 constants, copies, zeros. A router needs nothing special: it chooses among all.
 """
 
@@ -25,19 +25,19 @@ class ZeroComputation(fields.Checked):
   LongCat-Flash (arXiv 2509.01322) has copies alone.
 
   Each contributes its output times the token's gate for it. The gate is the
-  router's as it is: a token of which a zero is chosen loses that share. (In
-  MoE++'s released code zeros are taken out and the kept gates renormalised,
-  which would be the router's affair; it is not offered.)
+  router's, unchanged: a token that chooses a zero loses that share. (MoE++'s
+  released code takes zeros out and renormalises the kept gates. That belongs in
+  a router, and no router here does it.)
 
   Example, 2 experts with weights, one copy (2) and one zero (3), MoE++'s top 2:
     probabilities of a token   [.1015, .1674, .4551, .2760]
     chosen 2 and 3             output .4551 x + .2760 * 0 = .4551 x
 
-  How many experts compute a token is known only on average, and a router's
-  `experts_per_token` counts all its choices: `share` of them compute when loads
-  are as the balance rule wants them. MoE++ wants each of Z choices without
-  computation to have 1 / tau times the load of each of N experts, so the share
-  is tau N / (tau N + Z). LongCat's bias rule aims at K_e of K.
+  A router's `experts_per_token` counts all its choices. On average `share` of
+  them compute, when loads are as the balance rule wants them. MoE++ wants each
+  of Z choices without computation to have 1 / tau times the load of each of N
+  experts, so the share is tau N / (tau N + Z). LongCat's bias rule aims at K_e
+  of K.
 
   Attributes:
     zero: how many of the first kind.
@@ -108,9 +108,9 @@ class ZeroComputation(fields.Checked):
       ),
       axis=-1,
     )
-    part_TC2 = gate_TC[..., None] * mix_TC2
-    keep_T1 = keep_T1 + part_TC2[..., 0].sum(axis=1, keepdims=True)
-    constant_TD = part_TC2[..., 1].astype(x_TD.dtype) @ w['v_CD'].astype(
+    share_TC2 = gate_TC[..., None] * mix_TC2
+    keep_T1 = keep_T1 + share_TC2[..., 0].sum(axis=1, keepdims=True)
+    constant_TD = share_TC2[..., 1].astype(x_TD.dtype) @ w['v_CD'].astype(
       x_TD.dtype
     )
     return keep_T1.astype(x_TD.dtype) * x_TD + constant_TD

@@ -1,4 +1,4 @@
-"""What routers share that send a token to any number of experts."""
+"""A routing in which each token has any number of experts."""
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,18 @@ from moejax.moe.routers import scores
 
 
 def send(
-  given: contract.RouterInput,
+  inputs: contract.RouterInput,
   weight_TE: jax.Array,
   used_TE: jax.Array,
   prob_TE: jax.Array,
   extra: dict[str, jax.Array] | None = None,
 ) -> contract.Routing:
-  """Each token to all experts it uses: a list of T * E, largest weight first.
+  """Sends each token to all experts that it uses, largest weight first.
 
-  What is not used goes nowhere, but keeps its place in the list, since shapes
-  cannot depend on data. So memory is that of a dense layer however few experts
-  are used, and so is the room that a dispatcher makes for the rows.
+  The list has T * E assignments, since shapes cannot depend on data: a pair of
+  token and expert that is not used goes nowhere but keeps its place. So memory,
+  and the room that a dispatcher makes for rows, are those of a dense layer
+  however few experts are used.
 
   Example, T=2, E=3:
     weight_TE  [[0.3, 0.9, 0.0], [0.0, 0.0, 0.2]]
@@ -31,7 +32,7 @@ def send(
   used_TK = jnp.take_along_axis(used_TE, order_TE, axis=1)
   weight_TK = jnp.take_along_axis(weight_TE, order_TE, axis=1)
   return contract.token_choice(
-    given,
+    inputs,
     jnp.where(used_TK, order_TE, num_experts),
     jnp.where(used_TK, weight_TK, 0.0),
     prob_TE,

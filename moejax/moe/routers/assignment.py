@@ -1,6 +1,6 @@
-"""Tokens to experts, one each, so that every expert gets as many: the optimum.
+"""The best assignment of one expert to each token with equal loads.
 
-One sequence of S tokens at a time (vmap over sequences). It has no gradient.
+It is of one sequence of S tokens (vmap over sequences) and has no gradient.
 """
 
 import math

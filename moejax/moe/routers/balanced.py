@@ -1,4 +1,4 @@
-"""Routers that look at no score: for benchmarks and ablations."""
+"""Routers that choose without scores, for benchmarks and ablations."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,9 +14,9 @@ from moejax.moe.routers import fixed_k, hashing, noise
 class ForcedBalanced(fixed_k.FixedK):
   """Token i goes to experts i * k, ..., i * k + k - 1, modulo E.
 
-  Perfectly balanced whatever the scores, where E divides the batch's tokens
-  times k and there is no padding: what a benchmark wants. `i` is the token's
-  place in the global batch.
+  The load is perfectly balanced whatever the scores, where E divides the
+  batch's tokens times k and there is no padding. Benchmarks use it. `i` is the
+  token's place in the global batch.
 
   Example, k=2, E=5: token 0 -> 0, 1; token 1 -> 2, 3; token 2 -> 4, 0.
 
@@ -30,18 +30,18 @@ class ForcedBalanced(fixed_k.FixedK):
 
   equal_weights: bool = False
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
-    expert_TK = self._choose(given, prob_TE.shape[1])
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
+    expert_TK = self._choose(inputs, prob_TE.shape[1])
     if self.equal_weights:
       weight_TK = jnp.full(expert_TK.shape, 1 / self.k)
     else:
       weight_TK = jnp.take_along_axis(prob_TE, expert_TK, axis=1)
-    return contract.token_choice(given, expert_TK, weight_TK, prob_TE)
+    return contract.token_choice(inputs, expert_TK, weight_TK, prob_TE)
 
-  def _choose(self, given, num_experts):
+  def _choose(self, inputs, num_experts):
     # Modulo E before the product: an index may be large.
-    first_T1 = (given.index_T % num_experts * self.k)[:, None]
+    first_T1 = (inputs.index_T % num_experts * self.k)[:, None]
     return (first_T1 + jnp.arange(self.k)) % num_experts
 
 
@@ -49,11 +49,11 @@ class ForcedBalanced(fixed_k.FixedK):
 class Random(ForcedBalanced):
   """k different experts, all equally likely.
 
-  Drawn anew in every step of training; in evaluation by layer and by the
-  token's place in the batch alone, so that numbers can be repeated.
+  Training draws them anew in every step. In evaluation they are a hash of the
+  layer and the token's place in the batch, so that results can be repeated.
   """
 
-  def _choose(self, given, num_experts):
-    if given.training:
-      return jax.lax.top_k(noise.uniform(given, num_experts), self.k)[1]
-    return hashing.distinct(num_experts, self.k, given.layer, given.index_T)
+  def _choose(self, inputs, num_experts):
+    if inputs.training:
+      return jax.lax.top_k(noise.uniform(inputs, num_experts), self.k)[1]
+    return hashing.distinct(num_experts, self.k, inputs.layer, inputs.index_T)

@@ -31,7 +31,7 @@ class BaseLayer(contract.Router):
   Where we differ: tokens compete within one sequence, where the paper shuffles
   tokens over all workers' batches, so the result depends on neither mesh nor
   micro-batches; where E does not divide the tokens, experts' loads differ by
-  one; and the assignment is the optimum (see `moe.assignment`), where the
+  one; and the assignment is the optimum (see `routers.assignment`), where the
   paper's code stops an auction early. There the router sees the block's input
   as it is, and experts normalise it for themselves; here router and experts see
   the normalised input. There the experts' output matrix starts at zero; here it
@@ -52,13 +52,13 @@ class BaseLayer(contract.Router):
   def experts_per_token(self) -> float:
     return 1
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    logits_TE = given.logits_TE
-    choose_TE = given.biased(logits_TE)
-    if given.training:
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    logits_TE = inputs.logits_TE
+    choose_TE = inputs.biased(logits_TE)
+    if inputs.training:
       expert_T = jax.vmap(assignment.assign)(
-        transport.by_sequence(given, choose_TE),
-        transport.by_sequence(given, given.valid_T),
+        transport.by_sequence(inputs, choose_TE),
+        transport.by_sequence(inputs, inputs.valid_T),
       ).reshape(-1)
     else:
       expert_T = jnp.argmax(choose_TE, axis=1)
@@ -68,9 +68,9 @@ class BaseLayer(contract.Router):
       jnp.take_along_axis(logits_TE, expert_T1, axis=1)
     )
     routing = contract.token_choice(
-      given, expert_T1, weight_T1, jax.nn.softmax(logits_TE, axis=-1)
+      inputs, expert_T1, weight_T1, jax.nn.softmax(logits_TE, axis=-1)
     )
     if not self.interpolates:
       return routing
-    residual_T = jnp.where(given.valid_T, 1 - weight_T1[:, 0], 0.0)
+    residual_T = jnp.where(inputs.valid_T, 1 - weight_T1[:, 0], 0.0)
     return dataclasses.replace(routing, residual_T=residual_T)

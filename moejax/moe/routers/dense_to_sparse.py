@@ -93,37 +93,37 @@ class DenseToSparse(contract.Router):
     schedule = SCHEDULES[self.schedule]
     return schedule(self.start, self.end, steps / self.decay_steps)
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
-    noisy_TE = given.logits_TE
-    if given.training:
-      noisy_TE = noisy_TE + noise.gumbel(given, noisy_TE.shape[1])
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
+    noisy_TE = inputs.logits_TE
+    if inputs.training:
+      noisy_TE = noisy_TE + noise.gumbel(inputs, noisy_TE.shape[1])
     gumbel_TE = jax.nn.softmax(
-      noisy_TE / self.temperature(given.steps), axis=-1
+      noisy_TE / self.temperature(inputs.steps), axis=-1
     )
     if self.use_gumbel_gates:
       prob_TE = gumbel_TE
-    if not given.training:
-      return self.hard(given, prob_TE)
-    score_TE = given.biased(gumbel_TE)
+    if not inputs.training:
+      return self.hard(inputs, prob_TE)
+    score_TE = inputs.biased(gumbel_TE)
     best_TE = _one_hot(score_TE)
     # A bias may push all below the threshold.
     used_TE = (score_TE > self.threshold) | best_TE
     if self.hard_from is not None:
-      used_TE = jnp.where(given.steps >= self.hard_from, best_TE, used_TE)
+      used_TE = jnp.where(inputs.steps >= self.hard_from, best_TE, used_TE)
     gate_TE = jnp.where(used_TE, prob_TE, 0.0)
     return any_number.send(
-      given, gate_TE, used_TE, prob_TE, {'gate_TE': gate_TE}
+      inputs, gate_TE, used_TE, prob_TE, {'gate_TE': gate_TE}
     )
 
   def hard(
-    self, given: contract.RouterInput, prob_TE: jax.Array
+    self, inputs: contract.RouterInput, prob_TE: jax.Array
   ) -> contract.Routing:
     """Evaluation: one expert a token."""
-    best_TE = _one_hot(given.biased(prob_TE))
+    best_TE = _one_hot(inputs.biased(prob_TE))
     gate_TE = jnp.where(best_TE, prob_TE, 0.0)
     return contract.token_choice(
-      given,
+      inputs,
       jnp.argmax(best_TE, axis=1)[:, None],
       gate_TE.sum(axis=1, keepdims=True),
       prob_TE,

@@ -45,10 +45,11 @@ class DSelectK(fixed_k.FixedK):
   selector_entropy_T from `extra`, both summed over selectors. Here mass
   below 0.001 counts as that, to keep the penalty's gradient within bounds.
 
-  z and a come from the heads `code` and `alpha`; the layer's own scorer is not
-  looked at. Linear ones with a bias are the paper's per-example gate, and
-  `constant` ones its static gate. Both start as in the released code, uniformly
-  up to gamma / 100 either way, with gamma 1, so that every r is near 1 / E;
+  z and a are the scores of the extra scorers `code` and `alpha`; those of the
+  layer's own scorer are not used. Linear scorers with a bias are the paper's
+  per-example gate, `constant` ones its static gate. Both start as in the
+  released code, uniformly up to gamma / 100 either way, with gamma 1, so that
+  every r is near 1 / E;
   there the biases start like that too, here at 0, and a by Keras' default.
 
   The probabilities are w over its sum. A selection bias can only take experts
@@ -79,15 +80,15 @@ class DSelectK(fixed_k.FixedK):
     """When all bits are decided; before it may be all experts."""
     return self.k
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    num_tokens, num_experts = given.logits_TE.shape
-    z_TKM = given.extra_scores['code'].reshape(num_tokens, self.k, -1)
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    num_tokens, num_experts = inputs.logits_TE.shape
+    z_TKM = inputs.extra_scores['code'].reshape(num_tokens, self.k, -1)
     r_TKE = codes(smooth_step(z_TKM, self.gamma))[..., :num_experts]
-    share_TK = jax.nn.softmax(given.extra_scores['alpha'], axis=-1)
+    share_TK = jax.nn.softmax(inputs.extra_scores['alpha'], axis=-1)
     weight_TE = jnp.sum(share_TK[..., None] * r_TKE, axis=1)
-    used_TE = (weight_TE > 0) & (given.biased(weight_TE) > 0)
+    used_TE = (weight_TE > 0) & (inputs.biased(weight_TE) > 0)
     return any_number.send(
-      given,
+      inputs,
       weight_TE,
       used_TE,
       any_number.shares(weight_TE),

@@ -93,18 +93,18 @@ class ExpertChoice(contract.Router):
     tokens = round(row_length * self.capacity_factor / num_experts)
     return min(max(tokens, 1), row_length)
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    size, num_experts = given.row_length, given.logits_TE.shape[1]
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    size, num_experts = inputs.row_length, inputs.logits_TE.shape[1]
     capacity = self.capacity(size, num_experts)
-    logits_TE = given.logits_TE
-    if given.training and self.noise:
-      noise_TE = noise.normal(given, num_experts)
+    logits_TE = inputs.logits_TE
+    if inputs.training and self.noise:
+      noise_TE = noise.normal(inputs, num_experts)
       logits_TE = logits_TE + self.noise / num_experts * noise_TE
     prob_TE = jax.nn.softmax(logits_TE, axis=-1)
     # No selection bias: it would raise all tokens of an expert alike.
     score_TE = jax.lax.stop_gradient(prob_TE)
-    score_GSE = transport.by_sequence(given, score_TE)
-    valid_GS = transport.by_sequence(given, given.valid_T)
+    score_GSE = transport.by_sequence(inputs, score_TE)
+    valid_GS = transport.by_sequence(inputs, inputs.valid_T)
     choose = jax.vmap(lambda score, valid: self._choose(score, valid, capacity))
     place_GEC, used_GEC = choose(score_GSE, valid_GS)
     # Best first: an expert with less room keeps its best.

@@ -55,21 +55,21 @@ class ExpertThreshold(contract.Router):
   def counts_steps(self) -> bool:
     return self.warmup_steps > 0
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    gate_TE, prob_TE = scores.sigmoid(given.logits_TE)
-    used_TE = given.biased(given.logits_TE) > 0
-    if given.training and self.warmup_steps:
-      is_warming = given.steps < self.warmup_steps
-      used_TE = jnp.where(is_warming, self._largest(given), used_TE)
-    return any_number.send(given, gate_TE, used_TE, prob_TE)
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    gate_TE, prob_TE = scores.sigmoid(inputs.logits_TE)
+    used_TE = inputs.biased(inputs.logits_TE) > 0
+    if inputs.training and self.warmup_steps:
+      is_warming = inputs.steps < self.warmup_steps
+      used_TE = jnp.where(is_warming, self._largest(inputs), used_TE)
+    return any_number.send(inputs, gate_TE, used_TE, prob_TE)
 
-  def _largest(self, given: contract.RouterInput) -> jax.Array:
-    """Whether a token is among those that the expert likes best, [T, E]."""
-    num_experts = given.logits_TE.shape[1]
-    length = given.row_length
+  def _largest(self, inputs: contract.RouterInput) -> jax.Array:
+    """Whether an expert has room for a token, the largest logits first."""
+    num_experts = inputs.logits_TE.shape[1]
+    length = inputs.row_length
     room = min(length, max(1, int(length * self.k / num_experts)))
-    valid_T1 = given.valid_T[:, None]
-    choice_TE = jnp.where(valid_T1, given.biased(given.logits_TE), -jnp.inf)
+    valid_T1 = inputs.valid_T[:, None]
+    choice_TE = jnp.where(valid_T1, inputs.biased(inputs.logits_TE), -jnp.inf)
     choice_SLE = choice_TE.reshape(-1, length, num_experts)
     _, place_SEC = jax.lax.top_k(choice_SLE.swapaxes(1, 2), room)
     sequence_S = jnp.arange(len(place_SEC))

@@ -1,4 +1,4 @@
-"""What routers share that send every token to k experts."""
+"""The base of routers that send every token to k experts."""
 
 import dataclasses
 from typing import Self
@@ -10,9 +10,9 @@ from moejax.moe.routers import scores
 
 @dataclasses.dataclass(frozen=True)
 class FixedK(contract.Router):
-  """Every token has k experts: the base of such routers.
+  """Every token has k experts.
 
-  A subclass whose usual k is not 2 states the field again.
+  A subclass whose default k is not 2 states the field again.
 
   Attributes:
     k: experts per token.

@@ -1,4 +1,4 @@
-"""As many experts of every group: Pangu's mixture of grouped experts."""
+"""Equally many experts of every group: Pangu's mixture of grouped experts."""
 
 import dataclasses
 from typing import ClassVar

@@ -126,5 +126,5 @@ class GroupLimited(top_k.TopK):
     limited_TGN = jnp.where(kept_TG1, choice_TGN, -jnp.inf)
     return limited_TGN.reshape(num_tokens, num_experts)
 
-  def tells_unbiased(self, given: contract.RouterInput) -> bool:
-    return super().tells_unbiased(given) or self.score != 'softmax'
+  def tells_unbiased(self, inputs: contract.RouterInput) -> bool:
+    return super().tells_unbiased(inputs) or self.score != 'softmax'

@@ -13,7 +13,7 @@ SAMPLING_SALT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class All(fields.Checked):
+class SecondAlways(fields.Checked):
   """Every second choice is used: praxis' and lingvo's default."""
 
   @property
@@ -23,35 +23,35 @@ class All(fields.Checked):
 
   def pick(
     self,
-    given: contract.RouterInput,
+    inputs: contract.RouterInput,
     prob_TE: jax.Array,
     expert_T2: jax.Array,
   ) -> jax.Array:
     """The two experts, from the two of the largest probabilities."""
-    del given, prob_TE
+    del inputs, prob_TE
     return expert_T2
 
-  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+  def used(self, inputs: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
     """Which tokens use their second, from gates that sum to 1; bool [T]."""
-    del given
+    del inputs
     return jnp.ones(len(gate_T2), bool)
 
 
 @dataclasses.dataclass(frozen=True)
-class Never(All):
+class SecondNever(SecondAlways):
   """No second choice is used; the first keeps its g1 / (g1 + g2)."""
 
   @property
   def experts_per_token(self) -> int:
     return 1
 
-  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
-    del given
+  def used(self, inputs: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+    del inputs
     return jnp.zeros(len(gate_T2), bool)
 
 
 @dataclasses.dataclass(frozen=True)
-class Random(All):
+class SecondByChance(SecondAlways):
   """Used with probability min(1, g2 / threshold), in training.
 
   GShard has 0.5; Mesh TensorFlow 0.2, at evaluation too. In praxis and lingvo
@@ -60,37 +60,37 @@ class Random(All):
 
   threshold: float = fields.number(0.5, at_least=0, at_most=1)
 
-  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
-    if not given.training:
-      return super().used(given, gate_T2)
+  def used(self, inputs: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+    if not inputs.training:
+      return super().used(inputs, gate_T2)
     chance_T = gate_T2[:, 1] / max(self.threshold, 1e-9)
-    return chance_T > noise.uniform(given, 1)[:, 0]
+    return chance_T > noise.uniform(inputs, 1)[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
-class Threshold(All):
+class SecondAboveThreshold(SecondAlways):
   """Used if g2 > threshold (Mesh TensorFlow)."""
 
   threshold: float = fields.number(0.2, at_least=0, at_most=1)
 
-  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
-    del given
+  def used(self, inputs: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+    del inputs
     return gate_T2[:, 1] > self.threshold
 
 
 @dataclasses.dataclass(frozen=True)
-class Ratio(All):
+class SecondAboveRatio(SecondAlways):
   """Used if g2 > threshold * g1: ST-MoE's text, with 1/5."""
 
   threshold: float = fields.number(0.2, at_least=0, at_most=1)
 
-  def used(self, given: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
-    del given
+  def used(self, inputs: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
+    del inputs
     return gate_T2[:, 1] > self.threshold * gate_T2[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling(All):
+class SecondDrawn(SecondAlways):
   """The second is drawn by the probabilities without the first, in training.
 
   Praxis and lingvo. Selection biases have no part in the draw.
@@ -98,26 +98,26 @@ class Sampling(All):
 
   def pick(
     self,
-    given: contract.RouterInput,
+    inputs: contract.RouterInput,
     prob_TE: jax.Array,
     expert_T2: jax.Array,
   ) -> jax.Array:
-    if not given.training:
+    if not inputs.training:
       return expert_T2
     num_experts = prob_TE.shape[1]
-    noise_TE = noise.gumbel(given, num_experts, SAMPLING_SALT)
+    noise_TE = noise.gumbel(inputs, num_experts, SAMPLING_SALT)
     first_TE = expert_T2[:, :1] == jnp.arange(num_experts)
-    noisy_TE = jnp.where(first_TE, -jnp.inf, given.logits_TE + noise_TE)
+    noisy_TE = jnp.where(first_TE, -jnp.inf, inputs.logits_TE + noise_TE)
     return expert_T2.at[:, 1].set(jnp.argmax(noisy_TE, axis=1))
 
 
 SECONDS = {
-  'all': All,
-  'none': Never,
-  'random': Random,
-  'ratio': Ratio,
-  'sampling': Sampling,
-  'threshold': Threshold,
+  'all': SecondAlways,
+  'none': SecondNever,
+  'random': SecondByChance,
+  'ratio': SecondAboveRatio,
+  'sampling': SecondDrawn,
+  'threshold': SecondAboveThreshold,
 }
 
 
@@ -155,7 +155,7 @@ class GShard(contract.Router):
       in the expert, as in Algorithm 1 but in no released code.
   """
 
-  second: All = fields.choice(SECONDS, Random())
+  second: SecondAlways = fields.choice(SECONDS, SecondByChance())
   dropped_use_slot: bool = True
 
   def check(self, num_experts: int) -> None:
@@ -168,14 +168,14 @@ class GShard(contract.Router):
   def experts_per_token(self) -> float:
     return self.second.experts_per_token
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
-    _, expert_T2 = jax.lax.top_k(given.biased(prob_TE), 2)
-    expert_T2 = self.second.pick(given, prob_TE, expert_T2)
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
+    _, expert_T2 = jax.lax.top_k(inputs.biased(prob_TE), 2)
+    expert_T2 = self.second.pick(inputs, prob_TE, expert_T2)
     gate_T2 = scores.renormalised(scores.take(prob_TE, expert_T2))
-    used_T = self.second.used(given, gate_T2)
+    used_T = self.second.used(inputs, gate_T2)
     gate_T2 = gate_T2.at[:, 1].set(jnp.where(used_T, gate_T2[:, 1], 0.0))
     if self.experts_per_token < 2 or not self.dropped_use_slot:
       second_T = jnp.where(used_T, expert_T2[:, 1], prob_TE.shape[1])
       expert_T2 = expert_T2.at[:, 1].set(second_T)
-    return contract.token_choice(given, expert_T2, gate_T2, prob_TE)
+    return contract.token_choice(inputs, expert_T2, gate_T2, prob_TE)

@@ -1,4 +1,4 @@
-"""Hash layers: the token's id alone says where it goes."""
+"""Hash layers: experts that depend on the token's id alone."""
 
 import dataclasses
 import functools
@@ -15,23 +15,25 @@ from moejax.moe import contract
 from moejax.moe.routers import fixed_k, hashing
 
 
-def ids(given: contract.RouterInput) -> jax.Array:
+def ids(inputs: contract.RouterInput) -> jax.Array:
   """The tokens' vocabulary ids."""
-  if given.token_T is None:
-    raise ValueError('a hash router was given no token_T')
-  return given.token_T
+  if inputs.token_T is None:
+    raise ValueError('a hash router needs token_T, which is None')
+  return inputs.token_T
 
 
-def even(given: contract.RouterInput, expert_TK: jax.Array) -> contract.Routing:
+def even(
+  inputs: contract.RouterInput, expert_TK: jax.Array
+) -> contract.Routing:
   """A routing to these experts with weight 1 / K each, without gradient.
 
   The probabilities are 1 / K for the chosen and 0 for the others.
   """
-  k, num_experts = expert_TK.shape[1], given.logits_TE.shape[1]
+  k, num_experts = expert_TK.shape[1], inputs.logits_TE.shape[1]
   hit_TKE = expert_TK[..., None] == jnp.arange(num_experts)
   prob_TE = jnp.sum(hit_TKE, axis=1, dtype=jnp.float32) / k
   weight_TK = jnp.full(expert_TK.shape, 1 / k, jnp.float32)
-  return contract.token_choice(given, expert_TK, weight_TK, prob_TE)
+  return contract.token_choice(inputs, expert_TK, weight_TK, prob_TE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +61,12 @@ class Hash(fixed_k.FixedK):
   seed: int = fields.number(0, at_least=0)
   by_layer: bool = True
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    layer = given.layer if self.by_layer else 0
-    num_experts = given.logits_TE.shape[1]
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    layer = inputs.layer if self.by_layer else 0
+    num_experts = inputs.logits_TE.shape[1]
     return even(
-      given,
-      hashing.distinct(num_experts, self.k, self.seed, layer, ids(given)),
+      inputs,
+      hashing.distinct(num_experts, self.k, self.seed, layer, ids(inputs)),
     )
 
 
@@ -105,9 +107,9 @@ class BalancedHash(fixed_k.FixedK):
     super().check(num_experts)
     _table(self, num_experts)
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    table_VK = jnp.asarray(_table(self, given.logits_TE.shape[1]))
-    return even(given, table_VK[ids(given) % self.vocab_size])
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    table_VK = jnp.asarray(_table(self, inputs.logits_TE.shape[1]))
+    return even(inputs, table_VK[ids(inputs) % self.vocab_size])
 
 
 def balanced_table(count_V: np.ndarray, num_experts: int, k: int) -> np.ndarray:

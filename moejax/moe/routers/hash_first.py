@@ -55,20 +55,20 @@ class HashFirst(fixed_k.FixedK):
       'set router.k=2 or more',
     )
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    score_TE, prob_TE = scores.sqrt_softplus(given.logits_TE)
-    _, learned_TK = jax.lax.top_k(given.biased(score_TE), self.k)
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    score_TE, prob_TE = scores.sqrt_softplus(inputs.logits_TE)
+    _, learned_TK = jax.lax.top_k(inputs.biased(score_TE), self.k)
     hashed_TK = hashing.distinct(
-      score_TE.shape[1], self.k, self.seed, given.layer, hashes.ids(given)
+      score_TE.shape[1], self.k, self.seed, inputs.layer, hashes.ids(inputs)
     )
-    by_id = given.layer < self.num_hash_layers
+    by_id = inputs.layer < self.num_hash_layers
     expert_TK = jnp.where(by_id, hashed_TK, learned_TK)
     return contract.token_choice(
-      given,
+      inputs,
       expert_TK,
       self.gates(score_TE, expert_TK),
       prob_TE,
-      {'unbiased_TK': scores.largest(given, score_TE, self.k)},
+      {'unbiased_TK': scores.largest(inputs, score_TE, self.k)},
     )
 
   def gates(self, score_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:

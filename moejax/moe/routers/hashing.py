@@ -1,4 +1,4 @@
-"""Integers to integers that look random: no key, no state, no table.
+"""Hashes of integers: numbers that look random, without key, state or table.
 
 The same on any machine and mesh, today and after a restart.
 """

@@ -97,27 +97,27 @@ class Hierarchical(contract.Router):
   def experts_per_token(self) -> float:
     return self.k_outer * self.k_inner
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    num_tokens, num_experts = given.logits_TE.shape
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    num_tokens, num_experts = inputs.logits_TE.shape
     group_E = np.arange(num_experts) * self.groups // num_experts
     outer_TG, group_TK = _top_softmax(
-      given.extra_scores['outer'], given.extra_scores['outer'], self.k_outer
+      inputs.extra_scores['outer'], inputs.extra_scores['outer'], self.k_outer
     )
-    inner_TE, expert_TGJ = self.choose_inner(given, group_E)
+    inner_TE, expert_TGJ = self.choose_inner(inputs, group_E)
     gate_TE = outer_TG[:, group_E] * inner_TE
 
     expert_TKJ = jnp.take_along_axis(expert_TGJ, group_TK[..., None], axis=1)
     expert_TA = expert_TKJ.reshape(num_tokens, -1)
     return contract.token_choice(
-      given,
+      inputs,
       expert_TA,
       jnp.take_along_axis(gate_TE, expert_TA, axis=1),
-      self.joint(given, group_E),
+      self.joint(inputs, group_E),
       {'outer_TG': outer_TG, 'inner_TE': inner_TE, 'gate_TE': gate_TE},
     )
 
   def choose_inner(
-    self, given: contract.RouterInput, group_E: np.ndarray
+    self, inputs: contract.RouterInput, group_E: np.ndarray
   ) -> tuple[jax.Array, jax.Array]:
     """Step 2 in every group.
 
@@ -126,34 +126,34 @@ class Hierarchical(contract.Router):
       [T, groups, k_inner].
     """
     inner_TE, kept_TGJ = [], []
-    biased_TE = given.biased(self.softmax_in_groups(given, group_E))
+    biased_TE = inputs.biased(self.softmax_in_groups(inputs, group_E))
     for group in range(self.groups):
       (member_M,) = np.nonzero(group_E == group)
       gate_TM, kept_TJ = _top_softmax(
-        given.logits_TE[:, member_M], biased_TE[:, member_M], self.k_inner
+        inputs.logits_TE[:, member_M], biased_TE[:, member_M], self.k_inner
       )
       inner_TE.append(gate_TM)
       kept_TGJ.append(member_M[0] + kept_TJ)
     return jnp.concatenate(inner_TE, axis=1), jnp.stack(kept_TGJ, axis=1)
 
   def softmax_in_groups(
-    self, given: contract.RouterInput, group_E: np.ndarray
+    self, inputs: contract.RouterInput, group_E: np.ndarray
   ) -> jax.Array:
     """p(expert | group), [T, E]."""
     parts = np.split(
       np.arange(len(group_E)), np.nonzero(np.diff(group_E))[0] + 1
     )
     return jnp.concatenate(
-      [jax.nn.softmax(given.logits_TE[:, part], axis=1) for part in parts],
+      [jax.nn.softmax(inputs.logits_TE[:, part], axis=1) for part in parts],
       axis=1,
     )
 
   def joint(
-    self, given: contract.RouterInput, group_E: np.ndarray
+    self, inputs: contract.RouterInput, group_E: np.ndarray
   ) -> jax.Array:
     """p(group) p(expert | group), nothing left out: [T, E]."""
-    outer_TG = jax.nn.softmax(given.extra_scores['outer'], axis=1)
-    return outer_TG[:, group_E] * self.softmax_in_groups(given, group_E)
+    outer_TG = jax.nn.softmax(inputs.extra_scores['outer'], axis=1)
+    return outer_TG[:, group_E] * self.softmax_in_groups(inputs, group_E)
 
 
 def _top_softmax(

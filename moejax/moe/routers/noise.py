@@ -11,25 +11,25 @@ import jax.numpy as jnp
 from moejax.moe import contract
 
 
-def uniform(given: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
+def uniform(inputs: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
   """Uniform noise [T, num] in [0, 1), the same on any mesh.
 
   Args:
-    given: its key and the tokens' indices.
+    inputs: the router's, with its key and the tokens' indices.
     num: numbers for each token.
     salt: another number, other noise.
   """
-  return draw(jax.random.uniform, given.key, given.index_T, num, salt)
+  return draw(jax.random.uniform, inputs.key, inputs.index_T, num, salt)
 
 
-def normal(given: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
+def normal(inputs: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
   """Standard normal noise [T, num], the same on any mesh; see `uniform`."""
-  return draw(jax.random.normal, given.key, given.index_T, num, salt)
+  return draw(jax.random.normal, inputs.key, inputs.index_T, num, salt)
 
 
-def gumbel(given: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
+def gumbel(inputs: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
   """Gumbel noise [T, num], the same on any mesh; see `uniform`."""
-  return draw(jax.random.gumbel, given.key, given.index_T, num, salt)
+  return draw(jax.random.gumbel, inputs.key, inputs.index_T, num, salt)
 
 
 def draw(

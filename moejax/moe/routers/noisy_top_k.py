@@ -16,7 +16,7 @@ LEAST_STD = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Noise(fields.Checked):
-  """How logits are noised, and what gates and losses make of it: the base."""
+  """The noise on logits, and how gates and losses follow from it: the base."""
 
   # Whether the gates of the kept sum to 1; a plain attribute, no config key.
   among_kept = False
@@ -26,7 +26,7 @@ class Noise(fields.Checked):
     del num_experts
     return {}
 
-  def std(self, given: contract.RouterInput) -> jax.Array:
+  def std(self, inputs: contract.RouterInput) -> jax.Array:
     """Deviation of the noise, [T, E] or one for all."""
     raise NotImplementedError
 
@@ -37,11 +37,11 @@ class Noise(fields.Checked):
   def importance(
     self, prob_TE: jax.Array, chosen_TKE: jax.Array, gate_TK: jax.Array
   ) -> jax.Array:
-    """What importance is the sum over tokens of, [T, E]."""
+    """What the importance of experts sums over tokens, [T, E]."""
     raise NotImplementedError
 
   def bar(self, noisy_TE: jax.Array, k: int) -> jax.Array:
-    """What each expert's noisy logit must be above to be chosen; k < E."""
+    """What an expert's noisy logit must exceed to be chosen; k < E."""
     raise NotImplementedError
 
 
@@ -63,8 +63,8 @@ class Learned(Noise):
   def extra_scorers(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
     return {'noise': (Linear(start='zeros'), num_experts)}
 
-  def std(self, given: contract.RouterInput) -> jax.Array:
-    return jax.nn.softplus(given.extra_scores['noise']) + self.floor
+  def std(self, inputs: contract.RouterInput) -> jax.Array:
+    return jax.nn.softplus(inputs.extra_scores['noise']) + self.floor
 
   def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
     return jax.nn.softmax(scores.take(noisy_TE, expert_TK), axis=-1)
@@ -95,8 +95,8 @@ class Fixed(Noise):
     1.0, above=0, at_most=1000, note='router top_k has no noise'
   )
 
-  def std(self, given: contract.RouterInput) -> jax.Array:
-    return jnp.asarray(self.strength / given.logits_TE.shape[1])
+  def std(self, inputs: contract.RouterInput) -> jax.Array:
+    return jnp.asarray(self.strength / inputs.logits_TE.shape[1])
 
   def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
     return scores.take(jax.nn.softmax(noisy_TE, axis=-1), expert_TK)
@@ -154,29 +154,29 @@ class NoisyTopK(fixed_k.FixedK):
   def extra_scorers(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
     return self.noise.extra_scorers(num_experts)
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    clean_TE = given.logits_TE
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    clean_TE = inputs.logits_TE
     num_experts = clean_TE.shape[1]
     prob_TE = jax.nn.softmax(clean_TE, axis=-1)
     noisy_TE = clean_TE
-    if given.training:
-      std = self.noise.std(given)
-      noisy_TE = clean_TE + std * noise.normal(given, num_experts)
-    _, expert_TK = jax.lax.top_k(given.biased(noisy_TE), self.k)
+    if inputs.training:
+      std = self.noise.std(inputs)
+      noisy_TE = clean_TE + std * noise.normal(inputs, num_experts)
+    _, expert_TK = jax.lax.top_k(inputs.biased(noisy_TE), self.k)
     gate_TK = self.noise.gates(noisy_TE, expert_TK)
     chosen_TKE = expert_TK[:, :, None] == jnp.arange(num_experts)
     gate_TE = self.noise.importance(prob_TE, chosen_TKE, gate_TK)
-    if given.training and self.k < num_experts:
+    if inputs.training and self.k < num_experts:
       # The chance is that of the choice made, so biases move both sides.
-      bias_TE = given.biased(jnp.zeros_like(clean_TE))
+      bias_TE = inputs.biased(jnp.zeros_like(clean_TE))
       bar = self.noise.bar(noisy_TE + bias_TE, self.k)
       above_TE = (clean_TE + bias_TE - bar) / jnp.maximum(std, LEAST_STD)
       load_TE = jax.scipy.stats.norm.cdf(above_TE)
     else:
       load_TE = chosen_TKE.any(axis=1).astype(jnp.float32)
-    valid_T1 = given.valid_T[:, None]
+    valid_T1 = inputs.valid_T[:, None]
     extra = {
       'gate_TE': jnp.where(valid_T1, gate_TE, 0.0),
       'load_TE': jnp.where(valid_T1, load_TE, 0.0),
     }
-    return contract.token_choice(given, expert_TK, gate_TK, prob_TE, extra)
+    return contract.token_choice(inputs, expert_TK, gate_TK, prob_TE, extra)

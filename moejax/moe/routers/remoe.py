@@ -1,4 +1,4 @@
-"""ReMoE: ReLU routing, as many experts as are above zero."""
+"""ReMoE: ReLU routing, to all experts whose logit is above zero."""
 
 import dataclasses
 from typing import ClassVar
@@ -43,11 +43,11 @@ class ReMoE(contract.Router):
   def experts_per_token(self) -> float:
     return self.k
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    relu_TE = jax.nn.relu(given.logits_TE)
-    used_TE = (relu_TE > 0) & (given.biased(relu_TE) > 0)
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    relu_TE = jax.nn.relu(inputs.logits_TE)
+    used_TE = (relu_TE > 0) & (inputs.biased(relu_TE) > 0)
     return any_number.send(
-      given,
+      inputs,
       relu_TE,
       used_TE,
       any_number.shares(relu_TE),

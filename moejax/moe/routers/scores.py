@@ -1,4 +1,4 @@
-"""From logits to scores: what a token's gates are made of.
+"""Score functions: from logits to the scores that gates are taken from.
 
 A score function takes logits, of all experts or of the kept ones alone, along
 the last axis, and gives the scores and probabilities that sum to 1 for balance
@@ -24,7 +24,7 @@ LEAST_SUM = 1e-15
 
 
 def softmax(logits_TE: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Nearly everyone's."""
+  """The softmax, which most routers have."""
   score_TE = jax.nn.softmax(logits_TE, axis=-1)
   return score_TE, score_TE
 
@@ -32,8 +32,8 @@ def softmax(logits_TE: jax.Array) -> tuple[jax.Array, jax.Array]:
 def double_softmax(logits_TE: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Softmax of the softmax: nearly uniform scores.
 
-  LibMoE's XMoE, of which the scorer ends in a softmax that its layer applies
-  once more. It is here to compare with its published numbers alone.
+  In LibMoE's XMoE the scorer ends in a softmax, which the layer then applies
+  once more. It is here only to compare with LibMoE's published numbers.
   """
   return softmax(softmax(logits_TE)[0])
 
@@ -78,17 +78,17 @@ def check_k(k: float, num_experts: int) -> None:
 
 
 def check_gates(alone: bool, num_experts: int, setting: str, fix: str) -> None:
-  """Raises InputError where a token's one gate is divided by itself.
+  """Raises InputError where a token's only gate is divided by itself.
 
-  Then every weight is 1 whatever the scores are, and what scores the experts
-  has no gradient. Shazeer et al. (2017, section 2.1) ask for k > 1 for that
-  reason; DeepSeek's and Megatron's code do not renormalise a single gate.
+  Then every weight is 1 whatever the scores, and the scorer has no gradient.
+  Shazeer et al. (2017, section 2.1) ask for k > 1 for that reason; DeepSeek's
+  and Megatron's code do not renormalise a single gate.
 
   Args:
-    alone: whether it is so.
-    num_experts: with one expert there is nothing to be trained.
-    setting: the keys and values that make it so.
-    fix: what to set instead.
+    alone: whether the config makes it so.
+    num_experts: E; with one expert there is nothing to train.
+    setting: the keys and values that do, for the error.
+    fix: what to set instead, for the error.
   """
   if alone and num_experts > 1:
     raise errors.InputError(
@@ -103,10 +103,10 @@ def take(value_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
 
 
 def largest(
-  given: contract.RouterInput, score_TE: jax.Array, k: int
+  inputs: contract.RouterInput, score_TE: jax.Array, k: int
 ) -> jax.Array:
-  """The ids of the k largest scores, as numbers; E for padding: unbiased_TK."""
+  """The ids of the k largest scores, as float32; E for padding."""
   _, expert_TK = jax.lax.top_k(jax.lax.stop_gradient(score_TE), k)
   nowhere = score_TE.shape[1]
-  expert_TK = jnp.where(given.valid_T[:, None], expert_TK, nowhere)
+  expert_TK = jnp.where(inputs.valid_T[:, None], expert_TK, nowhere)
   return expert_TK.astype(jnp.float32)

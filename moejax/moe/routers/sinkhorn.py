@@ -40,11 +40,11 @@ class Sinkhorn(fixed_k.FixedK):
   tolerance: float = fields.number(1e-4, at_least=0, at_most=1)
   iterations: int = fields.number(100, at_least=1, at_most=10**6)
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    logits_TE = given.logits_TE
-    choose_TE = given.biased(logits_TE)
-    if given.training:
-      choose_TE = self._log_plan(given, choose_TE)
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    logits_TE = inputs.logits_TE
+    choose_TE = inputs.biased(logits_TE)
+    if inputs.training:
+      choose_TE = self._log_plan(inputs, choose_TE)
     _, expert_TK = jax.lax.top_k(choose_TE, self.k)
     if self.k == 1:
       score_TE = jax.nn.sigmoid(logits_TE)
@@ -53,14 +53,14 @@ class Sinkhorn(fixed_k.FixedK):
     else:
       score_TE = prob_TE = jax.nn.softmax(logits_TE, axis=-1)
     weight_TK = jnp.take_along_axis(score_TE, expert_TK, axis=1)
-    return contract.token_choice(given, expert_TK, weight_TK, prob_TE)
+    return contract.token_choice(inputs, expert_TK, weight_TK, prob_TE)
 
-  def _log_plan(self, given, choose_TE):
+  def _log_plan(self, inputs, choose_TE):
     plan = lambda score_SE, valid_S: transport.sinkhorn(
       score_SE, valid_S, self.tolerance, self.iterations
     )[0]
     plan_GSE = jax.vmap(plan)(
-      transport.by_sequence(given, choose_TE),
-      transport.by_sequence(given, given.valid_T),
+      transport.by_sequence(inputs, choose_TE),
+      transport.by_sequence(inputs, inputs.valid_T),
     )
     return plan_GSE.reshape(choose_TE.shape)

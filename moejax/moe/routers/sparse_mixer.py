@@ -1,4 +1,4 @@
-"""SparseMixer-v2: experts are drawn, and the gradient is of the draw, too."""
+"""SparseMixer-v2: sampled experts, with a gradient through the sampling."""
 
 import dataclasses
 
@@ -45,43 +45,43 @@ class SparseMixer(fixed_k.FixedK):
 
   r: float = fields.number(0.01, at_least=0, at_most=1000)
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    logits_TE = given.logits_TE
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    logits_TE = inputs.logits_TE
     left_TE = jnp.ones(logits_TE.shape, bool)
     experts, gates = [], []
     for place in range(self.k):
-      expert_T, gate_T = self._one(given, left_TE, place)
+      expert_T, gate_T = self._one(inputs, left_TE, place)
       experts.append(expert_T)
       gates.append(gate_T)
       taken_TE = expert_T[:, None] == jnp.arange(logits_TE.shape[1])
       left_TE = left_TE & ~taken_TE
     return contract.token_choice(
-      given,
+      inputs,
       jnp.stack(experts, axis=1),
       jnp.stack(gates, axis=1),
       jax.nn.softmax(logits_TE, axis=-1),
     )
 
   def _one(
-    self, given: contract.RouterInput, left_TE: jax.Array, place: int
+    self, inputs: contract.RouterInput, left_TE: jax.Array, place: int
   ) -> tuple[jax.Array, jax.Array]:
     """The expert that each token has next, and its gate."""
-    choice_TE = jnp.where(left_TE, given.biased(given.logits_TE), -jnp.inf)
+    choice_TE = jnp.where(left_TE, inputs.biased(inputs.logits_TE), -jnp.inf)
     most_T1 = jnp.max(choice_TE, axis=-1, keepdims=True)
     factor_TE = jnp.maximum(jnp.abs(choice_TE), most_T1)
     is_in_TE = left_TE & (most_T1 - choice_TE <= 2 * self.r * factor_TE)
     # A bias may have an expert stand out whose logit does not.
-    masked_TE = jnp.where(is_in_TE, given.logits_TE, -jnp.inf)
+    masked_TE = jnp.where(is_in_TE, inputs.logits_TE, -jnp.inf)
     prob_TE = jax.nn.softmax(masked_TE, axis=-1)
     choice_TE = jnp.where(is_in_TE, choice_TE, -jnp.inf)
     first_T = jnp.argmax(choice_TE, axis=-1)
     expert_T = first_T
-    if given.training:
-      drawn_TE = noise.gumbel(given, choice_TE.shape[1], 2 * place + 1)
+    if inputs.training:
+      drawn_TE = noise.gumbel(inputs, choice_TE.shape[1], 2 * place + 1)
       expert_T = jnp.argmax(choice_TE + drawn_TE, axis=-1)
     gate_T = scores.take(prob_TE, expert_T[:, None])[:, 0]
-    if given.training:
-      chance_T = noise.uniform(given, 1, 2 * place + 2)[:, 0]
+    if inputs.training:
+      chance_T = noise.uniform(inputs, 1, 2 * place + 2)[:, 0]
       is_whole_T = (expert_T == first_T) | (chance_T < WHOLE_SHARE)
       share_T = jnp.where(is_whole_T, 1.0, PART)
       # The value is a part of it, the gradient that of the whole.

@@ -1,4 +1,4 @@
-"""StableMoE: learn to route, then freeze a small router that learned it."""
+"""StableMoE: learn to route, then freeze a small student of the router."""
 
 import dataclasses
 
@@ -39,8 +39,8 @@ class StableMoE(contract.Router):
   what the student learns.
 
   In the paper's code an expert has room for a capacity factor times T / E
-  tokens, 2 in its instructions, in evaluation as well; what finds no place
-  passes unchanged. That is dispatcher `capacity` with factor 2 in a block that
+  tokens, 2 in its instructions, in evaluation as well; tokens over capacity
+  pass unchanged. That is dispatcher `capacity` with factor 2 in a block that
   adds its input.
   There the router sees the block's input as it is, and experts normalise it for
   themselves; here router and experts see the normalised input. There the
@@ -75,17 +75,17 @@ class StableMoE(contract.Router):
   def frozen_scorers(self) -> dict[str, int]:
     return {'student': self.stage_two_from}
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    logits_TE, student_TE = given.logits_TE, given.extra_scores['student']
-    learning = given.training & (given.steps < self.stage_two_from)
-    greedy_T1 = _best(given.biased(logits_TE))
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    logits_TE, student_TE = inputs.logits_TE, inputs.extra_scores['student']
+    learning = inputs.training & (inputs.steps < self.stage_two_from)
+    greedy_T1 = _best(inputs.biased(logits_TE))
     expert_T1 = jnp.where(learning, greedy_T1, _best(student_TE))
     alpha_T1 = jax.nn.sigmoid(scores.take(logits_TE, expert_T1))
 
     missed_T = -scores.take(jax.nn.log_softmax(student_TE), greedy_T1)[:, 0]
     hit_TE = expert_T1 == jnp.arange(logits_TE.shape[1])
     routing = contract.token_choice(
-      given,
+      inputs,
       expert_T1,
       alpha_T1,
       jax.nn.softmax(logits_TE, axis=-1),
@@ -96,7 +96,7 @@ class StableMoE(contract.Router):
     )
     if not self.interpolates:
       return routing
-    rest_T = jnp.where(given.valid_T, 1 - alpha_T1[:, 0], 0.0)
+    rest_T = jnp.where(inputs.valid_T, 1 - alpha_T1[:, 0], 0.0)
     return dataclasses.replace(routing, residual_T=rest_T)
 
 

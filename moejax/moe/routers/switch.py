@@ -1,4 +1,4 @@
-"""Switch: one expert per token, and ways to explore others in training."""
+"""Switch: one expert per token, and exploration of others in training."""
 
 import dataclasses
 
@@ -20,19 +20,19 @@ class Argmax(fields.Checked):
   def prepare(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
   ) -> jax.Array:
-    """What is scored, in training."""
+    """The input of the scorer, in training."""
     del index_T, key
     return x_TD
 
-  def logits(self, given: contract.RouterInput) -> jax.Array:
+  def logits(self, inputs: contract.RouterInput) -> jax.Array:
     """Logits of which softmax and choice are taken, in training."""
-    return given.logits_TE
+    return inputs.logits_TE
 
   def choice(
-    self, given: contract.RouterInput, prob_TE: jax.Array
+    self, inputs: contract.RouterInput, prob_TE: jax.Array
   ) -> jax.Array:
-    """What the choice is the largest of, in training."""
-    del given
+    """The scores of which the largest is chosen, in training."""
+    del inputs
     return prob_TE
 
 
@@ -59,10 +59,10 @@ class LogitsJitter(Argmax):
 
   epsilon: float = fields.number(1e-2, at_least=0, below=1)
 
-  def logits(self, given: contract.RouterInput) -> jax.Array:
-    num_experts = given.logits_TE.shape[1]
-    noise_TE = noise.uniform(given, num_experts, LOGITS_SALT)
-    return given.logits_TE + 1 + self.epsilon * (2 * noise_TE - 1)
+  def logits(self, inputs: contract.RouterInput) -> jax.Array:
+    num_experts = inputs.logits_TE.shape[1]
+    noise_TE = noise.uniform(inputs, num_experts, LOGITS_SALT)
+    return inputs.logits_TE + 1 + self.epsilon * (2 * noise_TE - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +90,10 @@ class Sample(Argmax):
   temperature: float = fields.number(1.0, above=0, at_most=1000)
 
   def choice(
-    self, given: contract.RouterInput, prob_TE: jax.Array
+    self, inputs: contract.RouterInput, prob_TE: jax.Array
   ) -> jax.Array:
-    noise_TE = noise.gumbel(given, prob_TE.shape[1], LOGITS_SALT)
-    return given.logits_TE / self.temperature + noise_TE
+    noise_TE = noise.gumbel(inputs, prob_TE.shape[1], LOGITS_SALT)
+    return inputs.logits_TE / self.temperature + noise_TE
 
 
 NOISES = {
@@ -119,7 +119,7 @@ class Switch(contract.Router):
   policy for evaluation too; here evaluation has no noise.
 
   Attributes:
-    noise: how a token comes to other experts than its best, see `NOISES`.
+    noise: how tokens explore experts other than their best, see `NOISES`.
   """
 
   noise: Argmax = fields.choice(NOISES, InputJitter())
@@ -143,13 +143,13 @@ class Switch(contract.Router):
   ) -> jax.Array:
     return x_TD if key is None else self.noise.prepare(x_TD, index_T, key)
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    logits_TE = given.logits_TE
-    if given.training:
-      logits_TE = self.noise.logits(given)
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    logits_TE = inputs.logits_TE
+    if inputs.training:
+      logits_TE = self.noise.logits(inputs)
     choice_TE = prob_TE = jax.nn.softmax(logits_TE, axis=-1)
-    if given.training:
-      choice_TE = self.noise.choice(given, prob_TE)
-    _, expert_T1 = jax.lax.top_k(given.biased(choice_TE), 1)
+    if inputs.training:
+      choice_TE = self.noise.choice(inputs, prob_TE)
+    _, expert_T1 = jax.lax.top_k(inputs.biased(choice_TE), 1)
     gate_T1 = scores.take(prob_TE, expert_T1)
-    return contract.token_choice(given, expert_T1, gate_T1, prob_TE)
+    return contract.token_choice(inputs, expert_T1, gate_T1, prob_TE)

@@ -76,14 +76,14 @@ class TCMoE(fixed_k.FixedK):
     """At most: null choices, and both signs of one expert, make it fewer."""
     return self.k
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    num_experts = (given.logits_TE.shape[1] - self.num_null) // 2
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    num_experts = (inputs.logits_TE.shape[1] - self.num_null) // 2
     offset_C = np.repeat(
       np.float32([0.0, self.negative_offset, self.null_offset]),
       [num_experts, num_experts, self.num_null],
     )
-    prob_TC = jax.nn.softmax(given.logits_TE + offset_C, axis=-1)
-    bias_TE = given.biased(jnp.zeros_like(prob_TC[:, :num_experts]))
+    prob_TC = jax.nn.softmax(inputs.logits_TE + offset_C, axis=-1)
+    bias_TE = inputs.biased(jnp.zeros_like(prob_TC[:, :num_experts]))
     null_TN = prob_TC[:, 2 * num_experts :]
     bias_TC = jnp.concatenate([bias_TE, bias_TE, 0 * null_TN], axis=1)
     _, choice_TK = jax.lax.top_k(
@@ -101,7 +101,7 @@ class TCMoE(fixed_k.FixedK):
       base_TK1 == jnp.arange(num_experts), axis=1, dtype=jnp.float32
     )
     return contract.token_choice(
-      given,
+      inputs,
       expert_TK,
       weight_TK,
       prob_TE,

@@ -11,12 +11,12 @@ from moejax.moe import contract
 from moejax.moe.routers import hashing
 
 
-def _each_token(given: contract.RouterInput) -> jax.Array:
-  return given.index_T
+def _each_token(inputs: contract.RouterInput) -> jax.Array:
+  return inputs.index_T
 
 
-def _each_sequence(given: contract.RouterInput) -> jax.Array:
-  return given.index_T // given.row_length
+def _each_sequence(inputs: contract.RouterInput) -> jax.Array:
+  return inputs.index_T // inputs.row_length
 
 
 BY = {'token': _each_token, 'sequence': _each_sequence}
@@ -54,16 +54,16 @@ class Thor(contract.Router):
   def experts_per_token(self) -> float:
     return 1
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    num_tokens, num_experts = given.logits_TE.shape
-    if given.training:
-      expert = jax.random.randint(given.key, (), 0, num_experts)
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    num_tokens, num_experts = inputs.logits_TE.shape
+    if inputs.training:
+      expert = jax.random.randint(inputs.key, (), 0, num_experts)
       expert_T = jnp.full(num_tokens, expert)
     else:
-      place_T = BY[self.by](given)
-      expert_T = hashing.below(num_experts, self.seed, given.layer, place_T)
+      place_T = BY[self.by](inputs)
+      expert_T = hashing.below(num_experts, self.seed, inputs.layer, place_T)
     return contract.token_choice(
-      given,
+      inputs,
       expert_T[:, None],
       jnp.ones((num_tokens, 1), jnp.float32),
       jnp.full((num_tokens, num_experts), 1 / num_experts, jnp.float32),

@@ -23,11 +23,11 @@ class TopK(fixed_k.FixedK):
   than 1. In general:
 
     1. score   s = score(logits); probabilities s / sum(s) for balance losses
-    2. choose  the k largest of s + b, with b the selection biases there are
-               (arXiv 2408.15664); b takes part in nothing else
+    2. choose  the k largest of s + b, where b is the selection bias, if there
+               is one (arXiv 2408.15664); it takes part in nothing else
     3. weigh   g = s of the chosen, over their sum if `renormalise`, * `scale`
 
-  Published routers (what is not named stays at its default):
+  Published routers, by the fields that are not at their defaults:
 
     DeepSeekMoE, OLMoE, Grok-1, Qwen1.5 and 2   k
     Mixtral, MiniMax-01, Qwen3, Qwen3-Next      renormalise
@@ -100,14 +100,14 @@ class TopK(fixed_k.FixedK):
     sums_kept = self.after and self.score.endswith('softmax')
     return not (self.renormalise or sums_kept)
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     score = scores.SCORES[self.score]
-    score_TE, prob_TE = score(given.logits_TE)
-    order_TE = given.logits_TE if self.after else score_TE
-    choice_TE = given.biased(order_TE)
-    thins = given.training and self.expert_dropout > 0
+    score_TE, prob_TE = score(inputs.logits_TE)
+    order_TE = inputs.logits_TE if self.after else score_TE
+    choice_TE = inputs.biased(order_TE)
+    thins = inputs.training and self.expert_dropout > 0
     if thins:
-      noise_TE = noise.uniform(given, choice_TE.shape[1], DROPOUT_SALT)
+      noise_TE = noise.uniform(inputs, choice_TE.shape[1], DROPOUT_SALT)
       choice_TE = jnp.where(noise_TE < self.expert_dropout, -jnp.inf, choice_TE)
     best_TK, expert_TK = jax.lax.top_k(self.limited(choice_TE), self.k)
     gate_TK = scores.take(order_TE, expert_TK)
@@ -123,15 +123,15 @@ class TopK(fixed_k.FixedK):
     if self.scale != 1:
       gate_TK = gate_TK * self.scale
     extra = {}
-    if self.tells_unbiased(given):
-      extra['unbiased_TK'] = scores.largest(given, order_TE, self.k)
-    routing = contract.token_choice(given, expert_TK, gate_TK, prob_TE, extra)
+    if self.tells_unbiased(inputs):
+      extra['unbiased_TK'] = scores.largest(inputs, order_TE, self.k)
+    routing = contract.token_choice(inputs, expert_TK, gate_TK, prob_TE, extra)
     return dataclasses.replace(routing, scales_input=self.scales_input)
 
   def limited(self, choice_TE: jax.Array) -> jax.Array:
-    """What is chosen by; -inf where an expert is out of question."""
+    """The scores to choose by, with -inf for experts that are left out."""
     return choice_TE
 
-  def tells_unbiased(self, given: contract.RouterInput) -> bool:
-    """Whether the choice may differ from that of the scores alone."""
-    return given.selection_bias_E is not None
+  def tells_unbiased(self, inputs: contract.RouterInput) -> bool:
+    """Whether `extra` has `unbiased_TK`, since a bias moves the choice."""
+    return inputs.selection_bias_E is not None

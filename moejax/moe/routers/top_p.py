@@ -1,4 +1,4 @@
-"""Top-p routing: as many experts as a token needs to be sure."""
+"""Top-p routing: the fewest experts whose probabilities reach p."""
 
 import dataclasses
 
@@ -25,8 +25,8 @@ class TopP(contract.Router):
 
   Attributes:
     p: what the probabilities must reach.
-    k: experts that a token is counted with, for FLOPs: how many it takes in
-      the end nobody knows before.
+    k: experts of a token that FLOPs are counted with, since the number that
+      it takes is known only when it is routed.
   """
 
   p: float = fields.number(
@@ -44,12 +44,12 @@ class TopP(contract.Router):
   def experts_per_token(self) -> float:
     return self.k
 
-  def __call__(self, given: contract.RouterInput) -> contract.Routing:
-    prob_TE = jax.nn.softmax(given.logits_TE, axis=-1)
-    _, order_TE = jax.lax.top_k(given.biased(prob_TE), prob_TE.shape[1])
+  def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
+    prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
+    _, order_TE = jax.lax.top_k(inputs.biased(prob_TE), prob_TE.shape[1])
     sorted_TE = jnp.take_along_axis(prob_TE, order_TE, axis=1)
     # An expert is needed as long as those before it do not reach p.
     needed_TE = jnp.cumsum(sorted_TE, axis=1) - sorted_TE < self.p
     rank_TE = jnp.argsort(order_TE, axis=1)
     used_TE = jnp.take_along_axis(needed_TE, rank_TE, axis=1)
-    return any_number.send(given, prob_TE, used_TE, prob_TE)
+    return any_number.send(inputs, prob_TE, used_TE, prob_TE)

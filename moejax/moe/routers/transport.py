@@ -1,4 +1,4 @@
-"""Tokens shared out among experts so that every expert gets as much.
+"""Transport plans that give every expert the same share of the tokens.
 
 One sequence of S tokens at a time (vmap over sequences); padding has no mass.
 """
@@ -12,9 +12,9 @@ from moejax.core import varying
 from moejax.moe import contract
 
 
-def by_sequence(given: contract.RouterInput, x_T: jax.Array) -> jax.Array:
+def by_sequence(inputs: contract.RouterInput, x_T: jax.Array) -> jax.Array:
   """[T, ...] as [sequences, row_length, ...]."""
-  return x_T.reshape(-1, given.row_length, *x_T.shape[1:])
+  return x_T.reshape(-1, inputs.row_length, *x_T.shape[1:])
 
 
 def sinkhorn(

@@ -58,11 +58,11 @@ class Scorer(fields.Checked):
     """
     raise NotImplementedError
 
-  def __call__(self, w: dict[str, jax.Array], given: ScorerInput) -> jax.Array:
+  def __call__(self, w: dict[str, jax.Array], inputs: ScorerInput) -> jax.Array:
     """Scores [T, num] in float32, whatever the compute type."""
     raise NotImplementedError
 
-  def state(self, w: dict[str, jax.Array], given: ScorerInput) -> jax.Array:
+  def state(self, w: dict[str, jax.Array], inputs: ScorerInput) -> jax.Array:
     """What it hands on, [T, R] in float32, if R is above 0."""
     raise NotImplementedError
 

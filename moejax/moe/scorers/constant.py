@@ -32,7 +32,7 @@ class Constant(base.Scorer):
     return {'c_E': nnx.Param(c_E, axes=('unsharded',), decays=False)}
 
   def __call__(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
     c_E = w['c_E']
-    return jnp.broadcast_to(c_E, (given.x_TD.shape[0], c_E.shape[0]))
+    return jnp.broadcast_to(c_E, (inputs.x_TD.shape[0], c_E.shape[0]))

@@ -84,9 +84,9 @@ class Cosine(base.Scorer):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
-    x_TZ = linear.product(given.x_TD, w['w_DZ'])
+    x_TZ = linear.product(inputs.x_TD, w['w_DZ'])
     if self.normalises_tokens:
       x_TZ = x_TZ / norm(x_TZ)
     return linear.product(x_TZ, self._rows(w['w_EZ']).T) / self._tau(w)
@@ -157,9 +157,9 @@ class PerturbedCosine(base.Scorer):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
-    x_TZ = linear.product(given.x_TD, w['w_DZ']) if self.width else given.x_TD
+    x_TZ = linear.product(inputs.x_TD, w['w_DZ']) if self.width else inputs.x_TD
     x_TZ = x_TZ / (norm(x_TZ, 0.0) + self.tau2)
     w_EZ = w['w_EZ'] / (norm(w['w_EZ'], 0.0) + self.tau1)
     logits_TE = linear.product(x_TZ, w_EZ.T)

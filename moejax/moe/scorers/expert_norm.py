@@ -43,10 +43,10 @@ class ExpertNorm(base.Scorer):
     return {}
 
   def __call__(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
     del w
-    if WEIGHT not in given.experts:
+    if WEIGHT not in inputs.experts:
       raise errors.InputError(
         'scorer expert_norm reads the experts: use it with '
         'model.moe.experts=autonomous_swiglu'
@@ -54,10 +54,10 @@ class ExpertNorm(base.Scorer):
 
     @jax.checkpoint
     def norm(w_DR: jax.Array) -> jax.Array:
-      h_TR = linear.product(given.x_TD, w_DR.astype(jnp.float32))
+      h_TR = linear.product(inputs.x_TD, w_DR.astype(jnp.float32))
       square_T = jnp.sum(jnp.square(h_TR), axis=1)
       # The gradient of a norm at zero is taken to be zero.
       some_T = square_T > 0
       return jnp.where(some_T, jnp.sqrt(jnp.where(some_T, square_T, 1.0)), 0.0)
 
-    return jax.lax.map(norm, given.experts[WEIGHT]).T
+    return jax.lax.map(norm, inputs.experts[WEIGHT]).T

@@ -71,7 +71,7 @@ class Hyper(base.Scorer):
     return {**weights, 'r_D': r}
 
   def __call__(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
     frozen = {name: jax.lax.stop_gradient(w[name]) for name in FROZEN}
     r_D = w['r_D']
@@ -79,5 +79,5 @@ class Hyper(base.Scorer):
       r_D = jax.lax.stop_gradient(r_D)
     hidden_H = linear.product(r_D, frozen['w_DH']) + frozen['b_H']
     made_N = linear.product(jax.nn.relu(hidden_H), frozen['w_HN'])
-    w_EC = (made_N + frozen['b_N']).reshape(-1, given.x_TD.shape[1] + 1)
-    return linear.product(given.x_TD, w_EC[:, :-1].T) + w_EC[:, -1]
+    w_EC = (made_N + frozen['b_N']).reshape(-1, inputs.x_TD.shape[1] + 1)
+    return linear.product(inputs.x_TD, w_EC[:, :-1].T) + w_EC[:, -1]

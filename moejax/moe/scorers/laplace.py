@@ -23,12 +23,12 @@ class Laplace(base.Scorer):
   ties (`start=zeros` does it), and has no b; the paper's theory has one.
 
   Distances come from |x|^2 - 2 x w + |w|^2, a matmul, and are accurate to about
-  5e-4 of |x| where a token all but sits on an expert.
+  5e-4 of |x| where a token is very near to an expert.
 
   Attributes:
     squared: whether it is the Gaussian gate.
     bias: whether there is a learned b, which starts at zero.
-    start: how the experts' places start, see `scorers.starts`.
+    start: initial values of w, see `scorers.starts`.
   """
 
   squared: bool = False
@@ -46,9 +46,9 @@ class Laplace(base.Scorer):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
-    x_TD, w_DE = given.x_TD, w['w_DE']
+    x_TD, w_DE = inputs.x_TD, w['w_DE']
     length_T1 = jnp.sum(jnp.square(x_TD), axis=1, keepdims=True)
     length_E = jnp.sum(jnp.square(w_DE), axis=0)
     square_TE = length_T1 - 2 * linear.product(x_TD, w_DE) + length_E

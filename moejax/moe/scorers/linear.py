@@ -17,7 +17,7 @@ AXES = ('unsharded', 'unsharded')
 class Linear(base.Scorer):
   """logit_i = u . e_i + b_i, with e_i the centroid of expert i.
 
-  DeepSeekMoE (arXiv 2401.06066, equation 11), and nearly everyone.
+  DeepSeekMoE (arXiv 2401.06066, equation 11) and most other models.
 
   Attributes:
     bias: whether there is a learned b, which starts at zero (gpt-oss). It is in
@@ -44,9 +44,9 @@ class Linear(base.Scorer):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
-    logits_TE = product(given.x_TD, w['w_DE'])
+    logits_TE = product(inputs.x_TD, w['w_DE'])
     return logits_TE + w['b_E'] if self.bias else logits_TE
 
 

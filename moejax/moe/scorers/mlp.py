@@ -69,17 +69,17 @@ class Mlp(base.Scorer):
     }
 
   def state(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
-    r_TR = linear.product(given.x_TD, w['w_down_DR']) + w['b_down_R']
-    if self.depth_average and given.state_TR is not None:
-      r_TR = r_TR + w['depth_scale_R'] * given.state_TR
+    r_TR = linear.product(inputs.x_TD, w['w_down_DR']) + w['b_down_R']
+    if self.depth_average and inputs.state_TR is not None:
+      r_TR = r_TR + w['depth_scale_R'] * inputs.state_TR
     return r_TR
 
   def __call__(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
-    h_TR = self.state(w, given)
+    h_TR = self.state(w, inputs)
     square_T1 = jnp.mean(jnp.square(h_TR), axis=-1, keepdims=True)
     h_TR = h_TR * jax.lax.rsqrt(square_T1 + EPS) * w['norm_scale_R']
     for name in ('one', 'two'):

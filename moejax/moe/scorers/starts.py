@@ -1,6 +1,6 @@
-"""How the rows of a scorer start: functions of (key, width, num, std).
+"""Initial values of a scorer's rows: functions of (key, width, num, std).
 
-Each gives w_DE in float32; `std` is that of the model's matrices.
+Each returns w_DE in float32; `std` is that of the model's matrices.
 """
 
 import math

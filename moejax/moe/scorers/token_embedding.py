@@ -15,8 +15,8 @@ class TokenEmbedding(base.Scorer):
   """logit_i = v(id) . e_i: a small word embedding and centroids of its own.
 
   StableMoE's light router (arXiv 2204.08396, section 3.1, and its code): 50
-  dimensions, centroids orthogonal of norm 0.1. What the token vector holds is
-  not looked at, so the router that uses it is a hash of the id in the end.
+  dimensions, centroids orthogonal of norm 0.1. The token vector is not used, so
+  a choice by these scores is a function of the id alone.
 
   An id of `vocab_size` or more shares the last id's embedding.
 
@@ -45,7 +45,7 @@ class TokenEmbedding(base.Scorer):
     }
 
   def __call__(
-    self, w: dict[str, jax.Array], given: base.ScorerInput
+    self, w: dict[str, jax.Array], inputs: base.ScorerInput
   ) -> jax.Array:
-    token_T = jnp.clip(given.token_T, 0, self.vocab_size - 1)
+    token_T = jnp.clip(inputs.token_T, 0, self.vocab_size - 1)
     return linear.product(w['v_VZ'][token_T], w['w_EZ'].T)

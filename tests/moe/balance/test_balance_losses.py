@@ -22,7 +22,7 @@ from moejax.moe.balance.load import (
 from moejax.moe.balance.logits import Entropy, TokenEntropy, ZLoss
 from moejax.moe.balance.selector_entropy import SelectorEntropy
 from moejax.moe.balance.stable_moe import StableMoELoss
-from moejax.moe.balance.switch import Switch
+from moejax.moe.balance.switch import SwitchLoss
 from moejax.moe.balance.ternary_choice import TernaryChoice
 from moejax.moe.balance.two_level import TwoLevelImportance
 from moejax.moe.balance.variation import Importance, Load
@@ -61,10 +61,10 @@ def even(num_experts, k, rounds=3):
     (SequenceLevel(1.0), lambda n, k: 1),
     (DeviceLevel(1.0, 2), lambda n, k: 1),
     # Switch; GShard's is 1 / E^2, times E^2 as in praxis
-    (Switch(1.0), lambda n, k: 1),
+    (SwitchLoss(1.0), lambda n, k: 1),
     (GShardAux(1.0), lambda n, k: 1),
     # flaxformer's top-k; transformers' Mixtral, a sum over the k places
-    (Switch(1.0, 'multi_hot'), lambda n, k: k),
+    (SwitchLoss(1.0, 'multi_hot'), lambda n, k: k),
     # MoE++ has no factor N / K
     (Weighted(1.0, num_zero=0), lambda n, k: k / n),
     (Groups(1.0, num_groups=2), lambda n, k: 1),
@@ -124,11 +124,11 @@ def test_collapse_onto_one_group_is_the_coefficient_times_groups():
     (Communication(1.0, 2, 2), 0.775),
     # c = (1, 0, 1, 0), S = 2, m = P: 4^2 * 1/4 (.5 * .35 + .5 * .35) = 1.4
     (GShardAux(1.0), 1.4),
-    (Switch(1.0), 1.4),
+    (SwitchLoss(1.0), 1.4),
     # 4 * ((2 * .35 + .2 + .35) / 2) = 2.5
-    (Switch(1.0, 'multi_hot'), 2.5),
+    (SwitchLoss(1.0, 'multi_hot'), 2.5),
     # The weights are 1, so the mean gate is f: 4 * (1 + .25 + .25) = 6
-    (Switch(1.0, 'masked'), 6.0),
+    (SwitchLoss(1.0, 'masked'), 6.0),
     # eta = (1, 1, .5, .5), f = (1, .5, .5, 0): .35 + .1 + .0875 = .5375
     (Weighted(1.0, 0.5, 2), 0.5375),
     # Groups {0, 1} and {2, 3}: 3 picks of 4 and 1. Wanted are 3/4 and 1/4, so
@@ -158,9 +158,9 @@ def test_worked_numbers_without_padding(part, want):
   [
     (ExpertLevel(1.0), 1.07786),
     (SequenceLevel(1.0), 1.07786),
-    (Switch(1.0, 'multi_hot'), 2.15572),
+    (SwitchLoss(1.0, 'multi_hot'), 2.15572),
     (GShardAux(1.0), 16 * 0.0716365),
-    (Switch(1.0), 1.146185),
+    (SwitchLoss(1.0), 1.146185),
     (ZLoss(1.0), 6.24336),
     (Entropy(1.0), -1.343638),
     (Importance(1.0, 'probabilities'), 0.078649),

@@ -17,7 +17,7 @@ from moejax.convert.families import FAMILIES, family
 from moejax.core import errors
 from moejax.moe import balance
 from moejax.moe.balance.load import ExpertLevel
-from moejax.moe.balance.switch import Switch
+from moejax.moe.balance.switch import SwitchLoss
 from moejax.moe.routers import ROUTERS
 from moejax.moe.routers.top_k import TopK
 
@@ -76,7 +76,7 @@ def total(parts, router, logits_NTE, valid_T, bias_E=None):
 )
 def test_the_loss_is_the_number_that_transformers_computes(valid, want):
   logits_NTE, valid_T = waves(3, 6, 5), np.array(valid, bool)
-  part = Switch(1.0, 'multi_hot', 'together')
+  part = SwitchLoss(1.0, 'multi_hot', 'together')
   got = total((part,), TopK(k=2), logits_NTE, valid_T)
   assert got == pytest.approx(want, rel=1e-6)
   assert formula(logits_NTE, 2, valid_T) == pytest.approx(want, rel=1e-6)
@@ -91,7 +91,7 @@ def test_an_entry_has_the_loss_that_its_coefficient_was_published_for(name):
   shape = (model.num_layers, 40, moe.num_experts)
   logits_NTE = rng.normal(size=shape) + rng.normal(size=shape[::2])[:, None]
   valid_T = np.arange(40) < 33
-  parts = tuple(part for part in moe.balance if isinstance(part, Switch))
+  parts = tuple(part for part in moe.balance if isinstance(part, SwitchLoss))
   got = total(parts, moe.router, logits_NTE, valid_T)
   want = PUBLISHED[name] * formula(logits_NTE, moe.router.k, valid_T)
   assert got == pytest.approx(want, rel=1e-5)
@@ -114,7 +114,7 @@ def test_a_router_with_bias_and_sigmoids_has_the_loss_of_its_logits():
   bias_E = np.array([0, 0, 0, 0, 5], np.float32)
   router = TopK(k=2, score='sigmoid', renormalise=True)
   of = lambda form: total(
-    (Switch(1.0, form, 'together'),), router, logits_NTE, valid_T, bias_E
+    (SwitchLoss(1.0, form, 'together'),), router, logits_NTE, valid_T, bias_E
   )
   want = formula(logits_NTE, 2, valid_T)
   assert of('of_logits') == pytest.approx(want, rel=1e-5)
@@ -122,7 +122,7 @@ def test_a_router_with_bias_and_sigmoids_has_the_loss_of_its_logits():
   given = tiny.router_input(logits_NTE[0])
   routing = ROUTERS['expert_choice']()(given)
   with pytest.raises(errors.InputError, match='or form=multi_hot'):
-    Switch(1.0, 'of_logits').observe(given, routing)
+    SwitchLoss(1.0, 'of_logits').observe(given, routing)
 
 
 def test_a_loss_for_each_layer_is_as_strong_where_layers_route_alike():
@@ -130,21 +130,21 @@ def test_a_loss_for_each_layer_is_as_strong_where_layers_route_alike():
   logits_NTE = np.tile(waves(1, 6, 5), (4, 1, 1))
   valid_T = np.ones(6, bool)
   each = total((ExpertLevel(0.01),), TopK(k=2), logits_NTE, valid_T)
-  together = Switch(0.02, 'multi_hot', 'together')
+  together = SwitchLoss(0.02, 'multi_hot', 'together')
   joined = total((together,), TopK(k=2), logits_NTE, valid_T)
   assert each == pytest.approx(joined, rel=1e-6)
   # Layers that make up for each other's imbalance are balanced together only.
   turned = np.stack([9 * np.eye(4)[[n] * 6] for n in (0, 1)])
   one = total((ExpertLevel(0.5),), TopK(k=1), turned, valid_T)
   both = total(
-    (Switch(1.0, 'multi_hot', 'together'),), TopK(k=1), turned, valid_T
+    (SwitchLoss(1.0, 'multi_hot', 'together'),), TopK(k=1), turned, valid_T
   )
   assert one == pytest.approx(4, rel=1e-2)
   assert both == pytest.approx(2, rel=1e-2)
 
 
 def test_the_loss_of_all_layers_is_reported_once():
-  parts = (Switch(1.0, 'multi_hot', 'together'), ExpertLevel(1.0))
+  parts = (SwitchLoss(1.0, 'multi_hot', 'together'), ExpertLevel(1.0))
   given = tiny.router_input(waves(1, 6, 5)[0])
   one = balance.observe(parts, given, TopK(k=2)(given), {})
   sums = jax.tree.map(lambda x: jnp.stack([x, x, x]), one)

@@ -98,7 +98,7 @@ def test_the_average_worked_by_hand():
   np.testing.assert_allclose(
     two.selection_bias_E, [-0.39 / 0.19, -0.0975 / 0.19], rtol=8e-3
   )
-  assert two['updates'] == 2
+  assert two.kept['updates'] == 2
   # A batch of padding says nothing.
   none = observed(part, LOGITS_TE, np.zeros(4, bool))
   tiny.assert_close(after(part, two, none), two)

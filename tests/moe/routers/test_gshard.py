@@ -199,15 +199,15 @@ LOGITS_TE = np.array([
 @pytest.mark.parametrize(
   ('second', 'used_T'),
   [
-    (gshard.All(), [1, 1, 1]),
-    (gshard.Never(), [0, 0, 0]),
-    (gshard.Random(0.2), [1, 1, 1]),
-    (gshard.Random(0.0), [1, 1, 1]),
-    (gshard.Threshold(0.2), [1, 1, 1]),
-    (gshard.Threshold(0.3), [0, 1, 1]),
-    (gshard.Ratio(0.3), [1, 1, 1]),
-    (gshard.Ratio(0.4), [0, 1, 1]),
-    (gshard.Ratio(0.7), [0, 0, 0]),
+    (gshard.SecondAlways(), [1, 1, 1]),
+    (gshard.SecondNever(), [0, 0, 0]),
+    (gshard.SecondByChance(0.2), [1, 1, 1]),
+    (gshard.SecondByChance(0.0), [1, 1, 1]),
+    (gshard.SecondAboveThreshold(0.2), [1, 1, 1]),
+    (gshard.SecondAboveThreshold(0.3), [0, 1, 1]),
+    (gshard.SecondAboveRatio(0.3), [1, 1, 1]),
+    (gshard.SecondAboveRatio(0.4), [0, 1, 1]),
+    (gshard.SecondAboveRatio(0.7), [0, 0, 0]),
   ],
   ids=str,
 )
@@ -227,7 +227,7 @@ def test_which_second_choices_are_used(second, used_T, slot, key):
 
 
 def test_never_using_the_second_is_one_expert_per_token():
-  assert GShard(second=gshard.Never()).experts_per_token == 1
+  assert GShard(second=gshard.SecondNever()).experts_per_token == 1
   assert GShard().experts_per_token == 2
 
 
@@ -237,9 +237,9 @@ def test_a_fifth_of_the_first_is_a_sixth_of_both():
   used = lambda second: np.asarray(
     GShard(second=second)(tiny.router_input(np.log(gate_TE))).weight_A[2:] > 0
   ).tolist()
-  assert used(gshard.Ratio(0.2)) == [False, True]
-  assert used(gshard.Threshold(0.2)) == [False, False]
-  assert used(gshard.Threshold(0.16)) == [True, True]
+  assert used(gshard.SecondAboveRatio(0.2)) == [False, True]
+  assert used(gshard.SecondAboveThreshold(0.2)) == [False, False]
+  assert used(gshard.SecondAboveThreshold(0.16)) == [True, True]
 
 
 @pytest.mark.parametrize(('threshold', 'chance'), [(0.4, 0.25), (0.1, 1.0)])
@@ -248,7 +248,9 @@ def test_a_second_is_sent_with_probability_of_gate_over_threshold(
 ):
   num = 4000
   given = tiny.router_input(np.log(np.tile([0.9, 0.1], (num, 1))), key=KEY)
-  router = GShard(second=gshard.Random(threshold), dropped_use_slot=False)
+  router = GShard(
+    second=gshard.SecondByChance(threshold), dropped_use_slot=False
+  )
   sent = np.asarray(router(given).expert_A[num:]) < 2
   spread = np.sqrt(chance * (1 - chance) / num)
   assert abs(sent.mean() - chance) <= 4 * spread
@@ -275,7 +277,7 @@ def test_the_second_is_sampled_by_the_rest_of_the_probabilities():
   num = 4000
   prob_E = np.array([0.5, 0.3, 0.15, 0.05])
   given = tiny.router_input(np.log(np.tile(prob_E, (num, 1))), key=KEY)
-  routing = jax.jit(GShard(second=gshard.Sampling()))(given)
+  routing = jax.jit(GShard(second=gshard.SecondDrawn()))(given)
   first_T, second_T = np.asarray(routing.expert_A).reshape(2, num)
   assert (first_T == 0).all()
   for expert, chance in ((0, 0.0), (1, 0.6), (2, 0.3), (3, 0.1)):
@@ -283,7 +285,9 @@ def test_the_second_is_sampled_by_the_rest_of_the_probabilities():
     assert abs((second_T == expert).mean() - chance) <= 4 * spread
   gate_T = prob_E[second_T] / (0.5 + prob_E[second_T])
   np.testing.assert_allclose(routing.weight_A[num:], gate_T, rtol=1e-5)
-  calm = GShard(second=gshard.Sampling())(dataclasses.replace(given, key=None))
+  calm = GShard(second=gshard.SecondDrawn())(
+    dataclasses.replace(given, key=None)
+  )
   assert set(np.asarray(calm.expert_A[num:])) == {1}
 
 
