@@ -19,8 +19,6 @@ the algorithm. An entry that cannot have this budget says so. Coefficients are
 the published ones where there are any, else 0.01.
 """
 
-import functools
-
 from moejax import config
 from moejax.core import table
 
@@ -60,16 +58,20 @@ def _transformers(coefficient):
   }
 
 
-def _layer(size, router, balance, **fields):
-  """A layer with experts of this size; `fields` are its other keys."""
-  return {**size, 'router': router, 'balance': balance, **fields}
+def _layers(size):
+  """Makes layers with experts of a size; `fields` are their other keys."""
+
+  def layer(router, balance, **fields):
+    return {**size, 'router': router, 'balance': balance, **fields}
+
+  return layer
 
 
-_coarse = functools.partial(_layer, COARSE)
-_single = functools.partial(_layer, SINGLE)
-_fine = functools.partial(_layer, FINE)
-_half_shared = functools.partial(_layer, HALF_SHARED)
-_finest = functools.partial(_layer, FINEST)
+_coarse = _layers(COARSE)
+_single = _layers(SINGLE)
+_fine = _layers(FINE)
+_half_shared = _layers(HALF_SHARED)
+_finest = _layers(FINEST)
 
 
 def _top_k(**fields):

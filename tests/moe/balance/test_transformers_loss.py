@@ -21,7 +21,7 @@ from moejax.moe.balance.switch import SwitchLoss
 from moejax.moe.routers import ROUTERS
 from moejax.moe.routers.top_k import TopK
 
-ZOO = str(pathlib.Path(__file__).parents[2] / 'configs' / 'zoo.py')
+ZOO = str(pathlib.Path(__file__).parents[3] / 'configs' / 'zoo.py')
 # What the releases, or else their classes, have for router_aux_loss_coef.
 PUBLISHED = {
   'mixtral': 0.02,

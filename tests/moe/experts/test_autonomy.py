@@ -20,7 +20,7 @@ from moejax.moe.routers.top_k import TopK
 from moejax.moe.scorers.base import ScorerInput
 from moejax.moe.scorers.expert_norm import ExpertNorm
 
-ZOO = str(pathlib.Path(__file__).parents[2] / 'configs' / 'zoo.py')
+ZOO = str(pathlib.Path(__file__).parents[3] / 'configs' / 'zoo.py')
 Z0 = np.array([[1.0, 0], [1, 1], [0, 2]], np.float32)
 W_DOWN = np.array([
   [[1, 0], [0, 1]],
