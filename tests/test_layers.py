@@ -89,6 +89,16 @@ def imports(tree):
   ]
 
 
+def for_type_checkers(tree):
+  """What stands below `if TYPE_CHECKING:`, which no program reaches."""
+  return [
+    inner
+    for node in tree.body
+    if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING'
+    for inner in ast.walk(node)
+  ]
+
+
 def functions(tree):
   kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
   return [node for node in ast.walk(tree) if isinstance(node, kinds)]
@@ -96,8 +106,13 @@ def functions(tree):
 
 def upward_imports(name, tree):
   here = package_of(name)
-  if here == '__init__':  # the version alone, so that setup.cfg can read it
-    return [module for _, module in imports(tree)]
+  if here == '__init__':  # instant, and setup.cfg reads the version in it
+    seen = {id(node) for node in for_type_checkers(tree)}
+    return [
+      module
+      for node, module in imports(tree)
+      if id(node) not in seen and module not in {'importlib', 'typing'}
+    ]
   if here not in HEIGHT:
     return [f'package {here} is in no line of LAYERS']
   found = []
@@ -189,6 +204,8 @@ CASES = {
       ('moe/layer.py', 'import moejax'),
       ('new/layer.py', 'import jax'),
       ('__init__.py', 'import jax'),
+      ('__init__.py', 'from moejax import config'),
+      ('__init__.py', 'if True:\n  from moejax.config import Run'),
     ],
     [
       ('moe/layer.py', 'from moejax.moe import contract\nimport jax'),
@@ -196,7 +213,8 @@ CASES = {
       ('main.py', 'from moejax.run import train'),
       ('run/train.py', 'from moejax import __version__'),
       ('run/train.py', 'from moejax import core, train'),
-      ('__init__.py', "__version__ = '1'"),
+      ('__init__.py', "import importlib\n__version__ = '1'"),
+      ('__init__.py', 'if TYPE_CHECKING:\n  from moejax.config import Run'),
     ],
   ),
   heavy_at_the_top: (
