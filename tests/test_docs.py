@@ -8,7 +8,7 @@ import re
 import pytest
 
 from moejax import config
-from moejax.config import user_files
+from moejax.config import old_keys, user_files
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
@@ -223,3 +223,13 @@ def test_the_glossary_has_every_letter_of_a_packages_legend():
     text = ast.get_docstring(ast.parse(path.read_text()))
     legends = text.partition('Letters of shapes')[2]
     assert set(legend.findall(legends)) <= letters, path
+
+
+def test_the_changelog_has_every_renamed_key_and_value():
+  text = (ROOT / 'CHANGELOG.md').read_text()
+  renamed = dict(old_keys.KEYS)
+  for values in old_keys.VALUES.values():
+    renamed |= values
+  for old, new in renamed.items():
+    assert f'`{old}`' in text, f'CHANGELOG.md does not say that {old} is {new}'
+    assert f'`{new}`' in text, f'CHANGELOG.md does not say that {old} is {new}'
