@@ -11,7 +11,7 @@ Ten lines of use, from a config to a training step and a routing:
   >>> step = moejax.make_step(model, optimizer, run.opt, run.train, run.seed)
   >>> data = moejax.build_data(run.data, run.train.batch_size, run.seed)
   >>> state, metrics = step(state, data.train.batch(0))
-  >>> print(f"loss {metrics['loss']:.0f}")
+  >>> print(f'loss {metrics["loss"]:.0f}')
   loss 9
   >>> logits_TE = jax.random.normal(jax.random.key(1), (4, 8))
   >>> tokens = {'valid_T': jnp.ones(4, bool), 'index_T': jnp.arange(4)}
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
   from moejax.moe.config import MoEConfig
   from moejax.moe.contract import (
     Dispatcher,
-    ExpertParallel,
     Router,
     RouterInput,
     Routing,
   )
   from moejax.moe.dispatchers import DISPATCHERS
   from moejax.moe.expert_parallel import EXPERT_PARALLEL
+  from moejax.moe.expert_parallel.base import ExpertParallel
   from moejax.moe.experts import EXPERTS
   from moejax.moe.routers import ROUTERS
   from moejax.moe.scorers import SCORERS
@@ -79,7 +79,7 @@ _HOMES = {
   'Dispatcher': 'moejax.moe.contract',
   'EXPERTS': 'moejax.moe.experts',
   'EXPERT_PARALLEL': 'moejax.moe.expert_parallel',
-  'ExpertParallel': 'moejax.moe.contract',
+  'ExpertParallel': 'moejax.moe.expert_parallel.base',
   'InputError': 'moejax.core.errors',
   'MeshConfig': 'moejax.parallel.mesh',
   'MoEConfig': 'moejax.moe.config',
