@@ -34,6 +34,7 @@ import jax
 from moejax import config as configs
 from moejax.core import command, exits
 from moejax.plan import count
+from moejax.run import train
 
 LOG = 'log.txt'
 
@@ -90,7 +91,7 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
   begin = time.monotonic()
   found: dict[str, Any] = {}
 
-  def train(_: Sequence[str]) -> None:
+  def train_one(_: Sequence[str]) -> None:
     config = configs.load(job['config'], job['overrides'], job['folder'])
     counted = count.count(config.model)
     found.update(total=counted.total, active=counted.active)
@@ -98,7 +99,7 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
 
   with _into(log):
     try:
-      code = exits.call(train, [])
+      code = exits.call(train_one, [])
     except Exception:  # noqa: BLE001 (a bug in one run must not end the others)
       traceback.print_exc()
       code = exits.BUG
