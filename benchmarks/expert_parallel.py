@@ -35,6 +35,7 @@ from benchmarks.standard import Shape
 from moejax.core import command, errors, exits, trees
 from moejax.moe import layer
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
+from moejax.moe.feed_forward import TokenInfo
 from moejax.parallel import collective_bytes, hosts, rules
 from moejax.parallel import mesh as meshes
 
@@ -176,7 +177,7 @@ def compiled(
   size = jax.ShapeDtypeStruct((shape.rows, shape.length), jnp.int32)
   index_BL = _on(mesh, size, rows)
   valid_BL = _on(mesh, jax.ShapeDtypeStruct(size.shape, bool), rows)
-  tokens = layer.Tokens(valid_BL, index_BL, index_BL)
+  tokens = TokenInfo(valid_BL, index_BL, index_BL)
   x_BLD = jax.ShapeDtypeStruct((*size.shape, config.width), jnp.float32)
 
   def loss(weights: Any, x_BLD: jax.Array, tokens: Any) -> jax.Array:

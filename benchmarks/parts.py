@@ -1,6 +1,5 @@
 """The parts of a training step as functions of their own, to be timed."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +12,11 @@ from benchmarks.standard import Shape
 from benchmarks.timing import Part
 from moejax.data import synthetic
 from moejax.data.batch import Batch
-from moejax.model import build, ffn
+from moejax.model import block, build
 from moejax.model.attention import grouped
 from moejax.model.config import ModelConfig
-from moejax.moe import layer
+from moejax.moe import feed_forwards, layer
+from moejax.moe.feed_forward import TokenInfo
 from moejax.parallel import mesh as meshes
 from moejax.train import cross_entropy, optimizer, state
 
@@ -72,11 +72,11 @@ def hidden(shape: Shape) -> jax.Array:
   return jax.random.normal(jax.random.key(1), size)
 
 
-def tokens(shape: Shape) -> layer.Tokens:
+def tokens(shape: Shape) -> TokenInfo:
   """What a layer is told of a batch without padding."""
   index_BL = jnp.arange(shape.tokens).reshape(shape.rows, shape.length)
   valid_BL = jnp.ones(index_BL.shape, bool)
-  return layer.Tokens(valid_BL, index_BL, index_BL % shape.config.vocab_size)
+  return TokenInfo(valid_BL, index_BL, index_BL % shape.config.vocab_size)
 
 
 def with_gradient(loss: Callable[..., Any], count: int) -> Any:
@@ -110,11 +110,16 @@ def experts(shape: Shape, key: jax.Array | None = None) -> tuple[Any, Any]:
 
 def dense(shape: Shape) -> tuple[Any, Any]:
   """A dense SwiGLU as wide as what a token passes of the experts."""
-  config = dataclasses.replace(shape.config, dense_width=shape.active_width)
-  graph, weights = nnx.split(ffn.Dense(config, mesh(), jax.random.key(0)))
+  module = feed_forwards.Dense(
+    block.layer_sizes(shape.config),
+    shape.active_width,
+    mesh(),
+    jax.random.key(0),
+  )
+  graph, weights = nnx.split(module)
 
   def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
-    return jnp.sum(nnx.merge(graph, weights)(x_BLD) ** 2)
+    return jnp.sum(nnx.merge(graph, weights).output(x_BLD) ** 2)
 
   return with_gradient(loss, 2), (weights, hidden(shape))
 

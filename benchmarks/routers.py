@@ -11,14 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from benchmarks import parts, standard, timing
 from benchmarks.standard import Shape
 from moejax.core import command, exits
-from moejax.moe import balance, contract, layer, stats
+from moejax.moe import layer
 from moejax.moe.routers import ROUTERS
-from moejax.moe.scorers.base import ScorerInput
 
 PLAIN = 'top_k'
 
@@ -52,49 +50,28 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _routing(shape: Shape, key: jax.Array) -> tuple[Any, Any]:
-  """Steps 1, 2 and 4 of `moe.layer`, forward and backward, without experts."""
-  moe = shape.config.moe
+  """Scores, choice and statistics, forward and backward, without experts."""
+  config = shape.config
   module = layer.MoE(
-    moe,
-    shape.config.width,
-    shape.config.init_std,
-    parts.mesh(),
-    jax.random.key(0),
+    config.moe, config.width, config.init_std, parts.mesh(), jax.random.key(0)
   )
-  graph, weights = nnx.split((module.router, module.extra_scorers))
-  flat = lambda x: x.reshape(-1, *x.shape[2:])
-  tokens = jax.tree.map(flat, parts.tokens(shape))
-  experts = {name: param[...] for name, param in module.routed.items()}
-  extra_scorers = moe.router.extra_scorers(moe.num_choices)
-  states = balance.initial_states(moe.balance, moe.num_choices)
+  weights = module.weights(jnp.float32, key)
+  tokens = parts.tokens(shape)
 
-  def loss(weights: Any, x_TD: jax.Array) -> Any:
-    of_router, of_extra = nnx.merge(graph, weights)
-    x_TD = moe.router.prepare(x_TD, tokens.index_BL, key)
-    seen = ScorerInput(x_TD, tokens.token_BL, experts)
-    arrays = lambda owner: {name: param[...] for name, param in owner.items()}
-    given = contract.RouterInput(
-      logits_TE=moe.scorer(arrays(of_router), seen),
-      valid_T=tokens.valid_BL,
-      index_T=tokens.index_BL,
-      key=key,
-      row_length=shape.length,
-      extra_scores={
-        name: scorer(arrays(of_extra[name]), seen)
-        for name, (scorer, _) in extra_scorers.items()
-      },
-      token_T=tokens.token_BL,
-      selection_bias_E=balance.selection_bias(states),
-    )
-    routing = moe.router(given)
-    sums = jax.tree.leaves(balance.observe(moe.balance, given, routing, states))
-    sent_A = routing.expert_A < moe.num_experts
-    found = stats.observe(given, routing, sent_A)
-    total = jnp.sum(routing.weight_A**2) + sum(map(jnp.sum, sums))
-    return total, jax.tree.leaves(found)
+  def loss(scorers: Any, x_TD: jax.Array) -> Any:
+    scorer, extra_scorers = scorers
+    trained = weights.replace(scorer=scorer, extra_scorers=extra_scorers)
+    decision = layer.route(config.moe, trained, x_TD, tokens, key=key)
+    sent_A = decision.limited.expert_A < config.moe.num_experts
+    record = layer.observe(config.moe, trained, decision, sent_A)
+    sums = jax.tree.leaves(record.balance)
+    total = jnp.sum(decision.routing.weight_A**2) + sum(map(jnp.sum, sums))
+    return total, jax.tree.leaves(record.stats)
 
   gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-  return gradient, (weights, flat(parts.hidden(shape)))
+  scorers = (weights.scorer, weights.extra_scorers)
+  x_TD = parts.hidden(shape).reshape(-1, config.width)
+  return gradient, (scorers, x_TD)
 
 
 if __name__ == '__main__':

@@ -13,9 +13,10 @@ from helpers import tiny
 from moejax import config as configs
 from moejax.config import user_files
 from moejax.core import errors, table, trees
-from moejax.model import build, ffn
+from moejax.model import block, build
 from moejax.model.attention import cache
 from moejax.moe import balance, layer, scorers
+from moejax.moe.feed_forward import TokenInfo
 from moejax.plan import count
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -105,8 +106,8 @@ def problem(name):
   """The layer of an algorithm, small, with its weights and a batch."""
   run = configs.shrink(configs.load(f'{ZOO}:{name}'))
   config = dataclasses.replace(run.model, width=WIDTH, init_std=0.2)
-  make = lambda: ffn.SPARSE[type(config.feed_forward)](
-    config, tiny.mesh(), jax.random.key(0)
+  make = lambda: config.feed_forward.make(
+    block.layer_sizes(config), config.moe, tiny.mesh(), jax.random.key(0)
   )
   graph, state = nnx.split(nnx.eval_shape(make))
   weights = tiny.draw(nnx.to_pure_dict(state), std=0.3)
@@ -126,12 +127,11 @@ def test_every_algorithm_learns(name):
 
   def loss(weights):
     module = nnx.merge(graph, nnx.State(jax.tree.map(nnx.Param, weights)))
-    if not config.is_routed:
-      out_BLD = module(x_BLD, jnp.asarray(valid_BL))
-      return jnp.mean((out_BLD - want_BLD) ** 2), out_BLD
-    tokens = layer.Tokens(jnp.asarray(valid_BL), index_BL, index_BL % 50)
+    tokens = TokenInfo(jnp.asarray(valid_BL), index_BL, index_BL % 50)
     trace = layer.no_trace(config.moe, 2, 32)
     out_BLD, _, record = module(x_BLD, tokens, trace, jax.random.key(1))
+    if not config.is_routed:
+      return jnp.mean((out_BLD - want_BLD) ** 2), out_BLD
     sums = jax.tree.map(lambda leaf: leaf[None], record.balance)
     extra, _ = balance.total(config.moe.balance, sums)
     return jnp.mean((out_BLD - want_BLD) ** 2) + extra, out_BLD

@@ -5,10 +5,11 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.model import ffn, norm
+from moejax.model import norm
 from moejax.model.attention import grouped, heads, latent
 from moejax.model.config import ModelConfig
-from moejax.moe import layer
+from moejax.moe import feed_forwards
+from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
 
 
 @flax.struct.dataclass
@@ -67,20 +68,21 @@ class Block(nnx.Module):
     self.norm_ffn = norm.RMSNorm(config.width, config.norm_eps)
     self.norm_after = config.norm_after
     self.scale = config.scales.residual
-    if moe:
-      make = ffn.SPARSE[type(config.feed_forward)]
-      self.ffn = make(config, mesh, key_ffn)
-    else:
-      self.ffn = ffn.Dense(config, mesh, key_ffn)
+    sizes = layer_sizes(config)
+    self.ffn = (
+      config.feed_forward.make(sizes, config.moe, mesh, key_ffn)
+      if moe
+      else feed_forwards.Dense(sizes, config.dense_width, mesh, key_ffn)
+    )
 
   def __call__(
     self,
     x_BLD: jax.Array,
-    trace: layer.Trace | None,
+    trace: Trace | None,
     tokens: Tokens,
     key: jax.Array | None,
     place: Place | None = None,
-  ) -> tuple[jax.Array, layer.Trace | None, layer.Record]:
+  ) -> tuple[jax.Array, Trace | None, Record]:
     """The layer's output, its trace, and its record (empty if it is dense)."""
     place = place or Place(0, None)
     out_BLD = self.attention(
@@ -95,11 +97,11 @@ class Block(nnx.Module):
   def step(
     self,
     x_BLD: jax.Array,
-    trace: layer.Trace | None,
+    trace: Trace | None,
     tokens: Tokens,
     place: Place,
     cache: tuple[jax.Array, jax.Array],
-  ) -> tuple[jax.Array, layer.Trace | None, tuple[jax.Array, jax.Array]]:
+  ) -> tuple[jax.Array, Trace | None, tuple[jax.Array, jax.Array]]:
     """The same with earlier tokens in a cache."""
     out_BLD, cache = self.attention.step(
       self._before(self.norm_attention, x_BLD),
@@ -116,16 +118,8 @@ class Block(nnx.Module):
 
   def _feed_forward(self, x_BLD, tokens, trace, key, index):
     h_BLD = self._before(self.norm_ffn, x_BLD)
-    record = layer.Record({}, {})
-    if isinstance(self.ffn, layer.MoE):
-      seen = layer.Tokens(
-        tokens.segment_BL != 0, tokens.index_BL, tokens.token_BL
-      )
-      out_BLD, trace, record = self.ffn(h_BLD, seen, trace, key, index)
-    elif isinstance(self.ffn, ffn.Dense):
-      out_BLD = self.ffn(h_BLD)
-    else:
-      out_BLD = self.ffn(h_BLD, tokens.segment_BL != 0)
+    info = TokenInfo(tokens.segment_BL != 0, tokens.index_BL, tokens.token_BL)
+    out_BLD, trace, record = self.ffn(h_BLD, info, trace, key, index)
     return x_BLD + self._behind(self.norm_ffn, out_BLD), trace, record
 
   def _before(self, rms: norm.RMSNorm, x_BLD: jax.Array) -> jax.Array:
@@ -136,3 +130,14 @@ class Block(nnx.Module):
     """What of its output is added."""
     out_BLD = rms(out_BLD) if self.norm_after else out_BLD
     return out_BLD if self.scale == 1 else out_BLD * self.scale
+
+
+def layer_sizes(config: ModelConfig) -> LayerSizes:
+  """The sizes that the feed-forwards of a model are made with."""
+  return LayerSizes(
+    width=config.width,
+    row_length=config.max_length,
+    init_std=config.init_std,
+    chunks=config.token_chunks,
+    remat=config.remat != 'none',
+  )

@@ -11,7 +11,7 @@ from moejax.model import block, mtp, norm, remat, stages
 from moejax.model.attention.cache import Cache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
-from moejax.moe import layer
+from moejax.moe import feed_forward, layer
 from moejax.parallel import rules
 
 
@@ -26,7 +26,7 @@ class Output:
   """
 
   x_BLD: jax.Array
-  record: layer.Record
+  record: feed_forward.Record
 
 
 class Decoder(nnx.Module):
@@ -85,7 +85,7 @@ class Decoder(nnx.Module):
     index_BL = _index(token_BL, row_B)
     tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL)
     x_BLD = self._embed(token_BL)
-    records = layer.Record({}, {})
+    records = feed_forward.Record({}, {})
     for stage in self._stages():
       trace = self._no_trace(stage.kinds[-1], token_BL)
       x_BLD, records = self._run(stage, x_BLD, tokens, trace, key)
@@ -203,7 +203,7 @@ class Decoder(nnx.Module):
     angles = config.rope.angles(position_BL, dim, length_B)
     return block.Tokens(segment_BL, position_BL, index_BL, token_BL, angles)
 
-  def _no_trace(self, kind: str, token_BL) -> layer.Trace | None:
+  def _no_trace(self, kind: str, token_BL) -> feed_forward.Trace | None:
     """What the first layer of a stack knows of the one before."""
     if kind == 'dense' or not self.config.is_routed:
       return None

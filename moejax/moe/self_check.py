@@ -2,10 +2,10 @@
 
 Kernels for grouped matmuls and collectives have been silently wrong, mostly in
 gradients and mostly for experts without tokens. So a small layer with the
-configured router, dispatcher, exchange and grouped matmul is run on the run's
-own mesh, as in a step of training. Its output and gradients are compared with
-those of one device and the slow, obvious ways. Whatever the router asks for,
-the first expert gets nothing and the last one most tokens.
+configured router, dispatcher, expert parallelism and grouped matmul is computed
+on the run's own mesh, as in a training step. Its output and gradients are
+compared with those of the reference on one device. Whatever the router chooses,
+the first expert gets no token and the last one most of them.
 """
 
 import dataclasses
@@ -22,22 +22,24 @@ from moejax.moe import contract, layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.expert_parallel import all_gather
 from moejax.moe.expert_parallel.base import ExpertParallel
+from moejax.moe.feed_forward import TokenInfo
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
 
 OUTPUT = 'output'
-# Of the largest value; a path that is wrong is off by its own size.
+# Largest error over the largest value, by compute type. The error of a path
+# that is wrong is as large as the values.
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2}
-# Matmuls of float32 are not done in float32 by default there.
+# On accelerators, where matmuls of float32 are not in float32 by default.
 TOLERANCE_ACCELERATOR = 5e-2
-# Of the largest gradient; a gradient below that may be rounding alone, as of a
-# router whose weights do not depend on it.
+# Over the largest gradient; a smaller gradient may be rounding alone, as for a
+# router on which no weight depends.
 LEAST_GRADIENT = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """Of the small batch; more rows where the mesh has more parts."""
+  """The size of the small batch; it gets more rows where the mesh is larger."""
 
   rows: int = 4
   row_length: int = 256
@@ -49,9 +51,9 @@ class Size:
 class Skewed:
   """A router's own assignments, but none for the first expert.
 
-  What would go there goes to the last expert, and so do all assignments of
-  three tokens in four. The list, its order and its weights stay: all that is
-  not named here is the router's.
+  Assignments to the first expert go to the last one, and so do all assignments
+  of three tokens in four. The list, its order and its weights are the router's,
+  and so is every attribute that is not defined here.
 
   Example, 4 experts, all tokens ask for [0, 2]: token 0 gets [3, 2], tokens 1
   to 3 get [3, 3], token 4 is as token 0.
@@ -93,8 +95,8 @@ def run(
   platform = mesh.devices.flat[0].platform
   if platform != 'cpu':
     tolerance = max(tolerance, TOLERANCE_ACCELERATOR)
-  found = differences(config, dtype, mesh, size)
-  for name, error in found.items():
+  errors_by_name = differences(config, dtype, mesh, size)
+  for name, error in errors_by_name.items():
     if not error <= tolerance:
       expert_parallel = ''
       if mesh.shape['expert'] > 1:
@@ -106,13 +108,13 @@ def run(
         'model.moe.grouped_matmul, model.moe.dispatcher or '
         'model.moe.expert_parallel to another one'
       )
-  return found
+  return errors_by_name
 
 
 def differences(
   config: MoEConfig, dtype: str, mesh: Mesh, size: Size = Size()
 ) -> dict[str, float]:
-  """By output and gradient: the largest error over the largest value."""
+  """The largest error over the largest value, of output and each gradient."""
   parts = meshes.batch_size(mesh)
   size = dataclasses.replace(
     size,
@@ -128,13 +130,15 @@ def differences(
   reference = dataclasses.replace(small, grouped_matmul='reference')
   one = meshes.make(meshes.MeshConfig(data=1), mesh.local_devices[:1])
   problem = _problem(small, dtype, size)
-  want = _found(reference, one, size, problem, hosts.quick_compile(one))
+  want = _output_and_gradients(
+    reference, one, size, problem, hosts.quick_compile(one)
+  )
   worst = dict.fromkeys(want, 0.0)
   largest = max(_size(x) for name, x in want.items() if name != OUTPUT)
   least = dict.fromkeys(want, LEAST_GRADIENT * largest) | {OUTPUT: 0.0}
-  for expert_parallel in _kinds(config, mesh):
-    tried = dataclasses.replace(small, expert_parallel=expert_parallel)
-    got = _found(tried, mesh, size, problem, {})
+  for expert_parallel in _paths(config, mesh):
+    path = dataclasses.replace(small, expert_parallel=expert_parallel)
+    got = _output_and_gradients(path, mesh, size, problem, {})
     for name, leaf in want.items():
       # Not max(): a nan is the worst of all.
       error = _error(got[name], leaf, least[name])
@@ -142,10 +146,10 @@ def differences(
   return worst
 
 
-def _kinds(config: MoEConfig, mesh: Mesh) -> list[ExpertParallel]:
-  """The ways that rows may take in a run: the exchange, and what is behind it.
+def _paths(config: MoEConfig, mesh: Mesh) -> list[ExpertParallel]:
+  """The expert parallelism of a run, and what it falls back to on overflow.
 
-  There is room for all: who is dropped is the exchange's right, not an error.
+  With room for all assignments: dropping some is allowed, not an error.
   """
   expert_parallel = config.expert_parallel
   if mesh.shape['expert'] == 1 or not hasattr(expert_parallel, 'factor'):
@@ -160,7 +164,7 @@ def _kinds(config: MoEConfig, mesh: Mesh) -> list[ExpertParallel]:
   )
 
 
-def _found(
+def _output_and_gradients(
   config: MoEConfig, mesh: Mesh, size: Size, problem: Any, options: Any
 ) -> dict[str, np.ndarray]:
   """Output and gradients of a layer on a mesh, by name."""
@@ -169,7 +173,7 @@ def _found(
   graph, _ = nnx.split(nnx.eval_shape(make))
   rows, length = x.shape[:2]
   index_BL = jnp.arange(rows * length, dtype=jnp.int32).reshape(rows, length)
-  tokens = layer.Tokens(index_BL > 0, index_BL, index_BL % 64)
+  tokens = TokenInfo(index_BL > 0, index_BL, index_BL % 64)
   trace = layer.no_trace(config, rows, length)
 
   def loss(weights: Any, x: jax.Array) -> Any:
@@ -180,13 +184,16 @@ def _found(
   gradient = jax.jit(
     jax.grad(loss, argnums=(0, 1), has_aux=True), compiler_options=options
   )
-  found = jax.tree.map(hosts.fetch, gradient(weights, x))
-  (of_weights, of_x), out = found
-  of_weights.pop('router_state', None)
+  (weight_gradients, x_gradient), out = jax.tree.map(
+    hosts.fetch, gradient(weights, x)
+  )
+  weight_gradients.pop('router_state', None)
   return {
     OUTPUT: out,
-    'gradient of the tokens': of_x,
-    **{f'gradient of {p}': g for p, g in trees.leaves(of_weights).items()},
+    'gradient of the tokens': x_gradient,
+    **{
+      f'gradient of {p}': g for p, g in trees.leaves(weight_gradients).items()
+    },
   }
 
 
@@ -201,7 +208,7 @@ def _size(x: np.ndarray) -> float:
 
 
 def _problem(config: MoEConfig, dtype: str, size: Size) -> Any:
-  """Weights, tokens and a cotangent."""
+  """Random weights, tokens and a cotangent of the output."""
   one = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   make = lambda: layer.MoE(config, size.width, 1.0, one, jax.random.key(0))
   shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(make)))

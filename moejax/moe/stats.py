@@ -1,4 +1,4 @@
-"""What the routers do, as values that merge; always on, bounded in number."""
+"""Routing statistics, as values that merge: always on, bounded in number."""
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ def observe(
   """Routing statistics of one layer over the tokens of this shard.
 
   Args:
-    given: what the router saw.
-    routing: what it chose.
+    given: what the router looked at.
+    routing: its assignments.
     sent_A: which assignments were computed.
-    previous_TE: what `chosen` gave in the layer before. Tokens for which it has
-      nothing (all of them, in the first layer) are in no overlap.
+    previous_TE: `chosen` of the previous layer. Tokens without a choice there
+      (all tokens, in the first layer) are not counted in the overlap.
   """
   prob_TE = jax.lax.stop_gradient(routing.prob_TE)
   logits_TE = jax.lax.stop_gradient(given.logits_TE)
@@ -69,7 +69,7 @@ def _bias_range(given: contract.RouterInput) -> jax.Array:
 def _overlap(
   routing: contract.Routing, previous_TE: jax.Array | None
 ) -> values.Mean:
-  """Share of tokens' experts that they also had in the layer before."""
+  """Share of tokens' experts that they also had in the previous layer."""
   if previous_TE is None:
     return values.Mean.of(0.0, 0.0)
   previous_TE = previous_TE > 0
@@ -78,8 +78,8 @@ def _overlap(
   return values.Mean.of(previous_TE, counted_TE)
 
 
-# Of the statistics that are one number a layer: what is said of them over all.
-# The worst layer is the largest, of entropy the least.
+# Name of a scalar -> the statistic, one number per layer, and its reduction
+# over layers. The worst layer has the largest value; of entropy, the least.
 SUMMARY = {
   'dropped': ('dropped', np.mean),
   'dropped_worst_layer': ('dropped', np.max),
@@ -95,17 +95,17 @@ SUMMARY = {
 }
 
 
-def summarise(found: dict[str, np.ndarray]) -> dict[str, float]:
-  """Scalars over all layers from finished statistics with layers in front.
+def summarise(statistics: dict[str, np.ndarray]) -> dict[str, float]:
+  """Scalars over all layers, from final statistics with layers in front.
 
-  Their number grows neither with layers nor with experts: there is the median
-  layer and the worst, or the mean.
+  Their number grows neither with layers nor with experts: they are the median
+  layer and the worst one, or the mean.
 
   Load is an expert's assignments over the mean of its layer: 1 is balanced. A
-  dead expert has none. The first layer has no overlap with one before it, and
-  is left out of that.
+  dead expert has no assignment. The first layer is left out of the overlap with
+  the previous layer.
   """
-  count_NE = np.asarray(found['count_E'], np.float64)
+  count_NE = np.asarray(statistics['count_E'], np.float64)
   load_NE = load(count_NE)
   dead_N = (count_NE == 0).mean(axis=1)
   p95_N = np.percentile(load_NE, 95, axis=1)
@@ -119,11 +119,11 @@ def summarise(found: dict[str, np.ndarray]) -> dict[str, float]:
     'dead_experts': dead_N.mean(),
     'dead_experts_worst_layer': dead_N.max(),
   }
-  if 'overlap' in found and len(count_NE) > 1:
-    found = found | {'overlap': found['overlap'][1:]}
+  if 'overlap' in statistics and len(count_NE) > 1:
+    statistics = statistics | {'overlap': statistics['overlap'][1:]}
   for name, (statistic, over_layers) in SUMMARY.items():
-    if statistic in found:
-      scalars[name] = over_layers(found[statistic])
+    if statistic in statistics:
+      scalars[name] = over_layers(statistics[statistic])
   return {name: float(value) for name, value in scalars.items()}
 
 

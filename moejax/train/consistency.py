@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from moejax.data.batch import Batch
 from moejax.model.decoder import Decoder
-from moejax.moe import layer
+from moejax.moe import feed_forward
 
 # Folded into the step's key for the second pass.
 SECOND = 1
@@ -19,7 +19,7 @@ def second_pass(
   row_B: jax.Array,
   key: jax.Array,
   first_BLD: jax.Array,
-) -> tuple[jax.Array, jax.Array, layer.Record]:
+) -> tuple[jax.Array, jax.Array, feed_forward.Record]:
   """Cross-entropy of a second pass, and how far the passes disagree.
 
   THOR (arXiv 2110.04260, section 3.2): CR = (KL(p1, p2) + KL(p2, p1)) / 2,

@@ -20,7 +20,7 @@ from moejax.data.batch import Batch
 from moejax.model import mtp
 from moejax.model.build import Model
 from moejax.model.decoder import Decoder, Output
-from moejax.moe import balance, layer
+from moejax.moe import balance, feed_forward
 from moejax.parallel import mesh as meshes
 from moejax.train import consistency, cross_entropy
 from moejax.train.config import TrainConfig
@@ -138,7 +138,9 @@ def _cross_entropy(model, decoder, x_BLD, target_BL, weight_BL):
   return nll, correct_BL
 
 
-def _balance(model: Model, record: layer.Record, slope: Any) -> jax.Array:
+def _balance(
+  model: Model, record: feed_forward.Record, slope: Any
+) -> jax.Array:
   if slope is None:
     return balance.total(model.config.moe.balance, record.balance)[0]
   products = jax.tree.map(jnp.vdot, slope, record.balance)

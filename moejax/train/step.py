@@ -18,7 +18,7 @@ import optax
 from moejax.core import values
 from moejax.data.batch import Batch
 from moejax.model.build import Model
-from moejax.moe import after_step, balance, layer
+from moejax.moe import after_step, balance, feed_forward
 from moejax.moe.expert_parallel import all_gather
 from moejax.parallel import hosts, rules
 from moejax.train import bad_steps
@@ -99,7 +99,9 @@ def make(
   )
 
 
-def _after(model: Model, old: Any, new: Any, record: layer.Record) -> Any:
+def _after(
+  model: Model, old: Any, new: Any, record: feed_forward.Record
+) -> Any:
   """The weights that the optimiser made, but for what it has no say in.
 
   Memories (selection biases, say) lie among the weights, so that whatever holds

@@ -18,6 +18,7 @@ from moejax.config import user_files
 from moejax.core import table, trees
 from moejax.moe import layer
 from moejax.moe.balance import BALANCE
+from moejax.moe.feed_forward import TokenInfo
 
 ROOT = pathlib.Path(__file__).parents[2]
 ZOO = str(ROOT / 'configs' / 'zoo.py')
@@ -61,7 +62,7 @@ def run(config, mesh):
     lambda: layer.MoE(config, WIDTH, 1.0, mesh, jax.random.key(0)), std=0.5
   )
   index_BL = jnp.arange(B * L, dtype=jnp.int32).reshape(B, L)
-  tokens = layer.Tokens(jnp.asarray(VALID_BL), index_BL, TOKEN_BL)
+  tokens = TokenInfo(jnp.asarray(VALID_BL), index_BL, TOKEN_BL)
   before = layer.no_trace(config, B, L)
   # As if a layer had been there.
   before = before.replace(

@@ -8,6 +8,7 @@ from helpers import tiny
 from moejax.moe import layer
 from moejax.moe.balance import BALANCE
 from moejax.moe.config import MoEConfig
+from moejax.moe.feed_forward import TokenInfo
 from moejax.moe.routers import ROUTERS
 
 E, WIDTH = 4, 10
@@ -29,7 +30,7 @@ def test_two_layers_by_hand():
   second = tiny.draw(jax.tree.map(jnp.asarray, first), seed=1, std=0.5)
   x_BLD, y_BLD = rng.normal(size=(2, 2, 8, WIDTH)).astype(np.float32)
   index_BL = jnp.arange(16).reshape(2, 8)
-  tokens = layer.Tokens(index_BL >= 0, index_BL, index_BL)
+  tokens = TokenInfo(index_BL >= 0, index_BL, index_BL)
   before_BLE = rng.normal(size=(2, 8, E)).astype(np.float32)
   trace = layer.no_trace(CONFIG, 2, 8).replace(logits_BLE=before_BLE)
 

@@ -16,6 +16,7 @@ from moejax.moe.balance import load, switch
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import capacity
 from moejax.moe.experts.zero_computation import ZeroComputation
+from moejax.moe.feed_forward import TokenInfo
 from moejax.moe.routers import gshard, top_k
 from moejax.moe.scorers import cosine
 
@@ -43,7 +44,7 @@ def call(graph, weights, x_BLD, key=None, valid_BL=VALID_BL):
   shape = x_BLD.shape[:2]
   index_BL = jnp.arange(x_BLD.shape[0] * x_BLD.shape[1], dtype=jnp.int32)
   index_BL = index_BL.reshape(shape)
-  tokens = layer.Tokens(jnp.asarray(valid_BL), index_BL, index_BL % 7)
+  tokens = TokenInfo(jnp.asarray(valid_BL), index_BL, index_BL % 7)
   moe = tiny.bind(graph, weights)
   trace = layer.no_trace(moe.config, *shape)
   out_BLD, _, record = moe(x_BLD, tokens, trace, key)

@@ -1,18 +1,18 @@
-"""A loop over pieces of grouped rows, each piece of one expert.
+"""A loop over pieces of rows that are grouped by expert, for CPU.
 
 Groups start at multiples of `block` rows. A group of n blocks is cut into
 pieces whose sizes, in blocks, are taken from `ladder`, the largest first: with
 block 32 and ladder (16, 7, 3, 1) a group of 21 blocks becomes pieces of 512,
 96, 32 and 32 rows. Shapes in a compiled loop are fixed, so there is one loop
-per rung; how often it runs is decided when it runs: rows of no group cost
-nothing.
+per rung of the ladder. The number of iterations is decided at run time, so rows
+of no group cost nothing.
 
-Long pieces, because what a piece costs besides its matmuls (rows copied,
-threads started) is that of some 30 rows; small blocks, because a group is
-padded by half a block; few rungs, because each is compiled apart. By that
-count, for 2,048 tokens, 16 to 64 experts and 4 to 6 experts per token, 32 x
-(16, 7, 3, 1) is the best ladder of four rungs with this block. Measured, five
-rungs (16, 8, 4, 2, 1) and eight are no faster, 64 x (8, 4, 2, 1) is 4% slower.
+Pieces are long because copying rows and starting threads costs a piece as much
+as 30 rows do; blocks are small because a group is padded by half a block on
+average; rungs are few because each is compiled by itself. By that count, for
+2,048 tokens, 16 to 64 experts and 4 to 6 experts per token, 32 x (16, 7, 3, 1)
+is the best ladder of four rungs with this block. In measurements, five rungs
+(16, 8, 4, 2, 1) and eight are no faster, and 64 x (8, 4, 2, 1) is 4% slower.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# (body, carry) -> carry: see Blocks.each_expert.
+# (body, carry) -> carry, over the pieces of one expert: see Blocks.each_expert.
 Pieces = Callable[[Callable[[jax.Array, int, Any], Any], Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-  """How groups are cut into pieces: rows of a block, blocks of the pieces."""
+  """How groups are cut: rows of a block, and the pieces' sizes in blocks."""
 
   block: int = 32
   ladder: tuple[int, ...] = (16, 7, 3, 1)
@@ -47,19 +47,20 @@ class Blocks:
   ) -> Any:
     """Runs `carry = visit(expert, pieces, carry)` over all experts.
 
-    `carry = pieces(body, carry)` in it runs `carry = body(start, length,
-    carry)` over the pieces of that expert: `start` is the first row, `length`
-    a Python int. What is needed once per expert is done outside of `body`.
+    Inside of `visit`, `carry = pieces(body, carry)` runs
+    `carry = body(start, length, carry)` over the pieces of that expert: `start`
+    is the first row, `length` a Python int. Work that is needed once for an
+    expert belongs outside of `body`.
 
     Args:
       size_E: rows of each expert, multiples of `block`.
       num_rows: R, all rows.
       visit: see above.
-      carry: what goes round.
+      carry: initial value.
     """
     (num_experts,) = size_E.shape
     first_E = jnp.cumsum(size_E) - size_E
-    # Pieces far longer than a usual group are not worth compiling.
+    # Pieces far longer than the usual group are not worth compiling.
     longest = min(max(2 * num_rows // num_experts, self.block), num_rows)
     rungs = [rung for rung in self.ladder if rung * self.block <= longest]
 
@@ -102,7 +103,7 @@ def weights(w_EDF: jax.Array, expert: jax.Array, dtype: Any) -> jax.Array:
 
 
 def set_weights(w_EDF: jax.Array, w_DF: jax.Array, expert: jax.Array):
-  """`w_EDF` with those of one expert; in place inside a loop."""
+  """`w_EDF` with the weights of one expert replaced; in place inside a loop."""
   w_DF = w_DF.astype(w_EDF.dtype)
   return jax.lax.dynamic_update_index_in_dim(w_EDF, w_DF, expert, 0)
 

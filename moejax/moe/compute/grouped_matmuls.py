@@ -1,14 +1,14 @@
-"""One matmul per expert over rows grouped by expert: one contract, a table.
+"""GROUPED_MATMULS: one matmul per expert, over rows grouped by expert.
 
   multiply = GROUPED_MATMULS['blocked']()
   y_RF = multiply(x_RD, w_EDF, size_E)
 
-Group e's rows times w_EDF[e]. The groups are contiguous from row 0 in the order
-of the experts, every size is a multiple of `multiply.row_multiple`, and rows
-beyond the last group give zeros. Gradients are exact, and zero for an expert
-without rows. Sums are made in float32; the result has the dtype of `x_RD`, the
-weights may have another (they are cast where they are used, and their gradient
-has their own).
+multiplies the rows of group e by w_EDF[e]. Groups are contiguous from row 0, in
+the order of the experts; every size is a multiple of `multiply.row_multiple`;
+rows beyond the last group give zeros. Gradients are exact, and zero for an
+expert without rows. Sums are in float32 and the result has the dtype of `x_RD`.
+The weights may have another dtype: they are cast where they are used, and their
+gradient has their own.
 """
 
 import dataclasses
@@ -46,9 +46,9 @@ class Reference:
 class RaggedDot:
   """`jax.lax.ragged_dot`: the fallback for accelerators.
 
-  On CPU it is 60 times too slow. Compiled for TPU, its output and the gradient
-  of the rows are kernels, but the gradient of the weights is a product of all
-  rows with each expert: E times the work.
+  On CPU it is 60 times slower than a dense product of the same size. Compiled
+  for TPU, its output and the gradient of the rows are kernels, but the gradient
+  of the weights multiplies all rows with each expert: E times the work.
   """
 
   row_multiple: int = 1
@@ -68,8 +68,8 @@ class RaggedDot:
 class Blocked:
   """A loop over pieces of rows, each of one expert (see `blocks`).
 
-  Its own gradient accumulates dW in place: the gradient that JAX derives from
-  a loop carries a whole weight tensor through every step.
+  Its gradient is its own and accumulates dW in place. The gradient that JAX
+  derives from a loop carries a whole weight tensor through every iteration.
   """
 
   cut: blocks.Blocks = blocks.Blocks()

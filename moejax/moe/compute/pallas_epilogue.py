@@ -32,25 +32,27 @@ from jax.experimental.pallas.ops.tpu.megablox.gmm import make_group_metadata
 
 LANES = 128
 NAME = 'grouped_swiglu'  # in compiled programs
-# Of a core's fast memory, for tiles: the compiler gives a kernel 16 MiB.
+# Bytes of fast memory for tiles; the compiler gives a kernel 16 MiB of it.
 ROOM = 12 * 2**20
 
 Arrays = Sequence[jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-  """What a kernel does, whatever the sizes.
+class KernelBody:
+  """What a kernel computes, for operands of any size.
 
   Attributes:
-    sums: for each sum, its products: (which of the rows, which of the weights).
+    sums: for each sum, its products, as (index of the rows, index of the
+      weights).
     outs: types of the results [R, N].
-    finish: (sums, beside) -> a tile of each result, then partial sums if there
-      are. The sums are float32 [rows, columns].
-    transpose: for each of the weights, whether they are [E, N, K].
-    partial: whether there is one more result: float32 [R, P], whose sum over P
-      is the sum over N of what `finish` gives for it.
-    temporaries: tiles of float32 that `finish` needs.
+    finish: (sums, beside) -> a tile of each result, and of the partial sums if
+      there are any. The sums are float32 [rows, columns].
+    transpose: for each of the weights, whether it is [E, N, K].
+    partial: whether there is one more result, float32 [R, P]: partial sums over
+      the columns of the last tile that `finish` returns. Their sum over P is
+      that tile's sum over N.
+    temporaries: number of float32 tiles that `finish` needs.
   """
 
   sums: tuple[tuple[tuple[int, int], ...], ...]
@@ -63,30 +65,31 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-  """Sizes of rows, depth and columns, and of their tiles."""
+  """Sizes of the rows, the depth and the columns, and of their tiles."""
 
   whole: tuple[int, int, int]
   each: tuple[int, int, int]
 
   @property
   def number(self) -> tuple[int, int, int]:
-    """How many there are."""
+    """Number of tiles in each direction."""
     return tuple(map(pl.cdiv, self.whole, self.each))
 
   @property
   def lanes(self) -> int:
-    """Partial sums of a row and a tile."""
+    """Number of partial sums that a row has in a tile."""
     return self.each[2] if self.each[2] % LANES else LANES
 
 
 @flax.struct.dataclass
-class Given:
-  """What goes into a kernel.
+class Operands:
+  """The operands of a kernel.
 
   Attributes:
-    xs: rows [R, K].
-    ws: weights [E, K, N], or [E, N, K].
-    beside: what `finish` is given of each tile: [R, N], or [R, 1] of its rows.
+    xs: rows, each [R, K].
+    ws: weights, each [E, K, N], or [E, N, K].
+    beside: further operands of `finish`: [R, N], or [R, 1] with one number for
+      each row.
   """
 
   xs: tuple[jax.Array, ...]
@@ -95,22 +98,22 @@ class Given:
 
 
 def run(
-  work: Work,
-  given: Given,
+  body: KernelBody,
+  operands: Operands,
   size_E: jax.Array,
   row_tile: int,
   interpret: Any = False,
 ) -> list[jax.Array]:
-  """The results.
+  """The results of a kernel.
 
   Args:
-    work: what to do.
-    given: with what.
-    size_E: int32; fills rows from 0 on.
+    body: what the kernel computes.
+    operands: its operands.
+    size_E: int32, rows of each expert; they fill rows from 0 on.
     row_tile: rows of a tile; divides R.
-    interpret: True, or Pallas's parameters for it, for tests.
+    interpret: True, or Pallas's parameters for interpreting; for tests.
   """
-  tiles = choose(work, given, row_tile)
+  tiles = choose(body, operands, row_tile)
   (R, K, N), (rows, deep, wide) = tiles.whole, tiles.each
   num_k, num_n = tiles.number[1:]
   table, visits = make_group_metadata(
@@ -121,7 +124,7 @@ def run(
     num_nonzero_groups=size_E.shape[0],
     visit_empty_groups=False,
   )
-  # The table: where groups start, and of each visit the group and the tile.
+  # The table: the first row of each group; the group and tile of each visit.
   at = lambda *where: (
     lambda n, v, k, table: tuple(
       {'row': table[2][v], 'expert': table[1][v], 'k': k, 'n': n, 0: 0}[axis]
@@ -135,43 +138,43 @@ def run(
     False: pl.BlockSpec((None, deep, wide), at('expert', 'k', 'n')),
     True: pl.BlockSpec((None, wide, deep), at('expert', 'n', 'k')),
   }
-  shapes = [jax.ShapeDtypeStruct((R, N), dtype) for dtype in work.outs]
+  shapes = [jax.ShapeDtypeStruct((R, N), dtype) for dtype in body.outs]
   out_specs = [y_spec] * len(shapes)
-  if work.partial:
+  if body.partial:
     P = num_n * tiles.lanes
     shapes.append(jax.ShapeDtypeStruct((R, P), jnp.float32))
     out_specs.append(pl.BlockSpec((rows, tiles.lanes), at('row', 'n')))
   call = pl.pallas_call(
-    functools.partial(_kernel, work, tiles, given),
+    functools.partial(_kernel, body, tiles, operands),
     out_shape=shapes,
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=1,
       grid=(num_n, visits, num_k),
-      in_specs=[x_spec] * len(given.xs)
-      + [w_specs[transpose] for transpose in work.transpose]
-      + [y_spec if z.shape[1] == N else row_spec for z in given.beside],
+      in_specs=[x_spec] * len(operands.xs)
+      + [w_specs[transpose] for transpose in body.transpose]
+      + [y_spec if z.shape[1] == N else row_spec for z in operands.beside],
       out_specs=out_specs,
-      scratch_shapes=[pltpu.VMEM((rows, wide), jnp.float32)] * len(work.sums),
+      scratch_shapes=[pltpu.VMEM((rows, wide), jnp.float32)] * len(body.sums),
     ),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'arbitrary', 'arbitrary')
     ),
     cost_estimate=pl.CostEstimate(
-      flops=2 * R * K * N * sum(map(len, work.sums)),
-      bytes_accessed=moved(work, given, tiles),
+      flops=2 * R * K * N * sum(map(len, body.sums)),
+      bytes_accessed=moved(body, operands, tiles),
       transcendentals=0,
     ),
     interpret=interpret,
     name=NAME,
   )
-  return call(table, *given.xs, *given.ws, *given.beside)
+  return call(table, *operands.xs, *operands.ws, *operands.beside)
 
 
-def _kernel(work, tiles, given, table, *refs):
-  """One visit of one tile."""
-  cuts = (len(given.xs), len(given.ws), len(given.beside))
+def _kernel(body, tiles, operands, table, *refs):
+  """The kernel itself: one visit of one tile."""
+  cuts = (len(operands.xs), len(operands.ws), len(operands.beside))
   xs, ws, beside, rest = _cut(refs, cuts)
-  sums, outs = rest[-len(work.sums) :], rest[: -len(work.sums)]
+  sums, outs = rest[-len(body.sums) :], rest[: -len(body.sums)]
   n, visit, k = (pl.program_id(i) for i in range(3))
 
   @pl.when(k == 0)
@@ -179,36 +182,36 @@ def _kernel(work, tiles, given, table, *refs):
     for total in sums:
       total[...] = jnp.zeros_like(total)
 
-  # Where the depth ends, in the last piece of it.
+  # How far the depth reaches into this tile; it ends in the last one.
   end = tiles.whole[1] - k * tiles.each[1]
   even = tiles.whole[1] % tiles.each[1] == 0
   x, w = (
     [ref[...] if even else _before(end, ref[...], axis) for ref, axis in group]
     for group in (
       [(ref, 1) for ref in xs],
-      zip(ws, map(int, work.transpose), strict=True),
+      zip(ws, map(int, body.transpose), strict=True),
     )
   )
-  for total, products in zip(sums, work.sums, strict=True):
+  for total, products in zip(sums, body.sums, strict=True):
     for i, j in products:
-      over = (((1,), (int(work.transpose[j]),)), ((), ()))
+      over = (((1,), (int(body.transpose[j]),)), ((), ()))
       total[...] += jax.lax.dot_general(
         x[i], w[j], over, preferred_element_type=jnp.float32
       )
 
   @pl.when(k == tiles.number[1] - 1)
   def _():
-    made = list(
-      work.finish([s[...] for s in sums], [ref[...] for ref in beside])
+    results = list(
+      body.finish([s[...] for s in sums], [ref[...] for ref in beside])
     )
-    if work.partial:
+    if body.partial:
       columns = tiles.whole[2] - n * tiles.each[2]
-      made[-1] = _fold(_before(columns, made[-1], 1), tiles.lanes)
+      results[-1] = _fold(_before(columns, results[-1], 1), tiles.lanes)
     offset_E, group_V, tile_V = table
     group, rows = group_V[visit], tiles.each[0]
     first = offset_E[group] - tile_V[visit] * rows
     last = offset_E[group + 1] - tile_V[visit] * rows
-    for out, y in zip(outs, made, strict=True):
+    for out, y in zip(outs, results, strict=True):
       row = jax.lax.broadcasted_iota(jnp.int32, y.shape, 0)
       # In float32: not all chips can choose between shorter numbers.
       old = out[...].astype(jnp.float32)
@@ -217,7 +220,7 @@ def _kernel(work, tiles, given, table, *refs):
 
 
 def _cut(refs, sizes):
-  """The refs in pieces of these sizes, and the rest."""
+  """The refs in groups of these sizes, and the rest."""
   pieces, start = [], 0
   for size in sizes:
     pieces.append(refs[start : start + size])
@@ -226,7 +229,7 @@ def _cut(refs, sizes):
 
 
 def _before(end, x, axis):
-  """Zeros from place `end` on."""
+  """`x` with zeros from index `end` on."""
   place = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
   return jnp.where(place < end, x.astype(jnp.float32), 0).astype(x.dtype)
 
@@ -237,56 +240,58 @@ def _fold(x_RN, lanes):
   return functools.reduce(jnp.add, pieces)
 
 
-def choose(work: Work, given: Given, row_tile: int) -> Tiles:
-  """The tiles that move the fewest bytes, of those that there is room for."""
-  R, K = given.xs[0].shape
-  N = given.ws[0].shape[1 if work.transpose[0] else 2]
-  found = [
+def choose(body: KernelBody, operands: Operands, row_tile: int) -> Tiles:
+  """The tiles that move the fewest bytes, of those that fit in fast memory."""
+  R, K = operands.xs[0].shape
+  N = operands.ws[0].shape[1 if body.transpose[0] else 2]
+  candidates = [
     Tiles((R, K, N), (row_tile, deep, wide))
     for deep in _pieces(K)
     for wide in _pieces(N)
   ]
-  # The smallest, if there is room for none.
-  fitting = [t for t in found if room(work, given, t) <= ROOM] or found[-1:]
-  return min(fitting, key=lambda tiles: moved(work, given, tiles))
+  # The smallest, if none fits.
+  fitting = [
+    t for t in candidates if room(body, operands, t) <= ROOM
+  ] or candidates[-1:]
+  return min(fitting, key=lambda tiles: moved(body, operands, tiles))
 
 
 def _pieces(size: int) -> list[int]:
-  """Sizes of equal pieces of whole lanes, the largest first."""
+  """Tile sizes that cut `size` into equal pieces, the largest first."""
   sizes = {size}
   for number in range(2, size // LANES + 1):
     sizes.add(pl.cdiv(pl.cdiv(size, number), LANES) * LANES)
   return sorted(sizes, reverse=True)
 
 
-def room(work: Work, given: Given, tiles: Tiles) -> int:
-  """Bytes of fast memory, all that moves twice."""
+def room(body: KernelBody, operands: Operands, tiles: Tiles) -> int:
+  """Bytes of fast memory; what moves is double-buffered, so it counts twice."""
   rows, deep, wide = tiles.each
-  moving = sum(rows * deep * x.dtype.itemsize for x in given.xs)
-  moving += sum(deep * wide * w.dtype.itemsize for w in given.ws)
-  for z in given.beside:
+  moving = sum(rows * deep * x.dtype.itemsize for x in operands.xs)
+  moving += sum(deep * wide * w.dtype.itemsize for w in operands.ws)
+  for z in operands.beside:
     moving += rows * z.dtype.itemsize * (LANES if z.shape[1] == 1 else wide)
-  moving += sum(rows * wide * jnp.dtype(dtype).itemsize for dtype in work.outs)
-  moving += work.partial * rows * LANES * 4
-  return 2 * moving + 4 * rows * wide * (len(work.sums) + work.temporaries)
+  moving += sum(rows * wide * jnp.dtype(dtype).itemsize for dtype in body.outs)
+  moving += body.partial * rows * LANES * 4
+  return 2 * moving + 4 * rows * wide * (len(body.sums) + body.temporaries)
 
 
-def moved(work: Work, given: Given, tiles: Tiles) -> int:
-  """Bytes to and from memory, at most.
+def moved(body: KernelBody, operands: Operands, tiles: Tiles) -> int:
+  """Upper bound of the bytes moved to and from memory.
 
-  Rows are read for every piece of the columns. Weights are read once for each
-  expert if their depth is one piece, and else at every visit.
+  Rows are read for every tile of columns. Weights are read once for each expert
+  if their depth is one tile, and at every visit otherwise.
   """
   R, K, N = tiles.whole
   num_m, num_k, num_n = tiles.number
-  visits = num_m + given.ws[0].shape[0] - 1
-  reads = visits if num_k > 1 else min(visits, given.ws[0].shape[0])
-  total = sum(R * K * num_n * x.dtype.itemsize for x in given.xs)
-  # Pieces are whole lanes, beyond the last column too.
+  visits = num_m + operands.ws[0].shape[0] - 1
+  reads = visits if num_k > 1 else min(visits, operands.ws[0].shape[0])
+  total = sum(R * K * num_n * x.dtype.itemsize for x in operands.xs)
+  # Tiles are whole lanes, so the last one may reach beyond the last column.
   deep, wide = num_k * tiles.each[1], num_n * tiles.each[2]
-  total += sum(reads * deep * wide * w.dtype.itemsize for w in given.ws)
-  for z in given.beside:
+  total += sum(reads * deep * wide * w.dtype.itemsize for w in operands.ws)
+  for z in operands.beside:
     total += R * z.dtype.itemsize * (num_n * LANES if z.shape[1] == 1 else N)
-  total += sum(R * N * jnp.dtype(dtype).itemsize for dtype in work.outs)
-  total += work.partial * R * num_n * tiles.lanes * 4
+  total += sum(R * N * jnp.dtype(dtype).itemsize for dtype in body.outs)
+  total += body.partial * R * num_n * tiles.lanes * 4
   return math.ceil(total)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.moe.compute import cpu_fused_swiglu
-from moejax.moe.compute.pallas_epilogue import Given, Work, run
+from moejax.moe.compute.pallas_epilogue import KernelBody, Operands, run
 from moejax.moe.compute.pallas_grouped_matmul import (
   Megablox,
   padded,
@@ -33,19 +33,19 @@ def forward(
   """a_RF in the type of `x_RD`; with `keep` also gate_RF and up_RF."""
 
   def finish(sums, _):
-    # As they are kept: rounded.
+    # Rounded, as they are kept.
     gate, up = (s.astype(x_RD.dtype) for s in sums)
     a = cpu_fused_swiglu.activate(gate, up)
     return (a, gate, up) if keep else (a,)
 
-  work = Work(
+  body = KernelBody(
     sums=(((0, 0),), ((0, 1),)),
     outs=(x_RD.dtype,) * (3 if keep else 1),
     finish=finish,
     transpose=(False, False),
     temporaries=3,
   )
-  return _run(kernel, work, Given((x_RD,), w[:2]), size_E)
+  return _run(kernel, body, Operands((x_RD,), w[:2]), size_E)
 
 
 def backward(
@@ -71,14 +71,14 @@ def backward(
   remat = not z
 
   def finish(sums, beside):
-    *made, weight = (*sums[1:], *beside)
-    gate, up = (part.astype(dtype) for part in made)
+    *halves, weight = (*sums[1:], *beside)
+    gate, up = (half.astype(dtype) for half in halves)
     g = sums[0].astype(dtype).astype(jnp.float32)
     a = cpu_fused_swiglu.activate(gate, up)
     dz = cpu_fused_swiglu.activate_grad(gate, up, g * weight)
     return a * weight, *dz, g * a
 
-  work = Work(
+  body = KernelBody(
     sums=(((0, 0),), ((1, 1),), ((1, 2),)) if remat else (((0, 0),),),
     outs=(dtype,) * 3,
     finish=finish,
@@ -86,12 +86,12 @@ def backward(
     partial=True,
     temporaries=5,
   )
-  given = (
-    Given((dout_RD, x_RD), (w[2], *w[:2]), (weight_R1,))
+  operands = (
+    Operands((dout_RD, x_RD), (w[2], *w[:2]), (weight_R1,))
     if remat
-    else Given((dout_RD,), w[2:], (*z, weight_R1))
+    else Operands((dout_RD,), w[2:], (*z, weight_R1))
   )
-  return _run(kernel, work, given, size_E)
+  return _run(kernel, body, operands, size_E)
 
 
 def rows(
@@ -100,29 +100,29 @@ def rows(
   w: Weights,
   size_E: jax.Array,
 ) -> jax.Array:
-  """dx_RD of dgate_RF and dup_RF."""
-  work = Work(
+  """dx_RD from dgate_RF and dup_RF."""
+  body = KernelBody(
     sums=(((0, 0), (1, 1)),),
     outs=(dz[0].dtype,),
     finish=lambda sums, _: sums,
     transpose=(True, True),
   )
-  return _run(kernel, work, Given(tuple(dz), w[:2]), size_E)[0]
+  return _run(kernel, body, Operands(tuple(dz), w[:2]), size_E)[0]
 
 
-def _run(kernel, work, given, size_E):
-  """The results' R rows, though there must be whole tiles of them."""
-  num_rows = given.xs[0].shape[0]
+def _run(kernel, body, operands, size_E):
+  """The results of a kernel; operands are padded to whole tiles of rows."""
+  num_rows = operands.xs[0].shape[0]
   tile = kernel.row_tile(num_rows, size_E.shape[0])
-  given = Given(
-    tuple(padded(x, tile) for x in given.xs),
-    tuple(w.astype(given.xs[0].dtype) for w in given.ws),
-    tuple(padded(z, tile) for z in given.beside),
+  operands = Operands(
+    tuple(padded(x, tile) for x in operands.xs),
+    tuple(w.astype(operands.xs[0].dtype) for w in operands.ws),
+    tuple(padded(z, tile) for z in operands.beside),
   )
-  leaves, structure = jax.tree.flatten((given, size_E))
+  leaves, structure = jax.tree.flatten((operands, size_E))
 
   def call(*leaves):
-    given, size_E = jax.tree.unflatten(structure, leaves)
-    return run(work, given, size_E, tile, kernel.interpret)
+    operands, size_E = jax.tree.unflatten(structure, leaves)
+    return run(body, operands, size_E, tile, kernel.interpret)
 
   return [y[:num_rows] for y in unchecked(call, *leaves)]

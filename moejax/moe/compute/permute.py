@@ -1,4 +1,4 @@
-"""Rows into the order of the experts, and back.
+"""Permutation of token vectors into rows grouped by expert, and back.
 
   group(expert_A, num_experts, multiple)                         -> Grouping
   gather(x_TD, token_A, grouping, per_token)                     -> x_RD
@@ -24,19 +24,19 @@ from moejax.core import varying
 
 @flax.struct.dataclass
 class Grouping:
-  """Where each assignment went.
+  """The row of each assignment.
 
   The groups are contiguous from row 0, in the order of the experts, and each
   starts at a multiple of `multiple`.
   """
 
-  row_A: jax.Array  # int32; the row of each assignment, R when it has none
-  assignment_R: jax.Array  # int32; what lies in the row, A when it is padding
+  row_A: jax.Array  # int32; the row of each assignment, R if it has none
+  assignment_R: jax.Array  # int32; the assignment of each row, A for padding
   size_E: jax.Array  # int32; rows of each expert, its padding rows included
 
 
 def num_rows(num_assignments: int, num_experts: int, multiple: int) -> int:
-  """Rows enough for any routing: R of `group`."""
+  """R, the number of rows that is enough for any routing."""
   most = num_assignments + num_experts * (multiple - 1)
   return -(-most // multiple) * multiple
 
@@ -63,7 +63,7 @@ def group(expert_A: jax.Array, num_experts: int, multiple: int) -> Grouping:
     order_A = jnp.argsort(expert_A, stable=True).astype(jnp.int32)
   count_E = jnp.bincount(expert_A, length=num_experts).astype(jnp.int32)
   size_E = -(-count_E // multiple) * multiple
-  # How far the padding before it pushes each expert's rows; nowhere is R.
+  # Padding rows before each expert's first row; nowhere is R.
   shift_E = jnp.cumsum(size_E - count_E) - (size_E - count_E)
   shift_E = jnp.append(shift_E, R)
   place_A = jnp.minimum(index_A + shift_E[expert_A[order_A]], R)
@@ -88,8 +88,9 @@ def gather(
     x_TD: token vectors.
     token_A: int32, the token of each assignment.
     grouping: from `group`.
-    per_token: K when the list is K-outermost, that is token_A = a % T and
-      A = K * T; then the gradient is made of gathers alone. None: any list.
+    per_token: K if the list is K-outermost, that is, assignment a is of token
+      a % T and A = K * T; the gradient then consists of gathers alone. None:
+      any list.
   """
   if per_token is None:
     A = token_A.shape[0]

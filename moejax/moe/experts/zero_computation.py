@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import fields
+from moejax.core import fields, varying
+from moejax.moe import contract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +115,31 @@ class ZeroComputation(fields.Checked):
       x_TD.dtype
     )
     return keep_T1.astype(x_TD.dtype) * x_TD + constant_TD
+
+
+def gates(
+  routing: contract.Routing, num_experts: int, num_zero: int
+) -> tuple[jax.Array, jax.Array]:
+  """The weight of each choice without computation, gate_TZ, and is_zero_A.
+
+  Example, 2 experts and 2 choices without computation, T=2:
+    token_A   [0,  1,  0,  1 ]
+    expert_A  [2,  0,  1,  3 ]      2 and 3 are those without computation
+    weight_A  [.6, .7, .4, .3]
+    gate_TZ   [[.6, 0], [0, .3]]
+    is_zero_A [1,  0,  0,  1 ]
+
+  Args:
+    routing: of all choices.
+    num_experts: number of choices with weights, which come first.
+    num_zero: Z, number of choices without computation.
+  """
+  choice_A = routing.expert_A - num_experts
+  is_zero_A = (choice_A >= 0) & (choice_A < num_zero)
+  choice_A = jnp.where(is_zero_A, choice_A, num_zero)
+  gate_TZ = jnp.zeros((routing.prob_TE.shape[0], num_zero))
+  gate_TZ = varying.like(gate_TZ, routing.weight_A)
+  gate_TZ = gate_TZ.at[routing.token_A, choice_A].add(
+    routing.weight_A, mode='drop'
+  )
+  return gate_TZ, is_zero_A

@@ -1,26 +1,17 @@
-"""FEED_FORWARDS: what the layers that are not dense have for a feed-forward.
+"""FEED_FORWARDS: the feed-forwards that layers can have besides dense ones.
 
-Mixtures of experts that are lists of assignments are all `routed`, whose config
-is `MoEConfig`. What mixes tokens or looks up single neurons is of another kind.
+A kind is a config with `make(sizes, moe, mesh, key)`, which makes the module of
+one layer; all modules are called alike, see `moe.feed_forward`. Mixtures of
+experts that are lists of assignments are all `routed`, whose config is
+`MoEConfig`. What mixes tokens or looks up single neurons is a kind of its own.
 """
 
-import dataclasses
-
+from moejax.moe.feed_forwards.dense import Dense
 from moejax.moe.feed_forwards.peer import PEERConfig
+from moejax.moe.feed_forwards.routed import Routed
 from moejax.moe.feed_forwards.soft_moe import SoftMoEConfig
 
-
-@dataclasses.dataclass(frozen=True)
-class Routed:
-  """Experts that tokens are sent to, as `model.moe` says."""
-
-  def check(self) -> None:
-    """`MoEConfig.check` does it."""
-
-  def shrunk(self) -> 'Routed':
-    """The same for a model that is shrunk to a laptop's."""
-    return self
-
+__all__ = ['FEED_FORWARDS', 'Dense', 'PEERConfig', 'Routed', 'SoftMoEConfig']
 
 FEED_FORWARDS = {
   'peer': PEERConfig,

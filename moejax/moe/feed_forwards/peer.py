@@ -5,9 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from moejax.core import errors, fields, shapes
+from moejax.moe.config import MoEConfig
 from moejax.moe.experts.two_matrix import ACTIVATIONS
+from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
 
 SCORES = {
   'sigmoid': jax.nn.sigmoid,
@@ -80,6 +83,13 @@ class PEERConfig(fields.Checked):
     """Experts that a token is computed by, over all heads."""
     return self.num_heads * self.k
 
+  def make(
+    self, sizes: LayerSizes, moe: MoEConfig, mesh: Mesh, key: jax.Array
+  ) -> 'PEER':
+    """The module of one layer."""
+    del moe, mesh
+    return PEER(self, sizes.width, sizes.init_std, key)
+
 
 class PEER(nnx.Module):
   """Parameter-efficient expert retrieval (arXiv 2407.04153, section 2).
@@ -100,10 +110,12 @@ class PEER(nnx.Module):
   too, and make the result depend on the batch.
   """
 
-  def __init__(self, of: PEERConfig, width: int, std: float, key: jax.Array):
-    of.check()
-    self.config = of
-    half = of.key_width // 2
+  def __init__(
+    self, config: PEERConfig, width: int, std: float, key: jax.Array
+  ):
+    config.check()
+    self.config = config
+    half = config.key_width // 2
     keys = jax.random.split(key, 4)
 
     def param(key, std, shape, axes):
@@ -114,17 +126,29 @@ class PEER(nnx.Module):
     self.w_query_DH2K = param(
       keys[0],
       std,
-      (width, of.num_heads, 2, half),
+      (width, config.num_heads, 2, half),
       ('embed', 'unsharded', 'unsharded', 'unsharded'),
     )
     self.keys_2NK = param(
-      keys[1], half**-0.5, (2, of.num_keys, half), ('unsharded',) * 3
+      keys[1], half**-0.5, (2, config.num_keys, half), ('unsharded',) * 3
     )
-    table = (of.num_experts, width)
+    table = (config.num_experts, width)
     self.u_ED = param(keys[2], std, table, ('expert', 'embed'))
     self.v_ED = param(keys[3], std, table, ('expert', 'embed'))
 
-  def __call__(self, x_BLD: jax.Array, valid_BL: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    tokens: TokenInfo,
+    trace: Trace | None,
+    key: jax.Array | None,
+    layer: jax.Array | int = 0,
+  ) -> tuple[jax.Array, Trace | None, Record]:
+    """See `feed_forward.FeedForward`."""
+    del key, layer
+    return self.output(x_BLD, tokens.valid_BL), trace, Record()
+
+  def output(self, x_BLD: jax.Array, valid_BL: jax.Array) -> jax.Array:
     """out_BLD; every token by itself, zeros for padding."""
     shapes.dims('B L D', x_BLD, D=self.u_ED.shape[1])
     x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
@@ -136,8 +160,8 @@ class PEER(nnx.Module):
     # A head at a time, and its rows gathered again for the gradient: all at
     # once are 2 T H K D numbers.
     @jax.checkpoint
-    def add_head(out_TD, of_head):
-      weight_TK, expert_TK = of_head
+    def add_head(out_TD, one_head):
+      weight_TK, expert_TK = one_head
       u_TKD, v_TKD = (
         table_ED[expert_TK].astype(x_TD.dtype) for table_ED in (u_ED, v_ED)
       )

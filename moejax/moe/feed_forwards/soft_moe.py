@@ -5,10 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from moejax.core import fields, shapes
 from moejax.moe.compute import grouped_matmuls
+from moejax.moe.config import MoEConfig
 from moejax.moe.experts import EXPERTS, SwiGLU
+from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,13 @@ class SoftMoEConfig(fields.Checked):
     slots = round(row_length * self.capacity_factor / self.num_experts)
     return max(slots, 1)
 
+  def make(
+    self, sizes: LayerSizes, moe: MoEConfig, mesh: Mesh, key: jax.Array
+  ) -> 'SoftMoE':
+    """The module of one layer."""
+    del moe, mesh
+    return SoftMoE(self, sizes.width, sizes.row_length, sizes.init_std, key)
+
 
 class SoftMoE(nnx.Module):
   """Soft MoE (arXiv 2308.00951, section 2.1, Algorithm 1, and 2.3).
@@ -89,26 +99,40 @@ class SoftMoE(nnx.Module):
 
   def __init__(
     self,
-    of: SoftMoEConfig,
+    config: SoftMoEConfig,
     width: int,
     row_length: int,
     std: float,
     key: jax.Array,
   ):
-    of.check()
-    self.config = of
+    config.check()
+    self.config = config
     key_phi, key_experts = jax.random.split(key)
     # Only its direction counts, so any normal start is the paper's.
     phi_DEP = width**-0.5 * jax.random.normal(
-      key_phi, (width, of.num_experts, of.num_slots(row_length))
+      key_phi, (width, config.num_experts, config.num_slots(row_length))
     )
     self.phi_DEP = nnx.Param(phi_DEP, axes=('unsharded',) * 3, decays=True)
     self.scale = nnx.Param(jnp.ones(()), axes=(), decays=False)
     self.routed = nnx.Dict(
-      of.experts.init(key_experts, of.num_experts, width, of.expert_width, std)
+      config.experts.init(
+        key_experts, config.num_experts, width, config.expert_width, std
+      )
     )
 
-  def __call__(self, x_BLD: jax.Array, valid_BL: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    tokens: TokenInfo,
+    trace: Trace | None,
+    key: jax.Array | None,
+    layer: jax.Array | int = 0,
+  ) -> tuple[jax.Array, Trace | None, Record]:
+    """See `feed_forward.FeedForward`."""
+    del key, layer
+    return self.output(x_BLD, tokens.valid_BL), trace, Record()
+
+  def output(self, x_BLD: jax.Array, valid_BL: jax.Array) -> jax.Array:
     """out_BLD; every sequence by itself, zeros for padding."""
     B, _, D = shapes.dims('B L D', x_BLD, D=self.phi_DEP.shape[0]).values()
     _, E, P = self.phi_DEP.shape

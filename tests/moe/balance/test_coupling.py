@@ -15,6 +15,7 @@ from moejax.moe.balance import BALANCE, responses
 from moejax.moe.balance.coupling import Coupling
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import EXPERTS
+from moejax.moe.feed_forward import TokenInfo
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS
 
@@ -112,7 +113,7 @@ def test_a_layer_gives_the_part_its_own_weights():
   )
   x_BLD = RNG.normal(size=(2, 8, D)).astype(np.float32)
   index_BL = jnp.arange(16).reshape(2, 8)
-  tokens = layer.Tokens(index_BL % 5 > 0, index_BL, index_BL)
+  tokens = TokenInfo(index_BL % 5 > 0, index_BL, index_BL)
 
   def loss(w, key=None):
     trace = layer.no_trace(CONFIG, 2, 8)

@@ -15,6 +15,7 @@ from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers.capacity import Capacity
 from moejax.moe.dispatchers.dropless import Dropless
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
+from moejax.moe.feed_forward import TokenInfo
 
 
 def routing_of(expert_TK, weight_TK, choices, row_length=None):
@@ -231,7 +232,7 @@ def test_evaluation_has_its_room_over_the_expert_axis(expert_parallel):
   rng = np.random.default_rng(2)
   x_BLD = rng.normal(size=(8, 6, 8)).astype(np.float32)
   index_BL = np.arange(48, dtype=np.int32).reshape(8, 6)
-  tokens = layer.Tokens(index_BL >= 0, index_BL, index_BL)
+  tokens = TokenInfo(index_BL >= 0, index_BL, index_BL)
   config = MoEConfig(
     num_experts=4,
     expert_width=6,

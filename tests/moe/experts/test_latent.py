@@ -13,6 +13,7 @@ from moejax.core import errors
 from moejax.moe import layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import EXPERTS
+from moejax.moe.feed_forward import TokenInfo
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS
 
@@ -37,7 +38,7 @@ def made(config):
 def run(config, graph, weights, valid_BL=None):
   index_BL = jnp.arange(16).reshape(2, 8)
   valid_BL = index_BL >= 0 if valid_BL is None else valid_BL
-  tokens = layer.Tokens(valid_BL, index_BL, index_BL)
+  tokens = TokenInfo(valid_BL, index_BL, index_BL)
   moe = tiny.bind(graph, weights)
   return moe(X_BLD, tokens, layer.no_trace(config, 2, 8), None)[0]
 

@@ -55,7 +55,7 @@ def layer(config=CONFIG):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(graph, w, x_BLD, valid_BL):
-  return tiny.bind(graph, w)(x_BLD, valid_BL)
+  return tiny.bind(graph, w).output(x_BLD, valid_BL)
 
 
 def apply(x_BLD=X_BLD, config=CONFIG, valid_BL=VALID_BL):
@@ -120,7 +120,7 @@ def test_gradients():
   pull_BLD = RNG.normal(size=X_BLD.shape).astype(np.float32)
 
   def found(w, x_BLD):
-    return jnp.vdot(tiny.bind(graph, w)(x_BLD, VALID_BL), pull_BLD)
+    return jnp.vdot(tiny.bind(graph, w).output(x_BLD, VALID_BL), pull_BLD)
 
   def dense(w, x_BLD):
     query = jnp.einsum('BLD,DHGK->BLHGK', x_BLD, w['w_query_DH2K'])
@@ -141,7 +141,7 @@ def test_gradients():
 
 def test_gradients_of_zeros_are_finite():
   graph, w = layer()
-  total = lambda w, x_BLD: jnp.sum(tiny.bind(graph, w)(x_BLD, VALID_BL))
+  total = lambda w, x_BLD: jnp.sum(tiny.bind(graph, w).output(x_BLD, VALID_BL))
   got = jax.jit(jax.grad(total, argnums=(0, 1)))(w, np.zeros_like(X_BLD))
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
 

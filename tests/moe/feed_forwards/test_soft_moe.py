@@ -31,7 +31,7 @@ def layer(config=CONFIG, width=D):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(graph, w, x_BLD, valid_BL):
-  return tiny.bind(graph, w)(x_BLD, valid_BL)
+  return tiny.bind(graph, w).output(x_BLD, valid_BL)
 
 
 def apply(x_BLD=X_BLD, valid_BL=VALID_BL, config=CONFIG):
@@ -151,7 +151,7 @@ def test_gradients_are_finite():
   valid_BL = np.stack([VALID_BL[0], np.zeros(L, bool)])
 
   def total(w, x_BLD):
-    return jnp.sum(tiny.bind(graph, w)(x_BLD, valid_BL) ** 2)
+    return jnp.sum(tiny.bind(graph, w).output(x_BLD, valid_BL) ** 2)
 
   by_w, by_x_BLD = jax.jit(jax.grad(total, argnums=(0, 1)))(w, X_BLD)
   for leaf in jax.tree.leaves(by_w):

@@ -11,6 +11,7 @@ from helpers import tiny
 from moejax.moe import layer
 from moejax.moe.balance.adamw_bias import AdamWBias
 from moejax.moe.config import MoEConfig
+from moejax.moe.feed_forward import TokenInfo
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS
 from moejax.moe.scorers.base import ScorerInput
@@ -76,7 +77,7 @@ def test_layers_hand_on_what_they_have_averaged():
   )
   w['residual'] = np.zeros_like(w['residual'])
   index_BL = jnp.arange(16).reshape(2, 8)
-  tokens = layer.Tokens(index_BL >= 0, index_BL, index_BL)
+  tokens = TokenInfo(index_BL >= 0, index_BL, index_BL)
   trace = layer.no_trace(config, 2, 8)
   state_TR = np.zeros((16, R))
   for seed in range(3):

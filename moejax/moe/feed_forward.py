@@ -1,0 +1,103 @@
+"""The contract of feed-forwards: all kinds are called alike.
+
+    out_BLD, trace, record = feed_forward(x_BLD, tokens, trace, key, layer)
+
+A dense layer, a mixture of experts, PEER and Soft MoE are such modules.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+
+
+@flax.struct.dataclass
+class TokenInfo:
+  """The tokens of a batch, besides their activations.
+
+  Attributes:
+    valid_BL: bool; False marks padding, which no expert but the shared ones
+      computes.
+    index_BL: int32 place in the global batch.
+    token_BL: int32 vocabulary ids.
+  """
+
+  valid_BL: jax.Array
+  index_BL: jax.Array
+  token_BL: jax.Array
+
+
+@flax.struct.dataclass
+class Trace:
+  """What one layer with experts hands to the next.
+
+  Attributes:
+    chosen_BLE: bool, the choices of each token.
+    logits_BLE: float32 logits, for `gating_residual`; else without elements.
+    state_BLR: float32 state of the scorer; R is its `state_width`.
+  """
+
+  chosen_BLE: jax.Array
+  logits_BLE: jax.Array
+  state_BLR: jax.Array
+
+
+@flax.struct.dataclass
+class Record:
+  """What a layer reports besides its output; stacked over layers.
+
+  Attributes:
+    balance: by balance part, its sums over the global batch.
+    stats: routing statistics, as values that merge.
+  """
+
+  balance: dict[str, Any] = flax.struct.field(default_factory=dict)
+  stats: dict[str, Any] = flax.struct.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSizes:
+  """The sizes of a model that its feed-forwards are made with.
+
+  Attributes:
+    width: D, of the model.
+    row_length: tokens of one sequence.
+    init_std: standard deviation of matrices at the start.
+    chunks: number of parts in which the rows of a device are computed, one
+      after the other.
+    remat: whether the backward pass recomputes the layer.
+  """
+
+  width: int
+  row_length: int
+  init_std: float
+  chunks: int = 1
+  remat: bool = False
+
+
+class FeedForward(Protocol):
+  """A feed-forward of one layer, a module."""
+
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    tokens: TokenInfo,
+    trace: Trace | None,
+    key: jax.Array | None,
+    layer: jax.Array | int = 0,
+  ) -> tuple[jax.Array, Trace | None, Record]:
+    """Returns out_BLD, the trace for the next layer, and the record.
+
+    A feed-forward that does not route passes the trace on as it is, and its
+    record is empty.
+
+    Args:
+      x_BLD: activations in the compute type.
+      tokens: the tokens that they belong to.
+      trace: that of the previous layer, or `layer.no_trace`; None in a model
+        without routed experts.
+      key: random key for this layer and step, or None in evaluation: no noise.
+      layer: number of the layer among those of its kind, from 0.
+    """
+    ...

@@ -1,0 +1,46 @@
+"""The dense feed-forward: one expert for every token."""
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from moejax.moe import experts
+from moejax.moe.experts import base
+from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
+from moejax.parallel import chunking
+
+
+class Dense(nnx.Module):
+  """One expert that every token passes: SwiGLU (arXiv 2002.05202)."""
+
+  def __init__(
+    self, sizes: LayerSizes, hidden: int, mesh: Mesh, key: jax.Array
+  ):
+    self.mesh, self.chunks = mesh, sizes.chunks
+    self.expert = experts.SwiGLU()
+    self.w = nnx.Dict(
+      self.expert.init(key, 1, sizes.width, hidden, sizes.init_std)
+    )
+
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    tokens: TokenInfo,
+    trace: Trace | None,
+    key: jax.Array | None,
+    layer: jax.Array | int = 0,
+  ) -> tuple[jax.Array, Trace | None, Record]:
+    """See `feed_forward.FeedForward`."""
+    del tokens, key, layer
+    return self.output(x_BLD), trace, Record()
+
+  def output(self, x_BLD: jax.Array) -> jax.Array:
+    """out_BLD: every token through the same expert."""
+    w = {name: p[...].astype(x_BLD.dtype) for name, p in self.w.items()}
+    w = base.for_dense(w, self.mesh.devices.flat[0].platform)
+
+    def run(x_BLD: jax.Array) -> jax.Array:
+      x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
+      return self.expert.dense(w, x_TD).reshape(x_BLD.shape)
+
+    return chunking.map_chunks(run, x_BLD, self.chunks, self.mesh)

@@ -1,0 +1,276 @@
+"""The mixture-of-experts layer on a mesh, and in chunks of the rows.
+
+Every device routes its own tokens; `LayerOnMesh` brings them the weights and
+the experts:
+
+  shards    shard_map over the batch axes. Expert weights come in as they are
+            split over `expert` and `model`; what is split over `fsdp` is
+            gathered. Sums and statistics are reduced to the global batch
+  chunks    the rows of a device, one part after the other, with one array that
+            accumulates the gradients of the expert weights
+  experts   local ones, or those of all devices by `moe.expert_parallel`; where
+            the hidden width is split over `model`, outputs are summed
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from moejax.core import values, varying
+from moejax.moe import contract
+from moejax.moe.compute import implementations
+from moejax.moe.compute.base import Compute, ExpertOutput
+from moejax.moe.config import MoEConfig
+from moejax.moe.feed_forward import Record, TokenInfo, Trace
+from moejax.parallel import chunking, rules
+from moejax.parallel import mesh as meshes
+
+# By name, the weights of the routed experts of this device.
+Experts = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class LayerWeights:
+  """The weights of one layer, as arrays by name.
+
+  Attributes:
+    scorer: of the scorer.
+    extra_scorers: by name, of the router's further scorers.
+    router_state: by balance part, what it keeps of earlier batches; and, of the
+      router, the number of steps. No gradient reaches it.
+    experts: of the routed experts, in the compute type.
+    zero_computation: of the choices without computation.
+    latent: of the matrices around the routed experts.
+    residual_EE: of `gating_residual`, else None.
+    responses_EE: answers of experts to the router's rows, for a balance part
+      that reads them, else None.
+  """
+
+  scorer: dict[str, jax.Array]
+  extra_scorers: dict[str, dict[str, jax.Array]] = flax.struct.field(
+    default_factory=dict
+  )
+  router_state: dict[str, dict[str, jax.Array]] = flax.struct.field(
+    default_factory=dict
+  )
+  experts: Experts = flax.struct.field(default_factory=dict)
+  zero_computation: dict[str, jax.Array] = flax.struct.field(
+    default_factory=dict
+  )
+  latent: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+  residual_EE: jax.Array | None = None
+  responses_EE: jax.Array | None = None
+
+
+# The layer for some rows of one device, of weights, x_BLD, tokens, trace, key,
+# layer and grad_accumulator: (out_BLD, trace, record) and grad_accumulator.
+LocalLayer = Callable[..., tuple[tuple[jax.Array, Trace, Record], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOnMesh:
+  """How one layer is computed by the devices of a mesh.
+
+  Attributes:
+    config: of the layer.
+    mesh: the devices.
+    expert_axes: by name of an expert weight, the names of its dimensions.
+    chunks: number of parts in which the rows of a device are computed.
+    remat: whether the backward pass recomputes the layer.
+  """
+
+  config: MoEConfig
+  mesh: Mesh
+  expert_axes: tuple[tuple[str, tuple[str, ...]], ...]
+  chunks: int = 1
+  remat: bool = False
+
+  def __call__(
+    self,
+    local: LocalLayer,
+    weights: LayerWeights,
+    x_BLD: jax.Array,
+    tokens: TokenInfo,
+    trace: Trace,
+    key: jax.Array | None,
+    layer: jax.Array,
+  ) -> tuple[jax.Array, Trace, Record]:
+    """`local` for all rows of the global batch."""
+    over_rows = self._over_shards if self.mesh.size > 1 else self._over_chunks
+    return over_rows(local, weights, x_BLD, tokens, trace, key, layer)
+
+  @property
+  def platform(self) -> str:
+    """That of the devices: 'cpu', 'tpu' ..."""
+    return self.mesh.devices.flat[0].platform
+
+  @property
+  def compute(self) -> Compute:
+    """How experts are computed on one device."""
+    return implementations.choose(self.config, self.platform, remat=self.remat)
+
+  def all_experts(self, experts: Experts) -> Experts:
+    """The weights of the experts of all devices, of those split by expert."""
+    if self.config.expert_parallel.gathers_experts or self.mesh.size == 1:
+      return experts
+    axes = dict(self.expert_axes)
+    return {
+      name: jax.lax.all_gather(w, 'expert', axis=0, tiled=True)
+      for name, w in experts.items()
+      if axes[name][0] == 'expert'
+    }
+
+  def expert_output(
+    self,
+    experts: Experts,
+    x_TD: jax.Array,
+    routing: contract.Routing,
+    grad_accumulator: Any,
+  ) -> ExpertOutput:
+    """The routed experts' output for the tokens of this device.
+
+    Args:
+      experts: weights of this device's experts.
+      x_TD: its tokens, at the width of the experts.
+      routing: their assignments, after the dispatcher's limit.
+      grad_accumulator: see `Compute`.
+    """
+    splits_hidden = self.mesh.size > 1 and any(
+      'mlp' in axes for _, axes in self.expert_axes
+    )
+    if splits_hidden and 'b_out_ED' in experts:
+      # The sum over devices below must contain the bias once.
+      is_first = jax.lax.axis_index('model') == 0
+      bias_ED = jnp.where(is_first, experts['b_out_ED'], 0)
+      experts = {**experts, 'b_out_ED': bias_ED}
+    num_experts = self.config.num_experts
+    if self._rows_move:
+      output = self.config.expert_parallel(
+        self.compute, experts, x_TD, routing, num_experts
+      )
+    else:
+      output = self.compute(
+        experts, x_TD, routing, num_experts, grad_accumulator
+      )
+    if splits_hidden:
+      # Each device has summed its part of the hidden width.
+      out_TD = jax.lax.psum(output.out_TD, 'model')
+      output = dataclasses.replace(output, out_TD=out_TD)
+    return output
+
+  @property
+  def _rows_move(self) -> bool:
+    """Whether rows move to the devices of their experts."""
+    is_split = self.mesh.shape['expert'] > 1
+    return is_split and not self.config.expert_parallel.gathers_experts
+
+  def _over_shards(self, local, weights, *inputs):
+    """Each shard of the batch by itself, its record that of all shards."""
+
+    def shard(weights, x_BLD, *inputs):
+      experts = self._gather_fsdp(weights.experts, x_BLD)
+      weights = dataclasses.replace(weights, experts=experts)
+      out_BLD, trace, record = self._over_chunks(local, weights, x_BLD, *inputs)
+      reduced = Record(
+        jax.lax.psum(record.balance, meshes.BATCH_AXES),
+        values.all_reduce(record.stats, meshes.BATCH_AXES),
+      )
+      return out_BLD, trace, reduced
+
+    rows, whole = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
+    fields = [field.name for field in dataclasses.fields(LayerWeights)]
+    weight_specs = LayerWeights(**dict.fromkeys(fields, whole)).replace(
+      experts={name: self._expert_spec(axes) for name, axes in self.expert_axes}
+    )
+    return jax.shard_map(
+      shard,
+      mesh=self.mesh,
+      in_specs=(weight_specs, rows, rows, rows, whole, whole),
+      out_specs=(rows, rows, whole),
+    )(weights, *inputs)
+
+  def _expert_spec(self, axes: tuple[str, ...]) -> PartitionSpec:
+    """How an expert weight enters a shard: split as it is stored.
+
+    Where every device computes all experts, they are gathered on entry.
+    """
+    gathers = self.config.expert_parallel.gathers_experts
+    whole = {'expert'} if gathers else set()
+    return PartitionSpec(
+      *(None if name in whole else rules.RULES[name] for name in axes)
+    )
+
+  def _gather_fsdp(self, experts: Experts, x_BLD: jax.Array) -> Experts:
+    """Expert weights with what is split over fsdp gathered.
+
+    They are first put into the layout of `Compute.prepare`, while they are
+    small, and marked as varying like the rows. So the gradients are summed over
+    fsdp, of which each device keeps its part, before any other sum.
+    """
+    axes = dict(self.expert_axes)
+    if not self.config.scorer.reads_experts:
+      experts = self.compute.prepare(experts)
+      # The halves of w_in are split as w_in is.
+      halves = ('w_gate_EDF', 'w_up_EDF')
+      axes |= {name: axes['w_in_ED2F'] for name in halves if name in experts}
+
+    def gather(w, axes):
+      for dim, name in enumerate(axes):
+        if rules.RULES[name] == 'fsdp' and self.mesh.shape['fsdp'] > 1:
+          w = jax.lax.all_gather(
+            varying.like(w, x_BLD), 'fsdp', axis=dim, tiled=True
+          )
+      return w
+
+    return {name: gather(w, axes[name]) for name, w in experts.items()}
+
+  def _over_chunks(self, local, weights, x_BLD, tokens, trace, key, layer):
+    """The rows of a device in chunks, whose records add up to that of all."""
+    num_rows = x_BLD.shape[0]
+    chunks = math.gcd(self.chunks, num_rows)
+    if chunks == 1:
+      return local(weights, x_BLD, tokens, trace, key, layer, None)[0]
+    experts, grad_accumulator = self._for_chunks(weights.experts, x_BLD)
+    weights = dataclasses.replace(weights, experts=experts)
+
+    def run(chunk, grad_accumulator):
+      return local(weights, *chunk, key, layer, grad_accumulator)
+
+    out_BLD, trace, records = chunking.scan_chunks(
+      run, (x_BLD, tokens, trace), chunks, grad_accumulator
+    )
+    join = lambda x: x.reshape(num_rows, *x.shape[2:])
+    each = [jax.tree.map(lambda x, n=n: x[n], records) for n in range(chunks)]
+    record = Record(
+      jax.tree.map(lambda x: jnp.sum(x, axis=0), records.balance),
+      functools.reduce(values.merge, [one.stats for one in each]),
+    )
+    return join(out_BLD), jax.tree.map(join, trace), record
+
+  def _for_chunks(
+    self, experts: Experts, x_BLD: jax.Array
+  ) -> tuple[Experts, Any]:
+    """Expert weights in the layout for all chunks, and their accumulator.
+
+    Weights that a scorer reads stay as they are. There is no accumulator where
+    rows move across the `expert` axis.
+    """
+    if self.config.scorer.reads_experts:
+      return experts, None
+    experts = self.compute.prepare(experts)
+    if self._rows_move:
+      return experts, None
+    grad_accumulator = self.compute.grad_accumulator(experts)
+    if grad_accumulator is None:
+      return experts, None
+    grad_accumulator = jax.tree.map(
+      lambda w: varying.like(w, x_BLD), grad_accumulator
+    )
+    return jax.lax.stop_gradient(experts), grad_accumulator
