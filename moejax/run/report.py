@@ -7,7 +7,6 @@ finished.
 import json
 import math
 import shlex
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from etils import epath
 
 from moejax.config import kept_tokenizer
 from moejax.convert import companions
-from moejax.core import files
+from moejax.core import columns, files
 from moejax.data.build import Data
 from moejax.evals import generate, perplexity, settings
 from moejax.evals.batches import eval_batches, num_eval_batches
@@ -212,7 +211,7 @@ def _score_lines(domains: dict[str, dict[str, Any]]) -> list[str]:
       f'{row["perplexity"]:.1f}',
       *cells,
     ])
-  table = _columns(lines)
+  table = columns.aligned(lines)
   if len(shown) < len(BITS):
     return table
   return [
@@ -247,16 +246,5 @@ def _expert_lines(experts: dict[str, Any], first_layer: int) -> list[str]:
   return [
     '',
     'Experts that each domain uses most (expert:share of its assignments):',
-    *_columns(lines),
+    *columns.aligned(lines),
   ]
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-  """Rows of cells as aligned lines; the first column is flush left."""
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  lines = []
-  for row in rows:
-    cells = [row[0].ljust(widths[0])]
-    cells += [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
-    lines.append('  '.join(cells).rstrip())
-  return lines

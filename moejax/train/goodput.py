@@ -28,7 +28,7 @@ from typing import Any
 
 from etils import epath
 
-from moejax.core import files, log
+from moejax.core import columns, files, log
 
 PARTS = (
   'start_up', 'compile', 'restore', 'data_wait', 'step', 'save', 'evaluation',
@@ -168,14 +168,7 @@ def table(seconds: Mapping[str, float], starts: int) -> list[str]:
     ('seconds in', f'of {starts} start{several}', 'share'),
     *((p, f'{seconds[p]:.1f}', f'{seconds[p] / total:.0%}') for p in PARTS),
   ]
-  widths = [max(map(len, row)) for row in rows]
-  lines = []
-  for cells in zip(*rows, strict=True):
-    first, *rest = zip(cells, widths, strict=True)
-    lines.append(
-      '  '.join([first[0].ljust(first[1]), *(c.rjust(w) for c, w in rest)])
-    )
-  return lines
+  return columns.aligned([*zip(*rows, strict=True)])
 
 
 def process_age() -> float:
