@@ -153,7 +153,13 @@ def _train_the_rest(
     )
   with spent.part('evaluation'):
     found = report.make(context, result.state.weights, folder, screen)
-    found |= {'steps': run.train.steps, 'best': best}
+    counted = count.count(run.model)
+    found |= {
+      'steps': run.train.steps,
+      'best': best,
+      'total_parameters': counted.total,
+      'active_parameters': counted.active,
+    }
   spent.keep()
   if processes.main:
     report.write(found, folder)

@@ -1,40 +1,37 @@
-"""The processes of a sweep: each takes the next run when it is free.
+"""Processes that train the runs of a sweep, some at a time.
 
-A process that dies (out of memory, say) has failed the run that it had, and a
-new one takes its place. The processes do not get the terminal's Ctrl-C: they
-are told to stop by closing their standard input, which also happens when the
-sweep itself is killed.
+Each run is a process of its own, so one that dies (out of memory, say) fails
+alone. What it prints, native code included, goes to log.txt in its folder. The
+processes do not get the terminal's Ctrl-C: closing their standard input stops
+them, which happens as well when the sweep itself is killed.
 """
 
 import collections
-import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 
 from moejax.core import exits
-from moejax.sweep import worker as worker_lib
 
 WORKER = ('-m', 'moejax.sweep.worker')
-# What a process without a run is given to end, before it is killed.
-PATIENCE_S = 5
+LOG = 'log.txt'
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-  """A run for a process; see `sweep_worker`.
+class QueuedRun:
+  """A run to be trained.
 
   Attributes:
-    name: of the run.
+    name: name of the run.
     config: path[:arg] of its config file.
-    overrides: dotted paths and texts.
-    folder: its workdir.
+    overrides: dotted paths and texts, as for --config.<path>=<text>.
+    folder: workdir of the run.
   """
 
   name: str
@@ -44,131 +41,104 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-  """How a run went.
+class Outcome:
+  """How the process of a run ended.
 
   Attributes:
-    code: an exit code, see `command`.
-    message: why, where that is not 0.
-    seconds: that it took; 0 if the process died.
-    total: parameters; None if they could not be counted.
-    active: of them, per token.
+    code: exit code, see `moejax.core.exits`.
+    message: the reason where the code is not 0.
+    seconds: wall time of the process.
   """
 
   code: int
   message: str = ''
   seconds: float = 0.0
-  total: int | None = None
-  active: int | None = None
 
 
-class _Worker:
-  """One process."""
+class _Process:
+  """A run at work on some cores."""
 
-  def __init__(self, on_cores: Sequence[int], env: Mapping[str, str]):
-    self.job: Job | None = None
-    self.process = subprocess.Popen(
-      [sys.executable, *WORKER, f'--cores={",".join(map(str, on_cores))}'],
-      env=dict(env),
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      start_new_session=True,
-    )
+  def __init__(
+    self, job: QueuedRun, on_cores: Sequence[int], env: Mapping[str, str]
+  ):
+    self.job, self.cores = job, on_cores
+    self._begin = time.monotonic()
+    self._log = pathlib.Path(job.folder) / LOG
+    self._log.parent.mkdir(parents=True, exist_ok=True)
+    flags = [f'--config={job.config}', f'--workdir={job.folder}']
+    flags += [f'--cores={",".join(map(str, on_cores))}']
+    flags += [f'--config.{key}={text}' for key, text in job.overrides]
+    with self._log.open('a', encoding='utf-8') as log:
+      self.popen = subprocess.Popen(
+        [sys.executable, *WORKER, *flags],
+        env=dict(env),
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+      )
 
-  def give(self, job: Job) -> None:
-    """Hands it a run; it must have none."""
-    self.job = job
-    with contextlib.suppress(BrokenPipeError):  # `answer` tells that it died
-      self.process.stdin.write(json.dumps(dataclasses.asdict(job)) + '\n')
-      self.process.stdin.flush()
-
-  def answer(self) -> tuple[Job, Answer]:
-    """Waits for the end of the run, or of the process."""
-    line = self.process.stdout.readline()
-    job, self.job = self.job, None
-    if line:
-      return job, Answer(**json.loads(line))
-    code = self.process.wait()
-    how = (
-      f'by {signal.Signals(-code).name}' if code < 0 else f'with code {code}'
-    )
-    said = worker_lib.last_line(pathlib.Path(job.folder) / worker_lib.LOG)
-    return job, Answer(exits.BUG, f'the process was ended {how}; {said}')
-
-  @property
-  def alive(self) -> bool:
-    """Whether it can be given another run."""
-    return self.process.poll() is None
-
-  def stop(self) -> None:
-    """Asks it to save and end."""
-    with contextlib.suppress(BrokenPipeError):
-      self.process.stdin.close()
-
-  def end(self) -> None:
-    """Ends it, whatever it does."""
-    self.stop()
-    try:
-      self.process.wait(PATIENCE_S)
-    except subprocess.TimeoutExpired:
-      self.process.kill()
-      self.process.wait()
-    self.process.stdout.close()
+  def outcome(self) -> Outcome:
+    """Waits for the end of the process."""
+    code = self.popen.wait()
+    self.popen.stdin.close()
+    message = _last_line(self._log) if code else ''
+    if code < 0:
+      name = signal.Signals(-code).name
+      code, message = exits.BUG, f'the process was ended by {name}; {message}'
+    return Outcome(code, message, time.monotonic() - self._begin)
 
 
 def run(
-  jobs: Sequence[Job],
+  jobs: Sequence[QueuedRun],
   processes: int,
   env: Mapping[str, str],
-  started: Callable[[Job], None],
-  ended: Callable[[Job, Answer], None],
+  started: Callable[[QueuedRun], None],
+  ended: Callable[[QueuedRun, Outcome], None],
 ) -> None:
-  """Does all jobs, in their order, so many at a time.
+  """Trains all runs, in their order.
 
   Args:
     jobs: the runs.
-    processes: how many at a time; each keeps to its share of the cores.
-    env: the environment of the processes.
-    started: called when a run is handed to a process.
-    ended: called when it is over, in whatever way.
+    processes: how many train at a time; each keeps to its share of the cores.
+    env: environment of the processes.
+    started: called before the process of a run starts.
+    ended: called after it has ended, in whatever way.
 
   Raises:
-    KeyboardInterrupt: it came. What was running has saved its state, unless
-      Ctrl-C came again.
+    KeyboardInterrupt: the user pressed Ctrl-C. The runs at work have saved
+      their state, unless it was pressed again.
   """
-  waiting = collections.deque(jobs)
-  own = shares(processes, cores())[: len(jobs)]
-  workers: dict[int, _Worker] = {}
-  try:
-    with selectors.DefaultSelector() as busy:
+  waiting, free = collections.deque(jobs), shares(processes, cores())
+  working: dict[futures.Future[Outcome], _Process] = {}
+  with futures.ThreadPoolExecutor(processes) as threads:
+    try:
+      while waiting or working:
+        while waiting and free:
+          started(waiting[0])
+          process = _Process(waiting.popleft(), free.pop(0), env)
+          working[threads.submit(process.outcome)] = process
+        done, _ = futures.wait(working, return_when=futures.FIRST_COMPLETED)
+        for future in done:
+          process = working.pop(future)
+          free.append(process.cores)
+          ended(process.job, future.result())
+    except BaseException:
+      for process in working.values():
+        process.popen.stdin.close()
+      for future in list(working):
+        ended(working[future].job, future.result())
+        del working[future]
+      raise
+    finally:
+      for process in working.values():
+        process.popen.kill()
 
-      def begin(number: int) -> None:
-        if number not in workers or not workers[number].alive:
-          workers[number] = _Worker(own[number], env)
-        worker, job = workers[number], waiting.popleft()
-        started(job)
-        worker.give(job)
-        busy.register(worker.process.stdout, selectors.EVENT_READ, number)
 
-      for number in range(len(own)):
-        begin(number)
-      while busy.get_map():
-        for key, _ in busy.select():
-          busy.unregister(key.fileobj)
-          ended(*workers[key.data].answer())
-          if waiting:
-            begin(key.data)
-  except KeyboardInterrupt:
-    for worker in workers.values():
-      worker.stop()
-    for worker in workers.values():
-      if worker.job is not None:
-        ended(*worker.answer())
-    raise
-  finally:
-    for worker in workers.values():
-      worker.end()
+def _last_line(log: pathlib.Path) -> str:
+  """The last line that is not blank; '' if there is none."""
+  lines = log.read_text(encoding='utf-8', errors='replace').split('\n')
+  return next((line.strip() for line in lines[::-1] if line.strip()), '')
 
 
 def shares(processes: int, among: Sequence[int]) -> list[list[int]]:
@@ -179,12 +149,11 @@ def shares(processes: int, among: Sequence[int]) -> list[list[int]]:
     3 processes, cores 0 1: [[0], [0], [1]]
   """
   num = len(among)
-  found = []
-  for i in range(processes):
-    first = i * num // processes
-    last = max(first + 1, (i + 1) * num // processes)
-    found.append(list(among[first:last]))
-  return found
+  bounds = [i * num // processes for i in range(processes + 1)]
+  return [
+    list(among[first : max(first + 1, last)])
+    for first, last in zip(bounds, bounds[1:], strict=False)
+  ]
 
 
 def cores() -> list[int]:

@@ -1,10 +1,9 @@
 """What the runs of a sweep reached, read from their folders.
 
-A run is finished when its folder has a report. What a folder does not tell, why
-a run failed say, is kept in `sweep.json` beside the folders:
+A run is finished when its folder has a report. What no folder tells, such as
+why a run failed, is in `sweep.json` beside the folders:
 
-  {"switch": {"failed": null, "seconds": 61.2, "processes": 2,
-              "total": 9713984, "active": 3960128}}
+  {"switch": {"failed": null, "seconds": 61.2, "processes": 2}}
 """
 
 import dataclasses
@@ -19,7 +18,7 @@ from etils import epath
 from moejax.core import exits, files, log
 from moejax.run import report, screen
 from moejax.sweep.grid import SweepRun
-from moejax.sweep.pool import Answer
+from moejax.sweep.pool import Outcome
 
 RECORDS, METRICS = 'sweep.json', 'metrics.jsonl'
 FINISHED, FAILED = 'finished', 'failed'
@@ -30,31 +29,32 @@ ROUTING = {
   'dead': 'moe/dead_experts',
   'dropped': 'moe/dropped',
 }
-# Routing of one batch is noisy: the mean of the last tenth of what was logged.
+# Routing of one batch is noisy: the mean over the last tenth of the records.
 LAST = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class RunResult:
   """One run.
 
   Attributes:
-    name: of the run.
-    group: of runs that differ in their seed alone.
-    seed: the run's.
+    name: name of the run.
+    group: name that runs share which differ in their seed alone.
+    seed: seed of the run.
     status: finished, failed, interrupted or not run.
     note: why it failed, or how far it is.
     loss: mean over the validation sets.
-    bits_per_byte: the same; None where there is no text.
+    bits_per_byte: mean over the validation sets; None where there is no text.
     domains: bits per byte of each validation set.
-    load_max: the most loaded expert over the mean of its layer, in the worst.
-    dead: the share of experts that got nothing of a batch.
-    dropped: the share of assignments that were not computed.
-    tokens_per_s: of training, the median over the logged steps.
-    total: parameters.
-    active: of them, per token.
-    seconds: that it took, from start to report.
-    processes: how many runs trained at a time.
+    load_max: load of the most loaded expert over the mean load of its layer, in
+      the layer where that is largest.
+    dead: share of experts that got no token of a batch.
+    dropped: share of assignments that were not computed.
+    tokens_per_s: speed of training, the median over the logged steps.
+    total: number of parameters.
+    active: number of parameters that one token uses.
+    seconds: wall time from start to report.
+    processes: number of runs that trained at a time.
   """
 
   name: str
@@ -76,44 +76,42 @@ class Result:
 
 
 def records(folder: epath.Path) -> dict[str, dict[str, Any]]:
-  """What is kept of each run beside its folder; empty before the first."""
+  """Reads `sweep.json`; empty before the first run has ended."""
   path = folder / RECORDS
   return json.loads(path.read_text()) if path.exists() else {}
 
 
 def record(
-  folder: epath.Path, name: str, answer: Answer, processes: int
+  folder: epath.Path, name: str, outcome: Outcome, processes: int
 ) -> None:
-  """Keeps what is known of a run when its process is done with it."""
+  """Writes to `sweep.json` how the process of a run ended."""
   kept = records(folder)
   before = kept.get(name, {})
-  counted = {'total': answer.total, 'active': answer.active}
-  failed = answer.code not in {exits.DONE, exits.INTERRUPTED}
+  failed = outcome.code not in {exits.DONE, exits.INTERRUPTED}
   kept[name] = {
     **before,
-    'failed': answer.message if failed else None,
-    'seconds': before.get('seconds', 0.0) + answer.seconds,
+    'failed': outcome.message if failed else None,
+    'seconds': before.get('seconds', 0.0) + outcome.seconds,
     'processes': processes,
-    **{key: value for key, value in counted.items() if value is not None},
   }
   files.atomic_write_json(folder / RECORDS, kept)
 
 
 def read(
   run: SweepRun, steps: int, folder: epath.Path, kept: Mapping[str, Any]
-) -> Result:
-  """How far a run is, and what it reached.
+) -> RunResult:
+  """Reads how far a run is, and what it reached.
 
   Args:
-    run: of the sweep.
-    steps: that it takes.
-    folder: the run's own.
-    kept: what `sweep.json` has of it.
+    run: the run.
+    steps: number of its training steps.
+    folder: workdir of the run.
+    kept: entry of the run in `sweep.json`.
   """
   path = folder / METRICS
   logged = log.read(path) if path.exists() else []
-  found = report.read(folder)
-  if found is not None and found.get('steps', steps) >= steps:
+  reported = report.read(folder)
+  if reported is not None and reported.get('steps', steps) >= steps:
     status, note = FINISHED, ''
   elif kept.get('failed') is not None:
     status, note = FAILED, kept['failed'].removeprefix('error: ')
@@ -121,28 +119,33 @@ def read(
     status, note = INTERRUPTED, f'at step {logged[-1]["step"]} of {steps}'
   else:
     status, note = WAITING, ''
-  known = {
-    key: kept.get(key) for key in ('total', 'active', 'seconds', 'processes')
-  }
-  return Result(
+  # Reports of older versions have no counts; sweep.json had them.
+  scores = {key: kept.get(key) for key in ('total', 'active')}
+  if reported is not None:
+    scores |= _scores(reported)
+  return RunResult(
     name=run.name,
     group=run.group,
     seed=run.seed,
     status=status,
     note=note,
-    **known,
-    **_scores(found),
+    seconds=kept.get('seconds'),
+    processes=kept.get('processes'),
+    **scores,
     **_training(logged),
   )
 
 
-def _scores(found: Mapping[str, Any] | None) -> dict[str, Any]:
-  """Means over the validation sets, each counted once."""
-  if found is None:
-    return {}
-  domains = found['domains']
+def _scores(reported: Mapping[str, Any]) -> dict[str, Any]:
+  """Parameters, and means over the validation sets, each counted once."""
+  domains = reported['domains']
   bits = {name: row['bits_per_byte'] for name, row in domains.items()}
-  return {
+  counts = {
+    key: reported[f'{key}_parameters']
+    for key in ('total', 'active')
+    if f'{key}_parameters' in reported
+  }
+  return counts | {
     'loss': statistics.fmean(row['loss'] for row in domains.values()),
     'bits_per_byte': mean(list(bits.values())),
     'domains': bits,
@@ -150,18 +153,18 @@ def _scores(found: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _training(logged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """Routing at the end of what was logged, and the speed of all of it."""
-  found = {}
+  """Routing in the last records of training, and the speed in all of them."""
+  numbers = {}
   for name, key in ROUTING.items():
     values = [record[key] for record in logged if key in record]
-    found[name] = mean(values[-math.ceil(len(values) / LAST) :])
+    numbers[name] = mean(values[-math.ceil(len(values) / LAST) :])
   speeds = [r[screen.TOKENS_PER_S] for r in logged if screen.TOKENS_PER_S in r]
-  found['tokens_per_s'] = statistics.median(speeds) if speeds else None
-  return found
+  numbers['tokens_per_s'] = statistics.median(speeds) if speeds else None
+  return numbers
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-  """None where there is nothing, or not all is known."""
+  """The mean; None without values, and where one of them is None."""
   if not values or None in values:
     return None
   return statistics.fmean(values)

@@ -15,6 +15,7 @@ from helpers import own_text
 
 from moejax.cli import sweep
 from moejax.core import errors, exits, files, log
+from moejax.sweep import sweep as sweeps
 
 STEPS = 300
 SWEEP = """
@@ -106,7 +107,8 @@ def swept(finished, tmp_path_factory):
   folder = tmp_path_factory.mktemp('sweep')
   path = _sweep_file(folder / 'mine.py', finished.text)
   workdir, out = folder / 'work', folder / 'doc.md'
-  flags = [f'--sweep={path}', f'--workdir={workdir}', f'--out={out}']
+  places = [f'--sweep={path}', f'--workdir={workdir}']
+  flags = [*places, f'--out={out}']
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('PYTHONPATH', str(own_text.ROOT))
     killed = _start([*flags, '--processes=2'])
@@ -115,7 +117,7 @@ def swept(finished, tmp_path_factory):
     killed.communicate()
     _wait_until_free(workdir / LONG)
     at = _step(workdir)
-    listed = _call(*flags, '--list')
+    listed = _call(*places, '--list')
     before = {name: _times(workdir / name) for name in SHORT}
 
     stopped = _start(flags)
@@ -129,6 +131,7 @@ def swept(finished, tmp_path_factory):
   )
   return {
     'flags': flags,
+    'places': places,
     'workdir': workdir,
     'out': out,
     'listed': listed,
@@ -210,15 +213,15 @@ def test_a_changed_config_is_refused_before_anything_is_trained(swept):
 
 
 def test_the_list_does_not_take_other_runs_for_finished_ones(swept):
-  same = _call(*swept['flags'], '--list')
+  same = _call(*swept['places'], '--list')
   assert same.code == exits.DONE
   assert same.out[-1].startswith('3 of 4 finished')
-  changed = _call(*swept['flags'], '--list', '--config.opt.peak_lr=0.5')
+  changed = _call(*swept['places'], '--list', '--config.opt.peak_lr=0.5')
   assert changed.out[-1].startswith('0 of 4 finished')
   lines = [line for line in changed.out if 'another config: opt.' in line]
   assert len(lines) == 3
   # What changes no result changes no run.
-  free = _call(*swept['flags'], '--list', '--config.train.log_every=3')
+  free = _call(*swept['places'], '--list', '--config.train.log_every=3')
   assert free.out[-1].startswith('3 of 4 finished')
 
 
@@ -228,13 +231,15 @@ def test_programs_are_kept_for_all_runs_unless_told_where(monkeypatch):
     monkeypatch.delenv(name, raising=False)
     if given:
       monkeypatch.setenv(name, given)
-    assert sweep.environment(epath.Path('/w'))[name] == want
+    assert sweeps.environment(epath.Path('/w'))[name] == want
 
 
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
     (['--only=short-sede=0'], "did you mean 'short-seed=0'?"),
+    (['--only=,'], "unknown run in --only ','; known are: short, short-"),
+    (['--list', '--out=doc.md'], '--list writes no table to --out=doc.md'),
     (['--config.opt.peek_lr=1'], "run 'short-clip_norm=7': unknown config key"),
     (['--processes=0'], '--processes=0 must be 1 or more'),
     (['--out={}/no/folder.md'], 'there is no folder'),

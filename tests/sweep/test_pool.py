@@ -7,26 +7,28 @@ import pytest
 from moejax.core import exits
 from moejax.sweep import pool
 
-# It answers as sweep_worker does, after what the job's config says.
+# A run that does what its config says.
 STAND_IN = """
-import json, os, pathlib, signal, sys, time
-for line in sys.stdin:
-  job = json.loads(line)
-  folder = pathlib.Path(job['folder'])
-  if job['config'] == 'dies':
-    (folder / 'log.txt').write_text('before\\nlast words\\n\\n')
-    os.kill(os.getpid(), signal.SIGKILL)
-  if job['config'] == 'waits':
-    sys.stdin.read()  # until it is closed
-    print(json.dumps({'code': 75, 'seconds': 1.0}), flush=True)
-    break
-  if job['config'] == 'together':  # the other one must be at work as well
-    (folder / job['name']).touch()
-    deadline = time.monotonic() + 30
-    while len(list(folder.glob('pair*'))) < 2 and time.monotonic() < deadline:
-      time.sleep(0.01)
-  message = f'{os.getpid()} {sys.argv[1]} {os.environ["OWN"]}'
-  print(json.dumps({'code': 0, 'message': message}), flush=True)
+import os, pathlib, signal, sys, time
+flags = dict(flag.removeprefix('--').split('=') for flag in sys.argv[1:])
+folder = pathlib.Path(flags['workdir'])
+if flags['config'] == 'dies':
+  print('last words\\n\\n', flush=True)
+  os.kill(os.getpid(), signal.SIGKILL)
+if flags['config'] == 'fails':
+  print('error: so it is')
+  sys.exit(2)
+if flags['config'] == 'waits':
+  sys.stdin.read()  # until it is closed
+  print('interrupted: at step 3')
+  sys.exit(75)
+if flags['config'] == 'together':  # the other one must be at work as well
+  (folder / 'begun').touch()
+  deadline = time.monotonic() + 30
+  while len(list(folder.parent.glob('*/begun'))) < 2:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+print(flags['cores'], flags['config.seed'], os.environ['OWN'])
 """
 
 
@@ -44,50 +46,56 @@ def work(tmp_path, monkeypatch):
       started(job)
 
     pool.run(
-      [pool.Job(n, c, [], str(tmp_path)) for n, c in jobs.items()],
+      [
+        pool.QueuedRun(name, config, [('seed', '3')], str(tmp_path / name))
+        for name, config in jobs.items()
+      ],
       processes,
       {**os.environ, 'OWN': 'given'},
       begin,
-      lambda job, answer: happened.append((job.name, answer)),
+      lambda job, outcome: happened.append((job.name, outcome)),
     )
 
   run.happened = happened
+  run.log = lambda name: (tmp_path / name / pool.LOG).read_text()
   return run
 
 
-def _answers(happened):
+def _outcomes(happened):
   return {e[0]: e[1] for e in happened if isinstance(e, tuple)}
 
 
-def test_one_process_does_all_in_their_order(work):
-  work({'a': 'ok', 'b': 'ok', 'c': 'ok'}, 1)
+def test_one_at_a_time_they_run_in_their_order(work):
+  work({'a': 'ok', 'b': 'fails', 'c': 'ok'}, 1)
   order = [e if isinstance(e, str) else e[0] * 2 for e in work.happened]
   assert order == ['a', 'aa', 'b', 'bb', 'c', 'cc']
-  messages = {a.message for a in _answers(work.happened).values()}
-  (message,) = messages  # the same process, with the environment
-  assert message.endswith(' given')
+  outcomes = _outcomes(work.happened)
+  assert (outcomes['a'].code, outcomes['a'].message) == (0, '')
+  assert outcomes['a'].seconds > 0
+  assert outcomes['b'].code == exits.BAD_INPUT
+  assert outcomes['b'].message == 'error: so it is'
+  # The log has what it printed: its flags and environment reached it.
+  assert work.log('a').endswith(' 3 given\n')
 
 
 def test_two_work_at_a_time_each_on_its_cores(work):
   work({'pair1': 'together', 'pair2': 'together', 'last': 'ok'}, 2)
   assert work.happened[:2] == ['pair1', 'pair2']
-  words = [a.message.split() for a in _answers(work.happened).values()]
-  assert len(words) == 3
-  assert len({pid for pid, _, _ in words}) == 2
-  want = pool.shares(2, pool.cores())
-  texts = {f'--cores={",".join(map(str, own))}' for own in want}
-  assert {cores for _, cores, _ in words} == texts
+  assert {o.code for o in _outcomes(work.happened).values()} == {0}
+  shares = {','.join(map(str, own)) for own in pool.shares(2, pool.cores())}
+  names = ('pair1', 'pair2')
+  assert {work.log(name).split()[0] for name in names} == shares
+  assert work.log('last').split()[0] in shares
 
 
 def test_a_process_that_dies_fails_its_run_alone(work):
   work({'a': 'ok', 'bad': 'dies', 'b': 'ok'}, 1)
-  found = _answers(work.happened)
-  assert found['bad'].code == exits.BUG
-  assert found['bad'].message == (
+  outcomes = _outcomes(work.happened)
+  assert outcomes['bad'].code == exits.BUG
+  assert outcomes['bad'].message == (
     'the process was ended by SIGKILL; last words'
   )
-  assert (found['a'].code, found['b'].code) == (0, 0)
-  assert found['a'].message != found['b'].message  # a new process
+  assert (outcomes['a'].code, outcomes['b'].code) == (0, 0)
 
 
 def test_ctrl_c_waits_for_what_is_running_and_begins_nothing_more(work):
@@ -97,12 +105,10 @@ def test_ctrl_c_waits_for_what_is_running_and_begins_nothing_more(work):
 
   with pytest.raises(KeyboardInterrupt):
     work({'a': 'waits', 'b': 'waits', 'c': 'ok'}, 2, started)
-  # b was not handed over yet.
-  assert work.happened == [
-    'a',
-    'b',
-    ('a', pool.Answer(exits.INTERRUPTED, seconds=1.0)),
-  ]
+  # b had no process yet.
+  assert work.happened[:2] == ['a', 'b']
+  (name, outcome), *rest = work.happened[2:]
+  assert (name, outcome.code, rest) == ('a', exits.INTERRUPTED, [])
 
 
 def test_shares_of_cores():

@@ -6,9 +6,9 @@ import math
 import pytest
 
 from moejax.core import errors, exits
-from moejax.sweep import grid, table
+from moejax.sweep import document, grid, table
 from moejax.sweep import results as results_lib
-from moejax.sweep.pool import Answer
+from moejax.sweep.pool import Outcome
 
 # Twenty steps, of which the last tenth are steps 19 and 20. Speeds 1 to 20,
 # none in the first: the median of 2 to 20 is 11.
@@ -38,7 +38,9 @@ def _finish(folder, bits):
     name: {'loss': 2 * x, 'bits_per_byte': x}
     for name, x in zip(('code', 'speeches'), bits, strict=True)
   }
-  (folder / 'report.json').write_text(json.dumps({'domains': domains}))
+  parameters = {'total_parameters': 9_700_000, 'active_parameters': 4_000_000}
+  report = {'domains': domains, **parameters}
+  (folder / 'report.json').write_text(json.dumps(report))
 
 
 @pytest.fixture
@@ -49,15 +51,15 @@ def results(tmp_path):
   _log(tmp_path / 'a-seed=2', LOGGED[:7])
   _finish(tmp_path / 'b-seed=0', (2.0, 2.0))
   why = 'error: a | b\nis wrong'
-  for name, answer in {
-    'a-seed=0': Answer(0, '', 60.0, 9_700_000, 4_000_000),
-    'a-seed=1': Answer(0, '', 62.0, 9_700_000, 4_000_000),
-    'a-seed=2': Answer(exits.INTERRUPTED, 'interrupted: ...', 20.0),
-    'b-seed=0': Answer(0, '', 50.0, 1_500_000, 1_500_000),
-    'b-seed=1': Answer(exits.BAD_INPUT, why),
-    'b-seed=2': Answer(exits.BAD_INPUT, why),
+  for name, outcome in {
+    'a-seed=0': Outcome(0, '', 60.0),
+    'a-seed=1': Outcome(0, '', 62.0),
+    'a-seed=2': Outcome(exits.INTERRUPTED, 'interrupted: ...', 20.0),
+    'b-seed=0': Outcome(0, '', 50.0),
+    'b-seed=1': Outcome(exits.BAD_INPUT, why),
+    'b-seed=2': Outcome(exits.BAD_INPUT, why),
   }.items():
-    results_lib.record(tmp_path, name, answer, 2)
+    results_lib.record(tmp_path, name, outcome, 2)
   return _read(tmp_path)
 
 
@@ -158,11 +160,11 @@ The end.
 def test_a_table_replaces_what_is_between_its_markers_alone(tmp_path):
   path = tmp_path / 'routers.md'
   path.write_text(DOCUMENT)
-  table.put(path, 'routers', '\n| new |\n')
+  document.put(path, 'routers', '\n| new |\n')
   assert path.read_text() == DOCUMENT.replace('old', '| new |')
   made = tmp_path / 'made.md'
   for text in ('first', 'second'):
-    table.put(made, 'mine', text)
+    document.put(made, 'mine', text)
   assert made.read_text() == (
     '# mine\n\n<!-- begin sweep mine -->\nsecond\n<!-- end sweep mine -->\n'
   )
@@ -181,9 +183,9 @@ def test_a_document_without_a_place_is_refused_and_left(tmp_path, text):
   path = tmp_path / 'routers.md'
   path.write_text(text)
   with pytest.raises(errors.InputError, match='begin sweep routers -->'):
-    table.check_place(path, 'routers')
+    document.split(path, 'routers')
   with pytest.raises(errors.InputError):
-    table.put(path, 'routers', 'new')
+    document.put(path, 'routers', 'new')
   assert path.read_text() == text
 
 
