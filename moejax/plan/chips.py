@@ -19,13 +19,13 @@ class Chip:
   """One chip.
 
   Attributes:
-    kind: what it is called.
+    kind: name of the kind of chip.
     peak: bfloat16 FLOP/s.
     hbm: bytes of memory.
     hbm_bandwidth: bytes/s between memory and chip.
     ici_bandwidth: bytes/s that it can send to its neighbours, all links
       together.
-    flops_per_cycle: of all its matrix units.
+    flops_per_cycle: FLOPs of all matrix units in a cycle.
     links: dimensions of the torus that it is part of.
     dcn_bandwidth: bytes/s that it can send to other slices.
   """

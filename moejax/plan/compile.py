@@ -1,4 +1,4 @@
-"""The training step of a run, compiled for devices that need not be there.
+"""The training step of a run, compiled for devices that need not exist here.
 
 It is the step that training runs (`train.step.make`), given shapes in place of
 arrays. Nothing is executed.
@@ -25,22 +25,22 @@ from moejax.train import optimizer, step
 from moejax.train import state as states
 
 _TOO_LARGE = 'RESOURCE_EXHAUSTED'
-# What the TPU compiler writes last; the same as the program's own text.
+# The file that the TPU compiler writes last: the text of the program.
 _WRITTEN = '*.after_codegen.txt'
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What came of it.
+  """A compiled training step, or the reason why it did not compile.
 
   Attributes:
     mesh: the devices along its axes.
     state: shapes and shardings of the training state.
-    batch: the same of the batch.
+    batch: shapes and shardings of the batch.
     program: the compiled step; None if it needs more memory than there is.
-    text: of the program; '' if there is none.
-    refusal: what the compiler said then, in a line; else ''.
-    seconds: of tracing and lowering, and of compiling.
+    text: text of the program; '' if there is none.
+    refusal: the compiler's reason in a line; '' if it compiled.
+    seconds: time of tracing and lowering, and of compiling.
   """
 
   mesh: jax.sharding.Mesh
@@ -95,7 +95,7 @@ def lower(
 def compile_or_refuse(
   lowered: jax.stages.Lowered, options: dict[str, str | bool] | None = None
 ) -> tuple[jax.stages.Compiled | None, str]:
-  """The compiled program; or None, and what the compiler said is too much."""
+  """The compiled program; or None, and why it needs too much memory."""
   try:
     return lowered.compile(options), ''
   except jax.errors.JaxRuntimeError as e:
@@ -105,7 +105,7 @@ def compile_or_refuse(
 
 
 def text_of(program: jax.stages.Compiled, folder: pathlib.Path) -> str:
-  """The program's text, from what the compiler wrote if it cannot be had.
+  """The program's text, from the compiler's files where jaxlib refuses it.
 
   jaxlib 0.10.2 refuses programs in which scatters run on SparseCores ("async-
   update instruction should have 1 operands but sees 4").
@@ -130,7 +130,7 @@ def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
 
 
 def _line(message: str) -> str:
-  """The part of a long message that says how much is too much."""
+  """The sentence of a long message that says how much memory is missing."""
   text = ' '.join(message.split())
-  found = re.search(r'Used \S+ of \S+ \w+\. Exceeded \w+ capacity by \S+', text)
-  return found[0].rstrip('.') if found else text[:200]
+  match = re.search(r'Used \S+ of \S+ \w+\. Exceeded \w+ capacity by \S+', text)
+  return match[0].rstrip('.') if match else text[:200]

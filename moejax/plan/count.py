@@ -19,13 +19,13 @@ PARTS = {
   'attention': r'(dense|moe)/attention/.*',
   'dense feed-forward': r'dense/ffn/.*',
   'routed experts': r'moe/ffn/(routed/.*|u_ED|v_ED)',
-  # And what stands around the routed ones, for every token.
+  # And projections around the routed experts, which every token uses.
   'shared experts': r'moe/ffn/(shared|latent)/.*',
   # With their state: selection biases and the like.
   'routers': r'moe/ffn/(router|extra_scorers|router_state|zero)/.*'
   r'|moe/ffn/(residual|phi_DEP|scale|w_query_DH2K|keys_2NK)',
   'norms': r'norm/.*|(dense|moe)/norm_\w+/.*',
-  # But for their layers, which count above.
+  # Without their layers, which count above.
   'multi-token prediction': r'mtp/.*',
   'head': r'head_DV',
 }
@@ -38,10 +38,10 @@ BYTES_PER_PARAMETER = 3 * 4
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-  """What a model consists of.
+  """Parameters of a model by part.
 
   Attributes:
-    config: the model.
+    config: config of the model.
     total_of: parameters by part, in the order of a forward pass.
     active_of: those of them that one token uses. The embedding counts in full.
   """
@@ -120,8 +120,8 @@ def count(config: ModelConfig) -> Count:
     total_of[_part(path)] += leaf.size
   active_of = dict(total_of)
   if config.num_sparse:
-    of = config.moe if config.is_routed else config.feed_forward
-    used = of.used_share(config.max_length)
+    sparse = config.moe if config.is_routed else config.feed_forward
+    used = sparse.used_share(config.max_length)
     active_of['routed experts'] = round(total_of['routed experts'] * used)
   return Count(config, total_of, active_of)
 
@@ -132,7 +132,7 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
 
 
 def _part(path: str) -> str:
-  found = [name for name, rule in PARTS.items() if re.fullmatch(rule, path)]
-  if len(found) != 1:
-    raise ValueError(f'weight {path} is of the parts {found}; mend count.PARTS')
-  return found[0]
+  parts = [name for name, rule in PARTS.items() if re.fullmatch(rule, path)]
+  if len(parts) != 1:
+    raise ValueError(f'weight {path} is of the parts {parts}; mend count.PARTS')
+  return parts[0]

@@ -1,4 +1,4 @@
-"""Bytes on one device, by part: what is known from shapes, and the compiler's.
+"""Bytes on one device, by part: some from shapes, some from the compiler.
 
   parameters, optimiser, batch   arithmetic: shapes and how they are split
   gradients                      arithmetic: as large as the parameters, and
@@ -27,8 +27,8 @@ class Memory:
     parts: arithmetic, by part.
     arguments, temporary, output, shared, code: as the compiler says, if it
       compiled; `shared` is what of the output lies in the arguments' place.
-    limit: what the device has.
-    refusal: what the compiler said if it did not.
+    limit: memory of the device.
+    refusal: the reason of the compiler if it did not compile.
     peak: the most that is in use at one time, as the compiler says; less than
       the total, since what is not in use at the same time may lie apart. 0 if
       it does not say.
@@ -46,7 +46,7 @@ class Memory:
 
   @property
   def total(self) -> float:
-    """All that must be there at once; what is known of it, after a refusal."""
+    """Bytes that are held at once; after a refusal, those known from shapes."""
     if self.refusal:
       return sum(self.parts.values())
     own = self.arguments + self.temporary + self.code
@@ -54,11 +54,11 @@ class Memory:
 
   @property
   def fits(self) -> bool:
-    """Whether that is no more than the device has."""
+    """Whether the total is within the memory of the device."""
     return not self.refusal and self.total <= self.limit
 
   def rows(self) -> list[tuple[str, float, str]]:
-    """(part, bytes, who says so)."""
+    """(part, bytes, source)."""
     rows = [(part, size, 'arithmetic') for part, size in self.parts.items()]
     if self.refusal:
       return rows
@@ -83,16 +83,16 @@ def of(compiled: Compiled, limit: float) -> Memory:
   if compiled.program is None:
     return Memory(parts, 0, 0, 0, 0, 0, limit, compiled.refusal)
   # JAX has no class for it.
-  found: Any = compiled.program.memory_analysis()
+  analysis: Any = compiled.program.memory_analysis()
   return Memory(
     parts,
-    arguments=found.argument_size_in_bytes,
-    temporary=found.temp_size_in_bytes,
-    output=found.output_size_in_bytes,
-    shared=found.alias_size_in_bytes,
-    code=found.generated_code_size_in_bytes,
+    arguments=analysis.argument_size_in_bytes,
+    temporary=analysis.temp_size_in_bytes,
+    output=analysis.output_size_in_bytes,
+    shared=analysis.alias_size_in_bytes,
+    code=analysis.generated_code_size_in_bytes,
     limit=limit,
-    peak=getattr(found, 'peak_memory_in_bytes', 0),
+    peak=getattr(analysis, 'peak_memory_in_bytes', 0),
   )
 
 

@@ -1,7 +1,7 @@
-"""A run and a topology to all that is known before it runs, as one record.
+"""The cost of a run on a topology, as one record made before it runs.
 
-found = make(run, topology.find('v5p:4x4x4'))
-found.fits, found.to_json()
+plan = make(run, topology.find('v5p:4x4x4'))
+plan.fits, plan.to_json()
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from moejax.plan import count, memory, program_cost, roofline
 from moejax.plan.chips import Chip
 from moejax.plan.topology import Slice
 
-# What in the record comes from where; printed, and written beside the figures.
+# Sources of the figures; printed, and written beside them.
 SOURCES = {
   'compiler': 'the compiler says so of the compiled training step: temporary '
   'memory, collectives, cycles of each fusion (times the trips of its loops)',
@@ -32,7 +32,7 @@ SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a run will cost on some devices.
+  """The cost of a run on some devices.
 
   Attributes:
     run: the run.
@@ -40,10 +40,10 @@ class Plan:
     counted: parameters and FLOPs of the model.
     mesh: axis sizes.
     memory: bytes on a device.
-    cost: what a device does in a step; None if the step did not compile.
+    cost: work of a device in a step; None if the step did not compile.
     collectives: bytes that a device sends in a step, by kind and axes, or
       'between slices'.
-    times: of a step; None if it did not compile, or on CPU.
+    times: seconds of a step; None if it did not compile, or on CPU.
     seconds: how long lowering and compiling took.
   """
 
@@ -64,12 +64,12 @@ class Plan:
 
   @property
   def tokens(self) -> int:
-    """Of a step."""
+    """Tokens of a step."""
     return self.run.train.batch_size * self.run.data.sequence_length
 
   @property
   def model_flops(self) -> float:
-    """Of a step, over all devices; see `count.Count.flops`."""
+    """FLOPs of a step over all devices; see `count.Count.flops`."""
     length = self.run.data.sequence_length
     return self.counted.flops(length) * self.run.train.batch_size
 
@@ -87,7 +87,7 @@ class Plan:
     }
 
   def estimates(self) -> dict[str, dict[str, float]]:
-    """The budget by estimate; nothing where there is none."""
+    """The budget by estimate; empty on CPU, which has no estimate."""
     chip = self.where.chip
     if self.times is None or chip is None:
       return {}
@@ -97,7 +97,7 @@ class Plan:
     }
 
   def to_json(self) -> dict[str, Any]:
-    """All of it in plain numbers and words."""
+    """The record as plain numbers and words."""
     tree = {
       'topology': self.where.name,
       'chips': self.where.chips,
@@ -152,19 +152,19 @@ class Plan:
 
 
 def make(run: Run, where: Slice) -> Plan:
-  """Compiles the run's step for the devices, and reads what came of it.
+  """Compiles the run's step for the devices, and reads its cost.
 
   Raises:
     InputError: sizes that do not fit together or do not divide over the mesh.
   """
-  found = compiling.training_step(run, where)
-  sizes = dict(found.mesh.shape)
+  compiled = compiling.training_step(run, where)
+  sizes = dict(compiled.mesh.shape)
   cost, sent, times = None, {}, None
-  if found.program is not None:
-    program = program_text.Program(found.text)
+  if compiled.program is not None:
+    program = program_text.Program(compiled.text)
     cost = program_cost.of_program(program, _room(run.model, sizes['expert']))
     moves = collective_bytes.of_program(program, where.slices)
-    devices = _of_one_slice(found.mesh, where)
+    devices = _of_one_slice(compiled.mesh, where)
     sent = collective_bytes.by_axis(
       moves, dict(zip(sizes, devices.shape, strict=True))
     )
@@ -175,11 +175,11 @@ def make(run: Run, where: Slice) -> Plan:
     where=where,
     counted=count.count(run.model),
     mesh=sizes,
-    memory=memory.of(found, where.memory),
+    memory=memory.of(compiled, where.memory),
     cost=cost,
     collectives=sent,
     times=times,
-    seconds=found.seconds,
+    seconds=compiled.seconds,
   )
 
 

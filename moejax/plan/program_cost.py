@@ -1,4 +1,4 @@
-"""What a compiled program does in one run, loops counted as often as they run.
+"""Work of a compiled program in one run, loops counted as often as they run.
 
 `cost_analysis()` counts the body of a loop once, and knows no time for Pallas
 kernels. Here every instruction of the program's text counts as often as the
@@ -66,8 +66,8 @@ EXPERTS = ('gmm', 'tgmm', pallas_epilogue.NAME)
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernel:
-  """A Pallas kernel: what it says of one run, and how often it runs."""
+class PallasCall:
+  """A Pallas kernel: its stated cost of one run, and its number of runs."""
 
   name: str
   flops: float
@@ -80,14 +80,14 @@ class Cost:
   """One run of the program on one device.
 
   Attributes:
-    flops: of matrix products outside of kernels.
-    num_bytes: to and from HBM, outside of kernels.
+    flops: FLOPs of matrix products outside of kernels.
+    num_bytes: bytes to and from HBM, outside of kernels.
     cycles: the compiler's estimate, without kernels and collectives; 0 where
       the platform has none.
     rest_bytes: to and from HBM, of what the compiler has no estimate of: row
       gathers, some copies.
-    kernels: all of them.
-    optional_flops: of matrix products and kernels in branches, not in `flops`.
+    kernels: all Pallas kernels.
+    optional_flops: FLOPs in branches that may not be taken; not in `flops`.
     unknown_loops: loops whose number of trips the text does not tell; each
       counts as one trip.
   """
@@ -96,18 +96,18 @@ class Cost:
   num_bytes: float
   cycles: float
   rest_bytes: float
-  kernels: tuple[Kernel, ...]
+  kernels: tuple[PallasCall, ...]
   optional_flops: float
   unknown_loops: int
 
   @property
   def kernel_flops(self) -> float:
-    """Of all kernels, all runs."""
+    """FLOPs of all runs of all kernels."""
     return sum(k.flops * k.times for k in self.kernels)
 
   @property
   def kernel_bytes(self) -> float:
-    """The same for bytes."""
+    """Bytes of all runs of all kernels."""
     return sum(k.num_bytes * k.times for k in self.kernels)
 
 
@@ -153,8 +153,8 @@ def matmul_flops(program: program_text.Program, at: program_text.At) -> float:
 def _dot(program, at) -> float:
   _, out = program_text.shapes(at.one.type)[0]
   _, left = program.shape(at.inside, at.one.operands[0])
-  found = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', at.one.rest)
-  over = [int(n) for n in found[1].split(',') if n] if found else []
+  match = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', at.one.rest)
+  over = [int(n) for n in match[1].split(',') if n] if match else []
   return 2.0 * math.prod(out) * math.prod(left[n] for n in over)
 
 
@@ -187,9 +187,9 @@ def _convolution(program, at) -> float:
 
 
 def _window(text: str) -> dict[str, list]:
-  found = re.search(r'window=\{([^}]*)\}', text)
+  match = re.search(r'window=\{([^}]*)\}', text)
   read: dict[str, list] = {}
-  for key, value in re.findall(r'(\w+)=(\S+)', found[1] if found else ''):
+  for key, value in re.findall(r'(\w+)=(\S+)', match[1] if match else ''):
     parts = value.split('x')
     if key == 'pad':
       read[key] = [tuple(int(n) for n in part.split('_')) for part in parts]
@@ -224,15 +224,15 @@ def _hits(sizes: tuple[int, int, int], window: dict) -> int:
   return hits
 
 
-def _kernel(at: program_text.At, room: float) -> Kernel | None:
+def _kernel(at: program_text.At, room: float) -> PallasCall | None:
   if 'custom_call_target="tpu_custom_call"' not in at.one.rest:
     return None
   name = at.one.name.split('.')[0]
-  found = _KERNEL.search(at.one.rest)
-  if found:
+  match = _KERNEL.search(at.one.rest)
+  if match:
     share = room if name in EXPERTS else 1.0
-    flops, num_bytes = (float(n) / share for n in found.groups())
-    return Kernel(name, flops, num_bytes, at.times)
+    flops, num_bytes = (float(n) / share for n in match.groups())
+    return PallasCall(name, flops, num_bytes, at.times)
   products = next(
     (n for start, n in ATTENTION.items() if name.startswith(start)), 0
   )
@@ -240,14 +240,14 @@ def _kernel(at: program_text.At, room: float) -> Kernel | None:
   given = program_text.shapes(layout.partition('}, frontend')[0])
   heads = [dims for _, dims in given if len(dims) >= 3 and dims[-1] > 1]
   if not products or not heads:
-    return Kernel(name, 0.0, 0.0, at.times)
+    return PallasCall(name, 0.0, 0.0, at.times)
   # The queries: [rows, heads, tokens, width], filled up as `splash` does.
   dims = next(dims for dims in heads if dims[-2] % splash.LANES == 0)
   length, width = dims[-2:]
   share = splash.visited(length, width)
   flops = 2.0 * products * math.prod(dims) * length * share
   num_bytes = sum(program_text.num_bytes(*shape) for shape in given)
-  return Kernel(name, flops, num_bytes, at.times)
+  return PallasCall(name, flops, num_bytes, at.times)
 
 
 def _is_collective(at: program_text.At) -> bool:
@@ -255,8 +255,8 @@ def _is_collective(at: program_text.At) -> bool:
 
 
 def _cycles(at: program_text.At) -> float:
-  found = _CYCLES.search(at.one.rest)
-  cycles = int(found[1]) if found else 0
+  match = _CYCLES.search(at.one.rest)
+  cycles = int(match[1]) if match else 0
   return cycles if cycles < _UNKNOWN_CYCLES else 0
 
 

@@ -32,7 +32,7 @@ import jax
 
 from moejax.parallel.collective_bytes import Collective
 from moejax.plan.chips import Chip
-from moejax.plan.program_cost import Cost, Kernel
+from moejax.plan.program_cost import Cost, PallasCall
 
 # Which part of its roofline a Pallas kernel reaches: assumed, not measured.
 KERNEL_SHARE = 0.7
@@ -43,7 +43,7 @@ class Times:
   """Seconds of one step on one device.
 
   Attributes:
-    compute, memory, network: of the roofline.
+    compute, memory, network: seconds of the three bounds of the roofline.
     fusions: the compiler's, without kernels and collectives.
     kernels: as assumed.
     rest: what the compiler has no estimate of.
@@ -65,7 +65,7 @@ class Times:
 
   @property
   def bound(self) -> str:
-    """Which one that is."""
+    """Name of the bound that is the longest."""
     names = ('compute', 'memory', 'network')
     return max(names, key=lambda name: getattr(self, name))
 
@@ -84,9 +84,9 @@ def times(
   """Both estimates.
 
   Args:
-    cost: of the program on one device.
+    cost: cost of the program on one device.
     collectives: in it; what is in branches is left out.
-    chip: what one device can do.
+    chip: peak rates of one device.
     devices: of the mesh, flat, of one slice if there are several; their
       `coords` say which links lie between.
   """
@@ -111,7 +111,7 @@ def times(
   )
 
 
-def kernel(one: Kernel, chip: Chip) -> float:
+def kernel(one: PallasCall, chip: Chip) -> float:
   """Seconds of one run of a Pallas kernel."""
   best = max(one.flops / chip.peak, one.num_bytes / chip.hbm_bandwidth)
   return best / KERNEL_SHARE
@@ -120,7 +120,7 @@ def kernel(one: Kernel, chip: Chip) -> float:
 def link_share(
   group: Sequence[int], devices: Sequence[jax.Device], links: int
 ) -> float:
-  """Which part of a chip's links lies along the dimensions of a group."""
+  """Share of a chip's links along the torus dimensions of a group."""
   places = [getattr(devices[n], 'coords', None) for n in group]
   if None in places:
     return 1.0

@@ -1,8 +1,8 @@
-"""What a step needs and takes by arithmetic alone: rough, to sort a search.
+"""Rough memory and time of a step by arithmetic alone, to sort a search.
 
   sizes = {'data': 2, 'fsdp': 32, 'expert': 1, 'model': 1}
-  found = of(run, sizes, chip, counted)
-  found.num_bytes, found.seconds
+  estimate = of(run, sizes, chip, counted)
+  estimate.num_bytes, estimate.seconds
 
 Units of room are one number of the model's width for each token of a device and
 of a micro-batch: `unit` bytes in bfloat16. The room is
@@ -15,8 +15,8 @@ of a micro-batch: `unit` bytes in bfloat16. The room is
   head      gathered, its gradient, and some logits
 
 The constants are set so that the nine plans of docs/plans.md that compiled
-come out within a tenth (tests/plan/test_rough.py). They know `remat=full`
-alone: what the other policies keep was counted in the code.
+come out within a tenth (tests/plan/test_rough.py). Those plans have
+`remat=full`; what other policies keep was counted in the code.
 """
 
 import dataclasses
@@ -45,38 +45,38 @@ GATHERED, OWN = 14.0, 2.0
 # Bytes of each weight of the head, gathered, with its gradient; and of a logit.
 HEAD, LOGIT = 6.0, 8.0
 
-# Of a chip's peak, all but the network: the compiler's estimates of ds_16b and
-# ds_145b say .55.
+# Share of a chip's peak that a step reaches without the network: .55 in the
+# compiler's estimates of ds_16b and ds_145b.
 REACHED = 0.55
 # Bytes of HBM that a weight costs each time that rows pass it: read in bfloat16
 # three times, the sum of its gradients read and written.
 PASSED = 14.0
 # Bytes of network by weight: to gather it for one pass, and for its gradient.
 GATHER, REDUCE = 2.0, 5.0
-# Where nothing is known of the device: an order to try things in.
+# A device of which nothing is known: its figures only order the candidates.
 NO_CHIP = Chip('CPU', 1e11, 0, 1e10, 1e9, 1, 1, 1e9)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rough:
-  """By arithmetic: bytes on a device, seconds of a step."""
+  """Estimates by arithmetic: bytes on a device, seconds of a step."""
 
   num_bytes: float
   seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sizes:
-  """What both estimates start from.
+class _Load:
+  """Amounts on a device from which both estimates start.
 
   Attributes:
-    state: parameters of which a device has its share of the state.
-    used: parameters that a device is given to compute with, all layers.
-    ends: of the embedding and the head, in `used`.
-    tokens: of a device and of a micro-batch.
-    chunks: in which they pass a feed-forward.
-    per_token: experts that compute a token.
-    hidden: width of an expert on a device, over the model's.
+    state: parameters whose training state is split over `fsdp`.
+    used: parameters that a device computes with, over all layers.
+    ends: parameters of embedding and head, in `used`.
+    tokens: tokens of a micro-batch on a device.
+    chunks: number of chunks in which they pass a feed-forward.
+    per_token: number of experts that compute a token.
+    hidden: width of an expert on a device over the width of the model.
   """
 
   state: float
@@ -95,18 +95,18 @@ def of(
 
   Args:
     run: the config.
-    sizes: of the mesh's axes, which stand for those of `run.mesh`.
-    chip: what a device can do; None on CPU.
-    counted: the model's parameters.
+    sizes: sizes of the mesh's axes; they replace those of `run.mesh`.
+    chip: peak rates of a device; None on CPU.
+    counted: parameters of the model.
   """
-  found = _sizes(run, sizes, counted)
+  load = _sizes(run, sizes, counted)
   return Rough(
-    _num_bytes(run, sizes, found),
-    _seconds(run, sizes, chip or NO_CHIP, counted, found),
+    _num_bytes(run, sizes, load),
+    _seconds(run, sizes, chip or NO_CHIP, counted, load),
   )
 
 
-def _sizes(run: Run, sizes: Mapping[str, int], counted: Count) -> _Sizes:
+def _sizes(run: Run, sizes: Mapping[str, int], counted: Count) -> _Load:
   model, moe = run.model, run.model.moe
   of, split = counted.total_of, sizes['model']
   ends = of['embedding'] + of['head']
@@ -114,7 +114,7 @@ def _sizes(run: Run, sizes: Mapping[str, int], counted: Count) -> _Sizes:
   rest = (counted.total - of['routed experts'] - ends) / split + ends
   gathers = model.num_moe and moe.expert_parallel.gathers_experts
   rows = run.train.batch_size / run.train.micro_batches / _parts(sizes)
-  return _Sizes(
+  return _Load(
     state=rest + experts / sizes['expert'],
     used=rest + experts / (1 if gathers else sizes['expert']),
     ends=ends,
@@ -130,21 +130,21 @@ def _parts(sizes: Mapping[str, int]) -> int:
   return sizes['data'] * sizes['fsdp'] * sizes['expert']
 
 
-def _num_bytes(run: Run, sizes: Mapping[str, int], found: _Sizes) -> float:
+def _num_bytes(run: Run, sizes: Mapping[str, int], load: _Load) -> float:
   model, remat, layers = run.model, run.model.remat, run.model.num_layers
-  unit = found.tokens * model.width * 2
-  assigned = found.per_token * (ROWS + HIDDEN * found.hidden)
+  unit = load.tokens * model.width * 2
+  assigned = load.per_token * (ROWS + HIDDEN * load.hidden)
   inside = {'none': assigned, 'matmuls': KEPT_MATMULS}.get(remat, 0.0)
-  kept = KEPT[remat] + (inside if found.chunks == 1 else 0.0)
-  weights = (found.used - found.ends) / layers
-  gathered = sizes['fsdp'] > 1 or found.used > found.state
+  kept = KEPT[remat] + (inside if load.chunks == 1 else 0.0)
+  weights = (load.used - load.ends) / layers
+  gathered = sizes['fsdp'] > 1 or load.used > load.state
   state = 16 if run.train.micro_batches == 1 else 20
-  chunk = min(found.tokens, cross_entropy.CHUNK_ELSEWHERE)
+  chunk = min(load.tokens, cross_entropy.CHUNK_ELSEWHERE)
   return (
-    state * found.state / sizes['fsdp']
+    state * load.state / sizes['fsdp']
     + kept * layers * unit
     + weights * (GATHERED if gathered else OWN)
-    + (WORKING + assigned / found.chunks) * unit
+    + (WORKING + assigned / load.chunks) * unit
     + model.vocab_size * (HEAD * model.width + LOGIT * chunk)
   )
 
@@ -163,7 +163,7 @@ def passes(run: Run, counted: Count, chunks: int) -> float:
     * sum(counted.active_of[part] for part in parts)
     / forward
   )
-  again = {
+  repeated = {
     'none': 0.0,
     # Its kernels are no matmuls: experts, and attention's scores.
     'matmuls': 1
@@ -171,9 +171,9 @@ def passes(run: Run, counted: Count, chunks: int) -> float:
     'full': 1.0,
   }[run.model.remat]
   if chunks > 1:
-    again = max(again, share(*FEED_FORWARD))
+    repeated = max(repeated, share(*FEED_FORWARD))
   further = run.train.micro_batches > 1 and run.model.num_moe > 0
-  return 3 + again + further
+  return 3 + repeated + further
 
 
 def _seconds(
@@ -181,27 +181,27 @@ def _seconds(
   sizes: Mapping[str, int],
   chip: Chip,
   counted: Count,
-  found: _Sizes,
+  load: _Load,
 ) -> float:
   model, micro = run.model, run.train.micro_batches
-  number = passes(run, counted, found.chunks)
+  number = passes(run, counted, load.chunks)
   forward = counted.flops(run.data.sequence_length) * run.train.batch_size / 3
   forward /= _parts(sizes) * sizes['model']
-  passed = PASSED * found.used * micro * found.chunks / chip.hbm_bandwidth
+  passed = PASSED * load.used * micro * load.chunks / chip.hbm_bandwidth
   further = micro > 1 and model.num_moe > 0
   weights = 0.0
   if sizes['fsdp'] > 1:
-    weights += (GATHER * (2 + further) + REDUCE) * found.used * micro
+    weights += (GATHER * (2 + further) + REDUCE) * load.used * micro
   elif sizes['data'] > 1:
-    weights += 8 * found.used
+    weights += 8 * load.used
   # Rows in bfloat16, there and back again, in every pass: over one dimension of
   # the torus, for that is where an axis of a few devices lies.
   rows = 0.0
-  if sizes['expert'] > 1 and found.used == found.state:
-    rows += 2 * found.per_token
+  if sizes['expert'] > 1 and load.used == load.state:
+    rows += 2 * load.per_token
   if sizes['model'] > 1:
     rows += 4
-  rows *= number * micro * found.tokens * model.width * 2 * model.num_layers
+  rows *= number * micro * load.tokens * model.width * 2 * model.num_layers
   return (
     forward * number / (chip.peak * REACHED)
     + passed

@@ -1,11 +1,11 @@
 """Meshes, remat, micro-batches, chunks and batches, tried by compiling only.
 
 1. All combinations that the sizes allow.
-2. Arithmetic (`rough`) throws out those that are too large, keeps of those that
-differ in `token_chunks` alone the fastest, and puts the rest in order; the
-config's own setting is the first whatever it says.
-3. The first few are compiled, and sorted by the compiler's estimate. What does
-not compile or does not fit is a row that says why.
+2. Arithmetic (`rough`) drops combinations that are too large. Of those that
+differ in `token_chunks` alone it keeps the fastest, and it sorts the rest. The
+config's own setting comes first in any case.
+3. The first few are compiled and sorted by the compiler's estimate. The row of
+a candidate that does not compile, or does not fit, says why.
 """
 
 import collections
@@ -23,7 +23,7 @@ from moejax.plan.topology import Slice
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """What is varied."""
+  """One setting of the keys that a search varies."""
 
   mesh: MeshConfig
   remat: str
@@ -48,7 +48,7 @@ class Candidate:
 
   @property
   def family(self) -> tuple[Any, ...]:
-    """What those that are much alike have in common."""
+    """What candidates of about the same cost have in common."""
     splits = (self.mesh.expert > 1, self.mesh.model > 1)
     return self.remat, *splits, self.batch_size
 
@@ -60,17 +60,17 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """What came of a candidate.
+class Trial:
+  """A candidate that was compiled, or could not be.
 
   Attributes:
-    candidate: what was tried.
-    fits: whether it compiled and fits.
-    total: bytes a device.
-    step: seconds by the compiler's estimate; None on CPU.
-    utilisation: of model FLOPs, at that.
-    seconds: to compile.
-    note: why it is no good, or what bounds it.
+    candidate: the setting.
+    fits: whether it compiled and fits into the memory of a device.
+    total: bytes on a device.
+    step: seconds of a step by the compiler's estimate; None on CPU.
+    utilisation: share of the chips' peak that model FLOPs reach in that time.
+    seconds: time to compile.
+    note: why it does not fit, or what bounds its step.
   """
 
   candidate: Candidate
@@ -83,7 +83,7 @@ class Row:
 
   @property
   def seconds_per_row(self) -> float:
-    """Of the estimate; steps of other batches take other times. 0 on CPU."""
+    """Seconds of a step over its rows, to compare batches; 0 on CPU."""
     return (self.step or 0.0) / self.candidate.batch_size
 
 
@@ -93,28 +93,29 @@ def run(
   limit: int,
   say: Callable[[str], None],
   batch_sizes: Sequence[int] = (),
-) -> list[Row]:
-  """The rows of the first `limit` candidates, the best first.
+) -> list[Trial]:
+  """Compiles the first `limit` candidates; returns them, the best first.
 
   Args:
-    run: whose setting is the first.
+    run: the config, whose own setting is tried first.
     where: the devices.
-    limit: how many to compile.
-    say: takes a line of progress.
-    batch_sizes: rows of a step to try; the run's alone if there are none.
+    limit: number of candidates to compile.
+    say: prints a line of progress.
+    batch_sizes: rows of a step to try; those of the config by default.
 
   Raises:
     InputError: there is nothing to try.
   """
-  found = candidates(run, where, batch_sizes)
-  if not found:
+  untried = candidates(run, where, batch_sizes)
+  if not untried:
     raise errors.InputError(
       f'no mesh of {len(where.devices)} devices fits the sizes and the memory; '
       'take more chips'
     )
-  say(f'{len(found)} combinations may fit; compiling {min(limit, len(found))}.')
+  num = len(untried)
+  say(f'{num} combinations may fit; compiling {min(limit, num)}.')
   rows = []
-  for candidate in found[:limit]:
+  for candidate in untried[:limit]:
     rows.append(try_one(run, where, candidate))
     say(
       f'  {candidate.mesh_text}, remat={candidate.remat}, '
@@ -125,58 +126,60 @@ def run(
   return sorted(rows, key=lambda row: (not row.fits, row.seconds_per_row))
 
 
-def try_one(run: Run, where: Slice, candidate: Candidate) -> Row:
-  """Compiles one; whatever is wrong with it becomes its note."""
+def try_one(run: Run, where: Slice, candidate: Candidate) -> Trial:
+  """Compiles a candidate; an error becomes its note."""
   try:
-    found = plan.make(candidate.of(run), where)
+    planned = plan.make(candidate.of(run), where)
   except Exception as e:  # noqa: BLE001 (one must not end the search)
-    return Row(candidate, False, note=' '.join(str(e).split())[:160])
-  seconds = sum(found.seconds.values())
-  total = found.memory.total
-  if not found.fits:
-    why = found.memory.refusal or 'too large'
-    return Row(candidate, False, total, seconds=seconds, note=why)
+    return Trial(candidate, False, note=' '.join(str(e).split())[:160])
+  seconds = sum(planned.seconds.values())
+  total = planned.memory.total
+  if not planned.fits:
+    why = planned.memory.refusal or 'too large'
+    return Trial(candidate, False, total, seconds=seconds, note=why)
   step = used = None
   note = 'fits'
-  if found.times is not None:
-    step = found.times.compiler
-    used = found.estimates()['compiler']['model_flops_utilisation']
-    note = f'fits; roofline bound by {found.times.bound}'
-  return Row(candidate, True, total, step, used, seconds, note)
+  if planned.times is not None:
+    step = planned.times.compiler
+    used = planned.estimates()['compiler']['model_flops_utilisation']
+    note = f'fits; roofline bound by {planned.times.bound}'
+  return Trial(candidate, True, total, step, used, seconds, note)
 
 
 def candidates(
   run: Run, where: Slice, batch_sizes: Sequence[int] = ()
 ) -> list[Candidate]:
-  """The config's own setting, and what may fit, the most promising first.
+  """The config's own setting, and what may fit, the fastest by `rough` first.
 
-  Of a family (the same policy and batch, experts split or not, layers split or
-  not) the second is behind the first of all others: what is next to the best
-  is much like it.
+  A family has one policy, one batch, and experts and layers split or not. The
+  second of a family comes after the first of every other family, because
+  neighbours of the best candidate cost about as much as it does.
   """
   best: dict[Candidate, tuple[float, Candidate]] = {}
   counted = count.count(run.model)
-  for one in _all(run, len(where.devices), batch_sizes):
-    sizes = axis_sizes(one.mesh)
-    found = rough.of(one.of(run), sizes, where.chip, counted)
-    if found.num_bytes > where.memory:
+  for candidate in _all(run, len(where.devices), batch_sizes):
+    sizes = axis_sizes(candidate.mesh)
+    estimate = rough.of(candidate.of(run), sizes, where.chip, counted)
+    if estimate.num_bytes > where.memory:
       continue
-    time = found.seconds / one.batch_size
-    but_for_chunks = dataclasses.replace(one, token_chunks=0)
+    time = estimate.seconds / candidate.batch_size
+    but_for_chunks = dataclasses.replace(candidate, token_chunks=0)
     if but_for_chunks not in best or time < best[but_for_chunks][0]:
-      best[but_for_chunks] = (time, one)
+      best[but_for_chunks] = (time, candidate)
   rows: list[tuple[int, float, Candidate]] = []
   place: collections.Counter[tuple[Any, ...]] = collections.Counter()
-  for time, one in sorted(best.values(), key=lambda pair: pair[0]):
-    place[one.family] += 1
-    rows.append((place[one.family], time, one))
-  ranked = [one for *_, one in sorted(rows, key=lambda row: row[:2])]
+  for time, candidate in sorted(best.values(), key=lambda pair: pair[0]):
+    place[candidate.family] += 1
+    rows.append((place[candidate.family], time, candidate))
+  ranked = [
+    candidate for *_, candidate in sorted(rows, key=lambda row: row[:2])
+  ]
   own = own_setting(run, len(where.devices))
-  return own + [one for one in ranked if one not in own]
+  return own + [candidate for candidate in ranked if candidate not in own]
 
 
 def own_setting(run: Run, number: int) -> list[Candidate]:
-  """What the config says, if its mesh is of so many devices."""
+  """The config's own setting, if its mesh has so many devices."""
   try:
     sizes = filled(run.mesh, number)
   except errors.InputError:
@@ -207,7 +210,7 @@ def _all(
 
 def meshes(run: Run, number: int) -> list[MeshConfig]:
   """Every way to share out the devices that weights and experts divide over."""
-  model, found = run.model, []
+  model, choices = run.model, []
   for expert, split in itertools.product(_divisors(number), repeat=2):
     if number % (expert * split):
       continue
@@ -218,18 +221,18 @@ def meshes(run: Run, number: int) -> list[MeshConfig]:
     if model.num_moe and model.moe.expert_width % split:
       continue
     rest = number // (expert * split)
-    found += [
+    choices += [
       dataclasses.replace(
         run.mesh, data=rest // fsdp, fsdp=fsdp, expert=expert, model=split
       )
       for fsdp in _divisors(rest)
       if model.width % fsdp == 0
     ]
-  return found
+  return choices
 
 
-def to_json(rows: Sequence[Row]) -> dict[str, Any]:
-  """The table in plain numbers and words."""
+def to_json(rows: Sequence[Trial]) -> dict[str, Any]:
+  """The rows as plain numbers and words."""
   return {
     'sources': plan.SOURCES,
     'rows': [

@@ -12,28 +12,28 @@ GIB = 2**30
 
 
 def say(line: str) -> None:
-  """A line of progress."""
+  """Prints a line of progress."""
   _console().print(line)
 
 
-def show(found: plan.Plan) -> None:
-  """All tables of one plan."""
+def show(planned: plan.Plan) -> None:
+  """Prints all tables of one plan."""
   console = _console()
-  _head(console, found)
-  console.print(_memory(found))
-  if found.collectives:
-    console.print(_collectives(found))
-  if found.times is not None:
-    console.print(_times(found.times))
-    console.print(_budget(found))
-  for line in _doubts(found):
+  _head(console, planned)
+  console.print(_memory(planned))
+  if planned.collectives:
+    console.print(_collectives(planned))
+  if planned.times is not None:
+    console.print(_times(planned.times))
+    console.print(_budget(planned))
+  for line in _doubts(planned):
     console.print(f'  Not in these figures: {line}.')
   for source, what in plan.SOURCES.items():
     console.print(f'  {source}: {what}.')
 
 
-def show_search(rows: Sequence[search.Row]) -> None:
-  """What was tried, the best first."""
+def show_search(rows: Sequence[search.Trial]) -> None:
+  """Prints the candidates, the best first."""
   table = _table('', 'mesh', 'remat')
   for name in (
     'rows',
@@ -74,46 +74,46 @@ def _table(*columns: str) -> Table:
   return table
 
 
-def _head(console: Console, found: plan.Plan) -> None:
-  run, counted = found.run, found.counted
-  mesh = ', '.join(f'{k}={v}' for k, v in found.mesh.items() if v > 1)
+def _head(console: Console, planned: plan.Plan) -> None:
+  run, counted = planned.run, planned.counted
+  mesh = ', '.join(f'{k}={v}' for k, v in planned.mesh.items() if v > 1)
   lines = {
     'parameters': f'{counted.total / 1e9:.3f}B, {counted.active / 1e9:.3f}B '
     'active (arithmetic)',
-    'model FLOPs': f'{found.model_flops / found.tokens:.4g} a token, '
-    f'{found.model_flops:.4g} a step (arithmetic)',
-    'devices': f'{found.where.name}: {len(found.where.devices)} on '
-    f'{found.where.chips} chips; mesh {mesh or "of one device"}',
+    'model FLOPs': f'{planned.model_flops / planned.tokens:.4g} a token, '
+    f'{planned.model_flops:.4g} a step (arithmetic)',
+    'devices': f'{planned.where.name}: {len(planned.where.devices)} on '
+    f'{planned.where.chips} chips; mesh {mesh or "of one device"}',
     'step': f'{run.train.batch_size} rows of {run.data.sequence_length} tokens '
     f'in {run.train.micro_batches} micro-batches, remat={run.model.remat}',
-    'compiled in': f'{found.seconds["lower"]:.0f} s to lower, '
-    f'{found.seconds["compile"]:.0f} s to compile',
+    'compiled in': f'{planned.seconds["lower"]:.0f} s to lower, '
+    f'{planned.seconds["compile"]:.0f} s to compile',
   }
   for name, text in lines.items():
     console.print(f'  {name:<14}{text}')
 
 
-def _memory(found: plan.Plan) -> Table:
+def _memory(planned: plan.Plan) -> Table:
   table = _table('memory of a device', 'GiB', 'source')
   table.columns[1].justify = 'right'
   table.show_footer = True
-  for part, size, source in found.memory.rows():
+  for part, size, source in planned.memory.rows():
     table.add_row(part, f'{size / GIB:.2f}', source)
-  limit = found.where.memory / GIB
-  total = found.memory.total / GIB
-  verdict = 'fits' if found.fits else 'DOES NOT FIT'
+  limit = planned.where.memory / GIB
+  total = planned.memory.total / GIB
+  verdict = 'fits' if planned.fits else 'DOES NOT FIT'
   table.columns[0].footer = f'{verdict}: of {limit:.1f} GiB'
-  at_least = 'at least ' if found.memory.refusal else ''
+  at_least = 'at least ' if planned.memory.refusal else ''
   table.columns[1].footer = f'{at_least}{total:.2f}'
-  if found.memory.refusal:
-    table.columns[2].footer = f'compiler: {found.memory.refusal}'
+  if planned.memory.refusal:
+    table.columns[2].footer = f'compiler: {planned.memory.refusal}'
   return table
 
 
-def _collectives(found: plan.Plan) -> Table:
+def _collectives(planned: plan.Plan) -> Table:
   table = _table('collectives', 'mesh axes', 'GB a device sends in a step')
   table.columns[2].justify = 'right'
-  sizes = sorted(found.collectives.items(), key=lambda item: -item[1])
+  sizes = sorted(planned.collectives.items(), key=lambda item: -item[1])
   for (kind, axes), size in sizes:
     table.add_row(kind, axes, f'{size / 1e9:.3f}')
   return table
@@ -138,12 +138,12 @@ def _times(times: roofline.Times) -> Table:
   return table
 
 
-def _budget(found: plan.Plan) -> Table:
-  budget = found.tokens * found.run.train.steps
+def _budget(planned: plan.Plan) -> Table:
+  budget = planned.tokens * planned.run.train.steps
   table = _table(f'{budget / 1e9:,.1f}B tokens')
   for name in ('step s', 'utilisation', 'tokens/s', 'days', 'chip-hours'):
     table.add_column(name, justify='right')
-  for name, values in found.estimates().items():
+  for name, values in planned.estimates().items():
     table.add_row(
       f'{name} estimate',
       f'{values["step_seconds"]:.2f}',
@@ -155,9 +155,9 @@ def _budget(found: plan.Plan) -> Table:
   return table
 
 
-def _doubts(found: plan.Plan) -> list[str]:
-  """What the program does that was not counted."""
-  cost = found.cost
+def _doubts(planned: plan.Plan) -> list[str]:
+  """Work of the program that was not counted."""
+  cost = planned.cost
   lines: list[str] = []
   if cost is None:
     return lines

@@ -31,9 +31,9 @@ class Slice:
   Attributes:
     name: as it was given.
     devices: in the order of their places.
-    chips: how many chips they are; on some kinds a chip is two devices.
+    chips: number of chips; on some kinds a chip is two devices.
     slices: in which they are.
-    chip: what one DEVICE can do; None for CPU, of which nothing is claimed.
+    chip: peak rates of one DEVICE; None for CPU, of which nothing is claimed.
     memory: bytes of one device. CPU's share the machine's.
   """
 
@@ -50,7 +50,7 @@ def find(name: str, slices: int = 1) -> Slice:
 
   Args:
     name: 'v5p:4x4x4', say; of one slice.
-    slices: how many of those.
+    slices: number of slices.
 
   Raises:
     InputError: no such kind or shape, or libtpu is not installed.
@@ -85,13 +85,13 @@ def _tpu(name: str, slices: int) -> tuple[jax.Device, ...]:
       f'--topology={name} needs libtpu, which is not installed; '
       "pip install 'moejax[tpu]' (Linux; no TPU is needed), or use cpu:8"
     )
-  # No TPU is there to be asked about.
+  # No TPU is present that libtpu could ask about itself.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  # Nor will be used: several plans may be made at a time.
+  # No TPU will be used, so several plans may be made at a time.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   kinds = ', '.join(CHIPS)
   try:
-    found = topologies.get_topology_desc(
+    description = topologies.get_topology_desc(
       platform='tpu', topology_name=name, num_slices=slices
     )
   except Exception as e:  # noqa: BLE001 (it depends on the version)
@@ -100,7 +100,7 @@ def _tpu(name: str, slices: int) -> tuple[jax.Device, ...]:
       f'--topology={name} is no TPU slice ({why}); kinds are {kinds}, with '
       f'chips along each side of the slice: {EXAMPLES}'
     ) from None
-  return tuple(found.devices)
+  return tuple(description.devices)
 
 
 def _cpu(name: str, shape: str) -> Slice:

@@ -6,7 +6,7 @@ import pytest
 
 from moejax.parallel.collective_bytes import Collective
 from moejax.plan import chips, roofline
-from moejax.plan.program_cost import Cost, Kernel
+from moejax.plan.program_cost import Cost, PallasCall
 
 # 1 TFLOP/s at 1 GHz, 1 GB, 100 GB/s, 30 GB/s over the links of 3 dimensions, 1
 # GB/s to other slices.
@@ -52,7 +52,7 @@ def test_the_longest_of_three_bounds():
 
 
 def test_a_kernel_takes_the_longer_of_its_two_times_over_the_assumed_share():
-  kernels = (Kernel('gmm', 1e12, 1e9, 2), Kernel('gmm', 1e9, 50e9, 1))
+  kernels = (PallasCall('gmm', 1e12, 1e9, 2), PallasCall('gmm', 1e9, 50e9, 1))
   found = roofline.times(_cost(kernels=kernels), [], CHIP, DEVICES)
   assert found.kernels == pytest.approx((2 * 1.0 + 0.5) / 0.7)
   assert found.compute == pytest.approx(2 + 2.001)
