@@ -152,7 +152,7 @@ def _import(args: argparse.Namespace) -> None:
     _say(f'{lacks}; prompts are ids: moejax.cli.generate --prompt_ids=1,2,3')
 
 
-def _run_of(plan: load.Plan, workdir: epath.Path) -> Run:
+def _run_of(plan: load.ImportPlan, workdir: epath.Path) -> Run:
   """What the workdir is the run of; keeps config and tokenizer as they came."""
   source, place = epath.Path(plan.folder.path), workdir / companions.NAME
   found = {name: source / name for name in companions.names(source)}
@@ -169,7 +169,7 @@ def _run_of(plan: load.Plan, workdir: epath.Path) -> Run:
 
 
 def _read(
-  plan: load.Plan, staged: staging.Staging, workdir: epath.Path
+  plan: load.ImportPlan, staged: staging.Staging, workdir: epath.Path
 ) -> build.Weights:
   """The weights of a folder, on one device."""
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])

@@ -21,8 +21,8 @@ def parse(pattern: str) -> list[tuple[str, ...]]:
   Example:
     parse('(H K) D')  [('H', 'K'), ('D',)]
   """
-  found = re.findall(r'\(([^)]*)\)|(\S+)', pattern)
-  return [tuple((group or one).split()) for group, one in found]
+  groups = re.findall(r'\(([^)]*)\)|(\S+)', pattern)
+  return [tuple((group or one).split()) for group, one in groups]
 
 
 def names(pattern: str) -> list[str]:
@@ -49,7 +49,7 @@ def unpack(
 
 
 def pack(x: np.ndarray, ours: str, theirs: str) -> np.ndarray:
-  """The opposite."""
+  """The inverse of `unpack`."""
   order, target = names(ours), names(theirs)
   sizes = dict(zip(order, x.shape, strict=True))
   x = x.transpose([order.index(name) for name in target])

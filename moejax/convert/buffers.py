@@ -1,4 +1,4 @@
-"""Where the parts of weights are put together while a checkpoint is read."""
+"""Memory in which weights are put together while a checkpoint is read."""
 
 import math
 from typing import Protocol
@@ -6,12 +6,12 @@ from typing import Protocol
 import numpy as np
 
 ALIGNED = 64  # bytes: such buffers become arrays on CPU without a copy
-# Begin and end of a part along each axis of its weight.
+# Begin and end of a block along each axis of its weight.
 Region = tuple[tuple[int, int], ...]
 
 
 class Buffers(Protocol):
-  """Memory of some kind; what is in it may be of an earlier process."""
+  """Memory of some kind; an earlier process may have filled some of it."""
 
   def empty(self, path: str, region: Region, dtype: np.dtype) -> np.ndarray:
     """An aligned buffer for a region of a weight: zeros but for what is there.
@@ -23,10 +23,10 @@ class Buffers(Protocol):
     """Whether a tensor is in place, and need not be read."""
 
   def placed(self, name: str, num_bytes: int) -> None:
-    """Takes note that a tensor of so many bytes is in place now."""
+    """Records that a tensor of so many bytes is in place now."""
 
 
-class Memory:
+class PlainMemory:
   """Plain memory, which ends with the process."""
 
   def empty(self, path: str, region: Region, dtype: np.dtype) -> np.ndarray:
@@ -45,9 +45,9 @@ class Memory:
     del name, num_bytes
 
 
-MEMORY = Memory()
+MEMORY = PlainMemory()
 
 
 def shape_of(region: Region) -> tuple[int, ...]:
-  """Its sizes: ((0, 2), (3, 7)) has (2, 4)."""
+  """Shape of a region: ((0, 2), (3, 7)) has (2, 4)."""
   return tuple(stop - start for start, stop in region)

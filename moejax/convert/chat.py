@@ -67,12 +67,12 @@ def template(place: epath.Path) -> str | None:
   if file.is_file():
     return file.read_text(encoding='utf-8')
   for name in (companions.SETTINGS, 'chat_template.json'):
-    found: Any = companions.read(place / name).get('chat_template')
-    if isinstance(found, list):
-      named = {one.get('name'): one.get('template') for one in found}
-      found = named.get('default')
-    if isinstance(found, str):
-      return found
+    templates: Any = companions.read(place / name).get('chat_template')
+    if isinstance(templates, list):
+      named = {one.get('name'): one.get('template') for one in templates}
+      templates = named.get('default')
+    if isinstance(templates, str):
+      return templates
   return None
 
 
@@ -88,17 +88,17 @@ class _Generation(jinja2.ext.Extension):
 
 def _environment() -> jinja2.Environment:
   """With the functions that templates of transformers count on."""
-  found = jinja2.sandbox.ImmutableSandboxedEnvironment(
+  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True,
     lstrip_blocks=True,
     extensions=[_Generation, jinja2.ext.loopcontrols],
   )
-  found.filters['tojson'] = _to_json
-  found.globals['raise_exception'] = _refuse
-  found.globals['strftime_now'] = lambda form: datetime.datetime.now().strftime(
-    form
+  environment.filters['tojson'] = _to_json
+  environment.globals['raise_exception'] = _refuse
+  environment.globals['strftime_now'] = lambda form: (
+    datetime.datetime.now().strftime(form)
   )
-  return found
+  return environment
 
 
 def _to_json(x: Any, ensure_ascii: bool = False, **how: Any) -> str:

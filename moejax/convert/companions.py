@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says beside its weights: text, chat, generation.
+"""Files beside the weights of a Hugging Face folder: text, chat, generation.
 
 A workdir keeps these files of the folder that its weights began with, so that
 the folder may be moved, and `export` writes them out again:
@@ -27,7 +27,7 @@ TOKENIZER, SENTENCEPIECE = 'tokenizer.json', 'tokenizer.model'
 SETTINGS, SPECIAL_MAP = 'tokenizer_config.json', 'special_tokens_map.json'
 TEMPLATE, TEMPLATES = 'chat_template.jinja', 'additional_chat_templates'
 OTHER_TOKENIZERS = ('tiktoken.model', 'tekken.json', 'vocab.json', 'merges.txt')
-# Of tokenizers and chats: exported as they are.
+# Files of tokenizers and chats, exported unchanged.
 SPOKEN = (
   TOKENIZER,
   SENTENCEPIECE,
@@ -44,12 +44,12 @@ SPECIAL_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 @dataclasses.dataclass(frozen=True)
 class Companions:
-  """What is written beside weights.
+  """Ids and files that are written beside weights.
 
   Attributes:
-    ids: of special tokens, for config.json; None where there is none.
+    ids: ids of special tokens, for config.json; None where there is none.
     generation: generation_config.json.
-    files: the others, by their name in the folder.
+    files: all other files, by their name in the folder.
   """
 
   ids: dict[str, Any]
@@ -58,7 +58,7 @@ class Companions:
 
 
 def of_vocab(vocab: Vocab) -> Companions:
-  """Of a model that was trained here from the beginning.
+  """Companions of a model that moejax has trained from the beginning.
 
   There is no id of padding: transformers would take the first token of every
   text for padding where both are id 0.
@@ -73,11 +73,11 @@ def of_vocab(vocab: Vocab) -> Companions:
 
 
 def of_folder(place: epath.Path, vocab: Vocab) -> Companions:
-  """Of a model whose tokenizer is that of a folder.
+  """Companions of a model whose tokenizer came with a folder.
 
   Args:
     place: the folder, or what a workdir keeps of it.
-    vocab: of the run.
+    vocab: vocabulary of the run.
   """
   config, generation = read(place / folder.CONFIG), read(place / GENERATION)
   own = of_vocab(vocab).ids
@@ -94,15 +94,15 @@ def of_folder(place: epath.Path, vocab: Vocab) -> Companions:
 
 def names(place: epath.Path) -> list[str]:
   """The files of a folder that this is about."""
-  found = [n for n in (*CONFIGS, *SPOKEN) if (place / n).is_file()]
+  files = [n for n in (*CONFIGS, *SPOKEN) if (place / n).is_file()]
   more = place / TEMPLATES
   if more.is_dir():
-    found += sorted(
+    files += sorted(
       f'{TEMPLATES}/{path.name}'
       for path in more.iterdir()
       if path.name.endswith('.jinja')
     )
-  return found
+  return files
 
 
 def end_ids(place: epath.Path | None, vocab: Vocab) -> list[int]:
@@ -122,17 +122,17 @@ def read(path: epath.Path) -> dict[str, Any]:
   """A JSON object; an empty one where there is no file.
 
   Raises:
-    InputError: it is no JSON object.
+    InputError: the file holds no JSON object.
   """
   if not path.is_file():
     return {}
   try:
-    found = json.loads(path.read_text(encoding='utf-8'))
+    content = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as e:
     raise errors.InputError(f'{path} is not JSON: {e}') from None
-  if not isinstance(found, dict):
+  if not isinstance(content, dict):
     raise errors.InputError(f'{path} must be a JSON object')
-  return found
+  return content
 
 
 def keep(sources: dict[str, epath.Path], target: epath.Path) -> None:
@@ -173,5 +173,5 @@ def check(place: epath.Path) -> None:
 
 def tokenizer_file(place: epath.Path) -> epath.Path | None:
   """The tokenizer of a folder; None if there is none that moejax reads."""
-  found = (place / name for name in (TOKENIZER, SENTENCEPIECE))
-  return next((path for path in found if path.is_file()), None)
+  candidates = (place / name for name in (TOKENIZER, SENTENCEPIECE))
+  return next((path for path in candidates if path.is_file()), None)

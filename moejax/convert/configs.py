@@ -9,7 +9,7 @@ from moejax.convert.keys import Key
 from moejax.core import config_tree, errors
 from moejax.model.config import ModelConfig
 
-# Of ours, what is nothing to the function of trained weights.
+# Config keys that do not change what trained weights compute.
 FREE = (
   'attention',
   'dtype',
@@ -33,7 +33,7 @@ class UnlikeError(errors.InputError):
   """A model that a family's models cannot be like.
 
   Attributes:
-    number: of the things in which it differs.
+    number: number of keys or weights in which it differs.
   """
 
   def __init__(self, message: str, number: int):
@@ -72,21 +72,21 @@ def filled(family: Family, theirs: dict[str, Any]) -> dict[str, Any]:
   Raises:
     InputError: two names of one key have two values.
   """
-  found = dict(theirs)
+  keys = dict(theirs)
   for other, first in family.aliases.items():
-    if other not in found:
+    if other not in keys:
       continue
-    value = found.pop(other)
+    value = keys.pop(other)
     if value is None:
-      found.setdefault(first, None)
+      keys.setdefault(first, None)
       continue
-    if found.get(first) not in (None, value):
+    if keys.get(first) not in (None, value):
       raise errors.InputError(
-        f'config.json has {first}={found[first]} and {other}={value}, which '
+        f'config.json has {first}={keys[first]} and {other}={value}, which '
         'are one key by two names; remove one'
       )
-    found[first] = value
-  return {**family.defaults, **found}
+    keys[first] = value
+  return {**family.defaults, **keys}
 
 
 def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
@@ -98,22 +98,22 @@ def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
   flat: dict[str, Any] = {}
   theirs = filled(family, theirs)
   try:
-    for part in family.keys:
-      flat |= part.read(theirs)
-    found = config_tree.from_config_dict(ModelConfig, _nested(flat))
+    for key_map in family.keys:
+      flat |= key_map.read(theirs)
+    config = config_tree.from_config_dict(ModelConfig, _nested(flat))
   except KeyError as e:
     raise errors.InputError(f'config.json lacks {e.args[0]}') from None
   except (TypeError, ZeroDivisionError) as e:
     raise errors.InputError(f'config.json cannot be used: {e}') from None
-  found.check()
-  return found
+  config.check()
+  return config
 
 
 def write(family: Family, model: ModelConfig) -> dict[str, Any]:
   """Theirs.
 
   Raises:
-    InputError: that family's models cannot be like this one.
+    InputError: no model of that family computes what this one does.
   """
   if bool(model.num_moe) != any(family.experts.values()):
     raise errors.InputError(
@@ -130,9 +130,9 @@ def write(family: Family, model: ModelConfig) -> dict[str, Any]:
       'architectures': [family.architecture],
       'model_type': family.model_type,
     }
-    for part in family.keys:
-      theirs |= part.write(ours)
-    again = read(family, theirs)
+    for key_map in family.keys:
+      theirs |= key_map.write(ours)
+    reread = read(family, theirs)
   except (KeyError, TypeError) as e:
     raise errors.InputError(
       f'a {family.model_type} cannot hold this model: it has no {e}'
@@ -141,19 +141,19 @@ def write(family: Family, model: ModelConfig) -> dict[str, Any]:
     raise errors.InputError(
       f'a {family.model_type} cannot hold this model: {e}'
     ) from None
-  check_same(again, model, f'a {family.model_type} cannot hold this model: it')
+  check_same(reread, model, f'a {family.model_type} cannot hold this model: it')
   return theirs
 
 
 def _check_has(family: Family, ours: dict[str, Any]) -> None:
   """Raises InputError if the family wants what a part of ours lacks."""
-  for part in family.keys:
-    if isinstance(part, Key) and part.ours not in ours:
-      parent = part.ours.rpartition('.')[0]
+  for key_map in family.keys:
+    if isinstance(key_map, Key) and key_map.ours not in ours:
+      parent = key_map.ours.rpartition('.')[0]
       raise errors.InputError(
         f'a {family.model_type} cannot hold this model: it needs model.'
-        f'{part.ours}, which model.{parent}={ours.get(parent + ".name")} has '
-        'not'
+        f'{key_map.ours}, which model.{parent}={ours.get(parent + ".name")} '
+        'lacks'
       )
 
 
@@ -187,23 +187,23 @@ def _function(model: ModelConfig) -> dict[str, Any]:
   elif not model.moe.num_shared:
     without += ['moe.shared']
   model = dataclasses.replace(model, num_kv_heads=model.kv_heads)
-  found = {
+  flat = {
     key: value
     for key, value in config_tree.flatten(model).items()
     if not any(
       key == one or key.startswith(one + '.') for one in (*FREE, *without)
     )
   }
-  if found.get('heads.norm_eps') == 0:
-    found['heads.norm_eps'] = found['norm_eps']
-  if 'moe.num_shared' in found:
-    del found['moe.num_shared']
-    found['moe.shared.width'] = model.moe.shared_width
-  if not found['scales.scores']:
-    found['scales.scores'] = model.head_dim**-0.5
-  if len(set(found['windows'])) == 1 and found['windows'][0] == 0:
-    found['windows'] = []
-  return found
+  if flat.get('heads.norm_eps') == 0:
+    flat['heads.norm_eps'] = flat['norm_eps']
+  if 'moe.num_shared' in flat:
+    del flat['moe.num_shared']
+    flat['moe.shared.width'] = model.moe.shared_width
+  if not flat['scales.scores']:
+    flat['scales.scores'] = model.head_dim**-0.5
+  if len(set(flat['windows'])) == 1 and flat['windows'][0] == 0:
+    flat['windows'] = []
+  return flat
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ model.safetensors                 or, of several files:
 model-00001-of-00002.safetensors
 model.safetensors.index.json      {"weight_map": {"NAME": "model-00001-..."}}
 
-Where two sets of weights are there it is not guessed which is meant. Adapters,
-pickles and others beside the weights are named and not read.
+A folder with two sets of weights is refused: moejax does not guess which is
+meant. Adapters, pickles and other files beside the weights are named, not read.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ CONFIG, SINGLE = 'config.json', 'model.safetensors'
 INDEX = SINGLE + '.index.json'
 MAP = 'weight_map'
 SHARD = re.compile(r'(.+)-(\d+)-of-(\d+)\.safetensors')
-# Of peft: what is added to the weights of another model.
+# An adapter of peft, which is added to another model's weights.
 ADAPTER, ADAPTER_CONFIG = 'adapter_model', 'adapter_config.json'
 # Mistral's own format, by other names than those of transformers.
 OWN_FORMAT = 'consolidated'
-# Where older versions of modelopt say how it quantised.
+# Settings of quantisation by older versions of modelopt.
 MODELOPT = 'hf_quant_config.json'
 PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt')
-# Pickles that are no weights: what a trainer leaves.
+# Pickles that a trainer leaves beside weights.
 TRAINER = re.compile(r'(training_args|optimizer|scheduler|scaler|rng_state).*')
-# 'owner/name': what is fetched where there is no such folder.
+# 'owner/name' of a repository, fetched if there is no such folder.
 REPO = re.compile(r'[\w.-]+/[\w.-]+')
 WANTED = ['*.safetensors', '*.json', '*.model', '*.txt', '*.jinja']
 
@@ -70,13 +70,14 @@ def shortly(names: Iterable[str], most: int = 3) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-  """A checkpoint that was found whole, as far as its headers tell.
+  """A checkpoint that is whole, as far as its headers tell.
 
   Attributes:
-    path: the folder.
-    config: what config.json says.
-    tensors: what there is, by name; quantised ones read as what they stand for.
-    unused: files beside them that look like weights and are not read.
+    path: path of the folder.
+    config: content of config.json.
+    tensors: tensors by name; a quantised one is read as the numbers it stands
+      for.
+    unused: names of other files that look like weights and are not read.
   """
 
   path: pathlib.Path
@@ -86,7 +87,7 @@ class Folder:
 
   @functools.cached_property
   def num_bytes(self) -> int:
-    """Of all its files of tensors."""
+    """Size of all files with tensors."""
     files = {entry.file for entry in self.tensors.values()}
     return sum(file.stat().st_size for file in files)
 
@@ -123,25 +124,25 @@ def open_folder(place: str) -> Folder:
   tensors: dict[str, tensor_files.StoredTensor] = {}
   files = _files(path)
   for file, names in files.items():
-    found = tensor_files.read_header(file)
-    lacks = sorted(set(names) - found.keys())
+    header = tensor_files.read_header(file)
+    lacks = sorted(set(names) - header.keys())
     if lacks:
       raise errors.InputError(
         f'{file} lacks {listed(lacks)}, which its '
         f'index {path / INDEX} says it has; fetch both again'
       )
-    for name in names or found:
+    for name in names or header:
       if name in tensors:
         raise errors.InputError(
           f'{name} is in {tensors[name].file} and in {file}; remove one'
         )
-      tensors[name] = found[name]
+      tensors[name] = header[name]
   unused = _unused(path, files)
   return Folder(path, config, quantised.plain(tensors, config), unused)
 
 
 def _config(path: pathlib.Path) -> dict[str, Any]:
-  """What config.json says."""
+  """Content of config.json."""
   if not (path / CONFIG).exists():
     if (path / ADAPTER_CONFIG).exists():
       raise _adapter(path)
@@ -151,12 +152,12 @@ def _config(path: pathlib.Path) -> dict[str, Any]:
       raise errors.InputError(
         f'{path} has no {CONFIG}, but folders in it have: {listed(folders, 3)}'
       )
-  found = _json(path / CONFIG)
-  if (path / MODELOPT).exists() and not found.get('quantization_config'):
+  config = _json(path / CONFIG)
+  if (path / MODELOPT).exists() and not config.get('quantization_config'):
     settings = _json(path / MODELOPT).get('quantization')
-    found['quantization_config'] = {'quant_method': 'modelopt'}
-    found['quantization_config'] |= settings if settings else {}
-  return found
+    config['quantization_config'] = {'quant_method': 'modelopt'}
+    config['quantization_config'] |= settings if settings else {}
+  return config
 
 
 def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
@@ -165,10 +166,10 @@ def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
   files = sorted(path.glob('*.safetensors'))
   sets = _shards(files)
   if index.exists():
-    found = _indexed(path, _json(index).get(MAP))
-    if single in files and single not in found:
+    expected = _indexed(path, _json(index).get(MAP))
+    if single in files and single not in expected:
       raise _two_answers(path, SINGLE, f'the files of {INDEX}')
-    return found
+    return expected
   if single in files:
     for shards in sets.values():
       raise _two_answers(path, SINGLE, listed([f.name for f in shards], 2))
@@ -178,8 +179,8 @@ def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     names = [listed([f.name for f in shards], 2) for shards in sets.values()]
     raise _two_answers(path, *names[:2])
   for (front, count), shards in sets.items():
-    there = {int(SHARD.sub(r'\2', file.name)) for file in shards}
-    if absent := sorted({*range(1, count + 1)} - there):
+    numbers = {int(SHARD.sub(r'\2', file.name)) for file in shards}
+    if absent := sorted({*range(1, count + 1)} - numbers):
       width = len(SHARD.sub(r'\2', shards[0].name))
       names = [f'{front}-{n:0{width}}-of-{count:0{width}}' for n in absent]
       raise errors.InputError(
@@ -188,10 +189,10 @@ def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
       )
     return {file: [] for file in shards}
   own = (ADAPTER, OWN_FORMAT)
-  found = {f: [] for f in files if not f.name.startswith(own)}
-  if not found:
+  expected = {f: [] for f in files if not f.name.startswith(own)}
+  if not expected:
     raise _no_weights(path, files)
-  return found
+  return expected
 
 
 def _shards(
@@ -200,9 +201,9 @@ def _shards(
   """Files of several that belong together, by their name and number."""
   sets: dict[tuple[str, int], list[pathlib.Path]] = {}
   for file in files:
-    part = SHARD.fullmatch(file.name)
-    if part and not part[1].startswith(OWN_FORMAT):
-      sets.setdefault((part[1], int(part[3])), []).append(file)
+    match = SHARD.fullmatch(file.name)
+    if match and not match[1].startswith(OWN_FORMAT):
+      sets.setdefault((match[1], int(match[3])), []).append(file)
   return sets
 
 
@@ -242,13 +243,13 @@ def _no_weights(
 
 
 def _adapter(path: pathlib.Path) -> errors.InputError:
-  """What a folder with an adapter alone is."""
+  """Error for a folder that holds an adapter and no model."""
   file, base = path / ADAPTER_CONFIG, None
   if file.exists():
     base = _json(file).get('base_model_name_or_path')
-  of = f'of {base!r}' if base else 'of some model'
+  base_model = f'of {base!r}' if base else 'of some model'
   return errors.InputError(
-    f'{path} holds an adapter {of} and no model: merge the two (peft: '
+    f'{path} holds an adapter {base_model} and no model: merge the two (peft: '
     'model.merge_and_unload()), save what comes of it with save_pretrained, '
     'and give that folder'
   )
@@ -257,10 +258,10 @@ def _adapter(path: pathlib.Path) -> errors.InputError:
 def _unused(path: pathlib.Path, read: Iterable[pathlib.Path]) -> list[str]:
   """Names of files that look like weights and were not read."""
   kinds = '*.safetensors', '*.gguf', *PICKLES
-  found = {f.name for kind in kinds for f in path.glob(kind)}
+  names = {f.name for kind in kinds for f in path.glob(kind)}
   return sorted(
     name
-    for name in found - {file.name for file in read}
+    for name in names - {file.name for file in read}
     if not TRAINER.fullmatch(name)
   )
 
@@ -296,14 +297,14 @@ def _indexed(path: pathlib.Path, found: Any) -> dict[pathlib.Path, list[str]]:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    found = json.loads(path.read_text(encoding='utf-8'))
+    content = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
     raise errors.InputError(f'{path.parent} has no {path.name}') from None
   except ValueError as e:
     raise errors.InputError(f'{path} is not JSON: {e}') from None
-  if not isinstance(found, dict):
+  if not isinstance(content, dict):
     raise errors.InputError(f'{path} must be a JSON object')
-  return found
+  return content
 
 
 def _fetch(repo: str) -> pathlib.Path:
@@ -316,10 +317,10 @@ def _fetch(repo: str) -> pathlib.Path:
       "pip install 'moejax[hf]'"
     ) from None
   try:
-    found = huggingface_hub.snapshot_download(repo, allow_patterns=WANTED)
+    path = huggingface_hub.snapshot_download(repo, allow_patterns=WANTED)
   except Exception as e:  # noqa: BLE001 (of many libraries below it)
     raise errors.InputError(
       f'there is no folder {repo!r}, and the hub does not give it: '
       f'{str(e).splitlines()[0]}'
     ) from None
-  return pathlib.Path(found)
+  return pathlib.Path(path)

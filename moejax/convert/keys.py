@@ -1,12 +1,12 @@
 """Between the keys of a config.json and those of ModelConfig.
 
-Each part turns some of their keys into some of ours, and back:
+Each `KeyMap` turns some of their keys into some of ours, and back:
 
   read(theirs)  {'hidden_size': 64}  ->  {'width': 64}
   write(ours)   {'width': 64, ...}   ->  {'hidden_size': 64}
 
-Ours are flat, by their dotted path. A part reads a config in which every key is
-there by its first name: `convert/configs.py` fills in the family's defaults,
+Ours are flat, by their dotted path. A `KeyMap` reads a config in which every
+key has its first name: `convert/configs.py` fills in the family's defaults,
 which are those of its class in transformers. What a family cannot say is not
 looked for here: whoever writes a config reads it again, and compares.
 """
@@ -19,11 +19,11 @@ from typing import Any
 from moejax.core import errors, table
 
 Keys = Mapping[str, Any]
-# There is no such value.
+# Stands for "null is refused".
 NONE = object()
 
 
-class Part:
+class KeyMap:
   """Some keys of a config."""
 
   @property
@@ -50,7 +50,7 @@ def want(theirs: Keys, name: str) -> Any:
   """The value of a key.
 
   Raises:
-    InputError: it is not there and has no default, or it is null.
+    InputError: the key is null, or is missing and has no default.
   """
   value = theirs.get(name)
   if value is None:
@@ -60,7 +60,7 @@ def want(theirs: Keys, name: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Key(Part):
+class Key(KeyMap):
   """One key that is the same in both but for its name.
 
   Attributes:
@@ -84,7 +84,7 @@ class Key(Part):
 
   @property
   def aliases(self) -> tuple[str, ...]:
-    """Its other names."""
+    """All names but the first."""
     return tuple(self.theirs.split('|')[1:])
 
   def read(self, theirs: Keys) -> dict[str, Any]:
@@ -104,8 +104,8 @@ class Key(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ours(Part):
-  """What is so in every model of a family and has no key there."""
+class Ours(KeyMap):
+  """A value of ours that every model of a family has, without a key there."""
 
   path: str
   value: Any
@@ -116,7 +116,7 @@ class Ours(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class Only(Part):
+class Only(KeyMap):
   """A key that must have one value: we have no other.
 
   Attributes:
@@ -152,7 +152,7 @@ def _json(value: Any) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Switch(Part):
+class KeySwitch(KeyMap):
   """A key that is true or false, for two values of one of ours.
 
   Attributes:
@@ -185,7 +185,7 @@ class Switch(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class Derived(Part):
+class Derived(KeyMap):
   """One of ours that follows from their keys and is not written.
 
   Attributes:
@@ -201,7 +201,7 @@ class Derived(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedWidth(Part):
+class SharedWidth(KeyMap):
   """The width of all shared experts together.
 
   It is so many of the routed ones', if that is a whole number.
@@ -234,7 +234,7 @@ class SharedWidth(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupsOfV2(Part):
+class GroupsOfV2(KeyMap):
   """DeepSeek-V2's `topk_method`: among all experts, or those of some groups."""
 
   names = ('topk_method', 'n_group', 'topk_group')

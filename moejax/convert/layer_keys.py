@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from moejax.convert.keys import Keys, Part, want
+from moejax.convert.keys import KeyMap, Keys, want
 from moejax.core import errors
 
 SLIDING, FULL = 'sliding_attention', 'full_attention'
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseLayers(Part):
+class DenseLayers(KeyMap):
   """Which layers have no experts.
 
   Attributes:
@@ -100,7 +100,7 @@ BY_TYPE = DenseLayers(
   _typed,
   lambda kinds: {
     'mlp_layer_types': ['sparse' if k == 'moe' else 'dense' for k in kinds],
-    # Of what others read.
+    # Key that another `KeyMap` reads.
     'first_k_dense_replace': _first(kinds),
   },
   ('mlp_layer_types',),
@@ -134,7 +134,7 @@ ERNIE_LAYERS = DenseLayers(
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows(Part):
+class Windows(KeyMap):
   """How far back layers see: one width, in all layers or in some.
 
   Attributes:

@@ -41,16 +41,16 @@ Progress = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """A checkpoint of which every tensor has its place.
+class ImportPlan:
+  """A checkpoint whose tensors all have a place in the weights of a model.
 
   Attributes:
-    folder: it.
-    family: its kind.
-    config: of the model.
-    layout: how its experts are stored.
-    tensors: all that are read, weight by weight.
-    ignored: the names of the others.
+    folder: folder of the checkpoint.
+    family: Hugging Face family of the checkpoint.
+    config: config of the model.
+    layout: name of the family's layout of experts.
+    tensors: tensors to read, weight by weight.
+    ignored: names of tensors that are not read.
   """
 
   folder: Folder
@@ -61,8 +61,8 @@ class Plan:
   ignored: list[str]
 
 
-def plan(folder: Folder) -> Plan:
-  """Checks all that can be without reading a tensor.
+def plan(folder: Folder) -> ImportPlan:
+  """Checks config, names, shapes and types, without reading a tensor.
 
   Raises:
     InputError: something is missing, too much, or of another shape or type.
@@ -85,11 +85,11 @@ def plan(folder: Folder) -> Plan:
   ignored = [name for name in rest if _is_ignored(name, family, config)]
   _check_names(folder, wanted, set(rest) - set(ignored))
   _check_tensors(folder, found)
-  return Plan(folder, family, config, layout, found, ignored)
+  return ImportPlan(folder, family, config, layout, found, ignored)
 
 
-def remarks(plan: Plan) -> list[str]:
-  """Lines that say what is in the folder and not used."""
+def remarks(plan: ImportPlan) -> list[str]:
+  """Lines about files and tensors of the folder that are not used."""
   of_activations = [
     name for name in plan.ignored if quantised.ACTIVATIONS.fullmatch(name)
   ]
@@ -109,7 +109,7 @@ def remarks(plan: Plan) -> list[str]:
 
 
 def shapes(config: ModelConfig) -> build.Weights:
-  """Of a model's weights; the same on any mesh."""
+  """Shapes of a model's weights; the same on any mesh."""
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   return build.build(config, mesh).shapes
 
@@ -119,8 +119,8 @@ def _layout(
 ) -> tuple[str, tuple[rules.Rule, ...]]:
   """The layout of experts of which there are most names."""
   counts = {
-    layout: sum(any(rule.matches(n) for rule in found) for n in names)
-    for layout, found in family.experts.items()
+    layout: sum(any(rule.matches(n) for rule in layout_rules) for n in names)
+    for layout, layout_rules in family.experts.items()
   }
   layout = max(counts, key=lambda layout: counts[layout])
   return layout, family.experts[layout]
@@ -188,7 +188,7 @@ def _check_tensors(folder: Folder, tensors: list[rules.Tensor]) -> None:
 
 
 def weights(
-  plan: Plan,
+  plan: ImportPlan,
   model: build.Model,
   progress: Progress = lambda _: None,
   into: buffers.Buffers = buffers.MEMORY,
@@ -196,7 +196,7 @@ def weights(
   """The weights, where they lie on the model's mesh.
 
   Args:
-    plan: of the checkpoint.
+    plan: plan of the checkpoint.
     model: with the config of the plan, or one that differs in what weights do
       not depend on.
     progress: is given the stored bytes of each tensor when it is in place.
@@ -214,22 +214,22 @@ def weights(
     # A router's state starts at zero and may have no place in a format.
     if made != whole and not (made == 0 and '/router_state/' in path):
       raise ValueError(f'{path}: {made} of {whole} elements have a rule')
-    parts = _regions(leaf, shardings[path])
-    found = {
+    regions = _regions(leaf, shardings[path])
+    blocks = {
       region: into.empty(path, region, leaf.dtype)
-      for region in set(parts.values())
+      for region in set(regions.values())
     }
     for tensor in tensors:
       if not into.has(tensor.name):
-        size = _place(plan.folder.tensors[tensor.name], tensor, found)
+        size = _place(plan.folder.tensors[tensor.name], tensor, blocks)
         into.placed(tensor.name, size)
         progress(size)
     return jax.make_array_from_single_device_arrays(
       leaf.shape,
       shardings[path],
       [
-        jax.device_put(found[region], device, may_alias=True)
-        for device, region in parts.items()
+        jax.device_put(blocks[region], device, may_alias=True)
+        for device, region in regions.items()
       ],
     )
 
@@ -239,12 +239,12 @@ def weights(
 def _regions(
   leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
 ) -> dict[jax.Device, buffers.Region]:
-  """Which part of a weight is on each of this host's devices."""
+  """The block of a weight that each of this host's devices holds."""
   indices = sharding.addressable_devices_indices_map(leaf.shape)
   return {
     device: tuple(
-      part.indices(size)[:2]
-      for part, size in zip(index or (), leaf.shape, strict=True)
+      along.indices(size)[:2]
+      for along, size in zip(index or (), leaf.shape, strict=True)
     )
     for device, index in indices.items()
   }
@@ -253,13 +253,14 @@ def _regions(
 def _place(
   entry: quantised.ReadableTensor,
   tensor: rules.Tensor,
-  found: dict[buffers.Region, np.ndarray],
+  blocks: dict[buffers.Region, np.ndarray],
 ) -> int:
   """Reads a tensor into the regions of its weight; returns its stored bytes.
 
-  One that is in none is not read: of quantised ones all would be computed.
+  A tensor outside of all regions is not read, since reading a quantised tensor
+  computes all of its numbers.
   """
-  here = [pair for pair in found.items() if _is_in(tensor.index, pair[0])]
+  here = [pair for pair in blocks.items() if _is_in(tensor.index, pair[0])]
   if here:
     x = axes.unpack(entry.read(), tensor.rule.theirs, tensor.free, tensor.sizes)
     for region, buffer in here:
@@ -268,7 +269,7 @@ def _place(
 
 
 def _is_in(index: tuple[int | None, ...], region: buffers.Region) -> bool:
-  """Whether a region has a part of what is at that index."""
+  """Whether a region overlaps the block at an index."""
   return all(
     at is None or start <= at < stop
     for at, (start, stop) in zip(index, region, strict=True)
@@ -281,7 +282,7 @@ def _copy(
   region: buffers.Region,
   buffer: np.ndarray,
 ) -> None:
-  """What of the tensor is in the region, to its place in the buffer."""
+  """Copies the overlap of a tensor and a region to its place in the buffer."""
   target: list[slice | int] = []
   source: list[slice] = []
   for at, (start, stop) in zip(tensor.index, region, strict=True):

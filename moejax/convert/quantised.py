@@ -16,9 +16,9 @@ of the whole tensor, as modelopt, llm-compressor and AutoFP8 write it.
 
 Example, a byte 0x2f with the scale 128: 15 is -6 and 2 is 1, times 2: -12, 2.
 
-What is read is exactly what was released; nothing is written like that. Factors
-of activations, which such a release may have, are of no use here: activations
-are not quantised.
+Reading gives exactly the released numbers; no quantised tensor is written.
+Factors of activations, which such a release may have, are not used, because
+activations are not quantised here.
 """
 
 import dataclasses
@@ -39,11 +39,11 @@ KINDS = (MXFP4, FP8, FP8_BLOCKS)
 BLOCKS, SCALES = '_blocks', '_scales'
 FACTORS = ('_scale_inv', '_scale')
 FACTOR_TYPES = ('F32', 'BF16', 'F16', 'F8_E8M0')
-# Of activations and of cached keys and values, by whatever tool.
+# Scales of activations and of cached keys and values, by any tool.
 ACTIVATIONS = re.compile(
   r'.*[._](input|output|activation|q|k|v|kv|prob)_scale|.*\.kv_cache_scaling\w*'
 )
-# What other kinds put beside, or in place of, a weight; by the ends of names.
+# Tensors that other methods put beside, or in place of, a weight.
 OTHERS = re.compile(
   r'.*(\.(qweight|qzeros|scales|g_idx|weight_(packed|shape|zero_point|g_idx)|'
   r'weight_global_scale|input_global_scale|weight_scale_2|pre_quant_scale|'
@@ -148,7 +148,7 @@ def plain(
   """The tensors of a folder, each pair of numbers and scales as one.
 
   Args:
-    tensors: what there is, by name.
+    tensors: all tensors of the folder, by name.
     config: config.json.
 
   Raises:
@@ -219,19 +219,19 @@ def _sharing(
 def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
   """Rows and columns of a block of 8 bits."""
   settings = config.get('quantization_config') or {}
-  found = 128, 128
+  size = 128, 128
   if isinstance(settings, dict):
-    found = settings.get('weight_block_size') or found
+    size = settings.get('weight_block_size') or size
   if (
-    not isinstance(found, list | tuple)
-    or len(found) != 2
-    or any(type(n) is not int or n < 1 for n in found)
+    not isinstance(size, list | tuple)
+    or len(size) != 2
+    or any(type(n) is not int or n < 1 for n in size)
   ):
     raise errors.InputError(
-      f'quantization_config.weight_block_size={found!r} of config.json must be '
+      f'quantization_config.weight_block_size={size!r} of config.json must be '
       'two numbers of 1 or more: [128, 128], say'
     )
-  return found[0], found[1]
+  return size[0], size[1]
 
 
 def _check_types(

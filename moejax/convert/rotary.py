@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from moejax.convert.keys import Keys, Part
+from moejax.convert.keys import KeyMap, Keys
 from moejax.core import errors, table
 from moejax.model.attention.rope_scaling import YarnScaling
 
@@ -23,7 +23,7 @@ class Stretching:
   """What a config.json says of how positions are stretched.
 
   Attributes:
-    keys: of `rope_scaling`.
+    keys: entries of `rope_scaling`.
     most: `max_position_embeddings`.
     original: the same of the model before, where it stands outside.
     scores: whether `mscale_all_dim` multiplies scores.
@@ -38,7 +38,7 @@ class Stretching:
     """A key that must be there.
 
     Raises:
-      InputError: it is not, or it is no number.
+      InputError: the key is missing, or its value is no number.
     """
     value = self.keys.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -186,12 +186,12 @@ KINDS = {
     },
   ),
 }
-# Of ours, those whose 0 is nothing to write.
+# Our keys that are not written where they are 0.
 OPTIONAL = ('mscale', 'mscale_all', 'attention_factor')
 
 
 @dataclasses.dataclass(frozen=True)
-class Rotary(Part):
+class Rotary(KeyMap):
   """Rotary positions.
 
   Attributes:
@@ -209,8 +209,8 @@ class Rotary(Part):
 
   @property
   def names(self) -> tuple[str, ...]:
-    found = ('rope_scaling', 'rope_parameters', 'rope_theta', ORIGINAL)
-    return (*found, *filter(None, ('partial_rotary_factor', self.features)))
+    keys = ('rope_scaling', 'rope_parameters', 'rope_theta', ORIGINAL)
+    return (*keys, *filter(None, ('partial_rotary_factor', self.features)))
 
   def read(self, theirs: Keys) -> dict[str, Any]:
     found = theirs['rope_scaling'] or theirs['rope_parameters']

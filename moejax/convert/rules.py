@@ -40,11 +40,13 @@ class Rule:
   without biases has no tensors of biases.
 
   Attributes:
-    name: of their tensor; may have {layer} and the name of one of our axes.
-    theirs: pattern of its axes.
-    path: of our weight; {stack} is that of the layer, and a path that begins
-      with a stack is for the layers in it.
-    ours: pattern of its axes, without the layer; a number is a fixed index.
+    name: name of their tensor; may have {layer} and the name of one of our
+      axes.
+    theirs: pattern of the axes of their tensor.
+    path: path of our weight; {stack} is that of the layer, and a path that
+      begins with a stack is for the layers in it.
+    ours: pattern of the axes of our weight, without the layer; a number is a
+      fixed index.
     factor: theirs is ours times that. 0: a tensor of zeros that the format
       wants; it takes its size from ours.
     copy: another tensor says the same; this one is written and not read.
@@ -61,7 +63,7 @@ class Rule:
   float32: bool = False
 
   def matches(self, name: str) -> bool:
-    """Whether this is the name of some layer's and some axis's tensor."""
+    """Whether a tensor of this name comes from this rule, for any layer."""
     parts = re.split(r'\{\w+\}', self.name)
     return bool(re.fullmatch(r'\d+'.join(map(re.escape, parts)), name))
 
@@ -71,12 +73,12 @@ class Tensor:
   """One of their tensors, and where it is in ours.
 
   Attributes:
-    name: of their tensor.
-    shape: that it must have.
-    path: of our weight.
-    index: what it is of that weight: a number or, for all, None, by axis.
-    rule: how the two are turned into each other.
-    sizes: of the axes by name.
+    name: name of their tensor.
+    shape: shape that their tensor must have.
+    path: path of our weight.
+    index: place in our weight, by axis: a number, or None for the whole axis.
+    rule: rule that turns one into the other.
+    sizes: sizes of the axes by name.
   """
 
   name: str
@@ -94,7 +96,7 @@ class Tensor:
 
   @property
   def size(self) -> int:
-    """Its number of elements."""
+    """Number of elements."""
     return math.prod(self.shape)
 
 
@@ -104,14 +106,16 @@ def expand(
   """Every tensor that a model of this config has, weight by weight.
 
   Args:
-    rules: of the family.
-    config: of the model.
-    shapes: of its weights.
+    rules: rules of the family.
+    config: config of the model.
+    shapes: shapes of its weights.
   """
   flat = {path: tuple(x.shape) for path, x in trees.leaves(shapes).items()}
-  found = [tensor for rule in rules for tensor in _of_rule(rule, config, flat)]
+  tensors = [
+    tensor for rule in rules for tensor in _of_rule(rule, config, flat)
+  ]
   order = {path: at for at, path in enumerate(flat)}
-  return sorted(found, key=lambda t: (order[t.path], t.index[0] or 0))
+  return sorted(tensors, key=lambda t: (order[t.path], t.index[0] or 0))
 
 
 def _of_rule(

@@ -46,13 +46,13 @@ class Indexed(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """What will be written.
+class ExportPlan:
+  """The form in which a model will be written.
 
   Attributes:
-    family: as what.
-    config: config.json, but for ids of special tokens.
-    tensors: weight by weight.
+    family: Hugging Face family to write.
+    config: content of config.json, without ids of special tokens.
+    tensors: tensors to write, weight by weight.
     dropped: whether modules of multi-token prediction are left out, for which
       the family has no place.
   """
@@ -63,24 +63,24 @@ class Plan:
   dropped: bool = False
 
   def num_bytes(self, dtype: str) -> int:
-    """Of all tensors in a file type, one of DTYPES."""
+    """Size of all tensors in a file type, one of DTYPES."""
     return sum(_num_bytes(t, DTYPES[dtype]) for t in self.tensors)
 
 
 def plan(
   model: ModelConfig, shapes: Any, name: str = '', was: str = ''
-) -> Plan:
+) -> ExportPlan:
   """The form in which a model is written.
 
   Args:
-    model: its config.
-    shapes: of its weights.
+    model: config of the model.
+    shapes: shapes of its weights.
     name: one of FORMS; '' is the first that holds it.
     was: the model_type that its weights began with, '' for none; tried first,
       if transformers has it.
 
   Raises:
-    InputError: that one, or none, holds it.
+    InputError: that family, or no family, can hold the model.
   """
   if name:
     return _plan(table.lookup('family', FORMS, name), model, shapes)
@@ -93,7 +93,7 @@ def plan(
       try:
         return _plan(family, model, shapes)
       except errors.InputError as e:
-        # What says no number was not compared to the end.
+        # An error without a number was raised before all was compared.
         number = getattr(e, 'number', math.inf)
         reasons.append((number, len(reasons), name, str(e)))
   *_, name, reason = min(reasons)
@@ -104,7 +104,7 @@ def plan(
 
 
 def write(
-  plan: Plan,
+  plan: ExportPlan,
   get: Callable[[str], Indexed],
   path: pathlib.Path,
   *,
@@ -116,12 +116,12 @@ def write(
   """Writes the folder.
 
   Args:
-    plan: what is written.
+    plan: form in which to write.
     get: gives a weight by its path, an array or what is indexed as one; asked
       once for each, in their order.
     path: the folder, made if it is not there.
-    dtype: of all tensors but those that stay float32 (`rules.Rule`).
-    shard_bytes: how large a file may get; a larger tensor has its own.
+    dtype: type of all tensors except those that stay float32 (`rules.Rule`).
+    shard_bytes: maximum size of a file; a larger tensor has a file of its own.
     beside: tokenizer, special ids and generation settings; without them no
       id is written, and those of the family's class in transformers apply.
     progress: is given the bytes of each tensor when it is written.
@@ -167,7 +167,7 @@ def write(
   )
 
 
-def _plan(family: Family, model: ModelConfig, shapes: Any) -> Plan:
+def _plan(family: Family, model: ModelConfig, shapes: Any) -> ExportPlan:
   dropped = model.mtp_layers and not family.predicts
   if dropped:
     shapes = rules.without_mtp(shapes, model)
@@ -183,7 +183,7 @@ def _plan(family: Family, model: ModelConfig, shapes: Any) -> Plan:
     path
     for path, leaf in trees.leaves(shapes).items()
     if written[path] != math.prod(leaf.shape)
-    # Of a router's state the selection bias alone is part of the function.
+    # Of the router state, only selection biases change what the model computes.
     and ('/router_state/' not in path or path.endswith('/selection_bias_E'))
   ]
   if lost:
@@ -191,7 +191,7 @@ def _plan(family: Family, model: ModelConfig, shapes: Any) -> Plan:
       f'a {family.model_type} has no place for {folder.listed(lost)}',
       len(lost),
     )
-  return Plan(family, theirs, tensors, bool(dropped))
+  return ExportPlan(family, theirs, tensors, bool(dropped))
 
 
 def _kind(tensor: rules.Tensor, kind: np.dtype) -> np.dtype:
@@ -248,8 +248,8 @@ def _cast(name: str, x: np.ndarray, kind: np.dtype) -> np.ndarray:
     InputError: a number is not finite, or not in that type.
   """
   with np.errstate(over='ignore'):
-    found = x.astype(kind)
-  if not (finite := np.isfinite(found)).all():
+    cast = x.astype(kind)
+  if not (finite := np.isfinite(cast)).all():
     value = float(x[~finite][0])
     if math.isfinite(value):
       raise errors.InputError(
@@ -261,7 +261,7 @@ def _cast(name: str, x: np.ndarray, kind: np.dtype) -> np.ndarray:
       f'{name} has {value}: training has diverged, and the model says nothing; '
       'export an earlier checkpoint'
     )
-  return found
+  return cast
 
 
 def _check_empty(path: pathlib.Path) -> None:

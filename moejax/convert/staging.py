@@ -1,16 +1,16 @@
-"""Weights put together in files, so that an import that was stopped goes on.
+"""Weights put together in files, so that a stopped import can go on.
 
   WORKDIR/importing/
-    journal.jsonl                       what is imported, then what is there
+    journal.jsonl                       the import, then the tensors in place
     moe.ffn.router.w_DE_0-2_0-64_0-8    a region of a weight, as in memory
 
   {"folder": "/hf/olmoe", "files": {...}, "tensors": ...}    the first line
   ["model.embed_tokens.weight", "lm_head.weight"]            tensors in place
 
-The files are mapped into memory. Every 256 MB or so what was written to them is
-flushed to the disk, and only then the tensors are entered in the journal. So a
-tensor that is entered is there, whatever has ended the process; others are read
-again, over what there is of them.
+The files are mapped into memory. Every 256 MB or so they are flushed to the
+disk, and only then the tensors are entered in the journal. So a tensor in the
+journal is in place, however the process ended; all others are read once more
+and overwrite what is there.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from moejax.convert import buffers, folder
-from moejax.convert.load import Plan
+from moejax.convert.load import ImportPlan
 from moejax.core import errors, files
 
 NAME, JOURNAL = 'importing', 'journal.jsonl'
 EVERY = 256_000_000  # bytes of tensors
 
 
-def source(plan: Plan) -> dict[str, Any]:
-  """What tells one import from another.
+def source(plan: ImportPlan) -> dict[str, Any]:
+  """A description by which one import is told from another.
 
   The files by size and time, config.json, and where each tensor goes, which
   another version of moejax may see otherwise.
@@ -52,55 +52,56 @@ def source(plan: Plan) -> dict[str, Any]:
 
 
 class Staging:
-  """The buffers of one import, which are still there after a kill.
+  """The buffers of one import, which outlive a killed process.
 
   Attributes:
-    digest: of what is imported.
+    digest: checksum of the description of the import.
   """
 
-  def __init__(self, place: pathlib.Path, what: dict[str, Any]):
-    """Begins, or goes on where an earlier process was.
+  def __init__(self, place: pathlib.Path, description: dict[str, Any]):
+    """Begins an import, or goes on where an earlier process stopped.
 
     Args:
-      place: the folder of the files.
-      what: the `source` of the import.
+      place: folder of the files.
+      description: the `source` of the import.
 
     Raises:
-      InputError: what is there is of another import.
+      InputError: the folder holds the beginning of another import.
     """
     self._place, self._journal = place, place / JOURNAL
     self._maps: list[tuple[str, np.memmap]] = []  # not flushed, of which weight
     self._new: list[str] = []  # in place, not entered
     self._new_bytes = 0
-    text = json.dumps(what)
+    text = json.dumps(description)
     self.digest = hashlib.sha256(text.encode()).hexdigest()
-    what = json.loads(text)  # as it is read back: tuples are lists
-    lines = [what]
+    description = json.loads(text)  # as it is read back: tuples are lists
+    lines = [description]
     if self._journal.exists():
-      lines = self._read(what)
+      lines = self._read(description)
     elif place.exists():
-      shutil.rmtree(place)  # a beginning of nothing
+      shutil.rmtree(place)  # without a journal nothing is in place
     place.mkdir(exist_ok=True)
-    # What is torn must not have a line behind it.
+    # A torn line must stay the last one, so whole lines are written anew.
     text = ''.join(json.dumps(line) + '\n' for line in lines)
     files.atomic_write_text(self._journal, text)
     self._entered = {name for names in lines[1:] for name in names}
 
-  def _read(self, what: dict[str, Any]) -> list[Any]:
+  def _read(self, description: dict[str, Any]) -> list[Any]:
     """The journal's whole lines."""
     text = self._journal.read_text(encoding='utf-8')
     lines = [json.loads(line) for line in text.split('\n')[:-1]]
-    if lines[0] != what:
+    if lines[0] != description:
       raise errors.InputError(
         f'{self._place} has the beginning of an import of '
-        f'{lines[0]["folder"]} as it was then, not of {what["folder"]} as it '
-        'is now: remove it to begin again, or use another --workdir'
+        f'{lines[0]["folder"]} as it was then, not of '
+        f'{description["folder"]} as it is now: remove it to begin again, or '
+        'use another --workdir'
       )
     return lines
 
   @property
   def num_bytes(self) -> int:
-    """That the files take on the disk."""
+    """Bytes that the files take on the disk."""
     return sum(file.stat().st_blocks * 512 for file in self._place.iterdir())
 
   def empty(
@@ -113,9 +114,9 @@ class Staging:
     parts = [path.replace('/', '.'), *(f'{a}-{b}' for a, b in region)]
     with open(self._place / '_'.join(parts), 'a+b') as f:
       _make_room(f, size)
-    found = np.memmap(f.name, dtype, 'r+', shape=shape)
-    self._maps.append((path, found))
-    return found.view(np.ndarray)
+    buffer = np.memmap(f.name, dtype, 'r+', shape=shape)
+    self._maps.append((path, buffer))
+    return buffer.view(np.ndarray)
 
   def has(self, name: str) -> bool:
     return name in self._entered
@@ -130,8 +131,8 @@ class Staging:
     """Enters all tensors that are in place."""
     if not self._new:
       return
-    for _, found in self._maps:
-      found.flush()
+    for _, buffer in self._maps:
+      buffer.flush()
     files.sync_folder(self._place)  # the names of new ones
     with open(self._journal, 'a', encoding='utf-8') as f:
       f.write(json.dumps(self._new) + '\n')
@@ -152,7 +153,7 @@ class Staging:
 
 
 def _make_room(file: BinaryIO, size: int) -> None:
-  """Gives a file its size, in zeros; what is there stays."""
+  """Extends a file to its size with zeros; its content stays."""
   if hasattr(os, 'posix_fallocate'):
     # All of it now: a full disk is an error here, and later a SIGBUS.
     os.posix_fallocate(file.fileno(), 0, size)

@@ -13,7 +13,7 @@ from moejax.data.vocab import HfTokenizer, Ids, SentencePiece, Vocab
 # Classes of transformers that build a tokenizer anew out of words and merges of
 # tokenizer.json, with no start token whatever its post-processor says (5.24).
 WITHOUT_START = ('GPTNeoXTokenizer',)
-# Where tokenizer_config.json names no class.
+# Class where tokenizer_config.json names none.
 CLASSES = {'olmoe': 'GPTNeoXTokenizer', 'gpt_neox': 'GPTNeoXTokenizer'}
 
 
@@ -27,7 +27,7 @@ def vocab(path: epath.PathLike, vocab_size: int) -> Vocab:
 
   Args:
     path: the folder.
-    vocab_size: of the model.
+    vocab_size: vocabulary size of the model.
 
   Raises:
     InputError: the tokenizer cannot be read, or has more ids than the model.
@@ -109,7 +109,7 @@ def lacking(path: epath.PathLike) -> str:
 
 def special_tokens(place: epath.Path) -> dict[str, str]:
   """The texts of `bos_token`, `eos_token` and others that a folder names."""
-  found = {}
+  tokens = {}
   # As transformers does: the older file counts where the newer lists no tokens.
   settings = companions.read(place / companions.SETTINGS)
   older = companions.read(place / companions.SPECIAL_MAP)
@@ -118,8 +118,8 @@ def special_tokens(place: epath.Path) -> dict[str, str]:
     for key, value in values.items():
       text = value.get('content') if isinstance(value, dict) else value
       if key.endswith('_token') and isinstance(text, str):
-        found[key] = text
-  return found
+        tokens[key] = text
+  return tokens
 
 
 def _token(place: epath.Path, kind: str) -> str:

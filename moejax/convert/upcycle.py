@@ -39,7 +39,7 @@ from moejax.moe import contract, experts
 from moejax.parallel import mesh as meshes
 
 ROUTER = 'moe/ffn/router/w_DE'
-# What may differ between the two models.
+# Keys that may differ between the two models.
 FREE = (
   'moe',
   'first_dense',
@@ -63,7 +63,7 @@ class Upcycling:
     groups: whether the experts of one copy begin with one router column.
     noise: standard deviation of what is added to every expert's weights, as a
       part of that of each matrix; so copies begin to differ.
-    seed: of the router and the noise.
+    seed: seed of the router and the noise.
   """
 
   rescale: bool = True
@@ -90,8 +90,8 @@ def upcycle(
 
   Args:
     dense: a model without experts.
-    sparse: the same with experts in some layers.
-    weights: of `dense`, arrays.
+    sparse: config of the model with experts in some layers.
+    weights: weights of `dense`, as arrays.
     how: see there.
 
   Raises:
@@ -120,7 +120,7 @@ def upcycle(
 
 
 def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
-  """How often each routed slice is copied; or why the two do not fit."""
+  """Number of copies of each slice; raises InputError if sizes do not fit."""
   if dense.num_sparse:
     raise errors.InputError(
       'upcycling begins with a dense model, but this one has experts in '
@@ -184,19 +184,19 @@ def _experts(sparse, old, is_moe_N, how) -> dict[str, np.ndarray]:
   num = slices_in.shape[1]
   factor = num / _gates(sparse) if how.rescale else 1.0
   copies = (1, moe.num_experts // num, 1, 1)
-  found = {
+  experts = {
     'moe/ffn/routed/w_in_ED2F': np.tile(slices_in, (*copies, 1)),
     'moe/ffn/routed/w_out_EFD': np.tile(slices_out * factor, copies),
   }
   rng = np.random.default_rng(how.seed)
-  for path, w in found.items():
+  for path, w in experts.items():
     if how.noise:
       drawn = rng.standard_normal(w.shape, np.float32)
-      found[path] = w + how.noise * w.std() * drawn
+      experts[path] = w + how.noise * w.std() * drawn
   if moe.num_shared:
-    found['moe/ffn/shared/w_in_ED2F'] = w_in[:, None, ..., :cut]
-    found['moe/ffn/shared/w_out_EFD'] = w_out[:, None, :cut]
-  return {path: w.astype(np.float32) for path, w in found.items()}
+    experts['moe/ffn/shared/w_in_ED2F'] = w_in[:, None, ..., :cut]
+    experts['moe/ffn/shared/w_out_EFD'] = w_out[:, None, :cut]
+  return {path: w.astype(np.float32) for path, w in experts.items()}
 
 
 def _gates(sparse: ModelConfig) -> float:

@@ -80,7 +80,7 @@ def _run_of(run: Run) -> Run:
     raise errors.InputError(f'start={run.start}: {e}') from e
 
 
-def _plan(run: Run) -> load.Plan:
+def _plan(run: Run) -> load.ImportPlan:
   """The Hugging Face checkpoint that `start` is."""
   if run.start_step != checkpoint.NEWEST:
     raise errors.InputError(

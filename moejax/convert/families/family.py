@@ -1,10 +1,10 @@
-"""What a family is, and the lines that many of them share."""
+"""A family of Hugging Face models, and lines that many families share."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from moejax.convert.keys import Key, Only, Ours, Part
+from moejax.convert.keys import Key, KeyMap, Only, Ours
 from moejax.convert.rules import Rule
 
 LAYER = 'model.layers.{layer}.'
@@ -18,8 +18,8 @@ class Family:
   Attributes:
     model_type: in config.json.
     architecture: the class that it names, with which transformers loads it.
-    keys: of config.json.
-    rules: of its tensors, but for the routed experts'.
+    keys: keys of config.json.
+    rules: rules of its tensors, without the routed experts'.
     experts: rules of those, and of what else is called otherwise with them, by
       the layout in which they are stored; the first is what is written.
     ignored: names, as regular expressions, of tensors that are not weights of
@@ -34,7 +34,7 @@ class Family:
 
   model_type: str
   architecture: str
-  keys: tuple[Part, ...]
+  keys: tuple[KeyMap, ...]
   rules: tuple[Rule, ...]
   experts: dict[str, tuple[Rule, ...]]
   ignored: tuple[str, ...] = IGNORED
@@ -60,7 +60,7 @@ def heads(theirs: Any) -> int:
   return theirs['num_attention_heads']
 
 
-def aux_loss(coefficient: float, form: str = 'multi_hot') -> tuple[Part, ...]:
+def aux_loss(coefficient: float, form: str = 'multi_hot') -> tuple[KeyMap, ...]:
   """The loss of transformers' Mixtral and its kin.
 
   Args:

@@ -1,7 +1,7 @@
 """GLM-4.5, 4.6 and 4.7 (model_type glm4_moe) and GLM-4.7-Flash."""
 
 from moejax.convert.families import deepseek, family
-from moejax.convert.keys import Key, Ours, Switch
+from moejax.convert.keys import Key, KeySwitch, Ours
 from moejax.convert.layer_keys import BY_TYPE, FIRST_DENSE
 from moejax.convert.rotary import Rotary
 
@@ -39,7 +39,7 @@ GLM4_MOE = family.Family(
     *family.GROUPED_ROUTER,
     Key('routed_scaling_factor', 'moe.router.scale'),
     Key('attention_bias', 'qkv_bias'),
-    Switch('use_qk_norm', 'qk_norm', 'head', 'none'),
+    KeySwitch('use_qk_norm', 'qk_norm', 'head', 'none'),
     Key('num_nextn_predict_layers|num_mtp_layers', 'mtp_layers', null=0),
     _BALANCE,
   ),

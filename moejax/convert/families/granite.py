@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from moejax.convert.families import family
-from moejax.convert.keys import Key, Keys, Ours, Part, want
+from moejax.convert.keys import Key, KeyMap, Keys, Ours, want
 from moejax.convert.rotary import Rotary
 from moejax.convert.rules import Rule
 
@@ -12,7 +12,7 @@ _MOE = family.LAYER + 'block_sparse_moe.'
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scores(Part):
+class _Scores(KeyMap):
   """What attention's scores are multiplied by; ours may leave it to heads."""
 
   names = ('attention_multiplier',)

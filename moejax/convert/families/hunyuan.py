@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from moejax.convert.families import family
-from moejax.convert.keys import Key, Keys, Ours, Part, want
+from moejax.convert.keys import Key, KeyMap, Keys, Ours, want
 from moejax.convert.rotary import Rotary
 from moejax.convert.rules import Rule
 from moejax.core import errors
@@ -13,7 +13,7 @@ _ATTENTION = family.LAYER + 'self_attn.'
 
 
 @dataclasses.dataclass(frozen=True)
-class _Each(Part):
+class _Each(KeyMap):
   """A number that may be a list with one for each layer, all equal here."""
 
   theirs: str

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from moejax.convert.families import family
-from moejax.convert.keys import Key, Keys, Ours, Part, SharedWidth, want
+from moejax.convert.keys import Key, KeyMap, Keys, Ours, SharedWidth, want
 from moejax.convert.layer_keys import QWEN_LAYERS, Windows, every
 from moejax.convert.rotary import Rotary
 from moejax.convert.rules import Rule
@@ -122,7 +122,7 @@ QWEN2_MOE_UNGATED = dataclasses.replace(
 
 
 @dataclasses.dataclass(frozen=True)
-class _NoShared(Part):
+class _NoShared(KeyMap):
   """No shared experts, written as one that is as wide as a routed one."""
 
   def read(self, theirs: Keys) -> dict[str, Any]:
