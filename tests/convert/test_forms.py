@@ -53,7 +53,7 @@ def test_the_zoo_is_written_as_classes_that_exist():
 @pytest.mark.parametrize(
   ('entry', 'reason'),
   [
-    ('switch', 'needs model.moe.router.k, which model.moe.router=switch has'),
+    ('switch', 'needs model.moe.router.k, which model.moe.router=switch lacks'),
     ('dselect_k', "has model.moe.router.name='top_k', not 'dselect_k'"),
   ],
 )
