@@ -144,12 +144,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-  """The public name, imported from its module (PEP 562)."""
-  if name not in _HOMES:
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  module, _, attribute = _HOMES[name].partition(':')
-  return getattr(importlib.import_module(module), attribute or name)
+# Hidden from type checkers, which would take any name for a public one.
+if not TYPE_CHECKING:
+
+  def __getattr__(name: str) -> Any:
+    """The public name, imported from its module (PEP 562)."""
+    if name not in _HOMES:
+      raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    module, _, attribute = _HOMES[name].partition(':')
+    return getattr(importlib.import_module(module), attribute or name)
 
 
 def __dir__() -> list[str]:
