@@ -53,6 +53,8 @@ if TYPE_CHECKING:
   from moejax.moe.expert_parallel import EXPERT_PARALLEL
   from moejax.moe.expert_parallel.base import ExpertParallel
   from moejax.moe.experts import EXPERTS
+  from moejax.moe.feed_forward import TokenInfo
+  from moejax.moe.layer import route
   from moejax.moe.routers import ROUTERS
   from moejax.moe.scorers import SCORERS
   from moejax.moe.scorers.base import Scorer
@@ -94,6 +96,7 @@ _HOMES = {
   'SCORERS': 'moejax.moe.scorers',
   'Scorer': 'moejax.moe.scorers.base',
   'State': 'moejax.train.state',
+  'TokenInfo': 'moejax.moe.feed_forward',
   'TrainConfig': 'moejax.train.config',
   'build_data': 'moejax.data.build:build',
   'build_model': 'moejax.model.build:build',
@@ -102,6 +105,7 @@ _HOMES = {
   'make_mesh': 'moejax.parallel.mesh:make',
   'make_optimizer': 'moejax.train.optimizer:make',
   'make_step': 'moejax.train.step:make',
+  'route': 'moejax.moe.layer',
   'shrink': 'moejax.config',
   'train_run': 'moejax.run.train:train',
 }
@@ -131,6 +135,7 @@ __all__ = [
   'Run',
   'Scorer',
   'State',
+  'TokenInfo',
   'TrainConfig',
   'build_data',
   'build_model',
@@ -139,6 +144,7 @@ __all__ = [
   'make_mesh',
   'make_optimizer',
   'make_step',
+  'route',
   'shrink',
   'train_run',
 ]

@@ -29,9 +29,8 @@ def imports_for_type_checkers():
   (block,) = (
     node
     for node in ast.parse(FILE.read_text()).body
-    if isinstance(node, ast.If)
+    if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING'
   )
-  assert ast.unparse(block.test) == 'TYPE_CHECKING'
   return {
     alias.asname or alias.name: f'{statement.module}:{alias.name}'
     for statement in block.body
