@@ -1,4 +1,4 @@
-"""What a router gets and gives, and what a dispatcher promises.
+"""The contract of routers and dispatchers: their inputs and their results.
 
     tokens --scorer--> logits_TE --router--> Routing --dispatcher--> rows
     rows --experts--> rows --dispatcher--> tokens

@@ -44,7 +44,7 @@ NOISE = pytest.mark.parametrize('key', [None, KEY], ids=['calm', 'noise'])
 
 @functools.cache
 def scores(router):
-  """Logits and heads; expert 2 is chosen by few, experts 0 and 1 by most."""
+  """Logits, and extra scores; few choose expert 2, most choose 0 and 1."""
   scheme = ROUTERS[router]()
   rng = np.random.default_rng(1)
   draw = lambda num: rng.normal(size=(T, num)).astype(np.float32)
@@ -57,13 +57,13 @@ def scores(router):
 
 
 def given(router, key=KEY, valid_T=VALID_T, **changes):
-  logits, heads = scores(router)
+  logits, extra = scores(router)
   found = tiny.router_input(
     logits,
     valid_T=valid_T,
     key=key,
     row_length=L,
-    extra_scores={name: jnp.asarray(head) for name, head in heads.items()},
+    extra_scores={name: jnp.asarray(head) for name, head in extra.items()},
     token_T=jnp.asarray(TOKEN_T),
     steps=jnp.float32(3),
   )
@@ -146,7 +146,7 @@ def test_experts_per_token_is_what_is_sent(router):
   """
   scheme = ROUTERS[router]()
   scheme.check(E)
-  logits, heads = scores(router)
+  logits, extra = scores(router)
   sent = []
   for scale in (1.0, 0.1):
     seen = given(
@@ -154,7 +154,7 @@ def test_experts_per_token_is_what_is_sent(router):
       None,
       valid_T=np.ones(T, bool),
       logits_TE=scale * jnp.asarray(logits),
-      extra_scores=jax.tree.map(lambda x, s=scale: s * x, heads),
+      extra_scores=jax.tree.map(lambda x, s=scale: s * x, extra),
     )
     sent.append((gates_asked(route(router, seen)) > 0).sum(axis=1))
   sent = np.concatenate(sent)
@@ -182,13 +182,13 @@ def test_padding_is_sent_nowhere_and_changes_nothing(router, key):
       assert (expert, weight) == (E, 0)
   if routing.residual_T is not None:
     assert (routing.residual_T[~VALID_T] == 0).all()
-  logits, heads = scores(router)
+  logits, extra = scores(router)
   swap = lambda x: jnp.where(VALID_T[:, None], x, 9 * x[::-1])
   other = given(
     router,
     key,
     logits_TE=swap(logits),
-    extra_scores=jax.tree.map(swap, heads),
+    extra_scores=jax.tree.map(swap, extra),
     token_T=jnp.where(VALID_T, TOKEN_T, 7),
   )
   np.testing.assert_allclose(
@@ -200,13 +200,13 @@ def test_padding_is_sent_nowhere_and_changes_nothing(router, key):
 @where(experts_are_alike=True)
 def test_renaming_the_experts_renames_the_result(router, key):
   order_E = np.array([3, 0, 4, 1, 2])
-  logits, heads = scores(router)
+  logits, extra = scores(router)
   renamed = given(
     router,
     key,
     logits_TE=jnp.asarray(logits[:, order_E]),
     extra_scores={
-      name: jnp.asarray(h[:, order_E]) for name, h in heads.items()
+      name: jnp.asarray(h[:, order_E]) for name, h in extra.items()
     },
   )
   if key is not None and drawn_by_expert(router):
@@ -254,11 +254,11 @@ def test_a_sequence_looks_at_no_other(router, key):
 @EACH_ROUTER
 def test_gradients_are_finite_also_for_extreme_scores(router):
   scheme = ROUTERS[router]()
-  logits, heads = scores(router)
+  logits, extra = scores(router)
   pull = np.random.default_rng(2).normal(size=1000).astype(np.float32)
 
-  def pulled(logits, heads):
-    routing = scheme(given(router, logits_TE=logits, extra_scores=heads))
+  def pulled(logits, extra):
+    routing = scheme(given(router, logits_TE=logits, extra_scores=extra))
     weight_A = routing.weight_A
     return jnp.vdot(weight_A, pull[: len(weight_A)]) + jnp.vdot(
       routing.prob_TE, pull[: T * E].reshape(T, E)
@@ -266,7 +266,7 @@ def test_gradients_are_finite_also_for_extreme_scores(router):
 
   gradient = jax.jit(jax.grad(pulled, argnums=(0, 1)))
   for scale in (0.0, 1.0, 30.0):
-    grown = jax.tree.map(lambda x, s=scale: s * x, (logits, heads))
+    grown = jax.tree.map(lambda x, s=scale: s * x, (logits, extra))
     found = gradient(*grown)
     for leaf in jax.tree.leaves(found):
       assert np.isfinite(leaf).all(), scale

@@ -1,4 +1,4 @@
-"""Routings by hand, for balance losses, memories and statistics."""
+"""Routings by hand, for balance losses, their states and statistics."""
 
 import dataclasses
 import functools

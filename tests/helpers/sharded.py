@@ -57,7 +57,7 @@ GATHERED = {
 
 @functools.cache
 def scores(name):
-  """logits and heads for a router."""
+  """Logits and extra scores for a router."""
   router = ROUTERS[name]()
   rng = np.random.default_rng(len(name))
   draw = lambda num: rng.normal(size=(T, num)).astype(np.float32)
@@ -65,11 +65,11 @@ def scores(name):
   if logits.shape[1] == E:
     logits[:, EMPTY] -= 30
     logits[:, FULL] += 9
-  heads = {key: draw(num) for key, (_, num) in router.extra_scorers(E).items()}
-  return logits, heads
+  extra = {key: draw(num) for key, (_, num) in router.extra_scorers(E).items()}
+  return logits, extra
 
 
-def given(logits, heads, tokens, key=KEY):
+def given(logits, extra, tokens, key=KEY):
   index_T, valid_T, token_T = tokens
   return contract.RouterInput(
     logits_TE=logits,
@@ -77,7 +77,7 @@ def given(logits, heads, tokens, key=KEY):
     index_T=index_T,
     key=key,
     row_length=L,
-    extra_scores=heads,
+    extra_scores=extra,
     token_T=token_T,
     steps=jnp.float32(3),
   )

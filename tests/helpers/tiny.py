@@ -53,7 +53,7 @@ def weights(of_model, seed=0, std=0.3):
 def draw(shapes, seed=0, std=0.3):
   """Normal numbers in a tree of shapes; norms' scales are around 1.
 
-  What layers remember starts at zero.
+  The state of routers starts at zero.
   """
   rng = np.random.default_rng(seed)
 

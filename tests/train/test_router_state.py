@@ -109,14 +109,14 @@ def test_no_optimiser_touches_a_router_state(one):
 
 
 @pytest.mark.parametrize('parts', [2, 4])
-def test_micro_batches_remember_the_same(one, parts):
+def test_micro_batches_keep_the_same(one, parts):
   state, _ = after(model_of(), parts)
   tiny.assert_close(
     router_state(state), router_state(one[0]), rtol=0, atol=1e-6
   )
 
 
-def test_a_mesh_remembers_the_same(one):
+def test_a_mesh_keeps_the_same(one):
   mesh = tiny.mesh(8, data=2, fsdp=2, expert=2)
   state, metrics = after(model_of(mesh))
   tiny.assert_close(
@@ -125,7 +125,7 @@ def test_a_mesh_remembers_the_same(one):
   np.testing.assert_allclose(metrics['loss'], one[1]['loss'], rtol=1e-5)
 
 
-def test_a_skipped_step_is_not_remembered():
+def test_a_skipped_step_changes_no_state():
   model = model_of()
   weights = tiny.draw(model.shapes)
   weights['norm']['scale_D'][0] = np.nan

@@ -1,4 +1,4 @@
-"""What a balance part promises: sums over tokens, a loss, an update."""
+"""The contract of balance parts: sums over tokens, a loss, a state."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a scorer promises: token vectors to scores, with weights of its own."""
+"""The contract of scorers: token vectors to scores, with their own weights."""
 
 import dataclasses
 from typing import Any
@@ -19,7 +19,7 @@ class ScorerInput:
     experts: weights of all routed experts, for a scorer that `reads_experts`;
       else empty.
     state_TR: what the scorer of the layer before handed on, zeros in the first
-      layer; None for a router's further scorers.
+      layer; None for a router's extra scorers.
   """
 
   x_TD: jax.Array
@@ -53,17 +53,17 @@ class Scorer(fields.Checked):
     Args:
       key: random key.
       width: D.
-      num: how many scores it is to give.
-      std: of the model's matrices at the start.
+      num: scores of a token.
+      std: standard deviation of the model's matrices at the start.
     """
     raise NotImplementedError
 
   def __call__(self, w: dict[str, jax.Array], inputs: ScorerInput) -> jax.Array:
-    """Scores [T, num] in float32, whatever the compute type."""
+    """Scores [T, num] in float32, whatever the type of other computations."""
     raise NotImplementedError
 
   def state(self, w: dict[str, jax.Array], inputs: ScorerInput) -> jax.Array:
-    """What it hands on, [T, R] in float32, if R is above 0."""
+    """What it hands to the next layer's scorer, [T, R], float32; if R > 0."""
     raise NotImplementedError
 
   def balance_logits(
@@ -71,10 +71,11 @@ class Scorer(fields.Checked):
   ) -> jax.Array | None:
     """Logits whose softmax is P for balance losses; None: the router's P.
 
-    Of scores that it gave, for a router that wants one for each choice.
+    They are made of its own scores, where a router asks for one score of each
+    choice.
     """
     del w, logits_TE
 
   def after_step(self, w: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The weights as they stay after an optimiser step, layers in front."""
+    """The weights to keep after an optimiser step, layers in front."""
     return w

@@ -1,4 +1,4 @@
-"""Selection biases and the like: what is remembered from batch to batch."""
+"""Selection biases and other states of balance parts, from batch to batch."""
 
 import dataclasses
 

@@ -18,11 +18,11 @@ ALPHA = np.array([0.5, -0.5])
 def given(code_TN, alpha_TK, num_experts=4, **more):
   """The layer's own logits are noise: they must not matter."""
   noise_TE = np.random.default_rng(0).normal(size=(len(code_TN), num_experts))
-  heads = {
+  extra = {
     'code': jnp.asarray(code_TN, jnp.float32),
     'alpha': jnp.asarray(alpha_TK, jnp.float32),
   }
-  return tiny.router_input(noise_TE, extra_scores=heads, **more)
+  return tiny.router_input(noise_TE, extra_scores=extra, **more)
 
 
 def gates(routing):
@@ -120,8 +120,8 @@ def test_gradients_are_finite_and_reach_codes_and_mixture():
   z_TN = np.array([[0.2, -0.6, 9, -9], [0.5, -0.5, 0, 0], [2, 2, 2, 2]])
   whole = given(z_TN, np.array([[0, 0], [1e4, -1e4], [0, 0.0]]), 3)
 
-  def pulled(heads):
-    routing = DSelectK(k=2)(dataclasses.replace(whole, extra_scores=heads))
+  def pulled(extra):
+    routing = DSelectK(k=2)(dataclasses.replace(whole, extra_scores=extra))
     gate_TE = dense.gates(routing, 3, 3)
     extra = sum(x.sum() for x in routing.extra.values())
     return (
@@ -144,8 +144,8 @@ def test_a_bias_takes_experts_out():
 
 def test_heads_and_bad_fields():
   router = DSelectK(k=3)
-  heads = router.extra_scorers(5)
-  assert {name: num for name, (_, num) in heads.items()} == {
+  extra = router.extra_scorers(5)
+  assert {name: num for name, (_, num) in extra.items()} == {
     'code': 9,
     'alpha': 3,
   }

@@ -30,8 +30,8 @@ V_MOE = NoisyTopK(noise=noisy_top_k.Fixed())
 def given(logits_TE=LOGITS_TE, noise_TE=None, key=KEY, **more):
   if noise_TE is None:
     noise_TE = np.zeros(np.shape(logits_TE), np.float32)
-  heads = {'noise': jnp.asarray(noise_TE)}
-  return tiny.router_input(logits_TE, key=key, extra_scores=heads, **more)
+  extra = {'noise': jnp.asarray(noise_TE)}
+  return tiny.router_input(logits_TE, key=key, extra_scores=extra, **more)
 
 
 @pytest.fixture

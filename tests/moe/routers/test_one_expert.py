@@ -38,10 +38,10 @@ def _settings(name):
 def _slope(router):
   """The largest derivative of the sum of all squared weights by any score."""
   rng = np.random.default_rng(0)
-  heads = router.extra_scorers(NUM_EXPERTS)
+  extra = router.extra_scorers(NUM_EXPERTS)
   logits = {
     head: jnp.asarray(rng.normal(size=(8, size)), jnp.float32)
-    for head, (_, size) in heads.items()
+    for head, (_, size) in extra.items()
   }
   size = router.num_logits(NUM_EXPERTS)
   logits[''] = jnp.asarray(rng.normal(size=(8, size)), jnp.float32)
@@ -49,7 +49,7 @@ def _slope(router):
   def total(logits):
     given = tiny.router_input(logits[''])
     given = dataclasses.replace(given, token_T=jnp.arange(8))
-    more = {name: logits[name] for name in heads}
+    more = {name: logits[name] for name in extra}
     given = dataclasses.replace(given, extra_scores=more)
     weight_A = router(given).weight_A
     return jnp.sum(weight_A**2)

@@ -19,9 +19,9 @@ KEY = jax.random.key(0)
 
 def given(logits_TE=L0, student_TE=STUDENT, steps=0.0, key=KEY, **more):
   """A training step, or evaluation where there is no key."""
-  heads = {'student': jnp.asarray(student_TE, jnp.float32)}
+  extra = {'student': jnp.asarray(student_TE, jnp.float32)}
   return tiny.router_input(
-    logits_TE, extra_scores=heads, steps=steps, key=key, **more
+    logits_TE, extra_scores=extra, steps=steps, key=key, **more
   )
 
 
