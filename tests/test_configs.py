@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import config_text
 
 from moejax import config
 from moejax.config import user_files
@@ -46,7 +47,7 @@ VARIED = {name: names for name in CONFIGS if (names := _variants(name))}
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_golden_text(name):
-  text = config_tree.to_text(_load(f'{name}.py'))
+  text = config_text.to_text(_load(f'{name}.py'))
   path = GOLDEN / f'{name}.txt'
   if 'UPDATE_GOLDEN' in os.environ:
     path.parent.mkdir(exist_ok=True)

@@ -12,7 +12,6 @@ dataclasses.
 
 import dataclasses
 import functools
-import json
 import math
 import types
 import typing
@@ -133,12 +132,6 @@ def flatten(obj: Any) -> dict[str, Any]:
 
   walk(to_dict(obj), '')
   return flat
-
-
-def to_text(obj: Any) -> str:
-  """Every key on a line of its own, sorted: for golden files and diffs."""
-  flat = flatten(obj)
-  return ''.join(f'{k} = {json.dumps(flat[k])}\n' for k in sorted(flat))
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

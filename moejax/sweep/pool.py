@@ -59,7 +59,7 @@ class _Process:
   """A run at work on some cores."""
 
   def __init__(
-    self, job: QueuedRun, on_cores: Sequence[int], env: Mapping[str, str]
+    self, job: QueuedRun, on_cores: list[int], env: Mapping[str, str]
   ):
     self.job, self.cores = job, on_cores
     self._begin = time.monotonic()
@@ -78,10 +78,15 @@ class _Process:
         start_new_session=True,
       )
 
+  def stop(self) -> None:
+    """Asks the process to save its state and end."""
+    if self.popen.stdin is not None:
+      self.popen.stdin.close()
+
   def outcome(self) -> Outcome:
     """Waits for the end of the process."""
     code = self.popen.wait()
-    self.popen.stdin.close()
+    self.stop()
     message = _last_line(self._log) if code else ''
     if code < 0:
       name = signal.Signals(-code).name
@@ -125,7 +130,7 @@ def run(
           ended(process.job, future.result())
     except BaseException:
       for process in working.values():
-        process.popen.stdin.close()
+        process.stop()
       for future in list(working):
         ended(working[future].job, future.result())
         del working[future]

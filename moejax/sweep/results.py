@@ -120,7 +120,7 @@ def read(
   else:
     status, note = WAITING, ''
   # Reports of older versions have no counts; sweep.json had them.
-  scores = {key: kept.get(key) for key in ('total', 'active')}
+  scores: dict[str, Any] = {key: kept.get(key) for key in ('total', 'active')}
   if reported is not None:
     scores |= _scores(reported)
   return RunResult(
@@ -165,6 +165,5 @@ def _training(logged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def mean(values: Sequence[float | None]) -> float | None:
   """The mean; None without values, and where one of them is None."""
-  if not values or None in values:
-    return None
-  return statistics.fmean(values)
+  known = [value for value in values if value is not None]
+  return statistics.fmean(known) if values and known == [*values] else None

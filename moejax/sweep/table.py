@@ -117,7 +117,7 @@ def _cells(row: Row) -> list[str]:
   if row.spread is not None:
     score += f' ± {row.spread:.3f}'
   values = [
-    NONE if row.values[field] is None else text(row.values[field])
+    NONE if (value := row.values[field]) is None else text(value)
     for field, text in COLUMNS.values()
   ]
   note = ' '.join(row.note.split()).replace('|', '\\|')
@@ -155,19 +155,18 @@ def plot(rows: Sequence[Row], score: str, path: pathlib.Path) -> None:
   """Draws a dot and its spread for each row with a score, the best on top."""
   import matplotlib.figure  # slow to import
 
-  shown = [row for row in rows if row.score is not None][::-1]
+  points = [
+    (row.name, row.score, row.spread or 0.0)
+    for row in rows[::-1]
+    if row.score is not None
+  ]
   figure = matplotlib.figure.Figure(
-    figsize=(7, 1.5 + 0.24 * len(shown)), layout='tight'
+    figsize=(7, 1.5 + 0.24 * len(points)), layout='tight'
   )
   axes = figure.subplots()
-  axes.errorbar(
-    [row.score for row in shown],
-    range(len(shown)),
-    xerr=[row.spread or 0.0 for row in shown],
-    fmt='o',
-    capsize=3,
-  )
-  axes.set_yticks(range(len(shown)), [row.name for row in shown])
+  for height, (_, value, spread) in enumerate(points):
+    axes.errorbar(value, height, xerr=spread, fmt='o', capsize=3, color='C0')
+  axes.set_yticks(range(len(points)), [name for name, *_ in points])
   axes.set_xlabel(f'validation {SCORES[score]} (less is better)')
   axes.grid(axis='x', alpha=0.4)
   figure.savefig(path, dpi=120)

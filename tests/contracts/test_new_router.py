@@ -6,9 +6,9 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers import config_text
 
 from moejax import config
-from moejax.core import config_tree
 from moejax.model import build
 from moejax.moe import contract
 from moejax.moe.routers import ROUTERS
@@ -42,7 +42,7 @@ def test_a_line_in_the_table_is_all_that_a_router_needs(monkeypatch):
     [('model.moe.router', 'last_k'), ('model.moe.router.weight', '0.25')],
   )
   assert run.model.moe.router == LastK(k=1, weight=0.25)
-  assert 'model.moe.router.name = "last_k"' in config_tree.to_text(run)
+  assert 'model.moe.router.name = "last_k"' in config_text.to_text(run)
   mesh = meshes.make(run.mesh, jax.devices()[:1])
   model = build.build(run.model, mesh)
   weights = model.init(jax.random.key(0))

@@ -315,16 +315,6 @@ def test_differences_are_the_keys_that_differ_with_both_values():
   }
 
 
-def test_text_has_every_key_once_and_sorted():
-  lines = config_tree.to_text(Outer()).splitlines()
-  keys = [line.split(' = ')[0] for line in lines]
-  assert keys == sorted(config_tree.flatten(Outer()))
-  assert 'clip = null' in lines
-  assert 'steps = [0.8, 0.9]' in lines
-  assert 'method.name = "safe"' in lines
-  assert config_tree.to_text(Outer()).endswith('\n')
-
-
 def test_a_config_file_may_set_only_the_name():
   """The default's own keys, left behind unchanged, are no error."""
   tree = config_tree.to_config_dict(config.Run())
