@@ -1,9 +1,9 @@
-"""JAX's compiled programs, kept in a folder for the next start.
+"""A folder of compiled programs, which JAX reads at the next start.
 
-A run that goes on after a kill, and a sweep's runs of one shape, need not
-compile what was compiled before. JAX writes a file for each program, by a hash
-of the program, the compiler and its flags. A program that is read computes what
-it computed when it was compiled, to the bit.
+A run that goes on after a kill, and the runs of one shape in a sweep, need not
+compile their programs again. JAX writes a file for each program and names it by
+a hash of the program, the compiler and its flags. A program from the folder
+computes the same as a newly compiled one, to the bit.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from moejax.core import files
 
 FOLDER, NONE = 'compile_cache', 'none'
 SETTING = 'jax_compilation_cache_dir'
-# Of processes that do not have them set: every program is kept. By default JAX
-# keeps those that took a second or more.
+# Settings under which every program is kept. By default JAX keeps those that
+# took a second or more to compile.
 KEEP_ALL = {
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
   'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
@@ -28,16 +28,16 @@ KEEP_ALL = {
 
 
 def environment(folder: epath.PathLike) -> Mapping[str, str]:
-  """For processes to be started: every program is kept in the folder."""
+  """Environment of a new process that keeps every program in the folder."""
   return {SETTING.upper(): os.path.abspath(folder), **KEEP_ALL}
 
 
 def folder_of(wanted: str, workdir: epath.PathLike) -> epath.Path | None:
-  """Where programs are kept; None if not, or if JAX has been told already.
+  """The folder of programs; None for none, or if JAX has a setting of its own.
 
   Args:
     wanted: a folder, 'none', or '' for the workdir's own.
-    workdir: of the run.
+    workdir: workdir of the run.
   """
   if wanted == NONE:
     return None

@@ -1,14 +1,14 @@
-"""Text that has to fit the width of a terminal."""
+"""Text broken into lines of the width of a terminal."""
 
 import re
 import textwrap
 
 
 def wrapped(line: str, width: int) -> list[str]:
-  """A line broken at words, so that a terminal does not break it in one.
+  """Breaks a line between words, before the terminal breaks it within one.
 
-  A word that is wider than the terminal, a path say, stays whole. What
-  continues a line is indented as the line is.
+  A word that is wider than the terminal, such as a path, stays whole. Further
+  lines have the indent of the first.
 
   Example, width 12:
     '  one two three'     ['  one two', '  three']
@@ -28,7 +28,7 @@ def wrapped(line: str, width: int) -> list[str]:
 def command(text: str, width: float) -> list[str]:
   r"""A command of a shell as indented lines, all but the last continued.
 
-  It is broken between words alone; one in quotes is whole.
+  It is broken between words; text in quotes is one word.
 
   Example, width 30:
     python -m x --a=1 --b='c d'      `  python -m x --a=1 \`
@@ -37,7 +37,7 @@ def command(text: str, width: float) -> list[str]:
   lines, line = [], '  '
   for word in re.findall(r"(?:[^\s']|'[^']*')+", text):
     longer = f'{line}{word}' if line.isspace() else f'{line} {word}'
-    # Room for the backslash.
+    # Two columns are for the backslash.
     if line.isspace() or len(longer) + 2 <= width:
       line = longer
     else:

@@ -2,7 +2,7 @@
 
 A table is a plain dictionary in the `__init__.py` of the folder whose choices
 it lists, from name to frozen dataclass (or to function, where nothing is to be
-configured). There are no decorators: what is in the table is what there is.
+configured). There are no decorators: the table has all choices.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from moejax.core import errors
 
 
 def unknown(kind: str, name: Any, known: Any) -> errors.InputError:
-  """An error that names the value, the nearest right one, and all of them.
+  """An error that names the value, the nearest known one, and all known ones.
 
   Example:
     unknown router 'topk'; did you mean 'top_k'? known are: gshard, top_k
@@ -50,7 +50,7 @@ def make(kind: str, table: Mapping[str, type], spec: Mapping[str, Any]) -> Any:
 
 
 def name_of(table: Mapping[str, type], entry: Any) -> str:
-  """The name under which the class of `entry` stands in the table."""
+  """The name of the class of `entry` in the table."""
   for name, cls in table.items():
     if cls is type(entry):
       return name

@@ -1,9 +1,9 @@
-"""Standard output and error when nobody is left to read them.
+"""Standard output and error after their reader has gone.
 
 When a terminal is closed, or the connection to it drops, the kernel sends
 SIGHUP, and from then on every write to it fails with EIO; a pipe whose reader
-was ended by the same signal fails with EPIPE. A process that wants to save what
-it has must not end by a line that it prints.
+was ended by the same signal fails with EPIPE. A process that still has to save
+its state must not end because of a line that it prints.
 """
 
 import contextlib
@@ -15,24 +15,24 @@ import stat
 import sys
 from collections.abc import Iterator
 
-# Errors of a write to a terminal, or a pipe, at whose other end is nobody.
+# Errors of a write to a terminal or a pipe whose other end is closed.
 GONE = (errno.EIO, errno.EPIPE)
 # Windows has no such signal.
 HANGUP: signal.Signals | None = getattr(signal, 'SIGHUP', None)
 
 
 def hangs_up() -> bool:
-  """Whether SIGHUP is for this process: `nohup` has it ignored from the start.
+  """Whether SIGHUP should end this process; `nohup` makes it ignored.
 
-  To be asked where handlers are set; a process that is to outlive its terminal
-  must go on doing so.
+  Ask where signal handlers are set: under `nohup` a process must outlive its
+  terminal.
   """
   return HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN
 
 
 @contextlib.contextmanager
 def outlived() -> Iterator[None]:
-  """What is printed within is lost, and no error, where nobody can read it.
+  """Drops what is printed in the block if nobody can read it any more.
 
   Example:
     with terminal.outlived():
@@ -46,28 +46,28 @@ def outlived() -> Iterator[None]:
 
 
 def let_go() -> bool:
-  """Makes standard output and error, where they are gone, go nowhere.
+  """Redirects standard output and error to nowhere if their reader has gone.
 
-  Terminals are let go whether they are gone or not: to be called after SIGHUP,
-  or when a write has failed. Files and pipes that somebody reads are kept.
+  Terminals are redirected in any case, so call this after SIGHUP or after a
+  failed write only. Files, and pipes that somebody reads, are kept.
 
   Returns:
-    Whether there was one to let go.
+    Whether one of the two was redirected.
   """
-  found = False
+  released = False
   for number in (1, 2):
     try:
       if _is_gone(number):
         _to_nowhere(number)
-        found = True
-    except OSError:  # it was closed, so nothing is written to it
+        released = True
+    except OSError:  # the stream is closed
       continue
-  return found
+  return released
 
 
 def _is_gone(number: int) -> bool:
   mode = os.fstat(number).st_mode
-  # Not isatty: of a terminal that has been closed it says no.
+  # os.isatty is false for a terminal that has been closed.
   if stat.S_ISCHR(mode):
     return True
   if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):

@@ -1,4 +1,4 @@
-"""Lists of runs, built from small combinators: what a sweep file is made of.
+"""Lists of runs and the combinators that build them, for sweep files.
 
   from moejax import sweep
 
@@ -9,10 +9,9 @@
 
 A sweep file is Python with `get_sweep()`, which returns a list of runs; lists
 are joined by `+`. Every combinator takes runs and returns runs. Keys and values
-are those of `--config.<key>=<value>`, and are applied by the same strict path,
-after the config file, all of a run at once. Where a run is given another value
-for the same key, the combinator around it has the last word, and a flag of the
-command after that.
+are those of `--config.<key>=<value>` and are checked as strictly; all of a run
+are applied together, after its config file. Of two values for the same key the
+outer combinator's is used, and a flag of the command replaces both.
 """
 
 import collections
@@ -29,7 +28,7 @@ from moejax.core import compile_cache, errors
 
 # A run's name is a folder, and a word of --only.
 NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._=+-]*')
-COMPILED = compile_cache.FOLDER  # beside those of the runs
+COMPILED = compile_cache.FOLDER  # a folder beside those of the runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +36,12 @@ class SweepRun:
   """One run of a sweep.
 
   Attributes:
-    name: of its folder in the sweep's workdir; no two are the same.
+    name: name of its folder in the sweep's workdir; unique in the sweep.
     config: path[:arg] of a config file, as for --config.
     overrides: dotted paths and texts, as for --config.<path>=<text>.
-    seed: the run's; it goes before the `seed` of the config file.
-    group: runs that differ in their seed alone are of one group, over which
-      the table has mean and spread.
+    seed: seed of the run, in place of the config file's.
+    group: name that runs share which differ in their seed alone; the table has
+      a row for each group, with mean and spread.
   """
 
   name: str
@@ -55,8 +54,8 @@ class SweepRun:
   def all_overrides(self) -> tuple[tuple[str, str], ...]:
     """The overrides, and the seed as one of them.
 
-    An override of `seed` replaces the seed 0 that a run has by itself; beside
-    those of `seeds` it is a key with two values.
+    An override of `seed` replaces the default seed 0. Together with `seeds` it
+    is a key with two values, which is refused.
     """
     if not self.seed and 'seed' in dict(self.overrides):
       return self.overrides
@@ -71,12 +70,12 @@ def run(
   Args:
     config: path[:arg] of a config file.
     overrides: values by dotted path.
-    name: what stands behind the colon if not given, else the file's name.
+    name: name of the run; by default the text behind the colon, or the file's
+      name.
   """
   path, _, arg = config.partition(':')
   name = name or configs.SEPARATOR.sub('-', arg) or pathlib.PurePath(path).stem
-  found = [SweepRun(name, config, group=name)]
-  return change(found, overrides or {})
+  return change([SweepRun(name, config, group=name)], overrides or {})
 
 
 def each(path: str, args: Sequence[str]) -> list[SweepRun]:
@@ -86,22 +85,22 @@ def each(path: str, args: Sequence[str]) -> list[SweepRun]:
     each('configs/zoo.py', ['switch', 'gshard'])
     runs switch (configs/zoo.py:switch) and gshard (configs/zoo.py:gshard)
   """
-  return [found for arg in args for found in run(f'{path}:{arg}')]
+  return [one for arg in args for one in run(f'{path}:{arg}')]
 
 
 def change(
   runs: Sequence[SweepRun], overrides: Mapping[str, Any]
 ) -> list[SweepRun]:
-  """The same runs, each with these values as well; names stay.
+  """The same runs with these values too; names stay.
 
-  A value takes the place of one that the same key was given before.
+  A value replaces an earlier one of the same key.
   """
   more = {key: _text(value) for key, value in overrides.items()}
   return [
     dataclasses.replace(
-      found, overrides=tuple({**dict(found.overrides), **more}.items())
+      one, overrides=tuple({**dict(one.overrides), **more}.items())
     )
-    for found in runs
+    for one in runs
   ]
 
 
@@ -110,32 +109,32 @@ def product(
 ) -> list[SweepRun]:
   """Every run with every combination of the values.
 
-  A name gets the last part of each key, and the value.
+  The last word of each key and its value are added to the name.
 
   Example, a run `switch` and {'opt.peak_lr': [0.001, 0.003]}:
     switch-peak_lr=0.001 and switch-peak_lr=0.003
   """
-  found = []
-  for one, chosen in itertools.product(
+  product_runs = []
+  for one, combination in itertools.product(
     runs, itertools.product(*values.values())
   ):
-    picked = dict(zip(values, chosen, strict=True))
-    (changed,) = change([one], picked)
+    overrides = dict(zip(values, combination, strict=True))
     tail = ''.join(
       f'-{key.rpartition(".")[2]}={_text(value)}'
-      for key, value in picked.items()
+      for key, value in overrides.items()
     )
-    found.append(
-      dataclasses.replace(changed, name=one.name + tail, group=one.group + tail)
+    renamed = dataclasses.replace(
+      one, name=one.name + tail, group=one.group + tail
     )
-  return found
+    product_runs += change([renamed], overrides)
+  return product_runs
 
 
 def seeds(runs: Sequence[SweepRun], num: int) -> list[SweepRun]:
   """Every run with the seeds 0 to num - 1, all runs of a seed together.
 
-  So the whole picture is there after the first seed, and later seeds find the
-  programs compiled.
+  So all runs can be compared after the first seed, and the programs of later
+  seeds are compiled already.
 
   Example, runs `a` and `b` and num 2:
     a-seed=0, b-seed=0, a-seed=1, b-seed=1
@@ -151,8 +150,9 @@ def load(path: str) -> list[SweepRun]:
   """The runs of a sweep file.
 
   Raises:
-    InputError: no such file, no get_sweep() in it, something else than runs, a
-      name that cannot be a folder's or that two runs have.
+    InputError: there is no such file, it has no get_sweep(), that returns
+      something other than runs, or a name is used twice or is no name of a
+      folder.
   """
   get_sweep = getattr(user_files.load(path, 'sweep'), 'get_sweep', None)
   if not callable(get_sweep):
@@ -160,17 +160,17 @@ def load(path: str) -> list[SweepRun]:
       f'{path} has no function get_sweep(); a config file is for '
       'python -m moejax.main'
     )
-  found = user_files.call(path, get_sweep)
+  runs = user_files.call(path, get_sweep)
   if not (
-    isinstance(found, list)
-    and found
-    and all(isinstance(one, SweepRun) for one in found)
+    isinstance(runs, list)
+    and runs
+    and all(isinstance(one, SweepRun) for one in runs)
   ):
     raise errors.InputError(
       f'{path}: get_sweep() must return a list of runs, such as '
       "sweep.run('configs/tiny.py')"
     )
-  counts = collections.Counter(one.name for one in found)
+  counts = collections.Counter(one.name for one in runs)
   for name, count in counts.items():
     if count > 1:
       raise errors.InputError(
@@ -182,13 +182,11 @@ def load(path: str) -> list[SweepRun]:
         f'{path}: a run cannot be called {name!r}: its name is a folder; use '
         'letters, digits and . _ = + -'
       )
-  return [
-    dataclasses.replace(one, group=one.group or one.name) for one in found
-  ]
+  return [dataclasses.replace(one, group=one.group or one.name) for one in runs]
 
 
 def _text(value: Any) -> str:
-  """A value as a flag would have it; lists without brackets."""
+  """A value as the text of a flag; lists without brackets."""
   if isinstance(value, (list, tuple)):
     return ','.join(map(_text, value))
   return str(value)
