@@ -9,6 +9,7 @@ from moejax.model.attention.heads import HEADS, QK_NORMS, Grouped
 from moejax.model.attention.rope import Rope
 from moejax.model.scales import Scales
 from moejax.moe.config import MoEConfig
+from moejax.moe.feed_forward import FeedForwardConfig
 from moejax.moe.feed_forwards import FEED_FORWARDS, Routed
 
 DTYPES = ('float32', 'bfloat16')
@@ -77,7 +78,7 @@ class ModelConfig(fields.Checked):
   num_kv_heads: int | None = fields.number(None, at_least=1)
   head_dim: int = fields.number(32, at_least=1)
   dense_width: int = fields.number(640, at_least=1)
-  feed_forward: Routed = fields.choice(FEED_FORWARDS, Routed())
+  feed_forward: FeedForwardConfig = fields.choice(FEED_FORWARDS, Routed())
   moe: MoEConfig = MoEConfig()
   heads: Grouped = fields.choice(HEADS, Grouped())
   qk_norm: str = fields.named(QK_NORMS, 'none')
@@ -188,7 +189,7 @@ class ModelConfig(fields.Checked):
       _check_causal(self.feed_forward, 'model.feed_forward')
 
 
-def _check_part(part: MoEConfig | Routed, where: str) -> None:
+def _check_part(part: MoEConfig | FeedForwardConfig, where: str) -> None:
   """Raises what does not fit in a part, with the whole name of the key."""
   try:
     part.check()

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 import flax.struct
 import jax
+from jax.sharding import Mesh
+
+from moejax.moe.config import MoEConfig
 
 
 @flax.struct.dataclass
@@ -74,6 +77,31 @@ class LayerSizes:
   init_std: float
   chunks: int = 1
   remat: bool = False
+
+
+class FeedForwardConfig(Protocol):
+  """The config of a kind of feed-forward, an entry of FEED_FORWARDS."""
+
+  def check(self) -> None:
+    """Raises InputError for fields that do not fit together."""
+    ...
+
+  def shrunk(self) -> 'FeedForwardConfig':
+    """The same for a model that is shrunk to a laptop's."""
+    ...
+
+  def make(
+    self, sizes: LayerSizes, moe: MoEConfig, mesh: Mesh, key: jax.Array
+  ) -> 'FeedForward':
+    """The module of one layer.
+
+    Args:
+      sizes: of the model.
+      moe: the config of routed experts, for the kind that has them.
+      mesh: the devices.
+      key: random key.
+    """
+    ...
 
 
 class FeedForward(Protocol):

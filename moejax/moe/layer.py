@@ -96,7 +96,7 @@ def route(
     name: scorer(weights.extra_scorers[name], scorer_input(scorer))
     for name, (scorer, _) in extra_scorers.items()
   }
-  if config.gating_residual:
+  if weights.residual_EE is not None:
     logits_TE = logits_TE + jnp.dot(
       flat(trace.logits_BLE),
       weights.residual_EE,
@@ -274,15 +274,11 @@ class MoE(nnx.Module):
       latent=_arrays(self.latent, dtype),
     )
     if self.config.gating_residual:
-      weights = weights.replace(residual_EE=self.residual[...])
+      weights = dataclasses.replace(weights, residual_EE=self.residual[...])
     if self.config.reads_responses:
-      weights = weights.replace(
-        responses_EE=responses.matrix(
-          self.router['w_DE'][...].T,
-          self.routed['w_in_ED2F'][...][:, :, 0],
-          key,
-        )
-      )
+      gate_EDF = self.routed['w_in_ED2F'][...][:, :, 0]
+      responses_EE = responses.matrix(self.router['w_DE'][...].T, gate_EDF, key)
+      weights = dataclasses.replace(weights, responses_EE=responses_EE)
     return weights
 
   def _shared_output(self, x_BLD: jax.Array) -> jax.Array:
@@ -325,7 +321,7 @@ class MoE(nnx.Module):
       config, weights, decision, output.sent_A, flat(trace.chosen_BLE)
     )
     overflow = values.Sum(jnp.asarray(output.overflow, jnp.float32))
-    record = record.replace(stats={**record.stats, 'overflow': overflow})
+    record = Record(record.balance, {**record.stats, 'overflow': overflow})
     if config.gating_residual:
       trace = trace.replace(logits_BLE=unflat(decision.router_input.logits_TE))
     trace = trace.replace(

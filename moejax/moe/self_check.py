@@ -20,8 +20,6 @@ from jax.sharding import Mesh
 from moejax.core import errors, trees
 from moejax.moe import contract, layer
 from moejax.moe.config import MoEConfig
-from moejax.moe.expert_parallel import all_gather
-from moejax.moe.expert_parallel.base import ExpertParallel
 from moejax.moe.feed_forward import TokenInfo
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
@@ -121,11 +119,10 @@ def differences(
     rows=-(-size.rows // parts) * parts,
     hidden=size.hidden * mesh.shape['model'],
   )
+  # A router in all but its class: it has every attribute of the one it wraps.
+  skewed: Any = Skewed(config.router, config.num_experts)
   small = dataclasses.replace(
-    config,
-    expert_width=size.hidden,
-    num_shared=0,
-    router=Skewed(config.router, config.num_experts),
+    config, expert_width=size.hidden, num_shared=0, router=skewed
   )
   reference = dataclasses.replace(small, grouped_matmul='reference')
   one = meshes.make(meshes.MeshConfig(data=1), mesh.local_devices[:1])
@@ -136,7 +133,8 @@ def differences(
   worst = dict.fromkeys(want, 0.0)
   largest = max(_size(x) for name, x in want.items() if name != OUTPUT)
   least = dict.fromkeys(want, LEAST_GRADIENT * largest) | {OUTPUT: 0.0}
-  for expert_parallel in _paths(config, mesh):
+  paths = config.expert_parallel.lossless(mesh.shape['expert'])
+  for expert_parallel in paths:
     path = dataclasses.replace(small, expert_parallel=expert_parallel)
     got = _output_and_gradients(path, mesh, size, problem, {})
     for name, leaf in want.items():
@@ -144,24 +142,6 @@ def differences(
       error = _error(got[name], leaf, least[name])
       worst[name] = float(np.maximum(worst[name], error))
   return worst
-
-
-def _paths(config: MoEConfig, mesh: Mesh) -> list[ExpertParallel]:
-  """The expert parallelism of a run, and what it falls back to on overflow.
-
-  With room for all assignments: dropping some is allowed, not an error.
-  """
-  expert_parallel = config.expert_parallel
-  if mesh.shape['expert'] == 1 or not hasattr(expert_parallel, 'factor'):
-    return [expert_parallel]
-  roomy = dataclasses.replace(
-    expert_parallel, factor=float(mesh.shape['expert'])
-  )
-  return (
-    [roomy]
-    if expert_parallel.overflow == 'drop'
-    else [roomy, all_gather.AllGather()]
-  )
 
 
 def _output_and_gradients(

@@ -185,14 +185,15 @@ class LayerOnMesh:
       return out_BLD, trace, reduced
 
     rows, whole = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
-    fields = [field.name for field in dataclasses.fields(LayerWeights)]
-    weight_specs = LayerWeights(**dict.fromkeys(fields, whole)).replace(
-      experts={name: self._expert_spec(axes) for name, axes in self.expert_axes}
-    )
+    fields = (field.name for field in dataclasses.fields(LayerWeights))
+    weight_specs: dict[str, Any] = dict.fromkeys(fields, whole)
+    weight_specs['experts'] = {
+      name: self._expert_spec(axes) for name, axes in self.expert_axes
+    }
     return jax.shard_map(
       shard,
       mesh=self.mesh,
-      in_specs=(weight_specs, rows, rows, rows, whole, whole),
+      in_specs=(LayerWeights(**weight_specs), rows, rows, rows, whole, whole),
       out_specs=(rows, rows, whole),
     )(weights, *inputs)
 

@@ -1,5 +1,7 @@
 """Routing statistics, as values that merge: always on, bounded in number."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +73,7 @@ def _overlap(
 ) -> values.Mean:
   """Share of tokens' experts that they also had in the previous layer."""
   if previous_TE is None:
-    return values.Mean.of(0.0, 0.0)
+    return values.Mean.of(jnp.zeros(()), 0.0)
   previous_TE = previous_TE > 0
   chosen_TE = chosen(routing)
   counted_TE = chosen_TE & jnp.any(previous_TE, axis=-1, keepdims=True)
@@ -80,7 +82,7 @@ def _overlap(
 
 # Name of a scalar -> the statistic, one number per layer, and its reduction
 # over layers. The worst layer has the largest value; of entropy, the least.
-SUMMARY = {
+SUMMARY: dict[str, tuple[str, Callable[[np.ndarray], float]]] = {
   'dropped': ('dropped', np.mean),
   'dropped_worst_layer': ('dropped', np.max),
   'entropy': ('entropy', np.mean),

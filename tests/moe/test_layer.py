@@ -86,6 +86,43 @@ def test_layer_is_the_papers_formula(made, jitted):
   )
 
 
+def test_route_alone_decides_what_the_layer_computes():
+  """Each token's sum over the assignments that are left within capacity."""
+  config = dataclasses.replace(
+    CONFIG, num_shared=0, dispatcher=capacity.Capacity(factor=0.6)
+  )
+  graph, weights = make(config)
+  index_BL = jnp.arange(16, dtype=jnp.int32).reshape(2, 8)
+  tokens = TokenInfo(jnp.asarray(VALID_BL), index_BL, index_BL % 7)
+  x_TD = X_BLD.reshape(-1, WIDTH)
+
+  @jax.jit
+  def decide(weights):
+    arrays = tiny.bind(graph, weights).weights(jnp.float32, None)
+    return layer.route(config, arrays, x_TD, tokens)
+
+  decision = jax.device_get(decide(weights))
+  out_BLD, record = jax.jit(functools.partial(call, graph))(weights, X_BLD)
+  want_TD = np.zeros_like(x_TD)
+  limited = decision.limited
+  for token, expert, weight in zip(
+    limited.token_A, limited.expert_A, limited.weight_A, strict=True
+  ):
+    if expert < 5:
+      w_in, w_out = (
+        weights['routed'][name][expert] for name in ('w_in_ED2F', 'w_out_EFD')
+      )
+      want_TD[token] += weight * slow.swiglu(w_in, w_out, x_TD[token])
+  np.testing.assert_allclose(
+    out_BLD.reshape(-1, WIDTH), want_TD, rtol=1e-5, atol=1e-5
+  )
+  asked, sent = (
+    np.sum(routing.expert_A < 5) for routing in (decision.routing, limited)
+  )
+  assert asked == 2 * VALID_BL.sum() > sent
+  assert record.stats['dropped'].value() == pytest.approx(1 - sent / asked)
+
+
 def test_gradients_are_those_of_a_dense_masked_sum(made):
   graph, weights = made
   pull_BLD = np.random.default_rng(2).normal(size=X_BLD.shape)

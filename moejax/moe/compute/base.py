@@ -1,5 +1,6 @@
 """The contract of computing routed experts on one device."""
 
+import dataclasses
 from typing import Any, Protocol
 
 import flax.struct
@@ -107,7 +108,7 @@ def nowhere_beyond(
 ) -> contract.Routing:
   """The routing with every expert id from `num_experts` on sent nowhere."""
   expert_A = jnp.minimum(routing.expert_A, num_experts)
-  return routing.replace(expert_A=expert_A)
+  return dataclasses.replace(routing, expert_A=expert_A)
 
 
 def side_by_side(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:

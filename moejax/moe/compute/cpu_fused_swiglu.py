@@ -133,7 +133,8 @@ def activate_grad(
 
 
 def _halves(z_BF):
-  return jnp.split(z_BF.astype(jnp.float32), 2, axis=1)
+  gate_BF, up_BF = jnp.split(z_BF.astype(jnp.float32), 2, axis=1)
+  return gate_BF, up_BF
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -187,10 +188,11 @@ def _fused_bwd(cut, kept, dout_TD):
       dout_BD = _tokens(dout_TD, token_B)
       g_BF = blocks.dot(dout_BD, w_FD, 1, 1)
       z_BF = blocks.read(z_RF, start, length)
-      a_BF = activate(*_halves(z_BF))
+      gate_BF, up_BF = _halves(z_BF)
+      a_BF = activate(gate_BF, up_BF)
       dweight_B = jnp.sum(g_BF * a_BF, axis=1)
       a_BF = (a_BF * weight_B1).astype(dtype)
-      dz = activate_grad(*_halves(z_BF), g_BF * weight_B1)
+      dz = activate_grad(gate_BF, up_BF, g_BF * weight_B1)
       dz_BF = jnp.concatenate(dz, axis=1).astype(dtype)
       dx_BD = blocks.dot(dz_BF, w_DF, 1, 1)
       return (

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from moejax.core import varying
 from moejax.moe.compute import blocks, pallas_grouped_matmul
+from moejax.moe.experts.base import Multiply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +139,15 @@ def _blocked_bwd(cut, kept, dy_RF):
     dx_RD, dw_DF = pieces(body, (dx_RD, dw_DF))
     return dx_RD, blocks.set_weights(dw_EDF, dw_DF, expert)
 
-  carry = (jnp.zeros_like(x_RD), jnp.zeros_like(w_EDF))
-  carry = tuple(varying.like(zero, x_RD) for zero in carry)
+  zeros_like = lambda array: varying.like(jnp.zeros_like(array), x_RD)
+  carry = (zeros_like(x_RD), zeros_like(w_EDF))
   dx_RD, dw_EDF = cut.each_expert(size_E, x_RD.shape[0], visit, carry)
   return dx_RD, dw_EDF, None
 
 
 _blocked.defvjp(_blocked_fwd, _blocked_bwd)
 
-GROUPED_MATMULS: dict[str, Callable] = {
+GROUPED_MATMULS: dict[str, Callable[[], Multiply]] = {
   'batched': Batched,
   'blocked': Blocked,
   'megablox': pallas_grouped_matmul.Megablox,

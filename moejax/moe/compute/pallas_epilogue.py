@@ -73,7 +73,8 @@ class Tiles:
   @property
   def number(self) -> tuple[int, int, int]:
     """Number of tiles in each direction."""
-    return tuple(map(pl.cdiv, self.whole, self.each))
+    rows, depth, columns = map(pl.cdiv, self.whole, self.each)
+    return rows, depth, columns
 
   @property
   def lanes(self) -> int:

@@ -136,8 +136,7 @@ class PallasFusedCompute:
   def grad_accumulator(
     self, weights: dict[str, jax.Array]
   ) -> pallas_swiglu_products.Weights:
-    names = ('w_gate_EDF', 'w_up_EDF', 'w_out_EFD')
-    return tuple(weights[name] for name in names)
+    return weights['w_gate_EDF'], weights['w_up_EDF'], weights['w_out_EFD']
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -71,7 +71,7 @@ def backward(
   remat = not z
 
   def finish(sums, beside):
-    *halves, weight = (*sums[1:], *beside)
+    halves, weight = sums[1:] if remat else beside[:2], beside[-1]
     gate, up = (half.astype(dtype) for half in halves)
     g = sums[0].astype(dtype).astype(jnp.float32)
     a = cpu_fused_swiglu.activate(gate, up)

@@ -14,6 +14,7 @@ assignment a belongs to token a % 3:
 """
 
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -136,7 +137,7 @@ def _rows(x_ND, index):
 def _sum_per_token(num_tokens, y_RD, weight_A, row_A):
   """Sum over k of weight[k, t] * y[row[k, t]]: K gathers, no scatter."""
   row_KT = row_A.reshape(-1, num_tokens)
-  total_TD = 0.0
+  total_TD: Any = 0.0
   for k in range(row_KT.shape[0]):
     y_TD = _rows(y_RD, row_KT[k]).astype(jnp.float32)
     if weight_A is not None:

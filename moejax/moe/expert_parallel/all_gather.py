@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from moejax.moe import contract
 from moejax.moe.compute.base import Compute, ExpertOutput
-from moejax.moe.expert_parallel.base import AXIS
+from moejax.moe.expert_parallel.base import AXIS, ExpertParallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,10 @@ class AllGather:
 
   def room(self, num_devices: int) -> float:
     return float(num_devices)
+
+  def lossless(self, num_devices: int) -> tuple[ExpertParallel, ...]:
+    del num_devices
+    return (self,)
 
   def __call__(
     self,

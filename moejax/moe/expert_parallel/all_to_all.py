@@ -11,7 +11,7 @@ from moejax.moe import contract
 from moejax.moe.compute import permute
 from moejax.moe.compute.base import Compute, ExpertOutput, Stages
 from moejax.moe.expert_parallel import all_gather, bounded
-from moejax.moe.expert_parallel.base import AXIS
+from moejax.moe.expert_parallel.base import AXIS, ExpertParallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,10 @@ class AllToAll(fields.Checked):
 
   def room(self, num_devices: int) -> float:
     return max(1.0, min(self.factor, num_devices))
+
+  def lossless(self, num_devices: int) -> tuple[ExpertParallel, ...]:
+    roomy = dataclasses.replace(self, factor=float(num_devices))
+    return bounded.with_fallback(roomy, self.overflow)
 
   def __call__(
     self,

@@ -31,6 +31,14 @@ class ExpertParallel(Protocol):
     """
     ...
 
+  def lossless(self, num_devices: int) -> tuple['ExpertParallel', ...]:
+    """The paths that a run may take, with room for every assignment.
+
+    They are the same expert parallelism with room for all, and the fallback on
+    overflow if it has one. All of them compute the same.
+    """
+    ...
+
   def __call__(
     self,
     compute: Compute,

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from moejax.moe.compute.base import ExpertOutput
+from moejax.moe.expert_parallel import all_gather
+from moejax.moe.expert_parallel.base import ExpertParallel
 from moejax.parallel import mesh as meshes
 
 OVERFLOWS = ('drop', 'dropless', 'repeat')
@@ -43,3 +45,12 @@ def exchange_or_fallback(
   too_many = jax.lax.psum(overflowed, meshes.BATCH_AXES) > 0
   out_TD = jax.lax.cond(too_many, fallback, exchange)
   return ExpertOutput(out_TD, asked_A, overflowed)
+
+
+def with_fallback(
+  expert_parallel: ExpertParallel, overflow: str
+) -> tuple[ExpertParallel, ...]:
+  """Expert parallelism, and what computes a layer that overflows, if any."""
+  if overflow == 'drop':
+    return (expert_parallel,)
+  return expert_parallel, all_gather.AllGather()

@@ -6,6 +6,7 @@ import jax
 
 from moejax.moe import contract
 from moejax.moe.compute.base import Compute, ExpertOutput
+from moejax.moe.expert_parallel.base import ExpertParallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,10 @@ class GatherExperts:
   def room(self, num_devices: int) -> float:
     del num_devices
     return 1.0
+
+  def lossless(self, num_devices: int) -> tuple[ExpertParallel, ...]:
+    del num_devices
+    return (self,)
 
   def __call__(
     self,

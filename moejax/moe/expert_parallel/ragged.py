@@ -15,7 +15,7 @@ from moejax.moe.expert_parallel.all_to_all import (
   exchange_equal_groups,
   rows_through,
 )
-from moejax.moe.expert_parallel.base import AXIS
+from moejax.moe.expert_parallel.base import AXIS, ExpertParallel
 from moejax.parallel import collectives
 
 
@@ -51,6 +51,10 @@ class RaggedAllToAll(fields.Checked):
 
   def room(self, num_devices: int) -> float:
     return max(1.0, min(self.factor or num_devices, num_devices))
+
+  def lossless(self, num_devices: int) -> tuple[ExpertParallel, ...]:
+    roomy = dataclasses.replace(self, factor=float(num_devices))
+    return bounded.with_fallback(roomy, self.overflow)
 
   def __call__(
     self,

@@ -179,7 +179,8 @@ def mixtures(
   masked_BLEP = jnp.where(valid_BL11, logits_BLEP, -1e30)
   in_BLEP = jax.nn.softmax(masked_BLEP, axis=1)
   out_BLEP = jax.nn.softmax(logits_BLEP, axis=(2, 3))
-  return tuple(jnp.where(valid_BL11, x, 0.0) for x in (in_BLEP, out_BLEP))
+  zero_padding = lambda x: jnp.where(valid_BL11, x, 0.0)
+  return zero_padding(in_BLEP), zero_padding(out_BLEP)
 
 
 def _unit(x, axis):
