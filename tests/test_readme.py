@@ -69,6 +69,14 @@ def test_make_knows_every_target_that_a_page_names(page):
   assert missing_targets(page.read_text()) == []
 
 
+def test_contributors_find_every_file_in_the_package():
+  text = (ROOT / 'CONTRIBUTING.md').read_text()
+  names = re.findall(r'`(\w+/[\w/]+\.(?:py|md))`', text)
+  assert len(names) > 10
+  for name in names:
+    assert (ROOT / name).exists() or (ROOT / 'moejax' / name).exists(), name
+
+
 def test_what_is_missing_is_found():
   assert missing_files('see `moejax/moe/nothing.py`') == [
     'moejax/moe/nothing.py'
