@@ -183,8 +183,8 @@ def test_a_workdir_on_an_object_store(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(
       state_files.StateFiles,
       name,
-      lambda self, folder, tree, inner=inner: inner(
-        self, epath.Path(store.here(folder)), tree
+      lambda self, folder, *arguments, inner=inner: inner(
+        self, epath.Path(store.here(folder)), *arguments
       ),
     )
   short = '--config.report.samples=false', '--config.report.eval_batches=1'
