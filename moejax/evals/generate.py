@@ -217,7 +217,7 @@ def _tokens(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _start(
   model: Model, slots: int, length_B: jax.Array, key: jax.Array
-) -> tuple[_Rows, caches.Cache]:
+) -> tuple[_Rows, caches.KVCache]:
   """Rows of so many inputs of which none has been read."""
   num_rows = length_B.shape[0]
   draw = functools.partial(jax.random.fold_in, key)
@@ -235,11 +235,11 @@ def _read(
   model: Model,
   sampling: Sampling,
   weights: Weights,
-  cache: caches.Cache,
+  cache: caches.KVCache,
   rows: _Rows,
   token_BL: jax.Array,
   start: jax.Array,
-) -> tuple[_Rows, caches.Cache]:
+) -> tuple[_Rows, caches.KVCache]:
   """Reads inputs from `start` on; chooses a token where they end in these."""
   position_L = start + jnp.arange(token_BL.shape[1])
   position_BL = jnp.broadcast_to(position_L, token_BL.shape)
@@ -262,9 +262,9 @@ def _write(
   model: Model,
   sampling: Sampling,
   weights: Weights,
-  cache: caches.Cache,
+  cache: caches.KVCache,
   rows: _Rows,
-) -> tuple[_Rows, caches.Cache]:
+) -> tuple[_Rows, caches.KVCache]:
   """Takes in the newest token of each row and chooses the one after it."""
   logits_BLV, cache = model.bind(weights).step(
     rows.token_B[:, None],
@@ -284,8 +284,8 @@ def _choose(sampling: Sampling, logits_BV: jax.Array, rows: _Rows) -> jax.Array:
 
 
 def _laid(
-  model: Model, rows: _Rows, cache: caches.Cache
-) -> tuple[_Rows, caches.Cache]:
+  model: Model, rows: _Rows, cache: caches.KVCache
+) -> tuple[_Rows, caches.KVCache]:
   """Both as they lie on the mesh: split by rows."""
   by_row = lambda x: rules.constrain(x, ('batch',), model.mesh)
   by_layer = lambda x: rules.constrain(x, ('layers', 'batch'), model.mesh)

@@ -13,8 +13,8 @@ from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
 
 
 @flax.struct.dataclass
-class Tokens:
-  """What every layer knows of the tokens besides their activations.
+class TokenContext:
+  """What layers need to know of the tokens besides their activations.
 
   Attributes:
     segment_BL: document of a token, 0 for padding.
@@ -32,19 +32,20 @@ class Tokens:
 
 
 @flax.struct.dataclass
-class Place:
-  """Which layer a block is.
+class LayerSpec:
+  """What differs between layers that are stacked: one layer, or all [R].
 
   Attributes:
     index: among the layers of its kind, from 0.
-    window: how many tokens back it sees, 0 for all; None where none has one.
+    window: how many tokens back attention sees, 0 for all; None if no layer of
+      the model has a window.
   """
 
   index: jax.Array | int
   window: jax.Array | None
 
 
-# The kind of config.heads -> (config, platform, key, mesh) -> module.
+# Class of config.heads -> function (config, platform, key, mesh) -> module.
 ATTENTIONS = {
   heads.Grouped: grouped.Attention,
   heads.Latent: latent.LatentAttention,
@@ -79,27 +80,27 @@ class Block(nnx.Module):
     self,
     x_BLD: jax.Array,
     trace: Trace | None,
-    tokens: Tokens,
+    tokens: TokenContext,
     key: jax.Array | None,
-    place: Place | None = None,
+    spec: LayerSpec | None = None,
   ) -> tuple[jax.Array, Trace | None, Record]:
     """The layer's output, its trace, and its record (empty if it is dense)."""
-    place = place or Place(0, None)
+    spec = spec or LayerSpec(0, None)
     out_BLD = self.attention(
       self._before(self.norm_attention, x_BLD),
       tokens.rotary_angles,
       tokens.segment_BL,
-      place.window,
+      spec.window,
     )
     x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
-    return self._feed_forward(x_BLD, tokens, trace, key, place.index)
+    return self._feed_forward(x_BLD, tokens, trace, key, spec.index)
 
   def step(
     self,
     x_BLD: jax.Array,
     trace: Trace | None,
-    tokens: Tokens,
-    place: Place,
+    tokens: TokenContext,
+    spec: LayerSpec,
     cache: tuple[jax.Array, jax.Array],
   ) -> tuple[jax.Array, Trace | None, tuple[jax.Array, jax.Array]]:
     """The same with earlier tokens in a cache."""
@@ -108,12 +109,10 @@ class Block(nnx.Module):
       tokens.rotary_angles,
       tokens.position_BL,
       cache,
-      place.window,
+      spec.window,
     )
     x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
-    x_BLD, trace, _ = self._feed_forward(
-      x_BLD, tokens, trace, None, place.index
-    )
+    x_BLD, trace, _ = self._feed_forward(x_BLD, tokens, trace, None, spec.index)
     return x_BLD, trace, cache
 
   def _feed_forward(self, x_BLD, tokens, trace, key, index):
@@ -123,11 +122,11 @@ class Block(nnx.Module):
     return x_BLD + self._behind(self.norm_ffn, out_BLD), trace, record
 
   def _before(self, rms: norm.RMSNorm, x_BLD: jax.Array) -> jax.Array:
-    """What attention or the feed-forward is given."""
+    """The input of attention or the feed-forward."""
     return x_BLD if self.norm_after else rms(x_BLD)
 
   def _behind(self, rms: norm.RMSNorm, out_BLD: jax.Array) -> jax.Array:
-    """What of its output is added."""
+    """The output as it is added to the residual stream."""
     out_BLD = rms(out_BLD) if self.norm_after else out_BLD
     return out_BLD if self.scale == 1 else out_BLD * self.scale
 

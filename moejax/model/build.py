@@ -29,6 +29,7 @@ class Model:
   Attributes:
     config: what it was built from.
     mesh: the devices.
+    graph: the structure as `nnx.split` gives it.
     shapes: the shape and type of every weight, as a nested dictionary.
     axes: the names of every weight's dimensions, by its path.
     decays: whether weight decay is for a weight, by its path.
@@ -44,7 +45,7 @@ class Model:
   shardings: Weights
 
   def init(self, key: jax.Array) -> Weights:
-    """Fresh weights, made where they will lie."""
+    """Fresh weights, each made on the devices where it will lie."""
     make = lambda key: nnx.to_pure_dict(nnx.state(_decoder(self, key)))
     run = jax.jit(
       make,
@@ -59,10 +60,10 @@ class Model:
     return nnx.merge(self.graph, state)
 
   def trace(self, rows: int, length: int) -> None:
-    """Goes through a training pass without computing anything.
+    """Traces a training pass without computing anything.
 
     Raises:
-      InputError: parts that do not fit together, as far as shapes tell.
+      InputError: parts of the config whose shapes do not fit together.
     """
 
     def run(weights: Weights, key: jax.Array) -> Any:
@@ -111,11 +112,11 @@ def _axes(state: nnx.State, shapes: Weights) -> dict[str, tuple[str, ...]]:
 
 
 def _decays(state: nnx.State) -> dict[str, bool]:
-  """Whether every weight decays, as it says where it is made.
+  """Whether weight decay applies to each weight, as stated where it is made.
 
-  Matrices do: embeddings, attention, experts, routers. What is added or
-  multiplied element by element does not, however many dimensions it has: norms'
-  scales, biases, learned temperatures; nor does what no gradient reaches.
+  It applies to matrices: embeddings, attention, experts, routers. It does not
+  apply to weights that are added or multiplied element by element (norms'
+  scales, biases, learned temperatures), nor to those without a gradient.
 
   Raises:
     ValueError: a weight does not say.
@@ -123,11 +124,11 @@ def _decays(state: nnx.State) -> dict[str, bool]:
   decays = {}
   for path, variable in nnx.to_flat_state(state):
     name = '/'.join(map(str, path))
-    found = variable.get_metadata().get('decays')
-    if found is None:
+    weight_decays = variable.get_metadata().get('decays')
+    if weight_decays is None:
       raise ValueError(
         f'{name} does not say whether it decays; give nnx.Param(..., '
         'decays=True) to a matrix, decays=False to scales and biases'
       )
-    decays[name] = found
+    decays[name] = weight_decays
   return decays

@@ -25,47 +25,49 @@ class ModelConfig(fields.Checked):
     num_layers: all layers.
     first_dense: how many of them, from the first, have a dense feed-forward.
       Where feed_forward is `routed` and `moe.num_experts` is 0 all have.
-    moe_every: of the layers after those, so many make a group whose last one
-      alone has the other feed-forward: 2 is every other layer.
+    moe_every: layers in a group after those; the last layer of each group has
+      `feed_forward`, the others are dense: 2 is every other layer.
     width: D.
     num_heads: H query heads of `head_dim` each.
     num_kv_heads: G key-value heads, which divide H; None means H.
     dense_width: hidden width of a dense feed-forward.
-    feed_forward: the other layers' kind of feed-forward.
-    moe: what it is like where that is `routed`.
-    heads: how queries, keys and values are made of activations.
+    feed_forward: kind of feed-forward in layers that are not dense.
+    moe: mixture of experts, for the kind `routed`.
+    heads: how queries, keys and values are made from activations.
     qk_norm: whether queries and keys are normalised, each head by itself
       (Qwen3) or over all heads together (OLMoE); before they are
       rotated.
     qk_norm_after_rope: whether that is done after they are rotated (Hunyuan).
-    qkv_bias: whether they have biases.
+    qkv_bias: whether queries, keys and values have biases.
     out_bias: whether attention's output has one.
-    sinks: whether every head has a score that goes nowhere, so that its
-      weights may sum to less than 1 (gpt-oss).
-    windows: how many tokens back a layer sees, itself included, 0 for all;
-      the first layer's first, and over again: (128, 0) is every other layer.
+    sinks: whether every head has a learned score of a key without a value, so
+      that its weights may sum to less than 1 (gpt-oss).
+    windows: how many tokens back each layer sees, the token itself included, 0
+      for all. First layer first, then repeated: (128, 0) is every other layer.
     norm_eps: added to the mean square in RMSNorm.
-    norm_after: whether attention and feed-forward have their norms on their
-      outputs, before these are added, and none on their inputs (OLMo 2, arXiv
-      2501.00656, section 3.2).
+    norm_after: whether the outputs of attention and feed-forward are normalised
+      before they are added, and their inputs not (OLMo 2, arXiv 2501.00656,
+      section 3.2).
     scales: constants that multiply parts of the model.
     rope: rotary positions.
     tie_embeddings: whether the head is the embedding, transposed.
-    mtp_layers: modules of multi-token prediction (`model/mtp.py`), for training
-      alone: each says one more token ahead, with a layer like the last one.
+    mtp_layers: modules of multi-token prediction (`model/mtp.py`), used in
+      training only: each predicts one token further ahead, with a layer like
+      the last one.
     init_std: standard deviation of every matrix at the start. 0.006 in
       DeepSeekMoE (arXiv 2401.06066, section 4.1.2).
     dtype: type of activations and matmuls; parameters and the router stay
       float32.
-    attention: implementation of the attention core; auto goes by the machine.
-    remat: what the backward pass computes again rather than keeps.
-    scan_unroll: how many equal layers are one step of the loop over layers.
-      All of them is fastest for few layers (by a tenth for 4 on CPU); 1
+    attention: implementation of the attention core; auto chooses by platform.
+    remat: what the backward pass recomputes instead of keeping.
+    scan_unroll: number of groups of layers in one step of the loop over layers.
+      To unroll all is fastest for few layers (by a tenth for 4 on CPU); 1
       compiles fastest.
-    token_chunks: parts in which a device's rows pass a feed-forward, one after
-      the other, where they divide: the memory of a layer's assignments is that
-      of one part, which micro-batches do too, but weights are gathered once.
-      Gradients of experts add up from part to part in `dtype`.
+    token_chunks: number of chunks in which a device's rows pass a feed-forward,
+      one after the other; must divide the rows. The memory of a layer's
+      assignments is then that of one chunk. Micro-batches save it too, but
+      gather weights once for each. Gradients of experts are summed over chunks
+      in `dtype`.
   """
 
   vocab_size: int = fields.number(8192, at_least=1)
@@ -140,12 +142,12 @@ class ModelConfig(fields.Checked):
 
   @property
   def num_sparse(self) -> int:
-    """The other layers."""
+    """Layers that are not dense."""
     return self.num_layers - self.num_dense
 
   @property
   def is_routed(self) -> bool:
-    """Whether the others' feed-forward is of the kind `moe` describes."""
+    """Whether layers that are not dense have routed experts, as in `moe`."""
     return isinstance(self.feed_forward, Routed)
 
   @property
@@ -190,7 +192,7 @@ class ModelConfig(fields.Checked):
 
 
 def _check_part(part: MoEConfig | FeedForwardConfig, where: str) -> None:
-  """Raises what does not fit in a part, with the whole name of the key."""
+  """Checks a part; errors get the whole name of the key."""
   try:
     part.check()
   except errors.InputError as e:
@@ -198,7 +200,7 @@ def _check_part(part: MoEConfig | FeedForwardConfig, where: str) -> None:
 
 
 def _check_vocab(part: object, where: str, size: int) -> None:
-  """Raises InputError for a table of token ids that is not the model's."""
+  """Raises InputError for a table of token ids smaller than the model's."""
   for field in dataclasses.fields(part):
     value, place = getattr(part, field.name), f'{where}.{field.name}'
     if dataclasses.is_dataclass(value):
@@ -211,7 +213,7 @@ def _check_vocab(part: object, where: str, size: int) -> None:
 
 
 def _check_causal(part: object, where: str) -> None:
-  """Raises InputError for what looks at later tokens, unless it is meant."""
+  """Raises InputError if later tokens decide, unless `not_causal` is set."""
   if not getattr(part, 'causal', True) and not part.not_causal:
     raise errors.InputError(
       f'{where}={type(part).__name__} lets later tokens decide over earlier '

@@ -1,4 +1,12 @@
-"""The decoder: tokens to hidden states to logits."""
+"""The decoder: tokens to embeddings, through the trunk, to logits.
+
+  embed     token_BL -> x_BLD      a row of a table for each token
+  trunk     x_BLD -> x_BLD         all layers, `trunk.py`; then a norm
+  logits    x_BLD -> logits_BLV    the output head
+
+Training and evaluation take the hidden states in front of the head, because
+`train.cross_entropy` makes the logits chunk by chunk.
+"""
 
 import flax.struct
 import jax
@@ -7,16 +15,17 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import shapes
-from moejax.model import block, mtp, norm, remat, stages
-from moejax.model.attention.cache import Cache
+from moejax.model import block, mtp, norm
+from moejax.model import trunk as trunks
+from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
-from moejax.moe import feed_forward, layer
+from moejax.moe import feed_forward
 from moejax.parallel import rules
 
 
 @flax.struct.dataclass
-class Output:
+class DecoderOutput:
   """Hidden states before the head, and the record of the layers with experts.
 
   Attributes:
@@ -30,11 +39,9 @@ class Output:
 
 
 class Decoder(nnx.Module):
-  """Embedding, dense layers, layers with experts, norm, head.
+  """Embedding, trunk, norm and head of a decoder-only transformer.
 
-  Equal layers are stored stacked (their weights have the layer in front) and
-  run in a loop, so that compile time does not grow with depth. Those of
-  multi-token prediction are the last of their stack.
+  The layers of multi-token prediction are the last of their stack.
   """
 
   def __init__(self, config: ModelConfig, mesh: Mesh, key: jax.Array):
@@ -48,12 +55,14 @@ class Decoder(nnx.Module):
       axes=('vocab', 'embed'),
       decays=True,
     )
-    more = dict.fromkeys(('dense', 'moe'), 0)
-    more[config.mtp_kind] = config.mtp_layers
-    if number := config.num_dense and config.num_dense + more['dense']:
-      self.dense = _stack(config, mesh, keys[1], number, moe=False)
-    if number := config.num_sparse and config.num_sparse + more['moe']:
-      self.moe = _stack(config, mesh, keys[2], number, moe=True)
+    further = dict.fromkeys(('dense', 'moe'), 0)
+    further[config.mtp_kind] = config.mtp_layers
+    if config.num_dense:
+      count = config.num_dense + further['dense']
+      self.dense = trunks.stack(config, mesh, keys[1], count, moe=False)
+    if config.num_sparse:
+      count = config.num_sparse + further['moe']
+      self.moe = trunks.stack(config, mesh, keys[2], count, moe=True)
     if config.mtp_layers:
       self.mtp = mtp.stack(config, jax.random.fold_in(key, len(keys)))
     self.norm = norm.RMSNorm(config.width, config.norm_eps)
@@ -71,7 +80,7 @@ class Decoder(nnx.Module):
     position_BL: jax.Array,
     row_B: jax.Array | None = None,
     key: jax.Array | None = None,
-  ) -> Output:
+  ) -> DecoderOutput:
     """Runs all layers.
 
     Args:
@@ -83,105 +92,109 @@ class Decoder(nnx.Module):
       key: random key of this step; None means no noise (evaluation).
     """
     index_BL = _index(token_BL, row_B)
-    tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL)
-    x_BLD = self._embed(token_BL)
-    records = feed_forward.Record({}, {})
-    for stage in self._stages():
-      trace = self._no_trace(stage.kinds[-1], token_BL)
-      x_BLD, records = self._run(stage, x_BLD, tokens, trace, key)
-    return Output(self.norm(x_BLD), records)
+    tokens = self._token_context(token_BL, segment_BL, position_BL, index_BL)
+    x_BLD, record = self.trunk(self.embed(token_BL), tokens, key)
+    return DecoderOutput(self.norm(x_BLD), record)
 
   def predict(
     self,
-    out: Output,
+    out: DecoderOutput,
     target_BL: jax.Array,
     segment_BL: jax.Array,
     position_BL: jax.Array,
     row_B: jax.Array | None = None,
     key: jax.Array | None = None,
-  ) -> tuple[list[jax.Array], Output]:
+  ) -> tuple[list[jax.Array], DecoderOutput]:
     """Runs the modules of multi-token prediction behind a pass.
 
     Args:
       out: of that pass.
-      target_BL: int32 ids that each token should say next.
+      target_BL: int32 ids of the tokens that follow.
       segment_BL: as in that pass, as are the others.
       position_BL: int32.
       row_B: int32.
       key: random key of this step.
 
     Returns:
-      Each module's normalised hidden states; what module k = 1, 2, ... should
-      say is `mtp.ahead(target_BL, segment_BL, k)`. And `out` with the records
-      of their layers behind those of the model's.
+      Each module's normalised hidden states; the targets of module k = 1, 2,
+      ... are `mtp.ahead(target_BL, segment_BL, k)`. And `out` with the records
+      of the modules' layers behind those of the model's.
     """
     config, kind = self.config, self.config.mtp_kind
     index_BL, x_BLD = _index(target_BL, row_B), out.x_BLD
-    found, records = [], [out.record]
+    hidden, records = [], [out.record]
     before = config.num_dense if kind == 'dense' else config.num_sparse
     for k in range(config.mtp_layers):
       joint = mtp.at(self.mtp, k)
       token_BL = mtp.ahead(target_BL, segment_BL, k)
-      # What has nothing to say is padding.
-      seen_BL = mtp.ahead(segment_BL, segment_BL, k + 1)
-      tokens = self._tokens(token_BL, seen_BL, position_BL, index_BL)
+      # Tokens without a target so far ahead are padding to the module.
+      ahead_BL = mtp.ahead(segment_BL, segment_BL, k + 1)
+      tokens = self._token_context(token_BL, ahead_BL, position_BL, index_BL)
       stage = Stage((kind,), 1, config.num_layers + k, {kind: before + k})
-      x_BLD, record = self._run(
-        stage,
-        joint(self._embed(token_BL), x_BLD),
-        tokens,
-        self._no_trace(kind, token_BL),
-        key,
-      )
+      x_BLD = joint(self.embed(token_BL), x_BLD)
+      x_BLD, record = self.trunk.run(stage, x_BLD, tokens, key)
       x_BLD = joint.norm(x_BLD)
       records.append(record)
-      found.append(x_BLD)
-    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *records)
-    return found, Output(out.x_BLD, joined)
+      hidden.append(x_BLD)
+    record = jax.tree.map(lambda *x: jnp.concatenate(x), *records)
+    return hidden, DecoderOutput(out.x_BLD, record)
 
   def step(
     self,
     token_BL: jax.Array,
     position_BL: jax.Array,
     valid_BL: jax.Array,
-    cache: Cache,
+    cache: KVCache,
     length_B: jax.Array | None = None,
-  ) -> tuple[jax.Array, Cache]:
+  ) -> tuple[jax.Array, KVCache]:
     """logits_BLV of tokens that follow those in the cache, and the new cache.
 
-    Serves for a whole prompt (L tokens into an empty cache), a piece of one,
-    and for one token. `length_B` is how many tokens the texts have of which
-    these are a piece; None: they end with these.
+    Reads a whole prompt (L tokens into an empty cache), a piece of one, or one
+    token.
+
+    Args:
+      token_BL: int32 ids.
+      position_BL: int32 place of each token in its text, and its slot.
+      valid_BL: bool, False for padding.
+      cache: of the tokens before.
+      length_B: number of tokens of each row's text, of which these are a piece;
+        None: the texts end with these.
     """
     segment_BL = valid_BL.astype(jnp.int32)
     row_B1 = jnp.arange(token_BL.shape[0], dtype=jnp.int32)[:, None]
     index_BL = row_B1 * self.config.max_length + position_BL
-    tokens = self._tokens(token_BL, segment_BL, position_BL, index_BL, length_B)
-    x_BLD = self._embed(token_BL)
-    ks, vs = [], []
-    for stage in self._stages():
-      carry = (x_BLD, self._no_trace(stage.kinds[-1], token_BL))
+    tokens = self._token_context(
+      token_BL, segment_BL, position_BL, index_BL, length_B
+    )
+    x_BLD, cache = self.trunk.step(self.embed(token_BL), tokens, cache)
+    return self.logits(self.norm(x_BLD)), cache
 
-      def one(block, carry, place, slot):
-        x_BLD, trace, new = block.step(*carry, tokens, place, slot)
-        return (x_BLD, trace), new
+  def embed(self, token_BL: jax.Array) -> jax.Array:
+    """x_BLD of tokens, in the compute type."""
+    # Whole in D, because the batch is split over the axes that D is split over.
+    w_VD = rules.constrain(
+      self.embed_VD[...], ('vocab', 'unsharded'), self.mesh
+    )
+    x_BLD = w_VD[token_BL].astype(self.config.dtype)
+    if self.config.scales.embedding != 1:
+      x_BLD = x_BLD * self.config.scales.embedding
+    return rules.constrain(x_BLD, trunks.ACTIVATION_AXES, self.mesh)
 
-      (x_BLD, _), new = self._through(
-        stage, carry, one, stage.of(cache.k_NBSGK, cache.v_NBSGK)
-      )
-      ks += [stage.joined([k for k, _ in new])]
-      vs += [stage.joined([v for _, v in new])]
-    k, v = jnp.concatenate(ks), jnp.concatenate(vs)
-    return self.logits(self.norm(x_BLD)), Cache(k, v)
+  @property
+  def trunk(self) -> trunks.Trunk:
+    """All layers, bound to their weights."""
+    kinds = [k for k in ('dense', 'moe') if hasattr(self, k)]
+    stacks = {kind: getattr(self, kind) for kind in kinds}
+    return trunks.Trunk(self.config, self.mesh, stacks)
 
   def head(self) -> jax.Array:
-    """w_DV in the compute type."""
+    """w_DV of the output head in the compute type."""
     w = (
       self.embed_VD[...].T if self.config.tie_embeddings else self.head_DV[...]
     )
     if self.config.scales.logits != 1:
       w = w / self.config.scales.logits
-    # Whole in D, or each chunk of the loss would sum its logits over fsdp.
+    # Whole in D: else each chunk of the loss would sum its logits over fsdp.
     w = w.astype(self.config.dtype)
     return rules.constrain(w, ('unsharded', 'vocab'), self.mesh)
 
@@ -191,119 +204,19 @@ class Decoder(nnx.Module):
       'BLD,DV->BLV', x_BLD, self.head(), preferred_element_type=jnp.float32
     )
 
-  def _stages(self) -> list[Stage]:
-    """The loops over layers there are, first layers first."""
-    return stages.of(self.config)
-
-  def _tokens(
+  def _token_context(
     self, token_BL, segment_BL, position_BL, index_BL, length_B=None
-  ) -> block.Tokens:
-    config = self.config
-    dim = config.heads.rotary_dim(config)
-    angles = config.rope.angles(position_BL, dim, length_B)
-    return block.Tokens(segment_BL, position_BL, index_BL, token_BL, angles)
-
-  def _no_trace(self, kind: str, token_BL) -> feed_forward.Trace | None:
-    """What the first layer of a stack knows of the one before."""
-    if kind == 'dense' or not self.config.is_routed:
-      return None
-    trace = layer.no_trace(self.config.moe, *token_BL.shape)
-    axes = ('batch', 'unsharded', 'unsharded')
-    return jax.tree.map(lambda x: rules.constrain(x, axes, self.mesh), trace)
-
-  def _embed(self, token_BL: jax.Array) -> jax.Array:
-    # Whole in D: the rows of a batch lie elsewhere than their columns.
-    w_VD = rules.constrain(
-      self.embed_VD[...], ('vocab', 'unsharded'), self.mesh
-    )
-    x_BLD = w_VD[token_BL].astype(self.config.dtype)
-    if self.config.scales.embedding != 1:
-      x_BLD = x_BLD * self.config.scales.embedding
-    return rules.constrain(
-      x_BLD, ('batch', 'unsharded', 'unsharded'), self.mesh
-    )
-
-  def _place(self, stage: Stage, at: int) -> block.Place:
-    """Which layers the ones at a place of the stage's groups are, stacked."""
-    kind, windows = stage.kinds[at], self.config.windows
-    each, before = stage.kinds.count(kind), stage.kinds[:at].count(kind)
-    group_R = jnp.arange(stage.repeats)
-    index_R = stage.first[kind] + before + each * group_R
-    if not any(windows):
-      return block.Place(index_R, None)
-    layer_R = stage.start + at + len(stage.kinds) * group_R
-    window_R = jnp.asarray(windows, jnp.int32)[layer_R % len(windows)]
-    return block.Place(index_R, window_R)
-
-  def _run(self, stage, x_BLD, tokens, trace, key):
-    """The layers of one stage; the records of those with experts, stacked."""
-
-    def one(block, carry, place, _):
-      layer_key = None if key is None else jax.random.fold_in(key, place.index)
-      x_BLD, trace, record = block(*carry, tokens, layer_key, place)
-      axes = ('batch', 'unsharded', 'unsharded')
-      return (rules.constrain(x_BLD, axes, self.mesh), trace), record
-
-    (x_BLD, _), records = self._through(stage, (x_BLD, trace), one)
-    return x_BLD, records[-1]
-
-  def _through(self, stage, carry, one, slots=None):
-    """Takes `carry` through a stage's layers.
-
-    Args:
-      stage: which.
-      carry: what goes from layer to layer.
-      one: `carry, out = one(block, carry, place, slot)` for one layer.
-      slots: what else each of them is given, from `stage.of`; then it is no
-        training, and nothing is computed again.
-
-    Returns:
-      The last carry, and for each place in the groups the outs, stacked.
-    """
-    policy = remat.POLICIES[self.config.remat if slots is None else 'none']
-    visits, weights = {}, {}
-    for kind in set(stage.kinds):
-      graph, whole = nnx.split(getattr(self, kind))
-      weights[kind] = stage.weights(kind, whole)
-
-      @policy
-      def visit(carry, weights, place, slot, graph=graph):
-        return one(nnx.merge(graph, weights), carry, place, slot)
-
-      visits[kind] = visit
-
-    def body(carry, inputs):
-      weights, places, slots = inputs
-      outs = []
-      for kind, own, place, slot in zip(
-        stage.kinds, stage.each(weights), places, slots, strict=True
-      ):
-        carry, out = visits[kind](carry, own, place, slot)
-        outs.append(out)
-      return carry, outs
-
-    places = [self._place(stage, at) for at in range(len(stage.kinds))]
-    return jax.lax.scan(
-      body,
-      carry,
-      (weights, places, slots or [None] * len(places)),
-      unroll=min(
-        self.config.scan_unroll if slots is None else 1, stage.repeats
-      ),
+  ) -> block.TokenContext:
+    dim = self.config.heads.rotary_dim(self.config)
+    angles = self.config.rope.angles(position_BL, dim, length_B)
+    return block.TokenContext(
+      segment_BL, position_BL, index_BL, token_BL, angles
     )
 
 
 def _index(token_BL: jax.Array, row_B: jax.Array | None) -> jax.Array:
-  """index_BL, each token's place in the global batch."""
+  """index_BL: each token's place in the global batch."""
   sizes = shapes.dims('B L', token_BL)
   if row_B is None:
     row_B = jnp.arange(sizes['B'], dtype=jnp.int32)
   return row_B[:, None] * sizes['L'] + jnp.arange(sizes['L'])
-
-
-def _stack(
-  config: ModelConfig, mesh: Mesh, key: jax.Array, count: int, *, moe: bool
-) -> block.Block:
-  """`count` equal layers as one block; its weights have the layer in front."""
-  make = nnx.vmap(lambda key: block.Block(config, mesh, key, moe=moe))
-  return make(jax.random.split(key, count))

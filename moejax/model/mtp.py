@@ -1,7 +1,7 @@
 """Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2).
 
 Module k = 1, 2, ... reads one token more than the module before it, module 0
-being the model, and says the token after that:
+being the model, and predicts the token after that:
 
   h'_i = [norm(Emb(t_{i+k})); norm(h_i of module k-1)] M_k          (21)
   h_i  = norm(Block_k(h')_i)                                        (22)
@@ -12,16 +12,16 @@ the released weights and transformers' `MtpLayer`: the embedding's half of M
 comes first, h of the model is taken behind its last norm, and every module has
 a last norm of its own, whose output the next module reads.
 
-Block k is a layer like the model's last and lies behind its layers in their
-stack; here is what a module has besides.
+Block k is a layer like the model's last one and is stored behind the model's
+layers in their stack. This file has the rest of a module.
 
 Example, a row of two documents, a b c $ and d $, that the model reads as 0 a b
-c 0 d. Of module 1, - is padding:
+c 0 d. For module 1 (- is padding):
 
   segment  1 1 1 1 2 2
-  target   a b c $ d $    what the model says: t_{i+1}
+  target   a b c $ d $    predicted by the model: t_{i+1}
   reads    a b c - d -    besides h_i
-  says     b c $ - $ -
+  predicts b c $ - $ -
 """
 
 import jax
@@ -33,14 +33,14 @@ from moejax.model.config import ModelConfig
 
 
 class Joint(nnx.Module):
-  """h' of one module, and its last norm."""
+  """Equation 21 of one module, and the module's last norm."""
 
   def __init__(self, config: ModelConfig, key: jax.Array):
     width = config.width
     self.norm_embed = norm.RMSNorm(width, config.norm_eps)
     self.norm_hidden = norm.RMSNorm(width, config.norm_eps)
     self.norm = norm.RMSNorm(width, config.norm_eps)
-    # Of the embedding, then of the hidden state.
+    # First the half for the embedding, then that for the hidden state.
     self.w_2CD = nnx.Param(
       config.init_std * jax.random.normal(key, (2, width, width)),
       axes=('unsharded', 'embed', 'unsharded'),
@@ -56,19 +56,19 @@ class Joint(nnx.Module):
 
 
 def stack(config: ModelConfig, key: jax.Array) -> Joint:
-  """Those of all modules as one, modules in front."""
+  """The `Joint`s of all modules as one; weights have the module in front."""
   make = nnx.vmap(lambda key: Joint(config, key))
   return make(jax.random.split(key, config.mtp_layers))
 
 
 def at(stacked: Joint, place: int) -> Joint:
-  """One module's of a stack."""
+  """The `Joint` of one module of a stack."""
   graph, weights = nnx.split(stacked)
   return nnx.merge(graph, jax.tree.map(lambda x: x[place], weights))
 
 
 def ahead(x_BL: jax.Array, segment_BL: jax.Array, by: int) -> jax.Array:
-  """What stands so many places further on in the same document; 0 behind it.
+  """The values `by` places later in the same document; 0 beyond its end.
 
   Example, by=1:  x [1, 2, 3, 4], segment [1, 1, 2, 2]  ->  [2, 0, 4, 0]
   """

@@ -18,14 +18,14 @@ class RMSNorm(nnx.Module):
 
 
 class HeadNorm(RMSNorm):
-  """Each head by itself, all with the same scales, [K] (Qwen3)."""
+  """Normalises each head by itself; all share the scales [K] (Qwen3)."""
 
   def __init__(self, shape: tuple[int, int], eps: float):
     super().__init__(shape[1], eps, 'head_dim')
 
 
 class WidthNorm(nnx.Module):
-  """All heads together, each feature with a scale of its own (OLMoE)."""
+  """Normalises all heads together, with scales [H, K] (OLMoE)."""
 
   def __init__(self, shape: tuple[int, int], eps: float):
     self.eps = eps
@@ -44,5 +44,5 @@ def _normalise(x, scale, eps, axes):
   return (x32 * jax.lax.rsqrt(mean + eps) * scale).astype(x.dtype)
 
 
-# Of queries and keys: (heads, width) of them and eps -> module.
+# Norms of queries and keys: function ((heads, head_dim), eps) -> module.
 NORMS = {'head': HeadNorm, 'width': WidthNorm}

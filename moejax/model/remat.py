@@ -19,7 +19,7 @@ def _keep_matmuls(f: Callable[..., Any]) -> Callable[..., Any]:
   return jax.checkpoint(f, prevent_cse=False, policy=policy)
 
 
-# name -> a wrapper of the function that computes one block
+# name in a config -> wrapper of the function that computes one block
 POLICIES = {
   'none': _keep_all,
   'matmuls': _keep_matmuls,

@@ -7,14 +7,14 @@ from moejax.core import fields
 
 @dataclasses.dataclass(frozen=True)
 class Scales(fields.Checked):
-  """Numbers of a config, not weights; the defaults change nothing.
+  """Constants, not weights; the defaults change nothing.
 
   Attributes:
-    embedding: embeddings are multiplied by it; not the head, where it is tied.
-    residual: the outputs of attention and feed-forward are multiplied by it,
-      before they are added.
-    scores: attention's scores are multiplied by it; 0: by head_dim^-0.5.
-    logits: logits are divided by it.
+    embedding: factor of the embeddings; not of a head that is tied to them.
+    residual: factor of the outputs of attention and feed-forward before they
+      are added.
+    scores: factor of attention's scores; 0: head_dim^-0.5.
+    logits: divisor of the logits.
   """
 
   embedding: float = fields.number(1.0, above=0, at_most=1e6)

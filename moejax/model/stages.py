@@ -18,10 +18,10 @@ class Stage:
     kinds ('dense', 'moe'), repeats 2, start 2, first {'dense': 2, 'moe': 0}
 
   Attributes:
-    kinds: of the layers in a group.
-    repeats: groups.
-    start: which layer is the first.
-    first: which of its kind the first of each kind is.
+    kinds: kind of each layer in a group.
+    repeats: number of groups.
+    start: number of the first layer, counted over the model from 0.
+    first: number of the first layer of each kind, counted over its kind.
   """
 
   kinds: tuple[str, ...]
@@ -30,9 +30,9 @@ class Stage:
   first: dict[str, int]
 
   def weights(self, kind: str, stack: Any) -> Any:
-    """Of a stack of layers [N, ...] this stage's: [repeats, each, ...].
+    """This stage's layers of a stack [N, ...]: [repeats, each, ...].
 
-    [repeats, ...] where a group has one of the kind.
+    [repeats, ...] if a group has one layer of the kind.
     """
     each, first = self.kinds.count(kind), self.first[kind]
 
@@ -44,35 +44,35 @@ class Stage:
 
   def each(self, weights: dict[str, Any]) -> list[Any]:
     """The weights of every layer in a group."""
-    found = []
-    for at, kind in enumerate(self.kinds):
-      own, nth = weights[kind], self.kinds[:at].count(kind)
+    layers = []
+    for place, kind in enumerate(self.kinds):
+      own, nth = weights[kind], self.kinds[:place].count(kind)
       if self.kinds.count(kind) > 1:
         own = jax.tree.map(lambda x, nth=nth: x[nth], own)
-      found.append(own)
-    return found
+      layers.append(own)
+    return layers
 
   def of(self, *by_layer: jax.Array) -> list[tuple[jax.Array, ...]]:
-    """Arrays [layers, ...] by place in a group, each [repeats, ...]."""
+    """Splits arrays [layers, ...] by place in a group: each [repeats, ...]."""
     stop, step = self.start + self.repeats * len(self.kinds), len(self.kinds)
     return [
-      tuple(x[self.start + at : stop : step] for x in by_layer)
-      for at in range(step)
+      tuple(x[self.start + place : stop : step] for x in by_layer)
+      for place in range(step)
     ]
 
   def joined(self, parts: list[jax.Array]) -> jax.Array:
-    """The opposite, of one array: [repeats * len(kinds), ...]."""
+    """The inverse of `of` for one array: [repeats * len(kinds), ...]."""
     x = jnp.stack(parts, axis=1)
-    # Not -1: latent heads cache values of no elements.
+    # Not reshape(-1, ...): latent heads cache values without elements.
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def of(config: ModelConfig) -> list[Stage]:
-  """The loops over layers there are, first layers first."""
+  """The stages of a model, first layers first."""
   first = config.first_dense if config.num_sparse else config.num_layers
-  found = [Stage(('dense',), first, 0, {'dense': 0})] if first else []
+  stages = [Stage(('dense',), first, 0, {'dense': 0})] if first else []
   if config.num_sparse:
     group = config.kinds[first : first + config.moe_every]
     before = {'dense': first, 'moe': 0}
-    found.append(Stage(group, config.num_sparse, first, before))
-  return found
+    stages.append(Stage(group, config.num_sparse, first, before))
+  return stages

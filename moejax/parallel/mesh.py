@@ -23,10 +23,10 @@ AXES = ('data', 'fsdp', 'expert', 'model')
 BATCH_AXES = ('data', 'fsdp', 'expert')
 
 
-# What devices that are close to each other have in common: a TPU slice has its
-# own fast network (ICI), and so have the GPUs of a host; between them there is
-# the data centre's (DCN). JAX numbers both in `slice_index`. A process is that
-# where JAX sees no slices.
+# Attribute of a device that is equal for devices with a fast network between
+# them: the chips of a TPU slice (ICI), or the GPUs of a host. Between slices
+# there is the data centre's network (DCN). JAX numbers slices in `slice_index`;
+# where it sees none, a process may serve as a slice.
 GRANULES = {'slice': 'slice_index', 'process': 'process_index'}
 AUTO = 'auto'
 
@@ -36,17 +36,16 @@ class MeshConfig(fields.Checked):
   """Devices along each axis, in all; -1 means the rest.
 
   Attributes:
-    data: see `AXES` for these four.
-    fsdp: ...
-    expert: ...
-    model: ...
-    across: the axis that the slices lie along: what it moves goes over the slow
-      network. `auto` takes the axes in their order, as far as they divide.
-    granule: 'slice', or 'process' to treat every process as one.
+    data, fsdp, expert, model: sizes of the four axes; see `AXES`.
+    across: the axis along which slices are laid out; its communication goes
+      over the slow network. `auto` takes the axes in their order, as far as
+      they divide.
+    granule: 'slice', or 'process' to treat every process as a slice.
 
-  Example: 2 slices of 8 devices, data=2, fsdp=8. By `auto` the slices lie along
-  data: each has a whole copy, and gradients alone go between them. With data=1
-  and fsdp=16 they lie along fsdp, and weights are gathered from both.
+  Example: 2 slices of 8 devices, data=2, fsdp=8. With `auto` the slices lie
+  along data: each has a copy of all weights, and only gradients go between
+  them. With data=1 and fsdp=16 they lie along fsdp, and weights are gathered
+  from both.
   """
 
   data: int = fields.number(-1, at_least=-1, at_most=10**6, note='-1: the rest')
@@ -71,16 +70,16 @@ def make(
   devices = jax.devices() if devices is None else devices
   sizes = filled(config, len(devices))
   # Auto, because jax.make_mesh makes explicit axes by default, and shard_map
-  # then refuses arrays that lie otherwise than its in_specs. XLA lays out
-  # everything between the constraints that the model states.
+  # then refuses arrays whose sharding differs from its in_specs. XLA chooses
+  # the sharding of everything between the constraints that the model states.
   types = (jax.sharding.AxisType.Auto,) * len(AXES)
   shape = tuple(sizes[a] for a in AXES)
   across = slices_along(config, sizes, devices)
   if math.prod(across) > 1:
     grid = _hybrid(config, shape, across, devices)
   elif devices[0].platform == 'tpu':
-    # Axes lie along the torus's as far as they go. By itself JAX refuses sizes
-    # that cut one of those in two: 2 x 32 chips of 4 x 4 x 4, say.
+    # Axes follow those of the torus where possible. Without this flag JAX
+    # refuses sizes that cut an axis of the torus: 2 x 32 chips of 4 x 4 x 4.
     grid = mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=True
     )
@@ -92,29 +91,29 @@ def make(
 
 
 def axis_sizes(config: MeshConfig) -> dict[str, int]:
-  """The sizes that are asked for, -1 where it is the rest."""
+  """The configured size of each axis; -1 stands for the rest."""
   return {axis: getattr(config, axis) for axis in AXES}
 
 
 def slices_along(
   config: MeshConfig, sizes: dict[str, int], devices: Sequence[Any]
 ) -> tuple[int, ...]:
-  """How many slices lie along each of `AXES`.
+  """The number of slices along each of `AXES`.
 
   Example, 4 slices and data=2, fsdp=8, expert=1, model=2:
     auto  (2, 2, 1, 1)      fsdp  (1, 4, 1, 1)
 
   Raises:
-    InputError: the axis is no multiple of that, or slices have other sizes.
+    InputError: an axis is no multiple of its slices, or slices differ in size.
   """
   number = _number_of_slices(config, devices)
   if config.across not in (AUTO, *AXES):
     raise table.unknown('mesh.across', config.across, (AUTO, *AXES))
-  found = dict.fromkeys(AXES, 1)
+  slices = dict.fromkeys(AXES, 1)
   left = number
   for axis in AXES if config.across == AUTO else (config.across,):
-    found[axis] = math.gcd(sizes[axis], left)
-    left //= found[axis]
+    slices[axis] = math.gcd(sizes[axis], left)
+    left //= slices[axis]
   if left > 1:
     text = ', '.join(f'{a}={sizes[a]}' for a in AXES)
     where = 'no axes' if config.across == AUTO else f'not mesh.{config.across}'
@@ -124,7 +123,7 @@ def slices_along(
       f'into {number}; make one size (data, say) a multiple of {number}, and '
       'let mesh.across be it'
     )
-  return tuple(found[axis] for axis in AXES)
+  return tuple(slices[axis] for axis in AXES)
 
 
 def _number_of_slices(config: MeshConfig, devices: Sequence[Any]) -> int:
@@ -169,7 +168,7 @@ def _hybrid(
 
 
 def batch_size(mesh: jax.sharding.Mesh) -> int:
-  """Into how many parts the rows of a batch are split."""
+  """The number of parts into which the rows of a batch are split."""
   return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 
@@ -185,10 +184,10 @@ def check_rows(rows: int, mesh: jax.sharding.Mesh, where: str) -> None:
 
 
 def filled(config: MeshConfig, num_devices: int) -> dict[str, int]:
-  """The sizes of all axes, the rest in place of -1.
+  """The sizes of all axes, with -1 replaced by the rest of the devices.
 
   Raises:
-    InputError: they do not multiply to the number of devices.
+    InputError: the sizes do not multiply to the number of devices.
   """
   sizes = axis_sizes(config)
   text = ', '.join(f'{k}={v}' for k, v in sizes.items())

@@ -1,8 +1,8 @@
-"""THE table: the name of a weight's dimension to the mesh axis it is split on.
+"""RULES: from the name of a weight's dimension to the mesh axes that split it.
 
 Every weight names its dimensions where it is made
-(`nnx.Param(x, axes=('embed', 'mlp'), decays=True)`); nothing else decides how
-it lies.
+(`nnx.Param(x, axes=('embed', 'mlp'), decays=True)`); nothing else decides its
+sharding.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   'batch': meshes.BATCH_AXES,
   'vocab': None,
   'embed': 'fsdp',
-  # Of a matrix between a latent vector and heads.
+  # The latent dimension of matrices between a latent vector and heads.
   'rank': 'fsdp',
   'heads': 'model',
   'head_dim': None,
@@ -29,7 +29,11 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def spec(axes: tuple[str, ...]) -> PartitionSpec:
-  """The partition of an array whose dimensions have these names."""
+  """The partition of an array whose dimensions have these names.
+
+  Raises:
+    InputError: a name that is not in RULES.
+  """
   for name in axes:
     if name not in RULES:
       raise table.unknown('axis name', name, RULES)
@@ -37,12 +41,12 @@ def spec(axes: tuple[str, ...]) -> PartitionSpec:
 
 
 def sharding(axes: tuple[str, ...], mesh: jax.sharding.Mesh) -> NamedSharding:
-  """How an array with these dimension names lies on the mesh."""
+  """The sharding of an array whose dimensions have these names."""
   return NamedSharding(mesh, spec(axes))
 
 
 def shardings(axes_tree: Any, shapes: Any, mesh: jax.sharding.Mesh) -> Any:
-  """The shardings of a tree of weights, every one of them checked.
+  """The sharding of every weight in a tree, checked.
 
   Args:
     axes_tree: the dimension names of each weight, by the weight's path.
@@ -89,7 +93,7 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def constrain(
   x: jax.Array, axes: tuple[str, ...], mesh: jax.sharding.Mesh
 ) -> jax.Array:
-  """States in the middle of a program how an array lies."""
+  """Fixes the sharding of an array in the middle of a program."""
   if mesh.size == 1:
     return x
   return jax.lax.with_sharding_constraint(x, sharding(axes, mesh))

@@ -142,7 +142,7 @@ def _train_the_rest(
       report.remove(folder)
       files.atomic_write_json(folder / restore.CONFIG, config_tree.to_dict(run))
     with screen, resources.watchdog:
-      result = loop.run(_job(context, resources), state)
+      result = loop.run(_loop_inputs(context, resources), state)
     best = resources.checkpoints.best()
     spent.keep()
   if result.interrupted:
@@ -231,10 +231,10 @@ def _start(context: Context, resources: Resources) -> states.State:
   return state
 
 
-def _job(context: Context, resources: Resources) -> loop.Job:
+def _loop_inputs(context: Context, resources: Resources) -> loop.LoopInputs:
   run, model, group = context.run, context.model, context.processes.group
   length = run.data.sequence_length
-  return loop.Job(
+  return loop.LoopInputs(
     config=run.train,
     step=step.make(model, context.transform, run.opt, run.train, run.seed),
     batches=lambda start: _device_batches(context, start),

@@ -1,6 +1,6 @@
-"""What is kept of a step whose update was not taken: `bad_steps.jsonl`.
+"""`bad_steps.jsonl`: a line for each step whose update was not taken.
 
-A line for each, for finding out why:
+It is for finding out why:
 
   {"step": 7, "reason": "not finite", "in_a_row": 1, "seed": 0, "batch": 6,
    "loss": "nan", "gradient_norm": "nan",
@@ -8,8 +8,8 @@ A line for each, for finding out why:
    "leaves_not_finite": ["moe/ffn/experts/w_up", ...],
    "moe/logit_max": 13.2, "rows": {"code": [17, 4], "news": [311]}}
 
-(seed, batch) give the batch and all random numbers of the step again; `rows`
-says which rows of which domain were in it. `batch` is the step counted from 0.
+The batch and all random numbers of the step follow from (seed, batch); `rows`
+lists the rows of each domain in it. `batch` is the step counted from 0.
 """
 
 import collections
@@ -25,7 +25,7 @@ from moejax.core import log, trees
 
 FILE = 'bad_steps.jsonl'
 LEAF_NORMS = 'leaf_norms'
-# So many names at the front of a leaf's path are a part of the model.
+# Number of names at the front of a leaf's path that name a part of the model.
 DEPTH = 2
 
 
@@ -46,10 +46,10 @@ class BadSteps:
   """Writes a line for each step that was not taken.
 
   Attributes:
-    names: of the leaves, in the tree's order.
-    seed: of the run.
-    rows: of a batch, by domain.
-    writer: where lines go.
+    names: names of the leaves, in the tree's order.
+    seed: seed of the run.
+    rows: function from a batch's number to its rows, by domain.
+    writer: takes the lines.
   """
 
   names: Sequence[str]
@@ -63,7 +63,7 @@ class BadSteps:
     """Writes a line if the step's metrics say that it was not taken."""
     reason, in_a_row = why(scalars)
     if reason:
-      found = describe(self.names, norms)
+      described = describe(self.names, norms)
       kept = {k: v for k, v in scalars.items() if not k.startswith('moe/load')}
       self.writer.write(
         step,
@@ -73,14 +73,14 @@ class BadSteps:
           'seed': self.seed,
           'batch': step - 1,
           **kept,
-          **found,
+          **described,
           'rows': self.rows(step - 1),
         },
       )
 
 
 def why(scalars: Mapping[str, float]) -> tuple[str | None, int]:
-  """Why a step was not taken, or None; and which in a row it is."""
+  """Why a step was not taken, or None; and how many are so in a row."""
   if scalars.get('bad_steps', 0):
     return 'not finite', int(scalars['bad_steps'])
   if scalars.get('spikes_in_a_row', 0):

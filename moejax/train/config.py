@@ -9,36 +9,38 @@ from moejax.train import spikes
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(fields.Checked):
-  """How long, and what happens when.
+  """The length of a run, and when it logs, evaluates and saves.
 
   Attributes:
-    steps: of the whole run; the learning rate's schedule is over these.
+    steps: number of steps of the run, over which the learning rate's schedule
+      is laid out.
     batch_size: rows of the global batch.
-    micro_batches: parts that a batch is computed in, one after the other; less
-      memory, the same result.
-    consistency: above 0 every batch is passed twice, with other noise, and
-      this times the passes' disagreement joins the loss (THOR, arXiv
+    micro_batches: number of pieces of a batch that are computed one after the
+      other, which takes less memory and gives the same result.
+    consistency: above 0 every batch is passed twice, with different noise, and
+      this times the passes' disagreement is added to the loss (THOR, arXiv
       2110.04260; alpha = 1 in its code).
-    mtp_weight: of the losses of multi-token prediction, where the model has
+    mtp_weight: weight of the losses of multi-token prediction, if the model has
       `mtp_layers` (DeepSeek-V3: 0.3, and 0.1 for the last third of training).
     max_bad_steps: stop after so many steps in a row that were not finite.
     log_every: steps between lines of metrics.jsonl and of the log.
     load_every: steps between arrays of expert load [layers, experts] in
       metrics.jsonl, whatever log_every is; 0 for never.
     checkpoint_every: steps between checkpoints; the last step has one too.
-    keep_checkpoints: the newest to keep; the best by validation loss stays too.
-    save_best: whether an evaluation that is the best so far is saved as well.
-      Without it the best is that of the steps that are saved anyway.
+    keep_checkpoints: number of the newest checkpoints that are kept, besides
+      the best one by validation loss.
+    save_best: whether a step whose evaluation is the best so far is saved as
+      well. Without it the best is chosen among the steps that are saved anyway.
     eval_every: steps between evaluations; the last step has one too.
-    eval_batches: batches of each validation set then; 0 for all.
-    peak_tflops: what the machine could do at best, in TFLOP/s over all devices,
-      for model-FLOPs utilisation; 0 leaves that out.
+    eval_batches: batches of each validation set in an evaluation; 0 for all.
+    peak_tflops: peak speed of all devices together in TFLOP/s, for model-FLOPs
+      utilisation; 0 leaves that out.
     skip_spikes: which steps are skipped because their loss jumps.
-    local_checkpoints: a folder on a fast disk of each machine that takes
-      checkpoints too, the newest one; '' for none.
+    local_checkpoints: a folder on a fast disk of each machine, for a checkpoint
+      that is saved more often; '' for none.
     local_checkpoint_every: steps between those.
-    watchdog_s: when no step has ended for so many seconds, where all threads
-      stand is printed; 0 for never.
+    watchdog_s: seconds without the end of a step after which the stacks of all
+      threads are printed; 0 for never.
     watchdog_exits: whether the process then ends, with code 4.
     compile_cache: folder of compiled programs; '' is the workdir's own, unless
       JAX has been given one; none for none.

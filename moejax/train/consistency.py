@@ -1,4 +1,4 @@
-"""THOR's loss: two passes with other experts should say the same."""
+"""THOR's loss: the disagreement of two passes through different experts."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from moejax.data.batch import Batch
 from moejax.model.decoder import Decoder
 from moejax.moe import feed_forward
 
-# Folded into the step's key for the second pass.
+# Folded into the step's key to make that of the second pass.
 SECOND = 1
 
 
@@ -23,19 +23,19 @@ def second_pass(
   """Cross-entropy of a second pass, and how far the passes disagree.
 
   THOR (arXiv 2110.04260, section 3.2): CR = (KL(p1, p2) + KL(p2, p1)) / 2,
-  which is half the sum of (p1 - p2)(ln p1 - ln p2). Makes both passes' logits
-  [B, L, V] as a whole.
+  which is half the sum of (p1 - p2)(ln p1 - ln p2). The logits [B, L, V] of
+  both passes exist as a whole.
 
   Args:
     decoder: bound to weights.
     batch: some rows.
     row_B: which rows of the global batch.
-    key: of the step; the second pass draws other noise from it.
+    key: of the step; the second pass draws different noise from it.
     first_BLD: hidden states of the first pass.
 
   Returns:
-    Two sums over the target tokens, in nats: cross-entropy and CR; and what the
-    second pass's layers report.
+    Two sums over the target tokens, in nats: cross-entropy and CR; and the
+    record of the second pass.
   """
   key = jax.random.fold_in(key, SECOND)
   out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL, row_B, key)
@@ -43,8 +43,8 @@ def second_pass(
   first_BLV = jax.nn.log_softmax(decoder.logits(first_BLD))
   hit_BL = jnp.take_along_axis(second_BLV, batch.target_BL[..., None], -1)
   nll = -jnp.vdot(hit_BL[..., 0], batch.weight_BL)
-  apart = jnp.vdot(disagreement(first_BLV, second_BLV), batch.weight_BL)
-  return nll, apart, out.record
+  total = jnp.vdot(disagreement(first_BLV, second_BLV), batch.weight_BL)
+  return nll, total, out.record
 
 
 def disagreement(first_XV: Any, second_XV: Any) -> jax.Array:

@@ -34,7 +34,7 @@ PARTS = (
   'start_up', 'compile', 'restore', 'data_wait', 'step', 'save', 'evaluation',
   'lost',
 )  # fmt: skip
-# What is done a second time after a kill.
+# Parts that a process repeats after a kill.
 REPEATED = ('data_wait', 'step')
 NAME = f'{log.TIME}goodput/'
 SHARE = f'{NAME}share'
@@ -76,7 +76,7 @@ class Goodput:
 
   @contextlib.contextmanager
   def part(self, name: str) -> Iterator[None]:
-    """The seconds of the block are this part's, and of no other."""
+    """Counts the seconds of the block for this part only."""
     self._count()
     self._open.append(name)
     try:
@@ -93,8 +93,8 @@ class Goodput:
   def values(self) -> dict[str, float]:
     """The same as metrics, and what share of all was training."""
     seconds = self.seconds()
-    found = {f'{NAME}{part}_s': value for part, value in seconds.items()}
-    return {**found, SHARE: _share(seconds)}
+    by_part = {f'{NAME}{part}_s': value for part, value in seconds.items()}
+    return {**by_part, SHARE: _share(seconds)}
 
   def resume(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
     """Takes over the seconds of the processes before this one.
@@ -114,8 +114,8 @@ class Goodput:
     kept, starts = self._read()
     last = max([kept, *(s for _, s in known)], key=_total)
     for name in REPEATED:
-      again = max(last[name] - before[name], 0.0)
-      last = {**last, name: last[name] - again, 'lost': last['lost'] + again}
+      lost = max(last[name] - before[name], 0.0)
+      last = {**last, name: last[name] - lost, 'lost': last['lost'] + lost}
     self._count()
     for name, value in last.items():
       self._seconds[name] += value
@@ -125,13 +125,13 @@ class Goodput:
   def keep(self) -> None:
     """Writes the file, whole or not at all.
 
-    A disk that does not take it is no reason to stop: checkpoints and metrics
-    are, and say so themselves.
+    A failure to write it does not stop the run. If the disk is full,
+    checkpoints and metrics fail too, with an error of their own.
     """
     if self._path is not None:
-      found = {'starts': self._starts, 'seconds': self.seconds()}
+      record = {'starts': self._starts, 'seconds': self.seconds()}
       with contextlib.suppress(OSError):
-        files.atomic_write_json(self._path, found)
+        files.atomic_write_json(self._path, record)
 
   def table(self) -> list[str]:
     """The parts as lines to show at the end of a run."""
@@ -143,13 +143,13 @@ class Goodput:
     self._since = now
 
   def _read(self) -> tuple[dict[str, float], int]:
-    """What earlier processes have left; nothing, if it cannot be read."""
+    """Seconds and starts of earlier processes; zeros if there is no file."""
     if self._path is None:
       return _nothing(), 0
     try:
-      found = json.loads(self._path.read_text())
-      seconds = {p: float(found['seconds'].get(p, 0)) for p in PARTS}
-      return seconds, int(found['starts'])
+      record = json.loads(self._path.read_text())
+      seconds = {p: float(record['seconds'].get(p, 0)) for p in PARTS}
+      return seconds, int(record['starts'])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
       return _nothing(), 0
 

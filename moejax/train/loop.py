@@ -1,7 +1,7 @@
 """The loop over steps: dispatch step n, then look at step n - 1.
 
-It composes nothing: model, state, data, checkpoints, writers and hooks are made
-by `run/train.py` and given. Each turn does, in this order:
+Model, state, data, checkpoints, writers and hooks are made by `run/train.py`
+and passed in as `LoopInputs`. Each iteration does, in this order:
 
   1. hand the batch of step n to the devices and dispatch the step;
   2. fetch the metrics of step n - 1 while step n computes; write and show them,
@@ -28,7 +28,7 @@ from moejax.train.config import TrainConfig
 from moejax.train.goodput import Goodput
 from moejax.train.state import State
 
-# Compilation happens in the first; the second may still wait for it.
+# The first step compiles; the second may still wait for that.
 UNTIMED_STEPS = 2
 
 
@@ -49,7 +49,7 @@ class Checkpoints(Protocol):
 
 
 class Display(Protocol):
-  """What the loop needs of `cli.screen.Screen`."""
+  """What the loop needs of `run.screen.Screen`."""
 
   def update(
     self, step: int, values: dict[str, float], load_NE: np.ndarray | None
@@ -61,8 +61,8 @@ Hook = Callable[[int, State], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-  """All that the loop is given.
+class LoopInputs:
+  """Everything that the loop needs besides the state.
 
   Attributes:
     config: when to do what.
@@ -72,12 +72,12 @@ class Job:
     flops_per_token: of training, by the paper's rule, for utilisation.
     extra: what to store with every checkpoint (the config, say).
     hooks: evaluations, called every `eval_every` steps.
-    stop_requested: what asks to stop after a step, such as a signal, or None;
-      asked once for every step.
-    bad_step: is given (step, scalars, norms of the gradient's leaves) of every
-      step, and keeps those of steps that were not taken.
-    beat: told what has ended, for a watchdog.
-    goodput: where the seconds go.
+    stop_requested: the name of what asks to stop after a step, such as a
+      signal, or None; called once for every step.
+    bad_step: called with (step, scalars, norms of the gradient's leaves) of
+      every step; records the steps that were not taken.
+    beat: called with the name of what has ended, for a watchdog.
+    goodput: counts the seconds of each part.
   """
 
   config: TrainConfig
@@ -97,7 +97,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class LoopResult:
   """How the loop ended.
 
   Attributes:
@@ -109,50 +109,50 @@ class Result:
   interrupted: str | None
 
 
-def run(job: Job, state: State) -> Result:
+def run(inputs: LoopInputs, state: State) -> LoopResult:
   """Trains from the state's step to the last.
 
   Raises:
     StoppedError: the loss was not finite too often in a row, or a checkpoint
       could not be saved.
   """
-  with job.goodput.part('step'):
-    return _run(job, state)
+  with inputs.goodput.part('step'):
+    return _run(inputs, state)
 
 
-def _run(job: Job, state: State) -> Result:
+def _run(inputs: LoopInputs, state: State) -> LoopResult:
   start = int(state.step)
-  meter = _Meter(job)
+  meter = _Meter(inputs)
   pending: tuple[int, Any] | None = None
   signal = None
-  with job.batches(start) as batches:
-    for step in range(start + 1, job.config.steps + 1):
-      with job.goodput.part('data_wait'):
+  with inputs.batches(start) as batches:
+    for step in range(start + 1, inputs.config.steps + 1):
+      with inputs.goodput.part('data_wait'):
         batch = next(batches)
-      part = 'compile' if step == start + 1 else 'step'
-      with job.goodput.part(part), jax.transfer_guard('disallow'):
-        state, metrics = job.step(state, batch)
-      problem = _report(job, meter, *pending) if pending else None
+      phase = 'compile' if step == start + 1 else 'step'
+      with inputs.goodput.part(phase), jax.transfer_guard('disallow'):
+        state, metrics = inputs.step(state, batch)
+      problem = _report(inputs, meter, *pending) if pending else None
       pending = (step, metrics)
-      job.checkpoints.check()
-      signal = job.stop_requested(step)
-      if problem or signal or _due(job, step):
-        later = _report(job, meter, *pending)
-        problem = problem or later
+      inputs.checkpoints.check()
+      signal = inputs.stop_requested(step)
+      if problem or signal or _due(inputs, step):
+        last_problem = _report(inputs, meter, *pending)
+        problem = problem or last_problem
         pending = None
-        _boundary(job, meter, step, state, save=bool(problem or signal))
+        _boundary(inputs, meter, step, state, save=bool(problem or signal))
       if problem:
-        job.checkpoints.wait()
+        inputs.checkpoints.wait()
         raise errors.StoppedError(problem)
       if signal:
         break
-  job.checkpoints.wait()
-  done = int(state.step) >= job.config.steps
-  return Result(state, None if done else signal)
+  inputs.checkpoints.wait()
+  done = int(state.step) >= inputs.config.steps
+  return LoopResult(state, None if done else signal)
 
 
-def _due(job: Job, step: int) -> bool:
-  config = job.config
+def _due(inputs: LoopInputs, step: int) -> bool:
+  config = inputs.config
   every = (config.checkpoint_every, config.eval_every)
   return (
     step == config.steps
@@ -167,66 +167,70 @@ def _near_due(config: TrainConfig, step: int) -> bool:
 
 
 def _boundary(
-  job: Job, meter: '_Meter', step: int, state: State, *, save: bool
+  inputs: LoopInputs, meter: '_Meter', step: int, state: State, *, save: bool
 ) -> None:
   """Evaluates and saves, whichever is due after `step`."""
-  config = job.config
+  config = inputs.config
   begin = time.perf_counter()
   at_end = step == config.steps
-  found: dict[str, float] = {}
+  evaluated: dict[str, float] = {}
   if at_end or step % config.eval_every == 0:
-    with job.goodput.part('evaluation'):
-      for hook in job.hooks:
-        found |= hook(step, state)
-        job.beat(f'an evaluation after step {step}')
-    job.writer.write(step, found)
-  value = found.get('eval/loss')
-  with job.goodput.part('save'):
+    with inputs.goodput.part('evaluation'):
+      for hook in inputs.hooks:
+        evaluated |= hook(step, state)
+        inputs.beat(f'an evaluation after step {step}')
+    inputs.writer.write(step, evaluated)
+  loss = evaluated.get('eval/loss')
+  with inputs.goodput.part('save'):
     if _near_due(config, step):
-      job.checkpoints.save_near(step, state, job.extra)
+      inputs.checkpoints.save_near(step, state, inputs.extra)
     if save or at_end or step % config.checkpoint_every == 0:
       save = True
-    elif config.save_best and value is not None:
-      save = job.checkpoints.is_best(step, value)
+    elif config.save_best and loss is not None:
+      save = inputs.checkpoints.is_best(step, loss)
     if save:
-      # Marked first: what the save removes depends on which is the best.
-      if value is not None:
-        job.checkpoints.mark_best(step, value)
-      job.checkpoints.save(step, state, job.extra)
-    job.goodput.keep()
-  job.beat(f'the boundary after step {step}')
+      # Marked first: the save removes checkpoints, but not the best one.
+      if loss is not None:
+        inputs.checkpoints.mark_best(step, loss)
+      inputs.checkpoints.save(step, state, inputs.extra)
+    inputs.goodput.keep()
+  inputs.beat(f'the boundary after step {step}')
   meter.pause(time.perf_counter() - begin)
 
 
-def _report(job: Job, meter: '_Meter', step: int, metrics: Any) -> str | None:
-  """Fetches, writes and shows a step's metrics; says why to stop, if so."""
+def _report(
+  inputs: LoopInputs, meter: '_Meter', step: int, metrics: Any
+) -> str | None:
+  """Fetches, writes and shows a step's metrics; returns why to stop, if so."""
   metrics = jax.device_get(metrics)
   speed = meter.stop()
-  job.beat(f'step {step}')
+  inputs.beat(f'step {step}')
   norms = metrics.pop(bad_steps.LEAF_NORMS, None)
-  found = metrics.pop('stats', None)
+  routing = metrics.pop('stats', None)
   scalars = {name: float(value) for name, value in metrics.items()}
   load_NE = None
-  if found is not None:
-    load_NE = stats.load(np.asarray(found['count_E'], np.float64))
-    scalars |= {f'moe/{k}': v for k, v in stats.summarise(found).items()}
-  config = job.config
+  if routing is not None:
+    load_NE = stats.load(np.asarray(routing['count_E'], np.float64))
+    scalars |= {f'moe/{k}': v for k, v in stats.summarise(routing).items()}
+  config = inputs.config
   record: dict[str, Any] = {}
   if step % config.log_every == 0 or step == config.steps:
-    record |= {**scalars, **speed, **job.goodput.values()}
+    record |= {**scalars, **speed, **inputs.goodput.values()}
   every = config.load_every
   if load_NE is not None and every and step % every == 0:
     record['moe/load'] = load_NE
   if record:
-    job.writer.write(step, record)
-  job.bad_step(step, scalars, norms)
-  job.display.update(step, {**scalars, **speed}, load_NE)
-  return _problem(job, step, scalars)
+    inputs.writer.write(step, record)
+  inputs.bad_step(step, scalars, norms)
+  inputs.display.update(step, {**scalars, **speed}, load_NE)
+  return _problem(inputs, step, scalars)
 
 
-def _problem(job: Job, step: int, scalars: dict[str, float]) -> str | None:
+def _problem(
+  inputs: LoopInputs, step: int, scalars: dict[str, float]
+) -> str | None:
   """Why training cannot go on, if too many steps in a row were not finite."""
-  if scalars['bad_steps'] < job.config.max_bad_steps:
+  if scalars['bad_steps'] < inputs.config.max_bad_steps:
     return None
   names = [n for n in ('loss', 'gradient_norm') if not np.isfinite(scalars[n])]
   return (
@@ -240,8 +244,8 @@ def _problem(job: Job, step: int, scalars: dict[str, float]) -> str | None:
 class _Meter:
   """Throughput between reports, without compilation, evaluation and saving."""
 
-  def __init__(self, job: Job):
-    self._job = job
+  def __init__(self, inputs: LoopInputs):
+    self._job = inputs
     self._seen = 0
     self._last = time.perf_counter()
     self._pause = 0.0
@@ -258,13 +262,15 @@ class _Meter:
     self._seen += 1
     if self._seen <= UNTIMED_STEPS:
       return {}
-    job = self._job
-    speed = job.tokens_per_batch / seconds
-    found = {
+    inputs = self._job
+    speed = inputs.tokens_per_batch / seconds
+    measured = {
       f'{log.TIME}step_s': seconds,
       f'{log.TIME}tokens_per_s': speed,
     }
-    if job.config.peak_tflops:
-      share = speed * job.flops_per_token / (job.config.peak_tflops * 1e12)
-      found[f'{log.TIME}model_flops_utilisation'] = share
-    return found
+    if inputs.config.peak_tflops:
+      share = (
+        speed * inputs.flops_per_token / (inputs.config.peak_tflops * 1e12)
+      )
+      measured[f'{log.TIME}model_flops_utilisation'] = share
+    return measured

@@ -1,12 +1,13 @@
 """Next-token loss plus the losses of the layers with experts.
 
-And, where the model has modules of multi-token prediction, theirs:
+If the model has modules of multi-token prediction, their losses are added:
 mtp_weight / D times the sum over the D modules of
 
   -1 / T sum_i log P(t_{i+k+1})         (DeepSeek-V3, arXiv 2412.19437, (24))
 
-T being the same as for the next token: near the end of a document a module has
-nothing to say, and then counts for less (as in equation 24, which sums T - k).
+T is the number of tokens of the next-token loss too. Module k has no target for
+the last k tokens of a document, so its loss has fewer terms (T - k in
+equation 24).
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ from moejax.core import values
 from moejax.data.batch import Batch
 from moejax.model import mtp
 from moejax.model.build import Model
-from moejax.model.decoder import Decoder, Output
+from moejax.model.decoder import Decoder, DecoderOutput
 from moejax.moe import balance, feed_forward
 from moejax.parallel import mesh as meshes
 from moejax.train import consistency, cross_entropy
@@ -116,8 +117,13 @@ def objective(
 
 def passes(
   decoder: Decoder, batch: Batch, row_B: jax.Array, key: jax.Array | None
-) -> tuple[list[jax.Array], Output]:
-  """All that a training step runs forward: see `Decoder.predict`."""
+) -> tuple[list[jax.Array], DecoderOutput]:
+  """The forward pass of a training step, multi-token prediction included.
+
+  Returns:
+    Hidden states of each module of multi-token prediction, and the output of
+    the decoder: see `Decoder.predict`.
+  """
   places = batch.segment_BL, batch.position_BL, row_B, key
   out = decoder(batch.token_BL, *places)
   if not decoder.config.mtp_layers:

@@ -16,8 +16,8 @@ class OptimizerConfig(fields.Checked):
 
   Attributes:
     peak_lr: the largest learning rate; the schedule multiplies it.
-    beta1, beta2, eps: AdamW's.
-    weight_decay: decoupled; of matrices alone, see `model.build.Model.decays`.
+    beta1, beta2, eps: as in AdamW.
+    weight_decay: decoupled, of matrices only: see `model.build.Model.decays`.
     clip_norm: largest global norm of the gradient; None means no clipping.
     schedule: learning rate over the run.
   """
@@ -31,7 +31,7 @@ class OptimizerConfig(fields.Checked):
     1.0, above=0, at_most=10**6, note='none: no clipping'
   )
   schedule: schedules.Schedule = fields.choice(
-    schedules.SCHEDULES, schedules.Steps()
+    schedules.SCHEDULES, schedules.StepSchedule()
   )
 
 
@@ -46,12 +46,13 @@ def make(
   total_steps: int,
   decays: dict[str, bool],
 ) -> optax.GradientTransformation:
-  """The optimiser; clipping is left to the step, which knows the norm already.
+  """AdamW. The training step clips, because it computes the norm anyway.
 
   Args:
-    opt: its keys.
-    total_steps: of the run, for the schedule.
-    decays: whether a weight decays, by its path; see `model.build.Model`.
+    opt: the config.
+    total_steps: number of steps of the run, for the schedule.
+    decays: whether weight decay applies to a weight, by the weight's path; see
+      `model.build.Model`.
   """
   return optax.adamw(
     learning_rate(opt, total_steps),
@@ -64,7 +65,7 @@ def make(
 
 
 def shardings(opt_shapes: Any, weight_shardings: Any, replicated: Any) -> Any:
-  """Each moment lies as its weight does; counters are copied everywhere."""
+  """Each moment has the sharding of its weight; counters are replicated."""
   flat = trees.leaves(weight_shardings)
 
   def one(path: str, leaf: jax.ShapeDtypeStruct) -> Any:

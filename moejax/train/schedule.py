@@ -15,7 +15,7 @@ WARMUP_SHARE = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Schedule(fields.Checked):
-  """Linear warm-up, then what a subclass does.
+  """Linear warm-up, then `after_warmup`, which each schedule defines.
 
   Attributes:
     warmup: steps from 1 / warmup of the peak to the peak; 0 for none. None is
@@ -29,12 +29,20 @@ class Schedule(fields.Checked):
 
   def __call__(self, total_steps: int) -> optax.Schedule:
     """The share of the peak at each step, counted from 0."""
+    warmup = self.warmup_steps(total_steps)
+    # Not optax.linear_schedule, which rounds differently.
+    ramp = lambda step: (step + 1) / max(warmup, 1)
+    after = self.after_warmup(total_steps, warmup)
+    return optax.join_schedules([ramp, after], [warmup])
+
+  def after_warmup(self, total_steps: int, warmup: int) -> optax.Schedule:
+    """The share of the peak at each step, counted from the end of warm-up."""
     raise NotImplementedError
 
   def warmup_steps(self, total_steps: int) -> int:
-    """How many steps the warm-up has.
+    """The number of steps of the warm-up.
 
-    Example: none of 1,000 steps is 20.
+    Example: with warmup=None, 20 of 1,000 steps.
     """
     if self.warmup is None:
       return math.ceil(round(WARMUP_SHARE * total_steps, 6))
@@ -49,15 +57,9 @@ class Schedule(fields.Checked):
         f'{WARMUP_SHARE:.0%} of the run'
       )
 
-  def _warm_up(self, after: optax.Schedule, total_steps: int) -> optax.Schedule:
-    """The warm-up, then `after`."""
-    warmup = self.warmup_steps(total_steps)
-    ramp = lambda step: (step + 1) / max(warmup, 1)
-    return lambda step: jnp.where(step < warmup, ramp(step), after(step))
-
 
 @dataclasses.dataclass(frozen=True)
-class Steps(Schedule):
+class StepSchedule(Schedule):
   """Linear warm-up, then times `factor` at each milestone.
 
   DeepSeekMoE (arXiv 2401.06066, section 4.1.2): 2,000 steps of warm-up, times
@@ -69,55 +71,55 @@ class Steps(Schedule):
     (0.8, 0.9), at_least=0, at_most=1
   )
 
-  def __call__(self, total_steps: int) -> optax.Schedule:
-    starts = [round(m * total_steps) for m in self.milestones]
+  def after_warmup(self, total_steps: int, warmup: int) -> optax.Schedule:
+    starts = [round(m * total_steps) - warmup for m in self.milestones]
 
-    def after(step: jax.Array) -> jax.Array:
-      lower = [jnp.where(step < start, 1.0, self.factor) for start in starts]
-      return math.prod(lower, start=jnp.ones(()))
+    def share(step: jax.Array) -> jax.Array:
+      factors = [jnp.where(step < start, 1.0, self.factor) for start in starts]
+      return math.prod(factors, start=jnp.ones(()))
 
-    return self._warm_up(after, total_steps)
+    return share
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine(Schedule):
+class CosineSchedule(Schedule):
   """Linear warm-up, then half a cosine down to `end` at the last step."""
 
   end: float = fields.number(0.1, at_least=0, at_most=1)
 
-  def __call__(self, total_steps: int) -> optax.Schedule:
-    warmup = self.warmup_steps(total_steps)
+  def after_warmup(self, total_steps: int, warmup: int) -> optax.Schedule:
     length = max(total_steps - warmup, 1)
-    decay = optax.cosine_decay_schedule(1.0, length, self.end)
-    return self._warm_up(lambda step: decay(step - warmup), total_steps)
+    return optax.cosine_decay_schedule(1.0, length, self.end)
 
 
 @dataclasses.dataclass(frozen=True)
-class WarmupStableDecay(Schedule):
+class WarmupStableDecaySchedule(Schedule):
   """Linear warm-up, constant, then linear to `end` over the last fraction."""
 
   decay: float = fields.number(0.1, at_least=0, at_most=1)
   end: float = fields.number(0.0, at_least=0, at_most=1)
 
-  def __call__(self, total_steps: int) -> optax.Schedule:
+  def after_warmup(self, total_steps: int, warmup: int) -> optax.Schedule:
     length = max(round(self.decay * total_steps), 1)
-    down = optax.linear_schedule(1.0, self.end, length)
-    start = total_steps - length
-    return self._warm_up(lambda step: down(step - start), total_steps)
+    decay = optax.linear_schedule(1.0, self.end, length)
+    # Below 0 if the warm-up ends later than the decay begins.
+    start = total_steps - length - warmup
+    return lambda step: decay(step - start)
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant(Schedule):
+class ConstantSchedule(Schedule):
   """Linear warm-up, then constant (DeepSeekMoE 145B, section 7.1)."""
 
-  def __call__(self, total_steps: int) -> optax.Schedule:
-    flat = lambda step: jnp.ones_like(step, jnp.float32)
-    return self._warm_up(flat, total_steps)
+  def after_warmup(self, total_steps: int, warmup: int) -> optax.Schedule:
+    del total_steps, warmup
+    return optax.constant_schedule(1.0)
 
 
-SCHEDULES = {
-  'constant': Constant,
-  'cosine': Cosine,
-  'steps': Steps,
-  'warmup_stable_decay': WarmupStableDecay,
+# name in a config -> the class
+SCHEDULES: dict[str, type[Schedule]] = {
+  'constant': ConstantSchedule,
+  'cosine': CosineSchedule,
+  'steps': StepSchedule,
+  'warmup_stable_decay': WarmupStableDecaySchedule,
 }

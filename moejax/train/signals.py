@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP as a flag that the loop reads between two steps.
 
-Where jax.distributed is initialised SIGTERM is JAX's: it takes the notice of
-any process to all of them, and names the step after which all are to stop.
+If jax.distributed is initialised, JAX handles SIGTERM: it passes the notice of
+any process on to all of them and names the step after which all stop.
 """
 
 import signal
@@ -34,9 +34,9 @@ class StopSignal:
   | SIGHUP (the terminal is closed, the connection dropped) | sets `requested`,
     and what is printed goes nowhere | ignored |
 
-  SIGHUP stays ignored where it was from the start, as under `nohup`.
-  On leaving, the handlers from before are back. Outside the main thread Python
-  gives signals to nobody, so there it does nothing.
+  SIGHUP stays ignored if it was ignored at the start, as under `nohup`. On exit
+  the previous handlers are restored. Python delivers signals to the main thread
+  only, so in another thread this does nothing.
   """
 
   def __init__(self):
@@ -51,7 +51,9 @@ class StopSignal:
     return self._first.name if self._first else None
 
   def after(self, step: int) -> str | None:
-    """What asks to stop after this step, or None; to be asked at every step.
+    """The name of what asks to stop after this step, or None.
+
+    To be called at every step.
 
     With several processes a preemption notice to one of them stops all, after
     the same step.

@@ -1,8 +1,8 @@
 """Steps that are skipped because their loss jumps: a choice, off by default.
 
-A rule is asked within the jitted step. What it has seen is part of the State,
-so that a resumed run decides as one that never stopped. `Never` has seen
-nothing, and neither program nor checkpoints know of it.
+A rule is called within the jitted step. What it remembers of losses is part of
+the State, so that a resumed run decides as one that never stopped. `NeverSkip`
+remembers nothing and leaves no trace in the program or in checkpoints.
 """
 
 import dataclasses
@@ -15,28 +15,28 @@ from moejax.core import fields
 
 
 @dataclasses.dataclass(frozen=True)
-class Never(fields.Checked):
+class NeverSkip(fields.Checked):
   """Every step with a finite loss and gradient is taken."""
 
   def init(self) -> Any:
-    """What it has seen at the start: arrays, or nothing."""
+    """The memory before the first step: arrays, or nothing."""
     return ()
 
   def judge(
     self, seen: Any, loss: jax.Array, finite: jax.Array
   ) -> tuple[jax.Array | None, Any]:
-    """Whether to skip (None: it never does), and what it has seen now."""
+    """Whether to skip the step (None: never), and the new memory."""
     del loss, finite
     return None, seen
 
   def metrics(self, seen: Any) -> dict[str, jax.Array]:
-    """What to report of a step."""
+    """Metrics of the rule, by name."""
     del seen
     return {}
 
 
 @dataclasses.dataclass(frozen=True)
-class Deviations(Never):
+class Deviations(NeverSkip):
   """Skips a step whose loss is far above those of the steps before it.
 
   Skipped if loss > mean + k * deviation, both exponential moving ones over the
@@ -46,16 +46,16 @@ class Deviations(Never):
     mean     += w * (loss - mean)
     variance  = (1 - w) * (variance + w * (loss - mean before)^2)
 
-  A skipped step leaves weights, optimiser and router memory as they were, and
-  counts in `skipped`, so the learning rate waits too; it does not count in
+  A skipped step leaves weights, optimiser and router state as they were. It
+  counts in `skipped`, so the learning rate does not advance, but not in
   `bad_steps`.
 
   Attributes:
     k: how many standard deviations are too many.
     decay: of the moving mean and variance.
-    warmup: steps that are seen before any is skipped.
-    in_a_row: after so many skipped in a row the next is taken whatever its
-      loss: then it is no spike, but where the loss is now.
+    warmup: number of steps before any step may be skipped.
+    in_a_row: number of steps skipped in a row after which the next is taken
+      whatever its loss, because the loss has moved for good.
   """
 
   k: float = fields.number(6.0, above=0, at_most=1000)
@@ -64,12 +64,12 @@ class Deviations(Never):
   in_a_row: int = fields.number(3, at_least=1)
 
   def init(self) -> dict[str, jax.Array]:
-    none, zero = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
+    count, zero = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
     return {
-      'count': none,
-      'in_a_row': none,
+      'count': count,
+      'in_a_row': count,
       'mean': zero,
-      'skipped': none,
+      'skipped': count,
       'variance': zero,
     }
 
@@ -101,5 +101,6 @@ class Deviations(Never):
     }
 
 
-NEVER = Never()
-SPIKES: dict[str, type] = {'never': Never, 'deviations': Deviations}
+NEVER = NeverSkip()
+# name in a config -> the class
+SPIKES: dict[str, type] = {'never': NeverSkip, 'deviations': Deviations}

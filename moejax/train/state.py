@@ -21,11 +21,11 @@ class State:
 
   Attributes:
     step: int32, steps taken, skipped ones included.
-    weights: the model's.
-    opt_state: the optimiser's.
+    weights: of the model.
+    opt_state: of the optimiser.
     bad_steps: int32, steps in a row whose loss or gradient was not finite.
-    skipped: int32, all steps that were not taken: such, and spikes.
-    spikes: what the rule of `train.skip_spikes` has seen; nothing without one.
+    skipped: int32, all steps that were not taken: not finite, or spikes.
+    spikes: memory of the rule of `train.skip_spikes`; nothing without one.
   """
 
   step: jax.Array
@@ -42,7 +42,7 @@ def init(
   key: jax.Array,
   rule: Any = spikes.NEVER,
 ) -> State:
-  """A fresh state, every array made where it will lie."""
+  """A fresh state; every array is made on the devices where it will lie."""
   return begin(model, transform, model.init(key), rule)
 
 
@@ -52,7 +52,7 @@ def begin(
   weights: Any,
   rule: Any = spikes.NEVER,
 ) -> State:
-  """The state before the first step from weights that are there."""
+  """The state before the first step, with given weights."""
   place = shardings(model, transform, rule)
   make = jax.jit(transform.init, out_shardings=place.opt_state)
   zero = jax.device_put(jnp.zeros((), jnp.int32), place.step)
@@ -62,7 +62,7 @@ def begin(
     opt_state=make(weights),
     bad_steps=jnp.copy(zero),
     skipped=jnp.copy(zero),
-    # Copies, as above: a buffer can be given away only once.
+    # Copies, as above: a buffer can be donated only once.
     spikes=jax.tree.map(
       lambda x, to: jax.device_put(jnp.copy(x), to), rule.init(), place.spikes
     ),
@@ -74,7 +74,7 @@ def shardings(
   transform: optax.GradientTransformation,
   rule: Any = spikes.NEVER,
 ) -> State:
-  """How every array of the state lies."""
+  """The sharding of every array of the state."""
   # A State of shardings, so with no arrays in it.
   whole: Any = rules.replicated(model.mesh)
   shapes = jax.eval_shape(transform.init, model.shapes)

@@ -2,7 +2,7 @@
 
 1. Split the batch into micro-batches, if asked to.
 2. Balance losses are not linear in the batch, so with micro-batches a first
-pass forward collects their sums over the whole of it.
+forward pass collects their sums over the whole batch.
 3. Forward and backward of each micro-batch; gradients add up.
 4. Clip, and update; if loss or gradient is not finite, or the loss is a spike
 that the config skips, the old state stays and the step is counted.
@@ -78,7 +78,7 @@ def make(
     metrics = _metrics(model, report)
     metrics |= {
       'gradient_norm': norm,
-      # The optimiser does not count the steps that it skipped.
+      # The optimiser does not count skipped steps.
       'learning_rate': rate(state.step - state.skipped),
       'bad_steps': new.bad_steps,
       'skipped': new.skipped,
@@ -102,10 +102,10 @@ def make(
 def _after(
   model: Model, old: Any, new: Any, record: feed_forward.Record
 ) -> Any:
-  """The weights that the optimiser made, but for what it has no say in.
+  """The optimiser's new weights, with router state updated by its own rules.
 
-  Memories (selection biases, say) lie among the weights, so that whatever holds
-  weights holds them; their gradient is zero, and here they are replaced.
+  Router state (selection biases, say) is stored among the weights, so that
+  whatever holds weights holds it. Its gradient is zero; here it is replaced.
   """
   if 'ffn' not in new.get('moe', {}) or not model.config.num_moe:
     return new
@@ -171,14 +171,14 @@ def _gradient(
   shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], micro), whole)
   carry, _ = jax.lax.scan(
     lambda carry, rows: (_add(carry, run(rows, whole)), None),
-    _nothing(shapes),
+    _zero(shapes),
     micro,
   )
   return carry
 
 
-def _nothing(shapes: Any) -> Any:
-  """A gradient and a report that add nothing."""
+def _zero(shapes: Any) -> Any:
+  """The neutral element of `_add`."""
   gradient, report = shapes
   zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
   record = report['record']
@@ -204,15 +204,16 @@ def _add(a: Any, b: Any) -> Any:
   )
 
 
-def _split(tree: Any, parts: int, model: Model) -> Any:
-  """[B, ...] to [parts, B / parts, ...].
+def _split(tree: Any, micro_batches: int, model: Model) -> Any:
+  """[B, ...] to [M, B / M, ...] for M micro-batches.
 
-  Row r goes to micro-batch r % parts, so that every device keeps its own rows:
-  its share of the batch is consecutive.
+  Row r goes to micro-batch r % M, so that every device keeps its own rows: a
+  device's rows of the batch are consecutive.
   """
 
   def one(x: jax.Array) -> jax.Array:
-    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+    x = x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:])
+    x = x.swapaxes(0, 1)
     return rules.constrain(
       x, ('unsharded', 'batch', *['unsharded'] * (x.ndim - 2)), model.mesh
     )
@@ -223,21 +224,21 @@ def _split(tree: Any, parts: int, model: Model) -> Any:
 def _slope(model: Model, weights: Any, micro: Any, key: jax.Array) -> Any:
   """The derivative of the balance losses by their sums over all micro-batches.
 
-  Costs a pass forward. Without it every micro-batch would be balanced by
-  itself, and the loss would change with their number.
+  It costs a forward pass. Without it every micro-batch would be balanced by
+  itself, and the loss would change with the number of micro-batches.
   """
   if not model.config.num_moe:
     return None
 
-  def sums(part: Any) -> Any:
-    batch, row_B = part
+  def sums(rows: Any) -> Any:
+    batch, row_B = rows
     _, out = losses.passes(model.bind(weights), batch, row_B, key)
     return out.record.balance
 
   shape = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], micro))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
   total, _ = jax.lax.scan(
-    lambda carry, part: (jax.tree.map(jnp.add, carry, sums(part)), None),
+    lambda carry, rows: (jax.tree.map(jnp.add, carry, sums(rows)), None),
     zeros,
     micro,
   )

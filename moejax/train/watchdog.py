@@ -1,4 +1,4 @@
-"""Says where every thread stands when no step ends for too long."""
+"""Prints the stacks of all threads when no step ends for too long."""
 
 import faulthandler
 import os
@@ -19,12 +19,12 @@ class Watchdog:
         ...
         watchdog.beat()
 
-  The run goes on; it may only have been slow. After each warning it waits as
-  long again before the next. With `leave` it gives the process up instead,
-  for a scheduler to start it again.
+  The run goes on; it may only be slow. The next warning comes after the same
+  time without a `beat`. With `leave` the process ends instead, so that a
+  scheduler starts it again.
 
-  It is a thread of Python: it cannot speak while C code holds the interpreter.
-  JAX's waiting for devices and other hosts does not.
+  The watchdog is a thread of Python: it cannot print while C code holds the
+  interpreter. JAX does not hold it while it waits for devices and other hosts.
   """
 
   def __init__(
@@ -34,13 +34,13 @@ class Watchdog:
     leave: Callable[[], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Watches nothing yet.
+    """Does not start the thread yet.
 
     Args:
-      seconds: how long a step may take; 0 never warns.
-      say: is given the text.
-      leave: called after the text; ends the process.
-      clock: seconds.
+      seconds: the longest time between two beats; 0 never warns.
+      say: called with the text of a warning.
+      leave: called after a warning; ends the process.
+      clock: returns the time in seconds.
     """
     self._seconds = seconds
     self._say = say
@@ -66,7 +66,7 @@ class Watchdog:
       self._thread.join()
 
   def beat(self, what: str) -> None:
-    """Something has ended; `what` is named if nothing follows."""
+    """Notes that something has ended; a warning names the last `what`."""
     self._last, self._what = self._clock(), what
 
   def _watch(self) -> None:

@@ -56,13 +56,13 @@ def chosen(model, weights, token_BL):
   decoder = model.bind(weights)
   one_BL = jnp.ones_like(token_BL)
   position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
-  tokens = decoder._tokens(token_BL, one_BL, position_BL, position_BL)
-  x_BLD, found, k = decoder._embed(token_BL), [], model.config.moe.router.k
+  tokens = decoder._token_context(token_BL, one_BL, position_BL, position_BL)
+  x_BLD, found, k = decoder.embed(token_BL), [], model.config.moe.router.k
   for stage in stages.of(model.config):
-    trace = decoder._no_trace(stage.kinds[-1], token_BL)
+    trace = decoder.trunk.no_trace(stage, tokens)
     for group in range(stage.repeats):
       for at, kind in enumerate(stage.kinds):
-        place = jax.tree.map(lambda x: x[group], decoder._place(stage, at))  # noqa: B023
+        place = jax.tree.map(lambda x: x[group], decoder.trunk.specs(stage, at))  # noqa: B023
         graph, stack = block.nnx.split(getattr(decoder, kind))
         own = jax.tree.map(lambda x, i=place.index: x[i], stack)
         layer = block.nnx.merge(graph, own)

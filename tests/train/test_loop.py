@@ -92,7 +92,7 @@ def _run(
   def batches(first):
     yield (jax.device_put(np.float32(i)) for i in itertools.count(first))
 
-  job = loop.Job(
+  job = loop.LoopInputs(
     config=TrainConfig(**{**defaults, **config}),
     step=_allowed(step) if allow else step,
     batches=batches,

@@ -6,10 +6,10 @@ from moejax.core import errors
 from moejax.train import optimizer
 from moejax.train.schedule import (
   SCHEDULES,
-  Constant,
-  Cosine,
-  Steps,
-  WarmupStableDecay,
+  ConstantSchedule,
+  CosineSchedule,
+  StepSchedule,
+  WarmupStableDecaySchedule,
 )
 
 
@@ -21,7 +21,7 @@ def values(schedule, total_steps):
 
 def test_the_papers_schedule_drops_at_80_and_at_90_percent():
   """times 0.316 from step 80 of 100, counted from 0, and again from step 90."""
-  found = values(Steps(warmup=0), 100)
+  found = values(StepSchedule(warmup=0), 100)
   want = np.repeat([1, 0.316, 0.316**2], [80, 10, 10])
   np.testing.assert_allclose(found, want, rtol=1e-6)
 
@@ -29,7 +29,8 @@ def test_the_papers_schedule_drops_at_80_and_at_90_percent():
 def test_the_papers_2b_run():
   """25,000 steps, 2,000 of warm-up, peak 1.08e-3 (section 4.1.2)."""
   rate = optimizer.learning_rate(
-    optimizer.OptimizerConfig(1.08e-3, schedule=Steps(warmup=2000)), 25_000
+    optimizer.OptimizerConfig(1.08e-3, schedule=StepSchedule(warmup=2000)),
+    25_000,
   )
   for step, want in (
     (0, 1.08e-3 / 2000),
@@ -48,9 +49,9 @@ def test_the_papers_2b_run():
 def test_milestones_that_fall_on_one_step_both_count():
   """round(4.0) and round(4.5) are both 4."""
   np.testing.assert_allclose(
-    values(Steps(warmup=0), 5), [1, 1, 1, 1, 0.316**2], rtol=1e-6
+    values(StepSchedule(warmup=0), 5), [1, 1, 1, 1, 0.316**2], rtol=1e-6
   )
-  np.testing.assert_allclose(values(Steps(0, 0.5, ()), 3), 1)
+  np.testing.assert_allclose(values(StepSchedule(0, 0.5, ()), 3), 1)
 
 
 @pytest.mark.parametrize('name', sorted(SCHEDULES))
@@ -78,9 +79,9 @@ def test_without_a_length_the_warm_up_is_2_percent_of_the_run(name):
 
 
 def test_a_warm_up_longer_than_the_run_is_one_line():
-  Constant(warmup=20).check(20)
+  ConstantSchedule(warmup=20).check(20)
   with pytest.raises(errors.InputError) as error:
-    Constant(warmup=21).check(20)
+    ConstantSchedule(warmup=21).check(20)
   assert str(error.value) == (
     'opt.schedule.warmup=21 is longer than the run, train.steps=20; lower it, '
     'or set it to none for 2% of the run'
@@ -94,12 +95,12 @@ def test_after_the_warm_up_it_never_rises(name):
 
 
 def test_constant():
-  np.testing.assert_allclose(values(Constant(warmup=2), 9)[1:], 1)
+  np.testing.assert_allclose(values(ConstantSchedule(warmup=2), 9)[1:], 1)
 
 
 def test_cosine():
   """Half way it is half way between 1 and the end."""
-  found = values(Cosine(warmup=0, end=0.1), 1000)
+  found = values(CosineSchedule(warmup=0, end=0.1), 1000)
   assert found[500] == pytest.approx(0.55, rel=1e-5)
   assert found[250] == pytest.approx(0.1 + 0.9 * (1 + 2**-0.5) / 2, rel=1e-5)
   assert found[-1] == pytest.approx(0.1, rel=1e-3)
@@ -107,6 +108,6 @@ def test_cosine():
 
 def test_warm_up_stable_decay():
   """Constant for 90 steps, then ten equal parts of the way down to the end."""
-  found = values(WarmupStableDecay(warmup=5, decay=0.1, end=0.0), 100)
+  found = values(WarmupStableDecaySchedule(warmup=5, decay=0.1, end=0.0), 100)
   np.testing.assert_allclose(found[4:91], 1)
   np.testing.assert_allclose(found[90:], 1 - np.arange(10) / 10, rtol=1e-5)

@@ -29,7 +29,7 @@ OPT = optimizer.OptimizerConfig(
   eps=1e-2,
   weight_decay=0.3,
   clip_norm=0.5,
-  schedule=schedule.Constant(warmup=4),
+  schedule=schedule.ConstantSchedule(warmup=4),
 )
 
 # Balance losses so large that they matter as much as the text.

@@ -1,4 +1,4 @@
-"""The attention core: causal, each segment for itself.
+"""ATTENTIONS and KERNELS: implementations of causal dot-product attention.
 
   attend = choose('auto', backend)
   out_BLHK = attend(q_BLHK, k_BLGK, v_BLGK, segment_BL)
@@ -7,7 +7,7 @@
 H query heads share G key heads (G divides H; query head h reads key head
 h // (H // G)). Scores are scaled by K ** -0.5, the softmax is in float32. A
 token sees itself and earlier tokens of its own segment (int32 ids). Padding is
-segment 0, a segment like the others: its rows are finite, nobody reads them.
+segment 0, a segment like the others: its rows are finite and never read.
 
 Example, a row of two packed documents and a place of padding; query l (down)
 sees key s (across) where there is an x:
@@ -42,16 +42,17 @@ def attend_cache(
   mask_BLS: jax.Array,
   sink_H: jax.Array | None = None,
 ) -> jax.Array:
-  """Queries against a cache of S keys; `mask_BLS` (bool) says who sees what.
+  """Queries against a cache of S keys, as far as `mask_BLS` allows.
 
-  A query that sees nothing gets the mean of all values: finite, meaningless.
+  A query that sees no key gets the mean of all values, which has no meaning but
+  is finite.
 
   Args:
     q_BLHK: queries.
     k_BSGK: keys, of G heads.
-    v_BSGV: values, as wide as they like.
+    v_BSGV: values, of any width V.
     mask_BLS: True where query l sees key s.
-    sink_H: the score of a key that each query head sees besides, of value 0.
+    sink_H: the score, for each query head, of a further key whose value is 0.
   """
   B, L, H, K = q_BLHK.shape
   G = k_BSGK.shape[2]
@@ -86,12 +87,12 @@ def whole(
   window: jax.Array | None = None,
   sink_H: jax.Array | None = None,
 ) -> jax.Array:
-  """All scores, masked: for what the kernels do not do.
+  """All scores, masked, with windows and sinks, which the cores do not have.
 
   Args:
     q_BLHK: queries.
     k_BLGK: keys.
-    v_BLGV: values, as wide as they like.
+    v_BLGV: values, of any width V.
     segment_BL: documents.
     window: int32 scalar, how many tokens back a query sees, itself included; 0
       or None for all.
@@ -120,9 +121,9 @@ def of_widths(
   v_BLGV: jax.Array,
   segment_BL: jax.Array,
 ) -> jax.Array:
-  """A core whose values are as wide as its keys, for narrower ones.
+  """Applies a core that needs values as wide as keys to narrower values.
 
-  They are filled with zeros; what comes of those is cut off.
+  Values are padded with zeros, and the output is cut to their width.
   """
   K, V = k_BLGK.shape[-1], v_BLGV.shape[-1]
   v_BLGK = jnp.pad(v_BLGV, ((0, 0),) * 3 + ((0, K - V),))
@@ -132,14 +133,14 @@ def of_widths(
 def within(
   query: jax.Array, key: jax.Array, window: jax.Array | None
 ) -> jax.Array:
-  """Whether places of keys are in the windows of places of queries."""
+  """Whether keys at some places are in the windows of queries at others."""
   if window is None:
     return jnp.ones((), bool)
   return (window == 0) | (query - key < window)
 
 
 def reference(q_BLHK, k_BLGK, v_BLGK, segment_BL):
-  """Slow and obvious: all scores, masked."""
+  """The reference that the others are compared with: all scores, masked."""
   return attend_cache(q_BLHK, k_BLGK, v_BLGK, _visible(segment_BL))
 
 
@@ -155,9 +156,9 @@ def chunked(q_BLHK, k_BLGK, v_BLGK, segment_BL):
 
   Half of the scores are never computed, the exponentials are normalised after
   the product with the values, and keys and values lie as [K, L], which makes
-  every product of forward and backward a fast one. The gradient makes the
-  exponentials again: to keep them is no faster, and they are L / 2 numbers for
-  every query.
+  every product of forward and backward a fast one. The backward pass recomputes
+  the exponentials: to keep them is no faster, and they are L / 2 numbers for
+  each query.
   """
   B, L, H, K = q_BLHK.shape
   G = k_BLGK.shape[2]
@@ -205,7 +206,7 @@ def _exponentials(q_BGNLK, k_BGKL, segment_BL, start, end):
   score_BGMS = _dot(q_BGMK, k_BGKL[..., :end], 3, 2)
   same_BCS = segment_BL[:, start:end, None] == segment_BL[:, None, :end]
   causal_CS = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-  # As numbers to add: a comparison would be made again for every head.
+  # Added, not compared: a comparison would be repeated for every head.
   bias_BCS = jnp.where(same_BCS & causal_CS, 0.0, _NEVER)
   score_BGNCS = score_BGMS.reshape(B, G, N, -1, end) + bias_BCS[:, None, None]
   return jnp.exp(score_BGNCS - jnp.max(score_BGNCS, axis=-1, keepdims=True))
@@ -277,32 +278,35 @@ def _sum_prefixes(parts):
 
 _chunked.defvjp(_chunked_fwd, _chunked_bwd)
 
+# name in a config -> function (q_BLHK, k_BLGK, v_BLGK, segment_BL) -> out_BLHK,
+# on any platform
 ATTENTIONS: dict[str, Callable] = {
   'reference': reference,
   'chunked': chunked,
   'xla': xla,
 }
 
-# Those that run on one platform alone, and are told the mesh.
+# name in a config -> function (mesh) -> such a function, for one platform only
 KERNELS: dict[str, Callable[[Mesh | None], Callable]] = {
   'splash': splash.Splash,
 }
 
 
 def _on_tpu(mesh: Mesh | None) -> Callable:
-  """The kernel where the shapes allow it."""
+  """The kernel if the shapes allow it, else XLA's attention."""
   return splash.Splash(mesh, otherwise=xla)
 
 
+# platform -> function (mesh) -> the attention that `auto` chooses there
 _AUTO = {'cpu': lambda _: chunked, 'tpu': _on_tpu}
 
 
 def choose(name: str, backend: str, mesh: Mesh | None = None) -> Callable:
-  """The function called `name`; 'auto' goes by the platform.
+  """The attention called `name`; 'auto' chooses by platform.
 
   Args:
-    name: of ATTENTIONS, of KERNELS, or auto.
-    backend: the platform.
+    name: a key of ATTENTIONS or KERNELS, or auto.
+    backend: the platform: cpu, tpu, ...
     mesh: the devices; None for one.
 
   Raises:

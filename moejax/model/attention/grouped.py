@@ -80,7 +80,7 @@ class Attention(nnx.Module):
       rotary_angles: from `Rope.angles`.
       segment_BL: documents.
       window: int32 scalar, how many tokens back they see; 0 for all. None
-        leaves it to faster kernels, which have no window.
+        allows faster cores, which have no windows.
     """
     q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, rotary_angles)
     core = self.core

@@ -1,7 +1,7 @@
-"""HEADS: what queries, keys and values are made of; the sizes of each kind.
+"""HEADS: kinds of attention heads, and the sizes that follow from each kind.
 
-`grouped.py` has the module for `grouped`, `latent.py` that for `latent`. Here
-is what a config, a cache and a count must know of them.
+Configs, caches and parameter counts use these sizes. The modules that compute
+are in `grouped.py` and `latent.py`, joined to the kinds by `block.ATTENTIONS`.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ class Grouped:
     return model.rope.rotary_dim(model.head_dim)
 
   def slots(self, model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Of a token in a cache: heads and width of its keys, and of its values."""
+    """(heads, width) of a token's keys and of its values in a cache."""
     return (model.kv_heads, model.head_dim), (model.kv_heads, model.head_dim)
 
   def widths(self, model: Any) -> int:
-    """Of one head: features of a query and of a value, summed."""
+    """Features of one head's query plus those of its value."""
     return 2 * model.head_dim
 
   def shrunk(self) -> 'Grouped':
@@ -44,14 +44,14 @@ class Grouped:
 class Latent(fields.Checked):
   """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 
-  Keys and values are made of one small vector per token, which is all that a
-  cache must hold, and of one key with positions that all heads share. A query
-  has `model.head_dim` features without position and `rope_dim` with.
+  Keys and values are made from one small vector per token and one key with
+  positions that all heads share; a cache holds only these two. A query has
+  `model.head_dim` features without position and `rope_dim` with.
 
   Attributes:
-    kv_rank: features of that vector.
-    q_rank: features of a vector that queries are made of; 0: they are made of
-      the activations.
+    kv_rank: features of the small vector.
+    q_rank: features of a small vector from which queries are made; 0: queries
+      are made from the activations.
     rope_dim: features of a query, and of the shared key, with positions.
     value_dim: features of a value.
     norm_eps: added to the mean square in the norms of the small vectors; 0:
@@ -98,15 +98,16 @@ class Latent(fields.Checked):
     return self.rope_dim
 
   def slots(self, model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Of a token in a cache: heads and width of its keys, and of its values.
+    """(heads, width) of a token's keys and of its values in a cache.
 
-    The vector, and the shared key behind it; values are made of the vector.
+    The keys are the small vector with the shared key behind it. Values take no
+    room, because they are made from the vector.
     """
     del model
     return (1, self.kv_rank + self.rope_dim), (1, 0)
 
   def widths(self, model: Any) -> int:
-    """Of one head: features of a query and of a value, summed."""
+    """Features of one head's query plus those of its value."""
     return model.head_dim + self.rope_dim + self.value_dim
 
   def shrunk(self) -> 'Latent':
@@ -116,4 +117,5 @@ class Latent(fields.Checked):
     )
 
 
+# name in a config -> the class
 HEADS = {'grouped': Grouped, 'latent': Latent}

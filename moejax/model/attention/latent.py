@@ -26,7 +26,7 @@ from moejax.model.config import ModelConfig
 
 
 class LatentAttention(nnx.Module):
-  """Attention whose keys and values are made of one small vector per token."""
+  """Attention whose keys and values are made from one vector per token."""
 
   def __init__(
     self,
@@ -107,9 +107,13 @@ class LatentAttention(nnx.Module):
     up_RHK = self._up(x_BLD.dtype)
     up_RHn, up_RHV = jnp.split(up_RHK, [self.plain_dim], axis=-1)
     q_BLHR = jnp.einsum('BLHn,RHn->BLHR', q_BLHn, up_RHn)
-    # The core divides by the root of the width it sees.
-    seen, meant = self.rank + self.rotary_dim, self.plain_dim + self.rotary_dim
-    q_BLHK = jnp.concatenate([q_BLHR, q_BLHr], axis=-1) * (seen / meant) ** 0.5
+    # The core divides by the root of the latent width, not of the heads' width.
+    latent, width = (
+      self.rank + self.rotary_dim,
+      self.plain_dim + self.rotary_dim,
+    )
+    q_BLHK = jnp.concatenate([q_BLHR, q_BLHr], axis=-1)
+    q_BLHK = q_BLHK * (latent / width) ** 0.5
     mask_BLS = dot_product.seen(position_BL, kept_BS1K.shape[1])
     o_BLHR = dot_product.attend_cache(
       q_BLHK, kept_BS1K, kept_BS1K[..., : self.rank], mask_BLS
@@ -118,7 +122,7 @@ class LatentAttention(nnx.Module):
     return self._output(o_BLHV), (kept_BS1K, cache[1])
 
   def _queries(self, x_BLD, rotary_angles):
-    """Features without position, and with."""
+    """Queries in two pieces: features without position, and with."""
     dtype = x_BLD.dtype
     if hasattr(self, 'w_dq_DQ'):
       c_BLQ = self.norm_q(x_BLD @ self.w_dq_DQ[...].astype(dtype))

@@ -2,11 +2,11 @@
 
 `jax.experimental.pallas.ops.tpu.splash_attention`, after FlashAttention (arXiv
 2205.14135): blocks of queries against blocks of keys, softmax on the way, and
-blocks that the causal mask hides are not visited. What `attend` has else writes
-all L x L scores of a head to memory.
+blocks that the causal mask hides are not visited. The other implementations
+write all L x L scores of a head to memory.
 
   attend = Splash(mesh)
-  out_BLHK = attend(q_BLHK, k_BLGK, v_BLGK, segment_BL)      as in `attend`
+  out_BLHK = attend(q_BLHK, k_BLGK, v_BLGK, segment_BL)   as in `dot_product.py`
 
 XLA cannot split a kernel over devices, so it runs in a `shard_map`: rows over
 the batch axes, heads over `model`.
@@ -31,7 +31,7 @@ from moejax.parallel import mesh as meshes
 
 LANES = 128
 BLOCKS = (1024, 512, 256, LANES)
-# What `remat` calls the outputs by.
+# The name of the outputs for policies of `remat`.
 NAME = 'attention'
 
 
@@ -41,9 +41,9 @@ class Splash:
 
   Attributes:
     mesh: the devices; None for one.
-    otherwise: what is taken for shapes that the kernel does not do: lengths
-      that are no multiple of 128, rows or heads that do not divide over the
-      mesh. None: an error. Head widths are filled up to a multiple of 128.
+    otherwise: attention for shapes that the kernel cannot do: lengths that are
+      no multiple of 128, rows or heads that do not divide over the mesh. None:
+      an error. Head widths are padded to a multiple of 128.
     interpret: runs the kernel step by step on any platform; for tests.
   """
 
@@ -77,7 +77,7 @@ class Splash:
     return run(q_BLHK, k_BLGK, v_BLGK, segment_BL)
 
   def _refuses(self, shape: tuple[int, ...], groups: int) -> str:
-    """Why it cannot take these queries and so many key heads, or nothing."""
+    """Why the kernel cannot do these shapes, or '' if it can."""
     rows, length = shape[:2]
     if length % LANES:
       return f'needs sequences of a multiple of {LANES} tokens, not {length}'
@@ -93,17 +93,17 @@ class Splash:
 
 
 def block(length: int, width: int = LANES) -> int:
-  """Queries, and keys, that are visited together.
+  """The size of a block of queries, and of one of keys.
 
-  Heads of twice the width have half as many: of 1,024 queries and keys of width
-  256 the gradient does not fit into a v5p's fast memory.
+  Heads of twice the width have half as many in a block: the gradient of 1,024
+  queries and keys of width 256 does not fit into a v5p's fast memory.
   """
   most = max(BLOCKS[0] * LANES // width, LANES)
   return next(s for s in BLOCKS if s <= most and length % s == 0)
 
 
 def visited(length: int, width: int = LANES) -> float:
-  """Which part of all pairs of blocks is not hidden by the causal mask."""
+  """The share of pairs of blocks that the causal mask does not hide."""
   number = length // block(length, width)
   return (number + 1) / (2 * number)
 

@@ -108,7 +108,7 @@ def test_a_training_step_sets_them_again(scorer):
     )
   )
   opt = optimizer.OptimizerConfig(
-    peak_lr=0.1, weight_decay=0.3, schedule=schedule.Constant(warmup=0)
+    peak_lr=0.1, weight_decay=0.3, schedule=schedule.ConstantSchedule(warmup=0)
   )
   transform = optimizer.make(opt, 10, model.decays)
   drawn = tiny.draw(model.shapes)

@@ -1,0 +1,178 @@
+"""The trunk of a decoder: activations through all layers.
+
+Equal layers are stored stacked (their weights have the layer in front) and run
+in a loop, so that compile time does not grow with depth. `stages.py` has the
+order of the layers. Where activations come from, an embedding of tokens or of
+something else, is nothing to the trunk.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from moejax.model import block, remat, stages
+from moejax.model.attention.cache import KVCache
+from moejax.model.config import ModelConfig
+from moejax.model.stages import Stage
+from moejax.moe import feed_forward, layer
+from moejax.parallel import rules
+
+ACTIVATION_AXES = ('batch', 'unsharded', 'unsharded')
+
+
+def stack(
+  config: ModelConfig, mesh: Mesh, key: jax.Array, count: int, *, moe: bool
+) -> block.Block:
+  """`count` equal layers as one block; its weights have the layer in front."""
+  make = nnx.vmap(lambda key: block.Block(config, mesh, key, moe=moe))
+  return make(jax.random.split(key, count))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+  """The layers of a decoder, and how activations pass them.
+
+  Attributes:
+    config: of the model.
+    mesh: the devices.
+    stacks: the layers of each kind, 'dense' and 'moe', each stacked.
+  """
+
+  config: ModelConfig
+  mesh: Mesh
+  stacks: Mapping[str, block.Block]
+
+  def __call__(
+    self, x_BLD: jax.Array, tokens: block.TokenContext, key: jax.Array | None
+  ) -> tuple[jax.Array, feed_forward.Record]:
+    """Runs all layers.
+
+    Args:
+      x_BLD: activations in the compute type.
+      tokens: what layers need to know of the tokens.
+      key: random key of this step; None means no noise (evaluation).
+
+    Returns:
+      The activations behind the last layer, not normalised, and what the layers
+      with experts report.
+    """
+    records = feed_forward.Record({}, {})
+    for stage in stages.of(self.config):
+      x_BLD, records = self.run(stage, x_BLD, tokens, key)
+    # Layers with experts, if there are any, are all in the last stage.
+    return x_BLD, records
+
+  def run(
+    self,
+    stage: Stage,
+    x_BLD: jax.Array,
+    tokens: block.TokenContext,
+    key: jax.Array | None,
+  ) -> tuple[jax.Array, feed_forward.Record]:
+    """Runs one stage's layers; arguments and results as of a call."""
+
+    def one(block, carry, spec, _):
+      layer_key = None if key is None else jax.random.fold_in(key, spec.index)
+      x_BLD, trace, record = block(*carry, tokens, layer_key, spec)
+      x_BLD = rules.constrain(x_BLD, ACTIVATION_AXES, self.mesh)
+      return (x_BLD, trace), record
+
+    carry = x_BLD, self.no_trace(stage, tokens)
+    (x_BLD, _), records = self._scan(stage, carry, one)
+    return x_BLD, records[-1]
+
+  def step(
+    self, x_BLD: jax.Array, tokens: block.TokenContext, cache: KVCache
+  ) -> tuple[jax.Array, KVCache]:
+    """Runs all layers for tokens that follow those in the cache."""
+
+    def one(block, carry, spec, slots):
+      x_BLD, trace, kv = block.step(*carry, tokens, spec, slots)
+      return (x_BLD, trace), kv
+
+    ks, vs = [], []
+    for stage in stages.of(self.config):
+      carry = x_BLD, self.no_trace(stage, tokens)
+      slots = stage.of(cache.k_NBSGK, cache.v_NBSGK)
+      (x_BLD, _), kvs = self._scan(stage, carry, one, slots)
+      ks += [stage.joined([k for k, _ in kvs])]
+      vs += [stage.joined([v for _, v in kvs])]
+    return x_BLD, KVCache(jnp.concatenate(ks), jnp.concatenate(vs))
+
+  def no_trace(
+    self, stage: Stage, tokens: block.TokenContext
+  ) -> feed_forward.Trace | None:
+    """The trace that the first layer of a stage gets: of no layer before it."""
+    if stage.kinds[-1] == 'dense' or not self.config.is_routed:
+      return None
+    trace = layer.no_trace(self.config.moe, *tokens.token_BL.shape)
+    return jax.tree.map(
+      lambda x: rules.constrain(x, ACTIVATION_AXES, self.mesh), trace
+    )
+
+  def specs(self, stage: Stage, place: int) -> block.LayerSpec:
+    """Those of the layers at one place of the stage's groups, stacked [R]."""
+    kind, windows = stage.kinds[place], self.config.windows
+    each, before = stage.kinds.count(kind), stage.kinds[:place].count(kind)
+    group_R = jnp.arange(stage.repeats)
+    index_R = stage.first[kind] + before + each * group_R
+    if not any(windows):
+      return block.LayerSpec(index_R, None)
+    layer_R = stage.start + place + len(stage.kinds) * group_R
+    window_R = jnp.asarray(windows, jnp.int32)[layer_R % len(windows)]
+    return block.LayerSpec(index_R, window_R)
+
+  def _scan(
+    self,
+    stage: Stage,
+    carry: Any,
+    one: Callable[..., tuple[Any, Any]],
+    slots: list[Any] | None = None,
+  ) -> tuple[Any, list[Any]]:
+    """Takes `carry` through a stage's layers, one loop step for each group.
+
+    Args:
+      stage: which.
+      carry: what goes from layer to layer.
+      one: `carry, out = one(block, carry, spec, slots)` for one layer.
+      slots: the cache of each layer, from `stage.of`. With it this is decoding,
+        which has no backward pass: nothing is recomputed, no loop unrolled.
+
+    Returns:
+      The last carry, and the outs of each place in the groups, stacked.
+    """
+    decoding = slots is not None
+    policy = remat.POLICIES['none' if decoding else self.config.remat]
+    visits, weights = {}, {}
+    for kind in set(stage.kinds):
+      graph, whole = nnx.split(self.stacks[kind])
+      weights[kind] = stage.weights(kind, whole)
+
+      @policy
+      def visit(carry, weights, spec, slots, graph=graph):
+        return one(nnx.merge(graph, weights), carry, spec, slots)
+
+      visits[kind] = visit
+
+    def body(carry, inputs):
+      weights, specs, slots = inputs
+      outs = []
+      for kind, own, spec, own_slots in zip(
+        stage.kinds, stage.each(weights), specs, slots, strict=True
+      ):
+        carry, out = visits[kind](carry, own, spec, own_slots)
+        outs.append(out)
+      return carry, outs
+
+    specs = [self.specs(stage, place) for place in range(len(stage.kinds))]
+    return jax.lax.scan(
+      body,
+      carry,
+      (weights, specs, slots or [None] * len(specs)),
+      unroll=min(1 if decoding else self.config.scan_unroll, stage.repeats),
+    )
