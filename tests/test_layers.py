@@ -60,6 +60,7 @@ INSIDE = {
 PRIVATE_JAX = 'moejax/parallel/group.py'
 
 MAX_FILE = 500
+MAX_COMMAND = 100
 MAX_FUNCTION = 80
 
 
@@ -182,8 +183,25 @@ def long_files(name, tree):
   return [f'{last} lines'] if last > MAX_FILE else []
 
 
+def long_commands(name, tree):
+  """Of a file in cli/, which has flags, one call, and what is printed."""
+  last = max((getattr(node, 'end_lineno', 0) for node in tree.body), default=0)
+  long = package_of(name) == 'cli' and last > MAX_COMMAND
+  return [f'{last} lines'] if long else []
+
+
+def imports_of_commands(name, tree):
+  """Nothing imports a command, not even another one."""
+  return [
+    module
+    for _, module in imports(tree)
+    if module.split('.')[:2] == ['moejax', 'cli']
+  ]
+
+
 LINES = lambda num: '\n'.join(f'  x{i} = {i}' for i in range(num))
 LONG_FUNCTION = 'def f():\n' + LINES(MAX_FUNCTION)
+LONG_COMMAND = '\n'.join(f'x{i} = {i}' for i in range(MAX_COMMAND + 1))
 LONG_FILE = '\n'.join(f'x{i} = {i}' for i in range(MAX_FILE + 1))
 
 # Each rule with sources that break it and sources that do not, in a place.
@@ -271,6 +289,26 @@ CASES = {
   long_files: (
     [('moe/layer.py', LONG_FILE)],
     [('moe/layer.py', LONG_FILE.rsplit('\n', 1)[0]), ('moe/layer.py', '')],
+  ),
+  long_commands: (
+    [('cli/count.py', LONG_COMMAND)],
+    [
+      ('cli/count.py', LONG_COMMAND.rsplit('\n', 1)[0]),
+      ('cli/__init__.py', ''),
+      ('main.py', LONG_COMMAND),
+    ],
+  ),
+  imports_of_commands: (
+    [
+      ('cli/count.py', 'from moejax.cli import plan'),
+      ('cli/count.py', 'from moejax.cli.plan import main'),
+      ('main.py', 'import moejax.cli.count'),
+      ('main.py', 'from moejax import cli'),
+    ],
+    [
+      ('main.py', 'from moejax.run import train'),
+      ('cli/count.py', 'from moejax.core import command'),
+    ],
   ),
 }
 

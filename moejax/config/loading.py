@@ -158,8 +158,9 @@ def load(
       run, data=dataclasses.replace(run.data, vocab=vocab)
     )
   run.check()
-  # Not in `check`: what has been trained can be used whatever its schedule was.
+  # Not in `check`: a trained model can be used whatever its schedule was.
   run.opt.schedule.check(run.train.steps)
+  run.data.check_used()
   return run
 
 

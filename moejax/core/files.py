@@ -42,6 +42,15 @@ def is_local(path: epath.PathLike) -> bool:
   return '://' not in os.fspath(path)
 
 
+def check_local(path: epath.PathLike, flag: str) -> None:
+  """Raises InputError if a folder is not local: its files are to be mapped."""
+  if not is_local(path):
+    raise errors.InputError(
+      f'{flag}={path} must be a folder of this machine; copy it there when '
+      'it is whole'
+    )
+
+
 def atomic_write_text(path: epath.PathLike, text: str) -> None:
   """`atomic_write_bytes` of a text in UTF-8."""
   atomic_write_bytes(path, text.encode())

@@ -89,3 +89,9 @@ def say(line: str) -> None:
   """Writes a line to stdout at once."""
   sys.stdout.write(f'{line}\n')
   sys.stdout.flush()
+
+
+def note(line: str) -> None:
+  """Writes a line to stderr: what a command says beside its output."""
+  sys.stderr.write(f'{line}\n')
+  sys.stderr.flush()

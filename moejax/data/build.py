@@ -52,6 +52,17 @@ class Data:
     """
     return baselines.compute(self.domains)[name]
 
+  def verify(self) -> None:
+    """Compares the checksum of every byte of all rows.
+
+    Raises:
+      InputError: a file is damaged.
+    """
+    for domain in self.domains.values():
+      for rows in (domain.train, domain.validation):
+        if isinstance(rows, cache.RowCache):  # made-up rows have no files
+          rows.verify()
+
 
 def build(
   data_config: config.DataConfig,

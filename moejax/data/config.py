@@ -66,3 +66,14 @@ class DataConfig(fields.Checked):
         f'data.validation_files={self.validation_files!r} goes with '
         'data.files; a mixture has its own validation'
       )
+
+  def check_used(self) -> None:
+    """Raises InputError if a key is set that would be ignored.
+
+    That is for a new config: a trained model is of use whatever was ignored.
+    """
+    if self.text_field != type(self).text_field and not self.files:
+      raise errors.InputError(
+        f'data.text_field={self.text_field!r} is the field of files that hold '
+        'several; set data.files, or leave data.text_field out'
+      )

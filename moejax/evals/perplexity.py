@@ -1,9 +1,9 @@
-"""Loss, perplexity, bits per byte and expert use over a validation set."""
+"""Loss, perplexity, bits per byte and expert use over validation sets."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,8 @@ import numpy as np
 
 from moejax.core import values
 from moejax.data.batch import Batch
+from moejax.data.cache import RowReader
+from moejax.evals.batches import eval_batches, num_eval_batches
 from moejax.model.build import Model
 from moejax.parallel import mesh as meshes
 from moejax.parallel import rules
@@ -20,7 +22,7 @@ from moejax.train import cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """What a model makes of a text.
+  """How well a model predicts a text.
 
   Attributes:
     loss: nats per target token, the end of each document included.
@@ -61,13 +63,13 @@ def make_step(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
       chunk_tokens=cross_entropy.chunk_tokens(model.mesh),
       shards=meshes.batch_size(model.mesh),
     )
-    found = {
+    metrics = {
       'loss': values.Mean(nll, jnp.sum(batch.weight_BL)),
       'accuracy': values.Mean.of(correct_BL, batch.weight_BL),
     }
     if model.config.num_moe:
-      found['count_NE'] = out.record.stats['count_E']
-    return found
+      metrics['count_NE'] = out.record.stats['count_E']
+    return metrics
 
   return step
 
@@ -84,18 +86,52 @@ def evaluate(
   """
   total = None
   for batch in batches:
-    found, before = step(weights, batch), total
-    total = found if before is None else values.merge(before, found)
-    # One batch ahead of the devices and no more: who counts the batches that
-    # were taken then knows how many are done.
+    metrics, before = step(weights, batch), total
+    total = metrics if before is None else values.merge(before, metrics)
+    # At most one batch ahead of the devices, so that a progress bar that counts
+    # batches taken is right.
     jax.block_until_ready(before)
   if total is None:
     raise ValueError('no batch to evaluate on')
   tokens = int(total['loss'].weight)
-  found = jax.device_get(values.finish(total))
+  metrics = jax.device_get(values.finish(total))
   return Score(
-    loss=float(found['loss']),
-    accuracy=float(found['accuracy']),
+    loss=float(metrics['loss']),
+    accuracy=float(metrics['accuracy']),
     tokens=tokens,
-    count_NE=found.get('count_NE'),
+    count_NE=metrics.get('count_NE'),
   )
+
+
+def score_sets(
+  step: Callable[[Any, Batch], dict[str, Any]],
+  model: Model,
+  weights: Any,
+  validation: Mapping[str, RowReader],
+  *,
+  limit: int,
+  track: Callable[[Iterable[Any], str, int], Iterable[Any]],
+  note: Callable[[str], None] = lambda _: None,
+) -> dict[str, Score]:
+  """The score on each validation set.
+
+  Args:
+    step: of `make_step`.
+    model: the network.
+    weights: its weights.
+    validation: readers of validation sets, by domain.
+    limit: batches of each; 0 for all.
+    track: shows the progress through batches, see evals/subject.py.
+    note: is given a line on each set.
+  """
+  scores = {}
+  for name, reader in validation.items():
+    share = f'up to {limit} batches of its ' if limit else ''
+    note(f'Evaluating on {name} ({share}{reader.num_tokens} tokens) ...')
+    tracked = track(
+      eval_batches(model, reader, limit),
+      f'Evaluating on {name}',
+      num_eval_batches(model, reader, limit),
+    )
+    scores[name] = evaluate(step, weights, tracked)
+  return scores

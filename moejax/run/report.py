@@ -1,6 +1,6 @@
-"""What a run reached, at its end: a table, who uses which experts, samples.
+"""What a run reached at its end: scores, experts by domain, samples.
 
-Kept as `report.json` in the workdir, whose presence says that the run is
+It is kept as `report.json` in the workdir, whose presence says that the run is
 finished.
 """
 
@@ -12,19 +12,16 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from moejax.analysis import MEASURES
 from moejax.config import kept_tokenizer
-from moejax.convert import companions
 from moejax.core import columns, files
-from moejax.data.build import Data
-from moejax.evals import generate, perplexity, settings
-from moejax.evals.batches import eval_batches, num_eval_batches
+from moejax.evals import EVALS
+from moejax.evals.subject import Subject
+from moejax.run import evaluation
 from moejax.run.context import Context
 from moejax.run.screen import Screen
 
 REPORT = 'report.json'
-PROMPTS = ('In the beginning', 'The United States', 'def main(')
-SAMPLE_TOKENS = 60
-TOP_EXPERTS = 2
 BITS = {'bits_per_byte': 'bits/byte', 'unigram': 'unigram', 'xz': 'xz -9'}
 
 
@@ -37,13 +34,13 @@ def read(folder: epath.Path) -> dict[str, Any] | None:
   return {**json.loads(path.read_text()), 'workdir': str(folder)}
 
 
-def write(found: dict[str, Any], folder: epath.Path) -> None:
-  """Marks the run as finished."""
-  files.atomic_write_json(folder / REPORT, found)
+def write(report: dict[str, Any], folder: epath.Path) -> None:
+  """Writes the report, which marks the run as finished."""
+  files.atomic_write_json(folder / REPORT, report)
 
 
 def remove(folder: epath.Path) -> None:
-  """Marks the run as not finished: there is more to be done."""
+  """Removes the report, so that the run counts as unfinished."""
   (folder / REPORT).unlink(missing_ok=True)
 
 
@@ -51,122 +48,62 @@ def make(
   context: Context, weights: Any, folder: epath.Path, screen: Screen
 ) -> dict[str, Any]:
   """Scores every validation set, and generates samples; see ReportConfig."""
-  model, data, wanted = context.model, context.data, context.run.report
-  step = perplexity.make_step(model)
-  if data.vocab is not None and not wanted.eval_batches:
+  data, config = context.data, context.run.report
+  if data.vocab is not None and not config.eval_batches:
     screen.line('Compressing the text with xz -9 (once), to compare with ...')
     work = lambda: [data.baselines(name) for name in data.validation]
     context.processes.group.main_first('baselines', work)
-  domains, counts = {}, {}
-  for name, reader in data.validation.items():
-    limit = wanted.eval_batches
-    part = f'up to {limit} batches of its ' if limit else ''
-    screen.line(f'Evaluating on {name} ({part}{reader.num_tokens} tokens) ...')
-    batches = screen.track(
-      eval_batches(model, reader, limit),
-      f'Evaluating on {name}',
-      num_eval_batches(model, reader, limit),
-    )
-    score = perplexity.evaluate(step, weights, batches)
-    domains[name] = {
-      'loss': score.loss,
-      'perplexity': score.perplexity,
-      'accuracy': score.accuracy,
-      'tokens': score.tokens,
-      **_bits(score, data, name, with_baselines=not wanted.eval_batches),
-    }
-    if score.count_NE is not None:
-      counts[name] = score.count_NE
+  wants_samples = config.samples and data.vocab is not None
+  subject = Subject(
+    model=context.model,
+    weights=weights,
+    data=data,
+    hf_folder=(
+      kept_tokenizer.folder(data.vocab, folder) if wants_samples else None
+    ),
+    limit=config.eval_batches,
+    seed=context.run.seed,
+    note=screen.line,
+    track=screen.track,
+  )
+  samples = EVALS['samples'](subject) if wants_samples else {}
   return {
     'workdir': str(folder),
     'first_layer': context.run.model.num_dense,
-    'domains': domains,
-    'experts': {name: _top_experts(c) for name, c in counts.items()},
-    'samples': _samples(context, weights, folder) if wanted.samples else [],
+    'domains': EVALS['perplexity'](subject),
+    'experts': _top_experts(subject),
+    'samples': [{'prompt': key, **row} for key, row in samples.items()],
   }
 
 
-def _bits(
-  score: perplexity.Score, data: Data, name: str, *, with_baselines: bool
-) -> dict[str, Any]:
-  """Bits per byte of the model and of two baselines; None without text.
-
-  Of a part of the rows the bytes are not known: they are taken to have as many
-  for each token as the whole has.
-  """
-  reader = data.validation[name]
-  found = dict.fromkeys(BITS)
-  if not reader.num_bytes:
-    return found
-  num_bytes = reader.num_bytes * score.tokens / reader.num_tokens
-  found['bits_per_byte'] = score.bits_per_byte(num_bytes)
-  plain = data.baselines(name) if with_baselines else None
-  if plain is None:
-    return found
-  xz = plain.xz_bits_per_byte
-  return found | {
-    'unigram': plain.unigram_bits_per_byte,
-    'xz': None if math.isnan(xz) else xz,
+def _top_experts(subject: Subject) -> dict[str, Any]:
+  """By domain, the experts most used in each layer; {} without experts."""
+  statistics = evaluation.routing_statistics(subject)
+  if not statistics.count_NE:
+    return {}
+  rows = MEASURES['top_experts'](statistics)
+  return {
+    domain: [row[domain] for row in rows.values()]
+    for domain in statistics.count_NE
   }
 
 
-def _top_experts(count_NE: np.ndarray) -> list[list[tuple[int, float]]]:
-  """By layer, the experts most used and their share of the assignments."""
-  share_NE = count_NE / np.maximum(count_NE.sum(axis=1, keepdims=True), 1)
-  order_NE = np.argsort(-share_NE, axis=1, kind='stable')[:, :TOP_EXPERTS]
-  return [
-    [(int(e), float(share_NE[layer, e])) for e in order]
-    for layer, order in enumerate(order_NE)
-  ]
-
-
-def _samples(
-  context: Context, weights: Any, folder: epath.Path
-) -> list[dict[str, str]]:
-  """Continuations of a few prompts; none where there was no text."""
-  vocab = context.data.vocab
-  if vocab is None:
-    return []
-  prompts = [vocab.encode(text) for text in PROMPTS]
-  # Beyond the length that it was trained on a model has seen no positions.
-  length = context.data.length
-  longest = max(map(len, prompts)) + len(vocab.start)
-  tokens = min(SAMPLE_TOKENS, length - longest)
-  if tokens < 1:
-    return []
-  place = kept_tokenizer.folder(vocab, folder)
-  out = generate.generate(
-    context.model,
-    weights,
-    prompts,
-    settings.usual(place),
-    max_new_tokens=tokens,
-    end_ids=companions.end_ids(place, vocab),
-    seed=context.run.seed,
-    start=vocab.start,
-  )
-  return [
-    {'prompt': prompt, 'text': vocab.decode([*ids, *new])}
-    for prompt, ids, new in zip(PROMPTS, prompts, out, strict=True)
-  ]
-
-
-def show(found: dict[str, Any], screen: Screen) -> None:
-  """Prints the report."""
+def show(report: dict[str, Any], screen: Screen) -> None:
+  """Shows the report."""
   screen.line('')
-  for line in _score_lines(found['domains']):
+  for line in _score_lines(report['domains']):
     screen.line(line)
-  for line in _expert_lines(found['experts'], found['first_layer']):
+  for line in _expert_lines(report['experts'], report['first_layer']):
     screen.line(line)
-  for number, sample in enumerate(found['samples'], 1):
+  for number, sample in enumerate(report['samples'], 1):
     screen.line('')
     screen.line(f'Sample {number}, prompt {sample["prompt"]!r}:')
     for line in sample['text'].splitlines():
       screen.line(f'  {line}')
-  if line := _best_line(found):
+  if line := _best_line(report):
     screen.line('')
     screen.line(line)
-  folder = found['workdir']
+  folder = report['workdir']
   screen.line('')
   screen.line(
     f'The run is in {folder}: metrics.jsonl, tensorboard/, checkpoints/.'
@@ -183,10 +120,10 @@ def show(found: dict[str, Any], screen: Screen) -> None:
   )
 
 
-def _best_line(found: dict[str, Any]) -> str:
+def _best_line(report: dict[str, Any]) -> str:
   """Where an earlier checkpoint was better than the last; '' if none was."""
-  best = found.get('best')
-  if best is None or best[0] == found['steps']:
+  best = report.get('best')
+  if best is None or best[0] == report['steps']:
     return ''
   step, loss = best
   return (
@@ -223,13 +160,13 @@ def _score_lines(domains: dict[str, dict[str, Any]]) -> list[str]:
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
   """The mean over domains, each counted once; perplexity of the mean loss."""
-  found = {}
+  mean: dict[str, Any] = {}
   for key in rows[0]:
     values = [row[key] for row in rows]
-    found[key] = None if None in values else float(np.mean(values))
+    mean[key] = None if None in values else float(np.mean(values))
   loss = float(np.mean([row['loss'] for row in rows]))
-  found['perplexity'] = math.exp(min(loss, 700.0))
-  return found
+  mean['perplexity'] = math.exp(min(loss, 700.0))
+  return mean
 
 
 def _expert_lines(experts: dict[str, Any], first_layer: int) -> list[str]:

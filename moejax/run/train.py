@@ -18,7 +18,6 @@ from moejax.config import Run, kept_tokenizer
 from moejax.core import compile_cache, config_tree, errors, files, terminal
 from moejax.data import build as data_build
 from moejax.evals import perplexity
-from moejax.evals.batches import eval_batches, num_eval_batches
 from moejax.model import build
 from moejax.moe import self_check
 from moejax.parallel import chunking, hosts
@@ -112,7 +111,7 @@ def _context(
 ) -> Context:
   # What does not fit together is to be said before any text is packed.
   model.trace(run.train.batch_size, run.data.sequence_length)
-  show = data_progress.lines(screen)
+  show = data_progress.lines(screen.line)
   data = processes.group.main_first(
     'data',
     lambda: data_build.build(run.data, run.train.batch_size, run.seed, show),
@@ -268,22 +267,21 @@ def _device_batches(context: Context, start: int) -> Iterator[Iterator[Any]]:
 
 def _validation_hook(context: Context, screen: Screen) -> loop.Hook:
   """Losses on the first batches of each validation set, and their mean."""
-  model, limit = context.model, context.run.train.eval_batches
-  evaluate = perplexity.make_step(model)
+  step = perplexity.make_step(context.model)
 
   def hook(at: int, state: states.State) -> dict[str, float]:
     del at
-    found = {}
-    for name, cache in context.data.validation.items():
-      batches = screen.track(
-        eval_batches(model, cache, limit),
-        f'Evaluating on {name}',
-        num_eval_batches(model, cache, limit),
-      )
-      score = perplexity.evaluate(evaluate, state.weights, batches)
-      found[f'eval/{name}/loss'] = score.loss
-    if found:
-      found['eval/loss'] = sum(found.values()) / len(found)
-    return found
+    scores = perplexity.score_sets(
+      step,
+      context.model,
+      state.weights,
+      context.data.validation,
+      limit=context.run.train.eval_batches,
+      track=screen.track,
+    )
+    losses = {f'eval/{name}/loss': score.loss for name, score in scores.items()}
+    if losses:
+      losses['eval/loss'] = sum(losses.values()) / len(losses)
+    return losses
 
   return hook

@@ -108,6 +108,7 @@ def test_old_caches_are_listed_and_removed_only_on_request(
       'contradict each other',
     ),
     (['--prune', '--config.data.cache_dir=/no/such'], 'cannot be read'),
+    (['--prune', '--config.seed=1'], '--config.seed=1 does nothing with'),
   ],
 )
 def test_flags_that_do_not_fit_are_one_line(flags, words):

@@ -5,7 +5,6 @@ import types
 import jax
 import numpy as np
 import pytest
-from etils import epath
 
 from moejax.cli import generate
 from moejax.config import Run
@@ -13,11 +12,13 @@ from moejax.core import config_tree, exits, files
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes, SentencePiece
 from moejax.evals import generate as generation
-from moejax.evals import sampling
+from moejax.evals import samples, sampling
+from moejax.evals import spoken as spoken_text
+from moejax.evals.subject import Subject
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
-from moejax.run import report
+from moejax.run import generation as run_generation
 from moejax.train import checkpoint
 
 RUN = Run(
@@ -86,27 +87,28 @@ def test_tokens_are_drawn_as_in_a_report_unless_told_otherwise(trained, capsys):
 
 def test_a_report_s_samples_are_what_generate_says(trained, monkeypatch):
   """The same start, the same draws: one way for both."""
-  folder, model, weights = trained
-  monkeypatch.setattr(report, 'PROMPTS', (PROMPT,))
-  monkeypatch.setattr(report, 'SAMPLE_TOKENS', 20)
+  _, model, weights = trained
+  monkeypatch.setattr(samples, 'PROMPTS', (PROMPT,))
+  monkeypatch.setattr(samples, 'NEW_TOKENS', 20)
   data = types.SimpleNamespace(vocab=Bytes(), length=64)
-  parts = types.SimpleNamespace(model=model, data=data, run=RUN)
-  (found,) = report._samples(parts, weights, epath.Path(folder))
+  subject = Subject(model, weights, data)
   want = _new_text(trained, PROMPT, how=sampling.USUAL)
-  assert found == {'prompt': PROMPT, 'text': want}
+  assert samples.samples(subject) == {PROMPT: {'text': want}}
   # A vocabulary whose texts begin otherwise.
   said = []
   monkeypatch.setattr(
-    report.generate, 'generate', lambda *_, **more: said.append(more) or [[]]
+    samples.generate, 'generate', lambda *_, **more: said.append(more) or [[]]
   )
   data.vocab = types.SimpleNamespace(
     start=(7, 8), eos_id=5, encode=Bytes().encode, decode=Bytes().decode
   )
-  report._samples(parts, weights, epath.Path(folder))
+  samples.samples(subject)
   assert (said[0]['start'], said[0]['end_ids']) == ((7, 8), [5])
   # Room for the start is kept, too.
   data.length = len(PROMPT) + 2
-  assert report._samples(parts, weights, epath.Path(folder)) == []
+  assert samples.samples(subject) == {}
+  data.vocab = None
+  assert samples.samples(subject) == {}
 
 
 def test_ids_are_a_prompt_as_they_are(trained, capsys):
@@ -198,26 +200,27 @@ def test_no_workdir_and_no_checkpoint(trained, tmp_path, capsys):
 def test_pieces_are_whole_characters_and_give_the_text(vocab):
   text = '  Où est 漢字?\n\tnaïve 🙂  end '
   ids = vocab.encode(text)
-  spoken = generate.Spoken(vocab)
+  spoken = spoken_text.Spoken(vocab)
   pieces = [spoken.add(*ids[:2])] + [spoken.add(i) for i in ids[2:]]
   pieces.append(spoken.rest())
   assert ''.join(pieces) == text
-  assert generate.REPLACEMENT not in ''.join(pieces)
+  assert spoken_text.REPLACEMENT not in ''.join(pieces)
   # It does come in pieces, and some tokens are less than a character.
   assert sum(map(bool, pieces)) > 10
   assert '' in pieces[:-1]
 
 
-def test_bytes_that_never_become_a_character_are_not_lost(capsys):
+def test_bytes_that_never_become_a_character_are_not_lost():
   vocab = SentencePiece()
   start, broken = vocab.encode('a'), vocab.encode('漢')[:-1]
-  spoken = generate.Spoken(vocab)
+  spoken = spoken_text.Spoken(vocab)
   assert spoken.add(*start, *broken) == 'a'
   rest = spoken.rest()
   assert rest
   assert 'a' + rest == vocab.decode([*start, *broken])
-  generate._speak(vocab, start, iter([(0, token) for token in broken]))
-  assert capsys.readouterr().out == f'a{rest}\n'
+  tokens = iter([(0, token) for token in broken])
+  pieces = run_generation.spoken_pieces(vocab, start, tokens)
+  assert ''.join(pieces) == f'a{rest}\n'
 
 
 def test_a_terminal_is_not_commanded(capsys, monkeypatch):

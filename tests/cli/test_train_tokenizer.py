@@ -9,6 +9,7 @@ import sentencepiece
 from moejax.cli import train_tokenizer
 from moejax.core import errors
 from moejax.data import long_text, vocab
+from moejax.data import train_tokenizer as training
 
 
 def test_the_shipped_model_is_made_again(tmp_path, capsys):
@@ -57,6 +58,7 @@ def test_a_vocabulary_of_own_files(tmp_path):
     ),
     (['--size=1', '--output={}/o'], '--size=1 must be from 261'),
     (['--config.seed=1', '--output={}/o'], '--config.seed is nothing to'),
+    (['--text_field=a', '--output={}/o'], "text_field='a' is the field of"),
     (['--config.data.fils=1', '--output={}/o'], "did you mean 'data.files'"),
     (['--config.data.mixture=c4', '--output={}/o'], 'download some of it'),
     (
@@ -96,7 +98,7 @@ def test_a_line_of_any_length_is_learned_from(tmp_path):
   word = 'Donaudampfschifffahrtsgesellschaft '
   path = tmp_path / 'one_line.txt'
   path.write_text(word * 40_000)
-  assert path.stat().st_size > train_tokenizer._TRAINER_BYTES
+  assert path.stat().st_size > training._TRAINER_BYTES
   flags = [f'--files={path}', f'--output={tmp_path}/o.model', '--size=300']
   train_tokenizer.main(flags)
   model = vocab.SentencePiece(f'{tmp_path}/o.model')
@@ -104,9 +106,9 @@ def test_a_line_of_any_length_is_learned_from(tmp_path):
 
 
 def test_lines_are_cut_before_words_and_lose_nothing(monkeypatch):
-  monkeypatch.setattr(train_tokenizer, '_LONGEST_LINE', 20)
+  monkeypatch.setattr(training, '_LONGEST_LINE', 20)
   texts = ['short\n\nand one that is too long for it\n', 'x' * 45]
-  assert list(train_tokenizer.lines_of(texts)) == [
+  assert list(training.lines_of(texts)) == [
     'short',
     'and one that is too',
     ' long for it',
@@ -123,18 +125,18 @@ def test_a_long_text_has_the_lines_of_its_whole(tmp_path, monkeypatch):
   path.write_text(text)
   long = long_text.of_file(path)
   lines = ['one line', 'another é', 'and the end']
-  assert list(train_tokenizer.lines_of([long, text])) == 2 * lines
+  assert list(training.lines_of([long, text])) == 2 * lines
 
 
 def test_a_sample_is_spread_evenly_and_the_same_each_time():
   lines = [f'{i:07}' for i in range(40_000)]
-  whole, share = train_tokenizer.sample(lines, 7 * 40_000)
+  whole, share = training.sample(lines, 7 * 40_000)
   assert (whole, share) == (lines, 1.0)
-  some, share = train_tokenizer.sample(iter(lines), 70_000)
+  some, share = training.sample(iter(lines), 70_000)
   assert share == 0.25 or share == 0.125
   assert 7 * len(some) <= 70_000
   assert some == sorted(some)
-  assert train_tokenizer.sample(lines, 70_000) == (some, share)
+  assert training.sample(lines, 70_000) == (some, share)
   # Each quarter of the text has its part of the sample: 2,500 x 1/4 or 1/8 of
   # 10,000 lines, within five standard deviations of the binomial distribution.
   counts = np.bincount([int(line) // 10_000 for line in some], minlength=4)

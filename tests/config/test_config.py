@@ -103,3 +103,11 @@ def test_a_run_shorter_than_its_warm_up_is_refused():
   # Of itself a shrunk run may have any number of steps.
   for steps in (1, 3):
     config.load(DS, [('train.steps', str(steps))])
+
+
+def test_a_field_of_no_files_is_refused():
+  flag = ('data.text_field', 'body')
+  with pytest.raises(errors.InputError, match="data.text_field='body' is the"):
+    config.load(TINY, [flag])
+  run = config.load(TINY, [flag, ('data.files', 'tests')])
+  assert run.data.text_field == 'body'

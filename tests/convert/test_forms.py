@@ -8,11 +8,11 @@ from helpers import hf, tiny
 
 from configs import zoo
 from moejax import config as configs
-from moejax.cli import convert
 from moejax.convert import folder, load, save, tensor_files
 from moejax.convert.families import FORMS
 from moejax.core import errors, trees
 from moejax.moe.routers import ROUTERS
+from moejax.run import exporting
 
 TOP_K = ROUTERS['top_k']
 
@@ -24,9 +24,9 @@ def test_what_is_said_to_be_in_transformers_is(name):
 
 
 def test_a_class_that_does_not_exist_is_not_said_to_load():
-  said = convert._loaded(FORMS['deepseek'])
+  said = exporting.loaded_by(FORMS['deepseek'])
   assert said.startswith('transformers has no DeepseekForCausalLM')
-  assert 'transformers loads it as Olmoe' in convert._loaded(FORMS['olmoe'])
+  assert 'transformers loads it as Olmoe' in exporting.loaded_by(FORMS['olmoe'])
 
 
 def test_the_zoo_is_written_as_classes_that_exist():

@@ -1,0 +1,25 @@
+"""How evenly the experts of a layer are used, over all texts together."""
+
+import numpy as np
+
+from moejax.analysis.statistics import RoutingStatistics
+
+
+def load(statistics: RoutingStatistics) -> dict[str, dict[str, float]]:
+  """By layer, loads over the mean load of an expert, and experts never used.
+
+  Columns: `max` and `min` are the loads of the most and the least used expert,
+  where 1 is perfect balance; `unused` is the number of experts without an
+  assignment.
+  """
+  total_NE = np.sum(list(statistics.count_NE.values()), axis=0)
+  mean_N1 = np.maximum(total_NE.mean(axis=1, keepdims=True), 1e-9)
+  ratio_NE = total_NE / mean_N1
+  return {
+    layer: {
+      'max': float(ratio_NE[n].max()),
+      'min': float(ratio_NE[n].min()),
+      'unused': int((total_NE[n] == 0).sum()),
+    }
+    for n, layer in enumerate(statistics.layers)
+  }

@@ -1,0 +1,43 @@
+"""What a Hugging Face folder holds, in lines; no tensor is read."""
+
+import collections
+from collections.abc import Iterator
+
+from moejax.convert import folder as folders
+from moejax.convert import load
+from moejax.core import config_tree
+from moejax.model.config import ModelConfig
+
+
+def lines(name: str) -> Iterator[str]:
+  """Lines about a folder, and how it fits into a model of ours.
+
+  Args:
+    name: a folder, or `owner/name` on the hub.
+
+  Raises:
+    InputError: it cannot be opened, or does not fit.
+  """
+  folder = folders.open_folder(name)
+  model_type = folder.config.get('model_type')
+  types = collections.Counter(entry.dtype for entry in folder.tensors.values())
+  listing = ', '.join(f'{n} of {dtype}' for dtype, n in types.most_common())
+  num_files = len({entry.file for entry in folder.tensors.values()})
+  yield (
+    f'{folder.path}: a {model_type}, {len(folder.tensors)} tensors ({listing}),'
+    f' {folder.num_bytes / 1e9:.2f} GB in {num_files} '
+    f'file{"s" if num_files > 1 else ""}.'
+  )
+  plan = load.plan(folder)
+  total = sum(tensor.size for tensor in plan.tensors)
+  config = plan.config
+  yield (
+    f'Fits {plan.family.model_type}: {total / 1e6:.1f}M parameters, '
+    f'{config.num_layers} layers, {config.num_moe} with '
+    f'{config.moe.num_experts} experts (stored {plan.layout}); '
+    f'{4 * total / 1e9:.2f} GB in float32.'
+  )
+  yield from load.remarks(plan)
+  differences = config_tree.differences(ModelConfig(), config)
+  for key, (_, value) in differences.items():
+    yield f'  model.{key} = {value}'

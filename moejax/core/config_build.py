@@ -1,0 +1,192 @@
+"""Config dataclasses to nested dictionaries, and strictly back."""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import ml_collections
+
+from moejax.core import bounds, errors
+from moejax.core import table as tables
+
+T = TypeVar('T')
+
+
+def to_dict(obj: Any) -> dict[str, Any]:
+  """The whole tree as plain nested dictionaries, JSON-ready."""
+  tree: dict[str, Any] = {}
+  for field in dataclasses.fields(obj):
+    value = getattr(obj, field.name)
+    if 'choice' in field.metadata:
+      name = tables.name_of(field.metadata['choice'], value)
+      tree[field.name] = {'name': name, **to_dict(value)}
+    elif 'choices' in field.metadata:
+      table = field.metadata['choices']
+      tree[field.name] = {tables.name_of(table, v): to_dict(v) for v in value}
+    elif dataclasses.is_dataclass(value):
+      tree[field.name] = to_dict(value)
+    else:
+      tree[field.name] = list(value) if isinstance(value, tuple) else value
+  return tree
+
+
+def from_config_dict(
+  cls: type[T], tree: ml_collections.ConfigDict | Mapping[str, Any]
+) -> T:
+  """Builds `cls` from a ConfigDict or a nested dictionary, checking all.
+
+  Keys that are absent keep their defaults. A choice node may be partial: the
+  keys it lacks are those of the named algorithm.
+
+  Raises:
+    InputError: an unknown key, a wrong type, or a name that is in no table.
+  """
+  return _build(cls, _plain(tree), '')
+
+
+def _plain(tree: Any) -> Any:
+  """A ConfigDict as nested dictionaries, placeholders as None."""
+  if isinstance(tree, ml_collections.ConfigDict):
+    tree = tree.to_dict()
+  if isinstance(tree, Mapping):
+    return {key: _plain(value) for key, value in tree.items()}
+  return tree
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+  return typing.get_type_hints(cls)
+
+
+def hint_of(cls: type, name: str) -> tuple[Any, bool]:
+  """The type of a field, and whether it may be None."""
+  hint = _hints(cls)[name]
+  if isinstance(hint, types.UnionType):
+    (inner,) = (a for a in typing.get_args(hint) if a is not type(None))
+    return inner, True
+  return hint, False
+
+
+def field_of(cls: type, name: str, where: str) -> dataclasses.Field:
+  """The field called `name`, or an InputError that names the nearest one."""
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  if name not in fields:
+    raise tables.unknown(
+      'config key', where + name, [where + f for f in fields]
+    )
+  return fields[name]
+
+
+def _build(cls: type, tree: Mapping[str, Any], where: str) -> Any:
+  values = {}
+  for key, value in tree.items():
+    field = field_of(cls, key, where)
+    values[key] = build_field(cls, field, value, where + key)
+  return made(lambda: cls(**values), where)
+
+
+def made(make: Callable[[], T], where: str) -> T:
+  """A dataclass whose parts fit together, or an error that says where."""
+  try:
+    return make()
+  except errors.InputError as e:
+    place = f'{where[:-1]}: ' if where else ''
+    raise errors.InputError(f'{place}{e}') from None
+
+
+def build_field(
+  cls: type, field: dataclasses.Field, value: Any, where: str
+) -> Any:
+  """The value of a field of `cls`, checked; `where` is its dotted path."""
+  hint, optional = hint_of(cls, field.name)
+  if 'choice' in field.metadata:
+    return _build_choice(field, value, where)
+  if 'choices' in field.metadata:
+    return _build_choices(field.metadata['choices'], value, where)
+  if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    need_node(value, where)
+    return _build(hint, value, where + '.')
+  if value is None and optional:
+    return None
+  value = _checked(value, hint, where)
+  bounds.check(field, value, where)
+  if 'named' in field.metadata and value not in field.metadata['named']:
+    raise tables.unknown(where, value, field.metadata['named'])
+  return value
+
+
+def _build_choice(field: dataclasses.Field, value: Any, where: str) -> Any:
+  """A choice from its node; without a name it is the default's algorithm."""
+  table = field.metadata['choice']
+  need_node(value, where)
+  rest = dict(value)
+  usual = tables.name_of(table, field.default)
+  name = rest.pop('name', None) or usual
+  cls = tables.lookup(where, table, name)
+  if name != usual:
+    # A config file that sets only the name leaves the default's keys behind.
+    left = to_dict(field.default)
+    known = {f.name for f in dataclasses.fields(cls)}
+    rest = {
+      key: value
+      for key, value in rest.items()
+      if key in known or key not in left or value != left[key]
+    }
+  return _build(cls, rest, where + '.')
+
+
+def _build_choices(
+  table: Mapping[str, Any], value: Any, where: str
+) -> tuple[Any, ...]:
+  """In the order of the table: a ConfigDict sorts its keys."""
+  need_node(value, where)
+  for name, node in value.items():
+    tables.lookup(where, table, name)
+    need_node(node, f'{where}.{name}')
+  return tuple(
+    _build(table[name], value[name], f'{where}.{name}.')
+    for name in table
+    if name in value
+  )
+
+
+def need_node(value: Any, where: str) -> None:
+  """Raises InputError unless a value is a group of keys."""
+  if not isinstance(value, Mapping):
+    raise errors.InputError(
+      f'config key {where!r} is a group of keys, not {value!r}: set one of them'
+    )
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+  """The value, if it is of the type; an int is also a float."""
+  if typing.get_origin(hint) is tuple:
+    inner = typing.get_args(hint)[0]
+    if not isinstance(value, (list, tuple)):
+      raise wrong_type(value, hint, where)
+    return tuple(_checked(v, inner, where) for v in value)
+  if hint is float and type(value) is int:
+    return float(value)
+  if type(value) is not hint:
+    raise wrong_type(value, hint, where)
+  if hint is float and not math.isfinite(value):
+    raise errors.InputError(f'config key {where!r} must be finite: {value}')
+  return value
+
+
+def wrong_type(value: Any, hint: Any, where: str) -> errors.InputError:
+  """The error that the key at `where` wants another type."""
+  name = getattr(hint, '__name__', str(hint))
+  if typing.get_origin(hint) is tuple:
+    name = f'list of {typing.get_args(hint)[0].__name__}, such as 1,2'
+  return errors.InputError(
+    f'config key {where!r} wants {_article(name)} {name}, not {value!r}'
+  )
+
+
+def _article(word: str) -> str:
+  return 'an' if word[0] in 'aeiou' else 'a'

@@ -1,0 +1,159 @@
+"""Config keys set from the texts of flags, by their dotted paths."""
+
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from moejax.core import config_build, errors
+from moejax.core import table as tables
+
+T = TypeVar('T')
+# Flags of one node: texts by the rest of their dotted paths.
+_Texts = Mapping[tuple[str, ...], str]
+
+
+def override(obj: T, path: str, text: str) -> T:
+  """Sets the one key at a dotted path from the text of a flag.
+
+  Example:
+    override(run, 'opt.peak_lr', '3e-4')
+    override(run, 'model.moe.router.name', 'gshard')
+  """
+  return override_all(obj, [(path, text)])
+
+
+def override_all(obj: T, flags: Iterable[tuple[str, str]]) -> T:
+  """Sets keys at dotted paths from the texts of flags, all at once.
+
+  The order of the flags does not matter: a choice is named before its keys are
+  set, and ranges are checked when all keys are.
+
+  Example, whatever comes first:
+    override_all(run, [
+      ('opt.schedule.warmup', '3'), ('opt.schedule.name', 'constant')
+    ])
+
+  Raises:
+    InputError: as `from_config_dict`; a key that is given two values; a key of
+      a choice that another flag does not choose.
+  """
+  texts: dict[tuple[str, ...], str] = {}
+  for path, text in flags:
+    key = tuple(path.split('.'))
+    if texts.setdefault(key, text) != text:
+      raise _contradiction(f'{path}={texts[key]}', f'{path}={text}')
+  return _override(obj, texts, '') if texts else obj
+
+
+def _override(obj: Any, texts: _Texts, where: str) -> Any:
+  cls = type(obj)
+  changes = {}
+  for head, rest in _by_head(texts).items():
+    field = config_build.field_of(cls, head, where)
+    value, place = getattr(obj, head), where + head
+    if 'choice' in field.metadata:
+      changes[head] = _override_choice(field, value, rest, place)
+    elif 'choices' in field.metadata:
+      changes[head] = _override_choices(field, value, rest, place)
+    elif dataclasses.is_dataclass(value):
+      _need_keys(rest, place)
+      changes[head] = _override(value, rest, place + '.')
+    else:
+      changes[head] = _override_value(cls, field, rest, place)
+  return config_build.made(lambda: dataclasses.replace(obj, **changes), where)
+
+
+def _by_head(texts: _Texts) -> dict[str, dict[tuple[str, ...], str]]:
+  """Flags by the first part of their path; () is the part's own text."""
+  found: dict[str, dict[tuple[str, ...], str]] = {}
+  for path, text in texts.items():
+    found.setdefault(path[0], {})[path[1:]] = text
+  return found
+
+
+def _need_keys(texts: _Texts, where: str) -> None:
+  if () in texts:
+    config_build.need_node(texts[()], where)
+
+
+def _override_value(
+  cls: type, field: dataclasses.Field, texts: _Texts, where: str
+) -> Any:
+  for path in texts:
+    if path:
+      raise tables.unknown('config key', '.'.join([where, *path]), [where])
+  text = texts[()]
+  hint, optional = config_build.hint_of(cls, field.name)
+  cleared = optional and text.lower() == 'none'
+  parsed = None if cleared else _parse(text, hint, where)
+  return config_build.build_field(cls, field, parsed, where)
+
+
+def _override_choice(
+  field: dataclasses.Field, value: Any, texts: _Texts, where: str
+) -> Any:
+  names = {p: t for p, t in texts.items() if p in {(), ('name',)}}
+  keys = {p: t for p, t in texts.items() if p not in names}
+  if len(set(names.values())) > 1:
+    raise _contradiction(
+      f'{where}={names[()]}', f'{where}.name={names["name",]}'
+    )
+  for name in names.values():
+    cls = tables.lookup(where, field.metadata['choice'], name)
+    value = value if type(value) is cls else cls()
+    known = {f.name for f in dataclasses.fields(cls)}
+    for path, text in keys.items():
+      if path[0] not in known:
+        key = '.'.join([where, *path])
+        e = tables.unknown('key', path[0], known)
+        raise errors.InputError(f'{key}={text} with {where}={name}: {e}')
+  return _override(value, keys, where + '.') if keys else value
+
+
+def _override_choices(
+  field: dataclasses.Field, value: Any, texts: _Texts, where: str
+) -> Any:
+  table = field.metadata['choices']
+  _need_keys(texts, where)
+  parts = {type(v): v for v in value}
+  for name, keys in _by_head(texts).items():
+    place = f'{where}.{name}'
+    cls = tables.lookup(where, table, name)
+    switch = keys.pop((), 'on')
+    if switch not in {'on', 'off'}:
+      raise errors.InputError(f'{place} is on or off, not {switch!r}')
+    if switch == 'on':
+      parts.setdefault(cls, cls())
+      parts[cls] = _override(parts[cls], keys, place + '.')
+      continue
+    for path, text in keys.items():
+      key = '.'.join([place, *path])
+      raise _contradiction(f'{place}=off', f'{key}={text}')
+    parts.pop(cls, None)
+  return tuple(parts[c] for c in table.values() if c in parts)
+
+
+def _contradiction(one: str, other: str) -> errors.InputError:
+  return errors.InputError(f'{one} and {other} contradict each other; give one')
+
+
+def _parse(text: str, hint: Any, where: str) -> Any:
+  """The text of a flag as a value of the type."""
+  if typing.get_origin(hint) is tuple:
+    inner = typing.get_args(hint)[0]
+    parts = [p for p in text.strip('()[]').split(',') if p.strip()]
+    return tuple(_parse(p.strip(), inner, where) for p in parts)
+  if hint is bool:
+    words = {'true': True, 'false': False, '1': True, '0': False}
+    if text.lower() not in words:
+      raise errors.InputError(
+        f'config key {where!r} is true or false: {text!r}'
+      )
+    return words[text.lower()]
+  if hint is str:
+    return text
+  try:
+    return hint(text)
+  except ValueError:
+    raise config_build.wrong_type(text, hint, where) from None

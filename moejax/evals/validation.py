@@ -1,0 +1,51 @@
+"""How well a model predicts its validation sets, beside two baselines."""
+
+import math
+from typing import Any
+
+from moejax.evals.perplexity import Score
+from moejax.evals.subject import Subject
+
+# Columns in bits per byte of the same text.
+BITS = ('bits_per_byte', 'unigram', 'xz')
+
+
+def perplexity(subject: Subject) -> dict[str, dict[str, Any]]:
+  """Each validation set's loss, perplexity and bits per byte.
+
+  Beside them are two baselines in bits per byte: token frequencies of the
+  training text (`unigram`), and what `xz -9` adds to that text. They are of
+  whole validation sets, so None where only a part is scored.
+  """
+  return {
+    name: {
+      'loss': score.loss,
+      'perplexity': score.perplexity,
+      'accuracy': score.accuracy,
+      'tokens': score.tokens,
+      **_bits(score, subject, name),
+    }
+    for name, score in subject.scores.items()
+  }
+
+
+def _bits(score: Score, subject: Subject, name: str) -> dict[str, Any]:
+  """Bits per byte of the model and of the baselines; None without text.
+
+  The bytes of a part of the rows are not known: the part is taken to have as
+  many for each token as the whole.
+  """
+  reader = subject.data.validation[name]
+  bits = dict.fromkeys(BITS)
+  if not reader.num_bytes:
+    return bits
+  num_bytes = reader.num_bytes * score.tokens / reader.num_tokens
+  bits['bits_per_byte'] = score.bits_per_byte(num_bytes)
+  baselines = None if subject.limit else subject.data.baselines(name)
+  if baselines is None:
+    return bits
+  xz = baselines.xz_bits_per_byte
+  return bits | {
+    'unigram': baselines.unigram_bits_per_byte,
+    'xz': None if math.isnan(xz) else xz,
+  }

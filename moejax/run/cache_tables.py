@@ -1,0 +1,85 @@
+"""What is shown of caches: those being made, those made, those unused."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import rich.box
+from rich import progress as bars
+from rich.console import Console
+from rich.table import Table
+
+from moejax.data import build, cache_writer, prune
+
+
+@contextlib.contextmanager
+def progress(
+  console: Console, total: int
+) -> Iterator[Callable[[cache_writer.Progress], None]]:
+  """A callback for `data.build`: a bar, and a line for each cache it makes."""
+  columns = (
+    bars.SpinnerColumn(),
+    bars.TextColumn('{task.description}'),
+    bars.BarColumn(),
+    bars.MofNCompleteColumn(),
+    bars.TimeElapsedColumn(),
+  )
+  with bars.Progress(*columns, console=console, transient=True) as bar:
+    task = bar.add_task('reading text', total=total)
+    making = set()
+
+    def report(state: cache_writer.Progress) -> None:
+      if state.note:
+        console.print(f'{state.name}: {state.note}', soft_wrap=True)
+        return
+      counts = f'{state.num_documents:,} documents, {state.num_tokens:,} tokens'
+      bar.update(task, description=f'{state.name}: {counts}')
+      if state.done:
+        bar.advance(task)
+      else:
+        making.add(state.name)
+      if state.done and state.name in making:
+        console.print(f'{state.name}: {counts}', soft_wrap=True)
+
+    yield report
+
+
+def contents(data: build.Data) -> Table:
+  """Documents, bytes, tokens and rows of each split."""
+  table = Table(box=rich.box.SIMPLE_HEAD)
+  table.add_column('domain', no_wrap=True)
+  table.add_column('split', no_wrap=True)
+  for name in ('documents', 'bytes', 'tokens', f'rows of {data.length}'):
+    table.add_column(name, justify='right', no_wrap=True)
+  for name, domain in data.domains.items():
+    for split in domain.task.splits:
+      meta = getattr(domain, split).meta
+      counts = (
+        meta.num_documents,
+        meta.num_bytes,
+        meta.num_tokens,
+        meta.num_rows,
+      )
+      table.add_row(name, split, *(f'{count:,}' for count in counts))
+  return table
+
+
+def unused(entries: Sequence[prune.CacheEntry], now: float) -> Table:
+  """Size and last use of each cache, and why it stays; `now` is a time."""
+  table = Table(box=rich.box.SIMPLE_HEAD)
+  table.add_column('cache', overflow='fold')
+  table.add_column('size', justify='right', no_wrap=True)
+  table.add_column('last used', no_wrap=True)
+  table.add_column('stays because')
+  for entry in entries:
+    days = max(0, int((now - entry.used) / prune.DAY))
+    when = f'{days} day{"s" * (days != 1)} ago' if days else 'today'
+    table.add_row(entry.path.name, size(entry.size), when, entry.kept or '-')
+  return table
+
+
+def size(num_bytes: int) -> str:
+  """Example: 1234567 as '1.2 MB'."""
+  for unit, name in ((1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB')):
+    if num_bytes >= unit:
+      return f'{num_bytes / unit:,.1f} {name}'
+  return f'{num_bytes} bytes'

@@ -1,0 +1,163 @@
+"""Text that the model of a run writes, from a request to pieces of text."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+from moejax.convert import chat, companions
+from moejax.core import errors
+from moejax.data.vocab import Vocab
+from moejax.evals import generate, settings
+from moejax.evals.sampling import Sampling
+from moejax.evals.spoken import Spoken
+from moejax.run.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What a model is asked for; each field is a flag of `cli.generate`.
+
+  Attributes:
+    prompt: texts to continue, or
+    prompt_ids: ids to continue, as they are.
+    chat: puts each text into the chat template, as the message of a user.
+    special_tokens: reads special tokens in texts as such.
+    max_new_tokens: per prompt.
+    temperature: of sampling; None is as the model says, here and below.
+    top_p: of sampling.
+    top_k: of sampling.
+    seed: of what is drawn.
+  """
+
+  prompt: Sequence[str] = ()
+  prompt_ids: Sequence[Sequence[int]] = ()
+  chat: bool = False
+  special_tokens: bool = True
+  max_new_tokens: int = 128
+  temperature: float | None = None
+  top_p: float | None = None
+  top_k: int | None = None
+  seed: int | None = None
+
+  def check(self) -> None:
+    """Raises InputError if fields do not go together."""
+    if bool(self.prompt) == bool(self.prompt_ids):
+      raise errors.InputError('give --prompt or --prompt_ids, one of the two')
+    if self.prompt_ids and self.chat:
+      raise errors.InputError(
+        '--chat is for --prompt: ids are taken as they are'
+      )
+    if not self.special_tokens and (self.prompt_ids or self.chat):
+      raise errors.InputError(
+        '--no-special_tokens is for --prompt without --chat; leave it out'
+      )
+
+
+def pieces(
+  trained: Trained, request: Request, step: str, note: Callable[[str], None]
+) -> Iterator[str]:
+  """The text that a model writes, as it comes.
+
+  One prompt comes token by token with its continuation; several come whole,
+  each under its number.
+
+  Args:
+    trained: the model.
+    request: what is asked for.
+    step: which checkpoint, see `restore.weights`.
+    note: is given lines beside the text.
+
+  Raises:
+    InputError: the request does not fit the model, or there is no such
+      checkpoint.
+  """
+  vocab, folder = trained.run.data.vocab, trained.hf_folder
+  sampling = _sampling(request, trained, note)
+  prompts = _prompts(request, trained)
+  # Ids, and the text of a template, are whole already.
+  start = () if request.prompt_ids or request.chat else vocab.start
+  end_ids = companions.end_ids(folder, vocab)
+  # Checked before gigabytes of weights are read.
+  generate.check(trained.model, prompts, request.max_new_tokens, start)
+  weights, at = trained.weights(step, note)
+  tokens = generate.stream(
+    trained.model,
+    weights,
+    prompts,
+    sampling,
+    max_new_tokens=request.max_new_tokens,
+    end_ids=end_ids,
+    seed=request.seed or 0,
+    start=start,
+  )
+  note(f'{trained.workdir}, checkpoint of step {at}; {sampling.said}')
+  tokens = ((row, token) for row, token in tokens if token not in end_ids)
+  shown = [[] if request.chat else prompt for prompt in prompts]
+  if len(prompts) == 1:
+    yield from spoken_pieces(vocab, shown[0], tokens)
+  else:
+    yield from _numbered(vocab, shown, tokens)
+
+
+def _sampling(
+  request: Request, trained: Trained, note: Callable[[str], None]
+) -> Sampling:
+  """As the model says, but for what the request says."""
+  names = 'temperature', 'top_p', 'top_k'
+  wanted = {n: x for n in names if (x := getattr(request, n)) is not None}
+  usual = settings.usual(trained.hf_folder)
+  sampling = dataclasses.replace(usual, **wanted)
+  idle = [
+    n for n in ('top_p', 'top_k', 'seed') if getattr(request, n) is not None
+  ]
+  if sampling.temperature == 0 and idle:
+    raise errors.InputError(
+      f'--{idle[0]} does nothing where the most probable token is taken '
+      '(temperature 0); leave it out, or give --temperature=0.7, say'
+    )
+  if ignored := settings.ignored(trained.hf_folder):
+    listed = ', '.join(f'{key}={value}' for key, value in ignored.items())
+    note(f"of the model's {companions.GENERATION} not obeyed here: {listed}")
+  return sampling
+
+
+def _prompts(request: Request, trained: Trained) -> list[list[int]]:
+  """The ids of all prompts."""
+  vocab = trained.run.data.vocab
+  if request.prompt_ids:
+    return [list(ids) for ids in request.prompt_ids]
+  if not request.chat:
+    encode = vocab.encode_prompt if request.special_tokens else vocab.encode
+    return [encode(text) for text in request.prompt]
+  if trained.hf_folder is None:
+    raise errors.InputError(
+      f'{trained.workdir} has no chat template: its model did not come with '
+      'one; leave out --chat'
+    )
+  messages = [[{'role': 'user', 'content': text}] for text in request.prompt]
+  return [
+    vocab.encode_prompt(chat.render(trained.hf_folder, one)) for one in messages
+  ]
+
+
+def spoken_pieces(
+  vocab: Vocab, prompt: Sequence[int], tokens: Iterator[tuple[int, int]]
+) -> Iterator[str]:
+  """A prompt's text and its continuation, token by token, and a newline."""
+  spoken = Spoken(vocab)
+  yield spoken.add(*prompt)
+  for _, token in tokens:
+    yield spoken.add(token)
+  yield spoken.rest() + '\n'
+
+
+def _numbered(
+  vocab: Vocab,
+  prompts: Sequence[Sequence[int]],
+  tokens: Iterator[tuple[int, int]],
+) -> Iterator[str]:
+  """Each text under its number."""
+  texts = [list(prompt) for prompt in prompts]
+  for row, token in tokens:
+    texts[row].append(token)
+  for number, ids in enumerate(texts, 1):
+    yield f'--- {number}\n{vocab.decode(ids)}\n'

@@ -1,0 +1,39 @@
+"""A workdir made from weights that no run of ours has trained."""
+
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+
+from moejax.config import Run
+from moejax.core import config_tree, errors, files
+from moejax.run import restore
+from moejax.train import checkpoint
+
+
+def make(path: str) -> epath.Path:
+  """A workdir without a run, made if need be."""
+  workdir = epath.Path(path)
+  if (workdir / restore.CONFIG).exists():
+    raise errors.InputError(
+      f'{workdir} is the workdir of a run already; take another'
+    )
+  files.check_writable(workdir)
+  return workdir
+
+
+def save(
+  workdir: epath.Path,
+  weights: Any,
+  extra: dict[str, Any],
+  note: Callable[[str], None],
+) -> None:
+  """Saves weights as the checkpoint of step 0, with what is kept beside."""
+  place = workdir / restore.CHECKPOINTS
+  with checkpoint.Checkpointer(place, warn=note) as checkpoints:
+    checkpoints.save(0, {'weights': weights}, extra)
+
+
+def finish(workdir: epath.Path, run: Run) -> None:
+  """Writes the config, which makes a folder a workdir: the last thing done."""
+  files.atomic_write_json(workdir / restore.CONFIG, config_tree.to_dict(run))

@@ -1,0 +1,44 @@
+"""Rows of values, {row: {name: value}}, as tables on a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import rich.box
+from rich.table import Table
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+  """A table with a column for each name that a row has.
+
+  Args:
+    title: what the rows are called.
+    rows: the values; see moejax/evals and moejax/analysis.
+  """
+  shown = Table(box=rich.box.SIMPLE_HEAD)
+  shown.add_column(title, overflow='fold')
+  names = list(dict.fromkeys(name for row in rows.values() for name in row))
+  for name in names:
+    shown.add_column(name, justify='right', overflow='fold')
+  for title_of_row, row in rows.items():
+    shown.add_row(title_of_row, *(cell(row.get(name)) for name in names))
+  return shown
+
+
+def cell(value: Any) -> str:
+  """A value as text.
+
+  Example:
+    0.12345               '0.123'
+    12345                 '12,345'
+    None                  '-'
+    [[3, 0.41], [0, 0.2]] '3:41% 0:20%', experts and their shares
+  """
+  if value is None:
+    return '-'
+  if isinstance(value, float):
+    return f'{value:.3f}'
+  if isinstance(value, int):
+    return f'{value:,}'
+  if isinstance(value, list):
+    return ' '.join(f'{expert}:{share:.0%}' for expert, share in value)
+  return str(value)

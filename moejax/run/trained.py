@@ -1,0 +1,84 @@
+"""Trained: the model of a run, opened from its workdir to be used."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+from etils import epath
+
+from moejax.config import Run, kept_tokenizer
+from moejax.core import config_tree, errors
+from moejax.model import build
+from moejax.parallel import mesh as meshes
+from moejax.run import restore
+
+# Groups of config keys that matter to a trained model.
+USED = ('model.', 'mesh.', 'data.vocab.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A model and where its weights are; they are not read yet.
+
+  Attributes:
+    workdir: of the run.
+    run: its config, with a mesh of one device unless overridden.
+    model: the network.
+    hf_folder: Hugging Face files that belong to the vocabulary, if any.
+  """
+
+  workdir: str
+  run: Run
+  model: build.Model
+  hf_folder: epath.Path | None
+
+  def weights(
+    self, step: str, note: Callable[[str], None]
+  ) -> tuple[build.Weights, int]:
+    """The weights of a checkpoint, and its step; see `restore.weights`."""
+    return restore.weights(self.model, self.workdir, note, step=step)
+
+
+def open_trained(
+  workdir: str,
+  overrides: Sequence[tuple[str, str]] = (),
+  used: Sequence[str] = USED,
+) -> Trained:
+  """Opens the workdir of a run.
+
+  Args:
+    workdir: the folder.
+    overrides: config keys to change, as dotted paths and texts.
+    used: beginnings of the keys that may be overridden.
+
+  Raises:
+    InputError: it is no workdir, or a key cannot be overridden.
+  """
+  run = restore.run_of(workdir)
+  # A model need not be used on as many devices as it was trained on.
+  run = dataclasses.replace(run, mesh=meshes.MeshConfig(data=1))
+  run = config_tree.override_all(run, overrides)
+  _check_overrides(overrides, used)
+  run.check()
+  folder = kept_tokenizer.folder(run.data.vocab, workdir, run.start)
+  return Trained(workdir, run, build.build(run.model, _mesh(run.mesh)), folder)
+
+
+def _check_overrides(
+  overrides: Sequence[tuple[str, str]], used: Sequence[str]
+) -> None:
+  """Raises InputError if a key has no effect on a model that is trained."""
+  for key, text in overrides:
+    if not f'{key}.'.startswith(tuple(used)):
+      raise errors.InputError(
+        f'--config.{key}={text} changes nothing of what a trained model says; '
+        f'leave it out: keys of {", ".join(k[:-1] for k in used)} do'
+      )
+
+
+def _mesh(sizes: meshes.MeshConfig) -> jax.sharding.Mesh:
+  """A mesh of the first devices, as many as the config asks for."""
+  devices = jax.devices()
+  wanted = math.prod(meshes.axis_sizes(sizes).values())
+  return meshes.make(sizes, devices[:wanted] if wanted > 0 else devices)

@@ -1,0 +1,56 @@
+"""A workdir of a dense model to one with experts."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+
+from moejax.config import kept_tokenizer
+from moejax.convert import upcycle
+from moejax.core import config_tree, files
+from moejax.model import build
+from moejax.parallel import mesh as meshes
+from moejax.run import new_workdir, restore
+
+
+def upcycle_run(
+  workdir: str,
+  to: str,
+  overrides: Sequence[tuple[str, str]],
+  recipe: upcycle.Upcycling,
+  step: str,
+  note: Callable[[str], None],
+) -> str:
+  """Makes a workdir with experts from one without.
+
+  Args:
+    workdir: of a dense run.
+    to: the new workdir.
+    overrides: config keys that give it experts, as dotted paths and texts.
+    recipe: how experts begin.
+    step: which checkpoint, see `restore.weights`.
+    note: is given warnings.
+
+  Returns:
+    A line on what was made.
+
+  Raises:
+    InputError: the models do not fit, or the new workdir is that of a run.
+  """
+  run = restore.run_of(workdir)
+  source = run.model
+  run = config_tree.override_all(run, overrides)
+  run.model.check()
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  dense = build.build(source, mesh)
+  target = new_workdir.make(to)
+  with files.locked(target, note):
+    old, at = restore.weights(dense, workdir, note, step=step)
+    new = upcycle.upcycle(source, run.model, old, recipe)
+    kept_tokenizer.keep(run.data.vocab, target, workdir)
+    new_workdir.save(target, new, {'upcycled': workdir}, note)
+    new_workdir.finish(target, run)
+  moe = run.model.moe
+  return (
+    f'{target} holds step {at} of {workdir} with {moe.num_experts} '
+    f'experts of width {moe.expert_width} and {moe.num_shared} shared.'
+  )

@@ -1,0 +1,129 @@
+"""The commands evaluate and analyse: from a workdir to tables and JSON."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from moejax.cli import analyse, evaluate
+from moejax.config import Run
+from moejax.core import config_tree, exits, files
+from moejax.data.config import DataConfig
+from moejax.data.vocab import Bytes
+from moejax.model import build
+from moejax.model.config import ModelConfig
+from moejax.moe.config import MoEConfig
+from moejax.parallel import mesh as meshes
+from moejax.train import checkpoint
+
+MODEL = ModelConfig(
+  vocab_size=259,
+  max_length=64,
+  num_layers=2,
+  first_dense=1,
+  width=16,
+  num_heads=2,
+  dense_width=16,
+  moe=MoEConfig(num_experts=4, expert_width=8),
+)
+
+
+def _workdir(folder, model_config):
+  """A workdir with checkpoints of steps 10 and 20; the older is the better."""
+  data = DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=16)
+  run = Run(model=model_config, data=data)
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  model = build.build(run.model, mesh)
+  files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
+  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
+    for step, loss in ((10, 2.0), (20, 3.0)):
+      weights = model.init(jax.random.key(step))
+      state = {'weights': jax.tree.map(np.asarray, weights)}
+      checkpoints.save(step, state, {'metric': loss})
+  return str(folder)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  return _workdir(tmp_path_factory.mktemp('run'), MODEL)
+
+
+def _json(main, capsys, *flags):
+  assert exits.call(main, [*flags, '--json']) == exits.DONE
+  return json.loads(capsys.readouterr().out)
+
+
+def test_evaluate_prints_a_row_for_each_validation_set(workdir, capsys):
+  flags = [f'--workdir={workdir}', '--batches=1']
+  assert exits.call(evaluate.main, flags) == exits.DONE
+  shown, noted = capsys.readouterr()
+  result = _json(evaluate.main, capsys, *flags)
+  assert result['step'] == 20
+  assert 'step 20' in shown
+  assert 'Evaluating on synthetic (up to 1 batches' in noted
+  (row,) = result['evals']['perplexity'].values()
+  # Fresh weights know next to nothing of 259 ids.
+  assert row['loss'] == pytest.approx(np.log(259), rel=0.1)
+  assert f'{row["loss"]:.3f}' in shown
+
+
+def test_another_checkpoint_is_scored_if_asked_for(workdir, capsys, tmp_path):
+  flags = [f'--workdir={workdir}', '--batches=1']
+  newest = _json(evaluate.main, capsys, *flags)
+  out = tmp_path / 'scores.json'
+  more = ['--step=best', f'--out={out}', '--evals=perplexity,samples']
+  best = _json(evaluate.main, capsys, *flags, *more)
+  assert best['step'] == 10
+  assert list(best['evals']) == ['perplexity', 'samples']
+  assert best['evals']['perplexity'] != newest['evals']['perplexity']
+  assert json.loads(out.read_text()) == best
+
+
+def test_analyse_measures_the_layers_that_have_experts(workdir, capsys):
+  flags = [f'--workdir={workdir}', '--batches=1']
+  result = _json(analyse.main, capsys, *flags)
+  assert list(result['measures']) == ['top_experts', 'load']
+  (layer,) = result['measures']['top_experts']
+  assert layer == 'layer 1'
+  (tops,) = result['measures']['top_experts'][layer].values()
+  assert all(0 <= expert < 4 and 0 <= share <= 1 for expert, share in tops)
+  assert exits.call(analyse.main, [*flags, '--measures=load']) == exits.DONE
+  shown = capsys.readouterr().out
+  assert 'unused' in shown
+  assert 'top_experts' not in shown
+
+
+@pytest.mark.parametrize(
+  ('main', 'flag', 'words'),
+  [
+    (
+      evaluate.main,
+      '--evals=perplexty',
+      "unknown evaluation 'perplexty'; did you mean 'perplexity'?",
+    ),
+    (
+      analyse.main,
+      '--measures=top_expert',
+      "unknown measure 'top_expert'; did you mean 'top_experts'?",
+    ),
+    (evaluate.main, '--batches=-1', '--batches=-1 must be 0 or more'),
+    (evaluate.main, '--config.opt.peak_lr=1', '--config.opt.peak_lr=1 changes'),
+    (analyse.main, '--step=11', 'no checkpoint 11 in'),
+  ],
+)
+def test_wrong_flags_are_one_line(main, flag, words, workdir, capsys):
+  assert exits.call(main, [f'--workdir={workdir}', flag]) == exits.BAD_INPUT
+  out, err = capsys.readouterr()
+  assert out == ''
+  assert words in err
+
+
+def test_routing_without_experts_is_an_error(tmp_path, capsys):
+  model = ModelConfig(
+    vocab_size=259, max_length=64, num_layers=1, width=16, num_heads=2
+  )
+  folder = _workdir(tmp_path, model)
+  flags = [f'--workdir={folder}', '--batches=1']
+  assert exits.call(analyse.main, flags) == exits.BAD_INPUT
+  assert 'no layer with experts' in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""Every evaluation keeps the contract that moejax/evals states."""
+
+import json
+import math
+import types
+
+import pytest
+from helpers import tiny
+
+from moejax.data.vocab import Bytes
+from moejax.evals import EVALS, perplexity, validation
+from moejax.evals.perplexity import Score
+from moejax.evals.subject import Subject
+
+
+class Domain(types.SimpleNamespace):
+  """A validation set of two batches."""
+
+  num_rows, num_tokens, num_bytes = 4, 20, 40
+
+
+@pytest.fixture
+def subject(monkeypatch):
+  config = tiny.model_config(moe={'num_experts': 4}, num_layers=2)
+  model = tiny.model(config)
+  batches = [tiny.batch([[12], [6, 4]], seed=1)] * 2
+  monkeypatch.setattr(perplexity, 'eval_batches', lambda *_: batches)
+  data = types.SimpleNamespace(
+    validation={'code': Domain(), 'bible': Domain()},
+    vocab=Bytes(),
+    length=8,
+    baselines=lambda name: types.SimpleNamespace(
+      unigram_bits_per_byte=4.5, xz_bits_per_byte=math.nan
+    ),
+  )
+  return Subject(model, tiny.weights(model), data)
+
+
+@pytest.mark.parametrize('name', EVALS)
+def test_an_evaluation_gives_rows_that_json_takes(name, subject):
+  rows = EVALS[name](subject)
+  assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+  assert all(isinstance(row, dict) and row for row in rows.values())
+
+
+def test_validation_sets_are_scored_once_for_all_that_ask(subject, monkeypatch):
+  calls = []
+  real = perplexity.evaluate
+  monkeypatch.setattr(
+    perplexity, 'evaluate', lambda *a: calls.append(a) or real(*a)
+  )
+  assert list(subject.scores) == ['code', 'bible']
+  assert list(EVALS['perplexity'](subject)) == ['code', 'bible']
+  assert len(calls) == 2
+
+
+def test_bits_per_byte_of_a_whole_set_and_of_a_part(subject):
+  # 10 of 20 tokens, so 20 of 40 bytes: 10 tokens of ln 2 nats are 10 bits.
+  score = Score(loss=math.log(2), accuracy=0.5, tokens=10, count_NE=None)
+  subject.__dict__['scores'] = {'code': score}
+  row = validation.perplexity(subject)['code']
+  assert row == {
+    'loss': math.log(2),
+    'perplexity': pytest.approx(2),
+    'accuracy': 0.5,
+    'tokens': 10,
+    'bits_per_byte': pytest.approx(0.5),
+    'unigram': 4.5,
+    'xz': None,  # not known
+  }
+  part = Subject(subject.model, subject.weights, subject.data, limit=1)
+  part.__dict__['scores'] = {'code': score}
+  row = validation.perplexity(part)['code']
+  assert (row['bits_per_byte'], row['unigram']) == (pytest.approx(0.5), None)
+
+
+def test_rows_without_text_have_no_bits(subject):
+  subject.data.validation = {'code': Domain(num_bytes=0)}
+  row = EVALS['perplexity'](subject)['code']
+  assert row['loss'] > 0
+  assert [row[name] for name in validation.BITS] == [None] * 3
