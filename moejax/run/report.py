@@ -66,11 +66,12 @@ def make(
     note=screen.line,
     track=screen.track,
   )
+  domains = EVALS['perplexity'](subject)
   samples = EVALS['samples'](subject) if wants_samples else {}
   return {
     'workdir': str(folder),
     'first_layer': context.run.model.num_dense,
-    'domains': EVALS['perplexity'](subject),
+    'domains': domains,
     'experts': _top_experts(subject),
     'samples': [{'prompt': key, **row} for key, row in samples.items()],
   }

@@ -10,6 +10,7 @@ from helpers import hf
 from moejax.cli import convert, generate
 from moejax.convert import companions, folder, tensor_files
 from moejax.core import errors, exits, files, trees
+from moejax.evals import generate as generation
 from moejax.run import restore
 from moejax.train import loop, state_files
 
@@ -198,7 +199,7 @@ def test_an_imported_model_draws_and_ends_as_it_says(
     asked.append((given, more))
     yield from [(0, 4), (0, 5)]  # 'be', and a token that ends a text
 
-  monkeypatch.setattr(generate.generate, 'stream', stream)
+  monkeypatch.setattr(generation, 'stream', stream)
   capsys.readouterr()
   flags = [f'--workdir={workdir}', '--prompt=to']
   generate.main(flags)

@@ -108,6 +108,6 @@ def test_a_run_shorter_than_its_warm_up_is_refused():
 def test_a_field_of_no_files_is_refused():
   flag = ('data.text_field', 'body')
   with pytest.raises(errors.InputError, match="data.text_field='body' is the"):
-    config.load(TINY, [flag])
-  run = config.load(TINY, [flag, ('data.files', 'tests')])
+    config.load(DS, [flag])
+  run = config.load(DS, [flag, ('data.files', 'tests')])
   assert run.data.text_field == 'body'
