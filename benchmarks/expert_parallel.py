@@ -139,9 +139,9 @@ def moved(
   """
   devices = jax.devices()[:DEVICES]
   text = compiled(shape, expert_parallel, devices, backward=backward).as_text()
-  found = collective_bytes.by_kind(collective_bytes.collectives(text))
+  sums = collective_bytes.by_kind(collective_bytes.collectives(text))
   each = shape.tokens / DEVICES
-  return {kind: sent / each for kind, sent in found.items()}
+  return {kind: sent / each for kind, sent in sums.items()}
 
 
 def compiled(
@@ -196,18 +196,18 @@ def _kinds() -> dict[str, Any]:
 
   None has a second way to go on overflow, which would be in the program too.
   """
-  found = {}
+  kinds = {}
   for name, kind in EXPERT_PARALLEL.items():
     fields = {field.name for field in dataclasses.fields(kind)}
     drop = {'overflow': 'drop'} if 'overflow' in fields else {}
     expert_parallel = kind(**drop)
     factor = getattr(expert_parallel, 'factor', None)
-    found[name if factor is None else f'{name}, factor {factor:g}'] = (
+    kinds[name if factor is None else f'{name}, factor {factor:g}'] = (
       expert_parallel
     )
     if factor is not None:
-      found[f'{name}, factor 1'] = kind(**drop, factor=1.0)
-  return found
+      kinds[f'{name}, factor 1'] = kind(**drop, factor=1.0)
+  return kinds
 
 
 def _on(mesh: jax.sharding.Mesh, x: Any, spec: PartitionSpec) -> Any:

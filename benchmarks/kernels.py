@@ -95,14 +95,14 @@ def _experts(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
   )
   weights = {name: p[...] for name, p in params.items()}
   x_TD = jax.random.normal(keys[1], (num_tokens, config.width))
-  given = contract.RouterInput(
+  router_input = contract.RouterInput(
     logits_TE=jax.random.normal(keys[2], (num_tokens, moe.num_experts)),
     valid_T=jnp.ones(num_tokens, bool),
     index_T=jnp.arange(num_tokens),
     key=None,
     row_length=length,
   )
-  routing = moe.router(given)
+  routing = moe.router(router_input)
 
   def kernel(name: str) -> Kernel:
     way = dataclasses.replace(moe, grouped_matmul=name)

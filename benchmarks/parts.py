@@ -96,12 +96,12 @@ def experts(shape: Shape, key: jax.Array | None = None) -> tuple[Any, Any]:
     config.moe, config.width, config.init_std, mesh(), jax.random.key(0)
   )
   graph, weights = nnx.split(module)
-  given = tokens(shape)
+  inputs = tokens(shape)
   trace = layer.no_trace(config.moe, shape.rows, shape.length)
 
   def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
     moe = nnx.merge(graph, weights)
-    out_BLD, _, record = moe(x_BLD, given, trace, key)
+    out_BLD, _, record = moe(x_BLD, inputs, trace, key)
     balance = jax.tree.leaves(record.balance)
     return jnp.sum(out_BLD**2) + sum(map(jnp.sum, balance))
 
@@ -160,13 +160,13 @@ def _core(shape: Shape) -> tuple[Any, Any]:
 
 
 def _head(shape: Shape) -> tuple[Any, Any]:
-  given = batch(shape)
+  rows = batch(shape)
   size = (shape.config.width, shape.config.vocab_size)
   w_DV = 0.02 * jax.random.normal(jax.random.key(3), size)
 
   def loss(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
     return cross_entropy.cross_entropy(
-      x_BLD, w_DV, given.target_BL, given.weight_BL
+      x_BLD, w_DV, rows.target_BL, rows.weight_BL
     )[0]
 
   return with_gradient(loss, 2), (hidden(shape), w_DV)

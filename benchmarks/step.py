@@ -89,12 +89,13 @@ def compare(args: Any) -> None:
   seconds: dict[str, list[float]] = {'moejax': [], args.peer: []}
   for number in range(args.rounds):
     for name, command_line in (('moejax', ours), (args.peer, theirs)):
-      found = _side(command_line)
-      seconds[name] += found['seconds']
+      measured = _side(command_line)
+      seconds[name] += measured['seconds']
+      times = measured['seconds']
       print(
-        f'round {number + 1} {name:13s} best {_speed(min(found["seconds"]))}, '
-        f'median {_speed(np.median(found["seconds"]))} tokens/s, '
-        f'peak memory {found["peak_mb"]:.0f} MB  {found.get("what", "")}'
+        f'round {number + 1} {name:13s} best {_speed(min(times))}, '
+        f'median {_speed(np.median(times))} tokens/s, '
+        f'peak memory {measured["peak_mb"]:.0f} MB  {measured.get("what", "")}'
       )
   mine, other = seconds['moejax'], seconds[args.peer]
   print(

@@ -65,11 +65,11 @@ def _report(args: argparse.Namespace, folder: pathlib.Path) -> None:
   for name in ['', args.tokenizer] if args.tokenizer else ['']:
     what = name or 'the shipped vocabulary'
     measure = functools.partial(_side, args.eos_token, name)
-    found = measure('rows', long)
+    measured = measure('rows', long)
     print(
       f'{what}: {args.mb} MB as one document into rows of {LENGTH}: '
-      f'{found["seconds"]:.0f} s, {args.mb / found["seconds"]:.1f} MB/s, '
-      f'{found["tokens"]:,} tokens, {found["peak_mb"]:,.0f} MB of memory',
+      f'{measured["seconds"]:.0f} s, {args.mb / measured["seconds"]:.1f} MB/s, '
+      f'{measured["tokens"]:,} tokens, {measured["peak_mb"]:,.0f} MB of memory',
       flush=True,
     )
     sides: dict[str, list[dict[str, Any]]] = {'pieces': [], 'whole': []}
@@ -144,9 +144,9 @@ def _measured(args: argparse.Namespace) -> dict[str, Any]:
     vocab = vocabs.HfTokenizer(args.tokenizer, args.eos_token)
   vocab.encode('loads the model')
   begin = time.perf_counter()
-  found = SIDES[args.side](pathlib.Path(args.file), vocab)
+  measured = SIDES[args.side](pathlib.Path(args.file), vocab)
   seconds = time.perf_counter() - begin
-  return {'seconds': seconds, 'peak_mb': timing.peak_mb(), **found}
+  return {'seconds': seconds, 'peak_mb': timing.peak_mb(), **measured}
 
 
 def _rows(file: pathlib.Path, vocab: vocabs.Vocab) -> dict[str, Any]:

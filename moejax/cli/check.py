@@ -18,7 +18,7 @@ from moejax.parallel import mesh as meshes
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints how far output and gradients are off; exit code 3 if too far."""
+  """Prints the relative errors; exit code 3 if one is too large."""
   flags = command.parser(__doc__)
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   args, overrides = command.parse(flags, argv)
@@ -27,8 +27,10 @@ def main(argv: Sequence[str]) -> None:
     raise errors.InputError(
       f'{args.config} has no layer with experts: there is nothing to check'
     )
-  found = self_check.run(run.model.moe, run.model.dtype, meshes.make(run.mesh))
-  for name, error in found.items():
+  deviations = self_check.run(
+    run.model.moe, run.model.dtype, meshes.make(run.mesh)
+  )
+  for name, error in deviations.items():
     print(f'{name:40} {error:.1e} of its size')
   print('The experts are as the reference.')
 

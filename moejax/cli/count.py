@@ -1,4 +1,4 @@
-"""Counts the parameters and FLOPs of a config's model; computes nothing.
+"""Counts the parameters and FLOPs of a config's model, by arithmetic alone.
 
 python -m moejax.cli.count --config=configs/ds_2b.py
 python -m moejax.cli.count --config=configs/ds_2b.py --config.model.width=2048
@@ -25,50 +25,51 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument('--json', action='store_true', help='print JSON')
   args, overrides = command.parse(flags, argv)
   run = config.load(args.config, overrides)
-  found = count.count(run.model)
+  counted = count.count(run.model)
   length = run.data.sequence_length
   if args.json:
-    print(json.dumps(_json(found, length), indent=2))
+    print(json.dumps(_json(counted, length), indent=2))
   else:
-    _show(found, length)
+    _show(counted, length)
 
 
-def _json(found: count.Count, length: int) -> dict[str, Any]:
-  flops = found.flops(length)
-  total, active = found.without_small
+def _json(counted: count.Count, length: int) -> dict[str, Any]:
+  flops = counted.flops(length)
+  total, active = counted.without_small
   return {
     'parts': {
       part: {'total': total, 'active': active}
-      for part, total, active in found.rows()
+      for part, total, active in counted.rows()
     },
-    'total': found.total,
-    'active': found.active,
+    'total': counted.total,
+    'active': counted.active,
     'without_routers_and_norms': {'total': total, 'active': active},
     'sequence_length': length,
     'flops_per_sequence': flops,
     'flops_per_token': flops / length,
-    'training_bytes': found.training_bytes,
+    'training_bytes': counted.training_bytes,
   }
 
 
-def _show(found: count.Count, length: int) -> None:
+def _show(counted: count.Count, length: int) -> None:
   table = Table(box=rich.box.SIMPLE_HEAD, show_footer=True)
   table.add_column('part', 'all parts')
-  for name, value in (('total', found.total), ('active', found.active)):
+  for name, value in (('total', counted.total), ('active', counted.active)):
     table.add_column(f'{name} parameters', f'{value:,}', justify='right')
-  for part, total, active in found.rows():
+  for part, total, active in counted.rows():
     table.add_row(part, f'{total:,}', f'{active:,}')
   console = Console(highlight=False)
   console.print(table)
-  flops = found.flops(length)
-  total, active = found.without_small
+  flops = counted.flops(length)
+  total, active = counted.without_small
   lines = {
-    'parameters': f'{_short(found.total)} total, {_short(found.active)} active',
+    'parameters': f'{_short(counted.total)} total, '
+    f'{_short(counted.active)} active',
     '  without routers and norms': f'{_short(total)} total, '
     f'{_short(active)} active',
     'training FLOPs per token': _short(flops / length),
     f'  per sequence of {length} tokens': _short(flops),
-    'float32 parameters + AdamW': f'{found.training_bytes / 2**30:.2f} GiB',
+    'float32 parameters + AdamW': f'{counted.training_bytes / 2**30:.2f} GiB',
   }
   for name, text in lines.items():
     console.print(f'  {name:<34}{text}')

@@ -43,10 +43,11 @@ def _flags() -> argparse.ArgumentParser:
   flags = command.parser(__doc__)
   restore.add_step_flag(flags)
   add = flags.add_argument
-  many = {'action': 'append', 'default': []}
   add('--workdir', required=True, help='of the run whose model is asked')
-  add('--prompt', type=command.text, help='a text; may be repeated', **many)
-  add('--prompt_ids', type=_ids, help='ids 1,42,7 instead of a text', **many)
+  text = 'a text to continue; may be repeated'
+  add('--prompt', default=[], action='append', type=command.text, help=text)
+  text = 'ids instead of a text, such as 1,42,7; nothing is put before them'
+  add('--prompt_ids', default=[], action='append', type=_ids, help=text)
   add('--chat', action='store_true', help="use the model's chat template")
   on_off = argparse.BooleanOptionalAction
   text = 'read special tokens in prompts as such'

@@ -1,4 +1,4 @@
-r"""Tells what a run will cost on a TPU slice before it runs, without a TPU.
+r"""Predicts what a run will cost on a TPU slice, without a TPU.
 
 python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4
 python -m moejax.cli.plan --config=configs/ds_2b.py --topology=cpu:8 \
@@ -61,13 +61,13 @@ def main(argv: Sequence[str]) -> None:
       '--config.train.batch_size'
     )
   run = config.load(args.config, overrides)
-  # Nothing is computed: no TPU or GPU of this machine is to be claimed.
+  # Nothing is computed, so no TPU or GPU of this machine should be claimed.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   where = topology.find(args.topology, args.slices)
   if args.search:
-    found = search.run(run, where, args.limit, table.say, batch_sizes)
-    table.show_search(found)
-    tree, fits = search.to_json(found), any(row.fits for row in found)
+    rows = search.run(run, where, args.limit, table.say, batch_sizes)
+    table.show_search(rows)
+    tree, fits = search.to_json(rows), any(row.fits for row in rows)
   else:
     one = plan.make(run, where)
     table.show(one)

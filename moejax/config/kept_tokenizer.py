@@ -1,11 +1,11 @@
-"""The tokenizer that a workdir keeps, and the Hugging Face files with it.
+"""The copy of its tokenizer, and of Hugging Face files, in a workdir.
 
-  WORKDIR/hf/         of the folder that its weights began with, if its
+  WORKDIR/hf/         files of the folder that the run began with, if its
                       tokenizer is that of the run (convert/companions.py)
   WORKDIR/tokenizer/  the file of any other tokenizer, such as one's own
 
-A run needs neither the folder nor the file that it began with, but for weights
-before its first checkpoint: a workdir can be moved, and generates and exports.
+With the copy a workdir can be moved, and can generate and export when the
+original is gone. The folder in `start` is needed until the first checkpoint.
 """
 
 import dataclasses
@@ -32,26 +32,26 @@ def keep(
   start: str,
   note: Callable[[str], None] = lambda _: None,
 ) -> None:
-  """Copies what the run in a new workdir needs of what it begins with.
+  """Copies the tokenizer of a run, and files beside it, into its workdir.
 
   Args:
     vocab: the run's.
-    workdir: its folder; older copies there are replaced.
-    start: whose weights it begins with: a folder, a workdir, or ''.
+    workdir: the folder of the run; older copies in it are replaced.
+    start: the folder or workdir that the run begins with; '' for none.
     note: is given a line if the tokenizer of `start` is another one.
   """
   workdir = epath.Path(workdir)
-  there = [workdir / name for name in (OWN, companions.NAME)]
-  if has_begun(workdir) and any(place.is_dir() for place in there):
+  copies = [workdir / name for name in (OWN, companions.NAME)]
+  if has_begun(workdir) and any(place.is_dir() for place in copies):
     return
   path = getattr(vocab, 'path', '')
-  if path and epath.Path(path).parent in there:
-    return  # the copy is all there is
+  if path and epath.Path(path).parent in copies:
+    return  # the run reads the copy itself
   source = _source(start)
   theirs = None if source is None else companions.tokenizer_file(source)
   if source is not None and _is_of(vocab, theirs):
-    found = {name: source / name for name in companions.names(source)}
-    companions.keep(found, workdir / companions.NAME)
+    originals = {name: source / name for name in companions.names(source)}
+    companions.keep(originals, workdir / companions.NAME)
     return
   if theirs is not None:
     note(
@@ -64,7 +64,7 @@ def keep(
 
 
 def _source(start: str) -> epath.Path | None:
-  """The folder that has the Hugging Face files of what a run begins with."""
+  """The folder with the Hugging Face files of `start`, if there is one."""
   if not start:
     return None
   kept = epath.Path(start) / companions.NAME
@@ -75,11 +75,11 @@ def _source(start: str) -> epath.Path | None:
   try:
     return epath.Path(folders.find(start))
   except errors.InputError:
-    return None  # who reads its weights says so, if they are needed
+    return None  # reading its weights says so, if they are needed
 
 
 def _is_of(vocab: Vocab, file: epath.Path | None) -> bool:
-  """Whether a folder's tokenizer, or that it has none, is the vocabulary."""
+  """Whether the tokenizer of a folder is the vocabulary; both may be none."""
   if getattr(vocab, 'shift', 0) != 0:
     return False
   path = getattr(vocab, 'path', None)
@@ -96,7 +96,7 @@ def folder(
   Args:
     vocab: the run's.
     workdir: its folder.
-    start: whose weights it began with; those of older runs are there alone.
+    start: the folder that the run began with, where older runs left them.
 
   Raises:
     InputError: a file of the workdir is damaged.
@@ -127,10 +127,10 @@ def resolved(vocab: Vocab, workdir: epath.PathLike) -> Vocab:
 
 
 def adopted(vocab: Vocab, workdir: epath.PathLike) -> Vocab:
-  """The same for a run that goes on: its config may name the file still.
+  """As `resolved`, for a run that goes on and may still name the original.
 
   Raises:
-    InputError: there is another tokenizer in that file now.
+    InputError: the original is another tokenizer now.
   """
   kept = resolved(vocab, workdir)
   path = getattr(vocab, 'path', '')
@@ -149,7 +149,7 @@ def adopted(vocab: Vocab, workdir: epath.PathLike) -> Vocab:
 
 
 def has_begun(workdir: epath.Path) -> bool:
-  """Whether there is a checkpoint; before the first one all may change."""
+  """Whether a workdir has a checkpoint."""
   place = workdir / CHECKPOINTS
   return bool(checkpoint_folder.CheckpointFolder(place, terminal.say).steps())
 
@@ -159,8 +159,8 @@ def _copy(vocab: Vocab, workdir: epath.Path) -> epath.Path | None:
     return None
   own = workdir / OWN
   if own.is_dir():
-    found = [path for path in own.iterdir() if path.name != files.MANIFEST]
-    if len(found) == 1:
-      return found[0]
+    copies = [path for path in own.iterdir() if path.name != files.MANIFEST]
+    if len(copies) == 1:
+      return copies[0]
   place = workdir / companions.NAME
   return companions.tokenizer_file(place) if place.is_dir() else None

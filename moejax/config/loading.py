@@ -1,4 +1,4 @@
-"""How a config file, flags and a workdir become a Run."""
+"""From a config file, flags and a workdir to a Run."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from moejax.convert import tokenizer
 from moejax.core import config_tree, errors, table
 from moejax.data.config import DataConfig
 
-# What stands between words behind a config file's path, and the word `tiny`.
+# Separators of the words behind a config file's path, and the word `tiny`.
 SEPARATOR = re.compile('[:,]')
 TINY = re.compile('(?:^|(?<=[:,]))tiny(?=$|[:,])')
 
@@ -33,21 +33,21 @@ def default() -> ml_collections.ConfigDict:
 
 
 def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
-  """Every key with its default but for what a checkpoint says of itself.
+  """Every key with its default, but model, tokenizer and `start`.
 
   Args:
-    folder: of a Hugging Face checkpoint, or the workdir of a run; model,
-      tokenizer and `start` are its.
+    folder: a Hugging Face checkpoint, or the workdir of a run, which says what
+      these three are.
 
   Raises:
     InputError: it cannot be used.
   """
   if (epath.Path(folder) / kept_tokenizer.CHECKPOINTS).is_dir():
-    there = of_workdir(folder)
-    data = DataConfig(vocab=there.data.vocab)
-    where = os.fspath(epath.Path(folder).resolve())
+    source = of_workdir(folder)
+    data = DataConfig(vocab=source.data.vocab)
+    start = os.fspath(epath.Path(folder).resolve())
     return config_tree.to_config_dict(
-      Run(model=there.model, data=data, start=where)
+      Run(model=source.model, data=data, start=start)
     )
   plan = load_hf.plan(folders.open_folder(folder))
   vocab = tokenizer.vocab(plan.folder.path, plan.config.vocab_size)
@@ -83,16 +83,16 @@ def of_workdir(workdir: str) -> Run:
 
 
 def of_tree(tree: dict[str, Any]) -> Run:
-  """The run of a tree that a run wrote, which may have names of before."""
+  """The config in a tree that a run has written, maybe with old names."""
   return config_tree.from_config_dict(Run, old_keys.migrated(tree))
 
 
 def beside(file: str, name: str) -> ml_collections.ConfigDict:
-  """Another config in the folder of a config file, to be changed.
+  """The config of another file in the same folder, to be changed.
 
   Args:
-    file: the `__file__` of the one that wants it.
-    name: the other's, and behind a colon what to pass to it.
+    file: the `__file__` of the config file that asks.
+    name: of the other file, and behind a colon the argument for it.
   """
   folder = os.path.dirname(os.path.abspath(file))
   return config_tree.to_config_dict(load(os.path.join(folder, name)))
@@ -108,7 +108,7 @@ def vary(
   Args:
     c: the config; it is changed.
     variants: by name the keys to set, by their dotted path.
-    name: what stands behind the colon; '' is the first entry.
+    name: of the entry, from behind the colon; '' is the first.
 
   Raises:
     InputError: there is no such entry.
@@ -127,10 +127,10 @@ def load(
   """The run that a config file and flags describe.
 
   Args:
-    spec: a path, and behind a colon what to pass to `get_config`; `tiny` is
-      applied to whatever the file says.
+    spec: a path, and behind a colon the argument for `get_config`; the word
+      `tiny` shrinks whatever run the file describes.
     overrides: dotted paths and texts, in any order.
-    workdir: of the run; its copy of the tokenizer stands in for one whose file
+    workdir: of the run; its copy of the tokenizer is used if the original file
       is gone.
 
   Raises:
@@ -138,18 +138,18 @@ def load(
       fit together.
   """
   path, arg, tiny = _parts(spec)
-  found = _get_config(path, arg)
+  tree = _get_config(path, arg)
   old_keys.check(overrides)
   try:
-    old_keys.check_tree(found.to_dict())
-    run = config_tree.from_config_dict(Run, found)
+    old_keys.check_tree(tree.to_dict())
+    run = config_tree.from_config_dict(Run, tree)
   except errors.InputError as e:
     raise errors.InputError(f'{path}: {e}') from None
   if tiny:
     run = shrink(run)
   run = config_tree.override_all(run, overrides)
-  given = {key for key, _ in overrides}
-  if tiny and 'data.files' in given and 'data.max_documents' not in given:
+  keys = {key for key, _ in overrides}
+  if tiny and 'data.files' in keys and 'data.max_documents' not in keys:
     # Own text is taken whole: only the mixtures are cut short.
     run = config_tree.override(run, 'data.max_documents', '0')
   if workdir:
@@ -172,7 +172,7 @@ def default_workdir(spec: str) -> str:
 
 
 def _parts(spec: str) -> tuple[str, str, bool]:
-  """The path, what is passed to `get_config`, and whether to shrink the run.
+  """The path, the argument for `get_config`, and whether to shrink the run.
 
   Example: `zoo.py:olmoe:tiny`, `zoo.py:tiny,olmoe` and `zoo.py:olmoe,tiny` are
   all zoo.py, olmoe and True.

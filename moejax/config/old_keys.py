@@ -1,8 +1,8 @@
-"""Names that config keys and their values had before.
+"""Former names of config keys and of their values.
 
-A config file or a flag with such a name is refused, with the name of now. The
-`config.json` of a workdir is read as if it had been written with the new one,
-so a run of before goes on.
+A config file or a flag with a former name is refused, with the present name.
+The `config.json` of a workdir is read with its names replaced, so an old run
+goes on.
 """
 
 from collections.abc import Iterable, Mapping

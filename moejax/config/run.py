@@ -1,4 +1,4 @@
-"""Run: every key that there is, as one tree of frozen dataclasses."""
+"""Run: every config key, as one tree of frozen dataclasses."""
 
 import dataclasses
 
@@ -36,10 +36,10 @@ class Run(fields.Checked):
     train: steps, batch, and when to log, save and evaluate.
     mesh: devices along each axis.
     report: what is measured at the end.
-    start: whose weights the run begins with: a folder of a Hugging Face
+    start: where initial weights come from: the folder of a Hugging Face
       checkpoint, or the workdir of another run; '' for fresh ones.
-    start_step: of such a run the checkpoint: newest, best (of the lowest
-      validation loss), or the number of a step.
+    start_step: the checkpoint of that run: newest, best (the lowest validation
+      loss), or the number of a step.
   """
 
   seed: int = fields.number(0, at_least=0, below=2**63)

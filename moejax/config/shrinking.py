@@ -12,8 +12,8 @@ from moejax.parallel.mesh import MeshConfig
 def shrink(run: Run) -> Run:
   """The same run, small enough for a laptop: fewer of everything.
 
-  What kind of model it is stays: router, dispatcher, shared experts, first
-  dense layers, schedule. Weights are fresh: those of `start` would not fit.
+  The kind of model stays: router, dispatcher, shared experts, first dense
+  layers, schedule. Weights are fresh, because those of `start` would not fit.
   """
   model, moe = run.model, run.model.moe
   groups = max(model.num_heads // model.kv_heads, 1)
@@ -24,7 +24,7 @@ def shrink(run: Run) -> Run:
   dense = min(model.first_dense, 1)
   data = dataclasses.replace(run.data, sequence_length=64)
   if not data.files:
-    # Text that is here, and little of it.
+    # A little of the text that ships with the package.
     data = dataclasses.replace(data, mixture='minipile', max_documents=20)
   return dataclasses.replace(
     run,
@@ -94,7 +94,7 @@ def _with_scaling(
 
 
 def _shrunk(part: Any, num_experts: int) -> Any:
-  """The part for fewer experts, where it has something to say about that."""
+  """A part of a model for fewer experts, if it has a method `shrunk`."""
   shrunk = getattr(part, 'shrunk', None)
   # A dense model has a router too, of which nothing is used.
   return shrunk(num_experts) if shrunk and num_experts else part

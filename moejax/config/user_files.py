@@ -1,7 +1,7 @@
 """Python that the user wrote: config files and sweep files.
 
-What is wrong in such a file is the user's: one line with the place and Python's
-words, and with `--trace` the stack from that file on, without our own frames.
+An error in such a file is the user's: it becomes one line with the place and
+Python's message, and with `--trace` the stack from that file on.
 """
 
 import importlib.util

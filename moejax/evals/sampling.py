@@ -76,5 +76,5 @@ class Sampling:
     return jnp.where(keep_BV, logits_BV, -jnp.inf)
 
 
-# Of the report of a run, and of `moejax.cli.generate` unless told otherwise.
+# The default of reports and of `moejax.cli.generate`.
 USUAL = Sampling(temperature=0.7, top_p=0.9)

@@ -1,4 +1,4 @@
-"""How a model's tokens are chosen unless told otherwise."""
+"""The default sampling of a model, from its generation_config.json."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from moejax.convert import companions
 from moejax.core import errors
 from moejax.evals.sampling import USUAL, Sampling
 
-# What transformers takes where generation_config.json samples and names none.
+# Defaults of transformers where generation_config.json says `do_sample`.
 THEIRS = {'temperature': 1.0, 'top_p': 1.0, 'top_k': 50}
-# Settings that change a text and are not obeyed here, where they do nothing.
+# Settings that are not supported here, with the values that change nothing.
 OTHERS = {
   'repetition_penalty': 1.0,
   'encoder_repetition_penalty': 1.0,
@@ -30,7 +30,7 @@ OTHERS = {
 
 
 def usual(place: epath.Path | None) -> Sampling:
-  """As the generation_config.json of a folder says; else as in reports.
+  """The sampling of a folder's generation_config.json; else that of reports.
 
   Example:
     {"do_sample": true, "temperature": 0.6}  temperature 0.6, top_k 50
@@ -43,11 +43,11 @@ def usual(place: epath.Path | None) -> Sampling:
   config = _read(place)
   if config.get('do_sample') is False:
     return Sampling()
-  given = {k: config[k] for k in THEIRS if config.get(k) is not None}
-  if not given and not config.get('do_sample'):
+  named = {k: config[k] for k in THEIRS if config.get(k) is not None}
+  if not named and not config.get('do_sample'):
     return USUAL
   try:
-    return Sampling(**{**THEIRS, **given})
+    return Sampling(**{**THEIRS, **named})
   except (errors.InputError, TypeError) as e:
     file = (
       companions.GENERATION if place is None else place / companions.GENERATION
@@ -60,7 +60,7 @@ def _read(place: epath.Path | None) -> dict[str, Any]:
 
 
 def ignored(place: epath.Path | None) -> dict[str, object]:
-  """Settings of that file that would change a text, and do not here."""
+  """Settings of that file that would change a text, but are not supported."""
   config = _read(place)
   return {
     key: config[key]

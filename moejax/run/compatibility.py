@@ -1,4 +1,4 @@
-"""Whether a run may go on in a workdir, and what is said about what changed."""
+"""Whether a run may go on in a workdir whose config was another one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +23,9 @@ def check_workdir(run: Run, workdir: epath.PathLike) -> None:
 
 
 def different(run: Run, workdir: epath.PathLike) -> resume.Changes:
-  """The keys by which a workdir has checkpoints of another run.
+  """The keys on which a run differs from the checkpoints of a workdir.
 
-  Before the first one there is nothing that must fit: all may change.
+  Before the first checkpoint all keys may change.
   """
   folder = epath.Path(workdir)
   if (
@@ -37,19 +37,19 @@ def different(run: Run, workdir: epath.PathLike) -> resume.Changes:
 
 
 def stale(run: Run, workdir: epath.PathLike) -> resume.Changes:
-  """The keys by which the report of a workdir is that of another run.
+  """The keys that make the report of a workdir that of another run.
 
-  It is of another text, which is told by its keys alone here, or of more steps.
+  The report is then of another text, by its keys alone, or of more steps.
   """
   folder = epath.Path(workdir)
   if not (folder / restore.CONFIG).exists():
     return {}
   old = restore.run_of(str(folder))
   changed = resume.changes(old, run)
-  found = dict(changed[resume.TEXT])
+  differing = dict(changed[resume.TEXT])
   if run.train.steps < old.train.steps:
-    found |= changed[resume.LENGTH]
-  return found
+    differing |= changed[resume.LENGTH]
+  return differing
 
 
 def check_checkpoint(
@@ -58,14 +58,14 @@ def check_checkpoint(
   """Compares a run with the checkpoint that it is to go on from.
 
   Args:
-    run: as it is now.
-    data: what it reads.
+    run: the config.
+    data: the rows that it reads.
     step: of the checkpoint.
-    extra: what it has of the run that wrote it, see `extra_of`.
-    say: is given a line on each thing that has changed and may.
+    extra: what the checkpoint keeps of its run, see `extra_of`.
+    say: is given a line on each change that is allowed.
 
   Raises:
-    InputError: another result would come of it.
+    InputError: the result would be another one.
   """
   old = configs.of_tree(extra['config'])
   restore.check_same(run, old, 'the checkpoint')
@@ -76,14 +76,14 @@ def check_checkpoint(
     )
   _check_text(run, data, extra)
   changed = resume.changes(old, run)
-  if found := changed[resume.TEXT]:
+  if differing := changed[resume.TEXT]:
     say(
       'The same rows come of '
-      f'{resume.listed(found, before="before")}: the run goes on with them.'
+      f'{resume.listed(differing, before="before")}: the run goes on with them.'
     )
-  if found := changed[resume.ROUNDING]:
+  if differing := changed[resume.ROUNDING]:
     say(
-      f'Going on with {resume.listed(found, before="before")}: the same '
+      f'Going on with {resume.listed(differing, before="before")}: the same '
       'result but for rounding.'
     )
   _say_not_used(changed, say)
@@ -92,11 +92,11 @@ def check_checkpoint(
 
 
 def _say_not_used(changed: dict[str, resume.Changes], say: Say) -> None:
-  """A line, if keys of the beginning of a run have changed since."""
-  if found := changed[resume.BEGINNING]:
+  """Says which keys have changed that matter only when a run begins."""
+  if differing := changed[resume.BEGINNING]:
     say(
-      f'{resume.listed(found, before="at the beginning")}: not used, the run '
-      'has begun already.'
+      f'{resume.listed(differing, before="at the beginning")}: not used, the '
+      'run has begun already.'
     )
 
 
@@ -110,10 +110,10 @@ def extra_of(run: Run, data: data_build.Data) -> dict[str, Any]:
 
 
 def _check_text(run: Run, data: data_build.Data, extra: dict[str, Any]) -> None:
-  """Raises InputError if other rows would be read than before.
+  """Raises InputError if the run would read other rows than before.
 
-  Rows are compared, not what the text is called. Older checkpoints know only
-  the name of the cache, whose rows count as long as it is there.
+  The rows are compared, not the names of texts. Older checkpoints have only the
+  name of the cache, whose rows are compared if it still exists.
   """
   now = data_build.identity(data)
   rows = data_build.contents(data)
@@ -138,7 +138,7 @@ def _check_text(run: Run, data: data_build.Data, extra: dict[str, Any]) -> None:
 
 
 def _longer(run: Run, old: Run, step: int) -> str:
-  """What another number of steps means for a run that has taken some."""
+  """A line on what another number of steps means for the learning rate."""
   before, now = old.train.steps, run.train.steps
   name = table.name_of(schedule.SCHEDULES, run.opt.schedule)
   old_rate, rate = (
@@ -161,7 +161,7 @@ def _longer(run: Run, old: Run, step: int) -> str:
 
 
 def say_begun_anew(run: Run, folder: epath.Path, say: Say) -> None:
-  """A line, if a run that never had a checkpoint was another one."""
+  """Says that a run without a checkpoint begins anew with another config."""
   if not (folder / restore.CONFIG).exists():
     return
   changed = resume.changes(restore.run_of(str(folder)), run)
@@ -179,13 +179,13 @@ def say_begun_anew(run: Run, folder: epath.Path, say: Say) -> None:
 
 
 def finished(run: Run, folder: epath.Path, say: Say) -> bool:
-  """Whether a run with a report is still finished with the config of now.
+  """Whether a run with a report is finished under its present config.
 
   Args:
-    run: as it is now.
+    run: the config.
     folder: its workdir.
-    say: is given a line if there is something to do again, or a key that the
-      run does not use any more.
+    say: is given a line if something has to be done again, and on keys that
+      are no longer used.
 
   Raises:
     InputError: the run has taken more steps than it is to have.

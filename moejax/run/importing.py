@@ -58,7 +58,7 @@ def import_folder(folder: str, path: str, say: Say, note: Say) -> None:
     say(f'{lacks}; prompts are ids: moejax.cli.generate --prompt_ids=1,2,3')
 
 
-def _run_of(plan: load.Plan, workdir: epath.Path) -> Run:
+def _run_of(plan: load.ImportPlan, workdir: epath.Path) -> Run:
   """The run of the workdir; keeps config and tokenizer as they came."""
   source, place = epath.Path(plan.folder.path), workdir / companions.NAME
   originals = {name: source / name for name in companions.names(source)}
@@ -75,7 +75,7 @@ def _run_of(plan: load.Plan, workdir: epath.Path) -> Run:
 
 
 def _read(
-  plan: load.Plan, staged: staging.Staging, workdir: epath.Path, say: Say
+  plan: load.ImportPlan, staged: staging.Staging, workdir: epath.Path, say: Say
 ) -> build.Weights:
   """The weights of a folder, on one device."""
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])

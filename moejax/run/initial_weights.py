@@ -1,4 +1,4 @@
-"""The weights that a run begins with: those of `start`, or fresh ones."""
+"""Initial weights of a run: those of `start`, or fresh ones."""
 
 import jax
 from etils import epath
@@ -17,9 +17,9 @@ from moejax.train import checkpoint
 
 
 def check(run: Run, folder: epath.Path, group: Group) -> None:
-  """Opens `start` if the run has yet to read it; no weight is read.
+  """Checks `start`, if the run has yet to read it; reads no weights.
 
-  A run that has a checkpoint needs `start` no longer: it may be gone.
+  A run with a checkpoint no longer needs `start`, which may be gone.
 
   Args:
     run: the config.
@@ -43,7 +43,7 @@ def check(run: Run, folder: epath.Path, group: Group) -> None:
 
 
 def make(context: Context, resources: Resources) -> build.Weights:
-  """The weights, on the devices; a line says whose they are."""
+  """The weights, on the devices; a line says where they come from."""
   run = context.run
   if not run.start:
     return context.model.init(jax.random.key(run.seed))
@@ -73,7 +73,7 @@ def _is_workdir(start: str) -> bool:
 
 
 def _run_of(run: Run) -> Run:
-  """The run whose workdir `start` is."""
+  """The config of the run in the workdir `start`."""
   try:
     return restore.run_of(run.start)
   except errors.InputError as e:
@@ -81,7 +81,7 @@ def _run_of(run: Run) -> Run:
 
 
 def _plan(run: Run) -> load.ImportPlan:
-  """The Hugging Face checkpoint that `start` is."""
+  """The plan to read the Hugging Face checkpoint in `start`."""
   if run.start_step != checkpoint.NEWEST:
     raise errors.InputError(
       f'start_step={run.start_step} is for the workdir of a run, but '

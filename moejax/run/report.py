@@ -53,21 +53,21 @@ def make(
     screen.line('Compressing the text with xz -9 (once), to compare with ...')
     work = lambda: [data.baselines(name) for name in data.validation]
     context.processes.group.main_first('baselines', work)
-  wants_samples = config.samples and data.vocab is not None
+  hf_folder = None
+  if config.samples and data.vocab is not None:
+    hf_folder = kept_tokenizer.folder(data.vocab, folder)
   subject = Subject(
     model=context.model,
     weights=weights,
     data=data,
-    hf_folder=(
-      kept_tokenizer.folder(data.vocab, folder) if wants_samples else None
-    ),
+    hf_folder=hf_folder,
     limit=config.eval_batches,
     seed=context.run.seed,
     note=screen.line,
     track=screen.track,
   )
   domains = EVALS['perplexity'](subject)
-  samples = EVALS['samples'](subject) if wants_samples else {}
+  samples = EVALS['samples'](subject) if config.samples else {}
   return {
     'workdir': str(folder),
     'first_layer': context.run.model.num_dense,

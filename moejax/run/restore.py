@@ -21,7 +21,7 @@ run_of = config.of_workdir
 
 
 def different(run: Run, old: Run) -> resume.Changes:
-  """The keys by which two runs train something else."""
+  """The keys that make the results of two runs differ."""
   changes = resume.changes(old, run)
   differing = dict(changes[resume.RESULT])
   if _drops(run) or _drops(old):
@@ -33,7 +33,7 @@ def different(run: Run, old: Run) -> resume.Changes:
 
 
 def check_same(run: Run, old: Run, where: str) -> None:
-  """Raises InputError if two runs train something else; it names the keys."""
+  """Raises InputError, with the keys, if the results of two runs differ."""
   if differing := different(run, old):
     raise another_run(differing, where)
 
@@ -69,12 +69,12 @@ def state(
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
   folder = epath.Path(workdir) / CHECKPOINTS
   with checkpoint.Checkpointer(folder, warn=warn) as checkpoints:
-    found = checkpoints.restore_latest(
+    latest = checkpoints.restore_latest(
       states.abstract(model, transform, run.train.skip_spikes)
     )
-  if found is None:
+  if latest is None:
     raise errors.InputError(f'{folder} has no checkpoint yet')
-  return found[0]
+  return latest[0]
 
 
 def weights(
@@ -89,15 +89,15 @@ def weights(
   """The weights of one of a workdir's checkpoints, and its step.
 
   Args:
-    model: theirs.
+    model: the model whose weights they are.
     workdir: of the run.
     warn: is given a line for each checkpoint that had to be skipped.
     group: the processes that read.
     step: which one, see `Checkpointer.find`.
-    key: where the user says which, for errors.
+    key: the flag or config key that names the step, for errors.
 
   Raises:
-    InputError: there is none, or it is of another model.
+    InputError: there is no such checkpoint, or it is of another model.
   """
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -106,14 +106,14 @@ def weights(
   )
   place = epath.Path(workdir) / CHECKPOINTS
   with checkpoint.Checkpointer(place, group=group, warn=warn) as checkpoints:
-    found, _ = checkpoints.find(step, key)
-    # Of all that a state has, only the weights are read.
-    state, _ = checkpoints.restore(found, {'weights': abstract}, partial=True)
-  return state['weights'], found
+    at, _ = checkpoints.find(step, key)
+    # Of a whole training state, only the weights are read.
+    state, _ = checkpoints.restore(at, {'weights': abstract}, partial=True)
+  return state['weights'], at
 
 
 def add_step_flag(flags: argparse.ArgumentParser) -> None:
-  """Adds `--step`: which checkpoint of a workdir is meant."""
+  """Adds `--step`, which names a checkpoint of a workdir."""
   flags.add_argument(
     '--step',
     default=checkpoint.NEWEST,

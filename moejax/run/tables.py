@@ -8,19 +8,32 @@ from rich.table import Table
 
 
 def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-  """A table with a column for each name that a row has.
+  """A table with a column for each name that has a value in some row.
 
   Args:
-    title: what the rows are called.
+    title: what the rows are, the line above the table.
     rows: the values; see moejax/evals and moejax/analysis.
   """
-  shown = Table(box=rich.box.SIMPLE_HEAD)
-  shown.add_column(title, overflow='fold')
-  names = list(dict.fromkeys(name for row in rows.values() for name in row))
+  shown = Table(
+    title=title,
+    title_justify='left',
+    title_style='',
+    box=rich.box.SIMPLE_HEAD,
+    padding=0,
+    pad_edge=False,
+    collapse_padding=True,
+  )
+  shown.add_column('', overflow='fold')
+  names = dict.fromkeys(
+    name
+    for row in rows.values()
+    for name, value in row.items()
+    if value is not None
+  )
   for name in names:
     shown.add_column(name, justify='right', overflow='fold')
-  for title_of_row, row in rows.items():
-    shown.add_row(title_of_row, *(cell(row.get(name)) for name in names))
+  for row_name, row in rows.items():
+    shown.add_row(row_name, *(cell(row.get(name)) for name in names))
   return shown
 
 

@@ -1,6 +1,6 @@
-"""Composes a training run from its config: the one place that does.
+"""Composes a training run from its config: the only place that does.
 
-What state a run starts from, in order of precedence:
+A run starts from the first of these states that exists:
   1. the newest checkpoint that is whole, of its workdir and the fast disk,
   2. the weights of what `start` names,
   3. fresh weights from the seed.
@@ -47,13 +47,13 @@ def train(
   began: float | None = None,
   processes: Processes = ALONE,
 ) -> None:
-  """Trains, or goes on, or says that there is nothing left to do.
+  """Trains, goes on, or says that the run is finished.
 
   Args:
     run: the config.
-    workdir: where all is kept.
-    began: when the process began, by `time.monotonic`; now, if not given.
-    processes: of the run; alone, if not given.
+    workdir: the folder for all that the run writes.
+    began: when the process began, by `time.monotonic`; default: now.
+    processes: of the run; default: this one alone.
 
   Raises:
     InputError: something in the config does not fit, or the workdir is
@@ -93,12 +93,12 @@ def _train(
     first_layer=run.model.num_dense,
     console=None if processes.main else rich.console.Console(quiet=True),
   )
-  found = processes.group.broadcast('report', lambda: report.read(folder))
-  if found is not None and compatibility.finished(run, folder, screen.line):
+  finished = processes.group.broadcast('report', lambda: report.read(folder))
+  if finished is not None and compatibility.finished(run, folder, screen.line):
     screen.line(
       f'This run is finished: {folder} has all {run.train.steps} steps.'
     )
-    report.show(found, screen)
+    report.show(finished, screen)
     return
   with compile_cache.kept(run.train.compile_cache, folder, screen.line):
     initial_weights.check(run, folder, processes.group)
@@ -109,7 +109,7 @@ def _train(
 def _context(
   run: Run, model: build.Model, screen: Screen, processes: Processes
 ) -> Context:
-  # What does not fit together is to be said before any text is packed.
+  # Errors of the config come before any text is packed.
   model.trace(run.train.batch_size, run.data.sequence_length)
   show = data_progress.lines(screen.line)
   data = processes.group.main_first(
@@ -129,15 +129,15 @@ def _train_the_rest(
   if processes.main:
     kept_tokenizer.keep(run.data.vocab, folder, run.start, screen.line)
     _write_versions(folder)
-  _say_what(context, folder, screen)
+  _say_model(context, folder, screen)
   with (
     open_resources(context, folder, screen, spent) as resources,
     processes.guard(),
   ):
     state = _start(context, resources)
     if processes.main:
-      # Now it is known that the run may go on with this config, and so that a
-      # report of fewer steps is out of date.
+      # The run may go on with this config, so a report of fewer steps is out of
+      # date.
       report.remove(folder)
       files.atomic_write_json(folder / restore.CONFIG, config_tree.to_dict(run))
     with screen, resources.watchdog:
@@ -151,9 +151,9 @@ def _train_the_rest(
       f'saved in {folder}. Run the same command to go on'
     )
   with spent.part('evaluation'):
-    found = report.make(context, result.state.weights, folder, screen)
+    reached = report.make(context, result.state.weights, folder, screen)
     counted = count.count(run.model)
-    found |= {
+    reached |= {
       'steps': run.train.steps,
       'best': best,
       'total_parameters': counted.total,
@@ -161,8 +161,8 @@ def _train_the_rest(
     }
   spent.keep()
   if processes.main:
-    report.write(found, folder)
-  report.show(found, screen)
+    report.write(reached, folder)
+  report.show(reached, screen)
   screen.line('')
   for line in spent.table():
     screen.line(line)
@@ -180,7 +180,7 @@ def _write_versions(folder: epath.Path) -> None:
     files.atomic_write_json(path, {**first, RESUMED: [*kept[RESUMED], now]})
 
 
-def _say_what(context: Context, folder: epath.Path, screen: Screen) -> None:
+def _say_model(context: Context, folder: epath.Path, screen: Screen) -> None:
   run = context.run
   counted = count.count(run.model)
   experts = ''
@@ -205,21 +205,21 @@ def _say_what(context: Context, folder: epath.Path, screen: Screen) -> None:
 
 def _start(context: Context, resources: Resources) -> states.State:
   """The newest whole checkpoint's state, or a fresh one."""
-  what = context.model, context.transform
+  parts = context.model, context.transform
   rule = context.run.train.skip_spikes
   with resources.spent.part('restore'):
-    found = resources.checkpoints.restore_latest(states.abstract(*what, rule))
-    if found is None:
+    latest = resources.checkpoints.restore_latest(states.abstract(*parts, rule))
+    if latest is None:
       state = states.begin(
-        *what, initial_weights.make(context, resources), rule
+        *parts, initial_weights.make(context, resources), rule
       )
-  if found is None:
+  if latest is None:
     compatibility.say_begun_anew(
       context.run, resources.folder, resources.screen.line
     )
     resources.go_on_from(0)
     return state
-  state, extra = found
+  state, extra = latest
   compatibility.check_checkpoint(
     context.run, context.data, int(state.step), extra, resources.screen.line
   )

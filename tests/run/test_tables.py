@@ -1,0 +1,36 @@
+"""Rows of values as a table on a terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from moejax.run import tables
+
+
+@pytest.mark.parametrize(
+  ('value', 'text'),
+  [
+    (0.12345, '0.123'),
+    (12345, '12,345'),
+    (None, '-'),
+    ('a text', 'a text'),
+    ([[3, 0.41], [0, 0.2]], '3:41% 0:20%'),
+  ],
+)
+def test_a_value_as_text(value, text):
+  assert tables.cell(value) == text
+
+
+def test_a_column_for_each_name_with_a_value_in_some_row():
+  rows = {'code': {'loss': 2.0, 'xz': None}, 'bible': {'loss': 1.5, 'new': 7}}
+  console = Console(file=io.StringIO(), width=80)
+  console.print(tables.table('scores', rows))
+  lines = console.file.getvalue().split('\n')
+  title, head, _, *body = [line for line in lines if line.strip()]
+  assert title.strip() == 'scores'
+  assert head.split() == ['loss', 'new']
+  assert [line.split() for line in body] == [
+    ['code', '2.000', '-'],
+    ['bible', '1.500', '7'],
+  ]
