@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from moejax.core import errors, exits
-from moejax.sweep import document, grid, table
+from moejax.core import exits
+from moejax.sweep import grid, table
 from moejax.sweep import results as results_lib
 from moejax.sweep.pool import Outcome
 
@@ -143,50 +143,6 @@ def test_the_caption_names_what_the_speed_was_shared_with(results):
   assert text.startswith('3 of 6 runs are finished. Each was short. bits/byte:')
   assert '(code, speeches)' in text
   assert 'up to 2 runs at a time shared the machine' in text
-
-
-DOCUMENT = """# Routers
-
-<!-- begin sweep routers -->
-old
-<!-- end sweep routers -->
-<!-- begin sweep headline -->
-other
-<!-- end sweep headline -->
-The end.
-"""
-
-
-def test_a_table_replaces_what_is_between_its_markers_alone(tmp_path):
-  path = tmp_path / 'routers.md'
-  path.write_text(DOCUMENT)
-  document.put(path, 'routers', '\n| new |\n')
-  assert path.read_text() == DOCUMENT.replace('old', '| new |')
-  made = tmp_path / 'made.md'
-  for text in ('first', 'second'):
-    document.put(made, 'mine', text)
-  assert made.read_text() == (
-    '# mine\n\n<!-- begin sweep mine -->\nsecond\n<!-- end sweep mine -->\n'
-  )
-
-
-@pytest.mark.parametrize(
-  'text',
-  [
-    'nothing\n',
-    '<!-- begin sweep routers -->\n',
-    '<!-- end sweep routers -->\n<!-- begin sweep routers -->\n',
-    DOCUMENT + DOCUMENT,
-  ],
-)
-def test_a_document_without_a_place_is_refused_and_left(tmp_path, text):
-  path = tmp_path / 'routers.md'
-  path.write_text(text)
-  with pytest.raises(errors.InputError, match='begin sweep routers -->'):
-    document.split(path, 'routers')
-  with pytest.raises(errors.InputError):
-    document.put(path, 'routers', 'new')
-  assert path.read_text() == text
 
 
 def test_the_picture_is_a_picture(results, tmp_path):
