@@ -2,7 +2,7 @@
 # make test   the same for the tests
 # make test-soak  the slow proofs that `make test` leaves out
 # make test-hf  our models against transformers; installs torch, in a place of its own
-# make lint   format and lint checks
+# make lint   format, lint and type checks
 # make bench  the speed of a training step, part by part; BENCH=layer another one
 
 PYTHON ?= python3
@@ -34,6 +34,7 @@ test-hf: $(VENV)/.moejax-test $(HF_VENV)/.installed
 lint: $(VENV)/.moejax-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 bench: $(VENV)/.moejax
 	$(PY) -m benchmarks.$(BENCH) $(ARGS)

@@ -6,6 +6,7 @@ Prints for each router two ratios of times, forward and backward: of scores,
 choice and statistics alone, and of the whole layer.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,9 @@ def _routing(shape: Shape, key: jax.Array) -> tuple[Any, Any]:
 
   def loss(scorers: Any, x_TD: jax.Array) -> Any:
     scorer, extra_scorers = scorers
-    trained = weights.replace(scorer=scorer, extra_scorers=extra_scorers)
+    trained = dataclasses.replace(
+      weights, scorer=scorer, extra_scorers=extra_scorers
+    )
     decision = layer.route(config.moe, trained, x_TD, tokens, key=key)
     sent_A = decision.limited.expert_A < config.moe.num_experts
     record = layer.observe(config.moe, trained, decision, sent_A)

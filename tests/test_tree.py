@@ -1,4 +1,4 @@
-"""docs/tree.md is the real tree.
+"""docs/tree.md is the real tree, and tests/ mirrors it.
 
 After a change that is meant, write it anew with
 
@@ -46,3 +46,26 @@ def test_the_tree_has_a_line_per_file():
     PAGE.write_text(TREE.sub(lambda _: _tree(), text))
     text = PAGE.read_text()
   assert TREE.search(text).group() == _tree()
+
+
+# Folders of tests that are not those of a room.
+OTHERS = {
+  'benchmarks': 'the folder of that name at the top',
+  'contracts': 'suites over whole tables',
+  'end_to_end': 'runs through the real commands',
+  'golden': 'what is compared with, and what makes it',
+  'helpers': 'what several test files share',
+  'multi_host': 'runs of several processes',
+  'soak': 'hours; not run by default',
+  'tpu_scripts': 'the folder of that name at the top',
+}
+
+
+def test_tests_mirror_the_folders_of_the_package():
+  tests, rooms = ROOT / 'tests', ROOT / 'moejax'
+  files = [path.relative_to(tests) for path in tests.rglob('*.py')]
+  folders = {path.parent for path in files} - {pathlib.Path()}
+  others = {path for path in folders if path.parts[0] in OTHERS}
+  assert {path.parts[0] for path in others} == OTHERS.keys()
+  lost = {str(path) for path in folders - others if not (rooms / path).is_dir()}
+  assert not lost, 'move their tests to the folder of what they test'

@@ -239,7 +239,7 @@ def detect(patience_s: float) -> Place | None:
         None, None, None, None, None, int(patience_s)
       )
     )
-  if coordinator is None or None in (count, index) or count == 1:
+  if coordinator is None or count is None or index is None or count == 1:
     return None
   local = None if devices is None else tuple(devices)
   return Place(coordinator, count, index, local)

@@ -121,7 +121,8 @@ def count(config: ModelConfig) -> Count:
   active_of = dict(total_of)
   if config.num_sparse:
     sparse = config.moe if config.is_routed else config.feed_forward
-    used = sparse.used_share(config.max_length)
+    # Only what has experts is counted here, and that has a share.
+    used = sparse.used_share(config.max_length)  # type: ignore[union-attr] # see above
     active_of['routed experts'] = round(total_of['routed experts'] * used)
   return Count(config, total_of, active_of)
 

@@ -212,7 +212,8 @@ class Processes:
   def part(self) -> None:
     """The orderly end: all are done, and each may end when it likes."""
     self.group.barrier('the end')
-    self.watch.close()
+    if self.watch is not None:
+      self.watch.close()
     jax.distributed.shutdown()
 
 
@@ -236,7 +237,8 @@ def joined(flags: Flags, run: Run) -> Iterator[Processes]:
   try:
     members = processes.meet(place, flags.join_s, _about(run), terminal.say)
   except (errors.InputError, errors.LostHostError) as error:
-    _leave(index, *reversed(exits.ending(error)))
+    code, line = exits.ending(error) or (exits.BUG, str(error))
+    _leave(index, line, code)
   watch = processes.Watch(
     members,
     flags.silence_s,
@@ -258,7 +260,8 @@ def joined(flags: Flags, run: Run) -> Iterator[Processes]:
       here.part()
     if here.main:
       raise
-    _leave(index, *reversed(exits.ending(error)))
+    code, line = exits.ending(error) or (exits.BUG, str(error))
+    _leave(index, line, code)
 
 
 def _leave(index: int, line: str, code: int) -> None:

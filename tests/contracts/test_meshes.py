@@ -37,6 +37,7 @@ PAIRS = [
   ('reference', 'gather_experts', 'expert_model'),
   ('reference', 'ragged_all_to_all', 'expert_fsdp'),
   ('reference', 'all_gather', 'expert'),
+  ('capacity', 'all_to_all', 'expert_fsdp'),
   # Without an `expert` axis no exchange takes part.
   ('capacity', 'gather_experts', 'one'),
   ('capacity', 'gather_experts', 'data'),
@@ -56,8 +57,9 @@ def test_nothing_is_left_out():
   assert {mesh for *_, mesh in cases} == sharded.MESHES.keys()
 
 
-# What splits rows alone is also within what splits rows and experts.
-SOAK = {'data', 'fsdp'}
+# What splits rows alone is also within what splits rows and experts, and what
+# splits weights too meets some routers below.
+SOAK = {'data', 'expert_fsdp', 'fsdp'}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """SIGKILL at chosen places of a real process; at random in tests/soak."""
 
+import functools
 import os
 import types
 
@@ -24,23 +25,38 @@ def server(finished, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def on_eight(server, tmp_path_factory):
-  """A run on eight devices, four of them along the experts, never stopped."""
-  folder = tmp_path_factory.mktemp('on_eight')
-  text = own_text.write_stories(folder / 'stories.jsonl')
-  compiled = f'--config.train.compile_cache={folder / "compiled"}'
-  workdir = kills.straight(server, text, 'all_to_all', folder, compiled)
-  return types.SimpleNamespace(text=text, workdir=workdir, compiled=compiled)
+def never_stopped(server, tmp_path_factory):
+  """By a dispatcher of `kills`, a run with it that was never stopped."""
+
+  @functools.cache
+  def of(dispatcher):
+    folder = tmp_path_factory.mktemp(dispatcher)
+    text = own_text.write_stories(folder / 'stories.jsonl')
+    compiled = f'--config.train.compile_cache={folder / "compiled"}'
+    workdir = kills.straight(server, text, dispatcher, folder, compiled)
+    return types.SimpleNamespace(text=text, workdir=workdir, compiled=compiled)
+
+  return of
 
 
+@pytest.mark.parametrize(
+  'dispatcher',
+  [
+    # One device, and a router that draws random numbers.
+    'capacity',
+    # Eight devices, four of them along the experts, rows there and back.
+    pytest.param('all_to_all', marks=pytest.mark.soak),
+  ],
+)
 def test_killed_in_cache_step_save_and_evaluation_it_is_bit_equal(
-  on_eight, server, tmp_path
+  dispatcher, never_stopped, server, tmp_path
 ):
-  """Eight devices, rows to their experts and back, a router with a bias.
+  """A router with a bias.
 
   Both read what the first has compiled; that it makes no difference whether a
   program is read or compiled is a test below.
   """
+  straight = never_stopped(dispatcher)
   places = [
     ('packed', 1),  # the shard is written, and entered nowhere
     ('step', 4),
@@ -49,7 +65,7 @@ def test_killed_in_cache_step_save_and_evaluation_it_is_bit_equal(
   ]
   workdir = tmp_path / 'killed'
   out = kills.killed(
-    server, on_eight.text, 'all_to_all', workdir, places, on_eight.compiled
+    server, straight.text, dispatcher, workdir, places, straight.compiled
   )
   assert 'Going on from the checkpoint of step ' in out
   assert 'of 4 starts' in out  # the first did not come to training
@@ -57,7 +73,7 @@ def test_killed_in_cache_step_save_and_evaluation_it_is_bit_equal(
   lost = [r[f'{goodput.NAME}lost_s'] for r in records if goodput.SHARE in r]
   assert lost[0] == 0
   assert lost[-1] > 0  # a step after the last checkpoint was taken again
-  kills.assert_equal(on_eight.workdir, workdir)
+  kills.assert_equal(straight.workdir, workdir)
 
 
 # The devices on which a run is, one after the other, and their meshes.
@@ -70,11 +86,12 @@ FEWER = [
 
 
 @pytest.mark.soak
-def test_it_goes_on_with_fewer_devices(on_eight, server, tmp_path):
+def test_it_goes_on_with_fewer_devices(never_stopped, server, tmp_path):
   """On 8, 4, 2 and 1: two steps each, experts on an axis, not, and again.
 
   The same rows and the same choice of experts; numbers differ by rounding.
   """
+  on_eight = never_stopped('all_to_all')
   workdir = tmp_path / 'run'
   cache = tmp_path / 'cache'
   for devices, mesh in FEWER:

@@ -175,7 +175,7 @@ def test_remat_and_unrolling_change_nothing(plain, changes):
   tiny.assert_close(got[1], plain[1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('fsdp', [1, 4])
+@pytest.mark.parametrize('fsdp', [pytest.param(1, marks=pytest.mark.soak), 4])
 def test_eight_devices_equal_one(plain, fsdp):
   """data=8 and data=2 x fsdp=4."""
   model = model_of(devices=8, fsdp=fsdp)

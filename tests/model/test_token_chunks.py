@@ -62,7 +62,7 @@ def _outcome(chunks, fsdp):
 _once = functools.cache(_outcome)
 
 
-@pytest.mark.parametrize('fsdp', [1, 2])
+@pytest.mark.parametrize('fsdp', [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_parts_of_the_rows_give_the_same_loss_record_and_gradient(fsdp):
   whole, parts = _once(1, fsdp), _once(2, fsdp)
   assert jax.tree.structure(whole) == jax.tree.structure(parts)

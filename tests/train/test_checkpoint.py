@@ -1,85 +1,27 @@
-import dataclasses
+"""What is saved is restored to the bit, and what is kept."""
+
 import json
 import os
-import random
-import re
-import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import as_threads
+from helpers.saved import (
+  Moments,
+  abstract,
+  assert_same_bits,
+  make_state,
+  random_bits,
+  save_steps,
+)
 from jax.sharding import NamedSharding, PartitionSpec
 
 from moejax.core import errors, files
 from moejax.train import checkpoint_folder
 from moejax.train.checkpoint import Checkpointer
-
-
-class Moments(NamedTuple):
-  mu: Any
-  nu: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class State:
-  step: Any
-  params: Any
-  moments: Any
-  key: Any
-
-
-def random_bits(seed, shape, dtype):
-  """Any bits at all: with NaN payloads, infinities, subnormals, -0."""
-  rng = np.random.default_rng(seed)
-  size = np.dtype(dtype).itemsize
-  data = rng.integers(0, 256, (*shape, size), dtype=np.uint8)
-  found = data.view(dtype).reshape(shape)
-  found.reshape(-1)[0] = np.asarray(-0.0).astype(dtype)
-  return found
-
-
-def make_state(seed=0):
-  bits = lambda i, shape, dtype: jnp.asarray(
-    random_bits((seed, i), shape, dtype)
-  )
-  params = {
-    'embed': bits(1, (8, 6), jnp.float32),
-    'blocks': [{'w': bits(2, (2, 3, 4), jnp.bfloat16)}, {'w': jnp.zeros(0)}],
-  }
-  return State(
-    step=jnp.int32(seed),
-    params=params,
-    moments=Moments(bits(3, (8, 6), jnp.float32), bits(4, (5,), jnp.int32)),
-    key=jax.random.key_data(jax.random.key(seed)),
-  )
-
-
-def abstract(tree):
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-  )
-
-
-def assert_same_bits(found, want):
-  assert jax.tree.structure(found) == jax.tree.structure(want)
-  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
-    assert (a.dtype, a.shape) == (b.dtype, b.shape)
-    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-def save_steps(folder, steps, **options):
-  with Checkpointer(folder, **options) as checkpointer:
-    for step in steps:
-      checkpointer.save(step, make_state(step), {'next_step': step})
 
 
 def test_restore_is_bit_exact_whatever_holds_the_leaves(tmp_path):
@@ -338,135 +280,12 @@ def test_nothing_old_goes_before_the_new_one_is_verified(tmp_path, monkeypatch):
     )
 
 
-def check_for_a_minute(checkpointer):
-  for _ in range(1200):
-    checkpointer.check()
-    time.sleep(0.05)
-
-
-def test_a_background_error_is_raised_by_check_once(tmp_path, monkeypatch):
-  def full(self, step, meta):
-    raise OSError(28, 'No space left on device')
-
-  with Checkpointer(tmp_path) as checkpointer:
-    checkpointer.save(1, make_state(1), {})
-    checkpointer.wait()
-    monkeypatch.setattr(checkpoint_folder.CheckpointFolder, 'complete', full)
-    checkpointer.save(2, make_state(2), {})
-    with pytest.raises(errors.StoppedError) as error:
-      check_for_a_minute(checkpointer)
-    assert str(error.value) == (
-      f'cannot save checkpoint {tmp_path}/00000002: No space left on device; '
-      '1 is intact'
-    )
-    checkpointer.check()
-    monkeypatch.undo()
-    checkpointer.save(2, make_state(2), {})  # there is room again
-    checkpointer.wait()
-    assert checkpointer.steps() == [1, 2]
-
-
-def test_close_raises_what_nobody_has_asked_for(tmp_path, monkeypatch):
-  def full(self, step, meta):
-    raise OSError(28, 'No space left on device')
-
-  monkeypatch.setattr(checkpoint_folder.CheckpointFolder, 'complete', full)
-  checkpointer = Checkpointer(tmp_path)
-  checkpointer.save(1, make_state(1), {})
-  with pytest.raises(errors.StoppedError, match='there is no other'):
-    checkpointer.close()
-
-
 def test_a_folder_that_is_a_file(tmp_path):
   (tmp_path / 'c').write_text('')
   with Checkpointer(tmp_path / 'c') as checkpointer:
     with pytest.raises(errors.StoppedError, match='Not a directory'):
       checkpointer.save(1, make_state(1), {})
     assert checkpointer.latest() is None
-
-
-def largest_file(folder):
-  found = [p for p in folder.rglob('*') if p.is_file()]
-  return max(found, key=lambda p: p.stat().st_size)
-
-
-def truncate(folder):
-  with open(largest_file(folder / 'state'), 'r+b') as f:
-    f.truncate(40)
-
-
-def flip_bit(folder):
-  path = largest_file(folder / 'state')
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
-
-
-DAMAGE = {
-  'truncated': (truncate, r'state/.* has 40 bytes, not [\d,]+'),
-  'bit flipped': (flip_bit, 'state/.* has another checksum'),
-  'no manifest': (
-    lambda f: os.remove(f / 'manifest.json'),
-    'manifest.json cannot be read',
-  ),
-  'file missing': (
-    lambda f: os.remove(f / 'meta.json'),
-    'meta.json: No such file or directory',
-  ),
-}
-
-
-@pytest.mark.parametrize('name', DAMAGE)
-def test_a_damaged_one_is_named_and_the_one_before_is_taken(tmp_path, name):
-  harm, reason = DAMAGE[name]
-  save_steps(tmp_path, [1, 2, 3])
-  harm(tmp_path / '00000003')
-  harm(tmp_path / '00000002')
-  lines = []
-  with Checkpointer(tmp_path, warn=lines.append) as checkpointer:
-    for _ in range(2):  # warned of once
-      state, extra = checkpointer.restore_latest(abstract(make_state()))
-    assert_same_bits(state, make_state(1))
-    assert extra == {'next_step': 1}
-    assert len(lines) == 2
-    for line, step in zip(lines, (3, 2), strict=True):
-      assert re.fullmatch(
-        rf'checkpoint {tmp_path}/0000000{step} is damaged: {reason}; '
-        'trying the one before',
-        line,
-      )
-    with pytest.raises(errors.InputError, match='is damaged: .*; take another'):
-      checkpointer.restore(2, abstract(make_state()))
-    checkpointer.save(3, make_state(3), {})  # in place of the damaged one
-  lines.clear()
-  with Checkpointer(tmp_path, warn=lines.append) as checkpointer:
-    state, _ = checkpointer.restore_latest(abstract(make_state()))
-  assert_same_bits(state, make_state(3))
-  assert lines == []
-
-
-def test_none_whole_is_an_error_and_no_silent_fresh_start(tmp_path):
-  save_steps(tmp_path, [1, 2])
-  flip_bit(tmp_path / '00000001')
-  truncate(tmp_path / '00000002')
-  with (
-    Checkpointer(tmp_path) as checkpointer,
-    pytest.raises(errors.InputError) as error,
-  ):
-    checkpointer.restore_latest(abstract(make_state()))
-  assert str(error.value) == (
-    f'no checkpoint in {tmp_path} can be used; move that folder away to start '
-    'from the beginning'
-  )
-
-
-def test_a_first_save_that_was_interrupted_is_no_checkpoint(tmp_path):
-  (tmp_path / '00000001.part' / 'state').mkdir(parents=True)
-  (tmp_path / '00000003.old').mkdir()
-  with Checkpointer(tmp_path) as checkpointer:
-    assert checkpointer.restore_latest(abstract(make_state())) is None
-    checkpointer.save(2, make_state(2), {})
-  assert os.listdir(tmp_path) == ['00000002']
 
 
 def test_the_step_at_hand_is_not_saved_again(tmp_path):
@@ -546,114 +365,9 @@ def test_what_is_no_array_is_refused(tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-def run(code, *args, **options):
-  return subprocess.Popen(
-    [sys.executable, '-c', code, *map(str, args)],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    **options,
-  )
-
-
-DISK_FULL = """
-import resource, sys
-import jax, jax.numpy as jnp
-from absl import logging
-from moejax.core import errors
-from moejax.train.checkpoint import Checkpointer
-
-logging.use_absl_handler()
-state = lambda step: {'big': jnp.full(300_000, step), 'x': jnp.full(3, step)}
-with Checkpointer(sys.argv[1], keep=1) as checkpointer:
-  checkpointer.save(1, state(1.0), {'n': 1})
-  checkpointer.wait()
-  for limit in (1_000_000, 300, 0):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    try:
-      checkpointer.save(2, state(2.0), {'n': 2})
-      checkpointer.wait()
-    except errors.StoppedError as error:
-      sys.stdout.write(f'{error}\\n')
-  found, extra = checkpointer.restore_latest(state(0.0))
-  sys.stdout.write(f'{found["big"][7]} {extra}\\n')
-  limit = resource.RLIM_INFINITY
-  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-  checkpointer.save(2, state(2.0), {'n': 2})
-  found, extra = checkpointer.restore_latest(state(0.0))
-  sys.stdout.write(f'{found["big"][7]} {extra}\\n')
-"""
-
-
-def test_disk_full_is_one_line_and_what_was_saved_is_intact(tmp_path):
-  """A real limit on file sizes, and nothing else on the user's screen."""
-  out, err = run(DISK_FULL, tmp_path / 'c').communicate(timeout=120)
-  line = (
-    f'cannot save checkpoint {tmp_path}/c/00000002: File too large; 1 is intact'
-  )
-  assert out.splitlines() == [line] * 3 + ["1.0 {'n': 1}", "2.0 {'n': 2}"]
-  assert err == ''
-  assert os.listdir(tmp_path / 'c') == ['00000002']
-
-
-KILLED = """
-import sys
-import jax.numpy as jnp
-from moejax.train.checkpoint import Checkpointer
-
-state = lambda step: {'w': jnp.full((500, 1000), step), 'n': jnp.int32(step)}
-with Checkpointer(sys.argv[1], keep=2) as checkpointer:
-  found = checkpointer.restore_latest(state(0))
-  step = 0
-  if found:
-    step = found[1]['n']
-    assert (found[0]['w'] == step).all() and found[0]['n'] == step
-  sys.stdout.write(f'{step}\\n')
-  sys.stdout.flush()
-  while True:
-    step += 1
-    checkpointer.save(step, state(step), {'n': step})
-    checkpointer.wait()
-    sys.stdout.write(f'{step}\\n')
-    sys.stdout.flush()
-"""
-
-
-def test_a_kill_at_any_moment_loses_nothing_that_was_complete(tmp_path):
-  seed = random.randrange(1000)
-  rng = random.Random(seed)
-  reported = 0
-  for _ in range(2):
-    process = run(KILLED, tmp_path)
-    first = int(process.stdout.readline())
-    assert reported <= first <= reported + 1, seed
-    for _ in range(3):
-      process.stdout.readline()
-    time.sleep(rng.uniform(0, 0.15))
-    process.send_signal(signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
-    reported = max([first + 3, *map(int, out.split())])
-  lines = []
-  with Checkpointer(tmp_path, warn=lines.append) as checkpointer:
-    step, extra = checkpointer.latest()
-  assert reported <= step <= reported + 1, seed
-  assert (lines, extra) == ([], {'n': step})
-
-
 def test_meta_is_readable_json(tmp_path):
   save_steps(tmp_path, [1])
   meta = json.loads((tmp_path / '00000001' / 'meta.json').read_text())
   assert meta['step'] == 1
   assert meta['leaves']['params/blocks/0/w'] == 'bfloat16[2,3,4]'
   assert meta['extra'] == {'next_step': 1}
-
-
-def test_a_folder_that_has_vanished_is_not_made_again(tmp_path):
-  folder = tmp_path / 'c'
-  with Checkpointer(folder) as checkpointer:
-    checkpointer.save(1, make_state(1), {})
-    checkpointer.wait()
-    shutil.rmtree(folder)
-    with pytest.raises(errors.StoppedError, match='c has vanished, and all'):
-      checkpointer.save(2, make_state(2), {})
-  assert not folder.exists()

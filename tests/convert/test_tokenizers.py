@@ -1,10 +1,11 @@
 """Tokenizers of all families: ids, starts and ends as transformers has them.
 
 The folders are made when the tests run (tests/helpers/spoken.py). What
-transformers makes of them is in golden.json, and asked again by `make test-hf`:
+transformers makes of them is in tests/golden/tokenizers.json, and asked again
+by `make test-hf`:
 
   MOEJAX_HF_PYTHON=... UPDATE_GOLDEN=1 python -m pytest -m hf \
-    tests/convert/tokenizers
+    tests/convert/test_tokenizers.py
 """
 
 import functools
@@ -29,8 +30,8 @@ from moejax.convert import (
 from moejax.core import errors
 from moejax.data import vocab
 
-HERE = pathlib.Path(__file__).parent
-GOLDEN = HERE / 'golden.json'
+FOLDER = pathlib.Path(__file__).parents[1] / 'golden'
+GOLDEN = FOLDER / 'tokenizers.json'
 PYTHON = os.environ.get('MOEJAX_HF_PYTHON', sys.executable)
 SIZE = 512
 # Special tokens that a text begins with, and the one that ends it.
@@ -64,7 +65,7 @@ def made(tmp_path_factory):
 def said(root):
   """Of every folder what transformers says."""
   done = subprocess.run(
-    [PYTHON, str(HERE / 'ask.py'), str(root)],
+    [PYTHON, str(FOLDER / 'ask_tokenizers.py'), str(root)],
     input=json.dumps(spoken.TEXTS),
     capture_output=True,
     text=True,

@@ -18,7 +18,7 @@ from moejax.convert import configs
 from moejax.convert.families import FAMILIES
 from moejax.core import config_tree, errors
 
-GOLDEN = pathlib.Path(__file__).parents[2] / 'golden' / 'hf_defaults'
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'hf_defaults'
 SCRIPT = GOLDEN.parent / 'make_hf_defaults.py'
 THEIRS = {
   path.stem: json.loads(path.read_text())

@@ -1,6 +1,6 @@
 """What transformers makes of folders with tokenizers, as JSON.
 
-.venv-hf/bin/python tests/convert/tokenizers/ask.py FOLDER < TEXTS.json
+.venv-hf/bin/python tests/golden/ask_tokenizers.py FOLDER < TEXTS.json
 """
 
 import json
