@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -76,7 +75,7 @@ class StepSchedule(Schedule):
   def after_warmup(self, total_steps: int, warmup: int) -> optax.Schedule:
     starts = [round(m * total_steps) - warmup for m in self.milestones]
 
-    def share(step: jax.Array) -> jax.Array:
+    def share(step: Any) -> jax.Array:
       factors = [jnp.where(step < start, 1.0, self.factor) for start in starts]
       return math.prod(factors, start=jnp.ones(()))
 
