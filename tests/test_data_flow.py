@@ -98,7 +98,7 @@ def test_every_shape_has_the_sizes_of_its_letters():
 
 
 def test_the_figure_names_the_stops_by_their_numbers():
-  names = re.findall(r'(?:^|>|\()(\d+) (\w+)', FIGURE)
+  names = re.findall(r'(?:>|\(|, )(\d+) (\w+)', FIGURE)
   stems = {n: pathlib.PurePath(file).stem for n, file, _ in STOPS}
   assert len(names) >= 12
   for number, name in names:
