@@ -32,11 +32,11 @@ class Mean:
   weight: jax.Array
 
   @classmethod
-  def of(cls, x: jax.Array, weight: jax.Array | float = 1.0) -> 'Mean':
+  def of(cls, x: jax.Array | float, weight: jax.Array | float = 1.0) -> 'Mean':
     """The mean of all elements of `x`, each with its weight (broadcast)."""
-    x = jnp.asarray(x, jnp.float32)
-    w = jnp.broadcast_to(jnp.asarray(weight, jnp.float32), x.shape)
-    return cls(jnp.sum(x * w), jnp.sum(w))
+    value = jnp.asarray(x, jnp.float32)
+    w = jnp.broadcast_to(jnp.asarray(weight, jnp.float32), value.shape)
+    return cls(jnp.sum(value * w), jnp.sum(w))
 
   def merge(self, other: 'Mean') -> 'Mean':
     """Adds totals and weights."""

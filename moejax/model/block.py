@@ -1,5 +1,7 @@
 """One layer: attention and a feed-forward, each before a residual sum."""
 
+from collections.abc import Mapping
+
 import flax.struct
 import jax
 from flax import nnx
@@ -46,7 +48,7 @@ class LayerSpec:
 
 
 # Class of config.heads -> function (config, platform, key, mesh) -> module.
-ATTENTIONS = {
+ATTENTIONS: Mapping[type, type[grouped.Attention | latent.LatentAttention]] = {
   heads.Grouped: grouped.Attention,
   heads.Latent: latent.LatentAttention,
 }

@@ -1,6 +1,7 @@
 """The config of a decoder."""
 
 import dataclasses
+from typing import Any
 
 from moejax.core import errors, fields, resume
 from moejax.model import remat
@@ -199,7 +200,7 @@ def _check_part(part: MoEConfig | FeedForwardConfig, where: str) -> None:
     raise errors.InputError(f'{where}.{e}') from None
 
 
-def _check_vocab(part: object, where: str, size: int) -> None:
+def _check_vocab(part: Any, where: str, size: int) -> None:
   """Raises InputError for a table of token ids smaller than the model's."""
   for field in dataclasses.fields(part):
     value, place = getattr(part, field.name), f'{where}.{field.name}'
@@ -212,7 +213,7 @@ def _check_vocab(part: object, where: str, size: int) -> None:
       )
 
 
-def _check_causal(part: object, where: str) -> None:
+def _check_causal(part: Any, where: str) -> None:
   """Raises InputError if later tokens decide, unless `not_causal` is set."""
   if not getattr(part, 'causal', True) and not part.not_causal:
     raise errors.InputError(

@@ -78,6 +78,13 @@ class RouterState:
   selection_bias_E: jax.Array | None = None
   kept: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
+  @property
+  def needed_bias(self) -> jax.Array:
+    """The bias of a part that has one."""
+    if self.selection_bias_E is None:
+      raise ValueError('this part has no bias of the selection')
+    return self.selection_bias_E
+
   @classmethod
   def of_arrays(cls, arrays: dict[str, jax.Array]) -> 'RouterState':
     """The state from its arrays by name, as they lie beside the weights."""
@@ -136,6 +143,20 @@ class RouterInput:
   def training(self) -> bool:
     """Whether this is a training step."""
     return self.key is not None
+
+  @property
+  def noise_key(self) -> jax.Array:
+    """The key, of a training step alone."""
+    if self.key is None:
+      raise ValueError('an evaluation has no noise')
+    return self.key
+
+  @property
+  def needed_state(self) -> RouterState:
+    """`own_state`, for a balance part that keeps one."""
+    if self.own_state is None:
+      raise ValueError('a router has no state of its own')
+    return self.own_state
 
   def biased(self, score_TE: jax.Array) -> jax.Array:
     """Scores plus the selection bias, if there is one, without gradient.

@@ -77,7 +77,9 @@ class _Rendezvous:
     """Until all are here, or it is too late."""
     until, count = self._began + join_s, self._place.count
     while len(self.hosts) < count and (left := until - time.monotonic()) > 0:
-      for end in connection.wait([listener, *self.channels], left):
+      ends: list[Any] = [listener, *self.channels]
+      ready: list[Any] = connection.wait(ends, left)
+      for end in ready:
         if end is listener:
           self.channels[Channel(listener.accept()[0])] = 0
         else:
@@ -136,7 +138,7 @@ class _Rendezvous:
 class Members(NamedTuple):
   """The processes that have met: this one, all, and the channels it has."""
 
-  index: int
+  index: int  # type: ignore[assignment] # hides tuple.index
   names: list[str]  # 'process 1 (node1)'
   channels: dict[int, Channel]  # of process 0 to all, of the others to it
 
@@ -159,7 +161,9 @@ def meet(
   hosts = rendezvous.hosts
   say(f'Process 0 of {count} ({hosts[0]}) waits for the others at {where}.')
   dual = socket.has_dualstack_ipv6()
-  options = {'family': socket.AF_INET6, 'dualstack_ipv6': True} if dual else {}
+  options: dict[str, Any] = (
+    {'family': socket.AF_INET6, 'dualstack_ipv6': True} if dual else {}
+  )
   try:
     listener = socket.create_server(('', port), backlog=1024, **options)
   except OSError as e:
@@ -198,7 +202,8 @@ def _knock(place: Place, join_s: float, about: dict[str, str]) -> Members:
     channel.send(hello=place.index, host=socket.gethostname(), about=about)
     # Process 0 may have begun to wait later, and is to say who is missing.
     left = until + GRACE_S - time.monotonic()
-    match channel.receive() if connection.wait([channel], left) else None:
+    ends: list[Any] = [channel]
+    match channel.receive() if connection.wait(ends, left) else None:
       case {'refused': line}:
         raise errors.InputError(line)
       case {'lost': line}:
@@ -268,7 +273,9 @@ class Watch:
 
   def _hear(self, seconds: float) -> None:
     indices = {self._channels[index]: index for index in self._watched}
-    for channel in connection.wait([*indices], seconds):
+    ends: list[Any] = [*indices]
+    ready: list[Any] = connection.wait(ends, seconds)
+    for channel in ready:
       match channel.receive():
         case None:
           self._lose(indices[channel], 'was killed, or has crashed')

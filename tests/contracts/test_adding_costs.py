@@ -20,7 +20,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 # Tests that look over tables and documents, and compile no program.
 CHECKS = (
-  'tests/added',
+  'tests/contracts/added',
   'tests/test_tree.py',
   'tests/test_docs.py::test_every_part_has_a_row_with_all_its_keys',
   'tests/benchmarks/test_all.py',
@@ -220,7 +220,7 @@ def test_so_many_files_change(copy, name):
 def test_nothing_else_is_needed(copy):
   """They work, and tables, documents and the tree agree again."""
   folder, _ = copy
-  own = folder / 'tests' / 'added'
+  own = folder / 'tests' / 'contracts' / 'added'
   own.mkdir()
   for name, one in ADDITIONS.items():
     body = textwrap.indent(one.works.strip('\n'), '  ')

@@ -15,6 +15,8 @@ The norms of the latent vectors are in the authors' code and in section 3.1.2.
 W_dkv and W_kr are one matrix here, as are W_uk and W_uv, W_uq and W_qr.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -22,6 +24,7 @@ from jax.sharding import Mesh
 
 from moejax.model import norm
 from moejax.model.attention import dot_product
+from moejax.model.attention.heads import Latent
 from moejax.model.config import ModelConfig
 
 
@@ -35,7 +38,8 @@ class LatentAttention(nnx.Module):
     key: jax.Array,
     mesh: Mesh | None = None,
   ):
-    heads, num_heads = config.heads, config.num_heads
+    # By the table `block.ATTENTIONS`.
+    heads, num_heads = cast(Latent, config.heads), config.num_heads
     self.plain_dim, self.rotary_dim = config.head_dim, heads.rope_dim
     self.rank, self.rope = heads.kv_rank, config.rope
     self.platform = platform
@@ -51,6 +55,7 @@ class LatentAttention(nnx.Module):
       )
 
     by_head = ('heads', 'head_dim')
+    shape: tuple[int, ...]
     if heads.q_rank:
       shape = (config.width, heads.q_rank)
       self.w_dq_DQ = param(keys[0], shape, ('embed', 'unsharded'))
@@ -74,7 +79,7 @@ class LatentAttention(nnx.Module):
     x_BLD: jax.Array,
     rotary_angles: tuple[jax.Array, jax.Array],
     segment_BL: jax.Array,
-    window: None = None,
+    window: jax.Array | None = None,
   ) -> jax.Array:
     """Tokens see earlier tokens of their own segment."""
     del window
@@ -95,7 +100,7 @@ class LatentAttention(nnx.Module):
     rotary_angles: tuple[jax.Array, jax.Array],
     position_BL: jax.Array,
     cache: tuple[jax.Array, jax.Array],
-    window: None = None,
+    window: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The same with earlier tokens in a cache, which is returned with these."""
     del window

@@ -68,7 +68,7 @@ class AdamWBias(bias.SelectionBias):
     second_E = mix(self.beta2, state.kept['second_E'], jnp.square(slope_E))
     mean_E = first_E / (1 - self.beta1**steps)
     size_E = jnp.sqrt(second_E / (1 - self.beta2**steps)) + EPS
-    bias_E = state.selection_bias_E
+    bias_E = state.needed_bias
     step_E = mean_E / size_E + self.weight_decay * bias_E
     new = contract.RouterState(
       bias_E - self.rate * step_E,

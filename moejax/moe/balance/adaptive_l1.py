@@ -58,7 +58,7 @@ class AdaptiveL1(base.Balance):
     relu_TE = counts.extra(routing, 'relu_TE')
     active_TE = (relu_TE > 0).astype(jnp.float32)
     tokens = counts.tokens(inputs)
-    weight = inputs.own_state.kept['l1']
+    weight = inputs.needed_state.kept['l1']
     return {
       'active_E': counts.over_tokens(inputs, active_TE),
       'relu_E': counts.over_tokens(inputs, relu_TE),

@@ -82,6 +82,7 @@ class Balance(fields.Checked):
   def initial_state(self, num_experts: int) -> contract.RouterState | None:
     """The state of one layer before the first step; None for no state."""
     del num_experts
+    return None
 
   def update(
     self, state: contract.RouterState, sums: Any

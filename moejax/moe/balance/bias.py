@@ -73,7 +73,7 @@ class LossFree(SelectionBias):
     going_N1 = (steps_N < (self.stop_after or jnp.inf))[..., None]
     step_NE = self.rate * RULES[self.rule](sums['count_E'])
     return contract.RouterState(
-      state.selection_bias_E + jnp.where(going_N1, step_NE, 0.0),
+      state.needed_bias + jnp.where(going_N1, step_NE, 0.0),
       {'steps': steps_N + 1},
     )
 
@@ -124,4 +124,4 @@ class ShareBias(SelectionBias):
       assignments_N1 > 0
     )
     step_NE = self.rate * jnp.where(moves_NE, target - share_NE, 0.0)
-    return contract.RouterState(state.selection_bias_E + step_NE)
+    return contract.RouterState(state.needed_bias + step_NE)

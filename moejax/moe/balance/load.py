@@ -40,7 +40,7 @@ class ExpertLevel(scope.Scoped):
   tokens, and here it does not depend on how the batch is cut.
   """
 
-  over: ClassVar[str] = 'batch'
+  over: ClassVar[str] = 'batch'  # type: ignore[misc] # a field in others
 
   alpha: float = base.loss_weight(0.01)
 
@@ -80,7 +80,7 @@ class SequenceLevel(scope.Scoped):
       the logits, as LibMoE's "V3" does.
   """
 
-  over: ClassVar[str] = 'sequence'
+  over: ClassVar[str] = 'sequence'  # type: ignore[misc] # a field in others
 
   alpha: float = base.loss_weight(1e-4)
   probability: str = fields.named(PROBABILITIES, 'router')

@@ -67,7 +67,7 @@ class Quantile(base.Balance):
     score_TE, _ = SCORES[self.score](jax.lax.stop_gradient(inputs.logits_TE))
     top_TK, _ = jax.lax.top_k(inputs.biased(score_TE), k + 1)
     margin_TE = top_TK[:, -1:] - score_TE
-    low, width = self._bins(inputs.own_state.selection_bias_E)
+    low, width = self._bins(inputs.needed_state.needed_bias)
     bin_TE = jnp.floor((margin_TE - low) / width).astype(jnp.int32)
     bin_TE = jnp.clip(bin_TE, 0, BINS - 1)
     one_TE = jnp.broadcast_to(inputs.valid_T[:, None], bin_TE.shape)
@@ -84,7 +84,7 @@ class Quantile(base.Balance):
   def update(
     self, state: contract.RouterState, sums: dict[str, jax.Array]
   ) -> contract.RouterState:
-    bias_NE = jax.vmap(self._update)(state.selection_bias_E, sums)
+    bias_NE = jax.vmap(self._update)(state.needed_bias, sums)
     return contract.RouterState(bias_NE)
 
   def _bins(self, bias_E: jax.Array) -> tuple[jax.Array, jax.Array]:

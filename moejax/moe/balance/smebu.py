@@ -51,7 +51,7 @@ class Smebu(bias.SelectionBias):
     step_NE = step_NE - jnp.mean(step_NE, axis=-1, keepdims=True)
     old_NE = state.kept['momentum_E']
     new_NE = self.momentum * old_NE + (1 - self.momentum) * step_NE
-    bias_NE = state.selection_bias_E
+    bias_NE = state.needed_bias
     return contract.RouterState(
       jnp.where(seen_N1, bias_NE + new_NE, bias_NE),
       {'momentum_E': jnp.where(seen_N1, new_NE, old_NE)},

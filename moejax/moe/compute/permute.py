@@ -143,7 +143,7 @@ def _sum_per_token(num_tokens, y_RD, weight_A, row_A):
     if weight_A is not None:
       y_TD *= weight_A.reshape(row_KT.shape)[k][:, None]
     total_TD += y_TD
-  return total_TD.astype(y_RD.dtype)
+  return jnp.asarray(total_TD).astype(y_RD.dtype)
 
 
 def _from_tokens(x_TD, assignment_R, num_assignments):

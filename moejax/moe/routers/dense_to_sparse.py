@@ -10,15 +10,15 @@ from moejax.moe import contract
 from moejax.moe.routers import any_number, noise
 
 
-def _exponential(high: float, low: float, done: jax.Array) -> jax.Array:
+def _exponential(high: float, low: float, done: jax.Array | float) -> jax.Array:
   return jnp.maximum(high * (low / high) ** done, low)
 
 
-def _linear(high: float, low: float, done: jax.Array) -> jax.Array:
+def _linear(high: float, low: float, done: jax.Array | float) -> jax.Array:
   return jnp.maximum(high - done * (high - low), low)
 
 
-def _constant(high: float, low: float, done: jax.Array) -> jax.Array:
+def _constant(high: float, low: float, done: jax.Array | float) -> jax.Array:
   del low, done
   return jnp.asarray(high, jnp.float32)
 

@@ -170,8 +170,8 @@ def capped_plan(
     return plan_SE - box_SE, row_S1, box_SE
 
   start = (score_SE, jnp.zeros((num_tokens, 1)), jnp.zeros_like(score_SE))
-  start = tuple(varying.like(x, score_SE, valid_S) for x in start)
-  return jax.lax.fori_loop(0, ITERATIONS, body, start)[0]
+  varied = tuple(varying.like(x, score_SE, valid_S) for x in start)
+  return jax.lax.fori_loop(0, ITERATIONS, body, varied)[0]
 
 
 def _keep_best(score_SE, taken_SE, most):

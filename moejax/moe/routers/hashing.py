@@ -5,7 +5,6 @@ The same on any machine and mesh, today and after a restart.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 def mix(*parts: jax.Array | int) -> jax.Array:
@@ -31,8 +30,8 @@ def distinct(num: int, k: int, *parts: jax.Array | int) -> jax.Array:
   Each of the numbers gets a hash of its own and the k largest win (rendezvous
   hashing), so that all sets of k are equally likely.
   """
-  parts = [jnp.asarray(part)[..., None] for part in parts]
-  hash_TN = mix(*parts, np.arange(num))
+  parts_T1 = [jnp.asarray(part)[..., None] for part in parts]
+  hash_TN = mix(*parts_T1, jnp.arange(num))
   # Not every backend sorts unsigned numbers; one bit less, and they are signed.
   return jax.lax.top_k((hash_TN >> 1).astype(jnp.int32), k)[1]
 

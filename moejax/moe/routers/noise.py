@@ -19,17 +19,17 @@ def uniform(inputs: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
     num: numbers for each token.
     salt: another number, other noise.
   """
-  return draw(jax.random.uniform, inputs.key, inputs.index_T, num, salt)
+  return draw(jax.random.uniform, inputs.noise_key, inputs.index_T, num, salt)
 
 
 def normal(inputs: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
   """Standard normal noise [T, num], the same on any mesh; see `uniform`."""
-  return draw(jax.random.normal, inputs.key, inputs.index_T, num, salt)
+  return draw(jax.random.normal, inputs.noise_key, inputs.index_T, num, salt)
 
 
 def gumbel(inputs: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
   """Gumbel noise [T, num], the same on any mesh; see `uniform`."""
-  return draw(jax.random.gumbel, inputs.key, inputs.index_T, num, salt)
+  return draw(jax.random.gumbel, inputs.noise_key, inputs.index_T, num, salt)
 
 
 def draw(

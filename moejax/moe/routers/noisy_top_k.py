@@ -9,6 +9,7 @@ from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.routers import fixed_k, noise, scores
 from moejax.moe.scorers import Linear
+from moejax.moe.scorers.base import Scorer
 
 # A deviation below this counts as this when it is divided by.
 LEAST_STD = 1e-6
@@ -21,7 +22,7 @@ class Noise(fields.Checked):
   # Whether the gates of the kept sum to 1; a plain attribute, no config key.
   among_kept = False
 
-  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
+  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     """See `contract.Router.extra_scorers`."""
     del num_experts
     return {}
@@ -60,7 +61,7 @@ class Learned(Noise):
   floor: float = fields.number(1e-2, at_least=0, at_most=100)
   among_kept = True
 
-  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
+  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return {'noise': (Linear(start='zeros'), num_experts)}
 
   def std(self, inputs: contract.RouterInput) -> jax.Array:
@@ -151,7 +152,7 @@ class NoisyTopK(fixed_k.FixedK):
       'set router.k=2 or more, or router.noise.name=fixed',
     )
 
-  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Linear, int]]:
+  def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return self.noise.extra_scorers(num_experts)
 
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:

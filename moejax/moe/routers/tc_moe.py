@@ -79,7 +79,7 @@ class TCMoE(fixed_k.FixedK):
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     num_experts = (inputs.logits_TE.shape[1] - self.num_null) // 2
     offset_C = np.repeat(
-      np.float32([0.0, self.negative_offset, self.null_offset]),
+      np.array([0.0, self.negative_offset, self.null_offset], np.float32),
       [num_experts, num_experts, self.num_null],
     )
     prob_TC = jax.nn.softmax(inputs.logits_TE + offset_C, axis=-1)

@@ -57,7 +57,7 @@ class Thor(contract.Router):
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     num_tokens, num_experts = inputs.logits_TE.shape
     if inputs.training:
-      expert = jax.random.randint(inputs.key, (), 0, num_experts)
+      expert = jax.random.randint(inputs.noise_key, (), 0, num_experts)
       expert_T = jnp.full(num_tokens, expert)
     else:
       place_T = BY[self.by](inputs)

@@ -75,6 +75,7 @@ class Scorer(fields.Checked):
     choice.
     """
     del w, logits_TE
+    return None
 
   def after_step(self, w: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The weights to keep after an optimiser step, layers in front."""

@@ -74,14 +74,14 @@ class Cosine(base.Scorer):
       'w_DZ': uniform(keys[0], (width, inner), width),
       'w_EZ': orthogonal(keys[1], (num, inner), jnp.float32),
     }
-    weights = self.after_step(weights)
-    weights = {
-      k: nnx.Param(w, axes=linear.AXES, decays=True) for k, w in weights.items()
+    params = {
+      k: nnx.Param(w, axes=linear.AXES, decays=True)
+      for k, w in self.after_step(weights).items()
     }
     if self.learns_tau:
       log_tau = jnp.asarray(math.log(self.tau), jnp.float32)
-      weights['log_tau'] = nnx.Param(log_tau, axes=(), decays=False)
-    return weights
+      params['log_tau'] = nnx.Param(log_tau, axes=(), decays=False)
+    return params
 
   def __call__(
     self, w: dict[str, jax.Array], inputs: base.ScorerInput
