@@ -105,6 +105,25 @@ MY_MOE = dataclasses.replace(
 )
 '''
 
+EVALUATION = '''
+"""How many tokens there are."""
+
+
+def tokens(subject):
+  """One row."""
+  del subject
+  return {'all': {'tokens': 1}}
+'''
+MEASURE = '''
+"""How many layers there are."""
+
+
+def layers(statistics):
+  """One row."""
+  del statistics
+  return {'all': {'layers': 1}}
+'''
+
 ADDITIONS = {
   'router': Addition(
     file='moejax/moe/routers/last_k.py',
@@ -145,6 +164,47 @@ from benchmarks import sums
 from moejax.core import exits
 
 assert exits.call(sums.main, []) == exits.DONE
+""",
+  ),
+  'evaluation': Addition(
+    file='moejax/evals/tokens.py',
+    text=EVALUATION,
+    edits={
+      'moejax/evals/__init__.py': [
+        ('from moejax.evals.subject .*', 'from moejax.evals import tokens'),
+        ('EVALS.* = {', "  'tokens': tokens.tokens,"),
+      ],
+    },
+    works="""
+from moejax import evals
+from moejax.cli import evaluate
+
+assert evals.EVALS['tokens'](None) == {'all': {'tokens': 1}}
+with pytest.raises(SystemExit):
+  evaluate.main(['--help'])
+assert 'tokens' in capsys.readouterr().out
+""",
+  ),
+  'measure': Addition(
+    file='moejax/analysis/layers.py',
+    text=MEASURE,
+    edits={
+      'moejax/analysis/__init__.py': [
+        (
+          'from moejax.analysis.statistics .*',
+          'from moejax.analysis import layers',
+        ),
+        ('MEASURES.* = {', "  'layers': layers.layers,"),
+      ],
+    },
+    works="""
+from moejax import analysis
+from moejax.cli import analyse
+
+assert analysis.MEASURES['layers'](None) == {'all': {'layers': 1}}
+with pytest.raises(SystemExit):
+  analyse.main(['--help'])
+assert 'layers' in capsys.readouterr().out
 """,
   ),
   'family': Addition(
@@ -224,7 +284,9 @@ def test_nothing_else_is_needed(copy):
   own.mkdir()
   for name, one in ADDITIONS.items():
     body = textwrap.indent(one.works.strip('\n'), '  ')
-    (own / f'test_{name}.py').write_text(f'def test_it_works():\n{body}\n')
+    (own / f'test_{name}.py').write_text(
+      f'import pytest\n\n\ndef test_it_works(capsys):\n{body}\n'
+    )
   # The tree is written anew, by the command that its test names.
   ended = subprocess.run(
     [sys.executable, '-m', 'pytest', '-n0', '-pno:cacheprovider', *CHECKS],
