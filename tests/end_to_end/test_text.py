@@ -11,8 +11,8 @@ import pytest
 from helpers import own_text
 
 from moejax.core import exits
+from moejax.evals.samples import PROMPTS
 from moejax.run import restore
-from moejax.run.report import PROMPTS
 
 pytestmark = pytest.mark.slow  # the first waits for the run
 
