@@ -5,7 +5,7 @@ from typing import Any
 
 from moejax.core import errors
 
-# Largest whole number of a key that states no other: what int32 can hold.
+# Upper end of a key that states none: the largest int32.
 LARGEST = 2**31 - 1
 
 
@@ -14,8 +14,10 @@ class Bounds:
   """A range with one lower and one upper end.
 
   Attributes:
-    at_least, above: the lower end; the one that is not None counts.
-    at_most, below: the upper end, likewise.
+    at_least, above: the lower end, which is allowed (at_least) or not (above);
+      the other one is None.
+    at_most, below: the upper end, which is allowed (at_most) or not (below);
+      the other one is None.
     note: meaning of a special value, such as '0: all', for error lines.
   """
 
@@ -52,7 +54,7 @@ class Bounds:
 
 
 def of(field: dataclasses.Field) -> Bounds | None:
-  """The bounds that a field states, if any."""
+  """The bounds that a dataclass field states, or None."""
   return field.metadata.get('bounds')
 
 
@@ -60,16 +62,16 @@ def check(field: dataclasses.Field, value: Any, where: str) -> None:
   """Raises InputError if a field's value lies outside its bounds.
 
   Args:
-    field: of a dataclass.
-    value: a number, several of them, or None, which has no bounds.
+    field: a field of a dataclass.
+    value: a number, a list or tuple of numbers, or None, which always passes.
     where: the key, as the error names it.
   """
   bounds = of(field)
   if bounds is None or value is None:
     return
-  for one in value if isinstance(value, (list, tuple)) else (value,):
-    if one not in bounds:
-      raise errors.InputError(f'{where}={one} must be {bounds}')
+  for number in value if isinstance(value, (list, tuple)) else (value,):
+    if number not in bounds:
+      raise errors.InputError(f'{where}={number} must be {bounds}')
 
 
 def check_all(obj: Any) -> None:

@@ -10,7 +10,15 @@ import rich.progress
 
 @contextlib.contextmanager
 def byte_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
-  """A bar on stderr, if that is a terminal; call it with bytes just done."""
+  """Shows a progress bar on stderr while the block runs, if it is a terminal.
+
+  Args:
+    text: description to the left of the bar.
+    total: number of bytes in all.
+
+  Yields:
+    A function that advances the bar by a number of bytes.
+  """
   console = rich.console.Console(file=sys.stderr)
   with rich.progress.Progress(
     rich.progress.TextColumn(text),
@@ -21,4 +29,4 @@ def byte_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
     disable=not console.is_terminal,
   ) as bar:
     task = bar.add_task(text, total=total)
-    yield lambda done: bar.advance(task, done)
+    yield lambda num_bytes: bar.advance(task, num_bytes)

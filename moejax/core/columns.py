@@ -17,7 +17,7 @@ def aligned(
   """Lines with two spaces between columns.
 
   Args:
-    rows: cells; all rows have as many.
+    rows: cells; every row has the same number of them.
     left: indices of the columns that are flush left; the others are flush
       right.
 
@@ -63,4 +63,5 @@ def _lines(
   text = io.StringIO()
   Console(file=text, width=WIDE).print(table)
   lines = [line.rstrip() for line in text.getvalue().splitlines()]
-  return [line for line in lines if line]  # rich frames a table in blank ones
+  # rich puts blank lines around a table.
+  return [line for line in lines if line]

@@ -1,4 +1,4 @@
-"""What all commands share: their flags, and overrides of config keys."""
+"""Flags and overrides of config keys, as all commands parse them."""
 
 import argparse
 import difflib
@@ -11,22 +11,23 @@ from moejax.core import errors, exits
 
 
 class _Parser(argparse.ArgumentParser):
-  """argparse whose errors are the one line that all our errors are."""
+  """An argparse parser that raises InputError, whose message is one line."""
 
   def __init__(self, **kwargs: Any):
-    # Nor do the parsers of a command's parts take a part of a flag for it.
+    # The parsers of subcommands are of this class too, but do not inherit
+    # `allow_abbrev`: no parser may take the beginning of a flag for the flag.
     super().__init__(**{**kwargs, 'allow_abbrev': False})
     self.register('action', None, _Once)
     self.register('action', 'store', _Once)
 
   def error(self, message: str) -> NoReturn:
-    # Of `number` and `text`, which say the value behind the flag.
+    # Messages of `number` and `text` begin with the value: `=0 must be ...`.
     message = re.sub(r'^argument (--[\w-]+): =', r'\1=', message)
     raise errors.InputError(f'{message}; see --help')
 
 
 class _Once(argparse.Action):
-  """Stores the value of a flag that is given once, and is not empty."""
+  """Stores a flag's value; refuses an empty value and two different ones."""
 
   given: Any = None
 
@@ -43,9 +44,10 @@ class _Once(argparse.Action):
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-  """A parser whose help is the module's docstring, and the exit codes.
+  """A parser whose help is a module's docstring and the exit codes.
 
-  A flag has one value, which is not empty, unless its `action` is `append`.
+  A flag may be given one value, which is not empty; a flag whose `action` is
+  `append` may be given several.
   """
   flags = _Parser(
     description=f'{doc}\n{exits.__doc__}',
@@ -85,18 +87,19 @@ def number(
   return parse_number
 
 
-# Of what is drawn: what JAX takes as the seed of a key.
+# A `type=` for the seed of random numbers: the range that `jax.random.key`
+# takes.
 seed = number(int, 0, 2**63 - 1)
 
 
 def text(value: str) -> str:
-  """A `type=` for a flag whose value is text for a model, so valid UTF-8."""
+  """A `type=` for a flag whose value is text for a model; it must be UTF-8."""
   try:
     value.encode()
   except UnicodeEncodeError as e:
     raise argparse.ArgumentTypeError(
-      f'={value!r} is not UTF-8: character {e.start} is a byte that stands '
-      'for none'
+      f'={value!r} is not UTF-8: character {e.start} is a byte that encodes no '
+      'character'
     ) from None
   return value
 
@@ -104,7 +107,11 @@ def text(value: str) -> str:
 def parse(
   flags: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-  """The flags, and the overrides `--config.a.b=text` in their order.
+  """Parses a command line.
+
+  Returns:
+    The flags, and the overrides `--config.a.b=text` as pairs ('a.b', 'text') in
+    their order.
 
   Raises:
     InputError: an unknown flag, or an override without a value.
@@ -133,13 +140,13 @@ def parse(
 
 
 def _nearest(flags: argparse.ArgumentParser, word: str) -> str:
-  """The flag that a word may have meant, of the command or a part of it."""
+  """The flag, of the command or a subcommand, nearest to a word; '' if none."""
   known: list[str] = []
   for action in flags._actions:
     known += action.option_strings
     if isinstance(action, argparse._SubParsersAction):
-      for part in action.choices.values():
-        known += part._option_string_actions
+      for subparser in action.choices.values():
+        known += subparser._option_string_actions
   name = word.partition('=')[0].replace('-', '_')
   spelled = {flag.replace('-', '_'): flag for flag in known}
   near = difflib.get_close_matches(name, spelled, n=1, cutoff=0.75)

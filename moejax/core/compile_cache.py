@@ -1,9 +1,9 @@
-"""A folder of compiled programs, which JAX reads at the next start.
+"""JAX's persistent compilation cache: a folder of compiled programs.
 
-A run that goes on after a kill, and the runs of one shape in a sweep, need not
-compile their programs again. JAX writes a file for each program and names it by
-a hash of the program, the compiler and its flags. A program from the folder
-computes the same as a newly compiled one, to the bit.
+With it, a run that resumes after a kill, and the runs of one shape in a sweep,
+need not compile their programs again. JAX writes a file for each program and
+names it by a hash of the program, the compiler and its flags. A program from
+the cache computes the same as a newly compiled one, to the bit.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from moejax.core import files
 
 FOLDER, NONE = 'compile_cache', 'none'
 SETTING = 'jax_compilation_cache_dir'
-# Settings under which every program is kept. By default JAX keeps those that
-# took a second or more to compile.
+# Environment under which JAX keeps every program. By default JAX keeps the
+# programs that took a second or more to compile.
 KEEP_ALL = {
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
   'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
@@ -28,15 +28,18 @@ KEEP_ALL = {
 
 
 def environment(folder: epath.PathLike) -> Mapping[str, str]:
-  """Environment of a new process that keeps every program in the folder."""
+  """Environment variables of a new process that caches every program there."""
   return {SETTING.upper(): os.path.abspath(folder), **KEEP_ALL}
 
 
 def folder_of(wanted: str, workdir: epath.PathLike) -> epath.Path | None:
-  """The folder of programs; None for none, or if JAX has a setting of its own.
+  """The cache folder that a run sets; None if it sets none.
+
+  A run sets none if `wanted` is 'none', or if `wanted` is '' and JAX already
+  has a cache folder, from the environment or a sweep.
 
   Args:
-    wanted: a folder, 'none', or '' for the workdir's own.
+    wanted: a folder, 'none', or '' for a folder in the workdir.
     workdir: workdir of the run.
   """
   if wanted == NONE:
@@ -44,7 +47,7 @@ def folder_of(wanted: str, workdir: epath.PathLike) -> epath.Path | None:
   if wanted:
     return epath.Path(wanted)
   if getattr(jax.config, SETTING):
-    return None  # by the environment, or by a sweep
+    return None
   return epath.Path(workdir) / FOLDER
 
 
@@ -54,7 +57,13 @@ def kept(
   workdir: epath.PathLike,
   warn: Callable[[str], None] = lambda _: None,
 ) -> Iterator[None]:
-  """Programs compiled in the block are kept; arguments as in `folder_of`."""
+  """Caches programs compiled in the block.
+
+  Args:
+    wanted: as in `folder_of`.
+    workdir: workdir of the run.
+    warn: receives a line for each damaged program that is removed.
+  """
   folder = folder_of(wanted, workdir)
   if folder is None and wanted != NONE:
     yield
@@ -63,7 +72,7 @@ def kept(
     drop_damaged(folder, warn)
   before = getattr(jax.config, SETTING)
   jax.config.update(SETTING, None if folder is None else os.fspath(folder))
-  compilation_cache.reset_cache()  # it looks at the setting only once
+  compilation_cache.reset_cache()  # JAX reads the setting only once
   try:
     yield
   finally:
@@ -72,26 +81,26 @@ def kept(
 
 
 def drop_damaged(folder: epath.Path, warn: Callable[[str], None]) -> None:
-  """Removes programs that a kill or a disk has damaged, each with a line.
+  """Removes programs that a kill or the disk has damaged; warns of each.
 
-  JAX itself goes on without a program that it cannot read, but never writes it
-  again. It packs them with zlib, which has a checksum; where the package
-  `zstandard` is installed it takes that, which has none, and such files are
-  left as they are.
+  JAX compiles a program that it cannot read, but never writes it to the cache
+  again. It compresses programs with zlib, whose format has a checksum. Where
+  the package `zstandard` is installed JAX uses zstandard, without a checksum;
+  files of that format are left as they are.
   """
   try:
     paths = [*folder.iterdir()]
   except OSError:
     return
   for path in paths:
-    if path.name.endswith('-cache') and files.is_local(path) and _cut(path):
+    if path.name.endswith('-cache') and files.is_local(path) and _damaged(path):
       warn(f'compiled program {path} is damaged; it is compiled again')
       with contextlib.suppress(OSError):
         path.unlink()
 
 
-def _cut(path: epath.Path) -> bool:
-  """Whether a file that zlib packed does not unpack."""
+def _damaged(path: epath.Path) -> bool:
+  """Whether a file compressed by zlib does not decompress."""
   try:
     with path.open('rb') as f:
       unpack = zlib.decompressobj()
@@ -105,4 +114,4 @@ def _cut(path: epath.Path) -> bool:
   except zlib.error:
     return True
   except OSError:
-    return False  # JAX says what there is to say
+    return False  # JAX itself warns of a file that it cannot read

@@ -1,4 +1,4 @@
-"""Config dataclasses to nested dictionaries, and strictly back."""
+"""Conversion of config dataclasses to nested dictionaries, and checked back."""
 
 import dataclasses
 import functools
@@ -37,13 +37,14 @@ def to_dict(obj: Any) -> dict[str, Any]:
 def from_config_dict(
   cls: type[T], tree: ml_collections.ConfigDict | Mapping[str, Any]
 ) -> T:
-  """Builds `cls` from a ConfigDict or a nested dictionary, checking all.
+  """Builds `cls` from a ConfigDict or a nested dictionary, and checks all keys.
 
-  Keys that are absent keep their defaults. A choice node may be partial: the
-  keys it lacks are those of the named algorithm.
+  Absent keys keep their defaults. Absent keys of a choice have the defaults of
+  the dataclass that the choice names.
 
   Raises:
-    InputError: an unknown key, a wrong type, or a name that is in no table.
+    InputError: an unknown key, a wrong type, a number out of its bounds, or a
+      name that is in no table.
   """
   return _build(cls, _plain(tree), '')
 
@@ -86,11 +87,16 @@ def _build(cls: type, tree: Mapping[str, Any], where: str) -> Any:
   for key, value in tree.items():
     field = field_of(cls, key, where)
     values[key] = build_field(cls, field, value, where + key)
-  return made(lambda: cls(**values), where)
+  return built_at(lambda: cls(**values), where)
 
 
-def made(make: Callable[[], T], where: str) -> T:
-  """A dataclass whose parts fit together, or an error that says where."""
+def built_at(make: Callable[[], T], where: str) -> T:
+  """Calls `make`, and puts the path of its node before an InputError.
+
+  Args:
+    make: builds a dataclass, which may check that its fields fit together.
+    where: dotted path of the node, with a dot at its end; '' for the root.
+  """
   try:
     return make()
   except errors.InputError as e:
@@ -120,7 +126,7 @@ def build_field(
 
 
 def _build_choice(field: dataclasses.Field, value: Any, where: str) -> Any:
-  """A choice from its node; without a name it is the default's algorithm."""
+  """A choice from its node; without a name, the choice that is the default."""
   table = field.metadata['choice']
   need_node(value, where)
   rest = dict(value)
@@ -128,7 +134,8 @@ def _build_choice(field: dataclasses.Field, value: Any, where: str) -> Any:
   name = rest.pop('name', None) or usual
   cls = tables.lookup(where, table, name)
   if name != usual:
-    # A config file that sets only the name leaves the default's keys behind.
+    # A config file that sets only the name leaves the keys of the default in
+    # the node. Those whose value is unchanged are dropped.
     left = to_dict(field.default)
     known = {f.name for f in dataclasses.fields(cls)}
     rest = {
@@ -142,7 +149,7 @@ def _build_choice(field: dataclasses.Field, value: Any, where: str) -> Any:
 def _build_choices(
   table: Mapping[str, Any], value: Any, where: str
 ) -> tuple[Any, ...]:
-  """In the order of the table: a ConfigDict sorts its keys."""
+  """Choices from their nodes, in the table's order: a ConfigDict sorts keys."""
   need_node(value, where)
   for name, node in value.items():
     tables.lookup(where, table, name)

@@ -9,7 +9,7 @@ from moejax.core import config_build, errors
 from moejax.core import table as tables
 
 T = TypeVar('T')
-# Flags of one node: texts by the rest of their dotted paths.
+# Flags below one node of the config tree: texts by the rest of the dotted path.
 _Texts = Mapping[tuple[str, ...], str]
 
 
@@ -26,17 +26,17 @@ def override(obj: T, path: str, text: str) -> T:
 def override_all(obj: T, flags: Iterable[tuple[str, str]]) -> T:
   """Sets keys at dotted paths from the texts of flags, all at once.
 
-  The order of the flags does not matter: a choice is named before its keys are
-  set, and ranges are checked when all keys are.
+  The order of the flags does not matter: the name of a choice is set before its
+  keys, and bounds are checked after all keys are set.
 
-  Example, whatever comes first:
+  Example, in either order:
     override_all(run, [
       ('opt.schedule.warmup', '3'), ('opt.schedule.name', 'constant')
     ])
 
   Raises:
-    InputError: as `from_config_dict`; a key that is given two values; a key of
-      a choice that another flag does not choose.
+    InputError: as `from_config_dict`; a key with two different values; a key
+      that the choice named by another flag does not have.
   """
   texts: dict[tuple[str, ...], str] = {}
   for path, text in flags:
@@ -61,15 +61,21 @@ def _override(obj: Any, texts: _Texts, where: str) -> Any:
       changes[head] = _override(value, rest, place + '.')
     else:
       changes[head] = _override_value(cls, field, rest, place)
-  return config_build.made(lambda: dataclasses.replace(obj, **changes), where)
+  return config_build.built_at(
+    lambda: dataclasses.replace(obj, **changes), where
+  )
 
 
 def _by_head(texts: _Texts) -> dict[str, dict[tuple[str, ...], str]]:
-  """Flags by the first part of their path; () is the part's own text."""
-  found: dict[str, dict[tuple[str, ...], str]] = {}
+  """Groups flags by the first name of their path.
+
+  Example: {('a', 'b'): '1', ('c',): '2'} gives
+    {'a': {('b',): '1'}, 'c': {(): '2'}}
+  """
+  grouped: dict[str, dict[tuple[str, ...], str]] = {}
   for path, text in texts.items():
-    found.setdefault(path[0], {})[path[1:]] = text
-  return found
+    grouped.setdefault(path[0], {})[path[1:]] = text
+  return grouped
 
 
 def _need_keys(texts: _Texts, where: str) -> None:
@@ -116,7 +122,7 @@ def _override_choices(
 ) -> Any:
   table = field.metadata['choices']
   _need_keys(texts, where)
-  parts = {type(v): v for v in value}
+  chosen = {type(v): v for v in value}
   for name, keys in _by_head(texts).items():
     place = f'{where}.{name}'
     cls = tables.lookup(where, table, name)
@@ -124,14 +130,14 @@ def _override_choices(
     if switch not in {'on', 'off'}:
       raise errors.InputError(f'{place} is on or off, not {switch!r}')
     if switch == 'on':
-      parts.setdefault(cls, cls())
-      parts[cls] = _override(parts[cls], keys, place + '.')
+      chosen.setdefault(cls, cls())
+      chosen[cls] = _override(chosen[cls], keys, place + '.')
       continue
     for path, text in keys.items():
       key = '.'.join([place, *path])
       raise _contradiction(f'{place}=off', f'{key}={text}')
-    parts.pop(cls, None)
-  return tuple(parts[c] for c in table.values() if c in parts)
+    chosen.pop(cls, None)
+  return tuple(chosen[c] for c in table.values() if c in chosen)
 
 
 def _contradiction(one: str, other: str) -> errors.InputError:
@@ -139,11 +145,11 @@ def _contradiction(one: str, other: str) -> errors.InputError:
 
 
 def _parse(text: str, hint: Any, where: str) -> Any:
-  """The text of a flag as a value of the type."""
+  """The text of a flag as a value of the type `hint`."""
   if typing.get_origin(hint) is tuple:
     inner = typing.get_args(hint)[0]
-    parts = [p for p in text.strip('()[]').split(',') if p.strip()]
-    return tuple(_parse(p.strip(), inner, where) for p in parts)
+    items = [item.strip() for item in text.strip('()[]').split(',')]
+    return tuple(_parse(item, inner, where) for item in items if item)
   if hint is bool:
     words = {'true': True, 'false': False, '1': True, '0': False}
     if text.lower() not in words:

@@ -1,11 +1,11 @@
 """Config trees: frozen dataclasses hold the defaults, ConfigDicts edit them.
 
-Every key of a run is a field of some dataclass, so each exists, is typed and
-has one default. A config file gets the whole tree as a `ConfigDict`, changes
-keys, and returns it (`from_config_dict`, core/config_build.py); flags change
+Every key of a run is a field of some dataclass, so every key has a type and
+one default. A config file receives the whole tree as a `ConfigDict`, changes
+keys, and returns it (`from_config_dict`, core/config_build.py). Flags change
 single keys by their dotted path (`override_all`, core/config_flags.py). Both
-are strict: an unknown key names the nearest right one, a wrong type names the
-key and the type.
+are strict: the error for an unknown key names the nearest known one, and the
+error for a wrong type names the key and its type.
 
 core/fields.py has the kinds of field beyond plain values and nested
 dataclasses.
@@ -62,7 +62,7 @@ def to_config_dict(obj: Any) -> ml_collections.ConfigDict:
 
 
 def flatten(obj: Any) -> dict[str, Any]:
-  """Every key by its dotted path, in the order of the fields."""
+  """The value of every key by its dotted path, in the order of the fields."""
   flat = {}
 
   def walk(tree: Mapping[str, Any], prefix: str) -> None:
@@ -77,7 +77,10 @@ def flatten(obj: Any) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
-  """The keys on which two configs differ, with both values."""
+  """The keys on which two configs differ, each with its old and new value.
+
+  A key that one of the two does not have has the value None there.
+  """
   a, b = flatten(old), flatten(new)
   return {
     key: (a.get(key), b.get(key))

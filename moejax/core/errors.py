@@ -1,10 +1,10 @@
-"""The ways a run ends badly without a bug."""
+"""Errors that end a run and are not bugs; `exits` has their exit codes."""
 
 from typing import Any
 
 
 class InputError(ValueError):
-  """Something the user gave is wrong.
+  """Something that the user set is wrong.
 
   The message is one line: the value, the place, and the fix. Commands print it
   without a stack trace and exit with code 2.
@@ -12,14 +12,15 @@ class InputError(ValueError):
 
 
 class StoppedError(RuntimeError):
-  """Training cannot go on (loss not finite, say); its state is kept.
+  """Training cannot go on, for example because its loss is not finite.
 
-  Commands print the message without a stack trace and exit with code 3.
+  Its checkpoints are kept. Commands print the message without a stack trace
+  and exit with code 3.
   """
 
 
 class LostHostError(RuntimeError):
-  """A process of the run never came, or is lost; the message names it.
+  """A process of the run did not start, or is lost; the message names it.
 
   Commands print the message without a stack trace and exit with code 6.
   """
@@ -34,9 +35,8 @@ class DoesNotFitError(Exception):
 
 
 def shown(path: Any) -> str:
-  r"""A path for a message: one line, whatever bytes its name has.
+  r"""A path as one line of a message, whatever bytes it has.
 
-  Example:
-    a name with a line feed, 'a\nb', as r'a\nb'
+  Example: a line feed in a name is shown as a backslash and an `n`: r'a\nb'.
   """
   return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))

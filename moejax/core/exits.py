@@ -1,17 +1,18 @@
-"""How a command ends: one line for an error of the user, and an exit code.
+"""The end of a command: one line for an expected error, and an exit code.
 
 Exit codes:
   0   done
   1   a bug: a stack trace was printed
-  2   bad input: one line says what, where and how to mend it
-  3   training stopped by itself (loss not finite, say); its state was kept
+  2   bad input: one line names the value, its place, and how to mend it
+  3   training stopped because it cannot go on, as when the loss is not finite;
+      its checkpoints are kept
   4   no step ended for train.watchdog_s seconds, and train.watchdog_exits was
       set; run the same command to go on
   5   a plan does not fit into the memory of the chips
-  6   another process of the run is lost, or never came; start all again
+  6   another process of the run is lost, or did not start; start all again
   75  interrupted by Ctrl-C, SIGTERM or SIGHUP (a closed terminal); training
       was saved first: run the same command to go on
-141 nobody reads the output any more, as behind `| head`; nothing is said
+  141 the reader of the output has gone, as with `| head`; nothing is printed
 """
 
 import errno
@@ -28,7 +29,8 @@ from moejax.core import errors, lines, terminal
 TRACE = '--trace'
 DONE, BUG, BAD_INPUT, STOPPED = 0, 1, 2, 3
 STUCK, DOES_NOT_FIT, LOST, INTERRUPTED = 4, 5, 6, 75
-NOT_READ = 141  # of a shell for a process that SIGPIPE ended
+NOT_READ = 141  # as a shell reports a process that SIGPIPE (13) ended: 128 + 13
+# Errors of a disk, on which a run stops and can go on when the disk is mended.
 DISK_ERRORS = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -38,6 +40,7 @@ DISK_ERRORS = (
 )
 
 
+# Error class, exit code, and first word of the line.
 _ENDINGS = (
   (errors.InputError, BAD_INPUT, 'error'),
   (errors.StoppedError, STOPPED, 'stopped'),
@@ -53,37 +56,41 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
 
 
 def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-  """Runs a command; errors that are the user's become one line on stderr.
+  """Runs a command and returns its exit code.
 
-  With `--trace` anywhere in argv the stack goes before that line: of a config
-  file that raised, its own.
+  An error that is no bug becomes one line on stderr. With `--trace` anywhere in
+  `argv` its stack trace is printed before that line; if the error has a cause,
+  such as an exception in a config file, the trace is that of the cause.
+
+  Raises:
+    Exception: a bug; whatever the command raised.
   """
   trace = TRACE in argv
   argv = [word for word in argv if word != TRACE]
-  before = _interrupts()
+  old_handlers = _set_interrupt_handlers()
   try:
     run(argv)
     with terminal.outlived():
       sys.stdout.flush()
   except BrokenPipeError:
     if not terminal.let_go():
-      raise  # another pipe than our output
+      raise  # the broken pipe is not that of stdout or stderr
     return NOT_READ
   except (Exception, KeyboardInterrupt) as e:
-    found = ending(e)
-    if found is None:
+    code_and_line = ending(e)
+    if code_and_line is None:
       raise
     if trace:
       _show_trace(e)
-    return _say(*found)
+    return _say(*code_and_line)
   finally:
-    for which, handler in before.items():
-      signal.signal(which, signal.SIG_DFL if handler is None else handler)
+    for number, handler in old_handlers.items():
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
   return DONE
 
 
 def ending(error: BaseException) -> tuple[int, str] | None:
-  """Exit code and line of an error that is the user's; None of a bug."""
+  """Exit code and line for an error that is no bug; None for a bug."""
   for kind, code, word in _ENDINGS:
     if isinstance(error, kind):
       return code, f'{word}: {error}'
@@ -102,13 +109,14 @@ def ending(error: BaseException) -> tuple[int, str] | None:
 
 
 def _show_trace(error: BaseException) -> None:
-  """Prints the stack of what an error was made of."""
+  """Prints the stack trace of an error's first cause, or of the error."""
   while error.__cause__ is not None:
     error = error.__cause__
   traceback.print_exception(error, chain=False)
 
 
 def _say(code: int, line: str) -> int:
+  """Prints a line to stderr, wrapped if that is a terminal; returns `code`."""
   if sys.stderr.isatty():
     columns = shutil.get_terminal_size().columns
     line = '\n'.join(lines.wrapped(line, columns))
@@ -116,13 +124,16 @@ def _say(code: int, line: str) -> int:
   return code
 
 
-def _interrupts() -> dict[signal.Signals, Any]:
-  """Makes signals raise KeyboardInterrupt; returns what was there before.
+def _set_interrupt_handlers() -> dict[signal.Signals, Any]:
+  """Makes SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt.
 
-  They are SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP. Python
-  does so with SIGINT itself, but not where it was ignored at the start, as for
-  a command that a script put in the background. Only the main thread is let set
-  a handler.
+  SIGHUP is left alone if `nohup` made this process ignore it. Python has such a
+  handler for SIGINT, but not where SIGINT was ignored at the start, as for a
+  command that a script put in the background.
+
+  Returns:
+    The former handlers. Empty outside of the main thread, where Python does not
+    allow a handler to be set.
   """
   if threading.current_thread() is not threading.main_thread():
     return {}
@@ -132,7 +143,7 @@ def _interrupts() -> dict[signal.Signals, Any]:
       terminal.let_go()
     raise KeyboardInterrupt
 
-  taken = [signal.SIGINT, signal.SIGTERM]
+  numbers = [signal.SIGINT, signal.SIGTERM]
   if terminal.HANGUP is not None and terminal.hangs_up():
-    taken.append(terminal.HANGUP)
-  return {which: signal.signal(which, handle) for which in taken}
+    numbers.append(terminal.HANGUP)
+  return {number: signal.signal(number, handle) for number in numbers}

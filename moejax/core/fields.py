@@ -1,14 +1,16 @@
-"""Fields of config dataclasses, with what may be put into them.
+"""The kinds of field of config dataclasses, with the values that they accept.
 
-number(1, at_least=1)      a number and its bounds, which hold for a config
-file, a flag, and Python (by `Checked`) alike.
-choice(TABLE, Default())   one frozen dataclass out of a table. In the tree it
-is a node with its `name` and its own keys; setting
-`router.name=gshard` gives gshard's defaults.
-choices(TABLE, (A(), B())) several of them, as a node of nodes by name;
-`balance.device_level=off` takes one out.
-named(TABLE, 'name')       the name of an entry that has nothing to configure.
-X | None                   `none` clears it; it can be set though it is None.
+number(1, at_least=1)       A number and its bounds. The bounds hold alike in
+                            a config file, a flag, and Python (by `Checked`).
+choice(TABLE, Default())    One frozen dataclass out of a table. In the tree
+                            it is a node with its `name` and its own keys;
+                            `router.name=gshard` gives gshard's defaults.
+choices(TABLE, (A(), B()))  Several dataclasses out of a table. In the tree
+                            they are nodes by name in one node;
+                            `balance.device_level=off` takes one out.
+named(TABLE, 'name')        The name of a table's entry that has no keys.
+X | None                    A value that may be absent: `none` clears it, and
+                            it can be set although it is None.
 """
 
 import dataclasses
@@ -19,9 +21,9 @@ from moejax.core import bounds
 
 
 class Checked:
-  """Base of the dataclasses that hold numbers: checks their bounds.
+  """Base class of dataclasses with `number` fields: checks their bounds.
 
-  One that has a `__post_init__` of its own calls this one first.
+  A subclass with a `__post_init__` of its own calls this one first.
   """
 
   def __post_init__(self) -> None:
@@ -45,10 +47,11 @@ def number(
 
   Args:
     default: the number; None where the field may be None.
-    at_least: the lower end, if it is allowed itself; or
-    above: the lower end, if it is not.
-    at_most: the upper end, if it is allowed itself; or
-    below: the upper end, if it is not. Without either it is that of int32.
+    at_least: the smallest number allowed; or
+    above: a number below all that are allowed.
+    at_most: the largest number allowed; or
+    below: a number above all that are allowed. Without `at_most` and `below`
+      the largest int32 is allowed.
     note: meaning of a special value, for error lines.
   """
   if at_most is None and below is None:

@@ -1,8 +1,8 @@
 """Files that are whole or absent: atomic writes, checksums, and `versions`.
 
 Paths go through `etils.epath`, so that `gs://bucket/run` is a path as well. A
-local file is written beside its place, flushed to disk and renamed; an object
-store puts an object whole or not at all, so there it is written as it is.
+local file is written under another name, flushed to disk and renamed. An object
+store puts an object whole or not at all, so that is written directly.
 """
 
 import concurrent.futures
@@ -26,7 +26,7 @@ from moejax.core import errors, locks
 
 T = TypeVar('T')
 MANIFEST, LOCK = 'manifest.json', '.lock'
-# Files whose checksums are made at the same time: one thread reads a fast disk,
+# Number of files that are read at the same time. One thread reads a fast disk,
 # or an object store, at a small part of its speed.
 THREADS = 8
 PACKAGES = (
@@ -38,12 +38,15 @@ PACKAGES = (
 
 
 def is_local(path: epath.PathLike) -> bool:
-  """Whether the path is of this machine, not `gs://...`."""
+  """Whether a path is in this machine's file system, not `gs://...`."""
   return '://' not in os.fspath(path)
 
 
 def check_local(path: epath.PathLike, flag: str) -> None:
-  """Raises InputError if a folder is not local: its files are to be mapped."""
+  """Raises InputError, which names the flag, if a folder is not local.
+
+  It is for folders whose files are mapped into memory (mmap).
+  """
   if not is_local(path):
     raise errors.InputError(
       f'{flag}={path} must be a folder of this machine; copy it there when '
@@ -57,7 +60,7 @@ def atomic_write_text(path: epath.PathLike, text: str) -> None:
 
 
 def atomic_write_bytes(path: epath.PathLike, data: bytes) -> None:
-  """Writes the whole file or nothing: a reader never sees a half of it.
+  """Writes a file whole or not at all: no reader ever sees half of it.
 
   Raises:
     OSError: the disk is full or not writable; an older file is untouched.
@@ -79,10 +82,14 @@ def atomic_write_bytes(path: epath.PathLike, data: bytes) -> None:
 
 
 def atomic_write_json(path: epath.PathLike, value: Any) -> None:
-  """Writes `value` as indented JSON; a float that is not finite is refused.
+  """Writes a value as indented JSON.
 
-  Text is written as it is, or escaped where it has no UTF-8 form, as the name
-  of a file in another encoding has none.
+  Text is written as it is. If some text has no UTF-8 form, as the name of a
+  file in another encoding has none, all text is written with escapes.
+
+  Raises:
+    ValueError: a float is not finite.
+    OSError: as `atomic_write_bytes`.
   """
   dumps = functools.partial(json.dumps, value, indent=2, allow_nan=False)
   text = dumps(ensure_ascii=False)
@@ -94,7 +101,7 @@ def atomic_write_json(path: epath.PathLike, value: Any) -> None:
 
 
 def sync_folder(folder: epath.PathLike) -> None:
-  """Flushes the names in a local folder: a rename survives a power cut."""
+  """Flushes the entries of a local folder, so a rename survives a power cut."""
   if os.name == 'nt' or not is_local(folder):
     return
   descriptor = os.open(folder, os.O_RDONLY)
@@ -105,15 +112,16 @@ def sync_folder(folder: epath.PathLike) -> None:
 
 
 def check_writable(folder: epath.PathLike, name: str = 'workdir') -> None:
-  """Makes the folder and tries a file in it, before anything is computed.
+  """Makes a folder and tries to write in it, before anything is computed.
 
   Raises:
-    InputError: it is a file, cannot be made, or cannot be written to. Example:
+    InputError: the folder is a file, cannot be made, or cannot be written to.
+      `name` is the user's word for the folder:
       workdir '/etc/x' is not writable (Permission denied); choose another
       folder
   """
   folder = epath.Path(folder)
-  # Processes of several machines may do so at once, with equal numbers.
+  # Random, as processes of several machines may do so with equal process ids.
   probe = folder / f'.writable-{secrets.token_hex(8)}'
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,17 +140,18 @@ def check_writable(folder: epath.PathLike, name: str = 'workdir') -> None:
 
 
 def check_output(path: str, flag: str) -> None:
-  """Checks a file that a command is to write, before anything is computed.
+  """Checks a command's output path before anything is computed.
 
-  A file that is there is left as it is: it is replaced when the work is done.
+  A file that exists at the path is left as it is; the command replaces it when
+  its work is done.
 
   Args:
-    path: of the file; may be of an object store, which is not asked.
-    flag: what the user set, for the message.
+    path: path of the file. A path on an object store is not checked.
+    flag: the flag that named the path, for the message.
 
   Raises:
-    InputError: it is a folder, its folder is not there, or nothing can be
-      written there. Example:
+    InputError: the path is empty, or is a folder, or its folder does not exist
+      or cannot be written to. Example:
       --out=plans/a.json: there is no folder 'plans'; make it first
   """
   if not path:
@@ -166,28 +175,28 @@ def locked(
 ) -> Iterator[None]:
   """Keeps other processes out of a folder until the block ends.
 
-  Example: two runs in one workdir would remove each other's checkpoints.
+  Two runs in one workdir, for example, would remove each other's checkpoints.
 
   Args:
-    folder: to be kept; on an object store nothing is done.
-    say: is told where the file system has no locks; then nobody is kept out.
+    folder: the folder. On an object store nothing is done.
+    say: takes a warning if the file system has no locks and none is taken.
 
   Raises:
-    InputError: another process has it.
+    InputError: another process has locked the folder.
   """
   if not is_local(folder):
     yield
     return
   with open(epath.Path(folder) / LOCK, 'w', encoding='utf-8') as f:
     try:
-      ours = locks.take(f)
+      locked_here = locks.take(f)
     except locks.NoLocksError as e:
       say(
         f'The file system of {folder} has no locks ({e}): nothing keeps a '
         'second process out of it, so start none.'
       )
-      ours = True
-    if not ours:
+      locked_here = True
+    if not locked_here:
       raise errors.InputError(
         f'{folder} is in use by another process; wait for it, or use another '
         '--workdir'
@@ -196,11 +205,10 @@ def locked(
 
 
 def sha256(path: epath.PathLike, sync: bool = False) -> str:
-  """The checksum of a file as hexadecimal text.
+  """The SHA-256 checksum of a file as hexadecimal text.
 
-  Args:
-    path: the file.
-    sync: also flush a local file to disk, so that what was summed is there.
+  With `sync` a local file is flushed to disk as well, so that the bytes of the
+  checksum survive a power cut.
   """
   with epath.Path(path).open('rb') as f:
     digest = hashlib.sha256()
@@ -222,22 +230,25 @@ def _files_below(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
 
 
 class Spread(Protocol):
-  """Does some work for each of many items, here or in many processes."""
+  """Does some work for each of many items, in one process or in several.
+
+  One process: `in_threads`. Several: `Group.spread` of parallel/group.py.
+  """
 
   def __call__(
     self, work: Callable[[Any], T], items: Callable[[], list[Any]]
   ) -> list[T]:
-    """What `work` returns of each, in their order.
+    """The result of `work` for each item, in the order of the items.
 
-    Args:
-      work: of one item; in threads.
-      items: makes them. Where there are several processes it is asked in one.
+    `work` is called in threads, `items`, which makes the list, in one process.
     """
     ...
 
 
-def here(work: Callable[[Any], T], items: Callable[[], list[Any]]) -> list[T]:
-  """A `Spread` over this process's threads."""
+def in_threads(
+  work: Callable[[Any], T], items: Callable[[], list[Any]]
+) -> list[T]:
+  """A `Spread` over threads of this process."""
   pool = concurrent.futures.ThreadPoolExecutor(THREADS, 'files')
   try:
     return [*pool.map(work, items())]
@@ -246,14 +257,14 @@ def here(work: Callable[[Any], T], items: Callable[[], list[Any]]) -> list[T]:
 
 
 def write_manifest(
-  folder: epath.PathLike, spread: Spread = here, writes: bool = True
+  folder: epath.PathLike, spread: Spread = in_threads, writes: bool = True
 ) -> None:
   """Writes size and checksum of every file below a folder to manifest.json.
 
   Args:
-    folder: the files'.
-    spread: who makes the checksums.
-    writes: whether it is this process that writes them down.
+    folder: the folder; manifest.json is put in it.
+    spread: how the checksums are shared out among threads and processes.
+    writes: whether this process writes manifest.json; one of them does.
 
   Example, for a folder with `a/x` (3 bytes) and `y` (0 bytes):
     {"files": {"a/x": {"bytes": 3, "sha256": "ba78..."},
@@ -261,22 +272,23 @@ def write_manifest(
   """
   folder = epath.Path(folder)
 
-  def about(name: str) -> tuple[str, dict[str, Any]]:
+  def size_and_sum(name: str) -> tuple[str, dict[str, Any]]:
     path = folder / name
     digest = sha256(path, sync=True)
     return name, {'bytes': path.stat().length, 'sha256': digest}
 
   names = lambda: [n for n, _ in _files_below(folder) if n != MANIFEST]
-  found = dict(spread(about, names))
+  entries = dict(spread(size_and_sum, names))
   if writes:
-    atomic_write_json(folder / MANIFEST, {'files': found})
+    atomic_write_json(folder / MANIFEST, {'files': entries})
 
 
-def damage(folder: epath.PathLike, spread: Spread = here) -> str | None:
-  """What is wrong with a folder by its manifest; None if every byte is right.
+def damage(folder: epath.PathLike, spread: Spread = in_threads) -> str | None:
+  """Compares a folder with its manifest; None if every byte is right.
 
-  Sizes are compared first, so a cut file is found without reading the rest. A
-  file that the manifest does not name is of no concern.
+  Otherwise the first difference: 'a/x has 2 bytes, not 3'. Sizes are compared
+  first, so a cut file is found without reading the others. Files that the
+  manifest does not name are ignored.
   """
   folder = epath.Path(folder)
 
@@ -284,12 +296,15 @@ def damage(folder: epath.PathLike, spread: Spread = here) -> str | None:
     name, text = item
     return text if name is None else _wrong_sum(folder, folder / name, text)
 
-  found = spread(wrong, lambda: _to_compare(folder))
-  return next(filter(None, found), None)
+  reasons = spread(wrong, lambda: _to_compare(folder))
+  return next(filter(None, reasons), None)
 
 
 def _to_compare(folder: epath.Path) -> list[tuple[str | None, str]]:
-  """Each file and its checksum; or None and what is wrong without reading."""
+  """The name and stated checksum of each file, if all sizes are right.
+
+  Otherwise one pair (None, reason): manifest.json or a size is wrong.
+  """
   try:
     listed = json.loads((folder / MANIFEST).read_text())['files']
     files = [(n, v['bytes'], v['sha256']) for n, v in listed.items()]
@@ -333,16 +348,16 @@ def version(package: str) -> str | None:
 
 
 def versions() -> dict[str, Any]:
-  """What a run ran on, for versions.json; nothing that names the machine.
+  """Software and devices of this run, for versions.json.
 
-  Example:
+  Nothing in it names the machine. Example:
     {'python': '3.11.7', 'platform': 'linux-x86_64',
      'packages': {'jax': '0.10.2', ...},
      'git': {'commit': '1a2b...', 'changed': False},
      'devices': {'backend': 'cpu', 'kind': 'cpu', 'count': 8, 'processes': 1}}
   """
-  found = {name: version(name) for name in PACKAGES}
-  packages = {name: text for name, text in found.items() if text is not None}
+  installed = {name: version(name) for name in PACKAGES}
+  packages = {name: text for name, text in installed.items() if text}
   return {
     'python': platform.python_version(),
     'platform': f'{platform.system()}-{platform.machine()}'.lower(),
@@ -358,10 +373,10 @@ def versions() -> dict[str, Any]:
 
 
 def git_state(folder: pathlib.Path) -> dict[str, Any] | None:
-  """Commit, and whether tracked files differ from it.
+  """Commit of a checkout, and whether its tracked files differ from the commit.
 
-  None without git, and outside a checkout: a copy installed below somebody
-  else's repository must not be given that repository's commit.
+  None without git, and for a folder that git does not track: a copy installed
+  below somebody else's repository must not be given that repository's commit.
   """
   if not _git(folder, 'ls-files'):
     return None
@@ -373,14 +388,11 @@ def git_state(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _git(folder: pathlib.Path, *args: str) -> str | None:
-  """What a git command says; None if it fails or there is no git."""
+  """Output of a git command; None if the command fails or git is missing."""
+  command = ['git', '-C', os.fspath(folder), *args]
   try:
     done = subprocess.run(
-      ['git', '-C', os.fspath(folder), *args],
-      capture_output=True,
-      text=True,
-      timeout=30,
-      check=False,
+      command, capture_output=True, text=True, timeout=30, check=False
     )
   except (OSError, subprocess.SubprocessError):
     return None

@@ -5,10 +5,10 @@ import textwrap
 
 
 def wrapped(line: str, width: int) -> list[str]:
-  """Breaks a line between words, before the terminal breaks it within one.
+  """Breaks a line between words, so that the terminal does not break a word.
 
-  A word that is wider than the terminal, such as a path, stays whole. Further
-  lines have the indent of the first.
+  A word that is wider than the terminal, such as a path, stays whole. All lines
+  have the indent of the first.
 
   Example, width 12:
     '  one two three'     ['  one two', '  three']
@@ -26,9 +26,9 @@ def wrapped(line: str, width: int) -> list[str]:
 
 
 def command(text: str, width: float) -> list[str]:
-  r"""A command of a shell as indented lines, all but the last continued.
+  r"""A shell command as indented lines; all but the last end in a backslash.
 
-  It is broken between words; text in quotes is one word.
+  Lines are broken between words; text in single quotes is one word.
 
   Example, width 30:
     python -m x --a=1 --b='c d'      `  python -m x --a=1 \`

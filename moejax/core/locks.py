@@ -1,12 +1,13 @@
 """Locks on open files, which the system frees when their process ends.
 
-Exclusive locks are filelock's. Shared ones are not in it: its lock for many
-readers is a SQLite database beside the file, which a folder that this process
-may only read cannot have. Both are `flock` on Unix, so they see each other.
+Exclusive locks are those of the library filelock. Shared locks are taken here:
+filelock's lock for many readers is a SQLite database beside the file, and needs
+a folder that can be written to. On Unix both are `flock`, so they exclude each
+other.
 
-Some file systems have no locks: Lustre mounted without `flock`, some network
-file systems. There a process cannot tell whether another one is at work, as on
-an object store: the caller says so and goes on.
+Some file systems have no locks: Lustre mounted without `flock`, and some
+network file systems. On these, as on an object store, a process cannot tell
+whether another one is at work; the caller warns and goes on.
 """
 
 import errno
@@ -19,22 +20,22 @@ _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 class NoLocksError(Exception):
-  """The file system, or the operating system, has no locks; its reason."""
+  """The file system or the operating system has no locks; says why."""
 
 
 def take(file: IO | int, shared: bool = False) -> bool:
-  """Tries to lock an open file, and does not wait.
+  """Tries to lock an open file, without waiting.
 
   Args:
     file: the file, or its descriptor; closing it ends the lock.
-    shared: several processes may have a shared lock at once, and none an
-      exclusive one beside it.
+    shared: whether the lock is shared. Several processes may have a shared lock
+      at once, but none an exclusive lock at the same time.
 
   Returns:
-    Whether this process has the lock; otherwise another one has it.
+    Whether this process now has the lock; if not, another process has it.
 
   Raises:
-    NoLocksError: no process can have such a lock there.
+    NoLocksError: the file system or the operating system has no such locks.
   """
   descriptor = file if isinstance(file, int) else file.fileno()
   try:

@@ -1,16 +1,17 @@
 """Metric writers: a file of JSON lines, TensorBoard, or several at once.
 
-A resumed run leaves the files as if it had never stopped: the loop writes the
-values of step n before it saves checkpoint n, and `truncate_after(n)` takes out
-what an interrupted run had written beyond the checkpoint it goes on from.
+A resumed run leaves the files as if it had never stopped. The loop writes the
+values of step n before it saves checkpoint n. When a run resumes from
+checkpoint n, `truncate_after(n)` removes the values of later steps.
 
-Two runs of one config write the same values. Only what a clock measured is
-different, and stands under names that begin with 'time/': `deterministic`
-leaves those out, so that two files can be compared bit for bit.
+Two runs of one config write the same values, except for measured times, whose
+names begin with 'time/'. `deterministic` leaves those out, so that two files
+can be compared bit for bit.
 
-An object store (`gs://...`) puts a file whole or not at all and appends to
-none. There metrics.jsonl is put anew with each line, so log_every=10 or more is
-wise; TensorBoard's files, which are larger, at most once a minute and on close.
+An object store (`gs://...`) writes a file whole or not at all and cannot append
+to it. There the whole of metrics.jsonl is written again with each line, so
+log_every=10 or more is wise. TensorBoard's files, which are larger, are copied
+there at most once a minute and on close.
 """
 
 import json
@@ -28,36 +29,37 @@ from etils import epath
 from moejax.core import errors, files
 
 TIME = 'time/'
-PUT_S = 60.0  # between two copies of TensorBoard's files to an object store
-# JSON has no such numbers. As strings they are valid JSON, keep their sign,
-# and Python's float() reads them.
+# Least time between two copies of TensorBoard's files to an object store.
+PUT_S = 60.0
+# Numbers that JSON does not have. As strings they are valid JSON, keep their
+# sign, and Python's float() reads them.
 NOT_FINITE = ('nan', 'inf', '-inf')
 
 
 class Writer(Protocol):
-  """Where the values of a step go: scalars, or arrays such as load [L, E]."""
+  """Writes the values of a step: scalars, or arrays such as load [L, E]."""
 
   def write(self, step: int, values: Mapping[str, Any]) -> None: ...
 
   def truncate_after(self, step: int) -> None:
-    """Forgets what was written for steps beyond `step`; before any write."""
+    """Removes the values of steps after `step`; to call before any `write`."""
     ...
 
   def close(self) -> None: ...
 
 
 def _to_json(value: Any) -> Any:
-  """As JSON that `read` turns back into the same numbers.
+  """A value as JSON that `read` turns back into the same numbers.
 
   Args:
-    value: a scalar, an array, text, or a dictionary of such.
+    value: a scalar, an array, text, or a dictionary of these.
   """
   if isinstance(value, Mapping):
-    return {name: _to_json(part) for name, part in value.items()}
+    return {name: _to_json(inner) for name, inner in value.items()}
   value = np.asarray(value)
   if value.dtype.kind == 'U':
     return value.tolist()
-  if value.dtype.kind not in 'biuf':  # bfloat16 and its like
+  if value.dtype.kind not in 'biuf':  # bfloat16 and other types of ml_dtypes
     value = value.astype(np.float32)
   return jax.tree.map(
     lambda x: x if math.isfinite(x) else str(x), value.tolist()
@@ -68,32 +70,35 @@ def _from_json(value: Any) -> Any:
   if isinstance(value, list):
     return [_from_json(x) for x in value]
   if isinstance(value, dict):
-    return {name: _from_json(part) for name, part in value.items()}
+    return {name: _from_json(inner) for name, inner in value.items()}
   return float(value) if value in NOT_FINITE else value
 
 
 class JsonlWriter:
-  """One line per step, in its place as soon as written.
+  """Writes one JSON line per step, flushed to disk before `write` returns.
 
   Example, `write(3, {'loss': np.float32(0.5), 'time/step_s': nan})`:
     {"step": 3, "loss": 0.5, "time/step_s": "nan"}
 
-  A line cut by a kill is removed when the file is opened. Non-finite numbers
-  are written as the strings "nan", "inf" and "-inf".
-
-  Raises:
-    StoppedError: on writing: somebody has removed the file.
+  A line cut by a kill is removed when the file is opened. Numbers that are not
+  finite are written as the strings "nan", "inf" and "-inf".
   """
 
   def __init__(self, path: epath.PathLike):
     self._path = epath.Path(path)
     self._path.parent.mkdir(parents=True, exist_ok=True)
     self._file: IO[str] | None = None
-    self._text: str | None = None  # all of it, for an object store
+    # The whole text of the file, if it is in an object store.
+    self._text: str | None = None
     self._keep(math.inf)
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
-    """Appends a line."""
+    """Appends a line.
+
+    Raises:
+      ValueError: a value is called 'step'.
+      StoppedError: somebody has removed the file.
+    """
     if 'step' in values:
       raise ValueError("a value may not be called 'step'")
     record = {'step': int(step)}
@@ -105,7 +110,7 @@ class JsonlWriter:
       self._put(line)
 
   def truncate_after(self, step: int) -> None:
-    """Keeps the lines of steps up to and including `step`, as they are."""
+    """Removes the lines of steps after `step`; keeps the others unchanged."""
     self._keep(step)
 
   def close(self) -> None:
@@ -121,7 +126,8 @@ class JsonlWriter:
     self._check_there(self._file)
     self._file.write(line)
     self._file.flush()
-    # Checkpoints are synced; a line before one must not be lost without it.
+    # Checkpoints are flushed to disk. A power cut must not lose a line that was
+    # written before a checkpoint and keep the checkpoint.
     os.fsync(self._file.fileno())
 
   def _put(self, line: str) -> None:
@@ -131,7 +137,7 @@ class JsonlWriter:
     self._path.write_text(self._text)
 
   def _check_there(self, file: IO[str]) -> None:
-    # A file that was removed takes lines for as long as it is open.
+    # Writing to an open file that was removed raises no error.
     if not os.fstat(file.fileno()).st_nlink:
       raise errors.StoppedError(
         f'{self._path} has vanished; put {self._path.parent} back, or start '
@@ -139,7 +145,7 @@ class JsonlWriter:
       )
 
   def _keep(self, last: float) -> None:
-    """Rewrites the file, atomically, without lines that are cut or beyond."""
+    """Rewrites the file without cut lines and those of steps after `last`."""
     self.close()
     if not self._path.exists():
       return
@@ -150,7 +156,7 @@ class JsonlWriter:
 
 
 def _lines(path: epath.Path) -> list[bytes]:
-  # As bytes: a line may have been cut within a letter.
+  # As bytes, because a line may have been cut within a UTF-8 character.
   return path.read_bytes().splitlines(keepends=True)
 
 
@@ -172,7 +178,7 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def deterministic(record: Mapping[str, Any]) -> dict[str, Any]:
-  """A record without what a clock measured: equal in two equal runs."""
+  """A record without measured times; two runs of one config have it equal."""
   return {k: v for k, v in record.items() if not k.startswith(TIME)}
 
 
@@ -184,8 +190,9 @@ class TensorBoardWriter:
     self._writer: Any = None
     self._purge_step: int | None = None
     self._opened = 0
-    # tensorboardX knows object stores only with packages of their own.
-    self._here: tempfile.TemporaryDirectory[str] | None = None
+    # Local folder whose files are copied to an object store: tensorboardX needs
+    # a further package for each kind of object store.
+    self._local: tempfile.TemporaryDirectory[str] | None = None
     self._put_at = 0.0
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -197,27 +204,27 @@ class TensorBoardWriter:
         writer.add_scalar(name, float(array), step)
       elif np.isfinite(array).all():
         writer.add_histogram(name, array, step)
-    if self._here is not None and time.monotonic() - self._put_at > PUT_S:
+    if self._local is not None and time.monotonic() - self._put_at > PUT_S:
       writer.flush()
-      self._put(self._here.name)
+      self._put(self._local.name)
 
   def truncate_after(self, step: int) -> None:
-    """Marks what lies beyond `step`, in older files, as to be hidden."""
+    """Makes TensorBoard hide the points of older files after `step`."""
     self.close()
     self._purge_step = step + 1
 
   def close(self) -> None:
-    """Flushes and closes; a later write begins another file."""
+    """Flushes and closes the file; a later write begins another one."""
     if self._writer is not None:
       self._writer.close()
       self._writer = None
-    if self._here is not None:
-      self._put(self._here.name)
-      self._here.cleanup()
-      self._here = None
+    if self._local is not None:
+      self._put(self._local.name)
+      self._local.cleanup()
+      self._local = None
 
   def _put(self, local: str) -> None:
-    """Copies a local folder to the object store, and notes when."""
+    """Copies a local folder to the object store, and notes the time."""
     self._folder.mkdir(parents=True, exist_ok=True)
     for path in epath.Path(local).iterdir():
       path.copy(self._folder / path.name, overwrite=True)
@@ -228,13 +235,13 @@ class TensorBoardWriter:
       import tensorboardX  # only the writing process needs it
 
       if not files.is_local(self._folder):
-        self._here = tempfile.TemporaryDirectory(prefix='moejax-events-')
+        self._local = tempfile.TemporaryDirectory(prefix='moejax-events-')
         self._put_at = time.monotonic()
-      # Names hold the second alone: without a suffix, a run that is started
-      # again at once would write over the file before.
+      # File names hold the time in seconds. Without a suffix, a run that is
+      # started again within a second would overwrite the file before.
       self._opened += 1
       self._writer = tensorboardX.SummaryWriter(
-        str(self._here.name if self._here else self._folder),
+        str(self._local.name if self._local else self._folder),
         purge_step=self._purge_step,
         filename_suffix=f'.{os.getpid()}.{self._opened}',
       )
@@ -242,7 +249,7 @@ class TensorBoardWriter:
 
 
 class MultiWriter:
-  """Gives everything to each of its writers; with none it writes nowhere."""
+  """Passes each call to several writers; with no writers it does nothing."""
 
   def __init__(self, writers: Sequence[Writer]):
     self._writers = tuple(writers)
@@ -266,7 +273,12 @@ class MultiWriter:
 def open_writers(
   workdir: epath.PathLike, process_index: int | None = None
 ) -> MultiWriter:
-  """metrics.jsonl and TensorBoard in process 0; nothing in the others."""
+  """Writers of metrics.jsonl and TensorBoard in process 0, none in others.
+
+  Args:
+    workdir: folder of metrics.jsonl and of the folder `tensorboard`.
+    process_index: index of this process; None asks JAX.
+  """
   if process_index is None:
     process_index = jax.process_index()
   if process_index != 0:

@@ -1,9 +1,11 @@
-"""What another value of a config key means to a run that goes on.
+"""The effect on a run that resumes if the value of a config key has changed.
 
-A key says so where it is defined; what says nothing changes the result, so that
-a run does not go on with another value of it.
+A key states its effect where it is defined. A key that states none has the
+effect RESULT, so that no run resumes with another value of it.
 
-  micro_batches: int = resume.key(resume.ROUNDING, config.number(1, at_least=1))
+  micro_batches: int = resume.key(resume.ROUNDING, fields.number(1, at_least=1))
+
+`moejax/run/compatibility.py` acts on the effects.
 """
 
 import dataclasses
@@ -11,29 +13,32 @@ from typing import Any
 
 from moejax.core import config_tree
 
-# Other weights come of it: refused.
+# The trained weights depend on the key: another value is refused.
 RESULT = 'result'
-# The same weights but for the order in which sums are rounded: said.
+# The weights depend on the key only by the order in which sums are rounded:
+# another value is reported.
 ROUNDING = 'rounding'
-# No weight depends on it: allowed.
+# No weight depends on the key: another value is allowed.
 NOTHING = 'nothing'
-# Only the beginning of a run depends on it: said.
+# Only the beginning of a run depends on the key: another value is reported.
 BEGINNING = 'beginning'
-# It names a text, or a part of one: compared by the rows that come of it.
+# The key names a text or a part of a text: the rows of the text are compared.
 TEXT = 'text'
-# How many steps there are: it may grow, and a schedule may depend on it.
+# The key is the number of steps, which may grow. A schedule may depend on it.
 LENGTH = 'length'
 
-# By the dotted path of a key: its values before and now.
+# Values before and now, by the dotted path of the key.
 Changes = dict[str, tuple[Any, Any]]
 
 
 def key(effect: str, default: Any) -> Any:
-  """A field with what another value means to a run that goes on.
+  """A field that states the effect of another value on a run that resumes.
 
   Args:
-    effect: one of the above; of a group of keys it is that of all of them.
-    default: the field as it would be without, or its plain default.
+    effect: one of the constants above. If the field is a group of keys, all
+      keys of the group have this effect.
+    default: the default, or a field, such as `fields.number(...)`, whose
+      default and metadata are kept.
   """
   metadata: dict[str, Any] = {'resume': effect}
   if isinstance(default, dataclasses.Field):
@@ -42,34 +47,40 @@ def key(effect: str, default: Any) -> Any:
   return dataclasses.field(default=default, metadata=metadata)
 
 
-def effect_of(of: Any, path: str) -> str:
-  """What another value of the key at a dotted path of a config means."""
+def effect_of(config: Any, path: str) -> str:
+  """The effect that the key at a dotted path of a config states."""
+  node = config
   for name in path.split('.'):
-    fields = {f.name: f for f in dataclasses.fields(of)}
+    fields = {f.name: f for f in dataclasses.fields(node)}
     if name not in fields:  # the name of a choice
       return RESULT
     if 'resume' in fields[name].metadata:
       return fields[name].metadata['resume']
-    of = getattr(of, name)
-    if not dataclasses.is_dataclass(of):
+    node = getattr(node, name)
+    if not dataclasses.is_dataclass(node):
       return RESULT
   return RESULT
 
 
 def changes(old: Any, new: Any) -> dict[str, Changes]:
-  """By effect, the keys on which two configs differ."""
-  found: dict[str, Changes] = {
+  """The keys on which two configs differ, by effect; see `effect_of`."""
+  by_effect: dict[str, Changes] = {
     effect: {}
     for effect in (RESULT, ROUNDING, NOTHING, BEGINNING, TEXT, LENGTH)
   }
   for path, values in config_tree.differences(old, new).items():
-    there = new if path in config_tree.flatten(new) else old
-    found[effect_of(there, path)][path] = values
-  return found
+    config = new if path in config_tree.flatten(new) else old
+    by_effect[effect_of(config, path)][path] = values
+  return by_effect
 
 
 def listed(changed: Changes, now: str = 'now', before: str = 'there') -> str:
-  """The keys with both values, for a line.
+  """The changed keys with both values, as text for a message.
+
+  Args:
+    changed: the keys.
+    now: word behind the new value.
+    before: word behind the old value.
 
   Example: 'opt.peak_lr (0.003 there, 0.5 now), seed (0 there, 1 now)'
   """

@@ -10,7 +10,8 @@ def dims(spec: str, x: Any, **known: int) -> dict[str, int]:
     dims('T D', x_TD, D=2048)  ->  {'T': 4096, 'D': 2048}
 
   Raises:
-    ValueError: `want D=2048 in [T D], got (4096, 1024)`.
+    ValueError: the number or a size of the dimensions is another one. Example:
+      want D=2048 in [T D], got (4096, 1024)
   """
   names = spec.split()
   if len(names) != len(x.shape):

@@ -1,8 +1,9 @@
-"""From a name in a config to an object: a choice is a line in a table.
+"""Look-up of a name from a config in a table of choices.
 
 A table is a plain dictionary in the `__init__.py` of the folder whose choices
-it lists, from name to frozen dataclass (or to function, where nothing is to be
-configured). There are no decorators: the table has all choices.
+it lists, from name to frozen dataclass, or to function for a choice without
+keys. There are no decorators that register choices elsewhere: the table has
+them all.
 """
 
 import difflib
@@ -13,7 +14,12 @@ from moejax.core import errors
 
 
 def unknown(kind: str, name: Any, known: Any) -> errors.InputError:
-  """An error that names the value, the nearest known one, and all known ones.
+  """An error that lists a value, the nearest known name, and all known names.
+
+  Args:
+    kind: what the name stands for, such as 'router'.
+    name: the unknown name.
+    known: all known names.
 
   Example:
     unknown router 'topk'; did you mean 'top_k'? known are: gshard, top_k
@@ -28,14 +34,22 @@ def unknown(kind: str, name: Any, known: Any) -> errors.InputError:
 
 
 def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
-  """The entry called `name`, or an error that lists the right names."""
+  """The table's entry called `name`.
+
+  Raises:
+    InputError: the table has no such entry; see `unknown`.
+  """
   if name not in table:
     raise unknown(kind, name, table)
   return table[name]
 
 
 def make(kind: str, table: Mapping[str, type], spec: Mapping[str, Any]) -> Any:
-  """Builds `{'name': ..., **fields}` from a table of dataclasses."""
+  """Builds a dataclass of a table from `{'name': ..., **fields}`.
+
+  Raises:
+    InputError: no name, or a name or a field that is not known.
+  """
   fields = dict(spec)
   if 'name' not in fields:
     raise errors.InputError(
@@ -50,7 +64,11 @@ def make(kind: str, table: Mapping[str, type], spec: Mapping[str, Any]) -> Any:
 
 
 def name_of(table: Mapping[str, type], entry: Any) -> str:
-  """The name of the class of `entry` in the table."""
+  """The name under which the table has the class of `entry`.
+
+  Raises:
+    KeyError: the class is not in the table.
+  """
   for name, cls in table.items():
     if cls is type(entry):
       return name

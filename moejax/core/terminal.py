@@ -17,22 +17,23 @@ from collections.abc import Iterator
 
 # Errors of a write to a terminal or a pipe whose other end is closed.
 GONE = (errno.EIO, errno.EPIPE)
-# Windows has no such signal.
+# The signal of a closed terminal; None on Windows, which has no such signal.
 HANGUP: signal.Signals | None = getattr(signal, 'SIGHUP', None)
 
 
 def hangs_up() -> bool:
-  """Whether SIGHUP should end this process; `nohup` makes it ignored.
+  """Whether SIGHUP should end this process.
 
-  Ask where signal handlers are set: under `nohup` a process must outlive its
-  terminal.
+  It should not under `nohup`, which starts a process with SIGHUP ignored so
+  that the process outlives its terminal. Code that sets a handler for SIGHUP
+  asks this function first.
   """
   return HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN
 
 
 @contextlib.contextmanager
 def outlived() -> Iterator[None]:
-  """Drops what is printed in the block if nobody can read it any more.
+  """Suppresses errors of printing in the block if the output's reader is gone.
 
   Example:
     with terminal.outlived():
@@ -46,41 +47,42 @@ def outlived() -> Iterator[None]:
 
 
 def let_go() -> bool:
-  """Redirects standard output and error to nowhere if their reader has gone.
+  """Redirects standard output and error to /dev/null if their reader is gone.
 
-  Terminals are redirected in any case, so call this after SIGHUP or after a
-  failed write only. Files, and pipes that somebody reads, are kept.
+  Terminals are always redirected, so call this only after SIGHUP or a failed
+  write. Files, and pipes that somebody reads, are kept.
 
   Returns:
     Whether one of the two was redirected.
   """
   released = False
-  for number in (1, 2):
+  for descriptor in (1, 2):
     try:
-      if _is_gone(number):
-        _to_nowhere(number)
+      if _is_gone(descriptor):
+        _to_nowhere(descriptor)
         released = True
     except OSError:  # the stream is closed
       continue
   return released
 
 
-def _is_gone(number: int) -> bool:
-  mode = os.fstat(number).st_mode
-  # os.isatty is false for a terminal that has been closed.
+def _is_gone(descriptor: int) -> bool:
+  """Whether a descriptor is a terminal, or a pipe that nobody reads."""
+  mode = os.fstat(descriptor).st_mode
+  # Not os.isatty, which is false for a terminal that has been closed.
   if stat.S_ISCHR(mode):
     return True
   if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
     return False
   poll = select.poll()
-  poll.register(number, 0)
-  return bool(poll.poll(0))  # POLLERR or POLLHUP, which need not be asked for
+  poll.register(descriptor, 0)
+  return bool(poll.poll(0))  # POLLERR and POLLHUP are always reported
 
 
-def _to_nowhere(number: int) -> None:
+def _to_nowhere(descriptor: int) -> None:
   null = os.open(os.devnull, os.O_WRONLY)
   try:
-    os.dup2(null, number)
+    os.dup2(null, descriptor)
   finally:
     os.close(null)
 
@@ -92,6 +94,6 @@ def say(line: str) -> None:
 
 
 def note(line: str) -> None:
-  """Writes a line to stderr: what a command says beside its output."""
+  """Writes a line to stderr at once; for messages that are no output."""
   sys.stderr.write(f'{line}\n')
   sys.stderr.flush()

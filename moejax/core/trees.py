@@ -1,4 +1,4 @@
-"""Leaves of a pytree by path, and counts."""
+"""Leaves of a pytree by path, and the numbers of their elements and bytes."""
 
 import math
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import jax
 
 def path_of(keys: tuple[Any, ...]) -> str:
   """A JAX key path as text: 'blocks/moe/experts/w_up'."""
-  parts = []
+  names = []
   for key in keys:
     name = getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))
-    parts.append(str(name))
-  return '/'.join(parts)
+    names.append(str(name))
+  return '/'.join(names)
 
 
 def leaves(tree: Any) -> dict[str, Any]:

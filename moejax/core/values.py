@@ -1,8 +1,8 @@
 """Metric values that merge: over layers, micro-batches, shards and steps.
 
-Each holds sufficient statistics, so that merging values gives what one value
-over all the data would have been: the mean of 5 and of 7 examples is the mean
-of 12. Averages of averages are how metrics go wrong.
+Each value holds sufficient statistics, so that a merge of values equals one
+value over all the data: the means of 5 and of 7 examples merge to the mean of
+12. An average of averages would weight each of the 5 examples more.
 """
 
 from typing import Any, Protocol
@@ -13,20 +13,24 @@ import jax.numpy as jnp
 
 
 class Value(Protocol):
-  """A pytree that can be merged with another of its kind."""
+  """A pytree that can be merged with another one of its class."""
 
-  def merge(self, other: Any) -> Any: ...
-
-  def all_reduce(self, axes: tuple[str, ...]) -> Any:
-    """The same, merged over mesh axes; for use inside `shard_map`."""
+  def merge(self, other: Any) -> Any:
+    """The value over the data of both."""
     ...
 
-  def value(self) -> jax.Array: ...
+  def all_reduce(self, axes: tuple[str, ...]) -> Any:
+    """The value merged over mesh axes; for use inside `shard_map`."""
+    ...
+
+  def value(self) -> jax.Array:
+    """The metric itself as an array."""
+    ...
 
 
 @flax.struct.dataclass
 class Mean:
-  """A weighted mean."""
+  """A weighted mean: the sum of weighted elements, and the sum of weights."""
 
   total: jax.Array
   weight: jax.Array
@@ -57,7 +61,7 @@ class Mean:
 
 @flax.struct.dataclass
 class Sum:
-  """A sum; of an array it is taken by element."""
+  """A sum; sums of arrays are merged element by element."""
 
   total: jax.Array
 
@@ -108,10 +112,10 @@ def merge(a: Any, b: Any) -> Any:
 
 
 def empty(tree: Any) -> Any:
-  """Values of the same shapes that leave whatever they merge with as it is.
+  """Neutral values of the same shapes: merging with them changes nothing.
 
   Args:
-    tree: values, or their shapes as from `jax.eval_shape`.
+    tree: a tree of values, or of their shapes as from `jax.eval_shape`.
   """
 
   def one(x: Value) -> Value:

@@ -77,7 +77,7 @@ class Sums:
         f'reading {size / 1e9:.1f} GB of text for its checksums; a start on '
         'the same files does not read them again'
       )
-    digests = files.here(_digest, lambda: list(unknown.values()))
+    digests = files.in_threads(_digest, lambda: list(unknown.values()))
     new = {
       name: (stamp, digest)
       for (name, (_, stamp)), digest in zip(

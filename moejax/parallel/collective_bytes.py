@@ -1,13 +1,13 @@
 """The collectives of a compiled program, and the bytes that they move.
 
-  found = collectives(jax.jit(f).lower(x).compile().as_text())
-  by_kind(found)     {'all-gather': 1536.0, 'all-reduce': 96.0}
-  by_axis(found, {'data': 2, 'fsdp': 4})     {('all-gather', 'fsdp'): 1536.0,
+  ops = collectives(jax.jit(f).lower(x).compile().as_text())
+  by_kind(ops)       {'all-gather': 1536.0, 'all-reduce': 96.0}
+  by_axis(ops, {'data': 2, 'fsdp': 4})       {('all-gather', 'fsdp'): 1536.0,
                                               ('all-reduce', 'data'): 96.0}
 
-Bytes are those that one device sends (and receives as many) when the collective
-is done in the cheapest known way, with n devices in a group and arrays of s
-bytes on each device (Thakur, Rabenseifner and Gropp 2005):
+Bytes are those that one device sends; it receives as many. They are those of
+the cheapest known algorithm, with n devices in a group and arrays of s bytes on
+each device (Thakur, Rabenseifner and Gropp 2005):
 
   all-gather          (n - 1) s          s bytes go in
   reduce-scatter      (n - 1) s          s bytes come out
@@ -15,14 +15,14 @@ bytes on each device (Thakur, Rabenseifner and Gropp 2005):
   all-to-all          (n - 1) / n s      one n-th stays
   collective-permute  s
 
-Example, a line of the text and what is read in it, on groups of 4:
+Example, a line of the text and the bytes read from it, on groups of 4:
 
   %y = f32[32,16]{1,0} all-gather(%x), replica_groups={{0,1,2,3},{4,5,6,7}}
   32 * 16 numbers of 4 bytes come out, a quarter went in: 3 * 512 bytes
 
-A program for several TPU slices is one slice's: its devices are those of one,
-and what goes to other slices is in pairs of `send` and `recv`, of which each
-names the collective that it is part of:
+For several TPU slices XLA compiles the program of one slice, whose devices are
+those of that slice. Data goes to the other slices by pairs of `send` and
+`recv`, and each `send` names the collective that it is part of:
 
   %s = (f32[8], u32[], token[]) send(%x, %t), is_host_transfer=true,
     frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",
@@ -40,8 +40,9 @@ import numpy as np
 
 from moejax.parallel import program_text
 
-# By kind, the bytes that a device sends: from those of the result and n. Of a
-# ragged all-to-all it is the most that can be received.
+# By kind, the bytes that a device sends: from the bytes of its result and the n
+# devices of a group. For a ragged all-to-all the result has room for the most
+# that can be received, so this is an upper bound.
 _SENT: dict[str, Callable[[float, int], float]] = {
   'all-gather': lambda result, n: result * (n - 1) / n,
   'all-reduce': lambda result, n: 2 * result * (n - 1) / n,
@@ -51,12 +52,13 @@ _SENT: dict[str, Callable[[float, int], float]] = {
   'reduce-scatter': lambda result, n: result * (n - 1),
 }
 KINDS = frozenset(_SENT)
-# The same between n slices, from the bytes of what is sent.
+# By kind, the bytes that a device sends between n slices: from the bytes of the
+# operand of its `send`.
 _BETWEEN: dict[str, Callable[[float, int], float]] = {
-  'all-gather': lambda given, n: given * (n - 1),
-  'all-reduce': lambda given, n: 2 * given * (n - 1) / n,
-  'all-to-all': lambda given, n: given * (n - 1) / n,
-  'reduce-scatter': lambda given, n: given * (n - 1) / n,
+  'all-gather': lambda operand, n: operand * (n - 1),
+  'all-reduce': lambda operand, n: 2 * operand * (n - 1) / n,
+  'all-to-all': lambda operand, n: operand * (n - 1) / n,
+  'reduce-scatter': lambda operand, n: operand * (n - 1) / n,
 }
 BETWEEN_SLICES = 'between slices'
 _BETWEEN_KIND = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
@@ -64,21 +66,22 @@ _BETWEEN_KIND = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One instruction of a compiled program.
+  """One collective of a compiled program.
 
   Attributes:
-    kind: its name in XLA, 'all-gather' say.
-    sent: bytes that a device sends in one run of it.
-    devices: of one group.
-    times: how often it runs, by the loops around it. A loop of which the text
-      does not tell the number of trips counts as one.
+    kind: its opcode in XLA, such as 'all-gather'.
+    sent: bytes that one device sends in one run of it.
+    devices: number of devices in one group.
+    times: number of its runs in one run of the program. A loop whose trip count
+      the text does not say counts as one trip.
     optional: whether it is in a branch that may not be taken.
-    group: the devices of its first group, by their place in the program; of a
-      collective-permute those between which something moves.
-    hidden: whether it is started in one place and waited for in another, or
-      is part of a fusion, so that something can be computed meanwhile.
-    between: whether it goes to other slices, over the data centre's network;
-      `devices` are the slices then, and `group` is empty.
+    group: the devices of its first group, by their index in the program. For a
+      collective-permute: the two devices of the first pair between which data
+      moves.
+    hidden: whether computation can run at the same time: the collective is
+      started in one place and awaited in another, or is part of a fusion.
+    between: whether it goes to other slices, over the data centre's network.
+      Then `devices` is the number of slices, and `group` is empty.
   """
 
   kind: str
@@ -91,23 +94,25 @@ class Collective:
   between: bool = False
 
   def axes(self, sizes: Mapping[str, int]) -> str:
-    """The mesh axes along which it moves data, joined by '+'.
+    """The mesh axes along which the collective moves data, joined by '+'.
 
     Args:
-      sizes: of the mesh's axes in their order, {'data': 2, 'fsdp': 4}.
+      sizes: sizes of the mesh's axes in their order, {'data': 2, 'fsdp': 4}.
     """
-    places = np.unravel_index(np.array(self.group, int), tuple(sizes.values()))
+    coordinates = np.unravel_index(
+      np.array(self.group, int), tuple(sizes.values())
+    )
     return '+'.join(
       name
-      for name, place in zip(sizes, places, strict=True)
-      if len(set(place.tolist())) > 1
+      for name, coordinate in zip(sizes, coordinates, strict=True)
+      if len(set(coordinate.tolist())) > 1
     )
 
 
 def collectives(text: str) -> list[Collective]:
-  """All collectives in the text of a compiled program, in its order.
+  """All collectives in the text of a compiled program, in the text's order.
 
-  Those among a single device move nothing and are left out.
+  Collectives of a single device move nothing and are left out.
   """
   return of_program(program_text.Program(text))
 
@@ -115,91 +120,112 @@ def collectives(text: str) -> list[Collective]:
 def of_program(
   program: program_text.Program, slices: int = 1
 ) -> list[Collective]:
-  """The same of a program that is parsed already, for so many slices."""
-  found = []
+  """All collectives of a parsed program, in the text's order.
+
+  Args:
+    program: the program.
+    slices: number of TPU slices that it was compiled for.
+
+  Raises:
+    ValueError: the replica groups are written in a way that is not known.
+  """
+  ops = []
   for at in program.walk():
-    between = _BETWEEN_KIND.search(at.one.rest)
-    if between and at.one.opcode == 'send':
-      found.append(_to_other_slices(at, between[1], slices))
+    between = _BETWEEN_KIND.search(at.instruction.rest)
+    if between and at.instruction.opcode == 'send':
+      ops.append(_to_other_slices(at, between[1], slices))
       continue
-    kind = at.one.opcode.removesuffix('-start')
+    kind = at.instruction.opcode.removesuffix('-start')
     if kind not in _SENT:
       continue
-    group = _group(at.one.rest, program.num_devices)
+    group = _group(at.instruction.rest, program.num_devices)
     devices = len(group)
-    if 'source_target_pairs' in at.one.rest and devices:
+    if 'source_target_pairs' in at.instruction.rest and devices:
       devices = program.num_devices
     if devices > 1:
-      sent = _SENT[kind](_result_bytes(at.one), devices)
-      hidden = at.one.opcode != kind or at.fused
-      found.append(
+      sent = _SENT[kind](_result_bytes(at.instruction), devices)
+      hidden = at.instruction.opcode != kind or at.fused
+      ops.append(
         Collective(kind, sent, devices, at.times, at.optional, group, hidden)
       )
-  return found
+  return ops
 
 
 def by_kind(
-  found: Iterable[Collective], *, optional: bool = False
+  ops: Iterable[Collective], *, optional: bool = False
 ) -> dict[str, float]:
-  """Bytes that a device sends, by kind, all runs together.
+  """Bytes that one device sends in one run of the program, by kind.
 
   Args:
-    found: from `collectives`.
-    optional: whether all branches are counted, or what always runs.
+    ops: from `collectives`.
+    optional: whether collectives in branches that may not be taken count too.
   """
   sums: dict[str, float] = collections.defaultdict(float)
-  for one in found:
-    if optional or not one.optional:
-      sums[one.kind] += one.sent * one.times
+  for op in ops:
+    if optional or not op.optional:
+      sums[op.kind] += op.sent * op.times
   return dict(sums)
 
 
 def by_axis(
-  found: Iterable[Collective],
+  ops: Iterable[Collective],
   sizes: Mapping[str, int],
   *,
   optional: bool = False,
 ) -> dict[tuple[str, str], float]:
-  """The same by kind and mesh axes; see `Collective.axes`.
+  """Bytes that one device sends in one run of the program, by kind and axes.
 
   Args:
-    found: from `collectives`.
-    sizes: of the mesh's axes, in a program for several slices those within one.
-    optional: whether all branches are counted, or what always runs.
+    ops: from `collectives`.
+    sizes: sizes of the mesh's axes, as in `Collective.axes`; for a program for
+      several slices, those within one slice.
+    optional: whether collectives in branches that may not be taken count too.
+
+  Returns:
+    Bytes by (kind, axes); the axes are BETWEEN_SLICES for collectives between
+    slices.
   """
   sums: dict[tuple[str, str], float] = collections.defaultdict(float)
-  for one in found:
-    if optional or not one.optional:
-      axes = BETWEEN_SLICES if one.between else one.axes(sizes)
-      sums[one.kind, axes] += one.sent * one.times
+  for op in ops:
+    if optional or not op.optional:
+      axes = BETWEEN_SLICES if op.between else op.axes(sizes)
+      sums[op.kind, axes] += op.sent * op.times
   return dict(sums)
 
 
-def _to_other_slices(at: program_text.At, name: str, slices: int) -> Collective:
-  """One `send`, which something may run beside until its `send-done`."""
+def _to_other_slices(
+  at: program_text.Occurrence, name: str, slices: int
+) -> Collective:
+  """The collective of one `send`; until its `send-done` others may run.
+
+  Args:
+    at: the `send`.
+    name: kind of the collective as the attribute spells it: 'ALL_REDUCE'.
+    slices: number of slices.
+  """
   kind = name.lower().replace('_', '-')
-  given = program_text.num_bytes(*program_text.shapes(at.one.type)[0])
-  sent = _BETWEEN.get(kind, lambda given, _: given)(given, slices)
+  array = program_text.shapes(at.instruction.type)[0]
+  operand = program_text.num_bytes(*array)
+  sent = _BETWEEN.get(kind, lambda operand, _: operand)(operand, slices)
   return Collective(
     kind, sent, slices, at.times, at.optional, hidden=True, between=True
   )
 
 
-def _result_bytes(one: program_text.Instruction) -> float:
-  """Bytes of what comes out on one device."""
-  sizes = [
-    program_text.num_bytes(*shape) for shape in program_text.shapes(one.type)
-  ]
-  if one.opcode == 'all-gather-start':
-    # The start of an asynchronous one: what goes in, then what comes out.
+def _result_bytes(instruction: program_text.Instruction) -> float:
+  """Bytes of a collective's result on one device."""
+  arrays = program_text.shapes(instruction.type)
+  sizes = [program_text.num_bytes(*array) for array in arrays]
+  # The type of an asynchronous start lists its operands, then its results.
+  if instruction.opcode == 'all-gather-start':
     sizes = sizes[len(sizes) // 2 :]
-  if one.opcode == 'collective-permute-start':
+  if instruction.opcode == 'collective-permute-start':
     sizes = sizes[1:2]
   return sum(sizes)
 
 
 def _group(line: str, num_devices: int) -> tuple[int, ...]:
-  """Which devices take part together, the first of several groups."""
+  """The devices of the first of several groups, from an instruction's text."""
   pairs = re.search(r'source_target_pairs=\{(.*?)\}\}', line)
   if pairs:
     moves = re.findall(r'(\d+),(\d+)', pairs[1])
@@ -218,12 +244,12 @@ def _listed(match: re.Match) -> tuple[int, ...]:
 
 
 def _iota(match: re.Match) -> tuple[int, ...]:
-  """[2,4]<=[4,2]T(1,0): numbers in that shape, transposed, in rows of 4."""
+  """Groups [2,4]<=[4,2]T(1,0): 0 to 7 of shape 4 x 2, transposed, 4 a group."""
   return tuple(_transposed(match[2], match[3])[: int(match[1])].tolist())
 
 
 def _transposed(shape_text: str, order_text: str | None) -> np.ndarray:
-  """0, 1, 2, ... in a shape whose dimensions are then put in another order."""
+  """0, 1, 2, ... in a shape, its dimensions put in another order, as a list."""
   numbers = lambda text: [int(n) for n in text.split(',')]
   shape = numbers(shape_text)
   devices = np.arange(math.prod(shape)).reshape(shape)
@@ -233,30 +259,32 @@ def _transposed(shape_text: str, order_text: str | None) -> np.ndarray:
 
 
 def _on_axes(match: re.Match) -> tuple[int, ...]:
-  """mesh['a'=2,'b'=4] {'b'}, or of a part of an axis: {'b':(1)2}.
+  """Groups along axes of a mesh: mesh['a'=2,'b'=4] {'b'}.
 
-  Behind the axes may stand in which order the devices are on them.
+  An axis may be split, and the group along a factor of it: {'b':(1)2}, which is
+  `b` split after a factor of 1 and the next factor of 2. The order in which the
+  devices lie on the mesh may be stated after the mesh.
   """
   sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", match[1])}
   strides, size = {}, 1
   for name in reversed(sizes):
     strides[name], size = size, size * sizes[name]
   steps = []
-  for name, before, part in re.findall(
+  for name, before, factor in re.findall(
     r"'(\w+)'(?::\((\d+)\)(\d+))?", match[4]
   ):
-    own = int(part) if part else sizes[name]
-    behind = sizes[name] // (int(before) * own) if part else 1
-    stride = strides[name] * behind
-    steps.append([place * stride for place in range(own)])
-  places = [sum(one) for one in itertools.product(*steps)]
+    length = int(factor) if factor else sizes[name]
+    after = sizes[name] // (int(before) * length) if factor else 1
+    stride = strides[name] * after
+    steps.append([i * stride for i in range(length)])
+  indices = [sum(offsets) for offsets in itertools.product(*steps)]
   if match[2]:
     devices = _transposed(match[2], match[3])
-    places = [int(devices[place]) for place in places]
-  return tuple(sorted(places))
+    indices = [int(devices[index]) for index in indices]
+  return tuple(sorted(indices))
 
 
-# The ways in which XLA writes groups; none for all devices.
+# The ways in which XLA writes groups; no groups, the last, mean all devices.
 _GROUPS: tuple[tuple[re.Pattern, Callable[[re.Match], tuple]], ...] = (
   # All of them listed, {{0,1},{2,3}} say.
   (re.compile(r'\{\{([\d,]*)\}'), _listed),

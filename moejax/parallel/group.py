@@ -92,7 +92,7 @@ class Group:
       process 1                   works on 1 3
     """
     if self.count == 1:
-      return files.here
+      return files.in_threads
 
     def spread(
       work: Callable[[Any], T], items: Callable[[], list[Any]]
@@ -100,7 +100,7 @@ class Group:
       every = self.broadcast(f'{name}, items', items)
       mine, problem = [], None
       try:
-        mine = files.here(work, lambda: every[self.index :: self.count])
+        mine = files.in_threads(work, lambda: every[self.index :: self.count])
       except OSError as error:
         problem = [error.errno, error.strerror or str(error)]
       shares = self.gather(f'{name}, results', [mine, problem])

@@ -1,10 +1,11 @@
-"""The text of a compiled program, instruction by instruction as it runs.
+"""The text of a compiled program (HLO), instruction by instruction as it runs.
 
-  for at in walk(jax.jit(f).lower(x).compile().as_text()):
-    at.one.opcode, at.times, at.optional, at.fused
+  for at in Program(jax.jit(f).lower(x).compile().as_text()).walk():
+    at.instruction.opcode, at.times, at.optional, at.fused
 
-An instruction in a loop runs as often as the loops around it say, one in a
-branch may not run at all, one in a fusion is part of another. Example:
+An instruction in a loop runs once for each trip of the loops around it. An
+instruction in a branch may not run at all. An instruction in a fusion is part
+of another instruction. Example:
 
   %body (p: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
     ...
@@ -13,9 +14,10 @@ branch may not run at all, one in a fusion is part of another. Example:
   ENTRY %main (x: f32[8,8]) -> f32[8,8] {
     %w = (s32[], f32[8,8]) while(%t), condition=%cond, body=%body
 
-gives the `dot` with 5 times, if `%cond` compares a counter with 5. XLA for CPU
-writes trip counts beside the loop; XLA for TPU does not, and there they are
-read from the condition: counters of JAX's loops go from 0 in steps of 1.
+gives the `dot` with times=5, if `%cond` compares a counter with 5. XLA for CPU
+writes the trip count beside the loop. XLA for TPU does not; there the trip
+count is read from the loop's condition, because the counters of JAX's loops go
+from 0 in steps of 1.
 """
 
 import dataclasses
@@ -30,27 +32,29 @@ _INSTRUCTION = re.compile(
 )
 _SHAPE = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\](?:\{[^}]*\})?')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-# Where an instruction names what it runs, and what of that is worth a look:
-# not the sums inside of a reduction.
+# The attributes in which an instruction names the computations that it runs.
 _CALLED = re.compile(
   r'(body|condition|calls|to_apply|true_computation|false_computation|'
   r'branch_computations|called_computations)=(\{[^}]*\}|%?[\w.-]+)'
 )
-_RUNS_IT = ('call', 'call-start', 'async-start', 'custom-call')
+# Opcodes whose `to_apply` is a computation worth a walk. That of all others is
+# the sum inside a reduction, which is left out.
+_CALLS = ('call', 'call-start', 'async-start', 'custom-call')
+# Opcodes whose result has the value of their operand.
 _PASSED_ON = ('copy', 'bitcast', 'copy-start', 'copy-done', 'convert')
 ENTRY = 'ENTRY'
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line.
+  """One line of the text.
 
   Attributes:
-    name: without the percent sign.
+    name: name of the result, without the percent sign.
     opcode: 'all-gather', 'fusion' ...
-    type: what comes out, as text: 'bf16[8,128]{1,0}' or a tuple.
-    rest: all behind the opcode's parenthesis.
-    root: whether it is what its computation returns.
+    type: type of the result as text, 'bf16[8,128]{1,0}' or a tuple of such.
+    rest: the text after the opcode's opening parenthesis: operands, attributes.
+    root: whether its computation returns its result.
   """
 
   name: str
@@ -61,7 +65,7 @@ class Instruction:
 
   @property
   def operands(self) -> list[str]:
-    """The names of what goes in."""
+    """The names of the operands, without the percent sign."""
     depth = 1
     for end, letter in enumerate(self.rest):
       depth += (letter == '(') - (letter == ')')
@@ -70,27 +74,29 @@ class Instruction:
     return []
 
   def attribute(self, name: str) -> str:
-    """What stands behind `name=`, up to the next space; '' if nothing."""
-    found = re.search(rf'\b{name}=(\S*)', self.rest)
-    return found[1].rstrip(',') if found else ''
+    """The text behind `name=`, up to the next space; '' without `name=`."""
+    match = re.search(rf'\b{name}=(\S*)', self.rest)
+    return match[1].rstrip(',') if match else ''
 
 
 @dataclasses.dataclass(frozen=True)
-class At:
-  """An instruction, and when it runs.
+class Occurrence:
+  """An instruction, and how often it runs when reached by one chain of calls.
 
   Attributes:
-    one: the instruction.
-    inside: the computation that it is in, by name.
-    times: how often it runs, by the loops around it.
+    instruction: the instruction.
+    computation: name of the computation that contains it.
+    times: number of its runs in one run of the program: the product of the trip
+      counts of the loops around it.
     optional: whether it is in a branch that may not be taken.
-    fused: whether it is part of a fusion, which does not write it to memory.
-    known: whether all loops around it had a known number of trips; one that
-      has none counts as one trip.
+    fused: whether it is part of a fusion, which does not write its result to
+      memory.
+    known: whether the trip counts of all loops around it are known. A loop
+      whose trip count is not known counts as one trip.
   """
 
-  one: Instruction
-  inside: str
+  instruction: Instruction
+  computation: str
   times: int = 1
   optional: bool = False
   fused: bool = False
@@ -98,7 +104,13 @@ class At:
 
 
 class Program:
-  """A compiled program's computations, by name; the first to run is ENTRY."""
+  """A compiled program, parsed.
+
+  Attributes:
+    computations: instructions of each computation by its name; the program
+      starts with the one called ENTRY.
+    num_devices: number of devices that run the program together.
+  """
 
   def __init__(self, text: str):
     self.computations = _computations(text)
@@ -106,56 +118,66 @@ class Program:
     total = re.search(r'num_partitions=(\d+)', text)
     self.num_devices = int(total[1]) if total else 1
 
-  def walk(self) -> Iterator[At]:
-    """Every instruction that runs, in the order of the text."""
+  def walk(self) -> Iterator[Occurrence]:
+    """Every instruction that runs; callees follow the instruction that calls.
+
+    A computation that is called in several places is walked once for each.
+    """
     nothing = Instruction('', '', '', '', False)
-    yield from self._within(At(nothing, ENTRY), ())
+    yield from self._within(Occurrence(nothing, ENTRY), ())
 
-  def shape(self, inside: str, name: str) -> tuple[str, tuple[int, ...]]:
-    """Type and sizes of one array: ('bf16', (8, 128))."""
-    return shapes(self._by_name(inside)[name].type)[0]
+  def shape(self, computation: str, name: str) -> tuple[str, tuple[int, ...]]:
+    """Dtype and sizes of an operand that is an array: ('bf16', (8, 128))."""
+    return shapes(self._by_name(computation)[name].type)[0]
 
-  def type_of(self, inside: str, name: str) -> str:
+  def type_of(self, computation: str, name: str) -> str:
     """The type of an operand, as text."""
-    return self._by_name(inside)[name].type
+    return self._by_name(computation)[name].type
 
-  def _by_name(self, inside: str) -> dict[str, Instruction]:
-    if inside not in self._names:
-      here = self.computations.get(inside, ())
-      self._names[inside] = {one.name: one for one in here}
-    return self._names[inside]
+  def _by_name(self, computation: str) -> dict[str, Instruction]:
+    """Instructions of a computation by the names of their results."""
+    if computation not in self._names:
+      instructions = self.computations.get(computation, ())
+      self._names[computation] = {i.name: i for i in instructions}
+    return self._names[computation]
 
-  def _within(self, now: At, loops: tuple) -> Iterator[At]:
-    for one in self.computations.get(now.inside, ()):
-      at = dataclasses.replace(now, one=one)
+  def _within(self, now: Occurrence, loops: tuple) -> Iterator[Occurrence]:
+    for instruction in self.computations.get(now.computation, ()):
+      at = dataclasses.replace(now, instruction=instruction)
       yield at
-      called = _CALLED.findall(one.rest)
+      called = _CALLED.findall(instruction.rest)
       if not called:
         continue
-      trips = self.trips(at, loops) if one.opcode == 'while' else 1
+      trips = self.trips(at, loops) if instruction.opcode == 'while' else 1
       for role, names in called:
-        if role == 'to_apply' and one.opcode not in _RUNS_IT:
+        if role == 'to_apply' and instruction.opcode not in _CALLS:
           continue
         for callee in re.findall(r'[\w.-]+', names):
           inner = dataclasses.replace(
             at,
-            inside=callee,
+            computation=callee,
             times=at.times * (trips or 1),
-            optional=at.optional or one.opcode == 'conditional',
-            fused=at.fused or one.opcode == 'fusion',
+            optional=at.optional or instruction.opcode == 'conditional',
+            fused=at.fused or instruction.opcode == 'fusion',
             known=at.known and trips is not None,
           )
-          more = (*loops, at) if one.opcode == 'while' else loops
+          more = (*loops, at) if instruction.opcode == 'while' else loops
           yield from self._within(inner, more)
 
-  def trips(self, at: At, loops: tuple = ()) -> int | None:
-    """How often the body of a `while` runs, if the text tells."""
-    written = _TRIPS.search(at.one.rest)
-    if written:
-      return int(written[1])
-    condition = at.one.attribute('condition').lstrip('%')
+  def trips(self, at: Occurrence, loops: tuple = ()) -> int | None:
+    """The trip count of a `while`; None if the text does not say.
+
+    Args:
+      at: the `while`.
+      loops: the `while`s around it, innermost last.
+    """
+    match = _TRIPS.search(at.instruction.rest)
+    if match:
+      return int(match[1])
+    condition = at.instruction.attribute('condition').lstrip('%')
     root = next(
-      (one for one in self.computations.get(condition, ()) if one.root), None
+      (i for i in self.computations.get(condition, ()) if i.root),
+      None,
     )
     if root is None or root.opcode != 'compare':
       return None
@@ -163,29 +185,31 @@ class Program:
       return None
     return self._constant(condition, root.operands[1], (*loops, at))
 
-  def _constant(self, inside: str, name: str, loops: tuple) -> int | None:
-    """The integer that a name stands for, if it is one.
+  def _constant(self, computation: str, name: str, loops: tuple) -> int | None:
+    """The value of an instruction that is a constant integer, else None.
 
-    What a loop is given from outside is looked up there: `loops` are the
-    `while`s around, innermost last.
+    An element of a loop's carry is followed to the tuple with which the loop
+    starts. `loops` are the `while`s around the computation, innermost last.
     """
-    one = self._by_name(inside).get(name)
-    if one is None:
+    instruction = self._by_name(computation).get(name)
+    if instruction is None:
       return None
-    if one.opcode == 'constant':
-      found = re.match(r'(-?\d+)\)', one.rest)
-      return int(found[1]) if found else None
-    if one.opcode in _PASSED_ON:
-      return self._constant(inside, one.operands[0], loops)
-    if one.opcode != 'get-tuple-element' or not loops:
+    if instruction.opcode == 'constant':
+      match = re.match(r'(-?\d+)\)', instruction.rest)
+      return int(match[1]) if match else None
+    if instruction.opcode in _PASSED_ON:
+      return self._constant(computation, instruction.operands[0], loops)
+    if instruction.opcode != 'get-tuple-element' or not loops:
       return None
-    if self._by_name(inside)[one.operands[0]].opcode != 'parameter':
+    if (
+      self._by_name(computation)[instruction.operands[0]].opcode != 'parameter'
+    ):
       return None
-    outer, index = loops[-1], int(one.attribute('index'))
-    init = self._by_name(outer.inside)[outer.one.operands[0]]
+    outer, index = loops[-1], int(instruction.attribute('index'))
+    init = self._by_name(outer.computation)[outer.instruction.operands[0]]
     if init.opcode != 'tuple':
       return None
-    return self._constant(outer.inside, init.operands[index], loops[:-1])
+    return self._constant(outer.computation, init.operands[index], loops[:-1])
 
 
 def shapes(type_text: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -197,29 +221,29 @@ def shapes(type_text: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def num_bytes(dtype: str, dims: tuple[int, ...]) -> float:
-  """Bytes of an array."""
-  found = re.search(r'\d+', dtype)
-  bits = 8 if dtype == 'pred' or not found else int(found[0])
+  """Bytes of an array; its dtype is named as in HLO: 'bf16', 's32', 'pred'."""
+  match = re.search(r'\d+', dtype)
+  bits = 8 if dtype == 'pred' or not match else int(match[0])
   return math.prod(dims) * bits / 8
 
 
 def _computations(text: str) -> dict[str, list[Instruction]]:
   lines: dict[str, list[Instruction]] = {}
-  inside: list[Instruction] = []
+  computation: list[Instruction] = []
   for line in text.splitlines():
     header = _COMPUTATION.match(line)
     if header:
-      inside = lines[ENTRY if header['entry'] else header['name']] = []
+      computation = lines[ENTRY if header['entry'] else header['name']] = []
       continue
-    found = _INSTRUCTION.match(line)
-    if found:
-      inside.append(
+    match = _INSTRUCTION.match(line)
+    if match:
+      computation.append(
         Instruction(
-          found['name'],
-          found['opcode'],
-          found['type'],
-          line[found.end() :],
-          bool(found['root']),
+          match['name'],
+          match['opcode'],
+          match['type'],
+          line[match.end() :],
+          bool(match['root']),
         )
       )
   return lines

@@ -136,24 +136,26 @@ def of_program(program: program_text.Program, room: float = 1.0) -> Cost:
       cycles += at.times * _cycles(at)
       if not _cycles(at) and not _is_collective(at):
         rest += moved
-    if at.one.opcode == 'while':
+    if at.instruction.opcode == 'while':
       unknown += program.trips(at) is None
   return Cost(flops, num_bytes, cycles, rest, tuple(kernels), optional, unknown)
 
 
-def matmul_flops(program: program_text.Program, at: program_text.At) -> float:
+def matmul_flops(
+  program: program_text.Program, at: program_text.Occurrence
+) -> float:
   """FLOPs of one run of a `dot` or `convolution`; 0 for all else."""
-  if at.one.opcode == 'dot':
+  if at.instruction.opcode == 'dot':
     return _dot(program, at)
-  if at.one.opcode == 'convolution':
+  if at.instruction.opcode == 'convolution':
     return _convolution(program, at)
   return 0.0
 
 
 def _dot(program, at) -> float:
-  _, out = program_text.shapes(at.one.type)[0]
-  _, left = program.shape(at.inside, at.one.operands[0])
-  match = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', at.one.rest)
+  _, out = program_text.shapes(at.instruction.type)[0]
+  _, left = program.shape(at.computation, at.instruction.operands[0])
+  match = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', at.instruction.rest)
   over = [int(n) for n in match[1].split(',') if n] if match else []
   return 2.0 * math.prod(out) * math.prod(left[n] for n in over)
 
@@ -164,17 +166,18 @@ def _convolution(program, at) -> float:
   Each place of the window counts as often as it falls on the input, not on
   padding or on the gaps of a dilation.
   """
-  _, out = program_text.shapes(at.one.type)[0]
+  _, out = program_text.shapes(at.instruction.type)[0]
   left, right = (
-    program.shape(at.inside, name)[1] for name in at.one.operands[:2]
+    program.shape(at.computation, name)[1]
+    for name in at.instruction.operands[:2]
   )
-  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', at.one.rest)
+  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', at.instruction.rest)
   if labels is None:
-    raise ValueError(f'a convolution without dim_labels: {at.one.rest}')
+    raise ValueError(f'a convolution without dim_labels: {at.instruction.rest}')
   of_left, of_right, of_out = labels.groups()
   features = right[of_right.index('i')]
   products = out[of_out.index('b')] * out[of_out.index('f')] * features
-  window = _window(at.one.rest)
+  window = _window(at.instruction.rest)
   for n in range(len(of_left) - 2):
     sizes = (
       left[of_left.index(str(n))],
@@ -182,7 +185,7 @@ def _convolution(program, at) -> float:
       out[of_out.index(str(n))],
     )
     products *= _hits(sizes, {key: of[n] for key, of in window.items()})
-  groups = re.search(r'batch_group_count=(\d+)', at.one.rest)
+  groups = re.search(r'batch_group_count=(\d+)', at.instruction.rest)
   return 2.0 * products / (int(groups[1]) if groups else 1)
 
 
@@ -224,11 +227,11 @@ def _hits(sizes: tuple[int, int, int], window: dict) -> int:
   return hits
 
 
-def _kernel(at: program_text.At, room: float) -> PallasCall | None:
-  if 'custom_call_target="tpu_custom_call"' not in at.one.rest:
+def _kernel(at: program_text.Occurrence, room: float) -> PallasCall | None:
+  if 'custom_call_target="tpu_custom_call"' not in at.instruction.rest:
     return None
-  name = at.one.name.split('.')[0]
-  match = _KERNEL.search(at.one.rest)
+  name = at.instruction.name.split('.')[0]
+  match = _KERNEL.search(at.instruction.rest)
   if match:
     share = room if name in EXPERTS else 1.0
     flops, num_bytes = (float(n) / share for n in match.groups())
@@ -236,7 +239,7 @@ def _kernel(at: program_text.At, room: float) -> PallasCall | None:
   products = next(
     (n for start, n in ATTENTION.items() if name.startswith(start)), 0
   )
-  layout = at.one.rest.partition('operand_layout_constraints=')[2]
+  layout = at.instruction.rest.partition('operand_layout_constraints=')[2]
   given = program_text.shapes(layout.partition('}, frontend')[0])
   heads = [dims for _, dims in given if len(dims) >= 3 and dims[-1] > 1]
   if not products or not heads:
@@ -250,26 +253,32 @@ def _kernel(at: program_text.At, room: float) -> PallasCall | None:
   return PallasCall(name, flops, num_bytes, at.times)
 
 
-def _is_collective(at: program_text.At) -> bool:
-  return at.one.opcode.removesuffix('-start') in collective_bytes.KINDS
+def _is_collective(at: program_text.Occurrence) -> bool:
+  return at.instruction.opcode.removesuffix('-start') in collective_bytes.KINDS
 
 
-def _cycles(at: program_text.At) -> float:
-  match = _CYCLES.search(at.one.rest)
+def _cycles(at: program_text.Occurrence) -> float:
+  match = _CYCLES.search(at.instruction.rest)
   cycles = int(match[1]) if match else 0
   return cycles if cycles < _UNKNOWN_CYCLES else 0
 
 
-def _hbm_bytes(program: program_text.Program, at: program_text.At) -> float:
+def _hbm_bytes(
+  program: program_text.Program, at: program_text.Occurrence
+) -> float:
   """Bytes of operands and results that lie in HBM: memory space 0.
 
   What reads a part of an operand says it by its name.
   """
-  if at.one.opcode in _FREE or at.one.opcode.endswith('-done'):
+  if at.instruction.opcode in _FREE or at.instruction.opcode.endswith('-done'):
     return 0.0
-  types = [at.one.type]
-  if not re.search(r'slice|gather|scatter', at.one.opcode + at.one.name):
-    types += [program.type_of(at.inside, name) for name in at.one.operands]
+  types = [at.instruction.type]
+  if not re.search(
+    r'slice|gather|scatter', at.instruction.opcode + at.instruction.name
+  ):
+    types += [
+      program.type_of(at.computation, name) for name in at.instruction.operands
+    ]
   return sum(map(_in_hbm, types)) * (2 if len(types) == 1 else 1)
 
 

@@ -6,11 +6,12 @@ import json
 import math
 
 import hypothesis
+from helpers import config_text
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moejax import config
-from moejax.core import bounds, config_tree, errors
+from moejax.core import bounds, config_build, config_tree, errors
 from moejax.moe.routers import ROUTERS
 
 RUN = config.Run()
@@ -34,7 +35,7 @@ def _numbers(hint, limits):
 
 def _values(cls, field):
   """Values of a field, or None where the type alone does not say which fit."""
-  hint, optional = config_tree._hint(cls, field.name)
+  hint, optional = config_build.hint_of(cls, field.name)
   limits = bounds.of(field)
   if 'named' in field.metadata:
     found = st.sampled_from(field.metadata['named'])
@@ -135,6 +136,6 @@ def test_a_config_is_the_same_after_every_way_there_and_back(changes):
   assert config_tree.from_config_dict(config.Run, tree) == run
   config_dict = config_tree.to_config_dict(run)
   assert config_tree.from_config_dict(config.Run, config_dict) == run
-  lines = [line.split(' = ') for line in config_tree.to_text(run).splitlines()]
+  lines = [line.split(' = ') for line in config_text.to_text(run).splitlines()]
   flat = {key: json.loads(value) for key, value in lines}
   assert flat == config_tree.flatten(run)

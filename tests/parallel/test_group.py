@@ -121,7 +121,7 @@ def test_a_run_of_one_waits_for_nothing():
   assert one.barrier('x', 0.1) is None
   assert one.agree(None, 3) is None
   assert one.agree('SIGINT', 3) == 'SIGINT'
-  assert one.spread('x') is files.here
+  assert one.spread('x') is files.in_threads
 
 
 def _spread(groups, work, items):
