@@ -27,7 +27,7 @@ REFERENCES = ('reference',)
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernel:
+class TimedKernel:
   """One implementation of a job.
 
   Attributes:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     print(f'{kernel.job:16s} {kernel.name:12s} {best * 1e3:8.1f} ms')
 
 
-def kernels(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
+def kernels(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
   """Every implementation of attention, routed experts, and head and loss."""
   return [
     *_attentions(config, rows, length),
@@ -70,23 +70,25 @@ def _gradient(loss: Callable[..., Any], num: int) -> Callable[..., Any]:
   return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(num))))
 
 
-def _attentions(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
+def _attentions(
+  config: ModelConfig, rows: int, length: int
+) -> list[TimedKernel]:
   shape = (3, rows, length, config.num_heads, config.head_dim)
   q, k, v = jax.random.normal(jax.random.key(0), shape)
   segment_BL = jnp.ones((rows, length), jnp.int32)
 
-  def kernel(name: str) -> Kernel:
+  def kernel(name: str) -> TimedKernel:
     loss = lambda q, k, v: jnp.sum(
       dot_product.ATTENTIONS[name](q, k, v, segment_BL) ** 2
     )
-    return Kernel('attention core', name, _gradient(loss, 3), (q, k, v))
+    return TimedKernel('attention core', name, _gradient(loss, 3), (q, k, v))
 
   return [
     kernel(name) for name in dot_product.ATTENTIONS if name not in REFERENCES
   ]
 
 
-def _experts(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
+def _experts(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
   moe, num_tokens = config.moe, rows * length
   platform = jax.devices()[0].platform
   keys = jax.random.split(jax.random.key(1), 3)
@@ -104,13 +106,15 @@ def _experts(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
   )
   routing = moe.router(router_input)
 
-  def kernel(name: str) -> Kernel:
+  def kernel(name: str) -> TimedKernel:
     way = dataclasses.replace(moe, grouped_matmul=name)
     run = implementations.choose(way, platform)
     loss = lambda weights, x_TD: jnp.sum(
       run(weights, x_TD, routing, moe.num_experts).out_TD ** 2
     )
-    return Kernel('routed experts', name, _gradient(loss, 2), (weights, x_TD))
+    return TimedKernel(
+      'routed experts', name, _gradient(loss, 2), (weights, x_TD)
+    )
 
   return [
     kernel(name)
@@ -119,7 +123,7 @@ def _experts(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
   ]
 
 
-def _heads(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
+def _heads(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
   keys = jax.random.split(jax.random.key(2), 3)
   x_BLD = jax.random.normal(keys[0], (rows, length, config.width))
   shape = (config.width, config.vocab_size)
@@ -135,7 +139,7 @@ def _heads(config: ModelConfig, rows: int, length: int) -> list[Kernel]:
     return cross_entropy.cross_entropy(x_BLD, w_DV, target_BL, one_BL)[0]
 
   return [
-    Kernel('head and loss', name, _gradient(loss, 2), (x_BLD, w_DV))
+    TimedKernel('head and loss', name, _gradient(loss, 2), (x_BLD, w_DV))
     for name, loss in (('in chunks', chunked), ('all at once', whole))
   ]
 

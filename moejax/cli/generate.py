@@ -31,8 +31,12 @@ from moejax.run import generation, restore, trained
 def main(argv: Sequence[str]) -> None:
   """Reads the flags, loads the model, and prints what it writes."""
   args, overrides = command.parse(_flags(), argv)
-  names = [field.name for field in dataclasses.fields(generation.Request)]
-  request = generation.Request(**{name: getattr(args, name) for name in names})
+  names = [
+    field.name for field in dataclasses.fields(generation.GenerationRequest)
+  ]
+  request = generation.GenerationRequest(**{
+    name: getattr(args, name) for name in names
+  })
   request.check()
   model = trained.open_trained(args.workdir, overrides)
   for piece in generation.pieces(model, request, args.step, terminal.note):

@@ -13,7 +13,7 @@ from moejax.run.trained import Trained
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class GenerationRequest:
   """What a model is asked for; each field is a flag of `cli.generate`.
 
   Attributes:
@@ -53,7 +53,10 @@ class Request:
 
 
 def pieces(
-  trained: Trained, request: Request, step: str, note: Callable[[str], None]
+  trained: Trained,
+  request: GenerationRequest,
+  step: str,
+  note: Callable[[str], None],
 ) -> Iterator[str]:
   """The text that a model writes, as it comes.
 
@@ -99,7 +102,7 @@ def pieces(
 
 
 def _sampling(
-  request: Request, trained: Trained, note: Callable[[str], None]
+  request: GenerationRequest, trained: Trained, note: Callable[[str], None]
 ) -> Sampling:
   """As the model says, but for what the request says."""
   names = 'temperature', 'top_p', 'top_k'
@@ -120,7 +123,7 @@ def _sampling(
   return sampling
 
 
-def _prompts(request: Request, trained: Trained) -> list[list[int]]:
+def _prompts(request: GenerationRequest, trained: Trained) -> list[list[int]]:
   """The ids of all prompts."""
   vocab = trained.run.data.vocab
   if request.prompt_ids:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.core import errors, trees
 from moejax.model.attention import cache
@@ -64,7 +64,7 @@ def test_hidden_states_are_those_of_the_loops():
   weights = tiny.draw(model.shapes)
   got_BLD = hidden(model, tiny.weights(model), batch)
   for row in (0, 2):
-    want_LD = slow.decoder(
+    want_LD = references.decoder(
       model.config,
       weights,
       batch.token_BL[row],

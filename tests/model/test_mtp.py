@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.core import errors, trees
 from moejax.model import mtp
@@ -43,11 +43,11 @@ def test_ahead_stays_in_the_document():
 
 def module(config, weights, k, x_LD, token_L, segment_L, position_L):
   """Equations 21 and 22 for one row, by loops."""
-  w = slow.float64(weights)
+  w = references.float64(weights)
   joint = {
     name: jax.tree.map(lambda x: x[k], w['mtp'][name]) for name in w['mtp']
   }
-  norm = lambda x_D, of: slow.rms_norm(
+  norm = lambda x_D, of: references.rms_norm(
     x_D, joint[of]['scale_D'], config.norm_eps
   )
   h_LD = np.stack([
@@ -69,7 +69,9 @@ def module(config, weights, k, x_LD, token_L, segment_L, position_L):
     kind: jax.tree.map(lambda x: x[at : at + 1], w[kind]),
     'norm': joint['norm'],
   }
-  return slow.decoder(one, own, np.arange(len(h_LD)), segment_L, position_L)
+  return references.decoder(
+    one, own, np.arange(len(h_LD)), segment_L, position_L
+  )
 
 
 @pytest.mark.parametrize('config', [CONFIG, DENSE], ids=['moe', 'dense'])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.model import norm
 from moejax.model.attention import grouped as grouped_lib
@@ -22,7 +22,7 @@ def test_rms_norm():
   graph, weights = tiny.module(lambda: norm.RMSNorm(16, 1e-2))
   call = jax.jit(lambda w, x: tiny.bind(graph, w)(x))
   want_TD = [
-    slow.rms_norm(x_D, weights['scale_D'], 1e-2)
+    references.rms_norm(x_D, weights['scale_D'], 1e-2)
     for x_D in x_TD.astype(np.float64)
   ]
   np.testing.assert_allclose(call(weights, x_TD), want_TD, rtol=1e-5)
@@ -43,7 +43,7 @@ def test_rotation_is_the_formula():
   position_BL = np.stack([np.arange(L), POSITION_L])
   got_BLHK = rotated(x_BLHK, position_BL, 100.0)
   for b, position, h in np.ndindex(2, L, 3):
-    want_K = slow.rotate(
+    want_K = references.rotate(
       x_BLHK[b, position, h], position_BL[b, position], 100.0
     )
     np.testing.assert_allclose(
@@ -86,7 +86,7 @@ X_BLD = RNG.normal(size=(1, L, 16)).astype(np.float32)
 def test_attention_is_the_formula(kv_heads):
   config, run, weights = attend(kv_heads)
   assert weights['w_k_DGK'].shape == (16, kv_heads or 4, 4)
-  want_LD = slow.attention(
+  want_LD = references.attention(
     {name: w.astype(np.float64) for name, w in weights.items()},
     X_BLD[0].astype(np.float64),
     SEGMENT_L,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.core import errors
 from moejax.model import stages
@@ -59,7 +59,7 @@ def test_hidden_states_are_those_of_the_loops(remat):
     )
 
   out = hidden(weights)
-  want_LD = slow.decoder(
+  want_LD = references.decoder(
     config,
     weights,
     batch.token_BL[0],

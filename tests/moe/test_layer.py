@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense, slow, tiny
+from helpers import dense, references, tiny
 
 from moejax.core import errors
 from moejax.moe import balance, layer
@@ -69,7 +69,7 @@ def by_loops(weights, x_BLD=X_BLD, valid_BL=VALID_BL, config=CONFIG):
     strict=True,
   )
   return [
-    slow.deepseek_moe(
+    references.deepseek_moe(
       weights, x_D, config.router.k, config.num_shared, valid=valid
     )
     for x_D, valid in tokens
@@ -112,7 +112,7 @@ def test_route_alone_decides_what_the_layer_computes():
       w_in, w_out = (
         weights['routed'][name][expert] for name in ('w_in_ED2F', 'w_out_EFD')
       )
-      want_TD[token] += weight * slow.swiglu(w_in, w_out, x_TD[token])
+      want_TD[token] += weight * references.swiglu(w_in, w_out, x_TD[token])
   np.testing.assert_allclose(
     out_BLD.reshape(-1, WIDTH), want_TD, rtol=1e-5, atol=1e-5
   )
@@ -183,7 +183,9 @@ def test_counts_probabilities_and_gates_are_the_loops(made, jitted):
   for name in ('expert_level', 'device_level'):
     np.testing.assert_array_equal(record.balance[name]['count_E'], count_E)
   x_TD = X_BLD.reshape(-1, WIDTH)[VALID_BL.reshape(-1)]
-  prob_TE = [slow.softmax(x_D @ weights['router']['w_DE']) for x_D in x_TD]
+  prob_TE = [
+    references.softmax(x_D @ weights['router']['w_DE']) for x_D in x_TD
+  ]
   np.testing.assert_allclose(
     record.balance['expert_level']['prob_E'], np.sum(prob_TE, 0), rtol=1e-5
   )
@@ -230,7 +232,7 @@ def test_the_router_is_float32_when_all_else_is_bfloat16(made, jitted):
   assert out_BLD.dtype == jnp.bfloat16
   exact = np.asarray(x_BLD.astype(jnp.float32))
   prob_TE = [
-    slow.softmax(x_D @ weights['router']['w_DE'])
+    references.softmax(x_D @ weights['router']['w_DE'])
     for x_D in exact.reshape(-1, WIDTH)[VALID_BL.reshape(-1)].astype(np.float64)
   ]
   sums = record.balance['expert_level']

@@ -24,7 +24,7 @@ from moejax.moe.experts.base import Multiply
 
 
 @dataclasses.dataclass(frozen=True)
-class Reference:
+class ReferenceMatmul:
   """The oracle of the others: every row times every expert, then masked."""
 
   row_multiple: int = 1
@@ -152,6 +152,6 @@ GROUPED_MATMULS: dict[str, Callable[[], Multiply]] = {
   'blocked': Blocked,
   'megablox': pallas_grouped_matmul.Megablox,
   'ragged_dot': RaggedDot,
-  'reference': Reference,
+  'reference': ReferenceMatmul,
   'tokamax': pallas_grouped_matmul.Tokamax,
 }

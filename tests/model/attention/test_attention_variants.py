@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.core import errors
 from moejax.model import block, stages
@@ -61,11 +61,11 @@ def forward(config, graph, weights, window):
 def project(config, w):
   """q_LHK, k_LHK, v_LHV and the score's scale, written down step by step."""
   x_LD, H = X_BLD[0].astype(np.float64), config.num_heads
-  rotate = functools.partial(slow.rotate_first, config.rope, POSITION_L)
+  rotate = functools.partial(references.rotate_first, config.rope, POSITION_L)
   if isinstance(config.heads, heads.Latent):
     n, R = config.head_dim, config.heads.kv_rank
     rms = lambda x, scale: np.stack([
-      slow.rms_norm(row, scale, config.norm_eps) for row in x
+      references.rms_norm(row, scale, config.norm_eps) for row in x
     ])
     if 'w_dq_DQ' in w:
       c_LQ = rms(x_LD @ w['w_dq_DQ'], w['norm_q']['scale_D'])
@@ -91,7 +91,7 @@ def project(config, w):
     q, k = rotate(q), rotate(k)
   if config.qk_norm != 'none':
     q, k = (
-      slow.qk_norm(x, w[part], config)
+      references.qk_norm(x, w[part], config)
       for x, part in ((q, 'norm_q'), (k, 'norm_k'))
     )
   if not config.qk_norm_after_rope:
@@ -104,7 +104,7 @@ def project(config, w):
 @pytest.mark.parametrize('name', VARIANTS)
 def test_it_is_the_loop(name):
   config, graph, weights, window = of(name)
-  w = slow.float64(weights)
+  w = references.float64(weights)
   q, k, v, w_o = project(config, w)
   scale = config.scales.scores or 1 / np.sqrt(q.shape[-1])
   scale *= config.rope.scaling.score_factor
@@ -118,7 +118,7 @@ def test_it_is_the_loop(name):
     ]
     scores = [scale * q[i, h] @ k[j, h] for j in seen]
     scores += [w['sink_H'][h]] if config.sinks else []
-    probs = slow.softmax(scores)
+    probs = references.softmax(scores)
     o_V = sum(p * v[j, h] for p, j in zip(probs, seen, strict=False))
     want_LD[i] += o_V @ w_o[h]
   want_LD += w.get('b_o_D', 0)

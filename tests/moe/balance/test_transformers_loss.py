@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax import config
 from moejax.convert.families import FAMILIES, family
@@ -49,9 +49,9 @@ def formula(logits_NTE, k, valid_T):
     for logits_E, valid in zip(logits_TE, valid_T, strict=True):
       if valid:
         rows += 1
-        for e, p in enumerate(slow.softmax(list(logits_E))):
+        for e, p in enumerate(references.softmax(list(logits_E))):
           p_E[e] += p
-        for e in slow.top(list(logits_E), k):
+        for e in references.top(list(logits_E), k):
           f_E[e] += 1
   return num_experts * sum(
     f * p / rows**2 for f, p in zip(f_E, p_E, strict=True)

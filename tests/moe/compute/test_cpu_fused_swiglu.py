@@ -30,7 +30,7 @@ def _inputs(dtype=jnp.float32, seed=0):
 
 def _three_steps(x_TD, weight_A, token_A, grouping, w_gate_up, w_down):
   """The module's docstring: gather, reference matmuls, combine."""
-  multiply = grouped_matmuls.Reference()
+  multiply = grouped_matmuls.ReferenceMatmul()
   x_RD = permute.gather(x_TD, token_A, grouping)
   z_RF = multiply(x_RD, w_gate_up, grouping.size_E)
   a_RF = jax.nn.silu(z_RF[:, :F]) * z_RF[:, F:]

@@ -30,7 +30,7 @@ FAST = PallasFusedCompute(PallasFusedSwiglu(KERNEL))
 # Computes gate and up once more for the gradient.
 REMAT = PallasFusedCompute(PallasFusedSwiglu(KERNEL, keep=False))
 SLOW = staged.StagedCompute(
-  dropless.Dropless(), experts.SwiGLU(), grouped_matmuls.Reference()
+  dropless.Dropless(), experts.SwiGLU(), grouped_matmuls.ReferenceMatmul()
 )
 NAMES = ('out_TD', 'x_TD', 'weight_A', 'w_in', 'w_out')
 PULL_TD = jnp.asarray(np.random.default_rng(9).normal(size=(T, D)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense, slow, tiny
+from helpers import dense, references, tiny
 
 from moejax import config
 from moejax.core import errors
@@ -88,8 +88,8 @@ def test_both_variants_of_the_authors_code(renormalise):
   want, f_E, p_E = np.zeros((3, num)), np.zeros(num), np.zeros(num)
   for t, x_D in enumerate(Z0):
     norms = [math.sqrt(sum((x_D @ w_DR) ** 2)) for w_DR in W_DOWN]
-    p = slow.softmax(norms)
-    chosen = slow.top(p, k)
+    p = references.softmax(norms)
+    chosen = references.top(p, k)
     total = sum(p[e] for e in chosen) if renormalise else 1.0
     for e in chosen:
       want[t, e] = p[e] / total
@@ -146,7 +146,10 @@ def test_experts_against_one_token_at_a_time():
   w = weights(3)
   x_RD = np.random.default_rng(1).normal(size=(7, 6)).astype(np.float32)
   y_RD = AutonomousSwiGLU(rank=3)(
-    w, jnp.asarray(x_RD), jnp.array([3, 0, 4]), grouped_matmuls.Reference()
+    w,
+    jnp.asarray(x_RD),
+    jnp.array([3, 0, 4]),
+    grouped_matmuls.ReferenceMatmul(),
   )
   want = [
     obvious(w, e, x) for e, x in zip([0, 0, 0, 2, 2, 2, 2], x_RD, strict=True)

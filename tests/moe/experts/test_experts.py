@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 from jax.sharding import PartitionSpec
 
 from moejax.moe.compute import grouped_matmuls
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 X_RD = (2 * RNG.normal(size=(ROWS, D))).astype(np.float32)
 PULL_RD = RNG.normal(size=(ROWS, D)).astype(np.float32)
 PULL_RD[len(EXPERT_R) :] = 0
-MULTIPLY = grouped_matmuls.Reference()
+MULTIPLY = grouped_matmuls.ReferenceMatmul()
 
 
 def sigmoid(x):
@@ -252,7 +252,7 @@ def test_inside_shard_map():
 
 def test_the_slow_swiglu_of_other_tests_is_this_one():
   w = weights(SwiGLU())
-  want_D = slow.swiglu(w['w_in_ED2F'][2], w['w_out_EFD'][2], X_RD[4])
+  want_D = references.swiglu(w['w_in_ED2F'][2], w['w_out_EFD'][2], X_RD[4])
   y_RD = SwiGLU()(w, X_RD, SIZE_E, MULTIPLY)
   np.testing.assert_allclose(y_RD[4], want_D, rtol=1e-4, atol=1e-5)
 

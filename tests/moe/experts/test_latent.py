@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 from helpers.balance import best, softmax
 
 from moejax.core import errors
@@ -57,13 +57,13 @@ def test_it_is_the_sum_of_experts_of_the_projected_token():
     z_Z = x_D @ w['latent']['w_down_DZ']
     sum_Z = sum(
       prob_E[e]
-      * slow.swiglu(
+      * references.swiglu(
         w['routed']['w_in_ED2F'][e], w['routed']['w_out_EFD'][e], z_Z
       )
       for e in best(prob_E[None], K)[0]
     )
     shared = w['shared']['w_in_ED2F'][0], w['shared']['w_out_EFD'][0]
-    want_D = sum_Z @ w['latent']['w_up_ZD'] + slow.swiglu(*shared, x_D)
+    want_D = sum_Z @ w['latent']['w_up_ZD'] + references.swiglu(*shared, x_D)
     np.testing.assert_allclose(got_D, want_D, rtol=1e-4, atol=1e-5)
 
 

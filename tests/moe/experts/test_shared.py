@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.moe.experts.shared import SharedExperts
 from moejax.moe.experts.swiglu import ClampedSwiGLU, SwiGLU
@@ -33,7 +33,7 @@ def test_it_is_the_sum_of_the_experts_times_the_gate(gate):
   out_TD = jax.jit(shared, static_argnums=1)(w, SwiGLU(), X_TD)
   for x_D, out_D in zip(X_TD, out_TD, strict=True):
     want_D = sum(
-      slow.swiglu(
+      references.swiglu(
         w['w_in_ED2F'][0][:, :, i * F : (i + 1) * F],
         w['w_out_EFD'][0][i * F : (i + 1) * F],
         x_D,

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense, slow, tiny
+from helpers import dense, references, tiny
 
 from moejax.moe.experts.zero_computation import ZeroComputation
 from moejax.moe.routers.top_k import TopK
@@ -58,7 +58,7 @@ def test_all_three_kinds_in_their_order_against_a_loop():
   want = np.zeros((3, 5))
   for t, (x, g) in enumerate(zip(X, gate_TZ, strict=True)):
     for c in (0, 1):
-      a1, a2 = slow.softmax(x @ w['w_CD2'][c])
+      a1, a2 = references.softmax(x @ w['w_CD2'][c])
       want[t] += g[c] * (a1 * x + a2 * w['v_CD'][c])
     want[t] += (g[2] + g[3]) * x
   y_TD = part(w, jnp.asarray(X), jnp.asarray(gate_TZ))

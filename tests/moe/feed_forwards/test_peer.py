@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.core import errors
 from moejax.moe.feed_forwards import peer
@@ -73,10 +73,10 @@ def by_loop(config, w, x_D):
       for half in range(2)
     )
     scores = [first[i] + second[j] for i in range(n) for j in range(n)]
-    chosen = slow.top(scores, config.k)
+    chosen = references.top(scores, config.k)
     kept = [scores[e] for e in chosen]
     if config.score == 'softmax':
-      weights = slow.softmax(kept)
+      weights = references.softmax(kept)
     else:
       weights = [1 / (1 + np.exp(-s)) for s in kept]
     for e, weight in zip(chosen, weights, strict=True):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.moe.experts.two_matrix import TwoMatrix
 from moejax.moe.feed_forwards import soft_moe
@@ -86,14 +86,14 @@ def by_loop(w, x_LD, valid_L, scale=1.7):
   made = {}
   for e in range(E):
     for p in range(P):
-      share = slow.softmax([logit(t, e, p) for t in valid])
+      share = references.softmax([logit(t, e, p) for t in valid])
       slot_D = sum(s * x_LD[t] for s, t in zip(share, valid, strict=True))
-      made[e, p] = slow.swiglu(
+      made[e, p] = references.swiglu(
         w['routed']['w_in_ED2F'][e], w['routed']['w_out_EFD'][e], slot_D
       )
   out_LD = np.zeros((L, D))
   for t in valid:
-    share = slow.softmax([logit(t, *slot) for slot in made])
+    share = references.softmax([logit(t, *slot) for slot in made])
     out_LD[t] = sum(s * y for s, y in zip(share, made.values(), strict=True))
   return out_LD
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 from scipy import optimize
 
 from moejax.core import errors
@@ -61,10 +61,10 @@ def test_every_expert_takes_its_best_of_each_sequence(factor):
   want = {}
   for first in (0, S):
     valid = [t for t in range(first, first + S) if VALID_T[t]]
-    prob = {t: slow.softmax(LOGITS_TE[t]) for t in valid}
+    prob = {t: references.softmax(LOGITS_TE[t]) for t in valid}
     for e in range(E):
       column = [prob[t][e] for t in valid]
-      for place in slow.top(column, min(capacity, len(valid))):
+      for place in references.top(column, min(capacity, len(valid))):
         want[valid[place], e] = column[place]
   got = sent(routing)
   assert got.keys() == want.keys()

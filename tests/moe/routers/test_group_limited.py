@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.core import errors
 from moejax.moe.routers import scores
@@ -85,9 +85,9 @@ def obvious(choice_E, num_best):
   """The K best experts of the M groups whose best few have the largest sum."""
   groups = choice_E.reshape(G, -1)
   sums = [sum(sorted(group)[-num_best:]) for group in groups]
-  kept = slow.top(sums, M)
+  kept = references.top(sums, M)
   rest = [c if i * G // E in kept else -np.inf for i, c in enumerate(choice_E)]
-  return slow.top(rest, K)
+  return references.top(rest, K)
 
 
 @pytest.mark.parametrize('bias_E', [np.zeros(E), BIAS_E, BIAS_E - 9])
@@ -151,7 +151,7 @@ def test_v3s_loss_counts_the_best_of_all_groups(score, bias_E):
   if score == 'softmax' and bias_E is None:
     assert routing.extra == {}
     return
-  want_TK = [slow.top(logits_E, K) for logits_E in RANDOM_TE]
+  want_TK = [references.top(logits_E, K) for logits_E in RANDOM_TE]
   want_TK[0] = [E] * K
   np.testing.assert_array_equal(routing.extra['unbiased_TK'], want_TK)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers.capacity import Capacity
@@ -27,7 +27,7 @@ def algorithm_1(gate_SE, rnd_S, capacity):
   G_SE = np.zeros((S, E))
   m_E = np.mean(gate_SE, axis=0)
   for s in range(S):
-    e1, e2 = slow.top(gate_SE[s], 2)
+    e1, e2 = references.top(gate_SE[s], 2)
     g1 = gate_SE[s][e1] / (gate_SE[s][e1] + gate_SE[s][e2])
     c = c_E[e1]
     if c < capacity:
@@ -35,7 +35,7 @@ def algorithm_1(gate_SE, rnd_S, capacity):
     c_E[e1] = c + 1  # over capacity or not
   aux = np.mean([c / S * m for c, m in zip(c_E, m_E, strict=True)])
   for s in range(S):
-    e1, e2 = slow.top(gate_SE[s], 2)
+    e1, e2 = references.top(gate_SE[s], 2)
     g2 = gate_SE[s][e2] / (gate_SE[s][e1] + gate_SE[s][e2])
     c = c_E[e2]
     if c < capacity and (rnd_S is None or 2 * g2 > rnd_S[s]):
@@ -149,7 +149,7 @@ def test_algorithm_1(key):
   for start in range(0, 24, size):
     # Padding is not there: the algorithm sees the other tokens.
     s = [t for t in range(start, start + size) if valid_T[t]]
-    gate_SE = [slow.softmax(logits_TE[t].astype(np.float64)) for t in s]
+    gate_SE = [references.softmax(logits_TE[t].astype(np.float64)) for t in s]
     rnd_S = None if rnd_T is None else rnd_T[s]
     want_TE[s], one = algorithm_1(gate_SE, rnd_S, capacity=2 * size // E)
     aux.append(one)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense, slow, tiny
+from helpers import dense, references, tiny
 
 from moejax.core import errors
 from moejax.moe.routers.hierarchical import Hierarchical
@@ -43,16 +43,18 @@ def obvious(router, outer_G, inner_E):
     for g in range(router.groups)
   ]
   gate_E, prob_E = np.zeros(num), np.zeros(num)
-  best = slow.top(outer_G, router.k_outer)
-  outer = slow.softmax([outer_G[g] for g in best])
+  best = references.top(outer_G, router.k_outer)
+  outer = references.softmax([outer_G[g] for g in best])
   for weight, g in zip(outer, best, strict=True):
     scores = [inner_E[e] for e in members[g]]
-    kept = slow.top(scores, router.k_inner)
-    inner = slow.softmax([scores[i] for i in kept])
+    kept = references.top(scores, router.k_inner)
+    inner = references.softmax([scores[i] for i in kept])
     for i, share in zip(kept, inner, strict=True):
       gate_E[members[g][i]] = weight * share
-  for g, p in enumerate(slow.softmax(outer_G)):
-    for e, q in zip(members[g], slow.softmax(inner_E[members[g]]), strict=True):
+  for g, p in enumerate(references.softmax(outer_G)):
+    for e, q in zip(
+      members[g], references.softmax(inner_E[members[g]]), strict=True
+    ):
       prob_E[e] = p * q
   return gate_E, prob_E
 

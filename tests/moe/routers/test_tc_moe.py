@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense, slow, tiny
+from helpers import dense, references, tiny
 
 from moejax.core import errors
 from moejax.moe.routers.tc_moe import TCMoE
@@ -19,8 +19,8 @@ def gates(routing):
 def obvious(raw, router, num_experts):
   """One token: the sum over its k choices, term by term."""
   offset = [0] * num_experts + [-1] * num_experts + [-10] * router.num_null
-  p = slow.softmax([x + o for x, o in zip(raw, offset, strict=True)])
-  chosen = slow.top(p, router.k)
+  p = references.softmax([x + o for x, o in zip(raw, offset, strict=True)])
+  chosen = references.top(p, router.k)
   null = sum(p[2 * num_experts :])
   below = null + sum(p[c] for c in chosen if c < 2 * num_experts)
   gate_E = np.zeros(num_experts)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.core import errors
 from moejax.moe import balance
@@ -94,8 +94,8 @@ def test_random_scores_against_sorting(k):
     by_token(x, k) for x in (routing.expert_A, routing.weight_A)
   )
   for t, logits_E in enumerate(logits_TE):
-    found = slow.softmax(logits_E)
-    chosen = slow.top(found, k)
+    found = references.softmax(logits_E)
+    chosen = references.top(found, k)
     assert expert_TK[t].tolist() == chosen
     np.testing.assert_allclose(weight_TK[t], [found[i] for i in chosen], 1e-5)
   if k == 7:
@@ -289,7 +289,7 @@ def test_a_bias_moves_the_choice_but_neither_weights_nor_gradients(router):
   # What was chosen is the best of logit or score plus bias.
   base_TE = RANDOM_TE if router.after else np.asarray(score(RANDOM_TE)[0])
   for t, total_E in enumerate(base_TE + bias_E):
-    assert expert_TK[t].tolist() == slow.top(total_E, 3)
+    assert expert_TK[t].tolist() == references.top(total_E, 3)
   plain_TK = by_token(router(tiny.router_input(RANDOM_TE)).expert_A, 3)
   assert (expert_TK != plain_TK).any()
   np.testing.assert_array_equal(routing.extra['unbiased_TK'], plain_TK)
@@ -333,7 +333,7 @@ def test_dropped_experts_are_out_of_question_in_training(router):
   gate_TE = gates(routing)
   assert np.isfinite(gate_TE).all()
   for t, left_E in enumerate(left_TE):
-    ids = [i for i in slow.top(RANDOM_TE[t], 6) if left_E[i]][:2]
+    ids = [i for i in references.top(RANDOM_TE[t], 6) if left_E[i]][:2]
     assert np.flatnonzero(gate_TE[t]).tolist() == sorted(ids)
     want = score_TE[t, ids]
     if router.after or router.renormalise:

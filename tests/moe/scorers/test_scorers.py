@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import slow, tiny
+from helpers import references, tiny
 
 from moejax.moe.routers.top_k import TopK
 from moejax.moe.scorers import (
@@ -47,7 +47,7 @@ def started(scorer, width=D, num=E, std=0.02):
 
 
 def softmax(x_TE):
-  return np.array([slow.softmax(x_E) for x_E in np.asarray(x_TE)])
+  return np.array([references.softmax(x_E) for x_E in np.asarray(x_TE)])
 
 
 EACH = pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_cosine_as_libmoe_has_it():
   for t in range(3):
     kept = sorted(once_TE[t])[:1:-1]
     np.testing.assert_allclose(
-      routing.weight_A[t::3], slow.softmax(kept), rtol=1e-5
+      routing.weight_A[t::3], references.softmax(kept), rtol=1e-5
     )
     assert routing.weight_A[t] < 0.74
 
