@@ -1,1 +1,1 @@
-"""Devices, and how arrays lie on them."""
+"""The mesh of devices, the sharding of arrays, and runs of many processes."""

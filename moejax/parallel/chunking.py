@@ -1,12 +1,13 @@
-"""A function of a batch, computed one chunk of the rows after the other.
+"""Functions of a batch, computed chunk by chunk to take less memory.
 
-  out_BN = map_chunks(run, x_BN, 4, mesh)    run(x_BN), in a quarter of its room
+  out_BN = map_chunks(run, x_BN, 4, mesh)    run(x_BN), in a quarter of the
+                                             memory for its intermediates
 
 Example, 2 devices with 4 rows each, 2 chunks:
 
   rows      0 1 2 3 | 4 5 6 7
-  chunk 0   0 1     | 4 5         every device keeps its rows: its share of the
-  chunk 1       2 3 |     6 7     batch is consecutive
+  chunk 0   0 1     | 4 5         No row changes its device, because the rows
+  chunk 1       2 3 |     6 7     of a device are consecutive in the batch.
 """
 
 import math
@@ -27,13 +28,17 @@ def map_chunks(
   chunks: int,
   mesh: jax.sharding.Mesh,
 ) -> jax.Array:
-  """`run` of each chunk of the rows; the backward pass recomputes it.
+  """Applies `run` to each chunk of the rows; the backward pass recomputes it.
 
   Args:
-    run: a function of rows [B, ...], each row by itself.
-    x_BN: the rows, split over the mesh's batch axes.
-    chunks: number of chunks; lowered to one that divides the rows of a device.
+    run: a function of rows [B, ...] that treats every row by itself.
+    x_BN: the rows [B, ...], split over the mesh's batch axes.
+    chunks: number of chunks, replaced by its greatest common divisor with the
+      number of rows of a device; 1 if rows do not divide over the devices.
     mesh: the devices.
+
+  Returns:
+    run(x_BN), [B, ...].
   """
   rows, shards = x_BN.shape[0], meshes.batch_size(mesh)
   chunks = 1 if rows % shards else math.gcd(chunks, rows // shards)
@@ -51,23 +56,24 @@ def map_chunks(
 
 
 def check(chunks: int, rows: int, mesh: jax.sharding.Mesh, where: str) -> None:
-  """Raises InputError unless the rows of a device divide into these chunks.
+  """Raises InputError unless the rows of a device divide into the chunks.
 
   Args:
     chunks: number of chunks.
-    rows: of all devices; they divide over the mesh.
+    rows: number of rows of all devices; it divides over the mesh.
     mesh: the devices.
     where: the config key that asks for the chunks.
   """
-  own = rows // meshes.batch_size(mesh)
-  if own % chunks == 0:
+  rows_of_device = rows // meshes.batch_size(mesh)
+  if rows_of_device % chunks == 0:
     return
-  fitting = [n for n in range(1, own + 1) if own % n == 0]
+  counts = range(1, rows_of_device + 1)
+  fitting = [n for n in counts if rows_of_device % n == 0]
   near = [max(n for n in fitting if n < chunks)]
   near += [n for n in fitting if n > chunks][:1]
   raise errors.InputError(
-    f'{where}={chunks} does not divide the {own} rows that a device has of a '
-    f'micro-batch; use {" or ".join(map(str, near))}'
+    f'{where}={chunks} does not divide the {rows_of_device} rows that a device '
+    f'has of a micro-batch; use {" or ".join(map(str, near))}'
   )
 
 
@@ -77,17 +83,20 @@ def scan_chunks(
   chunks: int,
   grad_accumulator: Any = None,
 ) -> Any:
-  """Outputs of `run` for each chunk of the rows of one device, stacked.
+  """Applies `run` to each chunk of the rows of one device, inside `shard_map`.
 
-  Chunks are consecutive rows, and must divide the rows of every array; the
-  backward pass recomputes each.
+  A chunk is a number of consecutive rows. The backward pass recomputes it.
 
   Args:
     run: `out, grad_accumulator = run(chunk, grad_accumulator)`.
-    tree: the rows.
-    chunks: number of chunks.
-    grad_accumulator: arrays that every chunk hands on unchanged to the next.
-      Their gradient is the sum over the chunks, to which each adds its own.
+    tree: arrays [rows, ...].
+    chunks: number of chunks; it must divide the rows of every array.
+    grad_accumulator: arrays that every chunk passes unchanged to the next.
+      Their gradient is the sum over the chunks: in the backward pass each chunk
+      adds its own gradient to that of the chunks behind it.
+
+  Returns:
+    The outputs of all chunks, stacked: [chunks, ...].
   """
   split = lambda x: x.reshape(chunks, x.shape[0] // chunks, *x.shape[1:])
 

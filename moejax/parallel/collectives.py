@@ -1,16 +1,19 @@
 """Ragged all-to-all: rows move between devices, any number to each.
 
 `move` is `jax.lax.ragged_all_to_all` with a gradient: the output's gradient
-moves back by the reversed plan. XLA for CPU has no ragged all-to-all. There, a
-stand-in gathers all rows and selects, so that everything that uses `move` runs,
-and is tested, on fake CPU devices.
+moves back by the reversed plan. XLA for CPU has no ragged all-to-all. There a
+replacement gathers all rows and selects from them, so that all code that uses
+`move` runs, and is tested, on fake CPU devices.
 
-Example, 2 devices, an axis 'expert':
+Example, 2 devices along the axis 'expert':
 
   device 0 has rows a b c, and sends 1 to device 0 and 2 to device 1
   device 1 has rows d e f, and sends 2 to device 0 and 1 to device 1
   count_PP    [[1, 2], [2, 1]]           [from, to]
-  device 0 gets a d e, device 1 gets b c f
+  device 0 receives a d e, device 1 receives b c f
+
+P is the number of devices along the axis, A the number of rows before, N all
+other dimensions of a row, R the number of rows that a device receives.
 """
 
 import functools
@@ -24,12 +27,12 @@ from moejax.core import varying
 
 @flax.struct.dataclass
 class TransferPlan:
-  """How many rows each device sends to each; the same on every device.
+  """The rows that each device sends to each; the plan is equal on all devices.
 
   Attributes:
     count_PP: int32 [from, to], number of rows sent.
-    first_PP: int32 [from, to], their first row at the sender.
-    place_PP: int32 [from, to], their first row at the receiver.
+    first_PP: int32 [from, to], index of the first of these at the sender.
+    place_PP: int32 [from, to], index of the first of these at the receiver.
   """
 
   count_PP: jax.Array
@@ -45,10 +48,10 @@ def plan(size_P: jax.Array, num_rows: int, axis: str) -> TransferPlan:
   """The plan for rows that are sorted by receiver.
 
   Args:
-    size_P: number of this device's rows for each receiver.
-    num_rows: room of every receiver. Rows beyond it are not sent: the last rows
-      of the last senders.
-    axis: mesh axis.
+    size_P: int32, number of this device's rows for each receiver.
+    num_rows: number of rows that every receiver has room for. Rows beyond that
+      number, the last rows of the last senders, are not sent.
+    axis: mesh axis along which rows move; call inside `shard_map`.
   """
   size_PP = jax.lax.all_gather(size_P, axis, axis=0)
   first_PP = jnp.cumsum(size_PP, axis=1) - size_PP
@@ -61,7 +64,17 @@ def plan(size_P: jax.Array, num_rows: int, axis: str) -> TransferPlan:
 def move(
   x_AN: jax.Array, transfer: TransferPlan, num_rows: int, axis: str
 ) -> jax.Array:
-  """The rows [num_rows, N] that this device receives, then rows of zeros."""
+  """Moves rows by a plan, inside `shard_map`; differentiable.
+
+  Args:
+    x_AN: this device's rows.
+    transfer: the plan.
+    num_rows: number of rows of the result.
+    axis: mesh axis along which rows move.
+
+  Returns:
+    [num_rows, N]: the rows that this device receives, then rows of zeros.
+  """
   x_AN, *leaves = varying.together(
     x_AN, transfer.count_PP, transfer.first_PP, transfer.place_PP
   )
@@ -76,7 +89,7 @@ def _move(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
     count_PP,
     first_PP,
     place_PP,
-    cpu=run(_stand_in),
+    cpu=run(_gather_and_select),
     default=run(_ragged),
   )
 
@@ -95,7 +108,8 @@ def _ragged(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
   )
 
 
-def _stand_in(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
+def _gather_and_select(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
+  """The result of `_ragged`, for CPU."""
   me = jax.lax.axis_index(axis)
   all_PAN = jax.lax.all_gather(x_AN, axis, axis=0)
   count_P1, place_P1 = count_PP[:, me, None], place_PP[:, me, None]
@@ -109,13 +123,13 @@ def _stand_in(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
 
 def _move_fwd(num_rows, axis, x_AN, count_PP, first_PP, place_PP):
   out_RN = _move(num_rows, axis, x_AN, count_PP, first_PP, place_PP)
-  shape_A0 = jnp.zeros((x_AN.shape[0], 0))
+  shape_A0 = jnp.zeros((x_AN.shape[0], 0))  # a residual must be an array
   return out_RN, (shape_A0, count_PP, first_PP, place_PP)
 
 
-def _move_bwd(num_rows, axis, kept, dout_RN):
+def _move_bwd(num_rows, axis, residuals, dout_RN):
   del num_rows
-  shape_A0, *leaves = kept
+  shape_A0, *leaves = residuals
   back = TransferPlan(*leaves).reversed()
   dx_AN = move(dout_RN, back, shape_A0.shape[0], axis)
   return dx_AN, None, None, None

@@ -1,16 +1,17 @@
 """JAX's coordination service: its start, and what processes share by it.
 
-Shared are values, barriers and the step to stop after, by the barriers and the
-key-value store of the service: outside of the devices, so that a thread may ask
-while a step computes. (The collectives of `multihost_utils`, and Orbax's
-broadcast, which is made of them, need every device of every process, in one
-order.)
+A `Group` lets the processes of a run share values, meet at barriers, and agree
+on the step to stop after. It uses the barriers and the key-value store of the
+service. These do not use the devices, so a thread may call them while a step
+computes. (The collectives of `multihost_utils`, and Orbax's broadcast, which is
+made of them, need every device of every process, in one order.)
 
-A lost process is the matter of `parallel/processes.py`, which ends this one:
-whoever waits here waits as long as all processes live.
+A process that waits here waits for as long as all processes live. When a
+process is lost, `parallel/processes.py` ends the waiting one.
 
-This is the one file that imports `jax._src`: JAX has no public way to the store
-of its service, nor to ask where a cluster's launcher has put this process.
+This is the one file that imports `jax._src`: JAX has no public access to the
+store of its service, nor to the place that a cluster's launcher has given to
+this process.
 """
 
 import concurrent.futures
@@ -32,51 +33,69 @@ from jax.errors import JaxRuntimeError
 from moejax.core import errors, files
 
 T = TypeVar('T')
-# A stop that a process asks for after step s is for all after step s + AHEAD.
-# No process is more than one step beyond another: to begin step n it has
-# fetched the results of step n - 2, for which all had to compute that one.
+# If one process gets a signal during step s, all stop after step s + AHEAD. No
+# process is more than one step ahead of another: before it begins step n it has
+# fetched the results of step n - 2, which all processes had to compute.
 AHEAD = 2
 FOREVER_MS = 10**11  # three years
-STOP = 'moejax/stop'
+STOP = 'moejax/stop'  # key and barrier of the agreed stop
 
 
 class Group:
   """The processes of a run; this class is a run of one, which never waits.
 
-  All processes have to make the same calls of a name in the same order. Values
-  are as JSON has them.
+  The methods take a name that says what is shared. All processes must make the
+  same calls under each name, in the same order. Values are JSON.
+
+  Attributes:
+    index: index of this process.
+    count: number of processes.
   """
 
   index, count = 0, 1
 
   def gather(self, name: str, value: Any) -> list[Any]:
-    """The value of each process, in their order, in all of them."""
+    """Returns the values of all processes, in their order, to each of them."""
     del name
     return [value]
 
   def barrier(self, name: str, deadline_s: float | None = None) -> None:
-    """Waits until all processes have come; by default as long as they live.
+    """Waits until all processes have called this method.
+
+    Args:
+      name: name of the barrier.
+      deadline_s: longest time to wait, in seconds; None waits as long as all
+        processes live.
 
     Raises:
-      LostHostError: in all, and names those that had not come in time.
+      LostHostError: the deadline has passed. It is raised in all processes, and
+        names those that had not come.
     """
 
   def agree(self, signal_name: str | None, step: int) -> str | None:
     """The signal that stops all processes after this step, or None.
 
-    Every process asks after each step. Example, SIGINT to process 1 in step 4:
+    Every process calls this after each step. Example, SIGINT to process 1 in
+    step 4:
       process 0  ... 4: None    5: None  6: 'SIGINT'
       process 1  ... 4: None    5: None  6: 'SIGINT'
+
+    Args:
+      signal_name: name of the signal that this process has received, or None.
+      step: number of the step that has ended.
     """
     del step
     return signal_name
 
   def broadcast(self, name: str, work: Callable[[], Any]) -> Any:
-    """What `work` returns in process 0, in all processes."""
+    """Calls `work` in process 0, and returns its result to all processes."""
     return self.gather(name, None if self.index else work())[0]
 
   def main_first(self, name: str, work: Callable[[], T]) -> T:
-    """`work` in process 0 and then in the others: slow once, quick after."""
+    """Calls `work` in process 0 first, and then in all others at once.
+
+    For work that is slow the first time and quick once its result is on disk.
+    """
     if self.index:
       self.barrier(name)
       return work()
@@ -85,9 +104,9 @@ class Group:
     return result
 
   def spread(self, name: str) -> files.Spread:
-    """Work on many items, shared by all; an OSError in one is raised in all.
+    """A `Spread` that shares many items out among all processes.
 
-    Example, 5 items and 2 processes:
+    An OSError in one process is raised in all. Example, 5 items, 2 processes:
       process 0  makes the items, works on 0 2 4
       process 1                   works on 1 3
     """
@@ -97,18 +116,20 @@ class Group:
     def spread(
       work: Callable[[Any], T], items: Callable[[], list[Any]]
     ) -> list[T]:
-      every = self.broadcast(f'{name}, items', items)
-      mine, problem = [], None
+      all_items = self.broadcast(f'{name}, items', items)
+      own_items = all_items[self.index :: self.count]
+      own_results, problem = [], None
       try:
-        mine = files.in_threads(work, lambda: every[self.index :: self.count])
+        own_results = files.in_threads(work, lambda: own_items)
       except OSError as error:
         problem = [error.errno, error.strerror or str(error)]
-      shares = self.gather(f'{name}, results', [mine, problem])
+      shares = self.gather(f'{name}, results', [own_results, problem])
       if problem := next(filter(None, (p for _, p in shares)), None):
         raise OSError(*problem)
+      results = [*all_items]
       for index, (share, _) in enumerate(shares):
-        every[index :: self.count] = share
-      return every
+        results[index :: self.count] = share
+      return results
 
     return spread
 
@@ -120,9 +141,9 @@ class JoinedGroup(Group):
   """The processes that JAX's coordination service has joined.
 
   Args:
-    client: of the service.
-    index: of this process.
-    names: of all processes, for messages; example: 'process 1 (node1)'.
+    client: the service's client.
+    index: index of this process.
+    names: names of all processes for messages, such as 'process 1 (node1)'.
   """
 
   def __init__(self, client: Any, index: int, names: Sequence[str]):
@@ -135,7 +156,7 @@ class JoinedGroup(Group):
     threading.Thread(target=self._hear_of_stop, daemon=True).start()
 
   def gather(self, name: str, value: Any) -> list[Any]:
-    """The value of each process, in their order, in all of them."""
+    """Returns the values of all processes; see `Group.gather`."""
     return self._meet(name, value)
 
   def barrier(self, name: str, deadline_s: float | None = None) -> None:
@@ -145,11 +166,12 @@ class JoinedGroup(Group):
   def agree(self, signal_name: str | None, step: int) -> str | None:
     """The signal that stops all processes after this step; see `Group.agree`.
 
-    It costs nothing until one process has a signal; that one waits until all
-    have heard of it.
+    A call takes no time until a process has a signal. That process waits until
+    all have read it from the store.
     """
     if signal_name and self._stop is None:
-      with contextlib.suppress(JaxRuntimeError):  # another one was first
+      # The store refuses a second value: another process was first.
+      with contextlib.suppress(JaxRuntimeError):
         self._client.key_value_set(
           STOP, json.dumps([signal_name, step + AHEAD])
         )
@@ -158,7 +180,9 @@ class JoinedGroup(Group):
     return stop[0] if stop and step >= stop[1] else None
 
   def _hear_of_stop(self) -> None:
-    with contextlib.suppress(JaxRuntimeError):  # the run has ended without
+    """Waits, in a thread, for the agreed signal and step."""
+    # The service raises if the run ends without a stop.
+    with contextlib.suppress(JaxRuntimeError):
       stop = self._client.blocking_key_value_get(STOP, FOREVER_MS)
       self._stop = tuple(json.loads(stop))
       self._client.wait_at_barrier(STOP, FOREVER_MS)
@@ -167,10 +191,10 @@ class JoinedGroup(Group):
   def _meet(
     self, name: str, value: Any, deadline_s: float | None = None
   ) -> list[Any]:
-    """Stores a value, waits until all have done so, and reads them.
+    """Stores a value, waits until all processes have done so, and reads all.
 
-    Process 0 removes the values of a round after the next of the same name,
-    when all have read them.
+    Each call of a name is a round. After round n process 0 deletes the values
+    of round n - 1, which all processes have read by then.
     """
     self._rounds[name] += 1
     folder = f'moejax/{name}/{self._rounds[name]}'
@@ -178,11 +202,13 @@ class JoinedGroup(Group):
     self._client.key_value_set(f'{folder}/{self.index}', json.dumps(value))
     wait = self._calls.submit(self._client.wait_at_barrier, folder, wait_ms)
     try:
-      wait.result()  # here, and not in the service, Ctrl-C is heard
+      # The wait is in a thread of its own: the service's wait blocks Ctrl-C.
+      wait.result()
     except JaxRuntimeError as error:
       if deadline_s is None or 'DEADLINE_EXCEEDED' not in str(error):
         raise
-      # A process that comes after all others had given up names itself.
+      # A process that comes after the others have given up finds the values of
+      # all, and names itself.
       missing = {*range(self.count)} - self._values(folder).keys()
       missing = missing or {self.index}
       names = ', '.join(self._names[index] for index in sorted(missing))
@@ -205,7 +231,15 @@ class JoinedGroup(Group):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Which process of a run this is, and where process 0 is (host:port)."""
+  """Which process of a run this is, and where process 0 is.
+
+  Attributes:
+    coordinator: host:port of process 0.
+    count: number of processes.
+    index: index of this process.
+    local_devices: devices of this process by their local index; None means all
+      of the machine.
+  """
 
   coordinator: str
   count: int
@@ -214,7 +248,11 @@ class Place:
 
   @property
   def address(self) -> tuple[str, int]:
-    """Host and port of process 0."""
+    """Host and port of process 0.
+
+    Raises:
+      InputError: `coordinator` is not host:port.
+    """
     host, _, port = self.coordinator.rpartition(':')
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
       raise errors.InputError(
@@ -225,10 +263,11 @@ class Place:
 
 
 def detect(patience_s: float) -> Place | None:
-  """The place that the launcher of a cluster has given to this process.
+  """The place that a cluster's launcher has given to this process, or None.
 
-  JAX knows TPU pods, Slurm, Kubernetes and Open MPI. It asks no network but on
-  a TPU, and there not longer than `patience_s`.
+  JAX knows TPU pods, Slurm, Kubernetes and Open MPI. It uses the network only
+  on a TPU, for at most `patience_s` seconds. None stands for no cluster, or a
+  run of one process.
 
   Raises:
     Exception: whatever the interface of a cluster raises.
@@ -248,14 +287,17 @@ def detect(patience_s: float) -> Place | None:
 def start(
   place: Place, names: Sequence[str], join_s: float, silence_s: float
 ) -> JoinedGroup:
-  """Starts JAX's service among processes that have met; before any device.
+  """Starts JAX's service among processes that have met (`processes.meet`).
+
+  To be called before JAX is asked for any device.
 
   Args:
-    place: of this process.
-    names: of all processes.
-    join_s: how long to wait for them, in seconds.
-    silence_s: after how much silence `parallel/processes.py` ends this process;
-      the service waits longer, and so does not end it first.
+    place: place of this process.
+    names: names of all processes for messages.
+    join_s: longest time to wait for all processes, in seconds.
+    silence_s: seconds of silence after which `parallel/processes.py` takes a
+      process for lost. The service's own timeout is longer, so that it does not
+      end this process first.
   """
   _wait_on_abort()
   jax.distributed.initialize(
@@ -272,11 +314,12 @@ def start(
 
 
 def _wait_on_abort() -> None:
-  """Gives the thread that watches the time to say which process is lost.
+  """Delays an abort until the thread of `processes.Watch` has printed its line.
 
-  When process 0 goes, the service's client calls abort(), some milliseconds
-  before or after our channel closes. So SIGABRT (number 6) first calls C's
-  sleep(6), and only then ends the process; by then the thread has ended it.
+  When process 0 is lost, the service's client calls abort(), some milliseconds
+  before or after our channel closes. So C's sleep becomes the handler of
+  SIGABRT: called with the signal's number it sleeps for 6 seconds. In this time
+  the thread ends the process.
   """
   if threading.current_thread() is not threading.main_thread():
     return

@@ -1,4 +1,4 @@
-"""Axis sizes to a mesh of devices."""
+"""The mesh of devices, made from the sizes of its axes."""
 
 import collections
 import dataclasses
@@ -13,39 +13,41 @@ from jax.experimental import mesh_utils
 from moejax.core import errors, fields, table
 
 # What each axis does:
-#   data    rows of the batch; parameters are copied
-#   fsdp    rows of the batch; parameters are split and gathered for use
-#   expert  rows of the batch; experts are split, and rows travel to them
-#   model   heads and hidden widths of one layer; every row is on all of these
+#   data    splits the rows of the batch; weights are copied
+#   fsdp    splits the rows of the batch; weights are split, gathered for use
+#   expert  splits the rows of the batch; experts are split, and tokens are sent
+#           to the devices of their experts
+#   model   splits heads and hidden widths of a layer; rows are copied
 AXES = ('data', 'fsdp', 'expert', 'model')
 
-# The batch is split over these; a loss or a count is summed over them.
+# The axes that split the batch; losses and counts are summed over them.
 BATCH_AXES = ('data', 'fsdp', 'expert')
 
 
-# Attribute of a device that is equal for devices with a fast network between
-# them: the chips of a TPU slice (ICI), or the GPUs of a host. Between slices
-# there is the data centre's network (DCN). JAX numbers slices in `slice_index`;
-# where it sees none, a process may serve as a slice.
+# By name of a granule, the attribute of a device that is equal for all devices
+# with a fast network between them: the chips of a TPU slice (ICI), or the GPUs
+# of a host. Between granules there is the data centre's network (DCN). JAX
+# numbers slices in `slice_index`; where devices have none, each process may
+# serve as a slice.
 GRANULES = {'slice': 'slice_index', 'process': 'process_index'}
 AUTO = 'auto'
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig(fields.Checked):
-  """Devices along each axis, in all; -1 means the rest.
+  """Number of devices along each axis; -1 means all that the others leave.
 
   Attributes:
     data, fsdp, expert, model: sizes of the four axes; see `AXES`.
     across: the axis along which slices are laid out; its communication goes
-      over the slow network. `auto` takes the axes in their order, as far as
-      they divide.
+      over the slow network. `auto` lays them out along the axes in their order,
+      as far as the sizes divide.
     granule: 'slice', or 'process' to treat every process as a slice.
 
   Example: 2 slices of 8 devices, data=2, fsdp=8. With `auto` the slices lie
-  along data: each has a copy of all weights, and only gradients go between
-  them. With data=1 and fsdp=16 they lie along fsdp, and weights are gathered
-  from both.
+  along data: each slice has a copy of all weights, and only gradients go
+  between slices. With data=1 and fsdp=16 the slices lie along fsdp, and weights
+  are gathered from both.
   """
 
   data: int = fields.number(-1, at_least=-1, at_most=10**6, note='-1: the rest')
@@ -63,23 +65,29 @@ def make(
 ) -> jax.sharding.Mesh:
   """A mesh of all devices with the axes of `AXES`.
 
+  Args:
+    config: sizes of the axes.
+    devices: the devices; None means all of JAX's.
+
   Raises:
     InputError: the sizes do not multiply to the number of devices, or do not
       divide over the slices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = filled(config, len(devices))
-  # Auto, because jax.make_mesh makes explicit axes by default, and shard_map
-  # then refuses arrays whose sharding differs from its in_specs. XLA chooses
-  # the sharding of everything between the constraints that the model states.
+  # Axes are Auto: XLA chooses the sharding of all arrays between the
+  # constraints that the model states. By default jax.make_mesh makes explicit
+  # axes, and shard_map then refuses arrays whose sharding differs from its
+  # in_specs.
   types = (jax.sharding.AxisType.Auto,) * len(AXES)
   shape = tuple(sizes[a] for a in AXES)
   across = slices_along(config, sizes, devices)
   if math.prod(across) > 1:
     grid = _hybrid(config, shape, across, devices)
   elif devices[0].platform == 'tpu':
-    # Axes follow those of the torus where possible. Without this flag JAX
-    # refuses sizes that cut an axis of the torus: 2 x 32 chips of 4 x 4 x 4.
+    # Axes of the mesh follow axes of the torus where possible. Without this
+    # flag JAX refuses sizes that cut an axis of the torus, such as a mesh of
+    # 2 x 32 on a torus of 4 x 4 x 4.
     grid = mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=True
     )
@@ -116,10 +124,10 @@ def slices_along(
     left //= slices[axis]
   if left > 1:
     text = ', '.join(f'{a}={sizes[a]}' for a in AXES)
-    where = 'no axes' if config.across == AUTO else f'not mesh.{config.across}'
+    axes = 'no axes' if config.across == AUTO else f'not mesh.{config.across}'
     raise errors.InputError(
       f'{len(devices)} devices are in {number} {_plural(config, number)} of '
-      f'{len(devices) // number}, and {where} of the mesh {text} can be cut '
+      f'{len(devices) // number}, and {axes} of the mesh {text} can be cut '
       f'into {number}; make one size (data, say) a multiple of {number}, and '
       'let mesh.across be it'
     )
@@ -139,6 +147,7 @@ def _number_of_slices(config: MeshConfig, devices: Sequence[Any]) -> int:
 
 
 def _plural(config: MeshConfig, number: int) -> str:
+  """The word for that number of granules: 'slices', 'process'."""
   word = {'process': 'processe'}.get(config.granule, config.granule)
   return word + 's' if number > 1 else config.granule
 
@@ -149,7 +158,15 @@ def _hybrid(
   across: tuple[int, ...],
   devices: Sequence[Any],
 ) -> np.ndarray:
-  """Devices [data, fsdp, expert, model]; along an axis, slice after slice."""
+  """Devices of several slices as an array [data, fsdp, expert, model].
+
+  Args:
+    config: the mesh.
+    shape: size of each axis.
+    across: number of slices along each axis; along an axis the devices of one
+      slice follow those of another.
+    devices: all devices.
+  """
   inside = tuple(n // a for n, a in zip(shape, across, strict=True))
   try:
     return mesh_utils.create_hybrid_device_mesh(
@@ -168,7 +185,7 @@ def _hybrid(
 
 
 def batch_size(mesh: jax.sharding.Mesh) -> int:
-  """The number of parts into which the rows of a batch are split."""
+  """The number of shards into which the rows of a batch are split."""
   return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 

@@ -1,20 +1,20 @@
-"""What JAX's coordination service leaves to a run of several processes.
+"""Start and end of a run of several processes, where JAX's service falls short.
 
-A run that cannot go on says why in one line, and at once. The service of JAX
-0.10.2 does not, so here is what it was measured to lack, over one channel from
-each process to process 0:
+A run that cannot go on says why in one line, at once. This file adds what the
+coordination service of JAX 0.10.2 was measured to lack for that, by a channel
+(a TCP connection) from each process to process 0:
 
-  - A process that never comes. The service aborts all with a C++ stack, and
-    stores nothing before all have registered. Here all meet before JAX starts;
-    they name who is missing, or differs in its code or config.
-  - A killed process. The service notices at its heartbeat timeout; a channel
+  - A process does not start. The service stores nothing before all have
+    registered, and aborts all with a C++ stack. Here all meet before JAX
+    starts; they name who is missing, or differs in its code or config.
+  - A process is killed. The service notices at its heartbeat timeout; a channel
     closes at once.
-  - A lost process. Clients of the service abort with a C++ stack; a callback in
-    Python ends in std::bad_cast. Here all end with a line that names it.
-  - An error. The process sends its line, and all end with it.
+  - A process is lost. Clients of the service abort with a C++ stack; a callback
+    in Python ends in std::bad_cast. Here all end with a line that names it.
+  - A process has an error. It sends its line, and all end with that line.
 
-Whoever sees a loss tells process 0, and process 0 tells all. Barriers, shared
-values and the step to stop after are on the service: `parallel/group.py`.
+A process that sees a loss tells process 0, and process 0 tells all. Barriers,
+shared values and the step to stop after use the service: `parallel/group.py`.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ from moejax.core import errors, exits
 from moejax.parallel.group import Place
 
 Say = Callable[[str], None]
-RETRY_S, SEND_S = 0.2, 10
-LONGEST = 1 << 20  # bytes of a message; longer ones are of other programs
-GRACE_S = 1.5  # a process waits for its own error, often the same and clearer
-LEAVE_S = 5.0  # process 0, which has the service, waits for the others to leave
+RETRY_S, SEND_S = 0.2, 10  # between tries to connect; longest send or receive
+LONGEST = 1 << 20  # longest message, in bytes; anything longer is not ours
+GRACE_S = 1.5  # after another's error: time to fail by an own, clearer error
+LEAVE_S = 5.0  # process 0, which runs the service, waits for others to leave
 
 
 class Channel:
@@ -50,12 +50,12 @@ class Channel:
     self.heard = time.monotonic()
 
   def send(self, **message: Any) -> None:
-    """Sends, or does nothing if the other end is gone: reading tells."""
+    """Sends a message; if the channel is closed, only `receive` says so."""
     with self._lock, contextlib.suppress(OSError):
       self._connection.send_bytes(json.dumps(message).encode())
 
   def receive(self) -> dict[str, Any] | None:
-    """The next message; None if the other end is gone, or a stranger."""
+    """The next message; None if the channel is closed, or it is not ours."""
     try:
       message = json.loads(self._connection.recv_bytes(LONGEST))
     except (EOFError, OSError, ValueError):
@@ -65,16 +65,16 @@ class Channel:
 
 
 class _Rendezvous:
-  """Where process 0 takes in the others."""
+  """The processes that have come to process 0: their hosts and channels."""
 
   def __init__(self, place: Place, about: dict[str, str], say: Say):
     self._place, self._about, self._say = place, about, say
     self._began = time.monotonic()
     self.hosts = {0: socket.gethostname()}
-    self.channels: dict[Channel, int] = {}  # to which process; 0: not known yet
+    self.channels: dict[Channel, int] = {}  # its process; 0: not yet known
 
   def take_in(self, listener: socket.socket, join_s: float) -> None:
-    """Until all are here, or it is too late."""
+    """Admits processes until all have come or `join_s` seconds are over."""
     until, count = self._began + join_s, self._place.count
     while len(self.hosts) < count and (left := until - time.monotonic()) > 0:
       ends: list[Any] = [listener, *self.channels]
@@ -101,11 +101,11 @@ class _Rendezvous:
         self._say(f'Process {index} ({host}) has gone again.')
 
   def _admit(self, channel: Channel, hello: dict[str, Any]) -> Any:
-    """The message, or None of one that is turned away."""
+    """The first message of a process; None if the process is turned away."""
     index, host = hello.get('hello'), str(hello.get('host'))[:200]
     count = self._place.count
     if type(index) is not int:
-      return None  # no process of ours
+      return None  # another program has connected to the port
     if not 0 < index < count or index in self.hosts:
       other = self.hosts.get(index, f'there are {count}')
       channel.send(
@@ -126,7 +126,7 @@ class _Rendezvous:
     return hello
 
   def _different(self, theirs: Any) -> str:
-    """Example: 'jax is 0.10.1 there and 0.10.2 here'."""
+    """What differs between processes: 'jax is 0.10.1 there and 0.10.2 here'."""
     theirs = theirs if isinstance(theirs, dict) else {}
     return ', '.join(
       f'{key} is {theirs.get(key)} there and {value} here'
@@ -136,7 +136,7 @@ class _Rendezvous:
 
 
 class Members(NamedTuple):
-  """The processes that have met: this one, all, and the channels it has."""
+  """The processes that have met: index of this one, names, open channels."""
 
   index: int  # type: ignore[assignment] # hides tuple.index
   names: list[str]  # 'process 1 (node1)'
@@ -146,13 +146,14 @@ class Members(NamedTuple):
 def meet(
   place: Place, join_s: float, about: dict[str, str], say: Say
 ) -> Members:
-  """Waits for all processes, `join_s` seconds at most.
+  """Waits until all processes have come.
 
-  `about` has what must be the same in all; `say` shows in process 0 who comes.
+  Takes at most `join_s` seconds. `about` (code, config, packages) is equal in
+  all processes. In process 0 `say` takes a line for each that comes.
 
   Raises:
-    LostHostError: not all came; it names who did not, in every process.
-    InputError: one does not fit, or the port is taken.
+    LostHostError: in every process; names those that have not come.
+    InputError: a process differs in `about`, or the port is taken.
   """
   if place.index:
     return _knock(place, join_s, about)
@@ -187,7 +188,7 @@ def meet(
 
 
 def _knock(place: Place, join_s: float, about: dict[str, str]) -> Members:
-  """Goes to process 0 until it is there, and waits for its word."""
+  """Tries to connect to process 0, and waits for its answer; as `meet`."""
   until = time.monotonic() + join_s
   while (left := until - time.monotonic()) > 0:
     try:
@@ -200,7 +201,7 @@ def _knock(place: Place, join_s: float, about: dict[str, str]) -> Members:
       continue
     channel = Channel(sock)
     channel.send(hello=place.index, host=socket.gethostname(), about=about)
-    # Process 0 may have begun to wait later, and is to say who is missing.
+    # Process 0 may have begun to wait later, and needs time to say who is lost.
     left = until + GRACE_S - time.monotonic()
     ends: list[Any] = [channel]
     match channel.receive() if connection.wait(ends, left) else None:
@@ -223,8 +224,8 @@ class Watch:
 
   Args:
     members: the processes.
-    silence_s: a process that sends nothing for so many seconds is lost.
-    leave: is given a line and an exit code; it ends this process.
+    silence_s: seconds of silence after which a process is taken for lost.
+    leave: called with a line and an exit code; it ends this process.
   """
 
   def __init__(
@@ -234,12 +235,12 @@ class Watch:
     self._index, self._silence_s, self._leave = members.index, silence_s, leave
     self._watched = {*members.channels}
     self._ending = threading.Event()
-    self._last_word = threading.Lock()  # who holds it ends the process
+    self._last_word = threading.Lock()  # its holder ends the process
     self._thread = threading.Thread(target=self._run, daemon=True)
     self._thread.start()
 
   def fail(self, line: str, code: int) -> None:
-    """Tells the others why this process is about to end: they end too."""
+    """Tells the others why this process is about to end; they end as well."""
     self._ending.set()
     self._last_word.acquire()
     code = code if code == exits.INTERRUPTED else exits.LOST
@@ -247,7 +248,7 @@ class Watch:
     self._thread.join(LEAVE_S)  # until process 0, or all others, have heard
 
   def close(self) -> None:
-    """From here on each may end when it likes; to be called after a barrier."""
+    """Lets each process end when it likes; to be called after a barrier."""
     self._tell(bye=True)
 
   def _tell(self, **message: Any) -> None:
@@ -259,7 +260,7 @@ class Watch:
     beat_at = awake_at = 0.0
     while self._watched:
       now = time.monotonic()
-      if now - awake_at > 2 * period:  # this process itself was asleep
+      if now - awake_at > 2 * period:  # this process itself was suspended
         for channel in self._channels.values():
           channel.heard = now
       awake_at = now
@@ -302,5 +303,5 @@ class Watch:
     self._ending.set()
     until = time.monotonic() + LEAVE_S
     while self._watched and time.monotonic() < until:
-      self._hear(0.5)  # until they have left: without process 0 JAX aborts
+      self._hear(0.5)  # until all have left: without process 0 JAX aborts them
     self._leave(line, code)

@@ -1,8 +1,8 @@
 """RULES: from the name of a weight's dimension to the mesh axes that split it.
 
-Every weight names its dimensions where it is made
-(`nnx.Param(x, axes=('embed', 'mlp'), decays=True)`); nothing else decides its
-sharding.
+Every weight names its dimensions where it is made:
+`nnx.Param(x, axes=('embed', 'mlp'), decays=True)`. These names and RULES alone
+decide its sharding.
 """
 
 from typing import Any
@@ -54,8 +54,9 @@ def shardings(axes_tree: Any, shapes: Any, mesh: jax.sharding.Mesh) -> Any:
     mesh: the devices.
 
   Raises:
-    ValueError: a weight without names, or with too few.
-    InputError: an uneven split; it names weight, dimension and sizes.
+    ValueError: a weight does not have one name for each dimension.
+    InputError: a dimension does not divide over the devices; the message names
+      weight, dimension and sizes.
   """
 
   def one(path: str, leaf: Any) -> NamedSharding:
@@ -66,17 +67,18 @@ def shardings(axes_tree: Any, shapes: Any, mesh: jax.sharding.Mesh) -> Any:
         'give nnx.Param(..., axes=(...)) one name for each'
       )
     for name, size in zip(axes, leaf.shape, strict=True):
-      parts = _parts(name, mesh)
-      if size % parts:
+      shards = _num_shards(name, mesh)
+      if size % shards:
         raise errors.InputError(
-          f'{path}: {name}={size} does not split {parts} ways'
+          f'{path}: {name}={size} does not split {shards} ways'
         )
     return sharding(axes, mesh)
 
   return trees.map_paths(one, shapes)
 
 
-def _parts(name: str, mesh: jax.sharding.Mesh) -> int:
+def _num_shards(name: str, mesh: jax.sharding.Mesh) -> int:
+  """The number of shards of a dimension of this name."""
   rule = spec((name,))[0] or ()
   names = (rule,) if isinstance(rule, str) else rule
   size = 1
@@ -86,14 +88,17 @@ def _parts(name: str, mesh: jax.sharding.Mesh) -> int:
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """A copy on every device."""
+  """The sharding of an array of which every device has a copy."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def constrain(
   x: jax.Array, axes: tuple[str, ...], mesh: jax.sharding.Mesh
 ) -> jax.Array:
-  """Fixes the sharding of an array in the middle of a program."""
+  """`x`, with its sharding fixed by the names of its dimensions.
+
+  For arrays in the middle of a jitted program.
+  """
   if mesh.size == 1:
     return x
   return jax.lax.with_sharding_constraint(x, sharding(axes, mesh))
