@@ -1,13 +1,14 @@
-"""A run: every key there is, and how a config file becomes one.
+"""The config of a run: all keys, and how a file and flags become a `Run`.
 
   python -m moejax.main --config=configs/tiny.py
   python -m moejax.main --config=configs/ds_2b.py:tiny --config.opt.peak_lr=3e-4
 
-A config file is Python with `get_config()` (or `get_config(arg)`, given what
-stands behind the colon), which returns `to_config_dict(Run())` with the keys it
-cares for changed. `:tiny` is for every file: it shrinks whatever the file
-describes to what a laptop runs in under a minute. It may stand before or behind
-other words, with a colon or a comma between them.
+A config file is Python with a function `get_config()`, which takes the tree of
+defaults, `moejax.config.default()`, changes some keys and returns it. With
+`get_config(arg)` the function gets the words behind the colon of `--config`.
+The word `tiny` works with every file: it shrinks the run that the file
+describes to one that a laptop trains in under a minute. It may stand before or
+behind other words, with a colon or a comma between them.
 """
 
 from moejax.config.loading import (

@@ -1,11 +1,13 @@
-"""The copy of its tokenizer, and of Hugging Face files, in a workdir.
+"""A workdir's own copy of the run's tokenizer and of Hugging Face files.
 
-  WORKDIR/hf/         files of the folder that the run began with, if its
-                      tokenizer is that of the run (convert/companions.py)
-  WORKDIR/tokenizer/  the file of any other tokenizer, such as one's own
+  WORKDIR/hf/         files of the folder that the run began with, if the
+                      tokenizer of that folder is the run's
+                      (convert/companions.py)
+  WORKDIR/tokenizer/  the file of any other tokenizer, such as the user's own
 
-With the copy a workdir can be moved, and can generate and export when the
-original is gone. The folder in `start` is needed until the first checkpoint.
+With its copy a workdir can be moved, and its model can generate and be exported
+when the original is gone. The folder in `start` is needed until the first
+checkpoint.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from moejax.data.vocab import Vocab
 from moejax.train import checkpoint_folder
 
 OWN = 'tokenizer'
-# Of every workdir of a run.
+# Names in the workdir of every run.
 CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
 
 
@@ -34,11 +36,14 @@ def keep(
 ) -> None:
   """Copies the tokenizer of a run, and files beside it, into its workdir.
 
+  A run that has a checkpoint keeps the copy that it has.
+
   Args:
-    vocab: the run's.
-    workdir: the folder of the run; older copies in it are replaced.
+    vocab: vocabulary of the run.
+    workdir: folder of the run; older copies in it are replaced.
     start: the folder or workdir that the run begins with; '' for none.
-    note: is given a line if the tokenizer of `start` is another one.
+    note: is called with a warning if the tokenizer of `start` is not the
+      run's.
   """
   workdir = epath.Path(workdir)
   copies = [workdir / name for name in (OWN, companions.NAME)]
@@ -48,15 +53,15 @@ def keep(
   if path and epath.Path(path).parent in copies:
     return  # the run reads the copy itself
   source = _source(start)
-  theirs = None if source is None else companions.tokenizer_file(source)
-  if source is not None and _is_of(vocab, theirs):
+  tokenizer = None if source is None else companions.tokenizer_file(source)
+  if source is not None and _is_tokenizer_of(vocab, tokenizer):
     originals = {name: source / name for name in companions.names(source)}
     companions.keep(originals, workdir / companions.NAME)
     return
-  if theirs is not None:
+  if tokenizer is not None:
     note(
-      f'data.vocab is not the tokenizer of {start}, whose ids its weights '
-      'know: neither that tokenizer nor its settings come along.'
+      f'data.vocab is not the tokenizer of {start}, with whose ids its weights '
+      'were trained: neither that tokenizer nor its settings are copied.'
     )
   if path:
     file = epath.Path(path).expanduser()
@@ -64,22 +69,26 @@ def keep(
 
 
 def _source(start: str) -> epath.Path | None:
-  """The folder with the Hugging Face files of `start`, if there is one."""
+  """The folder with the Hugging Face files of `start`; None without one."""
   if not start:
     return None
   kept = epath.Path(start) / companions.NAME
   if kept.is_dir():
     return kept
   if (epath.Path(start) / CHECKPOINTS).is_dir():
-    return None  # a workdir that has none
+    return None  # a workdir without Hugging Face files
   try:
     return epath.Path(folders.find(start))
   except errors.InputError:
-    return None  # reading its weights says so, if they are needed
+    return None  # the same error is raised when its weights are needed
 
 
-def _is_of(vocab: Vocab, file: epath.Path | None) -> bool:
-  """Whether the tokenizer of a folder is the vocabulary; both may be none."""
+def _is_tokenizer_of(vocab: Vocab, file: epath.Path | None) -> bool:
+  """Whether a vocabulary is that of a tokenizer file.
+
+  A folder without a tokenizer (None) goes with a vocabulary that has no file
+  and uses all ids from 0 on.
+  """
   if getattr(vocab, 'shift', 0) != 0:
     return False
   path = getattr(vocab, 'path', None)
@@ -91,12 +100,16 @@ def _is_of(vocab: Vocab, file: epath.Path | None) -> bool:
 def folder(
   vocab: Vocab, workdir: epath.PathLike, start: str = ''
 ) -> epath.Path | None:
-  """The Hugging Face files that go with a run's vocabulary, if any.
+  """The folder of the Hugging Face files that belong to a run's vocabulary.
 
   Args:
-    vocab: the run's.
-    workdir: its folder.
-    start: the folder that the run began with, where older runs left them.
+    vocab: vocabulary of the run.
+    workdir: folder of the run.
+    start: the folder that the run began with; runs of earlier versions have no
+      copy of its files.
+
+  Returns:
+    The folder, or None if no such files belong to the vocabulary.
 
   Raises:
     InputError: a file of the workdir is damaged.
@@ -106,15 +119,16 @@ def folder(
   if kept.is_dir():
     companions.check(kept)
     place = kept
-  elif start and epath.Path(start).is_dir():  # nothing is fetched for this
+  elif start and epath.Path(start).is_dir():  # nothing is fetched from the hub
     place = _source(start)
   if place is None:
     return None
-  return place if _is_of(vocab, companions.tokenizer_file(place)) else None
+  file = companions.tokenizer_file(place)
+  return place if _is_tokenizer_of(vocab, file) else None
 
 
 def resolved(vocab: Vocab, workdir: epath.PathLike) -> Vocab:
-  """The vocabulary of a run, from the copy in its workdir if there is one.
+  """The vocabulary of a run, read from the copy in its workdir if it has one.
 
   Raises:
     InputError: the copy is damaged.
@@ -127,10 +141,14 @@ def resolved(vocab: Vocab, workdir: epath.PathLike) -> Vocab:
 
 
 def adopted(vocab: Vocab, workdir: epath.PathLike) -> Vocab:
-  """As `resolved`, for a run that goes on and may still name the original.
+  """The vocabulary that a run goes on with; its config may name the original.
+
+  Before the first checkpoint that is the original, if it exists; afterwards
+  the copy in the workdir.
 
   Raises:
-    InputError: the original is another tokenizer now.
+    InputError: the original is no longer the tokenizer that the run began
+      with, or the copy is damaged.
   """
   kept = resolved(vocab, workdir)
   path = getattr(vocab, 'path', '')
@@ -155,6 +173,7 @@ def has_begun(workdir: epath.Path) -> bool:
 
 
 def _copy(vocab: Vocab, workdir: epath.Path) -> epath.Path | None:
+  """The tokenizer file in a workdir; None without one."""
   if not getattr(vocab, 'path', ''):
     return None
   own = workdir / OWN

@@ -1,4 +1,4 @@
-"""From a config file, flags and a workdir to a Run."""
+"""Makes a `Run` from a config file and flags, or from a workdir."""
 
 import dataclasses
 import functools
@@ -33,14 +33,15 @@ def default() -> ml_collections.ConfigDict:
 
 
 def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
-  """Every key with its default, but model, tokenizer and `start`.
+  """The tree of defaults with the model and tokenizer of a checkpoint.
+
+  `start` is set to the folder, so that the run begins with its weights.
 
   Args:
-    folder: a Hugging Face checkpoint, or the workdir of a run, which says what
-      these three are.
+    folder: a Hugging Face checkpoint, or the workdir of a run.
 
   Raises:
-    InputError: it cannot be used.
+    InputError: the folder is neither, or its model is not supported.
   """
   if (epath.Path(folder) / kept_tokenizer.CHECKPOINTS).is_dir():
     source = of_workdir(folder)
@@ -59,10 +60,10 @@ def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
 
 
 def of_workdir(workdir: str) -> Run:
-  """The config that a workdir was made with, with its own copy of a tokenizer.
+  """The config of the run in a workdir, with the workdir's copy of a tokenizer.
 
   Raises:
-    InputError: there is none, or it cannot be read.
+    InputError: the workdir has no config, or one that cannot be read.
   """
   path = epath.Path(workdir) / kept_tokenizer.CONFIG
   if not path.exists():
@@ -83,16 +84,16 @@ def of_workdir(workdir: str) -> Run:
 
 
 def of_tree(tree: dict[str, Any]) -> Run:
-  """The config in a tree that a run has written, maybe with old names."""
+  """The config in a tree from a `config.json`, which may have old names."""
   return config_tree.from_config_dict(Run, old_keys.migrated(tree))
 
 
 def beside(file: str, name: str) -> ml_collections.ConfigDict:
-  """The config of another file in the same folder, to be changed.
+  """The config of another file in the same folder, as a tree to be changed.
 
   Args:
-    file: the `__file__` of the config file that asks.
-    name: of the other file, and behind a colon the argument for it.
+    file: `__file__` of the config file that calls this.
+    name: name of the other file, with its argument behind a colon.
   """
   folder = os.path.dirname(os.path.abspath(file))
   return config_tree.to_config_dict(load(os.path.join(folder, name)))
@@ -103,20 +104,24 @@ def vary(
   variants: Mapping[str, Mapping[str, Any]],
   name: str,
 ) -> ml_collections.ConfigDict:
-  """Changes a config as one entry of a table says.
+  """Sets the keys of one entry of a table of variants.
 
   Args:
-    c: the config; it is changed.
-    variants: by name the keys to set, by their dotted path.
-    name: of the entry, from behind the colon; '' is the first.
+    c: the config, which is changed in place.
+    variants: by name of the variant, values by the dotted path of their key.
+    name: name of the variant, which stands behind the colon of `--config`; ''
+      is the first one.
+
+  Returns:
+    The same config.
 
   Raises:
-    InputError: there is no such entry.
+    InputError: no variant has this name.
   """
   name = name or next(iter(variants))
   for key, value in table.lookup('variant', variants, name).items():
     *path, last = key.split('.')
-    node = functools.reduce(lambda node, part: node[part], path, c)
+    node = functools.reduce(lambda node, word: node[word], path, c)
     node[last] = value
   return c
 
@@ -127,17 +132,17 @@ def load(
   """The run that a config file and flags describe.
 
   Args:
-    spec: a path, and behind a colon the argument for `get_config`; the word
-      `tiny` shrinks whatever run the file describes.
-    overrides: dotted paths and texts, in any order.
-    workdir: of the run; its copy of the tokenizer is used if the original file
-      is gone.
+    spec: path of a config file, and behind a colon the argument of its
+      `get_config`; the word `tiny` shrinks the run that the file describes.
+    overrides: dotted paths and texts of `--config.<path>=<text>`, in any order.
+    workdir: folder of the run; its copy of the tokenizer is used if the
+      original file is gone.
 
   Raises:
-    InputError: no such file, an unknown key, a wrong type, parts that do not
-      fit together.
+    InputError: the file does not exist or raises an error, a key is unknown, a
+      value has a wrong type, or values do not fit together.
   """
-  path, arg, tiny = _parts(spec)
+  path, arg, tiny = _split_spec(spec)
   tree = _get_config(path, arg)
   old_keys.check(overrides)
   try:
@@ -150,7 +155,7 @@ def load(
   run = config_tree.override_all(run, overrides)
   keys = {key for key, _ in overrides}
   if tiny and 'data.files' in keys and 'data.max_documents' not in keys:
-    # Own text is taken whole: only the mixtures are cut short.
+    # `tiny` cuts the shipped text short, but not the user's own.
     run = config_tree.override(run, 'data.max_documents', '0')
   if workdir:
     vocab = kept_tokenizer.adopted(run.data.vocab, workdir)
@@ -158,32 +163,34 @@ def load(
       run, data=dataclasses.replace(run.data, vocab=vocab)
     )
   run.check()
-  # Not in `check`: a trained model can be used whatever its schedule was.
+  # Not in `Run.check`, because a trained model can be used whatever its
+  # schedule was.
   run.opt.schedule.check(run.train.steps)
   run.data.check_used()
   return run
 
 
 def default_workdir(spec: str) -> str:
-  """runs/<name of the config file>, with what stands behind the colon."""
+  """runs/<name of the config file>-<words behind the colon>."""
   path, _, arg = spec.partition(':')
   words = [pathlib.PurePath(word).name for word in SEPARATOR.split(arg) if word]
   return os.path.join('runs', '-'.join([pathlib.Path(path).stem, *words]))
 
 
-def _parts(spec: str) -> tuple[str, str, bool]:
-  """The path, the argument for `get_config`, and whether to shrink the run.
+def _split_spec(spec: str) -> tuple[str, str, bool]:
+  """The path, the argument of `get_config`, and whether to shrink the run.
 
   Example: `zoo.py:olmoe:tiny`, `zoo.py:tiny,olmoe` and `zoo.py:olmoe,tiny` are
-  all zoo.py, olmoe and True.
+  all split into 'zoo.py', 'olmoe' and True.
   """
   path, _, arg = spec.partition(':')
-  # Anything else stays as it is: it may be a path.
+  # The rest of the argument stays as it is, since it may be a path.
   rest = TINY.sub('', arg)
   return path, rest.strip(':,'), rest != arg
 
 
 def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
+  """The tree that the `get_config` of a file returns."""
   get_config = getattr(user_files.load(path, 'config'), 'get_config', None)
   if not callable(get_config):
     raise errors.InputError(f'{path} has no function get_config()')

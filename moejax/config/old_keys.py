@@ -10,13 +10,13 @@ from typing import Any
 
 from moejax.core import errors
 
-# Dotted path of a key -> its path now.
+# Former dotted path of a key -> present path.
 KEYS = {
   'model.moe.exchange': 'model.moe.expert_parallel',
   'model.qk_norm_turned': 'model.qk_norm_after_rope',
 }
-# By the path of a key now, value -> value now. Of a part chosen from a table
-# that is its name.
+# Present path of a key -> {former value: present value}. For a part that is
+# chosen from a table, the value is its name.
 VALUES = {
   'model.moe.expert_parallel': {
     'ring': 'all_gather',
@@ -24,14 +24,12 @@ VALUES = {
   },
   'model.moe.grouped_matmul': {'obvious': 'reference'},
 }
-
-
-# Modules that config and sweep files import -> where they are now.
+# Former module of `moejax.cli` that config files imported -> present module.
 MODULES = {'run_config': 'moejax.config', 'sweep_config': 'moejax.sweep'}
 
 
 def check(flags: Iterable[tuple[str, str]]) -> None:
-  """Raises InputError if a flag has a name of before; it says the new one.
+  """Raises InputError, with the present name, if a flag has a former name.
 
   Args:
     flags: dotted paths and texts, as in `--config.<path>=<text>`.
@@ -50,9 +48,9 @@ def check(flags: Iterable[tuple[str, str]]) -> None:
 
 
 def check_tree(tree: Mapping[str, Any]) -> None:
-  """The same for the tree that a config file returns.
+  """Raises InputError if the tree of a config file has a former value.
 
-  Its keys are known already, as the tree was locked.
+  The tree was locked while the file changed it, so it has no former keys.
   """
   for key in VALUES:
     *path, last = key.split('.')
@@ -64,11 +62,15 @@ def check_tree(tree: Mapping[str, Any]) -> None:
 
 
 def hint(message: str) -> str:
-  """What to add to an error of a config file; '' if no old name is in it.
+  """The present name, to add to an error of a config file.
 
   Args:
-    message: of a key that a locked ConfigDict lacks, whose last part it has in
-      quotes; or of an import that fails.
+    message: message of the error. For a key that a locked ConfigDict lacks, the
+      last word of its path stands in quotes; for an import that fails, the name
+      of the module does.
+
+  Returns:
+    The words to add; '' if the message has no former name.
   """
   for old, new in KEYS.items():
     last = old.rpartition('.')[2]
@@ -81,7 +83,7 @@ def hint(message: str) -> str:
 
 
 def migrated(tree: dict[str, Any]) -> dict[str, Any]:
-  """The tree of a `config.json`, with the names of now; it is changed."""
+  """Gives the tree of a `config.json` present names; it is changed in place."""
   for old, new in KEYS.items():
     (*path, last), (*_, name) = old.split('.'), new.split('.')
     node = _at(tree, path)
@@ -100,7 +102,7 @@ def migrated(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _at(tree: Any, path: Iterable[str]) -> Any:
-  """The node at a path, or None."""
-  for part in path:
-    tree = tree.get(part) if isinstance(tree, Mapping) else None
+  """The subtree at a path; None if the tree has none there."""
+  for word in path:
+    tree = tree.get(word) if isinstance(tree, Mapping) else None
   return tree if isinstance(tree, Mapping) else None

@@ -12,12 +12,12 @@ from moejax.train.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig(fields.Checked):
-  """What is measured when a run has all its steps.
+  """What is measured after the last step of a run.
 
   Attributes:
-    eval_batches: batches of each validation set; 0 for all. With fewer there
-      are no baselines beside the scores, as those are of the whole text.
-    samples: whether to generate some text.
+    eval_batches: batches of each validation set; 0 for all. With fewer, the
+      report has no baselines, because those are of the whole text.
+    samples: whether to generate text from a few prompts.
   """
 
   eval_batches: int = fields.number(0, at_least=0, note='0: all')
@@ -26,20 +26,20 @@ class ReportConfig(fields.Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Run(fields.Checked):
-  """Everything about a run; nothing else changes its result.
+  """The config of a run; nothing else changes its result.
 
   Attributes:
-    seed: of weights, data order and routers' noise.
+    seed: seed of initial weights, data order and routers' noise.
     model: the network.
-    data: what it reads.
+    data: text, vocabulary and rows.
     opt: the optimiser.
     train: steps, batch, and when to log, save and evaluate.
-    mesh: devices along each axis.
+    mesh: number of devices along each axis.
     report: what is measured at the end.
     start: where initial weights come from: the folder of a Hugging Face
       checkpoint, or the workdir of another run; '' for fresh ones.
-    start_step: the checkpoint of that run: newest, best (the lowest validation
-      loss), or the number of a step.
+    start_step: which checkpoint of that run: newest, best (of the lowest
+      validation loss), or the number of a step.
   """
 
   seed: int = fields.number(0, at_least=0, below=2**63)
@@ -53,7 +53,7 @@ class Run(fields.Checked):
   start_step: str = resume.key(resume.BEGINNING, 'newest')
 
   def check(self) -> None:
-    """Raises InputError if the parts do not fit together."""
+    """Raises InputError if values of model, data and training do not fit."""
     self.model.check()
     self.data.check()
     self.train.check()

@@ -1,4 +1,4 @@
-"""`:tiny`: the same kind of run, small enough for a laptop."""
+"""`:tiny`: shrinks a run to one of the same kind that a laptop trains."""
 
 import dataclasses
 from typing import Any
@@ -10,16 +10,16 @@ from moejax.parallel.mesh import MeshConfig
 
 
 def shrink(run: Run) -> Run:
-  """The same run, small enough for a laptop: fewer of everything.
+  """The same kind of run with a small model, few steps and little text.
 
-  The kind of model stays: router, dispatcher, shared experts, first dense
-  layers, schedule. Weights are fresh, because those of `start` would not fit.
+  Router, dispatcher, shared experts, first dense layers and schedule stay.
+  Weights are fresh, because those of `start` would not fit.
   """
   model, moe = run.model, run.model.moe
   groups = max(model.num_heads // model.kv_heads, 1)
   experts = min(moe.num_experts, 8)
   choices = experts + moe.zero_computation.num
-  # As a share of the run, so that --config.train.steps may be anything.
+  # None is a share of the run, so that --config.train.steps may be anything.
   schedule = dataclasses.replace(run.opt.schedule, warmup=None)
   dense = min(model.first_dense, 1)
   data = dataclasses.replace(run.data, sequence_length=64)
@@ -39,7 +39,7 @@ def shrink(run: Run) -> Run:
       num_kv_heads=max(4 // groups, 1),
       head_dim=16,
       heads=model.heads.shrunk(),
-      # Of 16 features an even number is rotated, two at least.
+      # Rotates an even number of the 16 features of a head, at least two.
       rope=dataclasses.replace(
         model.rope,
         share=max(round(8 * model.rope.share), 1) / 8,
@@ -75,7 +75,8 @@ def shrink(run: Run) -> Run:
       eval_every=20,
       eval_batches=2,
     ),
-    # Three seconds on two cores, where all validation text took minutes.
+    # Four batches take three seconds on two cores; all validation text would
+    # take minutes.
     report=dataclasses.replace(run.report, eval_batches=4),
     mesh=MeshConfig(),
     start='',
@@ -86,15 +87,18 @@ def shrink(run: Run) -> Run:
 def _with_scaling(
   scaling: Unscaled, model: ModelConfig, **changes: Any
 ) -> ModelConfig:
-  """The model with changes, and the scaling for its new rotary features."""
+  """The model with changes, and RoPE scaling for its new rotary features."""
   model = dataclasses.replace(model, **changes)
   scaling = scaling.shrunk(model.heads.rotary_dim(model))
   rope = dataclasses.replace(model.rope, scaling=scaling)
   return dataclasses.replace(model, rope=rope)
 
 
-def _shrunk(part: Any, num_experts: int) -> Any:
-  """A part of a model for fewer experts, if it has a method `shrunk`."""
-  shrunk = getattr(part, 'shrunk', None)
-  # A dense model has a router too, of which nothing is used.
-  return shrunk(num_experts) if shrunk and num_experts else part
+def _shrunk(config: Any, num_experts: int) -> Any:
+  """The config of a router or the like for fewer experts.
+
+  It stays as it is without a method `shrunk`, and in a dense model (no
+  experts), whose router is never used.
+  """
+  shrunk = getattr(config, 'shrunk', None)
+  return shrunk(num_experts) if shrunk and num_experts else config

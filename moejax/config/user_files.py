@@ -1,7 +1,7 @@
 """Python that the user wrote: config files and sweep files.
 
-An error in such a file is the user's: it becomes one line with the place and
-Python's message, and with `--trace` the stack from that file on.
+An error in such a file becomes an InputError of one line, with the place and
+Python's message; `--trace` also shows the stack from that file on.
 """
 
 import importlib.util
@@ -17,8 +17,8 @@ from moejax.config import old_keys
 from moejax.core import errors, table
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
-# Where frames are not the user's: this package, the standard library, and what
-# was installed.
+# Folders of code that the user did not write: this package, the standard
+# library, and installed packages.
 _NOT_OWN = (
   PACKAGE,
   *(pathlib.Path(sysconfig.get_path(p)) for p in ('stdlib', 'purelib')),
@@ -29,12 +29,12 @@ def load(path: str, kind: str) -> types.ModuleType:
   """A Python file that the user names, imported from its place.
 
   Args:
-    path: of the file.
-    kind: what it is called in errors: config, sweep.
+    path: path of the file.
+    kind: word for the file in errors: config, sweep.
 
   Raises:
-    InputError: there is no such file, it is something else, it cannot be read,
-      or it raises.
+    InputError: the file does not exist, is not Python, cannot be read, or
+      raises an error.
   """
   _check_is_python(path, kind)
   name = f'moejax_{kind}_{pathlib.Path(path).stem}'
@@ -47,11 +47,12 @@ def load(path: str, kind: str) -> types.ModuleType:
 
 
 def call(path: str, function: Callable[..., Any], *args: Any) -> Any:
-  """What a function of the user's file returns.
+  """Calls a function of the user's file, and returns its result.
 
   Raises:
-    InputError: of the function itself; or any other error of it, with its
-      place. The error is the cause, and its stack begins in the file.
+    InputError: the function raised it, or raised another error, which is its
+      cause. The message has the place of that error, whose stack begins in the
+      user's file.
   """
   try:
     return function(*args)
@@ -63,11 +64,11 @@ def call(path: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _line(e: BaseException, path: str) -> str:
-  """The place and the error, such as `my.py:3: NameError: name 'x' is ...`."""
+  """One line on an error: `my.py:3: NameError: name 'x' is not defined`."""
   if isinstance(e, SyntaxError):
     place, message = f'{_shown(e.filename or path)}:{e.lineno or 1}', e.msg
   else:
-    place, message = path, _words(e)
+    place, message = path, _message(e)
     for frame in traceback.extract_tb(e.__traceback__):
       if not _is_ours(frame.filename):
         place = f'{_shown(frame.filename)}:{frame.lineno}'
@@ -77,19 +78,20 @@ def _line(e: BaseException, path: str) -> str:
   return line + old_keys.hint(words)
 
 
-def _words(e: BaseException) -> Any:
-  """What an error says; without the quotes that KeyError puts around it.
+def _message(e: BaseException) -> Any:
+  """The message of an error, without the quotes that KeyError puts around it.
 
-  A locked ConfigDict raises an AttributeError of a KeyError, with a hint.
+  A locked ConfigDict raises an AttributeError whose argument is a KeyError with
+  a hint; the message is that of the KeyError.
   """
   first = e.args[0] if e.args else e
   if isinstance(first, BaseException) and first is not e:
-    return _words(first)
+    return _message(first)
   return first if isinstance(e, KeyError) else e
 
 
 def _shown(filename: str) -> str:
-  """A path as a user would write it: short if it is below this folder."""
+  """A path as a user would write it: relative if below the current folder."""
   below = os.path.relpath(filename)
   return filename if below.startswith(os.pardir) else below
 
@@ -105,7 +107,7 @@ def _is_ours(filename: str) -> bool:
 def _from_file(
   tb: types.TracebackType | None, path: str
 ) -> types.TracebackType | None:
-  """The stack from the user's file on; nothing if it is not in the stack."""
+  """The stack from the user's file on; None if the file is not in it."""
   file = os.path.abspath(path)
   while tb and os.path.abspath(tb.tb_frame.f_code.co_filename) != file:
     tb = tb.tb_next
@@ -113,7 +115,7 @@ def _from_file(
 
 
 def _check_is_python(path: str, kind: str) -> None:
-  """Raises InputError that says what a path is, unless it is a .py file."""
+  """Raises InputError unless a path is a readable .py file."""
   file = pathlib.Path(path)
   if not path:
     raise errors.InputError(f'no {kind} file is named: the path is empty')
@@ -138,6 +140,7 @@ def _check_is_python(path: str, kind: str) -> None:
 
 
 def _missing(path: str, kind: str) -> errors.InputError:
+  """The error for a path that does not exist, with the nearest name."""
   file = pathlib.Path(path)
   if file.is_symlink():
     return errors.InputError(

@@ -2,17 +2,23 @@
 
   python tests/helpers/tpu_compile.py '[{"topology": "v5e:2x2", ...}]'
 
-A case has a topology, and
+A case has a `topology`, and either a grouped matmul:
 
-  name      of a grouped matmul; shape: rows, depth, width, experts; dtypes, of
-            rows and of weights; devices, over which the rows are split by
-            shard_map (none, if 1); split, whether the experts are split too
-  exchange  or the name of one: a whole layer, its experts split over 4 devices
-  options   of it
+  name             its name in GROUPED_MATMULS
+  shape            rows, depth, width, experts
+  dtypes           of the rows and of the weights
+  devices          number of devices that shard_map splits the rows over; with 1
+                   there is no shard_map
+  split            whether the experts are split over the devices too
 
-For each: the compiled program's Pallas kernels, how many of them run while an
-all-to-all is on its way, its collectives, and its FLOPs over those of the
-product itself; or the error.
+or a whole layer with experts, which are split over 4 devices:
+
+  expert_parallel  the name of the kind in EXPERT_PARALLEL
+  options          its fields
+
+The JSON has for each case: the compiled program's Pallas kernels, how many of
+them run between the start and the end of an all-to-all, its collectives, and
+its FLOPs over those of the product itself; or the compiler's error.
 """
 
 import json
@@ -26,6 +32,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import expert_parallel as benchmark
 from benchmarks import standard
 from moejax.model.config import ModelConfig
 from moejax.moe.compute import grouped_matmuls
@@ -35,19 +42,24 @@ from moejax.parallel import collective_bytes
 
 
 def main() -> None:
-  found = [_case(**case) for case in json.loads(sys.argv[1])]
-  sys.stdout.write(json.dumps(found))
+  reports = [_case(**case) for case in json.loads(sys.argv[1])]
+  sys.stdout.write(json.dumps(reports))
+
+
+def _tpu(topology):
+  return topologies.get_topology_desc(
+    platform='tpu', topology_name=topology
+  ).devices
 
 
 def _layer(topology, expert_parallel, options=()):
-  found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
   config = ModelConfig(
     width=256, moe=MoEConfig(num_experts=8, expert_width=128)
   )
-  return expert_parallel.compiled(
+  return benchmark.compiled(
     standard.Shape(config, 4, 250),
     EXPERT_PARALLEL[expert_parallel](**dict(options)),
-    found.devices[:4],
+    _tpu(topology)[:4],
     backward=True,
   )
 
@@ -63,8 +75,7 @@ def _case(expert_parallel=None, **case):
 
 def _matmul(topology, name, shape, dtypes, devices=1, split=False):
   rows, depth, width, experts = shape
-  found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
-  mesh = Mesh(np.array(found.devices[:devices]), ('device',))
+  mesh = Mesh(np.array(_tpu(topology)[:devices]), ('device',))
   multiply = grouped_matmuls.GROUPED_MATMULS[name]()
   by_rows, by_expert = P('device'), P('device') if split else P()
 
@@ -102,8 +113,8 @@ def _matmul(topology, name, shape, dtypes, devices=1, split=False):
 
 
 def _overlapped(text):
-  """Kernels between the start of an all-to-all and its end, as scheduled."""
-  found, on_their_way = 0, set()
+  """Number of kernels between an all-to-all's start and end, as scheduled."""
+  kernels, on_their_way = 0, set()
   for line in text[text.index('\nENTRY ') :].splitlines():
     if start := re.match(r'\s+%(all-to-all-start[.\d]*) = ', line):
       on_their_way.add(start[1])
@@ -112,8 +123,8 @@ def _overlapped(text):
     ):
       on_their_way.discard(done[1])
     elif on_their_way:
-      found += '"tpu_custom_call"' in line
-  return found
+      kernels += '"tpu_custom_call"' in line
+  return kernels
 
 
 def _report(compiled, flops=1):
