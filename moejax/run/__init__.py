@@ -1,5 +1,6 @@
-"""Composes a config into a training run, an evaluation, a report.
+"""Makes a config into a training run, an evaluation or a report.
 
-`train` is the entry of a training run and `restore` that of everything which
-begins with a workdir. docs/glossary.md defines the words.
+`train.train` is the entry of a training run. `trained.open_trained` opens the
+workdir of a run to use its model, and `restore` reads checkpoints.
+docs/glossary.md defines the words.
 """

@@ -1,4 +1,4 @@
-"""What is shown of caches: those being made, those made, those unused."""
+"""Progress and tables of data caches on a terminal, for `cli.cache`."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,14 @@ from moejax.data import build, cache_writer, prune
 def progress(
   console: Console, total: int
 ) -> Iterator[Callable[[cache_writer.Progress], None]]:
-  """A callback for `data.build`: a bar, and a line for each cache it makes."""
+  """A callback for `data.build` that shows progress.
+
+  It draws a bar over all caches, and prints a line for each that is made.
+
+  Args:
+    console: where to.
+    total: number of caches.
+  """
   columns = (
     bars.SpinnerColumn(),
     bars.TextColumn('{task.description}'),
@@ -64,7 +71,12 @@ def contents(data: build.Data) -> Table:
 
 
 def unused(entries: Sequence[prune.CacheEntry], now: float) -> Table:
-  """Size and last use of each cache, and why it stays; `now` is a time."""
+  """Size and last use of each cache, and why it is kept.
+
+  Args:
+    entries: the caches.
+    now: the present time, in seconds since the epoch.
+  """
   table = Table(box=rich.box.SIMPLE_HEAD)
   table.add_column('cache', overflow='fold')
   table.add_column('size', justify='right', no_wrap=True)
@@ -78,7 +90,7 @@ def unused(entries: Sequence[prune.CacheEntry], now: float) -> Table:
 
 
 def size(num_bytes: int) -> str:
-  """Example: 1234567 as '1.2 MB'."""
+  """A number of bytes as text, such as 1234567 as '1.2 MB'."""
   for unit, name in ((1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB')):
     if num_bytes >= unit:
       return f'{num_bytes / unit:,.1f} {name}'

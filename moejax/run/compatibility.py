@@ -1,4 +1,7 @@
-"""Whether a run may go on in a workdir whose config was another one."""
+"""Whether a run may go on in a workdir that was made with another config.
+
+`core/resume.py` has the kinds of config keys by their effect on a resumed run.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,9 +40,10 @@ def different(run: Run, workdir: epath.PathLike) -> resume.Changes:
 
 
 def stale(run: Run, workdir: epath.PathLike) -> resume.Changes:
-  """The keys that make the report of a workdir that of another run.
+  """The keys by which the report in a workdir is not that of this run.
 
-  The report is then of another text, by its keys alone, or of more steps.
+  These are keys of the text, whose rows are not compared here, and the number
+  of steps if the report is of more steps than the run has.
   """
   folder = epath.Path(workdir)
   if not (folder / restore.CONFIG).exists():
@@ -55,17 +59,17 @@ def stale(run: Run, workdir: epath.PathLike) -> resume.Changes:
 def check_checkpoint(
   run: Run, data: data_build.Data, step: int, extra: dict[str, Any], say: Say
 ) -> None:
-  """Compares a run with the checkpoint that it is to go on from.
+  """Compares a run with the checkpoint from which it is to go on.
 
   Args:
     run: the config.
-    data: the rows that it reads.
-    step: of the checkpoint.
-    extra: what the checkpoint keeps of its run, see `extra_of`.
-    say: is given a line on each change that is allowed.
+    data: the rows that the run reads.
+    step: step of the checkpoint.
+    extra: the checkpoint's own record of its run, made by `extra_of`.
+    say: is called with a line on each change that is allowed.
 
   Raises:
-    InputError: the result would be another one.
+    InputError: a change would alter the result of the run.
   """
   old = configs.of_tree(extra['config'])
   restore.check_same(run, old, 'the checkpoint')
@@ -78,8 +82,8 @@ def check_checkpoint(
   changed = resume.changes(old, run)
   if differing := changed[resume.TEXT]:
     say(
-      'The same rows come of '
-      f'{resume.listed(differing, before="before")}: the run goes on with them.'
+      f'{resume.listed(differing, before="before")}: the rows are the same, '
+      'and the run goes on with them.'
     )
   if differing := changed[resume.ROUNDING]:
     say(
@@ -101,7 +105,7 @@ def _say_not_used(changed: dict[str, resume.Changes], say: Say) -> None:
 
 
 def extra_of(run: Run, data: data_build.Data) -> dict[str, Any]:
-  """What a checkpoint keeps of its run."""
+  """A record of a run for its checkpoints: config, and identity of its rows."""
   return {
     'config': config_tree.to_dict(run),
     'data': data_build.identity(data),
@@ -112,8 +116,8 @@ def extra_of(run: Run, data: data_build.Data) -> dict[str, Any]:
 def _check_text(run: Run, data: data_build.Data, extra: dict[str, Any]) -> None:
   """Raises InputError if the run would read other rows than before.
 
-  The rows are compared, not the names of texts. Older checkpoints have only the
-  name of the cache, whose rows are compared if it still exists.
+  The rows are compared, not the names of texts. Checkpoints of earlier versions
+  have only the name of the cache; its rows are compared if it still exists.
   """
   now = data_build.identity(data)
   rows = data_build.contents(data)
@@ -138,11 +142,12 @@ def _check_text(run: Run, data: data_build.Data, extra: dict[str, Any]) -> None:
 
 
 def _longer(run: Run, old: Run, step: int) -> str:
-  """A line on what another number of steps means for the learning rate."""
+  """A line on how a changed number of steps changes the learning rate."""
   before, now = old.train.steps, run.train.steps
   name = table.name_of(schedule.SCHEDULES, run.opt.schedule)
   old_rate, rate = (
-    optimizer.learning_rate(one.opt, one.train.steps) for one in (old, run)
+    optimizer.learning_rate(config.opt, config.train.steps)
+    for config in (old, run)
   )
   left = np.linspace(step, max(step, now - 1), 64).astype(int)
   if all(np.isclose(old_rate(at), rate(at)) for at in left):
@@ -184,11 +189,11 @@ def finished(run: Run, folder: epath.Path, say: Say) -> bool:
   Args:
     run: the config.
     folder: its workdir.
-    say: is given a line if something has to be done again, and on keys that
-      are no longer used.
+    say: is called with a line on why the report has to be made anew, and on
+      changed keys that are not used after the beginning.
 
   Raises:
-    InputError: the run has taken more steps than it is to have.
+    InputError: the run has taken more than `train.steps` steps.
   """
   old = restore.run_of(str(folder))
   steps = old.train.steps
@@ -207,8 +212,8 @@ def finished(run: Run, folder: epath.Path, say: Say) -> bool:
   changed = resume.changes(old, run)
   if text := changed[resume.TEXT]:
     say(
-      f'{resume.listed(text, before="before")}: whether it is the same text is '
-      'seen by its rows.'
+      f'{resume.listed(text, before="before")}: the rows are compared, to see '
+      'whether the text is the same.'
     )
     return False
   if run.report != old.report:

@@ -1,4 +1,4 @@
-"""What a training run is made of besides its state."""
+"""Context: the objects of a training run that stay the same in all steps."""
 
 import dataclasses
 
@@ -12,7 +12,17 @@ from moejax.run.processes import ALONE, Processes
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """Made once, in `run/train.py`, and handed to all that need it."""
+  """The config of a training run and the objects made from it.
+
+  `run/train.py` makes it once per process.
+
+  Attributes:
+    run: the config.
+    model: the network, on its mesh.
+    transform: the optimiser.
+    data: rows for training and validation.
+    processes: the processes of the run; by default this one alone.
+  """
 
   run: Run
   model: Model

@@ -1,4 +1,4 @@
-"""Lines about text that is being packed, which happens once for each text."""
+"""Lines of progress while text is packed, which happens once for each text."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from moejax.data.cache_writer import Progress
 
 
 def lines(say: Callable[[str], None]) -> Callable[[Progress], None]:
-  """A callback for `data.build` that says when a text begins, and notes."""
+  """A callback for `data.build` that says when a text begins, and its notes."""
   begun: set[str] = set()
 
   def report(progress: Progress) -> None:

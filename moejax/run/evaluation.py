@@ -12,7 +12,7 @@ from moejax.evals.subject import Subject
 from moejax.run import data_progress, trained
 
 Say = Callable[[str], None]
-# Groups of config keys that matter to an evaluation.
+# Prefixes of the config keys that change an evaluation.
 USED = ('model.', 'mesh.', 'data.')
 
 
@@ -29,17 +29,19 @@ def evaluate(
 
   Args:
     workdir: of the run.
-    names: of entries of EVALS.
+    names: names in EVALS.
     overrides: config keys to change, as dotted paths and texts.
     step: which checkpoint, see `restore.weights`.
     limit: batches of each validation set; 0 for all.
-    note: is given a line on each thing that takes long.
+    note: is called with a line before each thing that takes long.
 
   Returns:
-    The workdir, the step, and `evals`: by name {row: {name: value}}.
+    `workdir`, `step` of the checkpoint, and `evals`: the rows of each
+    evaluation, {row: {name: value}}, by its name.
 
   Raises:
-    InputError: an unknown name, no such checkpoint, or unusable text.
+    InputError: a name is not in EVALS, the checkpoint does not exist, or the
+      text cannot be used.
   """
   entries = {name: table.lookup('evaluation', EVALS, name) for name in names}
   subject, at = _subject(workdir, overrides, step, limit, note)
@@ -58,13 +60,14 @@ def analyse(
 ) -> dict[str, Any]:
   """Measures the routers of a run's model on its validation sets.
 
-  Args and errors are those of `evaluate`, with names of MEASURES.
+  Arguments and errors are those of `evaluate`, with names in MEASURES.
 
   Returns:
-    The workdir, the step, and `measures`: by name {row: {name: value}}.
+    `workdir`, `step` of the checkpoint, and `measures`: the rows of each
+    measure, {row: {name: value}}, by its name.
 
   Raises:
-    InputError: also for a model without experts.
+    InputError: as `evaluate`, or the model has no experts.
   """
   entries = {name: table.lookup('measure', MEASURES, name) for name in names}
   subject, at = _subject(workdir, overrides, step, limit, note)
@@ -79,7 +82,7 @@ def analyse(
 
 
 def routing_statistics(subject: Subject) -> RoutingStatistics:
-  """The assignments on each validation set; no domains without experts."""
+  """Assignments of each expert by domain; no domains for a dense model."""
   counts = {name: score.count_NE for name, score in subject.scores.items()}
   return RoutingStatistics(
     {name: count for name, count in counts.items() if count is not None},

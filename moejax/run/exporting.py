@@ -1,4 +1,4 @@
-"""The weights of a workdir to a Hugging Face folder."""
+"""Writes the weights of a workdir as a Hugging Face folder."""
 
 import dataclasses
 import pathlib
@@ -20,15 +20,15 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-  """What is exported; each field is a flag of `cli.convert export`.
+  """An export; each field is a flag of `cli.convert export`.
 
   Attributes:
-    workdir: of the run.
-    to: the folder, which must have no weights.
+    workdir: folder of the run.
+    to: the folder to write, which must have no weights.
     step: which checkpoint, see `restore.weights`.
-    family: of the model; '' for one that fits.
-    dtype: of the weights.
-    file_gb: size of a file at most.
+    family: name of the Hugging Face family; '' for one that fits the model.
+    dtype: dtype of the written weights.
+    file_gb: largest size of a file of weights, in GB (10^9 bytes).
   """
 
   workdir: str
@@ -43,13 +43,13 @@ def export(args: Export, say: Say, note: Say) -> None:
   """Writes the weights of a workdir as a Hugging Face folder.
 
   Args:
-    args: what, and where to.
-    say: is given lines on what is done.
-    note: is given warnings.
+    args: the export.
+    say: is called with lines on the result.
+    note: is called with warnings.
 
   Raises:
-    InputError: no family fits the model, no such checkpoint, or the folder
-      cannot be written.
+    InputError: no family fits the model, the checkpoint does not exist, or the
+      folder cannot be written.
   """
   run = restore.run_of(args.workdir)
   shapes = load.shapes(run.model)
@@ -100,7 +100,7 @@ def export(args: Export, say: Say, note: Say) -> None:
 
 
 def loaded_by(family: Family) -> str:
-  """A sentence about who can load a family that is written."""
+  """A clause on which code can load a family."""
   if family.in_transformers:
     return f'transformers loads it as {family.architecture}'
   return (

@@ -1,4 +1,4 @@
-"""Text that the model of a run writes, from a request to pieces of text."""
+"""Generates text with the model of a run, for `cli.generate`."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -14,18 +14,19 @@ from moejax.run.trained import Trained
 
 @dataclasses.dataclass(frozen=True)
 class GenerationRequest:
-  """What a model is asked for; each field is a flag of `cli.generate`.
+  """Prompts and how to continue them; each field is a flag of `cli.generate`.
 
   Attributes:
-    prompt: texts to continue, or
-    prompt_ids: ids to continue, as they are.
+    prompt: texts to continue.
+    prompt_ids: token ids to continue, as they are; in place of `prompt`.
     chat: puts each text into the chat template, as the message of a user.
     special_tokens: reads special tokens in texts as such.
-    max_new_tokens: per prompt.
-    temperature: of sampling; None is as the model says, here and below.
-    top_p: of sampling.
-    top_k: of sampling.
-    seed: of what is drawn.
+    max_new_tokens: most new tokens of each prompt.
+    temperature: temperature of sampling; None is the model's default, as for
+      the next two (see evals/settings.py).
+    top_p: probability of nucleus sampling.
+    top_k: number of tokens to draw from.
+    seed: seed of sampling; None is 0.
   """
 
   prompt: Sequence[str] = ()
@@ -58,25 +59,25 @@ def pieces(
   step: str,
   note: Callable[[str], None],
 ) -> Iterator[str]:
-  """The text that a model writes, as it comes.
+  """Yields the text that a model writes, while it is written.
 
-  One prompt comes token by token with its continuation; several come whole,
-  each under its number.
+  The continuation of one prompt is yielded token by token, after the prompt;
+  those of several prompts are yielded when all are done, each under its number.
 
   Args:
     trained: the model.
-    request: what is asked for.
+    request: the prompts.
     step: which checkpoint, see `restore.weights`.
-    note: is given lines beside the text.
+    note: is called with lines that are not part of the text.
 
   Raises:
-    InputError: the request does not fit the model, or there is no such
-      checkpoint.
+    InputError: the request does not fit the model, or the checkpoint does not
+      exist.
   """
   vocab, folder = trained.run.data.vocab, trained.hf_folder
   sampling = _sampling(request, trained, note)
   prompts = _prompts(request, trained)
-  # Ids, and the text of a template, are whole already.
+  # Ids, and the text of a chat template, have their start tokens already.
   start = () if request.prompt_ids or request.chat else vocab.start
   end_ids = companions.end_ids(folder, vocab)
   # Checked before gigabytes of weights are read.
@@ -104,7 +105,7 @@ def pieces(
 def _sampling(
   request: GenerationRequest, trained: Trained, note: Callable[[str], None]
 ) -> Sampling:
-  """As the model says, but for what the request says."""
+  """The model's default sampling with the changes of the request."""
   names = 'temperature', 'top_p', 'top_k'
   wanted = {n: x for n in names if (x := getattr(request, n)) is not None}
   usual = settings.usual(trained.hf_folder)
@@ -119,7 +120,7 @@ def _sampling(
     )
   if ignored := settings.ignored(trained.hf_folder):
     listed = ', '.join(f'{key}={value}' for key, value in ignored.items())
-    note(f"of the model's {companions.GENERATION} not obeyed here: {listed}")
+    note(f"not supported, of the model's {companions.GENERATION}: {listed}")
   return sampling
 
 
@@ -138,14 +139,21 @@ def _prompts(request: GenerationRequest, trained: Trained) -> list[list[int]]:
     )
   messages = [[{'role': 'user', 'content': text}] for text in request.prompt]
   return [
-    vocab.encode_prompt(chat.render(trained.hf_folder, one)) for one in messages
+    vocab.encode_prompt(chat.render(trained.hf_folder, conversation))
+    for conversation in messages
   ]
 
 
 def spoken_pieces(
   vocab: Vocab, prompt: Sequence[int], tokens: Iterator[tuple[int, int]]
 ) -> Iterator[str]:
-  """A prompt's text and its continuation, token by token, and a newline."""
+  """Yields a prompt's text, its continuation token by token, and a newline.
+
+  Args:
+    vocab: the vocabulary.
+    prompt: ids of the prompt; none to show the continuation alone.
+    tokens: (row, token) of `evals.generate.stream` for this one prompt.
+  """
   spoken = Spoken(vocab)
   yield spoken.add(*prompt)
   for _, token in tokens:
@@ -158,7 +166,7 @@ def _numbered(
   prompts: Sequence[Sequence[int]],
   tokens: Iterator[tuple[int, int]],
 ) -> Iterator[str]:
-  """Each text under its number."""
+  """Yields each prompt with its continuation, under its number."""
   texts = [list(prompt) for prompt in prompts]
   for row, token in tokens:
     texts[row].append(token)

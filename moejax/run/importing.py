@@ -1,4 +1,4 @@
-"""A Hugging Face folder to a workdir."""
+"""Makes a workdir from a Hugging Face folder."""
 
 import dataclasses
 import pathlib
@@ -24,21 +24,22 @@ Say = Callable[[str], None]
 
 
 def import_folder(folder: str, path: str, say: Say, note: Say) -> None:
-  """Makes a workdir from a folder; an import that was stopped goes on.
+  """Makes a workdir from a folder; an interrupted import goes on.
 
   Args:
     folder: a folder, or `owner/name` on the hub.
-    path: of the workdir.
-    say: is given lines on what is done.
-    note: is given warnings.
+    path: path of the workdir.
+    say: is called with lines on the progress and the result.
+    note: is called with warnings.
 
   Raises:
-    InputError: the folder does not fit, the disk is full, or the workdir is
-      that of a run.
+    InputError: the model of the folder is not supported, the disk has too
+      little room, or the workdir is that of a run.
   """
   plan = load.plan(folders.open_folder(folder))
   place = pathlib.Path(path) / staging.NAME
-  # Staged tensors are removed last: with them, the import was stopped.
+  # Staged tensors are removed last: where some are left, an import was
+  # interrupted.
   workdir = epath.Path(path) if place.exists() else new_workdir.make(path)
   with files.locked(workdir, say):
     staged = staging.Staging(place, staging.source(plan))
@@ -59,14 +60,14 @@ def import_folder(folder: str, path: str, say: Say, note: Say) -> None:
 
 
 def _run_of(plan: load.ImportPlan, workdir: epath.Path) -> Run:
-  """The run of the workdir; keeps config and tokenizer as they came."""
+  """The config of the workdir; copies config.json and tokenizer into it."""
   source, place = epath.Path(plan.folder.path), workdir / companions.NAME
   originals = {name: source / name for name in companions.names(source)}
   companions.keep(originals, place)
   vocab = tokenizer.vocab(place, plan.config.vocab_size)
   file = companions.tokenizer_file(place)
   if file is not None:
-    # Wherever the workdir is moved to.
+    # A relative path, so that the workdir can be moved.
     vocab = dataclasses.replace(vocab, path=f'{companions.NAME}/{file.name}')
   length = min(DataConfig().sequence_length, plan.config.max_length)
   return Run(
@@ -80,7 +81,7 @@ def _read(
   """The weights of a folder, on one device."""
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   model = build.build(plan.config, mesh)
-  # The staged tensors, and the checkpoint.
+  # Both the staged tensors and the checkpoint are on the disk at the end.
   needed = 2 * trees.num_bytes(model.shapes) - staged.num_bytes
   free = shutil.disk_usage(workdir).free
   if free < needed:
@@ -106,7 +107,7 @@ def _read(
 
 
 def _is_saved(workdir: epath.Path, digest: str, note: Say) -> bool:
-  """Whether the weights of that source were saved, and are whole."""
+  """Whether the newest whole checkpoint has the weights of that source."""
   place = workdir / restore.CHECKPOINTS
   # The remains of a save that was killed would take the room of the next.
   checkpoint_folder.CheckpointFolder(place, note).clean()

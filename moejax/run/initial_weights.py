@@ -1,4 +1,4 @@
-"""Initial weights of a run: those of `start`, or fresh ones."""
+"""Initial weights of a run: from `start`, or drawn from the seed."""
 
 import jax
 from etils import epath
@@ -17,18 +17,18 @@ from moejax.train import checkpoint
 
 
 def check(run: Run, folder: epath.Path, group: Group) -> None:
-  """Checks `start`, if the run has yet to read it; reads no weights.
+  """Checks `start` of a run that has no checkpoint yet; reads no weights.
 
   A run with a checkpoint no longer needs `start`, which may be gone.
 
   Args:
     run: the config.
-    folder: its workdir.
+    folder: workdir of the run.
     group: the processes of the run.
 
   Raises:
-    InputError: `start` is missing or damaged, has a model of another kind, or
-      has no such checkpoint as `start_step`.
+    InputError: `start` is missing or damaged, has another model, or has no
+      checkpoint of `start_step`.
   """
   near = run.train.local_checkpoints and (folder / NEAR).exists()
   if not run.start or near or kept_tokenizer.has_begun(folder):
@@ -43,7 +43,7 @@ def check(run: Run, folder: epath.Path, group: Group) -> None:
 
 
 def make(context: Context, resources: Resources) -> build.Weights:
-  """The weights, on the devices; a line says where they come from."""
+  """The weights, on the devices; the screen shows where they come from."""
   run = context.run
   if not run.start:
     return context.model.init(jax.random.key(run.seed))
@@ -96,5 +96,6 @@ def _plan(run: Run) -> load.ImportPlan:
   return plan
 
 
-def _check_model(theirs: ModelConfig, run: Run) -> None:
-  configs.check_same(theirs, run.model, f'start={run.start}')
+def _check_model(model: ModelConfig, run: Run) -> None:
+  """Raises InputError unless the model of `start` is that of the run."""
+  configs.check_same(model, run.model, f'start={run.start}')

@@ -1,4 +1,4 @@
-"""A workdir made from weights that no run of ours has trained."""
+"""Makes a workdir for weights that were imported or upcycled, not trained."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,11 @@ from moejax.train import checkpoint
 
 
 def make(path: str) -> epath.Path:
-  """A workdir without a run, made if need be."""
+  """The folder for a new workdir, made if it does not exist.
+
+  Raises:
+    InputError: the folder is the workdir of a run, or cannot be written.
+  """
   workdir = epath.Path(path)
   if (workdir / restore.CONFIG).exists():
     raise errors.InputError(
@@ -28,12 +32,19 @@ def save(
   extra: dict[str, Any],
   note: Callable[[str], None],
 ) -> None:
-  """Saves weights as the checkpoint of step 0, with what is kept beside."""
+  """Saves weights as the checkpoint of step 0.
+
+  Args:
+    workdir: the new workdir.
+    weights: the tree of weights.
+    extra: the checkpoint's record of where its weights come from.
+    note: is called with warnings.
+  """
   place = workdir / restore.CHECKPOINTS
   with checkpoint.Checkpointer(place, warn=note) as checkpoints:
     checkpoints.save(0, {'weights': weights}, extra)
 
 
 def finish(workdir: epath.Path, run: Run) -> None:
-  """Writes the config, which makes a folder a workdir: the last thing done."""
+  """Writes the config, last of all: it marks a folder as a workdir."""
   files.atomic_write_json(workdir / restore.CONFIG, config_tree.to_dict(run))

@@ -1,11 +1,11 @@
-r"""A run of several processes, as a command sees it: flags, and how it ends.
+r"""The processes of a run: the flags of a command, joining, and the end.
 
   python -m moejax.main --config=... --workdir=/shared/run \
     --coordinator=node0:9876 --num-processes=2 --process-id=0   (and =1)
 
 On TPU pods, Slurm, indexed Kubernetes jobs and Open MPI these flags are not
-needed: the environment tells. Process 0 alone shows progress and writes; the
-others write errors only, with their number in front.
+needed: they are read from the environment. Process 0 alone shows progress and
+writes files; the others print errors only, with their number in front.
 """
 
 import argparse
@@ -39,21 +39,23 @@ ENVIRONMENTS = {
 }
 # Set by launchers that tell every process where process 0 is.
 COORDINATOR = 'JAX_COORDINATOR_ADDRESS'
-# A collective fails when a process is gone, perhaps before it is known which.
+# Seconds between an unexpected error and the end of the process. A lost process
+# makes a collective of the others fail, perhaps before the watch knows which
+# process it was; meanwhile the watch may end this one with its name.
 FIND_OUT_S = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-  """What the command line says.
+  """The flags on several processes.
 
   Attributes:
     coordinator: host:port of process 0; '' to be detected.
-    num_processes: of the run; None to be detected.
-    process_id: of this process, from 0; None to be detected.
-    detect: whether to look at the environment.
-    join_s: how long to wait for all processes, in seconds.
-    silence_s: a process that is silent for so many seconds is lost.
+    num_processes: number of processes of the run; None to be detected.
+    process_id: number of this process, from 0; None to be detected.
+    detect: whether the environment is searched for the values that are missing.
+    join_s: how long to wait until all processes have joined, in seconds.
+    silence_s: after so many seconds without a sign a process counts as lost.
   """
 
   coordinator: str = ''
@@ -65,7 +67,7 @@ class Flags:
 
 
 def add_flags(flags: argparse.ArgumentParser) -> None:
-  """The flags of `Flags`."""
+  """Adds the flags of `Flags`."""
   default = Flags()
   add = flags.add_argument_group('several processes').add_argument
   add('--coordinator', default='', help='host:port of process 0')
@@ -92,7 +94,7 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def read_flags(args: argparse.Namespace) -> Flags:
-  """The flags of a command line."""
+  """Makes `Flags` of a parsed command line."""
   return Flags(
     coordinator=args.coordinator,
     num_processes=args.num_processes,
@@ -108,8 +110,12 @@ def find(
 ) -> Place | None:
   """The place of this process in a run of several; None if it is alone.
 
+  Args:
+    flags: the flags on several processes.
+    environment: environment variables.
+
   Raises:
-    InputError: flags that do not fit together, or are not enough.
+    InputError: the flags contradict each other, or some are missing.
   """
   if flags.join_s <= 0 or flags.silence_s <= 0:
     raise errors.InputError(
@@ -128,9 +134,9 @@ def find(
       )
     return _detected(flags, environment) if flags.detect else None
   if flags.detect:
-    there = _numbers(environment)
-    count = there[0] if count is None else count
-    index = there[1] if index is None else index
+    detected_count, detected_index = _numbers(environment)
+    count = detected_count if count is None else count
+    index = detected_index if index is None else index
   if count is None or index is None:
     raise errors.InputError(
       f'--coordinator={coordinator} also needs --num-processes and '
@@ -146,6 +152,7 @@ def find(
 
 
 def _numbers(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
+  """The number of processes and that of this one; None where not set."""
   for names in ENVIRONMENTS.values():
     count, index = (environment.get(name, '') for name in names)
     if count.isdecimal() and index.isdecimal():
@@ -154,13 +161,14 @@ def _numbers(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
 
 
 def _detected(flags: Flags, environment: Mapping[str, str]) -> Place | None:
+  """The place of this process as JAX reads it from a cluster; None if alone."""
   try:
     return groups.detect(flags.join_s)
   except Exception as e:  # noqa: BLE001 (whatever a cluster's interface raises)
     if 'KUBERNETES_SERVICE_HOST' in environment and (
       'JOB_COMPLETION_INDEX' not in environment
     ):
-      return None  # a pod of its own, not of an indexed job
+      return None  # a single pod, not one of an indexed job
     line = str(e).splitlines()[0] if str(e) else type(e).__name__
     raise errors.InputError(
       f'this looks like a cluster, but its processes cannot be found ({line}); '
@@ -174,7 +182,7 @@ class Processes:
   """The processes of a run; by default this one is alone.
 
   Attributes:
-    group: what they share.
+    group: barriers, votes and values that the processes share.
     watch: ends this process when another one is lost; None if it is alone.
   """
 
@@ -183,20 +191,22 @@ class Processes:
 
   @property
   def main(self) -> bool:
-    """Whether this is the one that shows and writes."""
+    """Whether this is process 0, which shows progress and writes files."""
     return self.group.index == 0
 
   @contextlib.contextmanager
   def guard(self) -> Iterator[None]:
-    """Where an error of this process must not leave the others waiting.
+    """Ends all processes when an error is raised inside.
 
-    The others are told why, and this process ends at once: what would be closed
-    on the way out, a checkpoint say, may wait for the others for ever.
+    The reason is sent to the others, and this process ends at once: closing
+    what it holds open, such as a checkpoint, could wait for the others for
+    ever. An interruption passes, because all processes are interrupted after
+    the same step.
     """
     try:
       yield
     except errors.InterruptedRunError:
-      raise  # all of them are
+      raise  # in every process
     except BaseException as error:  # also Ctrl-C
       if self.watch is None:
         raise
@@ -209,8 +219,8 @@ class Processes:
       self.watch.fail(line.splitlines()[-1], code)
       _leave(self.group.index, line, code)
 
-  def part(self) -> None:
-    """The orderly end: all are done, and each may end when it likes."""
+  def end(self) -> None:
+    """Waits until all processes are done; then each may end at any time."""
     self.group.barrier('the end')
     if self.watch is not None:
       self.watch.close()
@@ -222,11 +232,22 @@ ALONE = Processes()
 
 @contextlib.contextmanager
 def joined(flags: Flags, run: Run) -> Iterator[Processes]:
-  """Joins the other processes, if there are any; waits for them in the end.
+  """Joins the other processes, if there are any; waits for them at the end.
+
+  A process that cannot join prints the reason and ends at once, without an
+  exception.
+
+  Args:
+    flags: the flags on several processes.
+    run: the config, which must be the same in all.
+
+  Yields:
+    The processes of the run.
 
   Raises:
-    InputError: flags that do not fit together, or other code in some process.
-    LostHostError: a process did not come.
+    InputError: the flags contradict each other, or some are missing.
+    InterruptedRunError: as raised inside, in process 0 alone; the others end
+      with its exit code.
   """
   place = find(flags)
   if place is None:
@@ -247,17 +268,18 @@ def joined(flags: Flags, run: Run) -> Iterator[Processes]:
   group = groups.start(
     place, members.names, until - time.monotonic(), flags.silence_s
   )
-  line = _devices_line()  # in all: they tell each other what devices they have
+  # In every process: listing devices waits for those of all the others.
+  line = _devices_line()
   here = Processes(group, watch)
   if here.main:
     terminal.say(line)
   try:
     with here.guard():
       yield here
-      here.part()
+      here.end()
   except errors.InterruptedRunError as error:
     with here.guard():
-      here.part()
+      here.end()
     if here.main:
       raise
     code, line = exits.ending(error) or (exits.BUG, str(error))
@@ -265,7 +287,7 @@ def joined(flags: Flags, run: Run) -> Iterator[Processes]:
 
 
 def _leave(index: int, line: str, code: int) -> None:
-  """Ends the process without waiting for any other."""
+  """Prints a line to standard error and ends the process at once."""
   front = f'process {index}: ' if index else ''
   sys.stdout.flush()
   sys.stderr.write(front + line + '\n')
@@ -274,7 +296,7 @@ def _leave(index: int, line: str, code: int) -> None:
 
 
 def _about(run: Run) -> dict[str, str]:
-  """What must be the same in all processes."""
+  """By name, values that must be the same in all processes."""
   text = json.dumps(config_tree.to_dict(run), sort_keys=True)
   return {
     'the config (a checksum)': hashlib.sha256(text.encode()).hexdigest()[:12],
@@ -285,7 +307,7 @@ def _about(run: Run) -> dict[str, str]:
 
 
 def _devices_line() -> str:
-  """How many devices each process has."""
+  """A line on the number of devices of each process."""
   by_process = Counter(device.process_index for device in jax.devices())
   counts = [by_process[index] for index in range(jax.process_count())]
   kind = jax.devices()[0].device_kind

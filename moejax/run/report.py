@@ -1,6 +1,6 @@
-"""What a run reached at its end: scores, experts by domain, samples.
+"""The report of a finished run: scores, experts by domain, samples.
 
-It is kept as `report.json` in the workdir, whose presence says that the run is
+It is written to `report.json` in the workdir; that file marks the run as
 finished.
 """
 
@@ -22,15 +22,16 @@ from moejax.run.context import Context
 from moejax.run.screen import Screen
 
 REPORT = 'report.json'
+# Columns in bits per byte of the same text: key in report.json -> header.
 BITS = {'bits_per_byte': 'bits/byte', 'unigram': 'unigram', 'xz': 'xz -9'}
 
 
 def read(folder: epath.Path) -> dict[str, Any] | None:
-  """The report of a finished run, or None."""
+  """The report of a workdir; None while its run is not finished."""
   path = folder / REPORT
   if not path.exists():
     return None
-  # The folder may have been moved or copied since.
+  # The folder may have been moved or copied since the report was written.
   return {**json.loads(path.read_text()), 'workdir': str(folder)}
 
 
@@ -47,7 +48,21 @@ def remove(folder: epath.Path) -> None:
 def make(
   context: Context, weights: Any, folder: epath.Path, screen: Screen
 ) -> dict[str, Any]:
-  """Scores every validation set, and generates samples; see ReportConfig."""
+  """Scores every validation set, and generates samples; see ReportConfig.
+
+  Args:
+    context: the run.
+    weights: the weights to score.
+    folder: workdir of the run.
+    screen: shows progress.
+
+  Returns:
+    `workdir`; `first_layer`, the number of the first layer with experts;
+    `domains`, the rows of the perplexity evaluation; `experts`, by domain and
+    layer the experts used most, [expert, share]; `samples`, a list of `prompt`
+    and `text`. `run/train.py` adds `steps`, `best` (step and loss of the lowest
+    validation loss) and the numbers of parameters.
+  """
   data, config = context.data, context.run.report
   if data.vocab is not None and not config.eval_batches:
     screen.line('Compressing the text with xz -9 (once), to compare with ...')
@@ -90,7 +105,7 @@ def _top_experts(subject: Subject) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any], screen: Screen) -> None:
-  """Shows the report."""
+  """Shows the report, and commands to go on with."""
   screen.line('')
   for line in _score_lines(report['domains']):
     screen.line(line)
@@ -116,13 +131,13 @@ def show(report: dict[str, Any], screen: Screen) -> None:
   )
   screen.command(f'tensorboard --logdir={quoted}/tensorboard')
   screen.command(
-    'python -m moejax.main --config=configs/tiny.py --workdir=runs/mine '
+    'python -m moejax.main --config=configs/tiny.py --workdir=runs/my_texts '
     "--config.data.files='/my/texts/*.txt'"
   )
 
 
 def _best_line(report: dict[str, Any]) -> str:
-  """Where an earlier checkpoint was better than the last; '' if none was."""
+  """A line on an earlier checkpoint with a lower loss; '' without one."""
   best = report.get('best')
   if best is None or best[0] == report['steps']:
     return ''
@@ -134,7 +149,8 @@ def _best_line(report: dict[str, Any]) -> str:
 
 
 def _score_lines(domains: dict[str, dict[str, Any]]) -> list[str]:
-  # Bytes are known of text alone, baselines of whole validation sets alone.
+  """A table of the scores of each domain and their mean."""
+  # Made-up rows have no bytes, parts of validation sets have no baselines.
   shown = [
     k for k in BITS if any(row[k] is not None for row in domains.values())
   ]
@@ -171,6 +187,7 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _expert_lines(experts: dict[str, Any], first_layer: int) -> list[str]:
+  """A table of the experts used most; no lines without experts."""
   if not experts:
     return []
   num_layers = len(next(iter(experts.values())))

@@ -1,4 +1,7 @@
-"""What a training run holds open: writers, checkpoints, signals, a watchdog."""
+"""Writers, checkpoints, signal handlers and the watchdog of a training run.
+
+All of them are opened and closed together.
+"""
 
 import contextlib
 import dataclasses
@@ -18,14 +21,26 @@ from moejax.train import bad_steps, checkpoint, goodput, signals, tiers
 from moejax.train.watchdog import Watchdog
 
 METRICS = 'metrics.jsonl'
-# Names the run on the fast disk: a new run in a workdir of the same name must
-# not go on from an old one's checkpoints.
+# File with a random token, which is part of the name of the run's folder on the
+# fast disk (train.local_checkpoints): a new run in a workdir of the same name
+# must not go on from an old one's checkpoints.
 NEAR = 'local_checkpoints.txt'
 
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-  """All that is open while a run trains; see `open_resources`."""
+  """What is open while a run trains; made by `open_resources`.
+
+  Attributes:
+    folder: workdir of the run.
+    screen: shows progress.
+    spent: seconds of the run by what they went into.
+    checkpoints: those in the workdir and those on the fast disk.
+    writer: metrics.jsonl and TensorBoard.
+    bad_steps: bad_steps.jsonl.
+    stop: whether a signal asks the run to stop.
+    watchdog: says when no step ends for long.
+  """
 
   folder: epath.Path
   screen: Screen
@@ -37,7 +52,7 @@ class Resources:
   watchdog: Watchdog
 
   def go_on_from(self, step: int) -> None:
-    """Forgets what was written for later steps, but not the time it took."""
+    """Removes records of later steps; the time that they took still counts."""
     path = self.folder / METRICS
     self.spent.resume(step, log.read(path) if path.exists() else ())
     self.writer.truncate_after(step)
@@ -48,9 +63,9 @@ class Resources:
 def open_resources(
   context: Context, folder: epath.Path, screen: Screen, spent: goodput.Goodput
 ) -> Iterator[Resources]:
-  """Opens all of it, and closes all of it whatever happens.
+  """Opens the resources, and closes them also after an error.
 
-  Nothing is read or written yet.
+  No checkpoint is read, and nothing is written yet.
   """
   config = context.run.train
   with contextlib.ExitStack() as stack:
@@ -103,15 +118,18 @@ def _near(
   warn = screen.line
   if group.index:
     warn = lambda text: _say(f'process {group.index}: {text}\n')
-  mine = epath.Path(place) / f'{folder.name}-{token}' / f'process_{group.index}'
-  # Of several processes, one may have completed its newest and another not yet.
+  run_folder = epath.Path(place) / f'{folder.name}-{token}'
+  own = run_folder / f'process_{group.index}'
+  # With several processes, one may have completed the newest checkpoint while
+  # another has not, so the one before it is kept too.
   keep = 1 if group.count == 1 else 2
   return checkpoint.Checkpointer(
-    mine, keep=keep, keep_best=False, own=True, warn=warn
+    own, keep=keep, keep_best=False, own=True, warn=warn
   )
 
 
 def _token(path: epath.Path) -> str:
+  """The token of a file, which is made with a new one if it does not exist."""
   if not path.exists():
     files.atomic_write_text(path, secrets.token_hex(8) + '\n')
   return path.read_text().strip()
@@ -123,5 +141,5 @@ def _say(text: str) -> None:
 
 
 def _leave() -> None:
-  # Not sys.exit: the thread that hangs would never hear of it.
+  # Not sys.exit, which would end the watchdog's thread and not the hanging one.
   os._exit(exits.STUCK)

@@ -1,4 +1,4 @@
-"""A finished or stopped run, opened again from its workdir."""
+"""Reads the config, the state or the weights of a run from its workdir."""
 
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ run_of = config.of_workdir
 
 
 def different(run: Run, old: Run) -> resume.Changes:
-  """The keys that make the results of two runs differ."""
+  """The keys by which the results of two runs differ."""
   changes = resume.changes(old, run)
   differing = dict(changes[resume.RESULT])
   if _drops(run) or _drops(old):
@@ -39,7 +39,12 @@ def check_same(run: Run, old: Run, where: str) -> None:
 
 
 def another_run(differing: resume.Changes, where: str) -> errors.InputError:
-  """The error that a workdir or checkpoint is that of another run."""
+  """The error for a workdir or checkpoint that belongs to another run.
+
+  Args:
+    differing: the keys that differ.
+    where: the workdir or checkpoint, as the subject of the message.
+  """
   return errors.InputError(
     f'{where} belongs to a run of another config: {resume.listed(differing)}; '
     'use another --workdir, or the config that is there'
@@ -54,14 +59,14 @@ def _drops(run: Run) -> bool:
 def state(
   workdir: str, warn: Callable[[str], None] = lambda _: None
 ) -> states.State:
-  """The whole training state of the newest good checkpoint, on one device.
+  """The training state of the newest whole checkpoint, on one device.
 
   Args:
-    workdir: of the run.
-    warn: is given a line for each checkpoint that had to be skipped.
+    workdir: folder of the run.
+    warn: is called with a line for each checkpoint that had to be skipped.
 
   Raises:
-    InputError: there is no good checkpoint.
+    InputError: the run has no checkpoint that is whole.
   """
   run = run_of(workdir)
   run = dataclasses.replace(run, mesh=meshes.MeshConfig())
@@ -89,15 +94,15 @@ def weights(
   """The weights of one of a workdir's checkpoints, and its step.
 
   Args:
-    model: the model whose weights they are.
-    workdir: of the run.
-    warn: is given a line for each checkpoint that had to be skipped.
+    model: the model that the weights are for.
+    workdir: folder of the run.
+    warn: is called with a line for each checkpoint that had to be skipped.
     group: the processes that read.
-    step: which one, see `Checkpointer.find`.
+    step: which checkpoint, see `Checkpointer.find`.
     key: the flag or config key that names the step, for errors.
 
   Raises:
-    InputError: there is no such checkpoint, or it is of another model.
+    InputError: the checkpoint does not exist, or is of another model.
   """
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -117,6 +122,6 @@ def add_step_flag(flags: argparse.ArgumentParser) -> None:
   flags.add_argument(
     '--step',
     default=checkpoint.NEWEST,
-    help='of the checkpoint: newest (that is whole), best (of the lowest '
+    help='which checkpoint: newest (that is whole), best (of the lowest '
     'validation loss), or a number (default: %(default)s)',
   )

@@ -1,4 +1,4 @@
-"""What a training run shows: progress, and a picture of every layer's load.
+"""Screen: shows the progress of a training run and every layer's load.
 
 On a terminal one region is redrawn in place:
 
@@ -32,14 +32,14 @@ LOSS = 'loss'
 TOKENS_PER_S = 'time/tokens_per_s'
 RAMP, NONE = '▁▂▃▄▅▆▇█', '·'
 ASCII_RAMP, ASCII_NONE = '.:-=+*#@', ' '
-REFRESH_S = 0.25
-PLAIN_S = 10.0  # between two lines of what is not training
-COMPILING_STEPS = 2  # not part of the estimate of the time left
-LEAST_BAR = 8
+REFRESH_S = 0.25  # least time between two drawings on a terminal, in seconds
+PLAIN_S = 10.0  # seconds between two lines of `track`, without a terminal
+COMPILING_STEPS = 2  # left out of the estimate of the time left
+LEAST_BAR = 8  # width of the shortest progress bar, in characters
 
 
 class Screen:
-  """Shows a run, on a terminal or in a log; to be closed at its end."""
+  """Shows a run, on a terminal or in a log; must be closed at its end."""
 
   def __init__(
     self,
@@ -54,10 +54,10 @@ class Screen:
 
     Args:
       total_steps: the step at which the run is complete.
-      plain_every: without a terminal, a line at each multiple of this.
+      plain_every: without a terminal, steps between two lines.
       first_layer: the number of the first layer that has experts.
-      console: where to; standard output if not given.
-      clock: seconds, for tests.
+      console: where to show it; standard output by default.
+      clock: function that gives the time in seconds; tests replace it.
     """
     self._total = total_steps
     self._every = max(1, plain_every)
@@ -70,7 +70,7 @@ class Screen:
     self._stale: tuple[str, float, np.ndarray | None] | None = None
     self._live: rich.live.Live | None = None
     self._rows: list[Any] = []  # of the region, as last drawn
-    self._tracks = False  # whether there is a row of `track` below it
+    self._tracks = False  # whether a row of `track` is below the region
     # NO_COLOR and TERM=dumb are respected by Console itself.
     self._in_place = (
       self._console.is_terminal and not self._console.is_dumb_terminal
@@ -93,8 +93,9 @@ class Screen:
 
     Args:
       step: how many steps are done.
-      values: `loss` and `time/tokens_per_s` are shown, if they are there.
-      load_LE: tokens (or a share of them) that each expert of each layer got.
+      values: metrics by name; `loss` and `time/tokens_per_s` are shown.
+      load_LE: load of each expert in each layer, in tokens or as a share;
+        None where it is not known.
     """
     now = self._clock()
     if load_LE is not None and np.size(load_LE) == 0:
@@ -113,30 +114,30 @@ class Screen:
 
   @terminal.outlived()
   def line(self, text: str) -> None:
-    """Shows a line; on a terminal above the region, and it stays.
+    """Shows a line that stays; on a terminal it stands above the region.
 
-    A terminal gets it broken at words, a log file as it is. A word that is
-    wider than the terminal stays whole, so that a path can be copied.
+    On a terminal the line is broken at words, in a log file it is not. A word
+    that is wider than the terminal stays whole, so that a path can be copied.
     """
     if self._in_place:
-      for part in lines.wrapped(text, self._console.width):
-        self._console.print(rich.text.Text(part), soft_wrap=True)
+      for row in lines.wrapped(text, self._console.width):
+        self._console.print(rich.text.Text(row), soft_wrap=True)
     else:
       self._console.out(text, highlight=False)
 
   def command(self, text: str) -> None:
-    """Shows a command for a shell, indented; too long, it is continued."""
+    """Shows an indented shell command; a long one takes more lines."""
     width = self._console.width if self._in_place else math.inf
-    for part in lines.command(text, width):
-      self.line(part)
+    for row in lines.command(text, width):
+      self.line(row)
 
   def track(
-    self, items: Iterable[T], what: str, total: int, unit: str = 'batches'
+    self, items: Iterable[T], title: str, total: int, unit: str = 'batches'
   ) -> Iterator[T]:
-    """Gives the items, and shows how many of them are done meanwhile.
+    """Yields the items, and shows how many of them are done.
 
-    On a terminal a row that is gone when all are; else a line every ten
-    seconds: `code: 12 of 35 batches, left 0:40`.
+    A terminal has a row that disappears at the end; a log file gets a line
+    every ten seconds: `code: 12 of 35 batches, left 0:40`.
     """
     begin = shown = self._clock()
     try:
@@ -145,7 +146,7 @@ class Screen:
         if done and now - shown >= (REFRESH_S if self._in_place else PLAIN_S):
           shown = now
           left = duration((now - begin) / done * max(0, total - done))
-          self._track(f'{what}: {done} of {total} {unit}, left {left}')
+          self._track(f'{title}: {done} of {total} {unit}, left {left}')
         yield item
     finally:
       self._untrack()
@@ -181,7 +182,7 @@ class Screen:
 
   @terminal.outlived()
   def close(self) -> None:
-    """Draws the last update, if it was not drawn, and leaves it standing."""
+    """Draws the last update, if it was not drawn; it stays on the terminal."""
     if self._stale is not None:
       self._draw(self._clock(), *self._stale)
     if self._live is not None:
@@ -189,7 +190,7 @@ class Screen:
       self._live, self._rows = None, []
 
   def _left(self, step: int, now: float) -> float | None:
-    """Seconds that the rest will take, going by the steps so far."""
+    """Seconds that the remaining steps will take at the mean speed so far."""
     if self._begin is None or step <= self._begin[0]:
       return None
     step_s = (now - self._begin[1]) / (step - self._begin[0])
@@ -206,7 +207,7 @@ class Screen:
     rows = [self._progress_row(text, done)]
     if load_LE is not None:
       rows += self._load_rows(np.asarray(load_LE))
-    # A narrower terminal cuts lines: a line that wraps cannot be redrawn.
+    # Lines are cut at the terminal's width: a wrapped line cannot be redrawn.
     self._live.update(rich.console.Group(*rows), refresh=True)
     self._rows = rows
     self._drawn = now
@@ -275,14 +276,14 @@ def progress(
 
 
 def duration(seconds: float) -> str:
-  """As a clock shows it: 0:07, 9:45, 1:02:03."""
+  """A time as a clock shows it: 0:07, 9:45, 1:02:03."""
   minutes, s = divmod(round(seconds), 60)
   hours, m = divmod(minutes, 60)
   return f'{hours}:{m:02}:{s:02}' if hours else f'{m}:{s:02}'
 
 
 def load_summary(load_LE: np.ndarray, first_layer: int = 0) -> str:
-  """The worst of all layers, and how many experts got nothing.
+  """The load of the least balanced layer, and the number of dead experts.
 
   Example, two layers of four experts with loads [[3, 1, 0, 0], [1, 1, 1, 1]]:
     load max/mean 3.00 (layer 0), dead 2 of 8
@@ -326,7 +327,7 @@ def load_cells(
 
 
 def _ratios(load_LE: np.ndarray) -> np.ndarray:
-  """Load over the layer's mean; zeros where a layer has none at all."""
+  """Load over the layer's mean; zeros in a layer without any load."""
   load_LE = np.nan_to_num(np.asarray(load_LE, np.float64))
   mean_L1 = load_LE.mean(axis=1, keepdims=True)
   return np.divide(
@@ -335,7 +336,7 @@ def _ratios(load_LE: np.ndarray) -> np.ndarray:
 
 
 def _extremes(load_LE: np.ndarray) -> tuple[list[float], list[int]]:
-  """Per layer: the largest load over the mean, and how many have none."""
+  """By layer, the largest load over the mean, and how many experts are dead."""
   ratio_LE = _ratios(load_LE)
   return ratio_LE.max(axis=1).tolist(), (ratio_LE == 0).sum(axis=1).tolist()
 

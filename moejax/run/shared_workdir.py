@@ -1,4 +1,4 @@
-"""The workdir of several processes: one folder that all of them see."""
+"""Checks that all processes of a run see the same workdir."""
 
 import secrets
 import time
@@ -9,14 +9,16 @@ from moejax.core import errors
 from moejax.parallel.group import Group
 
 NAME = '.meeting'
-# A network's folder may show a new file late.
+# Seconds to wait for a new file to appear, which on a network disk may be late.
 PATIENCE_S = 10.0
 
 
 def check_shared(folder: epath.Path, group: Group) -> None:
-  """Raises InputError in a process that has another folder than process 0.
+  """Raises InputError in a process whose workdir is not that of process 0.
 
-  A disk of its own under the same name would take half of every checkpoint.
+  With local disks under the same name, each would get its own part of every
+  checkpoint, and none would have a whole one. Process 0 writes a file with a
+  random token, which the others look for.
   """
   if group.count == 1:
     return
@@ -41,6 +43,7 @@ def check_shared(folder: epath.Path, group: Group) -> None:
 
 
 def _token(path: epath.Path) -> str:
+  """The text of a file; '' while it cannot be read."""
   try:
     return path.read_text()
   except OSError:

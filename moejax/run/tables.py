@@ -11,7 +11,7 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
   """A table with a column for each name that has a value in some row.
 
   Args:
-    title: what the rows are, the line above the table.
+    title: the line above the table.
     rows: the values; see moejax/evals and moejax/analysis.
   """
   shown = Table(

@@ -1,9 +1,10 @@
-"""Composes a training run from its config: the only place that does.
+"""Trains: makes model, data and training step from a config, and runs the loop.
 
 A run starts from the first of these states that exists:
-  1. the newest checkpoint that is whole, of its workdir and the fast disk,
-  2. the weights of what `start` names,
-  3. fresh weights from the seed.
+  1. the newest whole checkpoint in its workdir or on the fast disk
+     (`train.local_checkpoints`),
+  2. the weights of the checkpoint that `start` names,
+  3. fresh weights, drawn from the seed.
 """
 
 import contextlib
@@ -47,17 +48,20 @@ def train(
   began: float | None = None,
   processes: Processes = ALONE,
 ) -> None:
-  """Trains, goes on, or says that the run is finished.
+  """Trains a run to its end, from its newest checkpoint if it has one.
+
+  Of a finished run it shows the report.
 
   Args:
     run: the config.
-    workdir: the folder for all that the run writes.
-    began: when the process began, by `time.monotonic`; default: now.
-    processes: of the run; default: this one alone.
+    workdir: the folder for all files that the run writes.
+    began: when the process began, by `time.monotonic`, in seconds; default:
+      now.
+    processes: the processes of the run; default: this one alone.
 
   Raises:
-    InputError: something in the config does not fit, or the workdir is
-      unusable or another run's.
+    InputError: values of the config do not fit together, or the workdir cannot
+      be written or belongs to another run.
     StoppedError: training could not go on.
     InterruptedRunError: a signal came; the state was saved.
   """
@@ -109,7 +113,7 @@ def _train(
 def _context(
   run: Run, model: build.Model, screen: Screen, processes: Processes
 ) -> Context:
-  # Errors of the config come before any text is packed.
+  # Tracing finds errors of the config before any text is packed.
   model.trace(run.train.batch_size, run.data.sequence_length)
   show = data_progress.lines(screen.line)
   data = processes.group.main_first(
@@ -136,8 +140,8 @@ def _train_the_rest(
   ):
     state = _start(context, resources)
     if processes.main:
-      # The run may go on with this config, so a report of fewer steps is out of
-      # date.
+      # From here the workdir has this config, and a report of fewer steps is
+      # out of date.
       report.remove(folder)
       files.atomic_write_json(folder / restore.CONFIG, config_tree.to_dict(run))
     with screen, resources.watchdog:
@@ -151,9 +155,9 @@ def _train_the_rest(
       f'saved in {folder}. Run the same command to go on'
     )
   with spent.part('evaluation'):
-    reached = report.make(context, result.state.weights, folder, screen)
+    results = report.make(context, result.state.weights, folder, screen)
     counted = count.count(run.model)
-    reached |= {
+    results |= {
       'steps': run.train.steps,
       'best': best,
       'total_parameters': counted.total,
@@ -161,15 +165,15 @@ def _train_the_rest(
     }
   spent.keep()
   if processes.main:
-    report.write(reached, folder)
-  report.show(reached, screen)
+    report.write(results, folder)
+  report.show(results, screen)
   screen.line('')
   for line in spent.table():
     screen.line(line)
 
 
 def _write_versions(folder: epath.Path) -> None:
-  """Versions at the start, and at every later start on which they differ."""
+  """Writes versions.json: versions at the first start and at changes since."""
   path, now = folder / VERSIONS, files.versions()
   if not path.exists():
     files.atomic_write_json(path, {**now, RESUMED: []})
@@ -181,6 +185,7 @@ def _write_versions(folder: epath.Path) -> None:
 
 
 def _say_model(context: Context, folder: epath.Path, screen: Screen) -> None:
+  """Shows two lines: on the model, and on its training."""
   run = context.run
   counted = count.count(run.model)
   experts = ''
@@ -204,7 +209,7 @@ def _say_model(context: Context, folder: epath.Path, screen: Screen) -> None:
 
 
 def _start(context: Context, resources: Resources) -> states.State:
-  """The newest whole checkpoint's state, or a fresh one."""
+  """The state of the newest whole checkpoint, or that of a new run."""
   parts = context.model, context.transform
   rule = context.run.train.skip_spikes
   with resources.spent.part('restore'):
@@ -258,7 +263,7 @@ def _loop_inputs(context: Context, resources: Resources) -> loop.LoopInputs:
 
 @contextlib.contextmanager
 def _device_batches(context: Context, start: int) -> Iterator[Iterator[Any]]:
-  """Batches on the devices from step `start` on; read ahead by a thread."""
+  """Batches from step `start` on, on the devices; a thread reads ahead."""
   mesh, train = context.model.mesh, context.data.train
   rows = hosts.my_rows(train.batch_size, mesh)
   with contextlib.closing(train.iterate(start, rows)) as batches:
@@ -266,7 +271,10 @@ def _device_batches(context: Context, start: int) -> Iterator[Iterator[Any]]:
 
 
 def _validation_hook(context: Context, screen: Screen) -> loop.Hook:
-  """Losses on the first batches of each validation set, and their mean."""
+  """A hook that evaluates on the first batches of each validation set.
+
+  Its metrics are `eval/<domain>/loss`, and their mean `eval/loss`.
+  """
   step = perplexity.make_step(context.model)
 
   def hook(at: int, state: states.State) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Trained: the model of a run, opened from its workdir to be used."""
+"""Trained: the model of a run, opened from its workdir for use."""
 
 import dataclasses
 import math
@@ -13,19 +13,20 @@ from moejax.model import build
 from moejax.parallel import mesh as meshes
 from moejax.run import restore
 
-# Groups of config keys that matter to a trained model.
+# Prefixes of the config keys that change what a trained model computes.
 USED = ('model.', 'mesh.', 'data.vocab.')
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A model and where its weights are; they are not read yet.
+  """The model of a run; its weights are read by `weights`.
 
   Attributes:
-    workdir: of the run.
-    run: its config, with a mesh of one device unless overridden.
+    workdir: folder of the run.
+    run: the config, with a mesh of one device unless overridden.
     model: the network.
-    hf_folder: Hugging Face files that belong to the vocabulary, if any.
+    hf_folder: folder of Hugging Face files that belong to the vocabulary; None
+      without them.
   """
 
   workdir: str
@@ -36,7 +37,12 @@ class Trained:
   def weights(
     self, step: str, note: Callable[[str], None]
   ) -> tuple[build.Weights, int]:
-    """The weights of a checkpoint, and its step; see `restore.weights`."""
+    """The weights of a checkpoint, and its step; see `restore.weights`.
+
+    Args:
+      step: which checkpoint: newest, best, or a number.
+      note: is called with a line for each checkpoint that had to be skipped.
+    """
     return restore.weights(self.model, self.workdir, note, step=step)
 
 
@@ -50,13 +56,13 @@ def open_trained(
   Args:
     workdir: the folder.
     overrides: config keys to change, as dotted paths and texts.
-    used: beginnings of the keys that may be overridden.
+    used: prefixes of the keys that may be overridden.
 
   Raises:
-    InputError: it is no workdir, or a key cannot be overridden.
+    InputError: the folder is not a workdir, or a key cannot be overridden.
   """
   run = restore.run_of(workdir)
-  # A model need not be used on as many devices as it was trained on.
+  # A model may be used on fewer devices than it was trained on.
   run = dataclasses.replace(run, mesh=meshes.MeshConfig(data=1))
   run = config_tree.override_all(run, overrides)
   _check_overrides(overrides, used)
@@ -68,7 +74,7 @@ def open_trained(
 def _check_overrides(
   overrides: Sequence[tuple[str, str]], used: Sequence[str]
 ) -> None:
-  """Raises InputError if a key has no effect on a model that is trained."""
+  """Raises InputError if a key has no effect on a trained model."""
   for key, text in overrides:
     if not f'{key}.'.startswith(tuple(used)):
       raise errors.InputError(

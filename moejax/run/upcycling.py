@@ -1,4 +1,4 @@
-"""A workdir of a dense model to one with experts."""
+"""Makes a workdir of a model with experts from that of a dense model."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,18 +20,18 @@ def upcycle_run(
   step: str,
   note: Callable[[str], None],
 ) -> str:
-  """Makes a workdir with experts from one without.
+  """Makes a workdir with experts from one of a dense model.
 
   Args:
-    workdir: of a dense run.
-    to: the new workdir.
-    overrides: config keys that give it experts, as dotted paths and texts.
-    recipe: how experts begin.
+    workdir: folder of the dense run.
+    to: path of the new workdir.
+    overrides: config keys that add experts, as dotted paths and texts.
+    recipe: how the experts' weights are made from dense ones.
     step: which checkpoint, see `restore.weights`.
-    note: is given warnings.
+    note: is called with warnings.
 
   Returns:
-    A line on what was made.
+    A line on the new workdir.
 
   Raises:
     InputError: the models do not fit, or the new workdir is that of a run.

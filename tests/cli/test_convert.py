@@ -208,7 +208,7 @@ def test_an_imported_model_draws_and_ends_as_it_says(
   assert (more['end_ids'], more['start']) == ([2, 5], (1,))
   out, err = capsys.readouterr()
   assert out == 'to be\n'
-  assert 'not obeyed here: repetition_penalty=1.05' in err
+  assert 'generation_config.json: repetition_penalty=1.05' in err
   generate.main([*flags, '--temperature=0.9'])
   assert asked[1][0][3] == hf.sampling.Sampling(0.9, 0.95, 20)
 

@@ -136,8 +136,8 @@ def test_a_text_is_its_rows_whatever_it_is_called():
   run = changed(('data.files', '/new/*.txt'))
   (line,) = check(run, moved, before=before)
   assert line == (
-    "The same rows come of data.files ('' before, '/new/*.txt' now): the run "
-    'goes on with them.'
+    "data.files ('' before, '/new/*.txt' now): the rows are the same, and the "
+    'run goes on with them.'
   )
   assert check(RUN, before, before=before) == []
   with pytest.raises(
@@ -257,8 +257,8 @@ def test_a_finished_run_is_finished_until_more_is_wanted(tmp_path):
   # Another text is compared first: what is there may be the report of another.
   assert not finished(changed(('data.files', '/other/*.txt')))
   assert said[2:] == [
-    "data.files ('' before, '/other/*.txt' now): whether it is the same text "
-    'is seen by its rows.'
+    "data.files ('' before, '/other/*.txt' now): the rows are compared, to see "
+    'whether the text is the same.'
   ]
   assert finished(changed(('start', '/other')))
   assert said[3:] == [
