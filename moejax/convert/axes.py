@@ -1,12 +1,13 @@
-"""Arrays between two orders of axes, given as patterns.
+"""Reorders, splits and merges the axes of an array, as two patterns say.
 
-A pattern names an array's axes; those in brackets are one axis together, the
-first of them the slowest, and a number is an axis of size 1.
+A pattern names the axes of an array, the slowest first. Names in brackets are
+merged into one axis, in row-major order. A number stands for an axis of size 1.
 
-Example, x of shape [8, 6], H = 4 and K = 2:
+Example, x of shape [8, 6], sizes H=4, K=2, D=6:
 
-  unpack(x, '(H K) D', 'D H K', sizes)   [6, 4, 2], [d, h, k] = x[2 h + k, d]
-  pack(that, 'D H K', '(H K) D')         x again
+  y = unpack(x, '(H K) D', 'D H K', sizes)
+  y                                     [6, 4, 2], y[d, h, k] = x[2 h + k, d]
+  pack(y, 'D H K', '(H K) D')           [8, 6], equal to x
 """
 
 import math
@@ -16,23 +17,27 @@ import numpy as np
 
 
 def parse(pattern: str) -> list[tuple[str, ...]]:
-  """The names that make up each axis.
+  """The names of each axis: several where axes are merged.
 
   Example:
     parse('(H K) D')  [('H', 'K'), ('D',)]
   """
   groups = re.findall(r'\(([^)]*)\)|(\S+)', pattern)
-  return [tuple((group or one).split()) for group, one in groups]
+  return [tuple((merged or single).split()) for merged, single in groups]
 
 
 def names(pattern: str) -> list[str]:
-  """All names, without numbers."""
+  """All names of a pattern, in order, without its numbers."""
   flat = [name for group in parse(pattern) for name in group]
   return [name for name in flat if not name.isdigit()]
 
 
 def shape(pattern: str, sizes: dict[str, int]) -> tuple[int, ...]:
-  """The shape of an array with these axes."""
+  """The shape of an array whose axes are `pattern`.
+
+  Example:
+    shape('(H K) D', {'H': 4, 'K': 2, 'D': 6})  (8, 6)
+  """
   return tuple(
     math.prod(1 if name.isdigit() else sizes[name] for name in group)
     for group in parse(pattern)
@@ -42,14 +47,24 @@ def shape(pattern: str, sizes: dict[str, int]) -> tuple[int, ...]:
 def unpack(
   x: np.ndarray, theirs: str, ours: str, sizes: dict[str, int]
 ) -> np.ndarray:
-  """The array as one axis per name in the order of `ours`; a view of it."""
+  """Splits and reorders the axes of an array.
+
+  Args:
+    x: an array whose axes are `theirs`.
+    theirs: pattern of the axes of `x`.
+    ours: the same names in another order, none of them in brackets.
+    sizes: size of each axis by name.
+
+  Returns:
+    A view of `x` with one axis for each name of `ours`.
+  """
   order = names(theirs)
   x = x.reshape([sizes[name] for name in order])
   return x.transpose([order.index(name) for name in names(ours)])
 
 
 def pack(x: np.ndarray, ours: str, theirs: str) -> np.ndarray:
-  """The inverse of `unpack`."""
+  """The inverse of `unpack`: one axis per name to merged axes, by a copy."""
   order, target = names(ours), names(theirs)
   sizes = dict(zip(order, x.shape, strict=True))
   x = x.transpose([order.index(name) for name in target])

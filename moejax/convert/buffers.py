@@ -1,33 +1,49 @@
-"""Memory in which weights are put together while a checkpoint is read."""
+"""Host memory into which the tensors of a checkpoint are read.
+
+A weight of moejax is made of many tensors of a checkpoint (an expert's matrix
+in a layer, say). A buffer holds one region of such a weight: the block that
+lies on one device.
+"""
 
 import math
 from typing import Protocol
 
 import numpy as np
 
-ALIGNED = 64  # bytes: such buffers become arrays on CPU without a copy
-# Begin and end of a block along each axis of its weight.
+# Bytes. JAX makes a CPU array of a buffer of this alignment without a copy.
+ALIGNED = 64
+# Start and stop of a block along each axis of its weight.
 Region = tuple[tuple[int, int], ...]
 
 
 class Buffers(Protocol):
-  """Memory of some kind; an earlier process may have filled some of it."""
+  """Allocates buffers and records which tensors have been read into them.
+
+  `PlainMemory` forgets both with the process. `staging.Staging` keeps both in
+  files, so that a later process need not read those tensors again.
+  """
 
   def empty(self, path: str, region: Region, dtype: np.dtype) -> np.ndarray:
-    """An aligned buffer for a region of a weight: zeros but for what is there.
+    """A buffer for a region of a weight, aligned to ALIGNED bytes.
 
-    Weights are asked for one after the other.
+    It is zero, except for tensors that an earlier process has read into it.
+    Callers request all regions of one weight before those of the next.
+
+    Args:
+      path: path of the weight.
+      region: the region, which gives the buffer's shape.
+      dtype: type of the buffer.
     """
 
   def has(self, name: str) -> bool:
-    """Whether a tensor is in place, and need not be read."""
+    """Whether the tensor is in its buffers already and need not be read."""
 
   def placed(self, name: str, num_bytes: int) -> None:
-    """Records that a tensor of so many bytes is in place now."""
+    """Records that a tensor, `num_bytes` as stored, is in its buffers now."""
 
 
 class PlainMemory:
-  """Plain memory, which ends with the process."""
+  """Buffers in the memory of this process."""
 
   def empty(self, path: str, region: Region, dtype: np.dtype) -> np.ndarray:
     del path
@@ -49,5 +65,9 @@ MEMORY = PlainMemory()
 
 
 def shape_of(region: Region) -> tuple[int, ...]:
-  """Shape of a region: ((0, 2), (3, 7)) has (2, 4)."""
+  """Shape of a region.
+
+  Example:
+    shape_of(((0, 2), (3, 7)))  (2, 4)
+  """
   return tuple(stop - start for start, stop in region)

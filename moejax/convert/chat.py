@@ -1,8 +1,8 @@
-"""The chat template of a model: messages to the text that it was trained on.
+"""Renders chat messages as a prompt, with the chat template of a model.
 
-A template is Jinja, comes with the model and is not trusted: it runs in Jinja's
-sandbox, which lets it neither change what it is given nor reach Python's
-insides.
+A template is a Jinja program that comes with the model. It is not trusted, so
+it runs in Jinja's immutable sandbox: it can neither change its arguments nor
+reach the internals of Python.
 """
 
 import datetime
@@ -19,22 +19,24 @@ from moejax.convert import companions, tokenizer
 from moejax.core import errors
 
 Message = dict[str, str]
-# What an expression of a template may raise, beside Jinja's own.
+# Exceptions that rendering a template may raise: Jinja's own, and those of the
+# Python expressions in it.
 RAISED = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError,
           ValueError, AttributeError, RecursionError)  # fmt: skip
 
 
 def render(place: epath.Path, messages: Sequence[Message]) -> str:
-  """The text whose continuation is the model's answer.
+  """The prompt whose continuation is the model's answer.
 
-  It has all special tokens that belong there, the first one too.
+  The template writes all special tokens, the start token among them, so none is
+  to be added when the prompt is encoded.
 
   Args:
     place: the folder of the model.
-    messages: each with `role` and `content`.
+    messages: the chat so far; each message has `role` and `content`.
 
   Raises:
-    InputError: the model has no template, or it refuses these messages.
+    InputError: the model has no template, or its template refuses the messages.
   """
   text = template(place)
   if text is None:
@@ -62,14 +64,17 @@ def render(place: epath.Path, messages: Sequence[Message]) -> str:
 
 
 def template(place: epath.Path) -> str | None:
-  """The template of a folder; of several the one named `default`."""
+  """The chat template of a folder; None if it has none.
+
+  Where tokenizer_config.json lists several, it is the one named `default`.
+  """
   file = place / companions.TEMPLATE
   if file.is_file():
     return file.read_text(encoding='utf-8')
   for name in (companions.SETTINGS, 'chat_template.json'):
     templates: Any = companions.read(place / name).get('chat_template')
     if isinstance(templates, list):
-      named = {one.get('name'): one.get('template') for one in templates}
+      named = {entry.get('name'): entry.get('template') for entry in templates}
       templates = named.get('default')
     if isinstance(templates, str):
       return templates
@@ -77,9 +82,13 @@ def template(place: epath.Path) -> str | None:
 
 
 class _Generation(jinja2.ext.Extension):
-  """`{% generation %}` marks what is trained on; here it marks nothing."""
+  """Accepts `{% generation %}` blocks and renders their content.
 
-  tags = {'generation'}  # noqa: RUF012 (as Jinja wants it)
+  In transformers these blocks mark the tokens that are trained on. A prompt for
+  generation needs no such mark.
+  """
+
+  tags = {'generation'}  # noqa: RUF012 (Jinja declares it as a set)
 
   def parse(self, parser: Any) -> Any:
     next(parser.stream)
@@ -87,7 +96,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 def _environment() -> jinja2.Environment:
-  """With the functions that templates of transformers count on."""
+  """A sandbox with the functions that transformers offers to templates."""
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True,
     lstrip_blocks=True,
@@ -101,9 +110,9 @@ def _environment() -> jinja2.Environment:
   return environment
 
 
-def _to_json(x: Any, ensure_ascii: bool = False, **how: Any) -> str:
-  """Without the escapes of HTML that Jinja's own has."""
-  return json.dumps(x, ensure_ascii=ensure_ascii, **how)
+def _to_json(x: Any, ensure_ascii: bool = False, **options: Any) -> str:
+  """JSON without the HTML escapes that Jinja's own `tojson` adds."""
+  return json.dumps(x, ensure_ascii=ensure_ascii, **options)
 
 
 def _refuse(message: str) -> None:

@@ -1,7 +1,8 @@
-"""Files beside the weights of a Hugging Face folder: text, chat, generation.
+"""The companions of the weights in a Hugging Face folder.
 
-A workdir keeps these files of the folder that its weights began with, so that
-the folder may be moved, and `export` writes them out again:
+They are its tokenizer, its chat template and its generation settings. A workdir
+whose weights came from such a folder keeps a copy of them, so that the folder
+may be moved or deleted, and `export` writes them out again:
 
   WORKDIR/hf/
     config.json, generation_config.json        ids of special tokens, sampling
@@ -27,8 +28,8 @@ TOKENIZER, SENTENCEPIECE = 'tokenizer.json', 'tokenizer.model'
 SETTINGS, SPECIAL_MAP = 'tokenizer_config.json', 'special_tokens_map.json'
 TEMPLATE, TEMPLATES = 'chat_template.jinja', 'additional_chat_templates'
 OTHER_TOKENIZERS = ('tiktoken.model', 'tekken.json', 'vocab.json', 'merges.txt')
-# Files of tokenizers and chats, exported unchanged.
-SPOKEN = (
+# Files of tokenizers and chat templates, which are exported unchanged.
+TEXT_FILES = (
   TOKENIZER,
   SENTENCEPIECE,
   *OTHER_TOKENIZERS,
@@ -44,12 +45,13 @@ SPECIAL_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 @dataclasses.dataclass(frozen=True)
 class Companions:
-  """Ids and files that are written beside weights.
+  """The ids and files that `save.write` writes beside weights.
 
   Attributes:
-    ids: ids of special tokens, for config.json; None where there is none.
-    generation: generation_config.json.
-    files: all other files, by their name in the folder.
+    ids: ids of special tokens by their key in config.json (SPECIAL_IDS); None
+      for a token that the model does not have.
+    generation: content of generation_config.json.
+    files: paths of all other files to copy, by their name in the folder.
   """
 
   ids: dict[str, Any]
@@ -58,10 +60,11 @@ class Companions:
 
 
 def of_vocab(vocab: Vocab) -> Companions:
-  """Companions of a model that moejax has trained from the beginning.
+  """Companions of a model that moejax has trained from scratch.
 
-  There is no id of padding: transformers would take the first token of every
-  text for padding where both are id 0.
+  They have no padding id. In most vocabularies of moejax id 0 is both padding
+  and the first token of every text, and transformers would take that token for
+  padding.
   """
   start = vocab.start
   ids = {
@@ -76,8 +79,8 @@ def of_folder(place: epath.Path, vocab: Vocab) -> Companions:
   """Companions of a model whose tokenizer came with a folder.
 
   Args:
-    place: the folder, or what a workdir keeps of it.
-    vocab: vocabulary of the run.
+    place: the folder, or the copy that a workdir keeps of its files.
+    vocab: vocabulary of the run, whose ids stand in where the folder has none.
   """
   config, generation = read(place / folder.CONFIG), read(place / GENERATION)
   own = of_vocab(vocab).ids
@@ -93,8 +96,8 @@ def of_folder(place: epath.Path, vocab: Vocab) -> Companions:
 
 
 def names(place: epath.Path) -> list[str]:
-  """The files of a folder that this is about."""
-  files = [n for n in (*CONFIGS, *SPOKEN) if (place / n).is_file()]
+  """The names of the companion files that a folder has."""
+  files = [n for n in (*CONFIGS, *TEXT_FILES) if (place / n).is_file()]
   more = place / TEMPLATES
   if more.is_dir():
     files += sorted(
@@ -106,20 +109,28 @@ def names(place: epath.Path) -> list[str]:
 
 
 def end_ids(place: epath.Path | None, vocab: Vocab) -> list[int]:
-  """All ids that end a text: of the vocabulary, and of what a folder says."""
-  found = [vocab.eos_id] if vocab.eos_id >= 0 else []
+  """All ids that end a generated text.
+
+  They are the EOS of the vocabulary, and the `eos_token_id` (one id or a list)
+  of generation_config.json or, if that has none, of config.json.
+
+  Args:
+    place: the folder; None for a model without one.
+    vocab: vocabulary of the run.
+  """
+  own = [vocab.eos_id] if vocab.eos_id >= 0 else []
   if place is None:
-    return found
+    return own
   for name in (GENERATION, folder.CONFIG):
     ids = read(place / name).get('eos_token_id')
     if ids is not None:
-      more = ids if isinstance(ids, list) else [ids]
-      return [*found, *(i for i in more if i not in found)]
-  return found
+      listed = ids if isinstance(ids, list) else [ids]
+      return [*own, *(i for i in listed if i not in own)]
+  return own
 
 
 def read(path: epath.Path) -> dict[str, Any]:
-  """A JSON object; an empty one where there is no file.
+  """The JSON object of a file; an empty one if the file does not exist.
 
   Raises:
     InputError: the file holds no JSON object.
@@ -139,31 +150,36 @@ def keep(sources: dict[str, epath.Path], target: epath.Path) -> None:
   """Copies files into a new folder that is whole or absent, with checksums.
 
   Args:
-    sources: files by their name below the folder.
-    target: the folder; one that is there is replaced.
+    sources: paths of the files to copy, by their name in the new folder.
+    target: the new folder; an existing one is replaced.
   """
   local = files.is_local(target)
-  # An object store has no rename: there the manifest says that it is whole.
-  part = target.with_name(target.name + '.part') if local else target
-  if part.exists():
-    part.rmtree()
-  part.mkdir(parents=True, exist_ok=True)
+  # An object store cannot rename a folder. There the manifest, which is written
+  # last, shows that the folder is whole.
+  partial = target.with_name(target.name + '.part') if local else target
+  if partial.exists():
+    partial.rmtree()
+  partial.mkdir(parents=True, exist_ok=True)
   for name, source in sources.items():
-    path = part / name
+    path = partial / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(source.read_bytes())
-  files.write_manifest(part)
+  files.write_manifest(partial)
   if local:
     if target.exists():
       shutil.rmtree(target)
-    part.rename(target)
+    partial.rename(target)
     files.sync_folder(target.parent)
 
 
 def check(place: epath.Path) -> None:
-  """Raises InputError if a file of a kept folder is not as it was written."""
+  """Compares the files of a kept folder with its manifest.
+
+  Raises:
+    InputError: a file is missing or differs from the one that was written.
+  """
   if not (place / files.MANIFEST).exists():
-    return  # of a workdir that is older than manifests of these
+    return  # earlier versions wrote no manifest here
   damage = files.damage(place)
   if damage is not None:
     raise errors.InputError(
@@ -172,6 +188,6 @@ def check(place: epath.Path) -> None:
 
 
 def tokenizer_file(place: epath.Path) -> epath.Path | None:
-  """The tokenizer of a folder; None if there is none that moejax reads."""
+  """The tokenizer file of a folder; None if it has none that moejax reads."""
   candidates = (place / name for name in (TOKENIZER, SENTENCEPIECE))
   return next((path for path in candidates if path.is_file()), None)

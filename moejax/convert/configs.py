@@ -1,4 +1,4 @@
-"""A config.json to a ModelConfig and back, by a family's keys."""
+"""Converts a config.json to a ModelConfig and back, by the keys of a family."""
 
 import dataclasses
 from typing import Any
@@ -30,10 +30,11 @@ FREE = (
 
 
 class UnlikeError(errors.InputError):
-  """A model that a family's models cannot be like.
+  """A family has no model that computes what the given one does.
 
   Attributes:
-    number: number of keys or weights in which it differs.
+    number: number of config keys or weights that differ; `save.plan` names the
+      family with the fewest as the nearest.
   """
 
   def __init__(self, message: str, number: int):
@@ -42,10 +43,10 @@ class UnlikeError(errors.InputError):
 
 
 def family_of(theirs: dict[str, Any]) -> Family:
-  """The family of a config.json.
+  """The family that the model_type of a config.json names.
 
   Raises:
-    InputError: moejax has none of that model_type.
+    InputError: there is no model_type, or moejax has no family of that name.
   """
   name = theirs.get('model_type')
   if name in FAMILIES:
@@ -59,30 +60,34 @@ def family_of(theirs: dict[str, Any]) -> Family:
       f'moejax cannot read model_type {name!r} of config.json: moejax does not '
       f'have {unread.LACKING[name]}; {listing}'
     )
-  meant = unread.slip(str(name), known)
-  hint = f'; did you mean {meant!r}?' if meant else ';'
+  likely = unread.slip(str(name), known)
+  hint = f'; did you mean {likely!r}?' if likely else ';'
   raise errors.InputError(
     f'unknown model_type of config.json {name!r}{hint} {listing}'
   )
 
 
 def filled(family: Family, theirs: dict[str, Any]) -> dict[str, Any]:
-  """Their keys by their first names, with the family's defaults for the rest.
+  """A config.json with first names for aliases, and with the family's defaults.
+
+  Args:
+    family: the family, whose `aliases` and `defaults` are used.
+    theirs: content of config.json.
 
   Raises:
-    InputError: two names of one key have two values.
+    InputError: a key has two values, by two of its names.
   """
   keys = dict(theirs)
-  for other, first in family.aliases.items():
-    if other not in keys:
+  for alias, first in family.aliases.items():
+    if alias not in keys:
       continue
-    value = keys.pop(other)
+    value = keys.pop(alias)
     if value is None:
       keys.setdefault(first, None)
       continue
     if keys.get(first) not in (None, value):
       raise errors.InputError(
-        f'config.json has {first}={keys[first]} and {other}={value}, which '
+        f'config.json has {first}={keys[first]} and {alias}={value}, which '
         'are one key by two names; remove one'
       )
     keys[first] = value
@@ -90,10 +95,10 @@ def filled(family: Family, theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
-  """Ours.
+  """The ModelConfig of a config.json.
 
   Raises:
-    InputError: a key is missing, or has a value that we have not.
+    InputError: a key is missing, or has a value that moejax does not support.
   """
   flat: dict[str, Any] = {}
   theirs = filled(family, theirs)
@@ -110,7 +115,10 @@ def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
 
 
 def write(family: Family, model: ModelConfig) -> dict[str, Any]:
-  """Theirs.
+  """The config.json of a model, without ids of special tokens.
+
+  It is read back and compared with `model`, so whatever the family cannot
+  express is noticed here and not when the folder is used.
 
   Raises:
     InputError: no model of that family computes what this one does.
@@ -146,7 +154,10 @@ def write(family: Family, model: ModelConfig) -> dict[str, Any]:
 
 
 def _check_has(family: Family, ours: dict[str, Any]) -> None:
-  """Raises InputError if the family wants what a part of ours lacks."""
+  """Raises InputError if the family needs a config key that the model lacks.
+
+  A key is lacking if the class that its parent key names has no such field.
+  """
   for key_map in family.keys:
     if isinstance(key_map, Key) and key_map.ours not in ours:
       parent = key_map.ours.rpartition('.')[0]
@@ -157,32 +168,38 @@ def _check_has(family: Family, ours: dict[str, Any]) -> None:
       )
 
 
-def check_same(theirs: ModelConfig, ours: ModelConfig, what: str) -> None:
-  """Raises InputError unless two models are the same function of weights.
+def check_same(theirs: ModelConfig, ours: ModelConfig, subject: str) -> None:
+  """Checks that two models compute the same from the same weights.
 
   Args:
-    theirs: the one.
-    ours: the other.
-    what: begins the message: whose the first is.
+    theirs: the model to check.
+    ours: the model that it must equal.
+    subject: subject of the message, which names `theirs`: '... has KEY=VALUE,
+      not VALUE'.
+
+  Raises:
+    UnlikeError: they differ; it names the keys.
   """
   a, b = _function(ours), _function(theirs)
-  wrong = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
-  # Of two different parts the fields differ, too, which says no more.
-  parts = [key.removesuffix('name') for key in wrong if key.endswith('.name')]
-  wrong = [
+  keys = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+  # If the class of a component differs, its fields differ as well; only the
+  # class is named.
+  parents = [key.removesuffix('name') for key in keys if key.endswith('.name')]
+  differences = [
     f'model.{key}={b.get(key)!r}, not {a.get(key)!r}'
-    for key in wrong
-    if not any(key.startswith(p) and key != f'{p}name' for p in parts)
+    for key in keys
+    if not any(key.startswith(p) and key != f'{p}name' for p in parents)
   ]
-  if wrong:
-    raise UnlikeError(f'{what} has {"; ".join(wrong)}', len(wrong))
+  if differences:
+    message = f'{subject} has {"; ".join(differences)}'
+    raise UnlikeError(message, len(differences))
 
 
 def _function(model: ModelConfig) -> dict[str, Any]:
-  """The keys that say what function trained weights are."""
+  """The keys that determine what trained weights compute, in a normal form."""
   without = [] if model.num_dense else ['dense_width']
   if not model.num_moe:
-    # Nor are there groups of layers.
+    # Without MoE layers, the keys that place them mean nothing either.
     without += ['moe', 'first_dense', 'moe_every']
   elif not model.moe.num_shared:
     without += ['moe.shared']
@@ -191,7 +208,7 @@ def _function(model: ModelConfig) -> dict[str, Any]:
     key: value
     for key, value in config_tree.flatten(model).items()
     if not any(
-      key == one or key.startswith(one + '.') for one in (*FREE, *without)
+      key == free or key.startswith(free + '.') for free in (*FREE, *without)
     )
   }
   if flat.get('heads.norm_eps') == 0:
@@ -207,7 +224,7 @@ def _function(model: ModelConfig) -> dict[str, Any]:
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-  """Dotted paths as nested dictionaries; later ones win.
+  """Nested dictionaries of dotted paths; of equal paths the last one counts.
 
   Example: {'a.b': 1, 'c': 2} -> {'a': {'b': 1}, 'c': 2}
   """

@@ -1,12 +1,13 @@
 """A folder of a checkpoint: its config and where its tensors are.
 
-config.json                       what model it is
-model.safetensors                 or, of several files:
+config.json                       the config of the model
+model.safetensors                 all tensors, or in several files:
 model-00001-of-00002.safetensors
 model.safetensors.index.json      {"weight_map": {"NAME": "model-00001-..."}}
 
-A folder with two sets of weights is refused: moejax does not guess which is
-meant. Adapters, pickles and other files beside the weights are named, not read.
+A folder with two sets of weights is refused: moejax does not guess which one is
+the model. Adapters, pickles and other files beside the weights are listed for
+the user, but not read.
 """
 
 import dataclasses
@@ -24,22 +25,22 @@ CONFIG, SINGLE = 'config.json', 'model.safetensors'
 INDEX = SINGLE + '.index.json'
 MAP = 'weight_map'
 SHARD = re.compile(r'(.+)-(\d+)-of-(\d+)\.safetensors')
-# An adapter of peft, which is added to another model's weights.
+# Files of a peft adapter, whose weights are added to those of another model.
 ADAPTER, ADAPTER_CONFIG = 'adapter_model', 'adapter_config.json'
-# Mistral's own format, by other names than those of transformers.
+# Front of file names in Mistral's own format, whose tensors have other names.
 OWN_FORMAT = 'consolidated'
-# Settings of quantisation by older versions of modelopt.
+# Quantisation settings, as older versions of modelopt write them.
 MODELOPT = 'hf_quant_config.json'
 PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt')
-# Pickles that a trainer leaves beside weights.
+# Pickles of a trainer's state, which are no weights.
 TRAINER = re.compile(r'(training_args|optimizer|scheduler|scaler|rng_state).*')
-# 'owner/name' of a repository, fetched if there is no such folder.
+# 'owner/name' of a repository on the hub.
 REPO = re.compile(r'[\w.-]+/[\w.-]+')
 WANTED = ['*.safetensors', '*.json', '*.model', '*.txt', '*.jinja']
 
 
 def listed(names: Iterable[str], most: int = 10) -> str:
-  """The first names and how many there are.
+  """The first `most` names, and the number of all names in brackets.
 
   Example: 'a, b (2)'; 'a, b, c, d, e, f, g, h, i, j, ... (57)'
   """
@@ -49,7 +50,7 @@ def listed(names: Iterable[str], most: int = 10) -> str:
 
 
 def shortly(names: Iterable[str], most: int = 3) -> str:
-  """Names of tensors, those of all layers and experts as one.
+  """As `listed`, with tensors that differ only in numbers grouped as one name.
 
   Example:
     'model.layers.*.mlp.experts.*.up_proj.weight (24)'
@@ -70,13 +71,12 @@ def shortly(names: Iterable[str], most: int = 3) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-  """A checkpoint that is whole, as far as its headers tell.
+  """A checkpoint whose files are complete, judging by their headers.
 
   Attributes:
     path: path of the folder.
     config: content of config.json.
-    tensors: tensors by name; a quantised one is read as the numbers it stands
-      for.
+    tensors: tensors by name; a quantised tensor is dequantised when it is read.
     unused: names of other files that look like weights and are not read.
   """
 
@@ -93,14 +93,14 @@ class Folder:
 
 
 def find(place: str) -> pathlib.Path:
-  """The folder, here.
+  """The local folder of a checkpoint, downloaded if necessary.
 
   Args:
-    place: a folder, or `owner/name` of a repository on the Hugging Face hub,
-      which is then fetched by huggingface_hub.
+    place: a folder or, if no such folder exists, `owner/name` of a repository
+      on the Hugging Face hub, which huggingface_hub downloads.
 
   Raises:
-    InputError: there is none.
+    InputError: there is no such folder, and the download fails.
   """
   path = pathlib.Path(place).expanduser()
   if not path.exists() and REPO.fullmatch(place):
@@ -111,13 +111,13 @@ def find(place: str) -> pathlib.Path:
 
 
 def open_folder(place: str) -> Folder:
-  """Reads config and headers, no tensor.
+  """Opens a checkpoint: reads its config and its headers, but no tensor.
 
   Args:
-    place: as of `find`.
+    place: see `find`.
 
   Raises:
-    InputError: something of it is missing or unusable.
+    InputError: a file or a tensor is missing, damaged or ambiguous.
   """
   path = find(place)
   config = _config(path)
@@ -142,7 +142,7 @@ def open_folder(place: str) -> Folder:
 
 
 def _config(path: pathlib.Path) -> dict[str, Any]:
-  """Content of config.json."""
+  """Content of config.json, with modelopt's quantisation settings if any."""
   if not (path / CONFIG).exists():
     if (path / ADAPTER_CONFIG).exists():
       raise _adapter(path)
@@ -161,7 +161,10 @@ def _config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
-  """The files to read, each with what the index expects in it."""
+  """The files to read, each with the names that the index expects in it.
+
+  Without an index the list of names is empty: any tensor is expected.
+  """
   index, single = path / INDEX, path / SINGLE
   files = sorted(path.glob('*.safetensors'))
   sets = _shards(files)
@@ -173,7 +176,7 @@ def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
   if single in files:
     for shards in sets.values():
       raise _two_answers(path, SINGLE, listed([f.name for f in shards], 2))
-    # Others beside it are something else: adapters, the release's own format.
+    # Other files do not belong to it: an adapter, say, or Mistral's own format.
     return {single: []}
   if len(sets) > 1:
     names = [listed([f.name for f in shards], 2) for shards in sets.values()]
@@ -198,7 +201,10 @@ def _files(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
 def _shards(
   files: list[pathlib.Path],
 ) -> dict[tuple[str, int], list[pathlib.Path]]:
-  """Files of several that belong together, by their name and number."""
+  """Sets of files that together hold a checkpoint, by (front, count).
+
+  Example: ('model', 2) for model-00001-of-00002.safetensors.
+  """
   sets: dict[tuple[str, int], list[pathlib.Path]] = {}
   for file in files:
     match = SHARD.fullmatch(file.name)
@@ -217,7 +223,7 @@ def _two_answers(path: pathlib.Path, one: str, other: str) -> errors.InputError:
 def _no_weights(
   path: pathlib.Path, files: list[pathlib.Path]
 ) -> errors.InputError:
-  """Why there is nothing to read."""
+  """The error for a folder without weights that moejax reads, with a remedy."""
   names = [file.name for file in files]
   adapters = [n for n in names if n.startswith(ADAPTER)]
   if adapters or (path / ADAPTER_CONFIG).exists():
@@ -266,15 +272,18 @@ def _unused(path: pathlib.Path, read: Iterable[pathlib.Path]) -> list[str]:
   )
 
 
-def _indexed(path: pathlib.Path, found: Any) -> dict[pathlib.Path, list[str]]:
+def _indexed(
+  path: pathlib.Path, weight_map: Any
+) -> dict[pathlib.Path, list[str]]:
+  """The files that an index names, each with the names of its tensors."""
   index = path / INDEX
-  if not isinstance(found, dict) or not all(
-    isinstance(file, str) for file in found.values()
+  if not isinstance(weight_map, dict) or not all(
+    isinstance(file, str) for file in weight_map.values()
   ):
     raise errors.InputError(f'{index} has no {MAP} from tensors to files')
   outside = sorted({
     file
-    for file in found.values()
+    for file in weight_map.values()
     if file != pathlib.PurePath(file).name
     or file in ('', '.', '..')
     or '\\' in file
@@ -284,13 +293,13 @@ def _indexed(path: pathlib.Path, found: Any) -> dict[pathlib.Path, list[str]]:
       f'{index} names files that are not in its folder: {listed(outside)}; '
       'moejax reads nothing outside'
     )
-  absent = sorted({f for f in found.values() if not (path / f).is_file()})
+  absent = sorted({f for f in weight_map.values() if not (path / f).is_file()})
   if absent:
     raise errors.InputError(
       f'{index} names files that are not there: {listed(absent)}; fetch them'
     )
   files: dict[pathlib.Path, list[str]] = {}
-  for name, file in found.items():
+  for name, file in weight_map.items():
     files.setdefault(path / file, []).append(name)
   return files
 
@@ -308,7 +317,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _fetch(repo: str) -> pathlib.Path:
-  """The folder that huggingface_hub keeps of a repository."""
+  """Downloads a repository; returns its folder in huggingface_hub's cache."""
   try:
     import huggingface_hub
   except ImportError:

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder holds, in lines; no tensor is read."""
+"""Describes a Hugging Face folder in lines, without reading a tensor."""
 
 import collections
 from collections.abc import Iterator
@@ -10,13 +10,15 @@ from moejax.model.config import ModelConfig
 
 
 def lines(name: str) -> Iterator[str]:
-  """Lines about a folder, and how it fits into a model of ours.
+  """Lines about the tensors of a folder and the model that they make.
+
+  The last lines are the keys on which its ModelConfig differs from the default.
 
   Args:
     name: a folder, or `owner/name` on the hub.
 
   Raises:
-    InputError: it cannot be opened, or does not fit.
+    InputError: the folder cannot be opened, or does not fit a known family.
   """
   folder = folders.open_folder(name)
   model_type = folder.config.get('model_type')

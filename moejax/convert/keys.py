@@ -1,14 +1,14 @@
-"""Between the keys of a config.json and those of ModelConfig.
+"""Maps between the keys of a config.json and those of ModelConfig.
 
-Each `KeyMap` turns some of their keys into some of ours, and back:
+Each `KeyMap` converts some of their keys to some of ours, and back:
 
   read(theirs)  {'hidden_size': 64}  ->  {'width': 64}
   write(ours)   {'width': 64, ...}   ->  {'hidden_size': 64}
 
-Ours are flat, by their dotted path. A `KeyMap` reads a config in which every
-key has its first name: `convert/configs.py` fills in the family's defaults,
-which are those of its class in transformers. What a family cannot say is not
-looked for here: whoever writes a config reads it again, and compares.
+Our keys are dotted paths, as in {'moe.router.k': 2}. `read` is given a config
+in which `configs.filled` has replaced aliases by first names and filled in the
+family's defaults. `write` does not check that a family can express our values:
+`configs.write` reads the result back and compares.
 """
 
 import dataclasses
@@ -19,29 +19,33 @@ from typing import Any
 from moejax.core import errors, table
 
 Keys = Mapping[str, Any]
-# Stands for "null is refused".
-NONE = object()
+# Value of `Key.null` for keys that must not be null.
+REFUSED = object()
 
 
 class KeyMap:
-  """Some keys of a config."""
+  """A map between some keys of a config.json and some of a ModelConfig."""
 
   @property
   def names(self) -> tuple[str, ...]:
-    """The keys that it reads."""
+    """Their keys that it reads."""
     return ()
 
   @property
   def aliases(self) -> tuple[str, ...]:
-    """Other names of the first of them."""
+    """Other names of the first key in `names`."""
     return ()
 
   def read(self, theirs: Keys) -> dict[str, Any]:
-    """Ours of theirs; raises InputError for what we do not have."""
+    """Our keys, computed from theirs.
+
+    Raises:
+      InputError: a value that moejax does not support.
+    """
     raise NotImplementedError
 
   def write(self, ours: Keys) -> dict[str, Any]:
-    """Theirs of ours."""
+    """Their keys, computed from ours; none by default."""
     del ours
     return {}
 
@@ -61,21 +65,21 @@ def want(theirs: Keys, name: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Key(KeyMap):
-  """One key that is the same in both but for its name.
+  """A key of theirs and a key of ours with the same value.
 
   Attributes:
     theirs: its names, divided by '|'. All are read, and all are written.
-    ours: its dotted path.
-    also: further paths of ours that it sets.
-    null: what null means, a value or a function of the config; without one it
-      is refused.
-    write_null: whether that value is written as null.
+    ours: dotted path of our key.
+    also: further keys of ours that are set to the same value.
+    null: our value for null: a value, or a function of the config. REFUSED
+      makes null an error.
+    write_null: whether our value `null` is written as null.
   """
 
   theirs: str
   ours: str
   also: tuple[str, ...] = ()
-  null: Any = NONE
+  null: Any = REFUSED
   write_null: bool = False
 
   @property
@@ -89,7 +93,7 @@ class Key(KeyMap):
 
   def read(self, theirs: Keys) -> dict[str, Any]:
     name = self.names[0]
-    if name in theirs and theirs[name] is None and self.null is not NONE:
+    if name in theirs and theirs[name] is None and self.null is not REFUSED:
       value = self.null
       value = value(theirs) if callable(value) else value
     else:
@@ -105,7 +109,12 @@ class Key(KeyMap):
 
 @dataclasses.dataclass(frozen=True)
 class Ours(KeyMap):
-  """A value of ours that every model of a family has, without a key there."""
+  """A key of ours with one value for all models of a family, none of theirs.
+
+  Attributes:
+    path: dotted path of our key.
+    value: its value.
+  """
 
   path: str
   value: Any
@@ -117,12 +126,12 @@ class Ours(KeyMap):
 
 @dataclasses.dataclass(frozen=True)
 class Only(KeyMap):
-  """A key that must have one value: we have no other.
+  """A key of theirs of which moejax supports one value only.
 
   Attributes:
     theirs: the key.
-    value: the one that we have.
-    null: whether null is as good, as it is where it is taken for false.
+    value: the supported value.
+    null: whether null is accepted too, because their class takes it for false.
   """
 
   theirs: str
@@ -134,10 +143,10 @@ class Only(KeyMap):
     return (self.theirs,)
 
   def read(self, theirs: Keys) -> dict[str, Any]:
-    found = theirs.get(self.theirs)
-    if found != self.value and not (self.null and found is None):
+    value = theirs.get(self.theirs)
+    if value != self.value and not (self.null and value is None):
       raise errors.InputError(
-        f'config.json has {self.theirs}={_json(found)}, but moejax has it with '
+        f'config.json has {self.theirs}={_json(value)}, but moejax has it with '
         f'{_json(self.value)} alone'
       )
     return {}
@@ -153,13 +162,13 @@ def _json(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class KeySwitch(KeyMap):
-  """A key that is true or false, for two values of one of ours.
+  """A boolean key of theirs that selects one of two values of a key of ours.
 
   Attributes:
     theirs: the key.
-    ours: its dotted path.
+    ours: dotted path of our key.
     on: our value for true.
-    off: for false.
+    off: our value for false.
   """
 
   theirs: str
@@ -186,28 +195,29 @@ class KeySwitch(KeyMap):
 
 @dataclasses.dataclass(frozen=True)
 class Derived(KeyMap):
-  """One of ours that follows from their keys and is not written.
+  """A key of ours that is computed from keys of theirs; nothing is written.
 
   Attributes:
-    path: ours.
-    of: its value from their config.
+    path: dotted path of our key.
+    compute: its value, from their config.
   """
 
   path: str
-  of: Callable[[Keys], Any]
+  compute: Callable[[Keys], Any]
 
   def read(self, theirs: Keys) -> dict[str, Any]:
-    return {self.path: self.of(theirs)}
+    return {self.path: self.compute(theirs)}
 
 
 @dataclasses.dataclass(frozen=True)
 class SharedWidth(KeyMap):
-  """The width of all shared experts together.
+  """A key of theirs for the width of all shared experts together.
 
-  It is so many of the routed ones', if that is a whole number.
+  If it is a multiple of a routed expert's width, ours is that number of shared
+  experts; otherwise ours is one shared expert of that width.
 
   Attributes:
-    theirs: key of the width.
+    theirs: key of the width of all shared experts.
     expert: key of a routed expert's width.
   """
 
@@ -219,14 +229,14 @@ class SharedWidth(KeyMap):
     return (self.theirs,)
 
   def read(self, theirs: Keys) -> dict[str, Any]:
-    width, one = want(theirs, self.theirs), want(theirs, self.expert)
+    width, routed = want(theirs, self.theirs), want(theirs, self.expert)
     if width < 1:
       raise errors.InputError(
         f'config.json has {self.theirs}={width}; it must be 1 or more'
       )
-    if width % one:
+    if width % routed:
       return {'moe.num_shared': 1, 'moe.shared.width': width}
-    return {'moe.num_shared': width // one}
+    return {'moe.num_shared': width // routed}
 
   def write(self, ours: Keys) -> dict[str, Any]:
     width = ours['moe.num_shared'] * ours['moe.expert_width']
@@ -235,7 +245,11 @@ class SharedWidth(KeyMap):
 
 @dataclasses.dataclass(frozen=True)
 class GroupsOfV2(KeyMap):
-  """DeepSeek-V2's `topk_method`: among all experts, or those of some groups."""
+  """DeepSeek-V2's `topk_method` and the keys of its groups.
+
+  'greedy' chooses among all experts, 'group_limited_greedy' among those of the
+  best groups.
+  """
 
   names = ('topk_method', 'n_group', 'topk_group')
 
@@ -243,12 +257,12 @@ class GroupsOfV2(KeyMap):
     method = want(theirs, 'topk_method')
     routers = {'greedy': 'top_k', 'group_limited_greedy': 'group_limited'}
     router = table.lookup('topk_method of config.json', routers, method)
-    found = {'moe.router.name': router}
+    ours = {'moe.router.name': router}
     if router == 'group_limited':
-      found['moe.router.num_groups'] = want(theirs, 'n_group')
-      found['moe.router.kept_groups'] = want(theirs, 'topk_group')
-      found['moe.router.group_score'] = 'max'
-    return found
+      ours['moe.router.num_groups'] = want(theirs, 'n_group')
+      ours['moe.router.kept_groups'] = want(theirs, 'topk_group')
+      ours['moe.router.group_score'] = 'max'
+    return ours
 
   def write(self, ours: Keys) -> dict[str, Any]:
     limited = ours['moe.router.name'] == 'group_limited'

@@ -1,4 +1,4 @@
-"""Keys that say what each layer is: with experts or dense, how far it sees."""
+"""Keys that vary by layer: which layers are dense, which have a window."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,12 +12,15 @@ SLIDING, FULL = 'sliding_attention', 'full_attention'
 
 @dataclasses.dataclass(frozen=True)
 class DenseLayers(KeyMap):
-  """Which layers have no experts.
+  """Their keys that say which layers are dense and which have experts.
+
+  Ours are `first_dense` and `moe_every`: dense layers first, then groups of
+  layers of which the last one has experts.
 
   Attributes:
-    is_sparse: whether a layer of a config has them, by its number.
-    written: their keys from the kinds of all layers.
-    names: the keys that it reads.
+    is_sparse: whether layer number i has experts, from their config and i.
+    written: their keys, from the kind ('dense' or 'moe') of every layer.
+    names: the keys of theirs that are read.
   """
 
   is_sparse: Callable[[Keys, int], bool]
@@ -38,7 +41,7 @@ class DenseLayers(KeyMap):
         and [False] * dense + group * ((count - dense) // every) == sparse
       ):
         return {'first_dense': dense, 'moe_every': every}
-    layers = [i for i, one in enumerate(sparse) if not one]
+    layers = [i for i, has_experts in enumerate(sparse) if not has_experts]
     raise errors.InputError(
       f'config.json has experts in all layers but {layers}: moejax has dense '
       'layers first, and then every n-th with experts'
@@ -49,9 +52,9 @@ class DenseLayers(KeyMap):
 
 
 QWEN_LAYERS = DenseLayers(
-  lambda of, i: (
-    i not in (of['mlp_only_layers'] or ())
-    and (i + 1) % want(of, 'decoder_sparse_step') == 0
+  lambda theirs, i: (
+    i not in (theirs['mlp_only_layers'] or ())
+    and (i + 1) % want(theirs, 'decoder_sparse_step') == 0
   ),
   lambda kinds: {
     'mlp_only_layers': [i for i, kind in enumerate(kinds) if kind == 'dense'],
@@ -62,19 +65,19 @@ QWEN_LAYERS = DenseLayers(
 
 
 def _first(kinds: tuple[str, ...]) -> int:
-  """The first layer with experts."""
+  """Number of the first layer with experts; 0 if no layer has any."""
   return kinds.index('moe') if 'moe' in kinds else 0
 
 
 FIRST_DENSE = DenseLayers(
-  lambda of, i: i >= want(of, 'first_k_dense_replace'),
+  lambda theirs, i: i >= want(theirs, 'first_k_dense_replace'),
   lambda kinds: {'first_k_dense_replace': _first(kinds)},
   ('first_k_dense_replace',),
 )
 DEEPSEEK_LAYERS = DenseLayers(
-  lambda of, i: (
-    i >= want(of, 'first_k_dense_replace')
-    and i % want(of, 'moe_layer_freq') == 0
+  lambda theirs, i: (
+    i >= want(theirs, 'first_k_dense_replace')
+    and i % want(theirs, 'moe_layer_freq') == 0
   ),
   lambda kinds: {
     'first_k_dense_replace': _first(kinds),
@@ -84,35 +87,35 @@ DEEPSEEK_LAYERS = DenseLayers(
 )
 
 
-def _typed(of: Keys, layer: int) -> bool:
-  types = of['mlp_layer_types']
+def _is_sparse_by_type(theirs: Keys, layer: int) -> bool:
+  types, count = theirs['mlp_layer_types'], theirs['num_hidden_layers']
   if types is None:
     return layer > 0
-  if len(types) != of['num_hidden_layers'] or set(types) - {'dense', 'sparse'}:
+  if len(types) != count or set(types) - {'dense', 'sparse'}:
     raise errors.InputError(
       f'config.json has mlp_layer_types={types}; it must be dense or sparse '
-      f'for each of num_hidden_layers={of["num_hidden_layers"]}'
+      f'for each of num_hidden_layers={count}'
     )
   return types[layer] == 'sparse'
 
 
 BY_TYPE = DenseLayers(
-  _typed,
+  _is_sparse_by_type,
   lambda kinds: {
     'mlp_layer_types': ['sparse' if k == 'moe' else 'dense' for k in kinds],
-    # Key that another `KeyMap` reads.
+    # The key of the other GLM models; transformers does not read it here.
     'first_k_dense_replace': _first(kinds),
   },
   ('mlp_layer_types',),
 )
 
 
-def _of_ernie(of: Keys, layer: int) -> bool:
-  end = want(of, 'moe_layer_end_index')
-  end = of['num_hidden_layers'] - 1 if end == -1 else end
+def _is_sparse_in_ernie(theirs: Keys, layer: int) -> bool:
+  end = want(theirs, 'moe_layer_end_index')
+  end = theirs['num_hidden_layers'] - 1 if end == -1 else end
   return (
-    want(of, 'moe_layer_start_index') <= layer <= end
-    and (layer + 1) % want(of, 'moe_layer_interval') == 0
+    want(theirs, 'moe_layer_start_index') <= layer <= end
+    and (layer + 1) % want(theirs, 'moe_layer_interval') == 0
   )
 
 
@@ -127,7 +130,7 @@ def _to_ernie(kinds: tuple[str, ...]) -> dict[str, Any]:
 
 
 ERNIE_LAYERS = DenseLayers(
-  _of_ernie,
+  _is_sparse_in_ernie,
   _to_ernie,
   ('moe_layer_start_index', 'moe_layer_end_index', 'moe_layer_interval'),
 )
@@ -135,14 +138,16 @@ ERNIE_LAYERS = DenseLayers(
 
 @dataclasses.dataclass(frozen=True)
 class Windows(KeyMap):
-  """How far back layers see: one width, in all layers or in some.
+  """Sliding-window attention: one width of the window, in all or some layers.
+
+  Ours is `windows`: the widths of one period of layers, 0 for full attention.
 
   Attributes:
-    slides: whether a layer of a config has a window where nothing is said of
-      single layers.
-    by_layer: whether `layer_types` may say it of single layers.
-    flag: whether there are none unless `use_sliding_window`.
-    first: the key of a layer's number that `slides` goes by, or ''.
+    slides: whether layer number i has a window if `layer_types` is null, from
+      their config and i.
+    by_layer: whether the family has `layer_types`, a type for every layer.
+    flag: whether layers have windows only if `use_sliding_window` is true.
+    first: the key of a layer's number that `slides` reads; '' if it reads none.
   """
 
   slides: Callable[[Keys, int], bool]
@@ -152,10 +157,10 @@ class Windows(KeyMap):
 
   @property
   def names(self) -> tuple[str, ...]:
-    found: tuple[str, ...] = ('sliding_window', self.first)
-    found += ('layer_types',) if self.by_layer else ()
-    found += ('use_sliding_window',) if self.flag else ()
-    return tuple(filter(None, found))
+    keys: tuple[str, ...] = ('sliding_window', self.first)
+    keys += ('layer_types',) if self.by_layer else ()
+    keys += ('use_sliding_window',) if self.flag else ()
+    return tuple(filter(None, keys))
 
   def read(self, theirs: Keys) -> dict[str, Any]:
     width, count = theirs['sliding_window'], theirs['num_hidden_layers']
@@ -175,13 +180,13 @@ class Windows(KeyMap):
         f'config.json has layers with a window, and sliding_window={width}; it '
         'must be 1 or more'
       )
-    windows = [width if one else 0 for one in slides]
+    windows = [width if has_window else 0 for has_window in slides]
+    # The shortest period, which all layers repeat.
     for period in range(1, count + 1):
-      again = windows[:period] * count
-      if again[:count] == windows:
+      repeated = windows[:period] * count
+      if repeated[:count] == windows:
         break
-    found = windows[:period]
-    return {'windows': found if any(found) else []}
+    return {'windows': windows[:period] if any(windows) else []}
 
   def _by_type(self, types: list[str], count: int) -> list[bool]:
     other = sorted(set(types) - {SLIDING, FULL})
@@ -191,36 +196,36 @@ class Windows(KeyMap):
         f'config.json has {len(types)} layer_types{named}, for '
         f'num_hidden_layers={count}; moejax has {SLIDING} and {FULL}'
       )
-    return [one == SLIDING for one in types]
+    return [layer_type == SLIDING for layer_type in types]
 
   def write(self, ours: Keys) -> dict[str, Any]:
     windows, count = ours['windows'] or [0], ours['num_layers']
     by_layer = [windows[i % len(windows)] for i in range(count)]
     width = max(by_layer) or None
-    found = {'sliding_window': width}
+    theirs: dict[str, Any] = {'sliding_window': width}
     if self.by_layer:
-      found['layer_types'] = [SLIDING if one else FULL for one in by_layer]
+      theirs['layer_types'] = [SLIDING if w else FULL for w in by_layer]
     if self.flag:
-      found['use_sliding_window'] = width is not None
+      theirs['use_sliding_window'] = width is not None
     if self.first:
-      # Of a window in some layers; layer_types says in which.
-      found[self.first] = count
-    return found
+      # layer_types says which layers have a window, so this key is not used.
+      theirs[self.first] = count
+    return theirs
 
 
-def every(of: Keys, layer: int) -> bool:
-  """All layers slide."""
-  del of, layer
+def every(theirs: Keys, layer: int) -> bool:
+  """All layers have a window."""
+  del theirs, layer
   return True
 
 
-def upper(of: Keys, layer: int) -> bool:
-  """Layers from `max_window_layers` on."""
-  return layer >= want(of, 'max_window_layers')
+def upper(theirs: Keys, layer: int) -> bool:
+  """Layers from number `max_window_layers` on have a window."""
+  return layer >= want(theirs, 'max_window_layers')
 
 
-def _even(of: Keys, layer: int) -> bool:
-  del of
+def _even(theirs: Keys, layer: int) -> bool:
+  del theirs
   return layer % 2 == 0
 
 

@@ -1,16 +1,17 @@
-"""A folder of a checkpoint to weights, each piece read where it is needed.
+"""Loads the tensors of a checkpoint folder into the weights of a model.
 
 Stages:
-  1. `plan`: config.json to a ModelConfig; the names, shapes and types that such
-     a model must have are compared with those in the files' headers.
-  2. `weights`: weight by weight a buffer for each part of it that lies on this
-     host's devices; every tensor is copied to its place in it, transposed and
-     in float32, straight from the mapped file; then the buffers go to the
-     devices. On CPU they become the arrays themselves. So this needs the
-     memory of the weights, and of one more weight where devices have their own.
+  1. `plan` converts config.json to a ModelConfig, and compares the names,
+     shapes and types of the tensors that such a model has with the headers of
+     the files.
+  2. `weights` goes through the weights one by one. It allocates a host buffer
+     for each region of the weight that lies on a device of this host, copies
+     each tensor from the mapped file to its place there, transposed and in
+     float32, and moves the buffers to the devices. On CPU the buffers become
+     the arrays. So the host needs memory for one weight, or, on CPU, for all.
 
-Parts of a weight that lie on other hosts are not read, and nor is what the
-buffers have from an earlier process (convert/staging.py).
+Regions that lie on other hosts are not read; neither are tensors that an
+earlier process has read into the buffers (convert/staging.py).
 """
 
 import dataclasses
@@ -36,20 +37,22 @@ from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 
 FLOATS = ('F32', 'F16', 'BF16', 'F64', *quantised.KINDS)
+# Rows that `_cast` copies at a time, and the length up to which it loops over
+# the first axis of an array.
 ROWS, MANY = 64, 256
 Progress = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportPlan:
-  """A checkpoint whose tensors all have a place in the weights of a model.
+  """A checkpoint that fits the weights of a model, and how it is read.
 
   Attributes:
     folder: folder of the checkpoint.
     family: Hugging Face family of the checkpoint.
     config: config of the model.
-    layout: name of the family's layout of experts.
-    tensors: tensors to read, weight by weight.
+    layout: layout of the experts, a key of `Family.experts`.
+    tensors: tensors to read, in the order of our weights.
     ignored: names of tensors that are not read.
   """
 
@@ -65,27 +68,29 @@ def plan(folder: Folder) -> ImportPlan:
   """Checks config, names, shapes and types, without reading a tensor.
 
   Raises:
-    InputError: something is missing, too much, or of another shape or type.
+    InputError: a config key is not supported; or a tensor is missing,
+      superfluous, or of an unexpected shape or type.
   """
   family = configs.family_of(folder.config)
   try:
     config = configs.read(family, folder.config)
   except errors.InputError as e:
     raise errors.InputError(f'{folder.path}: {e}') from None
-  behind = re.compile(rf'model\.layers\.{config.num_layers}\.')
-  if not any(map(behind.match, folder.tensors)):
-    # transformers keeps the key and leaves the weights out.
+  mtp_layer = re.compile(rf'model\.layers\.{config.num_layers}\.')
+  if not any(map(mtp_layer.match, folder.tensors)):
+    # A folder that transformers wrote has the key, but not the weights, of
+    # multi-token prediction.
     config = dataclasses.replace(config, mtp_layers=0)
   layout, experts = _layout(family, folder.tensors)
   all_rules = (*family.rules, *experts)
-  found = rules.expand(all_rules, config, shapes(config))
-  found = [t for t in found if t.rule.factor and not t.rule.copy]
-  wanted = {tensor.name for tensor in found}
+  tensors = rules.expand(all_rules, config, shapes(config))
+  tensors = [t for t in tensors if t.rule.factor and not t.rule.copy]
+  wanted = {tensor.name for tensor in tensors}
   rest = sorted(folder.tensors.keys() - wanted)
   ignored = [name for name in rest if _is_ignored(name, family, config)]
   _check_names(folder, wanted, set(rest) - set(ignored))
-  _check_tensors(folder, found)
-  return ImportPlan(folder, family, config, layout, found, ignored)
+  _check_tensors(folder, tensors)
+  return ImportPlan(folder, family, config, layout, tensors, ignored)
 
 
 def remarks(plan: ImportPlan) -> list[str]:
@@ -109,7 +114,7 @@ def remarks(plan: ImportPlan) -> list[str]:
 
 
 def shapes(config: ModelConfig) -> build.Weights:
-  """Shapes of a model's weights; the same on any mesh."""
+  """Tree of the shapes of a model's weights; it is the same on any mesh."""
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   return build.build(config, mesh).shapes
 
@@ -117,7 +122,7 @@ def shapes(config: ModelConfig) -> build.Weights:
 def _layout(
   family: Family, names: Iterable[str]
 ) -> tuple[str, tuple[rules.Rule, ...]]:
-  """The layout of experts of which there are most names."""
+  """The layout of experts that matches the most tensor names, and its rules."""
   counts = {
     layout: sum(any(rule.matches(n) for rule in layout_rules) for n in names)
     for layout, layout_rules in family.experts.items()
@@ -142,6 +147,8 @@ def _check_names(folder: Folder, wanted: set[str], surplus: set[str]) -> None:
   odd = {name for name in surplus if quantised.OTHERS.fullmatch(name)}
   how = quantised.by(folder.config)
   kinds = {entry.dtype for entry in folder.tensors.values()}
+  # If config.json says that the weights are quantised and no tensor is in a
+  # known format, all unexpected names are taken to be of the unknown format.
   if how and (missing or surplus) and not kinds & {*quantised.KINDS}:
     odd = odd or surplus or {*missing}
   if odd:
@@ -193,14 +200,19 @@ def weights(
   progress: Progress = lambda _: None,
   into: buffers.Buffers = buffers.MEMORY,
 ) -> build.Weights:
-  """The weights, where they lie on the model's mesh.
+  """Reads the weights onto the mesh of a model.
 
   Args:
     plan: plan of the checkpoint.
-    model: with the config of the plan, or one that differs in what weights do
-      not depend on.
-    progress: is given the stored bytes of each tensor when it is in place.
-    into: where the weights are put together.
+    model: a model of the plan's config, or of a config that differs only in
+      keys on which the weights do not depend.
+    progress: called with the stored bytes of each tensor once it is in its
+      buffers.
+    into: the buffers.
+
+  Raises:
+    InputError: a tensor has a number that is not finite.
+    ValueError: some elements of a weight have no rule, a bug in the family.
   """
   by_path: dict[str, list[rules.Tensor]] = {}
   for tensor in plan.tensors:
@@ -211,7 +223,7 @@ def weights(
     tensors = by_path.get(path, [])
     made = sum(tensor.size for tensor in tensors)
     whole = math.prod(leaf.shape)
-    # A router's state starts at zero and may have no place in a format.
+    # A router's state starts at zero, and some families have no tensors for it.
     if made != whole and not (made == 0 and '/router_state/' in path):
       raise ValueError(f'{path}: {made} of {whole} elements have a rule')
     regions = _regions(leaf, shardings[path])
@@ -239,7 +251,7 @@ def weights(
 def _regions(
   leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
 ) -> dict[jax.Device, buffers.Region]:
-  """The block of a weight that each of this host's devices holds."""
+  """The region of a weight that each device of this host holds."""
   indices = sharding.addressable_devices_indices_map(leaf.shape)
   return {
     device: tuple(
@@ -257,8 +269,8 @@ def _place(
 ) -> int:
   """Reads a tensor into the regions of its weight; returns its stored bytes.
 
-  A tensor outside of all regions is not read, since reading a quantised tensor
-  computes all of its numbers.
+  A tensor that overlaps no region is not read: reading a quantised tensor would
+  compute all of its numbers.
   """
   here = [pair for pair in blocks.items() if _is_in(tensor.index, pair[0])]
   if here:
@@ -293,7 +305,8 @@ def _copy(
       target.append(at - start)
   place = buffer[tuple(target)]
   _cast(place, x[tuple(source)])
-  # A sum takes no memory; that of finite numbers may overflow.
+  # Testing the sum first needs no mask in memory. A sum of finite numbers may
+  # overflow, so the elements are tested after it.
   with np.errstate(over='ignore', invalid='ignore'):
     is_finite = np.isfinite(place.sum())
   if not is_finite and not (finite := np.isfinite(place)).all():
@@ -306,14 +319,19 @@ def _copy(
 
 
 def _cast(target: np.ndarray, source: np.ndarray) -> None:
-  """Copies, rows after rows: what is transposed then stays in the cache."""
+  """Copies to another type, some rows at a time.
+
+  A transposed source is read with large strides; a few rows of it fit into the
+  CPU's cache.
+  """
   if source.ndim > 2 and len(source) <= MANY:
-    for one, other in zip(target, source, strict=True):
-      _cast(one, other)
+    for target_row, source_row in zip(target, source, strict=True):
+      _cast(target_row, source_row)
     return
   step = ROWS if source.ndim > 1 else max(source.size, 1)
   for at in range(0, len(source), step):
-    # Twice as fast as without the copy: it is in the order of the file.
+    # `astype` makes a copy in the order of the file, and transposing that copy
+    # is twice as fast as transposing the file's bytes.
     np.copyto(
       target[at : at + step], source[at : at + step].astype(target.dtype)
     )

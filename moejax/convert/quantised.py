@@ -1,20 +1,22 @@
-"""Quantised releases, as tensors that are like others.
+"""Dequantises MXFP4 and FP8 tensors when they are read.
 
-MXFP4 (OCP Microscaling Formats 1.0, section 5), as gpt-oss is released: 32
-numbers of 4 bits, two to a byte and the lower half first, share a power of two.
+MXFP4 (OCP Microscaling Formats 1.0, section 5), as gpt-oss is released: a block
+of 32 numbers of 4 bits shares a scale, which is a power of two. A byte holds
+two numbers, the first in its lower half.
 
   X_blocks  U8 [..., N, K / 32, 16]      X  [..., K, N]
   X_scales  U8 [..., N, K / 32]
 
-Numbers of 8 bits with factors, which multiply them. A factor is of a block, as
-in DeepSeek-V3 (arXiv 2412.19437, section 3.3, 128 x 128 numbers), of a row, or
-of the whole tensor, as modelopt, llm-compressor and AutoFP8 write it.
+FP8: numbers of 8 bits are multiplied by factors. A block of 128 x 128 numbers
+shares a factor in DeepSeek-V3 (arXiv 2412.19437, section 3.3); a row or the
+whole tensor does in the files of modelopt, llm-compressor and AutoFP8.
 
   X            F8_E4M3 [..., N, K]       X  [..., N, K]
   X_scale_inv  [..., N / 128, K / 128], rounded up; [..., N, 1]; or one number;
   or X_scale   F32, F16, BF16, or F8_E8M0, which are powers of two
 
-Example, a byte 0x2f with the scale 128: 15 is -6 and 2 is 1, times 2: -12, 2.
+Example, MXFP4: the byte 0x2f with the scale 128, which means 2^(128 - 127) = 2.
+The lower half, 15, is -6 and the upper half, 2, is 1: the numbers are -12, 2.
 
 Reading gives exactly the released numbers; no quantised tensor is written.
 Factors of activations, which such a release may have, are not used, because
@@ -43,28 +45,35 @@ FACTOR_TYPES = ('F32', 'BF16', 'F16', 'F8_E8M0')
 ACTIVATIONS = re.compile(
   r'.*[._](input|output|activation|q|k|v|kv|prob)_scale|.*\.kv_cache_scaling\w*'
 )
-# Tensors that other methods put beside, or in place of, a weight.
+# Tensors that other methods of quantisation store beside a weight or in its
+# place.
 OTHERS = re.compile(
   r'.*(\.(qweight|qzeros|scales|g_idx|weight_(packed|shape|zero_point|g_idx)|'
   r'weight_global_scale|input_global_scale|weight_scale_2|pre_quant_scale|'
   r'(nested_)?(absmax|quant_map)|quant_state\..*|SCB|weight_format)|'
   r'_blocks|_scales|_scale|_scale_inv)'
 )
+# Keys of `quantization_config` that error messages quote.
 METHODS = 'quant_method', 'quant_algo', 'format', 'bits'
 REMEDY = (
   'take the release that is not quantised, or dequantise it with what made it '
   '(bitsandbytes: `dequantize()` of the model in transformers) and save it in '
   'bfloat16'
 )
-LENGTH = 32  # of a block
+LENGTH = 32  # numbers of a block of MXFP4
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-# The 16 numbers of 4 bits.
+# The number that each of the 16 codes of 4 bits stands for.
 NUMBERS = np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-  """Numbers of few bits, and what blocks of them are multiplied by."""
+  """Two tensors of a file: quantised numbers and their scales.
+
+  Attributes:
+    numbers: numbers of 4 or 8 bits.
+    scales: factors, each of which multiplies a block of numbers.
+  """
 
   numbers: StoredTensor
   scales: StoredTensor
@@ -80,7 +89,10 @@ class _Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Blocks4(_Pair):
-  """A tensor in MXFP4, transposed as gpt-oss computes with it."""
+  """A tensor in MXFP4: [..., N, K] in the file, [..., K, N] as it is read.
+
+  The last two axes are swapped because gpt-oss multiplies by the transpose.
+  """
 
   dtype = MXFP4
 
@@ -90,7 +102,10 @@ class Blocks4(_Pair):
     return *front, groups * LENGTH, rows
 
   def read(self) -> np.ndarray:
-    """In bfloat16, which has every product of the two below 2^128."""
+    """The tensor in bfloat16.
+
+    bfloat16 holds every product of a number and a scale below 2^128 exactly.
+    """
     numbers = NUMBERS.astype(BFLOAT16)
     pairs = self.numbers.read()
     both = np.empty((*pairs.shape, 2), BFLOAT16)
@@ -103,10 +118,10 @@ class Blocks4(_Pair):
 
 @dataclasses.dataclass(frozen=True)
 class Scaled8(_Pair):
-  """Matrices of 8 bits with factors.
+  """Matrices of FP8 numbers with factors.
 
   Attributes:
-    size: rows and columns that share a factor.
+    size: rows and columns of a block that shares a factor.
   """
 
   size: tuple[int, int]
@@ -120,58 +135,63 @@ class Scaled8(_Pair):
     return self.numbers.shape
 
   def read(self) -> np.ndarray:
-    """In float32."""
-    found = self.numbers.read().astype(np.float32)
+    """The tensor in float32."""
+    x = self.numbers.read().astype(np.float32)
     (rows, columns), (*front, height, width) = self.size, self.shape
-    parts = math.ceil(height / rows), math.ceil(width / columns)
+    blocks = math.ceil(height / rows), math.ceil(width / columns)
     factors = self.scales.read().astype(np.float32)
     if factors.size == 1:
-      return found * factors.reshape(())
-    factors = factors.reshape(*front, *parts)
-    if parts[1] == 1:
+      return x * factors.reshape(())
+    factors = factors.reshape(*front, *blocks)
+    if blocks[1] == 1:
       by_row = np.repeat(factors[..., 0], rows, axis=-1)
-      return found * by_row[..., :height, None]
+      return x * by_row[..., :height, None]
     for at in np.ndindex(*front):
       for i, row in enumerate(factors[at]):
-        part = found[at][i * rows : (i + 1) * rows]
-        part *= np.repeat(row, columns)[:width]
-    return found
+        band = x[at][i * rows : (i + 1) * rows]  # a view of x
+        band *= np.repeat(row, columns)[:width]
+    return x
 
 
-# A tensor as it is read: by itself, or its numbers with their scales.
+# A tensor of a checkpoint: stored plainly, or as quantised numbers with scales.
 ReadableTensor = StoredTensor | Blocks4 | Scaled8
 
 
 def plain(
   tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]
 ) -> dict[str, ReadableTensor]:
-  """The tensors of a folder, each pair of numbers and scales as one.
+  """The tensors of a folder, with numbers and their scales joined to one.
+
+  Example:
+    {'a_blocks': ..., 'a_scales': ..., 'b': ...}
+    {'a': Blocks4(...), 'b': ...}
 
   Args:
     tensors: all tensors of the folder, by name.
-    config: config.json.
+    config: content of config.json.
 
   Raises:
-    InputError: numbers and scales of a pair do not fit, or are of other types.
+    InputError: the shapes of numbers and scales do not fit together, or one of
+      them has another type than the format.
   """
-  found: dict[str, ReadableTensor] = dict(tensors)
+  joined: dict[str, ReadableTensor] = dict(tensors)
   size = _block_size(config)
   for name, entry in tensors.items():
     if name.endswith(BLOCKS):
-      base, want = name.removesuffix(BLOCKS), entry.shape[:-1]
+      base, blocks = name.removesuffix(BLOCKS), entry.shape[:-1]
       scales = tensors.get(base + SCALES)
       if scales is None:
         continue
-      fits = entry.shape[-1:] == (LENGTH // 2,) and len(want) > 1
-      _check(base, entry, scales, fits and scales.shape == want)
+      fits = entry.shape[-1:] == (LENGTH // 2,) and len(blocks) > 1
+      _check_fits(base, entry, scales, fits and scales.shape == blocks)
       _check_types(base, (entry, scales), ('U8',), config)
-      del found[name], found[base + SCALES]
-      found[base] = Blocks4(entry, scales)
+      del joined[name], joined[base + SCALES]
+      joined[base] = Blocks4(entry, scales)
     elif entry.dtype == 'F8_E4M3':
       factors = [name + end for end in FACTORS if name + end in tensors]
       if factors:
         scales = tensors[factors[0]]
-        del found[factors[0]]
+        del joined[factors[0]]
         _check_types(name, (scales,), FACTOR_TYPES, config)
         shared = _sharing(entry.shape, scales.shape, size)
         if shared is None:
@@ -181,28 +201,34 @@ def plain(
             f'one for each block of {size[0]} x {size[1]} of its numbers '
             f'{list(entry.shape)}; {REMEDY}'
           )
-        found[name] = Scaled8(entry, scales, shared)
-  return found
+        joined[name] = Scaled8(entry, scales, shared)
+  return joined
 
 
 def by(config: Mapping[str, Any]) -> str:
-  """How a config.json says that its weights are quantised; '' if it does not.
+  """The quantisation that a config.json names, for messages; '' without one.
 
   Example: " (quant_method='gptq', bits=4)"
   """
   settings = config.get('quantization_config')
-  # Older files of compressed-tensors have it under the other key.
+  # Older files of compressed-tensors have the settings under this key.
   settings = settings or config.get('compression_config')
   if not isinstance(settings, dict):
     return ''
-  said = [f'{k}={settings[k]!r}' for k in METHODS if settings.get(k)]
-  return f' ({", ".join(said) or "by no named quant_method"})'
+  named = [f'{k}={settings[k]!r}' for k in METHODS if settings.get(k)]
+  return f' ({", ".join(named) or "by no named quant_method"})'
 
 
 def _sharing(
   shape: tuple[int, ...], factors: tuple[int, ...], block: tuple[int, int]
 ) -> tuple[int, int] | None:
-  """Rows and columns that share a factor; None if the two do not fit."""
+  """Rows and columns that share a factor; None if the shapes do not fit.
+
+  Args:
+    shape: shape of the numbers.
+    factors: shape of the factors.
+    block: rows and columns of a block, if factors are by block.
+  """
   if len(shape) < 2:
     return None
   *front, rows, columns = shape
@@ -212,12 +238,12 @@ def _sharing(
     return rows, columns
   if factors in ((*front, rows, 1), (*front, rows)):
     return 1, columns
-  parts = math.ceil(rows / block[0]), math.ceil(columns / block[1])
-  return block if factors == (*front, *parts) else None
+  blocks = math.ceil(rows / block[0]), math.ceil(columns / block[1])
+  return block if factors == (*front, *blocks) else None
 
 
 def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
-  """Rows and columns of a block of 8 bits."""
+  """Rows and columns of a block of FP8 numbers; 128 x 128 by default."""
   settings = config.get('quantization_config') or {}
   size = 128, 128
   if isinstance(settings, dict):
@@ -248,7 +274,7 @@ def _check_types(
     )
 
 
-def _check(
+def _check_fits(
   name: str, entry: StoredTensor, scales: StoredTensor, fits: bool
 ) -> None:
   if not fits:

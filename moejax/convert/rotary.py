@@ -1,8 +1,8 @@
 """Keys of rotary positions: `rope_theta`, `rope_scaling`, `rope_parameters`.
 
-The first two are of transformers 4, the last of 5; all are read, and written.
-What keys mean that are left out, or null, is what transformers' classes and its
-`modeling_rope_utils` make of them.
+transformers 4 uses the first two, transformers 5 the last; all are read and
+written. A key that is left out or null has the meaning that the classes of
+transformers, and their `modeling_rope_utils`, give it.
 """
 
 import dataclasses
@@ -19,37 +19,42 @@ ORIGINAL = 'original_max_position_embeddings'
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretching:
-  """What a config.json says of how positions are stretched.
+class Scaling:
+  """The keys of a config.json that describe its rotary scaling.
 
   Attributes:
-    keys: entries of `rope_scaling`.
-    most: `max_position_embeddings`.
-    original: the same of the model before, where it stands outside.
-    scores: whether `mscale_all_dim` multiplies scores.
+    keys: entries of `rope_scaling` or `rope_parameters`.
+    max_length: `max_position_embeddings`.
+    original: `original_max_position_embeddings` outside of `rope_scaling`; None
+      if it is not there.
+    scores: see `Rotary.scores`.
   """
 
   keys: Keys
-  most: int
+  max_length: int
   original: int | None
   scores: bool
 
   def number(self, name: str) -> float:
-    """A key that must be there.
+    """The value of a required key.
 
     Raises:
       InputError: the key is missing, or its value is no number.
     """
     value = self.keys.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-      says = f'has rope_scaling.{name}={value}' if name in self.keys else None
-      raise errors.InputError(
-        f'config.json {says or f"lacks rope_scaling.{name}"}; give it a number'
-      )
+      problem = f'lacks rope_scaling.{name}'
+      if name in self.keys:
+        problem = f'has rope_scaling.{name}={value}'
+      raise errors.InputError(f'config.json {problem}; give it a number')
     return float(value)
 
   def numbers(self, name: str) -> list[float]:
-    """A key that must be a list of numbers."""
+    """The value of a required key, a list of numbers.
+
+    Raises:
+      InputError: the value is not a list.
+    """
     value = self.keys.get(name)
     if not isinstance(value, list):
       raise errors.InputError(
@@ -60,98 +65,112 @@ class Stretching:
 
   @property
   def length(self) -> int:
-    """Tokens that the model was trained on before it was stretched."""
+    """Length of the texts that the model was trained on before the scaling."""
     if self.original is not None:
       return self.original
     if ORIGINAL in self.keys:
       return int(self.number(ORIGINAL))
-    return self.most
+    return self.max_length
 
   def factor(self, *, needed: bool) -> float:
-    """Times that length; null is the ratio of the two lengths."""
+    """The factor by which the length of texts grows.
+
+    Null means the ratio of the two lengths, max_length / length.
+
+    Args:
+      needed: whether a missing key is an error; if not, it means the same as
+        null.
+
+    Raises:
+      InputError: the key is missing and needed, or its value is no number.
+    """
     if self.keys.get('factor') is None and (
       'factor' in self.keys or not needed
     ):
-      return self.most / self.length
+      return self.max_length / self.length
     return self.number('factor')
 
 
-def _plain(of: Stretching) -> Values:
-  del of
+def _none(scaling: Scaling) -> Values:
+  del scaling
   return {}
 
 
-def _linear(of: Stretching) -> Values:
-  return {'factor': of.number('factor')}
+def _linear(scaling: Scaling) -> Values:
+  return {'factor': scaling.number('factor')}
 
 
-def _dynamic(of: Stretching) -> Values:
-  return {'factor': of.number('factor'), 'length': of.most}
+def _dynamic(scaling: Scaling) -> Values:
+  return {'factor': scaling.number('factor'), 'length': scaling.max_length}
 
 
-def _llama3(of: Stretching) -> Values:
+def _llama3(scaling: Scaling) -> Values:
   return {
-    'factor': of.number('factor'),
-    'low': of.number('low_freq_factor'),
-    'high': of.number('high_freq_factor'),
-    'length': of.length,
+    'factor': scaling.number('factor'),
+    'low': scaling.number('low_freq_factor'),
+    'high': scaling.number('high_freq_factor'),
+    'length': scaling.length,
   }
 
 
-def _yarn(of: Stretching) -> Values:
-  found: dict[str, Any] = {
-    'factor': of.factor(needed=True),
-    'length': of.length,
-    # 0 is as good as nothing.
-    'beta_fast': float(of.keys.get('beta_fast') or 32),
-    'beta_slow': float(of.keys.get('beta_slow') or 1),
-    'mscale': float(of.keys.get('mscale') or 0),
-    'mscale_all': float(of.keys.get('mscale_all_dim') or 0),
-    'whole': bool(of.keys.get('truncate', True)),
+def _yarn(scaling: Scaling) -> Values:
+  keys = scaling.keys
+  ours: dict[str, Any] = {
+    'factor': scaling.factor(needed=True),
+    'length': scaling.length,
+    # A value of 0 means the default, as a missing key does.
+    'beta_fast': float(keys.get('beta_fast') or 32),
+    'beta_slow': float(keys.get('beta_slow') or 1),
+    'mscale': float(keys.get('mscale') or 0),
+    'mscale_all': float(keys.get('mscale_all_dim') or 0),
+    'whole': bool(keys.get('truncate', True)),
   }
-  said = of.keys.get('attention_factor')
-  made = YarnScaling(**found).amplitude if said is None else float(said)
-  if not of.scores:
-    # They are for cos and sin alone.
-    found |= {'mscale': 0.0, 'mscale_all': 0.0}
-  if not math.isclose(made, YarnScaling(**found).amplitude, rel_tol=1e-12):
-    found['attention_factor'] = made
-  return found
+  amplitude = keys.get('attention_factor')
+  if amplitude is None:
+    amplitude = YarnScaling(**ours).amplitude
+  if not scaling.scores:
+    # In these classes mscale only enters the amplitude of cos and sin.
+    ours |= {'mscale': 0.0, 'mscale_all': 0.0}
+  implied = YarnScaling(**ours).amplitude
+  if not math.isclose(float(amplitude), implied, rel_tol=1e-12):
+    ours['attention_factor'] = float(amplitude)
+  return ours
 
 
-def _longrope(of: Stretching) -> Values:
-  factor, said = of.factor(needed=False), of.keys.get('attention_factor')
-  if said is None:
-    longer = math.log(factor) / math.log(of.length) if factor > 1 else 0.0
-    said = math.sqrt(1 + longer)
+def _longrope(scaling: Scaling) -> Values:
+  factor = scaling.factor(needed=False)
+  amplitude = scaling.keys.get('attention_factor')
+  if amplitude is None:
+    longer = math.log(factor) / math.log(scaling.length) if factor > 1 else 0.0
+    amplitude = math.sqrt(1 + longer)
   return {
-    'short': of.numbers('short_factor'),
-    'long': of.numbers('long_factor'),
-    'length': of.length,
-    'attention_factor': float(said),
+    'short': scaling.numbers('short_factor'),
+    'long': scaling.numbers('long_factor'),
+    'length': scaling.length,
+    'attention_factor': float(amplitude),
   }
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-  """One `rope_type`.
+class RopeType:
+  """How one `rope_type` is read and written.
 
   Attributes:
-    name: ours.
-    read: our keys of theirs.
-    written: their names of our keys.
+    name: name of our scaling (`model.rope.scaling`).
+    read: the keys of our scaling, from theirs.
+    written: names of their keys by those of ours.
   """
 
   name: str
-  read: Callable[[Stretching], Values]
+  read: Callable[[Scaling], Values]
   written: dict[str, str]
 
 
-KINDS = {
-  'default': Kind('none', _plain, {}),
-  'linear': Kind('linear', _linear, {'factor': 'factor'}),
-  'dynamic': Kind('dynamic', _dynamic, {'factor': 'factor'}),
-  'llama3': Kind(
+ROPE_TYPES = {
+  'default': RopeType('none', _none, {}),
+  'linear': RopeType('linear', _linear, {'factor': 'factor'}),
+  'dynamic': RopeType('dynamic', _dynamic, {'factor': 'factor'}),
+  'llama3': RopeType(
     'llama3',
     _llama3,
     {
@@ -161,7 +180,7 @@ KINDS = {
       'length': ORIGINAL,
     },
   ),
-  'yarn': Kind(
+  'yarn': RopeType(
     'yarn',
     _yarn,
     {
@@ -175,7 +194,7 @@ KINDS = {
       'whole': 'truncate',
     },
   ),
-  'longrope': Kind(
+  'longrope': RopeType(
     'longrope',
     _longrope,
     {
@@ -186,20 +205,23 @@ KINDS = {
     },
   ),
 }
-# Our keys that are not written where they are 0.
+# Keys of ours that are left out of a config.json if they are 0.
 OPTIONAL = ('mscale', 'mscale_all', 'attention_factor')
 
 
 @dataclasses.dataclass(frozen=True)
 class Rotary(KeyMap):
-  """Rotary positions.
+  """The keys of rotary positions, as one family reads and writes them.
 
   Attributes:
-    partial: whether the class turns a part of a head's features only where
-      `partial_rotary_factor` says so; classes that do not ignore that key.
-    scores: whether `mscale_all_dim` multiplies scores, as with latent heads.
+    partial: whether the class rotates only the share `partial_rotary_factor` of
+      a head's features. Other classes ignore that key with
+      `rope_type=default`; with other types it is refused.
+    scores: whether `mscale_all_dim` also multiplies the scores of attention, as
+      with latent heads.
     null: the scaling of a config that has none.
-    features: the key that gives that part in features, or ''.
+    features: the key that gives the rotated share as a number of features; ''
+      if there is none.
   """
 
   partial: bool = False
@@ -213,57 +235,66 @@ class Rotary(KeyMap):
     return (*keys, *filter(None, ('partial_rotary_factor', self.features)))
 
   def read(self, theirs: Keys) -> dict[str, Any]:
-    found = theirs['rope_scaling'] or theirs['rope_parameters']
-    found = self.null if found is None else found
-    name = found.get('rope_type', found.get('type', 'default'))
-    kind = table.lookup('rope_type of config.json', KINDS, name)
-    if found.get('mscale_all_dim') and self.scores and name != 'yarn':
+    keys = theirs['rope_scaling'] or theirs['rope_parameters']
+    keys = self.null if keys is None else keys
+    name = keys.get('rope_type', keys.get('type', 'default'))
+    rope_type = table.lookup('rope_type of config.json', ROPE_TYPES, name)
+    if keys.get('mscale_all_dim') and self.scores and name != 'yarn':
       raise errors.InputError(
         'config.json has rope_scaling.mscale_all_dim, which moejax has with '
         f'rope_type=yarn alone, not with {name}'
       )
-    theta = found.get('rope_theta', theirs['rope_theta'])
+    theta = keys.get('rope_theta', theirs['rope_theta'])
     if theta is None:
       raise errors.InputError('config.json has rope_theta=null; give a number')
-    stretching = Stretching(
-      found, theirs['max_position_embeddings'], theirs[ORIGINAL], self.scores
+    scaling = Scaling(
+      keys, theirs['max_position_embeddings'], theirs[ORIGINAL], self.scores
     )
     return {
       'rope.base': float(theta),
-      'rope.share': self._share(found, theirs, name),
-      'rope.scaling': {'name': kind.name, **kind.read(stretching)},
+      'rope.share': self._share(keys, theirs, name),
+      'rope.scaling': {'name': rope_type.name, **rope_type.read(scaling)},
     }
 
-  def _share(self, found: Keys, theirs: Keys, kind: str) -> float:
+  def _share(self, keys: Keys, theirs: Keys, rope_type: str) -> float:
+    """Share of a head's features that are rotated.
+
+    Args:
+      keys: entries of `rope_scaling` or `rope_parameters`.
+      theirs: all keys of config.json.
+      rope_type: name of the type.
+    """
     share = theirs['partial_rotary_factor']
     if self.features and theirs[self.features] is not None and share is None:
       share = theirs[self.features] / theirs['head_dim']
-    share = found.get('partial_rotary_factor', share)
+    share = keys.get('partial_rotary_factor', share)
     share = 1.0 if share is None else float(share)
     if self.partial or share == 1:
       return share
-    if kind == 'default':
+    if rope_type == 'default':
       return 1.0
     raise errors.InputError(
-      f'config.json has partial_rotary_factor={share} and rope_type={kind}, '
-      'which do not go together in models of this type'
+      f'config.json has partial_rotary_factor={share} and '
+      f'rope_type={rope_type}, which do not go together in models of this type'
     )
 
   def write(self, ours: Keys) -> dict[str, Any]:
-    names = {kind.name: name for name, kind in KINDS.items()}
+    names = {rope_type.name: name for name, rope_type in ROPE_TYPES.items()}
     name = names[ours['rope.scaling.name']]
     theta, share = ours['rope.base'], ours['rope.share']
-    both = {'rope_type': name, 'rope_theta': theta}
-    for our, their in KINDS[name].written.items():
+    parameters = {'rope_type': name, 'rope_theta': theta}
+    for our, their in ROPE_TYPES[name].written.items():
       value = ours[f'rope.scaling.{our}']
       if value or our not in OPTIONAL:
-        both[their] = value
-    found = {
+        parameters[their] = value
+    theirs: dict[str, Any] = {
       'rope_theta': theta,
-      'rope_scaling': None if name == 'default' else both | {'type': name},
-      'rope_parameters': both,
+      'rope_scaling': None
+      if name == 'default'
+      else parameters | {'type': name},
+      'rope_parameters': parameters,
     }
     if self.partial or share != 1:
-      found['partial_rotary_factor'] = share
-      both['partial_rotary_factor'] = share
-    return found
+      theirs['partial_rotary_factor'] = share
+      parameters['partial_rotary_factor'] = share
+    return theirs

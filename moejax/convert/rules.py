@@ -1,19 +1,20 @@
-"""Which tensor of a checkpoint is which part of our weights, as data.
+"""Rules: tables that map the tensors of a checkpoint to our weights.
 
-One line of a table serves both directions and all layers and experts. Ours are
-stacks of equal layers, `dense/...` and `moe/...`, with the layer in front.
+One rule serves import and export, all layers and all experts. Our weights are
+stacks of equal layers, `dense/...` and `moe/...`, whose first axis is the layer
+within the stack.
 
-A path that begins with `mtp/` is for the layers of multi-token prediction;
-their numbers go on where the model's end.
+A path that begins with `mtp/` is a weight of the modules of multi-token
+prediction. Their layers are numbered on from the last layer of the model.
 
-Example, 1 dense layer and 2 with experts of width F:
+Example, a model with 1 dense layer and 2 layers with experts of width F:
 
   Rule('model.layers.{layer}.mlp.experts.{E}.up_proj.weight', 'F D',
        'moe/ffn/routed/w_in_ED2F', 'E D 1 F')
 
   model.layers.2.mlp.experts.5.up_proj.weight [F, D], transposed, is
-  moe/ffn/routed/w_in_ED2F[1, 5, :, 1, :]: layer 2 is the stack's place 1, and
-  of gate and up (0 and 1) it is the second.
+  moe/ffn/routed/w_in_ED2F[1, 5, :, 1, :]: layer 2 of the model is layer 1 of
+  the stack `moe`, and index 1 of the axis "2" is up (0 is gate).
 """
 
 import dataclasses
@@ -34,24 +35,26 @@ MTP = 'mtp'
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """One line of the table.
+  """Maps tensors of one name pattern to one of our weights.
 
-  A rule whose path a model does not have is not for that model: a model
-  without biases has no tensors of biases.
+  A rule applies only to models that have a weight at `path`: a model without
+  biases has no tensors of biases.
 
   Attributes:
-    name: name of their tensor; may have {layer} and the name of one of our
-      axes.
-    theirs: pattern of the axes of their tensor.
-    path: path of our weight; {stack} is that of the layer, and a path that
-      begins with a stack is for the layers in it.
+    name: name of their tensor; {layer} stands for the number of the layer, and
+      {E} (the name of one of our axes) for an index of that axis.
+    theirs: pattern of the axes of their tensor (`axes`).
+    path: path of our weight. {stack} stands for the stack that the layer is in;
+      a path that begins with the name of a stack is for its layers only.
     ours: pattern of the axes of our weight, without the layer; a number is a
-      fixed index.
-    factor: theirs is ours times that. 0: a tensor of zeros that the format
-      wants; it takes its size from ours.
-    copy: another tensor says the same; this one is written and not read.
-    float32: it decides routing and is float32 in files of any other type, as
-      transformers keeps it in memory (`_keep_in_fp32_modules_strict`).
+      fixed index of its axis.
+    factor: their tensor is ours times this factor. With 0, their tensor is
+      zeros, which their format needs; its shape is taken from our weight.
+    copy: whether their tensor is a copy of another one; it is written, but not
+      read.
+    float32: whether their tensor is float32 in files of any type, as in the
+      memory of transformers (`_keep_in_fp32_modules_strict`), since it decides
+      routing.
   """
 
   name: str
@@ -63,21 +66,21 @@ class Rule:
   float32: bool = False
 
   def matches(self, name: str) -> bool:
-    """Whether a tensor of this name comes from this rule, for any layer."""
-    parts = re.split(r'\{\w+\}', self.name)
-    return bool(re.fullmatch(r'\d+'.join(map(re.escape, parts)), name))
+    """Whether the rule maps a tensor of this name, of any layer and expert."""
+    literals = re.split(r'\{\w+\}', self.name)
+    return bool(re.fullmatch(r'\d+'.join(map(re.escape, literals)), name))
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """One of their tensors, and where it is in ours.
+  """One of their tensors, and its place in one of our weights.
 
   Attributes:
     name: name of their tensor.
     shape: shape that their tensor must have.
     path: path of our weight.
-    index: place in our weight, by axis: a number, or None for the whole axis.
-    rule: rule that turns one into the other.
+    index: block of our weight, by axis: an index, or None for the whole axis.
+    rule: the rule that maps one to the other.
     sizes: sizes of the axes by name.
   """
 
@@ -90,25 +93,25 @@ class Tensor:
 
   @property
   def free(self) -> str:
-    """Pattern of our axes that the tensor has."""
+    """Pattern of those axes of our weight that the tensor has, in our order."""
     named = set(axes.names(self.rule.theirs))
     return ' '.join(n for n in axes.names(self.rule.ours) if n in named)
 
   @property
   def size(self) -> int:
-    """Number of elements."""
+    """Number of elements of the tensor."""
     return math.prod(self.shape)
 
 
 def expand(
   rules: Iterable[Rule], config: ModelConfig, shapes: Any
 ) -> list[Tensor]:
-  """Every tensor that a model of this config has, weight by weight.
+  """Every tensor of a model's checkpoint, in the order of our weights.
 
   Args:
     rules: rules of the family.
     config: config of the model.
-    shapes: shapes of its weights.
+    shapes: tree of the shapes of its weights.
   """
   flat = {path: tuple(x.shape) for path, x in trees.leaves(shapes).items()}
   tensors = [
@@ -126,8 +129,9 @@ def _of_rule(
       yield from _of_layer(rule, {}, rule.path, (), shapes[rule.path])
     return
   places = dict.fromkeys(STACKS, 0)
-  last, kinds = config.num_layers, (config.mtp_kind,) * config.mtp_layers
-  for layer, stack in enumerate((*config.kinds, *kinds)):
+  num_layers = config.num_layers
+  mtp_kinds = (config.mtp_kind,) * config.mtp_layers
+  for layer, stack in enumerate((*config.kinds, *mtp_kinds)):
     place = places[stack]
     places[stack] += 1
     path = rule.path.format(stack=stack)
@@ -136,15 +140,19 @@ def _of_rule(
       continue
     if front == stack:
       yield from _of_layer(rule, number, path, (place,), shapes[path][1:])
-    elif front == MTP and layer >= last:
-      place = layer - last
+    elif front == MTP and layer >= num_layers:
+      place = layer - num_layers
       yield from _of_layer(rule, number, path, (place,), shapes[path][1:])
-    elif rule.copy and layer >= last:
+    elif rule.copy and layer >= num_layers:
       yield from _of_layer(rule, number, path, (), shapes[path])
 
 
 def without_mtp(shapes: Any, config: ModelConfig) -> Any:
-  """The shapes of a model's weights as if it had no multi-token prediction."""
+  """A model's tree of shapes without its modules of multi-token prediction.
+
+  The layers of the modules are the last ones of the stack `config.mtp_kind`;
+  that stack becomes shorter.
+  """
 
   def one(path: str, leaf: Any) -> Any:
     if path.partition('/')[0] != config.mtp_kind:
@@ -157,7 +165,22 @@ def without_mtp(shapes: Any, config: ModelConfig) -> Any:
   return trees.map_paths(one, own)
 
 
-def _of_layer(rule, numbers, path, place, shape) -> Iterator[Tensor]:
+def _of_layer(
+  rule: Rule,
+  numbers: dict[str, int],
+  path: str,
+  place: tuple[int, ...],
+  shape: tuple[int, ...],
+) -> Iterator[Tensor]:
+  """The tensors of one rule in one layer.
+
+  Args:
+    rule: the rule.
+    numbers: the number of the layer, for the tensor's name; {} outside layers.
+    path: path of our weight.
+    place: index of the layer in its stack; () outside layers.
+    shape: shape of our weight, without the layer.
+  """
   ours = [name for (name,) in axes.parse(rule.ours)]
   sizes = {
     name: size
@@ -165,7 +188,7 @@ def _of_layer(rule, numbers, path, place, shape) -> Iterator[Tensor]:
     if not name.isdigit()
   }
   counted = [name for name in sizes if '{' + name + '}' in rule.name]
-  # At most one axis is counted in a name: that of the experts.
+  # At most one axis is numbered in a tensor's name: that of the experts.
   for at in range(sizes[counted[0]]) if counted else (None,):
     fixed = {name: at for name in counted}
     index = tuple(

@@ -1,11 +1,12 @@
-"""Weights to a folder that transformers, vLLM and SGLang load.
+"""Writes weights as a folder that transformers, vLLM and SGLang load.
 
   config.json, generation_config.json
   model-00001-of-00002.safetensors, ...   or one model.safetensors
-  model.safetensors.index.json            where there are several
-  tokenizer.json, ...                     as they came
+  model.safetensors.index.json            if there are several
+  tokenizer.json, ...                     unchanged copies (`companions`)
 
-One tensor is held at a time, beside what `get` holds of its weight.
+In memory are one weight, or the part of it that `write`'s argument `get` loads,
+and one tensor of the checkpoint.
 """
 
 import dataclasses
@@ -40,21 +41,21 @@ Progress = Callable[[int], None]
 
 
 class Indexed(Protocol):
-  """A weight: an array, or what is indexed as one."""
+  """A weight: an array, or an object that reads the blocks it is indexed by."""
 
   def __getitem__(self, index: Any, /) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportPlan:
-  """The form in which a model will be written.
+  """How a model is written.
 
   Attributes:
     family: Hugging Face family to write.
     config: content of config.json, without ids of special tokens.
-    tensors: tensors to write, weight by weight.
-    dropped: whether modules of multi-token prediction are left out, for which
-      the family has no place.
+    tensors: tensors to write, in the order of our weights.
+    dropped: whether modules of multi-token prediction are left out because the
+      family cannot hold them.
   """
 
   family: Family
@@ -70,17 +71,17 @@ class ExportPlan:
 def plan(
   model: ModelConfig, shapes: Any, name: str = '', was: str = ''
 ) -> ExportPlan:
-  """The form in which a model is written.
+  """Chooses the family of Hugging Face as which a model is written.
 
   Args:
     model: config of the model.
-    shapes: shapes of its weights.
-    name: one of FORMS; '' is the first that holds it.
-    was: the model_type that its weights began with, '' for none; tried first,
-      if transformers has it.
+    shapes: tree of the shapes of its weights.
+    name: one of FORMS; '' means the first one that can hold the model.
+    was: model_type of the folder that its weights came from, '' for none. It is
+      tried first if transformers has its class.
 
   Raises:
-    InputError: that family, or no family, can hold the model.
+    InputError: the named family, or every family, cannot hold the model.
   """
   if name:
     return _plan(table.lookup('family', FORMS, name), model, shapes)
@@ -93,7 +94,7 @@ def plan(
       try:
         return _plan(family, model, shapes)
       except errors.InputError as e:
-        # An error without a number was raised before all was compared.
+        # Only errors raised after a full comparison have a number.
         number = getattr(e, 'number', math.inf)
         reasons.append((number, len(reasons), name, str(e)))
   *_, name, reason = min(reasons)
@@ -116,19 +117,19 @@ def write(
   """Writes the folder.
 
   Args:
-    plan: form in which to write.
-    get: gives a weight by its path, an array or what is indexed as one; asked
-      once for each, in their order.
-    path: the folder, made if it is not there.
+    plan: the plan.
+    get: returns the weight at a path; called once for each weight, in order.
+    path: the folder, which is created if it does not exist.
     dtype: type of all tensors except those that stay float32 (`rules.Rule`).
     shard_bytes: maximum size of a file; a larger tensor has a file of its own.
-    beside: tokenizer, special ids and generation settings; without them no
-      id is written, and those of the family's class in transformers apply.
-    progress: is given the bytes of each tensor when it is written.
+    beside: tokenizer, ids of special tokens and generation settings. If None,
+      config.json has no such ids, and the defaults of the family's class in
+      transformers apply.
+    progress: called with the bytes of each tensor once it is written.
 
   Raises:
     InputError: the folder has weights already, or a tensor has a number that
-      is not finite in its type; no weights are left in the folder then.
+      its type cannot hold. In the second case no weights are left there.
   """
   _check_empty(path)
   path.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ def _plan(family: Family, model: ModelConfig, shapes: Any) -> ExportPlan:
 
 
 def _kind(tensor: rules.Tensor, kind: np.dtype) -> np.dtype:
-  """The type of a tensor in files of a type."""
+  """The type in which a tensor is written in files of type `kind`."""
   return DTYPES['float32'] if tensor.rule.float32 else kind
 
 
@@ -206,7 +207,7 @@ def _num_bytes(tensor: rules.Tensor, kind: np.dtype) -> int:
 def _shards(
   tensors: list[rules.Tensor], kind: np.dtype, most: int
 ) -> Iterator[list[rules.Tensor]]:
-  """The tensors in runs of at most so many bytes."""
+  """Consecutive tensors of at most `most` bytes together, or one larger one."""
   shard: list[rules.Tensor] = []
   size = 0
   for tensor in tensors:
@@ -225,11 +226,12 @@ def _stream(
   kind: np.dtype,
   progress: Progress,
 ) -> Iterator[tuple[str, np.ndarray]]:
+  """Name and value of each tensor, read from our weights one by one."""
   path: str | None = None
   weight: Indexed = np.zeros(0)
   for tensor in tensors:
     if tensor.path != path:
-      weight = np.zeros(0)  # not both at once
+      weight = np.zeros(0)  # frees the last weight before the next is read
       path, weight = tensor.path, get(tensor.path)
     at = tuple(slice(None) if i is None else i for i in tensor.index)
     x, factor = weight[at], tensor.rule.factor
@@ -242,10 +244,10 @@ def _stream(
 
 
 def _cast(name: str, x: np.ndarray, kind: np.dtype) -> np.ndarray:
-  """An array in another type.
+  """Casts an array.
 
   Raises:
-    InputError: a number is not finite, or not in that type.
+    InputError: a number is not finite, or too large for the type.
   """
   with np.errstate(over='ignore'):
     cast = x.astype(kind)

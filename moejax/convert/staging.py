@@ -1,16 +1,19 @@
-"""Weights put together in files, so that a stopped import can go on.
+"""Buffers in files, so that an interrupted import can be resumed.
 
   WORKDIR/importing/
     journal.jsonl                       the import, then the tensors in place
     moe.ffn.router.w_DE_0-2_0-64_0-8    a region of a weight, as in memory
 
+Lines of the journal:
+
   {"folder": "/hf/olmoe", "files": {...}, "tensors": ...}    the first line
   ["model.embed_tokens.weight", "lm_head.weight"]            tensors in place
 
-The files are mapped into memory. Every 256 MB or so they are flushed to the
-disk, and only then the tensors are entered in the journal. So a tensor in the
-journal is in place, however the process ended; all others are read once more
-and overwrite what is there.
+A tensor is in place when all of its numbers are in the files, which are mapped
+into memory. Every 256 MB or so the maps are flushed to the disk, and only then
+are the tensors entered in the journal. So a tensor in the journal is in place,
+however the process ended. All other tensors are read once more, over whatever a
+file holds in their place.
 """
 
 import hashlib
@@ -32,10 +35,11 @@ EVERY = 256_000_000  # bytes of tensors
 
 
 def source(plan: ImportPlan) -> dict[str, Any]:
-  """A description by which one import is told from another.
+  """A description that identifies an import, as JSON values.
 
-  The files by size and time, config.json, and where each tensor goes, which
-  another version of moejax may see otherwise.
+  It has the folder, the sizes and times of its files, a checksum of
+  config.json, and a checksum of the mapping from tensors to weights, which may
+  differ between versions of moejax.
   """
   stats = {
     entry.file.name: entry.file.stat() for entry in plan.folder.tensors.values()
@@ -52,14 +56,14 @@ def source(plan: ImportPlan) -> dict[str, Any]:
 
 
 class Staging:
-  """The buffers of one import, which outlive a killed process.
+  """The buffers (`buffers.Buffers`) of one import; they outlive its process.
 
   Attributes:
     digest: checksum of the description of the import.
   """
 
   def __init__(self, place: pathlib.Path, description: dict[str, Any]):
-    """Begins an import, or goes on where an earlier process stopped.
+    """Begins an import, or resumes the one that an earlier process began.
 
     Args:
       place: folder of the files.
@@ -69,33 +73,40 @@ class Staging:
       InputError: the folder holds the beginning of another import.
     """
     self._place, self._journal = place, place / JOURNAL
-    self._maps: list[tuple[str, np.memmap]] = []  # not flushed, of which weight
-    self._new: list[str] = []  # in place, not entered
+    # Maps that may not be flushed, each with the path of its weight.
+    self._maps: list[tuple[str, np.memmap]] = []
+    # Tensors in place that are not entered in the journal.
+    self._new: list[str] = []
     self._new_bytes = 0
     text = json.dumps(description)
     self.digest = hashlib.sha256(text.encode()).hexdigest()
-    description = json.loads(text)  # as it is read back: tuples are lists
+    description = json.loads(text)  # with lists for tuples, as `_read` gives it
     lines = [description]
     if self._journal.exists():
       lines = self._read(description)
     elif place.exists():
-      shutil.rmtree(place)  # without a journal nothing is in place
+      shutil.rmtree(place)  # without a journal no tensor is in place
     place.mkdir(exist_ok=True)
-    # A torn line must stay the last one, so whole lines are written anew.
+    # A killed process may have left half a line at the end. The whole lines are
+    # written anew, so that no line follows it.
     text = ''.join(json.dumps(line) + '\n' for line in lines)
     files.atomic_write_text(self._journal, text)
     self._entered = {name for names in lines[1:] for name in names}
 
   def _read(self, description: dict[str, Any]) -> list[Any]:
-    """The journal's whole lines."""
+    """The complete lines of the journal.
+
+    Raises:
+      InputError: they are of another import.
+    """
     text = self._journal.read_text(encoding='utf-8')
     lines = [json.loads(line) for line in text.split('\n')[:-1]]
     if lines[0] != description:
       raise errors.InputError(
         f'{self._place} has the beginning of an import of '
         f'{lines[0]["folder"]} as it was then, not of '
-        f'{description["folder"]} as it is now: remove it to begin again, or '
-        'use another --workdir'
+        f'{description["folder"]} as it is now: remove {self._place} to begin '
+        'again, or use another --workdir'
       )
     return lines
 
@@ -128,24 +139,28 @@ class Staging:
       self.flush()
 
   def flush(self) -> None:
-    """Enters all tensors that are in place."""
+    """Flushes the maps and enters the tensors in place in the journal."""
     if not self._new:
       return
     for _, buffer in self._maps:
       buffer.flush()
-    files.sync_folder(self._place)  # the names of new ones
+    files.sync_folder(self._place)  # for the names of new files
     with open(self._journal, 'a', encoding='utf-8') as f:
       f.write(json.dumps(self._new) + '\n')
       f.flush()
       os.fsync(f.fileno())
     self._entered |= set(self._new)
     self._new, self._new_bytes = [], 0
-    # No other weight than the last is written to again.
+    # Weights are read one after the other, so only the last one is written to
+    # again.
     last = self._maps[-1][0]
     self._maps = [pair for pair in self._maps if pair[0] == last]
 
   def remove(self) -> None:
-    """Removes the folder; the journal last, so that it says what it was."""
+    """Removes the folder, the journal last.
+
+    As long as any file is left, the journal says which import it belongs to.
+    """
     for file in self._place.iterdir():
       if file != self._journal:
         file.unlink()
@@ -155,7 +170,8 @@ class Staging:
 def _make_room(file: BinaryIO, size: int) -> None:
   """Extends a file to its size with zeros; its content stays."""
   if hasattr(os, 'posix_fallocate'):
-    # All of it now: a full disk is an error here, and later a SIGBUS.
+    # Allocates the blocks now. A full disk is then an OSError here; in a sparse
+    # file it would be a SIGBUS at some later write.
     os.posix_fallocate(file.fileno(), 0, size)
   else:  # on macOS
     file.truncate(size)

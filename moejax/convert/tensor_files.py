@@ -46,7 +46,7 @@ DTYPES = {
   'U8': np.dtype(np.uint8),
   'BOOL': np.dtype(np.bool_),
 }
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}  # inverse of DTYPES
 METADATA = '__metadata__'
 
 
@@ -88,7 +88,7 @@ def read_header(file: pathlib.Path) -> dict[str, StoredTensor]:
   """
   try:
     with safetensors.safe_open(file, framework='np'):
-      pass  # header, types, sizes and the file's length are consistent
+      pass  # checks the header, and the length of the file against it
   except safetensors.SafetensorError as e:
     raise errors.InputError(
       f'{file} is no whole safetensors file ({e}); fetch it again'

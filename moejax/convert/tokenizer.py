@@ -1,4 +1,4 @@
-"""The vocabulary of a model that comes with a tokenizer, or without."""
+"""Makes a `data.vocab` of the tokenizer in a Hugging Face folder."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -10,20 +10,22 @@ from moejax.convert import companions, folder
 from moejax.core import errors
 from moejax.data.vocab import HfTokenizer, Ids, SentencePiece, Vocab
 
-# Classes of transformers that build a tokenizer anew out of words and merges of
-# tokenizer.json, with no start token whatever its post-processor says (5.24).
+# Classes of transformers (5.24) that rebuild a tokenizer from the words and
+# merges of tokenizer.json. They add no start token, whatever the
+# post-processor in that file says.
 WITHOUT_START = ('GPTNeoXTokenizer',)
-# Class where tokenizer_config.json names none.
+# Class of the tokenizer by model_type, if tokenizer_config.json names none.
 CLASSES = {'olmoe': 'GPTNeoXTokenizer', 'gpt_neox': 'GPTNeoXTokenizer'}
 
 
 def vocab(path: epath.PathLike, vocab_size: int) -> Vocab:
-  """What `data.vocab` is for the model in a folder.
+  """The vocabulary (`data.vocab`) of the model in a folder.
 
-  Texts begin as with transformers: by the post-processor of tokenizer.json, or,
-  where there is a SentencePiece model alone, by `add_bos_token` in
-  tokenizer_config.json, which is false if it is not there. Ids are those of the
-  file. Without a tokenizer it is `Ids`.
+  Ids are those of the tokenizer's file, without a shift. Whether texts begin
+  with a start token is decided as in transformers: by the post-processor of
+  tokenizer.json or, if there is only a SentencePiece model, by `add_bos_token`
+  in tokenizer_config.json, which is false by default. Without a tokenizer the
+  vocabulary is `Ids`.
 
   Args:
     path: the folder.
@@ -36,16 +38,16 @@ def vocab(path: epath.PathLike, vocab_size: int) -> Vocab:
   file = companions.tokenizer_file(place)
   if file is None:
     return _ids(place, vocab_size)
-  found = _OF[file.name](place, file)
-  if found.size > vocab_size:
+  result = _READERS[file.name](place, file)
+  if result.size > vocab_size:
     raise errors.InputError(
-      f'{file} has {found.size} ids, but the model of its config.json has '
+      f'{file} has {result.size} ids, but the model of its config.json has '
       f'vocab_size={vocab_size}: it is the tokenizer of another model'
     )
-  return found
+  return result
 
 
-def _fast(place: epath.Path, file: epath.Path) -> HfTokenizer:
+def _hf_tokenizer(place: epath.Path, file: epath.Path) -> HfTokenizer:
   make = functools.partial(
     HfTokenizer,
     path=str(file.resolve()),
@@ -55,11 +57,12 @@ def _fast(place: epath.Path, file: epath.Path) -> HfTokenizer:
   return make(start_token=_prefix(make(), place))
 
 
-def _prefix(found: HfTokenizer, place: epath.Path) -> str:
-  theirs = companions.read(place / folder.CONFIG).get('model_type', '')
+def _prefix(tokenizer: HfTokenizer, place: epath.Path) -> str:
+  """The special tokens with which a text begins; '' for none."""
+  model_type = companions.read(place / folder.CONFIG).get('model_type', '')
   named = companions.read(place / companions.SETTINGS).get('tokenizer_class')
-  name = (named or CLASSES.get(theirs, '')).removesuffix('Fast')
-  return '' if name in WITHOUT_START else found.prefix()
+  name = (named or CLASSES.get(model_type, '')).removesuffix('Fast')
+  return '' if name in WITHOUT_START else tokenizer.prefix()
 
 
 def _sentencepiece(place: epath.Path, file: epath.Path) -> SentencePiece:
@@ -74,9 +77,9 @@ def _sentencepiece(place: epath.Path, file: epath.Path) -> SentencePiece:
   )
 
 
-# How each kind of file is read.
-_OF: Mapping[str, Callable[[epath.Path, epath.Path], Vocab]] = {
-  companions.TOKENIZER: _fast,
+# By the name of the tokenizer's file: a reader, given the folder and the file.
+_READERS: Mapping[str, Callable[[epath.Path, epath.Path], Vocab]] = {
+  companions.TOKENIZER: _hf_tokenizer,
   companions.SENTENCEPIECE: _sentencepiece,
 }
 
@@ -84,16 +87,16 @@ _OF: Mapping[str, Callable[[epath.Path, epath.Path], Vocab]] = {
 def _ids(place: epath.Path, vocab_size: int) -> Ids:
   config = companions.read(place / folder.CONFIG)
 
-  def one(kind: str) -> int:
-    found = config.get(f'{kind}_token_id')
-    found = found[0] if isinstance(found, list) and found else found
-    return found if isinstance(found, int) and 0 <= found < vocab_size else -1
+  def token_id(kind: str) -> int:
+    value = config.get(f'{kind}_token_id')
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, int) and 0 <= value < vocab_size else -1
 
-  return Ids(size=vocab_size, eos_id=one('eos'), start_id=one('bos'))
+  return Ids(size=vocab_size, eos_id=token_id('eos'), start_id=token_id('bos'))
 
 
 def lacking(path: epath.PathLike) -> str:
-  """Why a folder has no vocabulary, in a few words; '' if it has one."""
+  """Why no tokenizer of a folder can be read, in a clause; '' if one can."""
   place = epath.Path(path).expanduser()
   if companions.tokenizer_file(place) is not None:
     return ''
@@ -110,11 +113,12 @@ def lacking(path: epath.PathLike) -> str:
 def special_tokens(place: epath.Path) -> dict[str, str]:
   """The texts of `bos_token`, `eos_token` and others that a folder names."""
   tokens = {}
-  # As transformers does: the older file counts where the newer lists no tokens.
+  # As in transformers: special_tokens_map.json, the older file, is read only if
+  # tokenizer_config.json does not list the added tokens.
   settings = companions.read(place / companions.SETTINGS)
   older = companions.read(place / companions.SPECIAL_MAP)
-  both = (settings, older if 'added_tokens_decoder' not in settings else {})
-  for values in both:
+  sources = (settings, older if 'added_tokens_decoder' not in settings else {})
+  for values in sources:
     for key, value in values.items():
       text = value.get('content') if isinstance(value, dict) else value
       if key.endswith('_token') and isinstance(text, str):
@@ -123,7 +127,15 @@ def special_tokens(place: epath.Path) -> dict[str, str]:
 
 
 def _token(place: epath.Path, kind: str) -> str:
-  """The text of a special token: by its name, or by its id in config.json."""
+  """The text of a special token: by its name, or by its id in config.json.
+
+  Args:
+    place: the folder.
+    kind: 'bos' or 'eos'.
+
+  Returns:
+    The text, such as '</s>'; '' if the folder does not tell.
+  """
   named = special_tokens(place).get(f'{kind}_token')
   if named:
     return named

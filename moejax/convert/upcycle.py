@@ -1,10 +1,11 @@
-"""A dense model's weights as those of a model with experts (upcycling).
+"""Upcycling: makes a model with experts of a dense model's weights.
 
-Every layer's feed-forward becomes experts; all else is copied. With F hidden
-units in the feed-forward and f in an expert, it is cut into m = F / f slices:
+The feed-forward of every layer that is to have experts is cut into them; all
+other weights are copied. With F hidden units in the feed-forward and f in an
+expert, there are m = F / f slices:
 
   slice 0 .. S - 1        the S shared experts, which every token passes
-  slice S .. m - 1        routed, each of them copied E / (m - S) times
+  slice S .. m - 1        routed experts, E / (m - S) copies of each slice
 
 m = 1 and S = 0 is sparse upcycling (Komatsuzaki et al., arXiv 2212.05055):
 every expert is the whole feed-forward. m > 1 is granular upcycling (He et al.,
@@ -14,14 +15,14 @@ Example, m = 3, S = 1, E = 4; the feed-forward's hidden units are [a b c]:
   shared   [a]
   experts  0: [b]  1: [c]  2: [b]  3: [c]     two copies of {b, c}
 
-The experts of one copy begin with the same router column ("virtual groups" in
-arXiv 2410.07524, section 3.3), so that a token that chooses (m - S) j experts
-chooses j whole copies. Its gates sum to W, and the experts' outputs are
-multiplied by (m - S) / W (one factor, on w_out): then the new model computes
-what the dense one did, exactly so if W is the same for every token, as with
-renormalised gates. W is read off the router itself, at logits of zero; where
-gates are not renormalised the two models are equal for a router of zeros, and
-near it nearly so.
+The experts of one copy (0 and 1 in the example) begin with the same router
+column ("virtual groups" in arXiv 2410.07524, section 3.3), so a token that
+chooses (m - S) j experts chooses j whole copies. Its gates sum to W, and the
+output matrices of the experts are multiplied by (m - S) / W. The new model then
+computes what the dense one did; exactly, if W is the same for every token, as
+with renormalised gates. W is computed by running the router on logits of zero.
+If gates are not renormalised, the two models are equal for a router of zeros,
+and nearly equal for a router close to it.
 """
 
 import dataclasses
@@ -39,8 +40,8 @@ from moejax.moe import contract, experts
 from moejax.parallel import mesh as meshes
 
 ROUTER = 'moe/ffn/router/w_DE'
-# Keys that may differ between the two models.
-FREE = (
+# Model keys that may differ between the dense model and the new one.
+MAY_DIFFER = (
   'moe',
   'first_dense',
   'moe_every',
@@ -55,14 +56,16 @@ FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class Upcycling:
-  """How.
+  """Options of upcycling.
 
   Attributes:
-    rescale: whether w_out is multiplied as above; without it the new model
-      begins with outputs of another size.
-    groups: whether the experts of one copy begin with one router column.
-    noise: standard deviation of what is added to every expert's weights, as a
-      part of that of each matrix; so copies begin to differ.
+    rescale: whether w_out is multiplied by (m - S) / W (module docstring).
+      Without it, outputs of the experts have another size than in the dense
+      model.
+    groups: whether the experts of one copy begin with the same router column.
+    noise: standard deviation of the Gaussian noise that is added to w_in and
+      w_out of the routed experts, as a fraction of the standard deviation of
+      w_in or w_out over all layers. With noise, copies of a slice differ.
     seed: seed of the router and the noise.
   """
 
@@ -84,22 +87,25 @@ def upcycle(
   dense: ModelConfig,
   sparse: ModelConfig,
   weights: dict[str, Any],
-  how: Upcycling = Upcycling(),
+  options: Upcycling = Upcycling(),
 ) -> dict[str, Any]:
-  """The weights of `sparse` made of those of `dense`.
+  """Makes the weights of `sparse` from those of `dense`.
 
   Args:
     dense: a model without experts.
     sparse: config of the model with experts in some layers.
-    weights: weights of `dense`, as arrays.
-    how: see there.
+    weights: tree of the weights of `dense`, as arrays.
+    options: see Upcycling.
+
+  Returns:
+    The tree of the weights of `sparse`.
 
   Raises:
-    InputError: the two do not fit; it says what and how to mend it.
+    InputError: the two configs do not fit together.
   """
   copies = _check(dense, sparse)
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
-  fresh = build.build(sparse, mesh).init(jax.random.key(how.seed))
+  fresh = build.build(sparse, mesh).init(jax.random.key(options.seed))
   old = {k: np.asarray(v) for k, v in trees.leaves(weights).items()}
   is_moe_N = np.array([kind == 'moe' for kind in sparse.kinds])
   new = dict(trees.leaves(fresh))
@@ -111,11 +117,11 @@ def upcycle(
       new[path] = old[f'dense/{rest}'][is_moe_N]
     elif kind != 'moe':
       new[path] = old[path]
-  new |= _experts(sparse, old, is_moe_N, how)
-  if how.groups and ROUTER in new:
+  new |= _experts(sparse, old, is_moe_N, options)
+  if options.groups and ROUTER in new:
     w_NDE = np.asarray(new[ROUTER])
-    each = w_NDE.shape[-1] // copies
-    new[ROUTER] = np.repeat(w_NDE[..., ::each], each, axis=-1)
+    slices = w_NDE.shape[-1] // copies
+    new[ROUTER] = np.repeat(w_NDE[..., ::slices], slices, axis=-1)
   return trees.map_paths(lambda path, _: jnp.asarray(new[path]), fresh)
 
 
@@ -137,10 +143,10 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
       f'model.mtp_layers=0, not {sparse.mtp_layers}'
     )
   for field in dataclasses.fields(ModelConfig):
-    here, there = (getattr(c, field.name) for c in (dense, sparse))
-    if field.name not in FREE and here != there:
+    old, new = (getattr(c, field.name) for c in (dense, sparse))
+    if field.name not in MAY_DIFFER and old != new:
       raise errors.InputError(
-        f'model.{field.name} is {here!r} in the dense model and {there!r} in '
+        f'model.{field.name} is {old!r} in the dense model and {new!r} in '
         'the new one: only the feed-forwards may change'
       )
   moe = sparse.moe
@@ -171,8 +177,20 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
   return moe.num_experts // routed
 
 
-def _experts(sparse, old, is_moe_N, how) -> dict[str, np.ndarray]:
-  """Routed and shared experts of all layers that have them."""
+def _experts(
+  sparse: ModelConfig,
+  old: dict[str, np.ndarray],
+  is_moe_N: np.ndarray,
+  options: Upcycling,
+) -> dict[str, np.ndarray]:
+  """Weights of the routed and shared experts, by path.
+
+  Args:
+    sparse: config of the new model.
+    old: weights of the dense model by path.
+    is_moe_N: mask of the layers that have experts in the new model.
+    options: see Upcycling.
+  """
   moe = sparse.moe
   w_in = old['dense/ffn/w/w_in_ED2F'][is_moe_N, 0]  # [N, D, 2, F]
   w_out = old['dense/ffn/w/w_out_EFD'][is_moe_N, 0]  # [N, F, D]
@@ -182,25 +200,25 @@ def _experts(sparse, old, is_moe_N, how) -> dict[str, np.ndarray]:
   slices_in = np.moveaxis(in_ND2SF, 3, 1)  # [N, slices, D, 2, f]
   slices_out = w_out[:, cut:].reshape(layers, -1, moe.expert_width, width)
   num = slices_in.shape[1]
-  factor = num / _gates(sparse) if how.rescale else 1.0
+  factor = num / _sum_of_gates(sparse) if options.rescale else 1.0
   copies = (1, moe.num_experts // num, 1, 1)
-  experts = {
+  weights = {
     'moe/ffn/routed/w_in_ED2F': np.tile(slices_in, (*copies, 1)),
     'moe/ffn/routed/w_out_EFD': np.tile(slices_out * factor, copies),
   }
-  rng = np.random.default_rng(how.seed)
-  for path, w in experts.items():
-    if how.noise:
+  rng = np.random.default_rng(options.seed)
+  for path, w in weights.items():
+    if options.noise:
       drawn = rng.standard_normal(w.shape, np.float32)
-      experts[path] = w + how.noise * w.std() * drawn
+      weights[path] = w + options.noise * w.std() * drawn
   if moe.num_shared:
-    experts['moe/ffn/shared/w_in_ED2F'] = w_in[:, None, ..., :cut]
-    experts['moe/ffn/shared/w_out_EFD'] = w_out[:, None, :cut]
-  return {path: w.astype(np.float32) for path, w in experts.items()}
+    weights['moe/ffn/shared/w_in_ED2F'] = w_in[:, None, ..., :cut]
+    weights['moe/ffn/shared/w_out_EFD'] = w_out[:, None, :cut]
+  return {path: w.astype(np.float32) for path, w in weights.items()}
 
 
-def _gates(sparse: ModelConfig) -> float:
-  """What a token's gates sum to when all logits are zero."""
+def _sum_of_gates(sparse: ModelConfig) -> float:
+  """The sum of a token's gates when all logits are zero: W above."""
   moe = sparse.moe
   extra_scorers = moe.router.extra_scorers(moe.num_choices)
   zeros = jnp.zeros((1, moe.num_logits))

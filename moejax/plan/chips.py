@@ -1,14 +1,15 @@
-"""CHIPS: what a chip can do at best, by the name in a topology.
+"""CHIPS: peak rates of each kind of chip, by its name in a topology.
 
 Peak, memory and bandwidths are the vendor's published figures per chip (Cloud
-TPU documentation, "TPU v4", "v5e", "v5p", "v6e", "TPU7x"; its "inter-chip
-interconnect" is the sum over a chip's links in both directions, of which half
-is what it can send; its "data center network" is taken as one way's). Nothing
+TPU documentation, "TPU v4", "v5e", "v5p", "v6e", "TPU7x"). Its "inter-chip
+interconnect" is the sum over a chip's links in both directions; a chip can send
+half of that. Its "data center network" is assumed to be one direction. Nothing
 here was measured.
 
-A compiled program's estimates are in cycles of the chip's clock. That is not
-published; it is the peak over what the chip's matrix units multiply and add in
-a cycle: 8 units of 128 x 128 in v5p, 2 FLOPs each, 459 TFLOP/s: 1.75 GHz.
+The compiler estimates in cycles of the chip's clock, whose rate is not
+published. It is computed as the peak over the FLOPs of all matrix units in a
+cycle. Example, v5p: 8 units of 128 x 128, 2 FLOPs each, are 262,144 FLOPs in a
+cycle; 459 TFLOP/s / 262,144 = 1.75 GHz.
 """
 
 import dataclasses
@@ -16,18 +17,20 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One chip.
+  """Peak rates of one chip, or of one of the devices on it.
 
   Attributes:
     kind: name of the kind of chip.
     peak: bfloat16 FLOP/s.
     hbm: bytes of memory.
-    hbm_bandwidth: bytes/s between memory and chip.
-    ici_bandwidth: bytes/s that it can send to its neighbours, all links
-      together.
+    hbm_bandwidth: bytes/s to and from memory.
+    ici_bandwidth: bytes/s that it can send to its neighbours over all links of
+      the inter-chip interconnect together.
     flops_per_cycle: FLOPs of all matrix units in a cycle.
-    links: dimensions of the torus that it is part of.
-    dcn_bandwidth: bytes/s that it can send to other slices.
+    links: dimensions of the torus of chips; each has an equal share of
+      `ici_bandwidth`.
+    dcn_bandwidth: bytes/s that it can send to other slices, over the network of
+      the data centre (DCN).
   """
 
   kind: str
@@ -45,7 +48,7 @@ class Chip:
     return self.peak / self.flops_per_cycle
 
   def split(self, parts: int) -> 'Chip':
-    """What one of several devices has that share a chip."""
+    """The rates of one of `parts` equal devices on the chip."""
     return dataclasses.replace(
       self,
       peak=self.peak / parts,
@@ -60,8 +63,8 @@ class Chip:
 GIB, UNIT_128, UNIT_256 = 2**30, 2 * 128**2, 2 * 256**2
 
 CHIPS: dict[str, Chip] = {
-  # 275 TFLOP/s, 32 GiB, 1,228 GB/s; 6 links of 50 GB/s each way. Between slices
-  # as v5p, whose hosts have as many chips: assumed.
+  # 275 TFLOP/s, 32 GiB, 1,228 GB/s; 6 links of 50 GB/s each way. DCN is not
+  # published: assumed as v5p's, whose hosts have as many chips.
   'v4': Chip(
     'TPU v4', 275e12, 32 * GIB, 1.228e12, 300e9, 8 * UNIT_128, 3, 6.25e9
   ),

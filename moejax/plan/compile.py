@@ -1,7 +1,7 @@
-"""The training step of a run, compiled for devices that need not exist here.
+"""Compiles the training step of a run for devices that need not exist here.
 
-It is the step that training runs (`train.step.make`), given shapes in place of
-arrays. Nothing is executed.
+It is the step that training runs (`train.step.make`), lowered with shapes in
+place of arrays. Nothing is executed.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ import jax.numpy as jnp
 from moejax.config.run import Run
 from moejax.data.batch import Batch
 from moejax.model import build
-from moejax.parallel import chunking as row_parts
+from moejax.parallel import chunking, rules
 from moejax.parallel import mesh as meshes
-from moejax.parallel import rules
 from moejax.plan.topology import Slice
 from moejax.train import optimizer, step
 from moejax.train import state as states
 
+# In the error of a program that needs more memory than the device has.
 _TOO_LARGE = 'RESOURCE_EXHAUSTED'
-# The file that the TPU compiler writes last: the text of the program.
-_WRITTEN = '*.after_codegen.txt'
+# The last file that the TPU compiler dumps; it has the text of the program.
+_DUMPED = '*.after_codegen.txt'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +34,15 @@ class Compiled:
   """A compiled training step, or the reason why it did not compile.
 
   Attributes:
-    mesh: the devices along its axes.
+    mesh: the mesh of the devices.
     state: shapes and shardings of the training state.
     batch: shapes and shardings of the batch.
-    program: the compiled step; None if it needs more memory than there is.
-    text: text of the program; '' if there is none.
+    program: the compiled step; None if the compiler refused it because a device
+      has too little memory.
+    text: HLO text of the program; '' if it was refused.
     refusal: the compiler's reason in a line; '' if it compiled.
-    seconds: time of tracing and lowering, and of compiling.
+    seconds: seconds of tracing and lowering ('lower') and of compiling
+      ('compile').
   """
 
   mesh: jax.sharding.Mesh
@@ -79,11 +81,19 @@ def training_step(run: Run, where: Slice) -> Compiled:
 def lower(
   run: Run, where: Slice
 ) -> tuple[jax.sharding.Mesh, states.State, Batch, jax.stages.Lowered]:
-  """Mesh, state, batch, and the step for them as XLA is given it."""
+  """Traces the training step for a mesh of the devices.
+
+  Returns:
+    The mesh; shapes and shardings of the state and of a batch; and the lowered
+    step, which XLA can compile.
+
+  Raises:
+    InputError: sizes that do not fit together or do not divide over the mesh.
+  """
   mesh = meshes.make(run.mesh, list(where.devices))
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
-  row_parts.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
+  chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
   model = build.build(run.model, mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
   train_step = step.make(model, transform, run.opt, run.train, run.seed)
@@ -95,7 +105,12 @@ def lower(
 def compile_or_refuse(
   lowered: jax.stages.Lowered, options: dict[str, str | bool] | None = None
 ) -> tuple[jax.stages.Compiled | None, str]:
-  """The compiled program; or None, and why it needs too much memory."""
+  """Compiles a program.
+
+  Returns:
+    The program and ''; or None and the compiler's reason in a line, if a device
+    has too little memory.
+  """
   try:
     return lowered.compile(options), ''
   except jax.errors.JaxRuntimeError as e:
@@ -105,32 +120,37 @@ def compile_or_refuse(
 
 
 def text_of(program: jax.stages.Compiled, folder: pathlib.Path) -> str:
-  """The program's text, from the compiler's files where jaxlib refuses it.
+  """The HLO text of a program, from the compiler's dump if jaxlib fails.
 
-  jaxlib 0.10.2 refuses programs in which scatters run on SparseCores ("async-
-  update instruction should have 1 operands but sees 4").
+  jaxlib 0.10.2 cannot print programs in which scatters run on SparseCores
+  ("async-update instruction should have 1 operands but sees 4").
+
+  Args:
+    program: the compiled program.
+    folder: the folder into which the compiler dumped its files.
   """
   try:
     return program.as_text() or ''
   except jax.errors.JaxRuntimeError:
-    written = sorted(folder.glob(_WRITTEN))
-    if not written:
+    dumped = sorted(folder.glob(_DUMPED))
+    if not dumped:
       raise
-    return written[-1].read_text()
+    return dumped[-1].read_text()
 
 
 def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
-  place = rules.sharding(('batch',), mesh)
+  """Shapes and shardings of a batch."""
+  sharding = rules.sharding(('batch',), mesh)
 
-  def array(dtype: Any) -> Any:  # stands for an array
-    return jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
+  def shape(dtype: Any) -> Any:
+    return jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
 
-  ids = array(jnp.int32)
-  return Batch(ids, ids, array(jnp.float32), ids, ids)
+  ids = shape(jnp.int32)
+  return Batch(ids, ids, shape(jnp.float32), ids, ids)
 
 
 def _line(message: str) -> str:
-  """The sentence of a long message that says how much memory is missing."""
+  """The sentence of XLA's long message that says how much memory is missing."""
   text = ' '.join(message.split())
   match = re.search(r'Used \S+ of \S+ \w+\. Exceeded \w+ capacity by \S+', text)
   return match[0].rstrip('.') if match else text[:200]

@@ -1,6 +1,6 @@
-"""Parameters and FLOPs of a model, total and active, before it is built.
+"""Counts parameters (total and active) and FLOPs of a model by its config.
 
-Everything is taken from the shapes of the weights; no array is made.
+Everything is computed from the shapes of the weights; no array is allocated.
 """
 
 import dataclasses
@@ -13,19 +13,21 @@ from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 
-# part -> the paths of its weights
+# The parts of a model, each with a pattern of the paths of its weights. Every
+# weight belongs to exactly one part.
 PARTS = {
   'embedding': r'embed_VD',
   'attention': r'(dense|moe)/attention/.*',
   'dense feed-forward': r'dense/ffn/.*',
   'routed experts': r'moe/ffn/(routed/.*|u_ED|v_ED)',
-  # And projections around the routed experts, which every token uses.
+  # `latent` projects to and from the width of the routed experts; every token
+  # uses it.
   'shared experts': r'moe/ffn/(shared|latent)/.*',
-  # With their state: selection biases and the like.
+  # With their state, such as selection biases.
   'routers': r'moe/ffn/(router|extra_scorers|router_state|zero)/.*'
   r'|moe/ffn/(residual|phi_DEP|scale|w_query_DH2K|keys_2NK)',
   'norms': r'norm/.*|(dense|moe)/norm_\w+/.*',
-  # Without their layers, which count above.
+  # Without the layers of its modules, which are in the stacks above.
   'multi-token prediction': r'mtp/.*',
   'head': r'head_DV',
 }
@@ -42,8 +44,9 @@ class Count:
 
   Attributes:
     config: config of the model.
-    total_of: parameters by part, in the order of a forward pass.
-    active_of: those of them that one token uses. The embedding counts in full.
+    total_of: parameters by part, in the order of PARTS.
+    active_of: parameters that one token uses, by part. The embedding counts in
+      full.
   """
 
   config: ModelConfig
@@ -64,8 +67,8 @@ class Count:
   def without_small(self) -> tuple[int, int]:
     """Total and active without routers and norms.
 
-    So add up the figures of DeepSeekMoE's 2B models (arXiv 2401.06066,
-    Tables 1 and 2), where both are below the last printed digit.
+    DeepSeekMoE's figures of its 2B models (arXiv 2401.06066, Tables 1 and 2)
+    are these sums; routers and norms are below their last digit.
     """
     small = sum(self.total_of[part] for part in SMALL)
     return self.total - small, self.active - small
@@ -85,12 +88,13 @@ class Count:
     1 to 3): backward costs twice forward, attention is counted in full though
     half of it is masked, the head counts once, and routers, norms and the
     embedding's lookup do not count. Recomputation does not count either. The
-    widths are the real ones: where the paper rounds them up (16B) but counts
-    the unrounded, this is 2% more.
+    widths of experts are those of the config. For the 16B model the paper
+    rounds its widths up but counts the unrounded ones; this count is 2% more.
     """
     c = self.config
     matrices = self.active_of['attention']
-    # Each module of multi-token prediction says something by the head.
+    # Each module of multi-token prediction uses the head once more, and has a
+    # projection from 2 D to D.
     matrices += (1 + c.mtp_layers) * c.vocab_size * c.width
     matrices += c.mtp_layers * 2 * c.width**2
     matrices += sum(self.active_of[part] for part in FEED_FORWARD)
@@ -99,7 +103,7 @@ class Count:
     return 3.0 * (2 * length * matrices + scores)
 
   def rows(self) -> list[tuple[str, int, int]]:
-    """(part, total, active) for the parts that there are."""
+    """(part, total, active) for the parts that have parameters."""
     return [
       (part, total, self.active_of[part])
       for part, total in self.total_of.items()
@@ -121,7 +125,7 @@ def count(config: ModelConfig) -> Count:
   active_of = dict(total_of)
   if config.num_sparse:
     sparse = config.moe if config.is_routed else config.feed_forward
-    # Only what has experts is counted here, and that has a share.
+    # Every feed-forward with experts has `used_share`.
     used = sparse.used_share(config.max_length)  # type: ignore[union-attr] # see above
     active_of['routed experts'] = round(total_of['routed experts'] * used)
   return Count(config, total_of, active_of)

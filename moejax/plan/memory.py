@@ -1,11 +1,11 @@
-"""Bytes on one device, by part: some from shapes, some from the compiler.
+"""Bytes of a training step on one device, by part, with the source of each.
 
-  parameters, optimiser, batch   arithmetic: shapes and how they are split
-  gradients                      arithmetic: as large as the parameters, and
-                                 held until the optimiser has used the last
-  activations and temporary      the compiler's temporary memory, less the
-                                 gradients, which are in it
-  program                        the compiler's: its code
+  parameters, optimiser, batch   arithmetic on shapes and shardings
+  gradients                      arithmetic: as many bytes as the parameters,
+                                 held until the optimiser has used the last one
+  activations and temporary      compiler: its temporary memory, less the
+                                 gradients, which are part of it
+  program                        compiler: the code
 
 Arguments are donated: the new state takes the place of the old one.
 """
@@ -24,14 +24,18 @@ class Memory:
   """Bytes on one device.
 
   Attributes:
-    parts: arithmetic, by part.
-    arguments, temporary, output, shared, code: as the compiler says, if it
-      compiled; `shared` is what of the output lies in the arguments' place.
-    limit: memory of the device.
-    refusal: the reason of the compiler if it did not compile.
-    peak: the most that is in use at one time, as the compiler says; less than
-      the total, since what is not in use at the same time may lie apart. 0 if
-      it does not say.
+    parts: bytes known by arithmetic, by part.
+    arguments: bytes of the arguments, from the compiler, as are the next four;
+      all five are 0 if the step did not compile.
+    temporary: bytes of temporary memory.
+    output: bytes of the results.
+    shared: bytes of the results that take the place of donated arguments.
+    code: bytes of the program.
+    limit: bytes of memory of the device.
+    refusal: the compiler's reason if the step did not compile; '' if it did.
+    peak: the most bytes that are in use at one time, from the compiler; 0 if it
+      does not say. It is less than `total`, because not everything that is
+      allocated is in use at the same time.
   """
 
   parts: dict[str, float]
@@ -46,7 +50,7 @@ class Memory:
 
   @property
   def total(self) -> float:
-    """Bytes that are held at once; after a refusal, those known from shapes."""
+    """Bytes that are allocated; after a refusal, those known by arithmetic."""
     if self.refusal:
       return sum(self.parts.values())
     own = self.arguments + self.temporary + self.code
@@ -58,7 +62,7 @@ class Memory:
     return not self.refusal and self.total <= self.limit
 
   def rows(self) -> list[tuple[str, float, str]]:
-    """(part, bytes, source)."""
+    """(part, bytes, source) for each part; source: arithmetic or compiler."""
     rows = [(part, size, 'arithmetic') for part, size in self.parts.items()]
     if self.refusal:
       return rows
@@ -72,7 +76,12 @@ class Memory:
 
 
 def of(compiled: Compiled, limit: float) -> Memory:
-  """The memory of a compiled step."""
+  """The memory of a compiled step.
+
+  Args:
+    compiled: the step.
+    limit: bytes of memory of a device.
+  """
   weights = per_device(compiled.state.weights)
   parts = {
     'parameters': weights,
@@ -82,7 +91,7 @@ def of(compiled: Compiled, limit: float) -> Memory:
   }
   if compiled.program is None:
     return Memory(parts, 0, 0, 0, 0, 0, limit, compiled.refusal)
-  # JAX has no class for it.
+  # JAX exports no type for the result.
   analysis: Any = compiled.program.memory_analysis()
   return Memory(
     parts,
@@ -97,7 +106,7 @@ def of(compiled: Compiled, limit: float) -> Memory:
 
 
 def per_device(tree: Any) -> float:
-  """Bytes of a tree of shapes with shardings, on one device."""
+  """Bytes on one device of a tree of shapes with shardings."""
   return float(
     sum(
       math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize

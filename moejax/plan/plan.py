@@ -1,7 +1,7 @@
 """The cost of a run on a topology, as one record made before it runs.
 
-plan = make(run, topology.find('v5p:4x4x4'))
-plan.fits, plan.to_json()
+planned = plan.make(run, topology.find('v5p:4x4x4'))
+planned.fits, planned.to_json()
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from moejax.plan import count, memory, program_cost, roofline
 from moejax.plan.chips import Chip
 from moejax.plan.topology import Slice
 
-# Sources of the figures; printed, and written beside them.
+# The sources of the figures, which are printed and written beside them.
 SOURCES = {
-  'compiler': 'the compiler says so of the compiled training step: temporary '
-  'memory, collectives, cycles of each fusion (times the trips of its loops)',
+  'compiler': 'read from the compiled training step: temporary memory, '
+  'collectives, cycles of each fusion (times the trips of its loops)',
   'arithmetic': 'shapes and published figures of the chip: parameters, model '
   'FLOPs, bytes of the state, the roofline, the time of Pallas kernels '
   f'(assumed to reach {roofline.KERNEL_SHARE:.0%} of theirs) and of '
@@ -35,16 +35,16 @@ class Plan:
   """The cost of a run on some devices.
 
   Attributes:
-    run: the run.
+    run: config of the run.
     where: the devices.
     counted: parameters and FLOPs of the model.
-    mesh: axis sizes.
+    mesh: sizes of the mesh's axes.
     memory: bytes on a device.
     cost: work of a device in a step; None if the step did not compile.
-    collectives: bytes that a device sends in a step, by kind and axes, or
-      'between slices'.
+    collectives: bytes that a device sends in a step, by kind of collective and
+      mesh axes; in place of axes, 'between slices' for the data centre network.
     times: seconds of a step; None if it did not compile, or on CPU.
-    seconds: how long lowering and compiling took.
+    seconds: seconds that lowering and compiling took here.
   """
 
   run: Run
@@ -74,7 +74,12 @@ class Plan:
     return self.counted.flops(length) * self.run.train.batch_size
 
   def budget(self, step: float, chip: Chip) -> dict[str, float]:
-    """What all steps of the run take, at `step` seconds each, on such chips."""
+    """Time and chips for all steps of the run, and how well they are used.
+
+    Args:
+      step: seconds of one step.
+      chip: peak rates of a device.
+    """
     total = step * self.run.train.steps
     return {
       'step_seconds': step,
@@ -87,7 +92,7 @@ class Plan:
     }
 
   def estimates(self) -> dict[str, dict[str, float]]:
-    """The budget by estimate; empty on CPU, which has no estimate."""
+    """`budget` by name of the estimate; empty on CPU or without a program."""
     chip = self.where.chip
     if self.times is None or chip is None:
       return {}
@@ -97,7 +102,7 @@ class Plan:
     }
 
   def to_json(self) -> dict[str, Any]:
-    """The record as plain numbers and words."""
+    """The record as JSON values; sizes in bytes, times in seconds."""
     tree = {
       'topology': self.where.name,
       'chips': self.where.chips,
@@ -184,16 +189,22 @@ def make(run: Run, where: Slice) -> Plan:
 
 
 def _room(model: ModelConfig, num_devices: int) -> float:
-  """See `ExpertParallel.room`; 1 on one device or without experts."""
+  """Rows that experts' kernels are given over those that they compute.
+
+  See `ExpertParallel.room`. It is 1 on one device or without experts.
+  """
   if num_devices == 1 or not model.num_moe:
     return 1.0
   return model.moe.expert_parallel.room(num_devices)
 
 
 def _of_one_slice(mesh: jax.sharding.Mesh, where: Slice) -> np.ndarray:
-  """The first slice's devices of a mesh: a program numbers those of one."""
+  """The devices of the first slice, as a block of the mesh.
+
+  The text of a program for several slices numbers the devices of one slice.
+  """
   if where.slices == 1:
     return mesh.devices
-  own = np.vectorize(lambda device: device.slice_index == 0)(mesh.devices)
-  places = [sorted({*along.tolist()}) for along in np.nonzero(own)]
-  return mesh.devices[np.ix_(*places)]
+  is_first = np.vectorize(lambda device: device.slice_index == 0)(mesh.devices)
+  indices = [sorted({*axis.tolist()}) for axis in np.nonzero(is_first)]
+  return mesh.devices[np.ix_(*indices)]

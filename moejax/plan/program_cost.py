@@ -1,20 +1,20 @@
-"""Work of a compiled program in one run, loops counted as often as they run.
+"""The work of a compiled program in one run, read from its HLO text.
 
-`cost_analysis()` counts the body of a loop once, and knows no time for Pallas
-kernels. Here every instruction of the program's text counts as often as the
-loops around it say:
+JAX's `cost_analysis()` counts the body of a loop once, and knows no time for
+Pallas kernels. Here every instruction of the text counts as often as the loops
+around it run:
 
   matmul FLOPs   arithmetic on the shapes of every `dot` and `convolution`
-  kernels        FLOPs and bytes as each Pallas kernel says of itself, or by
-                 ATTENTION: the compiler knows nothing of what is inside
-  bytes          of what goes into and comes out of every instruction that is
-                 not part of a fusion, where that lies in HBM
-  cycles         the TPU compiler's own estimate of every fusion, as it writes
-                 it into the text ("estimated_cycles"); none on other platforms
+  kernels        FLOPs and bytes that each Pallas kernel states, or those of the
+                 table ATTENTION; the compiler does not look into kernels
+  bytes          operands and results in HBM of every instruction that is not
+                 part of a fusion
+  cycles         the TPU compiler's estimate of every fusion, which is in the
+                 text ("estimated_cycles"); none on other platforms
 
-A branch that may not be taken counts only where the other branch is empty of
-such work: of a conditional the dearest branch would be too much, and the
-cheapest too little, so `optional` says what was left out.
+Instructions in branches that may not be taken do not count. Counting the
+dearest branch would be too much, counting the cheapest too little; so
+`Cost.optional_flops` says how much was left out.
 """
 
 import dataclasses
@@ -26,14 +26,15 @@ from moejax.moe.compute import pallas_epilogue
 from moejax.parallel import collective_bytes, program_text
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-# The order of what it says depends on who writes the text.
+# jaxlib and the TPU compiler write the two keys in different orders, so both
+# are found by looking ahead.
 _KERNEL = re.compile(
   r'"cost_estimate":\{(?=[^}]*"flops":"(\d+)")'
   r'(?=[^}]*"bytes_accessed":"(\d+)")'
 )
-_UNKNOWN_CYCLES = 2**62
-# What neither reads nor writes memory by itself. What runs asynchronously is in
-# a computation of its own, and counts there.
+_UNKNOWN_CYCLES = 2**62  # at least this: the compiler has no estimate
+# Instructions that do not read or write memory themselves. The work of an
+# asynchronous instruction is in a computation of its own, and counts there.
 _FREE = frozenset([
   'after-all',
   'async-start',
@@ -53,21 +54,27 @@ _FREE = frozenset([
 ])
 
 
-# Products of the L queries of a head with its L keys in a kernel of which the
-# text says nothing, by how its name starts: scores and output; scores, their
-# gradient, dv and dk; scores, their gradient and dq.
+# Number of products of size L x L x width for each head in an attention kernel,
+# by the beginning of its name; these kernels state no cost.
 ATTENTION = {
-  'splash_mha_fwd': 2,
-  'splash_mha_dkv': 4,
-  'splash_mha_dq': 3,
+  'splash_mha_fwd': 2,  # scores, output
+  'splash_mha_dkv': 4,  # scores, their gradient, dv, dk
+  'splash_mha_dq': 3,  # scores, their gradient, dq
 }
-# Kernels that skip rows of no expert.
+# Kernels that skip rows which belong to no expert of the device.
 EXPERTS = ('gmm', 'tgmm', pallas_epilogue.NAME)
 
 
 @dataclasses.dataclass(frozen=True)
 class PallasCall:
-  """A Pallas kernel: its stated cost of one run, and its number of runs."""
+  """A Pallas kernel in a program.
+
+  Attributes:
+    name: name of the kernel.
+    flops: FLOPs of one run; 0 if unknown.
+    num_bytes: bytes to and from HBM of one run; 0 if unknown.
+    times: number of runs.
+  """
 
   name: str
   flops: float
@@ -77,15 +84,15 @@ class PallasCall:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """One run of the program on one device.
+  """Work of one run of a program on one device.
 
   Attributes:
     flops: FLOPs of matrix products outside of kernels.
     num_bytes: bytes to and from HBM, outside of kernels.
-    cycles: the compiler's estimate, without kernels and collectives; 0 where
-      the platform has none.
-    rest_bytes: to and from HBM, of what the compiler has no estimate of: row
-      gathers, some copies.
+    cycles: the compiler's estimate, without kernels and collectives; 0 on
+      platforms without one.
+    rest_bytes: bytes to and from HBM of instructions for which the compiler has
+      no estimate: row gathers, some copies. They are part of `num_bytes`.
     kernels: all Pallas kernels.
     optional_flops: FLOPs in branches that may not be taken; not in `flops`.
     unknown_loops: loops whose number of trips the text does not tell; each
@@ -116,8 +123,9 @@ def of_program(program: program_text.Program, room: float = 1.0) -> Cost:
 
   Args:
     program: its text, parsed.
-    room: rows that kernels of EXPERTS are given over those that they compute;
-      see `ExpertParallel.room`. They say what all of them would cost.
+    room: rows that kernels of EXPERTS are given over rows that they compute;
+      see `ExpertParallel.room`. The cost that such a kernel states is that of
+      all rows, so it is divided by `room`.
   """
   flops = num_bytes = cycles = rest = optional = 0.0
   kernels, unknown = [], 0
@@ -152,19 +160,22 @@ def matmul_flops(
   return 0.0
 
 
-def _dot(program, at) -> float:
+def _dot(program: program_text.Program, at: program_text.Occurrence) -> float:
   _, out = program_text.shapes(at.instruction.type)[0]
   _, left = program.shape(at.computation, at.instruction.operands[0])
   match = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', at.instruction.rest)
-  over = [int(n) for n in match[1].split(',') if n] if match else []
-  return 2.0 * math.prod(out) * math.prod(left[n] for n in over)
+  contracted = [int(n) for n in match[1].split(',') if n] if match else []
+  return 2.0 * math.prod(out) * math.prod(left[n] for n in contracted)
 
 
-def _convolution(program, at) -> float:
-  """XLA for TPU writes matrix products so, batch dimensions as windows.
+def _convolution(
+  program: program_text.Program, at: program_text.Occurrence
+) -> float:
+  """FLOPs of a convolution, as which XLA for TPU writes matrix products.
 
-  Each place of the window counts as often as it falls on the input, not on
-  padding or on the gaps of a dilation.
+  Batch dimensions become dimensions of the window. Each place of the window
+  counts as often as it falls on an input, and not where it falls on padding or
+  into the gaps of a dilation.
   """
   _, out = program_text.shapes(at.instruction.type)[0]
   left, right = (
@@ -184,25 +195,37 @@ def _convolution(program, at) -> float:
       right[of_right.index(str(n))],
       out[of_out.index(str(n))],
     )
-    products *= _hits(sizes, {key: of[n] for key, of in window.items()})
+    along = {key: values[n] for key, values in window.items()}
+    products *= _hits(sizes, along)
   groups = re.search(r'batch_group_count=(\d+)', at.instruction.rest)
   return 2.0 * products / (int(groups[1]) if groups else 1)
 
 
 def _window(text: str) -> dict[str, list]:
+  """The attributes of a convolution's window, by spatial dimension.
+
+  Example:
+    'window={size=3x1 pad=1_1x0_0 stride=2x1}'
+    {'pad': [(1, 1), (0, 0)], 'stride': [2, 1]}
+  """
   match = re.search(r'window=\{([^}]*)\}', text)
-  read: dict[str, list] = {}
+  window: dict[str, list] = {}
   for key, value in re.findall(r'(\w+)=(\S+)', match[1] if match else ''):
-    parts = value.split('x')
+    values = value.split('x')
     if key == 'pad':
-      read[key] = [tuple(int(n) for n in part.split('_')) for part in parts]
+      window[key] = [tuple(int(n) for n in pad.split('_')) for pad in values]
     elif key != 'size':
-      read[key] = [int(part) for part in parts]
-  return read
+      window[key] = [int(n) for n in values]
+  return window
 
 
 def _hits(sizes: tuple[int, int, int], window: dict) -> int:
-  """Pairs of an output's place and a window's place that meet an input."""
+  """Pairs of an output and a place of the window that meet an input.
+
+  Args:
+    sizes: sizes of input, window and output along one spatial dimension.
+    window: the window's attributes along that dimension.
+  """
   size_in, size_window, size_out = sizes
   low = window.get('pad', (0, 0))[0]
   stride, spread = window.get('stride', 1), window.get('lhs_dilate', 1)
@@ -228,6 +251,7 @@ def _hits(sizes: tuple[int, int, int], window: dict) -> int:
 
 
 def _kernel(at: program_text.Occurrence, room: float) -> PallasCall | None:
+  """The Pallas kernel that an instruction calls; None if it calls none."""
   if 'custom_call_target="tpu_custom_call"' not in at.instruction.rest:
     return None
   name = at.instruction.name.split('.')[0]
@@ -240,16 +264,16 @@ def _kernel(at: program_text.Occurrence, room: float) -> PallasCall | None:
     (n for start, n in ATTENTION.items() if name.startswith(start)), 0
   )
   layout = at.instruction.rest.partition('operand_layout_constraints=')[2]
-  given = program_text.shapes(layout.partition('}, frontend')[0])
-  heads = [dims for _, dims in given if len(dims) >= 3 and dims[-1] > 1]
+  operands = program_text.shapes(layout.partition('}, frontend')[0])
+  heads = [dims for _, dims in operands if len(dims) >= 3 and dims[-1] > 1]
   if not products or not heads:
     return PallasCall(name, 0.0, 0.0, at.times)
-  # The queries: [rows, heads, tokens, width], filled up as `splash` does.
+  # The queries, [rows, heads, tokens, width], padded as `splash` pads them.
   dims = next(dims for dims in heads if dims[-2] % splash.LANES == 0)
   length, width = dims[-2:]
   share = splash.visited(length, width)
   flops = 2.0 * products * math.prod(dims) * length * share
-  num_bytes = sum(program_text.num_bytes(*shape) for shape in given)
+  num_bytes = sum(program_text.num_bytes(*shape) for shape in operands)
   return PallasCall(name, flops, num_bytes, at.times)
 
 
@@ -266,9 +290,10 @@ def _cycles(at: program_text.Occurrence) -> float:
 def _hbm_bytes(
   program: program_text.Program, at: program_text.Occurrence
 ) -> float:
-  """Bytes of operands and results that lie in HBM: memory space 0.
+  """Bytes of operands and results that lie in HBM, which is memory space 0.
 
-  What reads a part of an operand says it by its name.
+  Slices, gathers and scatters read or write only a part of an operand. They are
+  recognised by name, and count as twice their result.
   """
   if at.instruction.opcode in _FREE or at.instruction.opcode.endswith('-done'):
     return 0.0
@@ -284,7 +309,9 @@ def _hbm_bytes(
 
 def _in_hbm(type_text: str) -> float:
   return sum(
-    program_text.num_bytes(*program_text.shapes(one)[0])
-    for one in re.findall(r'\b[a-z]+\d*\w*\[[\d,]+\](?:\{[^}]*\})?', type_text)
-    if 'S(' not in one
+    program_text.num_bytes(*program_text.shapes(array)[0])
+    for array in re.findall(
+      r'\b[a-z]+\d*\w*\[[\d,]+\](?:\{[^}]*\})?', type_text
+    )
+    if 'S(' not in array
   )

@@ -1,28 +1,30 @@
-"""From what a program does to how long that takes: two estimates of a step.
+"""Two estimates of the seconds of a step, from the work of its program.
 
-The roofline's: the longest of three times, each at the chip's best,
+The roofline estimate is the longest of three times, each at the chip's peak:
 
   compute   FLOPs of matrix products and kernels / peak
   memory    bytes to and from HBM / bandwidth
   network   bytes sent / bandwidth of the links that the collective can use
 
-The compiler's: the cycles that the TPU compiler wrote beside each fusion, every
-loop counted as often as it runs, over the clock; and, as the compiler has no
-figure for them,
+The compiler's estimate is a sum. Its first term, `fusions`, is the cycles that
+the TPU compiler wrote beside each fusion, every loop counted as often as it
+runs, over the clock. The other terms are arithmetic, for work of which the
+compiler has no estimate:
 
   kernels      the longer of FLOPs / peak and bytes / bandwidth of each Pallas
                kernel, over KERNEL_SHARE, which is assumed
-  rest         row gathers and copies of which it has no figure, at the full
-               bandwidth of HBM
-  collectives  those that nothing runs beside at the network time above; the
-               others only as far as they take longer than all the rest
+  rest         row gathers and some copies, at the full bandwidth of HBM
+  collectives  at the network time above, if no other work overlaps them; the
+               time of those that overlap counts only as far as it exceeds that
+               of fusions, kernels and rest together
 
-Neither was compared with a chip.
+Neither estimate was compared with a chip.
 
 The network of a TPU is a torus. A collective whose devices differ along one of
 its three dimensions can use a third of a chip's links. Example, v5p:4x4x4, 600
-GB/s: fsdp=64 is all three dimensions, 600 GB/s; expert=4 is one, 200 GB/s.
-Between slices it is the data centre's: v5p 6.25 GB/s a chip.
+GB/s: fsdp=64 spans all three dimensions, 600 GB/s; expert=4 spans one, 200
+GB/s. Between slices the network is that of the data centre: v5p 6.25 GB/s a
+chip.
 """
 
 import dataclasses
@@ -34,7 +36,7 @@ from moejax.parallel.collective_bytes import Collective
 from moejax.plan.chips import Chip
 from moejax.plan.program_cost import Cost, PallasCall
 
-# Which part of its roofline a Pallas kernel reaches: assumed, not measured.
+# Share of its roofline that a Pallas kernel reaches: assumed, not measured.
 KERNEL_SHARE = 0.7
 
 
@@ -43,11 +45,13 @@ class Times:
   """Seconds of one step on one device.
 
   Attributes:
-    compute, memory, network: seconds of the three bounds of the roofline.
-    fusions: the compiler's, without kernels and collectives.
-    kernels: as assumed.
-    rest: what the compiler has no estimate of.
-    exposed: collectives that nothing runs beside.
+    compute: seconds of matrix products and kernels, at peak.
+    memory: seconds of the bytes to and from HBM.
+    network: seconds of all collectives.
+    fusions: seconds of all fusions, by the compiler.
+    kernels: seconds of Pallas kernels, at KERNEL_SHARE of their roofline.
+    rest: seconds of row gathers and some copies.
+    exposed: seconds of collectives that no other work hides.
   """
 
   compute: float
@@ -60,18 +64,18 @@ class Times:
 
   @property
   def roofline(self) -> float:
-    """The longest of the three."""
+    """The roofline estimate: the longest of its three times."""
     return max(self.compute, self.memory, self.network)
 
   @property
   def bound(self) -> str:
-    """Name of the bound that is the longest."""
+    """Name of the longest of the three times."""
     names = ('compute', 'memory', 'network')
     return max(names, key=lambda name: getattr(self, name))
 
   @property
   def compiler(self) -> float:
-    """The compiler's estimate, with what it has no figure for."""
+    """The compiler's estimate: the sum of its four terms."""
     return self.fusions + self.kernels + self.rest + self.exposed
 
 
@@ -81,22 +85,23 @@ def times(
   chip: Chip,
   devices: Sequence[jax.Device],
 ) -> Times:
-  """Both estimates.
+  """Both estimates of a step.
 
   Args:
-    cost: cost of the program on one device.
-    collectives: in it; what is in branches is left out.
+    cost: work of the program on one device.
+    collectives: collectives of the program; those in branches that may not be
+      taken do not count.
     chip: peak rates of one device.
-    devices: of the mesh, flat, of one slice if there are several; their
-      `coords` say which links lie between.
+    devices: devices of the mesh, flat; of its first slice if there are several.
+      Their `coords` say which links lie between them.
   """
-  always = [one for one in collectives if not one.optional]
-  seconds = {True: 0.0, False: 0.0}
-  for one in always:
+  always = [move for move in collectives if not move.optional]
+  seconds = {True: 0.0, False: 0.0}  # by whether other work may hide them
+  for move in always:
     rate = chip.dcn_bandwidth
-    if not one.between:
-      rate = chip.ici_bandwidth * link_share(one.group, devices, chip.links)
-    seconds[one.hidden] += one.sent * one.times / rate
+    if not move.between:
+      rate = chip.ici_bandwidth * link_share(move.group, devices, chip.links)
+    seconds[move.hidden] += move.sent * move.times / rate
   fusions = cost.cycles / chip.clock
   rest = cost.rest_bytes / chip.hbm_bandwidth
   kernels = sum(k.times * kernel(k, chip) for k in cost.kernels)
@@ -111,16 +116,22 @@ def times(
   )
 
 
-def kernel(one: PallasCall, chip: Chip) -> float:
+def kernel(call: PallasCall, chip: Chip) -> float:
   """Seconds of one run of a Pallas kernel."""
-  best = max(one.flops / chip.peak, one.num_bytes / chip.hbm_bandwidth)
+  best = max(call.flops / chip.peak, call.num_bytes / chip.hbm_bandwidth)
   return best / KERNEL_SHARE
 
 
 def link_share(
   group: Sequence[int], devices: Sequence[jax.Device], links: int
 ) -> float:
-  """Share of a chip's links along the torus dimensions of a group."""
+  """Share of a chip's links along the torus dimensions that a group spans.
+
+  Args:
+    group: indices into `devices`.
+    devices: all devices; without `coords` (as on CPU) the share is 1.
+    links: dimensions of the torus.
+  """
   places = [getattr(devices[n], 'coords', None) for n in group]
   if None in places:
     return 1.0
@@ -131,5 +142,5 @@ def link_share(
 def utilisation(
   flops: float, seconds: float, num_devices: int, chip: Chip
 ) -> float:
-  """Model FLOPs of a step over what the devices could do meanwhile."""
+  """Model FLOPs of a step over the FLOPs of the devices at peak in its time."""
   return flops / (seconds * num_devices * chip.peak)

@@ -1,18 +1,19 @@
-"""Rough memory and time of a step by arithmetic alone, to sort a search.
+"""Estimates memory and time of a step by arithmetic alone, to order a search.
 
   sizes = {'data': 2, 'fsdp': 32, 'expert': 1, 'model': 1}
-  estimate = of(run, sizes, chip, counted)
+  estimate = rough.of(run, sizes, chip, counted)
   estimate.num_bytes, estimate.seconds
 
-Units of room are one number of the model's width for each token of a device and
-of a micro-batch: `unit` bytes in bfloat16. The room is
+Activations are counted in units: one array [tokens, width of the model] of the
+tokens of a micro-batch on a device, in bfloat16. The memory of a device is the
+sum of
 
   state     parameters, two moments and gradients; with micro-batches the sum of
             the gradients as well
-  kept      what all layers keep for the backward pass, by `remat`
-  layer     of one layer at work: its weights, gathered, and their gradients;
-            attention; the assignments of one of the `token_chunks`
-  head      gathered, its gradient, and some logits
+  kept      the arrays that all layers keep for the backward pass, by `remat`
+  layer     the arrays of the layer that is being computed: its gathered weights
+            and their gradients; attention; the assignments of one token chunk
+  head      the gathered head, its gradient, and the logits of one chunk
 
 The constants are set so that the nine plans of docs/plans.md that compiled
 come out within a tenth (tests/plan/test_rough.py). Those plans have
@@ -28,38 +29,43 @@ from moejax.plan.chips import Chip
 from moejax.plan.count import FEED_FORWARD, Count
 from moejax.train import cross_entropy
 
-# Units that a layer keeps outside of its feed-forward, by policy; a policy that
-# is not here is not tried.
+# Units that a layer keeps outside of its feed-forward, by `remat` policy. The
+# search does not try policies that are missing here.
 KEPT = {'none': 12.0, 'matmuls': 5.0, 'full': 1.0}
-# The same of a feed-forward that is not in chunks, if it keeps its matmuls
-# alone: those of the shared experts. A chunk keeps nothing.
+# Units that a feed-forward keeps under remat=matmuls: the products of its
+# shared experts. A feed-forward in token chunks keeps nothing.
 KEPT_MATMULS = 4.0
-# Units of a layer at work, without its assignments.
+# Units of the layer that is being computed, without its assignments.
 WORKING = 30.0
-# An assignment's arrays of the model's width, and of an expert's.
+# Arrays of an assignment: as wide as the model, and as wide as an expert.
 ROWS, HIDDEN = 5.0, 3.0
-# Bytes of a layer's weight that is gathered: twice in bfloat16, for this layer
-# and the next, and the gradient, with its sum, in float32. If it need not be
-# gathered, a copy in bfloat16.
+# Bytes by weight of the layer that is being computed. A gathered weight is held
+# twice in bfloat16, for this layer and the next; its gradient and sum are held
+# in float32. A weight that need not be gathered has a copy in bfloat16.
 GATHERED, OWN = 14.0, 2.0
-# Bytes of each weight of the head, gathered, with its gradient; and of a logit.
+# Bytes by weight of the head, gathered, with its gradient; bytes by logit.
 HEAD, LOGIT = 6.0, 8.0
 
-# Share of a chip's peak that a step reaches without the network: .55 in the
+# Share of a chip's peak that a step reaches without the network: 0.55 in the
 # compiler's estimates of ds_16b and ds_145b.
 REACHED = 0.55
-# Bytes of HBM that a weight costs each time that rows pass it: read in bfloat16
-# three times, the sum of its gradients read and written.
+# Bytes of HBM by weight each time that rows are multiplied by it: it is read in
+# bfloat16 three times; the sum of its gradients is read and written.
 PASSED = 14.0
-# Bytes of network by weight: to gather it for one pass, and for its gradient.
+# Bytes of network by weight: to gather it for one pass; to reduce its gradient.
 GATHER, REDUCE = 2.0, 5.0
-# A device of which nothing is known: its figures only order the candidates.
+# Stands for a device without known rates. Its figures only order candidates.
 NO_CHIP = Chip('CPU', 1e11, 0, 1e10, 1e9, 1, 1, 1e9)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rough:
-  """Estimates by arithmetic: bytes on a device, seconds of a step."""
+  """Rough estimates of a step.
+
+  Attributes:
+    num_bytes: bytes on a device.
+    seconds: seconds of the step.
+  """
 
   num_bytes: float
   seconds: float
@@ -70,11 +76,11 @@ class _Load:
   """Amounts on a device from which both estimates start.
 
   Attributes:
-    state: parameters whose training state is split over `fsdp`.
+    state: parameters whose training state the devices along `fsdp` share.
     used: parameters that a device computes with, over all layers.
-    ends: parameters of embedding and head, in `used`.
+    ends: parameters of embedding and head; they are part of `used`.
     tokens: tokens of a micro-batch on a device.
-    chunks: number of chunks in which they pass a feed-forward.
+    chunks: number of chunks in which those tokens pass a feed-forward.
     per_token: number of experts that compute a token.
     hidden: width of an expert on a device over the width of the model.
   """
@@ -99,21 +105,21 @@ def of(
     chip: peak rates of a device; None on CPU.
     counted: parameters of the model.
   """
-  load = _sizes(run, sizes, counted)
+  load = _load(run, sizes, counted)
   return Rough(
     _num_bytes(run, sizes, load),
     _seconds(run, sizes, chip or NO_CHIP, counted, load),
   )
 
 
-def _sizes(run: Run, sizes: Mapping[str, int], counted: Count) -> _Load:
+def _load(run: Run, sizes: Mapping[str, int], counted: Count) -> _Load:
   model, moe = run.model, run.model.moe
-  of, split = counted.total_of, sizes['model']
-  ends = of['embedding'] + of['head']
-  experts = of['routed experts'] / split
-  rest = (counted.total - of['routed experts'] - ends) / split + ends
+  total_of, split = counted.total_of, sizes['model']
+  ends = total_of['embedding'] + total_of['head']
+  experts = total_of['routed experts'] / split
+  rest = (counted.total - total_of['routed experts'] - ends) / split + ends
   gathers = model.num_moe and moe.expert_parallel.gathers_experts
-  rows = run.train.batch_size / run.train.micro_batches / _parts(sizes)
+  rows = run.train.batch_size / run.train.micro_batches / _row_shards(sizes)
   return _Load(
     state=rest + experts / sizes['expert'],
     used=rest + experts / (1 if gathers else sizes['expert']),
@@ -126,7 +132,8 @@ def _sizes(run: Run, sizes: Mapping[str, int], counted: Count) -> _Load:
   )
 
 
-def _parts(sizes: Mapping[str, int]) -> int:
+def _row_shards(sizes: Mapping[str, int]) -> int:
+  """Number of shards into which the mesh splits the rows of a batch."""
   return sizes['data'] * sizes['fsdp'] * sizes['expert']
 
 
@@ -134,8 +141,8 @@ def _num_bytes(run: Run, sizes: Mapping[str, int], load: _Load) -> float:
   model, remat, layers = run.model, run.model.remat, run.model.num_layers
   unit = load.tokens * model.width * 2
   assigned = load.per_token * (ROWS + HIDDEN * load.hidden)
-  inside = {'none': assigned, 'matmuls': KEPT_MATMULS}.get(remat, 0.0)
-  kept = KEPT[remat] + (inside if load.chunks == 1 else 0.0)
+  feed_forward = {'none': assigned, 'matmuls': KEPT_MATMULS}.get(remat, 0.0)
+  kept = KEPT[remat] + (feed_forward if load.chunks == 1 else 0.0)
   weights = (load.used - load.ends) / layers
   gathered = sizes['fsdp'] > 1 or load.used > load.state
   state = 16 if run.train.micro_batches == 1 else 20
@@ -150,11 +157,18 @@ def _num_bytes(run: Run, sizes: Mapping[str, int], load: _Load) -> float:
 
 
 def passes(run: Run, counted: Count, chunks: int) -> float:
-  """Passes forward that a step is worth: 3, what is repeated, and one more.
+  """Time of a step in forward passes.
 
-  The backward pass is worth two. A chunk of a feed-forward is always computed
-  again, for it keeps nothing. Micro-batches cost a pass before all others: see
-  `train.step`.
+  The forward pass counts 1 and the backward pass 2. To these comes the share of
+  a forward pass that is recomputed: by the `remat` policy, and for every
+  feed-forward in token chunks, since a chunk keeps nothing. A model with
+  experts in micro-batches costs one more pass, before all others, for the
+  balance losses of the global batch (`train.step`).
+
+  Args:
+    run: the config.
+    counted: parameters of the model.
+    chunks: number of chunks in which tokens pass a feed-forward.
   """
   forward = counted.flops(run.data.sequence_length) / 3
   share = lambda *parts: (
@@ -165,7 +179,8 @@ def passes(run: Run, counted: Count, chunks: int) -> float:
   )
   repeated = {
     'none': 0.0,
-    # Its kernels are no matmuls: experts, and attention's scores.
+    # The policy keeps results of matmuls, but not those of Pallas kernels
+    # (routed experts, attention's scores), which are computed again.
     'matmuls': 1
     - share('attention', 'dense feed-forward', 'shared experts', 'head'),
     'full': 1.0,
@@ -186,7 +201,7 @@ def _seconds(
   model, micro = run.model, run.train.micro_batches
   number = passes(run, counted, load.chunks)
   forward = counted.flops(run.data.sequence_length) * run.train.batch_size / 3
-  forward /= _parts(sizes) * sizes['model']
+  forward /= _row_shards(sizes) * sizes['model']
   passed = PASSED * load.used * micro * load.chunks / chip.hbm_bandwidth
   further = micro > 1 and model.num_moe > 0
   weights = 0.0
@@ -194,8 +209,8 @@ def _seconds(
     weights += (GATHER * (2 + further) + REDUCE) * load.used * micro
   elif sizes['data'] > 1:
     weights += 8 * load.used
-  # Rows in bfloat16, there and back again, in every pass: over one dimension of
-  # the torus, for that is where an axis of a few devices lies.
+  # Rows in bfloat16 are sent to the experts and back in every pass. An axis of
+  # a few devices lies along one dimension of the torus, hence `chip.links`.
   rows = 0.0
   if sizes['expert'] > 1 and load.used == load.state:
     rows += 2 * load.per_token

@@ -1,11 +1,14 @@
-"""Meshes, remat, micro-batches, chunks and batches, tried by compiling only.
+"""Searches settings of a run for the fastest step, by compiling alone.
 
-1. All combinations that the sizes allow.
-2. Arithmetic (`rough`) drops combinations that are too large. Of those that
-differ in `token_chunks` alone it keeps the fastest, and it sorts the rest. The
-config's own setting comes first in any case.
-3. The first few are compiled and sorted by the compiler's estimate. The row of
-a candidate that does not compile, or does not fit, says why.
+A candidate is a mesh, a remat policy, a number of micro-batches and of token
+chunks, and a batch size. Stages:
+
+1. List all combinations that the sizes allow.
+2. Estimate each by arithmetic (`rough`). Drop those that need too much memory;
+   of those that differ only in `token_chunks`, keep the fastest; sort the rest.
+   The config's own setting comes first in any case.
+3. Compile the first few, and sort them by the compiler's estimate. The note of
+   a candidate that does not compile, or does not fit, says why.
 """
 
 import collections
@@ -48,13 +51,13 @@ class Candidate:
 
   @property
   def family(self) -> tuple[Any, ...]:
-    """What candidates of about the same cost have in common."""
+    """The settings that candidates of about the same cost share."""
     splits = (self.mesh.expert > 1, self.mesh.model > 1)
     return self.remat, *splits, self.batch_size
 
   @property
   def mesh_text(self) -> str:
-    """Axes longer than 1."""
+    """The axes of the mesh with more than one device: 'fsdp=32 expert=4'."""
     sizes = ((axis, getattr(self.mesh, axis)) for axis in AXES)
     return ' '.join(f'{k}={v}' for k, v in sizes if v > 1) or 'one device'
 
@@ -66,10 +69,10 @@ class Trial:
   Attributes:
     candidate: the setting.
     fits: whether it compiled and fits into the memory of a device.
-    total: bytes on a device.
+    total: bytes on a device; None if it could not be lowered.
     step: seconds of a step by the compiler's estimate; None on CPU.
     utilisation: share of the chips' peak that model FLOPs reach in that time.
-    seconds: time to compile.
+    seconds: seconds to lower and compile it here.
     note: why it does not fit, or what bounds its step.
   """
 
@@ -83,7 +86,7 @@ class Trial:
 
   @property
   def seconds_per_row(self) -> float:
-    """Seconds of a step over its rows, to compare batches; 0 on CPU."""
+    """Seconds of a step over its rows, to compare batch sizes; 0 on CPU."""
     return (self.step or 0.0) / self.candidate.batch_size
 
 
@@ -114,16 +117,16 @@ def run(
     )
   num = len(untried)
   say(f'{num} combinations may fit; compiling {min(limit, num)}.')
-  rows = []
+  trials = []
   for candidate in untried[:limit]:
-    rows.append(try_one(run, where, candidate))
+    trials.append(try_one(run, where, candidate))
     say(
       f'  {candidate.mesh_text}, remat={candidate.remat}, '
       f'micro-batches={candidate.micro_batches}, '
       f'token-chunks={candidate.token_chunks}, '
-      f'rows={candidate.batch_size}: {rows[-1].note}'
+      f'rows={candidate.batch_size}: {trials[-1].note}'
     )
-  return sorted(rows, key=lambda row: (not row.fits, row.seconds_per_row))
+  return sorted(trials, key=lambda t: (not t.fits, t.seconds_per_row))
 
 
 def try_one(run: Run, where: Slice, candidate: Candidate) -> Trial:
@@ -149,11 +152,12 @@ def try_one(run: Run, where: Slice, candidate: Candidate) -> Trial:
 def candidates(
   run: Run, where: Slice, batch_sizes: Sequence[int] = ()
 ) -> list[Candidate]:
-  """The config's own setting, and what may fit, the fastest by `rough` first.
+  """The config's own setting, then others that may fit, the fastest first.
 
-  A family has one policy, one batch, and experts and layers split or not. The
-  second of a family comes after the first of every other family, because
-  neighbours of the best candidate cost about as much as it does.
+  Speed is that of `rough`. Candidates that share a policy, a batch size, and
+  whether experts and layers are split, form a family. The second of a family
+  comes after the first of every other family, because candidates of one family
+  cost about the same.
   """
   best: dict[Candidate, tuple[float, Candidate]] = {}
   counted = count.count(run.model)
@@ -163,23 +167,28 @@ def candidates(
     if estimate.num_bytes > where.memory:
       continue
     time = estimate.seconds / candidate.batch_size
-    but_for_chunks = dataclasses.replace(candidate, token_chunks=0)
-    if but_for_chunks not in best or time < best[but_for_chunks][0]:
-      best[but_for_chunks] = (time, candidate)
-  rows: list[tuple[int, float, Candidate]] = []
-  place: collections.Counter[tuple[Any, ...]] = collections.Counter()
+    without_chunks = dataclasses.replace(candidate, token_chunks=0)
+    if without_chunks not in best or time < best[without_chunks][0]:
+      best[without_chunks] = (time, candidate)
+  keyed: list[tuple[int, float, Candidate]] = []
+  rank: collections.Counter[tuple[Any, ...]] = collections.Counter()
   for time, candidate in sorted(best.values(), key=lambda pair: pair[0]):
-    place[candidate.family] += 1
-    rows.append((place[candidate.family], time, candidate))
+    rank[candidate.family] += 1
+    keyed.append((rank[candidate.family], time, candidate))
   ranked = [
-    candidate for *_, candidate in sorted(rows, key=lambda row: row[:2])
+    candidate for *_, candidate in sorted(keyed, key=lambda row: row[:2])
   ]
   own = own_setting(run, len(where.devices))
   return own + [candidate for candidate in ranked if candidate not in own]
 
 
 def own_setting(run: Run, number: int) -> list[Candidate]:
-  """The config's own setting, if its mesh has so many devices."""
+  """The config's own setting, in a list; empty if its mesh is of another size.
+
+  Args:
+    run: the config.
+    number: number of devices.
+  """
   try:
     sizes = filled(run.mesh, number)
   except errors.InputError:
@@ -209,7 +218,7 @@ def _all(
 
 
 def meshes(run: Run, number: int) -> list[MeshConfig]:
-  """Every way to share out the devices that weights and experts divide over."""
+  """All meshes of `number` devices over which weights and experts divide."""
   model, choices = run.model, []
   for expert, split in itertools.product(_divisors(number), repeat=2):
     if number % (expert * split):
@@ -231,16 +240,16 @@ def meshes(run: Run, number: int) -> list[MeshConfig]:
   return choices
 
 
-def to_json(rows: Sequence[Trial]) -> dict[str, Any]:
-  """The rows as plain numbers and words."""
+def to_json(trials: Sequence[Trial]) -> dict[str, Any]:
+  """The trials as JSON values."""
   return {
     'sources': plan.SOURCES,
     'rows': [
       {
-        **dataclasses.asdict(row),
-        'mesh': {axis: getattr(row.candidate.mesh, axis) for axis in AXES},
+        **dataclasses.asdict(trial),
+        'mesh': {axis: getattr(trial.candidate.mesh, axis) for axis in AXES},
       }
-      for row in rows
+      for trial in trials
     ],
   }
 

@@ -1,4 +1,4 @@
-"""A plan on the screen."""
+"""Prints a plan, or the trials of a search, as tables."""
 
 from collections.abc import Sequence
 
@@ -26,14 +26,14 @@ def show(planned: plan.Plan) -> None:
   if planned.times is not None:
     console.print(_times(planned.times))
     console.print(_budget(planned))
-  for line in _doubts(planned):
+  for line in _uncounted(planned):
     console.print(f'  Not in these figures: {line}.')
-  for source, what in plan.SOURCES.items():
-    console.print(f'  {source}: {what}.')
+  for source, figures in plan.SOURCES.items():
+    console.print(f'  {source}: {figures}.')
 
 
-def show_search(rows: Sequence[search.Trial]) -> None:
-  """Prints the candidates, the best first."""
+def show_search(trials: Sequence[search.Trial]) -> None:
+  """Prints the trials of a search in their order, the best first."""
   table = _table('', 'mesh', 'remat')
   for name in (
     'rows',
@@ -46,19 +46,19 @@ def show_search(rows: Sequence[search.Trial]) -> None:
   ):
     table.add_column(name, justify='right')
   table.add_column('note')
-  for number, row in enumerate(rows, 1):
+  for number, trial in enumerate(trials, 1):
     table.add_row(
       str(number),
-      row.candidate.mesh_text,
-      row.candidate.remat,
-      str(row.candidate.batch_size),
-      str(row.candidate.micro_batches),
-      str(row.candidate.token_chunks),
-      _or_dash(row.total and row.total / GIB, '{:.1f}'),
-      _or_dash(row.step, '{:.2f}'),
-      _or_dash(row.utilisation, '{:.1%}'),
-      _or_dash(row.seconds, '{:.0f}'),
-      row.note,
+      trial.candidate.mesh_text,
+      trial.candidate.remat,
+      str(trial.candidate.batch_size),
+      str(trial.candidate.micro_batches),
+      str(trial.candidate.token_chunks),
+      _or_dash(trial.total and trial.total / GIB, '{:.1f}'),
+      _or_dash(trial.step, '{:.2f}'),
+      _or_dash(trial.utilisation, '{:.1%}'),
+      _or_dash(trial.seconds, '{:.0f}'),
+      trial.note,
     )
   _console().print(table)
 
@@ -155,8 +155,8 @@ def _budget(planned: plan.Plan) -> Table:
   return table
 
 
-def _doubts(planned: plan.Plan) -> list[str]:
-  """Work of the program that was not counted."""
+def _uncounted(planned: plan.Plan) -> list[str]:
+  """Work of the program that the figures do not count, in lines."""
   cost = planned.cost
   lines: list[str] = []
   if cost is None:

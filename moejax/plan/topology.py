@@ -1,9 +1,9 @@
-"""A topology's name to devices that need not be there.
+"""Devices of a named topology, to compile for; they need not exist here.
 
-v5p:4x4x4   64 chips of a TPU slice, through libtpu, on any machine
-cpu:8       8 fake devices of this machine's CPU
+  v5p:4x4x4   64 chips of a TPU slice, through libtpu, on any machine
+  cpu:8       8 fake devices of this machine's CPU
 
-Of TPU slices there can be several, with the data centre's network between them.
+Several TPU slices are connected by the network of the data centre.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ EXAMPLES = 'v5e:4x4, v5p:4x4x4 or cpu:8'
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """Devices to compile for.
+  """Devices to compile for, of one or several slices.
 
   Attributes:
-    name: as it was given.
-    devices: in the order of their places.
-    chips: number of chips; on some kinds a chip is two devices.
-    slices: in which they are.
-    chip: peak rates of one DEVICE; None for CPU, of which nothing is claimed.
-    memory: bytes of one device. CPU's share the machine's.
+    name: the name of the topology; '2 x v5p:4x4x4' for two slices.
+    devices: all devices, in JAX's order.
+    chips: number of chips; some kinds of chip have two devices.
+    chip: peak rates of one DEVICE; None for CPU, whose rates are not known.
+    memory: bytes of one device. Fake devices share the machine's memory.
+    slices: number of slices.
   """
 
   name: str
@@ -49,7 +49,7 @@ def find(name: str, slices: int = 1) -> Slice:
   """The devices of a topology.
 
   Args:
-    name: 'v5p:4x4x4', say; of one slice.
+    name: kind and shape of one slice, such as 'v5p:4x4x4'; or 'cpu:8'.
     slices: number of slices.
 
   Raises:
@@ -85,7 +85,7 @@ def _tpu(name: str, slices: int) -> tuple[jax.Device, ...]:
       f'--topology={name} needs libtpu, which is not installed; '
       "pip install 'moejax[tpu]' (Linux; no TPU is needed), or use cpu:8"
     )
-  # No TPU is present that libtpu could ask about itself.
+  # libtpu must not query the metadata server of a TPU machine: there is none.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   # No TPU will be used, so several plans may be made at a time.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
@@ -108,7 +108,7 @@ def _cpu(name: str, shape: str) -> Slice:
     raise errors.InputError(f'--topology={name} must be cpu:<devices>: cpu:8')
   number = int(shape)
   if _FLAG not in os.environ.get('XLA_FLAGS', ''):
-    # An error if the backend is there already, with as many as it has.
+    # Raises if the CPU backend exists already, with a fixed number of devices.
     with contextlib.suppress(RuntimeError):
       jax.config.update('jax_num_cpu_devices', number)
   devices = jax.devices(CPU)

@@ -1,4 +1,7 @@
-"""FAMILIES: every kind of checkpoint by its model_type."""
+"""FAMILIES: the families of checkpoints that can be read, by model_type.
+
+FORMS: the families as which a model can be written, by the value of --family.
+"""
 
 from moejax.convert.families import (
   deepseek,
@@ -27,7 +30,7 @@ FAMILIES = {
   'glm4_moe': glm.GLM4_MOE,
   'glm4_moe_lite': glm.GLM4_MOE_LITE,
   'gpt_oss': gpt_oss.GPT_OSS,
-  # Another name of the same; its own code has the same keys.
+  # Kimi-K2 is a DeepSeek-V3 by another name; its code has the same config keys.
   'kimi_k2': deepseek.DEEPSEEK_V3,
   'flex_olmo': olmo2.FLEX_OLMO,
   'granitemoe': granite.GRANITE_MOE,
@@ -46,8 +49,8 @@ FAMILIES = {
   'seed_oss': seed_oss.SEED_OSS,
 }
 
-# What a model can be written as. Where nobody asks for another, the first that
-# holds it is taken: what transformers has no class for is therefore the last.
+# Without --family a model is written as the first of these that can hold it.
+# `deepseek` is last because transformers has no class for it.
 FORMS: dict[str, Family] = {
   'olmoe': olmoe.OLMOE,
   'mixtral': mixtral.MIXTRAL,

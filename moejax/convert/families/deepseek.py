@@ -40,8 +40,8 @@ DEEPSEEK = family.Family(
   rules=(*_RULES, *family.router(), *family.GROUPED),
   experts=_EXPERTS,
   in_transformers=False,
-  # It has no class in transformers. Those of the release's own code; sizes must
-  # be there.
+  # transformers has no class for it, so these are the defaults of the release's
+  # own code. The sizes of a model have no default and must be given.
   defaults=family.USUAL
   | {
     'attention_bias': False,
@@ -54,11 +54,11 @@ DEEPSEEK = family.Family(
   },
 )
 
-# Of attention by latent vectors, and of experts beside shared ones.
+# Keys of latent attention (MLA), and of routed experts beside shared ones.
 LATENT_KEYS = (
   *_KEYS,
   Ours('heads.name', 'latent'),
-  # The norms of latent vectors have this one whatever the config says.
+  # The norms of latent vectors use this epsilon, whatever `rms_norm_eps` is.
   Ours('heads.norm_eps', 1e-6),
   Key('kv_lora_rank', 'heads.kv_rank'),
   Key('q_lora_rank', 'heads.q_rank', null=0, write_null=True),

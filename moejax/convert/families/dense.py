@@ -1,4 +1,7 @@
-"""Models without experts, to be made into such with them (convert/upcycle)."""
+"""Llama, Mistral, Ministral, Qwen2 and Qwen3: dense models.
+
+`convert/upcycle.py` can make models with experts of them.
+"""
 
 from moejax.convert.families import family
 from moejax.convert.keys import Only, Ours

@@ -21,7 +21,8 @@ ERNIE4_5_MOE = family.Family(
     Key('moe_num_shared_experts', 'moe.num_shared'),
     Key('moe_k|num_experts_per_tok', 'moe.router.k'),
     Only('use_bias', False, null=True),
-    # The least that gates are divided by; ours is less still.
+    # Their lower bound of the sum that gates are divided by. Ours is smaller
+    # yet, so it makes no difference.
     Only('moe_norm_min', 1e-12),
     Ours('moe.router.renormalise', True),
     Ours('moe.balance.loss_free.rate', 0.001),
@@ -47,7 +48,7 @@ ERNIE4_5_MOE = family.Family(
       ),
     ),
   },
-  # Of multi-token prediction, in a form of its own.
+  # Modules of multi-token prediction, in a form that moejax does not have.
   ignored=(*family.IGNORED, r'.*mtp.*'),
   defaults=family.USUAL
   | {

@@ -1,35 +1,39 @@
-"""A family of Hugging Face models, and lines that many families share."""
+"""A family of Hugging Face models, and keys and rules that several share."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from moejax.convert.keys import Key, KeyMap, Only, Ours
+from moejax.convert.keys import Key, KeyMap, Keys, Only, Ours
 from moejax.convert.rules import Rule
 
 LAYER = 'model.layers.{layer}.'
+# Tables of sines and cosines that older versions of transformers stored.
 IGNORED = (r'.*\.rotary_emb\.inv_freq',)
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """A kind of checkpoint.
+  """A kind of checkpoint: its config keys and its tensors.
 
   Attributes:
-    model_type: in config.json.
-    architecture: the class that it names, with which transformers loads it.
-    keys: keys of config.json.
-    rules: rules of its tensors, without the routed experts'.
-    experts: rules of those, and of what else is called otherwise with them, by
-      the layout in which they are stored; the first is what is written.
-    ignored: names, as regular expressions, of tensors that are not weights of
-      the model proper; not read.
-    predicts: whether layers behind the last are for multi-token prediction.
-    in_transformers: whether transformers has that class; where not, it is that
-      of the release's own code.
-    defaults: what keys of config.json are that it leaves out: the defaults of
-      the configuration class in transformers. None is that of keys which the
-      class works out from others.
+    model_type: value of `model_type` in config.json.
+    architecture: value of `architectures` in config.json: the class with which
+      transformers loads the model.
+    keys: maps between keys of config.json and ours.
+    rules: rules of all tensors but those in `experts`.
+    experts: rules of the routed experts, and of other tensors whose names
+      differ between layouts, by layout. All layouts are read; the first one is
+      written.
+    ignored: regular expressions of names of tensors that are not weights of the
+      model; they are not read.
+    predicts: whether layers after the last one are modules of multi-token
+      prediction.
+    in_transformers: whether transformers has `architecture`; if not, it is the
+      class of the release's own code.
+    defaults: values of keys that a config.json leaves out: the defaults of the
+      configuration class in transformers. None marks a key that the class
+      computes from other keys.
   """
 
   model_type: str
@@ -44,29 +48,35 @@ class Family:
 
   @property
   def aliases(self) -> dict[str, str]:
-    """Other names of keys, each with the first."""
+    """The first name of a key by each of its other names."""
     return {
-      alias: part.names[0] for part in self.keys for alias in part.aliases
+      alias: key_map.names[0]
+      for key_map in self.keys
+      for alias in key_map.aliases
     }
 
 
-def square(theirs: Any) -> int:
-  """Features of a head where all heads together have the model's width."""
+def square(theirs: Keys) -> int:
+  """Width of a head if all heads together are as wide as the model."""
   return theirs['hidden_size'] // theirs['num_attention_heads']
 
 
-def heads(theirs: Any) -> int:
-  """As many key-value heads as query heads."""
+def heads(theirs: Keys) -> int:
+  """Number of query heads: that of key-value heads if no other is set."""
   return theirs['num_attention_heads']
 
 
 def aux_loss(coefficient: float, form: str = 'multi_hot') -> tuple[KeyMap, ...]:
-  """The loss of transformers' Mixtral and its kin.
+  """The balance loss of transformers' Mixtral and of classes derived from it.
+
+  It is the Switch loss over the tokens of all layers together; docs/moe.md,
+  "The loss of transformers".
 
   Args:
-    coefficient: what a release, or else its class, has for
-      `router_aux_loss_coef`.
-    form: `of_logits` where experts are not the largest softmax probabilities.
+    coefficient: `router_aux_loss_coef` of the release or, if the release has
+      none, of its class.
+    form: 'of_logits' for routers that do not choose the experts of the largest
+      softmax probabilities: the loss then takes the top k of the logits.
   """
   return (
     Ours('moe.balance.switch.alpha', coefficient),
@@ -86,7 +96,8 @@ COMMON = (
   Key('rms_norm_eps', 'norm_eps'),
   Only('hidden_act', 'silu'),
 )
-# What most classes have for these and for rotary positions.
+# The defaults that most classes have for the keys of COMMON and for rotary
+# positions.
 USUAL = {
   'hidden_act': 'silu',
   'initializer_range': 0.02,
@@ -99,7 +110,7 @@ USUAL = {
   'tie_word_embeddings': False,
 }
 KV_HEADS = Key('num_key_value_heads', 'num_kv_heads')
-# Where null is as many as there are query heads.
+# For classes in which null means as many key-value heads as query heads.
 KV_HEADS_OR_ALL = Key('num_key_value_heads', 'num_kv_heads', null=heads)
 HEAD_DIM = Key('head_dim', 'head_dim')
 HEAD_DIM_OR_SQUARE = Key('head_dim', 'head_dim', null=square)
@@ -107,7 +118,8 @@ DENSE_WIDTH = Key('intermediate_size', 'dense_width')
 EXPERT_WIDTH = Key('moe_intermediate_size', 'moe.expert_width')
 K = Key('num_experts_per_tok', 'moe.router.k')
 RENORMALISE = Key('norm_topk_prob', 'moe.router.renormalise')
-# Scores by sigmoid, those of groups by their two best experts.
+# The router of DeepSeek-V3: sigmoid scores; the score of a group is the sum of
+# those of its two best experts.
 GROUPED_ROUTER = (
   Ours('moe.router.name', 'group_limited'),
   Ours('moe.router.score', 'sigmoid'),
@@ -175,7 +187,12 @@ LATENT = (
 
 
 def swiglu(base: str, path: str) -> tuple[Rule, ...]:
-  """A feed-forward of one expert."""
+  """Rules of a dense feed-forward, which ours stores as a single expert.
+
+  Args:
+    base: prefix of their names within a layer, such as 'mlp.'.
+    path: path of our weights, without their names.
+  """
   w_in, w_out = f'{path}/w_in_ED2F', f'{path}/w_out_EFD'
   return (
     Rule(f'{LAYER}{base}gate_proj.weight', 'F D', w_in, '0 D 0 F'),
@@ -191,7 +208,14 @@ W_IN, W_OUT = 'moe/ffn/routed/w_in_ED2F', 'moe/ffn/routed/w_out_EFD'
 def experts(
   base: str = 'mlp.experts.', gate='gate_proj', up='up_proj', down='down_proj'
 ) -> tuple[Rule, ...]:
-  """Routed experts, three tensors each."""
+  """Rules of routed experts that are stored as three tensors each.
+
+  Args:
+    base: prefix of their names within a layer; the expert's number follows.
+    gate: name of the projection to the gate half of the hidden units.
+    up: name of the projection to the other half.
+    down: name of the output projection.
+  """
   base = LAYER + base + '{E}.'
   return (
     Rule(f'{base}{gate}.weight', 'F D', W_IN, 'E D 0 F'),
@@ -200,8 +224,8 @@ def experts(
   )
 
 
-# As transformers 5 has them in memory, and in what it writes with
-# save_pretrained(save_original_format=False).
+# Routed experts as transformers 5 holds them in memory, and as it writes them
+# with save_pretrained(save_original_format=False).
 FUSED = (
   Rule(LAYER + 'mlp.experts.gate_up_proj', 'E (two F) D', W_IN, 'E D two F'),
   Rule(LAYER + 'mlp.experts.down_proj', 'E D F', W_OUT, 'E F D'),
@@ -209,7 +233,12 @@ FUSED = (
 
 
 def router(name: str = 'mlp.gate.', float32: bool = False) -> tuple[Rule, ...]:
-  """The matrix of a router, and its bias."""
+  """Rules of a router's matrix and bias.
+
+  Args:
+    name: prefix of their names within a layer.
+    float32: see `Rule.float32`.
+  """
   w, b = 'moe/ffn/router/w_DE', 'moe/ffn/router/b_E'
   return (
     Rule(f'{LAYER}{name}weight', 'E D', w, 'D E', float32=float32),
@@ -220,9 +249,10 @@ def router(name: str = 'mlp.gate.', float32: bool = False) -> tuple[Rule, ...]:
 def selection_bias(
   name: str = 'mlp.gate.e_score_correction_bias', theirs: str = 'E'
 ) -> Rule:
-  """What is added to scores to choose experts by, and to nothing else.
+  """The rule of the bias that is added to scores only to choose experts.
 
-  A step of it is 0.001, which bfloat16 does not have beside values of 1.
+  It is float32 because it moves in steps of 0.001, which bfloat16 cannot
+  resolve next to values of 1.
   """
   path = 'moe/ffn/router_state/loss_free/selection_bias_E'
   return Rule(LAYER + name, theirs, path, 'E', float32=True)
@@ -232,8 +262,8 @@ def _joint(name: str, theirs: str, ours: str, pattern: str) -> Rule:
   return Rule(LAYER + name, theirs, f'mtp/{ours}', pattern)
 
 
-# What multi-token prediction has besides its layers. Embedding and head are the
-# model's; releases have them once more in each of these layers.
+# Tensors of a module of multi-token prediction besides those of its layer.
+# Embedding and head are the model's; releases store a copy in each module.
 MTP = (
   _joint('enorm.weight', 'D', 'norm_embed/scale_D', 'D'),
   _joint('hnorm.weight', 'D', 'norm_hidden/scale_D', 'D'),

@@ -5,7 +5,7 @@ from moejax.convert.keys import Key, KeySwitch, Ours
 from moejax.convert.layer_keys import BY_TYPE, FIRST_DENSE
 from moejax.convert.rotary import Rotary
 
-# Of the report of GLM-4.5 (arXiv 2508.06471).
+# From the report of GLM-4.5 (arXiv 2508.06471).
 _BALANCE = Ours(
   'moe.balance',
   {'loss_free': {'rate': 0.001}, 'sequence_level': {'alpha': 1e-4}},
@@ -73,7 +73,7 @@ GLM4_MOE = family.Family(
   },
 )
 
-# DeepSeek-V3's parts with other defaults.
+# GLM-4.7-Flash: the attention and the router of DeepSeek-V3, other defaults.
 GLM4_MOE_LITE = family.Family(
   model_type='glm4_moe_lite',
   architecture='Glm4MoeLiteForCausalLM',
@@ -81,7 +81,7 @@ GLM4_MOE_LITE = family.Family(
     *deepseek.LATENT_KEYS,
     family.KV_HEADS,
     BY_TYPE,
-    # Another name of it in the class.
+    # The configuration class reads `head_dim` as another name of this key.
     Key('qk_rope_head_dim|head_dim', 'heads.rope_dim'),
     Rotary(scores=True, partial=True),
     Key('n_routed_experts|num_local_experts', 'moe.num_experts'),
@@ -111,7 +111,7 @@ GLM4_MOE_LITE = family.Family(
     'num_experts_per_tok': 4,
     'num_hidden_layers': 47,
     'num_key_value_heads': 20,
-    # Of the release; the class has none.
+    # The value of the release; the class has no such key.
     'num_nextn_predict_layers': 0,
     'q_lora_rank': 768,
     'qk_nope_head_dim': 192,

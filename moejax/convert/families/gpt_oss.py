@@ -1,4 +1,4 @@
-"""gpt-oss: sinks, windows, biases, and experts with gate and up in turn."""
+"""gpt-oss: attention sinks, windows, biases; gate and up interleaved."""
 
 from moejax.convert.families import family
 from moejax.convert.keys import Key, Ours

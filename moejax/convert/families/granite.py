@@ -13,7 +13,10 @@ _MOE = family.LAYER + 'block_sparse_moe.'
 
 @dataclasses.dataclass(frozen=True)
 class _Scores(KeyMap):
-  """What attention's scores are multiplied by; ours may leave it to heads."""
+  """The factor of attention's scores.
+
+  Ours is 0 for the usual 1 / sqrt(head_dim), which theirs writes out.
+  """
 
   names = ('attention_multiplier',)
 

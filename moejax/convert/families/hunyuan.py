@@ -13,8 +13,14 @@ _ATTENTION = family.LAYER + 'self_attn.'
 
 
 @dataclasses.dataclass(frozen=True)
-class _Each(KeyMap):
-  """A number that may be a list with one for each layer, all equal here."""
+class _SameInAllLayers(KeyMap):
+  """A number, or a list with one number per layer, which must all be equal.
+
+  Attributes:
+    theirs: the key of config.json.
+    ours: the dotted path of our key.
+    also: other names of their key, which are read.
+  """
 
   theirs: str
   ours: str
@@ -30,13 +36,13 @@ class _Each(KeyMap):
 
   def read(self, theirs: Keys) -> dict[str, Any]:
     value = want(theirs, self.theirs)
-    each = set(value) if isinstance(value, list) else {value}
-    if len(each) != 1:
+    values = set(value) if isinstance(value, list) else {value}
+    if len(values) != 1:
       raise errors.InputError(
         f'config.json has {self.theirs}={value}, but moejax has one number for '
         'all layers'
       )
-    return {self.ours: each.pop()}
+    return {self.ours: values.pop()}
 
   def write(self, ours: Keys) -> dict[str, Any]:
     return {self.theirs: ours.get(self.ours)}
@@ -44,15 +50,19 @@ class _Each(KeyMap):
 
 @dataclasses.dataclass(frozen=True)
 class _Rotary(Rotary):
-  """A fixed `alpha` is a larger base: base * alpha^(K / (K - 2))."""
+  """Reads `dynamic` scaling with an `alpha` as a larger base.
+
+  The base is then rope_theta * alpha^(K / (K - 2)) at any length, with heads of
+  width K.
+  """
 
   def read(self, theirs: Keys) -> dict[str, Any]:
-    found = theirs['rope_scaling'] or theirs['rope_parameters'] or {}
-    kind = found.get('rope_type', found.get('type'))
-    if kind == 'dynamic' and found.get('alpha'):
+    scaling = theirs['rope_scaling'] or theirs['rope_parameters'] or {}
+    kind = scaling.get('rope_type', scaling.get('type'))
+    if kind == 'dynamic' and scaling.get('alpha'):
       dim = theirs['head_dim'] or family.square(theirs)
-      theta = found.get('rope_theta', theirs['rope_theta'])
-      theta *= found['alpha'] ** (dim / (dim - 2))
+      theta = scaling.get('rope_theta', theirs['rope_theta'])
+      theta *= scaling['alpha'] ** (dim / (dim - 2))
       plain = {'rope_type': 'default', 'rope_theta': theta}
       theirs = {**theirs, 'rope_scaling': plain}
     return super().read(theirs)
@@ -72,9 +82,9 @@ HUNYUAN_V1_MOE = family.Family(
     Key('num_experts|num_local_experts', 'moe.num_experts'),
     Key('intermediate_size', 'moe.expert_width'),
     Ours('moe.num_shared', 1),
-    _Each('moe_topk', 'moe.router.k', ('num_experts_per_tok',)),
+    _SameInAllLayers('moe_topk', 'moe.router.k', ('num_experts_per_tok',)),
     Ours('moe.router.renormalise', True),
-    # Its report names none.
+    # The report of the model names no balance loss.
     Ours('moe.balance', {}),
   ),
   rules=(

@@ -25,7 +25,7 @@ MIXTRAL = family.Family(
     *family.NORMS,
     *family.GROUPED,
   ),
-  # transformers 5 calls the router otherwise in memory, too.
+  # The router, too, has another name in the memory of transformers 5.
   experts={
     'by expert': (
       *family.experts('block_sparse_moe.experts.', 'w1', 'w3', 'w2'),

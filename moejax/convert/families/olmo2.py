@@ -1,4 +1,7 @@
-"""OLMo 2 (arXiv 2501.00656) and FlexOlmo (2507.07024): norms behind layers."""
+"""OLMo 2 (arXiv 2501.00656) and FlexOlmo (arXiv 2507.07024).
+
+They normalise the outputs of attention and feed-forward, not their inputs.
+"""
 
 from moejax.convert.families import family
 from moejax.convert.keys import Key, Ours

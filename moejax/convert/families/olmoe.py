@@ -20,7 +20,8 @@ OLMOE = family.Family(
     family.K,
     family.RENORMALISE,
     *family.aux_loss(0.01),
-    # A mean over layers: 0.001 / 16 in the released model.
+    # The released model has 0.001 times the mean over its 16 layers. Ours sums
+    # over layers, so its coefficient is 0.001 / 16.
     Ours('moe.balance.z_loss.coefficient', 6.25e-5),
   ),
   rules=(

@@ -74,9 +74,9 @@ QWEN2_MOE = family.Family(
   architecture='Qwen2MoeForCausalLM',
   keys=(
     *_KEYS,
-    # Every other layer, of the first ones.
+    # Every other one of the first `max_window_layers` layers has a window.
     Windows(
-      lambda of, i: i % 2 == 0 and i < want(of, 'max_window_layers'),
+      lambda theirs, i: i % 2 == 0 and i < want(theirs, 'max_window_layers'),
       flag=True,
       first='max_window_layers',
     ),
@@ -107,8 +107,9 @@ QWEN2_MOE = family.Family(
   },
 )
 
-# Shared experts without a gate, behind one that is sigmoid(0) = 1/2 and with
-# twice the output: the same function, in a class that transformers has.
+# Shared experts without a gate, for which transformers has no class otherwise.
+# Weights of zero make the gate sigmoid(0) = 1/2, and the output projection is
+# doubled, so the function is the same.
 QWEN2_MOE_UNGATED = dataclasses.replace(
   QWEN2_MOE,
   keys=(*QWEN2_MOE.keys[:-1], Ours('moe.shared.gate', False)),
@@ -133,8 +134,8 @@ class _NoShared(KeyMap):
     return {'shared_expert_intermediate_size': ours['moe.expert_width']}
 
 
-# No shared experts, written as one of zeros, whose output is zero: of the
-# classes of transformers none has softmax over all experts, attention without
+# No shared experts, written as one whose weights, and so outputs, are zero.
+# transformers has no class with softmax over all experts, attention without
 # norms of queries and keys, and no shared expert.
 QWEN2_MOE_UNSHARED = dataclasses.replace(
   QWEN2_MOE,

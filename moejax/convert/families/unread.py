@@ -1,12 +1,12 @@
-"""Checkpoints that moejax does not read, and parts of theirs that it lacks."""
+"""Checkpoints that moejax cannot read, and what moejax would need for them."""
 
 import re
 
-# By model_type.
 _MAMBA = 'layers of Mamba beside those of attention'
 _DELTA = 'layers of gated delta rules beside those of attention'
 _INDEXED = 'attention to the tokens that an indexer has chosen'
 
+# By model_type: the components of the model that moejax does not have.
 LACKING = {
   'afmoe': 'a gate on the output of attention, norms before and behind each '
   'part, and layers without positions',
@@ -40,27 +40,28 @@ LACKING = {
 
 
 def slip(name: str, known: list[str]) -> str | None:
-  """The name that was meant, if only its spelling is wrong.
+  """The known name of which `name` is a misspelling; None if there is none.
 
-  It is the same but for capitals and separators, or one letter is too much,
-  missing, another, or has changed places with the next. A digit tells models
-  apart, and so does a letter of a short name.
+  A misspelling differs in capitals and separators only, or else in one letter,
+  which is superfluous, missing, wrong, or swapped with the next. Names that
+  differ in a digit, or in a letter of a name shorter than 5, are different
+  models.
 
   Example:
     Qwen3-MoE -> qwen3_moe    olmoo -> olmoe    afmoe, qwen4, olmo -> None
   """
-  plain = {re.sub(r'[^a-z0-9]', '', one.lower()): one for one in known}
+  by_letters = {re.sub(r'[^a-z0-9]', '', k.lower()): k for k in known}
   letters = re.sub(r'[^a-z0-9]', '', name.lower())
-  if letters in plain:
-    return plain[letters]
-  for other, one in plain.items():
+  if letters in by_letters:
+    return by_letters[letters]
+  for other, known_name in by_letters.items():
     if min(len(letters), len(other)) >= 5 and _one_edit(letters, other):
-      return one
+      return known_name
   return None
 
 
 def _one_edit(a: str, b: str) -> bool:
-  """Whether one edit of a letter makes `a` of `b`."""
+  """Whether `a` and `b` differ by one letter, or by two swapped neighbours."""
   if len(a) > len(b):
     a, b = b, a
   at = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), len(a))  # noqa: B905 (of two lengths)
