@@ -31,6 +31,7 @@ from moejax.core import errors, exits
 from moejax.parallel.group import Place
 
 Say = Callable[[str], None]
+_wait: Callable[[list[Any], float], list[Any]] = connection.wait
 RETRY_S, SEND_S = 0.2, 10  # between tries to connect; longest send or receive
 LONGEST = 1 << 20  # longest message, in bytes; anything longer is not ours
 GRACE_S = 1.5  # after another's error: time to fail by an own, clearer error
@@ -77,9 +78,7 @@ class _Rendezvous:
     """Admits processes until all have come or `join_s` seconds are over."""
     until, count = self._began + join_s, self._place.count
     while len(self.hosts) < count and (left := until - time.monotonic()) > 0:
-      ends: list[Any] = [listener, *self.channels]
-      ready: list[Any] = connection.wait(ends, left)
-      for end in ready:
+      for end in _wait([listener, *self.channels], left):
         if end is listener:
           self.channels[Channel(listener.accept()[0])] = 0
         else:
@@ -162,11 +161,11 @@ def meet(
   hosts = rendezvous.hosts
   say(f'Process 0 of {count} ({hosts[0]}) waits for the others at {where}.')
   dual = socket.has_dualstack_ipv6()
-  options: dict[str, Any] = (
-    {'family': socket.AF_INET6, 'dualstack_ipv6': True} if dual else {}
-  )
+  family = socket.AF_INET6 if dual else socket.AF_INET
   try:
-    listener = socket.create_server(('', port), backlog=1024, **options)
+    listener = socket.create_server(
+      ('', port), family=family, backlog=1024, dualstack_ipv6=dual
+    )
   except OSError as e:
     raise errors.InputError(
       f'--coordinator={where}: port {port} cannot be opened here '
@@ -203,8 +202,7 @@ def _knock(place: Place, join_s: float, about: dict[str, str]) -> Members:
     channel.send(hello=place.index, host=socket.gethostname(), about=about)
     # Process 0 may have begun to wait later, and needs time to say who is lost.
     left = until + GRACE_S - time.monotonic()
-    ends: list[Any] = [channel]
-    match channel.receive() if connection.wait(ends, left) else None:
+    match channel.receive() if _wait([channel], left) else None:
       case {'refused': line}:
         raise errors.InputError(line)
       case {'lost': line}:
@@ -274,9 +272,7 @@ class Watch:
 
   def _hear(self, seconds: float) -> None:
     indices = {self._channels[index]: index for index in self._watched}
-    ends: list[Any] = [*indices]
-    ready: list[Any] = connection.wait(ends, seconds)
-    for channel in ready:
+    for channel in _wait([*indices], seconds):
       match channel.receive():
         case None:
           self._lose(indices[channel], 'was killed, or has crashed')

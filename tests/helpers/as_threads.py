@@ -64,7 +64,8 @@ def each(count, work):
 
 
 def disappear(watch):
-  """Closes a process's channels, as its end does."""
+  """Closes a process's channels, as its end does; its thread says no more."""
+  watch._ending.set()
   for channel in watch._channels.values():
     with contextlib.suppress(OSError):
       channel.close()
