@@ -2,19 +2,22 @@
 
 python -m benchmarks.expert_parallel
 
-Prints bytes per token over the least possible, forward and backward, read in
-programs that are compiled for eight devices and not run. Where there are fewer
-devices, a process with eight fake CPU devices compiles them.
+Prints bytes per token over a lower bound, forward and backward. The bytes are
+read in programs that are compiled for eight devices and not run. Where there
+are fewer devices, a process with eight fake CPU devices compiles them.
 
-Two leasts to compare them with, per token, D numbers wide with b bytes each,
-when P devices hold E / P experts each and a token's K experts are any K:
+There are two lower bounds of the bytes per token. A token vector has D numbers
+of b bytes, P devices hold E / P experts each, and any K experts of a token are
+equally likely:
 
-  by itself  each assignment travels there and its output back:
-             2 K (P - 1) / P D b
-  together   a token travels once to each device that has some of its experts,
-             and one sum comes back: 2 n D b, n devices besides its own
+  by itself  each assignment sends its token vector to the expert's device and
+             its output back: 2 K (P - 1) / P D b
+  together   a token vector is sent once to each device that has some of its
+             experts, and one sum comes back: 2 n D b, with n the expected
+             number of such devices besides the token's own
 
-Backward as much again: the output's gradient goes, the input's comes.
+The backward pass sends as much again: the gradient of the output, and that of
+the input back.
 """
 
 import dataclasses
@@ -40,7 +43,8 @@ from moejax.parallel import collective_bytes, hosts, rules
 from moejax.parallel import mesh as meshes
 
 DEVICES = 8
-# Its ragged all-to-all is for accelerators; CPU gathers everything instead.
+# Kinds whose collective does not exist on CPU: there a stand-in gathers all
+# rows instead of a ragged all-to-all.
 STAND_INS = ('ragged_all_to_all',)
 
 
@@ -61,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _report_elsewhere(rows: int) -> None:
-  """The same in a process with fake devices."""
+  """Runs `report` in a process with fake devices."""
   # How many devices a CPU pretends to be is decided before JAX starts.
   flag = f'--xla_force_host_platform_device_count={DEVICES}'
   env = dict(os.environ, JAX_PLATFORMS='cpu')
@@ -71,9 +75,9 @@ def _report_elsewhere(rows: int) -> None:
     words, env=env, capture_output=True, text=True, check=False
   )
   if done.returncode:
-    said = done.stderr.strip().splitlines() or ['it said nothing']
+    lines = done.stderr.strip().splitlines() or ['no error was printed']
     raise errors.InputError(
-      f'expert_parallel on eight devices failed: {said[-1]}'
+      f'expert_parallel on eight devices failed: {lines[-1]}'
     )
   print(done.stdout, end='')
 
@@ -101,11 +105,11 @@ def report(shape: Shape) -> None:
     f'{"over least":>10s}   of which {", ".join(kinds)}'
   )
   for name, (forward, both) in rows.items():
-    there, total = sum(forward.values()), sum(both.values())
-    parts = ' '.join(f'{both.get(kind, 0):9.0f}' for kind in kinds)
+    sent, total = sum(forward.values()), sum(both.values())
+    by_kind = ' '.join(f'{both.get(kind, 0):9.0f}' for kind in kinds)
     print(
-      f'{name:28s} {there:9.0f} {there / together:10.2f}  {total:12.0f} '
-      f'{total / (2 * together):10.2f}   {parts}'
+      f'{name:28s} {sent:9.0f} {sent / together:10.2f}  {total:12.0f} '
+      f'{total / (2 * together):10.2f}   {by_kind}'
     )
   print(
     f'(over the least of tokens that travel once; {", ".join(STAND_INS)}: on '
@@ -118,7 +122,7 @@ def least(shape: Shape) -> tuple[float, float]:
   moe = shape.config.moe
   total, k = moe.num_experts, round(moe.experts_per_token)
   others = (DEVICES - 1) / DEVICES
-  # A device has none of them: all are among the other devices' experts.
+  # The probability that a device has none of a token's k experts.
   none = math.comb(total - total // DEVICES, k) / math.comb(total, k)
   there_and_back = 2 * shape.config.width * 4
   return (
@@ -135,7 +139,7 @@ def moved(
   Args:
     shape: of the layer and its batch.
     expert_parallel: an entry of EXPERT_PARALLEL.
-    backward: counts the gradient's too.
+    backward: whether the bytes of the backward pass are counted too.
   """
   devices = jax.devices()[:DEVICES]
   text = compiled(shape, expert_parallel, devices, backward=backward).as_text()
@@ -147,13 +151,13 @@ def moved(
 def compiled(
   shape: Shape, expert_parallel: Any, devices: list[Any], *, backward: bool
 ) -> Any:
-  """The layer compiled for devices, which need not be there.
+  """The layer compiled for devices, which may be descriptions without hardware.
 
   Args:
     shape: of the layer and its batch.
     expert_parallel: an entry of EXPERT_PARALLEL.
-    devices: they all make up the expert axis.
-    backward: with the gradient.
+    devices: the devices of the expert axis.
+    backward: whether the gradient is computed too.
   """
   config = shape.config
   moe = dataclasses.replace(config.moe, expert_parallel=expert_parallel)
@@ -192,9 +196,10 @@ def compiled(
 
 
 def _kinds() -> dict[str, Any]:
-  """Every entry of the table, and the one with room for balance alone.
+  """Every entry of EXPERT_PARALLEL, and bounded ones also with factor 1.
 
-  None has a second way to go on overflow, which would be in the program too.
+  Bounded entries drop on overflow, because the program of a fallback would be
+  counted too.
   """
   kinds = {}
   for name, kind in EXPERT_PARALLEL.items():
@@ -211,7 +216,7 @@ def _kinds() -> dict[str, Any]:
 
 
 def _on(mesh: jax.sharding.Mesh, x: Any, spec: PartitionSpec) -> Any:
-  """Stands for an array with that sharding where a function is lowered."""
+  """An abstract array with a sharding, to lower a function with."""
   sharding = NamedSharding(mesh, spec)
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 

@@ -38,11 +38,11 @@ def main(argv: Sequence[str]) -> None:
     f'{shape.heading(args.rounds)}\n'
     f'experts  best ms  median ms  us a token  over {BASE}: of best  of each'
   )
-  for count, mine in zip(COUNTS, seconds, strict=True):
-    best, each = timing.ratios(mine, base)
+  for count, times in zip(COUNTS, seconds, strict=True):
+    best, each = timing.ratios(times, base)
     print(
-      f'{count:7d} {timing.ms(min(mine))}   {timing.ms(np.median(mine))}   '
-      f'{min(mine) / shape.tokens * 1e6:9.2f}  {best:16.2f}  {each:7.2f}'
+      f'{count:7d} {timing.ms(min(times))}   {timing.ms(np.median(times))}   '
+      f'{min(times) / shape.tokens * 1e6:9.2f}  {best:16.2f}  {each:7.2f}'
     )
   best, each = timing.ratios(seconds[-1], base)
   print(
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     f'{each:.2f} of each; aim: at most 1.5'
   )
   if args.png:
-    _draw([min(mine) / shape.tokens * 1e6 for mine in seconds], args.png)
+    _draw([min(times) / shape.tokens * 1e6 for times in seconds], args.png)
     print(f'drawn in {args.png}')
 
 

@@ -27,9 +27,9 @@ def main(argv: Sequence[str]) -> None:
   ]
   seconds = timing.alternate(sides, args.rounds)
   print(f'{shape.heading(args.rounds)}\n{"":28s}  best ms  median ms')
-  for side, mine in zip(sides, seconds, strict=True):
-    median = timing.ms(np.median(mine))
-    print(f'{side.name:28s} {timing.ms(min(mine))}   {median}')
+  for side, times in zip(sides, seconds, strict=True):
+    median = timing.ms(np.median(times))
+    print(f'{side.name:28s} {timing.ms(min(times))}   {median}')
   best, each = timing.ratios(*seconds)
   print(
     f'experts over dense: {best:.2f} of best, {each:.2f} of each; '

@@ -1,7 +1,9 @@
-"""The other sides of `bench`: programs that train the same shape elsewhere.
+"""Peers of `benchmarks.step`: programs that train the same shape elsewhere.
 
-Each is a program for `python -c`, since it may run in another environment that
-has no moejax. It gets the number of timed steps, and prints one line of JSON.
+Each is a program for `python -c`, because it may run in another environment
+that has no moejax. Its argument is the number of timed steps. It prints one
+line of JSON: `seconds` of each step, `peak_mb` of memory, and `what`, a
+description with versions.
 """
 
 import dataclasses
@@ -9,14 +11,20 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-  """A program and the packages that it needs."""
+  """A program and the packages that it needs.
+
+  Attributes:
+    needs: modules that its Python must have.
+    program: text of the program.
+  """
 
   needs: tuple[str, ...]
   program: str
 
 
-# Forward, backward, clipping and AdamW on one fixed batch, as on our side. The
-# peer computes no balance loss (its default), which is in its favour.
+# Forward, backward, clipping and AdamW on one fixed batch, as `time_step` of
+# benchmarks/step.py does. By default the peer computes no balance loss, which
+# is in its favour.
 _TRANSFORMERS = """
 import json, resource, sys, time
 import torch, transformers

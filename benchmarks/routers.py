@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
     f'layer; over {PLAIN} of best and of each\n'
     'router            experts  best ms    over   each  layer ms    over   each'
   )
-  for one, name, *mine in zip(shapes, names, alone, whole, strict=True):
-    line = f'{name:16s}  {one.config.moe.experts_per_token:7.2f}'
-    for seconds, plain in zip(mine, (alone[0], whole[0]), strict=True):
+  for with_router, name, *both in zip(shapes, names, alone, whole, strict=True):
+    line = f'{name:16s}  {with_router.config.moe.experts_per_token:7.2f}'
+    for seconds, plain in zip(both, (alone[0], whole[0]), strict=True):
       best, each = timing.ratios(seconds, plain)
       line += f' {timing.ms(min(seconds))}  {best:6.2f} {each:6.2f} '
     print(line.rstrip())

@@ -83,12 +83,12 @@ def compare(args: Any) -> None:
         f'--peer={args.peer} needs {" and ".join(missing)}: install them '
         'here, or name a Python that has them with --peer_python'
       )
-  ours = [sys.executable, '-m', 'benchmarks.step', '--side=moejax']
-  ours += [f'--steps={args.steps}', f'--unroll={args.unroll}']
-  theirs = [args.peer_python, '-c', peer.program, str(args.steps)]
+  own = [sys.executable, '-m', 'benchmarks.step', '--side=moejax']
+  own += [f'--steps={args.steps}', f'--unroll={args.unroll}']
+  other = [args.peer_python, '-c', peer.program, str(args.steps)]
   seconds: dict[str, list[float]] = {'moejax': [], args.peer: []}
   for number in range(args.rounds):
-    for name, command_line in (('moejax', ours), (args.peer, theirs)):
+    for name, command_line in (('moejax', own), (args.peer, other)):
       measured = _side(command_line)
       seconds[name] += measured['seconds']
       times = measured['seconds']
@@ -97,16 +97,16 @@ def compare(args: Any) -> None:
         f'median {_speed(np.median(times))} tokens/s, '
         f'peak memory {measured["peak_mb"]:.0f} MB  {measured.get("what", "")}'
       )
-  mine, other = seconds['moejax'], seconds[args.peer]
+  ours, theirs = seconds['moejax'], seconds[args.peer]
   print(
-    f'moejax / {args.peer}: best {min(other) / min(mine):.2f}, '
-    f'median {np.median(other) / np.median(mine):.2f} '
+    f'moejax / {args.peer}: best {min(theirs) / min(ours):.2f}, '
+    f'median {np.median(theirs) / np.median(ours):.2f} '
     f'({args.rounds} rounds of {args.steps} steps each)'
   )
 
 
 def _side(command_line: list[str]) -> dict[str, Any]:
-  """What one side prints, run in a process of its own."""
+  """Runs one side in a process of its own; returns the JSON that it prints."""
   try:
     done = subprocess.run(
       command_line, capture_output=True, text=True, check=False
@@ -116,10 +116,10 @@ def _side(command_line: list[str]) -> dict[str, Any]:
       f'--peer_python={command_line[0]} cannot be run: {e.strerror}'
     ) from None
   if done.returncode:
-    said = done.stderr.strip().splitlines() or ['it said nothing']
+    lines = done.stderr.strip().splitlines() or ['no error was printed']
     raise errors.InputError(
       f'one side of the benchmark failed with code {done.returncode} '
-      f'({command_line[0]}): {said[-1][-300:]}'
+      f'({command_line[0]}): {lines[-1][-300:]}'
     )
   return json.loads(done.stdout.strip().splitlines()[-1])
 

@@ -63,11 +63,11 @@ def _report(args: argparse.Namespace, folder: pathlib.Path) -> None:
   _write(long, args.mb)
   _write(short, args.whole_mb)
   for name in ['', args.tokenizer] if args.tokenizer else ['']:
-    what = name or 'the shipped vocabulary'
+    title = name or 'the shipped vocabulary'
     measure = functools.partial(_side, args.eos_token, name)
     measured = measure('rows', long)
     print(
-      f'{what}: {args.mb} MB as one document into rows of {LENGTH}: '
+      f'{title}: {args.mb} MB as one document into rows of {LENGTH}: '
       f'{measured["seconds"]:.0f} s, {args.mb / measured["seconds"]:.1f} MB/s, '
       f'{measured["tokens"]:,} tokens, {measured["peak_mb"]:,.0f} MB of memory',
       flush=True,
@@ -88,17 +88,19 @@ def _report(args: argparse.Namespace, folder: pathlib.Path) -> None:
       flush=True,
     )
     if len(same) > 1:
-      raise errors.StoppedError(f'{what}: pieces have other ids than the whole')
+      raise errors.StoppedError(
+        f'{title}: pieces have other ids than the whole'
+      )
 
 
-def _ratio(mine: list[Any], other: list[Any], key: str) -> float:
-  """The median over the rounds."""
-  pairs = zip(mine, other, strict=True)
+def _ratio(sides: list[Any], base: list[Any], key: str) -> float:
+  """The median over the rounds of the ratio of two measured values."""
+  pairs = zip(sides, base, strict=True)
   return float(np.median([a[key] / b[key] for a, b in pairs]))
 
 
 def _write(path: pathlib.Path, megabytes: int) -> None:
-  """The shipped texts over and over, each time with another line before."""
+  """Writes the shipped texts over and over, each time after another line."""
   names = mixtures.MIXTURES['minipile'].tasks
   texts = [
     long_text.whole(text).encode()
@@ -118,20 +120,20 @@ def _write(path: pathlib.Path, megabytes: int) -> None:
 def _side(
   eos_token: str, tokenizer: str, side: str, file: pathlib.Path
 ) -> dict[str, Any]:
-  """What a process of its own measures."""
+  """Measures one side in a process of its own; returns what it prints."""
   line = [sys.executable, '-m', 'benchmarks.text']
   line += _side_flags(eos_token, tokenizer, side, file)
   done = subprocess.run(line, capture_output=True, text=True, check=False)
   if done.returncode:
-    said = done.stderr.strip().splitlines() or ['it said nothing']
-    raise errors.InputError(f'the side {side} failed: {said[-1]}')
+    lines = done.stderr.strip().splitlines() or ['no error was printed']
+    raise errors.InputError(f'the side {side} failed: {lines[-1]}')
   return json.loads(done.stdout.splitlines()[-1])
 
 
 def _side_flags(
   eos_token: str, tokenizer: str, side: str, file: pathlib.Path
 ) -> list[str]:
-  """The flags of that process; '' is the shipped tokenizer, and no flag."""
+  """The flags of that process; without a tokenizer it takes the shipped one."""
   flags = [f'--side={side}', f'--file={file}']
   if tokenizer:
     flags += [f'--tokenizer={tokenizer}', f'--eos_token={eos_token}']

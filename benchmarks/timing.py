@@ -35,15 +35,15 @@ class Part:
 def alternate(parts: Sequence[Part], rounds: int) -> list[list[float]]:
   """The seconds of each part in every round; a round runs all parts in turn.
 
-  WARM_UP rounds more come first, to compile, and are not counted.
+  WARM_UP more rounds run before, to compile, and are not counted.
   """
   seconds: list[list[float]] = [[] for _ in parts]
   for number in range(WARM_UP + rounds):
-    for part, mine in zip(parts, seconds, strict=True):
+    for part, part_seconds in zip(parts, seconds, strict=True):
       begin = time.perf_counter()
       jax.block_until_ready(part.run(*part.arguments))
       if number >= WARM_UP:
-        mine.append(time.perf_counter() - begin)
+        part_seconds.append(time.perf_counter() - begin)
   return seconds
 
 
@@ -52,23 +52,28 @@ def best(parts: Sequence[Part], rounds: int) -> list[float]:
   return [min(seconds) for seconds in alternate(parts, rounds)]
 
 
-def ratios(mine: list[float], other: list[float]) -> tuple[float, float]:
-  """`of best` and `of each`.
+def ratios(seconds: list[float], base: list[float]) -> tuple[float, float]:
+  """The time of one side over that of another, in two ways.
 
-  The first compares the best times of two sides. The second is the median over
-  rounds of each round's own ratio, for which both sides ran within a moment.
+  Args:
+    seconds: times of the one side, by round.
+    base: times of the other side, by round.
+
+  Returns:
+    `of best`, the ratio of the best times, and `of each`, the median over the
+    rounds of each round's own ratio, whose sides ran right after each other.
   """
-  each = np.median(np.array(mine) / np.array(other))
-  return min(mine) / min(other), float(each)
+  each = np.median(np.array(seconds) / np.array(base))
+  return min(seconds) / min(base), float(each)
 
 
 def ms(seconds: float) -> str:
-  """Seconds as a cell of milliseconds."""
+  """A time in seconds as a table cell in milliseconds."""
   return f'{seconds * 1e3:8.2f}'
 
 
 def peak_mb() -> float:
   """The largest resident memory that this process has had, in MiB."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  # Kilobytes, but on macOS bytes.
+  # ru_maxrss is in kilobytes, on macOS in bytes.
   return peak / (2**20 if sys.platform == 'darwin' else 2**10)

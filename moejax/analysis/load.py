@@ -1,4 +1,4 @@
-"""How evenly the experts of a layer are used, over all texts together."""
+"""A measure of how evenly the experts of a layer are used, over all texts."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from moejax.analysis.statistics import RoutingStatistics
 
 
 def load(statistics: RoutingStatistics) -> dict[str, dict[str, float]]:
-  """By layer, loads over the mean load of an expert, and experts never used.
+  """By layer, loads over the mean load, and the number of unused experts.
 
   Columns: `max` and `min` are the loads of the most and the least used expert,
   where 1 is perfect balance; `unused` is the number of experts without an

@@ -1,4 +1,4 @@
-"""RoutingStatistics: what is known of the routing of several texts."""
+"""RoutingStatistics: how often each expert was chosen, by text."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
-"""Which experts a text uses most: how far experts specialise in domains."""
+"""A measure of how far experts specialise: the experts a text uses most."""
 
 import numpy as np
 
 from moejax.analysis.statistics import RoutingStatistics
 
-NUM = 2
+NUM = 2  # experts that are listed for each layer and domain
 
 
 def top_experts(
@@ -12,8 +12,8 @@ def top_experts(
 ) -> dict[str, dict[str, list[list[float]]]]:
   """By layer and domain, the NUM experts most used, [expert, share].
 
-  The share is of the domain's assignments in that layer; of two experts with
-  the same share the first comes first.
+  The share is of the domain's assignments in that layer. Experts with the same
+  share are in the order of their numbers.
   """
   tops = {name: _top(count) for name, count in statistics.count_NE.items()}
   return {
@@ -23,7 +23,7 @@ def top_experts(
 
 
 def _top(count_NE: np.ndarray) -> list[list[list[float]]]:
-  """By layer, [expert, share] of the experts most used."""
+  """By layer, [expert, share] of the NUM experts most used."""
   share_NE = count_NE / np.maximum(count_NE.sum(axis=1, keepdims=True), 1)
   order_NE = np.argsort(-share_NE, axis=1, kind='stable')[:, :NUM]
   return [

@@ -3,10 +3,10 @@
 python -m moejax.cli.check --config=configs/ds_2b.py
 python -m moejax.cli.check --config=configs/tiny.py --config.mesh.expert=4
 
-The self-check that a run makes before step 0 (moejax/moe/self_check.py), by
-itself: a small layer with the config's router, dispatcher, expert parallelism
-and grouped matmul, on all devices. Its output and gradients are compared with
-those of the reference on one device.
+This is the self-check that every run makes before step 0
+(moejax/moe/self_check.py). It builds a small layer with the config's router,
+dispatcher, expert parallelism and grouped matmul on all devices, and compares
+its output and gradients with those of the reference on one device.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
   )
   for name, error in deviations.items():
     print(f'{name:40} {error:.1e} of its size')
-  print('The experts are as the reference.')
+  print('The experts agree with the reference.')
 
 
 if __name__ == '__main__':

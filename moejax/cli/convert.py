@@ -25,7 +25,7 @@ from moejax.run import exporting, importing, restore, upcycling
 
 
 def main(argv: Sequence[str]) -> None:
-  """Reads the flags and does it."""
+  """Reads the flags and runs the subcommand."""
   args, overrides = command.parse(_flags(), argv)
   if overrides and args.run is not _upcycle:
     raise errors.InputError(
@@ -51,7 +51,8 @@ def _flags() -> argparse.ArgumentParser:
   add('--workdir', required=True, help='of a run, or imported')
   restore.add_step_flag(one)
   add('--to', required=True, help='folder, made; must have no weights')
-  add('--family', default='', help=f'one of {", ".join(FORMS)}; default: fits')
+  fitting = f'one of {", ".join(FORMS)}; default: the one that fits'
+  add('--family', default='', help=fitting)
   add('--dtype', default='float32', help=', '.join(save.DTYPES))
   more = command.number(float, 1e-9)
   add('--file_gb', type=more, default=5.0, help='size of a file at most')
@@ -83,15 +84,16 @@ def _import(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
   files.check_local(args.to, '--to')
   names = [field.name for field in dataclasses.fields(exporting.Export)]
-  what = exporting.Export(**{name: getattr(args, name) for name in names})
-  exporting.export(what, print, terminal.note)
+  request = exporting.Export(**{name: getattr(args, name) for name in names})
+  exporting.export(request, print, terminal.note)
 
 
 def _upcycle(args: argparse.Namespace) -> None:
   files.check_local(args.to, '--to')
   recipe = upcycle.Upcycling(args.rescale, args.groups, args.noise, args.seed)
-  where = args.workdir, args.to, args.overrides
-  print(upcycling.upcycle_run(*where, recipe, args.step, terminal.note))
+  paths = args.workdir, args.to
+  changes = args.overrides, recipe
+  print(upcycling.upcycle_run(*paths, *changes, args.step, terminal.note))
 
 
 if __name__ == '__main__':

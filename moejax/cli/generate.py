@@ -8,8 +8,8 @@ r"""Lets a trained model continue texts.
 
 The continuation of one prompt is printed token by token; those of several are
 printed when all are done. Tokens are drawn as in the samples of a run's report
-(temperature 0.7, top_p 0.9), or as the generation_config.json of an imported
-model says. A text ends with any of the tokens that end one for the model.
+(temperature 0.7, top_p 0.9), or by the generation_config.json of an imported
+model. A text ends with any of the model's end tokens.
 
 A prompt begins as texts do in training: with the start token of the vocabulary.
 Special tokens in it, such as <|im_start|>, are read as such, unless
@@ -47,7 +47,7 @@ def _flags() -> argparse.ArgumentParser:
   flags = command.parser(__doc__)
   restore.add_step_flag(flags)
   add = flags.add_argument
-  add('--workdir', required=True, help='of the run whose model is asked')
+  add('--workdir', required=True, help='of the run whose model writes')
   text = 'a text to continue; may be repeated'
   add('--prompt', default=[], action='append', type=command.text, help=text)
   text = 'ids instead of a text, such as 1,42,7; nothing is put before them'
@@ -61,19 +61,19 @@ def _flags() -> argparse.ArgumentParser:
   add('--temperature', type=float, help='0: the most probable token each time')
   add('--top_p', type=float, help='nucleus sampling; 1: all')
   add('--top_k', type=int, help='draw from so many tokens; 0: all')
-  add('--seed', type=command.seed, help='of what is drawn')
+  add('--seed', type=command.seed, help='of sampling')
   return flags
 
 
 def _ids(text: str) -> list[int]:
-  return [int(part) for part in text.split(',')]
+  return [int(number) for number in text.split(',')]
 
 
 _ids.__name__ = 'list of ids'  # argparse names it in errors
 
 
 def _print(text: str) -> None:
-  """To stdout at once; a terminal gets no control characters."""
+  """Prints at once; on a terminal '?' replaces control characters."""
   if sys.stdout.isatty():
     text = ''.join(c if c.isprintable() or c in '\n\t' else '?' for c in text)
   print(text, end='', flush=True)

@@ -8,9 +8,9 @@ takes as they are:
 
   {'bible': {'loss': 2.31, 'perplexity': 10.1, ...}, 'code': {...}}
 
-A row is a validation set, a task, a prompt; None is a value that is not known.
-What a user can mend is an InputError of one line. All processes of a run call
-it together.
+A row is a validation set, a task or a prompt; None is a value that is not
+known. An error that the user can mend is an InputError of one line. All
+processes of a run call an evaluation together.
 
 To add one, write its function in evals/NAME.py, give it a line here, and a test
 in tests/evals/test_NAME.py of rows worked by hand. The command, the JSON it

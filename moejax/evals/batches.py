@@ -1,4 +1,4 @@
-"""Validation rows on the devices."""
+"""Batches of validation rows, on the devices."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from moejax.model.build import Model
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
 
-ROWS = 32
+ROWS = 32  # rows of a batch, unless the mesh asks for more
 
 
 def _rows(model: Model) -> int:
-  """Rows of a batch: ROWS, or the next multiple of the mesh's parts."""
-  parts = meshes.batch_size(model.mesh)
-  return -(-ROWS // parts) * parts
+  """ROWS, or the next multiple of the number of shards of a batch."""
+  shards = meshes.batch_size(model.mesh)
+  return -(-ROWS // shards) * shards
 
 
 def num_eval_batches(model: Model, reader: RowReader, limit: int) -> int:
@@ -29,8 +29,9 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """The first `limit` batches of a validation set (0: all of them)."""
   rows = _rows(model)
-  mine = hosts.my_rows(rows, model.mesh)
-  for index, batch in enumerate(loader.eval_batches(reader, rows, mine)):
+  local_rows = hosts.my_rows(rows, model.mesh)
+  batches = loader.eval_batches(reader, rows, local_rows)
+  for index, batch in enumerate(batches):
     if limit and index >= limit:
       return
-    yield hosts.put_rows(batch, model.mesh, mine, rows)
+    yield hosts.put_rows(batch, model.mesh, local_rows, rows)

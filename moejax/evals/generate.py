@@ -1,14 +1,14 @@
 """Continues prompts: reads them in chunks, then writes a token at a time.
 
 Tokens are laid out as in training: the first input of a text is id 0, and the
-model's answer to the input at position p is the token at position p + 1.
+model's output for the input at position p predicts the token at position p + 1.
 
 Example, prompts [5, 8] and [7] in a chunk of 4:
 
-    token_BL   [0, 5, 8, 0]   the answers to 8 and to 7 are the first new
-               [0, 7, 0, 0]   tokens; they get positions 3 and 2. The padding
-    valid_BL   [1, 1, 1, 0]   behind them is routed nowhere, and the slots that
-               [1, 1, 0, 0]   it leaves in the cache are overwritten in time.
+    token_BL   [0, 5, 8, 0]   the outputs for 8 and 7 predict the first new
+               [0, 7, 0, 0]   tokens, which get positions 3 and 2. Padding is
+    valid_BL   [1, 1, 1, 0]   routed nowhere; its slots in the key-value cache
+               [1, 1, 0, 0]   are overwritten before they are attended to.
 """
 
 import dataclasses
@@ -27,10 +27,11 @@ from moejax.model.build import Model, Weights
 from moejax.parallel import hosts, rules
 from moejax.parallel import mesh as meshes
 
-# Tokens of a prompt read at a time: one compiled shape for prompts of all
-# lengths, and logits of so many tokens in memory.
+# Tokens of a prompt that are read at a time. Prompts of all lengths share one
+# compiled shape, and logits of no more tokens are in memory.
 CHUNK = 64
-# Caches have a multiple of so many slots, so that few shapes are compiled.
+# The slots of a key-value cache are a multiple of this, so that few shapes are
+# compiled.
 SLOTS = 256
 
 
@@ -72,45 +73,47 @@ def stream(  # noqa: PLR0913 (all of a request)
   seed: int = 0,
   start: Sequence[int] = (0,),
 ) -> Iterator[tuple[int, int]]:
-  """Yields (prompt's index, new token) as tokens are made.
+  """Yields (index of the prompt, new token) as tokens are computed.
 
-  A prompt ends with any of `end_ids`, which is given out too; after
-  `max_new_tokens`; or where the model's `max_length` is reached. What comes of
-  it depends on the seed and its index, but not on the other prompts (up to
-  rounding, for with their number and length the shapes of matrices change).
+  A continuation ends with any of `end_ids`, which is yielded too; after
+  `max_new_tokens`; or at the model's `max_length`. It depends on the seed and
+  the index of the prompt, but not on the other prompts, except for rounding:
+  the shapes of matrices depend on the number and lengths of all prompts.
 
   Args:
-    model: what `weights` are of.
-    weights: as in a training state; may be numpy arrays.
-    prompts: ids without the leading 0; may be empty, and of any lengths.
-    sampling: how a token is chosen.
-    max_new_tokens: per prompt.
-    end_ids: ids that end a text; none: it goes on to its limit.
-    seed: of the draws.
+    model: the network.
+    weights: its weights, as in a training state; may be numpy arrays.
+    prompts: token ids without the leading `start`, of any lengths; may be
+      empty.
+    sampling: how the next token is chosen.
+    max_new_tokens: most new tokens of each prompt.
+    end_ids: ids that end a text; without any, it goes on to its limit.
+    seed: seed of sampling.
     start: ids that every text begins with, put before each prompt that does
-      not begin with them; 0 as in training here, or what the model was trained
-      with elsewhere, perhaps nothing.
+      not begin with them: 0 for a model trained here, else the start tokens of
+      the model's tokenizer, if it has any.
 
   Raises:
-    InputError: before anything is computed: a prompt is too long for the model,
-      or has ids that it does not know.
+    InputError: a prompt is too long for the model, or has ids that the model
+      does not know. It is raised before anything is computed.
   """
   check(model, prompts, max_new_tokens, start)
   inputs = [begun(p, start) for p in prompts]
-  # The last token has no place of its own: nothing comes of it.
+  # The last new token needs no position, because it is never read.
   room = model.config.max_length + 1
   limits = [min(max_new_tokens, room - len(i)) for i in inputs]
-  # Not in this function: a generator would check only when first asked.
+  # Not a generator itself, which would check only when its first item is asked
+  # for.
   tokens = _tokens(model, weights, inputs, limits, sampling, seed)
   return _until_done(tokens, limits, end_ids)
 
 
 def begun(prompt: Sequence[int], start: Sequence[int]) -> list[int]:
-  """A prompt with what every text begins with, once.
+  """A prompt with the ids that every text begins with, once.
 
   Example, start [1]:
     [5, 8]     [1, 5, 8]
-    [1, 5, 8]  [1, 5, 8]: it was written out
+    [1, 5, 8]  [1, 5, 8], which has its start already
   """
   if start and list(prompt[: len(start)]) == list(start):
     return list(prompt)
@@ -152,7 +155,13 @@ def check(
 def _until_done(
   tokens: Iterator[jax.Array], limits: Sequence[int], end_ids: Collection[int]
 ) -> Iterator[tuple[int, int]]:
-  """Of each row what comes before its end."""
+  """Yields (row, token) until every row has ended; see `stream`.
+
+  Args:
+    tokens: token_B of all rows, step after step.
+    limits: most new tokens of each row.
+    end_ids: ids that end a row.
+  """
   live = dict(enumerate(limits))
   while live:
     token_B = hosts.fetch(next(tokens))
@@ -166,13 +175,13 @@ def _until_done(
 
 @flax.struct.dataclass
 class _Rows:
-  """B rows that are being written.
+  """The state of B rows that are being written.
 
   Attributes:
-    token_B: int32, the newest token of each.
-    position_B: int32, where it goes.
+    token_B: int32, the newest token of each row.
+    position_B: int32, the position of that token.
     valid_B: False in rows that only fill up the mesh.
-    key_B: random keys.
+    key_B: random key of each row.
   """
 
   token_B: jax.Array
@@ -189,11 +198,11 @@ def _tokens(
   sampling: Sampling,
   seed: int,
 ) -> Iterator[jax.Array]:
-  """The next token_B of all rows, and the next; it does not look for ends."""
-  weights = jax.device_put(weights, model.shardings)  # where they are not yet
-  # A row more where the mesh has more parts; it is not valid.
-  parts = meshes.batch_size(model.mesh)
-  num_rows = -(-len(inputs) // parts) * parts
+  """Yields token_B of all rows, step after step; rows that end go on."""
+  weights = jax.device_put(weights, model.shardings)
+  # Rows that are not valid fill up the shards of the mesh.
+  shards = meshes.batch_size(model.mesh)
+  num_rows = -(-len(inputs) // shards) * shards
   inputs = [*inputs, *[[]] * (num_rows - len(inputs))]
   length_B = np.array([len(i) for i in inputs], np.int32)
   chunk = min(CHUNK, model.config.max_length)
@@ -204,10 +213,10 @@ def _tokens(
   slots = min(-(-need // SLOTS) * SLOTS, model.config.max_length)
   rows, cache = _start(model, slots, length_B, jax.random.key(seed))
   for start in range(0, token_BL.shape[1], chunk):
-    part_BL = token_BL[:, start : start + chunk]
-    rows, cache = _read(model, sampling, weights, cache, rows, part_BL, start)
+    chunk_BL = token_BL[:, start : start + chunk]
+    rows, cache = _read(model, sampling, weights, cache, rows, chunk_BL, start)
   for _ in range(max(limits) - 1):
-    # The next step is dispatched before anybody waits for this one's tokens.
+    # The next step is dispatched before the caller waits for these tokens.
     token_B = rows.token_B
     rows, cache = _write(model, sampling, weights, cache, rows)
     yield token_B
@@ -218,7 +227,7 @@ def _tokens(
 def _start(
   model: Model, slots: int, length_B: jax.Array, key: jax.Array
 ) -> tuple[_Rows, caches.KVCache]:
-  """Rows of so many inputs of which none has been read."""
+  """Rows and an empty cache for inputs of these lengths, none of them read."""
   num_rows = length_B.shape[0]
   draw = functools.partial(jax.random.fold_in, key)
   rows = _Rows(
@@ -240,7 +249,10 @@ def _read(
   token_BL: jax.Array,
   start: jax.Array,
 ) -> tuple[_Rows, caches.KVCache]:
-  """Reads inputs from `start` on; chooses a token where they end in these."""
+  """Reads a chunk of all inputs, whose first token is at position `start`.
+
+  For rows whose input ends in this chunk the first new token is chosen.
+  """
   position_L = start + jnp.arange(token_BL.shape[1])
   position_BL = jnp.broadcast_to(position_L, token_BL.shape)
   valid_BL = position_BL < rows.position_B[:, None]
@@ -248,7 +260,7 @@ def _read(
     token_BL, position_BL, valid_BL, cache, rows.position_B
   )
   last_B = rows.position_B - 1 - start
-  # Where it is not in this chunk the index is bent to some column, unused.
+  # For inputs that end in another chunk the clipped column is not used.
   column_B11 = jnp.clip(last_B, 0, token_BL.shape[1] - 1)[:, None, None]
   logits_BV = jnp.take_along_axis(logits_BLV, column_B11, axis=1)[:, 0]
   here_B = (last_B >= 0) & (last_B < token_BL.shape[1])
@@ -265,7 +277,7 @@ def _write(
   cache: caches.KVCache,
   rows: _Rows,
 ) -> tuple[_Rows, caches.KVCache]:
-  """Takes in the newest token of each row and chooses the one after it."""
+  """Reads the newest token of each row and chooses the next one."""
   logits_BLV, cache = model.bind(weights).step(
     rows.token_B[:, None],
     rows.position_B[:, None],
@@ -278,7 +290,7 @@ def _write(
 
 
 def _choose(sampling: Sampling, logits_BV: jax.Array, rows: _Rows) -> jax.Array:
-  """Draws with a key of the row and of the position the token will have."""
+  """The next token_B; each is drawn with a key of its row and position."""
   key_B = jax.vmap(jax.random.fold_in)(rows.key_B, rows.position_B)
   return sampling.choose(logits_BV, key_B)
 
@@ -286,7 +298,7 @@ def _choose(sampling: Sampling, logits_BV: jax.Array, rows: _Rows) -> jax.Array:
 def _laid(
   model: Model, rows: _Rows, cache: caches.KVCache
 ) -> tuple[_Rows, caches.KVCache]:
-  """Both as they lie on the mesh: split by rows."""
+  """Rows and cache, split over the mesh by rows."""
   by_row = lambda x: rules.constrain(x, ('batch',), model.mesh)
   by_layer = lambda x: rules.constrain(x, ('layers', 'batch'), model.mesh)
   return jax.tree.map(by_row, rows), jax.tree.map(by_layer, cache)

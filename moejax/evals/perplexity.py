@@ -26,9 +26,10 @@ class Score:
 
   Attributes:
     loss: nats per target token, the end of each document included.
-    accuracy: how often the most probable token was the right one.
-    tokens: target tokens.
-    count_NE: assignments of each expert by layer; None without experts.
+    accuracy: share of target tokens that were the most probable token.
+    tokens: number of target tokens.
+    count_NE: number of assignments of each of E experts in the N layers with
+      experts; None for a dense model.
   """
 
   loss: float
@@ -42,13 +43,20 @@ class Score:
     return math.exp(min(self.loss, 700.0))
 
   def bits_per_byte(self, num_bytes: float) -> float:
-    """Bits to write the text with, per byte of its UTF-8."""
+    """Bits of the text under the model, per byte of its UTF-8.
+
+    Args:
+      num_bytes: bytes of the text that was scored.
+    """
     return self.loss * self.tokens / math.log(2) / num_bytes
 
 
 def make_step(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
-  """A jitted (weights, batch) -> values that merge."""
-  # A copy everywhere: every process of a run is to read the values.
+  """A jitted function (weights, batch) -> metrics that merge by `core.values`.
+
+  The metrics are `loss`, `accuracy` and, with experts, `count_NE`.
+  """
+  # Replicated, so that every process of a run can read the values.
   whole = rules.replicated(model.mesh)
 
   @functools.partial(jax.jit, out_shardings=whole)
@@ -79,10 +87,10 @@ def evaluate(
   weights: Any,
   batches: Iterable[Batch],
 ) -> Score:
-  """Runs all batches; averages over tokens, not over batches.
+  """The score on all batches; means are over tokens, not over batches.
 
   Raises:
-    ValueError: there is nothing to evaluate on.
+    ValueError: there is no batch.
   """
   total = None
   for batch in batches:
@@ -116,13 +124,13 @@ def score_sets(
   """The score on each validation set.
 
   Args:
-    step: of `make_step`.
+    step: made by `make_step`.
     model: the network.
     weights: its weights.
     validation: readers of validation sets, by domain.
-    limit: batches of each; 0 for all.
+    limit: batches of each set; 0 for all.
     track: shows the progress through batches, see evals/subject.py.
-    note: is given a line on each set.
+    note: is called with a line before each set.
   """
   scores = {}
   for name, reader in validation.items():

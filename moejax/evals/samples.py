@@ -1,4 +1,4 @@
-"""Continuations of a few prompts, as a glance at what a model writes."""
+"""An evaluation that shows continuations of a few prompts."""
 
 from moejax.convert import companions
 from moejax.evals import generate, settings
@@ -9,7 +9,9 @@ NEW_TOKENS = 60
 
 
 def samples(subject: Subject) -> dict[str, dict[str, str]]:
-  """The text of each prompt with its continuation; no rows without text.
+  """By prompt, `text`: the prompt with its continuation.
+
+  There are no rows for made-up rows of ids, or if prompts are too long.
 
   Tokens are drawn as `moejax.cli.generate` draws them.
   """
@@ -17,7 +19,7 @@ def samples(subject: Subject) -> dict[str, dict[str, str]]:
   if vocab is None:
     return {}
   prompts = [vocab.encode(text) for text in PROMPTS]
-  # A model has learned nothing of positions beyond the length of its rows.
+  # Positions beyond the length of the rows were not trained.
   longest = max(map(len, prompts)) + len(vocab.start)
   tokens = min(NEW_TOKENS, subject.data.length - longest)
   if tokens < 1:

@@ -13,11 +13,11 @@ class Sampling:
   """How the next token is chosen from logits.
 
   Attributes:
-    temperature: logits are divided by it; 0 takes the most probable token.
-    top_p: draw only from the most probable tokens, as few of them as have
-      together at least this probability (nucleus sampling, arXiv 1904.09751).
-    top_k: draw only from so many most probable tokens; 0 is all. Where both are
-      given, top_p is of what top_k has left.
+    temperature: divisor of the logits; 0 takes the most probable token.
+    top_p: draws from the smallest set of most probable tokens that has at
+      least this probability (nucleus sampling, arXiv 1904.09751).
+    top_k: draws from this many most probable tokens; 0 is all. With both, top_p
+      is the share of the probability of those that top_k keeps.
   """
 
   temperature: float = 0.0
@@ -37,8 +37,8 @@ class Sampling:
       raise errors.InputError(f'top_k={self.top_k} must be 0 (all) or more')
 
   @property
-  def said(self) -> str:
-    """In words, for the screen."""
+  def in_words(self) -> str:
+    """The sampling in words, for the screen."""
     if self.temperature == 0:
       return 'the most probable token each time'
     limits = f', top_p {self.top_p:g}' if self.top_p < 1 else ''
@@ -53,7 +53,7 @@ class Sampling:
     return draw(key_B, self.limit(logits_BV)).astype(jnp.int32)
 
   def limit(self, logits_BV: jax.Array) -> jax.Array:
-    """Logits over the temperature, -inf for tokens that are not drawn from.
+    """Logits over the temperature, -inf for tokens that cannot be drawn.
 
     Example, temperature 1 and top_p 0.7:
       probabilities  [0.1, 0.5, 0.3, 0.1]
@@ -69,7 +69,8 @@ class Sampling:
     keep_V = jnp.arange(size) < (self.top_k or size)
     prob_BV = jax.nn.softmax(jnp.where(keep_V, sorted_BV, -jnp.inf), axis=-1)
     before_BV = jnp.cumsum(prob_BV, axis=-1) - prob_BV
-    # Summed up, probabilities may reach 1 before the last of them.
+    # In float32 the sum of probabilities may reach 1 before the last token, so
+    # without a limit the threshold is above 1.
     enough = self.top_p if self.top_p < 1 else 2.0
     keep_BV = keep_V & (before_BV < enough)
     keep_BV = jnp.take_along_axis(keep_BV, rank_BV, axis=-1)

@@ -30,7 +30,7 @@ OTHERS = {
 
 
 def usual(place: epath.Path | None) -> Sampling:
-  """The sampling of a folder's generation_config.json; else that of reports.
+  """The sampling of a folder's generation_config.json, or that of reports.
 
   Example:
     {"do_sample": true, "temperature": 0.6}  temperature 0.6, top_k 50
@@ -60,10 +60,13 @@ def _read(place: epath.Path | None) -> dict[str, Any]:
 
 
 def ignored(place: epath.Path | None) -> dict[str, object]:
-  """Settings of that file that would change a text, but are not supported."""
+  """Settings of generation_config.json that are not supported, if they matter.
+
+  A setting matters if its value would change a text.
+  """
   config = _read(place)
   return {
     key: config[key]
-    for key, nothing in OTHERS.items()
-    if config.get(key) not in (None, nothing)
+    for key, neutral in OTHERS.items()
+    if config.get(key) not in (None, neutral)
   }

@@ -1,8 +1,8 @@
-"""Spoken: the text of ids that come one by one, in pieces."""
+"""Spoken: decodes ids to text one by one, as they are generated."""
 
 from moejax.data.vocab import Vocab
 
-# What a decoder gives for bytes that are no character (yet).
+# A decoder's character for bytes that are no character, or not yet a whole one.
 REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 
 
@@ -19,7 +19,7 @@ class Spoken:
   def __init__(self, vocab: Vocab):
     self._vocab = vocab
     self._ids: list[int] = []
-    self._said = 0
+    self._num_shown = 0
 
   def add(self, *ids: int) -> str:
     """The text that these ids complete."""
@@ -27,10 +27,11 @@ class Spoken:
     return self._piece(self._vocab.decode(self._ids).rstrip(REPLACEMENT))
 
   def rest(self) -> str:
-    """What was kept back, when no more is to come."""
+    """The text that was kept back; called after the last id."""
     return self._piece(self._vocab.decode(self._ids))
 
   def _piece(self, text: str) -> str:
-    piece = text[self._said :]
-    self._said = max(self._said, len(text))
+    """The end of the whole text that has not been returned yet."""
+    piece = text[self._num_shown :]
+    self._num_shown = max(self._said, len(text))
     return piece

@@ -24,18 +24,18 @@ def untracked(items: Iterable[Any], text: str, total: int) -> Iterator[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """What every evaluation is given.
+  """The argument of every evaluation.
 
   Attributes:
     model: the network, on its mesh.
     weights: its weights.
-    data: the text of the run; `data.validation` are its validation sets by
-      domain, `data.vocab` is its vocabulary, None for rows without text.
+    data: the text of the run; `data.validation` has its validation sets by
+      domain, `data.vocab` its vocabulary, which is None for made-up rows.
     hf_folder: Hugging Face files that belong to the vocabulary (chat template,
       generation settings), if there are any.
     limit: batches of a validation set to score; 0 for all of them.
-    seed: of what is drawn.
-    note: is given a line on each thing that takes long.
+    seed: seed of sampling.
+    note: is called with a line before each thing that takes long.
     track: shows the progress through batches.
   """
 
@@ -50,7 +50,7 @@ class Subject:
 
   @functools.cached_property
   def scores(self) -> dict[str, Score]:
-    """The score on each validation set; computed once, for all that ask."""
+    """The score on each validation set; computed once, when first used."""
     return perplexity.score_sets(
       perplexity.make_step(self.model),
       self.model,

@@ -13,9 +13,11 @@ BITS = ('bits_per_byte', 'unigram', 'xz')
 def perplexity(subject: Subject) -> dict[str, dict[str, Any]]:
   """Each validation set's loss, perplexity and bits per byte.
 
-  Beside them are two baselines in bits per byte: token frequencies of the
-  training text (`unigram`), and what `xz -9` adds to that text. They are of
-  whole validation sets, so None where only a part is scored.
+  Beside them are two baselines in bits per byte: a unigram model with the token
+  frequencies of the training text (`unigram`), and the bytes by which the
+  validation text lengthens the training text compressed with `xz -9` (`xz`).
+  Baselines are of whole validation sets, so they are None where only a part is
+  scored.
   """
   return {
     name: {
@@ -32,8 +34,8 @@ def perplexity(subject: Subject) -> dict[str, dict[str, Any]]:
 def _bits(score: Score, subject: Subject, name: str) -> dict[str, Any]:
   """Bits per byte of the model and of the baselines; None without text.
 
-  The bytes of a part of the rows are not known: the part is taken to have as
-  many for each token as the whole.
+  The bytes of a part of the rows are not known; the estimate takes as many for
+  each token as the whole set has.
   """
   reader = subject.data.validation[name]
   bits = dict.fromkeys(BITS)

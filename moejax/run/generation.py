@@ -93,7 +93,7 @@ def pieces(
     seed=request.seed or 0,
     start=start,
   )
-  note(f'{trained.workdir}, checkpoint of step {at}; {sampling.said}')
+  note(f'{trained.workdir}, checkpoint of step {at}; {sampling.in_words}')
   tokens = ((row, token) for row, token in tokens if token not in end_ids)
   shown = [[] if request.chat else prompt for prompt in prompts]
   if len(prompts) == 1:

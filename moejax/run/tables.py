@@ -31,7 +31,10 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     if value is not None
   )
   for name in names:
-    shown.add_column(name, justify='right', overflow='fold')
+    is_text = any(isinstance(row.get(name), str) for row in rows.values())
+    shown.add_column(
+      name, justify='left' if is_text else 'right', overflow='fold'
+    )
   for row_name, row in rows.items():
     shown.add_row(row_name, *(cell(row.get(name)) for name in names))
   return shown

@@ -78,8 +78,9 @@ def _check_overrides(
   for key, text in overrides:
     if not f'{key}.'.startswith(tuple(used)):
       raise errors.InputError(
-        f'--config.{key}={text} changes nothing of what a trained model says; '
-        f'leave it out: keys of {", ".join(k[:-1] for k in used)} do'
+        f'--config.{key}={text} does not change what a trained model computes; '
+        'leave it out, or set keys of '
+        f'{", ".join(prefix[:-1] for prefix in used)}'
       )
 
 

@@ -1,4 +1,4 @@
-"""A place in a Markdown document that is written anew, between two comments."""
+"""Replaces the text between two comments in a Markdown document."""
 
 import pathlib
 
@@ -8,13 +8,17 @@ BEGIN, END = '<!-- begin sweep {} -->', '<!-- end sweep {} -->'
 
 
 def split(path: pathlib.Path, name: str) -> tuple[str, str]:
-  """The text before the comment that begins a place, and behind its end.
+  """The text before the first comment, and that behind the second one.
 
-  For a file that does not exist yet it is a heading and a line break.
+  For a file that does not exist yet these are a heading and a line break.
+
+  Args:
+    path: path of the document.
+    name: name of the sweep, which both comments have.
 
   Raises:
-    InputError: the file lacks one of the two comments, has one twice, or has
-      them in the other order.
+    InputError: the file lacks one of the two comments, has one of them twice,
+      or has them in the wrong order.
   """
   if not path.exists():
     return f'# {name}\n\n', '\n'

@@ -7,11 +7,12 @@
     runs = sweep.product(runs, {'opt.peak_lr': [1e-3, 3e-3]})
     return sweep.seeds(sweep.change(runs, {'train.steps': 300}), 3)
 
-A sweep file is Python with `get_sweep()`, which returns a list of runs; lists
-are joined by `+`. Every combinator takes runs and returns runs. Keys and values
-are those of `--config.<key>=<value>` and are checked as strictly; all of a run
-are applied together, after its config file. Of two values for the same key the
-outer combinator's is used, and a flag of the command replaces both.
+A sweep file is Python with a function `get_sweep()`, which returns a list of
+runs; lists are joined by `+`. Every combinator takes runs and returns runs.
+Keys and values are those of `--config.<key>=<value>` and are checked as
+strictly. All overrides of a run are applied together, after its config file. If
+two combinators set the same key, the value of the outer one is used; a flag of
+the command replaces both.
 """
 
 import collections
@@ -133,8 +134,8 @@ def product(
 def seeds(runs: Sequence[SweepRun], num: int) -> list[SweepRun]:
   """Every run with the seeds 0 to num - 1, all runs of a seed together.
 
-  So all runs can be compared after the first seed, and the programs of later
-  seeds are compiled already.
+  In this order all runs can be compared after the first seed, and the programs
+  of later seeds are compiled already.
 
   Example, runs `a` and `b` and num 2:
     a-seed=0, b-seed=0, a-seed=1, b-seed=1
@@ -150,8 +151,8 @@ def load(path: str) -> list[SweepRun]:
   """The runs of a sweep file.
 
   Raises:
-    InputError: there is no such file, it has no get_sweep(), that returns
-      something other than runs, or a name is used twice or is no name of a
+    InputError: the file does not exist or has no get_sweep(), get_sweep() does
+      not return a list of runs, or a name is used twice or is not the name of a
       folder.
   """
   get_sweep = getattr(user_files.load(path, 'sweep'), 'get_sweep', None)

@@ -1,9 +1,9 @@
 """Processes that train the runs of a sweep, some at a time.
 
-Each run is a process of its own, so one that dies (out of memory, say) fails
-alone. What it prints, native code included, goes to log.txt in its folder. The
-processes do not get the terminal's Ctrl-C: closing their standard input stops
-them, which happens as well when the sweep itself is killed.
+Each run is a process of its own, so a run that dies, for example for lack of
+memory, fails alone. Its output, that of native code included, goes to log.txt
+in its folder. The processes do not get the terminal's Ctrl-C. Closing their
+standard input stops them; the system closes it also when the sweep is killed.
 """
 
 import collections
@@ -108,11 +108,11 @@ def run(
     processes: how many train at a time; each keeps to its share of the cores.
     env: environment of the processes.
     started: called before the process of a run starts.
-    ended: called after it has ended, in whatever way.
+    ended: called after the process has ended, also after a failure.
 
   Raises:
     KeyboardInterrupt: the user pressed Ctrl-C. The runs at work have saved
-      their state, unless it was pressed again.
+      their state, unless Ctrl-C was pressed again.
   """
   waiting, free = collections.deque(jobs), shares(processes, cores())
   working: dict[futures.Future[Outcome], _Process] = {}
@@ -147,7 +147,7 @@ def _last_line(log: pathlib.Path) -> str:
 
 
 def shares(processes: int, among: Sequence[int]) -> list[list[int]]:
-  """The cores of each process: neighbours, and no two the same if they suffice.
+  """The cores of each process: neighbours, and shared only if they are too few.
 
   Example:
     2 processes, cores 0 1 2 3 4: [[0, 1], [2, 3, 4]]

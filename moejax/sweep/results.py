@@ -1,7 +1,7 @@
-"""What the runs of a sweep reached, read from their folders.
+"""Results of the runs of a sweep, read from their folders.
 
-A run is finished when its folder has a report. What no folder tells, such as
-why a run failed, is in `sweep.json` beside the folders:
+A run is finished when its folder has a report. The file `sweep.json` beside the
+folders has what they do not tell, such as why a run failed:
 
   {"switch": {"failed": null, "seconds": 61.2, "processes": 2}}
 """
@@ -100,7 +100,7 @@ def record(
 def read(
   run: SweepRun, steps: int, folder: epath.Path, kept: Mapping[str, Any]
 ) -> RunResult:
-  """Reads how far a run is, and what it reached.
+  """Reads the state of a run, and its results.
 
   Args:
     run: the run.
@@ -119,7 +119,7 @@ def read(
     status, note = INTERRUPTED, f'at step {logged[-1]["step"]} of {steps}'
   else:
     status, note = WAITING, ''
-  # Reports of older versions have no counts; sweep.json had them.
+  # Reports of earlier versions have no parameter counts; sweep.json had them.
   scores: dict[str, Any] = {key: kept.get(key) for key in ('total', 'active')}
   if reported is not None:
     scores |= _scores(reported)
@@ -164,6 +164,6 @@ def _training(logged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-  """The mean; None without values, and where one of them is None."""
+  """The mean; None if there are no values, or if one of them is None."""
   known = [value for value in values if value is not None]
   return statistics.fmean(known) if values and known == [*values] else None

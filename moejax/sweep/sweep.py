@@ -52,7 +52,7 @@ class Sweep:
       workdir: folder of the sweep.
 
     Raises:
-      InputError: in the sweep file or the config of any run.
+      InputError: the sweep file or the config of a run has an error.
     """
     self.name = pathlib.Path(path).stem
     self.path = path
@@ -75,10 +75,13 @@ class Sweep:
     return [*own, *self._overrides]
 
   def chosen(self, only: str | None) -> list[SweepRun]:
-    """The runs of `--only`, names of runs or groups; all without it.
+    """The runs that are named by `--only`; all runs without it.
+
+    Args:
+      only: names of runs or groups, separated by commas; None for all runs.
 
     Raises:
-      InputError: no name, or one that no run and no group has.
+      InputError: the list is empty, or no run and no group has a name in it.
     """
     if only is None:
       return self.runs
@@ -103,13 +106,14 @@ class Sweep:
     }
 
   def changed(self) -> dict[str, str]:
-    """The keys that differ, by run that was trained with another config."""
+    """By name of each run that was trained with another config, its keys."""
     different = {}
     for name, config in self.configs.items():
       folder = self.folder / name
       keys = dict(compatibility.different(config, folder))
       if report.read(folder) is not None:
-        # A finished run is not trained again, so its report must fit as it is.
+        # A finished run is not trained again, so its report must be of the
+        # present config.
         keys |= compatibility.stale(config, folder)
       if keys:
         different[name] = resume.listed(keys)
@@ -134,7 +138,7 @@ class Sweep:
     )
 
   def listing(self, chosen: Sequence[SweepRun]) -> list[str]:
-    """A line for each run: how far it is and what it changes; and a sum."""
+    """A line for each run, with its state and flags, and a line of totals."""
     results, changed = self.results(), self.changed()
     rows, finished = [], 0
     for run in chosen:
@@ -150,7 +154,7 @@ class Sweep:
     return [*columns.aligned(rows, left=(0, 1, 2)), total]
 
   def setting(self) -> str:
-    """How long all runs train and on how much they are measured."""
+    """Sentences on the length of training and of evaluation, if all agree."""
     runs = self.configs.values()
     sizes = {
       (run.train.steps, run.train.batch_size * run.data.sequence_length)
@@ -173,7 +177,7 @@ class Sweep:
 
 
 def train(sweep: Sweep, chosen: Sequence[SweepRun], processes: int) -> None:
-  """Trains the chosen runs that are not finished, and says how it goes.
+  """Trains the chosen runs that are not finished, and prints the progress.
 
   Args:
     sweep: the sweep.
@@ -225,7 +229,7 @@ def train(sweep: Sweep, chosen: Sequence[SweepRun], processes: int) -> None:
 
 
 def _is_done(sweep: Sweep, result: RunResult) -> bool:
-  """Whether a run has a report, and one as the config wants it now."""
+  """Whether a run has a report that was made with its present config."""
   folder = os.fspath(sweep.folder / result.name)
   return (
     result.status == results_lib.FINISHED
@@ -234,7 +238,10 @@ def _is_done(sweep: Sweep, result: RunResult) -> bool:
 
 
 def environment(folder: epath.Path) -> Mapping[str, str]:
-  """Environment of the processes: runs of one shape share compiled programs."""
+  """Environment of the runs' processes, with one folder of compiled programs.
+
+  Runs of the same shapes then share their compiled programs.
+  """
   return {
     **compile_cache.environment(folder / compile_cache.FOLDER),
     **os.environ,

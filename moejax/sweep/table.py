@@ -19,10 +19,10 @@ from moejax.core import columns
 from moejax.sweep import results as results_lib
 from moejax.sweep.results import RunResult
 
-LONGEST_NOTE = 160
+LONGEST_NOTE = 160  # characters of a cell of notes
 NONE = '-'
 
-# header: the field of RunResult, and how it is printed
+# Header of a column -> the field of RunResult, and how it is printed.
 COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
   'load max/mean': ('load_max', '{:.2f}'.format),
   'dead': ('dead', '{:.1%}'.format),
@@ -92,7 +92,7 @@ def _row(name: str, group: Sequence[RunResult], score: str) -> Row:
 
 
 def _note(group: Sequence[RunResult]) -> str:
-  """States of the runs that are not finished; equal ones are said once."""
+  """States of the runs that are not finished, with the seeds of each state."""
   seeds = collections.defaultdict(list)
   for result in group:
     if result.status != results_lib.FINISHED:
@@ -104,7 +104,7 @@ def _note(group: Sequence[RunResult]) -> str:
 
 
 def markdown(rows: Sequence[Row], score: str) -> str:
-  """The rows as a table that can be read unrendered too."""
+  """The rows as a Markdown table with aligned columns."""
   lines = [['run', SCORES[score], 'n', *COLUMNS, 'note'], *map(_cells, rows)]
   if not any(row.note for row in rows):
     lines = [line[:-1] for line in lines]
@@ -127,7 +127,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def caption(results: Sequence[RunResult], setting: str) -> str:
-  """What the columns are, in a paragraph.
+  """A paragraph that explains the columns.
 
   Args:
     results: all runs.

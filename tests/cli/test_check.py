@@ -25,7 +25,7 @@ def run(*words):
 def test_it_prints_how_far_all_is_off_and_ends_well(capsys):
   assert run() == exits.DONE
   *lines, last = capsys.readouterr().out.splitlines()
-  assert last == 'The experts are as the reference.'
+  assert last == 'The experts agree with the reference.'
   assert lines[0].startswith('output ')
   assert any(line.startswith('gradient of routed/') for line in lines)
   for line in lines:

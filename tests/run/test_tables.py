@@ -34,3 +34,11 @@ def test_a_column_for_each_name_with_a_value_in_some_row():
     ['code', '2.000', '-'],
     ['bible', '1.500', '7'],
   ]
+
+
+def test_texts_are_aligned_to_the_left():
+  rows = {'one': {'text': 'short', 'n': 1}, 'two': {'text': 'longer', 'n': 10}}
+  console = Console(file=io.StringIO(), width=80)
+  console.print(tables.table('samples', rows))
+  (one,) = (x for x in console.file.getvalue().split('\n') if 'short' in x)
+  assert one.rstrip().endswith('short   1')
