@@ -48,10 +48,15 @@ def check(flags: Iterable[tuple[str, str]]) -> None:
 
 
 def check_tree(tree: Mapping[str, Any]) -> None:
-  """Raises InputError if the tree of a config file has a former value.
+  """Raises InputError if the tree of a config file has a former name.
 
-  The tree was locked while the file changed it, so it has no former keys.
+  The tree takes any key where names choose between parts, as in `model.moe`, so
+  former keys may be in it too.
   """
+  for key in KEYS:
+    *path, last = key.split('.')
+    if last in (_at(tree, path) or {}):
+      check([(key, '')])
   for key in VALUES:
     *path, last = key.split('.')
     value = (_at(tree, path) or {}).get(last)
@@ -77,7 +82,7 @@ def hint(message: str) -> str:
     if f'"{last}"' in message or f"'{last}'" in message:
       return f'; {old} is called {new} now'
   for old, new in MODULES.items():
-    if f"cannot import name '{old}'" in message:
+    if f"import name '{old}'" in message or f"moejax.cli.{old}'" in message:
       return f'; it is {new} now'
   return ''
 

@@ -48,11 +48,17 @@ def test_a_flag_with_an_old_name_is_told_the_new_one(key, text, words):
       'model.moe.exchange is called model.moe.expert_parallel now',
     ),
     (
+      FILE + "  c.model.moe.exchange = 'ring'\n  return c\n",
+      "'model.moe.exchange' is called 'model.moe.expert_parallel' now",
+    ),
+    (
       FILE + "  c.model.moe.expert_parallel.name = 'ring'\n  return c\n",
       "model.moe.expert_parallel=ring is called 'all_gather' now",
     ),
     ('from moejax.cli import run_config\n', 'it is moejax.config now'),
     ('from moejax.cli import sweep_config\n', 'it is moejax.sweep now'),
+    ('from moejax.cli.run_config import default\n', 'it is moejax.config now'),
+    ('import moejax.cli.run_config\n', 'it is moejax.config now'),
   ],
 )
 def test_a_config_file_with_an_old_name_is_told_the_new_one(
