@@ -1,7 +1,7 @@
-"""Eight CPU devices for every test, and an end to compiled programs' growth.
+"""Gives every test eight fake CPU devices, and frees compiled programs.
 
-With MOEJAX_TEST_PLATFORM=tpu, or cuda, the devices are those: for the tests
-marked `accelerator`, and for no other.
+MOEJAX_TEST_PLATFORM=tpu (or cuda) takes the machine's accelerators instead; it
+is for the tests marked `accelerator` alone.
 """
 
 import gc
@@ -15,32 +15,33 @@ import pytest
 
 PLATFORM = os.environ.get('MOEJAX_TEST_PLATFORM', 'cpu')
 os.environ['JAX_PLATFORMS'] = PLATFORM
-# Most of a small test's time is compiling. Without LLVM's optimisation and with
-# XLA's older, simpler code for fusions that is four times shorter; results
+# Most of a small test's time is compilation. It is four times shorter without
+# LLVM's optimisation and with XLA's older, simpler code for fusions; results
 # differ in rounding at most.
 flags = [
   '--xla_force_host_platform_device_count=8',
   '--xla_backend_optimization_level=0',
 ]
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  # An unknown flag ends the process, so only where it is known to exist.
+  # XLA ends the process at an unknown flag, so this one is set only for the
+  # version that is known to have it.
   flags.append('--xla_cpu_use_fusion_emitters=false')
 if PLATFORM == 'cpu':
   os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *flags])
 
-# So that tests can say `from helpers import tiny`, however pytest is started.
+# Tests can `from helpers import tiny` from whatever folder pytest is started.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-# Tracing makes so many objects that Python looks for cycles among all of them
-# again and again, a tenth of a test's time: here it looks less often.
+# Tracing makes so many objects that garbage collection takes a tenth of a
+# test's time; these thresholds make it run less often.
 gc.set_threshold(50_000, 20, 20)
 
-# Pages of memory after which a process forgets its compiled programs: 2 GB.
+# A process that uses more pages of memory (2 GB) frees its compiled programs.
 MANY_PAGES = 2 * 2**30 // os.sysconf('SC_PAGE_SIZE')
 STATUS = pathlib.Path('/proc/self/statm')
 
 
-# The same examples in every run, and few: most of them are for the edges.
+# The same few examples in every run; Hypothesis tries the edges first.
 hypothesis.settings.register_profile(
   'moejax', derandomize=True, deadline=None, max_examples=30, database=None
 )
@@ -49,7 +50,10 @@ hypothesis.settings.load_profile('moejax')
 
 @pytest.fixture(autouse=True, scope='module')
 def _programs_are_forgotten():
-  """After a file of tests, if they have become many: they are never freed."""
+  """After a file of tests, frees JAX's compiled programs if they are many.
+
+  JAX itself never frees them.
+  """
   yield
   if STATUS.exists() and int(STATUS.read_text().split()[1]) > MANY_PAGES:
     sys.modules['jax'].clear_caches()

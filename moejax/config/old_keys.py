@@ -50,8 +50,7 @@ def check(flags: Iterable[tuple[str, str]]) -> None:
 def check_tree(tree: Mapping[str, Any]) -> None:
   """Raises InputError if the tree of a config file has a former name.
 
-  The tree takes any key where names choose between parts, as in `model.moe`, so
-  former keys may be in it too.
+  A file can set a key that does not exist, so former keys may be in the tree.
   """
   for key in KEYS:
     *path, last = key.split('.')
@@ -70,7 +69,7 @@ def hint(message: str) -> str:
   """The present name, to add to an error of a config file.
 
   Args:
-    message: message of the error. For a key that a locked ConfigDict lacks, the
+    message: message of the error. For a key that a ConfigDict lacks, the
       last word of its path stands in quotes; for an import that fails, the name
       of the module does.
 

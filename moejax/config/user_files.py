@@ -81,7 +81,7 @@ def _line(e: BaseException, path: str) -> str:
 def _message(e: BaseException) -> Any:
   """The message of an error, without the quotes that KeyError puts around it.
 
-  A locked ConfigDict raises an AttributeError whose argument is a KeyError with
+  A ConfigDict raises an AttributeError whose argument is a KeyError with
   a hint; the message is that of the KeyError.
   """
   first = e.args[0] if e.args else e

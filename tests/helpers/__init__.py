@@ -1,1 +1,1 @@
-"""What tests share: tiny models, and slow, obvious references."""
+"""Shared by tests: tiny models, and slow references."""

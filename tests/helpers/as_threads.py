@@ -14,11 +14,11 @@ ABOUT = {'jax': '1'}
 
 
 class Left(Exception):  # noqa: N818 (it is no error)
-  """Where a process would end."""
+  """Raised where a real process would end."""
 
 
 class Cluster:
-  """So many processes that meet and watch each other, over real channels."""
+  """A number of processes that meet and watch each other over real sockets."""
 
   def __init__(self, count, *, join_s=10.0, silence_s=1.0):
     self.place = f'127.0.0.1:{real.free_port()}'
@@ -46,25 +46,28 @@ class Cluster:
 
 
 def each(count, work):
-  """What `work(index)` returns or raises in so many threads."""
-  found = [None] * count
+  """Calls `work(index)` in `count` threads; returns its results or errors."""
+  results = [None] * count
 
   def run(index):
     try:
-      found[index] = work(index)
-    except Exception as e:  # noqa: BLE001 (looked at by the test)
-      found[index] = e
+      results[index] = work(index)
+    except Exception as e:  # noqa: BLE001 (the test looks at it)
+      results[index] = e
 
   threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
   for thread in threads:
     thread.start()
   for thread in threads:
     thread.join(60)
-  return found
+  return results
 
 
 def disappear(watch):
-  """Closes a process's channels, as its end does; its thread says no more."""
+  """Closes a process's channels, as the end of the process would.
+
+  Its watching thread then sends nothing more.
+  """
   watch._ending.set()
   for channel in watch._channels.values():
     with contextlib.suppress(OSError):
@@ -75,15 +78,15 @@ def disappear(watch):
 def watches(count, **options):
   """A cluster, and the watch of each process."""
   cluster = Cluster(count, **options)
-  found = each(count, cluster.watch)
-  assert all(isinstance(one, processes.Watch) for one in found), found
+  members = each(count, cluster.watch)
+  assert all(isinstance(x, processes.Watch) for x in members), members
   try:
-    yield cluster, found
+    yield cluster, members
   finally:
-    for one in found:
-      one._watched.clear()
-      one._thread.join(5)
-      disappear(one)
+    for watch in members:
+      watch._watched.clear()
+      watch._thread.join(5)
+      disappear(watch)
 
 
 class _Late:
@@ -105,7 +108,7 @@ def groups(count, late=None):
 
   Args:
     count: processes.
-    late: the process that hears late of what another one has stored.
+    late: number of a process that gets the values of others with a delay.
   """
   port = real.free_port()
   service = _jax.get_distributed_runtime_service(f'127.0.0.1:{port}', count)

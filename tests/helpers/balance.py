@@ -39,7 +39,7 @@ def problem(prob_TE, expert_TK, valid_T=None, row_length=None, **more):
   `more` are fields of RouterInput, weight_TK and extra, where they matter.
   """
   prob_TE = jnp.asarray(prob_TE, jnp.float32)
-  given = tiny.router_input(
+  router_input = tiny.router_input(
     more.get('logits_TE', jnp.zeros(prob_TE.shape)),
     valid_T=valid_T,
     row_length=row_length,
@@ -52,32 +52,32 @@ def problem(prob_TE, expert_TK, valid_T=None, row_length=None, **more):
     for name, x in more.get('extra', {}).items()
   }
   routing = contract.token_choice(
-    given,
+    router_input,
     expert_TK,
     jnp.asarray(more.get('weight_TK', np.ones(expert_TK.shape)), jnp.float32),
     prob_TE,
     extra,
   )
-  return given, routing
+  return router_input, routing
 
 
-def observe(part, given, routing):
-  """The sums of a part, whose state is the first one unless `given` has one."""
-  if given.own_state is None:
-    start = part.initial_state(routing.prob_TE.shape[1])
-    given = dataclasses.replace(given, own_state=start)
-  return part.observe(given, routing)
+def observe(balance, router_input, routing):
+  """The sums of a balance part, by default with its initial state."""
+  if router_input.own_state is None:
+    start = balance.initial_state(routing.prob_TE.shape[1])
+    router_input = dataclasses.replace(router_input, own_state=start)
+  return balance.observe(router_input, routing)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def value(part, given, routing):
-  """The loss of one part, all tokens at once."""
-  return part.loss(observe(part, given, routing))
+def value(balance, router_input, routing):
+  """The loss of one balance part on all tokens."""
+  return balance.loss(observe(balance, router_input, routing))
 
 
-def loss(part, *args, **more):
-  """The same of a routing by hand."""
-  return float(value(part, *problem(*args, **more)))
+def loss(balance, *args, **more):
+  """The loss of one balance part on the routing of `problem`."""
+  return float(value(balance, *problem(*args, **more)))
 
 
 def top(logits_TE, k, **more):
@@ -86,7 +86,7 @@ def top(logits_TE, k, **more):
   return problem(prob_TE, best(prob_TE, k), logits_TE=logits_TE, **more)
 
 
-# Parts as a test of all of them wants them: none that is always balanced.
+# Every balance part, with fields that leave something to balance.
 PARTS = {
   **{name: cls() for name, cls in BALANCE.items()},
   'device_level': load.DeviceLevel(num_groups=5),
@@ -97,9 +97,9 @@ PARTS = {
 
 
 def rich(rows=(0, 1, 2, 3), logits_TE=None):
-  """Rows of six tokens, five experts, with all that any part wants to know.
+  """Rows of six tokens, five experts, with every input that any part reads.
 
-  Every row has habits of its own, and some padding.
+  Each row prefers other experts, and has some padding.
   """
   rows = list(rows)
   rng = np.random.default_rng(0)
@@ -124,7 +124,7 @@ def rich(rows=(0, 1, 2, 3), logits_TE=None):
     'relu_TE': jax.nn.relu(prob_TE - 0.1),
     'unbiased_TK': best(extra['load_TE'], 2),
   }
-  given, routing = problem(
+  router_input, routing = problem(
     prob_TE,
     expert_TK,
     flat(valid),
@@ -133,12 +133,14 @@ def rich(rows=(0, 1, 2, 3), logits_TE=None):
     extra=extra,
   )
   answers_EE = rng.uniform(size=(5, 5)).astype(np.float32)
-  given = dataclasses.replace(given, responses_EE=jnp.asarray(answers_EE))
+  router_input = dataclasses.replace(
+    router_input, responses_EE=jnp.asarray(answers_EE)
+  )
   # An id of 5, nowhere, reads 0.
   weight_A = prob_TE.at[routing.token_A, routing.expert_A].get(
     mode='fill', fill_value=0
   )
-  return given, dataclasses.replace(routing, weight_A=weight_A)
+  return router_input, dataclasses.replace(routing, weight_A=weight_A)
 
 
 def max_violation(count_E):

@@ -1,6 +1,6 @@
-"""What transformers said of tiny checkpoints, and what moejax says of them.
+"""Compares moejax with the stored results of transformers on tiny checkpoints.
 
-The checkpoints are made by tests/golden/make_hf.py.
+tests/golden/make_hf.py makes the checkpoints and the results.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ from moejax.train import loss as losses
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'hf'
 FAMILIES = sorted(path.name for path in GOLDEN.iterdir())
 PREDICT = ['deepseek_v3', 'glm4_moe']
-# Those whose class has a balance loss, for all layers together.
+# Families whose class has a balance loss, for all layers together.
 BALANCED = [
   name
   for name in FAMILIES
   if 'aux_loss' in np.load(GOLDEN / name / 'expected.npz')
 ]
-# What transformers has; `make_hf.py classes` writes it.
+# Classes of transformers; `make_hf.py classes` writes the list.
 CLASSES = (GOLDEN.parent / 'hf_classes.txt').read_text().split()
-# Those that are there by the names of transformers' memory, too.
+# Families with a second checkpoint, by the names of the modules in memory.
 IN_MEMORY = sorted(path.parent.name for path in GOLDEN.glob('*/memory'))
 
 
@@ -102,7 +102,7 @@ def answer(model, weights, token_BL, gradients=True):
 
 
 def compare(path, gradients=True):
-  """The largest differences to what transformers said.
+  """The largest differences to the results of transformers.
 
   Args:
     path: the folder.
@@ -137,7 +137,7 @@ def compare(path, gradients=True):
 
 
 def balance_loss(path):
-  """Ours and theirs, before the coefficient, of a class that has one."""
+  """The balance loss of moejax and of transformers, without coefficient."""
   want = np.load(path / 'expected.npz')
   plan, model, weights = read(path)
   token_BL = jnp.asarray(want['token_BL'])
@@ -160,7 +160,7 @@ def balance_loss(path):
 
 
 def compare_mtp(path):
-  """The same of multi-token prediction: logits, loss and gradients."""
+  """The differences of multi-token prediction: logits, loss and gradients."""
   want = np.load(path / 'expected.npz')
   plan, model, weights = read(path)
   token_BL = jnp.asarray(want['token_BL'])
@@ -188,11 +188,11 @@ def compare_mtp(path):
     return total, [decoder.logits(x_BLD) for x_BLD in further]
 
   differentiate = jax.jit(jax.value_and_grad(loss, has_aux=True))
-  (value, said), gradient = differentiate(weights)
+  (value, all_logits), gradient = differentiate(weights)
   gradient = trees.leaves(gradient)
   tensors = {tensor.name: tensor for tensor in plan.tensors}
   far = {'loss': abs(float(value) - float(want['mtp_loss']))}
-  for k, logits_BLV in enumerate(said, 1):
+  for k, logits_BLV in enumerate(all_logits, 1):
     theirs = want[f'mtp_{k}_BLV']
     off = np.abs(logits_BLV[:, : theirs.shape[1]] - theirs).max()
     far[f'logits {k}'] = off / theirs.std()
@@ -201,19 +201,19 @@ def compare_mtp(path):
       ours = as_theirs(tensors[key.removeprefix('mtp grad ')], gradient)
       off = np.abs(ours - want[key]).max()
       far[key] = off / np.abs(want[key]).max()
-  assert len(far) == 2 + 2 * len(said)
+  assert len(far) == 2 + 2 * len(all_logits)
   return far
 
 
 def as_theirs(tensor: rules.Tensor, leaves):
-  """The part of a tree of ours that one of their tensors is."""
+  """The weights of moejax that a tensor of theirs holds, in its layout."""
   at = tuple(slice(None) if i is None else i for i in tensor.index)
   x = np.asarray(leaves[tensor.path])[at]
   return axes.pack(x, tensor.free, tensor.rule.theirs)
 
 
 def greedy(path):
-  """Our new ids and theirs, [B, number]."""
+  """New ids by moejax and by transformers, [B, number]."""
   want = np.load(path / 'expected.npz')
   _, model, weights = read(path)
   tokens = functools.partial(
@@ -223,8 +223,8 @@ def greedy(path):
     start=(),
   )
   greedily = sampling.Sampling(0.0, 1.0, 0)
-  found = tokens(model, weights, want['token_BL'].tolist(), greedily)
-  return found, want['new_BL'].tolist()
+  new = tokens(model, weights, want['token_BL'].tolist(), greedily)
+  return new, want['new_BL'].tolist()
 
 
 def write_olmoe(path):
@@ -252,7 +252,7 @@ def fine_tune(path, workdir, steps, **more):
     **more,
   }
   root = pathlib.Path(__file__).parents[2]
-  given = [(key, str(value)) for key, value in overrides.items()]
-  config = configs.load(f'{root}/configs/hf/continue.py:{path}', given)
+  flags = [(key, str(value)) for key, value in overrides.items()]
+  config = configs.load(f'{root}/configs/hf/continue.py:{path}', flags)
   train.train(config, str(workdir))
   return config

@@ -21,7 +21,7 @@ FLAGS = (
   *own_text.FLAGS,
   '--config.model.width=32',
   '--config.train.batch_size=8',
-  # Rows of three sevenths of a shard; evaluation and saves at other steps.
+  # Evaluations and saves are at different steps.
   f'--config.train.steps={STEPS}',
   '--config.train.checkpoint_every=2',
   '--config.train.eval_every=3',
@@ -29,7 +29,7 @@ FLAGS = (
   '--config.report.samples=false',
   '--config.report.eval_batches=1',
 )
-# Of a dispatcher: how many devices, and flags.
+# Dispatcher -> number of devices, and flags.
 DISPATCHERS = {
   'dropless': (1, ('--config.model.moe.router=top_k',)),
   # Its router draws random numbers at every step.
@@ -55,7 +55,7 @@ class Server:
   """Starts training processes, each in a second."""
 
   def __init__(self, folder, flags=''):
-    """`flags` are XLA's; what they start writes its screen into `folder`."""
+    """Args are a folder for the output of processes, and flags of XLA."""
     self.folder = pathlib.Path(folder)
     self._process = subprocess.Popen(
       [sys.executable, '-m', 'helpers.killed_run'],
@@ -86,10 +86,10 @@ class Server:
 
     Args:
       flags: of the command.
-      place: (name, n), where it kills itself.
-      after_s: seconds after which it is killed from here.
-      settings: `command`, that which trains; `devices`, how many fake ones;
-        `jax`, settings of it.
+      place: (name, n), the place where it kills itself, the n-th time.
+      after_s: seconds after which this process kills it.
+      settings: `command`, train or convert; `devices`, the number of fake
+        devices; `jax`, settings of JAX by name.
 
     Returns:
       Its exit code and what it printed.
@@ -161,14 +161,14 @@ def killed(server, text, dispatcher, workdir, places, *more):
 def state(workdir):
   """Every array of the newest checkpoint by its path: weights with router
   biases, moments, counters."""
-  found = restore.state(str(workdir))
-  return {k: np.asarray(x) for k, x in trees.leaves(found).items()}
+  restored = restore.state(str(workdir))
+  return {k: np.asarray(x) for k, x in trees.leaves(restored).items()}
 
 
 def assert_equal(a, b):
   """Two workdirs are equal to the bit, but for what a clock measured.
 
-  Both have a router's bias, which is no longer what it was at the start.
+  Both must have a router state that training has changed.
   """
   # As text: a NaN is not equal to itself.
   assert repr(own_text.records(a)) == repr(own_text.records(b))

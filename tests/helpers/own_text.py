@@ -20,8 +20,7 @@ FLAGS = (
   '--config.data.vocab=bytes',
   '--config.model.vocab_size=259',
   '--config.model.num_layers=1',
-  # A bias for the selection among the weights, updated without a gradient:
-  # easily forgotten.
+  # A selection bias: router state that is updated without a gradient.
   '--config.model.moe.balance.loss_free.rate=0.01',
   '--config.data.sequence_length=32',
   '--config.data.max_documents=0',
@@ -29,7 +28,7 @@ FLAGS = (
   '--config.train.log_every=1',
   '--config.train.checkpoint_every=2',
   '--config.train.eval_every=3',
-  # Tests count the saves: those of checkpoint_every alone.
+  # Tests count the checkpoints of checkpoint_every, without a best one.
   '--config.train.save_best=false',
 )
 TEXT = 'the cat and a dog sat under the old tree by the house and saw a bird'
@@ -56,7 +55,7 @@ def call(*flags):
 
 
 def merged(flags):
-  """Each flag once, the last: the command refuses two values of a key."""
+  """Each flag once, with its last value: two values of a key are refused."""
   return tuple({flag.partition('=')[0]: flag for flag in flags}.values())
 
 
@@ -66,13 +65,13 @@ def flags(text, workdir):
 
 
 def stories(num=60):
-  """(body, last line) of so many documents of simple English."""
+  """(body, last line) of `num` documents of simple English."""
   rng = np.random.default_rng(0)
-  found = []
+  documents = []
   for number in range(num):
     words = ' '.join(rng.choice(TEXT.split(), BODY_CHARS))
-    found.append((words[:BODY_CHARS] + '.\n', LAST_LINE.format(number)))
-  return found
+    documents.append((words[:BODY_CHARS] + '.\n', LAST_LINE.format(number)))
+  return documents
 
 
 def write(path, documents):
@@ -87,7 +86,7 @@ def write_stories(path):
 
 
 def stop_after(monkeypatch, steps):
-  """As if Ctrl-C came while step number `steps` of a command computes."""
+  """Acts as if Ctrl-C came while step number `steps` of a command computes."""
   seen = []
 
   def requested(_):
@@ -99,8 +98,8 @@ def stop_after(monkeypatch, steps):
 
 def records(workdir):
   """The lines of metrics.jsonl, without what a clock measured."""
-  found = log.read(pathlib.Path(workdir) / 'metrics.jsonl')
-  return [log.deterministic(record) for record in found]
+  lines = log.read(pathlib.Path(workdir) / 'metrics.jsonl')
+  return [log.deterministic(record) for record in lines]
 
 
 def report(workdir):

@@ -14,18 +14,18 @@ import time
 from helpers import own_text
 
 TIMEOUT = 240
-# Gloo writes a line in these pieces, and its threads write at the same time: a
-# piece may stand in the line of another thread, a number in one of its own.
+# Gloo writes a line in these pieces, from several threads at once. So a piece
+# may stand in the line of another thread, and a number on a line of its own.
 GLOO = re.compile(
   r'\[Gloo\] Rank | is connected to | peer ranks\. '
   r'|Expected number of connected peer ranks is : '
 )
-# What is left of that, and what JAX's own libraries write.
+# Lines with the rest of Gloo's output, and log lines of JAX's libraries.
 NOISE = re.compile(r'^[\d ]*$|^[EWF]\d{4} ')
 
 
 def _hears_hangups():
-  """Tests that nohup started would start processes that ignore SIGHUP."""
+  """Resets SIGHUP, which processes would ignore if nohup started the tests."""
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
@@ -109,21 +109,21 @@ class Processes:
 
   def __exit__(self, *_):
     for process in self.all:
-      process.kill()  # that is nothing to one that has ended
+      process.kill()  # without effect on a process that has ended
       with contextlib.suppress(ValueError):
         process.communicate()
 
   def wait(self):
-    """How each ended."""
-    found = []
+    """Waits for all processes; returns how each ended."""
+    ended = []
     for process in self.all:
       out, err = process.communicate(timeout=TIMEOUT)
       lines = own_lines(out), own_lines(err)
-      found.append(Ended(process.returncode, *lines, time.monotonic()))
-    return found
+      ended.append(Ended(process.returncode, *lines, time.monotonic()))
+    return ended
 
   def wait_for_step(self, workdir, step):
-    """Until metrics.jsonl has it."""
+    """Waits until metrics.jsonl has a step."""
     deadline = time.monotonic() + TIMEOUT
     path = workdir / 'metrics.jsonl'
     while not (path.exists() and f'"step": {step},' in path.read_text()):
@@ -133,7 +133,7 @@ class Processes:
       time.sleep(0.02)
 
   def wait_for_line(self, index, line):
-    """Until a process has written a line."""
+    """Waits until a process has printed a line."""
     while line not in own_lines(read := self.all[index].stdout.readline()):
       assert read, self.wait()
 

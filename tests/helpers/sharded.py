@@ -1,8 +1,8 @@
-"""Routers and exchanges on eight devices against a dense sum on one.
+"""Routers and expert parallelism on eight devices, against a dense sum on one.
 
-Routing is traced for each router; the lists of those whose lists have the same
-shape then go through one compiled program, one after the other, so that all
-routers on a mesh cost one compilation.
+Each router is traced by itself. Routings whose lists have the same shape then
+go through one compiled program, one after the other, so that all routers on a
+mesh cost one compilation.
 """
 
 import dataclasses
@@ -125,7 +125,8 @@ def obvious(name, dispatcher):
 def expected(dispatcher):
   """By router: gradients and output; one compilation for all routers.
 
-  Of dispatchers that limit nothing it is the same, and computed once.
+  The result is the same for all dispatchers that limit nothing; it is computed
+  once for them.
   """
   routing = routing_of('top_k')
   limited = DISPATCHERS[dispatcher]().limit(routing, E, training=True)
@@ -146,7 +147,7 @@ def expected(dispatcher):
 
 
 def signature(routing):
-  """What must agree for two lists to go through the same program."""
+  """The properties by which two routings share a compiled program."""
   return (
     routing.expert_A.shape,
     routing.per_token,
@@ -224,7 +225,7 @@ def found(mesh_name, dispatcher, expert_parallel, names):
 
 
 def check(mesh_name, dispatcher, expert_parallel, names):
-  """Raises AssertionError where a mesh gives something else than one device."""
+  """Raises AssertionError where a mesh and one device differ."""
   names = tuple(names)
   want = expected(dispatcher)
   (of_w, of_x, of_scores), out_NTD = found(

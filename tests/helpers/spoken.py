@@ -1,4 +1,4 @@
-"""Folders with tiny tokenizers as the released ones of each family are made.
+"""Folders with tiny tokenizers, made as the released one of each family is.
 
 Vocabularies are written down, not learned, so that ids are the same with every
 version of the libraries.
@@ -46,11 +46,11 @@ CHAT = (
 def _byte_level(special, split=None, prefix=(), suffix=(), nfc=False):
   """A BPE over bytes; `prefix` is what its post-processor puts first."""
   words = [*BYTES, *(a + b for a, b in MERGES)]
-  found = tokenizers.Tokenizer(
+  tokenizer = tokenizers.Tokenizer(
     models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=[*MERGES])
   )
   if nfc:
-    found.normalizer = normalizers.NFC()
+    tokenizer.normalizer = normalizers.NFC()
   level = pre_tokenizers.ByteLevel(
     add_prefix_space=False, use_regex=split is None
   )
@@ -58,24 +58,26 @@ def _byte_level(special, split=None, prefix=(), suffix=(), nfc=False):
     pattern = tokenizers.Regex(split)
     cut = pre_tokenizers.Split(pattern, behavior='isolated', invert=False)
     level = pre_tokenizers.Sequence([cut, level])
-  found.pre_tokenizer = level
-  found.decoder = decoders.ByteLevel()
-  found.add_special_tokens([AddedToken(t, normalized=False) for t in special])
-  found.post_processor = processors.ByteLevel(trim_offsets=False)
+  tokenizer.pre_tokenizer = level
+  tokenizer.decoder = decoders.ByteLevel()
+  tokenizer.add_special_tokens([
+    AddedToken(t, normalized=False) for t in special
+  ])
+  tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
   if prefix or suffix:
-    found.post_processor = processors.Sequence([
+    tokenizer.post_processor = processors.Sequence([
       processors.ByteLevel(trim_offsets=False),
-      _template(found, prefix, suffix),
+      _template(tokenizer, prefix, suffix),
     ])
-  return found
+  return tokenizer
 
 
-def _template(found, prefix, suffix=()):
+def _template(tokenizer, prefix, suffix=()):
   words = [*prefix, '$A', *suffix]
   return processors.TemplateProcessing(
     single=words,
     pair=[*words, '$B'],
-    special_tokens=[(t, found.token_to_id(t)) for t in (*prefix, *suffix)],
+    special_tokens=[(t, tokenizer.token_to_id(t)) for t in (*prefix, *suffix)],
   )
 
 
@@ -91,7 +93,7 @@ def llama(path):
   """As Llama 2 and Mixtral: BPE over characters, bytes behind them."""
   merges = [('t', 'h'), ('th', 'e'), ('▁', 'the'), ('c', 'a'), ('ca', 't'),
             ('▁', 'cat')]  # fmt: skip
-  found = tokenizers.Tokenizer(
+  tokenizer = tokenizers.Tokenizer(
     models.BPE(
       vocab={w: i for i, w in enumerate(_pieces())},
       merges=merges,
@@ -100,28 +102,28 @@ def llama(path):
       byte_fallback=True,
     )
   )
-  found.normalizer = normalizers.Sequence([
+  tokenizer.normalizer = normalizers.Sequence([
     normalizers.Prepend('▁'),
     normalizers.Replace(' ', '▁'),
   ])
-  found.decoder = decoders.Sequence([
+  tokenizer.decoder = decoders.Sequence([
     decoders.Replace('▁', ' '),
     decoders.ByteFallback(),
     decoders.Fuse(),
     decoders.Strip(' ', 1, 0),
   ])
-  found.add_special_tokens(['<unk>', '<s>', '</s>'])
-  found.post_processor = _template(found, ['<s>'])
+  tokenizer.add_special_tokens(['<unk>', '<s>', '</s>'])
+  tokenizer.post_processor = _template(tokenizer, ['<s>'])
   tokens = {'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>'}
   settings = {**tokens, 'add_bos_token': True, 'add_eos_token': False}
-  _write(path, found, 'mixtral', settings, 'LlamaTokenizer')
+  _write(path, tokenizer, 'mixtral', settings, 'LlamaTokenizer')
 
 
 def llama_3(path):
   special = ['<|begin_of_text|>', '<|end_of_text|>', '<|eot_id|>']
-  found = _byte_level(special, split=QWEN_PATTERN, prefix=special[:1])
+  tokenizer = _byte_level(special, split=QWEN_PATTERN, prefix=special[:1])
   settings = {'bos_token': special[0], 'eos_token': special[2]}
-  _write(path, found, 'llama', settings, 'PreTrainedTokenizerFast')
+  _write(path, tokenizer, 'llama', settings, 'PreTrainedTokenizerFast')
 
 
 def gpt_2(path):
@@ -134,7 +136,7 @@ def gpt_2(path):
 def qwen(path):
   """config.json has a bos_token_id, and the tokenizer puts none first."""
   special = ['<|endoftext|>', '<|im_start|>', '<|im_end|>']
-  found = _byte_level(special, split=QWEN_PATTERN, nfc=True)
+  tokenizer = _byte_level(special, split=QWEN_PATTERN, nfc=True)
   settings = {
     'bos_token': None,
     'eos_token': '<|im_end|>',
@@ -143,25 +145,25 @@ def qwen(path):
     'chat_template': CHAT,
   }
   ids = {
-    'bos_token_id': found.token_to_id('<|endoftext|>'),
-    'eos_token_id': found.token_to_id('<|im_end|>'),
+    'bos_token_id': tokenizer.token_to_id('<|endoftext|>'),
+    'eos_token_id': tokenizer.token_to_id('<|im_end|>'),
   }
-  _write(path, found, 'qwen2_moe', settings, 'Qwen2Tokenizer', ids)
+  _write(path, tokenizer, 'qwen2_moe', settings, 'Qwen2Tokenizer', ids)
 
 
 def gpt_oss(path):
   """Has a bos_token, says nothing of add_bos_token, and puts none first."""
   special = ['<|startoftext|>', '<|endoftext|>', '<|return|>']
-  found = _byte_level(special, split=QWEN_PATTERN)
+  tokenizer = _byte_level(special, split=QWEN_PATTERN)
   settings = {'bos_token': special[0], 'eos_token': special[2]}
-  ids = {'bos_token_id': found.token_to_id(special[0])}
-  _write(path, found, 'gpt_oss', settings, 'PreTrainedTokenizerFast', ids)
+  ids = {'bos_token_id': tokenizer.token_to_id(special[0])}
+  _write(path, tokenizer, 'gpt_oss', settings, 'PreTrainedTokenizerFast', ids)
 
 
 def deepseek(path):
   """Named LlamaTokenizerFast, though it is one of bytes."""
   begin, end = '<｜begin▁of▁sentence｜>', '<｜end▁of▁sentence｜>'
-  found = _byte_level([begin, end], split=QWEN_PATTERN, prefix=[begin])
+  tokenizer = _byte_level([begin, end], split=QWEN_PATTERN, prefix=[begin])
   as_token = lambda text: {'__type': 'AddedToken', 'content': text}
   settings = {
     'bos_token': as_token(begin) | _PLAIN,
@@ -169,7 +171,7 @@ def deepseek(path):
     'add_bos_token': True,
     'legacy': True,
   }
-  _write(path, found, 'deepseek_v3', settings, 'LlamaTokenizerFast')
+  _write(path, tokenizer, 'deepseek_v3', settings, 'LlamaTokenizerFast')
 
 
 _PLAIN = {
@@ -182,37 +184,37 @@ _PLAIN = {
 
 def said_and_not_done(path):
   """add_bos_token is true, and the post-processor puts none first."""
-  found = _byte_level(['<|endoftext|>'])
+  tokenizer = _byte_level(['<|endoftext|>'])
   end = '<|endoftext|>'
   settings = {'bos_token': end, 'eos_token': end, 'add_bos_token': True}
-  _write(path, found, 'llama', settings, 'PreTrainedTokenizerFast')
+  _write(path, tokenizer, 'llama', settings, 'PreTrainedTokenizerFast')
 
 
 def done_and_not_said(path):
   """add_bos_token is false, and the post-processor puts one first."""
-  found = _byte_level(['<|endoftext|>', '<bos>'], prefix=['<bos>'])
+  tokenizer = _byte_level(['<|endoftext|>', '<bos>'], prefix=['<bos>'])
   settings = {
     'bos_token': '<bos>',
     'eos_token': '<|endoftext|>',
     'add_bos_token': False,
   }
-  _write(path, found, 'llama', settings, 'PreTrainedTokenizerFast')
+  _write(path, tokenizer, 'llama', settings, 'PreTrainedTokenizerFast')
 
 
 def olmoe(path):
   """Its class in transformers has a post-processor of its own: no start."""
   end = '<|endoftext|>'
-  found = _byte_level([end], nfc=True, prefix=[end])
+  tokenizer = _byte_level([end], nfc=True, prefix=[end])
   settings = {'bos_token': end, 'eos_token': end, 'unk_token': end}
-  _write(path, found, 'olmoe', settings, 'GPTNeoXTokenizer')
+  _write(path, tokenizer, 'olmoe', settings, 'GPTNeoXTokenizer')
 
 
 def glm(path):
   """Begins with two special tokens."""
   special = ['<|endoftext|>', '[gMASK]', '<sop>']
-  found = _byte_level(special, split=QWEN_PATTERN, prefix=special[1:])
+  tokenizer = _byte_level(special, split=QWEN_PATTERN, prefix=special[1:])
   settings = {'eos_token': special[0], 'pad_token': special[0]}
-  _write(path, found, 'glm4_moe', settings, 'PreTrainedTokenizerFast')
+  _write(path, tokenizer, 'glm4_moe', settings, 'PreTrainedTokenizerFast')
 
 
 def unigram(path):
@@ -220,37 +222,37 @@ def unigram(path):
   special = [('<pad>', 0.0), ('<eos>', 0.0), ('<bos>', 0.0), ('<unk>', 0.0)]
   words = [('▁the', -2.0), ('▁cat', -3.0), ('▁', -4.0), ('▁on', -3.0)]
   words += [(c, -5.0) for c in 'thecaonmsxyp,dw<>/|_1234']
-  found = tokenizers.Tokenizer(
+  tokenizer = tokenizers.Tokenizer(
     models.Unigram([*special, *words], unk_id=3, byte_fallback=False)
   )
-  found.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme='first')
-  found.decoder = decoders.Metaspace(prepend_scheme='first')
-  found.add_special_tokens([name for name, _ in special])
-  found.post_processor = _template(found, ['<bos>'])
+  tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme='first')
+  tokenizer.decoder = decoders.Metaspace(prepend_scheme='first')
+  tokenizer.add_special_tokens([name for name, _ in special])
+  tokenizer.post_processor = _template(tokenizer, ['<bos>'])
   settings = {
     'bos_token': '<bos>',
     'eos_token': '<eos>',
     'pad_token': '<pad>',
     'unk_token': '<unk>',
   }
-  _write(path, found, 'llama', settings, 'PreTrainedTokenizerFast')
+  _write(path, tokenizer, 'llama', settings, 'PreTrainedTokenizerFast')
 
 
 def wordpiece(path):
   """As BERT's: something is put first, and last."""
   words = ['[UNK]', '[CLS]', '[SEP]', 'the', 'cat', 'on', 'm', '##at', ',']
-  found = tokenizers.Tokenizer(
+  tokenizer = tokenizers.Tokenizer(
     models.WordPiece(
       vocab={w: i for i, w in enumerate(words)}, unk_token='[UNK]'
     )
   )
-  found.normalizer = normalizers.BertNormalizer(lowercase=True)
-  found.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  found.decoder = decoders.WordPiece()
-  found.add_special_tokens(['[UNK]', '[CLS]', '[SEP]'])
-  found.post_processor = _template(found, ['[CLS]'], ['[SEP]'])
+  tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+  tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  tokenizer.decoder = decoders.WordPiece()
+  tokenizer.add_special_tokens(['[UNK]', '[CLS]', '[SEP]'])
+  tokenizer.post_processor = _template(tokenizer, ['[CLS]'], ['[SEP]'])
   settings = {'eos_token': '[SEP]', 'bos_token': '[CLS]'}
-  _write(path, found, 'llama', settings, 'PreTrainedTokenizerFast')
+  _write(path, tokenizer, 'llama', settings, 'PreTrainedTokenizerFast')
 
 
 # By name: what makes the folder.
@@ -281,9 +283,9 @@ def sentencepiece_only(path, **settings):
   _settings(path, 'llama', {**tokens, **settings}, 'LlamaTokenizer', {})
 
 
-def _write(path, found, model_type, settings, name, ids=None):
+def _write(path, tokenizer, model_type, settings, name, ids=None):
   path.mkdir(parents=True, exist_ok=True)
-  found.save(str(path / 'tokenizer.json'))
+  tokenizer.save(str(path / 'tokenizer.json'))
   _settings(path, model_type, settings, name, ids or {})
 
 

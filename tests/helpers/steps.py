@@ -25,13 +25,13 @@ def main(argv):
   flags.add_argument('--nap', type=int)
   processes.add_flags(flags)
   args, _ = command.parse(flags, argv)
-  found = processes.joined(processes.read_flags(args), config.Run())
-  with found as joined, signals.StopSignal() as stop:
+  joining = processes.joined(processes.read_flags(args), config.Run())
+  with joining as joined, signals.StopSignal() as stop:
     index = joined.group.index
     joined.group.barrier('begin', deadline_s=3)
     for step in range(1, 1_000_000):
-      if what := joined.group.agree(stop.after(step), step):
-        raise errors.InterruptedRunError(f'{what} at step {step}')
+      if signal_name := joined.group.agree(stop.after(step), step):
+        raise errors.InterruptedRunError(f'{signal_name} at step {step}')
       total = multihost_utils.process_allgather(np.int32(step)).sum()
       assert total == step * jax.process_count()
       if step % 10 == 0:

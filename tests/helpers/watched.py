@@ -1,10 +1,11 @@
-"""A training process that writes down which rows it reads, and may stop itself.
+"""A training process that records which rows it reads, and may stop itself.
 
   python watched.py --seen=folder [--stop=1:3:SIGINT] <flags of the command>
 
-Each batch that it reads is a line of JSON in `folder/<process>.jsonl`: which it
-is, and the rows; 'validation' are those of an evaluation. With `--stop=P:N:S`
-process P sends itself the signal S when its N-th step is dispatched.
+Each batch that it reads is a line of JSON in `folder/<process>.jsonl`: `batch`,
+its number or 'validation' for an evaluation, and `rows`, the rows of it that
+this process reads. With `--stop=P:N:S` process P sends itself the signal S when
+its N-th step is dispatched.
 """
 
 import argparse
@@ -49,11 +50,11 @@ def stop(process, number, name):
     run, left = make(*args, **options), [number]
 
     def one(state, batch):
-      found = run(state, batch)
+      result = run(state, batch)
       left[0] -= 1
       if left[0] == 0 and jax.process_index() == process:
         os.kill(os.getpid(), signal.Signals[name])
-      return found
+      return result
 
     return one
 

@@ -46,7 +46,7 @@ def names():
 
 
 def config_of(name, **router):
-  """An entry with eight experts, and what is said of its router."""
+  """An entry with eight experts, and other fields of its router."""
   moe = configs.shrink(configs.load(f'{ZOO}:{name}')).model.moe
   return dataclasses.replace(
     moe,
@@ -64,7 +64,7 @@ def run(config, mesh):
   index_BL = jnp.arange(B * L, dtype=jnp.int32).reshape(B, L)
   tokens = TokenInfo(jnp.asarray(VALID_BL), index_BL, TOKEN_BL)
   before = layer.no_trace(config, B, L)
-  # As if a layer had been there.
+  # Logits of a layer before, for gating residuals.
   before = before.replace(
     logits_BLE=before.logits_BLE + jnp.cos(index_BL)[..., None]
   )
@@ -81,8 +81,8 @@ def run(config, mesh):
     total = jnp.vdot(out_BLD, PULL_BLD) + 10 * sum(losses.values())
     return total, {'output': out_BLD, 'balance': losses}
 
-  found = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-  (of_w, of_x), rest = jax.device_get(found(weights, X_BLD))
+  gradients = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+  (of_w, of_x), rest = jax.device_get(gradients(weights, X_BLD))
   of_w.pop('router_state', None)
   return trees.leaves({'gradient': of_w, 'of the tokens': of_x, **rest})
 
@@ -93,12 +93,12 @@ def on_one(config):
 
 
 def check(config, mesh_name):
-  """Raises AssertionError where a mesh gives something else than one device."""
+  """Raises AssertionError where a mesh and one device differ."""
   want = on_one(config)
-  found = run(config, tiny.mesh(8, **MESHES[mesh_name]))
-  assert found.keys() == want.keys()
+  got = run(config, tiny.mesh(8, **MESHES[mesh_name]))
+  assert got.keys() == want.keys()
   for path, leaf in want.items():
     size = max(np.max(np.abs(leaf), initial=0), LEAST)
     np.testing.assert_allclose(
-      found[path], leaf, rtol=0, atol=TOLERANCE * size, err_msg=path
+      got[path], leaf, rtol=0, atol=TOLERANCE * size, err_msg=path
     )
