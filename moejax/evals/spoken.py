@@ -33,5 +33,5 @@ class Spoken:
   def _piece(self, text: str) -> str:
     """The end of the whole text that has not been returned yet."""
     piece = text[self._num_shown :]
-    self._num_shown = max(self._said, len(text))
+    self._num_shown = max(self._num_shown, len(text))
     return piece
