@@ -1,4 +1,4 @@
-"""Text to batches; TensorFlow and SeqIO are imported only below this package.
+"""Turns text into batches; no other package imports TensorFlow or SeqIO.
 
 A task (`tasks`) is a text. Its documents become token ids (`vocab`), then rows
 of fixed length (`features`), then records on disk (`cache_writer`, `cache`),

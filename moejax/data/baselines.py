@@ -25,14 +25,14 @@ _LARGEST_TEXT = 2**25  # bytes; xz takes about a second for every 1.5 MB
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-  """A text and its rows.
+  """One domain of a run: a text and its packed rows.
 
   Attributes:
-    task: where the text comes from, one of `tasks.TASKS` or `files.Files`.
+    task: the source of the text: an entry of `tasks.TASKS`, or `files.Files`.
     rate: sampling rate of its rows, relative to the other domains.
-    vocab_size: larger than all ids.
+    vocab_size: size of the vocabulary, larger than all ids.
     train: rows to train on.
-    validation: rows held out.
+    validation: held-out rows.
     max_documents: limit on the documents of each split; 0 means no limit.
   """
 
@@ -46,7 +46,7 @@ class Domain:
 
 @dataclasses.dataclass(frozen=True)
 class Baselines:
-  """Figures of one domain.
+  """Baselines of the validation text of one domain.
 
   Attributes:
     unigram_nats: cross-entropy, in nats per target, of predicting every token
@@ -63,9 +63,10 @@ class Baselines:
 
 
 def compute(domains: Mapping[str, Domain]) -> dict[str, Baselines | None]:
-  """The baselines of every domain, two at a time; None without text.
+  """The baselines of every domain by name; None for a domain without text.
 
-  They are kept beside the validation rows, so a second call only reads them.
+  Two domains are computed at a time. The results are kept beside the validation
+  rows, so a second call only reads them.
   """
   # xz runs outside Python's lock.
   with futures.ThreadPoolExecutor(2) as pool:
@@ -103,17 +104,17 @@ def _xz(domain: Domain) -> float:
   texts = [domain.task.texts(split) for split in ('train', 'validation')]
   if None in texts or domain.train.num_bytes > _LARGEST_TEXT:
     return math.nan
-  # Only the documents that are in the rows.
-  last = domain.max_documents or None
+  # The documents beyond the limit are not in the rows either.
+  limit = domain.max_documents or None
   return xz_bits_per_byte(
-    *(map(long_text.whole, itertools.islice(text, last)) for text in texts)
+    *(map(long_text.whole, itertools.islice(text, limit)) for text in texts)
   )
 
 
 def unigram_nats(
   train: cache.RowReader, validation: cache.RowReader, vocab_size: int
 ) -> float:
-  """Cross-entropy of validation targets under training frequencies.
+  """Cross-entropy of validation targets under training frequencies, in nats.
 
   One is added to every count (Laplace smoothing), so that no token has
   probability zero. Only the first 2**20 rows are counted: more of them would
@@ -141,7 +142,11 @@ def _counts(reader: cache.RowReader, vocab_size: int) -> np.ndarray:
 
 
 def xz_bits_per_byte(train: Iterable[str], validation: Iterable[str]) -> float:
-  """8 * (xz -9 of both - xz -9 of train) / bytes of validation."""
+  """Bits that xz needs for the validation text once it knows the training text.
+
+  It is 8 * (size of both texts - size of the training text) / bytes of the
+  validation text, with sizes in bytes under `xz -9`.
+  """
   before = ''.join(train).encode()
   after = ''.join(validation).encode()
   longer = _xz_size(before + after)

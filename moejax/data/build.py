@@ -1,4 +1,4 @@
-"""A data config to batches: the one place that composes the data pipeline."""
+"""Builds batches from a data config: the composition of the data pipeline."""
 
 import dataclasses
 import os
@@ -141,7 +141,12 @@ def contents(data: Data) -> dict[str, str]:
 
 
 def contents_of(data_config: config.DataConfig, name: str) -> str | None:
-  """`contents` of one cache, named by `identity`; None if it was removed."""
+  """The checksum (`contents`) of one cache; None if it was removed.
+
+  Args:
+    data_config: names the folder of the caches.
+    name: name of the cache's folder, a value of `identity`.
+  """
   meta = cache_dir(data_config) / name / cache.META
   try:
     return cache.Meta.from_json(meta.read_text()).contents()
@@ -163,14 +168,14 @@ def cache_dir(data_config: config.DataConfig) -> pathlib.Path:
 def _notes_once(
   report: Callable[[cache_writer.Progress], None],
 ) -> Callable[[cache_writer.Progress], None]:
-  """A report that passes every note on only once."""
-  said: set[str] = set()
+  """Wraps `report` so that it gets every note only once."""
+  reported: set[str] = set()
 
   def once(progress: cache_writer.Progress) -> None:
-    if progress.note not in said:
+    if progress.note not in reported:
       report(progress)
     if progress.note:
-      said.add(progress.note)
+      reported.add(progress.note)
 
   return once
 

@@ -62,7 +62,14 @@ class RowReader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One file of a cache."""
+  """One file of a cache.
+
+  Attributes:
+    file: its name in the folder.
+    rows: number of rows.
+    size: bytes.
+    sha256: checksum of the bytes, as hexadecimal text.
+  """
 
   file: str
   rows: int
@@ -72,11 +79,11 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-  """What `meta.json` holds.
+  """The content of `meta.json`.
 
   Attributes:
     spec: everything the rows depend on; its hash is in the folder's name.
-    vocab_size: ids lie in [1, vocab_size).
+    vocab_size: size of the vocabulary, larger than all ids.
     length: tokens in a row.
     rows_per_shard: rows of every shard but the last.
     num_rows: rows of all shards.
@@ -110,6 +117,12 @@ class Meta:
 
   @classmethod
   def from_json(cls, text: str) -> 'Meta':
+    """The inverse of `to_json`.
+
+    Raises:
+      ValueError: the text differs from its checksum, or is not JSON.
+      KeyError, TypeError, AttributeError: the text is JSON of another form.
+    """
     tree = json.loads(text)
     if tree.pop('sha256') != _digest(tree):
       raise ValueError('its checksum differs from the one that was written')

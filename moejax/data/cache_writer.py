@@ -1,16 +1,17 @@
-"""Writes the cache of a text: once, resumable, and whole or absent.
+"""Writes the cache of a text; resumable, and whole or absent.
 
-The stages:
-  1. The folder's name contains a hash of everything the rows depend on. If a
-     folder of that name exists, it is a finished cache and nothing is written.
-  2. A lock on a file beside it. A second process waits for the lock and then
+Stages:
+  1. Name the folder of the cache by a hash of everything the rows depend on. If
+     a folder of that name exists, it is a finished cache and nothing is
+     written.
+  2. Lock a file beside the folder. A second process waits for the lock and then
      finds the cache finished.
-  3. Rows are written to `<name>.part`. Each shard is written, synced to the
-     disk and then entered in `progress.json`, together with the position in the
-     text after it and the counts up to it. A shard that is not entered is
-     written again, so a killed process loses one shard at most, and the result
-     is the same to the byte.
-  4. `meta.json` is written, and the folder is renamed to its final name.
+  3. Write the rows to `<name>.part`. Each shard is written, synced to the disk
+     and then entered in `progress.json`, together with the position in the text
+     after it and the counts up to it. A shard that is not entered is written
+     again, so a killed process loses one shard at most, and the result is the
+     same to the byte.
+  4. Write `meta.json`, and rename the folder to its final name.
 """
 
 import contextlib
@@ -34,7 +35,8 @@ from moejax.data import cache, features, long_text, seqio_bridge
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
-VERSION = 2  # of the packing and the layout; in every fingerprint
+# Version of the packing and of the layout on disk, part of every folder's name.
+VERSION = 2
 PROGRESS = 'progress.json'
 _TOKENS_PER_BLOCK = 2**20
 _BYTES_PER_SHARD = 2**27
@@ -92,6 +94,7 @@ class Request:
     return min(rows, self.rows_per_shard or rows)
 
   def blocks_per_shard(self) -> int:
+    """Blocks of every shard but the last."""
     block = self.rows_per_block()
     if self.rows_per_shard:
       return self.rows_per_shard // block
@@ -99,12 +102,13 @@ class Request:
     return max(1, _BYTES_PER_SHARD // (row * block))
 
 
-class Text:
+class TextSource:
   """A source of documents, whose rows are packed before training reads them.
 
   Attributes:
-    name: part of the names of its caches.
-    has_text: False for generated rows, which stand for no text.
+    name: name of the text, part of the names of its caches.
+    has_text: True; it is False for generated rows (`synthetic`), which have no
+      text.
   """
 
   name: str
@@ -114,7 +118,7 @@ class Text:
     """Everything that the documents of a split depend on, as JSON values.
 
     Args:
-      split: of the text.
+      split: 'train' or 'validation'.
       sums: computes the checksums of files.
     """
     raise NotImplementedError
@@ -134,13 +138,20 @@ class Text:
     skip: int,
     note: Callable[[str], None],
   ) -> Generator[seqio_bridge.Document]:
-    """The documents from number `skip` on, always in the same order."""
+    """The documents as token ids, always in the same order.
+
+    Args:
+      split: 'train' or 'validation'.
+      vocab: the tokenizer.
+      skip: number of documents to leave out at the start.
+      note: called with lines for the user about documents left out.
+    """
     raise NotImplementedError
 
   def texts(
     self, split: str, note: Callable[[str], None] = lambda _: None
   ) -> Iterator[str | long_text.LongText] | None:
-    """The documents as text; None for texts that are too large for that."""
+    """The documents as text; None for texts too large to read as a whole."""
     del split, note
     return None
 
@@ -149,7 +160,7 @@ class Text:
     return make(self, split, request)
 
 
-def make(text: Text, split: str, request: Request) -> cache.RowCache:
+def make(text: TextSource, split: str, request: Request) -> cache.RowCache:
   """The cache of a split of a text; writes it if it does not exist.
 
   Raises:
@@ -173,7 +184,7 @@ def make(text: Text, split: str, request: Request) -> cache.RowCache:
   rows = cache.RowCache(path, request.vocab.first_id)
   name = f'{text.name} {split}'
   done = Progress(name, rows.meta.num_documents, rows.num_tokens, done=True)
-  if made_before:  # documents that were left out then are missing now as well
+  if made_before:  # documents that were left out then are not in the rows now
     for note in rows.meta.notes:
       request.report(Progress(name, note=note))
   request.report(done)
@@ -181,7 +192,7 @@ def make(text: Text, split: str, request: Request) -> cache.RowCache:
 
 
 def _spec(
-  text: Text, split: str, request: Request, identity: dict[str, Any]
+  text: TextSource, split: str, request: Request, identity: dict[str, Any]
 ) -> dict[str, Any]:
   """Everything that the rows depend on."""
   return {
@@ -202,7 +213,9 @@ def _name(spec: dict[str, Any]) -> str:
   return f'{spec["text"]}-{spec["split"]}-{digest.hexdigest()[:16]}'
 
 
-def _former(text: Text, split: str, request: Request) -> pathlib.Path | None:
+def _former(
+  text: TextSource, split: str, request: Request
+) -> pathlib.Path | None:
   """The cache that an earlier version wrote for the same text, if any.
 
   It keeps its name, so that a run that was begun with it goes on.
@@ -249,7 +262,16 @@ def _locked(
 
 @dataclasses.dataclass
 class _State:
-  """The contents of `progress.json`: all that resuming needs."""
+  """The content of `progress.json`: everything that resuming needs.
+
+  Attributes:
+    documents: documents that have been packed whole.
+    offset: tokens of the next document that have been packed.
+    num_tokens: targets written.
+    num_documents: documents read that are not empty.
+    num_bytes: UTF-8 bytes of their text.
+    shards: the finished shards, as `cache.Shard` fields.
+  """
 
   documents: int = 0
   offset: int = 0
@@ -264,7 +286,7 @@ class _Writer:
 
   def __init__(
     self,
-    text: Text,
+    text: TextSource,
     split: str,
     request: Request,
     spec: dict[str, Any],
@@ -272,7 +294,7 @@ class _Writer:
   ):
     self.text, self.split, self.request = text, split, request
     self.spec, self.path = spec, path
-    self.part = path.with_name(path.name + '.part')
+    self.partial = path.with_name(path.name + '.part')
     self.name = f'{text.name} {split}'
     self.notes: list[str] = []
     self.state = self._resume()
@@ -280,17 +302,18 @@ class _Writer:
   def _resume(self) -> _State:
     """The state of the finished shards, if their checksums are right."""
     try:
-      state = _State(**json.loads((self.part / PROGRESS).read_text()))
+      state = _State(**json.loads((self.partial / PROGRESS).read_text()))
       for shard in state.shards:
-        if files.sha256(self.part / shard['file']) != shard['sha256']:
+        if files.sha256(self.partial / shard['file']) != shard['sha256']:
           raise ValueError(shard['file'])
       return state
     except (OSError, ValueError, TypeError, KeyError):
-      shutil.rmtree(self.part, ignore_errors=True)
+      shutil.rmtree(self.partial, ignore_errors=True)
       return _State()
 
   def run(self) -> None:
-    self.part.mkdir(exist_ok=True)
+    """Writes the shards that are missing, and finishes the cache."""
+    self.partial.mkdir(exist_ok=True)
     state, request = self.state, self.request
     request.report(Progress(self.name, state.num_documents, state.num_tokens))
     blocks = features.pack(
@@ -305,20 +328,22 @@ class _Writer:
       state.documents, state.offset = position
       state.shards.append(dataclasses.asdict(shard))
       text = json.dumps(dataclasses.asdict(state))
-      files.atomic_write_text(self.part / PROGRESS, text)
-    files.atomic_write_text(self.part / cache.META, self._meta().to_json())
-    (self.part / PROGRESS).unlink(missing_ok=True)
-    files.sync_folder(self.part)
-    self.part.rename(self.path)
+      files.atomic_write_text(self.partial / PROGRESS, text)
+    files.atomic_write_text(self.partial / cache.META, self._meta().to_json())
+    (self.partial / PROGRESS).unlink(missing_ok=True)
+    files.sync_folder(self.partial)
+    self.partial.rename(self.path)
     files.sync_folder(self.path.parent)
 
   def _ids(self) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
-    """The documents' ids, counted as they are read."""
+    """The ids of the documents; reading one adds to the counts of the state."""
     state, request = self.state, self.request
     limit = request.max_documents
     left = max(0, limit - state.documents) if limit else None
-    counted = state.offset > 0  # the first was counted before the interruption
-    # Closed even if it is not exhausted: closing reports what was left out.
+    # Of a document that was interrupted, the counts are in the state already.
+    counted = state.offset > 0
+    # Closing the generator reports the documents that were left out, even if
+    # the limit ends the loop.
     with contextlib.closing(
       self.text.documents(
         self.split, request.vocab, skip=state.documents, note=self._note
@@ -363,7 +388,7 @@ class _Writer:
     dtype = features.row_dtype(request.length, request.vocab.size)
     file = f'{len(state.shards):05d}.rows'
     digest, num_rows, after = hashlib.sha256(), 0, features.Position()
-    with (self.part / file).open('wb') as out:
+    with (self.partial / file).open('wb') as out:
       for rows, after in blocks:  # noqa: B007 (the last one is wanted)
         record_N = np.zeros(len(rows.target_NL), dtype)
         record_N['target'], record_N['segment'] = rows

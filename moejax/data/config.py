@@ -58,8 +58,8 @@ class DataConfig(fields.Checked):
   def check(self) -> None:
     """Raises InputError if keys do not fit together.
 
-    It is called when all flags have been read: before that, one key may be set
-    and the one it goes with not yet.
+    It is called once all flags have been read. Until then one key may be set
+    before another key that it needs.
     """
     if self.validation_files and not self.files:
       raise errors.InputError(
@@ -70,7 +70,8 @@ class DataConfig(fields.Checked):
   def check_used(self) -> None:
     """Raises InputError if a key is set that would be ignored.
 
-    That is for a new config: a trained model is of use whatever was ignored.
+    Only new configs are checked. A trained model stays usable, even if its
+    config has such a key.
     """
     if self.text_field != type(self).text_field and not self.files:
       raise errors.InputError(

@@ -70,8 +70,8 @@ def pack(
     segment    [1, 1, 2]  [1, 1, 0]
 
   Args:
-    documents: arrays of token ids, each ending in EOS; no id is 0. A document
-      that is too long for one array is an iterator of several.
+    documents: arrays of token ids, each ending in EOS. A document that is too
+      long for one array is an iterator of several.
     length: L.
     rows_per_block: rows of every block but the last.
     start: the position to resume from; `documents` then begins with the
@@ -86,19 +86,19 @@ def pack(
   done, used = start
   for document in documents:
     skip = used
-    for part, begins, ends in _parts(document):
-      at = min(skip, len(part))
+    for array, begins, ends in _arrays(document):
+      at = min(skip, len(array))
       skip -= at
       # Pieces are cut to the room left in the block, so each token is copied
       # once, however long its document is.
-      while at < len(part):
-        piece = part[at : at + room - held]
+      while at < len(array):
+        piece = array[at : at + room - held]
         pieces.append((piece, begins and not at))
         at += len(piece)
         used += len(piece)
         held += len(piece)
         if held == room:
-          whole = ends and at == len(part)
+          whole = ends and at == len(array)
           after = Position(done + 1, 0) if whole else Position(done, used)
           yield _fold(*_join(pieces), length), after
           pieces, held = [], 0
@@ -114,10 +114,10 @@ def pack(
     yield rows, Position(done, 0)
 
 
-def _parts(
+def _arrays(
   document: np.ndarray | Iterator[np.ndarray],
 ) -> Iterator[tuple[np.ndarray, bool, bool]]:
-  """(array, is its first, is its last) for the arrays of a document."""
+  """(array, whether it is the first, whether it is the last) of a document."""
   arrays = iter([document] if isinstance(document, np.ndarray) else document)
   begins, array = True, next(arrays, None)
   while array is not None:

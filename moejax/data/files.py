@@ -21,15 +21,16 @@ from moejax.data import cache_writer, long_text, patterns, readers, seqio_bridge
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
-# The values of `data.bad_lines`, which say what a bad document does.
+# The values of `data.bad_lines`: what happens at bad documents.
 BAD_LINES = {
   'stop': 'count them all, then stop and name the first',
   'skip': 'leave them out, then say how many and name the first',
 }
 
 Text = str | long_text.LongText
-_FORMERLY_HASHED = 64 * 2**20  # bytes
-_BATCH_CHARS = 2**20
+# Bytes. Earlier versions hashed the contents of files up to this size only.
+_FORMERLY_HASHED = 64 * 2**20
+_BATCH_CHARS = 2**20  # characters that are encoded at once
 
 
 @dataclasses.dataclass
@@ -54,7 +55,7 @@ class _Bad:
 
 
 @dataclasses.dataclass(frozen=True)
-class Files(cache_writer.Text):
+class Files(cache_writer.TextSource):
   """Text files as one domain called 'files'.
 
   Without validation files, a share `fraction` of the documents is held out,
@@ -65,10 +66,11 @@ class Files(cache_writer.Text):
   Attributes:
     pattern: files, folders (searched to the bottom) or globs, joined by
       commas; see `patterns.find`.
-    validation: the same for validation; '' takes a share of `pattern`.
+    validation: files for validation, as in `pattern`; '' holds out a share of
+      the documents of `pattern`.
     text_field: the field of JSON objects, or the column of parquet files.
     bad_lines: one of BAD_LINES; a .txt file is one document.
-    fraction: that share.
+    fraction: the share that is held out.
   """
 
   pattern: str
@@ -96,7 +98,10 @@ class Files(cache_writer.Text):
   def former_identity(
     self, split: str, sums: sums_lib.Sums
   ) -> dict[str, Any] | None:
-    """Files over 64 MB were known by name, size and time."""
+    """The identity of earlier versions; None if no file is over 64 MB.
+
+    Those versions identified larger files by name, size and time.
+    """
     stamps, small = [], []
     for path in self._files(split).paths:
       if readers.no_file(path):
@@ -123,19 +128,19 @@ class Files(cache_writer.Text):
       **shared,
     }
 
-  def _files(self, split: str) -> patterns.Found:
+  def _files(self, split: str) -> patterns.Matches:
     """The files of a split; validation files are never trained on."""
     held_out = split == 'validation' and self.validation
     return self._held_out if held_out else self._to_train_on
 
-  # Cached, so that checksums, training and validation read the same files even
-  # if the folder changes.
+  # Both lists are cached, so that checksums, training and validation read the
+  # same files even if a folder changes meanwhile.
   @functools.cached_property
-  def _held_out(self) -> patterns.Found:
+  def _held_out(self) -> patterns.Matches:
     return patterns.find('data.validation_files', self.validation)
 
   @functools.cached_property
-  def _to_train_on(self) -> patterns.Found:
+  def _to_train_on(self) -> patterns.Matches:
     matches = patterns.find('data.files', self.pattern)
     if not self.validation:
       return matches
@@ -151,7 +156,7 @@ class Files(cache_writer.Text):
   def all_texts(
     self, split: str = 'train', note: Callable[[str], None] = lambda _: None
   ) -> Iterator[Text]:
-    """The documents of the split's files, validation among them.
+    """The documents of the files of a split, held-out ones among them.
 
     Args:
       split: 'train' or 'validation'.
@@ -170,7 +175,8 @@ class Files(cache_writer.Text):
     try:
       for path in matches.paths:
         for text in self._good(path, bad):
-          # If bad documents stop the run, the rest is read to count them.
+          # If bad documents stop the run, the other documents are read only to
+          # count the bad ones.
           if skip or not bad.count:
             any_good = True
             yield text
@@ -196,7 +202,8 @@ class Files(cache_writer.Text):
         good += 1
         yield item.text
     if lacking and lacking == bad_here.count and not good:
-      # A file of another kind, or a wrong data.text_field, not bad rows.
+      # The rows are not bad; the file is of another kind, or data.text_field is
+      # wrong.
       raise errors.InputError(
         f'{bad_here.first}; no row of the file has it: set data.text_field, or '
         'leave the file out of data.files'
@@ -254,10 +261,10 @@ class Files(cache_writer.Text):
 
   @functools.cached_property
   def _few(self) -> bool:
-    """Whether documents are too few to draw validation from."""
+    """Whether there are too few documents to draw validation documents."""
     enough = int(min(10 / self.fraction, 2**40))
-    seen = sum(1 for _ in itertools.islice(self.all_texts(), enough))
-    return seen < enough
+    count = sum(1 for _ in itertools.islice(self.all_texts(), enough))
+    return count < enough
 
 
 def _status(path: pathlib.Path) -> os.stat_result:
@@ -270,7 +277,7 @@ def _status(path: pathlib.Path) -> os.stat_result:
 
 
 def _drawn(text: Text, fraction: float) -> bool:
-  """Whether a document is for validation, from its text alone."""
+  """Whether a document is drawn for validation, by a hash of its text."""
   if isinstance(text, long_text.LongText):
     digest = text.sha256()
   else:

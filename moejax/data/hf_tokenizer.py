@@ -16,8 +16,8 @@ class HfTokenizer(fields.Checked):
 
   The shift frees id 0 for padding, since id 0 of a tokenizer.json is often a
   real token. A released model has embeddings for its own ids, so its tokenizer
-  has no shift. A text for it begins with the model's start token or, if it has
-  none, with the token that ends texts, as when texts are laid end to end.
+  is used without a shift. A segment then begins with the model's start token
+  or, if the model has none, with its EOS, as if the text before had ended.
 
   Special tokens written out in a text are encoded as plain text (except by
   unigram models, to which they are words like others), those in a prompt as
@@ -84,7 +84,7 @@ class HfTokenizer(fields.Checked):
     return (self._special('start_token'),)
 
   def prefix(self) -> str:
-    """The special tokens that the file's own post-processor puts first.
+    """The special tokens that the file's post-processor puts before a text.
 
     Example: '<s>' of Llama's, '' of GPT-2's, '[gMASK]<sop>' of GLM's.
     """

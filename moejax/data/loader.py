@@ -209,6 +209,7 @@ def _quotas(rate_D: np.ndarray) -> np.ndarray:
 
 
 def _wanted(batch_size: int, rows: Rows) -> np.ndarray:
+  """The numbers of the rows of a batch that are to be read."""
   return np.arange(batch_size)[slice(None) if rows is None else rows]
 
 
@@ -218,7 +219,7 @@ def eval_batch(
   batch_size: int,
   rows: Rows = None,
 ) -> batch_lib.Batch:
-  """Rows step * B and following, in order, filled up with empty rows.
+  """Rows step * B to (step + 1) * B - 1 in order; beyond the last, empty rows.
 
   Empty rows have weight 0. So all batches have the same shape, and sums over
   them count every row once.

@@ -20,7 +20,7 @@ from moejax.data import readers
 _MAGIC = re.compile(r'[*?[]')
 
 
-class Found(NamedTuple):
+class Matches(NamedTuple):
   """The files that a pattern names.
 
   Attributes:
@@ -32,7 +32,7 @@ class Found(NamedTuple):
   notes: tuple[str, ...]
 
 
-class _Part(NamedTuple):
+class _Pattern(NamedTuple):
   """One of the patterns between commas.
 
   Attributes:
@@ -44,7 +44,7 @@ class _Part(NamedTuple):
   glob: str
 
 
-def find(key: str, pattern: str) -> Found:
+def find(key: str, pattern: str) -> Matches:
   """The files that a pattern names, without those of unknown kinds.
 
   Links are followed. A folder is searched once and a file is listed once,
@@ -58,25 +58,25 @@ def find(key: str, pattern: str) -> Found:
       between commas, is the name of an existing file or folder is that name.
 
   Raises:
-    InputError: a part names nothing of a known kind, or a folder cannot be
-      read.
+    InputError: a pattern between commas names no file of a known kind, or a
+      folder cannot be read.
   """
   known = ', '.join(readers.READERS)
   paths: list[pathlib.Path] = []
   others: set[pathlib.Path] = set()
-  for part in _parts(pattern):
-    matches = _matches(part)
-    fit = [path for path in matches if readers.suffix(path)]
-    if not fit:
+  for single in _split(pattern):
+    matches = _matches(single)
+    readable = [path for path in matches if readers.suffix(path)]
+    if not readable:
       reason = (
         f'{errors.shown(matches[0])} is of an unknown kind'
         if matches
         else 'no file there matches'
       )
       raise errors.InputError(
-        f'{key}={part.name!r}: {reason}; known kinds are: {known}'
+        f'{key}={single.name!r}: {reason}; known kinds are: {known}'
       )
-    paths += fit
+    paths += readable
     others.update(path for path in matches if not readers.suffix(path))
   if not paths:
     raise errors.InputError(f'{key}={pattern!r} names no file')
@@ -87,7 +87,7 @@ def find(key: str, pattern: str) -> Found:
       f'{errors.shown(min(others))}',
       *notes,
     ]
-  return Found(tuple(kept), tuple(notes))
+  return Matches(tuple(kept), tuple(notes))
 
 
 def real(path: pathlib.Path) -> str:
@@ -95,41 +95,47 @@ def real(path: pathlib.Path) -> str:
   return os.path.realpath(path)
 
 
-def _parts(pattern: str) -> list[_Part]:
+def _split(pattern: str) -> list[_Pattern]:
   r"""The patterns between commas.
 
   Example:
     r'a/*.txt,b\,\*.txt'
-    [_Part('a/*.txt', 'a/*.txt'), _Part('b,*.txt', 'b,[*].txt')]
+    [_Pattern('a/*.txt', 'a/*.txt'), _Pattern('b,*.txt', 'b,[*].txt')]
   """
   if os.path.lexists(os.path.expanduser(pattern)):
-    return [_Part(pattern, glob.escape(pattern))]
+    return [_Pattern(pattern, glob.escape(pattern))]
+  # Characters, an escaped one together with its backslash.
   characters = re.findall(r'\\.|.', pattern, re.DOTALL)
   groups = itertools.groupby(characters, lambda c: c == ',')
-  parts = [list(group) for is_comma, group in groups if not is_comma]
+  words = [list(group) for is_comma, group in groups if not is_comma]
   return [
-    _Part(
-      ''.join(c[-1] for c in part),
-      ''.join(glob.escape(c[1]) if len(c) == 2 else c for c in part),
+    _Pattern(
+      ''.join(c[-1] for c in word),
+      ''.join(glob.escape(c[1]) if len(c) == 2 else c for c in word),
     )
-    for part in parts
+    for word in words
   ]
 
 
-def _matches(part: _Part) -> list[pathlib.Path]:
+def _matches(pattern: _Pattern) -> list[pathlib.Path]:
   """The files that one pattern names, sorted."""
-  path = pathlib.Path(os.path.expanduser(part.name))
+  path = pathlib.Path(os.path.expanduser(pattern.name))
   if os.path.isdir(path):
     return sorted(_expand(path, ('**', '*')))
   if os.path.lexists(path):
     return [path]
-  pure = pathlib.PurePath(os.path.expanduser(part.glob))
+  pure = pathlib.PurePath(os.path.expanduser(pattern.glob))
   names = pure.parts[1:] if pure.anchor else pure.parts
   return sorted(_expand(pathlib.Path(pure.anchor), names))
 
 
 def _expand(base: pathlib.Path, names: Sequence[str]) -> Iterator[pathlib.Path]:
-  """The files below a folder that match a glob, split into its names."""
+  """The files below a folder that match a glob.
+
+  Args:
+    base: the folder.
+    names: the glob, split at slashes.
+  """
   first, rest = names[0], names[1:]
   if first == '**':
     for folder in _folders(base):
@@ -189,9 +195,9 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
 def _once(
   paths: Iterable[pathlib.Path],
 ) -> tuple[list[pathlib.Path], list[str]]:
-  """Each file under one name, in order, and notes about its other names.
+  """Lists each file once, in order, with notes about files of several names.
 
-  Of several names the one without links is kept, or else the first.
+  Of several names of a file the one without links is kept, or else the first.
   """
   absolute: dict[str, pathlib.Path] = {}
   for path in paths:
@@ -223,4 +229,5 @@ def _once(
 
 
 def _files(num: int) -> str:
+  """'1 file', '2 files'."""
   return f'{num:,} file{"s" * (num > 1)}'

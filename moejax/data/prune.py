@@ -92,6 +92,7 @@ def forget(folder: pathlib.Path) -> int:
 
 
 def _caches(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """The folders that hold a cache, finished, unfinished or half removed."""
   try:
     paths = sorted(folder.iterdir())
   except OSError as e:
@@ -112,6 +113,7 @@ def _caches(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _kept(path: pathlib.Path, used: float, days: float, now: float) -> str:
+  """The reason why a cache is kept; '' if it may be removed."""
   try:
     with _taken(path) as ours:
       if not ours:

@@ -1,9 +1,9 @@
 """READERS: one reader per kind of text file, in plain Python.
 
-Each yields an `Item` per document, which holds its text or the problem with it,
-and the row it came from. Everything that is wrong with the contents of a file
-is an `Item`, for every kind of file; the caller decides whether to stop. Only
-a file that the system cannot read is an error.
+A reader yields an `Item` for each document, with its text or the problem with
+it, and with the place it came from. Every problem with the contents of a file
+is an `Item`, and the caller decides whether to stop. Only a file that the
+system cannot read raises an error.
 """
 
 import functools
@@ -26,9 +26,9 @@ class Item(NamedTuple):
   """A document, or the problem with one.
 
   Attributes:
-    where: its place: 'file', 'file:line' or 'file:row n'.
+    where: place of the document: 'file', 'file:line' or 'file:row n'.
     text: the document, a LongText if the file is large; '' if it is bad.
-    problem: '' if it is good.
+    problem: why the document is bad; '' if it is good.
     lacks_field: whether the problem is only that the text field is missing.
   """
 
@@ -49,7 +49,7 @@ class _DamagedError(Exception):
 def read_txt(
   path: pathlib.Path, field: str, open_file: Open = _open
 ) -> Iterator[Item]:
-  """The document that a whole file is."""
+  """One document: the whole file. A blank file yields none."""
   del field
   where = errors.shown(path)
   if open_file is _open and path.stat().st_size > long_text.LONG:
@@ -67,7 +67,7 @@ def read_txt(
 
 
 def _long_txt(where: str, path: pathlib.Path) -> Iterator[Item]:
-  """The same for a large file, which is read in chunks."""
+  """The document of a large .txt file, which is checked chunk by chunk."""
   text = long_text.of_file(path)
   blank, characters = True, 0
   try:
@@ -192,9 +192,9 @@ def suffix(path: pathlib.Path) -> str:
 
 
 def no_file(path: pathlib.Path) -> str:
-  """Why a name is not that of a regular file; '' if it is.
+  """Why a path is not a regular file; '' if it is one.
 
-  For a file that has vanished it is '' too: reading it raises an error.
+  It is '' for a file that has vanished, too; reading that raises an error.
   """
   try:
     mode = path.stat().st_mode

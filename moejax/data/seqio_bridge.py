@@ -1,7 +1,7 @@
-"""All uses of TensorFlow and SeqIO, which are imported when first needed.
+"""The only imports of TensorFlow and SeqIO, which happen when first needed.
 
-Importing them takes about nine seconds and 0.7 GB. So only this file imports
-them, and a run whose rows are cached never does.
+Importing them takes about nine seconds and 0.7 GB of memory. A run whose rows
+are cached never does.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from moejax.core import errors
 
 
 class Document(NamedTuple):
-  """A document.
+  """A document as token ids.
 
   Attributes:
     ids_T: token ids, the last of which is EOS; in pieces if it is long.

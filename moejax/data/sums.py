@@ -22,8 +22,9 @@ from typing import NamedTuple
 from moejax.core import errors, files
 
 RECORD = 'sums.json'
-# Two changes within one tick of a file system's clock look like one. So the
-# checksum of a file that changed less than so many seconds ago is not recorded.
+# Two changes within one tick of a file system's clock leave the same time. So
+# the checksum of a file that changed within the last _TICK_S seconds is not
+# recorded.
 _TICK_S = 2.0
 _LONG = 2**30  # bytes; reading this much is announced
 
@@ -44,8 +45,8 @@ class Sums:
   """SHA-256 of files, each read once at most.
 
   Args:
-    folder: the folder of the record; created with the first one.
-    say: called with a line before much text is read.
+    folder: the folder of the record; created when the record is first written.
+    say: called with a line for the user before much text is read.
   """
 
   def __init__(
@@ -97,14 +98,14 @@ class Sums:
 
 
 def forget_missing(folder: pathlib.Path) -> int:
-  """Drops missing files from a record; returns their number."""
+  """Drops files that no longer exist from a record; returns their number."""
   path = folder / RECORD
   known = _read(path)
   kept = {name: entry for name, entry in known.items() if os.path.exists(name)}
   if len(kept) < len(known):
     _write(path, kept)
-  for part in folder.glob(f'{RECORD}.*.part'):  # of a process that was killed
-    part.unlink(missing_ok=True)
+  for partial in folder.glob(f'{RECORD}.*.part'):  # left by a killed process
+    partial.unlink(missing_ok=True)
   return len(known) - len(kept)
 
 
@@ -158,9 +159,10 @@ def _add(path: pathlib.Path, new: dict[str, tuple[Stamp, str]]) -> None:
 
 
 def _write(path: pathlib.Path, known: dict[str, tuple[Stamp, str]]) -> None:
-  part = path.with_name(f'{path.name}.{secrets.token_hex(8)}.part')
+  """Writes a record, whole or not at all."""
+  partial = path.with_name(f'{path.name}.{secrets.token_hex(8)}.part')
   try:
-    part.write_text(json.dumps(known, sort_keys=True))
-    part.replace(path)
+    partial.write_text(json.dumps(known, sort_keys=True))
+    partial.replace(path)
   finally:
-    part.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)

@@ -34,9 +34,10 @@ class Synthetic:
     eos_id: ends the first document.
     num_rows: number of rows.
     seed: determines the rows.
+    first_id: the id that the model reads at the start of every segment.
     num_bytes: 0, since there is no text.
     fingerprint: a constant; everything the rows depend on is in the config.
-    contents: the same.
+    contents: the same constant.
   """
 
   length: int
@@ -51,13 +52,16 @@ class Synthetic:
 
   @property
   def num_tokens(self) -> int:
+    """Targets of all rows; none is padding."""
     return self.num_rows * self.length
 
   @property
   def period(self) -> int:
+    """Number of ids that are counted before the count wraps."""
     return min(256, self.vocab_size - _FIRST_ID)
 
   def rows(self, index_N: np.ndarray) -> features.Rows:
+    """The rows at these indices; target_NL and segment_NL are int64."""
     index_N1 = np.asarray(index_N)[:, None]
     length, period = self.length, self.period
     position_L = np.arange(length)

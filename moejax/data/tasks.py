@@ -28,7 +28,7 @@ from moejax.data import vocab as vocabs
 MINIPILE = pathlib.Path(__file__).parent / 'minipile'
 
 
-class SeqioText(cache_writer.Text):
+class SeqioText(cache_writer.TextSource):
   """Base of the texts that are read through a seqio.Task."""
 
   splits = ('train', 'validation')
@@ -156,7 +156,7 @@ class HuggingFace(SeqioText):
     del split, sums
     return dataclasses.asdict(self)
 
-  def part(self, split: str, rows: Any) -> Any:
+  def select(self, split: str, rows: Any) -> Any:
     """The rows of a split, from the stream of all rows."""
     if split == 'validation':
       return rows.take(self.held_out)
@@ -171,7 +171,7 @@ class HuggingFace(SeqioText):
       del shuffle_files, seed  # rows come in the order of the hub
       stream = self._stream().select_columns([self.field])
       return tf.data.Dataset.from_generator(
-        lambda: iter(self.part(split, stream)),
+        lambda: iter(self.select(split, stream)),
         output_signature={self.field: tf.TensorSpec((), tf.string)},
       )
 

@@ -1,9 +1,9 @@
-"""Trains a SentencePiece BPE vocabulary that gives any text back exactly.
+"""Trains a SentencePiece BPE vocabulary that decodes to exactly the same text.
 
-Ids: padding 0, EOS 1, unknown 2, no BOS (a segment starts with id 0). Bytes
-stand in for characters without a piece. Text is not normalised, newline is a
-piece of its own, and spaces may form pieces, for code. Lines are separate
-texts for it.
+Ids: padding 0, EOS 1, unknown 2, no BOS (a segment starts with id 0). A
+character without a piece is encoded as its bytes. Text is not normalised,
+newline is a piece of its own, and runs of spaces may form pieces, for code. The
+trainer takes each line as a separate text.
 """
 
 import io
@@ -14,21 +14,22 @@ from collections.abc import Iterable, Iterator
 from moejax.core import errors
 from moejax.data import long_text
 
-# Characters of a line: SentencePiece leaves longer ones out without a word, and
-# four bytes are the most for a character.
+# Characters of a line. SentencePiece silently drops lines of more than
+# `max_sentence_length` bytes; a character has four bytes at most.
 _LONGEST_LINE = 2**18
 _TRAINER_BYTES = 4 * _LONGEST_LINE
 
 
 def train(lines: Iterable[str], size: int) -> bytes:
-  """The serialised model of a BPE vocabulary of `size` pieces.
+  """Trains a BPE vocabulary; returns the serialised SentencePiece model.
 
   Args:
-    lines: to learn from, none of them longer than `lines_of` gives.
-    size: how many pieces, with the three special ones, 256 bytes and newline.
+    lines: the training text, in lines as `lines_of` cuts it.
+    size: number of pieces, among them the three special ones, 256 bytes and
+      newline.
 
   Raises:
-    InputError: the texts are too few for so many pieces.
+    InputError: the text does not allow a vocabulary of that size.
   """
   import sentencepiece
 
@@ -59,7 +60,7 @@ def train(lines: Iterable[str], size: int) -> bytes:
 
 
 def _reason(message: str) -> str:
-  """What SentencePiece says, without advice for flags that it has alone."""
+  """SentencePiece's error in our terms, without advice about its own flags."""
   if few := re.search(r'required_chars\D*\d+ vs (\d+)', message):
     return (
       'the text has more characters than that; take '
@@ -71,7 +72,7 @@ def _reason(message: str) -> str:
       f'--size={many.group(1)} or less'
     )
   reason = message.rpartition(']')[2].strip() or 'there is too little text'
-  return f'no vocabulary of that size comes of this text: {reason}'
+  return f'no vocabulary of that size can be trained on this text: {reason}'
 
 
 def lines_of(texts: Iterable[str | long_text.LongText]) -> Iterator[str]:
@@ -92,7 +93,7 @@ def lines_of(texts: Iterable[str | long_text.LongText]) -> Iterator[str]:
 def _cut(line: str) -> Iterator[str]:
   """A line in parts of at most _LONGEST_LINE characters."""
   while len(line) > _LONGEST_LINE:
-    # Where there is no space for a while, anywhere.
+    # Before a space; or anywhere, if the second half has none.
     at = line.rfind(' ', _LONGEST_LINE // 2, _LONGEST_LINE)
     at = _LONGEST_LINE if at < 0 else at
     yield line[:at]
@@ -102,11 +103,16 @@ def _cut(line: str) -> Iterator[str]:
 
 
 def sample(lines: Iterable[str], num_bytes: int) -> tuple[list[str], float]:
-  """Lines of at most so many bytes in all, and which share of all they are.
+  """A random sample of lines of at most `num_bytes` in all.
 
-  All lines, if they are no more. Else each is in with the same probability,
-  drawn by its number: when there are too many, the half with the larger draws
-  goes, and of later lines only those with smaller ones are taken.
+  Every line has the same probability of being in the sample. A pseudorandom
+  number in [0, 1) is drawn for each line, and lines with a number below `share`
+  are kept. `share` starts at 1 and is halved whenever the kept lines become too
+  many. The draws do not depend on the text, so the sample is the same each
+  time.
+
+  Returns:
+    The lines in their order, and the share of all lines that is sampled.
   """
   rng = random.Random(0)
   share, total, kept = 1.0, 0, []
@@ -118,6 +124,6 @@ def sample(lines: Iterable[str], num_bytes: int) -> tuple[list[str], float]:
     total += len(line.encode())
     while total > num_bytes:
       share /= 2
-      kept = [(d, one) for d, one in kept if d < share]
-      total = sum(len(one.encode()) for _, one in kept)
+      kept = [(d, kept_line) for d, kept_line in kept if d < share]
+      total = sum(len(kept_line.encode()) for _, kept_line in kept)
   return [line for _, line in kept], share

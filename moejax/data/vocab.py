@@ -1,9 +1,9 @@
 """VOCABS: text to token ids and back, without TensorFlow.
 
 In every vocabulary id 0 is padding and the first token of every segment, and no
-text encodes to it. The exception are tokenizers of released models, in which
-id 0 may be an ordinary token. Each vocabulary also makes its counterpart in
-SeqIO, for tasks.
+text encodes to it. The exceptions are tokenizers of released models, in which
+id 0 may be an ordinary token. `to_seqio` makes the same vocabulary for SeqIO
+tasks.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Vocab(Protocol):
   Attributes:
     size: one more than the largest id.
     eos_id: the id that ends every document.
-    start: ids before the prompt of a text that a model continues.
+    start: ids that generation puts before a prompt.
     first_id: the id that a model in training reads at the start of a segment.
     least_id: the smallest id that a text encodes to.
   """
@@ -62,7 +62,7 @@ class Vocab(Protocol):
     """The text of the ids; padding and EOS are left out."""
 
   def fingerprint(self) -> str:
-    """A string that differs whenever some text would encode to other ids."""
+    """A string that changes whenever some text would encode to other ids."""
 
   def to_seqio(self) -> Any:
     """The vocabulary as a seqio.Vocabulary; imports TensorFlow."""
@@ -113,11 +113,12 @@ class SentencePiece(fields.Checked):
   decodes the ids of any text to the same text, except for U+2581, which
   SentencePiece uses for the space. The ids of a model whose id 0 is not padding
   are shifted up by one. The tokenizer of a released model keeps its ids
-  (`shift` 0); texts then begin as those of HfTokenizer.
+  (`shift` 0); segments then begin as with HfTokenizer.
 
   Attributes:
     path: the model file; '' means the shipped one.
-    shift: 0 or 1, added to its ids; None means 0 if id 0 is padding, else 1.
+    shift: 0 or 1, added to the ids of the model; None means 0 if id 0 of the
+      model is padding, else 1.
     eos_token: the piece that ends a document; '' means the model's own.
     start_token: with `shift` 0, the piece that a text begins with; '' for none.
   """

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
-class Words(cache_writer.Text):
+class Words(cache_writer.TextSource):
   """Documents that need no files."""
 
   count: int = 30
