@@ -35,8 +35,7 @@ from moejax.data import cache, features, long_text, seqio_bridge
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
-# Version of the packing and of the layout on disk, part of every folder's name.
-VERSION = 2
+VERSION = 2  # of packing and layout on disk; part of the hash in folders' names
 PROGRESS = 'progress.json'
 _TOKENS_PER_BLOCK = 2**20
 _BYTES_PER_SHARD = 2**27
@@ -107,20 +106,14 @@ class TextSource:
 
   Attributes:
     name: name of the text, part of the names of its caches.
-    has_text: True; it is False for generated rows (`synthetic`), which have no
-      text.
+    has_text: True; False for generated rows (`synthetic`).
   """
 
   name: str
   has_text = True
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
-    """Everything that the documents of a split depend on, as JSON values.
-
-    Args:
-      split: 'train' or 'validation'.
-      sums: computes the checksums of files.
-    """
+    """Everything that the documents of a split depend on, as JSON values."""
     raise NotImplementedError
 
   def former_identity(
@@ -138,13 +131,9 @@ class TextSource:
     skip: int,
     note: Callable[[str], None],
   ) -> Generator[seqio_bridge.Document]:
-    """The documents as token ids, always in the same order.
+    """The documents as token ids from number `skip` on, in a fixed order.
 
-    Args:
-      split: 'train' or 'validation'.
-      vocab: the tokenizer.
-      skip: number of documents to leave out at the start.
-      note: called with lines for the user about documents left out.
+    `note` is called with lines for the user about documents left out.
     """
     raise NotImplementedError
 
@@ -262,22 +251,13 @@ def _locked(
 
 @dataclasses.dataclass
 class _State:
-  """The content of `progress.json`: everything that resuming needs.
+  """The content of `progress.json`: everything that resuming needs."""
 
-  Attributes:
-    documents: documents that have been packed whole.
-    offset: tokens of the next document that have been packed.
-    num_tokens: targets written.
-    num_documents: documents read that are not empty.
-    num_bytes: UTF-8 bytes of their text.
-    shards: the finished shards, as `cache.Shard` fields.
-  """
-
-  documents: int = 0
-  offset: int = 0
-  num_tokens: int = 0
-  num_documents: int = 0
-  num_bytes: int = 0
+  documents: int = 0  # packed whole
+  offset: int = 0  # tokens of the next document that are packed
+  num_tokens: int = 0  # targets written
+  num_documents: int = 0  # documents read that are not empty
+  num_bytes: int = 0  # UTF-8 bytes of their text
   shards: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -340,10 +320,8 @@ class _Writer:
     state, request = self.state, self.request
     limit = request.max_documents
     left = max(0, limit - state.documents) if limit else None
-    # Of a document that was interrupted, the counts are in the state already.
-    counted = state.offset > 0
-    # Closing the generator reports the documents that were left out, even if
-    # the limit ends the loop.
+    counted = state.offset > 0  # of an interrupted document, the state has them
+    # Closing reports the documents left out, even if the limit ends the loop.
     with contextlib.closing(
       self.text.documents(
         self.split, request.vocab, skip=state.documents, note=self._note
