@@ -1,9 +1,10 @@
-"""What an optimiser step leaves of the layers' weights.
+"""The weights of MoE layers after an optimiser step.
 
-The optimiser gives a new value to everything. Here balance parts replace their
-states from the sums of the batch, scorers set those of their weights that they
-set, and frozen weights stay as they were to the bit: momentum and weight decay
-would move them even without a gradient.
+The optimiser returns a new value for every weight, and `apply` corrects three
+kinds of them. Balance parts compute their states from the sums of the batch.
+Scorers constrain their weights, such as norms (`Scorer.after_step`). Frozen
+weights are set back to their old values, to the bit: momentum and weight decay
+move them even without a gradient.
 """
 
 from typing import Any
@@ -24,8 +25,8 @@ def apply(
 
   Args:
     config: of the layers.
-    old: the weights before, with the layers in front.
-    new: as the optimiser wants them.
+    old: the weights before the step, with the layers in front.
+    new: the weights that the optimiser returned.
     sums: by balance part, its sums over the global batch, layers in front.
   """
   kept = dict(new)
@@ -40,10 +41,13 @@ def apply(
   if not old.get('router_state'):
     return kept
   kept['router_state'] = _router_state(config, old['router_state'], sums)
-  for name, first in config.router.frozen_scorers.items():
+  for name, frozen_from in config.router.frozen_scorers.items():
     steps_N = old['router_state']['router']['steps']
     kept['extra_scorers'][name] = _until(
-      first, steps_N, kept['extra_scorers'][name], old['extra_scorers'][name]
+      frozen_from,
+      steps_N,
+      kept['extra_scorers'][name],
+      old['extra_scorers'][name],
     )
   return kept
 
@@ -51,7 +55,7 @@ def apply(
 def _router_state(
   config: MoEConfig, arrays: Weights, sums: dict[str, Any]
 ) -> Weights:
-  """The states after a step, as arrays by part and name."""
+  """The router states after a step, as arrays by balance part and name."""
   arrays = dict(arrays)
   router = arrays.pop('router', None)
   states = {
@@ -64,11 +68,11 @@ def _router_state(
   return new
 
 
-def _until(first: int, steps_N: jax.Array, new: Any, old: Any) -> Any:
-  """`new` before the step `first`, `old` from it on; layers in front."""
+def _until(frozen_from: int, steps_N: jax.Array, new: Any, old: Any) -> Any:
+  """`new` before step `frozen_from`, `old` from it on; layers in front."""
 
   def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-    moves_N = steps_N < first
+    moves_N = steps_N < frozen_from
     return jnp.where(moves_N.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
   return jax.tree.map(choose, new, old)

@@ -30,16 +30,20 @@ class MoEConfig(fields.Checked):
     num_shared: shared experts, which every token passes with weight 1
       (DeepSeekMoE, arXiv 2401.06066, section 3.2). They are computed as one
       expert of num_shared times the width, which is the same sum.
-    shared: how they are added.
-    scorer, router, dispatcher, experts: one of each table.
+    shared: a gate and a width for the shared experts.
+    scorer: an entry of SCORERS: token vectors to logits.
+    router: an entry of ROUTERS: logits to assignments.
+    dispatcher: an entry of DISPATCHERS: tokens to rows grouped by expert.
+    experts: an entry of EXPERTS: the kind of experts.
     expert_parallel: how rows and experts meet over the mesh's `expert` axis;
-      without that axis it does nothing.
+      without effect on a mesh whose `expert` axis is 1.
     balance: balance losses and bias rules by name, any number of them.
-    zero_computation: what else a token can choose, behind the experts.
+    zero_computation: experts without computation, numbered behind the routed
+      experts.
     gating_residual: adds to the logits a learned matrix times the logits of
       the layer before (MoE++, arXiv 2410.07348, equation 6).
-    grouped_matmul: how experts are computed, see `moe.compute`; auto goes by
-      the machine.
+    grouped_matmul: how experts are computed, see
+      `moe.compute.implementations`; auto takes one that suits the machine.
   """
 
   num_experts: int = fields.number(
@@ -78,35 +82,35 @@ class MoEConfig(fields.Checked):
 
   @property
   def num_choices(self) -> int:
-    """E of the router: the experts, and what else a token can be sent to."""
+    """E of the router: routed experts and experts without computation."""
     return self.num_experts + self.zero_computation.num
 
   @property
   def num_logits(self) -> int:
-    """Scores that the router wants of a token."""
+    """Number of scores per token that the router reads."""
     return self.router.num_logits(self.num_choices)
 
   @property
   def reads_responses(self) -> bool:
-    """Whether a balance part wants experts' answers to the router's rows."""
+    """Whether a balance part reads experts' responses to the router's rows."""
     return any(part.reads_responses for part in self.balance)
 
   @property
   def experts_per_token(self) -> float:
-    """Experts that compute a token, on average at perfect balance."""
+    """Average number of experts that compute a token, at perfect balance."""
     tau = getattr(self.dispatcher, 'tau', 1.0)
     share = self.zero_computation.share(self.num_experts, tau)
     return self.router.experts_per_token * share
 
   def used_share(self, row_length: int) -> float:
-    """Part of the experts that computes a token, on average."""
+    """Share of the experts that compute a token, on average; in [0, 1]."""
     del row_length
     return self.experts_per_token / self.num_experts
 
   def check(self) -> None:
-    """Raises InputError if router or losses do not fit the experts.
+    """Raises InputError if parts of the config do not fit together.
 
-    Errors begin with the key as it is called here, such as `router.k`.
+    Messages begin with the key below `model.moe`, such as `router.k`.
     """
     if self.shared.width and not self.num_shared:
       raise errors.InputError(
@@ -122,8 +126,8 @@ class MoEConfig(fields.Checked):
     if self.scorer.reads_experts and self.latent_width:
       raise errors.InputError(
         f'scorer={type(self.scorer).__name__} multiplies tokens with the '
-        "experts' weights, which are not of the model's width with "
-        f'latent_width={self.latent_width}; set that to 0'
+        "experts' weights, which do not have the model's width with "
+        f'latent_width={self.latent_width}; set latent_width=0'
       )
     self.router.check(self.num_choices)
     self.dispatcher.check(self.num_experts, self.num_choices)

@@ -3,9 +3,9 @@
     tokens --scorer--> logits_TE --router--> Routing --dispatcher--> rows
     rows --experts--> rows --dispatcher--> tokens
 
-A routing is a flat list of assignments in order of priority, so that token
-choice (A = K * T), expert choice (A = E * C) and hashing are one type, and "who
-is dropped when an expert is full" is the order of the list.
+A routing is a flat list of assignments in order of priority. So token choice
+(A = K * T), expert choice (A = E * C) and hashing have one type, and the order
+of the list decides which assignments a full expert drops: the later ones.
 
 Example, T=3 tokens, E=4 experts, K=2, the third token is padding:
 
@@ -33,20 +33,23 @@ class Routing:
   means "send nowhere"; padding tokens are skipped that way.
 
   Attributes:
-    token_A: int32.
-    expert_A: int32, in [0, E].
-    weight_A: float32.
+    token_A: int32, the token of each assignment, in [0, T).
+    expert_A: int32, its expert, in [0, E].
+    weight_A: float32, its weight in the sum over a token's experts.
     prob_TE: float32 probabilities, for balance losses and analysis.
-    extra: by name, what the router's own balance losses want to know.
-    per_token: static K when the list is token choice, K outermost (assignment a
-      is of token a % T), else None. It lets gathers stand in for scatters.
+    extra: further arrays by name, float32 with tokens in front, for the balance
+      parts that belong to this router.
+    per_token: static; K of a token-choice list with K outermost, in which
+      assignment a is of token a % T; None for any other list. With it,
+      permutations are gathers instead of scatters.
     group_size: static number of consecutive tokens that share one capacity;
       0 means all tokens that the router saw.
-    room: static; rows that each expert has for a group, once a dispatcher has
-      limited the list to that; None before.
+    room: static; rows that each expert has for a group, set by a dispatcher
+      that has limited the list to so many; else None.
     scales_input: static; the weight multiplies the expert's input, not its
       output (Llama 4). Needs per_token = 1.
-    residual_T: coefficient of the token itself in the layer's output.
+    residual_T: float32, the coefficient with which the token itself is added to
+      the layer's output; None adds nothing.
   """
 
   token_A: jax.Array
@@ -63,16 +66,16 @@ class Routing:
 
 @flax.struct.dataclass
 class RouterState:
-  """What one balance part keeps of earlier batches, in one layer.
+  """The state of one balance part in one layer, made of earlier batches.
 
-  It lies beside the layer's weights and is saved with them. No gradient reaches
-  it, and the optimiser leaves it alone: the part itself replaces it after every
-  optimiser step.
+  The state lies beside the layer's weights and is saved with them. No gradient
+  reaches it and the optimiser does not change it: the balance part replaces it
+  after every optimiser step.
 
   Attributes:
-    selection_bias_E: float32, added to the scores for choosing and to nothing
-      else; None for a part that has no bias.
-    kept: all else that the part keeps, float32 arrays by name.
+    selection_bias_E: float32, added to the scores by which experts are chosen
+      and to nothing else; None for a part without a bias.
+    kept: the rest of the state, float32 arrays by name.
   """
 
   selection_bias_E: jax.Array | None = None
@@ -93,7 +96,7 @@ class RouterState:
 
   @property
   def arrays(self) -> dict[str, jax.Array]:
-    """Its arrays by name."""
+    """The state as arrays by name; the inverse of `of_arrays`."""
     if self.selection_bias_E is None:
       return dict(self.kept)
     return {'selection_bias_E': self.selection_bias_E, **self.kept}
@@ -101,29 +104,32 @@ class RouterState:
 
 @flax.struct.dataclass
 class RouterInput:
-  """All that a router, or a balance loss, may look at.
+  """All that a router, or a balance part, may look at.
 
-  E counts everything that the router chooses among: the experts with weights
-  and, behind them, those without computation (`moe.zero_computation`).
+  E is the number of choices: the experts with weights and, behind them, those
+  without computation (`moe.zero_computation`).
 
   Attributes:
-    logits_TE: float32 scores from the scorer. [T, `router.num_logits(E)`] where
-      a router asks for another number.
+    logits_TE: float32 scores from the scorer; [T, `router.num_logits(E)`] for a
+      router that asks for another number than E.
     valid_T: bool; False marks padding, which is never routed and never counted.
-    index_T: int32 place of the token in the global batch. Noise is drawn from
-      (key, index), so it depends neither on the mesh nor on micro-batches.
+    index_T: int32 position of the token in the global batch. Noise is drawn
+      from (key, index), so it depends neither on the mesh nor on micro-batches.
     key: random key of this layer and step; None means evaluation: no noise.
     row_length: tokens of one sequence, static; T is a multiple of it. A router
       in which tokens compete lets those of one sequence compete.
     extra_scores: by name, the scores of the router's `extra_scorers`.
     token_T: int32 vocabulary ids.
     layer: int32, which of the layers with experts this is, from 0.
-    steps: float32, training steps taken; for what is annealed.
-    selection_bias_E: float32, added to scores for choosing: the sum of what
-      the balance parts keep; None where no part keeps one.
+    steps: float32, optimiser steps taken, for routers with a schedule; 0 unless
+      the router `counts_steps`.
+    selection_bias_E: float32, the sum of the balance parts' selection biases,
+      which routers add to the scores by which they choose; None where no part
+      has one.
     own_state: the state of the balance part that is called; None for routers.
-    responses_EE: how strongly experts (second) answer to the router's rows, for
-      a balance part that `reads_responses`; else None.
+    responses_EE: float32, how strongly each expert (second index) responds to
+      each of the router's rows (first), for a balance part that
+      `reads_responses`; else None.
   """
 
   logits_TE: jax.Array
@@ -161,8 +167,8 @@ class RouterInput:
   def biased(self, score_TE: jax.Array) -> jax.Array:
     """Scores plus the selection bias, if there is one, without gradient.
 
-    For choosing alone (arXiv 2408.15664, equation 3): what an expert's output
-    is weighted with stays unbiased.
+    Routers choose by them and by nothing else (arXiv 2408.15664, equation 3):
+    the weights of experts' outputs are taken from the scores without bias.
     """
     score_TE = jax.lax.stop_gradient(score_TE)
     if self.selection_bias_E is None:
@@ -174,18 +180,20 @@ class RouterInput:
 class Router(fields.Checked):
   """Chooses experts: the base of all routers. No parameters, no state.
 
-  A router is a frozen dataclass whose fields are its config keys. It gives
-  `__call__` and `experts_per_token`; the rest it gives where it differs.
+  A router is a frozen dataclass whose fields are its config keys. It must
+  define `__call__` and `experts_per_token`, and overrides the other methods
+  where the defaults do not hold for it.
 
-  The class attributes say what kind of router it is, and so what the contract
-  suite asks of it.
+  The class attributes state properties of the router, which the contract suite
+  tests.
 
   Attributes:
     is_learned: whether scores reach the routing, as choices or as weights.
     experts_are_alike: whether renumbering the experts renumbers the routing;
-      not where a number is a group, a code or a place in a table.
-    tokens_compete: whether the tokens of a sequence compete for experts, be it
-      in training alone; else each token is routed by itself.
+      False where an expert's number stands for a group, a code or a place in a
+      table.
+    tokens_compete: whether the tokens of a sequence compete for experts, even
+      if only in training; else each token is routed by itself.
     follows_selection_bias: whether a bias can bring an expert more tokens.
   """
 
@@ -195,39 +203,49 @@ class Router(fields.Checked):
   follows_selection_bias: ClassVar[bool] = True
 
   def __call__(self, inputs: RouterInput) -> Routing:
+    """The assignments of these tokens; padding goes nowhere."""
     raise NotImplementedError
 
   @property
   def experts_per_token(self) -> float:
-    """Experts that a token is computed by, on average: for counting FLOPs."""
+    """Average number of experts that compute a token, for counting FLOPs."""
     raise NotImplementedError
 
   def check(self, num_experts: int) -> None:
-    """Raises InputError if it cannot choose among so many experts."""
+    """Raises InputError if this router cannot choose among E experts."""
 
   def shrunk(self, num_experts: int) -> 'Router':
-    """The same router for a laptop's few experts."""
+    """The router for a model that is shrunk to `num_experts` experts."""
     del num_experts
     return self
 
   def num_logits(self, num_experts: int) -> int:
-    """Logits that it wants for so many experts."""
+    """Number of logits per token that the router reads, for E experts."""
     return num_experts
 
   def extra_scorers(
     self, num_experts: int
   ) -> dict[str, tuple[scorers.Scorer, int]]:
-    """Scorers beside the layer's own, by name, with the scores each gives.
+    """Further scorers besides the layer's own.
 
     Their scores reach the router as `extra_scores[name]` of its input.
+
+    Returns:
+      By name, the scorer and the number of scores that it gives a token.
     """
     del num_experts
     return {}
 
-  def prepare(
+  def scorer_input(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array | None
   ) -> jax.Array:
-    """What the scorers see in place of `x_TD`: for noise on the input."""
+    """The token vectors that scorers read, [T, D]: `x_TD`, or with noise on it.
+
+    Args:
+      x_TD: float32 token vectors.
+      index_T: int32 position of the token in the global batch.
+      key: random key of this layer and step; None means evaluation: no noise.
+    """
     del index_T, key
     return x_TD
 
@@ -243,14 +261,14 @@ class Router(fields.Checked):
 
   @property
   def counts_steps(self) -> bool:
-    """Whether it asks for `inputs.steps`; else steps are not counted."""
+    """Whether the router reads `inputs.steps`; else steps are not counted."""
     return False
 
   @property
   def frozen_scorers(self) -> dict[str, int]:
-    """The extra scorers whose weights stay as they are from a step on.
+    """By name of an extra scorer, the step from which its weights are frozen.
 
-    By name, the step. A router that names one must set `counts_steps`.
+    A router that names one must set `counts_steps`.
     """
     return {}
 
@@ -258,9 +276,10 @@ class Router(fields.Checked):
 class Dispatcher(Protocol):
   """Moves tokens to rows grouped by expert, and back.
 
-  Rows of expert 0 come first, then of expert 1, and so on; `size_E` says how
-  many each has, padding rows (zeros) included. `note` is whatever `combine`
-  needs; `note.row_A` is the row of each assignment, R where it got none.
+  The rows of expert 0 come first, then those of expert 1, and so on; `size_E`
+  is the number of rows of each, padding rows (zeros) included. `note` holds
+  what `combine` needs to undo `dispatch`; `note.row_A` is the row of each
+  assignment, or R if the assignment has no row.
   """
 
   @property
@@ -269,26 +288,26 @@ class Dispatcher(Protocol):
     ...
 
   def check(self, num_experts: int, num_choices: int) -> None:
-    """Raises InputError if its numbers do not fit so many experts.
+    """Raises InputError if the dispatcher's fields do not fit the experts.
 
     Args:
-      num_experts: with weights.
-      num_choices: E, those without computation included.
+      num_experts: number of experts with weights.
+      num_choices: E, experts without computation included.
     """
     ...
 
   def shrunk(self, num_experts: int) -> 'Dispatcher':
-    """The same for a model that is shrunk to so many experts."""
+    """The dispatcher for a model that is shrunk to `num_experts` experts."""
     ...
 
   def limit(
     self, routing: Routing, num_experts: int, training: bool
   ) -> Routing:
-    """The routing with nowhere in place of what it drops.
+    """The routing, with dropped assignments sent nowhere (expert id E).
 
     Args:
       routing: of all E choices.
-      num_experts: how many of them, from the first, have weights.
+      num_experts: number of choices with weights, which come first.
       training: whether this is a training step.
     """
     ...
@@ -324,9 +343,15 @@ def token_choice(
 ) -> Routing:
   """A routing in which every token names its K experts, best first.
 
-  An expert id of E (`prob_TE.shape[1]`) names none. Capacity is shared by the
-  tokens of one sequence: a group that were a shard of the batch would make the
-  result depend on mesh and micro-batches.
+  Padding is sent nowhere. The tokens of one sequence share a capacity: if the
+  tokens of a shard did, the result would depend on mesh and micro-batches.
+
+  Args:
+    inputs: the router's, for padding and the length of a sequence.
+    expert_TK: experts of each token; E (`prob_TE.shape[1]`) is nowhere.
+    weight_TK: float32 weights of these experts.
+    prob_TE: float32 probabilities; each row sums to 1.
+    extra: see `Routing`.
   """
   valid_T = inputs.valid_T
   num_tokens, k = expert_TK.shape

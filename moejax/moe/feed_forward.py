@@ -37,8 +37,9 @@ class Trace:
 
   Attributes:
     chosen_BLE: bool, the choices of each token.
-    logits_BLE: float32 logits, for `gating_residual`; else without elements.
-    state_BLR: float32 state of the scorer; R is its `state_width`.
+    logits_BLE: float32 logits, for `gating_residual`; [B, L, 0] without it.
+    state_BLR: float32 state of the scorer; R is its `state_width`, which is 0
+      for most scorers.
   """
 
   chosen_BLE: jax.Array
@@ -48,11 +49,11 @@ class Trace:
 
 @flax.struct.dataclass
 class Record:
-  """What a layer reports besides its output; stacked over layers.
+  """What a layer reports besides its output; a model stacks it over layers.
 
   Attributes:
-    balance: by balance part, its sums over the global batch.
-    stats: routing statistics, as values that merge.
+    balance: by name of a balance part, its sums over the global batch.
+    stats: routing statistics by name, as `core.values`, which merge.
   """
 
   balance: dict[str, Any] = flax.struct.field(default_factory=dict)
@@ -67,8 +68,8 @@ class LayerSizes:
     width: D, of the model.
     row_length: tokens of one sequence.
     init_std: standard deviation of matrices at the start.
-    chunks: number of parts in which the rows of a device are computed, one
-      after the other.
+    chunks: number of chunks into which the rows of a device are cut, to be
+      computed one after the other.
     remat: whether the backward pass recomputes the layer.
   """
 
@@ -87,7 +88,7 @@ class FeedForwardConfig(Protocol):
     ...
 
   def shrunk(self) -> 'FeedForwardConfig':
-    """The same for a model that is shrunk to a laptop's."""
+    """The config for a model that is shrunk to fit a laptop."""
     ...
 
   def make(
@@ -122,7 +123,7 @@ class FeedForward(Protocol):
 
     Args:
       x_BLD: activations in the compute type.
-      tokens: the tokens that they belong to.
+      tokens: the tokens whose activations these are.
       trace: that of the previous layer, or `layer.no_trace`; None in a model
         without routed experts.
       key: random key for this layer and step, or None in evaluation: no noise.

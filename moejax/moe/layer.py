@@ -39,13 +39,13 @@ from moejax.parallel import chunking
 
 @flax.struct.dataclass
 class Decision:
-  """Where some tokens go, and by what.
+  """The routing of some tokens, and the input that it was made from.
 
   Attributes:
-    router_input: what router, balance parts and statistics look at.
+    router_input: the input of the router, of balance parts and of statistics.
     routing: the router's assignments, before any limit.
-    limited: the same, with those that the dispatcher drops sent nowhere.
-    state_TR: what the scorer hands to that of the next layer.
+    limited: the same assignments, those that the dispatcher drops sent nowhere.
+    state_TR: float32 state that the scorer hands to the next layer's scorer.
   """
 
   router_input: contract.RouterInput
@@ -68,10 +68,11 @@ def route(
 
   Args:
     config: of the layer.
-    weights: of the layer; all experts', if a scorer reads them.
-    x_TD: token vectors, those of one sequence after the other.
-    tokens: the same T = B * L tokens, by sequence.
-    trace: that of the layer before; None is the first layer's, `no_trace`.
+    weights: of the layer; with the weights of all experts, if a scorer reads
+      them.
+    x_TD: token vectors of T = B * L tokens, sequence after sequence.
+    tokens: the same tokens, by sequence: [B, L].
+    trace: that of the layer before; None stands for `no_trace`.
     key: random key of this layer and step; None is evaluation, without noise.
     layer: number of the layer among those with experts.
   """
@@ -80,20 +81,20 @@ def route(
   trace = no_trace(config, rows, row_length) if trace is None else trace
   flat = lambda x: x.reshape(rows * row_length, *x.shape[2:])
   index_T, token_T = flat(tokens.index_BL), flat(tokens.token_BL)
-  x_TD = config.router.prepare(x_TD.astype(jnp.float32), index_T, key)
+  x_TD = config.router.scorer_input(x_TD.astype(jnp.float32), index_T, key)
 
-  def scorer_input(scorer, state_TR=None):
+  def input_of(scorer, state_TR=None):
     experts = weights.experts if scorer.reads_experts else {}
     return ScorerInput(x_TD, token_T, experts, state_TR)
 
   state_TR = flat(trace.state_BLR)
-  main_input = scorer_input(config.scorer, state_TR)
+  main_input = input_of(config.scorer, state_TR)
   if config.scorer.state_width:
     state_TR = config.scorer.state(weights.scorer, main_input)
   logits_TE = config.scorer(weights.scorer, main_input)
   extra_scorers = config.router.extra_scorers(config.num_choices)
   extra_scores = {
-    name: scorer(weights.extra_scorers[name], scorer_input(scorer))
+    name: scorer(weights.extra_scorers[name], input_of(scorer))
     for name, (scorer, _) in extra_scorers.items()
   }
   if weights.residual_EE is not None:
@@ -135,7 +136,7 @@ def observe(
     config: of the layer.
     weights: of the layer.
     decision: from `route`.
-    sent_A: bool, the assignments that were computed.
+    sent_A: bool, whether the assignment was computed.
     previous_TE: bool, the choices in the layer before, if there is one.
   """
   router_input, routing = decision.router_input, decision.routing
@@ -152,7 +153,7 @@ def observe(
 
 
 def no_trace(config: MoEConfig, rows: int, length: int) -> Trace:
-  """The trace before the first layer: nothing chosen, numbers of zero."""
+  """The trace before the first layer: no expert chosen, all numbers zero."""
   num_logits = config.num_logits if config.gating_residual else 0
   return Trace(
     chosen_BLE=jnp.zeros((rows, length, config.num_choices), bool),
@@ -180,42 +181,50 @@ class MoE(nnx.Module):
         f'mesh.expert={mesh.shape["expert"]} does not divide '
         f'model.moe.num_experts={config.num_experts}'
       )
-    keys = jax.random.split(key, 6)
+    (
+      key_scorer,
+      key_experts,
+      key_shared,
+      key_extra,
+      key_residual,
+      key_zero,
+    ) = jax.random.split(key, 6)
     self.config = config
     self.router = nnx.Dict(
-      config.scorer.init(keys[0], width, config.num_logits, std)
+      config.scorer.init(key_scorer, width, config.num_logits, std)
     )
     extra_scorers = config.router.extra_scorers(config.num_choices)
     self.extra_scorers = nnx.Dict({
       name: nnx.Dict(
-        scorer.init(jax.random.fold_in(keys[3], i), width, num, std)
+        scorer.init(jax.random.fold_in(key_extra, i), width, num, std)
       )
       for i, (name, (scorer, num)) in enumerate(extra_scorers.items())
     })
     if config.gating_residual:
       shape = (config.num_logits, config.num_logits)
       self.residual = nnx.Param(
-        std * jax.random.normal(keys[4], shape),
+        std * jax.random.normal(key_residual, shape),
         axes=('unsharded', 'unsharded'),
         decays=True,
       )
-    self.zero = nnx.Dict(config.zero_computation.init(keys[5], width))
+    self.zero = nnx.Dict(config.zero_computation.init(key_zero, width))
     self.router_state = _initial_router_state(config)
-    # A key of its own: the experts' init splits keys[1] itself.
-    key_latent = jax.random.fold_in(keys[1], 1)
+    # Not `key_experts` itself, which the experts' init splits.
+    key_latent = jax.random.fold_in(key_experts, 1)
     self.latent = nnx.Dict(
       latent.init(key_latent, width, config.latent_width, std)
     )
     self.routed = nnx.Dict(
       config.experts.init(
-        keys[1],
+        key_experts,
         config.num_experts,
         config.latent_width or width,
         config.expert_width,
         std,
       )
     )
-    # Kept beside the weights: a model bound to arrays has no metadata.
+    # Taken from the parameters here, since the parameters of a module that was
+    # merged from bare arrays have no metadata.
     expert_axes = tuple(
       (name, tuple(param.get_metadata()['axes']))
       for name, param in self.routed.items()
@@ -226,7 +235,7 @@ class MoE(nnx.Module):
     if config.num_shared:
       sizes = (width, config.shared_width)
       self.shared = nnx.Dict(
-        config.shared.init(keys[2], config.experts, sizes, std)
+        config.shared.init(key_shared, config.experts, sizes, std)
       )
 
   def __call__(
@@ -237,7 +246,7 @@ class MoE(nnx.Module):
     key: jax.Array | None,
     layer: jax.Array | int = 0,
   ) -> tuple[jax.Array, Trace, Record]:
-    """See `feed_forward.FeedForward`; without a trace it is a first layer."""
+    """See `feed_forward.FeedForward`; None for a trace means a first layer."""
     if trace is None:
       trace = no_trace(self.config, *x_BLD.shape[:2])
     out_BLD, trace, record = self.on_mesh(
@@ -254,12 +263,12 @@ class MoE(nnx.Module):
     return out_BLD, trace, record
 
   def weights(self, dtype: Any, key: jax.Array | None) -> LayerWeights:
-    """The layer's weights as arrays; those of the experts as `dtype`.
+    """The layer's weights as arrays; those of routed experts in `dtype`.
 
     Args:
       dtype: compute type.
-      key: random key of this layer and step, for a balance part that reads
-        responses of experts.
+      key: random key of this layer and step, for the noise of experts'
+        responses; None means evaluation: no noise.
     """
     weights = LayerWeights(
       scorer=_arrays(self.router),
@@ -282,7 +291,7 @@ class MoE(nnx.Module):
     return weights
 
   def _shared_output(self, x_BLD: jax.Array) -> jax.Array:
-    """The shared experts' output, of every token."""
+    """out_BLD: the sum of the shared experts' outputs for every token."""
     config, on_mesh = self.config, self.on_mesh
     weights = base.for_dense(
       _arrays(self.shared, x_BLD.dtype), on_mesh.platform
@@ -296,7 +305,7 @@ class MoE(nnx.Module):
     return chunking.map_chunks(run, x_BLD, on_mesh.chunks, on_mesh.mesh)
 
   def _local(self, weights, x_BLD, tokens, trace, key, layer, grad_accumulator):
-    """Steps 1 to 5 for some rows of one device."""
+    """Steps 1 to 5 for some rows of one device; a `sharded.LocalLayer`."""
     config = self.config
     rows, row_length, _ = shapes.dims('B L D', x_BLD).values()
     flat = lambda x: x.reshape(rows * row_length, *x.shape[2:])
@@ -331,14 +340,15 @@ class MoE(nnx.Module):
 
   @property
   def _scorers_read_experts(self) -> bool:
+    """Whether the scorer, or a further one, reads the experts' weights."""
     extra_scorers = self.config.router.extra_scorers(self.config.num_choices)
-    scorers = [self.config.scorer, *(one for one, _ in extra_scorers.values())]
+    scorers = [self.config.scorer, *(s for s, _ in extra_scorers.values())]
     return any(scorer.reads_experts for scorer in scorers)
 
   def _expert_output(
     self, weights, x_TD, decision, grad_accumulator
   ) -> ExpertOutput:
-    """Step 4: the output of all choices of the tokens."""
+    """Step 4: the weighted sum of each token's choices, and its residual."""
     limited = decision.limited
     expert_x_TD = x_TD
     if limited.scales_input:
@@ -368,7 +378,7 @@ class MoE(nnx.Module):
 
 
 def _balance_states(weights: LayerWeights) -> balance.States:
-  """By balance part, what it keeps of earlier batches."""
+  """The states of the balance parts, by name."""
   return {
     name: contract.RouterState.of_arrays(arrays)
     for name, arrays in weights.router_state.items()
@@ -377,7 +387,10 @@ def _balance_states(weights: LayerWeights) -> balance.States:
 
 
 def _initial_router_state(config: MoEConfig) -> nnx.Dict:
-  """What balance parts and router keep, as weights that no gradient reaches."""
+  """States of balance parts, and the router's step count, as parameters.
+
+  No gradient reaches them; `weights` cuts it off.
+  """
   states = balance.initial_states(config.balance, config.num_choices)
   kept = {name: state.arrays for name, state in states.items()}
   if config.router.counts_steps:
@@ -390,6 +403,7 @@ def _initial_router_state(config: MoEConfig) -> nnx.Dict:
 
 
 def _arrays(params: nnx.Dict, dtype: Any = None) -> dict[str, jax.Array]:
+  """The parameters as arrays by name, in `dtype` if it is given."""
   return {
     name: param[...] if dtype is None else param[...].astype(dtype)
     for name, param in params.items()

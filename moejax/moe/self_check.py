@@ -25,19 +25,27 @@ from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
 
 OUTPUT = 'output'
-# Largest error over the largest value, by compute type. The error of a path
-# that is wrong is as large as the values.
+# Largest error over the largest value, by compute type. An implementation that
+# is wrong has errors as large as the values.
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2}
-# On accelerators, where matmuls of float32 are not in float32 by default.
+# On accelerators, where matmuls of float32 round to fewer bits by default.
 TOLERANCE_ACCELERATOR = 5e-2
-# Over the largest gradient; a smaller gradient may be rounding alone, as for a
-# router on which no weight depends.
+# The smallest value that the error of a gradient is divided by, relative to the
+# largest gradient. A smaller gradient may be rounding alone, as that of a
+# router on whose scores no weight depends.
 LEAST_GRADIENT = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """The size of the small batch; it gets more rows where the mesh is larger."""
+  """The size of the checked layer and its batch.
+
+  Attributes:
+    rows: sequences; rounded up to a multiple of the batch's shards.
+    row_length: tokens of a sequence.
+    width: D.
+    hidden: F, of each device that the hidden width is split over.
+  """
 
   rows: int = 4
   row_length: int = 256
@@ -78,16 +86,17 @@ class Skewed:
 def run(
   config: MoEConfig, dtype: str, mesh: Mesh, size: Size = Size()
 ) -> dict[str, float]:
-  """Checks forward and gradients; returns `differences`.
+  """Checks output and gradients of a small layer; returns `differences`.
 
   Args:
-    config: the layer; its sizes are replaced by small ones.
+    config: of the layer; widths are replaced by small ones.
     dtype: compute type.
     mesh: the devices.
-    size: of the small batch.
+    size: of the small layer and its batch.
 
   Raises:
-    StoppedError: it names what differs and by how much.
+    StoppedError: an error is above the tolerance. The message names the array
+      that differs, by how much, and what to set.
   """
   tolerance = TOLERANCE[dtype]
   platform = mesh.devices.flat[0].platform
@@ -112,23 +121,26 @@ def run(
 def differences(
   config: MoEConfig, dtype: str, mesh: Mesh, size: Size = Size()
 ) -> dict[str, float]:
-  """The largest error over the largest value, of output and each gradient."""
-  parts = meshes.batch_size(mesh)
+  """The largest error over the largest value, of output and each gradient.
+
+  The worst over all kinds of expert parallelism that the run may take.
+  """
+  num_shards = meshes.batch_size(mesh)
   size = dataclasses.replace(
     size,
-    rows=-(-size.rows // parts) * parts,
+    rows=-(-size.rows // num_shards) * num_shards,
     hidden=size.hidden * mesh.shape['model'],
   )
-  # A router in all but its class: it has every attribute of the one it wraps.
+  # Not a subclass of Router, but it has every attribute of the wrapped router.
   skewed: Any = Skewed(config.router, config.num_experts)
   small = dataclasses.replace(
     config, expert_width=size.hidden, num_shared=0, router=skewed
   )
   reference = dataclasses.replace(small, grouped_matmul='reference')
-  one = meshes.make(meshes.MeshConfig(data=1), mesh.local_devices[:1])
+  one_device = meshes.make(meshes.MeshConfig(data=1), mesh.local_devices[:1])
   problem = _problem(small, dtype, size)
   want = _output_and_gradients(
-    reference, one, size, problem, hosts.quick_compile(one)
+    reference, one_device, size, problem, hosts.quick_compile(one_device)
   )
   worst = dict.fromkeys(want, 0.0)
   largest = max(_size(x) for name, x in want.items() if name != OUTPUT)
@@ -147,8 +159,16 @@ def differences(
 def _output_and_gradients(
   config: MoEConfig, mesh: Mesh, size: Size, problem: Any, options: Any
 ) -> dict[str, np.ndarray]:
-  """Output and gradients of a layer on a mesh, by name."""
-  weights, x, pull = problem
+  """Output and gradients of a layer on a mesh, by name.
+
+  Args:
+    config: of the layer.
+    mesh: the devices.
+    size: of the layer and its batch.
+    problem: from `_problem`.
+    options: compiler options.
+  """
+  weights, x, cotangent = problem
   make = lambda: layer.MoE(config, size.width, 1.0, mesh, jax.random.key(0))
   graph, _ = nnx.split(nnx.eval_shape(make))
   rows, length = x.shape[:2]
@@ -159,7 +179,7 @@ def _output_and_gradients(
   def loss(weights: Any, x: jax.Array) -> Any:
     moe = nnx.merge(graph, nnx.State(jax.tree.map(nnx.Param, weights)))
     out, _, _ = moe(x, tokens, trace, jax.random.key(1))
-    return jnp.vdot(out.astype(jnp.float32), pull), out
+    return jnp.vdot(out.astype(jnp.float32), cotangent), out
 
   gradient = jax.jit(
     jax.grad(loss, argnums=(0, 1), has_aux=True), compiler_options=options
@@ -178,6 +198,7 @@ def _output_and_gradients(
 
 
 def _error(got: np.ndarray, want: np.ndarray, least: float) -> float:
+  """The largest error over the largest value, or over `least` if larger."""
   got, want = got.astype(np.float32), want.astype(np.float32)
   return _size(got - want) / max(_size(want), least, 1e-9)
 
@@ -188,9 +209,9 @@ def _size(x: np.ndarray) -> float:
 
 
 def _problem(config: MoEConfig, dtype: str, size: Size) -> Any:
-  """Random weights, tokens and a cotangent of the output."""
-  one = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
-  make = lambda: layer.MoE(config, size.width, 1.0, one, jax.random.key(0))
+  """Random weights, token vectors [B, L, D] and a cotangent of the output."""
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  make = lambda: layer.MoE(config, size.width, 1.0, mesh, jax.random.key(0))
   shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(make)))
   rng = np.random.default_rng(0)
 
@@ -202,5 +223,5 @@ def _problem(config: MoEConfig, dtype: str, size: Size) -> Any:
   weights = trees.map_paths(draw, shapes)
   shape = (size.rows, size.row_length, size.width)
   x = rng.normal(size=shape).astype(np.float32)
-  pull = rng.normal(size=shape).astype(np.float32)
-  return weights, jnp.asarray(x, dtype), pull
+  cotangent = rng.normal(size=shape).astype(np.float32)
+  return weights, jnp.asarray(x, dtype), cotangent

@@ -1,15 +1,15 @@
 """The mixture-of-experts layer on a mesh, and in chunks of the rows.
 
-Every device routes its own tokens; `LayerOnMesh` brings them the weights and
-the experts:
+Every device routes its own tokens. `LayerOnMesh` brings tokens, weights and
+experts together:
 
-  shards    shard_map over the batch axes. Expert weights come in as they are
-            split over `expert` and `model`; what is split over `fsdp` is
+  shards    shard_map over the batch axes. Expert weights enter split over
+            `expert` and `model`; dimensions that are split over `fsdp` are
             gathered. Sums and statistics are reduced to the global batch
-  chunks    the rows of a device, one part after the other, with one array that
-            accumulates the gradients of the expert weights
-  experts   local ones, or those of all devices by `moe.expert_parallel`; where
-            the hidden width is split over `model`, outputs are summed
+  chunks    the rows of a device are cut into chunks, computed one after the
+            other; one array accumulates the gradients of the expert weights
+  experts   the device's own, or those of all devices by `moe.expert_parallel`;
+            where the hidden width is split over `model`, outputs are summed
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ from moejax.moe.feed_forward import Record, TokenInfo, Trace
 from moejax.parallel import chunking, rules
 from moejax.parallel import mesh as meshes
 
-# By name, the weights of the routed experts of this device.
-Experts = dict[str, jax.Array]
+# The weights of routed experts, by name.
+ExpertWeights = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
@@ -41,15 +41,16 @@ class LayerWeights:
   """The weights of one layer, as arrays by name.
 
   Attributes:
-    scorer: of the scorer.
-    extra_scorers: by name, of the router's further scorers.
-    router_state: by balance part, what it keeps of earlier batches; and, of the
-      router, the number of steps. No gradient reaches it.
-    experts: of the routed experts, in the compute type.
-    zero_computation: of the choices without computation.
-    latent: of the matrices around the routed experts.
-    residual_EE: of `gating_residual`, else None.
-    responses_EE: answers of experts to the router's rows, for a balance part
+    scorer: weights of the scorer.
+    extra_scorers: weights of the router's further scorers, by scorer.
+    router_state: states of the balance parts, by part; and under 'router' the
+      number of steps, if the router counts them. No gradient reaches them.
+    experts: weights of the routed experts, in the compute type; inside a shard,
+      those of the device's own experts.
+    zero_computation: weights of the choices without computation.
+    latent: the matrices before and behind the routed experts.
+    residual_EE: the matrix of `gating_residual`, else None.
+    responses_EE: responses of experts to the router's rows, for a balance part
       that reads them, else None.
   """
 
@@ -60,7 +61,7 @@ class LayerWeights:
   router_state: dict[str, dict[str, jax.Array]] = flax.struct.field(
     default_factory=dict
   )
-  experts: Experts = flax.struct.field(default_factory=dict)
+  experts: ExpertWeights = flax.struct.field(default_factory=dict)
   zero_computation: dict[str, jax.Array] = flax.struct.field(
     default_factory=dict
   )
@@ -69,8 +70,9 @@ class LayerWeights:
   responses_EE: jax.Array | None = None
 
 
-# The layer for some rows of one device, of weights, x_BLD, tokens, trace, key,
-# layer and grad_accumulator: (out_BLD, trace, record) and grad_accumulator.
+# The layer for some rows of one device: a function of weights, x_BLD, tokens,
+# trace, key, layer and grad_accumulator. It returns the tuple (out_BLD, trace,
+# record), and the grad_accumulator for the next rows.
 LocalLayer = Callable[..., tuple[tuple[jax.Array, Trace, Record], Any]]
 
 
@@ -82,7 +84,7 @@ class LayerOnMesh:
     config: of the layer.
     mesh: the devices.
     expert_axes: by name of an expert weight, the names of its dimensions.
-    chunks: number of parts in which the rows of a device are computed.
+    chunks: number of chunks into which the rows of a device are cut.
     remat: whether the backward pass recomputes the layer.
   """
 
@@ -102,13 +104,17 @@ class LayerOnMesh:
     key: jax.Array | None,
     layer: jax.Array,
   ) -> tuple[jax.Array, Trace, Record]:
-    """`local` for all rows of the global batch."""
+    """Computes the layer for all rows of the global batch by `local`.
+
+    Returns:
+      out_BLD, the trace for the next layer, and the record of the global batch.
+    """
     over_rows = self._over_shards if self.mesh.size > 1 else self._over_chunks
     return over_rows(local, weights, x_BLD, tokens, trace, key, layer)
 
   @property
   def platform(self) -> str:
-    """That of the devices: 'cpu', 'tpu' ..."""
+    """The platform of the devices: 'cpu', 'tpu' ..."""
     return self.mesh.devices.flat[0].platform
 
   @property
@@ -116,8 +122,11 @@ class LayerOnMesh:
     """How experts are computed on one device."""
     return implementations.choose(self.config, self.platform, remat=self.remat)
 
-  def all_experts(self, experts: Experts) -> Experts:
-    """The weights of the experts of all devices, of those split by expert."""
+  def all_experts(self, experts: ExpertWeights) -> ExpertWeights:
+    """The weights of all devices' experts, from those of this device.
+
+    Weights that are not split by expert are left out, if they are gathered.
+    """
     if self.config.expert_parallel.gathers_experts or self.mesh.size == 1:
       return experts
     axes = dict(self.expert_axes)
@@ -129,7 +138,7 @@ class LayerOnMesh:
 
   def expert_output(
     self,
-    experts: Experts,
+    experts: ExpertWeights,
     x_TD: jax.Array,
     routing: contract.Routing,
     grad_accumulator: Any,
@@ -146,7 +155,7 @@ class LayerOnMesh:
       'mlp' in axes for _, axes in self.expert_axes
     )
     if splits_hidden and 'b_out_ED' in experts:
-      # The sum over devices below must contain the bias once.
+      # The psum below adds up devices; one of them must add the bias.
       is_first = jax.lax.axis_index('model') == 0
       bias_ED = jnp.where(is_first, experts['b_out_ED'], 0)
       experts = {**experts, 'b_out_ED': bias_ED}
@@ -172,7 +181,7 @@ class LayerOnMesh:
     return is_split and not self.config.expert_parallel.gathers_experts
 
   def _over_shards(self, local, weights, *inputs):
-    """Each shard of the batch by itself, its record that of all shards."""
+    """Computes each shard of the batch; the record is that of all shards."""
 
     def shard(weights, x_BLD, *inputs):
       experts = self._gather_fsdp(weights.experts, x_BLD)
@@ -184,36 +193,46 @@ class LayerOnMesh:
       )
       return out_BLD, trace, reduced
 
-    rows, whole = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
+    rows, replicated = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
     fields = (field.name for field in dataclasses.fields(LayerWeights))
-    weight_specs: dict[str, Any] = dict.fromkeys(fields, whole)
+    weight_specs: dict[str, Any] = dict.fromkeys(fields, replicated)
     weight_specs['experts'] = {
       name: self._expert_spec(axes) for name, axes in self.expert_axes
     }
     return jax.shard_map(
       shard,
       mesh=self.mesh,
-      in_specs=(LayerWeights(**weight_specs), rows, rows, rows, whole, whole),
-      out_specs=(rows, rows, whole),
+      in_specs=(
+        LayerWeights(**weight_specs),
+        rows,
+        rows,
+        rows,
+        replicated,
+        replicated,
+      ),
+      out_specs=(rows, rows, replicated),
     )(weights, *inputs)
 
   def _expert_spec(self, axes: tuple[str, ...]) -> PartitionSpec:
     """How an expert weight enters a shard: split as it is stored.
 
-    Where every device computes all experts, they are gathered on entry.
+    Where every device computes all experts, shard_map gathers them on entry.
     """
     gathers = self.config.expert_parallel.gathers_experts
-    whole = {'expert'} if gathers else set()
+    unsplit = {'expert'} if gathers else set()
     return PartitionSpec(
-      *(None if name in whole else rules.RULES[name] for name in axes)
+      *(None if name in unsplit else rules.RULES[name] for name in axes)
     )
 
-  def _gather_fsdp(self, experts: Experts, x_BLD: jax.Array) -> Experts:
-    """Expert weights with what is split over fsdp gathered.
+  def _gather_fsdp(
+    self, experts: ExpertWeights, x_BLD: jax.Array
+  ) -> ExpertWeights:
+    """Expert weights, with dimensions that are split over fsdp gathered.
 
-    They are first put into the layout of `Compute.prepare`, while they are
-    small, and marked as varying like the rows. So the gradients are summed over
-    fsdp, of which each device keeps its part, before any other sum.
+    The weights are put into the layout of `Compute.prepare` first, while they
+    are small, and marked as varying over the mesh like the rows. So in the
+    backward pass the sum over fsdp, of which each device keeps its slice, comes
+    before any other sum of the gradients.
     """
     axes = dict(self.expert_axes)
     if not self.config.scorer.reads_experts:
@@ -233,7 +252,7 @@ class LayerOnMesh:
     return {name: gather(w, axes[name]) for name, w in experts.items()}
 
   def _over_chunks(self, local, weights, x_BLD, tokens, trace, key, layer):
-    """The rows of a device in chunks, whose records add up to that of all."""
+    """Computes the rows of a device in chunks, and adds up their records."""
     num_rows = x_BLD.shape[0]
     chunks = math.gcd(self.chunks, num_rows)
     if chunks == 1:
@@ -251,17 +270,18 @@ class LayerOnMesh:
     each = [jax.tree.map(lambda x, n=n: x[n], records) for n in range(chunks)]
     record = Record(
       jax.tree.map(lambda x: jnp.sum(x, axis=0), records.balance),
-      functools.reduce(values.merge, [one.stats for one in each]),
+      functools.reduce(values.merge, [record.stats for record in each]),
     )
     return join(out_BLD), jax.tree.map(join, trace), record
 
   def _for_chunks(
-    self, experts: Experts, x_BLD: jax.Array
-  ) -> tuple[Experts, Any]:
-    """Expert weights in the layout for all chunks, and their accumulator.
+    self, experts: ExpertWeights, x_BLD: jax.Array
+  ) -> tuple[ExpertWeights, Any]:
+    """Expert weights in the layout of `Compute.prepare`, and an accumulator.
 
-    Weights that a scorer reads stay as they are. There is no accumulator where
-    rows move across the `expert` axis.
+    Weights that a scorer reads keep their layout. The accumulator adds up the
+    chunks' gradients; it is None where rows move across the `expert` axis, and
+    where the implementation has none.
     """
     if self.config.scorer.reads_experts:
       return experts, None

@@ -1,4 +1,8 @@
-"""Routing statistics, as values that merge: always on, bounded in number."""
+"""Routing statistics, as `core.values` that merge over shards and batches.
+
+They are always on. The number of scalars in the metrics grows neither with
+layers nor with experts.
+"""
 
 from collections.abc import Callable
 
@@ -12,7 +16,7 @@ from moejax.moe.balance import counts
 
 
 def observe(
-  given: contract.RouterInput,
+  inputs: contract.RouterInput,
   routing: contract.Routing,
   sent_A: jax.Array,
   previous_TE: jax.Array | None = None,
@@ -20,21 +24,22 @@ def observe(
   """Routing statistics of one layer over the tokens of this shard.
 
   Args:
-    given: what the router looked at.
-    routing: its assignments.
-    sent_A: which assignments were computed.
-    previous_TE: `chosen` of the previous layer. Tokens without a choice there
-      (all tokens, in the first layer) are not counted in the overlap.
+    inputs: the router's input.
+    routing: the router's assignments.
+    sent_A: bool, whether the assignment was computed.
+    previous_TE: bool, `chosen` of the previous layer. Tokens that chose no
+      expert in that layer (before the first layer: all) are not counted in the
+      overlap.
   """
   prob_TE = jax.lax.stop_gradient(routing.prob_TE)
-  logits_TE = jax.lax.stop_gradient(given.logits_TE)
+  logits_TE = jax.lax.stop_gradient(inputs.logits_TE)
   num_experts = prob_TE.shape[1]
-  valid_T = given.valid_T
+  valid_T = inputs.valid_T
   asked_A = routing.expert_A < num_experts
   entropy_T = -jnp.sum(jax.scipy.special.xlogy(prob_TE, prob_TE), axis=-1)
   dropped_A = asked_A & ~sent_A
   return {
-    'bias': values.Max.of(_bias_range(given)),
+    'bias': values.Max.of(_bias_range(inputs)),
     'count_E': values.Sum(counts.count(routing)),
     'dropped': values.Mean.of(dropped_A, asked_A),
     'entropy': values.Mean.of(entropy_T, valid_T),
@@ -60,18 +65,18 @@ def chosen(routing: contract.Routing) -> jax.Array:
   return none_TE.at[routing.token_A, routing.expert_A].set(True, mode='drop')
 
 
-def _bias_range(given: contract.RouterInput) -> jax.Array:
-  """Largest minus least selection bias; 0 without one."""
-  if given.selection_bias_E is None:
+def _bias_range(inputs: contract.RouterInput) -> jax.Array:
+  """Largest minus least selection bias of an expert; 0 without biases."""
+  if inputs.selection_bias_E is None:
     return jnp.zeros((), jnp.float32)
-  bias_E = given.selection_bias_E
+  bias_E = inputs.selection_bias_E
   return jnp.max(bias_E) - jnp.min(bias_E)
 
 
 def _overlap(
   routing: contract.Routing, previous_TE: jax.Array | None
 ) -> values.Mean:
-  """Share of tokens' experts that they also had in the previous layer."""
+  """Share of the tokens' choices that they also made in the layer before."""
   if previous_TE is None:
     return values.Mean.of(jnp.zeros(()), 0.0)
   previous_TE = previous_TE > 0
@@ -80,8 +85,9 @@ def _overlap(
   return values.Mean.of(previous_TE, counted_TE)
 
 
-# Name of a scalar -> the statistic, one number per layer, and its reduction
-# over layers. The worst layer has the largest value; of entropy, the least.
+# By name of a scalar: the statistic, which is one number per layer, and its
+# reduction over layers. The worst layer is the one with the largest value; for
+# the entropy, with the smallest.
 SUMMARY: dict[str, tuple[str, Callable[[np.ndarray], float]]] = {
   'dropped': ('dropped', np.mean),
   'dropped_worst_layer': ('dropped', np.max),
@@ -98,14 +104,15 @@ SUMMARY: dict[str, tuple[str, Callable[[np.ndarray], float]]] = {
 
 
 def summarise(statistics: dict[str, np.ndarray]) -> dict[str, float]:
-  """Scalars over all layers, from final statistics with layers in front.
+  """Scalars over all layers, from the statistics' results, layers in front.
 
-  Their number grows neither with layers nor with experts: they are the median
-  layer and the worst one, or the mean.
+  A scalar is the value of the median layer, of the worst layer, or the mean
+  over layers, so the number of scalars grows neither with layers nor with
+  experts.
 
-  Load is an expert's assignments over the mean of its layer: 1 is balanced. A
-  dead expert has no assignment. The first layer is left out of the overlap with
-  the previous layer.
+  The load of an expert is the number of its assignments over the mean of its
+  layer: 1 is balanced. A dead expert has no assignment. The overlap with the
+  previous layer leaves out the first layer.
   """
   count_NE = np.asarray(statistics['count_E'], np.float64)
   load_NE = load(count_NE)

@@ -191,11 +191,11 @@ def make(run: Run, where: Slice) -> Plan:
 def _room(model: ModelConfig, num_devices: int) -> float:
   """Rows that experts' kernels are given over those that they compute.
 
-  See `ExpertParallel.room`. It is 1 on one device or without experts.
+  See `ExpertParallel.row_overhead`. It is 1 on one device or without experts.
   """
   if num_devices == 1 or not model.num_moe:
     return 1.0
-  return model.moe.expert_parallel.room(num_devices)
+  return model.moe.expert_parallel.row_overhead(num_devices)
 
 
 def _of_one_slice(mesh: jax.sharding.Mesh, where: Slice) -> np.ndarray:

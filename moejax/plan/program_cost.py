@@ -124,8 +124,8 @@ def of_program(program: program_text.Program, room: float = 1.0) -> Cost:
   Args:
     program: its text, parsed.
     room: rows that kernels of EXPERTS are given over rows that they compute;
-      see `ExpertParallel.room`. The cost that such a kernel states is that of
-      all rows, so it is divided by `room`.
+      see `ExpertParallel.row_overhead`. The cost that such a kernel states is
+      that of all rows, so it is divided by `room`.
   """
   flops = num_bytes = cycles = rest = optional = 0.0
   kernels, unknown = [], 0

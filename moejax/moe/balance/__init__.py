@@ -58,7 +58,7 @@ BALANCE = {
   'z_loss': logits.ZLoss,
 }
 
-# By balance part, what it keeps; parts that keep nothing are not in it.
+# By name of a balance part, its state; parts without a state are left out.
 States = dict[str, contract.RouterState]
 
 
@@ -73,7 +73,7 @@ def total(
   that `joins_layers` has one loss for the whole model instead.
 
   Args:
-    losses: the configured parts; a part that has a state alone has no loss.
+    losses: the configured parts; parts without a loss are skipped.
     sums: by name of the part, its global sums with layers in front.
 
   Returns:
@@ -89,7 +89,7 @@ def total(
     if name not in sums:
       raise KeyError(f'no layer reported balance loss {name!r}')
     if type(part).loss is base.Balance.loss:
-      continue  # it has a state only
+      continue  # a part with a state and no loss
     if part.joins_layers:
       joined = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums[name])
       loss_N = part.loss(joined)[None]
@@ -109,13 +109,13 @@ def observe(
   """The sums of each part by its name, over the tokens of this shard.
 
   Args:
-    parts: the configured ones.
-    inputs: the router's.
-    routing: the router's.
-    states: of this layer; each part is handed its own.
+    parts: the configured balance parts.
+    inputs: the router's input.
+    routing: the router's assignments.
+    states: of this layer; each part sees its own as `inputs.own_state`.
 
   Raises:
-    InputError: the router does not report what a part needs.
+    InputError: the router does not report an array that a part needs.
   """
   sums = {}
   for part in parts:
@@ -131,7 +131,7 @@ def observe(
 
 
 def initial_states(parts: tuple[base.Balance, ...], num_experts: int) -> States:
-  """The states of one layer before the first step; parts without are out."""
+  """The states of one layer before the first step, by balance part."""
   states = {
     table.name_of(BALANCE, part): part.initial_state(num_experts)
     for part in parts
@@ -152,7 +152,13 @@ def selection_bias(states: States) -> jax.Array | None:
 def update(
   parts: tuple[base.Balance, ...], states: States, sums: dict[str, Any]
 ) -> States:
-  """The states after a step; layers in front, sums of the global batch."""
+  """The states after a step.
+
+  Args:
+    parts: the configured balance parts.
+    states: before the step, with layers in front.
+    sums: by name of the part, its global sums with layers in front.
+  """
   by_name = {table.name_of(BALANCE, part): part for part in parts}
   return {
     name: by_name[name].update(state, sums[name])

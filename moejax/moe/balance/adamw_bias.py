@@ -1,4 +1,4 @@
-"""A selection bias that an optimiser of its own moves: ZAYA1's balancing."""
+"""A selection bias that is updated by AdamW: ZAYA1's balancing."""
 
 import dataclasses
 
@@ -16,8 +16,8 @@ EPS = 1e-8
 class AdamWBias(bias.SelectionBias):
   """b by AdamW, with (share of the load) - 1 / E for the gradient.
 
-  ZAYA1's bias (arXiv 2605.05365, section II): the signal of loss-free balancing
-  is made even by Adam's moments, which the report likens to a PID controller.
+  ZAYA1's bias (arXiv 2605.05365, section II): Adam's moments smooth and scale
+  the signal of loss-free balancing; the report likens it to a PID controller.
   With p_e the share of all assignments of the global batch that expert e has:
 
     g_e = p_e - 1 / E
@@ -25,9 +25,9 @@ class AdamWBias(bias.SelectionBias):
     b_e = b_e - rate (m_e / (1 - beta1^n) / (sqrt(v_e / (1 - beta2^n)) + 1e-8)
                       + weight_decay b_e)
 
-  after n steps. The report gives no numbers: those here are Adam's usual ones,
-  without decay, at the rate of loss-free balancing. Padding has no load, and a
-  batch of padding changes nothing.
+  after n steps. The report gives no numbers: the defaults are Adam's usual
+  ones, without decay, at the rate of loss-free balancing. Padding has no load,
+  and a batch of padding alone changes neither bias nor moments.
 
   Attributes:
     rate: the learning rate of the bias.

@@ -9,7 +9,8 @@ from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.balance import base, counts
 
-# f_E from the active tokens of each expert and what they would be in balance.
+# (active_E, even) -> f_E, from the number of tokens in which each expert is
+# active, and that number in balance.
 FORMS = {
   'plain': lambda active_E, _: jnp.ones_like(active_E),
   'refined': lambda active_E, even: active_E / jnp.maximum(even, 1e-9),
@@ -27,14 +28,15 @@ class AdaptiveL1(base.Balance):
 
   lambda is the state. After every optimiser step it is multiplied by `growth`
   if the share of zeros in R, over all layers and the global batch, is below
-  1 - k / E, and divided by it otherwise. It is one number for all layers, of
-  which each keeps a copy. The first steps run nearly dense.
+  1 - k / E, and divided by `growth` otherwise. lambda is one number for the
+  model, of which each layer keeps a copy. The first steps run nearly dense.
 
   Attributes:
-    k: experts that a token is to have active on average.
+    k: target for the average number of active experts of a token.
     start: lambda at the start.
     growth: the paper's alpha.
-    form: 'plain' has f = 1, the L1 loss of section 3.2.
+    form: 'refined' has f_e as above; 'plain' has f = 1, the L1 loss of section
+      3.2.
   """
 
   k: float = fields.number(2.0, above=0, at_most=10**6)
@@ -62,7 +64,7 @@ class AdaptiveL1(base.Balance):
     return {
       'active_E': counts.over_tokens(inputs, active_TE),
       'relu_E': counts.over_tokens(inputs, relu_TE),
-      # The loss sees nothing but sums; this one over `tokens` is lambda.
+      # A loss sees sums alone, so lambda travels as this sum over `tokens`.
       'weight': weight * tokens,
       'tokens': tokens,
     }
@@ -92,7 +94,7 @@ class AdaptiveL1(base.Balance):
     sparsity = 1 - jnp.mean(active_N)
     target = 1 - self.k / num_experts
     factor = jnp.where(sparsity < target, self.growth, 1 / self.growth)
-    # A batch of padding says nothing.
+    # A batch of padding alone does not change lambda.
     seen = jnp.any(sums['tokens'] > 0)
     l1 = state.kept['l1'] * jnp.where(seen, factor, 1.0)
     return contract.RouterState(kept={'l1': l1})

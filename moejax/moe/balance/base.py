@@ -1,4 +1,8 @@
-"""The contract of balance parts: sums over tokens, a loss, a state."""
+"""The contract of balance parts: sums over tokens, a loss, a state.
+
+A balance part is an entry of `moe.balance`: a balance loss, a rule for a
+selection bias, or both.
+"""
 
 import dataclasses
 from typing import Any
@@ -11,10 +15,10 @@ from moejax.moe import contract
 
 
 def loss_weight(default: float) -> Any:
-  """A config field that holds what a balance loss is multiplied by.
+  """A config field for the coefficient of a balance loss, in [0, 100].
 
-  A negative one would ask for imbalance, and one above 100 leaves nothing of
-  the language model's loss; both are refused.
+  A negative coefficient would reward imbalance, and with one above 100 the loss
+  of the language model would hardly count.
   """
   return fields.number(default, at_least=0, at_most=100)
 
@@ -40,19 +44,19 @@ class Balance(fields.Checked):
   """
 
   def check(self, num_experts: int) -> None:
-    """Raises InputError if it does not fit so many choices.
+    """Raises InputError if a field does not fit the number of choices, E.
 
-    The error begins with the field, such as `num_groups=3`.
+    The message begins with the field, such as `num_groups=3`.
     """
 
   def shrunk(self, num_experts: int) -> 'Balance':
-    """The same part for a laptop's few experts."""
+    """The part for a model that is shrunk to `num_experts` experts."""
     del num_experts
     return self
 
   @property
   def reads_responses(self) -> bool:
-    """Whether it looks at the answers of experts to the router's rows."""
+    """Whether the part reads the responses of experts to the router's rows."""
     return False
 
   def observe(
@@ -61,16 +65,17 @@ class Balance(fields.Checked):
     """Sums over the tokens of this shard, a tree of float32 arrays.
 
     Raises:
-      InputError: the router does not report what it needs. The error goes on
-        where the part's name ends, and ends with what else to use.
+      InputError: the router does not report an array that the part needs. The
+        caller puts the part's name in front of the message, and ", or
+        model.moe.balance.<name>=off" behind it.
     """
     raise NotImplementedError
 
   @property
   def joins_layers(self) -> bool:
-    """Whether there is one loss, of the sums of all layers added up.
+    """Whether the model has one loss, from sums that are added over layers.
 
-    Else each layer has its own loss, and the losses add up.
+    If not, each layer has its own loss, and the losses are added.
     """
     return False
 
@@ -83,10 +88,16 @@ class Balance(fields.Checked):
     """The state of one layer before the first step; None for no state."""
     del num_experts
     return None
+    return None
 
   def update(
     self, state: contract.RouterState, sums: Any
   ) -> contract.RouterState:
-    """The state after a step. All arrays have the layers in front."""
+    """The state after a step.
+
+    Args:
+      state: before the step, with layers in front.
+      sums: from `observe`, of the global batch, with layers in front.
+    """
     del sums
     return state

@@ -1,8 +1,8 @@
 """Balance without a loss: a selection bias that follows the load.
 
-The bias is updated after the optimiser step, from the load of the global batch.
-So a token's choice depends on earlier batches and never on the tokens around it
-(arXiv 2408.15664, section 5.2).
+A bias is updated after each optimiser step, from the load of the global batch.
+So a token's choice depends on earlier batches and never on the other tokens of
+its own batch (arXiv 2408.15664, section 5.2).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ def _proportional(count_NE: jax.Array) -> jax.Array:
   return (mean_N1 - count_NE) / jnp.where(mean_N1 > 0, mean_N1, 1.0)
 
 
-# The step of a bias, in units of the rate, from counts with layers in front.
+# count_NE, with layers in front -> the step of the bias, in units of the rate.
 RULES = {'proportional': _proportional, 'sign': _sign}
 
 
@@ -47,7 +47,7 @@ class LossFree(SelectionBias):
   its mean is not taken out, as in the paper. Padding has no load.
 
   Attributes:
-    rate: u; the paper's, V3's and GLM-4.5's.
+    rate: u; 0.001 in the paper, V3 and GLM-4.5.
     rule: 'proportional' steps by rate * (mean - load) / mean, better for
       softmax scores by the paper's appendix C. The paper writes rate * (mean -
       load) in tokens; a step like that would grow with the batch, so ours is
@@ -83,10 +83,10 @@ class ShareBias(SelectionBias):
   """LongCat-Flash's bias: b_i += rate * (s / N - share of expert i).
 
   LongCat-Flash (arXiv 2509.01322, section 2.1), for the N experts with weights;
-  identity experts have bias 0 and take what is left. An expert's share is that
-  of all K T assignments; s, the report's K_e / K, is the share that experts
-  with weights are to have together. So the number of them that a token is
-  computed by is K_e on average.
+  identity experts have bias 0 and take the remaining assignments. An expert's
+  share is its part of all K T assignments; s, the report's K_e / K, is the
+  target share of all experts with weights together. So K_e of them compute a
+  token, on average.
 
   The report was read second-hand. One reading has assignments over T in place
   of K T, but only with K T do the targets sum to what is assigned. The report
@@ -94,7 +94,7 @@ class ShareBias(SelectionBias):
 
   Attributes:
     rate: mu.
-    num_zero: how many of the last choices are identity experts.
+    num_zero: number of identity experts, which are the last choices.
     ffn_share: s; without identity experts it is 1.
   """
 

@@ -1,4 +1,4 @@
-"""Experts that answer to their own row of the router: the coupling loss."""
+"""The coupling loss: experts respond most to their own row of the router."""
 
 import dataclasses
 
@@ -12,27 +12,26 @@ from moejax.moe.balance import base, counts
 
 @dataclasses.dataclass(frozen=True)
 class Coupling(base.Balance):
-  """Expert-router coupling: an expert answers to its own row more than others.
+  """Expert-router coupling: an expert responds most to its own row.
 
   ERC (arXiv 2512.23447, equation 3): the router's row R_i stands for the tokens
-  that are sent to expert i. With M_ij the length of what the gate matrix of
-  expert j makes of the noisy row i,
+  that are sent to expert i. With M_ij the length of the product of the noisy
+  row i and the gate matrix of expert j,
 
     coefficient / E^2 * sum over i and j != i of
       max(M_ij - alpha M_ii, 0) + max(M_ji - alpha M_ii, 0)
 
-  so that row i finds its strongest answer in expert i, and expert i its
-  strongest row in i. The loss looks at no token: it is the same whatever the
-  batch, and balances nothing. M is `inputs.responses_EE`; see
-  `balance.responses`.
+  so that expert i responds most strongly to row i, of all experts and of all
+  rows. The loss depends on weights alone, not on tokens, and balances nothing.
+  M is `inputs.responses_EE`; see `balance.responses`.
 
-  It needs the scorer `linear`, gated experts at the width of the model, and a
-  score for each expert and nothing else.
+  The loss needs the scorer `linear`, gated experts at the width of the model,
+  and a router with one logit per expert.
 
   Attributes:
-    coefficient: of the loss; which one the paper has is not confirmed.
-    alpha: how much weaker other answers must be; the paper's best are 1 with 64
-      experts and 0.5 with 256.
+    coefficient: of the loss; the paper's is not confirmed.
+    alpha: largest ratio of other responses to an expert's own that costs
+      nothing; the paper's best are 1 with 64 experts and 0.5 with 256.
   """
 
   coefficient: float = base.loss_weight(1.0)
@@ -56,7 +55,7 @@ class Coupling(base.Balance):
     excess_EE = jax.nn.relu(m_EE - own_E1) + jax.nn.relu(m_EE.T - own_E1)
     others_EE = 1 - jnp.eye(len(m_EE))
     tokens = counts.tokens(inputs)
-    # The same on all shards; this over `tokens` is the value.
+    # All shards have the same value, which travels as this sum over `tokens`.
     return {'value': jnp.mean(excess_EE * others_EE) * tokens, 'tokens': tokens}
 
   def loss(self, sums: dict[str, jax.Array]) -> jax.Array:

@@ -15,13 +15,14 @@ class GShardAux(base.Balance):
 
   GShard (arXiv 2006.16668, Algorithm 1, lines 9 to 13): c_e counts the first
   choices of expert e, over capacity or not; m_e is the mean gate; S the tokens
-  of a group, padding left out. Balanced it is 1 / E^2, so the coefficient is
-  multiplied by E^2 here to be on the scale of the others: balanced it equals
+  of a group, padding left out. The balanced value is 1 / E^2. Here the loss is
+  multiplied by E^2, to be on the scale of the other losses: balanced it equals
   `coefficient` (praxis and lingvo do the same). The paper does not say which
   coefficient it used.
 
-  A group is what shares a capacity, else a sequence. With one sequence a group
-  it is also the balance loss of LibMoE's vision models.
+  A group is the tokens that share a capacity (`Routing.group_size`), or else a
+  sequence. With one sequence per group this is also the balance loss of
+  LibMoE's vision models.
   """
 
   coefficient: float = base.loss_weight(0.01)

@@ -54,7 +54,7 @@ class ExpertLevel(scope.Scoped):
     return self.alpha * jnp.sum(f_E * p_E)
 
 
-# s of P_i, [T, E].
+# (inputs, routing) -> the probabilities s whose mean is P_i, [T, E].
 PROBABILITIES = {
   'router': lambda _, routing: routing.prob_TE,
   'sigmoid': lambda inputs, _: jax.nn.sigmoid(inputs.logits_TE),
@@ -161,10 +161,11 @@ class Communication(scope.Scoped):
   router that limits a token to M devices.
 
   Attributes:
-    alpha: the paper's.
-    num_groups: D, the devices.
+    alpha: 0.02 in the paper.
+    num_groups: D, the number of devices.
     groups_per_token: M.
-    over: the paper's T is the number of tokens of a sequence.
+    over: 'sequence' is the paper's, whose T is the number of tokens of a
+      sequence.
   """
 
   alpha: float = base.loss_weight(0.02)

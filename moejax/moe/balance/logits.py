@@ -20,8 +20,9 @@ class Entropy(scope.Scoped):
   the least it can be.
 
   Attributes:
-    coefficient: that of the released large runs.
-    over: 'sequence' takes the mean over one sequence at a time.
+    coefficient: 0.001 in the released large runs.
+    over: 'batch' takes p over the global batch; 'sequence' takes p over each
+      sequence, and the mean of their losses.
   """
 
   coefficient: float = base.loss_weight(0.001)
@@ -40,21 +41,21 @@ class Entropy(scope.Scoped):
 
   def value(self, sums: dict[str, jax.Array]) -> jax.Array:
     p_E = sums['prob_E'] / jnp.maximum(sums['tokens'], 1)
-    # Below this p ln p is 0 to float32, and the slope of ln has no bound.
+    # Below 1e-20 p ln p is 0 to float32, and the slope of ln has no bound.
     log_E = jnp.log(jnp.maximum(p_E, 1e-20))
     return self.coefficient * jnp.sum(p_E * log_E)
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenEntropy(base.Balance):
-  """Makes routers sure: coefficient * mean over tokens of -sum_i p_ti ln p_ti.
+  """Sharpens routing: coefficient * mean over tokens of -sum_i p_ti ln p_ti.
 
   The loss of dynamic routing (arXiv 2403.07652, section 3), for the router
   `top_p`: without it probabilities flatten, since more experts lower the
   language modelling loss, and more experts are then needed to reach p. p_ti
-  are the router's probabilities. The loss balances nothing: it wants every
-  token at one expert, of which it does not say which. Where all experts are
-  alike it is coefficient * ln E, the most it can be.
+  are the router's probabilities. The loss balances nothing: it is 0 if every
+  token has one expert with probability 1, whichever that is. Where all experts
+  are equally probable it is coefficient * ln E, its largest value.
 
   Attributes:
     coefficient: the paper's beta.
@@ -65,7 +66,7 @@ class TokenEntropy(base.Balance):
   def observe(
     self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    # Below this p ln p is 0 to float32, and the slope of ln has no bound.
+    # Below 1e-20 p ln p is 0 to float32, and the slope of ln has no bound.
     log_TE = jnp.log(jnp.maximum(routing.prob_TE, 1e-20))
     entropy_T = -jnp.sum(routing.prob_TE * log_TE, axis=-1)
     return {
@@ -84,7 +85,7 @@ class ZLoss(base.Balance):
 
   ST-MoE (arXiv 2202.08906, section 3.3, equation 5), over the tokens of the
   global batch. It keeps logits small; it balances nothing. With logits of zero
-  it is coefficient * (ln E)^2. The logits are as the scorers gave them, before
+  it is coefficient * (ln E)^2. The logits are those of the scorer, without
   offsets, noise and biases that a router adds.
   """
 

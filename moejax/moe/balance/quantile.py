@@ -12,7 +12,7 @@ from moejax.moe.routers import scores
 
 BINS = 1000
 
-# What the bias is added to: (logits_TE) -> (score_TE, probabilities).
+# logits_TE -> (the scores that the bias is added to, probabilities).
 SCORES = {'logits': lambda x_TE: (x_TE, x_TE), **scores.SCORES}
 
 
@@ -44,10 +44,10 @@ class Quantile(base.Balance):
   with a bias add up.
 
   Attributes:
-    score: what the router chooses by: its own `score`, or 'logits' where it
-      chooses by those (`after`).
-    reach: how far the scores of one token spread; 1 for sigmoid and softmax.
-      Megatron and Marin balance raw logits, which need more.
+    score: must be the scores by which the router chooses: its own `score`, or
+      'logits' for a router with `after`.
+    reach: upper bound of the spread of one token's scores; 1 for sigmoid and
+      softmax. Megatron and Marin balance raw logits, which spread further.
   """
 
   score: str = fields.named(SCORES, 'sigmoid')
@@ -96,7 +96,7 @@ class Quantile(base.Balance):
     low, width = self._bins(bias_E)
     wanted = sums['picks'] / len(bias_E)
     upto_EB = jnp.cumsum(sums['bins_EB'], axis=-1)
-    # How many bins end before the value of that rank.
+    # Number of bins below the q-th and the (q + 1)-th smallest value.
     below_E = jnp.sum(upto_EB < wanted, axis=-1)
     above_E = jnp.minimum(jnp.sum(upto_EB <= wanted, axis=-1), BINS - 1)
     new_E = low + width * ((below_E + above_E) / 2 + 0.5)

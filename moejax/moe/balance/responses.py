@@ -1,4 +1,4 @@
-"""How strongly experts answer to the rows of the router."""
+"""How strongly experts respond to the rows of the router's matrix."""
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +9,18 @@ LEAST_NORM = 1e-6
 def matrix(
   rows_ED: jax.Array, w_gate_EDF: jax.Array, key: jax.Array | None
 ) -> jax.Array:
-  """M, [E, E]: the length of R_i W_j, rows of the router in front.
+  """M_ij = |R_i W_j|, float32 [E, E], for rows R_i and gate matrices W_j.
 
   It is for the expert-router coupling loss (arXiv 2512.23447, section 3). In
-  training each number of row i is multiplied by one from 1 - e_i to 1 + e_i,
+  training each number of row i is multiplied by noise from U(1 - e_i, 1 + e_i),
   where e_i is half the distance to the nearest other row, over the length of
-  row i: a noisy row stays nearer to its own than to any other. The gradient
-  goes through rows and experts, not through e.
+  row i. So a noisy row stays nearer to its own row than to any other. The
+  gradient goes through rows and gate matrices, not through e.
 
   Args:
     rows_ED: the router's centroids.
     w_gate_EDF: the gate matrices of the experts.
-    key: of the noise; None means evaluation.
+    key: random key of the noise; None means evaluation: no noise.
   """
   rows_ED = rows_ED.astype(jnp.float32)
   if key is not None:
@@ -36,6 +36,6 @@ def matrix(
     'iD,jDF->ijF', rows_ED, w_gate_EDF.astype(jnp.float32)
   )
   square_EE = jnp.sum(jnp.square(answer_EEF), axis=-1)
-  # The gradient of a length of zero is zero.
+  # A length of zero has a gradient of zero.
   large_EE = square_EE > LEAST_NORM**2
   return jnp.where(large_EE, jnp.sqrt(jnp.where(large_EE, square_EE, 1)), 0.0)

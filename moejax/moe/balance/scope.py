@@ -32,7 +32,8 @@ def _sequence_loss(value: Any, sums: Any) -> jax.Array:
   return sums['value'] / jnp.maximum(sums['sequences'], 1)
 
 
-# How the sums of single sequences become sums, and those the loss.
+# For each scope two functions: the first makes the part's sums from the sums of
+# single sequences, the second makes the loss from the part's sums.
 SCOPES = {
   'batch': (_batch_sums, _batch_loss),
   'sequence': (_sequence_sums, _sequence_loss),
@@ -40,11 +41,12 @@ SCOPES = {
 
 
 class Scoped(base.Balance):
-  """A loss given by sums of tokens and by a value of such sums.
+  """A loss that is a function, `value`, of sums over tokens.
 
-  A part has an `over`: 'batch' takes the value of the sums over the global
-  batch; 'sequence' takes that of each sequence, which asks for balance in every
-  one of them, and the mean of those. Sequences of padding alone are left out.
+  The field `over` of a subclass names the scope. 'batch': the loss is the value
+  of the sums over the global batch. 'sequence': the loss is the mean over
+  sequences of the value of each sequence's sums, which demands balance in every
+  sequence. Sequences of padding alone are left out.
   """
 
   over: str

@@ -25,7 +25,8 @@ class SelectorEntropy(base.Balance):
 
   Attributes:
     coefficient: of the entropy.
-    unreachable: of the other; 1 in the released code.
+    unreachable: coefficient of 1 / (mass on real experts); 1 in the released
+      code.
   """
 
   coefficient: float = base.loss_weight(0.001)

@@ -23,8 +23,8 @@ class Smebu(bias.SelectionBias):
     m_e = momentum m_e + (1 - momentum) d_e
     b_e = b_e + m_e
 
-  Biases and m start at 0; their means stay there. Padding has no load, and a
-  batch of padding changes nothing.
+  Biases and m start at 0; their means stay 0. Padding has no load, and a batch
+  of padding alone changes neither.
 
   Attributes:
     rate: lambda; the report's.

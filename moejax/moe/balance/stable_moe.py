@@ -16,7 +16,7 @@ class StableMoELoss(base.Balance):
   Dai et al. 2022 (arXiv 2204.08396, section 3.1):
 
     balance       sum_i (n_i - n) / n * sum over the tokens of i of s_it
-    distillation  cross-entropy of the small router to what was chosen
+    distillation  cross-entropy of the small router against the chosen expert
 
   n_i are the assignments of expert i, n their mean, s_it the sigmoid score of
   the expert that the token was sent to. Balanced the first is 0.
@@ -27,8 +27,8 @@ class StableMoELoss(base.Balance):
   `distill_T`, and zeros in its second stage.
 
   Attributes:
-    coefficient: of the balance.
-    distillation: of the other.
+    coefficient: of the balance loss.
+    distillation: coefficient of the cross-entropy.
   """
 
   coefficient: float = base.loss_weight(0.3)

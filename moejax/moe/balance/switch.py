@@ -40,7 +40,8 @@ def _of_logits(inputs: contract.RouterInput, routing: contract.Routing):
   return hit_E, counts.over_tokens(inputs, prob_TE)
 
 
-# Sums over tokens that f and P are made of, both [E].
+# (inputs, routing) -> the sums over tokens from which f and P are made, both
+# [E].
 FORMS = {
   'masked': _masked,
   'multi_hot': _multi_hot,
@@ -49,7 +50,7 @@ FORMS = {
 }
 
 
-# Whether a model has a loss for each layer, or one for all.
+# Whether each layer has a loss, or all layers together have one.
 LAYERS = ('each', 'together')
 
 
@@ -73,8 +74,8 @@ class SwitchLoss(base.Balance):
     form: what f and P are, with the value when balanced:
       'top_1': Switch's, alpha. Over the batch it is also E^2 times GShard's
         (lingvo, praxis), and X-MoE's where the router gives P at tau_0.
-      'multi_hot': f_i is the share of tokens that choose i at all, K of them
-        each; alpha * K. Flaxformer's for top-k (E^2 mean(f P)) and that of
+      'multi_hot': f_i is the share of tokens with i among their K choices;
+        alpha * K. Flaxformer's for top-k (E^2 mean(f P)) and that of
         transformers' Mixtral and its kin (the sum over the K places).
       'of_logits': as multi_hot, with the softmax of the logits for P and its K
         largest for f, whatever the router makes of the logits: transformers'
@@ -85,8 +86,9 @@ class SwitchLoss(base.Balance):
         to every expert with weight 1 / E.
     layers: 'each' layer has a loss of its own, and they add up; 'together' is
       one loss with f and P over the tokens of all layers, as transformers has
-      it. Its expert i is the i-th of every layer, so that an expert of one
-      layer can make up for that of another: a weaker wish than 'each'.
+      it. Its expert i is the i-th of every layer, so an underused expert of one
+      layer can make up for an overused one of another: a weaker demand than
+      'each'.
   """
 
   alpha: float = base.loss_weight(0.01)

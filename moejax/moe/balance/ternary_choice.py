@@ -52,9 +52,9 @@ class TernaryChoice(base.Balance):
   are those without null.
 
   Attributes:
-    alpha: of the balance loss.
-    reward: for choosing nothing; LibMoE has 1e-5.
-    form: see above.
+    alpha: coefficient of the balance loss.
+    reward: coefficient of the reward for null choices; LibMoE has 1e-5.
+    form: 'with_null' or 'without_null', see above.
   """
 
   alpha: float = base.loss_weight(0.01)

@@ -11,7 +11,8 @@ from moejax.moe import contract
 from moejax.moe.balance import base, counts
 
 BINS = 1000
-# Bins are even in asinh(logit / FINE): even near 0, by ratio further out.
+# Bins have equal widths in asinh(logit / FINE), so that their width is constant
+# near 0 and proportional to the logit far from 0.
 FINE = 0.1
 LARGEST = 100.0
 REACH = math.asinh(LARGEST / FINE)
@@ -36,7 +37,7 @@ class ThresholdEma(base.Balance):
   which each has a q of its own. Padding is not seen.
 
   Attributes:
-    k: experts that a token is to have on average; the router's.
+    k: experts of a token on average; should be `expert_threshold`'s k.
     decay: of the average; the authors' code has 0.99.
   """
 
@@ -101,12 +102,13 @@ class ThresholdEma(base.Balance):
     bins_EB = sums['bins_EB']
     wanted = jnp.maximum(sums['tokens'] * self.k / len(bins_EB), 1)
     above_EB = jnp.cumsum(bins_EB[:, ::-1], axis=-1)[:, ::-1]
-    # The last bin from which on there are enough.
+    # The highest bin such that it and the bins above hold q logits or more.
     bin_E = jnp.sum(above_EB >= wanted, axis=-1) - 1
     bin_E = jnp.clip(bin_E, 0, BINS - 1)
     take = lambda x_EB: jnp.take_along_axis(x_EB, bin_E[:, None], axis=1)[:, 0]
     inside_E = jnp.maximum(take(bins_EB), 1)
-    # That in the middle of its part of the bin, counted from below.
+    # The logits of a bin are taken to divide it evenly, and the q-th largest to
+    # be at the middle of its share, counted from the bottom of the bin.
     from_below_E = (take(above_EB) - wanted + 0.5) / inside_E
     place_E = (bin_E + jnp.clip(from_below_E, 0, 1)) / BINS
     return FINE * jnp.sinh(REACH * (2 * place_E - 1))

@@ -25,8 +25,9 @@ class TwoLevelImportance(base.Balance):
   `inner_TE`; expert e is in group e * G // E.
 
   Attributes:
-    coefficient: the released code's.
-    unbiased: variance over one less, as the released code has it.
+    coefficient: 0.01 in the released code.
+    unbiased: whether the variance divides by the number minus one, as in the
+      released code.
   """
 
   coefficient: float = base.loss_weight(0.01)
@@ -56,4 +57,5 @@ class TwoLevelImportance(base.Balance):
 
 
 def _groups(num_groups: int, num_experts: int) -> np.ndarray:
+  """The group of each expert, [E]."""
   return np.arange(num_experts) * num_groups // num_experts

@@ -17,7 +17,7 @@ def cv_squared(x_E: jax.Array, *, unbiased: bool = False) -> jax.Array:
 
   Args:
     x_E: numbers.
-    unbiased: divide by E - 1, not by E.
+    unbiased: whether the variance divides by E - 1 instead of E.
   """
   num = x_E.shape[0]
   mean = jnp.mean(x_E)
@@ -40,7 +40,7 @@ def _probabilities(
   return counts.over_tokens(inputs, routing.prob_TE)
 
 
-# The quantity whose sum over tokens is the importance of an expert.
+# (inputs, routing) -> the importance of each expert, [E]: a sum over tokens.
 SOURCES = {'gates': _gates, 'probabilities': _probabilities}
 
 
@@ -86,7 +86,7 @@ class Load(base.Balance):
   gradient, as in tensor2tensor without noise.
 
   Attributes:
-    coefficient: as of `importance`.
+    coefficient: as in `importance`.
     unbiased: variance over E - 1.
   """
 

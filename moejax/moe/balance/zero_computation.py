@@ -1,6 +1,6 @@
 """Balance between experts with weights and those without computation.
 
-Without computation are the last `num_zero` of a router's choices.
+The last `num_zero` of a router's choices are without computation.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ def check_zero(num_zero: int, num_experts: int) -> None:
   """Raises InputError unless some of the choices have weights."""
   if not 0 <= num_zero < num_experts:
     raise errors.InputError(
-      f'num_zero={num_zero} must be 0 to {num_experts - 1}: it '
-      f'is how many of the {num_experts} choices are without computation'
+      f'num_zero={num_zero} must be 0 to {num_experts - 1}: it is the number '
+      f'of choices without computation, of {num_experts} choices'
     )
 
 
@@ -29,14 +29,14 @@ class Weighted(base.Balance):
 
   Jin et al. 2024 (arXiv 2410.07348, section 3.3, equation 7): f_i is the share
   of tokens that choose expert i, P_i the mean probability; eta is 1 for experts
-  with weights and tau for zero-computation experts, so a smaller tau leaves
-  more to those. There is no factor N and no 1 / K in it: balanced, with K
-  choices of N and eta 1, it is beta * K / N. Over the global batch.
+  with weights and tau for zero-computation experts, so a smaller tau gives
+  these more tokens. The loss has no factor N and no 1 / K: balanced, with K
+  choices of N and eta 1, it is beta * K / N. It is over the global batch.
 
   Attributes:
-    beta: the paper's.
-    tau: the paper's usual one; swept in its table 3.
-    num_zero: how many of the last choices are zero-computation experts.
+    beta: 0.01 in the paper.
+    tau: 0.75 in most of the paper; swept in its table 3.
+    num_zero: number of zero-computation experts, which are the last choices.
   """
 
   beta: float = base.loss_weight(0.01)
@@ -79,17 +79,17 @@ class Groups(scope.Scoped):
     f_j     = D / (s K T) * (assignments to group j)        for the D groups
     f_{D+1} = 1 / ((1 - s) K T) * (assignments to identity experts)
 
-  so all f are 1, and the loss alpha, at the shares that are wanted. K T is the
-  number of assignments. The report was read second-hand, the first line is
-  inferred from the second; it also fits alpha to the size of gradients (a tenth
-  of those of the language loss), and the default here is our own.
+  so at the target shares all f are 1 and the loss is alpha. K T is the number
+  of assignments. The report was read second-hand, and the first line is
+  inferred from the second. The report also fits alpha to the size of gradients
+  (a tenth of those of the language loss); the default here is our own.
 
   Attributes:
     alpha: coefficient.
     num_groups: D.
-    num_zero: how many of the last choices are identity experts.
+    num_zero: number of identity experts, which are the last choices.
     ffn_share: s; without identity experts it is 1.
-    over: the report's is of sequences.
+    over: scope of the loss; 'sequence' in the report.
   """
 
   alpha: float = base.loss_weight(1e-3)

@@ -16,11 +16,12 @@ class ExpertOutput:
 
   Attributes:
     out_TD: the weighted sum of each token's experts.
-    sent_A: bool, which assignments were computed; the others were dropped, or
-      sent nowhere.
-    overflow: float32, the number of this device's assignments for which expert
-      parallelism had no room, including those then computed another way.
-    grad_accumulator: the weights that were handed on; see
+    sent_A: bool, whether the assignment was computed; the others were dropped,
+      or sent nowhere.
+    overflow: float32, the number of this device's assignments that did not fit
+      into the buffers of expert parallelism, including those that a fallback
+      computed.
+    grad_accumulator: that of the call, unchanged, for the next call; see
       `Compute.grad_accumulator`.
   """
 
@@ -33,8 +34,8 @@ class ExpertOutput:
 class Stages(Protocol):
   """Dispatch, experts and combine as calls of their own.
 
-  Expert parallelism moves rows between these stages where all experts have
-  equally many.
+  Where all experts have equally many rows, expert parallelism moves the rows
+  between these stages.
   """
 
   def dispatch(
@@ -67,16 +68,17 @@ class Compute(Protocol):
     num_experts: int,
     grad_accumulator: Any = None,
   ) -> ExpertOutput:
-    """The output of `num_experts` experts; other expert ids go nowhere.
+    """The output of `num_experts` experts for these tokens.
 
     Args:
       weights: of these experts.
       x_TD: token vectors.
-      routing: their assignments.
+      routing: their assignments; expert ids from `num_experts` on are sent
+        nowhere.
       num_experts: number of experts.
-      grad_accumulator: None, or what the method of that name or the previous
-        call returned. The weights' gradient is then that of the accumulator,
-        and `weights` have none.
+      grad_accumulator: None, or the result of the method `grad_accumulator`, as
+        the previous call returned it. With it the gradient of the weights is
+        the gradient of the accumulator, and `weights` have none.
     """
     ...
 
@@ -88,17 +90,17 @@ class Compute(Protocol):
   def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The weights in the layout that a call computes with.
 
-    To be made once for many calls. A call also takes weights that were not
-    prepared, and this method takes its own result.
+    A caller of many calls prepares the weights once. A call also takes weights
+    that were not prepared, and this method takes prepared ones.
     """
     ...
 
   def grad_accumulator(self, weights: dict[str, jax.Array]) -> Any:
-    """Arrays that add up the weights' gradient over calls; or None.
+    """Arrays through which calls add up the weights' gradient; or None.
 
-    They are the prepared weights once more. Each call returns them unchanged
-    for the next one, and in the backward pass each adds its gradient to the
-    sum of the later calls, in one array.
+    The arrays are the prepared weights. Each call returns them unchanged for
+    the next call. In the backward pass, which visits the calls in reverse, each
+    call adds its gradient to the sum of the later calls, in the same array.
     """
     ...
 
@@ -111,7 +113,7 @@ def nowhere_beyond(
   return dataclasses.replace(routing, expert_A=expert_A)
 
 
-def side_by_side(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def flatten_gate_up(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """The weights with gate and up in one dimension of 2 F.
 
   On TPU an array with a dimension of 2 is slow to read.

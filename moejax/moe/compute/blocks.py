@@ -7,12 +7,13 @@ block 32 and ladder (16, 7, 3, 1) a group of 21 blocks becomes pieces of 512,
 per rung of the ladder. The number of iterations is decided at run time, so rows
 of no group cost nothing.
 
-Pieces are long because copying rows and starting threads costs a piece as much
-as 30 rows do; blocks are small because a group is padded by half a block on
-average; rungs are few because each is compiled by itself. By that count, for
-2,048 tokens, 16 to 64 experts and 4 to 6 experts per token, 32 x (16, 7, 3, 1)
-is the best ladder of four rungs with this block. In measurements, five rungs
-(16, 8, 4, 2, 1) and eight are no faster, and 64 x (8, 4, 2, 1) is 4% slower.
+Pieces are long because the fixed cost of a piece, copying rows and starting
+threads, is that of 30 rows. Blocks are small because a group is padded by half
+a block on average. Rungs are few because each is compiled by itself. By this
+count of costs, for 2,048 tokens, 16 to 64 experts and 4 to 6 experts per token,
+32 x (16, 7, 3, 1) is the best ladder of four rungs with this block. In
+measurements, five rungs (16, 8, 4, 2, 1) and eight are no faster, and
+64 x (8, 4, 2, 1) is 4% slower.
 """
 
 import dataclasses
@@ -23,13 +24,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# (body, carry) -> carry, over the pieces of one expert: see Blocks.each_expert.
+# (body, carry) -> carry: a loop over the pieces of one expert, see
+# `Blocks.each_expert`.
 Pieces = Callable[[Callable[[jax.Array, int, Any], Any], Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-  """How groups are cut: rows of a block, and the pieces' sizes in blocks."""
+  """How groups of rows are cut into pieces.
+
+  Attributes:
+    block: rows of a block; every group is a multiple of it.
+    ladder: sizes of pieces in blocks, the largest first and 1 last.
+  """
 
   block: int = 32
   ladder: tuple[int, ...] = (16, 7, 3, 1)
@@ -47,16 +54,19 @@ class Blocks:
   ) -> Any:
     """Runs `carry = visit(expert, pieces, carry)` over all experts.
 
-    Inside of `visit`, `carry = pieces(body, carry)` runs
+    Inside `visit`, `carry = pieces(body, carry)` runs
     `carry = body(start, length, carry)` over the pieces of that expert: `start`
-    is the first row, `length` a Python int. Work that is needed once for an
-    expert belongs outside of `body`.
+    is the first row, `length` a Python int. Work that is needed once per expert
+    belongs outside `body`.
 
     Args:
       size_E: rows of each expert, multiples of `block`.
-      num_rows: R, all rows.
+      num_rows: R, the number of rows with those of no expert.
       visit: see above.
-      carry: initial value.
+      carry: the initial value of the carry.
+
+    Returns:
+      The carry after the last expert.
     """
     (num_experts,) = size_E.shape
     first_E = jnp.cumsum(size_E) - size_E

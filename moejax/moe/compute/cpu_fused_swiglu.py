@@ -36,7 +36,11 @@ from moejax.moe.compute import base, blocks, permute
 
 @dataclasses.dataclass(frozen=True)
 class CpuFusedSwiglu:
-  """Routed SwiGLU experts over local tokens; see the module's docstring."""
+  """Routed SwiGLU experts over local tokens; see the module's docstring.
+
+  Attributes:
+    cut: how groups of rows are cut into pieces.
+  """
 
   cut: blocks.Blocks = blocks.Blocks()
 
@@ -102,7 +106,7 @@ class CpuFusedCompute:
     return None
 
   def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return base.side_by_side(weights)
+    return base.flatten_gate_up(weights)
 
   def grad_accumulator(self, weights: dict[str, jax.Array]) -> None:
     del weights
@@ -125,7 +129,13 @@ def activate(gate_BF: jax.Array, up_BF: jax.Array) -> jax.Array:
 def activate_grad(
   gate_BF: jax.Array, up_BF: jax.Array, da_BF: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Gradients of `activate` to gate and up, from that to its result."""
+  """Gradients of `activate` to gate and up.
+
+  Args:
+    gate_BF: as in `activate`.
+    up_BF: as in `activate`.
+    da_BF: float32 gradient to the result of `activate`.
+  """
   gate_BF, up_BF = (z.astype(jnp.float32) for z in (gate_BF, up_BF))
   sig_BF = jax.nn.sigmoid(gate_BF)
   dgate_BF = da_BF * up_BF * sig_BF * (1 + gate_BF * (1 - sig_BF))
@@ -203,8 +213,8 @@ def _fused_bwd(cut, kept, dout_TD):
       )
 
     dx_TD, dweight_R, dw_gate_up_EDF, dw_down_EFD = carry
-    nothing = (dx_TD, dweight_R, zeros(w_DF.shape), zeros(w_FD.shape))
-    dx_TD, dweight_R, dw_DF, dw_FD = pieces(body, nothing)
+    initial = (dx_TD, dweight_R, zeros(w_DF.shape), zeros(w_FD.shape))
+    dx_TD, dweight_R, dw_DF, dw_FD = pieces(body, initial)
     return (
       dx_TD,
       dweight_R,

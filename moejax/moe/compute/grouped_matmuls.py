@@ -25,7 +25,7 @@ from moejax.moe.experts.base import Multiply
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceMatmul:
-  """The oracle of the others: every row times every expert, then masked."""
+  """Every row times every expert, then masked: the oracle of the others."""
 
   row_multiple: int = 1
 
@@ -67,10 +67,13 @@ class RaggedDot:
 
 @dataclasses.dataclass(frozen=True)
 class Blocked:
-  """A loop over pieces of rows, each of one expert (see `blocks`).
+  """A loop over pieces of rows, each of one expert (see `blocks`), for CPU.
 
-  Its gradient is its own and accumulates dW in place. The gradient that JAX
-  derives from a loop carries a whole weight tensor through every iteration.
+  It defines its own gradient, which accumulates dW in place. The gradient that
+  JAX derives from a loop carries a whole weight tensor through every iteration.
+
+  Attributes:
+    cut: how groups of rows are cut into pieces.
   """
 
   cut: blocks.Blocks = blocks.Blocks()

@@ -8,8 +8,8 @@ The config key is `moe.grouped_matmul`. Its values:
              configured dispatcher's capacity are still dropped
   fused      one loop over rows; needs the dropless dispatcher and SwiGLU
              experts without bias
-  fused_megablox  megablox's kernels with a gradient of their own; needs the
-             same
+  fused_megablox  megablox's kernels with a gradient of their own; has the same
+             needs
   <name>     dispatch, experts and combine one after the other, with that entry
              of GROUPED_MATMULS
 """
@@ -36,12 +36,12 @@ class Implementation:
   """An entry of IMPLEMENTATIONS: how it is made, and what it asks of a config.
 
   Attributes:
-    make: (config, remat) -> a Compute, for a config that fits; remat is that of
-      `choose`.
-    fits: whether it can compute what the config asks for.
-    needs: what `fits` asks, in words.
+    make: (config, remat) -> a Compute, for a config that fits; `remat` is that
+      of `choose`.
+    fits: config -> whether the implementation supports it.
+    needs: the condition that `fits` tests, in words, for the error.
     platforms: the only platforms it runs on; empty means everywhere.
-    package: the package it needs, which is an extra of the same name.
+    package: a package that it imports, which is an extra of the same name.
   """
 
   make: Callable[[MoEConfig, bool], base.Compute]
@@ -51,7 +51,7 @@ class Implementation:
   package: str = ''
 
   def refuses(self, config: MoEConfig, platform: str) -> str:
-    """Why it cannot be taken, or ''."""
+    """Why this implementation cannot be used; '' if it can."""
     if not self.fits(config):
       return f'needs {self.needs}; use auto'
     if self.platforms and platform not in self.platforms:
@@ -115,10 +115,11 @@ IMPLEMENTATIONS = {
   ),
 }
 
-# By platform, what auto takes: the first that fits. docs/benchmarks.md has the
-# measurements for CPU. On TPU nothing was timed: compiled for TPU, ragged_dot
-# multiplies all rows with each expert for the weights' gradient, and megablox
-# does not. On GPU nothing was tried.
+# By platform, the implementations in the order in which auto tries them; it
+# takes the first that fits. docs/benchmarks.md has the measurements for CPU. On
+# TPU nothing was timed: compiled for TPU, ragged_dot multiplies all rows with
+# each expert for the weights' gradient, and megablox does not. On GPU nothing
+# was tried.
 AUTO = {
   'cpu': ('fused', 'batched', 'blocked'),
   'tpu': ('fused_megablox', 'batched', 'megablox'),
@@ -134,8 +135,8 @@ def choose(
   Args:
     config: of the layers.
     platform: 'cpu', 'tpu' ...
-    remat: whether the backward pass recomputes the layer; then nothing that the
-      first pass keeps would be used.
+    remat: whether the backward pass recomputes the layer; then an
+      implementation need not keep activations in the first forward pass.
 
   Raises:
     InputError: `moe.grouped_matmul` does not fit the rest of the config, or

@@ -1,20 +1,22 @@
 """A Pallas kernel for TPU: grouped matmuls with an elementwise epilogue.
 
-The kernels of `pallas_grouped_matmul` compute one product each and write it to
-memory. A sum of two products, or an elementwise function of one, is then an
-operation of its own, which reads it from memory. One kernel here computes
+Each kernel of `pallas_grouped_matmul` computes one product and writes it to
+memory. A sum of two products, or an elementwise function of a product, is then
+an operation of its own, which reads the products from memory. A kernel of this
+module computes both at once, tile by tile:
 
-  sums     sums of one or more products for each tile, in float32
+  sums     sums of one or more products, in float32
   finish   the elementwise epilogue of these sums, while they are in fast memory
 
-Example, dx = dgate w_gate^T + dup w_up^T of rows 0-2 and 3-4 of two experts:
+Example, dx = dgate w_gate^T + dup w_up^T:
 
-  Work(sums=(((0, 0), (1, 1)),), outs=(bfloat16,), finish=the sum itself,
-       transpose=(True, True)) of xs = (dgate, dup), ws = (w_gate, w_up)
+  KernelBody(sums=(((0, 0), (1, 1)),), outs=(bfloat16,), finish=the sum itself,
+             transpose=(True, True))
+  Operands(xs=(dgate, dup), ws=(w_gate, w_up))
 
-Rows of no expert are left as they were in memory. As in megablox (after
-MegaBlocks, arXiv 2211.15841), whose table of visits this takes, rows are cut
-into tiles, and one that holds rows of several experts is visited for each.
+Rows of no expert are not written and hold arbitrary values. Rows are cut into
+tiles, and a tile that holds rows of several experts is visited once for each of
+them. The table of visits is megablox's (after MegaBlocks, arXiv 2211.15841).
 """
 
 import dataclasses
@@ -32,8 +34,9 @@ from jax.experimental.pallas.ops.tpu.megablox.gmm import make_group_metadata
 
 LANES = 128
 NAME = 'grouped_swiglu'  # in compiled programs
-# Bytes of fast memory for tiles; the compiler gives a kernel 16 MiB of it.
-ROOM = 12 * 2**20
+# Bytes of fast memory (VMEM) that tiles may take; the compiler gives a kernel
+# 16 MiB.
+FAST_MEMORY = 12 * 2**20
 
 Arrays = Sequence[jax.Array]
 
@@ -43,16 +46,17 @@ class KernelBody:
   """What a kernel computes, for operands of any size.
 
   Attributes:
-    sums: for each sum, its products, as (index of the rows, index of the
-      weights).
+    sums: for each sum, its products, as (index in `Operands.xs`, index in
+      `Operands.ws`).
     outs: types of the results [R, N].
-    finish: (sums, beside) -> a tile of each result, and of the partial sums if
-      there are any. The sums are float32 [rows, columns].
+    finish: (tiles of the sums, tiles of `Operands.beside`) -> a tile of each
+      result, and with `partial` one more. Tiles of sums are float32 [rows,
+      columns].
     transpose: for each of the weights, whether it is [E, N, K].
     partial: whether there is one more result, float32 [R, P]: partial sums over
       the columns of the last tile that `finish` returns. Their sum over P is
-      that tile's sum over N.
-    temporaries: number of float32 tiles that `finish` needs.
+      the sum over all N columns.
+    temporaries: number of float32 tiles that `finish` needs in fast memory.
   """
 
   sums: tuple[tuple[tuple[int, int], ...], ...]
@@ -65,7 +69,12 @@ class KernelBody:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-  """Sizes of the rows, the depth and the columns, and of their tiles."""
+  """How operands are cut into tiles: sizes of rows, depth and columns.
+
+  Attributes:
+    whole: R, K and N.
+    each: the same of one tile.
+  """
 
   whole: tuple[int, int, int]
   each: tuple[int, int, int]
@@ -114,7 +123,7 @@ def run(
     row_tile: rows of a tile; divides R.
     interpret: True, or Pallas's parameters for interpreting; for tests.
   """
-  tiles = choose(body, operands, row_tile)
+  tiles = choose_tiles(body, operands, row_tile)
   (R, K, N), (rows, deep, wide) = tiles.whole, tiles.each
   num_k, num_n = tiles.number[1:]
   table, visits = make_group_metadata(
@@ -125,11 +134,12 @@ def run(
     num_nonzero_groups=size_E.shape[0],
     visit_empty_groups=False,
   )
-  # The table: the first row of each group; the group and tile of each visit.
-  at = lambda *where: (
+  # The table: the first row of each group, the group of each visit, and its
+  # tile of rows. `at` makes the function from grid indices to a block's index.
+  at = lambda *axes: (
     lambda n, v, k, table: tuple(
       {'row': table[2][v], 'expert': table[1][v], 'k': k, 'n': n, 0: 0}[axis]
-      for axis in where
+      for axis in axes
     )
   )
   x_spec = pl.BlockSpec((rows, deep), at('row', 'k'))
@@ -162,7 +172,7 @@ def run(
     ),
     cost_estimate=pl.CostEstimate(
       flops=2 * R * K * N * sum(map(len, body.sums)),
-      bytes_accessed=moved(body, operands, tiles),
+      bytes_accessed=bytes_moved(body, operands, tiles),
       transcendentals=0,
     ),
     interpret=interpret,
@@ -183,7 +193,7 @@ def _kernel(body, tiles, operands, table, *refs):
     for total in sums:
       total[...] = jnp.zeros_like(total)
 
-  # How far the depth reaches into this tile; it ends in the last one.
+  # The depth that is left from this tile on; the last tile may reach beyond it.
   end = tiles.whole[1] - k * tiles.each[1]
   even = tiles.whole[1] % tiles.each[1] == 0
   x, w = (
@@ -241,7 +251,7 @@ def _fold(x_RN, lanes):
   return functools.reduce(jnp.add, pieces)
 
 
-def choose(body: KernelBody, operands: Operands, row_tile: int) -> Tiles:
+def choose_tiles(body: KernelBody, operands: Operands, row_tile: int) -> Tiles:
   """The tiles that move the fewest bytes, of those that fit in fast memory."""
   R, K = operands.xs[0].shape
   N = operands.ws[0].shape[1 if body.transpose[0] else 2]
@@ -250,11 +260,11 @@ def choose(body: KernelBody, operands: Operands, row_tile: int) -> Tiles:
     for deep in _pieces(K)
     for wide in _pieces(N)
   ]
-  # The smallest, if none fits.
+  # If no candidate fits, the smallest tiles.
   fitting = [
-    t for t in candidates if room(body, operands, t) <= ROOM
+    t for t in candidates if bytes_held(body, operands, t) <= FAST_MEMORY
   ] or candidates[-1:]
-  return min(fitting, key=lambda tiles: moved(body, operands, tiles))
+  return min(fitting, key=lambda tiles: bytes_moved(body, operands, tiles))
 
 
 def _pieces(size: int) -> list[int]:
@@ -265,8 +275,11 @@ def _pieces(size: int) -> list[int]:
   return sorted(sizes, reverse=True)
 
 
-def room(body: KernelBody, operands: Operands, tiles: Tiles) -> int:
-  """Bytes of fast memory; what moves is double-buffered, so it counts twice."""
+def bytes_held(body: KernelBody, operands: Operands, tiles: Tiles) -> int:
+  """Bytes of fast memory that a kernel with these tiles needs.
+
+  Tiles of operands and results are double-buffered, so they count twice.
+  """
   rows, deep, wide = tiles.each
   moving = sum(rows * deep * x.dtype.itemsize for x in operands.xs)
   moving += sum(deep * wide * w.dtype.itemsize for w in operands.ws)
@@ -277,7 +290,7 @@ def room(body: KernelBody, operands: Operands, tiles: Tiles) -> int:
   return 2 * moving + 4 * rows * wide * (len(body.sums) + body.temporaries)
 
 
-def moved(body: KernelBody, operands: Operands, tiles: Tiles) -> int:
+def bytes_moved(body: KernelBody, operands: Operands, tiles: Tiles) -> int:
   """Upper bound of the bytes moved to and from memory.
 
   Rows are read for every tile of columns. Weights are read once for each expert

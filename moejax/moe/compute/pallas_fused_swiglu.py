@@ -18,10 +18,10 @@ memory. It differs from JAX's own gradient of the stages:
   - Nothing is written to memory between a product and its elementwise work, and
     the gradients that reach a row through gate and through up are one sum
     (`pallas_swiglu_products`).
-  - Gradients of the weights can be summed over calls for other tokens, inside
-    the kernels that compute them. Each call hands the weights on to the next as
-    its `grad_accumulator`; in the backward pass, the sum of the later calls'
-    gradients arrives through it.
+  - The kernels that compute the gradients of the weights can add them to those
+    of other calls, which computed other tokens. Each call passes the weights to
+    the next call as its `grad_accumulator`; in the backward pass, the sum of
+    the later calls' gradients arrives as the accumulator's gradient.
 
 Example, 3 tokens with K = 2 and the third not routed: of 6 rows the experts own
 the first 4. Rows 4 and 5 are copies of token 0 in x_RD, and arbitrary, NaN
@@ -43,7 +43,7 @@ from moejax.moe.compute import (
   pallas_swiglu_products,
   permute,
 )
-from moejax.moe.experts.base import apart
+from moejax.moe.experts.base import split_gate_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +75,16 @@ class PallasFusedSwiglu:
   ) -> tuple[jax.Array, pallas_swiglu_products.Weights | None]:
     """out_TD in the type of `x_TD`, and the gradient accumulator.
 
-    There are gradients to everything but the grouping.
+    Gradients go to `x_TD`, to the routing's weights, and to `w` or the
+    accumulator.
 
     Args:
       x_TD: token vectors.
       routing: the list of assignments.
-      grouping: from `permute.group` of it.
+      grouping: `permute.group` of the routing.
       w: w_gate_EDF, w_up_EDF, w_down_EFD.
-      grad_accumulator: the same three arrays, if they are to have the gradient
-        in place of `w`.
+      grad_accumulator: the same three arrays, to receive the gradient in place
+        of `w`; None: the gradient goes to `w`.
     """
     arguments = (
       x_TD,
@@ -131,7 +132,7 @@ class PallasFusedCompute:
 
   def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """w_in_ED2F as two matrices of their own, w_gate_EDF and w_up_EDF."""
-    return apart(weights)
+    return split_gate_up(weights)
 
   def grad_accumulator(
     self, weights: dict[str, jax.Array]
@@ -198,7 +199,7 @@ def _rows(x_TD, token_A, grouping, per_token):
   """Token vectors by row; token 0 for rows without an assignment."""
   A = token_A.shape[0]
   assignment_R = jnp.where(grouping.assignment_R < A, grouping.assignment_R, 0)
-  # In a list that is K-outermost, assignment a is of token a % T.
+  # In a K-outermost list, assignment a is of token a % T.
   token_R = (
     token_A[assignment_R]
     if per_token is None

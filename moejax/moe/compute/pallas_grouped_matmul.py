@@ -5,9 +5,9 @@ The contract is that of `grouped_matmuls`. A kernel computes two products:
   rows     y_RF[r] = x_RD[r] @ w_EDF[expert of r], or with w_EDF transposed
   weights  dw_EDF[e] = x_RD[rows of e].T @ dy_RF[rows of e]
 
-and `_multiply` combines them into a function with its own gradient. It sets to
-zero what a kernel does not write (rows of no group) or has computed wrongly in
-the past (weights of an expert without rows).
+and `_multiply` combines them into a function with its own gradient. Rows of no
+group, which kernels do not write, are set to zero. So is the weights' gradient
+of an expert without rows, which kernels have computed wrongly in the past.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from jax.sharding import PartitionSpec
 
 from moejax.core import varying
 
-# jax's megablox counts how often each tile of rows is visited by a histogram
-# of float32, which is wrong from some 5,000 tiles on.
+# JAX's megablox counts the visits of each tile of rows by a histogram in
+# float32, which is wrong from some 5,000 tiles on.
 MOST_ROW_TILES = 4096
 LANES = 128
 
@@ -52,10 +52,11 @@ class Megablox:
   holds rows of several experts is visited once for each. So no group needs
   padding, and a boundary costs one tile's work.
 
-  Fields:
-    tiling: the largest tile of rows, of what is summed over, of columns.
-    interpret: True, or Pallas's parameters for it, runs the kernels step by
-      step on any platform; for tests.
+  Attributes:
+    tiling: the largest sizes of a tile: rows, the dimension that is summed
+      over, columns.
+    interpret: True, or Pallas's parameters for interpreting, runs the kernels
+      step by step on any platform; for tests.
   """
 
   tiling: tuple[int, int, int] = (512, 1024, 1024)
@@ -115,9 +116,9 @@ class Megablox:
   def _tiling(self, x_RD, width, size_E, dtype) -> tuple[int, int, int]:
     """Tiles for a product of these shapes, its result in `dtype`.
 
-    Besides `row_tile`: equal pieces of the dimension, whole lanes each. A TPU's
-    fast memory has room for the largest tiles in bfloat16; wider numbers or
-    more rows have smaller ones.
+    Rows are those of `row_tile`; the other dimensions are cut into equal pieces
+    of whole lanes. A TPU's fast memory has room for the largest tiles in
+    bfloat16; wider numbers or more rows mean smaller tiles.
     """
     num_rows, depth = x_RD.shape
     most_rows, most_depth, most_width = self.tiling
@@ -135,14 +136,15 @@ class Megablox:
 class Tokamax:
   """`tokamax.ragged_dot_general`: for TPU and GPU.
 
-  It takes its kernel for the machine, and falls back to XLA where it has none:
-  on CPU, and on TPU for a width under 128, or rows that are no multiple of 128,
-  for which reason rows are padded here. It asks the machine that it is on, so
-  its kernels cannot be compiled ahead of time for a TPU elsewhere (0.0.12: with
-  no choice XLA's ragged dot, with `mosaic` "Not supported on cpu").
+  Tokamax chooses a kernel for the machine, and falls back to XLA where it has
+  none: on CPU, and on TPU for a width under 128, or for a number of rows that
+  is no multiple of 128, which is why rows are padded here. It looks at the
+  machine that it runs on, so its kernels cannot be compiled ahead of time for a
+  TPU elsewhere (version 0.0.12: implementation None gives XLA's ragged dot,
+  `mosaic` gives the error "Not supported on cpu").
 
-  Fields:
-    implementation: one of tokamax's; None lets it choose.
+  Attributes:
+    implementation: one of tokamax's names; None lets it choose.
   """
 
   implementation: str | None = None
@@ -170,11 +172,12 @@ class Tokamax:
     )
     x_PD, dy_PF = (padded(z, LANES) for z in (x_RD, dy_RF))
     dw_EDF = unchecked(self._product(dims, dtype), x_PD, dy_PF, size_E)
-    # Its kernels have left such experts' weights unset (its issue 887).
+    # tokamax's kernels have left the gradient of an expert without rows unset
+    # (tokamax issue 887).
     return jnp.where(size_E[:, None, None] > 0, dw_EDF, 0)
 
   def _product(self, dims, dtype) -> Callable[..., jax.Array]:
-    import tokamax  # An extra, and it takes a second.
+    import tokamax  # Optional; importing it takes a second.
 
     return lambda a, b, size_E: tokamax.ragged_dot_general(
       a,
@@ -208,26 +211,26 @@ _multiply.defvjp(_multiply_fwd, _multiply_bwd)
 
 
 def _used(y_RF: jax.Array, size_E: jax.Array) -> jax.Array:
-  """Zeros in the rows of no group, whatever is there."""
+  """y_RF with zeros in rows of no group, which may hold anything, even NaN."""
   used_R1 = jnp.arange(y_RF.shape[0])[:, None] < jnp.sum(size_E)
   return jnp.where(used_R1, y_RF, 0)
 
 
 def unchecked(product: Callable[..., Any], *xs: jax.Array) -> Any:
-  """`product(*xs)`, where need be without shard_map's check of varying axes.
+  """`product(*xs)`, without shard_map's check of varying axes.
 
-  The kernels do not say over which mesh axes their outputs vary; inside of
-  `jax.shard_map` such a kernel is refused. A second shard_map around the kernel
-  alone, over axes that are manual already, moves nothing and may be unchecked.
+  The kernels do not state over which mesh axes their outputs vary, so
+  `jax.shard_map` refuses them. A second shard_map around the kernel alone, over
+  axes that are manual already, moves nothing and can turn the check off.
   """
   axes = jax.sharding.get_abstract_mesh().manual_axes
   if not axes:
     return product(*xs)
-  alike = PartitionSpec()
+  replicated = PartitionSpec()
   y = jax.shard_map(
     product,
-    in_specs=alike,
-    out_specs=alike,
+    in_specs=replicated,
+    out_specs=replicated,
     axis_names=set(axes),
     check_vma=False,
   )(*xs)
@@ -235,13 +238,13 @@ def unchecked(product: Callable[..., Any], *xs: jax.Array) -> Any:
 
 
 def padded(x_RD: jax.Array, multiple: int) -> jax.Array:
-  """With rows of zeros behind, up to a multiple."""
+  """x_RD with rows of zeros behind, up to a multiple of `multiple` rows."""
   more = -x_RD.shape[0] % multiple
   return jnp.pad(x_RD, ((0, more), (0, 0))) if more else x_RD
 
 
 def _even(dim: int, most: int) -> int:
-  """The size of equal pieces, at most `most` each, of whole lanes if many."""
+  """Size of equal pieces of `dim`, at most `most`; whole lanes if several."""
   pieces = -(-dim // most)
   return dim if pieces == 1 else _round_up(-(-dim // pieces), LANES)
 

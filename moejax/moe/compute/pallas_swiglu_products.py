@@ -20,6 +20,7 @@ from moejax.moe.compute.pallas_grouped_matmul import (
   unchecked,
 )
 
+# w_gate_EDF, w_up_EDF and w_down_EFD.
 Weights = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -33,7 +34,7 @@ def forward(
   """a_RF in the type of `x_RD`; with `keep` also gate_RF and up_RF."""
 
   def finish(sums, _):
-    # Rounded, as they are kept.
+    # Rounded to the type in which the backward pass reads them.
     gate, up = (s.astype(x_RD.dtype) for s in sums)
     a = cpu_fused_swiglu.activate(gate, up)
     return (a, gate, up) if keep else (a,)
@@ -60,12 +61,12 @@ def backward(
 
   Args:
     kernel: for its tiles of rows.
-    kept: x_RD alone, and gate and up are recomputed; or x_RD, gate_RF and
-      up_RF, and x_RD is not read.
+    kept: (x_RD,), from which gate and up are recomputed; or (x_RD, gate_RF,
+      up_RF), of which x_RD is not read.
     dout_RD: rows of the output's gradient.
-    weight_R1: of each row's assignment, float32.
-    w: the experts.
-    size_E: rows of each.
+    weight_R1: float32, the weight of each row's assignment.
+    w: the experts' weights.
+    size_E: rows of each expert.
   """
   (x_RD, *z), dtype = kept, dout_RD.dtype
   remat = not z

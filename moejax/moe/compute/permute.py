@@ -37,7 +37,7 @@ class Grouping:
 
 
 def num_rows(num_assignments: int, num_experts: int, multiple: int) -> int:
-  """R, the number of rows that is enough for any routing."""
+  """R, the number of rows that suffices for any routing."""
   most = num_assignments + num_experts * (multiple - 1)
   return -(-most // multiple) * multiple
 
@@ -64,7 +64,7 @@ def group(expert_A: jax.Array, num_experts: int, multiple: int) -> Grouping:
     order_A = jnp.argsort(expert_A, stable=True).astype(jnp.int32)
   count_E = jnp.bincount(expert_A, length=num_experts).astype(jnp.int32)
   size_E = -(-count_E // multiple) * multiple
-  # Padding rows before each expert's first row; nowhere is R.
+  # Padding rows before each expert's first row; R moves "nowhere" past the end.
   shift_E = jnp.cumsum(size_E - count_E) - (size_E - count_E)
   shift_E = jnp.append(shift_E, R)
   place_A = jnp.minimum(index_A + shift_E[expert_A[order_A]], R)
@@ -90,8 +90,8 @@ def gather(
     token_A: int32, the token of each assignment.
     grouping: from `group`.
     per_token: K if the list is K-outermost, that is, assignment a is of token
-      a % T and A = K * T; the gradient then consists of gathers alone. None:
-      any list.
+      a % T and A = K * T; the gradient then consists of gathers alone. None
+      for any other list.
   """
   if per_token is None:
     A = token_A.shape[0]
@@ -147,6 +147,7 @@ def _sum_per_token(num_tokens, y_RD, weight_A, row_A):
 
 
 def _from_tokens(x_TD, assignment_R, num_assignments):
+  """x_RD: the token of each row in a K-outermost list; zeros in padding."""
   token_R = jnp.where(
     assignment_R < num_assignments, assignment_R % x_TD.shape[0], x_TD.shape[0]
   )

@@ -63,7 +63,7 @@ class StagedCompute:
     return self.dispatcher.combine(y_RD, routing, note, num_tokens)
 
   def prepare(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return base.side_by_side(weights)
+    return base.flatten_gate_up(weights)
 
   def grad_accumulator(self, weights: dict[str, jax.Array]) -> None:
     del weights

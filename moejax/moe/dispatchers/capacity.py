@@ -20,14 +20,14 @@ def _by_token(routing: contract.Routing) -> tuple[jax.Array, ...]:
   weight_A = jax.lax.stop_gradient(routing.weight_A)
   num_tokens = routing.prob_TE.shape[0]
   largest_T = jax.ops.segment_max(weight_A, routing.token_A, num_tokens)
-  # Of a list that is no token choice all assignments are first choices.
+  # In a list that is not token choice, every assignment is a first choice.
   place_A = jnp.arange(len(weight_A)) if routing.per_token else 0 * weight_A
   return -largest_T[routing.token_A], place_A // num_tokens
 
 
-# The order in which the assignments of a group take an expert's places: arrays
-# to sort them by, the last array first. Of equals the earlier in the list goes
-# first.
+# The order in which the assignments of a group take an expert's places, as keys
+# for lexsort, of which the last is the primary one. Ties go to the assignment
+# that is earlier in the list.
 PRIORITIES = {
   'batch_prioritised': _by_token,
   'position': lambda _: (),
@@ -41,21 +41,24 @@ class Capacity(fields.Checked):
 
   A_g is the number of assignments of a group: K * S for token choice over S
   tokens, so that with factor 1 and K = 2 this is GShard's C = 2 S / E
-  (arXiv 2006.16668, section 2.2), rounded up. Places are taken in the order of
-  the list, and a place is taken even when it is beyond the capacity, as in
-  GShard's Algorithm 1. A token all of whose choices are dropped gets zeros; the
-  residual connection carries it.
+  (arXiv 2006.16668, section 2.2), rounded up. Assignments take an expert's
+  places in order of `priority`; an assignment takes a place even when the place
+  is beyond the capacity, as in GShard's Algorithm 1. A token whose choices are
+  all dropped gets zeros; the residual connection carries it.
 
   Where some choices are without computation (`zero_computation`), of N_F
   experts and N_Z others an expert has C = factor * tau * A_g / (tau N_F + N_Z)
   places and another choice 1 / tau times as many (MoE++, arXiv 2410.07348,
-  equation 8, whose T is here the assignments). tau = 1 treats all alike.
+  equation 8, with assignments in place of its T tokens). tau = 1 gives all
+  choices the same room.
 
   Attributes:
-    factor: room over what a perfectly balanced router needs.
-    eval_factor: the same in evaluation; 0 means `factor`. ST-MoE trains with
+    factor: places of an expert, over those that a perfectly balanced router
+      needs.
+    eval_factor: the factor in evaluation; 0 means `factor`. ST-MoE trains with
       1.25 and evaluates with 2 (arXiv 2202.08906), as Mesh TensorFlow's
-      and Flaxformer's Switch do; theirs are of tokens, K times these.
+      and Flaxformer's Switch do; those factors multiply tokens over experts, so
+      they are K times the ones here.
     priority: which assignments take places first. `position` is the order of
       the list: all first choices by position, then all second choices.
       `probability` is the assignment's weight, the largest first, first and
@@ -67,7 +70,7 @@ class Capacity(fields.Checked):
       token's first choice goes before an earlier one's second, as in GShard.
     not_causal: a causal language model refuses any priority but `position`
       unless this says that it is meant.
-    tau: how much room an expert has beside a choice without computation.
+    tau: places of an expert, over those of a choice without computation.
   """
 
   factor: float = fields.number(1.0, above=0, at_most=1000)
@@ -195,7 +198,7 @@ class Capacity(fields.Checked):
 
 
 def _groups(routing: contract.Routing, num_tokens: int) -> int:
-  """How many groups of tokens there are, each with a capacity of its own."""
+  """Number of groups of tokens; each group has a capacity of its own."""
   size = routing.group_size or num_tokens
   if num_tokens % size:
     raise ValueError(f'{num_tokens} tokens are no multiple of groups of {size}')

@@ -10,7 +10,7 @@ from moejax.moe.compute import permute
 
 @dataclasses.dataclass(frozen=True)
 class Dropless:
-  """Rows in exactly the number that each expert is sent.
+  """Gives every expert exactly as many rows as it has assignments.
 
   DeepSeekMoE is trained without dropping tokens (arXiv 2401.06066, section
   4.1.2).

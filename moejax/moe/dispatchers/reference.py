@@ -11,10 +11,10 @@ from moejax.moe.compute import permute
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """Puts each assignment behind those before it with the same expert.
+  """Gives each assignment the row behind the earlier ones of its expert.
 
-  Drops nothing. Scatters where the others gather, so its gradients come from
-  JAX alone.
+  It drops no assignment. It scatters where the other dispatchers gather, so its
+  gradients are those that JAX derives.
   """
 
   @property

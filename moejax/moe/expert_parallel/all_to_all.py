@@ -18,17 +18,17 @@ from moejax.moe.expert_parallel.base import AXIS, ExpertParallel
 class AllToAll(fields.Checked):
   """All-to-all of rows, local experts, all-to-all of outputs.
 
-  1. Every device keeps, for each of the P devices, a buffer of C rows, and puts
-     its assignments into them in the order of the list. C = factor * A / P of
-     its A assignments, so factor 1 is room for perfect balance over devices,
-     and factor P is room for everything.
+  1. Every device has a buffer of C rows for each of the P devices, and fills
+     the buffers with the rows of its A assignments, in the order of the list.
+     C = factor * A / P: with factor 1 the buffers have room for perfect balance
+     over devices, with factor P for every assignment.
   2. An all-to-all moves the buffers, and the expert number of each row.
-  3. The receiver groups the rows by its own experts and computes them.
-  4. An all-to-all moves the outputs back, and each token sums its own.
+  3. The receiver groups the rows by its own experts and computes the experts.
+  4. An all-to-all moves the outputs back, where each token's rows are summed.
 
-  With the capacity dispatcher every expert has the same number of rows, nothing
-  can overflow, and the received rows are multiplied as one batch (GShard, arXiv
-  2006.16668, section 3.2).
+  With the capacity dispatcher every expert has the same number of rows, no
+  buffer can overflow, and the received rows are multiplied as one batch
+  (GShard, arXiv 2006.16668, section 3.2).
 
   Bytes that a device sends per layer forward, with b bytes per number:
   2 (P - 1) C D b, and 4 (P - 1) C of expert numbers; backward 2 (P - 1) C D b.
@@ -36,10 +36,12 @@ class AllToAll(fields.Checked):
   when every assignment travels by itself: 2 (P - 1) / P A D b.
 
   Attributes:
-    factor: room over what perfect balance over the devices needs.
-    overflow: what happens to assignments beyond a buffer; see `bounded`.
-    chunks: number of parts in which buffers move, one after the other, so that
-      XLA can compute one part while the next one moves.
+    factor: rows of a buffer, over those that perfect balance over the devices
+      needs.
+    overflow: what happens to assignments that do not fit into a buffer; see
+      `bounded`.
+    chunks: number of chunks in which buffers move, one after the other, so that
+      XLA can compute one chunk while the next one moves.
   """
 
   factor: float = fields.number(1.5, above=0, at_most=1000)
@@ -50,7 +52,7 @@ class AllToAll(fields.Checked):
   def gathers_experts(self) -> bool:
     return False
 
-  def room(self, num_devices: int) -> float:
+  def row_overhead(self, num_devices: int) -> float:
     return max(1.0, min(self.factor, num_devices))
 
   def lossless(self, num_devices: int) -> tuple[ExpertParallel, ...]:
@@ -71,10 +73,10 @@ class AllToAll(fields.Checked):
     num_devices = jax.lax.axis_size(AXIS)
     own = num_experts // num_devices
     room = self._room(routing.expert_A.shape[0], num_devices)
-    note = _places(routing.expert_A // own, num_devices, room)
+    slots = _buffer_slots(routing.expert_A // own, num_devices, room)
 
     def exchange():
-      return self._exchange(compute, weights, x_TD, routing, note, own)
+      return self._exchange(compute, weights, x_TD, routing, slots, own)
 
     def fallback():
       return all_gather.AllGather()(
@@ -86,23 +88,27 @@ class AllToAll(fields.Checked):
       exchange,
       fallback,
       asked_A=routing.expert_A < num_experts,
-      fits_A=note.row_A < num_devices * room,
+      fits_A=slots.row_A < num_devices * room,
     )
 
   def _room(self, num_assignments: int, num_devices: int) -> int:
-    """C, a multiple of the chunks."""
+    """C, rows of a buffer; a multiple of `chunks`."""
     room = math.ceil(round(self.factor * num_assignments / num_devices, 6))
     return -(-min(room, num_assignments) // self.chunks) * self.chunks
 
-  def _exchange(self, compute, weights, x_TD, routing, note, own):
-    """out_TD of the assignments that have a place in a buffer."""
+  def _exchange(self, compute, weights, x_TD, routing, slots, own):
+    """out_TD: the sum over the assignments that fit into a buffer.
+
+    The S = P * C slots are the rows of all buffers of this device.
+    """
     num_devices = jax.lax.axis_size(AXIS)
-    x_SD = permute.gather(x_TD, routing.token_A, note, routing.per_token)
-    expert_A = jnp.append(routing.expert_A % own, own)  # own: no expert
-    expert_S = expert_A[note.assignment_R]
+    x_SD = permute.gather(x_TD, routing.token_A, slots, routing.per_token)
+    # Local experts are 0 to own - 1; `own` marks an empty slot.
+    expert_A = jnp.append(routing.expert_A % own, own)
+    expert_S = expert_A[slots.assignment_R]
 
     def exchange_chunk(x_PCD, expert_PC):
-      """One chunk of the buffers; outputs are in the places of the inputs."""
+      """y_PCD for one chunk of the buffers, each output in its input's slot."""
       y_PCD = rows_through(compute, weights, swap(x_PCD), swap(expert_PC), own)
       return swap(y_PCD)
 
@@ -118,14 +124,14 @@ class AllToAll(fields.Checked):
       y_PCD.reshape(x_SD.shape),
       routing.weight_A,
       routing.token_A,
-      note,
+      slots,
       x_TD.shape[0],
       routing.per_token,
     )
 
 
 def swap(x_PN: jax.Array) -> jax.Array:
-  """Sends the p-th part to device p; returns what each device sent here."""
+  """Sends x_PN[p] to device p; row p of the result is from device p."""
   return jax.lax.all_to_all(x_PN, AXIS, split_axis=0, concat_axis=0)
 
 
@@ -136,14 +142,14 @@ def rows_through(
   expert_N: jax.Array,
   own: int,
 ) -> jax.Array:
-  """Rows through the local experts, each through one; zeros for id `own`.
+  """y_ND: each row through its local expert; zeros where the id is `own`.
 
   Args:
-    compute: computes the local experts.
-    weights: of the local experts.
-    x_ND: rows, with any dimensions in front.
-    expert_N: the local expert of each.
-    own: number of local experts.
+    compute: computes experts on one device.
+    weights: of this device's experts.
+    x_ND: rows; N may stand for several dimensions.
+    expert_N: int32, the local expert of each row, in [0, own].
+    own: number of this device's experts.
   """
   x_TD, expert_A = x_ND.reshape(-1, x_ND.shape[-1]), expert_N.reshape(-1)
   weight_A = varying.like(jnp.ones(expert_A.shape, jnp.float32), x_TD)
@@ -157,11 +163,19 @@ def rows_through(
   return compute(weights, x_TD, routing, own).out_TD.reshape(x_ND.shape)
 
 
-def _places(device_A: jax.Array, num_devices: int, room: int):
-  """A place in the buffer of its device for each assignment, if there is one.
+def _buffer_slots(
+  device_A: jax.Array, num_devices: int, room: int
+) -> permute.Grouping:
+  """The slot of each assignment in the buffer for its device.
 
-  Example, 2 devices, room 2, devices [1, 0, 1, 1]: row_A [2, 0, 3, 4], where 4
-  is no place.
+  Example, 2 devices, buffers of 2 slots: an assignment list for the devices
+  [1, 0, 1, 1] has row_A [2, 0, 3, 4]; 4 = S says that the last one does not
+  fit.
+
+  Args:
+    device_A: int32, the device of each assignment; P and beyond is none.
+    num_devices: P.
+    room: C, slots of each buffer.
   """
   (num_assignments,) = device_A.shape
   total = num_devices * room
@@ -188,20 +202,28 @@ def exchange_equal_groups(
   routing: contract.Routing,
   num_experts: int,
 ) -> ExpertOutput:
-  """The same where every expert has equally many rows: one batch of them.
+  """An all-to-all for experts that all have equally many rows.
 
-  The rows move between the stages, already grouped by expert, so no expert
-  numbers move with them and nothing can overflow.
+  The rows are grouped by expert before they move, so no expert numbers move
+  with them, no buffer can overflow, and the receiver multiplies one batch.
+
+  Args:
+    stages: dispatch, experts and combine, from `Compute.equal_stages`.
+    weights: of this device's experts.
+    x_TD: this device's tokens.
+    routing: their assignments.
+    num_experts: E, the experts of all devices together.
   """
   num_devices = jax.lax.axis_size(AXIS)
   own, width = num_experts // num_devices, x_TD.shape[1]
   x_RD, size_E, note = stages.dispatch(x_TD, routing, num_experts)
   rows = x_RD.shape[0] // num_experts
   x_PECD = swap(x_RD.reshape(num_devices, own, rows, width))
-  x_ED = x_PECD.swapaxes(0, 1).reshape(-1, width)
+  # The rows of this device's experts, from all devices.
+  x_ND = x_PECD.swapaxes(0, 1).reshape(-1, width)
   size_own = size_E[:own] * num_devices
-  y_ED = stages.apply(weights, x_ED, size_own)
-  y_EPCD = y_ED.reshape(own, num_devices, rows, width)
+  y_ND = stages.apply(weights, x_ND, size_own)
+  y_EPCD = y_ND.reshape(own, num_devices, rows, width)
   y_RD = swap(y_EPCD.swapaxes(0, 1)).reshape(x_RD.shape)
   out_TD = stages.combine(y_RD, routing, note, x_TD.shape[0])
   return ExpertOutput(

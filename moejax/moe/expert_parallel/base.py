@@ -23,19 +23,20 @@ class ExpertParallel(Protocol):
     """Whether every device is given the weights of all experts instead."""
     ...
 
-  def room(self, num_devices: int) -> float:
-    """Rows that a device's experts compute, over those assigned to them.
+  def row_overhead(self, num_devices: int) -> float:
+    """Rows in the arrays of a device's experts, over rows assigned to them.
 
-    At perfect balance over the P = `num_devices` devices. The others fill up
-    an array of fixed shape; grouped matmuls skip them.
+    The ratio is at perfect balance over the P = `num_devices` devices, and at
+    least 1. Rows beyond the assigned ones only fill up an array of fixed shape;
+    grouped matmuls skip them.
     """
     ...
 
   def lossless(self, num_devices: int) -> tuple['ExpertParallel', ...]:
-    """The paths that a run may take, with room for every assignment.
+    """The kinds of expert parallelism that a run may take, made lossless.
 
-    They are the same expert parallelism with room for all, and the fallback on
-    overflow if it has one. All of them compute the same.
+    The first is this one with room for every assignment; the second, if there
+    is one, is its fallback on overflow. All compute the same function.
     """
     ...
 
@@ -53,7 +54,7 @@ class ExpertParallel(Protocol):
       compute: computes experts on one device.
       weights: of this device's experts.
       x_TD: this device's tokens.
-      routing: their assignments; ids from E on are not for these experts.
-      num_experts: E, of all devices together.
+      routing: their assignments; expert ids from E on are sent nowhere.
+      num_experts: E, the experts of all devices together.
     """
     ...

@@ -1,11 +1,11 @@
-"""OVERFLOWS: what happens to assignments beyond the room of a buffer.
+"""OVERFLOWS: what happens to assignments that do not fit into a buffer.
 
-drop      they are dropped, and counted
-dropless  if any device has too little room, all devices compute this layer by
-          `all_gather` instead: only time is lost
-repeat    they are dropped and counted, and the training step, which sees the
-          count, recomputes the whole batch with `all_gather`; so the usual step
-          has no branch in its layers. Evaluation drops
+drop      the assignments are dropped and counted
+dropless  if a buffer of any device is too small, all devices compute this layer
+          by `all_gather` instead; the price is time
+repeat    the assignments are dropped and counted; a training step whose count
+          is not 0 recomputes the whole batch with `all_gather`. So a step
+          without overflow has no branch in its layers. Evaluation drops
 """
 
 from collections.abc import Callable
@@ -33,10 +33,10 @@ def exchange_or_fallback(
 
   Args:
     overflow: one of OVERFLOWS.
-    exchange: computes out_TD of the assignments that have room.
-    fallback: computes out_TD of all assignments.
-    asked_A: which assignments name an expert.
-    fits_A: which of them have room.
+    exchange: computes out_TD from the assignments that fit into buffers.
+    fallback: computes out_TD from all assignments.
+    asked_A: bool, whether the assignment names an expert.
+    fits_A: bool, whether it fits into a buffer.
   """
   overflowed = jnp.sum(asked_A & ~fits_A, dtype=jnp.float32)
   if overflow != 'dropless':
@@ -50,7 +50,7 @@ def exchange_or_fallback(
 def with_fallback(
   expert_parallel: ExpertParallel, overflow: str
 ) -> tuple[ExpertParallel, ...]:
-  """Expert parallelism, and what computes a layer that overflows, if any."""
+  """The expert parallelism, and `all_gather` where it is the fallback."""
   if overflow == 'drop':
     return (expert_parallel,)
   return expert_parallel, all_gather.AllGather()

@@ -14,15 +14,16 @@ class GatherExperts:
   """Every device is given the weights of all experts, as FSDP does.
 
   Bytes that a device receives per layer and step, forward: (P - 1) / P of the
-  layer's expert weights; backward the gradients go the other way. It does not
-  depend on the number of tokens, so it is the cheapest when a device has many.
+  layer's expert weights; backward the gradients go the other way. The number
+  does not depend on the number of tokens, so this kind moves the fewest bytes
+  when a device has many tokens.
   """
 
   @property
   def gathers_experts(self) -> bool:
     return True
 
-  def room(self, num_devices: int) -> float:
+  def row_overhead(self, num_devices: int) -> float:
     del num_devices
     return 1.0
 

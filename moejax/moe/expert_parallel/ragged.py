@@ -23,21 +23,23 @@ from moejax.parallel import collectives
 class RaggedAllToAll(fields.Checked):
   """Ragged all-to-all of rows, local experts, ragged all-to-all of outputs.
 
-  Only assigned rows move. What is bounded is the room of a receiver:
-  factor * A rows, for A assignments of each of P devices. Factor 1 is room for
-  perfect balance, factor P for everything, which is dropless and takes P times
-  the memory; 0 means P.
+  Only assigned rows move. The buffer of a receiver is bounded: it has
+  factor * A rows, for A assignments on each of P devices. Factor 1 has room for
+  perfect balance. Factor P has room for every assignment, which is dropless and
+  takes P times the memory; 0 means P.
 
   Bytes that a device sends per layer forward, with b bytes per number, at
-  perfect balance: 2 (P - 1) / P A D b for rows, the least there is when every
+  perfect balance: 2 (P - 1) / P A D b for rows, which is the minimum when every
   assignment travels by itself, and 4 (P - 1) / P A of expert numbers; backward
-  2 (P - 1) / P A D b. `parallel.collectives` has what CPU does instead: it
-  gathers everything. With the capacity dispatcher all groups have one size, and
-  what travels is what `all_to_all` sends then.
+  2 (P - 1) / P A D b. XLA for CPU has no such collective, and
+  `parallel.collectives` gathers everything there instead. With the capacity
+  dispatcher all groups have one size, and rows travel as in `all_to_all`.
 
   Attributes:
-    factor: room of a receiver over what perfect balance needs; 0: room for all.
-    overflow: what happens to assignments beyond it; see `bounded`.
+    factor: rows of a receiver's buffer, over those that perfect balance needs;
+      0: room for all.
+    overflow: what happens to assignments that do not fit into it; see
+      `bounded`.
   """
 
   factor: float = fields.number(
@@ -49,7 +51,7 @@ class RaggedAllToAll(fields.Checked):
   def gathers_experts(self) -> bool:
     return False
 
-  def room(self, num_devices: int) -> float:
+  def row_overhead(self, num_devices: int) -> float:
     return max(1.0, min(self.factor or num_devices, num_devices))
 
   def lossless(self, num_devices: int) -> tuple[ExpertParallel, ...]:
@@ -66,7 +68,8 @@ class RaggedAllToAll(fields.Checked):
   ) -> ExpertOutput:
     stages = compute.equal_stages
     if stages is not None:
-      # Nothing is ragged, and a second grouping would drop rows once more.
+      # Groups of one size are not ragged, and grouping the received rows again
+      # would apply the capacity a second time.
       return exchange_equal_groups(stages, weights, x_TD, routing, num_experts)
     num_devices = jax.lax.axis_size(AXIS)
     own = num_experts // num_devices
@@ -101,9 +104,9 @@ class RaggedAllToAll(fields.Checked):
         compute, weights, x_TD, routing, num_experts
       ).out_TD
 
-    me = jax.lax.axis_index(AXIS)
-    first_P = jnp.append(plan.first_PP[me], 0)
-    count_P = jnp.append(plan.count_PP[me], 0)
+    device = jax.lax.axis_index(AXIS)
+    first_P = jnp.append(plan.first_PP[device], 0)
+    count_P = jnp.append(plan.count_PP[device], 0)
     rank_A = note.row_A - first_P[device_A]
     return bounded.exchange_or_fallback(
       self.overflow,

@@ -32,7 +32,7 @@ class AutonomousSwiGLU(fields.Checked):
   ) -> dict[str, nnx.Param]:
     """Weights of all experts by name, float32."""
     rank = self.rank or max(1, width * hidden // (width + hidden))
-    # One expert is a dense feed-forward: there is nothing to split.
+    # One expert is a dense feed-forward, without experts to split.
     expert = 'expert' if num_experts > 1 else 'unsharded'
     shapes = {
       'w_down_EDR': ((width, rank), ('embed', 'unsharded')),

@@ -1,4 +1,4 @@
-"""What the kinds of experts have in common: two matrices and what is between.
+"""The base of experts with two matrices and an activation between them.
 
 Weights of all experts by name, float32, biases only where there are some:
 
@@ -33,11 +33,11 @@ class Multiply(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TwoLayers(fields.Checked):
-  """w_out activate(w_in x + b_in) + b_out: the base of all such experts.
+  """w_out activate(w_in x + b_in) + b_out: the base of such experts.
 
   A kind of experts is a frozen dataclass whose fields are its config keys. It
-  gives `activate`, or `join` if it is gated. Gated ones have two input matrices
-  as one weight, so that they are one matmul; `apart` makes two of it.
+  defines `activate`, or `join` if it is gated. Gated experts store gate and up
+  as one weight, so that both are one matmul; `split_gate_up` splits it.
 
   Attributes:
     bias: whether both matrices have biases, zero at the start.
@@ -53,11 +53,11 @@ class TwoLayers(fields.Checked):
   sigma_init: float = fields.number(0.0, at_least=0, at_most=100)
 
   def activate(self, h_RG: jax.Array) -> jax.Array:
-    """h_RF from what w_in gives: G = F, or 2 F of gated experts."""
+    """h_RF from the product with w_in: G = F, or 2 F for gated experts."""
     return self.join(*jnp.split(h_RG, 2, axis=-1))
 
   def join(self, gate_RF: jax.Array, up_RF: jax.Array) -> jax.Array:
-    """h_RF of gated experts."""
+    """h_RF from the two halves, for gated experts."""
     raise NotImplementedError
 
   @property
@@ -77,7 +77,7 @@ class TwoLayers(fields.Checked):
       std_out = self.sigma_init * (num_experts * hidden) ** -0.5
     w_in = jax.random.normal(key_in, (num_experts, width, *inner))
     w_out = jax.random.normal(key_out, (num_experts, hidden, width))
-    # One expert is a dense feed-forward: there is nothing to split.
+    # One expert is a dense feed-forward, without experts to split.
     expert = 'expert' if num_experts > 1 else 'unsharded'
     name_w, name_b = self._names
     weights = {
@@ -123,13 +123,15 @@ class TwoLayers(fields.Checked):
 
   def dense(self, w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
     """All rows through one expert (E = 1): shared experts, dense layers."""
-    h_TF = self._apart(w, x_TD) if 'w_gate_EDF' in w else self._whole(w, x_TD)
+    hidden = self._two_products if 'w_gate_EDF' in w else self._one_product
+    h_TF = hidden(w, x_TD)
     y_TD = h_TF @ w['w_out_EFD'][0]
     if self.bias:
       y_TD = y_TD + w['b_out_ED'][0].astype(y_TD.dtype)
     return y_TD
 
-  def _whole(self, w, x_TD):
+  def _one_product(self, w, x_TD):
+    """h_TF, with gate and up as one matmul."""
     name_w, name_b = self._names
     w_in = w[name_w][0]
     h_TG = x_TD @ w_in.reshape(w_in.shape[0], -1)
@@ -137,7 +139,8 @@ class TwoLayers(fields.Checked):
       h_TG = h_TG + w[name_b].reshape(-1).astype(h_TG.dtype)
     return self.activate(h_TG)
 
-  def _apart(self, w, x_TD):
+  def _two_products(self, w, x_TD):
+    """h_TF, with gate and up as a matmul each: for `split_gate_up`."""
     halves = [x_TD @ w[name][0] for name in ('w_gate_EDF', 'w_up_EDF')]
     if self.bias:
       b_2F = w['b_in_E2F'][0].astype(x_TD.dtype)
@@ -145,26 +148,26 @@ class TwoLayers(fields.Checked):
     return self.join(*halves)
 
 
-def apart(w: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def split_gate_up(w: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """The weights with w_in_ED2F split into w_gate_EDF and w_up_EDF.
 
-  A TPU, which is limited by memory between matmuls, would put the gradient of
-  one product together from two halves, and cut its result into two.
+  On a TPU, where elementwise work is limited by memory, this saves cutting the
+  product in two, and concatenating its gradient from two halves.
   """
   if 'w_in_ED2F' not in w:
     return w
-  rest = {name: one for name, one in w.items() if name != 'w_in_ED2F'}
+  rest = {name: x for name, x in w.items() if name != 'w_in_ED2F'}
   gate, up = (w['w_in_ED2F'][:, :, half] for half in (0, 1))
   return {'w_gate_EDF': gate, 'w_up_EDF': up, **rest}
 
 
 def for_dense(w: dict[str, jax.Array], platform: str) -> dict[str, jax.Array]:
   """The weights in the form that `dense` is fastest with on a platform."""
-  return apart(w) if platform == 'tpu' else w
+  return split_gate_up(w) if platform == 'tpu' else w
 
 
 def expert_of_rows(size_E: jax.Array, num_rows: int) -> jax.Array:
-  """The expert of each row, E for rows behind the last group.
+  """The expert of each row, int32 [R]; E for rows behind the last group.
 
   Example, 6 rows: size_E [2, 0, 3] -> [0, 0, 2, 2, 2, 3]
   """
@@ -177,7 +180,7 @@ def bias_of_rows(
   b_EF: jax.Array, expert_R: jax.Array, dtype: jnp.dtype
 ) -> jax.Array:
   """Each row's bias, [R, F]; zeros for rows of no expert."""
-  # In float32 until each row has its own: the gradient sums over rows.
+  # The gather is in float32 because its gradient sums over rows.
   b_RF = (
     b_EF
     .astype(jnp.float32)

@@ -5,10 +5,10 @@
     out = y W_up    Z -> D
 
 LatentMoE (arXiv 2601.18089, section 2; Nemotron 3 Super and Ultra) leaves the
-router and the shared experts at the model's width. What travels to experts and
-back, and an expert's weights, are D / Z times smaller; the paper has that many
-times the experts for it, of which a token uses that many times more, each of
-the same hidden width. There is neither a bias nor a norm.
+router and the shared experts at the model's width. The rows that travel to
+experts and back, and the weights of an expert, are D / Z times smaller. In
+exchange the paper multiplies the number of experts, and the number that a token
+uses, by D / Z; the hidden width stays. There is neither a bias nor a norm.
 """
 
 import jax
@@ -24,7 +24,7 @@ def init(
   Args:
     key: random key.
     width: D.
-    latent: Z; 0: experts work at the model's width, and there are none.
+    latent: Z; 0: experts work at the model's width, and there are no weights.
     std: of the matrices at the start.
   """
   if not latent:
@@ -39,10 +39,10 @@ def init(
 
 
 def down(w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
-  """What the experts see of the tokens: [T, Z]."""
+  """The input of the experts, [T, Z]; x_TD itself without weights."""
   return x_TD @ w['w_down_DZ'] if w else x_TD
 
 
 def up(w: dict[str, jax.Array], y_TZ: jax.Array) -> jax.Array:
-  """The experts' sum at the model's width: [T, D]."""
+  """The experts' weighted sum at the model's width, [T, D]."""
   return y_TZ @ w['w_up_ZD'] if w else y_TZ

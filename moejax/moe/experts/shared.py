@@ -17,10 +17,10 @@ class SharedExperts(fields.Checked):
   DeepSeekMoE (arXiv 2401.06066, section 3.2) adds their output with weight 1.
 
   Attributes:
-    gate: multiplies it by sigmoid(x . w), one w for all of them, without bias
-      (Qwen1.5-MoE, Qwen2-MoE, Qwen3-Next).
-    width: hidden width of all of them together; 0: their number times that of
-      a routed expert.
+    gate: whether their output is multiplied by sigmoid(x . w), with one vector
+      w for all shared experts and no bias (Qwen1.5-MoE, Qwen2-MoE, Qwen3-Next).
+    width: hidden width of all shared experts together; 0: their number times
+      the width of a routed expert.
   """
 
   gate: bool = False
@@ -39,14 +39,14 @@ class SharedExperts(fields.Checked):
 
     Args:
       key: random key.
-      experts: the kind they are of.
-      sizes: the model's width and the hidden width of all of them.
+      experts: the kind of experts.
+      sizes: D, and the hidden width of all shared experts together.
       std: of the matrices at the start.
     """
     width, hidden = sizes
     weights = experts.init(key, 1, width, hidden, std)
     if self.gate:
-      # Another key than the experts', which split this one.
+      # Not `key` itself, which the experts' init splits.
       w_D = jax.random.normal(jax.random.fold_in(key, 1), (width,))
       weights['w_gate_D'] = nnx.Param(
         std * w_D, axes=('unsharded',), decays=True
@@ -56,10 +56,10 @@ class SharedExperts(fields.Checked):
   def __call__(
     self, w: dict[str, jax.Array], experts: base.TwoLayers, x_TD: jax.Array
   ) -> jax.Array:
-    """out_TD: every token through all of them."""
+    """out_TD: every token through all shared experts."""
     out_TD = experts.dense(w, x_TD)
     if self.gate:
-      # In float32, as routers are: a gate decides how much of all the rest.
+      # In float32, as scorers are.
       logit_T = jnp.dot(
         x_TD.astype(jnp.float32),
         w['w_gate_D'].astype(jnp.float32),

@@ -26,8 +26,8 @@ class ClampedSwiGLU(base.TwoLayers):
     h = g * sigmoid(alpha g) * (u + up_offset)
 
   The defaults are gpt-oss's. DeepSeek-V4 has limit=10, alpha=1, up_offset=0
-  and bias=False. Gate and up lie in halves, where gpt-oss's files have them
-  column by column in turn.
+  and bias=False. Here the columns of gate come first, then those of up;
+  gpt-oss's files interleave them.
 
   Attributes:
     limit: the largest gate, and the largest up by its absolute value.

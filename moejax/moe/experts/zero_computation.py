@@ -34,16 +34,16 @@ class ZeroComputation(fields.Checked):
     probabilities of a token   [.1015, .1674, .4551, .2760]
     chosen 2 and 3             output .4551 x + .2760 * 0 = .4551 x
 
-  A router's `experts_per_token` counts all its choices. On average `share` of
-  them compute, when loads are as the balance rule wants them. MoE++ wants each
-  of Z choices without computation to have 1 / tau times the load of each of N
-  experts, so the share is tau N / (tau N + Z). LongCat's bias rule aims at K_e
-  of K.
+  A router's `experts_per_token` counts all its choices. `share` of them have
+  weights, on average, when loads are at the target of the balance rule. MoE++'s
+  target for each of Z choices without computation is 1 / tau times the load of
+  each of N experts, so the share is tau N / (tau N + Z). The target of
+  LongCat's bias rule is K_e of K.
 
   Attributes:
-    zero: how many of the first kind.
-    copy: of the second.
-    constant: of the third.
+    zero: number of experts that give zero.
+    copy: number of experts that give the token itself.
+    constant: number of experts that mix the token with a learned constant.
   """
 
   zero: int = fields.number(0, at_least=0, at_most=10**6)
@@ -52,11 +52,13 @@ class ZeroComputation(fields.Checked):
 
   @property
   def num(self) -> int:
-    """Z, how many there are together."""
+    """Z, the number of all three kinds together."""
     return self.zero + self.copy + self.constant
 
   def share(self, num_experts: int, tau: float = 1.0) -> float:
-    """Part of a router's choices that compute, tau as in MoE++'s balance.
+    """Share of a router's choices that go to experts with weights.
+
+    It is that of a balanced load, with tau as in MoE++'s balance.
 
     Example: 8 experts and 4 without computation, tau = 0.75: 6 / 10.
     """
@@ -65,9 +67,9 @@ class ZeroComputation(fields.Checked):
     return tau * num_experts / (tau * num_experts + self.num)
 
   def init(self, key: jax.Array, width: int) -> dict[str, nnx.Param]:
-    """Weights of the constants; v starts as N(0, 1), as in the code.
+    """Weights of the constants; v starts as N(0, 1), as in MoE++'s code.
 
-    W_c starts as a linear layer of PyTorch does, since none is stated.
+    W_c starts like a linear layer of PyTorch; the paper does not state how.
     """
     if not self.constant:
       return {}
@@ -85,12 +87,13 @@ class ZeroComputation(fields.Checked):
   def __call__(
     self, w: dict[str, jax.Array], x_TD: jax.Array, gate_TZ: jax.Array
   ) -> jax.Array:
-    """y_TD, the sum over them, in the type of x.
+    """y_TD: the weighted sum of their outputs, in the type of `x_TD`.
 
     Args:
-      w: what `init` made.
-      x_TD: tokens.
-      gate_TZ: float32 weight of each for each token; 0 where not chosen.
+      w: from `init`.
+      x_TD: token vectors.
+      gate_TZ: float32 weight of each choice without computation for each token;
+        0 where it is not chosen.
     """
     if gate_TZ.shape[1] != self.num:
       raise ValueError(f'{gate_TZ.shape[1]} gates for {self.num} of {self}')

@@ -1,9 +1,10 @@
 """FEED_FORWARDS: the feed-forwards that layers can have besides dense ones.
 
-A kind is a config with `make(sizes, moe, mesh, key)`, which makes the module of
-one layer; all modules are called alike, see `moe.feed_forward`. Mixtures of
-experts that are lists of assignments are all `routed`, whose config is
-`MoEConfig`. What mixes tokens or looks up single neurons is a kind of its own.
+An entry is a config with `make(sizes, moe, mesh, key)`, which makes the module
+of one layer; all modules have one signature, see `moe.feed_forward`. Every
+mixture of experts whose routing is a list of assignments is `routed`, with
+`MoEConfig` for its config. Feed-forwards that mix tokens (Soft MoE) or look up
+single neurons (PEER) are entries of their own.
 """
 
 from moejax.moe.feed_forward import FeedForwardConfig

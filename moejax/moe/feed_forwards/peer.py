@@ -27,8 +27,8 @@ class PEERConfig(fields.Checked):
     num_heads: H, each with a query and a choice of its own. 8 in the paper.
     k: experts per head. 16 in the paper.
     key_width: width of a query, one half for each of the two keys.
-    score: what weighs the k experts: the softmax of their k scores, or the
-      sigmoid of each.
+    score: how scores become the weights of the k experts: by softmax over the k
+      scores, or by sigmoid of each.
     activation: of the one neuron, relu or gelu.
   """
 
@@ -74,13 +74,13 @@ class PEERConfig(fields.Checked):
     return self.num_keys**2
 
   def used_share(self, row_length: int) -> float:
-    """Part of the experts that computes a token."""
+    """Share of the experts that compute a token, in [0, 1]."""
     del row_length
     return self.experts_per_token / self.num_experts
 
   @property
   def experts_per_token(self) -> int:
-    """Experts that a token is computed by, over all heads."""
+    """Number of experts that compute a token, over all heads."""
     return self.num_heads * self.k
 
   def make(
@@ -97,13 +97,14 @@ class PEER(nnx.Module):
   N = n^2 experts e_i(x) = v_i * act(u_i . x). For each head:
 
     1. query    q = W_q x, its halves against n sub-keys each: two scores
-    2. choice   expert (i, j), number i * n + j, scores half 1 of i plus half 2
-                of j; the k largest of all n^2, found among the k best of each
-                half, which are sure to hold them
-    3. output   sum over the k of score's weight times e_i(x)
+    2. choice   the k experts with the largest scores of all n^2. The score of
+                expert (i, j), number i * n + j, is the first half's score of i
+                plus the second half's of j. So it suffices to look at the k
+                best of each half
+    3. output   sum over the k of weight times e_i(x), weights from scores
 
-  and the heads' outputs are added. Heads share experts and sub-keys. Token by
-  token, so causal.
+  and the heads' outputs are added. Heads share experts and sub-keys. Each token
+  is computed by itself, so the layer is causal.
 
   The paper finds that batch normalisation of the queries helps experts to be
   used evenly. It is left out: it would mix the tokens of a batch, later ones
@@ -157,8 +158,8 @@ class PEER(nnx.Module):
     act = ACTIVATIONS[self.config.activation]
     u_ED, v_ED = self.u_ED[...], self.v_ED[...]
 
-    # A head at a time, and its rows gathered again for the gradient: all at
-    # once are 2 T H K D numbers.
+    # One head at a time, whose rows are gathered once more in the backward
+    # pass: the rows of all heads at once are 2 T H K D numbers.
     @jax.checkpoint
     def add_head(out_TD, one_head):
       weight_TK, expert_TK = one_head
@@ -180,7 +181,7 @@ class PEER(nnx.Module):
     return jnp.where(valid_BL[..., None], out_BLD, 0)
 
   def choose(self, x_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Scores and numbers of each head's experts, best first, in float32."""
+    """Scores and numbers of each head's experts, [T, H, K], best first."""
     highest = jax.lax.Precision.HIGHEST
     query_TH2K = jnp.einsum(
       'TD,DHGK->THGK',
@@ -199,7 +200,7 @@ class PEER(nnx.Module):
 def product_top_k(
   first: jax.Array, second: jax.Array, k: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The k largest sums of one number of each, over the last dimension.
+  """The k largest sums first[i] + second[j] over the last dimension.
 
   Example, k=2: first [1, .2, -.5], second [.3, .9, 0]
     -> sums [1.9, 1.3], numbers [0 * 3 + 1, 0 * 3 + 0] = [1, 0]
@@ -210,12 +211,12 @@ def product_top_k(
     k: at most n.
 
   Returns:
-    sums [..., k], best first, and numbers i * n + j of first[i] + second[j].
+    The sums, [..., k], largest first, and their numbers i * n + j, [..., k].
   """
   n = first.shape[-1]
   first_K, i_K = jax.lax.top_k(first, k)
   second_K, j_K = jax.lax.top_k(second, k)
-  # A sum that has k better ones in its row or column is not among the k best.
+  # A sum with k larger ones in its row or column is not among the k largest.
   all_sums = first_K[..., :, None] + second_K[..., None, :]
   numbers = i_K[..., :, None] * n + j_K[..., None, :]
   flat = (*first.shape[:-1], k * k)

@@ -12,10 +12,10 @@ from moejax.moe.layer import MoE
 
 @dataclasses.dataclass(frozen=True)
 class Routed:
-  """Experts that tokens are sent to; `model.moe` has their config."""
+  """A mixture of routed experts, whose config is `model.moe`."""
 
   def check(self) -> None:
-    """Nothing to check: `MoEConfig.check` does."""
+    """Does nothing, since this config has no fields; see `MoEConfig.check`."""
 
   def shrunk(self) -> 'Routed':
     """The same for a model that is shrunk to a laptop's."""

@@ -1,4 +1,4 @@
-"""Soft MoE: every expert's every input is a mixture of a sequence's tokens."""
+"""Soft MoE: each input of an expert is a mixture of a sequence's tokens."""
 
 import dataclasses
 
@@ -21,8 +21,8 @@ class SoftMoEConfig(fields.Checked):
   Attributes:
     num_experts: E.
     expert_width: hidden width of one expert.
-    slots: P of each expert, where `capacity_factor` is 0. One slot and many
-      experts in the paper's large runs.
+    slots: P, slots of each expert, unless `capacity_factor` is above 0. The
+      paper's large runs have one slot and many experts.
     capacity_factor: c > 0 gives each expert P = round(L * c / E) slots for
       sequences of L tokens; with 1 there are as many slots as tokens.
     experts: their kind; the paper has two matrices with GELU and biases.
@@ -40,7 +40,7 @@ class SoftMoEConfig(fields.Checked):
   not_causal: bool = False
 
   def check(self) -> None:
-    """Every size within its bounds makes a layer."""
+    """Does nothing: sizes within the fields' bounds always make a layer."""
 
   def shrunk(self) -> 'SoftMoEConfig':
     """The same for a model that is shrunk to a laptop's."""
@@ -58,7 +58,7 @@ class SoftMoEConfig(fields.Checked):
     return False
 
   def used_share(self, row_length: int) -> float:
-    """Part of the experts that computes a token: slots over tokens."""
+    """Slots of an expert over tokens of a sequence: the cost per token."""
     return self.num_slots(row_length) / row_length
 
   def num_slots(self, row_length: int) -> int:
@@ -81,12 +81,13 @@ class SoftMoE(nnx.Module):
 
   For the tokens X of one sequence, E experts with P slots each:
 
-    1. logits   X_norm Phi_norm: rows of X and columns of Phi have length 1, and
-                Phi is times a learned scale
-    2. slots    softmax of the logits over tokens: each slot's mixture of X
-    3. experts  each on its P slots
-    4. output   softmax of the logits over all E * P slots: each token's mixture
-                of what the experts made
+    1. logits   scale * X_norm Phi_norm, with rows of X and columns of Phi of
+                length 1 and a learned scale
+    2. slots    each slot is a mixture of X, by the softmax of its logits over
+                tokens
+    3. experts  each expert computes its P slots
+    4. output   each token is a mixture of the experts' outputs, by the softmax
+                of its logits over all E * P slots
 
   Padding is in no slot and gets zeros. Documents packed into one sequence share
   its slots.
@@ -108,7 +109,8 @@ class SoftMoE(nnx.Module):
     config.check()
     self.config = config
     key_phi, key_experts = jax.random.split(key)
-    # Only its direction counts, so any normal start is the paper's.
+    # Only the direction of its columns has an effect, so a normal start with
+    # any standard deviation is the paper's.
     phi_DEP = width**-0.5 * jax.random.normal(
       key_phi, (width, config.num_experts, config.num_slots(row_length))
     )
@@ -155,7 +157,7 @@ class SoftMoE(nnx.Module):
     )
 
   def logits(self, x_BLD: jax.Array) -> jax.Array:
-    """Of every token for every slot, [B, L, E, P], in float32."""
+    """float32 logits of every token for every slot, [B, L, E, P]."""
     phi_DEP = self.scale[...] * _unit(self.phi_DEP[...], 0)
     return jnp.einsum(
       'BLD,DEP->BLEP',
@@ -175,7 +177,7 @@ def mixtures(
     and out_BLEP, whose sum over E and P is 1; both 0 for padding.
   """
   valid_BL11 = valid_BL[:, :, None, None]
-  # Finite, so that a sequence without tokens has gradients of zero.
+  # Not -inf, so that a sequence of padding alone has gradients of zero.
   masked_BLEP = jnp.where(valid_BL11, logits_BLEP, -1e30)
   in_BLEP = jax.nn.softmax(masked_BLEP, axis=1)
   out_BLEP = jax.nn.softmax(logits_BLEP, axis=(2, 3))

@@ -16,10 +16,10 @@ def send(
 ) -> contract.Routing:
   """Sends each token to all experts that it uses, largest weight first.
 
-  The list has T * E assignments, since shapes cannot depend on data: a pair of
-  token and expert that is not used goes nowhere but keeps its place. So memory,
-  and the room that a dispatcher makes for rows, are those of a dense layer
-  however few experts are used.
+  The list has T * E assignments, since shapes cannot depend on data: an expert
+  that a token does not use keeps its place in the list and is sent nowhere. So
+  the memory, rows of the dispatcher included, is that of a dense layer however
+  few experts are used.
 
   Example, T=2, E=3:
     weight_TE  [[0.3, 0.9, 0.0], [0.0, 0.0, 0.2]]
@@ -41,9 +41,9 @@ def send(
 
 
 def shares(weight_TE: jax.Array) -> jax.Array:
-  """Weights over their sum: rows of probabilities; 1 / E each for a zero row.
+  """Each row of weights over its sum, as probabilities; 1 / E for a zero row.
 
-  Weights are 0 or more. The gradient is finite everywhere.
+  The weights must not be negative. The gradient is finite everywhere.
   """
   total_T1 = weight_TE.sum(axis=1, keepdims=True)
   some_T1 = total_T1 > scores.LEAST_SUM

@@ -1,6 +1,7 @@
 """The best assignment of one expert to each token with equal loads.
 
-It is of one sequence of S tokens (vmap over sequences) and has no gradient.
+`assign` takes one sequence of S tokens (vmap it over sequences) and has no
+gradient.
 """
 
 import math
@@ -11,13 +12,14 @@ import jax.numpy as jnp
 from moejax.core import varying
 from moejax.moe.routers import transport
 
-# Assignment costs are integers. A path costs less than 2^27, an imbalance
-# weighs 2^28, and twice FAR still fits into int32.
+# Costs are integers. A chain of moves costs less than 2^27, an imbalance costs
+# 2^28, and twice FAR, the cost of an impossible move, still fits into int32.
 PATH_BITS = 27
 IMBALANCE = 2**28
 FAR = 2**30 - 1
 
-# How `assign` gets its first prices; they decide its speed, not its result.
+# The Sinkhorn iterations that give `assign` its first prices; the prices affect
+# its speed, not its result.
 START_TEMPERATURE = 0.01
 START_ITERATIONS = 20
 
@@ -25,22 +27,22 @@ START_ITERATIONS = 20
 def assign(score_SE: jax.Array, valid_S: jax.Array) -> jax.Array:
   """The best assignment in which experts' loads differ by at most one.
 
-  Of all assignments of the n valid tokens that give every expert n/E tokens,
-  rounded down or up, one with the largest sum of scores. Where E divides n this
-  is BASE's linear assignment (arXiv 2103.16716, section 3.1).
+  The result has the largest sum of scores among all assignments of the n valid
+  tokens that give every expert n/E tokens, rounded down or up. If E divides n,
+  this is BASE's linear assignment (arXiv 2103.16716, section 3.1).
 
-  1. Scores become integers, so that sums are exact: the range of the scores
-     has 24 bits, less one for each doubling of E beyond 8.
-  2. Prices from a few Sinkhorn iterations; every token takes its best expert
-     after prices. Whatever the prices, no other assignment with these loads
-     has a larger sum.
-  3. While that improves: one more token for expert f and one less for e, for
-     the two experts and along the chain of moves (a token from e to a, one
-     from a to b, ..., to f) that cost least, where an imbalance costs more
-     than any chain. Each such step keeps the assignment best for its loads,
-     and no step improves only where the whole is best (steepest descent of an
-     M-convex function). There are at most S steps, thanks to the prices mostly
-     1% to 7% of that.
+  1. Scores are rounded to integers, so that sums are exact. Their range has 24
+     bits, less one for each doubling of E beyond 8.
+  2. A few Sinkhorn iterations give each expert a price, and every token takes
+     the expert with the largest score minus price. Whatever the prices, no
+     other assignment with these loads has a larger sum.
+  3. A step moves one token from expert e to f along a chain of experts (a token
+     from e to a, another from a to b, ..., another to f). The step takes the e,
+     f and chain of least cost, where an imbalance of loads costs more than any
+     chain. After each step the assignment is still the best for its loads. If
+     no step has a negative cost, the assignment is the best of all (steepest
+     descent of an M-convex function). At most S steps are needed, and thanks to
+     the prices mostly 1% to 7% of that.
 
   Example, E=2, n=3:
     score_SE  [[5, 0], [4, 0], [3, 0]]   all prefer expert 0
@@ -75,7 +77,7 @@ def assign(score_SE: jax.Array, valid_S: jax.Array) -> jax.Array:
 
 
 def _integers(score_SE, valid_S):
-  """Scores and starting prices as integers."""
+  """Scores [S, E] and starting prices [E] as integers."""
   num_experts = score_SE.shape[1]
   bits = min(24, PATH_BITS - math.ceil(math.log2(max(num_experts, 2))))
   valid_S1 = valid_S[:, None]
@@ -92,10 +94,14 @@ def _integers(score_SE, valid_S):
 
 
 def _cheapest(score_SE, expert_S, room):
-  """The step that costs least: its cost, its last expert, and the way there.
+  """The step of least cost.
 
-  Shortest paths (Bellman-Ford) between experts, where going from a to b costs
-  what the token loses that loses least by it.
+  It is a shortest path between experts, by Bellman-Ford. The length of the edge
+  from a to b is the least loss of score of a token that moves from a to b.
+
+  Returns:
+    The cost of the step, the last expert of its chain, and before_E, the expert
+    before each on the shortest path to it (-1 where a path starts).
   """
   num_experts = score_SE.shape[1]
   low, high = room
@@ -149,7 +155,14 @@ def _cheapest(score_SE, expert_S, room):
 
 
 def _shift(score_SE, expert_S, last, before_E):
-  """Moves one token along each link of the way, from its end to its start."""
+  """expert_S after a step: one token moves along each link of the chain.
+
+  Args:
+    score_SE: integer scores.
+    expert_S: experts before the step.
+    last: the last expert of the chain, from `_cheapest`.
+    before_E: the expert before each, from `_cheapest`.
+  """
 
   def link(carry):
     expert_S, b, i = carry
@@ -157,7 +170,7 @@ def _shift(score_SE, expert_S, last, before_E):
     loss_S = jnp.where(expert_S == a, score_SE[:, a] - score_SE[:, b], FAR)
     return expert_S.at[jnp.argmin(loss_S)].set(b), a, i + 1
 
-  # The way ends by itself, unless the scores are not numbers.
+  # The bound on links matters only if scores are NaN: else the chain ends.
   num_experts = score_SE.shape[1]
   expert_S, _, _ = jax.lax.while_loop(
     lambda carry: (before_E[carry[1]] >= 0) & (carry[2] < num_experts),

@@ -1,4 +1,4 @@
-"""BASE layers: a balanced assignment in training, the best expert after."""
+"""BASE layers: a balanced assignment in training, greedy in evaluation."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,9 +14,10 @@ from moejax.moe.routers import assignment, transport
 class BaseLayer(contract.Router):
   """Balanced assignment of sparse experts (BASE, arXiv 2103.16716, section 3).
 
-  Training: one expert for each token, so that all have equally many and the
-  sum of scores is the largest possible. Evaluation: each token's best expert.
-  The choice has no gradient; the layer's output is
+  Training: one expert for each token, so that all experts have equally many
+  tokens and the sum of scores is the largest possible. Evaluation: the expert
+  of each token's largest score. The choice has no gradient; the layer's output
+  is
 
     a * E_e(x) + (1 - a) * x,   a = sigmoid(x . c_e)
 
@@ -24,24 +25,24 @@ class BaseLayer(contract.Router):
   loss. The scorer's centroids start orthogonal with gain 0.1 in the paper's
   code.
 
-  The paper's experts are residual, E(x) = x + F(x), so that output is
-  x + a F(x). Where the block around this layer adds x by itself, the weight a
-  alone is that; `interpolates` adds (1 - a) x for a block that does not.
+  The paper's experts are residual, E(x) = x + F(x), so the output is
+  x + a F(x). A block that adds x itself therefore needs the weight a alone;
+  `interpolates` adds (1 - a) x for a block that does not.
 
   Where we differ: tokens compete within one sequence, where the paper shuffles
   tokens over all workers' batches, so the result depends on neither mesh nor
   micro-batches; where E does not divide the tokens, experts' loads differ by
   one; and the assignment is the optimum (see `routers.assignment`), where the
-  paper's code stops an auction early. There the router sees the block's input
-  as it is, and experts normalise it for themselves; here router and experts see
-  the normalised input. There the experts' output matrix starts at zero; here it
-  starts like other matrices.
+  paper's code stops an auction early. In the paper's code the router sees the
+  block's input without normalisation, and experts normalise it themselves; here
+  router and experts see the normalised input. In that code the experts' output
+  matrix starts at zero; here it starts like other matrices.
 
   In training the assignment looks at the whole sequence, later tokens included,
   as in the paper; evaluation is causal.
 
   Attributes:
-    interpolates: see above.
+    interpolates: whether the routing adds (1 - a) x, see above.
   """
 
   tokens_compete: ClassVar[bool] = True
@@ -62,7 +63,7 @@ class BaseLayer(contract.Router):
       ).reshape(-1)
     else:
       expert_T = jnp.argmax(choose_TE, axis=1)
-    # Of padding it is any: token_choice sends that nowhere.
+    # Padding gets an arbitrary expert here; `token_choice` sends it nowhere.
     expert_T1 = jnp.minimum(expert_T, logits_TE.shape[1] - 1)[:, None]
     weight_T1 = jax.nn.sigmoid(
       jnp.take_along_axis(logits_TE, expert_T1, axis=1)

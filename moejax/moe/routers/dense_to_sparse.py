@@ -38,29 +38,29 @@ class DenseToSparse(contract.Router):
 
   1. w = softmax((logit + Gumbel noise) / temperature); temperature goes from
      `start` to `end` in `decay_steps`, exponentially or linearly
-  2. used are the experts with w > threshold, and always the largest; from step
-     `hard_from` on only the largest
-  3. weight = plain softmax(logit) of the used ones, as in the code's default,
-     or w with `use_gumbel_gates`; neither is renormalised
+  2. the experts with w > threshold, and always the one of the largest w, are
+     used; from step `hard_from` on only that one
+  3. weight = softmax(logit), without noise and temperature, as in the code's
+     default, or w with `use_gumbel_gates`; neither is renormalised
 
   In evaluation the most probable expert alone is used, without noise. The
   paper's first stage, in which one expert is trained and then cloned into E
   with random masks, is a way to initialise and not part of the gate.
 
-  While many experts are used a step costs that of E experts; the list of
-  assignments is T * E in training: see `any_number`. The probabilities are
-  what the weights are taken from; `extra` has the weights as the paper's
-  balance loss wants them, 0 where not used (gate_TE).
+  In training the list of assignments has T * E entries, and a step costs that
+  of E experts while many are used: see `any_number`. `prob_TE` holds the
+  probabilities from which the weights are taken. `extra` has the weights for
+  the paper's balance loss (gate_TE), 0 for experts that are not used.
 
   Attributes:
     threshold: c; 0.001 in the code.
-    schedule: of the temperature; `constant` stays at `start`, as the code does
-      when it is told no scheduler.
+    schedule: of the temperature; `constant` stays at `start`, as in the code
+      without a scheduler.
     start: temperature at step 0.
-    end: temperature that is never gone below.
+    end: the lowest temperature.
     decay_steps: optimiser steps from start to end.
-    hard_from: step from which on a token has one expert; none for never.
-    use_gumbel_gates: weigh with w, noise and temperature included.
+    hard_from: step from which on a token has one expert; None for never.
+    use_gumbel_gates: whether weights are w, noise and temperature included.
   """
 
   threshold: float = fields.number(0.001, at_least=0, below=1)
@@ -81,7 +81,7 @@ class DenseToSparse(contract.Router):
 
   @property
   def experts_per_token(self) -> float:
-    """When the temperature is low; at first it may be all of them."""
+    """The number at a low temperature; at first it may be all experts."""
     return 1
 
   @property
@@ -107,7 +107,7 @@ class DenseToSparse(contract.Router):
       return self.hard(inputs, prob_TE)
     score_TE = inputs.biased(gumbel_TE)
     best_TE = _one_hot(score_TE)
-    # A bias may push all below the threshold.
+    # Biases may push all scores below the threshold.
     used_TE = (score_TE > self.threshold) | best_TE
     if self.hard_from is not None:
       used_TE = jnp.where(inputs.steps >= self.hard_from, best_TE, used_TE)
@@ -132,6 +132,6 @@ class DenseToSparse(contract.Router):
 
 
 def _one_hot(score_TE: jax.Array) -> jax.Array:
-  """True at the largest of each row, of equals at the first."""
+  """True at the largest score of each row, the first among equals; [T, E]."""
   best_T = jnp.argmax(score_TE, axis=1)
   return best_T[:, None] == jnp.arange(score_TE.shape[1])

@@ -12,8 +12,8 @@ from moejax.moe.routers import any_number, fixed_k
 from moejax.moe.scorers import SCORERS
 from moejax.moe.scorers.base import Scorer
 
-# Less mass than this on the experts there are counts as this: the penalty is
-# 1 / mass, and its gradient 1 / mass^2.
+# The smallest probability mass on real experts that the penalty, 1 / mass,
+# divides by; its gradient is 1 / mass^2.
 LEAST_MASS = 1e-3
 
 PER_EXAMPLE = SCORERS['linear'](bias=True, start='uniform')
@@ -33,33 +33,33 @@ class DSelectK(fixed_k.FixedK):
   3. w = sum over selectors of softmax(a)_i r_e of selector i
 
   The experts with w > 0 are used, with weight w: all of them at first, at most
-  k once every bit is decided, so the list is T * E; see `any_number`.
+  k once every bit is decided. So the list has T * E entries; see `any_number`.
 
   Example, gamma=1, E=4, one selector, z = [.2, -.6]:
     S = [.784, 0]      r = [.216, 0, .784, 0]      for codes 00, 01, 10, 11
 
-  If E is no power of two some codes name no expert. Their mass is lost to w,
-  and a penalty, 1 / (mass on experts), keeps selectors away from them: it, and
-  the entropy that drives bits to 0 or 1, are in the balance part
-  `dselect_entropy`, which reads unreachable_T (0 if E is a power of two) and
-  selector_entropy_T from `extra`, both summed over selectors. Here mass
-  below 0.001 counts as that, to keep the penalty's gradient within bounds.
+  If E is no power of two, some codes name no expert. Their mass is missing in
+  w, and a penalty, 1 / (mass on experts), keeps selectors away from them. The
+  penalty, and the entropy that drives bits to 0 or 1, are the balance part
+  `dselect_entropy`. It reads unreachable_T (0 if E is a power of two) and
+  selector_entropy_T from `extra`, both summed over selectors. A mass below
+  0.001 counts as 0.001, to bound the penalty's gradient.
 
   z and a are the scores of the extra scorers `code` and `alpha`; those of the
   layer's own scorer are not used. Linear scorers with a bias are the paper's
-  per-example gate, `constant` ones its static gate. Both start as in the
-  released code, uniformly up to gamma / 100 either way, with gamma 1, so that
-  every r is near 1 / E;
-  there the biases start like that too, here at 0, and a by Keras' default.
+  per-example gate, `constant` ones its static gate. Matrices start as in the
+  released code, uniformly in +-gamma / 100 for gamma 1, so that every r is near
+  1 / E. In the released code the biases start like that too, and a by Keras'
+  default; here biases start at 0.
 
   The probabilities are w over its sum. A selection bias can only take experts
-  out: one is used if w > 0 and w + bias > 0.
+  out: an expert is used if w > 0 and w + bias > 0.
 
   Attributes:
-    k: selectors.
-    gamma: width of the undecided part of S.
-    code: scores z.
-    alpha: scores a.
+    k: number of selectors.
+    gamma: width of the interval in which S is between 0 and 1.
+    code: the scorer of z.
+    alpha: the scorer of a.
   """
 
   experts_are_alike: ClassVar[bool] = False
@@ -77,7 +77,7 @@ class DSelectK(fixed_k.FixedK):
 
   @property
   def experts_per_token(self) -> float:
-    """When all bits are decided; before it may be all experts."""
+    """The number once all bits are decided; at first it may be all experts."""
     return self.k
 
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
@@ -102,7 +102,7 @@ class DSelectK(fixed_k.FixedK):
 
 
 def num_bits(num_experts: int) -> int:
-  """Bits that number so many experts, at least one."""
+  """m, the number of bits of an expert's code; at least 1."""
   return max(1, (num_experts - 1).bit_length())
 
 
@@ -123,6 +123,7 @@ def codes(bit_TKM: jax.Array) -> jax.Array:
 
 
 def _penalty(r_TKE: jax.Array) -> jax.Array:
+  """The sum over selectors of 1 / (mass on experts), [T]."""
   num_tokens, _, num_experts = r_TKE.shape
   if num_experts == 2 ** num_bits(num_experts):
     return jnp.zeros(num_tokens, jnp.float32)

@@ -11,7 +11,7 @@ from moejax.core import errors, fields, varying
 from moejax.moe import contract
 from moejax.moe.routers import noise, transport
 
-# Of the capped choice; the paper's "maximum of 100 iterations".
+# Iterations of the capped choice; the paper's "maximum of 100 iterations".
 ITERATIONS = 100
 
 
@@ -33,21 +33,21 @@ class ExpertChoice(contract.Router):
   and evaluation, so that a causal language model sees the future through its
   routing (arXiv 2408.15664, section 5.2: 50 bits a token).
 
-  With `max_per_token` = b the choice is by the plan A that maximises
+  With `max_per_token` = b, experts choose by the plan A that maximises
   sum(P * A) + entropy * H(A), where each expert's column sums to C, no token's
-  row to more than b, and A <= 1 (section 3.3), by Dykstra's alternating
-  projections. With the paper's entropy 0.001 its 100 iterations do not arrive
-  (of 256 random tokens, E=16, c=b=2, a sixth of the choices is beyond the cap),
-  so a token keeps its b most probable experts, which the paper does not say,
-  and the other places stay empty; larger entropies, around 0.003 to 0.01,
-  leave fewer empty.
+  row to more than b, and A <= 1 (section 3.3). Dykstra's alternating
+  projections compute it. With the paper's entropy 0.001, its 100 iterations do
+  not converge (for 256 random tokens, E=16, c=b=2, a sixth of the choices is
+  over the cap). So a token keeps its b most probable experts, a rule that is
+  not in the paper, and the other places stay empty. Entropies around 0.003 to
+  0.01 leave fewer places empty.
 
   Attributes:
     capacity_factor: c, experts per token on average.
     max_per_token: most experts of a token; 0 means any number.
     entropy: weight of the entropy in the capped choice, lambda in the paper.
-    noise: in training, Gaussian noise of this over E is added to the logits;
-      1 in V-MoE's noisy expert choice.
+    noise: standard deviation, times E, of Gaussian noise on the logits in
+      training; 1 in V-MoE's noisy expert choice.
     not_causal: a causal language model refuses this router unless this says
       that it is meant.
   """
@@ -124,7 +124,12 @@ class ExpertChoice(contract.Router):
     )
 
   def _choose(self, score_SE, valid_S, capacity):
-    """Of one sequence: the tokens that each expert takes, and which it uses."""
+    """The tokens that each expert takes of one sequence.
+
+    Returns:
+      place_EC, positions in the sequence, best first; and used_EC, bool, False
+      for a place that stays empty.
+    """
     by_SE = score_SE
     if self.max_per_token:
       by_SE = capped_plan(
@@ -161,7 +166,7 @@ def capped_plan(
     plan_SE = plan_SE + jnp.where(
       jnp.isfinite(mass_E), math.log(capacity) - mass_E, 0.0
     )
-    # Of the two inequalities each takes back its last correction first.
+    # Dykstra: each inequality undoes its last correction before a new one.
     plan_SE = plan_SE + row_S1
     mass_S1 = jax.nn.logsumexp(plan_SE, axis=1, keepdims=True)
     row_S1 = jnp.maximum(mass_S1 - math.log(most), 0.0)
@@ -175,7 +180,7 @@ def capped_plan(
 
 
 def _keep_best(score_SE, taken_SE, most):
-  """Of each token's takers the `most` with the largest scores."""
+  """Of the experts that took a token, the `most` best scored; bool [S, E]."""
   score_SE = jnp.where(taken_SE, score_SE, -jnp.inf)
   order_SE = jnp.argsort(-score_SE, axis=1, stable=True)
   return taken_SE & (jnp.argsort(order_SE, axis=1) < most)

@@ -16,10 +16,10 @@ class ExpertThreshold(contract.Router):
   """Expert e takes every token whose logit is above its threshold c_e.
 
   Expert Threshold routing (arXiv 2603.11535, section 3, equation 6): a token
-  has any number of experts, none among them, and is compared with no other
-  token. Gates are sigmoids of the logits, not renormalised. The thresholds come
-  from the balance part `threshold_ema`, as selection biases: expert e is used
-  if the logit plus the biases is above 0, so without the part c_e is 0.
+  has 0 to E experts and is compared with no other token. Gates are sigmoids of
+  the logits, not renormalised. The thresholds come from the balance part
+  `threshold_ema`, as selection biases: expert e is used if the logit plus the
+  biases is above 0, so c_e is 0 without that part.
 
   In the first `warmup_steps` of training each expert takes the L k / E largest
   logits of each sequence of L tokens instead (expert choice): thresholds of 0
@@ -31,9 +31,9 @@ class ExpertThreshold(contract.Router):
   The list of assignments is always T * E: see `any_number`.
 
   Attributes:
-    k: experts per token on average, for counting FLOPs and for the first
-      steps. Set the part's k to the same.
-    warmup_steps: the paper's; 0 has thresholds from the start.
+    k: experts per token on average, for counting FLOPs and for the warm-up.
+      `threshold_ema.k` should be the same.
+    warmup_steps: steps with expert choice, 4,000 in the paper; 0: none.
   """
 
   tokens_compete: ClassVar[bool] = True
@@ -64,7 +64,7 @@ class ExpertThreshold(contract.Router):
     return any_number.send(inputs, gate_TE, used_TE, prob_TE)
 
   def _largest(self, inputs: contract.RouterInput) -> jax.Array:
-    """Whether an expert has room for a token, the largest logits first."""
+    """Whether a logit is among the expert's largest of a sequence, [T, E]."""
     num_experts = inputs.logits_TE.shape[1]
     length = inputs.row_length
     room = min(length, max(1, int(length * self.k / num_experts)))

@@ -12,7 +12,7 @@ from moejax.moe.routers import scores
 class FixedK(contract.Router):
   """Every token has k experts.
 
-  A subclass whose default k is not 2 states the field again.
+  A subclass with another default than 2 declares the field `k` again.
 
   Attributes:
     k: experts per token.

@@ -19,18 +19,17 @@ class GroupBalanced(top_k.TopK):
   computes the same number of rows for every token, whatever the scores.
 
     1. the softmax is over all experts
-    2. the experts in num_groups runs of consecutive ones; of each the
-       k / num_groups with the largest scores are chosen
+    2. the experts form num_groups groups of consecutive experts; in each group
+       the k / num_groups experts with the largest scores are chosen
     3. the gate is the score, as in `TopK`: it is not renormalised
 
   Example, 4 experts in 2 groups, k=2, scores of one token:
 
-    [.28 .46 .17 .10]   experts 1 and 2; without groups they were 1 and 0
+    [.28 .46 .17 .10]   experts 1 and 2; without groups it would be 1 and 0
 
   The chosen experts are listed by falling score over all groups. Selection
-  biases take part in 2 alone. The released inference code multiplies each gate
-  by a learned scale of its expert, of which the paper has nothing; here there
-  is none.
+  biases act in step 2 alone. The released inference code multiplies each gate
+  by a learned scale of its expert, which is not in the paper and not here.
 
   Attributes:
     num_groups: groups of equal size; they divide `k`. The published model has
@@ -60,7 +59,7 @@ class GroupBalanced(top_k.TopK):
     k = groups if groups > 1 else min(self.k, 2, num_experts)
     return dataclasses.replace(self, k=k, num_groups=groups)
 
-  def limited(self, choice_TE: jax.Array) -> jax.Array:
+  def mask_scores(self, choice_TE: jax.Array) -> jax.Array:
     num_tokens, num_experts = choice_TE.shape
     choice_TGN = choice_TE.reshape(num_tokens, self.num_groups, -1)
     _, best_TGk = jax.lax.top_k(choice_TGN, self.k // self.num_groups)

@@ -12,24 +12,25 @@ from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.routers import top_k
 
-# A group's score: (choice_TGN, k, kept_groups) -> score_TG, for groups of N.
+# (choice_TGN, k, kept_groups) -> score_TG: the scores of groups of N experts,
+# from the scores of their experts.
 GroupScore = Callable[[jax.Array, int, int], jax.Array]
 
 
 def best(choice_TGN: jax.Array, k: int, kept_groups: int) -> jax.Array:
-  """The best expert's: DeepSeek-V2."""
+  """The largest score in the group: DeepSeek-V2."""
   del k, kept_groups
   return choice_TGN.max(axis=-1)
 
 
 def top2_sum(choice_TGN: jax.Array, k: int, kept_groups: int) -> jax.Array:
-  """The sum of the two best experts': DeepSeek-V3."""
+  """The sum of the two largest scores in the group: DeepSeek-V3."""
   del k, kept_groups
   return _sum_of(choice_TGN, 2)
 
 
 def share_sum(choice_TGN: jax.Array, k: int, kept_groups: int) -> jax.Array:
-  """The sum of the k / kept_groups best: V3's text, Megatron for any model."""
+  """The sum of the k / kept_groups largest: V3's text, and Megatron."""
   return _sum_of(choice_TGN, max(1, k // kept_groups))
 
 
@@ -52,17 +53,17 @@ class GroupLimited(top_k.TopK):
   DeepSeek-V2 (arXiv 2405.04434, section 2.2.2) calls it device-limited: the
   experts of a layer lie on D devices, a token is sent to M of them at most.
 
-    1. the experts in num_groups runs of consecutive ones; a group's score is
-       that of its best expert, or a sum over its best (`group_score`)
+    1. the experts form num_groups groups of consecutive experts; a group's
+       score is that of its best expert, or a sum over its best (`group_score`)
     2. the kept_groups best groups are kept
-    3. the k largest scores among the experts of those; gates as in `TopK`
+    3. the k largest scores among their experts are chosen; gates as in `TopK`
 
   Example, 4 experts in 2 groups, kept_groups=1, k=2, scores of one token:
 
     [.28 .46 .17 .10]   groups .46 and .17, so experts 1 and 0
     [.06 .17 .47 .29]   groups .17 and .47, so experts 2 and 3
 
-  Selection biases take part in 1 to 3 and in nothing else.
+  Selection biases are added to the scores in 1 to 3, not to gates.
 
   Published routers:
 
@@ -71,16 +72,16 @@ class GroupLimited(top_k.TopK):
     DeepSeek-V3   num_groups=8, kept_groups=4, k=8, group_score=top2_sum,
                   score=sigmoid, renormalise, scale=2.5 (arXiv 2412.19437,
                   section 2.1.2, equations 12 to 16), and a bias
-    Megatron      group_score=share_sum: for V2, too, a sum of two
+    Megatron      group_score=share_sum: a sum of two for V2 as well
 
-  `extra` holds `unbiased_TK`, see `TopK`, where a bias is at work and for all
-  scores but softmax: V3's sequence-wise loss counts the k largest unbiased
-  scores of all groups. V2's losses count what was chosen.
+  `extra` holds `unbiased_TK`, see `TopK`, if there is a selection bias and for
+  all scores but softmax: V3's sequence-wise loss counts the k largest unbiased
+  scores of all groups. V2's losses count the chosen experts.
 
   Attributes:
     num_groups: groups of equal size.
     kept_groups: groups whose experts a token may use.
-    group_score: from the scores of a group's experts to its own, see
+    group_score: how a group's score is made of its experts' scores, see
       `GROUP_SCORES`.
   """
 
@@ -115,7 +116,7 @@ class GroupLimited(top_k.TopK):
     k = min(self.k, 2, kept * (num_experts // groups))
     return dataclasses.replace(self, k=k, num_groups=groups, kept_groups=kept)
 
-  def limited(self, choice_TE: jax.Array) -> jax.Array:
+  def mask_scores(self, choice_TE: jax.Array) -> jax.Array:
     num_tokens, num_experts = choice_TE.shape
     choice_TGN = choice_TE.reshape(num_tokens, self.num_groups, -1)
     score = GROUP_SCORES[self.group_score]
@@ -126,5 +127,5 @@ class GroupLimited(top_k.TopK):
     limited_TGN = jnp.where(kept_TG1, choice_TGN, -jnp.inf)
     return limited_TGN.reshape(num_tokens, num_experts)
 
-  def tells_unbiased(self, inputs: contract.RouterInput) -> bool:
-    return super().tells_unbiased(inputs) or self.score != 'softmax'
+  def reports_unbiased(self, inputs: contract.RouterInput) -> bool:
+    return super().reports_unbiased(inputs) or self.score != 'softmax'

@@ -1,4 +1,4 @@
-"""Top-2 gating: GShard's random second expert, and the rules of its heirs."""
+"""Top-2 gating: GShard's random second expert, and later rules for it."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ class SecondAlways(fields.Checked):
 
   @property
   def experts_per_token(self) -> int:
-    """At most, for counting FLOPs."""
+    """The largest number of experts of a token, for counting FLOPs."""
     return 2
 
   def pick(
@@ -27,12 +27,23 @@ class SecondAlways(fields.Checked):
     prob_TE: jax.Array,
     expert_T2: jax.Array,
   ) -> jax.Array:
-    """The two experts, from the two of the largest probabilities."""
+    """The two experts of each token.
+
+    Args:
+      inputs: the router's.
+      prob_TE: softmax of the logits.
+      expert_T2: the experts of the two largest (biased) probabilities.
+    """
     del inputs, prob_TE
     return expert_T2
 
   def used(self, inputs: contract.RouterInput, gate_T2: jax.Array) -> jax.Array:
-    """Which tokens use their second, from gates that sum to 1; bool [T]."""
+    """Whether a token uses its second choice; bool [T].
+
+    Args:
+      inputs: the router's.
+      gate_T2: gates of both choices, which sum to 1.
+    """
     del inputs
     return jnp.ones(len(gate_T2), bool)
 
@@ -52,7 +63,7 @@ class SecondNever(SecondAlways):
 
 @dataclasses.dataclass(frozen=True)
 class SecondByChance(SecondAlways):
-  """Used with probability min(1, g2 / threshold), in training.
+  """Used with probability min(1, g2 / threshold) in training, else always.
 
   GShard has 0.5; Mesh TensorFlow 0.2, at evaluation too. In praxis and lingvo
   the layer leaves it at 0, so that "random" there uses every second choice.
@@ -127,27 +138,27 @@ class GShard(contract.Router):
 
   1. g = softmax over experts; g1, g2 the two largest; both divided by g1 + g2.
   2. First choices take their places in token order, then second choices.
-  3. A second choice is used with probability min(1, 2 * g2) and, if not, its
-     place in the expert stays taken: the algorithm's counter goes up whether or
-     not the token is sent. Here that is a weight of 0 in an ordinary
-     assignment.
-  4. A choice beyond the expert's capacity is dropped; the other keeps its
-     weight. That is the `capacity` dispatcher's part, by the list's order;
-     `capacity` with factor 1 is the paper's C = 2 S / E.
+  3. A second choice is used with probability min(1, 2 * g2). If it is not used,
+     its place in the expert stays taken: the algorithm's counter goes up
+     whether or not the token is sent. Here such a choice is an ordinary
+     assignment with weight 0.
+  4. A choice beyond the expert's capacity is dropped; the other choice keeps
+     its weight. The `capacity` dispatcher does this, in the order of the list;
+     with factor 1 it has the paper's C = 2 S / E.
 
   Without a random key (evaluation) every second choice is used.
 
   The paper's local groups, each with a capacity and a balance loss of its own,
-  are shards of a device; here a group is a sequence, whatever the mesh.
+  are shards of a batch; here a group is a sequence, whatever the mesh.
 
-  Heirs, as settings:
+  Later versions, as settings:
 
     praxis, lingvo   dropped_use_slot off, second=all (or another)
     ST-MoE           dropped_use_slot off, second=ratio (arXiv 2202.08906); its
                      code, Mesh TensorFlow's, has second=random with a threshold
                      of 0.2 instead. Capacity 1.25, at evaluation 2
 
-  With a selection bias the two are chosen by g + b; gates are of g alone.
+  With a selection bias b, the two are chosen by g + b; gates are made of g.
 
   Attributes:
     second: when a token's second choice is used, see `SECONDS`.

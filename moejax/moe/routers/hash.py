@@ -45,12 +45,12 @@ class Hash(fixed_k.FixedK):
   so frequent ids make loads uneven, which `balanced_hash` mends.
 
   With k > 1, our generalisation, the experts of an id differ and each has
-  weight 1 / k. The scorer's logits are not looked at.
+  weight 1 / k. The scorer's logits have no effect.
 
   Attributes:
-    seed: another seed, another map.
-    by_layer: whether each layer has a map of its own; else two ids that share
-      an expert share it in all layers.
+    seed: another seed gives another map.
+    by_layer: whether each layer has its own map; else two ids that share an
+      expert share one in all layers.
   """
 
   is_learned: ClassVar[bool] = False
@@ -74,23 +74,23 @@ class Hash(fixed_k.FixedK):
 class BalancedHash(fixed_k.FixedK):
   """Balanced hash: ids by descending frequency to the least loaded experts.
 
-  Hash Layers (arXiv 2106.04426): the most frequent id takes the first expert,
-  and each further one the expert whose ids so far are the rarest together; of
+  Hash Layers (arXiv 2106.04426): the ids, from the most to the least frequent,
+  take the expert whose ids so far have the smallest total frequency; among
   equals the first. With k > 1, our generalisation, an id takes the k least
-  loaded experts, in the order of their load, and its frequency is shared by
-  them. The map is the same in all layers.
+  loaded experts, in the order of their load, and each gets 1 / k of the id's
+  frequency. The map is the same in all layers.
 
   Example, E=2, k=1, counts 6, 3, 2, 2:
     id      0  1  2  3
     expert  0  1  1  1    loads 6 and 7
 
-  The paper counts ids in its training data. Without a file of counts they are
-  taken to follow Zipf's law, id i as often as 1 / (i + 1): about right for a
-  vocabulary that is sorted by frequency, as SentencePiece's unigram and BPE
-  models are, and far off for any other.
+  The paper counts ids in its training data. Without a file of counts, id i is
+  assumed to have frequency 1 / (i + 1), Zipf's law. This is about right for a
+  vocabulary that is sorted by frequency, as those of SentencePiece's unigram
+  and BPE models are, and far off for any other.
 
   Attributes:
-    vocab_size: how many ids there are; an id beyond is taken modulo this.
+    vocab_size: number of ids; a larger id is taken modulo `vocab_size`.
     counts: path of a text file with the count of id 0, 1, ... one a line; ''
       for Zipf's law.
   """

@@ -14,30 +14,31 @@ from moejax.moe.routers import hash as hashes
 
 @dataclasses.dataclass(frozen=True)
 class HashFirst(fixed_k.FixedK):
-  """Top k of sqrt(softplus(logit)), its first layers chosen by a hash.
+  """Top k of sqrt(softplus(logit)); in the first layers, experts by a hash.
 
   DeepSeek-V4 (report of 2026, section 2.1, and the released model's code):
 
   1. score   s = sqrt(softplus(logit))
-  2. choose  in the first `num_hash_layers` layers with experts k ids that
-             depend on the token's id alone; elsewhere the top k of s + bias
+  2. choose  in the first `num_hash_layers` layers with experts, k experts that
+             depend on the token's id alone; in the others the top k of s + bias
   3. weight  s / (sum of the chosen s) * scale: learned in all layers
 
-  The released models store the map of ids in the checkpoint, and its making is
-  not published; here it is a hash of (seed, layer, id), see `routers.hash`. The
-  probabilities are s over its sum, as in DeepSeek-V3's balance loss. `extra`
-  holds `unbiased_TK`, the k largest s, which that loss counts: neither the bias
-  nor the hash is in it, also in the layers that choose by id.
+  The released models store the map from ids to experts in the checkpoint, and
+  how it was made is not published; here it is a hash of (seed, layer, id), see
+  `routers.hash`. The probabilities are s over its sum, as in DeepSeek-V3's
+  balance loss. `extra` holds `unbiased_TK`, the experts of the k largest s,
+  which that loss counts: without bias, and without the hash even in the layers
+  that choose by id.
 
   Those layers have no bias in the released models. Here all layers are one
-  stack, so a bias rule moves one there too; nothing looks at it, but the range
-  of biases in the metrics has it.
+  stack, so a bias rule updates a bias there too. It has no effect on the
+  routing, but the range of biases in the metrics includes it.
 
   Attributes:
     k: experts per token; 6 in both sizes.
-    num_hash_layers: how many layers choose by id; 3 in both sizes.
+    num_hash_layers: number of layers that choose by id; 3 in both sizes.
     scale: routed scaling factor; 1.5 in Flash.
-    seed: another seed, another map.
+    seed: another seed gives another map.
   """
 
   experts_are_alike: ClassVar[bool] = False

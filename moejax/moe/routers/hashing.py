@@ -1,6 +1,6 @@
 """Hashes of integers: numbers that look random, without key, state or table.
 
-The same on any machine and mesh, today and after a restart.
+They are the same on every machine and mesh, and after a restart.
 """
 
 import jax

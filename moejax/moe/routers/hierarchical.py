@@ -31,23 +31,23 @@ class Hierarchical(contract.Router):
     outer   [1.0, 0.0]               group 0 with weight 1
     inner   [2.0, 1.0, 5.0, 0.0]     experts 0 and 1 with .7311 and .2689
 
-  With k_outer = groups and k_inner = experts of a group nothing is left out:
-  the dense gate, whose weights are p. Since step 1 and 2 renormalise, a level
-  that keeps one alone gives it weight 1, and then only a balance loss trains
-  the scores of that level.
+  With k_outer = groups and k_inner = experts of a group, this is the dense
+  gate, whose weights are p. Since steps 1 and 2 renormalise, a level that keeps
+  one choice gives it weight 1, and only a balance loss trains the scores of
+  that level.
 
-  In the released code the gates' matrices are made anew in every pass and
-  never trained; here both levels are. Groups are runs of consecutive experts,
-  as even as can be: expert e is in group e * groups // E. A selection bias,
-  where there is one, acts on the choice in step 2.
+  In the released code the gates' matrices are drawn anew in every pass and
+  never trained; here both levels are trained. Groups are runs of consecutive
+  experts, as even as possible: expert e is in group e * groups // E. A
+  selection bias acts on the choice in step 2.
 
-  The probabilities are p over all groups and experts. `extra` has outer_TG, the
-  weights of step 1, inner_TE, those of step 2 in all groups, and gate_TE, those
-  of step 3; 0 for what is not kept.
+  `prob_TE` is p over all groups and experts. `extra` has outer_TG, the weights
+  of step 1, inner_TE, those of step 2 in all groups, and gate_TE, those of step
+  3; they are 0 for groups and experts that are not kept.
 
   Attributes:
-    outer: what scores the groups.
-    groups: how many there are; 3 in the paper, of 5 experts each.
+    outer: the scorer of the groups.
+    groups: number of groups; 3 in the paper, of 5 experts each.
     k_outer: groups of a token; 2 in the paper.
     k_inner: experts of a token in each of its groups; 4 in the paper.
   """
@@ -140,18 +140,18 @@ class Hierarchical(contract.Router):
     self, inputs: contract.RouterInput, group_E: np.ndarray
   ) -> jax.Array:
     """p(expert | group), [T, E]."""
-    parts = np.split(
+    groups = np.split(
       np.arange(len(group_E)), np.nonzero(np.diff(group_E))[0] + 1
     )
     return jnp.concatenate(
-      [jax.nn.softmax(inputs.logits_TE[:, part], axis=1) for part in parts],
+      [jax.nn.softmax(inputs.logits_TE[:, group], axis=1) for group in groups],
       axis=1,
     )
 
   def joint(
     self, inputs: contract.RouterInput, group_E: np.ndarray
   ) -> jax.Array:
-    """p(group) p(expert | group), nothing left out: [T, E]."""
+    """p(group) p(expert | group) of all groups and experts, [T, E]."""
     outer_TG = jax.nn.softmax(inputs.extra_scores['outer'], axis=1)
     return outer_TG[:, group_E] * self.softmax_in_groups(inputs, group_E)
 
@@ -159,7 +159,16 @@ class Hierarchical(contract.Router):
 def _top_softmax(
   score_TN: jax.Array, rank_TN: jax.Array, k: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Softmax of the scores of those that rank best, 0 elsewhere; and these."""
+  """Softmax over the scores of the k that rank best, and which these are.
+
+  Args:
+    score_TN: the scores.
+    rank_TN: values by whose order the k are chosen.
+    k: number of scores that are kept.
+
+  Returns:
+    The softmax, [T, N], 0 for scores that are not kept; and best_TK.
+  """
   num = score_TN.shape[1]
   _, best_TK = jax.lax.top_k(jax.lax.stop_gradient(rank_TN), k)
   kept_TN = jnp.any(best_TK[..., None] == jnp.arange(num), axis=1)

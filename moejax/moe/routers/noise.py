@@ -1,6 +1,7 @@
-"""Random numbers of tokens, the same on any mesh and in any micro-batch.
+"""Random numbers for tokens, the same on any mesh and in any micro-batch.
 
-They are drawn from (key, salt, index of the token in the global batch) alone.
+The numbers of a token depend on (key, salt, index of the token in the global
+batch) and on nothing else.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ def uniform(inputs: contract.RouterInput, num: int, salt: int = 0) -> jax.Array:
 
   Args:
     inputs: the router's, with its key and the tokens' indices.
-    num: numbers for each token.
-    salt: another number, other noise.
+    num: how many numbers each token gets.
+    salt: another salt gives independent noise from the same key.
   """
   return draw(jax.random.uniform, inputs.noise_key, inputs.index_T, num, salt)
 
@@ -39,7 +40,15 @@ def draw(
   num: int,
   salt: int = 0,
 ) -> jax.Array:
-  """[T, num] of a kind of noise, such as `jax.random.uniform`."""
+  """Noise [T, num] of any distribution; see `uniform`.
+
+  Args:
+    kind: (key, shape, dtype) -> numbers, such as `jax.random.uniform`.
+    key: random key of the layer and step.
+    index_T: int32 position of the token in the global batch.
+    num: how many numbers each token gets.
+    salt: another salt gives independent noise from the same key.
+  """
   if salt:
     key = jax.random.fold_in(key, salt)
   one = lambda i: kind(jax.random.fold_in(key, i), (num,), jnp.float32)

@@ -11,15 +11,16 @@ from moejax.moe.routers import fixed_k, noise, scores
 from moejax.moe.scorers import Linear
 from moejax.moe.scorers.base import Scorer
 
-# A deviation below this counts as this when it is divided by.
+# The smallest standard deviation that is divided by.
 LEAST_STD = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise(fields.Checked):
-  """The noise on logits, and how gates and losses follow from it: the base."""
+  """The base of noise on logits, and of the gates and sums that go with it."""
 
-  # Whether the gates of the kept sum to 1; a plain attribute, no config key.
+  # Whether the gates of the chosen experts sum to 1; a class attribute without
+  # annotation, so it is no config key.
   among_kept = False
 
   def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
@@ -28,7 +29,7 @@ class Noise(fields.Checked):
     return {}
 
   def std(self, inputs: contract.RouterInput) -> jax.Array:
-    """Deviation of the noise, [T, E] or one for all."""
+    """Standard deviation of the noise, [T, E] or a scalar."""
     raise NotImplementedError
 
   def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
@@ -38,24 +39,34 @@ class Noise(fields.Checked):
   def importance(
     self, prob_TE: jax.Array, chosen_TKE: jax.Array, gate_TK: jax.Array
   ) -> jax.Array:
-    """What the importance of experts sums over tokens, [T, E]."""
+    """The values whose sum over tokens is the importance of experts, [T, E].
+
+    Args:
+      prob_TE: softmax of the logits without noise.
+      chosen_TKE: bool, the choices as one-hot.
+      gate_TK: gates of the chosen experts.
+    """
     raise NotImplementedError
 
   def bar(self, noisy_TE: jax.Array, k: int) -> jax.Array:
-    """What an expert's noisy logit must exceed to be chosen; k < E."""
+    """The value that an expert's noisy logit must exceed to be chosen; k < E.
+
+    Returns:
+      [T, E], or [T, 1] if it is the same for all experts.
+    """
     raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Learned(Noise):
-  """A learned deviation for each token and expert: Shazeer et al. 2017.
+  """A learned standard deviation per token and expert: Shazeer et al. 2017.
 
-  Deviation softplus(x W_noise) + floor, where W_noise starts at zero. Gates are
-  the softmax over the kept noisy logits; importance sums the gates. An expert
-  is compared with the k-th largest noisy logit of the others.
+  The deviation is softplus(x W_noise) + floor, where W_noise starts at zero.
+  Gates are the softmax over the kept noisy logits; importance sums the gates.
+  An expert is compared with the k-th largest noisy logit of the others.
 
   Attributes:
-    floor: the released code's 1e-2; 0 is the paper's formula.
+    floor: the least deviation; 1e-2 in the released code, 0 in the paper.
   """
 
   floor: float = fields.number(1e-2, at_least=0, at_most=100)
@@ -78,14 +89,15 @@ class Learned(Noise):
 
   def bar(self, noisy_TE: jax.Array, k: int) -> jax.Array:
     best_TK, _ = jax.lax.top_k(noisy_TE, k + 1)
-    # For one of the k largest, the k-th of the others is the next of all.
+    # For an expert among the k largest, the k-th largest of the others is the
+    # (k + 1)-th largest of all.
     inside, outside = best_TK[:, k:], best_TK[:, k - 1 : k]
     return jnp.where(noisy_TE > inside, inside, outside)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fixed(Noise):
-  """A deviation of `strength` / E for all: V-MoE (arXiv 2106.05974, code).
+  """One standard deviation, `strength` / E: V-MoE (arXiv 2106.05974, code).
 
   Gates are the softmax over all noisy logits, not renormalised. Importance sums
   the softmax without noise. Every expert is compared with the k-th largest
@@ -128,13 +140,12 @@ class NoisyTopK(fixed_k.FixedK):
 
   `extra`, for the losses on the squared coefficient of variation (appendix A):
 
-    gate_TE    importance is its sum over tokens
-    load_TE    an expert's chance to be chosen if its own noise were drawn
-               again, Phi((logits - bar) / std): load is its sum over tokens.
-               Without noise, or with k = E, what was chosen, as 0 and 1
+    gate_TE    its sum over tokens is the importance
+    load_TE    its sum over tokens is the load: the probability that an expert
+               is chosen if its own noise is drawn anew, Phi((logits - bar) /
+               std). Without noise, or with k = E, 1 for a chosen expert, else 0
 
-  Both are 0 for padding. Probabilities are those without noise; at evaluation
-  there is no noise.
+  Both are 0 for padding. `prob_TE` is without noise; evaluation has no noise.
 
   Attributes:
     k: experts per token; the paper has 4.
@@ -168,7 +179,8 @@ class NoisyTopK(fixed_k.FixedK):
     chosen_TKE = expert_TK[:, :, None] == jnp.arange(num_experts)
     gate_TE = self.noise.importance(prob_TE, chosen_TKE, gate_TK)
     if inputs.training and self.k < num_experts:
-      # The chance is that of the choice made, so biases move both sides.
+      # Experts are chosen with biases, so both sides of the comparison have
+      # them.
       bias_TE = inputs.biased(jnp.zeros_like(clean_TE))
       bar = self.noise.bar(noisy_TE + bias_TE, self.k)
       above_TE = (clean_TE + bias_TE - bar) / jnp.maximum(std, LEAST_STD)

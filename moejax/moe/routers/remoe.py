@@ -15,14 +15,14 @@ class ReMoE(contract.Router):
   """R = relu(logit); the experts with R > 0 are used, with weight R.
 
   ReMoE (arXiv 2412.14711): no top k and no softmax, so the gate is continuous
-  and a token takes any number of experts. What brings their average to k is a
-  loss on R whose weight adapts (the balance part `adaptive_l1`), which reads
-  R from `extra` (relu_TE). The first steps run almost dense, and the list of
-  assignments is always T * E: see `any_number`.
+  and a token takes any number of experts. A loss on R with an adaptive weight,
+  the balance part `adaptive_l1`, brings the average number to k; it reads R
+  from `extra` (relu_TE). The first steps run almost dense, and the list of
+  assignments always has T * E entries: see `any_number`.
 
-  The probabilities, which the paper has none of, are R over its sum, and 1 / E
-  for a token that no expert takes. A selection bias can only take experts out:
-  one is used if R > 0 and R + bias > 0.
+  The paper has no probabilities; `prob_TE` is R over its sum, and 1 / E for a
+  token that uses no expert. A selection bias can only take experts out: an
+  expert is used if R > 0 and R + bias > 0.
 
   Attributes:
     k: experts per token on average once training is balanced: for counting

@@ -1,8 +1,8 @@
 """Score functions: from logits to the scores that gates are taken from.
 
 A score function takes logits, of all experts or of the kept ones alone, along
-the last axis, and gives the scores and probabilities that sum to 1 for balance
-losses. Scores that are no probabilities are divided by their sum for that.
+the last dimension. It returns the scores, and probabilities that sum to 1 for
+balance losses: the scores divided by their sum.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ Score = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 # Below this logit softplus is the exponential, to float32's last digit.
 LOW = -20.0
 
-# The least sum of gates that is divided by. Released code adds 1e-20 to the
-# sum, at which the gradient of a division overflows float32.
+# The smallest divisor of gates. Released code adds 1e-20 to their sum instead,
+# with which the gradient of the division overflows float32.
 LEAST_SUM = 1e-15
 
 
@@ -69,7 +69,7 @@ def renormalised(gate_TK: jax.Array) -> jax.Array:
 
 
 def check_k(k: float, num_experts: int) -> None:
-  """Raises InputError if a token is to have more experts than there are."""
+  """Raises InputError if k is more than the number of experts."""
   if k > num_experts:
     raise errors.InputError(
       f'router.k={k} experts per token, but there are {num_experts} routed '
@@ -80,15 +80,15 @@ def check_k(k: float, num_experts: int) -> None:
 def check_gates(alone: bool, num_experts: int, setting: str, fix: str) -> None:
   """Raises InputError where a token's only gate is divided by itself.
 
-  Then every weight is 1 whatever the scores, and the scorer has no gradient.
-  Shazeer et al. (2017, section 2.1) ask for k > 1 for that reason; DeepSeek's
-  and Megatron's code do not renormalise a single gate.
+  In that case every weight is 1 whatever the scores, and the scorer has no
+  gradient. Shazeer et al. (2017, section 2.1) ask for k > 1 for that reason;
+  DeepSeek's and Megatron's code do not renormalise a single gate.
 
   Args:
-    alone: whether the config makes it so.
-    num_experts: E; with one expert there is nothing to train.
-    setting: the keys and values that do, for the error.
-    fix: what to set instead, for the error.
+    alone: whether the config divides a single gate by itself.
+    num_experts: E; with one expert no router needs training.
+    setting: the keys and values that cause it, for the message.
+    fix: the keys and values to set instead, for the message.
   """
   if alone and num_experts > 1:
     raise errors.InputError(

@@ -15,10 +15,11 @@ from moejax.moe.routers import fixed_k, transport
 class Sinkhorn(fixed_k.FixedK):
   """S-BASE (arXiv 2202.01169), in the form of Megatron-LM's `sinkhorn` router.
 
-  Training: a token goes to the k experts that have most of it in the balanced
-  plan made of its logits; the plan has no gradient. Evaluation: the k largest
-  logits. Weights are sigmoid(logit) for k = 1, and for more the softmax over
-  all experts at the chosen ones, not renormalised. It needs no balance loss.
+  Training: a token goes to the k experts with the largest shares of it in the
+  balanced transport plan of the logits; the plan has no gradient. Evaluation:
+  the k largest logits. Weights are sigmoid(logit) for k = 1, and for larger k
+  the softmax over all experts, not renormalised. The router needs no balance
+  loss.
 
   Where we differ: tokens compete within one sequence, where Megatron takes a
   micro-batch of a device, so the result depends on neither mesh nor
@@ -29,9 +30,9 @@ class Sinkhorn(fixed_k.FixedK):
   evaluation is causal.
 
   Attributes:
-    tolerance: the plan is done when the columns' factors change by no more than
+    tolerance: iterations stop when the columns' factors change by no more than
       this on average.
-    iterations: the most there are; a few suffice.
+    iterations: the largest number of iterations; a few suffice.
   """
 
   tokens_compete: ClassVar[bool] = True

@@ -10,37 +10,37 @@ from moejax.moe import contract
 from moejax.moe.routers import fixed_k, noise, scores
 
 # Heun's third order method: f(x) - f(0) = x f'(x) / 4 + 3 x f'(x / 3) / 4
-# So an expert that was not the most probable is weighted with its probability
-# in a quarter of the draws, and with a third of it in the others.
-WHOLE_SHARE = 0.25
-PART = 1 / 3
+# So the gate of an expert that was not the most probable is its probability in
+# a quarter of the draws, and a third of its probability in the others.
+FULL_GATE_CHANCE = 0.25
+REDUCED_GATE = 1 / 3
 
 
 @dataclasses.dataclass(frozen=True)
 class SparseMixer(fixed_k.FixedK):
-  """Each expert is sampled; gates are made so that gradients estimate that.
+  """Samples experts; the gates' gradients include that of the sampling.
 
-  SparseMixer-v2 of GRIN (arXiv 2409.12136) and of Phi-3.5-MoE. One expert after
-  the other is chosen; l are the logits of those that are left, and m is the
-  largest of them:
+  SparseMixer-v2 of GRIN (arXiv 2409.12136) and of Phi-3.5-MoE. The experts of a
+  token are chosen one after the other; l are the logits of the experts that are
+  not chosen yet, and m is the largest of them:
 
     1. mask    l_i is out if (m - l_i) / max(|l_i|, m) > 2 r
     2. sample  i of p = softmax(l of what is in), by Gumbel noise
     3. weigh   the gate is p_i if i is the most probable, or with chance 1/4;
                else p_i / 3. Its gradient is that of p_i in every case
 
-  Evaluation takes the most probable and weighs with p_i. The third order method
-  of Heun makes of step 3 an estimate of the gradient of the expected output
-  with respect to l, the draw included. Each gate is of a softmax of its own:
-  they do not sum to 1, and where one logit stands out its gate is 1.
+  Evaluation takes the most probable and weighs with p_i. By Heun's third order
+  method, step 3 gives an estimate of the gradient of the expected output with
+  respect to l, the draw included. Each gate comes from its own softmax, so the
+  gates do not sum to 1, and if all other logits are masked the gate is 1.
 
   The probabilities for balance losses are the softmax of all logits, as in the
   authors' code. A selection bias is added to l in steps 1 and 2.
 
   Attributes:
     k: experts per token; the authors' code has 1 and 2.
-    r: how far logits may lie behind the largest to be drawn, relative to it.
-      The released models have 0.01; 0 draws nothing.
+    r: half the relative distance from the largest logit within which experts
+      are sampled; 0.01 in the released models, 0 samples nothing.
   """
 
   r: float = fields.number(0.01, at_least=0, at_most=1000)
@@ -50,7 +50,7 @@ class SparseMixer(fixed_k.FixedK):
     left_TE = jnp.ones(logits_TE.shape, bool)
     experts, gates = [], []
     for place in range(self.k):
-      expert_T, gate_T = self._one(inputs, left_TE, place)
+      expert_T, gate_T = self._next_expert(inputs, left_TE, place)
       experts.append(expert_T)
       gates.append(gate_T)
       taken_TE = expert_T[:, None] == jnp.arange(logits_TE.shape[1])
@@ -62,15 +62,21 @@ class SparseMixer(fixed_k.FixedK):
       jax.nn.softmax(logits_TE, axis=-1),
     )
 
-  def _one(
+  def _next_expert(
     self, inputs: contract.RouterInput, left_TE: jax.Array, place: int
   ) -> tuple[jax.Array, jax.Array]:
-    """The expert that each token has next, and its gate."""
+    """The next expert of each token and its gate, both [T].
+
+    Args:
+      inputs: the router's.
+      left_TE: bool, experts that the token has not chosen yet.
+      place: number of experts that are chosen already; salts the noise.
+    """
     choice_TE = jnp.where(left_TE, inputs.biased(inputs.logits_TE), -jnp.inf)
     most_T1 = jnp.max(choice_TE, axis=-1, keepdims=True)
     factor_TE = jnp.maximum(jnp.abs(choice_TE), most_T1)
     is_in_TE = left_TE & (most_T1 - choice_TE <= 2 * self.r * factor_TE)
-    # A bias may have an expert stand out whose logit does not.
+    # Experts are masked by logits with bias, and probable by those without.
     masked_TE = jnp.where(is_in_TE, inputs.logits_TE, -jnp.inf)
     prob_TE = jax.nn.softmax(masked_TE, axis=-1)
     choice_TE = jnp.where(is_in_TE, choice_TE, -jnp.inf)
@@ -82,8 +88,8 @@ class SparseMixer(fixed_k.FixedK):
     gate_T = scores.take(prob_TE, expert_T[:, None])[:, 0]
     if inputs.training:
       chance_T = noise.uniform(inputs, 1, 2 * place + 2)[:, 0]
-      is_whole_T = (expert_T == first_T) | (chance_T < WHOLE_SHARE)
-      share_T = jnp.where(is_whole_T, 1.0, PART)
-      # The value is a part of it, the gradient that of the whole.
+      is_full_T = (expert_T == first_T) | (chance_T < FULL_GATE_CHANCE)
+      share_T = jnp.where(is_full_T, 1.0, REDUCED_GATE)
+      # The value is share * gate, the gradient that of the gate.
       gate_T = gate_T + jax.lax.stop_gradient((share_T - 1) * gate_T)
     return expert_T, gate_T

@@ -22,8 +22,8 @@ class StableMoE(contract.Router):
      is: neither gradient nor momentum nor weight decay moves the student
 
   In evaluation e is the student's choice in both stages, as in the paper's
-  code: it measures the model that stage 2 will have. Of an untrained student
-  that is a random choice by token id.
+  code: evaluation measures the model of stage 2. While the student is not
+  trained yet, that is a random choice by token id.
 
   In both the layer's output is a E_e(x) + (1 - a) x with a = sigmoid(s_e),
   which is how the centroids c learn. The paper's experts have a residual
@@ -41,19 +41,19 @@ class StableMoE(contract.Router):
   In the paper's code an expert has room for a capacity factor times T / E
   tokens, 2 in its instructions, in evaluation as well; tokens over capacity
   pass unchanged. That is dispatcher `capacity` with factor 2 in a block that
-  adds its input.
-  There the router sees the block's input as it is, and experts normalise it for
-  themselves; here router and experts see the normalised input. There the
-  experts' output matrix starts at zero; here it starts like other matrices.
+  adds its input. In that code the router sees the block's input without
+  normalisation, and experts normalise it themselves; here router and experts
+  see the normalised input. In that code the experts' output matrix starts at
+  zero; here it starts like other matrices.
 
-  The probabilities are softmax(s), which the paper has no use for.
+  `prob_TE` is softmax(s); the paper does not use it.
 
   Attributes:
-    student: what scores for the small router; the paper's best is by word
-      embedding. It must not be trained by anything else.
+    student: the scorer of the small router; the paper's best is by word
+      embedding. No other loss may train it.
     stage_two_from: first optimiser step of stage 2; 6,000 of 60,000 in the
       code's instructions.
-    interpolates: see above.
+    interpolates: whether the routing adds (1 - a) x, see above.
   """
 
   student: Scorer = fields.choice(SCORERS, SCORERS['token_embedding']())

@@ -9,7 +9,7 @@ from moejax.core import errors, fields
 from moejax.moe import contract
 from moejax.moe.routers import noise, scores
 
-# Input and logits are noised from the same key.
+# Noise on the input and noise on the logits are drawn from the same key.
 INPUT_SALT, LOGITS_SALT = 1, 2
 
 
@@ -17,21 +17,21 @@ INPUT_SALT, LOGITS_SALT = 1, 2
 class Argmax(fields.Checked):
   """No noise: the expert of the largest logit."""
 
-  def prepare(
+  def scorer_input(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
   ) -> jax.Array:
-    """The input of the scorer, in training."""
+    """The input of the scorers, in training; see `Router.scorer_input`."""
     del index_T, key
     return x_TD
 
   def logits(self, inputs: contract.RouterInput) -> jax.Array:
-    """Logits of which softmax and choice are taken, in training."""
+    """The logits that the softmax and the choice are made from, in training."""
     return inputs.logits_TE
 
   def choice(
     self, inputs: contract.RouterInput, prob_TE: jax.Array
   ) -> jax.Array:
-    """The scores of which the largest is chosen, in training."""
+    """The scores of which the largest is chosen, in training; [T, E]."""
     del inputs
     return prob_TE
 
@@ -40,12 +40,12 @@ class Argmax(fields.Checked):
 class InputJitter(Argmax):
   """Multiplies the router's input by U(1 - epsilon, 1 + epsilon).
 
-  As released, in Mesh TensorFlow and in nearly every port.
+  This is the released code of Mesh TensorFlow and of nearly every port.
   """
 
   epsilon: float = fields.number(1e-2, at_least=0, below=1)
 
-  def prepare(
+  def scorer_input(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
   ) -> jax.Array:
     width = x_TD.shape[1]
@@ -71,7 +71,7 @@ class InputDropout(Argmax):
 
   rate: float = fields.number(0.1, at_least=0, below=1)
 
-  def prepare(
+  def scorer_input(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array
   ) -> jax.Array:
     width = x_TD.shape[1]
@@ -83,8 +83,8 @@ class InputDropout(Argmax):
 class Sample(Argmax):
   """Draws the expert from softmax(logits / temperature).
 
-  The gate is the probability at temperature 1. A selection bias adds to the
-  logits here.
+  The gate is the probability at temperature 1. A selection bias is added to
+  logits / temperature.
   """
 
   temperature: float = fields.number(1.0, above=0, at_most=1000)
@@ -138,10 +138,10 @@ class Switch(contract.Router):
   def weights_are_independent(self) -> bool:
     return True
 
-  def prepare(
+  def scorer_input(
     self, x_TD: jax.Array, index_T: jax.Array, key: jax.Array | None
   ) -> jax.Array:
-    return x_TD if key is None else self.noise.prepare(x_TD, index_T, key)
+    return x_TD if key is None else self.noise.scorer_input(x_TD, index_T, key)
 
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     logits_TE = inputs.logits_TE

@@ -30,15 +30,15 @@ class TCMoE(fixed_k.FixedK):
     chosen   -0 with .3841 / (.3841 + .3144 + .1157) = .4717, +0 with .3862
     sent     expert 0 with weight .3862 - .4717 = -.0855
 
-  When both signs of an expert are chosen they are merged, as above: the sum is
+  If both signs of an expert are chosen they are merged, as above: the sum is
   the same, and the expert computes the token once. In the released code the
   line that negates is undone by the next one, so that -e acts as +e; here the
   sign is the paper's. Another reimplementation learns the constants as a bias.
 
-  A selection bias, where there is one, counts for both signs of its expert.
-  The probabilities are p of both signs together, over their sum; `extra` has
-  them as they are (folded_TE) with the mass on null (null_T), and how many of
-  its copies a token chose (copies_TE), 2 where they are merged.
+  A selection bias is added to both signs of its expert. `prob_TE` is the sum of
+  p over both signs, divided by its total over experts. `extra` has that sum
+  before the division (folded_TE), the mass on null (null_T), and the number of
+  signs of each expert that a token chose (copies_TE), 2 where they are merged.
 
   Attributes:
     k: choices per token, null among them.
@@ -73,7 +73,7 @@ class TCMoE(fixed_k.FixedK):
 
   @property
   def experts_per_token(self) -> float:
-    """At most: null choices, and both signs of one expert, make it fewer."""
+    """An upper bound: null choices, and both signs of one expert, lower it."""
     return self.k
 
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
@@ -111,9 +111,14 @@ class TCMoE(fixed_k.FixedK):
   def weigh(
     self, prob_TC: jax.Array, choice_TK: jax.Array, num_experts: int
   ) -> tuple[jax.Array, jax.Array]:
-    """Experts and signed weights of the choices, both signs merged.
+    """Experts and signed weights of the choices, [T, K], both signs merged.
 
     A null choice, and the second sign of an expert, become "nowhere" (E).
+
+    Args:
+      prob_TC: probabilities of the C = 2 E + N choices.
+      choice_TK: the chosen ones.
+      num_experts: E.
     """
     real_TK = choice_TK < 2 * num_experts
     gate_TK = jnp.take_along_axis(prob_TC, choice_TK, axis=1)

@@ -1,4 +1,4 @@
-"""THOR: experts at random, one for all in training."""
+"""THOR: a random expert, in training the same one for all tokens."""
 
 import dataclasses
 from typing import ClassVar
@@ -36,11 +36,11 @@ class Thor(contract.Router):
   of the router. In its code evaluation differs from call to call; here it is a
   hash of (seed, layer, place in the batch), so that scores can be repeated.
 
-  The probabilities are 1 / E: what the draw is from. Logits are not looked at.
+  `prob_TE` is 1 / E, the distribution of the draw. Logits have no effect.
 
   Attributes:
-    by: what has an expert of its own in evaluation: token or sequence.
-    seed: of evaluation's choices.
+    by: whether each token or each sequence has a random expert in evaluation.
+    seed: of the choices in evaluation.
   """
 
   is_learned: ClassVar[bool] = False

@@ -23,9 +23,10 @@ class TopK(fixed_k.FixedK):
   than 1. In general:
 
     1. score   s = score(logits); probabilities s / sum(s) for balance losses
-    2. choose  the k largest of s + b, where b is the selection bias, if there
-               is one (arXiv 2408.15664); it takes part in nothing else
-    3. weigh   g = s of the chosen, over their sum if `renormalise`, * `scale`
+    2. choose  the k largest of s + b, with the selection bias b if there is one
+               (arXiv 2408.15664); b has no other effect
+    3. weigh   gates g = s of the chosen experts, divided by their sum if
+               `renormalise`, times `scale`
 
   Published routers, by the fields that are not at their defaults:
 
@@ -45,16 +46,16 @@ class TopK(fixed_k.FixedK):
     LibMoE's SMoE-SG and "V3"    score=sigmoid, renormalise
     LibMoE's XMoE                score=double_softmax, renormalise
 
-  Released code divides by the sum + 1e-20, we by the sum or 1e-15, whichever is
-  larger. Of equal scores the expert with the lower number wins.
+  Released code divides by the sum + 1e-20, this router by the sum or 1e-15,
+  whichever is larger. Among equal scores the expert with the lower number wins.
 
-  `extra` holds `unbiased_TK`, the k largest without bias, where a bias is at
-  work: DeepSeek-V3's sequence-wise loss counts those (arXiv 2412.19437,
-  equation 18).
+  If there is a selection bias, `extra` holds `unbiased_TK`, the experts of the
+  k largest scores without bias: DeepSeek-V3's sequence-wise loss counts those
+  (arXiv 2412.19437, equation 18).
 
   Attributes:
     k: routed experts per token.
-    score: from logits to scores, see `scores.SCORES`.
+    score: the function from logits to scores, see `scores.SCORES`.
     renormalise: divide the kept gates by their sum; for k > 1.
     scale: the routed scaling factor, which multiplies the gates.
     after: choose by logits and apply `score` to the kept logits alone (Shazeer
@@ -109,7 +110,7 @@ class TopK(fixed_k.FixedK):
     if thins:
       noise_TE = noise.uniform(inputs, choice_TE.shape[1], DROPOUT_SALT)
       choice_TE = jnp.where(noise_TE < self.expert_dropout, -jnp.inf, choice_TE)
-    best_TK, expert_TK = jax.lax.top_k(self.limited(choice_TE), self.k)
+    best_TK, expert_TK = jax.lax.top_k(self.mask_scores(choice_TE), self.k)
     gate_TK = scores.take(order_TE, expert_TK)
     if thins:
       gate_TK = jnp.where(best_TK > -jnp.inf, gate_TK, LEAST_LOGIT)
@@ -123,15 +124,18 @@ class TopK(fixed_k.FixedK):
     if self.scale != 1:
       gate_TK = gate_TK * self.scale
     extra = {}
-    if self.tells_unbiased(inputs):
+    if self.reports_unbiased(inputs):
       extra['unbiased_TK'] = scores.largest(inputs, order_TE, self.k)
     routing = contract.token_choice(inputs, expert_TK, gate_TK, prob_TE, extra)
     return dataclasses.replace(routing, scales_input=self.scales_input)
 
-  def limited(self, choice_TE: jax.Array) -> jax.Array:
-    """The scores to choose by, with -inf for experts that are left out."""
+  def mask_scores(self, choice_TE: jax.Array) -> jax.Array:
+    """The scores to choose by, with -inf for experts out of choice: all are in.
+
+    Subclasses override it, to choose within groups of experts.
+    """
     return choice_TE
 
-  def tells_unbiased(self, inputs: contract.RouterInput) -> bool:
-    """Whether `extra` has `unbiased_TK`, since a bias moves the choice."""
+  def reports_unbiased(self, inputs: contract.RouterInput) -> bool:
+    """Whether `extra` gets `unbiased_TK`."""
     return inputs.selection_bias_E is not None

@@ -15,18 +15,18 @@ class TopP(contract.Router):
   """The fewest experts whose probabilities together reach p.
 
   Dynamic routing (arXiv 2403.07652, section 3): experts are added, the most
-  probable first, until the sum of their softmax probabilities is p or more; a
-  token of which the router is sure takes one, others more. Gates are those
-  probabilities, not renormalised.
+  probable first, until the sum of their softmax probabilities is p or more. A
+  token with one dominant probability takes one expert, others take more. Gates
+  are those probabilities, not renormalised.
 
   The paper adds a loss on the entropy of each token's probabilities, the
-  balance part `token_entropy`, without which they flatten and more experts are
-  taken.
+  balance part `token_entropy`. Without it the probabilities flatten, so that
+  tokens take more experts.
 
   Attributes:
-    p: what the probabilities must reach.
-    k: experts of a token that FLOPs are counted with, since the number that
-      it takes is known only when it is routed.
+    p: the sum that the probabilities must reach.
+    k: number of experts per token for counting FLOPs, since the true number is
+      known only when a token is routed.
   """
 
   p: float = fields.number(
@@ -48,7 +48,7 @@ class TopP(contract.Router):
     prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
     _, order_TE = jax.lax.top_k(inputs.biased(prob_TE), prob_TE.shape[1])
     sorted_TE = jnp.take_along_axis(prob_TE, order_TE, axis=1)
-    # An expert is needed as long as those before it do not reach p.
+    # An expert is needed if the experts before it do not reach p.
     needed_TE = jnp.cumsum(sorted_TE, axis=1) - sorted_TE < self.p
     rank_TE = jnp.argsort(order_TE, axis=1)
     used_TE = jnp.take_along_axis(needed_TE, rank_TE, axis=1)

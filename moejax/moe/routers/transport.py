@@ -1,6 +1,7 @@
 """Transport plans that give every expert the same share of the tokens.
 
-One sequence of S tokens at a time (vmap over sequences); padding has no mass.
+`sinkhorn` takes one sequence of S tokens (vmap it over sequences); padding has
+no mass.
 """
 
 import math
@@ -25,20 +26,20 @@ def sinkhorn(
 ) -> tuple[jax.Array, jax.Array]:
   """The balanced plan nearest to exp(score), by scaling rows and columns.
 
-  Valid tokens have mass 1/n each, experts 1/E each. In turn the rows and the
-  columns of exp(score) are scaled to these sums, until the columns' factors
-  change by no more than `tolerance` on average. In logarithms, so that no score
-  is too large.
+  Each of the n valid tokens has mass 1/n, each expert 1/E. The rows and the
+  columns of exp(score) are scaled to these sums in turn, until the factors of
+  the columns change by no more than `tolerance` on average. Factors are
+  logarithms, so that large scores do not overflow.
 
   Args:
     score_SE: float32.
     valid_S: bool.
-    tolerance: below 0 every iteration is made.
-    iterations: at most; at least 1.
+    tolerance: below 0, all iterations are made.
+    iterations: the largest number of iterations; at least 1.
 
   Returns:
-    log_plan_SE, the plan's logarithm (-inf for padding), and price_E, what
-    the scaling takes off the scores of each expert.
+    log_plan_SE, the plan's logarithm (-inf for padding), and price_E, which the
+    scaling subtracts from the scores of each expert.
   """
   num_tokens, num_experts = score_SE.shape
   score_SE = jnp.where(valid_S[:, None], score_SE, -jnp.inf)
@@ -49,7 +50,7 @@ def sinkhorn(
     row_S = jax.nn.logsumexp(score_SE - old_E, axis=1) + log_n
     row_S = jnp.where(valid_S, row_S, 0.0)
     price_E = jax.nn.logsumexp(score_SE - row_S[:, None], axis=0)
-    # Without a valid token there is nothing to scale.
+    # A sequence of padding alone has prices of 0.
     price_E = jnp.where(jnp.any(valid_S), price_E + math.log(num_experts), 0.0)
     factor_E, before_E = (
       jnp.exp(jnp.minimum(-x_E, 80.0)) for x_E in (price_E, old_E)

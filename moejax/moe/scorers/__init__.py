@@ -1,4 +1,7 @@
-"""SCORERS: every scorer by its name in a config. They own routers' weights."""
+"""SCORERS: every scorer by its name in a config.
+
+Scorers own the weights of routing; routers have none.
+"""
 
 from moejax.moe.scorers.constant import Constant
 from moejax.moe.scorers.cosine import Cosine, PerturbedCosine

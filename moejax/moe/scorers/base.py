@@ -1,4 +1,4 @@
-"""The contract of scorers: token vectors to scores, with their own weights."""
+"""The contract of scorers, which turn token vectors into scores."""
 
 import dataclasses
 from typing import Any
@@ -18,8 +18,8 @@ class ScorerInput:
     token_T: int32 vocabulary ids.
     experts: weights of all routed experts, for a scorer that `reads_experts`;
       else empty.
-    state_TR: what the scorer of the layer before handed on, zeros in the first
-      layer; None for a router's extra scorers.
+    state_TR: float32 state from the scorer of the layer before, zeros in the
+      first layer; None for a router's extra scorers.
   """
 
   x_TD: jax.Array
@@ -30,19 +30,20 @@ class ScorerInput:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer(fields.Checked):
-  """Token vectors to scores: the base of all scorers; owns weights.
+  """Turns token vectors into scores: the base of all scorers.
 
-  A scorer is a frozen dataclass whose fields are its config keys.
+  A scorer is a frozen dataclass whose fields are its config keys. It defines
+  its weights by `init`; the layer stores them and passes them as `w`.
   """
 
   @property
   def reads_experts(self) -> bool:
-    """Whether it looks at the experts' weights."""
+    """Whether the scorer reads the experts' weights."""
     return False
 
   @property
   def state_width(self) -> int:
-    """R, numbers of each token that it hands to the next layer's scorer."""
+    """R, the numbers per token that it hands to the next layer's scorer."""
     return 0
 
   def init(
@@ -53,7 +54,7 @@ class Scorer(fields.Checked):
     Args:
       key: random key.
       width: D.
-      num: scores of a token.
+      num: number of scores of a token.
       std: standard deviation of the model's matrices at the start.
     """
     raise NotImplementedError
@@ -63,7 +64,7 @@ class Scorer(fields.Checked):
     raise NotImplementedError
 
   def state(self, w: dict[str, jax.Array], inputs: ScorerInput) -> jax.Array:
-    """What it hands to the next layer's scorer, [T, R], float32; if R > 0."""
+    """State for the next layer's scorer, float32 [T, R]; called if R > 0."""
     raise NotImplementedError
 
   def balance_logits(
@@ -71,12 +72,16 @@ class Scorer(fields.Checked):
   ) -> jax.Array | None:
     """Logits whose softmax is P for balance losses; None: the router's P.
 
-    They are made of its own scores, where a router asks for one score of each
-    choice.
+    They have no effect with a router whose number of logits is not E.
+
+    Args:
+      w: weights of the scorer.
+      logits_TE: the logits that the router read.
     """
     del w, logits_TE
     return None
+    return None
 
   def after_step(self, w: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The weights to keep after an optimiser step, layers in front."""
+    """The weights after an optimiser step, constrained; layers in front."""
     return w

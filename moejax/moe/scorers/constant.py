@@ -12,7 +12,7 @@ from moejax.moe.scorers import base
 
 @dataclasses.dataclass(frozen=True)
 class Constant(base.Scorer):
-  """logit_i = c_i: all tokens alike.
+  """logit_i = c_i, for every token.
 
   For DSelect-k's static variant (arXiv 2106.03760, section 3), in which a
   layer has one choice of experts for all its inputs.

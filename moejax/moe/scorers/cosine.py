@@ -10,7 +10,7 @@ from flax import nnx
 from moejax.core import fields
 from moejax.moe.scorers import base, linear, starts
 
-# A norm below this counts as this, so that a zero vector has a gradient.
+# The smallest norm that is divided by, so that a zero vector has a gradient.
 LEAST_NORM = 1e-4
 
 
@@ -41,11 +41,11 @@ class Cosine(base.Scorer):
       experts.
     tau: temperature at the start.
     learns_tau: whether it is learned.
-    row_norm: what the experts' embeddings are normalised to.
-    in_place: the embeddings themselves are set to that norm, at the start and
-      after every step, and no gradient passes that. Else they may have any
-      norm, are normalised where they are used, and their gradient is
-      orthogonal to them.
+    row_norm: the norm that the experts' embeddings are normalised to.
+    in_place: whether the stored embeddings are set to that norm, at the start
+      and after every step, with no gradient through the normalisation. If not,
+      they may have any norm and are normalised where they are used, so that
+      their gradient is orthogonal to them.
     normalises_tokens: whether tokens are normalised too.
     balance_tau: tau0, for balance losses alone; 0 leaves them the router's own
       probabilities.
@@ -71,7 +71,7 @@ class Cosine(base.Scorer):
     # embeddings are orthogonal, of norm 0.32.
     orthogonal = jax.nn.initializers.orthogonal(0.32)
     weights = {
-      'w_DZ': uniform(keys[0], (width, inner), width),
+      'w_DZ': uniform_by_fan_in(keys[0], (width, inner), width),
       'w_EZ': orthogonal(keys[1], (num, inner), jnp.float32),
     }
     params = {
@@ -95,7 +95,7 @@ class Cosine(base.Scorer):
     return {**w, 'w_EZ': self._rows(w['w_EZ'])} if self.in_place else w
 
   def _rows(self, w_EZ: jax.Array) -> jax.Array:
-    """Experts' embeddings of the norm that they are to have."""
+    """The experts' embeddings, scaled to `row_norm`."""
     norm_E1 = norm(w_EZ)
     if self.in_place:
       norm_E1 = jax.lax.stop_gradient(norm_E1)
@@ -126,8 +126,8 @@ class PerturbedCosine(base.Scorer):
   `router.renormalise`. Its temperature of 0.3, and the norm of 1.5 to which it
   draws the experts' embeddings in every forward pass, are not here.
 
-  A code of the experiments takes 1e-4 after a projection to 256 dimensions. It
-  normalises across experts instead of along each one's vector; we do not.
+  The code of one experiment takes 1e-4 after a projection to 256 dimensions. It
+  normalises across experts, where this scorer normalises each expert's vector.
 
   Attributes:
     tau1: added to the experts' norms.
@@ -149,7 +149,7 @@ class PerturbedCosine(base.Scorer):
     w_EZ = starts.model(keys[0], inner, num, std).T
     weights = {'w_EZ': nnx.Param(w_EZ, axes=linear.AXES, decays=True)}
     if self.width:
-      w_DZ = uniform(keys[1], (width, inner), width)
+      w_DZ = uniform_by_fan_in(keys[1], (width, inner), width)
       weights['w_DZ'] = nnx.Param(w_DZ, axes=linear.AXES, decays=True)
     if self.bias:
       b_E = jnp.zeros(num, jnp.float32)
@@ -174,7 +174,9 @@ def norm(x_NZ: jax.Array, least: float = LEAST_NORM) -> jax.Array:
   return jnp.where(large_N1, root_N1, least)
 
 
-def uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
-  """Uniform up to 1 / sqrt(fan_in) either way: PyTorch's linear layer."""
+def uniform_by_fan_in(
+  key: jax.Array, shape: tuple[int, ...], fan_in: int
+) -> jax.Array:
+  """Uniform in +-1 / sqrt(fan_in): the start of PyTorch's linear layer."""
   edge = 1 / math.sqrt(fan_in)
   return jax.random.uniform(key, shape, jnp.float32, -edge, edge)

@@ -20,29 +20,29 @@ def _normal(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
 
 
 # How the matrices and biases of H are drawn.
-STARTS = {'normal': _normal, 'pytorch': cosine.uniform}
+STARTS = {'normal': _normal, 'pytorch': cosine.uniform_by_fan_in}
 
 
 @dataclasses.dataclass(frozen=True)
 class Hyper(base.Scorer):
   """logits = W x + b, where [W | b] = H(r): HyperRouter.
 
-  HyperRouter (arXiv 2312.07035): H is linear, ReLU, linear, frozen
-  as it was drawn; the embedding r of the layer is trained. As published: top k,
-  and softmax over the kept logits (`router.renormalise`).
+  HyperRouter (arXiv 2312.07035): H is linear, ReLU, linear, frozen at its
+  initial values; the embedding r of the layer is trained. The published router
+  is top k with the softmax over the kept logits (`router.renormalise`).
 
       r_D --w_DH, b_H--> ReLU --w_HN, b_N--> N = E (D + 1) numbers
 
-  LibMoE's version trains r and freezes H too; it has `hidden` = D / 4 and
-  start=normal. The k of both grows during training, which is not here.
+  LibMoE's version also trains r and freezes H; it has `hidden` = D / 4 and
+  start=normal. In both versions k grows during training, which is not here.
 
   Attributes:
-    hidden: width of H; the paper's code has 256, and 64 for enwik8.
-    learns_embedding: whether r is trained, as in both; else nothing of the
-      router learns.
-    start: how H is drawn: `pytorch`, matrices and biases uniform up to
-      1 / sqrt(inputs) either way, as in the authors' code; `normal`, matrices
-      of deviation 0.02 and biases of zero, as in LibMoE.
+    hidden: hidden width of H; the paper's code has 256, and 64 for enwik8.
+    learns_embedding: whether r is trained, as in both versions; if not, no
+      weight of the router is trained.
+    start: how H is drawn: `pytorch`, matrices and biases uniform in
+      +-1 / sqrt(inputs), as in the authors' code; `normal`, matrices of
+      deviation 0.02 and biases of zero, as in LibMoE.
   """
 
   hidden: int = fields.number(256, at_least=1)

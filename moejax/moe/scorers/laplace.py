@@ -15,18 +15,18 @@ class Laplace(base.Scorer):
   """logit_i = -|x - w_i| + b_i: the Laplace gate.
 
   FuseMoE (arXiv 2402.03226, equation 4); used at either level by HMoE (arXiv
-  2410.02935). The norm is not squared; squared it is the Gaussian gate, which
-  they compare. As published: top k, and softmax over the kept distances
-  (`router.renormalise`).
+  2410.02935). The norm is not squared; with the squared norm it is the Gaussian
+  gate, to which HMoE compares it. The published router is top k with the
+  softmax over the kept distances (`router.renormalise`).
 
-  Where we differ: the released code starts all w at zero, so that every expert
-  ties (`start=zeros` does it), and has no b; the paper's theory has one.
+  Where we differ: the released code starts all w at zero, so that all experts
+  tie at first (as with `start=zeros`), and has no b; the paper's theory has b.
 
   Distances come from |x|^2 - 2 x w + |w|^2, a matmul, and are accurate to about
   5e-4 of |x| where a token is very near to an expert.
 
   Attributes:
-    squared: whether it is the Gaussian gate.
+    squared: whether the distance is squared: the Gaussian gate.
     bias: whether there is a learned b, which starts at zero.
     start: initial values of w, see `scorers.starts`.
   """

@@ -9,7 +9,7 @@ from flax import nnx
 from moejax.core import fields
 from moejax.moe.scorers import base, starts
 
-# Routing is split by tokens only; every device needs all centroids.
+# Routing is split over devices by tokens, so every device needs all centroids.
 AXES = ('unsharded', 'unsharded')
 
 
@@ -20,11 +20,12 @@ class Linear(base.Scorer):
   DeepSeekMoE (arXiv 2401.06066, equation 11) and most other models.
 
   Attributes:
-    bias: whether there is a learned b, which starts at zero (gpt-oss). It is in
-      logit and weight alike, unlike the selection biases of `balance`.
-    start: how the centroids start, see `scorers.starts`.
-    std: the deviation of starts that take the model's, `model` and
-      `equal_norm`, in place of that; 0 means the model's.
+    bias: whether there is a learned b, which starts at zero (gpt-oss). Unlike
+      the selection biases of `balance`, it is part of the logit, so weights of
+      experts depend on it.
+    start: initial values of the centroids, see `scorers.starts`.
+    std: standard deviation of the starts `model` and `equal_norm`; 0 means that
+      of the model's matrices.
   """
 
   bias: bool = False
@@ -51,5 +52,5 @@ class Linear(base.Scorer):
 
 
 def product(x_TD: jax.Array, w_DE: jax.Array) -> jax.Array:
-  """The matmul in float32 proper, also where it is rounded by default."""
+  """The matmul in full float32, also on chips that round its inputs."""
   return jnp.dot(x_TD, w_DE, precision=jax.lax.Precision.HIGHEST)

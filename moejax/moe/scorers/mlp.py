@@ -27,7 +27,7 @@ class Mlp(base.Scorer):
   first layer has no layer before it, so its g has no effect.
 
   Attributes:
-    width: R; the published models'.
+    width: R; 256 in the published models.
     depth_average: whether r of the layer before is added.
   """
 

@@ -1,4 +1,4 @@
-"""Initial values of a scorer's rows: functions of (key, width, num, std).
+"""STARTS: initial values of centroids, as functions of (key, width, num, std).
 
 Each returns w_DE in float32; `std` is that of the model's matrices.
 """
@@ -51,13 +51,13 @@ def equal_norm(key: jax.Array, width: int, num: int, std: float) -> jax.Array:
 
 
 def uniform(key: jax.Array, width: int, num: int, std: float) -> jax.Array:
-  """Uniform up to 0.01 either way: gamma / 100 of DSelect-k, with gamma 1."""
+  """Uniform in +-0.01: gamma / 100 of DSelect-k, with gamma 1."""
   del std
   return jax.random.uniform(key, (width, num), jnp.float32, -0.01, 0.01)
 
 
 def pytorch(key: jax.Array, width: int, num: int, std: float) -> jax.Array:
-  """Uniform up to 1 / sqrt(D) either way: PyTorch's linear layer (EvoMoE)."""
+  """Uniform in +-1 / sqrt(D): PyTorch's linear layer (EvoMoE)."""
   del std
   edge = 1 / math.sqrt(width)
   return jax.random.uniform(key, (width, num), jnp.float32, -edge, edge)

@@ -21,7 +21,7 @@ class TokenEmbedding(base.Scorer):
   An id of `vocab_size` or more shares the last id's embedding.
 
   Attributes:
-    vocab_size: ids are below.
+    vocab_size: number of embeddings.
     dim: width of the embedding.
   """
 

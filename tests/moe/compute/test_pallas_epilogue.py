@@ -55,7 +55,7 @@ def _want(operands):
 def test_sums_of_products_and_what_is_made_of_them(sizes, each, monkeypatch):
   operands = _given(*sizes, WORK.transpose)
   tiles = Tiles((R, *sizes), (TILE, *each))
-  monkeypatch.setattr(pallas_epilogue, 'choose', lambda *_: tiles)
+  monkeypatch.setattr(pallas_epilogue, 'choose_tiles', lambda *_: tiles)
   *got, partial = pallas_epilogue.run(
     WORK, operands, SIZE_E, TILE, interpret=True
   )
@@ -77,17 +77,23 @@ def test_tiles_fit_and_move_as_little_as_they_can():
   body = KernelBody(
     (((0, 0),), ((0, 1),)), (jnp.bfloat16,), None, (False, False)
   )
-  tiles = pallas_epilogue.choose(body, operands, 512)
-  assert pallas_epilogue.room(body, operands, tiles) <= pallas_epilogue.ROOM
+  tiles = pallas_epilogue.choose_tiles(body, operands, 512)
+  assert (
+    pallas_epilogue.bytes_held(body, operands, tiles)
+    <= pallas_epilogue.FAST_MEMORY
+  )
   # The depth is one piece: so an expert's weights are read once.
   assert tiles.each[1] == sizes['K']
   wider = Tiles(tiles.whole, (512, sizes['K'], 2 * tiles.each[2]))
-  assert pallas_epilogue.room(body, operands, wider) > pallas_epilogue.ROOM
+  assert (
+    pallas_epilogue.bytes_held(body, operands, wider)
+    > pallas_epilogue.FAST_MEMORY
+  )
   # The weights once, the rows for each piece of the columns, the result.
   padded = tiles.number[2] * tiles.each[2]
   want = 2 * (2 * 64 * sizes['K'] * padded)
   want += 2 * 196_608 * (sizes['K'] * tiles.number[2] + sizes['N'])
-  assert pallas_epilogue.moved(body, operands, tiles) == want
+  assert pallas_epilogue.bytes_moved(body, operands, tiles) == want
 
 
 def test_what_does_not_fit_takes_the_smallest():
@@ -95,4 +101,8 @@ def test_what_does_not_fit_takes_the_smallest():
   operands = Operands((wide(8192, 256),) * 8, (wide(2, 256, 256),) * 8)
   sums = tuple(((n, n),) for n in range(8))
   body = KernelBody(sums, (jnp.float32,), None, (False,) * 8)
-  assert pallas_epilogue.choose(body, operands, 4096).each == (4096, 128, 128)
+  assert pallas_epilogue.choose_tiles(body, operands, 4096).each == (
+    4096,
+    128,
+    128,
+  )

@@ -107,7 +107,7 @@ def test_dropless_falls_back_for_the_layer_and_counts(kind):
     RaggedAllToAll(overflow='drop'),
   ],
 )
-def test_room_is_how_many_rows_the_experts_are_given(
+def test_row_overhead_is_how_many_rows_the_experts_compute(
   expert_parallel, monkeypatch
 ):
   given, dot = [], jax.lax.ragged_dot
@@ -122,7 +122,9 @@ def test_room_is_how_many_rows_the_experts_are_given(
   )
   run_with(expert_parallel, config=config)
   # A device's own: all tokens over 8 devices, K experts each.
-  assert {rows / (T // 8 * K) for rows in given} == {expert_parallel.room(4)}
+  assert {rows / (T // 8 * K) for rows in given} == {
+    expert_parallel.row_overhead(4)
+  }
 
 
 def test_room_for_all_is_never_too_little():

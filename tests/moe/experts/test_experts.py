@@ -267,8 +267,8 @@ def test_dense_with_gate_and_up_apart_is_dense(kind):
     return jnp.vdot(experts.dense(change(w), X_RD), PULL_RD)
 
   got, want = (
-    jax.value_and_grad(loss)(w, change) for change in (base.apart, dict)
+    jax.value_and_grad(loss)(w, change) for change in (base.split_gate_up, dict)
   )
   tiny.assert_close(got, want, rtol=1e-4, atol=1e-5)
-  assert ('w_gate_EDF' in base.apart(w)) == experts.gated
+  assert ('w_gate_EDF' in base.split_gate_up(w)) == experts.gated
   assert base.for_dense(w, 'cpu') is w

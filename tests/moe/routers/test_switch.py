@@ -31,7 +31,7 @@ def test_worked_example(router):
     routing.prob_TE[0], [0.6439, 0.2369, 0.0871, 0.0321], atol=6e-5
   )
   x_TD = jnp.ones((3, 8))
-  assert router.prepare(x_TD, jnp.arange(3), None) is x_TD
+  assert router.scorer_input(x_TD, jnp.arange(3), None) is x_TD
   assert (routing.per_token, router.experts_per_token) == (1, 1)
 
 
@@ -46,7 +46,7 @@ def test_input_jitter_is_uniform_around_one():
   """Mean and deviation of U(.75, 1.25): epsilon / sqrt(3)."""
   x_TD = jnp.full((100, 200), 2.0)
   jitter = Switch(noise=switch.InputJitter(0.25))
-  got_TD = np.asarray(jitter.prepare(x_TD, jnp.arange(100), KEY)) / 2
+  got_TD = np.asarray(jitter.scorer_input(x_TD, jnp.arange(100), KEY)) / 2
   assert 0.75 <= got_TD.min() < 0.751
   assert 1.249 < got_TD.max() <= 1.25
   spread = 0.25 / np.sqrt(3)
@@ -65,7 +65,7 @@ def test_input_jitter_turns_close_choices_only():
 
   def chosen(x_D):
     x_TD = jnp.tile(jnp.asarray(x_D), (num, 1))
-    x_TD = Switch().prepare(x_TD, jnp.arange(num), KEY)
+    x_TD = Switch().scorer_input(x_TD, jnp.arange(num), KEY)
     routing = Switch()(tiny.router_input(x_TD @ w_DE, key=KEY))
     return np.asarray(routing.expert_A).mean()
 
@@ -80,10 +80,10 @@ def test_input_noise_depends_on_key_and_place_alone(noise):
   router = Switch(noise=noise)
   x_TD = jax.random.normal(KEY, (6, 5))
   index_T = jnp.arange(6)
-  whole_TD = router.prepare(x_TD, index_T, KEY)
-  half_TD = router.prepare(x_TD[3:], index_T[3:], KEY)
+  whole_TD = router.scorer_input(x_TD, index_T, KEY)
+  half_TD = router.scorer_input(x_TD[3:], index_T[3:], KEY)
   np.testing.assert_array_equal(half_TD, whole_TD[3:])
-  other_TD = router.prepare(x_TD, index_T, jax.random.key(5))
+  other_TD = router.scorer_input(x_TD, index_T, jax.random.key(5))
   assert (np.asarray(other_TD) != np.asarray(whole_TD)).any()
 
 
@@ -106,7 +106,7 @@ def test_logits_jitter_adds_to_each_logit():
 def test_input_dropout_keeps_the_mean():
   x_TD = jnp.full((100, 100), 3.0)
   router = Switch(noise=switch.InputDropout(0.2))
-  got_TD = np.asarray(router.prepare(x_TD, jnp.arange(100), KEY))
+  got_TD = np.asarray(router.scorer_input(x_TD, jnp.arange(100), KEY))
   np.testing.assert_allclose(np.unique(got_TD), [0, 3.75])
   assert abs((got_TD == 0).mean() - 0.2) < 4 * 0.4 / 100
 
