@@ -68,8 +68,7 @@ def route(
 
   Args:
     config: of the layer.
-    weights: of the layer; with the weights of all experts, if a scorer reads
-      them.
+    weights: of the layer; those of all experts, if a scorer reads them.
     x_TD: token vectors of T = B * L tokens, sequence after sequence.
     tokens: the same tokens, by sequence: [B, L].
     trace: that of the layer before; None stands for `no_trace`.
@@ -181,14 +180,8 @@ class MoE(nnx.Module):
         f'mesh.expert={mesh.shape["expert"]} does not divide '
         f'model.moe.num_experts={config.num_experts}'
       )
-    (
-      key_scorer,
-      key_experts,
-      key_shared,
-      key_extra,
-      key_residual,
-      key_zero,
-    ) = jax.random.split(key, 6)
+    key_scorer, key_experts, key_shared, *others = jax.random.split(key, 6)
+    key_extra, key_residual, key_zero = others
     self.config = config
     self.router = nnx.Dict(
       config.scorer.init(key_scorer, width, config.num_logits, std)
@@ -387,10 +380,7 @@ def _balance_states(weights: LayerWeights) -> balance.States:
 
 
 def _initial_router_state(config: MoEConfig) -> nnx.Dict:
-  """States of balance parts, and the router's step count, as parameters.
-
-  No gradient reaches them; `weights` cuts it off.
-  """
+  """States of balance parts and the router's step count, as parameters."""
   states = balance.initial_states(config.balance, config.num_choices)
   kept = {name: state.arrays for name, state in states.items()}
   if config.router.counts_steps:

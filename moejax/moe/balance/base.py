@@ -88,7 +88,6 @@ class Balance(fields.Checked):
     """The state of one layer before the first step; None for no state."""
     del num_experts
     return None
-    return None
 
   def update(
     self, state: contract.RouterState, sums: Any

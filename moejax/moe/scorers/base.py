@@ -80,7 +80,6 @@ class Scorer(fields.Checked):
     """
     del w, logits_TE
     return None
-    return None
 
   def after_step(self, w: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The weights after an optimiser step, constrained; layers in front."""

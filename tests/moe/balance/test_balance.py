@@ -231,7 +231,7 @@ def test_first_choices_are_needed(name):
   routing = dataclasses.replace(routing, per_token=None)
   with pytest.raises(
     errors.InputError,
-    match=rf'^model\.moe\.balance\.{name} counts first choices: it needs a',
+    match=rf'^model\.moe\.balance\.{name} counts first choices, which only ',
   ):
     observe_by_name(name, given, routing)
 
