@@ -16,14 +16,16 @@ from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
 
 @flax.struct.dataclass
 class TokenContext:
-  """What layers need to know of the tokens besides their activations.
+  """Properties of the tokens that layers use besides the activations.
 
   Attributes:
-    segment_BL: document of a token, 0 for padding.
-    position_BL: place in its document.
-    index_BL: place in the global batch, for noise that no mesh changes.
-    token_BL: vocabulary ids.
-    rotary_angles: cos and sin of the rotary positions, each [B, L, pairs].
+    segment_BL: int32, number of the token's document in its row; 0 for padding.
+    position_BL: int32, position of the token in its document.
+    index_BL: int32, index of the token in the global batch. Routers draw noise
+      by it, so that the noise does not depend on the mesh.
+    token_BL: int32, ids in the vocabulary.
+    rotary_angles: cosines and sines of the rotary positions, each
+      [B, L, pairs].
   """
 
   segment_BL: jax.Array
@@ -35,19 +37,20 @@ class TokenContext:
 
 @flax.struct.dataclass
 class LayerSpec:
-  """What differs between layers that are stacked: one layer, or all [R].
+  """Properties of one of several stacked layers, or of R of them: arrays [R].
 
   Attributes:
-    index: among the layers of its kind, from 0.
-    window: how many tokens back attention sees, 0 for all; None if no layer of
-      the model has a window.
+    index: number of the layer among the layers of its kind, from 0.
+    window: int32, number of tokens that attention sees, the token itself
+      included; 0 for all. None if no layer of the model has a window.
   """
 
   index: jax.Array | int
   window: jax.Array | None
 
 
-# Class of config.heads -> function (config, platform, key, mesh) -> module.
+# Attention by the class of `config.heads`; made from (config, platform, key,
+# mesh).
 ATTENTIONS: Mapping[type, type[grouped.Attention | latent.LatentAttention]] = {
   heads.Grouped: grouped.Attention,
   heads.Latent: latent.LatentAttention,
@@ -105,7 +108,18 @@ class Block(nnx.Module):
     spec: LayerSpec,
     cache: tuple[jax.Array, jax.Array],
   ) -> tuple[jax.Array, Trace | None, tuple[jax.Array, jax.Array]]:
-    """The same with earlier tokens in a cache."""
+    """The layer's output and trace for tokens that follow those in a cache.
+
+    Args:
+      x_BLD: activations of the new tokens.
+      trace: trace of the layer before.
+      tokens: the new tokens.
+      spec: number and window of the layer.
+      cache: keys and values of this layer, which the new tokens are added to.
+
+    Returns:
+      Output, trace, and the new cache.
+    """
     out_BLD, cache = self.attention.step(
       self._before(self.norm_attention, x_BLD),
       tokens.rotary_angles,
@@ -124,11 +138,11 @@ class Block(nnx.Module):
     return x_BLD + self._behind(self.norm_ffn, out_BLD), trace, record
 
   def _before(self, rms: norm.RMSNorm, x_BLD: jax.Array) -> jax.Array:
-    """The input of attention or the feed-forward."""
+    """The input of attention or the feed-forward, normalised unless after."""
     return x_BLD if self.norm_after else rms(x_BLD)
 
   def _behind(self, rms: norm.RMSNorm, out_BLD: jax.Array) -> jax.Array:
-    """The output as it is added to the residual stream."""
+    """The output of either, as it is added to the residual stream."""
     out_BLD = rms(out_BLD) if self.norm_after else out_BLD
     return out_BLD if self.scale == 1 else out_BLD * self.scale
 

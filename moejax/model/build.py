@@ -1,8 +1,8 @@
-"""A config to a model: weights, how they lie, and functions of them.
+"""A model from a config: its structure, apart from its weights.
 
-Outside of `Decoder` a model is a `Model`: static structure, while its weights
-are a plain nested dictionary of arrays that steps, checkpoints and converters
-pass around.
+Outside of `Decoder` a model is in two: a `Model`, its static structure, and its
+weights, a plain nested dictionary of arrays that steps, checkpoints and
+converters pass around.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ class Model:
   """The structure of a decoder without its weights.
 
   Attributes:
-    config: what it was built from.
+    config: the config that it was built from.
     mesh: the devices.
-    graph: the structure as `nnx.split` gives it.
-    shapes: the shape and type of every weight, as a nested dictionary.
-    axes: the names of every weight's dimensions, by its path.
-    decays: whether weight decay is for a weight, by its path.
-    shardings: how every weight lies on the mesh.
+    graph: the structure as returned by `nnx.split`.
+    shapes: shape and type of every weight, as a nested dictionary.
+    axes: names of every weight's dimensions, by the weight's path.
+    decays: whether weight decay applies to a weight, by the weight's path.
+    shardings: sharding of every weight, as a nested dictionary.
   """
 
   config: ModelConfig
@@ -45,7 +45,7 @@ class Model:
   shardings: Weights
 
   def init(self, key: jax.Array) -> Weights:
-    """Fresh weights, each made on the devices where it will lie."""
+    """Random weights, each made on the devices that hold it."""
     make = lambda key: nnx.to_pure_dict(nnx.state(_decoder(self, key)))
     run = jax.jit(
       make,
@@ -62,20 +62,26 @@ class Model:
   def trace(self, rows: int, length: int) -> None:
     """Traces a training pass without computing anything.
 
+    Args:
+      rows: number of rows of a batch.
+      length: number of tokens of a row.
+
     Raises:
       InputError: parts of the config whose shapes do not fit together.
     """
 
     def run(weights: Weights, key: jax.Array) -> Any:
       token_BL = jnp.zeros((rows, length), jnp.int32)
-      decoder, places = self.bind(weights), (token_BL, token_BL)
-      out = decoder(token_BL, *places, key=key)
-      return decoder.predict(out, token_BL, *places, key=key)[1].record
+      decoder = self.bind(weights)
+      segment_BL = position_BL = token_BL
+      out = decoder(token_BL, segment_BL, position_BL, key=key)
+      _, out = decoder.predict(out, token_BL, segment_BL, position_BL, key=key)
+      return out.record
 
     jax.eval_shape(run, self.shapes, jax.random.key(0))
 
   def with_expert_parallel(self, expert_parallel: ExpertParallel) -> 'Model':
-    """The same model, weights included, with another `moe.expert_parallel`."""
+    """This model with another `moe.expert_parallel`; weights stay the same."""
     moe = dataclasses.replace(self.config.moe, expert_parallel=expert_parallel)
     return build(dataclasses.replace(self.config, moe=moe), self.mesh)
 
@@ -85,10 +91,11 @@ def _decoder(model: Model, key: jax.Array) -> Decoder:
 
 
 def build(config: ModelConfig, mesh: Mesh) -> Model:
-  """Checks the config and lays out the model; makes no array.
+  """Builds the model's structure and shardings; makes no array.
 
   Raises:
     InputError: sizes that do not fit together or do not divide over the mesh.
+    ValueError: a weight does not state its dimensions' names or its decay.
   """
   config.check()
   abstract = nnx.eval_shape(lambda: Decoder(config, mesh, jax.random.key(0)))
@@ -119,7 +126,7 @@ def _decays(state: nnx.State) -> dict[str, bool]:
   scales, biases, learned temperatures), nor to those without a gradient.
 
   Raises:
-    ValueError: a weight does not say.
+    ValueError: a weight does not state it.
   """
   decays = {}
   for path, variable in nnx.to_flat_state(state):

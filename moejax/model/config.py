@@ -22,30 +22,32 @@ class ModelConfig(fields.Checked):
 
   Attributes:
     vocab_size: V, token ids 0 to V - 1; id 0 is padding and start of text.
-    max_length: the longest sequence that the model is made for.
-    num_layers: all layers.
-    first_dense: how many of them, from the first, have a dense feed-forward.
-      Where feed_forward is `routed` and `moe.num_experts` is 0 all have.
-    moe_every: layers in a group after those; the last layer of each group has
-      `feed_forward`, the others are dense: 2 is every other layer.
+    max_length: length of the longest sequence, in tokens.
+    num_layers: number of layers.
+    first_dense: number of first layers that have a dense feed-forward. If
+      `feed_forward` is `routed` and `moe.num_experts` is 0, all layers do.
+    moe_every: size of the groups of layers after the first dense ones. The last
+      layer of each group has `feed_forward`, the others are dense; 2 stands for
+      every other layer.
     width: D.
-    num_heads: H query heads of `head_dim` each.
-    num_kv_heads: G key-value heads, which divide H; None means H.
+    num_heads: H, number of query heads.
+    num_kv_heads: G, number of key-value heads, which divides H; None means H.
+    head_dim: K, width of a head.
     dense_width: hidden width of a dense feed-forward.
     feed_forward: kind of feed-forward in layers that are not dense.
     moe: mixture of experts, for the kind `routed`.
-    heads: how queries, keys and values are made from activations.
-    qk_norm: whether queries and keys are normalised, each head by itself
-      (Qwen3) or over all heads together (OLMoE); before they are
-      rotated.
-    qk_norm_after_rope: whether that is done after they are rotated (Hunyuan).
-    qkv_bias: whether queries, keys and values have biases.
-    out_bias: whether attention's output has one.
+    heads: projections from activations to queries, keys and values.
+    qk_norm: norm of queries and keys before rotary positions: none, each head
+      by itself (Qwen3), or all heads together (OLMoE).
+    qk_norm_after_rope: whether that norm is after rotary positions (Hunyuan).
+    qkv_bias: whether the projections to queries, keys and values have biases.
+    out_bias: whether the projection of attention's output has a bias.
     sinks: whether every head has a learned score of a key without a value, so
       that its weights may sum to less than 1 (gpt-oss).
-    windows: how many tokens back each layer sees, the token itself included, 0
-      for all. First layer first, then repeated: (128, 0) is every other layer.
-    norm_eps: added to the mean square in RMSNorm.
+    windows: number of tokens that attention sees in each layer, the token
+      itself included; 0 for all. Layers beyond the list repeat it: (128, 0) has
+      a window in every other layer.
+    norm_eps: constant added to the mean square in RMSNorm.
     norm_after: whether the outputs of attention and feed-forward are normalised
       before they are added, and their inputs not (OLMo 2, arXiv 2501.00656,
       section 3.2).
@@ -62,13 +64,13 @@ class ModelConfig(fields.Checked):
     attention: implementation of the attention core; auto chooses by platform.
     remat: what the backward pass recomputes instead of keeping.
     scan_unroll: number of groups of layers in one step of the loop over layers.
-      To unroll all is fastest for few layers (by a tenth for 4 on CPU); 1
+      Unrolling all is fastest for few layers (by a tenth for 4 on CPU); 1
       compiles fastest.
     token_chunks: number of chunks in which a device's rows pass a feed-forward,
       one after the other; must divide the rows. The memory of a layer's
-      assignments is then that of one chunk. Micro-batches save it too, but
-      gather weights once for each. Gradients of experts are summed over chunks
-      in `dtype`.
+      assignments is then that of one chunk. Micro-batches save this memory too,
+      but gather weights once per micro-batch. Gradients of experts are summed
+      over chunks in `dtype`.
   """
 
   vocab_size: int = fields.number(8192, at_least=1)
@@ -114,12 +116,12 @@ class ModelConfig(fields.Checked):
 
   @property
   def kv_heads(self) -> int:
-    """G."""
+    """G, the number of key-value heads."""
     return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
   @property
   def num_dense(self) -> int:
-    """Layers with a dense feed-forward."""
+    """Number of layers with a dense feed-forward."""
     if self.is_routed and not self.moe.num_experts:
       return self.num_layers
     return self.first_dense + (self.moe_every - 1) * self._groups
@@ -143,7 +145,7 @@ class ModelConfig(fields.Checked):
 
   @property
   def num_sparse(self) -> int:
-    """Layers that are not dense."""
+    """Number of layers that are not dense."""
     return self.num_layers - self.num_dense
 
   @property
@@ -153,7 +155,7 @@ class ModelConfig(fields.Checked):
 
   @property
   def num_moe(self) -> int:
-    """Layers with routed experts: those that have statistics to report."""
+    """Number of layers with routed experts, which report statistics."""
     return self.num_sparse if self.is_routed else 0
 
   def check(self) -> None:
@@ -193,7 +195,7 @@ class ModelConfig(fields.Checked):
 
 
 def _check_part(part: MoEConfig | FeedForwardConfig, where: str) -> None:
-  """Checks a part; errors get the whole name of the key."""
+  """Checks a node of the config; errors get the whole path of the key."""
   try:
     part.check()
   except errors.InputError as e:
@@ -201,7 +203,7 @@ def _check_part(part: MoEConfig | FeedForwardConfig, where: str) -> None:
 
 
 def _check_vocab(part: Any, where: str, size: int) -> None:
-  """Raises InputError for a table of token ids smaller than the model's."""
+  """Raises InputError for a table by token id that is too small."""
   for field in dataclasses.fields(part):
     value, place = getattr(part, field.name), f'{where}.{field.name}'
     if dataclasses.is_dataclass(value):
@@ -214,7 +216,10 @@ def _check_vocab(part: Any, where: str, size: int) -> None:
 
 
 def _check_causal(part: Any, where: str) -> None:
-  """Raises InputError if later tokens decide, unless `not_causal` is set."""
+  """Raises InputError if later tokens affect earlier ones' routing.
+
+  Unless `not_causal` is set.
+  """
   if not getattr(part, 'causal', True) and not part.not_causal:
     raise errors.InputError(
       f'{where}={type(part).__name__} lets later tokens decide over earlier '

@@ -4,8 +4,8 @@
   trunk     x_BLD -> x_BLD         all layers, `trunk.py`; then a norm
   logits    x_BLD -> logits_BLV    the output head
 
-Training and evaluation take the hidden states in front of the head, because
-`train.cross_entropy` makes the logits chunk by chunk.
+Training and evaluation use the hidden states before the head, because
+`train.cross_entropy` computes the logits chunk by chunk.
 """
 
 import flax.struct
@@ -30,8 +30,8 @@ class DecoderOutput:
 
   Attributes:
     x_BLD: normalised hidden states in the compute type.
-    record: what the layers report, layers in front; empty dictionaries if no
-      layer has experts.
+    record: record of the layers with experts, a first axis for the layers;
+      empty dictionaries if no layer has experts.
   """
 
   x_BLD: jax.Array
@@ -41,7 +41,8 @@ class DecoderOutput:
 class Decoder(nnx.Module):
   """Embedding, trunk, norm and head of a decoder-only transformer.
 
-  The layers of multi-token prediction are the last of their stack.
+  Layers of one kind ('dense', 'moe') are stored as one stack. The layers of
+  multi-token prediction are the last of their kind's stack.
   """
 
   def __init__(self, config: ModelConfig, mesh: Mesh, key: jax.Array):
@@ -55,13 +56,13 @@ class Decoder(nnx.Module):
       axes=('vocab', 'embed'),
       decays=True,
     )
-    further = dict.fromkeys(('dense', 'moe'), 0)
-    further[config.mtp_kind] = config.mtp_layers
+    num_mtp = dict.fromkeys(('dense', 'moe'), 0)
+    num_mtp[config.mtp_kind] = config.mtp_layers
     if config.num_dense:
-      count = config.num_dense + further['dense']
+      count = config.num_dense + num_mtp['dense']
       self.dense = trunks.stack(config, mesh, keys[1], count, moe=False)
     if config.num_sparse:
-      count = config.num_sparse + further['moe']
+      count = config.num_sparse + num_mtp['moe']
       self.moe = trunks.stack(config, mesh, keys[2], count, moe=True)
     if config.mtp_layers:
       self.mtp = mtp.stack(config, jax.random.fold_in(key, len(keys)))
@@ -85,10 +86,11 @@ class Decoder(nnx.Module):
 
     Args:
       token_BL: int32 ids below vocab_size.
-      segment_BL: int32 document of each token in its row, 0 for padding.
-      position_BL: int32 place of each token in its document.
-      row_B: int32 place of each row in the global batch; 0, 1, ... if absent.
-        Routers draw their noise from it.
+      segment_BL: int32, number of each token's document in its row; 0 for
+        padding.
+      position_BL: int32, position of each token in its document.
+      row_B: int32, index of each row in the global batch; None means 0, 1, ...
+        Routers draw noise by it.
       key: random key of this step; None means no noise (evaluation).
     """
     index_BL = _index(token_BL, row_B)
@@ -105,20 +107,20 @@ class Decoder(nnx.Module):
     row_B: jax.Array | None = None,
     key: jax.Array | None = None,
   ) -> tuple[list[jax.Array], DecoderOutput]:
-    """Runs the modules of multi-token prediction behind a pass.
+    """Runs the modules of multi-token prediction after a pass of the model.
 
     Args:
-      out: of that pass.
-      target_BL: int32 ids of the tokens that follow.
-      segment_BL: as in that pass, as are the others.
-      position_BL: int32.
-      row_B: int32.
-      key: random key of this step.
+      out: output of that pass.
+      target_BL: int32, id of the token that follows each token.
+      segment_BL: as in that pass.
+      position_BL: as in that pass.
+      row_B: as in that pass.
+      key: as in that pass.
 
     Returns:
-      Each module's normalised hidden states; the targets of module k = 1, 2,
-      ... are `mtp.ahead(target_BL, segment_BL, k)`. And `out` with the records
-      of the modules' layers behind those of the model's.
+      Normalised hidden states [B, L, D] of each module; the targets of module
+      k = 1, 2, ... are `mtp.ahead(target_BL, segment_BL, k)`. And `out`, with
+      the records of the modules' layers after those of the model's layers.
     """
     config, kind = self.config, self.config.mtp_kind
     index_BL, x_BLD = _index(target_BL, row_B), out.x_BLD
@@ -127,7 +129,7 @@ class Decoder(nnx.Module):
     for k in range(config.mtp_layers):
       joint = mtp.at(self.mtp, k)
       token_BL = mtp.ahead(target_BL, segment_BL, k)
-      # Tokens without a target so far ahead are padding to the module.
+      # To module k, tokens without a target k + 1 tokens ahead are padding.
       ahead_BL = mtp.ahead(segment_BL, segment_BL, k + 1)
       tokens = self._token_context(token_BL, ahead_BL, position_BL, index_BL)
       stage = Stage((kind,), 1, config.num_layers + k, {kind: before + k})
@@ -149,16 +151,17 @@ class Decoder(nnx.Module):
   ) -> tuple[jax.Array, KVCache]:
     """logits_BLV of tokens that follow those in the cache, and the new cache.
 
-    Reads a whole prompt (L tokens into an empty cache), a piece of one, or one
-    token.
+    The new tokens may be a whole prompt (with an empty cache), a piece of a
+    prompt, or one token.
 
     Args:
-      token_BL: int32 ids.
-      position_BL: int32 place of each token in its text, and its slot.
+      token_BL: int32, ids of the new tokens.
+      position_BL: int32, position of each token in its text, which is also its
+        slot in the cache.
       valid_BL: bool, False for padding.
-      cache: of the tokens before.
-      length_B: number of tokens of each row's text, of which these are a piece;
-        None: the texts end with these.
+      cache: keys and values of the tokens before.
+      length_B: int32, number of tokens of each row's whole text; None means
+        that the texts end with the new tokens.
     """
     segment_BL = valid_BL.astype(jnp.int32)
     row_B1 = jnp.arange(token_BL.shape[0], dtype=jnp.int32)[:, None]
@@ -171,7 +174,7 @@ class Decoder(nnx.Module):
 
   def embed(self, token_BL: jax.Array) -> jax.Array:
     """x_BLD of tokens, in the compute type."""
-    # Whole in D, because the batch is split over the axes that D is split over.
+    # Gathered along D: the batch is split over the mesh axes that split D.
     w_VD = rules.constrain(
       self.embed_VD[...], ('vocab', 'unsharded'), self.mesh
     )
@@ -194,7 +197,7 @@ class Decoder(nnx.Module):
     )
     if self.config.scales.logits != 1:
       w = w / self.config.scales.logits
-    # Whole in D: else each chunk of the loss would sum its logits over fsdp.
+    # Gathered along D, so that no chunk of the loss sums its logits over fsdp.
     w = w.astype(self.config.dtype)
     return rules.constrain(w, ('unsharded', 'vocab'), self.mesh)
 
@@ -215,7 +218,7 @@ class Decoder(nnx.Module):
 
 
 def _index(token_BL: jax.Array, row_B: jax.Array | None) -> jax.Array:
-  """index_BL: each token's place in the global batch."""
+  """index_BL: int32, index of each token in the global batch."""
   sizes = shapes.dims('B L', token_BL)
   if row_B is None:
     row_B = jnp.arange(sizes['B'], dtype=jnp.int32)

@@ -7,21 +7,22 @@ being the model, and predicts the token after that:
   h_i  = norm(Block_k(h')_i)                                        (22)
   t_{i+k+1} from the model's own head on h_i                        (23)
 
-Embedding and head are the model's. What the paper leaves open is taken from
-the released weights and transformers' `MtpLayer`: the embedding's half of M
-comes first, h of the model is taken behind its last norm, and every module has
-a last norm of its own, whose output the next module reads.
+Embedding and head are the model's. The paper leaves open the order of the
+halves of M and the place of the norms. They are those of the released weights
+and of transformers' `MtpLayer`: the embedding's half of M comes first, h of the
+model is taken after its last norm, and every module has a last norm of its own,
+whose output the next module reads.
 
-Block k is a layer like the model's last one and is stored behind the model's
-layers in their stack. This file has the rest of a module.
+Block k is a layer like the model's last one, stored after the model's layers in
+their stack. This file has the rest of a module.
 
-Example, a row of two documents, a b c $ and d $, that the model reads as 0 a b
-c 0 d. For module 1 (- is padding):
+Example, a row of two documents, a b c $ and d $, which the model reads as
+0 a b c 0 d. For module 1 (- is padding):
 
   segment  1 1 1 1 2 2
-  target   a b c $ d $    predicted by the model: t_{i+1}
-  reads    a b c - d -    besides h_i
-  predicts b c $ - $ -
+  target   a b c $ d $    t_{i+1}, predicted by the model
+  input    a b c - d -    t_{i+1}, read by the module beside h_i
+  target   b c $ - $ -    t_{i+2}, predicted by the module
 """
 
 import jax
@@ -40,7 +41,7 @@ class Joint(nnx.Module):
     self.norm_embed = norm.RMSNorm(width, config.norm_eps)
     self.norm_hidden = norm.RMSNorm(width, config.norm_eps)
     self.norm = norm.RMSNorm(width, config.norm_eps)
-    # First the half for the embedding, then that for the hidden state.
+    # [0] multiplies the embedding, [1] the hidden state.
     self.w_2CD = nnx.Param(
       config.init_std * jax.random.normal(key, (2, width, width)),
       axes=('unsharded', 'embed', 'unsharded'),
@@ -48,7 +49,12 @@ class Joint(nnx.Module):
     )
 
   def __call__(self, embed_BLD: jax.Array, x_BLD: jax.Array) -> jax.Array:
-    """Equation 21, in the type of `x_BLD`."""
+    """The input of the module's block, x_BLD, by equation 21.
+
+    Args:
+      embed_BLD: embeddings of the tokens that the module reads.
+      x_BLD: hidden states of the module before, in the compute type.
+    """
     w_2CD = self.w_2CD[...].astype(x_BLD.dtype)
     return (
       self.norm_embed(embed_BLD) @ w_2CD[0] + self.norm_hidden(x_BLD) @ w_2CD[1]
@@ -56,19 +62,19 @@ class Joint(nnx.Module):
 
 
 def stack(config: ModelConfig, key: jax.Array) -> Joint:
-  """The `Joint`s of all modules as one; weights have the module in front."""
+  """The `Joint`s of all modules as one; the weights' first axis is modules."""
   make = nnx.vmap(lambda key: Joint(config, key))
   return make(jax.random.split(key, config.mtp_layers))
 
 
-def at(stacked: Joint, place: int) -> Joint:
+def at(stacked: Joint, index: int) -> Joint:
   """The `Joint` of one module of a stack."""
   graph, weights = nnx.split(stacked)
-  return nnx.merge(graph, jax.tree.map(lambda x: x[place], weights))
+  return nnx.merge(graph, jax.tree.map(lambda x: x[index], weights))
 
 
 def ahead(x_BL: jax.Array, segment_BL: jax.Array, by: int) -> jax.Array:
-  """The values `by` places later in the same document; 0 beyond its end.
+  """The values `by` tokens later in the same document; 0 beyond its end.
 
   Example, by=1:  x [1, 2, 3, 4], segment [1, 1, 2, 2]  ->  [2, 0, 4, 0]
   """

@@ -6,7 +6,10 @@ from flax import nnx
 
 
 class RMSNorm(nnx.Module):
-  """x / sqrt(mean(x^2) + eps) * scale, in float32 (arXiv 1910.07467)."""
+  """RMSNorm: x / sqrt(mean(x^2) + eps) * scale, in float32.
+
+  Source: arXiv 1910.07467.
+  """
 
   def __init__(self, width: int, eps: float, axis: str = 'embed'):
     self.eps = eps
@@ -34,7 +37,7 @@ class WidthNorm(nnx.Module):
     )
 
   def __call__(self, x_BLHK: jax.Array) -> jax.Array:
-    """Normalises the last two dimensions."""
+    """Normalises the last two dimensions; the result has the type of `x`."""
     return _normalise(x_BLHK, self.scale_HK[...], self.eps, (-2, -1))
 
 
@@ -44,5 +47,6 @@ def _normalise(x, scale, eps, axes):
   return (x32 * jax.lax.rsqrt(mean + eps) * scale).astype(x.dtype)
 
 
-# Norms of queries and keys: function ((heads, head_dim), eps) -> module.
+# Norms of queries and keys by name in a config; made from ((heads, head_dim),
+# eps).
 NORMS = {'head': HeadNorm, 'width': WidthNorm}

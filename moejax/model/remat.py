@@ -1,4 +1,7 @@
-"""POLICIES: what the backward pass keeps of a block, by name."""
+"""POLICIES: which results of a block are kept for the backward pass, by name.
+
+The backward pass recomputes the others (rematerialisation).
+"""
 
 from collections.abc import Callable
 from typing import Any

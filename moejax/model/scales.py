@@ -10,10 +10,11 @@ class Scales(fields.Checked):
   """Constants, not weights; the defaults change nothing.
 
   Attributes:
-    embedding: factor of the embeddings; not of a head that is tied to them.
+    embedding: factor of the embeddings; a head that is tied to them is not
+      multiplied.
     residual: factor of the outputs of attention and feed-forward before they
-      are added.
-    scores: factor of attention's scores; 0: head_dim^-0.5.
+      are added to the residual stream.
+    scores: factor of attention's scores; 0 means head_dim^-0.5.
     logits: divisor of the logits.
   """
 

@@ -11,9 +11,9 @@ from moejax.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """Groups of layers, one group after the other, in one loop.
+  """Equal groups of layers that one loop runs, group after group.
 
-  Example: layers d d d m d m, d dense and m with experts, are two stages,
+  Example: layers d d d m d m (d: dense, m: with experts) are two stages:
     kinds ('dense',), repeats 2, start 0, first {'dense': 0}
     kinds ('dense', 'moe'), repeats 2, start 2, first {'dense': 2, 'moe': 0}
 
@@ -30,9 +30,15 @@ class Stage:
   first: dict[str, int]
 
   def weights(self, kind: str, stack: Any) -> Any:
-    """This stage's layers of a stack [N, ...]: [repeats, each, ...].
+    """The weights of this stage's layers of one kind, by group.
 
-    [repeats, ...] if a group has one layer of the kind.
+    Args:
+      kind: kind of the layers.
+      stack: weights [N, ...] of all layers of this kind in the model.
+
+    Returns:
+      Weights [repeats, each, ...] for groups of `each` layers of this kind;
+      [repeats, ...] if a group has one.
     """
     each, first = self.kinds.count(kind), self.first[kind]
 
@@ -43,7 +49,12 @@ class Stage:
     return jax.tree.map(one, stack)
 
   def each(self, weights: dict[str, Any]) -> list[Any]:
-    """The weights of every layer in a group."""
+    """The weights of every layer of one group, in the group's order.
+
+    Args:
+      weights: by kind, the weights of one group, as `weights` returns them
+        without the first axis.
+    """
     layers = []
     for place, kind in enumerate(self.kinds):
       own, nth = weights[kind], self.kinds[:place].count(kind)
@@ -53,7 +64,14 @@ class Stage:
     return layers
 
   def of(self, *by_layer: jax.Array) -> list[tuple[jax.Array, ...]]:
-    """Splits arrays [layers, ...] by place in a group: each [repeats, ...]."""
+    """Splits arrays of all layers by the layers' positions in the groups.
+
+    Args:
+      *by_layer: arrays [layers of the model, ...].
+
+    Returns:
+      For each position in a group, the arrays [repeats, ...] of its layers.
+    """
     stop, step = self.start + self.repeats * len(self.kinds), len(self.kinds)
     return [
       tuple(x[self.start + place : stop : step] for x in by_layer)

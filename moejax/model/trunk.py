@@ -1,9 +1,9 @@
-"""The trunk of a decoder: activations through all layers.
+"""The trunk of a decoder: all layers, applied to activations.
 
-Equal layers are stored stacked (their weights have the layer in front) and run
-in a loop, so that compile time does not grow with depth. `stages.py` has the
-order of the layers. Where activations come from, an embedding of tokens or of
-something else, is nothing to the trunk.
+Weights of equal layers are stored as one stack, whose first axis is the layer,
+and the layers run in a loop, so that compile time does not grow with depth.
+`stages.py` has the order of the layers. The trunk does not depend on the source
+of the activations, an embedding of tokens or of anything else.
 """
 
 import dataclasses
@@ -28,17 +28,17 @@ ACTIVATION_AXES = ('batch', 'unsharded', 'unsharded')
 def stack(
   config: ModelConfig, mesh: Mesh, key: jax.Array, count: int, *, moe: bool
 ) -> block.Block:
-  """`count` equal layers as one block; its weights have the layer in front."""
+  """`count` equal layers as one block; the weights' first axis is the layer."""
   make = nnx.vmap(lambda key: block.Block(config, mesh, key, moe=moe))
   return make(jax.random.split(key, count))
 
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
-  """The layers of a decoder, and how activations pass them.
+  """The layers of a decoder, bound to weights.
 
   Attributes:
-    config: of the model.
+    config: the model's config.
     mesh: the devices.
     stacks: the layers of each kind, 'dense' and 'moe', each stacked.
   """
@@ -54,12 +54,12 @@ class Trunk:
 
     Args:
       x_BLD: activations in the compute type.
-      tokens: what layers need to know of the tokens.
+      tokens: properties of the tokens.
       key: random key of this step; None means no noise (evaluation).
 
     Returns:
-      The activations behind the last layer, not normalised, and what the layers
-      with experts report.
+      The activations after the last layer, not normalised, and the records of
+      the layers with experts, stacked.
     """
     records = feed_forward.Record({}, {})
     for stage in stages.of(self.config):
@@ -74,7 +74,7 @@ class Trunk:
     tokens: block.TokenContext,
     key: jax.Array | None,
   ) -> tuple[jax.Array, feed_forward.Record]:
-    """Runs one stage's layers; arguments and results as of a call."""
+    """Runs the layers of one stage; arguments and results as `__call__`."""
 
     def one(block, carry, spec, _):
       layer_key = None if key is None else jax.random.fold_in(key, spec.index)
@@ -107,7 +107,7 @@ class Trunk:
   def no_trace(
     self, stage: Stage, tokens: block.TokenContext
   ) -> feed_forward.Trace | None:
-    """The trace that the first layer of a stage gets: of no layer before it."""
+    """The trace for the first layer of a stage: there is no layer before it."""
     if stage.kinds[-1] == 'dense' or not self.config.is_routed:
       return None
     trace = layer.no_trace(self.config.moe, *tokens.token_BL.shape)
@@ -116,7 +116,7 @@ class Trunk:
     )
 
   def specs(self, stage: Stage, place: int) -> block.LayerSpec:
-    """Those of the layers at one place of the stage's groups, stacked [R]."""
+    """The specs [R] of the layers at one position in each of R groups."""
     kind, windows = stage.kinds[place], self.config.windows
     each, before = stage.kinds.count(kind), stage.kinds[:place].count(kind)
     group_R = jnp.arange(stage.repeats)
@@ -134,17 +134,18 @@ class Trunk:
     one: Callable[..., tuple[Any, Any]],
     slots: list[Any] | None = None,
   ) -> tuple[Any, list[Any]]:
-    """Takes `carry` through a stage's layers, one loop step for each group.
+    """Applies `one` to a stage's layers in order; a loop step runs one group.
 
     Args:
-      stage: which.
-      carry: what goes from layer to layer.
+      stage: the stage.
+      carry: the state that each layer passes to the next.
       one: `carry, out = one(block, carry, spec, slots)` for one layer.
-      slots: the cache of each layer, from `stage.of`. With it this is decoding,
-        which has no backward pass: nothing is recomputed, no loop unrolled.
+      slots: the cache of each layer, from `stage.of`; None in training. With a
+        cache there is no backward pass, so nothing is recomputed, and the loop
+        is not unrolled.
 
     Returns:
-      The last carry, and the outs of each place in the groups, stacked.
+      The last carry, and the outs of each position in the groups, stacked.
     """
     decoding = slots is not None
     policy = remat.POLICIES['none' if decoding else self.config.remat]

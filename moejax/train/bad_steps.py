@@ -1,6 +1,7 @@
-"""`bad_steps.jsonl`: a line for each step whose update was not taken.
+"""`bad_steps.jsonl`: a line for each step whose update was skipped.
 
-It is for finding out why:
+A step is skipped if its loss or gradient is not finite, or if its loss is a
+spike (train/spikes.py). The line helps to find out why:
 
   {"step": 7, "reason": "not finite", "in_a_row": 1, "seed": 0, "batch": 6,
    "loss": "nan", "gradient_norm": "nan",
@@ -25,15 +26,15 @@ from moejax.core import log, trees
 
 FILE = 'bad_steps.jsonl'
 LEAF_NORMS = 'leaf_norms'
-# Number of names at the front of a leaf's path that name a part of the model.
+# Gradient norms are summed up by the first names of a leaf's path, so many.
 DEPTH = 2
 
 
 def leaf_norms(gradient: Any) -> jax.Array:
   """The norm of every leaf, float32 [leaves], in the tree's order.
 
-  The global norm needs the same sums, so they cost nothing. The norm of a leaf
-  is not finite where one of its elements is not, or overflows when squared.
+  The global norm needs the same sums, so these cost nothing more. The norm of a
+  leaf is not finite if one of its elements is not, or overflows when squared.
   """
   norm = lambda g: jnp.sqrt(jnp.sum(jnp.square(g)))
   return jnp.stack([
@@ -43,13 +44,13 @@ def leaf_norms(gradient: Any) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class BadSteps:
-  """Writes a line for each step that was not taken.
+  """Writes a line for each step whose update was skipped.
 
   Attributes:
-    names: names of the leaves, in the tree's order.
+    names: names of the weights' leaves, in the tree's order.
     seed: seed of the run.
-    rows: function from a batch's number to its rows, by domain.
-    writer: takes the lines.
+    rows: function from the number of a batch to its rows, by domain.
+    writer: writes the lines.
   """
 
   names: Sequence[str]
@@ -60,11 +61,19 @@ class BadSteps:
   def see(
     self, step: int, scalars: Mapping[str, float], norms: np.ndarray
   ) -> None:
-    """Writes a line if the step's metrics say that it was not taken."""
+    """Writes a line if the step's metrics say that its update was skipped.
+
+    Args:
+      step: number of the step, counted from 1.
+      scalars: metrics of the step.
+      norms: norms of the gradient's leaves, float32 [leaves].
+    """
     reason, in_a_row = why(scalars)
     if reason:
       described = describe(self.names, norms)
-      kept = {k: v for k, v in scalars.items() if not k.startswith('moe/load')}
+      metrics = {
+        k: v for k, v in scalars.items() if not k.startswith('moe/load')
+      }
       self.writer.write(
         step,
         {
@@ -72,7 +81,7 @@ class BadSteps:
           'in_a_row': in_a_row,
           'seed': self.seed,
           'batch': step - 1,
-          **kept,
+          **metrics,
           **described,
           'rows': self.rows(step - 1),
         },
@@ -80,7 +89,7 @@ class BadSteps:
 
 
 def why(scalars: Mapping[str, float]) -> tuple[str | None, int]:
-  """Why a step was not taken, or None; and how many are so in a row."""
+  """Why a step was skipped (or None), and the number of such steps in a row."""
   if scalars.get('bad_steps', 0):
     return 'not finite', int(scalars['bad_steps'])
   if scalars.get('spikes_in_a_row', 0):
@@ -89,17 +98,17 @@ def why(scalars: Mapping[str, float]) -> tuple[str | None, int]:
 
 
 def describe(names: Sequence[str], norms: np.ndarray) -> dict[str, Any]:
-  """Norms by part of the model, and the leaves that are not finite.
+  """Norms by module of the model, and the leaves whose norm is not finite.
 
   Example, names a/b/c, a/b/d and e with norms 3, 4 and nan:
     {'gradient_norms': {'a/b': 5.0, 'e': nan}, 'leaves_not_finite': ['e']}
   """
   squares: dict[str, float] = collections.defaultdict(float)
   for name, norm in zip(names, norms, strict=True):
-    part = '/'.join(name.split('/')[:DEPTH])
-    squares[part] += float(norm) ** 2
+    module = '/'.join(name.split('/')[:DEPTH])
+    squares[module] += float(norm) ** 2
   return {
-    'gradient_norms': {part: float(np.sqrt(s)) for part, s in squares.items()},
+    'gradient_norms': {m: float(np.sqrt(s)) for m, s in squares.items()},
     'leaves_not_finite': [
       name
       for name, norm in zip(names, norms, strict=True)

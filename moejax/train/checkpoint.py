@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and the last good one never lost.
+"""Checkpoints that are whole or absent; the last good one is never lost.
 
 A checkpoint is a folder named by its step:
 
@@ -9,21 +9,21 @@ A checkpoint is a folder named by its step:
 
 Stages of a save:
   1. Take the state off the devices; the caller may then overwrite its buffers.
-     What follows runs in the background.
+     The following stages run in the background.
   2. Orbax writes `00000100.part/state`, with a rename of its own.
-  3. Write meta.json, then manifest.json, then read all back and compare.
+  3. Write meta.json, then manifest.json, then read all files and compare them
+     with the manifest.
   4. Rename `00000100.part` to `00000100`.
   5. Only now remove older checkpoints that need not be kept.
 
-So a numbered folder was complete when it got its name; a kill at any moment
-leaves at most a `.part`, which the next save removes. What a disk does to it
-later is found by the manifest when it is read, and the one before is taken.
+So a numbered folder was complete when it got its name. A kill at any moment
+leaves at most a `.part`, which the next save removes. Damage that a disk does
+later is found by the manifest on reading; then the checkpoint before is used.
 
-With several hosts all of them must see the folder, and all call `save`,
-`latest` and `restore`; each makes its share of the checksums, and process 0
-alone writes, renames and removes. `own` is the exception: there each host has a
-folder of its own, on its own disk, with what its devices hold (see
-train/tiers.py).
+With several processes all of them must see the folder, and all call `save`,
+`latest` and `restore`. Each makes its share of the checksums; process 0 alone
+writes, renames and removes. With `own` each process instead has a local folder
+of its own, with the shards that its devices hold (see train/tiers.py).
 """
 
 import concurrent.futures
@@ -42,7 +42,7 @@ from moejax.train import checkpoint_folder, old_paths, state_files, stored
 NEWEST, BEST = 'newest', 'best'
 STATE = 'state'
 METRIC = 'metric'
-HELD = 'held'
+HELD = 'held'  # in meta.json, if `own`: see `state_files.held`
 SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # of disks and TensorStore
 
 
@@ -51,8 +51,8 @@ class Checkpointer:
 
   Example:
     with Checkpointer('runs/x/checkpoints', warn=print) as checkpointer:
-      found = checkpointer.restore_latest(abstract_state)
-      state, extra = found or (init(), {'next_step': 0})
+      restored = checkpointer.restore_latest(abstract_state)
+      state, extra = restored or (init(), {'next_step': 0})
       for step in range(extra['next_step'], 100):
         state = train_step(state)
         checkpointer.check()
@@ -74,13 +74,14 @@ class Checkpointer:
     """Reads and writes nothing yet.
 
     Args:
-      folder: where the checkpoints are; made by the first save.
-      keep: how many of the newest are kept.
-      keep_best: also keep the one with the lowest metric.
-      asynchronous: stages 2 to 5 run in the background.
-      own: the folder is this process's alone, and so is all that is in it.
+      folder: folder of the checkpoints; the first save makes it.
+      keep: number of the newest checkpoints that are kept.
+      keep_best: whether the checkpoint with the lowest metric is kept as well.
+      asynchronous: whether stages 2 to 5 run in the background.
+      own: whether the folder belongs to this process alone, and holds only the
+        shards of its devices.
       group: the processes that share the folder.
-      warn: is given one line for each checkpoint that had to be skipped.
+      warn: called with a line for each checkpoint that is skipped as damaged.
     """
     if keep < 1:
       raise errors.InputError(
@@ -95,8 +96,8 @@ class Checkpointer:
     self._folder = checkpoint_folder.CheckpointFolder(
       folder, warn, group, self._main
     )
-    self._at: int | None = None  # the step last saved or restored
-    self._there = False  # whether the folder has been seen
+    self._last_step: int | None = None  # the step last saved or restored
+    self._was_there = False  # whether the folder was seen to exist
     self._pending: concurrent.futures.Future[list[str]] | None = None
     self._pending_step = 0
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
@@ -109,22 +110,22 @@ class Checkpointer:
     self.close()
 
   def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-    """Begins to save; on return the state's buffers may be overwritten.
+    """Begins a save; on return the state's buffers may be overwritten.
 
     Does nothing if `step` was the last to be saved or restored.
 
     Args:
       step: names the checkpoint.
       state: a pytree of arrays; PRNG keys as `jax.random.key_data`.
-      extra: JSON, given back as it is. A number `extra['metric']` counts as
-        `mark_best(step, number)`.
+      extra: JSON that is stored and returned unchanged. A number
+        `extra['metric']` has the effect of `mark_best(step, number)`.
 
     Raises:
-      StoppedError: this save, or the one before it, failed. What was complete
-        before is untouched.
+      StoppedError: this save, or the one before it, failed. Checkpoints that
+        were complete before are untouched.
     """
     self.wait()
-    if step == self._at:
+    if step == self._last_step:
       return
     leaves = state_files.describe(state)
     meta = {'step': step, 'leaves': leaves, 'extra': extra}
@@ -148,7 +149,7 @@ class Checkpointer:
       self.wait()
 
   def check(self) -> None:
-    """Raises the error of a save that has failed since; cheap, every step."""
+    """Raises the error of a background save; cheap enough for every step."""
     if self._pending is not None and self._pending.done():
       self.wait()
 
@@ -156,36 +157,36 @@ class Checkpointer:
     """Waits until the last save is complete.
 
     Raises:
-      StoppedError: it failed; raised once.
+      StoppedError: the save failed; raised once.
     """
     if self._pending is None:
       return
-    concurrent.futures.wait([self._pending])  # Ctrl-C here: it goes on
+    concurrent.futures.wait([self._pending])  # after Ctrl-C it is still pending
     pending, self._pending = self._pending, None
     try:
       warnings = pending.result()
     except SAVE_ERRORS as error:
       raise self._failed(self._pending_step, error) from error
-    self._at, self._there = self._pending_step, True
+    self._last_step, self._was_there = self._pending_step, True
     for line in warnings:
       self._warn(line)
 
   def close(self) -> None:
-    """Waits, raises what is left to raise, and ends the threads."""
+    """Waits for the last save, raises its error, and ends the threads."""
     try:
       self.wait()
     finally:
       self._thread.shutdown()
       self._files.close()
-      # After a failed save its writers may have gone on for a while.
+      # The writers of a failed save may have gone on for a while.
       with contextlib.suppress(*SAVE_ERRORS):
         if self._main:
           self._folder.clean()
 
   def mark_best(self, step: int, value: float) -> None:
-    """Notes the metric of a checkpoint: lower is better, not finite is never.
+    """Stores the metric of a checkpoint, beside the checkpoints.
 
-    Kept beside the checkpoints, so it outlives the process.
+    Lower is better; a metric that is not finite is never the best.
     """
     if self._main:
       try:
@@ -194,12 +195,12 @@ class Checkpointer:
         raise self._failed(step, error) from error
 
   def is_best(self, step: int, value: float) -> bool:
-    """Whether this metric would make a step the best; all have to ask.
+    """Whether this metric would make a step the best; all processes must ask.
 
     Raises:
-      StoppedError: the save before it failed.
+      StoppedError: the last save failed.
     """
-    self.wait()  # one that is on its way may be the best
+    self.wait()  # the checkpoint that is being saved may be the best
     return self._folder.is_best(step, value)
 
   def best(self) -> tuple[int, float] | None:
@@ -207,16 +208,16 @@ class Checkpointer:
     return self._folder.best()
 
   def steps(self) -> list[int]:
-    """Steps of the checkpoints there are, ascending; not yet verified."""
+    """Steps of all checkpoints, ascending; they are not verified."""
     return self._folder.steps()
 
   def latest(self) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint that verifies: its step and extra, no arrays.
+    """Step and extra of the newest checkpoint that is whole; None without any.
 
-    Each newer one that does not is named to `warn`, once.
+    `warn` gets a line for each newer checkpoint that is damaged, once.
 
     Raises:
-      InputError: there are checkpoints, and none of them verifies.
+      InputError: there are checkpoints, and all of them are damaged.
     """
     self.wait()
     step = next(self._folder.whole(), None)
@@ -230,63 +231,64 @@ class Checkpointer:
   def find(
     self, which: str = NEWEST, key: str = '--step'
   ) -> tuple[int, dict[str, Any]]:
-    """The checkpoint that a user asks for: its step and extra, no arrays.
+    """Step and extra of the checkpoint that a user names, without arrays.
 
     Args:
-      which: 'newest' that verifies, 'best' (with the lowest validation loss of
-        those there are), or a step.
-      key: where the user says so, for errors.
+      which: 'newest' (of those that are whole), 'best' (the one with the lowest
+        validation loss), or a step.
+      key: the flag or key that the user set, for errors.
 
     Raises:
       InputError: there is no such checkpoint, or it is damaged.
     """
     if which == NEWEST:
-      found = self.latest()
-      if found is None:
+      latest = self.latest()
+      if latest is None:
         raise errors.InputError(
           f'there is no checkpoint in {self._folder.folder} yet; train first'
         )
-      return found
+      return latest
     listing = ', '.join(map(str, self.steps())) or '(none)'
-    there = f'the steps in {self._folder.folder} are: {listing}'
+    known = f'the steps in {self._folder.folder} are: {listing}'
     if which == BEST:
       best = self.best()
       if best is None:
         raise errors.InputError(
-          f'{key}=best: no checkpoint has a validation loss; {there}'
+          f'{key}=best: no checkpoint has a validation loss; {known}'
         )
       step = best[0]
     elif which.isdecimal():
       step = int(which)
     else:
       raise errors.InputError(
-        f'{key}={which!r} is newest, best or the step of a checkpoint; {there}'
+        f'{key}={which!r} is newest, best or the step of a checkpoint; {known}'
       )
     self._check_whole(step)
     return step, self._extra(step)
 
   def usable(self, abstract: Any) -> dict[int, dict[str, Any]]:
-    """Steps that verify and hold what this process needs: extra of each.
+    """Extra, by step, of the whole checkpoints that this process can restore.
 
-    For a folder of this process's own: what another mesh, or another number of
-    processes, has left there is named to `warn`.
+    For a folder with `own`. `warn` gets a line for each checkpoint of another
+    mesh or another number of processes: it has other shards than this process's
+    devices need for `abstract` (as in `restore_latest`).
     """
     self.wait()
-    found = {}
+    usable = {}
     needed = state_files.held(abstract)
     for step in self._folder.whole():
       meta = self._folder.meta(step)
       if meta.get(HELD) == needed:
-        found[step] = meta['extra']
+        usable[step] = meta['extra']
       else:
         self._warn(
           f'checkpoint {self._folder.path(step)} is not used: it has what this '
           'process held on another mesh, or of another number of processes'
         )
-    return found
+    return usable
 
   def forget_after(self, step: int) -> None:
-    """Removes checkpoints of later steps: the run went another way."""
+    """Removes the checkpoints of later steps, when a run restarts at `step`."""
     if self._main:
       self._folder.forget_after(step)
 
@@ -296,16 +298,17 @@ class Checkpointer:
     """State and extra of the newest checkpoint that verifies, or None.
 
     Args:
-      abstract: a pytree of `jax.ShapeDtypeStruct` (or arrays). A leaf comes
-        back with its `sharding`, whatever mesh saved it; one without a sharding
-        comes back as numpy array.
-      partial: `abstract` may lack leaves of the checkpoint: they are not read.
+      abstract: a pytree of `jax.ShapeDtypeStruct` (or arrays). A leaf is
+        restored with the `sharding` given there, whatever mesh saved it; a leaf
+        without a sharding is restored as a numpy array.
+      partial: whether `abstract` may lack leaves of the checkpoint, which then
+        are not read.
 
     Raises:
-      InputError: no checkpoint can be used, or it has other leaves.
+      InputError: no checkpoint is whole, or its leaves are others.
     """
-    found = self.latest()
-    return found and (self._read(found[0], abstract, partial), found[1])
+    latest = self.latest()
+    return latest and (self._read(latest[0], abstract, partial), latest[1])
 
   def restore(
     self, step: int, abstract: Any, *, partial: bool = False
@@ -313,7 +316,7 @@ class Checkpointer:
     """State and extra of one step; arguments as in `restore_latest`.
 
     Raises:
-      InputError: it is not there, is damaged, or has other leaves.
+      InputError: the checkpoint is missing, is damaged, or has other leaves.
     """
     self._check_whole(step)
     return self._read(step, abstract, partial), self._extra(step)
@@ -321,10 +324,10 @@ class Checkpointer:
   def open_leaf(
     self, step: int, name: str, like: jax.ShapeDtypeStruct
   ) -> stored.Stored:
-    """One leaf of a step, of which nothing is read yet.
+    """The leaf at a path of a checkpoint; its elements are read when indexed.
 
     Raises:
-      InputError: as of `restore`; `like` says what the leaf has to be.
+      InputError: as `restore`; the leaf must have the type and shape of `like`.
     """
     self._check_whole(step)
     path = self._folder.path(step)
@@ -347,11 +350,11 @@ class Checkpointer:
     saved, stored_as = self._leaves(step)
     state_files.check_fits(path, saved, abstract, partial)
     state = self._files.read(path / STATE, abstract, stored_as)
-    self._at, self._there = step, True
+    self._last_step, self._was_there = step, True
     return state
 
   def _leaves(self, step: int) -> tuple[dict[str, str], dict[str, str]]:
-    """By today's path: type and shape of each leaf, and its path in files."""
+    """By today's path of each leaf: its type and shape, and its stored path."""
     leaves = self._folder.meta(step)['leaves']
     stored_as = old_paths.stored_as(leaves)
     return {path: leaves[old] for path, old in stored_as.items()}, stored_as
@@ -360,15 +363,15 @@ class Checkpointer:
     return self._folder.meta(step)['extra']
 
   def _check_there(self) -> None:
-    """A folder that somebody has removed is not silently made again."""
-    if self._there and self._main and not self._folder.folder.exists():
+    """Raises StoppedError if somebody has removed the folder meanwhile."""
+    if self._was_there and self._main and not self._folder.folder.exists():
       raise errors.StoppedError(
         f'{self._folder.folder} has vanished, and all checkpoints in it; put '
         'it back, or start again'
       )
 
   def _finish(self, step: int, meta: str) -> list[str]:
-    """Stages 2 to 5, in the background; returns warnings."""
+    """Waits for stage 2, and does stages 3 to 5; returns lines for `warn`."""
     self._files.wait()
     self._folder.complete(step, meta)
     if not self._main:
@@ -376,15 +379,15 @@ class Checkpointer:
     try:
       self._folder.prune(step, self._keep, self._keep_best)
     except OSError as error:
-      what = state_files.reason(error)
-      return [f'a checkpoint older than {step} cannot be removed: {what}']
+      why = state_files.reason(error)
+      return [f'a checkpoint older than {step} cannot be removed: {why}']
     return []
 
   def _failed(self, step: int, error: Exception) -> errors.StoppedError:
-    """The one line about a save that failed."""
+    """The error for a save that failed; removes what it left."""
     if self._main and self._pending is None:
       with contextlib.suppress(OSError):
-        self._folder.clean()  # a full disk needs the room
+        self._folder.clean()  # to free a full disk
     newest = self._folder.newest()
     safe = 'there is no other' if newest is None else f'{newest} is intact'
     return errors.StoppedError(

@@ -1,11 +1,11 @@
-"""Which checkpoints a folder holds, which of them are whole, which may go.
+"""The folder of a run's checkpoints: its list, verification and removal.
 
 checkpoints/
-  00000100/         complete; see train/checkpoint.py for what is in it
+  00000100/         complete; train/checkpoint.py describes its files
   00000200/
   00000300.part/    being written, or left by a kill: never read
   00000050.old/     being removed: never read
-  values.json       {"100": 3.2, "200": 2.9}: the metric of each, lower better
+  values.json       {"100": 3.2, "200": 2.9}: metric by step; lower is better
 """
 
 import errno
@@ -28,16 +28,16 @@ PROBE = '.writable'
 
 
 class CheckpointFolder:
-  """Looks after the folders of one run's checkpoints, but not what is in them.
+  """The checkpoints of one run as folders; their state is read elsewhere.
 
   Every byte of a checkpoint is verified at most once by an object.
 
   Args:
-    folder: theirs.
-    warn: is given one line for each checkpoint that had to be skipped.
-    group: the processes that look after it together: each makes its share of
-      the checksums, so all have to call `damage`, `whole` and `complete`.
-    writes: whether it is this process that writes and removes.
+    folder: folder that contains the checkpoints.
+    warn: called with a line for each checkpoint that is skipped as damaged.
+    group: the processes that share the folder. Each makes its share of the
+      checksums, so all must call `damage`, `whole` and `complete`.
+    writes: whether this process writes and removes; one of the group does.
   """
 
   def __init__(
@@ -55,14 +55,14 @@ class CheckpointFolder:
       self.folder = epath.Path(os.path.abspath(folder))
     self._warn = warn
     self._good: set[int] = set()
-    self._bad: dict[int, str] = {}  # with the reason
+    self._bad: dict[int, str] = {}  # line about the damage, by step
 
   def path(self, step: int, suffix: str = '') -> epath.Path:
-    """The folder of a step."""
+    """The folder of one checkpoint, with a suffix such as PART."""
     return self.folder / f'{step:08d}{suffix}'
 
   def steps(self) -> list[int]:
-    """Steps of the checkpoints there are, ascending; not yet verified."""
+    """Steps of all checkpoints, ascending; they are not verified."""
     try:
       names = [path.name for path in self.folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -70,15 +70,15 @@ class CheckpointFolder:
     return sorted(int(name) for name in names if re.fullmatch(r'\d{8,}', name))
 
   def newest(self) -> int | None:
-    """The newest step, leaving out what is known to be damaged."""
+    """The newest step whose checkpoint is not known to be damaged, or None."""
     return max(set(self.steps()) - set(self._bad), default=None)
 
   def meta(self, step: int) -> dict[str, Any]:
-    """What meta.json says."""
+    """The content of a checkpoint's meta.json."""
     return json.loads((self.path(step) / META).read_text())
 
   def damage(self, step: int) -> str | None:
-    """A line on what is wrong with a checkpoint, or None."""
+    """Verifies a checkpoint: a line about its damage, None if it is whole."""
     if step not in self._good and step not in self._bad:
       if reason := files.damage(self.path(step), self._spread):
         self._bad[step] = f'checkpoint {self.path(step)} is damaged: {reason}'
@@ -87,7 +87,7 @@ class CheckpointFolder:
     return self._bad.get(step)
 
   def whole(self) -> Iterator[int]:
-    """Steps that verify, newest first; others are warned of, once."""
+    """Steps of whole checkpoints, newest first; warns once of damaged ones."""
     for step in reversed(self._group.broadcast('checkpoints', self.steps)):
       known = step in self._bad
       if (line := self.damage(step)) is None:
@@ -96,10 +96,15 @@ class CheckpointFolder:
         self._warn(f'{line}; trying the one before')
 
   def complete(self, step: int, meta: str) -> None:
-    """Turns `<step>.part` into `<step>`, once it is whole and reads back.
+    """Completes, verifies and renames `<step>.part` to `<step>`.
+
+    Args:
+      step: the checkpoint.
+      meta: text of meta.json.
 
     Raises:
-      OSError: the disk is full, not writable, or does not hold what it is told.
+      OSError: the disk is full, is not writable, or returns other bytes than
+        were written.
     """
     part, path = self.path(step, PART), self.path(step)
     if self._writes:
@@ -108,7 +113,7 @@ class CheckpointFolder:
     if reason := files.damage(part, self._spread):
       raise OSError(f'what was written reads differently: {reason}')
     if self._writes:
-      if path.exists():  # damaged, or of a run that went another way
+      if path.exists():  # damaged, or left by a run before a restart
         path.rename(self.path(step, OLD))
       part.rename(path)
       if files.is_local(self.folder):
@@ -117,17 +122,22 @@ class CheckpointFolder:
     self._bad.pop(step, None)
 
   def forget_after(self, step: int) -> None:
-    """Removes what is newer than `step`, from which a run has gone on."""
+    """Removes the checkpoints newer than `step`, when a run restarts there."""
     for newer in self.steps():
       if newer > step:
         self.path(newer).rename(self.path(newer, OLD))
     self.clean()
 
   def prune(self, step: int, keep: int, keep_best: bool) -> None:
-    """Removes what is older than `step`, a good one, and is not to be kept.
+    """Removes the checkpoints older than `step` that need not be kept.
 
-    Example, keep=2 and the best at 20: of 10, 20, 30, 40 (damaged), 50 and 60
-    the folders of 20, 50 and 60 remain.
+    Example, step=60, keep=2 and the best at 20: of 10, 20, 30, 40 (damaged), 50
+    and 60 the folders of 20, 50 and 60 remain.
+
+    Args:
+      step: a step whose checkpoint is whole.
+      keep: number of the newest whole checkpoints to keep, that one included.
+      keep_best: whether to keep the one with the lowest metric as well.
     """
     older = [s for s in self.steps() if s < step]
     good = [s for s in older if s not in self._bad]
@@ -136,12 +146,12 @@ class CheckpointFolder:
       kept.add(best[0])
     for old in older:
       if old not in kept:
-        # First its name: half a folder must not look like a checkpoint.
+        # The name goes first: half a folder must not look like a checkpoint.
         self.path(old).rename(self.path(old, OLD))
     self.clean()
 
   def clean(self) -> None:
-    """Removes what an interrupted save, or removal, has left."""
+    """Removes the remains of interrupted saves and removals."""
     if not self.folder.exists():
       return
     for path in self.folder.iterdir():
@@ -149,13 +159,13 @@ class CheckpointFolder:
         path.rmtree()
 
   def check_writable(self) -> None:
-    """Makes the folder, and tries a file in it.
+    """Makes the folder, and tries to make another one in it.
 
-    Orbax must not be the first to find out: where it cannot make a folder its
-    threads wait for that folder, and the process cannot end.
+    It is done before Orbax writes: if Orbax cannot make a folder, its threads
+    wait for that folder for ever, and the process cannot end.
 
     Raises:
-      OSError: the disk is read-only, say, or the folder is a file.
+      OSError: for example, the disk is read-only, or the folder is a file.
     """
     if files.is_local(self.folder):
       if self.folder.exists() and not self.folder.is_dir():
@@ -166,21 +176,22 @@ class CheckpointFolder:
       probe.rmdir()
 
   def mark(self, step: int, value: float) -> None:
-    """Notes the metric of a step; forgets those of steps that are no more."""
+    """Stores the metric of a step; drops those of removed checkpoints."""
     if not math.isfinite(value):
       return
-    there = self.steps()
+    steps = self.steps()
     values = {**self._values(), step: float(value)}
+    # A step beyond the newest checkpoint may be being saved.
     kept = {
       str(s): v
       for s, v in sorted(values.items())
-      if s in there or s > max(there, default=-1)  # that may be on its way
+      if s in steps or s > max(steps, default=-1)
     }
     self.folder.mkdir(parents=True, exist_ok=True)
     files.atomic_write_json(self.folder / VALUES, kept)
 
   def is_best(self, step: int, value: float) -> bool:
-    """Whether the metric is lower than that of every other step there is."""
+    """Whether the metric is lower than that of every other checkpoint."""
 
     def compare() -> bool:
       others = {**self._known_values(), step: math.inf}
@@ -189,18 +200,18 @@ class CheckpointFolder:
     return self._group.broadcast('best checkpoint', compare)
 
   def best(self) -> tuple[int, float] | None:
-    """The step with the lowest metric, of those there are, and the metric."""
+    """The step of the checkpoint with the lowest metric, and the metric."""
     values = [(v, s) for s, v in self._known_values().items()]
     return min(values)[::-1] if values else None
 
   def _known_values(self) -> dict[int, float]:
-    """The metric of each step that is there and not known to be damaged."""
+    """The metric of each checkpoint that is not known to be damaged."""
     steps = set(self.steps()) - set(self._bad)
     return {s: v for s, v in self._values().items() if s in steps}
 
   def _values(self) -> dict[int, float]:
     try:
-      found = json.loads((self.folder / VALUES).read_text())
-      return {int(step): float(value) for step, value in found.items()}
+      values = json.loads((self.folder / VALUES).read_text())
+      return {int(step): float(value) for step, value in values.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-      return {}  # at worst it is not known which is the best
+      return {}  # then the best checkpoint is not known

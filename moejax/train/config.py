@@ -1,4 +1,4 @@
-"""The config of a training run: how long it is, and what happens when."""
+"""The config of a training run: its length, and when it logs and saves."""
 
 import dataclasses
 from typing import Any
@@ -17,12 +17,13 @@ class TrainConfig(fields.Checked):
     batch_size: rows of the global batch.
     micro_batches: number of pieces of a batch that are computed one after the
       other, which takes less memory and gives the same result.
-    consistency: above 0 every batch is passed twice, with different noise, and
-      this times the passes' disagreement is added to the loss (THOR, arXiv
-      2110.04260; alpha = 1 in its code).
+    consistency: weight of the disagreement of two passes of every batch with
+      different noise, which is added to the loss (THOR, arXiv 2110.04260;
+      alpha = 1 in its code); 0 for one pass.
     mtp_weight: weight of the losses of multi-token prediction, if the model has
       `mtp_layers` (DeepSeek-V3: 0.3, and 0.1 for the last third of training).
-    max_bad_steps: stop after so many steps in a row that were not finite.
+    max_bad_steps: number of steps in a row whose loss or gradient is not finite
+      after which training stops.
     log_every: steps between lines of metrics.jsonl and of the log.
     load_every: steps between arrays of expert load [layers, experts] in
       metrics.jsonl, whatever log_every is; 0 for never.
@@ -30,20 +31,20 @@ class TrainConfig(fields.Checked):
     keep_checkpoints: number of the newest checkpoints that are kept, besides
       the best one by validation loss.
     save_best: whether a step whose evaluation is the best so far is saved as
-      well. Without it the best is chosen among the steps that are saved anyway.
+      well. If not, the best is chosen among the steps that are saved anyway.
     eval_every: steps between evaluations; the last step has one too.
     eval_batches: batches of each validation set in an evaluation; 0 for all.
     peak_tflops: peak speed of all devices together in TFLOP/s, for model-FLOPs
       utilisation; 0 leaves that out.
-    skip_spikes: which steps are skipped because their loss jumps.
-    local_checkpoints: a folder on a fast disk of each machine, for a checkpoint
-      that is saved more often; '' for none.
-    local_checkpoint_every: steps between those.
+    skip_spikes: rule by which steps are skipped because their loss jumps.
+    local_checkpoints: folder on a fast disk of each machine, for checkpoints
+      that are saved more often; '' for none.
+    local_checkpoint_every: steps between the checkpoints there.
     watchdog_s: seconds without the end of a step after which the stacks of all
       threads are printed; 0 for never.
     watchdog_exits: whether the process then ends, with code 4.
-    compile_cache: folder of compiled programs; '' is the workdir's own, unless
-      JAX has been given one; none for none.
+    compile_cache: folder of compiled programs; '' for a folder in the workdir,
+      unless JAX has been given one; 'none' for no cache.
   """
 
   steps: int = resume.key(resume.LENGTH, fields.number(1000, at_least=1))

@@ -3,10 +3,10 @@
   sum_nll, nll_BL, correct_BL = cross_entropy(
     x_BLD, w_DV, target_BL, weight_BL, chunk_tokens=512, shards=1)
 
-The logits of the whole batch never exist at once, and the gradient is made in
-the forward pass, where the logits of a chunk are at hand: three matrix products
-instead of the four of recomputation. When no gradient is asked for, it is the
-forward product alone.
+The logits of the whole batch are never in memory at once. The gradient is
+computed in the forward pass, while the logits of a chunk are in memory. That
+takes three matrix products instead of the four of recomputation. If no gradient
+is asked for, only the product of the forward pass is computed.
 """
 
 import jax
@@ -14,15 +14,15 @@ import jax.numpy as jnp
 
 from moejax.core import errors, varying
 
-# Tokens whose logits exist at a time. Each chunk adds to the gradient of the
-# head, which is read and written once more: little in a CPU's cache, and 0.8 GB
-# for a vocabulary of 100K on an accelerator.
+# Number of tokens of a chunk, by platform. Every chunk reads and writes the
+# gradient of the head once: cheap in a CPU's cache, but 0.8 GB for a vocabulary
+# of 100K on an accelerator, where chunks are therefore larger.
 CHUNK_TOKENS = {'cpu': 512}
 CHUNK_ELSEWHERE = 4096
 
 
 def chunk_tokens(mesh: jax.sharding.Mesh) -> int:
-  """Tokens whose logits exist at a time, in training and in evaluation."""
+  """Number of tokens of a chunk on one device, in training and evaluation."""
   platform = mesh.devices.flat[0].platform
   return CHUNK_TOKENS.get(platform, CHUNK_ELSEWHERE)
 
@@ -37,25 +37,26 @@ def cross_entropy(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Negative log-likelihood of the targets under softmax(x @ w).
 
-  The product is made in the dtype of `x_BLD` and summed in float32, the rest
-  is float32.
+  The matrix product has factors of the dtype of `x_BLD` and is summed in
+  float32. All else is float32.
 
   Args:
-    x_BLD: what goes into the head, already normalised.
+    x_BLD: input of the head, already normalised.
     w_DV: the head, or the transposed embedding. Constrain it to a sharding
-      that leaves D whole, or every chunk sums its logits over devices.
+      that leaves D whole; otherwise every chunk sums its logits over devices.
     target_BL: int32 in [0, V).
-    weight_BL: float32; 0 leaves a place out.
-    chunk_tokens: tokens whose logits exist at a time, on one device.
-    shards: over how many devices B is split (data times fsdp). Then each keeps
-      its own part of the gradient of `w_DV` and they meet once, at the end,
-      not once per chunk. Must divide B.
+    weight_BL: float32; a position of weight 0 is left out.
+    chunk_tokens: number of tokens of a chunk on one device.
+    shards: number of devices over which B is split (data x fsdp x expert). Each
+      of them adds up its own gradient of `w_DV`, and the gradients are summed
+      over devices once, at the end, not once per chunk. Must divide B.
 
   Returns:
-    The sum of nll * weight (float32), to be divided by the sum of the weights
-    by the caller; it alone has gradients, to `x_BLD`, `w_DV` and `weight_BL`.
-    The nll of each place (float32 [B, L]). Where no token scores higher than
-    the target (bool [B, L]).
+    The sum of nll * weight over all positions (float32), which the caller
+      divides by the sum of the weights. Only this result has gradients: to
+      `x_BLD`, `w_DV` and `weight_BL`.
+    The nll of each position in nats (float32 [B, L]).
+    Whether no token scores higher than the target (bool [B, L]).
 
   Raises:
     InputError: `shards` does not divide B.
@@ -78,6 +79,7 @@ def cross_entropy(
     return x_NSBC.reshape(num_chunks, shards, -1, *x_BL.shape[2:])
 
   def join(x_NSC):
+    """[chunks, shards, tokens of the chunk] -> [B, L]."""
     x_NSBC = x_NSC.reshape(num_chunks, shards, B // shards, size)
     return jnp.moveaxis(x_NSBC, 0, 2).reshape(B, -1)[:, :L]
 
@@ -92,10 +94,13 @@ def cross_entropy(
 
 
 def _chunk(x_SCD, w_DV, target_SC):
-  """One chunk: (nll_SC, correct_SC) and what its gradient is made of."""
+  """One chunk: (nll_SC, correct_SC), and arrays to compute its gradient.
+
+  `own` is one-hot at the target.
+  """
   logit_SCV = _dot('scd,dv->scv', x_SCD, w_DV)
   own_SCV = jnp.arange(w_DV.shape[1]) == target_SC[..., None]
-  # A sum, since V may lie split over devices, where indexing would gather it.
+  # A sum, because V may be split over devices; indexing would gather it.
   own_SC = jnp.sum(jnp.where(own_SCV, logit_SCV, 0), axis=-1)
   top_SC = jnp.max(logit_SCV, axis=-1)
   exp_SCV = jnp.exp(logit_SCV - top_SC[..., None])
@@ -126,8 +131,9 @@ def _chunks_fwd(x_NSCD, w_DV, weight_NSC, target_NSC):
   def body(dw_SDV, chunk):
     x_SCD, weight_SC, target_SC = chunk
     outs, (exp_SCV, total_SC, own_SCV) = _chunk(x_SCD, w_DV, target_SC)
-    # dlogit = (exp / total - own) * weight; the factor of the row is applied
-    # to the small arrays beside it.
+    # The gradient of a logit is (exp / total - own) * weight. As a product of
+    # (exp - total * own) and weight / total, the second factor, one number per
+    # token, can be applied to x and dx, which are smaller than the logits.
     dlogit_SCV = jnp.where(own_SCV, exp_SCV - total_SC[..., None], exp_SCV)
     dlogit_SCV = dlogit_SCV.astype(dtype)
     scale_SC1 = (weight_SC / total_SC)[..., None]
@@ -145,9 +151,9 @@ def _chunks_fwd(x_NSCD, w_DV, weight_NSC, target_NSC):
   return (sum_nll, nll_NSC, correct_NSC), (dx_NSCD, dw_DV, nll_NSC)
 
 
-def _chunks_bwd(kept, cotangents):
+def _chunks_bwd(residuals, cotangents):
   scale = cotangents[0]
-  dx_NSCD, dw_DV, dweight_NSC = ((x * scale).astype(x.dtype) for x in kept)
+  dx_NSCD, dw_DV, dweight_NSC = ((x * scale).astype(x.dtype) for x in residuals)
   return dx_NSCD, dw_DV, dweight_NSC, None
 
 

@@ -1,22 +1,23 @@
-"""Where a run's seconds went, over all processes that it took.
+"""Goodput: the seconds of a run by activity, over all its restarts.
 
-Every second of a process is in exactly one part, the innermost that is open:
+A run that is killed and started again takes several processes, one after the
+other. Every second of a process counts in exactly one part, the innermost that
+is open:
 
   start_up    Python, imports, opening (or packing) the text, checks
   compile     the first call of the training step: tracing, and XLA or its cache
   restore     reading a checkpoint, or drawing fresh weights
   data_wait   waiting for the next batch
   step        training: dispatching steps and waiting for their results
-  save        what a checkpoint keeps the training from; the rest of it runs
-              beside the training
-  evaluation  validation losses in between, and the report at the end
-  lost        steps (and waits for their data) that a later process had to take
-              again, since its checkpoint was from before them
+  save        the part of saving that blocks training; the rest runs beside it
+  evaluation  validation losses during training, and the report at the end
+  lost        steps (and waits for their data) that a later process had to
+              repeat, because its checkpoint was older than they
 
 Each line of metrics.jsonl has the sums until then under `time/goodput/`, and
-goodput.json has them at boundaries and at each start. So what a process did
-is known up to its last line; what came after that, before a SIGKILL, is in no
-part.
+goodput.json has them at boundaries and at each start. So the seconds of a
+process are known up to its last line. Seconds between that line and a SIGKILL
+count in no part.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ PARTS = (
   'start_up', 'compile', 'restore', 'data_wait', 'step', 'save', 'evaluation',
   'lost',
 )  # fmt: skip
-# Parts that a process repeats after a kill.
+# Parts whose work after the last checkpoint is repeated after a kill.
 REPEATED = ('data_wait', 'step')
 NAME = f'{log.TIME}goodput/'
 SHARE = f'{NAME}share'
@@ -63,9 +64,9 @@ class Goodput:
     """Begins in `start_up`.
 
     Args:
-      path: the file that outlives the process; None for none.
-      began: when the process began, by the clock; now, if not given.
-      clock: seconds.
+      path: file that keeps the sums for the next process; None for no file.
+      began: time by `clock` at which the process began; None means now.
+      clock: returns the time in seconds.
     """
     self._path = None if path is None else epath.Path(path)
     self._clock = clock
@@ -91,30 +92,32 @@ class Goodput:
     return dict(self._seconds)
 
   def values(self) -> dict[str, float]:
-    """The same as metrics, and what share of all was training."""
+    """Seconds of each part as metrics, and the share of `step` in their sum."""
     seconds = self.seconds()
     by_part = {f'{NAME}{part}_s': value for part, value in seconds.items()}
     return {**by_part, SHARE: _share(seconds)}
 
   def resume(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
-    """Takes over the seconds of the processes before this one.
+    """Adds the seconds of the run's earlier processes.
 
-    Example: a process wrote lines at steps 10 (step 5 s) and 20 (step 9 s), and
-    was killed; this one goes on from a checkpoint of step 10: step is 5 s and
-    lost is 4 s, plus its own.
+    Example: a process wrote lines at step 10 (5 s in `step`) and at step 20
+    (9 s in `step`), and was killed. This process resumes from a checkpoint of
+    step 10. It begins with 5 s in `step` and 4 s in `lost`.
 
     Args:
-      step: of the checkpoint that the run goes on from; 0 for none.
-      records: metrics.jsonl, before what lies beyond `step` is taken out.
+      step: step of the checkpoint from which the run resumes; 0 for none.
+      records: records of metrics.jsonl, those of steps after `step` included.
     """
     known = [(r['step'], s) for r in records if (s := _of_record(r))]
-    before = max(
-      (s for at, s in known if at <= step), key=_total, default=_nothing()
+    at_checkpoint = max(
+      (s for line_step, s in known if line_step <= step),
+      key=_total,
+      default=_zeros(),
     )
-    kept, starts = self._read()
-    last = max([kept, *(s for _, s in known)], key=_total)
+    from_file, starts = self._read()
+    last = max([from_file, *(s for _, s in known)], key=_total)
     for name in REPEATED:
-      lost = max(last[name] - before[name], 0.0)
+      lost = max(last[name] - at_checkpoint[name], 0.0)
       last = {**last, name: last[name] - lost, 'lost': last['lost'] + lost}
     self._count()
     for name, value in last.items():
@@ -125,8 +128,8 @@ class Goodput:
   def keep(self) -> None:
     """Writes the file, whole or not at all.
 
-    A failure to write it does not stop the run. If the disk is full,
-    checkpoints and metrics fail too, with an error of their own.
+    A failure does not stop the run. If the disk is full, checkpoints and
+    metrics fail too, with an error of their own.
     """
     if self._path is not None:
       record = {'starts': self._starts, 'seconds': self.seconds()}
@@ -134,7 +137,7 @@ class Goodput:
         files.atomic_write_json(self._path, record)
 
   def table(self) -> list[str]:
-    """The parts as lines to show at the end of a run."""
+    """The lines of a table of all parts, for the end of a run."""
     return table(self.seconds(), self._starts)
 
   def _count(self) -> None:
@@ -145,17 +148,17 @@ class Goodput:
   def _read(self) -> tuple[dict[str, float], int]:
     """Seconds and starts of earlier processes; zeros if there is no file."""
     if self._path is None:
-      return _nothing(), 0
+      return _zeros(), 0
     try:
       record = json.loads(self._path.read_text())
       seconds = {p: float(record['seconds'].get(p, 0)) for p in PARTS}
       return seconds, int(record['starts'])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-      return _nothing(), 0
+      return _zeros(), 0
 
 
 def table(seconds: Mapping[str, float], starts: int) -> list[str]:
-  """Parts, seconds and shares as lines.
+  """A table of parts, seconds and shares, as lines.
 
   Example:
     seconds in    start_up  compile  ...  lost
@@ -172,10 +175,10 @@ def table(seconds: Mapping[str, float], starts: int) -> list[str]:
 
 
 def process_age() -> float:
-  """Seconds since this process began; 0 where the system does not tell."""
+  """Seconds since this process began; 0 on systems without /proc."""
   try:
     with open('/proc/self/stat', encoding='utf-8') as f:
-      # The name of the program, in brackets, may hold anything.
+      # The name of the program, in brackets, may contain spaces and brackets.
       ticks = float(f.read().rpartition(')')[2].split()[19])
     with open('/proc/uptime', encoding='utf-8') as f:
       uptime = float(f.read().split()[0])
@@ -185,13 +188,13 @@ def process_age() -> float:
 
 
 def _of_record(record: Mapping[str, Any]) -> dict[str, float] | None:
-  """The seconds that a line of metrics.jsonl tells, if it does."""
+  """The seconds of each part in a line of metrics.jsonl; None without them."""
   if f'{NAME}step_s' not in record:
     return None
   return {p: float(record.get(f'{NAME}{p}_s', 0)) for p in PARTS}
 
 
-def _nothing() -> dict[str, float]:
+def _zeros() -> dict[str, float]:
   return dict.fromkeys(PARTS, 0.0)
 
 

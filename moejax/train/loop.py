@@ -1,14 +1,15 @@
-"""The loop over steps: dispatch step n, then look at step n - 1.
+"""The loop over steps: it dispatches step n, then reports step n - 1.
 
 Model, state, data, checkpoints, writers and hooks are made by `run/train.py`
 and passed in as `LoopInputs`. Each iteration does, in this order:
 
-  1. hand the batch of step n to the devices and dispatch the step;
-  2. fetch the metrics of step n - 1 while step n computes; write and show them,
-     and stop if too many steps in a row were not finite;
-  3. at a boundary that is due (or when a signal asks), fetch step n as well,
-     evaluate, and save. What a checkpoint's step wrote is on disk before the
-     checkpoint is, so a resumed run's files have no gap.
+  1. It dispatches step n with its batch.
+  2. It fetches the metrics of step n - 1 while step n computes, writes and
+     shows them, and stops if too many steps in a row were not finite.
+  3. At a boundary (an evaluation or a save is due, or a signal asks to stop) it
+     fetches step n as well, evaluates, and saves. The metrics of a checkpoint's
+     step are on disk before the checkpoint, so that the files of a resumed run
+     have no gap.
 """
 
 import contextlib
@@ -28,12 +29,13 @@ from moejax.train.config import TrainConfig
 from moejax.train.goodput import Goodput
 from moejax.train.state import State
 
-# The first step compiles; the second may still wait for that.
+# Steps at the start without a measured speed: the first one compiles, and the
+# second may still wait for that.
 UNTIMED_STEPS = 2
 
 
 class Checkpoints(Protocol):
-  """What the loop needs of `tiers.Tiers`."""
+  """The methods of `tiers.Tiers` that the loop calls."""
 
   def save(self, step: int, state: Any, extra: dict[str, Any]) -> None: ...
 
@@ -49,14 +51,14 @@ class Checkpoints(Protocol):
 
 
 class Display(Protocol):
-  """What the loop needs of `run.screen.Screen`."""
+  """The methods of `run.screen.Screen` that the loop calls."""
 
   def update(
     self, step: int, values: dict[str, float], load_NE: np.ndarray | None
   ) -> None: ...
 
 
-# (step, state) -> values to write under that step.
+# An evaluation: (step, state) -> metrics to write under that step.
 Hook = Callable[[int, State], dict[str, float]]
 
 
@@ -65,18 +67,23 @@ class LoopInputs:
   """Everything that the loop needs besides the state.
 
   Attributes:
-    config: when to do what.
-    step: the jitted step.
-    batches: batches on the devices, from a given step on.
-    tokens_per_batch: for throughput.
-    flops_per_token: of training, by the paper's rule, for utilisation.
-    extra: what to store with every checkpoint (the config, say).
+    config: number of steps, and when to log, evaluate and save.
+    step: the jitted training step.
+    batches: opens an iterator over batches on the devices, from the batch of
+      the given number on.
+    checkpoints: saves the state.
+    writer: writes the metrics.
+    display: shows the metrics.
+    tokens_per_batch: number of tokens of a batch, for throughput.
+    flops_per_token: FLOPs of training one token, for model-FLOPs utilisation.
+    extra: JSON that is stored with every checkpoint, such as the config.
     hooks: evaluations, called every `eval_every` steps.
-    stop_requested: the name of what asks to stop after a step, such as a
-      signal, or None; called once for every step.
+    stop_requested: called once after every step with its number; returns the
+      name of the signal that asks to stop after this step, or None.
     bad_step: called with (step, scalars, norms of the gradient's leaves) of
-      every step; records the steps that were not taken.
-    beat: called with the name of what has ended, for a watchdog.
+      every step; records the steps whose update was skipped.
+    beat: called with the name of a step or evaluation that has ended, for the
+      watchdog.
     goodput: counts the seconds of each part.
   """
 
@@ -101,8 +108,8 @@ class LoopResult:
   """How the loop ended.
 
   Attributes:
-    state: after the last step taken.
-    interrupted: the signal that ended it early, or None.
+    state: state after the last step of the loop.
+    interrupted: name of the signal that ended the loop early, or None.
   """
 
   state: State
@@ -110,11 +117,11 @@ class LoopResult:
 
 
 def run(inputs: LoopInputs, state: State) -> LoopResult:
-  """Trains from the state's step to the last.
+  """Trains from the state's step to the last step.
 
   Raises:
-    StoppedError: the loss was not finite too often in a row, or a checkpoint
-      could not be saved.
+    StoppedError: too many steps in a row had a loss or gradient that is not
+      finite, or a checkpoint could not be saved.
   """
   with inputs.goodput.part('step'):
     return _run(inputs, state)
@@ -189,7 +196,8 @@ def _boundary(
     elif config.save_best and loss is not None:
       save = inputs.checkpoints.is_best(step, loss)
     if save:
-      # Marked first: the save removes checkpoints, but not the best one.
+      # The metric is stored first: a save removes old checkpoints, except the
+      # best one.
       if loss is not None:
         inputs.checkpoints.mark_best(step, loss)
       inputs.checkpoints.save(step, state, inputs.extra)
@@ -201,7 +209,11 @@ def _boundary(
 def _report(
   inputs: LoopInputs, meter: '_Meter', step: int, metrics: Any
 ) -> str | None:
-  """Fetches, writes and shows a step's metrics; returns why to stop, if so."""
+  """Fetches, writes and shows a step's metrics.
+
+  Returns:
+    Why training must stop, or None.
+  """
   metrics = jax.device_get(metrics)
   speed = meter.stop()
   inputs.beat(f'step {step}')
@@ -229,7 +241,7 @@ def _report(
 def _problem(
   inputs: LoopInputs, step: int, scalars: dict[str, float]
 ) -> str | None:
-  """Why training cannot go on, if too many steps in a row were not finite."""
+  """Why training must stop: too many steps in a row not finite; or None."""
   if scalars['bad_steps'] < inputs.config.max_bad_steps:
     return None
   names = [n for n in ('loss', 'gradient_norm') if not np.isfinite(scalars[n])]
@@ -245,24 +257,24 @@ class _Meter:
   """Throughput between reports, without compilation, evaluation and saving."""
 
   def __init__(self, inputs: LoopInputs):
-    self._job = inputs
-    self._seen = 0
+    self._inputs = inputs
+    self._num_reports = 0
     self._last = time.perf_counter()
     self._pause = 0.0
 
   def pause(self, seconds: float) -> None:
-    """Time since the last report that was not training."""
+    """Excludes seconds since the last report, which were not training."""
     self._pause += seconds
 
   def stop(self) -> dict[str, float]:
-    """Speed of the step that has just been fetched; empty while warming up."""
+    """Speed of the step just fetched; empty for the first UNTIMED_STEPS."""
     now = time.perf_counter()
     seconds = max(now - self._last - self._pause, 1e-9)
     self._last, self._pause = now, 0.0
-    self._seen += 1
-    if self._seen <= UNTIMED_STEPS:
+    self._num_reports += 1
+    if self._num_reports <= UNTIMED_STEPS:
       return {}
-    inputs = self._job
+    inputs = self._inputs
     speed = inputs.tokens_per_batch / seconds
     measured = {
       f'{log.TIME}step_s': seconds,

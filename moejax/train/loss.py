@@ -1,13 +1,13 @@
 """Next-token loss plus the losses of the layers with experts.
 
-If the model has modules of multi-token prediction, their losses are added:
-mtp_weight / D times the sum over the D modules of
+If the model has D modules of multi-token prediction, mtp_weight / D times the
+sum of their losses is added. The loss of module k is
 
   -1 / T sum_i log P(t_{i+k+1})         (DeepSeek-V3, arXiv 2412.19437, (24))
 
-T is the number of tokens of the next-token loss too. Module k has no target for
-the last k tokens of a document, so its loss has fewer terms (T - k in
-equation 24).
+T is the number of tokens of the next-token loss, for every module. Module k has
+no target for the last k tokens of a document, so its sum has fewer terms
+(T - k in equation 24).
 """
 
 from typing import Any
@@ -29,14 +29,14 @@ from moejax.train.config import TrainConfig
 
 @flax.struct.dataclass
 class GlobalBatch:
-  """What the loss of a (micro-)batch needs to know of the global batch.
+  """Numbers of the global batch that the loss of a (micro-)batch uses.
 
   Attributes:
     total_weight: sum of the loss weights of the GLOBAL batch.
-    balance_slope: None if the batch is the global batch. Else the derivative of
-      the balance losses by their global sums: then the balance part is linear
-      in this micro-batch's sums, its value has no meaning, and its gradients
-      add up to the global batch's.
+    balance_slope: None if the batch is the global batch. For a micro-batch, the
+      derivative of the balance losses by their global sums. The balance part of
+      the loss is then linear in the micro-batch's sums: its value has no
+      meaning, but its gradients add up to those of the global batch.
   """
 
   total_weight: jax.Array
@@ -55,21 +55,25 @@ def objective(
   """The loss whose gradient a (micro-)batch contributes.
 
   With `train.consistency` above 0 the batch is passed twice, with different
-  noise, and that times the passes' disagreement is added to the sum of both
-  losses (`consistency.py`). Balance losses, and all that is reported but for
-  the overflow, are those of the first pass.
+  noise. The losses of both passes are added, and their disagreement times
+  `train.consistency` (`consistency.py`). Balance losses, and all reported
+  values except the overflow, are those of the first pass.
 
   Args:
-    model: the structure.
+    model: the model without weights.
     train: the weights of the losses, `mtp_weight` and `consistency`.
     weights: the model's weights.
-    batch: some rows of the global batch.
-    row_B: the places of these rows in the global batch.
+    batch: rows of the global batch.
+    row_B: int32, index of each row in the global batch.
     key: random key of the step.
-    whole: the global batch.
+    whole: numbers of the global batch.
 
   Returns:
-    The loss, and by name what to report: values that merge, and the record.
+    The loss (a scalar), and a dictionary to report: 'values',
+    metrics that merge, by name; 'record', that of the layers with experts.
+
+  Raises:
+    ValueError: `train.consistency` is above 0 and `key` is None.
   """
   decoder = model.bind(weights)
   further, out = passes(decoder, batch, row_B, key)
@@ -100,7 +104,7 @@ def objective(
       decoder, batch, row_B, key, out.x_BLD
     )
     if 'overflow' in record.stats:
-      # A step is repeated if either pass had more rows than room. The layers of
+      # A step is repeated if a buffer overflowed in either pass. The layers of
       # multi-token prediction, the last ones, are in the first pass alone.
       first_N, second_M = (
         r.stats['overflow'].total for r in (record, record_2)
@@ -124,15 +128,15 @@ def passes(
     Hidden states of each module of multi-token prediction, and the output of
     the decoder: see `Decoder.predict`.
   """
-  places = batch.segment_BL, batch.position_BL, row_B, key
-  out = decoder(batch.token_BL, *places)
+  rest = batch.segment_BL, batch.position_BL, row_B, key
+  out = decoder(batch.token_BL, *rest)
   if not decoder.config.mtp_layers:
     return [], out
-  return decoder.predict(out, batch.target_BL, *places)
+  return decoder.predict(out, batch.target_BL, *rest)
 
 
 def _cross_entropy(model, decoder, x_BLD, target_BL, weight_BL):
-  """Sum of weighted nll, and where the target scores highest."""
+  """Sum of nll * weight in nats, and whether each target scores highest."""
   nll, _, correct_BL = cross_entropy.cross_entropy(
     x_BLD,
     decoder.head(),
@@ -147,6 +151,7 @@ def _cross_entropy(model, decoder, x_BLD, target_BL, weight_BL):
 def _balance(
   model: Model, record: feed_forward.Record, slope: Any
 ) -> jax.Array:
+  """The balance part of the loss; see `GlobalBatch.balance_slope`."""
   if slope is None:
     return balance.total(model.config.moe.balance, record.balance)[0]
   products = jax.tree.map(jnp.vdot, slope, record.balance)

@@ -1,4 +1,4 @@
-"""Paths of leaves in checkpoints of earlier versions, and those they have now.
+"""Paths of leaves in checkpoints of earlier versions, and their paths today.
 
 A checkpoint names every leaf by its path in the state. Where a weight has been
 renamed, a line here keeps checkpoints with the old path readable. New
@@ -8,8 +8,8 @@ checkpoints are written with the new path.
 import re
 from collections.abc import Iterable
 
-# Pattern of the old path, and what replaces it; tried in this order. The
-# moments of an optimiser end in the path of their weight, so they follow it.
+# Pattern of the old path and its replacement, applied in this order. The path
+# of an optimiser's moment ends in that of its weight, so it is mapped as well.
 RENAMED = (
   (
     r'(^|/)ffn/memory/(\w+)/bias_E$',
@@ -21,12 +21,12 @@ RENAMED = (
 
 
 def current(path: str) -> str:
-  """The path that a leaf has now, from the path that it was saved under."""
+  """Today's path of a leaf that was saved under `path`."""
   for pattern, replacement in RENAMED:
     path = re.sub(pattern, replacement, path)
   return path
 
 
 def stored_as(saved: Iterable[str]) -> dict[str, str]:
-  """From the path that each saved leaf has now to that it was saved under."""
+  """The path under which each leaf was saved, by its path today."""
   return {current(path): path for path in saved}

@@ -1,4 +1,4 @@
-"""AdamW with clipping, decay masks and a schedule."""
+"""AdamW with decay masks and a schedule; the training step clips."""
 
 import dataclasses
 from typing import Any
@@ -17,9 +17,10 @@ class OptimizerConfig(fields.Checked):
   Attributes:
     peak_lr: the largest learning rate; the schedule multiplies it.
     beta1, beta2, eps: as in AdamW.
-    weight_decay: decoupled, of matrices only: see `model.build.Model.decays`.
+    weight_decay: decoupled weight decay, of matrices only: see
+      `model.build.Model.decays`.
     clip_norm: largest global norm of the gradient; None means no clipping.
-    schedule: learning rate over the run.
+    schedule: learning rate over the run, as a share of `peak_lr`.
   """
 
   peak_lr: float = fields.number(1e-3, above=0, at_most=10)
@@ -65,7 +66,16 @@ def make(
 
 
 def shardings(opt_shapes: Any, weight_shardings: Any, replicated: Any) -> Any:
-  """Each moment has the sharding of its weight; counters are replicated."""
+  """The sharding of every leaf of the optimiser's state.
+
+  A moment has the sharding of its weight, whose path ends its own; counters
+  are replicated.
+
+  Args:
+    opt_shapes: the state's arrays or their shapes.
+    weight_shardings: the sharding of each weight, as the tree of weights.
+    replicated: the sharding of a copy on every device.
+  """
   flat = trees.leaves(weight_shardings)
 
   def one(path: str, leaf: jax.ShapeDtypeStruct) -> Any:

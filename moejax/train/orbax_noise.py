@@ -1,10 +1,10 @@
-"""Keeps off the screen what Orbax says beside the exception that it raises.
+"""A log filter for messages of Orbax that repeat the exception that it raises.
 
-A save that fails because the disk is full comes back as one exception. On the
-way, Orbax logs the same three times with stack traces, asyncio logs its other
-writes as "never retrieved", and TensorStore reports those that end after Orbax
-has closed their event loop. None of it tells anything that the exception does
-not.
+A save that fails because the disk is full raises one exception. Besides, Orbax
+logs the same error three times with stack traces, asyncio logs the other writes
+of the save as "never retrieved", and TensorStore reports writes that end after
+Orbax has closed their event loop. These messages say nothing that the exception
+does not.
 """
 
 import logging
@@ -17,10 +17,10 @@ _ORBAX = f'{os.sep}orbax{os.sep}'
 
 
 class Quiet(logging.Filter):
-  """In force from `start` to `stop`; lets everything else through."""
+  """Suppresses these messages from `start` to `stop`, and no others."""
 
   def start(self) -> None:
-    """Puts itself before two loggers and the hook for lost exceptions."""
+    """Adds the filter to two loggers and to `sys.unraisablehook`."""
     logging.getLogger('absl').addFilter(self)
     logging.getLogger('asyncio').addFilter(self)
     self._on = True
@@ -29,19 +29,20 @@ class Quiet(logging.Filter):
     sys.unraisablehook = self._hook
 
   def stop(self) -> None:
-    """Takes itself away again.
+    """Removes the filter.
 
-    Not to be called after an error: what was lost on the way is reported
-    whenever its garbage is collected, be it at the end of the process.
+    Not to be called after an error: an exception of a lost write is reported
+    when it is garbage-collected, perhaps only at the end of the process.
     """
     self._on = False
     logging.getLogger('absl').removeFilter(self)
     logging.getLogger('asyncio').removeFilter(self)
-    if sys.unraisablehook is self._hook:  # else another one leads here still
+    # If another filter has set its hook since, that one still calls this one.
+    if sys.unraisablehook is self._hook:
       sys.unraisablehook = self._next_hook
 
   def filter(self, record: logging.LogRecord) -> bool:
-    """Whether a log record is to be seen."""
+    """Whether to let a log record through."""
     if record.name == 'absl':
       return _ORBAX not in record.pathname
     text = record.getMessage()

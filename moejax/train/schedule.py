@@ -1,4 +1,4 @@
-"""Learning rates over a run, by name; each multiplies the peak."""
+"""Learning-rate schedules by name; each gives a share of the peak rate."""
 
 import dataclasses
 import math
@@ -10,7 +10,8 @@ import optax
 
 from moejax.core import errors, fields
 
-# Of DeepSeekMoE 16B: 2,000 steps of 106,449 (arXiv 2401.06066, section 5.1.2).
+# Share of a run's steps that is warm-up. DeepSeekMoE 16B: 2,000 of 106,449
+# steps (arXiv 2401.06066, section 5.1.2).
 WARMUP_SHARE = 0.02
 
 
@@ -19,9 +20,9 @@ class Schedule(fields.Checked):
   """Linear warm-up, then `after_warmup`, which each schedule defines.
 
   Attributes:
-    warmup: steps from 1 / warmup of the peak to the peak; 0 for none. None is
-      2% of the steps of the run, rounded up: then a run that is made longer has
-      a longer warm-up.
+    warmup: number of steps from 1 / warmup of the peak to the peak; 0 for no
+      warm-up. None means 2% of the run's steps, rounded up; a run that is made
+      longer then has a longer warm-up.
   """
 
   warmup: int | None = fields.number(
@@ -61,10 +62,14 @@ class Schedule(fields.Checked):
 
 @dataclasses.dataclass(frozen=True)
 class StepSchedule(Schedule):
-  """Linear warm-up, then times `factor` at each milestone.
+  """Linear warm-up, then a drop by `factor` at each milestone.
 
   DeepSeekMoE (arXiv 2401.06066, section 4.1.2): 2,000 steps of warm-up, times
   0.316 at 80% and again at 90% of the training steps.
+
+  Attributes:
+    factor: what the rate is multiplied by at each milestone.
+    milestones: shares of the run's steps.
   """
 
   factor: float = fields.number(0.316, at_least=0, at_most=1)
@@ -84,7 +89,11 @@ class StepSchedule(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class CosineSchedule(Schedule):
-  """Linear warm-up, then half a cosine down to `end` at the last step."""
+  """Linear warm-up, then half a cosine down to `end` at the last step.
+
+  Attributes:
+    end: share of the peak at the end.
+  """
 
   end: float = fields.number(0.1, at_least=0, at_most=1)
 
@@ -95,7 +104,12 @@ class CosineSchedule(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class WarmupStableDecaySchedule(Schedule):
-  """Linear warm-up, constant, then linear to `end` over the last fraction."""
+  """Linear warm-up, constant, then linear to `end`.
+
+  Attributes:
+    decay: share of the run's steps over which the rate falls at the end.
+    end: share of the peak at the end.
+  """
 
   decay: float = fields.number(0.1, at_least=0, at_most=1)
   end: float = fields.number(0.0, at_least=0, at_most=1)
@@ -103,7 +117,7 @@ class WarmupStableDecaySchedule(Schedule):
   def after_warmup(self, total_steps: int, warmup: int) -> optax.Schedule:
     length = max(round(self.decay * total_steps), 1)
     decay = optax.linear_schedule(1.0, self.end, length)
-    # Below 0 if the warm-up ends later than the decay begins.
+    # Negative if the warm-up ends after the decay has begun.
     start = total_steps - length - warmup
     return lambda step: decay(step - start)
 

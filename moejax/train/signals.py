@@ -1,7 +1,8 @@
 """SIGINT, SIGTERM and SIGHUP as a flag that the loop reads between two steps.
 
-If jax.distributed is initialised, JAX handles SIGTERM: it passes the notice of
-any process on to all of them and names the step after which all stop.
+If jax.distributed is initialised, JAX handles SIGTERM, which schedulers send as
+a preemption notice. It passes the notice of any process on to all processes,
+and chooses the step after which all stop.
 """
 
 import signal
@@ -18,7 +19,7 @@ PREEMPTED = 'SIGTERM (a preemption notice)'
 
 
 class StopSignal:
-  """Turns a request to stop into `requested`, so that a step is not torn.
+  """Notes stop signals in `requested`, so that no step is interrupted.
 
     with StopSignal() as stop:
       for step in range(...):
@@ -27,12 +28,12 @@ class StopSignal:
           checkpointer.save(...)
           break
 
-  | signal | first | again |
+  | signal | first time | second time |
   |---|---|---|
-  | SIGINT (Ctrl-C) | sets `requested` | raises KeyboardInterrupt, wherever |
+  | SIGINT (Ctrl-C) | sets `requested` | raises KeyboardInterrupt at once |
   | SIGTERM | sets `requested` | ignored: the save is under way |
-  | SIGHUP (the terminal is closed, the connection dropped) | sets `requested`,
-    and what is printed goes nowhere | ignored |
+  | SIGHUP (the terminal is closed, the connection dropped) | sets `requested`;
+    output is redirected to /dev/null | ignored |
 
   SIGHUP stays ignored if it was ignored at the start, as under `nohup`. On exit
   the previous handlers are restored. Python delivers signals to the main thread
@@ -51,16 +52,14 @@ class StopSignal:
     return self._first.name if self._first else None
 
   def after(self, step: int) -> str | None:
-    """The name of what asks to stop after this step, or None.
+    """The name of the signal that asks to stop after this step, or None.
 
-    To be called at every step.
-
-    With several processes a preemption notice to one of them stops all, after
-    the same step.
+    To be called after every step. With several processes a preemption notice to
+    one of them stops all after the same step.
     """
     if not self._preempted and _preempted(step):
       self._preempted = True
-      self._take(signal.SIGTERM)  # the next is ignored: the save is under way
+      self._take(signal.SIGTERM)  # a second one must not interrupt the save
     return PREEMPTED if self._preempted else self.requested
 
   def __enter__(self) -> 'StopSignal':
@@ -71,31 +70,31 @@ class StopSignal:
       self._take(signal.SIGTERM)
     return self
 
-  def _take(self, which: signal.Signals) -> None:
+  def _take(self, number: signal.Signals) -> None:
+    """Handles a signal, if this is the main thread."""
     in_main = threading.current_thread() is threading.main_thread()
-    if in_main and which not in self._before:
-      self._before[which] = signal.signal(which, self._handle)
+    if in_main and number not in self._before:
+      self._before[number] = signal.signal(number, self._handle)
 
   def __exit__(self, *unused: object) -> None:
-    for which, handler in self._before.items():
-      # None: it was set from outside Python, and cannot be set back.
-      signal.signal(which, signal.SIG_DFL if handler is None else handler)
+    for number, handler in self._before.items():
+      # None: the handler was not set by Python, and cannot be restored.
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
     self._before.clear()
 
   def _handle(self, number: int, _frame: FrameType | None) -> None:
-    which = signal.Signals(number)
-    if which == terminal.HANGUP:
+    if number == terminal.HANGUP:
       terminal.let_go()
     if self._first is None:
-      self._first = which
-    if which == signal.SIGINT:
+      self._first = signal.Signals(number)
+    if number == signal.SIGINT:
       if self._interrupted:
         raise KeyboardInterrupt
       self._interrupted = True
 
 
 def _preempted(step: int) -> bool:
-  """Whether JAX's preemption notice, to any process, is for after this step."""
+  """Whether JAX has a preemption notice to any process for after this step."""
   try:
     return multihost_utils.reached_preemption_sync_point(step)
   except RuntimeError:  # JAX_ENABLE_PREEMPTION_SERVICE=false

@@ -1,8 +1,9 @@
-"""Steps that are skipped because their loss jumps: a choice, off by default.
+"""Rules to skip steps whose loss jumps; off by default.
 
-A rule is called within the jitted step. What it remembers of losses is part of
-the State, so that a resumed run decides as one that never stopped. `NeverSkip`
-remembers nothing and leaves no trace in the program or in checkpoints.
+A rule is called within the jitted step. Its memory of earlier losses is part of
+the State, so that a resumed run decides as a run that never stopped. The
+default rule, `NeverSkip`, has no memory and changes neither the program nor
+checkpoints.
 """
 
 import dataclasses
@@ -25,7 +26,17 @@ class NeverSkip(fields.Checked):
   def judge(
     self, seen: Any, loss: jax.Array, finite: jax.Array
   ) -> tuple[jax.Array | None, Any]:
-    """Whether to skip the step (None: never), and the new memory."""
+    """Decides on one step.
+
+    Args:
+      seen: the memory.
+      loss: the loss of the step, float32.
+      finite: bool, whether loss and gradient of the step are finite.
+
+    Returns:
+      Whether to skip the step (bool; None stands for never), and the new
+      memory.
+    """
     del loss, finite
     return None, seen
 
@@ -39,23 +50,23 @@ class NeverSkip(fields.Checked):
 class Deviations(NeverSkip):
   """Skips a step whose loss is far above those of the steps before it.
 
-  Skipped if loss > mean + k * deviation, both exponential moving ones over the
-  losses of the steps that were taken:
+  A step is skipped if loss > mean + k * sqrt(variance). Mean and variance are
+  exponential moving ones over the losses of the n steps that were not skipped:
 
-    w         = max(1 - decay, 1 / (1 + steps seen))
+    w         = max(1 - decay, 1 / (1 + n))
+    variance  = (1 - w) * (variance + w * (loss - mean)^2)
     mean     += w * (loss - mean)
-    variance  = (1 - w) * (variance + w * (loss - mean before)^2)
 
   A skipped step leaves weights, optimiser and router state as they were. It
-  counts in `skipped`, so the learning rate does not advance, but not in
-  `bad_steps`.
+  counts in `State.skipped`, so the learning rate does not advance, but not in
+  `State.bad_steps`.
 
   Attributes:
-    k: how many standard deviations are too many.
-    decay: of the moving mean and variance.
+    k: number of standard deviations above the mean at which steps are skipped.
+    decay: decay of the moving mean and variance per step.
     warmup: number of steps before any step may be skipped.
-    in_a_row: number of steps skipped in a row after which the next is taken
-      whatever its loss, because the loss has moved for good.
+    in_a_row: number of steps skipped in a row after which the next step is not
+      skipped, because the loss seems to have changed for good.
   """
 
   k: float = fields.number(6.0, above=0, at_most=1000)
@@ -81,13 +92,14 @@ class Deviations(NeverSkip):
     skip &= seen['in_a_row'] < self.in_a_row
     learn = finite & ~skip
     weight = jnp.maximum(1 - self.decay, 1 / (1.0 + seen['count']))
-    off = loss - seen['mean']
-    variance = (1 - weight) * (seen['variance'] + weight * off**2)
+    deviation = loss - seen['mean']
+    variance = (1 - weight) * (seen['variance'] + weight * deviation**2)
+    mean = seen['mean'] + weight * deviation
     row = jnp.where(skip, seen['in_a_row'] + 1, seen['in_a_row'] * ~finite)
     return skip, {
       'count': seen['count'] + learn,
       'in_a_row': row,
-      'mean': jnp.where(learn, seen['mean'] + weight * off, seen['mean']),
+      'mean': jnp.where(learn, mean, seen['mean']),
       'skipped': seen['skipped'] + skip,
       'variance': jnp.where(learn, variance, seen['variance']),
     }

@@ -1,4 +1,4 @@
-"""What training changes: everything that a checkpoint must hold."""
+"""The training state: everything that a step changes and a checkpoint holds."""
 
 from typing import Any
 
@@ -16,16 +16,18 @@ from moejax.train import optimizer, spikes
 class State:
   """A training state after `step` steps.
 
-  Random keys are (seed, step) and the data position is `step`, so neither needs
-  a field.
+  Random keys follow from (seed, step), and the position in the data is `step`,
+  so neither needs a field.
 
   Attributes:
-    step: int32, steps taken, skipped ones included.
-    weights: of the model.
-    opt_state: of the optimiser.
-    bad_steps: int32, steps in a row whose loss or gradient was not finite.
-    skipped: int32, all steps that were not taken: not finite, or spikes.
-    spikes: memory of the rule of `train.skip_spikes`; nothing without one.
+    step: int32, number of steps, skipped ones included.
+    weights: the model's weights, router state included.
+    opt_state: state of the optimiser.
+    bad_steps: int32, number of last steps in a row whose loss or gradient was
+      not finite.
+    skipped: int32, number of all steps whose update was skipped: not finite, or
+      spikes.
+    spikes: memory of the rule `train.skip_spikes`; () for `never`.
   """
 
   step: jax.Array
@@ -42,7 +44,16 @@ def init(
   key: jax.Array,
   rule: Any = spikes.NEVER,
 ) -> State:
-  """A fresh state; every array is made on the devices where it will lie."""
+  """A fresh state with random weights.
+
+  Every array is made on the devices that hold it.
+
+  Args:
+    model: the model.
+    transform: the optimiser.
+    key: random key of the weights.
+    rule: rule to skip spikes, `train.skip_spikes`.
+  """
   return begin(model, transform, model.init(key), rule)
 
 
@@ -62,7 +73,7 @@ def begin(
     opt_state=make(weights),
     bad_steps=jnp.copy(zero),
     skipped=jnp.copy(zero),
-    # Copies, as above: a buffer can be donated only once.
+    # Copies, as for `bad_steps`: a buffer can be donated only once.
     spikes=jax.tree.map(
       lambda x, to: jax.device_put(jnp.copy(x), to), rule.init(), place.spikes
     ),
@@ -75,7 +86,7 @@ def shardings(
   rule: Any = spikes.NEVER,
 ) -> State:
   """The sharding of every array of the state."""
-  # A State of shardings, so with no arrays in it.
+  # A State whose leaves are shardings, not arrays.
   whole: Any = rules.replicated(model.mesh)
   shapes = jax.eval_shape(transform.init, model.shapes)
   return State(
@@ -93,8 +104,8 @@ def abstract(
   transform: optax.GradientTransformation,
   rule: Any = spikes.NEVER,
 ) -> State:
-  """Shapes, types and shardings of the state, for restoring into."""
-  # A State of shapes, so with no arrays in it.
+  """Shapes, types and shardings of the state, to restore a checkpoint with."""
+  # A State whose leaves are shapes, not arrays.
   scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
   shapes = State(
     step=scalar,

@@ -1,8 +1,8 @@
-"""A pytree of arrays to and from a folder, through Orbax.
+"""Writing a pytree of arrays to a folder and reading it, by Orbax.
 
-On disk the leaves stand under their path's names ('params/embed/w'), in plain
-nested dictionaries: what containers a state is made of is not recorded, so any
-tree with the same names can be restored, on any mesh.
+On disk a state is a nested dictionary, whose keys are the names in a leaf's
+path ('params/embed/w'). The containers of the pytree are not recorded, so any
+pytree with the same paths can be restored, on any mesh.
 """
 
 import contextlib
@@ -23,18 +23,19 @@ from etils import epath
 from moejax.core import errors, trees
 from moejax.train import orbax_noise
 
-# Orbax holds some twelve whole files in memory while it writes.
+# Size of a file. Orbax holds some twelve whole files in memory while it writes.
 FILE_BYTES = 64 * 2**20
-# A leaf with as much at each place of its first axis is a stack of layers.
+# A leaf of at least so many bytes for each index of its first axis is taken for
+# a stack of layers.
 LAYER_BYTES = 16 * 2**20
 
 
 class StateFiles:
-  """Writes one state at a time, in the background; reads whole or in part.
+  """Writes one state at a time in the background, and reads states.
 
   Args:
-    own: every process writes what its devices hold into a folder of its own,
-      and reads it from there; else all write one folder together.
+    own: whether every process writes the shards of its devices into a folder of
+      its own. If not, all processes write one folder together.
   """
 
   def __init__(self, own: bool = False):
@@ -45,11 +46,11 @@ class StateFiles:
     self._orbax = self._make()
 
   def begin_write(self, folder: epath.Path, state: Any) -> None:
-    """Takes the state off the devices, and leaves the writing to a thread.
+    """Copies the state from the devices; a thread then writes it.
 
-    On return the caller may give the buffers away or overwrite them. (Where
-    host and device share memory, JAX keeps the buffers until they are written
-    and gives a donating step new ones.)
+    On return the caller may donate or overwrite the buffers. (Where host and
+    device share memory, JAX keeps the buffers until they are written, and gives
+    a step that donates them new ones.)
     """
     tree = _nest(_with_elements(leaves_by_name(state)))
     with jax.transfer_guard('allow'), self._new_orbax_on_error():
@@ -63,20 +64,24 @@ class StateFiles:
       )
 
   def wait(self) -> None:
-    """Waits until the folder has its name; raises what went wrong."""
+    """Waits until the folder is complete; raises the error of the write."""
     with self._new_orbax_on_error():
       self._orbax.wait_until_finished()
 
   def read(
     self, folder: epath.Path, abstract: Any, stored_as: Mapping[str, str]
   ) -> Any:
-    """The leaves that `abstract` has; the caller has compared them before.
+    """Reads the leaves of `abstract`.
 
     Args:
-      folder: that `begin_write` has written.
-      abstract: what each leaf is to be.
-      stored_as: from the path of a leaf to its path in the folder, which
-        differs where a leaf was renamed since.
+      folder: a folder that `begin_write` has written.
+      abstract: shape, type and sharding of each leaf, which the caller has
+        checked by `check_fits`.
+      stored_as: path of each leaf in the folder, by its path today; they differ
+        if the leaf was renamed since.
+
+    Returns:
+      A pytree of arrays with the structure of `abstract`.
     """
     wanted = {
       stored_as[path]: leaf for path, leaf in leaves_by_name(abstract).items()
@@ -91,15 +96,15 @@ class StateFiles:
           partial_restore=True,
         ),
       )
-      found = trees.leaves(restored)
+      by_path = trees.leaves(restored)
       leaves = [
-        found[n] if n in found else _without_elements(x)
+        by_path[n] if n in by_path else _without_elements(x)
         for n, x in wanted.items()
       ]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
   def close(self) -> None:
-    """Waits, and ends the threads."""
+    """Waits for the last write, and ends the threads."""
     try:
       self._orbax.close()
     finally:
@@ -108,7 +113,8 @@ class StateFiles:
 
   @contextlib.contextmanager
   def _new_orbax_on_error(self) -> Iterator[None]:
-    # After an error it would raise others, of the same save, in later calls.
+    # After an error the same Orbax object would raise further errors of the
+    # same save in later calls.
     try:
       yield
     except BaseException:
@@ -118,17 +124,17 @@ class StateFiles:
 
 
 def _make_orbax() -> ocp.AsyncCheckpointer:
-  # Weights are noise to a compressor: zstd costs time and saves little.
+  # Without compression: weights hardly compress, and zstd costs time.
   return ocp.AsyncCheckpointer(
     ocp.PyTreeCheckpointHandler(use_compression=False)
   )
 
 
 def _make_own_orbax() -> ocp.AsyncCheckpointer:
-  """As Orbax's replicator saves on the disk of each host: see `held`."""
+  """A checkpointer of this process's shards, as in Orbax's replicator."""
   options = ocp.options.MultiprocessingOptions(
-    primary_host=None,  # each is, in its folder
-    active_processes={jax.process_index()},  # and waits for no other
+    primary_host=None,  # each process is the primary one in its folder
+    active_processes={jax.process_index()},  # and waits for no other process
     barrier_sync_key_prefix='own',
   )
   handler = ocp.type_handlers.ArrayHandler(
@@ -148,35 +154,35 @@ def _make_own_orbax() -> ocp.AsyncCheckpointer:
 
 
 def held(tree: Any) -> str:
-  """A checksum of which parts of the leaves this process's devices hold.
+  """A checksum of the index ranges of all shards that this process holds.
 
-  The same wherever it holds all of them, so that what one process has written
-  by itself can be read on any mesh of one process.
+  It is the same for every process that holds whole leaves, so that a checkpoint
+  that one process has written alone can be read on any mesh of one process.
   """
-  parts = {}
+  ranges = {}
   for name, leaf in leaves_by_name(tree).items():
     sharding = getattr(leaf, 'sharding', None)
-    mine = sharding and _mine(sharding, tuple(leaf.shape))
-    if mine:
-      parts[name] = mine
-  return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    own = sharding and _own_shards(sharding, tuple(leaf.shape))
+    if own:
+      ranges[name] = own
+  return hashlib.sha256(json.dumps(ranges).encode()).hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=1024)
-def _mine(
+def _own_shards(
   sharding: jax.sharding.Sharding, shape: tuple[int, ...]
 ) -> list[tuple[tuple[int, int], ...]] | None:
-  """First and end along each axis of each part; None if they are all."""
+  """Start and stop along each axis of this process's shards; None if all."""
   bounds = {
     device: tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
     for device, index in sharding.devices_indices_map(shape).items()
   }
-  mine = {bounds[device] for device in sharding.addressable_devices}
-  return None if mine == {*bounds.values()} else sorted(mine)
+  own = {bounds[device] for device in sharding.addressable_devices}
+  return None if own == {*bounds.values()} else sorted(own)
 
 
 def leaves_by_name(tree: Any) -> dict[str, Any]:
-  """Every leaf by its path: arrays, or what describes arrays.
+  """Every leaf by its path; leaves are arrays or shapes of arrays.
 
   Raises:
     TypeError: two leaves have one name, or a leaf is not a plain array.
@@ -203,22 +209,27 @@ def describe(tree: Any) -> dict[str, str]:
 def difference(
   saved: dict[str, str], wanted: dict[str, str], partial: bool
 ) -> str | None:
-  """The first leaf in which two descriptions differ, and how many more.
+  """The first difference of two descriptions, and the number of others.
 
   Example:
     params/w is float32[2,3] in it and float32[2,4] here (and 3 more)
+
+  Args:
+    saved: leaves of a checkpoint, from `describe`.
+    wanted: leaves of this run, from `describe`.
+    partial: whether `saved` may have further leaves.
   """
-  found = []
+  lines = []
   for name in sorted({*saved, *wanted}):
     if name not in saved:
-      found.append(f'it lacks {name}')
+      lines.append(f'it lacks {name}')
     elif name not in wanted and not partial:
-      found.append(f'{name} is in it and not here')
+      lines.append(f'{name} is in it and not here')
     elif name in wanted and saved[name] != wanted[name]:
-      found.append(f'{name} is {saved[name]} in it and {wanted[name]} here')
-  if not found:
+      lines.append(f'{name} is {saved[name]} in it and {wanted[name]} here')
+  if not lines:
     return None
-  return found[0] + (f' (and {len(found) - 1} more)' if found[1:] else '')
+  return lines[0] + (f' (and {len(lines) - 1} more)' if lines[1:] else '')
 
 
 def check_fits(
@@ -233,9 +244,10 @@ def check_fits(
 
 
 def reason(error: BaseException) -> str:
-  """What went wrong, without the pages around it.
+  """The cause of an error in one line of at most 200 characters.
 
-  TensorStore's errors name the operating system's: "... [os_error_code='27']".
+  TensorStore's errors contain the operating system's error number:
+  "... [os_error_code='27']".
   """
   text = str(error).strip()
   if code := re.search(r"os_error_code='?(\d+)", text):
@@ -247,11 +259,12 @@ def reason(error: BaseException) -> str:
 
 
 def _with_elements(leaves: dict[str, Any]) -> dict[str, Any]:
-  """Orbax refuses arrays without elements; there is nothing to save, too."""
+  """The leaves with elements; Orbax refuses arrays without any."""
   return {n: x for n, x in leaves.items() if math.prod(x.shape)}
 
 
 def _without_elements(leaf: Any) -> Any:
+  """An array without elements, of the leaf's shape and sharding."""
   empty = np.zeros(leaf.shape, leaf.dtype)
   sharding = getattr(leaf, 'sharding', None)
   return empty if sharding is None else jax.device_put(empty, sharding)
@@ -270,7 +283,7 @@ def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cut(leaf: jax.Array | np.ndarray) -> ocp.SaveArgs:
-  """A stack is cut into layers before it is cut by size: see `stored`."""
+  """Makes Orbax cut a stack into layers, before it cuts by size (`stored`)."""
   sharding = getattr(leaf, 'sharding', None)
   shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
   size = math.prod(shape[1:]) * leaf.dtype.itemsize
@@ -278,7 +291,7 @@ def _cut(leaf: jax.Array | np.ndarray) -> ocp.SaveArgs:
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
-  """What Orbax is to make of a leaf: a jax.Array, or a numpy array."""
+  """Tells Orbax to restore a leaf as a jax.Array, or as a numpy array."""
   sharding = getattr(leaf, 'sharding', None)
   if sharding is None:
     return np.empty(leaf.shape, leaf.dtype)

@@ -1,11 +1,12 @@
 """One training step, jitted as a whole.
 
-1. Split the batch into micro-batches, if asked to.
-2. Balance losses are not linear in the batch, so with micro-batches a first
-forward pass collects their sums over the whole batch.
-3. Forward and backward of each micro-batch; gradients add up.
-4. Clip, and update; if loss or gradient is not finite, or the loss is a spike
-that the config skips, the old state stays and the step is counted.
+1. Split the batch into micro-batches, if there are several.
+2. With micro-batches, collect the sums of the balance losses over the global
+   batch by a forward pass: these losses are not linear in the batch.
+3. Forward and backward pass of each micro-batch; add up the gradients.
+4. Clip and update. If loss or gradient is not finite, or the loss is a spike by
+   the rule `train.skip_spikes`, the update is skipped: the state stays as it
+   was, except for its counters.
 """
 
 import dataclasses
@@ -37,21 +38,23 @@ def make(
   train: TrainConfig,
   seed: int,
 ) -> jax.stages.Wrapped:
-  """The jitted training step; it takes over (donates) the state it is given.
+  """The jitted training step: (state, batch) -> (state, metrics).
+
+  It donates the state, whose buffers must not be used afterwards.
 
   Args:
-    model: the structure.
+    model: the model without weights.
     transform: the optimiser, from `optimizer.make`.
-    opt: its config, of which the step clips and reports the learning rate.
-    train: how many steps there are, how a batch is computed, which losses are
-      added and which steps are skipped.
-    seed: of all random numbers; each step folds its number into it.
+    opt: config of the optimiser: `clip_norm`, and the learning rate to report.
+    train: number of steps and of micro-batches, weights of the losses, and the
+      rule to skip spikes.
+    seed: seed of all random numbers; each step folds its number into the key.
   """
   rate = learning_rate(opt, train.steps)
 
   def step(state: states.State, batch: Batch) -> tuple[states.State, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    gradient, report = _nothing_lost(model, train, state.weights, batch, key)
+    gradient, report = _dropless(model, train, state.weights, batch, key)
     norm = optax.global_norm(gradient)
     leaf_norms = bad_steps.leaf_norms(gradient)
     scale = _clip_scale(norm, opt.clip_norm)
@@ -104,8 +107,9 @@ def _after(
 ) -> Any:
   """The optimiser's new weights, with router state updated by its own rules.
 
-  Router state (selection biases, say) is stored among the weights, so that
-  whatever holds weights holds it. Its gradient is zero; here it is replaced.
+  Router state, such as selection biases, is stored among the weights, so that
+  checkpoints and shardings of weights include it. Its gradient is zero; this
+  function replaces it.
   """
   if 'ffn' not in new.get('moe', {}) or not model.config.num_moe:
     return new
@@ -116,18 +120,19 @@ def _after(
 
 
 def _clip_scale(norm: jax.Array, clip_norm: float | None) -> jax.Array:
+  """The factor by which clipping scales a gradient of this global norm."""
   if clip_norm is None:
     return jnp.ones(())
   return jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-12))
 
 
-def _nothing_lost(
+def _dropless(
   model: Model, train: TrainConfig, weights: Any, batch: Batch, key: jax.Array
 ) -> tuple[Any, Metrics]:
-  """`_gradient`, repeated with `all_gather` if buffers overflowed.
+  """`_gradient`; with overflow='repeat' no token is dropped.
 
-  That is for `overflow='repeat'` (`moe.expert_parallel.bounded`): an
-  all-gather drops no row.
+  See `moe.expert_parallel.bounded`. If a buffer overflowed, the gradient is
+  computed again with an all-gather, which drops no row.
   """
   first = _gradient(model, train, weights, batch, key)
   expert_parallel = model.config.moe.expert_parallel
@@ -151,7 +156,7 @@ def _nothing_lost(
 def _gradient(
   model: Model, train: TrainConfig, weights: Any, batch: Batch, key: jax.Array
 ) -> tuple[Any, Metrics]:
-  """The gradient of the global batch's loss, and what to report."""
+  """The gradient of the global batch's loss, and the report of `objective`."""
   total_weight = jnp.maximum(jnp.sum(batch.weight_BL), 1)
   row_B = jnp.arange(batch.token_BL.shape[0], dtype=jnp.int32)
   whole = losses.GlobalBatch(total_weight)
@@ -178,7 +183,7 @@ def _gradient(
 
 
 def _zero(shapes: Any) -> Any:
-  """The neutral element of `_add`."""
+  """A gradient and a report of these shapes that are neutral in `_add`."""
   gradient, report = shapes
   zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
   record = report['record']
@@ -224,8 +229,8 @@ def _split(tree: Any, micro_batches: int, model: Model) -> Any:
 def _slope(model: Model, weights: Any, micro: Any, key: jax.Array) -> Any:
   """The derivative of the balance losses by their sums over all micro-batches.
 
-  It costs a forward pass. Without it every micro-batch would be balanced by
-  itself, and the loss would change with the number of micro-batches.
+  It costs a forward pass. Without it the balance losses would be those of each
+  micro-batch, and the loss would depend on the number of micro-batches.
   """
   if not model.config.num_moe:
     return None
@@ -247,11 +252,11 @@ def _slope(model: Model, weights: Any, micro: Any, key: jax.Array) -> Any:
 
 
 def _metrics(model: Model, report: Metrics) -> Metrics:
-  """Everything reported, as arrays: scalars, and statistics by layer."""
+  """A report as arrays: scalar metrics by name, and `stats` by layer."""
   metrics = values.finish(report['values'])
   if model.config.num_moe:
     record = report['record']
-    _, parts = balance.total(model.config.moe.balance, record.balance)
-    metrics |= {f'balance/{name}': value for name, value in parts.items()}
+    _, by_name = balance.total(model.config.moe.balance, record.balance)
+    metrics |= {f'balance/{name}': value for name, value in by_name.items()}
     metrics['stats'] = values.finish(record.stats)
   return metrics

@@ -1,8 +1,9 @@
-"""A leaf of a saved state, of which no more is read than need be.
+"""A leaf of a saved state that is read in pieces.
 
 Orbax reads a leaf whole. Its files are TensorStore's, whose smallest unit is a
-chunk: of a stack of large layers it has one layer (see state_files), of others
-any number of places, a divisor of all. As many are read at a time.
+chunk. A chunk of a stack of large layers is one layer (see state_files). A
+chunk of another leaf is some number of indices of the first axis that divides
+its length. One chunk is read at a time.
 """
 
 from typing import Any
@@ -15,23 +16,23 @@ from moejax.core import files
 
 
 class Stored:
-  """Is indexed as an array, place by place along its first axis.
+  """A leaf on disk, indexed like an array; keeps the last chunk in memory.
 
-  Example, of a stack [27, 64, 2048] with a chunk for each layer:
-    leaf[3, 5]  reads [64, 2048], the 4th layer, and gives [2048]
+  Example, a stack [27, 64, 2048] with a chunk for each layer:
+    leaf[3, 5]  reads layer 3, [64, 2048], and returns [2048]
     leaf[3, 6]  reads nothing
-    leaf[4, 0]  reads the 5th layer, and forgets the 4th
+    leaf[4, 0]  reads layer 4, and drops layer 3
   """
 
   def __init__(self, folder: epath.Path, name: str):
     """Reads nothing but sizes.
 
     Args:
-      folder: that Orbax has written.
-      name: the path of the leaf.
+      folder: folder of a state that Orbax has written.
+      name: path of the leaf.
     """
-    place = folder.as_posix()
-    base = f'file://{place}' if files.is_local(place) else place
+    path = folder.as_posix()
+    base = f'file://{path}' if files.is_local(path) else path
     spec = {
       'driver': 'zarr',
       'kvstore': {
@@ -43,17 +44,18 @@ class Stored:
     self._store = tensorstore.open(spec, open=True, read=True).result()
     shape: Any = self._store.chunk_layout.read_chunk.shape
     self._chunk = int(shape[0])
-    self._begin, self._places = 0, np.zeros(0)
+    # The chunk in memory, and its first index on the first axis.
+    self._begin, self._in_memory = 0, np.zeros(0)
 
   def __getitem__(self, index: tuple[int | slice, ...]) -> np.ndarray:
     first, *rest = index
     if isinstance(first, slice):
       return self._store[index].read().result()
     at = first - self._begin
-    if not 0 <= at < len(self._places):
-      self._places = np.zeros(0)  # not both at once
+    if not 0 <= at < len(self._in_memory):
+      self._in_memory = np.zeros(0)  # frees the chunk before the next is read
       self._begin = first - first % self._chunk
       at = first - self._begin
       end = self._begin + self._chunk
-      self._places = self._store[self._begin : end].read().result()
-    return self._places[(at, *rest)]
+      self._in_memory = self._store[self._begin : end].read().result()
+    return self._in_memory[(at, *rest)]

@@ -1,19 +1,22 @@
-"""Checkpoints in two places: the workdir's, and often, a fast disk's.
+"""Checkpoints in two tiers: in the workdir, and more often on local disks.
 
-The workdir may be far away (`gs://...`) and slow; a disk of its own takes what
-each machine holds every few steps. After a kill the run goes on from whichever
-is newer and whole; on other machines, whose disks are empty, from the workdir.
+The workdir may be far away (`gs://...`) and slow. With train.local_checkpoints
+each machine saves the shards of its devices on a fast disk of its own every few
+steps: these are the near checkpoints. After a kill the run resumes from the
+newer of the two that is whole; on other machines, whose disks are empty, it
+resumes from the workdir.
 
-With several processes each has a part of a checkpoint, so all have to agree:
+With several processes each has a part of a near checkpoint, so all must agree:
 
-  saving    begins when all have completed the one before: at any moment there
-            is a step of which every part is complete,
-  reading   each says of which steps it has a part that is whole and fits its
-            devices; the newest that all have is taken, or the workdir's.
+  saving    A save begins when all processes have completed the one before. So
+            at any moment there is a step of which every part is complete.
+  reading   Each process lists the steps of which it has a part that is whole
+            and fits its devices. The newest step that all have is used, or
+            the workdir's checkpoint if that is newer.
 
-Each part is written as Orbax's replicator writes them (its multi-tier
-checkpointing, which besides copies parts between the slices of a cluster, by a
-service outside of the program; that is not used).
+Parts are written as by the replicator of Orbax's multi-tier checkpointing. That
+also copies parts between the slices of a cluster, by a service outside of the
+program, which is not used here.
 """
 
 import secrets
@@ -24,14 +27,16 @@ from moejax.core import errors
 from moejax.parallel.group import SINGLE, Group
 from moejax.train.checkpoint import Checkpointer
 
+# In the extra of near checkpoints: a random name of the run's present start.
+# Parts of one step belong together only if their names are equal.
 LIFE = 'life'
 
 
 class Tiers:
-  """The workdir's checkpoints, and perhaps some that are nearer.
+  """The workdir's checkpoints, and near ones if there are any.
 
-  What goes wrong with the near ones is told and ends nothing; without them the
-  run goes on.
+  A failure of the near checkpoints is reported by `warn`; the run goes on
+  without them.
   """
 
   def __init__(
@@ -41,12 +46,13 @@ class Tiers:
     warn: Callable[[str], None] = lambda _: None,
     group: Group = SINGLE,
   ):
-    """Takes both as they are; the caller closes them.
+    """Stores its arguments; the caller closes the checkpointers.
 
     Args:
-      durable: the workdir's, of all processes.
-      near: of a fast disk, this process's own; all have one, or none has.
-      warn: is given a line when the near ones fail.
+      durable: checkpoints in the workdir, shared by all processes.
+      near: checkpoints on a fast disk, of this process alone; all processes
+        have them, or none.
+      warn: called with a line when near checkpoints fail.
       group: the processes.
     """
     self._durable = durable
@@ -54,7 +60,7 @@ class Tiers:
     self._warn = warn
     self._group = group
     self._tiered = near is not None
-    self._life = ''  # parts of one checkpoint have the same
+    self._life = ''  # see LIFE
 
   def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
     """Saves in the workdir; raises as `Checkpointer.save`."""
@@ -65,13 +71,13 @@ class Tiers:
     if not self._tiered:
       return
     self._try(Checkpointer.wait)
-    # Also where the disk has failed: the others wait.
+    # Processes whose disk has failed must call it too: the others wait.
     self._group.gather('the next checkpoint on the fast disks', step)
     more = {**extra, LIFE: self._this_life()}
     self._try(lambda near: near.save(step, state, more))
 
   def check(self) -> None:
-    """Raises the error of a save that has failed since; cheap, every step."""
+    """Raises the error of a background save; cheap enough for every step."""
     self._try(Checkpointer.check)
     self._durable.check()
 
@@ -89,15 +95,18 @@ class Tiers:
     return self._durable.is_best(step, value)
 
   def mark_best(self, step: int, value: float) -> None:
-    """Notes the metric of one of the workdir's checkpoints."""
+    """Stores the metric of one of the workdir's checkpoints."""
     self._durable.mark_best(step, value)
 
   def restore_latest(self, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
     """State and extra of the newest checkpoint that is whole, or None.
 
+    Args:
+      abstract: as in `Checkpointer.restore_latest`.
+
     Raises:
-      InputError: there are checkpoints in the workdir, and none can be used;
-        or they are another model's.
+      InputError: the checkpoints in the workdir are all damaged, and there is
+        no near one; or they are of another model.
     """
     near = self._newest_near(abstract)
     try:
@@ -110,26 +119,26 @@ class Tiers:
       durable = None
     newer = durable is not None and near is not None and durable[0] >= near
     if self._near is None or near is None or newer:
-      found = self._durable.restore_latest(abstract)
+      restored = self._durable.restore_latest(abstract)
     else:
-      found = self._near.restore(near, abstract)
+      restored = self._near.restore(near, abstract)
     last = max(near or 0, durable[0] if durable else 0)
     self._try(lambda near: near.forget_after(last))
-    return found
+    return restored
 
   def _newest_near(self, abstract: Any) -> int | None:
-    """The newest step that all have on their fast disks."""
+    """The newest step whose parts all processes have on their fast disks."""
     if not self._tiered:
       return None
-    mine: list[list[int | str]] = []
+    own_parts: list[list[int | str]] = []
     try:
       usable = self._near.usable(abstract) if self._near is not None else {}
       for step, extra in usable.items():
-        mine.append([step, extra.get(LIFE, '')])
+        own_parts.append([step, extra.get(LIFE, '')])
     except OSError as e:
       self._warn(f'{e} (the fast disk; the workdir has others)')
-    parts = self._group.gather('parts on the fast disks', mine)
-    whole = set.intersection(*({*map(tuple, part)} for part in parts))
+    all_parts = self._group.gather('parts on the fast disks', own_parts)
+    whole = set.intersection(*({*map(tuple, parts)} for parts in all_parts))
     return max((step for step, _ in whole), default=None)
 
   def _this_life(self) -> str:
@@ -137,11 +146,12 @@ class Tiers:
       self._life = self._group.broadcast(LIFE, lambda: secrets.token_hex(4))
     return self._life
 
-  def _try(self, what: Callable[[Checkpointer], None]) -> None:
+  def _try(self, action: Callable[[Checkpointer], None]) -> None:
+    """Acts on the near checkpoints; gives them up if that fails."""
     if self._near is None:
       return
     try:
-      what(self._near)
+      action(self._near)
     except (errors.StoppedError, OSError) as e:
       self._near = None
       self._warn(f'{e}; going on without train.local_checkpoints')

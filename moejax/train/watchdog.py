@@ -12,15 +12,15 @@ POLL_S = 1.0
 
 
 class Watchdog:
-  """Prints the stacks of all Python threads when `beat` does not come.
+  """Prints the stacks of all Python threads if `beat` is not called in time.
 
     with Watchdog(1800, say=sys.stderr.write) as watchdog:
       for step in range(...):
         ...
-        watchdog.beat()
+        watchdog.beat(f'step {step}')
 
-  The run goes on; it may only be slow. The next warning comes after the same
-  time without a `beat`. With `leave` the process ends instead, so that a
+  The run goes on, because it may only be slow. The next warning comes after the
+  same time without a `beat`. With `leave` the process ends instead, so that a
   scheduler starts it again.
 
   The watchdog is a thread of Python: it cannot print while C code holds the
@@ -48,12 +48,12 @@ class Watchdog:
     self._clock = clock
     self._done = threading.Event()
     self._last = clock()
-    self._what = 'no step yet'
+    self._last_event = 'no step yet'
     self._thread: threading.Thread | None = None
 
   def __enter__(self) -> 'Watchdog':
     if self._seconds > 0:
-      self.beat(self._what)
+      self.beat(self._last_event)
       self._thread = threading.Thread(
         target=self._watch, name='moejax-watchdog', daemon=True
       )
@@ -65,16 +65,17 @@ class Watchdog:
     if self._thread is not None:
       self._thread.join()
 
-  def beat(self, what: str) -> None:
-    """Notes that something has ended; a warning names the last `what`."""
-    self._last, self._what = self._clock(), what
+  def beat(self, event: str) -> None:
+    """Notes that a step, say, has ended; a warning names the last event."""
+    self._last, self._last_event = self._clock(), event
 
   def _watch(self) -> None:
     while not self._done.wait(min(POLL_S, self._seconds / 4)):
       late = self._clock() - self._last
       if late > self._seconds:
         self._say(
-          f'watchdog: nothing has ended for {late:.0f} s, since {self._what}; '
+          f'watchdog: nothing has ended for {late:.0f} s, since '
+          f'{self._last_event}; '
           f'train.watchdog_s={self._seconds:g}. All stacks of process '
           f'{os.getpid()}:\n{stacks()}'
         )

@@ -44,7 +44,7 @@ def test_it_is_indexed_as_the_array(places, x, tmp_path, monkeypatch):
     found = checkpoints.open_leaf(0, 'a/x', leaf())
     for index in INDICES:
       np.testing.assert_array_equal(found[index], x[index], err_msg=str(index))
-      assert len(found._places) == places
+      assert len(found._in_memory) == places
 
 
 def test_a_stack_on_a_mesh_is_cut_by_layers_too(x, tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_a_stack_on_a_mesh_is_cut_by_layers_too(x, tmp_path, monkeypatch):
   split = jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
   with saved(tmp_path, {'x': split}) as checkpoints:
     found = checkpoints.open_leaf(0, 'x', leaf())
-    assert found._chunk == (1, 1, 8, 3)
+    assert found._store.chunk_layout.read_chunk.shape == (1, 1, 8, 3)
     np.testing.assert_array_equal(found[3, :], x[3])
     whole, _ = checkpoints.restore(0, {'x': leaf()})
     np.testing.assert_array_equal(whole['x'], x)

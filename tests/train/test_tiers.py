@@ -133,9 +133,9 @@ class PlainFiles:
     folder.mkdir(parents=True)
     np.savez(folder / 'state.npz', **tree)
 
-  def read(self, folder, abstract):
-    with np.load(folder / 'state.npz') as found:
-      return {name: found[name] for name in abstract}
+  def read(self, folder, abstract, stored_as):
+    with np.load(folder / 'state.npz') as arrays:
+      return {name: arrays[stored_as[name]] for name in abstract}
 
   def wait(self):
     pass
@@ -254,7 +254,7 @@ def test_what_a_process_holds():
     shape=(16, 3), dtype=leaf.dtype, sharding=OfProcess1()
   )
   assert state_files.held({'w': part}) != state_files.held({'w': one})
-  assert state_files._mine(part.sharding, (16, 3)) == [
+  assert state_files._own_shards(part.sharding, (16, 3)) == [
     ((12, 14), (0, 3)),
     ((14, 16), (0, 3)),
   ]
