@@ -102,7 +102,7 @@ V3 = {
     2.2e-4,
     {'name': 'warmup_stable_decay', 'warmup': 2000, 'decay': 0.3, 'end': 0.1},
   ),
-  # Ours. 4,096 chips are more than 1,024 parts, into which the batch divides.
+  # Ours. 4,096 chips do not divide the batch; 1,024 groups of 4 chips do.
   'mesh.data': 2,
   'mesh.model': 4,
   'train.micro_batches': 3,
@@ -133,7 +133,7 @@ VARIANTS = {'v3': V3, 'v3_mtp': V3_MTP, 'v2': V2, 'v2_lite': V2_LITE}
 
 
 def get_config(name):
-  """V3 if none is named; what all three have in common."""
+  """One of VARIANTS, by default v3, on the settings that all share."""
   c = config.default()
   c.model.max_length = 4096
   c.model.head_dim = 128

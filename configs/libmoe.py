@@ -86,7 +86,7 @@ VARIANTS = {
 
 
 def get_config(name):
-  """smoe_158m if none is named; what all have in common."""
+  """One of VARIANTS, by default smoe_158m, on the settings that all share."""
   c = config.default()
   c.model.vocab_size = 8192  # theirs: 8000
   c.model.max_length = 1024

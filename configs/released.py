@@ -102,10 +102,10 @@ VARIANTS = {
 
 
 def get_config(name):
-  """One shape, deepseek_moe_16b if none is named."""
+  """One of VARIANTS, by default deepseek_moe_16b."""
   c = config.default()
   c.model.tie_embeddings = False
-  c.model.init_std = 0.02  # all of them, or it is not known
+  c.model.init_std = 0.02  # of all releases that publish it
   c.model.dtype = 'bfloat16'
   c.model.remat = 'full'
   c.data.mixture = 'fineweb_edu'

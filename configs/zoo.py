@@ -282,7 +282,7 @@ ZOO = {
       'token_entropy': {'coefficient': 1e-4},
     },
   ),
-  # Tokens compete, or do not choose at all.
+  # Tokens compete for experts, or do not choose them.
   'expert_choice': _coarse({'name': 'expert_choice', 'not_causal': True}, {}),
   'hash': _single({'name': 'hash'}, {}),
   'balanced_hash': _single({'name': 'balanced_hash', 'vocab_size': VOCAB}, {}),
@@ -346,7 +346,7 @@ ZOO = {
   ),
 }
 
-# Not routed at all: another kind of feed-forward.
+# Algorithms without a routing: other kinds of feed-forward.
 OTHERS = {
   'soft_moe': {
     'name': 'soft_moe',
@@ -363,7 +363,7 @@ NAMES = sorted([*ZOO, *OTHERS])
 
 
 def get_config(name):
-  """One algorithm, deepseek_moe if none is named; all else is the same."""
+  """One algorithm, by default deepseek_moe; all other settings are the same."""
   name = name or 'deepseek_moe'
   c = config.default()
   c.model.width = 128

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 
-# A public name -> its module, and its name there if that is another.
+# Public name -> its module, and `:name` where it has another name there.
 _HOMES = {
   'BALANCE': 'moejax.moe.balance',
   'Balance': 'moejax.moe.balance.base',
@@ -150,7 +150,7 @@ __all__ = [
 ]
 
 
-# Hidden from type checkers, which would take any name for a public one.
+# Hidden from type checkers, which would take every name for a public one.
 if not TYPE_CHECKING:
 
   def __getattr__(name: str) -> Any:

@@ -20,7 +20,12 @@ from moejax.train import goodput
 
 
 def main(argv: Sequence[str], began: float | None = None) -> None:
-  """Reads the flags and trains; `began` is when the process did."""
+  """Reads the flags and trains.
+
+  Args:
+    argv: flags of the command.
+    began: when the process began, by `time.monotonic`, in seconds.
+  """
   flags = command.parser(__doc__)
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
   flags.add_argument('--workdir', help='default: runs/<name of the config>')

@@ -3,19 +3,19 @@
   python -m moejax.main --config=configs/hf/continue.py:FOLDER \
     --workdir=runs/more --config.data.files=my_texts
 
-FOLDER may be a workdir, too: imported, upcycled or trained.
+FOLDER may also be a workdir: imported, upcycled or trained.
 
-The model, its balance losses and the tokenizer are the folder's; the learning
-rate is small and constant after a warm-up, for weights that are trained
-already. Write the result with `python -m moejax.cli.convert export`: tokenizer,
-chat template and generation settings come along.
+The model, its balance losses and the tokenizer are those of the folder. The
+learning rate is small and constant after a warm-up, because the weights are
+trained already. `python -m moejax.cli.convert export` writes the result with
+its tokenizer, chat template and generation settings.
 """
 
 from moejax import config
 
 
 def get_config(folder):
-  """FOLDER has config.json and safetensors, or is a workdir."""
+  """Goes on from a folder with config.json and safetensors, or a workdir."""
   c = config.from_checkpoint(folder)
   c.data.sequence_length = min(256, c.model.max_length)
   c.opt.peak_lr = 1e-5

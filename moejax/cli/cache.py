@@ -6,8 +6,8 @@
 
 Training packs missing records by itself, and checks only the sizes of records
 over 256 MB; this command compares the checksum of every byte. It is for long
-texts, and for machines that train without TensorFlow: copy data.cache_dir to
-them. If it is interrupted, the same command goes on where it was.
+texts, and for machines that train without TensorFlow, to which data.cache_dir
+can be copied. After an interruption the same command goes on where it stopped.
 
 --prune removes caches that no run has opened for 30 days; without --yes it only
 lists them. --config is needed if it sets data.cache_dir:
@@ -29,14 +29,15 @@ from moejax.run import cache_tables
 
 
 def main(argv: Sequence[str]) -> None:
-  """Makes what is missing, verifies all, and prints a table of it."""
+  """Packs missing records, verifies all of them, and prints a table."""
   flags = command.parser(__doc__)
   add = flags.add_argument
   add('--config', help='path[:arg] of a config')
   add('--prune', action='store_true', help='remove old caches')
   days = command.number(float, 0)
-  add('--unused_days', type=days, default=30.0, help='what is old, for --prune')
-  add('--yes', action='store_true', help='--prune removes, not only lists')
+  old = 'for --prune: days without use (default: %(default)g)'
+  add('--unused_days', type=days, default=30.0, help=old)
+  add('--yes', action='store_true', help='for --prune: remove, not only list')
   args, overrides = command.parse(flags, argv)
   console = Console(highlight=False, markup=False)
   if args.prune:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
   with cache_tables.progress(console, build.num_caches(run.data)) as report:
     data = build.build(run.data, run.train.batch_size, run.seed, report)
   if data.vocab is None:
-    console.print('This config makes its rows up: there is nothing to pack.')
+    console.print('This config has made-up rows: there is nothing to pack.')
     return
   with console.status('comparing checksums'):
     data.verify()

@@ -8,10 +8,10 @@ python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4 \
 python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4 \
   --slices=2 --config.train.batch_size=9216 --config.mesh.data=4
 
-It compiles the real training step ahead of time. A TPU slice needs libtpu, not
-a TPU: pip install 'moejax[tpu]'. Kinds are v4, v5e, v5p, v6e and tpu7x, behind
-the colon the chips along each side; cpu:8 is eight fake devices. The exit code
-is 5 if it does not fit into the chips' memory.
+It compiles the real training step ahead of time. A TPU topology needs libtpu,
+but no TPU: pip install 'moejax[tpu]'. Kinds are v4, v5e, v5p, v6e and tpu7x;
+behind the colon stand the chips along each side. cpu:8 is eight fake devices.
+The exit code is 5 if the step does not fit into the chips' memory.
 """
 
 import os
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     '--slices',
     type=one_or_more,
     default=1,
-    help='of that topology, for mesh.across',
+    help='number of slices of that topology, for mesh.across',
   )
   flags.add_argument('--out', help='a JSON file to write')
   flags.add_argument(
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument(
     '--batch_sizes',
     default='',
-    help='rows of a step for --search to try: 2304,4608, say',
+    help='rows of a step for --search to try, such as 2304,4608',
   )
   args, overrides = command.parse(flags, argv)
   if args.out is not None:
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _batch_sizes(text: str) -> list[int]:
-  """'2304,4608' -> [2304, 4608]; none of ''."""
+  """Numbers of rows: '2304,4608' -> [2304, 4608], '' -> []."""
   if not re.fullmatch(r'|[1-9]\d*(,[1-9]\d*)*', text):
     raise errors.InputError(
       f'--batch_sizes={text} must be numbers of rows: 2304,4608, say'

@@ -26,10 +26,11 @@ fails does not stop the others. The workdir holds:
 the sweep file; a file that does not exist is made.
 
 --processes=N trains N runs at a time, each on its share of this machine's
-cores: on a CPU, where one run does not use all of them well. A training step is
-then slower than alone, which the table's tokens/s says. Not for accelerators,
-which one process takes whole. Where a run is short, its evaluation at the end
-counts: set report.eval_batches and report.samples in the sweep file.
+cores. It is for CPUs, where one run does not use all cores well. A training
+step is then slower than alone, as the tokens/s of the table show. It is not for
+accelerators, which one process takes whole. If runs are short, much of their
+time is the evaluation at the end: set report.eval_batches and report.samples in
+the sweep file.
 """
 
 import pathlib

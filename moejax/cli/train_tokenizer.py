@@ -5,8 +5,8 @@ the training splits of the five minipile domains by
 
   python -m moejax.cli.train_tokenizer --output=again.model
 
-and is the same again each time (2 s). For a text of your own, whose flags are
-those of training:
+which takes 2 s and makes the same file each time. For a text of your own, with
+the flags of training:
 
   python -m moejax.cli.train_tokenizer --config.data.files='/my/*.jsonl.gz' \
     --size=32000 --output=my_32k.model
@@ -65,15 +65,15 @@ def _flags() -> argparse.ArgumentParser:
   add('--output', required=True, help='where the model is written')
   add('--overwrite', action='store_true', help='if it is there already')
   size = command.number(float, 0.001, 10_000)
-  more = 'of a larger text learn from so much (default: %(default)s)'
-  add('--sample_mb', type=size, default=100.0, help=more)
+  most = 'learn from at most so many MB of text (default: %(default)s)'
+  add('--sample_mb', type=size, default=100.0, help=most)
   return flags
 
 
 def _data(
   args: argparse.Namespace, overrides: Sequence[tuple[str, str]]
 ) -> DataConfig:
-  """What the flags say of the text; the minipile if they say nothing."""
+  """The config of the text that the flags name; the minipile by default."""
   short = [
     (f'data.{name}', value)
     for name in ('files', 'text_field')

@@ -60,8 +60,8 @@ for _name in (
 
 def store(monkeypatch, root):
   """From here on gs:// is below a local folder."""
-  found = Store(root)
-  monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, 'gs', found)
-  monkeypatch.setattr(gpath, '_GCS_BACKENDS', frozenset({found}))
+  fake = Store(root)
+  monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, 'gs', fake)
+  monkeypatch.setattr(gpath, '_GCS_BACKENDS', frozenset({fake}))
   monkeypatch.setattr(gpath, '_is_tf_installed', lambda: False)
-  return found
+  return fake

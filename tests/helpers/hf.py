@@ -57,7 +57,7 @@ def chosen(model, weights, token_BL):
   one_BL = jnp.ones_like(token_BL)
   position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
   tokens = decoder._token_context(token_BL, one_BL, position_BL, position_BL)
-  x_BLD, found, k = decoder.embed(token_BL), [], model.config.moe.router.k
+  x_BLD, experts, k = decoder.embed(token_BL), [], model.config.moe.router.k
   for stage in stages.of(model.config):
     trace = decoder.trunk.no_trace(stage, tokens)
     for group in range(stage.repeats):
@@ -70,8 +70,8 @@ def chosen(model, weights, token_BL):
         if kind == 'moe':
           chosen_BLE = trace.chosen_BLE.astype(jnp.int32)
           _, expert_BLK = jax.lax.top_k(chosen_BLE, k)
-          found.append(jnp.sort(expert_BLK, axis=-1))
-  return jnp.stack(found) if found else jnp.zeros((0, *token_BL.shape, 0))
+          experts.append(jnp.sort(expert_BLK, axis=-1))
+  return jnp.stack(experts) if experts else jnp.zeros((0, *token_BL.shape, 0))
 
 
 def answer(model, weights, token_BL, gradients=True):

@@ -72,9 +72,9 @@ def after(owner, name, number, act=die):
 
   @functools.wraps(inner)
   def wrapped(*args, **options):
-    found = inner(*args, **options)
+    result = inner(*args, **options)
     count(*args)
-    return found
+    return result
 
   setattr(owner, name, wrapped)
 
@@ -91,9 +91,9 @@ def within_step(number, act=die):
     run, count = make(*args, **options), _nth(number, act)
 
     def one(state, batch):
-      found = run(state, batch)
+      result = run(state, batch)
       count()
-      return found
+      return result
 
     return one
 

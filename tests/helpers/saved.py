@@ -29,9 +29,9 @@ def random_bits(seed, shape, dtype):
   rng = np.random.default_rng(seed)
   size = np.dtype(dtype).itemsize
   data = rng.integers(0, 256, (*shape, size), dtype=np.uint8)
-  found = data.view(dtype).reshape(shape)
-  found.reshape(-1)[0] = np.asarray(-0.0).astype(dtype)
-  return found
+  array = data.view(dtype).reshape(shape)
+  array.reshape(-1)[0] = np.asarray(-0.0).astype(dtype)
+  return array
 
 
 def make_state(seed=0):
@@ -56,9 +56,9 @@ def abstract(tree):
   )
 
 
-def assert_same_bits(found, want):
-  assert jax.tree.structure(found) == jax.tree.structure(want)
-  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+def assert_same_bits(got, want):
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     assert (a.dtype, a.shape) == (b.dtype, b.shape)
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
