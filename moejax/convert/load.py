@@ -161,7 +161,7 @@ def _check_names(folder: Folder, wanted: set[str], surplus: set[str]) -> None:
   if missing:
     lines.append(f'lacks {shortly(missing)}')
   if surplus:
-    lines.append(f'has what no such model has: {shortly(surplus)}')
+    lines.append(f'has tensors that no such model has: {shortly(surplus)}')
   if lines:
     kind = folder.config['model_type']
     raise errors.InputError(

@@ -167,7 +167,9 @@ def make(run: Run, where: Slice) -> Plan:
   cost, sent, times = None, {}, None
   if compiled.program is not None:
     program = program_text.Program(compiled.text)
-    cost = program_cost.of_program(program, _room(run.model, sizes['expert']))
+    cost = program_cost.of_program(
+      program, _row_overhead(run.model, sizes['expert'])
+    )
     moves = collective_bytes.of_program(program, where.slices)
     devices = _of_one_slice(compiled.mesh, where)
     sent = collective_bytes.by_axis(
@@ -188,7 +190,7 @@ def make(run: Run, where: Slice) -> Plan:
   )
 
 
-def _room(model: ModelConfig, num_devices: int) -> float:
+def _row_overhead(model: ModelConfig, num_devices: int) -> float:
   """Rows that experts' kernels are given over those that they compute.
 
   See `ExpertParallel.row_overhead`. It is 1 on one device or without experts.

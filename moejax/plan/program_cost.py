@@ -118,19 +118,21 @@ class Cost:
     return sum(k.num_bytes * k.times for k in self.kernels)
 
 
-def of_program(program: program_text.Program, room: float = 1.0) -> Cost:
+def of_program(
+  program: program_text.Program, row_overhead: float = 1.0
+) -> Cost:
   """The cost of a compiled program on one of its devices.
 
   Args:
     program: its text, parsed.
-    room: rows that kernels of EXPERTS are given over rows that they compute;
+    row_overhead: rows given to kernels of EXPERTS over rows that they compute;
       see `ExpertParallel.row_overhead`. The cost that such a kernel states is
-      that of all rows, so it is divided by `room`.
+      that of all rows, so it is divided by `row_overhead`.
   """
   flops = num_bytes = cycles = rest = optional = 0.0
   kernels, unknown = [], 0
   for at in program.walk():
-    kernel = _kernel(at, room)
+    kernel = _kernel(at, row_overhead)
     own = matmul_flops(program, at)
     if at.optional:
       optional += at.times * (own + (kernel.flops if kernel else 0))
@@ -250,14 +252,16 @@ def _hits(sizes: tuple[int, int, int], window: dict) -> int:
   return hits
 
 
-def _kernel(at: program_text.Occurrence, room: float) -> PallasCall | None:
+def _kernel(
+  at: program_text.Occurrence, row_overhead: float
+) -> PallasCall | None:
   """The Pallas kernel that an instruction calls; None if it calls none."""
   if 'custom_call_target="tpu_custom_call"' not in at.instruction.rest:
     return None
   name = at.instruction.name.split('.')[0]
   match = _KERNEL.search(at.instruction.rest)
   if match:
-    share = room if name in EXPERTS else 1.0
+    share = row_overhead if name in EXPERTS else 1.0
     flops, num_bytes = (float(n) / share for n in match.groups())
     return PallasCall(name, flops, num_bytes, at.times)
   products = next(

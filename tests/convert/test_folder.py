@@ -121,11 +121,11 @@ CASES = {
     lambda path: rewrite(
       path, lambda x: x.update(extra=np.zeros(2, np.float32))
     ),
-    'has what no such model has: extra (1)',
+    'has tensors that no such model has: extra (1)',
   ),
   'both': (
     lambda path: rewrite(path, lambda x: x.update(other=x.pop(ONE))),
-    f'lacks {ONE} (1) and has what no such model has: other (1)',
+    f'lacks {ONE} (1) and has tensors that no such model has: other (1)',
   ),
   'shape': (
     lambda path: rewrite(path, lambda x: x.update({ONE: x[ONE][:8]})),

@@ -94,13 +94,13 @@ def test_a_kernel_s_estimate_in_another_order():
 
 @pytest.mark.parametrize('name', ['gmm', 'tgmm', 'grouped_swiglu'])
 def test_rows_of_no_expert_are_skipped(name):
-  """With room for four times the rows, a quarter of what the kernel says."""
+  """Of four times the rows that count, a quarter of the stated cost."""
   program = program_text.Program(TPU.replace('%gmm.3', f'%{name}.3'))
-  found = program_cost.of_program(program, room=4)
+  found = program_cost.of_program(program, row_overhead=4)
   assert (found.kernel_flops, found.kernel_bytes) == (7 * 1250, 7 * 150)
   assert found.flops == program_cost.of_program(program).flops
   other = program_text.Program(TPU.replace('%gmm.3', '%another.3'))
-  assert program_cost.of_program(other, room=4).kernel_flops == 7 * 5000
+  assert program_cost.of_program(other, row_overhead=4).kernel_flops == 7 * 5000
 
 
 ASYNC = """
