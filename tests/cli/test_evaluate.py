@@ -108,7 +108,11 @@ def test_analyse_measures_the_layers_that_have_experts(workdir, capsys):
       "unknown measure 'top_expert'; did you mean 'top_experts'?",
     ),
     (evaluate.main, '--batches=-1', '--batches=-1 must be 0 or more'),
-    (evaluate.main, '--config.opt.peak_lr=1', '--config.opt.peak_lr=1 changes'),
+    (
+      evaluate.main,
+      '--config.opt.peak_lr=1',
+      '--config.opt.peak_lr=1 does not change',
+    ),
     (analyse.main, '--step=11', 'no checkpoint 11 in'),
   ],
 )
