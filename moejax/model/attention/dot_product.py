@@ -9,7 +9,7 @@ h // (H // G)). Scores are scaled by K ** -0.5, the softmax is in float32. A
 token sees itself and earlier tokens of its own segment (int32 ids). Padding is
 segment 0, a segment like the others: its rows are finite and never read.
 
-Example, a row of two packed documents and a place of padding; query l (down)
+Example, a row of two packed documents and one token of padding; query l (down)
 sees key s (across) where there is an x:
 
   segment   1 1 2 2 0
@@ -30,9 +30,11 @@ from jax.sharding import Mesh
 from moejax.core import table, varying
 from moejax.model.attention import splash
 
-_NEVER = -1e30  # added to a score; finite, so that no row is all infinite
-_MAX_CHUNKS = 8  # each chunk is compiled apart; 8 waste 12% of the scores
-_MIN_CHUNK = 64
+_NEVER = -1e30  # score of a hidden key; finite, so that no row is all infinite
+# Largest number of chunks of `chunked`, each compiled by itself. With 8 chunks
+# 12% of the scores are computed in vain.
+_MAX_CHUNKS = 8
+_MIN_CHUNK = 64  # smallest chunk, in tokens
 
 
 def attend_cache(
@@ -42,7 +44,7 @@ def attend_cache(
   mask_BLS: jax.Array,
   sink_H: jax.Array | None = None,
 ) -> jax.Array:
-  """Queries against a cache of S keys, as far as `mask_BLS` allows.
+  """Attention of queries to a cache of S keys, as far as `mask_BLS` allows.
 
   A query that sees no key gets the mean of all values, which has no meaning but
   is finite.
@@ -51,8 +53,11 @@ def attend_cache(
     q_BLHK: queries.
     k_BSGK: keys, of G heads.
     v_BSGV: values, of any width V.
-    mask_BLS: True where query l sees key s.
-    sink_H: the score, for each query head, of a further key whose value is 0.
+    mask_BLS: bool, whether query l sees key s.
+    sink_H: for each query head, the score of a further key whose value is 0.
+
+  Returns:
+    [B, L, H, V] in the type of the queries.
   """
   B, L, H, K = q_BLHK.shape
   G = k_BSGK.shape[2]
@@ -79,7 +84,7 @@ def attend_cache(
   return out_BLGNV.reshape(B, L, H, -1).astype(q_BLHK.dtype)
 
 
-def whole(
+def with_window_and_sinks(
   q_BLHK: jax.Array,
   k_BLGK: jax.Array,
   v_BLGV: jax.Array,
@@ -87,34 +92,45 @@ def whole(
   window: jax.Array | None = None,
   sink_H: jax.Array | None = None,
 ) -> jax.Array:
-  """All scores, masked, with windows and sinks, which the cores do not have.
+  """Attention with windows and sinks, which the cores do not have.
+
+  All L x L scores are computed, and then masked.
 
   Args:
     q_BLHK: queries.
     k_BLGK: keys.
     v_BLGV: values, of any width V.
-    segment_BL: documents.
-    window: int32 scalar, how many tokens back a query sees, itself included; 0
-      or None for all.
+    segment_BL: int32, number of each token's document.
+    window: int32 scalar, number of tokens that a query sees, its own included;
+      0 or None for all.
     sink_H: see `attend_cache`.
   """
   mask_BLS = _visible(segment_BL)
   if window is not None:
     place_L = jnp.arange(segment_BL.shape[1])
-    mask_BLS &= within(place_L[:, None], place_L, window)
+    mask_BLS &= in_window(place_L[:, None], place_L, window)
   return attend_cache(q_BLHK, k_BLGK, v_BLGV, mask_BLS, sink_H)
 
 
-def seen(
+def visible_slots(
   position_BL: jax.Array, slots: int, window: jax.Array | None = None
 ) -> jax.Array:
-  """Which slots of a cache each query sees: those up to its own position."""
+  """The slots of a cache that each query sees: those up to its own position.
+
+  Args:
+    position_BL: int32, position of each query.
+    slots: S, number of slots.
+    window: as in `with_window_and_sinks`.
+
+  Returns:
+    bool [B, L, S].
+  """
   slot_S = jnp.arange(slots)
   mask_BLS = slot_S <= position_BL[..., None]
-  return mask_BLS & within(position_BL[..., None], slot_S, window)
+  return mask_BLS & in_window(position_BL[..., None], slot_S, window)
 
 
-def of_widths(
+def with_narrow_values(
   core: Callable,
   q_BLHK: jax.Array,
   k_BLGK: jax.Array,
@@ -130,17 +146,20 @@ def of_widths(
   return core(q_BLHK, k_BLGK, v_BLGK, segment_BL)[..., :V]
 
 
-def within(
+def in_window(
   query: jax.Array, key: jax.Array, window: jax.Array | None
 ) -> jax.Array:
-  """Whether keys at some places are in the windows of queries at others."""
+  """Whether keys are in the windows of queries, by their positions (int32).
+
+  The positions broadcast.
+  """
   if window is None:
     return jnp.ones((), bool)
   return (window == 0) | (query - key < window)
 
 
 def reference(q_BLHK, k_BLGK, v_BLGK, segment_BL):
-  """The reference that the others are compared with: all scores, masked."""
+  """The reference implementation of the tests: all scores, masked."""
   return attend_cache(q_BLHK, k_BLGK, v_BLGK, _visible(segment_BL))
 
 
@@ -154,11 +173,11 @@ def xla(q_BLHK, k_BLGK, v_BLGK, segment_BL):
 def chunked(q_BLHK, k_BLGK, v_BLGK, segment_BL):
   """Chunks of queries against their prefix, with its own gradient; for CPU.
 
-  Half of the scores are never computed, the exponentials are normalised after
-  the product with the values, and keys and values lie as [K, L], which makes
-  every product of forward and backward a fast one. The backward pass recomputes
-  the exponentials: to keep them is no faster, and they are L / 2 numbers for
-  each query.
+  Almost half of the scores are never computed. The exponentials are normalised
+  after the product with the values. Keys and values are stored as [K, L], which
+  makes every product of the forward and backward pass a fast one. The backward
+  pass recomputes the exponentials: keeping them is no faster, and takes L / 2
+  numbers for each query.
   """
   B, L, H, K = q_BLHK.shape
   G = k_BLGK.shape[2]
@@ -190,16 +209,16 @@ def _dot(a, b, a_dim, b_dim):
 
 
 def _rows(x_BGNLK, start, end):
-  """A chunk of queries, with those that share a key head side by side (M)."""
+  """A chunk of queries [B, G, M, K]; M has all that share a key head."""
   B, G, _, _, K = x_BGNLK.shape
   return x_BGNLK[:, :, :, start:end].reshape(B, G, -1, K)
 
 
 def _exponentials(q_BGNLK, k_BGKL, segment_BL, start, end):
-  """exp(score - the row's largest) of a chunk against its prefix.
+  """exp(score - the row's largest) of a chunk of queries and its prefix.
 
-  Float32 [B, G, N, C, S]. XLA makes one kernel of it on CPU, the product with
-  the keys included, as long as nothing else looks at the scores.
+  Float32 [B, G, N, C, S]. XLA for CPU makes one kernel of it, the product with
+  the keys included, if the scores are not used elsewhere.
   """
   B, G, N, _, _ = q_BGNLK.shape
   q_BGMK = _rows(q_BGNLK, start, end)
@@ -264,7 +283,7 @@ def _chunked_bwd(residuals, dout_BGNLK):
 
 
 def _sum_prefixes(parts):
-  """Sums [..., S] parts that all start at key 0 and grow longer."""
+  """Sums arrays [..., S] that all start at key 0, each longer than the last."""
   ends = [part.shape[-1] for part in parts]
   starts = [0, *ends]
   return jnp.concatenate(
@@ -278,15 +297,15 @@ def _sum_prefixes(parts):
 
 _chunked.defvjp(_chunked_fwd, _chunked_bwd)
 
-# name in a config -> function (q_BLHK, k_BLGK, v_BLGK, segment_BL) -> out_BLHK,
-# on any platform
+# By name in a config: function (q_BLHK, k_BLGK, v_BLGK, segment_BL) -> out_BLHK
+# for any platform.
 ATTENTIONS: dict[str, Callable] = {
   'reference': reference,
   'chunked': chunked,
   'xla': xla,
 }
 
-# name in a config -> function (mesh) -> such a function, for one platform only
+# By name in a config: function (mesh) -> such a function, for one platform.
 KERNELS: dict[str, Callable[[Mesh | None], Callable]] = {
   'splash': splash.Splash,
 }

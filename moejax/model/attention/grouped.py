@@ -1,4 +1,4 @@
-"""Multi-head and grouped-query attention around the attention core."""
+"""Multi-head and grouped-query attention: projections around a core."""
 
 import functools
 import math
@@ -73,20 +73,20 @@ class Attention(nnx.Module):
     segment_BL: jax.Array,
     window: jax.Array | None = None,
   ) -> jax.Array:
-    """Tokens see earlier tokens of their own segment.
+    """Output [B, L, D]; tokens see earlier tokens of their own segment.
 
     Args:
       x_BLD: activations.
       rotary_angles: from `Rope.angles`.
-      segment_BL: documents.
-      window: int32 scalar, how many tokens back they see; 0 for all. None
-        allows faster cores, which have no windows.
+      segment_BL: int32, number of each token's document.
+      window: int32 scalar, number of tokens that a token sees, itself included;
+        0 for all. None allows faster cores, which have no windows.
     """
     q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, rotary_angles)
     core = self.core
     if window is not None or hasattr(self, 'sink_H'):
       core = functools.partial(
-        dot_product.whole, window=window, sink_H=self._sink()
+        dot_product.with_window_and_sinks, window=window, sink_H=self._sink()
       )
     return self._output(core(q_BLHK, k_BLGK, v_BLGK, segment_BL))
 
@@ -98,12 +98,20 @@ class Attention(nnx.Module):
     cache: tuple[jax.Array, jax.Array],
     window: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The same with earlier tokens in a cache, which is returned with these."""
+    """Output [B, L, D] and new cache of tokens that follow those in a cache.
+
+    Args:
+      x_BLD: activations of the new tokens.
+      rotary_angles: from `Rope.angles`.
+      position_BL: int32, position of each new token, which is its slot.
+      cache: keys and values [B, S, G, K] of the tokens before.
+      window: as in `__call__`.
+    """
     q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, rotary_angles)
     row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
     k_BSGK = cache[0].at[row_B1, position_BL].set(k_BLGK)
     v_BSGK = cache[1].at[row_B1, position_BL].set(v_BLGK)
-    mask_BLS = dot_product.seen(position_BL, k_BSGK.shape[1], window)
+    mask_BLS = dot_product.visible_slots(position_BL, k_BSGK.shape[1], window)
     o_BLHK = dot_product.attend_cache(
       q_BLHK, k_BSGK, v_BSGK, mask_BLS, self._sink()
     )
@@ -113,6 +121,7 @@ class Attention(nnx.Module):
     return self.sink_H[...] if hasattr(self, 'sink_H') else None
 
   def _project(self, x_BLD, rotary_angles):
+    """Queries [B, L, H, K], keys and values [B, L, G, K], rotated."""
     q, k, v = (
       jnp.einsum('BLD,DHK->BLHK', x_BLD, w[...].astype(x_BLD.dtype))
       for w in (self.w_q_DHK, self.w_k_DGK, self.w_v_DGK)

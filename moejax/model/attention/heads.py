@@ -44,19 +44,21 @@ class Grouped:
 class Latent(fields.Checked):
   """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 
-  Keys and values are made from one small vector per token and one key with
-  positions that all heads share; a cache holds only these two. A query has
-  `model.head_dim` features without position and `rope_dim` with.
+  Keys and values are made from one latent vector per token, and one key with
+  rotary positions that all heads share. A cache holds only these two. A query
+  has `model.head_dim` features without positions and `rope_dim` with them.
 
   Attributes:
-    kv_rank: features of the small vector.
-    q_rank: features of a small vector from which queries are made; 0: queries
-      are made from the activations.
-    rope_dim: features of a query, and of the shared key, with positions.
-    value_dim: features of a value.
-    norm_eps: added to the mean square in the norms of the small vectors; 0:
-      `model.norm_eps`. The released DeepSeek models have 1e-6 for both,
-      Moonlight and GLM-4.7-Flash 1e-5 for the others.
+    kv_rank: width of the latent vector of keys and values.
+    q_rank: width of a latent vector from which queries are made; 0 makes them
+      from the activations.
+    rope_dim: number of features of a query, and of the shared key, with rotary
+      positions.
+    value_dim: width of a value.
+    norm_eps: constant added to the mean square in the norms of the latent
+      vectors; 0 means `model.norm_eps`. The released DeepSeek models have 1e-6
+      for these and for all other norms; Moonlight and GLM-4.7-Flash have 1e-5
+      for the others.
   """
 
   kv_rank: int = fields.number(512, at_least=1)
@@ -100,8 +102,8 @@ class Latent(fields.Checked):
   def slots(self, model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     """(heads, width) of a token's keys and of its values in a cache.
 
-    The keys are the small vector with the shared key behind it. Values take no
-    room, because they are made from the vector.
+    The keys' array holds the latent vector and then the shared key. Values take
+    no memory, because they are made from the latent vector.
     """
     del model
     return (1, self.kv_rank + self.rope_dim), (1, 0)

@@ -7,9 +7,10 @@
   q_Hr   = rope(norm(x W_dq) W_qr)                                          (14)
   score  = ([q_n, q_r] . [k_n, k_r]) / sqrt(n + r)                   (16), (17)
 
-A cache holds c_R and k_r alone. In decoding W_uk moves to the query's side and
-W_uv behind the sum (section 2.1.2): q_n . (c W_uk) = (q_n W_uk^T) . c, so that
-no key or value of a head is ever made of the tokens in the cache.
+A cache holds c_R and k_r alone. In decoding W_uk is applied to the query and
+W_uv after the sum over tokens (section 2.1.2), because q_n . (c W_uk) =
+(q_n W_uk^T) . c. So no head's keys or values are computed for the tokens in the
+cache.
 
 The norms of the latent vectors are in the authors' code and in section 3.1.2.
 W_dkv and W_kr are one matrix here, as are W_uk and W_uv, W_uq and W_qr.
@@ -81,7 +82,7 @@ class LatentAttention(nnx.Module):
     segment_BL: jax.Array,
     window: jax.Array | None = None,
   ) -> jax.Array:
-    """Tokens see earlier tokens of their own segment."""
+    """Output [B, L, D]; as in `grouped.Attention`, but without windows."""
     del window
     q_BLHK = jnp.concatenate(self._queries(x_BLD, rotary_angles), axis=-1)
     c_BLR, k_BL1r = self._latent(x_BLD, rotary_angles)
@@ -89,7 +90,7 @@ class LatentAttention(nnx.Module):
     k_BLHn, v_BLHV = jnp.split(kv_BLHK, [self.plain_dim], axis=-1)
     shared = jnp.broadcast_to(k_BL1r, (*k_BLHn.shape[:-1], self.rotary_dim))
     k_BLHK = jnp.concatenate([k_BLHn, shared], axis=-1)
-    o_BLHV = dot_product.of_widths(
+    o_BLHV = dot_product.with_narrow_values(
       self.core, q_BLHK, k_BLHK, v_BLHV, segment_BL
     )
     return self._output(o_BLHV)
@@ -102,7 +103,10 @@ class LatentAttention(nnx.Module):
     cache: tuple[jax.Array, jax.Array],
     window: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The same with earlier tokens in a cache, which is returned with these."""
+    """Output and new cache; as in `grouped.Attention`, without windows.
+
+    The cache is ([B, S, 1, R + r], [B, S, 1, 0]); see `heads.Latent.slots`.
+    """
     del window
     q_BLHn, q_BLHr = self._queries(x_BLD, rotary_angles)
     c_BLR, k_BL1r = self._latent(x_BLD, rotary_angles)
@@ -119,7 +123,7 @@ class LatentAttention(nnx.Module):
     )
     q_BLHK = jnp.concatenate([q_BLHR, q_BLHr], axis=-1)
     q_BLHK = q_BLHK * (latent / width) ** 0.5
-    mask_BLS = dot_product.seen(position_BL, kept_BS1K.shape[1])
+    mask_BLS = dot_product.visible_slots(position_BL, kept_BS1K.shape[1])
     o_BLHR = dot_product.attend_cache(
       q_BLHK, kept_BS1K, kept_BS1K[..., : self.rank], mask_BLS
     )

@@ -1,7 +1,7 @@
 """Rotary positions (arXiv 2104.09864).
 
-Feature pairs of a query or key are rotated by the angle position * frequency;
-the scores then depend on the difference of positions. What is called pair i:
+Pairs of features of a query or key are rotated by the angle position *
+frequency; the scores then depend on the difference of positions. Pair i is
 
   halves        x_i and x_{i + K/2}, K features: GPT-NeoX, Llama, most
   interleaved   x_{2i} and x_{2i + 1}: the paper, DeepSeek-V2 and V3
@@ -21,15 +21,15 @@ from moejax.model.attention.rope_scaling import SCALINGS, Unscaled
 
 @dataclasses.dataclass(frozen=True)
 class Rope(fields.Checked):
-  """How queries and keys are rotated by their positions.
+  """The rotation of queries and keys by their positions.
 
   Attributes:
-    base: of the wave lengths: pair i of K / 2 has a rotation every 2 pi
-      base^(2i / K) tokens.
+    base: base of the wave lengths: pair i of K / 2 makes one rotation in
+      2 pi base^(2i / K) tokens.
     share: share of a head's features that are rotated, its first ones; the
-      others have no position. 1 is all.
-    interleaved: whether a pair is two neighbours; see the module.
-    scaling: how the frequencies are changed for long texts.
+      others have no position. 1 means all.
+    interleaved: whether a pair is two neighbouring features; see the module.
+    scaling: change of the frequencies for long texts.
   """
 
   base: float = fields.number(10000.0, above=1, at_most=10**15)
@@ -59,13 +59,13 @@ class Rope(fields.Checked):
     dim: int,
     length_B: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Cos and sin for the dim / 2 pairs, each [B, L, dim / 2].
+    """Cosines and sines for the dim / 2 pairs, each [B, L, dim / 2].
 
     Args:
-      position_BL: place of each token in its text.
-      dim: rotary features of a head.
-      length_B: number of tokens of each row's text, of which these may be a
-        piece; None: the texts end where the positions do.
+      position_BL: int32, position of each token in its text.
+      dim: number of rotated features of a head.
+      length_B: int32, number of tokens of each row's whole text; None means
+        that the texts end with these tokens.
     """
 
     def longest() -> jax.Array:
@@ -109,10 +109,11 @@ class Rope(fields.Checked):
     return jnp.concatenate([y, rest], axis=-1).astype(x_BLHK.dtype)
 
   def _by_matrix(self, x_BLHK, cos, sin):
-    """The same; a product with a permutation matrix swaps the features.
+    """`rotate` for TPU: a permutation matrix swaps the features of pairs.
 
-    The product is exact. To split heads into halves instead makes a TPU, which
-    keeps features in lanes of 128, write each half in the room of a whole head.
+    The product is exact. Splitting heads into halves instead would make a TPU,
+    which keeps features in lanes of 128, write each half in the memory of a
+    whole head.
     """
     dim, width = 2 * cos.shape[-1], x_BLHK.shape[-1]
     place = np.arange(dim)
@@ -140,7 +141,7 @@ class Rope(fields.Checked):
 
 
 def _longest(position_BL: jax.Array) -> jax.Array:
-  """The number of tokens of each token's text.
+  """The number of tokens of each token's text, from the positions.
 
   Example:
     position  0 1 2 0 1 0 1 2 3

@@ -1,8 +1,8 @@
-"""The attention core as a Pallas kernel for TPU: no score leaves the chip.
+"""The attention core as a Pallas kernel for TPU: no score is written to HBM.
 
 `jax.experimental.pallas.ops.tpu.splash_attention`, after FlashAttention (arXiv
-2205.14135): blocks of queries against blocks of keys, softmax on the way, and
-blocks that the causal mask hides are not visited. The other implementations
+2205.14135), computes blocks of queries against blocks of keys with an online
+softmax, and skips blocks that the causal mask hides. The other implementations
 write all L x L scores of a head to memory.
 
   attend = Splash(mesh)
@@ -37,14 +37,14 @@ NAME = 'attention'
 
 @dataclasses.dataclass(frozen=True)
 class Splash:
-  """Causal attention, each segment for itself.
+  """Causal attention within segments. Head widths are padded to 128 n.
 
   Attributes:
     mesh: the devices; None for one.
-    otherwise: attention for shapes that the kernel cannot do: lengths that are
-      no multiple of 128, rows or heads that do not divide over the mesh. None:
-      an error. Head widths are padded to a multiple of 128.
-    interpret: runs the kernel step by step on any platform; for tests.
+    otherwise: attention for shapes that the kernel cannot compute: lengths that
+      are no multiple of 128, and rows or heads that do not divide over the
+      mesh. None raises an InputError for these.
+    interpret: whether to interpret the kernel, on any platform; for tests.
   """
 
   mesh: Mesh | None = None
@@ -93,10 +93,10 @@ class Splash:
 
 
 def block(length: int, width: int = LANES) -> int:
-  """The size of a block of queries, and of one of keys.
+  """The number of queries, and of keys, in a block.
 
-  Heads of twice the width have half as many in a block: the gradient of 1,024
-  queries and keys of width 256 does not fit into a v5p's fast memory.
+  Heads of twice the width have blocks of half the size: the gradient of 1,024
+  queries and keys of width 256 does not fit into a v5p's VMEM.
   """
   most = max(BLOCKS[0] * LANES // width, LANES)
   return next(s for s in BLOCKS if s <= most and length % s == 0)
