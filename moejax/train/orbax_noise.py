@@ -14,6 +14,8 @@ import traceback
 from typing import Any
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
+# In every error of a write: its spec, and the source files of TensorStore.
+_TENSORSTORE = 'tensorstore'
 
 
 class Quiet(logging.Filter):
@@ -48,7 +50,8 @@ class Quiet(logging.Filter):
     text = record.getMessage()
     stack = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
     places = [text, *(frame.filename for frame in stack)]
-    return 'never retrieved' not in text or not any(_ORBAX in p for p in places)
+    is_write = any(_ORBAX in p or _TENSORSTORE in p for p in places)
+    return 'never retrieved' not in text or not is_write
 
   def _unraisable(self, lost: Any) -> None:
     if not self._on or str(lost.exc_value) != 'Event loop is closed':

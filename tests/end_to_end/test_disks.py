@@ -42,6 +42,7 @@ def copy(stopped, tmp_path):
   return shutil.copytree(stopped, tmp_path / 'run')
 
 
+@pytest.mark.soak
 def test_a_workdir_that_vanishes_is_one_line_and_not_made_again(
   finished, stopped, tmp_path, monkeypatch
 ):
@@ -147,6 +148,7 @@ def test_a_new_run_of_that_name_is_not_that_of_the_fast_disk(tmp_path):
   assert len(second) == 2
 
 
+@pytest.mark.soak
 def test_signals_inside_a_save_do_not_tear_it(finished, tmp_path, monkeypatch):
   """SIGTERM while step 2 is saved; another, and Ctrl-C, while that is."""
   workdir = tmp_path / 'run'

@@ -143,7 +143,7 @@ def swept(finished, tmp_path_factory):
   }
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_it_has_saved_what_was_running(swept):
   assert 1 <= swept['at'] < STEPS
   kept = f'{LONG}  interrupted at step {swept["at"]} of {STEPS}'
@@ -151,12 +151,14 @@ def test_killed_it_has_saved_what_was_running(swept):
   assert '2 of 4 finished' in swept['listed'].out[-1]
 
 
+@pytest.mark.soak
 def test_finished_runs_are_not_touched(swept):
   for name, before in swept['before'].items():
     assert before
     assert _times(swept['workdir'] / name) == before
 
 
+@pytest.mark.soak
 def test_ctrl_c_saves_and_shows_the_table(swept):
   ended = swept['interrupted']
   assert ended.code == exits.INTERRUPTED
@@ -166,6 +168,7 @@ def test_ctrl_c_saves_and_shows_the_table(swept):
   assert f'of {STEPS}' in line
 
 
+@pytest.mark.soak
 def test_at_the_end_all_is_there_and_the_bad_run_is_named(swept):
   workdir, ended = swept['workdir'], swept['ended']
   assert ended.code == exits.STOPPED
@@ -189,6 +192,7 @@ def test_at_the_end_all_is_there_and_the_bad_run_is_named(swept):
   assert (swept['out'].parent / 'mine.png').exists()
 
 
+@pytest.mark.soak
 def test_a_short_report_is_of_the_first_batches(swept, finished):
   report = own_text.report(swept['workdir'] / SHORT[0])
   whole = own_text.report(finished.workdir)
@@ -203,6 +207,7 @@ def test_a_short_report_is_of_the_first_batches(swept, finished):
   assert math.isclose(short['bits_per_byte'], rate * short['loss'])
 
 
+@pytest.mark.soak
 def test_a_changed_config_is_refused_before_anything_is_trained(swept):
   ended = _call(*swept['flags'], '--config.opt.peak_lr=0.5')
   assert (ended.code, ended.out) == (exits.BAD_INPUT, [])
@@ -212,6 +217,7 @@ def test_a_changed_config_is_refused_before_anything_is_trained(swept):
   assert 'use another --workdir' in line
 
 
+@pytest.mark.soak
 def test_the_list_does_not_take_other_runs_for_finished_ones(swept):
   same = _call(*swept['places'], '--list')
   assert same.code == exits.DONE

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow  # each starts processes
 AT_ONCE_S = 30
 
 
-@pytest.mark.parametrize('victim', [0, 1])
+@pytest.mark.parametrize('victim', [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_killed_process_ends_the_others(victim):
   with processes.steps(3, '--host-timeout=300') as three:
     three.wait_for_line(2, 'step 20')
@@ -38,7 +38,9 @@ def test_a_killed_process_ends_the_others(victim):
     assert victim == 0 or other.err == [line]
 
 
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP'])
+@pytest.mark.parametrize(
+  'name', ['SIGTERM', pytest.param('SIGHUP', marks=pytest.mark.soak)]
+)
 def test_a_signal_to_one_stops_all_after_the_same_step(name):
   with processes.steps(2) as two:
     two.wait_for_line(1, 'step 20')

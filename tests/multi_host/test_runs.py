@@ -92,12 +92,14 @@ def test_two_go_on_where_one_was(one, two):
   _assert_close(two.workdir, one.workdir)
 
 
+@pytest.mark.soak
 def test_process_0_alone_shows_and_writes(one, two):
   _, second = two.ended
   assert (second.code, second.out, second.err) == (exits.DONE, [], [])
   assert sorted(os.listdir(two.workdir)) == sorted(os.listdir(one.workdir))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize('batch', [2, 5, 'validation'])
 def test_each_reads_its_share_and_no_more(two, batch):
   """Half of the rows of a batch, on a mesh that splits them eight ways."""
@@ -115,6 +117,7 @@ def test_each_reads_its_share_and_no_more(two, batch):
   assert first | second == {*range(len(first) * 2)}
 
 
+@pytest.mark.soak
 def test_each_writes_its_part_of_a_checkpoint(two):
   state = two.workdir / 'checkpoints' / '00000006' / 'state'
   for process in (0, 1):
@@ -123,6 +126,7 @@ def test_each_writes_its_part_of_a_checkpoint(two):
     assert sum(path.stat().st_size for path in data) > 100_000
 
 
+@pytest.mark.soak
 def test_a_signal_to_one_is_a_checkpoint_of_all(stopped):
   """Of step 5: it comes in step 3, and all stop two steps after."""
   first, second = stopped.ended
