@@ -11,7 +11,9 @@ from helpers import kills, own_text
 from moejax.core import exits, log
 from moejax.train import goodput
 
-pytestmark = pytest.mark.slow  # each starts several processes
+# Each starts several processes. That a stopped run goes on equal to the bit is
+# shown by test_stops.py in the default run.
+pytestmark = pytest.mark.soak
 # Of a value's size, where the mesh is another; see docs/many_hosts.md.
 TOLERANCE = 2e-6
 
@@ -42,10 +44,8 @@ def never_stopped(server, tmp_path_factory):
 @pytest.mark.parametrize(
   'dispatcher',
   [
-    # One device, and a router that draws random numbers.
-    'capacity',
-    # Eight devices, four of them along the experts, rows there and back.
-    pytest.param('all_to_all', marks=pytest.mark.soak),
+    'capacity',  # one device, and a router that draws random numbers
+    'all_to_all',  # eight devices, four of them along the experts
   ],
 )
 def test_killed_in_cache_step_save_and_evaluation_it_is_bit_equal(
@@ -85,7 +85,6 @@ FEWER = [
 ]
 
 
-@pytest.mark.soak
 def test_it_goes_on_with_fewer_devices(never_stopped, server, tmp_path):
   """On 8, 4, 2 and 1: two steps each, experts on an axis, not, and again.
 
@@ -112,7 +111,6 @@ def test_it_goes_on_with_fewer_devices(never_stopped, server, tmp_path):
     assert a == pytest.approx(b, rel=TOLERANCE, abs=1e-9)
 
 
-@pytest.mark.soak
 def test_a_step_that_hangs_ends_with_code_4(finished, server, tmp_path):
   flags = (
     *own_text.flags(finished.text, tmp_path / 'run'),
@@ -129,7 +127,6 @@ def test_a_step_that_hangs_ends_with_code_4(finished, server, tmp_path):
   assert 'in _train_the_rest' in stack
 
 
-@pytest.mark.soak
 def test_killed_before_a_checkpoint_has_its_name(finished, server, tmp_path):
   """The default dispatcher, dropless."""
   workdir = tmp_path / 'run'
@@ -151,7 +148,6 @@ def test_killed_before_a_checkpoint_has_its_name(finished, server, tmp_path):
   kills.assert_equal(finished.workdir, workdir)
 
 
-@pytest.mark.soak
 def test_the_same_run_twice_is_bit_equal_with_and_without_compiled_programs(
   finished, tmp_path
 ):

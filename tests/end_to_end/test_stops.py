@@ -122,6 +122,7 @@ FULL = (
 )
 
 
+@pytest.mark.soak
 def test_disk_full_while_saving(finished, trained, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(trained, workdir)

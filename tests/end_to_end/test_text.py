@@ -99,6 +99,7 @@ def test_again_it_says_that_it_is_finished_with_the_same_table(finished):
   assert (finished.workdir / 'metrics.jsonl').read_bytes() == before
 
 
+@pytest.mark.soak
 def test_changed_text_is_refused_and_the_same_text_goes_on(
   finished, tmp_path, monkeypatch
 ):

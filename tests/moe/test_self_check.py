@@ -171,7 +171,11 @@ def test_the_list_is_that_of_training(monkeypatch):
 
 EXPERT_PARALLEL_TRIED = [
   ('all_to_all', {'data': 2, 'expert': 2, 'model': 2}),
-  ('ragged_all_to_all', {'expert': 4, 'fsdp': 2, 'data': 1}),
+  pytest.param(
+    'ragged_all_to_all',
+    {'expert': 4, 'fsdp': 2, 'data': 1},
+    marks=pytest.mark.soak,
+  ),
 ]
 
 
