@@ -171,12 +171,18 @@ def test_a_batch_that_overflows_is_repeated_without_bounds():
   mesh = tiny.mesh(2, data=1, expert=2)
   small = EXPERT_PARALLEL['all_to_all'](factor=0.3, overflow='repeat')
   drop = dataclasses.replace(small, overflow='drop')
-  ring = EXPERT_PARALLEL['all_gather']()
-  (state, got), (want_state, want), (_, dropped) = (
+  gathering = EXPERT_PARALLEL['all_gather']()
+  (state, got), (want_state, want), (lossy_state, dropped) = (
     after(model_of(mesh, expert_parallel=expert_parallel))
-    for expert_parallel in (small, ring, drop)
+    for expert_parallel in (small, gathering, drop)
   )
-  tiny.assert_close(state.weights, want_state.weights, rtol=0, atol=0)
+  # XLA fuses the same operations of the two programs differently, so the last
+  # bit may differ; what dropping changes is a thousand times as much.
+  tiny.assert_close(state.weights, want_state.weights, rtol=1e-6, atol=1e-7)
+  with pytest.raises(AssertionError):
+    tiny.assert_close(
+      lossy_state.weights, want_state.weights, rtol=0, atol=1e-4
+    )
   assert got['loss'] == want['loss'] != dropped['loss']
   assert got['stats']['dropped'].max() == 0 < dropped['stats']['dropped'].max()
   np.testing.assert_array_equal(
