@@ -101,10 +101,12 @@ class _Rendezvous:
 
   def _admit(self, channel: Channel, hello: dict[str, Any]) -> Any:
     """The first message of a process; None if the process is turned away."""
-    index, host = hello.get('hello'), str(hello.get('host'))[:200]
     count = self._place.count
-    if type(index) is not int:
-      return None  # another program has connected to the port
+    match hello:
+      case {'hello': int(index), 'host': str(host), 'about': dict(about)}:
+        pass
+      case _:
+        return None  # another program has connected to the port
     if not 0 < index < count or index in self.hosts:
       other = self.hosts.get(index, f'there are {count}')
       channel.send(
@@ -112,7 +114,11 @@ class _Rendezvous:
         f'its own, from 0 to {count - 1}'
       )
       return None
-    if different := self._different(hello.get('about')):
+    if different := ', '.join(
+      f'{key} is {about.get(key)} there and {value} here'
+      for key, value in self._about.items()
+      if about.get(key) != value
+    ):
       line = (
         f'process {index} ({host}) does not fit process 0: {different}; start '
         'all with the same command, code and packages'
@@ -124,20 +130,11 @@ class _Rendezvous:
     self._say(f'Process {index} of {count} ({host}) has come after {after}.')
     return hello
 
-  def _different(self, theirs: Any) -> str:
-    """What differs between processes: 'jax is 0.10.1 there and 0.10.2 here'."""
-    theirs = theirs if isinstance(theirs, dict) else {}
-    return ', '.join(
-      f'{key} is {theirs.get(key)} there and {value} here'
-      for key, value in self._about.items()
-      if theirs.get(key) != value
-    )
-
 
 class Members(NamedTuple):
-  """The processes that have met: index of this one, names, open channels."""
+  """The processes that have met."""
 
-  index: int  # type: ignore[assignment] # hides tuple.index
+  number: int  # of this process
   names: list[str]  # 'process 1 (node1)'
   channels: dict[int, Channel]  # of process 0 to all, of the others to it
 
@@ -145,10 +142,10 @@ class Members(NamedTuple):
 def meet(
   place: Place, join_s: float, about: dict[str, str], say: Say
 ) -> Members:
-  """Waits until all processes have come.
+  """Waits until all processes have come, for at most `join_s` seconds.
 
-  Takes at most `join_s` seconds. `about` (code, config, packages) is equal in
-  all processes. In process 0 `say` takes a line for each that comes.
+  `about` (code, config, packages) must be equal in all processes. In process 0
+  `say` takes a line for each that comes.
 
   Raises:
     LostHostError: in every process; names those that have not come.
@@ -230,7 +227,7 @@ class Watch:
     self, members: Members, silence_s: float, leave: Callable[[str, int], None]
   ):
     self._names, self._channels = members.names, members.channels
-    self._index, self._silence_s, self._leave = members.index, silence_s, leave
+    self._index, self._silence_s, self._leave = members.number, silence_s, leave
     self._watched = {*members.channels}
     self._ending = threading.Event()
     self._last_word = threading.Lock()  # its holder ends the process

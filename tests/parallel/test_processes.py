@@ -149,7 +149,7 @@ def test_one_that_is_started_again_before_all_are_there():
     return cluster.members(1)
 
   found = as_threads.each(3, work)
-  assert [m.index for m in found] == [0, 1, 2]
+  assert [m.number for m in found] == [0, 1, 2]
   assert 'Process 1 (old) has gone again.' in cluster.said
 
 
@@ -169,7 +169,7 @@ def test_strangers_are_turned_away():
     return [_stranger(cluster).sendall(word) for word in words]
 
   first, second, _ = as_threads.each(3, work)
-  assert (first.index, second.index) == (0, 1)
+  assert (first.number, second.number) == (0, 1)
 
 
 def test_a_port_that_is_taken_is_one_line():
