@@ -5,7 +5,15 @@
 # make lint   format, lint and type checks
 # make bench  the speed of a training step, part by part; BENCH=layer another one
 
-PYTHON ?= python3
+# The newest Python that runs here and that all dependencies support (TensorFlow
+# Text has no wheel for 3.14 yet). JAX 0.12, which needs 3.12, multiplies
+# bfloat16 on CPUs several times as fast as the last JAX for 3.11. A command of
+# pyenv that stands on the PATH without being chosen runs too.
+PYTHONS = 3.13 3.12 3.11
+PYTHON ?= $(shell for version in $(PYTHONS); do \
+  PYENV_VERSION=$$version python$$version -c \
+    'import ensurepip, sys; print(sys.executable)' 2>/dev/null && exit; \
+  done; echo python3)
 VENV ?= .venv
 HF_VENV ?= .venv-hf
 # On Linux plain `torch` may bring gigabytes of CUDA.
@@ -49,9 +57,13 @@ clean:
 
 # With uv where it is, else with venv and pip. Bytecode is compiled at once:
 # TensorFlow and JAX take 15 seconds to import without it.
+CHOSEN = $(if $(filter file,$(origin PYTHON)),the newest of $(PYTHONS) here; \
+  PYTHON=... takes another,as PYTHON says)
 define install
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-	  { echo "make needs Python 3.11, 3.12 or 3.13 (TensorFlow Text has no wheel for others yet): make PYTHON=python3.13 ..."; exit 1; }
+	@base=$(or $(wildcard $(PY)),$(PYTHON)); \
+	$$base -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "$$base is $$($$base -V 2>&1), moejax needs 3.11, 3.12 or 3.13 (TensorFlow Text has no wheel for others yet): make PYTHON=python3.13 VENV=.venv313 ..."; exit 1; }; \
+	test -x $(PY) || echo "$(VENV): $$($$base -V) ($(CHOSEN))"
 	@if command -v uv >/dev/null; then \
 	  { test -x $(PY) || uv venv -q --python $(PYTHON) $(VENV); } && \
 	  uv pip install -q --compile-bytecode --python $(PY) -e '.$(1)'; \
