@@ -229,7 +229,7 @@ OWN = 2
 
 
 def dispatch() -> Figure:
-  """What each exchange moves between two devices."""
+  """What each kind of expert parallelism moves between two devices."""
   figure, ax = page(100, 62)
   ragged = [
     [
@@ -257,7 +257,7 @@ def dispatch() -> Figure:
   panel(
     ax,
     (1, 2),
-    'ring: all tokens to all devices',
+    'all_gather: all tokens to all devices',
     [[rows, rows] for rows in all_rows],
     'each token gets the sum of what both devices made',
   )
@@ -265,7 +265,7 @@ def dispatch() -> Figure:
   panel(
     ax,
     (52, 2),
-    'gathered: all experts to all devices',
+    'gather_experts: all experts to all devices',
     [[mine, mine] for mine in experts],
     'no token travels; gradients of the weights go back',
   )
@@ -279,7 +279,7 @@ def panel(
   parts: list[list[list[str]]],
   note: str,
 ):
-  """One exchange; `parts` is [from][to], the things that travel."""
+  """One kind of expert parallelism; `parts` is [from][to]: what travels."""
   x, y = corner
   ax.text(x, y + 26, title, weight='bold')
   tops = [y + 15, y + 4]

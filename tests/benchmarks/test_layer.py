@@ -187,7 +187,9 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize('name', BY_HAND)
-def test_an_exchange_moves_what_its_docstring_says(name, shape):
+def test_each_kind_of_expert_parallelism_moves_what_its_docstring_says(
+  name, shape
+):
   one = shape.with_moe(num_shared=0)
   kind = expert_parallel._kinds()[name]
   forward = expert_parallel.moved(one, kind, backward=False)
@@ -196,7 +198,9 @@ def test_an_exchange_moves_what_its_docstring_says(name, shape):
   assert {kind: sent * T for kind, sent in forward.items()} == BY_HAND[name]
 
 
-def test_the_table_of_exchanges_has_them_all(shape, capsys, monkeypatch):
+def test_the_table_of_expert_parallelism_has_every_kind(
+  shape, capsys, monkeypatch
+):
   moved = lambda shape, expert_parallel, backward: {
     'all-to-all': 200.0 + 200 * backward
   }
@@ -213,7 +217,7 @@ def test_the_table_of_exchanges_has_them_all(shape, capsys, monkeypatch):
     assert row[-5:] == ['200', ratio, '400', ratio, '400']
 
 
-def test_with_one_device_exchanges_are_compiled_elsewhere(
+def test_with_one_device_expert_parallelism_is_compiled_elsewhere(
   shape, capsys, monkeypatch
 ):
   started = []

@@ -2,7 +2,7 @@
 listed.
 
 Each is compiled whole, once for all tests that call it with the same shapes.
-`test_meshes.py` has dispatchers and exchanges.
+`test_meshes.py` has dispatchers and expert parallelism.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Layers of the zoo, with all that belongs to them, on meshes as on one device.
 
-tests/contracts/test_meshes.py compares routers, dispatchers and exchanges; here
-is what the layer adds: scorers, biases, choices without computation, scaled
-inputs, interpolation, shared experts and the balance losses. `tests/soak` has
-all entries.
+tests/contracts/test_meshes.py compares routers, dispatchers and expert
+parallelism. This file has what the layer adds: scorers, biases, choices without
+computation, scaled inputs, interpolation, shared experts and the balance
+losses. `tests/soak` has all entries.
 """
 
 import pytest

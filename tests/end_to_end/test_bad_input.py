@@ -129,7 +129,7 @@ CASES = {
     [TINY, '--config.model.moe.balance.weighted.num_zero=2'],
     ['balance.weighted.num_zero=2', 'zero_computation has 0'],
   ),
-  'unknown exchange': (
+  'unknown expert_parallel': (
     [TINY, '--config.model.moe.expert_parallel=all2all'],
     ["'all2all'", "did you mean 'all_to_all'"],
   ),

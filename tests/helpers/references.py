@@ -1,4 +1,4 @@
-"""Slow, obvious numpy: formulas of the papers, written as loops.
+"""References in numpy: formulas of the papers, written as loops.
 
 Everything is float64 and takes one vector at a time.
 """

@@ -103,7 +103,7 @@ def weights(names):
   return {key: leaf[own].astype(np.float32) for key, leaf in every.items()}
 
 
-def obvious(name, dispatcher):
+def reference(name, dispatcher):
   """Output and gradients on one device, by a dense sum over all experts."""
 
   def loss(w, x_TD, score):
@@ -140,7 +140,7 @@ def expected(dispatcher):
     found = {}
     for i, name in enumerate(names):
       w = {key: leaf[i] for key, leaf in stack.items()}
-      found[name] = obvious(name, dispatcher)(w, x_TD, all_scores[name])
+      found[name] = reference(name, dispatcher)(w, x_TD, all_scores[name])
     return found
 
   return jax.device_get(run(X_TD, {name: scores(name) for name in names}))
@@ -157,7 +157,7 @@ def signature(routing):
   )
 
 
-def exchanged(config, mesh, names, w, x_TD, all_scores, tokens):
+def outputs_on_shard(config, mesh, names, w, x_TD, all_scores, tokens):
   """out_NTD of all routers, inside shard_map."""
   routings = {
     name: config.dispatcher.limit(
@@ -212,7 +212,7 @@ def found(mesh_name, dispatcher, expert_parallel, names):
 
   def loss(w, x_TD, all_scores):
     out_NTD = jax.shard_map(
-      functools.partial(exchanged, config, mesh, names),
+      functools.partial(outputs_on_shard, config, mesh, names),
       mesh=mesh,
       in_specs=(specs, rows, rows, rows),
       out_specs=P(None, meshes.BATCH_AXES),

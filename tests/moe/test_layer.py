@@ -130,7 +130,7 @@ def test_gradients_are_those_of_a_dense_masked_sum(made):
   def routed(weights, x_BLD):
     return jnp.vdot(call(graph, weights, x_BLD)[0], pull_BLD)
 
-  def obvious(weights, x_BLD):
+  def reference(weights, x_BLD):
     x_TD = x_BLD.reshape(-1, WIDTH)
     out_TD = dense.deepseek_moe(
       weights, x_TD, CONFIG.router.k, jnp.asarray(VALID_BL).reshape(-1)
@@ -139,7 +139,7 @@ def test_gradients_are_those_of_a_dense_masked_sum(made):
 
   got, want = (
     jax.jit(jax.grad(f, argnums=(0, 1)))(weights, X_BLD)
-    for f in (routed, obvious)
+    for f in (routed, reference)
   )
   tiny.assert_close(got, want, rtol=2e-5, atol=2e-5)
 

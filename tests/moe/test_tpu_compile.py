@@ -121,7 +121,7 @@ def test_the_gradient_of_the_weights_is_why_auto_takes_megablox(compiled):
   assert compiled['megablox bfloat16/bfloat16']['flops'] < 1.1
 
 
-def test_every_exchange_is_compiled():
+def test_every_kind_of_expert_parallelism_is_compiled():
   assert set(LAYERS) == set(EXPERT_PARALLEL)
 
 

@@ -105,7 +105,7 @@ def test_another_result_names_the_key_and_both_values(key, text, values):
   assert f'{key} {values}' in line
 
 
-def test_an_exchange_that_drops_is_not_taken_for_rounding():
+def test_expert_parallelism_that_drops_is_not_taken_for_rounding():
   drops = changed(
     ('model.moe.expert_parallel', 'all_to_all'),
     ('model.moe.expert_parallel.overflow', 'drop'),

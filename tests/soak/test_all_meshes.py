@@ -1,4 +1,4 @@
-"""Every router x dispatcher x exchange x mesh equals one device.
+"""Every router x dispatcher x expert_parallel x mesh equals one device.
 
 The default run takes pairs (`tests/contracts/test_meshes.py`); here is
 the product:
@@ -14,7 +14,7 @@ from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.routers import ROUTERS
 
 SPLIT = [name for name, sizes in sharded.MESHES.items() if 'expert' in sizes]
-# Without an expert axis no exchange takes part.
+# Without an expert axis no expert parallelism takes part.
 CASES = [
   *(
     (mesh, dispatcher, 'gather_experts')

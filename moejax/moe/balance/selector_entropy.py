@@ -13,15 +13,16 @@ from moejax.moe.balance import base, counts
 class SelectorEntropy(base.Balance):
   """DSelect-k's losses: its selectors' entropy, and codes that name no expert.
 
-  Hazimeh et al. 2021 (arXiv 2106.03760, section 3): the entropy of each of the
-  k single-expert selectors, which pushes them to one expert each, and, where E
-  is no power of two, 1 / (mass on real experts), which keeps the selectors
-  there. The router reports both per token: `selector_entropy_T` and
-  `unreachable_T`.
+  Hazimeh et al. 2021 (arXiv 2106.03760, section 3). The loss has two terms. The
+  entropy of each of the k single-expert selectors pushes the selector to one
+  expert. Where E is no power of two, 1 / (mass on real experts) keeps the
+  selectors at codes that have an expert. The router reports both terms per
+  token: `selector_entropy_T` and `unreachable_T`.
 
   The released code sums the entropy over the batch, times 1e-6 by default. Here
-  it is the mean, so that it does not grow with the batch: the coefficient to
-  compare is theirs times the tokens of their batch. The default is our own.
+  the entropy is averaged over tokens, so that it does not grow with the batch.
+  The same loss therefore has the released coefficient times the number of
+  tokens in its batch here. The default coefficient is our own.
 
   Attributes:
     coefficient: of the entropy.

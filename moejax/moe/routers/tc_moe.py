@@ -18,11 +18,12 @@ class TCMoE(fixed_k.FixedK):
 
   TC-MoE (Yan et al., ICLR 2025):
 
-  1. logits in the order +0 .. +(E-1), -0 .. -(E-1), null 0 .. null N-1, with
-     constants added: 0, -1 and -10
-  2. p = softmax over all of them; the k largest are chosen
-  3. weight = p / (sum of the chosen p that are not null + sum of ALL null p),
-     with a minus for -e; a null choice computes nothing
+  1. The logits are those of +0 .. +(E-1), -0 .. -(E-1), null 0 .. null N-1, in
+     this order. A constant is added to each kind: 0, -1 and -10.
+  2. p is the softmax over all 2E + N logits; the k largest p are chosen.
+  3. The weight of +e is p / (sum of the chosen p that are not null + sum of ALL
+     null p). The weight of -e is the same with a minus. A null choice computes
+     nothing.
 
   Example, E=2, N=1, k=2, after the constants:
     logits   +0: 2.0   +1: 1.0   -0: 2.2   -1: 0.5   null: 1.0
@@ -30,22 +31,24 @@ class TCMoE(fixed_k.FixedK):
     chosen   -0 with .3841 / (.3841 + .3144 + .1157) = .4717, +0 with .3862
     sent     expert 0 with weight .3862 - .4717 = -.0855
 
-  If both signs of an expert are chosen they are merged, as above: the sum is
-  the same, and the expert computes the token once. In the released code the
-  line that negates is undone by the next one, so that -e acts as +e; here the
-  sign is the paper's. Another reimplementation learns the constants as a bias.
+  If a token chooses both signs of an expert, the two assignments are merged
+  into one with the sum of their weights, as in the example. The output is the
+  same, and the expert computes the token once. In the released code the line
+  that negates is undone by the next line, so that -e acts as +e; here the sign
+  is the paper's. Another reimplementation learns the constants as a bias.
 
   A selection bias is added to both signs of its expert. `prob_TE` is the sum of
-  p over both signs, divided by its total over experts. `extra` has that sum
-  before the division (folded_TE), the mass on null (null_T), and the number of
-  signs of each expert that a token chose (copies_TE), 2 where they are merged.
+  p over both signs, divided by the total of these sums over the experts.
+  `extra` has three arrays: folded_TE, the sums before the division; null_T, the
+  sum of all null p; and copies_TE, how many signs of each expert a token chose,
+  2 where they are merged.
 
   Attributes:
-    k: choices per token, null among them.
-    num_null: N, the null choices; the released model of 8 experts and k = 2
-      has 2.
-    negative_offset: what is added to the logits of -e.
-    null_offset: what is added to those of null.
+    k: choices per token, null choices included.
+    num_null: N, the number of null choices; 2 in the released model, which has
+      8 experts and k = 2.
+    negative_offset: the constant that is added to the logits of -e.
+    null_offset: the constant that is added to the logits of null choices.
   """
 
   experts_are_alike: ClassVar[bool] = False
@@ -73,7 +76,7 @@ class TCMoE(fixed_k.FixedK):
 
   @property
   def experts_per_token(self) -> float:
-    """An upper bound: null choices, and both signs of one expert, lower it."""
+    """k, an upper bound: null choices and merged signs compute nothing."""
     return self.k
 
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
@@ -85,7 +88,9 @@ class TCMoE(fixed_k.FixedK):
     prob_TC = jax.nn.softmax(inputs.logits_TE + offset_C, axis=-1)
     bias_TE = inputs.biased(jnp.zeros_like(prob_TC[:, :num_experts]))
     null_TN = prob_TC[:, 2 * num_experts :]
-    bias_TC = jnp.concatenate([bias_TE, bias_TE, 0 * null_TN], axis=1)
+    bias_TC = jnp.concatenate(
+      [bias_TE, bias_TE, jnp.zeros_like(null_TN)], axis=1
+    )
     _, choice_TK = jax.lax.top_k(
       jax.lax.stop_gradient(prob_TC) + bias_TC, self.k
     )
@@ -93,12 +98,15 @@ class TCMoE(fixed_k.FixedK):
 
     folded_TE = prob_TC[:, : 2 * num_experts].reshape(-1, 2, num_experts).sum(1)
     null_T = null_TN.sum(axis=1)
-    prob_TE = any_number.shares(folded_TE)  # all mass may be on null
-    base_TK1 = jnp.where(
+    # `shares` stays finite where all probability is on the null choices.
+    prob_TE = any_number.shares(folded_TE)
+    unsigned_TK = jnp.where(
       choice_TK < 2 * num_experts, choice_TK % num_experts, num_experts
-    )[..., None]
+    )
     copies_TE = jnp.sum(
-      base_TK1 == jnp.arange(num_experts), axis=1, dtype=jnp.float32
+      unsigned_TK[..., None] == jnp.arange(num_experts),
+      axis=1,
+      dtype=jnp.float32,
     )
     return contract.token_choice(
       inputs,
@@ -111,24 +119,25 @@ class TCMoE(fixed_k.FixedK):
   def weigh(
     self, prob_TC: jax.Array, choice_TK: jax.Array, num_experts: int
   ) -> tuple[jax.Array, jax.Array]:
-    """Experts and signed weights of the choices, [T, K], both signs merged.
+    """expert_TK and weight_TK: experts and signed weights, both signs merged.
 
-    A null choice, and the second sign of an expert, become "nowhere" (E).
+    A null choice, and the second sign of an expert, become "nowhere": expert E
+    with weight 0.
 
     Args:
       prob_TC: probabilities of the C = 2 E + N choices.
-      choice_TK: the chosen ones.
+      choice_TK: numbers of the chosen choices, 0 to C - 1.
       num_experts: E.
     """
     real_TK = choice_TK < 2 * num_experts
     gate_TK = jnp.take_along_axis(prob_TC, choice_TK, axis=1)
     null_T1 = prob_TC[:, 2 * num_experts :].sum(axis=1, keepdims=True)
     kept_TK = jnp.where(real_TK, gate_TK, 0.0)
-    below_T1 = jnp.maximum(
+    denominator_T1 = jnp.maximum(
       kept_TK.sum(axis=1, keepdims=True) + null_T1, scores.LEAST_SUM
     )
     sign_TK = jnp.where(choice_TK < num_experts, 1.0, -1.0)
-    signed_TK = sign_TK * kept_TK / below_T1
+    signed_TK = sign_TK * kept_TK / denominator_T1
 
     expert_TK = jnp.where(real_TK, choice_TK % num_experts, num_experts)
     same_TKK = expert_TK[:, :, None] == expert_TK[:, None, :]

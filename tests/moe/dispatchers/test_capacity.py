@@ -225,7 +225,7 @@ def test_a_decoder_evaluates_with_the_factor_of_evaluation():
 
 @pytest.mark.parametrize('expert_parallel', sorted(EXPERT_PARALLEL))
 def test_evaluation_has_its_room_over_the_expert_axis(expert_parallel):
-  """Every exchange gives what one device gives, in either mode.
+  """Each expert_parallel gives what one device gives, in either mode.
 
   Places are taken in V-MoE's order, which a device knows for its own tokens.
   """

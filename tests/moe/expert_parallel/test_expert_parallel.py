@@ -257,9 +257,9 @@ BOTH = {
 }
 
 
-# Collectives of a pass forward. All-to-all: rows there, which experts they are
-# for, rows back. Ring: rows, their experts, their weights; sums. Gathered: both
-# of the experts' weights.
+# Collectives of a pass forward. all_to_all: rows to the experts, the numbers of
+# these experts, rows back. all_gather: rows, their experts, their weights; then
+# sums. gather_experts: both weights of the experts.
 NUMBERS = {
   'all_to_all': {'all-to-all': 3},
   'all_gather': {'all-gather': 3, 'reduce-scatter': 1},

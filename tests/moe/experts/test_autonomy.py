@@ -47,7 +47,7 @@ def weights(num, width=6, hidden=4, rank=3, seed=0):
   }
 
 
-def obvious(w, e, x_D):
+def reference(w, e, x_D):
   """One token through one expert."""
   gate_F = x_D @ w['w_down_EDR'][e] @ w['w_up_ERF'][e]
   silu_F = gate_F / (1 + np.exp(-gate_F))
@@ -152,7 +152,7 @@ def test_experts_against_one_token_at_a_time():
     grouped_matmuls.ReferenceMatmul(),
   )
   want = [
-    obvious(w, e, x) for e, x in zip([0, 0, 0, 2, 2, 2, 2], x_RD, strict=True)
+    reference(w, e, x) for e, x in zip([0, 0, 0, 2, 2, 2, 2], x_RD, strict=True)
   ]
   np.testing.assert_allclose(y_RD, want, rtol=1e-4, atol=1e-4)
   one = {name: part[2:] for name, part in w.items()}

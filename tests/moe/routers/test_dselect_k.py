@@ -29,7 +29,7 @@ def gates(routing):
   return np.asarray(dense.gates(routing, *routing.prob_TE.shape))
 
 
-def obvious(z_KM, alpha_K, num_experts, gamma=1.0):
+def reference(z_KM, alpha_K, num_experts, gamma=1.0):
   """One token: w, its entropy, and the mass on experts of each selector."""
   r_KE = np.ones((len(z_KM), num_experts))
   for i, z_M in enumerate(z_KM):
@@ -79,7 +79,7 @@ def test_random_codes_against_a_loop(num_experts, k, gamma):
   router.check(num_experts)
   routing = router(given(z_TKM.reshape(20, -1), alpha_TK, num_experts))
   found = [
-    obvious(z, a, num_experts, gamma)
+    reference(z, a, num_experts, gamma)
     for z, a in zip(z_TKM, alpha_TK, strict=True)
   ]
   want_TE = np.stack([w for w, _, _ in found])

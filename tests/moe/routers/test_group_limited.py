@@ -81,7 +81,7 @@ def test_three_scores_of_a_group_keep_three_groups(group_score, experts):
   )
 
 
-def obvious(choice_E, num_best):
+def reference(choice_E, num_best):
   """The K best experts of the M groups whose best few have the largest sum."""
   groups = choice_E.reshape(G, -1)
   sums = [sum(sorted(group)[-num_best:]) for group in groups]
@@ -118,7 +118,7 @@ def test_the_best_of_the_best_groups(group_score, num_best, after, bias_E):
   score_TE = 1 / (1 + np.exp(-RANDOM_TE))
   choice_TE = (RANDOM_TE if after else score_TE) + bias_E.astype(np.float32)
   for t in range(T):
-    assert expert_TK[t].tolist() == obvious(choice_TE[t], num_best)
+    assert expert_TK[t].tolist() == reference(choice_TE[t], num_best)
   gate_TK = np.take_along_axis(score_TE, expert_TK, axis=1)
   gate_TK = 2.5 * gate_TK / gate_TK.sum(axis=1, keepdims=True)
   np.testing.assert_allclose(by_token(routing.weight_A, K), gate_TK, rtol=1e-5)

@@ -35,7 +35,7 @@ def random_input(num_experts, groups, **more):
   )
 
 
-def obvious(router, outer_G, inner_E):
+def reference(router, outer_G, inner_E):
   """One token, group by group."""
   num = len(inner_E)
   members = [
@@ -91,7 +91,7 @@ def test_random_scores_against_a_loop(num_experts, groups, k_outer, k_inner):
   whole = random_input(num_experts, groups)
   routing = router(whole)
   want = [
-    obvious(router, *x)
+    reference(router, *x)
     for x in zip(
       np.asarray(whole.extra_scores['outer'], np.float64),
       np.asarray(whole.logits_TE, np.float64),

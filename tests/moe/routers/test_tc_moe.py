@@ -16,7 +16,7 @@ def gates(routing):
   return np.asarray(dense.gates(routing, *routing.prob_TE.shape))
 
 
-def obvious(raw, router, num_experts):
+def reference(raw, router, num_experts):
   """One token: the sum over its k choices, term by term."""
   offset = [0] * num_experts + [-1] * num_experts + [-10] * router.num_null
   p = references.softmax([x + o for x, o in zip(raw, offset, strict=True)])
@@ -59,7 +59,7 @@ def test_random_logits_against_the_sum_over_choices(k, num_null):
   raw_TC = rng.normal(size=(30, router.num_logits(3)))
   raw_TC[:, 6:] += 10
   routing = router(tiny.router_input(raw_TC))
-  want = np.stack([obvious(raw, router, 3) for raw in raw_TC])
+  want = np.stack([reference(raw, router, 3) for raw in raw_TC])
   np.testing.assert_allclose(gates(routing), want, atol=1e-5)
   # Both signs are one row: nobody is sent to an expert twice.
   sent_TK = np.asarray(routing.expert_A).reshape(k, 30).T

@@ -320,7 +320,7 @@ def test_distances_and_their_gradients_against_differences(squared):
   w_DE = (RNG.normal(size=(D, E)) + 3).astype(np.float32)
   pull_TE = RNG.normal(size=(6, E)).astype(np.float32)
 
-  def obvious(w, x_TD):
+  def reference(w, x_TD):
     apart_TED = x_TD[:, None] - w['w_DE'].T
     square_TE = jnp.sum(apart_TED**2, axis=-1)
     return jnp.vdot(-square_TE if squared else -(square_TE**0.5), pull_TE)
@@ -328,7 +328,7 @@ def test_distances_and_their_gradients_against_differences(squared):
   ours = lambda w, x_TD: jnp.vdot(score(Laplace(squared), w, x_TD), pull_TE)
   got, want = (
     jax.value_and_grad(f, argnums=(0, 1))({'w_DE': w_DE}, x_TD)
-    for f in (ours, obvious)
+    for f in (ours, reference)
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
