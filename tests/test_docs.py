@@ -226,10 +226,21 @@ def test_the_glossary_has_every_letter_of_a_packages_legend():
 
 
 def test_the_changelog_has_every_renamed_key_and_value():
+  lines = (ROOT / 'CHANGELOG.md').read_text().splitlines()
+  # Rows such as "| `before` | `now` (a reason) |".
+  rows = [line.split('|')[1:3] for line in lines if line.count('|') == 3]
+  renamed = old_keys.KEYS.items() | {
+    pair for values in old_keys.VALUES.values() for pair in values.items()
+  }
+  for old, new in renamed:
+    assert any(
+      f'`{old}`' in before and f'`{new}`' in now for before, now in rows
+    ), f'CHANGELOG.md does not say that {old} is {new}'
+
+
+def test_the_changelog_has_every_renamed_module_of_config_files():
   text = (ROOT / 'CHANGELOG.md').read_text()
-  renamed = dict(old_keys.KEYS)
-  for values in old_keys.VALUES.values():
-    renamed |= values
-  for old, new in renamed.items():
-    assert f'`{old}`' in text, f'CHANGELOG.md does not say that {old} is {new}'
-    assert f'`{new}`' in text, f'CHANGELOG.md does not say that {old} is {new}'
+  for old, new in old_keys.MODULES.items():
+    package, _, name = new.rpartition('.')
+    row = f'| `from moejax.cli import {old}` | `from {package} import {name}` |'
+    assert row in text, f'CHANGELOG.md does not say that {old} is {new}'

@@ -40,6 +40,32 @@ def test_the_ids_and_two_ratios_are_said(capsys):
   assert second.endswith('ids the same')
 
 
+def test_the_ratios_are_of_pieces_over_the_whole(capsys, monkeypatch):
+  # By round: seconds, megabytes.
+  figures = {
+    'rows': [(4.0, 100)],
+    'pieces': [(3.0, 50), (2.0, 60), (9.0, 40)],
+    'whole': [(2.0, 200), (4.0, 80), (1.0, 100)],
+  }
+
+  def side(eos_token, tokenizer, side, file):
+    seconds, peak_mb = figures[side].pop(0)
+    return {
+      'seconds': seconds,
+      'peak_mb': peak_mb,
+      'tokens': 9,
+      'sha256': 'the same',
+    }
+
+  monkeypatch.setattr(text_lib, '_side', side)
+  code, out, _ = _call(capsys, '--mb=2', '--whole_mb=1', '--rounds=3')
+  assert code == exits.DONE
+  first, second = out.splitlines()
+  assert first.endswith(': 4 s, 0.5 MB/s, 9 tokens, 100 MB of memory')
+  # The rounds' ratios are 1.5, 0.5 and 9 of time; 0.25, 0.75 and 0.4 of memory.
+  assert ': time 1.50, memory 0.40 (50 and 200 MB), ids the same' in second
+
+
 def test_other_ids_end_it(capsys, monkeypatch):
   cut = lambda text, near, vocab: near - 10  # within the word "the"
   monkeypatch.setattr(long_text, '_find_cut', cut)
