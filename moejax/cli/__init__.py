@@ -1,1 +1,1 @@
-"""Commands: the only package that prints."""
+"""Commands: each has its flags, one call, and what is printed."""
