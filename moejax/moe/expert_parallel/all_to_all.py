@@ -1,21 +1,24 @@
 """Rows move to their experts and back, in buffers of a fixed size."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from moejax.core import fields, varying
+from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.compute import permute
-from moejax.moe.compute.base import Compute, ExpertOutput, Stages
-from moejax.moe.expert_parallel import all_gather, bounded
-from moejax.moe.expert_parallel.base import AXIS, ExpertParallel
+from moejax.moe.compute.base import Compute
+from moejax.moe.expert_parallel import bounded
+from moejax.moe.expert_parallel.base import AXIS
+from moejax.moe.expert_parallel.rows import rows_through, swap
 
 
 @dataclasses.dataclass(frozen=True)
-class AllToAll(fields.Checked):
+class AllToAll(bounded.Bounded):
   """All-to-all of rows, local experts, all-to-all of outputs.
 
   1. Every device has a buffer of C rows for each of the P devices, and fills
@@ -45,58 +48,35 @@ class AllToAll(fields.Checked):
   """
 
   factor: float = fields.number(1.5, above=0, at_most=1000)
-  overflow: str = fields.named(bounded.OVERFLOWS, 'dropless')
   chunks: int = fields.number(1, at_least=1)
-
-  @property
-  def gathers_experts(self) -> bool:
-    return False
 
   def row_overhead(self, num_devices: int) -> float:
     return max(1.0, min(self.factor, num_devices))
 
-  def lossless(self, num_devices: int) -> tuple[ExpertParallel, ...]:
-    roomy = dataclasses.replace(self, factor=float(num_devices))
-    return bounded.with_fallback(roomy, self.overflow)
-
-  def __call__(
+  def exchange(
     self,
     compute: Compute,
     weights: dict[str, jax.Array],
     x_TD: jax.Array,
     routing: contract.Routing,
     num_experts: int,
-  ) -> ExpertOutput:
-    stages = compute.equal_stages
-    if stages is not None:
-      return exchange_equal_groups(stages, weights, x_TD, routing, num_experts)
+  ) -> tuple[Callable[[], jax.Array], jax.Array]:
     num_devices = jax.lax.axis_size(AXIS)
     own = num_experts // num_devices
     room = self._room(routing.expert_A.shape[0], num_devices)
     slots = _buffer_slots(routing.expert_A // own, num_devices, room)
-
-    def exchange():
-      return self._exchange(compute, weights, x_TD, routing, slots, own)
-
-    def fallback():
-      return all_gather.AllGather()(
-        compute, weights, x_TD, routing, num_experts
-      ).out_TD
-
-    return bounded.exchange_or_fallback(
-      self.overflow,
-      exchange,
-      fallback,
-      asked_A=routing.expert_A < num_experts,
-      fits_A=slots.row_A < num_devices * room,
+    fits_A = slots.row_A < num_devices * room
+    move = functools.partial(
+      self._move, compute, weights, x_TD, routing, slots, own
     )
+    return move, fits_A
 
   def _room(self, num_assignments: int, num_devices: int) -> int:
     """C, rows of a buffer; a multiple of `chunks`."""
     room = math.ceil(round(self.factor * num_assignments / num_devices, 6))
     return -(-min(room, num_assignments) // self.chunks) * self.chunks
 
-  def _exchange(self, compute, weights, x_TD, routing, slots, own):
+  def _move(self, compute, weights, x_TD, routing, slots, own):
     """out_TD: the sum over the assignments that fit into a buffer.
 
     The S = P * C slots are the rows of all buffers of this device.
@@ -130,39 +110,6 @@ class AllToAll(fields.Checked):
     )
 
 
-def swap(x_PN: jax.Array) -> jax.Array:
-  """Sends x_PN[p] to device p; row p of the result is from device p."""
-  return jax.lax.all_to_all(x_PN, AXIS, split_axis=0, concat_axis=0)
-
-
-def rows_through(
-  compute: Compute,
-  weights: dict[str, jax.Array],
-  x_ND: jax.Array,
-  expert_N: jax.Array,
-  own: int,
-) -> jax.Array:
-  """y_ND: each row through its local expert; zeros where the id is `own`.
-
-  Args:
-    compute: computes experts on one device.
-    weights: of this device's experts.
-    x_ND: rows; N may stand for several dimensions.
-    expert_N: int32, the local expert of each row, in [0, own].
-    own: number of this device's experts.
-  """
-  x_TD, expert_A = x_ND.reshape(-1, x_ND.shape[-1]), expert_N.reshape(-1)
-  weight_A = varying.like(jnp.ones(expert_A.shape, jnp.float32), x_TD)
-  routing = contract.Routing(
-    token_A=jnp.arange(expert_A.shape[0], dtype=jnp.int32),
-    expert_A=expert_A,
-    weight_A=weight_A,
-    prob_TE=jnp.zeros((expert_A.shape[0], own)),
-    per_token=1,
-  )
-  return compute(weights, x_TD, routing, own).out_TD.reshape(x_ND.shape)
-
-
 def _buffer_slots(
   device_A: jax.Array, num_devices: int, room: int
 ) -> permute.Grouping:
@@ -193,39 +140,3 @@ def _buffer_slots(
   )
   size_P = jnp.full((num_devices,), room, jnp.int32)
   return permute.Grouping(row_A, assignment_R, size_P)
-
-
-def exchange_equal_groups(
-  stages: Stages,
-  weights: dict[str, jax.Array],
-  x_TD: jax.Array,
-  routing: contract.Routing,
-  num_experts: int,
-) -> ExpertOutput:
-  """An all-to-all for experts that all have equally many rows.
-
-  The rows are grouped by expert before they move, so no expert numbers move
-  with them, no buffer can overflow, and the receiver multiplies one batch.
-
-  Args:
-    stages: dispatch, experts and combine, from `Compute.equal_stages`.
-    weights: of this device's experts.
-    x_TD: this device's tokens.
-    routing: their assignments.
-    num_experts: E, the experts of all devices together.
-  """
-  num_devices = jax.lax.axis_size(AXIS)
-  own, width = num_experts // num_devices, x_TD.shape[1]
-  x_RD, size_E, note = stages.dispatch(x_TD, routing, num_experts)
-  rows = x_RD.shape[0] // num_experts
-  x_PECD = swap(x_RD.reshape(num_devices, own, rows, width))
-  # The rows of this device's experts, from all devices.
-  x_ND = x_PECD.swapaxes(0, 1).reshape(-1, width)
-  size_own = size_E[:own] * num_devices
-  y_ND = stages.apply(weights, x_ND, size_own)
-  y_EPCD = y_ND.reshape(own, num_devices, rows, width)
-  y_RD = swap(y_EPCD.swapaxes(0, 1)).reshape(x_RD.shape)
-  out_TD = stages.combine(y_RD, routing, note, x_TD.shape[0])
-  return ExpertOutput(
-    out_TD, note.row_A < x_RD.shape[0], jnp.zeros((), jnp.float32)
-  )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +10,15 @@ import jax.numpy as jnp
 from moejax.core import fields
 from moejax.moe import contract
 from moejax.moe.compute import permute
-from moejax.moe.compute.base import Compute, ExpertOutput
-from moejax.moe.expert_parallel import all_gather, bounded
-from moejax.moe.expert_parallel.all_to_all import (
-  exchange_equal_groups,
-  rows_through,
-)
-from moejax.moe.expert_parallel.base import AXIS, ExpertParallel
+from moejax.moe.compute.base import Compute
+from moejax.moe.expert_parallel import bounded
+from moejax.moe.expert_parallel.base import AXIS
+from moejax.moe.expert_parallel.rows import rows_through
 from moejax.parallel import collectives
 
 
 @dataclasses.dataclass(frozen=True)
-class RaggedAllToAll(fields.Checked):
+class RaggedAllToAll(bounded.Bounded):
   """Ragged all-to-all of rows, local experts, ragged all-to-all of outputs.
 
   Only assigned rows move. The buffer of a receiver is bounded: it has
@@ -33,7 +31,7 @@ class RaggedAllToAll(fields.Checked):
   assignment travels by itself, and 4 (P - 1) / P A of expert numbers; backward
   2 (P - 1) / P A D b. XLA for CPU has no such collective, and
   `parallel.collectives` gathers everything there instead. With the capacity
-  dispatcher all groups have one size, and rows travel as in `all_to_all`.
+  dispatcher all groups have one size, and rows travel as in `equal_groups`.
 
   Attributes:
     factor: rows of a receiver's buffer, over those that perfect balance needs;
@@ -45,32 +43,18 @@ class RaggedAllToAll(fields.Checked):
   factor: float = fields.number(
     0.0, at_least=0, at_most=1000, note='0: room for all'
   )
-  overflow: str = fields.named(bounded.OVERFLOWS, 'dropless')
-
-  @property
-  def gathers_experts(self) -> bool:
-    return False
 
   def row_overhead(self, num_devices: int) -> float:
     return max(1.0, min(self.factor or num_devices, num_devices))
 
-  def lossless(self, num_devices: int) -> tuple[ExpertParallel, ...]:
-    roomy = dataclasses.replace(self, factor=float(num_devices))
-    return bounded.with_fallback(roomy, self.overflow)
-
-  def __call__(
+  def exchange(
     self,
     compute: Compute,
     weights: dict[str, jax.Array],
     x_TD: jax.Array,
     routing: contract.Routing,
     num_experts: int,
-  ) -> ExpertOutput:
-    stages = compute.equal_stages
-    if stages is not None:
-      # Groups of one size are not ragged, and grouping the received rows again
-      # would apply the capacity a second time.
-      return exchange_equal_groups(stages, weights, x_TD, routing, num_experts)
+  ) -> tuple[Callable[[], jax.Array], jax.Array]:
     num_devices = jax.lax.axis_size(AXIS)
     own = num_experts // num_devices
     (num_assignments,) = routing.expert_A.shape
@@ -80,7 +64,7 @@ class RaggedAllToAll(fields.Checked):
     note = permute.group(device_A, num_devices, 1)
     plan = collectives.plan(note.size_E, room, AXIS)
 
-    def exchange():
+    def move():
       x_SD = permute.gather(x_TD, routing.token_A, note, routing.per_token)
       expert_A = jnp.append(routing.expert_A % own, own)
       # Expert numbers plus 1, since rows that no device sent arrive as 0.
@@ -99,19 +83,8 @@ class RaggedAllToAll(fields.Checked):
         routing.per_token,
       )
 
-    def fallback():
-      return all_gather.AllGather()(
-        compute, weights, x_TD, routing, num_experts
-      ).out_TD
-
     device = jax.lax.axis_index(AXIS)
     first_P = jnp.append(plan.first_PP[device], 0)
     count_P = jnp.append(plan.count_PP[device], 0)
     rank_A = note.row_A - first_P[device_A]
-    return bounded.exchange_or_fallback(
-      self.overflow,
-      exchange,
-      fallback,
-      asked_A=routing.expert_A < num_experts,
-      fits_A=rank_A < count_P[device_A],
-    )
+    return move, rank_A < count_P[device_A]
