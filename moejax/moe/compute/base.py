@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.moe import contract
+from moejax.moe.compute import permute
 
 
 @flax.struct.dataclass
@@ -111,6 +112,14 @@ def nowhere_beyond(
   """The routing with every expert id from `num_experts` on sent nowhere."""
   expert_A = jnp.minimum(routing.expert_A, num_experts)
   return dataclasses.replace(routing, expert_A=expert_A)
+
+
+def group(
+  routing: contract.Routing, num_experts: int, multiple: int
+) -> permute.Grouping:
+  """`permute.group` of a routing; ids from `num_experts` on go nowhere."""
+  expert_A = nowhere_beyond(routing, num_experts).expert_A
+  return permute.group(expert_A, num_experts, multiple)
 
 
 def flatten_gate_up(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:

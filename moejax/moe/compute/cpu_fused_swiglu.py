@@ -86,11 +86,8 @@ class CpuFusedCompute:
     grad_accumulator: Any = None,
   ) -> base.ExpertOutput:
     del grad_accumulator
-    routing = base.nowhere_beyond(routing, num_experts)
     width = x_TD.shape[1]
-    grouping = permute.group(
-      routing.expert_A, num_experts, self.loop.row_multiple
-    )
+    grouping = base.group(routing, num_experts, self.loop.row_multiple)
     out_TD = self.loop(
       x_TD,
       routing.weight_A,

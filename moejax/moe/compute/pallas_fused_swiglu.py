@@ -112,10 +112,7 @@ class PallasFusedCompute:
     num_experts: int,
     grad_accumulator: Any = None,
   ) -> base.ExpertOutput:
-    routing = base.nowhere_beyond(routing, num_experts)
-    grouping = permute.group(
-      routing.expert_A, num_experts, self.kernels.row_multiple
-    )
+    grouping = base.group(routing, num_experts, self.kernels.row_multiple)
     w = self.grad_accumulator(self.prepare(weights))
     out_TD, grad_accumulator = self.kernels(
       x_TD, routing, grouping, w, grad_accumulator
