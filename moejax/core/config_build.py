@@ -39,8 +39,13 @@ def from_config_dict(
 ) -> T:
   """Builds `cls` from a ConfigDict or a nested dictionary, and checks all keys.
 
-  Absent keys keep their defaults. Absent keys of a choice have the defaults of
-  the dataclass that the choice names.
+  Absent keys keep their defaults. A choice with a `name` has the defaults of
+  the dataclass that is named. A choice without one keeps the field's default
+  for its absent keys, as flags do that set a choice's keys and not its name.
+
+  Example, with `alpha: Scorer = choice(SCORERS, Linear(bias=True))`:
+    {'alpha': {'std': 0.1}}                    Linear(bias=True, std=0.1)
+    {'alpha': {'name': 'linear', 'std': 0.1}}  Linear(std=0.1)
 
   Raises:
     InputError: an unknown key, a wrong type, a number out of its bounds, or a
@@ -82,12 +87,26 @@ def field_of(cls: type, name: str, where: str) -> dataclasses.Field:
   return fields[name]
 
 
-def _build(cls: type, tree: Mapping[str, Any], where: str) -> Any:
+def _build(
+  cls: type, tree: Mapping[str, Any], where: str, default: Any = None
+) -> Any:
+  """A dataclass from its node.
+
+  Args:
+    cls: the dataclass.
+    tree: the node.
+    where: dotted path of the node, with a dot at its end; '' for the root.
+    default: an object of the class, which has the values of absent keys; None:
+      they have the defaults of the class.
+  """
   values = {}
   for key, value in tree.items():
     field = field_of(cls, key, where)
-    values[key] = build_field(cls, field, value, where + key)
-  return built_at(lambda: cls(**values), where)
+    usual = field.default if default is None else getattr(default, key)
+    values[key] = build_field(cls, field, value, where + key, usual)
+  if default is None:
+    return built_at(lambda: cls(**values), where)
+  return built_at(lambda: dataclasses.replace(default, **values), where)
 
 
 def built_at(make: Callable[[], T], where: str) -> T:
@@ -105,17 +124,29 @@ def built_at(make: Callable[[], T], where: str) -> T:
 
 
 def build_field(
-  cls: type, field: dataclasses.Field, value: Any, where: str
+  cls: type,
+  field: dataclasses.Field,
+  value: Any,
+  where: str,
+  default: Any = None,
 ) -> Any:
-  """The value of a field of `cls`, checked; `where` is its dotted path."""
+  """The value of a field, checked.
+
+  Args:
+    cls: the dataclass that has the field.
+    field: the field.
+    value: a plain value, or the field's node.
+    where: dotted path of the field.
+    default: the object that a node changes.
+  """
   hint, optional = hint_of(cls, field.name)
   if 'choice' in field.metadata:
-    return _build_choice(field, value, where)
+    return _build_choice(field, value, where, default)
   if 'choices' in field.metadata:
     return _build_choices(field.metadata['choices'], value, where)
   if isinstance(hint, type) and dataclasses.is_dataclass(hint):
     need_node(value, where)
-    return _build(hint, value, where + '.')
+    return _build(hint, value, where + '.', default)
   if value is None and optional:
     return None
   value = _checked(value, hint, where)
@@ -125,18 +156,21 @@ def build_field(
   return value
 
 
-def _build_choice(field: dataclasses.Field, value: Any, where: str) -> Any:
-  """A choice from its node; without a name, the choice that is the default."""
+def _build_choice(
+  field: dataclasses.Field, value: Any, where: str, default: Any
+) -> Any:
+  """A choice from its node; without a name, the default with changed keys."""
   table = field.metadata['choice']
   need_node(value, where)
   rest = dict(value)
-  usual = tables.name_of(table, field.default)
-  name = rest.pop('name', None) or usual
+  name = rest.pop('name', None)
+  if not name:
+    return _build(type(default), rest, where + '.', default)
   cls = tables.lookup(where, table, name)
-  if name != usual:
+  if cls is not type(default):
     # A config file that sets only the name leaves the keys of the default in
     # the node. Those whose value is unchanged are dropped.
-    left = to_dict(field.default)
+    left = to_dict(default)
     known = {f.name for f in dataclasses.fields(cls)}
     rest = {
       key: value

@@ -122,6 +122,44 @@ def test_a_choice_node_given_whole_starts_from_the_named_defaults():
   assert got.parts == (Safe(depth=5),)
 
 
+@dataclasses.dataclass(frozen=True)
+class Nested:
+  inner: Inner = Inner(size=6)
+  method: object = fields.choice(TABLE, Safe(depth=7))
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+  nested: Nested = Nested(method=Safe(depth=8))
+
+
+@pytest.mark.parametrize(
+  ('cls', 'node', 'path', 'text'),
+  [
+    (Nested, {'method': {'strict': True}}, 'method.strict', 'true'),
+    (Nested, {'inner': {'name': 'b'}}, 'inner.name', 'b'),
+    (
+      Whole,
+      {'nested': {'method': {'strict': True}}},
+      'nested.method.strict',
+      'true',
+    ),
+  ],
+)
+def test_a_node_without_a_name_changes_what_a_flag_changes(
+  cls, node, path, text
+):
+  got = config_tree.from_config_dict(cls, node)
+  assert got == config_tree.override(cls(), path, text)
+  assert got != cls()
+
+
+def test_a_node_with_a_name_has_the_defaults_of_its_class():
+  node = {'method': {'name': 'safe', 'strict': True}}
+  got = config_tree.from_config_dict(Nested, node)
+  assert got.method == Safe(strict=True)
+
+
 def _as_text(value):
   if isinstance(value, list):
     return ','.join(map(str, value))
