@@ -132,7 +132,8 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
       'upcycling begins with a dense model, but this one has experts in '
       f'{dense.num_sparse} of {dense.num_layers} layers'
     )
-  if not sparse.num_moe or type(sparse.moe.experts) is not experts.SwiGLU:
+  kind = sparse.moe.experts
+  if not sparse.num_moe or type(kind) is not experts.SwiGLU:
     raise errors.InputError(
       'upcycling makes SwiGLU experts, but the new model has none: set '
       'model.moe.num_experts and model.moe.experts=swiglu'
@@ -168,7 +169,7 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
       f'{routed} to be routed, of which model.moe.num_experts='
       f'{moe.num_experts} must be a multiple'
     )
-  if moe.experts.bias or moe.zero_computation.num or moe.latent_width:
+  if kind.bias or moe.zero_computation.num or moe.latent_width:
     raise errors.InputError(
       'upcycling makes experts without biases, at the width of the model, and '
       'nothing beside them: set model.moe.experts.bias=false, '

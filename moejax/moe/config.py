@@ -10,7 +10,7 @@ from moejax.moe.compute.grouped_matmuls import GROUPED_MATMULS
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.expert_parallel.base import ExpertParallel
-from moejax.moe.experts import EXPERTS, SwiGLU
+from moejax.moe.experts import EXPERTS, Experts, SwiGLU
 from moejax.moe.experts.shared import SharedExperts
 from moejax.moe.experts.zero_computation import ZeroComputation
 from moejax.moe.routers import ROUTERS
@@ -64,7 +64,7 @@ class MoEConfig(fields.Checked):
     resume.ROUNDING,
     fields.choice(EXPERT_PARALLEL, EXPERT_PARALLEL['all_to_all']()),
   )
-  experts: SwiGLU = fields.choice(EXPERTS, SwiGLU())
+  experts: Experts = fields.choice(EXPERTS, SwiGLU())
   balance: tuple[Balance, ...] = fields.choices(
     balances.BALANCE, (balances.BALANCE['expert_level'](),)
   )

@@ -7,7 +7,7 @@ import jax
 
 from moejax.moe import contract
 from moejax.moe.compute import base
-from moejax.moe.experts import Multiply, SwiGLU
+from moejax.moe.experts import Experts, Multiply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class StagedCompute:
   """
 
   dispatcher: contract.Dispatcher
-  experts: SwiGLU
+  experts: Experts
   multiply: Multiply
 
   def __call__(

@@ -5,10 +5,10 @@ rows; see `base`.
 """
 
 from moejax.moe.experts import autonomous, swiglu, two_matrix
-from moejax.moe.experts.base import Multiply
+from moejax.moe.experts.base import Experts, Multiply
 from moejax.moe.experts.swiglu import SwiGLU
 
-__all__ = ['EXPERTS', 'Multiply', 'SwiGLU']
+__all__ = ['EXPERTS', 'Experts', 'Multiply', 'SwiGLU']
 
 EXPERTS = {
   'autonomous_swiglu': autonomous.AutonomousSwiGLU,

@@ -1,6 +1,6 @@
-"""The base of experts with two matrices and an activation between them.
+"""The contract of a kind of experts, and the base of those of two matrices.
 
-Weights of all experts by name, float32, biases only where there are some:
+Weights of `TwoLayers` by name, float32, biases only where there are some:
 
   gated   w_in_ED2F  b_in_E2F   w_out_EFD  b_out_ED
   plain   w_in_EDF   b_in_EF    w_out_EFD  b_out_ED
@@ -31,13 +31,45 @@ class Multiply(Protocol):
     ...
 
 
+class Experts(Protocol):
+  """A kind of experts: a frozen dataclass whose fields are its config keys."""
+
+  def init(
+    self, key: jax.Array, num_experts: int, width: int, hidden: int, std: float
+  ) -> dict[str, nnx.Param]:
+    """Weights of all experts by name, float32.
+
+    Args:
+      key: of the random numbers.
+      num_experts: E; a single expert is a dense feed-forward.
+      width: D.
+      hidden: F.
+      std: standard deviation of the model's weights.
+    """
+    ...
+
+  def __call__(
+    self,
+    w: dict[str, jax.Array],
+    x_RD: jax.Array,
+    size_E: jax.Array,
+    multiply: Multiply,
+  ) -> jax.Array:
+    """y_RD: the rows of each group through its expert."""
+    ...
+
+  def dense(self, w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
+    """All rows through one expert (E = 1): shared experts, dense layers."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True)
 class TwoLayers(fields.Checked):
   """w_out activate(w_in x + b_in) + b_out: the base of such experts.
 
-  A kind of experts is a frozen dataclass whose fields are its config keys. It
-  defines `activate`, or `join` if it is gated. Gated experts store gate and up
-  as one weight, so that both are one matmul; `split_gate_up` splits it.
+  A subclass defines `activate`, or `join` if it is gated. Gated experts store
+  gate and up as one weight, so that both are one matmul; `split_gate_up` splits
+  it.
 
   Attributes:
     bias: whether both matrices have biases, zero at the start.

@@ -31,7 +31,7 @@ class SharedExperts(fields.Checked):
   def init(
     self,
     key: jax.Array,
-    experts: base.TwoLayers,
+    experts: base.Experts,
     sizes: tuple[int, int],
     std: float,
   ) -> dict[str, nnx.Param]:
@@ -54,7 +54,7 @@ class SharedExperts(fields.Checked):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], experts: base.TwoLayers, x_TD: jax.Array
+    self, w: dict[str, jax.Array], experts: base.Experts, x_TD: jax.Array
   ) -> jax.Array:
     """out_TD: every token through all shared experts."""
     out_TD = experts.dense(w, x_TD)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from moejax.core import fields, shapes
 from moejax.moe.compute import grouped_matmuls
 from moejax.moe.config import MoEConfig
-from moejax.moe.experts import EXPERTS, SwiGLU
+from moejax.moe.experts import EXPERTS, Experts, SwiGLU
 from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
 
 
@@ -36,7 +36,7 @@ class SoftMoEConfig(fields.Checked):
   capacity_factor: float = fields.number(
     0.0, at_least=0, at_most=1000, note='0: as slots says'
   )
-  experts: SwiGLU = fields.choice(EXPERTS, SwiGLU())
+  experts: Experts = fields.choice(EXPERTS, SwiGLU())
   not_causal: bool = False
 
   def check(self) -> None:
