@@ -6,15 +6,12 @@ On an accelerator, with `cuda` in place of `tpu` for a GPU:
   python -m pytest -n 0 -m accelerator tests/moe/test_on_accelerator.py
 
 No accelerator has run them yet. On CPU the same checks run with all other
-tests, kernels interpreted, so that the checks at least are known to work.
+tests, kernels interpreted, so that the checks at least are known to work: those
+in float32 with `make test`, those in bfloat16 and of the layer with the soak.
 """
 
 import dataclasses
 import functools
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +25,6 @@ from moejax.moe.compute.grouped_matmuls import GROUPED_MATMULS
 from moejax.moe.compute.pallas_grouped_matmul import Megablox
 from moejax.moe.config import MoEConfig
 
-ROOT = pathlib.Path(__file__).parents[2]
 # Rows, depth, width, experts; no multiple of a tile.
 R, D, F, E = 1000, 200, 136, 8
 SIZES = {
@@ -43,22 +39,35 @@ NAMES = sorted(
   for name, make in GROUPED_MATMULS.items()
   if name != 'batched' and make().row_multiple == 1
 )
-DTYPES = pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 
 
-@pytest.fixture(
-  params=['cpu', pytest.param('accelerator', marks=pytest.mark.accelerator)]
-)
-def platform(request):
-  """Where JAX runs, if that is what the test is for."""
-  found = jax.default_backend()
-  if request.param == 'cpu' and found != 'cpu':
-    pytest.skip(f'is for CPU, and JAX runs on {found}')
-  if request.param != 'cpu' and found == 'cpu':
+def on(platform, *case, soak=False):
+  """A case with its marks; on an accelerator none is for the soak."""
+  marks = [pytest.mark.accelerator] if platform == 'accelerator' else []
+  return pytest.param(
+    platform, *case, marks=marks or ([pytest.mark.soak] if soak else [])
+  )
+
+
+PLATFORMS = 'cpu', 'accelerator'
+DTYPES = 'float32', 'bfloat16'
+
+
+def backend(kind):
+  """Where JAX runs, if that is of the kind that the test is for."""
+  runs_on = jax.default_backend()
+  if kind == 'cpu' and runs_on != 'cpu':
+    pytest.skip(f'is for CPU, and JAX runs on {runs_on}')
+  if kind != 'cpu' and runs_on == 'cpu':
     pytest.skip(
       'needs a GPU or a TPU, and MOEJAX_TEST_PLATFORM=cuda or tpu to use it'
     )
-  return found
+  return runs_on
+
+
+@pytest.fixture
+def platform(request):
+  return backend(request.param)
 
 
 def draw(*shapes, dtype):
@@ -122,7 +131,11 @@ def check_multiply(multiply, sizes, dtype, tolerance):
 
 
 @pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
-@DTYPES
+@pytest.mark.parametrize(
+  ('platform', 'dtype'),
+  [on(p, d, soak=d == 'bfloat16') for p in PLATFORMS for d in DTYPES],
+  indirect=['platform'],
+)
 @pytest.mark.parametrize('name', NAMES)
 def test_grouped_matmul(name, dtype, sizes, platform):
   multiply = multiply_of(name, platform)
@@ -230,8 +243,16 @@ def swiglu_slowly(x_TD, weight_A, w_in, w_out, pull_TD, expert_A):
 
 
 @pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
-@DTYPES
-@pytest.mark.parametrize('keep', [True, False], ids=['keep', 'remat'])
+@pytest.mark.parametrize(
+  ('platform', 'dtype', 'keep'),
+  [
+    on(p, d, keep, soak=d == 'bfloat16' or not keep)
+    for p in PLATFORMS
+    for d in DTYPES
+    for keep in (True, False)
+  ],
+  indirect=['platform'],
+)
 def test_pallas_fused_swiglu(keep, dtype, sizes, platform):
   kernel = multiply_of('megablox', platform)
   run = pallas_fused_swiglu.PallasFusedCompute(
@@ -243,7 +264,11 @@ def test_pallas_fused_swiglu(keep, dtype, sizes, platform):
 # A whole layer, with what `auto` takes here.
 
 
-@DTYPES
+@pytest.mark.parametrize(
+  ('platform', 'dtype'),
+  [on(p, d, soak=True) for p in PLATFORMS for d in DTYPES],
+  indirect=['platform'],
+)
 def test_a_dropless_layer(dtype, platform):
   """Is the reference dispatcher's and matmul's, one expert being empty."""
   config = MoEConfig(num_experts=E, expert_width=F)
@@ -257,15 +282,7 @@ def test_a_dropless_layer(dtype, platform):
 
 
 def test_without_an_accelerator_they_say_what_they_need():
-  done = subprocess.run(
-    [sys.executable, '-m', 'pytest', '-n', '0', '-m', 'accelerator', '-rs']
-    + ['-k', 'dropless_layer', str(ROOT / 'tests/moe/test_on_accelerator.py')],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-    env={**os.environ, 'MOEJAX_TEST_PLATFORM': 'cpu'},
-    check=False,
-  )
-  assert done.returncode == 0, done.stdout + done.stderr
-  assert 'needs a GPU or a TPU' in done.stdout
-  assert '2 skipped' in done.stdout
+  other = 'cpu' if jax.default_backend() != 'cpu' else 'accelerator'
+  words = 'is for CPU' if other == 'cpu' else 'needs a GPU or a TPU'
+  with pytest.raises(pytest.skip.Exception, match=words):
+    backend(other)

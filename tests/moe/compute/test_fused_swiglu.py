@@ -57,7 +57,16 @@ def test_exact_zeros_where_nothing_flows(compute):
   assert not any(np.any(z[2]) for z in dw)
 
 
-@EACH
+# Of another type, so each is compiled once more.
+@pytest.mark.parametrize(
+  'compute',
+  [
+    fused.CPU,
+    pytest.param(fused.PALLAS, marks=pytest.mark.soak),
+    pytest.param(fused.REMAT, marks=pytest.mark.soak),
+  ],
+  ids=FUSED,
+)
 def test_bfloat16_stays_near_float32(compute):
   inputs = fused.inputs(jnp.bfloat16)
   exact = jax.tree.map(lambda x: x.astype(jnp.float32), inputs)
@@ -78,7 +87,11 @@ ON_MESH = PallasFusedCompute(
 )
 
 
-@pytest.mark.parametrize('compute', [fused.CPU, ON_MESH], ids=['cpu', 'pallas'])
+@pytest.mark.parametrize(
+  'compute',
+  [fused.CPU, pytest.param(ON_MESH, marks=pytest.mark.soak)],
+  ids=['cpu', 'pallas'],
+)
 def test_inside_shard_map_equals_one_device(compute):
   mesh = jax.make_mesh(
     (2,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
