@@ -219,10 +219,13 @@ def test_the_glossary_is_sorted():
 def test_the_glossary_has_every_letter_of_a_packages_legend():
   letters = set(re.findall(r'[A-Z]', ' '.join(glossary()['Letters of shapes'])))
   legend = re.compile(r'(?<=[\s(])([A-Z]) [a-z]')
+  used = set()
   for path in (ROOT / 'moejax').rglob('__init__.py'):
     text = ast.get_docstring(ast.parse(path.read_text()))
     legends = text.partition('Letters of shapes')[2]
     assert set(legend.findall(legends)) <= letters, path
+    used |= set(legend.findall(legends))
+  assert len(used) > 10
 
 
 def test_the_changelog_has_every_renamed_key_and_value():
