@@ -82,7 +82,10 @@ def test_another_checkpoint_is_scored_if_asked_for(workdir, capsys, tmp_path):
 
 def test_analyse_measures_the_layers_that_have_experts(workdir, capsys):
   flags = [f'--workdir={workdir}', '--batches=1']
-  result = _json(analyse.main, capsys, *flags)
+  assert exits.call(analyse.main, [*flags, '--json']) == exits.DONE
+  out, noted = capsys.readouterr()
+  result = json.loads(out)
+  assert 'Evaluating on synthetic (up to 1 batches' in noted
   assert list(result['measures']) == ['top_experts', 'load']
   (layer,) = result['measures']['top_experts']
   assert layer == 'layer 1'
@@ -108,6 +111,9 @@ def test_analyse_measures_the_layers_that_have_experts(workdir, capsys):
       "unknown measure 'top_expert'; did you mean 'top_experts'?",
     ),
     (evaluate.main, '--batches=-1', '--batches=-1 must be 0 or more'),
+    (analyse.main, '--batches=-1', '--batches=-1 must be 0 or more'),
+    (evaluate.main, '--out=/no/such/x.json', "there is no folder '/no/such'"),
+    (analyse.main, '--out=/no/such/x.json', "there is no folder '/no/such'"),
     (
       evaluate.main,
       '--config.opt.peak_lr=1',
