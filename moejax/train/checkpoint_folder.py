@@ -131,8 +131,8 @@ class CheckpointFolder:
   def prune(self, step: int, keep: int, keep_best: bool) -> None:
     """Removes the checkpoints older than `step` that need not be kept.
 
-    Example, step=60, keep=2 and the best at 20: of 10, 20, 30, 40 (damaged), 50
-    and 60 the folders of 20, 50 and 60 remain.
+    Example, step=60, keep=3 and the best at 10: of 10, 20, 30, 40 (damaged), 50
+    and 60 the folders of 10, 30, 50 and 60 remain.
 
     Args:
       step: a step whose checkpoint is whole.

@@ -157,17 +157,30 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
   assert checkpointer.steps() == [8]
 
 
-def test_a_metric_is_the_best_beside_those_of_the_steps_there_are(tmp_path):
-  with Checkpointer(tmp_path, keep=1) as checkpointer:
+def test_a_metric_is_the_best_beside_those_of_the_steps_there_are(
+  tmp_path, monkeypatch
+):
+  with Checkpointer(tmp_path, keep=2) as checkpointer:
     assert checkpointer.is_best(1, 9.0)
     assert not checkpointer.is_best(1, float('nan'))
-    for step, metric in [(10, 3.0), (20, 4.0)]:
-      checkpointer.mark_best(step, metric)
-      checkpointer.save(step, {'x': jnp.ones(3)}, {})
+    assert not checkpointer.is_best(1, float('-inf'))
+    checkpointer.save(10, {'x': jnp.ones(3)}, {'metric': 4.0})
+    checkpointer.wait()
+    # A checkpoint that is complete only when somebody waits for it.
+    waited, wait = threading.Event(), checkpointer.wait
+    complete = checkpoint_folder.CheckpointFolder.complete
+
+    def slow(self, step, meta):
+      waited.wait()
+      complete(self, step, meta)
+
+    monkeypatch.setattr(checkpoint_folder.CheckpointFolder, 'complete', slow)
+    checkpointer.save(20, {'x': jnp.ones(3)}, {'metric': 3.0})
+    monkeypatch.setattr(checkpointer, 'wait', lambda: (waited.set(), wait())[1])
     # The one on its way counts, and a step is not compared with itself.
     assert not checkpointer.is_best(30, 3.0)
     assert checkpointer.is_best(30, 2.9)
-    assert checkpointer.is_best(10, 3.5)
+    assert checkpointer.is_best(20, 3.5)
     checkpointer.mark_best(40, 1.0)  # a kill came before its save
     assert checkpointer.is_best(30, 2.9)
 
@@ -201,11 +214,12 @@ def test_prune_as_in_its_docstring(tmp_path):
   (folder.path(40) / 'meta.json').write_text('{"')
   folder = checkpoint_folder.CheckpointFolder(tmp_path, print)
   assert 'another checksum' in folder.damage(40)
-  folder.mark(20, 0.5)
-  folder.prune(60, keep=2, keep_best=True)
-  assert folder.steps() == [20, 50, 60]
+  folder.mark(10, 0.5)
+  folder.prune(60, keep=3, keep_best=True)
+  assert folder.steps() == [10, 30, 50, 60]
   assert sorted(os.listdir(tmp_path)) == [
-    '00000020',
+    '00000010',
+    '00000030',
     '00000050',
     '00000060',
     'values.json',
