@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import pathlib
 import re
 
@@ -17,6 +18,7 @@ from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS
 
 ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / 'moejax'
 PAGE = ROOT / 'docs' / 'moe.md'
 PAGES = [
   *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')),
@@ -120,11 +122,82 @@ def anchors(text):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_a_page_opens_with_a_sentence_and_not_with_a_table_or_code(page):
+  title, opening = page.read_text().split('\n\n')[:2]
+  assert title.startswith('# ')
+  assert re.match(r'[A-Z]?\w+ ', opening), opening
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_every_test_that_a_page_names_exists(page):
   for file, name in TEST.findall(page.read_text()):
     tree = ast.parse((ROOT / file).read_text())
     known = {x.name for x in tree.body if isinstance(x, ast.FunctionDef)}
     assert name in known, f'{file}::{name}'
+
+
+# The changelog names what was, too.
+NAMING = [page for page in PAGES if page.name != 'CHANGELOG.md'] + [
+  path
+  for folder in ('moejax', 'benchmarks', 'configs')
+  for path in sorted((ROOT / folder).rglob('*.py'))
+]
+# A path with a folder, such as `moe/layer.py`; NAME in it stands for any name.
+PATH = re.compile(r'(?<![\w/.:-])[a-z]\w*/(?:[\w.-]+/)*[\w-]+\.(?:py|md|sh)\b')
+DOTTED = re.compile(r'(?<![\w/.-])(?:moejax|benchmarks)(?:\.(?!md\b)\w+)+')
+
+
+def missing_paths(text, folder):
+  """Paths that no folder has: project, package, the given one, its parent."""
+  return [
+    path
+    for path in PATH.findall(text)
+    if 'NAME' not in path
+    and not any(
+      (base / path).exists() for base in (ROOT, PACKAGE, folder, folder.parent)
+    )
+  ]
+
+
+def is_name(dotted):
+  """Whether a dotted name is a module, or something in a module."""
+  module, _, rest = dotted.partition('.')
+  node = importlib.import_module(module)
+  for name in rest.split('.'):
+    module = f'{module}.{name}'
+    if not hasattr(node, name):
+      try:
+        importlib.import_module(module)
+      except ModuleNotFoundError:
+        return False
+    node = getattr(node, name)
+  return True
+
+
+def test_every_path_that_a_page_or_a_file_names_exists():
+  missing = {
+    str(path.relative_to(ROOT)): paths
+    for path in NAMING
+    if (paths := missing_paths(path.read_text(), path.parent))
+  }
+  assert missing == {}
+
+
+def test_every_dotted_name_that_a_page_or_a_file_names_exists():
+  places = {}
+  for path in NAMING:
+    for name in DOTTED.findall(path.read_text()):
+      places.setdefault(name, str(path.relative_to(ROOT)))
+  assert {name: at for name, at in places.items() if not is_name(name)} == {}
+
+
+def test_a_path_or_name_that_is_missing_is_found():
+  text = 'see `moe/nothing.py`, `moe/layer.py` and docs/moe.md'
+  assert missing_paths(text, ROOT / 'docs') == ['moe/nothing.py']
+  assert is_name('moejax.moe.layer.MoE')
+  assert is_name('moejax.load')
+  assert not is_name('moejax.moe.nothing')
+  assert not is_name('moejax.moe.layer.Nothing')
 
 
 def test_every_promise_has_a_test():
