@@ -6,8 +6,8 @@ r"""Trains every run of a list, and compares them in one table.
   python -m moejax.cli.sweep --sweep=configs/sweeps/routers.py \
     --only=switch,gshard --config.train.steps=50 --workdir=runs/short
 
-A sweep file is Python with `get_sweep()`; see `moejax/sweep/grid.py` for
-how to write one. `--config.*` is for all its runs, after what the file says.
+A sweep file is Python with `get_sweep()`; moejax/sweep/grid.py shows how to
+write one. `--config.*` is for all its runs, after what the file says.
 
 Run the same command again: finished runs stay as they are, an interrupted run
 goes on from its last checkpoint, and a failed run is tried again. A run that
@@ -26,11 +26,10 @@ fails does not stop the others. The workdir holds:
 the sweep file; a file that does not exist is made.
 
 --processes=N trains N runs at a time, each on its share of this machine's
-cores. It is for CPUs, where one run does not use all cores well. A training
-step is then slower than alone, as the tokens/s of the table show. It is not for
-accelerators, which one process takes whole. If runs are short, much of their
-time is the evaluation at the end: set report.eval_batches and report.samples in
-the sweep file.
+cores. It is for CPUs, where one run does not use all cores well; a step is then
+slower than alone, as tokens/s show. An accelerator is taken whole by a process.
+If runs are short, much of their time is the evaluation at the end: set
+report.eval_batches and report.samples in the sweep file.
 """
 
 import pathlib
@@ -38,47 +37,42 @@ from collections.abc import Sequence
 
 from moejax import config as configs
 from moejax.core import command, errors, exits, files
-from moejax.sweep import document
-from moejax.sweep import sweep as sweeps
+from moejax.sweep import results
+from moejax.sweep.sweep import Sweep
 
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags, trains what is not finished, and shows the table."""
   flags = command.parser(__doc__)
-  flags.add_argument('--sweep', required=True, help='path of a sweep file')
-  flags.add_argument('--workdir', help='default: runs/<name of the sweep file>')
-  flags.add_argument(
-    '--processes',
-    type=command.number(int, 1),
-    default=1,
-    help='runs at a time',
-  )
-  flags.add_argument('--only', help='names, separated by commas')
-  flags.add_argument('--out', help='a Markdown file for the table')
-  flags.add_argument('--list', action='store_true', help='train nothing')
+  add, number = flags.add_argument, command.number(int, 1)
+  add('--sweep', required=True, help='path of a sweep file')
+  add('--workdir', help='default: runs/<name of the sweep file>')
+  add('--processes', type=number, default=1, help='runs at a time')
+  add('--only', help='names, separated by commas')
+  add('--out', help='a Markdown file for the table')
+  add('--list', action='store_true', help='train nothing')
   args, overrides = command.parse(flags, argv)
   if args.list and args.out is not None:
     raise errors.InputError(
       f'--list writes no table to --out={args.out}; leave one of the two out'
     )
   workdir = args.workdir or configs.default_workdir(args.sweep)
-  sweep = sweeps.Sweep(args.sweep, overrides, workdir)
-  chosen = sweep.chosen(args.only)
+  sweep = Sweep(args.sweep, overrides, workdir, args.only)
   if args.list:
-    print('\n'.join(sweep.listing(chosen)))
+    print('\n'.join(sweep.listing()))
     return
   out = None if args.out is None else pathlib.Path(args.out)
   if out:
     files.check_output(args.out, '--out')
-    document.split(out, sweep.name)
+    results.in_document(out, sweep.name, '')  # raises if it has no place for it
   sweep.check_folders()
   files.check_writable(sweep.folder)
   with files.locked(sweep.folder, print):
     try:
-      sweeps.train(sweep, chosen, args.processes)
+      sweep.train(args.processes)
     finally:
-      print(f'\n{sweeps.write_results(sweep, out)}', end='')
-  sweeps.check_finished(sweep, chosen)
+      print(f'\n{sweep.write_results(out)}', end='')
+  sweep.check_finished()
 
 
 if __name__ == '__main__':

@@ -10,12 +10,10 @@ import sys
 import time
 
 import pytest
-from etils import epath
 from helpers import own_text
 
 from moejax.cli import sweep
 from moejax.core import errors, exits, files, log
-from moejax.sweep import sweep as sweeps
 
 STEPS = 300
 SWEEP = """
@@ -229,15 +227,6 @@ def test_the_list_does_not_take_other_runs_for_finished_ones(swept):
   # What changes no result changes no run.
   free = _call(*swept['places'], '--list', '--config.train.log_every=3')
   assert free.out[-1].startswith('3 of 4 finished')
-
-
-def test_programs_are_kept_for_all_runs_unless_told_where(monkeypatch):
-  name = 'JAX_COMPILATION_CACHE_DIR'
-  for given, want in ((None, '/w/compile_cache'), ('/mine', '/mine')):
-    monkeypatch.delenv(name, raising=False)
-    if given:
-      monkeypatch.setenv(name, given)
-    assert sweeps.environment(epath.Path('/w'))[name] == want
 
 
 @pytest.mark.parametrize(

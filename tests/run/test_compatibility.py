@@ -299,7 +299,7 @@ def test_a_sweep_trains_or_refuses_what_its_table_would_be_wrong_about(
   path.write_text(SWEEP)
   jobs = []
   monkeypatch.setattr(sweeps.pool, 'run', lambda todo, *_: jobs.extend(todo))
-  monkeypatch.setattr(sweeps, 'write_results', lambda *_: '')
+  monkeypatch.setattr(sweeps.Sweep, 'write_results', lambda *_: '')
 
   def train(*flags):
     jobs.clear()

@@ -33,10 +33,11 @@ def test_product_takes_every_combination_and_says_so_in_the_name():
     'b-peak_lr=0.001-tie_embeddings=True',
     'b-peak_lr=0.003-tie_embeddings=True',
   ]
-  assert runs[1].overrides == (
-    ('opt.peak_lr', '0.003'),
-    ('model.tie_embeddings', 'True'),
-  )
+  assert runs[1].overrides == {
+    'seed': '0',
+    'opt.peak_lr': '0.003',
+    'model.tie_embeddings': 'True',
+  }
   assert runs[1].group == runs[1].name
 
 
@@ -44,7 +45,7 @@ def test_seeds_go_round_and_keep_the_group():
   runs = sweep.seeds(sweep.run('a.py') + sweep.run('b.py'), 2)
   assert _names(runs) == ['a-seed=0', 'b-seed=0', 'a-seed=1', 'b-seed=1']
   assert [run.group for run in runs] == ['a', 'b', 'a', 'b']
-  assert runs[2].all_overrides == (('seed', '1'),)
+  assert runs[2].overrides == {'seed': '1'}
 
 
 def test_changes_add_up_and_later_ones_replace_earlier_ones():
@@ -52,17 +53,20 @@ def test_changes_add_up_and_later_ones_replace_earlier_ones():
     sweep.run('a.py', {'train.steps': 5, 'opt.clip_norm': 1}),
     {'train.steps': 7, 'opt.schedule.milestones': (0.5, 0.9)},
   )
-  assert runs[0].all_overrides == (
-    ('seed', '0'),
-    ('train.steps', '7'),
-    ('opt.clip_norm', '1'),
-    ('opt.schedule.milestones', '0.5,0.9'),
-  )
+  assert runs[0].overrides == {
+    'seed': '0',
+    'train.steps': '7',
+    'opt.clip_norm': '1',
+    'opt.schedule.milestones': '0.5,0.9',
+  }
 
 
 def test_a_seed_of_its_own_replaces_the_seed_0_of_a_run():
-  (one,) = sweep.run('a.py', {'seed': 5})
-  assert one.all_overrides == (('seed', '5'),)
+  runs = sweep.run('a.py', {'seed': 5})
+  assert runs[0].overrides == {'seed': '5'}
+  # As with any other key, the value of the outer combinator is used.
+  (one,) = sweep.seeds(runs, 1)
+  assert (one.name, one.overrides) == ('a-seed=0', {'seed': '0'})
 
 
 TWICE = """

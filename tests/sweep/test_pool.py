@@ -1,11 +1,10 @@
 """Processes of a sweep, with a stand-in that is quick to start."""
 
-import os
-
 import pytest
+from etils import epath
 
 from moejax.core import exits
-from moejax.sweep import pool
+from moejax.sweep import grid, pool
 
 # A run that does what its config says.
 STAND_IN = """
@@ -28,32 +27,34 @@ if flags['config'] == 'together':  # the other one must be at work as well
   while len(list(folder.parent.glob('*/begun'))) < 2:
     assert time.monotonic() < deadline
     time.sleep(0.01)
+print(os.environ['JAX_COMPILATION_CACHE_DIR'])
 print(flags['cores'], flags['config.seed'], os.environ['OWN'])
 """
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-  """Does jobs, given as {name: config}; what happened, in its order."""
+  """Trains runs of {name: config}; what happened, in its order."""
   script = tmp_path / 'stand_in.py'
   script.write_text(STAND_IN)
   monkeypatch.setattr(pool, 'WORKER', (str(script),))
+  monkeypatch.setenv('OWN', 'kept')
   happened = []
 
-  def run(jobs, processes, started=lambda job: None):
-    def begin(job):
-      happened.append(job.name)
-      started(job)
+  def run(jobs, processes, started=lambda run: None):
+    def begin(run):
+      happened.append(run.name)
+      started(run)
 
     pool.run(
       [
-        pool.QueuedRun(name, config, [('seed', '3')], str(tmp_path / name))
+        grid.SweepRun(name, config, {'seed': '3'}, name)
         for name, config in jobs.items()
       ],
+      epath.Path(tmp_path),
       processes,
-      {**os.environ, 'OWN': 'given'},
       begin,
-      lambda job, outcome: happened.append((job.name, outcome)),
+      lambda run, outcome: happened.append((run.name, outcome)),
     )
 
   run.happened = happened
@@ -75,7 +76,7 @@ def test_one_at_a_time_they_run_in_their_order(work):
   assert outcomes['b'].code == exits.BAD_INPUT
   assert outcomes['b'].message == 'error: so it is'
   # The log has what it printed: its flags and environment reached it.
-  assert work.log('a').endswith(' 3 given\n')
+  assert work.log('a').endswith(' 3 kept\n')
 
 
 def test_two_work_at_a_time_each_on_its_cores(work):
@@ -84,8 +85,8 @@ def test_two_work_at_a_time_each_on_its_cores(work):
   assert {o.code for o in _outcomes(work.happened).values()} == {0}
   shares = {','.join(map(str, own)) for own in pool.shares(2, pool.cores())}
   names = ('pair1', 'pair2')
-  assert {work.log(name).split()[0] for name in names} == shares
-  assert work.log('last').split()[0] in shares
+  assert {work.log(name).split()[1] for name in names} == shares
+  assert work.log('last').split()[1] in shares
 
 
 def test_a_process_that_dies_fails_its_run_alone(work):
@@ -109,6 +110,18 @@ def test_ctrl_c_waits_for_what_is_running_and_begins_nothing_more(work):
   assert work.happened[:2] == ['a', 'b']
   (name, outcome), *rest = work.happened[2:]
   assert (name, outcome.code, rest) == ('a', exits.INTERRUPTED, [])
+
+
+def test_programs_are_kept_for_all_runs_unless_told_where(
+  work, monkeypatch, tmp_path
+):
+  name = 'JAX_COMPILATION_CACHE_DIR'
+  monkeypatch.delenv(name, raising=False)
+  work({'a': 'ok'}, 1)
+  assert work.log('a').splitlines()[0] == str(tmp_path / 'compile_cache')
+  monkeypatch.setenv(name, '/mine')
+  work({'b': 'ok'}, 1)
+  assert work.log('b').splitlines()[0] == '/mine'
 
 
 def test_shares_of_cores():
