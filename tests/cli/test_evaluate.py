@@ -86,6 +86,7 @@ def test_analyse_measures_the_layers_that_have_experts(workdir, capsys):
   out, noted = capsys.readouterr()
   result = json.loads(out)
   assert 'Evaluating on synthetic (up to 1 batches' in noted
+  assert result['step'] == 20
   assert list(result['measures']) == ['top_experts', 'load']
   (layer,) = result['measures']['top_experts']
   assert layer == 'layer 1'

@@ -21,7 +21,9 @@ ONE = 'model.layers.1.self_attn.q_proj.weight'
 @pytest.fixture
 def there(tmp_path):
   target = tmp_path / 'olmoe'
-  shutil.copytree(hf.GOLDEN / 'olmoe', target)
+  # Without `memory`, a second checkpoint: a folder in a folder is a case below.
+  ignored = shutil.ignore_patterns('memory')
+  shutil.copytree(hf.GOLDEN / 'olmoe', target, ignore=ignored)
   return target
 
 
@@ -188,7 +190,7 @@ CASES = {
   ),
   'a value': (
     lambda path: config(path, vocab_size='many'),
-    'vocab_size',
+    "config key 'vocab_size' wants an int, not 'many'",
   ),
   'index, absent file': (
     lambda path: index(path, {ONE: 'model-1.safetensors'}),
@@ -216,7 +218,7 @@ CASES = {
     lambda path: (path / folder.INDEX).write_text('[]'),
     'must be a JSON object',
   ),
-  'twice': (duplicate, 'is in '),
+  'twice': (duplicate, 'b.safetensors; remove one'),
   'an adapter': (
     adapter_alone,
     "holds an adapter of 'owner/base' and no model: merge the two",
