@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import shapes
-from moejax.model import block, mtp, norm
+from moejax.model import block, init, mtp, norm
 from moejax.model import trunk as trunks
 from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
@@ -51,11 +51,7 @@ class Decoder(nnx.Module):
     self.config = config
     self.mesh = mesh
     shape = (config.vocab_size, config.width)
-    self.embed_VD = nnx.Param(
-      config.init_std * jax.random.normal(keys[0], shape),
-      axes=('vocab', 'embed'),
-      decays=True,
-    )
+    self.embed_VD = init.normal(config, keys[0], shape, ('vocab', 'embed'))
     num_mtp = dict.fromkeys(('dense', 'moe'), 0)
     num_mtp[config.mtp_kind] = config.mtp_layers
     if config.num_dense:
@@ -68,10 +64,8 @@ class Decoder(nnx.Module):
       self.mtp = mtp.stack(config, jax.random.fold_in(key, len(keys)))
     self.norm = norm.RMSNorm(config.width, config.norm_eps)
     if not config.tie_embeddings:
-      self.head_DV = nnx.Param(
-        config.init_std * jax.random.normal(keys[3], shape[::-1]),
-        axes=('embed', 'vocab'),
-        decays=True,
+      self.head_DV = init.normal(
+        config, keys[3], shape[::-1], ('embed', 'vocab')
       )
 
   def __call__(

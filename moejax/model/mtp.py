@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.model import norm
+from moejax.model import init, norm
 from moejax.model.config import ModelConfig
 
 
@@ -42,10 +42,8 @@ class Joint(nnx.Module):
     self.norm_hidden = norm.RMSNorm(width, config.norm_eps)
     self.norm = norm.RMSNorm(width, config.norm_eps)
     # [0] multiplies the embedding, [1] the hidden state.
-    self.w_2CD = nnx.Param(
-      config.init_std * jax.random.normal(key, (2, width, width)),
-      axes=('unsharded', 'embed', 'unsharded'),
-      decays=True,
+    self.w_2CD = init.normal(
+      config, key, (2, width, width), ('unsharded', 'embed', 'unsharded')
     )
 
   def __call__(self, embed_BLD: jax.Array, x_BLD: jax.Array) -> jax.Array:

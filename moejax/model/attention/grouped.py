@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.model import norm
+from moejax.model import init, norm
 from moejax.model.attention import dot_product
 from moejax.model.config import ModelConfig
 
@@ -28,12 +28,7 @@ class Attention(nnx.Module):
     shape_q = (config.width, heads, config.head_dim)
     shape_kv = (config.width, groups, config.head_dim)
 
-    def param(key, shape, axes):
-      return nnx.Param(
-        config.init_std * jax.random.normal(key, shape),
-        axes=axes,
-        decays=True,
-      )
+    param = functools.partial(init.normal, config)
 
     def zeros(shape, axes):
       return nnx.Param(jnp.zeros(shape), axes=axes, decays=False)

@@ -16,6 +16,7 @@ The norms of the latent vectors are in the authors' code and in section 3.1.2.
 W_dkv and W_kr are one matrix here, as are W_uk and W_uv, W_uq and W_qr.
 """
 
+import functools
 from typing import cast
 
 import jax
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.model import norm
+from moejax.model import init, norm
 from moejax.model.attention import dot_product
 from moejax.model.attention.heads import Latent
 from moejax.model.config import ModelConfig
@@ -48,13 +49,7 @@ class LatentAttention(nnx.Module):
     width_q = self.plain_dim + self.rotary_dim
     eps = heads.norm_eps or config.norm_eps
 
-    def param(key, shape, axes):
-      return nnx.Param(
-        config.init_std * jax.random.normal(key, shape),
-        axes=axes,
-        decays=True,
-      )
-
+    param = functools.partial(init.normal, config)
     by_head = ('heads', 'head_dim')
     shape: tuple[int, ...]
     if heads.q_rank:
