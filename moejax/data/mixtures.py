@@ -1,11 +1,6 @@
 """MIXTURES: tasks and the rates at which a run mixes them, by name."""
 
 import dataclasses
-from typing import Any
-
-from moejax.data import seqio_bridge
-from moejax.data import tasks as tasks_lib
-from moejax.data import vocab as vocabs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +31,3 @@ MIXTURES = {
   ),
   'synthetic': Mixture(('synthetic',), (1.0,)),
 }
-
-
-def to_seqio(name: str, vocab: vocabs.Vocab) -> Any:
-  """A seqio.Mixture of the tasks, not registered; imports TensorFlow."""
-  seqio, _ = seqio_bridge.load(name)
-  mixture = MIXTURES[name]
-  texts = [tasks_lib.TASKS[task] for task in mixture.tasks]
-  tasks = [
-    text.to_seqio(vocab)
-    for text in texts
-    if isinstance(text, tasks_lib.SeqioText)
-  ]
-  return seqio.Mixture(name, list(zip(tasks, mixture.rates, strict=True)))

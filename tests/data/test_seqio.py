@@ -16,7 +16,6 @@ from moejax.data import (
   features,
   files,
   loader,
-  mixtures,
   seqio_bridge,
   tasks,
   vocab,
@@ -155,6 +154,8 @@ def test_seqio_itself_splits_long_documents():
   assert max(len(e['targets']) for e in examples) == 1000
   assert sum(len(e['targets']) for e in examples) == 176717 + 8
   assert sum(e['num_bytes'] for e in examples) == 176717
+  # Nothing is left in SeqIO's global table.
+  assert not seqio.TaskRegistry.names()
 
 
 def test_splitting_by_hand():
@@ -163,20 +164,6 @@ def test_splitting_by_hand():
   found = _examples(seqio_bridge.split_long(dataset, {'targets': 2}))
   assert [e['targets'].tolist() for e in found] == [[5, 8], [1]]
   assert [e['num_bytes'] for e in found] == [4, 0]
-
-
-def test_a_mixture_has_the_rates():
-  ours = vocab.Bytes()
-  mixture = mixtures.to_seqio('minipile', ours)
-  assert len(mixture.tasks) == 5
-  assert {mixture.get_rate(task) for task in mixture.tasks} == {1.0}
-  dataset = mixture.get_dataset(
-    {'targets': 64}, 'validation', seed=0, num_epochs=1
-  )
-  assert len(_examples(dataset.take(3))) == 3
-  # Nothing is left in SeqIO's global tables: it can be made again.
-  assert mixtures.to_seqio('minipile', ours).splits
-  assert not seqio.TaskRegistry.names()
 
 
 C4 = {  # as TensorFlow Datasets gives it, c4/en:3.1.0
