@@ -6,6 +6,11 @@ configured router, dispatcher, expert parallelism and grouped matmul is computed
 on the run's own mesh, as in a training step. Its output and gradients are
 compared with those of the reference on one device. Whatever the router chooses,
 the first expert gets no token and the last one most of them.
+
+The layer has no shared experts. They are plain matmuls outside of kernels and
+collectives, which the reference would compute by the same code. Their output
+would only add to the values that errors of the routed experts are compared
+with, and so hide some of them.
 """
 
 import dataclasses
