@@ -124,6 +124,41 @@ def layers(statistics):
   return {'all': {'layers': 1}}
 '''
 
+
+def _rows(room, table, name, text, command):
+  """A function that makes rows of values: an evaluation, or a measure.
+
+  Args:
+    room: folder of moejax with the table.
+    table: the table's name.
+    name: of the function, its file, and its entry.
+    text: of the file.
+    command: takes names of entries.
+  """
+  return Addition(
+    file=f'moejax/{room}/{name}.py',
+    text=text,
+    edits={
+      f'moejax/{room}/__init__.py': [
+        (
+          rf'from moejax.{room}\.\w+ import .*',
+          f'from moejax.{room} import {name}',
+        ),
+        (f'{table}.* = {{', f"  '{name}': {name}.{name},"),
+      ],
+    },
+    works=f"""
+from moejax import {room}
+from moejax.cli import {command}
+
+assert {room}.{table}['{name}'](None) == {{'all': {{'{name}': 1}}}}
+with pytest.raises(SystemExit):
+  {command}.main(['--help'])
+assert '{name}' in capsys.readouterr().out
+""",
+  )
+
+
 ADDITIONS = {
   'router': Addition(
     file='moejax/moe/routers/last_k.py',
@@ -166,47 +201,8 @@ from moejax.core import exits
 assert exits.call(sums.main, []) == exits.DONE
 """,
   ),
-  'evaluation': Addition(
-    file='moejax/evals/tokens.py',
-    text=EVALUATION,
-    edits={
-      'moejax/evals/__init__.py': [
-        ('from moejax.evals.subject .*', 'from moejax.evals import tokens'),
-        ('EVALS.* = {', "  'tokens': tokens.tokens,"),
-      ],
-    },
-    works="""
-from moejax import evals
-from moejax.cli import evaluate
-
-assert evals.EVALS['tokens'](None) == {'all': {'tokens': 1}}
-with pytest.raises(SystemExit):
-  evaluate.main(['--help'])
-assert 'tokens' in capsys.readouterr().out
-""",
-  ),
-  'measure': Addition(
-    file='moejax/analysis/layers.py',
-    text=MEASURE,
-    edits={
-      'moejax/analysis/__init__.py': [
-        (
-          'from moejax.analysis.statistics .*',
-          'from moejax.analysis import layers',
-        ),
-        ('MEASURES.* = {', "  'layers': layers.layers,"),
-      ],
-    },
-    works="""
-from moejax import analysis
-from moejax.cli import analyse
-
-assert analysis.MEASURES['layers'](None) == {'all': {'layers': 1}}
-with pytest.raises(SystemExit):
-  analyse.main(['--help'])
-assert 'layers' in capsys.readouterr().out
-""",
-  ),
+  'evaluation': _rows('evals', 'EVALS', 'tokens', EVALUATION, 'evaluate'),
+  'measure': _rows('analysis', 'MEASURES', 'layers', MEASURE, 'analyse'),
   'family': Addition(
     file='moejax/convert/families/my_moe.py',
     text=FAMILY,

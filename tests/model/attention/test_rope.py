@@ -166,21 +166,28 @@ def test_positions_go_by_the_length_of_their_own_text(name):
   assert np.abs(found[:, 0] - found[:, 1]).max() > 0.1
 
 
-def test_long_texts_by_hand():
-  """Base 16 and K = 4: frequencies 1 and 1 / 4 for short texts.
+@pytest.mark.parametrize(
+  ('name', 'want'),
+  [
+    ('dynamic', [[1, 1 / 4], [1, 1 / 12]]),
+    ('longrope', [[1, 1 / 8], [1 / 3, 1 / 20]]),
+  ],
+)
+def test_frequencies_of_a_short_and_a_long_text_by_hand(name, want):
+  """Base 16 and K = 4: unscaled frequencies are 1 and 1 / 4.
 
-  Eight tokens are twice the length, so with factor 2 the base is
+  Eight tokens are twice the length, so with factor 2 the base of `dynamic` is
   16 * (2 * 2 - 1)^(4 / 2) = 144, and the second frequency 1 / 12.
   """
-  eight = lambda: jnp.full((1, 1), 8)
-  four = lambda: jnp.full((1, 1), 4)
-  per_token = lambda s, n: s.scaling.per_token(s.base, 4, n)[0, 0]
-  scheme = rope.Rope(base=16.0, scaling=LONG['dynamic'])
-  found = [per_token(scheme, n) for n in (four, eight)]
-  np.testing.assert_allclose(found, [[1, 1 / 4], [1, 1 / 12]], rtol=1e-6)
+  found = [
+    LONG[name].per_token(16.0, 4, jnp.full((1, 1), num_tokens))[0, 0]
+    for num_tokens in (4, 8)
+  ]
+  np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_attention_factor_is_the_length_of_cos_and_sin():
   scheme = rope.Rope(base=16.0, scaling=LONG['longrope'])
-  found = [per_token(scheme, n) for n in (four, eight)]
-  np.testing.assert_allclose(found, [[1, 1 / 8], [1 / 3, 1 / 20]], rtol=1e-6)
   cos, sin = scheme.angles(jnp.arange(3)[None], 4)
   np.testing.assert_allclose(cos**2 + sin**2, 1.5**2, rtol=1e-6)
 
