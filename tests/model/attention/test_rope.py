@@ -1,5 +1,6 @@
 """Rotary positions: shapes of pairs, and frequencies that are lowered."""
 
+import functools
 import math
 
 import jax
@@ -180,8 +181,10 @@ def test_frequencies_of_a_short_and_a_long_text_by_hand(name, want):
   16 * (2 * 2 - 1)^(4 / 2) = 144, and the second frequency 1 / 12.
   """
   found = [
-    LONG[name].per_token(16.0, 4, jnp.full((1, 1), num_tokens))[0, 0]
-    for num_tokens in (4, 8)
+    LONG[name].per_token(16.0, 4, functools.partial(jnp.full, (1, 1), num))[
+      0, 0
+    ]
+    for num in (4, 8)
   ]
   np.testing.assert_allclose(found, want, rtol=1e-6)
 
