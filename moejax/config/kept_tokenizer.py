@@ -18,7 +18,7 @@ from etils import epath
 
 from moejax.convert import companions
 from moejax.convert import folder as folders
-from moejax.core import errors, files, terminal
+from moejax.core import errors, manifest, terminal
 from moejax.data import vocab_file
 from moejax.data.vocab import Vocab
 from moejax.train import checkpoint_folder
@@ -178,7 +178,7 @@ def _copy(vocab: Vocab, workdir: epath.Path) -> epath.Path | None:
     return None
   own = workdir / OWN
   if own.is_dir():
-    copies = [path for path in own.iterdir() if path.name != files.MANIFEST]
+    copies = [path for path in own.iterdir() if path.name != manifest.MANIFEST]
     if len(copies) == 1:
       return copies[0]
   place = workdir / companions.NAME

@@ -19,7 +19,7 @@ from typing import Any
 from etils import epath
 
 from moejax.convert import folder
-from moejax.core import errors, files
+from moejax.core import errors, files, manifest
 from moejax.data.vocab import Vocab
 
 NAME = 'hf'
@@ -164,7 +164,7 @@ def keep(sources: dict[str, epath.Path], target: epath.Path) -> None:
     path = partial / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(source.read_bytes())
-  files.write_manifest(partial)
+  manifest.write_manifest(partial)
   if local:
     if target.exists():
       shutil.rmtree(target)
@@ -178,9 +178,9 @@ def check(place: epath.Path) -> None:
   Raises:
     InputError: a file is missing or differs from the one that was written.
   """
-  if not (place / files.MANIFEST).exists():
+  if not (place / manifest.MANIFEST).exists():
     return  # earlier versions wrote no manifest here
-  damage = files.damage(place)
+  damage = manifest.damage(place)
   if damage is not None:
     raise errors.InputError(
       f'{place} is damaged: {damage}; put that file back as it was'

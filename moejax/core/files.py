@@ -1,40 +1,25 @@
-"""Files that are whole or absent: atomic writes, checksums, and `versions`.
+"""Files that are whole or absent: atomic writes, locks and checksums.
 
 Paths go through `etils.epath`, so that `gs://bucket/run` is a path as well. A
 local file is written under another name, flushed to disk and renamed. An object
 store puts an object whole or not at all, so that is written directly.
 """
 
-import concurrent.futures
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import secrets
-import subprocess
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import jax
 from etils import epath
 
 from moejax.core import errors, locks
 
-T = TypeVar('T')
-MANIFEST, LOCK = 'manifest.json', '.lock'
-# Number of files that are read at the same time. One thread reads a fast disk,
-# or an object store, at a small part of its speed.
-THREADS = 8
-PACKAGES = (
-  'absl-py', 'etils', 'flax', 'jax', 'jaxlib', 'libtpu', 'ml-collections',
-  'moejax', 'numpy', 'optax', 'orbax-checkpoint', 'pyarrow', 'rich',
-  'safetensors', 'sentencepiece', 'seqio', 'tensorboardX', 'tensorflow',
-  'tensorflow-datasets', 'tensorflow-text', 'tensorstore', 'tokenizers',
-)  # fmt: skip
+LOCK = '.lock'
 
 
 def is_local(path: epath.PathLike) -> bool:
@@ -217,183 +202,3 @@ def sha256(path: epath.PathLike, sync: bool = False) -> str:
     if sync and is_local(path):
       os.fsync(f.fileno())
   return digest.hexdigest()
-
-
-def _files_below(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
-  """Every file below a folder by its name relative to it, in sorted order."""
-  for path in sorted(folder.iterdir(), key=lambda p: p.name):
-    if path.is_dir():
-      for name, below in _files_below(path):
-        yield f'{path.name}/{name}', below
-    else:
-      yield path.name, path
-
-
-class Spread(Protocol):
-  """Does some work for each of many items, in one process or in several.
-
-  One process: `in_threads`. Several: `Group.spread` of parallel/group.py.
-  """
-
-  def __call__(
-    self, work: Callable[[Any], T], items: Callable[[], list[Any]]
-  ) -> list[T]:
-    """The result of `work` for each item, in the order of the items.
-
-    `work` is called in threads, `items`, which makes the list, in one process.
-    """
-    ...
-
-
-def in_threads(
-  work: Callable[[Any], T], items: Callable[[], list[Any]]
-) -> list[T]:
-  """A `Spread` over threads of this process."""
-  pool = concurrent.futures.ThreadPoolExecutor(THREADS, 'files')
-  try:
-    return [*pool.map(work, items())]
-  finally:
-    pool.shutdown(cancel_futures=True)
-
-
-def write_manifest(
-  folder: epath.PathLike, spread: Spread = in_threads, writes: bool = True
-) -> None:
-  """Writes size and checksum of every file below a folder to manifest.json.
-
-  Args:
-    folder: the folder; manifest.json is put in it.
-    spread: how the checksums are shared out among threads and processes.
-    writes: whether this process writes manifest.json; one of them does.
-
-  Example, for a folder with `a/x` (3 bytes) and `y` (0 bytes):
-    {"files": {"a/x": {"bytes": 3, "sha256": "ba78..."},
-               "y": {"bytes": 0, "sha256": "e3b0..."}}}
-  """
-  folder = epath.Path(folder)
-
-  def size_and_sum(name: str) -> tuple[str, dict[str, Any]]:
-    path = folder / name
-    digest = sha256(path, sync=True)
-    return name, {'bytes': path.stat().length, 'sha256': digest}
-
-  names = lambda: [n for n, _ in _files_below(folder) if n != MANIFEST]
-  entries = dict(spread(size_and_sum, names))
-  if writes:
-    atomic_write_json(folder / MANIFEST, {'files': entries})
-
-
-def damage(folder: epath.PathLike, spread: Spread = in_threads) -> str | None:
-  """Compares a folder with its manifest; None if every byte is right.
-
-  Otherwise the first difference: 'a/x has 2 bytes, not 3'. Sizes are compared
-  first, so a cut file is found without reading the others. Files that the
-  manifest does not name are ignored.
-  """
-  folder = epath.Path(folder)
-
-  def wrong(item: tuple[str | None, str]) -> str | None:
-    name, text = item
-    return text if name is None else _wrong_sum(folder, folder / name, text)
-
-  reasons = spread(wrong, lambda: _to_compare(folder))
-  return next(filter(None, reasons), None)
-
-
-def _to_compare(folder: epath.Path) -> list[tuple[str | None, str]]:
-  """The name and stated checksum of each file, if all sizes are right.
-
-  Otherwise one pair (None, reason): manifest.json or a size is wrong.
-  """
-  try:
-    listed = json.loads((folder / MANIFEST).read_text())['files']
-    files = [(n, v['bytes'], v['sha256']) for n, v in listed.items()]
-  except OSError:
-    return [(None, f'{MANIFEST} cannot be read')]
-  except (ValueError, KeyError, TypeError, AttributeError):
-    return [(None, f'{MANIFEST} is damaged')]
-  wrong = (_wrong_size(folder, folder / n, size) for n, size, _ in files)
-  if reason := next(filter(None, wrong), None):
-    return [(None, reason)]
-  return [(name, checksum) for name, _, checksum in files]
-
-
-def _wrong_size(folder: epath.Path, path: epath.Path, size: int) -> str | None:
-  name = path.relative_to(folder)
-  try:
-    length = path.stat().length
-  except OSError as error:
-    return f'{name}: {error.strerror or error}'
-  return (
-    None if length == size else f'{name} has {length:,} bytes, not {size:,}'
-  )
-
-
-def _wrong_sum(
-  folder: epath.Path, path: epath.Path, checksum: str
-) -> str | None:
-  name = path.relative_to(folder)
-  try:
-    return None if sha256(path) == checksum else f'{name} has another checksum'
-  except OSError as error:
-    return f'{name}: {error.strerror or error}'
-
-
-def version(package: str) -> str | None:
-  """The version of an installed package; None if it is not installed."""
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return None
-
-
-def versions() -> dict[str, Any]:
-  """Software and devices of this run, for versions.json.
-
-  Nothing in it names the machine. Example:
-    {'python': '3.11.7', 'platform': 'linux-x86_64',
-     'packages': {'jax': '0.10.2', ...},
-     'git': {'commit': '1a2b...', 'changed': False},
-     'devices': {'backend': 'cpu', 'kind': 'cpu', 'count': 8, 'processes': 1}}
-  """
-  installed = {name: version(name) for name in PACKAGES}
-  packages = {name: text for name, text in installed.items() if text}
-  return {
-    'python': platform.python_version(),
-    'platform': f'{platform.system()}-{platform.machine()}'.lower(),
-    'packages': packages,
-    'git': git_state(pathlib.Path(__file__).parent),
-    'devices': {
-      'backend': jax.default_backend(),
-      'kind': jax.devices()[0].device_kind,
-      'count': jax.device_count(),
-      'processes': jax.process_count(),
-    },
-  }
-
-
-def git_state(folder: pathlib.Path) -> dict[str, Any] | None:
-  """Commit of a checkout, and whether its tracked files differ from the commit.
-
-  None without git, and for a folder that git does not track: a copy installed
-  below somebody else's repository must not be given that repository's commit.
-  """
-  if not _git(folder, 'ls-files'):
-    return None
-  commit = _git(folder, 'rev-parse', 'HEAD')
-  if not commit:
-    return None
-  changes = _git(folder, 'status', '--porcelain', '--untracked-files=no')
-  return {'commit': commit, 'changed': changes != ''}
-
-
-def _git(folder: pathlib.Path, *args: str) -> str | None:
-  """Output of a git command; None if the command fails or git is missing."""
-  command = ['git', '-C', os.fspath(folder), *args]
-  try:
-    done = subprocess.run(
-      command, capture_output=True, text=True, timeout=30, check=False
-    )
-  except (OSError, subprocess.SubprocessError):
-    return None
-  return done.stdout.strip() if done.returncode == 0 else None

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from moejax.core import errors, files
+from moejax.core import errors, files, manifest
 
 RECORD = 'sums.json'
 # Two changes within one tick of a file system's clock leave the same time. So
@@ -78,7 +78,7 @@ class Sums:
         f'reading {size / 1e9:.1f} GB of text for its checksums; a start on '
         'the same files does not read them again'
       )
-    digests = files.in_threads(_digest, lambda: list(unknown.values()))
+    digests = manifest.in_threads(_digest, lambda: list(unknown.values()))
     new = {
       name: (stamp, digest)
       for (name, (_, stamp)), digest in zip(

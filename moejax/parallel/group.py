@@ -30,7 +30,7 @@ import jax
 from jax._src import clusters, distributed
 from jax.errors import JaxRuntimeError
 
-from moejax.core import errors, files
+from moejax.core import errors, manifest
 
 T = TypeVar('T')
 # If one process gets a signal during step s, all stop after step s + AHEAD. No
@@ -103,7 +103,7 @@ class Group:
     self.barrier(name)
     return result
 
-  def spread(self, name: str) -> files.Spread:
+  def spread(self, name: str) -> manifest.Spread:
     """A `Spread` that shares many items out among all processes.
 
     An OSError in one process is raised in all. Example, 5 items, 2 processes:
@@ -111,7 +111,7 @@ class Group:
       process 1                   works on 1 3
     """
     if self.count == 1:
-      return files.in_threads
+      return manifest.in_threads
 
     def spread(
       work: Callable[[Any], T], items: Callable[[], list[Any]]
@@ -120,7 +120,7 @@ class Group:
       own_items = all_items[self.index :: self.count]
       own_results, problem = [], None
       try:
-        own_results = files.in_threads(work, lambda: own_items)
+        own_results = manifest.in_threads(work, lambda: own_items)
       except OSError as error:
         problem = [error.errno, error.strerror or str(error)]
       shares = self.gather(f'{name}, results', [own_results, problem])

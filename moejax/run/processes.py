@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from moejax.config import Run
-from moejax.core import config_tree, errors, exits, files, terminal
+from moejax.core import config_tree, errors, exits, terminal, versions
 from moejax.parallel import group as groups
 from moejax.parallel import processes
 from moejax.parallel.group import SINGLE, Group, Place
@@ -300,7 +300,7 @@ def _about(run: Run) -> dict[str, str]:
   text = json.dumps(config_tree.to_dict(run), sort_keys=True)
   return {
     'the config (a checksum)': hashlib.sha256(text.encode()).hexdigest()[:12],
-    'moejax': files.version('moejax') or 'not installed',
+    'moejax': versions.version('moejax') or 'not installed',
     'jax': jax.__version__,
     'python': '.'.join(platform.python_version_tuple()[:2]),
   }

@@ -16,7 +16,14 @@ import rich.console
 from etils import epath
 
 from moejax.config import Run, kept_tokenizer
-from moejax.core import compile_cache, config_tree, errors, files, terminal
+from moejax.core import (
+  compile_cache,
+  config_tree,
+  errors,
+  files,
+  terminal,
+  versions,
+)
 from moejax.data import build as data_build
 from moejax.evals import perplexity
 from moejax.model import build
@@ -174,7 +181,7 @@ def _train_the_rest(
 
 def _write_versions(folder: epath.Path) -> None:
   """Writes versions.json: versions at the first start and at changes since."""
-  path, now = folder / VERSIONS, files.versions()
+  path, now = folder / VERSIONS, versions.versions()
   if not path.exists():
     files.atomic_write_json(path, {**now, RESUMED: []})
     return

@@ -18,7 +18,7 @@ from typing import Any
 
 from etils import epath
 
-from moejax.core import files
+from moejax.core import files, manifest
 from moejax.parallel.group import SINGLE, Group
 
 META = 'meta.json'
@@ -80,7 +80,7 @@ class CheckpointFolder:
   def damage(self, step: int) -> str | None:
     """Verifies a checkpoint: a line about its damage, None if it is whole."""
     if step not in self._good and step not in self._bad:
-      if reason := files.damage(self.path(step), self._spread):
+      if reason := manifest.damage(self.path(step), self._spread):
         self._bad[step] = f'checkpoint {self.path(step)} is damaged: {reason}'
       else:
         self._good.add(step)
@@ -109,8 +109,8 @@ class CheckpointFolder:
     part, path = self.path(step, PART), self.path(step)
     if self._writes:
       files.atomic_write_text(part / META, meta)
-    files.write_manifest(part, self._spread, self._writes)
-    if reason := files.damage(part, self._spread):
+    manifest.write_manifest(part, self._spread, self._writes)
+    if reason := manifest.damage(part, self._spread):
       raise OSError(f'what was written reads differently: {reason}')
     if self._writes:
       if path.exists():  # damaged, or left by a run before a restart

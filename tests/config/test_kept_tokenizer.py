@@ -12,7 +12,7 @@ from helpers import spoken
 from moejax import config as configs
 from moejax.config import Run, kept_tokenizer
 from moejax.convert import companions, tokenizer
-from moejax.core import config_tree, errors, files
+from moejax.core import config_tree, errors, files, manifest
 from moejax.data import vocab
 from moejax.data.config import DataConfig
 from moejax.run import restore
@@ -39,7 +39,7 @@ def begin(workdir):
 def same(workdir, made):
   """Whether the workdir has the bytes of all files of a folder."""
   found = workdir / companions.NAME
-  names = sorted(p.name for p in found.iterdir() if p.name != files.MANIFEST)
+  names = sorted(p.name for p in found.iterdir() if p.name != manifest.MANIFEST)
   assert names == sorted(p.name for p in made.iterdir())
   return all(
     (found / name).read_bytes() == (made / name).read_bytes() for name in names
@@ -216,7 +216,7 @@ def test_a_copy_is_whole_or_absent(own, monkeypatch):
     raise KeyboardInterrupt
 
   shutil.copyfile(vocab.SHIPPED, path)
-  monkeypatch.setattr(files, 'write_manifest', stop)
+  monkeypatch.setattr(manifest, 'write_manifest', stop)
   with pytest.raises(KeyboardInterrupt):
     kept_tokenizer.keep(vocab.SentencePiece(str(path)), workdir, '')
   monkeypatch.undo()

@@ -1,24 +1,13 @@
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
-import threading
 
-import jax
 import pytest
 from etils import epath
 
 from moejax.core import errors, files
-
-
-def make_tree(folder):
-  (folder / 'a' / 'b').mkdir(parents=True)
-  (folder / 'a' / 'b' / 'x').write_bytes(bytes(range(200)))
-  (folder / 'y').write_bytes(b'')
-  files.write_manifest(folder)
-  return folder
 
 
 def test_atomic_write_replaces_and_leaves_nothing_else(tmp_path):
@@ -135,122 +124,3 @@ def test_sha256(tmp_path):
   data = os.urandom((1 << 20) + 7)
   (tmp_path / 'x').write_bytes(data)
   assert files.sha256(tmp_path / 'x') == hashlib.sha256(data).hexdigest()
-
-
-def test_manifest_lists_every_file(tmp_path):
-  make_tree(tmp_path)
-  listed = json.loads((tmp_path / 'manifest.json').read_text())['files']
-  assert {k: v['bytes'] for k, v in listed.items()} == {'a/b/x': 200, 'y': 0}
-  assert listed['y']['sha256'] == hashlib.sha256(b'').hexdigest()
-  assert files.damage(tmp_path) is None
-
-
-def truncate(folder):
-  with open(folder / 'a/b/x', 'r+b') as f:
-    f.truncate(100)
-
-
-def flip_bit(folder):
-  data = bytearray((folder / 'a/b/x').read_bytes())
-  data[77] ^= 4
-  (folder / 'a/b/x').write_bytes(data)
-
-
-@pytest.mark.parametrize(
-  ('harm', 'reason'),
-  [
-    (truncate, 'a/b/x has 100 bytes, not 200'),
-    (flip_bit, 'a/b/x has another checksum'),
-    (lambda f: os.remove(f / 'y'), 'y: No such file or directory'),
-    (
-      lambda f: os.remove(f / 'manifest.json'),
-      'manifest.json cannot be read',
-    ),
-    (
-      lambda f: (f / 'manifest.json').write_text('{"files": {"a'),
-      'manifest.json is damaged',
-    ),
-    (
-      lambda f: (f / 'manifest.json').write_bytes(b'\xff\xfe'),
-      'manifest.json is damaged',
-    ),
-    (lambda f: (f / 'manifest.json').write_text('{}'), 'damaged'),
-    (lambda f: (f / 'manifest.json').write_text('[]'), 'damaged'),
-    (lambda f: (f / 'manifest.json').write_text('{"files": 3}'), 'damaged'),
-  ],
-)
-def test_every_damage_is_found_and_named(tmp_path, harm, reason):
-  harm(make_tree(tmp_path))
-  assert reason in files.damage(tmp_path)
-
-
-def test_every_single_flipped_bit_of_the_manifest_is_found(tmp_path):
-  """Or changes nothing of what it says (a space, say)."""
-  path = make_tree(tmp_path) / 'manifest.json'
-  good = path.read_bytes()
-  for place in range(len(good)):
-    bad = bytearray(good)
-    bad[place] ^= 1
-    path.write_bytes(bad)
-    if files.damage(tmp_path) is None:
-      assert good[place : place + 1].isspace()
-
-
-def test_versions_say_what_ran_and_not_where(monkeypatch):
-  found = files.versions()
-  assert found['packages']['jax'] == jax.__version__
-  assert found['python'] == '.'.join(map(str, sys.version_info[:3]))
-  assert found['devices'] == {
-    'backend': 'cpu',
-    'kind': 'cpu',
-    'count': 8,
-    'processes': 1,
-  }
-  assert os.uname().nodename not in json.dumps(found)
-
-
-def git(folder, *args):
-  subprocess.run(
-    ['git', '-c', 'user.name=a', '-c', 'user.email=a@b', *args],
-    cwd=folder,
-    check=True,
-    capture_output=True,
-  )
-
-
-def test_git_state_of_a_checkout_and_beside_one(tmp_path):
-  (tmp_path / 'code').mkdir()
-  (tmp_path / 'other').mkdir()
-  (tmp_path / 'code' / 'x.py').write_text('a')
-  assert files.git_state(tmp_path / 'code') is None
-  git(tmp_path, 'init')
-  git(tmp_path, 'add', 'code')
-  assert files.git_state(tmp_path / 'code') is None  # nothing committed
-  git(tmp_path, 'commit', '-m', 'x')
-  state = files.git_state(tmp_path / 'code')
-  assert re.fullmatch('[0-9a-f]{40}', state['commit'])
-  assert state['changed'] is False
-  (tmp_path / 'code' / 'x.py').write_text('b')
-  assert files.git_state(tmp_path / 'code')['changed'] is True
-  # A folder inside a repository that does not track it.
-  (tmp_path / 'other' / 'x.py').write_text('a')
-  assert files.git_state(tmp_path / 'other') is None
-
-
-def test_git_state_without_git(tmp_path, monkeypatch):
-  monkeypatch.setenv('PATH', str(tmp_path))
-  assert files.git_state(tmp_path) is None
-
-
-def test_several_files_are_summed_at_the_same_time(tmp_path, monkeypatch):
-  for name in 'abcd':
-    (tmp_path / name).write_text(name)
-  together, inner = threading.Barrier(4, timeout=20), files.sha256
-
-  def sha256(*args, **options):
-    together.wait()
-    return inner(*args, **options)
-
-  monkeypatch.setattr(files, 'sha256', sha256)
-  files.write_manifest(tmp_path)
-  assert files.damage(tmp_path) is None

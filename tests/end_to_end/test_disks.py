@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 from helpers import far, kills, own_text
 
-from moejax.core import exits, files
+from moejax.core import exits, manifest
 from moejax.run import processes, resources
 from moejax.train import checkpoint_folder, loop, state_files
 from moejax.train.config import TrainConfig
@@ -90,7 +90,7 @@ def test_a_read_only_folder_leaves_the_last_checkpoint(
     f'stopped: cannot save checkpoint {folder}/00000004: Read-only file '
     'system; 2 is intact'
   ]
-  assert files.damage(folder / '00000002') is None
+  assert manifest.damage(folder / '00000002') is None
   assert own_text.call(*flags).code == exits.DONE
   kills.assert_equal(finished.workdir, workdir)
 
@@ -172,7 +172,7 @@ def test_signals_inside_a_save_do_not_tear_it(finished, tmp_path, monkeypatch):
   assert line.startswith('interrupted: ')
   newest = max((workdir / 'checkpoints').glob('0*'))
   assert '.' not in newest.name
-  assert files.damage(newest) is None
+  assert manifest.damage(newest) is None
   assert own_text.call(*flags).code == exits.DONE
   kills.assert_equal(finished.workdir, workdir)
 
@@ -203,4 +203,4 @@ def test_a_workdir_on_an_object_store(finished, tmp_path, monkeypatch):
   events = [*(workdir / 'tensorboard').iterdir()]
   assert len(events) == 2
   newest = workdir / 'checkpoints' / f'{own_text.STEPS:08d}'
-  assert files.damage(newest) is None
+  assert manifest.damage(newest) is None

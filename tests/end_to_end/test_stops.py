@@ -10,7 +10,7 @@ import time
 import pytest
 from helpers import own_text
 
-from moejax.core import exits, files, log
+from moejax.core import exits, log, manifest
 from moejax.run import report
 from moejax.train import goodput
 
@@ -109,7 +109,7 @@ def test_after_a_truncated_checkpoint_the_one_before_is_taken(
   assert f'{size // 2:,} bytes, not {size:,}' in line
   assert line.endswith('trying the one before')
   assert 'Going on from the checkpoint of step 4.' in ended.out
-  assert files.damage(newest) is None  # it was made again
+  assert manifest.damage(newest) is None  # it was made again
   _assert_as_if_never_stopped(workdir, finished)
 
 
@@ -141,7 +141,7 @@ def test_disk_full_while_saving(finished, trained, tmp_path):
   ]
   # A .part of it may be left, which the next save removes.
   assert [p.name for p in checkpoints.glob('*[0-9]')] == ['00000002']
-  assert files.damage(checkpoints / '00000002') is None
+  assert manifest.damage(checkpoints / '00000002') is None
   assert not (workdir / 'report.json').exists()
   steps = [r['step'] for r in own_text.records(workdir) if 'loss' in r]
   assert steps in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6])

@@ -25,7 +25,7 @@ from jax._src import lru_cache
 from moejax import main
 from moejax.cli import convert
 from moejax.convert import staging, tensor_files
-from moejax.core import exits, files, log
+from moejax.core import exits, log, manifest
 from moejax.data import build, cache_writer
 from moejax.evals import perplexity
 from moejax.moe import self_check
@@ -154,8 +154,8 @@ PLACES = {
   # a save
   'save begun': functools.partial(after, state_files.StateFiles, 'begin_write'),
   'state written': functools.partial(before, FOLDER, 'complete'),
-  'manifest begun': functools.partial(before, files, 'write_manifest'),
-  'manifest written': functools.partial(after, files, 'write_manifest'),
+  'manifest begun': functools.partial(before, manifest, 'write_manifest'),
+  'manifest written': functools.partial(after, manifest, 'write_manifest'),
   'named': functools.partial(before, FOLDER, 'prune'),
   'removing': functools.partial(before, FOLDER, 'clean'),
   'best marked': functools.partial(before, FOLDER, 'mark'),

@@ -15,7 +15,7 @@ import types
 import pytest
 from helpers import kills, own_text, processes
 
-from moejax.core import compile_cache, exits, files
+from moejax.core import compile_cache, exits, manifest
 
 pytestmark = pytest.mark.slow  # each starts processes
 # Of a value's size; docs/many_hosts.md has what was measured.
@@ -135,7 +135,7 @@ def test_a_signal_to_one_is_a_checkpoint_of_all(stopped):
   assert line.startswith('interrupted: SIGINT at step 5 of 6; the state is sav')
   assert second.err == [f'process 1: {line}']
   newest = stopped.workdir / 'checkpoints' / '00000005'
-  assert files.damage(newest) is None
+  assert manifest.damage(newest) is None
   assert (newest / 'state' / 'ocdbt.process_1').exists()
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from helpers import as_threads
 
-from moejax.core import errors, files
+from moejax.core import errors, manifest
 from moejax.parallel import group
 
 
@@ -121,7 +121,7 @@ def test_a_run_of_one_waits_for_nothing():
   assert one.barrier('x', 0.1) is None
   assert one.agree(None, 3) is None
   assert one.agree('SIGINT', 3) == 'SIGINT'
-  assert one.spread('x') is files.in_threads
+  assert one.spread('x') is manifest.in_threads
 
 
 def _spread(groups, work, items):

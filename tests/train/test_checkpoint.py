@@ -19,7 +19,7 @@ from helpers.saved import (
 )
 from jax.sharding import NamedSharding, PartitionSpec
 
-from moejax.core import errors, files
+from moejax.core import errors, files, manifest
 from moejax.train import checkpoint_folder
 from moejax.train.checkpoint import Checkpointer
 
@@ -271,19 +271,19 @@ def test_two_processes_share_the_checksums(tmp_path, monkeypatch):
   written = json.loads((tmp_path / '00000002/manifest.json').read_text())
   names = ['meta.json', *(f'state/{name}' for name in 'abcde')]
   assert [*written['files']] == names
-  assert files.damage(tmp_path / '00000001') is None
+  assert manifest.damage(tmp_path / '00000001') is None
 
 
 def test_nothing_old_goes_before_the_new_one_is_verified(tmp_path, monkeypatch):
   save_steps(tmp_path, [1])
-  write = files.write_manifest
+  write = manifest.write_manifest
 
   def write_and_lose_a_byte(folder, *how):
     write(folder, *how)
     (data,) = [p for p in (folder / 'state').iterdir() if p.name == '_METADATA']
     data.write_bytes(data.read_bytes()[:-1])
 
-  monkeypatch.setattr(files, 'write_manifest', write_and_lose_a_byte)
+  monkeypatch.setattr(manifest, 'write_manifest', write_and_lose_a_byte)
   with Checkpointer(tmp_path, keep=1) as checkpointer:
     checkpointer.save(2, make_state(2), {})
     with pytest.raises(errors.StoppedError, match='reads differently'):
