@@ -9,6 +9,7 @@ staged                   dispatch, experts and combine one after the other,
                          with any of the grouped matmuls
 grouped_matmuls          GROUPED_MATMULS: one matmul per expert
 pallas_grouped_matmul    two of them by Pallas kernels: megablox and tokamax
+triton_grouped_matmul    one of them by Pallas kernels for NVIDIA GPUs
 
 cpu_fused_swiglu         for CPU: SwiGLU experts in one loop over rows
 blocks                   the loop over rows of one expert at a time

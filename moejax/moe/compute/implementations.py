@@ -92,6 +92,9 @@ def _is_dropless_swiglu(config: MoEConfig) -> bool:
   )
 
 
+# Devices of a GPU say 'gpu'; JAX's backends are called 'cuda' and 'rocm'.
+GPUS = ('gpu', 'cuda', 'rocm')
+
 IMPLEMENTATIONS = {
   **{name: Implementation(_stages(name)) for name in GROUPED_MATMULS},
   'reference': Implementation(_reference),
@@ -102,6 +105,7 @@ IMPLEMENTATIONS = {
   ),
   'megablox': Implementation(_stages('megablox'), platforms=('tpu',)),
   'tokamax': Implementation(_stages('tokamax'), package='tokamax'),
+  'triton': Implementation(_stages('triton'), platforms=GPUS),
   'fused': Implementation(
     lambda *_: cpu_fused_swiglu.CpuFusedCompute(),
     fits=_is_dropless_swiglu,
@@ -117,12 +121,13 @@ IMPLEMENTATIONS = {
 
 # By platform, the implementations in the order in which auto tries them; it
 # takes the first that fits. docs/benchmarks.md has the measurements for CPU. On
-# TPU nothing was timed: compiled for TPU, ragged_dot multiplies all rows with
-# each expert for the weights' gradient, and megablox does not. On GPU nothing
-# was tried.
+# TPU and GPU nothing was timed. ragged_dot multiplies all rows with each
+# expert: on TPU for the weights' gradient, on NVIDIA GPUs in all three products.
+# megablox and triton do not.
 AUTO = {
   'cpu': ('fused', 'batched', 'blocked'),
   'tpu': ('fused_megablox', 'batched', 'megablox'),
+  **dict.fromkeys(GPUS, ('batched', 'triton')),
 }
 AUTO_ELSEWHERE = ('batched', 'ragged_dot')
 

@@ -5,7 +5,7 @@ The contract is that of `grouped_matmuls`. A kernel computes two products:
   rows     y_RF[r] = x_RD[r] @ w_EDF[expert of r], or with w_EDF transposed
   weights  dw_EDF[e] = x_RD[rows of e].T @ dy_RF[rows of e]
 
-and `_multiply` combines them into a function with its own gradient. Rows of no
+and `multiply` combines them into a function with its own gradient. Rows of no
 group, which kernels do not write, are set to zero. So is the weights' gradient
 of an expert without rows, which kernels have computed wrongly in the past.
 """
@@ -64,7 +64,7 @@ class Megablox:
   row_multiple: int = 1
 
   def __call__(self, x_RD, w_EDF, size_E):
-    return _multiply(self, *varying.together(x_RD, w_EDF, size_E))
+    return multiply(self, *varying.together(x_RD, w_EDF, size_E))
 
   def rows(self, x_RD, w_EDF, size_E, transpose):
     width = w_EDF.shape[1 if transpose else 2]
@@ -151,7 +151,7 @@ class Tokamax:
   row_multiple: int = 1
 
   def __call__(self, x_RD, w_EDF, size_E):
-    return _multiply(self, *varying.together(x_RD, w_EDF, size_E))
+    return multiply(self, *varying.together(x_RD, w_EDF, size_E))
 
   def rows(self, x_RD, w_EDF, size_E, transpose):
     over = 2 if transpose else 1
@@ -190,13 +190,24 @@ class Tokamax:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _multiply(kernel, x_RD, w_EDF, size_E):
+def multiply(kernel, x_RD, w_EDF, size_E):
+  """A grouped matmul and its gradients by the two products of a kernel.
+
+  Args:
+    kernel: a `Kernel`.
+    x_RD: rows grouped by expert.
+    w_EDF: weights of each expert.
+    size_E: number of rows of each expert.
+
+  Returns:
+    y_RF.
+  """
   y_RF = kernel.rows(x_RD, w_EDF, size_E.astype(jnp.int32), transpose=False)
   return _used(y_RF, size_E)
 
 
 def _multiply_fwd(kernel, x_RD, w_EDF, size_E):
-  return _multiply(kernel, x_RD, w_EDF, size_E), (x_RD, w_EDF, size_E)
+  return multiply(kernel, x_RD, w_EDF, size_E), (x_RD, w_EDF, size_E)
 
 
 def _multiply_bwd(kernel, kept, dy_RF):
@@ -207,7 +218,7 @@ def _multiply_bwd(kernel, kept, dy_RF):
   return _used(dx_RD, size_E), dw_EDF, None
 
 
-_multiply.defvjp(_multiply_fwd, _multiply_bwd)
+multiply.defvjp(_multiply_fwd, _multiply_bwd)
 
 
 def _used(y_RF: jax.Array, size_E: jax.Array) -> jax.Array:

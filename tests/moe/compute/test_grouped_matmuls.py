@@ -18,6 +18,7 @@ from moejax.moe.compute import (
   grouped_matmuls,
   implementations,
   pallas_grouped_matmul,
+  triton_grouped_matmul,
 )
 from moejax.moe.config import MoEConfig
 
@@ -28,6 +29,7 @@ SMALL = {
   'blocked': grouped_matmuls.Blocked(blocks.Blocks(block=2, ladder=(4, 2, 1))),
   # Interpreted; memory not yet written to is NaN.
   'megablox': pallas_grouped_matmul.Megablox((8, 128, 128), interpret=True),
+  'triton': triton_grouped_matmul.Triton((16, 16, 16), interpret=True),
 }
 ALL = {
   name: SMALL.get(name) or make()
@@ -36,12 +38,13 @@ ALL = {
 # For groups of any size.
 MULTIPLIERS = {name: m for name, m in ALL.items() if name != 'batched'}
 # Pallas's plain interpreter refuses arrays that vary over a mesh; that of TPUs
-# refuses to be recomputed.
+# refuses to be recomputed. There is none for GPUs: see test_gpu_compile.py.
 IN_SHARD_MAP = MULTIPLIERS | {
   'megablox': dataclasses.replace(
     SMALL['megablox'], interpret=pallas_tpu.InterpretParams()
   )
 }
+del IN_SHARD_MAP['triton']
 SIZES = {
   'an empty expert': [6, 0, 22, 4],
   'one takes all': [0, 0, 40, 0],
@@ -148,7 +151,7 @@ def test_bfloat16_is_summed_in_float32(name):
     )
 
 
-@pytest.mark.parametrize('name', ['blocked', 'megablox', 'tokamax'])
+@pytest.mark.parametrize('name', ['blocked', 'megablox', 'tokamax', 'triton'])
 def test_float32_weights_with_bfloat16_rows_keep_float32_gradients(name):
   x_RD, w_EDF, dy_RF = _inputs()
   x_RD, dy_RF = x_RD.astype(jnp.bfloat16), dy_RF.astype(jnp.bfloat16)
@@ -179,7 +182,7 @@ def test_under_scan_and_checkpoint(name):
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', MULTIPLIERS)
+@pytest.mark.parametrize('name', IN_SHARD_MAP)
 def test_inside_shard_map_the_gradient_to_shared_weights_is_the_sum(name):
   mesh = jax.make_mesh(
     (2,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
@@ -215,7 +218,7 @@ def test_auto_never_takes_ragged_dot_on_cpu():
 
 @pytest.mark.parametrize(
   ('platform', 'name'),
-  [('tpu', 'fused_megablox'), ('gpu', 'ragged_dot'), ('cpu', 'fused')],
+  [('tpu', 'fused_megablox'), ('gpu', 'triton'), ('cpu', 'fused')],
 )
 def test_what_auto_takes(platform, name):
   config = MoEConfig(num_experts=4)
@@ -228,6 +231,7 @@ def test_what_auto_takes(platform, name):
   ('name', 'words'),
   [
     ('megablox', 'moe.grouped_matmul=megablox runs on tpu alone; use auto'),
+    ('triton', 'runs on gpu and cuda and rocm alone; use auto'),
     ('tokamax', "needs the package tokamax: pip install 'moejax[tokamax]'"),
   ],
 )
