@@ -23,6 +23,7 @@ from moejax.moe import contract, self_check
 from moejax.moe.compute import implementations, pallas_fused_swiglu
 from moejax.moe.compute.grouped_matmuls import GROUPED_MATMULS
 from moejax.moe.compute.pallas_grouped_matmul import Megablox
+from moejax.moe.compute.triton_grouped_matmul import Triton
 from moejax.moe.config import MoEConfig
 
 # Rows, depth, width, experts; no multiple of a tile.
@@ -95,7 +96,7 @@ def tolerance(platform, dtype, roundings=1):
 def multiply_of(name, platform):
   """The table's entry, if it is for this platform, or can be interpreted."""
   made = GROUPED_MATMULS[name]()
-  if isinstance(made, Megablox) and platform == 'cpu':
+  if isinstance(made, (Megablox, Triton)) and platform == 'cpu':
     return dataclasses.replace(made, interpret=True)
   config = MoEConfig(num_experts=E)
   if why := implementations.IMPLEMENTATIONS[name].refuses(config, platform):
