@@ -122,7 +122,7 @@ IMPLEMENTATIONS = {
 # By platform, the implementations in the order in which auto tries them; it
 # takes the first that fits. docs/benchmarks.md has the measurements for CPU. On
 # TPU and GPU nothing was timed. ragged_dot multiplies all rows with each
-# expert: on TPU for the weights' gradient, on NVIDIA GPUs in all three products.
+# expert, on TPU for the weights' gradient, on NVIDIA GPUs in all products;
 # megablox and triton do not.
 AUTO = {
   'cpu': ('fused', 'batched', 'blocked'),

@@ -24,6 +24,8 @@ from moejax.moe.compute import pallas_grouped_matmul as pallas
 
 # Tensor cores multiply at least 16 by 16 by 16.
 SMALLEST = 16
+# Settings of JAX for products of float32 by which XLA rounds factors to TF32.
+COARSE = (None, 'default', 'fastest', 'tensorfloat32', 'TF32_TF32_F32')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,13 +202,8 @@ def _weights_kernel(tiles, begin_E, end_E, x_RD, dy_RF, dw_EDF):
 
 def _rounds() -> bool:
   """Whether factors in float32 may be rounded to TF32."""
-  return getattr(jax.config, 'jax_default_matmul_precision') in (
-    None,
-    'default',
-    'fastest',
-    'tensorfloat32',
-    'TF32_TF32_F32',
-  )
+  settings = jax.config.values  # typed nowhere
+  return settings['jax_default_matmul_precision'] in COARSE
 
 
 def _padded(
