@@ -73,7 +73,7 @@ def written(config, path, **more):
   plan = save.plan(config, model.shapes)
   save.write(plan, leaves.get, path, **more)
   token_BL = tiny.batch([[12]]).token_BL
-  return plan, hf.answer(model, weights, token_BL)[0], token_BL
+  return plan, hf.logits(model, weights, token_BL), token_BL
 
 
 @pytest.mark.parametrize('qkv_bias', [False, True], ids=['own', 'upcycled'])
@@ -82,6 +82,8 @@ def test_no_shared_experts_are_one_of_zeros(qkv_bias, tmp_path):
   config = tiny.model_config(
     moe={'num_shared': 0, 'router': TOP_K(k=2, renormalise=qkv_bias)},
     qkv_bias=qkv_bias,
+    num_layers=2,
+    first_dense=0,
   )
   plan, want_BLV, token_BL = written(config, tmp_path / 'out')
   assert plan.family.architecture == 'Qwen2MoeForCausalLM'
@@ -90,7 +92,7 @@ def test_no_shared_experts_are_one_of_zeros(qkv_bias, tmp_path):
   shared = [n for n in again.folder.tensors if '.shared_expert' in n]
   assert len(shared) == 4 * config.num_moe
   assert not any(again.folder.tensors[n].read().any() for n in shared)
-  got_BLV = hf.answer(model, weights, token_BL)[0]
+  got_BLV = hf.logits(model, weights, token_BL)
   np.testing.assert_allclose(got_BLV, want_BLV, atol=1e-6)
 
 

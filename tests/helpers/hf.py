@@ -6,6 +6,7 @@ tests/golden/make_hf.py makes the checkpoints and the results.
 import dataclasses
 import functools
 import pathlib
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +29,6 @@ from moejax.train import loss as losses
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'hf'
 FAMILIES = sorted(path.name for path in GOLDEN.iterdir())
 PREDICT = ['deepseek_v3', 'glm4_moe']
-# Families whose class has a balance loss, for all layers together.
-BALANCED = [
-  name
-  for name in FAMILIES
-  if 'aux_loss' in np.load(GOLDEN / name / 'expected.npz')
-]
 # Classes of transformers; `make_hf.py classes` writes the list.
 CLASSES = (GOLDEN.parent / 'hf_classes.txt').read_text().split()
 # Families with a second checkpoint, by the names of the modules in memory.
@@ -74,29 +69,50 @@ def chosen(model, weights, token_BL):
   return jnp.stack(experts) if experts else jnp.zeros((0, *token_BL.shape, 0))
 
 
+def logits(model, weights, token_BL):
+  """logits_BLV of rows without padding."""
+  token_BL = jnp.asarray(token_BL)
+  position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
+
+  @jax.jit
+  def evaluate(weights):
+    decoder = model.bind(weights)
+    out = decoder(token_BL, jnp.ones_like(token_BL), position_BL)
+    return decoder.logits(out.x_BLD)
+
+  return evaluate(weights)
+
+
 def answer(model, weights, token_BL, gradients=True):
-  """logits_BLV, experts_NBLK, the loss, and its gradient, or nothing."""
+  """What one compiled program says of rows without padding.
+
+  Returns:
+    logits_BLV, experts_NBLK, the loss, its gradient or nothing, and the balance
+    losses by name, with their coefficients.
+  """
   token_BL = jnp.asarray(token_BL)
   position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
 
   def loss(weights):
     decoder = model.bind(weights)
-    x_BLD = decoder(token_BL, jnp.ones_like(token_BL), position_BL).x_BLD
+    out = decoder(token_BL, jnp.ones_like(token_BL), position_BL)
     weight_BL = jnp.ones(token_BL.shape).at[:, -1].set(0)
     total, *_ = cross_entropy.cross_entropy(
-      x_BLD, decoder.head(), jnp.roll(token_BL, -1, axis=1), weight_BL
+      out.x_BLD, decoder.head(), jnp.roll(token_BL, -1, axis=1), weight_BL
     )
-    return total / weight_BL.sum(), decoder.logits(x_BLD)
+    logits_BLV = decoder.logits(out.x_BLD)
+    return total / weight_BL.sum(), (logits_BLV, out.record.balance)
 
   @jax.jit
   def evaluate(weights):
     if gradients:
       differentiate = jax.value_and_grad(loss, has_aux=True)
-      (value, logits_BLV), gradient = differentiate(weights)
+      (value, (logits_BLV, sums)), gradient = differentiate(weights)
     else:
-      value, logits_BLV = loss(weights)
+      value, (logits_BLV, sums) = loss(weights)
       gradient = {}
-    return logits_BLV, chosen(model, weights, token_BL), value, gradient
+    parts = balance.total(model.config.moe.balance, sums)[1] if sums else {}
+    return logits_BLV, chosen(model, weights, token_BL), value, gradient, parts
 
   return evaluate(weights)
 
@@ -110,11 +126,12 @@ def compare(path, gradients=True):
 
   Returns:
     logits over their standard deviation, loss, gradients over their largest
-    element, and how often another expert was chosen.
+    element, how often another expert was chosen, and the balance loss over its
+    size, where the class of transformers has one.
   """
   want = np.load(path / 'expected.npz')
   plan, model, weights = read(path)
-  logits_BLV, experts_NBLK, value, gradient = answer(
+  logits_BLV, experts_NBLK, value, gradient, parts = answer(
     model, weights, want['token_BL'], gradients
   )
   gradient = trees.leaves(gradient)
@@ -128,35 +145,22 @@ def compare(path, gradients=True):
   assert len(far) >= 3 or not gradients
   assert experts_NBLK.shape == want['experts_NBLK'].shape
   logits_far = np.abs(logits_BLV - want['logits_BLV']).max()
+  balance_far = 0.0
+  if 'aux_loss' in want:
+    (switch_loss,) = (
+      part
+      for part in plan.config.moe.balance
+      if isinstance(part, switch.SwitchLoss)
+    )
+    ours = float(parts['switch']) / switch_loss.alpha
+    balance_far = abs(ours / float(want['aux_loss']) - 1)
   return {
     'logits': logits_far / want['logits_BLV'].std(),
     'loss': abs(float(value) - float(want['loss'])),
     'gradients': max(far, default=0.0),
     'experts': np.sum(np.asarray(experts_NBLK) != want['experts_NBLK']),
+    'balance loss': balance_far,
   }
-
-
-def balance_loss(path):
-  """The balance loss of moejax and of transformers, without coefficient."""
-  want = np.load(path / 'expected.npz')
-  plan, model, weights = read(path)
-  token_BL = jnp.asarray(want['token_BL'])
-  position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
-
-  @jax.jit
-  def evaluate(weights):
-    decoder = model.bind(weights)
-    out = decoder(token_BL, jnp.ones_like(token_BL), position_BL)
-    return balance.total(plan.config.moe.balance, out.record.balance)[1]
-
-  (part,) = (
-    part
-    for part in plan.config.moe.balance
-    if isinstance(part, switch.SwitchLoss)
-  )
-  return float(evaluate(weights)['switch']) / part.alpha, float(
-    want['aux_loss']
-  )
 
 
 def compare_mtp(path):
@@ -237,7 +241,11 @@ def write_olmoe(path):
 
 
 def fine_tune(path, workdir, steps, **more):
-  """Trains from a folder by the command's own code; `more` are overrides."""
+  """Trains from a folder by the command's own code; `more` are overrides.
+
+  Without the self-check before step 0, which takes seconds to compile; all
+  tests of tests/end_to_end have it.
+  """
   overrides = {
     'data.mixture': 'synthetic',
     'data.vocab.name': 'bytes',
@@ -254,5 +262,6 @@ def fine_tune(path, workdir, steps, **more):
   root = pathlib.Path(__file__).parents[2]
   flags = [(key, str(value)) for key, value in overrides.items()]
   config = configs.load(f'{root}/configs/hf/continue.py:{path}', flags)
-  train.train(config, str(workdir))
+  with mock.patch.object(train.self_check, 'run'):
+    train.train(config, str(workdir))
   return config
