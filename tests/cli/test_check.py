@@ -3,19 +3,11 @@
 import pathlib
 
 from moejax.cli import check
-from moejax.core import exits
-from moejax.moe.compute import grouped_matmuls
+from moejax.core import errors, exits
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = f'--config={ROOT / "configs" / "tiny.py"}'
 SMALL = ('--config.model.moe.num_experts=4', '--config.model.moe.router.k=2')
-
-
-class _Doubled(grouped_matmuls.Blocked):
-  """Every product is twice what it should be."""
-
-  def __call__(self, x_RD, w_EDF, size_E):
-    return 2 * super().__call__(x_RD, w_EDF, size_E)
 
 
 def run(*words):
@@ -33,11 +25,17 @@ def test_it_prints_how_far_all_is_off_and_ends_well(capsys):
 
 
 def test_a_wrong_kernel_is_exit_code_3(capsys, monkeypatch):
-  monkeypatch.setitem(grouped_matmuls.GROUPED_MATMULS, 'blocked', _Doubled)
+  """tests/moe/test_self_check.py has the kernels that are refused so."""
+
+  def refuse(config, dtype, mesh):
+    del dtype, mesh
+    raise errors.StoppedError(f'self-check: {config.grouped_matmul!r} is off')
+
+  monkeypatch.setattr(check.self_check, 'run', refuse)
   assert run('--config.model.moe.grouped_matmul=blocked') == exits.STOPPED
   shown = capsys.readouterr()
   assert not shown.out
-  assert shown.err.startswith('stopped: self-check: ')
+  assert shown.err == "stopped: self-check: 'blocked' is off\n"
 
 
 def test_a_config_without_experts_is_exit_code_2(capsys):

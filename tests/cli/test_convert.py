@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import hf
+from helpers import hf, programs
 
 from moejax.cli import convert, generate
 from moejax.convert import companions, folder, tensor_files
@@ -59,6 +59,13 @@ GENERATION = {
   'repetition_penalty': 1.05,
   'eos_token_id': [2, 5],
 }
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _programs(tmp_path_factory):
+  """Every command compiles its programs anew, the same ones in many tests."""
+  with programs.kept(tmp_path_factory.mktemp('compiled')):
+    yield
 
 
 @pytest.fixture
@@ -149,7 +156,7 @@ def test_what_is_written_is_of_this_machine(argv, tmp_path, monkeypatch):
 
 
 def test_a_moved_model_speaks_after_its_own_start_and_template(
-  there, tmp_path, capsys
+  there, tmp_path, capsys, monkeypatch
 ):
   template = '{{ bos_token }} {{ messages[0].content }} <unk>'
   (there / 'chat_template.jinja').write_text(template)
@@ -158,14 +165,14 @@ def test_a_moved_model_speaks_after_its_own_start_and_template(
   shutil.rmtree(there)
   workdir = (tmp_path / 'work').rename(tmp_path / 'moved')
   vocab = restore.run_of(str(workdir)).data.vocab
-  # With special tokens as such, or as parts of a word that it does not know.
-  for prompt, more, ids, shown in (
-    ('to be', [], [1, 3, 4], [3, 4]),
-    ('to<eos>be', [], [1, 3, 2, 4], [3, 2, 4]),
-    ('<bos> to be', [], [1, 3, 4], [1, 3, 4]),
-    ('to<eos>be', ['--no-special_tokens'], [1, 0], [0]),
-    ('to be', ['--chat'], [1, 3, 4, 0], []),
-  ):
+  inputs, real = [], generation.stream
+
+  def record(model, weights, prompts, *given, start, **more):
+    (prompt,) = prompts
+    inputs.append(generation.begun(prompt, start))
+    return answer(model, weights, prompts, *given, start=start, **more)
+
+  def speak_after(prompt, *more):
     capsys.readouterr()
     generate.main([
       f'--workdir={workdir}',
@@ -174,17 +181,36 @@ def test_a_moved_model_speaks_after_its_own_start_and_template(
       '--temperature=0',
       *more,
     ])
-    (found,) = hf.generate.generate(
-      model,
-      weights,
-      [ids],
-      hf.sampling.Sampling(),
-      max_new_tokens=3,
-      end_ids=[2],
-      start=(),
-    )
-    said = capsys.readouterr().out.rstrip('\n')
-    assert said == vocab.decode([*shown, *found]), prompt
+    return capsys.readouterr().out.rstrip('\n')
+
+  answer = real
+  monkeypatch.setattr(generation, 'stream', record)
+  said = speak_after('to be')
+  monkeypatch.undo()
+  (new,) = hf.generate.generate(
+    model,
+    weights,
+    [[1, 3, 4]],
+    hf.sampling.Sampling(),
+    max_new_tokens=3,
+    end_ids=[2],
+    start=(),
+  )
+  assert inputs == [[1, 3, 4]]
+  assert said == vocab.decode([3, 4, *new])
+
+  answer = lambda *_, **__: iter([(0, 4), (0, 5)])
+  monkeypatch.setattr(generation, 'stream', record)
+  # With special tokens as such, or as parts of a word that it does not know.
+  for prompt, more, ids, shown in (
+    ('to<eos>be', [], [1, 3, 2, 4], [3, 2, 4]),
+    ('<bos> to be', [], [1, 3, 4], [1, 3, 4]),
+    ('to<eos>be', ['--no-special_tokens'], [1, 0], [0]),
+    ('to be', ['--chat'], [1, 3, 4, 0], []),
+  ):
+    said = speak_after(prompt, *more)
+    assert inputs.pop() == ids, prompt
+    assert said == vocab.decode([*shown, 4, 5]), prompt
 
 
 def test_an_imported_model_draws_and_ends_as_it_says(

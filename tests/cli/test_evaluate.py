@@ -1,10 +1,14 @@
 """The commands evaluate and analyse: from a workdir to tables and JSON."""
 
+import contextlib
+import io
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
+from helpers import programs, tiny
 
 from moejax.cli import analyse, evaluate
 from moejax.config import Run
@@ -29,6 +33,13 @@ MODEL = ModelConfig(
 )
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _programs(tmp_path_factory):
+  """Every command compiles its programs anew, the same ones in many tests."""
+  with programs.kept(tmp_path_factory.mktemp('compiled')):
+    yield
+
+
 def _workdir(folder, model_config):
   """A workdir with checkpoints of steps 10 and 20; the older is the better."""
   data = DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=16)
@@ -38,9 +49,9 @@ def _workdir(folder, model_config):
   files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
   with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
     for step, loss in ((10, 2.0), (20, 3.0)):
-      weights = model.init(jax.random.key(step))
-      state = {'weights': jax.tree.map(np.asarray, weights)}
-      checkpoints.save(step, state, {'metric': loss})
+      # As small as fresh weights.
+      weights = tiny.draw(model.shapes, seed=step, std=0.02)
+      checkpoints.save(step, {'weights': weights}, {'metric': loss})
   return str(folder)
 
 
@@ -54,29 +65,41 @@ def _json(main, capsys, *flags):
   return json.loads(capsys.readouterr().out)
 
 
-def test_evaluate_prints_a_row_for_each_validation_set(workdir, capsys):
-  flags = [f'--workdir={workdir}', '--batches=1']
-  assert exits.call(evaluate.main, flags) == exits.DONE
-  shown, noted = capsys.readouterr()
-  result = _json(evaluate.main, capsys, *flags)
-  assert result['step'] == 20
-  assert 'step 20' in shown
-  assert 'Evaluating on synthetic (up to 1 batches' in noted
-  (row,) = result['evals']['perplexity'].values()
+@pytest.fixture(scope='module')
+def newest(workdir, tmp_path_factory):
+  """What an evaluation of the newest checkpoint prints and writes."""
+  path = tmp_path_factory.mktemp('scores') / 'scores.json'
+  flags = [f'--workdir={workdir}', '--batches=1', f'--out={path}']
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    assert exits.call(evaluate.main, flags) == exits.DONE
+  return types.SimpleNamespace(
+    out=out.getvalue(),
+    err=err.getvalue(),
+    result=json.loads(path.read_text()),
+  )
+
+
+def test_evaluate_prints_a_row_for_each_validation_set(newest):
+  assert newest.result['step'] == 20
+  assert 'step 20' in newest.out
+  assert 'Evaluating on synthetic (up to 1 batches' in newest.err
+  (row,) = newest.result['evals']['perplexity'].values()
   # Fresh weights know next to nothing of 259 ids.
   assert row['loss'] == pytest.approx(np.log(259), rel=0.1)
-  assert f'{row["loss"]:.3f}' in shown
+  assert f'{row["loss"]:.3f}' in newest.out
 
 
-def test_another_checkpoint_is_scored_if_asked_for(workdir, capsys, tmp_path):
+def test_another_checkpoint_is_scored_if_asked_for(
+  workdir, newest, capsys, tmp_path
+):
   flags = [f'--workdir={workdir}', '--batches=1']
-  newest = _json(evaluate.main, capsys, *flags)
   out = tmp_path / 'scores.json'
   more = ['--step=best', f'--out={out}', '--evals=perplexity,samples']
   best = _json(evaluate.main, capsys, *flags, *more)
   assert best['step'] == 10
   assert list(best['evals']) == ['perplexity', 'samples']
-  assert best['evals']['perplexity'] != newest['evals']['perplexity']
+  assert best['evals']['perplexity'] != newest.result['evals']['perplexity']
   assert json.loads(out.read_text()) == best
 
 

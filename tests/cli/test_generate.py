@@ -5,6 +5,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from helpers import programs
 
 from moejax.cli import generate
 from moejax.config import Run
@@ -30,6 +31,13 @@ RUN = Run(
 PROMPT = 'In the beginning'
 GREEDY = '--temperature=0'
 GREEDILY = generation.Sampling()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _programs(tmp_path_factory):
+  """Every command compiles its programs anew, the same ones in many tests."""
+  with programs.kept(tmp_path_factory.mktemp('compiled')):
+    yield
 
 
 def _drawn(model, step):

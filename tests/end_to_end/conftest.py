@@ -3,35 +3,20 @@
 import contextlib
 import types
 
-import jax
 import pytest
-from helpers import own_text
-from jax.experimental.compilation_cache import compilation_cache
-
-# Every command compiles its programs anew, the same ones in all these tests.
-KEEP_ALL = {
-  'jax_persistent_cache_min_compile_time_secs': 0,
-  'jax_persistent_cache_min_entry_size_bytes': -1,
-}
+from helpers import own_text, programs
 
 
 @contextlib.contextmanager
 def _kept(folder):
-  """Compiled programs and packed text are kept, for this process and others."""
-  wanted = {'jax_compilation_cache_dir': str(folder / 'compiled'), **KEEP_ALL}
-  before = {name: getattr(jax.config, name) for name in wanted}
+  """Compiled programs and packed text are kept, for this process and others.
+
+  Every command compiles its programs anew, the same ones in all these tests.
+  """
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('MOEJAX_CACHE', str(folder / 'cache'))
-    for name, value in wanted.items():
-      jax.config.update(name, value)
-      patch.setenv(name.upper(), str(value))
-    compilation_cache.reset_cache()
-    try:
+    with programs.kept(folder / 'compiled'):
       yield
-    finally:
-      for name, value in before.items():
-        jax.config.update(name, value)
-      compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='session')
