@@ -53,6 +53,8 @@ def test_a_signal_to_one_stops_all_after_the_same_step(name):
   assert second.err == [f'process 1: {line}']
 
 
+# tests/multi_host/test_runs.py has a real run with bad input to process 1.
+@pytest.mark.soak
 @pytest.mark.parametrize('victim', [0])
 def test_bad_input_to_one_ends_all(victim):
   with processes.steps(2, '--host-timeout=300', f'--fail={victim}') as two:

@@ -177,12 +177,13 @@ def _size(folder):
   return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
 
 
-def test_a_file_that_only_one_has(one, tmp_path):
+def test_a_file_that_only_one_has(tmp_path, monkeypatch):
   """The other waits for its turn to read the text, and is told."""
+  monkeypatch.setenv('MOEJAX_CACHE', str(tmp_path / 'rows'))
   here, there = tmp_path / 'here', tmp_path / 'there'
   for folder in (here, there):
     folder.mkdir()
-  shutil.copy(one.text, here / 'stories.jsonl')
+  own_text.write_stories(here / 'stories.jsonl')
   flags = own_text.flags('stories.jsonl', tmp_path / 'run')
   with processes.Processes(2, 1, flags, where=[here, there]) as two:
     first, second = two.wait()

@@ -118,6 +118,8 @@ def test_batch_sizes_that_are_none_are_one_line(capsys):
   assert '--batch_sizes=4 is for --search' in capsys.readouterr().err
 
 
+# tests/plan/test_plan.py has one compiled plan, and a search of made-up ones.
+@pytest.mark.soak
 def test_a_search_that_compiles(tmp_path, capsys, monkeypatch):
   """Two settings of a tiny dense model on two fake devices, by the command."""
   made, make = [], plan.make
