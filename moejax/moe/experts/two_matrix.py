@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import jax
 
-from moejax.core import fields
+from moejax.core import fields, special
 from moejax.moe.experts import base
 
 ACTIVATIONS = {
-  'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+  'gelu': special.gelu,
   'relu': jax.nn.relu,
 }
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from moejax.core import fields
+from moejax.core import fields, special
 from moejax.moe import contract
 from moejax.moe.routers import fixed_k, noise, scores
 from moejax.moe.scorers import Linear
@@ -184,7 +184,7 @@ class NoisyTopK(fixed_k.FixedK):
       bias_TE = inputs.biased(jnp.zeros_like(clean_TE))
       bar = self.noise.bar(noisy_TE + bias_TE, self.k)
       above_TE = (clean_TE + bias_TE - bar) / jnp.maximum(std, LEAST_STD)
-      load_TE = jax.scipy.stats.norm.cdf(above_TE)
+      load_TE = special.normal_cdf(above_TE)
     else:
       load_TE = chosen_TKE.any(axis=1).astype(jnp.float32)
     valid_T1 = inputs.valid_T[:, None]

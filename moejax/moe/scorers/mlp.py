@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import fields
+from moejax.core import fields, special
 from moejax.moe.scorers import base, linear
 
 EPS = 1e-5
@@ -84,5 +84,5 @@ class Mlp(base.Scorer):
     h_TR = h_TR * jax.lax.rsqrt(square_T1 + EPS) * w['norm_scale_R']
     for name in ('one', 'two'):
       h_TR = linear.product(h_TR, w[f'w_{name}_RR']) + w[f'b_{name}_R']
-      h_TR = jax.nn.gelu(h_TR, approximate=False)
+      h_TR = special.gelu(h_TR)
     return linear.product(h_TR, w['w_out_RE'])
