@@ -142,8 +142,12 @@ def objective(model, weights, batch, weight):
   return total / batch.weight_BL.sum()
 
 
-def test_the_loss_is_equation_24():
-  config = tiny.model_config(mtp_layers=2, num_layers=2, moe={'balance': ()})
+@pytest.mark.parametrize(
+  ('layers', 'experts'), [(1, 0), pytest.param(2, 4, marks=pytest.mark.soak)]
+)
+def test_the_loss_is_equation_24(layers, experts):
+  moe = {'balance': (), 'num_experts': experts}
+  config = tiny.model_config(mtp_layers=2, num_layers=layers, moe=moe)
   model, weight = tiny.model(config), 0.6
   weights = tiny.draw(model.shapes)
   run = jax.jit(

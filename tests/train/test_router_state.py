@@ -23,13 +23,6 @@ ROWS = ([12], [5, 4], [], [3], [3, 1, 6], [1], [2, 10], [7])
 BATCH = tiny.batch(ROWS)
 OPT = optimizer.OptimizerConfig(peak_lr=0.01)
 RATE = 0.25
-MOE = {
-  'router': ROUTERS['dense_to_sparse'](threshold=0.1),
-  'balance': (
-    BALANCE['loss_free'](rate=RATE),
-    BALANCE['expert_level'](),
-  ),
-}
 TOP_K = {
   'router': ROUTERS['top_k'](k=2, score='sigmoid'),
   'balance': (
@@ -41,7 +34,7 @@ TOP_K = {
 
 
 @functools.cache
-def model_of(mesh=None, **moe):
+def model_of(mesh=None, /, **moe):
   config = tiny.model_config(num_layers=2, first_dense=0, moe={**TOP_K, **moe})
   return tiny.model(config, mesh)
 
@@ -108,6 +101,7 @@ def test_no_optimiser_touches_a_router_state(one):
     np.testing.assert_array_equal(leaf, 0)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize('parts', [2, 4])
 def test_micro_batches_keep_the_same(one, parts):
   state, _ = after(model_of(), parts)
@@ -116,9 +110,19 @@ def test_micro_batches_keep_the_same(one, parts):
   )
 
 
-def test_a_mesh_keeps_the_same(one):
-  mesh = tiny.mesh(8, data=2, fsdp=2, expert=2)
-  state, metrics = after(model_of(mesh))
+@pytest.mark.parametrize(
+  ('sizes', 'parts'),
+  [
+    ({'data': 1, 'fsdp': 2, 'expert': 2}, 2),
+    pytest.param(
+      {'data': 2, 'fsdp': 2, 'expert': 2}, 1, marks=pytest.mark.soak
+    ),
+  ],
+)
+def test_a_mesh_keeps_the_same(one, sizes, parts):
+  """The default run has micro-batches on a mesh: both at once."""
+  mesh = tiny.mesh(np.prod([*sizes.values()]), **sizes)
+  state, metrics = after(model_of(mesh), parts)
   tiny.assert_close(
     router_state(state), router_state(one[0]), rtol=0, atol=1e-6
   )
@@ -146,7 +150,10 @@ def test_a_frozen_student_stays_to_the_bit():
   for _ in range(3):
     state, _ = follow(model, state)
     seen.append(state.weights['moe']['ffn'])
-  np.testing.assert_array_equal(seen[-1]['router_state']['router']['steps'], 4)
+  # Steps are counted, of each layer, for routers that anneal.
+  for i, ffn in enumerate(seen):
+    steps = ffn['router_state']['router']['steps']
+    np.testing.assert_array_equal(steps, [i + 1, i + 1])
   student = [trees.leaves(ffn['extra_scorers']['student']) for ffn in seen]
   for name, leaf in student[1].items():
     assert (leaf != student[0][name]).any(), name
@@ -154,11 +161,6 @@ def test_a_frozen_student_stays_to_the_bit():
       np.testing.assert_array_equal(later[name], leaf)
   # All else goes on.
   assert (seen[3]['router']['w_DE'] != seen[2]['router']['w_DE']).all()
-
-
-def test_steps_are_counted_for_routers_that_anneal():
-  state, _ = after(model_of(**MOE))
-  np.testing.assert_array_equal(router_state(state)['router']['steps'], [1, 1])
 
 
 def test_a_router_without_state_has_none():
@@ -205,13 +207,15 @@ def test_consistency_is_two_passes_and_their_disagreement():
   rows = jnp.arange(len(ROWS))
   total = BATCH.weight_BL.sum()
 
-  def log_probs(key):
+  @jax.jit
+  def log_probs_of(key):
     decoder = model.bind(weights)
     out = decoder(
       BATCH.token_BL, BATCH.segment_BL, BATCH.position_BL, rows, key
     )
-    return np.asarray(jax.nn.log_softmax(decoder.logits(out.x_BLD)), np.float64)
+    return jax.nn.log_softmax(decoder.logits(out.x_BLD))
 
+  log_probs = lambda key: np.asarray(log_probs_of(key), np.float64)
   first = log_probs(key)
   second = log_probs(jax.random.fold_in(key, consistency.SECOND))
   assert np.abs(first - second).max() > 0.01
@@ -223,15 +227,9 @@ def test_consistency_is_two_passes_and_their_disagreement():
   )
   kl = lambda a, b: np.sum(np.exp(a) * (a - b), axis=-1)
   apart = np.sum((kl(first, second) + kl(second, first)) / 2 * BATCH.weight_BL)
-  got, report = losses.objective(
-    model,
-    TrainConfig(consistency=2.0),
-    weights,
-    BATCH,
-    rows,
-    key,
-    losses.GlobalBatch(total),
-  )
+  train, whole = TrainConfig(consistency=2.0), losses.GlobalBatch(total)
+  run = lambda w: losses.objective(model, train, w, BATCH, rows, key, whole)
+  got, report = jax.jit(run)(weights)
   want = (nll(first) + nll(second) + 2.0 * apart) / total
   np.testing.assert_allclose(got, want, rtol=1e-5)
   np.testing.assert_allclose(
@@ -239,7 +237,7 @@ def test_consistency_is_two_passes_and_their_disagreement():
   )
 
 
-@pytest.mark.parametrize('layers', [1, 2])
+@pytest.mark.parametrize('layers', [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_overflow_of_two_passes_knows_who_is_in_both(layers):
   """Of a router without noise: twice the model's, once the modules'."""
   config = tiny.model_config(

@@ -201,14 +201,19 @@ def test_two_steps_are_two_of_plain_adamw(plain):
   )
 
 
-@pytest.mark.parametrize(('kind', 'parts'), [('deepseek', 4), ('gshard', 4)])
-def test_micro_batches_change_nothing(kind, parts):
+@pytest.mark.parametrize(
+  'kind', [pytest.param('deepseek', marks=pytest.mark.soak), 'gshard']
+)
+def test_micro_batches_change_nothing(kind):
   model = model_of(kind)
-  assert_same_step(model, model, parts)
+  assert_same_step(model, model, 4)
 
 
-def test_micro_batches_on_four_devices_change_nothing():
-  assert_same_step(model_of(), model_of(devices=4, fsdp=2), 2)
+@pytest.mark.parametrize(
+  ('devices', 'parts'), [(2, 4), pytest.param(4, 2, marks=pytest.mark.soak)]
+)
+def test_micro_batches_on_devices_change_nothing(devices, parts):
+  assert_same_step(model_of(), model_of(devices=devices, fsdp=2), parts)
 
 
 def assert_same_step(plain_model, model, parts):
@@ -242,11 +247,11 @@ def assert_kept(new, old):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-@pytest.mark.parametrize('parts', [1, 2])
-def test_a_step_that_is_not_finite_is_skipped_and_counted(one, parts):
-  model = model_of()
-  run = step_of(model, parts)
-  _, after, _ = one
+@pytest.mark.parametrize('sizes', [{}, {'devices': 2, 'fsdp': 2}], ids=str)
+def test_a_step_that_is_not_finite_is_skipped_and_counted(sizes):
+  """At once on one device, and in four micro-batches on two."""
+  model = model_of(**sizes)
+  run = step_of(model, 4 if sizes else 1)
   state, _ = run(fresh(model), BATCH)
   good = jax.device_get(state)
   for i in (1, 2):
