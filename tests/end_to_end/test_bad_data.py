@@ -8,6 +8,7 @@ import pytest
 from helpers import own_text
 
 from moejax.core import exits
+from moejax.moe import self_check
 from moejax.train import loop
 
 GOOD = json.dumps({'text': 'A good line, and a second sentence.'}) + '\n'
@@ -50,6 +51,8 @@ def test_skipped_lines_are_counted_and_training_begins(tmp_path, monkeypatch):
       begun.append(next(batches))
     raise KeyboardInterrupt
 
+  # It takes seconds to compile, and is nothing to the text.
+  monkeypatch.setattr(self_check, 'run', lambda *_: None)
   monkeypatch.setattr(loop, 'run', run)
   flags = own_text.flags(text, workdir)
   ended = own_text.call(*flags, '--config.data.bad_lines=skip')

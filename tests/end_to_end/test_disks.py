@@ -1,4 +1,7 @@
-"""A workdir that goes, or takes nothing more; a fast disk beside it."""
+"""A workdir that goes, or takes nothing more; a fast disk beside it.
+
+A workdir on an object store is in test_stops.py, whose run it is compared with.
+"""
 
 import os
 import shutil
@@ -11,14 +14,12 @@ import types
 import jax.numpy as jnp
 import pytest
 from etils import epath
-from helpers import far, kills, own_text
+from helpers import kills, own_text
 
 from moejax.core import exits, manifest
 from moejax.run import processes, resources
-from moejax.train import checkpoint_folder, loop, state_files
+from moejax.train import checkpoint_folder, loop
 from moejax.train.config import TrainConfig
-
-pytestmark = pytest.mark.slow
 
 # A real read-only folder, even for root: in a mount namespace of its own.
 READ_ONLY = (
@@ -175,32 +176,3 @@ def test_signals_inside_a_save_do_not_tear_it(finished, tmp_path, monkeypatch):
   assert manifest.damage(newest) is None
   assert own_text.call(*flags).code == exits.DONE
   kills.assert_equal(finished.workdir, workdir)
-
-
-def test_a_workdir_on_an_object_store(finished, tmp_path, monkeypatch):
-  """Stopped and gone on: all but the arrays, which Orbax writes by itself."""
-  store = far.store(monkeypatch, tmp_path / 'gs')
-  for name in ('begin_write', 'read'):
-    inner = getattr(state_files.StateFiles, name)
-    monkeypatch.setattr(
-      state_files.StateFiles,
-      name,
-      lambda self, folder, *arguments, inner=inner: inner(
-        self, epath.Path(store.here(folder)), *arguments
-      ),
-    )
-  short = '--config.report.samples=false', '--config.report.eval_batches=1'
-  flags = (*own_text.flags(finished.text, 'gs://bucket/run'), *short)
-  with monkeypatch.context() as patch:
-    own_text.stop_after(patch, 3)
-    ended = own_text.call(*flags)
-  assert ended.code == exits.INTERRUPTED, ended
-  ended = own_text.call(*flags)
-  assert (ended.code, ended.err) == (exits.DONE, [])
-  assert 'Going on from the checkpoint of step 3.' in ended.out
-  workdir = tmp_path / 'gs' / 'bucket' / 'run'
-  assert own_text.records(workdir) == own_text.records(finished.workdir)
-  events = [*(workdir / 'tensorboard').iterdir()]
-  assert len(events) == 2
-  newest = workdir / 'checkpoints' / f'{own_text.STEPS:08d}'
-  assert manifest.damage(newest) is None

@@ -8,13 +8,14 @@ import sys
 import time
 
 import pytest
-from helpers import own_text
+from etils import epath
+from helpers import far, own_text
 
 from moejax.core import exits, log, manifest
 from moejax.run import report
-from moejax.train import goodput
+from moejax.train import goodput, loop, state_files
 
-pytestmark = pytest.mark.slow  # each trains, and two start processes
+pytestmark = pytest.mark.slow  # each trains, and some start processes
 
 
 def _assert_as_if_never_stopped(workdir, finished):
@@ -153,6 +154,54 @@ def test_disk_full_while_saving(finished, trained, tmp_path):
   _assert_as_if_never_stopped(workdir, finished)
 
 
+def test_a_second_run_is_turned_away_and_ctrl_c_saves(
+  finished, tmp_path, monkeypatch
+):
+  """In one process; with two of them in `make test-soak`, below."""
+  workdir, seconds = tmp_path / 'run', []
+  flags = own_text.flags(finished.text, workdir)
+  inner = loop._report
+
+  def report(job, meter, step, metrics):
+    if step == 2:
+      seconds.append(own_text.call(*flags))
+      os.kill(os.getpid(), signal.SIGINT)
+    return inner(job, meter, step, metrics)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, '_report', report)
+    first = own_text.call(*flags)
+  (second,) = seconds
+  _assert_turned_away(second, workdir)
+  step = _assert_interrupted(first, workdir, own_text.STEPS)
+  ended = own_text.call(*flags)
+  assert (ended.code, ended.err) == (exits.DONE, [])
+  assert f'Going on from the checkpoint of step {step}.' in ended.out
+  _assert_as_if_never_stopped(workdir, finished)
+
+
+def _assert_turned_away(second, workdir):
+  assert second.code == exits.BAD_INPUT
+  assert second.out == []
+  assert second.err == [
+    f'error: {workdir} is in use by another process; wait for it, or use '
+    'another --workdir'
+  ]
+
+
+def _assert_interrupted(first, workdir, steps):
+  """Returns the step after which the run was interrupted."""
+  assert first.code == exits.INTERRUPTED
+  (line,) = first.err
+  step = max(record['step'] for record in own_text.records(workdir))
+  assert 1 <= step < steps
+  assert line == (
+    f'interrupted: SIGINT at step {step} of {steps}; the state is saved in '
+    f'{workdir}. Run the same command to go on'
+  )
+  return step
+
+
 @pytest.fixture(scope='module')
 def two_at_once(finished, tmp_path_factory):
   """A process is stopped in mid-run, a second run tries, then comes Ctrl-C.
@@ -193,28 +242,47 @@ def _wait_for_step(workdir, process):
     time.sleep(0.005)
 
 
+@pytest.mark.soak
 def test_a_second_run_in_the_same_workdir_is_turned_away(two_at_once):
   workdir, _, second, _ = two_at_once
-  assert second.code == exits.BAD_INPUT
-  assert second.out == []
-  assert second.err == [
-    f'error: {workdir} is in use by another process; wait for it, or use '
-    'another --workdir'
-  ]
+  _assert_turned_away(second, workdir)
 
 
+@pytest.mark.soak
 def test_ctrl_c_saves_exits_75_and_the_same_command_goes_on(two_at_once):
   workdir, flags, _, first = two_at_once
-  assert first.code == exits.INTERRUPTED
-  (line,) = first.err
-  step = max(record['step'] for record in own_text.records(workdir))
-  assert 1 <= step < 60
-  assert line == (
-    f'interrupted: SIGINT at step {step} of 60; the state is saved in '
-    f'{workdir}. Run the same command to go on'
-  )
+  step = _assert_interrupted(first, workdir, 60)
   ended = own_text.call(*flags)
   assert (ended.code, ended.err) == (exits.DONE, [])
   assert f'Going on from the checkpoint of step {step}.' in ended.out
   steps = [r['step'] for r in own_text.records(workdir) if 'loss' in r]
   assert steps == [*range(1, 61)]
+
+
+def test_a_workdir_on_an_object_store(finished, tmp_path, monkeypatch):
+  """Stopped and gone on: all but the arrays, which Orbax writes by itself."""
+  store = far.store(monkeypatch, tmp_path / 'gs')
+  for name in ('begin_write', 'read'):
+    inner = getattr(state_files.StateFiles, name)
+    monkeypatch.setattr(
+      state_files.StateFiles,
+      name,
+      lambda self, folder, *arguments, inner=inner: inner(
+        self, epath.Path(store.here(folder)), *arguments
+      ),
+    )
+  short = '--config.report.samples=false', '--config.report.eval_batches=1'
+  flags = (*own_text.flags(finished.text, 'gs://bucket/run'), *short)
+  with monkeypatch.context() as patch:
+    own_text.stop_after(patch, 3)
+    ended = own_text.call(*flags)
+  assert ended.code == exits.INTERRUPTED, ended
+  ended = own_text.call(*flags)
+  assert (ended.code, ended.err) == (exits.DONE, [])
+  assert 'Going on from the checkpoint of step 3.' in ended.out
+  workdir = tmp_path / 'gs' / 'bucket' / 'run'
+  assert own_text.records(workdir) == own_text.records(finished.workdir)
+  events = [*(workdir / 'tensorboard').iterdir()]
+  assert len(events) == 2
+  newest = workdir / 'checkpoints' / f'{own_text.STEPS:08d}'
+  assert manifest.damage(newest) is None
