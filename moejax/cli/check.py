@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from moejax import config
 from moejax.core import command, errors, exits
+from moejax.model import compute_dtype
 from moejax.moe import self_check
 from moejax.parallel import mesh as meshes
 
@@ -27,9 +28,9 @@ def main(argv: Sequence[str]) -> None:
     raise errors.InputError(
       f'{args.config} has no layer with experts: there is nothing to check'
     )
-  deviations = self_check.run(
-    run.model.moe, run.model.dtype, meshes.make(run.mesh)
-  )
+  mesh = meshes.make(run.mesh)
+  dtype = compute_dtype.resolve(run.model.dtype, [*mesh.devices.flat])
+  deviations = self_check.run(run.model.moe, dtype, mesh)
   for name, error in deviations.items():
     print(f'{name:40} {error:.1e} of its size')
   print('The experts agree with the reference.')

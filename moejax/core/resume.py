@@ -26,6 +26,9 @@ BEGINNING = 'beginning'
 TEXT = 'text'
 # The key is the number of steps, which may grow. A schedule may depend on it.
 LENGTH = 'length'
+# As RESULT, but 'auto' stands for the value that was chosen when the run began,
+# which the config of its workdir has.
+CHOSEN, AUTO = 'chosen', 'auto'
 
 # Values before and now, by the dotted path of the key.
 Changes = dict[str, tuple[Any, Any]]
@@ -70,7 +73,12 @@ def changes(old: Any, new: Any) -> dict[str, Changes]:
   }
   for path, values in config_tree.differences(old, new).items():
     config = new if path in config_tree.flatten(new) else old
-    by_effect[effect_of(config, path)][path] = values
+    effect = effect_of(config, path)
+    if effect == CHOSEN:
+      if values[1] == AUTO:
+        continue
+      effect = RESULT
+    by_effect[effect][path] = values
   return by_effect
 
 

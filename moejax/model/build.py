@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import trees
+from moejax.model import compute_dtype
 from moejax.model.config import ModelConfig
 from moejax.model.decoder import Decoder
 from moejax.moe.expert_parallel.base import ExpertParallel
@@ -91,13 +92,20 @@ def _decoder(model: Model, key: jax.Array) -> Decoder:
 
 
 def build(config: ModelConfig, mesh: Mesh) -> Model:
-  """Builds the model's structure and shardings; makes no array.
+  """Builds the model's structure and shardings.
+
+  Args:
+    config: of the model. With `dtype=auto` the model's own config has the type
+      that is faster on the devices; on a CPU that is measured, in a second.
+    mesh: the devices.
 
   Raises:
     InputError: sizes that do not fit together or do not divide over the mesh.
     ValueError: a weight does not state its dimensions' names or its decay.
   """
   config.check()
+  dtype = compute_dtype.resolve(config.dtype, [*mesh.devices.flat])
+  config = dataclasses.replace(config, dtype=dtype)
   abstract = nnx.eval_shape(lambda: Decoder(config, mesh, jax.random.key(0)))
   graph, state = nnx.split(abstract)
   shapes = nnx.to_pure_dict(state)

@@ -60,7 +60,8 @@ class ModelConfig(fields.Checked):
     init_std: standard deviation of every matrix at the start. 0.006 in
       DeepSeekMoE (arXiv 2401.06066, section 4.1.2).
     dtype: type of activations and matmuls; parameters and the router stay
-      float32.
+      float32. auto: the type in which the machine that begins the run
+      multiplies faster (`model/compute_dtype.py`); the run keeps it.
     attention: implementation of the attention core; auto chooses by platform.
     remat: what the backward pass recomputes instead of keeping.
     scan_unroll: number of groups of layers in one step of the loop over layers.
@@ -99,7 +100,9 @@ class ModelConfig(fields.Checked):
   tie_embeddings: bool = False
   mtp_layers: int = fields.number(0, at_least=0, at_most=100, note='0: none')
   init_std: float = fields.number(0.006, above=0, at_most=10)
-  dtype: str = fields.named(DTYPES, 'float32')
+  dtype: str = resume.key(
+    resume.CHOSEN, fields.named((resume.AUTO, *DTYPES), 'float32')
+  )
   attention: str = resume.key(
     resume.ROUNDING,
     fields.named(

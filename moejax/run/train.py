@@ -8,12 +8,14 @@ A run starts from the first of these states that exists:
 """
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import rich.console
 from etils import epath
+from jax.sharding import Mesh
 
 from moejax.config import Run, kept_tokenizer
 from moejax.core import (
@@ -21,12 +23,13 @@ from moejax.core import (
   config_tree,
   errors,
   files,
+  resume,
   terminal,
   versions,
 )
 from moejax.data import build as data_build
 from moejax.evals import perplexity
-from moejax.model import build
+from moejax.model import build, compute_dtype
 from moejax.moe import self_check
 from moejax.parallel import chunking, hosts
 from moejax.parallel import mesh as meshes
@@ -79,6 +82,7 @@ def train(
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
   chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
+  run = with_dtype(run, folder, mesh, processes)
   model = build.build(run.model, mesh)
   files.check_writable(folder)
   with (
@@ -88,6 +92,33 @@ def train(
   ):
     shared_workdir.check_shared(folder, processes.group)
     _train(run, model, folder, spent, processes)
+
+
+def with_dtype(
+  run: Run, folder: epath.Path, mesh: Mesh, processes: Processes
+) -> Run:
+  """The run with the type that `model.dtype=auto` stands for in a workdir.
+
+  A run that was begun there keeps its type, on whatever machine.
+
+  Args:
+    run: the config.
+    folder: its workdir.
+    mesh: the devices that compute.
+    processes: the processes of the run; process 0 chooses.
+  """
+  if run.model.dtype != resume.AUTO:
+    return run
+
+  def dtype() -> str:
+    if (folder / restore.CONFIG).exists():
+      return restore.run_of(str(folder)).model.dtype
+    return compute_dtype.resolve(run.model.dtype, [*mesh.devices.flat])
+
+  model = dataclasses.replace(
+    run.model, dtype=processes.group.broadcast('model.dtype', dtype)
+  )
+  return dataclasses.replace(run, model=model)
 
 
 def _train(
@@ -211,7 +242,8 @@ def _say_model(context: Context, folder: epath.Path, screen: Screen) -> None:
   platform = context.model.mesh.devices.flat[0].platform
   screen.line(
     f'Training: {run.train.steps} steps of {tokens} tokens on {devices} '
-    f'{platform} device{"s" if devices > 1 else ""}; it is kept in {folder}.'
+    f'{platform} device{"s" if devices > 1 else ""} in {run.model.dtype}; it '
+    f'is kept in {folder}.'
   )
 
 

@@ -76,7 +76,8 @@ def test_every_key_is_compared_unless_it_is_listed_here():
   for key in config_tree.flatten(RUN):
     group = next((k for k in known if key == k or key.startswith(k + '.')), key)
     group = 'mesh.fsdp' if key.startswith('mesh.') else group
-    assert resume.effect_of(RUN, key) == known.get(group, resume.RESULT), key
+    effect = resume.CHOSEN if key == 'model.dtype' else resume.RESULT
+    assert resume.effect_of(RUN, key) == known.get(group, effect), key
 
 
 @pytest.mark.parametrize('effect', sorted(ALLOWED))
@@ -112,6 +113,12 @@ def test_expert_parallelism_that_drops_is_not_taken_for_rounding():
   )
   with pytest.raises(errors.InputError, match='expert_parallel.overflow'):
     restore.check_same(drops, RUN, 'there')
+
+
+@pytest.mark.parametrize('kept', ['float32', 'bfloat16'])
+def test_auto_is_what_was_chosen_when_the_run_began(kept):
+  old = changed(('model.dtype', kept))
+  restore.check_same(changed(('model.dtype', 'auto')), old, 'there')
 
 
 class Rows:
