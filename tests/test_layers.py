@@ -355,7 +355,7 @@ import importlib, os, pathlib, sys
 import jax  # which sets two variables itself
 before = dict(os.environ)
 {planted}
-for path in sorted(pathlib.Path('moejax').rglob('*.py')):
+for path in sorted(pathlib.Path({folder!r}).rglob('*.py')):
   name = '.'.join(path.with_suffix('').parts).removesuffix('.__init__')
   importlib.import_module(name)
   heavy = set({heavy}) & set(sys.modules)
@@ -366,8 +366,10 @@ assert not xla_bridge.backends_are_initialized(), 'devices were asked for'
 """
 
 
-def import_all(planted):
-  script = IMPORT_ALL.format(planted=planted, heavy=sorted(HEAVY))
+def import_all(folder, planted=''):
+  script = IMPORT_ALL.format(
+    folder=folder, planted=planted, heavy=sorted(HEAVY)
+  )
   return subprocess.run(
     [sys.executable, '-c', script],
     capture_output=True,
@@ -381,19 +383,19 @@ def import_all(planted):
 
 def test_importing_everything_does_nothing():
   """No TensorFlow, no devices, no change of the environment, no word."""
-  done = import_all('')
+  done = import_all('moejax')
   assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
 @pytest.mark.parametrize(
   ('planted', 'message'),
   [
-    ("sys.modules['tensorflow'] = sys", "moejax imports {'tensorflow'}"),
+    ("sys.modules['tensorflow'] = sys", "moejax.plan imports {'tensorflow'}"),
     ("os.environ['X_PLANTED'] = '1'", 'the environment was changed'),
     ('import jax; jax.devices()', 'devices were asked for'),
   ],
 )
 def test_the_import_check_finds_what_breaks_it(planted, message):
-  done = import_all(planted)
+  done = import_all('moejax/plan', planted)
   assert done.returncode == 1
   assert message in done.stderr

@@ -115,7 +115,48 @@ def problem(name):
   return config, graph, weights, x_BLD.astype(np.float32)
 
 
-@pytest.mark.parametrize('name', sorted(set(zoo.NAMES) - {'dense'}))
+# Every feed-forward, kind of experts, scorer and dispatcher of the zoo, and
+# routers that choose experts for tokens, tokens for experts, and by groups.
+# Routers and balance losses have gradients of their own in tests/contracts and
+# tests/moe/balance; all other entries learn in `make test-soak`.
+LEARNED = {
+  'autonomy',
+  'deepseek_v3',
+  'deepseek_v4',
+  'expert_choice',
+  'gshard',
+  'hash',
+  'hyper_router',
+  'laplace',
+  'latent_moe',
+  'moe_pp',
+  'peer',
+  'perturbed_cosine',
+  'sigma_moe',
+  'soft_moe',
+  'switch',
+  'x_moe',
+  'zaya_1',
+}
+
+
+def test_what_learns_has_every_kind_of_layer():
+  def kinds(name):
+    model = configs.load(f'{ZOO}:{name}').model
+    layer = (model.moe.experts, model.moe.scorer, model.moe.dispatcher)
+    return {type(part) for part in (model.feed_forward, *layer)}
+
+  of_all = set().union(*map(kinds, set(zoo.NAMES) - {'dense'}))
+  assert set().union(*map(kinds, LEARNED)) == of_all
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[] if name in LEARNED else [pytest.mark.soak])
+    for name in sorted(set(zoo.NAMES) - {'dense'})
+  ],
+)
 def test_every_algorithm_learns(name):
   """Gradients are finite and reach experts and what they are chosen by, and a
   step against them lowers the loss.

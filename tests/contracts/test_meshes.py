@@ -56,17 +56,23 @@ def test_nothing_is_left_out():
   found = {c[:2] for c in cases if 'expert' in sharded.MESHES[c[2]]}
   assert found == {*itertools.product(DISPATCHERS, EXPERT_PARALLEL)}
   assert {mesh for *_, mesh in cases} == sharded.MESHES.keys()
+  quick = QUICK | {(*ALL_ROUTERS[m], m) for m in ALL_ROUTERS.keys() - SOAK}
+  for i, names in enumerate((DISPATCHERS, EXPERT_PARALLEL, sharded.MESHES)):
+    assert {case[i] for case in quick} | {'one'} == {*names, 'one'}
 
 
 # What splits rows alone is also within what splits rows and experts, and what
 # splits weights too meets some routers below.
-SOAK = {'data', 'expert_fsdp', 'expert_model', 'fsdp'}
-
-
-def _is_slow(pair):
-  """The reference dispatcher's work grows with tokens times experts."""
-  dispatcher, _, mesh = pair
-  return dispatcher == 'reference' and mesh.startswith('expert_')
+SOAK = {'data', 'expert_fsdp', 'expert_model', 'fsdp', 'one'}
+# Every dispatcher, every entry, and every mesh but a single device.
+QUICK = {
+  ('capacity', 'ragged_all_to_all', 'expert_model'),
+  ('capacity', 'all_gather', 'expert_data'),
+  ('dropless', 'gather_experts', 'expert_fsdp'),
+  ('reference', 'all_gather', 'expert'),
+  ('dropless', 'gather_experts', 'fsdp'),
+  ('capacity', 'gather_experts', 'data'),
+}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_every_router_on_every_mesh(mesh):
 @pytest.mark.parametrize(
   ('dispatcher', 'expert_parallel', 'mesh'),
   [
-    pytest.param(*pair, marks=[pytest.mark.soak] if _is_slow(pair) else [])
+    pytest.param(*pair, marks=[] if pair in QUICK else [pytest.mark.soak])
     for pair in PAIRS
   ],
 )

@@ -23,7 +23,7 @@ CASES = [
   ('llama_4', 'expert_model', {}),  # scaled inputs, a shared expert
 ]
 # The others are for `make test-soak`.
-DEFAULT = {'autonomy', 'deepseek_v2', 'gpt_oss'}
+DEFAULT = {'autonomy', 'gpt_oss'}
 
 
 @pytest.mark.slow
@@ -42,6 +42,7 @@ def test_a_mesh_changes_nothing(name, mesh, router):
   whole_layers.check(whole_layers.config_of(name, **router), mesh)
 
 
+@pytest.mark.soak
 def test_a_bias_that_is_summed_twice_is_seen(monkeypatch):
   """All devices of `model` add it, where one must."""
   monkeypatch.setattr(layer.jax.lax, 'axis_index', lambda _: 0)
