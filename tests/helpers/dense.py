@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def gates(routing, num_tokens, num_experts, kept_A=None):
@@ -11,6 +12,15 @@ def gates(routing, num_tokens, num_experts, kept_A=None):
     weight_A = jnp.where(kept_A, weight_A, 0.0)
   empty_TE = jnp.zeros((num_tokens, num_experts + 1))
   return empty_TE.at[routing.token_A, routing.expert_A].add(weight_A)[:, :-1]
+
+
+def numpy_gates(routing):
+  """`gates` of a known list, [T, E]; numpy has nothing to compile."""
+  num_tokens, num_experts = routing.prob_TE.shape
+  gate_TE = np.zeros((num_tokens, num_experts + 1), np.float32)
+  places = np.asarray(routing.token_A), np.asarray(routing.expert_A)
+  np.add.at(gate_TE, places, np.asarray(routing.weight_A))
+  return gate_TE[:, :-1]
 
 
 def experts(weights, x_TD, gate_TE):

@@ -1,6 +1,7 @@
 """Tiny models, their weights, and batches: quick to compile, easy to fill."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,20 @@ def router_input(logits_TE, *, valid_T=None, key=None, row_length=None, **more):
     row_length=num_tokens if row_length is None else row_length,
     **more,
   )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _routed(router, inputs):
+  return router(inputs)
+
+
+def route(router, inputs):
+  """A router's list in numpy, by one program for all inputs of these shapes.
+
+  Outside `jax.jit` each operation would be a program of its own, and a router
+  has dozens.
+  """
+  return jax.device_get(_routed(router, inputs))
 
 
 def assert_close(got, want, rtol=1e-5, atol=1e-6):

@@ -34,8 +34,12 @@ def test_two_layers_by_hand():
   before_BLE = rng.normal(size=(2, 8, E)).astype(np.float32)
   trace = layer.no_trace(CONFIG, 2, 8).replace(logits_BLE=before_BLE)
 
-  _, middle, _ = tiny.bind(graph, first)(x_BLD, tokens, trace, None)
-  _, last, _ = tiny.bind(graph, second)(y_BLD, tokens, middle, None)
+  @jax.jit
+  def run(w, x_BLD, trace):
+    return tiny.bind(graph, w)(x_BLD, tokens, trace, None)[1]
+
+  middle = run(first, x_BLD, trace)
+  last = run(second, y_BLD, middle)
   one_BLE = x_BLD @ first['router']['w_DE'] + before_BLE @ first['residual']
   two_BLE = y_BLD @ second['router']['w_DE'] + one_BLE @ second['residual']
   np.testing.assert_allclose(middle.logits_BLE, one_BLE, rtol=1e-4, atol=1e-5)
@@ -65,7 +69,9 @@ def test_through_a_scan_logits_are_handed_on():
   ffn['router']['w_DE'][1:] = 0
   ffn['residual'][1:] = np.eye(E)
   batch = tiny.batch([[5, 4], [12]])
-  out = model.bind(weights)(batch.token_BL, batch.segment_BL, batch.position_BL)
+  out = jax.jit(lambda weights, *batch: model.bind(weights)(*batch))(
+    weights, batch.token_BL, batch.segment_BL, batch.position_BL
+  )
   prob_NE = np.asarray(out.record.balance['switch']['prob_E'])
   assert np.ptp(prob_NE[0]) > 0.1
   np.testing.assert_allclose(prob_NE[1:], prob_NE[[0, 0]], rtol=1e-5)

@@ -1,6 +1,7 @@
 """Selection biases and other states of balance parts, from batch to batch."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,18 @@ from moejax.moe.balance.smebu import Smebu
 from moejax.moe.contract import RouterState
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def update(part, state, sums):
+  return part.update(state, sums)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _after(part, state, given, routing):
+  layers = lambda tree: jax.tree.map(lambda x: x[None], tree)
+  new = part.update(layers(state), layers(part.observe(given, routing)))
+  return jax.tree.map(lambda x: x[0], new)
+
+
 def after(part, state, score_TE, k, *, logits_TE, valid_T=None):
   """The state of one layer after a batch that was chosen with its bias."""
   bias_E = state.selection_bias_E
@@ -36,9 +49,7 @@ def after(part, state, score_TE, k, *, logits_TE, valid_T=None):
     own_state=state,
     selection_bias_E=bias_E,
   )
-  layers = lambda tree: jax.tree.map(lambda x: x[None], tree)
-  new = part.update(layers(state), layers(part.observe(given, routing)))
-  return jax.tree.map(lambda x: x[0], new)
+  return _after(part, state, given, routing)
 
 
 def load(score_TE, bias_E, k):
@@ -47,12 +58,12 @@ def load(score_TE, bias_E, k):
 
 
 def updated(part, count_NE, bias_NE=0.0, steps=0.0):
-  count_NE = jnp.asarray(count_NE, jnp.float32)
+  count_NE = np.asarray(count_NE, np.float32)
   state = RouterState(
-    jnp.zeros_like(count_NE) + jnp.asarray(bias_NE, jnp.float32),
-    {'steps': jnp.full(len(count_NE), steps)},
+    np.zeros_like(count_NE) + np.asarray(bias_NE, np.float32),
+    {'steps': np.full(len(count_NE), steps, np.float32)},
   )
-  return part.update(state, {'count_E': count_NE})
+  return update(part, state, {'count_E': count_NE})
 
 
 @pytest.mark.parametrize(
@@ -84,10 +95,10 @@ def test_loss_free_stops():
 
 
 def smebu_updated(part, count_NE, bias_NE=0.0, momentum_NE=0.0):
-  count_NE = jnp.asarray(count_NE, jnp.float32)
-  fill = lambda x: jnp.zeros_like(count_NE) + jnp.asarray(x, jnp.float32)
+  count_NE = np.asarray(count_NE, np.float32)
+  fill = lambda x: np.zeros_like(count_NE) + np.asarray(x, np.float32)
   state = RouterState(fill(bias_NE), {'momentum_E': fill(momentum_NE)})
-  return part.update(state, {'count_E': count_NE})
+  return update(part, state, {'count_E': count_NE})
 
 
 def test_smebu_worked_example():

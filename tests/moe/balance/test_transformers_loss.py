@@ -4,6 +4,7 @@ Two numbers are of `load_balancing_loss_func` of transformers 5.24; the loops
 are its formula, written out.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -60,14 +61,19 @@ def formula(logits_NTE, k, valid_T):
 
 def total(parts, router, logits_NTE, valid_T, bias_E=None):
   """All losses of a model whose layers route by these logits."""
-  observed = []
-  for logits_TE in logits_NTE:
+  logits_NTE = np.asarray(logits_NTE, np.float32)
+  return float(_total(parts, router, logits_NTE, valid_T, bias_E))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _total(parts, router, logits_NTE, valid_T, bias_E):
+  def observe(logits_TE):
     given = tiny.router_input(
       logits_TE, valid_T=valid_T, selection_bias_E=bias_E
     )
-    observed.append(balance.observe(parts, given, router(given), {}))
-  sums = jax.tree.map(lambda *x: jnp.stack(x), *observed)
-  return float(balance.total(parts, sums)[0])
+    return balance.observe(parts, given, router(given), {})
+
+  return balance.total(parts, jax.lax.map(observe, logits_NTE))[0]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,16 @@ def routing_of(expert_TK, weight_TK, choices, row_length=None):
   )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _limited(dispatcher, routing, num_experts, training):
+  return dispatcher.limit(routing, num_experts, training)
+
+
+def limit(dispatcher, routing, num_experts, training=True):
+  """What a dispatcher leaves of a list, in numpy, by one program."""
+  return jax.device_get(_limited(dispatcher, routing, num_experts, training))
+
+
 @pytest.mark.parametrize(('k', 'room', 'room_zero'), [(1, 3, 4), (2, 6, 8)])
 def test_room_with_choices_without_computation(k, room, room_zero):
   """MoE++: T = 12, two experts and two others, factor 1.1, tau .75.
@@ -46,8 +56,8 @@ def test_room_with_choices_without_computation(k, room, room_zero):
     expert_TK = np.full((12, k), 4)
     expert_TK[:, 0] = choice
     routing = routing_of(expert_TK, np.ones((12, k)), 4)
-    limited = dispatcher.limit(routing, 2, training=True)
-    kept_A = np.asarray(limited.expert_A) == choice
+    limited = limit(dispatcher, routing, 2)
+    kept_A = limited.expert_A == choice
     np.testing.assert_array_equal(np.flatnonzero(kept_A), np.arange(has))
     assert limited.room == room
 
@@ -64,7 +74,7 @@ def test_priority_by_probability_places_the_largest_weights_first():
   }
   for priority, (expert_A, row_A) in want.items():
     dispatcher = Capacity(factor=1.5, priority=priority)
-    limited = dispatcher.limit(routing, 3, training=True)
+    limited = limit(dispatcher, routing, 3)
     np.testing.assert_array_equal(limited.expert_A, expert_A)
     assert limited.room == 2
     x_TD = jnp.arange(1.0, 5.0)[:, None]
@@ -81,7 +91,7 @@ def test_sequences_do_not_compete_by_probability():
   routing = routing_of(
     np.zeros((4, 1), int), [[0.2], [0.5], [0.1], [0.05]], 2, 2
   )
-  limited = Capacity(priority='probability').limit(routing, 2, training=True)
+  limited = limit(Capacity(priority='probability'), routing, 2)
   np.testing.assert_array_equal(limited.expert_A, [2, 0, 0, 2])
 
 
@@ -101,8 +111,8 @@ def batch_prioritised(expert_TK, weight_TK, num_experts, room):
 
 def kept(dispatcher, routing, num_experts):
   """Who is kept [T, K], and the room."""
-  limited = dispatcher.limit(routing, num_experts, training=True)
-  kept_A = np.asarray(limited.expert_A) < num_experts
+  limited = limit(dispatcher, routing, num_experts)
+  kept_A = limited.expert_A < num_experts
   return kept_A.reshape(routing.per_token, -1).T, limited.room
 
 
@@ -165,7 +175,7 @@ CHOSEN = [0, 0, 0, 1, 0, 2, 3, 3]
 def limited_to(dispatcher, *, training):
   """Who is kept of those tokens, and the room."""
   routing = routing_of(np.array(CHOSEN)[:, None], np.ones((8, 1)), 4)
-  limited = dispatcher.limit(routing, 4, training)
+  limited = limit(dispatcher, routing, 4, training)
   x_RD, size_E, note = dispatcher.dispatch(jnp.ones((8, 1)), limited, 4)
   np.testing.assert_array_equal(size_E, [limited.room] * 4)
   kept_A = np.asarray(note.row_A) < len(x_RD)
@@ -195,40 +205,45 @@ BOTH = Capacity(factor=0.5, eval_factor=2.0)
 KEYS = {'training': jax.random.key(0), 'evaluation': None}
 
 
-def test_a_decoder_evaluates_with_the_factor_of_evaluation():
-  """Without a key nothing is dropped, and all is as in a dropless model."""
+def run_decoder(dispatcher, mode):
+  """The last vectors of a small decoder, and the share dropped by layer."""
   batch = tiny.batch([[12], [5, 7]])
+  model = tiny.model(tiny.model_config(moe={'dispatcher': dispatcher}))
   places = batch.token_BL, batch.segment_BL, batch.position_BL
 
-  @functools.partial(jax.jit, static_argnums=0)
-  def run(model, key):
-    out = model.bind(tiny.weights(model))(*places, key=key)
+  @jax.jit
+  def run(weights, key):
+    out = model.bind(weights)(*places, key=key)
     return out.x_BLD, out.record.stats['dropped'].value()
 
-  found, dropped = {}, {}
-  for name, dispatcher in {
-    'both': BOTH,
-    'small': Capacity(factor=0.5),
-    'dropless': Dropless(),
-  }.items():
-    model = tiny.model(tiny.model_config(moe={'dispatcher': dispatcher}))
-    for mode, key in KEYS.items():
-      found[name, mode], dropped[name, mode] = run(model, key)
-  assert dropped['both', 'evaluation'].max() == 0
-  for name, mode in (('both', 'training'), ('small', 'evaluation')):
-    assert dropped[name, mode].min() > 0
-    np.testing.assert_array_equal(found[name, mode], found['small', 'training'])
-  np.testing.assert_allclose(
-    found['both', 'evaluation'], found['dropless', 'evaluation'], atol=1e-5
-  )
+  return run(tiny.weights(model), KEYS[mode])
 
 
-@pytest.mark.parametrize('expert_parallel', sorted(EXPERT_PARALLEL))
-def test_evaluation_has_its_room_over_the_expert_axis(expert_parallel):
-  """Each expert_parallel gives what one device gives, in either mode.
+@functools.cache
+def decoded(mode):
+  """Of the decoder whose factor of evaluation is its own."""
+  return run_decoder(BOTH, mode)
 
-  Places are taken in V-MoE's order, which a device knows for its own tokens.
-  """
+
+def test_a_decoder_drops_in_training_alone():
+  """Without a key the layers have the room of evaluation."""
+  assert decoded('training')[1].min() > 0
+  assert decoded('evaluation')[1].max() == 0
+
+
+@pytest.mark.soak
+def test_a_decoder_evaluates_with_the_factor_of_evaluation():
+  """All is as in a dropless model; in training, as with one factor."""
+  small, lost_L = run_decoder(Capacity(factor=0.5), 'evaluation')
+  np.testing.assert_array_equal(decoded('training')[0], small)
+  np.testing.assert_array_equal(decoded('training')[1], lost_L)
+  dropless, _ = run_decoder(Dropless(), 'evaluation')
+  np.testing.assert_allclose(decoded('evaluation')[0], dropless, atol=1e-5)
+
+
+@functools.cache
+def trained_and_evaluated(expert_parallel, devices):
+  """Output and the share that is dropped, in either mode."""
   rng = np.random.default_rng(2)
   x_BLD = rng.normal(size=(8, 6, 8)).astype(np.float32)
   index_BL = np.arange(48, dtype=np.int32).reshape(8, 6)
@@ -239,22 +254,40 @@ def test_evaluation_has_its_room_over_the_expert_axis(expert_parallel):
     dispatcher=dataclasses.replace(BOTH, priority='batch_prioritised'),
     expert_parallel=EXPERT_PARALLEL[expert_parallel](),
   )
-  found = []
-  for mesh in (tiny.mesh(), tiny.mesh(8, data=2, expert=4)):
-    make = lambda mesh=mesh: layer.MoE(config, 8, 1.0, mesh, jax.random.key(0))
-    graph, weights = tiny.module(make)
+  mesh = tiny.mesh(8, data=2, expert=4) if devices > 1 else tiny.mesh()
+  make = lambda: layer.MoE(config, 8, 1.0, mesh, jax.random.key(0))
+  graph, weights = tiny.module(make)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(training, weights, graph=graph):
-      moe, trace = tiny.bind(graph, weights), layer.no_trace(config, 8, 6)
-      key = jax.random.key(0) if training else None
-      out_BLD, _, record = moe(x_BLD, tokens, trace, key)
-      return out_BLD, record.stats['dropped'].value()
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(training, weights):
+    moe, trace = tiny.bind(graph, weights), layer.no_trace(config, 8, 6)
+    key = jax.random.key(0) if training else None
+    out_BLD, _, record = moe(x_BLD, tokens, trace, key)
+    return out_BLD, record.stats['dropped'].value()
 
-    found.append([run(training, weights) for training in (True, False)])
-  (trained, evaluated), got = found
+  return [run(training, weights) for training in (True, False)]
+
+
+# One that gathers tokens and one that sends them; the others are soak.
+QUICK = 'all_gather', 'all_to_all'
+
+
+@pytest.mark.parametrize(
+  'expert_parallel',
+  [
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.soak])
+    for name in sorted(EXPERT_PARALLEL)
+  ],
+)
+def test_evaluation_has_its_room_over_the_expert_axis(expert_parallel):
+  """Each entry gives what one device gives, in either mode.
+
+  Places are taken in V-MoE's order, which a device knows for its own tokens.
+  """
+  trained, evaluated = trained_and_evaluated('all_gather', 1)
   assert trained[1] > 0
   assert evaluated[1] == 0
+  got = trained_and_evaluated(expert_parallel, 8)
   tiny.assert_close(got, [trained, evaluated], rtol=1e-5, atol=1e-5)
 
 

@@ -117,6 +117,6 @@ def test_the_gradient_goes_through_the_sigmoid_alone():
 def test_the_block_adds_the_token_unless_told():
   """x + a F(x) is what a residual expert gives with either."""
   given = tiny.router_input(LOGITS_TE, key=KEY, row_length=S)
-  plain = BaseLayer()(given)
+  plain = tiny.route(BaseLayer(), given)
   assert plain.residual_T is None
   np.testing.assert_array_equal(plain.weight_A, of().weight_A)

@@ -26,7 +26,7 @@ def given(code_TN, alpha_TK, num_experts=4, **more):
 
 
 def gates(routing):
-  return np.asarray(dense.gates(routing, *routing.prob_TE.shape))
+  return dense.numpy_gates(routing)
 
 
 def reference(z_KM, alpha_K, num_experts, gamma=1.0):
@@ -54,7 +54,7 @@ def test_the_worked_example():
     [[0.784, 0], [0.352, 0.896]],
     atol=1e-6,
   )
-  routing = DSelectK(k=2)(given([Z.ravel()], [ALPHA]))
+  routing = tiny.route(DSelectK(k=2), given([Z.ravel()], [ALPHA]))
   w = [0.1760, 0.1561, 0.5830, 0.0848]
   np.testing.assert_allclose(gates(routing)[0], w, atol=6e-5)
   np.testing.assert_array_equal(routing.expert_A, [2, 0, 1, 3])
@@ -77,7 +77,9 @@ def test_random_codes_against_a_loop(num_experts, k, gamma):
   alpha_TK = rng.normal(size=(20, k)).astype(np.float32)
   router = DSelectK(k=k, gamma=gamma)
   router.check(num_experts)
-  routing = router(given(z_TKM.reshape(20, -1), alpha_TK, num_experts))
+  routing = tiny.route(
+    router, given(z_TKM.reshape(20, -1), alpha_TK, num_experts)
+  )
   found = [
     reference(z, a, num_experts, gamma)
     for z, a in zip(z_TKM, alpha_TK, strict=True)
@@ -98,7 +100,7 @@ def test_random_codes_against_a_loop(num_experts, k, gamma):
 def test_decided_bits_choose_at_most_k_experts():
   """Both selectors may name the same one: then it has all the weight."""
   z_TN = [[1, -1, 1, 1], [-1, -1, -1, -1]]
-  routing = DSelectK(k=2)(given(z_TN, [[0, 0], [3, 1]]))
+  routing = tiny.route(DSelectK(k=2), given(z_TN, [[0, 0], [3, 1]]))
   np.testing.assert_allclose(gates(routing), [[0, 0, 0.5, 0.5], [1, 0, 0, 0]])
   np.testing.assert_array_equal(
     np.asarray(routing.expert_A).reshape(4, 2).T, [[2, 3, 4, 4], [0, 4, 4, 4]]
@@ -108,7 +110,7 @@ def test_decided_bits_choose_at_most_k_experts():
 
 def test_a_code_that_names_no_expert():
   """Three experts, code 11: no weight, even probabilities, a big penalty."""
-  routing = DSelectK(k=1)(given([[2, 2], [0, 0]], [[0], [0]], 3))
+  routing = tiny.route(DSelectK(k=1), given([[2, 2], [0, 0]], [[0], [0]], 3))
   np.testing.assert_array_equal(routing.expert_A[::2], 3)
   np.testing.assert_allclose(routing.prob_TE, 1 / 3, rtol=1e-6)
   np.testing.assert_allclose(
@@ -128,7 +130,7 @@ def test_gradients_are_finite_and_reach_codes_and_mixture():
       jnp.sum(gate_TE * jnp.arange(3)) + routing.prob_TE[:, 1].sum() + extra
     )
 
-  gradient = jax.grad(pulled)(whole.extra_scores)
+  gradient = jax.jit(jax.grad(pulled))(whole.extra_scores)
   for g in gradient.values():
     assert np.isfinite(g).all()
     assert np.abs(g[0]).max() > 0
@@ -138,7 +140,9 @@ def test_gradients_are_finite_and_reach_codes_and_mixture():
 
 def test_a_bias_takes_experts_out():
   bias_E = np.array([-0.2, 0, 9, 0], np.float32)
-  routing = DSelectK(k=2)(given([Z.ravel()], [ALPHA], selection_bias_E=bias_E))
+  routing = tiny.route(
+    DSelectK(k=2), given([Z.ravel()], [ALPHA], selection_bias_E=bias_E)
+  )
   np.testing.assert_array_equal(routing.expert_A, [2, 1, 3, 4])
 
 

@@ -35,13 +35,13 @@ def test_worked_by_hand():
   Token 2 has no expert; weights are sigmoids of what is above or not.
   """
   given = tiny.router_input(LOGITS_TE, **thresholds([0.75, -1.5]))
-  gate_TE = used(ExpertThreshold()(given))
+  gate_TE = used(tiny.route(ExpertThreshold(), given))
   is_used_TE = np.array([[1, 1], [0, 1], [0, 0], [1, 1]])
   np.testing.assert_allclose(
     gate_TE, is_used_TE * sigmoid(LOGITS_TE), rtol=1e-6
   )
   # Without thresholds they are 0.
-  plain = used(ExpertThreshold()(tiny.router_input(LOGITS_TE)))
+  plain = used(tiny.route(ExpertThreshold(), tiny.router_input(LOGITS_TE)))
   np.testing.assert_array_equal(plain > 0, LOGITS_TE > 0)
 
 
@@ -76,7 +76,7 @@ def test_first_steps_are_expert_choice_within_a_sequence():
 
 def observed(part, logits_TE, valid_T=None):
   given = tiny.router_input(logits_TE, valid_T=valid_T)
-  return part.observe(given, ExpertThreshold()(given))
+  return part.observe(given, tiny.route(ExpertThreshold(), given))
 
 
 def after(part, state, sums):
@@ -127,7 +127,7 @@ def test_loads_become_even_where_logits_are_skewed():
     state = after(part, state, observed(part, logits_TE))
   fresh_TE = rng.normal(size=(6000, 6)) + skew_E
   given = tiny.router_input(fresh_TE, selection_bias_E=state.selection_bias_E)
-  share_E = (used(router(given), 6) > 0).mean(axis=0)
+  share_E = (used(tiny.route(router, given), 6) > 0).mean(axis=0)
   np.testing.assert_allclose(share_E, 2 / 6, atol=0.03)
 
 

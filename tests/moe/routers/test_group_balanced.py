@@ -39,7 +39,7 @@ def test_worked_by_hand():
   t1   .0641 .1744 | .4740 .2875     1 and 2: 2 is before 1
   t2   .2760 .4551 | .1674 .1015     1 and 2
   """
-  routing = GroupBalanced(k=2, num_groups=2)(tiny.router_input(L0))
+  routing = tiny.route(GroupBalanced(k=2, num_groups=2), tiny.router_input(L0))
   np.testing.assert_array_equal(
     by_token(routing.expert_A, 2), [[0, 2], [2, 1], [1, 2]]
   )
@@ -54,7 +54,7 @@ def test_worked_by_hand():
 @pytest.mark.parametrize('score', ['softmax', 'sigmoid'])
 def test_equals_loops_with_a_bias_that_moves_choices_alone(score):
   given = tiny.router_input(RANDOM_TE, selection_bias_E=BIAS_E)
-  routing = GroupBalanced(k=K, num_groups=G, score=score)(given)
+  routing = tiny.route(GroupBalanced(k=K, num_groups=G, score=score), given)
   score_TE = {'softmax': softmax, 'sigmoid': sigmoid}[score](RANDOM_TE)
   want = list(slow(score_TE, score_TE + BIAS_E, G, K))
   np.testing.assert_array_equal(
@@ -68,7 +68,9 @@ def test_equals_loops_with_a_bias_that_moves_choices_alone(score):
 def test_every_group_has_the_same_load_also_where_scores_are_equal():
   """The paper's imbalance score, (most - least) / tokens of a device, is 0."""
   for logits_TE in (RANDOM_TE, np.zeros((T, E)), 9 * RANDOM_TE.round()):
-    routing = GroupBalanced(k=K, num_groups=G)(tiny.router_input(logits_TE))
+    routing = tiny.route(
+      GroupBalanced(k=K, num_groups=G), tiny.router_input(logits_TE)
+    )
     group_TK = by_token(routing.expert_A, K) // (E // G)
     for group_K in group_TK:
       assert np.bincount(group_K, minlength=G).tolist() == [K // G] * G
@@ -76,7 +78,10 @@ def test_every_group_has_the_same_load_also_where_scores_are_equal():
 
 def test_one_group_is_top_k():
   given = tiny.router_input(RANDOM_TE)
-  got, want = GroupBalanced(k=3)(given), TopK(k=3)(given)
+  got, want = (
+    tiny.route(GroupBalanced(k=3), given),
+    tiny.route(TopK(k=3), given),
+  )
   np.testing.assert_array_equal(got.expert_A, want.expert_A)
   np.testing.assert_array_equal(got.weight_A, want.weight_A)
 

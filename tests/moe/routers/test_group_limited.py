@@ -38,7 +38,7 @@ def test_deepseek_v2_keeps_the_device_of_the_best_expert():
   """
   logits_TE = [[2.0, 1, 0, -1], [0, 1, 2, 1.5], [1, 1.5, 0.5, 0]]
   router = GroupLimited(k=2, num_groups=2, kept_groups=1)
-  routing = router(tiny.router_input(logits_TE))
+  routing = tiny.route(router, tiny.router_input(logits_TE))
   np.testing.assert_array_equal(
     by_token(routing.expert_A, 2), [[0, 1], [2, 3], [1, 0]]
   )
@@ -74,7 +74,9 @@ def test_three_scores_of_a_group_keep_three_groups(group_score, experts):
     kept_groups=1,
     group_score=group_score,
   )
-  routing = router(tiny.router_input(np.log(score_E / (1 - score_E))[None]))
+  routing = tiny.route(
+    router, tiny.router_input(np.log(score_E / (1 - score_E))[None])
+  )
   assert sorted(np.asarray(routing.expert_A).tolist()) == experts
   np.testing.assert_allclose(
     routing.weight_A, score_E[np.asarray(routing.expert_A)], rtol=1e-5
@@ -125,7 +127,9 @@ def test_the_best_of_the_best_groups(group_score, num_best, after, bias_E):
   touched_TG = (expert_TK[:, :, None] * G // E == np.arange(G)).any(axis=1)
   assert touched_TG.sum(axis=1).max() == M
   # Without the limit more groups are touched.
-  free_TK = by_token(TopK(k=K)(tiny.router_input(RANDOM_TE)).expert_A, K)
+  free_TK = by_token(
+    tiny.route(TopK(k=K), tiny.router_input(RANDOM_TE)).expert_A, K
+  )
   assert (free_TK[:, :, None] * G // E == np.arange(G)).any(1).sum(1).max() > M
 
 
@@ -135,7 +139,7 @@ def test_all_groups_kept_is_plain_top_k(group_score):
   router = GroupLimited(
     k=K, num_groups=G, kept_groups=G, group_score=group_score
   )
-  got, want = router(given), TopK(k=K)(given)
+  got, want = tiny.route(router, given), tiny.route(TopK(k=K), given)
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -147,7 +151,7 @@ def test_v3s_loss_counts_the_best_of_all_groups(score, bias_E):
   given = tiny.router_input(RANDOM_TE, valid_T=np.arange(T) > 0)
   if bias_E is not None:
     given = biased(RANDOM_TE, bias_E, valid_T=np.arange(T) > 0)
-  routing = router(given)
+  routing = tiny.route(router, given)
   if score == 'softmax' and bias_E is None:
     assert routing.extra == {}
     return

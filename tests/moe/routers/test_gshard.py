@@ -214,6 +214,7 @@ LOGITS_TE = np.array([
 @pytest.mark.parametrize('slot', [True, False])
 def test_which_second_choices_are_used(second, used_T, slot, key):
   router = GShard(second=second, dropped_use_slot=slot)
+  # Not compiled whole: 36 cases have most operations in common.
   routing = router(tiny.router_input(LOGITS_TE, key=key))
   np.testing.assert_allclose(
     routing.weight_A,
@@ -235,7 +236,10 @@ def test_a_fifth_of_the_first_is_a_sixth_of_both():
   """ST-MoE's text against Mesh TensorFlow's threshold."""
   gate_TE = np.array([[0.835, 0.165, 1e-9], [0.83, 0.17, 1e-9]])
   used = lambda second: np.asarray(
-    GShard(second=second)(tiny.router_input(np.log(gate_TE))).weight_A[2:] > 0
+    tiny.route(
+      GShard(second=second), tiny.router_input(np.log(gate_TE))
+    ).weight_A[2:]
+    > 0
   ).tolist()
   assert used(gshard.SecondAboveRatio(0.2)) == [False, True]
   assert used(gshard.SecondAboveThreshold(0.2)) == [False, False]
@@ -251,7 +255,7 @@ def test_a_second_is_sent_with_probability_of_gate_over_threshold(
   router = GShard(
     second=gshard.SecondByChance(threshold), dropped_use_slot=False
   )
-  sent = np.asarray(router(given).expert_A[num:]) < 2
+  sent = np.asarray(tiny.route(router, given).expert_A[num:]) < 2
   spread = np.sqrt(chance * (1 - chance) / num)
   assert abs(sent.mean() - chance) <= 4 * spread
 
@@ -264,8 +268,8 @@ def test_worked_chances_of_algorithm_1(logits, chance):
   """Gates .7311 .2689 and .6225 .3775 of the two: twice the second."""
   num = 20_000
   given = tiny.router_input(np.tile(logits, (num, 1)), key=KEY)
-  routing = GShard(dropped_use_slot=False)(given)
-  gate = float(GShard()(tiny.router_input([logits])).weight_A[1])
+  routing = tiny.route(GShard(dropped_use_slot=False), given)
+  gate = float(tiny.route(GShard(), tiny.router_input([logits])).weight_A[1])
   assert 2 * gate == pytest.approx(chance, abs=5e-5)
   sent = np.asarray(routing.expert_A[num:]) < 4
   spread = np.sqrt(chance * (1 - chance) / num)
@@ -285,15 +289,17 @@ def test_the_second_is_sampled_by_the_rest_of_the_probabilities():
     assert abs((second_T == expert).mean() - chance) <= 4 * spread
   gate_T = prob_E[second_T] / (0.5 + prob_E[second_T])
   np.testing.assert_allclose(routing.weight_A[num:], gate_T, rtol=1e-5)
-  calm = GShard(second=gshard.SecondDrawn())(
-    dataclasses.replace(given, key=None)
+  calm = tiny.route(
+    GShard(second=gshard.SecondDrawn()), dataclasses.replace(given, key=None)
   )
   assert set(np.asarray(calm.expert_A[num:])) == {1}
 
 
 def test_a_bias_moves_the_choice_but_not_the_gates():
   bias_E = jnp.array([0, 0, 0, 0.3])
-  routing = GShard()(tiny.router_input(LOGITS_TE, selection_bias_E=bias_E))
+  routing = tiny.route(
+    GShard(), tiny.router_input(LOGITS_TE, selection_bias_E=bias_E)
+  )
   # .0321 + .3 beats .2369; .2875 + .3 beats .4740; .1015 + .3 beats .2760
   np.testing.assert_array_equal(routing.expert_A, [0, 3, 1, 3, 2, 3])
   np.testing.assert_allclose(

@@ -21,7 +21,7 @@ def given(logits_TE=L0, **more):
 
 
 def gates(routing):
-  return np.asarray(dense.gates(routing, *routing.prob_TE.shape))
+  return dense.numpy_gates(routing)
 
 
 def test_scores_and_learned_layers_by_hand():
@@ -39,7 +39,7 @@ def test_scores_and_learned_layers_by_hand():
     ],
     atol=5e-5,
   )
-  routing = HashFirst()(given(layer=3, selection_bias_E=BIAS_E))
+  routing = tiny.route(HashFirst(), given(layer=3, selection_bias_E=BIAS_E))
   np.testing.assert_allclose(
     gates(routing),
     [[1.0840, 0, 0, 0.4160], [0, 0, 0.7918, 0.7082], [0, 0.9156, 0, 0.5844]],
@@ -62,14 +62,14 @@ def test_first_layers_choose_by_id_and_still_learn_weights():
   """Neither logits nor bias move the choice; logits move the weights."""
   router = HashFirst(num_hash_layers=2)
   for layer in (0, 1):
-    routing = router(given(layer=layer, selection_bias_E=BIAS_E))
-    other = router(given(-L0, layer=layer))
+    routing = tiny.route(router, given(layer=layer, selection_bias_E=BIAS_E))
+    other = tiny.route(router, given(-L0, layer=layer))
     np.testing.assert_array_equal(routing.expert_A, other.expert_A)
     chosen = np.reshape(routing.expert_A, (2, 3)).T
     np.testing.assert_array_equal(chosen[0], chosen[2])
     assert not np.allclose(routing.weight_A, other.weight_A)
     np.testing.assert_allclose(gates(routing).sum(axis=1), 1.5, rtol=1e-6)
-  learned = router(given(layer=2))
+  learned = tiny.route(router, given(layer=2))
   np.testing.assert_array_equal(
     np.sort(np.reshape(learned.expert_A, (2, 3)).T), [[0, 1], [2, 3], [0, 1]]
   )
@@ -83,7 +83,7 @@ def test_the_sequence_loss_counts_neither_bias_nor_hash(layer):
   """
   part = SequenceLevel(alpha=1.0)
   seen = given(layer=layer, selection_bias_E=BIAS_E)
-  routing = HashFirst()(seen)
+  routing = tiny.route(HashFirst(), seen)
   loss = part.loss(part.observe(seen, routing))
   assert float(loss) == pytest.approx(1.0317359, abs=1e-6)
 
@@ -93,7 +93,7 @@ def test_the_layer_may_be_traced():
   route = jax.jit(lambda layer: HashFirst()(given(layer=layer)).expert_A)
   for layer in (2, 3):
     np.testing.assert_array_equal(
-      route(layer), HashFirst()(given(layer=layer)).expert_A
+      route(layer), tiny.route(HashFirst(), given(layer=layer)).expert_A
     )
 
 
@@ -105,7 +105,7 @@ def test_huge_logits_have_finite_gradients():
     routing = HashFirst()(dataclasses.replace(whole, logits_TE=logits_TE))
     return jnp.vdot(routing.weight_A, jnp.arange(4.0)) + routing.prob_TE[0, 1]
 
-  value, gradient = jax.value_and_grad(pulled)(whole.logits_TE)
+  value, gradient = jax.jit(jax.value_and_grad(pulled))(whole.logits_TE)
   assert np.isfinite(value)
   assert np.isfinite(gradient).all()
 

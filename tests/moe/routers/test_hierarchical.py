@@ -25,7 +25,7 @@ def given(logits_TE, outer_TG, **more):
 
 
 def gates(routing):
-  return np.asarray(dense.gates(routing, *routing.prob_TE.shape))
+  return dense.numpy_gates(routing)
 
 
 def random_input(num_experts, groups, **more):
@@ -66,7 +66,7 @@ def test_the_worked_example_dense_with_laplace_at_both_levels():
     [0.25, 0.25, 0.2206, 0.2794],
     [0.0507, 0.1744, 0.5551, 0.2198],
   ]
-  routing = Hierarchical()(given(NEAR_TE, NEAR_TE[:, :2]))
+  routing = tiny.route(Hierarchical(), given(NEAR_TE, NEAR_TE[:, :2]))
   np.testing.assert_allclose(gates(routing), want, atol=6e-5)
   np.testing.assert_allclose(routing.prob_TE, want, atol=6e-5)
 
@@ -74,7 +74,7 @@ def test_the_worked_example_dense_with_laplace_at_both_levels():
 def test_sparse_by_hand():
   """The docstring's example: one group, so its weight is 1."""
   router = Hierarchical(groups=2, k_outer=1, k_inner=2)
-  routing = router(given([[2, 1, 5, 0]], [[1, 0]]))
+  routing = tiny.route(router, given([[2, 1, 5, 0]], [[1, 0]]))
   np.testing.assert_array_equal(routing.expert_A, [0, 1])
   np.testing.assert_allclose(routing.weight_A, [0.7311, 0.2689], atol=5e-5)
   np.testing.assert_allclose(routing.extra['outer_TG'], [[1, 0]])
@@ -89,7 +89,7 @@ def test_random_scores_against_a_loop(num_experts, groups, k_outer, k_inner):
   router = Hierarchical(groups=groups, k_outer=k_outer, k_inner=k_inner)
   router.check(num_experts)
   whole = random_input(num_experts, groups)
-  routing = router(whole)
+  routing = tiny.route(router, whole)
   want = [
     reference(router, *x)
     for x in zip(
@@ -115,8 +115,8 @@ def test_random_scores_against_a_loop(num_experts, groups, k_outer, k_inner):
 def test_a_bias_moves_the_choice_inside_a_group_alone():
   bias_E = np.array([0, 0, 1, 0, 0, 1], np.float32)
   router = Hierarchical(groups=2, k_outer=1, k_inner=1)
-  plain = router(random_input(6, 2))
-  routing = router(random_input(6, 2, selection_bias_E=bias_E))
+  plain = tiny.route(router, random_input(6, 2))
+  routing = tiny.route(router, random_input(6, 2, selection_bias_E=bias_E))
   group = lambda routing: np.asarray(routing.expert_A) // 3
   np.testing.assert_array_equal(group(routing), group(plain))
   assert (np.asarray(routing.expert_A) % 3 == 2).all()
@@ -135,7 +135,7 @@ def test_gradients_are_finite_and_reach_both_levels():
     )
     return jnp.vdot(routing.weight_A, jnp.arange(4.0)) + routing.prob_TE[1, 0]
 
-  outer, inner = jax.grad(pulled, (0, 1))(
+  outer, inner = jax.jit(jax.grad(pulled, (0, 1)))(
     huge.extra_scores['outer'], huge.logits_TE
   )
   assert np.isfinite(outer).all()
@@ -146,7 +146,7 @@ def test_gradients_are_finite_and_reach_both_levels():
 
 def test_padding_goes_nowhere():
   valid_T = np.arange(30) % 3 > 0
-  routing = Hierarchical()(random_input(5, 2, valid_T=valid_T))
+  routing = tiny.route(Hierarchical(), random_input(5, 2, valid_T=valid_T))
   assert ((gates(routing) > 0).sum(axis=1) == 4 * valid_T).all()
 
 

@@ -34,6 +34,11 @@ def given(logits_TE=LOGITS_TE, noise_TE=None, key=KEY, **more):
   return tiny.router_input(logits_TE, key=key, extra_scores=extra, **more)
 
 
+def route(router, inputs):
+  """Compiled anew, since the noise may be that of the worked example."""
+  return jax.device_get(jax.jit(lambda inputs: router(inputs))(inputs))
+
+
 @pytest.fixture
 def known_noise(monkeypatch):
   """The normal numbers of the worked example in place of drawn ones."""
@@ -48,7 +53,7 @@ def squared_variation(sum_E):
 @pytest.mark.usefixtures('known_noise')
 def test_worked_example():
   """Deviation softplus(0) = ln 2; token 0 takes expert 2 in place of 1."""
-  routing = SHAZEER(given())
+  routing = route(SHAZEER, given())
   np.testing.assert_array_equal(routing.expert_A, [0, 3, 1, 2, 2, 0])
   np.testing.assert_allclose(
     routing.weight_A,
@@ -79,7 +84,7 @@ def test_worked_example():
 @pytest.mark.usefixtures('known_noise')
 def test_worked_example_of_v_moe():
   """Deviation 1/4: no choice changes; gates are of the softmax over all."""
-  routing = V_MOE(given())
+  routing = route(V_MOE, given())
   np.testing.assert_array_equal(routing.expert_A, [0, 2, 1, 1, 3, 0])
   mean_E = np.asarray(routing.extra['load_TE']).mean(axis=0)
   np.testing.assert_allclose(
@@ -110,7 +115,7 @@ def test_load_is_the_chance_if_an_experts_own_noise_is_drawn_again(k, bias_E):
     more = {'selection_bias_E': jnp.asarray(bias_E)}
   bias_E = np.zeros(E) if bias_E is None else np.array(bias_E)
   seen = given(logits_TE, noise_TE, **more)
-  routing = NoisyTopK(k=k)(seen)
+  routing = route(NoisyTopK(k=k), seen)
   std_TE = np.log1p(np.exp(noise_TE)) + 1e-2
   noisy_TE = logits_TE + std_TE * noise.normal(seen, E) + bias_E
   for t in range(2):
@@ -128,7 +133,7 @@ def test_load_is_the_chance_if_an_experts_own_noise_is_drawn_again(k, bias_E):
 
 @pytest.mark.parametrize('router', [SHAZEER, V_MOE, NoisyTopK(k=3)], ids=str)
 def test_evaluation_has_no_noise_and_load_counts(router):
-  routing = router(given(key=None))
+  routing = route(router, given(key=None))
   k = router.k
   want_TK = np.argsort(-LOGITS_TE, axis=1, kind='stable')[:, :k]
   expert_TK = np.asarray(routing.expert_A).reshape(k, 3).T
@@ -138,7 +143,7 @@ def test_evaluation_has_no_noise_and_load_counts(router):
 
 
 def test_gates_of_shazeer_sum_to_one_and_are_importance():
-  routing = SHAZEER(given(key=None))
+  routing = route(SHAZEER, given(key=None))
   np.testing.assert_allclose(
     routing.weight_A,
     [0.7311, 0.6225, 0.6225, 0.2689, 0.3775, 0.3775],
@@ -149,7 +154,7 @@ def test_gates_of_shazeer_sum_to_one_and_are_importance():
 
 
 def test_all_experts_chosen_is_a_load_of_one():
-  routing = NoisyTopK(k=4)(given())
+  routing = route(NoisyTopK(k=4), given())
   np.testing.assert_array_equal(routing.extra['load_TE'], 1)
 
 
@@ -168,7 +173,7 @@ def test_noise_is_normal_of_that_deviation(router, std):
   """The chance that the second of two close experts is first."""
   num, gap = 4000, 0.3
   logits_TE = np.tile([gap, 0, -90, -90, -90], (num, 1))
-  routing = dataclasses.replace(router, k=1)(given(logits_TE))
+  routing = route(dataclasses.replace(router, k=1), given(logits_TE))
   turned = (np.asarray(routing.expert_A) == 1).mean()
   chance = float(jax.scipy.stats.norm.cdf(-gap / (std * np.sqrt(2))))
   assert abs(turned - chance) < 4 * np.sqrt(chance * (1 - chance) / num)
@@ -187,7 +192,9 @@ def test_the_noise_scorer_starts_at_zero_and_learns():
     return squared_variation(gate_E), routing.extra['load_TE'][:, 0].sum()
 
   for loss in (0, 1):
-    slope_TE = jax.grad(lambda x, i=loss: losses(x)[i])(jnp.zeros((3, 4)))
+    slope_TE = jax.jit(jax.grad(lambda x, i=loss: losses(x)[i]))(
+      jnp.zeros((3, 4))
+    )
     assert np.isfinite(slope_TE).all()
     assert (slope_TE != 0).any()
 
@@ -201,7 +208,7 @@ def test_gradients_are_finite_where_noise_vanishes(low):
     return sum(jnp.vdot(weigh, x) for x in parts) + routing.weight_A[0]
 
   ties_TE = np.array([[0.0, 0, 0, 0], [1, 1, 0, 0], [100, -100, 1e30, 0]])
-  slopes = jax.grad(total, argnums=(0, 1))(
+  slopes = jax.jit(jax.grad(total, argnums=(0, 1)))(
     jnp.asarray(ties_TE, jnp.float32), jnp.full((3, 4), low)
   )
   assert all(np.isfinite(x).all() for x in slopes)
@@ -209,7 +216,7 @@ def test_gradients_are_finite_where_noise_vanishes(low):
 
 @pytest.mark.parametrize('router', [SHAZEER, V_MOE], ids=str)
 def test_padding_is_in_neither_importance_nor_load(router):
-  routing = router(given(valid_T=[True, False, True]))
+  routing = route(router, given(valid_T=[True, False, True]))
   for name in ('gate_TE', 'load_TE'):
     total_T = routing.extra[name].sum(axis=1)
     np.testing.assert_array_equal(total_T > 0, [True, False, True])
@@ -217,7 +224,7 @@ def test_padding_is_in_neither_importance_nor_load(router):
 
 def test_a_bias_moves_the_choice_but_not_the_gates():
   bias_E = jnp.array([0, 0, 0, 9.0])
-  routing = SHAZEER(given(key=None, selection_bias_E=bias_E))
+  routing = route(SHAZEER, given(key=None, selection_bias_E=bias_E))
   np.testing.assert_array_equal(routing.expert_A, [3, 3, 3, 0, 2, 1])
   # e^-1 / (e^-1 + e^2), and so on
   np.testing.assert_allclose(

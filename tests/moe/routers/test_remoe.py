@@ -19,12 +19,12 @@ LOGITS = np.array([
 
 
 def gates(routing):
-  return np.asarray(dense.gates(routing, *routing.prob_TE.shape))
+  return dense.numpy_gates(routing)
 
 
 def test_by_hand():
   """Sparsity of the first three tokens 5 / 12; the fourth has no expert."""
-  routing = ReMoE()(tiny.router_input(LOGITS))
+  routing = tiny.route(ReMoE(), tiny.router_input(LOGITS))
   relu_TE = np.maximum(LOGITS, 0)
   np.testing.assert_allclose(gates(routing), relu_TE)
   np.testing.assert_allclose(routing.extra['relu_TE'], relu_TE)
@@ -59,7 +59,7 @@ def test_gradients_are_finite_and_only_from_used_experts():
     both_TE = gate_TE + routing.prob_TE * np.array([[9], [0], [0], [9]])
     return jnp.sum(both_TE * jnp.arange(1.0, 5.0))
 
-  gradient = np.asarray(jax.grad(pulled)(whole.logits_TE))
+  gradient = np.asarray(jax.jit(jax.grad(pulled))(whole.logits_TE))
   used_TE = (LOGITS > 0) & valid_T[:, None]
   assert np.isfinite(gradient).all()
   np.testing.assert_array_equal(gradient[~used_TE], 0)
@@ -68,7 +68,9 @@ def test_gradients_are_finite_and_only_from_used_experts():
 
 def test_a_bias_takes_experts_out_and_brings_none_in():
   bias_E = np.array([-0.3, 0, 9, 0], np.float32)
-  routing = ReMoE()(tiny.router_input(LOGITS, selection_bias_E=bias_E))
+  routing = tiny.route(
+    ReMoE(), tiny.router_input(LOGITS, selection_bias_E=bias_E)
+  )
   want = np.maximum(LOGITS, 0)
   want[2, 0] = 0  # .25 - .3
   np.testing.assert_allclose(gates(routing), want)

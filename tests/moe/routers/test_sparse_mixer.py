@@ -41,7 +41,7 @@ def test_evaluation_worked_by_hand():
 
   Without expert 0: (1.99 - 1.9) / 1.99 = .045 is out, so the gate is 1.
   """
-  routing = SparseMixer()(tiny.router_input(CLOSE[None]))
+  routing = tiny.route(SparseMixer(), tiny.router_input(CLOSE[None]))
   np.testing.assert_array_equal(by_token(routing.expert_A), [[0, 1]])
   np.testing.assert_allclose(
     by_token(routing.weight_A), [[0.5025, 1]], rtol=1e-5
@@ -51,7 +51,7 @@ def test_evaluation_worked_by_hand():
 @pytest.mark.parametrize('r', [0.0, 0.1, 0.5])
 def test_evaluation_equals_loops(r):
   logits_TE = np.random.default_rng(0).normal(size=(60, 7)).astype(np.float32)
-  routing = SparseMixer(k=3, r=r)(tiny.router_input(logits_TE))
+  routing = tiny.route(SparseMixer(k=3, r=r), tiny.router_input(logits_TE))
   want = [slow(logits_E, 3, r) for logits_E in logits_TE.astype(float)]
   np.testing.assert_array_equal(
     by_token(routing.expert_A, 3), [[e for e, _ in one] for one in want]
@@ -66,7 +66,9 @@ def test_evaluation_equals_loops(r):
 @pytest.fixture(scope='module')
 def drawn():
   """Many tokens with the same logits in training: experts and gates [T, 2]."""
-  routing = SparseMixer()(tiny.router_input(np.tile(CLOSE, (T, 1)), key=KEY))
+  routing = tiny.route(
+    SparseMixer(), tiny.router_input(np.tile(CLOSE, (T, 1)), key=KEY)
+  )
   return by_token(routing.expert_A), by_token(routing.weight_A)
 
 
@@ -93,11 +95,15 @@ def test_the_gradient_is_that_of_the_whole_probability():
   """d p_i / d l = p_i (onehot_i - p), also where a third is the value."""
   router = SparseMixer(k=1)
   logits_TE = jnp.tile(jnp.asarray(CLOSE), (50, 1))
-  of = lambda logits_TE: router(tiny.router_input(logits_TE, key=KEY))
-  expert_T = np.asarray(of(logits_TE).expert_A)
-  weight_T = np.asarray(of(logits_TE).weight_A)
+
+  def total(logits_TE):
+    routing = router(tiny.router_input(logits_TE, key=KEY))
+    return jnp.sum(routing.weight_A), (routing.expert_A, routing.weight_A)
+
+  slope_TE, (expert_T, weight_T) = jax.device_get(
+    jax.jit(jax.grad(total, has_aux=True))(logits_TE)
+  )
   assert (weight_T < 0.2).any()
-  slope_TE = jax.grad(lambda x: jnp.sum(of(x).weight_A))(logits_TE)
   first = 1 / (1 + np.exp(-0.01))
   p_E = np.array([first, 1 - first, 0, 0])
   want_TE = p_E[expert_T][:, None] * (np.eye(4)[expert_T] - p_E)
@@ -121,7 +127,7 @@ def test_of_a_cubic_loss_the_mean_gradient_is_the_exact_difference():
     return jnp.sum(jnp.where(other_T, f(routing.weight_A * v), 0.0)), other_T
 
   logits_TE = jnp.tile(jnp.asarray(CLOSE), (T, 1))
-  slope_TE, other_T = jax.grad(total, has_aux=True)(logits_TE)
+  slope_TE, other_T = jax.jit(jax.grad(total, has_aux=True))(logits_TE)
   mean_E = np.asarray(slope_TE)[np.asarray(other_T)].mean(axis=0)
   p = 1 - 1 / (1 + np.exp(-0.01))
   want = (f(p * v) - f(0)) * (1 - p)

@@ -32,7 +32,7 @@ def test_stage_one_by_hand():
   is (.8808 + .8808 + .8176) / 3 = .859723. The student's cross-entropies:
   ln(e + 3) - 1 = .743668 twice, ln(e^.5 + 3) - .5 = 1.036593.
   """
-  routing = ROUTER(given())
+  routing = tiny.route(ROUTER, given())
   np.testing.assert_array_equal(routing.expert_A, [0, 2, 1])
   np.testing.assert_allclose(
     routing.weight_A, [0.8808, 0.8808, 0.8176], atol=5e-5
@@ -51,12 +51,12 @@ def test_stage_one_by_hand():
 def test_stage_two_follows_the_student_alone():
   """Its choices, the main scores as weights, and no loss."""
   student_TE = np.roll(STUDENT, 1, axis=1)
-  routing = ROUTER(given(student_TE=student_TE, steps=100.0))
+  routing = tiny.route(ROUTER, given(student_TE=student_TE, steps=100.0))
   np.testing.assert_array_equal(routing.expert_A, [1, 3, 2])
   np.testing.assert_allclose(
     routing.weight_A, jax.nn.sigmoid(jnp.array([1.0, 1.5, 0.5])), rtol=1e-6
   )
-  other = ROUTER(given(-L0, student_TE, steps=1e4))
+  other = tiny.route(ROUTER, given(-L0, student_TE, steps=1e4))
   np.testing.assert_array_equal(other.expert_A, routing.expert_A)
   for extra in routing.extra.values():
     np.testing.assert_array_equal(extra, 0)
@@ -70,8 +70,11 @@ def test_evaluation_is_by_the_student_in_both_stages(steps):
   """
   bias_E = np.array([0, 0, 0, 9], np.float32)
   student_TE = np.roll(STUDENT, 1, axis=1)
-  routing = ROUTER(
-    given(student_TE=student_TE, steps=steps, key=None, selection_bias_E=bias_E)
+  routing = tiny.route(
+    ROUTER,
+    given(
+      student_TE=student_TE, steps=steps, key=None, selection_bias_E=bias_E
+    ),
   )
   np.testing.assert_array_equal(routing.expert_A, [1, 3, 2])
   np.testing.assert_allclose(
@@ -98,7 +101,7 @@ def test_who_is_trained_in_which_stage(steps):
     return found[name].sum()
 
   def reached(name):
-    pair = jax.grad(pulled, (0, 1))(
+    pair = jax.jit(jax.grad(pulled, (0, 1)), static_argnums=2)(
       whole.logits_TE, whole.extra_scores['student'], name
     )
     return [bool((np.abs(g) > 0).any()) for g in pair]
@@ -113,7 +116,7 @@ def test_interpolation_and_padding():
   """a E(x) + (1 - a) x; nothing at all of padding."""
   valid_T = np.array([True, False, True])
   router = dataclasses.replace(ROUTER, interpolates=True)
-  routing = router(given(valid_T=valid_T))
+  routing = tiny.route(router, given(valid_T=valid_T))
   np.testing.assert_allclose(
     routing.residual_T + routing.weight_A, valid_T, rtol=1e-6
   )
@@ -123,7 +126,7 @@ def test_interpolation_and_padding():
 
 def test_a_bias_acts_while_learning_and_is_learned():
   bias_E = np.array([0, 0, 0, 9], np.float32)
-  routing = ROUTER(given(selection_bias_E=bias_E))
+  routing = tiny.route(ROUTER, given(selection_bias_E=bias_E))
   np.testing.assert_array_equal(routing.expert_A, [3, 3, 3])
   np.testing.assert_allclose(
     routing.weight_A, jax.nn.sigmoid(jnp.asarray(L0[:, 3])), rtol=1e-6
@@ -133,7 +136,7 @@ def test_a_bias_acts_while_learning_and_is_learned():
     -jax.nn.log_softmax(jnp.asarray(STUDENT))[:, 3],
     rtol=1e-6,
   )
-  after = ROUTER(given(selection_bias_E=bias_E, steps=100.0))
+  after = tiny.route(ROUTER, given(selection_bias_E=bias_E, steps=100.0))
   np.testing.assert_array_equal(after.expert_A, [0, 2, 1])
 
 

@@ -22,7 +22,7 @@ ALL = [switch.Switch(noise=noise()) for noise in switch.NOISES.values()]
 @pytest.mark.parametrize('router', ALL, ids=str)
 def test_worked_example(router):
   """The largest softmax; the same for all at evaluation."""
-  routing = router(tiny.router_input(LOGITS_TE))
+  routing = tiny.route(router, tiny.router_input(LOGITS_TE))
   np.testing.assert_array_equal(routing.expert_A, [0, 2, 1])
   np.testing.assert_allclose(
     routing.weight_A, [0.6439, 0.4740, 0.4551], atol=6e-5
@@ -38,7 +38,7 @@ def test_worked_example(router):
 def test_the_gate_has_a_gradient():
   """d p_0 / d l_0 = p_0 (1 - p_0): divided by itself it would have none."""
   gate = lambda logits_TE: Switch()(tiny.router_input(logits_TE)).weight_A[0]
-  slope_TE = jax.grad(gate)(jnp.asarray(LOGITS_TE))
+  slope_TE = jax.jit(jax.grad(gate))(jnp.asarray(LOGITS_TE))
   np.testing.assert_allclose(slope_TE[0, 0], 0.6439 * 0.3561, atol=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_logits_jitter_adds_to_each_logit():
   """Logits up to a constant: within epsilon of the clean ones, and spread."""
   logits_TE = np.zeros((2000, 3))
   router = Switch(noise=switch.LogitsJitter(0.5))
-  routing = router(tiny.router_input(logits_TE, key=KEY))
+  routing = tiny.route(router, tiny.router_input(logits_TE, key=KEY))
   gap_T = np.log(routing.prob_TE[:, 0] / routing.prob_TE[:, 1])
   assert 0.9 < np.abs(gap_T).max() <= 1.0
   # A difference of two uniforms on (-.5, .5) has deviation 1 / sqrt(6).
@@ -117,7 +117,7 @@ def test_sampling_is_by_probability(temperature):
   num = 4000
   prob_E = np.array([0.64, 0.32, 0.04])
   given = tiny.router_input(np.log(np.tile(prob_E, (num, 1))), key=KEY)
-  routing = Switch(noise=switch.Sample(temperature))(given)
+  routing = tiny.route(Switch(noise=switch.Sample(temperature)), given)
   chance_E = prob_E ** (1 / temperature)
   chance_E /= chance_E.sum()
   expert_T = np.asarray(routing.expert_A)
@@ -131,7 +131,7 @@ def test_sampling_is_by_probability(temperature):
 def test_a_bias_moves_the_choice_but_not_the_gate(router):
   bias_E = jnp.array([0, 0, 0, 50.0])
   given = tiny.router_input(LOGITS_TE, key=KEY, selection_bias_E=bias_E)
-  routing = router(given)
+  routing = tiny.route(router, given)
   np.testing.assert_array_equal(routing.expert_A, [3, 3, 3])
   np.testing.assert_array_equal(routing.weight_A, routing.prob_TE[:, 3])
 

@@ -182,6 +182,7 @@ MIXTRAL = [
 )
 def test_worked_examples(router, bias_E, gate_TE):
   bias = {} if bias_E is None else with_bias(bias_E)
+  # Not compiled whole: the cases have most operations in common.
   routing = router(tiny.router_input(LOGITS_TE, **bias))
   np.testing.assert_allclose(gates(routing), gate_TE, atol=6e-5)
 
@@ -189,7 +190,7 @@ def test_worked_examples(router, bias_E, gate_TE):
 def test_llama_4_scales_the_input_by_a_sigmoid():
   router = TopK(k=1, score='sigmoid', scales_input=True)
   router.check(4)
-  routing = router(tiny.router_input(LOGITS_TE))
+  routing = tiny.route(router, tiny.router_input(LOGITS_TE))
   assert routing.scales_input
   np.testing.assert_array_equal(routing.expert_A, [0, 2, 1])
   np.testing.assert_allclose(
@@ -241,7 +242,7 @@ def test_scores_and_gradients_are_finite_everywhere(name):
     weight_A = routing.weight_A * jnp.arange(1, 11)
     return weight_A.sum() + jnp.sum(routing.prob_TE[:, 0]), routing
 
-  (_, routing), pull_TE = jax.value_and_grad(total, has_aux=True)(
+  (_, routing), pull_TE = jax.jit(jax.value_and_grad(total, has_aux=True))(
     jnp.asarray(logits_TE, jnp.float32)
   )
   np.testing.assert_allclose(routing.prob_TE.sum(axis=1), 1, rtol=1e-5)
@@ -297,10 +298,11 @@ def test_a_bias_moves_the_choice_but_neither_weights_nor_gradients(router):
 
 
 def test_the_unbiased_choice_of_padding_is_nowhere():
-  routing = SIGMOID(
+  routing = tiny.route(
+    SIGMOID,
     tiny.router_input(
       LOGITS_TE, valid_T=[True, False, True], **with_bias([0, 0, 9, 0])
-    )
+    ),
   )
   np.testing.assert_array_equal(
     routing.extra['unbiased_TK'], [[0, 1], [4, 4], [1, 0]]
@@ -313,7 +315,9 @@ def test_biases_of_several_rules_add_up():
     'b': RouterState(kept={'steps': jnp.float32(1)}),
     'c': RouterState(jnp.array([0, 0, 0, 0.4])),
   })
-  routing = TopK(k=1)(tiny.router_input(LOGITS_TE, selection_bias_E=bias_E))
+  routing = tiny.route(
+    TopK(k=1), tiny.router_input(LOGITS_TE, selection_bias_E=bias_E)
+  )
   # .0321 + .7 against .6439; .2875 + .7 against .4740; .1015 + .7 against .4551
   np.testing.assert_array_equal(routing.expert_A, [3, 3, 3])
 
@@ -325,7 +329,7 @@ def test_dropped_experts_are_out_of_question_in_training(router):
   """The choice is among what is left, of which there may be too little."""
   router = dataclasses.replace(router, expert_dropout=0.6)
   given = tiny.router_input(RANDOM_TE, key=KEY)
-  routing = router(given)
+  routing = tiny.route(router, given)
   left_TE = np.asarray(noise.uniform(given, 6, 1)) >= 0.6
   assert set(left_TE.sum(axis=1)) >= {0, 1, 2, 3}
   score = scores.SCORES[router.score]
@@ -341,21 +345,23 @@ def test_dropped_experts_are_out_of_question_in_training(router):
     np.testing.assert_allclose(gate_TE[t, ids], want, rtol=1e-5)
   calm = tiny.router_input(RANDOM_TE)
   none = dataclasses.replace(router, expert_dropout=0.0)
-  np.testing.assert_array_equal(router(calm).expert_A, none(calm).expert_A)
+  np.testing.assert_array_equal(
+    tiny.route(router, calm).expert_A, none(calm).expert_A
+  )
 
 
 def test_experts_are_dropped_as_often_as_asked():
   """Each with probability 0.1: 4,000 draws, four deviations."""
   num, rate = 1000, 0.1
   given = tiny.router_input(np.tile([2.0, 1, 0, -1], (num, 1)), key=KEY)
-  routing = TopK(k=4, score='sigmoid', expert_dropout=rate)(given)
+  routing = tiny.route(TopK(k=4, score='sigmoid', expert_dropout=rate), given)
   dropped = (np.asarray(routing.expert_A) == 4).mean()
   spread = np.sqrt(rate * (1 - rate) / (4 * num))
   assert abs(dropped - rate) < 4 * spread
 
 
 def test_huge_scores_stay_finite():
-  routing = TopK(k=2)(tiny.router_input([[1e30, -1e30, 0.0]]))
+  routing = tiny.route(TopK(k=2), tiny.router_input([[1e30, -1e30, 0.0]]))
   np.testing.assert_array_equal(routing.weight_A, [1, 0])
 
 

@@ -17,7 +17,7 @@ PROB_TE = np.array([
 
 def used(p, prob_TE=PROB_TE):
   """The experts of each token, with their weights."""
-  routing = TopP(p)(tiny.router_input(np.log(prob_TE)))
+  routing = tiny.route(TopP(p), tiny.router_input(np.log(prob_TE)))
   found = [{} for _ in prob_TE]
   for token, expert, weight in zip(
     routing.token_A, routing.expert_A, routing.weight_A, strict=True

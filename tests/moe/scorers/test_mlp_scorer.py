@@ -79,13 +79,16 @@ def test_layers_hand_on_what_they_have_averaged():
   index_BL = jnp.arange(16).reshape(2, 8)
   tokens = TokenInfo(index_BL >= 0, index_BL, index_BL)
   trace = layer.no_trace(config, 2, 8)
+  run = jax.jit(
+    lambda w, x_BLD, trace: tiny.bind(graph, w)(x_BLD, tokens, trace, None)[1]
+  )
   state_TR = np.zeros((16, R))
   for seed in range(3):
     w = {**w, 'router': tiny.draw(w['router'], seed=seed, std=0.7)}
     w['router']['depth_scale_R'] = np.linspace(0.4, 1.2, R, dtype=np.float32)
     x_BLD = np.random.default_rng(seed).normal(size=(2, 8, D))
     x_BLD = x_BLD.astype(np.float32)
-    _, trace, _ = tiny.bind(graph, w)(x_BLD, tokens, trace, None)
+    trace = run(w, x_BLD, trace)
     state_TR = np.array([
       slow_state(w['router'], x_D, state_R)
       for x_D, state_R in zip(x_BLD.reshape(-1, D), state_TR, strict=True)
@@ -116,7 +119,9 @@ def test_through_a_scan_the_state_is_handed_on():
   for name in ('w_down_DR', 'b_down_R'):
     router[name][1:] = 0
   batch = tiny.batch([[5, 4], [12]])
-  out = model.bind(weights)(batch.token_BL, batch.segment_BL, batch.position_BL)
+  out = jax.jit(lambda weights, *batch: model.bind(weights)(*batch))(
+    weights, batch.token_BL, batch.segment_BL, batch.position_BL
+  )
   prob_NE = np.asarray(out.record.balance['expert_level']['prob_E'])
   assert np.ptp(prob_NE[0]) > 1e-3
   np.testing.assert_allclose(prob_NE[1:], prob_NE[[0, 0]], rtol=1e-4)
