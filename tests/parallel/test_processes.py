@@ -57,8 +57,15 @@ def test_silence_ends_all(victim):
       assert code == exits.LOST
 
 
-@pytest.mark.parametrize('victim', [0, 1])
-@pytest.mark.parametrize(('code', 'passed'), [(2, exits.LOST), (75, 75)])
+@pytest.mark.parametrize(
+  ('code', 'passed', 'victim'),
+  [
+    (2, exits.LOST, 0),
+    (75, 75, 1),
+    pytest.param(2, exits.LOST, 1, marks=pytest.mark.soak),
+    pytest.param(75, 75, 0, marks=pytest.mark.soak),
+  ],
+)
 def test_one_that_fails_says_why(victim, code, passed):
   with as_threads.watches(3) as (cluster, watches):
     watches[victim].fail('error: no file', code)
