@@ -211,7 +211,7 @@ def test_the_gradient_goes_through_the_probabilities_alone(name, want_E):
     routing = dataclasses.replace(routing, prob_TE=prob_TE)
     return part.loss(observe(part, given, routing))
 
-  gradient = jax.grad(of)(jnp.asarray(PROB_TE[:2], jnp.float32))
+  gradient = jax.jit(jax.grad(of))(jnp.asarray(PROB_TE[:2], jnp.float32))
   np.testing.assert_allclose(gradient, [want_E] * 2, rtol=1e-6)
 
 
@@ -358,8 +358,10 @@ def test_states_are_by_part_and_only_of_those_that_have_one():
   assert states.keys() == {'loss_free', 'adaptive_l1', 'quantile'}
   assert {x.dtype for x in jax.tree.leaves(states)} == {np.dtype('float32')}
   stack = lambda tree: jax.tree.map(lambda x: jnp.stack([x, x]), tree)
-  sums = stack(balance.observe(parts, *rich(), states))
-  after = balance.update(parts, stack(states), sums)
+  observe_parts = jax.jit(functools.partial(balance.observe, parts))
+  sums = stack(observe_parts(*rich(), states))
+  update_parts = jax.jit(functools.partial(balance.update, parts))
+  after = update_parts(stack(states), sums)
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert shapes(after) == shapes(stack(states))
   for name in states:
