@@ -1,17 +1,20 @@
 """Conversion of config dataclasses to nested dictionaries, and checked back."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
-
-import ml_collections
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moejax.core import bounds, errors
 from moejax.core import table as tables
+
+if TYPE_CHECKING:
+  import ml_collections
 
 T = TypeVar('T')
 
@@ -56,7 +59,7 @@ def from_config_dict(
 
 def _plain(tree: Any) -> Any:
   """A ConfigDict as nested dictionaries, placeholders as None."""
-  if isinstance(tree, ml_collections.ConfigDict):
+  if hasattr(tree, 'to_dict'):
     tree = tree.to_dict()
   if isinstance(tree, Mapping):
     return {key: _plain(value) for key, value in tree.items()}

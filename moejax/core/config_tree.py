@@ -11,17 +11,19 @@ core/fields.py has the kinds of field beyond plain values and nested
 dataclasses.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-import ml_collections
-from ml_collections import config_dict
+from typing import TYPE_CHECKING, Any
 
 from moejax.core import config_build
 from moejax.core import table as tables
 from moejax.core.config_build import from_config_dict, to_dict
 from moejax.core.config_flags import override, override_all
+
+if TYPE_CHECKING:
+  import ml_collections
 
 __all__ = [
   'differences',
@@ -36,6 +38,10 @@ __all__ = [
 
 def to_config_dict(obj: Any) -> ml_collections.ConfigDict:
   """The whole tree as a ConfigDict in which every key can be set."""
+  # Here, so that a model can be built where this package is missing.
+  import ml_collections
+  from ml_collections import config_dict
+
   tree = ml_collections.ConfigDict()
   for field in dataclasses.fields(obj):
     value = getattr(obj, field.name)
