@@ -31,7 +31,7 @@ def parts(shape: Shape) -> list[Part]:
   ffn_flops = 6 * tokens * 3 * width * shape.active_width
   heads = config.num_heads * config.head_dim
   core_flops = 3 * 4 * tokens * shape.length * heads
-  matrix = jnp.ones((1024, 1024))
+  matrix = jnp.ones((1024, 1024), config.dtype)
   return [
     Part(PEAK, jax.jit(jnp.matmul), (matrix, matrix), 2.0 * 1024**3, 0),
     Part(
@@ -67,9 +67,9 @@ def batch(shape: Shape) -> Batch:
 
 
 def hidden(shape: Shape) -> jax.Array:
-  """Activations x_BLD."""
+  """Activations x_BLD, in the type that the model computes in."""
   size = (shape.rows, shape.length, shape.config.width)
-  return jax.random.normal(jax.random.key(1), size)
+  return jax.random.normal(jax.random.key(1), size, shape.config.dtype)
 
 
 def tokens(shape: Shape) -> TokenInfo:
@@ -103,7 +103,7 @@ def experts(shape: Shape, key: jax.Array | None = None) -> tuple[Any, Any]:
     moe = nnx.merge(graph, weights)
     out_BLD, _, record = moe(x_BLD, inputs, trace, key)
     balance = jax.tree.leaves(record.balance)
-    return jnp.sum(out_BLD**2) + sum(map(jnp.sum, balance))
+    return _energy(out_BLD) + sum(map(jnp.sum, balance))
 
   return with_gradient(loss, 2), (weights, hidden(shape))
 
@@ -119,9 +119,14 @@ def dense(shape: Shape) -> tuple[Any, Any]:
   graph, weights = nnx.split(module)
 
   def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
-    return jnp.sum(nnx.merge(graph, weights).output(x_BLD) ** 2)
+    return _energy(nnx.merge(graph, weights).output(x_BLD))
 
   return with_gradient(loss, 2), (weights, hidden(shape))
+
+
+def _energy(x: jax.Array) -> jax.Array:
+  """A loss that depends on all of x; summed in float32."""
+  return jnp.sum(x.astype(jnp.float32) ** 2)
 
 
 def _platform() -> str:
@@ -141,7 +146,7 @@ def _attention(shape: Shape) -> tuple[Any, Any]:
   segment_BL, angles = _positions(shape)
 
   def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
-    return jnp.sum(nnx.merge(graph, weights)(x_BLD, angles, segment_BL) ** 2)
+    return _energy(nnx.merge(graph, weights)(x_BLD, angles, segment_BL))
 
   return with_gradient(loss, 2), (weights, hidden(shape))
 
@@ -150,11 +155,11 @@ def _core(shape: Shape) -> tuple[Any, Any]:
   config = shape.config
   module = grouped.Attention(config, _platform(), jax.random.key(0))
   size = (shape.rows, shape.length, config.num_heads, config.head_dim)
-  q, k, v = jax.random.normal(jax.random.key(2), (3, *size))
+  q, k, v = jax.random.normal(jax.random.key(2), (3, *size), config.dtype)
   segment_BL, _ = _positions(shape)
 
   def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    return jnp.sum(module.core(q, k, v, segment_BL) ** 2)
+    return _energy(module.core(q, k, v, segment_BL))
 
   return with_gradient(loss, 3), (q, k, v)
 
@@ -166,7 +171,7 @@ def _head(shape: Shape) -> tuple[Any, Any]:
 
   def loss(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
     return cross_entropy.cross_entropy(
-      x_BLD, w_DV, rows.target_BL, rows.weight_BL
+      x_BLD, w_DV.astype(x_BLD.dtype), rows.target_BL, rows.weight_BL
     )[0]
 
   return with_gradient(loss, 2), (hidden(shape), w_DV)

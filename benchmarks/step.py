@@ -1,6 +1,7 @@
 """Measures a training step on this machine, part by part.
 
   python -m benchmarks.step                       the step and its parts
+  python -m benchmarks.step --dtype=bfloat16      computed in bfloat16
   python -m benchmarks.step --peer=transformers   beside a peer, alternately
 
 Prints the time of each part, its share of the machine's peak, and the ratio of
@@ -9,9 +10,10 @@ speeds.
 
 The standard shape: width 256, 4 layers all with experts, 8 heads of 32, 16
 routed experts of width 128 top-4 and 1 shared, vocabulary 8192, 8 sequences of
-256 tokens, float32, AdamW, gradient norm clipped to 1. With a peer both sides
-run in processes of their own, one after the other and several times, because
-the machine may not be idle: only the ratio means something.
+256 tokens, AdamW, gradient norm clipped to 1. Both sides compute in --dtype,
+the peer by autocast. With a peer both sides run in processes of their own, one
+after the other and several times, because the machine may not be idle: only the
+ratio means something.
 """
 
 import importlib.util
@@ -32,6 +34,7 @@ from benchmarks.standard import Shape
 from benchmarks.timing import WARM_UP, Part
 from moejax.core import command, errors, exits
 from moejax.model import build
+from moejax.model.config import DTYPES
 from moejax.parallel import hosts
 from moejax.plan import count
 from moejax.train import optimizer, state, step
@@ -63,17 +66,25 @@ def main(argv: Sequence[str]) -> None:
     default=standard.STANDARD.config.scan_unroll,
     help='layers in a turn of the loop over layers (default: %(default)s)',
   )
+  flags.add_argument(
+    '--dtype',
+    choices=DTYPES,
+    default=standard.STANDARD.config.dtype,
+    help='to compute in (default: %(default)s)',
+  )
   args = standard.parse(flags, argv)
-  shape = standard.STANDARD.with_model(scan_unroll=args.unroll)
+  shape = standard.STANDARD.with_model(
+    scan_unroll=args.unroll, dtype=args.dtype
+  )
   if args.side:
     print(json.dumps(time_step(shape, args.steps)))
   elif args.peer:
-    compare(args)
+    compare(args, shape)
   else:
     report(shape, args.steps)
 
 
-def compare(args: Any) -> None:
+def compare(args: Any, shape: Shape) -> None:
   """Runs both sides alternately and prints the ratio of their speeds."""
   peer = peers.PEERS[args.peer]
   if args.peer_python == sys.executable:
@@ -85,7 +96,9 @@ def compare(args: Any) -> None:
       )
   own = [sys.executable, '-m', 'benchmarks.step', '--side=moejax']
   own += [f'--steps={args.steps}', f'--unroll={args.unroll}']
-  other = [args.peer_python, '-c', peer.program, str(args.steps)]
+  own += [f'--dtype={args.dtype}']
+  task = peers.task(shape, args.steps, 'cpu')
+  other = [args.peer_python, '-c', peer.program, task]
   seconds: dict[str, list[float]] = {'moejax': [], args.peer: []}
   for number in range(args.rounds):
     for name, command_line in (('moejax', own), (args.peer, other)):
@@ -101,7 +114,7 @@ def compare(args: Any) -> None:
   print(
     f'moejax / {args.peer}: best {min(theirs) / min(ours):.2f}, '
     f'median {np.median(theirs) / np.median(ours):.2f} '
-    f'({args.rounds} rounds of {args.steps} steps each)'
+    f'({args.rounds} rounds of {args.steps} steps each, {args.dtype})'
   )
 
 
@@ -172,7 +185,8 @@ def report(shape: Shape, rounds: int) -> None:
   names = [part.name for part in parts]
   best = dict(zip(names, timing.best(parts, rounds), strict=True))
   peak = next(p.flops for p in parts if p.name == PEAK) / best[PEAK]
-  print(f'float32 matmul of 1024 cubed   {peak / 1e9:6.0f} GFLOP/s: the peak')
+  dtype = shape.config.dtype
+  print(f'{dtype:8s} matmul of 1024 cubed  {peak / 1e9:6.0f} GFLOP/s: the peak')
   print(
     f'training step    {_speed(best[STEP])} tokens/s; compiles in '
     f'{compile_seconds:.1f} s; peak memory of the process '

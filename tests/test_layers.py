@@ -53,6 +53,7 @@ HEAVY = {
 # The other imports that may stand in a function, and why.
 INSIDE = {
   'fcntl': 'is not there on Windows',
+  'ml_collections': 'a model is built without it where it is missing',
   'tensorboardX': 'only the one process that writes needs it',
 }
 

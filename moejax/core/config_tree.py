@@ -38,7 +38,6 @@ __all__ = [
 
 def to_config_dict(obj: Any) -> ml_collections.ConfigDict:
   """The whole tree as a ConfigDict in which every key can be set."""
-  # Here, so that a model can be built where this package is missing.
   import ml_collections
   from ml_collections import config_dict
 

@@ -60,7 +60,7 @@ def test_every_part_is_timed_and_set_beside_the_peak(
   assert set(seconds) == {'peak', *PARTS}
   assert min(seconds.values()) > 0
   peak = 2 * 1024**3 / seconds['peak']
-  assert f'{peak / 1e9:6.0f} GFLOP/s: the peak' in out[0]
+  assert f'float32  matmul of 1024 cubed  {peak / 1e9:6.0f} GFLOP/s' in out[0]
   step = seconds['training step']
   assert f'{4 * 16 / step:6.0f} tokens/s; compiles in ' in out[1]
   assert re.search(r'compiles in \d+\.\d s; peak memory .* \d+ MB', out[1])
@@ -114,7 +114,7 @@ THEIRS = [[0.9, 0.8], [0.6, 1.0]]
 FAKE = """
 import json, sys
 print('noise before')
-seconds = [1.0] * int(sys.argv[1])
+seconds = [1.0] * json.loads(sys.argv[1])['steps']
 print(json.dumps({'seconds': seconds, 'peak_mb': 7, 'what': 'W'}))
 """
 
@@ -135,7 +135,9 @@ def test_both_sides_run_alternately_and_the_ratio_is_right(capsys, monkeypatch):
   assert (code, err) == (0, [])
   ours = [sys.executable, '-m', 'benchmarks.step', '--side=moejax']
   ours += ['--steps=2', f'--unroll={standard.STANDARD.config.scan_unroll}']
-  theirs = [sys.executable, '-c', 'program', '2']
+  ours += ['--dtype=float32']
+  task = peers.task(standard.STANDARD, 2, 'cpu')
+  theirs = [sys.executable, '-c', 'program', task]
   assert started == [ours, theirs, ours, theirs]
   # 2048 tokens: in 0.2 s are 10240, in 0.35 s 5851.
   assert re.sub(' +', ' ', out[0]) == (
@@ -145,13 +147,38 @@ def test_both_sides_run_alternately_and_the_ratio_is_right(capsys, monkeypatch):
   assert out[3].endswith('  W')
   # 0.6 / 0.2; the medians are 0.85 and 0.35.
   assert out[4] == (
-    'moejax / fake: best 3.00, median 2.43 (2 rounds of 2 steps each)'
+    'moejax / fake: best 3.00, median 2.43 (2 rounds of 2 steps each, float32)'
   )
 
 
 def test_a_peer_is_a_process_whose_last_line_counts():
-  found = step_lib._side([sys.executable, '-c', FAKE, '3'])
+  found = step_lib._side([sys.executable, '-c', FAKE, '{"steps": 3}'])
   assert found == {'seconds': [1.0] * 3, 'peak_mb': 7, 'what': 'W'}
+
+
+def test_a_peer_is_given_the_same_sizes():
+  """By hand: 2 of the experts of width 8, and a shared one as wide."""
+  shape = shapes.SMALL.with_model(dtype='bfloat16')
+  task = json.loads(peers.task(shape, 5, 'cuda'))
+  assert task.pop('model') == {
+    'vocab_size': 64,
+    'hidden_size': 16,
+    'num_hidden_layers': 2,
+    'num_attention_heads': shape.config.num_heads,
+    'num_key_value_heads': shape.config.num_heads,
+    'intermediate_size': 24,
+    'moe_intermediate_size': 8,
+    'shared_expert_intermediate_size': 8,
+    'num_experts': shape.config.moe.num_experts,
+    'num_experts_per_tok': 2,
+    'max_position_embeddings': 16,
+  }
+  assert task == {
+    'steps': 5,
+    'device': 'cuda',
+    'dtype': 'bfloat16',
+    'batch': [4, 16],
+  }
 
 
 def _refused(capsys, *flags):
