@@ -74,12 +74,12 @@ def _attentions(
   config: ModelConfig, rows: int, length: int
 ) -> list[TimedKernel]:
   shape = (3, rows, length, config.num_heads, config.head_dim)
-  q, k, v = jax.random.normal(jax.random.key(0), shape)
+  q, k, v = jax.random.normal(jax.random.key(0), shape, config.dtype)
   segment_BL = jnp.ones((rows, length), jnp.int32)
 
   def kernel(name: str) -> TimedKernel:
     loss = lambda q, k, v: jnp.sum(
-      dot_product.ATTENTIONS[name](q, k, v, segment_BL) ** 2
+      dot_product.ATTENTIONS[name](q, k, v, segment_BL).astype(jnp.float32) ** 2
     )
     return TimedKernel('attention core', name, _gradient(loss, 3), (q, k, v))
 
@@ -96,7 +96,7 @@ def _experts(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
     keys[0], moe.num_experts, config.width, moe.expert_width, 0.02
   )
   weights = {name: p[...] for name, p in params.items()}
-  x_TD = jax.random.normal(keys[1], (num_tokens, config.width))
+  x_TD = jax.random.normal(keys[1], (num_tokens, config.width), config.dtype)
   router_input = contract.RouterInput(
     logits_TE=jax.random.normal(keys[2], (num_tokens, moe.num_experts)),
     valid_T=jnp.ones(num_tokens, bool),
@@ -109,9 +109,12 @@ def _experts(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
   def kernel(name: str) -> TimedKernel:
     way = dataclasses.replace(moe, grouped_matmul=name)
     run = implementations.choose(way, platform)
-    loss = lambda weights, x_TD: jnp.sum(
-      run(weights, x_TD, routing, moe.num_experts).out_TD ** 2
-    )
+
+    def loss(weights: Any, x_TD: jax.Array) -> jax.Array:
+      weights = jax.tree.map(lambda w: w.astype(x_TD.dtype), weights)
+      out_TD = run(weights, x_TD, routing, moe.num_experts).out_TD
+      return jnp.sum(out_TD.astype(jnp.float32) ** 2)
+
     return TimedKernel(
       'routed experts', name, _gradient(loss, 2), (weights, x_TD)
     )
@@ -125,17 +128,20 @@ def _experts(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
 
 def _heads(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
   keys = jax.random.split(jax.random.key(2), 3)
-  x_BLD = jax.random.normal(keys[0], (rows, length, config.width))
+  size = (rows, length, config.width)
+  x_BLD = jax.random.normal(keys[0], size, config.dtype)
   shape = (config.width, config.vocab_size)
   w_DV = 0.02 * jax.random.normal(keys[1], shape)
   target_BL = jax.random.randint(keys[2], (rows, length), 0, config.vocab_size)
   one_BL = jnp.ones((rows, length))
 
   def whole(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
-    log_prob_BLV = jax.nn.log_softmax(x_BLD @ w_DV)
+    logits_BLV = x_BLD @ w_DV.astype(x_BLD.dtype)
+    log_prob_BLV = jax.nn.log_softmax(logits_BLV.astype(jnp.float32))
     return -jnp.take_along_axis(log_prob_BLV, target_BL[..., None], -1).sum()
 
   def chunked(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
+    w_DV = w_DV.astype(x_BLD.dtype)
     return cross_entropy.cross_entropy(x_BLD, w_DV, target_BL, one_BL)[0]
 
   return [

@@ -84,16 +84,22 @@ def with_gradient(loss: Callable[..., Any], count: int) -> Any:
   return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(count))))
 
 
-def experts(shape: Shape, key: jax.Array | None = None) -> tuple[Any, Any]:
+def experts(
+  shape: Shape,
+  key: jax.Array | None = None,
+  on: jax.sharding.Mesh | None = None,
+) -> tuple[Any, Any]:
   """An experts layer, forward and backward, and what it is given.
 
   Args:
     shape: of model and batch.
     key: for a router that draws; None is evaluation.
+    on: the devices; by default one.
   """
   config = shape.config
+  on = mesh() if on is None else on
   module = layer.MoE(
-    config.moe, config.width, config.init_std, mesh(), jax.random.key(0)
+    config.moe, config.width, config.init_std, on, jax.random.key(0)
   )
   graph, weights = nnx.split(module)
   inputs = tokens(shape)

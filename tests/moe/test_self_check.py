@@ -15,6 +15,7 @@ from moejax.moe.compute import (
   grouped_matmuls,
   implementations,
   staged,
+  triton_grouped_matmul,
 )
 from moejax.moe.compute.base import ExpertOutput
 from moejax.moe.config import MoEConfig
@@ -330,7 +331,7 @@ def test_auto_is_fused_on_cpu_only_where_it_applies():
   cpu = implementations.choose(MoE, 'cpu')
   assert cpu == cpu_fused_swiglu.CpuFusedCompute()
   gpu = implementations.choose(MoE, 'gpu')
-  assert gpu.multiply == grouped_matmuls.RaggedDot()
+  assert gpu.multiply == triton_grouped_matmul.Triton()
   capacity = dataclasses.replace(MoE, dispatcher=DISPATCHERS['capacity']())
   for platform in ('cpu', 'gpu'):
     made = implementations.choose(capacity, platform)
