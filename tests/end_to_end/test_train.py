@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import kills
+from helpers import kills, own_text
 
 from moejax.core import compile_cache, log
 
@@ -35,48 +35,37 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _programs(tmp_path_factory):
-  """Compiled by the first process for all; tests/end_to_end/test_kills.py has
-  that it makes no difference."""
-  with pytest.MonkeyPatch.context() as patch:
-    for name, value in compile_cache.environment(
-      tmp_path_factory.mktemp('compiled')
-    ).items():
-      patch.setenv(name, value)
-    yield
+@pytest.fixture(scope='module')
+def compiled(tmp_path_factory):
+  """Where the first process keeps what it compiles; the environment for it.
 
-
-def _env():
+  tests/end_to_end/test_kills.py has that it makes no difference.
+  """
   return {
-    **os.environ,
+    **compile_cache.environment(tmp_path_factory.mktemp('compiled')),
     # One device, and programs that compile four times faster.
     'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    'PYTHONPATH': str(ROOT),
-    'PYTHONUNBUFFERED': '1',
   }
 
 
-def _start(workdir, *flags):
+def _start(flags, environment):
   return subprocess.Popen(
-    [
-      sys.executable,
-      '-m',
-      'moejax.main',
-      *FLAGS,
-      *flags,
-      f'--workdir={workdir}',
-    ],
+    [sys.executable, '-m', 'moejax.main', *flags],
     cwd=ROOT,
-    env=_env(),
+    env={
+      **os.environ,
+      'PYTHONPATH': str(ROOT),
+      'PYTHONUNBUFFERED': '1',
+      **environment,
+    },
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
   )
 
 
-def _run(workdir, *flags):
-  process = _start(workdir, *flags)
+def _run(flags, environment):
+  process = _start(flags, environment)
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
 
@@ -94,64 +83,96 @@ def _wait_for_step(workdir, step, process):
     time.sleep(0.01)
 
 
+def _flags(workdir):
+  return (*FLAGS, f'--workdir={workdir}')
+
+
 @pytest.fixture(scope='module')
-def straight(tmp_path_factory):
-  """A run that was never stopped."""
+def straight(tmp_path_factory, compiled):
+  """A run with every kind of state that was never stopped."""
   workdir = tmp_path_factory.mktemp('straight') / 'run'
-  code, out, err = _run(workdir)
+  code, out, err = _run(_flags(workdir), compiled)
   assert code == 0, out + err
-  return workdir, out
+  return workdir
 
 
-@pytest.mark.slow
-def test_a_run_leaves_what_it_promises(straight):
-  workdir, out = straight
+@pytest.fixture(scope='module')
+def in_a_process(finished, tmp_path_factory):
+  """The run `finished` as a process, which reads its compiled programs."""
+  workdir = tmp_path_factory.mktemp('process') / 'run'
+  flags = own_text.flags(finished.text, workdir)
+  code, out, err = _run(flags, {})
+  assert code == 0, out + err
+  return workdir, flags
+
+
+def _assert_promises(workdir, steps, router, metrics):
   for name in ('config.json', 'versions.json', 'metrics.jsonl', 'report.json'):
     assert (workdir / name).exists()
   assert list((workdir / 'tensorboard').iterdir())
   keys = json.loads((workdir / 'config.json').read_text())
-  assert keys['model']['moe']['router']['name'] == 'gshard'
+  assert keys['model']['moe']['router']['name'] == router
   assert (
     'jax' in json.loads((workdir / 'versions.json').read_text())['packages']
   )
   records = log.read(workdir / 'metrics.jsonl')
   losses = [r['loss'] for r in records if 'loss' in r]
-  assert len(losses) == STEPS
+  assert len(losses) == steps
   assert losses[-1] < losses[0]
-  assert {'balance/gshard_aux', 'moe/load_max', 'moe/dropped'} <= set(
-    records[0]
-  )
-  assert 'eval/loss' in records[-1]
+  assert metrics <= set(records[0])
+  assert any(name.endswith('/loss') for name in records[-1]), records[-1]
 
 
 @pytest.mark.slow
-def test_the_same_command_again_says_that_it_is_finished(straight):
-  workdir, _ = straight
+def test_a_run_leaves_what_it_promises(in_a_process):
+  workdir, _ = in_a_process
+  _assert_promises(workdir, own_text.STEPS, 'top_k', {'moe/load_max'})
+
+
+@pytest.mark.soak
+def test_a_run_with_every_kind_of_state_leaves_what_it_promises(straight):
+  metrics = {'balance/gshard_aux', 'moe/load_max', 'moe/dropped'}
+  _assert_promises(straight, STEPS, 'gshard', metrics)
+
+
+@pytest.mark.slow
+def test_a_process_computes_what_a_call_does(in_a_process, finished):
+  """To the bit: here the command was called in another process before."""
+  kills.assert_equal(finished.workdir, in_a_process[0])
+
+
+@pytest.mark.slow
+def test_the_same_command_again_says_that_it_is_finished(in_a_process):
+  workdir, flags = in_a_process
   before = sorted(p.name for p in workdir.iterdir())
-  code, out, err = _run(workdir)
+  code, out, err = _run(flags, {})
   assert code == 0, out + err
   assert 'This run is finished' in out
   assert sorted(p.name for p in workdir.iterdir()) == before
 
 
 @pytest.mark.soak
-def test_killed_at_a_random_step_and_resumed_is_bit_equal(straight, tmp_path):
+def test_killed_at_a_random_step_and_resumed_is_bit_equal(
+  straight, compiled, tmp_path
+):
   workdir = tmp_path / 'run'
   step = int(np.random.default_rng().integers(1, STEPS - 1))
-  process = _start(workdir)
+  process = _start(_flags(workdir), compiled)
   _wait_for_step(workdir, step, process)
   process.kill()
   process.communicate()
   assert not (workdir / 'report.json').exists()
-  code, out, err = _run(workdir)
+  code, out, err = _run(_flags(workdir), compiled)
   assert code == 0, f'killed at step {step}: {out}{err}'
-  kills.assert_equal(straight[0], workdir)
+  kills.assert_equal(straight, workdir)
 
 
 @pytest.mark.soak
-def test_sigterm_saves_exits_75_and_resumes_bit_equal(straight, tmp_path):
+def test_sigterm_saves_exits_75_and_resumes_bit_equal(
+  straight, compiled, tmp_path
+):
   workdir = tmp_path / 'run'
-  process = _start(workdir)
+  process = _start(_flags(workdir), compiled)
   _wait_for_step(workdir, 6, process)
   process.send_signal(signal.SIGTERM)
   _, err = process.communicate(timeout=120)
@@ -161,7 +182,7 @@ def test_sigterm_saves_exits_75_and_resumes_bit_equal(straight, tmp_path):
   assert 'Run the same command to go on' in line
   stopped_at = max(_steps(workdir))
   assert 6 <= stopped_at < STEPS
-  code, out, err = _run(workdir)
+  code, out, err = _run(_flags(workdir), compiled)
   assert code == 0, out + err
   assert f'Going on from the checkpoint of step {stopped_at}.' in out
-  kills.assert_equal(straight[0], workdir)
+  kills.assert_equal(straight, workdir)
