@@ -52,6 +52,23 @@ def test_a_tile_of_the_last_rows_reads_nothing_beyond_the_array():
   np.testing.assert_array_equal(dw_EDF, np.full((1, 16, 16), 17))
 
 
+@pytest.mark.parametrize(('begin', 'end'), [(0, 3), (5, 16), (18, 20)])
+def test_a_tile_writes_no_row_of_another(begin, end):
+  """On a GPU tiles are written at the same time, in no order."""
+  matmul = triton_grouped_matmul.Triton((16, 16, 16), interpret=True)
+  w_EDF = jnp.zeros((3, 16, 16)).at[1].set(1)
+  size_E = jnp.array([begin, end - begin, 20 - end])
+  y_RF = matmul.rows(jnp.ones((20, 16)), w_EDF, size_E, transpose=False)
+  row_R = np.arange(20)
+  own_R = (begin <= row_R) & (row_R < end)
+  np.testing.assert_array_equal(np.all(y_RF == 16, axis=1), own_R)
+  # The interpreter runs tiles in their order, so this one is the last.
+  last = matmul.rows(
+    jnp.ones((20, 16)), w_EDF[1:2], size_E[:1], transpose=False
+  )
+  assert not np.any(np.asarray(last)[begin:] == 16)
+
+
 def _routed_experts(name, num_experts, dispatcher):
   """Traced forward and backward, with two experts for a token."""
   config = MoEConfig(
