@@ -1,6 +1,7 @@
 """Scores: over tokens, not over batches; and against a slow reference."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -54,10 +55,11 @@ def test_nothing_to_evaluate_on_is_an_error():
     perplexity.evaluate(_step, None, [])
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _logits(model, weights, batch):
   decoder = model.bind(weights)
   out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL)
-  return np.asarray(out.x_BLD @ decoder.head(), np.float64)
+  return out.x_BLD @ decoder.head()
 
 
 def _often_right(logits, batch):
@@ -86,7 +88,9 @@ def test_a_model_s_score_is_that_of_all_its_tokens(num_experts):
     tiny.batch([[12], [6, 4]], seed=1),
     tiny.batch([[5], []], seed=2),
   ]
-  logits = [_logits(model, weights, batch) for batch in batches]
+  logits = [
+    np.asarray(_logits(model, weights, batch), np.float64) for batch in batches
+  ]
   batches = list(map(_often_right, logits, batches))
   score = perplexity.evaluate(perplexity.make_step(model), weights, batches)
   found = list(map(_reference, logits, batches))
@@ -121,12 +125,15 @@ def test_evaluation_makes_as_many_logits_at_a_time_as_training(monkeypatch):
   model = tiny.model(tiny.model_config(moe={'num_experts': 0}, num_layers=1))
   weights, batch = tiny.weights(model), tiny.batch([[12], [6, 4]], seed=1)
   jax.eval_shape(perplexity.make_step(model), weights, batch)
-  decoder = model.bind(weights)
-  loss._cross_entropy(
-    model,
-    decoder,
-    jnp.zeros((*batch.token_BL.shape, model.config.width)),
-    batch.target_BL,
-    batch.weight_BL,
-  )
+
+  def training(weights):
+    return loss._cross_entropy(
+      model,
+      model.bind(weights),
+      jnp.zeros((*batch.token_BL.shape, model.config.width)),
+      batch.target_BL,
+      batch.weight_BL,
+    )
+
+  jax.eval_shape(training, weights)
   assert seen == [7, 7]

@@ -13,7 +13,7 @@ from helpers.scripts import ROOT, program, run, shown
 # Appends what it is given to calls.jsonl; `describe` and `docker wait` answer
 # with the next line of a file each, the last one for ever, and so do `create`
 # and `delete` where there is such a file.
-FAKE_GCLOUD = """#!{python}
+FAKE_GCLOUD = """#!{python} -IS
 import json, pathlib, sys
 here = pathlib.Path(__file__).parents[1]
 with open(here / 'calls.jsonl', 'a') as f:
