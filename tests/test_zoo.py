@@ -115,48 +115,82 @@ def problem(name):
   return config, graph, weights, x_BLD.astype(np.float32)
 
 
-# Every feed-forward, kind of experts, scorer and dispatcher of the zoo, and
-# routers that choose experts for tokens, tokens for experts, and by groups.
-# Routers and balance losses have gradients of their own in tests/contracts and
+# Every feed-forward, kind of experts, scorer and dispatcher of the zoo. Routers
+# and balance losses have gradients of their own in tests/contracts and
 # tests/moe/balance; all other entries learn in `make test-soak`.
 LEARNED = {
   'autonomy',
-  'deepseek_v3',
-  'deepseek_v4',
-  'expert_choice',
-  'gshard',
-  'hash',
+  'gpt_oss',
+  'gshard_praxis',
+  'hmoe_laplace',
   'hyper_router',
-  'laplace',
-  'latent_moe',
-  'moe_pp',
+  'libmoe_xmoe',
   'peer',
   'perturbed_cosine',
   'sigma_moe',
   'soft_moe',
-  'switch',
-  'x_moe',
   'zaya_1',
+}
+# And what they leave out: every router, kind of heads and balance part.
+TRACED = LEARNED | {
+  'balanced_hash',
+  'base',
+  'coupling',
+  'deepseek_v2',
+  'deepseek_v4',
+  'dense',
+  'dselect_k',
+  'dynamic_top_p',
+  'evo_moe',
+  'expert_choice',
+  'expert_threshold',
+  'forced_balanced',
+  'grin',
+  'hash',
+  'longcat',
+  'moe_pp',
+  'moge',
+  'quantile',
+  'random',
+  'remoe',
+  's_base',
+  'shazeer',
+  'smebu',
+  'st_moe',
+  'stable_moe',
+  'switch',
+  'tc_moe',
+  'thor',
 }
 
 
-def test_what_learns_has_every_kind_of_layer():
-  def kinds(name):
-    model = configs.load(f'{ZOO}:{name}').model
-    layer = (model.moe.experts, model.moe.scorer, model.moe.dispatcher)
-    return {type(part) for part in (model.feed_forward, *layer)}
+def each_but_soak(names, quick):
+  """Parametrizes with names; those that are not quick are marked `soak`."""
+  soak = [pytest.mark.soak]
+  return pytest.mark.parametrize(
+    'name',
+    [pytest.param(name, marks=[] if name in quick else soak) for name in names],
+  )
 
-  of_all = set().union(*map(kinds, set(zoo.NAMES) - {'dense'}))
-  assert set().union(*map(kinds, LEARNED)) == of_all
+
+def test_the_default_run_has_every_kind_of_part():
+  def layer(model):
+    moe = model.moe
+    return model.feed_forward, moe.experts, moe.scorer, moe.dispatcher
+
+  def parts(model):
+    return *layer(model), model.heads, model.moe.router, *model.moe.balance
+
+  for parts_of, quick in ((layer, LEARNED), (parts, TRACED)):
+    kinds = {
+      name: {*map(type, parts_of(configs.load(f'{ZOO}:{name}').model))}
+      for name in zoo.NAMES
+    }
+    left = set().union(*kinds.values())
+    assert left == set().union(*(kinds[name] for name in quick))
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[] if name in LEARNED else [pytest.mark.soak])
-    for name in sorted(set(zoo.NAMES) - {'dense'})
-  ],
-)
+@each_but_soak(sorted({*zoo.NAMES} - {'dense'}), LEARNED)
 def test_every_algorithm_learns(name):
   """Gradients are finite and reach experts and what they are chosen by, and a
   step against them lowers the loss.
@@ -193,7 +227,7 @@ def test_every_algorithm_learns(name):
   assert after < before
 
 
-@EACH
+@each_but_soak(zoo.NAMES, TRACED)
 def test_every_algorithm_trains_rematerialised_in_bfloat16_and_decodes(name):
   """Traced, not run: types and shapes through scan, remat and the KV cache."""
   run = configs.shrink(configs.load(f'{ZOO}:{name}'))

@@ -4,11 +4,13 @@ The problem has an expert that nobody chooses, one that all tokens choose, rows
 of padding, and groups that are no multiple of any tile. Here every router and
 every dispatcher meets every mesh, and every dispatcher meets every entry of
 EXPERT_PARALLEL on a mesh with an `expert` axis. Cases whose property a quicker
-one shows too are marked `soak`; `tests/soak` has the product.
+one shows too are marked `soak`: by default, routers of every kind meet one
+mesh, and a few routers meet the others. `tests/soak` has the product.
 """
 
 import itertools
 
+import jax
 import pytest
 from helpers import sharded
 
@@ -56,32 +58,57 @@ def test_nothing_is_left_out():
   found = {c[:2] for c in cases if 'expert' in sharded.MESHES[c[2]]}
   assert found == {*itertools.product(DISPATCHERS, EXPERT_PARALLEL)}
   assert {mesh for *_, mesh in cases} == sharded.MESHES.keys()
-  quick = QUICK | {(*ALL_ROUTERS[m], m) for m in ALL_ROUTERS.keys() - SOAK}
+  quick = QUICK | {(*ALL_ROUTERS[DEFAULT], DEFAULT)}
   for i, names in enumerate((DISPATCHERS, EXPERT_PARALLEL, sharded.MESHES)):
     assert {case[i] for case in quick} | {'one'} == {*names, 'one'}
 
 
-# What splits rows alone is also within what splits rows and experts, and what
-# splits weights too meets some routers below.
-SOAK = {'data', 'expert_fsdp', 'expert_model', 'fsdp', 'one'}
+# Rows and experts are both split over `expert`, and tokens travel.
+DEFAULT = 'expert'
 # Every dispatcher, every entry, and every mesh but a single device.
 QUICK = {
   ('capacity', 'ragged_all_to_all', 'expert_model'),
   ('capacity', 'all_gather', 'expert_data'),
   ('dropless', 'gather_experts', 'expert_fsdp'),
-  ('reference', 'all_gather', 'expert'),
   ('dropless', 'gather_experts', 'fsdp'),
-  ('capacity', 'gather_experts', 'data'),
+  ('reference', 'gather_experts', 'data'),
 }
 
 
-@pytest.mark.parametrize(
-  'mesh',
-  [
-    pytest.param(name, marks=[pytest.mark.soak] if name in SOAK else [])
-    for name in sorted(ALL_ROUTERS)
-  ],
-)
+def kind_of(name):
+  """What a router's class says of itself, and the form of its lists.
+
+  A token has one choice, several, or a number that is not known.
+  """
+  router = ROUTERS[name]()
+  routing = jax.eval_shape(lambda: sharded.routing_of(name))
+  says = (
+    router.is_learned,
+    router.experts_are_alike,
+    router.tokens_compete,
+    router.follows_selection_bias,
+  )
+  form = (
+    routing.per_token and min(routing.per_token, 2),
+    routing.scales_input,
+    len(router.extra_scorers(sharded.E)),
+    router.num_logits(sharded.E),
+  )
+  return {says, *enumerate(form)}
+
+
+def test_a_dozen_routers_are_of_every_kind():
+  kinds = set().union(*map(kind_of, sharded.EVERY_KIND))
+  for name in ROUTERS:
+    assert kind_of(name) <= kinds, name
+
+
+def test_every_kind_of_router_on_a_mesh():
+  sharded.check(DEFAULT, *ALL_ROUTERS[DEFAULT], sharded.EVERY_KIND)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('mesh', sorted(ALL_ROUTERS))
 def test_every_router_on_every_mesh(mesh):
   sharded.check(mesh, *ALL_ROUTERS[mesh], sorted(ROUTERS))
 

@@ -80,6 +80,7 @@ def test_parts_of_the_rows_give_the_same_loss_record_and_gradient(fsdp):
     np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)
 
 
+@pytest.mark.soak
 def test_parts_hand_the_weights_on_in_kernels(monkeypatch):
   """As on TPU, where gradients of experts add up from part to part."""
   want = _once(1, 2)  # on two devices, as the test above has it

@@ -237,7 +237,7 @@ def test_consistency_is_two_passes_and_their_disagreement():
   )
 
 
-@pytest.mark.parametrize('layers', [pytest.param(1, marks=pytest.mark.soak), 2])
+@pytest.mark.parametrize('layers', [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_overflow_of_two_passes_knows_who_is_in_both(layers):
   """Of a router without noise: twice the model's, once the modules'."""
   config = tiny.model_config(

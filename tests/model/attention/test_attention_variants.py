@@ -167,7 +167,10 @@ def test_a_latent_cache_has_one_vector_and_one_key_per_token():
   ('windows', 'reach', 'of_moe'),
   # Three layers that see two tokens each reach back over four; one layer that
   # sees all of them is enough for all.
-  [((2,), 4, [2, 2]), ((2, 0), 8, [0, 2])],
+  [
+    pytest.param((2,), 4, [2, 2], marks=pytest.mark.soak),
+    ((2, 0), 8, [0, 2]),
+  ],
 )
 def test_windows_go_by_layer(windows, reach, of_moe):
   config = tiny.model_config(windows=windows, first_dense=1)

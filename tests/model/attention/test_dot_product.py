@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,7 @@ def _segments(L):
   return jnp.asarray(np.stack([packed_L, np.ones(L)]), jnp.int32)
 
 
+@functools.cache
 def _with_gradients(name):
   def run(q, k, v, pull, segment_BL):
     out, back = jax.vjp(
@@ -60,7 +63,12 @@ def test_equals_numpy_token_by_token(name):
 
 # At 150 there are three chunks, the last of them short.
 @pytest.mark.parametrize(
-  ('L', 'heads'), [(1, (4, 2)), (150, (4, 4)), (150, (4, 2))]
+  ('L', 'heads'),
+  [
+    (1, (4, 2)),
+    pytest.param(150, (4, 4), marks=pytest.mark.soak),
+    (150, (4, 2)),
+  ],
 )
 def test_values_and_gradients_equal_the_reference(L, heads):
   args = (*_inputs(L, *heads), _segments(L))
@@ -95,7 +103,7 @@ def test_no_gradient_crosses_segments_or_comes_from_the_future(name):
   def one_token(q, k, v):
     return jnp.sum(dot_product.ATTENTIONS[name](q, k, v, segment_BL)[0, t] ** 2)
 
-  for gradient in jax.grad(one_token, argnums=(1, 2))(q, k, v):
+  for gradient in jax.jit(jax.grad(one_token, argnums=(1, 2)))(q, k, v):
     seen_L = np.any(np.asarray(gradient[0]), axis=(1, 2))
     np.testing.assert_array_equal(
       seen_L, (np.arange(L) >= first) & (np.arange(L) <= t)

@@ -1,5 +1,7 @@
 """The kernel, interpreted on CPU, against all scores masked."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,7 @@ def _inputs(rows, heads=HEADS, groups=GROUPS, width=WIDTH):
   return *arrays, jnp.asarray(np.tile(segment_L, (rows, 1)), jnp.int32)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _with_gradients(attention, q, k, v, pull, segment):
   out, back = jax.vjp(lambda *x: attention(*x, segment), q, k, v)
   return out, *back(pull)
