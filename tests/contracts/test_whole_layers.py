@@ -23,7 +23,7 @@ CASES = [
   ('llama_4', 'expert_model', {}),  # scaled inputs, a shared expert
 ]
 # The others are for `make test-soak`.
-DEFAULT = {'autonomy', 'gpt_oss'}
+DEFAULT = {'gpt_oss'}
 
 
 @pytest.mark.slow

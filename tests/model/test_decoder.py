@@ -297,9 +297,9 @@ def test_initial_weights_have_the_std_asked_for():
     config, moe=dataclasses.replace(config.moe, expert_width=32)
   )
   model = model_of(config)
-  init = model.init
-  weights = trees.leaves(init(jax.random.key(0)))
-  other = trees.leaves(init(jax.random.key(1)))
+  # Of two keys, as one program.
+  both = trees.leaves(jax.vmap(model.init)(jax.random.split(jax.random.key(0))))
+  weights, other = ({p: x[i] for p, x in both.items()} for i in (0, 1))
   seen = set()
   for path, leaf in weights.items():
     if 'scale' in path:

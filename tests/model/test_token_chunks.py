@@ -60,13 +60,17 @@ def _program(chunks, fsdp):
   return run.lower(weights), weights
 
 
-def _outcome(chunks, fsdp):
-  lowered, weights = _program(chunks, fsdp)
+def _outcome(lowered, weights):
   options = {'xla_backend_optimization_level': 0}
   return lowered.compile(compiler_options=options)(weights)
 
 
-_once = functools.cache(_outcome)
+_cached_program = functools.cache(_program)
+
+
+@functools.cache
+def _once(chunks, fsdp):
+  return _outcome(*_cached_program(chunks, fsdp))
 
 
 @pytest.mark.parametrize('fsdp', [pytest.param(1, marks=pytest.mark.soak), 2])
@@ -90,7 +94,9 @@ def test_parts_hand_the_weights_on_in_kernels(monkeypatch):
   )
   monkeypatch.setattr(implementations, 'choose', lambda *_, **__: fast)
   for one, other in zip(
-    jax.tree.leaves(want), jax.tree.leaves(_outcome(2, 1)), strict=True
+    jax.tree.leaves(want),
+    jax.tree.leaves(_outcome(*_program(2, 1))),
+    strict=True,
   ):
     scale = np.max(np.abs(one)) + 1e-12
     np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)
@@ -98,7 +104,7 @@ def test_parts_hand_the_weights_on_in_kernels(monkeypatch):
 
 def test_parts_that_do_not_divide_the_rows_become_fewer():
   # 8 rows on 2 devices: 4 each, of which 6 have the divisor 2 in common.
-  (six, _), (two, _), (whole, _) = (_program(n, 2) for n in (6, 2, 1))
+  (six, _), (two, _), (whole, _) = (_cached_program(n, 2) for n in (6, 2, 1))
   assert six.as_text() == two.as_text() != whole.as_text()
 
 

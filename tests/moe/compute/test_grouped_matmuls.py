@@ -180,7 +180,17 @@ def _under_scan_and_checkpoint(name):
   return grad(MULTIPLIERS[name], x_RD, w_LEDD)
 
 
-@pytest.mark.parametrize('name', MULTIPLIERS)
+# Interpreted, the kernels take a second each; they are recomputed as `blocked`.
+KERNELS = {'megablox', 'triton'}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.soak] if name in KERNELS else [])
+    for name in MULTIPLIERS
+  ],
+)
 def test_under_scan_and_checkpoint(name):
   got = _under_scan_and_checkpoint(name)
   want = _under_scan_and_checkpoint('reference')

@@ -46,10 +46,10 @@ def _want(operands):
   ('sizes', 'each'),
   [
     ((24, 16), (24, 16)),
-    ((256, 256), (128, 128)),
+    pytest.param((256, 256), (128, 128), marks=pytest.mark.soak),
     # The last pieces are not full: what lies behind must not count.
     ((200, 300), (128, 128)),
-    ((200, 300), (200, 256)),
+    pytest.param((200, 300), (200, 256), marks=pytest.mark.soak),
   ],
 )
 def test_sums_of_products_and_what_is_made_of_them(sizes, each, monkeypatch):

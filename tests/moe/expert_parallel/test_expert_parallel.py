@@ -283,14 +283,8 @@ def test_bytes_are_those_of_the_docstring(name):
   assert numbers == NUMBERS[name]
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    'all_to_all',
-    pytest.param('all_gather', marks=pytest.mark.soak),
-    pytest.param('gather_experts', marks=pytest.mark.soak),
-  ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize('name', sorted(BOTH))
 def test_bytes_with_the_gradient(name):
   expert_parallel = EXPERT_PARALLEL[name]()
   if name == 'all_to_all':
