@@ -12,6 +12,8 @@ from moejax.data import loader
 
 pytestmark = pytest.mark.slow
 
+# No test here looks at the report.
+SHORT = ('--config.report.samples=false', '--config.report.eval_batches=1')
 SPIKES = (
   '--config.train.skip_spikes.name=deviations',
   '--config.train.skip_spikes.k=1',
@@ -58,7 +60,7 @@ def test_one_bad_batch_is_written_down_and_changes_nothing(
   poison(monkeypatch, {2}, not_finite)
   workdir = tmp_path / 'run'
   flags = own_text.flags(finished.text, workdir)
-  ended = own_text.call(*flags)
+  ended = own_text.call(*flags, *SHORT)
   assert (ended.code, ended.err) == (exits.DONE, [])
   (bad,) = bad_steps(workdir)
   assert (bad['step'], bad['batch'], bad['seed']) == (3, 2, 0)
