@@ -127,7 +127,7 @@ def unigram_nats(
   count_V = _counts(train, vocab_size) + 1
   log_prob_V = np.log(count_V / count_V.sum())
   target_V = _counts(validation, vocab_size)
-  return float(-(target_V * log_prob_V).sum() / max(1, target_V.sum()))
+  return float(-(target_V * log_prob_V).sum() / max(1, int(target_V.sum())))
 
 
 def _counts(reader: cache.RowReader, vocab_size: int) -> np.ndarray:

@@ -201,7 +201,7 @@ def _quotas(rate_D: np.ndarray) -> np.ndarray:
   if free < 0:
     raise errors.InputError(f'{len(rate_D)} domains: at most {BLOCK} are mixed')
   exact_D = np.maximum(rate_D / rate_D.sum() * BLOCK - 1, 0)
-  exact_D *= free / max(exact_D.sum(), 1e-9)
+  exact_D *= free / max(float(exact_D.sum()), 1e-9)
   quota_D = np.floor(exact_D).astype(np.int64)
   left = free - quota_D.sum()
   quota_D[np.argsort(quota_D - exact_D, kind='stable')[:left]] += 1
