@@ -23,17 +23,13 @@ import json
 import re
 import sys
 
+import ahead_of_time
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from benchmarks import expert_parallel as benchmark
 from benchmarks import standard
 from moejax.model.config import ModelConfig
-from moejax.moe.compute import grouped_matmuls
 from moejax.moe.config import MoEConfig
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.parallel import collective_bytes
@@ -93,7 +89,7 @@ def _case(devices, expert_parallel=None, **case):
   try:
     if expert_parallel:
       return _report(_layer(_gpus(devices), expert_parallel))
-    return _report(_matmul(_gpus(devices), **case))
+    return _report(ahead_of_time.matmul(_gpus(devices), **case))
   except jax.errors.JaxRuntimeError as e:
     return {'error': str(e)[:500]}
 
@@ -110,46 +106,6 @@ def _layer(devices, expert_parallel):
       devices,
       backward=True,
     )
-
-
-def _matmul(devices, name, shape, dtypes, split=False):
-  rows, depth, width, experts = shape
-  mesh = Mesh(np.array(devices), ('device',))
-  multiply = grouped_matmuls.GROUPED_MATMULS[name]()
-  by_rows, by_expert = P('device'), P('device') if split else P()
-
-  def local(x_RD, w_EDF, size_1E):
-    return multiply(x_RD, w_EDF, size_1E[0])
-
-  run = jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(by_rows, by_expert, by_rows),
-    out_specs=by_rows,
-  )
-  if len(devices) == 1:
-    run = local
-
-  def both(x_RD, w_EDF, dy_RF, size_1E):
-    y_RF, pull = jax.vjp(lambda x, w: run(x, w, size_1E), x_RD, w_EDF)
-    return y_RF, *pull(dy_RF)
-
-  num = len(devices)
-  arguments = (
-    ((num * rows, depth), dtypes[0], by_rows),
-    ((experts, depth, width), dtypes[1], by_expert),
-    ((num * rows, width), dtypes[0], by_rows),
-    ((num, experts // num if split else experts), 'int32', by_rows),
-  )
-  arguments = [
-    jax.ShapeDtypeStruct(
-      shape, jnp.dtype(dtype), sharding=NamedSharding(mesh, spec)
-    )
-    for shape, dtype, spec in arguments
-  ]
-  # Pallas asks the mesh for the kind of GPU.
-  with jax.set_mesh(mesh):
-    return jax.jit(both).lower(*arguments).compile()
 
 
 def _report(compiled):

@@ -25,17 +25,13 @@ import json
 import re
 import sys
 
+import ahead_of_time
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from benchmarks import expert_parallel as benchmark
 from benchmarks import standard
 from moejax.model.config import ModelConfig
-from moejax.moe.compute import grouped_matmuls
 from moejax.moe.config import MoEConfig
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.parallel import collective_bytes
@@ -73,43 +69,10 @@ def _case(expert_parallel=None, **case):
     return {'error': str(e)[:500]}
 
 
-def _matmul(topology, name, shape, dtypes, devices=1, split=False):
-  rows, depth, width, experts = shape
-  mesh = Mesh(np.array(_tpu(topology)[:devices]), ('device',))
-  multiply = grouped_matmuls.GROUPED_MATMULS[name]()
-  by_rows, by_expert = P('device'), P('device') if split else P()
-
-  def local(x_RD, w_EDF, size_1E):
-    return multiply(x_RD, w_EDF, size_1E[0])
-
-  run = jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(by_rows, by_expert, by_rows),
-    out_specs=by_rows,
-  )
-  if devices == 1:
-    run = local
-
-  def both(x_RD, w_EDF, dy_RF, size_1E):
-    y_RF, pull = jax.vjp(lambda x, w: run(x, w, size_1E), x_RD, w_EDF)
-    return y_RF, *pull(dy_RF)
-
-  here = experts // devices if split else experts
-  arguments = (
-    ((devices * rows, depth), dtypes[0], by_rows),
-    ((experts, depth, width), dtypes[1], by_expert),
-    ((devices * rows, width), dtypes[0], by_rows),
-    ((devices, here), 'int32', by_rows),
-  )
-  arguments = [
-    jax.ShapeDtypeStruct(
-      shape, jnp.dtype(dtype), sharding=NamedSharding(mesh, spec)
-    )
-    for shape, dtype, spec in arguments
-  ]
-  compiled = jax.jit(both).lower(*arguments).compile()
-  return compiled, 3 * 2 * rows * depth * width
+def _matmul(topology, shape, devices=1, **case):
+  rows, depth, width, _ = shape
+  program = ahead_of_time.matmul(_tpu(topology)[:devices], shape=shape, **case)
+  return program, 3 * 2 * rows * depth * width
 
 
 def _overlapped(text):

@@ -10,20 +10,14 @@ VERSION is that of jax. One process of its own compiles all cases, because this
 one's JAX has been told to be a CPU; it takes two minutes.
 """
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
+from helpers import ahead_of_time
 
 from moejax.moe.compute import implementations
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 
 pytest.importorskip('jax_cuda13_plugin')
 
-ROOT = pathlib.Path(__file__).parents[2]
 AUTO = implementations.AUTO['gpu'][-1]  # for groups of any size
 # Rows, depth, width, experts. Nothing in the first is a multiple of a tile.
 ODD, TINY = (1000, 200, 136, 8), (1500, 16, 8, 8)
@@ -71,23 +65,7 @@ LAYERS = {
 @pytest.fixture(scope='module')
 def compiled():
   """By case, what the compiled program has in it."""
-  env = dict(os.environ)
-  env.pop('XLA_FLAGS', None)
-  env.update(
-    JAX_PLATFORMS='cpu',
-    PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
-  )
-  program = ROOT / 'tests' / 'helpers' / 'gpu_compile.py'
-  cases = CASES | LAYERS
-  done = subprocess.run(
-    [sys.executable, str(program), json.dumps(list(cases.values()))],
-    capture_output=True,
-    text=True,
-    env=env,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  return dict(zip(cases, json.loads(done.stdout), strict=True))
+  return ahead_of_time.report_of('gpu_compile.py', CASES | LAYERS)
 
 
 @pytest.mark.parametrize('case', [c for c in CASES if 'ragged' not in c])

@@ -10,19 +10,13 @@ One process of its own compiles all cases, because this one's JAX has been told
 to be a CPU; it takes a minute.
 """
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
+from helpers import ahead_of_time
 
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 
 pytest.importorskip('libtpu')
 
-ROOT = pathlib.Path(__file__).parents[2]
 # Rows, depth, width, experts. Nothing in the first is a multiple of a tile.
 ODD, TINY = (1000, 200, 136, 8), (1500, 16, 8, 8)
 LARGE = (32768, 4096, 4096, 8)
@@ -76,23 +70,9 @@ CASES = (
 @pytest.fixture(scope='module')
 def compiled():
   """By case, what the compiled program has in it."""
-  env = dict(os.environ)
-  env.pop('XLA_FLAGS', None)
-  env.update(
-    JAX_PLATFORMS='cpu',
-    TPU_SKIP_MDS_QUERY='1',
-    PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+  return ahead_of_time.report_of(
+    'tpu_compile.py', CASES, TPU_SKIP_MDS_QUERY='1'
   )
-  program = ROOT / 'tests' / 'helpers' / 'tpu_compile.py'
-  done = subprocess.run(
-    [sys.executable, str(program), json.dumps(list(CASES.values()))],
-    capture_output=True,
-    text=True,
-    env=env,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  return dict(zip(CASES, json.loads(done.stdout), strict=True))
 
 
 @pytest.mark.parametrize('case', MATMULS)
