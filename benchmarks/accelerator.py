@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import accelerator_sections as sections
-from moejax.core import command, errors, exits, files
+from benchmarks import standard
+from moejax.core import command, exits, files
 
 # JAX takes three quarters of a GPU's memory; the step needs more of an H200's.
 # Set where the user has not.
@@ -77,11 +78,7 @@ def main(argv: Sequence[str]) -> None:
     choices=sorted(sections.SECTIONS),
     help='(runs one section in this process)',
   )
-  args, overrides = command.parse(flags, argv)
-  if overrides:
-    raise errors.InputError(
-      'a benchmark has a fixed shape and takes no --config.*'
-    )
+  args = standard.parse(flags, argv)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
   if args.section:

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -259,7 +257,7 @@ def _both_sides(task: Task, shape: Shape) -> bool:
   for _ in range(task.size.sides):
     for name, line in lines.items():
       with recorded(task, name=name, rows=shape.rows) as row:
-        measured = _json_of(line)
+        measured = step_lib.side(line)
         seconds = measured['seconds']
         row |= {
           'best': shape.tokens / min(seconds),
@@ -273,14 +271,6 @@ def _both_sides(task: Task, shape: Shape) -> bool:
   ratio = min(best['transformers']) / min(best['moejax'])
   task.record(note=f'moejax / transformers: {ratio:.2f} of best')
   return True
-
-
-def _json_of(line: list[str]) -> dict[str, Any]:
-  done = subprocess.run(line, capture_output=True, text=True, check=False)
-  if done.returncode:
-    lines = done.stderr.strip().splitlines() or ['no error was printed']
-    raise RuntimeError(lines[-1])
-  return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 # A program for `python -c`: our side of `peer`.

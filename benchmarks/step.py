@@ -102,7 +102,7 @@ def compare(args: Any, shape: Shape) -> None:
   seconds: dict[str, list[float]] = {'moejax': [], args.peer: []}
   for number in range(args.rounds):
     for name, command_line in (('moejax', own), (args.peer, other)):
-      measured = _side(command_line)
+      measured = side(command_line)
       seconds[name] += measured['seconds']
       times = measured['seconds']
       print(
@@ -118,7 +118,7 @@ def compare(args: Any, shape: Shape) -> None:
   )
 
 
-def _side(command_line: list[str]) -> dict[str, Any]:
+def side(command_line: list[str]) -> dict[str, Any]:
   """Runs one side in a process of its own; returns the JSON that it prints."""
   try:
     done = subprocess.run(

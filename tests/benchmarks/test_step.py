@@ -130,7 +130,7 @@ def test_both_sides_run_alternately_and_the_ratio_is_right(capsys, monkeypatch):
     seconds = (OURS if ours else THEIRS)[(len(started) - 1) // 2]
     return {'seconds': seconds, 'peak_mb': 123.4, 'what': '' if ours else 'W'}
 
-  monkeypatch.setattr(step_lib, '_side', side)
+  monkeypatch.setattr(step_lib, 'side', side)
   code, out, err = _call(capsys, '--peer=fake', '--rounds=2', '--steps=2')
   assert (code, err) == (0, [])
   ours = [sys.executable, '-m', 'benchmarks.step', '--side=moejax']
@@ -152,7 +152,7 @@ def test_both_sides_run_alternately_and_the_ratio_is_right(capsys, monkeypatch):
 
 
 def test_a_peer_is_a_process_whose_last_line_counts():
-  found = step_lib._side([sys.executable, '-c', FAKE, '{"steps": 3}'])
+  found = step_lib.side([sys.executable, '-c', FAKE, '{"steps": 3}'])
   assert found == {'seconds': [1.0] * 3, 'peak_mb': 7, 'what': 'W'}
 
 
@@ -193,7 +193,7 @@ def _refused(capsys, *flags):
 def test_a_peer_that_is_not_installed(capsys, monkeypatch):
   peer = peers.Peer(('json', 'no_such_torch'), FAKE)
   monkeypatch.setitem(peers.PEERS, 'fake', peer)
-  monkeypatch.setattr(step_lib, '_side', None)  # nothing is to be started
+  monkeypatch.setattr(step_lib, 'side', None)  # nothing is to be started
   line = _refused(capsys, '--peer=fake')
   assert '--peer=fake needs no_such_torch: install them' in line
   assert '--peer_python' in line
@@ -202,13 +202,13 @@ def test_a_peer_that_is_not_installed(capsys, monkeypatch):
 def test_a_peer_that_fails_is_one_line(capsys, monkeypatch):
   peer = peers.Peer((), 'raise ImportError("no torch")')
   monkeypatch.setitem(peers.PEERS, 'fake', peer)
-  real = step_lib._side
+  real = step_lib.side
 
   def side(command_line):
     ours = '--side=moejax' in command_line
     return {'seconds': [1.0], 'peak_mb': 1} if ours else real(command_line)
 
-  monkeypatch.setattr(step_lib, '_side', side)
+  monkeypatch.setattr(step_lib, 'side', side)
   code, _, err = _call(capsys, '--peer=fake')
   assert code == exits.BAD_INPUT
   (line,) = err
