@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
   )
   args = standard.parse(flags, argv)
   if len(jax.devices()) >= DEVICES:
-    report(standard.shape(args))
+    report(dataclasses.replace(standard.STANDARD, rows=args.rows))
   else:
     _report_elsewhere(args.rows)
 

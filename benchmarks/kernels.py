@@ -51,7 +51,10 @@ def main(argv: Sequence[str]) -> None:
   shape = standard.shape(args)
   all_kernels = kernels(shape.config, shape.rows, shape.length)
   parts = [timing.Part(k.name, k.run, k.arguments) for k in all_kernels]
-  print(f'(forward and backward, best of {args.rounds} rounds of all in turn)')
+  print(
+    f'(forward and backward, best of {args.rounds} rounds of all in turn; '
+    f'{shape.arithmetic})'
+  )
   seconds = timing.best(parts, args.rounds)
   for kernel, best in zip(all_kernels, seconds, strict=True):
     print(f'{kernel.job:16s} {kernel.name:12s} {best * 1e3:8.1f} ms')

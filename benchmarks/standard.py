@@ -5,8 +5,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from moejax.core import command, errors
-from moejax.model.config import ModelConfig
+from moejax.model.config import DTYPES, ModelConfig
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers import ROUTERS
 
@@ -39,13 +41,19 @@ class Shape:
     """The shape with other fields of its experts."""
     return self.with_model(moe=dataclasses.replace(self.config.moe, **fields))
 
+  @property
+  def arithmetic(self) -> str:
+    """What figures hold for beside the machine: the type, and the JAX."""
+    return f'{self.config.dtype}, JAX {jax.__version__}'
+
   def heading(self, rounds: int) -> str:
     """What is measured, as the line above a table."""
     moe = self.config.moe
     return (
       f'({self.tokens} tokens, width {self.config.width}, {moe.num_experts} '
       f'experts of {moe.expert_width}, {moe.experts_per_token:g} for a token '
-      f'and {moe.num_shared} shared; forward and backward, {rounds} rounds)'
+      f'and {moe.num_shared} shared; forward and backward, {rounds} rounds, '
+      f'{self.arithmetic})'
     )
 
 
@@ -73,7 +81,7 @@ STANDARD = Shape(
 
 
 def add_flags(flags: argparse.ArgumentParser) -> None:
-  """Adds --rounds and --rows."""
+  """Adds --rounds, --rows and --dtype."""
   one_or_more = command.number(int, 1)
   flags.add_argument(
     '--rounds',
@@ -87,6 +95,17 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
     default=STANDARD.rows,
     help='sequences of the batch (default: %(default)s); the more tokens, the '
     'less the reading and writing of all weights counts',
+  )
+  add_dtype(flags)
+
+
+def add_dtype(flags: argparse.ArgumentParser) -> None:
+  """Adds --dtype."""
+  flags.add_argument(
+    '--dtype',
+    choices=DTYPES,
+    default=STANDARD.config.dtype,
+    help='to compute in (default: %(default)s)',
   )
 
 
@@ -107,5 +126,6 @@ def parse(
 
 
 def shape(args: argparse.Namespace) -> Shape:
-  """The standard shape with as many rows as --rows says."""
-  return dataclasses.replace(STANDARD, rows=args.rows)
+  """The standard shape with the rows and the type that the flags say."""
+  shape = dataclasses.replace(STANDARD, rows=args.rows)
+  return shape.with_model(dtype=args.dtype)

@@ -34,7 +34,6 @@ from benchmarks.standard import Shape
 from benchmarks.timing import WARM_UP, Part
 from moejax.core import command, errors, exits
 from moejax.model import build
-from moejax.model.config import DTYPES
 from moejax.parallel import hosts
 from moejax.plan import count
 from moejax.train import optimizer, state, step
@@ -66,12 +65,7 @@ def main(argv: Sequence[str]) -> None:
     default=standard.STANDARD.config.scan_unroll,
     help='layers in a turn of the loop over layers (default: %(default)s)',
   )
-  flags.add_argument(
-    '--dtype',
-    choices=DTYPES,
-    default=standard.STANDARD.config.dtype,
-    help='to compute in (default: %(default)s)',
-  )
+  standard.add_dtype(flags)
   args = standard.parse(flags, argv)
   shape = standard.STANDARD.with_model(
     scan_unroll=args.unroll, dtype=args.dtype
@@ -114,7 +108,7 @@ def compare(args: Any, shape: Shape) -> None:
   print(
     f'moejax / {args.peer}: best {min(theirs) / min(ours):.2f}, '
     f'median {np.median(theirs) / np.median(ours):.2f} '
-    f'({args.rounds} rounds of {args.steps} steps each, {args.dtype})'
+    f'({args.rounds} rounds of {args.steps} steps each, {shape.arithmetic})'
   )
 
 
@@ -194,7 +188,7 @@ def report(shape: Shape, rounds: int) -> None:
   )
   share = flops / best[STEP] / peak
   print(f'model FLOPs utilisation        {share:6.1%} of the peak')
-  print(f'\n(best of {rounds} rounds of all parts in turn)')
+  print(f'\n(best of {rounds} rounds of all parts in turn; {shape.arithmetic})')
   print('part, forward and backward       ms  times  GFLOP/s  of peak')
   rest = best[STEP]
   for part in parts:

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from moejax.core import linear
 from moejax.model import init, norm
 from moejax.model.config import ModelConfig
 
@@ -54,9 +55,8 @@ class Joint(nnx.Module):
       x_BLD: hidden states of the module before, in the compute type.
     """
     w_2CD = self.w_2CD[...].astype(x_BLD.dtype)
-    return (
-      self.norm_embed(embed_BLD) @ w_2CD[0] + self.norm_hidden(x_BLD) @ w_2CD[1]
-    )
+    embed_BLD = linear.linear(self.norm_embed(embed_BLD), w_2CD[0])
+    return embed_BLD + linear.linear(self.norm_hidden(x_BLD), w_2CD[1])
 
 
 def stack(config: ModelConfig, key: jax.Array) -> Joint:

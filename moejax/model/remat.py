@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from moejax.core import linear
+
 
 def _keep_all(f: Callable[..., Any]) -> Callable[..., Any]:
   return f
@@ -18,7 +20,11 @@ def _keep_nothing(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _keep_matmuls(f: Callable[..., Any]) -> Callable[..., Any]:
-  policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  policies = jax.checkpoint_policies
+  policy = policies.save_from_both_policies(
+    policies.dots_with_no_batch_dims_saveable,
+    policies.save_only_these_names(linear.NAME),
+  )
   return jax.checkpoint(f, prevent_cse=False, policy=policy)
 
 

@@ -271,7 +271,7 @@ class MoE(nnx.Module):
       router_state=jax.lax.stop_gradient(
         nnx.to_pure_dict(nnx.state(self.router_state))
       ),
-      experts=_arrays(self.routed, dtype),
+      experts=_arrays(self.routed, self.on_mesh.experts_dtype(dtype)),
       zero_computation=_arrays(self.zero),
       latent=_arrays(self.latent, dtype),
     )

@@ -122,6 +122,15 @@ class LayerOnMesh:
     """How experts are computed on one device."""
     return implementations.choose(self.config, self.platform, remat=self.remat)
 
+  def experts_dtype(self, dtype: Any) -> Any:
+    """The type of the experts' weights that `compute` is given; None: any.
+
+    Args:
+      dtype: compute type, in which weights travel between devices.
+    """
+    alone = self.mesh.size == 1
+    return None if alone and self.compute.rounds_weights else dtype
+
   def all_experts(self, experts: ExpertWeights) -> ExpertWeights:
     """The weights of all devices' experts, from those of this device.
 

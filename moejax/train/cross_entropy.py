@@ -12,7 +12,7 @@ is asked for, only the product of the forward pass is computed.
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors, varying
+from moejax.core import errors, linear, varying
 
 # Number of tokens of a chunk, by platform. Every chunk reads and writes the
 # gradient of the head once: cheap in a CPU's cache, but 0.8 GB for a vocabulary
@@ -139,7 +139,7 @@ def _chunks_fwd(x_NSCD, w_DV, weight_NSC, target_NSC):
     scale_SC1 = (weight_SC / total_SC)[..., None]
     dx_SCD = _dot('scv,dv->scd', dlogit_SCV, w_DV) * scale_SC1
     scaled_SCD = (x_SCD * scale_SC1).astype(dtype)
-    dw_SDV += _dot('scd,scv->sdv', scaled_SCD, dlogit_SCV)
+    dw_SDV += jax.vmap(linear.over_rows)(scaled_SCD, dlogit_SCV)
     return dw_SDV, (*outs, dx_SCD.astype(dtype))
 
   dw_SDV = jnp.zeros((x_NSCD.shape[1], *w_DV.shape), jnp.float32)

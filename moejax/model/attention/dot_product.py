@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from moejax.core import table, varying
+from moejax.core import linear, table, varying
 from moejax.model.attention import splash
 
 _NEVER = -1e30  # score of a hidden key; finite, so that no row is all infinite
@@ -208,6 +208,11 @@ def _dot(a, b, a_dim, b_dim):
   return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
 
 
+def _over_queries(a_BGMK, b_BGMS):
+  """a^T b [B, G, K, S]: sums over queries, per batch entry and key head."""
+  return jax.vmap(jax.vmap(linear.over_rows_on_cpu))(a_BGMK, b_BGMS)
+
+
 def _rows(x_BGNLK, start, end):
   """A chunk of queries [B, G, M, K]; M has all that share a key head."""
   B, G, _, _, K = x_BGNLK.shape
@@ -271,8 +276,8 @@ def _chunked_bwd(residuals, dout_BGNLK):
     dscore_BGMS = (exp_BGMS * (dprob_BGMS - inner_BGM1)).astype(dtype)
     dq_BGMK = _dot(dscore_BGMS, k_BGKL[..., :end], 3, 3)
     dqs.append(dq_BGMK.reshape(B, G, N, -1, K))
-    dks.append(_dot(_rows(q_BGNLK, start, end), dscore_BGMS, 2, 2))
-    dvs.append(_dot(dout_BGMK, exp_BGMS, 2, 2))
+    dks.append(_over_queries(_rows(q_BGNLK, start, end), dscore_BGMS))
+    dvs.append(_over_queries(dout_BGMK, exp_BGMS))
   dq_BGNLK = jnp.concatenate(dqs, axis=3).astype(dtype)
   return (
     dq_BGNLK,

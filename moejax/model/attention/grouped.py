@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from moejax.core import linear
 from moejax.model import init, norm
 from moejax.model.attention import dot_product
 from moejax.model.config import ModelConfig
@@ -118,7 +119,7 @@ class Attention(nnx.Module):
   def _project(self, x_BLD, rotary_angles):
     """Queries [B, L, H, K], keys and values [B, L, G, K], rotated."""
     q, k, v = (
-      jnp.einsum('BLD,DHK->BLHK', x_BLD, w[...].astype(x_BLD.dtype))
+      linear.linear(x_BLD, w[...].astype(x_BLD.dtype))
       for w in (self.w_q_DHK, self.w_k_DGK, self.w_v_DGK)
     )
     if hasattr(self, 'b_q_HK'):
@@ -138,7 +139,7 @@ class Attention(nnx.Module):
 
   def _output(self, o_BLHK: jax.Array) -> jax.Array:
     w_o = self.w_o_HKD[...].astype(o_BLHK.dtype)
-    out_BLD = jnp.einsum('BLHK,HKD->BLD', o_BLHK, w_o)
+    out_BLD = linear.linear(o_BLHK, w_o, contract=2)
     if hasattr(self, 'b_o_D'):
       out_BLD += self.b_o_D[...].astype(out_BLD.dtype)
     return out_BLD

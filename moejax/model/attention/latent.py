@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from moejax.core import linear
 from moejax.model import init, norm
 from moejax.model.attention import dot_product
 from moejax.model.attention.heads import Latent
@@ -81,7 +82,7 @@ class LatentAttention(nnx.Module):
     del window
     q_BLHK = jnp.concatenate(self._queries(x_BLD, rotary_angles), axis=-1)
     c_BLR, k_BL1r = self._latent(x_BLD, rotary_angles)
-    kv_BLHK = jnp.einsum('BLR,RHK->BLHK', c_BLR, self._up(x_BLD.dtype))
+    kv_BLHK = linear.linear(c_BLR, self._up(x_BLD.dtype))
     k_BLHn, v_BLHV = jnp.split(kv_BLHK, [self.plain_dim], axis=-1)
     shared = jnp.broadcast_to(k_BL1r, (*k_BLHn.shape[:-1], self.rotary_dim))
     k_BLHK = jnp.concatenate([k_BLHn, shared], axis=-1)
@@ -129,12 +130,13 @@ class LatentAttention(nnx.Module):
     """Queries in two pieces: features without position, and with."""
     dtype = x_BLD.dtype
     if hasattr(self, 'w_dq_DQ'):
-      c_BLQ = self.norm_q(x_BLD @ self.w_dq_DQ[...].astype(dtype))
+      w_DQ = self.w_dq_DQ[...].astype(dtype)
+      c_BLQ = self.norm_q(linear.linear(x_BLD, w_DQ))
       w_QHK = self.w_uq_QHK[...].astype(dtype)
-      q_BLHK = jnp.einsum('BLQ,QHK->BLHK', c_BLQ, w_QHK)
+      q_BLHK = linear.linear(c_BLQ, w_QHK)
     else:
       w_DHK = self.w_q_DHK[...].astype(dtype)
-      q_BLHK = jnp.einsum('BLD,DHK->BLHK', x_BLD, w_DHK)
+      q_BLHK = linear.linear(x_BLD, w_DHK)
     factor = self.rope.scaling.score_factor
     q_BLHK = q_BLHK if factor == 1 else q_BLHK * factor
     q_BLHn, q_BLHr = jnp.split(q_BLHK, [self.plain_dim], axis=-1)
@@ -142,7 +144,7 @@ class LatentAttention(nnx.Module):
 
   def _latent(self, x_BLD, rotary_angles):
     """c_BLR, normalised, and the key that all heads share, k_BL1r."""
-    both = x_BLD @ self.w_dkv_DR[...].astype(x_BLD.dtype)
+    both = linear.linear(x_BLD, self.w_dkv_DR[...].astype(x_BLD.dtype))
     c_BLR, k_BLr = jnp.split(both, [self.rank], axis=-1)
     return self.norm_kv(c_BLR), self.rope.rotate(
       k_BLr[:, :, None], rotary_angles, self.platform
@@ -153,4 +155,4 @@ class LatentAttention(nnx.Module):
 
   def _output(self, o_BLHV: jax.Array) -> jax.Array:
     w_o = self.w_o_HVD[...].astype(o_BLHV.dtype)
-    return jnp.einsum('BLHV,HVD->BLD', o_BLHV, w_o)
+    return linear.linear(o_BLHV, w_o, contract=2)

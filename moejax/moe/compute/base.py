@@ -84,6 +84,14 @@ class Compute(Protocol):
     ...
 
   @property
+  def rounds_weights(self) -> bool:
+    """Whether it rounds weights to the type of the tokens itself.
+
+    Then it takes the stored weights, and their gradient is not rounded.
+    """
+    ...
+
+  @property
   def equal_stages(self) -> Stages | None:
     """The stages, if every expert has equally many rows; else None."""
     ...

@@ -86,7 +86,12 @@ class Blocks:
           left -= number * rung
         return carry
 
-      return visit(expert, pieces, carry)
+      return jax.lax.cond(
+        size_E[expert] > 0,
+        lambda carry: visit(expert, pieces, carry),
+        lambda carry: carry,
+        carry,
+      )
 
     return jax.lax.fori_loop(0, num_experts, one, carry)
 

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from moejax.core import varying
+from moejax.core import linear, varying
 from moejax.moe import contract
 from moejax.moe.compute import base, blocks, permute
 
@@ -97,6 +97,10 @@ class CpuFusedCompute:
       weights['w_out_EFD'],
     )
     return base.ExpertOutput(out_TD, routing.expert_A < num_experts)
+
+  @property
+  def rounds_weights(self) -> bool:
+    return True
 
   @property
   def equal_stages(self) -> None:
@@ -205,8 +209,8 @@ def _fused_bwd(cut, kept, dout_TD):
       return (
         _add_rows(dx_TD, dx_BD, token_B),
         blocks.write(dweight_R, dweight_B, start),
-        dw_DF + blocks.dot(_tokens(x_TD, token_B), dz_BF, 0, 0),
-        dw_FD + blocks.dot(a_BF, dout_BD, 0, 0),
+        dw_DF + linear.over_rows_on_cpu(_tokens(x_TD, token_B), dz_BF),
+        dw_FD + linear.over_rows_on_cpu(a_BF, dout_BD),
       )
 
     dx_TD, dweight_R, dw_gate_up_EDF, dw_down_EFD = carry

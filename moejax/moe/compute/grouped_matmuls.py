@@ -18,7 +18,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from moejax.core import varying
+from moejax.core import linear, varying
 from moejax.moe.compute import (
   blocks,
   pallas_grouped_matmul,
@@ -140,7 +140,7 @@ def _blocked_bwd(cut, kept, dy_RF):
       dy_BF = blocks.read(dy_RF, start, length)
       dx_RD = blocks.write(dx_RD, blocks.dot(dy_BF, w_DF, 1, 1), start)
       x_BD = blocks.read(x_RD, start, length)
-      return dx_RD, dw_DF + blocks.dot(x_BD, dy_BF, 0, 0)
+      return dx_RD, dw_DF + linear.over_rows_on_cpu(x_BD, dy_BF)
 
     dx_RD, dw_EDF = carry
     dw_DF = varying.like(jnp.zeros(w_DF.shape, jnp.float32), x_RD)

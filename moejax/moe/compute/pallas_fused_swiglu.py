@@ -124,6 +124,10 @@ class PallasFusedCompute:
     )
 
   @property
+  def rounds_weights(self) -> bool:
+    return False
+
+  @property
   def equal_stages(self) -> None:
     return None
 

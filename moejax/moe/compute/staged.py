@@ -39,6 +39,10 @@ class StagedCompute:
     return base.ExpertOutput(out_TD, note.row_A < x_RD.shape[0])
 
   @property
+  def rounds_weights(self) -> bool:
+    return False
+
+  @property
   def equal_stages(self) -> base.Stages | None:
     return self if self.dispatcher.equal_groups else None
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import fields
+from moejax.core import fields, linear
 from moejax.moe.experts.base import Multiply
 
 
@@ -66,5 +66,7 @@ class AutonomousSwiGLU(fields.Checked):
 
   def dense(self, w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
     """All rows through one expert (E = 1): shared experts."""
-    gate_TF = x_TD @ w['w_down_EDR'][0] @ w['w_up_ERF'][0]
-    return (jax.nn.silu(gate_TF) * (x_TD @ w['w_p_EDF'][0])) @ w['w_out_EFD'][0]
+    low_TR = linear.linear(x_TD, w['w_down_EDR'][0])
+    gate_TF = linear.linear(low_TR, w['w_up_ERF'][0])
+    up_TF = linear.linear(x_TD, w['w_p_EDF'][0])
+    return linear.linear(jax.nn.silu(gate_TF) * up_TF, w['w_out_EFD'][0])

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import fields
+from moejax.core import fields, linear
 
 
 class Multiply(Protocol):
@@ -157,7 +157,7 @@ class TwoLayers(fields.Checked):
     """All rows through one expert (E = 1): shared experts, dense layers."""
     hidden = self._two_products if 'w_gate_EDF' in w else self._one_product
     h_TF = hidden(w, x_TD)
-    y_TD = h_TF @ w['w_out_EFD'][0]
+    y_TD = linear.linear(h_TF, w['w_out_EFD'][0])
     if self.bias:
       y_TD = y_TD + w['b_out_ED'][0].astype(y_TD.dtype)
     return y_TD
@@ -166,14 +166,15 @@ class TwoLayers(fields.Checked):
     """h_TF, with gate and up as one matmul."""
     name_w, name_b = self._names
     w_in = w[name_w][0]
-    h_TG = x_TD @ w_in.reshape(w_in.shape[0], -1)
+    h_TG = linear.linear(x_TD, w_in.reshape(w_in.shape[0], -1))
     if self.bias:
       h_TG = h_TG + w[name_b].reshape(-1).astype(h_TG.dtype)
     return self.activate(h_TG)
 
   def _two_products(self, w, x_TD):
     """h_TF, with gate and up as a matmul each: for `split_gate_up`."""
-    halves = [x_TD @ w[name][0] for name in ('w_gate_EDF', 'w_up_EDF')]
+    names = 'w_gate_EDF', 'w_up_EDF'
+    halves = [linear.linear(x_TD, w[name][0]) for name in names]
     if self.bias:
       b_2F = w['b_in_E2F'][0].astype(x_TD.dtype)
       halves = [h_TF + b_F for h_TF, b_F in zip(halves, b_2F, strict=True)]

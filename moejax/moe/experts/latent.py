@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from moejax.core import linear
+
 
 def init(
   key: jax.Array, width: int, latent: int, std: float
@@ -40,9 +42,9 @@ def init(
 
 def down(w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
   """The input of the experts, [T, Z]; x_TD itself without weights."""
-  return x_TD @ w['w_down_DZ'] if w else x_TD
+  return linear.linear(x_TD, w['w_down_DZ']) if w else x_TD
 
 
 def up(w: dict[str, jax.Array], y_TZ: jax.Array) -> jax.Array:
   """The experts' weighted sum at the model's width, [T, D]."""
-  return y_TZ @ w['w_up_ZD'] if w else y_TZ
+  return linear.linear(y_TZ, w['w_up_ZD']) if w else y_TZ
