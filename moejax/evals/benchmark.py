@@ -14,6 +14,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from moejax.core.errors import InputError
+
 Row = Mapping[str, Any]
 Values = dict[str, float]
 
@@ -41,6 +43,24 @@ class Choice:
   texts: tuple[str, ...] = ()
   group: str = ''
   unconditional: str | None = None
+
+  def __post_init__(self) -> None:
+    if len(self.contexts) != len(self.options):
+      raise InputError(
+        f'{len(self.contexts)} contexts for {len(self.options)} options: an '
+        'item needs one context for each option'
+      )
+    if not 0 <= self.answer < len(self.options):
+      raise InputError(
+        f'the answer is option {self.answer} of {len(self.options)}, counted '
+        'from 0: correct the answer of the row'
+      )
+    for number, option in enumerate(self.options):
+      if not option.strip():
+        raise InputError(
+          f'option {number} is empty: a likelihood needs text, so complete or '
+          'remove the row'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +133,12 @@ class Dataset:
 
   Attributes:
     hub: repository on the Hugging Face hub, such as 'Rowan/hellaswag'; '' if
-      the rows are the project's own.
+      the rows are not there: the project's own, or files of another site, which
+      the benchmark's note names.
     config: its configuration; '' for the only one.
+    configs: several configurations in place of one. Their rows are read one
+      after the other, and each gets its configuration's name as the column
+      `config`.
     split: the split that is scored.
     shots_split: the split that solved rows are taken from; '' if none.
     columns: the type of each column that is read.
@@ -127,6 +151,7 @@ class Dataset:
   columns: Mapping[str, type | tuple[type, ...]]
   shots_split: str = ''
   tfds: str = ''
+  configs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +169,12 @@ class Benchmark:
     header: row -> the text before the first solved row.
     first: whether the shots are the first rows of their split, the same for
       every item; else they are drawn for each.
+    shots_by_group: whether solved rows are taken from those of the item's group
+      alone, such as its subject.
+    group_mean: whether the score is the mean of the groups' scores, which all
+      count the same; else it is the mean over items.
+    arrange: what is done to the rows of a split together, before each of them
+      becomes an item; for example, rows about one article learn of each other.
     note: what the reader of a score should know, in a sentence.
   """
 
@@ -155,4 +186,7 @@ class Benchmark:
   between: str = '\n\n'
   header: Callable[[Row], str] = lambda _: ''
   first: bool = False
+  shots_by_group: bool = False
+  group_mean: bool = False
+  arrange: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
   note: str = ''
