@@ -80,21 +80,28 @@ class Cloze:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """A text to continue freely, and a judge of the continuation.
+  """A text to continue freely, and how its continuation is judged.
+
+  Exactly one of `judge` and `program` is set; moejax/evals/judges.py applies
+  them.
 
   Attributes:
     text: the prompt.
     judge: the values of a continuation, such as {'exact_match': 1.0}.
+    program: the Python program that judges a continuation by running: its value
+      is {'pass@1': 1.0} if it ends without an exception. It contains code that
+      a model wrote, so it runs only in moejax/evals/sandbox.py.
     stops: strings that end the continuation, which are cut off.
     max_tokens: most tokens of the continuation.
     group: as in `Choice`.
   """
 
   text: str
-  judge: Callable[[str], Values]
+  judge: Callable[[str], Values] | None = None
   stops: tuple[str, ...] = ()
   max_tokens: int = 256
   group: str = ''
+  program: Callable[[str], str] | None = None
 
 
 Item = Choice | Cloze | Prompt
@@ -175,6 +182,8 @@ class Benchmark:
       count the same; else it is the mean over items.
     arrange: what is done to the rows of a split together, before each of them
       becomes an item; for example, rows about one article learn of each other.
+    fixed: rows of the shots' split -> the rows that are shown for every item,
+      in their order, as many as `shots`; None: by `first`.
     note: what the reader of a score should know, in a sentence.
   """
 
@@ -189,4 +198,5 @@ class Benchmark:
   shots_by_group: bool = False
   group_mean: bool = False
   arrange: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
+  fixed: Callable[[Sequence[Row]], Sequence[Row]] | None = None
   note: str = ''
