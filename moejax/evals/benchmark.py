@@ -150,6 +150,8 @@ class Dataset:
     shots_split: the split that solved rows are taken from; '' if none.
     columns: the type of each column that is read.
     tfds: name in TensorFlow Datasets; '' if it is not there.
+    rows: split -> rows, where the project makes them itself; None if they are
+      read.
   """
 
   hub: str
@@ -159,6 +161,7 @@ class Dataset:
   shots_split: str = ''
   tfds: str = ''
   configs: tuple[str, ...] = ()
+  rows: Callable[[str], Sequence[Row]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

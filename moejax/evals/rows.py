@@ -1,0 +1,330 @@
+"""Rows of benchmarks: from a folder, the Hugging Face hub or TFDS, and checked.
+
+  --data=hub      the Hugging Face hub, by the package `datasets`
+  --data=tfds     TensorFlow Datasets
+  --data=FOLDER   files of a folder, local or gs://, in the published schema:
+                  FOLDER/hellaswag/validation.jsonl
+                  FOLDER/mmlu/anatomy/test.parquet    (a configuration each)
+                  FOLDER/ai2_arc/ARC-Easy/test-00000-of-00001.parquet
+                                                      (as the hub has them)
+
+A split is one file that ends in .jsonl, .json (a list of objects), .csv or
+.parquet, or the shards of a parquet file. Every problem with a row is an
+InputError of one line that names its place.
+"""
+
+import csv
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from moejax.core import errors
+from moejax.evals.benchmark import Dataset, Row
+
+# The column that names a row's configuration where a dataset has several.
+CONFIG = 'config'
+
+
+class Entry(NamedTuple):
+  """A row and its place.
+
+  Attributes:
+    where: the place, for messages: 'x/validation.jsonl:3'.
+    row: the columns.
+  """
+
+  where: str
+  row: Row
+
+
+def load(
+  name: str, dataset: Dataset, split: str, data: str, limit: int = 0
+) -> list[Entry]:
+  """The rows of a split, which have the columns of the dataset.
+
+  Args:
+    name: the benchmark's, for folders and messages.
+    dataset: where its rows are, and what they look like.
+    split: the split.
+    data: 'hub', 'tfds' or a folder; not used where the rows are made here.
+    limit: rows of each configuration that are taken; 0 for all.
+
+  Raises:
+    InputError: the rows cannot be read, there are none, or one lacks a column
+      or has a value of another type.
+  """
+  if dataset.rows is not None:
+    where = f'{name} {split} row '
+    made = enumerate(dataset.rows(split), 1)
+    entries = [Entry(f'{where}{i}', row) for i, row in made]
+    return entries[:limit] if limit else entries
+  source = SOURCES.get(data, _from_folder)
+  entries = []
+  for config, entry_rows in source(name, dataset, split, data):
+    for index, entry in enumerate(entry_rows):
+      if limit and index >= limit:
+        break
+      row = {CONFIG: config, **entry.row} if config else entry.row
+      checked = Entry(entry.where, row)
+      check(name, dataset, checked)
+      entries.append(checked)
+  if not entries:
+    raise errors.InputError(f'{name}: split {split!r} of {data} has no rows')
+  return entries
+
+
+def check(name: str, dataset: Dataset, entry: Entry) -> None:
+  """Raises InputError if a row lacks a column or has one of another type."""
+  for column, kind in dataset.columns.items():
+    if column not in entry.row:
+      raise errors.InputError(
+        f'{entry.where}: the row has no field {column!r}; rows of {name} have '
+        f'{", ".join(dataset.columns)}'
+      )
+    value = entry.row[column]
+    if not isinstance(value, kind):
+      kinds = kind if isinstance(kind, tuple) else (kind,)
+      raise errors.InputError(
+        f'{entry.where}: field {column!r} is {_shown(value)}, which is '
+        f'{type(value).__name__} and must be '
+        f'{" or ".join(k.__name__ for k in kinds)}'
+      )
+
+
+def _shown(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 40 else f'{text[:37]}...'
+
+
+# By configuration ('' for the only one), the entries of a split.
+Configs = Iterator[tuple[str, Iterator[Entry]]]
+
+
+# Folders
+
+
+def _from_folder(name: str, dataset: Dataset, split: str, data: str) -> Configs:
+  top = epath.Path(data)
+  if not top.is_dir():
+    raise errors.InputError(
+      f'--data={data}: there is no such folder; give one, or hub or tfds'
+    )
+  names = dict.fromkeys([name, dataset.hub.rpartition('/')[2]])
+  places = [top / n for n in names if n and (top / n).is_dir()]
+  if not places:
+    raise errors.InputError(
+      f'--data={data} has no folder {name!r}, for the rows of {name}'
+    )
+  for place in places:
+    if by_config := _by_config(place, dataset, split):
+      for config, paths in by_config.items():
+        yield config, _read(paths, dataset)
+      return
+  wanted = ', '.join(split + ending for ending in READERS)
+  folders = ', '.join(dataset.configs) or dataset.config
+  configs = f' (in folders {folders})' if folders else ''
+  raise errors.InputError(
+    f'{name}: {errors.shown(places[0])}{configs} has no split {split!r}: none '
+    f'of {wanted}, and no {split}-*-of-*.parquet'
+  )
+
+
+def _by_config(
+  place: epath.Path, dataset: Dataset, split: str
+) -> dict[str, list[epath.Path]]:
+  """Files of each configuration ('' for the only one); {} if some lack."""
+  if dataset.configs:
+    by_config = {c: _files_in(place / c, split) for c in dataset.configs}
+    return by_config if all(by_config.values()) else {}
+  folders = [place / dataset.config] if dataset.config else []
+  for folder in [*folders, place, place / 'data']:
+    if paths := _files_in(folder, split):
+      return {'': paths}
+  return {}
+
+
+def _files_in(folder: epath.Path, split: str) -> list[epath.Path]:
+  for ending in READERS:
+    if (path := folder / f'{split}{ending}').exists():
+      return [path]
+  shards = folder.glob(f'{split}-*-of-*.parquet') if folder.is_dir() else ()
+  return sorted(shards)
+
+
+def _read(paths: Sequence[epath.Path], dataset: Dataset) -> Iterator[Entry]:
+  for path in paths:
+    yield from READERS[path.suffix](path, dataset)
+
+
+def _read_jsonl(path: epath.Path, dataset: Dataset) -> Iterator[Entry]:
+  del dataset
+  for number, line in enumerate(_text(path).split('\n'), 1):
+    if line.strip():
+      where = f'{errors.shown(path)}:{number}'
+      yield Entry(where, _object(where, _json(where, line)))
+
+
+def _read_json(path: epath.Path, dataset: Dataset) -> Iterator[Entry]:
+  del dataset
+  where = errors.shown(path)
+  listed = _json(where, _text(path))
+  if not isinstance(listed, list):
+    raise errors.InputError(f'{where} must be a list of objects')
+  for number, value in enumerate(listed, 1):
+    place = f'{where} row {number}'
+    yield Entry(place, _object(place, value))
+
+
+def _read_csv(path: epath.Path, dataset: Dataset) -> Iterator[Entry]:
+  """Rows of a .csv file with a header; cells of other types are JSON."""
+  reader = csv.DictReader(io.StringIO(_text(path)))
+  for row in reader:
+    where = f'{errors.shown(path)}:{reader.line_num}'
+    if None in row or None in row.values():
+      raise errors.InputError(
+        f'{where}: the row has not as many cells as the header'
+      )
+    yield Entry(
+      where,
+      {k: _cell(v, dataset.columns.get(k, str)) for k, v in row.items()},
+    )
+
+
+def _cell(text: str, kind: type | tuple[type, ...]) -> Any:
+  """A cell as a value of its column's type; the text itself if it is none."""
+  if issubclass(str, kind):
+    return text
+  try:
+    return json.loads(text)
+  except ValueError:
+    return text
+
+
+def _read_parquet(path: epath.Path, dataset: Dataset) -> Iterator[Entry]:
+  del dataset
+  import pyarrow
+  import pyarrow.parquet
+
+  where = errors.shown(path)
+  try:
+    table = pyarrow.parquet.read_table(io.BytesIO(path.read_bytes()))
+  except (pyarrow.ArrowException, OSError) as e:
+    raise errors.InputError(
+      f'{where} is not a whole parquet file ({str(e).splitlines()[0]})'
+    ) from None
+  for number, row in enumerate(table.to_pylist(), 1):
+    yield Entry(f'{where} row {number}', row)
+
+
+READERS: dict[str, Callable[[epath.Path, Dataset], Iterator[Entry]]] = {
+  '.jsonl': _read_jsonl,
+  '.json': _read_json,
+  '.csv': _read_csv,
+  '.parquet': _read_parquet,
+}
+
+
+def _text(path: epath.Path) -> str:
+  try:
+    return path.read_bytes().decode('utf-8-sig')
+  except UnicodeDecodeError as e:
+    raise errors.InputError(
+      f'{errors.shown(path)} is not UTF-8 at byte {e.start}'
+    ) from None
+
+
+def _json(where: str, text: str) -> Any:
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError) as e:
+    raise errors.InputError(f'{where}: not JSON ({e})') from None
+
+
+def _object(where: str, value: Any) -> Row:
+  if not isinstance(value, dict):
+    raise errors.InputError(f'{where}: not a JSON object')
+  return value
+
+
+# Hosted collections
+
+
+def _from_hub(name: str, dataset: Dataset, split: str, data: str) -> Configs:
+  del data
+  try:
+    import datasets
+  except ImportError:
+    raise errors.InputError(
+      '--data=hub needs the package datasets: pip install datasets, or give '
+      '--data=FOLDER'
+    ) from None
+
+  def read(work: Callable[[], Any]) -> Any:
+    try:
+      return work()
+    except Exception as e:  # noqa: BLE001 (whatever the network raises)
+      raise errors.InputError(
+        f'{name}: {dataset.hub} cannot be read from the Hugging Face hub '
+        f'({_first_line(e)}); where there is no network, put its files in a '
+        'folder and give --data=FOLDER'
+      ) from None
+
+  for config in dataset.configs or (dataset.config,):
+    loaded = read(
+      functools.partial(
+        datasets.load_dataset, dataset.hub, config or None, split=split
+      )
+    )
+    place = f'{dataset.hub} {config} {split}'.replace('  ', ' ')
+    yield config if dataset.configs else '', _numbered(place, loaded)
+
+
+def _from_tfds(name: str, dataset: Dataset, split: str, data: str) -> Configs:
+  del data
+  if not dataset.tfds:
+    raise errors.InputError(
+      f'{name} is not in TensorFlow Datasets; give --data=hub or --data=FOLDER'
+    )
+  try:
+    import tensorflow_datasets as tfds
+
+    loaded = tfds.as_numpy(tfds.load(dataset.tfds, split=split))
+  except Exception as e:  # noqa: BLE001 (whatever the network raises)
+    raise errors.InputError(
+      f'{name}: {dataset.tfds} cannot be read from TensorFlow Datasets '
+      f'({_first_line(e)}); prepare it where there is a network, or give '
+      '--data=FOLDER'
+    ) from None
+  yield '', _numbered(f'{dataset.tfds} {split}', map(_plain, loaded))
+
+
+def _numbered(place: str, loaded: Any) -> Iterator[Entry]:
+  for number, row in enumerate(loaded, 1):
+    yield Entry(f'{place} row {number}', row)
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _plain(value: Any) -> Any:
+  """Bytes as text, arrays as lists: the types of the other sources."""
+  if isinstance(value, bytes):
+    return value.decode()
+  if isinstance(value, dict):
+    return {k: _plain(v) for k, v in value.items()}
+  if hasattr(value, 'tolist'):
+    return _plain(value.tolist())
+  if isinstance(value, list):
+    return [_plain(v) for v in value]
+  return value
+
+
+SOURCES: dict[str, Callable[[str, Dataset, str, str], Configs]] = {
+  'hub': _from_hub,
+  'tfds': _from_tfds,
+}

@@ -1,0 +1,204 @@
+"""Rows of benchmarks: every kind of source, and every problem with a row."""
+
+import csv
+import json
+import sys
+import types
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moejax.core import errors
+from moejax.evals import rows
+from moejax.evals.benchmark import Dataset
+
+COLUMNS = {'question': str, 'options': list, 'answer': int}
+ROWS = [
+  {'question': 'One?', 'options': ['a', 'b'], 'answer': 0},
+  {'question': 'Zwei, „drei“?', 'options': ['ä', 'ö'], 'answer': 1},
+]
+
+
+def _dataset(config='', **more):
+  return Dataset('people/quiz', config, 'test', COLUMNS, **more)
+
+
+def _write_jsonl(path):
+  path.write_text('\n'.join(json.dumps(r) for r in ROWS) + '\n')
+
+
+def _write_json(path):
+  path.write_text(json.dumps(ROWS, indent=2))
+
+
+def _write_csv(path):
+  with path.open('w', newline='') as file:
+    writer = csv.DictWriter(file, COLUMNS)
+    writer.writeheader()
+    for row in ROWS:
+      writer.writerow({**row, 'options': json.dumps(row['options'])})
+
+
+def _write_parquet(path, part=ROWS):
+  pq.write_table(pa.Table.from_pylist(part), path)
+
+
+WRITERS = {
+  '.jsonl': _write_jsonl,
+  '.json': _write_json,
+  '.csv': _write_csv,
+  '.parquet': _write_parquet,
+}
+
+
+def _load(data, dataset=None, limit=0):
+  dataset = dataset or _dataset()
+  return rows.load('quiz', dataset, 'test', str(data), limit)
+
+
+@pytest.mark.parametrize('ending', rows.READERS)
+def test_a_kind_of_file_gives_the_rows_with_their_types(ending, tmp_path):
+  (tmp_path / 'quiz').mkdir()
+  WRITERS[ending](tmp_path / 'quiz' / f'test{ending}')
+  loaded = _load(tmp_path)
+  assert [entry.row for entry in loaded] == ROWS
+  assert all(f'quiz/test{ending}' in entry.where for entry in loaded)
+  assert [entry.row for entry in _load(tmp_path, limit=1)] == ROWS[:1]
+
+
+def test_a_folder_as_the_hub_has_it_is_read(tmp_path):
+  place = tmp_path / 'quiz' / 'easy'
+  place.mkdir(parents=True)
+  for i, row in enumerate(ROWS):
+    _write_parquet(place / f'test-0000{i}-of-00002.parquet', [row])
+  other = Dataset('people/quiz', 'easy', 'test', COLUMNS)
+  loaded = rows.load('quiz_easy', other, 'test', str(tmp_path))
+  assert [entry.row for entry in loaded] == ROWS
+
+
+def test_rows_of_several_configurations_name_theirs(tmp_path):
+  for config, row in zip(('b', 'a'), ROWS, strict=True):
+    (tmp_path / 'quiz' / config).mkdir(parents=True)
+    _write_parquet(tmp_path / 'quiz' / config / 'test.parquet', [row])
+  both = [{'config': 'b', **ROWS[0]}, {'config': 'a', **ROWS[1]}]
+  loaded = _load(tmp_path, _dataset(configs=('b', 'a')))
+  assert [e.row for e in loaded] == both
+  assert [e.row for e in _load(tmp_path, _dataset('b'))] == ROWS[:1]
+  with pytest.raises(errors.InputError, match=r'\(in folders b, c\) has no'):
+    _load(tmp_path, _dataset(configs=('b', 'c')))
+
+
+def _row(**changes):
+  row = {**ROWS[0], **changes}
+  return json.dumps({k: v for k, v in row.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+  ('text', 'words'),
+  [
+    (
+      f'{_row()}\n{_row(options=None)}',
+      "test.jsonl:2: the row has no field 'options'; rows of quiz have "
+      'question, options, answer',
+    ),
+    (
+      f'\n{_row(answer="1")}',
+      "test.jsonl:2: field 'answer' is '1', which is str and must be int",
+    ),
+    ('{"question": "cut', 'test.jsonl:1: not JSON'),
+    ('[1]', 'test.jsonl:1: not a JSON object'),
+    ('', "split 'test' of"),
+  ],
+)
+def test_a_bad_row_is_named(text, words, tmp_path):
+  (tmp_path / 'quiz').mkdir()
+  (tmp_path / 'quiz' / 'test.jsonl').write_text(text)
+  with pytest.raises(errors.InputError) as error:
+    _load(tmp_path)
+  assert words in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
+  with pytest.raises(errors.InputError, match='there is no such folder'):
+    _load(tmp_path / 'nowhere')
+  with pytest.raises(errors.InputError, match="has no folder 'quiz'"):
+    _load(tmp_path)
+  (tmp_path / 'quiz').mkdir()
+  with pytest.raises(errors.InputError, match='no split .test.: none'):
+    _load(tmp_path)
+  (tmp_path / 'quiz' / 'test.parquet').write_bytes(b'PAR1')
+  with pytest.raises(errors.InputError, match='not a whole parquet file'):
+    _load(tmp_path)
+  (tmp_path / 'quiz' / 'test.parquet').unlink()
+  (tmp_path / 'quiz' / 'test.csv').write_text('question,options\nx\n')
+  with pytest.raises(errors.InputError, match='csv:2: the row has not as many'):
+    _load(tmp_path)
+  (tmp_path / 'quiz' / 'test.csv').write_bytes(b'question\n\xff\n')
+  with pytest.raises(errors.InputError, match='is not UTF-8 at byte 9'):
+    _load(tmp_path)
+
+
+def _hub(monkeypatch, load):
+  module = types.SimpleNamespace(load_dataset=load)
+  monkeypatch.setitem(sys.modules, 'datasets', module)
+
+
+def test_the_hub_is_asked_for_each_configuration(monkeypatch):
+  asked = []
+
+  def load(hub, config, *, split):
+    asked.append((hub, config, split))
+    return iter(ROWS)
+
+  _hub(monkeypatch, load)
+  assert [e.row for e in _load('hub')] == ROWS
+  loaded = _load('hub', _dataset(configs=('b', 'a')), limit=1)
+  assert [e.row['config'] for e in loaded] == ['b', 'a']
+  assert loaded[0].where == 'people/quiz b test row 1'
+  assert asked == [
+    ('people/quiz', None, 'test'),
+    ('people/quiz', 'b', 'test'),
+    ('people/quiz', 'a', 'test'),
+  ]
+
+
+def test_without_a_network_the_hub_is_one_line(monkeypatch):
+  def load(*_, **__):
+    raise ConnectionError('no route\nand more')
+
+  _hub(monkeypatch, load)
+  with pytest.raises(errors.InputError) as error:
+    _load('hub')
+  assert 'people/quiz cannot be read from the Hugging Face hub (no route)' in (
+    str(error.value)
+  )
+  monkeypatch.setitem(sys.modules, 'datasets', None)
+  with pytest.raises(errors.InputError, match='pip install datasets'):
+    _load('hub')
+
+
+def test_rows_of_tfds_have_the_types_of_the_others(monkeypatch):
+  import numpy as np
+
+  raw = [
+    {
+      'question': r['question'].encode(),
+      'options': np.array([o.encode() for o in r['options']], object),
+      'answer': np.int64(r['answer']),
+    }
+    for r in ROWS
+  ]
+  module = types.SimpleNamespace(
+    load=lambda name, split: raw, as_numpy=lambda x: x
+  )
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', module)
+  assert [e.row for e in _load('tfds', _dataset(tfds='quiz'))] == ROWS
+  with pytest.raises(errors.InputError, match='not in TensorFlow Datasets'):
+    _load('tfds')
+
+
+def test_a_dataset_may_make_its_rows():
+  made = _dataset(rows=lambda split: [{'split': split}] * 3)
+  assert [e.row for e in _load('hub', made, limit=2)] == [{'split': 'test'}] * 2
