@@ -90,6 +90,7 @@ def build(
     folder=cache_dir(data_config),
     max_documents=data_config.max_documents,
     report=_notes_once(report),
+    packing=data_config.packing,
   )
   listed = [
     _domain(task, rate, request) for task, rate in _tasks_and_rates(data_config)

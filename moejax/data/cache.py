@@ -18,6 +18,7 @@ lock, and the modification time of its `meta.json` is when it was last opened.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -92,6 +93,8 @@ class Meta:
     num_bytes: UTF-8 bytes of their text.
     notes: lines for the user about the text, such as bad lines left out.
     shards: the files, in order.
+    num_cut: documents that are in more than one row; None in caches of
+      versions that did not count them.
   """
 
   spec: dict[str, Any]
@@ -104,6 +107,12 @@ class Meta:
   num_bytes: int
   notes: tuple[str, ...]
   shards: tuple[Shard, ...]
+  num_cut: int | None = None
+
+  @property
+  def share_of_text(self) -> float:
+    """The share of the rows' tokens that are text, not padding."""
+    return self.num_tokens / max(1, self.num_rows * self.length)
 
   def to_json(self) -> str:
     """The text of `meta.json`, with a checksum of itself."""
@@ -216,6 +225,18 @@ class RowCache:
         raise self._damaged(shard.file, e.strerror or str(e)) from None
       if digest != shard.sha256:
         raise self._damaged(shard.file, 'has another checksum than was written')
+
+
+def unwritable(e: OSError, folder: pathlib.Path) -> errors.InputError:
+  """The error that a cache cannot be written, and what to do about it."""
+  if e.errno in {errno.ENOSPC, errno.EDQUOT}:
+    return errors.InputError(
+      f'no space left in {folder}: make room, or set data.cache_dir, and run '
+      'again; finished parts are kept'
+    )
+  return errors.InputError(
+    f'data.cache_dir={str(folder)!r} cannot be written: {e.strerror or e}'
+  )
 
 
 def _open_shard(

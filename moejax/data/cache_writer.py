@@ -16,7 +16,6 @@ Stages:
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import hashlib
 import itertools
@@ -31,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from moejax.core import errors, files, locks
-from moejax.data import cache, features, long_text, seqio_bridge
+from moejax.data import cache, features, long_text, packings, seqio_bridge
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
@@ -71,6 +70,7 @@ class Request:
     max_documents: limit on the documents of each split; 0 means no limit.
     report: called with a Progress about once a second of work.
     rows_per_shard: 0 means as many as 128 MB hold.
+    packing: an entry of `packings.PACKINGS`.
   """
 
   vocab: vocabs.Vocab
@@ -79,6 +79,7 @@ class Request:
   max_documents: int = 0
   report: Callable[[Progress], None] = lambda _: None
   rows_per_shard: int = 0
+  packing: packings.Packing = packings.Sequential()
 
   @functools.cached_property
   def sums(self) -> sums_lib.Sums:
@@ -169,7 +170,7 @@ def make(text: TextSource, split: str, request: Request) -> cache.RowCache:
         if not path.exists():  # or another process has just made it
           _Writer(text, split, request, spec, path).run()
     except OSError as e:
-      raise _os_error(e, request.folder) from e
+      raise cache.unwritable(e, request.folder) from e
   rows = cache.RowCache(path, request.vocab.first_id)
   name = f'{text.name} {split}'
   done = Progress(name, rows.meta.num_documents, rows.num_tokens, done=True)
@@ -193,6 +194,7 @@ def _spec(
     'length': request.length,
     'max_documents': request.max_documents,
     'rows_per_shard': request.rows_per_shard,
+    **request.packing.identity(),
   }
 
 
@@ -214,17 +216,6 @@ def _former(
     return None
   path = request.folder / _name(_spec(text, split, request, identity))
   return path if path.exists() else None
-
-
-def _os_error(e: OSError, folder: pathlib.Path) -> errors.InputError:
-  if e.errno in {errno.ENOSPC, errno.EDQUOT}:
-    return errors.InputError(
-      f'no space left in {folder}: make room, or set data.cache_dir, and run '
-      'again; finished parts are kept'
-    )
-  return errors.InputError(
-    f'data.cache_dir={str(folder)!r} cannot be written: {e.strerror or e}'
-  )
 
 
 @contextlib.contextmanager
@@ -255,6 +246,9 @@ class _State:
 
   documents: int = 0  # packed whole
   offset: int = 0  # tokens of the next document that are packed
+  rows: int = 0  # rows behind them that are packed
+  cut: int = 0  # documents in more than one row
+  num_read: int = 0  # documents read, of which some may not be packed yet
   num_tokens: int = 0  # targets written
   num_documents: int = 0  # documents read that are not empty
   num_bytes: int = 0  # UTF-8 bytes of their text
@@ -296,16 +290,18 @@ class _Writer:
     self.partial.mkdir(exist_ok=True)
     state, request = self.state, self.request
     request.report(Progress(self.name, state.num_documents, state.num_tokens))
-    blocks = features.pack(
+    blocks = request.packing.pack(
       self._ids(),
       request.length,
       rows_per_block=request.rows_per_block(),
-      start=features.Position(state.documents, state.offset),
+      start=features.Position(
+        state.documents, state.offset, state.rows, state.cut
+      ),
     )
     while (first := next(blocks, None)) is not None:
       more = itertools.islice(blocks, request.blocks_per_shard() - 1)
       shard, position = self._shard(itertools.chain([first], more))
-      state.documents, state.offset = position
+      state.documents, state.offset, state.rows, state.cut = position
       state.shards.append(dataclasses.asdict(shard))
       text = json.dumps(dataclasses.asdict(state))
       files.atomic_write_text(self.partial / PROGRESS, text)
@@ -320,20 +316,25 @@ class _Writer:
     state, request = self.state, self.request
     limit = request.max_documents
     left = max(0, limit - state.documents) if limit else None
-    counted = state.offset > 0  # of an interrupted document, the state has them
+    # Documents that were read before an interruption are counted already. Of
+    # an earlier version's state, this is the document in progress.
+    counted = max(state.num_read, state.documents + (state.offset > 0))
     # Closing reports the documents left out, even if the limit ends the loop.
     with contextlib.closing(
       self.text.documents(
         self.split, request.vocab, skip=state.documents, note=self._note
       )
     ) as documents:
-      for ids_T, num_bytes in itertools.islice(documents, left):
+      for number, (ids_T, num_bytes) in enumerate(
+        itertools.islice(documents, left), state.documents
+      ):
+        state.num_read = max(state.num_read, number + 1)
         if isinstance(ids_T, np.ndarray) and len(ids_T) <= 1:
           # An empty document would only teach that texts may be empty. It still
           # counts among the documents that a resumed writer skips.
           yield ids_T[:0]
         else:
-          if not counted:
+          if number >= counted:
             state.num_documents += 1
             state.num_bytes += num_bytes
           yield (
@@ -341,7 +342,6 @@ class _Writer:
             if isinstance(ids_T, np.ndarray)
             else map(self._checked, ids_T)
           )
-        counted = False
 
   def _checked(self, ids_T: np.ndarray) -> np.ndarray:
     low, high = ids_T.min(), ids_T.max()
@@ -394,6 +394,7 @@ class _Writer:
       num_tokens=state.num_tokens,
       num_documents=state.num_documents,
       num_bytes=state.num_bytes,
+      num_cut=state.cut,
       notes=tuple(self.notes),
       shards=tuple(cache.Shard(**shard) for shard in state.shards),
     )

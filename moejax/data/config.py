@@ -4,7 +4,7 @@ import dataclasses
 
 from moejax.core import errors, fields, resume
 from moejax.data import files as files_lib
-from moejax.data import mixtures
+from moejax.data import mixtures, packings
 from moejax.data import vocab as vocabs
 
 
@@ -24,6 +24,7 @@ class DataConfig(fields.Checked):
       whole of a .txt file.
     vocab: the tokenizer.
     sequence_length: L, the tokens of a row.
+    packing: how documents become rows; best_fit cuts fewer of them.
     max_documents: limit on the documents of each split of each task; 0 means
       no limit.
     cache_dir: the folder of packed rows; '' means $MOEJAX_CACHE or, if that is
@@ -42,6 +43,9 @@ class DataConfig(fields.Checked):
   )
   vocab: vocabs.Vocab = fields.choice(vocabs.VOCABS, vocabs.SentencePiece())
   sequence_length: int = fields.number(256, at_least=2)
+  packing: packings.Packing = resume.key(
+    resume.TEXT, fields.choice(packings.PACKINGS, packings.Sequential())
+  )
   max_documents: int = resume.key(
     resume.TEXT, fields.number(0, at_least=0, note='0: all')
   )

@@ -26,10 +26,15 @@ class Position(NamedTuple):
   Attributes:
     documents: documents that have been packed whole.
     offset: tokens of the next document that have been packed.
+    rows: rows behind these tokens that have been made; 0 if a packer makes
+      rows in the order of the text.
+    cut: those of the documents that are in more than one row.
   """
 
   documents: int = 0
   offset: int = 0
+  rows: int = 0
+  cut: int = 0
 
 
 def row_dtype(length: int, vocab_size: int) -> np.dtype:
@@ -83,10 +88,12 @@ def pack(
   """
   room = rows_per_block * length
   pieces, held = [], 0
-  done, used = start
+  done, used, _, cut = start
   for document in documents:
     skip = used
-    for array, begins, ends in _arrays(document):
+    # The rest of a document that was cut is cut, however short it is.
+    fits = skip if skip else length - held % length
+    for array, begins, ends in arrays(document):
       at = min(skip, len(array))
       skip -= at
       # Pieces are cut to the room left in the block, so each token is copied
@@ -98,11 +105,12 @@ def pack(
         used += len(piece)
         held += len(piece)
         if held == room:
-          whole = ends and at == len(array)
-          after = Position(done + 1, 0) if whole else Position(done, used)
+          after = Position(done, used, cut=cut)
+          if ends and at == len(array):
+            after = Position(done + 1, cut=cut + (used > fits))
           yield _fold(*_join(pieces), length), after
           pieces, held = [], 0
-    done, used = done + 1, 0
+    done, used, cut = done + 1, 0, cut + (used > fits)
   if held:
     flat, first = _join(pieces)
     padding = -len(flat) % length
@@ -111,10 +119,10 @@ def pack(
     )
     if padding:
       rows.segment_NL[-1, -padding:] = 0
-    yield rows, Position(done, 0)
+    yield rows, Position(done, cut=cut)
 
 
-def _arrays(
+def arrays(
   document: np.ndarray | Iterator[np.ndarray],
 ) -> Iterator[tuple[np.ndarray, bool, bool]]:
   """(array, whether it is the first, whether it is the last) of a document."""

@@ -51,11 +51,16 @@ def progress(
 
 
 def contents(data: build.Data) -> Table:
-  """Documents, bytes, tokens and rows of each split."""
+  """Documents, bytes, tokens and rows of each split, and how they are packed.
+
+  `text` is the share of the rows' tokens that are text; the rest is padding.
+  `cut` is the share of the documents that are in more than one row.
+  """
   table = Table(box=rich.box.SIMPLE_HEAD)
   table.add_column('domain', no_wrap=True)
   table.add_column('split', no_wrap=True)
-  for name in ('documents', 'bytes', 'tokens', f'rows of {data.length}'):
+  rows = f'rows of {data.length}'
+  for name in ('documents', 'bytes', 'tokens', rows, 'text', 'cut'):
     table.add_column(name, justify='right', no_wrap=True)
   for name, domain in data.domains.items():
     for split in domain.task.splits:
@@ -66,8 +71,18 @@ def contents(data: build.Data) -> Table:
         meta.num_tokens,
         meta.num_rows,
       )
-      table.add_row(name, split, *(f'{count:,}' for count in counts))
+      table.add_row(
+        name,
+        split,
+        *(f'{count:,}' for count in counts),
+        f'{meta.share_of_text:.2%}',
+        '-' if meta.num_cut is None else _share(meta.num_cut, counts[0]),
+      )
   return table
+
+
+def _share(part: int, whole: int) -> str:
+  return f'{part / max(1, whole):.1%}'
 
 
 def unused(entries: Sequence[prune.CacheEntry], now: float) -> Table:
