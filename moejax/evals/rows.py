@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from moejax.core import errors
+from moejax.evals import items
 from moejax.evals.benchmark import Dataset, Row
 
 # The column that names a row's configuration where a dataset has several.
@@ -41,9 +42,7 @@ class Entry(NamedTuple):
   row: Row
 
 
-def load(
-  name: str, dataset: Dataset, split: str, data: str, limit: int = 0
-) -> list[Entry]:
+def load(name: str, dataset: Dataset, split: str, data: str) -> list[Entry]:
   """The rows of a split, which have the columns of the dataset.
 
   Args:
@@ -51,53 +50,27 @@ def load(
     dataset: where its rows are, and what they look like.
     split: the split.
     data: 'hub', 'tfds' or a folder; not used where the rows are made here.
-    limit: rows of each configuration that are taken; 0 for all.
 
   Raises:
     InputError: the rows cannot be read, there are none, or one lacks a column
       or has a value of another type.
   """
   if dataset.rows is not None:
-    where = f'{name} {split} row '
     made = enumerate(dataset.rows(split), 1)
-    entries = [Entry(f'{where}{i}', row) for i, row in made]
-    return entries[:limit] if limit else entries
+    return [Entry(f'{name} {split} row {i}', row) for i, row in made]
   source = SOURCES.get(data, _from_folder)
   entries = []
   for config, entry_rows in source(name, dataset, split, data):
-    for index, entry in enumerate(entry_rows):
-      if limit and index >= limit:
-        break
-      row = {CONFIG: config, **entry.row} if config else entry.row
-      checked = Entry(entry.where, row)
-      check(name, dataset, checked)
-      entries.append(checked)
+    for where, row in entry_rows:
+      whole = {CONFIG: config, **row} if config else row
+      try:
+        items.check_row(dataset, whole)
+      except errors.InputError as e:
+        raise errors.InputError(f'{where}: {e}') from None
+      entries.append(Entry(where, whole))
   if not entries:
     raise errors.InputError(f'{name}: split {split!r} of {data} has no rows')
   return entries
-
-
-def check(name: str, dataset: Dataset, entry: Entry) -> None:
-  """Raises InputError if a row lacks a column or has one of another type."""
-  for column, kind in dataset.columns.items():
-    if column not in entry.row:
-      raise errors.InputError(
-        f'{entry.where}: the row has no field {column!r}; rows of {name} have '
-        f'{", ".join(dataset.columns)}'
-      )
-    value = entry.row[column]
-    if not isinstance(value, kind):
-      kinds = kind if isinstance(kind, tuple) else (kind,)
-      raise errors.InputError(
-        f'{entry.where}: field {column!r} is {_shown(value)}, which is '
-        f'{type(value).__name__} and must be '
-        f'{" or ".join(k.__name__ for k in kinds)}'
-      )
-
-
-def _shown(value: Any) -> str:
-  text = repr(value)
-  return text if len(text) <= 40 else f'{text[:37]}...'
 
 
 # By configuration ('' for the only one), the entries of a split.
