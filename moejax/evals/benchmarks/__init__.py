@@ -1,15 +1,67 @@
 """BENCHMARKS: every benchmark by its name, and SUITES of them as papers ask.
 
 The entries of BENCHMARKS follow the conventions of EleutherAI's evaluation
-harness. A suite changes what its paper asks otherwise: prompt, number of solved
-rows, normalisation.
+harness, and have its names. A suite changes what its paper asks otherwise:
+prompt, number of solved rows, normalisation.
 
 To add one: its rows' columns and its items in a file here, a line in the table,
 and a test with rows and a score worked by hand.
 """
 
+from collections import ChainMap
+from collections.abc import Mapping
+
 from moejax.evals.benchmark import Benchmark
+from moejax.evals.benchmarks import (
+  chinese,
+  cloze,
+  commonsense,
+  grammar,
+  reading,
+  subjects,
+)
 
-BENCHMARKS: dict[str, Benchmark] = {}
+BENCHMARKS: dict[str, Benchmark] = {
+  'arc_challenge': commonsense.ARC_CHALLENGE,
+  'arc_easy': commonsense.ARC_EASY,
+  'blimp': grammar.BLIMP,
+  'boolq': reading.BOOLQ,
+  'cbt': cloze.CBT,
+  'ceval': chinese.CEVAL,
+  'chid': chinese.CHID,
+  'cmmlu': chinese.CMMLU,
+  'commonsense_qa': commonsense.COMMONSENSE_QA,
+  'hellaswag': commonsense.HELLASWAG,
+  'lambada_openai': cloze.LAMBADA_OPENAI,
+  'mmlu': subjects.MMLU,
+  'openbookqa': commonsense.OPENBOOKQA,
+  'piqa': commonsense.PIQA,
+  'race': reading.RACE,
+  'race_high': reading.RACE_HIGH,
+  'race_middle': reading.RACE_MIDDLE,
+  'social_iqa': commonsense.SOCIAL_IQA,
+  'winogrande': commonsense.WINOGRANDE,
+}
 
-SUITES: dict[str, dict[str, Benchmark]] = {'lm_eval': BENCHMARKS}
+
+def suite(*families: Mapping[str, Benchmark]) -> dict[str, Benchmark]:
+  """The benchmarks of several families by name, in alphabetical order."""
+  return dict(sorted(ChainMap(*map(dict, families)).items()))
+
+
+SUITES: dict[str, dict[str, Benchmark]] = {
+  'deepseekmoe': suite(
+    chinese.DEEPSEEKMOE,
+    commonsense.DEEPSEEKMOE,
+    reading.DEEPSEEKMOE,
+    subjects.DEEPSEEKMOE,
+  ),
+  'libmoe': suite(
+    cloze.LIBMOE,
+    commonsense.LIBMOE,
+    grammar.LIBMOE,
+    reading.LIBMOE,
+    subjects.LIBMOE,
+  ),
+  'lm_eval': BENCHMARKS,
+}
