@@ -157,6 +157,20 @@ class Decoder(nnx.Module):
       length_B: int32, number of tokens of each row's whole text; None means
         that the texts end with the new tokens.
     """
+    x_BLD, cache = self.advance(
+      token_BL, position_BL, valid_BL, cache, length_B
+    )
+    return self.logits(x_BLD), cache
+
+  def advance(
+    self,
+    token_BL: jax.Array,
+    position_BL: jax.Array,
+    valid_BL: jax.Array,
+    cache: KVCache,
+    length_B: jax.Array | None = None,
+  ) -> tuple[jax.Array, KVCache]:
+    """As `step`, with normalised hidden states x_BLD in place of logits."""
     segment_BL = valid_BL.astype(jnp.int32)
     row_B1 = jnp.arange(token_BL.shape[0], dtype=jnp.int32)[:, None]
     index_BL = row_B1 * self.config.max_length + position_BL
@@ -164,7 +178,7 @@ class Decoder(nnx.Module):
       token_BL, segment_BL, position_BL, index_BL, length_B
     )
     x_BLD, cache = self.trunk.step(self.embed(token_BL), tokens, cache)
-    return self.logits(self.norm(x_BLD)), cache
+    return self.norm(x_BLD), cache
 
   def embed(self, token_BL: jax.Array) -> jax.Array:
     """x_BLD of tokens, in the compute type."""

@@ -1,0 +1,148 @@
+"""Continues prompts until a stop string, in batches, the longest first."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from moejax.core import errors
+from moejax.data.vocab import Vocab
+from moejax.evals import generate as generation
+from moejax.evals.sampling import Sampling
+from moejax.evals.subject import Track, untracked
+from moejax.model.build import Model, Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """A prompt to continue.
+
+  Attributes:
+    ids: ids of the prompt, with its start token.
+    stops: strings that end the continuation, which are cut off.
+    max_tokens: most new tokens.
+  """
+
+  ids: tuple[int, ...]
+  stops: tuple[str, ...]
+  max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How all prompts are continued.
+
+  Attributes:
+    sampling: how the next token is chosen.
+    end_ids: ids that end a text.
+    seed: seed of sampling.
+    rows: prompts of a batch.
+  """
+
+  sampling: Sampling
+  end_ids: tuple[int, ...]
+  seed: int = 0
+  rows: int = 32
+
+
+def check(stops: Sequence[str], max_tokens: int) -> None:
+  """Raises InputError if a continuation cannot end so."""
+  if '' in stops:
+    raise errors.InputError(
+      f'stop strings {stops!r}: a stop string must have a character; leave an '
+      'empty one out'
+    )
+  if max_tokens < 1:
+    raise errors.InputError(f'max_tokens={max_tokens} must be >= 1')
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+  """The text before the first of the stop strings; all of it without one.
+
+  Example, stops ('.', '!'):  'a!b.c' becomes 'a'
+  """
+  for stop in stops:
+    text = text.split(stop)[0]
+  return text
+
+
+def generate(
+  model: Model,
+  weights: Weights,
+  vocab: Vocab,
+  requests: Sequence[Request],
+  settings: Settings,
+  *,
+  track: Track = untracked,
+) -> list[str]:
+  """The continuation of each prompt, in their order; see `Request`.
+
+  A sampled continuation depends on the seed and on the index of its prompt
+  within the batch.
+
+  Args:
+    model: the network.
+    weights: its weights.
+    vocab: its vocabulary.
+    requests: the prompts.
+    settings: how they are continued.
+    track: shows the progress through prompts.
+  """
+  longest_first = sorted(
+    range(len(requests)), key=lambda i: -len(requests[i].ids)
+  )
+  shown = track(range(len(requests)), 'Generating', len(requests))
+  texts = [''] * len(requests)
+  for at in range(0, len(requests), settings.rows):
+    indices = longest_first[at : at + settings.rows]
+    batch = [requests[i] for i in indices]
+    seed = settings.seed + at
+    answers = _batch(model, weights, vocab, batch, settings, seed)
+    for i, text in zip(indices, answers, strict=True):
+      texts[i] = text
+      next(shown, None)
+  next(shown, None)  # its end
+  return texts
+
+
+def _batch(
+  model: Model,
+  weights: Weights,
+  vocab: Vocab,
+  batch: Sequence[Request],
+  settings: Settings,
+  seed: int,
+) -> list[str]:
+  """The continuations of one batch, which ends when all of them have ended."""
+  # A power of two of rows, so that few shapes are compiled.
+  padded = 1 << (len(batch) - 1).bit_length()
+  ids = [request.ids for request in batch]
+  ids += [ids[-1]] * (min(padded, settings.rows) - len(ids))
+  tokens = generation.stream(
+    model,
+    weights,
+    ids,
+    settings.sampling,
+    max_new_tokens=max(request.max_tokens for request in batch),
+    end_ids=settings.end_ids,
+    seed=seed,
+    start=(),
+  )
+  new: list[list[int]] = [[] for _ in batch]
+  texts: dict[int, str] = {}
+  for row, token in tokens:
+    if row in texts or row >= len(batch):
+      continue
+    request = batch[row]
+    if token not in settings.end_ids:
+      new[row].append(token)
+    text = vocab.decode(new[row])
+    kept = before_stop(text, request.stops)
+    full = len(new[row]) == request.max_tokens
+    if kept != text or full or token in settings.end_ids:
+      texts[row] = kept
+    if len(texts) == len(batch):
+      break
+  # Rows that have come to the end of the model's context.
+  for row in range(len(batch)):
+    if row not in texts:
+      texts[row] = before_stop(vocab.decode(new[row]), batch[row].stops)
+  return [texts[row] for row in range(len(batch))]
