@@ -69,6 +69,7 @@ def build(
   batch_size: int,
   seed: int,
   report: Callable[[cache_writer.Progress], None] = lambda _: None,
+  processes: int = 0,
 ) -> Data:
   """Opens the packed rows of every domain; packs those not yet cached.
 
@@ -79,6 +80,8 @@ def build(
     report: called with a `Progress` while caches are made, and once with
       `done` for each of `num_caches(data_config)`. A note that holds for
       several splits is reported once.
+    processes: processes that encode text; 0 means one for each core. Nothing
+      else depends on it.
 
   Raises:
     InputError: bad text, config or cache; one line each.
@@ -91,6 +94,7 @@ def build(
     max_documents=data_config.max_documents,
     report=_notes_once(report),
     packing=data_config.packing,
+    processes=processes,
   )
   listed = [
     _domain(task, rate, request) for task, rate in _tasks_and_rates(data_config)

@@ -16,7 +16,6 @@ Stages:
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -30,76 +29,20 @@ from typing import Any
 import numpy as np
 
 from moejax.core import errors, files, locks
-from moejax.data import cache, features, long_text, packings, seqio_bridge
+from moejax.data import (
+  cache,
+  encoding,
+  estimate,
+  features,
+  long_text,
+  seqio_bridge,
+)
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
+from moejax.data.request import Expected, Progress, Request
 
 VERSION = 2  # of packing and layout on disk; part of the hash in folders' names
 PROGRESS = 'progress.json'
-_TOKENS_PER_BLOCK = 2**20
-_BYTES_PER_SHARD = 2**27
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-  """Progress of writing one cache.
-
-  Attributes:
-    name: the text and its split.
-    num_documents: documents read so far.
-    num_tokens: tokens written so far.
-    note: a line for the user, or ''; with a note the counts mean nothing.
-    done: whether the cache is finished.
-  """
-
-  name: str
-  num_documents: int = 0
-  num_tokens: int = 0
-  note: str = ''
-  done: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """How texts are to be packed, and where the rows are kept.
-
-  Attributes:
-    vocab: the tokenizer.
-    length: tokens in a row.
-    folder: the folder of all caches.
-    max_documents: limit on the documents of each split; 0 means no limit.
-    report: called with a Progress about once a second of work.
-    rows_per_shard: 0 means as many as 128 MB hold.
-    packing: an entry of `packings.PACKINGS`.
-  """
-
-  vocab: vocabs.Vocab
-  length: int
-  folder: pathlib.Path
-  max_documents: int = 0
-  report: Callable[[Progress], None] = lambda _: None
-  rows_per_shard: int = 0
-  packing: packings.Packing = packings.Sequential()
-
-  @functools.cached_property
-  def sums(self) -> sums_lib.Sums:
-    """Checksums of text files; one record for all texts of the request."""
-    return sums_lib.Sums(
-      self.folder, lambda note: self.report(Progress('text', note=note))
-    )
-
-  def rows_per_block(self) -> int:
-    """Rows that are packed and written at a time."""
-    rows = max(1, _TOKENS_PER_BLOCK // self.length)
-    return min(rows, self.rows_per_shard or rows)
-
-  def blocks_per_shard(self) -> int:
-    """Blocks of every shard but the last."""
-    block = self.rows_per_block()
-    if self.rows_per_shard:
-      return self.rows_per_shard // block
-    row = features.row_dtype(self.length, self.vocab.size).itemsize
-    return max(1, _BYTES_PER_SHARD // (row * block))
 
 
 class TextSource:
@@ -145,6 +88,20 @@ class TextSource:
     del split, note
     return None
 
+  def stream(
+    self, split: str, note: Callable[[str], None] = lambda _: None
+  ) -> Iterator[str | long_text.LongText] | None:
+    """The documents as text, one by one, which several processes encode.
+
+    None for a source whose text is encoded where it is read, by `documents`.
+    """
+    return self.texts(split, note)
+
+  def sample(self, split: str) -> estimate.Sample | None:
+    """Some of the documents; None where that takes long."""
+    del split
+    return None
+
   def rows(self, split: str, request: Request) -> cache.RowCache:
     """The packed rows of a split; packs them if no cache exists."""
     return make(self, split, request)
@@ -173,7 +130,13 @@ def make(text: TextSource, split: str, request: Request) -> cache.RowCache:
       raise cache.unwritable(e, request.folder) from e
   rows = cache.RowCache(path, request.vocab.first_id)
   name = f'{text.name} {split}'
-  done = Progress(name, rows.meta.num_documents, rows.num_tokens, done=True)
+  done = Progress(
+    name,
+    rows.meta.num_documents,
+    rows.num_tokens,
+    done=True,
+    num_bytes=rows.num_bytes,
+  )
   if made_before:  # documents that were left out then are not in the rows now
     for note in rows.meta.notes:
       request.report(Progress(name, note=note))
@@ -289,7 +252,7 @@ class _Writer:
     """Writes the shards that are missing, and finishes the cache."""
     self.partial.mkdir(exist_ok=True)
     state, request = self.state, self.request
-    request.report(Progress(self.name, state.num_documents, state.num_tokens))
+    request.report(self._progress(self._expected()))
     blocks = request.packing.pack(
       self._ids(),
       request.length,
@@ -311,23 +274,49 @@ class _Writer:
     self.partial.rename(self.path)
     files.sync_folder(self.path.parent)
 
+  def _expected(self) -> Expected | None:
+    """The work ahead; None if it cannot be known."""
+    sample = self.text.sample(self.split)
+    if sample is None or self.request.max_documents:
+      return None
+    return estimate.expected(sample, self.request, self.state.num_bytes)
+
+  def _progress(self, expected: Expected | None = None) -> Progress:
+    state = self.state
+    return Progress(
+      self.name,
+      state.num_documents,
+      state.num_tokens,
+      num_bytes=state.num_bytes,
+      expected=expected,
+    )
+
+  def _documents(self) -> Generator[seqio_bridge.Document]:
+    """The documents from the state's position to the limit, as token ids."""
+    request, skip = self.request, self.state.documents
+    limit = request.max_documents or None
+    if (texts := self.text.stream(self.split, self._note)) is not None:
+      # Not a document beyond the limit is read, so that the notes do not depend
+      # on how far processes read ahead.
+      some = itertools.islice(texts, skip, limit and max(skip, limit))
+      documents = encoding.documents(some, request.vocab, request.processes)
+    else:
+      documents = self.text.documents(
+        self.split, request.vocab, skip=skip, note=self._note
+      )
+    # Closing reports the documents left out, even if the limit ends the loop.
+    with contextlib.closing(documents):
+      left = limit and max(0, limit - skip)
+      yield from itertools.islice(documents, left)
+
   def _ids(self) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
     """The ids of the documents; reading one adds to the counts of the state."""
-    state, request = self.state, self.request
-    limit = request.max_documents
-    left = max(0, limit - state.documents) if limit else None
+    state = self.state
     # Documents that were read before an interruption are counted already. Of
     # an earlier version's state, this is the document in progress.
     counted = max(state.num_read, state.documents + (state.offset > 0))
-    # Closing reports the documents left out, even if the limit ends the loop.
-    with contextlib.closing(
-      self.text.documents(
-        self.split, request.vocab, skip=state.documents, note=self._note
-      )
-    ) as documents:
-      for number, (ids_T, num_bytes) in enumerate(
-        itertools.islice(documents, left), state.documents
-      ):
+    with contextlib.closing(self._documents()) as documents:
+      for number, (ids_T, num_bytes) in enumerate(documents, state.documents):
         state.num_read = max(state.num_read, number + 1)
         if isinstance(ids_T, np.ndarray) and len(ids_T) <= 1:
           # An empty document would only teach that texts may be empty. It still
@@ -375,9 +364,7 @@ class _Writer:
         out.write(data)
         num_rows += len(record_N)
         state.num_tokens += int((rows.segment_NL != 0).sum())
-        request.report(
-          Progress(self.name, state.num_documents, state.num_tokens)
-        )
+        request.report(self._progress())
       out.flush()
       os.fsync(out.fileno())
     size = num_rows * dtype.itemsize

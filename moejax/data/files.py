@@ -14,10 +14,16 @@ import pathlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
 from moejax.core import errors
-from moejax.data import cache_writer, long_text, patterns, readers, seqio_bridge
+from moejax.data import (
+  cache_writer,
+  encoding,
+  estimate,
+  long_text,
+  patterns,
+  readers,
+  seqio_bridge,
+)
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 
@@ -30,7 +36,6 @@ BAD_LINES = {
 Text = str | long_text.LongText
 # Bytes. Earlier versions hashed the contents of files up to this size only.
 _FORMERLY_HASHED = 64 * 2**20
-_BATCH_CHARS = 2**20  # characters that are encoded at once
 
 
 @dataclasses.dataclass
@@ -232,14 +237,15 @@ class Files(cache_writer.TextSource):
   ) -> Generator[seqio_bridge.Document]:
     """The documents of a split as token ids, from number `skip` on."""
     texts = itertools.islice(self.texts(split, note), skip, None)
-    for group in _groups(texts):
-      if not isinstance(group, list):
-        yield seqio_bridge.Document(*long_text.document(group, vocab))
-        continue
-      for text, ids in zip(group, vocab.encode_batch(group), strict=True):
-        yield seqio_bridge.Document(
-          np.array([*ids, vocab.eos_id], np.int32), len(text.encode())
-        )
+    return encoding.documents(texts, vocab, processes=1)
+
+  def sample(self, split: str) -> estimate.Sample:
+    """Some documents of the files of a split."""
+    sample = estimate.of_files(self._files(split).paths, self.text_field)
+    if self.validation:
+      return sample
+    share = self.fraction if split == 'validation' else 1 - self.fraction
+    return sample._replace(num_bytes=round(sample.num_bytes * share))
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:
     """A seqio.Task with the same documents."""
@@ -298,26 +304,3 @@ def ends(text: Text, fraction: float) -> tuple[Text, Text]:
   line = text.find('\n', cut)
   cut = line + 1 if 0 <= line < len(text) - 1 else cut
   return text[:cut], text[cut:]
-
-
-def _groups(texts: Iterable[Text]) -> Iterator[list[str] | Text]:
-  """Documents in groups, each to be encoded at once on several threads.
-
-  A long document comes by itself.
-  """
-  group: list[str] = []
-  size = 0
-  for text in texts:
-    if isinstance(text, long_text.LongText) or long_text.is_long(text):
-      if group:
-        yield group
-      yield text
-      group, size = [], 0
-      continue
-    group.append(text)
-    size += len(text)
-    if size >= _BATCH_CHARS:
-      yield group
-      group, size = [], 0
-  if group:
-    yield group

@@ -35,7 +35,7 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -211,10 +211,19 @@ def whole(text: str | LongText) -> str:
 
 def document(text: str | LongText, vocab: vocabs.Vocab) -> LongDocument:
   """The ids of a long document, followed by EOS."""
+  return LongDocument(_with_eos(chunks(text), vocab), num_bytes(text))
+
+
+def num_bytes(text: str | LongText) -> int:
+  """Bytes of the UTF-8 of a text."""
+  return text.num_bytes if isinstance(text, LongText) else len(text.encode())
+
+
+def chunks(text: str | LongText) -> Iterator[str]:
+  """A text in chunks."""
   if isinstance(text, LongText):
-    return LongDocument(_with_eos(text.chunks(), vocab), text.num_bytes)
-  chunks = (text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK))
-  return LongDocument(_with_eos(chunks, vocab), len(text.encode()))
+    return text.chunks()
+  return (text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK))
 
 
 def _with_eos(
@@ -235,12 +244,28 @@ def encode(chunks: Iterable[str], vocab: vocabs.Vocab) -> Iterator[list[int]]:
   """
   remaining = pieces(chunks, vocab)
   while group := list(itertools.islice(remaining, _GROUP)):
-    heads = vocab.encode_batch([piece.context for piece in group])
-    whole = vocab.encode_batch([p.context + p.text for p in group])
-    for head, ids in zip(heads, whole, strict=True):
-      if ids[: len(head)] != head:
-        raise AssertionError('a cut that was accepted changes the ids')
-      yield ids[len(head) :]
+    contexts, texts = zip(*group, strict=True)
+    yield from encode_pieces(contexts, texts, vocab)
+
+
+def encode_pieces(
+  contexts: Sequence[str], texts: Sequence[str], vocab: vocabs.Vocab
+) -> list[list[int]]:
+  """The ids of pieces of a text.
+
+  Args:
+    contexts: the characters before each piece.
+    texts: the pieces.
+    vocab: the tokenizer.
+  """
+  heads = vocab.encode_batch(contexts)
+  whole = vocab.encode_batch([
+    context + text for context, text in zip(contexts, texts, strict=True)
+  ])
+  for head, ids in zip(heads, whole, strict=True):
+    if ids[: len(head)] != head:
+      raise AssertionError('a cut that was accepted changes the ids')
+  return [ids[len(h) :] for h, ids in zip(heads, whole, strict=True)]
 
 
 class Piece(NamedTuple):

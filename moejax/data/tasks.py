@@ -17,6 +17,7 @@ import numpy as np
 from moejax.core import errors
 from moejax.data import (
   cache_writer,
+  estimate,
   long_text,
   readers,
   seqio_bridge,
@@ -85,6 +86,9 @@ class Minipile(SeqioText):
       if item.problem:
         raise errors.InputError(f'{item.where}: {item.problem}')
       yield item.text
+
+  def sample(self, split: str) -> estimate.Sample:
+    return estimate.of_files([self.path(split)], 'text')
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:
     seqio, tf = seqio_bridge.load(self.name)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moejax.data import build, cache_writer, prune
+from moejax.data.request import Expected
 
 
 @contextlib.contextmanager
@@ -17,7 +18,8 @@ def progress(
 ) -> Iterator[Callable[[cache_writer.Progress], None]]:
   """A callback for `data.build` that shows progress.
 
-  It draws a bar over all caches, and prints a line for each that is made.
+  For each cache that is made it prints a line with the work ahead and a line
+  when it is done, and between them draws a bar over the bytes of the text.
 
   Args:
     console: where to.
@@ -27,27 +29,69 @@ def progress(
     bars.SpinnerColumn(),
     bars.TextColumn('{task.description}'),
     bars.BarColumn(),
-    bars.MofNCompleteColumn(),
+    bars.TaskProgressColumn(),
     bars.TimeElapsedColumn(),
+    bars.TextColumn('left:'),
+    bars.TimeRemainingColumn(compact=True),
   )
   with bars.Progress(*columns, console=console, transient=True) as bar:
-    task = bar.add_task('reading text', total=total)
-    making = set()
+    task = bar.add_task('reading text', total=None)
+    making: set[str] = set()
+    number = 1
 
     def report(state: cache_writer.Progress) -> None:
+      nonlocal number
       if state.note:
         console.print(f'{state.name}: {state.note}', soft_wrap=True)
         return
       counts = f'{state.num_documents:,} documents, {state.num_tokens:,} tokens'
-      bar.update(task, description=f'{state.name}: {counts}')
       if state.done:
-        bar.advance(task)
-      else:
+        if state.name in making:
+          console.print(f'{state.name}: {counts}', soft_wrap=True)
+        number += 1
+        bar.reset(task, total=None, description='reading text')
+        return
+      if state.name not in making:
         making.add(state.name)
-      if state.done and state.name in making:
-        console.print(f'{state.name}: {counts}', soft_wrap=True)
+        if state.expected:
+          line = f'{state.name}: {work(state.expected)}'
+          console.print(line, soft_wrap=True)
+          bar.reset(task, total=state.expected.num_bytes)
+      text = f'cache {number} of {total}, {state.name}: {counts}'
+      bar.update(task, description=text, completed=state.num_bytes)
 
     yield report
+
+
+def work(expected: Expected) -> str:
+  """The work of packing a text, as text.
+
+  Example: 'about 1.2 GB of text, 290 million tokens: 1.2 GB of rows, 2 minutes
+  with 8 processes'
+  """
+  with_processes = 'process' if expected.processes == 1 else 'processes'
+  return (
+    f'about {size(expected.num_bytes)} of text, {_count(expected.num_tokens)} '
+    f'tokens: {size(expected.row_bytes)} of rows, {_time(expected.seconds)} '
+    f'with {expected.processes} {with_processes}'
+  )
+
+
+def _count(number: int) -> str:
+  for unit, name in ((1e9, 'billion'), (1e6, 'million')):
+    if number >= unit:
+      return f'{number / unit:,.1f} {name}'
+  return f'{number:,}'
+
+
+def _time(seconds: float) -> str:
+  """Seconds as '1 second', '40 seconds', '3 minutes' or '5.2 hours'."""
+  if seconds >= 2 * 3600:
+    return f'{seconds / 3600:,.1f} hours'
+  if seconds >= 120:
+    return f'{seconds / 60:.0f} minutes'
+  whole = max(1, round(seconds))
+  return f'{whole} second{"s" * (whole > 1)}'
 
 
 def contents(data: build.Data) -> Table:

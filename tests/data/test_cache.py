@@ -191,13 +191,15 @@ def test_a_damaged_shard_of_an_interrupted_cache_is_written_again(tmp_path):
 
 SLOW = """
 import pathlib, sys, time
-from moejax.data import cache_writer, files, vocab
+from moejax.data import cache_writer, encoding, files, vocab
+
+encoding.JOB = 1  # characters
 
 class Slow(files.Files):
-  def documents(self, *args, **kwargs):
-    for document in super().documents(*args, **kwargs):
+  def stream(self, *args, **kwargs):
+    for text in super().stream(*args, **kwargs):
       time.sleep(0.01)
-      yield document
+      yield text
 
 request = cache_writer.Request(
   vocab.Bytes(), 32, pathlib.Path(sys.argv[2]), rows_per_shard=2

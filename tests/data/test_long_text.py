@@ -19,6 +19,7 @@ from moejax.data import (
   features,
   files,
   long_text,
+  request,
   tasks,
   vocab,
 )
@@ -343,7 +344,7 @@ def test_packing_goes_on_within_a_long_document(tmp_path, monkeypatch):
   (tmp_path / 'texts' / 'a.txt').write_text(shipped_text())
   monkeypatch.setattr(long_text, 'LONG', 500)
   want = rows_of(tmp_path, 'whole', rows_per_shard=4)
-  monkeypatch.setattr(cache_writer, '_TOKENS_PER_BLOCK', 64)
+  monkeypatch.setattr(request, '_TOKENS_PER_BLOCK', 64)
 
   class KilledError(Exception):
     pass

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from moejax.core import errors
-from moejax.data import cache_writer, files, long_text, readers, vocab
+from moejax.data import cache_writer, encoding, files, long_text, readers, vocab
 
 
 def _write(path, data):
@@ -284,7 +284,7 @@ def test_what_is_left_out_before_the_last_document_taken_is_said(
   tmp_path, monkeypatch
 ):
   """Though reading ends there, as `data.max_documents` has it."""
-  monkeypatch.setattr(files, '_BATCH_CHARS', 1)
+  monkeypatch.setattr(encoding, 'JOB', 1)
   (tmp_path / 'texts').mkdir()
   lines = [b'1', *[GOOD] * 300, b'2']
   (tmp_path / 'texts' / 'a.jsonl').write_bytes(_lines(*lines))
