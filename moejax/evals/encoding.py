@@ -140,7 +140,7 @@ class Encoder:
         f'the text {text!r} has no token to score; give it words'
       )
     whole = [*self.opening, *tokens]
-    windows = []
+    windows: list[Scored] = []
     done = len(self.opening)  # ids that need no prediction any more
     while done < len(whole):
       end = min(len(whole), max(done, self.max_length) + 1)
