@@ -14,6 +14,9 @@ packed, a line says how much time and disk it will take. After an interruption
 the same command goes on where it stopped. The records are the same for any
 number of processes and interruptions.
 
+--show=3 prints three rows as the model reads them: text by document, targets
+and loss weights. A text that is not packed yet is read from its beginning.
+
 --prune removes caches that no run has opened for 30 days; without --yes it only
 lists them. --config is needed if it sets data.cache_dir:
 
@@ -45,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
     type=command.number(int, 1, 1024),
     help='that encode text (default: one for each core)',
   )
+  rows = command.number(int, 1, 1000)
+  add('--show', type=rows, help='print rows as the model reads them')
   args, overrides = command.parse(flags, argv)
   console = Console(highlight=False, markup=False)
   if args.prune:
@@ -55,6 +60,9 @@ def main(argv: Sequence[str]) -> None:
   if not args.config:
     raise errors.InputError('--config is needed, or --prune; see --help')
   run = config.load(args.config, overrides)
+  if args.show:
+    cache_actions.show(run, console, args.show)
+    return
   cache_actions.pack(run, console, args.processes or 0)
 
 

@@ -86,16 +86,7 @@ def build(
   Raises:
     InputError: bad text, config or cache; one line each.
   """
-  data_config.check()
-  request = cache_writer.Request(
-    vocab=data_config.vocab,
-    length=data_config.sequence_length,
-    folder=cache_dir(data_config),
-    max_documents=data_config.max_documents,
-    report=_notes_once(report),
-    packing=data_config.packing,
-    processes=processes,
-  )
+  request = packing_request(data_config, report, processes)
   listed = [
     _domain(task, rate, request) for task, rate in _tasks_and_rates(data_config)
   ]
@@ -108,6 +99,33 @@ def build(
   )
   has_text = any(domain.task.has_text for domain in listed)
   return Data(train, data_config.vocab if has_text else None, domains)
+
+
+def packing_request(
+  data_config: config.DataConfig,
+  report: Callable[[cache_writer.Progress], None] = lambda _: None,
+  processes: int = 0,
+) -> cache_writer.Request:
+  """How the texts of a config are packed; arguments as of `build`.
+
+  Raises:
+    InputError: keys that do not fit together.
+  """
+  data_config.check()
+  return cache_writer.Request(
+    vocab=data_config.vocab,
+    length=data_config.sequence_length,
+    folder=cache_dir(data_config),
+    max_documents=data_config.max_documents,
+    report=_notes_once(report),
+    packing=data_config.packing,
+    processes=processes,
+  )
+
+
+def text_sources(data_config: config.DataConfig) -> dict[str, Any]:
+  """The source of the text of each domain, by the domain's name."""
+  return {task.domain: task for task, _ in _tasks_and_rates(data_config)}
 
 
 def identity(data: Data) -> dict[str, str]:

@@ -114,10 +114,7 @@ def make(text: TextSource, split: str, request: Request) -> cache.RowCache:
     InputError: the text is bad, the folder cannot be written, the disk is
       full, or an id is outside the vocabulary. Finished shards are kept.
   """
-  path = _former(text, split, request)
-  if path is None:
-    spec = _spec(text, split, request, text.identity(split, request.sums))
-    path = request.folder / _name(spec)
+  spec, path = spec_and_path(text, split, request)
   made_before = path.exists()
   if not made_before:
     try:
@@ -167,18 +164,30 @@ def _name(spec: dict[str, Any]) -> str:
   return f'{spec["text"]}-{spec["split"]}-{digest.hexdigest()[:16]}'
 
 
-def _former(
+def spec_and_path(
   text: TextSource, split: str, request: Request
-) -> pathlib.Path | None:
-  """The cache that an earlier version wrote for the same text, if any.
+) -> tuple[dict[str, Any], pathlib.Path]:
+  """Everything that the rows of a split depend on, and the cache's folder.
 
-  It keeps its name, so that a run that was begun with it goes on.
+  A cache that an earlier version wrote keeps its name, so that a run that was
+  begun with it goes on.
   """
   identity = text.former_identity(split, request.sums)
-  if identity is None:
-    return None
-  path = request.folder / _name(_spec(text, split, request, identity))
-  return path if path.exists() else None
+  if identity is not None:
+    spec = _spec(text, split, request, identity)
+    path = request.folder / _name(spec)
+    if path.exists():
+      return spec, path
+  spec = _spec(text, split, request, text.identity(split, request.sums))
+  return spec, request.folder / _name(spec)
+
+
+def is_made(text: TextSource, split: str, request: Request) -> bool:
+  """Whether a split has a cache; reads no text if the folder has none."""
+  if not any(request.folder.glob(f'{text.name}-{split}-*')):
+    return False
+  _, path = spec_and_path(text, split, request)
+  return path.exists()
 
 
 @contextlib.contextmanager

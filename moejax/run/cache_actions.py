@@ -1,4 +1,4 @@
-"""Actions of the cache command: pack and verify texts, prune old caches."""
+"""Actions of the cache command: pack texts, show rows, prune old caches."""
 
 import time
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from rich.console import Console
 
 from moejax.config import Run
 from moejax.core import config_tree, errors
-from moejax.data import build, prune
-from moejax.run import cache_tables
+from moejax.data import build, preview, prune
+from moejax.run import cache_tables, row_view
 
 
 def pack(run: Run, console: Console, processes: int = 0) -> None:
@@ -32,6 +32,21 @@ def pack(run: Run, console: Console, processes: int = 0) -> None:
   console.print(
     f'in {build.cache_dir(run.data)}, checksums verified', soft_wrap=True
   )
+
+
+def show(run: Run, console: Console, count: int) -> None:
+  """Prints the first rows of a run as the model reads them.
+
+  Args:
+    run: its `data` names the text.
+    console: where to print.
+    count: number of rows.
+  """
+  view = preview.first_rows(run.data, run.train.batch_size, run.seed, count)
+  if view is None:
+    console.print('This config has made-up rows: there is no text to show.')
+    return
+  row_view.show(view, run.data.vocab, console)
 
 
 def remove_unused(

@@ -12,6 +12,7 @@ from moejax.core import errors
 from moejax.data import cache as data_cache
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
+MADE_UP = '--config.data.mixture=synthetic'
 
 
 @pytest.fixture
@@ -55,8 +56,24 @@ def test_a_changed_byte_is_an_error(flags, tmp_path):
     cache.main(flags)
 
 
+def test_rows_are_shown_from_text_and_from_caches(flags, capsys):
+  cache.main([*flags, '--show=2'])
+  out = capsys.readouterr().out
+  assert 'the beginning of the text, which is not packed yet:' in out
+  assert 'document 0 of many<eos>' in out
+  assert 'row 2, files: 256 tokens' in out
+  cache.main([*flags, '--processes=2'])
+  assert 'about' in capsys.readouterr().out
+  cache.main([*flags, '--show=2'])
+  out = capsys.readouterr().out
+  assert 'the first rows of training, from the cache:' in out
+  assert 'row 2, files: 256 tokens' in out
+  cache.main([f'--config={CONFIG}', '--show=1', MADE_UP])
+  assert 'no text to show' in capsys.readouterr().out
+
+
 def test_made_up_rows_need_no_packing(tmp_path, capsys):
-  cache.main([f'--config={CONFIG}', '--config.data.mixture=synthetic'])
+  cache.main([f'--config={CONFIG}', MADE_UP])
   assert 'nothing to pack' in capsys.readouterr().out
 
 
