@@ -28,11 +28,11 @@ _ARTICLES = re.compile(r'\b(a|an|the)\b')
 
 
 def plain(text: str) -> str:
-  """Lower case without ASCII punctuation or space at the ends.
+  """Lower case without space at the ends and without ASCII punctuation.
 
   The normalisation of TriviaQA in the harness, which keeps articles.
   """
-  return text.lower().translate(_PUNCTUATION).strip()
+  return text.strip().lower().translate(_PUNCTUATION)
 
 
 def squad(text: str) -> str:
@@ -67,8 +67,8 @@ def number(text: str) -> str:
 
 
 def strict_number(text: str, before: str = '#### ') -> str | None:
-  """The first number that stands after `before`; None if none does."""
-  match = re.search(re.escape(before) + r'(-?[0-9.,]+)', text)
+  """The first number that stands after `before`, a regular expression."""
+  match = re.search(f'(?:{before})(-?[0-9.,]+)', text)
   return match and number(match[1])
 
 
