@@ -253,6 +253,10 @@ def is_key(path):
       for part in table.values():
         keys |= {field.name for field in dataclasses.fields(part)}
       return not rest or rest[0].split('.')[0] in keys
+    if 'keyed' in metadata:  # a name that the user chooses, and a key of it
+      rest = path.split(f'{name}.', 1)[1:]
+      keys = {field.name for field in dataclasses.fields(metadata['keyed'])}
+      return not rest or rest[0].split('.')[1:2] in [[], *([k] for k in keys)]
     node = getattr(node, name)
     if not dataclasses.is_dataclass(node):
       return name == path.rsplit('.', maxsplit=1)[-1]

@@ -154,7 +154,10 @@ def load(
     run = shrink(run)
   run = config_tree.override_all(run, overrides)
   keys = {key for key, _ in overrides}
-  if tiny and 'data.files' in keys and 'data.max_documents' not in keys:
+  own = any(
+    f'{key}.'.startswith(('data.files.', 'data.sources.')) for key in keys
+  )
+  if tiny and own and 'data.max_documents' not in keys:
     # `tiny` cuts the shipped text short, but not the user's own.
     run = config_tree.override(run, 'data.max_documents', '0')
   if workdir:

@@ -25,7 +25,13 @@ def shrink(run: Run) -> Run:
   data = dataclasses.replace(run.data, sequence_length=64)
   if not data.files:
     # A little of the text that ships with the package.
-    data = dataclasses.replace(data, mixture='minipile', max_documents=20)
+    data = dataclasses.replace(
+      data,
+      mixture='minipile',
+      sources=(),
+      temperature=None,
+      max_documents=20,
+    )
   return dataclasses.replace(
     run,
     model=_with_scaling(

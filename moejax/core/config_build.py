@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ T = TypeVar('T')
 def to_dict(obj: Any) -> dict[str, Any]:
   """The whole tree as plain nested dictionaries, JSON-ready."""
   tree: dict[str, Any] = {}
-  for field in dataclasses.fields(obj):
+  for field in keys_of(type(obj)):
     value = getattr(obj, field.name)
     if 'choice' in field.metadata:
       name = tables.name_of(field.metadata['choice'], value)
@@ -30,6 +31,8 @@ def to_dict(obj: Any) -> dict[str, Any]:
     elif 'choices' in field.metadata:
       table = field.metadata['choices']
       tree[field.name] = {tables.name_of(table, v): to_dict(v) for v in value}
+    elif 'keyed' in field.metadata:
+      tree[field.name] = {v.name: to_dict(v) for v in value}
     elif dataclasses.is_dataclass(value):
       tree[field.name] = to_dict(value)
     else:
@@ -80,9 +83,18 @@ def hint_of(cls: type, name: str) -> tuple[Any, bool]:
   return hint, False
 
 
+def keys_of(cls: type) -> list[dataclasses.Field]:
+  """The fields of a dataclass that are keys of its node."""
+  return [
+    field
+    for field in dataclasses.fields(cls)
+    if 'node_name' not in field.metadata
+  ]
+
+
 def field_of(cls: type, name: str, where: str) -> dataclasses.Field:
   """The field called `name`, or an InputError that names the nearest one."""
-  fields = {f.name: f for f in dataclasses.fields(cls)}
+  fields = {f.name: f for f in keys_of(cls)}
   if name not in fields:
     raise tables.unknown(
       'config key', where + name, [where + f for f in fields]
@@ -147,6 +159,8 @@ def build_field(
     return _build_choice(field, value, where, default)
   if 'choices' in field.metadata:
     return _build_choices(field.metadata['choices'], value, where)
+  if 'keyed' in field.metadata:
+    return _build_keyed(field.metadata['keyed'], value, where)
   if isinstance(hint, type) and dataclasses.is_dataclass(hint):
     need_node(value, where)
     return _build(hint, value, where + '.', default)
@@ -196,6 +210,27 @@ def _build_choices(
     for name in table
     if name in value
   )
+
+
+def _build_keyed(cls: type, value: Any, where: str) -> tuple[Any, ...]:
+  """Dataclasses from their nodes, in the order of their names."""
+  need_node(value, where)
+  built = []
+  for name in sorted(value):
+    place = f'{where}.{name}'
+    need_node(value[name], place)
+    check_free_name(name, where)
+    default = built_at(functools.partial(cls, name=name), f'{place}.')
+    built.append(_build(cls, value[name], f'{place}.', default))
+  return tuple(built)
+
+
+def check_free_name(name: str, where: str) -> None:
+  """Raises InputError if a name that a user chose would not fit into a path."""
+  if not re.fullmatch(r'[A-Za-z0-9_-]+', name):
+    raise errors.InputError(
+      f'{where}: the name {name!r} may have letters, digits, _ and - only'
+    )
 
 
 def need_node(value: Any, where: str) -> None:

@@ -56,6 +56,8 @@ def _override(obj: Any, texts: _Texts, where: str) -> Any:
       changes[head] = _override_choice(field, value, rest, place)
     elif 'choices' in field.metadata:
       changes[head] = _override_choices(field, value, rest, place)
+    elif 'keyed' in field.metadata:
+      changes[head] = _override_keyed(field, value, rest, place)
     elif dataclasses.is_dataclass(value):
       _need_keys(rest, place)
       changes[head] = _override(value, rest, place + '.')
@@ -126,18 +128,41 @@ def _override_choices(
   for name, keys in _by_head(texts).items():
     place = f'{where}.{name}'
     cls = tables.lookup(where, table, name)
-    switch = keys.pop((), 'on')
-    if switch not in {'on', 'off'}:
-      raise errors.InputError(f'{place} is on or off, not {switch!r}')
-    if switch == 'on':
+    if _is_on(keys, place):
       chosen.setdefault(cls, cls())
       chosen[cls] = _override(chosen[cls], keys, place + '.')
-      continue
+    else:
+      chosen.pop(cls, None)
+  return tuple(chosen[c] for c in table.values() if c in chosen)
+
+
+def _override_keyed(
+  field: dataclasses.Field, value: Any, texts: _Texts, where: str
+) -> Any:
+  cls = field.metadata['keyed']
+  _need_keys(texts, where)
+  chosen = {v.name: v for v in value}
+  for name, keys in _by_head(texts).items():
+    place = f'{where}.{name}'
+    config_build.check_free_name(name, where)
+    if _is_on(keys, place):
+      default = chosen.get(name, cls(name=name))
+      chosen[name] = _override(default, keys, place + '.')
+    else:
+      chosen.pop(name, None)
+  return tuple(chosen[name] for name in sorted(chosen))
+
+
+def _is_on(keys: dict[tuple[str, ...], str], place: str) -> bool:
+  """Whether a node stays; removes its switch from the flags of the node."""
+  switch = keys.pop((), 'on')
+  if switch not in {'on', 'off'}:
+    raise errors.InputError(f'{place} is on or off, not {switch!r}')
+  if switch == 'off':
     for path, text in keys.items():
       key = '.'.join([place, *path])
       raise _contradiction(f'{place}=off', f'{key}={text}')
-    chosen.pop(cls, None)
-  return tuple(chosen[c] for c in table.values() if c in chosen)
+  return switch == 'on'
 
 
 def _contradiction(one: str, other: str) -> errors.InputError:

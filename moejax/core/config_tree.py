@@ -42,7 +42,7 @@ def to_config_dict(obj: Any) -> ml_collections.ConfigDict:
   from ml_collections import config_dict
 
   tree = ml_collections.ConfigDict()
-  for field in dataclasses.fields(obj):
+  for field in config_build.keys_of(type(obj)):
     value = getattr(obj, field.name)
     if dataclasses.is_dataclass(value):
       node = to_config_dict(value)
@@ -56,6 +56,10 @@ def to_config_dict(obj: Any) -> ml_collections.ConfigDict:
       table = field.metadata['choices']
       tree[field.name] = ml_collections.ConfigDict({
         tables.name_of(table, v): to_config_dict(v) for v in value
+      })
+    elif 'keyed' in field.metadata:
+      tree[field.name] = ml_collections.ConfigDict({
+        v.name: to_config_dict(v) for v in value
       })
     elif value is None:
       tree[field.name] = config_dict.placeholder(

@@ -8,6 +8,9 @@ choice(TABLE, Default())    One frozen dataclass out of a table. In the tree
 choices(TABLE, (A(), B()))  Several dataclasses out of a table. In the tree
                             they are nodes by name in one node;
                             `balance.device_level=off` takes one out.
+keyed(Source)               Dataclasses of one class under names that the user
+                            chooses: `sources.web.rate=2` adds or changes the
+                            one called web; `sources.web=off` takes it out.
 named(TABLE, 'name')        The name of a table's entry that has no keys.
 X | None                    A value that may be absent: `none` clears it, and
                             it can be set although it is None.
@@ -68,6 +71,23 @@ def choice(table: Mapping[str, type], default: Any) -> Any:
 def choices(table: Mapping[str, type], default: tuple[Any, ...] = ()) -> Any:
   """A field that holds a tuple of the table's dataclasses, one per name."""
   return dataclasses.field(default=default, metadata={'choices': table})
+
+
+def keyed(cls: type) -> Any:
+  """A field that holds a tuple of dataclasses, one per name that a user chose.
+
+  Args:
+    cls: the dataclass. Its field `name` is a `node_name`.
+  """
+  return dataclasses.field(default=(), metadata={'keyed': cls})
+
+
+def node_name() -> Any:
+  """The field of a `keyed` dataclass that holds the name of its node.
+
+  It is no key: the name is the node's place in the tree.
+  """
+  return dataclasses.field(default='', metadata={'node_name': True})
 
 
 def named(names: Iterable[str], default: str) -> Any:

@@ -54,13 +54,19 @@ def effect_of(config: Any, path: str) -> str:
   """The effect that the key at a dotted path of a config states."""
   node = config
   for name in path.split('.'):
+    if isinstance(node, tuple):  # of `fields.keyed`: one of them by its name
+      node = next((v for v in node if v.name == name), None)
+      if node is None:
+        return RESULT
+      continue
     fields = {f.name: f for f in dataclasses.fields(node)}
     if name not in fields:  # the name of a choice
       return RESULT
     if 'resume' in fields[name].metadata:
       return fields[name].metadata['resume']
     node = getattr(node, name)
-    if not dataclasses.is_dataclass(node):
+    keyed = 'keyed' in fields[name].metadata
+    if not dataclasses.is_dataclass(node) and not keyed:
       return RESULT
   return RESULT
 

@@ -12,9 +12,10 @@ from moejax.data import (
   cache,
   cache_writer,
   config,
-  files,
   loader,
+  mixing,
   mixtures,
+  sources,
   tasks,
 )
 from moejax.data import vocab as vocabs
@@ -26,11 +27,13 @@ class Data:
 
   Attributes:
     train: batches by step.
+    counts: tokens read from each domain, by step.
     vocab: the tokenizer; None where there is no text.
     domains: the rows of each domain, by its name.
   """
 
   train: loader.Loader
+  counts: mixing.Counts
   vocab: vocabs.Vocab | None
   domains: dict[str, baselines.Domain]
 
@@ -69,7 +72,9 @@ def build(
   batch_size: int,
   seed: int,
   report: Callable[[cache_writer.Progress], None] = lambda _: None,
+  *,
   processes: int = 0,
+  steps: int = 0,
 ) -> Data:
   """Opens the packed rows of every domain; packs those not yet cached.
 
@@ -82,23 +87,32 @@ def build(
       several splits is reported once.
     processes: processes that encode text; 0 means one for each core. Nothing
       else depends on it.
+    steps: steps of the run that is to read the batches, to check that no source
+      is used up before; 0 checks nothing.
 
   Raises:
     InputError: bad text, config or cache; one line each.
   """
   request = packing_request(data_config, report, processes)
-  listed = [
-    _domain(task, rate, request) for task, rate in _tasks_and_rates(data_config)
-  ]
-  domains = {domain.task.domain: domain for domain in listed}
-  train = loader.Loader(
-    readers={name: domain.train for name, domain in domains.items()},
-    rates=[domain.rate for domain in listed],
-    batch_size=batch_size,
-    seed=seed,
+  listed = _sources(data_config)
+  opened = [_domain(source, request) for source in listed]
+  rates = mixing.rates(
+    listed,
+    [domain.train.num_tokens for domain in opened],
+    data_config.temperature,
   )
-  has_text = any(domain.task.has_text for domain in listed)
-  return Data(train, data_config.vocab if has_text else None, domains)
+  domains = {
+    source.name: dataclasses.replace(domain, rate=rate)
+    for source, domain, rate in zip(listed, opened, rates, strict=True)
+  }
+  readers = {name: domain.train for name, domain in domains.items()}
+  train = loader.Loader(readers, rates, batch_size, seed)
+  counts = mixing.Counts(train, readers)
+  if steps:
+    mixing.check(listed, train, counts, steps)
+  has_text = any(domain.task.has_text for domain in opened)
+  vocab = data_config.vocab if has_text else None
+  return Data(train, counts, vocab, domains)
 
 
 def packing_request(
@@ -125,7 +139,7 @@ def packing_request(
 
 def text_sources(data_config: config.DataConfig) -> dict[str, Any]:
   """The source of the text of each domain, by the domain's name."""
-  return {task.domain: task for task, _ in _tasks_and_rates(data_config)}
+  return {source.name: source.text() for source in _sources(data_config)}
 
 
 def identity(data: Data) -> dict[str, str]:
@@ -179,7 +193,7 @@ def contents_of(data_config: config.DataConfig, name: str) -> str | None:
 
 def num_caches(data_config: config.DataConfig) -> int:
   """How many caches `build` opens or makes."""
-  return sum(len(task.splits) for task, _ in _tasks_and_rates(data_config))
+  return sum(len(source.text().splits) for source in _sources(data_config))
 
 
 def cache_dir(data_config: config.DataConfig) -> pathlib.Path:
@@ -215,7 +229,8 @@ def texts(
   Raises:
     InputError: a bad document, or a text that only streams from elsewhere.
   """
-  for task, _ in _tasks_and_rates(data_config):
+  for source in _sources(data_config):
+    task = source.text()
     documents = task.texts('train', note)
     if documents is None:
       raise errors.InputError(
@@ -225,34 +240,39 @@ def texts(
     yield from documents
 
 
-def _tasks_and_rates(data_config: config.DataConfig) -> list[tuple[Any, float]]:
-  """The tasks and their rates; `data.files` takes the place of the mixture."""
+def _sources(data_config: config.DataConfig) -> list[sources.Source]:
+  """The sources of a config.
+
+  `data.files` takes the place of `data.sources`, and these of `data.mixture`.
+  """
   if data_config.files:
-    own = files.Files(
-      data_config.files,
-      validation=data_config.validation_files,
-      text_field=data_config.text_field,
-      bad_lines=data_config.bad_lines,
-      fraction=data_config.validation_fraction,
-    )
-    return [(own, 1.0)]
+    own = {
+      key: getattr(data_config, key) for key in sources.KINDS['files'].keys
+    }
+    return [sources.FilesOfData('files', data_config.files, **own)]
+  if data_config.sources:
+    return sorted(data_config.sources, key=lambda source: source.name)
   mixture = mixtures.MIXTURES[data_config.mixture]
-  known = [tasks.TASKS[name] for name in mixture.tasks]
-  return list(zip(known, mixture.rates, strict=True))
+  return [
+    sources.Source(name=tasks.TASKS[name].domain, task=name, rate=rate)
+    for name, rate in zip(mixture.tasks, mixture.rates, strict=True)
+  ]
 
 
 def _domain(
-  task: Any, rate: float, request: cache_writer.Request
+  source: sources.Source, request: cache_writer.Request
 ) -> baselines.Domain:
+  task = source.text()
   train, validation = (task.rows(split, request) for split in task.splits)
   if validation.num_rows == 0:
     raise errors.InputError(
-      f'domain {task.domain!r} has nothing to validate on: set '
-      'data.validation_files, or a larger data.validation_fraction'
+      f'domain {source.name!r} has nothing to validate on: set '
+      f'{source.place}.validation_files, or a larger '
+      f'{source.place}.validation_fraction'
     )
   return baselines.Domain(
     task=task,
-    rate=rate,
+    rate=source.rate,
     vocab_size=request.vocab.size,
     train=train,
     validation=validation,

@@ -50,10 +50,12 @@ class TextSource:
 
   Attributes:
     name: name of the text, part of the names of its caches.
+    label: its name in lines for the user; '' means `name`.
     has_text: True; False for generated rows (`synthetic`).
   """
 
   name: str
+  label: str = ''
   has_text = True
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def make(text: TextSource, split: str, request: Request) -> cache.RowCache:
     except OSError as e:
       raise cache.unwritable(e, request.folder) from e
   rows = cache.RowCache(path, request.vocab.first_id)
-  name = f'{text.name} {split}'
+  name = f'{text.label or text.name} {split}'
   done = Progress(
     name,
     rows.meta.num_documents,
@@ -241,7 +243,7 @@ class _Writer:
     self.text, self.split, self.request = text, split, request
     self.spec, self.path = spec, path
     self.partial = path.with_name(path.name + '.part')
-    self.name = f'{text.name} {split}'
+    self.name = f'{text.label or text.name} {split}'
     self.notes: list[str] = []
     self.state = self._resume()
 
@@ -328,9 +330,7 @@ class _Writer:
       for number, (ids_T, num_bytes) in enumerate(documents, state.documents):
         state.num_read = max(state.num_read, number + 1)
         if isinstance(ids_T, np.ndarray) and len(ids_T) <= 1:
-          # An empty document would only teach that texts may be empty. It still
-          # counts among the documents that a resumed writer skips.
-          yield ids_T[:0]
+          yield ids_T[:0]  # left out; a resumed writer still counts it
         else:
           if number >= counted:
             state.num_documents += 1

@@ -5,6 +5,7 @@ import dataclasses
 from moejax.core import errors, fields, resume
 from moejax.data import files as files_lib
 from moejax.data import mixtures, packings
+from moejax.data import sources as sources_lib
 from moejax.data import vocab as vocabs
 
 
@@ -22,6 +23,10 @@ class DataConfig(fields.Checked):
       holds the text.
     bad_lines: 'stop' or 'skip' at a bad document of `files`: a row, or the
       whole of a .txt file.
+    sources: the user's own mixture, in place of `mixture`: several texts by
+      names that the user chooses.
+    temperature: mixes the sources by their size n, as n ** (1 / temperature)
+      times their rates; none: by their rates alone.
     vocab: the tokenizer.
     sequence_length: L, the tokens of a row.
     packing: how documents become rows; best_fit cuts fewer of them.
@@ -40,6 +45,10 @@ class DataConfig(fields.Checked):
   text_field: str = resume.key(resume.TEXT, 'text')
   bad_lines: str = resume.key(
     resume.TEXT, fields.named(files_lib.BAD_LINES, 'stop')
+  )
+  sources: tuple[sources_lib.Source, ...] = fields.keyed(sources_lib.Source)
+  temperature: float | None = fields.number(
+    None, above=0, note='none: by rates alone'
   )
   vocab: vocabs.Vocab = fields.choice(vocabs.VOCABS, vocabs.SentencePiece())
   sequence_length: int = fields.number(256, at_least=2)
@@ -70,6 +79,7 @@ class DataConfig(fields.Checked):
         f'data.validation_files={self.validation_files!r} goes with '
         'data.files; a mixture has its own validation'
       )
+    sources_lib.check(self.sources, self.temperature)
 
   def check_used(self) -> None:
     """Raises InputError if a key is set that would be ignored.
@@ -81,4 +91,14 @@ class DataConfig(fields.Checked):
       raise errors.InputError(
         f'data.text_field={self.text_field!r} is the field of files that hold '
         'several; set data.files, or leave data.text_field out'
+      )
+    if self.files and self.sources:
+      raise errors.InputError(
+        f'data.files={self.files!r} would take the place of data.sources: make '
+        'it one of the sources, data.sources.NAME.files'
+      )
+    if self.temperature is not None and (self.files or not self.sources):
+      raise errors.InputError(
+        f'data.temperature={self.temperature:g} mixes data.sources, and there '
+        'are none: leave it out'
       )

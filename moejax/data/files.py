@@ -61,7 +61,7 @@ class _Bad:
 
 @dataclasses.dataclass(frozen=True)
 class Files(cache_writer.TextSource):
-  """Text files as one domain called 'files'.
+  """Text files as one domain.
 
   Without validation files, a share `fraction` of the documents is held out,
   drawn by a hash of their text, so that it stays the same when files are added
@@ -76,6 +76,9 @@ class Files(cache_writer.TextSource):
     text_field: the field of JSON objects, or the column of parquet files.
     bad_lines: one of BAD_LINES; a .txt file is one document.
     fraction: the share that is held out.
+    label: the name of the domain, for tables and lines.
+    place: the node of the config keys, for errors: `data` of `data.files`, or
+      `data.sources.web`.
   """
 
   pattern: str
@@ -83,9 +86,10 @@ class Files(cache_writer.TextSource):
   text_field: str = 'text'
   bad_lines: str = 'stop'
   fraction: float = 0.05
+  label: str = 'files'
+  place: str = 'data'
 
   name = 'files'
-  domain = 'files'
   splits = ('train', 'validation')
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
@@ -142,19 +146,20 @@ class Files(cache_writer.TextSource):
   # same files even if a folder changes meanwhile.
   @functools.cached_property
   def _held_out(self) -> patterns.Matches:
-    return patterns.find('data.validation_files', self.validation)
+    return patterns.find(f'{self.place}.validation_files', self.validation)
 
   @functools.cached_property
   def _to_train_on(self) -> patterns.Matches:
-    matches = patterns.find('data.files', self.pattern)
+    matches = patterns.find(f'{self.place}.files', self.pattern)
     if not self.validation:
       return matches
     away = {patterns.real(path) for path in self._held_out.paths}
     kept = [path for path in matches.paths if patterns.real(path) not in away]
     if not kept:
       raise errors.InputError(
-        f'data.files={self.pattern!r}: all its files are validation files too; '
-        'name others, or leave out data.validation_files'
+        f'{self.place}.files={self.pattern!r}: all its files are validation '
+        'files too; name others, or leave out '
+        f'{self.place}.validation_files'
       )
     return matches._replace(paths=tuple(kept))
 
@@ -190,7 +195,7 @@ class Files(cache_writer.TextSource):
         note(f'left out {bad}')
     if bad.count and not skip:
       raise errors.InputError(
-        f'{bad}; mend it, or leave them out with data.bad_lines=skip'
+        f'{bad}; mend it, or leave them out with {self.place}.bad_lines=skip'
       )
     if not any_good:
       raise errors.InputError(f'no document is good: {bad}')
@@ -200,6 +205,8 @@ class Files(cache_writer.TextSource):
     good, bad_here, lacking = 0, _Bad(), 0
     for item in readers.read(path, self.text_field):
       if item.problem:
+        named = item.problem.replace('data.text_field', self._text_field)
+        item = item._replace(problem=named)
         bad_here.add(item)
         bad.add(item)
         lacking += item.lacks_field
@@ -207,12 +214,16 @@ class Files(cache_writer.TextSource):
         good += 1
         yield item.text
     if lacking and lacking == bad_here.count and not good:
-      # The rows are not bad; the file is of another kind, or data.text_field is
+      # The rows are not bad; the file is of another kind, or the text field is
       # wrong.
       raise errors.InputError(
-        f'{bad_here.first}; no row of the file has it: set data.text_field, or '
-        'leave the file out of data.files'
+        f'{bad_here.first}; no row of the file has it: set '
+        f'{self._text_field}, or leave the file out of {self.place}.files'
       )
+
+  @property
+  def _text_field(self) -> str:
+    return f'{self.place}.text_field'
 
   def texts(
     self, split: str, note: Callable[[str], None] = lambda _: None

@@ -27,8 +27,8 @@ class Loader:
   The rows of all batches form one endless sequence of places; batch `step` has
   places step * B to (step + 1) * B - 1. The stages from a place to a row:
     1. Domain. In every block of 1024 places each domain occurs as often as its
-       rate says (rounded to 1/1024, at least once), in an order shuffled for
-       that block.
+       rate says (rounded to 1/1024, at least once unless the rate is 0), in an
+       order shuffled for that block.
     2. Draw. The number n of earlier places of the same domain makes this draw n
        from it, which is row number n % N of epoch n // N, N being its rows.
     3. Row. A permutation of the N rows, another one for every epoch, maps that
@@ -41,7 +41,15 @@ class Loader:
     seed: determines the order.
 
   Raises:
-    InputError: a domain without rows, or a rate that is not positive.
+    InputError: a domain without rows, a rate that is negative, or rates that
+      are all 0.
+
+  Attributes:
+    domains: names of the domains.
+    batch_size: B.
+    seed: as above.
+    length: L, the tokens of a row.
+    quota_D: places of each domain in a block of 1024.
   """
 
   def __init__(
@@ -57,7 +65,7 @@ class Loader:
     self.seed = seed
     self._readers = tuple(readers.values())
     self.length = self._readers[0].length
-    self._quota_D = _quotas(np.asarray(rates, float))
+    self.quota_D = _quotas(np.asarray(rates, float))
 
   def batch(self, step: int, rows: Rows = None) -> batch_lib.Batch:
     """Batch number `step`, or some of its rows.
@@ -84,10 +92,10 @@ class Loader:
     block_N, slot_N = np.divmod(place_N, BLOCK)
     for block in np.unique(block_N):
       here_N = block_N == block
-      domain_S, rank_S = self._block(int(block))
+      domain_S, rank_S = self.block(int(block))
       slot_M = slot_N[here_N]
       domain_N[here_N] = domain_S[slot_M]
-      draw_N[here_N] = block * self._quota_D[domain_S[slot_M]] + rank_S[slot_M]
+      draw_N[here_N] = block * self.quota_D[domain_S[slot_M]] + rank_S[slot_M]
     row_N = np.zeros(len(place_N), np.int64)
     for domain in np.unique(domain_N):
       here_N = domain_N == domain
@@ -108,12 +116,12 @@ class Loader:
       by_domain.setdefault(self.domains[domain], []).append(int(row))
     return by_domain
 
-  def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+  def block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Each slot's domain, and its rank among the domain's slots."""
-    sorted_S = np.repeat(np.arange(len(self._quota_D)), self._quota_D)
+    sorted_S = np.repeat(np.arange(len(self.quota_D)), self.quota_D)
     domain_S = sorted_S[shuffle.order(BLOCK, shuffle.key(self.seed, 0, block))]
     by_domain_S = np.argsort(domain_S, kind='stable')
-    first_D = np.cumsum(self._quota_D) - self._quota_D
+    first_D = np.cumsum(self.quota_D) - self.quota_D
     rank_S = np.empty(BLOCK, np.int64)
     rank_S[by_domain_S] = np.arange(BLOCK) - first_D[sorted_S]
     return domain_S, rank_S
@@ -181,22 +189,33 @@ def _check(
   if batch_size < 1:
     raise errors.InputError(f'batch_size={batch_size}: must be 1 or more')
   for (name, reader), rate in zip(readers.items(), rates, strict=True):
-    if reader.num_rows == 0:
-      raise errors.InputError(f'domain {name!r} has no rows to train on')
-    if not rate > 0:
+    if not 0 <= rate < np.inf:
       raise errors.InputError(
-        f'domain {name!r} has rate {rate}: it must be above 0'
+        f'domain {name!r} has rate {rate}: it must be at least 0'
       )
+    if rate and reader.num_rows == 0:
+      raise errors.InputError(f'domain {name!r} has no rows to train on')
+  if not sum(rates) > 0:
+    raise errors.InputError(
+      f'the rates of {", ".join(readers)} are all 0: give one of them a rate '
+      'above 0, or there is nothing to train on'
+    )
 
 
 def _quotas(rate_D: np.ndarray) -> np.ndarray:
   """The number of a block's slots that each domain gets, at least one.
 
-  After one slot for each, the rest is shared by largest remainders.
+  After one slot for each, the rest is shared by largest remainders. A domain of
+  rate 0 gets none.
 
   Example:
-    [2.0, 1.0]  [683, 341]
+    [2.0, 1.0]       [683, 341]
+    [2.0, 0.0, 1.0]  [683, 0, 341]
   """
+  if not rate_D.all():
+    quota_D = np.zeros(len(rate_D), np.int64)
+    quota_D[rate_D > 0] = _quotas(rate_D[rate_D > 0])
+    return quota_D
   free = BLOCK - len(rate_D)
   if free < 0:
     raise errors.InputError(f'{len(rate_D)} domains: at most {BLOCK} are mixed')

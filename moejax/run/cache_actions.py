@@ -21,7 +21,12 @@ def pack(run: Run, console: Console, processes: int = 0) -> None:
   """
   with cache_tables.progress(console, build.num_caches(run.data)) as report:
     data = build.build(
-      run.data, run.train.batch_size, run.seed, report, processes
+      run.data,
+      run.train.batch_size,
+      run.seed,
+      report,
+      processes=processes,
+      steps=run.train.steps,
     )
   if data.vocab is None:
     console.print('This config has made-up rows: there is nothing to pack.')

@@ -156,7 +156,13 @@ def _context(
   show = data_progress.lines(screen.line)
   data = processes.group.main_first(
     'data',
-    lambda: data_build.build(run.data, run.train.batch_size, run.seed, show),
+    lambda: data_build.build(
+      run.data,
+      run.train.batch_size,
+      run.seed,
+      show,
+      steps=run.train.steps,
+    ),
   )
   if run.model.num_moe:
     self_check.run(run.model.moe, run.model.dtype, model.mesh)
@@ -289,6 +295,7 @@ def _loop_inputs(context: Context, resources: Resources) -> loop.LoopInputs:
     extra=compatibility.extra_of(run, context.data),
     hooks=[_validation_hook(context, resources.screen)],
     stop_requested=lambda step: group.agree(resources.stop.after(step), step),
+    tokens=context.data.counts.tokens,
     bad_step=bad_steps.BadSteps(
       names=bad_steps.names_of(model.shapes),
       seed=run.seed,

@@ -80,6 +80,9 @@ class LoopInputs:
     hooks: evaluations, called every `eval_every` steps.
     stop_requested: called once after every step with its number; returns the
       name of the signal that asks to stop after this step, or None.
+    tokens: tokens read from each source of the text in the first steps, by the
+      number of these; they are the metrics `data/<source>/tokens`, and `tokens`
+      in the JSON of a checkpoint.
     bad_step: called with (step, scalars, norms of the gradient's leaves) of
       every step; records the steps whose update was skipped.
     beat: called with the name of a step or evaluation that has ended, for the
@@ -98,6 +101,7 @@ class LoopInputs:
   extra: dict[str, Any]
   hooks: Sequence[Hook]
   stop_requested: Callable[[int], str | None]
+  tokens: Callable[[int], dict[str, int]] = lambda _: {}
   bad_step: Callable[..., None] = lambda *_: None
   beat: Callable[[str], None] = lambda _: None
   goodput: Goodput = dataclasses.field(default_factory=Goodput)
@@ -180,6 +184,7 @@ def _boundary(
   config = inputs.config
   begin = time.perf_counter()
   at_end = step == config.steps
+  extra = {**inputs.extra, 'tokens': inputs.tokens(step)}
   evaluated: dict[str, float] = {}
   if at_end or step % config.eval_every == 0:
     with inputs.goodput.part('evaluation'):
@@ -190,7 +195,7 @@ def _boundary(
   loss = evaluated.get('eval/loss')
   with inputs.goodput.part('save'):
     if _near_due(config, step):
-      inputs.checkpoints.save_near(step, state, inputs.extra)
+      inputs.checkpoints.save_near(step, state, extra)
     if save or at_end or step % config.checkpoint_every == 0:
       save = True
     elif config.save_best and loss is not None:
@@ -200,7 +205,7 @@ def _boundary(
       # best one.
       if loss is not None:
         inputs.checkpoints.mark_best(step, loss)
-      inputs.checkpoints.save(step, state, inputs.extra)
+      inputs.checkpoints.save(step, state, extra)
     inputs.goodput.keep()
   inputs.beat(f'the boundary after step {step}')
   meter.pause(time.perf_counter() - begin)
@@ -228,6 +233,8 @@ def _report(
   record: dict[str, Any] = {}
   if step % config.log_every == 0 or step == config.steps:
     record |= {**scalars, **speed, **inputs.goodput.values()}
+    tokens = inputs.tokens(step)
+    record |= {f'data/{name}/tokens': n for name, n in tokens.items()}
   every = config.load_every
   if load_NE is not None and every and step % every == 0:
     record['moe/load'] = load_NE

@@ -89,6 +89,8 @@ def _numbers(cls, flags=(), where=''):
     elif 'choices' in field.metadata:
       for name, entry in field.metadata['choices'].items():
         yield from _numbers(entry, flags, f'{place}.{name}.')
+    elif 'keyed' in field.metadata:
+      yield from _numbers(field.metadata['keyed'], flags, f'{place}.any.')
     elif dataclasses.is_dataclass(hint):
       yield from _numbers(hint, flags, f'{place}.')
     elif {int, float} & {hint, *typing.get_args(hint)}:

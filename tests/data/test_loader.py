@@ -127,8 +127,8 @@ def test_the_order_of_a_run_never_changes():
 def test_bad_input_is_one_line():
   with pytest.raises(errors.InputError, match="'d1' has no rows"):
     _loader(sizes=(5, 0), rates=(1, 1))
-  with pytest.raises(errors.InputError, match="'d0' has rate 0"):
-    _loader(sizes=(5, 5), rates=(0, 1))
+  with pytest.raises(errors.InputError, match="'d0' has rate -1"):
+    _loader(sizes=(5, 5), rates=(-1, 1))
   with pytest.raises(errors.InputError, match='batch_size=0'):
     _loader(batch_size=0)
 

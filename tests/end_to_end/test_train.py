@@ -126,7 +126,16 @@ def _assert_promises(workdir, steps, router, metrics):
 @pytest.mark.slow
 def test_a_run_leaves_what_it_promises(in_a_process):
   workdir, _ = in_a_process
-  _assert_promises(workdir, own_text.STEPS, 'top_k', {'moe/load_max'})
+  metrics = {'moe/load_max', 'data/files/tokens'}
+  _assert_promises(workdir, own_text.STEPS, 'top_k', metrics)
+  records = log.read(workdir / 'metrics.jsonl')
+  tokens = {r['step']: r['data/files/tokens'] for r in records if 'loss' in r}
+  per_step = np.diff([*tokens.values()])  # one row of the text has padding
+  assert per_step.max() - per_step.min() <= 1
+  kept = [*(workdir / 'checkpoints').glob('*/meta.json')]
+  assert kept
+  for meta in map(json.loads, (path.read_text() for path in kept)):
+    assert meta['extra']['tokens'] == {'files': tokens[meta['step']]}
 
 
 @pytest.mark.soak

@@ -66,6 +66,7 @@ ALLOWED = {
     'data.text_field': 'body',
     'data.bad_lines': 'skip',
     'data.max_documents': '9',
+    'data.packing': 'best_fit',
   },
   resume.LENGTH: {'train.steps': '2000'},
 }

@@ -1,0 +1,184 @@
+"""Sources: the texts of the user's own mixture, `data.sources` of the config.
+
+A source has a name that the user chose, one text, and the rate at which its
+rows are mixed with those of the other sources. `data.files` and `data.mixture`
+are mixtures of the same form: one source of files, and sources that are tasks.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from moejax.core import errors, fields, resume, table
+from moejax.data import files as files_lib
+from moejax.data import tasks
+
+_TRILLION = 1e15  # tokens; no text is longer
+
+
+@dataclasses.dataclass(frozen=True)
+class Source(fields.Checked):
+  """A text of a mixture, and how it is mixed.
+
+  Exactly one of `files` and `task` is set: the text.
+
+  Attributes:
+    name: name of the source, which is its node in the config.
+    files: files, folders or globs, joined by commas, as in `data.files`.
+    task: a name in TASKS.
+    rate: rows of this source, relative to the other sources; 0 only validates.
+    tokens: tokens of this source in the whole run; they take the place of
+      rates.
+    max_epochs: how often each of its rows may be read at most.
+    text_field: the field of JSON objects, or the column of a table, that holds
+      the text.
+    bad_lines: 'stop' or 'skip' at a bad document of `files`.
+    validation_files: files for validation; '' takes a share of `files`.
+    validation_fraction: that share.
+  """
+
+  name: str = fields.node_name()
+  files: str = resume.key(resume.TEXT, '')
+  task: str = resume.key(resume.TEXT, '')
+  rate: float = fields.number(1.0, at_least=0)
+  tokens: float = fields.number(
+    0.0, at_least=0, at_most=_TRILLION, note='0: by rate'
+  )
+  max_epochs: float = resume.key(
+    resume.NOTHING, fields.number(0.0, at_least=0, note='0: no limit')
+  )
+  text_field: str = resume.key(resume.TEXT, 'text')
+  bad_lines: str = resume.key(
+    resume.TEXT, fields.named(files_lib.BAD_LINES, 'stop')
+  )
+  validation_files: str = resume.key(resume.TEXT, '')
+  validation_fraction: float = resume.key(
+    resume.TEXT, fields.number(0.05, above=0, below=1)
+  )
+
+  @property
+  def place(self) -> str:
+    """The dotted path of its node."""
+    return f'data.sources.{self.name}'
+
+  def kind(self) -> str:
+    """The key that names the text, one of KINDS.
+
+    Raises:
+      InputError: none is set, or several are.
+    """
+    kinds = [key for key in KINDS if getattr(self, key)]
+    if not kinds:
+      raise errors.InputError(
+        f'{self.place} names no text: set one of '
+        f'{", ".join(f"{self.place}.{key}" for key in KINDS)}'
+      )
+    if len(kinds) > 1:
+      pairs = ' and '.join(f'{key}={getattr(self, key)!r}' for key in kinds)
+      raise errors.InputError(
+        f'{self.place} names several texts, {pairs}: keep one, and give the '
+        'other a source of its own'
+      )
+    return kinds[0]
+
+  def check(self) -> None:
+    """Raises InputError if its keys do not fit together."""
+    kind = self.kind()
+    used = KINDS[kind].keys
+    for key in {k for other in KINDS.values() for k in other.keys} - {*used}:
+      default = type(self).__dataclass_fields__[key].default
+      if getattr(self, key) != default:
+        raise errors.InputError(
+          f'{self.place}.{key}={getattr(self, key)!r} has no effect on a '
+          f'source of {kind}: leave it out'
+          + (f'; {kind} has the keys {", ".join(used)}' if used else '')
+        )
+    if kind == 'task':
+      table.lookup(f'{self.place}.task', tasks.TASKS, self.task)
+    if self.tokens and self.rate != type(self).rate:
+      raise errors.InputError(
+        f'{self.place} has rate={self.rate:g} and tokens={self.tokens:g}: give '
+        'one of them'
+      )
+
+  def text(self) -> Any:
+    """The text, as `tasks.TASKS` has them."""
+    return KINDS[self.kind()].open(self)
+
+
+class FilesOfData(Source):
+  """The text of `data.files`, whose keys are keys of `data` itself."""
+
+  place = 'data'
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """One way in which a source names its text.
+
+  Attributes:
+    open: from a source to its text.
+    keys: the further keys of a source that the text depends on.
+  """
+
+  open: Callable[[Source], Any]
+  keys: tuple[str, ...] = ()
+
+
+def _files(source: Source) -> files_lib.Files:
+  return files_lib.Files(
+    source.files,
+    validation=source.validation_files,
+    text_field=source.text_field,
+    bad_lines=source.bad_lines,
+    fraction=source.validation_fraction,
+    label=source.name,
+    place=source.place,
+  )
+
+
+KINDS: Mapping[str, Kind] = {
+  'files': Kind(
+    _files,
+    ('text_field', 'bad_lines', 'validation_files', 'validation_fraction'),
+  ),
+  'task': Kind(lambda source: tasks.TASKS[source.task]),
+}
+
+
+def check(listed: tuple[Source, ...], temperature: float | None) -> None:
+  """Raises InputError if the sources of a mixture do not fit together.
+
+  Args:
+    listed: the sources.
+    temperature: `data.temperature`.
+  """
+  names: dict[str, str] = {}
+  for source in listed:
+    source.check()
+    # Names of folders and metrics that differ in case alone are easily mixed up
+    # and are one name on some file systems.
+    if source.name.lower() in names:
+      raise errors.InputError(
+        'data.sources has two sources with one name, '
+        f'{names[source.name.lower()]!r} and {source.name!r}: rename one'
+      )
+    names[source.name.lower()] = source.name
+  trained = [source for source in listed if source.rate]
+  if listed and not trained:
+    raise errors.InputError(
+      f'data.sources: the rates of {", ".join(s.name for s in listed)} sum to '
+      'nothing; give one of them a rate above 0'
+    )
+  budgets = [source for source in trained if source.tokens]
+  if budgets and len(budgets) < len(trained):
+    other = next(s.name for s in trained if not s.tokens)
+    raise errors.InputError(
+      f'{budgets[0].place}.tokens={budgets[0].tokens:g} is a budget, and '
+      f'{other} has none: set data.sources.{other}.tokens, or rates alone'
+    )
+  if budgets and temperature is not None:
+    raise errors.InputError(
+      f'data.temperature={temperature:g} has no effect on token budgets: leave '
+      f'out one of them'
+    )
