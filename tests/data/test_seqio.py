@@ -1,4 +1,4 @@
-"""All tests that import TensorFlow: our Tasks and vocabularies inside SeqIO."""
+"""The default tests that import TensorFlow: tasks and vocabularies in SeqIO."""
 
 import configparser
 import dataclasses
