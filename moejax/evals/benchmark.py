@@ -146,6 +146,7 @@ class Dataset:
     configs: several configurations in place of one. Their rows are read one
       after the other, and each gets its configuration's name as the column
       `config`.
+    config_names: other names of configurations, which their folders may have.
     split: the split that is scored.
     shots_split: the split that solved rows are taken from; '' if none.
     columns: the type of each column that is read.
@@ -162,6 +163,7 @@ class Dataset:
   tfds: str = ''
   configs: tuple[str, ...] = ()
   rows: Callable[[str], Sequence[Row]] | None = None
+  config_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

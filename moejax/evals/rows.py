@@ -111,7 +111,11 @@ def _by_config(
 ) -> dict[str, list[epath.Path]]:
   """Files of each configuration ('' for the only one); {} if some lack."""
   if dataset.configs:
-    by_config = {c: _files_in(place / c, split) for c in dataset.configs}
+    by_config = {
+      c: _files_in(place / c, split)
+      or _files_in(place / dataset.config_names.get(c, c), split)
+      for c in dataset.configs
+    }
     return by_config if all(by_config.values()) else {}
   folders = [place / dataset.config] if dataset.config else []
   for folder in [*folders, place, place / 'data']:

@@ -15,6 +15,7 @@ from moejax.evals.benchmark import Benchmark
 from moejax.evals.benchmarks import (
   chinese,
   cloze,
+  codemmlu,
   commonsense,
   coreference,
   drop,
@@ -65,6 +66,7 @@ def suite(*families: Mapping[str, Benchmark]) -> dict[str, Benchmark]:
 
 
 SUITES: dict[str, dict[str, Benchmark]] = {
+  'codemmlu': codemmlu.CODEMMLU,
   'deepseekmoe': suite(
     chinese.DEEPSEEKMOE,
     commonsense.DEEPSEEKMOE,

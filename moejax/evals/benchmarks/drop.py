@@ -23,7 +23,6 @@ ROWS = Dataset(
   'validation',
   {'passage': str, 'question': str, 'answer': dict, 'validated_answers': dict},
   shots_split='train',
-  tfds='drop',
 )
 ARTICLES = re.compile(r'\b(a|an|the)\b')
 PUNCTUATION = str.maketrans('', '', string.punctuation)
