@@ -109,7 +109,7 @@ def hellaswag(row: Row, cleaned: Callable[[str], str] = clean) -> Choice:
 
 
 def marked_hellaswag(row: Row) -> Choice:
-  """As `hellaswag`, with the marks of WikiHow's pages left but for titles."""
+  """As `hellaswag`; WikiHow's marks stay in the text, but for titles."""
   return hellaswag(row, without_titles)
 
 
@@ -131,7 +131,7 @@ def right_choice(row: Row) -> int:
 
 
 def arc(row: Row) -> Choice:
-  """The question, then its 3 to 5 options as text."""
+  """The question, then its options as text."""
   return question_answer(
     row['question'], row['choices']['text'], right_choice(row)
   )
@@ -259,20 +259,18 @@ LIBMOE = {
     ARC_CHALLENGE_ROWS,
     arc_of_four,
     STRICT,
-    note='rows without exactly four options are left out',
   ),
   'arc_easy': multiple_choice(
     ARC_EASY_ROWS,
     arc_of_four,
     STRICT,
-    note='rows without exactly four options are left out',
   ),
   'commonsense_qa': multiple_choice(COMMONSENSE_QA_ROWS, arc, STRICT),
   'hellaswag': multiple_choice(
     HELLASWAG_ROWS,
     marked_hellaswag,
     STRICT,
-    note="[marks] of WikiHow's pages stay in the text, as in LibMoE's code",
+    note="LibMoE's code means to remove the marks",
   ),
   'openbookqa': multiple_choice(OPENBOOKQA_ROWS, asked_openbookqa, STRICT),
   'piqa': multiple_choice(PIQA_ROWS, piqa, STRICT),

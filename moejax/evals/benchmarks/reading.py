@@ -141,7 +141,7 @@ PER_QUESTION = "one item a question; the harness's form is `race`"
 RACE = multiple_choice(
   ARTICLE_ROWS,
   race_article,
-  note="the harness's form: one item an article, high school alone",
+  note='one item an article, of high school alone',
 )
 RACE_HIGH = multiple_choice(QUESTION_ROWS, race, note=PER_QUESTION)
 RACE_MIDDLE = multiple_choice(MIDDLE_ROWS, race, note=PER_QUESTION)
