@@ -37,6 +37,7 @@ NEVER = {('model', 'data')}
 # Slow to import, or not there on every machine: imported where they are used.
 HEAVY = {
   'datasets',
+  'datasketch',
   'huggingface_hub',
   'matplotlib',
   'pyarrow',

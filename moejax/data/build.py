@@ -16,6 +16,7 @@ from moejax.data import (
   mixing,
   mixtures,
   sources,
+  stepped,
   tasks,
 )
 from moejax.data import vocab as vocabs
@@ -95,7 +96,7 @@ def build(
   """
   request = packing_request(data_config, report, processes)
   listed = _sources(data_config)
-  opened = [_domain(source, request) for source in listed]
+  opened = [_domain(source, data_config, request) for source in listed]
   rates = mixing.rates(
     listed,
     [domain.train.num_tokens for domain in opened],
@@ -139,7 +140,9 @@ def packing_request(
 
 def text_sources(data_config: config.DataConfig) -> dict[str, Any]:
   """The source of the text of each domain, by the domain's name."""
-  return {source.name: source.text() for source in _sources(data_config)}
+  return {
+    source.name: _text(source, data_config) for source in _sources(data_config)
+  }
 
 
 def identity(data: Data) -> dict[str, str]:
@@ -230,7 +233,7 @@ def texts(
     InputError: a bad document, or a text that only streams from elsewhere.
   """
   for source in _sources(data_config):
-    task = source.text()
+    task = _text(source, data_config)
     documents = task.texts('train', note)
     if documents is None:
       raise errors.InputError(
@@ -259,10 +262,18 @@ def _sources(data_config: config.DataConfig) -> list[sources.Source]:
   ]
 
 
+def _text(source: sources.Source, data_config: config.DataConfig) -> Any:
+  """The text of a source, without what the steps of the config remove."""
+  steps = stepped.in_order(data_config.steps, data_config.step_order)
+  return stepped.with_steps(source.text(), steps)
+
+
 def _domain(
-  source: sources.Source, request: cache_writer.Request
+  source: sources.Source,
+  data_config: config.DataConfig,
+  request: cache_writer.Request,
 ) -> baselines.Domain:
-  task = source.text()
+  task = _text(source, data_config)
   train, validation = (task.rows(split, request) for split in task.splits)
   if validation.num_rows == 0:
     raise errors.InputError(

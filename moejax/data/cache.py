@@ -31,6 +31,7 @@ import numpy as np
 
 from moejax.core import errors, files, locks
 from moejax.data import features
+from moejax.data.steps import base
 
 META = 'meta.json'
 _VERIFIED_WHEN_OPENED = 2**28  # bytes
@@ -95,6 +96,7 @@ class Meta:
     shards: the files, in order.
     num_cut: documents that are in more than one row; None in caches of
       versions that did not count them.
+    removed: what each of `data.steps` removed, in their order.
   """
 
   spec: dict[str, Any]
@@ -108,6 +110,7 @@ class Meta:
   notes: tuple[str, ...]
   shards: tuple[Shard, ...]
   num_cut: int | None = None
+  removed: tuple[base.Removed, ...] = ()
 
   @property
   def share_of_text(self) -> float:
@@ -137,6 +140,8 @@ class Meta:
       raise ValueError('its checksum differs from the one that was written')
     tree['shards'] = tuple(Shard(**shard) for shard in tree['shards'])
     tree['notes'] = tuple(tree['notes'])
+    removed = tree.get('removed', ())
+    tree['removed'] = tuple(base.Removed(**step) for step in removed)
     return cls(**tree)
 
 

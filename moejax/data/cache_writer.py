@@ -104,6 +104,11 @@ class TextSource:
     del split
     return None
 
+  def removed(self, split: str) -> tuple[Any, ...]:
+    """What steps removed, in the last pass over a split: `base.Removed`."""
+    del split
+    return ()
+
   def rows(self, split: str, request: Request) -> cache.RowCache:
     """The packed rows of a split; packs them if no cache exists."""
     return make(self, split, request)
@@ -264,13 +269,12 @@ class _Writer:
     self.partial.mkdir(exist_ok=True)
     state, request = self.state, self.request
     request.report(self._progress(self._expected()))
+    start = state.documents, state.offset, state.rows, state.cut
     blocks = request.packing.pack(
       self._ids(),
       request.length,
       rows_per_block=request.rows_per_block(),
-      start=features.Position(
-        state.documents, state.offset, state.rows, state.cut
-      ),
+      start=features.Position(*start),
     )
     while (first := next(blocks, None)) is not None:
       more = itertools.islice(blocks, request.blocks_per_shard() - 1)
@@ -323,8 +327,7 @@ class _Writer:
   def _ids(self) -> Iterator[np.ndarray | Iterator[np.ndarray]]:
     """The ids of the documents; reading one adds to the counts of the state."""
     state = self.state
-    # Documents that were read before an interruption are counted already. Of
-    # an earlier version's state, this is the document in progress.
+    # Documents that were read before an interruption are counted already.
     counted = max(state.num_read, state.documents + (state.offset > 0))
     with contextlib.closing(self._documents()) as documents:
       for number, (ids_T, num_bytes) in enumerate(documents, state.documents):
@@ -391,6 +394,7 @@ class _Writer:
       num_documents=state.num_documents,
       num_bytes=state.num_bytes,
       num_cut=state.cut,
+      removed=self.text.removed(self.split),
       notes=tuple(self.notes),
       shards=tuple(cache.Shard(**shard) for shard in state.shards),
     )

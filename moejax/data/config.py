@@ -4,9 +4,10 @@ import dataclasses
 
 from moejax.core import errors, fields, resume
 from moejax.data import files as files_lib
-from moejax.data import mixtures, packings
+from moejax.data import mixtures, packings, stepped
 from moejax.data import sources as sources_lib
 from moejax.data import vocab as vocabs
+from moejax.data.steps import STEPS, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,9 @@ class DataConfig(fields.Checked):
       names that the user chooses.
     temperature: mixes the sources by their size n, as n ** (1 / temperature)
       times their rates; none: by their rates alone.
+    steps: what removes documents before the text is packed, by name.
+    step_order: names of the steps in the order in which they run; empty means
+      the order of STEPS.
     vocab: the tokenizer.
     sequence_length: L, the tokens of a row.
     packing: how documents become rows; best_fit cuts fewer of them.
@@ -50,6 +54,8 @@ class DataConfig(fields.Checked):
   temperature: float | None = fields.number(
     None, above=0, note='none: by rates alone'
   )
+  steps: tuple[Step, ...] = resume.key(resume.TEXT, fields.choices(STEPS))
+  step_order: tuple[str, ...] = resume.key(resume.TEXT, ())
   vocab: vocabs.Vocab = fields.choice(vocabs.VOCABS, vocabs.SentencePiece())
   sequence_length: int = fields.number(256, at_least=2)
   packing: packings.Packing = resume.key(
@@ -80,6 +86,7 @@ class DataConfig(fields.Checked):
         'data.files; a mixture has its own validation'
       )
     sources_lib.check(self.sources, self.temperature)
+    stepped.in_order(self.steps, self.step_order)
 
   def check_used(self) -> None:
     """Raises InputError if a key is set that would be ignored.

@@ -139,6 +139,34 @@ def documents(
     raise _unreadable(task, split, hint, e) from e
 
 
+def texts(task: Any, split: str, hint: str = '') -> Generator[str]:
+  """The documents of a seqio.Task as text, in the same order.
+
+  Args:
+    task: a seqio.Task, as `task` makes it.
+    split: 'train' or 'validation'.
+    hint: advice for the user if the split cannot be read.
+
+  Raises:
+    InputError: the source cannot be read, or a document is not UTF-8.
+  """
+  _, tf = load(task.name)
+  number = 0
+  try:
+    with quiet():
+      dataset = task.preprocessors[0](_source(task, split, hint))
+    for example in dataset.prefetch(16).as_numpy_iterator():
+      number += 1
+      yield example['targets'].decode()
+  except UnicodeDecodeError as e:
+    raise errors.InputError(
+      f'document {number:,} of the split {split!r} of {task.name} is not '
+      f'UTF-8: {e.reason} at byte {e.start}'
+    ) from None
+  except (tf.errors.OpError, OSError) as e:
+    raise _unreadable(task, split, hint, e) from e
+
+
 def _source(task: Any, split: str, hint: str) -> Any:
   try:
     return task.source.get_dataset(split=split, shuffle=False)

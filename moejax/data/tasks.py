@@ -60,6 +60,11 @@ class SeqioText(cache_writer.TextSource):
     task = self.to_seqio(vocab)
     return seqio_bridge.documents(task, split, skip, self.hint)
 
+  def decoded(self, split: str) -> Generator[str]:
+    """The documents as text, one by one, whether or not they fit on a disk."""
+    task = self.to_seqio(vocabs.Bytes())  # any: nothing is encoded
+    return seqio_bridge.texts(task, split, self.hint)
+
 
 @dataclasses.dataclass(frozen=True)
 class Minipile(SeqioText):

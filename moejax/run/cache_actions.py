@@ -12,7 +12,7 @@ from moejax.run import cache_tables, row_view
 
 
 def pack(run: Run, console: Console, processes: int = 0) -> None:
-  """Packs missing records of a run, verifies all, and prints a table.
+  """Packs missing records of a run, verifies all, and prints tables.
 
   Args:
     run: its `data` names the text.
@@ -34,6 +34,9 @@ def pack(run: Run, console: Console, processes: int = 0) -> None:
   with console.status('comparing checksums'):
     data.verify()
   console.print(cache_tables.contents(data))
+  console.print(cache_tables.packing(data))
+  if (removed := cache_tables.removed(data)) is not None:
+    console.print(removed)
   console.print(
     f'in {build.cache_dir(run.data)}, checksums verified', soft_wrap=True
   )

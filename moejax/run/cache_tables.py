@@ -8,7 +8,7 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
-from moejax.data import build, cache_writer, prune
+from moejax.data import build, cache, cache_writer, prune
 from moejax.data.request import Expected
 
 
@@ -95,34 +95,74 @@ def _time(seconds: float) -> str:
 
 
 def contents(data: build.Data) -> Table:
-  """Documents, bytes, tokens and rows of each split, and how they are packed.
+  """Documents, bytes, tokens and rows of each split."""
+  rows = f'rows of {data.length}'
+  table = _by_split('documents', 'bytes', 'tokens', rows)
+  for name, split, meta in _metas(data):
+    counts = (
+      meta.num_documents,
+      meta.num_bytes,
+      meta.num_tokens,
+      meta.num_rows,
+    )
+    table.add_row(name, split, *(f'{count:,}' for count in counts))
+  return table
+
+
+def packing(data: build.Data) -> Table:
+  """How well the documents of each split fit into its rows.
 
   `text` is the share of the rows' tokens that are text; the rest is padding.
-  `cut` is the share of the documents that are in more than one row.
+  `documents cut` are those in more than one row.
+  """
+  table = _by_split('text', 'documents cut')
+  for name, split, meta in _metas(data):
+    cut = '-' if meta.num_cut is None else f'{meta.num_cut:,}'
+    share = _share(meta.num_cut or 0, meta.num_documents)
+    text = f'{meta.share_of_text:.2%}'
+    table.add_row(name, split, text, f'{cut} ({share})')
+  return table
+
+
+def removed(data: build.Data) -> Table | None:
+  """What each step removed from each split; None if nothing was removed.
+
+  Shares are of the documents and bytes that reached the step. Below a step are
+  the documents that each of its rules removed.
+  """
+  table = _by_split('documents', 'bytes', left=['removed by'])
+  for name, split, meta in _metas(data):
+    for step in meta.removed:
+      if step.documents:
+        share = _share(step.documents, step.documents_before)
+        num_bytes = _share(step.bytes, step.bytes_before)
+        documents = f'{step.documents:,} ({share})'
+        table.add_row(name, split, step.step, documents, num_bytes)
+        for rule, count in sorted(step.rules.items()):
+          table.add_row('', '', f' {rule}', f'{count:,}{" " * len(share)}   ')
+  return table if table.rows else None
+
+
+def _by_split(*columns: str, left: Sequence[str] = ()) -> Table:
+  """A table with rows for each split of each domain.
+
+  Args:
+    columns: further columns, of numbers.
+    left: those of text, which come first.
   """
   table = Table(box=rich.box.SIMPLE_HEAD)
-  table.add_column('domain', no_wrap=True)
-  table.add_column('split', no_wrap=True)
-  rows = f'rows of {data.length}'
-  for name in ('documents', 'bytes', 'tokens', rows, 'text', 'cut'):
+  for name in ('domain', 'split', *left):
+    table.add_column(name, no_wrap=True)
+  for name in columns:
     table.add_column(name, justify='right', no_wrap=True)
+  return table
+
+
+def _metas(data: build.Data) -> Iterator[tuple[str, str, cache.Meta]]:
+  """The caches of each split of each domain."""
   for name, domain in data.domains.items():
     for split in domain.task.splits:
-      meta = getattr(domain, split).meta
-      counts = (
-        meta.num_documents,
-        meta.num_bytes,
-        meta.num_tokens,
-        meta.num_rows,
-      )
-      table.add_row(
-        name,
-        split,
-        *(f'{count:,}' for count in counts),
-        f'{meta.share_of_text:.2%}',
-        '-' if meta.num_cut is None else _share(meta.num_cut, counts[0]),
-      )
-  return table
+      yield name, split, getattr(domain, split).meta
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,0 +1,134 @@
+"""A text with steps: the documents of another text that the steps keep."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any
+
+from moejax.core import errors, table
+from moejax.data import cache_writer, encoding, seqio_bridge
+from moejax.data import sums as sums_lib
+from moejax.data import vocab as vocabs
+from moejax.data.steps import STEPS, base
+
+
+def in_order(
+  steps: Sequence[base.Step], order: Sequence[str]
+) -> dict[str, base.Step]:
+  """The steps by name, in the order in which they run.
+
+  Args:
+    steps: entries of STEPS, in the order of the table.
+    order: their names in the order wanted; empty: the order of the table.
+
+  Raises:
+    InputError: `order` does not name every step once.
+  """
+  by_name = {table.name_of(STEPS, step): step for step in steps}
+  for name in order:
+    table.lookup('data.step_order', STEPS, name)
+  if order and sorted(order) != sorted(by_name):
+    raise errors.InputError(
+      f'data.step_order={",".join(order)}: it must name each of the steps that '
+      f'are on once: {", ".join(by_name) or "there are none"}'
+    )
+  return {name: by_name[name] for name in order or by_name}
+
+
+def with_steps(text: Any, steps: Mapping[str, base.Step]) -> Any:
+  """The documents of a text that the steps keep; without steps, the text.
+
+  Raises:
+    InputError: the text is made-up rows, which steps cannot read.
+  """
+  if not steps:
+    return text
+  if not text.has_text:
+    raise errors.InputError(
+      f'data.steps reads text, and {text.name} is made-up rows: leave out '
+      f'{", ".join(f"data.steps.{name}" for name in steps)}'
+    )
+  return Stepped(text, steps)
+
+
+class Stepped(cache_writer.TextSource):
+  """The documents of a text that the steps keep, each split by itself.
+
+  Args:
+    text: the source of the documents.
+    steps: by name, in the order in which they run.
+  """
+
+  def __init__(self, text: Any, steps: Mapping[str, base.Step]):
+    self.text, self.steps = text, steps
+    self.label = text.label
+    self._passes: dict[str, base.Pass] = {}
+
+  def __getattr__(self, name: str) -> Any:
+    # What a source has besides the methods below: domain, splits, ...
+    if name == 'text':  # while unpickling
+      raise AttributeError(name)
+    return getattr(self.text, name)
+
+  def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
+    steps = [
+      [name, dataclasses.asdict(step)] for name, step in self.steps.items()
+    ]
+    return {**self.text.identity(split, sums), 'steps': steps}
+
+  def texts(
+    self, split: str, note: Callable[[str], None] = lambda _: None
+  ) -> Iterator[base.Text] | None:
+    texts = self.text.texts(split, note)
+    return None if texts is None else self._kept(split, texts, note)
+
+  def stream(
+    self, split: str, note: Callable[[str], None] = lambda _: None
+  ) -> Iterator[base.Text]:
+    """The documents kept, one by one.
+
+    An interrupted pass begins anew at the first document, since what a step
+    decides may depend on all documents before. Only encoding is not repeated.
+    """
+    texts = self.text.stream(split, note)
+    if texts is None:  # SeqIO reads it
+      texts = self.text.decoded(split)
+    return self._kept(split, texts, note)
+
+  def documents(
+    self,
+    split: str,
+    vocab: vocabs.Vocab,
+    *,
+    skip: int,
+    note: Callable[[str], None],
+  ) -> Generator[seqio_bridge.Document]:
+    texts = itertools.islice(self.stream(split, note), skip, None)
+    return encoding.documents(texts, vocab, processes=1)
+
+  def removed(self, split: str) -> tuple[base.Removed, ...]:
+    return self._passes[split].removed if split in self._passes else ()
+
+  def _kept(
+    self,
+    split: str,
+    texts: Iterator[base.Text],
+    note: Callable[[str], None],
+  ) -> Iterator[base.Text]:
+    """The documents that a new pass keeps.
+
+    Raises:
+      InputError: there are documents, and none is kept.
+    """
+    one = self._passes[split] = base.Pass(self.steps)
+    finished = False
+    try:
+      yield from one.kept(texts)
+      finished = True
+    finally:
+      if one.documents:
+        note(one.summary())
+    if finished and one.documents and not one.documents_kept:
+      raise errors.InputError(
+        f'no document of {self.text.name} {split} is left: {one.summary()}'
+      )

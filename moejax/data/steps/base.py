@@ -1,0 +1,176 @@
+"""The contract of steps, and a pass of several steps over the documents.
+
+A step has two halves. `examine` is a pure function of one document, which any
+process may compute. `judge` then decides about the documents one after the
+other, in the order of the text; only this half may have a state, such as the
+hashes of the documents before. So the decisions do not depend on where and by
+how many processes documents are examined.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from moejax.core import errors, fields
+from moejax.data import long_text
+
+Text = str | long_text.LongText
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(fields.Checked):
+  """A step: keeps or removes documents. Its fields are its config keys."""
+
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+  def examine(self, text: str) -> Any:
+    """What the step needs to know of a document; a value that pickles."""
+    raise NotImplementedError
+
+  def judge(self) -> Callable[[Any], str]:
+    """A function from `examine`'s values to decisions, for one pass.
+
+    It is called once for every document that reaches the step, in the order of
+    the text. It returns the rule by which the document is removed, or '' if the
+    document is kept.
+    """
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter(Step):
+  """A step that decides about each document by itself."""
+
+  def judge(self) -> Callable[[Any], str]:
+    return str
+
+
+class Examined(NamedTuple):
+  """What the steps know of one document.
+
+  Attributes:
+    num_bytes: UTF-8 bytes of its text.
+    values: the value of each step; ends at the first `Filter` that removes the
+      document.
+  """
+
+  num_bytes: int
+  values: tuple[Any, ...]
+
+
+@dataclasses.dataclass
+class Removed:
+  """What a step removed.
+
+  Attributes:
+    step: the step's name.
+    documents_before: documents that reached the step.
+    bytes_before: UTF-8 bytes of their text.
+    documents: those of them that were removed.
+    bytes: bytes of these.
+    rules: documents removed, by rule.
+  """
+
+  step: str
+  documents_before: int = 0
+  bytes_before: int = 0
+  documents: int = 0
+  bytes: int = 0
+  rules: dict[str, int] = dataclasses.field(default_factory=dict)
+
+  def add(self, rule: str, num_bytes: int) -> None:
+    """Counts a document, which is removed unless the rule is ''."""
+    self.documents_before += 1
+    self.bytes_before += num_bytes
+    if rule:
+      self.documents += 1
+      self.bytes += num_bytes
+      self.rules[rule] = self.rules.get(rule, 0) + 1
+
+
+def examine(steps: Sequence[Step], text: Text) -> Examined:
+  """All that the steps need to know of one document.
+
+  Args:
+    steps: in their order.
+    text: the document; one that is read in pieces is read into memory.
+  """
+  whole = long_text.whole(text)
+  values = []
+  for step in steps:
+    values.append(step.examine(whole))
+    if isinstance(step, Filter) and values[-1]:
+      break
+  return Examined(len(whole.encode()), tuple(values))
+
+
+class Pass:
+  """One pass of steps over the documents of a text.
+
+  Args:
+    steps: by name, in their order.
+  """
+
+  def __init__(self, steps: Mapping[str, Step]):
+    self.steps = tuple(steps.values())
+    self.removed = tuple(map(Removed, steps))
+    self._judges = [step.judge() for step in self.steps]
+
+  def keeps(self, examined: Examined) -> bool:
+    """Whether a document is kept. Call it in the order of the text.
+
+    A document that one step removes does not reach the steps behind, so it is
+    no earlier copy of a document that comes after it.
+    """
+    for removed, judge, value in zip(
+      self.removed, self._judges, examined.values, strict=False
+    ):
+      rule = judge(value)
+      removed.add(rule, examined.num_bytes)
+      if rule:
+        return False
+    return True
+
+  def kept(self, texts: Iterable[Text]) -> Iterator[Text]:
+    """The documents that are kept, in their order."""
+    for text in texts:
+      if self.keeps(examine(self.steps, text)):
+        yield text
+
+  @property
+  def documents(self) -> int:
+    """Documents that the pass has read."""
+    return self.removed[0].documents_before
+
+  @property
+  def documents_kept(self) -> int:
+    """Those that no step removed."""
+    return self.documents - sum(removed.documents for removed in self.removed)
+
+  def summary(self) -> str:
+    """What was removed, in one line."""
+    size = self.removed[0].bytes_before
+    gone = sum(removed.bytes for removed in self.removed)
+    counts = ', '.join(f'{r.step} {r.documents:,}' for r in self.removed)
+    return (
+      f'steps removed {self.documents - self.documents_kept:,} of '
+      f'{self.documents:,} documents ({counts}), {gone / max(1, size):.1%} of '
+      f'{size:,} bytes'
+    )
+
+
+def need_order(
+  step: str, low: tuple[str, float], high: tuple[str, float]
+) -> None:
+  """Raises InputError unless a least value is at most the largest.
+
+  Args:
+    step: name of the step.
+    low: key and value of the least value.
+    high: key and value of the largest.
+  """
+  if low[1] > high[1]:
+    raise errors.InputError(
+      f'{low[0]}={low[1]} is above {high[0]}={high[1]}: {step} would remove '
+      'every document'
+    )
