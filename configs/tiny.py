@@ -14,6 +14,7 @@ from moejax import config
 def get_config():
   """The demo: a few minutes on two CPU cores."""
   c = config.default()
+  c.model.dtype = 'auto'
   c.model.width = 192
   c.model.num_layers = 4
   c.model.num_heads = 6
@@ -35,7 +36,7 @@ def get_config():
   c.opt.peak_lr = 3e-3
   c.opt.schedule = {'name': 'cosine', 'warmup': 40, 'end': 0.05}
 
-  c.train.steps = 350
+  c.train.steps = 500
   c.train.batch_size = 8
   c.train.log_every = 10
   c.train.checkpoint_every = 100

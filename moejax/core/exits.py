@@ -8,7 +8,7 @@ Exit codes:
       its checkpoints are kept
   4   no step ended for train.watchdog_s seconds, and train.watchdog_exits was
       set; run the same command to go on
-  5   a plan does not fit into the memory of the chips
+  5   a plan or a program does not fit into the memory of the devices
   6   another process of the run is lost, or did not start; start all again
   75  interrupted by Ctrl-C, SIGTERM or SIGHUP (a closed terminal); training
       was saved first: run the same command to go on
@@ -89,6 +89,10 @@ def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   return DONE
 
 
+# How JAX's error begins where a device has too little memory.
+TOO_LARGE = 'RESOURCE_EXHAUSTED'
+
+
 def ending(error: BaseException) -> tuple[int, str] | None:
   """Exit code and line for an error that is no bug; None for a bug."""
   for kind, code, word in _ENDINGS:
@@ -104,6 +108,15 @@ def ending(error: BaseException) -> tuple[int, str] | None:
       STOPPED,
       f'stopped: the disk failed: {error}; mend it and run the same command: '
       'the last checkpoint is whole',
+    )
+  if isinstance(error, RuntimeError) and str(error).startswith(TOO_LARGE):
+    reason = str(error).splitlines()[0].removeprefix(TOO_LARGE).strip(': .')
+    return (
+      DOES_NOT_FIT,
+      f'does not fit: {reason}; of a run, set train.micro_batches or '
+      'model.token_chunks higher, model.remat=full, a smaller '
+      'train.batch_size, or mesh.fsdp over more devices (python -m '
+      'moejax.cli.plan says what fits); its last checkpoint is whole',
     )
   return None
 

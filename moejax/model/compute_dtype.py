@@ -17,7 +17,7 @@ from moejax.model.config import DTYPES
 
 # Rows, depth and width of the product that is timed: like that of an expert.
 SHAPE = (1024, 512, 512)
-ROUNDS = 5
+ROUNDS = 20
 # The rest of a step gains nothing from bfloat16, which rounds more. So float32
 # is taken unless bfloat16 multiplies clearly faster.
 CLEARLY = 1.3
@@ -42,7 +42,10 @@ def resolve(dtype: str, devices: Sequence[jax.Device]) -> str:
 def cpu_gain() -> float:
   """Time of a product in float32 on this machine's CPU over that in bfloat16.
 
-  The ratio of the best times of a few rounds in turn; takes under a second.
+  It is processor time, of all threads: the time on the clock would be wrong by
+  more than CLEARLY while other jobs take the machine's cores.
+  The ratio of the best times of all rounds in turn; takes under a second. The
+  product asks for a float32 result, as those of the model do (core/linear.py).
   """
   rows, depth, width = SHAPE
   cpu = jax.local_devices(backend='cpu')[0]
@@ -54,8 +57,8 @@ def cpu_gain() -> float:
     for number in range(ROUNDS + 1):
       for name, times in seconds.items():
         x, w = jnp.ones((rows, depth), name), jnp.ones((depth, width), name)
-        begin = time.perf_counter()
+        begin = time.process_time()
         product(x, w).block_until_ready()
         if number:  # the first compiles
-          times.append(time.perf_counter() - begin)
+          times.append(time.process_time() - begin)
   return min(seconds['float32']) / min(seconds['bfloat16'])

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.config.run import Run
+from moejax.core import exits
 from moejax.data.batch import Batch
 from moejax.model import build
 from moejax.parallel import chunking, rules
@@ -23,8 +24,6 @@ from moejax.plan.topology import Slice
 from moejax.train import optimizer, step
 from moejax.train import state as states
 
-# In the error of a program that needs more memory than the device has.
-_TOO_LARGE = 'RESOURCE_EXHAUSTED'
 # The last file that the TPU compiler dumps; it has the text of the program.
 _DUMPED = '*.after_codegen.txt'
 
@@ -114,7 +113,7 @@ def compile_or_refuse(
   try:
     return lowered.compile(options), ''
   except jax.errors.JaxRuntimeError as e:
-    if _TOO_LARGE not in str(e):
+    if exits.TOO_LARGE not in str(e):
       raise
     return None, _line(str(e))
 

@@ -7,6 +7,7 @@ import resource
 import sys
 import types
 
+import jax
 import pytest
 from helpers import shapes
 
@@ -147,7 +148,8 @@ def test_both_sides_run_alternately_and_the_ratio_is_right(capsys, monkeypatch):
   assert out[3].endswith('  W')
   # 0.6 / 0.2; the medians are 0.85 and 0.35.
   assert out[4] == (
-    'moejax / fake: best 3.00, median 2.43 (2 rounds of 2 steps each, float32)'
+    'moejax / fake: best 3.00, median 2.43 (2 rounds of 2 steps each, float32, '
+    f'JAX {jax.__version__})'
   )
 
 

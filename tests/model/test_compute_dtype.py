@@ -48,7 +48,7 @@ def test_the_gain_is_of_the_best_times_and_measured_once(monkeypatch):
       ticks += [ticks[-1] + seconds] * (2 if number else 1)
   clock = iter(ticks)
   monkeypatch.setattr(
-    compute_dtype, 'time', types.SimpleNamespace(perf_counter=clock.__next__)
+    compute_dtype, 'time', types.SimpleNamespace(process_time=clock.__next__)
   )
   compute_dtype.cpu_gain.cache_clear()
   assert compute_dtype.cpu_gain() == 3.0

@@ -1,0 +1,30 @@
+"""core/exits.py: errors that are no bugs are one line and an exit code."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from moejax.core import exits
+
+TOO_MANY = 2**46  # numbers, more than any machine holds
+
+
+def test_a_program_that_does_not_fit_the_memory_is_one_line(capsys):
+  def run(argv):
+    del argv
+    jax.block_until_ready(jax.jit(lambda: 2.0 * jnp.ones(TOO_MANY))())
+
+  assert exits.call(run, []) == exits.DOES_NOT_FIT
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('does not fit: Out of memory allocating')
+  assert str(4 * TOO_MANY) in line
+  assert 'train.micro_batches' in line
+
+
+def test_another_error_of_jax_is_a_bug():
+  def run(argv):
+    del argv
+    raise jax.errors.JaxRuntimeError('INTERNAL: RESOURCE_EXHAUSTED is not it')
+
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    exits.call(run, [])
