@@ -42,10 +42,11 @@ def resolve(dtype: str, devices: Sequence[jax.Device]) -> str:
 def cpu_gain() -> float:
   """Time of a product in float32 on this machine's CPU over that in bfloat16.
 
-  It is processor time, of all threads: the time on the clock would be wrong by
-  more than CLEARLY while other jobs take the machine's cores.
   The ratio of the best times of all rounds in turn; takes under a second. The
   product asks for a float32 result, as those of the model do (core/linear.py).
+
+  It is processor time, of all threads: the time on the clock would be wrong by
+  more than CLEARLY while other jobs take the machine's cores.
   """
   rows, depth, width = SHAPE
   cpu = jax.local_devices(backend='cpu')[0]
