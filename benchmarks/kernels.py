@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import standard, timing
+from benchmarks import parts, standard, timing
 from moejax.core import command, exits
 from moejax.model.attention import dot_product
 from moejax.model.config import ModelConfig
@@ -50,12 +50,12 @@ def main(argv: Sequence[str]) -> None:
   args = standard.parse(flags, argv)
   shape = standard.shape(args)
   all_kernels = kernels(shape.config, shape.rows, shape.length)
-  parts = [timing.Part(k.name, k.run, k.arguments) for k in all_kernels]
+  timed = [timing.Part(k.name, k.run, k.arguments) for k in all_kernels]
   print(
     f'(forward and backward, best of {args.rounds} rounds of all in turn; '
     f'{shape.arithmetic})'
   )
-  seconds = timing.best(parts, args.rounds)
+  seconds = timing.best(timed, args.rounds)
   for kernel, best in zip(all_kernels, seconds, strict=True):
     print(f'{kernel.job:16s} {kernel.name:12s} {best * 1e3:8.1f} ms')
 
@@ -137,6 +137,7 @@ def _heads(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
   w_DV = 0.02 * jax.random.normal(keys[1], shape)
   target_BL = jax.random.randint(keys[2], (rows, length), 0, config.vocab_size)
   one_BL = jnp.ones((rows, length))
+  on = parts.mesh()
 
   def whole(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
     logits_BLV = x_BLD @ w_DV.astype(x_BLD.dtype)
@@ -145,7 +146,7 @@ def _heads(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
 
   def chunked(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
     w_DV = w_DV.astype(x_BLD.dtype)
-    return cross_entropy.cross_entropy(x_BLD, w_DV, target_BL, one_BL)[0]
+    return cross_entropy.on_mesh(x_BLD, w_DV, target_BL, one_BL, on)[0]
 
   return [
     TimedKernel('head and loss', name, _gradient(loss, 2), (x_BLD, w_DV))

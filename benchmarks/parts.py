@@ -174,10 +174,12 @@ def _head(shape: Shape) -> tuple[Any, Any]:
   rows = batch(shape)
   size = (shape.config.width, shape.config.vocab_size)
   w_DV = 0.02 * jax.random.normal(jax.random.key(3), size)
+  on = mesh()
 
   def loss(x_BLD: jax.Array, w_DV: jax.Array) -> jax.Array:
-    return cross_entropy.cross_entropy(
-      x_BLD, w_DV.astype(x_BLD.dtype), rows.target_BL, rows.weight_BL
+    w_DV = w_DV.astype(x_BLD.dtype)
+    return cross_entropy.on_mesh(
+      x_BLD, w_DV, rows.target_BL, rows.weight_BL, on
     )[0]
 
   return with_gradient(loss, 2), (hidden(shape), w_DV)

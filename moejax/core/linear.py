@@ -1,5 +1,6 @@
 """Products of activations and weights, each as the platform multiplies fast.
 
+  linear = of('cpu')
   y_BLF = linear(x_BLD, w_DF)
   y_BLHK = linear(x_BLD, w_DHK)
   out_BLD = linear(o_BLHK, w_HKD, contract=2)
@@ -20,6 +21,7 @@ Other platforms get the plain products: their libraries know all forms.
 """
 
 import functools
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,97 +29,79 @@ from jax.ad_checkpoint import checkpoint_name
 
 from moejax.core import varying
 
-# What `linear` returns, to those who choose what is kept for a backward pass.
+# What `on_cpu` returns, to those who choose what is kept for a backward pass.
 NAME = 'matmul'
 
 
-def linear(x: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
-  """The last dims of `x` times the first of `w`, in the type of `x`.
+class Linear(Protocol):
+  """A product of activations and weights."""
 
-  Sums are float32 on CPUs, and what the platform takes elsewhere.
+  def __call__(
+    self, x: jax.Array, w: jax.Array, contract: int = 1
+  ) -> jax.Array:
+    """The last dims of `x` times the first of `w`, in the type of `x`.
 
-  Args:
-    x: activations [..., D].
-    w: weights [D, ...], in the type of `x`.
-    contract: number of dims of D.
-  """
-  y = _linear(contract, *varying.together(x, w))
+    Args:
+      x: activations [..., D].
+      w: weights [D, ...], in the type of `x`.
+      contract: number of dims of D.
+    """
+    ...
+
+
+def of(platform: str) -> Linear:
+  """The product for a platform: 'cpu', 'tpu' ..."""
+  return _LINEAR.get(platform, plain)
+
+
+def plain(x: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
+  """See `Linear`."""
+  return jnp.tensordot(x, w, contract)
+
+
+def on_cpu(x: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:
+  """See `Linear`; sums in float32."""
+  y = _on_cpu(contract, *varying.together(x, w))
   return checkpoint_name(y, NAME)
 
 
+_LINEAR: dict[str, Linear] = {'cpu': on_cpu}
+
+
 def over_rows(a: jax.Array, b: jax.Array, rows: int = 1) -> jax.Array:
-  """The sum over rows of their outer products: a^T b, in float32.
+  """The sum over rows of their outer products on a CPU: a^T b, in float32.
 
   Args:
     a: [R, ...], R of `rows` dims.
     b: [R, ...], the same R.
     rows: number of the first dims, over which is summed.
   """
-  return jax.lax.platform_dependent(
-    a,
-    b,
-    cpu=functools.partial(over_rows_on_cpu, rows=rows),
-    default=functools.partial(
-      _over_rows, rows=rows, preferred_element_type=jnp.float32
-    ),
-  )
-
-
-def over_rows_on_cpu(a: jax.Array, b: jax.Array, rows: int = 1) -> jax.Array:
-  """`over_rows` where the platform is known to be a CPU."""
-  last = rows - 1
-  half = a.shape[last] // 2
+  half = a.shape[rows - 1] // 2
   if not half or a.dtype == jnp.float32:
-    return _over_rows(a, b, rows, preferred_element_type=jnp.float32)
-  parts = jnp.split(a, [half], axis=last)
+    dims = list(range(rows))
+    return jnp.tensordot(a, b, (dims, dims), preferred_element_type=jnp.float32)
+  parts = jnp.split(a, [half], axis=rows - 1)
   order = (*range(rows, a.ndim), *range(rows))
   a = jnp.concatenate([part.transpose(order) for part in parts], axis=-1)
   return jnp.tensordot(a, b, rows, preferred_element_type=jnp.float32)
 
 
-def _over_rows(a, b, rows, **options):
-  dims = list(range(rows))
-  return jnp.tensordot(a, b, (dims, dims), **options)
-
-
-def _in_float32(product, *factors):
-  y = product(*factors, preferred_element_type=jnp.float32)
-  return y.astype(factors[0].dtype)
-
-
-def _by_platform(product, *factors):
-  """A product whose result has the type of its factors."""
-  return jax.lax.platform_dependent(
-    *factors, cpu=functools.partial(_in_float32, product), default=product
-  )
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _linear(contract, x, w):
-  return _by_platform(functools.partial(jnp.tensordot, axes=contract), x, w)
+def _on_cpu(contract, x, w):
+  y = jnp.tensordot(x, w, contract, preferred_element_type=jnp.float32)
+  return y.astype(x.dtype)
 
 
-def _linear_fwd(contract, x, w):
-  return _linear(contract, x, w), (x, w)
+def _on_cpu_fwd(contract, x, w):
+  return _on_cpu(contract, x, w), (x, w)
 
 
-def _linear_bwd(contract, kept, dy):
+def _on_cpu_bwd(contract, kept, dy):
   x, w = kept
   rows = x.ndim - contract
-  out = w.ndim - contract
-  dims = list(range(rows, dy.ndim)), list(range(contract, contract + out))
-  dx = _by_platform(functools.partial(jnp.tensordot, axes=dims), dy, w)
-  dw = jax.lax.platform_dependent(
-    x,
-    dy,
-    cpu=functools.partial(_rounded_over_rows, rows=rows),
-    default=functools.partial(_over_rows, rows=rows),
-  )
-  return dx, dw
+  dims = list(range(rows, dy.ndim)), list(range(contract, w.ndim))
+  dx = jnp.tensordot(dy, w, dims, preferred_element_type=jnp.float32)
+  return dx.astype(x.dtype), over_rows(x, dy, rows).astype(w.dtype)
 
 
-def _rounded_over_rows(x, dy, rows):
-  return over_rows_on_cpu(x, dy, rows).astype(x.dtype)
-
-
-_linear.defvjp(_linear_fwd, _linear_bwd)
+_on_cpu.defvjp(_on_cpu_fwd, _on_cpu_bwd)

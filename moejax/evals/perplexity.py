@@ -15,7 +15,6 @@ from moejax.data.batch import Batch
 from moejax.data.cache import RowReader
 from moejax.evals.batches import eval_batches, num_eval_batches
 from moejax.model.build import Model
-from moejax.parallel import mesh as meshes
 from moejax.parallel import rules
 from moejax.train import cross_entropy
 
@@ -63,13 +62,12 @@ def make_step(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
   def step(weights: Any, batch: Batch) -> dict[str, Any]:
     decoder = model.bind(weights)
     out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL)
-    nll, _, correct_BL = cross_entropy.cross_entropy(
+    nll, _, correct_BL = cross_entropy.on_mesh(
       out.x_BLD,
       decoder.head(),
       batch.target_BL,
       batch.weight_BL,
-      chunk_tokens=cross_entropy.chunk_tokens(model.mesh),
-      shards=meshes.batch_size(model.mesh),
+      model.mesh,
     )
     metrics = {
       'loss': values.Mean(nll, jnp.sum(batch.weight_BL)),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.core import shapes
+from moejax.core import linear, shapes
 from moejax.model import block, init, mtp, norm
 from moejax.model import trunk as trunks
 from moejax.model.attention.cache import KVCache
@@ -120,6 +120,7 @@ class Decoder(nnx.Module):
     index_BL, x_BLD = _index(target_BL, row_B), out.x_BLD
     hidden, records = [], [out.record]
     before = config.num_dense if kind == 'dense' else config.num_sparse
+    product = linear.of(self.mesh.devices.flat[0].platform)
     for k in range(config.mtp_layers):
       joint = mtp.at(self.mtp, k)
       token_BL = mtp.ahead(target_BL, segment_BL, k)
@@ -127,7 +128,7 @@ class Decoder(nnx.Module):
       ahead_BL = mtp.ahead(segment_BL, segment_BL, k + 1)
       tokens = self._token_context(token_BL, ahead_BL, position_BL, index_BL)
       stage = Stage((kind,), 1, config.num_layers + k, {kind: before + k})
-      x_BLD = joint(self.embed(token_BL), x_BLD)
+      x_BLD = joint(self.embed(token_BL), x_BLD, product)
       x_BLD, record = self.trunk.run(stage, x_BLD, tokens, key)
       x_BLD = joint.norm(x_BLD)
       records.append(record)

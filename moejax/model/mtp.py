@@ -47,16 +47,19 @@ class Joint(nnx.Module):
       config, key, (2, width, width), ('unsharded', 'embed', 'unsharded')
     )
 
-  def __call__(self, embed_BLD: jax.Array, x_BLD: jax.Array) -> jax.Array:
+  def __call__(
+    self, embed_BLD: jax.Array, x_BLD: jax.Array, product: linear.Linear
+  ) -> jax.Array:
     """The input of the module's block, x_BLD, by equation 21.
 
     Args:
       embed_BLD: embeddings of the tokens that the module reads.
       x_BLD: hidden states of the module before, in the compute type.
+      product: of activations and weights.
     """
     w_2CD = self.w_2CD[...].astype(x_BLD.dtype)
-    embed_BLD = linear.linear(self.norm_embed(embed_BLD), w_2CD[0])
-    return embed_BLD + linear.linear(self.norm_hidden(x_BLD), w_2CD[1])
+    embed_BLD = product(self.norm_embed(embed_BLD), w_2CD[0])
+    return embed_BLD + product(self.norm_hidden(x_BLD), w_2CD[1])
 
 
 def stack(config: ModelConfig, key: jax.Array) -> Joint:

@@ -292,7 +292,7 @@ class MoE(nnx.Module):
 
     def run(x_BLD: jax.Array) -> jax.Array:
       x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
-      out_TD = config.shared(weights, config.experts, x_TD)
+      out_TD = config.shared(weights, config.experts, x_TD, on_mesh.linear)
       return out_TD.reshape(x_BLD.shape)
 
     return chunking.map_chunks(run, x_BLD, on_mesh.chunks, on_mesh.mesh)
@@ -348,13 +348,12 @@ class MoE(nnx.Module):
       expert_x_TD = x_TD * limited.weight_A[:, None].astype(x_TD.dtype)
       weight_A = jnp.ones_like(limited.weight_A)
       limited = dataclasses.replace(limited, weight_A=weight_A)
+    product = self.on_mesh.linear
+    expert_x_TD = latent.down(weights.latent, expert_x_TD, product)
     output = self.on_mesh.expert_output(
-      weights.experts,
-      latent.down(weights.latent, expert_x_TD),
-      limited,
-      grad_accumulator,
+      weights.experts, expert_x_TD, limited, grad_accumulator
     )
-    out_TD = latent.up(weights.latent, output.out_TD)
+    out_TD = latent.up(weights.latent, output.out_TD, product)
     sent_A = output.sent_A
     routing = decision.limited
     if self.config.zero_computation.num:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from moejax.core import values, varying
+from moejax.core import linear, values, varying
 from moejax.moe import contract
 from moejax.moe.compute import implementations
 from moejax.moe.compute.base import Compute, ExpertOutput
@@ -116,6 +116,11 @@ class LayerOnMesh:
   def platform(self) -> str:
     """The platform of the devices: 'cpu', 'tpu' ..."""
     return self.mesh.devices.flat[0].platform
+
+  @property
+  def linear(self) -> linear.Linear:
+    """The product of activations and weights for the devices."""
+    return linear.of(self.platform)
 
   @property
   def compute(self) -> Compute:

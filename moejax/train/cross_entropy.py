@@ -9,10 +9,13 @@ takes three matrix products instead of the four of recomputation. If no gradient
 is asked for, only the product of the forward pass is computed.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from moejax.core import errors, linear, varying
+from moejax.parallel import mesh as meshes
 
 # Number of tokens of a chunk, by platform. Every chunk reads and writes the
 # gradient of the head once: cheap in a CPU's cache, but 0.8 GB for a vocabulary
@@ -27,6 +30,25 @@ def chunk_tokens(mesh: jax.sharding.Mesh) -> int:
   return CHUNK_TOKENS.get(platform, CHUNK_ELSEWHERE)
 
 
+def on_mesh(
+  x_BLD: jax.Array,
+  w_DV: jax.Array,
+  target_BL: jax.Array,
+  weight_BL: jax.Array,
+  mesh: jax.sharding.Mesh,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """`cross_entropy` with the chunks and shards that suit a mesh."""
+  return cross_entropy(
+    x_BLD,
+    w_DV,
+    target_BL,
+    weight_BL,
+    chunk_tokens=chunk_tokens(mesh),
+    shards=meshes.batch_size(mesh),
+    platform=mesh.devices.flat[0].platform,
+  )
+
+
 def cross_entropy(
   x_BLD: jax.Array,
   w_DV: jax.Array,
@@ -34,6 +56,7 @@ def cross_entropy(
   weight_BL: jax.Array,
   chunk_tokens: int = 512,
   shards: int = 1,
+  platform: str = '',
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Negative log-likelihood of the targets under softmax(x @ w).
 
@@ -50,6 +73,7 @@ def cross_entropy(
     shards: number of devices over which B is split (data x fsdp x expert). Each
       of them adds up its own gradient of `w_DV`, and the gradients are summed
       over devices once, at the end, not once per chunk. Must divide B.
+    platform: of the devices, which may have its own form of a product.
 
   Returns:
     The sum of nll * weight over all positions (float32), which the caller
@@ -88,7 +112,7 @@ def cross_entropy(
     chunks[0], w_DV, *chunks[1:]
   )
   sum_nll, nll_NSC, correct_NSC = _chunks(
-    x_NSCD, w_DV, weight_NSC.astype(jnp.float32), target_NSC
+    platform, x_NSCD, w_DV, weight_NSC.astype(jnp.float32), target_NSC
   )
   return sum_nll, jax.lax.stop_gradient(join(nll_NSC)), join(correct_NSC)
 
@@ -109,12 +133,21 @@ def _chunk(x_SCD, w_DV, target_SC):
   return (nll_SC, own_SC >= top_SC), (exp_SCV, total_SC, own_SCV)
 
 
+def _over_rows(a_SCD, b_SCV):
+  return _dot('scd,scv->sdv', a_SCD, b_SCV)
+
+
+# The gradient of the head by a chunk, where it is not that of `_over_rows`.
+_OVER_ROWS = {'cpu': jax.vmap(linear.over_rows)}
+
+
 def _dot(dims, a, b):
   return jnp.einsum(dims, a, b, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def _chunks(x_NSCD, w_DV, weight_NSC, target_NSC):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunks(platform, x_NSCD, w_DV, weight_NSC, target_NSC):
+  del platform
   w_DV = w_DV.astype(x_NSCD.dtype)
 
   def body(chunk):
@@ -124,7 +157,7 @@ def _chunks(x_NSCD, w_DV, weight_NSC, target_NSC):
   return jnp.sum(nll_NSC * weight_NSC), nll_NSC, correct_NSC
 
 
-def _chunks_fwd(x_NSCD, w_DV, weight_NSC, target_NSC):
+def _chunks_fwd(platform, x_NSCD, w_DV, weight_NSC, target_NSC):
   dtype, param_dtype = x_NSCD.dtype, w_DV.dtype
   w_DV = w_DV.astype(dtype)
 
@@ -139,7 +172,7 @@ def _chunks_fwd(x_NSCD, w_DV, weight_NSC, target_NSC):
     scale_SC1 = (weight_SC / total_SC)[..., None]
     dx_SCD = _dot('scv,dv->scd', dlogit_SCV, w_DV) * scale_SC1
     scaled_SCD = (x_SCD * scale_SC1).astype(dtype)
-    dw_SDV += jax.vmap(linear.over_rows)(scaled_SCD, dlogit_SCV)
+    dw_SDV += _OVER_ROWS.get(platform, _over_rows)(scaled_SCD, dlogit_SCV)
     return dw_SDV, (*outs, dx_SCD.astype(dtype))
 
   dw_SDV = jnp.zeros((x_NSCD.shape[1], *w_DV.shape), jnp.float32)
@@ -151,7 +184,8 @@ def _chunks_fwd(x_NSCD, w_DV, weight_NSC, target_NSC):
   return (sum_nll, nll_NSC, correct_NSC), (dx_NSCD, dw_DV, nll_NSC)
 
 
-def _chunks_bwd(residuals, cotangents):
+def _chunks_bwd(platform, residuals, cotangents):
+  del platform
   scale = cotangents[0]
   dx_NSCD, dw_DV, dweight_NSC = ((x * scale).astype(x.dtype) for x in residuals)
   return dx_NSCD, dw_DV, dweight_NSC, None

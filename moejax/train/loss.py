@@ -22,7 +22,6 @@ from moejax.model import mtp
 from moejax.model.build import Model
 from moejax.model.decoder import Decoder, DecoderOutput
 from moejax.moe import balance, feed_forward
-from moejax.parallel import mesh as meshes
 from moejax.train import consistency, cross_entropy
 from moejax.train.config import TrainConfig
 
@@ -137,13 +136,12 @@ def passes(
 
 def _cross_entropy(model, decoder, x_BLD, target_BL, weight_BL):
   """Sum of nll * weight in nats, and whether each target scores highest."""
-  nll, _, correct_BL = cross_entropy.cross_entropy(
+  nll, _, correct_BL = cross_entropy.on_mesh(
     x_BLD,
     decoder.head(),
     target_BL,
     weight_BL,
-    chunk_tokens=cross_entropy.chunk_tokens(model.mesh),
-    shards=meshes.batch_size(model.mesh),
+    model.mesh,
   )
   return nll, correct_BL
 

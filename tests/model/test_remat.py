@@ -13,9 +13,10 @@ from moejax.model import remat
 def products(policy, platform):
   """Number of products in the gradient of two layers, each recomputed so."""
   w = jnp.ones((8, 8), jnp.bfloat16)
+  product = linear.of(platform)
 
   def layer(x):
-    return jnp.sin(linear.linear(jnp.sin(linear.linear(x, w)), w))
+    return jnp.sin(product(jnp.sin(product(x, w)), w))
 
   def loss(x):
     layers = remat.POLICIES[policy](layer)

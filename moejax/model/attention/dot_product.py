@@ -210,7 +210,7 @@ def _dot(a, b, a_dim, b_dim):
 
 def _over_queries(a_BGMK, b_BGMS):
   """a^T b [B, G, K, S]: sums over queries, per batch entry and key head."""
-  return jax.vmap(jax.vmap(linear.over_rows_on_cpu))(a_BGMK, b_BGMS)
+  return jax.vmap(jax.vmap(linear.over_rows))(a_BGMK, b_BGMS)
 
 
 def _rows(x_BGNLK, start, end):

@@ -60,6 +60,7 @@ class Attention(nnx.Module):
     self.factor = self.rope.scaling.score_factor
     if config.scales.scores:
       self.factor *= config.scales.scores * math.sqrt(config.head_dim)
+    self.linear = linear.of(platform)
     self.core = dot_product.choose(config.attention, platform, mesh)
 
   def __call__(
@@ -119,7 +120,7 @@ class Attention(nnx.Module):
   def _project(self, x_BLD, rotary_angles):
     """Queries [B, L, H, K], keys and values [B, L, G, K], rotated."""
     q, k, v = (
-      linear.linear(x_BLD, w[...].astype(x_BLD.dtype))
+      self.linear(x_BLD, w[...].astype(x_BLD.dtype))
       for w in (self.w_q_DHK, self.w_k_DGK, self.w_v_DGK)
     )
     if hasattr(self, 'b_q_HK'):
@@ -139,7 +140,7 @@ class Attention(nnx.Module):
 
   def _output(self, o_BLHK: jax.Array) -> jax.Array:
     w_o = self.w_o_HKD[...].astype(o_BLHK.dtype)
-    out_BLD = linear.linear(o_BLHK, w_o, contract=2)
+    out_BLD = self.linear(o_BLHK, w_o, contract=2)
     if hasattr(self, 'b_o_D'):
       out_BLD += self.b_o_D[...].astype(out_BLD.dtype)
     return out_BLD

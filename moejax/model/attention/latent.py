@@ -69,6 +69,7 @@ class LatentAttention(nnx.Module):
     self.w_ukv_RHK = param(keys[3], shape, ('rank', *by_head))
     shape = (num_heads, heads.value_dim, config.width)
     self.w_o_HVD = param(keys[4], shape, (*by_head, 'embed'))
+    self.linear = linear.of(platform)
     self.core = dot_product.choose(config.attention, platform, mesh)
 
   def __call__(
@@ -82,7 +83,7 @@ class LatentAttention(nnx.Module):
     del window
     q_BLHK = jnp.concatenate(self._queries(x_BLD, rotary_angles), axis=-1)
     c_BLR, k_BL1r = self._latent(x_BLD, rotary_angles)
-    kv_BLHK = linear.linear(c_BLR, self._up(x_BLD.dtype))
+    kv_BLHK = self.linear(c_BLR, self._up(x_BLD.dtype))
     k_BLHn, v_BLHV = jnp.split(kv_BLHK, [self.plain_dim], axis=-1)
     shared = jnp.broadcast_to(k_BL1r, (*k_BLHn.shape[:-1], self.rotary_dim))
     k_BLHK = jnp.concatenate([k_BLHn, shared], axis=-1)
@@ -131,12 +132,12 @@ class LatentAttention(nnx.Module):
     dtype = x_BLD.dtype
     if hasattr(self, 'w_dq_DQ'):
       w_DQ = self.w_dq_DQ[...].astype(dtype)
-      c_BLQ = self.norm_q(linear.linear(x_BLD, w_DQ))
+      c_BLQ = self.norm_q(self.linear(x_BLD, w_DQ))
       w_QHK = self.w_uq_QHK[...].astype(dtype)
-      q_BLHK = linear.linear(c_BLQ, w_QHK)
+      q_BLHK = self.linear(c_BLQ, w_QHK)
     else:
       w_DHK = self.w_q_DHK[...].astype(dtype)
-      q_BLHK = linear.linear(x_BLD, w_DHK)
+      q_BLHK = self.linear(x_BLD, w_DHK)
     factor = self.rope.scaling.score_factor
     q_BLHK = q_BLHK if factor == 1 else q_BLHK * factor
     q_BLHn, q_BLHr = jnp.split(q_BLHK, [self.plain_dim], axis=-1)
@@ -144,7 +145,7 @@ class LatentAttention(nnx.Module):
 
   def _latent(self, x_BLD, rotary_angles):
     """c_BLR, normalised, and the key that all heads share, k_BL1r."""
-    both = linear.linear(x_BLD, self.w_dkv_DR[...].astype(x_BLD.dtype))
+    both = self.linear(x_BLD, self.w_dkv_DR[...].astype(x_BLD.dtype))
     c_BLR, k_BLr = jnp.split(both, [self.rank], axis=-1)
     return self.norm_kv(c_BLR), self.rope.rotate(
       k_BLr[:, :, None], rotary_angles, self.platform
@@ -155,4 +156,4 @@ class LatentAttention(nnx.Module):
 
   def _output(self, o_BLHV: jax.Array) -> jax.Array:
     w_o = self.w_o_HVD[...].astype(o_BLHV.dtype)
-    return linear.linear(o_BLHV, w_o, contract=2)
+    return self.linear(o_BLHV, w_o, contract=2)

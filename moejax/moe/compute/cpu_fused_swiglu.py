@@ -209,8 +209,8 @@ def _fused_bwd(cut, kept, dout_TD):
       return (
         _add_rows(dx_TD, dx_BD, token_B),
         blocks.write(dweight_R, dweight_B, start),
-        dw_DF + linear.over_rows_on_cpu(_tokens(x_TD, token_B), dz_BF),
-        dw_FD + linear.over_rows_on_cpu(a_BF, dout_BD),
+        dw_DF + linear.over_rows(_tokens(x_TD, token_B), dz_BF),
+        dw_FD + linear.over_rows(a_BF, dout_BD),
       )
 
     dx_TD, dweight_R, dw_gate_up_EDF, dw_down_EFD = carry

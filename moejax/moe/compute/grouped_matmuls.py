@@ -140,7 +140,7 @@ def _blocked_bwd(cut, kept, dy_RF):
       dy_BF = blocks.read(dy_RF, start, length)
       dx_RD = blocks.write(dx_RD, blocks.dot(dy_BF, w_DF, 1, 1), start)
       x_BD = blocks.read(x_RD, start, length)
-      return dx_RD, dw_DF + linear.over_rows_on_cpu(x_BD, dy_BF)
+      return dx_RD, dw_DF + linear.over_rows(x_BD, dy_BF)
 
     dx_RD, dw_EDF = carry
     dw_DF = varying.like(jnp.zeros(w_DF.shape, jnp.float32), x_RD)

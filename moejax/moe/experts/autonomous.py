@@ -64,9 +64,14 @@ class AutonomousSwiGLU(fields.Checked):
     up_RF = multiply(x_RD, w['w_p_EDF'], size_E)
     return multiply(jax.nn.silu(gate_RF) * up_RF, w['w_out_EFD'], size_E)
 
-  def dense(self, w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
+  def dense(
+    self,
+    w: dict[str, jax.Array],
+    x_TD: jax.Array,
+    product: linear.Linear = linear.plain,
+  ) -> jax.Array:
     """All rows through one expert (E = 1): shared experts."""
-    low_TR = linear.linear(x_TD, w['w_down_EDR'][0])
-    gate_TF = linear.linear(low_TR, w['w_up_ERF'][0])
-    up_TF = linear.linear(x_TD, w['w_p_EDF'][0])
-    return linear.linear(jax.nn.silu(gate_TF) * up_TF, w['w_out_EFD'][0])
+    low_TR = product(x_TD, w['w_down_EDR'][0])
+    gate_TF = product(low_TR, w['w_up_ERF'][0])
+    up_TF = product(x_TD, w['w_p_EDF'][0])
+    return product(jax.nn.silu(gate_TF) * up_TF, w['w_out_EFD'][0])

@@ -58,7 +58,12 @@ class Experts(Protocol):
     """y_RD: the rows of each group through its expert."""
     ...
 
-  def dense(self, w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
+  def dense(
+    self,
+    w: dict[str, jax.Array],
+    x_TD: jax.Array,
+    product: linear.Linear = linear.plain,
+  ) -> jax.Array:
     """All rows through one expert (E = 1): shared experts, dense layers."""
     ...
 
@@ -153,28 +158,33 @@ class TwoLayers(fields.Checked):
       y_RD = y_RD + bias_of_rows(w['b_out_ED'], expert_R, y_RD.dtype)
     return y_RD
 
-  def dense(self, w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
+  def dense(
+    self,
+    w: dict[str, jax.Array],
+    x_TD: jax.Array,
+    product: linear.Linear = linear.plain,
+  ) -> jax.Array:
     """All rows through one expert (E = 1): shared experts, dense layers."""
     hidden = self._two_products if 'w_gate_EDF' in w else self._one_product
-    h_TF = hidden(w, x_TD)
-    y_TD = linear.linear(h_TF, w['w_out_EFD'][0])
+    h_TF = hidden(w, x_TD, product)
+    y_TD = product(h_TF, w['w_out_EFD'][0])
     if self.bias:
       y_TD = y_TD + w['b_out_ED'][0].astype(y_TD.dtype)
     return y_TD
 
-  def _one_product(self, w, x_TD):
+  def _one_product(self, w, x_TD, product):
     """h_TF, with gate and up as one matmul."""
     name_w, name_b = self._names
     w_in = w[name_w][0]
-    h_TG = linear.linear(x_TD, w_in.reshape(w_in.shape[0], -1))
+    h_TG = product(x_TD, w_in.reshape(w_in.shape[0], -1))
     if self.bias:
       h_TG = h_TG + w[name_b].reshape(-1).astype(h_TG.dtype)
     return self.activate(h_TG)
 
-  def _two_products(self, w, x_TD):
+  def _two_products(self, w, x_TD, product):
     """h_TF, with gate and up as a matmul each: for `split_gate_up`."""
     names = 'w_gate_EDF', 'w_up_EDF'
-    halves = [linear.linear(x_TD, w[name][0]) for name in names]
+    halves = [product(x_TD, w[name][0]) for name in names]
     if self.bias:
       b_2F = w['b_in_E2F'][0].astype(x_TD.dtype)
       halves = [h_TF + b_F for h_TF, b_F in zip(halves, b_2F, strict=True)]

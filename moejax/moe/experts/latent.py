@@ -40,11 +40,15 @@ def init(
   }
 
 
-def down(w: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
+def down(
+  w: dict[str, jax.Array], x_TD: jax.Array, product: linear.Linear
+) -> jax.Array:
   """The input of the experts, [T, Z]; x_TD itself without weights."""
-  return linear.linear(x_TD, w['w_down_DZ']) if w else x_TD
+  return product(x_TD, w['w_down_DZ']) if w else x_TD
 
 
-def up(w: dict[str, jax.Array], y_TZ: jax.Array) -> jax.Array:
+def up(
+  w: dict[str, jax.Array], y_TZ: jax.Array, product: linear.Linear
+) -> jax.Array:
   """The experts' weighted sum at the model's width, [T, D]."""
-  return linear.linear(y_TZ, w['w_up_ZD']) if w else y_TZ
+  return product(y_TZ, w['w_up_ZD']) if w else y_TZ

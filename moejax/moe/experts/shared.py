@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import fields
+from moejax.core import fields, linear
 from moejax.moe.experts import base
 
 
@@ -54,10 +54,14 @@ class SharedExperts(fields.Checked):
     return weights
 
   def __call__(
-    self, w: dict[str, jax.Array], experts: base.Experts, x_TD: jax.Array
+    self,
+    w: dict[str, jax.Array],
+    experts: base.Experts,
+    x_TD: jax.Array,
+    product: linear.Linear = linear.plain,
   ) -> jax.Array:
     """out_TD: every token through all shared experts."""
-    out_TD = experts.dense(w, x_TD)
+    out_TD = experts.dense(w, x_TD, product)
     if self.gate:
       # In float32, as scorers are.
       logit_T = jnp.dot(

@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from moejax.core import linear
 from moejax.moe import experts
 from moejax.moe.experts import base
 from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
@@ -37,10 +38,11 @@ class Dense(nnx.Module):
   def output(self, x_BLD: jax.Array) -> jax.Array:
     """out_BLD: every token through the same expert."""
     w = {name: p[...].astype(x_BLD.dtype) for name, p in self.w.items()}
-    w = base.for_dense(w, self.mesh.devices.flat[0].platform)
+    platform = self.mesh.devices.flat[0].platform
+    w, product = base.for_dense(w, platform), linear.of(platform)
 
     def run(x_BLD: jax.Array) -> jax.Array:
       x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
-      return self.expert.dense(w, x_TD).reshape(x_BLD.shape)
+      return self.expert.dense(w, x_TD, product).reshape(x_BLD.shape)
 
     return chunking.map_chunks(run, x_BLD, self.chunks, self.mesh)
