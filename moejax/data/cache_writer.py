@@ -22,13 +22,12 @@ import json
 import os
 import pathlib
 import shutil
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from moejax.core import errors, files, locks
+from moejax.core import files
 from moejax.data import (
   cache,
   encoding,
@@ -37,10 +36,12 @@ from moejax.data import (
   long_text,
   seqio_bridge,
 )
+from moejax.data import request as request_lib
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 from moejax.data.request import Expected, Progress, Request
 
+Text = str | long_text.LongText
 VERSION = 2  # of packing and layout on disk; part of the hash in folders' names
 PROGRESS = 'progress.json'
 
@@ -85,14 +86,14 @@ class TextSource:
 
   def texts(
     self, split: str, note: Callable[[str], None] = lambda _: None
-  ) -> Iterator[str | long_text.LongText] | None:
+  ) -> Iterator[Text] | None:
     """The documents as text; None for texts too large to read as a whole."""
     del split, note
     return None
 
   def stream(
     self, split: str, note: Callable[[str], None] = lambda _: None
-  ) -> Iterator[str | long_text.LongText] | None:
+  ) -> Iterator[Text] | None:
     """The documents as text, one by one, which several processes encode.
 
     None for a source whose text is encoded where it is read, by `documents`.
@@ -108,6 +109,27 @@ class TextSource:
     """What steps removed, in the last pass over a split: `base.Removed`."""
     del split
     return ()
+
+  def shards(self, split: str) -> Sequence[Any] | None:
+    """Parts of the text that are read each by itself, for `beam_cache`.
+
+    None if whether a document is kept depends on documents of other parts.
+    """
+    del split
+    return None
+
+  def shard_texts(self, split: str, shard: Any) -> Generator[Text, None, Any]:
+    """The documents of a shard; returns a report on those left out."""
+    raise NotImplementedError
+
+  def shard_notes(self, split: str, reports: Sequence[Any]) -> list[str]:
+    """The notes of `stream`, from the reports of all shards in order.
+
+    Raises:
+      InputError: as `stream` does for bad documents.
+    """
+    del split, reports
+    return []
 
   def rows(self, split: str, request: Request) -> cache.RowCache:
     """The packed rows of a split; packs them if no cache exists."""
@@ -127,7 +149,7 @@ def make(text: TextSource, split: str, request: Request) -> cache.RowCache:
     try:
       request.folder.mkdir(parents=True, exist_ok=True)
       lock = path.with_name(f'.{path.name}.lock')
-      with _locked(lock, path.name, request.report):
+      with request_lib.locked(lock, path.name, request.report):
         if not path.exists():  # or another process has just made it
           _Writer(text, split, request, spec, path).run()
     except OSError as e:
@@ -195,28 +217,6 @@ def is_made(text: TextSource, split: str, request: Request) -> bool:
     return False
   _, path = spec_and_path(text, split, request)
   return path.exists()
-
-
-@contextlib.contextmanager
-def _locked(
-  path: pathlib.Path, name: str, report: Callable[[Progress], None]
-) -> Iterator[None]:
-  """Waits for a lock, and holds it until the block ends."""
-  with path.open('w') as file:
-    try:
-      reported = False
-      while not locks.take(file):
-        if not reported:
-          report(Progress(name, note='waiting for another process to make it'))
-          reported = True
-        time.sleep(0.2)
-    except locks.NoLocksError as e:
-      note = (
-        f'the file system of {path.parent} has no locks ({e}): let no second '
-        'process pack the same text before this one is done'
-      )
-      report(Progress('text', note=note))
-    yield
 
 
 @dataclasses.dataclass
@@ -345,15 +345,7 @@ class _Writer:
           )
 
   def _checked(self, ids_T: np.ndarray) -> np.ndarray:
-    low, high = ids_T.min(), ids_T.max()
-    least, size = self.request.vocab.least_id, self.request.vocab.size
-    if low < least or high >= size:
-      raise errors.InputError(
-        f'{self.name}: token id {low if low < least else high} is outside '
-        f'the vocabulary, whose ids are {least} to {size - 1}: set data.vocab '
-        'to the one the ids were made with'
-      )
-    return ids_T
+    return encoding.checked(ids_T, self.request.vocab, self.name)
 
   def _note(self, note: str) -> None:
     self.notes.append(note)
@@ -369,12 +361,10 @@ class _Writer:
     digest, num_rows, after = hashlib.sha256(), 0, features.Position()
     with (self.partial / file).open('wb') as out:
       for rows, after in blocks:  # noqa: B007 (the last one is wanted)
-        record_N = np.zeros(len(rows.target_NL), dtype)
-        record_N['target'], record_N['segment'] = rows
-        data = record_N.tobytes()
+        data = features.records(rows, dtype)
         digest.update(data)
         out.write(data)
-        num_rows += len(record_N)
+        num_rows += len(rows.target_NL)
         state.num_tokens += int((rows.segment_NL != 0).sum())
         request.report(self._progress())
       out.flush()

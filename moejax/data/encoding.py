@@ -97,6 +97,23 @@ def documents(
         collections.deque(parts, maxlen=0)  # to the end of the document
 
 
+def checked(ids_T: np.ndarray, vocab: vocabs.Vocab, name: str) -> np.ndarray:
+  """The ids of a text, if all are of the vocabulary.
+
+  Raises:
+    InputError: one is not; `name` is that of the text.
+  """
+  low, high = ids_T.min(), ids_T.max()
+  least, size = vocab.least_id, vocab.size
+  if low < least or high >= size:
+    raise errors.InputError(
+      f'{name}: token id {low if low < least else high} is outside the '
+      f'vocabulary, whose ids are {least} to {size - 1}: set data.vocab to the '
+      'one the ids were made with'
+    )
+  return ids_T
+
+
 def _parts(
   job: _Job,
   ids: list[np.ndarray],

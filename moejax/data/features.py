@@ -45,6 +45,13 @@ def row_dtype(length: int, vocab_size: int) -> np.dtype:
   ])
 
 
+def records(rows: Rows, dtype: np.dtype) -> bytes:
+  """Rows as they are on disk, with the record of `row_dtype`."""
+  record_N = np.zeros(len(rows.target_NL), dtype)
+  record_N['target'], record_N['segment'] = rows
+  return record_N.tobytes()
+
+
 def _unsigned(largest: int) -> str:
   return '<u2' if largest < 2**16 else '<u4'
 

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from moejax.core import errors
@@ -53,6 +53,9 @@ class _Bad:
   def add(self, item: readers.Item) -> None:
     self.first = self.first or f'{item.where}: {item.problem}'
     self.count += 1
+
+  def __add__(self, other: '_Bad') -> '_Bad':
+    return _Bad(self.count + other.count, self.first or other.first)
 
   def __str__(self) -> str:
     plural = 's' * (self.count > 1)
@@ -193,7 +196,11 @@ class Files(cache_writer.TextSource):
     finally:
       if skip and bad.count:
         note(f'left out {bad}')
-    if bad.count and not skip:
+    self._check(bad, any_good)
+
+  def _check(self, bad: _Bad, any_good: bool) -> None:
+    """Raises InputError if bad documents are not to be left out."""
+    if bad.count and self.bad_lines != 'skip':
       raise errors.InputError(
         f'{bad}; mend it, or leave them out with {self.place}.bad_lines=skip'
       )
@@ -229,7 +236,10 @@ class Files(cache_writer.TextSource):
     self, split: str, note: Callable[[str], None] = lambda _: None
   ) -> Iterator[Text]:
     """The documents of a split."""
-    texts = self.all_texts(split, note)
+    yield from self._of_split(self.all_texts(split, note), split)
+
+  def _of_split(self, texts: Iterator[Text], split: str) -> Iterator[Text]:
+    """The documents of a split, of some of the documents of its files."""
     held_out = split == 'validation'
     if self.validation:
       yield from texts
@@ -237,6 +247,35 @@ class Files(cache_writer.TextSource):
       yield from filter(None, (ends(t, self.fraction)[held_out] for t in texts))
     else:
       yield from (t for t in texts if _drawn(t, self.fraction) == held_out)
+
+  def shards(self, split: str) -> Sequence[pathlib.Path]:
+    """The files."""
+    if not self.validation:
+      _ = self._few  # is known to copies of this object from here on
+    return self._files(split).paths
+
+  def shard_texts(
+    self, split: str, shard: pathlib.Path
+  ) -> Generator[Text, None, tuple[_Bad, bool]]:
+    """The documents of a file; returns the bad ones, and if any is good."""
+    bad, any_good = _Bad(), False
+
+    def good() -> Iterator[Text]:
+      nonlocal any_good
+      for text in self._good(shard, bad):
+        any_good = True
+        yield text
+
+    yield from self._of_split(good(), split)
+    return bad, any_good
+
+  def shard_notes(
+    self, split: str, reports: Sequence[tuple[_Bad, bool]]
+  ) -> list[str]:
+    bad = sum((bad for bad, _ in reports), _Bad())
+    self._check(bad, any(any_good for _, any_good in reports))
+    left_out = [f'left out {bad}'] if bad.count else []
+    return [*self._files(split).notes, *left_out]
 
   def documents(
     self,

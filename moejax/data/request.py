@@ -1,10 +1,13 @@
 """How texts are to be packed, and the reports of a text that is packed."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
+from moejax.core import locks
 from moejax.data import features, packings
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
@@ -100,3 +103,25 @@ class Request:
       return self.rows_per_shard // block
     row = features.row_dtype(self.length, self.vocab.size).itemsize
     return max(1, _BYTES_PER_SHARD // (row * block))
+
+
+@contextlib.contextmanager
+def locked(
+  path: pathlib.Path, name: str, report: Callable[[Progress], None]
+) -> Iterator[None]:
+  """Waits for a lock, and holds it until the block ends."""
+  with path.open('w') as file:
+    try:
+      reported = False
+      while not locks.take(file):
+        if not reported:
+          report(Progress(name, note='waiting for another process to make it'))
+          reported = True
+        time.sleep(0.2)
+    except locks.NoLocksError as e:
+      note = (
+        f'the file system of {path.parent} has no locks ({e}): let no second '
+        'process pack the same text before this one is done'
+      )
+      report(Progress('text', note=note))
+    yield

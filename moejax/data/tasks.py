@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,15 @@ class Minipile(SeqioText):
       if item.problem:
         raise errors.InputError(f'{item.where}: {item.problem}')
       yield item.text
+
+  def shards(self, split: str) -> Sequence[pathlib.Path]:
+    return [self.path(split)]
+
+  def shard_texts(
+    self, split: str, shard: pathlib.Path
+  ) -> Generator[str | long_text.LongText]:
+    del shard
+    yield from self.texts(split)
 
   def sample(self, split: str) -> estimate.Sample:
     return estimate.of_files([self.path(split)], 'text')

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from moejax.config import Run
 from moejax.core import config_tree, errors
-from moejax.data import build, preview, prune
+from moejax.data import beam_cache, build, preview, prune
 from moejax.run import cache_tables, row_view
 
 
@@ -40,6 +40,33 @@ def pack(run: Run, console: Console, processes: int = 0) -> None:
   console.print(
     f'in {build.cache_dir(run.data)}, checksums verified', soft_wrap=True
   )
+
+
+def pack_with_beam(
+  run: Run, console: Console, flags: str, output: str = ''
+) -> None:
+  """Packs missing records as an Apache Beam pipeline, as `pack` does.
+
+  Args:
+    run: its `data` names the text.
+    console: where to print.
+    flags: Beam's own.
+    output: a folder of caches on gs:// and the like; '' means the run's.
+  """
+  with cache_tables.progress(console, build.num_caches(run.data)) as report:
+    request = build.packing_request(run.data, report)
+    for text in build.text_sources(run.data).values():
+      for split in text.splits if text.has_text else ():
+        path = beam_cache.make(text, split, request, flags, output)
+        console.print(f'{text.name} {split}: {path}', soft_wrap=True)
+  if '://' in output:
+    console.print(
+      f'Copy these folders to {build.cache_dir(run.data)} (data.cache_dir) on '
+      'the machines that train.',
+      soft_wrap=True,
+    )
+    return
+  pack(run, console)
 
 
 def show(run: Run, console: Console, count: int) -> None:

@@ -1,0 +1,256 @@
+"""The cache as a Beam pipeline: the bytes of the local command, in any order.
+
+Most tests run the stages of the pipeline by hand. Those marked `beam` run Beam
+itself, in the Python that MOEJAX_BEAM_PYTHON names (`make test-beam`).
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import types
+
+import pytest
+
+from moejax.core import errors
+from moejax.data import (
+  beam_cache,
+  beam_stages,
+  cache,
+  files,
+  long_text,
+  packings,
+  tasks,
+)
+from tests.data import beam_side
+
+ROOT = pathlib.Path(__file__).parents[2]
+PYTHON = os.environ.get('MOEJAX_BEAM_PYTHON', sys.executable)
+needs_beam = pytest.mark.skipif(
+  'MOEJAX_BEAM_PYTHON' not in os.environ
+  and importlib.util.find_spec('apache_beam') is None,
+  reason='MOEJAX_BEAM_PYTHON names no Python with Apache Beam',
+)
+
+
+def _write_texts(folder):
+  """Eleven files with documents of many lengths, empty ones and bad ones."""
+  rng = random.Random(0)
+  texts = folder / 'texts'
+  texts.mkdir(parents=True)
+  for number in range(10):
+    lines = [
+      json.dumps({'text': f'é line {number} {i} ' * rng.randrange(9)})
+      for i in range(rng.randrange(1, 40))
+    ]
+    if number in {2, 7}:
+      lines.insert(1, '{broken')
+    (texts / f'{number}.jsonl').write_text('\n'.join(lines))
+  whole = ''.join(f'line {i} of a long document\n' for i in range(300))
+  (texts / 'long.txt').write_text(whole)
+
+
+def _bytes(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file() and path.name != 'sums.json' and path.suffix != '.lock'
+  }
+
+
+def _local(folder):
+  own = files.Files(str(folder / 'texts'), bad_lines='skip')
+  request = beam_side.request(folder / 'local', processes=1)
+  for split in own.splits:
+    own.rows(split, request)
+  return _bytes(folder / 'local')
+
+
+class _Tagged:
+  def __init__(self, tag, value):
+    self.tag, self.value = tag, value
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+  """Runs the stages in this process, in an order of each test's choice."""
+  beam = types.SimpleNamespace(
+    pvalue=types.SimpleNamespace(TaggedOutput=_Tagged)
+  )
+  monkeypatch.setitem(sys.modules, 'apache_beam', beam)
+  monkeypatch.setattr(beam_cache, 'beam_options', lambda flags: None)
+
+  def save(path, blocks):
+    pathlib.Path(path).write_bytes(b''.join(blocks))
+
+  monkeypatch.setattr(beam_stages, 'save', save)
+  monkeypatch.setattr(beam_cache.stages, 'save', save)
+
+  def run(text, split, layout, flags, folder):
+    rng = random.Random(flags)
+    shards = [*enumerate(text.shards(split))]
+    encoded = []
+    for item in _shuffled(shards, rng):
+      encoded += beam_stages.encode(item, text, split, layout)
+    pieces, counts = _untagged(_shuffled(encoded, rng))
+    first = beam_stages.first_places(counts)
+    tokens = []
+    for piece in pieces:
+      tokens += beam_stages.cut(piece, first, layout)
+    tokens, num_cut = _untagged(_shuffled(tokens, rng))
+    groups = {}
+    for number, value in tokens:
+      groups.setdefault(number, []).append(value)
+    written = [
+      beam_stages.write_shard(group, layout, folder)
+      for group in _shuffled(groups.items(), rng)
+    ]
+    counts.sort(key=lambda count: count.shard)
+    written.sort(key=lambda shard: shard.file)
+    return counts, written, sum(num_cut)
+
+  monkeypatch.setattr(beam_cache, '_run', run)
+
+
+def _shuffled(items, rng):
+  items = list(items)
+  rng.shuffle(items)
+  return items
+
+
+def _untagged(items):
+  main = [item for item in items if not isinstance(item, _Tagged)]
+  return main, [item.value for item in items if isinstance(item, _Tagged)]
+
+
+@pytest.fixture
+def small(monkeypatch):
+  for name, value in {'LONG': 900, 'PIECE': 400, 'WINDOW': 128}.items():
+    monkeypatch.setattr(long_text, name, value)
+
+
+@pytest.mark.parametrize('order', ['a', 'b'])
+def test_the_bytes_are_those_of_the_local_command(
+  order, by_hand, small, tmp_path
+):
+  _write_texts(tmp_path)
+  local = _local(tmp_path)
+  beam_side.main(str(tmp_path), order)
+  assert _bytes(tmp_path / 'caches') == local
+  assert len(local) > 10
+  (meta,) = (
+    local[name] for name in local if 'train' in name and 'meta' in name
+  )
+  assert json.loads(meta)['num_cut'] > 10
+  assert 'left out 2 bad documents' in json.loads(meta)['notes'][0]
+
+
+def test_a_shipped_text_and_a_finished_cache(by_hand, tmp_path):
+  text = tasks.TASKS['minipile_factbook']
+  local = beam_side.request(tmp_path / 'local')
+  text.rows('validation', local)
+  request = beam_side.request(tmp_path / 'beam')
+  made = beam_cache.make(text, 'validation', request)
+  assert _bytes(tmp_path / 'beam') == _bytes(tmp_path / 'local')
+  before = pathlib.Path(made, cache.META).stat().st_mtime_ns
+  assert beam_cache.make(text, 'validation', request) == made
+  assert pathlib.Path(made, cache.META).stat().st_mtime_ns == before
+
+
+def test_a_bad_document_is_the_line_of_the_local_command(by_hand, tmp_path):
+  _write_texts(tmp_path)
+  own = files.Files(str(tmp_path / 'texts'))
+  messages = []
+  for make in (own.rows, lambda *args: beam_cache.make(own, *args)):
+    with pytest.raises(errors.InputError) as caught:
+      make('train', beam_side.request(tmp_path / 'caches'))
+    messages.append(str(caught.value))
+  assert messages[0] == messages[1]
+  assert '2 bad documents' in messages[0]
+
+
+def test_an_error_while_reading_a_file_is_raised_here(by_hand, tmp_path):
+  _write_texts(tmp_path)
+  (tmp_path / 'texts' / '5.jsonl').write_text('{"other": "field"}')
+  own = files.Files(str(tmp_path / 'texts'), bad_lines='skip')
+  with pytest.raises(errors.InputError, match=r'5\.jsonl:1: no field'):
+    beam_cache.make(own, 'train', beam_side.request(tmp_path / 'caches'))
+  assert not list((tmp_path / 'caches').glob('*/meta.json'))
+
+
+@pytest.mark.parametrize(
+  ('text', 'options', 'words'),
+  [
+    (tasks.TASKS['c4'], {}, 'c4 cannot be packed with --beam'),
+    (tasks.TASKS['minipile_code'], {'max_documents': 3}, 'max_documents=3'),
+    (
+      tasks.TASKS['minipile_code'],
+      {'packing': packings.BestFit()},
+      'only documents laid end to end',
+    ),
+  ],
+)
+def test_what_has_no_places_beforehand_is_refused(
+  text, options, words, tmp_path
+):
+  request = beam_side.request(tmp_path, **options)
+  with pytest.raises(errors.InputError) as caught:
+    beam_cache.make(text, 'train', request)
+  assert words in str(caught.value)
+  assert len(str(caught.value).splitlines()) == 1
+
+
+def test_beam_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'apache_beam', None)
+  request = beam_side.request(tmp_path)
+  with pytest.raises(errors.InputError) as caught:
+    beam_cache.make(tasks.TASKS['minipile_code'], 'train', request)
+  message = str(caught.value)
+  assert message.startswith("--beam needs 'moejax[beam]', which cannot be")
+  assert message.endswith('or pack without --beam')
+  assert len(message.splitlines()) == 1
+
+
+def _beam(code, *words):
+  return subprocess.run(
+    [PYTHON, *code, *words],
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+@pytest.mark.beam
+@needs_beam
+@pytest.mark.parametrize('flags', ['', '--direct_num_workers=2'])
+def test_beam_itself_writes_the_same_bytes(flags, tmp_path):
+  _write_texts(tmp_path)
+  done = _beam(['-m', 'tests.data.beam_side'], str(tmp_path), flags)
+  assert done.returncode == 0, done.stderr
+  assert _bytes(tmp_path / 'caches') == _local(tmp_path)
+
+
+@pytest.mark.beam
+@needs_beam
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    ('--runner=NoSuchRunner', "the runner 'NoSuchRunner' cannot be used"),
+    ('--runner=DataflowRunner', 'failed on DataflowRunner: '),
+  ],
+)
+def test_a_runner_that_is_not_installed_is_one_line(flags, words, tmp_path):
+  config = ROOT / 'configs' / 'tiny.py'
+  code = [
+    *('-m', 'moejax.cli.cache', f'--config={config}', f'--beam={flags}'),
+    f'--config.data.cache_dir={tmp_path}',
+  ]
+  done = _beam(code)
+  assert done.returncode == 2, done.stderr
+  lines = done.stderr.strip().splitlines()
+  assert words in lines[-1]
+  assert 'Traceback' not in done.stderr
