@@ -20,6 +20,7 @@ from moejax.data import (
   encoding,
   estimate,
   long_text,
+  opening,
   patterns,
   readers,
   seqio_bridge,
@@ -96,16 +97,27 @@ class Files(cache_writer.TextSource):
   splits = ('train', 'validation')
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
-    """Everything the documents depend on: contents of files, not names."""
+    """Everything the documents depend on: contents of files, not names.
+
+    Objects of an object store are known by name, size and time, because their
+    contents would have to be transferred to be compared.
+    """
     paths = self._files(split).paths
-    regular = [path for path in paths if not readers.no_file(path)]
-    digests = dict(zip(regular, sums.of(regular), strict=True))
-    return self._identity(
-      [readers.suffix(path), _status(path).st_size, digests[path]]
-      if path in digests
-      else [readers.suffix(path), 0, 'no file']
+    regular = [
+      path
       for path in paths
-    )
+      if not readers.no_file(path) and not opening.is_remote(path)
+    ]
+    digests = dict(zip(regular, sums.of(regular), strict=True))
+
+    def stamp(path: pathlib.Path) -> list[Any]:
+      if opening.is_remote(path):
+        return _remote_stamp(path)
+      if path not in digests:
+        return [readers.suffix(path), 0, 'no file']
+      return [readers.suffix(path), _status(path).st_size, digests[path]]
+
+    return self._identity(map(stamp, paths))
 
   def former_identity(
     self, split: str, sums: sums_lib.Sums
@@ -114,6 +126,8 @@ class Files(cache_writer.TextSource):
 
     Those versions identified larger files by name, size and time.
     """
+    if any(map(opening.is_remote, self._files(split).paths)):
+      return None
     stamps, small = [], []
     for path in self._files(split).paths:
       if readers.no_file(path):
@@ -289,8 +303,10 @@ class Files(cache_writer.TextSource):
     texts = itertools.islice(self.texts(split, note), skip, None)
     return encoding.documents(texts, vocab, processes=1)
 
-  def sample(self, split: str) -> estimate.Sample:
-    """Some documents of the files of a split."""
+  def sample(self, split: str) -> estimate.Sample | None:
+    """Some documents of the files of a split; None in an object store."""
+    if any(map(opening.is_remote, self._files(split).paths)):
+      return None
     sample = estimate.of_files(self._files(split).paths, self.text_field)
     if self.validation:
       return sample
@@ -330,6 +346,15 @@ def _status(path: pathlib.Path) -> os.stat_result:
     raise errors.InputError(
       f'{errors.shown(path)} cannot be read: {e.strerror}'
     ) from None
+
+
+def _remote_stamp(path: Any) -> list[Any]:
+  """Name, size and time of an object of an object store."""
+  try:
+    status = path.stat()
+  except Exception as e:
+    raise opening.unreachable(str(path), e) from e
+  return [str(path), status.length, status.mtime]
 
 
 def _drawn(text: Text, fraction: float) -> bool:

@@ -18,6 +18,8 @@ class Mixture:
 
 MIXTURES = {
   'c4': Mixture(('c4',), (1.0,)),
+  'c4_hub': Mixture(('c4_hub',), (1.0,)),
+  'dclm': Mixture(('dclm',), (1.0,)),
   'fineweb_edu': Mixture(('fineweb_edu',), (1.0,)),
   'minipile': Mixture(
     (
@@ -29,5 +31,9 @@ MIXTURES = {
     ),
     (1.0, 1.0, 1.0, 1.0, 1.0),
   ),
+  'slimpajama': Mixture(('slimpajama',), (1.0,)),
+  'stack': Mixture(('stack',), (1.0,)),
   'synthetic': Mixture(('synthetic',), (1.0,)),
+  'wikipedia': Mixture(('wikipedia',), (1.0,)),
+  'wikipedia_tfds': Mixture(('wikipedia_tfds',), (1.0,)),
 }

@@ -1,7 +1,8 @@
 """The files that `data.files` names: one rule for names, folders and globs.
 
 docs/data.md states the rule for users. A folder means the glob `FOLDER/**/*`,
-so both find the same files.
+so both find the same files. Objects of an object store (gs://) are found by
+`remote`.
 """
 
 import collections
@@ -12,10 +13,10 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from moejax.core import errors
-from moejax.data import readers
+from moejax.data import opening, readers, remote
 
 _MAGIC = re.compile(r'[*?[]')
 
@@ -65,7 +66,11 @@ def find(key: str, pattern: str) -> Matches:
   paths: list[pathlib.Path] = []
   others: set[pathlib.Path] = set()
   for single in _split(pattern):
-    matches = _matches(single)
+    matches: list[Any] = (
+      remote.matches(single.glob)
+      if remote.is_url(single.name)
+      else _matches(single)
+    )
     readable = [path for path in matches if readers.suffix(path)]
     if not readable:
       reason = (
@@ -80,7 +85,8 @@ def find(key: str, pattern: str) -> Matches:
     others.update(path for path in matches if not readers.suffix(path))
   if not paths:
     raise errors.InputError(f'{key}={pattern!r} names no file')
-  kept, notes = _once(paths)
+  kept, notes = _once(path for path in paths if not opening.is_remote(path))
+  kept += sorted({path for path in paths if opening.is_remote(path)})
   if others:
     notes = [
       f'passed over {_files(len(others))} of unknown kinds, the first is '

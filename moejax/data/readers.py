@@ -7,7 +7,6 @@ system cannot read raises an error.
 """
 
 import functools
-import gzip
 import json
 import os
 import pathlib
@@ -17,9 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from moejax.core import errors
-from moejax.data import long_text, seqio_bridge
+from moejax.data import long_text, opening, seqio_bridge
 
-Open = Callable[[pathlib.Path, str], Any]
+Open = Callable[[pathlib.Path], Any]
 
 
 class Item(NamedTuple):
@@ -38,24 +37,21 @@ class Item(NamedTuple):
   lacks_field: bool = False
 
 
-def _open(path: pathlib.Path, mode: str) -> Any:
-  return path.open(mode)
-
-
 class _DamagedError(Exception):
   """The contents of a file are damaged from some row on."""
 
 
 def read_txt(
-  path: pathlib.Path, field: str, open_file: Open = _open
+  path: pathlib.Path, field: str, open_file: Open = opening.plain
 ) -> Iterator[Item]:
   """One document: the whole file. A blank file yields none."""
   del field
   where = errors.shown(path)
-  if open_file is _open and path.stat().st_size > long_text.LONG:
+  local = open_file is opening.plain and not opening.is_remote(path)
+  if local and path.stat().st_size > long_text.LONG:
     yield from _long_txt(where, path)
     return
-  with open_file(path, 'rb') as file:
+  with open_file(path) as file:
     data = file.read()
   try:
     text = data.decode('utf-8-sig')
@@ -87,11 +83,11 @@ def _long_txt(where: str, path: pathlib.Path) -> Iterator[Item]:
 
 
 def read_jsonl(
-  path: pathlib.Path, field: str, open_file: Open = _open
+  path: pathlib.Path, field: str, open_file: Open = opening.plain
 ) -> Iterator[Item]:
   """A document per line, each a JSON object; blank lines are skipped."""
   name = errors.shown(path)
-  with open_file(path, 'rb') as lines:
+  with open_file(path) as lines:
     for number, line in enumerate(lines, 1):
       if line.strip():
         yield json_item(f'{name}:{number}', line, field)
@@ -123,7 +119,7 @@ def read_parquet(path: pathlib.Path, field: str) -> Iterator[Item]:
 
   try:
     # Opened in Python: pyarrow refuses names that are not UTF-8.
-    with path.open('rb') as opened, parquet.ParquetFile(opened) as file:
+    with opening.plain(path) as opened, parquet.ParquetFile(opened) as file:
       columns = file.schema_arrow.names
       if field not in columns:
         has = ', '.join(columns) or 'none'
@@ -178,9 +174,14 @@ def _not_utf8(data: bytes, e: UnicodeDecodeError) -> str:
 
 READERS: dict[str, Callable[[pathlib.Path, str], Iterator[Item]]] = {
   '.txt': read_txt,
-  '.txt.gz': functools.partial(read_txt, open_file=gzip.open),
+  '.txt.gz': functools.partial(read_txt, open_file=opening.gzipped),
+  '.txt.zst': functools.partial(read_txt, open_file=opening.zstandard),
   '.jsonl': read_jsonl,
-  '.jsonl.gz': functools.partial(read_jsonl, open_file=gzip.open),
+  '.jsonl.gz': functools.partial(read_jsonl, open_file=opening.gzipped),
+  '.jsonl.zst': functools.partial(read_jsonl, open_file=opening.zstandard),
+  # The endings of C4's and Dolma's files, which are JSON lines.
+  '.json.gz': functools.partial(read_jsonl, open_file=opening.gzipped),
+  '.json.zst': functools.partial(read_jsonl, open_file=opening.zstandard),
   '.parquet': read_parquet,
 }
 
@@ -194,8 +195,11 @@ def suffix(path: pathlib.Path) -> str:
 def no_file(path: pathlib.Path) -> str:
   """Why a path is not a regular file; '' if it is one.
 
-  It is '' for a file that has vanished, too; reading that raises an error.
+  It is '' for a file that has vanished, too; reading that raises an error. An
+  object of an object store is a regular file.
   """
+  if opening.is_remote(path):
+    return ''
   try:
     mode = path.stat().st_mode
   except OSError as e:

@@ -136,7 +136,7 @@ def documents(
     for example in examples:
       yield Document(example['targets'], int(example['num_bytes']))
   except (tf.errors.OpError, OSError) as e:
-    raise _unreadable(task, split, hint, e) from e
+    raise unreadable(task.name, split, hint, e) from e
 
 
 def texts(task: Any, split: str, hint: str = '') -> Generator[str]:
@@ -164,7 +164,7 @@ def texts(task: Any, split: str, hint: str = '') -> Generator[str]:
       f'UTF-8: {e.reason} at byte {e.start}'
     ) from None
   except (tf.errors.OpError, OSError) as e:
-    raise _unreadable(task, split, hint, e) from e
+    raise unreadable(task.name, split, hint, e) from e
 
 
 def _source(task: Any, split: str, hint: str) -> Any:
@@ -173,16 +173,17 @@ def _source(task: Any, split: str, hint: str) -> Any:
   except errors.InputError:
     raise
   except Exception as e:
-    raise _unreadable(task, split, hint, e) from e
+    raise unreadable(task.name, split, hint, e) from e
 
 
-def _unreadable(
-  task: Any, split: str, hint: str, e: Exception
+def unreadable(
+  name: str, split: str, hint: str, e: Exception
 ) -> errors.InputError:
+  """The error that a split of a text cannot be read, with the reason."""
   reason = (str(e).strip() or type(e).__name__).splitlines()[0]
   hint = f'; {hint}' if hint else ''
   return errors.InputError(
-    f'the split {split!r} of {task.name} cannot be read: {reason}{hint}'
+    f'the split {split!r} of {name} cannot be read: {reason}{hint}'
   )
 
 

@@ -20,11 +20,13 @@ _TRILLION = 1e15  # tokens; no text is longer
 class Source(fields.Checked):
   """A text of a mixture, and how it is mixed.
 
-  Exactly one of `files` and `task` is set: the text.
+  Exactly one of `files`, `tfds`, `huggingface` and `task` is set: the text.
 
   Attributes:
     name: name of the source, which is its node in the config.
     files: files, folders or globs, joined by commas, as in `data.files`.
+    tfds: a name of TensorFlow Datasets, such as c4/en:3.1.0.
+    huggingface: a repository of the Hugging Face hub, such as allenai/c4.
     task: a name in TASKS.
     rate: rows of this source, relative to the other sources; 0 only validates.
     tokens: tokens of this source in the whole run; they take the place of
@@ -35,10 +37,18 @@ class Source(fields.Checked):
     bad_lines: 'stop' or 'skip' at a bad document of `files`.
     validation_files: files for validation; '' takes a share of `files`.
     validation_fraction: that share.
+    subset: the config of a repository of the hub; '' for its only one.
+    folder: a folder of the repository, its `data_dir`; '' for all.
+    split: the split of `tfds` or `huggingface` to train on.
+    validation_split: the split to validate on; '' holds out the first
+      `validation_documents` of `split`.
+    validation_documents: see above.
   """
 
   name: str = fields.node_name()
   files: str = resume.key(resume.TEXT, '')
+  tfds: str = resume.key(resume.TEXT, '')
+  huggingface: str = resume.key(resume.TEXT, '')
   task: str = resume.key(resume.TEXT, '')
   rate: float = fields.number(1.0, at_least=0)
   tokens: float = fields.number(
@@ -54,6 +64,13 @@ class Source(fields.Checked):
   validation_files: str = resume.key(resume.TEXT, '')
   validation_fraction: float = resume.key(
     resume.TEXT, fields.number(0.05, above=0, below=1)
+  )
+  subset: str = resume.key(resume.TEXT, '')
+  folder: str = resume.key(resume.TEXT, '')
+  split: str = resume.key(resume.TEXT, 'train')
+  validation_split: str = resume.key(resume.TEXT, '')
+  validation_documents: int = resume.key(
+    resume.TEXT, fields.number(10_000, at_least=1)
   )
 
   @property
@@ -137,11 +154,40 @@ def _files(source: Source) -> files_lib.Files:
   )
 
 
+def _tfds(source: Source) -> tasks.Tfds:
+  return tasks.Tfds(
+    'tfds',
+    source.tfds,
+    source.text_field,
+    split=source.split,
+    validation_split=source.validation_split,
+    held_out=0 if source.validation_split else source.validation_documents,
+    label=source.name,
+  )
+
+
+def _huggingface(source: Source) -> tasks.HuggingFace:
+  return tasks.HuggingFace(
+    'huggingface',
+    source.huggingface,
+    source.subset,
+    source.text_field,
+    held_out=0 if source.validation_split else source.validation_documents,
+    split=source.split,
+    validation_split=source.validation_split,
+    folder=source.folder,
+    label=source.name,
+  )
+
+
+_SPLITS = ('text_field', 'split', 'validation_split', 'validation_documents')
 KINDS: Mapping[str, Kind] = {
   'files': Kind(
     _files,
     ('text_field', 'bad_lines', 'validation_files', 'validation_fraction'),
   ),
+  'tfds': Kind(_tfds, _SPLITS),
+  'huggingface': Kind(_huggingface, ('subset', 'folder', *_SPLITS)),
   'task': Kind(lambda source: tasks.TASKS[source.task]),
 }
 

@@ -121,11 +121,25 @@ class Tfds(SeqioText):
   folder of TensorFlow Datasets. The version is part of the name, since another
   version is another text. A test asks the installed TensorFlow Datasets whether
   it can prepare that version.
+
+  Attributes:
+    name: name of the text.
+    tfds_name: its name in TensorFlow Datasets, with config and version.
+    field: the feature that holds the text.
+    split: the split to train on, such as 'train'.
+    validation_split: the split to validate on; '' holds out the first
+      `held_out` examples of `split`.
+    held_out: see above.
+    label: its name in lines for the user; '' means `name`.
   """
 
   name: str
   tfds_name: str
   field: str = 'text'
+  split: str = 'train'
+  validation_split: str = 'validation'
+  held_out: int = 0
+  label: str = ''
 
   @property
   def hint(self) -> str:
@@ -137,15 +151,31 @@ class Tfds(SeqioText):
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
     del split, sums
-    return {'tfds': self.tfds_name, 'field': self.field}
+    known = {'tfds': self.tfds_name, 'field': self.field}
+    return known | _unlike_default(
+      self, ('split', 'validation_split', 'held_out')
+    )
+
+  def stream(
+    self, split: str, note: Callable[[str], None] = lambda _: None
+  ) -> Iterator[str]:
+    """The documents of a split, read by TensorFlow and encoded without it."""
+    del note
+    return self.decoded(split)
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:
     seqio, _ = seqio_bridge.load(self.name)
+    splits = {'train': self.split, 'validation': self.validation_split}
+    if not self.validation_split:
+      splits = {
+        'train': f'{self.split}[{self.held_out}:]',
+        'validation': f'{self.split}[:{self.held_out}]',
+      }
     # Without read_only, TensorFlow Datasets would start to download C4.
     source = seqio.TfdsDataSource(
       self.tfds_name,
       tfds_data_dir=os.environ.get('TFDS_DATA_DIR'),
-      splits=self.splits,
+      splits=splits,
       read_only=True,
     )
     text = functools.partial(row_text, field=self.field)
@@ -154,31 +184,74 @@ class Tfds(SeqioText):
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFace(SeqioText):
-  """A text of the Hugging Face hub that has only a training split.
+  """A text of the Hugging Face hub.
 
-  It needs `datasets`, which the extra of the same name installs: pip install
-  'moejax[fineweb_edu]'. Rows stream from the hub in a fixed order; the first
-  `held_out` are validation. Downloaded parquet files can be read without
-  `datasets`, as own files: `--config.data.files='dir/*.parquet'`.
+  It needs `datasets`: pip install 'moejax[huggingface]'. Rows stream from the
+  hub in a fixed order. Downloaded files can be read without `datasets`, as own
+  files: `--config.data.files='dir/*.parquet'`.
+
+  Attributes:
+    name: name of the text.
+    path: the repository, or a local folder of the same layout.
+    config: the config of the repository; '' for its only one.
+    field: the column that holds the text.
+    held_out: rows at the beginning of `split` to validate on, if
+      `validation_split` is ''.
+    split: the split to train on.
+    validation_split: the split to validate on; '' for `held_out` rows.
+    folder: a folder of the repository, its `data_dir`; '' for all.
+    label: its name in lines for the user; '' means `name`.
   """
 
   name: str
   path: str
-  config: str
+  config: str = ''
   field: str = 'text'
   held_out: int = 10_000
+  split: str = 'train'
+  validation_split: str = ''
+  folder: str = ''
+  label: str = ''
 
   hint = 'or download its parquet files, and set data.files'
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
     del split, sums
-    return dataclasses.asdict(self)
+    keys = ('name', 'path', 'config', 'field', 'held_out')
+    return {key: getattr(self, key) for key in keys} | _unlike_default(
+      self, ('split', 'validation_split', 'folder')
+    )
 
-  def select(self, split: str, rows: Any) -> Any:
-    """The rows of a split, from the stream of all rows."""
-    if split == 'validation':
-      return rows.take(self.held_out)
-    return rows.skip(self.held_out)
+  def select(self, split: str) -> Any:
+    """The rows of a split, each with the text field alone."""
+    held_out = split == 'validation'
+    if self.validation_split:
+      name = self.validation_split if held_out else self.split
+      return self._stream(name).select_columns([self.field])
+    rows = self._stream(self.split).select_columns([self.field])
+    return rows.take(self.held_out) if held_out else rows.skip(self.held_out)
+
+  def stream(
+    self, split: str, note: Callable[[str], None] = lambda _: None
+  ) -> Iterator[str]:
+    """The documents of a split, read without TensorFlow.
+
+    Raises:
+      InputError: the hub cannot be reached, or a row holds no text.
+    """
+    del note
+    try:
+      for number, row in enumerate(self.select(split)):
+        if not isinstance(row[self.field], str):
+          raise errors.InputError(
+            f'row {number} of the split {split!r} of {self.path}: column '
+            f'{self.field!r} holds {type(row[self.field]).__name__}, not text'
+          )
+        yield row[self.field]
+    except errors.InputError:
+      raise
+    except Exception as e:
+      raise seqio_bridge.unreadable(self.path, split, self.hint, e) from e
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:
     seqio, tf = seqio_bridge.load(self.name)
@@ -187,9 +260,9 @@ class HuggingFace(SeqioText):
       split: str, shuffle_files: bool = False, seed: int | None = None
     ) -> Any:
       del shuffle_files, seed  # rows come in the order of the hub
-      stream = self._stream().select_columns([self.field])
+      rows = self.select(split)
       return tf.data.Dataset.from_generator(
-        lambda: iter(self.select(split, stream)),
+        lambda: iter(rows),
         output_signature={self.field: tf.TensorSpec((), tf.string)},
       )
 
@@ -197,15 +270,33 @@ class HuggingFace(SeqioText):
     text = functools.partial(row_text, field=self.field)
     return seqio_bridge.task(self.name, source, vocab, text)
 
-  def _stream(self) -> Any:
-    instead = 'download its parquet files and set data.files'
-    extra = f"'moejax[{self.name}]'"
-    with seqio_bridge.needed(f'data.mixture={self.name}', extra, instead):
+  def _stream(self, split: str) -> Any:
+    instead = 'download its files and set data.files'
+    extra = "'moejax[huggingface]'"
+    with seqio_bridge.needed(f'{self.path} of the hub', extra, instead):
       import datasets
 
     return datasets.load_dataset(
-      self.path, self.config, split='train', streaming=True
+      self.path,
+      self.config or None,
+      data_dir=self.folder or None,
+      split=split,
+      streaming=True,
     )
+
+
+def _unlike_default(text: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+  """The keys of a dataclass that differ from their defaults.
+
+  Only these enter an identity, so that keys which were added later change the
+  name of no cache.
+  """
+  defaults = {field.name: field.default for field in dataclasses.fields(text)}
+  return {
+    key: getattr(text, key)
+    for key in keys
+    if getattr(text, key) != defaults[key]
+  }
 
 
 def json_text(dataset: Any) -> Any:
@@ -246,6 +337,10 @@ def row_text(dataset: Any, field: str) -> Any:
 
 TASKS: Mapping[str, SeqioText | synthetic.SyntheticTask] = {
   'c4': Tfds('c4', 'c4/en:3.1.0'),
+  'c4_hub': HuggingFace(
+    'c4_hub', 'allenai/c4', 'en', validation_split='validation'
+  ),
+  'dclm': HuggingFace('dclm', 'mlfoundations/dclm-baseline-1.0'),
   # The 2B configs read 105B tokens: slightly more than this sample has, and ten
   # times as many as sample-10BT. Its packed rows take some 400 GB;
   # data.max_documents limits them.
@@ -257,5 +352,17 @@ TASKS: Mapping[str, SeqioText | synthetic.SyntheticTask] = {
   'minipile_factbook': Minipile('minipile_factbook'),
   'minipile_scripture': Minipile('minipile_scripture'),
   'minipile_speeches': Minipile('minipile_speeches'),
+  'slimpajama': HuggingFace(
+    'slimpajama', 'cerebras/SlimPajama-627B', validation_split='validation'
+  ),
+  # The hub asks for consent to the terms of the repository first.
+  'stack': HuggingFace('stack', 'bigcode/the-stack-dedup', field='content'),
   'synthetic': synthetic.SyntheticTask(),
+  'wikipedia': HuggingFace('wikipedia', 'wikimedia/wikipedia', '20231101.en'),
+  'wikipedia_tfds': Tfds(
+    'wikipedia_tfds',
+    'wikipedia/20230601.en:1.0.0',
+    validation_split='',
+    held_out=10_000,
+  ),
 }

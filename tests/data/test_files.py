@@ -268,3 +268,45 @@ def test_next_to_nothing_for_validation(fraction, tmp_path):
   _write(tmp_path / 'a.jsonl', TEXTS)
   assert _texts(tmp_path, fraction=fraction) == TEXTS
   assert _texts(tmp_path, 'validation', fraction=fraction) == []
+
+
+def _zstandard(text):
+  import pyarrow
+
+  return pyarrow.Codec('zstd').compress(text.encode(), asbytes=True)
+
+
+# Rows as the sources publish them: name of a file, text field, other fields.
+PUBLISHED = [
+  ('c4-train.00000-of-01024.json.gz', 'text', {'timestamp': '', 'url': ''}),
+  ('chunk1/example_train_0.jsonl.zst', 'text', {'meta': {'set': 'C4'}}),
+  ('shard_00000000_processed.jsonl.zst', 'text', {'url': '', 'warcinfo': ''}),
+  (
+    'cc_en_head-0000.json.gz',
+    'text',
+    {'id': 'a', 'added': '', 'created': '', 'source': 'c4', 'metadata': {}},
+  ),
+  ('wiki-0000.json.zst', 'text', {'id': '1', 'title': 't'}),
+  ('data-00000-of-00144.jsonl', 'content', {'lang': 'Python', 'size': 3}),
+]
+
+
+@pytest.mark.parametrize(('name', 'field', 'others'), PUBLISHED)
+def test_files_in_the_form_of_their_source(tmp_path, name, field, others):
+  words = ['one', 'two é', 'three']
+  lines = ''.join(json.dumps({**others, field: w}) + '\n' for w in words)
+  compress = {'.gz': lambda t: gzip.compress(t.encode()), '.zst': _zstandard}
+  path = tmp_path / name
+  path.parent.mkdir(exist_ok=True)
+  path.write_bytes(compress.get(path.suffix, str.encode)(lines))
+  own = files.Files(str(tmp_path), text_field=field)
+  assert list(own.all_texts()) == words
+
+
+def test_zstandard_that_was_cut_off_is_damaged(tmp_path):
+  whole = _zstandard('{"text": "a"}\n' * 9)
+  (tmp_path / 'a.jsonl.zst').write_bytes(whole[:-6])
+  (tmp_path / 'b.jsonl.zst').write_bytes(whole + whole)  # frames on end
+  assert 'damaged, cannot be read' in _error(tmp_path)
+  own = files.Files(str(tmp_path), bad_lines='skip')
+  assert len(list(own.all_texts())) >= 18

@@ -2,6 +2,7 @@
 
 import configparser
 import dataclasses
+import gzip
 import json
 import pathlib
 import sys
@@ -12,11 +13,14 @@ import tokenizers
 
 from moejax.core import errors
 from moejax.data import (
+  build,
   cache_writer,
+  config,
   features,
   files,
   loader,
   seqio_bridge,
+  sources,
   tasks,
   vocab,
 )
@@ -226,7 +230,7 @@ class Stream:
 
 def test_a_hub_text_holds_its_first_rows_out(monkeypatch):
   rows = [{'text': f'row {i}', 'id': i} for i in range(5)]
-  monkeypatch.setattr(tasks.HuggingFace, '_stream', lambda self: Stream(rows))
+  monkeypatch.setattr(tasks.HuggingFace, '_stream', lambda *_: Stream(rows))
   task = tasks.HuggingFace('hub', 'some/path', 'part', held_out=2)
   ours = vocab.Bytes()
   found = {
@@ -266,41 +270,106 @@ def test_tensorflow_datasets_still_prepares_the_version(name, tmp_path):
   assert isinstance(info.features[task.field], tfds.features.Text)
 
 
+WEB = {'url': 'http://a.example', 'timestamp': '2019-04-25T12:57:54Z'}
+CODE = {
+  'hexsha': 'a1',
+  'size': 9,
+  'ext': 'py',
+  'lang': 'Python',
+  'max_stars_repo_path': 'a/b.py',
+  'max_stars_repo_name': 'a/b',
+  'max_stars_count': 3,
+  'avg_line_length': 9.0,
+  'max_line_length': 9,
+  'alphanum_fraction': 0.5,
+}
+# The columns of each repository beside its text, as published.
+COLUMNS = {
+  'c4_hub': WEB,
+  'dclm': {
+    'bff_contained_ngram_count_before_dedupe': 3,
+    'language_id_whole_page_fasttext': {'en': 0.97},
+    'metadata': {'Content-Type': 'application/http; msgtype=response'},
+    'previous_word_count': 9,
+    'url': 'http://a.example',
+    'warcinfo': 'robots: classic',
+    'fasttext_openhermes_reddit_eli5_vs_rw_v2_bigram_200_train_prob': 0.1,
+  },
+  'fineweb_edu': {n: v[0] for n, v in FINEWEB_EDU.items() if n != 'text'},
+  'slimpajama': {'meta': {'redpajama_set_name': 'RedPajamaC4'}},
+  'stack': CODE,
+  'wikipedia': {'id': '12', 'url': 'https://a.example', 'title': 'Title'},
+}
+
+
+def _repository(folder, task, columns):
+  """A local folder that stands for a repository of the hub."""
+  readme = f'---\nconfigs:\n- config_name: {task.config or "default"}\n'
+  readme += '  data_files:\n'
+  splits = {task.split: 'abcd', task.validation_split: 'xy'}
+  for split, words in splits.items():
+    if not split:
+      continue
+    rows = [{**columns, task.field: word} for word in words]
+    lines = [json.dumps(row, default=bytes.decode) + '\n' for row in rows]
+    path = folder / split / '0.json.gz'
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(''.join(lines).encode()))
+    readme += f'  - split: {split}\n    path: {split}/*\n'
+  (folder / 'README.md').write_text(readme + '---\n')
+  return dataclasses.replace(task, path=str(folder), held_out=1)
+
+
 @pytest.mark.parametrize('name', OF_THE_HUB)
 def test_the_library_of_the_hub_streams_a_repository_of_this_form(
   name, tmp_path, monkeypatch
 ):
-  """A folder with the hub's own layout stands for the repository."""
-  import pyarrow
-  import pyarrow.parquet
-
-  task = OF_THE_HUB[name]
-  rows = {'text': ['a', 'b', 'c', 'd'], 'id': ['1', '2', '3', '4']}
-  (tmp_path / 'part').mkdir()
-  pyarrow.parquet.write_table(
-    pyarrow.table(rows), tmp_path / 'part' / '0.parquet'
-  )
-  (tmp_path / 'README.md').write_text(
-    f'---\nconfigs:\n- config_name: {task.config}\n'
-    '  data_files:\n  - split: train\n    path: part/*\n---\n'
-  )
   monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-  local = dataclasses.replace(task, path=str(tmp_path), held_out=1)
+  local = _repository(tmp_path, OF_THE_HUB[name], COLUMNS[name])
+  found = {split: ''.join(local.stream(split)) for split in local.splits}
+  own = {'train': 'abcd', 'validation': 'xy'}
+  rest = {'train': 'bcd', 'validation': 'a'}
+  assert found == (own if local.validation_split else rest)
   ours = vocab.Bytes()
-  found = [
-    ours.decode(d.ids_T)
-    for d in local.documents('train', ours, skip=0, note=print)
-  ]
-  assert found == ['b', 'c', 'd']
+  through_seqio = local.documents('train', ours, skip=0, note=print)
+  decoded = [ours.decode(document.ids_T) for document in through_seqio]
+  assert ''.join(decoded) == found['train']
+
+
+def test_a_row_of_the_hub_without_text_is_one_line(tmp_path, monkeypatch):
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+  stack = dataclasses.replace(OF_THE_HUB['stack'], field='size')
+  local = _repository(tmp_path, stack, CODE)
+  (tmp_path / 'train' / '0.json.gz').write_bytes(
+    gzip.compress(json.dumps({'size': 7}).encode())
+  )
+  local = dataclasses.replace(local, held_out=0)
+  with pytest.raises(errors.InputError, match="'size' holds int, not text"):
+    list(local.stream('train'))
+
+
+def test_a_source_of_the_hub(tmp_path, monkeypatch):
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+  local = _repository(tmp_path, OF_THE_HUB['stack'], CODE)
+  code = sources.Source(
+    'code', huggingface=local.path, text_field='content', validation_documents=3
+  )
+  code.check()
+  own = config.DataConfig(
+    sources=(code,),
+    vocab=vocab.Bytes(),
+    sequence_length=4,
+    cache_dir=str(tmp_path / 'cache'),
+  )
+  made = build.build(own, 1, 0)
+  assert made.validation['code'].num_tokens == 6  # each letter and EOS
+  assert made.counts.tokens(3) == {'code': 6}  # 'd' and EOS, three times
 
 
 def test_what_a_text_needs_is_an_extra():
   setup = configparser.ConfigParser()
   setup.read(pathlib.Path(__file__).parents[2] / 'setup.cfg')
-  extras = setup['options.extras_require']
-  assert OF_THE_HUB
-  for name in OF_THE_HUB:
-    assert extras[name].startswith('datasets')
+  assert setup['options.extras_require']['huggingface'].startswith('datasets')
 
 
 def test_texts_that_are_not_here_are_one_line(monkeypatch, tmp_path):
@@ -308,13 +377,13 @@ def test_texts_that_are_not_here_are_one_line(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'datasets', None)  # as if not installed
   for name, word in (
     ('c4', 'TFDS_DATA_DIR'),
-    ('fineweb_edu', r"pip install 'moejax\[fineweb_edu\]'"),
+    ('fineweb_edu', r"pip install 'moejax\[huggingface\]'"),
   ):
     with pytest.raises(errors.InputError, match=word) as caught:
       list(
         tasks.TASKS[name].documents('train', vocab.Bytes(), skip=0, note=print)
       )
-    assert name in str(caught.value)
+    assert name.replace('_', '-') in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -360,6 +429,10 @@ def test_c4_as_tensorflow_datasets_keeps_it_on_disk(monkeypatch, tmp_path):
   want = b''.join(C4['text']).decode()
   assert ours.decode(target_NL.ravel()) == want
   assert made.meta.num_documents == 2  # the third is empty
+  own = sources.Source('web', tfds='c4/en:3.1.0', validation_documents=1)
+  rest = [text.decode() for text in C4['text']]
+  assert list(own.text().stream('validation')) == rest[:1]
+  assert list(own.text().stream('train')) == rest[1:]
 
 
 def test_own_files_as_a_seqio_task(tmp_path):
