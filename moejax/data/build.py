@@ -15,6 +15,7 @@ from moejax.data import (
   loader,
   mixing,
   mixtures,
+  other_caches,
   sources,
   stepped,
   tasks,
@@ -274,7 +275,7 @@ def _domain(
   request: cache_writer.Request,
 ) -> baselines.Domain:
   task = _text(source, data_config)
-  train, validation = (task.rows(split, request) for split in task.splits)
+  train, validation = (_rows(task, split, request) for split in task.splits)
   if validation.num_rows == 0:
     raise errors.InputError(
       f'domain {source.name!r} has nothing to validate on: set '
@@ -289,3 +290,15 @@ def _domain(
     validation=validation,
     max_documents=request.max_documents,
   )
+
+
+def _rows(
+  text: Any, split: str, request: cache_writer.Request
+) -> cache.RowReader:
+  try:
+    return text.rows(split, request)
+  except errors.InputError as e:
+    if not text.has_text:
+      raise
+    encoded = text.encoded(split, request)
+    raise other_caches.explained(e, text, split, encoded) from None

@@ -53,11 +53,13 @@ class TextSource:
     name: name of the text, part of the names of its caches.
     label: its name in lines for the user; '' means `name`.
     has_text: True; False for generated rows (`synthetic`).
+    rearrange: makes of a vocabulary one that rearranges (`fill_in_middle`).
   """
 
   name: str
   label: str = ''
   has_text = True
+  rearrange: Callable[[Any], Any] | None = None
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
     """Everything that the documents of a split depend on, as JSON values."""
@@ -133,7 +135,13 @@ class TextSource:
 
   def rows(self, split: str, request: Request) -> cache.RowCache:
     """The packed rows of a split; packs them if no cache exists."""
-    return make(self, split, request)
+    return make(self, split, self.encoded(split, request))
+
+  def encoded(self, split: str, request: Request) -> Request:
+    """The request with the vocabulary that encodes the split."""
+    if self.rearrange is None or split != 'train':
+      return request
+    return dataclasses.replace(request, vocab=self.rearrange(request.vocab))
 
 
 def make(text: TextSource, split: str, request: Request) -> cache.RowCache:
@@ -156,17 +164,11 @@ def make(text: TextSource, split: str, request: Request) -> cache.RowCache:
       raise cache.unwritable(e, request.folder) from e
   rows = cache.RowCache(path, request.vocab.first_id)
   name = f'{text.label or text.name} {split}'
-  done = Progress(
-    name,
-    rows.meta.num_documents,
-    rows.num_tokens,
-    done=True,
-    num_bytes=rows.num_bytes,
-  )
   if made_before:  # documents that were left out then are not in the rows now
     for note in rows.meta.notes:
       request.report(Progress(name, note=note))
-  request.report(done)
+  counts = rows.meta.num_documents, rows.num_tokens
+  request.report(Progress(name, *counts, done=True, num_bytes=rows.num_bytes))
   return rows
 
 
@@ -213,10 +215,8 @@ def spec_and_path(
 
 def is_made(text: TextSource, split: str, request: Request) -> bool:
   """Whether a split has a cache; reads no text if the folder has none."""
-  if not any(request.folder.glob(f'{text.name}-{split}-*')):
-    return False
-  _, path = spec_and_path(text, split, request)
-  return path.exists()
+  some = any(request.folder.glob(f'{text.name}-{split}-*'))
+  return some and spec_and_path(text, split, request)[1].exists()
 
 
 @dataclasses.dataclass

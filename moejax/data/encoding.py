@@ -164,7 +164,9 @@ def _long_jobs(text: Text, vocab: vocabs.Vocab, size: int) -> Iterator[_Job]:
 def _encode(job: _Job, vocab: Any) -> list[np.ndarray]:
   """The ids of a job's texts, on the threads of the tokenizer."""
   if job.contexts is None:
-    return [np.array(x, np.int32) for x in vocab.encode_batch(job.texts)]
+    # Only whole documents are rearranged (`fill_in_middle`).
+    encode = getattr(vocab, 'encode_documents', vocab.encode_batch)
+    return [np.array(x, np.int32) for x in encode(job.texts)]
   return [
     np.array(x, np.int32)
     for x in long_text.encode_pieces(job.contexts, job.texts, vocab)

@@ -83,6 +83,7 @@ class Files(cache_writer.TextSource):
     label: the name of the domain, for tables and lines.
     place: the node of the config keys, for errors: `data` of `data.files`, or
       `data.sources.web`.
+    rearrange: see TextSource.
   """
 
   pattern: str
@@ -92,6 +93,7 @@ class Files(cache_writer.TextSource):
   fraction: float = 0.05
   label: str = 'files'
   place: str = 'data'
+  rearrange: Callable[[Any], Any] | None = None
 
   name = 'files'
   splits = ('train', 'validation')

@@ -54,7 +54,10 @@ def first_rows(
   if not all(source.has_text for source in sources.values()):
     return None
   texts = [(text, split) for text in sources.values() for split in text.splits]
-  if all(cache_writer.is_made(*text, request) for text in texts):
+  if all(
+    cache_writer.is_made(text, split, text.encoded(split, request))
+    for text, split in texts
+  ):
     train = build.build(data_config, batch_size, seed).train
     steps = range(-(-count // batch_size))
     first = _joined([train.batch(step) for step in steps], count)
@@ -62,7 +65,8 @@ def first_rows(
     names = [train.domains[domain] for domain in domain_B]
     return Preview('the first rows of training, from the cache', names, first)
   by_domain = {
-    name: _from_text(source, request, count) for name, source in sources.items()
+    name: _from_text(source, source.encoded('train', request), count)
+    for name, source in sources.items()
   }
   names = [
     name for name, rows in by_domain.items() for _ in range(len(rows.target_BL))

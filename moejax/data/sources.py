@@ -6,14 +6,16 @@ are mixtures of the same form: one source of files, and sources that are tasks.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from moejax.core import errors, fields, resume, table
 from moejax.data import files as files_lib
 from moejax.data import tasks
+from moejax.data.fill_in_middle import FillInMiddle, Rearranged
 
-_TRILLION = 1e15  # tokens; no text is longer
+_MOST = 1e15  # tokens; no text is longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Source(fields.Checked):
     bad_lines: 'stop' or 'skip' at a bad document of `files`.
     validation_files: files for validation; '' takes a share of `files`.
     validation_fraction: that share.
+    fill_in_middle: rearranges a share of the training documents.
     subset: the config of a repository of the hub; '' for its only one.
     folder: a folder of the repository, its `data_dir`; '' for all.
     split: the split of `tfds` or `huggingface` to train on.
@@ -52,7 +55,7 @@ class Source(fields.Checked):
   task: str = resume.key(resume.TEXT, '')
   rate: float = fields.number(1.0, at_least=0)
   tokens: float = fields.number(
-    0.0, at_least=0, at_most=_TRILLION, note='0: by rate'
+    0.0, at_least=0, at_most=_MOST, note='0: by rate'
   )
   max_epochs: float = resume.key(
     resume.NOTHING, fields.number(0.0, at_least=0, note='0: no limit')
@@ -65,6 +68,7 @@ class Source(fields.Checked):
   validation_fraction: float = resume.key(
     resume.TEXT, fields.number(0.05, above=0, below=1)
   )
+  fill_in_middle: FillInMiddle = resume.key(resume.TEXT, FillInMiddle())
   subset: str = resume.key(resume.TEXT, '')
   folder: str = resume.key(resume.TEXT, '')
   split: str = resume.key(resume.TEXT, 'train')
@@ -120,7 +124,19 @@ class Source(fields.Checked):
 
   def text(self) -> Any:
     """The text, as `tasks.TASKS` has them."""
-    return KINDS[self.kind()].open(self)
+    text = KINDS[self.kind()].open(self)
+    if not self.fill_in_middle.rate:
+      return text
+    place = f'{self.place}.fill_in_middle'
+    if not text.has_text:
+      raise errors.InputError(
+        f'{place} rearranges text, and {text.name} is made-up rows: leave it '
+        'out'
+      )
+    rearrange = functools.partial(
+      Rearranged, config=self.fill_in_middle, place=place
+    )
+    return dataclasses.replace(text, rearrange=rearrange)
 
 
 class FilesOfData(Source):

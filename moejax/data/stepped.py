@@ -62,6 +62,7 @@ class Stepped(cache_writer.TextSource):
   def __init__(self, text: Any, steps: Mapping[str, base.Step]):
     self.text, self.steps = text, steps
     self.label = text.label
+    self.rearrange = text.rearrange
     self._passes: dict[str, base.Pass] = {}
 
   def __getattr__(self, name: str) -> Any:

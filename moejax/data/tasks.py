@@ -71,6 +71,7 @@ class Minipile(SeqioText):
   """A domain of the shipped text, which minipile/README.md describes."""
 
   name: str
+  rearrange: Callable[[Any], Any] | None = None
 
   @property
   def domain(self) -> str:
@@ -131,6 +132,7 @@ class Tfds(SeqioText):
       `held_out` examples of `split`.
     held_out: see above.
     label: its name in lines for the user; '' means `name`.
+    rearrange: see TextSource.
   """
 
   name: str
@@ -140,6 +142,7 @@ class Tfds(SeqioText):
   validation_split: str = 'validation'
   held_out: int = 0
   label: str = ''
+  rearrange: Callable[[Any], Any] | None = None
 
   @property
   def hint(self) -> str:
@@ -201,6 +204,7 @@ class HuggingFace(SeqioText):
     validation_split: the split to validate on; '' for `held_out` rows.
     folder: a folder of the repository, its `data_dir`; '' for all.
     label: its name in lines for the user; '' means `name`.
+    rearrange: see TextSource.
   """
 
   name: str
@@ -212,6 +216,7 @@ class HuggingFace(SeqioText):
   validation_split: str = ''
   folder: str = ''
   label: str = ''
+  rearrange: Callable[[Any], Any] | None = None
 
   hint = 'or download its parquet files, and set data.files'
 

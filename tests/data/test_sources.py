@@ -7,7 +7,7 @@ import pytest
 
 from moejax import config as configs
 from moejax.core import config_tree, errors, resume
-from moejax.data import build, config, sources, vocab
+from moejax.data import build, config, sources, tasks, vocab
 
 
 def _write(path, word, count):
@@ -253,3 +253,38 @@ def test_the_effect_of_another_value_on_a_resumed_run():
   assert 'sources.a.files' in changed[resume.TEXT]
   assert 'sources.a.max_epochs' in changed[resume.NOTHING]
   assert {'sources.b.rate', 'sources.c.rate'} <= {*changed[resume.RESULT]}
+
+
+def test_a_cache_of_another_tokenizer_is_named(tmp_path, monkeypatch):
+  """On a machine with a copied cache and without the text."""
+  rows = [f'row {n} of the hub' for n in range(9)]
+  monkeypatch.setattr(
+    tasks.HuggingFace, 'stream', lambda self, split, note=print: iter(rows)
+  )
+  flags = [('sources.web.huggingface', 'some/path')]
+  own = config.DataConfig(
+    vocab=vocab.Bytes(), sequence_length=16, cache_dir=str(tmp_path)
+  )
+  own = config_tree.override_all(own, flags)
+  packed = build.build(own, 4, 0)
+
+  def fail(*_):
+    raise errors.InputError('no hub')
+
+  monkeypatch.setattr(tasks.HuggingFace, 'stream', fail)
+  assert build.identity(build.build(own, 4, 0)) == build.identity(packed)
+  other = config_tree.override(own, 'vocab', 'sentencepiece')
+  folder = packed.domains['web'].train.path
+  with pytest.raises(errors.InputError) as caught:
+    build.build(other, 4, 0)
+  assert str(caught.value) == (
+    f'no hub; {folder} has rows of this text that were made with another '
+    'data.vocab: to use them, set it as it was'
+  )
+  longer = config_tree.override(other, 'sequence_length', '32')
+  with pytest.raises(errors.InputError, match='data.sequence_length and data'):
+    build.build(longer, 4, 0)
+  # Another text has no such cache.
+  text = config_tree.override(other, 'sources.web.huggingface', 'other/path')
+  with pytest.raises(errors.InputError, match='^no hub$'):
+    build.build(text, 4, 0)
