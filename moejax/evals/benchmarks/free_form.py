@@ -1,6 +1,7 @@
 """Forms of benchmarks with freely written answers; suites as in `forms`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,12 @@ def longer(
   item: Callable[[Row], Prompt], max_tokens: int = 512
 ) -> Callable[[Row], Prompt]:
   """Prompts whose continuations may have more than the harness's 256 tokens."""
-  return lambda row: dataclasses.replace(item(row), max_tokens=max_tokens)
+
+  @functools.wraps(item)
+  def longer_item(row: Row) -> Prompt:
+    return dataclasses.replace(item(row), max_tokens=max_tokens)
+
+  return longer_item
 
 
 def generated(
