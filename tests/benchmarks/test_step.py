@@ -2,8 +2,10 @@
 
 import ast
 import json
+import pathlib
 import re
 import resource
+import subprocess
 import sys
 import types
 
@@ -13,7 +15,7 @@ from helpers import shapes
 
 from benchmarks import peers, standard, timing
 from benchmarks import step as step_lib
-from moejax.core import exits
+from moejax.core import errors, exits
 from moejax.plan import count
 
 # How often each is in a step of two layers.
@@ -243,6 +245,129 @@ def test_programs_of_peers_are_python_and_know_macos(name):
   program = peers.PEERS[name].program
   ast.parse(program)
   assert "2**20 if sys.platform == 'darwin' else 2**10" in program
+
+
+# Packages that stand in for MaxText and what it needs. The config prints its
+# options. The state counts the steps, and step i takes i + 1 seconds of a clock
+# that nothing else moves.
+MAXTEXT = {
+  'jax.py': """
+import contextlib
+__version__ = '0.1'
+set_mesh = contextlib.nullcontext
+""",
+  'flax/__init__.py': '',
+  'flax/core/__init__.py': '',
+  'flax/nnx.py': """
+def split(state):
+  return 'graph', state
+""",
+  'flax/core/spmd.py': """
+import contextlib
+logical_axis_rules = contextlib.nullcontext
+""",
+  'maxtext-9.9.dist-info/METADATA': 'Name: maxtext\nVersion: 9.9\n',
+  'maxtext/__init__.py': '',
+  'maxtext/configs/pyconfig.py': """
+import json, types
+def initialize(argv, **options):
+  print(json.dumps([argv, options]))
+  return types.SimpleNamespace(logical_axis_rules=())
+""",
+  'maxtext/trainers/pre_train/train.py': """
+import time
+now = 0
+time.perf_counter = lambda: now
+def train_step(state, batch):
+  global now
+  assert batch == 'batch'
+  state += 1
+  now += state
+  return state, {'scalar': {'learning/loss': 1.5}}
+""",
+  'maxtext/utils/sharding.py': """
+def maybe_update_params_sharding_with_opt(config, shardings):
+  return 'params', shardings
+""",
+  'maxtext/utils/train_utils.py': """
+import types
+loader = types.SimpleNamespace(load_next_batch=lambda: 'batch')
+def setup_train_loop(config, recorder):
+  return 0, 1, 'shardings', 3, 'mesh', 5, 6, loader, 8, 9, 0
+def jit_train_and_eval_step(
+  config, graph, mesh, state, shardings, train_step, params_shardings
+):
+  arguments = graph, mesh, shardings, params_shardings
+  assert arguments == ('graph', 'mesh', 'shardings', 'params')
+  compiled = types.SimpleNamespace(compile=lambda: train_step)
+  return types.SimpleNamespace(lower=lambda *_: compiled), None
+""",
+}
+
+
+@pytest.fixture
+def maxtext(tmp_path, monkeypatch):
+  """A made-up MaxText that the peer's process finds."""
+  for name, text in MAXTEXT.items():
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+  monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+  return tmp_path
+
+
+def _maxtext(device, *flags, shape=shapes.SMALL):
+  """The command line that times 3 steps of the peer MaxText."""
+  program = peers.PEERS['maxtext'].program
+  return [sys.executable, *flags, '-c', program, peers.task(shape, 3, device)]
+
+
+def test_maxtext_trains_the_same_sizes_and_its_warm_up_is_not_timed(maxtext):
+  """By hand: 2 of the experts of width 8, and a shared one as wide."""
+  shape = shapes.SMALL.with_model(dtype='bfloat16')
+  done = subprocess.run(
+    _maxtext('cpu', shape=shape), capture_output=True, text=True, check=True
+  )
+  first, last = map(json.loads, done.stdout.strip().splitlines())
+  (_, config_file), options = first
+  assert pathlib.Path(config_file) == maxtext / 'maxtext/configs/base.yml'
+  model = shape.config
+  expected = {
+    'vocab_size': 64,
+    'base_emb_dim': 16,
+    'base_num_decoder_layers': 2,
+    'first_num_dense_layers': 0,
+    'base_num_query_heads': model.num_heads,
+    'base_num_kv_heads': model.num_heads,
+    'v_head_dim': 16 // model.num_heads,
+    'num_experts': model.moe.num_experts,
+    'num_experts_per_tok': 2,
+    'base_moe_mlp_dim': 8,
+    'shared_experts': 1,
+    'per_device_batch_size': 4,
+    'max_target_length': 16,
+    'dtype': 'bfloat16',
+    'weight_dtype': 'float32',
+    'gradient_clipping_threshold': 1.0,
+    'capacity_factor': -1.0,
+  }
+  assert {name: options[name] for name in expected} == expected
+  heads = options['qk_nope_head_dim'] + options['qk_rope_head_dim']
+  assert heads == options['v_head_dim']
+  # The first two steps, of 1 and 2 seconds, are not timed.
+  assert last['seconds'] == [3, 4, 5]
+  assert last['peak_mb'] > 1
+  assert 'maxtext 9.9, jax 0.1' in last['what']
+
+
+def test_maxtext_is_refused_where_it_is_not_measured():
+  with pytest.raises(errors.InputError, match='on CPU alone, not on cuda'):
+    step_lib.side(_maxtext('cuda'))
+
+
+def test_a_python_without_maxtext_is_one_line():
+  with pytest.raises(errors.InputError, match="No module named 'maxtext'"):
+    step_lib.side(_maxtext('cpu', '-I', '-S'))  # without site-packages
 
 
 @pytest.mark.parametrize(('platform', 'unit'), [('linux', 1024), ('darwin', 1)])
