@@ -3,6 +3,7 @@
   python -m benchmarks.step                       the step and its parts
   python -m benchmarks.step --dtype=bfloat16      computed in bfloat16
   python -m benchmarks.step --peer=transformers   beside a peer, alternately
+  python -m benchmarks.step --peer=maxtext --peer_python=PATH
 
 Prints the time of each part, its share of the machine's peak, and the ratio of
 experts to a dense layer of the same active width; with a peer the ratio of both
@@ -11,9 +12,9 @@ speeds.
 The standard shape: width 256, 4 layers all with experts, 8 heads of 32, 16
 routed experts of width 128 top-4 and 1 shared, vocabulary 8192, 8 sequences of
 256 tokens, AdamW, gradient norm clipped to 1. Both sides compute in --dtype,
-the peer by autocast. With a peer both sides run in processes of their own, one
-after the other and several times, because the machine may not be idle: only the
-ratio means something.
+with weights in float32. With a peer both sides run in processes of their own,
+one after the other and several times, because the machine may not be idle: only
+the ratio means something.
 """
 
 import importlib.util
