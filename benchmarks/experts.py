@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks import parts, standard, timing
-from moejax.core import command, errors, exits, files
+from moejax.core import command, errors, files
 
 # Numbers of experts, and the one that the others are compared with.
 COUNTS, BASE = (8, 16, 32, 64, 128, 256), 16
@@ -87,4 +87,4 @@ def _draw(micros: list[float], path: str) -> None:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  timing.main(main)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import parts, standard, timing
-from moejax.core import command, exits
+from moejax.core import command
 from moejax.model.attention import dot_product
 from moejax.model.config import ModelConfig
 from moejax.moe import contract
@@ -155,4 +155,4 @@ def _heads(config: ModelConfig, rows: int, length: int) -> list[TimedKernel]:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  timing.main(main)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks import parts, standard, timing
-from moejax.core import command, exits
+from moejax.core import command
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,4 +38,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  timing.main(main)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from benchmarks import parts, standard, timing
 from benchmarks.standard import Shape
-from moejax.core import command, exits
+from moejax.core import command
 from moejax.moe import layer
 from moejax.moe.routers import ROUTERS
 
@@ -78,4 +78,4 @@ def _routing(shape: Shape, key: jax.Array) -> tuple[Any, Any]:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  timing.main(main)

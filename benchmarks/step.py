@@ -33,7 +33,7 @@ from benchmarks import peers, standard, timing
 from benchmarks.parts import DENSE, MOE, PEAK
 from benchmarks.standard import Shape
 from benchmarks.timing import WARM_UP, Part
-from moejax.core import command, errors, exits
+from moejax.core import command, errors
 from moejax.model import build
 from moejax.parallel import hosts
 from moejax.plan import count
@@ -208,4 +208,4 @@ def report(shape: Shape, rounds: int) -> None:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  timing.main(main)

@@ -10,7 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from moejax.core import exits, huge_pages
+
 WARM_UP = 2
+
+
+def main(run: Callable[[Sequence[str]], None]) -> None:
+  """Runs a benchmark as moejax.main trains: with huge pages; and exits.
+
+  Programs that it starts, such as peers, have them too.
+  """
+  huge_pages.restart()
+  exits.main(run)
 
 
 @dataclasses.dataclass(frozen=True)

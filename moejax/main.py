@@ -13,6 +13,11 @@ import functools
 import time
 from collections.abc import Sequence
 
+from moejax.core import huge_pages
+
+if __name__ == '__main__':
+  huge_pages.restart()  # before the imports below, which take seconds
+
 from moejax import config as configs
 from moejax.core import command, exits
 from moejax.run import processes, train
