@@ -129,8 +129,13 @@ class Engine(Protocol):
     """That of each continuation after its context: (context, continuation)."""
     ...
 
-  def generate(self, prompts: Sequence[Prompt]) -> list[str]:
-    """The greedy continuation of each prompt, cut at its first stop string."""
+  def generate(
+    self, prompts: Sequence[Prompt], sampling: Any = ..., seed: int = ...
+  ) -> list[str]:
+    """The continuation of each prompt, cut at its first stop string.
+
+    It is greedy unless `sampling`, a `moejax.evals.sampling.Sampling`, is set.
+    """
     ...
 
 

@@ -112,7 +112,10 @@ class _Recorded:
   def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
     return _whole(self.answers, len(pairs))
 
-  def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+  def generate(
+    self, prompts: Sequence[Prompt], sampling: Any = None, seed: int = 0
+  ) -> list[str]:
+    del sampling, seed
     texts = _whole(self.texts, len(prompts))
     return [_cut(t, p.stops) for t, p in zip(texts, prompts, strict=True)]
 

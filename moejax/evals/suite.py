@@ -20,6 +20,7 @@ from moejax.core import table as tables
 from moejax.evals import items as items_lib
 from moejax.evals import judges
 from moejax.evals.benchmark import Benchmark, Engine, Item, Prompt, Values
+from moejax.evals.draws import GREEDY, Draws
 from moejax.evals.prompts import Asked
 
 # Metrics that are no shares: nats of a target, and their exponential.
@@ -103,7 +104,10 @@ def choose(
 
 
 def answer(
-  asked: Sequence[Item], engine: Engine, run: judges.Run | None = None
+  asked: Sequence[Item],
+  engine: Engine,
+  run: judges.Run | None = None,
+  draws: Draws = GREEDY,
 ) -> list[Values]:
   """The values of items; all of them are passed to the engine at once.
 
@@ -111,6 +115,7 @@ def answer(
     asked: items of any kinds.
     engine: the model.
     run: runs programs that a model wrote; None refuses to.
+    draws: how prompts are continued.
 
   Raises:
     InputError: there are programs and `run` is None; nothing was generated.
@@ -133,8 +138,8 @@ def answer(
     assert not isinstance(item, Prompt)
     values[index] = items_lib.likelihood_values(item, likelihoods[place])
   if prompts:
-    texts = engine.generate([*prompts.values()])
-    judged = judges.values([*prompts.values()], [[t] for t in texts], run)
+    texts = draws.texts(engine, [*prompts.values()])
+    judged = judges.values([*prompts.values()], texts, run)
     values |= dict(zip(prompts, judged, strict=True))
   return [values[index] for index in range(len(asked))]
 
@@ -144,6 +149,7 @@ def score(
   engine: Engine,
   run: judges.Run | None = None,
   cut: Callable[[], int] = lambda: 0,
+  draws: Draws = GREEDY,
 ) -> Result:
   """Asks a model the items of a benchmark.
 
@@ -151,13 +157,14 @@ def score(
     asked: the items.
     engine: the model.
     run: as in `answer`.
+    draws: as in `answer`.
     cut: how many texts the engine has cut so far.
 
   Raises:
     InputError: as `answer`; or no item has the metric that counts.
   """
   before = cut()
-  by_item = answer(asked.items, engine, run)
+  by_item = answer(asked.items, engine, run, draws)
   names = dict.fromkeys(name for values in by_item for name in values)
   benchmark = asked.benchmark
   columns = {name: [v.get(name) for v in by_item] for name in names}
