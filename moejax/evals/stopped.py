@@ -33,12 +33,14 @@ class Settings:
   Attributes:
     sampling: how the next token is chosen.
     end_ids: ids that end a text.
+    silent_ids: ids that are not part of a text.
     seed: seed of sampling.
     rows: prompts of a batch.
   """
 
   sampling: Sampling
   end_ids: tuple[int, ...]
+  silent_ids: tuple[int, ...] = ()
   seed: int = 0
   rows: int = 32
 
@@ -127,14 +129,14 @@ def _batch(
     start=(),
   )
   new: list[list[int]] = [[] for _ in batch]
+  silent = {*settings.end_ids, *settings.silent_ids}
   texts: dict[int, str] = {}
   for row, token in tokens:
     if row in texts or row >= len(batch):
       continue
     request = batch[row]
-    if token not in settings.end_ids:
-      new[row].append(token)
-    text = vocab.decode(new[row])
+    new[row].append(token)
+    text = vocab.decode(i for i in new[row] if i not in silent)
     kept = before_stop(text, request.stops)
     full = len(new[row]) == request.max_tokens
     if kept != text or full or token in settings.end_ids:
@@ -144,5 +146,6 @@ def _batch(
   # Rows that have come to the end of the model's context.
   for row in range(len(batch)):
     if row not in texts:
-      texts[row] = before_stop(vocab.decode(new[row]), batch[row].stops)
+      text = vocab.decode(i for i in new[row] if i not in silent)
+      texts[row] = before_stop(text, batch[row].stops)
   return [texts[row] for row in range(len(batch))]

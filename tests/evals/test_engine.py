@@ -323,3 +323,14 @@ def test_a_vocabulary_of_another_model_is_an_error():
   small = ModelEngine(tiny.model(config), None, Bytes())
   with pytest.raises(errors.InputError, match='has 259 ids, but the model 64'):
     small.likelihoods([('a', 'b')])
+
+
+def test_silent_ids_are_left_out_of_a_text(monkeypatch):
+  tokens = [*as_bytes('ab'), 259, *as_bytes('c')]
+  monkeypatch.setattr(
+    generate, 'stream', lambda *_, **__: iter([(0, t) for t in tokens])
+  )
+  request = stopped.Request((0,), ('bc',), 9)
+  settings = stopped.Settings(Sampling(), (1,), silent_ids=(5 + 95,))
+  # 'a' is silent, and the stop string goes on over what is left out.
+  assert stopped.generate(None, None, Bytes(), [request], settings) == ['']
