@@ -35,8 +35,17 @@ def test_the_report_of_a_tiny_run_is_of_few_batches(limit):
   assert config.load(DS, whole).report.eval_batches == 0
 
 
+def test_tiny_reads_no_sources_of_the_config_file():
+  run = config.load(DS, [('data.sources.web.task', 'c4')])
+  assert [source.name for source in run.data.sources] == ['web']
+  data = config.shrink(run).data
+  assert (data.sources, data.mixture) == ((), 'minipile')
+
+
 def test_tiny_takes_own_text_whole_unless_told_otherwise():
   assert config.load(DS, [OWN]).data.max_documents == 0
+  source = ('data.sources.web.files', '/my/text.txt')
+  assert config.load(DS, [source]).data.max_documents == 0
   some = [('data.max_documents', '3'), OWN]
   assert config.load(DS, some).data.max_documents == 3
 

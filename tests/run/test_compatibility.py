@@ -67,6 +67,7 @@ ALLOWED = {
     'data.bad_lines': 'skip',
     'data.max_documents': '9',
     'data.packing': 'best_fit',
+    'data.step_order': 'length',
   },
   resume.LENGTH: {'train.steps': '2000'},
 }
