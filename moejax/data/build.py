@@ -263,10 +263,14 @@ def _sources(data_config: config.DataConfig) -> list[sources.Source]:
   ]
 
 
-def _text(source: sources.Source, data_config: config.DataConfig) -> Any:
+def _text(
+  source: sources.Source, data_config: config.DataConfig, processes: int = 0
+) -> Any:
   """The text of a source, without what the steps of the config remove."""
   steps = stepped.in_order(data_config.steps, data_config.step_order)
-  return stepped.with_steps(source.text(), steps)
+  if data_config.max_documents:
+    processes = 1  # reads no document beyond the limit
+  return stepped.with_steps(source.text(), steps, processes)
 
 
 def _domain(
@@ -274,7 +278,7 @@ def _domain(
   data_config: config.DataConfig,
   request: cache_writer.Request,
 ) -> baselines.Domain:
-  task = _text(source, data_config)
+  task = _text(source, data_config, request.processes)
   train, validation = (_rows(task, split, request) for split in task.splits)
   if validation.num_rows == 0:
     raise errors.InputError(

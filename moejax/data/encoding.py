@@ -1,48 +1,28 @@
 """Documents to token ids on all cores, in the order of the text.
 
-The calling process reads the text and packs it; worker processes encode it. A
-worker is a Python that imports the vocabulary and nothing of JAX, and that gets
-jobs and returns ids through pipes. It is started as a command of its own, so
-that neither a fork of a process with JAX's threads nor a second import of the
-user's main script is needed. A worker ends when its pipe is closed, and so
-outlives no calling process, not even a killed one.
-
-The ids and their order do not depend on the number of workers: jobs are cut
-from the text by its characters alone, and results are taken in the order of
-the jobs.
+The calling process reads the text and packs it; worker processes encode it
+(`workers`). The ids and their order do not depend on the number of workers:
+jobs are cut from the text by its characters alone, and results are taken in the
+order of the jobs.
 """
 
 import collections
 import contextlib
 import dataclasses
 import itertools
-import os
-import pickle
-import queue
-import signal
-import subprocess
-import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent import futures
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moejax.core import errors
-from moejax.data import long_text
+from moejax.data import long_text, workers
 from moejax.data import vocab as vocabs
 from moejax.data.seqio_bridge import Document
 
 Text = str | long_text.LongText
 JOB = 2**18  # characters of a job, about
 _ALONE = 2**22  # characters that are encoded before workers are started
-_JOBS_PER_WORKER = 4  # that are under way at a time
-# Each worker has one core: tokenizers would start a thread for every core.
-_ONE_THREAD = {'RAYON_NUM_THREADS': '1', 'TOKENIZERS_PARALLELISM': 'false'}
-_BOOTSTRAP = (
-  'import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); '
-  'from moejax.data import encoding; encoding.serve()'
-)
 
 
 class _Job(NamedTuple):
@@ -61,13 +41,6 @@ class _Job(NamedTuple):
   ends: bool = False
 
 
-def cores() -> int:
-  """The number of cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 def documents(
   texts: Iterable[Text], vocab: vocabs.Vocab, processes: int = 0
 ) -> Generator[Document]:
@@ -81,7 +54,7 @@ def documents(
   Raises:
     InputError: a worker ended before its work.
   """
-  processes = processes or cores()
+  processes = processes or workers.cores()
   # Where this process encodes, the tokenizer has threads for larger jobs.
   jobs = _jobs(texts, vocab, JOB if processes > 1 else 4 * JOB)
   results = _results(jobs, vocab, processes)
@@ -181,135 +154,31 @@ def _results(
   for job in jobs:
     yield job, _encode(job, vocab)
     left -= sum(map(len, job.texts))
-    if left <= 0 and processes > 1 and _can_be_sent(vocab):
+    if left <= 0 and processes > 1 and workers.can_be_sent(vocab):
       break
   else:
     return
-  with _workers(vocab, processes) as submit:
-    pending: collections.deque[tuple[_Job, futures.Future]] = (
-      collections.deque()
-    )
-    for job in jobs:
-      pending.append((job, submit(job)))
-      if len(pending) >= _JOBS_PER_WORKER * processes:
-        job, future = pending.popleft()
-        yield job, future.result()
-    for job, future in pending:
-      yield job, future.result()
-
-
-def _can_be_sent(vocab: vocabs.Vocab) -> bool:
-  """Whether a worker can import the class of a vocabulary."""
-  return type(vocab).__module__ != '__main__'
-
-
-@contextlib.contextmanager
-def _workers(vocab: vocabs.Vocab, processes: int) -> Iterator[Any]:
-  """Starts workers; gives a function from a job to the future of its ids."""
-  idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-  workers: list[_Worker] = []
-
-  def encode(job: _Job) -> list[np.ndarray]:
-    worker = idle.get()
-    try:
-      return worker.encode(job)
-    finally:
-      idle.put(worker)
-
-  threads = futures.ThreadPoolExecutor(processes, 'moejax-encoding')
-  try:
-    for _ in range(processes):
-      workers.append(_Worker(vocab))
-      idle.put(workers[-1])
-    yield lambda job: threads.submit(encode, job)
-  finally:
-    # First the workers: their threads then stop waiting for them.
-    for worker in workers:
-      worker.kill()
-    threads.shutdown(cancel_futures=True)
-
-
-class _Worker:
-  """A process that encodes; used by one thread at a time."""
-
-  def __init__(self, vocab: vocabs.Vocab):
-    self._process = subprocess.Popen(
-      [sys.executable, '-c', _BOOTSTRAP],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      env={**os.environ, **_ONE_THREAD},
-      start_new_session=True,  # Ctrl-C is for the calling process
-    )
-    # The fields alone: a loaded tokenizer may lose settings when it is sent.
-    self._first: list[Any] = [sys.path, dataclasses.replace(vocab)]
-
-  def encode(self, job: _Job) -> list[np.ndarray]:
-    """The ids of a job.
-
-    Raises:
-      InputError: the process has ended.
-    """
-    assert self._process.stdin
-    assert self._process.stdout
-    try:
-      for value in (*self._first, job):
-        pickle.dump(value, self._process.stdin, pickle.HIGHEST_PROTOCOL)
-      self._process.stdin.flush()
-      self._first = []
-      result = pickle.load(self._process.stdout)
-    except (OSError, EOFError, pickle.UnpicklingError):
-      code = self._process.wait()
-      how = f'code {code}' if code >= 0 else signal.Signals(-code).name
-      raise errors.InputError(
-        f'a process that encodes text ended early ({how}), as when memory runs '
-        'out: run again with fewer --processes of moejax.cli.cache; finished '
-        'shards are kept'
-      ) from None
-    if isinstance(result, Exception):
-      raise result
-    flat_T, ends_N = result
-    return np.split(flat_T, ends_N)[:-1]
-
-  def kill(self) -> None:
-    """Ends the process, whatever it does."""
-    self._process.kill()
-    self._process.wait()
-    for pipe in (self._process.stdin, self._process.stdout):
-      with contextlib.suppress(OSError):
-        if pipe:
-          pipe.close()
-
-
-def serve() -> None:
-  """A worker: reads a vocabulary and then jobs from stdin, until its end."""
-  jobs, results = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
-  os.dup2(2, 1)  # what libraries print is no result
-  # A closed pipe ends a message anywhere.
-  with contextlib.suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):
-    vocab = pickle.load(jobs)
-    while True:
-      pickle.dump(
-        _served(pickle.load(jobs), vocab), results, pickle.HIGHEST_PROTOCOL
-      )
-      results.flush()
-  os._exit(0)  # without a word about a closed pipe
-
-
-def _served(job: _Job, vocab: Any) -> Any:
-  """All ids of a job end to end and where each text ends, or an exception."""
-  try:
-    ids = _encode(job, _OneByOne(vocab))
-  except Exception as e:  # noqa: BLE001 (it is raised in the calling process)
-    return e
-  flat_T = np.concatenate([np.zeros(0, np.int32), *ids])
-  return flat_T, np.cumsum([len(ids_T) for ids_T in ids], dtype=np.int64)
+  # The fields alone: a loaded tokenizer may lose settings when it is sent.
+  work = _OneByOne(dataclasses.replace(vocab))
+  results = workers.in_order(jobs, work, processes)
+  with contextlib.closing(results):
+    for job, (flat_T, ends_N) in results:
+      yield job, np.split(flat_T, ends_N)[:-1]
 
 
 class _OneByOne:
-  """A vocabulary whose batches are encoded on one thread."""
+  """The work of a worker: a vocabulary whose batches it encodes on one thread.
+
+  The result of a job is all its ids end to end, and where each text ends.
+  """
 
   def __init__(self, vocab: vocabs.Vocab):
     self._vocab = vocab
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     return [self._vocab.encode(text) for text in texts]
+
+  def __call__(self, job: _Job) -> tuple[np.ndarray, np.ndarray]:
+    ids = _encode(job, self)
+    flat_T = np.concatenate([np.zeros(0, np.int32), *ids])
+    return flat_T, np.cumsum([len(ids_T) for ids_T in ids], dtype=np.int64)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moejax.data import encoding, features, long_text, readers
+from moejax.data import features, long_text, readers, workers
 from moejax.data.request import Expected, Request
 
 FILES = 8  # of which a sample is taken, spread evenly over all
@@ -124,7 +124,7 @@ def expected(
   seconds = time.perf_counter() - begin
   num_tokens = round(tokens / chars * sample.num_bytes)
   row = features.row_dtype(request.length, vocab.size).itemsize
-  processes = request.processes or encoding.cores()
+  processes = request.processes or workers.cores()
   left = max(0, sample.num_bytes - done)
   return Expected(
     num_bytes=sample.num_bytes,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from moejax.core import errors, table
-from moejax.data import cache_writer, encoding, seqio_bridge
+from moejax.data import cache_writer, encoding, seqio_bridge, workers
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 from moejax.data.steps import STEPS, base
@@ -35,8 +35,15 @@ def in_order(
   return {name: by_name[name] for name in order or by_name}
 
 
-def with_steps(text: Any, steps: Mapping[str, base.Step]) -> Any:
+def with_steps(
+  text: Any, steps: Mapping[str, base.Step], processes: int = 0
+) -> Any:
   """The documents of a text that the steps keep; without steps, the text.
+
+  Args:
+    text: the source of the documents.
+    steps: by name, in the order in which they run.
+    processes: that examine documents; 0 means one for each core.
 
   Raises:
     InputError: the text is made-up rows, which steps cannot read.
@@ -48,7 +55,7 @@ def with_steps(text: Any, steps: Mapping[str, base.Step]) -> Any:
       f'data.steps reads text, and {text.name} is made-up rows: leave out '
       f'{", ".join(f"data.steps.{name}" for name in steps)}'
     )
-  return Stepped(text, steps)
+  return Stepped(text, steps, processes)
 
 
 class Stepped(cache_writer.TextSource):
@@ -57,9 +64,13 @@ class Stepped(cache_writer.TextSource):
   Args:
     text: the source of the documents.
     steps: by name, in the order in which they run.
+    processes: that examine documents; 0 means one for each core.
   """
 
-  def __init__(self, text: Any, steps: Mapping[str, base.Step]):
+  def __init__(
+    self, text: Any, steps: Mapping[str, base.Step], processes: int = 0
+  ):
+    self._processes = processes or workers.cores()
     self.text, self.steps = text, steps
     self.label = text.label
     self.rearrange = text.rearrange
@@ -124,7 +135,7 @@ class Stepped(cache_writer.TextSource):
     one = self._passes[split] = base.Pass(self.steps)
     finished = False
     try:
-      yield from one.kept(texts)
+      yield from one.kept(texts, self._processes)
       finished = True
     finally:
       if one.documents:

@@ -337,7 +337,9 @@ def test_an_interrupted_cache_becomes_the_same_to_the_byte(tmp_path, packing):
 def test_best_fit_cuts_only_documents_longer_than_a_row(tmp_path):
   sizes = np.random.default_rng(1).integers(1, 12, 200).tolist()
   sequential, best_fit = (
-    _Text(sizes).rows('train', _request(tmp_path, packing)).meta
+    _Text(sizes)
+    .rows('train', _request(tmp_path, packing, rows_per_shard=0))
+    .meta
     for packing in (packings.Sequential(), packings.BestFit())
   )
   assert best_fit.num_cut == sum(size + 1 > 8 for size in sizes)

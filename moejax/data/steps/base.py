@@ -7,14 +7,24 @@ hashes of the documents before. So the decisions do not depend on where and by
 how many processes documents are examined.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Generator,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any, ClassVar, NamedTuple
 
 from moejax.core import errors, fields
-from moejax.data import long_text
+from moejax.data import long_text, workers
 
 Text = str | long_text.LongText
+JOB = 2**18  # characters that are examined at a time, about
+_ALONE = 2**20  # characters that are examined before workers are started
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +114,57 @@ def examine(steps: Sequence[Step], text: Text) -> Examined:
   return Examined(len(whole.encode()), tuple(values))
 
 
+@dataclasses.dataclass(frozen=True)
+class Examiner:
+  """The work of a process: examines the documents of a job."""
+
+  steps: tuple[Step, ...]
+
+  def __call__(self, texts: Sequence[Text]) -> list[Examined]:
+    return [examine(self.steps, text) for text in texts]
+
+
+def examined(
+  steps: tuple[Step, ...], texts: Iterable[Text], processes: int
+) -> Generator[tuple[Text, Examined]]:
+  """Each document with what the steps know of it, in the order of the text.
+
+  The first documents are examined by this process, so that a short text does
+  not wait for processes to start.
+  """
+  rest = iter(texts)
+  left = _ALONE
+  for text in rest:
+    yield text, examine(steps, text)
+    left -= _size(text)
+    if left <= 0 and processes > 1 and all(map(workers.can_be_sent, steps)):
+      break
+  else:
+    return
+  results = workers.in_order(_jobs(rest), Examiner(steps), processes)
+  with contextlib.closing(results):
+    for job, values in results:
+      yield from zip(job, values, strict=True)
+
+
+def _jobs(texts: Iterable[Text]) -> Iterator[list[Text]]:
+  """Documents in groups of about JOB characters."""
+  job: list[Text] = []
+  size = 0
+  for text in texts:
+    job.append(text)
+    size += _size(text)
+    if size >= JOB:
+      yield job
+      job, size = [], 0
+  if job:
+    yield job
+
+
+def _size(text: Text) -> int:
+  return len(text) if isinstance(text, str) else text.num_bytes
+
+
 class Pass:
   """One pass of steps over the documents of a text.
 
@@ -131,11 +192,18 @@ class Pass:
         return False
     return True
 
-  def kept(self, texts: Iterable[Text]) -> Iterator[Text]:
-    """The documents that are kept, in their order."""
-    for text in texts:
-      if self.keeps(examine(self.steps, text)):
-        yield text
+  def kept(self, texts: Iterable[Text], processes: int = 1) -> Iterator[Text]:
+    """The documents that are kept, in their order.
+
+    Args:
+      texts: the documents. With one process, none is read before it is needed.
+      processes: that examine documents; 1 means that this process does.
+    """
+    results = examined(self.steps, texts, processes)
+    with contextlib.closing(results):
+      for text, values in results:
+        if self.keeps(values):
+          yield text
 
   @property
   def documents(self) -> int:
