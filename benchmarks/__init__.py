@@ -7,6 +7,7 @@
   python -m benchmarks.routers           every router over plain top-k
   python -m benchmarks.expert_parallel   bytes that travel between devices
   python -m benchmarks.text              long documents into rows
+  python -m benchmarks.data              packing, reading, memory, start-up
   python -m benchmarks.accelerator       all that a GPU or TPU is to show
 
 All of them answer --help; docs/benchmarks.md has figures. All sides of a
