@@ -207,7 +207,7 @@ def test_the_metric_of_predictions_judges_them(tmp_path):
   (metric,) = seqio_tasks.metric_functions(items)
   texts = [' 3\nSo', ' 3']
   assert metric(targets(items), texts) == {'exact_match': 0.5}
-  assert metric(targets(items)[::-1], [' 3', ' 2\n']) == {'exact_match': 1.0}
+  assert metric(targets(items)[::-1], [' 3', ' 2\nSo']) == {'exact_match': 1.0}
 
 
 def test_a_cloze_has_scores_and_predictions(tmp_path):

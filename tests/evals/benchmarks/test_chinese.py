@@ -5,7 +5,7 @@ from helpers.benchmark_cases import Case, check
 
 from moejax.core.errors import InputError
 from moejax.evals.benchmark import Choice
-from moejax.evals.benchmarks import BENCHMARKS
+from moejax.evals.benchmarks import BENCHMARKS, SUITES
 from moejax.evals.benchmarks.chinese_subjects import CEVAL_NAMES, CMMLU_NAMES
 
 LETTERS = (' A', ' B', ' C', ' D')
@@ -132,6 +132,11 @@ CASES = [
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_items_and_score(case):
   check(case)
+
+
+def test_deepseek_averages_subjects():
+  assert SUITES['deepseekmoe']['ceval'].group_mean
+  assert not BENCHMARKS['ceval'].group_mean
 
 
 def test_the_subjects_are_52_and_67():
