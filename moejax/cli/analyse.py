@@ -12,19 +12,24 @@ on one device; --config.mesh.fsdp=-1 splits it over all.
 from collections.abc import Sequence
 
 from moejax.analysis import MEASURES
-from moejax.core import exits
+from moejax.core import command, exits, files
 from moejax.run import evaluation, evaluation_command
 
 
 def main(argv: Sequence[str]) -> None:
   """Prints a table for each measure, or JSON."""
-  evaluation_command.run(
-    argv,
+  flags = evaluation_command.flags(
     __doc__,
-    evaluation.analyse,
     flag='--measures',
     default=','.join(MEASURES),
     flag_help='which (default: %(default)s)',
+  )
+  flags.add_argument('--workdir', required=True, help='of the run')
+  args, overrides = command.parse(flags, argv)
+  if args.out is not None:
+    files.check_output(args.out, '--out')
+  evaluation_command.run(
+    args.workdir, args, overrides, evaluation.analyse, 'measures'
   )
 
 

@@ -18,10 +18,36 @@ class ReportConfig(fields.Checked):
     eval_batches: batches of each validation set; 0 for all. With fewer, the
       report has no baselines, because those are of the whole text.
     samples: whether to generate text from a few prompts.
+    suite: a suite of benchmarks that needs no network, such as 'offline'; ''
+      for none.
   """
 
   eval_batches: int = fields.number(0, at_least=0, note='0: all')
   samples: bool = True
+  suite: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalsConfig(fields.Checked):
+  """Benchmarks that are asked while a model trains; docs/evaluation.md.
+
+  Their scores are written with the other metrics, as
+  `evals/<task>/<metric>`. Training waits while they are computed, and their
+  time counts as evaluation.
+
+  Attributes:
+    suite: name of the suite; '' for none.
+    tasks: names of its tasks, joined by commas; '' for all.
+    every: steps between evaluations; the last step has one too.
+    limit: rows of each configuration of a task; 0 for all.
+    data: where the rows are: 'hub', 'tfds' or a folder.
+  """
+
+  suite: str = ''
+  tasks: str = ''
+  every: int = fields.number(1000, at_least=1)
+  limit: int = fields.number(100, at_least=0, note='0: all')
+  data: str = 'hub'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +61,7 @@ class Run(fields.Checked):
     opt: the optimiser.
     train: steps, batch, and when to log, save and evaluate.
     mesh: number of devices along each axis.
+    evals: benchmarks while training.
     report: what is measured at the end.
     start: where initial weights come from: the folder of a Hugging Face
       checkpoint, or the workdir of another run; '' for fresh ones.
@@ -48,6 +75,7 @@ class Run(fields.Checked):
   opt: OptimizerConfig = OptimizerConfig()
   train: TrainConfig = TrainConfig()
   mesh: MeshConfig = resume.key(resume.ROUNDING, MeshConfig())
+  evals: EvalsConfig = resume.key(resume.NOTHING, EvalsConfig())
   report: ReportConfig = resume.key(resume.NOTHING, ReportConfig())
   start: str = resume.key(resume.BEGINNING, '')
   start_step: str = resume.key(resume.BEGINNING, 'newest')

@@ -42,6 +42,7 @@ class ModelEngine:
     batch_tokens: tokens of a batch; 0 for what suits the devices.
     batch_rows: texts that are continued at a time.
     note: is called with a line about what was cut.
+    cut: is called with the number of texts that were cut.
     track: shows progress.
   """
 
@@ -55,6 +56,7 @@ class ModelEngine:
   batch_tokens: int = 0
   batch_rows: int = 32
   note: Callable[[str], None] = lambda _: None
+  cut: Callable[[int], None] = lambda _: None
   track: Track = untracked
 
   @classmethod
@@ -193,6 +195,7 @@ class ModelEngine:
   def _say_cut(self, cuts: Sequence[int]) -> None:
     """Says how many texts were cut, if any were."""
     if cut := [x for x in cuts if x]:
+      self.cut(len(cut))
       self.note(
         f'{len(cut)} of {len(cuts)} texts are longer than the {self.length} '
         f'tokens that the model reads: up to {max(cut)} tokens were cut from '

@@ -18,6 +18,9 @@ from moejax.model.build import Model
 from moejax.parallel import rules
 from moejax.train import cross_entropy
 
+DRAWS = 1000  # of the bootstrap
+ROWS = 'rows_B2'
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -29,12 +32,14 @@ class Score:
     tokens: number of target tokens.
     count_NE: number of assignments of each of E experts in the N layers with
       experts; None for a dense model.
+    rows_R2: nats and target tokens of each row, float64; None if not known.
   """
 
   loss: float
   accuracy: float
   tokens: int
   count_NE: np.ndarray | None
+  rows_R2: np.ndarray | None = None
 
   @property
   def perplexity(self) -> float:
@@ -49,11 +54,32 @@ class Score:
     """
     return self.loss * self.tokens / math.log(2) / num_bytes
 
+  def loss_interval(self) -> tuple[float, float] | None:
+    """The 95% confidence interval of the loss, by a bootstrap over rows.
+
+    Rows are drawn again with replacement, 1,000 times from a fixed seed, and
+    the ends are the 2.5% and 97.5% quantiles of their losses. Neighbouring rows
+    of one document count as independent, so the interval is too narrow where
+    documents are long.
+
+    Returns:
+      Its ends in nats per token; None with fewer than two rows.
+    """
+    if self.rows_R2 is None or len(self.rows_R2) < 2:
+      return None
+    count = len(self.rows_R2)
+    stream = np.random.default_rng(0)
+    weight_DR = stream.multinomial(count, np.full(count, 1 / count), DRAWS)
+    nll_D, tokens_D = (weight_DR @ self.rows_R2).T
+    low, high = np.quantile(nll_D / np.maximum(tokens_D, 1), (0.025, 0.975))
+    return float(low), float(high)
+
 
 def make_step(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
   """A jitted function (weights, batch) -> metrics that merge by `core.values`.
 
-  The metrics are `loss`, `accuracy` and, with experts, `count_NE`.
+  The metrics are `loss`, `accuracy` and, with experts, `count_NE`. Beside them
+  stands ROWS, which does not merge: nats and target tokens of each row.
   """
   # Replicated, so that every process of a run can read the values.
   whole = rules.replicated(model.mesh)
@@ -62,19 +88,22 @@ def make_step(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
   def step(weights: Any, batch: Batch) -> dict[str, Any]:
     decoder = model.bind(weights)
     out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL)
-    nll, _, correct_BL = cross_entropy.on_mesh(
+    nll, nll_BL, correct_BL = cross_entropy.on_mesh(
       out.x_BLD,
       decoder.head(),
       batch.target_BL,
       batch.weight_BL,
       model.mesh,
     )
-    metrics = {
+    metrics: dict[str, Any] = {
       'loss': values.Mean(nll, jnp.sum(batch.weight_BL)),
       'accuracy': values.Mean.of(correct_BL, batch.weight_BL),
     }
     if model.config.num_moe:
       metrics['count_NE'] = out.record.stats['count_E']
+    weight_BL = batch.weight_BL
+    nats_B = jnp.sum(nll_BL * weight_BL, axis=-1)
+    metrics[ROWS] = jnp.stack([nats_B, jnp.sum(weight_BL, axis=-1)], axis=-1)
     return metrics
 
   return step
@@ -90,9 +119,11 @@ def evaluate(
   Raises:
     ValueError: there is no batch.
   """
-  total = None
+  total: dict[str, Any] | None = None
+  rows: list[jax.Array | None] = []
   for batch in batches:
-    metrics, before = step(weights, batch), total
+    metrics, before = dict(step(weights, batch)), total
+    rows.append(metrics.pop(ROWS, None))
     total = metrics if before is None else values.merge(before, metrics)
     # At most one batch ahead of the devices, so that a progress bar that counts
     # batches taken is right.
@@ -106,7 +137,17 @@ def evaluate(
     accuracy=float(metrics['accuracy']),
     tokens=tokens,
     count_NE=metrics.get('count_NE'),
+    rows_R2=_whole_rows(rows),
   )
+
+
+def _whole_rows(rows: list[jax.Array | None]) -> np.ndarray | None:
+  """Nats and tokens of all rows that have targets."""
+  arrays = [np.asarray(x, np.float64) for x in rows if x is not None]
+  if len(arrays) < len(rows):
+    return None
+  rows_R2 = np.concatenate(arrays)
+  return rows_R2[rows_R2[:, 1] > 0]
 
 
 def score_sets(

@@ -8,7 +8,8 @@
                   FOLDER/ai2_arc/ARC-Easy/test-00000-of-00001.parquet
                                                       (as the hub has them)
 
-A split is one file that ends in .jsonl, .json (a list of objects), .csv or
+A split is one file that ends in .jsonl, .json (a list of objects,
+or one a line), .csv or
 .parquet, or the shards of a parquet file. Every problem with a row is an
 InputError of one line that names its place.
 """
@@ -146,9 +147,13 @@ def _read_jsonl(path: epath.Path, dataset: Dataset) -> Iterator[Entry]:
 
 
 def _read_json(path: epath.Path, dataset: Dataset) -> Iterator[Entry]:
-  del dataset
+  """Rows of a list of objects; or of lines, as some sites call .json."""
+  text = _text(path)
+  if text.lstrip().startswith('{'):
+    yield from _read_jsonl(path, dataset)
+    return
   where = errors.shown(path)
-  listed = _json(where, _text(path))
+  listed = _json(where, text)
   if not isinstance(listed, list):
     raise errors.InputError(f'{where} must be a list of objects')
   for number, value in enumerate(listed, 1):

@@ -103,6 +103,13 @@ def choose(
   return {name: known[name] for name in names} if names else dict(known)
 
 
+def check_programs(asked: Sequence[Item], run: judges.Run | None) -> None:
+  """Raises InputError, before text is generated, if programs may not run."""
+  programs = [x for x in asked if isinstance(x, Prompt) and x.program]
+  if programs and run is None:
+    judges.values(programs, [['']] * len(programs), None)
+
+
 def answer(
   asked: Sequence[Item],
   engine: Engine,
@@ -120,11 +127,9 @@ def answer(
   Raises:
     InputError: there are programs and `run` is None; nothing was generated.
   """
+  check_programs(asked, run)
   values: dict[int, Values] = {}
   prompts = {i: x for i, x in enumerate(asked) if isinstance(x, Prompt)}
-  if run is None and any(p.program for p in prompts.values()):
-    # The judges' error, before the model writes programs for nothing.
-    judges.values([p for p in prompts.values() if p.program][:1], [['']], None)
   pairs: list[tuple[str, str]] = []
   places: dict[int, slice] = {}
   for index, item in enumerate(asked):

@@ -1,5 +1,6 @@
 """How well a model predicts its validation sets, beside two baselines."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,13 +8,15 @@ from moejax.evals.perplexity import Score
 from moejax.evals.subject import Subject
 
 # Columns in bits per byte of the same text.
-BITS = ('bits_per_byte', 'unigram', 'xz')
+BITS = ('bits_per_byte', 'bits_low', 'bits_high', 'unigram', 'xz')
 
 
 def perplexity(subject: Subject) -> dict[str, dict[str, Any]]:
   """Each validation set's loss, perplexity and bits per byte.
 
-  Beside them are two baselines in bits per byte: a unigram model with the token
+  `bits_low` and `bits_high` are the ends of the 95% confidence interval of the
+  bits per byte, by a bootstrap over rows (`Score.loss_interval`). Beside them
+  are two baselines in bits per byte: a unigram model with the token
   frequencies of the training text (`unigram`), and the bytes by which the
   validation text lengthens the training text compressed with `xz -9` (`xz`).
   Baselines are of whole validation sets, so they are None where only a part is
@@ -43,6 +46,10 @@ def _bits(score: Score, subject: Subject, name: str) -> dict[str, Any]:
     return bits
   num_bytes = reader.num_bytes * score.tokens / reader.num_tokens
   bits['bits_per_byte'] = score.bits_per_byte(num_bytes)
+  if (ends := score.loss_interval()) is not None:
+    for name_of_end, loss in zip(('bits_low', 'bits_high'), ends, strict=True):
+      end = dataclasses.replace(score, loss=loss)
+      bits[name_of_end] = end.bits_per_byte(num_bytes)
   baselines = None if subject.limit else subject.data.baselines(name)
   if baselines is None:
     return bits

@@ -1,11 +1,13 @@
 """Context: the objects of a training run that stay the same in all steps."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import optax
 
 from moejax.config import Run
 from moejax.data.build import Data
+from moejax.evals.prompts import Asked
 from moejax.model.build import Model
 from moejax.run.processes import ALONE, Processes
 
@@ -22,6 +24,7 @@ class Context:
     transform: the optimiser.
     data: rows for training and validation.
     processes: the processes of the run; by default this one alone.
+    asked: items of the benchmarks that are asked while training.
   """
 
   run: Run
@@ -29,3 +32,4 @@ class Context:
   transform: optax.GradientTransformation
   data: Data
   processes: Processes = ALONE
+  asked: Sequence[Asked] = ()

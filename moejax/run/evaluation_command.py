@@ -1,5 +1,6 @@
 """What the commands `evaluate` and `analyse` share: flags, tables, JSON."""
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,41 +12,47 @@ from moejax.core import command, files, terminal
 from moejax.run import restore, tables
 
 
-def run(
-  argv: Sequence[str],
-  doc: str,
-  evaluate: Callable[..., dict[str, Any]],
-  *,
-  flag: str,
-  default: str,
-  flag_help: str,
-) -> None:
-  """Evaluates a run's model, and prints a table for each entry, or JSON.
+def flags(
+  doc: str, *, flag: str, default: str, flag_help: str
+) -> argparse.ArgumentParser:
+  """The flags of a command that evaluates a run's model.
 
   Args:
-    argv: the command line.
     doc: docstring of the command.
-    evaluate: `evaluation.evaluate`, or a function with its signature.
     flag: names the entries, such as `--evals`; `evals` is then the key of
       their rows in the result.
     default: the flag's default.
     flag_help: the flag's help.
   """
-  entries = flag.removeprefix('--')
-  flags = command.parser(doc)
-  add = flags.add_argument
-  add('--workdir', required=True, help='of the run')
-  restore.add_step_flag(flags)
+  parser = command.parser(doc)
+  add = parser.add_argument
+  restore.add_step_flag(parser)
   add(flag, default=default, help=flag_help)
   at_least_0 = command.number(int, 0)
   add('--batches', type=at_least_0, default=0, help='of each set; 0: all')
   add('--json', action='store_true', help='print JSON')
   add('--out', help='a JSON file to write')
-  args, overrides = command.parse(flags, argv)
-  if args.out is not None:
-    files.check_output(args.out, '--out')
+  return parser
+
+
+def run(
+  workdir: str,
+  args: argparse.Namespace,
+  overrides: Sequence[tuple[str, str]],
+  evaluate: Callable[..., dict[str, Any]],
+  entries: str,
+) -> None:
+  """Evaluates a run's model, and prints a table for each entry, or JSON.
+
+  Args:
+    workdir: of the run.
+    args: the flags of `flags`.
+    overrides: config keys to change.
+    evaluate: `evaluation.evaluate`, or a function with its signature.
+    entries: name of the flag that names the entries, without dashes.
+  """
   result = evaluate(
-    args.workdir,
+    workdir,
     getattr(args, entries).split(','),
     overrides,
     step=args.step,
@@ -58,6 +65,6 @@ def run(
   if args.json:
     console.out(json.dumps(result, indent=2))
     return
-  console.print(f'{args.workdir}, step {result["step"]}', soft_wrap=True)
+  console.print(f'{workdir}, step {result["step"]}', soft_wrap=True)
   for name, rows in result[entries].items():
     console.print(tables.table(name, rows))

@@ -17,7 +17,7 @@ from moejax.config import kept_tokenizer
 from moejax.core import columns, files
 from moejax.evals import EVALS
 from moejax.evals.subject import Subject
-from moejax.run import evaluation
+from moejax.run import benchmark_hook, evaluation
 from moejax.run.context import Context
 from moejax.run.screen import Screen
 
@@ -59,9 +59,10 @@ def make(
   Returns:
     `workdir`; `first_layer`, the number of the first layer with experts;
     `domains`, the rows of the perplexity evaluation; `experts`, by domain and
-    layer the experts used most, [expert, share]; `samples`, a list of `prompt`
-    and `text`. `run/train.py` adds `steps`, `best` (step and loss of the lowest
-    validation loss) and the numbers of parameters.
+    layer the experts used most, [expert, share]; `benchmarks`, the results of
+    `report.suite` by task; `samples`, a list of `prompt` and `text`.
+    `run/train.py` adds `steps`, `best` (step and loss of the lowest validation
+    loss) and the numbers of parameters.
   """
   data, config = context.data, context.run.report
   if data.vocab is not None and not config.eval_batches:
@@ -83,11 +84,13 @@ def make(
   )
   domains = EVALS['perplexity'](subject)
   samples = EVALS['samples'](subject) if config.samples else {}
+  benchmarks = benchmark_hook.report(context, weights, str(folder), screen)
   return {
     'workdir': str(folder),
     'first_layer': context.run.model.num_dense,
     'domains': domains,
     'experts': _top_experts(subject),
+    'benchmarks': benchmarks,
     'samples': [{'prompt': key, **row} for key, row in samples.items()],
   }
 
@@ -108,6 +111,8 @@ def show(report: dict[str, Any], screen: Screen) -> None:
   """Shows the report, and commands to go on with."""
   screen.line('')
   for line in _score_lines(report['domains']):
+    screen.line(line)
+  for line in _benchmark_lines(report.get('benchmarks', {})):
     screen.line(line)
   for line in _expert_lines(report['experts'], report['first_layer']):
     screen.line(line)
@@ -184,6 +189,20 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
   loss = float(np.mean([row['loss'] for row in rows]))
   mean['perplexity'] = math.exp(min(loss, 700.0))
   return mean
+
+
+def _benchmark_lines(results: dict[str, Any]) -> list[str]:
+  """A table of benchmarks, with their notes; no lines without any."""
+  if not results:
+    return []
+  rows = [['benchmark', 'metric', 'items', 'percent', 'note']]
+  for name, result in results.items():
+    metric = result['metric']
+    cell = f'{100 * result["means"][metric]:.1f}'
+    if (error := result['errors'][metric]) is not None:
+      cell += f' ± {100 * error:.1f}'
+    rows.append([name, metric, str(result['items']), cell, result['note']])
+  return ['', *columns.aligned(rows, left=(0, 1, 4))]
 
 
 def _expert_lines(experts: dict[str, Any], first_layer: int) -> list[str]:

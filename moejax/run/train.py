@@ -35,6 +35,7 @@ from moejax.parallel import chunking, hosts
 from moejax.parallel import mesh as meshes
 from moejax.plan import count
 from moejax.run import (
+  benchmark_hook,
   compatibility,
   data_progress,
   initial_weights,
@@ -153,6 +154,8 @@ def _context(
 ) -> Context:
   # Tracing finds errors of the config before any text is packed.
   model.trace(run.train.batch_size, run.data.sequence_length)
+  ask = lambda: benchmark_hook.ask(run.evals, screen.line)
+  asked = processes.group.main_first('benchmarks', ask)
   show = data_progress.lines(screen.line)
   data = processes.group.main_first(
     'data',
@@ -167,7 +170,9 @@ def _context(
   if run.model.num_moe:
     self_check.run(run.model.moe, run.model.dtype, model.mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
-  return Context(run, model, transform, data, processes)
+  context = Context(run, model, transform, data, processes, asked)
+  benchmark_hook.check(context)
+  return context
 
 
 def _train_the_rest(
@@ -294,6 +299,7 @@ def _loop_inputs(context: Context, resources: Resources) -> loop.LoopInputs:
     flops_per_token=count.flops_per_token(run.model, length),
     extra=compatibility.extra_of(run, context.data),
     hooks=[_validation_hook(context, resources.screen)],
+    periodic_hooks=benchmark_hook.hooks(context, resources.screen),
     stop_requested=lambda step: group.agree(resources.stop.after(step), step),
     tokens=context.data.counts.tokens,
     bad_step=bad_steps.BadSteps(

@@ -78,6 +78,7 @@ class LoopInputs:
     flops_per_token: FLOPs of training one token, for model-FLOPs utilisation.
     extra: JSON that is stored with every checkpoint, such as the config.
     hooks: evaluations, called every `eval_every` steps.
+    periodic_hooks: evaluations with periods of their own: (steps, evaluation).
     stop_requested: called once after every step with its number; returns the
       name of the signal that asks to stop after this step, or None.
     tokens: tokens read from each source of the text in the first steps, by the
@@ -102,6 +103,7 @@ class LoopInputs:
   hooks: Sequence[Hook]
   stop_requested: Callable[[int], str | None]
   tokens: Callable[[int], dict[str, int]] = lambda _: {}
+  periodic_hooks: Sequence[tuple[int, Hook]] = ()
   bad_step: Callable[..., None] = lambda *_: None
   beat: Callable[[str], None] = lambda _: None
   goodput: Goodput = dataclasses.field(default_factory=Goodput)
@@ -164,12 +166,20 @@ def _run(inputs: LoopInputs, state: State) -> LoopResult:
 
 def _due(inputs: LoopInputs, step: int) -> bool:
   config = inputs.config
-  every = (config.checkpoint_every, config.eval_every)
   return (
     step == config.steps
-    or any(step % n == 0 for n in every)
+    or step % config.checkpoint_every == 0
+    or bool(_hooks_due(inputs, step))
     or _near_due(config, step)
   )
+
+
+def _hooks_due(inputs: LoopInputs, step: int) -> list[Hook]:
+  """The evaluations after a step; after the last step, all of them."""
+  periods = [(inputs.config.eval_every, hook) for hook in inputs.hooks]
+  periods += inputs.periodic_hooks
+  at_end = step == inputs.config.steps
+  return [hook for every, hook in periods if at_end or step % every == 0]
 
 
 def _near_due(config: TrainConfig, step: int) -> bool:
@@ -186,9 +196,9 @@ def _boundary(
   at_end = step == config.steps
   extra = {**inputs.extra, 'tokens': inputs.tokens(step)}
   evaluated: dict[str, float] = {}
-  if at_end or step % config.eval_every == 0:
+  if hooks := _hooks_due(inputs, step):
     with inputs.goodput.part('evaluation'):
-      for hook in inputs.hooks:
+      for hook in hooks:
         evaluated |= hook(step, state)
         inputs.beat(f'an evaluation after step {step}')
     inputs.writer.write(step, evaluated)

@@ -4,6 +4,7 @@ import json
 import math
 import types
 
+import numpy as np
 import pytest
 from helpers import tiny
 
@@ -69,6 +70,8 @@ def test_bits_per_byte_of_a_whole_set_and_of_a_part(subject):
     'accuracy': 0.5,
     'tokens': 10,
     'bits_per_byte': pytest.approx(0.5),
+    'bits_low': None,  # of rows that are not known
+    'bits_high': None,
     'unigram': 4.5,
     'xz': None,  # not known
   }
@@ -78,8 +81,38 @@ def test_bits_per_byte_of_a_whole_set_and_of_a_part(subject):
   assert (row['bits_per_byte'], row['unigram']) == (pytest.approx(0.5), None)
 
 
+def test_the_interval_is_that_of_the_ratio_of_sums(subject):
+  # Rows whose losses are drawn about one nat, of many and of few tokens.
+  stream = np.random.default_rng(0)
+  tokens = stream.integers(10, 100, 400)
+  nats = tokens * stream.normal(1, 0.2, 400)
+  loss = nats.sum() / tokens.sum()
+  rows = np.stack([nats, tokens], axis=-1)
+  score = Score(loss, 0.5, int(tokens.sum()), None, rows)
+  low, high = score.loss_interval()
+  # The delta method for a ratio of sums.
+  error = np.sqrt(np.sum((nats - loss * tokens) ** 2)) / tokens.sum()
+  assert low == pytest.approx(loss - 1.96 * error, abs=0.15 * error)
+  assert high == pytest.approx(loss + 1.96 * error, abs=0.15 * error)
+  assert Score(1.0, 0.5, 10, None, rows[:1]).loss_interval() is None
+  subject.__dict__['scores'] = {'code': score}
+  row = validation.perplexity(subject)['code']
+  ratio = row['bits_per_byte'] / loss
+  assert row['bits_low'] == pytest.approx(low * ratio)
+  assert row['bits_high'] == pytest.approx(high * ratio)
+
+
+def test_rows_add_up_to_the_loss(subject):
+  score = subject.scores['code']
+  nats, tokens = score.rows_R2.sum(axis=0)
+  assert tokens == score.tokens
+  assert nats / tokens == pytest.approx(score.loss, rel=1e-5)
+
+
 def test_rows_without_text_have_no_bits(subject):
   subject.data.validation = {'code': Domain(num_bytes=0)}
   row = EVALS['perplexity'](subject)['code']
   assert row['loss'] > 0
-  assert [row[name] for name in validation.BITS] == [None] * 3
+  assert [row[name] for name in validation.BITS] == [None] * len(
+    validation.BITS
+  )

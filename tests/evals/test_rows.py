@@ -65,6 +65,12 @@ def test_a_kind_of_file_gives_the_rows_with_their_types(ending, tmp_path):
   assert all(f'quiz/test{ending}' in entry.where for entry in loaded)
 
 
+def test_json_may_have_a_row_a_line(tmp_path):
+  (tmp_path / 'quiz').mkdir()
+  _write_jsonl(tmp_path / 'quiz' / 'test.json')
+  assert [entry.row for entry in _load(tmp_path)] == ROWS
+
+
 def test_a_folder_as_the_hub_has_it_is_read(tmp_path):
   place = tmp_path / 'quiz' / 'easy'
   place.mkdir(parents=True)

@@ -78,6 +78,7 @@ def _run(
   start=0,
   stop=lambda step: None,
   hooks=(),
+  periodic_hooks=(),
   allow=True,
   **config,
 ):
@@ -103,6 +104,7 @@ def _run(
     flops_per_token=1e9,
     extra={'config': 'x'},
     hooks=hooks,
+    periodic_hooks=periodic_hooks,
     stop_requested=stop,
   )
   return loop.run(job, _state(start))
@@ -131,6 +133,34 @@ def test_what_a_step_wrote_is_written_before_its_checkpoint():
   assert recorder.kinds('save') == [('save', 4), ('save', 8), ('save', 10)]
   assert all(e[2] == e[1] for e in recorder.events if e[0] == 'save')
   assert recorder.events[-1] == ('wait',)
+
+
+def test_evaluations_may_have_periods_of_their_own():
+  recorder, calls = Recorder(), []
+
+  def hook(name):
+    def evaluate(step, state):
+      calls.append((name, step, int(state.step)))
+      return {f'eval/{name}': float(step)}
+
+    return evaluate
+
+  _run(
+    recorder,
+    hooks=[hook('loss')],
+    periodic_hooks=[(3, hook('often')), (7, hook('rare'))],
+    checkpoint_every=100,
+  )
+  steps = lambda name: [s for n, s, at in calls if n == name and s == at]
+  assert steps('loss') == [5, 10]
+  assert steps('often') == [3, 6, 9, 10]
+  assert steps('rare') == [7, 10]
+  written = [
+    e[1] for e in recorder.events if e[0] == 'write' and 'eval/often' in e[2]
+  ]
+  assert written == [3, 6, 9, 10]
+  # An evaluation is no reason to save.
+  assert [step for kind, step in recorder.kinds('save')] == [5, 10]
 
 
 def test_a_resumed_loop_goes_on_with_the_batch_of_its_step():

@@ -21,6 +21,7 @@ from moejax.evals.benchmarks import (
   drop,
   grammar,
   mathematics,
+  offline,
   programs,
   questions,
   reading,
@@ -87,4 +88,5 @@ SUITES: dict[str, dict[str, Benchmark]] = {
     subjects.LIBMOE,
   ),
   'lm_eval': BENCHMARKS,
+  'offline': offline.OFFLINE,
 }

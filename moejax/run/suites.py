@@ -1,0 +1,304 @@
+"""Scores the models of runs in a suite of benchmarks, task by task.
+
+Each finished task is a file of its own in the workdir,
+
+  runs/tiny/evals/lm_eval/step_350/hellaswag.json
+
+so a command that was interrupted goes on with the next task. A file counts if
+it was made with the same prompts, checkpoint, config and limit.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from moejax.config import Run
+from moejax.convert import companions
+from moejax.core import compile_cache, config_tree, errors, files
+from moejax.evals import judges, prompts, suite
+from moejax.evals.benchmarks import SUITES
+from moejax.evals.engine import ModelEngine
+from moejax.evals.prompts import Asked
+from moejax.evals.subject import Track, untracked
+from moejax.evals.suite import Result
+from moejax.parallel.group import SINGLE, Group
+from moejax.run import restore, trained
+from moejax.train import checkpoint
+
+FOLDER = 'evals'  # in a workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteRequest:
+  """What is asked; each field is a flag of `cli.evaluate`.
+
+  Attributes:
+    suite: name in SUITES.
+    tasks: names in the suite; none for all of them.
+    data: where rows come from: 'hub', 'tfds' or a folder.
+    limit: rows of each configuration of a task; 0 for all.
+    seed: seed of the choice of solved rows.
+    step: which checkpoint, see `restore.weights`.
+    run: runs programs that a model wrote; None refuses to.
+  """
+
+  suite: str
+  tasks: Sequence[str] = ()
+  data: str = 'hub'
+  limit: int = 0
+  seed: int = 0
+  step: str = checkpoint.NEWEST
+  run: judges.Run | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """The results of one workdir.
+
+  Attributes:
+    workdir: the folder.
+    step: step of the checkpoint.
+    results: by task, in the order of the suite.
+  """
+
+  workdir: str
+  step: int
+  results: dict[str, Result]
+
+
+def ask(
+  request: SuiteRequest, note: Callable[[str], None] = lambda _: None
+) -> list[Asked]:
+  """The items of all tasks, before any of them is scored.
+
+  Raises:
+    InputError: an unknown suite or task, rows that cannot be read or asked, or
+      programs that may not run.
+  """
+  asked = []
+  for name, benchmark in suite.choose(
+    SUITES, request.suite, request.tasks
+  ).items():
+    note(f'Reading the rows of {name} ...')
+    task = prompts.ask(
+      name, benchmark, request.data, limit=request.limit, seed=request.seed
+    )
+    suite.check_programs(task.items, request.run)
+    asked.append(task)
+  return asked
+
+
+def evaluate(
+  workdir: str,
+  request: SuiteRequest,
+  asked: Sequence[Asked],
+  overrides: Sequence[tuple[str, str]] = (),
+  *,
+  group: Group = SINGLE,
+  note: Callable[[str], None] = lambda _: None,
+  track: Track = untracked,
+) -> Scored:
+  """Scores the model of a workdir; finished tasks are read from their files.
+
+  All processes of a group call it together, and get the same results.
+
+  Args:
+    workdir: of a run, or of an imported checkpoint.
+    request: what is asked.
+    asked: the items, of `ask`.
+    overrides: config keys to change, as dotted paths and texts.
+    group: the processes; process 0 writes.
+    note: is called with lines on the progress.
+    track: shows the progress within a task.
+
+  Raises:
+    InputError: the workdir cannot be used, or its checkpoint does not exist.
+  """
+  opened = trained.open_trained(workdir, overrides)
+  step = group.broadcast('step', lambda: _step(opened, request.step, note))
+  vocab = opened.run.data.vocab
+  scorer = Scorer(
+    workdir,
+    opened.run,
+    step,
+    request,
+    lambda cut: ModelEngine(
+      opened.model,
+      opened.weights(str(step), note)[0],
+      vocab,
+      end_ids=companions.end_ids(opened.hf_folder, vocab),
+      note=note,
+      cut=cut,
+      track=track,
+    ),
+    group=group,
+    note=note,
+  )
+  results = {}
+  with compile_cache.kept(opened.run.train.compile_cache, workdir, note):
+    for number, task in enumerate(asked, 1):
+      place = f'{task.name} ({number} of {len(asked)})'
+      results[task.name] = scorer.score(task, place)
+  return Scored(workdir, step, results)
+
+
+def _step(
+  opened: trained.Trained, which: str, note: Callable[[str], None]
+) -> int:
+  """The step of the checkpoint that a user names."""
+  place = epath.Path(opened.workdir) / restore.CHECKPOINTS
+  with checkpoint.Checkpointer(place, warn=note) as checkpoints:
+    return checkpoints.find(which, '--step')[0]
+
+
+class Scorer:
+  """Scores tasks and keeps their results in a workdir."""
+
+  def __init__(
+    self,
+    workdir: str,
+    run: Run,
+    step: int,
+    request: SuiteRequest,
+    open_engine: Callable[[Callable[[int], None]], ModelEngine],
+    *,
+    group: Group,
+    note: Callable[[str], None],
+  ):
+    """Scores nothing yet.
+
+    Args:
+      workdir: of the model.
+      run: its config.
+      step: of its weights.
+      request: what is asked.
+      open_engine: makes the engine when the first task needs it, from a
+        function that is called with numbers of texts that were cut.
+      group: the processes; process 0 writes.
+      note: is called with lines on the progress.
+    """
+    self._request, self._group, self._note = request, group, note
+    self._open_engine = open_engine
+    self._engine: ModelEngine | None = None
+    self._cut = 0
+    self._made_with = {
+      'step': step,
+      'config': fingerprint(run),
+      'limit': request.limit,
+      'seed': request.seed,
+    }
+    folder = epath.Path(workdir) / FOLDER / request.suite
+    self._folder = folder / f'step_{step}'
+    if group.index == 0:
+      files.check_writable(self._folder)
+
+  def score(self, task: Asked, place: str) -> Result:
+    """The result of a task; `place` names the task in lines on progress."""
+    path = self._folder / f'{task.name}.json'
+    kept = self._group.broadcast(
+      f'result of {task.name}', lambda: self._kept(path, task)
+    )
+    if kept is not None:
+      self._note(f'{place}: done before, in {path}')
+      return Result.from_json(kept)
+    self._note(f'{place}: {len(task.items)} items ...')
+    began = time.monotonic()
+    result = suite.score(
+      task, self._open(), self._request.run, lambda: self._cut
+    )
+    seconds = time.monotonic() - began
+    self._note(f'{task.name}: {in_words(result)}, in {seconds:.0f} s')
+    if self._group.index == 0:
+      files.atomic_write_json(
+        path,
+        {
+          'made_with': self._made_with,
+          'seconds': seconds,
+          'result': result.to_json(),
+        },
+      )
+    return result
+
+  def _kept(self, path: epath.Path, task: Asked) -> dict[str, Any] | None:
+    """The result in a task's file, if it was made with the same."""
+    if not path.exists():
+      return None
+    try:
+      value = json.loads(path.read_text())
+      result = Result.from_json(value['result'])
+    except (ValueError, TypeError, KeyError):
+      self._note(f'{path} is of another version; it is made anew')
+      return None
+    differing = [
+      key for key, x in self._made_with.items() if value['made_with'][key] != x
+    ]
+    if result.digest != task.digest:
+      differing.append('prompts')
+    if differing:
+      self._note(
+        f'{path} was made with other {", ".join(differing)}; it is made anew'
+      )
+      return None
+    return value['result']
+
+  def _open(self) -> ModelEngine:
+    """The engine, with its weights."""
+    if self._engine is None:
+      self._engine = self._open_engine(self._count_cut)
+    return self._engine
+
+  def _count_cut(self, count: int) -> None:
+    self._cut += count
+
+
+def fingerprint(run: Run) -> str:
+  """A hash of the config keys that change what a trained model computes."""
+  tree = config_tree.to_dict(run)
+  kept = {'model': tree['model'], 'vocab': tree['data']['vocab']}
+  text = json.dumps(kept, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def in_words(result: Result) -> str:
+  """The score with its standard error, and how many texts were cut."""
+  error = '' if result.stderr is None else f' ± {result.stderr:.4f}'
+  cut = f', {result.cut} texts cut' if result.cut else ''
+  return f'{result.metric} {result.score:.4f}{error}{cut}'
+
+
+def short(result: Result) -> dict[str, Any]:
+  """The result as JSON, without the values of single items."""
+  return {k: v for k, v in result.to_json().items() if k != 'values'}
+
+
+def to_json(
+  scored: Sequence[Scored], request: SuiteRequest
+) -> Mapping[str, Any]:
+  """All results, without the values of single items."""
+  return {
+    'suite': request.suite,
+    'data': request.data,
+    'limit': request.limit,
+    'seed': request.seed,
+    'runs': [
+      {
+        'workdir': one.workdir,
+        'step': one.step,
+        'tasks': {name: short(result) for name, result in one.results.items()},
+      }
+      for one in scored
+    ],
+  }
+
+
+def check_workdirs(workdirs: Sequence[str]) -> None:
+  """Raises InputError if a workdir is named twice."""
+  if len(set(workdirs)) < len(workdirs):
+    raise errors.InputError(
+      f'--workdir={",".join(workdirs)} names a workdir twice: leave one out'
+    )
