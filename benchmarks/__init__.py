@@ -8,6 +8,7 @@
   python -m benchmarks.expert_parallel   bytes that travel between devices
   python -m benchmarks.text              long documents into rows
   python -m benchmarks.data              packing, reading, memory, start-up
+  python -m benchmarks.choice            multiple-choice scoring over lm_eval's
   python -m benchmarks.accelerator       all that a GPU or TPU is to show
 
 All of them answer --help; docs/benchmarks.md has figures. All sides of a
