@@ -236,6 +236,17 @@ def test_a_document_in_arrays_is_packed_as_one_array():
     np.testing.assert_array_equal(one, other)
 
 
+def test_packing_goes_on_within_a_document_in_arrays():
+  packing = packings.BestFit(window_rows=2)
+  (document,) = _numbered([40])
+  blocks = [*packing.pack([document], 8, rows_per_block=1, start=START)]
+  for number, (_, position) in enumerate(blocks, 1):
+    parts = [iter(np.split(document, [1, 9, 30]))][position.documents :]
+    rest = packing.pack(parts, 8, rows_per_block=1, start=position)
+    for (rows, _), (want, _) in zip(rest, blocks[number:], strict=True):
+      np.testing.assert_array_equal(rows.target_NL, want.target_NL)
+
+
 def test_windows_bound_what_is_read_ahead():
   read = []
 

@@ -39,7 +39,8 @@ ANY_REPETITION = Repetition(
   [
     ('abc', 'min_characters'),
     ('abcd', ''),
-    ('äöüß', ''),  # characters, not bytes
+    ('äöüß', ''),
+    ('äöü', 'min_characters'),  # characters, not bytes
     ('a b d', ''),
     ('abcdef', 'max_characters'),
   ],

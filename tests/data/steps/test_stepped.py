@@ -241,6 +241,9 @@ def test_a_document_that_is_read_in_pieces_is_examined_whole(tmp_path):
   text = long_text.of_file(tmp_path / 'long.txt')
   steps = (Length(min_characters=550), Quality(min_words=100))
   assert base.examine(steps, text) == base.Examined(550, ('', ''))
+  # No step behind a filter that removes the document looks at it.
+  short = (Length(min_characters=551), steps[1])
+  assert base.examine(short, text) == base.Examined(550, ('min_characters',))
   assert list(base.Pass({'length': steps[0]}).kept([text])) == [text]
 
 
