@@ -7,7 +7,11 @@ from moejax.core import errors, exits
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = f'--config={ROOT / "configs" / "tiny.py"}'
-SMALL = ('--config.model.moe.num_experts=4', '--config.model.moe.router.k=2')
+SMALL = (
+  '--config.model.moe.num_experts=4',
+  '--config.model.moe.router.k=2',
+  '--config.model.dtype=float32',
+)
 
 
 def run(*words):
