@@ -60,8 +60,7 @@ def compare(first: Result, second: Result) -> Comparison | None:
   ]
   if not pairs:
     return None
-  a, b = np.asarray(pairs, np.float64).T
-  return test(a, b)
+  return test([a for a, _ in pairs], [b for _, b in pairs])
 
 
 def test(a: Sequence[float], b: Sequence[float]) -> Comparison:

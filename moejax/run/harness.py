@@ -79,23 +79,23 @@ def open_harness(
     silent_ids=vocab.special_ids() if isinstance(vocab, HfTokenizer) else (),
     note=terminal.note,
     track=_track if shown else untracked,
-    **_batch_rows(arguments.get('batch_size')),
+    batch_rows=_batch_rows(arguments.get('batch_size')),
   )
   harness.name = str(workdir)
   harness.hf_folder = opened.hf_folder
   harness.info = {'workdir': str(workdir), 'step': at}
 
 
-def _batch_rows(batch_size: Any) -> dict[str, int]:
-  """The engine's `batch_rows`; none for the harness's default."""
+def _batch_rows(batch_size: Any) -> int:
+  """The engine's `batch_rows`; its default for the harness's default."""
   text = str(batch_size or 1)
   if text.startswith('auto') or text == '1':
-    return {}
+    return ModelEngine.batch_rows
   if not text.isdigit():
     raise errors.InputError(
       f"--batch_size {text} must be a number of texts, or 'auto'"
     )
-  return {'batch_rows': int(text)}
+  return int(text)
 
 
 def _track(items: Iterable[Any], text: str, total: int) -> Iterator[Any]:

@@ -152,9 +152,9 @@ def test_model_arguments_that_are_wrong(arguments, message, model):
 
 
 def test_a_batch_size_is_a_number_of_texts():
-  assert run_harness._batch_rows(1) == {}
-  assert run_harness._batch_rows('auto:4') == {}
-  assert run_harness._batch_rows(8) == {'batch_rows': 8}
+  assert run_harness._batch_rows(1) == 32
+  assert run_harness._batch_rows('auto:4') == 32
+  assert run_harness._batch_rows(8) == 8
   with pytest.raises(errors.InputError, match='--batch_size many must be'):
     run_harness._batch_rows('many')
 

@@ -121,7 +121,7 @@ def ngram_shares(words: Sequence[str]) -> Iterator[tuple[int, float]]:
       pair_T, return_index=True, return_inverse=True, return_counts=True
     )
     if n in TOP:
-      most_G = count_G == count_G.max()
+      most_G = count_G == np.max(count_G)
       # Of several most frequent ones the one that comes first.
       top = np.flatnonzero(most_G)[np.argmin(first_G[most_G])]
       counts_T = (gram_T == top) & (count_G[top] > 1)
