@@ -42,6 +42,7 @@ HEAVY = {
   'huggingface_hub',
   'matplotlib',
   'pyarrow',
+  'scipy',
   'sentencepiece',
   'seqio',
   'tensorflow',

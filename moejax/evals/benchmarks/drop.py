@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 from moejax.evals.benchmark import Dataset, Prompt, Row, Values
 from moejax.evals.benchmarks.free_form import generated
@@ -113,6 +112,8 @@ def compare(predicted: Sequence[str], right: Sequence[str]) -> Values:
   f1 is the mean over the spans of the longer side, after the assignment of
   largest sum, and has two decimals as in DROP's own evaluation.
   """
+  from scipy import optimize
+
   ours, theirs = [normal(s) for s in predicted], [normal(s) for s in right]
   exact = set(ours) == set(theirs) and len(ours) == len(theirs)
   table = np.array([
