@@ -38,6 +38,8 @@ DISK_ERRORS = (
   errno.EROFS,
   errno.EIO,
 )
+# How JAX's error begins where a device has too little memory.
+TOO_LARGE = 'RESOURCE_EXHAUSTED'
 
 
 # Error class, exit code, and first word of the line.
@@ -87,10 +89,6 @@ def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     for number, handler in old_handlers.items():
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
   return DONE
-
-
-# How JAX's error begins where a device has too little memory.
-TOO_LARGE = 'RESOURCE_EXHAUSTED'
 
 
 def ending(error: BaseException) -> tuple[int, str] | None:

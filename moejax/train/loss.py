@@ -137,11 +137,7 @@ def passes(
 def _cross_entropy(model, decoder, x_BLD, target_BL, weight_BL):
   """Sum of nll * weight in nats, and whether each target scores highest."""
   nll, _, correct_BL = cross_entropy.on_mesh(
-    x_BLD,
-    decoder.head(),
-    target_BL,
-    weight_BL,
-    model.mesh,
+    x_BLD, decoder.head(), target_BL, weight_BL, model.mesh
   )
   return nll, correct_BL
 

@@ -58,20 +58,30 @@ def subject(row: Row, names: dict[str, str]) -> str:
   return names[name]
 
 
-def options(row: Row) -> list[str]:
-  """The four options of a row."""
-  return [row[letter] for letter in 'ABCD']
+def examined(
+  row: Row, question: str, answer: str, title: str = '', words: str = ANSWER
+) -> Choice:
+  """A question with lettered options, then a letter.
+
+  Args:
+    row: with the columns A, B, C and D.
+    question: column of the question.
+    answer: column of the right letter.
+    title: stands before the question.
+    words: stand before the letter.
+  """
+  return lettered(
+    title + row[question].strip(),
+    [row[letter] for letter in 'ABCD'],
+    words,
+    position(row[answer], 'ABCD', answer),
+    row.get('config', ''),
+  )
 
 
 def ceval(row: Row) -> Choice:
   """The question with lettered options, then a letter."""
-  return lettered(
-    row['question'].strip(),
-    options(row),
-    ANSWER,
-    position(row['answer'], 'ABCD', 'answer'),
-    row.get('config', ''),
-  )
+  return examined(row, 'question', 'answer')
 
 
 def ceval_header(row: Row) -> str:
@@ -92,24 +102,12 @@ def ceval_exam_header(row: Row) -> str:
 
 def cmmlu(row: Row) -> Choice:
   """The question with lettered options, then a letter."""
-  return lettered(
-    row['Question'].strip(),
-    options(row),
-    ANSWER,
-    position(row['Answer'], 'ABCD', 'Answer'),
-    row.get('config', ''),
-  )
+  return examined(row, 'Question', 'Answer')
 
 
 def titled_cmmlu(row: Row) -> Choice:
   """As `cmmlu`, with the words `question` and `answer is` in Chinese."""
-  return lettered(
-    QUESTION + row['Question'].strip(),
-    options(row),
-    ANSWER_IS,
-    position(row['Answer'], 'ABCD', 'Answer'),
-    row.get('config', ''),
-  )
+  return examined(row, 'Question', 'Answer', QUESTION, ANSWER_IS)
 
 
 def cmmlu_header(row: Row) -> str:

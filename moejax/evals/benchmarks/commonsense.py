@@ -174,10 +174,10 @@ def commonsense_qa(row: Row) -> Choice:
   )
 
 
-def social_iqa(row: Row) -> Choice:
+def social_iqa(row: Row, form: str = 'Q: {context} {question}\nA:') -> Choice:
   """`Q: context question`, then three answers."""
   return choice(
-    f'Q: {row["context"]} {row["question"]}\nA:',
+    form.format(context=row['context'], question=row['question']),
     (row['answerA'], row['answerB'], row['answerC']),
     position(row['label'].strip(), '123', 'label'),
   )
@@ -185,11 +185,7 @@ def social_iqa(row: Row) -> Choice:
 
 def long_social_iqa(row: Row) -> Choice:
   """Context and question on lines of their own, then three answers."""
-  return choice(
-    f'Context: {row["context"]}\nQuestion: {row["question"]}\nAnswer:',
-    (row['answerA'], row['answerB'], row['answerC']),
-    position(row['label'].strip(), '123', 'label'),
-  )
+  return social_iqa(row, 'Context: {context}\nQuestion: {question}\nAnswer:')
 
 
 def blank(row: Row) -> tuple[str, str]:

@@ -306,33 +306,28 @@ def grammar(row: Row) -> Choice:
   return _choice('', row['good'], [row['bad']], row['phenomenon'])
 
 
-def _dataset(rows: Callable[[str], list[Row]], **columns: type) -> Dataset:
-  return Dataset('', '', 'validation', columns, rows=functools.cache(rows))
+def _benchmark(
+  rows: Callable[[str], list[Row]],
+  item: Callable[[Row], Choice],
+  chance: int,
+  **columns: type,
+) -> Benchmark:
+  """A benchmark of the shipped text; `chance` in percent."""
+  dataset = Dataset('', '', 'validation', columns, rows=functools.cache(rows))
+  return Benchmark(dataset, item, 'acc', note=f'by chance {chance}%')
 
 
 OFFLINE: dict[str, Benchmark] = {
-  'offline_cloze': Benchmark(
-    _dataset(cloze_rows, context=str, word=str, others=list, domain=str),
-    cloze,
-    'acc',
-    note='by chance 25%',
+  'offline_cloze': _benchmark(
+    cloze_rows, cloze, 25, context=str, word=str, others=list, domain=str
   ),
-  'offline_continuation': Benchmark(
-    _dataset(continuation_rows, context=str, words=list, domain=str),
-    continuation,
-    'acc',
-    note='by chance 25%',
+  'offline_continuation': _benchmark(
+    continuation_rows, continuation, 25, context=str, words=list, domain=str
   ),
-  'offline_gloss': Benchmark(
-    _dataset(gloss_rows, word=str, gloss=str, others=list, kind=str),
-    gloss,
-    'acc',
-    note='by chance 25%',
+  'offline_gloss': _benchmark(
+    gloss_rows, gloss, 25, word=str, gloss=str, others=list, kind=str
   ),
-  'offline_grammar': Benchmark(
-    _dataset(grammar_rows, good=str, bad=str, phenomenon=str),
-    grammar,
-    'acc',
-    note='by chance 50%',
+  'offline_grammar': _benchmark(
+    grammar_rows, grammar, 50, good=str, bad=str, phenomenon=str
   ),
 }
