@@ -9,6 +9,7 @@ import re
 import pytest
 
 from moejax import config
+from moejax.analysis import MEASURES
 from moejax.config import old_keys, user_files
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers import DISPATCHERS
@@ -99,6 +100,21 @@ def test_every_part_has_a_row_with_all_its_keys(head):
     # "those of `top_k`" stands for the keys in its row.
     said = set().union(*(keys.get(key, {key}) for key in keys[name]))
     assert said == {field.name for field in dataclasses.fields(part)}, name
+
+
+def test_every_measure_has_a_row_with_its_source():
+  text = (ROOT / 'docs' / 'analysis.md').read_text()
+  columns = ['needs', 'question', 'definition', 'source']
+  # A bar within a cell, as in |A|, is written with a backslash.
+  cells = rows(text.replace(r'\|', ''), 'measure', columns)
+  assert list(cells) == list(MEASURES)
+  for name, (needs, question, definition, source) in cells.items():
+    assert needs == MEASURES[name].needs
+    assert question.endswith(('?', 'types'))
+    assert definition
+    docstring = ' '.join((MEASURES[name].function.__doc__ or '').split())
+    for paper in re.findall(r'\d{4}\.\d{5}', source):
+      assert paper in docstring, (name, paper)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

@@ -21,8 +21,10 @@ def main(argv: Sequence[str]) -> None:
   flags = evaluation_command.flags(
     __doc__,
     flag='--measures',
-    default=','.join(MEASURES),
-    flag_help='which (default: %(default)s)',
+    default=','.join(
+      name for name, measure in MEASURES.items() if measure.needs == 'counts'
+    ),
+    flag_help=f'which of {", ".join(MEASURES)} (default: %(default)s)',
   )
   flags.add_argument('--workdir', required=True, help='of the run')
   args, overrides = command.parse(flags, argv)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from moejax.analysis import MEASURES
+from moejax.analysis.measure import SOURCES
 from moejax.analysis.statistics import RoutingStatistics
 from moejax.core import errors, table
 from moejax.data import build as data_build
@@ -70,6 +71,9 @@ def analyse(
     InputError: as `evaluate`, or the model has no experts.
   """
   entries = {name: table.lookup('measure', MEASURES, name) for name in names}
+  for name, measure in entries.items():
+    if measure.needs != 'counts':
+      raise errors.InputError(f'{name} needs {SOURCES[measure.needs]}')
   subject, at = _subject(workdir, overrides, step, limit, note)
   statistics = routing_statistics(subject)
   if not statistics.count_NE:

@@ -23,6 +23,7 @@ CHECKS = (
   'tests/contracts/added',
   'tests/test_tree.py',
   'tests/test_docs.py::test_every_part_has_a_row_with_all_its_keys',
+  'tests/test_docs.py::test_every_measure_has_a_row_with_its_source',
   'tests/benchmarks/test_all.py',
 )
 
@@ -118,15 +119,15 @@ MEASURE = '''
 """How many layers there are."""
 
 
-def layers(statistics):
+def layers(traces):
   """One row."""
-  del statistics
+  del traces
   return {'all': {'layers': 1}}
 '''
 
 
 def _rows(room, table, name, text, command):
-  """A function that makes rows of values: an evaluation, or a measure.
+  """A function that makes rows of values: an evaluation.
 
   Args:
     room: folder of moejax with the table.
@@ -202,7 +203,34 @@ assert exits.call(sums.main, []) == exits.DONE
 """,
   ),
   'evaluation': _rows('evals', 'EVALS', 'tokens', EVALUATION, 'evaluate'),
-  'measure': _rows('analysis', 'MEASURES', 'layers', MEASURE, 'analyse'),
+  'measure': Addition(
+    file='moejax/analysis/measures/layers.py',
+    text=MEASURE,
+    edits={
+      'moejax/analysis/__init__.py': [
+        (
+          'from moejax.analysis.measures.load import load',
+          'from moejax.analysis.measures.layers import layers',
+        ),
+        ('MEASURES.* = {', "  'layers': Measure(layers, 'one'),"),
+      ],
+      'docs/analysis.md': [
+        (
+          r'\| measure \| needs \|.*\n\|[-|]+',
+          '| `layers` | one | how many? | layers | - |',
+        ),
+      ],
+    },
+    works="""
+from moejax.analysis import MEASURES
+from moejax.cli import analyse
+
+assert MEASURES['layers'](None) == {'all': {'layers': 1}}
+with pytest.raises(SystemExit):
+  analyse.main(['--help'])
+assert 'layers' in capsys.readouterr().out
+""",
+  ),
   'family': Addition(
     file='moejax/convert/families/my_moe.py',
     text=FAMILY,

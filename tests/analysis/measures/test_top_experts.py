@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moejax.analysis import top_experts
+from moejax.analysis.measures import top_experts
 from moejax.analysis.statistics import RoutingStatistics
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moejax.analysis import load
+from moejax.analysis.measures import load
 from moejax.analysis.statistics import RoutingStatistics
 
 

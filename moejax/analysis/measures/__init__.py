@@ -1,0 +1,1 @@
+"""Measures: one function a file, listed in `MEASURES` of moejax/analysis."""
