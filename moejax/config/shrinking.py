@@ -78,6 +78,7 @@ def shrink(run: Run) -> Run:
       micro_batches=1,
       log_every=5,
       checkpoint_every=10,
+      keep_checkpoints_at=(),
       eval_every=20,
       eval_batches=2,
     ),

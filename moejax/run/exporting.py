@@ -4,8 +4,6 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
-from etils import epath
-
 from moejax.config import kept_tokenizer
 from moejax.convert import companions, load, save
 from moejax.convert import folder as folders
@@ -67,16 +65,16 @@ def export(args: Export, say: Say, note: Say) -> None:
     beside = companions.of_vocab(vocab)
   else:
     beside = companions.of_folder(hf_folder, vocab)
-  place = epath.Path(args.workdir) / restore.CHECKPOINTS
   with (
-    checkpoint.Checkpointer(place, warn=note) as checkpoints,
+    restore.checkpoints(args.workdir, note) as saved,
     byte_bar('writing', plan.num_bytes(args.dtype)) as progress,
   ):
-    step, _ = checkpoints.find(args.step)
+    chosen = saved.find(args.step)
+    step, source = chosen.step, chosen.folder
     leaves = trees.leaves(shapes)
     save.write(
       plan,
-      lambda path: checkpoints.open_leaf(step, f'weights/{path}', leaves[path]),
+      lambda path: source.open_leaf(step, f'weights/{path}', leaves[path]),
       pathlib.Path(args.to),
       dtype=args.dtype,
       shard_bytes=int(args.file_gb * 1e9),

@@ -37,9 +37,8 @@ def check(run: Run, folder: epath.Path, group: Group) -> None:
     _plan(run)
     return
   _check_model(_run_of(run).model, run)
-  place = epath.Path(run.start) / restore.CHECKPOINTS
-  with checkpoint.Checkpointer(place, group=group) as checkpoints:
-    checkpoints.find(run.start_step, 'start_step')
+  with restore.checkpoints(run.start, group=group) as saved:
+    saved.find(run.start_step, 'start_step')
 
 
 def make(context: Context, resources: Resources) -> build.Weights:

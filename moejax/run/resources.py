@@ -17,7 +17,14 @@ from moejax.core import exits, files, log
 from moejax.run import restore
 from moejax.run.context import Context
 from moejax.run.screen import Screen
-from moejax.train import bad_steps, checkpoint, goodput, signals, tiers
+from moejax.train import (
+  bad_steps,
+  checkpoint,
+  goodput,
+  run_checkpoints,
+  signals,
+  tiers,
+)
 from moejax.train.watchdog import Watchdog
 
 METRICS = 'metrics.jsonl'
@@ -35,7 +42,7 @@ class Resources:
     folder: workdir of the run.
     screen: shows progress.
     spent: seconds of the run by what they went into.
-    checkpoints: those in the workdir and those on the fast disk.
+    checkpoints: those in the workdir, kept ones too, and on the fast disk.
     writer: metrics.jsonl and TensorBoard.
     bad_steps: bad_steps.jsonl.
     stop: whether a signal asks the run to stop.
@@ -52,11 +59,15 @@ class Resources:
   watchdog: Watchdog
 
   def go_on_from(self, step: int) -> None:
-    """Removes records of later steps; the time that they took still counts."""
+    """Removes records and kept weights of later steps.
+
+    The time that these steps took still counts.
+    """
     path = self.folder / METRICS
     self.spent.resume(step, log.read(path) if path.exists() else ())
     self.writer.truncate_after(step)
     self.bad_steps.truncate_after(step)
+    self.checkpoints.forget_kept_after(step)
 
 
 @contextlib.contextmanager
@@ -78,6 +89,15 @@ def open_resources(
         warn=screen.line,
       )
     )
+    kept = stack.enter_context(
+      checkpoint.Checkpointer(
+        folder / run_checkpoints.KEPT,
+        keep=None,
+        keep_best=False,
+        group=context.processes.group,
+        warn=screen.line,
+      )
+    )
     near = _near(context, folder, screen)
     if near is not None:
       stack.enter_context(near)
@@ -88,7 +108,7 @@ def open_resources(
       screen=screen,
       spent=spent,
       checkpoints=tiers.Tiers(
-        durable, near, screen.line, context.processes.group
+        durable, near, screen.line, context.processes.group, kept
       ),
       writer=writer,
       bad_steps=bad,

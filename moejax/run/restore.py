@@ -13,7 +13,7 @@ from moejax.core import errors, resume
 from moejax.model import build
 from moejax.parallel import mesh as meshes
 from moejax.parallel.group import SINGLE, Group
-from moejax.train import checkpoint, optimizer
+from moejax.train import checkpoint, optimizer, run_checkpoints
 from moejax.train import state as states
 
 CONFIG, CHECKPOINTS = kept_tokenizer.CONFIG, kept_tokenizer.CHECKPOINTS
@@ -73,13 +73,39 @@ def state(
   model = build.build(run.model, meshes.make(run.mesh, jax.devices()[:1]))
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
   folder = epath.Path(workdir) / CHECKPOINTS
-  with checkpoint.Checkpointer(folder, warn=warn) as checkpoints:
-    latest = checkpoints.restore_latest(
+  with checkpoint.Checkpointer(folder, warn=warn) as checkpointer:
+    latest = checkpointer.restore_latest(
       states.abstract(model, transform, run.train.skip_spikes)
     )
   if latest is None:
     raise errors.InputError(f'{folder} has no checkpoint yet')
   return latest[0]
+
+
+def checkpoints(
+  workdir: str,
+  warn: Callable[[str], None] = lambda _: None,
+  group: Group = SINGLE,
+) -> run_checkpoints.RunCheckpoints:
+  """All checkpoints of a workdir, as a context manager; reads nothing yet.
+
+  Example:
+    with restore.checkpoints('runs/tiny') as saved:
+      saved.steps()  # {0: ('kept',), 500: ('newest', 'best')}
+      saved.choose('all')  # [0, 500]
+
+  Args:
+    workdir: folder of the run.
+    warn: is called with a line for each checkpoint that had to be skipped.
+    group: the processes that read.
+  """
+  folder = epath.Path(workdir)
+  return run_checkpoints.RunCheckpoints(
+    folder / CHECKPOINTS,
+    folder / run_checkpoints.KEPT,
+    group=group,
+    warn=warn,
+  )
 
 
 def weights(
@@ -98,7 +124,7 @@ def weights(
     workdir: folder of the run.
     warn: is called with a line for each checkpoint that had to be skipped.
     group: the processes that read.
-    step: which checkpoint, see `Checkpointer.find`.
+    step: which checkpoint, see `RunCheckpoints.find`.
     key: the flag or config key that names the step, for errors.
 
   Raises:
@@ -109,12 +135,12 @@ def weights(
     model.shapes,
     model.shardings,
   )
-  place = epath.Path(workdir) / CHECKPOINTS
-  with checkpoint.Checkpointer(place, group=group, warn=warn) as checkpoints:
-    at, _ = checkpoints.find(step, key)
+  with checkpoints(workdir, warn, group) as saved:
+    chosen = saved.find(step, key)
     # Of a whole training state, only the weights are read.
-    state, _ = checkpoints.restore(at, {'weights': abstract}, partial=True)
-  return state['weights'], at
+    wanted = {'weights': abstract}
+    state, _ = chosen.folder.restore(chosen.step, wanted, partial=True)
+  return state['weights'], chosen.step
 
 
 def add_step_flag(flags: argparse.ArgumentParser) -> None:
@@ -123,5 +149,6 @@ def add_step_flag(flags: argparse.ArgumentParser) -> None:
     '--step',
     default=checkpoint.NEWEST,
     help='which checkpoint: newest (that is whole), best (of the lowest '
-    'validation loss), or a number (default: %(default)s)',
+    'validation loss), or the step of any, kept ones too (default: '
+    '%(default)s)',
   )

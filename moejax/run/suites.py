@@ -151,9 +151,8 @@ def _step(
   opened: trained.Trained, which: str, note: Callable[[str], None]
 ) -> int:
   """The step of the checkpoint that a user names."""
-  place = epath.Path(opened.workdir) / restore.CHECKPOINTS
-  with checkpoint.Checkpointer(place, warn=note) as checkpoints:
-    return checkpoints.find(which, '--step')[0]
+  with restore.checkpoints(opened.workdir, note) as saved:
+    return saved.find(which).step
 
 
 class Scorer:

@@ -273,6 +273,8 @@ def _start(context: Context, resources: Resources) -> states.State:
       context.run, resources.folder, resources.screen.line
     )
     resources.go_on_from(0)
+    # Weights of step 0 may be those of another config.
+    resources.checkpoints.forget_kept_after(-1)
     return state
   state, extra = latest
   compatibility.check_checkpoint(

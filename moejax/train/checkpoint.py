@@ -39,6 +39,7 @@ from moejax.core import errors
 from moejax.parallel.group import SINGLE, Group
 from moejax.train import checkpoint_folder, old_paths, state_files, stored
 
+# Names of a checkpoint: see `run_checkpoints.RunCheckpoints.find`.
 NEWEST, BEST = 'newest', 'best'
 STATE = 'state'
 METRIC = 'metric'
@@ -64,7 +65,7 @@ class Checkpointer:
     self,
     folder: epath.PathLike,
     *,
-    keep: int = 3,
+    keep: int | None = 3,
     keep_best: bool = True,
     asynchronous: bool = True,
     own: bool = False,
@@ -75,7 +76,7 @@ class Checkpointer:
 
     Args:
       folder: folder of the checkpoints; the first save makes it.
-      keep: number of the newest checkpoints that are kept.
+      keep: number of the newest checkpoints that are kept; None keeps all.
       keep_best: whether the checkpoint with the lowest metric is kept as well.
       asynchronous: whether stages 2 to 5 run in the background.
       own: whether the folder belongs to this process alone, and holds only the
@@ -83,7 +84,7 @@ class Checkpointer:
       group: the processes that share the folder.
       warn: called with a line for each checkpoint that is skipped as damaged.
     """
-    if keep < 1:
+    if keep is not None and keep < 1:
       raise errors.InputError(
         f'cannot keep {keep} checkpoints; keep 1 or more of them'
       )
@@ -228,43 +229,19 @@ class Checkpointer:
       )
     return None if step is None else (step, self._extra(step))
 
-  def find(
-    self, which: str = NEWEST, key: str = '--step'
-  ) -> tuple[int, dict[str, Any]]:
-    """Step and extra of the checkpoint that a user names, without arrays.
-
-    Args:
-      which: 'newest' (of those that are whole), 'best' (the one with the lowest
-        validation loss), or a step.
-      key: the flag or key that the user set, for errors.
+  def extra(self, step: int) -> dict[str, Any]:
+    """The JSON that was stored with a checkpoint.
 
     Raises:
-      InputError: there is no such checkpoint, or it is damaged.
+      InputError: the checkpoint is missing or damaged.
     """
-    if which == NEWEST:
-      latest = self.latest()
-      if latest is None:
-        raise errors.InputError(
-          f'there is no checkpoint in {self._folder.folder} yet; train first'
-        )
-      return latest
-    listing = ', '.join(map(str, self.steps())) or '(none)'
-    known = f'the steps in {self._folder.folder} are: {listing}'
-    if which == BEST:
-      best = self.best()
-      if best is None:
-        raise errors.InputError(
-          f'{key}=best: no checkpoint has a validation loss; {known}'
-        )
-      step = best[0]
-    elif which.isdecimal():
-      step = int(which)
-    else:
-      raise errors.InputError(
-        f'{key}={which!r} is newest, best or the step of a checkpoint; {known}'
-      )
     self._check_whole(step)
-    return step, self._extra(step)
+    return self._extra(step)
+
+  def has(self, step: int) -> bool:
+    """Whether a whole checkpoint of a step exists; all processes must ask."""
+    self.wait()
+    return self._folder.has(step)
 
   def usable(self, abstract: Any) -> dict[int, dict[str, Any]]:
     """Extra, by step, of the whole checkpoints that this process can restore.
@@ -289,6 +266,8 @@ class Checkpointer:
 
   def forget_after(self, step: int) -> None:
     """Removes the checkpoints of later steps, when a run restarts at `step`."""
+    if self._last_step is not None and self._last_step > step:
+      self._last_step = None  # it may be saved again
     if self._main:
       self._folder.forget_after(step)
 
@@ -374,7 +353,7 @@ class Checkpointer:
     """Waits for stage 2, and does stages 3 to 5; returns lines for `warn`."""
     self._files.wait()
     self._folder.complete(step, meta)
-    if not self._main:
+    if not self._main or self._keep is None:
       return []
     try:
       self._folder.prune(step, self._keep, self._keep_best)

@@ -86,6 +86,11 @@ class CheckpointFolder:
         self._good.add(step)
     return self._bad.get(step)
 
+  def has(self, step: int) -> bool:
+    """Whether a whole checkpoint of a step exists; all processes must ask."""
+    exists = self._group.broadcast('a step', lambda: step in self.steps())
+    return exists and self.damage(step) is None
+
   def whole(self) -> Iterator[int]:
     """Steps of whole checkpoints, newest first; warns once of damaged ones."""
     for step in reversed(self._group.broadcast('checkpoints', self.steps)):

@@ -30,6 +30,11 @@ class TrainConfig(fields.Checked):
     checkpoint_every: steps between checkpoints; the last step has one too.
     keep_checkpoints: number of the newest checkpoints that are kept, besides
       the best one by validation loss.
+    keep_checkpoints_at: steps whose weights are kept for ever in WORKDIR/kept,
+      as they are trained (float32), to measure later how the routers changed;
+      without the optimiser's state they take a third of a checkpoint's bytes. 0
+      names the initial weights.
+    keep_checkpoints_every: steps between further weights that are kept so.
     save_best: whether a step whose evaluation is the best so far is saved as
       well. If not, the best is chosen among the steps that are saved anyway.
     eval_every: steps between evaluations; the last step has one too.
@@ -63,6 +68,12 @@ class TrainConfig(fields.Checked):
   keep_checkpoints: int = resume.key(
     resume.NOTHING, fields.number(3, at_least=1)
   )
+  keep_checkpoints_at: tuple[int, ...] = resume.key(
+    resume.NOTHING, fields.number((), at_least=0, note='0: initial weights')
+  )
+  keep_checkpoints_every: int = resume.key(
+    resume.NOTHING, fields.number(0, at_least=0, note='0: none')
+  )
   save_best: bool = resume.key(resume.NOTHING, True)
   eval_every: int = resume.key(resume.NOTHING, fields.number(500, at_least=1))
   eval_batches: int = resume.key(
@@ -91,3 +102,15 @@ class TrainConfig(fields.Checked):
         f'train.batch_size={self.batch_size} does not divide into '
         f'train.micro_batches={self.micro_batches}'
       )
+    late = [step for step in self.keep_checkpoints_at if step > self.steps]
+    if late:
+      raise errors.InputError(
+        f'train.keep_checkpoints_at has {late[0]}, but the run ends after '
+        f'train.steps={self.steps}: leave out later steps'
+      )
+
+  def keeps(self, step: int) -> bool:
+    """Whether the weights after a step are to be kept for ever."""
+    every = self.keep_checkpoints_every
+    periodic = every > 0 and step > 0 and step % every == 0
+    return periodic or step in self.keep_checkpoints_at

@@ -41,6 +41,8 @@ class Checkpoints(Protocol):
 
   def save_near(self, step: int, state: Any, extra: dict[str, Any]) -> None: ...
 
+  def keep(self, step: int, weights: Any, extra: dict[str, Any]) -> None: ...
+
   def check(self) -> None: ...
 
   def wait(self) -> None: ...
@@ -135,6 +137,7 @@ def run(inputs: LoopInputs, state: State) -> LoopResult:
 
 def _run(inputs: LoopInputs, state: State) -> LoopResult:
   start = int(state.step)
+  _keep(inputs, start, state)
   meter = _Meter(inputs)
   pending: tuple[int, Any] | None = None
   signal = None
@@ -171,6 +174,7 @@ def _due(inputs: LoopInputs, step: int) -> bool:
     or step % config.checkpoint_every == 0
     or bool(_hooks_due(inputs, step))
     or _near_due(config, step)
+    or config.keeps(step)
   )
 
 
@@ -185,6 +189,18 @@ def _hooks_due(inputs: LoopInputs, step: int) -> list[Hook]:
 def _near_due(config: TrainConfig, step: int) -> bool:
   every = config.local_checkpoint_every
   return bool(config.local_checkpoints) and step % every == 0
+
+
+def _keep(inputs: LoopInputs, step: int, state: State) -> None:
+  """Keeps the weights after a step, if the config says so.
+
+  A run calls it for the step that it starts from too: step 0, or a step that
+  was saved when the config did not name it yet.
+  """
+  if inputs.config.keeps(step):
+    with inputs.goodput.part('save'):
+      extra = {**inputs.extra, 'tokens': inputs.tokens(step)}
+      inputs.checkpoints.keep(step, state.weights, extra)
 
 
 def _boundary(
@@ -203,6 +219,8 @@ def _boundary(
         inputs.beat(f'an evaluation after step {step}')
     inputs.writer.write(step, evaluated)
   loss = evaluated.get('eval/loss')
+  # Before the state: a run that resumes does not come to this step again.
+  _keep(inputs, step, state)
   with inputs.goodput.part('save'):
     if _near_due(config, step):
       inputs.checkpoints.save_near(step, state, extra)

@@ -45,6 +45,7 @@ class Tiers:
     near: Checkpointer | None = None,
     warn: Callable[[str], None] = lambda _: None,
     group: Group = SINGLE,
+    kept: Checkpointer | None = None,
   ):
     """Stores its arguments; the caller closes the checkpointers.
 
@@ -54,8 +55,11 @@ class Tiers:
         have them, or none.
       warn: called with a line when near checkpoints fail.
       group: the processes.
+      kept: checkpoints in the workdir that are never removed, of weights alone
+        (train/run_checkpoints.py); None for a run that keeps none.
     """
     self._durable = durable
+    self._kept = kept
     self._near = near
     self._warn = warn
     self._group = group
@@ -64,25 +68,51 @@ class Tiers:
 
   def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
     """Saves in the workdir; raises as `Checkpointer.save`."""
+    self._wait_for_kept()
     self._durable.save(step, state, extra)
 
   def save_near(self, step: int, state: Any, extra: dict[str, Any]) -> None:
     """Saves on the fast disks, if there are any."""
     if not self._tiered:
       return
+    self._wait_for_kept()
     self._try(Checkpointer.wait)
     # Processes whose disk has failed must call it too: the others wait.
     self._group.gather('the next checkpoint on the fast disks', step)
     more = {**extra, LIFE: self._this_life()}
     self._try(lambda near: near.save(step, state, more))
 
+  def keep(self, step: int, weights: Any, extra: dict[str, Any]) -> None:
+    """Keeps weights in the workdir for ever, unless it has those of the step.
+
+    Raises:
+      StoppedError: as `Checkpointer.save`.
+    """
+    if self._kept is None or self._kept.has(step):
+      return
+    # One save after the other: processes meet in each, in one order.
+    self._durable.wait()
+    self._kept.save(step, {'weights': weights}, extra)
+
+  def forget_kept_after(self, step: int) -> None:
+    """Removes the kept weights of later steps, when a run starts at `step`.
+
+    The run takes these steps again, and keeps their weights again. -1 removes
+    all, for a run that begins anew.
+    """
+    if self._kept is not None and max(self._kept.steps(), default=-1) > step:
+      self._kept.forget_after(step)
+
   def check(self) -> None:
     """Raises the error of a background save; cheap enough for every step."""
+    if self._kept is not None:
+      self._kept.check()
     self._try(Checkpointer.check)
     self._durable.check()
 
   def wait(self) -> None:
     """Waits until the last saves are complete; raises as `check`."""
+    self._wait_for_kept()
     self._try(Checkpointer.wait)
     self._durable.wait()
 
@@ -145,6 +175,15 @@ class Tiers:
     if not self._life:
       self._life = self._group.broadcast(LIFE, lambda: secrets.token_hex(4))
     return self._life
+
+  def _wait_for_kept(self) -> None:
+    """Waits for the last weights that are kept.
+
+    It is done before each save, so that all earlier weights are on disk when a
+    run can resume from that save.
+    """
+    if self._kept is not None:
+      self._kept.wait()
 
   def _try(self, action: Callable[[Checkpointer], None]) -> None:
     """Acts on the near checkpoints; gives them up if that fails."""

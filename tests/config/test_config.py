@@ -35,6 +35,13 @@ def test_the_report_of_a_tiny_run_is_of_few_batches(limit):
   assert config.load(DS, whole).report.eval_batches == 0
 
 
+def test_tiny_keeps_no_weights_of_steps_that_it_does_not_have():
+  later = [('train.keep_checkpoints_at', '0,900')]
+  run = config.shrink(config.load(f'{ROOT}/configs/ds_2b.py', later))
+  run.check()
+  assert run.train.keep_checkpoints_at == ()
+
+
 def test_tiny_reads_no_sources_of_the_config_file():
   run = config.load(DS, [('data.sources.web.task', 'c4')])
   assert [source.name for source in run.data.sources] == ['web']

@@ -9,7 +9,8 @@ import pytest
 from helpers import kills, own_text
 
 from moejax.core import exits, log
-from moejax.train import goodput
+from moejax.run import trained
+from moejax.train import checkpoint, goodput
 
 # Each starts several processes. That a stopped run goes on equal to the bit is
 # shown by test_stops.py in the default run.
@@ -157,3 +158,47 @@ def test_the_same_run_twice_is_bit_equal_with_and_without_compiled_programs(
   assert (ended.code, ended.err) == (exits.DONE, [])
   assert not (workdir / 'compile_cache').exists()
   kills.assert_equal(finished.workdir, workdir)
+
+
+def test_kept_weights_are_neither_lost_nor_kept_twice(
+  finished, server, tmp_path
+):
+  """Killed while weights are written, and after some that a state lacks."""
+  workdir, straight = tmp_path / 'run', tmp_path / 'straight'
+  keep = (
+    '--config.train.keep_checkpoints_at=0,1',
+    '--config.train.keep_checkpoints_every=3',
+  )
+  devices = jax.device_count()
+  code, out = server.run(
+    (*own_text.flags(finished.text, straight), *keep), devices=devices
+  )
+  assert code == exits.DONE, out
+  flags = (*own_text.flags(finished.text, workdir), *keep)
+  folders = lambda: {
+    name: sorted(p.name.lstrip('0') for p in (workdir / name).glob('0*'))
+    for name in ('checkpoints', 'kept')
+  }
+  # Completed in this order: kept 0, kept 1, state 2, kept 3, state 4.
+  code, out = server.run(flags, devices=devices, place=('state written', 4))
+  assert code == kills.KILLED, out
+  assert folders() == {'checkpoints': ['2'], 'kept': ['', '1', '3.part']}
+  # Goes on from 2: kept 3, state 4.
+  code, out = server.run(flags, devices=devices, place=('state written', 2))
+  assert code == kills.KILLED, out
+  assert folders() == {'checkpoints': ['2', '4.part'], 'kept': ['', '1', '3']}
+  code, out = server.run(flags, devices=devices)
+  assert code == exits.DONE, out
+  assert folders() == {
+    'checkpoints': ['2', '4', '6'],
+    'kept': ['', '1', '3', '6'],
+  }
+  for step in (0, 1, 3, 6):
+    weights = [
+      checkpoint.Checkpointer(place / 'kept').restore(
+        step, {'weights': trained.open_trained(place).model.shapes}
+      )[0]
+      for place in (straight, workdir)
+    ]
+    for a, b in zip(*map(jax.tree.leaves, weights), strict=True):
+      assert a.tobytes() == b.tobytes()

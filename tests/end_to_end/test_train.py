@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from helpers import kills, own_text
 
-from moejax.core import compile_cache, log
+from moejax.core import compile_cache, log, trees
+from moejax.run import restore, trained
+from moejax.train.checkpoint import Checkpointer
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 24
@@ -98,9 +101,16 @@ def straight(tmp_path_factory, compiled):
 
 @pytest.fixture(scope='module')
 def in_a_process(finished, tmp_path_factory):
-  """The run `finished` as a process, which reads its compiled programs."""
+  """The run `finished` as a process, which reads its compiled programs.
+
+  It also keeps weights.
+  """
   workdir = tmp_path_factory.mktemp('process') / 'run'
-  flags = own_text.flags(finished.text, workdir)
+  flags = (
+    *own_text.flags(finished.text, workdir),
+    '--config.train.keep_checkpoints_at=0,1',
+    '--config.train.keep_checkpoints_every=2',
+  )
   code, out, err = _run(flags, {})
   assert code == 0, out + err
   return workdir, flags
@@ -148,6 +158,33 @@ def test_a_run_with_every_kind_of_state_leaves_what_it_promises(straight):
 def test_a_process_computes_what_a_call_does(in_a_process, finished):
   """To the bit: here the command was called in another process before."""
   kills.assert_equal(finished.workdir, in_a_process[0])
+
+
+@pytest.mark.slow
+def test_the_weights_that_are_kept_are_those_of_the_states(in_a_process):
+  workdir = str(in_a_process[0])
+  with restore.checkpoints(workdir) as saved:
+    assert saved.choose('all') == [0, 1, 2, 4, 6]
+  opened = trained.open_trained(workdir)
+  kept = Checkpointer(f'{workdir}/kept')
+  assert kept.steps() == [0, 1, 2, 4, 6]
+  for step in (0, 2, 4, 6):
+    if step == 0:
+      want = opened.model.init(jax.random.key(opened.run.seed))
+    else:
+      want, at = opened.weights(str(step), print)
+      assert at == step
+    like = {'weights': opened.model.shapes}
+    found = kept.restore(step, like)[0]['weights']
+    for name, leaf in trees.leaves(want).items():
+      assert trees.leaves(found)[name].tobytes() == np.asarray(leaf).tobytes()
+  _, at = opened.weights('1', print)
+  assert at == 1
+  size = lambda name: sum(
+    x.stat().st_size for x in pathlib.Path(workdir, name).rglob('*')
+  )
+  # AdamW's state has two numbers for each weight.
+  assert size('kept/00000006') < 0.4 * size('checkpoints/00000006')
 
 
 @pytest.mark.slow

@@ -185,25 +185,14 @@ def test_a_metric_is_the_best_beside_those_of_the_steps_there_are(
     assert checkpointer.is_best(30, 2.9)
 
 
-def test_newest_best_and_any_step_can_be_asked_for(tmp_path):
-  with (
-    Checkpointer(tmp_path / 'none') as checkpointer,
-    pytest.raises(errors.InputError, match='no checkpoint in .* yet'),
-  ):
-    checkpointer.find('newest')
-  with Checkpointer(tmp_path, keep=3) as checkpointer:
-    checkpointer.save(10, {'x': jnp.ones(3)}, {})
-    with pytest.raises(errors.InputError, match='--step=best: no checkpoint '):
-      checkpointer.find('best')
-    for step, metric in [(20, 2.0), (30, 3.0)]:
-      checkpointer.save(step, {'x': jnp.ones(3)}, {'metric': metric})
-    checkpointer.wait()
-    found = [checkpointer.find(w)[0] for w in ('newest', 'best', '10', '0020')]
-    assert found == [30, 20, 10, 20]
-    with pytest.raises(errors.InputError, match='no checkpoint 7 in .* 10, 20'):
-      checkpointer.find('7')
-    with pytest.raises(errors.InputError, match="start_step='last' is newest,"):
-      checkpointer.find('last', 'start_step')
+def test_all_are_kept_if_asked_for(tmp_path):
+  save_steps(tmp_path, range(1, 6), keep=None)
+  checkpointer = Checkpointer(tmp_path)
+  assert checkpointer.steps() == [1, 2, 3, 4, 5]
+  assert checkpointer.has(4)
+  assert not checkpointer.has(6)
+  (tmp_path / '00000004' / 'meta.json').write_text('{"')
+  assert not Checkpointer(tmp_path).has(4)
 
 
 def test_prune_as_in_its_docstring(tmp_path):

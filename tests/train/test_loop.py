@@ -25,6 +25,9 @@ class Recorder:
   def save(self, step, state, extra):
     self.events.append(('save', step, int(state.step), extra))
 
+  def keep(self, step, weights, extra):
+    self.events.append(('keep', step, weights, extra))
+
   def check(self):
     pass
 
@@ -133,6 +136,58 @@ def test_what_a_step_wrote_is_written_before_its_checkpoint():
   assert recorder.kinds('save') == [('save', 4), ('save', 8), ('save', 10)]
   assert all(e[2] == e[1] for e in recorder.events if e[0] == 'save')
   assert recorder.events[-1] == ('wait',)
+
+
+def test_weights_are_kept_at_each_step_that_is_named_and_before_its_save():
+  recorder = Recorder()
+  _run(recorder, keep_checkpoints_at=(0, 3, 10), keep_checkpoints_every=4)
+  assert recorder.kinds('keep', 'save') == [
+    ('keep', 0),
+    ('keep', 3),
+    ('keep', 4),
+    ('save', 4),
+    ('keep', 8),
+    ('save', 8),
+    ('keep', 10),
+    ('save', 10),
+  ]
+  assert all(e[2] == {} for e in recorder.events if e[0] == 'keep')
+  assert recorder.events[0] == ('keep', 0, {}, {'config': 'x', 'tokens': {}})
+
+
+def test_a_resumed_run_keeps_the_weights_that_it_starts_from():
+  """The config of the run before did not name that step."""
+  recorder = Recorder()
+  _run(recorder, start=4, keep_checkpoints_at=(0, 4), keep_checkpoints_every=5)
+  assert recorder.kinds('keep') == [('keep', 4), ('keep', 5), ('keep', 10)]
+
+
+def test_no_weights_are_kept_by_default():
+  recorder = Recorder()
+  _run(recorder)
+  assert recorder.kinds('keep') == []
+
+
+@pytest.mark.parametrize(
+  ('keys', 'line'),
+  [
+    (
+      {'keep_checkpoints_at': (0, 11), 'steps': 10},
+      'train.keep_checkpoints_at has 11, but the run ends after train.steps=10',
+    ),
+    (
+      {'keep_checkpoints_at': (5, -1)},
+      r'keep_checkpoints_at=-1 must be from 0 .*0: initial weights',
+    ),
+    (
+      {'keep_checkpoints_every': -1},
+      r'keep_checkpoints_every=-1 must be .* \(0: none\)',
+    ),
+  ],
+)
+def test_a_step_that_cannot_be_kept_is_said(keys, line):
+  with pytest.raises(errors.InputError, match=line):
+    TrainConfig(**keys).check()
 
 
 def test_evaluations_may_have_periods_of_their_own():

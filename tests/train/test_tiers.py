@@ -284,3 +284,81 @@ def test_where_one_disk_fails_the_others_do_not_wait(several):
   assert several.told[0] == []
   assert several.told[1][0].endswith('without train.local_checkpoints')
   assert several.restored() == [None, None]
+
+
+def keeping(folder):
+  """Checkpoints of a run that keeps weights, one process's."""
+  return Tiers(
+    Checkpointer(folder / 'durable', keep=1),
+    kept=Checkpointer(folder / 'kept', keep=None),
+  )
+
+
+def kept_weights(folder):
+  """By step, the number that all weights have."""
+  kept = Checkpointer(folder / 'kept')
+  like = {'weights': {'w': state(0)['w']}}
+  weights = {s: kept.restore(s, like)[0]['weights'] for s in kept.steps()}
+  return {s: np.unique(np.asarray(x['w'])).item() for s, x in weights.items()}
+
+
+def test_kept_weights_outlive_all_states_and_are_saved_once(tmp_path):
+  tiers = keeping(tmp_path)
+  for step in range(4):
+    tiers.keep(step, {'w': state(step)['w']}, {'step': step})
+    tiers.save(step, state(step), {})
+  tiers.keep(2, {'w': state(7)['w']}, {})  # it is there already
+  tiers.wait()
+  assert kept_weights(tmp_path) == {0: 0, 1: 1, 2: 2, 3: 3}
+  assert Checkpointer(tmp_path / 'durable').steps() == [3]
+  assert Checkpointer(tmp_path / 'kept').extra(1) == {'step': 1}
+
+
+def test_earlier_weights_are_on_disk_before_a_state_from_which_to_resume(
+  tmp_path, monkeypatch
+):
+  """A kill between the two must not lose them: nobody comes there again."""
+  inner = checkpoint_folder.CheckpointFolder.complete
+  order = []
+
+  def complete(self, step, meta):
+    if self.folder.name == 'kept':
+      time.sleep(0.2)  # a slow disk
+    inner(self, step, meta)
+    order.append((self.folder.name, step))
+
+  monkeypatch.setattr(checkpoint_folder.CheckpointFolder, 'complete', complete)
+  tiers = Tiers(
+    Checkpointer(tmp_path / 'durable'),
+    near(tmp_path / 'near', print),
+    kept=Checkpointer(tmp_path / 'kept', keep=None),
+  )
+  tiers.keep(1, {'w': jnp.ones(2)}, {})
+  tiers.save(2, state(2), {})
+  tiers.keep(3, {'w': jnp.ones(2)}, {})
+  tiers.save_near(4, state(4), {})
+  tiers.wait()
+  assert order == [('kept', 1), ('durable', 2), ('kept', 3), ('near', 4)]
+
+
+def test_a_run_that_goes_on_takes_later_weights_anew(tmp_path):
+  tiers = keeping(tmp_path)
+  for step in (0, 2, 4):
+    tiers.keep(step, {'w': state(step)['w']}, {})
+  tiers.wait()
+  tiers.forget_kept_after(3)
+  assert kept_weights(tmp_path) == {0: 0, 2: 2}
+  tiers.keep(4, {'w': state(9)['w']}, {})
+  tiers.wait()
+  assert kept_weights(tmp_path) == {0: 0, 2: 2, 4: 9}
+  tiers.forget_kept_after(-1)
+  assert kept_weights(tmp_path) == {}
+
+
+def test_kept_weights_that_cannot_be_written_stop_the_run(tmp_path):
+  (tmp_path / 'kept').write_text('a file where the folder should be')
+  tiers = keeping(tmp_path)
+  with pytest.raises(errors.StoppedError, match='kept/00000001'):
+    tiers.keep(1, {'w': jnp.ones(2)}, {})
+  tiers.save(2, state(2), {})
+  tiers.wait()
