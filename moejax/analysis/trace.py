@@ -1,8 +1,8 @@
 """Trace: what the routers of one checkpoint did with each token of a text.
 
-A trace is made by `run/tracing.py`, kept as Parquet by `trace_file.py`, and
-read by the measures. The ids are [tokens, layers, k], the layout in which vLLM,
-NeMo RL and tunix record routings for their replay.
+A trace is made by `run/tracing.py`, kept as Parquet (`trace_file.py` has the
+columns), and read by the measures. The ids are [tokens, layers, k], the layout
+in which vLLM, NeMo RL and tunix record routings for their replay.
 
 Example, 2 tokens, 1 layer, k=2, 4 experts, the second token has one expert:
 
@@ -11,6 +11,7 @@ Example, 2 tokens, 1 layer, k=2, 4 experts, the second token has one expert:
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,7 +35,8 @@ class Trace:
       compute the token.
     entropy_TN: float32, entropy of the router's probabilities, nats.
     token_T: int32, ids in the vocabulary.
-    position_T: int32, position of the token in its document, from 0.
+    position_T: int32, the position that the model computes with: from 0 in each
+      document, and again where a document goes on in another row.
     document_T: int32, number of the token's document, over all domains.
     domain_T: int16, index into `domains`.
     logits_TNE: float32, the router's logits, if they were asked for.
@@ -71,4 +73,9 @@ class Trace:
 
   def of_domain(self, name: str) -> 'Trace':
     """The trace of the tokens of one domain."""
-    return self.only(self.domain_T == self.domains.index(name))
+    return self.of_domains((name,))
+
+  def of_domains(self, names: Sequence[str]) -> 'Trace':
+    """The trace of the tokens of some domains."""
+    numbers = [self.domains.index(name) for name in names]
+    return self.only(np.isin(self.domain_T, numbers))

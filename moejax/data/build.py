@@ -117,6 +117,36 @@ def build(
   return Data(train, counts, vocab, domains)
 
 
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """The validation sets of a text, without its training rows.
+
+  Attributes:
+    readers: the rows of each domain.
+    vocab: the tokenizer; None where there is no text.
+  """
+
+  readers: dict[str, cache.RowReader]
+  vocab: vocabs.Vocab | None
+
+
+def validation(
+  data_config: config.DataConfig,
+  report: Callable[[cache_writer.Progress], None] = lambda _: None,
+) -> HeldOut:
+  """Opens the validation rows alone; packs those not yet cached.
+
+  Arguments and errors are those of `build`.
+  """
+  request = packing_request(data_config, report)
+  readers, has_text = {}, False
+  for source in _sources(data_config):
+    task = _text(source, data_config)
+    readers[source.name] = _held_out(task, source, request)
+    has_text |= task.has_text
+  return HeldOut(readers, data_config.vocab if has_text else None)
+
+
 def packing_request(
   data_config: config.DataConfig,
   report: Callable[[cache_writer.Progress], None] = lambda _: None,
@@ -279,21 +309,29 @@ def _domain(
   request: cache_writer.Request,
 ) -> baselines.Domain:
   task = _text(source, data_config, request.processes)
-  train, validation = (_rows(task, split, request) for split in task.splits)
-  if validation.num_rows == 0:
-    raise errors.InputError(
-      f'domain {source.name!r} has nothing to validate on: set '
-      f'{source.place}.validation_files, or a larger '
-      f'{source.place}.validation_fraction'
-    )
+  train = _rows(task, task.splits[0], request)
   return baselines.Domain(
     task=task,
     rate=source.rate,
     vocab_size=request.vocab.size,
     train=train,
-    validation=validation,
+    validation=_held_out(task, source, request),
     max_documents=request.max_documents,
   )
+
+
+def _held_out(
+  text: Any, source: sources.Source, request: cache_writer.Request
+) -> cache.RowReader:
+  """The validation rows of a source."""
+  rows = _rows(text, text.splits[1], request)
+  if rows.num_rows == 0:
+    raise errors.InputError(
+      f'domain {source.name!r} has nothing to validate on: set '
+      f'{source.place}.validation_files, or a larger '
+      f'{source.place}.validation_fraction'
+    )
+  return rows
 
 
 def _rows(

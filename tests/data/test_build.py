@@ -54,6 +54,24 @@ def test_own_files_from_the_config_alone(tmp_path):
   assert data.baselines('files').xz_bits_per_byte > 0
 
 
+def test_validation_sets_are_opened_without_the_training_rows(tmp_path):
+  (tmp_path / 'a.jsonl').write_text('{"text": "words of it"}\n' * 40)
+  data_config = _config(tmp_path, files=str(tmp_path / 'a.jsonl'))
+  held_out = build.validation(data_config)
+  (cached,) = (
+    path
+    for path in (tmp_path / 'cache').iterdir()
+    if not path.name.startswith('.')
+  )
+  assert 'validation' in cached.name
+  data = build.build(data_config, 4, 0)
+  assert held_out.vocab == data.vocab
+  assert held_out.readers.keys() == data.validation.keys()
+  for name, reader in held_out.readers.items():
+    assert reader.contents == data.validation[name].contents
+  assert build.validation(_config(tmp_path, mixture='synthetic')).vocab is None
+
+
 def test_synthetic_needs_nothing(tmp_path):
   data = build.build(_config(tmp_path, mixture='synthetic'), 4, 0)
   assert data.vocab is None
