@@ -22,6 +22,7 @@ LAYERS = (
   {'cli', 'research', 'benchmarks'},
   {'sweep'},
   {'run'},
+  {'page'},
   {'evals', 'analysis', 'compress', 'plan'},
   {'config'},
   {'train', 'convert'},

@@ -1,0 +1,43 @@
+r"""Writes the page of a run: one HTML file that needs no network.
+
+  python -m moejax.cli.report --workdir=runs/tiny
+  python -m moejax.cli.report --workdir=runs/a --workdir=runs/b --out=both.html
+
+The page has what the workdir holds: scores, curves, the load of experts, what
+its traces show (moejax.cli.trace), interventions (moejax.cli.intervene), a plan
+(moejax.cli.plan --out=WORKDIR/plan.json), config and versions. It names what is
+missing. Of an unfinished run it shows what is there. Several workdirs make a
+page that compares them.
+"""
+
+from collections.abc import Sequence
+
+from moejax.core import command, errors, exits, files, terminal
+from moejax.run import page
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes the page, and prints its path."""
+  flags = command.parser(__doc__)
+  add = flags.add_argument
+  add('--workdir', required=True, action='append', help='of a run')
+  text = f'the file; default: {page.PAGE} in the workdir of a single run'
+  add('--out', help=text)
+  args, overrides = command.parse(flags, argv)
+  if overrides:
+    raise errors.InputError(
+      f'--config.{overrides[0][0]} changes nothing here: the page shows runs '
+      'as they are; leave it out'
+    )
+  if args.out is not None:
+    files.check_output(args.out, '--out')
+  elif len(args.workdir) > 1:
+    raise errors.InputError(
+      'several runs have no workdir in common: name the file, --out=both.html'
+    )
+  path = page.write(args.workdir, args.out)
+  terminal.say(f'Page: {path}')
+
+
+if __name__ == '__main__':
+  exits.main(main)

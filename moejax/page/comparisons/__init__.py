@@ -1,0 +1,1 @@
+"""The sections of the page of several runs, see moejax.page.COMPARISONS."""

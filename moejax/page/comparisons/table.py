@@ -1,0 +1,68 @@
+"""The table of several runs: what differs, how well, how fast."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from moejax.page import markup, numbers
+from moejax.page.data import PageData
+from moejax.page.markup import Html, joined
+from moejax.page.section import Comparison
+from moejax.page.sections import config, summary
+
+# Keys that differ between all runs and say nothing of them.
+ALWAYS = {'train.compile_cache', 'data.cache_dir'}
+
+
+def table(runs: Sequence[PageData]) -> Html | None:
+  """A row for each run, then the config keys in which they differ."""
+  if not runs:
+    return None
+  head = ['Run', 'State', 'Loss', 'Bits per byte', 'Largest load',
+          'Dead experts', 'Tokens per second', 'Active parameters']  # fmt: skip
+  rows = [row(data) for data in runs]
+  caption = (
+    'Loss (nats per token) and bits per byte: means over the validation sets '
+    'of the report, or of the last evaluation while training. Largest load: '
+    'over the mean of its layer, in the worst layer of the last batch that was '
+    'logged.'
+  )
+  return joined([markup.table(head, rows, caption), differences(runs)])
+
+
+def row(data: PageData) -> list[str]:
+  """The cells of a run."""
+  facts = dict(summary.facts(data))
+  loss = summary.mean(data.report, 'loss') or data.last('eval/loss')
+  speeds = data.series(summary.SPEED)[1]
+  return [
+    data.name,
+    facts.get('State', '–'),
+    numbers.fixed(loss),
+    numbers.fixed(summary.mean(data.report, 'bits_per_byte')),
+    numbers.fixed(data.last('moe/load_max'), 2),
+    numbers.percent(data.last('moe/dead_experts')),
+    numbers.count(statistics.median(speeds) if speeds else None),
+    numbers.count((data.report or {}).get('active_parameters')),
+  ]
+
+
+def differences(runs: Sequence[PageData]) -> Html | None:
+  """The config keys whose values are not the same in all runs."""
+  flats = [dict(config.flat(data.config or {})) for data in runs]
+  keys = {key: None for flat in flats for key in flat if key}
+  rows = []
+  for key in keys:
+    values = [flat.get(key, ABSENT) for flat in flats]
+    if key not in ALWAYS and any(value != values[0] for value in values):
+      shown = ['–' if v is ABSENT else numbers.text(v) for v in values]
+      rows.append([key, *shown])
+  if not rows:
+    return None
+  head = ['Key', *(data.name for data in runs)]
+  return markup.table(head, rows, 'Keys of the config that differ.')
+
+
+ABSENT: Any = object()
+
+COMPARISON = Comparison('Runs', table, 'a workdir')

@@ -1,0 +1,1 @@
+"""The sections of the page of one run; moejax.page.SECTIONS lists them."""
