@@ -19,7 +19,7 @@ SLIDER, MENU = 'slider', 'menu'
 
 def curve(
   name: str,
-  x: Sequence[float],
+  x: Sequence[Any],
   y: Sequence[Any],
   *,
   dash: bool = False,
@@ -30,7 +30,7 @@ def curve(
 
   Args:
     name: its name in the legend.
-    x: positions.
+    x: positions: numbers, or names of categories.
     y: values; None for a gap.
     dash: whether it is drawn dashed: a published curve beside ours.
     low: lower ends of the confidence intervals of `y`.

@@ -59,7 +59,7 @@ def places(rows: Sequence[Mapping[str, Any]]) -> dict[str | None, Any]:
   Among numbers the unchanged model (value None) has no place: its loss is a
   line of its own.
   """
-  known = {row['value']: row.get('number') for row in rows}
+  known: dict[str | None, Any] = {r['value']: r.get('number') for r in rows}
   known.pop(None, None)
   if not known or None in known.values():
     return {None: 'unchanged'} | {value: str(value) for value in known}

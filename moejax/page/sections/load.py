@@ -76,15 +76,15 @@ def heat_map(data: PageData) -> Html | None:
   steps, loads = data.series(LOAD)
   if not steps or not np.size(loads[-1]):
     return None
-  shape = np.shape(loads[-1])
-  most = min(MOST_FRAMES, MOST_NUMBERS // max(1, shape[0] * shape[1]))
+  num_layers, num_experts = np.shape(loads[-1])
+  most = min(MOST_FRAMES, MOST_NUMBERS // max(1, num_layers * num_experts))
   keep = spread(len(steps), most)
   frames = [{'frame': f'{steps[i]:,}', 'z': rounded(loads[i])} for i in keep]
   largest = max(np.max(loads[i]) for i in keep[len(keep) // 2 :])
   figure = figures.heat(
     [],
-    rows=[f'layer {n}' for n in layers(data, shape[0])],
-    columns=range(shape[1]),
+    rows=[f'layer {n}' for n in layers(data, num_layers)],
+    columns=range(num_experts),
     x='Expert',
     y='',
     value='Load / mean',

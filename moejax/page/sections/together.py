@@ -62,7 +62,10 @@ def frame(name: str, row: Any) -> dict[str, Any]:
   shown = kept[np.ix_(order, order)]
   np.fill_diagonal(shown, np.nan)
   names = [str(expert) for expert in experts]
-  z = np.where(np.isnan(shown), None, np.round(shown, 3)).tolist()
+  z = [
+    [None if np.isnan(value) else round(float(value), 3) for value in line]
+    for line in shown
+  ]
   number = name.removeprefix('layer ')
   return {'frame': number, 'z': z, 'rows': names, 'columns': names}
 
