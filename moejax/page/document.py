@@ -9,7 +9,7 @@ import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import moejax
+from moejax import __version__
 from moejax.page import markup
 from moejax.page.markup import Html, element
 
@@ -128,7 +128,7 @@ def _left_out(lines: Sequence[str]) -> Html:
 
 def _colophon() -> Html:
   text = (
-    f'Made by moejax {moejax.__version__}. Plots: plotly.js 4.1.1, MIT licence.'
+    f'Made by moejax {__version__}. Plots: plotly.js 4.1.1, MIT licence.'
   )
   return element('p', text)
 

@@ -76,7 +76,8 @@ def heat_map(data: PageData) -> Html | None:
   steps, loads = data.series(LOAD)
   if not steps or not np.size(loads[-1]):
     return None
-  num_layers, num_experts = np.shape(loads[-1])
+  load_NE = np.array(loads[-1])
+  num_layers, num_experts = load_NE.shape[0], load_NE.shape[1]
   most = min(MOST_FRAMES, MOST_NUMBERS // max(1, num_layers * num_experts))
   keep = spread(len(steps), most)
   frames = [{'frame': f'{steps[i]:,}', 'z': rounded(loads[i])} for i in keep]
