@@ -127,9 +127,7 @@ def _left_out(lines: Sequence[str]) -> Html:
 
 
 def _colophon() -> Html:
-  text = (
-    f'Made by moejax {__version__}. Plots: plotly.js 4.1.1, MIT licence.'
-  )
+  text = f'Made by moejax {__version__}. Plots: plotly.js 4.1.1, MIT licence.'
   return element('p', text)
 
 
