@@ -9,6 +9,8 @@ differences of single items:
              fair coin
   bootstrap  for other values: items are drawn again with replacement, and the
              sign of the mean difference is counted
+
+`interval` has the ends of a difference in place of its probability.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ import numpy as np
 from moejax.evals.suite import Result
 
 DRAWS, SEED = 10_000, 0  # of the bootstrap
+INTERVAL_DRAWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,3 +107,31 @@ def bootstrap(difference: np.ndarray) -> float:
     means[i] = difference[stream.integers(count, size=count)].mean()
   other = np.mean(means <= 0) if difference.mean() > 0 else np.mean(means >= 0)
   return min(1.0, max(2 * float(other), 1 / DRAWS))
+
+
+def interval(
+  difference_R: np.ndarray, weight_R: np.ndarray
+) -> tuple[float, float] | None:
+  """The 95% confidence interval of a mean difference, by a bootstrap.
+
+  Rows are drawn again with replacement, both models' values of a row together:
+  the same rows are hard for both.
+
+  Args:
+    difference_R: by row, the sum of the differences of its values.
+    weight_R: by row, the number of its values, or their weight.
+
+  Returns:
+    The 2.5% and the 97.5% quantile of the mean difference; None if there are
+    fewer than two rows.
+  """
+  count = len(weight_R)
+  if count < 2:
+    return None
+  stream = np.random.default_rng(SEED)
+  mean_D = np.empty(INTERVAL_DRAWS)
+  for i in range(INTERVAL_DRAWS):
+    draw = stream.integers(count, size=count)
+    mean_D[i] = difference_R[draw].sum() / weight_R[draw].sum()
+  low, high = np.quantile(mean_D, (0.025, 0.975))
+  return float(low), float(high)

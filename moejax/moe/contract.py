@@ -125,7 +125,7 @@ class RouterInput:
       the router `counts_steps`.
     selection_bias_E: float32, the sum of the balance parts' selection biases,
       which routers add to the scores by which they choose; None where no part
-      has one.
+      has one. Interventions set one for each token, [T, E].
     own_state: the state of the balance part that is called; None for routers.
     responses_EE: float32, how strongly each expert (second index) responds to
       each of the router's rows (first), for a balance part that

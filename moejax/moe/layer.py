@@ -252,7 +252,8 @@ class MoE(nnx.Module):
       jnp.asarray(layer),
     )
     if self.config.num_shared:
-      out_BLD = out_BLD + self._shared_output(x_BLD)
+      shared_BLD = self._shared_output(x_BLD)
+      out_BLD = out_BLD + self.config.shared.in_layer(shared_BLD, layer)
     return out_BLD, trace, record
 
   def weights(self, dtype: Any, key: jax.Array | None) -> LayerWeights:

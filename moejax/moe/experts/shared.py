@@ -71,3 +71,13 @@ class SharedExperts(fields.Checked):
       )
       out_TD = out_TD * jax.nn.sigmoid(logit_T)[:, None].astype(out_TD.dtype)
     return out_TD
+
+  def in_layer(self, out_BLD: jax.Array, layer: jax.Array | int) -> jax.Array:
+    """The output as a layer adds it: as it is, unless a subclass changes it.
+
+    Args:
+      out_BLD: output of the shared experts.
+      layer: number of the layer among those with experts, from 0.
+    """
+    del layer
+    return out_BLD

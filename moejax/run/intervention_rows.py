@@ -1,0 +1,236 @@
+"""Results of an intervention as rows, as lines of a table, and as a picture."""
+
+import fractions
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from moejax.core import columns
+from moejax.evals import paired
+from moejax.evals.suite import PERPLEXITY, Result
+
+LOSS, MEAN = 'loss', 'mean'
+HEAD = (
+  'value',
+  'on',
+  'metric',
+  'score',
+  'bits/byte',
+  'difference',
+  '95% interval',
+)
+
+
+def rows(measured: Mapping[str, Any], unchanged: str) -> list[dict[str, Any]]:
+  """A row for each value and each validation set or benchmark, as JSON.
+
+  A row has these keys, with None where a number is not known:
+
+    value          of the intervention; None for the unchanged model
+    number         the same as a number
+    on             the validation set or benchmark; `mean` over several sets
+    metric         `loss`, in nats per token, for validation sets
+    score          the mean of the metric
+    bits_per_byte  of validation sets
+    difference     of the score to that of the unchanged model
+    low, high      its 95% interval by a paired bootstrap over rows or items
+
+  Args:
+    measured: by value, the measurements; those of the unchanged model first.
+    unchanged: the name of the unchanged model among the values.
+  """
+  shown = []
+  first = measured[unchanged]
+  for value, own in measured.items():
+    pairs = [(name, first['sets'][name], x) for name, x in own['sets'].items()]
+    lines = [_set_row(name, *both) for name, *both in pairs]
+    if len(pairs) > 1:
+      lines.append(_mean_row(lines, pairs))
+    lines += [
+      _task_row(Result.from_json(first['tasks'][name]), Result.from_json(x))
+      for name, x in own['tasks'].items()
+      if name in first['tasks']
+    ]
+    is_first = value == unchanged
+    about = {
+      'value': None if is_first else value,
+      'number': None if is_first else number(value),
+    }
+    if is_first:
+      nothing = dict.fromkeys(('difference', 'low', 'high'))
+      lines = [line | nothing for line in lines]
+    shown += [about | line for line in lines]
+  return shown
+
+
+def number(value: str) -> float | None:
+  """A value such as '1/8' as a number; None if it is none."""
+  try:
+    return float(fractions.Fraction(value.strip()))
+  except (ValueError, ZeroDivisionError):
+    return None
+
+
+def _set_row(
+  name: str, first: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+  first_R2, own_R2 = (np.array(x['rows']).reshape(-1, 2) for x in (first, own))
+  ends = paired.interval(own_R2[:, 0] - first_R2[:, 0], own_R2[:, 1])
+  return {
+    'on': name,
+    'metric': LOSS,
+    'score': own['loss'],
+    'bits_per_byte': own['bits_per_byte'],
+    'difference': own['loss'] - first['loss'],
+    **_ends(ends),
+  }
+
+
+def _mean_row(
+  lines: Sequence[Mapping[str, Any]],
+  pairs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
+) -> dict[str, Any]:
+  """The mean over validation sets, which count the same.
+
+  Each row weighs 1 over the tokens of its set, so that a draw of rows from all
+  sets has the mean of the sets' losses as its mean.
+  """
+  difference, weight = [], []
+  for _, first, own in pairs:
+    first_R2, own_R2 = (
+      np.array(x['rows']).reshape(-1, 2) for x in (first, own)
+    )
+    tokens = max(own_R2[:, 1].sum(), 1)
+    difference.append((own_R2[:, 0] - first_R2[:, 0]) / tokens)
+    weight.append(own_R2[:, 1] / tokens)
+  ends = paired.interval(np.concatenate(difference), np.concatenate(weight))
+  bits = [line['bits_per_byte'] for line in lines]
+  mean = lambda key: float(np.mean([line[key] for line in lines]))
+  return {
+    'on': MEAN,
+    'metric': LOSS,
+    'score': mean('score'),
+    'bits_per_byte': None if None in bits else float(np.mean(bits)),
+    'difference': mean('difference'),
+    **_ends(ends),
+  }
+
+
+def _task_row(first: Result, own: Result) -> dict[str, Any]:
+  ends = None
+  if own.metric != PERPLEXITY and first.digest == own.digest:
+    pairs = np.array([
+      (a, b)
+      for a, b in zip(
+        first.values[own.metric], own.values[own.metric], strict=True
+      )
+      if a is not None and b is not None
+    ]).reshape(-1, 2)
+    ends = paired.interval(pairs[:, 1] - pairs[:, 0], np.ones(len(pairs)))
+  return {
+    'on': own.benchmark,
+    'metric': own.metric,
+    'score': own.score,
+    'bits_per_byte': None,
+    'difference': own.score - first.score,
+    **_ends(ends),
+  }
+
+
+def _ends(ends: tuple[float, float] | None) -> dict[str, float | None]:
+  low, high = ends or (None, None)
+  return {'low': low, 'high': high}
+
+
+def lines(title: str, shown: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The rows as an aligned table, the unchanged model first.
+
+  Args:
+    title: name of the intervention, which stands before each value.
+    shown: of `rows`.
+  """
+  cells = [
+    [
+      'unchanged' if row['value'] is None else f'{title}={row["value"]}',
+      row['on'],
+      row['metric'],
+      f'{row["score"]:.4f}',
+      _text(row['bits_per_byte'], '.4f'),
+      _text(row['difference'], '+.4f'),
+      '-' if row['low'] is None else f'{row["low"]:+.4f} to {row["high"]:+.4f}',
+    ]
+    for row in shown
+  ]
+  return columns.aligned([[*HEAD], *cells], left=(0, 1, 2))
+
+
+def _text(value: float | None, form: str) -> str:
+  return '-' if value is None else format(value, form)
+
+
+def draw(
+  title: str, shown: Sequence[Mapping[str, Any]], path: epath.PathLike
+) -> str:
+  """Draws scores over values, and the unchanged model as dashed lines.
+
+  Losses are on the left, scores of benchmarks on the right.
+
+  Args:
+    title: what the values are.
+    shown: of `rows`.
+    path: of an SVG or PNG file.
+
+  Returns:
+    A line that names the picture, or says that matplotlib is missing.
+  """
+  if importlib.util.find_spec('matplotlib') is None:
+    return "No picture: matplotlib is missing; pip install 'moejax[plot]'."
+  import matplotlib.figure  # slow to import
+
+  losses = [row for row in shown if row['metric'] == LOSS]
+  tasks = [row for row in shown if row['metric'] != LOSS]
+  parts = [
+    (part, label)
+    for part, label in ((losses, 'loss (nats per token)'), (tasks, 'score'))
+    if part
+  ]
+  size = (6 * len(parts), 4)
+  figure = matplotlib.figure.Figure(figsize=size, layout='tight')
+  axes = figure.subplots(1, len(parts), squeeze=False)[0]
+  for axis, (part, label) in zip(axes, parts, strict=True):
+    _draw(axis, part)
+    axis.set_xlabel(title)
+    axis.set_ylabel(label)
+    axis.grid(alpha=0.4)
+    axis.legend(fontsize='small')
+  figure.savefig(path)
+  return f'Picture: {path}'
+
+
+def _draw(axis: Any, shown: Sequence[Mapping[str, Any]]) -> None:
+  """One line for each validation set or benchmark."""
+  values = [*dict.fromkeys(r['value'] for r in shown if r['value'] is not None)]
+  numbers = [number(value) for value in values]
+  places = {
+    value: index if None in numbers else numbers[index]
+    for index, value in enumerate(values)
+  }
+  if None in numbers:
+    axis.set_xticks(range(len(values)), values)
+  for index, name in enumerate(dict.fromkeys(row['on'] for row in shown)):
+    own = [row for row in shown if row['on'] == name]
+    changed = [row for row in own if row['value'] is not None]
+    color = f'C{index}'
+    axis.plot(
+      [places[row['value']] for row in changed],
+      [row['score'] for row in changed],
+      'o-',
+      color=color,
+      label=name,
+    )
+    for row in own:
+      if row['value'] is None:
+        axis.axhline(row['score'], color=color, linestyle='--', linewidth=0.8)
