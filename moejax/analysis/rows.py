@@ -52,7 +52,7 @@ def interval(name: str, mean: bootstrap.Mean) -> dict[str, float | None]:
   }
 
 
-def checkpoint(trace: Trace) -> dict[str, int]:
+def checkpoint(trace: Trace) -> dict[str, Any]:
   """The columns that name a checkpoint."""
   return {'step': int(trace.step), 'tokens_seen': int(trace.tokens_seen)}
 

@@ -1,5 +1,7 @@
 """Expert allocation entropy: how many experts a kind of text uses."""
 
+import numpy as np
+
 from moejax.analysis import expert_sets, rows
 from moejax.analysis.measure import Rows
 from moejax.analysis.measures.utilisation import entropy
@@ -39,6 +41,8 @@ def allocation_entropy(traces: Traces) -> Rows:
   ):
     result[name] = {
       'layer': None,
-      **row(map(rows.mean, zip(*values, strict=True))),
+      **row(
+        rows.mean(np.array(value_N)) for value_N in zip(*values, strict=True)
+      ),
     }
   return result

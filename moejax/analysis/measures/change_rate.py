@@ -26,7 +26,7 @@ def change_rate(traces: Traces) -> Rows:
   both, so that they are not below `set`. The rate depends on the number of
   steps between checkpoints, `steps`.
   """
-  result = {}
+  result: Rows = {}
   before = traces.each[0]
   for i in range(1, len(traces.each)):
     trace = traces.each[i]

@@ -24,7 +24,7 @@ def coactivation(traces: Traces, adjacent: bool = False) -> Rows:
   adjacent ranks, as `adjacent` does.
   """
   trace = traces.last
-  result = {}
+  result: Rows = {}
   for n, layer in enumerate(trace.layers):
     expert_KT = expert_sets.of_layer(trace, n)
     count_E = expert_sets.counts(expert_KT, trace.num_experts)[0]

@@ -27,7 +27,7 @@ def domain_specialisation(traces: Traces) -> Rows:
   tokens_D = tokens_UD.sum(axis=0)
   group_T = documents.unit_T * num_domains + domain_T
   shape = (documents.num, num_domains, num_experts)
-  result = {}
+  result: Rows = {}
   for n, layer in enumerate(trace.layers):
     expert_KT = expert_sets.of_layer(trace, n)
     count_UDE, first_UDE = (

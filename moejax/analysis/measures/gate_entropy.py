@@ -19,7 +19,7 @@ def gate_entropy(traces: Traces) -> Rows:
   2411.00918), whose published JSON files are in nats, and the router entropy of
   arXiv 2505.10860.
   """
-  result = {}
+  result: Rows = {}
   for i in range(len(traces.each)):
     trace = traces.each[i]
     nats, normalised = (bootstrap.LayerSums(traces.documents) for _ in range(2))

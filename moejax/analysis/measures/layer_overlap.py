@@ -18,11 +18,13 @@ def layer_overlap(traces: Traces) -> Rows:
   residuals) or hashes tokens, so that chance is what to expect. None in a model
   with one layer of experts. Source: the layer similarity of LibMoE's code.
   """
-  result = {}
+  result: Rows = {}
   for i in range(len(traces.each)):
     trace = traces.each[i]
     overlap = bootstrap.LayerSums(traces.documents)
-    chance, names, before = [], {}, None
+    chance: list[float] = []
+    names: dict[int, str] = {}
+    before: tuple[np.ndarray, np.ndarray] | None = None
     for n, layer in enumerate(trace.layers):
       expert_KT = expert_sets.of_layer(trace, n)
       layer_set = (

@@ -17,7 +17,7 @@ def margin(traces: Traces) -> Rows:
 
   Source: LibMoE, arXiv 2411.00918, which takes the routing weights.
   """
-  result = {}
+  result: Rows = {}
   for i in range(len(traces.each)):
     trace = traces.each[i]
     sums = {'weight': bootstrap.LayerSums(traces.documents)}

@@ -24,7 +24,7 @@ def output_similarity(traces: Traces) -> Rows:
   layers = [_Layer(trace) for _ in trace.layers]
   for outputs in traces.outputs:
     layers[outputs.layer].add(outputs)
-  result = {}
+  result: Rows = {}
   for layer, sums in zip(trace.layers, layers, strict=True):
     result[f'layer {layer}'] = {
       'layer': int(layer),

@@ -56,7 +56,7 @@ def _by_bin(traces: Traces, bin_T: np.ndarray, title: str, first: int) -> Rows:
   trace, documents = traces.last, traces.documents
   num_bins = int(bin_T.max(initial=-1)) + 1
   sums = [_sums(trace, n, documents, bin_T, num_bins) for n in _range(trace)]
-  result = {}
+  result: Rows = {}
   for number in range(num_bins):
     total_UN, count_UN = (
       np.stack([pair[which][:, number] for pair in sums], axis=1)

@@ -23,7 +23,7 @@ def saturation(traces: Traces) -> Rows:
       expert_sets.of_layer(last, n) for n in range(len(last.layers))
     )
   ]
-  result = {}
+  result: Rows = {}
   for i in range(len(traces.each) - 1):
     trace = traces.each[i]
     top1, topk = (bootstrap.LayerSums(documents) for _ in range(2))

@@ -32,7 +32,7 @@ def token_specialisation(traces: Traces, floor: int = FLOOR) -> Rows:
     False,
   )[: len(trace.token_T)]
   behind_T = np.roll(trace.token_T, -1)
-  result = {}
+  result: Rows = {}
   for n, layer in enumerate(trace.layers):
     first_1T = np.ascontiguousarray(trace.expert_TNK[:, n, :1].T)
     share_S, best_S = _favourites(first_1T, trace.token_T, trace, floor)

@@ -31,7 +31,7 @@ def type_saturation(traces: Traces, types: int = TYPES) -> Rows:
   type_T, num_types = _frequent(last, types)
   chosen = functools.partial(_favourites, type_T=type_T, num_types=num_types)
   final = [chosen(last, n) for n in range(len(last.layers))]
-  result = {}
+  result: Rows = {}
   for i in range(len(traces.each) - 1):
     trace = traces.each[i]
     step = {**rows.checkpoint(trace), 'types': num_types}

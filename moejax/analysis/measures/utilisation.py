@@ -22,7 +22,7 @@ def utilisation(traces: Traces) -> Rows:
   None in a layer without an assignment, except `dead`; `entropy` is None with
   one expert.
   """
-  result = {}
+  result: Rows = {}
   for i in range(len(traces.each)):
     trace = traces.each[i]
     for n, layer in enumerate(trace.layers):

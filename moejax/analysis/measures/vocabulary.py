@@ -28,7 +28,7 @@ def vocabulary(
   """
   trace = traces.last
   ids, type_T = np.unique(trace.token_T, return_inverse=True)
-  result = {}
+  result: Rows = {}
   for n, layer in enumerate(trace.layers):
     listed = _layer(trace, n, ids, type_T, floor, lift, num)
     for expert, row in enumerate(listed):

@@ -22,7 +22,7 @@ def weight_similarity(traces: Traces) -> Rows:
   trace = traces.last
   if traces.weights is None:
     raise ValueError('this measure needs the weights of the experts')
-  result = {}
+  result: Rows = {}
   for n, layer in enumerate(trace.layers):
     cosine_EE = cosines(traces.weights[n])
     others = rows.off_diagonal(cosine_EE)
