@@ -4,6 +4,7 @@
 # make test-hf  our models against transformers; installs torch, in a place of its own
 # make test-beam  the cache as an Apache Beam pipeline, in a place of its own
 # make test-harness  benchmarks against lm-evaluation-harness, in a place of its own
+# make test-browser  the pages in a real browser, which apt-get installs
 # make lint   format, lint and type checks
 # make bench  the speed of a training step, part by part; BENCH=layer another one
 
@@ -32,7 +33,7 @@ ARGS ?=
 BENCH ?= step
 PY = $(VENV)/bin/python
 
-.PHONY: demo test test-soak test-hf test-beam test-harness lint bench clean
+.PHONY: demo test test-soak test-hf test-beam test-harness test-browser lint bench clean
 
 demo: $(VENV)/.moejax
 	$(PY) -m moejax.main --config=configs/tiny.py --workdir=$(WORKDIR) $(ARGS)
@@ -57,6 +58,15 @@ test-beam: $(VENV)/.moejax-test $(BEAM_VENV)/.installed
 test-harness: $(VENV)/.moejax-test $(HARNESS_VENV)/.installed
 	MOEJAX_HARNESS_PYTHON=$(abspath $(HARNESS_VENV)/bin/python) \
 	  $(PY) -m pytest -m harness tests/evals $(ARGS)
+
+# The first of these programs that is there. On Ubuntu chromium is a snap, which
+# containers cannot run: there take a Chrome from elsewhere.
+CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome, \
+  $(shell command -v $(name))))
+test-browser: $(VENV)/.moejax-browser
+	@test -x "$(CHROMIUM)" || \
+	  { echo "There is no browser here. Debian: apt-get install --no-install-recommends chromium fonts-dejavu-core. Elsewhere: make test-browser CHROMIUM=/path/of/chrome"; exit 1; }
+	MOEJAX_CHROMIUM=$(CHROMIUM) $(PY) -m pytest -m browser tests/browser $(ARGS)
 
 lint: $(VENV)/.moejax-test
 	$(PY) -m ruff check .
@@ -110,3 +120,7 @@ $(VENV)/.moejax: setup.cfg
 $(VENV)/.moejax-test: setup.cfg
 	$(call install,[test])
 	@touch $(VENV)/.moejax
+
+$(VENV)/.moejax-browser: setup.cfg
+	$(call install,[test,browser])
+	@touch $(VENV)/.moejax $(VENV)/.moejax-test

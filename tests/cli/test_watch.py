@@ -1,0 +1,117 @@
+"""The watch command: its address, its end, and bad input."""
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from helpers import own_text, processes
+
+from moejax.cli import watch
+from moejax.core import exits
+from moejax.run import watching
+
+ROWS = [{'step': step, 'loss': 5.0 - step} for step in (1, 2)]
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A run that is being written: its last line is half there."""
+  lines = ''.join(json.dumps(row) + '\n' for row in ROWS)
+  (tmp_path / 'metrics.jsonl').write_text(lines + '{"step": 3, "lo')
+  return tmp_path
+
+
+def stamps(folder):
+  return {
+    path: (status.st_size, status.st_mtime_ns)
+    for path in [folder, *folder.rglob('*')]
+    if (status := path.stat())
+  }
+
+
+def get(port, path):
+  connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
+  connection.request('GET', path)
+  response = connection.getresponse()
+  return response.status, response.read().decode()
+
+
+@contextlib.contextmanager
+def started(workdir):
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'moejax.cli.watch',
+      f'--workdir={workdir}',
+      '--port=0',
+    ],
+    cwd=own_text.ROOT,
+    env=processes.environment(1),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    yield process
+  finally:
+    process.kill()
+    process.communicate()
+
+
+def test_it_reads_only_and_stops_cleanly(workdir):
+  before = stamps(workdir)
+  signals = signal.SIGINT, signal.SIGTERM
+  with started(workdir) as first, started(workdir) as second:
+    for process, number in zip((first, second), signals, strict=True):
+      line = process.stdout.readline()
+      address = re.fullmatch(r'http://127\.0\.0\.1:(\d+)/ \(.+\)\n', line)
+      port = int(address[1])
+      status, page = get(port, '/')
+      assert status == 200
+      assert 'at step 2' in page
+      assert get(port, '/parts.json')[0] == 200
+      process.send_signal(number)
+      out, err = process.communicate(timeout=60)
+      assert (process.returncode, out, err) == (exits.DONE, '', '')
+  assert stamps(workdir) == before
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--workdir=/nowhere'], '--workdir=/nowhere: there is no such folder'),
+    (['--workdir=.', '--port=70000'], '--port=70000 must be from 0 to 65535'),
+    (['--workdir=.', '--config.seed=1'], '--config.seed changes nothing'),
+    ([], '--workdir'),
+  ],
+)
+def test_bad_input_is_one_line(flags, message, capsys):
+  assert exits.call(watch.main, flags) == exits.BAD_INPUT
+  out, err = capsys.readouterr()
+  (line,) = err.splitlines()
+  assert message in line
+  assert not out
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path, capsys):
+  with socket.create_server(('127.0.0.1', 0)) as taken:
+    port = taken.getsockname()[1]
+    flags = [f'--workdir={tmp_path}', f'--port={port}']
+    assert exits.call(watch.main, flags) == exits.BAD_INPUT
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f'--port={port} is taken' in line
+
+
+def test_a_run_that_has_not_begun_has_a_page(tmp_path):
+  live = watching.live_page([str(tmp_path)])
+  assert 'Nothing to show yet' in live.html()
+  (tmp_path / 'metrics.jsonl').write_text(json.dumps(ROWS[0]) + '\n')
+  assert 'Nothing to show yet' not in live.html()
+  assert 'at step 1' in live.html()
