@@ -45,7 +45,7 @@ def curves(data: PageData) -> Html | None:
   if others := other_frames(data):
     shown.append(
       figures.show(
-        'training',
+        'training-curves',
         'Other curves of training',
         figures.chosen(
           figures.lines([], x=STEP, y=''),
