@@ -51,6 +51,7 @@ def test_the_tree_has_a_line_per_file():
 # Folders of tests that are not those of a room.
 OTHERS = {
   'benchmarks': 'the folder of that name at the top',
+  'browser': 'pages in a real browser',
   'contracts': 'suites over whole tables',
   'end_to_end': 'runs through the real commands',
   'golden': 'what is compared with, and what makes it',
