@@ -36,7 +36,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks import standard
 from benchmarks.standard import Shape
 from moejax.core import command, errors, exits, trees
-from moejax.moe import layer
+from moejax.moe import feed_forward, layer
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.feed_forward import TokenInfo
 from moejax.parallel import collective_bytes, hosts, rules
@@ -185,9 +185,9 @@ def compiled(
   x_BLD = jax.ShapeDtypeStruct((*size.shape, config.width), jnp.float32)
 
   def loss(weights: Any, x_BLD: jax.Array, tokens: Any) -> jax.Array:
-    trace = layer.no_trace(moe, shape.rows, shape.length)
+    previous = feed_forward.no_previous_layer(moe, shape.rows, shape.length)
     state = nnx.State(jax.tree.map(nnx.Param, weights))
-    out_BLD = nnx.merge(graph, state)(x_BLD, tokens, trace, None)[0]
+    out_BLD = nnx.merge(graph, state)(x_BLD, tokens, previous, None)[0]
     return jnp.sum(out_BLD**2)
 
   run = jax.value_and_grad(loss, argnums=(0, 1)) if backward else loss

@@ -15,7 +15,7 @@ from moejax.data.batch import Batch
 from moejax.model import block, build
 from moejax.model.attention import grouped
 from moejax.model.config import ModelConfig
-from moejax.moe import feed_forwards, layer
+from moejax.moe import feed_forward, feed_forwards, layer
 from moejax.moe.feed_forward import TokenInfo
 from moejax.parallel import mesh as meshes
 from moejax.train import cross_entropy, optimizer, state
@@ -103,11 +103,13 @@ def experts(
   )
   graph, weights = nnx.split(module)
   inputs = tokens(shape)
-  trace = layer.no_trace(config.moe, shape.rows, shape.length)
+  previous = feed_forward.no_previous_layer(
+    config.moe, shape.rows, shape.length
+  )
 
   def loss(weights: Any, x_BLD: jax.Array) -> jax.Array:
     moe = nnx.merge(graph, weights)
-    out_BLD, _, record = moe(x_BLD, inputs, trace, key)
+    out_BLD, _, record = moe(x_BLD, inputs, previous, key)
     balance = jax.tree.leaves(record.balance)
     return _energy(out_BLD) + sum(map(jnp.sum, balance))
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from benchmarks import parts, standard, timing
 from benchmarks.standard import Shape
 from moejax.core import command
-from moejax.moe import layer
+from moejax.moe import decide, layer
 from moejax.moe.routers import ROUTERS
 
 PLAIN = 'top_k'
@@ -64,9 +64,9 @@ def _routing(shape: Shape, key: jax.Array) -> tuple[Any, Any]:
     trained = dataclasses.replace(
       weights, scorer=scorer, extra_scorers=extra_scorers
     )
-    decision = layer.route(config.moe, trained, x_TD, tokens, key=key)
+    decision = decide.route(config.moe, trained, x_TD, tokens, key=key)
     sent_A = decision.limited.expert_A < config.moe.num_experts
-    record = layer.observe(config.moe, trained, decision, sent_A)
+    record = decide.observe(config.moe, trained, decision, sent_A)
     sums = jax.tree.leaves(record.balance)
     total = jnp.sum(decision.routing.weight_A**2) + sum(map(jnp.sum, sums))
     return total, jax.tree.leaves(record.stats)

@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     RouterInput,
     Routing,
   )
+  from moejax.moe.decide import route
   from moejax.moe.dispatchers import DISPATCHERS
   from moejax.moe.expert_parallel import EXPERT_PARALLEL
   from moejax.moe.expert_parallel.base import ExpertParallel
   from moejax.moe.experts import EXPERTS
   from moejax.moe.feed_forward import TokenInfo
-  from moejax.moe.layer import route
   from moejax.moe.routers import ROUTERS
   from moejax.moe.scorers import SCORERS
   from moejax.moe.scorers.base import Scorer
@@ -105,7 +105,7 @@ _HOMES = {
   'make_mesh': 'moejax.parallel.mesh:make',
   'make_optimizer': 'moejax.train.optimizer:make',
   'make_step': 'moejax.train.step:make',
-  'route': 'moejax.moe.layer',
+  'route': 'moejax.moe.decide',
   'shrink': 'moejax.config',
   'train_run': 'moejax.run.train:train',
 }

@@ -15,7 +15,7 @@ from moejax.config import user_files
 from moejax.core import errors, table, trees
 from moejax.model import block, build
 from moejax.model.attention import cache
-from moejax.moe import balance, layer, scorers
+from moejax.moe import balance, feed_forward, scorers
 from moejax.moe.feed_forward import TokenInfo
 from moejax.plan import count
 
@@ -203,8 +203,8 @@ def test_every_algorithm_learns(name):
   def loss(weights):
     module = nnx.merge(graph, nnx.State(jax.tree.map(nnx.Param, weights)))
     tokens = TokenInfo(jnp.asarray(valid_BL), index_BL, index_BL % 50)
-    trace = layer.no_trace(config.moe, 2, 32)
-    out_BLD, _, record = module(x_BLD, tokens, trace, jax.random.key(1))
+    previous = feed_forward.no_previous_layer(config.moe, 2, 32)
+    out_BLD, _, record = module(x_BLD, tokens, previous, jax.random.key(1))
     if not config.is_routed:
       return jnp.mean((out_BLD - want_BLD) ** 2), out_BLD
     sums = jax.tree.map(lambda leaf: leaf[None], record.balance)

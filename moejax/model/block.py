@@ -11,7 +11,7 @@ from moejax.model import norm
 from moejax.model.attention import grouped, heads, latent
 from moejax.model.config import ModelConfig
 from moejax.moe import feed_forwards
-from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
+from moejax.moe.feed_forward import LayerSizes, PreviousLayer, Record, TokenInfo
 
 
 @flax.struct.dataclass
@@ -84,12 +84,15 @@ class Block(nnx.Module):
   def __call__(
     self,
     x_BLD: jax.Array,
-    trace: Trace | None,
+    previous: PreviousLayer | None,
     tokens: TokenContext,
     key: jax.Array | None,
     spec: LayerSpec | None = None,
-  ) -> tuple[jax.Array, Trace | None, Record]:
-    """The layer's output, its trace, and its record (empty if it is dense)."""
+  ) -> tuple[jax.Array, PreviousLayer | None, Record]:
+    """The layer's output, what the next layer reads of it, and its record.
+
+    The record of a dense layer is empty.
+    """
     spec = spec or LayerSpec(0, None)
     out_BLD = self.attention(
       self._before(self.norm_attention, x_BLD),
@@ -98,27 +101,27 @@ class Block(nnx.Module):
       spec.window,
     )
     x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
-    return self._feed_forward(x_BLD, tokens, trace, key, spec.index)
+    return self._feed_forward(x_BLD, tokens, previous, key, spec.index)
 
   def step(
     self,
     x_BLD: jax.Array,
-    trace: Trace | None,
+    previous: PreviousLayer | None,
     tokens: TokenContext,
     spec: LayerSpec,
     cache: tuple[jax.Array, jax.Array],
-  ) -> tuple[jax.Array, Trace | None, tuple[jax.Array, jax.Array]]:
-    """The layer's output and trace for tokens that follow those in a cache.
+  ) -> tuple[jax.Array, PreviousLayer | None, tuple[jax.Array, jax.Array]]:
+    """As `__call__`, for tokens that follow those in a cache.
 
     Args:
       x_BLD: activations of the new tokens.
-      trace: trace of the layer before.
+      previous: see `FeedForward`.
       tokens: the new tokens.
       spec: number and window of the layer.
       cache: keys and values of this layer, which the new tokens are added to.
 
     Returns:
-      Output, trace, and the new cache.
+      The output, what the next layer reads, and the new cache.
     """
     out_BLD, cache = self.attention.step(
       self._before(self.norm_attention, x_BLD),
@@ -128,14 +131,16 @@ class Block(nnx.Module):
       spec.window,
     )
     x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
-    x_BLD, trace, _ = self._feed_forward(x_BLD, tokens, trace, None, spec.index)
-    return x_BLD, trace, cache
+    x_BLD, previous, _ = self._feed_forward(
+      x_BLD, tokens, previous, None, spec.index
+    )
+    return x_BLD, previous, cache
 
-  def _feed_forward(self, x_BLD, tokens, trace, key, index):
+  def _feed_forward(self, x_BLD, tokens, previous, key, index):
     h_BLD = self._before(self.norm_ffn, x_BLD)
     info = TokenInfo(tokens.segment_BL != 0, tokens.index_BL, tokens.token_BL)
-    out_BLD, trace, record = self.ffn(h_BLD, info, trace, key, index)
-    return x_BLD + self._behind(self.norm_ffn, out_BLD), trace, record
+    out_BLD, previous, record = self.ffn(h_BLD, info, previous, key, index)
+    return x_BLD + self._behind(self.norm_ffn, out_BLD), previous, record
 
   def _before(self, rms: norm.RMSNorm, x_BLD: jax.Array) -> jax.Array:
     """The input of attention or the feed-forward, normalised unless after."""

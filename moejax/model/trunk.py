@@ -19,7 +19,7 @@ from moejax.model import block, remat, stages
 from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
-from moejax.moe import feed_forward, layer
+from moejax.moe import feed_forward
 from moejax.parallel import rules
 
 ACTIVATION_AXES = ('batch', 'unsharded', 'unsharded')
@@ -78,11 +78,11 @@ class Trunk:
 
     def one(block, carry, spec, _):
       layer_key = None if key is None else jax.random.fold_in(key, spec.index)
-      x_BLD, trace, record = block(*carry, tokens, layer_key, spec)
+      x_BLD, previous, record = block(*carry, tokens, layer_key, spec)
       x_BLD = rules.constrain(x_BLD, ACTIVATION_AXES, self.mesh)
-      return (x_BLD, trace), record
+      return (x_BLD, previous), record
 
-    carry = x_BLD, self.no_trace(stage, tokens)
+    carry = x_BLD, self.no_previous_layer(stage, tokens)
     (x_BLD, _), records = self._scan(stage, carry, one)
     return x_BLD, records[-1]
 
@@ -92,27 +92,29 @@ class Trunk:
     """Runs all layers for tokens that follow those in the cache."""
 
     def one(block, carry, spec, slots):
-      x_BLD, trace, kv = block.step(*carry, tokens, spec, slots)
-      return (x_BLD, trace), kv
+      x_BLD, previous, kv = block.step(*carry, tokens, spec, slots)
+      return (x_BLD, previous), kv
 
     ks, vs = [], []
     for stage in stages.of(self.config):
-      carry = x_BLD, self.no_trace(stage, tokens)
+      carry = x_BLD, self.no_previous_layer(stage, tokens)
       slots = stage.of(cache.k_NBSGK, cache.v_NBSGK)
       (x_BLD, _), kvs = self._scan(stage, carry, one, slots)
       ks += [stage.joined([k for k, _ in kvs])]
       vs += [stage.joined([v for _, v in kvs])]
     return x_BLD, KVCache(jnp.concatenate(ks), jnp.concatenate(vs))
 
-  def no_trace(
+  def no_previous_layer(
     self, stage: Stage, tokens: block.TokenContext
-  ) -> feed_forward.Trace | None:
-    """The trace for the first layer of a stage: there is no layer before it."""
+  ) -> feed_forward.PreviousLayer | None:
+    """What the first layer of a stage reads: no layer is before it."""
     if stage.kinds[-1] == 'dense' or not self.config.is_routed:
       return None
-    trace = layer.no_trace(self.config.moe, *tokens.token_BL.shape)
+    previous = feed_forward.no_previous_layer(
+      self.config.moe, *tokens.token_BL.shape
+    )
     return jax.tree.map(
-      lambda x: rules.constrain(x, ACTIVATION_AXES, self.mesh), trace
+      lambda x: rules.constrain(x, ACTIVATION_AXES, self.mesh), previous
     )
 
   def specs(self, stage: Stage, place: int) -> block.LayerSpec:

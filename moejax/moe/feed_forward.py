@@ -1,6 +1,6 @@
 """The contract of feed-forwards: all kinds are called alike.
 
-    out_BLD, trace, record = feed_forward(x_BLD, tokens, trace, key, layer)
+    out_BLD, previous, record = ffn(x_BLD, tokens, previous, key, layer)
 
 A dense layer, a mixture of experts, PEER and Soft MoE are such modules.
 """
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from moejax.moe.config import MoEConfig
@@ -32,7 +33,7 @@ class TokenInfo:
 
 
 @flax.struct.dataclass
-class Trace:
+class PreviousLayer:
   """What one layer with experts hands to the next.
 
   Attributes:
@@ -45,6 +46,18 @@ class Trace:
   chosen_BLE: jax.Array
   logits_BLE: jax.Array
   state_BLR: jax.Array
+
+
+def no_previous_layer(
+  config: MoEConfig, rows: int, length: int
+) -> PreviousLayer:
+  """What the first layer reads: no expert is chosen, all numbers are zero."""
+  num_logits = config.num_logits if config.gating_residual else 0
+  return PreviousLayer(
+    chosen_BLE=jnp.zeros((rows, length, config.num_choices), bool),
+    logits_BLE=jnp.zeros((rows, length, num_logits), jnp.float32),
+    state_BLR=jnp.zeros((rows, length, config.scorer.state_width), jnp.float32),
+  )
 
 
 @flax.struct.dataclass
@@ -112,19 +125,19 @@ class FeedForward(Protocol):
     self,
     x_BLD: jax.Array,
     tokens: TokenInfo,
-    trace: Trace | None,
+    previous: PreviousLayer | None,
     key: jax.Array | None,
     layer: jax.Array | int = 0,
-  ) -> tuple[jax.Array, Trace | None, Record]:
-    """Returns out_BLD, the trace for the next layer, and the record.
+  ) -> tuple[jax.Array, PreviousLayer | None, Record]:
+    """Returns out_BLD, what the next layer reads, and the record.
 
-    A feed-forward that does not route passes the trace on as it is, and its
+    A feed-forward that does not route passes `previous` on as it is, and its
     record is empty.
 
     Args:
       x_BLD: activations in the compute type.
       tokens: the tokens whose activations these are.
-      trace: that of the previous layer, or `layer.no_trace`; None in a model
+      previous: of the layer before, or `no_previous_layer`; None in a model
         without routed experts.
       key: random key for this layer and step, or None in evaluation: no noise.
       layer: number of the layer among those of its kind, from 0.

@@ -1,4 +1,4 @@
-"""The mixture-of-experts layer: `route` decides, `MoE` joins everything.
+"""The mixture-of-experts layer: `decide` routes, `MoE` joins everything.
 
 One call of `MoE` does, for the tokens of each shard of the batch:
 
@@ -11,154 +11,28 @@ One call of `MoE` does, for the tokens of each shard of the batch:
   5. observe   sums for the balance parts, and statistics
   6. reduce    sums and statistics over all shards: the global batch
 
-and adds the shared experts, which see every token. `route` is steps 1 to 3, a
-pure function that benchmarks and analysis call too; `sharded` has what a mesh
-adds.
+and adds the shared experts, which see every token. `decide` has steps 1 to 3
+and 5 as pure functions, which benchmarks and analysis call too; `sharded` has
+what a mesh adds.
 """
 
 import dataclasses
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors, shapes, values
-from moejax.moe import balance, contract, stats
+from moejax.moe import balance, decide, feed_forward, stats
 from moejax.moe.balance import responses
 from moejax.moe.compute.base import ExpertOutput
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import base, latent, zero_computation
-from moejax.moe.feed_forward import Record, TokenInfo, Trace
-from moejax.moe.scorers.base import ScorerInput
+from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
 from moejax.moe.sharded import LayerOnMesh, LayerWeights
 from moejax.parallel import chunking
-
-
-@flax.struct.dataclass
-class Decision:
-  """The routing of some tokens, and the input that it was made from.
-
-  Attributes:
-    router_input: the input of the router, of balance parts and of statistics.
-    routing: the router's assignments, before any limit.
-    limited: the same assignments, those that the dispatcher drops sent nowhere.
-    state_TR: float32 state that the scorer hands to the next layer's scorer.
-  """
-
-  router_input: contract.RouterInput
-  routing: contract.Routing
-  limited: contract.Routing
-  state_TR: jax.Array
-
-
-def route(
-  config: MoEConfig,
-  weights: LayerWeights,
-  x_TD: jax.Array,
-  tokens: TokenInfo,
-  *,
-  trace: Trace | None = None,
-  key: jax.Array | None = None,
-  layer: jax.Array | int = 0,
-) -> Decision:
-  """Decides which experts compute which tokens: steps 1 to 3, on one device.
-
-  Args:
-    config: of the layer.
-    weights: of the layer; those of all experts, if a scorer reads them.
-    x_TD: token vectors of T = B * L tokens, sequence after sequence.
-    tokens: the same tokens, by sequence: [B, L].
-    trace: that of the layer before; None stands for `no_trace`.
-    key: random key of this layer and step; None is evaluation, without noise.
-    layer: number of the layer among those with experts.
-  """
-  rows, row_length = tokens.valid_BL.shape
-  shapes.dims('T D', x_TD, T=rows * row_length)
-  trace = no_trace(config, rows, row_length) if trace is None else trace
-  flat = lambda x: x.reshape(rows * row_length, *x.shape[2:])
-  index_T, token_T = flat(tokens.index_BL), flat(tokens.token_BL)
-  x_TD = config.router.scorer_input(x_TD.astype(jnp.float32), index_T, key)
-
-  def input_of(scorer, state_TR=None):
-    experts = weights.experts if scorer.reads_experts else {}
-    return ScorerInput(x_TD, token_T, experts, state_TR)
-
-  state_TR = flat(trace.state_BLR)
-  main_input = input_of(config.scorer, state_TR)
-  if config.scorer.state_width:
-    state_TR = config.scorer.state(weights.scorer, main_input)
-  logits_TE = config.scorer(weights.scorer, main_input)
-  extra_scorers = config.router.extra_scorers(config.num_choices)
-  extra_scores = {
-    name: scorer(weights.extra_scorers[name], input_of(scorer))
-    for name, (scorer, _) in extra_scorers.items()
-  }
-  if weights.residual_EE is not None:
-    logits_TE = logits_TE + jnp.dot(
-      flat(trace.logits_BLE),
-      weights.residual_EE,
-      precision=jax.lax.Precision.HIGHEST,
-    )
-  router_input = contract.RouterInput(
-    logits_TE=logits_TE,
-    valid_T=flat(tokens.valid_BL),
-    index_T=index_T,
-    key=key,
-    row_length=row_length,
-    extra_scores=extra_scores,
-    token_T=token_T,
-    layer=layer,
-    steps=weights.router_state.get('router', {}).get('steps', jnp.zeros(())),
-    selection_bias_E=balance.selection_bias(_balance_states(weights)),
-    responses_EE=weights.responses_EE,
-  )
-  routing = config.router(router_input)
-  limited = config.dispatcher.limit(
-    routing, config.num_experts, router_input.training
-  )
-  return Decision(router_input, routing, limited, state_TR)
-
-
-def observe(
-  config: MoEConfig,
-  weights: LayerWeights,
-  decision: Decision,
-  sent_A: jax.Array,
-  previous_TE: jax.Array | None = None,
-) -> Record:
-  """Sums for the balance parts, and statistics, over these tokens: step 5.
-
-  Args:
-    config: of the layer.
-    weights: of the layer.
-    decision: from `route`.
-    sent_A: bool, whether the assignment was computed.
-    previous_TE: bool, the choices in the layer before, if there is one.
-  """
-  router_input, routing = decision.router_input, decision.routing
-  statistics = stats.observe(router_input, routing, sent_A, previous_TE)
-  logits_TE = config.scorer.balance_logits(
-    weights.scorer, router_input.logits_TE
-  )
-  if logits_TE is not None and logits_TE.shape == routing.prob_TE.shape:
-    routing = dataclasses.replace(routing, prob_TE=jax.nn.softmax(logits_TE))
-  sums = balance.observe(
-    config.balance, router_input, routing, _balance_states(weights)
-  )
-  return Record(sums, statistics)
-
-
-def no_trace(config: MoEConfig, rows: int, length: int) -> Trace:
-  """The trace before the first layer: no expert chosen, all numbers zero."""
-  num_logits = config.num_logits if config.gating_residual else 0
-  return Trace(
-    chosen_BLE=jnp.zeros((rows, length, config.num_choices), bool),
-    logits_BLE=jnp.zeros((rows, length, num_logits), jnp.float32),
-    state_BLR=jnp.zeros((rows, length, config.scorer.state_width), jnp.float32),
-  )
 
 
 class MoE(nnx.Module):
@@ -235,26 +109,26 @@ class MoE(nnx.Module):
     self,
     x_BLD: jax.Array,
     tokens: TokenInfo,
-    trace: Trace | None,
+    previous: PreviousLayer | None,
     key: jax.Array | None,
     layer: jax.Array | int = 0,
-  ) -> tuple[jax.Array, Trace, Record]:
-    """See `feed_forward.FeedForward`; None for a trace means a first layer."""
-    if trace is None:
-      trace = no_trace(self.config, *x_BLD.shape[:2])
-    out_BLD, trace, record = self.on_mesh(
+  ) -> tuple[jax.Array, PreviousLayer, Record]:
+    """See `feed_forward.FeedForward`; `previous` is None for a first layer."""
+    if previous is None:
+      previous = feed_forward.no_previous_layer(self.config, *x_BLD.shape[:2])
+    out_BLD, previous, record = self.on_mesh(
       self._local,
       self.weights(x_BLD.dtype, key),
       x_BLD,
       tokens,
-      trace,
+      previous,
       key,
       jnp.asarray(layer),
     )
     if self.config.num_shared:
       shared_BLD = self._shared_output(x_BLD)
       out_BLD = out_BLD + self.config.shared.in_layer(shared_BLD, layer)
-    return out_BLD, trace, record
+    return out_BLD, previous, record
 
   def weights(self, dtype: Any, key: jax.Array | None) -> LayerWeights:
     """The layer's weights as arrays; those of routed experts in `dtype`.
@@ -298,7 +172,9 @@ class MoE(nnx.Module):
 
     return chunking.map_chunks(run, x_BLD, on_mesh.chunks, on_mesh.mesh)
 
-  def _local(self, weights, x_BLD, tokens, trace, key, layer, grad_accumulator):
+  def _local(
+    self, weights, x_BLD, tokens, previous, key, layer, grad_accumulator
+  ):
     """Steps 1 to 5 for some rows of one device; a `sharded.LocalLayer`."""
     config = self.config
     rows, row_length, _ = shapes.dims('B L D', x_BLD).values()
@@ -309,28 +185,30 @@ class MoE(nnx.Module):
     if self._scorers_read_experts:
       experts = self.on_mesh.all_experts(weights.experts)
       routing_weights = weights.replace(experts=experts)
-    decision = route(
+    decision = decide.route(
       config,
       routing_weights,
       x_TD,
       tokens,
-      trace=trace,
+      previous=previous,
       key=key,
       layer=layer,
     )
     output = self._expert_output(weights, x_TD, decision, grad_accumulator)
     chosen_TE = stats.chosen(decision.routing)
-    record = observe(
-      config, weights, decision, output.sent_A, flat(trace.chosen_BLE)
+    record = decide.observe(
+      config, weights, decision, output.sent_A, flat(previous.chosen_BLE)
     )
     overflow = values.Sum(jnp.asarray(output.overflow, jnp.float32))
     record = Record(record.balance, {**record.stats, 'overflow': overflow})
     if config.gating_residual:
-      trace = trace.replace(logits_BLE=unflat(decision.router_input.logits_TE))
-    trace = trace.replace(
+      previous = previous.replace(
+        logits_BLE=unflat(decision.router_input.logits_TE)
+      )
+    previous = previous.replace(
       chosen_BLE=unflat(chosen_TE), state_BLR=unflat(decision.state_TR)
     )
-    return (unflat(output.out_TD), trace, record), output.grad_accumulator
+    return (unflat(output.out_TD), previous, record), output.grad_accumulator
 
   @property
   def _scorers_read_experts(self) -> bool:
@@ -368,15 +246,6 @@ class MoE(nnx.Module):
     if routing.residual_T is not None:
       out_TD = out_TD + routing.residual_T[:, None].astype(x_TD.dtype) * x_TD
     return dataclasses.replace(output, out_TD=out_TD, sent_A=sent_A)
-
-
-def _balance_states(weights: LayerWeights) -> balance.States:
-  """The states of the balance parts, by name."""
-  return {
-    name: contract.RouterState.of_arrays(arrays)
-    for name, arrays in weights.router_state.items()
-    if name != 'router'
-  }
 
 
 def _initial_router_state(config: MoEConfig) -> nnx.Dict:

@@ -23,7 +23,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors, trees
-from moejax.moe import contract, layer
+from moejax.moe import contract, feed_forward, layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import TokenInfo
 from moejax.parallel import hosts
@@ -179,11 +179,11 @@ def _output_and_gradients(
   rows, length = x.shape[:2]
   index_BL = jnp.arange(rows * length, dtype=jnp.int32).reshape(rows, length)
   tokens = TokenInfo(index_BL > 0, index_BL, index_BL % 64)
-  trace = layer.no_trace(config, rows, length)
+  previous = feed_forward.no_previous_layer(config, rows, length)
 
   def loss(weights: Any, x: jax.Array) -> Any:
     moe = nnx.merge(graph, nnx.State(jax.tree.map(nnx.Param, weights)))
-    out, _, _ = moe(x, tokens, trace, jax.random.key(1))
+    out, _, _ = moe(x, tokens, previous, jax.random.key(1))
     return jnp.vdot(out.astype(jnp.float32), cotangent), out
 
   gradient = jax.jit(

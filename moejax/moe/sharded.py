@@ -28,7 +28,7 @@ from moejax.moe import contract
 from moejax.moe.compute import implementations
 from moejax.moe.compute.base import Compute, ExpertOutput
 from moejax.moe.config import MoEConfig
-from moejax.moe.feed_forward import Record, TokenInfo, Trace
+from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
 from moejax.parallel import chunking, rules
 from moejax.parallel import mesh as meshes
 
@@ -71,9 +71,9 @@ class LayerWeights:
 
 
 # The layer for some rows of one device: a function of weights, x_BLD, tokens,
-# trace, key, layer and grad_accumulator. It returns the tuple (out_BLD, trace,
-# record), and the grad_accumulator for the next rows.
-LocalLayer = Callable[..., tuple[tuple[jax.Array, Trace, Record], Any]]
+# previous, key, layer and grad_accumulator. It returns the tuple (out_BLD,
+# previous, record), and the grad_accumulator for the next rows.
+LocalLayer = Callable[..., tuple[tuple[jax.Array, PreviousLayer, Record], Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +100,17 @@ class LayerOnMesh:
     weights: LayerWeights,
     x_BLD: jax.Array,
     tokens: TokenInfo,
-    trace: Trace,
+    previous: PreviousLayer,
     key: jax.Array | None,
     layer: jax.Array,
-  ) -> tuple[jax.Array, Trace, Record]:
+  ) -> tuple[jax.Array, PreviousLayer, Record]:
     """Computes the layer for all rows of the global batch by `local`.
 
     Returns:
-      out_BLD, the trace for the next layer, and the record of the global batch.
+      out_BLD, what the next layer reads, and the record of the global batch.
     """
     over_rows = self._over_shards if self.mesh.size > 1 else self._over_chunks
-    return over_rows(local, weights, x_BLD, tokens, trace, key, layer)
+    return over_rows(local, weights, x_BLD, tokens, previous, key, layer)
 
   @property
   def platform(self) -> str:
@@ -200,12 +200,14 @@ class LayerOnMesh:
     def shard(weights, x_BLD, *inputs):
       experts = self._gather_fsdp(weights.experts, x_BLD)
       weights = dataclasses.replace(weights, experts=experts)
-      out_BLD, trace, record = self._over_chunks(local, weights, x_BLD, *inputs)
+      out_BLD, previous, record = self._over_chunks(
+        local, weights, x_BLD, *inputs
+      )
       reduced = Record(
         jax.lax.psum(record.balance, meshes.BATCH_AXES),
         values.all_reduce(record.stats, meshes.BATCH_AXES),
       )
-      return out_BLD, trace, reduced
+      return out_BLD, previous, reduced
 
     rows, replicated = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
     fields = (field.name for field in dataclasses.fields(LayerWeights))
@@ -265,20 +267,20 @@ class LayerOnMesh:
 
     return {name: gather(w, axes[name]) for name, w in experts.items()}
 
-  def _over_chunks(self, local, weights, x_BLD, tokens, trace, key, layer):
+  def _over_chunks(self, local, weights, x_BLD, tokens, previous, key, layer):
     """Computes the rows of a device in chunks, and adds up their records."""
     num_rows = x_BLD.shape[0]
     chunks = math.gcd(self.chunks, num_rows)
     if chunks == 1:
-      return local(weights, x_BLD, tokens, trace, key, layer, None)[0]
+      return local(weights, x_BLD, tokens, previous, key, layer, None)[0]
     experts, grad_accumulator = self._for_chunks(weights.experts, x_BLD)
     weights = dataclasses.replace(weights, experts=experts)
 
     def run(chunk, grad_accumulator):
       return local(weights, *chunk, key, layer, grad_accumulator)
 
-    out_BLD, trace, records = chunking.scan_chunks(
-      run, (x_BLD, tokens, trace), chunks, grad_accumulator
+    out_BLD, previous, records = chunking.scan_chunks(
+      run, (x_BLD, tokens, previous), chunks, grad_accumulator
     )
     join = lambda x: x.reshape(num_rows, *x.shape[2:])
     each = [jax.tree.map(lambda x, n=n: x[n], records) for n in range(chunks)]
@@ -286,7 +288,7 @@ class LayerOnMesh:
       jax.tree.map(lambda x: jnp.sum(x, axis=0), records.balance),
       functools.reduce(values.merge, [record.stats for record in each]),
     )
-    return join(out_BLD), jax.tree.map(join, trace), record
+    return join(out_BLD), jax.tree.map(join, previous), record
 
   def _for_chunks(
     self, experts: ExpertWeights, x_BLD: jax.Array

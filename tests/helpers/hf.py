@@ -54,16 +54,16 @@ def chosen(model, weights, token_BL):
   tokens = decoder._token_context(token_BL, one_BL, position_BL, position_BL)
   x_BLD, experts, k = decoder.embed(token_BL), [], model.config.moe.router.k
   for stage in stages.of(model.config):
-    trace = decoder.trunk.no_trace(stage, tokens)
+    previous = decoder.trunk.no_previous_layer(stage, tokens)
     for group in range(stage.repeats):
       for at, kind in enumerate(stage.kinds):
         place = jax.tree.map(lambda x: x[group], decoder.trunk.specs(stage, at))  # noqa: B023
         graph, stack = block.nnx.split(getattr(decoder, kind))
         own = jax.tree.map(lambda x, i=place.index: x[i], stack)
         layer = block.nnx.merge(graph, own)
-        x_BLD, trace, _ = layer(x_BLD, trace, tokens, None, place)
+        x_BLD, previous, _ = layer(x_BLD, previous, tokens, None, place)
         if kind == 'moe':
-          chosen_BLE = trace.chosen_BLE.astype(jnp.int32)
+          chosen_BLE = previous.chosen_BLE.astype(jnp.int32)
           _, expert_BLK = jax.lax.top_k(chosen_BLE, k)
           experts.append(jnp.sort(expert_BLK, axis=-1))
   return jnp.stack(experts) if experts else jnp.zeros((0, *token_BL.shape, 0))

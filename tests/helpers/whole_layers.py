@@ -16,7 +16,7 @@ from helpers import tiny
 from moejax import config as configs
 from moejax.config import user_files
 from moejax.core import table, trees
-from moejax.moe import layer
+from moejax.moe import feed_forward, layer
 from moejax.moe.balance import BALANCE
 from moejax.moe.feed_forward import TokenInfo
 
@@ -63,7 +63,7 @@ def run(config, mesh):
   )
   index_BL = jnp.arange(B * L, dtype=jnp.int32).reshape(B, L)
   tokens = TokenInfo(jnp.asarray(VALID_BL), index_BL, TOKEN_BL)
-  before = layer.no_trace(config, B, L)
+  before = feed_forward.no_previous_layer(config, B, L)
   # Logits of a layer before, for gating residuals.
   before = before.replace(
     logits_BLE=before.logits_BLE + jnp.cos(index_BL)[..., None]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import tiny
 
-from moejax.moe import layer
+from moejax.moe import feed_forward, layer
 from moejax.moe.balance import BALANCE
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import TokenInfo
@@ -32,13 +32,15 @@ def test_two_layers_by_hand():
   index_BL = jnp.arange(16).reshape(2, 8)
   tokens = TokenInfo(index_BL >= 0, index_BL, index_BL)
   before_BLE = rng.normal(size=(2, 8, E)).astype(np.float32)
-  trace = layer.no_trace(CONFIG, 2, 8).replace(logits_BLE=before_BLE)
+  previous = feed_forward.no_previous_layer(CONFIG, 2, 8).replace(
+    logits_BLE=before_BLE
+  )
 
   @jax.jit
-  def run(w, x_BLD, trace):
-    return tiny.bind(graph, w)(x_BLD, tokens, trace, None)[1]
+  def run(w, x_BLD, previous):
+    return tiny.bind(graph, w)(x_BLD, tokens, previous, None)[1]
 
-  middle = run(first, x_BLD, trace)
+  middle = run(first, x_BLD, previous)
   last = run(second, y_BLD, middle)
   one_BLE = x_BLD @ first['router']['w_DE'] + before_BLE @ first['residual']
   two_BLE = y_BLD @ second['router']['w_DE'] + one_BLE @ second['residual']

@@ -10,7 +10,7 @@ import pytest
 from helpers import dense, references, tiny
 
 from moejax.core import errors
-from moejax.moe import balance, layer
+from moejax.moe import balance, feed_forward, layer
 from moejax.moe.balance import gshard as gshard_aux
 from moejax.moe.balance import load, switch
 from moejax.moe.config import MoEConfig
@@ -46,8 +46,8 @@ def call(graph, weights, x_BLD, key=None, valid_BL=VALID_BL):
   index_BL = index_BL.reshape(shape)
   tokens = TokenInfo(jnp.asarray(valid_BL), index_BL, index_BL % 7)
   moe = tiny.bind(graph, weights)
-  trace = layer.no_trace(moe.config, *shape)
-  out_BLD, _, record = moe(x_BLD, tokens, trace, key)
+  previous = feed_forward.no_previous_layer(moe.config, *shape)
+  out_BLD, _, record = moe(x_BLD, tokens, previous, key)
   return out_BLD, record
 
 
@@ -99,7 +99,7 @@ def test_route_alone_decides_what_the_layer_computes():
   @jax.jit
   def decide(weights):
     arrays = tiny.bind(graph, weights).weights(jnp.float32, None)
-    return layer.route(config, arrays, x_TD, tokens)
+    return decide.route(config, arrays, x_TD, tokens)
 
   decision = jax.device_get(decide(weights))
   out_BLD, record = jax.jit(functools.partial(call, graph))(weights, X_BLD)

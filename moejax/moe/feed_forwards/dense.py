@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from moejax.core import linear
 from moejax.moe import experts
 from moejax.moe.experts import base
-from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
+from moejax.moe.feed_forward import LayerSizes, PreviousLayer, Record, TokenInfo
 from moejax.parallel import chunking
 
 
@@ -27,13 +27,13 @@ class Dense(nnx.Module):
     self,
     x_BLD: jax.Array,
     tokens: TokenInfo,
-    trace: Trace | None,
+    previous: PreviousLayer | None,
     key: jax.Array | None,
     layer: jax.Array | int = 0,
-  ) -> tuple[jax.Array, Trace | None, Record]:
+  ) -> tuple[jax.Array, PreviousLayer | None, Record]:
     """See `feed_forward.FeedForward`."""
     del tokens, key, layer
-    return self.output(x_BLD), trace, Record()
+    return self.output(x_BLD), previous, Record()
 
   def output(self, x_BLD: jax.Array) -> jax.Array:
     """out_BLD: every token through the same expert."""

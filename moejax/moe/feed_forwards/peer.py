@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from moejax.core import errors, fields, shapes
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts.two_matrix import ACTIVATIONS
-from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
+from moejax.moe.feed_forward import LayerSizes, PreviousLayer, Record, TokenInfo
 
 SCORES = {
   'sigmoid': jax.nn.sigmoid,
@@ -141,13 +141,13 @@ class PEER(nnx.Module):
     self,
     x_BLD: jax.Array,
     tokens: TokenInfo,
-    trace: Trace | None,
+    previous: PreviousLayer | None,
     key: jax.Array | None,
     layer: jax.Array | int = 0,
-  ) -> tuple[jax.Array, Trace | None, Record]:
+  ) -> tuple[jax.Array, PreviousLayer | None, Record]:
     """See `feed_forward.FeedForward`."""
     del key, layer
-    return self.output(x_BLD, tokens.valid_BL), trace, Record()
+    return self.output(x_BLD, tokens.valid_BL), previous, Record()
 
   def output(self, x_BLD: jax.Array, valid_BL: jax.Array) -> jax.Array:
     """out_BLD; every token by itself, zeros for padding."""

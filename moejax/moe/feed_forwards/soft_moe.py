@@ -11,7 +11,7 @@ from moejax.core import fields, shapes
 from moejax.moe.compute import grouped_matmuls
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import EXPERTS, Experts, SwiGLU
-from moejax.moe.feed_forward import LayerSizes, Record, TokenInfo, Trace
+from moejax.moe.feed_forward import LayerSizes, PreviousLayer, Record, TokenInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +126,13 @@ class SoftMoE(nnx.Module):
     self,
     x_BLD: jax.Array,
     tokens: TokenInfo,
-    trace: Trace | None,
+    previous: PreviousLayer | None,
     key: jax.Array | None,
     layer: jax.Array | int = 0,
-  ) -> tuple[jax.Array, Trace | None, Record]:
+  ) -> tuple[jax.Array, PreviousLayer | None, Record]:
     """See `feed_forward.FeedForward`."""
     del key, layer
-    return self.output(x_BLD, tokens.valid_BL), trace, Record()
+    return self.output(x_BLD, tokens.valid_BL), previous, Record()
 
   def output(self, x_BLD: jax.Array, valid_BL: jax.Array) -> jax.Array:
     """out_BLD; every sequence by itself, zeros for padding."""

@@ -10,7 +10,7 @@ from helpers import tiny
 from helpers.balance import problem
 
 from moejax.core import errors
-from moejax.moe import layer
+from moejax.moe import feed_forward, layer
 from moejax.moe.balance import BALANCE, responses
 from moejax.moe.balance.coupling import Coupling
 from moejax.moe.config import MoEConfig
@@ -114,8 +114,8 @@ def test_a_layer_gives_the_part_its_own_weights():
   tokens = TokenInfo(index_BL % 5 > 0, index_BL, index_BL)
 
   def loss(w, key=None):
-    trace = layer.no_trace(CONFIG, 2, 8)
-    _, _, record = tiny.bind(graph, w)(x_BLD, tokens, trace, key)
+    previous = feed_forward.no_previous_layer(CONFIG, 2, 8)
+    _, _, record = tiny.bind(graph, w)(x_BLD, tokens, previous, key)
     return Coupling().loss(record.balance['coupling'])
 
   got, slope = jax.jit(jax.value_and_grad(loss))(w)

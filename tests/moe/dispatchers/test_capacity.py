@@ -10,7 +10,7 @@ import pytest
 from helpers import tiny
 
 from moejax.core import errors
-from moejax.moe import contract, layer
+from moejax.moe import contract, feed_forward, layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers.capacity import Capacity
 from moejax.moe.dispatchers.dropless import Dropless
@@ -260,9 +260,12 @@ def trained_and_evaluated(expert_parallel, devices):
 
   @functools.partial(jax.jit, static_argnums=0)
   def run(training, weights):
-    moe, trace = tiny.bind(graph, weights), layer.no_trace(config, 8, 6)
+    moe, previous = (
+      tiny.bind(graph, weights),
+      feed_forward.no_previous_layer(config, 8, 6),
+    )
     key = jax.random.key(0) if training else None
-    out_BLD, _, record = moe(x_BLD, tokens, trace, key)
+    out_BLD, _, record = moe(x_BLD, tokens, previous, key)
     return out_BLD, record.stats['dropped'].value()
 
   return [run(training, weights) for training in (True, False)]

@@ -10,7 +10,7 @@ from helpers import references, tiny
 from helpers.balance import best, softmax
 
 from moejax.core import errors
-from moejax.moe import layer
+from moejax.moe import feed_forward, layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import EXPERTS
 from moejax.moe.feed_forward import TokenInfo
@@ -40,7 +40,9 @@ def run(config, graph, weights, valid_BL=None):
   valid_BL = index_BL >= 0 if valid_BL is None else valid_BL
   tokens = TokenInfo(valid_BL, index_BL, index_BL)
   moe = tiny.bind(graph, weights)
-  return moe(X_BLD, tokens, layer.no_trace(config, 2, 8), None)[0]
+  return moe(X_BLD, tokens, feed_forward.no_previous_layer(config, 2, 8), None)[
+    0
+  ]
 
 
 def test_it_is_the_sum_of_experts_of_the_projected_token():

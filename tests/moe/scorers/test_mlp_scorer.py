@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from helpers import tiny
 
-from moejax.moe import layer
+from moejax.moe import feed_forward, layer
 from moejax.moe.balance.adamw_bias import AdamWBias
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import TokenInfo
@@ -69,7 +69,7 @@ def test_layers_hand_on_what_they_have_averaged():
     expert_width=3,
     scorer=SCORERS['mlp'](width=R),
     router=ROUTERS['top_k'](k=1),
-    gating_residual=True,  # so that the trace shows the logits
+    gating_residual=True,  # so that the next layer is shown the logits
     balance=(),
   )
   graph, w = tiny.module(
@@ -78,9 +78,11 @@ def test_layers_hand_on_what_they_have_averaged():
   w['residual'] = np.zeros_like(w['residual'])
   index_BL = jnp.arange(16).reshape(2, 8)
   tokens = TokenInfo(index_BL >= 0, index_BL, index_BL)
-  trace = layer.no_trace(config, 2, 8)
+  previous = feed_forward.no_previous_layer(config, 2, 8)
   run = jax.jit(
-    lambda w, x_BLD, trace: tiny.bind(graph, w)(x_BLD, tokens, trace, None)[1]
+    lambda w, x_BLD, previous: tiny.bind(graph, w)(
+      x_BLD, tokens, previous, None
+    )[1]
   )
   state_TR = np.zeros((16, R))
   for seed in range(3):
@@ -88,17 +90,17 @@ def test_layers_hand_on_what_they_have_averaged():
     w['router']['depth_scale_R'] = np.linspace(0.4, 1.2, R, dtype=np.float32)
     x_BLD = np.random.default_rng(seed).normal(size=(2, 8, D))
     x_BLD = x_BLD.astype(np.float32)
-    trace = run(w, x_BLD, trace)
+    previous = run(w, x_BLD, previous)
     state_TR = np.array([
       slow_state(w['router'], x_D, state_R)
       for x_D, state_R in zip(x_BLD.reshape(-1, D), state_TR, strict=True)
     ])
     want_TE = [slow_logits(w['router'], r_R) for r_R in state_TR]
     np.testing.assert_allclose(
-      trace.state_BLR.reshape(-1, R), state_TR, rtol=1e-4, atol=1e-5
+      previous.state_BLR.reshape(-1, R), state_TR, rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(
-      trace.logits_BLE.reshape(-1, E), want_TE, rtol=1e-3, atol=1e-4
+      previous.logits_BLE.reshape(-1, E), want_TE, rtol=1e-3, atol=1e-4
     )
 
 
