@@ -12,6 +12,8 @@ from moejax.model.attention import grouped, heads, latent
 from moejax.model.config import ModelConfig
 from moejax.moe import feed_forwards
 from moejax.moe.feed_forward import LayerSizes, PreviousLayer, Record, TokenInfo
+from moejax.moe.replay import Replay, Replayed
+from moejax.moe.routes import RoutesRequest
 
 
 @flax.struct.dataclass
@@ -26,6 +28,10 @@ class TokenContext:
     token_BL: int32, ids in the vocabulary.
     rotary_angles: cosines and sines of the rotary positions, each
       [B, L, pairs].
+    routes: static; what layers with experts record of their routes; None for
+      nothing.
+    replay: the experts of the tokens in all layers with experts; None for the
+      routers' own choices.
   """
 
   segment_BL: jax.Array
@@ -33,6 +39,10 @@ class TokenContext:
   index_BL: jax.Array
   token_BL: jax.Array
   rotary_angles: tuple[jax.Array, jax.Array]
+  routes: RoutesRequest | None = flax.struct.field(
+    pytree_node=False, default=None
+  )
+  replay: Replay | None = None
 
 
 @flax.struct.dataclass
@@ -43,10 +53,13 @@ class LayerSpec:
     index: number of the layer among the layers of its kind, from 0.
     window: int32, number of tokens that attention sees, the token itself
       included; 0 for all. None if no layer of the model has a window.
+    replayed: the experts of the tokens in this layer, arrays [B, L, K]; None
+      for the router's own choice.
   """
 
   index: jax.Array | int
   window: jax.Array | None
+  replayed: Replayed | None = None
 
 
 # Attention by the class of `config.heads`; made from (config, platform, key,
@@ -101,7 +114,7 @@ class Block(nnx.Module):
       spec.window,
     )
     x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
-    return self._feed_forward(x_BLD, tokens, previous, key, spec.index)
+    return self._feed_forward(x_BLD, tokens, previous, key, spec)
 
   def step(
     self,
@@ -131,15 +144,19 @@ class Block(nnx.Module):
       spec.window,
     )
     x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
-    x_BLD, previous, _ = self._feed_forward(
-      x_BLD, tokens, previous, None, spec.index
-    )
+    x_BLD, previous, _ = self._feed_forward(x_BLD, tokens, previous, None, spec)
     return x_BLD, previous, cache
 
-  def _feed_forward(self, x_BLD, tokens, previous, key, index):
+  def _feed_forward(self, x_BLD, tokens, previous, key, spec):
     h_BLD = self._before(self.norm_ffn, x_BLD)
-    info = TokenInfo(tokens.segment_BL != 0, tokens.index_BL, tokens.token_BL)
-    out_BLD, previous, record = self.ffn(h_BLD, info, previous, key, index)
+    info = TokenInfo(
+      tokens.segment_BL != 0,
+      tokens.index_BL,
+      tokens.token_BL,
+      tokens.routes,
+      spec.replayed,
+    )
+    out_BLD, previous, record = self.ffn(h_BLD, info, previous, key, spec.index)
     return x_BLD + self._behind(self.norm_ffn, out_BLD), previous, record
 
   def _before(self, rms: norm.RMSNorm, x_BLD: jax.Array) -> jax.Array:

@@ -8,19 +8,24 @@ Training and evaluation use the hidden states before the head, because
 `train.cross_entropy` computes the logits chunk by chunk.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.core import linear, shapes
+from moejax.core import errors, linear, shapes, table
 from moejax.model import block, init, mtp, norm
 from moejax.model import trunk as trunks
 from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
 from moejax.moe import feed_forward
+from moejax.moe.feed_forwards import FEED_FORWARDS
+from moejax.moe.replay import Replay
+from moejax.moe.routes import RoutesRequest
 from moejax.parallel import rules
 
 
@@ -75,6 +80,9 @@ class Decoder(nnx.Module):
     position_BL: jax.Array,
     row_B: jax.Array | None = None,
     key: jax.Array | None = None,
+    *,
+    routes: RoutesRequest | None = None,
+    replay: Replay | None = None,
   ) -> DecoderOutput:
     """Runs all layers.
 
@@ -86,9 +94,18 @@ class Decoder(nnx.Module):
       row_B: int32, index of each row in the global batch; None means 0, 1, ...
         Routers draw noise by it.
       key: random key of this step; None means no noise (evaluation).
+      routes: what to record of the routes; `record.routes` has them, [N, ...]
+        for the N layers with experts. None records nothing.
+      replay: recorded experts, which take the place of the routers' choices.
+
+    Raises:
+      InputError: routes of a model without them, or a replay that does not fit
+        the model or the batch.
     """
+    self._check_routes(token_BL, routes, replay)
     index_BL = _index(token_BL, row_B)
     tokens = self._token_context(token_BL, segment_BL, position_BL, index_BL)
+    tokens = dataclasses.replace(tokens, routes=routes, replay=replay)
     x_BLD, record = self.trunk(self.embed(token_BL), tokens, key)
     return DecoderOutput(self.norm(x_BLD), record)
 
@@ -114,11 +131,12 @@ class Decoder(nnx.Module):
     Returns:
       Normalised hidden states [B, L, D] of each module; the targets of module
       k = 1, 2, ... are `mtp.ahead(target_BL, segment_BL, k)`. And `out`, with
-      the records of the modules' layers after those of the model's layers.
+      the records of the modules' layers after those of the model's layers. The
+      routes of the modules' layers are not recorded.
     """
     config, kind = self.config, self.config.mtp_kind
     index_BL, x_BLD = _index(target_BL, row_B), out.x_BLD
-    hidden, records = [], [out.record]
+    hidden, records = [], [dataclasses.replace(out.record, routes=None)]
     before = config.num_dense if kind == 'dense' else config.num_sparse
     product = linear.of(self.mesh.devices.flat[0].platform)
     for k in range(config.mtp_layers):
@@ -134,6 +152,7 @@ class Decoder(nnx.Module):
       records.append(record)
       hidden.append(x_BLD)
     record = jax.tree.map(lambda *x: jnp.concatenate(x), *records)
+    record = dataclasses.replace(record, routes=out.record.routes)
     return hidden, DecoderOutput(out.x_BLD, record)
 
   def step(
@@ -215,6 +234,30 @@ class Decoder(nnx.Module):
     return jnp.einsum(
       'BLD,DV->BLV', x_BLD, self.head(), preferred_element_type=jnp.float32
     )
+
+  def _check_routes(
+    self,
+    token_BL: jax.Array,
+    routes: RoutesRequest | None,
+    replay: Replay | None,
+  ) -> None:
+    """Raises InputError for routes that are not there, or a wrong replay."""
+    config = self.config
+    if routes is None and replay is None:
+      return
+    if not config.num_sparse:
+      raise errors.InputError(
+        'the model has no layer with experts: it has no routes to record or to '
+        'replay'
+      )
+    if replay is not None and not config.is_routed:
+      name = table.name_of(FEED_FORWARDS, config.feed_forward)
+      raise errors.InputError(
+        f'model.feed_forward={name} cannot replay routes; routed can'
+      )
+    if replay is not None:
+      rows, length = token_BL.shape
+      replay.check((rows, length), config.num_sparse, config.moe.num_choices)
 
   def _token_context(
     self, token_BL, segment_BL, position_BL, index_BL, length_B=None

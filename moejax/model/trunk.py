@@ -20,6 +20,7 @@ from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
 from moejax.moe import feed_forward
+from moejax.moe.replay import Replay
 from moejax.parallel import rules
 
 ACTIVATION_AXES = ('batch', 'unsharded', 'unsharded')
@@ -83,7 +84,8 @@ class Trunk:
       return (x_BLD, previous), record
 
     carry = x_BLD, self.no_previous_layer(stage, tokens)
-    (x_BLD, _), records = self._scan(stage, carry, one)
+    specs = self.specs(stage, tokens.replay)
+    (x_BLD, _), records = self._scan(stage, carry, one, specs)
     return x_BLD, records[-1]
 
   def step(
@@ -99,7 +101,8 @@ class Trunk:
     for stage in stages.of(self.config):
       carry = x_BLD, self.no_previous_layer(stage, tokens)
       slots = stage.of(cache.k_NBSGK, cache.v_NBSGK)
-      (x_BLD, _), kvs = self._scan(stage, carry, one, slots)
+      specs = self.specs(stage)
+      (x_BLD, _), kvs = self._scan(stage, carry, one, specs, slots)
       ks += [stage.joined([k for k, _ in kvs])]
       vs += [stage.joined([v for _, v in kvs])]
     return x_BLD, KVCache(jnp.concatenate(ks), jnp.concatenate(vs))
@@ -117,23 +120,37 @@ class Trunk:
       lambda x: rules.constrain(x, ACTIVATION_AXES, self.mesh), previous
     )
 
-  def specs(self, stage: Stage, place: int) -> block.LayerSpec:
+  def specs(
+    self, stage: Stage, replay: Replay | None = None
+  ) -> list[block.LayerSpec]:
+    """For each position in R equal groups, the specs [R] of its layers."""
+    places = range(len(stage.kinds))
+    return [self._specs_at(stage, place, replay) for place in places]
+
+  def _specs_at(
+    self, stage: Stage, place: int, replay: Replay | None
+  ) -> block.LayerSpec:
     """The specs [R] of the layers at one position in each of R groups."""
     kind, windows = stage.kinds[place], self.config.windows
     each, before = stage.kinds.count(kind), stage.kinds[:place].count(kind)
     group_R = jnp.arange(stage.repeats)
-    index_R = stage.first[kind] + before + each * group_R
-    if not any(windows):
-      return block.LayerSpec(index_R, None)
-    layer_R = stage.start + place + len(stage.kinds) * group_R
-    window_R = jnp.asarray(windows, jnp.int32)[layer_R % len(windows)]
-    return block.LayerSpec(index_R, window_R)
+    first = stage.first[kind] + before
+    spec = block.LayerSpec(first + each * group_R, None)
+    if any(windows):
+      layer_R = stage.start + place + len(stage.kinds) * group_R
+      window_R = jnp.asarray(windows, jnp.int32)[layer_R % len(windows)]
+      spec = dataclasses.replace(spec, window=window_R)
+    if replay is not None and kind == 'moe':
+      layers = slice(first, first + each * stage.repeats, each)
+      spec = dataclasses.replace(spec, replayed=replay.layers(layers))
+    return spec
 
   def _scan(
     self,
     stage: Stage,
     carry: Any,
     one: Callable[..., tuple[Any, Any]],
+    specs: list[block.LayerSpec],
     slots: list[Any] | None = None,
   ) -> tuple[Any, list[Any]]:
     """Applies `one` to a stage's layers in order; a loop step runs one group.
@@ -142,6 +159,7 @@ class Trunk:
       stage: the stage.
       carry: the state that each layer passes to the next.
       one: `carry, out = one(block, carry, spec, slots)` for one layer.
+      specs: from `specs`.
       slots: the cache of each layer, from `stage.of`; None in training. With a
         cache there is no backward pass, so nothing is recomputed, and the loop
         is not unrolled.
@@ -172,7 +190,6 @@ class Trunk:
         outs.append(out)
       return carry, outs
 
-    specs = [self.specs(stage, place) for place in range(len(stage.kinds))]
     return jax.lax.scan(
       body,
       carry,

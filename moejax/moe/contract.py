@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
+from moejax.moe import replay
 from moejax.moe.scorers import base as scorers
 
 
@@ -130,6 +131,8 @@ class RouterInput:
     responses_EE: float32, how strongly each expert (second index) responds to
       each of the router's rows (first), for a balance part that
       `reads_responses`; else None.
+    replayed: a recorded choice that takes the place of the router's own; None
+      for none. See `Router.replays`.
   """
 
   logits_TE: jax.Array
@@ -144,6 +147,7 @@ class RouterInput:
   selection_bias_E: jax.Array | None = None
   own_state: RouterState | None = None
   responses_EE: jax.Array | None = None
+  replayed: replay.Replayed | None = None
 
   @property
   def training(self) -> bool:
@@ -195,12 +199,15 @@ class Router(fields.Checked):
     tokens_compete: whether the tokens of a sequence compete for experts, even
       if only in training; else each token is routed by itself.
     follows_selection_bias: whether a bias can bring an expert more tokens.
+    replays: whether `__call__` weighs the experts of `inputs.replayed` in place
+      of its own. Any router can replay routes with recorded weights.
   """
 
   is_learned: ClassVar[bool] = True
   experts_are_alike: ClassVar[bool] = True
   tokens_compete: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = True
+  replays: ClassVar[bool] = False
 
   def __call__(self, inputs: RouterInput) -> Routing:
     """The assignments of these tokens; padding goes nowhere."""
@@ -347,7 +354,7 @@ def token_choice(
   tokens of a shard did, the result would depend on mesh and micro-batches.
 
   Args:
-    inputs: the router's, for padding and the length of a sequence.
+    inputs: the router's, for padding, the length of a sequence and a replay.
     expert_TK: experts of each token; E (`prob_TE.shape[1]`) is nowhere.
     weight_TK: float32 weights of these experts.
     prob_TE: float32 probabilities; each row sums to 1.
@@ -356,6 +363,9 @@ def token_choice(
   valid_T = inputs.valid_T
   num_tokens, k = expert_TK.shape
   nowhere = prob_TE.shape[1]
+  if inputs.replayed is not None:
+    expert_TK = jnp.where(inputs.replayed.is_used, expert_TK, nowhere)
+    weight_TK = replay.weights(inputs.replayed, weight_TK)
   expert_TK = jnp.where(valid_T[:, None], expert_TK, nowhere)
   weight_TK = jnp.where(valid_T[:, None], weight_TK, 0.0)
   return Routing(

@@ -9,8 +9,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from moejax.core import shapes
-from moejax.moe import balance, contract, feed_forward, stats
+from moejax.core import errors, shapes
+from moejax.moe import balance, contract, feed_forward, replay, stats
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
 from moejax.moe.scorers.base import ScorerInput
@@ -95,12 +95,69 @@ def route(
     steps=weights.router_state.get('router', {}).get('steps', jnp.zeros(())),
     selection_bias_E=balance.selection_bias(_balance_states(weights)),
     responses_EE=weights.responses_EE,
+    replayed=jax.tree.map(flat, tokens.replayed),
   )
-  routing = config.router(router_input)
+  routing = choose(config.router, router_input, config.num_choices)
   limited = config.dispatcher.limit(
-    routing, config.num_experts, router_input.training
+    _without_dropped(routing, router_input.replayed),
+    config.num_experts,
+    router_input.training,
   )
   return Decision(router_input, routing, limited, state_TR)
+
+
+def choose(
+  router: contract.Router, inputs: contract.RouterInput, num_choices: int
+) -> contract.Routing:
+  """The router's assignments, or those of `inputs.replayed`.
+
+  A router without weights for another choice than its own can replay recorded
+  weights alone. Probabilities, and what balance parts read besides, are then
+  those of its own choice.
+
+  Args:
+    router: of the layer.
+    inputs: its input.
+    num_choices: E, number of its choices.
+
+  Raises:
+    InputError: a replay that the router cannot follow.
+  """
+  replayed = inputs.replayed
+  if replayed is None:
+    return router(inputs)
+  k = replayed.expert_TK.shape[1]
+  if k > num_choices:
+    raise errors.InputError(
+      f'the replayed routes have {k} experts per token, but the router has '
+      f'{num_choices} to choose from'
+    )
+  if router.replays:
+    return router(inputs)
+  if replayed.weight_TK is None:
+    raise errors.InputError(
+      f'router {type(router).__name__} weighs no experts but those that it '
+      'chooses itself; replay the recorded weights too'
+    )
+  own = router(dataclasses.replace(inputs, replayed=None))
+  routing = contract.token_choice(
+    inputs, replayed.ids, replayed.weight_TK, own.prob_TE, own.extra
+  )
+  return dataclasses.replace(
+    routing, scales_input=own.scales_input, residual_T=own.residual_T
+  )
+
+
+def _without_dropped(
+  routing: contract.Routing, replayed: replay.Replayed | None
+) -> contract.Routing:
+  """The routing, with assignments that the record dropped sent nowhere."""
+  if replayed is None or replayed.dropped_TK is None:
+    return routing
+  dropped_A = replayed.dropped_TK.T.reshape(-1)
+  nowhere = routing.prob_TE.shape[1]
+  expert_A = jnp.where(dropped_A, nowhere, routing.expert_A)
+  return dataclasses.replace(routing, expert_A=expert_A)
 
 
 def observe(

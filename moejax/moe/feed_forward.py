@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from moejax.moe.config import MoEConfig
+from moejax.moe.replay import Replayed
+from moejax.moe.routes import Routes, RoutesRequest
 
 
 @flax.struct.dataclass
@@ -25,11 +27,18 @@ class TokenInfo:
       computes.
     index_BL: int32 place in the global batch.
     token_BL: int32 vocabulary ids.
+    routes: static; what the layer records of its routes; None for nothing.
+    replayed: the experts that the layer uses in place of its router's choice,
+      arrays [B, L, K]; None for none.
   """
 
   valid_BL: jax.Array
   index_BL: jax.Array
   token_BL: jax.Array
+  routes: RoutesRequest | None = flax.struct.field(
+    pytree_node=False, default=None
+  )
+  replayed: Replayed | None = None
 
 
 @flax.struct.dataclass
@@ -67,10 +76,12 @@ class Record:
   Attributes:
     balance: by name of a balance part, its sums over the global batch.
     stats: routing statistics by name, as `core.values`, which merge.
+    routes: the routes of the tokens, if they were asked for.
   """
 
   balance: dict[str, Any] = flax.struct.field(default_factory=dict)
   stats: dict[str, Any] = flax.struct.field(default_factory=dict)
+  routes: Routes | None = None
 
 
 @dataclasses.dataclass(frozen=True)

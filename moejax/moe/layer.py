@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors, shapes, values
-from moejax.moe import balance, decide, feed_forward, stats
+from moejax.moe import balance, decide, feed_forward, routes, stats
 from moejax.moe.balance import responses
 from moejax.moe.compute.base import ExpertOutput
 from moejax.moe.config import MoEConfig
@@ -201,6 +201,10 @@ class MoE(nnx.Module):
     )
     overflow = values.Sum(jnp.asarray(output.overflow, jnp.float32))
     record = Record(record.balance, {**record.stats, 'overflow': overflow})
+    if tokens.routes is not None:
+      inputs, routing = decision.router_input, decision.routing
+      recorded = routes.record(tokens.routes, inputs, routing, output.sent_A)
+      record = dataclasses.replace(record, routes=recorded)
     if config.gating_residual:
       previous = previous.replace(
         logits_BLE=unflat(decision.router_input.logits_TE)

@@ -206,11 +206,18 @@ class LayerOnMesh:
       reduced = Record(
         jax.lax.psum(record.balance, meshes.BATCH_AXES),
         values.all_reduce(record.stats, meshes.BATCH_AXES),
+        record.routes,
       )
       return out_BLD, previous, reduced
 
     rows, replicated = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
     fields = (field.name for field in dataclasses.fields(LayerWeights))
+    routes = rows if inputs[1].routes is not None else None
+    record_specs: Any = {
+      'balance': replicated,
+      'stats': replicated,
+      'routes': routes,
+    }
     weight_specs: dict[str, Any] = dict.fromkeys(fields, replicated)
     weight_specs['experts'] = {
       name: self._expert_spec(axes) for name, axes in self.expert_axes
@@ -226,7 +233,7 @@ class LayerOnMesh:
         replicated,
         replicated,
       ),
-      out_specs=(rows, rows, replicated),
+      out_specs=(rows, rows, Record(**record_specs)),
     )(weights, *inputs)
 
   def _expert_spec(self, axes: tuple[str, ...]) -> PartitionSpec:
@@ -287,6 +294,7 @@ class LayerOnMesh:
     record = Record(
       jax.tree.map(lambda x: jnp.sum(x, axis=0), records.balance),
       functools.reduce(values.merge, [record.stats for record in each]),
+      jax.tree.map(join, records.routes),
     )
     return join(out_BLD), jax.tree.map(join, previous), record
 

@@ -57,7 +57,7 @@ def chosen(model, weights, token_BL):
     previous = decoder.trunk.no_previous_layer(stage, tokens)
     for group in range(stage.repeats):
       for at, kind in enumerate(stage.kinds):
-        place = jax.tree.map(lambda x: x[group], decoder.trunk.specs(stage, at))  # noqa: B023
+        place = jax.tree.map(lambda x: x[group], decoder.trunk.specs(stage)[at])  # noqa: B023
         graph, stack = block.nnx.split(getattr(decoder, kind))
         own = jax.tree.map(lambda x, i=place.index: x[i], stack)
         layer = block.nnx.merge(graph, own)

@@ -10,7 +10,7 @@ import pytest
 from helpers import dense, references, tiny
 
 from moejax.core import errors
-from moejax.moe import balance, feed_forward, layer
+from moejax.moe import balance, decide, feed_forward, layer
 from moejax.moe.balance import gshard as gshard_aux
 from moejax.moe.balance import load, switch
 from moejax.moe.config import MoEConfig
@@ -97,11 +97,11 @@ def test_route_alone_decides_what_the_layer_computes():
   x_TD = X_BLD.reshape(-1, WIDTH)
 
   @jax.jit
-  def decide(weights):
+  def run(weights):
     arrays = tiny.bind(graph, weights).weights(jnp.float32, None)
     return decide.route(config, arrays, x_TD, tokens)
 
-  decision = jax.device_get(decide(weights))
+  decision = jax.device_get(run(weights))
   out_BLD, record = jax.jit(functools.partial(call, graph))(weights, X_BLD)
   want_TD = np.zeros_like(x_TD)
   limited = decision.limited

@@ -11,6 +11,8 @@ from moejax.core import errors, fields, shapes
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts.two_matrix import ACTIVATIONS
 from moejax.moe.feed_forward import LayerSizes, PreviousLayer, Record, TokenInfo
+from moejax.moe.replay import NOWHERE
+from moejax.moe.routes import Routes, RoutesRequest, keep
 
 SCORES = {
   'sigmoid': jax.nn.sigmoid,
@@ -147,7 +149,11 @@ class PEER(nnx.Module):
   ) -> tuple[jax.Array, PreviousLayer | None, Record]:
     """See `feed_forward.FeedForward`."""
     del key, layer
-    return self.output(x_BLD, tokens.valid_BL), previous, Record()
+    routes = None
+    if tokens.routes is not None:
+      routes = self.routes(x_BLD, tokens.valid_BL, tokens.routes)
+    out_BLD = self.output(x_BLD, tokens.valid_BL)
+    return out_BLD, previous, Record(routes=routes)
 
   def output(self, x_BLD: jax.Array, valid_BL: jax.Array) -> jax.Array:
     """out_BLD; every token by itself, zeros for padding."""
@@ -182,6 +188,13 @@ class PEER(nnx.Module):
 
   def choose(self, x_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Scores and numbers of each head's experts, [T, H, K], best first."""
+    score_TH2N = self.scores(x_TD)
+    return product_top_k(
+      score_TH2N[:, :, 0], score_TH2N[:, :, 1], self.config.k
+    )
+
+  def scores(self, x_TD: jax.Array) -> jax.Array:
+    """Scores of the sub-keys, [T, H, 2, n]: step 1."""
     highest = jax.lax.Precision.HIGHEST
     query_TH2K = jnp.einsum(
       'TD,DHGK->THGK',
@@ -189,12 +202,49 @@ class PEER(nnx.Module):
       self.w_query_DH2K[...],
       precision=highest,
     )
-    score_TH2N = jnp.einsum(
+    return jnp.einsum(
       'THGK,GNK->THGN', query_TH2K, self.keys_2NK[...], precision=highest
     )
-    return product_top_k(
-      score_TH2N[:, :, 0], score_TH2N[:, :, 1], self.config.k
+
+  def routes(
+    self, x_BLD: jax.Array, valid_BL: jax.Array, request: RoutesRequest
+  ) -> Routes:
+    """The experts of all heads, H * k for each token, without gradient.
+
+    An expert that several heads choose is there several times. The entropy is
+    the mean over heads of that of the softmax over all n^2 scores.
+
+    Raises:
+      InputError: the request asks for logits.
+    """
+    if request.logits:
+      raise errors.InputError(
+        f'feed_forward=peer does not compute the logits of all '
+        f'{self.config.num_experts} experts; ask for routes without logits'
+      )
+    x_TD = jax.lax.stop_gradient(x_BLD).reshape(-1, x_BLD.shape[-1])
+    score_THK, expert_THK = self.choose(x_TD)
+    weight_THK = SCORES[self.config.score](score_THK)
+    by_rank = lambda x_THK: x_THK.reshape(*valid_BL.shape, -1)
+    weight_BLK = by_rank(weight_THK)
+    order_BLK = jnp.argsort(-weight_BLK, axis=-1, stable=True)
+    valid_BL1 = valid_BL[..., None]
+
+    def in_order(x_BLK: jax.Array, empty: int) -> jax.Array:
+      x_BLK = jnp.take_along_axis(x_BLK, order_BLK, axis=-1)
+      return jnp.where(valid_BL1, x_BLK, jnp.asarray(empty, x_BLK.dtype))
+
+    # The scores are sums of two, so the entropies of both softmaxes add up.
+    log_TH2N = jax.nn.log_softmax(self.scores(x_TD), axis=-1)
+    entropy_TH = -jnp.sum(jnp.exp(log_TH2N) * log_TH2N, axis=(2, 3))
+    entropy_BL = entropy_TH.mean(axis=1).reshape(valid_BL.shape)
+    routes = Routes(
+      in_order(by_rank(expert_THK), NOWHERE),
+      in_order(weight_BLK, 0),
+      jnp.zeros(weight_BLK.shape, bool),
+      jnp.where(valid_BL, entropy_BL, 0.0),
     )
+    return keep(jax.lax.stop_gradient(routes), request.k)
 
 
 def product_top_k(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.core import fields, shapes
+from moejax.core import errors, fields, shapes
 from moejax.moe.compute import grouped_matmuls
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import EXPERTS, Experts, SwiGLU
@@ -132,6 +132,11 @@ class SoftMoE(nnx.Module):
   ) -> tuple[jax.Array, PreviousLayer | None, Record]:
     """See `feed_forward.FeedForward`."""
     del key, layer
+    if tokens.routes is not None:
+      raise errors.InputError(
+        'feed_forward=soft_moe has no routes to record: every expert computes '
+        'mixtures of all tokens of a sequence'
+      )
     return self.output(x_BLD, tokens.valid_BL), previous, Record()
 
   def output(self, x_BLD: jax.Array, valid_BL: jax.Array) -> jax.Array:

@@ -21,11 +21,17 @@ def send(
   the memory, rows of the dispatcher included, is that of a dense layer however
   few experts are used.
 
+  A replay has as many assignments for each token as were recorded.
+
   Example, T=2, E=3:
     weight_TE  [[0.3, 0.9, 0.0], [0.0, 0.0, 0.2]]
     expert_A   [1, 2, 0, 3, 3, 3]    token_A [0, 1, 0, 1, 0, 1]
     weight_A   [0.9, 0.2, 0.3, 0.0, 0.0, 0.0]
   """
+  if inputs.replayed is not None:
+    expert_TK = inputs.replayed.ids
+    weight_TK = scores.take(weight_TE, expert_TK)
+    return contract.token_choice(inputs, expert_TK, weight_TK, prob_TE, extra)
   num_experts = prob_TE.shape[1]
   rank_TE = jnp.where(used_TE, jax.lax.stop_gradient(weight_TE), -jnp.inf)
   _, order_TE = jax.lax.top_k(rank_TE, num_experts)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import fixed_k, hashing, noise
 
 
@@ -27,12 +27,15 @@ class ForcedBalanced(fixed_k.FixedK):
 
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
+  replays: ClassVar[bool] = True
 
   equal_weights: bool = False
 
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
-    expert_TK = self._choose(inputs, prob_TE.shape[1])
+    expert_TK, _ = replay.choice(
+      inputs.replayed, self._choose(inputs, prob_TE.shape[1])
+    )
     if self.equal_weights:
       weight_TK = jnp.full(expert_TK.shape, 1 / self.k)
     else:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import assignment, transport
 
 
@@ -46,6 +46,7 @@ class BaseLayer(contract.Router):
   """
 
   tokens_compete: ClassVar[bool] = True
+  replays: ClassVar[bool] = True
 
   interpolates: bool = False
 
@@ -65,9 +66,11 @@ class BaseLayer(contract.Router):
       expert_T = jnp.argmax(choose_TE, axis=1)
     # Padding gets an arbitrary expert here; `token_choice` sends it nowhere.
     expert_T1 = jnp.minimum(expert_T, logits_TE.shape[1] - 1)[:, None]
+    expert_T1, _ = replay.choice(inputs.replayed, expert_T1)
     weight_T1 = jax.nn.sigmoid(
       jnp.take_along_axis(logits_TE, expert_T1, axis=1)
     )
+    weight_T1 = replay.weights(inputs.replayed, weight_T1)
     routing = contract.token_choice(
       inputs, expert_T1, weight_T1, jax.nn.softmax(logits_TE, axis=-1)
     )

@@ -1,12 +1,13 @@
 """EvoMoE's dense-to-sparse gate: from all experts to one, by temperature."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import errors, fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import any_number, noise
 
 
@@ -63,6 +64,8 @@ class DenseToSparse(contract.Router):
     use_gumbel_gates: whether weights are w, noise and temperature included.
   """
 
+  replays: ClassVar[bool] = True
+
   threshold: float = fields.number(0.001, at_least=0, below=1)
   schedule: str = fields.named(SCHEDULES, 'exponential')
   start: float = fields.number(2.0, above=0, at_most=100)
@@ -111,6 +114,8 @@ class DenseToSparse(contract.Router):
     used_TE = (score_TE > self.threshold) | best_TE
     if self.hard_from is not None:
       used_TE = jnp.where(inputs.steps >= self.hard_from, best_TE, used_TE)
+    if inputs.replayed is not None:
+      used_TE = inputs.replayed.chosen(prob_TE.shape[1])
     gate_TE = jnp.where(used_TE, prob_TE, 0.0)
     return any_number.send(
       inputs, gate_TE, used_TE, prob_TE, {'gate_TE': gate_TE}
@@ -121,10 +126,15 @@ class DenseToSparse(contract.Router):
   ) -> contract.Routing:
     """Evaluation: one expert a token."""
     best_TE = _one_hot(inputs.biased(prob_TE))
+    if inputs.replayed is not None:
+      best_TE = inputs.replayed.chosen(prob_TE.shape[1])
     gate_TE = jnp.where(best_TE, prob_TE, 0.0)
+    expert_T1, _ = replay.choice(
+      inputs.replayed, jnp.argmax(best_TE, axis=1)[:, None]
+    )
     return contract.token_choice(
       inputs,
-      jnp.argmax(best_TE, axis=1)[:, None],
+      expert_T1,
       gate_TE.sum(axis=1, keepdims=True),
       prob_TE,
       {'gate_TE': gate_TE},

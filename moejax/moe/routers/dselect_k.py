@@ -64,6 +64,7 @@ class DSelectK(fixed_k.FixedK):
 
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
+  replays: ClassVar[bool] = True
 
   gamma: float = fields.number(1.0, above=0, at_most=1000)
   code: Scorer = fields.choice(SCORERS, PER_EXAMPLE)

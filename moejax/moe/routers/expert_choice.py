@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields, varying
 from moejax.moe import contract
-from moejax.moe.routers import noise, transport
+from moejax.moe.routers import noise, scores, transport
 
 # Iterations of the capped choice; the paper's "maximum of 100 iterations".
 ITERATIONS = 100
@@ -33,6 +33,8 @@ class ExpertChoice(contract.Router):
   and evaluation, so that a causal language model sees the future through its
   routing (arXiv 2408.15664, section 5.2: 50 bits a token).
 
+  A replay is a token choice of the recorded experts, weighed with P.
+
   With `max_per_token` = b, experts choose by the plan A that maximises
   sum(P * A) + entropy * H(A), where each expert's column sums to C, no token's
   row to more than b, and A <= 1 (section 3.3). Dykstra's alternating
@@ -53,6 +55,7 @@ class ExpertChoice(contract.Router):
   """
 
   tokens_compete: ClassVar[bool] = True
+  replays: ClassVar[bool] = True
   follows_selection_bias: ClassVar[bool] = False
 
   capacity_factor: float = fields.number(2.0, above=0, at_most=1000)
@@ -101,6 +104,10 @@ class ExpertChoice(contract.Router):
       noise_TE = noise.normal(inputs, num_experts)
       logits_TE = logits_TE + self.noise / num_experts * noise_TE
     prob_TE = jax.nn.softmax(logits_TE, axis=-1)
+    if inputs.replayed is not None:
+      expert_TK = inputs.replayed.ids
+      weight_TK = scores.take(prob_TE, expert_TK)
+      return contract.token_choice(inputs, expert_TK, weight_TK, prob_TE)
     # No selection bias: it would raise all tokens of an expert alike.
     score_TE = jax.lax.stop_gradient(prob_TE)
     score_GSE = transport.by_sequence(inputs, score_TE)

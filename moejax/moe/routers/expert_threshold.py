@@ -37,6 +37,7 @@ class ExpertThreshold(contract.Router):
   """
 
   tokens_compete: ClassVar[bool] = True
+  replays: ClassVar[bool] = True
 
   k: float = fields.number(1.0, above=0, at_most=10**6)
   warmup_steps: int = fields.number(4000, at_least=0, note='0: none')

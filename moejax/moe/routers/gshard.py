@@ -1,12 +1,13 @@
 """Top-2 gating: GShard's random second expert, and later rules for it."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import errors, fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import noise, scores
 
 SAMPLING_SALT = 1
@@ -160,11 +161,15 @@ class GShard(contract.Router):
 
   With a selection bias b, the two are chosen by g + b; gates are made of g.
 
+  In a replay a second choice is used where one is recorded.
+
   Attributes:
     second: when a token's second choice is used, see `SECONDS`.
     dropped_use_slot: whether a second choice that is not used keeps its place
       in the expert, as in Algorithm 1 but in no released code.
   """
+
+  replays: ClassVar[bool] = True
 
   second: SecondAlways = fields.choice(SECONDS, SecondByChance())
   dropped_use_slot: bool = True
@@ -183,10 +188,30 @@ class GShard(contract.Router):
     prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
     _, expert_T2 = jax.lax.top_k(inputs.biased(prob_TE), 2)
     expert_T2 = self.second.pick(inputs, prob_TE, expert_T2)
+    if inputs.replayed is not None:
+      expert_T2, used_T = _replayed_pair(inputs.replayed, expert_T2)
     gate_T2 = scores.renormalised(scores.take(prob_TE, expert_T2))
-    used_T = self.second.used(inputs, gate_T2)
+    if inputs.replayed is None:
+      used_T = self.second.used(inputs, gate_T2)
     gate_T2 = gate_T2.at[:, 1].set(jnp.where(used_T, gate_T2[:, 1], 0.0))
     if self.experts_per_token < 2 or not self.dropped_use_slot:
       second_T = jnp.where(used_T, expert_T2[:, 1], prob_TE.shape[1])
       expert_T2 = expert_T2.at[:, 1].set(second_T)
     return contract.token_choice(inputs, expert_T2, gate_T2, prob_TE)
+
+
+def _replayed_pair(
+  replayed: replay.Replayed, own_T2: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The two recorded experts, and whether the second is used, [T].
+
+  The gate of a token that uses its first choice alone is g1 / (g1 + g2) too.
+  The second choice, which is not recorded then, is the better of the router's
+  own two that is not the first.
+  """
+  expert_T2, _ = replay.choice(replayed, own_T2)
+  is_second_T = replayed.is_used[:, 1]
+  first_T = expert_T2[:, 0]
+  other_T = jnp.where(own_T2[:, 0] == first_T, own_T2[:, 1], own_T2[:, 0])
+  second_T = jnp.where(is_second_T, expert_T2[:, 1], other_T)
+  return jnp.stack([first_T, second_T], axis=1), is_second_T

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from moejax.core import errors, fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import fixed_k, hashing
 
 
@@ -30,7 +30,10 @@ def even(
   The probabilities are 1 / K for the chosen and 0 for the others.
   """
   k, num_experts = expert_TK.shape[1], inputs.logits_TE.shape[1]
+  expert_TK, is_used_TK = replay.choice(inputs.replayed, expert_TK)
   hit_TKE = expert_TK[..., None] == jnp.arange(num_experts)
+  if is_used_TK is not None:
+    hit_TKE &= is_used_TK[..., None]
   prob_TE = jnp.sum(hit_TKE, axis=1, dtype=jnp.float32) / k
   weight_TK = jnp.full(expert_TK.shape, 1 / k, jnp.float32)
   return contract.token_choice(inputs, expert_TK, weight_TK, prob_TE)
@@ -56,6 +59,7 @@ class Hash(fixed_k.FixedK):
   is_learned: ClassVar[bool] = False
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
+  replays: ClassVar[bool] = True
 
   k: int = fields.number(1, at_least=1)
   seed: int = fields.number(0, at_least=0)
@@ -98,6 +102,7 @@ class BalancedHash(fixed_k.FixedK):
   is_learned: ClassVar[bool] = False
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
+  replays: ClassVar[bool] = True
 
   k: int = fields.number(1, at_least=1)
   vocab_size: int = fields.number(32768, at_least=1)

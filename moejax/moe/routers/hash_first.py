@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import fixed_k, hashing, scores
 from moejax.moe.routers import hash as hashes
 
@@ -42,6 +42,7 @@ class HashFirst(fixed_k.FixedK):
   """
 
   experts_are_alike: ClassVar[bool] = False
+  replays: ClassVar[bool] = True
 
   num_hash_layers: int = fields.number(3, at_least=0)
   scale: float = fields.number(1.5, above=0, at_most=1000)
@@ -63,15 +64,23 @@ class HashFirst(fixed_k.FixedK):
       score_TE.shape[1], self.k, self.seed, inputs.layer, hashes.ids(inputs)
     )
     by_id = inputs.layer < self.num_hash_layers
-    expert_TK = jnp.where(by_id, hashed_TK, learned_TK)
+    expert_TK, is_used_TK = replay.choice(
+      inputs.replayed, jnp.where(by_id, hashed_TK, learned_TK)
+    )
     return contract.token_choice(
       inputs,
       expert_TK,
-      self.gates(score_TE, expert_TK),
+      self.gates(score_TE, expert_TK, is_used_TK),
       prob_TE,
       {'unbiased_TK': scores.largest(inputs, score_TE, self.k)},
     )
 
-  def gates(self, score_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
-    """Step 3 for these experts, [T, K]."""
-    return self.scale * scores.renormalised(scores.take(score_TE, expert_TK))
+  def gates(
+    self,
+    score_TE: jax.Array,
+    expert_TK: jax.Array,
+    is_used_TK: jax.Array | None = None,
+  ) -> jax.Array:
+    """Step 3 for these experts, or those of them that are used, [T, K]."""
+    score_TK = scores.kept(scores.take(score_TE, expert_TK), is_used_TK)
+    return self.scale * scores.renormalised(score_TK)

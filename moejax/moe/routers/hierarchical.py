@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moejax.core import errors, fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import scores
 from moejax.moe.scorers import SCORERS
 from moejax.moe.scorers.base import Scorer
@@ -53,6 +53,7 @@ class Hierarchical(contract.Router):
   """
 
   experts_are_alike: ClassVar[bool] = False
+  replays: ClassVar[bool] = True
 
   outer: Scorer = fields.choice(SCORERS, SCORERS['linear']())
   groups: int = fields.number(2, at_least=1)
@@ -101,13 +102,17 @@ class Hierarchical(contract.Router):
     num_tokens, num_experts = inputs.logits_TE.shape
     group_E = np.arange(num_experts) * self.groups // num_experts
     outer_TG, group_TK = _top_softmax(
-      inputs.extra_scores['outer'], inputs.extra_scores['outer'], self.k_outer
+      inputs.extra_scores['outer'],
+      inputs.extra_scores['outer'],
+      self.k_outer,
+      self._replayed_groups(inputs, group_E),
     )
     inner_TE, expert_TGJ = self.choose_inner(inputs, group_E)
     gate_TE = outer_TG[:, group_E] * inner_TE
 
     expert_TKJ = jnp.take_along_axis(expert_TGJ, group_TK[..., None], axis=1)
     expert_TA = expert_TKJ.reshape(num_tokens, -1)
+    expert_TA, _ = replay.choice(inputs.replayed, expert_TA)
     return contract.token_choice(
       inputs,
       expert_TA,
@@ -125,16 +130,32 @@ class Hierarchical(contract.Router):
       inner_TE, 0 where not kept in the expert's group, and the kept experts
       [T, groups, k_inner].
     """
+    replayed_TE = None
+    if inputs.replayed is not None:
+      replayed_TE = inputs.replayed.chosen(len(group_E))
     inner_TE, kept_TGJ = [], []
     biased_TE = inputs.biased(self.softmax_in_groups(inputs, group_E))
     for group in range(self.groups):
       (member_M,) = np.nonzero(group_E == group)
       gate_TM, kept_TJ = _top_softmax(
-        inputs.logits_TE[:, member_M], biased_TE[:, member_M], self.k_inner
+        inputs.logits_TE[:, member_M],
+        biased_TE[:, member_M],
+        self.k_inner,
+        None if replayed_TE is None else replayed_TE[:, member_M],
       )
       inner_TE.append(gate_TM)
       kept_TGJ.append(member_M[0] + kept_TJ)
     return jnp.concatenate(inner_TE, axis=1), jnp.stack(kept_TGJ, axis=1)
+
+  def _replayed_groups(
+    self, inputs: contract.RouterInput, group_E: np.ndarray
+  ) -> jax.Array | None:
+    """Whether a recorded expert is in the group, bool [T, groups]."""
+    if inputs.replayed is None:
+      return None
+    chosen_TE = inputs.replayed.chosen(len(group_E))
+    member_EG = group_E[:, None] == np.arange(self.groups)
+    return jnp.any(chosen_TE[..., None] & member_EG, axis=1)
 
   def softmax_in_groups(
     self, inputs: contract.RouterInput, group_E: np.ndarray
@@ -157,7 +178,10 @@ class Hierarchical(contract.Router):
 
 
 def _top_softmax(
-  score_TN: jax.Array, rank_TN: jax.Array, k: int
+  score_TN: jax.Array,
+  rank_TN: jax.Array,
+  k: int,
+  replayed_TN: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Softmax over the scores of the k that rank best, and which these are.
 
@@ -165,6 +189,7 @@ def _top_softmax(
     score_TN: the scores.
     rank_TN: values by whose order the k are chosen.
     k: number of scores that are kept.
+    replayed_TN: bool, the scores that are kept instead, if there are any.
 
   Returns:
     The softmax, [T, N], 0 for scores that are not kept; and best_TK.
@@ -172,4 +197,11 @@ def _top_softmax(
   num = score_TN.shape[1]
   _, best_TK = jax.lax.top_k(jax.lax.stop_gradient(rank_TN), k)
   kept_TN = jnp.any(best_TK[..., None] == jnp.arange(num), axis=1)
+  if replayed_TN is not None:
+    # A row without any would divide 0 by 0.
+    some_T1 = jnp.any(replayed_TN, axis=1, keepdims=True)
+    soft_TN = jax.nn.softmax(
+      score_TN, axis=1, where=jnp.where(some_T1, replayed_TN, kept_TN)
+    )
+    return jnp.where(some_T1, soft_TN, 0.0), best_TK
   return jax.nn.softmax(score_TN, axis=1, where=kept_TN), best_TK

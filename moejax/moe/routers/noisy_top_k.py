@@ -1,12 +1,13 @@
 """Noisy top-k gating: noise on the logits, and a load with a gradient."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import fields, special
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import fixed_k, noise, scores
 from moejax.moe.scorers import Linear
 from moejax.moe.scorers.base import Scorer
@@ -32,8 +33,13 @@ class Noise(fields.Checked):
     """Standard deviation of the noise, [T, E] or a scalar."""
     raise NotImplementedError
 
-  def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
-    """Gates of the chosen experts, [T, K]."""
+  def gates(
+    self,
+    noisy_TE: jax.Array,
+    expert_TK: jax.Array,
+    is_used_TK: jax.Array | None = None,
+  ) -> jax.Array:
+    """Gates of the chosen experts, [T, K], 0 for those that are not used."""
     raise NotImplementedError
 
   def importance(
@@ -78,8 +84,15 @@ class Learned(Noise):
   def std(self, inputs: contract.RouterInput) -> jax.Array:
     return jax.nn.softplus(inputs.extra_scores['noise']) + self.floor
 
-  def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
-    return jax.nn.softmax(scores.take(noisy_TE, expert_TK), axis=-1)
+  def gates(
+    self,
+    noisy_TE: jax.Array,
+    expert_TK: jax.Array,
+    is_used_TK: jax.Array | None = None,
+  ) -> jax.Array:
+    noisy_TK = scores.take(noisy_TE, expert_TK)
+    noisy_TK = scores.kept(noisy_TK, is_used_TK, scores.LEAST_LOGIT)
+    return scores.kept(jax.nn.softmax(noisy_TK, axis=-1), is_used_TK)
 
   def importance(
     self, prob_TE: jax.Array, chosen_TKE: jax.Array, gate_TK: jax.Array
@@ -111,8 +124,14 @@ class Fixed(Noise):
   def std(self, inputs: contract.RouterInput) -> jax.Array:
     return jnp.asarray(self.strength / inputs.logits_TE.shape[1])
 
-  def gates(self, noisy_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
-    return scores.take(jax.nn.softmax(noisy_TE, axis=-1), expert_TK)
+  def gates(
+    self,
+    noisy_TE: jax.Array,
+    expert_TK: jax.Array,
+    is_used_TK: jax.Array | None = None,
+  ) -> jax.Array:
+    prob_TE = jax.nn.softmax(noisy_TE, axis=-1)
+    return scores.kept(scores.take(prob_TE, expert_TK), is_used_TK)
 
   def importance(
     self, prob_TE: jax.Array, chosen_TKE: jax.Array, gate_TK: jax.Array
@@ -152,6 +171,8 @@ class NoisyTopK(fixed_k.FixedK):
     noise: learned (Shazeer) or fixed (V-MoE).
   """
 
+  replays: ClassVar[bool] = True
+
   noise: Noise = fields.choice(NOISES, Learned())
 
   def check(self, num_experts: int) -> None:
@@ -175,8 +196,11 @@ class NoisyTopK(fixed_k.FixedK):
       std = self.noise.std(inputs)
       noisy_TE = clean_TE + std * noise.normal(inputs, num_experts)
     _, expert_TK = jax.lax.top_k(inputs.biased(noisy_TE), self.k)
-    gate_TK = self.noise.gates(noisy_TE, expert_TK)
+    expert_TK, is_used_TK = replay.choice(inputs.replayed, expert_TK)
+    gate_TK = self.noise.gates(noisy_TE, expert_TK, is_used_TK)
     chosen_TKE = expert_TK[:, :, None] == jnp.arange(num_experts)
+    if is_used_TK is not None:
+      chosen_TKE &= is_used_TK[:, :, None]
     gate_TE = self.noise.importance(prob_TE, chosen_TKE, gate_TK)
     if inputs.training and self.k < num_experts:
       # Experts are chosen with biases, so both sides of the comparison have

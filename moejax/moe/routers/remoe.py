@@ -30,6 +30,7 @@ class ReMoE(contract.Router):
   """
 
   follows_selection_bias: ClassVar[bool] = False
+  replays: ClassVar[bool] = True
 
   k: float = fields.number(2.0, above=0, at_most=10**6)
 

@@ -18,6 +18,9 @@ Score = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 # Below this logit softplus is the exponential, to float32's last digit.
 LOW = -20.0
 
+# The logit of an expert out of choice: finite, so that gradients are.
+LEAST_LOGIT = -1e30
+
 # The smallest divisor of gates. Released code adds 1e-20 to their sum instead,
 # with which the gradient of the division overflows float32.
 LEAST_SUM = 1e-15
@@ -100,6 +103,15 @@ def check_gates(alone: bool, num_experts: int, setting: str, fix: str) -> None:
 def take(value_TE: jax.Array, expert_TK: jax.Array) -> jax.Array:
   """The values of the chosen experts, [T, K]."""
   return jnp.take_along_axis(value_TE, expert_TK, axis=-1)
+
+
+def kept(
+  gate_TK: jax.Array, is_used_TK: jax.Array | None, otherwise: float = 0.0
+) -> jax.Array:
+  """The gates, with `otherwise` for those that are not used; None: all are."""
+  if is_used_TK is None:
+    return gate_TK
+  return jnp.where(is_used_TK, gate_TK, otherwise)
 
 
 def largest(

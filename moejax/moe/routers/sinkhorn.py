@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import fixed_k, transport
 
 
@@ -36,6 +36,7 @@ class Sinkhorn(fixed_k.FixedK):
   """
 
   tokens_compete: ClassVar[bool] = True
+  replays: ClassVar[bool] = True
 
   k: int = fields.number(1, at_least=1)
   tolerance: float = fields.number(1e-4, at_least=0, at_most=1)
@@ -47,6 +48,7 @@ class Sinkhorn(fixed_k.FixedK):
     if inputs.training:
       choose_TE = self._log_plan(inputs, choose_TE)
     _, expert_TK = jax.lax.top_k(choose_TE, self.k)
+    expert_TK, _ = replay.choice(inputs.replayed, expert_TK)
     if self.k == 1:
       score_TE = jax.nn.sigmoid(logits_TE)
       # Sigmoids over their sum, also where all of them vanish.

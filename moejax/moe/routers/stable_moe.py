@@ -1,12 +1,13 @@
 """StableMoE: learn to route, then freeze a small student of the router."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import scores
 from moejax.moe.scorers import SCORERS
 from moejax.moe.scorers.base import Scorer
@@ -56,6 +57,8 @@ class StableMoE(contract.Router):
     interpolates: whether the routing adds (1 - a) x, see above.
   """
 
+  replays: ClassVar[bool] = True
+
   student: Scorer = fields.choice(SCORERS, SCORERS['token_embedding']())
   stage_two_from: int = fields.number(6000, at_least=0)
   interpolates: bool = False
@@ -80,7 +83,9 @@ class StableMoE(contract.Router):
     learning = inputs.training & (inputs.steps < self.stage_two_from)
     greedy_T1 = _best(inputs.biased(logits_TE))
     expert_T1 = jnp.where(learning, greedy_T1, _best(student_TE))
+    expert_T1, _ = replay.choice(inputs.replayed, expert_T1)
     alpha_T1 = jax.nn.sigmoid(scores.take(logits_TE, expert_T1))
+    alpha_T1 = replay.weights(inputs.replayed, alpha_T1)
 
     missed_T = -scores.take(jax.nn.log_softmax(student_TE), greedy_T1)[:, 0]
     hit_TE = expert_T1 == jnp.arange(logits_TE.shape[1])

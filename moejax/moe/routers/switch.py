@@ -1,12 +1,13 @@
 """Switch: one expert per token, and exploration of others in training."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import errors, fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import noise, scores
 
 # Noise on the input and noise on the logits are drawn from the same key.
@@ -122,6 +123,8 @@ class Switch(contract.Router):
     noise: how tokens explore experts other than their best, see `NOISES`.
   """
 
+  replays: ClassVar[bool] = True
+
   noise: Argmax = fields.choice(NOISES, InputJitter())
 
   def check(self, num_experts: int) -> None:
@@ -151,5 +154,6 @@ class Switch(contract.Router):
     if inputs.training:
       choice_TE = self.noise.choice(inputs, prob_TE)
     _, expert_T1 = jax.lax.top_k(inputs.biased(choice_TE), 1)
+    expert_T1, _ = replay.choice(inputs.replayed, expert_T1)
     gate_T1 = scores.take(prob_TE, expert_T1)
     return contract.token_choice(inputs, expert_T1, gate_T1, prob_TE)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import hashing
 
 
@@ -46,6 +46,7 @@ class Thor(contract.Router):
   is_learned: ClassVar[bool] = False
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
+  replays: ClassVar[bool] = True
 
   by: str = fields.named(BY, 'token')
   seed: int = fields.number(0, at_least=0)
@@ -62,9 +63,10 @@ class Thor(contract.Router):
     else:
       place_T = BY[self.by](inputs)
       expert_T = hashing.below(num_experts, self.seed, inputs.layer, place_T)
+    expert_T1, _ = replay.choice(inputs.replayed, expert_T[:, None])
     return contract.token_choice(
       inputs,
-      expert_T[:, None],
+      expert_T1,
       jnp.ones((num_tokens, 1), jnp.float32),
       jnp.full((num_tokens, num_experts), 1 / num_experts, jnp.float32),
     )

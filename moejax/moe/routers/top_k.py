@@ -1,16 +1,16 @@
 """The k experts of the largest scores: most published routers, as settings."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import errors, fields
-from moejax.moe import contract
+from moejax.moe import contract, replay
 from moejax.moe.routers import fixed_k, noise, scores
 
 DROPOUT_SALT = 1
-LEAST_LOGIT = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,8 @@ class TopK(fixed_k.FixedK):
       released code). A token with fewer than k experts left uses those.
   """
 
+  replays: ClassVar[bool] = True
+
   score: str = fields.named(scores.SCORES, 'softmax')
   renormalise: bool = False
   scale: float = fields.number(1.0, above=0, at_most=1000)
@@ -111,14 +113,16 @@ class TopK(fixed_k.FixedK):
       noise_TE = noise.uniform(inputs, choice_TE.shape[1], DROPOUT_SALT)
       choice_TE = jnp.where(noise_TE < self.expert_dropout, -jnp.inf, choice_TE)
     best_TK, expert_TK = jax.lax.top_k(self.mask_scores(choice_TE), self.k)
+    is_used_TK = best_TK > -jnp.inf if thins else None
+    if inputs.replayed is not None:
+      expert_TK, is_used_TK = replay.choice(inputs.replayed, expert_TK)
     gate_TK = scores.take(order_TE, expert_TK)
-    if thins:
-      gate_TK = jnp.where(best_TK > -jnp.inf, gate_TK, LEAST_LOGIT)
+    gate_TK = scores.kept(gate_TK, is_used_TK, scores.LEAST_LOGIT)
     if self.after:
       gate_TK, _ = score(gate_TK)
-    if thins:
-      gate_TK = jnp.where(best_TK > -jnp.inf, gate_TK, 0.0)
-      expert_TK = jnp.where(best_TK > -jnp.inf, expert_TK, prob_TE.shape[1])
+    gate_TK = scores.kept(gate_TK, is_used_TK)
+    if is_used_TK is not None:
+      expert_TK = jnp.where(is_used_TK, expert_TK, prob_TE.shape[1])
     if self.renormalise:
       gate_TK = scores.renormalised(gate_TK)
     if self.scale != 1:

@@ -1,6 +1,7 @@
 """Top-p routing: the fewest experts whose probabilities reach p."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ class TopP(contract.Router):
     k: number of experts per token for counting FLOPs, since the true number is
       known only when a token is routed.
   """
+
+  replays: ClassVar[bool] = True
 
   p: float = fields.number(
     0.4, above=0, below=1, note='router top_k has a fixed number'

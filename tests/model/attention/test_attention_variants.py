@@ -189,7 +189,7 @@ def test_windows_go_by_layer(windows, reach, of_moe):
   found = np.abs(gradient(tiny.weights(model))).sum(axis=1)[:8]
   assert np.flatnonzero(found).tolist() == [*range(8 - reach, 8)]
   decoder = model.bind(tiny.weights(model))
-  places = decoder.trunk.specs(stages.of(config)[1], 0)
+  places = decoder.trunk.specs(stages.of(config)[1])[0]
   assert places.window.tolist() == of_moe
 
 

@@ -11,6 +11,7 @@ from helpers import references, tiny
 from moejax.core import errors
 from moejax.moe.feed_forwards import peer
 from moejax.moe.feed_forwards.peer import PEER, PEERConfig
+from moejax.moe.routes import RoutesRequest
 from moejax.parallel import rules
 
 B, L, D = 2, 5, 6
@@ -199,3 +200,37 @@ def test_bad_fields(fields, message):
   with pytest.raises(errors.InputError) as error:
     dataclasses.replace(CONFIG, **fields).check()
   assert str(error.value) == message
+
+
+def test_routes_are_the_experts_of_all_heads():
+  """By a loop over tokens; entropies over all n^2 scores of a head."""
+  graph, w = layer()
+  request = RoutesRequest()
+  run = jax.jit(
+    lambda w, x_BLD: tiny.bind(graph, w).routes(x_BLD, VALID_BL, request)
+  )
+  found = run(w, X_BLD)
+  assert found.expert_BLK.shape == (B, L, 12)
+  assert not found.dropped_BLK.any()
+  query_BLH2K = np.einsum('bld,dhgk->blhgk', X_BLD, w['w_query_DH2K'])
+  half_BLH2N = np.einsum('blhgk,gnk->blhgn', query_BLH2K, w['keys_2NK'])
+  score_BLHNN = half_BLH2N[..., 0, :, None] + half_BLH2N[..., 1, None, :]
+  for row, token in np.ndindex(B, L):
+    got = found.expert_BLK[row, token], found.weight_BLK[row, token]
+    if not VALID_BL[row, token]:
+      np.testing.assert_array_equal(got[0], -1)
+      np.testing.assert_array_equal(got[1], 0)
+      assert found.entropy_BL[row, token] == 0
+      continue
+    ranks, entropies = [], []
+    for score_N in score_BLHNN[row, token].reshape(3, 25):
+      best_K = np.argsort(-score_N, kind='stable')[:4]
+      ranks += [*zip(references.softmax(score_N[best_K]), best_K, strict=True)]
+      prob_N = references.softmax(score_N)
+      entropies.append(-(prob_N * np.log(prob_N)).sum())
+    ranks.sort(key=lambda rank: -rank[0])
+    np.testing.assert_array_equal(got[0], [expert for _, expert in ranks])
+    np.testing.assert_allclose(got[1], [gate for gate, _ in ranks], rtol=1e-4)
+    np.testing.assert_allclose(
+      found.entropy_BL[row, token], np.mean(entropies), rtol=1e-4
+    )
