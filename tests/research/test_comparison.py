@@ -1,0 +1,68 @@
+"""Tests of methods against each other, with numbers worked by hand."""
+
+import math
+
+import pytest
+
+from moejax.research import comparison
+
+
+def test_the_spread_is_pooled_over_methods():
+  # Squares 2 + 6 over 1 + 2 degrees of freedom; one seed has no spread.
+  scores = {'a': [1.0, 3.0], 'b': [5.0, 5.0, 8.0], 'c': [9.0]}
+  assert comparison.pooled_spread(scores) == pytest.approx(math.sqrt(8 / 3))
+
+
+def test_methods_far_apart_differ_and_close_ones_do_not():
+  scores = {
+    'a': [2.00, 2.01, 2.02],
+    'b': [2.01, 2.02, 2.00],
+    'c': [2.50, 2.51, 2.52],
+    'one_seed': [9.0],
+  }
+  test = comparison.compare(scores)
+  # Means 2.01, 2.01 and 2.51; 0.01 within. Between: 3 * (2 * (1/6)^2 +
+  # (1/3)^2) / 2 = 0.25; within: 0.0001.
+  assert test.ratio == pytest.approx(0.25 / 0.0001)
+  assert test.spread == pytest.approx(0.01)
+  assert test.p < 1e-6
+  assert [*test.pairs] == [('a', 'b'), ('a', 'c'), ('b', 'c')]
+  assert test.pairs['a', 'c'][0] == pytest.approx(-0.5)
+  assert not test.differ('b', 'a')
+  assert test.differ('c', 'a')
+  assert test.num_differing() == 2
+  assert test.rows()['pairs']['a - c']['difference'] == pytest.approx(-0.5)
+
+
+def test_one_seed_each_says_nothing():
+  assert comparison.compare({'a': [1.0], 'b': [2.0]}) is None
+
+
+def test_pairs_are_over_the_seeds_that_both_have():
+  row = comparison.paired({0: 3.0, 1: 5.0, 2: 9.0}, {1: 4.0, 0: 1.0})
+  # Differences 2 and 1: mean 1.5, deviation 1/sqrt(2), over sqrt(2).
+  assert row == {'difference': 1.5, 'error': pytest.approx(0.5), 'n': 2}
+  alone = comparison.paired({0: 3.0}, {0: 1.0})
+  assert alone == {'difference': 2.0, 'error': None, 'n': 1}
+  assert comparison.paired({0: 3.0}, {1: 1.0})['n'] == 0
+
+
+def test_pairs_are_counted_by_the_published_order():
+  scores = {
+    'best': [1.0, 1.01],
+    'second': [3.0, 3.01],
+    'third': [2.0, 2.01],
+    'fourth': [2.0, 2.01],
+  }
+  test = comparison.compare(scores)
+  order = ['best', 'second', 'third', 'fourth', 'without_runs']
+  counts = comparison.agreement(order, scores, test)
+  assert counts == {'same': 3, 'opposite': 2, 'undecided': 1}
+  nothing = comparison.agreement(order, scores, None)
+  assert nothing == {'same': 0, 'opposite': 0, 'undecided': 6}
+
+
+def test_cells():
+  assert comparison.cell([]) == '-'
+  assert comparison.cell([2.0]) == '2.000'
+  assert comparison.cell([1.0, 3.0]) == '2.000 ± 1.414'
