@@ -134,14 +134,21 @@ function layout(height, extra = {}) {
   };
 }
 
+// Of published curves, which have one colour.
+const DASHES = ['dash', 'dot', 'dashdot', 'longdash'];
+const SYMBOLS = ['circle-open', 'square-open', 'diamond-open',
+  'triangle-up-open', 'cross-open', 'x-open', 'star-open', 'hexagon-open'];
+
 // By kind of a figure: its traces and layout for Plotly, and its table.
 const KINDS = {
   lines: {
-    draw(figure) {
+    draw(figure, width) {
       const traces = [];
       let number = 0;
+      let dashed = 0;
       for (const curve of figure.curves) {
-        const own = curve.thin ? colour('--c7') : colour(`--c${number++ % 7}`);
+        const muted = curve.thin || curve.dash;
+        const own = muted ? colour('--c7') : colour(`--c${number++ % 7}`);
         if (curve.low) {
           traces.push({
             type: 'scatter', mode: 'lines', hoverinfo: 'skip',
@@ -160,18 +167,26 @@ const KINDS = {
           y: curve.y,
           line: {
             color: own,
-            width: curve.thin ? 1 : 2,
-            dash: curve.dash ? 'dash' : 'solid',
+            width: muted ? 1 : 2,
+            dash: curve.dash ? DASHES[dashed % DASHES.length] : 'solid',
           },
-          marker: {size: 6, symbol: curve.dash ? 'circle-open' : 'circle'},
+          marker: {
+            size: 6,
+            symbol: curve.dash ? SYMBOLS[dashed++ % SYMBOLS.length] : 'circle',
+          },
           hovertemplate: '%{y:.4~g}',
         });
       }
       const several = figure.curves.length > 1;
-      return [traces, layout(several ? 380 : 300, {
+      const longest = Math.max(...figure.curves.map((c) => c.name.length), 1);
+      const beside = Math.max(1, Math.floor(width / (longest * 7 + 55)));
+      const rows = several ? Math.ceil(figure.curves.length / beside) : 0;
+      return [traces, layout(300 + 21 * rows, {
         hovermode: 'x unified',
         showlegend: several,
-        legend: {orientation: 'h', yanchor: 'top', y: -0.2, x: 0},
+        legend: {
+          orientation: 'h', yref: 'container', yanchor: 'bottom', y: 0, x: 0,
+        },
         xaxis: axis(figure.x, {type: figure.logarithmic_x ? 'log' : undefined}),
         yaxis: axis(figure.y, {
           type: figure.logarithmic ? 'log' : undefined,
@@ -332,6 +347,12 @@ class Plot {
   // `fixed` is a width in pixels; without it the plot follows its place.
   draw(width = this.canvas.clientWidth, fixed = undefined) {
     const shown = this.shown;
+    const narrow = width < NARROW;
+    // Plotly leaves a colour bar behind that changes its direction.
+    if (this.narrow !== undefined && narrow !== this.narrow) {
+      Plotly.purge(this.canvas);
+    }
+    this.narrow = narrow;
     const [traces, plan] = KINDS[shown.kind].draw(shown, width);
     plan.width = fixed;
     return Plotly.react(this.canvas, traces, plan, CONFIG);

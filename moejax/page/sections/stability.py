@@ -14,14 +14,14 @@ SHARE = 'Share of training, %'
 MEASURES: dict[str, tuple[str, str, dict[str, str], str]] = {
   'saturation': (
     'Router saturation',
-    'Saturation against the last checkpoint',
+    'Share that is final',
     {'topk': 'all experts of a token', 'top1': 'first expert'},
     'Share of a token’s experts that the last checkpoint chooses too, mean '
     'over tokens and layers. Band: 95% interval over documents.',
   ),
   'change_rate': (
     'Change rate',
-    'Change since the checkpoint before',
+    'Share that is new',
     {'set': 'set of experts', 'slot': 'expert of each rank'},
     'Share of a token’s experts that the checkpoint before did not choose. The '
     'rate grows with the number of steps between checkpoints.',
@@ -38,11 +38,11 @@ def stability(data: PageData) -> Html | None:
       continue
     last = last_step(data)
     ours = [*curves(rows, columns, last)]
-    published = [*published_curves(data.published.get(name) or {})]
+    published, sources = published_curves(data.published.get(name) or {})
     if not ours:
       continue
     if published:
-      caption += ' Dashed: published curves.'
+      caption += f' Dashed: published curves, {"; ".join(sources)}.'
     figure = figures.lines([*ours, *published], x=SHARE, y=axis, range=[0, 1])
     shown.append(figures.show(f'{name}-curve', title, figure, caption))
     column = next(iter(columns))
@@ -79,11 +79,20 @@ def curves(
 
 def published_curves(
   published: Mapping[str, Sequence[Sequence[float]]],
-) -> Iterator[dict[str, Any]]:
-  """Dashed curves of [share of training in %, value] pairs, by their names."""
-  for name, points in published.items():
+) -> tuple[list[dict[str, Any]], list[str]]:
+  """Dashed curves, and their sources.
+
+  Args:
+    published: [share of training in %, value] pairs by name of the curve, which
+      is that of the model, a comma and the source.
+  """
+  shown, sources = [], dict[str, None]()
+  for title, points in published.items():
+    model, _, source = title.partition(', ')
+    sources[source or title] = None
     x, y = zip(*points, strict=True)
-    yield figures.curve(name, x, y, dash=True)
+    shown.append(figures.curve(model, x, y, dash=True))
+  return shown, [*sources]
 
 
 def layer_map(
