@@ -53,7 +53,8 @@ def lines(
     curves: made by `curve`.
     x: title of the horizontal axis, with its unit.
     y: title of the vertical axis, with its unit.
-    **keys: further keys, such as `logarithmic=True` or `range=[0, 1]` of y.
+    **keys: further keys: `range=[0, 1]` and `logarithmic=True` of y,
+      `every=1`, the distance of two ticks of x.
   """
   return {'kind': 'lines', 'curves': [*curves], 'x': x, 'y': y, **keys}
 

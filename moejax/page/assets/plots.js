@@ -187,7 +187,10 @@ const KINDS = {
         legend: {
           orientation: 'h', yref: 'container', yanchor: 'bottom', y: 0, x: 0,
         },
-        xaxis: axis(figure.x, {type: figure.logarithmic_x ? 'log' : undefined}),
+        xaxis: axis(figure.x, {
+          dtick: figure.every,
+          showspikes: false,
+        }),
         yaxis: axis(figure.y, {
           type: figure.logarithmic ? 'log' : undefined,
           range: figure.range,

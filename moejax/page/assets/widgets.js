@@ -21,7 +21,7 @@ const WIDGETS = {
     const weights = whole(value.weights);
     const entropy = value.entropy ? whole(value.entropy) : null;
     const at = (token, layer, rank) => (token * num + layer) * value.k + rank;
-    const state = {layer: 0, rank: 0, expert: -1};
+    const state = {layer: 0, rank: 0, document: 0, expert: -1};
     const controls = element.querySelector('.controls');
     const body = element.querySelector('.body');
     const readout = make('p', {class: 'readout', 'aria-live': 'polite'});
@@ -29,6 +29,7 @@ const WIDGETS = {
       class: 'legend', role: 'group', 'aria-label': 'Experts in this view',
     });
     const spans = [];
+    const boxes = [];
 
     function describe(token) {
       const ranks = [];
@@ -50,7 +51,10 @@ const WIDGETS = {
 
     function paint() {
       const counts = new Map();
-      spans.forEach((span, token) => {
+      const {begin, end} = value.documents[state.document];
+      boxes.forEach((box, i) => { box.hidden = i !== state.document; });
+      spans.slice(begin, end).forEach((span, i) => {
+        const token = begin + i;
         const expert = experts[at(token, state.layer, state.rank)];
         if (expert >= 0) counts.set(expert, (counts.get(expert) || 0) + 1);
         span.style.background = expert < 0 ? 'none' : tint(expert);
@@ -63,7 +67,7 @@ const WIDGETS = {
       legend.replaceChildren(...most.map(([expert, count]) => {
         const swatch = make('i');
         swatch.style.background = tint(expert);
-        const share = (100 * count / spans.length).toFixed(0);
+        const share = (100 * count / (end - begin)).toFixed(0);
         const button = make('button', {
           type: 'button', 'aria-pressed': String(expert === state.expert),
         }, swatch, `${expert}: ${share}%`);
@@ -82,6 +86,8 @@ const WIDGETS = {
       paint();
     };
     controls.append(
+      menu('Document', value.documents.map((d) => d.name), 0,
+        change('document')).element,
       menu('Layer', value.layers.map(String), 0, change('layer')).element,
       menu('Rank', [...Array(value.k).keys()].map((r) => String(r + 1)), 0,
         change('rank')).element,
@@ -114,7 +120,8 @@ const WIDGETS = {
         current = Math.min(end - 1, Math.max(begin, current + by));
         describe(current);
       });
-      body.append(make('h4', {}, name), box);
+      boxes.push(box);
+      body.append(box);
     }
     paint();
   },

@@ -100,6 +100,7 @@ def over_layers(
   return {
     'frame': name,
     'y': title,
+    'every': max(1, len(kept) // 16),
     'curves': [
       figures.curve(
         name,
