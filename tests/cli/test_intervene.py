@@ -5,10 +5,10 @@ import json
 
 import jax
 import pytest
-from helpers import programs, tiny
+from helpers import hf, programs, tiny
 
 from moejax.analysis.interventions import INTERVENTIONS
-from moejax.cli import evaluate, intervene
+from moejax.cli import convert, evaluate, intervene
 from moejax.config import Run
 from moejax.core import config_tree, exits, files
 from moejax.data.config import DataConfig
@@ -198,6 +198,18 @@ def test_the_picture_is_drawn_or_its_package_named(
   if find('matplotlib') is not None:
     assert f'Picture: {picture}' in capsys.readouterr().err
     assert '</svg>' in picture.read_text()
+
+
+def test_an_imported_model_is_evaluated_on_a_text_that_is_named(tmp_path):
+  folder = tmp_path / 'run'
+  flags = ['import', str(hf.GOLDEN / 'qwen2_moe'), f'--workdir={folder}']
+  assert exits.call(convert.main, flags) == exits.DONE
+  flags = ('--what=no_shared', '--config.data.mixture=synthetic')
+  assert call(folder, *flags) == exits.DONE
+  path = folder / 'interventions' / 'no_shared.json'
+  rows = by_value(json.loads(path.read_text())['rows'], 'synthetic')
+  assert list(rows) == [None, '0', '1']
+  assert len({row['score'] for row in rows.values()}) == 3
 
 
 def test_all_interventions_are_listed(capsys):
