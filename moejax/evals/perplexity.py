@@ -15,8 +15,12 @@ from moejax.data.batch import Batch
 from moejax.data.cache import RowReader
 from moejax.evals.batches import eval_batches, num_eval_batches
 from moejax.model.build import Model
+from moejax.model.decoder import Decoder, DecoderOutput
 from moejax.parallel import rules
 from moejax.train import cross_entropy
+
+# (weights, batch) -> a decoder bound to weights, and its output.
+Outputs = Callable[[Any, Batch], tuple[Decoder, DecoderOutput]]
 
 DRAWS = 1000  # of the bootstrap
 ROWS = 'rows_B2'
@@ -75,19 +79,25 @@ class Score:
     return float(low), float(high)
 
 
-def make_step(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
+def make_step(
+  model: Model, outputs: Outputs | None = None
+) -> Callable[[Any, Batch], dict[str, Any]]:
   """A jitted function (weights, batch) -> metrics that merge by `core.values`.
 
   The metrics are `loss`, `accuracy` and, with experts, `count_NE`. Beside them
   stands ROWS, which does not merge: nats and target tokens of each row.
+
+  Args:
+    model: the network.
+    outputs: another pass than that of the model with its weights.
   """
+  outputs = outputs or functools.partial(_outputs, model)
   # Replicated, so that every process of a run can read the values.
   whole = rules.replicated(model.mesh)
 
   @functools.partial(jax.jit, out_shardings=whole)
   def step(weights: Any, batch: Batch) -> dict[str, Any]:
-    decoder = model.bind(weights)
-    out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL)
+    decoder, out = outputs(weights, batch)
     nll, nll_BL, correct_BL = cross_entropy.on_mesh(
       out.x_BLD,
       decoder.head(),
@@ -107,6 +117,14 @@ def make_step(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
     return metrics
 
   return step
+
+
+def _outputs(
+  model: Model, weights: Any, batch: Batch
+) -> tuple[Decoder, DecoderOutput]:
+  """The pass of the model with its weights."""
+  decoder = model.bind(weights)
+  return decoder, decoder(batch.token_BL, batch.segment_BL, batch.position_BL)
 
 
 def evaluate(

@@ -19,6 +19,7 @@ from etils import epath
 
 from moejax.analysis import interventions
 from moejax.analysis.interventions import base
+from moejax.analysis.interventions.replay import Replay
 from moejax.convert import companions
 from moejax.core import compile_cache, config_tree, errors, files
 from moejax.data import build as data_build
@@ -26,11 +27,17 @@ from moejax.data.build import Data
 from moejax.evals import perplexity, suite
 from moejax.evals.engine import ModelEngine
 from moejax.evals.prompts import Asked
-from moejax.evals.subject import Subject, Track, untracked
+from moejax.evals.subject import Track, untracked
 from moejax.model import build
 from moejax.model.build import Model, Weights
 from moejax.model.config import ModelConfig
-from moejax.run import data_progress, evaluation, intervention_rows, suites
+from moejax.run import (
+  data_progress,
+  evaluation,
+  intervention_rows,
+  replaying,
+  suites,
+)
 from moejax.run.suites import SuiteRequest
 from moejax.run.trained import Trained, open_trained
 from moejax.train import checkpoint
@@ -89,6 +96,7 @@ def intervene(
   """
   entry = interventions.lookup(request.what)
   opened = open_trained(workdir, overrides, evaluation.USED)
+  request = _resolved(opened, request, note)
   changed = configs(opened.model.config, request)
   asked = suites.ask(request.suite, note) if request.suite else []
   run = opened.run
@@ -135,6 +143,30 @@ def path(workdir: str, request: InterventionRequest) -> epath.Path:
   return epath.Path(workdir) / FOLDER / f'{name}.json'
 
 
+def _resolved(
+  opened: Trained, request: InterventionRequest, note: Callable[[str], None]
+) -> InterventionRequest:
+  """The request, in which values that name checkpoints have their steps.
+
+  Raises:
+    InputError: there is no such checkpoint, its routing does not fit the model,
+      or a replay is asked for some layers or for benchmarks.
+  """
+  if not isinstance(interventions.lookup(request.what), Replay):
+    return request
+  if request.layers is not None or request.suite is not None:
+    flag = 'suite' if request.layers is None else 'layers'
+    raise errors.InputError(
+      f'--what={request.what} replays all layers on the validation sets; leave '
+      f'out --{flag}'
+    )
+  values = []
+  for value in request.values:
+    replaying.check(opened, value)
+    values.append(replaying.resolve(value, opened.workdir, note))
+  return dataclasses.replace(request, values=values)
+
+
 def configs(
   config: ModelConfig, request: InterventionRequest
 ) -> dict[str, ModelConfig]:
@@ -154,6 +186,8 @@ def configs(
     raise errors.InputError(
       f'--what={request.what} needs --values: {entry.value}'
     )
+  if isinstance(entry, Replay):
+    return dict.fromkeys((UNCHANGED, *values), config)
   return {UNCHANGED: config} | {
     value: interventions.apply(
       config, f'{request.what}={value}', request.layers
@@ -238,23 +272,30 @@ class _Scorer:
       return dict(kept)
     self.note(f'{title} ...')
     model = build.build(config, self.opened.model.mesh)
-    sets = kept['sets'] if 'sets' in kept else self._sets(model)
+    sets = kept['sets'] if 'sets' in kept else self._sets(value, model)
     for task in missing:
       tasks[task.name] = self._task(model, task)
     return {'sets': sets, 'tasks': tasks}
 
-  def _sets(self, model: Model) -> dict[str, Any]:
+  def _sets(self, value: str, model: Model) -> dict[str, Any]:
     """By validation set, its score and the nats and tokens of each row."""
-    subject = Subject(
+    entry = interventions.lookup(self.request.what)
+    weights, outputs = self.weights, None
+    if isinstance(entry, Replay) and value != UNCHANGED:
+      source = replaying.open_source(value, self.opened, self.note)
+      weights = {'own': self.weights, 'source': source.weights}
+      outputs = replaying.outputs(model, source, gates=entry.gates)
+    scores = perplexity.score_sets(
+      perplexity.make_step(model, outputs),
       model,
-      self.weights,
-      self.data,
+      weights,
+      self.data.validation,
       limit=self.request.batches,
       track=self.track,
     )
     return {
       name: _score_to_json(score, self.data.validation[name])
-      for name, score in subject.scores.items()
+      for name, score in scores.items()
     }
 
   def _task(self, model: Model, task: Asked) -> dict[str, Any]:

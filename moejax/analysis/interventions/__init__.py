@@ -23,6 +23,7 @@ from moejax.analysis.interventions import (
   mask_top,
   no_shared,
   one_expert,
+  replay,
   temperature,
   uniform,
 )
@@ -39,6 +40,8 @@ INTERVENTIONS: dict[str, base.Intervention] = {
   'force': one_expert.Force(),
   'forbid': one_expert.Forbid(),
   'uniform': uniform.UniformChoice(),
+  'replay': replay.Replay(),
+  'replay_gates': replay.ReplayGates(),
 }
 
 
