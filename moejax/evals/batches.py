@@ -1,5 +1,6 @@
 """Batches of validation rows, on the devices."""
 
+import itertools
 from collections.abc import Iterator
 
 from moejax.data import loader
@@ -12,7 +13,7 @@ from moejax.parallel import mesh as meshes
 ROWS = 32  # rows of a batch, unless the mesh asks for more
 
 
-def _rows(model: Model) -> int:
+def rows_per_batch(model: Model) -> int:
   """ROWS, or the next multiple of the number of shards of a batch."""
   shards = meshes.batch_size(model.mesh)
   return -(-ROWS // shards) * shards
@@ -20,7 +21,7 @@ def _rows(model: Model) -> int:
 
 def num_eval_batches(model: Model, reader: RowReader, limit: int) -> int:
   """How many batches `eval_batches` gives."""
-  num = -(-reader.num_rows // _rows(model))
+  num = -(-reader.num_rows // rows_per_batch(model))
   return min(num, limit) if limit else num
 
 
@@ -28,10 +29,8 @@ def eval_batches(
   model: Model, reader: RowReader, limit: int
 ) -> Iterator[Batch]:
   """The first `limit` batches of a validation set (0: all of them)."""
-  rows = _rows(model)
+  rows = rows_per_batch(model)
   local_rows = hosts.my_rows(rows, model.mesh)
   batches = loader.eval_batches(reader, rows, local_rows)
-  for index, batch in enumerate(batches):
-    if limit and index >= limit:
-      return
+  for batch in itertools.islice(batches, limit or None):
     yield hosts.put_rows(batch, model.mesh, local_rows, rows)

@@ -116,8 +116,12 @@ def attention(w, x_LD, segment_L, position_L, base):
   return out_LD
 
 
-def decoder(config, weights, token_L, segment_L, position_L):
-  """Hidden states of one row before the head, layer by layer."""
+def decoder(config, weights, token_L, segment_L, position_L, decisions=None):
+  """Hidden states of one row before the head, layer by layer.
+
+  To a list `decisions`, each layer with experts appends the experts and gates
+  of every token.
+  """
   w = float64(weights)
   x_LD = w['embed_VD'][token_L]
   for layer in range(config.num_layers):
@@ -142,12 +146,17 @@ def decoder(config, weights, token_L, segment_L, position_L):
       ]
     else:
       moe = config.moe
-      y_LD = [
-        deepseek_moe(
-          block['ffn'], h_D, moe.router.k, moe.num_shared, valid=segment > 0
-        )[0]
-        for h_D, segment in zip(h_LD, segment_L, strict=True)
-      ]
+      y_LD, *chosen = zip(
+        *(
+          deepseek_moe(
+            block['ffn'], h_D, moe.router.k, moe.num_shared, valid=segment > 0
+          )
+          for h_D, segment in zip(h_LD, segment_L, strict=True)
+        ),
+        strict=True,
+      )
+      if decisions is not None:
+        decisions.append(chosen)
     x_LD = x_LD + np.stack(y_LD)
   return np.stack([
     rms_norm(x_D, w['norm']['scale_D'], config.norm_eps) for x_D in x_LD

@@ -5,6 +5,8 @@ import numpy as np
 from moejax.analysis.trace import NOWHERE, Trace
 from moejax.analysis.trace_file import Header
 from moejax.analysis.trace_writer import TraceWriter
+from moejax.data import features
+from moejax.run import traced_text
 
 LAYERS, DOMAINS, EXPERTS = (1, 3), ('code', 'news'), 6
 
@@ -65,3 +67,29 @@ def assert_same(got, *batches):
   for name, array in want.items():
     assert getattr(got, name).dtype == array.dtype, name
     np.testing.assert_array_equal(getattr(got, name), array, err_msg=name)
+
+
+class Rows:
+  """Packed rows in memory, as `data.cache.RowReader` has them."""
+
+  fingerprint = contents = 'in memory'
+  num_bytes = 0
+
+  def __init__(self, target_NL, segment_NL, first_id=0):
+    self._rows = np.asarray(target_NL), np.asarray(segment_NL)
+    self.num_rows, self.length = self._rows[0].shape
+    self.num_tokens = int(np.count_nonzero(self._rows[1]))
+    self.first_id = first_id
+    self.read = []  # the index of every row that was read
+
+  def rows(self, index_N):
+    self.read += list(index_N)
+    return features.Rows(*(x[index_N] for x in self._rows))
+
+
+def text(readers, *, eos_id=None, num_rows=None):
+  """A TracedText of such rows; all of them unless said."""
+  every = {name: reader.num_rows for name, reader in readers.items()}
+  return traced_text.TracedText(
+    readers, every | (num_rows or {}), 'made up', eos_id
+  )
