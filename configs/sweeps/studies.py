@@ -43,6 +43,7 @@ HALF_FINE = {
   'model.moe.expert_width': 48,
   'model.moe.router.k': 3,
 }
+TOP_2 = {**DROPLESS, 'model.moe.router': 'top_k', 'model.moe.router.k': 2}
 
 
 def _scale(value):
@@ -63,13 +64,7 @@ METHODS = {
   'half_fine': ('deepseek_moe', HALF_FINE),
   # Study 3, and study 4 with the three after them: LibMoE's algorithms.
   'smoe': ('libmoe_smoe', {}),
-  'smoe_sigmoid': (
-    'libmoe_smoe',
-    {
-      'model.moe.router.score': 'sigmoid',
-      'model.moe.balance.sequence_level.probability': 'sigmoid',
-    },
-  ),
+  'smoe_sigmoid': ('libmoe_smoe', {'model.moe.router.score': 'sigmoid'}),
   'v2': ('libmoe_v2', {}),
   'v3': ('libmoe_v3', {}),
   'xmoe': ('libmoe_xmoe', {}),
@@ -80,11 +75,10 @@ METHODS = {
   'deepseek_moe_sum_1': ('deepseek_moe', _scale(9)),
   'half_fine_sum_1': ('deepseek_moe', {**HALF_FINE, **_scale(31 / 3)}),
   'shared_only_sum_1': ('deepseek_moe', {**SHARED_ONLY, **_scale(15)}),
-  # The other way round: gates of GShard's experts that sum to 2 / 16.
-  'gshard_small': (
-    'gshard',
-    {**DROPLESS, 'model.moe.router': 'top_k', 'model.moe.router.k': 2},
-  ),
+  # The other way round: GShard's experts without its chance of one expert
+  # only, with gates that sum to 1, and with gates that sum to 2 / 16.
+  'top_2': ('gshard', {**TOP_2, 'model.moe.router.renormalise': True}),
+  'top_2_small': ('gshard', TOP_2),
   # Large gates from the start by the initialisation, not by a factor.
   'deepseek_moe_sharp': ('deepseek_moe', {'model.moe.scorer.std': 0.2}),
 }

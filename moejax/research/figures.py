@@ -31,7 +31,8 @@ def dots(panel: Any, scores: Mapping[str, Sequence[float]], label: str) -> None:
   for y, name in enumerate(reversed(names)):
     values = scores[name]
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    panel.plot(values, [y] * len(values), '.', color='C7', markersize=4)
+    at = [y] * len(values)
+    panel.plot(values, at, '.', color='C1', markersize=4, zorder=3)
     panel.errorbar(
       statistics.fmean(values), y, xerr=spread, fmt='o', capsize=3, color='C0'
     )

@@ -42,7 +42,7 @@ TWINS = (
   ('deepseek_moe', 'deepseek_moe_sum_1', 'gates times 9', '1/9', '1'),
   ('half_fine', 'half_fine_sum_1', 'gates times 31/3', '3/31', '1'),
   ('shared_only', 'shared_only_sum_1', 'gates times 15', '1/15', '1'),
-  ('gshard', 'gshard_small', 'gates not renormalised', '1', '1/8'),
+  ('top_2', 'top_2_small', 'gates not renormalised', '1', '1/8'),
   (
     'deepseek_moe',
     'deepseek_moe_sharp',

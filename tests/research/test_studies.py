@@ -174,10 +174,10 @@ def test_study_1_has_the_order_and_the_twins(trained, pages):
     for line in re.findall(rf'^\| {name} .*$', text, re.MULTILINE)
   ]
   assert cells('hash')[0] == ['hash', '1.932', '2.110 ± 0.010', '3', '0.003']
-  assert cells('gshard')[-1][-2:] == ['+1.400 ± 0.000', '3']
+  assert cells('top_2')[-1][-2:] == ['+0.100 ± 0.000', '3']
   numbers = json.loads((pages / 'order.json').read_text())
-  twin = numbers['gates']['gshard_small - gshard']
-  assert twin['difference'] == pytest.approx(1.4)
+  twin = numbers['gates']['top_2_small - top_2']
+  assert twin['difference'] == pytest.approx(0.1)
   assert numbers['table_1']['pairs']['opposite'] == 10
   assert (pages / 'order.png').stat().st_size > 10_000
 
