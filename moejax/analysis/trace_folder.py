@@ -44,7 +44,8 @@ class TraceFolder(Sequence[Trace]):
     """Reads the headers of the files and compares them.
 
     Args:
-      folder: folder of files that `moejax.cli.trace` wrote.
+      folder: folder of files that `moejax.cli.trace` wrote, or some of the
+        files, joined by commas.
       steps: the checkpoints; None for all.
       domains: names of the domains to read; None for all.
       several: whether at least two checkpoints are needed.
@@ -54,14 +55,13 @@ class TraceFolder(Sequence[Trace]):
         compare with; the traces are of other tokenizers, models or texts; or
         there is no such domain.
     """
-    folder = pathlib.Path(folder)
-    found = sorted(folder.glob('*.parquet'))
-    if not found:
+    paths = _paths(folder)
+    if not paths:
       raise errors.InputError(
         f'{folder} has no trace; make some with python -m moejax.cli.trace '
         '--workdir=...'
       )
-    opened = {file.header.step: file for file in map(TraceFile, found)}
+    opened = {file.header.step: file for file in map(TraceFile, paths)}
     for step in steps or ():
       if step not in opened:
         raise table.unknown(f'step of a trace in {folder}', step, opened)
@@ -96,6 +96,14 @@ class TraceFolder(Sequence[Trace]):
     if self.domains is None:
       return trace
     return trace.of_domains(self.domains)
+
+
+def _paths(folder: pathlib.Path | str) -> list[pathlib.Path]:
+  """The trace files of a folder, or those that are named."""
+  if pathlib.Path(folder).is_dir():
+    return sorted(pathlib.Path(folder).glob('*.parquet'))
+  named = [pathlib.Path(name) for name in str(folder).split(',')]
+  return named if all(path.suffix == '.parquet' for path in named) else []
 
 
 def _check_same(file: TraceFile, other: TraceFile) -> None:

@@ -1,19 +1,29 @@
-r"""Measures what the routers of a run's model do with its validation sets.
+r"""Measures what the routers of a run's model do.
 
   python -m moejax.cli.analyse --workdir=runs/tiny
+  python -m moejax.cli.analyse --workdir=runs/tiny \
+    --measures=saturation,coactivation
   python -m moejax.cli.analyse --workdir=runs/tiny --step=best \
     --measures=top_experts --batches=4 --json
 
-moejax/analysis/__init__.py has the table of measures, and says how to add one.
-The text is that of the run unless --config.data.* says otherwise. The model is
-on one device; --config.mesh.fsdp=-1 splits it over all.
+docs/analysis.md says what the measures mean. Most are of the traces in
+WORKDIR/traces, which python -m moejax.cli.trace writes; top_experts and load
+are of an evaluation, on the text of the run unless --config.data.* names
+another. The rows of all traces are kept as WORKDIR/analysis/NAME.json. The
+model is on one device; --config.mesh.fsdp=-1 splits it over all.
 """
 
+import functools
 from collections.abc import Sequence
 
 from moejax.analysis import MEASURES
 from moejax.core import command, exits, files
-from moejax.run import evaluation, evaluation_command
+from moejax.run import (
+  analysing,
+  evaluation_command,
+  measure_source,
+  measure_table,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,12 +36,24 @@ def main(argv: Sequence[str]) -> None:
     ),
     flag_help=f'which of {", ".join(MEASURES)} (default: %(default)s)',
   )
-  flags.add_argument('--workdir', required=True, help='of the run')
+  add = flags.add_argument
+  add('--workdir', required=True, help='of the run')
+  add('--traces', help='a folder, or files (default: WORKDIR/traces)')
+  add('--domains', help='names, joined by commas (default: all of the traces)')
   args, overrides = command.parse(flags, argv)
   if args.out is not None:
     files.check_output(args.out, '--out')
+  choice = measure_source.TraceChoice(
+    place=args.traces,
+    domains=tuple(args.domains.split(',')) if args.domains else None,
+  )
   evaluation_command.run(
-    args.workdir, args, overrides, evaluation.analyse, 'measures'
+    args.workdir,
+    args,
+    overrides,
+    functools.partial(analysing.analyse, choice=choice),
+    'measures',
+    shown=functools.partial(measure_table.for_table, args.workdir),
   )
 
 

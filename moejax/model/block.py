@@ -107,14 +107,24 @@ class Block(nnx.Module):
     The record of a dense layer is empty.
     """
     spec = spec or LayerSpec(0, None)
+    x_BLD = self._attend(x_BLD, tokens, spec)
+    return self._feed_forward(x_BLD, tokens, previous, key, spec)
+
+  def feed_forward_input(
+    self, x_BLD: jax.Array, tokens: TokenContext, spec: LayerSpec
+  ) -> jax.Array:
+    """What the layer's feed-forward reads; arguments as of `__call__`."""
+    return self._before(self.norm_ffn, self._attend(x_BLD, tokens, spec))
+
+  def _attend(self, x_BLD, tokens, spec):
+    """The activations after attention and its residual sum."""
     out_BLD = self.attention(
       self._before(self.norm_attention, x_BLD),
       tokens.rotary_angles,
       tokens.segment_BL,
       spec.window,
     )
-    x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
-    return self._feed_forward(x_BLD, tokens, previous, key, spec)
+    return x_BLD + self._behind(self.norm_attention, out_BLD)
 
   def step(
     self,

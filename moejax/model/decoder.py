@@ -103,11 +103,21 @@ class Decoder(nnx.Module):
         the model or the batch.
     """
     self._check_routes(token_BL, routes, replay)
-    index_BL = _index(token_BL, row_B)
-    tokens = self._token_context(token_BL, segment_BL, position_BL, index_BL)
+    tokens = self.token_context(token_BL, segment_BL, position_BL, row_B)
     tokens = dataclasses.replace(tokens, routes=routes, replay=replay)
     x_BLD, record = self.trunk(self.embed(token_BL), tokens, key)
     return DecoderOutput(self.norm(x_BLD), record)
+
+  def token_context(
+    self,
+    token_BL: jax.Array,
+    segment_BL: jax.Array,
+    position_BL: jax.Array,
+    row_B: jax.Array | None = None,
+  ) -> block.TokenContext:
+    """What the layers read of the tokens; arguments as of `__call__`."""
+    index_BL = _index(token_BL, row_B)
+    return self._token_context(token_BL, segment_BL, position_BL, index_BL)
 
   def predict(
     self,

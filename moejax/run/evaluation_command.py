@@ -41,6 +41,7 @@ def run(
   overrides: Sequence[tuple[str, str]],
   evaluate: Callable[..., dict[str, Any]],
   entries: str,
+  shown: Callable[[str, Any], Any] = lambda _, rows: rows,
 ) -> None:
   """Evaluates a run's model, and prints a table for each entry, or JSON.
 
@@ -50,6 +51,7 @@ def run(
     overrides: config keys to change.
     evaluate: `evaluation.evaluate`, or a function with its signature.
     entries: name of the flag that names the entries, without dashes.
+    shown: rows of an entry, by its name, as the table shows them.
   """
   result = evaluate(
     workdir,
@@ -67,4 +69,4 @@ def run(
     return
   console.print(f'{workdir}, step {result["step"]}', soft_wrap=True)
   for name, rows in result[entries].items():
-    console.print(tables.table(name, rows))
+    console.print(tables.table(name, shown(name, rows)))

@@ -27,6 +27,13 @@ def test_the_traces_come_in_the_order_of_their_steps(folder):
   assert [trace.step for trace in chosen] == [20, 900]
 
 
+def test_files_may_be_named_one_by_one(folder):
+  named = ','.join(str(folder / f'{step:08d}.parquet') for step in (900, 20))
+  assert [trace.step for trace in TraceFolder(named)] == [20, 900]
+  with pytest.raises(errors.InputError, match='notes.txt has no trace'):
+    TraceFolder(folder / 'notes.txt')
+
+
 def test_no_trace_is_kept_in_memory(folder):
   first = weakref.ref(TraceFolder(folder)[0])
   assert first() is None

@@ -16,9 +16,10 @@ def coactivation(traces: Traces, adjacent: bool = False) -> Rows:
   N_i is the number of tokens that chose expert i, N_ij that of tokens that
   chose both: `matrix` holds the share of i's tokens that chose j too, row i,
   column j, with 1 on the diagonal. The row of an expert that no token chose is
-  None. `mean` is over all i != j, `chance` its value if experts were chosen
-  alike and independently of each other, (k - 1) / (E - 1), `count` has N_i, and
-  `strongest` lists the largest pairs as [i, j, value].
+  None. `largest` is the largest value off the diagonal, and `strongest` lists
+  the largest ones as [i, j, value]. `chance` is (k - 1) / (E - 1), the mean off
+  the diagonal, which is the same for all routers with k experts for a token.
+  `count` has N_i.
 
   Source: OLMoE, arXiv 2409.02060, section 5.2. Its code counts only pairs of
   adjacent ranks, as `adjacent` does.
@@ -33,11 +34,12 @@ def coactivation(traces: Traces, adjacent: bool = False) -> Rows:
     np.fill_diagonal(share_EE, np.where(count_E > 0, 1, np.nan))
     size = rows.ratio(count_E.sum(), (expert_KT >= 0).any(axis=0).sum())
     others = trace.num_experts - 1
+    strongest = _strongest(share_EE)
     result[f'layer {layer}'] = {
       'layer': int(layer),
-      'mean': rows.number(rows.mean(rows.off_diagonal(share_EE))),
+      'largest': strongest[0][2] if strongest else None,
       'chance': rows.number(rows.ratio(size - 1, others)),
-      'strongest': _strongest(share_EE),
+      'strongest': strongest,
       'count': count_E.tolist(),
       'matrix': rows.numbers(share_EE),
     }

@@ -21,7 +21,7 @@ def test_shares_of_the_tokens_of_an_expert():
     [1, 1 / 2, 1, 0],
     [None, None, None, None],
   ]
-  assert row['mean'] == pytest.approx((1 + 0 + 1.5 + 1.5 + 0) / 9)
+  assert row['largest'] == 1
   # 2 experts a token: (2 - 1) / (4 - 1).
   assert row['chance'] == pytest.approx(1 / 3)
   assert row['strongest'][:3] == [[1, 0, 1.0], [2, 0, 1.0], [0, 1, 0.5]]
@@ -42,7 +42,7 @@ def test_an_expert_that_a_token_has_twice_counts_once():
 def test_one_expert_per_token_is_chosen_alone():
   row = coactivation.coactivation(traced.one([[[1]]]))['layer 0']
   assert row['matrix'][1] == [0, 1, 0, 0]
-  assert row['strongest'] == []
+  assert (row['strongest'], row['largest']) == ([], None)
 
 
 @pytest.mark.parametrize('k', [2, 5])

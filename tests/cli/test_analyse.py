@@ -1,0 +1,111 @@
+"""From a workdir by the commands trace and analyse to measures."""
+
+import json
+import shutil
+
+import jax
+import pytest
+from helpers import programs, tiny, traced, traces
+
+from moejax.cli import analyse, trace
+from moejax.config import Run
+from moejax.core import config_tree, exits, files
+from moejax.data.config import DataConfig
+from moejax.data.vocab import Bytes
+from moejax.model import build
+from moejax.model.config import ModelConfig
+from moejax.moe.config import MoEConfig
+from moejax.moe.routers.top_k import TopK
+from moejax.parallel import mesh as meshes
+from moejax.run import measure_table
+from moejax.train import checkpoint
+
+MODEL = ModelConfig(
+  vocab_size=259,
+  max_length=64,
+  num_layers=2,
+  first_dense=1,
+  width=16,
+  num_heads=2,
+  dense_width=16,
+  moe=MoEConfig(num_experts=4, expert_width=8, router=TopK(k=2)),
+)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A workdir with two checkpoints and their traces."""
+  folder = tmp_path_factory.mktemp('run')
+  data = DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=16)
+  run = Run(model=MODEL, data=data)
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  model = build.build(run.model, mesh)
+  files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
+  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
+    for step in (10, 20):
+      weights = tiny.draw(model.shapes, seed=step)
+      checkpoints.save(step, {'weights': weights}, {'metric': 30.0 - step})
+  with programs.kept(tmp_path_factory.mktemp('compiled')):
+    flags = [f'--workdir={folder}', '--checkpoints=all', '--tokens=400']
+    assert exits.call(trace.main, flags) == exits.DONE
+    yield folder
+
+
+def _call(workdir, *flags):
+  return exits.call(analyse.main, [f'--workdir={workdir}', *flags])
+
+
+def test_measures_of_traces_weights_and_outputs(workdir, capsys):
+  names = 'saturation,coactivation,weight_similarity,output_similarity'
+  assert _call(workdir, f'--measures={names}', '--json') == exits.DONE
+  result = json.loads(capsys.readouterr().out)
+  assert result['step'] == 20
+  assert list(result['measures']) == names.split(',')
+  rows = result['measures']
+  assert 0 < rows['saturation']['step 10, layer 1']['topk'] < 1
+  assert len(rows['coactivation']['layer 1']['matrix']) == 4
+  # Weights are drawn at random, so experts are next to orthogonal.
+  assert 0 < rows['weight_similarity']['layer 1']['mean'] < 0.2
+  similar = rows['output_similarity']['layer 1']
+  assert similar['mean_low'] < similar['mean'] < similar['mean_high'] < 0.9
+  for name in names.split(','):
+    kept = json.loads((workdir / 'analysis' / f'{name}.json').read_text())
+    assert kept['rows'] == rows[name]
+
+
+def test_tables_of_measures(workdir, capsys):
+  assert _call(workdir, '--measures=saturation,load') == exits.DONE
+  shown = capsys.readouterr().out
+  assert 'step 20' in shown
+  assert '±' in shown
+  assert 'unused' in shown
+
+
+def test_tables_show_tokens_as_text(workdir):
+  rows = {'expert 3': {'rate': 0.5, 'tokens': [[107, 12, 0.5, 3.0]]}}
+  shown = measure_table.for_table(workdir, 'vocabulary', rows)
+  assert shown == {'expert 3': {'rate': 0.5, 'tokens': "'h'"}}
+
+
+def test_traces_of_another_model_are_refused(workdir, tmp_path, capsys):
+  theirs = tmp_path / 'theirs'
+  theirs.mkdir()
+  for field, words in (
+    ('model', 'another model than that of'),
+    ('tokenizer', 'another tokenizer than that of'),
+  ):
+    path = theirs / '00000020.parquet'
+    traces.write(path, [traced.random(step=20)], **{field: 'other'})
+    flags = ['--measures=margin', f'--traces={theirs}']
+    assert _call(workdir, *flags) == exits.BAD_INPUT
+    assert words in capsys.readouterr().err
+
+
+def test_traces_may_lie_elsewhere(workdir, tmp_path, capsys):
+  copy = tmp_path / 'copy'
+  shutil.copytree(workdir / 'traces', copy)
+  named = ','.join(map(str, sorted(copy.glob('*.parquet'))))
+  for place in (copy, named):
+    flags = ['--measures=change_rate', f'--traces={place}']
+    assert _call(workdir, *flags) == exits.DONE
+    assert 'step 20, layer 1' in capsys.readouterr().out
