@@ -13,6 +13,7 @@ from moejax.evals import paired
 from moejax.evals.suite import PERPLEXITY, Result
 
 LOSS, MEAN = 'loss', 'mean'
+LOG_SPAN = 20  # largest over smallest value from which an axis is logarithmic
 HEAD = (
   'value',
   'on',
@@ -39,12 +40,15 @@ def rows(measured: Mapping[str, Any], unchanged: str) -> list[dict[str, Any]]:
     low, high      its 95% interval by a paired bootstrap over rows or items
 
   Args:
-    measured: by value, the measurements; those of the unchanged model first.
+    measured: by value, the measurements.
     unchanged: the name of the unchanged model among the values.
   """
   shown = []
   first = measured[unchanged]
-  for value, own in measured.items():
+  # Numbers in their order, as curves are drawn.
+  order = lambda value: (value != unchanged, number(value) or 0.0)
+  for value in sorted(measured, key=order):
+    own = measured[value]
     pairs = [(name, first['sets'][name], x) for name, x in own['sets'].items()]
     lines = [_set_row(name, *both) for name, *both in pairs]
     if len(pairs) > 1:
@@ -176,7 +180,8 @@ def draw(
 ) -> str:
   """Draws scores over values, and the unchanged model as dashed lines.
 
-  Losses are on the left, scores of benchmarks on the right.
+  Losses are on the left, scores of benchmarks on the right. Bands are the 95%
+  intervals of differences.
 
   Args:
     title: what the values are.
@@ -211,26 +216,31 @@ def draw(
 
 
 def _draw(axis: Any, shown: Sequence[Mapping[str, Any]]) -> None:
-  """One line for each validation set or benchmark."""
+  """A line for each validation set or benchmark, its interval as a band."""
   values = [*dict.fromkeys(r['value'] for r in shown if r['value'] is not None)]
-  numbers = [number(value) for value in values]
-  places = {
-    value: index if None in numbers else numbers[index]
-    for index, value in enumerate(values)
-  }
-  if None in numbers:
-    axis.set_xticks(range(len(values)), values)
+  numbers = [x for x in map(number, values) if x is not None]
+  if len(numbers) < len(values):
+    numbers = [*map(float, range(len(values)))]
+    axis.set_xticks(numbers, values)
+  elif min(numbers) > 0 and max(numbers) >= LOG_SPAN * min(numbers):
+    axis.set_xscale('log')
+  places = dict(zip(values, numbers, strict=True))
   for index, name in enumerate(dict.fromkeys(row['on'] for row in shown)):
     own = [row for row in shown if row['on'] == name]
-    changed = [row for row in own if row['value'] is not None]
-    color = f'C{index}'
-    axis.plot(
-      [places[row['value']] for row in changed],
-      [row['score'] for row in changed],
-      'o-',
-      color=color,
-      label=name,
+    first = next(row['score'] for row in own if row['value'] is None)
+    changed = sorted(
+      (row for row in own if row['value'] is not None),
+      key=lambda row: places[row['value']],
     )
-    for row in own:
-      if row['value'] is None:
-        axis.axhline(row['score'], color=color, linestyle='--', linewidth=0.8)
+    color, xs = f'C{index}', [places[row['value']] for row in changed]
+    ends = [
+      first + (row['difference'] if row[end] is None else row[end])
+      for row in changed
+      for end in ('low', 'high')
+    ]
+    axis.axhline(first, color=color, linestyle='--', linewidth=0.8)
+    axis.fill_between(
+      xs, *np.reshape(ends, (-1, 2)).T, color=color, alpha=0.15, linewidth=0
+    )
+    scores = [row['score'] for row in changed]
+    axis.plot(xs, scores, 'o-', color=color, label=name)

@@ -18,7 +18,7 @@ from moejax.model.config import ModelConfig
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers import ROUTERS
 from moejax.parallel import mesh as meshes
-from moejax.run import intervening
+from moejax.run import intervening, restore
 from moejax.train import checkpoint
 
 MODEL = ModelConfig(
@@ -109,14 +109,18 @@ def test_a_difference_is_that_of_the_losses_and_lies_in_its_interval(masked):
 def test_finished_values_are_read_from_the_file_and_new_ones_join(
   workdir, masked, capsys, monkeypatch
 ):
-  measured = []
-  sets = intervening._Scorer._sets
+  measured, read = [], []
+  weights, sets = restore.weights, intervening._Scorer._sets
+  monkeypatch.setattr(
+    restore, 'weights', lambda *a, **k: read.append(a) or weights(*a, **k)
+  )
   monkeypatch.setattr(
     intervening._Scorer, '_sets', lambda *a: measured.append(a) or sets(*a)
   )
-  assert call(workdir, '--what=mask_top', '--values=1/4,1/2') == exits.DONE
+  flags = ('--what=mask_top', '--values=1/2,1/4,0.3')
+  assert call(workdir, *flags) == exits.DONE
   out, err = capsys.readouterr()
-  assert len(measured) == 1
+  assert (len(measured), len(read)) == (2, 1)
   assert 'mask_top=1/4: done before' in err
   # The table has what was asked, the file all that is known.
   assert 'mask_top=1/2' in out
@@ -124,7 +128,7 @@ def test_finished_values_are_read_from_the_file_and_new_ones_join(
   path = workdir / 'interventions' / 'mask_top.json'
   rows = json.loads(path.read_text())['rows']
   assert rows[: len(masked['rows'])] == masked['rows']
-  assert [row['value'] for row in rows] == [None, '0', '1/4', '1/2']
+  assert [row['value'] for row in rows] == [None, '0', '1/4', '0.3', '1/2']
 
 
 def test_a_file_of_another_checkpoint_is_made_anew(workdir, masked, capsys):
