@@ -50,8 +50,10 @@ def mbpp(row: Row) -> Prompt:
   tests = '\n'.join(row['test_list'][:TESTS])
 
   def program(text: str) -> str:
+    # It makes values of the solution's own classes, such as the nodes of a
+    # tree, so it stands behind the solution.
     setup = row.get('test_setup_code') or ''
-    return f'{setup}\n{text}\n{tests}\n'
+    return f'{text}\n{setup}\n{tests}\n'
 
   return Prompt(
     'You are an expert Python programmer, and here is your task: '

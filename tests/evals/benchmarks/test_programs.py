@@ -57,7 +57,8 @@ def question(name):
 
 MBPP = [
   mbpp(11, 'double', 'x'),
-  mbpp(12, 'add', 'x', 'import math'),
+  # The values that it makes are of the solution's own.
+  mbpp(12, 'add', 'x', 'root = add(1)'),
 ]
 MBPP_SOLVED = [
   mbpp(i, f'f{i}', f'def f{i}(x):\r\n  return {i}') for i in (4, 3, 1, 2)
@@ -72,8 +73,8 @@ MBPP_OUTPUTS = [
 DOUBLE = ''.join(f'assert double({i}) == {2 * i}\n' for i in range(3))
 ADD = ''.join(f'assert add({i}) == {2 * i}\n' for i in range(3))
 MBPP_PROGRAMS = {
-  f'\ndef double(x):\n  return x\n\n{DOUBLE}': False,
-  f'import math\nadd = lambda x: 2 * x\n{ADD}': True,
+  f'def double(x):\n  return x\n\n\n{DOUBLE}': False,
+  f'add = lambda x: 2 * x\nroot = add(1)\n{ADD}': True,
 }
 
 CASES = [
