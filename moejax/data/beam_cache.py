@@ -60,6 +60,7 @@ def make(
     InputError: Beam or the runner is not installed, the text cannot be divided,
       a document is bad, or the pipeline failed.
   """
+  request = text.encoded(split, request)
   _check(text, split, request)
   beam_options(flags)
   spec, path = cache_writer.spec_and_path(text, split, request)

@@ -86,6 +86,11 @@ class Rearranged:
   config: FillInMiddle
   place: str
 
+  def __reduce__(self) -> Any:
+    # The fields alone: a loaded tokenizer may lose settings when it is sent.
+    fields_ = dataclasses.replace(self.vocab), self.config, self.place
+    return Rearranged, fields_
+
   @functools.cached_property
   def sentinels(self) -> tuple[int, ...]:
     """The ids of PRE, SUF and MID."""

@@ -62,7 +62,7 @@ def _bytes(folder):
 
 
 def _local(folder):
-  own = files.Files(str(folder / 'texts'), bad_lines='skip')
+  own = beam_side.text(folder)
   request = beam_side.request(folder / 'local', processes=1)
   for split in own.splits:
     own.rows(split, request)
@@ -145,6 +145,7 @@ def test_the_bytes_are_those_of_the_local_command(
     local[name] for name in local if 'train' in name and 'meta' in name
   )
   assert json.loads(meta)['num_cut'] > 10
+  assert 'fill_in_middle' in json.loads(meta)['spec']['vocab']
   assert 'left out 2 bad documents' in json.loads(meta)['notes'][0]
 
 

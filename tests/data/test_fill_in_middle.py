@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -74,6 +75,17 @@ def test_cuts_are_uniform():
   sizes = np.array([[len(part) for part in parts] for parts in cuts])
   share = sizes.mean(0) / sizes.sum(1).mean()
   np.testing.assert_allclose(share, [1 / 3] * 3, atol=0.03)
+
+
+def test_a_loaded_tokenizer_is_sent_as_its_fields():
+  ours = _rearranged()
+  vars(ours.vocab)['loaded'] = object()  # as a tokenizer's library has it
+  try:
+    sent = pickle.loads(pickle.dumps(ours))
+  finally:
+    del vars(ours.vocab)['loaded']
+  assert sent == ours
+  assert 'loaded' not in vars(sent.vocab)
 
 
 @pytest.mark.parametrize('processes', [1, 2])
