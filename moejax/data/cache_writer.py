@@ -8,9 +8,9 @@ Stages:
      finds the cache finished.
   3. Write the rows to `<name>.part`. Each shard is written, synced to the disk
      and then entered in `progress.json`, together with the position in the text
-     after it and the counts up to it. A shard that is not entered is written
-     again, so a killed process loses one shard at most, and the result is the
-     same to the byte.
+     after it and the counts up to it. A shard that is not entered, or whose
+     bytes have changed, is written again, so a killed process loses one shard
+     at most, and the result is the same to the byte.
   4. Write `meta.json`, and rename the folder to its final name.
 """
 
@@ -30,6 +30,7 @@ import numpy as np
 from moejax.core import files
 from moejax.data import (
   cache,
+  cache_state,
   encoding,
   estimate,
   features,
@@ -39,11 +40,11 @@ from moejax.data import (
 from moejax.data import request as request_lib
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
-from moejax.data.request import Expected, Progress, Request
+from moejax.data.request import Progress, Request
 
 Text = str | long_text.LongText
 VERSION = 2  # of packing and layout on disk; part of the hash in folders' names
-PROGRESS = 'progress.json'
+PROGRESS = cache_state.PROGRESS
 
 
 class TextSource:
@@ -53,12 +54,14 @@ class TextSource:
     name: name of the text, part of the names of its caches.
     label: its name in lines for the user; '' means `name`.
     has_text: True; False for generated rows (`synthetic`).
+    no_sample: why `sample` gives none.
     rearrange: makes of a vocabulary one that rearranges (`fill_in_middle`).
   """
 
   name: str
   label: str = ''
   has_text = True
+  no_sample = 'the text is not read from files of this machine'
   rearrange: Callable[[Any], Any] | None = None
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
@@ -219,21 +222,6 @@ def is_made(text: TextSource, split: str, request: Request) -> bool:
   return some and spec_and_path(text, split, request)[1].exists()
 
 
-@dataclasses.dataclass
-class _State:
-  """The content of `progress.json`: everything that resuming needs."""
-
-  documents: int = 0  # packed whole
-  offset: int = 0  # tokens of the next document that are packed
-  rows: int = 0  # rows behind them that are packed
-  cut: int = 0  # documents in more than one row
-  num_read: int = 0  # documents read, of which some may not be packed yet
-  num_tokens: int = 0  # targets written
-  num_documents: int = 0  # documents read that are not empty
-  num_bytes: int = 0  # UTF-8 bytes of their text
-  shards: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-
 class _Writer:
   """Writes one cache: stages 3 and 4 of the module docstring."""
 
@@ -250,61 +238,80 @@ class _Writer:
     self.partial = path.with_name(path.name + '.part')
     self.name = f'{text.label or text.name} {split}'
     self.notes: list[str] = []
-    self.state = self._resume()
-
-  def _resume(self) -> _State:
-    """The state of the finished shards, if their checksums are right."""
-    try:
-      state = _State(**json.loads((self.partial / PROGRESS).read_text()))
-      for shard in state.shards:
-        if files.sha256(self.partial / shard['file']) != shard['sha256']:
-          raise ValueError(shard['file'])
-      return state
-    except (OSError, ValueError, TypeError, KeyError):
+    self.is_silent = False  # while a damaged shard is written again
+    self.state, self.damaged = cache_state.read(self.partial)
+    if not self.state.shards:
       shutil.rmtree(self.partial, ignore_errors=True)
-      return _State()
 
   def run(self) -> None:
     """Writes the shards that are missing, and finishes the cache."""
     self.partial.mkdir(exist_ok=True)
-    state, request = self.state, self.request
-    request.report(self._progress(self._expected()))
-    start = state.documents, state.offset, state.rows, state.cut
-    blocks = request.packing.pack(
-      self._ids(),
-      request.length,
-      rows_per_block=request.rows_per_block(),
-      start=features.Position(*start),
-    )
+    request = self.request
+    request.report(self._first_progress())
+    self._mend()
+    state, blocks = self.state, self._blocks()
     while (first := next(blocks, None)) is not None:
       more = itertools.islice(blocks, request.blocks_per_shard() - 1)
       shard, position = self._shard(itertools.chain([first], more))
       state.documents, state.offset, state.rows, state.cut = position
-      state.shards.append(dataclasses.asdict(shard))
-      text = json.dumps(dataclasses.asdict(state))
-      files.atomic_write_text(self.partial / PROGRESS, text)
+      state.add(dataclasses.asdict(shard))
+      cache_state.write(self.partial, state)
     files.atomic_write_text(self.partial / cache.META, self._meta().to_json())
     (self.partial / PROGRESS).unlink(missing_ok=True)
     files.sync_folder(self.partial)
     self.partial.rename(self.path)
     files.sync_folder(self.path.parent)
 
-  def _expected(self) -> Expected | None:
-    """The work ahead; None if it cannot be known."""
-    sample = self.text.sample(self.split)
-    if sample is None or self.request.max_documents:
-      return None
-    return estimate.expected(sample, self.request, self.state.num_bytes)
+  def _mend(self) -> None:
+    """Writes the damaged shards again, each from its own place in the text."""
+    for number in self.damaged:
+      kept, self.state = self.state, self.state.before(number)
+      self.is_silent = True
+      blocks = self._blocks()
+      shard, _ = self._shard(
+        itertools.islice(blocks, self.request.blocks_per_shard())
+      )
+      del blocks  # closes the text, which may note something
+      self.state, self.is_silent = kept, False
+      if dataclasses.asdict(shard) != kept.shards[number]:
+        # The finished shards do not belong together.
+        self.state = cache_state.State()
+        shutil.rmtree(self.partial)
+        self.partial.mkdir()
+        return
 
-  def _progress(self, expected: Expected | None = None) -> Progress:
-    state = self.state
-    return Progress(
-      self.name,
-      state.num_documents,
-      state.num_tokens,
-      num_bytes=state.num_bytes,
-      expected=expected,
+  def _blocks(self) -> Iterator[tuple[features.Rows, features.Position]]:
+    """Packed rows from the state's position on."""
+    state, request = self.state, self.request
+    start = state.documents, state.offset, state.rows, state.cut
+    return request.packing.pack(
+      self._ids(),
+      request.length,
+      rows_per_block=request.rows_per_block(),
+      start=features.Position(*start),
     )
+
+  def _first_progress(self) -> Progress:
+    """The progress with the work ahead, or with why it is not known."""
+    state, request = self.state, self.request
+    sample, expected = self.text.sample(self.split), None
+    if request.max_documents:
+      unknown = (
+        f'data.max_documents={request.max_documents} counts documents, whose '
+        'sizes are not known before'
+      )
+    elif sample is None:
+      unknown = self.text.no_sample
+    else:
+      unknown = ''
+      expected = estimate.expected(sample, request, state.num_bytes)
+    return dataclasses.replace(
+      self._progress(), expected=expected, unknown=unknown
+    )
+
+  def _progress(self) -> Progress:
+    counts = self.state.num_documents, self.state.num_tokens
+    return Progress(self.name, *counts, num_bytes=self.state.num_bytes)
 
   def _documents(self) -> Generator[seqio_bridge.Document]:
     """The documents from the state's position to the limit, as token ids."""
@@ -348,8 +355,9 @@ class _Writer:
     return encoding.checked(ids_T, self.request.vocab, self.name)
 
   def _note(self, note: str) -> None:
-    self.notes.append(note)
-    self.request.report(Progress(self.name, note=note))
+    if not self.is_silent:
+      self.notes.append(note)
+      self.request.report(Progress(self.name, note=note))
 
   def _shard(
     self, blocks: Iterable[tuple[features.Rows, features.Position]]

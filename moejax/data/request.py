@@ -48,6 +48,7 @@ class Progress:
     num_bytes: UTF-8 bytes of the documents read so far.
     expected: with the first report of a cache, the work ahead; None if it is
       not known.
+    unknown: why it is not.
   """
 
   name: str
@@ -57,6 +58,7 @@ class Progress:
   done: bool = False
   num_bytes: int = 0
   expected: Expected | None = None
+  unknown: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,8 @@ class Stepped(cache_writer.TextSource):
     processes: that examine documents; 0 means one for each core.
   """
 
+  no_sample = 'how much data.steps remove is not known before'
+
   def __init__(
     self, text: Any, steps: Mapping[str, base.Step], processes: int = 0
   ):

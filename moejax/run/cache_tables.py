@@ -57,6 +57,9 @@ def progress(
           line = f'{state.name}: {work(state.expected)}'
           console.print(line, soft_wrap=True)
           bar.reset(task, total=state.expected.num_bytes)
+        elif state.unknown:
+          line = f'{state.name}: no estimate of the work: {state.unknown}'
+          console.print(line, soft_wrap=True)
       text = f'cache {number} of {total}, {state.name}: {counts}'
       bar.update(task, description=text, completed=state.num_bytes)
 

@@ -132,3 +132,23 @@ def test_flags_that_do_not_fit_are_one_line(flags, words):
   with pytest.raises(errors.InputError) as caught:
     cache.main(flags)
   assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('flag', 'words'),
+  [
+    ('--config.data.max_documents=400', 'data.max_documents=400 counts'),
+    (
+      '--config.data.steps.length.min_characters=5',
+      'how much data.steps remove is not',
+    ),
+    ('', ' tokens: '),
+  ],
+)
+def test_the_work_ahead_is_told_or_why_it_is_not_known(
+  flag, words, flags, capsys
+):
+  cache.main([*flags, flag] if flag else flags)
+  lines = capsys.readouterr().out.splitlines()
+  (line,) = [x for x in lines if x.startswith('files train: ') and words in x]
+  assert ('no estimate of the work: ' in line) == bool(flag)

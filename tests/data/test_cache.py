@@ -16,7 +16,14 @@ import pytest
 
 from moejax.core import errors
 from moejax.core import files as core_files
-from moejax.data import cache, cache_writer, features, files, vocab
+from moejax.data import (
+  cache,
+  cache_writer,
+  features,
+  files,
+  packings,
+  vocab,
+)
 from moejax.data.seqio_bridge import Document
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -178,15 +185,63 @@ def test_finished_shards_are_not_written_again(tmp_path):
     assert (made.path / file).stat().st_mtime_ns == when
 
 
-def test_a_damaged_shard_of_an_interrupted_cache_is_written_again(tmp_path):
+PACKINGS = [packings.Sequential(), packings.BestFit(window_rows=4)]
+
+
+@pytest.mark.parametrize('packing', PACKINGS)
+@pytest.mark.parametrize('damaged', [(0,), (3,), (1, 5), ()])
+def test_damaged_shards_alone_are_written_again(packing, damaged, tmp_path):
+  whole = Words().rows('train', _request(tmp_path / 'a', packing=packing))
+  notes = []
+  request = _request(tmp_path / 'b', packing=packing, report=notes.append)
+  with pytest.raises(KeyboardInterrupt):
+    Words(fail_at=25).rows('train', request)
+  (part,) = (tmp_path / 'b').glob('*.part')
+  for number in damaged:
+    shard = part / f'{number:05d}.rows'
+    shard.write_bytes(b'\0' * shard.stat().st_size)
+  kept = json.loads((part / 'progress.json').read_text())['shards']
+  times = {s['file']: (part / s['file']).stat().st_mtime_ns for s in kept}
+  assert len(times) > 5
+  notes.clear()
+  resumed = Words().rows('train', request)
+  assert _files(resumed.path) == _files(whole.path)
+  mended = {
+    int(file.partition('.')[0])
+    for file, when in times.items()
+    if (resumed.path / file).stat().st_mtime_ns != when
+  }
+  assert mended == {*damaged}
+  # The text is said to have ended once.
+  assert [x.note for x in notes if x.note] == ['the end']
+
+
+def test_a_missing_shard_is_written_again(tmp_path):
   whole = Words().rows('train', _request(tmp_path / 'a'))
   request = _request(tmp_path / 'b')
   with pytest.raises(KeyboardInterrupt):
     Words(fail_at=25).rows('train', request)
-  (shard,) = (tmp_path / 'b').glob('*.part/00001.rows')
-  shard.write_bytes(b'\0' * shard.stat().st_size)
-  resumed = Words().rows('train', request)
-  assert _files(resumed.path) == _files(whole.path)
+  next((tmp_path / 'b').glob('*.part/00002.rows')).unlink()
+  assert _files(Words().rows('train', request).path) == _files(whole.path)
+
+
+def test_shards_that_do_not_belong_together_are_all_written_again(tmp_path):
+  """A text that reads differently now; and progress of an earlier version."""
+  whole = Words().rows('train', _request(tmp_path / 'a'))
+  for change in ('text', 'version'):
+    request = _request(tmp_path / change)
+    with pytest.raises(KeyboardInterrupt):
+      Words(fail_at=25).rows('train', request)
+    (part,) = (tmp_path / change).glob('*.part')
+    progress = json.loads((part / 'progress.json').read_text())
+    if change == 'text':
+      progress['shards'][1]['sha256'] = '0' * 64  # of another text
+    else:
+      del progress['after']
+      (part / '00001.rows').write_bytes(b'')
+    (part / 'progress.json').write_text(json.dumps(progress))
+    resumed = Words().rows('train', request)
+    assert _files(resumed.path) == _files(whole.path), change
 
 
 SLOW = """
