@@ -110,6 +110,8 @@ def build(
   readers = {name: domain.train for name, domain in domains.items()}
   train = loader.Loader(readers, rates, batch_size, seed)
   counts = mixing.Counts(train, readers)
+  for name, line in mixing.rounded(listed, rates, train.quota_D).items():
+    request.report(cache_writer.Progress(name, note=line))
   if steps:
     mixing.check(listed, train, counts, steps)
   has_text = any(domain.task.has_text for domain in opened)

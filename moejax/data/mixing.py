@@ -50,6 +50,29 @@ def rates(
   ]
 
 
+def rounded(
+  listed: Sequence[Source],
+  rates: Sequence[float],
+  quota_D: np.ndarray,
+) -> dict[str, str]:
+  """By name of a source, a line where rounding changes its rate by a tenth.
+
+  Args:
+    listed: the sources.
+    rates: of each, relative to the others.
+    quota_D: rows of each in a block of BLOCK rows.
+  """
+  lines, total = {}, sum(rates)
+  for source, rate, quota in zip(listed, rates, quota_D, strict=True):
+    share = rate / total
+    if rate and abs(quota / loader.BLOCK / share - 1) > 0.1:
+      lines[source.name] = (
+        f'{source.place} is read as {quota} of every {loader.BLOCK:,} rows: '
+        f'its share of all rates, {share:.2g}, is rounded to 1/{loader.BLOCK}'
+      )
+  return lines
+
+
 def rows_before(train: loader.Loader, step: int) -> np.ndarray:
   """Rows of each domain in batches 0 to step - 1, as int64 [D]."""
   places = step * train.batch_size

@@ -150,3 +150,19 @@ def test_budgets_that_are_used_up_are_one_line():
   mixing.check(listed, counts.train, counts, 16)  # of 256 tokens
   with pytest.raises(errors.InputError, match='set train.steps=15'):
     mixing.check(listed, counts.train, counts, 100)
+
+
+def test_a_rate_that_is_rounded_much_has_a_line():
+  listed = [_source(name=name) for name in ('web', 'rare', 'none')]
+  rates = [1.0, 0.0002, 0.0]
+  train = _counts((500, 500, 500), rates).train
+  (line,) = mixing.rounded(listed, rates, train.quota_D).items()
+  assert line == (
+    'rare',
+    'data.sources.rare is read as 1 of every 1,024 rows: its share of all '
+    'rates, 0.0002, is rounded to 1/1024',
+  )
+  rates = [2.0, 1.0, 0.01]  # 680.3, 340.2 and 3.4 rows
+  train = _counts((500, 500, 500), rates).train
+  assert not mixing.rounded(listed[:2], rates[:2], train.quota_D[:2])
+  assert [*mixing.rounded(listed, rates, train.quota_D)] == ['none']

@@ -288,3 +288,16 @@ def test_a_cache_of_another_tokenizer_is_named(tmp_path, monkeypatch):
   text = config_tree.override(other, 'sources.web.huggingface', 'other/path')
   with pytest.raises(errors.InputError, match='^no hub$'):
     build.build(text, 4, 0)
+
+
+def test_a_rounded_rate_is_said_when_the_data_is_opened(texts):
+  flags = [*TWO[:1], ('web.rate', '1e-5'), *TWO[2:]]
+  notes = []
+  build.build(
+    _data(texts, flags),
+    8,
+    0,
+    lambda p: notes.append((p.name, p.note)) if p.note else None,
+  )
+  (line,) = [note for name, note in notes if name == 'web']
+  assert line.startswith('data.sources.web is read as 1 of every 1,024 rows')
