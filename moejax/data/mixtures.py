@@ -20,6 +20,7 @@ MIXTURES = {
   'c4': Mixture(('c4',), (1.0,)),
   'c4_hub': Mixture(('c4_hub',), (1.0,)),
   'dclm': Mixture(('dclm',), (1.0,)),
+  'dolma': Mixture(('dolma',), (1.0,)),
   'fineweb_edu': Mixture(('fineweb_edu',), (1.0,)),
   'minipile': Mixture(
     (

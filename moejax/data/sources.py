@@ -196,6 +196,11 @@ def _huggingface(source: Source) -> tasks.HuggingFace:
   )
 
 
+def _task(source: Source) -> Any:
+  """A text of its own, which looks for its files when it is first read."""
+  return dataclasses.replace(tasks.TASKS[source.task])
+
+
 _SPLITS = ('text_field', 'split', 'validation_split', 'validation_documents')
 KINDS: Mapping[str, Kind] = {
   'files': Kind(
@@ -204,7 +209,7 @@ KINDS: Mapping[str, Kind] = {
   ),
   'tfds': Kind(_tfds, _SPLITS),
   'huggingface': Kind(_huggingface, ('subset', 'folder', *_SPLITS)),
-  'task': Kind(lambda source: tasks.TASKS[source.task]),
+  'task': Kind(_task),
 }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from moejax.core import errors
 from moejax.data import (
   cache_writer,
+  dolma,
   estimate,
   long_text,
   readers,
@@ -340,12 +341,13 @@ def row_text(dataset: Any, field: str) -> Any:
   return dataset.map(lambda row: seqio_bridge.as_targets(row[field]))
 
 
-TASKS: Mapping[str, SeqioText | synthetic.SyntheticTask] = {
+TASKS: Mapping[str, SeqioText | dolma.Dolma | synthetic.SyntheticTask] = {
   'c4': Tfds('c4', 'c4/en:3.1.0'),
   'c4_hub': HuggingFace(
     'c4_hub', 'allenai/c4', 'en', validation_split='validation'
   ),
   'dclm': HuggingFace('dclm', 'mlfoundations/dclm-baseline-1.0'),
+  'dolma': dolma.Dolma(),
   # The 2B configs read 105B tokens: slightly more than this sample has, and ten
   # times as many as sample-10BT. Its packed rows take some 400 GB;
   # data.max_documents limits them.
