@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from moejax.core import errors
@@ -40,6 +40,8 @@ class Asked:
     left_out: number of rows that the benchmark leaves out.
     digest: SHA-256 of all texts and answers. Two results are comparable if
       their digests are equal.
+    rows: number of rows that were read, by configuration; '' where there is
+      only one.
   """
 
   name: str
@@ -47,6 +49,7 @@ class Asked:
   items: list[Item]
   left_out: int
   digest: str
+  rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def ask(
@@ -66,7 +69,8 @@ def ask(
       message names its place.
   """
   dataset = benchmark.dataset
-  loaded = _arranged(benchmark, rows.load(name, dataset, dataset.split, data))
+  read = rows.load(name, dataset, dataset.split, data)
+  loaded = _arranged(benchmark, read)
   shots = _shots(name, benchmark, data, loaded, seed)
   asked, left_out, counts = [], 0, defaultdict[str, int](int)
   for index, (where, row) in enumerate(loaded):
@@ -84,7 +88,8 @@ def ask(
     raise errors.InputError(
       f'{name}: all {left_out} rows of split {dataset.split!r} are left out'
     )
-  return Asked(name, benchmark, asked, left_out, digest(asked))
+  num_rows = Counter(str(row.get(rows.CONFIG, '')) for _, row in read)
+  return Asked(name, benchmark, asked, left_out, digest(asked), num_rows)
 
 
 def digest(asked: Sequence[Item]) -> str:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from moejax.core import errors
 from moejax.data.vocab import Vocab
 from moejax.evals import generate as generation
@@ -96,13 +98,24 @@ def generate(
   for at in range(0, len(requests), settings.rows):
     indices = longest_first[at : at + settings.rows]
     batch = [requests[i] for i in indices]
-    seed = settings.seed + at
+    seed = _seed(settings.seed, at)
     answers = _batch(model, weights, vocab, batch, settings, seed)
     for i, text in zip(indices, answers, strict=True):
       texts[i] = text
       next(shown, None)
   next(shown, None)  # its end
   return texts
+
+
+def _seed(seed: int, at: int) -> int:
+  """The seed of the batch that begins with prompt `at`.
+
+  Sums of both would give one batch the seed that another has in the next
+  sample.
+  """
+  if not at:
+    return seed
+  return int(np.random.SeedSequence((seed, at)).generate_state(1)[0]) >> 1
 
 
 def _batch(

@@ -47,6 +47,9 @@ class Result:
     shots: number of solved rows before each question.
     digest: see `Asked`.
     note: what the reader of a score should know.
+    samples: continuations of each prompt, whose values are their means.
+    temperature: of the continuations; 0 for the most probable tokens, and where
+      nothing is generated.
   """
 
   benchmark: str
@@ -61,6 +64,8 @@ class Result:
   shots: int
   digest: str
   note: str
+  samples: int = 1
+  temperature: float = 0.0
 
   @property
   def score(self) -> float:
@@ -108,6 +113,11 @@ def check_programs(asked: Sequence[Item], run: judges.Run | None) -> None:
   programs = [x for x in asked if isinstance(x, Prompt) and x.program]
   if programs and run is None:
     judges.values(programs, [['']] * len(programs), None)
+
+
+def is_generated(asked: Sequence[Item]) -> bool:
+  """Whether any of the items is answered by generated text."""
+  return any(isinstance(item, Prompt) for item in asked)
 
 
 def answer(
@@ -168,6 +178,8 @@ def score(
   Raises:
     InputError: as `answer`; or no item has the metric that counts.
   """
+  if not is_generated(asked.items):
+    draws = GREEDY
   before = cut()
   by_item = answer(asked.items, engine, run, draws)
   names = dict.fromkeys(name for values in by_item for name in values)
@@ -197,6 +209,8 @@ def score(
     shots=benchmark.shots,
     digest=asked.digest,
     note=benchmark.note,
+    samples=draws.samples,
+    temperature=draws.temperature,
   )
 
 

@@ -134,6 +134,12 @@ def show(report: dict[str, Any], screen: Screen) -> None:
   screen.command(
     f"python -m moejax.cli.generate --workdir={quoted} --prompt='In the'"
   )
+  if any(
+    row['bits_per_byte'] is not None for row in report['domains'].values()
+  ):
+    screen.command(
+      f'python -m moejax.cli.evaluate --workdir={quoted} --suite=offline'
+    )
   screen.command(f'tensorboard --logdir={quoted}/tensorboard')
   screen.command(
     'python -m moejax.main --config=configs/tiny.py --workdir=runs/my_texts '

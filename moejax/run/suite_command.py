@@ -12,6 +12,7 @@ from etils import epath
 from moejax.core import command, errors, files, terminal
 from moejax.evals import sandbox, suite
 from moejax.evals.benchmarks import SUITES
+from moejax.evals.draws import Draws
 from moejax.evals.rows import SOURCES
 from moejax.parallel.group import Group
 from moejax.run import processes, restore, suite_table, suites
@@ -24,6 +25,8 @@ DEFAULTS = {
   'data': 'hub',
   'limit': 0,
   'shots_seed': 0,
+  'samples': 1,
+  'temperature': 0.0,
   'published': 'default',
 }
 
@@ -40,6 +43,16 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
     help='rows of each configuration of a task (default: all)',
   )
   add('--shots_seed', type=command.seed, help='of the choice of solved rows')
+  add(
+    '--samples',
+    type=command.number(int, 1, 1000),
+    help='generated answers to each prompt (default: 1)',
+  )
+  add(
+    '--temperature',
+    type=command.number(float, 0),
+    help='of generated answers (default: 0, the most probable tokens)',
+  )
   add(
     '--published',
     help="papers' columns: default, all, none or names (default: default)",
@@ -83,6 +96,7 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
     seed=args.shots_seed,
     step=args.step,
     run=sandbox.find() if args.run_generated_code else None,
+    draws=Draws(args.samples, args.temperature),
   )
   first = restore.run_of(args.workdir[0])
   with processes.joined(processes.read_flags(args), first) as joined:

@@ -13,6 +13,7 @@ from moejax.run.suites import Scored
 NOT_SHARES = (NLL, PERPLEXITY)
 MARK = '†'  # behind the title of a published column
 MEAN = 'mean'
+PASS = 'pass@'  # metrics of programs: pass@1, pass@10, ...
 
 
 def beside(suite: str, names: str, tasks: Sequence[str]) -> list[Published]:
@@ -87,12 +88,15 @@ def _title(scored: Scored) -> str:
   return f'{scored.workdir} step {scored.step}'
 
 
-def _cell(result: Result) -> str:
-  scale, digits = (1, 3) if result.metric in NOT_SHARES else (100, 1)
-  text = f'{scale * result.score:.{digits}f}'
-  if result.stderr is None:
+def _cell(result: Result, metric: str = '') -> str:
+  """A metric with its standard error; by default the one that counts."""
+  metric = metric or result.metric
+  scale, digits = (1, 3) if metric in NOT_SHARES else (100, 1)
+  text = f'{scale * result.means[metric]:.{digits}f}'
+  error = result.errors[metric]
+  if error is None:
     return text
-  return f'{text} ± {scale * result.stderr:.{digits}f}'
+  return f'{text} ± {scale * error:.{digits}f}'
 
 
 def _number(score: float | None) -> str:
@@ -134,6 +138,23 @@ def _mean_row(
   ]
 
 
+def _drawn(name: str, scored: Sequence[Scored]) -> str:
+  """A line on the samples of a task and their pass@k; '' for greedy text."""
+  first = scored[0].results[name]
+  if not first.temperature:
+    return ''
+  times = 'sample' if first.samples == 1 else 'samples'
+  line = (
+    f'{name}: {first.samples} {times} of each prompt at temperature '
+    f'{first.temperature:g}'
+  )
+  for metric in first.means:
+    if metric.startswith(PASS) and metric != first.metric:
+      shown = [_cell(one.results[name], metric) for one in scored]
+      line += f'; {metric} {", ".join(shown)}'
+  return f'{line}.'
+
+
 def _notes(
   scored: Sequence[Scored], published: Sequence[Published]
 ) -> list[str]:
@@ -155,6 +176,11 @@ def _notes(
           f'{name}, {one.workdir}: {result.cut} texts were longer than the '
           "model's context and were cut from the left."
         )
+  notes += [
+    line
+    for name, result in scored[0].results.items()
+    if (line := _drawn(name, scored))
+  ]
   for name, result in scored[0].results.items():
     if result.left_out:
       notes.append(f'{name}: {result.left_out} rows were not asked.')

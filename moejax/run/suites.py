@@ -22,6 +22,7 @@ from moejax.convert import companions
 from moejax.core import compile_cache, config_tree, errors, files
 from moejax.evals import judges, prompts, suite
 from moejax.evals.benchmarks import SUITES
+from moejax.evals.draws import GREEDY, Draws
 from moejax.evals.engine import ModelEngine
 from moejax.evals.prompts import Asked
 from moejax.evals.subject import Track, untracked
@@ -31,6 +32,7 @@ from moejax.run import restore, trained
 from moejax.train import checkpoint
 
 FOLDER = 'evals'  # in a workdir
+MANY = 12  # configurations, of which more are counted together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class SuiteRequest:
     seed: seed of the choice of solved rows.
     step: which checkpoint, see `restore.weights`.
     run: runs programs that a model wrote; None refuses to.
+    draws: how often prompts are continued, and with which temperature.
   """
 
   suite: str
@@ -54,6 +57,7 @@ class SuiteRequest:
   seed: int = 0
   step: str = checkpoint.NEWEST
   run: judges.Run | None = None
+  draws: Draws = GREEDY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,20 +81,41 @@ def ask(
   """The items of all tasks, before any of them is scored.
 
   Raises:
-    InputError: an unknown suite or task, rows that cannot be read or asked, or
-      programs that may not run.
+    InputError: an unknown suite or task, rows that cannot be read or asked,
+      programs that may not run, or a temperature where no text is generated.
   """
   asked = []
   for name, benchmark in suite.choose(
     SUITES, request.suite, request.tasks
   ).items():
-    note(f'Reading the rows of {name} ...')
     task = prompts.ask(
       name, benchmark, request.data, limit=request.limit, seed=request.seed
     )
+    note(f'{name}: {_counted(task)}')
     suite.check_programs(task.items, request.run)
     asked.append(task)
+  drawn = request.draws.temperature > 0
+  if drawn and not any(suite.is_generated(task.items) for task in asked):
+    raise errors.InputError(
+      f'--temperature={request.draws.temperature:g} has no effect: '
+      f'{", ".join(task.name for task in asked)} compare given answers and '
+      'generate no text; leave it out'
+    )
   return asked
+
+
+def _counted(task: Asked) -> str:
+  """How many rows were read, by configuration unless there are many.
+
+  Example: '20,281 rows: 740 api_frameworks, 163 code_completion, ...'
+  """
+  text = f'{sum(task.rows.values()):,} rows'
+  if 1 < len(task.rows) <= MANY:
+    counts = [f'{count:,} {name}' for name, count in task.rows.items()]
+    return f'{text}: {", ".join(counts)}'
+  if len(task.rows) > MANY:
+    text += f' of {len(task.rows)} configurations'
+  return text
 
 
 def evaluate(
@@ -199,8 +224,10 @@ class Scorer:
   def score(self, task: Asked, place: str) -> Result:
     """The result of a task; `place` names the task in lines on progress."""
     path = self._folder / f'{task.name}.json'
+    draws = self._request.draws if suite.is_generated(task.items) else GREEDY
+    made_with = self._made_with | _drawn(draws)
     kept = self._group.broadcast(
-      f'result of {task.name}', lambda: self._kept(path, task)
+      f'result of {task.name}', lambda: self._kept(path, task, made_with)
     )
     if kept is not None:
       self._note(f'{place}: done before, in {path}')
@@ -208,7 +235,7 @@ class Scorer:
     self._note(f'{place}: {len(task.items)} items ...')
     began = time.monotonic()
     result = suite.score(
-      task, self._open(), self._request.run, lambda: self._cut
+      task, self._open(), self._request.run, lambda: self._cut, draws
     )
     seconds = time.monotonic() - began
     self._note(f'{task.name}: {in_words(result)}, in {seconds:.0f} s')
@@ -216,26 +243,28 @@ class Scorer:
       files.atomic_write_json(
         path,
         {
-          'made_with': self._made_with,
+          'made_with': made_with,
           'seconds': seconds,
           'result': result.to_json(),
         },
       )
     return result
 
-  def _kept(self, path: epath.Path, task: Asked) -> dict[str, Any] | None:
+  def _kept(
+    self, path: epath.Path, task: Asked, made_with: Mapping[str, Any]
+  ) -> dict[str, Any] | None:
     """The result in a task's file, if it was made with the same."""
     if not path.exists():
       return None
     try:
       value = json.loads(path.read_text())
       result = Result.from_json(value['result'])
+      # Earlier versions drew no samples, and wrote nothing about them.
+      before = {**_drawn(GREEDY), **value['made_with']}
     except (ValueError, TypeError, KeyError):
       self._note(f'{path} is of another version; it is made anew')
       return None
-    differing = [
-      key for key, x in self._made_with.items() if value['made_with'][key] != x
-    ]
+    differing = [key for key, x in made_with.items() if before.get(key) != x]
     if result.digest != task.digest:
       differing.append('prompts')
     if differing:
@@ -253,6 +282,11 @@ class Scorer:
 
   def _count_cut(self, count: int) -> None:
     self._cut += count
+
+
+def _drawn(draws: Draws) -> dict[str, Any]:
+  """How a task's texts are drawn, as files of results say it."""
+  return {'samples': draws.samples, 'temperature': draws.temperature}
 
 
 def fingerprint(run: Run) -> str:
@@ -284,6 +318,7 @@ def to_json(
     'data': request.data,
     'limit': request.limit,
     'seed': request.seed,
+    **_drawn(request.draws),
     'runs': [
       {
         'workdir': one.workdir,

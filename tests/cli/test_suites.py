@@ -1,40 +1,19 @@
 """`evaluate --suite`: from workdirs and a folder of rows to one table."""
 
 import json
+import shutil
 
-import jax
 import pytest
-from helpers import programs, tiny
+from helpers import hf, programs, suite_runs
 
-from moejax.cli import evaluate
-from moejax.config import Run
-from moejax.core import config_tree, exits, files
-from moejax.data.config import DataConfig
-from moejax.data.vocab import Bytes
+from moejax.cli import convert, evaluate
+from moejax.core import exits
 from moejax.evals import suite
-from moejax.model import build
-from moejax.model.config import ModelConfig
-from moejax.moe.config import MoEConfig
-from moejax.parallel import mesh as meshes
-from moejax.train import checkpoint
+from moejax.evals.benchmarks import SUITES
+from moejax.evals.engine import ModelEngine
+from moejax.run import restore, suites
 
-MODEL = ModelConfig(
-  vocab_size=259,
-  max_length=48,
-  num_layers=1,
-  first_dense=0,
-  width=16,
-  num_heads=2,
-  dense_width=16,
-  moe=MoEConfig(num_experts=4, expert_width=8),
-)
 TASKS = '--tasks=piqa,lambada_openai'
-PIQA = [
-  {'goal': 'Boil it', 'sol1': 'Heat.', 'sol2': 'Cool.', 'label': 0},
-  {'goal': 'Dry it', 'sol1': 'Wet.', 'sol2': 'Hang it up.', 'label': 1},
-  {'goal': 'x' * 60, 'sol1': 'Now.', 'sol2': 'Then.', 'label': 1},
-]
-LAMBADA = [{'text': 'One two three'}, {'text': 'Four five'}]
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -43,36 +22,14 @@ def _programs(tmp_path_factory):
     yield
 
 
-def _workdir(folder, seed):
-  folder.mkdir()
-  data = DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=16)
-  run = Run(model=MODEL, data=data)
-  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
-  model = build.build(run.model, mesh)
-  files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
-  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
-    weights = tiny.draw(model.shapes, seed=seed, std=0.3)
-    checkpoints.save(7, {'weights': weights}, {'metric': 1.0})
-  return folder
-
-
-def _write(folder, name, rows):
-  (folder / name).mkdir(exist_ok=True)
-  (folder / name / 'validation.jsonl').write_text('')
-  for split in ('validation', 'test'):
-    path = folder / name / f'{split}.jsonl'
-    path.write_text('\n'.join(map(json.dumps, rows)))
-
-
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
   """Two workdirs and a folder of rows."""
   folder = tmp_path_factory.mktemp('place')
-  _workdir(folder / 'a', 1)
-  _workdir(folder / 'b', 2)
-  (folder / 'rows').mkdir()
-  _write(folder / 'rows', 'piqa', PIQA)
-  _write(folder / 'rows', 'lambada_openai', LAMBADA)
+  suite_runs.workdir(folder / 'a', 1)
+  suite_runs.workdir(folder / 'b', 2)
+  suite_runs.write(folder / 'rows', 'piqa', suite_runs.PIQA)
+  suite_runs.write(folder / 'rows', 'lambada_openai', suite_runs.LAMBADA)
   return folder
 
 
@@ -151,13 +108,14 @@ def test_other_prompts_or_settings_are_scored_anew(place, monkeypatch, capsys):
   assert 'made with other limit, prompts; it is made anew' in (
     capsys.readouterr().err
   )
-  _write(place / 'rows', 'piqa', [{**row, 'goal': '?'} for row in PIQA])
+  asked = [{**row, 'goal': '?'} for row in suite_runs.PIQA]
+  suite_runs.write(place / 'rows', 'piqa', asked)
   try:
     with pytest.raises(AssertionError, match='scored'):
       _call(place, *flags)
     assert 'made with other prompts' in capsys.readouterr().err
   finally:
-    _write(place / 'rows', 'piqa', PIQA)
+    suite_runs.write(place / 'rows', 'piqa', suite_runs.PIQA)
 
 
 @pytest.mark.parametrize(
@@ -187,3 +145,71 @@ def test_evaluations_are_of_one_run(place, capsys):
   flags = ['--tasks=piqa']
   assert _call(place, *flags, workdirs='aa') == exits.BAD_INPUT
   assert 'names a workdir twice' in capsys.readouterr().err
+
+
+def test_all_devices_equal_one(place, capsys):
+  """Options and generated text, on eight devices with two axes."""
+  rows = [{'question': 'who wrote it', 'answer': ['Nobody']}] * 3
+  suite_runs.write(place / 'rows', 'nq_open', rows)
+  flags = ['--suite=lm_eval', '--tasks=piqa,lambada_openai,nq_open', '--json']
+  found = []
+  for mesh in ([], ['--config.mesh.fsdp=2', '--config.mesh.data=-1']):
+    shutil.rmtree(place / 'a' / 'evals', ignore_errors=True)
+    assert _call(place, *flags, *mesh) == exits.DONE
+    (run,) = json.loads(capsys.readouterr().out)['runs']
+    found.append(run['tasks'])
+  one, eight = found
+  suite_runs.check_close(eight, one)
+
+
+def test_imported_models_and_runs_are_columns(place, capsys):
+  """Two imported checkpoints beside a run, each with its own tokenizer."""
+  for seed, name in ((3, 'olmoe'), (4, 'other')):
+    hf.write_olmoe(place / f'{name}_hf', seed=seed)
+    suite_runs.write_tokenizer(place / f'{name}_hf')
+    flags = [str(place / f'{name}_hf'), f'--workdir={place / name}']
+    convert.main(['import', *flags])
+  capsys.readouterr()
+  flags = ['--suite=lm_eval', TASKS]
+  names = ['a', 'olmoe', 'other']
+  assert _call(place, *flags, workdirs=names) == exits.DONE
+  out = capsys.readouterr().out
+  head = [cell.strip() for cell in out.splitlines()[0].split('|')]
+  for name, step in zip(names, (suite_runs.STEP, 0, 0), strict=True):
+    assert f'{place / name} step {step}' in head
+  assert head.count('p') == 2
+  # Their scores are those of the folders that were imported.
+  request = suites.SuiteRequest(
+    'lm_eval', ('lambada_openai',), str(place / 'rows')
+  )
+  (asked,) = suites.ask(request)
+  found = []
+  for name in names[1:]:
+    _, model, weights = hf.read(place / f'{name}_hf')
+    vocab = restore.run_of(str(place / name)).data.vocab
+    wanted = suite.score(asked, ModelEngine(model, weights, vocab))
+    path = place / name / 'evals/lm_eval/step_0/lambada_openai.json'
+    found.append(json.loads(path.read_text())['result']['values'])
+    assert found[-1] == wanted.values
+  assert found[0]['nll'] != found[1]['nll']
+
+
+def test_the_rows_that_were_read_are_counted_by_configuration(place, capsys):
+  row = {
+    'task_id': 'x',
+    'question': 'What is 1?',
+    'choices': ['one', 'two'],
+    'answer': 'A',
+    'problem_description': 'Say it.',
+  }
+  names = SUITES['codemmlu']['letters'].dataset.configs
+  for number, config in enumerate(names, 1):
+    suite_runs.write(
+      place / 'rows' / 'CodeMMLU', config, [row] * number, splits=('test',)
+    )
+  flags = ['--suite=codemmlu', '--tasks=letters_permuted', '--limit=1']
+  assert _call(place, *flags) == exits.DONE
+  err = capsys.readouterr().err
+  counts = ', '.join(f'{i} {name}' for i, name in enumerate(names, 1))
+  # Of the file: neither the limit nor the shifts change it.
+  assert f'letters_permuted: 45 rows: {counts}' in err

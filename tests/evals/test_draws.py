@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from moejax.core.errors import InputError
-from moejax.evals import suite
+from moejax.evals import stopped, suite
 from moejax.evals.benchmark import Prompt
 from moejax.evals.draws import GREEDY, Draws
 from moejax.evals.sampling import Sampling
@@ -38,6 +38,22 @@ def test_each_sample_has_a_seed_of_its_own_and_pass_at_k_is_estimated():
     'pass@10': pytest.approx(1 - 10 * 9 / (20 * 19)),
   }
   assert values[1] == {'exact_match': 1 / 20}
+
+
+def test_batches_of_all_samples_have_seeds_of_their_own(monkeypatch):
+  seeds = []
+
+  def batch(model, weights, vocab, requests, settings, seed):
+    seeds.append(seed)
+    return [''] * len(requests)
+
+  monkeypatch.setattr(stopped, '_batch', batch)
+  requests = [stopped.Request((1,), (), 1)] * 100
+  for seed in range(70):
+    settings = stopped.Settings(Sampling(1.0), (), seed=seed, rows=32)
+    stopped.generate(None, None, None, requests, settings)
+  assert len(seeds) == len({*seeds}) == 70 * 4
+  assert seeds[:8:4] == [0, 1]
 
 
 def test_without_draws_text_is_greedy():

@@ -240,12 +240,12 @@ def greedy(path):
   return new, want['new_BL'].tolist()
 
 
-def write_olmoe(path):
+def write_olmoe(path, seed=0):
   """A checkpoint in which every byte has an id, with drawn weights."""
   config = load.plan(folder.open_folder(str(GOLDEN / 'olmoe'))).config
   config = dataclasses.replace(config, vocab_size=259, num_layers=2)
   model = build.build(config, one_device())
-  leaves = trees.leaves(tiny.draw(model.shapes))
+  leaves = trees.leaves(tiny.draw(model.shapes, seed=seed))
   save.write(save.plan(config, model.shapes), leaves.get, path)
 
 

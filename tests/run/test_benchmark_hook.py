@@ -108,3 +108,23 @@ def test_the_report_keeps_its_results_for_the_command(
   assert benchmark_hook.report(*args) == results
   lines = report._benchmark_lines(results)
   assert any('piqa' in line and 'acc_token_strict' in line for line in lines)
+
+
+def test_a_task_that_does_not_fit_is_left_out_of_the_report(
+  rows, tmp_path, monkeypatch
+):
+  """The options of the second task are longer than the context."""
+  (rows / 'social_iqa').mkdir()
+  row = {'context': 'A', 'question': 'B', 'answerA': 'x' * 70, 'label': '1'}
+  row |= {'answerB': 'y', 'answerC': 'z'}
+  path = rows / 'social_iqa' / 'validation.jsonl'
+  path.write_text(json.dumps(row))
+  tasks = 'social_iqa,piqa'
+  asked = benchmark_hook.ask(_evals(rows, tasks=tasks), print)
+  monkeypatch.setattr(benchmark_hook.suites, 'ask', lambda _: asked)
+  context, screen = _context(Run(report=ReportConfig(suite='libmoe'))), Screen()
+  weights = tiny.weights(context.model)
+  results = benchmark_hook.report(context, weights, str(tmp_path), screen)
+  assert [*results] == ['piqa']
+  (line,) = [x for x in screen.lines if x.startswith('social_iqa is left out')]
+  assert 'tokens, but the model reads 64; shorten it' in line

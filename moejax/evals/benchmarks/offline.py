@@ -1,8 +1,8 @@
 """Benchmarks for tiny models, made from the validation text of the minipile.
 
-They need no network. A demo of 350 steps is far above chance in all tasks but
-`offline_gloss`, which it answers hardly better than by chance. Each asks in the
-form in which the training text is written:
+They need no network. The demo, of 500 steps, is far above chance in all tasks
+but `offline_gloss`, where it guesses. Each asks in the form in which the
+training text is written:
 
   task                  asks                                        chance
   offline_cloze         which of four words ends a passage          25%
