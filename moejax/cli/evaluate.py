@@ -8,6 +8,8 @@ r"""Evaluates the trained models of runs, or imported ones.
   python -m moejax.cli.evaluate --workdir=runs/tiny --suite=offline
   python -m moejax.cli.evaluate --workdir=runs/a --workdir=runs/b \
     --suite=deepseekmoe --tasks=hellaswag,piqa --data=/my/benchmarks --limit=500
+  python -m moejax.cli.evaluate --workdir=runs/a --tasks=humaneval \
+    --run_generated_code --samples=20 --temperature=0.8
 
 moejax/evals/__init__.py has the table of evaluations, and says how to add one.
 The text is that of the run unless --config.data.* says otherwise. The model is
