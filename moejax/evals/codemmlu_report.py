@@ -73,8 +73,8 @@ def submission(result: Result, data: str, seed: int = 0) -> tuple[str, int]:
     seed: seed of the choice of solved rows, as the result was made with.
 
   Raises:
-    InputError: the result has no written answers, shifts options, is of other
-      rows, or of some rows only.
+    InputError: the result has no written answers, shifts options, has several
+      answers to a question, is of other rows, or of some rows only.
   """
   benchmark = SUITES[SUITE].get(result.benchmark)
   shares = [result.values.get(f'chose_{letter}') for letter in LETTERS]
@@ -84,6 +84,11 @@ def submission(result: Result, data: str, seed: int = 0) -> tuple[str, int]:
     raise InputError(
       f'{result.benchmark} gives no submission: use zero_shot, few_shot, '
       'cot_zero_shot or cot_few_shot of the suite codemmlu'
+    )
+  if result.samples > 1:
+    raise InputError(
+      f'the result has {result.samples} answers to each question, and the '
+      'leaderboard takes one: evaluate without --samples'
     )
   asked = prompts.ask(result.benchmark, benchmark, data, seed=seed)
   if asked.digest != result.digest:

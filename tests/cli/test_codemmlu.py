@@ -1,5 +1,6 @@
 """CodeMMLU's report: scores of kinds and positions, and the submission."""
 
+import dataclasses
 import json
 
 import pytest
@@ -77,6 +78,12 @@ def test_a_submission_of_other_rows_is_refused(folder):
   part = result(folder, limit=1)
   with pytest.raises(InputError, match='not of all rows'):
     codemmlu_report.submission(part, str(folder))
+
+
+def test_several_answers_to_a_question_give_no_submission(folder):
+  sampled = dataclasses.replace(result(folder), samples=3)
+  with pytest.raises(InputError, match='3 answers to each question'):
+    codemmlu_report.submission(sampled, str(folder))
 
 
 def test_shifted_options_give_no_submission(folder):
