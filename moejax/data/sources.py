@@ -5,6 +5,7 @@ rows are mixed with those of the other sources. `data.files` and `data.mixture`
 are mixtures of the same form: one source of files, and sources that are tasks.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -198,7 +199,7 @@ def _huggingface(source: Source) -> tasks.HuggingFace:
 
 def _task(source: Source) -> Any:
   """A text of its own, which looks for its files when it is first read."""
-  return dataclasses.replace(tasks.TASKS[source.task])
+  return copy.copy(tasks.TASKS[source.task])
 
 
 _SPLITS = ('text_field', 'split', 'validation_split', 'validation_documents')
