@@ -179,7 +179,9 @@ def _of_batch(
     index = count[kind]
     count[kind] += 1
     windows = config.windows
-    window = windows[number % len(windows)] if any(windows) else None
+    window = None
+    if any(windows):
+      window = jnp.asarray(windows[number % len(windows)], jnp.int32)
     spec = LayerSpec(jnp.asarray(index), window)
     if kind == 'moe':
       expert_BLK, output_BLKD = jax.device_get(
@@ -268,7 +270,7 @@ def _of_layer(
       jnp.where(chosen_BLK, expert_BLK, NOWHERE),
       chosen_BLK.astype(jnp.float32),
     )
-    alone = info.replace(routes=None, replayed=replayed)
+    alone = dataclasses.replace(info, routes=None, replayed=replayed)
     out_BLD, _, _ = ffn(h_BLD, alone, previous, None, index)
     return out_BLD.astype(jnp.float32)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from moejax.analysis import MEASURES
 from moejax.analysis.measure import Rows
+from moejax.core import errors
 from moejax.run import restore
 
 # Columns that the name of a row has already.
@@ -30,22 +31,35 @@ def for_table(workdir: str, name: str, rows: Rows) -> Rows:
   """
   if MEASURES[name].needs == 'counts':
     return rows
-  decode = functools.cache(lambda: restore.run_of(workdir).data.vocab.decode)
-  return {row: _shown(columns, decode) for row, columns in rows.items()}
+  # Opening the vocabulary takes long, and most rows have no tokens.
+  texts = functools.cache(lambda: _texts(workdir))
+  return {
+    row: _shown(columns, lambda token: texts()(token))
+    for row, columns in rows.items()
+  }
+
+
+def _texts(workdir: str) -> Callable[[int], str]:
+  """The text of a token in quotes; its id if the vocabulary cannot be read."""
+  try:
+    decode = restore.run_of(workdir).data.vocab.decode
+    decode([0])
+  except errors.InputError:
+    return lambda token: f'id {token}'
+  return lambda token: repr(decode([token]))
 
 
 def _shown(
-  columns: dict[str, Any], decode: Callable[[], Callable[[list[int]], str]]
+  columns: dict[str, Any], text: Callable[[int], str]
 ) -> dict[str, Any]:
-  """The columns of one row; `decode` gives the vocabulary's method."""
+  """The columns of one row; `text` gives that of a token."""
   shown = {}
   for column, value in columns.items():
     if column in _NAMES or column.endswith(('_low', '_high')):
       continue
     if isinstance(value, list):
       if column == 'tokens':
-        texts = [decode()([token]) for token, *_ in value[:SHOWN]]
-        shown[column] = ' '.join(map(repr, texts))
+        shown[column] = ' '.join(text(token) for token, *_ in value[:SHOWN])
       continue
     low, high = (columns.get(f'{column}_{end}') for end in ('low', 'high'))
     if value is not None and low is not None and high is not None:

@@ -81,10 +81,13 @@ def test_tables_of_measures(workdir, capsys):
   assert 'unused' in shown
 
 
-def test_tables_show_tokens_as_text(workdir):
+def test_tables_show_tokens_as_text(workdir, tmp_path):
   rows = {'expert 3': {'rate': 0.5, 'tokens': [[107, 12, 0.5, 3.0]]}}
   shown = measure_table.for_table(workdir, 'vocabulary', rows)
   assert shown == {'expert 3': {'rate': 0.5, 'tokens': "'h'"}}
+  # A folder without a vocabulary.
+  shown = measure_table.for_table(tmp_path, 'vocabulary', rows)
+  assert shown['expert 3']['tokens'] == 'id 107'
 
 
 def test_traces_of_another_model_are_refused(workdir, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Outputs of single experts, beside the experts themselves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,19 +57,21 @@ def test_segments_are_packed_again_whole():
   ids=['top_k', 'top_p', 'capacity'],
 )
 def test_the_output_of_each_chosen_expert(moe, monkeypatch):
-  config = tiny.model_config(moe=moe, max_length=ROW)
+  # Attention sees 3 tokens in the first and the last layer.
+  config = tiny.model_config(moe=moe, max_length=ROW, windows=(3, 0))
   model = tiny.model(config)
   weights = tiny.weights(model)
   batch = tiny.batch([[5, 3, 4], [12], [12]], row_length=ROW)
   # Two batches, of which the second is filled with padding.
   monkeypatch.setattr(expert_outputs, 'TOKENS', 2 * ROW)
-  got = list(expert_outputs.expert_outputs(model, weights, trace_of(batch)))
+  outputs_of = functools.partial(
+    expert_outputs.expert_outputs, model, weights, trace_of(batch)
+  )
+  got = list(outputs_of())
   assert [outputs.layer for outputs in got] == [0, 1, 0, 1]
+  assert len(list(outputs_of(limit=1))) == 2
 
-  decoder = model.bind(weights)
-  arrays = batch.token_BL, batch.segment_BL, batch.position_BL
-  routes = decoder(*map(jnp.asarray, arrays), routes=RoutesRequest()).record
-  routes = jax.device_get(routes.routes)
+  routes, output_NETD = jax.device_get(reference(model, weights, batch))
   want_NBLK = np.where(routes.dropped_BLK, -1, routes.expert_BLK)
   if 'dispatcher' in moe:
     assert routes.dropped_BLK.any()
@@ -76,47 +80,40 @@ def test_the_output_of_each_chosen_expert(moe, monkeypatch):
     expert_TK = np.concatenate([x.expert_TK for x in outputs])
     flat = want_NBLK[n].reshape(-1, want_NBLK.shape[-1])
     np.testing.assert_array_equal(expert_TK, flat)
+    token_T1 = np.arange(len(expert_TK))[:, None]
+    want_TKD = output_NETD[n][np.maximum(expert_TK, 0), token_T1]
+    want_TKD = want_TKD * (expert_TK >= 0)[:, :, None]
     output_TKD = np.concatenate([x.output_TKD for x in outputs])
-    np.testing.assert_allclose(
-      output_TKD, expected(decoder, batch, expert_TK, n), atol=2e-5
-    )
+    np.testing.assert_allclose(output_TKD, want_TKD, atol=2e-5)
 
 
-def expected(decoder, batch, expert_TK, n):
-  """The outputs from the weights of experts and the input of their layer."""
+@functools.partial(jax.jit, static_argnums=0)
+def reference(model, weights, batch):
+  """The routes, and the outputs of all experts, by their weights, for all."""
+  decoder = model.bind(weights)
   arrays = batch.token_BL, batch.segment_BL, batch.position_BL
-  tokens = decoder.token_context(*map(jnp.asarray, arrays))
-  x_BLD = decoder.embed(tokens.token_BL)
-  config = decoder.config.moe
+  routes = decoder(*arrays, routes=RoutesRequest()).record.routes
+  tokens = decoder.token_context(*arrays)
+  x_BLD = decoder.embed(batch.token_BL)
+  config = model.config.moe
   previous = feed_forward.no_previous_layer(config, *batch.token_BL.shape)
-  for kind, index in (('dense', 0), ('moe', 0), ('moe', 1)):
+  outputs = []
+  for kind, index, window in (('dense', 0, 3), ('moe', 0, 0), ('moe', 1, 3)):
     graph, stack = nnx.split(getattr(decoder, kind))
     own = jax.tree.map(lambda x, index=index: x[index], stack)
-    block, spec = nnx.merge(graph, own), LayerSpec(index, None)
-    if (kind, index) == ('moe', n):
-      break
+    block = nnx.merge(graph, own)
+    spec = LayerSpec(index, jnp.asarray(window))
+    h_BLD = block.feed_forward_input(x_BLD, tokens, spec)
     x_BLD, previous, _ = block(x_BLD, previous, tokens, None, spec)
-  h_BLD = block.feed_forward_input(x_BLD, tokens, spec)
-  h_TD = h_BLD.reshape(-1, h_BLD.shape[-1])
-  routed = {name: w[...] for name, w in block.ffn.routed.items()}
-  alone = [
-    {name: w[e : e + 1] for name, w in routed.items()}
-    for e in range(config.num_experts)
-  ]
-  output_ETD = np.stack([config.experts.dense(w, h_TD) for w in alone])
-  token_T1 = np.arange(len(expert_TK))[:, None]
-  output_TKD = output_ETD[np.maximum(expert_TK, 0), token_T1]
-  return output_TKD * (expert_TK >= 0)[:, :, None]
-
-
-def test_the_number_of_batches_may_be_limited(monkeypatch):
-  monkeypatch.setattr(expert_outputs, 'TOKENS', ROW)
-  model = tiny.model(tiny.model_config(max_length=ROW))
-  trace = trace_of(tiny.batch([[12], [12], [12]], row_length=ROW))
-  got = expert_outputs.expert_outputs(
-    model, tiny.weights(model), trace, limit=1
-  )
-  assert sum(len(outputs.document_T) for outputs in got) == 2 * ROW
+    if kind == 'moe':
+      h_TD = h_BLD.reshape(-1, h_BLD.shape[-1])
+      routed = {name: w[...] for name, w in block.ffn.routed.items()}
+      alone = [
+        {name: w[e : e + 1] for name, w in routed.items()}
+        for e in range(config.num_experts)
+      ]
+      outputs.append([config.experts.dense(w, h_TD) for w in alone])
+  return routes, jnp.asarray(outputs)
 
 
 def test_the_weights_of_each_expert():
