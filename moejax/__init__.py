@@ -55,7 +55,9 @@ if TYPE_CHECKING:
   from moejax.moe.expert_parallel.base import ExpertParallel
   from moejax.moe.experts import EXPERTS
   from moejax.moe.feed_forward import TokenInfo
+  from moejax.moe.replay import Replay
   from moejax.moe.routers import ROUTERS
+  from moejax.moe.routes import Routes, RoutesRequest
   from moejax.moe.scorers import SCORERS
   from moejax.moe.scorers.base import Scorer
   from moejax.parallel.mesh import MeshConfig
@@ -89,8 +91,11 @@ _HOMES = {
   'ModelConfig': 'moejax.model.config',
   'OptimizerConfig': 'moejax.train.optimizer',
   'ROUTERS': 'moejax.moe.routers',
+  'Replay': 'moejax.moe.replay',
   'Router': 'moejax.moe.contract',
   'RouterInput': 'moejax.moe.contract',
+  'Routes': 'moejax.moe.routes',
+  'RoutesRequest': 'moejax.moe.routes',
   'Routing': 'moejax.moe.contract',
   'Run': 'moejax.config',
   'SCORERS': 'moejax.moe.scorers',
@@ -129,8 +134,11 @@ __all__ = [
   'Model',
   'ModelConfig',
   'OptimizerConfig',
+  'Replay',
   'Router',
   'RouterInput',
+  'Routes',
+  'RoutesRequest',
   'Routing',
   'Run',
   'Scorer',

@@ -160,7 +160,10 @@ class Replay:
           f'replay.expert_BLNK has {self.expert_BLNK.shape}: they must be the '
           'same'
         )
-    if not isinstance(self.expert_BLNK, jax.core.Tracer):
+    if isinstance(self.expert_BLNK, jax.core.Tracer):
+      return
+    # Ids of a batch that is spread over hosts are not on any of them.
+    if getattr(self.expert_BLNK, 'is_fully_addressable', True):
       check_ids(np.asarray(self.expert_BLNK), choices)
 
 
