@@ -7,6 +7,7 @@ finished.
 import json
 import math
 import shlex
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,6 @@ def make(
     loss) and the numbers of parameters.
   """
   data, config = context.data, context.run.report
-  if data.vocab is not None and not config.eval_batches:
-    screen.line('Compressing the text with xz -9 (once), to compare with ...')
-    work = lambda: [data.baselines(name) for name in data.validation]
-    context.processes.group.main_first('baselines', work)
   hf_folder = None
   if config.samples and data.vocab is not None:
     hf_folder = kept_tokenizer.folder(data.vocab, folder)
@@ -82,8 +79,12 @@ def make(
     note=screen.line,
     track=screen.track,
   )
+  with futures.ThreadPoolExecutor(1) as pool:
+    # Sampling is mostly compilation, by one thread; xz has the other cores.
+    baselines = pool.submit(_compute_baselines, context, screen)
+    samples = EVALS['samples'](subject) if config.samples else {}
+    baselines.result()
   domains = EVALS['perplexity'](subject)
-  samples = EVALS['samples'](subject) if config.samples else {}
   benchmarks = benchmark_hook.report(context, weights, str(folder), screen)
   return {
     'workdir': str(folder),
@@ -93,6 +94,16 @@ def make(
     'benchmarks': benchmarks,
     'samples': [{'prompt': key, **row} for key, row in samples.items()],
   }
+
+
+def _compute_baselines(context: Context, screen: Screen) -> None:
+  """Puts the baselines on disk, where the perplexity evaluation reads them."""
+  data, config = context.data, context.run.report
+  if data.vocab is None or config.eval_batches:
+    return
+  screen.line('Compressing the text with xz -9 (once), to compare with ...')
+  work = lambda: [data.baselines(name) for name in data.validation]
+  context.processes.group.main_first('baselines', work)
 
 
 def _top_experts(subject: Subject) -> dict[str, Any]:
