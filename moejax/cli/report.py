@@ -8,12 +8,16 @@ its traces show (moejax.cli.trace), interventions (moejax.cli.intervene), a plan
 (moejax.cli.plan --out=WORKDIR/plan.json), config and versions. It names what is
 missing. Of an unfinished run it shows what is there. Several workdirs make a
 page that compares them.
+
+Measures of traces are computed where they are missing, and kept in
+WORKDIR/analysis/.
 """
 
 from collections.abc import Sequence
 
 from moejax.core import command, errors, exits, files, terminal
 from moejax.run import page
+from moejax.run import report as reports
 
 
 def main(argv: Sequence[str]) -> None:
@@ -21,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
   flags = command.parser(__doc__)
   add = flags.add_argument
   add('--workdir', required=True, action='append', help='of a run')
-  text = f'the file; default: {page.PAGE} in the workdir of a single run'
+  text = f'the file; default: {reports.PAGE} in the workdir of a single run'
   add('--out', help=text)
   args, overrides = command.parse(flags, argv)
   if overrides:
@@ -35,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     raise errors.InputError(
       'several runs have no workdir in common: name the file, --out=both.html'
     )
-  path = page.write(args.workdir, args.out)
+  path = page.write(args.workdir, args.out, terminal.note)
   terminal.say(f'Page: {path}')
 
 

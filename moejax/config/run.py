@@ -20,11 +20,17 @@ class ReportConfig(fields.Checked):
     samples: whether to generate text from a few prompts.
     suite: a suite of benchmarks that needs no network, such as 'offline'; ''
       for none.
+    page: whether the page of the run, report.html, is written.
+    trace_tokens: about how many tokens of the validation sets are traced at
+      each evaluation, for the page and moejax.cli.analyse; 0 for none. A run of
+      several processes has no traces.
   """
 
   eval_batches: int = fields.number(0, at_least=0, note='0: all')
   samples: bool = True
   suite: str = ''
+  page: bool = True
+  trace_tokens: int = fields.number(10_000, at_least=0, note='0: none')
 
 
 @dataclasses.dataclass(frozen=True)

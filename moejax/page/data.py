@@ -27,8 +27,11 @@ class PageData:
     interventions: interventions/NAME.json, by name.
     published: published curves by measure and name: [share of training in %,
       value] pairs.
-    trace: the trace of the newest traced checkpoint.
+    trace: the beginning of each domain in the trace of the newest traced
+      checkpoint.
     texts: text of each token of `trace`; empty without a vocabulary.
+    words: text of the vocabulary ids that a measure lists; empty without a
+      vocabulary.
   """
 
   name: str
@@ -47,6 +50,7 @@ class PageData:
   )
   trace: Trace | None = None
   texts: Sequence[str] = ()
+  words: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
   def key(self, path: str) -> Any:
     """The value of a config key by its dotted path; None if it is not known."""

@@ -72,11 +72,14 @@ def analyse(
   }
 
 
-def measured(workdir: str, note: Note = lambda _: None) -> dict[str, Rows]:
+def measured(
+  workdir: str, note: Note = lambda _: None, *, writes: bool = True
+) -> dict[str, Rows]:
   """The rows of all measures that a workdir's traces alone allow, by name.
 
   Measures of weights and outputs, which need the model, are there if they were
-  computed before. A workdir without traces has none.
+  computed before. A workdir without traces has none. With `writes` false, rows
+  that are computed now are not kept in the workdir.
 
   Raises:
     InputError: the traces cannot be read, or are of different runs.
@@ -85,6 +88,7 @@ def measured(workdir: str, note: Note = lambda _: None) -> dict[str, Rows]:
     source = measure_source.open_source(workdir)
   except measure_source.NoTracesError:
     return {}
+  source = dataclasses.replace(source, writes=writes)
   result = {}
   for name, measure in MEASURES.items():
     if measure.needs in ('weights', 'outputs'):

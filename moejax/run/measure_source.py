@@ -62,12 +62,14 @@ class Source:
     traces: the same for measures; the last one is read once for all of them.
     keeps: whether rows are kept in the workdir, as for all of its traces and
       domains; else they are of a choice of these.
+    writes: whether rows that are computed are written there.
   """
 
   workdir: str
   folder: TraceFolder
   traces: Traces
   keeps: bool
+  writes: bool = True
 
   @property
   def last_step(self) -> int:
@@ -114,7 +116,7 @@ class Source:
       return kept
     note(f'Measuring {name} ...')
     result = measure(self._input(measure, overrides, limit, note))
-    if whole:
+    if whole and self.writes:
       self._keep(name, result, note)
     return result
 

@@ -1,11 +1,12 @@
 """Gathers what workdirs hold, and writes the page that shows it.
 
-`gather` reads one workdir, `make` makes the page, `write` writes the file.
+`gather` reads one workdir, `make` makes the page, `write` writes the file. Rows
+of measures that are missing are computed; `write` keeps them in the workdir.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -14,20 +15,28 @@ from moejax import page as pages
 from moejax.core import errors, files, log
 from moejax.page.data import PageData
 from moejax.page.document import Page
-from moejax.run import report, resources, restore
+from moejax.run import page_traces, report, resources, restore
 from moejax.train import goodput
 
-PAGE = 'report.html'
 VERSIONS, PLAN = 'versions.json', 'plan.json'
 INTERVENTIONS = 'interventions'
+Say = Callable[[str], None]
 
 
-def write(workdirs: Sequence[str], out: str | None = None) -> epath.Path:
+def _quiet(line: str) -> None:
+  """Shows nothing."""
+  del line
+
+
+def write(
+  workdirs: Sequence[str], out: str | None = None, note: Say = _quiet
+) -> epath.Path:
   """Writes the page of one run, or that of several.
 
   Args:
     workdirs: folders of the runs.
     out: the file; None for `report.html` in the workdir of a single run.
+    note: is called with a line before what takes long.
 
   Returns:
     The path of the file.
@@ -35,15 +44,36 @@ def write(workdirs: Sequence[str], out: str | None = None) -> epath.Path:
   Raises:
     InputError: a folder is not a workdir, or its files cannot be read.
   """
-  path = epath.Path(workdirs[0]) / PAGE if out is None else epath.Path(out)
-  files.atomic_write_text(path, make(workdirs).html)
+  path = (
+    epath.Path(workdirs[0]) / report.PAGE if out is None else epath.Path(out)
+  )
+  files.atomic_write_text(path, make(workdirs, note, writes=True).html)
   return path
 
 
-def make(workdirs: Sequence[str]) -> Page:
-  """The page of one run, or that of several; arguments as those of `write`."""
+def write_at_end(folder: epath.Path, say: Say) -> None:
+  """Writes the page of a run that has just ended, or says why there is none."""
+  try:
+    write([os.fspath(folder)])
+  except (errors.InputError, OSError) as error:
+    say(f'The page of the run could not be written: {error}')
+
+
+def make(
+  workdirs: Sequence[str], note: Say = _quiet, *, writes: bool = False
+) -> Page:
+  """The page of one run, or that of several.
+
+  Args:
+    workdirs: folders of the runs.
+    note: is called with a line before what takes long.
+    writes: whether rows of measures that are computed are kept in the workdirs.
+
+  Raises:
+    InputError: as `write`.
+  """
   runs = [
-    gather(workdir, name)
+    gather(workdir, name, note, writes=writes)
     for workdir, name in zip(workdirs, names(workdirs), strict=True)
   ]
   return pages.page(runs[0]) if len(runs) == 1 else pages.comparison(runs)
@@ -63,12 +93,20 @@ def names(workdirs: Sequence[str]) -> list[str]:
   return ends
 
 
-def gather(workdir: str, name: str | None = None) -> PageData:
+def gather(
+  workdir: str,
+  name: str | None = None,
+  note: Say = _quiet,
+  *,
+  writes: bool = False,
+) -> PageData:
   """What a workdir holds.
 
   Args:
     workdir: folder of the run, which may be unfinished.
     name: what the run is called; None for the name of the folder.
+    note: is called with a line before what takes long.
+    writes: as of `make`.
 
   Raises:
     InputError: the folder is not a workdir, or one of its files is damaged.
@@ -85,6 +123,7 @@ def gather(workdir: str, name: str | None = None) -> PageData:
     goodput=_json(folder / goodput.FILE),
     plan=_json(folder / PLAN),
     interventions=_interventions(folder),
+    **page_traces.read(folder, note, writes=writes),
   )
 
 

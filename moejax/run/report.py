@@ -22,7 +22,7 @@ from moejax.run import benchmark_hook, evaluation
 from moejax.run.context import Context
 from moejax.run.screen import Screen
 
-REPORT = 'report.json'
+REPORT, PAGE = 'report.json', 'report.html'
 # Columns in bits per byte of the same text: key in report.json -> header.
 BITS = {'bits_per_byte': 'bits/byte', 'unigram': 'unigram', 'xz': 'xz -9'}
 
@@ -42,8 +42,9 @@ def write(report: dict[str, Any], folder: epath.Path) -> None:
 
 
 def remove(folder: epath.Path) -> None:
-  """Removes the report, so that the run counts as unfinished."""
-  (folder / REPORT).unlink(missing_ok=True)
+  """Removes report and page, so that the run counts as unfinished."""
+  for name in (REPORT, PAGE):
+    (folder / name).unlink(missing_ok=True)
 
 
 def make(
@@ -140,6 +141,8 @@ def show(report: dict[str, Any], screen: Screen) -> None:
   screen.line(
     f'The run is in {folder}: metrics.jsonl, tensorboard/, checkpoints/.'
   )
+  if (epath.Path(folder) / PAGE).exists():
+    screen.line(f'Its page is {folder}/{PAGE}: open it in a browser.')
   screen.line('Next:')
   quoted = shlex.quote(folder)
   screen.command(

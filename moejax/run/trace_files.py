@@ -26,6 +26,8 @@ from moejax.run import data_progress, restore, traced_text, tracing, trained
 from moejax.run.traced_text import TracedText
 
 FOLDER = 'traces'  # of a workdir
+# Key of a request: the run wrote the trace itself (run/training_traces.py).
+WHILE_TRAINING = 'while_training'
 # Prefixes of the config keys that change a trace.
 USED = ('model.', 'mesh.', 'data.')
 
@@ -95,8 +97,17 @@ def trace_run(
   paths = {}
   for step, extra in extras.items():
     path = folder / f'{step:08d}.parquet'
-    header = _header(opened, text, step, extra, request.logits)
+    header = header_of(
+      restore.run_of(workdir),
+      opened.model,
+      text,
+      step,
+      extra,
+      logits=request.logits,
+    )
     # All files are looked at before any checkpoint is traced.
+    if out is None:
+      remove_unlike(folder, header)
     paths[path] = header, _is_there(path, header)
   for path, (header, is_there) in paths.items():
     if is_there:
@@ -129,15 +140,29 @@ def _folder(workdir: str, out: str | None) -> pathlib.Path:
   return pathlib.Path(folder)
 
 
-def _header(
-  opened: trained.Trained,
+def header_of(
+  run: Run,
+  model: Model,
   text: TracedText,
   step: int,
   extra: dict[str, Any],
-  logits: bool,
+  *,
+  logits: bool = False,
+  while_training: bool = False,
 ) -> Header:
-  model = opened.model
+  """What a trace file says of itself.
+
+  Args:
+    run: the config in the workdir.
+    model: the network that is traced.
+    text: the rows.
+    step: of the checkpoint.
+    extra: the JSON of the checkpoint, with `tokens`.
+    logits: whether the router's logits are traced as well.
+    while_training: whether the run wrote the trace itself.
+  """
   router = config_tree.flatten(model.config.moe)
+  own = {WHILE_TRAINING: True} if while_training else {}
   return Header(
     step=step,
     tokens_seen=sum(extra.get('tokens', {}).values()),
@@ -145,10 +170,25 @@ def _header(
     num_experts=model.config.moe.num_choices,
     domains=tuple(text.readers),
     tokenizer=text.tokenizer,
-    model=fingerprint(restore.run_of(opened.workdir), model, extra),
+    model=fingerprint(run, model, extra),
     router=json.loads(json.dumps(router)),
-    request={'text': text.request, 'logits': logits},
+    request={'text': text.request, 'logits': logits, **own},
   )
+
+
+def remove_unlike(folder: pathlib.Path, header: Header) -> None:
+  """Removes the traces that a run wrote while training, if they are of others.
+
+  They would stand beside traces of another text or model, with which they
+  cannot be compared. Traces that a user has asked for stay.
+  """
+  same = lambda h: json.loads(
+    json.dumps([h.model, h.request['text'], h.request['logits']])
+  )
+  for path in folder.glob('*.parquet'):
+    old = trace_file.TraceFile(path).header
+    if old.request.get(WHILE_TRAINING) and same(old) != same(header):
+      path.unlink()
 
 
 def fingerprint(run: Run, model: Model, extra: dict[str, Any]) -> str:

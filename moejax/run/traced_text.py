@@ -16,6 +16,7 @@ from moejax.data.batch import Batch
 from moejax.data.cache import RowReader
 from moejax.data.cache_writer import Progress
 from moejax.data.config import DataConfig
+from moejax.data.vocab import Vocab
 
 FILES, MIXTURE = '--files', '--mixture'
 Report = Callable[[Progress], None]
@@ -94,7 +95,23 @@ def open_text(
     held_out = data_build.HeldOut(readers, config.vocab)
   else:
     held_out = data_build.validation(config, report)
-  readers, vocab = held_out.readers, held_out.vocab
+  return of(held_out.readers, held_out.vocab, config, tokens)
+
+
+def of(
+  readers: Mapping[str, RowReader],
+  vocab: Vocab | None,
+  config: DataConfig,
+  tokens: int,
+) -> TracedText:
+  """The beginnings of texts that are open.
+
+  Args:
+    readers: rows of each domain.
+    vocab: the tokenizer; None for rows without text.
+    config: how they were packed.
+    tokens: about how many tokens; see `open_text`.
+  """
   in_order = isinstance(config.packing, packings.Sequential)
   return TracedText(
     readers,

@@ -39,9 +39,11 @@ from moejax.run import (
   compatibility,
   data_progress,
   initial_weights,
+  page,
   report,
   restore,
   shared_workdir,
+  training_traces,
 )
 from moejax.run.context import Context
 from moejax.run.processes import ALONE, Processes
@@ -215,6 +217,10 @@ def _train_the_rest(
   spent.keep()
   if processes.main:
     report.write(results, folder)
+    if run.report.page:
+      with spent.part('evaluation'):
+        page.write_at_end(folder, screen.line)
+  spent.keep()
   report.show(results, screen)
   screen.line('')
   for line in spent.table():
@@ -300,7 +306,10 @@ def _loop_inputs(context: Context, resources: Resources) -> loop.LoopInputs:
     tokens_per_batch=run.train.batch_size * length,
     flops_per_token=count.flops_per_token(run.model, length),
     extra=compatibility.extra_of(run, context.data),
-    hooks=[_validation_hook(context, resources.screen)],
+    hooks=[
+      _validation_hook(context, resources.screen),
+      *training_traces.hooks(context, resources.folder, resources.screen.line),
+    ],
     periodic_hooks=benchmark_hook.hooks(context, resources.screen),
     stop_requested=lambda step: group.agree(resources.stop.after(step), step),
     tokens=context.data.counts.tokens,

@@ -162,5 +162,6 @@ def full():
     published={'saturation': {'OLMoE': [[1, 0.5], [100, 1.0]]}},
     interventions={'mask_top': intervention()},
     trace=trace(),
+    words={0: 'In', 1: ' the'},
     texts=['In', ' the', ' end', 'def', ' f', '('],
   )  # fmt: skip

@@ -100,6 +100,25 @@ def test_bad_input_is_one_line(tmp_path, flags, message):
   assert '\n' not in str(error.value)
 
 
+def test_a_page_that_cannot_be_written_does_not_fail_the_run(
+  tmp_path, monkeypatch
+):
+  def fails(*_):
+    raise OSError('no space')
+
+  monkeypatch.setattr(page, 'write', fails)
+  said = []
+  page.write_at_end(tmp_path, said.append)
+  assert said == ['The page of the run could not be written: no space']
+
+
+def test_a_page_that_is_made_writes_nothing(tmp_path):
+  folder = workdir(tmp_path / 'run')
+  before = sorted(folder.rglob('*'))
+  page.make([str(folder)])
+  assert sorted(folder.rglob('*')) == before
+
+
 def test_runs_are_called_by_what_differs_in_their_paths():
   assert page.names(['runs/x', 'runs/y']) == ['x', 'y']
   assert page.names(['/a/x', '/b/x']) == ['a/x', 'b/x']

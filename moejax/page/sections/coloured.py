@@ -44,7 +44,7 @@ def coloured(data: PageData) -> Html | None:
     f'Validation text at step {trace.step:,}. Choose a layer and a rank (1: '
     'the expert with the largest gate weight). Point at a token, or move with '
     'the arrow keys, for its experts and their weights; press an expert to see '
-    'its tokens alone.',
+    'its tokens alone. · is a token without text, such as the start of a row.',
   )
 
 

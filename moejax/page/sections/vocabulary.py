@@ -16,9 +16,8 @@ HEAD = ('Token', 'Choices', 'Share of its occurrences', 'Times the mean')
 def vocabulary(data: PageData) -> Html | None:
   """A table of tokens for each expert, by layer and expert."""
   rows = data.measures.get('vocabulary')
-  if not rows or data.trace is None or not len(data.texts):
+  if not rows or not data.words:
     return None
-  texts = first_texts(data)
   by_layer: dict[int, list[Mapping[str, Any]]] = {}
   for row in rows.values():
     by_layer.setdefault(row['layer'], []).append(row)
@@ -27,7 +26,10 @@ def vocabulary(data: PageData) -> Html | None:
     'layers': layers,
     'head': HEAD,
     'tables': [
-      {row['expert']: table(row['tokens'], texts) for row in by_layer[layer]}
+      {
+        row['expert']: table(row['tokens'], data.words)
+        for row in by_layer[layer]
+      }
       for layer in layers
     ],
   }
@@ -41,15 +43,6 @@ def vocabulary(data: PageData) -> Html | None:
   )
 
 
-def first_texts(data: PageData) -> dict[int, str]:
-  """Text of each vocabulary id, as where it first stands in the trace."""
-  assert data.trace is not None
-  texts: dict[int, str] = {}
-  for token, text in zip(data.trace.token_T.tolist(), data.texts, strict=True):
-    texts.setdefault(token, text)
-  return texts
-
-
 def kept(by_layer: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[int]:
   """The layers that are shown: all, unless they have too many tokens."""
   layers = sorted(by_layer)
@@ -59,11 +52,11 @@ def kept(by_layer: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[int]:
 
 
 def table(
-  tokens: Sequence[Sequence[float]], texts: Mapping[int, str]
+  tokens: Sequence[Sequence[float]], words: Mapping[int, str]
 ) -> list[list[Any]]:
   """The rows of an expert's tokens, with texts for ids."""
   return [
-    [texts.get(int(i), f'id {i}'), count, share, lift]
+    [words.get(int(i), f'id {i}'), count, share, lift]
     for i, count, share, lift in tokens
   ]
 
