@@ -24,7 +24,7 @@ from moejax.config import user_files
 ZOO = __file__.replace('sweeps/studies.py', 'zoo.py')
 CHOSEN = __file__.replace('studies.py', 'studies_best_rates.py')
 
-STEPS = 600
+STEPS = 500
 RATES = (0.003, 0.001, 0.01)  # the middle one first
 # Of methods whose routers are followed over training: the start, 5%, and every
 # tenth.

@@ -1,4 +1,4 @@
-"""Five methods of configs/sweeps/studies.py with five times the tokens.
+"""Five methods of configs/sweeps/studies.py with six times the tokens.
 
   python -m moejax.cli.sweep --sweep=configs/sweeps/studies_long.py \
     --workdir=runs/studies_long --processes=2

@@ -138,10 +138,8 @@ def agreement(
   for better, worse in itertools.combinations(published, 2):
     if better not in scores or worse not in scores:
       continue
-    decided = comparison is not None and all(
-      len(scores[name]) > 1 for name in (better, worse)
-    )
-    if not decided or not comparison.differ(better, worse):
+    tested = min(len(scores[better]), len(scores[worse])) > 1
+    if comparison is None or not tested or not comparison.differ(better, worse):
       counts['undecided'] += 1
     elif statistics.fmean(scores[better]) < statistics.fmean(scores[worse]):
       counts['same'] += 1

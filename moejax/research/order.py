@@ -8,14 +8,15 @@ It writes the tables of docs/studies/order.md, order.png and order.json:
   table_1   dense, hash, Switch, GShard and DeepSeekMoE beside the paper's
   figure_3  the steps from GShard to DeepSeekMoE
   gates     each method and its twin with another sum of gates at the start
-  long      five of them with five times the tokens, if --long is there
+  long      five of them with six times the tokens, if --long is there
 """
 
 import itertools
-import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from moejax.core import command, exits, log, terminal
 from moejax.research import comparison, figures, page, runs
@@ -175,7 +176,7 @@ def longer(short: Groups, long: Groups) -> list[list[str]]:
   return rows
 
 
-def curve(workdir: pathlib.Path) -> dict[int, float]:
+def curve(workdir: epath.Path) -> dict[int, float]:
   """The validation loss by step, of a run."""
   records = log.read(workdir / 'metrics.jsonl')
   return {r['step']: r[EVALUATED] for r in records if EVALUATED in r}

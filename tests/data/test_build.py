@@ -242,6 +242,39 @@ def test_own_files_are_read_without_tensorflow(tmp_path):
   subprocess.run([*command, str(tmp_path / 'c')], env=env, check=True)
 
 
+RECORDS = """
+import sys
+if sys.argv[2] == 'without':
+  for name in ('tensorflow', 'seqio', 'tensorflow_datasets', 'tensorflow_text'):
+    sys.modules[name] = None  # importing it fails
+from moejax.data import build, config
+data = build.build(
+  config.DataConfig(mixture='minipile', max_documents=2, cache_dir=sys.argv[1],
+                    sequence_length=32), 2, 0)
+batch = next(data.train.iterate(0))
+print(sorted(data.validation), int(batch.token_BL.sum()))
+"""
+
+
+@pytest.mark.soak
+def test_packed_records_travel_to_a_machine_without_the_text_pipeline(tmp_path):
+  """As configs/sweeps/headline_h200.py says: pack here, train there."""
+  env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  here, there = tmp_path / 'here', tmp_path / 'there'
+  read = lambda folder, how: (
+    subprocess.run(
+      [sys.executable, '-c', RECORDS, str(folder), how],
+      env=env,
+      check=True,
+      capture_output=True,
+      text=True,
+    ).stdout
+  )
+  want = read(here, 'with')
+  here.rename(there)
+  assert read(there, 'without') == want
+
+
 def test_the_text_of_the_2b_configs_is_long_enough():
   """Else a run would see each document several times, and say nothing."""
   run = configs.load(str(ROOT / 'configs' / 'ds_2b.py'))
