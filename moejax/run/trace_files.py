@@ -113,7 +113,7 @@ def trace_run(
     if is_there:
       note(f'{path} is there already')
       continue
-    note(f'Tracing step {header.step} ({text.num_tokens:,} tokens) ...')
+    note(f'Tracing step {header.step} (about {text.num_tokens:,} tokens) ...')
     weights, _ = opened.weights(str(header.step), note)
     traces = tracing.trace(
       opened.model,
