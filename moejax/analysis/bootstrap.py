@@ -109,6 +109,10 @@ class Documents:
     if self.num < 2 or not mean_BC.size:
       nothing = np.full(mean_BC.shape[1:], np.nan)
       return nothing, nothing
+    if not np.isnan(mean_BC).any():
+      # Many times faster than `nanpercentile`, which goes column by column.
+      low, high = np.percentile(mean_BC, PERCENTILES, axis=0)
+      return low, high
     with warnings.catch_warnings():
       warnings.simplefilter('ignore', RuntimeWarning)  # of all NaN
       low, high = np.nanpercentile(mean_BC, PERCENTILES, axis=0)

@@ -6,6 +6,8 @@ millions of sets are a few passes over memory.
 Example, E=4:  experts [2, 0, -1]  ->  bits 0b0101, size 2
 """
 
+import dataclasses
+
 import numpy as np
 
 from moejax.analysis.trace import NOWHERE, Trace
@@ -19,7 +21,9 @@ def of_layer(trace: Trace, n: int) -> np.ndarray:
   An expert that a token has twice, as a router with several hashes may choose
   it, counts once: `NOWHERE` stands for the repeats.
   """
-  expert_KT = np.ascontiguousarray(trace.expert_TNK[:, n].T)
+  # In two steps, which is faster than to copy and to transpose in one.
+  expert_TK = np.ascontiguousarray(trace.expert_TNK[:, n])
+  expert_KT = expert_TK.T.copy()
   for rank in range(1, len(expert_KT)):
     for earlier in range(rank):
       repeats_T = expert_KT[rank] == expert_KT[earlier]
@@ -39,7 +43,7 @@ def bits(expert_KT: np.ndarray, num_experts: int) -> np.ndarray:
   set_WT = np.zeros((num_words, expert_KT.shape[1]), np.uint64)
   for expert_T in expert_KT:
     for word, table_E in enumerate(table_WE):
-      set_WT[word] |= table_E[expert_T]
+      set_WT[word] |= table_E.take(expert_T, mode='wrap')
   return set_WT
 
 
@@ -84,3 +88,41 @@ def counts(
   for expert_T in expert_KT:
     total += np.bincount(start_T + expert_T, minlength=len(total))
   return total.reshape(groups, width)[:, 1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Types:
+  """The token types of a text, S of them, by their ids in the vocabulary.
+
+  Attributes:
+    id_S: the ids, rising.
+    type_T: number of each token's type, from 0; -1 if it is too rare.
+  """
+
+  id_S: np.ndarray
+  type_T: np.ndarray
+
+  @classmethod
+  def of(cls, token_T: np.ndarray, at_least: int = 1) -> 'Types':
+    """The types with a number of occurrences in a text.
+
+    Tables of all types would be large: most of a vocabulary is rare.
+    """
+    ids, place_T, count = np.unique(
+      token_T, return_inverse=True, return_counts=True
+    )
+    frequent = count >= at_least
+    number = np.where(frequent, np.cumsum(frequent) - 1, -1)
+    return cls(ids[frequent], number[place_T])
+
+  def counts(self, expert_KT: np.ndarray, num_experts: int) -> np.ndarray:
+    """count_SE: occurrences of each type that chose each expert."""
+    keep_T = self.type_T >= 0
+    return counts(
+      expert_KT[:, keep_T], num_experts, self.type_T[keep_T], len(self.id_S)
+    )
+
+  def occurrences(self, keep_T: np.ndarray) -> np.ndarray:
+    """Number of each type's occurrences among some tokens, [S]."""
+    type_T = self.type_T[keep_T & (self.type_T >= 0)]
+    return np.bincount(type_T, minlength=len(self.id_S))

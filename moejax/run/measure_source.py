@@ -111,7 +111,8 @@ class Source:
     """The rows of a measure, read from its file or computed."""
     measure = MEASURES[name]
     # Weights and outputs depend on more than the traces.
-    whole = self.keeps and not overrides and not limit
+    reads_model = measure.needs in ('weights', 'outputs')
+    whole = self.keeps and not (reads_model and (overrides or limit))
     if whole and (kept := self.kept(name)) is not None:
       return kept
     note(f'Measuring {name} ...')

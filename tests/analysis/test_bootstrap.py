@@ -65,6 +65,19 @@ def test_an_interval_of_many_documents_is_that_of_the_normal_distribution():
   assert mean.high - mean.value == pytest.approx(half, rel=0.15)
 
 
+def test_draws_without_a_token_that_counts_are_left_out():
+  # Of two documents, one has no token that counts: a quarter of the draws.
+  documents = bootstrap.Documents.of(np.array([0, 1, 1]))
+  sums = documents.sums(
+    np.array([9.0, 1.0, 3.0]), np.array([False, True, True])
+  )
+  assert np.isnan(documents.drawn(*sums)).mean() == pytest.approx(
+    0.25, abs=0.05
+  )
+  mean = documents.layer_means(*sums).all
+  assert (mean.value, mean.low, mean.high) == (2, 2, 2)
+
+
 def test_draws_are_those_of_the_seed():
   document_T = np.arange(20)
   first, again, other = (

@@ -4,7 +4,6 @@ import numpy as np
 
 from moejax.analysis import expert_sets, rows
 from moejax.analysis.measure import Rows
-from moejax.analysis.trace import Trace
 from moejax.analysis.traces import Traces
 
 FLOOR = 10  # occurrences below which an id does not count
@@ -32,15 +31,16 @@ def token_specialisation(traces: Traces, floor: int = FLOOR) -> Rows:
     False,
   )[: len(trace.token_T)]
   behind_T = np.roll(trace.token_T, -1)
+  inputs = expert_sets.Types.of(trace.token_T, floor)
+  nexts = expert_sets.Types.of(behind_T[follows_T], floor)
+  num_experts = trace.num_experts
   result: Rows = {}
   for n, layer in enumerate(trace.layers):
     first_1T = np.ascontiguousarray(trace.expert_TNK[:, n, :1].T)
-    share_S, best_S = _favourites(first_1T, trace.token_T, trace, floor)
-    next_S, _ = _favourites(
-      first_1T[:, follows_T], behind_T[follows_T], trace, floor
-    )
-    count_E = np.bincount(best_S, minlength=trace.num_experts)
-    total_E = np.bincount(best_S, weights=share_S, minlength=trace.num_experts)
+    share_S, best_S = _favourites(first_1T, inputs, num_experts, floor)
+    next_S, _ = _favourites(first_1T[:, follows_T], nexts, num_experts, floor)
+    count_E = np.bincount(best_S, minlength=num_experts)
+    total_E = np.bincount(best_S, weights=share_S, minlength=num_experts)
     result[f'layer {layer}'] = {
       'layer': int(layer),
       'types': len(share_S),
@@ -52,11 +52,10 @@ def token_specialisation(traces: Traces, floor: int = FLOOR) -> Rows:
 
 
 def _favourites(
-  first_1T: np.ndarray, token_T: np.ndarray, trace: Trace, floor: int
+  first_1T: np.ndarray, types: expert_sets.Types, num_experts: int, floor: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """By id with `floor` occurrences, the largest share and its expert."""
-  ids, type_T = np.unique(token_T, return_inverse=True)
-  count_SE = expert_sets.counts(first_1T, trace.num_experts, type_T, len(ids))
+  """By id with `floor` choices, the largest share and its expert."""
+  count_SE = types.counts(first_1T, num_experts)
   total_S = count_SE.sum(axis=1)
   keep_S = total_S >= max(floor, 1)
   best_S = count_SE.argmax(axis=1)

@@ -1,5 +1,7 @@
 """Vocabulary of an expert: tokens that choose it far above its rate."""
 
+from typing import Any
+
 import numpy as np
 
 from moejax.analysis import expert_sets, rows
@@ -27,10 +29,10 @@ def vocabulary(
   every expert gets.
   """
   trace = traces.last
-  ids, type_T = np.unique(trace.token_T, return_inverse=True)
+  types = expert_sets.Types.of(trace.token_T, floor)
   result: Rows = {}
   for n, layer in enumerate(trace.layers):
-    listed = _layer(trace, n, ids, type_T, floor, lift, num)
+    listed = _layer(trace, n, types, floor, lift, num)
     for expert, row in enumerate(listed):
       result[f'layer {layer}, expert {expert}'] = {
         'layer': int(layer),
@@ -40,13 +42,21 @@ def vocabulary(
   return result
 
 
-def _layer(trace: Trace, n, ids, type_T, floor, lift, num) -> list[dict]:
+def _layer(
+  trace: Trace,
+  n: int,
+  types: expert_sets.Types,
+  floor: int,
+  lift: float,
+  num: int,
+) -> list[dict[str, Any]]:
   """The row of each expert of the n-th layer."""
   expert_KT = expert_sets.of_layer(trace, n)
-  routed_T = (expert_KT >= 0).any(axis=0)
-  count_SE = expert_sets.counts(expert_KT, trace.num_experts, type_T, len(ids))
-  total_S = np.bincount(type_T[routed_T], minlength=len(ids))
-  rate_E = rows.ratio(count_SE.sum(axis=0), routed_T.sum())
+  routed_T = np.any(expert_KT >= 0, axis=0)
+  count_SE = types.counts(expert_KT, trace.num_experts)
+  total_S = types.occurrences(routed_T)
+  count_E = expert_sets.counts(expert_KT, trace.num_experts)[0]
+  rate_E = rows.ratio(count_E, routed_T.sum())
   listed = []
   for count_S, rate in zip(count_SE.T, rate_E, strict=True):
     place = np.flatnonzero(count_S >= max(floor, 1))
@@ -54,7 +64,7 @@ def _layer(trace: Trace, n, ids, type_T, floor, lift, num) -> list[dict]:
     lifts = share / rate if len(place) else share
     typical = lifts >= lift
     order = np.lexsort((-count[typical], -lifts[typical]))[:num]
-    columns = (ids[place], count, share, lifts)
+    columns = (types.id_S[place], count, share, lifts)
     id_, count, share, lifts = (x[typical][order] for x in columns)
     tokens = [
       [int(i), int(c), round(float(s), rows.DIGITS), round(float(x), 2)]
