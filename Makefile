@@ -33,7 +33,8 @@ ARGS ?=
 BENCH ?= step
 PY = $(VENV)/bin/python
 
-.PHONY: demo test test-soak test-hf test-beam test-harness test-browser lint bench clean
+.PHONY: demo test test-soak test-hf test-beam test-harness test-browser browser-is-here \
+  lint bench clean
 
 demo: $(VENV)/.moejax
 	$(PY) -m moejax.main --config=configs/tiny.py --workdir=$(WORKDIR) $(ARGS)
@@ -62,11 +63,13 @@ test-harness: $(VENV)/.moejax-test $(HARNESS_VENV)/.installed
 # The first of these programs that is there. On Ubuntu chromium is a snap, which
 # containers cannot run: there take a Chrome from elsewhere.
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome, \
-  $(shell command -v $(name))))
-test-browser: $(VENV)/.moejax-browser
+  $(shell command -v $(name) 2>/dev/null)))
+test-browser: browser-is-here $(VENV)/.moejax-browser
+	MOEJAX_CHROMIUM=$(CHROMIUM) $(PY) -m pytest -m browser tests/browser $(ARGS)
+
+browser-is-here:
 	@test -x "$(CHROMIUM)" || \
 	  { echo "There is no browser here. Debian: apt-get install --no-install-recommends chromium fonts-dejavu-core. Elsewhere: make test-browser CHROMIUM=/path/of/chrome"; exit 1; }
-	MOEJAX_CHROMIUM=$(CHROMIUM) $(PY) -m pytest -m browser tests/browser $(ARGS)
 
 lint: $(VENV)/.moejax-test
 	$(PY) -m ruff check .

@@ -16,6 +16,12 @@ Special tokens in it, such as <|im_start|>, are read as such, unless
 --no-special_tokens is given. --chat puts each prompt, as the message of a user,
 into the model's own chat template, and prints only the answer.
 
+With --show-routing the experts of every token are shown, of the prompt and of
+what was written; with --intervene beside those of a changed model:
+
+  python -m moejax.cli.generate --workdir=runs/tiny --prompt='In the' \
+    --show-routing=1-3 --intervene=mask_top=1/8
+
 The model is on one device; --config.mesh.fsdp=-1 splits it over all.
 """
 
@@ -25,7 +31,7 @@ import sys
 from collections.abc import Sequence
 
 from moejax.core import command, exits, terminal
-from moejax.run import generation, restore, trained
+from moejax.run import generation, playground, restore, trained
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,7 +44,11 @@ def main(argv: Sequence[str]) -> None:
     name: getattr(args, name) for name in names
   })
   request.check()
+  playground.check(args)
   model = trained.open_trained(args.workdir, overrides)
+  if args.show_routing is not None:
+    playground.run(model, request, args, _print)
+    return
   for piece in generation.pieces(model, request, args.step, terminal.note):
     _print(piece)
 
@@ -62,6 +72,7 @@ def _flags() -> argparse.ArgumentParser:
   add('--top_p', type=float, help='nucleus sampling; 1: all')
   add('--top_k', type=int, help='draw from so many tokens; 0: all')
   add('--seed', type=command.seed, help='of sampling')
+  playground.add_flags(flags)
   return flags
 
 

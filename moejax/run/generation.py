@@ -9,6 +9,7 @@ from moejax.data.vocab import Vocab
 from moejax.evals import generate, settings
 from moejax.evals.sampling import Sampling
 from moejax.evals.spoken import Spoken
+from moejax.model.build import Model, Weights
 from moejax.run.trained import Trained
 
 
@@ -53,16 +54,119 @@ class GenerationRequest:
       )
 
 
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """Prompts as a model is to continue them; made by `prepare`.
+
+  Attributes:
+    trained: the model.
+    request: what was asked for.
+    prompts: token ids of each prompt, without `start`.
+    start: ids that every text begins with.
+    end_ids: ids that end a text.
+    sampling: how the next token is chosen.
+  """
+
+  trained: Trained
+  request: GenerationRequest
+  prompts: Sequence[Sequence[int]]
+  start: Sequence[int]
+  end_ids: Sequence[int]
+  sampling: Sampling
+
+  def weights(
+    self, step: str, note: Callable[[str], None]
+  ) -> tuple[Weights, int]:
+    """The weights of a checkpoint, and its step; notes step and sampling.
+
+    Args:
+      step: which checkpoint, see `restore.weights`.
+      note: is called with lines that are not part of the text.
+
+    Raises:
+      InputError: the checkpoint does not exist.
+    """
+    weights, at = self.trained.weights(step, note)
+    note(
+      f'{self.trained.workdir}, checkpoint of step {at}; '
+      f'{self.sampling.in_words}'
+    )
+    return weights, at
+
+  def pieces(
+    self, model: Model, weights: Weights, texts: list[list[int]] | None = None
+  ) -> Iterator[str]:
+    """Yields the text that a model writes, while it is written.
+
+    The continuation of one prompt is yielded token by token, after the prompt;
+    those of several prompts are yielded when all are done, each under its
+    number.
+
+    Args:
+      model: the model, or another one that has the same weights.
+      weights: its weights.
+      texts: a list to which the ids of each text are added, with `start`, the
+        prompt and all that was written, end tokens included.
+    """
+    texts = [] if texts is None else texts
+    texts += [generate.begun(prompt, self.start) for prompt in self.prompts]
+    tokens = self._written(model, weights, texts)
+    vocab = self.trained.run.data.vocab
+    shown = [[] if self.request.chat else prompt for prompt in self.prompts]
+    if len(shown) == 1:
+      yield from spoken_pieces(vocab, shown[0], tokens)
+    else:
+      yield from _numbered(vocab, shown, tokens)
+
+  def _written(
+    self, model: Model, weights: Weights, texts: list[list[int]]
+  ) -> Iterator[tuple[int, int]]:
+    """Yields (row, token) without end tokens, and adds all to `texts`."""
+    for row, token in generate.stream(
+      model,
+      weights,
+      self.prompts,
+      self.sampling,
+      max_new_tokens=self.request.max_new_tokens,
+      end_ids=self.end_ids,
+      seed=self.request.seed or 0,
+      start=self.start,
+    ):
+      texts[row].append(token)
+      if token not in self.end_ids:
+        yield row, token
+
+
+def prepare(
+  trained: Trained, request: GenerationRequest, note: Callable[[str], None]
+) -> Generation:
+  """Reads the prompts of a request, and checks them, before weights are read.
+
+  Args:
+    trained: the model.
+    request: the prompts.
+    note: is called with lines that are not part of the text.
+
+  Raises:
+    InputError: the request does not fit the model.
+  """
+  vocab, folder = trained.run.data.vocab, trained.hf_folder
+  sampling = _sampling(request, trained, note)
+  prompts = _prompts(request, trained)
+  # Ids, and the text of a chat template, have their start tokens already.
+  start = () if request.prompt_ids or request.chat else vocab.start
+  end_ids = companions.end_ids(folder, vocab)
+  generate.check(trained.model, prompts, request.max_new_tokens, start)
+  return Generation(trained, request, prompts, start, end_ids, sampling)
+
+
 def pieces(
   trained: Trained,
   request: GenerationRequest,
   step: str,
   note: Callable[[str], None],
 ) -> Iterator[str]:
-  """Yields the text that a model writes, while it is written.
-
-  The continuation of one prompt is yielded token by token, after the prompt;
-  those of several prompts are yielded when all are done, each under its number.
+  """Yields the text that a model writes; see `Generation.pieces`.
 
   Args:
     trained: the model.
@@ -74,32 +178,9 @@ def pieces(
     InputError: the request does not fit the model, or the checkpoint does not
       exist.
   """
-  vocab, folder = trained.run.data.vocab, trained.hf_folder
-  sampling = _sampling(request, trained, note)
-  prompts = _prompts(request, trained)
-  # Ids, and the text of a chat template, have their start tokens already.
-  start = () if request.prompt_ids or request.chat else vocab.start
-  end_ids = companions.end_ids(folder, vocab)
-  # Checked before gigabytes of weights are read.
-  generate.check(trained.model, prompts, request.max_new_tokens, start)
-  weights, at = trained.weights(step, note)
-  tokens = generate.stream(
-    trained.model,
-    weights,
-    prompts,
-    sampling,
-    max_new_tokens=request.max_new_tokens,
-    end_ids=end_ids,
-    seed=request.seed or 0,
-    start=start,
-  )
-  note(f'{trained.workdir}, checkpoint of step {at}; {sampling.in_words}')
-  tokens = ((row, token) for row, token in tokens if token not in end_ids)
-  shown = [[] if request.chat else prompt for prompt in prompts]
-  if len(prompts) == 1:
-    yield from spoken_pieces(vocab, shown[0], tokens)
-  else:
-    yield from _numbered(vocab, shown, tokens)
+  generation = prepare(trained, request, note)
+  weights, _ = generation.weights(step, note)
+  yield from generation.pieces(trained.model, weights)
 
 
 def _sampling(

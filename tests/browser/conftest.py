@@ -10,6 +10,8 @@ import pytest
 from helpers import programs
 from helpers.browser import Visit, train
 
+from moejax.cli import intervene, trace
+
 
 @pytest.fixture(scope='session')
 def chromium():
@@ -61,12 +63,17 @@ def visit(browser):
 
 @pytest.fixture(scope='session')
 def runs(tmp_path_factory):
-  """Workdirs of two small real runs by name; tests do not change them."""
+  """Workdirs of two small real runs by name; tests do not change them.
+
+  The first one is traced at several checkpoints, and has an intervention.
+  """
   folder = tmp_path_factory.mktemp('runs')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('MOEJAX_CACHE', str(folder / 'cache'))
     with programs.kept(folder / 'compiled'):
-      yield {
-        'first': train(folder, 'first'),
-        'second': train(folder, 'second', **{'--config.seed': '1'}),
-      }
+      first = train(folder, 'first')
+      trace.main([f'--workdir={first}', '--checkpoints=all'])
+      values = '--what=mask_top', '--values=0,1/4'
+      intervene.main([f'--workdir={first}', *values])
+      second = train(folder, 'second', **{'--config.seed': '1'})
+      yield {'first': first, 'second': second}
