@@ -39,6 +39,7 @@ def get_config():
   c.train.steps = 500
   c.train.batch_size = 8
   c.train.log_every = 10
+  c.train.load_every = 20
   c.train.checkpoint_every = 100
   c.train.eval_every = 100
   c.train.eval_batches = 1

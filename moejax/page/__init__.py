@@ -14,7 +14,7 @@ needs come with it.
 from collections.abc import Mapping, Sequence
 
 from moejax.page import document, numbers
-from moejax.page.comparisons import overlaid, table
+from moejax.page.comparisons import overlaid, settling, table
 from moejax.page.data import PageData
 from moejax.page.document import Page
 from moejax.page.markup import Html
@@ -54,7 +54,10 @@ SECTIONS: Mapping[str, Section] = {
 COMPARISONS: Mapping[str, Comparison] = {
   'table': table.COMPARISON,
   'curves': overlaid.COMPARISON,
+  'stability': settling.COMPARISON,
 }
+# Measures that the sections of a comparison show.
+COMPARED_MEASURES = ('saturation', 'change_rate', 'utilisation')
 
 
 def page(data: PageData, head: Html | None = None) -> Page:

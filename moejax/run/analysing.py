@@ -73,13 +73,22 @@ def analyse(
 
 
 def measured(
-  workdir: str, note: Note = lambda _: None, *, writes: bool = True
+  workdir: str,
+  note: Note = lambda _: None,
+  *,
+  names: Sequence[str] | None = None,
+  writes: bool = True,
 ) -> dict[str, Rows]:
-  """The rows of all measures that a workdir's traces alone allow, by name.
+  """The rows of the measures that a workdir's traces alone allow, by name.
 
   Measures of weights and outputs, which need the model, are there if they were
-  computed before. A workdir without traces has none. With `writes` false, rows
-  that are computed now are not kept in the workdir.
+  computed before. A workdir without traces has none.
+
+  Args:
+    workdir: of the run.
+    note: is called with a line before each measure that is computed.
+    names: names in MEASURES; None for all.
+    writes: whether rows that are computed are kept in the workdir.
 
   Raises:
     InputError: the traces cannot be read, or are of different runs.
@@ -90,7 +99,8 @@ def measured(
     return {}
   source = dataclasses.replace(source, writes=writes)
   result = {}
-  for name, measure in MEASURES.items():
+  for name in MEASURES if names is None else names:
+    measure = MEASURES[name]
     if measure.needs in ('weights', 'outputs'):
       kept = source.kept(name)
     elif measure.needs == 'counts' or (

@@ -51,12 +51,14 @@ def write(
   return path
 
 
-def write_at_end(folder: epath.Path, say: Say) -> None:
-  """Writes the page of a run that has just ended, or says why there is none."""
+def write_or_say(
+  workdirs: Sequence[str], out: epath.PathLike, say: Say
+) -> None:
+  """Writes a page; if that fails, says why: what was trained stays."""
   try:
-    write([os.fspath(folder)])
+    write(workdirs, os.fspath(out))
   except (errors.InputError, OSError) as error:
-    say(f'The page of the run could not be written: {error}')
+    say(f'The page could not be written: {error}')
 
 
 def make(
@@ -72,8 +74,10 @@ def make(
   Raises:
     InputError: as `write`.
   """
+  # A comparison needs fewer measures, and many runs would take long.
+  needed = pages.COMPARED_MEASURES if len(workdirs) > 1 else None
   runs = [
-    gather(workdir, name, note, writes=writes)
+    gather(workdir, name, note, measures=needed, writes=writes)
     for workdir, name in zip(workdirs, names(workdirs), strict=True)
   ]
   return pages.page(runs[0]) if len(runs) == 1 else pages.comparison(runs)
@@ -98,6 +102,7 @@ def gather(
   name: str | None = None,
   note: Say = _quiet,
   *,
+  measures: tuple[str, ...] | None = None,
   writes: bool = False,
 ) -> PageData:
   """What a workdir holds.
@@ -106,6 +111,8 @@ def gather(
     workdir: folder of the run, which may be unfinished.
     name: what the run is called; None for the name of the folder.
     note: is called with a line before what takes long.
+    measures: names of the measures that are needed; None for all, and the
+      tokens of a trace with them.
     writes: as of `make`.
 
   Raises:
@@ -123,7 +130,7 @@ def gather(
     goodput=_json(folder / goodput.FILE),
     plan=_json(folder / PLAN),
     interventions=_interventions(folder),
-    **page_traces.read(folder, note, writes=writes),
+    **page_traces.read(folder, note, names=measures, writes=writes),
   )
 
 

@@ -22,7 +22,13 @@ NO_TEXT = '·'  # shown for a token that has no text of its own
 Note = Callable[[str], None]
 
 
-def read(folder: epath.Path, note: Note, *, writes: bool) -> dict[str, Any]:
+def read(
+  folder: epath.Path,
+  note: Note,
+  *,
+  names: tuple[str, ...] | None = None,
+  writes: bool = False,
+) -> dict[str, Any]:
   """Fields of `PageData` that are made of traces; none without a trace.
 
   They are computed once for the same files: a page that is watched is made anew
@@ -31,6 +37,8 @@ def read(folder: epath.Path, note: Note, *, writes: bool) -> dict[str, Any]:
   Args:
     folder: the workdir.
     note: is called with a line before each measure that is computed.
+    names: names of the measures that are needed, without tokens and texts; None
+      for all, with these.
     writes: whether rows of measures are kept in the workdir.
 
   Raises:
@@ -41,7 +49,7 @@ def read(folder: epath.Path, note: Note, *, writes: bool) -> dict[str, Any]:
     (path, path.stat().st_size, path.stat().st_mtime_ns)
     for path in sorted(place.glob('*.parquet'))
   )
-  return _read(folder, stamps, note, writes) if stamps else {}
+  return _read(folder, stamps, note, names, writes) if stamps else {}
 
 
 @functools.lru_cache(maxsize=8)
@@ -49,10 +57,15 @@ def _read(
   folder: epath.Path,
   stamps: tuple[tuple[pathlib.Path, int, int], ...],
   note: Note,
+  names: tuple[str, ...] | None,
   writes: bool,
 ) -> dict[str, Any]:
   """The fields; `stamps` are path, bytes and time of each trace."""
-  measures = analysing.measured(os.fspath(folder), note, writes=writes)
+  measures = analysing.measured(
+    os.fspath(folder), note, names=names, writes=writes
+  )
+  if names is not None:
+    return {'measures': measures, 'published': published.curves()}
   trace = beginnings(TraceFile(stamps[-1][0]))
   vocab = _vocab(folder)
   return {

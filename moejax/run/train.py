@@ -10,6 +10,7 @@ A run starts from the first of these states that exists:
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -219,7 +220,9 @@ def _train_the_rest(
     report.write(results, folder)
     if run.report.page:
       with spent.part('evaluation'):
-        page.write_at_end(folder, screen.line)
+        page.write_or_say(
+          [os.fspath(folder)], folder / report.PAGE, screen.line
+        )
   spent.keep()
   report.show(results, screen)
   screen.line('')

@@ -12,7 +12,7 @@ from etils import epath
 
 from moejax import config as configs
 from moejax.core import columns, errors, exits, files, resume, table, terminal
-from moejax.run import compatibility, report, screen
+from moejax.run import compatibility, page, report, restore, screen
 from moejax.sweep import grid, pool, results
 from moejax.sweep.grid import SweepRun
 
@@ -168,6 +168,7 @@ class Sweep:
     files.atomic_write_json(self.folder / 'results.json', numbers)
     text = f'{shown.markdown()}\n{shown.caption([*self.configs.values()])}'
     files.atomic_write_text(self.folder / 'results.md', text)
+    self._write_page()
     plotted = importlib.util.find_spec('matplotlib') is not None
     if plotted:
       shown.plot(picture)
@@ -180,6 +181,16 @@ class Sweep:
     if not plotted:
       text += "No picture: matplotlib is missing; pip install 'moejax[plot]'.\n"
     return text
+
+  def _write_page(self) -> None:
+    """Writes the page that compares the runs that have begun."""
+    begun = [
+      str(self.folder / run.name)
+      for run in self.runs
+      if (self.folder / run.name / restore.CONFIG).exists()
+    ]
+    if len(begun) > 1:
+      page.write_or_say(begun, self.folder / report.PAGE, terminal.say)
 
   def check_finished(self) -> None:
     """Raises StoppedError if a chosen run is not finished."""

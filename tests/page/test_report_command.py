@@ -108,8 +108,8 @@ def test_a_page_that_cannot_be_written_does_not_fail_the_run(
 
   monkeypatch.setattr(page, 'write', fails)
   said = []
-  page.write_at_end(tmp_path, said.append)
-  assert said == ['The page of the run could not be written: no space']
+  page.write_or_say([str(tmp_path)], tmp_path / 'x.html', said.append)
+  assert said == ['The page could not be written: no space']
 
 
 def test_a_page_that_is_made_writes_nothing(tmp_path):

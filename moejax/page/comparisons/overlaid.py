@@ -9,6 +9,9 @@ from moejax.page.markup import Html, joined
 from moejax.page.section import Comparison
 from moejax.page.sections import curves, load
 
+MOST_POINTS = 3000  # of all curves of a figure
+FEWEST_POINTS = 40  # of a curve
+
 
 def overlaid(runs: Sequence[PageData]) -> Html | None:
   """Validation loss, then the routers' statistics, a curve for each run."""
@@ -54,8 +57,9 @@ def _frame(
   runs: Sequence[PageData], metric: str, name: str, title: str
 ) -> dict[str, Any] | None:
   """One metric of all runs that have it."""
+  most = max(FEWEST_POINTS, MOST_POINTS // len(runs))
   shown = [
-    figures.curve(data.name, *curves.series(data, metric))
+    figures.curve(data.name, *curves.series(data, metric, most))
     for data in runs
     if data.series(metric)[0]
   ]

@@ -58,16 +58,18 @@ def curves(data: PageData) -> Html | None:
   return joined(shown)
 
 
-def thinned(values: Sequence[Any]) -> list[Any]:
-  """At most MOST_POINTS of the values, evenly spread, the last one included."""
-  every = -(-len(values) // MOST_POINTS)
+def thinned(values: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:
+  """At most `most` of the values, evenly spread, the last one included."""
+  every = -(-len(values) // most)
   return [*values[::-1][::every]][::-1] if every > 1 else [*values]
 
 
-def series(data: PageData, name: str) -> tuple[list[int], list[float]]:
-  """Steps and values of a metric, thinned."""
+def series(
+  data: PageData, name: str, most: int = MOST_POINTS
+) -> tuple[list[int], list[float]]:
+  """Steps and values of a metric, at most `most` of them."""
   steps, values = data.series(name)
-  return thinned(steps), thinned(values)
+  return thinned(steps, most), thinned(values, most)
 
 
 def domains(data: PageData) -> list[str]:
