@@ -9,7 +9,7 @@ from moejax.analysis.measures.layer_overlap import layer_overlap
 def test_overlap_and_its_chance():
   rows = layer_overlap(
     traced.one(
-      [[[0, 1], [0, 1], [0, 2]], [[0, 1], [2, 3], [2, 0]]], layers=(1, 2, 5)
+      [[[0, 1], [0, 1], [0, 2]], [[0, 1], [2, 3], [3, 2]]], layers=(1, 2, 5)
     )
   )
   row = rows['step 1, layers 1 and 2']
@@ -17,8 +17,8 @@ def test_overlap_and_its_chance():
   assert row['layer'] == 1
   # Layer 1 always chooses 0 and 1; layer 2 each expert every other time.
   assert row['chance'] == (1 * 1 / 2 + 1 * 1 / 2) / 2
-  assert rows['step 1, layers 2 and 5']['overlap'] == (1 + 1) / 2 / 2
-  # 0 and 2 always: the same.
+  assert rows['step 1, layers 2 and 5']['overlap'] == (1 + 2) / 2 / 2
+  # Then 2 always, 0 and 3 every other time: the same.
   assert rows['step 1, all layers']['chance'] == 1 / 2
 
 
