@@ -26,7 +26,9 @@ def test_the_first_weight_minus_the_second():
 def test_one_expert_per_token_has_a_margin_of_probabilities_alone():
   logits = [math.log(p) for p in (0.1, 0.6, 0.3)]
   rows = margin(
-    traced.one([[[1]], [[-1]]], num_experts=3, logits_TNE=[[logits], [[0, 0, 9]]])
+    traced.one(
+      [[[1]], [[-1]]], num_experts=3, logits_TNE=[[logits], [[0, 0, 9]]]
+    )
   )
   row = rows['step 1, all layers']
   assert row['weight'] is None
