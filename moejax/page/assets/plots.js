@@ -350,6 +350,11 @@ class Plot {
   // `fixed` is a width in pixels; without it the plot follows its place.
   draw(width = this.canvas.clientWidth, fixed = undefined) {
     const shown = this.shown;
+    if (shown.choice) {
+      // What a reader of the paper cannot choose.
+      this.element.querySelector('h3').dataset.shown =
+        `${shown.choice.label} ${shown.frame}`;
+    }
     const narrow = width < NARROW;
     // Plotly leaves a colour bar behind that changes its direction.
     if (this.narrow !== undefined && narrow !== this.narrow) {

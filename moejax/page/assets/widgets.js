@@ -26,7 +26,7 @@ const WIDGETS = {
     const body = element.querySelector('.body');
     const readout = make('p', {class: 'readout', 'aria-live': 'polite'});
     const legend = make('div', {
-      class: 'legend', role: 'group', 'aria-label': 'Experts in this view',
+      class: 'chips', role: 'group', 'aria-label': 'Experts in this view',
     });
     const spans = [];
     const boxes = [];
