@@ -43,7 +43,7 @@ def _programs(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-  """A workdir with checkpoints of steps 10 and 20."""
+  """A workdir with checkpoints of steps 10 and 20, the first one kept."""
   folder = tmp_path_factory.mktemp('run')
   data = DataConfig(
     mixture='synthetic',
@@ -55,8 +55,8 @@ def made(tmp_path_factory):
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   model = build.build(run.model, mesh)
   files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
-  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
-    for step in (10, 20):
+  for step, place in ((10, 'kept'), (20, 'checkpoints')):
+    with checkpoint.Checkpointer(folder / place) as checkpoints:
       weights = tiny.draw(model.shapes, seed=step)
       extra = {'tokens': {'synthetic': step * 100}}
       checkpoints.save(step, {'weights': weights}, extra)

@@ -11,6 +11,10 @@ from helpers import references, tiny, traces
 from moejax.analysis import trace_file
 from moejax.core import errors
 from moejax.data import features
+from moejax.evals import perplexity
+from moejax.evals.subject import untracked
+from moejax.moe.dispatchers import DISPATCHERS
+from moejax.moe.routers import ROUTERS
 from moejax.moe.routers.top_k import TopK
 from moejax.run import tracing
 from moejax.run.traced_text import DocumentNumbers, shares
@@ -87,6 +91,40 @@ def test_logits_are_traced_if_asked_for(model, weights):
   np.testing.assert_array_equal(best, trace.expert_TNK)
   (plain,) = tracing.trace(model, weights, text)
   assert plain.logits_TNE is None
+
+
+@pytest.mark.parametrize(
+  'moe',
+  [
+    {'router': ROUTERS['top_p'](), 'num_shared': 0},
+    {'router': ROUTERS['expert_choice'](not_causal=True)},
+    {'router': TopK(k=2), 'dispatcher': DISPATCHERS['capacity'](factor=0.5)},
+  ],
+  ids=lambda moe: moe['router'].__class__.__name__,
+)
+def test_an_evaluation_counts_the_same_experts(moe, tmp_path):
+  model = tiny.model(tiny.model_config(moe=moe))
+  weights = tiny.weights(model)
+  text = traces.text({'a': rows(40, last=3)})
+  (score,) = perplexity.score_sets(
+    perplexity.make_step(model),
+    model,
+    weights,
+    text.readers,
+    limit=0,
+    track=untracked,
+  ).values()
+  path = tmp_path / 'a.parquet'
+  header = trace_file.Header(0, 0, (1, 2), 4, ('a',))
+  tracing.write(path, header, tracing.trace(model, weights, text))
+  got = trace_file.read(path)
+  for n in range(2):
+    expert_A = got.expert_TNK[:, n].reshape(-1)
+    count_E = np.bincount(expert_A[expert_A >= 0], minlength=4)
+    np.testing.assert_array_equal(count_E, score.count_NE[n])
+  assert got.dropped_TNK.any() == ('dispatcher' in moe)
+  assert not got.dropped_TNK[got.expert_TNK < 0].any()
+  assert not got.weight_TNK[got.expert_TNK < 0].any()
 
 
 def test_a_mesh_traces_what_one_device_does(weights, model):
