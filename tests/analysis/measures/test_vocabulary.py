@@ -33,6 +33,10 @@ def test_floor_and_lift_and_number():
   rows = vocabulary(TRACES, floor=2, lift=0.5)
   assert rows['layer 0, expert 2']['tokens'] == []
   assert [x[0] for x in rows['layer 0, expert 1']['tokens']] == [6, 5]
+  # Token 5 occurs four times, and chose neither expert three times.
+  rows = vocabulary(TRACES, floor=3, lift=0.5)
+  assert rows['layer 0, expert 0']['tokens'] == []
+  assert [x[0] for x in rows['layer 0, expert 1']['tokens']] == [6]
   row = vocabulary(TRACES, floor=2, lift=0.5, num=1)['layer 0, expert 1']
   assert (len(row['tokens']), row['types']) == (1, 2)
 
