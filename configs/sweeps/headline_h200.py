@@ -5,8 +5,8 @@ On a machine with the text pipeline, once; the packed records are 20 MB:
   MOEJAX_CACHE=records python -m moejax.cli.cache --config=configs/zoo.py
 
 Copy the code and `records/` to the machine with the H200. It needs neither
-TensorFlow nor SeqIO: no text is read there, and the shipped text could be
-packed without them too, in half a minute.
+TensorFlow nor SeqIO, and reads no text. (The text that ships with the project
+could be packed there without them too.) There:
 
   export MOEJAX_CACHE=records XLA_PYTHON_CLIENT_PREALLOCATE=false
   python -m moejax.cli.sweep --sweep=configs/sweeps/headline_h200.py \

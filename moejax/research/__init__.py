@@ -4,6 +4,7 @@
 
 runs            finished runs of a sweep, by method and seed
 comparison      whether methods differ by more than their seeds do
+traced          traces of the checkpoints of a run
 page            tables, figures and JSON of a page of docs/studies
 figures         axes and error bars that the figures share
 

@@ -1,13 +1,14 @@
 r"""Study 1: the order of DeepSeekMoE's Table 1, and its Figure 3.
 
   python -m moejax.research.order --workdir=runs/studies \
-    --long=runs/studies_long
+    --long=runs/studies_long --gates
 
 It writes the tables of docs/studies/order.md, order.png and order.json:
 
   table_1   dense, hash, Switch, GShard and DeepSeekMoE beside the paper's
   figure_3  the steps from GShard to DeepSeekMoE
   gates     each method and its twin with another sum of gates at the start
+  gate_sums what the gates of these methods sum to, measured, with --gates
   long      five of them with six times the tokens, if --long is there
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 from etils import epath
 
 from moejax.core import command, exits, log, terminal
-from moejax.research import comparison, figures, page, runs
+from moejax.research import comparison, figures, page, runs, traced
 
 LONG_SWEEP = 'configs/sweeps/studies_long.py'
 # arXiv 2401.06066, Table 1: loss on the Pile, of 2B parameters and 100B tokens.
@@ -61,10 +62,23 @@ def main(argv: Sequence[str]) -> None:
   """Compares the methods, and writes tables and figure."""
   flags = page.flags(__doc__)
   flags.add_argument('--long', help='workdir of the longer runs')
+  flags.add_argument(
+    '--gates',
+    action='store_true',
+    help='trace the first and the last checkpoint of the twins',
+  )
   args, overrides = command.parse(flags, argv)
   groups = runs.by_method(runs.finished(args.sweep, args.workdir, overrides))
   study = page.Page(args.out, 'order')
   add_tables(study, groups)
+  if args.gates:
+    names = {name for one, twin, *_ in TWINS for name in (one, twin)}
+    sums = {
+      name: traced.gates(group)
+      for name, group in groups.items()
+      if name in names
+    }
+    study.table('gate_sums', sum_rows(sums), sums)
   if args.long:
     long = runs.by_method(runs.finished(LONG_SWEEP, args.long, overrides))
     bits = runs.bits_of(long)
@@ -159,6 +173,17 @@ def gate_rows(
         str(pairs[one, twin]['n']),
       ])
   return rows
+
+
+def sum_rows(sums: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+  """The measured sums of gates by method."""
+  return [
+    ['method', 'start', 'end'],
+    *(
+      [name, page.number(row['start']), page.number(row['end'])]
+      for name, row in sums.items()
+    ),
+  ]
 
 
 def longer(short: Groups, long: Groups) -> list[list[str]]:

@@ -26,6 +26,7 @@ class FinishedRun:
     method: its name in METHODS of configs/sweeps/studies.py.
     rate: the peak learning rate.
     seed: the seed.
+    steps: steps that it was trained for.
     workdir: its folder.
     result: its numbers, see `moejax.sweep.results`.
   """
@@ -33,6 +34,7 @@ class FinishedRun:
   method: str
   rate: float
   seed: int
+  steps: int
   workdir: epath.Path
   result: results.Result
 
@@ -66,6 +68,7 @@ def finished(
           method=run.group.partition(RATE_IN_NAME)[0],
           rate=float(run.overrides[RATE_KEY]),
           seed=result['seed'],
+          steps=sweep.configs[run.name].train.steps,
           workdir=sweep.folder / run.name,
           result=result,
         )

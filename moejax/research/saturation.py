@@ -17,11 +17,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moejax.analysis import MEASURES, trace_file
+from moejax.analysis import MEASURES
 from moejax.analysis.traces import Traces
 from moejax.core import command, exits, terminal
-from moejax.research import comparison, figures, page, runs
-from moejax.run import trace_files
+from moejax.research import comparison, figures, page, runs, traced
 
 # Methods, and their names in arXiv 2505.10860.
 METHODS = {
@@ -72,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument(
     '--tokens',
     type=command.number(int, 1),
-    default=20_000,
+    default=traced.TOKENS,
     help='tokens that are traced (default: %(default)s)',
   )
   args, overrides = command.parse(flags, argv)
@@ -97,9 +96,7 @@ def main(argv: Sequence[str]) -> None:
 
 def settling(run: runs.FinishedRun, tokens: int) -> Settling:
   """Traces the kept checkpoints of a run, and measures them."""
-  request = trace_files.TraceRequest(checkpoints='all', tokens=tokens)
-  paths = trace_files.trace_run(str(run.workdir), request, note=terminal.note)
-  return measured(run.seed, [trace_file.read(path) for path in paths])
+  return measured(run.seed, traced.traces(run, tokens=tokens))
 
 
 def measured(seed: int, traces: Sequence[Any]) -> Settling:
