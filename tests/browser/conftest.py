@@ -10,7 +10,7 @@ import pytest
 from helpers import programs
 from helpers.browser import Visit, train
 
-from moejax.cli import intervene, trace
+from moejax.cli import intervene
 
 
 @pytest.fixture(scope='session')
@@ -65,14 +65,13 @@ def visit(browser):
 def runs(tmp_path_factory):
   """Workdirs of two small real runs by name; tests do not change them.
 
-  The first one is traced at several checkpoints, and has an intervention.
+  The first one has an intervention besides.
   """
   folder = tmp_path_factory.mktemp('runs')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('MOEJAX_CACHE', str(folder / 'cache'))
     with programs.kept(folder / 'compiled'):
       first = train(folder, 'first')
-      trace.main([f'--workdir={first}', '--checkpoints=all'])
       values = '--what=mask_top', '--values=0,1/4'
       intervene.main([f'--workdir={first}', *values])
       second = train(folder, 'second', **{'--config.seed': '1'})

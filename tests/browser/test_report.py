@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.browser import WIDTHS
 
+from moejax import page
 from moejax.cli import report
 
 pytestmark = pytest.mark.browser
@@ -87,6 +88,52 @@ def test_pointing_at_a_curve_shows_its_values(visit, pages):
     opened.page.wait_for_timeout(100)
     texts += opened.page.locator('.hoverlayer text').all_text_contents()
   assert any(any(c.isdigit() for c in text) for text in texts), texts
+
+
+def test_a_run_has_every_section(visit, pages):
+  opened = visit(pages['run'])
+  sections = opened.page.eval_on_selector_all(
+    'main > section', 'all => all.map((x) => x.id)'
+  )
+  assert set(sections) - {'left-out'} == set(page.SECTIONS)
+
+
+def test_text_is_read_token_by_token(visit, pages):
+  opened = visit(pages['run'])
+  opened.drawn()
+  widget = opened.page.locator('section#coloured .widget')
+  readout = widget.locator('.readout')
+  tokens = widget.locator('.tokens:visible span')
+  tokens.nth(3).scroll_into_view_if_needed()
+  tokens.nth(3).hover()
+  pointed = readout.text_content()
+  assert pointed.startswith('Token ')
+  assert 'expert (gate weight)' in pointed
+  widget.locator('.tokens:visible').focus()
+  opened.page.keyboard.press('ArrowRight')
+  assert readout.text_content() != pointed
+  # Another layer has other experts, and so other colours.
+  colours = lambda: tokens.evaluate_all(
+    'all => all.map((x) => x.style.background)'
+  )
+  before = colours()
+  assert len(set(before)) > 1
+  widget.get_by_label('Layer').select_option(index=1)
+  assert colours() != before
+  assert opened.problems == []
+
+
+def test_the_tokens_of_an_expert_are_browsed(visit, pages):
+  opened = visit(pages['run'])
+  opened.drawn()
+  widget = opened.page.locator('section#vocabulary .widget')
+  choice = widget.get_by_role('combobox').nth(1)
+  first = choice.input_value()
+  widget.get_by_role('button', name='Next').click()
+  assert choice.input_value() != first
+  widget.get_by_role('button', name='Previous').click()
+  assert choice.input_value() == first
+  assert opened.problems == []
 
 
 def slider_of(opened):

@@ -53,11 +53,11 @@ class Visit:
       self.page.screenshot(path=folder / f'{name}.png', full_page=True)
 
 
-# The load of experts at each step, for the slider; several checkpoints.
+# The load of experts at each step, for the slider, and traces at evaluations.
 FLAGS = {
+  '--config.report.trace_tokens': '2000',
   '--config.train.load_every': '1',
   '--config.model.num_layers': '2',
-  '--config.train.keep_checkpoints': '4',
 }
 
 
