@@ -48,22 +48,22 @@ def test_segments_are_packed_again_whole():
 
 
 @pytest.mark.parametrize(
-  'moe',
+  ('moe', 'devices'),
   [
-    {'router': TopK(k=2)},
-    {'router': TopP(p=0.6), 'num_shared': 0},
-    {'router': TopK(k=1), 'dispatcher': Capacity(factor=0.5)},
+    ({'router': TopK(k=2)}, 2),
+    ({'router': TopP(p=0.6), 'num_shared': 0}, 1),
+    ({'router': TopK(k=1), 'dispatcher': Capacity(factor=0.5)}, 1),
   ],
   ids=['top_k', 'top_p', 'capacity'],
 )
-def test_the_output_of_each_chosen_expert(moe, monkeypatch):
+def test_the_output_of_each_chosen_expert(moe, devices, monkeypatch):
   # Attention sees 3 tokens in the first and the last layer.
   config = tiny.model_config(moe=moe, max_length=ROW, windows=(3, 0))
-  model = tiny.model(config)
+  model = tiny.model(config, tiny.mesh(devices, fsdp=devices))
   weights = tiny.weights(model)
-  batch = tiny.batch([[5, 3, 4], [12], [12]], row_length=ROW)
-  # Two batches, of which the second is filled with padding.
-  monkeypatch.setattr(expert_outputs, 'TOKENS', 2 * ROW)
+  batch = tiny.batch([[5, 3, 4], [12], [12], [12]], row_length=ROW)
+  # Two batches; on one device the second is filled with padding.
+  monkeypatch.setattr(expert_outputs, 'TOKENS', (4 - devices) * ROW)
   outputs_of = functools.partial(
     expert_outputs.expert_outputs, model, weights, trace_of(batch)
   )
