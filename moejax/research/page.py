@@ -63,11 +63,14 @@ class Page:
 
     Args:
       name: of the table, in the comments and in the JSON.
-      rows: cells; the first row is the header, the first column is a name.
+      rows: cells; the first row is the header, the first column is a name. A
+        header alone becomes a line that says so.
       numbers: the numbers behind the cells, ready for JSON.
       note: lines below the table.
     """
-    lines = columns.markdown(rows, left=(0,))
+    lines = ['No run that this table needs is finished.']
+    if len(rows) > 1:
+      lines = columns.markdown(rows, left=(0,))
     self._tables[name] = '\n'.join([*lines, *(['', note] if note else [])])
     self._numbers[name] = numbers
 

@@ -184,9 +184,7 @@ def effects(settled: Settled) -> dict[str, dict[str, Any]]:
 
 def effect_rows(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
   """The effects as a table."""
-  if not found:
-    return [['effect'], ['no two methods have runs']]
-  names = [*next(iter(found.values()))]
+  names = [*next(iter(found.values()))] if found else []
   return [
     ['effect', *names],
     *(

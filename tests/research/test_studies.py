@@ -202,6 +202,23 @@ def test_without_finished_runs_it_says_how_to_train(tmp_path):
     runs.finished(str(SWEEPS / 'studies.py'), str(tmp_path))
 
 
+def test_a_few_finished_runs_are_enough_for_a_page(sweeps, pages, tmp_path):
+  sweep, folder = sweeps['studies'], tmp_path / 'few'
+  for run in sweep.runs:
+    if run.name.startswith('gshard-') and run.name.endswith('seed=0'):
+      finish(folder, run, sweep.configs[run.name], 2.5)
+  flags = [
+    f'--sweep={SWEEPS / "studies.py"}',
+    f'--workdir={folder}',
+    f'--out={pages}',
+  ]
+  order.main(flags)
+  text = (pages / 'order.md').read_text()
+  assert '| gshard | 1.867 |           2.500 | 1 |     0.003 |' in text
+  assert 'Of 0 pairs 0' in text
+  assert 'No run that this table needs is finished.' in text
+
+
 def test_a_page_without_a_place_for_a_table_is_said(trained, pages):
   (pages / 'algorithms.md').write_text('# Mine\n')
   flags = [
