@@ -13,7 +13,9 @@ from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.feed_forward import TokenInfo
 from moejax.moe.replay import NOWHERE, Replayed
+from moejax.moe.routers.dense_to_sparse import DenseToSparse
 from moejax.moe.routers.gshard import SECONDS, GShard
+from moejax.moe.routers.hierarchical import Hierarchical
 from moejax.moe.routers.top_k import TopK
 
 T, E, K = 6, 5, 2
@@ -76,11 +78,11 @@ def test_live_weights_of_another_choice(router, gates):
 
 @pytest.mark.parametrize('second', sorted(SECONDS))
 def test_a_second_choice_that_is_not_used_keeps_its_part_of_the_sum(second):
-  """By hand, g = .5, .3, .1, .06, .04: token 0 goes to 2 alone, 1 to 2 and 4.
+  """By hand, g = .06, .3, .1, .5, .04: token 0 goes to 2 alone, 1 to 2 and 4.
 
-  The second choice of token 0 would be expert 0, so its gate is .1 / .6.
+  The second choice of token 0 would be expert 3, so its gate is .1 / .6.
   """
-  prob_TE = np.array([[0.5, 0.3, 0.1, 0.06, 0.04]] * 2, np.float32)
+  prob_TE = np.array([[0.06, 0.3, 0.1, 0.5, 0.04]] * 2, np.float32)
   inputs = tiny.router_input(
     np.log(prob_TE), replayed=Replayed(jnp.array([[2, NOWHERE], [2, 4]]))
   )
@@ -89,6 +91,25 @@ def test_a_second_choice_that_is_not_used_keeps_its_part_of_the_sum(second):
   np.testing.assert_array_equal(routing.expert_A, [2, 2, E, 4])
   np.testing.assert_allclose(
     routing.weight_A, [0.1 / 0.6, 0.1 / 0.14, 0, 0.04 / 0.14], rtol=1e-5
+  )
+
+
+def test_hierarchical_weighs_the_recorded_experts_of_each_group():
+  """By hand, groups {0, 1} and {2, 3} with scores 1 and 0.
+
+  Token 0 has an expert of each group, each alone in its group; token 1 has both
+  experts of group 1, whose logits differ by 5; token 2 has expert 1 alone.
+  """
+  router = Hierarchical(groups=2, k_outer=1, k_inner=2)
+  inputs = tiny.router_input(
+    np.array([[2.0, 1, 5, 0]] * 3),
+    replayed=Replayed(jnp.array([[3, 0], [3, 2], [1, NOWHERE]])),
+    extra_scores={'outer': jnp.array([[1.0, 0.0]] * 3)},
+  )
+  routing = tiny.route(router, inputs)
+  np.testing.assert_array_equal(routing.expert_A, [3, 3, 1, 0, 2, 4])
+  np.testing.assert_allclose(
+    routing.weight_A, [0.2689, 0.0067, 1, 0.7311, 0.9933, 0], atol=5e-5
   )
 
 
@@ -134,3 +155,20 @@ def test_a_layer_replays_recorded_weights_and_drops(drops):
         y_D = references.swiglu(w_in, w_out, x_TD[token])
         want_TD[token] += weight_TK[token, rank] * y_D
   np.testing.assert_allclose(out_TD, want_TD, rtol=1e-4, atol=1e-5)
+
+
+def test_dense_to_sparse_counts_the_replayed_gates():
+  """In training and in evaluation, for the paper's balance loss."""
+  router = DenseToSparse()
+  for key, replayed in (
+    (jax.random.key(0), jnp.asarray(EXPERT_TK)),
+    (None, jnp.asarray(EXPERT_TK[:, :1])),
+  ):
+    inputs = tiny.router_input(LOGITS_TE, key=key, replayed=Replayed(replayed))
+    routing = tiny.route(router, inputs)
+    prob_TE = np.exp(LOGITS_TE)
+    prob_TE /= prob_TE.sum(axis=1, keepdims=True)
+    used_TE = (np.asarray(replayed)[..., None] == np.arange(E)).any(axis=1)
+    np.testing.assert_allclose(
+      routing.extra['gate_TE'], np.where(used_TE, prob_TE, 0), rtol=1e-5
+    )
