@@ -300,6 +300,7 @@ def test_a_long_trace_is_cut_to_what_a_page_can_hold(monkeypatch):
   tokens = sum(end - begin for _, begin, end in chosen)
   numbers = tokens * len(trace.layers) * trace.k
   assert numbers == 10_000
+  assert all(begin < end for _, begin, end in chosen)
   assert all(end - begin <= coloured.MOST_TOKENS for _, begin, end in chosen)
   assert {name.split(',')[0] for name, *_ in chosen} == {'code', 'bible'}
 

@@ -10,8 +10,16 @@ from moejax.page.markup import Html, joined
 from moejax.page.section import Comparison
 from moejax.page.sections import config, summary
 
-# Keys that differ between all runs and say nothing of them.
-ALWAYS = {'train.compile_cache', 'data.cache_dir'}
+# Beginnings of keys that change neither weights nor speed.
+HARMLESS = (
+  'report.',
+  'evals.',
+  'train.keep_',
+  'train.log_every',
+  'train.load_every',
+  'train.compile_cache',
+  'data.cache_dir',
+)
 
 
 def table(runs: Sequence[PageData]) -> Html | None:
@@ -54,7 +62,9 @@ def differences(runs: Sequence[PageData]) -> Html | None:
   rows = []
   for key in keys:
     values = [flat.get(key, ABSENT) for flat in flats]
-    if key not in ALWAYS and any(value != values[0] for value in values):
+    if key.startswith(HARMLESS):
+      continue
+    if any(value != values[0] for value in values):
       shown = ['–' if v is ABSENT else numbers.text(v) for v in values]
       rows.append([key, *shown])
   if not rows:
