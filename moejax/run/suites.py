@@ -142,7 +142,8 @@ def evaluate(
     track: shows the progress within a task.
 
   Raises:
-    InputError: the workdir cannot be used, or its checkpoint does not exist.
+    InputError: the workdir cannot be used, its checkpoint does not exist, or a
+      task cannot be scored, such as one whose options do not fit the context.
   """
   opened = trained.open_trained(workdir, overrides)
   step = group.broadcast('step', lambda: _step(opened, request.step, note))
@@ -168,7 +169,10 @@ def evaluate(
   with compile_cache.kept(opened.run.train.compile_cache, workdir, note):
     for number, task in enumerate(asked, 1):
       place = f'{task.name} ({number} of {len(asked)})'
-      results[task.name] = scorer.score(task, place)
+      try:
+        results[task.name] = scorer.score(task, place)
+      except errors.InputError as e:
+        raise errors.InputError(f'{task.name}: {e}') from e
   return Scored(workdir, step, results)
 
 

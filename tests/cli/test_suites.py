@@ -147,6 +147,16 @@ def test_evaluations_are_of_one_run(place, capsys):
   assert 'names a workdir twice' in capsys.readouterr().err
 
 
+def test_an_option_longer_than_the_context_names_its_task(place, capsys):
+  row = {'context': 'A', 'question': 'B', 'answerA': 'x' * 70, 'label': '1'}
+  row |= {'answerB': 'y', 'answerC': 'z'}
+  suite_runs.write(place / 'rows', 'social_iqa', [row])
+  assert _call(place, '--tasks=social_iqa') == exits.BAD_INPUT
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert line.startswith("error: social_iqa: the continuation ' xxxx")
+  assert '71 tokens, but the model reads 48' in line
+
+
 def test_all_devices_equal_one(place, capsys):
   """Options and generated text, on eight devices with two axes."""
   rows = [{'question': 'who wrote it', 'answer': ['Nobody']}] * 3
