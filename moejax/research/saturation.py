@@ -224,6 +224,7 @@ def draw(settled: Settled) -> Any:
   for panel in (left, middle):
     panel.set_xlabel('share of training')
   right.set_xlabel('layer')
+  right.set_xticks(range(max(len(g[0].jain) for g in settled.values())))
   left.legend(fontsize=8)
   return whole
 

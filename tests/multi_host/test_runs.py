@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow  # each starts processes
 TOLERANCE = 2e-6
 # On which two processes go on where one was; each has half of the weights.
 MESH = '--config.mesh.fsdp=4', '--config.mesh.expert=2'
+KEEP = '--config.train.keep_checkpoints_every=3'
 WATCHED = pathlib.Path(processes.__file__).with_name('watched.py')
 
 
@@ -35,7 +36,7 @@ def one(tmp_path_factory):
     patch.setenv('JAX_COMPILATION_CACHE_DIR', str(folder / 'compiled'))
     for name, value in compile_cache.KEEP_ALL.items():
       patch.setenv(name, value)
-    ended = own_text.call(*own_text.flags(text, folder / 'run'))
+    ended = own_text.call(*own_text.flags(text, folder / 'run'), KEEP)
     assert ended.code == 0, ended
     yield types.SimpleNamespace(text=text, workdir=folder / 'run')
 
@@ -57,7 +58,7 @@ def _two(one, folder, *more, flags=()):
   if not workdir.exists():
     _copy(one.workdir, workdir, without=(4, 6))
   program = str(WATCHED), f'--seen={seen}', *more
-  flags = (*own_text.flags(one.text, workdir), *MESH, *flags)
+  flags = (*own_text.flags(one.text, workdir), *MESH, KEEP, *flags)
   with processes.Processes(2, 4, flags, program=program) as both:
     ended = both.wait()
   return types.SimpleNamespace(workdir=workdir, ended=ended, seen=seen)
@@ -124,6 +125,16 @@ def test_each_writes_its_part_of_a_checkpoint(two):
     data = [*(state / f'ocdbt.process_{process}' / 'd').iterdir()]
     # Each has half of what is large.
     assert sum(path.stat().st_size for path in data) > 100_000
+
+
+@pytest.mark.soak
+def test_weights_after_the_step_where_they_go_on_are_kept_anew(one, two):
+  """Those of step 3 and 6, which one process had kept."""
+  for step in ('00000003', '00000006'):
+    by_one, by_two = (x.workdir / 'kept' / step for x in (one, two))
+    assert manifest.damage(by_two) is None
+    assert not (by_one / 'state' / 'ocdbt.process_1').exists()
+    assert (by_two / 'state' / 'ocdbt.process_1').exists()
 
 
 @pytest.mark.soak
