@@ -57,6 +57,7 @@ def show(
   pieces = text_routing.pieces_of(vocab, ids)
   paint = few_colours if console.color_system == 'standard' else colour
   if console.is_terminal and not console.no_color:
+    console.print()
     for text in _coloured_texts(pieces, readings, shown, paint):
       _print(console, text, wrap=True)
   width = console.width if console.is_terminal else 10**6
@@ -206,6 +207,7 @@ def _layer_columns(
           trace.dropped_TNK[token, index],
           before.expert_TNK[token, index],
           ranks,
+          len(str(trace.num_experts - 1)),
           paint,
         )
         for token in range(len(trace.token_T))
@@ -224,6 +226,7 @@ def _cell(
   dropped_K: np.ndarray,
   before_K: np.ndarray,
   ranks: Sequence[int],
+  digits: int,
   paint: Colour,
 ) -> Text:
   """The experts of one token in one layer, with their weights."""
@@ -234,6 +237,7 @@ def _cell(
       continue
     if cell:
       cell.append(' ')
+    cell.append(' ' * (digits - len(str(expert))))
     cell.append(str(expert), style=paint(expert))
     cell.append(f':{weight(float(weight_K[rank]))}')
     if dropped_K[rank]:

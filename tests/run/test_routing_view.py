@@ -31,7 +31,7 @@ WEIGHT_TNK = [
 NATS = [np.nan, 1.0, 2.0, 3.0]
 
 
-def reading(experts=EXPERT_TNK, nats=NATS, dropped=()):
+def reading(experts=EXPERT_TNK, nats=NATS, dropped=(), num_experts=4):
   expert_TNK = np.array(experts, np.int16)
   num = len(expert_TNK)
   dropped_TNK = np.zeros(expert_TNK.shape, bool)
@@ -41,7 +41,7 @@ def reading(experts=EXPERT_TNK, nats=NATS, dropped=()):
     step=5,
     tokens_seen=0,
     layers=(1, 3),
-    num_experts=4,
+    num_experts=num_experts,
     domains=('prompt',),
     expert_TNK=expert_TNK,
     weight_TNK=np.array(WEIGHT_TNK, np.float32),
@@ -82,6 +82,14 @@ def test_a_row_for_each_token_with_its_experts_and_weights():
     '',
     'mean loss of a token, nats: 2.000',
   ]
+
+
+def test_numbers_of_many_experts_stand_below_each_other():
+  lines = []
+  for own in (reading(), reading(num_experts=12)):
+    text = printed({'unchanged': own}, Shown((0,), None))
+    lines.append(text.splitlines()[1].removeprefix("'a'").strip())
+  assert lines == ['0:.60 2:.30', '0:.60  2:.30']
 
 
 def test_one_layer_and_one_rank():
