@@ -9,7 +9,7 @@ from helpers import own_text
 from moejax.cli import intervene
 from moejax.core import exits
 
-NOT_NEUTRAL = {'mask_top': '1/2', 'active': '1', 'temperature': '10'}
+NOT_NEUTRAL = {'mask_top': '1/2', 'active': '1'}
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +33,7 @@ def test_neutral_values_change_nothing_to_the_bit(workdir):
   (domain,) = own_text.report(workdir)['domains'].values()
   config = json.loads((workdir / 'config.json').read_text())
   k = str(config['model']['moe']['router']['k'])
-  for what, value in (('mask_top', '0'), ('active', k), ('temperature', '1')):
+  for what, value in (('mask_top', '0'), ('active', k)):
     loss = scores(workdir, what, value, NOT_NEUTRAL[what])
     assert loss[value] == loss[None]
     assert loss[NOT_NEUTRAL[what]] != loss[None]
