@@ -10,6 +10,7 @@ import pytest
 
 from moejax import config
 from moejax.analysis import MEASURES
+from moejax.compress import CHOICES, IMPORTANCE
 from moejax.config import old_keys, user_files
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers import DISPATCHERS
@@ -115,6 +116,22 @@ def test_every_measure_has_a_row_with_its_source():
     docstring = ' '.join((MEASURES[name].function.__doc__ or '').split())
     for paper in re.findall(r'\d{4}\.\d{5}', source):
       assert paper in docstring, (name, paper)
+
+
+@pytest.mark.parametrize(
+  ('head', 'column', 'table'),
+  [('importance', 'formula', IMPORTANCE), ('choice', 'rule', CHOICES)],
+)
+def test_every_step_of_a_compression_has_a_row(head, column, table):
+  """With the papers that its docstring names, and no others."""
+  text = (ROOT / 'docs' / 'compress.md').read_text()
+  cells = rows(text.replace(r'\|', ''), head, [column, 'source'])
+  assert list(cells) == list(table)
+  for name, (formula, source) in cells.items():
+    assert formula
+    assert source
+    papers = lambda words: set(re.findall(r'\d{4}\.\d{5}', words))
+    assert papers(source) == papers(table[name].__doc__), name
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
