@@ -162,6 +162,12 @@ def test_a_resumed_run_keeps_the_weights_that_it_starts_from():
   assert recorder.kinds('keep') == [('keep', 4), ('keep', 5), ('keep', 10)]
 
 
+def test_every_nth_step_does_not_name_the_start():
+  recorder = Recorder()
+  _run(recorder, keep_checkpoints_every=4)
+  assert recorder.kinds('keep') == [('keep', 4), ('keep', 8)]
+
+
 def test_no_weights_are_kept_by_default():
   recorder = Recorder()
   _run(recorder)
