@@ -66,8 +66,9 @@ def _read(
   )
   if names is not None:
     return {'measures': measures, 'published': published.curves()}
-  trace = beginnings(TraceFile(stamps[-1][0]))
-  vocab = _vocab(folder)
+  newest = TraceFile(stamps[-1][0])
+  trace = beginnings(newest)
+  vocab = vocab_of(folder, newest.header.tokenizer)
   return {
     'measures': measures,
     'published': published.curves(),
@@ -99,14 +100,19 @@ def beginnings(file: TraceFile) -> Trace:
   return dataclasses.replace(first, **arrays)
 
 
-def _vocab(folder: epath.Path) -> Vocab | None:
-  """The vocabulary of a run; None if it cannot be read."""
+def vocab_of(folder: epath.Path, tokenizer: str) -> Vocab | None:
+  """The vocabulary of a run, if it can be read and is that of a trace.
+
+  Args:
+    folder: the workdir.
+    tokenizer: fingerprint of the vocabulary of the trace; of another one, ids
+      would be shown as the wrong text.
+  """
   try:
     vocab = restore.run_of(os.fspath(folder)).data.vocab
-    vocab.decode([])
+    return vocab if vocab.fingerprint() == tokenizer else None
   except errors.InputError:
     return None
-  return vocab
 
 
 def texts(vocab: Vocab, trace: Trace) -> list[str]:

@@ -1,5 +1,7 @@
 """Tokens of a trace and their text, as the page shows them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers import traces
@@ -47,6 +49,13 @@ def test_words_keep_their_space(vocab):
 
 def test_ids_stand_for_themselves_without_a_tokenizer():
   assert page_traces.words(Ids(10), [3]) == {3: ' 3'}
+
+
+def test_text_of_another_tokenizer_is_not_shown(tmp_path, monkeypatch):
+  run = SimpleNamespace(data=SimpleNamespace(vocab=Bytes()))
+  monkeypatch.setattr(page_traces.restore, 'run_of', lambda _: run)
+  assert page_traces.vocab_of(tmp_path, 'bytes+3') == Bytes()
+  assert page_traces.vocab_of(tmp_path, 'another') is None
 
 
 def test_ids_of_the_vocabulary_measure_are_listed_once():

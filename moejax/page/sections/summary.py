@@ -90,7 +90,7 @@ def _state(data: PageData) -> str | None:
   if data.metrics:
     of = '' if steps is None else f' of {steps:,}'
     return f'unfinished, at step {data.metrics[-1]["step"]:,}{of}'
-  return 'no step yet' if steps else None
+  return 'no training step' if steps else None
 
 
 def trained_tokens(data: PageData) -> int:
