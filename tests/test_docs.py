@@ -10,7 +10,7 @@ import pytest
 
 from moejax import config
 from moejax.analysis import MEASURES
-from moejax.compress import CHOICES, IMPORTANCE
+from moejax.compress import CHOICES, GROUPINGS, IMPORTANCE, MEANS
 from moejax.config import old_keys, user_files
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers import DISPATCHERS
@@ -120,7 +120,12 @@ def test_every_measure_has_a_row_with_its_source():
 
 @pytest.mark.parametrize(
   ('head', 'column', 'table'),
-  [('importance', 'formula', IMPORTANCE), ('choice', 'rule', CHOICES)],
+  [
+    ('importance', 'formula', IMPORTANCE),
+    ('choice', 'rule', CHOICES),
+    ('grouping', 'vectors', GROUPINGS),
+    ('mean', 'formula', MEANS),
+  ],
 )
 def test_every_step_of_a_compression_has_a_row(head, column, table):
   """With the papers that its docstring names, and no others."""
@@ -131,7 +136,8 @@ def test_every_step_of_a_compression_has_a_row(head, column, table):
     assert formula
     assert source
     papers = lambda words: set(re.findall(r'\d{4}\.\d{5}', words))
-    assert papers(source) == papers(table[name].__doc__), name
+    function = getattr(table[name], 'similarity', table[name])
+    assert papers(source) == papers(function.__doc__), name
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
