@@ -64,8 +64,8 @@ def show(
   names = _names(vocab, ids, pieces)
   for line in table(names, readings, shown, width, paint):
     _print(console, line)
-  for line in summary(readings, shown):
-    _print(console, Text(line), wrap=True)
+  for sentence in summary(readings, shown):
+    _print(console, Text(sentence), wrap=True)
 
 
 def _print(console: Console, text: Text, *, wrap: bool = False) -> None:

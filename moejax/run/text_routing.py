@@ -102,6 +102,7 @@ def _read(
   log_prob_BKM, _ = likelihood.score_hidden(
     model, decoder, out.x_BLD, target_BL[:, None]
   )
+  assert out.record.routes is not None  # they were asked for
   return out.record.routes, log_prob_BKM[:, 0]
 
 
