@@ -64,10 +64,11 @@ def mixed(
     float64 score_NE whose rows sum to 1.
   """
   total = sum(weights.values())
-  return sum(
+  shares = [
     weight / total * normalised(scores[name])
     for name, weight in weights.items()
-  )
+  ]
+  return np.sum(shares, axis=0)
 
 
 def pooled(

@@ -105,7 +105,7 @@ def merge_layer(
   )
   merged = [
     _merged_group(experts, order_EF, members, mean, statistics.count_NE[layer])
-    for members in (_members(group_E, dominant) for dominant in dominant_G)
+    for members in (_members(group_E, int(i)) for i in dominant_G)
   ]
   return MergedLayer(
     {name: np.stack([group[name] for group in merged]) for name in experts},

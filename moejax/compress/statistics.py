@@ -122,8 +122,8 @@ class ExpertStatistics:
         f'added to those of {other.count_NE.shape}; collect both from the same '
         'model'
       )
-    outputs = [x.output_gram_NEE for x in (self, other)]
-    if (outputs[0] is None) != (outputs[1] is None):
+    mine, theirs = self.output_gram_NEE, other.output_gram_NEE
+    if (mine is None) != (theirs is None):
       raise errors.InputError(
         "only one of two statistics has the experts' outputs; collect both "
         'with them, or both without'
@@ -131,7 +131,7 @@ class ExpertStatistics:
     return dataclasses.replace(
       self,
       tokens=self.tokens + other.tokens,
-      output_gram_NEE=None if outputs[0] is None else sum(outputs),
+      output_gram_NEE=None if mine is None or theirs is None else mine + theirs,
       **{name: getattr(self, name) + getattr(other, name) for name in SUMS},
     )
 

@@ -132,6 +132,6 @@ def interval(
   mean_D = np.empty(INTERVAL_DRAWS)
   for i in range(INTERVAL_DRAWS):
     draw = stream.integers(count, size=count)
-    mean_D[i] = difference_R[draw].sum() / weight_R[draw].sum()
+    mean_D[i] = float(difference_R[draw].sum()) / float(weight_R[draw].sum())
   low, high = np.quantile(mean_D, (0.025, 0.975))
   return float(low), float(high)

@@ -59,7 +59,7 @@ def pack(trace: Trace, length: int) -> Rows:
   """
   starts = np.flatnonzero(trace.position_T == 0)
   stops = np.append(starts[1:], len(trace.token_T))
-  length = max(length, int((stops - starts).max(initial=0)))
+  length = max([length, *(stops - starts).tolist()])
   row, used, segment = 0, 0, 0
   places = []
   for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
