@@ -4,6 +4,7 @@ import importlib.util
 
 import jax
 import numpy as np
+import pytest
 from helpers import shapes
 
 from benchmarks import kernels, standard, timing
@@ -16,6 +17,7 @@ if importlib.util.find_spec('tokamax'):
   RUN_HERE.add('tokamax')
 
 
+@pytest.mark.soak
 def test_kernels_are_the_tables_and_compute_the_same(capsys, monkeypatch):
   """All but the references are timed, and those of one job agree."""
   answers = []

@@ -101,7 +101,7 @@ def test_every_part_is_timed_and_set_beside_the_peak(
   )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_one_side_prints_json_alone(small, capsys):
   code, out, _ = _call(capsys, '--side=moejax', '--steps=1')
   (line,) = out

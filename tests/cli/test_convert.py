@@ -253,6 +253,7 @@ def test_a_folder_without_a_tokenizer_takes_ids_alone(tmp_path, capsys):
   assert len(said) == 5
 
 
+@pytest.mark.soak
 def test_training_begins_with_the_folder_and_goes_out_again(tmp_path, capsys):
   path, workdir = tmp_path / 'olmoe', tmp_path / 'run'
   hf.write_olmoe(path)

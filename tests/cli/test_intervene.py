@@ -162,6 +162,7 @@ def test_a_value_that_was_measured_before_a_stop_is_not_lost(
   assert len(calls) == 4
 
 
+@pytest.mark.soak
 def test_layers_have_a_file_of_their_own_and_benchmarks_join(
   workdir, tmp_path, capsys
 ):
@@ -183,6 +184,7 @@ def test_layers_have_a_file_of_their_own_and_benchmarks_join(
   assert 'piqa' in capsys.readouterr().out
 
 
+@pytest.mark.soak
 def test_the_picture_is_drawn_or_its_package_named(
   workdir, capsys, monkeypatch
 ):
@@ -204,6 +206,7 @@ def test_the_picture_is_drawn_or_its_package_named(
     assert '</svg>' in picture.read_text()
 
 
+@pytest.mark.soak
 def test_an_imported_model_is_evaluated_on_a_text_that_is_named(tmp_path):
   folder = tmp_path / 'run'
   flags = ['import', str(hf.GOLDEN / 'qwen2_moe'), f'--workdir={folder}']

@@ -138,6 +138,7 @@ def test_the_text_is_that_without_the_flag(trained, capsys):
   assert lines[2].startswith("'I'")
 
 
+@pytest.mark.soak
 def test_a_changed_model_stands_beside(trained, capsys):
   folder, _, weights = trained
   flags = '--show-routing=all', '--json', '--intervene=forbid=3'
@@ -162,6 +163,7 @@ def test_texts_of_both_models_are_printed(trained, capsys):
   assert 'tokens with other experts under forbid=3: layer 1' in rest
 
 
+@pytest.mark.soak
 def test_each_of_several_texts_has_its_routing(trained, capsys):
   folder, *_ = trained
   shown = call(capsys, folder, '--show-routing=1,1', prompts=('a', 'In'))

@@ -157,6 +157,7 @@ def test_an_option_longer_than_the_context_names_its_task(place, capsys):
   assert '71 tokens, but the model reads 48' in line
 
 
+@pytest.mark.soak
 def test_all_devices_equal_one(place, capsys):
   """Options and generated text, on eight devices with two axes."""
   rows = [{'question': 'who wrote it', 'answer': ['Nobody']}] * 3
@@ -172,6 +173,7 @@ def test_all_devices_equal_one(place, capsys):
   suite_runs.check_close(eight, one)
 
 
+@pytest.mark.soak
 def test_imported_models_and_runs_are_columns(place, capsys):
   """Two imported checkpoints beside a run, each with its own tokenizer."""
   for seed, name in ((3, 'olmoe'), (4, 'other')):

@@ -68,6 +68,7 @@ def _result(place, task):
   return json.loads((kept / f'{task}.json').read_text())
 
 
+@pytest.mark.soak
 def test_samples_are_drawn_and_are_part_of_what_a_result_was_made_with(
   place, monkeypatch, capsys
 ):

@@ -149,6 +149,7 @@ def test_the_bytes_are_those_of_the_local_command(
   assert 'left out 2 bad documents' in json.loads(meta)['notes'][0]
 
 
+@pytest.mark.soak
 def test_a_shipped_text_and_a_finished_cache(by_hand, tmp_path):
   text = tasks.TASKS['minipile_factbook']
   local = beam_side.request(tmp_path / 'local')

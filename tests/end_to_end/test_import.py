@@ -35,6 +35,7 @@ def listing(workdir):
   }
 
 
+@pytest.mark.soak
 def test_killed_anywhere_an_import_is_bit_equal(tmp_path):
   straight, killed = tmp_path / 'straight', tmp_path / 'killed'
   places = {

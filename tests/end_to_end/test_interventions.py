@@ -29,6 +29,7 @@ def scores(workdir, what, *values):
   return {row['value']: row['score'] for row in rows}
 
 
+@pytest.mark.soak
 def test_neutral_values_change_nothing_to_the_bit(workdir):
   (domain,) = own_text.report(workdir)['domains'].values()
   config = json.loads((workdir / 'config.json').read_text())

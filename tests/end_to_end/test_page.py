@@ -77,6 +77,7 @@ def test_a_run_without_traces_has_a_page_all_the_same(finished):
   assert 'Co-activation: it needs a trace' in text
 
 
+@pytest.mark.soak
 def test_a_run_can_do_without_a_page(finished, tmp_path):
   flags = own_text.flags(finished.text, tmp_path / 'run')
   ended = own_text.call(*flags, '--config.report.page=false')

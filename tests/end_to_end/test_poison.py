@@ -82,6 +82,7 @@ def test_one_bad_batch_is_written_down_and_changes_nothing(
   assert found[4]['learning_rate'] == good[3]['learning_rate']
 
 
+@pytest.mark.soak
 def test_bad_batches_in_a_row_stop_the_run(finished, tmp_path, monkeypatch):
   poison(monkeypatch, {2, 3}, not_finite)
   workdir = tmp_path / 'run'

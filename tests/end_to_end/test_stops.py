@@ -79,6 +79,7 @@ def test_goodput_is_in_the_metrics_and_in_a_table(finished):
     assert float(shown) >= round(seconds.get(part, 0), 1) - 0.1
 
 
+@pytest.mark.soak
 def test_stopped_while_it_reports_it_trains_no_more(
   finished, trained, tmp_path
 ):
@@ -259,6 +260,7 @@ def test_ctrl_c_saves_exits_75_and_the_same_command_goes_on(two_at_once):
   assert steps == [*range(1, 61)]
 
 
+@pytest.mark.soak
 def test_a_workdir_on_an_object_store(finished, tmp_path, monkeypatch):
   """Stopped and gone on: all but the arrays, which Orbax writes by itself."""
   store = far.store(monkeypatch, tmp_path / 'gs')

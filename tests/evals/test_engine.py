@@ -92,6 +92,7 @@ def test_any_size_of_a_batch_gives_the_same():
     assert other.greedy == one.greedy
 
 
+@pytest.mark.soak
 def test_rows_split_over_a_mesh_give_the_same():
   mesh = tiny.mesh(8, data=2, fsdp=2, model=2)
   split = ModelEngine(tiny.model(CONFIG, mesh), trained()[1], Bytes())

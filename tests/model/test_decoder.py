@@ -161,12 +161,10 @@ def test_tied_embeddings_share_the_gradient():
   )
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
   'changes',
-  [
-    pytest.param({'remat': 'matmuls'}, marks=pytest.mark.soak),
-    {'remat': 'full', 'scan_unroll': 9},
-  ],
+  [{'remat': 'matmuls'}, {'remat': 'full', 'scan_unroll': 9}],
   ids=str,
 )
 def test_remat_and_unrolling_change_nothing(plain, changes):

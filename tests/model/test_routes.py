@@ -167,6 +167,7 @@ def test_two_back_ends_with_equal_routes_agree_to_rounding():
   )
 
 
+@pytest.mark.soak
 def test_gradients_of_a_replay_are_the_models():
   """With live weights; recorded ones bring the routers no gradient."""
   config = tiny.model_config(num_layers=1, first_dense=0)

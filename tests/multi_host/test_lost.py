@@ -38,6 +38,7 @@ def test_a_killed_process_ends_the_others(victim):
     assert victim == 0 or other.err == [line]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
   'name', ['SIGTERM', pytest.param('SIGHUP', marks=pytest.mark.soak)]
 )

@@ -77,6 +77,7 @@ def scores(place, what, *values):
   return {row['value']: row['score'] for row in rows}
 
 
+@pytest.mark.soak
 def test_the_model_s_own_routing_changes_nothing_but_rounding(place):
   routes = scores(place, 'replay', '20', '10', f'{place}/other')
   gates = scores(place, 'replay_gates', '20', '10')
@@ -87,6 +88,7 @@ def test_the_model_s_own_routing_changes_nothing_but_rounding(place):
   assert np.diff(sorted(others)).min() > 1e-4
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize('gates', [False, True])
 def test_a_replayed_pass_has_the_loads_of_the_other_model(gates):
   model = build.build(MODEL, tiny.mesh())

@@ -139,6 +139,7 @@ def test_a_skipped_step_changes_no_state():
     np.testing.assert_array_equal(leaf, 0)
 
 
+@pytest.mark.soak
 def test_a_frozen_student_stays_to_the_bit():
   """Adam's momentum of the first stage, and weight decay, would move it."""
   router = ROUTERS['stable_moe'](
@@ -237,7 +238,8 @@ def test_consistency_is_two_passes_and_their_disagreement():
   )
 
 
-@pytest.mark.parametrize('layers', [1, pytest.param(2, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize('layers', [1, 2])
 def test_overflow_of_two_passes_knows_who_is_in_both(layers):
   """Of a router without noise: twice the model's, once the modules'."""
   config = tiny.model_config(

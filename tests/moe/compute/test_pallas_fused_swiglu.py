@@ -79,6 +79,7 @@ def _gradient_of_halves(accumulates):
   return jax.grad(loss), (w_in.reshape(E, D, 2, F), w_out)
 
 
+@pytest.mark.soak
 def test_an_accumulator_adds_up_the_gradients_of_the_weights():
   gradient, w = _gradient_of_halves(accumulates=True)
   plain, _ = _gradient_of_halves(accumulates=False)

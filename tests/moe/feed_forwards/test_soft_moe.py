@@ -4,6 +4,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from helpers import references, tiny
 
@@ -192,6 +193,7 @@ def test_bfloat16_keeps_the_mixing_in_float32():
   assert logits_BLEP.dtype == jnp.float32
 
 
+@pytest.mark.soak
 def test_on_a_mesh():
   """Tokens over data and experts, weights over experts and fsdp: the same."""
   config = dataclasses.replace(CONFIG, num_experts=4)
