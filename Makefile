@@ -98,6 +98,9 @@ $(HARNESS_VENV)/.installed:
 clean:
 	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) build dist *.egg-info
 
+# A comma in an argument of `call` would begin the next argument.
+comma = ,
+
 # With uv where it is, else with venv and pip. Bytecode is compiled at once:
 # TensorFlow and JAX take 15 seconds to import without it.
 CHOSEN = $(if $(filter file,$(origin PYTHON)),the newest of $(PYTHONS) here; \
@@ -125,5 +128,5 @@ $(VENV)/.moejax-test: setup.cfg
 	@touch $(VENV)/.moejax
 
 $(VENV)/.moejax-browser: setup.cfg
-	$(call install,[test,browser])
+	$(call install,[test$(comma)browser])
 	@touch $(VENV)/.moejax $(VENV)/.moejax-test
