@@ -38,6 +38,15 @@ class Forbidden(wrapped.Wrapped):
     return wrapped.without(self.router, inputs, out_TE)
 
 
+def _expert(
+  intervention: base.Intervention, config: ModelConfig, value: str
+) -> int:
+  """The expert that `value` names, of a router that can be wrapped."""
+  intervention.check_router(config)
+  last = config.moe.num_choices - 1
+  return base.whole(value, 'the number of the expert', 0, last)
+
+
 class Force(base.Intervention):
   """Makes one expert the first choice of every token.
 
@@ -57,9 +66,7 @@ class Force(base.Intervention):
   def __call__(
     self, config: ModelConfig, value: str, layers: base.Layers = None
   ) -> ModelConfig:
-    self.check_router(config)
-    total = config.moe.num_choices
-    expert = base.whole(value, 'the number of the expert', 0, total - 1)
+    expert = _expert(self, config, value)
     router = Forced(config.moe.router, layers, expert)
     return wrapped.in_model(config, router)
 
@@ -81,9 +88,7 @@ class Forbid(base.Intervention):
   def __call__(
     self, config: ModelConfig, value: str, layers: base.Layers = None
   ) -> ModelConfig:
-    self.check_router(config)
-    total = config.moe.num_choices
-    expert = base.whole(value, 'the number of the expert', 0, total - 1)
+    expert, total = _expert(self, config, value), config.moe.num_choices
     k = base.experts_per_token(config.moe.router)
     if k + 1 > total:
       raise errors.InputError(
