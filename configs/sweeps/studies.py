@@ -104,7 +104,9 @@ def methods(names=tuple(METHODS), steps=STEPS, **kept):
       'train.eval_every': 100,
       'train.eval_batches': 2,
       'report.eval_batches': 24,
-      'report.samples': 0,
+      'report.samples': False,
+      'report.page': False,
+      'report.trace_tokens': 0,
     },
   )
 
