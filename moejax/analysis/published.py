@@ -25,3 +25,26 @@ def curves() -> dict[str, dict[str, Curve]]:
         title = f'{name}, {group["basis"]} ({group["paper"]})'
         by_measure.setdefault(measure, {})[title] = points
   return by_measure
+
+
+def curve(measure: str, name: str) -> Curve:
+  """The one curve of a measure with this name in published.json.
+
+  Args:
+    measure: such as 'saturation'.
+    name: the model, such as 'SMoE 158M'.
+
+  Returns:
+    [share of training in %, value] pairs.
+
+  Raises:
+    KeyError: there is none, or there are several.
+  """
+  named = [
+    points
+    for title, points in curves().get(measure, {}).items()
+    if title.startswith(f'{name}, ')
+  ]
+  if len(named) != 1:
+    raise KeyError(f'{len(named)} curves of {measure} for {name}')
+  return named[0]

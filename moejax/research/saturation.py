@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moejax.analysis import MEASURES
+from moejax.analysis import MEASURES, published
 from moejax.analysis.traces import Traces
 from moejax.core import command, exits, terminal
 from moejax.research import comparison, figures, page, runs, traced
@@ -29,14 +29,12 @@ METHODS = {
   'v2': 'softmax, shared',
   'v3': 'sigmoid, shared',
 }
-# Read off the curves of arXiv 2505.10860 for the model of 158M parameters, in
-# percent: saturation after a tenth and after nine tenths of training, and the
-# change rate from the first tenth to the second and from the ninth to the last.
+# Their curves in analysis/published.json, for the models of 158M parameters.
 PUBLISHED = {
-  'smoe': ((70.0, 91.7), (24.0, 8.5)),
-  'smoe_sigmoid': ((70.0, 92.9), (21.5, 7.3)),
-  'v2': ((59.5, 85.5), (30.3, 14.6)),
-  'v3': ((61.5, 85.7), (29.0, 14.5)),
+  'smoe': 'SMoE 158M',
+  'smoe_sigmoid': 'SMoE sigmoid 158M',
+  'v2': 'DeepSeek-V2 158M',
+  'v3': 'DeepSeek-V3 158M',
 }
 SHOWN = (0.05, 0.1, 0.3, 0.6, 0.9)  # shares of training, in the table
 # A name, and two pairs of methods of which the second has it.
@@ -121,6 +119,16 @@ def measured(seed: int, traces: Sequence[Any]) -> Settling:
 Settled = Mapping[str, Sequence[Settling]]
 
 
+def paper(measure: str, method: str) -> dict[float, float]:
+  """What the paper has of a method: percent by share of training.
+
+  The first and the last point of its curve: saturation after one and after nine
+  tenths, and the change rate of the second and of the last tenth.
+  """
+  points = published.curve(measure, PUBLISHED[method])
+  return {percent / 100: 100 * value for percent, value in points}
+
+
 def saturation_rows(settled: Settled) -> list[list[str]]:
   """Saturation by share of training, and the paper's first and last."""
   rows = [
@@ -130,7 +138,7 @@ def saturation_rows(settled: Settled) -> list[list[str]]:
     rows.append([
       METHODS[method],
       *(percent_cell([run.saturation.get(x) for run in group]) for x in SHOWN),
-      *(f'{value:.1f}' for value in PUBLISHED[method][0]),
+      *(f'{value:.1f}' for value in paper('saturation', method).values()),
     ])
   return rows
 
@@ -140,7 +148,7 @@ def change_rows(settled: Settled) -> list[list[str]]:
   rows = [['method', '10% to 20%', 'paper', '90% to 100%', 'paper']]
   for method, group in settled.items():
     row = [METHODS[method]]
-    for share, value in zip((0.2, 1.0), PUBLISHED[method][1], strict=True):
+    for share, value in paper('change_rate', method).items():
       rates = [run.change_rate.get(share) for run in group]
       row += [percent_cell(rates), f'{value:.1f}']
     rows.append(row)
@@ -207,14 +215,15 @@ def draw(settled: Settled) -> Any:
     figures.COLOURS, settled.items(), strict=False
   ):
     panels = (
-      (left, [run.saturation for run in group], (0.1, 0.9)),
-      (middle, [run.change_rate for run in group], (0.2, 1.0)),
+      (left, 'saturation', [run.saturation for run in group]),
+      (middle, 'change_rate', [run.change_rate for run in group]),
     )
-    for number, (panel, curves, places) in enumerate(panels):
+    for panel, measure, curves in panels:
       shares = sorted(curves[0])
       each = [[100 * curve[x] for x in shares] for curve in curves]
       figures.line(panel, shares, each, METHODS[method], colour)
-      panel.plot(places, PUBLISHED[method][number], 'x', color=colour)
+      printed = paper(measure, method)
+      panel.plot([*printed], [*printed.values()], 'x', color=colour)
     layers = range(len(group[0].jain))
     each = [run.jain for run in group]
     figures.line(right, layers, each, METHODS[method], colour)

@@ -54,12 +54,18 @@ class Intervention:
     value: what its values are, as a noun phrase.
     wraps: classes of the routers that it can change; none stands for all.
     but: subclasses of those that it cannot change.
+    usual_values: the values that the command takes if none are named. A class
+      whose usual values depend on the model overrides `usual` instead.
+    neutral_value: the value that changes nothing; None if there is none. A
+      class where it depends on the model overrides `neutral` instead.
   """
 
   summary: ClassVar[str]
   value: ClassVar[str]
   wraps: ClassVar[Routers] = ()
   but: ClassVar[Routers] = ()
+  usual_values: ClassVar[tuple[str, ...]] = ()
+  neutral_value: ClassVar[str | None] = None
 
   def __call__(
     self, config: ModelConfig, value: str, layers: Layers = None
@@ -82,12 +88,12 @@ class Intervention:
   def usual(self, config: ModelConfig) -> tuple[str, ...]:
     """The values that the command takes if none are named; maybe none."""
     del config
-    return ()
+    return self.usual_values
 
   def neutral(self, config: ModelConfig) -> str | None:
     """The value that changes nothing, if there is one."""
     del config
-    return None
+    return self.neutral_value
 
   def fits(self, router: type[contract.Router]) -> bool:
     """Whether the intervention can change the routers of a class."""

@@ -64,15 +64,12 @@ class DropTop(base.Intervention):
   summary = 'the first n choices replaced by the next n, with their own weights'
   value = 'number of choices to replace, from 0 to K'
   wraps = base.RANKED
+  neutral_value = '0'
   router = DroppedTop
 
   def usual(self, config: ModelConfig) -> tuple[str, ...]:
     most = base.experts_per_token(config.moe.router)
     return ('0', '1', '2')[: most + 1]
-
-  def neutral(self, config: ModelConfig) -> str | None:
-    del config
-    return '0'
 
   def __call__(
     self, config: ModelConfig, value: str, layers: base.Layers = None

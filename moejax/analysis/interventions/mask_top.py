@@ -46,14 +46,8 @@ class MaskTop(base.Intervention):
   summary = 'the most probable experts masked, then the top K of the rest'
   value = 'share of the experts to mask, from 0 to 1, such as 1/16'
   wraps = base.RANKED
-
-  def usual(self, config: ModelConfig) -> tuple[str, ...]:
-    del config
-    return '0', '1/16', '1/8', '3/16', '1/4'
-
-  def neutral(self, config: ModelConfig) -> str | None:
-    del config
-    return '0'
+  usual_values = ('0', '1/16', '1/8', '3/16', '1/4')
+  neutral_value = '0'
 
   def __call__(
     self, config: ModelConfig, value: str, layers: base.Layers = None

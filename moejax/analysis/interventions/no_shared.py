@@ -38,10 +38,7 @@ class NoShared(base.Intervention):
 
   summary = 'shared experts left out, and n routed experts more for each token'
   value = 'number of routed experts in place of the shared ones, from 0'
-
-  def usual(self, config: ModelConfig) -> tuple[str, ...]:
-    del config
-    return '0', '1'
+  usual_values = ('0', '1')
 
   def __call__(
     self, config: ModelConfig, value: str, layers: base.Layers = None

@@ -36,14 +36,8 @@ class Temperature(base.Intervention):
   summary = "the router's logits divided by a temperature"
   value = 'temperature, above 0'
   wraps = (*base.RANKED, top_p.TopP)
-
-  def usual(self, config: ModelConfig) -> tuple[str, ...]:
-    del config
-    return '0.1', '1', '10'
-
-  def neutral(self, config: ModelConfig) -> str | None:
-    del config
-    return '1'
+  usual_values = ('0.1', '1', '10')
+  neutral_value = '1'
 
   def __call__(
     self, config: ModelConfig, value: str, layers: base.Layers = None

@@ -50,10 +50,7 @@ class UniformChoice(base.Intervention):
   value = 'seed, from 0'
   wraps = base.RANKED
   but = (sparse_mixer.SparseMixer,)
-
-  def usual(self, config: ModelConfig) -> tuple[str, ...]:
-    del config
-    return '0', '1', '2'
+  usual_values = ('0', '1', '2')
 
   def __call__(
     self, config: ModelConfig, value: str, layers: base.Layers = None
