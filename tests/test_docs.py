@@ -10,7 +10,7 @@ import pytest
 
 from moejax import config
 from moejax.analysis import MEASURES
-from moejax.compress import CHOICES, GROUPINGS, IMPORTANCE, MEANS
+from moejax.compress import CHOICES, GROUPINGS, IMPORTANCE, MEANS, METHODS
 from moejax.config import old_keys, user_files
 from moejax.moe.balance import BALANCE
 from moejax.moe.dispatchers import DISPATCHERS
@@ -138,6 +138,22 @@ def test_every_step_of_a_compression_has_a_row(head, column, table):
     papers = lambda words: set(re.findall(r'\d{4}\.\d{5}', words))
     function = getattr(table[name], 'similarity', table[name])
     assert papers(source) == papers(function.__doc__), name
+
+
+def test_every_method_of_compression_has_a_row_with_its_steps_and_papers():
+  text = (ROOT / 'docs' / 'compress.md').read_text()
+  cells = rows(text, 'method', ['steps', 'source'])
+  assert list(cells) == list(METHODS)
+  for name, (steps, source) in cells.items():
+    method = METHODS[name]
+    words = [method.importance, method.choice]
+    if method.merge is None:
+      words.append('removed')
+    else:
+      words += ['merged', method.merge.grouping, method.merge.mean]
+    assert [word for word in words if word not in steps] == [], name
+    papers = re.findall(r'\d{4}\.\d{5}', method.summary)
+    assert re.findall(r'\d{4}\.\d{5}', source) == papers, name
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

@@ -9,6 +9,7 @@ steps, in order:
   choice       which experts stay: the table CHOICES
   merge        the others join these: `merge_layer`, with the tables GROUPINGS
                and MEANS, and `alignment` of hidden units
+  methods      all of these by one name: the table METHODS
   low_rank     matrices as U V + S, and `sparsity` of S while it trains
   distillation the loss with which a smaller model learns from the full one
 
@@ -19,5 +20,6 @@ from moejax.compress.choice import CHOICES
 from moejax.compress.grouping import GROUPINGS
 from moejax.compress.importance import IMPORTANCE
 from moejax.compress.means import MEANS
+from moejax.compress.methods import METHODS
 
-__all__ = ['CHOICES', 'GROUPINGS', 'IMPORTANCE', 'MEANS']
+__all__ = ['CHOICES', 'GROUPINGS', 'IMPORTANCE', 'MEANS', 'METHODS']

@@ -13,7 +13,8 @@ nothing. To add one, write its function with its formula and source, give it a
 line in IMPORTANCE and a row in docs/compress.md.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -107,6 +108,9 @@ def _float(score_E: np.ndarray) -> np.ndarray:
   return np.asarray(score_E, np.float64)
 
 
+# Entries whose scores are drawn; they take a seed as well.
+DRAWN = (random,)
+
 IMPORTANCE: dict[str, Importance] = {
   'easy_ep': easy_ep,
   'easy_ep_no_norm': easy_ep_no_norm,
@@ -122,7 +126,8 @@ IMPORTANCE: dict[str, Importance] = {
 def scores(
   name: str,
   statistics: ExpertStatistics,
-  weights: Mapping[int, Weights] | list[Weights],
+  weights: Mapping[int, Weights] | Sequence[Weights],
+  seed: int = 0,
 ) -> np.ndarray:
   """score_NE: an entry of IMPORTANCE for all layers.
 
@@ -130,6 +135,9 @@ def scores(
     name: of the entry.
     statistics: of one domain.
     weights: of each layer, by n.
+    seed: of entries that draw.
   """
-  layers = range(statistics.num_layers)
-  return np.stack([IMPORTANCE[name](statistics, weights[n], n) for n in layers])
+  layers, entry = range(statistics.num_layers), IMPORTANCE[name]
+  if entry in DRAWN:
+    entry = functools.partial(entry, seed=seed)
+  return np.stack([entry(statistics, weights[n], n) for n in layers])
