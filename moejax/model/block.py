@@ -1,5 +1,6 @@
 """One layer: attention and a feed-forward, each before a residual sum."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.struct
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from moejax.model import norm
 from moejax.model.attention import grouped, heads, latent
 from moejax.model.config import ModelConfig
-from moejax.moe import feed_forwards
+from moejax.moe import calibration, feed_forwards
 from moejax.moe.feed_forward import LayerSizes, PreviousLayer, Record, TokenInfo
 from moejax.moe.replay import Replay, Replayed
 from moejax.moe.routes import RoutesRequest
@@ -167,7 +168,25 @@ class Block(nnx.Module):
       spec.replayed,
     )
     out_BLD, previous, record = self.ffn(h_BLD, info, previous, key, spec.index)
+    if tokens.routes is not None and tokens.routes.summed:
+      record = self._calibrated(record, x_BLD, info)
     return x_BLD + self._behind(self.norm_ffn, out_BLD), previous, record
+
+  def _calibrated(
+    self, record: Record, x_BLD: jax.Array, info: TokenInfo
+  ) -> Record:
+    """The record with calibration sums in place of the routes, if it has any.
+
+    With `norm_after`, the routed output counts as normalised by itself.
+    """
+    routes = record.routes
+    if routes is None or routes.routed_BLD is None:
+      return record
+    added_BLD = self._behind(self.norm_ffn, routes.routed_BLD)
+    sums = calibration.of(
+      routes, x_BLD, added_BLD, info.valid_BL, self.ffn.config.num_experts
+    )
+    return dataclasses.replace(record, routes=None, calibration=sums)
 
   def _before(self, rms: norm.RMSNorm, x_BLD: jax.Array) -> jax.Array:
     """The input of attention or the feed-forward, normalised unless after."""

@@ -95,7 +95,8 @@ class Decoder(nnx.Module):
         Routers draw noise by it.
       key: random key of this step; None means no noise (evaluation).
       routes: what to record of the routes; `record.routes` has them, [N, ...]
-        for the N layers with experts. None records nothing.
+        for the N layers with experts, or `record.calibration` the sums over
+        their tokens. None records nothing.
       replay: recorded experts, which take the place of the routers' choices.
 
     Raises:

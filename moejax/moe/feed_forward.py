@@ -77,11 +77,14 @@ class Record:
     balance: by name of a balance part, its sums over the global batch.
     stats: routing statistics by name, as `core.values`, which merge.
     routes: the routes of the tokens, if they were asked for.
+    calibration: sums over the tokens of what each expert did with them, by name
+      (`moe.calibration`); None unless they were asked for.
   """
 
   balance: dict[str, Any] = flax.struct.field(default_factory=dict)
   stats: dict[str, Any] = flax.struct.field(default_factory=dict)
   routes: Routes | None = None
+  calibration: dict[str, jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

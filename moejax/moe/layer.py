@@ -116,9 +116,10 @@ class MoE(nnx.Module):
     """See `feed_forward.FeedForward`; `previous` is None for a first layer."""
     if previous is None:
       previous = feed_forward.no_previous_layer(self.config, *x_BLD.shape[:2])
-    out_BLD, previous, record = self.on_mesh(
+    on_mesh = self._on_mesh(tokens)
+    out_BLD, previous, record = on_mesh(
       self._local,
-      self.weights(x_BLD.dtype, key),
+      self.weights(x_BLD.dtype, key, on_mesh),
       x_BLD,
       tokens,
       previous,
@@ -130,14 +131,27 @@ class MoE(nnx.Module):
       out_BLD = out_BLD + self.config.shared.in_layer(shared_BLD, layer)
     return out_BLD, previous, record
 
-  def weights(self, dtype: Any, key: jax.Array | None) -> LayerWeights:
+  def _on_mesh(self, tokens: TokenInfo) -> LayerOnMesh:
+    """How the layer is computed, for what is recorded of its routes."""
+    if tokens.routes is not None and tokens.routes.measures_experts:
+      return self.on_mesh.measuring()
+    return self.on_mesh
+
+  def weights(
+    self,
+    dtype: Any,
+    key: jax.Array | None,
+    on_mesh: LayerOnMesh | None = None,
+  ) -> LayerWeights:
     """The layer's weights as arrays; those of routed experts in `dtype`.
 
     Args:
       dtype: compute type.
       key: random key of this layer and step, for the noise of experts'
         responses; None means evaluation: no noise.
+      on_mesh: how the layer is computed; None for `self.on_mesh`.
     """
+    on_mesh = on_mesh or self.on_mesh
     weights = LayerWeights(
       scorer=_arrays(self.router),
       extra_scorers={
@@ -146,7 +160,7 @@ class MoE(nnx.Module):
       router_state=jax.lax.stop_gradient(
         nnx.to_pure_dict(nnx.state(self.router_state))
       ),
-      experts=_arrays(self.routed, self.on_mesh.experts_dtype(dtype)),
+      experts=_arrays(self.routed, on_mesh.experts_dtype(dtype)),
       zero_computation=_arrays(self.zero),
       latent=_arrays(self.latent, dtype),
     )
@@ -181,9 +195,9 @@ class MoE(nnx.Module):
     flat = lambda x: x.reshape(rows * row_length, *x.shape[2:])
     unflat = lambda x: x.reshape(rows, row_length, *x.shape[1:])
     x_TD = flat(x_BLD)
-    routing_weights = weights
+    routing_weights, on_mesh = weights, self._on_mesh(tokens)
     if self._scorers_read_experts:
-      experts = self.on_mesh.all_experts(weights.experts)
+      experts = on_mesh.all_experts(weights.experts)
       routing_weights = weights.replace(experts=experts)
     decision = decide.route(
       config,
@@ -194,7 +208,9 @@ class MoE(nnx.Module):
       key=key,
       layer=layer,
     )
-    output = self._expert_output(weights, x_TD, decision, grad_accumulator)
+    output = self._expert_output(
+      on_mesh, weights, x_TD, decision, grad_accumulator
+    )
     chosen_TE = stats.chosen(decision.routing)
     record = decide.observe(
       config, weights, decision, output.sent_A, flat(previous.chosen_BLE)
@@ -202,8 +218,7 @@ class MoE(nnx.Module):
     overflow = values.Sum(jnp.asarray(output.overflow, jnp.float32))
     record = Record(record.balance, {**record.stats, 'overflow': overflow})
     if tokens.routes is not None:
-      inputs, routing = decision.router_input, decision.routing
-      recorded = routes.record(tokens.routes, inputs, routing, output.sent_A)
+      recorded = self._routes(on_mesh, weights, x_BLD, tokens, decision, output)
       record = dataclasses.replace(record, routes=recorded)
     if config.gating_residual:
       previous = previous.replace(
@@ -214,6 +229,30 @@ class MoE(nnx.Module):
     )
     return (unflat(output.out_TD), previous, record), output.grad_accumulator
 
+  def _routes(
+    self, on_mesh, weights, x_BLD, tokens, decision, output
+  ) -> routes.Routes:
+    """The routes of these tokens, with all that `tokens.routes` asks for."""
+    request, routing = tokens.routes, decision.routing
+    norm_A = output.norm_A if request.outputs else None
+    if norm_A is not None and decision.limited.scales_input:
+      weight_A = decision.limited.weight_A
+      norm_A = norm_A / jnp.where(weight_A == 0, jnp.inf, weight_A)
+    recorded = routes.record(
+      request, decision.router_input, routing, output.sent_A, norm_A
+    )
+    if request.outputs:
+      routed_BLD = output.out_TD.reshape(x_BLD.shape)
+      recorded = dataclasses.replace(recorded, routed_BLD=routed_BLD)
+    if request.output_gram:
+      x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
+      x_TD = latent.down(weights.latent, x_TD, on_mesh.linear)
+      gram_BEE = on_mesh.output_gram(
+        weights.experts, x_TD.reshape(*x_BLD.shape[:2], -1), tokens.valid_BL
+      )
+      recorded = dataclasses.replace(recorded, gram_BEE=gram_BEE)
+    return recorded
+
   @property
   def _scorers_read_experts(self) -> bool:
     """Whether the scorer, or a further one, reads the experts' weights."""
@@ -222,7 +261,7 @@ class MoE(nnx.Module):
     return any(scorer.reads_experts for scorer in scorers)
 
   def _expert_output(
-    self, weights, x_TD, decision, grad_accumulator
+    self, on_mesh, weights, x_TD, decision, grad_accumulator
   ) -> ExpertOutput:
     """Step 4: the weighted sum of each token's choices, and its residual."""
     limited = decision.limited
@@ -231,9 +270,9 @@ class MoE(nnx.Module):
       expert_x_TD = x_TD * limited.weight_A[:, None].astype(x_TD.dtype)
       weight_A = jnp.ones_like(limited.weight_A)
       limited = dataclasses.replace(limited, weight_A=weight_A)
-    product = self.on_mesh.linear
+    product = on_mesh.linear
     expert_x_TD = latent.down(weights.latent, expert_x_TD, product)
-    output = self.on_mesh.expert_output(
+    output = on_mesh.expert_output(
       weights.experts, expert_x_TD, limited, grad_accumulator
     )
     out_TD = latent.up(weights.latent, output.out_TD, product)

@@ -29,10 +29,21 @@ class RoutesRequest:
     k: number of experts of a token that are recorded, those with the largest
       weights; None records all.
     logits: whether the logits of the router are recorded too.
+    outputs: whether the norms of the experts' outputs and the sum of the routed
+      outputs are recorded too. Then every device computes all experts, in the
+      stages of `compute.staged`.
+    output_gram: whether every expert also computes every token, for the dot
+      products of their outputs. This costs the number of experts over that of
+      a token's experts, in computation.
+    summed: whether a model gives sums over the tokens in place of the routes;
+      see `moe.calibration`.
   """
 
   k: int | None = None
   logits: bool = False
+  outputs: bool = False
+  output_gram: bool = False
+  summed: bool = False
 
   def __post_init__(self):
     if self.k is not None and self.k < 1:
@@ -40,6 +51,11 @@ class RoutesRequest:
         f'k={self.k} experts of a token cannot be recorded; use 1 or more, or '
         'None for all'
       )
+
+  @property
+  def measures_experts(self) -> bool:
+    """Whether the outputs of single experts are looked at."""
+    return self.outputs or self.output_gram
 
 
 @flax.struct.dataclass
@@ -63,6 +79,15 @@ class Routes:
       in nats; 0 for padding.
     logits_BLE: float32, the logits that the router saw, `num_logits` of them;
       None unless the request asks for them.
+    norm_BLK: float32, L2 norm of the vector that the expert adds to the routed
+      output, divided by the weight: that of the expert's output, ||E(h)||, if
+      the weight multiplies the output. 0 where the expert computed nothing.
+      None unless the request asks for outputs.
+    routed_BLD: the sum that the layer adds without its shared experts, in the
+      compute type; None unless the request asks for outputs.
+    gram_BEE: float32, for each row of the batch the sum over its tokens of the
+      dot products of the outputs of each two experts with weights; None unless
+      the request asks for it.
   """
 
   expert_BLK: jax.Array
@@ -70,6 +95,9 @@ class Routes:
   dropped_BLK: jax.Array
   entropy_BL: jax.Array
   logits_BLE: jax.Array | None = None
+  norm_BLK: jax.Array | None = None
+  routed_BLD: jax.Array | None = None
+  gram_BEE: jax.Array | None = None
 
 
 def record(
@@ -77,6 +105,7 @@ def record(
   inputs: contract.RouterInput,
   routing: contract.Routing,
   sent_A: jax.Array,
+  norm_A: jax.Array | None = None,
 ) -> Routes:
   """The routes of the tokens of one device, without gradient.
 
@@ -85,12 +114,16 @@ def record(
     inputs: the router's input.
     routing: the router's assignments, before any limit.
     sent_A: bool, whether the assignment was computed.
+    norm_A: float32 norms, for `norm_BLK`; None leaves them out.
   """
   routing = jax.lax.stop_gradient(routing)
   prob_TE = routing.prob_TE
   by_rank = _of_list if routing.per_token is None else _of_token_choice
   by_token = lambda x: x.reshape(-1, inputs.row_length, *x.shape[1:])
-  expert_BLK, weight_BLK, dropped_BLK = map(by_token, by_rank(routing, sent_A))
+  ranks = by_rank(routing, sent_A, norm_A)
+  expert_BLK, weight_BLK, dropped_BLK, norm_BLK = (
+    None if x_TK is None else by_token(x_TK) for x_TK in ranks
+  )
   entropy_T = -jnp.sum(jax.scipy.special.xlogy(prob_TE, prob_TE), axis=-1)
   logits_TE = jax.lax.stop_gradient(inputs.logits_TE)
   routes = Routes(
@@ -99,6 +132,7 @@ def record(
     dropped_BLK,
     by_token(jnp.where(inputs.valid_T, entropy_T, 0.0)),
     by_token(logits_TE) if request.logits else None,
+    norm_BLK,
   )
   return keep(routes, request.k)
 
@@ -124,14 +158,17 @@ def keep(routes: Routes, k: int | None) -> Routes:
     expert_BLK=cut(routes.expert_BLK, NOWHERE),
     weight_BLK=cut(routes.weight_BLK, 0),
     dropped_BLK=cut(routes.dropped_BLK, False),
+    norm_BLK=None if routes.norm_BLK is None else cut(routes.norm_BLK, 0),
   )
 
 
-# expert_TK, weight_TK, dropped_TK
-Ranks = tuple[jax.Array, jax.Array, jax.Array]
+# expert_TK, weight_TK, dropped_TK, norm_TK
+Ranks = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
 
 
-def _of_token_choice(routing: contract.Routing, sent_A: jax.Array) -> Ranks:
+def _of_token_choice(
+  routing: contract.Routing, sent_A: jax.Array, norm_A: jax.Array | None
+) -> Ranks:
   """The ranks of a list with K outermost, `per_token`."""
   num_tokens, num_choices = routing.prob_TE.shape
   by_token = lambda x_A: x_A.reshape(routing.per_token, num_tokens).T
@@ -148,10 +185,13 @@ def _of_token_choice(routing: contract.Routing, sent_A: jax.Array) -> Ranks:
     jnp.where(asked_TK, in_order(expert_TK), NOWHERE),
     jnp.where(asked_TK, in_order(weight_TK), 0.0),
     asked_TK & ~in_order(sent_TK),
+    None if norm_A is None else in_order(by_token(norm_A)),
   )
 
 
-def _of_list(routing: contract.Routing, sent_A: jax.Array) -> Ranks:
+def _of_list(
+  routing: contract.Routing, sent_A: jax.Array, norm_A: jax.Array | None
+) -> Ranks:
   """The ranks of any list; K is the number of choices."""
   num_tokens, num_choices = routing.prob_TE.shape
   asked_A = routing.expert_A < num_choices
@@ -172,4 +212,5 @@ def _of_list(routing: contract.Routing, sent_A: jax.Array) -> Ranks:
     by_rank(routing.expert_A, NOWHERE),
     by_rank(routing.weight_A, 0),
     by_rank(asked_A & ~sent_A, False),
+    None if norm_A is None else by_rank(norm_A, 0),
   )

@@ -24,10 +24,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import linear, values, varying
-from moejax.moe import contract
-from moejax.moe.compute import implementations
+from moejax.moe import contract, measured
+from moejax.moe.compute import implementations, staged
 from moejax.moe.compute.base import Compute, ExpertOutput
 from moejax.moe.config import MoEConfig
+from moejax.moe.expert_parallel.gather_experts import GatherExperts
 from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
 from moejax.parallel import chunking, rules
 from moejax.parallel import mesh as meshes
@@ -86,6 +87,7 @@ class LayerOnMesh:
     expert_axes: by name of an expert weight, the names of its dimensions.
     chunks: number of chunks into which the rows of a device are cut.
     remat: whether the backward pass recomputes the layer.
+    measures: whether the outputs of single experts are looked at.
   """
 
   config: MoEConfig
@@ -93,6 +95,16 @@ class LayerOnMesh:
   expert_axes: tuple[tuple[str, tuple[str, ...]], ...]
   chunks: int = 1
   remat: bool = False
+  measures: bool = False
+
+  def measuring(self) -> 'LayerOnMesh':
+    """The same layer for a pass that looks at the outputs of single experts.
+
+    Every device gathers all experts of the layer, so that the outputs are where
+    their tokens are, and computes them in stages.
+    """
+    config = dataclasses.replace(self.config, expert_parallel=GatherExperts())
+    return dataclasses.replace(self, config=config, measures=True)
 
   def __call__(
     self,
@@ -125,7 +137,14 @@ class LayerOnMesh:
   @property
   def compute(self) -> Compute:
     """How experts are computed on one device."""
+    if self.measures:
+      return self.stages
     return implementations.choose(self.config, self.platform, remat=self.remat)
+
+  @property
+  def stages(self) -> staged.StagedCompute:
+    """How experts are computed if their single outputs are looked at."""
+    return implementations.choose_staged(self.config, self.platform)
 
   def experts_dtype(self, dtype: Any) -> Any:
     """The type of the experts' weights that `compute` is given; None: any.
@@ -165,15 +184,12 @@ class LayerOnMesh:
       routing: their assignments, after the dispatcher's limit.
       grad_accumulator: see `Compute`.
     """
-    splits_hidden = self.mesh.size > 1 and any(
-      'mlp' in axes for _, axes in self.expert_axes
-    )
-    if splits_hidden and 'b_out_ED' in experts:
-      # The psum below adds up devices; one of them must add the bias.
-      is_first = jax.lax.axis_index('model') == 0
-      bias_ED = jnp.where(is_first, experts['b_out_ED'], 0)
-      experts = {**experts, 'b_out_ED': bias_ED}
+    experts = self._with_one_bias(experts)
     num_experts = self.config.num_experts
+    if self.measures:
+      return measured.output(
+        self.stages, experts, x_TD, routing, num_experts, self._hidden_axes
+      )
     if self._rows_move:
       output = self.config.expert_parallel(
         self.compute, experts, x_TD, routing, num_experts
@@ -182,11 +198,44 @@ class LayerOnMesh:
       output = self.compute(
         experts, x_TD, routing, num_experts, grad_accumulator
       )
-    if splits_hidden:
+    if self._hidden_axes:
       # Each device has summed its part of the hidden width.
-      out_TD = jax.lax.psum(output.out_TD, 'model')
+      out_TD = jax.lax.psum(output.out_TD, self._hidden_axes)
       output = dataclasses.replace(output, out_TD=out_TD)
     return output
+
+  def output_gram(
+    self, experts: ExpertWeights, x_BLD: jax.Array, valid_BL: jax.Array
+  ) -> jax.Array:
+    """gram_BEE of the outputs of all experts; see `measured.gram`.
+
+    Args:
+      experts: weights of all experts, in a layer that is `measuring`.
+      x_BLD: this device's tokens, at the width of the experts.
+      valid_BL: bool; other tokens are not counted.
+    """
+    return measured.gram(
+      self.stages,
+      self._with_one_bias(experts),
+      x_BLD,
+      valid_BL,
+      self.config.num_experts,
+      self._hidden_axes,
+    )
+
+  @property
+  def _hidden_axes(self) -> tuple[str, ...]:
+    """The mesh axes over which the hidden width of experts is split."""
+    splits_hidden = any('mlp' in axes for _, axes in self.expert_axes)
+    return ('model',) if self.mesh.size > 1 and splits_hidden else ()
+
+  def _with_one_bias(self, experts: ExpertWeights) -> ExpertWeights:
+    """The weights, of which one device alone of a sum adds the bias."""
+    if not self._hidden_axes or 'b_out_ED' not in experts:
+      return experts
+    is_first = jax.lax.axis_index('model') == 0
+    bias_ED = jnp.where(is_first, experts['b_out_ED'], 0)
+    return {**experts, 'b_out_ED': bias_ED}
 
   @property
   def _rows_move(self) -> bool:

@@ -24,12 +24,15 @@ class ExpertOutput:
       computed.
     grad_accumulator: that of the call, unchanged, for the next call; see
       `Compute.grad_accumulator`.
+    norm_A: float32, L2 norm of the expert's output for each assignment, before
+      its weight; 0 where nothing was computed. None unless it was asked for.
   """
 
   out_TD: jax.Array
   sent_A: jax.Array
   overflow: jax.Array | float = 0.0
   grad_accumulator: Any = None
+  norm_A: jax.Array | None = None
 
 
 class Stages(Protocol):

@@ -132,6 +132,26 @@ AUTO = {
 AUTO_ELSEWHERE = ('batched', 'ragged_dot')
 
 
+def choose_staged(config: MoEConfig, platform: str) -> staged.StagedCompute:
+  """An implementation with stages, in which experts' outputs are arrays.
+
+  Args:
+    config: of the layers. Its own `moe.grouped_matmul` is taken if it has
+      stages, and else the first of the platform that has.
+    platform: 'cpu', 'tpu' ...
+  """
+  compute = choose(config, platform)
+  if isinstance(compute, staged.StagedCompute):
+    return compute
+  for name in AUTO.get(platform, AUTO_ELSEWHERE):
+    implementation = IMPLEMENTATIONS[name]
+    if not implementation.refuses(config, platform):
+      compute = implementation.make(config, False)
+      if isinstance(compute, staged.StagedCompute):
+        return compute
+  raise ValueError(f'no implementation with stages runs on {platform}')
+
+
 def choose(
   config: MoEConfig, platform: str, remat: bool = False
 ) -> base.Compute:
