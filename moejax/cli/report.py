@@ -9,8 +9,10 @@ its traces show (moejax.cli.trace), interventions (moejax.cli.intervene), a plan
 missing. Of an unfinished run it shows what is there. Several workdirs make a
 page that compares them.
 
-Measures of traces are computed where they are missing, and kept in
-WORKDIR/analysis/.
+Measures of traces, and the similarity of experts by their weights in a small
+model, are computed where they are missing, and kept in WORKDIR/analysis/. The
+similarity of outputs is shown if `moejax.cli.analyse
+--measures=output_similarity` has computed it.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import Any
 
 from moejax.analysis import MEASURES
 from moejax.analysis.measure import Rows
-from moejax.core import table
+from moejax.core import errors, table
 from moejax.run import evaluation, measure_source
 
 Note = Callable[[str], None]
@@ -79,10 +79,12 @@ def measured(
   names: Sequence[str] | None = None,
   writes: bool = True,
 ) -> dict[str, Rows]:
-  """The rows of the measures that a workdir's traces alone allow, by name.
+  """The rows of the measures that a workdir allows without a pass, by name.
 
-  Measures of weights and outputs, which need the model, are there if they were
-  computed before. A workdir without traces has none.
+  Measures of outputs, which need a pass of the model, are there if they were
+  computed before. So are measures of weights, and if rows are kept in the
+  workdir they are computed for a small model (`Source.reads_weights`). A
+  workdir without traces has none.
 
   Args:
     workdir: of the run.
@@ -103,6 +105,8 @@ def measured(
     measure = MEASURES[name]
     if measure.needs in ('weights', 'outputs'):
       kept = source.kept(name)
+      if kept is None and measure.needs == 'weights' and writes:
+        kept = _of_weights(source, name, note)
     elif measure.needs == 'counts' or (
       measure.needs == 'several' and len(source.folder) < 2
     ):
@@ -112,3 +116,14 @@ def measured(
     if kept is not None:
       result[name] = kept
   return result
+
+
+def _of_weights(
+  source: measure_source.Source, name: str, note: Note
+) -> Rows | None:
+  """The rows of a measure of weights, if these are there and soon read."""
+  try:
+    return source.rows(name, note=note) if source.reads_weights() else None
+  except errors.InputError as error:
+    note(f'{name} is left out: {error}')
+    return None

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 
+import jax
 from etils import epath
 
 from moejax.analysis import MEASURES
@@ -19,9 +20,11 @@ from moejax.analysis.trace_file import Header
 from moejax.analysis.trace_folder import TraceFolder
 from moejax.analysis.traces import Traces
 from moejax.core import errors, files
+from moejax.plan import count
 from moejax.run import expert_outputs, restore, trace_files, trained
 
 FOLDER = 'analysis'  # of a workdir
+SOON_READ = 100_000_000  # parameters: 0.4 GB in float32
 VERSION = 1  # of the rows: a change of a measure's rows or definition
 Note = Callable[[str], None]
 
@@ -84,6 +87,20 @@ class Source:
     ]
     text = json.dumps([VERSION, traced])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+  def reads_weights(self) -> bool:
+    """Whether the weights of the last checkpoint are there, and soon read.
+
+    Soon read are those of at most `SOON_READ` parameters, by the only process
+    of a program: several would have to read them together.
+    """
+    if jax.process_count() > 1:
+      return False
+    with restore.checkpoints(self.workdir) as saved:
+      if self.last_step not in saved.steps():
+        return False
+    model = restore.run_of(self.workdir).model
+    return count.count(model).total <= SOON_READ
 
   def path(self, name: str) -> epath.Path:
     """The file of a measure's rows."""

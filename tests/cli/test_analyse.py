@@ -17,7 +17,7 @@ from moejax.model.config import ModelConfig
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers.top_k import TopK
 from moejax.parallel import mesh as meshes
-from moejax.run import measure_table
+from moejax.run import analysing, measure_source, measure_table
 from moejax.train import checkpoint
 
 MODEL = ModelConfig(
@@ -71,6 +71,41 @@ def test_measures_of_traces_weights_and_outputs(workdir, capsys):
   for name in names.split(','):
     kept = json.loads((workdir / 'analysis' / f'{name}.json').read_text())
     assert kept['rows'] == rows[name]
+
+
+def test_the_page_measures_the_weights_of_a_small_model(workdir, monkeypatch):
+  path = workdir / 'analysis' / 'weight_similarity.json'
+  path.unlink(missing_ok=True)
+  measured = lambda **flags: analysing.measured(
+    str(workdir), names=['weight_similarity'], **flags
+  )
+  assert measured(writes=False) == {}
+  monkeypatch.setattr(measure_source, 'SOON_READ', 1000)
+  assert measured() == {}
+  monkeypatch.undo()
+  rows = measured()['weight_similarity']
+  assert list(rows) == ['layer 1']
+  assert json.loads(path.read_text())['rows'] == rows
+  # They stay, without another look at the weights.
+  monkeypatch.setattr(measure_source, 'SOON_READ', 0)
+  assert measured(writes=False)['weight_similarity'] == rows
+
+
+def test_weights_that_cannot_be_read_leave_the_rest_of_the_page(
+  workdir, tmp_path
+):
+  copy = tmp_path / 'run'
+  shutil.copytree(workdir, copy)
+  (copy / 'analysis' / 'weight_similarity.json').unlink(missing_ok=True)
+  names = ['margin', 'weight_similarity']
+  (copy / 'checkpoints' / '00000020' / 'meta.json').write_text('{')
+  said = []
+  assert list(analysing.measured(str(copy), said.append, names=names)) == [
+    'margin'
+  ]
+  assert said[-1].startswith('weight_similarity is left out: ')
+  shutil.rmtree(copy / 'checkpoints' / '00000020')
+  assert list(analysing.measured(str(copy), names=names)) == ['margin']
 
 
 def test_tables_of_measures(workdir, capsys):

@@ -79,6 +79,17 @@ def by_layer(column, steps=(20, 40), **more):
   return rows
 
 
+def similar(*pairs):
+  """Cosines of four experts: 0.8 in each pair, 0.1 in others, one unknown."""
+  cosine = np.full((4, 4), 0.1)
+  for i, j in pairs:
+    cosine[i, j] = cosine[j, i] = 0.8
+  np.fill_diagonal(cosine, 1)
+  cosine = cosine.tolist()
+  cosine[0][3] = cosine[3][0] = None
+  return cosine
+
+
 def measures():
   matrix = np.full((4, 4), 0.25)
   np.fill_diagonal(matrix, 1)
@@ -91,6 +102,16 @@ def measures():
     'coactivation': {
       f'layer {n}': {'layer': n, 'count': [3, 2, 2, 1],
                      'matrix': matrix.tolist()}
+      for n in layers
+    },
+    'weight_similarity': {
+      f'layer {n}': {'layer': n, 'mean': 0.02, 'cosine': 0.01,
+                     'matrix': similar((0, 2), (1, 3))}
+      for n in layers
+    },
+    'output_similarity': {
+      f'layer {n}': {'layer': n, 'mean': 0.2, 'mean_low': 0.1,
+                     'mean_high': 0.3, 'matrix': similar((0, 1), (2, 3))}
       for n in layers
     },
     'domain_specialisation': {

@@ -21,6 +21,7 @@ from moejax.page.sections import (
   domains,
   interventions,
   load,
+  similarity,
   summary,
   together,
 )
@@ -266,6 +267,46 @@ def test_experts_chosen_together_stand_beside_each_other():
   places = {expert: place for place, expert in enumerate(order)}
   assert abs(places[0] - places[2]) == 1
   assert abs(places[1] - places[3]) == 1
+
+
+def test_similar_experts_stand_beside_each_other_on_a_scale_around_zero():
+  means, weights, outputs = Reader(similarity.similarity(FULL)).values()
+  # By weights 0 and 2 are alike, and 1 and 3; by outputs 0 and 1, 2 and 3.
+  for figure, pairs in ((weights, ('02', '13')), (outputs, ('01', '23'))):
+    assert (figure['least'], figure['middle'], figure['most']) == (-0.8, 0, 0.8)
+    assert [shown['frame'] for shown in figure['frames']] == ['1', '2']
+    shown = figure['frames'][0]
+    assert shown['rows'] == shown['columns']
+    order = ''.join(shown['rows'])
+    assert all(p in order or p[::-1] in order for p in pairs)
+    at = {name: place for place, name in enumerate(shown['rows'])}
+    for i, j in pairs:
+      assert shown['z'][at[i]][at[j]] == 0.8
+    # Itself, and a pair that no token chose.
+    assert shown['z'][at['1']][at['1']] is None
+    assert shown['z'][at['0']][at['3']] is None
+  names = {curve['name']: curve for curve in means['curves']}
+  assert names['weights']['y'] == [0.02, 0.02]
+  assert names['outputs']['low'] == [0.1, 0.1]
+  assert 'low' not in names['weights']
+
+
+def test_of_many_experts_those_like_another_are_shown():
+  cosine = np.full((100, 100), 0.01)
+  cosine[7, 90] = cosine[90, 7] = 0.5
+  shown = similarity.frame({'layer': 3, 'matrix': cosine.tolist()})
+  assert len(shown['z']) == together.MOST_EXPERTS
+  assert abs(shown['rows'].index('7') - shown['rows'].index('90')) == 1
+
+
+@pytest.mark.parametrize('name', similarity.KINDS)
+def test_one_kind_of_similarity_alone_is_shown(name):
+  rows = FULL.measures[name]
+  text = similarity.similarity(PageData('x', measures={name: rows}))
+  assert [f['kind'] for f in Reader(text).values()] == ['lines', 'heat']
+  alone = {'layer 0': {'layer': 0, 'mean': None, 'matrix': [[1.0]]}}
+  text = similarity.similarity(PageData('x', measures={name: alone}))
+  assert [f['kind'] for f in Reader(text).values()] == ['heat']
 
 
 def test_the_map_of_domains_is_relative_to_the_uniform_share():
