@@ -20,9 +20,11 @@ from typing import Any, ClassVar, Protocol
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from moejax.core import fields
 from moejax.moe import replay
+from moejax.moe.expert_needs import ExpertNeeds
 from moejax.moe.scorers import base as scorers
 
 
@@ -201,6 +203,9 @@ class Router(fields.Checked):
     follows_selection_bias: whether a bias can bring an expert more tokens.
     replays: whether `__call__` weighs the experts of `inputs.replayed` in place
       of its own. Any router can replay routes with recorded weights.
+    keeps_experts: why no expert can be removed from a trained layer, as the end
+      of a sentence; '' if removing an expert leaves the choice among the others
+      as it is without that expert.
   """
 
   is_learned: ClassVar[bool] = True
@@ -208,6 +213,7 @@ class Router(fields.Checked):
   tokens_compete: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = True
   replays: ClassVar[bool] = False
+  keeps_experts: ClassVar[str] = ''
 
   def __call__(self, inputs: RouterInput) -> Routing:
     """The assignments of these tokens; padding goes nowhere."""
@@ -229,6 +235,15 @@ class Router(fields.Checked):
   def num_logits(self, num_experts: int) -> int:
     """Number of logits per token that the router reads, for E experts."""
     return num_experts
+
+  def expert_of_logit(self, num_experts: int) -> np.ndarray:
+    """The expert of each logit, int [`num_logits`]; -1 for a logit of none."""
+    return np.arange(num_experts)
+
+  @property
+  def expert_needs(self) -> ExpertNeeds:
+    """What must stay when experts are removed."""
+    return ExpertNeeds()
 
   def extra_scorers(
     self, num_experts: int

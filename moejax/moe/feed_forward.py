@@ -6,7 +6,7 @@ A dense layer, a mixture of experts, PEER and Soft MoE are such modules.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.struct
 import jax
@@ -108,7 +108,14 @@ class LayerSizes:
 
 
 class FeedForwardConfig(Protocol):
-  """The config of a kind of feed-forward, an entry of FEED_FORWARDS."""
+  """The config of a kind of feed-forward, an entry of FEED_FORWARDS.
+
+  Attributes:
+    keeps_experts: why no expert can be removed from a trained layer, as the end
+      of a sentence; '' if some can.
+  """
+
+  keeps_experts: ClassVar[str]
 
   def check(self) -> None:
     """Raises InputError for fields that do not fit together."""

@@ -1,6 +1,7 @@
 """PEER: a great many experts of one neuron, found by product keys."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,11 @@ class PEERConfig(fields.Checked):
       scores, or by sigmoid of each.
     activation: of the one neuron, relu or gelu.
   """
+
+  keeps_experts: ClassVar[str] = (
+    'an expert is a pair of keys, and each key is that of as many experts as '
+    'there are others, so no expert can be removed by itself'
+  )
 
   num_keys: int = fields.number(64, at_least=1)
   num_heads: int = fields.number(8, at_least=1)

@@ -1,6 +1,7 @@
 """The mixture of experts of `model.moe` as a choice among feed-forwards."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 from jax.sharding import Mesh
@@ -13,6 +14,8 @@ from moejax.moe.layer import MoE
 @dataclasses.dataclass(frozen=True)
 class Routed:
   """A mixture of routed experts, whose config is `model.moe`."""
+
+  keeps_experts: ClassVar[str] = ''
 
   def check(self) -> None:
     """Does nothing, since this config has no fields; see `MoEConfig.check`."""

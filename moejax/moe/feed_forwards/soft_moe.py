@@ -1,6 +1,7 @@
 """Soft MoE: each input of an expert is a mixture of a sequence's tokens."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,11 @@ class SoftMoEConfig(fields.Checked):
     not_causal: a causal language model refuses this feed-forward unless this
       says that it is meant.
   """
+
+  keeps_experts: ClassVar[str] = (
+    'its experts compute mixtures of all tokens of a sequence, so no token has '
+    'a choice from which an expert could be taken'
+  )
 
   num_experts: int = fields.number(16, at_least=1)
   expert_width: int = fields.number(128, at_least=1)

@@ -28,6 +28,10 @@ class ForcedBalanced(fixed_k.FixedK):
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
   replays: ClassVar[bool] = True
+  keeps_experts: ClassVar[str] = (
+    'it deals experts out by number, without scores, so no expert matters more '
+    'than another'
+  )
 
   equal_weights: bool = False
 

@@ -65,6 +65,10 @@ class DSelectK(fixed_k.FixedK):
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
   replays: ClassVar[bool] = True
+  keeps_experts: ClassVar[str] = (
+    "it names experts by the bits of a code, in which an expert's number "
+    'cannot change'
+  )
 
   gamma: float = fields.number(1.0, above=0, at_most=1000)
   code: Scorer = fields.choice(SCORERS, PER_EXAMPLE)

@@ -57,6 +57,10 @@ class ExpertChoice(contract.Router):
   tokens_compete: ClassVar[bool] = True
   replays: ClassVar[bool] = True
   follows_selection_bias: ClassVar[bool] = False
+  keeps_experts: ClassVar[str] = (
+    'its experts choose tokens, each the more the fewer experts there are, so '
+    'no token has a choice from which an expert could be taken'
+  )
 
   capacity_factor: float = fields.number(2.0, above=0, at_most=1000)
   max_per_token: int = fields.number(0, at_least=0, note='0: any number')

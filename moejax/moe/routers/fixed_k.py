@@ -5,6 +5,7 @@ from typing import Self
 
 from moejax.core import fields
 from moejax.moe import contract
+from moejax.moe.expert_needs import ExpertNeeds
 from moejax.moe.routers import scores
 
 
@@ -29,3 +30,7 @@ class FixedK(contract.Router):
   @property
   def experts_per_token(self) -> float:
     return self.k
+
+  @property
+  def expert_needs(self) -> ExpertNeeds:
+    return ExpertNeeds(self.k)

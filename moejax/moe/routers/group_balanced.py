@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import errors, fields
+from moejax.moe.expert_needs import ExpertNeeds
 from moejax.moe.routers import top_k
 
 
@@ -58,6 +59,10 @@ class GroupBalanced(top_k.TopK):
     groups = 2 if self.num_groups > 1 and num_experts % 2 == 0 else 1
     k = groups if groups > 1 else min(self.k, 2, num_experts)
     return dataclasses.replace(self, k=k, num_groups=groups)
+
+  @property
+  def expert_needs(self) -> ExpertNeeds:
+    return ExpertNeeds(self.k, self.num_groups, self.k // self.num_groups)
 
   def mask_scores(self, choice_TE: jax.Array) -> jax.Array:
     num_tokens, num_experts = choice_TE.shape

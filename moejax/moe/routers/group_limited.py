@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract
+from moejax.moe.expert_needs import ExpertNeeds
 from moejax.moe.routers import top_k
 
 # (choice_TGN, k, kept_groups) -> score_TG: the scores of groups of N experts,
@@ -43,6 +44,12 @@ GROUP_SCORES: dict[str, GroupScore] = {
   'max': best,
   'share_sum': share_sum,
   'top2_sum': top2_sum,
+}
+# How many experts' scores make a group's score; None: k / kept_groups.
+NUM_SUMMED: dict[str, int | None] = {
+  'max': 1,
+  'share_sum': None,
+  'top2_sum': 2,
 }
 
 
@@ -115,6 +122,15 @@ class GroupLimited(top_k.TopK):
     kept = max(1, self.kept_groups * groups // self.num_groups)
     k = min(self.k, 2, kept * (num_experts // groups))
     return dataclasses.replace(self, k=k, num_groups=groups, kept_groups=kept)
+
+  @property
+  def expert_needs(self) -> ExpertNeeds:
+    """Any `kept_groups` groups hold k experts, and each as many as it sums."""
+    num_summed = NUM_SUMMED[self.group_score] or 1
+    per_group = max(math.ceil(self.k / self.kept_groups), num_summed)
+    return ExpertNeeds(
+      max(self.k, per_group * self.num_groups), self.num_groups, per_group
+    )
 
   def mask_scores(self, choice_TE: jax.Array) -> jax.Array:
     num_tokens, num_experts = choice_TE.shape

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields
 from moejax.moe import contract, replay
+from moejax.moe.expert_needs import ExpertNeeds
 from moejax.moe.routers import noise, scores
 
 SAMPLING_SALT = 1
@@ -183,6 +184,10 @@ class GShard(contract.Router):
   @property
   def experts_per_token(self) -> float:
     return self.second.experts_per_token
+
+  @property
+  def expert_needs(self) -> ExpertNeeds:
+    return ExpertNeeds(2)
 
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)

@@ -60,6 +60,10 @@ class Hash(fixed_k.FixedK):
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
   replays: ClassVar[bool] = True
+  keeps_experts: ClassVar[str] = (
+    "it finds experts by a hash of the token's id and their number, so there "
+    'is no score by which another expert would follow'
+  )
 
   k: int = fields.number(1, at_least=1)
   seed: int = fields.number(0, at_least=0)
@@ -103,6 +107,10 @@ class BalancedHash(fixed_k.FixedK):
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
   replays: ClassVar[bool] = True
+  keeps_experts: ClassVar[str] = (
+    "it finds experts in a table by the token's id, made for all experts, so "
+    'there is no score by which another expert would follow'
+  )
 
   k: int = fields.number(1, at_least=1)
   vocab_size: int = fields.number(32768, at_least=1)

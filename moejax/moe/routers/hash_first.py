@@ -43,6 +43,10 @@ class HashFirst(fixed_k.FixedK):
 
   experts_are_alike: ClassVar[bool] = False
   replays: ClassVar[bool] = True
+  keeps_experts: ClassVar[str] = (
+    "its first layers find experts by a hash of the token's id and their "
+    'number, so there is no score by which another expert would follow'
+  )
 
   num_hash_layers: int = fields.number(3, at_least=0)
   scale: float = fields.number(1.5, above=0, at_most=1000)

@@ -9,6 +9,7 @@ import numpy as np
 
 from moejax.core import errors, fields
 from moejax.moe import contract, replay
+from moejax.moe.expert_needs import ExpertNeeds
 from moejax.moe.routers import scores
 from moejax.moe.scorers import SCORERS
 from moejax.moe.scorers.base import Scorer
@@ -97,6 +98,10 @@ class Hierarchical(contract.Router):
   @property
   def experts_per_token(self) -> float:
     return self.k_outer * self.k_inner
+
+  @property
+  def expert_needs(self) -> ExpertNeeds:
+    return ExpertNeeds(self.groups * self.k_inner, self.groups, self.k_inner)
 
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     num_tokens, num_experts = inputs.logits_TE.shape

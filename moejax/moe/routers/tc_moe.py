@@ -9,6 +9,7 @@ import numpy as np
 
 from moejax.core import errors, fields
 from moejax.moe import contract
+from moejax.moe.expert_needs import ExpertNeeds
 from moejax.moe.routers import any_number, fixed_k, scores
 
 
@@ -73,6 +74,18 @@ class TCMoE(fixed_k.FixedK):
 
   def num_logits(self, num_experts: int) -> int:
     return 2 * num_experts + self.num_null
+
+  def expert_of_logit(self, num_experts: int) -> np.ndarray:
+    return np.concatenate([
+      np.arange(num_experts),
+      np.arange(num_experts),
+      np.full(self.num_null, -1),
+    ])
+
+  @property
+  def expert_needs(self) -> ExpertNeeds:
+    """K choices: an expert gives two, and null ones are choices too."""
+    return ExpertNeeds(max(1, -(-(self.k - self.num_null) // 2)))
 
   @property
   def experts_per_token(self) -> float:

@@ -47,6 +47,10 @@ class Thor(contract.Router):
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
   replays: ClassVar[bool] = True
+  keeps_experts: ClassVar[str] = (
+    'it draws experts by number, without scores, so no expert matters more '
+    'than another'
+  )
 
   by: str = fields.named(BY, 'token')
   seed: int = fields.number(0, at_least=0)

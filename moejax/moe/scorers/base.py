@@ -67,6 +67,17 @@ class Scorer(fields.Checked):
     """State for the next layer's scorer, float32 [T, R]; called if R > 0."""
     raise NotImplementedError
 
+  def with_fixed_sizes(self, num: int) -> 'Scorer':
+    """The scorer of the same weights when the number of scores changes.
+
+    A field that means "as the number of scores says" gets its value.
+
+    Args:
+      num: number of scores of a token, so far.
+    """
+    del num
+    return self
+
   def balance_logits(
     self, w: dict[str, jax.Array], logits_TE: jax.Array
   ) -> jax.Array | None:

@@ -65,7 +65,7 @@ class Cosine(base.Scorer):
     self, key: jax.Array, width: int, num: int, std: float
   ) -> dict[str, nnx.Param]:
     del std  # angles do not depend on it
-    inner = self.width or max(1, num // 2)
+    inner = self.with_fixed_sizes(num).width
     keys = jax.random.split(key)
     # As released: the projection starts as a linear layer of PyTorch does, the
     # embeddings are orthogonal, of norm 0.32.
@@ -93,6 +93,9 @@ class Cosine(base.Scorer):
 
   def after_step(self, w: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {**w, 'w_EZ': self._rows(w['w_EZ'])} if self.in_place else w
+
+  def with_fixed_sizes(self, num: int) -> 'Cosine':
+    return dataclasses.replace(self, width=self.width or max(1, num // 2))
 
   def _rows(self, w_EZ: jax.Array) -> jax.Array:
     """The experts' embeddings, scaled to `row_norm`."""
