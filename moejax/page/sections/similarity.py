@@ -53,11 +53,12 @@ def means(known: Mapping[str, Mapping[str, Any]]) -> Html | None:
   if not curves:
     return None  # one expert in each layer: there are no pairs
   most = max(len(curve['x']) for curve in curves)
-  words = ' and '.join(curve['name'] for curve in curves)
+  # The legend names several; the axis has no room for them on a telephone.
+  of = '' if len(curves) > 1 else f' of {curves[0]["name"]}'
   figure = figures.lines(
     curves,
     x='Layer',
-    y=f'Mean ReLU(cosine) of {words}',
+    y=f'Mean ReLU(cosine){of}',
     every=max(1, most // 16),
   )
   return figures.show(
