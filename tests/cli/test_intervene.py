@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import types
 
 import jax
 import pytest
@@ -160,6 +161,38 @@ def test_a_value_that_was_measured_before_a_stop_is_not_lost(
   assert call(workdir, *flags) == exits.INTERRUPTED
   assert call(workdir, *flags) == exits.DONE
   assert len(calls) == 4
+
+
+def test_benchmarks_join_without_another_look_at_the_validation_sets(
+  monkeypatch,
+):
+  task = types.SimpleNamespace(name='piqa', digest='that one')
+  asked = []
+
+  def answer(self, model, task):
+    asked.append(task.name)
+    return {'digest': task.digest}
+
+  monkeypatch.setattr(intervening._Scorer, '_task', answer)
+  monkeypatch.setattr(intervening._Scorer, '_sets', None)  # not to be called
+  monkeypatch.setattr(intervening.build, 'build', lambda *_: 'a model')
+  scorer = intervening._Scorer(
+    opened=types.SimpleNamespace(model=types.SimpleNamespace(mesh=None)),
+    weights={},
+    data=None,
+    asked=[task],
+    request=intervening.InterventionRequest('mask_top'),
+    note=lambda _: None,
+    track=None,
+  )
+  kept = {'sets': {'code': 'as it was'}}
+  both = scorer.measure('1/4', None, kept)
+  assert both == kept | {'tasks': {'piqa': {'digest': 'that one'}}}
+  # What has the same digest is not asked again.
+  assert scorer.measure('1/4', None, both) == both
+  other = {'sets': kept['sets'], 'tasks': {'piqa': {'digest': 'another'}}}
+  assert scorer.measure('1/4', None, other) == both
+  assert asked == ['piqa', 'piqa']
 
 
 @pytest.mark.soak

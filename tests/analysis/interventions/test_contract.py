@@ -172,6 +172,21 @@ def test_without_shared_experts_a_model_is_that_of_a_config_without_them():
   )
 
 
+def test_shared_experts_are_left_out_in_the_layers_that_are_named():
+  config = config_with(ROUTERS['top_k'](), num_shared=1)
+  out_BLD = jnp.full((1, 2, 3), 5.0)
+  left = {
+    layers: [
+      float(changed.moe.shared.in_layer(out_BLD, place).sum())
+      for place in (0, 1)
+    ]
+    for layers in (None, (1,), (2,), (1, 2))
+    for changed in [interventions.apply(config, 'no_shared=0', layers)]
+  }
+  # Layers 1 and 2 of the model are 0 and 1 of those with experts.
+  assert left == {None: [0, 0], (1,): [0, 30], (2,): [30, 0], (1, 2): [0, 0]}
+
+
 @pytest.mark.parametrize('router', sorted(ROUTERS))
 @pytest.mark.parametrize('name', OF_CONFIGS)
 def test_a_router_that_cannot_be_changed_is_one_line(name, router):
