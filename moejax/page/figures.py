@@ -23,6 +23,7 @@ def curve(
   y: Sequence[Any],
   *,
   dash: bool = False,
+  colour: int | None = None,
   low: Sequence[Any] | None = None,
   high: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
@@ -33,12 +34,16 @@ def curve(
     x: positions: numbers, or names of categories.
     y: values; None for a gap.
     dash: whether it is drawn dashed: a published curve beside ours.
+    colour: number of its colour, for what has the same one in all figures; None
+      for the next of the figure.
     low: lower ends of the confidence intervals of `y`.
     high: their upper ends.
   """
   values: dict[str, Any] = {'name': name, 'x': [*x], 'y': [*y]}
   if dash:
     values['dash'] = True
+  if colour is not None:
+    values['colour'] = colour
   if low is not None and high is not None:
     values |= {'low': [*low], 'high': [*high]}
   return values

@@ -353,6 +353,44 @@ def test_values_of_an_intervention_have_their_places():
   assert interventions.places(names) == {None: 'unchanged', 'all': 'all'}
 
 
+def test_a_run_has_one_colour_in_all_figures_of_a_comparison():
+  """The first run is dense: it has a loss, and no routers."""
+  dense = dataclasses.replace(
+    FULL,
+    name='dense',
+    metrics=[{'step': 20, 'eval/loss': 6.0}],
+    measures={},
+  )
+  shown = Reader(comparison([dense, FULL]).html).values()
+  lines = [figure for figure in shown if figure['kind'] == 'lines']
+  assert len(lines) == 3
+  for figure in lines:
+    for frame in figure['frames']:
+      for curve in frame['curves']:
+        assert curve['colour'] == (0 if curve['name'] == 'dense' else 1)
+  names = [[c['name'] for c in figure['frames'][0]['curves']]
+           for figure in lines]  # fmt: skip
+  assert names == [['dense', 'tiny'], ['tiny'], ['tiny']]
+  assert 'curve.colour ?? number++' in document.asset('plots.js')
+
+
+def test_keys_of_experts_are_not_those_of_a_dense_model():
+  moe = {'num_experts': 0, 'num_shared': 3, 'router': {'name': 'switch'}}
+  config = {**FULL.config, 'model': {**FULL.config['model'], 'moe': moe}}
+  dense = dataclasses.replace(FULL, name='dense', config=config)
+  text = comparison([dense, FULL]).html
+  head = '<th scope="row">model.moe.'
+  assert f'{head}num_experts</th><td>0</td><td>4</td>' in text
+  assert text.count(head) == 1
+  # Those that differ between the others are shown.
+  more = {**FULL.config['model']['moe'], 'num_shared': 2}
+  config = {**FULL.config, 'model': {**FULL.config['model'], 'moe': more}}
+  other = dataclasses.replace(FULL, name='other', config=config)
+  text = comparison([FULL, dense, other]).html
+  assert f'{head}num_shared</th><td>1</td><td>–</td><td>2</td>' in text
+  assert text.count(head) == 2
+
+
 def test_only_keys_that_differ_are_compared():
   other = dataclasses.replace(FULL, name='b', config={**FULL.config, 'seed': 1})
   text = comparison([dataclasses.replace(FULL, name='a'), other]).html

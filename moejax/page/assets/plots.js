@@ -148,7 +148,8 @@ const KINDS = {
       let dashed = 0;
       for (const curve of figure.curves) {
         const muted = curve.thin || curve.dash;
-        const own = muted ? colour('--c7') : colour(`--c${number++ % 7}`);
+        const place = curve.colour ?? number++;
+        const own = muted ? colour('--c7') : colour(`--c${place % 7}`);
         if (curve.low) {
           traces.push({
             type: 'scatter', mode: 'lines', hoverinfo: 'skip',

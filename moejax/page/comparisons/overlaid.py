@@ -56,11 +56,11 @@ def _all(
 def _frame(
   runs: Sequence[PageData], metric: str, name: str, title: str
 ) -> dict[str, Any] | None:
-  """One metric of all runs that have it."""
+  """One metric of all runs that have it, each in its own colour."""
   most = max(FEWEST_POINTS, MOST_POINTS // len(runs))
   shown = [
-    figures.curve(data.name, *curves.series(data, metric, most))
-    for data in runs
+    figures.curve(data.name, *curves.series(data, metric, most), colour=place)
+    for place, data in enumerate(runs)
     if data.series(metric)[0]
   ]
   return {'frame': name, 'y': title, 'curves': shown} if shown else None

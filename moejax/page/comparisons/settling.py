@@ -23,8 +23,8 @@ def settling(runs: Sequence[PageData]) -> Html | None:
   frames = []
   for (measure, column), (name, title) in COLUMNS.items():
     shown = [
-      line
-      for data in runs
+      line | {'colour': place}
+      for place, data in enumerate(runs)
       if (line := curve(data, data.measures.get(measure) or {}, column))
     ]
     if shown:

@@ -21,6 +21,10 @@ HARMLESS = (
   'data.cache_dir',
 )
 
+# Keys without a use in a dense model, but for the second.
+EXPERTS = 'model.moe.'
+NUM_EXPERTS = 'model.moe.num_experts'
+
 
 def table(runs: Sequence[PageData]) -> Html | None:
   """A row for each run, then the config keys in which they differ."""
@@ -56,16 +60,28 @@ def row(data: PageData) -> list[str]:
 
 
 def differences(runs: Sequence[PageData]) -> Html | None:
-  """The config keys whose values are not the same in all runs."""
+  """The config keys whose values are not the same in all runs.
+
+  Keys of experts count among the runs that have experts; a dense run has the
+  number of its experts alone, which is 0.
+  """
   flats = [dict(config.flat(data.config or {})) for data in runs]
+  is_dense = [flat.get(NUM_EXPERTS) == 0 for flat in flats]
   keys = {key: None for flat in flats for key in flat if key}
   rows = []
   for key in keys:
     values = [flat.get(key, ABSENT) for flat in flats]
+    if key.startswith(EXPERTS) and key != NUM_EXPERTS:
+      values = [
+        UNUSED if dense else value
+        for value, dense in zip(values, is_dense, strict=True)
+      ]
     if key.startswith(HARMLESS):
       continue
-    if any(value != values[0] for value in values):
-      shown = ['–' if v is ABSENT else numbers.text(v) for v in values]
+    used = [value for value in values if value is not UNUSED]
+    if any(value != used[0] for value in used):
+      nothing = ABSENT, UNUSED
+      shown = ['–' if v in nothing else numbers.text(v) for v in values]
       rows.append([key, *shown])
   if not rows:
     return None
@@ -73,6 +89,8 @@ def differences(runs: Sequence[PageData]) -> Html | None:
   return markup.table(head, rows, 'Keys of the config that differ.')
 
 
+# In place of values: of a key that a run does not have, or has without a use.
 ABSENT: Any = object()
+UNUSED: Any = object()
 
 COMPARISON = Comparison('Runs', table, 'a workdir')
