@@ -8,6 +8,7 @@
   python -m benchmarks.expert_parallel   bytes that travel between devices
   python -m benchmarks.text              long documents into rows
   python -m benchmarks.trace             tracing over plain evaluation
+  python -m benchmarks.compress          calibration over plain evaluation
   python -m benchmarks.data              packing, reading, memory, start-up
   python -m benchmarks.choice            multiple-choice scoring over lm_eval's
   python -m benchmarks.accelerator       all that a GPU or TPU is to show

@@ -248,6 +248,36 @@ def weights(
   return trees.map_paths(one, model.shapes)
 
 
+def read_weight(
+  plan: ImportPlan,
+  tensors: Iterable[rules.Tensor],
+  path: str,
+  leaf: jax.ShapeDtypeStruct,
+  layer: int | None = None,
+) -> np.ndarray:
+  """One weight in memory, or one layer of it; elements without a tensor are 0.
+
+  Args:
+    plan: plan of the checkpoint.
+    tensors: those of the plan's tensors that are of this weight.
+    path: path of the weight.
+    leaf: shape and type of the whole weight.
+    layer: index on its first axis, which the result does not have; None reads
+      the whole weight.
+
+  Raises:
+    InputError: a tensor has a number that is not finite.
+  """
+  bounds = [(0, size) for size in leaf.shape]
+  if layer is not None:
+    bounds[0] = layer, layer + 1
+  region = tuple(bounds)
+  block = buffers.MEMORY.empty(path, region, leaf.dtype)
+  for tensor in tensors:
+    _place(plan.folder.tensors[tensor.name], tensor, {region: block})
+  return block if layer is None else block[0]
+
+
 def _regions(
   leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
 ) -> dict[jax.Device, buffers.Region]:

@@ -7,35 +7,42 @@ the batches in float64.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 
 from moejax.compress.statistics import ExpertStatistics
-from moejax.core import errors, table
-from moejax.data import loader
+from moejax.convert import folder as folders
+from moejax.convert import load, staging
+from moejax.convert import tokenizer as tokenizers
+from moejax.core import errors
 from moejax.data.batch import Batch
-from moejax.data.cache import RowReader
-from moejax.evals.batches import rows_per_batch
+from moejax.data.config import DataConfig
 from moejax.evals.subject import Track, untracked
+from moejax.model import build
 from moejax.model.build import Model, Weights
-from moejax.model.config import ModelConfig
 from moejax.moe import calibration as calibration_sums
-from moejax.moe.feed_forwards import FEED_FORWARDS
-from moejax.moe.routers import ROUTERS
 from moejax.moe.routes import RoutesRequest
-from moejax.parallel import hosts, rules
-from moejax.run import data_progress, restore, trace_files, traced_text, trained
-from moejax.run.traced_text import DocumentNumbers, TracedText
+from moejax.parallel import mesh as meshes
+from moejax.parallel import rules
+from moejax.run import (
+  calibration_batches,
+  data_progress,
+  layer_source,
+  layerwise_calibration,
+  restore,
+  trace_files,
+  traced_text,
+  trained,
+)
+from moejax.run.calibration_batches import Sums, Total, check_model
+from moejax.run.traced_text import TracedText
 from moejax.train import checkpoint
 
 # EASY-EP takes 25 examples of a domain (arXiv 2504.06792, section 4.1).
 DOCUMENTS = 25
-
-# Sums by name: `ExpertStatistics` has the same names with N in front of E.
-Sums = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Calibration:
     outputs: whether the experts' outputs are compared with each other too, for
       which every expert computes every token.
     step: which checkpoint: newest, best, or a number.
+    by_layer: whether one layer after the other is read from the checkpoint, for
+      a model that does not fit in memory.
   """
 
   files: str | None = None
@@ -59,6 +68,7 @@ class Calibration:
   tokens: int = 0
   outputs: bool = False
   step: str = checkpoint.NEWEST
+  by_layer: bool = False
 
 
 def calibrate_run(
@@ -85,18 +95,24 @@ def calibrate_run(
   """
   opened = trained.open_trained(workdir, overrides, trace_files.USED)
   check_model(opened.model.config)
-  text = traced_text.open_text(
-    opened.run.data,
-    data_progress.lines(note),
-    note,
-    files=calibration.files,
-    mixture=calibration.mixture,
-    tokens=calibration.tokens,
-  )
-  weights, step = opened.weights(calibration.step, note)
+  text = _text(opened.run.data, calibration, note)
   if text.tokenizer:
     own = restore.run_of(workdir).data.vocab.fingerprint()
     check_tokenizer(text, own)
+  if calibration.by_layer:
+    reader = layer_source.of_workdir(
+      workdir, opened.model, calibration.step, note
+    )
+    with reader as (read, step):
+      return layerwise_calibration.calibrate(
+        layer_source.LayerSource(opened.model, read),
+        text,
+        documents=calibration.documents,
+        outputs=calibration.outputs,
+        checkpoint=fingerprint(workdir, opened.model, step),
+        track=track,
+      )
+  weights, step = opened.weights(calibration.step, note)
   return calibrate(
     opened.model,
     weights,
@@ -105,6 +121,63 @@ def calibrate_run(
     outputs=calibration.outputs,
     checkpoint=fingerprint(workdir, opened.model, step),
     track=track,
+  )
+
+
+def calibrate_folder(
+  folder: str,
+  calibration: Calibration,
+  *,
+  track: Track = untracked,
+  note: Callable[[str], None] = lambda _: None,
+) -> dict[str, ExpertStatistics]:
+  """As `calibrate_run`, of a Hugging Face folder, layer by layer.
+
+  The folder need not be imported, and may be larger than memory.
+
+  Args:
+    folder: a folder, or `owner/name` on the hub.
+    calibration: the text; `step` and `by_layer` do not matter.
+    track: shows the progress through the layers.
+    note: is called with a line before each thing that takes long.
+
+  Raises:
+    InputError: as `calibrate_run`; or the folder has no tokenizer.
+  """
+  plan = load.plan(folders.open_folder(folder))
+  check_model(plan.config)
+  if line := tokenizers.lacking(plan.folder.path):
+    raise errors.InputError(
+      f'{line}: no text can be read with it; convert the folder to a workdir '
+      'and set data.vocab'
+    )
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  model = build.build(plan.config, mesh)
+  data = DataConfig(
+    sequence_length=min(DataConfig().sequence_length, plan.config.max_length),
+    vocab=tokenizers.vocab(plan.folder.path, plan.config.vocab_size),
+  )
+  return layerwise_calibration.calibrate(
+    layer_source.LayerSource(model, layer_source.of_folder(plan, model)),
+    _text(data, calibration, note),
+    documents=calibration.documents,
+    outputs=calibration.outputs,
+    checkpoint=_digest(plan),
+    track=track,
+  )
+
+
+def _text(
+  data: DataConfig, calibration: Calibration, note: Callable[[str], None]
+) -> TracedText:
+  """The rows of the text that a calibration names."""
+  return traced_text.open_text(
+    data,
+    data_progress.lines(note),
+    note,
+    files=calibration.files,
+    mixture=calibration.mixture,
+    tokens=calibration.tokens,
   )
 
 
@@ -140,18 +213,25 @@ def calibrate(
   check_model(model.config)
   step = _program(model, calibration_sums.request(output_gram=outputs))
   statistics = {}
-  for name, batches in batches_of(model, text, documents).items():
-    total = Total(model.config)
-    waiting: tuple[int, Sums] | None = None
+  for name, batches in calibration_batches.of(model, text, documents).items():
+    total, tokens = Total(), 0
+    waiting: Sums | None = None
     for batch in track(batches, f'Calibrating on {name}', len(batches)):
-      begun = num_tokens(batch), step(weights, put(model, batch))
+      tokens += calibration_batches.num_tokens(batch)
+      sums = step(weights, calibration_batches.put(model, batch))
       if waiting is not None:
         # The devices compute this batch meanwhile.
-        total.add(*waiting)
-      waiting = begun
-    if waiting is not None:
-      total.add(*waiting)
-    statistics[name] = total.statistics(name, checkpoint, text.tokenizer)
+        total.add(waiting)
+      waiting = sums
+    total.add(waiting or {})
+    statistics[name] = calibration_batches.statistics(
+      model.config,
+      name,
+      total,
+      tokens=tokens,
+      checkpoint=checkpoint,
+      tokenizer=text.tokenizer,
+    )
   return statistics
 
 
@@ -169,36 +249,10 @@ def fingerprint(workdir: str, model: Model, step: int) -> str:
   return f'{run}@{step}'
 
 
-def check_model(config: ModelConfig) -> None:
-  """Raises InputError unless each token chooses experts, by their logits."""
-  if not config.is_routed:
-    name = table.name_of(FEED_FORWARDS, config.feed_forward)
-    raise errors.InputError(
-      f'model.feed_forward={name} cannot be calibrated: no router chooses some '
-      'experts for each token, so there is no count, gate or output of an '
-      'expert to compare; use a model with routed experts'
-    )
-  if not config.num_moe:
-    raise errors.InputError(
-      'the model has no layer with routed experts: there is nothing to '
-      'calibrate'
-    )
-  router = config.moe.router
-  name = table.name_of(ROUTERS, router)
-  if not router.causal:
-    raise errors.InputError(
-      f'model.moe.router={name} cannot be calibrated: its experts choose their '
-      'tokens among all of a sequence, always equally many, so neither counts '
-      'nor gates say which experts a text needs; use a model whose tokens '
-      'choose experts'
-    )
-  if config.moe.num_logits != config.moe.num_choices:
-    raise errors.InputError(
-      f'model.moe.router={name} cannot be calibrated: it has '
-      f'{config.moe.num_logits} logits for {config.moe.num_choices} experts, '
-      'so no logit stands for one expert; use a model whose router has a logit '
-      'for each'
-    )
+def _digest(plan: load.ImportPlan) -> str:
+  """Identifies the weights of a folder."""
+  text = json.dumps(staging.source(plan), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_tokenizer(text: TracedText, tokenizer: str) -> None:
@@ -209,102 +263,6 @@ def check_tokenizer(text: TracedText, tokenizer: str) -> None:
       f'but the model reads {tokenizer!r}; leave out --config.data.vocab, so '
       "that the text is packed with the model's own"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Batches(Sequence[Batch]):
-  """The batches of one domain, numpy arrays; a batch is made when it is read.
-
-  Attributes:
-    reader: the rows.
-    num_rows: how many of them are read, from the first.
-    size: rows of a batch.
-  """
-
-  reader: RowReader
-  num_rows: int
-  size: int
-
-  def __len__(self) -> int:
-    return -(-self.num_rows // self.size)
-
-  def __getitem__(self, index: Any) -> Any:
-    if isinstance(index, slice):
-      return [self[n] for n in range(*index.indices(len(self)))]
-    if not 0 <= index < len(self):
-      raise IndexError(index)
-    batch = loader.eval_batch(self.reader, index, self.size)
-    rest = self.num_rows - index * self.size
-    return _masked(batch, np.arange(self.size)[:, None] < rest)
-
-
-def batches_of(
-  model: Model, text: TracedText, documents: int
-) -> dict[str, Sequence[Batch]]:
-  """The batches of each domain, with everything else as padding.
-
-  Args:
-    model: see `calibrate`.
-    text: see `calibrate`.
-    documents: see `calibrate`.
-
-  Raises:
-    InputError: a domain has no token, or ids that the model does not have.
-  """
-  size = rows_per_batch(model)
-  domains: dict[str, Sequence[Batch]] = {}
-  for name, reader in text.readers.items():
-    whole = Batches(reader, text.num_rows[name], size)
-    domains[name] = whole
-    if documents:
-      domains[name] = list(_first_documents(whole, documents, text.eos_id))
-    first = next(iter(domains[name]), None)
-    if first is None or not num_tokens(first):
-      raise errors.InputError(
-        f'the calibration text {name!r} has no token: name a text with at '
-        'least one document, or leave this domain out'
-      )
-    largest = int(max(first.token_BL.max(), first.target_BL.max()))
-    if largest >= model.config.vocab_size:
-      raise errors.InputError(
-        f'the calibration text {name!r} has the id {largest}, but the model '
-        f'has {model.config.vocab_size} ids: it is of another tokenizer; pack '
-        "it with the model's own"
-      )
-  return domains
-
-
-def _first_documents(
-  batches: Sequence[Batch], documents: int, eos_id: int | None
-) -> Iterator[Batch]:
-  """The batches up to a number of documents; later ones are padding."""
-  numbers = DocumentNumbers(eos_id)
-  for batch in batches:
-    wanted_BL = numbers.of(batch) < documents
-    cut = _masked(batch, wanted_BL)
-    if num_tokens(cut):
-      yield cut
-    if not (wanted_BL | (batch.segment_BL == 0)).all():
-      return
-
-
-def _masked(batch: Batch, keep: np.ndarray) -> Batch:
-  """The batch with all other tokens as padding."""
-  return batch.replace(segment_BL=np.where(keep, batch.segment_BL, 0))
-
-
-def num_tokens(batch: Batch) -> int:
-  """Tokens of a batch, padding left out."""
-  return int(np.count_nonzero(batch.segment_BL))
-
-
-def put(model: Model, batch: Batch) -> Batch:
-  """The batch on the devices, split over the mesh."""
-  rows = len(batch.token_BL)
-  mine = hosts.my_rows(rows, model.mesh)
-  if mine is not None:
-    batch = jax.tree.map(lambda x: x[mine], batch)
-  return hosts.put_rows(batch, model.mesh, mine, rows)
 
 
 @functools.lru_cache(maxsize=4)
@@ -328,55 +286,3 @@ def _program(
     return sums
 
   return step
-
-
-class Total:
-  """Sums over batches, in float64.
-
-  Args:
-    config: of the model.
-  """
-
-  def __init__(self, config: ModelConfig):
-    self._config = config
-    self._tokens = 0
-    self._sums: dict[str, np.ndarray] = {}
-
-  def add(self, tokens: int, sums: Sums) -> None:
-    """Adds a batch, [N, ...]; waits for the devices."""
-    self._tokens += tokens
-    for name, x in jax.device_get(sums).items():
-      x = np.asarray(x, np.float64)
-      self._sums[name] = self._sums[name] + x if name in self._sums else x
-
-  def statistics(
-    self, domain: str, checkpoint: str, tokenizer: str
-  ) -> ExpertStatistics:
-    """The statistics of all batches.
-
-    Args:
-      domain: name of the text, for errors.
-      checkpoint: fingerprint of the weights.
-      tokenizer: fingerprint of the tokenizer.
-
-    Raises:
-      InputError: a sum is not finite.
-    """
-    bad = [name for name, x in self._sums.items() if not np.isfinite(x).all()]
-    if bad:
-      layer = np.argwhere(~np.isfinite(self._sums[bad[0]]))[0][0]
-      raise errors.InputError(
-        f'the calibration on {domain!r} gives numbers that are not finite, '
-        f'first in layer {layer} of those with experts: the model has '
-        'diverged, or its type is too small; try --config.model.dtype=float32'
-      )
-    fields: Any = {
-      name.replace('_E', '_NE'): x for name, x in self._sums.items()
-    }
-    return ExpertStatistics(
-      tokens=self._tokens,
-      first_layer=self._config.kinds.index('moe'),
-      checkpoint=checkpoint,
-      tokenizer=tokenizer,
-      **fields,
-    )

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from moejax.analysis.trace import NOWHERE, Trace
 from moejax.analysis.traces import ExpertOutputs
 from moejax.core import errors
-from moejax.model.block import Block, LayerSpec, TokenContext
+from moejax.model import layerwise
+from moejax.model.block import Block, TokenContext
 from moejax.model.build import Model, Weights
 from moejax.moe import feed_forward
 from moejax.moe.feed_forward import TokenInfo
@@ -174,15 +174,8 @@ def _of_batch(
     weights, rows.token_BL, rows.segment_BL, rows.position_BL
   )
   previous = feed_forward.no_previous_layer(config.moe, *valid_BL.shape)
-  count = dict.fromkeys(('dense', 'moe'), 0)
-  for number, kind in enumerate(config.kinds):
-    index = count[kind]
-    count[kind] += 1
-    windows = config.windows
-    window = None
-    if any(windows):
-      window = jnp.asarray(windows[number % len(windows)], jnp.int32)
-    spec = LayerSpec(jnp.asarray(index), window)
+  for place in layerwise.places(config):
+    kind, index, spec = place.kind, place.index, place.spec
     if kind == 'moe':
       expert_BLK, output_BLKD = jax.device_get(
         programs.outputs(weights['moe'], x_BLD, previous, tokens, spec)
@@ -218,14 +211,10 @@ class _Programs:
 @functools.lru_cache(maxsize=2)
 def _programs(model: Model) -> _Programs:
   """The functions of a model."""
-  # Of abstract weights, for the structure of a layer alone.
-  decoder = nnx.eval_shape(lambda: model.bind(model.shapes))
-  kinds = [kind for kind in ('dense', 'moe') if hasattr(decoder, kind)]
-  graphs = {kind: nnx.split(getattr(decoder, kind))[0] for kind in kinds}
+  layers = layerwise.Layers.of(model)
 
   def block(kind: str, stack: Weights, index: jax.Array) -> Block:
-    own = jax.tree.map(lambda x: nnx.Param(x[index]), stack)
-    return nnx.merge(graphs[kind], nnx.State(own))
+    return layers.block(kind, jax.tree.map(lambda x: x[index], stack))
 
   @jax.jit
   def begin(weights, token_BL, segment_BL, position_BL):
@@ -248,7 +237,9 @@ def _programs(model: Model) -> _Programs:
 
     return run
 
-  return _Programs(begin, outputs, {kind: after(kind) for kind in kinds})
+  return _Programs(
+    begin, outputs, {kind: after(kind) for kind in layers.graphs}
+  )
 
 
 def _of_layer(

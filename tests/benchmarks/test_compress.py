@@ -1,0 +1,42 @@
+"""The benchmark of calibration, on tiny models."""
+
+import dataclasses
+import re
+
+from helpers import tiny
+
+from benchmarks import compress, standard
+from moejax.core import exits
+from moejax.model import build
+
+
+def test_the_ratio_of_both_sides_is_printed(capsys, monkeypatch):
+  shape = dataclasses.replace(standard.STANDARD, config=tiny.MODEL, length=8)
+  monkeypatch.setattr(standard, 'STANDARD', shape)
+  weights = lambda model, _: tiny.weights(model)
+  monkeypatch.setattr(build.Model, 'init', weights)
+  code = exits.call(compress.main, ['--batches=2', '--rounds=1'])
+  out, _ = capsys.readouterr()
+  assert code == exits.DONE
+  evaluation, calibration, ratio = out.splitlines()
+  rate = lambda line: float(line.split()[1].replace(',', ''))
+  assert (evaluation.split()[0], calibration.split()[0]) == (
+    'evaluation',
+    'calibration',
+  )
+  (got,) = re.findall(r'calibration / evaluation: ([\d.]+) of', ratio)
+  want = rate(evaluation) / rate(calibration)
+  assert abs(float(got) - want) < 0.006 + 0.001 * want
+  assert '(512 tokens, ' in ratio
+
+
+def test_a_model_on_disk_is_calibrated_by_layer(capsys, monkeypatch, tmp_path):
+  monkeypatch.setattr(compress, 'LARGE', tiny.MODEL)
+  folder = tmp_path / 'model'
+  flags = [f'--folder={folder}', '--layers=3', '--tokens=20']
+  for _ in range(2):  # the second time, of the folder that is there
+    assert exits.call(compress.main, flags) == exits.DONE
+    out, _ = capsys.readouterr()
+    assert re.match(r'3 layers, .* 20 tokens in', out)
+    assert 'largest resident memory: ' in out
+  assert (folder / 'config.json').exists()
