@@ -54,14 +54,14 @@ class TextSource:
     name: name of the text, part of the names of its caches.
     label: its name in lines for the user; '' means `name`.
     has_text: True; False for generated rows (`synthetic`).
-    no_sample: why `sample` gives none.
+    no_sample: why there is no estimate of the work.
     rearrange: makes of a vocabulary one that rearranges (`fill_in_middle`).
   """
 
   name: str
   label: str = ''
   has_text = True
-  no_sample = 'the text is not read from files of this machine'
+  no_sample = 'the source does not say how many documents it has'
   rearrange: Callable[[Any], Any] | None = None
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
@@ -293,18 +293,12 @@ class _Writer:
 
   def _first_progress(self) -> Progress:
     """The progress with the work ahead, or with why it is not known."""
-    state, request = self.state, self.request
-    sample, expected = self.text.sample(self.split), None
-    if request.max_documents:
-      unknown = (
-        f'data.max_documents={request.max_documents} counts documents, whose '
-        'sizes are not known before'
-      )
-    elif sample is None:
-      unknown = self.text.no_sample
-    else:
-      unknown = ''
-      expected = estimate.expected(sample, request, state.num_bytes)
+    sample, unknown = self.text.sample(self.split), ''
+    expected = sample and estimate.expected(
+      sample, self.request, self.state.num_bytes
+    )
+    if sample is None or sample.num_documents is None:
+      unknown = '' if expected else self.text.no_sample
     return dataclasses.replace(
       self._progress(), expected=expected, unknown=unknown
     )

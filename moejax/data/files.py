@@ -305,15 +305,15 @@ class Files(cache_writer.TextSource):
     texts = itertools.islice(self.texts(split, note), skip, None)
     return encoding.documents(texts, vocab, processes=1)
 
-  def sample(self, split: str) -> estimate.Sample | None:
-    """Some documents of the files of a split; None in an object store."""
-    if any(map(opening.is_remote, self._files(split).paths)):
-      return None
+  def sample(self, split: str) -> estimate.Sample:
+    """Some documents of the files of a split."""
     sample = estimate.of_files(self._files(split).paths, self.text_field)
     if self.validation:
       return sample
     share = self.fraction if split == 'validation' else 1 - self.fraction
-    return sample._replace(num_bytes=round(sample.num_bytes * share))
+    if self._few:  # a part of each document
+      return sample._replace(document_bytes=sample.document_bytes * share)
+    return sample._replace(num_documents=(sample.num_documents or 0) * share)
 
   def to_seqio(self, vocab: vocabs.Vocab) -> Any:
     """A seqio.Task with the same documents."""

@@ -20,6 +20,16 @@ def is_remote(path: Any) -> bool:
   return not isinstance(path, pathlib.Path)
 
 
+def size(path: Any) -> int:
+  """Bytes of a file."""
+  if not is_remote(path):
+    return path.stat().st_size
+  try:
+    return path.stat().length
+  except Exception as e:
+    raise unreachable(str(path), e) from e
+
+
 @contextlib.contextmanager
 def plain(path: Any) -> Iterator[IO[bytes]]:
   """Opens a file as it is, for reading bytes."""

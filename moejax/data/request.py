@@ -26,6 +26,7 @@ class Expected:
     row_bytes: bytes of the rows on disk.
     seconds: time to pack the text with `processes`.
     processes: number of processes that encode.
+    proviso: what the estimate depends on, as the end of a sentence; or ''.
   """
 
   num_bytes: int
@@ -33,6 +34,7 @@ class Expected:
   row_bytes: int
   seconds: float
   processes: int
+  proviso: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -167,6 +167,21 @@ def texts(task: Any, split: str, hint: str = '') -> Generator[str]:
     raise unreadable(task.name, split, hint, e) from e
 
 
+def num_documents(task: Any, split: str, hint: str = '') -> int | None:
+  """The documents of a split of a seqio.Task; None if its source has no number.
+
+  Raises:
+    InputError: the source cannot be read; one line with TensorFlow's reason.
+  """
+  try:
+    with quiet():
+      return task.source.num_input_examples(split)
+  except errors.InputError:
+    raise
+  except Exception as e:
+    raise unreadable(task.name, split, hint, e) from e
+
+
 def _source(task: Any, split: str, hint: str) -> Any:
   try:
     return task.source.get_dataset(split=split, shuffle=False)

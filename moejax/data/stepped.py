@@ -6,10 +6,18 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from moejax.core import errors, table
-from moejax.data import cache_writer, encoding, seqio_bridge, workers
+from moejax.data import (
+  cache_writer,
+  encoding,
+  estimate,
+  seqio_bridge,
+  workers,
+)
 from moejax.data import sums as sums_lib
 from moejax.data import vocab as vocabs
 from moejax.data.steps import STEPS, base
+
+PROVISO = 'if data.steps keep all of it; their own time is not counted'
 
 
 def in_order(
@@ -67,8 +75,6 @@ class Stepped(cache_writer.TextSource):
     processes: that examine documents; 0 means one for each core.
   """
 
-  no_sample = 'how much data.steps remove is not known before'
-
   def __init__(
     self, text: Any, steps: Mapping[str, base.Step], processes: int = 0
   ):
@@ -119,6 +125,11 @@ class Stepped(cache_writer.TextSource):
   ) -> Generator[seqio_bridge.Document]:
     texts = itertools.islice(self.stream(split, note), skip, None)
     return encoding.documents(texts, vocab, processes=1)
+
+  def sample(self, split: str) -> estimate.Sample | None:
+    """Some documents before the steps; how many stay is not known before."""
+    sample = self.text.sample(split)
+    return sample and sample._replace(proviso=PROVISO)
 
   def removed(self, split: str) -> tuple[base.Removed, ...]:
     return self._passes[split].removed if split in self._passes else ()

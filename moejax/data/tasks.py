@@ -66,6 +66,12 @@ class SeqioText(cache_writer.TextSource):
     task = self.to_seqio(vocabs.Bytes())  # any: nothing is encoded
     return seqio_bridge.texts(task, split, self.hint)
 
+  def sample(self, split: str) -> estimate.Sample:
+    """The first documents of a split."""
+    task = self.to_seqio(vocabs.Bytes())
+    count = seqio_bridge.num_documents(task, split, self.hint)
+    return estimate.of_stream(self.decoded(split), count)
+
 
 @dataclasses.dataclass(frozen=True)
 class Minipile(SeqioText):
@@ -237,9 +243,27 @@ class HuggingFace(SeqioText):
     rows = self._stream(self.split).select_columns([self.field])
     return rows.take(self.held_out) if held_out else rows.skip(self.held_out)
 
+  def sample(self, split: str) -> estimate.Sample:
+    """The first documents of a split, read without TensorFlow."""
+    return estimate.of_stream(self.stream(split), self._num_documents(split))
+
+  def _num_documents(self, split: str) -> int | None:
+    """How many documents a split has; None if the repository does not say."""
+    held_out = split == 'validation'
+    named = held_out and self.validation_split or self.split
+    # What a repository says of itself is about all of its folders.
+    known = None if self.folder else self._stream(named).info.splits
+    count = known[named].num_examples if known and named in known else None
+    if not count:
+      return None
+    if self.validation_split:
+      return count
+    first = min(self.held_out, count)
+    return first if held_out else count - first
+
   def stream(
     self, split: str, note: Callable[[str], None] = lambda _: None
-  ) -> Iterator[str]:
+  ) -> Generator[str]:
     """The documents of a split, read without TensorFlow.
 
     Raises:

@@ -56,7 +56,9 @@ def progress(
         if state.expected:
           line = f'{state.name}: {work(state.expected)}'
           console.print(line, soft_wrap=True)
-          bar.reset(task, total=state.expected.num_bytes)
+          # With steps, the share of the text that is packed is not known.
+          known = not state.expected.proviso
+          bar.reset(task, total=state.expected.num_bytes if known else None)
         elif state.unknown:
           line = f'{state.name}: no estimate of the work: {state.unknown}'
           console.print(line, soft_wrap=True)
@@ -73,10 +75,11 @@ def work(expected: Expected) -> str:
   with 8 processes'
   """
   with_processes = 'process' if expected.processes == 1 else 'processes'
+  proviso = f', {expected.proviso}' if expected.proviso else ''
   return (
     f'about {size(expected.num_bytes)} of text, {_count(expected.num_tokens)} '
     f'tokens: {size(expected.row_bytes)} of rows, {_time(expected.seconds)} '
-    f'with {expected.processes} {with_processes}'
+    f'with {expected.processes} {with_processes}{proviso}'
   )
 
 

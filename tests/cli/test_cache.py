@@ -4,12 +4,15 @@ import gc
 import json
 import os
 import pathlib
+import re
 
 import pytest
 
 from moejax.cli import cache
 from moejax.core import errors
 from moejax.data import cache as data_cache
+from moejax.data import estimate
+from moejax.data import files as text_files
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
 MADE_UP = '--config.data.mixture=synthetic'
@@ -137,18 +140,28 @@ def test_flags_that_do_not_fit_are_one_line(flags, words):
 @pytest.mark.parametrize(
   ('flag', 'words'),
   [
-    ('--config.data.max_documents=400', 'data.max_documents=400 counts'),
+    ('--config.data.max_documents=400', ''),
     (
       '--config.data.steps.length.min_characters=5',
-      'how much data.steps remove is not',
+      ', if data.steps keep all of it; their own time is not counted',
     ),
-    ('', ' tokens: '),
+    ('', ''),
   ],
 )
-def test_the_work_ahead_is_told_or_why_it_is_not_known(
-  flag, words, flags, capsys
-):
+def test_the_work_ahead_is_told(flag, words, flags, capsys):
   cache.main([*flags, flag] if flag else flags)
   lines = capsys.readouterr().out.splitlines()
-  (line,) = [x for x in lines if x.startswith('files train: ') and words in x]
-  assert ('no estimate of the work: ' in line) == bool(flag)
+  (line,) = [x for x in lines if x.startswith('files train: about ')]
+  assert ' tokens: ' in line
+  assert re.search(r'with \d+ process(es)?' + words + '$', line)
+
+
+def test_why_there_is_no_estimate_is_told(flags, capsys, monkeypatch):
+  unknown = lambda self, split: estimate.Sample(['text'], 4.0, None)
+  monkeypatch.setattr(text_files.Files, 'sample', unknown)
+  cache.main(flags)
+  (line,) = [x for x in capsys.readouterr().out.splitlines() if 'no estim' in x]
+  assert line == (
+    'files train: no estimate of the work: the source does not say how many '
+    'documents it has'
+  )

@@ -16,6 +16,7 @@ from moejax.data import (
   build,
   cache_writer,
   config,
+  estimate,
   features,
   files,
   loader,
@@ -429,7 +430,14 @@ def test_c4_as_tensorflow_datasets_keeps_it_on_disk(monkeypatch, tmp_path):
   want = b''.join(C4['text']).decode()
   assert ours.decode(target_NL.ravel()) == want
   assert made.meta.num_documents == 2  # the third is empty
+  sample = tasks.TASKS['c4'].sample('train')
+  assert sample.texts == [text.decode() for text in C4['text']]
+  assert sample.num_documents == 3
   own = sources.Source('web', tfds='c4/en:3.1.0', validation_documents=1)
+  monkeypatch.setattr(estimate, '_HEAD', 1)  # only the first document is read
+  for split, count in (('validation', 1), ('train', 2)):
+    assert own.text().sample(split).num_documents == count
+    assert len(own.text().sample(split).texts) == 1
   rest = [text.decode() for text in C4['text']]
   assert list(own.text().stream('validation')) == rest[:1]
   assert list(own.text().stream('train')) == rest[1:]
