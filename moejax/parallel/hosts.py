@@ -1,14 +1,69 @@
-"""Global arrays of several processes, and compiler options by platform."""
+"""Arrays and connections of several processes; compiler options by platform."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from moejax.parallel import rules
+from moejax.parallel.group import Group
+
+
+def connect(mesh: Mesh, group: Group) -> None:
+  """Connects the processes of a mesh, where JAX would do it too late.
+
+  On CPUs JAX connects the processes of each set of devices at the first
+  collective over them, and ends the run if one process comes 30 seconds after
+  another. Compiling a model's program can take two processes so different a
+  time on a busy machine. So all sets are connected here, where the processes
+  have just met, by a program that compiles at once. Other platforms need none
+  of this.
+
+  Args:
+    mesh: the devices; every process of the group must call this function.
+    group: the processes of the run.
+  """
+  processes = {device.process_index for device in mesh.devices.flat}
+  if len(processes) == 1 or mesh.devices.flat[0].platform != 'cpu':
+    return
+  group.barrier('connections')
+  # What JAX itself exchanges, such as when it puts arrays on devices.
+  multihost_utils.sync_global_devices('moejax')
+  jax.block_until_ready(_sums(mesh)())
+
+
+def _sums(mesh: Mesh) -> Any:
+  """A program with a sum over each set of axes of a mesh.
+
+  Its result, int32 of the shape of the mesh, is on each device the sum over all
+  sets of the numbers of the devices along it. They are not constants, since XLA
+  would need no collective to add up these.
+  """
+  axes = tuple(name for name, size in mesh.shape.items() if size > 1)
+  sets = [
+    names
+    for count in range(1, len(axes) + 1)
+    for names in itertools.combinations(axes, count)
+  ]
+
+  def add() -> jax.Array:
+    number = jax.lax.axis_index(axes)
+    total = sum(jax.lax.psum(number, names) for names in sets)
+    return jax.numpy.reshape(total, (1,) * len(mesh.shape))
+
+  return jax.jit(
+    jax.shard_map(
+      add,
+      mesh=mesh,
+      in_specs=(),
+      out_specs=PartitionSpec(*mesh.axis_names),
+      check_vma=False,
+    )
+  )
 
 
 def quick_compile(mesh: Mesh) -> dict[str, int]:

@@ -27,6 +27,7 @@ from moejax.evals.engine import ModelEngine
 from moejax.evals.prompts import Asked
 from moejax.evals.subject import Track, untracked
 from moejax.evals.suite import Result
+from moejax.parallel import hosts
 from moejax.parallel.group import SINGLE, Group
 from moejax.run import restore, trained
 from moejax.train import checkpoint
@@ -146,6 +147,7 @@ def evaluate(
       task cannot be scored, such as one whose options do not fit the context.
   """
   opened = trained.open_trained(workdir, overrides)
+  hosts.connect(opened.model.mesh, group)
   step = group.broadcast('step', lambda: _step(opened, request.step, note))
   vocab = opened.run.data.vocab
   scorer = Scorer(

@@ -86,6 +86,7 @@ def train(
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
   chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
+  hosts.connect(mesh, processes.group)
   run = with_dtype(run, folder, mesh, processes)
   model = build.build(run.model, mesh)
   files.check_writable(folder)

@@ -1,5 +1,7 @@
 """Which rows a process reads, and that they come to lie where they belong."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -61,3 +63,20 @@ def test_one_process_reads_all():
   assert hosts.my_rows(16, mesh) is None
   x = np.arange(16)
   np.testing.assert_array_equal(hosts.fetch(hosts.put_rows(x, mesh)), x)
+
+
+@pytest.mark.parametrize('sizes', [{}, {'fsdp': 2, 'expert': 2}])
+def test_each_set_of_axes_has_a_collective_that_connects_it(sizes):
+  """The sums are those of NumPy, and XLA has left each of them."""
+  mesh = _mesh('turns', **sizes)
+  number = np.arange(8).reshape(mesh.devices.shape)
+  axes = [i for i, size in enumerate(number.shape) if size > 1]
+  wanted = np.zeros_like(number)
+  for bits in range(1, 2 ** len(axes)):
+    along = tuple(axis for i, axis in enumerate(axes) if bits >> i & 1)
+    wanted += number.sum(along, keepdims=True)
+  program = hosts._sums(mesh)
+  compiled = program.lower().compile()
+  np.testing.assert_array_equal(compiled(), wanted)
+  found = re.findall(r'= \S+ all-reduce\(', compiled.as_text())
+  assert len(found) == 2 ** len(axes) - 1
