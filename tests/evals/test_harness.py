@@ -77,8 +77,8 @@ def test_prompts_that_are_drawn_differently_are_generated_apart(model):
 
 
 def test_stop_strings_and_limits_have_the_harness_s_meaning():
-  prompt = harness.prompt_of('x', {'until': '\n'})
-  assert prompt.stops == ('\n',)
+  prompt = harness.prompt_of('x', {'until': 'Q:'})
+  assert prompt.stops == ('Q:',)
   assert prompt.max_tokens == 256
   # In the harness, an empty stop string stops nothing.
   settings = {'until': ['', 'Q:'], 'max_tokens': 7, 'max_gen_toks': 5}
