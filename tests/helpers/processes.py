@@ -20,8 +20,9 @@ GLOO = re.compile(
   r'\[Gloo\] Rank | is connected to | peer ranks\. '
   r'|Expected number of connected peer ranks is : '
 )
-# Lines with the rest of Gloo's output, and log lines of JAX's libraries.
-NOISE = re.compile(r'^[\d ]*$|^[EWF]\d{4} ')
+# Lines with the rest of Gloo's output, log lines of JAX's libraries, and XLA's
+# frame around a program that takes over two minutes to compile.
+NOISE = re.compile(r'^[\d ]*$|^[EWF]\d{4} |^\*+$|^\[Compiling module ')
 
 
 def _hears_hangups():
