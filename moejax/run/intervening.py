@@ -294,7 +294,7 @@ class _Scorer:
       track=self.track,
     )
     return {
-      name: _score_to_json(score, self.data.validation[name])
+      name: score_to_json(score, self.data.validation[name])
       for name, score in scores.items()
     }
 
@@ -316,7 +316,7 @@ class _Scorer:
     return suite.score(task, engine, run, lambda: sum(cut)).to_json()
 
 
-def _score_to_json(score: perplexity.Score, reader: Any) -> dict[str, Any]:
+def score_to_json(score: perplexity.Score, reader: Any) -> dict[str, Any]:
   """A score as JSON; bits per byte as in evals/validation.py."""
   bits = None
   if reader.num_bytes:

@@ -50,9 +50,9 @@ def rows(measured: Mapping[str, Any], unchanged: str) -> list[dict[str, Any]]:
   for value in sorted(measured, key=order):
     own = measured[value]
     pairs = [(name, first['sets'][name], x) for name, x in own['sets'].items()]
-    lines = [_set_row(name, *both) for name, *both in pairs]
+    lines = [set_row(name, *both) for name, *both in pairs]
     if len(pairs) > 1:
-      lines.append(_mean_row(lines, pairs))
+      lines.append(mean_row(lines, pairs))
     lines += [
       _task_row(Result.from_json(first['tasks'][name]), Result.from_json(x))
       for name, x in own['tasks'].items()
@@ -78,9 +78,16 @@ def number(value: str) -> float | None:
     return None
 
 
-def _set_row(
+def set_row(
   name: str, first: Mapping[str, Any], own: Mapping[str, Any]
 ) -> dict[str, Any]:
+  """The row of a validation set; see `rows`.
+
+  Args:
+    name: of the set.
+    first: measurements of the unchanged model.
+    own: those of the changed one.
+  """
   first_R2, own_R2 = (np.array(x['rows']).reshape(-1, 2) for x in (first, own))
   ends = paired.interval(own_R2[:, 0] - first_R2[:, 0], own_R2[:, 1])
   return {
@@ -93,7 +100,7 @@ def _set_row(
   }
 
 
-def _mean_row(
+def mean_row(
   lines: Sequence[Mapping[str, Any]],
   pairs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
 ) -> dict[str, Any]:

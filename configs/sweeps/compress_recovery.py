@@ -1,0 +1,51 @@
+"""Smaller models that learn again, for docs/studies/compress.md.
+
+  python -m moejax.research.compress --workdir=runs/compress --make
+  python -m moejax.cli.sweep --sweep=configs/sweeps/compress_recovery.py \
+    --workdir=runs/compress_recovery --processes=2
+
+The first command makes the smaller models of the runs of
+configs/sweeps/compress.py, as runs/compress/SMALLER/RUN-METHOD. Here each is
+trained for 200 steps on the text alone, and with the full model as its teacher.
+"""
+
+from moejax import sweep
+
+RUNS = 'runs/compress'
+SMALLER = 'smaller'  # the folder of the smaller models
+METHODS = ('easy_ep', 'gate_score', 'random', 'm_smoe_cut', 'easy_ep_merge')
+SEEDS = 3
+STEPS = 200
+
+
+def get_sweep():
+  """Every smaller model, without and with a teacher."""
+  runs = []
+  for method in METHODS:
+    for seed in range(SEEDS):
+      full = f'demo-seed={seed}'
+      folder = f'{RUNS}/{SMALLER}/{full}-{method}'
+      for suffix, teacher in (('text', ''), ('teacher', f'{RUNS}/{full}')):
+        runs += sweep.run(
+          f'configs/hf/continue.py:{folder}',
+          {
+            'seed': seed,
+            'train.distillation.teacher': teacher,
+          },
+          name=f'{method}-{suffix}-seed={seed}',
+        )
+  return sweep.change(
+    runs,
+    {
+      'data.mixture': 'minipile',
+      'model.dtype': 'auto',
+      'opt.peak_lr': 0.001,
+      'opt.schedule': {'name': 'cosine', 'warmup': 20, 'end': 0.05},
+      'train.steps': STEPS,
+      'train.save_best': False,
+      'report.eval_batches': 24,
+      'report.samples': False,
+      'report.page': False,
+      'report.trace_tokens': 0,
+    },
+  )

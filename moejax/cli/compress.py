@@ -1,0 +1,40 @@
+r"""Makes a model with fewer experts, for the text that matters.
+
+  python -m moejax.cli.compress --list
+  python -m moejax.cli.compress --workdir=runs/olmoe --files=my_texts \
+    --method=easy_ep --keep=16 --to=runs/olmoe_16
+  python -m moejax.cli.compress --workdir=runs/tiny --method=m_smoe --keep=4 \
+    --domains=code=0.5,scripture=0.5 --to=runs/tiny_4
+  python -m moejax.cli.compress --workdir=runs/tiny --sweep --keep=2,4,8 \
+    --method=easy_ep,gate_score,frequency,random
+
+docs/compress.md says what the methods do. The text that matters is --files,
+each a domain, or --mixture, or else the validation sets of the run. The new
+workdir is for `cli.evaluate`, `cli.generate`, `cli.convert export`, and for
+training: `--config=configs/hf/continue.py:WORKDIR`. Its compression.json says
+what was made from what.
+
+--sweep evaluates models in memory on the validation sets, prints a table, and
+writes WORKDIR/compressions/sweep.json with a picture beside it (needs pip
+install 'moejax[plot]'); the same command goes on after an interruption. Without
+another text it calibrates on the first half of the sets, and evaluates on the
+second. The model is on one device; --config.mesh.fsdp=-1 splits it over all.
+"""
+
+from collections.abc import Sequence
+
+from moejax.core import command, exits, terminal
+from moejax.run import compression_command
+
+
+def main(argv: Sequence[str]) -> None:
+  """Makes a model or a mask, compares methods, or lists them."""
+  args, overrides = command.parse(compression_command.flags(__doc__), argv)
+  if args.list:
+    terminal.say(compression_command.listing())
+    return
+  compression_command.run(args, overrides)
+
+
+if __name__ == '__main__':
+  exits.main(main)

@@ -1,0 +1,212 @@
+"""The command `compress`: flags, progress, tables, masks and the picture."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import rich.console
+
+from moejax.compress import METHODS
+from moejax.core import columns, command, errors, terminal
+from moejax.run import (
+  calibrating,
+  compressing,
+  compression_rows,
+  compression_sweep,
+  restore,
+)
+from moejax.run.calibrating import Calibration
+from moejax.run.compressing import CompressionRequest
+from moejax.run.compression_sweep import SweepRequest
+from moejax.run.screen import Screen
+
+# What a command makes, of which it is asked for one.
+PRODUCTS = ('to', 'mask', 'sweep')
+
+
+def flags(doc: str) -> argparse.ArgumentParser:
+  """The flags of the command, whose docstring is `doc`."""
+  parser = command.parser(doc)
+  restore.add_step_flag(parser)
+  add = parser.add_argument
+  add('--workdir', help='of the run, or of an imported model')
+  add('--method', help='a method; with --sweep, some with commas between them')
+  keep = 'experts of a layer that stay; with --sweep, numbers with commas'
+  add('--keep', type=_numbers, help=keep)
+  add('--to', help='the new workdir, made; has to be new')
+  add('--mask', help='a JSON file to write the choice to; makes no model')
+  add('--sweep', action='store_true', help='evaluate methods and numbers')
+  add('--list', action='store_true', help='list the methods')
+  add('--json', action='store_true', help='print JSON')
+  add('--seed', type=command.seed, default=0, help='of method=random')
+  add = parser.add_argument_group('calibration').add_argument
+  at_least_0 = command.number(int, 0)
+  add(
+    '--files', help='files, folders or globs, each a domain, joined by commas'
+  )
+  add('--mixture', help='name of a mixture or a task, instead of files')
+  add('--domains', default='', help='NAME=WEIGHT, joined by commas')
+  documents = f'of each domain; 0: all (default: {calibrating.DOCUMENTS})'
+  add('--documents', type=at_least_0, help=documents)
+  tokens = 'about how many, in equal shares of the domains (default: all)'
+  add('--tokens', type=at_least_0, help=tokens)
+  statistics = 'folder of statistics: used if it has some, or else filled'
+  add('--statistics', default='', help=statistics)
+  add = parser.add_argument_group('with --sweep').add_argument
+  add('--batches', type=at_least_0, help='of each set; 0: all')
+  add('--out', help='JSON file (default: WORKDIR/compressions/sweep.json)')
+  return parser
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(number) for number in text.split(',')]
+
+
+_numbers.__name__ = 'list of numbers'  # argparse names it in errors
+
+
+def listing() -> str:
+  """All methods, one line each."""
+  rows = [(name, method.summary) for name, method in METHODS.items()]
+  return '\n'.join(columns.aligned([('method', 'effect'), *rows], left=(0, 1)))
+
+
+def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
+  """Makes a model or a mask, or evaluates many; prints what came of it.
+
+  Raises:
+    InputError: see `compressing.compress` and `compression_sweep.sweep`; or
+      flags that are missing or do not go together.
+  """
+  _check(args)
+  with Screen(0, console=rich.console.Console(stderr=True)) as screen:
+    shown = {'note': screen.line, 'track': screen.track}
+    if args.sweep:
+      result = compression_sweep.sweep(
+        args.workdir, _sweep_request(args), overrides, **shown
+      )
+    elif args.mask:
+      kept_NE = compressing.write_mask(
+        args.workdir, args.mask, _request(args), overrides, **shown
+      )
+    else:
+      result = compressing.compress(
+        args.workdir, args.to, _request(args), overrides, **shown
+      )
+  if args.sweep:
+    _show_sweep(args, result)
+  elif args.mask:
+    stay, of = int(kept_NE.sum()), kept_NE.size
+    terminal.say(f'{args.mask}: {stay} of {of} experts of all layers stay')
+  elif args.json:
+    terminal.say(json.dumps(result, indent=2))
+  else:
+    terminal.say('\n'.join(in_words(args.to, result)))
+
+
+def in_words(to: str, about: dict[str, Any]) -> list[str]:
+  """Lines on a new workdir, and what can be done with it.
+
+  Args:
+    to: the workdir.
+    about: of `compressing.compress`.
+  """
+  old, new = about['parameters']
+  kept = [len(layer['kept']) for layer in about['layers']]
+  number = f'{min(kept)}'
+  if max(kept) > min(kept):
+    number += f' to {max(kept)}'
+  return [
+    f'{to} holds step {about["step"]} of {about["from"]} with {number} of '
+    f'{about["experts"][0]} experts in each layer, by {about["method"]}: '
+    f'{new:,} of {old:,} parameters.',
+    f'evaluate   python -m moejax.cli.evaluate --workdir={to}',
+    f'generate   python -m moejax.cli.generate --workdir={to}',
+    'train      python -m moejax.main '
+    f'--config=configs/hf/continue.py:{to} --workdir=runs/NEW',
+    f'export     python -m moejax.cli.convert export --workdir={to} '
+    '--to=FOLDER',
+  ]
+
+
+def _show_sweep(args: argparse.Namespace, result: dict[str, Any]) -> None:
+  """Prints the table or JSON of a sweep, and draws the picture."""
+  names = {compression_sweep.FULL} | {
+    compression_sweep.name_of(method, keep, args.seed)
+    for method in args.method.split(',')
+    for keep in args.keep
+  }
+  asked = {name: x for name, x in result['measured'].items() if name in names}
+  rows = compression_rows.rows(asked)
+  if args.json:
+    about = {key: x for key, x in result.items() if key != 'measured'}
+    terminal.say(json.dumps(about | {'rows': rows}, indent=2))
+  else:
+    terminal.say(f'{args.workdir}, step {result["step"]}')
+    terminal.say('\n'.join(compression_rows.lines(rows)))
+  path = _sweep_request(args).path(args.workdir)
+  terminal.note(compression_rows.draw(rows, path.with_suffix('.svg')))
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Raises InputError for flags that are missing or do not go together."""
+  for name in ('workdir', 'method', 'keep'):
+    if getattr(args, name) is None:
+      raise errors.InputError(f'--{name} is missing; see --help')
+  asked = [f'--{name}' for name in PRODUCTS if getattr(args, name)]
+  if len(asked) != 1:
+    raise errors.InputError(
+      f'{" and ".join(asked)} are different products; give one'
+      if asked
+      else '--to is missing: name the new workdir, or a file with --mask, or '
+      'compare methods with --sweep'
+    )
+  if args.sweep:
+    return
+  for name in ('batches', 'out'):
+    if getattr(args, name) is not None:
+      raise errors.InputError(
+        f'--{name}={getattr(args, name)} is for --sweep; leave it out'
+      )
+  if len(args.keep) > 1 or ',' in args.method:
+    listed = ','.join(map(str, args.keep))
+    raise errors.InputError(
+      f'--method={args.method} --keep={listed} are several models; name one, '
+      'or compare them with --sweep'
+    )
+
+
+def _request(args: argparse.Namespace) -> CompressionRequest:
+  return CompressionRequest(
+    method=args.method, keep=args.keep[0], **_calibration(args)
+  )
+
+
+def _sweep_request(args: argparse.Namespace) -> SweepRequest:
+  return SweepRequest(
+    methods=args.method.split(','),
+    keeps=args.keep,
+    batches=args.batches or 0,
+    out=args.out or '',
+    **_calibration(args),
+  )
+
+
+def _calibration(args: argparse.Namespace) -> dict[str, Any]:
+  """The fields that both requests have."""
+  text = (args.files, args.mixture, args.documents, args.tokens)
+  documents = args.documents
+  return {
+    'calibration': Calibration(
+      files=args.files,
+      mixture=args.mixture,
+      documents=calibrating.DOCUMENTS if documents is None else documents,
+      tokens=args.tokens or 0,
+      step=args.step,
+    ),
+    'domains': args.domains,
+    'statistics': args.statistics,
+    'any_text': all(flag is None for flag in text),
+    'seed': args.seed,
+  }

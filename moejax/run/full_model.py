@@ -1,0 +1,196 @@
+"""FullModel: the model of a workdir before it loses experts, read in pieces.
+
+Its weights stay on the disk: a method reads the layer that it works on, and a
+weight is read when the smaller model's is made.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from moejax.compress import methods, prune
+from moejax.compress.choice import ONE_EXPERT, RouterNeeds, check_keep
+from moejax.compress.layer_weights import PREFIX
+from moejax.compress.merge import MergedLayer, merge_layer
+from moejax.compress.methods import Method, Selection
+from moejax.compress.needs import router_needs
+from moejax.compress.prune import Smaller
+from moejax.core import trees
+from moejax.model.config import ModelConfig
+from moejax.run import restore
+from moejax.run.calibration_text import Collected
+from moejax.run.trained import Trained
+
+# Paths below PREFIX of the weights that methods read by name.
+NAMED = ('routed/', 'router/')
+
+
+class Leaf:
+  """A stored weight that is indexed like an array: by a number, a slice, `...`.
+
+  Args:
+    stored: the weight, whose index is a tuple.
+    shape: of the weight.
+  """
+
+  def __init__(self, stored: Any, shape: tuple[int, ...]):
+    self._stored, self._shape = stored, shape
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    if index is Ellipsis:
+      index = (slice(None),) * len(self._shape)
+    if not isinstance(index, tuple):
+      index = (index,)
+    return np.asarray(self._stored[index])
+
+
+class NamedWeights(Mapping[str, np.ndarray]):
+  """The weights of a layer by name, each read when it is looked up.
+
+  Args:
+    paths: path of each weight, by its name.
+    read: path -> the weight.
+  """
+
+  def __init__(
+    self, paths: Mapping[str, str], read: Callable[[str], np.ndarray]
+  ):
+    self._paths, self._read = paths, read
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return self._read(self._paths[name])
+
+  def __contains__(self, name: object) -> bool:
+    return name in self._paths
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._paths)
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+
+@dataclasses.dataclass(frozen=True)
+class FullModel:
+  """A model that loses experts.
+
+  Attributes:
+    config: of the model.
+    get: path -> the weight, which is read where it is indexed.
+    shapes: the tree of the weights' shapes.
+  """
+
+  config: ModelConfig
+  get: prune.Get
+  shapes: Any
+
+  def layer(self, n: int) -> NamedWeights:
+    """Weights of experts and router of layer n of those with experts."""
+    paths = {
+      path.removeprefix(PREFIX + kind): path
+      for path in trees.leaves(self.shapes)
+      for kind in NAMED
+      if path.startswith(PREFIX + kind)
+    }
+    return NamedWeights(paths, lambda path: np.asarray(self.get(path)[n]))
+
+  @property
+  def layers(self) -> Sequence[NamedWeights]:
+    """The same of all layers with experts."""
+    return [self.layer(n) for n in range(self.config.num_moe)]
+
+  def needs(self, method: Method, keep: int) -> RouterNeeds:
+    """What every layer must keep.
+
+    Raises:
+      InputError: no expert of this model can be removed, or so many experts
+        cannot be kept.
+    """
+    needs = router_needs(self.config)
+    if method.shared_router:
+      needs = ONE_EXPERT
+    check_keep(keep, self.config.moe.num_experts, needs)
+    return needs.equal_groups(keep) if needs.num_groups > 1 else needs
+
+  def select(
+    self,
+    method: Method,
+    keep: int,
+    collected: Collected,
+    seed: int,
+  ) -> Selection:
+    """The experts that a method keeps; see `methods.select`."""
+    return methods.select(
+      method,
+      keep,
+      collected.statistics,
+      self.layers,
+      collected.domain_weights,
+      needs=self.needs(method, keep),
+      seed=seed,
+    )
+
+  def smaller(
+    self,
+    method: Method,
+    selection: Selection,
+    track: Callable[..., Iterator[int]] = lambda items, *_: iter(items),
+  ) -> tuple[Smaller, list[MergedLayer]]:
+    """The model without the other experts, and the layers if they are merged.
+
+    Args:
+      method: removes or merges the other experts.
+      selection: of `select`.
+      track: shows the progress through layers; see `evals.subject.Track`.
+
+    Raises:
+      InputError: the experts are unlike, or the router cannot work with those
+        that are left.
+    """
+    if method.merge is None:
+      return prune.pruned(self.config, selection.kept_NE), []
+    num = self.config.num_moe
+    merged = [
+      merge_layer(
+        selection.statistics,
+        # Alignment reads each weight several times.
+        dict(self.layer(n)),
+        n,
+        selection.kept_NE[n],
+        method.merge,
+      )
+      for n in track(range(num), 'Merging layers', num)
+    ]
+    router = 'shared' if method.shared_router else 'cut'
+    return prune.merged(self.config, merged, router), merged
+
+
+@contextlib.contextmanager
+def opened(
+  trained: Trained, step: str, note: Callable[[str], None]
+) -> Iterator[tuple[FullModel, int]]:
+  """The model of a workdir's checkpoint and its step, while its files are open.
+
+  Args:
+    trained: the model of a run, or an imported one.
+    step: which checkpoint, see `restore.weights`.
+    note: is called with a line for each checkpoint that had to be skipped.
+
+  Raises:
+    InputError: the checkpoint does not exist, or is of another model.
+  """
+  config = trained.model.config
+  shapes = trained.model.shapes
+  leaves = trees.leaves(shapes)
+  with restore.checkpoints(trained.workdir, note) as saved:
+    chosen = saved.find(step)
+    folder, at = chosen.folder, chosen.step
+
+    def get(path: str) -> Leaf:
+      stored = folder.open_leaf(at, f'weights/{path}', leaves[path])
+      return Leaf(stored, leaves[path].shape)
+
+    yield FullModel(config, get, shapes), at

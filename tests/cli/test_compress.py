@@ -1,0 +1,432 @@
+"""The command compress: from a workdir to a smaller one, a mask or a table."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import programs, tiny
+
+from moejax.cli import compress, evaluate
+from moejax.compress import METHODS
+from moejax.config import Run
+from moejax.core import config_tree, exits, files, trees
+from moejax.data.config import DataConfig
+from moejax.data.vocab import Bytes
+from moejax.model import build
+from moejax.model.config import ModelConfig
+from moejax.moe.config import MoEConfig
+from moejax.moe.routers import ROUTERS
+from moejax.parallel import mesh as meshes
+from moejax.run import compression_sweep, restore
+from moejax.train import checkpoint
+
+MODEL = ModelConfig(
+  vocab_size=259,
+  max_length=48,
+  num_layers=3,
+  first_dense=1,
+  width=16,
+  num_heads=2,
+  dense_width=16,
+  moe=MoEConfig(
+    num_experts=4, expert_width=8, num_shared=1, router=ROUTERS['top_k'](k=2)
+  ),
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _programs(tmp_path_factory):
+  with programs.kept(tmp_path_factory.mktemp('compiled')):
+    yield
+
+
+def make_workdir(folder, config=MODEL):
+  folder.mkdir()
+  data = DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=16)
+  run = Run(model=config, data=data)
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  model = build.build(run.model, mesh)
+  files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
+  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
+    for step in (10, 20):
+      weights = tiny.draw(model.shapes, seed=step, std=0.3)
+      checkpoints.save(step, {'weights': weights}, {'metric': 1.0})
+  return folder
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  return make_workdir(tmp_path_factory.mktemp('place') / 'run')
+
+
+@pytest.fixture(scope='module')
+def texts(tmp_path_factory):
+  """Two domains of six documents."""
+  folder = tmp_path_factory.mktemp('texts')
+  for name, words in (('code', 'x = f(y)\n'), ('prose', 'In the beginning. ')):
+    documents = [json.dumps({'text': words * n}) for n in (1, 2, 3, 4, 5, 6)]
+    (folder / f'{name}.jsonl').write_text('\n'.join(documents))
+  return folder
+
+
+def call(*flags):
+  return exits.call(compress.main, [*map(str, flags)])
+
+
+def refused(capsys, *flags):
+  """The one line with which a command refuses."""
+  assert call(*flags) == exits.BAD_INPUT
+  out, err = capsys.readouterr()
+  assert out == ''
+  return err
+
+
+def weights_of(workdir):
+  run = restore.run_of(str(workdir))
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  model = build.build(run.model, mesh)
+  tree, step = restore.weights(model, str(workdir), lambda _: None)
+  return trees.leaves(jax.device_get(tree)), step
+
+
+def loss_of(workdir, capsys):
+  flags = [f'--workdir={workdir}', '--json', '--batches=1']
+  assert exits.call(evaluate.main, flags) == exits.DONE
+  scores = json.loads(capsys.readouterr().out)['evals']['perplexity']
+  return scores['synthetic']['loss']
+
+
+@pytest.fixture(scope='module')
+def pruned(workdir, texts, tmp_path_factory):
+  """A workdir with 2 of 4 experts, and where its statistics are."""
+  place = tmp_path_factory.mktemp('pruned')
+  flags = (
+    f'--workdir={workdir}',
+    '--method=easy_ep',
+    '--keep=2',
+    f'--files={texts}/*.jsonl',
+    '--domains=code.jsonl=3,prose.jsonl=1',
+    '--documents=4',
+    f'--statistics={place}/statistics',
+    f'--to={place}/run',
+  )
+  assert call(*flags) == exits.DONE
+  return place
+
+
+def test_the_new_workdir_has_the_kept_experts_of_the_old_one(workdir, pruned):
+  about = json.loads((pruned / 'run' / 'compression.json').read_text())
+  assert [layer['layer'] for layer in about['layers']] == [1, 2]
+  old, _ = weights_of(workdir)
+  new, step = weights_of(pruned / 'run')
+  assert step == 0
+  assert restore.run_of(str(pruned / 'run')).model.moe.num_experts == 2
+  for n, layer in enumerate(about['layers']):
+    kept = layer['kept']
+    assert len(kept) == 2
+    for path, axis in (
+      ('moe/ffn/routed/w_in_ED2F', 0),
+      ('moe/ffn/routed/w_out_EFD', 0),
+      ('moe/ffn/router/w_DE', 1),
+    ):
+      wanted = np.take(old[path][n], kept, axis=axis)
+      np.testing.assert_array_equal(new[path][n], wanted)
+  for path in ('embed_VD', 'moe/ffn/shared/w_in_D2F', 'dense/ffn/w_in_D2F'):
+    if path in old:
+      np.testing.assert_array_equal(new[path], old[path])
+
+
+def test_the_manifest_says_what_was_made_from_what(workdir, pruned):
+  about = json.loads((pruned / 'run' / 'compression.json').read_text())
+  assert about['from'] == str(workdir)
+  assert (about['step'], about['method'], about['keep']) == (20, 'easy_ep', 2)
+  assert {name: x['weight'] for name, x in about['domains'].items()} == {
+    'code.jsonl': 3,
+    'prose.jsonl': 1,
+  }
+  # Four documents of 1 to 4 times the words, each with its end.
+  assert about['domains']['code.jsonl']['tokens'] == 10 * len('x = f(y)\n') + 4
+  assert about['experts'] == [4, 2]
+  # Per expert and layer three matrices of 16 x 8, and a column of the router.
+  old, new = about['parameters']
+  assert old - new == 2 * 2 * (3 * 16 * 8 + 16)
+  assert about['bytes'] == [4 * old, 4 * new]
+
+
+def test_the_new_workdir_is_evaluated(pruned, capsys):
+  assert np.isfinite(loss_of(pruned / 'run', capsys))
+
+
+def test_keeping_all_experts_is_the_model_to_the_bit(workdir, pruned, capsys):
+  place = pruned / 'all'
+  flags = ('--method=gate_score', '--keep=4', '--json', f'--to={place}')
+  assert call(f'--workdir={workdir}', *flags) == exits.DONE
+  about = json.loads(capsys.readouterr().out)
+  assert about['parameters'][0] == about['parameters'][1]
+  old, new = weights_of(workdir)[0], weights_of(place)[0]
+  assert old.keys() == new.keys()
+  for path, array in old.items():
+    assert array.tobytes() == new[path].tobytes()
+
+
+def test_statistics_that_were_kept_are_used_and_give_the_same_choice(
+  workdir, pruned, monkeypatch, capsys
+):
+  monkeypatch.setattr(
+    compression_sweep.calibrating, 'calibrate', lambda *a, **k: 1 / 0
+  )
+  flags = (
+    f'--workdir={workdir}',
+    '--method=easy_ep',
+    '--keep=2',
+    '--domains=code.jsonl=3,prose.jsonl=1',
+    f'--statistics={pruned}/statistics',
+    f'--mask={pruned}/mask.json',
+  )
+  assert call(*flags) == exits.DONE
+  mask = json.loads((pruned / 'mask.json').read_text())
+  about = json.loads((pruned / 'run' / 'compression.json').read_text())
+  assert [np.flatnonzero(row).tolist() for row in mask] == [
+    layer['kept'] for layer in about['layers']
+  ]
+  assert '4 of 8 experts of all layers stay' in capsys.readouterr().out
+  assert 'exists; name another file' in refused(capsys, *flags)
+
+
+@pytest.mark.parametrize(
+  'method',
+  [
+    'm_smoe_cut',
+    pytest.param('m_smoe', marks=pytest.mark.soak),
+    pytest.param('m_smoe_outputs', marks=pytest.mark.soak),
+  ],
+)
+def test_merged_models_are_workdirs_too(
+  method, workdir, texts, tmp_path, capsys
+):
+  flags = (f'--method={method}', '--keep=2', f'--files={texts}/*.jsonl')
+  place = tmp_path / 'run'
+  made = call(f'--workdir={workdir}', *flags, '--json', f'--to={place}')
+  assert made == exits.DONE
+  about = json.loads(capsys.readouterr().out)
+  assert sum(len(layer['kept']) for layer in about['layers']) == 4
+  for layer in about['layers']:
+    assert sorted(set(layer['into'])) == layer['kept']
+  # Four experts of both layers are gone, and are counted once.
+  old, new = about['parameters']
+  router = 0 if METHODS[method].shared_router else 4 * 16
+  assert old - new == 4 * 3 * 16 * 8 + router
+  assert np.isfinite(loss_of(place, capsys))
+
+
+def swept(workdir, out, *flags):
+  methods = '--method=easy_ep,random'
+  return call(
+    f'--workdir={workdir}',
+    '--sweep',
+    methods,
+    '--keep=2,4',
+    f'--out={out}',
+    '--batches=1',
+    *flags,
+  )
+
+
+@pytest.fixture(scope='module')
+def sweep(workdir, tmp_path_factory):
+  """The file of a sweep."""
+  path = tmp_path_factory.mktemp('sweep') / 'sweep.json'
+  assert swept(workdir, path) == exits.DONE
+  return path
+
+
+def test_a_sweep_measures_every_method_at_every_number(sweep):
+  measured = json.loads(sweep.read_text())['measured']
+  assert list(measured) == [
+    'full',
+    'easy_ep=2',
+    'easy_ep=4',
+    'random=2',
+    'random=4',
+  ]
+  losses = {name: x['sets']['synthetic'] for name, x in measured.items()}
+  # All experts are the full model, to the bit.
+  assert losses['easy_ep=4'] == losses['full'] == losses['random=4']
+  assert losses['easy_ep=2']['loss'] != losses['full']['loss']
+  assert measured['easy_ep=2']['experts'] == [2, 2]
+  assert measured['easy_ep=2']['bytes'] < measured['full']['bytes']
+  assert all(x['tokens_per_s'] > 0 for x in measured.values())
+
+
+def test_calibration_and_evaluation_read_different_halves(sweep):
+  made_with = json.loads(sweep.read_text())['made_with']
+  (calibrated, rows, _) = made_with['text']['rows']['synthetic']
+  (evaluated, others) = made_with['evaluated_on']['synthetic']
+  assert calibrated.endswith(f'[0:{rows}]')
+  assert evaluated.endswith(f'[{rows}:{rows + others}]')
+  assert calibrated.split('[')[0] == evaluated.split('[')[0]
+
+
+def test_a_sweep_goes_on_and_shows_what_is_asked(
+  workdir, sweep, capsys, monkeypatch
+):
+  measured = []
+  measure = compression_sweep._measure
+  monkeypatch.setattr(
+    compression_sweep,
+    '_measure',
+    lambda *a: measured.append(a[2:4]) or measure(*a),
+  )
+  before = json.loads(sweep.read_text())['measured']
+  capsys.readouterr()
+  flags = ('--json', '--method=frequency,random', '--keep=2')
+  flags = (f'--workdir={workdir}', '--sweep', f'--out={sweep}', *flags)
+  assert call(*flags, '--batches=1') == exits.DONE
+  assert measured == [('frequency', 2)]
+  out, err = capsys.readouterr()
+  rows = json.loads(out)['rows']
+  assert [row['model'] for row in rows] == ['full', 'random=2', 'frequency=2']
+  assert rows[1]['difference'] == rows[1]['score'] - rows[0]['score']
+  assert 'random=2: done before' in err
+  after = json.loads(sweep.read_text())['measured']
+  assert {name: after[name] for name in before} == before
+
+
+def test_a_sweep_of_something_else_is_not_overwritten(workdir, sweep, capsys):
+  before = sweep.read_text()
+  flags = (f'--workdir={workdir}', '--sweep', f'--out={sweep}', '--keep=2')
+  flags = (*flags, '--method=easy_ep', '--batches=2')
+  assert 'was made with other batches' in refused(capsys, *flags)
+  assert sweep.read_text() == before
+
+
+def test_the_table_has_a_line_for_each_model_and_a_picture(
+  workdir, sweep, capsys
+):
+  assert swept(workdir, sweep) == exits.DONE
+  out, err = capsys.readouterr()
+  head, *lines = out.splitlines()[1:]
+  assert head.split()[:5] == [
+    'model',
+    'experts',
+    'parameters',
+    'MB',
+    'tokens/s',
+  ]
+  assert [line.split()[0] for line in lines][:3] == [
+    'full',
+    'easy_ep=2',
+    'easy_ep=4',
+  ]
+  if importlib.util.find_spec('matplotlib') is None:
+    assert 'matplotlib is missing' in err
+  else:
+    assert '</svg>' in sweep.with_suffix('.svg').read_text()
+
+
+def test_all_methods_are_listed(capsys):
+  assert call('--list') == exits.DONE
+  lines = capsys.readouterr().out.splitlines()[1:]
+  assert [line.split()[0] for line in lines] == [*METHODS]
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    (['--method=easyep'], "unknown method 'easyep'; did you mean 'easy_ep'"),
+    (['--keep=5'], 'keep=5 of 4 experts: keep 4 at most'),
+    (['--keep=0'], 'keep=0: at least one expert'),
+    (['--keep=1'], 'keep=1 is less than the 2 experts per layer that the'),
+    (['--keep=two'], 'invalid list of numbers'),
+    (['--keep=2,3'], 'are several models; name one, or compare them with'),
+    (['--method=easy_ep,random'], 'are several models'),
+    (
+      ['--domains=code.json'],
+      "unknown domain 'code.json'; did you mean 'code.jsonl'",
+    ),
+    (['--domains=code.jsonl=-1'], "the weight of 'code.jsonl' is '-1'"),
+    (['--step=11'], 'no checkpoint 11 in'),
+    (['--files={}/none'], 'none'),
+    (['--sweep'], '--to and --sweep are different products; give one'),
+    (['--batches=1'], '--batches=1 is for --sweep; leave it out'),
+    (['--to={}'], 'is a folder with files; name one that does not exist'),
+    (['--to={}/code.jsonl'], 'is a file; name a folder'),
+  ],
+)
+def test_wrong_flags_are_one_line(
+  workdir, texts, tmp_path, flags, words, capsys
+):
+  wanted = {
+    '--workdir': workdir,
+    '--method': 'easy_ep',
+    '--keep': 2,
+    '--files': f'{texts}/*.jsonl',
+    '--to': tmp_path / 'run',
+  }
+  for flag in flags:
+    name, _, value = flag.partition('=')
+    wanted[name] = value.format(texts)
+  line = [f'{k}={v}' if v != '' else k for k, v in wanted.items()]
+  err = refused(capsys, *line)
+  assert words in err
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('missing', ['--workdir', '--method', '--keep', '--to'])
+def test_a_flag_that_is_missing_is_named(workdir, missing, capsys):
+  flags = {
+    '--workdir': workdir,
+    '--method': 'easy_ep',
+    '--keep': 2,
+    '--to': 'nowhere',
+  }
+  del flags[missing]
+  line = [f'{name}={value}' for name, value in flags.items()]
+  assert f'{missing} is missing' in refused(capsys, *line)
+
+
+def test_an_empty_text_is_one_line(workdir, tmp_path, capsys):
+  (tmp_path / 'empty.txt').write_text('')
+  flags = ('--method=easy_ep', '--keep=2', f'--files={tmp_path}/empty.txt')
+  err = refused(capsys, f'--workdir={workdir}', *flags, f'--to={tmp_path}/run')
+  assert 'empty.txt' in err
+  assert not (tmp_path / 'run').exists()
+
+
+def test_statistics_of_another_checkpoint_or_text_are_one_line(
+  workdir, pruned, texts, tmp_path, capsys
+):
+  flags = (
+    f'--workdir={workdir}',
+    '--method=easy_ep',
+    '--keep=2',
+    f'--to={tmp_path}/run',
+    f'--statistics={pruned}/statistics',
+  )
+  err = refused(capsys, *flags, '--step=10')
+  assert 'are of another checkpoint' in err
+  err = refused(capsys, *flags, f'--files={texts}/*.jsonl', '--documents=5')
+  assert 'were collected with other documents' in err
+  (tmp_path / 'statistics').mkdir()
+  (tmp_path / 'statistics' / 'index.json').write_text('{}')
+  err = refused(capsys, *flags[:-1], f'--statistics={tmp_path}/statistics')
+  assert 'is not an index of statistics' in err
+
+
+@pytest.mark.parametrize(
+  ('router', 'fields'), [('expert_choice', {'not_causal': True}), ('hash', {})]
+)
+def test_a_router_without_a_choice_to_prune_is_one_line(
+  router, fields, tmp_path, capsys
+):
+  moe = dataclasses.replace(
+    MODEL.moe, router=ROUTERS[router](**fields), balance=()
+  )
+  config = dataclasses.replace(MODEL, moe=moe)
+  folder = make_workdir(tmp_path / 'run', config)
+  flags = (f'--workdir={folder}', '--method=easy_ep', '--keep=2')
+  err = refused(capsys, *flags, f'--to={tmp_path}/new')
+  assert f'router {router} keeps all its experts' in err

@@ -1,0 +1,127 @@
+"""Study 5: its tables, from what sweeps might have measured."""
+
+import pytest
+
+from moejax.research import compress, compress_tables
+from moejax.run import compression_sweep
+
+
+def scores(code, prose, **more):
+  return {'sets': {'code': {'loss': code}, 'prose': {'loss': prose}}, **more}
+
+
+RUNS = [
+  {
+    'full': scores(2.0, 3.0),
+    'easy_ep=8': scores(2.25, 3.25, method='easy_ep', keep=8),
+    'random=8': scores(3.0, 4.5, method='random', keep=8),
+  },
+  {
+    'full': scores(2.0, 3.0),
+    'easy_ep=8': scores(2.5, 3.5, method='easy_ep', keep=8),
+    'random=8': scores(3.0, 5.0, method='random', keep=8),
+  },
+]
+
+
+def test_a_rise_is_the_mean_loss_over_that_of_the_full_model():
+  assert compress_tables.rise(RUNS[0], 'easy_ep=8') == 0.25
+  assert compress_tables.rise(RUNS[1], 'random=8') == 1.5
+  assert compress_tables.losses(RUNS[0], 'random', 8) == {
+    'code': 1.0,
+    'prose': 1.5,
+  }
+
+
+def test_methods_have_mean_and_deviation_over_runs():
+  rises = {
+    name: {8: [compress_tables.rise(run, f'{name}=8') for run in RUNS]}
+    for name in ('easy_ep', 'random')
+  }
+  # .25 and .5; 1.25 and 1.5
+  assert compress_tables.method_rows(rises, [8]) == [
+    ['method', '8 experts', 'paper'],
+    ['easy_ep', '0.375 ± 0.177', '66.55'],
+    ['random', '1.375 ± 0.177', '17.44'],
+  ]
+  assert compress_tables.ablation_rows(rises, [8])[1:] == [
+    ['easy_ep', '0.375 ± 0.177', '72.81']
+  ]
+
+
+def test_overlap_is_the_share_of_experts_in_both_choices():
+  # 2 of 2, and 1 of 3.
+  assert compress_tables.overlap(
+    [[0, 1], [2, 3, 4]], [[1, 0], [4]]
+  ) == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_domains_are_rows_of_the_calibration_and_columns_of_the_evaluation():
+  texts = [
+    {'all': {'code': 0.5, 'prose': 0.5}, 'code': {'code': 0.25, 'prose': 1.0}}
+  ]
+  assert compress_tables.domain_rows(texts) == [
+    ['calibrated on', 'code', 'prose'],
+    ['all', '0.500', '0.500'],
+    ['code', '0.250', '1.000'],
+  ]
+
+
+def test_documents_and_recovery_have_a_row_each():
+  counts = [
+    {1: {'overlap': 0.5, 'rise': 1.0}, 25: {'overlap': 1.0, 'rise': 0.5}},
+    {1: {'overlap': 0.75, 'rise': 2.0}, 25: {'overlap': 1.0, 'rise': 0.5}},
+  ]
+  assert compress_tables.document_rows(counts)[1:] == [
+    ['1', '62.5%', '1.500 ± 0.707'],
+    ['25', '100.0%', '0.500 ± 0.000'],
+  ]
+  recovered = {'easy_ep': {'before': [0.5], 'text': [0.25], 'teacher': []}}
+  assert compress_tables.recovery_rows(recovered)[1:] == [
+    ['easy_ep', '0.500', '0.250', '-']
+  ]
+
+
+def test_the_order_of_the_paper_is_tested_over_runs():
+  rises = {
+    'easy_ep': {8: [0.1, 0.11]},
+    'gate_score': {8: [0.3, 0.31]},
+    'frequency': {8: [0.2, 0.21]},
+    'm_smoe': {8: []},
+    'random': {8: [0.9, 0.91]},
+  }
+  # Of four methods, frequency alone is before its place.
+  assert compress.order_of(rises, 8) == {
+    'same': 5,
+    'opposite': 1,
+    'undecided': 0,
+  }
+
+
+def test_the_number_of_documents_is_compared_with_the_largest(monkeypatch):
+  asked = []
+
+  def sweep(workdir, request, **more):
+    asked.append(request)
+    number = request.calibration.documents
+    kept = [[0, 1]] if number > 5 else [[0, 2]]
+    measured = {
+      'full': scores(1.0, 1.0),
+      'easy_ep=2': scores(1 + 1 / number, 1.0, kept=kept),
+    }
+    return {'measured': measured}
+
+  monkeypatch.setattr(compression_sweep, 'sweep', sweep)
+  result = compress.by_documents('run', 2, 3)
+  assert list(result) == list(compress.DOCUMENTS)
+  assert result[5] == {'rise': pytest.approx(0.1), 'overlap': 0.5}
+  assert result[10]['overlap'] == 1.0
+  # Statistics of another number of documents are in another folder.
+  assert len({request.statistics for request in asked}) == len(asked)
+  assert len({request.out for request in asked}) == len(asked)
+
+
+def test_the_figure_has_a_panel_for_each_domain():
+  figure = compress_tables.draw(RUNS)
+  assert [panel.get_title() for panel in figure.axes] == ['code', 'prose']
+  assert len(figure.axes[0].lines) == 3  # two methods, and the full model

@@ -1,0 +1,85 @@
+"""The halves of validation sets, and weights that are read in pieces."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from moejax.core import errors
+from moejax.data.features import Rows
+from moejax.run import calibration_text, full_model
+from moejax.run.calibration_text import RowRange
+
+
+@dataclasses.dataclass(frozen=True)
+class FiveRows:
+  """Five rows of four tokens; row n has n + 1 targets - of the last one all."""
+
+  num_rows: int = 5
+  length: int = 4
+  num_tokens: int = 1 + 2 + 3 + 4 + 4
+  num_bytes: int = 28
+  fingerprint: str = 'five'
+  contents: str = 'sum'
+  first_id: int = 0
+
+  def rows(self, index_N):
+    target_NL = np.asarray(index_N)[:, None] * 10 + np.arange(4)
+    real_NL = np.arange(4) <= np.asarray(index_N)[:, None]
+    return Rows(target_NL, real_NL.astype(np.int32))
+
+
+def test_a_range_of_rows_is_these_rows():
+  part = RowRange(FiveRows(), 1, 3)
+  np.testing.assert_array_equal(
+    part.rows(np.array([2, 0])).target_NL[:, 0], [30, 10]
+  )
+  assert part.num_tokens == 2 + 3 + 4
+  assert part.num_bytes == 18  # two bytes a token
+  assert (part.length, part.first_id) == (4, 0)
+  assert part.fingerprint == 'five[1:4]'
+  assert part.contents == 'sum[1:4]'
+
+
+def test_halves_share_no_row_and_leave_none_out():
+  first, second = calibration_text.halves({'code': FiveRows()})
+  rows = [
+    half['code'].rows(np.arange(half['code'].num_rows)).target_NL[:, 0]
+    for half in (first, second)
+  ]
+  assert [r.tolist() for r in rows] == [[0, 10], [20, 30, 40]]
+
+
+def test_a_set_of_one_row_has_no_halves():
+  with pytest.raises(errors.InputError, match="set 'code' has 1 row, which"):
+    calibration_text.halves({'code': FiveRows(num_rows=1)})
+
+
+class OfTuples:
+  """An array whose index is a tuple, as a stored leaf's is."""
+
+  def __init__(self, array):
+    self.array = array
+
+  def __getitem__(self, index):
+    assert isinstance(index, tuple)
+    assert Ellipsis not in index
+    return self.array[index]
+
+
+@pytest.mark.parametrize('index', [..., 1, slice(1, 3), (2, 0)], ids=str)
+def test_a_leaf_is_indexed_like_an_array(index):
+  array = np.arange(24).reshape(4, 3, 2)
+  leaf = full_model.Leaf(OfTuples(array), array.shape)
+  np.testing.assert_array_equal(leaf[index], array[index])
+
+
+def test_weights_are_read_when_they_are_looked_up():
+  read = []
+  paths = {'w_DE': 'router/w_DE', 'w_out_EFD': 'routed/w_out_EFD'}
+  weights = full_model.NamedWeights(paths, lambda p: read.append(p) or p)
+  assert 'w_DE' in weights
+  assert list(weights) == ['w_DE', 'w_out_EFD']
+  assert read == []
+  assert weights['w_DE'] == 'router/w_DE'
+  assert read == ['router/w_DE']
