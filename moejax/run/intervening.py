@@ -181,7 +181,7 @@ def configs(
     entry.check_router(config)
   except errors.InputError as error:
     raise errors.InputError(f'{request.what}: {error}') from None
-  values = [*request.values] or [*entry.usual(config)]
+  values = [*request.values] or _usual(config, request)
   if not values:
     raise errors.InputError(
       f'--what={request.what} needs --values: {entry.value}'
@@ -194,6 +194,23 @@ def configs(
     )
     for value in values
   }
+
+
+def _usual(config: ModelConfig, request: InterventionRequest) -> list[str]:
+  """The usual values of an intervention that fit the model.
+
+  If none fits, all of them, so that the error says why.
+  """
+  usual = interventions.lookup(request.what).usual(config)
+
+  def fits(value: str) -> bool:
+    try:
+      interventions.apply(config, f'{request.what}={value}', request.layers)
+    except errors.InputError:
+      return False
+    return True
+
+  return [value for value in usual if fits(value)] or [*usual]
 
 
 def _made_with(

@@ -1,5 +1,6 @@
 """The command intervene: from a workdir to a table, a file and a picture."""
 
+import dataclasses
 import importlib.util
 import json
 import types
@@ -11,7 +12,7 @@ from helpers import hf, programs, tiny
 from moejax.analysis.interventions import INTERVENTIONS
 from moejax.cli import convert, evaluate, intervene
 from moejax.config import Run
-from moejax.core import config_tree, exits, files
+from moejax.core import config_tree, errors, exits, files
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes
 from moejax.model import build
@@ -161,6 +162,36 @@ def test_a_value_that_was_measured_before_a_stop_is_not_lost(
   assert call(workdir, *flags) == exits.INTERRUPTED
   assert call(workdir, *flags) == exits.DONE
   assert len(calls) == 4
+
+
+@pytest.mark.parametrize(
+  ('what', 'router', 'fitting'),
+  [
+    ('no_shared', ROUTERS['top_k'](k=2), ['0', '1']),
+    # One routed expert more is not for these routers.
+    ('no_shared', ROUTERS['switch'](), ['0']),
+    ('no_shared', ROUTERS['hash'](), ['0']),
+    # Of 4 experts 3 compute a token, so one can be replaced or masked.
+    ('drop_top', ROUTERS['top_k'](k=3), ['0', '1']),
+    ('mask_top', ROUTERS['top_k'](k=3), ['0', '1/16', '1/8', '3/16', '1/4']),
+    ('mask_top', ROUTERS['top_k'](k=4), ['0', '1/16']),
+  ],
+)
+def test_of_the_usual_values_those_that_fit_the_model_are_taken(
+  what, router, fitting
+):
+  moe = dataclasses.replace(MODEL.moe, router=router)
+  config = dataclasses.replace(MODEL, moe=moe)
+  request = intervening.InterventionRequest(what)
+  assert list(intervening.configs(config, request)) == ['unchanged', *fitting]
+
+
+def test_if_no_usual_value_fits_the_first_says_why():
+  config = dataclasses.replace(
+    MODEL, moe=dataclasses.replace(MODEL.moe, num_shared=0)
+  )
+  with pytest.raises(errors.InputError, match='^no_shared=0: .* no shared ex'):
+    intervening.configs(config, intervening.InterventionRequest('no_shared'))
 
 
 def test_benchmarks_join_without_another_look_at_the_validation_sets(

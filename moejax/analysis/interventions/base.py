@@ -86,7 +86,10 @@ class Intervention:
     raise NotImplementedError
 
   def usual(self, config: ModelConfig) -> tuple[str, ...]:
-    """The values that the command takes if none are named; maybe none."""
+    """The values that the command takes if none are named; maybe none.
+
+    It takes those that fit the model.
+    """
     del config
     return self.usual_values
 

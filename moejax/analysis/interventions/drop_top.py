@@ -64,12 +64,9 @@ class DropTop(base.Intervention):
   summary = 'the first n choices replaced by the next n, with their own weights'
   value = 'number of choices to replace, from 0 to K'
   wraps = base.RANKED
+  usual_values = ('0', '1', '2')
   neutral_value = '0'
   router = DroppedTop
-
-  def usual(self, config: ModelConfig) -> tuple[str, ...]:
-    most = base.experts_per_token(config.moe.router)
-    return ('0', '1', '2')[: most + 1]
 
   def __call__(
     self, config: ModelConfig, value: str, layers: base.Layers = None

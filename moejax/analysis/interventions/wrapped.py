@@ -8,10 +8,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from moejax.analysis.interventions.base import Layers
 from moejax.model.config import ModelConfig
 from moejax.moe import contract
+from moejax.moe.expert_needs import ExpertNeeds
 from moejax.moe.scorers.base import Scorer
 
 # Added to scores, it outranks all scores and none of it is lost: finite, since
@@ -55,6 +57,13 @@ class Wrapped(contract.Router):
 
   def num_logits(self, num_experts: int) -> int:
     return self.router.num_logits(num_experts)
+
+  def expert_of_logit(self, num_experts: int) -> np.ndarray:
+    return self.router.expert_of_logit(num_experts)
+
+  @property
+  def expert_needs(self) -> ExpertNeeds:
+    return self.router.expert_needs
 
   def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return self.router.extra_scorers(num_experts)

@@ -107,6 +107,35 @@ def test_only_the_layers_that_are_named_change(name, router):
   assert (after != before).any(), 'nothing changes'
 
 
+# The values that the command takes, for a router with 7 of 63 experts: those of
+# the papers' figures, which are fewer if K is small.
+USUAL = {
+  'mask_top': ('0', '1/16', '1/8', '3/16', '1/4'),
+  'active': ('4', '5', '6', '7'),
+  'no_shared': ('0', '1'),
+  'drop_top': ('0', '1', '2'),
+  'swap_top': ('0', '1', '2'),
+  'temperature': ('0.1', '1', '10'),
+  'force': (),
+  'forbid': (),
+  'uniform': ('0', '1', '2'),
+  'replay': (),
+  'replay_gates': (),
+}
+
+
+@pytest.mark.parametrize('name', INTERVENTIONS)
+def test_the_usual_values_fit_the_model_and_have_the_neutral_one(name):
+  entry = INTERVENTIONS[name]
+  router = ROUTERS['top_k'](k=7)
+  config = config_with(router, num_experts=63, num_shared=1)
+  assert entry.usual(config) == USUAL[name]
+  for value in USUAL[name]:
+    interventions.apply(config, f'{name}={value}')
+  neutral = entry.neutral(config)
+  assert neutral is None or neutral in USUAL[name]
+
+
 @EACH_PAIR
 def test_the_neutral_value_changes_nothing_to_the_bit(name, router):
   config = config_with(ROUTERS[router]())
@@ -225,6 +254,8 @@ def test_a_router_that_cannot_be_changed_is_one_line(name, router):
     ('drop_top=3', 'the number of choices to replace must be from 0 to 2'),
     ('swap_top=-1', 'the number of choices to replace must be from 0 to 2'),
     ('temperature=0', 'the temperature must be from 1e-6 to 1e6'),
+    ('temperature=1e-7', 'the temperature must be from 1e-6 to 1e6'),
+    ('temperature=1e7', 'the temperature must be from 1e-6 to 1e6'),
     ('temperature=hot', "'hot' is not a temperature such as 0.1"),
     ('force=6', 'the number of the expert must be from 0 to 5'),
     ('forbid=-1', 'the number of the expert must be from 0 to 5'),
@@ -253,6 +284,11 @@ def test_a_bad_value_is_one_line(text, words):
       'scales_input=True with router.k=2',
     ),
     (
+      'active=1',
+      {'router': ROUTERS['group_balanced'](k=2, num_groups=2)},
+      'does not divide router.k=1',
+    ),
+    (
       'active=3',
       {'router': ROUTERS['group_balanced'](k=2, num_groups=2)},
       'does not divide router.k=3',
@@ -270,6 +306,47 @@ def test_a_value_that_does_not_fit_the_model_is_one_line(text, moe, words):
   with pytest.raises(errors.InputError) as caught:
     interventions.apply(dataclasses.replace(config, moe=moe), text)
   assert words in str(caught.value)
+
+
+def test_routers_that_rank_experts_can_be_changed_with_few_exceptions():
+  ranking = {
+    name for name, cls in ROUTERS.items() if issubclass(cls, base.RANKED)
+  }
+  refused = {
+    (name, router)
+    for name in OF_CONFIGS
+    for router in ranking
+    if INTERVENTIONS[name].wraps
+    and not INTERVENTIONS[name].fits(ROUTERS[router])
+  }
+  one_k = ranking - {
+    'top_k', 'group_limited', 'group_balanced', 'noisy_top_k', 'sinkhorn',
+    'sparse_mixer',
+  }  # fmt: skip
+  assert refused == {
+    # The groups decide which expert stands in for another.
+    ('swap_top', 'group_limited'),
+    ('swap_top', 'group_balanced'),
+    # The gate is a softmax over the logits near the largest.
+    ('force', 'sparse_mixer'),
+    ('uniform', 'sparse_mixer'),
+    # The number of experts belongs to the router.
+    *(('active', router) for router in one_k),
+  }
+  assert {'switch', 'gshard', 'base_layer'} <= one_k
+  # A temperature needs no ranking.
+  assert INTERVENTIONS['temperature'].fits(ROUTERS['top_p'])
+  assert not INTERVENTIONS['mask_top'].fits(ROUTERS['top_p'])
+
+
+@pytest.mark.parametrize(
+  ('text', 'number'), [('active=3', 3), ('drop_top=1', 2)]
+)
+def test_a_changed_router_knows_the_number_of_its_experts(text, number):
+  config = config_with(ROUTERS['top_k'](k=2))
+  changed = interventions.apply(config, text)
+  assert changed.moe.router.experts_per_token == number
+  assert changed.moe.experts_per_token == number
 
 
 def test_shared_experts_can_be_left_out_beside_any_router():

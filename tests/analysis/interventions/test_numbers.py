@@ -203,6 +203,16 @@ def test_a_uniform_choice_is_the_largest_hashes_with_the_router_s_weights():
   assert choices('uniform=5', **inputs) == wanted
 
 
+def test_a_uniform_choice_without_ids_is_that_of_token_0():
+  inputs = tiny.router_input(np.log(np.tile(PROB_TE, (10, 1))))
+  router = changed('uniform=5', TOP_2)
+  expert_A = [
+    np.asarray(router(dataclasses.replace(inputs, token_T=token_T)).expert_A)
+    for token_T in (None, jnp.zeros(20, jnp.int32))
+  ]
+  np.testing.assert_array_equal(*expert_A)
+
+
 def test_a_uniform_choice_has_every_pair_of_experts_equally_often():
   num = 6000
   prob_TE = np.tile([[0.97, 0.01, 0.01, 0.01]], (num, 1))
