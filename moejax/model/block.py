@@ -88,6 +88,7 @@ class Block(nnx.Module):
     self.norm_ffn = norm.RMSNorm(config.width, config.norm_eps)
     self.norm_after = config.norm_after
     self.scale = config.scales.residual
+    self.num_experts = config.moe.num_experts
     sizes = layer_sizes(config)
     self.ffn = (
       config.feed_forward.make(sizes, config.moe, mesh, key_ffn)
@@ -184,7 +185,7 @@ class Block(nnx.Module):
       return record
     added_BLD = self._behind(self.norm_ffn, routes.routed_BLD)
     sums = calibration.of(
-      routes, x_BLD, added_BLD, info.valid_BL, self.ffn.config.num_experts
+      routes, x_BLD, added_BLD, info.valid_BL, self.num_experts
     )
     return dataclasses.replace(record, routes=None, calibration=sums)
 

@@ -120,19 +120,16 @@ def record(
   prob_TE = routing.prob_TE
   by_rank = _of_list if routing.per_token is None else _of_token_choice
   by_token = lambda x: x.reshape(-1, inputs.row_length, *x.shape[1:])
-  ranks = by_rank(routing, sent_A, norm_A)
-  expert_BLK, weight_BLK, dropped_BLK, norm_BLK = (
-    None if x_TK is None else by_token(x_TK) for x_TK in ranks
-  )
+  expert_TK, weight_TK, dropped_TK, norm_TK = by_rank(routing, sent_A, norm_A)
   entropy_T = -jnp.sum(jax.scipy.special.xlogy(prob_TE, prob_TE), axis=-1)
   logits_TE = jax.lax.stop_gradient(inputs.logits_TE)
   routes = Routes(
-    expert_BLK,
-    weight_BLK,
-    dropped_BLK,
+    by_token(expert_TK),
+    by_token(weight_TK),
+    by_token(dropped_TK),
     by_token(jnp.where(inputs.valid_T, entropy_T, 0.0)),
     by_token(logits_TE) if request.logits else None,
-    norm_BLK,
+    None if norm_TK is None else by_token(norm_TK),
   )
   return keep(routes, request.k)
 
