@@ -33,8 +33,7 @@ class Method:
     shared_router: of a merge, whether the router keeps a row for each old
       expert, so that the members of a group share one merged expert (M-SMoE).
       Otherwise it keeps the rows of the dominant experts.
-    low_rank: share of the numbers of each matrix of a merged expert that its
-      two factors of low rank have; 0 leaves the matrices whole.
+    training: config keys and values with which the smaller model is trained on.
   """
 
   summary: str
@@ -42,7 +41,7 @@ class Method:
   choice: str = 'uniform'
   merge: MergeOptions | None = None
   shared_router: bool = False
-  low_rank: float = 0.0
+  training: tuple[tuple[str, str], ...] = ()
 
   def check(self) -> None:
     """Raises InputError if a part is not known, or parts do not fit."""
@@ -51,10 +50,10 @@ class Method:
     if self.merge is not None:
       table.lookup('grouping', GROUPINGS, self.merge.grouping)
       table.lookup('mean', MEANS, self.merge.mean)
-    elif self.shared_router or self.low_rank:
+    elif self.shared_router:
       raise errors.InputError(
-        'a router with shared members and matrices of low rank are for merged '
-        'experts; this method removes experts'
+        'a router with shared members is for merged experts; this method '
+        'removes experts'
       )
 
   @property
@@ -79,6 +78,12 @@ def _m_smoe(summary: str, **changes) -> Method:
     },
   )
 
+
+# Low rank and sparse matrices arise in training (train/sparsity.py).
+MC_SMOE = (
+  ('model.moe.low_rank', '32'),
+  ('train.sparsity.name', 'columns'),
+)
 
 METHODS: dict[str, Method] = {
   'easy_ep': Method('removes experts by EASY-EP (arXiv 2504.06792)'),
@@ -139,8 +144,8 @@ METHODS: dict[str, Method] = {
     merge=MergeOptions(),
   ),
   'mc_smoe': _m_smoe(
-    'M-SMoE, then matrices of low rank (MC-SMoE, arXiv 2310.01334)',
-    low_rank=0.1,
+    'M-SMoE, then low rank and sparse training (MC-SMoE, arXiv 2310.01334)',
+    training=MC_SMOE,
   ),
 }
 

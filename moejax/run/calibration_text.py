@@ -22,6 +22,8 @@ from moejax.model.build import Weights
 from moejax.run import (
   calibrating,
   data_progress,
+  layer_source,
+  layerwise_calibration,
   restore,
   statistics_folder,
   traced_text,
@@ -216,18 +218,31 @@ class Collector:
     text = self._text()
     parsed = domains.parsed(self.domains, text.readers)
     described = self.described(text)
-    statistics = calibrating.calibrate(
-      opened.model,
-      weights(),
-      text,
-      documents=self.calibration.documents,
-      outputs=self.calibration.outputs,
-      checkpoint=checkpoint,
-      track=self.track,
-    )
+    how: Any = {
+      'documents': self.calibration.documents,
+      'outputs': self.calibration.outputs,
+      'checkpoint': checkpoint,
+      'track': self.track,
+    }
+    if self.calibration.by_layer:
+      statistics = self._by_layer(text, step, how)
+    else:
+      statistics = calibrating.calibrate(opened.model, weights(), text, **how)
     if folder:
       statistics_folder.save(folder, statistics, described)
     return Collected(statistics, parsed, described, checkpoint, step)
+
+  def _by_layer(
+    self, text: TracedText, step: int, how: Any
+  ) -> dict[str, ExpertStatistics]:
+    """The statistics, with one layer after the other in memory."""
+    model = self.opened.model
+    reader = layer_source.of_workdir(
+      self.opened.workdir, model, str(step), self.note
+    )
+    with reader as (read, _):
+      source = layer_source.LayerSource(model, read)
+      return layerwise_calibration.calibrate(source, text, **how)
 
   def _text(self) -> TracedText:
     return open_text(self.opened, self.calibration, self.note, half=self.half)

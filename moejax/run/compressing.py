@@ -233,11 +233,12 @@ def manifest(
 ) -> dict[str, Any]:
   """What a smaller model was made from, and how, as JSON."""
   request, collected = chosen.request, chosen.collected
-  first = full.config.kinds.index('moe')
+  kinds = enumerate(full.config.kinds)
+  numbers = [number for number, kind in kinds if kind == 'moe']
   kept_NE = chosen.selection.kept_NE
   layers: list[dict[str, Any]] = []
   for n, kept_E in enumerate(kept_NE):
-    layer = {'layer': first + n, 'kept': np.flatnonzero(kept_E).tolist()}
+    layer = {'layer': numbers[n], 'kept': np.flatnonzero(kept_E).tolist()}
     if merged:
       # By old expert, the old number of the one that it was merged into.
       layer['into'] = merged[n].dominant_G[merged[n].index_E].tolist()

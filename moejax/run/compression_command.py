@@ -53,6 +53,8 @@ def flags(doc: str) -> argparse.ArgumentParser:
   add('--tokens', type=at_least_0, help=tokens)
   statistics = 'folder of statistics: used if it has some, or else filled'
   add('--statistics', default='', help=statistics)
+  by_layer = 'read one layer at a time, for a model that does not fit'
+  add('--by_layer', action='store_true', help=by_layer)
   add = parser.add_argument_group('with --sweep').add_argument
   add('--batches', type=at_least_0, help='of each set; 0: all')
   add('--out', help='JSON file (default: WORKDIR/compressions/sweep.json)')
@@ -114,6 +116,7 @@ def in_words(to: str, about: dict[str, Any]) -> list[str]:
   """
   old, new = about['parameters']
   kept = [len(layer['kept']) for layer in about['layers']]
+  more = ''.join(f' --config.{k}={x}' for k, x in about['steps']['training'])
   number = f'{min(kept)}'
   if max(kept) > min(kept):
     number += f' to {max(kept)}'
@@ -124,7 +127,7 @@ def in_words(to: str, about: dict[str, Any]) -> list[str]:
     f'evaluate   python -m moejax.cli.evaluate --workdir={to}',
     f'generate   python -m moejax.cli.generate --workdir={to}',
     'train      python -m moejax.main '
-    f'--config=configs/hf/continue.py:{to} --workdir=runs/NEW',
+    f'--config=configs/hf/continue.py:{to} --workdir=runs/NEW{more}',
     f'export     python -m moejax.cli.convert export --workdir={to} '
     '--to=FOLDER',
   ]
@@ -163,6 +166,11 @@ def _check(args: argparse.Namespace) -> None:
       'compare methods with --sweep'
     )
   if args.sweep:
+    if args.by_layer:
+      raise errors.InputError(
+        '--by_layer is for one model: a sweep holds whole models in memory; '
+        'leave it out'
+      )
     return
   for name in ('batches', 'out'):
     if getattr(args, name) is not None:
@@ -204,6 +212,7 @@ def _calibration(args: argparse.Namespace) -> dict[str, Any]:
       documents=calibrating.DOCUMENTS if documents is None else documents,
       tokens=args.tokens or 0,
       step=args.step,
+      by_layer=args.by_layer,
     ),
     'domains': args.domains,
     'statistics': args.statistics,

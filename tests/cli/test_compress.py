@@ -7,9 +7,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import programs, tiny
+from helpers import hf, programs, tiny
 
-from moejax.cli import compress, evaluate
+from moejax import main
+from moejax.cli import compress, convert, evaluate
 from moejax.compress import METHODS
 from moejax.config import Run
 from moejax.core import config_tree, exits, files, trees
@@ -222,6 +223,71 @@ def test_merged_models_are_workdirs_too(
   assert np.isfinite(loss_of(place, capsys))
 
 
+@pytest.mark.soak
+def test_layer_by_layer_gives_the_same_choice(workdir, texts, tmp_path):
+  flags = (f'--workdir={workdir}', '--method=easy_ep', '--keep=2')
+  masks = []
+  for name, more in (('whole', ()), ('layers', ('--by_layer',))):
+    path = tmp_path / f'{name}.json'
+    text = f'--files={texts}/*.jsonl'
+    assert call(*flags, *more, text, f'--mask={path}') == exits.DONE
+    masks.append(json.loads(path.read_text()))
+  assert masks[0] == masks[1]
+  assert np.shape(masks[0]) == (2, 4)
+
+
+@pytest.mark.soak
+def test_a_smaller_model_trains_on(pruned, tmp_path):
+  flags = [
+    f'--config=configs/hf/continue.py:{pruned}/run',
+    f'--workdir={tmp_path}/more',
+    '--config.data.mixture=synthetic',
+    '--config.data.sequence_length=16',
+    '--config.train.steps=2',
+    '--config.train.eval_batches=1',
+    '--config.report.eval_batches=1',
+    '--config.report.samples=false',
+    '--config.report.page=false',
+    '--config.opt.schedule.warmup=1',
+  ]
+  assert exits.call(main.main, flags) == exits.DONE
+  new, step = weights_of(tmp_path / 'more')
+  assert step == 2
+  old, _ = weights_of(pruned / 'run')
+  path = 'moe/ffn/routed/w_in_ED2F'
+  assert old[path].shape == new[path].shape
+  assert 0 < np.abs(old[path] - new[path]).max() < 1e-3
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('method', ['easy_ep', 'm_smoe_cut'])
+def test_an_imported_model_becomes_smaller_and_is_exported(method, tmp_path):
+  full, small, folder = (tmp_path / name for name in ('full', 'small', 'hf'))
+  flags = ['import', str(hf.GOLDEN / 'qwen2_moe'), f'--workdir={full}']
+  assert exits.call(convert.main, flags) == exits.DONE
+  experts = restore.run_of(str(full)).model.moe.num_experts
+  made = call(
+    f'--workdir={full}',
+    f'--method={method}',
+    f'--keep={experts // 2}',
+    '--mixture=synthetic',
+    f'--to={small}',
+  )
+  assert made == exits.DONE
+  about = json.loads((small / 'compression.json').read_text())
+  # Every second layer of this model has experts.
+  assert [layer['layer'] for layer in about['layers']] == [1, 3]
+  flags = ['export', f'--workdir={small}', f'--to={folder}']
+  assert exits.call(convert.main, flags) == exits.DONE
+  config = json.loads((folder / 'config.json').read_text())
+  assert config['num_experts'] == experts // 2
+  flags = ['import', str(folder), f'--workdir={tmp_path}/again']
+  assert exits.call(convert.main, flags) == exits.DONE
+  again, _ = weights_of(tmp_path / 'again')
+  for path, array in weights_of(small)[0].items():
+    np.testing.assert_array_equal(array, again[path])
+
+
 def swept(workdir, out, *flags):
   methods = '--method=easy_ep,random'
   return call(
@@ -352,6 +418,7 @@ def test_all_methods_are_listed(capsys):
     (['--files={}/none'], 'none'),
     (['--sweep'], '--to and --sweep are different products; give one'),
     (['--batches=1'], '--batches=1 is for --sweep; leave it out'),
+    (['--batches=-1'], '--batches=-1 must be 0 or more'),
     (['--to={}'], 'is a folder with files; name one that does not exist'),
     (['--to={}/code.jsonl'], 'is a file; name a folder'),
   ],

@@ -220,7 +220,6 @@ def test_a_domain_without_tokens_is_refused():
   [
     ({'importance': 'easy_pe'}, "did you mean 'easy_ep'"),
     ({'choice': 'unifrom'}, "did you mean 'uniform'"),
-    ({'low_rank': 0.5}, 'this method removes experts'),
     ({'shared_router': True}, 'this method removes experts'),
   ],
 )
