@@ -31,9 +31,9 @@ from etils import epath
 
 from moejax.compress import METHODS
 from moejax.config import user_files
-from moejax.core import command, exits, terminal
+from moejax.core import command, errors, exits, terminal
 from moejax.research import comparison, compress_tables, page, runs
-from moejax.run import compressing, compression_sweep
+from moejax.run import compressing, compression_sweep, statistics_folder
 from moejax.run.calibrating import Calibration
 from moejax.run.compressing import CompressionRequest
 from moejax.run.compression_sweep import SweepRequest
@@ -228,9 +228,20 @@ def add_imported(
 
 
 def make(workdir: str, study: epath.Path) -> None:
-  """Makes the smaller models of a run that the recovery trains."""
+  """Makes the smaller models of a run that the recovery trains.
+
+  Raises:
+    InputError: the sweep over methods has not been here, whose statistics are
+      of the right half of the text.
+  """
   recovery = user_files.load(RECOVERY, 'sweep')
   place = epath.Path(workdir) / compression_sweep.FOLDER
+  kept = place / f'statistics_{Calibration().documents}'
+  if not statistics_folder.exists(kept):
+    raise errors.InputError(
+      f'there are no statistics in {kept}: run this command without --make '
+      'before'
+    )
   for method in recovery.METHODS:
     to = study / recovery.SMALLER / f'{epath.Path(workdir).name}-{method}'
     if (to / compressing.MANIFEST).exists():
@@ -239,7 +250,7 @@ def make(workdir: str, study: epath.Path) -> None:
     request = CompressionRequest(
       method=method,
       keep=KEEP,
-      statistics=str(place / f'statistics_{Calibration().documents}'),
+      statistics=str(kept),
       any_text=True,
     )
     compressing.compress(workdir, str(to), request, note=terminal.note)

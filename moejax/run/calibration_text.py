@@ -147,9 +147,13 @@ def open_text(
       tokens=calibration.tokens,
     )
   if text.tokenizer:
-    own = restore.run_of(opened.workdir).data.vocab.fingerprint()
-    calibrating.check_tokenizer(text, own)
+    calibrating.check_tokenizer(text, own_tokenizer(opened))
   return text
+
+
+def own_tokenizer(opened: Trained) -> str:
+  """The fingerprint of the tokenizer that a model was trained with."""
+  return restore.run_of(opened.workdir).data.vocab.fingerprint()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +215,16 @@ class Collector:
     checkpoint = calibrating.fingerprint(opened.workdir, opened.model, step)
     if folder and statistics_folder.exists(folder):
       described = None if any_text else self.described(self._text())
-      statistics, known = statistics_folder.load(folder, checkpoint, described)
+      statistics, known = statistics_folder.load(
+        folder, checkpoint, own_tokenizer(opened), described
+      )
+      if self.calibration.outputs and any(
+        one.output_gram_NEE is None for one in statistics.values()
+      ):
+        raise errors.InputError(
+          f"the statistics in {folder} lack the experts' outputs, which this "
+          'method compares; name another folder to collect them in'
+        )
       self.note(f'The statistics are those of {folder}.')
       parsed = domains.parsed(self.domains, statistics)
       return Collected(statistics, parsed, known, checkpoint, step)

@@ -24,6 +24,7 @@ from moejax.evals.subject import Track, untracked
 from moejax.run import (
   calibrating,
   calibration_text,
+  exporting,
   full_model,
   new_workdir,
   restore,
@@ -32,7 +33,7 @@ from moejax.run import (
 )
 from moejax.run.calibrating import Calibration
 from moejax.run.calibration_text import Collected
-from moejax.run.full_model import FullModel
+from moejax.run.full_model import FullModel, SmallerLeaf
 from moejax.run.trained import Trained
 
 MANIFEST = 'compression.json'  # in the new workdir
@@ -126,6 +127,52 @@ def compress(
   return about
 
 
+def export(
+  workdir: str,
+  to: str,
+  request: CompressionRequest,
+  overrides: Sequence[tuple[str, str]] = (),
+  *,
+  dtype: str = 'float32',
+  note: Note = lambda _: None,
+  track: Track = untracked,
+) -> dict[str, Any]:
+  """Writes a model with fewer experts as a Hugging Face folder, layer by layer.
+
+  No workdir is made, and of experts that are removed one layer is in memory at
+  a time. `compression.json` is written into the folder as well.
+
+  Args:
+    workdir: of the run, or of an imported model.
+    to: the folder, which must have no weights.
+    request: what is asked.
+    overrides: config keys to change, as dotted paths and texts.
+    dtype: of the written weights.
+    note: is called with lines on the progress.
+    track: shows the progress through batches and layers.
+
+  Returns:
+    The content of `compression.json`.
+
+  Raises:
+    InputError: see `choose`; or no family of Hugging Face can hold the model.
+  """
+  check_new(to, '--export')
+  step = request.calibration.step
+  args = exporting.Export(workdir, to, step, dtype=dtype)
+  opened = trained.open_trained(workdir, overrides, trace_files.USED)
+  with full_model.opened(opened, step, note) as (full, at):
+    chosen = choose(opened, full, at, request, note, track)
+    smaller, merged = full.smaller(chosen.method, chosen.selection, track)
+    target = exporting.plan_of(args, smaller.config)
+    target.write(lambda path: SmallerLeaf(smaller, path, full.get(path)))
+    about = manifest(workdir, full, chosen, smaller, merged)
+  files.atomic_write_json(epath.Path(to) / MANIFEST, about)
+  for line in target.remarks():
+    note(line)
+  return about
+
+
 def write_mask(
   workdir: str,
   path: str,
@@ -213,15 +260,15 @@ def choose(
   return Choice(request, method, collected, selection)
 
 
-def check_new(to: str) -> None:
+def check_new(to: str, flag: str = '--to') -> None:
   """Raises InputError if a folder is there that a new workdir may not be."""
   folder = epath.Path(to)
   if folder.is_dir() and any(folder.iterdir()):
     raise errors.InputError(
-      f'--to={to} is a folder with files; name one that does not exist'
+      f'{flag}={to} is a folder with files; name one that does not exist'
     )
   if folder.exists() and not folder.is_dir():
-    raise errors.InputError(f'--to={to} is a file; name a folder')
+    raise errors.InputError(f'{flag}={to} is a file; name a folder')
 
 
 def manifest(

@@ -8,6 +8,7 @@ from typing import Any
 import rich.console
 
 from moejax.compress import METHODS
+from moejax.convert import save
 from moejax.core import columns, command, errors, terminal
 from moejax.run import (
   calibrating,
@@ -22,7 +23,7 @@ from moejax.run.compression_sweep import SweepRequest
 from moejax.run.screen import Screen
 
 # What a command makes, of which it is asked for one.
-PRODUCTS = ('to', 'mask', 'sweep')
+PRODUCTS = ('to', 'export', 'mask', 'sweep')
 
 
 def flags(doc: str) -> argparse.ArgumentParser:
@@ -35,6 +36,8 @@ def flags(doc: str) -> argparse.ArgumentParser:
   keep = 'experts of a layer that stay; with --sweep, numbers with commas'
   add('--keep', type=_numbers, help=keep)
   add('--to', help='the new workdir, made; has to be new')
+  add('--export', help='a Hugging Face folder, made; instead of a workdir')
+  add('--dtype', help=f'with --export: {", ".join(save.DTYPES)}')
   add('--mask', help='a JSON file to write the choice to; makes no model')
   add('--sweep', action='store_true', help='evaluate methods and numbers')
   add('--list', action='store_true', help='list the methods')
@@ -92,6 +95,15 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
       kept_NE = compressing.write_mask(
         args.workdir, args.mask, _request(args), overrides, **shown
       )
+    elif args.export:
+      result = compressing.export(
+        args.workdir,
+        args.export,
+        _request(args),
+        overrides,
+        dtype=args.dtype or 'float32',
+        **shown,
+      )
     else:
       result = compressing.compress(
         args.workdir, args.to, _request(args), overrides, **shown
@@ -104,7 +116,9 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
   elif args.json:
     terminal.say(json.dumps(result, indent=2))
   else:
-    terminal.say('\n'.join(in_words(args.to, result)))
+    said = in_words(args.to or args.export, result)
+    # What can be done with a workdir.
+    terminal.say('\n'.join(said if args.to else said[:1]))
 
 
 def in_words(to: str, about: dict[str, Any]) -> list[str]:
@@ -162,9 +176,11 @@ def _check(args: argparse.Namespace) -> None:
     raise errors.InputError(
       f'{" and ".join(asked)} are different products; give one'
       if asked
-      else '--to is missing: name the new workdir, or a file with --mask, or '
-      'compare methods with --sweep'
+      else '--to is missing: name the new workdir, or a folder with --export, '
+      'or a file with --mask, or compare methods with --sweep'
     )
+  if args.dtype and not args.export:
+    raise errors.InputError(f'--dtype={args.dtype} is for --export')
   if args.sweep:
     if args.by_layer:
       raise errors.InputError(

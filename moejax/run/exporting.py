@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from moejax.config import kept_tokenizer
 from moejax.convert import companions, load, save
@@ -10,6 +11,7 @@ from moejax.convert import folder as folders
 from moejax.convert.families.family import Family
 from moejax.core import files, table, trees
 from moejax.core.byte_bar import byte_bar
+from moejax.model.config import ModelConfig
 from moejax.run import restore
 from moejax.train import checkpoint
 
@@ -50,7 +52,85 @@ def export(args: Export, say: Say, note: Say) -> None:
       folder cannot be written.
   """
   run = restore.run_of(args.workdir)
-  shapes = load.shapes(run.model)
+  target = plan_of(args, run.model)
+  leaves = trees.leaves(target.shapes)
+  with restore.checkpoints(args.workdir, note) as saved:
+    chosen = saved.find(args.step)
+    step, source = chosen.step, chosen.folder
+    target.write(
+      lambda path: source.open_leaf(step, f'weights/{path}', leaves[path])
+    )
+  say(
+    f'{args.to} holds step {step} of {args.workdir} as a '
+    f'{target.plan.family.model_type} in {args.dtype}; '
+    f'{loaded_by(target.plan.family)}.'
+  )
+  for line in target.remarks():
+    say(line)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """A Hugging Face folder that is about to be written.
+
+  Attributes:
+    args: the export.
+    plan: how the weights are written.
+    beside: tokenizer and settings.
+    shapes: tree of the shapes of the weights.
+  """
+
+  args: Export
+  plan: save.ExportPlan
+  beside: companions.Companions
+  shapes: Any
+
+  def write(self, get: Callable[[str], save.Indexed]) -> None:
+    """Writes the folder; see `convert.save.write`.
+
+    Args:
+      get: returns the weight at a path; called once for each weight, in order.
+    """
+    num_bytes = self.plan.num_bytes(self.args.dtype)
+    with byte_bar('writing', num_bytes) as progress:
+      save.write(
+        self.plan,
+        get,
+        pathlib.Path(self.args.to),
+        dtype=self.args.dtype,
+        shard_bytes=int(self.args.file_gb * 1e9),
+        beside=self.beside,
+        progress=progress,
+      )
+
+  def remarks(self) -> list[str]:
+    """Lines on what the folder lacks."""
+    lines = []
+    if not self.beside.files:
+      lines.append(
+        'No tokenizer is among the files: data.vocab is none that came with a '
+        'Hugging Face folder.'
+      )
+    if self.plan.dropped:
+      lines.append(
+        'Left out: multi-token prediction, for which a '
+        f'{self.plan.family.model_type} has no place.'
+      )
+    return lines
+
+
+def plan_of(args: Export, model: ModelConfig) -> Target:
+  """How a model with the tokenizer of a workdir is written; reads no weight.
+
+  Args:
+    args: the export.
+    model: config of the model, which may be smaller than that of the workdir.
+
+  Raises:
+    InputError: no family fits the model, or the folder cannot be written.
+  """
+  run = restore.run_of(args.workdir)
+  shapes = load.shapes(model)
   table.lookup('dtype', save.DTYPES, args.dtype)
   files.check_writable(args.to, '--to')
   vocab = run.data.vocab
@@ -60,41 +140,12 @@ def export(args: Export, say: Say, note: Say) -> None:
     model_type = companions.read(hf_folder / folders.CONFIG).get(
       'model_type', ''
     )
-  plan = save.plan(run.model, shapes, args.family, model_type)
+  plan = save.plan(model, shapes, args.family, model_type)
   if hf_folder is None:
     beside = companions.of_vocab(vocab)
   else:
     beside = companions.of_folder(hf_folder, vocab)
-  with (
-    restore.checkpoints(args.workdir, note) as saved,
-    byte_bar('writing', plan.num_bytes(args.dtype)) as progress,
-  ):
-    chosen = saved.find(args.step)
-    step, source = chosen.step, chosen.folder
-    leaves = trees.leaves(shapes)
-    save.write(
-      plan,
-      lambda path: source.open_leaf(step, f'weights/{path}', leaves[path]),
-      pathlib.Path(args.to),
-      dtype=args.dtype,
-      shard_bytes=int(args.file_gb * 1e9),
-      beside=beside,
-      progress=progress,
-    )
-  say(
-    f'{args.to} holds step {step} of {args.workdir} as a '
-    f'{plan.family.model_type} in {args.dtype}; {loaded_by(plan.family)}.'
-  )
-  if not beside.files:
-    say(
-      'No tokenizer is among the files: data.vocab is none that came with a '
-      'Hugging Face folder.'
-    )
-  if plan.dropped:
-    say(
-      f'Left out: multi-token prediction, for which a {plan.family.model_type} '
-      'has no place.'
-    )
+  return Target(args, plan, beside, shapes)
 
 
 def loaded_by(family: Family) -> str:

@@ -47,6 +47,39 @@ class Leaf:
     return np.asarray(self._stored[index])
 
 
+class SmallerLeaf:
+  """A weight of a smaller model, made layer by layer where it is indexed.
+
+  The last layer that was made stays in memory.
+
+  Args:
+    smaller: the model.
+    path: of the weight.
+    source: the weight of the full model.
+  """
+
+  def __init__(self, smaller: Smaller, path: str, source: Any):
+    self._smaller, self._path, self._source = smaller, path, source
+    self._num, self._layer = -1, np.zeros(0)
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    if not self._path.startswith(PREFIX):
+      return self._source[index]
+    first, *rest = index if isinstance(index, tuple) else (index,)
+    if not isinstance(first, slice):
+      return np.asarray(self._of(int(first))[tuple(rest)])
+    layers = range(*first.indices(self._smaller.config.num_moe))
+    return np.stack([self._of(n)[tuple(rest)] for n in layers])
+
+  def _of(self, n: int) -> np.ndarray:
+    if n != self._num:
+      self._layer = np.zeros(0)  # frees it before the next is read
+      source = np.asarray(self._source[n])
+      self._layer = self._smaller.layer(self._path, n, source)
+      self._num = n
+    return self._layer
+
+
 class NamedWeights(Mapping[str, np.ndarray]):
   """The weights of a layer by name, each read when it is looked up.
 

@@ -52,13 +52,18 @@ def save(
 
 
 def load(
-  folder: epath.PathLike, checkpoint: str, text: Mapping[str, Any] | None = None
+  folder: epath.PathLike,
+  checkpoint: str,
+  tokenizer: str,
+  text: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, ExpertStatistics], dict[str, Any]]:
   """Reads the statistics of all domains.
 
   Args:
     folder: of `save`.
     checkpoint: fingerprint of the weights that they must be of.
+    tokenizer: fingerprint of the model's tokenizer; statistics of rows without
+      text have none.
     text: what they must have been collected of; None takes any text.
 
   Returns:
@@ -66,7 +71,7 @@ def load(
 
   Raises:
     InputError: the folder is damaged, or its statistics are of another
-      checkpoint or text.
+      checkpoint, tokenizer or text.
   """
   folder = epath.Path(folder)
   try:
@@ -88,8 +93,9 @@ def load(
       f'{", ".join(differing)}; name another folder, or leave out the flags of '
       'the text to use them'
     )
+  own = tokenizer if known.get('tokenizer') else None
   statistics = {
-    domain: ExpertStatistics.load(folder / name, checkpoint=checkpoint)
+    domain: ExpertStatistics.load(folder / name, checkpoint, own)
     for domain, name in names.items()
   }
   return statistics, known

@@ -266,14 +266,13 @@ def test_an_imported_model_becomes_smaller_and_is_exported(method, tmp_path):
   flags = ['import', str(hf.GOLDEN / 'qwen2_moe'), f'--workdir={full}']
   assert exits.call(convert.main, flags) == exits.DONE
   experts = restore.run_of(str(full)).model.moe.num_experts
-  made = call(
+  flags_of_model = (
     f'--workdir={full}',
     f'--method={method}',
     f'--keep={experts // 2}',
     '--mixture=synthetic',
-    f'--to={small}',
   )
-  assert made == exits.DONE
+  assert call(*flags_of_model, f'--to={small}') == exits.DONE
   about = json.loads((small / 'compression.json').read_text())
   # Every second layer of this model has experts.
   assert [layer['layer'] for layer in about['layers']] == [1, 3]
@@ -286,6 +285,12 @@ def test_an_imported_model_becomes_smaller_and_is_exported(method, tmp_path):
   again, _ = weights_of(tmp_path / 'again')
   for path, array in weights_of(small)[0].items():
     np.testing.assert_array_equal(array, again[path])
+  # The same folder, written from the full model.
+  made = call(*flags_of_model, f'--export={tmp_path}/direct')
+  assert made == exits.DONE
+  for name in ('model.safetensors', 'config.json'):
+    direct = (tmp_path / 'direct' / name).read_bytes()
+    assert direct == (folder / name).read_bytes()
 
 
 def swept(workdir, out, *flags):
@@ -419,6 +424,8 @@ def test_all_methods_are_listed(capsys):
     (['--sweep'], '--to and --sweep are different products; give one'),
     (['--batches=1'], '--batches=1 is for --sweep; leave it out'),
     (['--batches=-1'], '--batches=-1 must be 0 or more'),
+    (['--dtype=bfloat16'], '--dtype=bfloat16 is for --export'),
+    (['--mask=m.json'], '--to and --mask are different products'),
     (['--to={}'], 'is a folder with files; name one that does not exist'),
     (['--to={}/code.jsonl'], 'is a file; name a folder'),
   ],
@@ -466,20 +473,20 @@ def test_an_empty_text_is_one_line(workdir, tmp_path, capsys):
 def test_statistics_of_another_checkpoint_or_text_are_one_line(
   workdir, pruned, texts, tmp_path, capsys
 ):
-  flags = (
-    f'--workdir={workdir}',
-    '--method=easy_ep',
-    '--keep=2',
-    f'--to={tmp_path}/run',
-    f'--statistics={pruned}/statistics',
-  )
-  err = refused(capsys, *flags, '--step=10')
+  statistics = f'--statistics={pruned}/statistics'
+  flags = (f'--workdir={workdir}', '--keep=2', f'--to={tmp_path}/run')
+  outputs = '--method=m_smoe_outputs'
+  err = refused(capsys, *flags, statistics, outputs)
+  assert "lack the experts' outputs" in err
+  flags = (*flags, '--method=easy_ep')
+  err = refused(capsys, *flags, statistics, '--step=10')
   assert 'are of another checkpoint' in err
-  err = refused(capsys, *flags, f'--files={texts}/*.jsonl', '--documents=5')
+  text = f'--files={texts}/*.jsonl'
+  err = refused(capsys, *flags, statistics, text, '--documents=5')
   assert 'were collected with other documents' in err
   (tmp_path / 'statistics').mkdir()
   (tmp_path / 'statistics' / 'index.json').write_text('{}')
-  err = refused(capsys, *flags[:-1], f'--statistics={tmp_path}/statistics')
+  err = refused(capsys, *flags, f'--statistics={tmp_path}/statistics')
   assert 'is not an index of statistics' in err
 
 

@@ -83,3 +83,22 @@ def test_weights_are_read_when_they_are_looked_up():
   assert read == []
   assert weights['w_DE'] == 'router/w_DE'
   assert read == ['router/w_DE']
+
+
+@pytest.mark.parametrize(
+  'index', [(1,), (slice(0, 2), 1), (1, slice(0, 2)), 0], ids=str
+)
+def test_a_leaf_of_a_smaller_model_is_made_where_it_is_indexed(index):
+  config = type('Config', (), {'num_moe': 3})
+  smaller = type(
+    'Smaller',
+    (),
+    {'config': config, 'layer': staticmethod(lambda p, n, x: x[[2, 0]] + n)},
+  )
+  array = np.arange(24).reshape(3, 4, 2)
+  path = 'moe/ffn/routed/w_out_EFD'
+  leaf = full_model.SmallerLeaf(smaller, path, array)
+  whole = array[:, [2, 0]] + np.arange(3)[:, None, None]
+  np.testing.assert_array_equal(leaf[index], whole[index])
+  same = full_model.SmallerLeaf(smaller, 'embed_VD', array)
+  np.testing.assert_array_equal(same[index], array[index])
