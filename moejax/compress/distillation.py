@@ -1,23 +1,14 @@
-"""The loss with which a smaller model recovers: its text and the full model."""
+"""The loss with which a smaller model recovers: its text and the full model.
 
-import dataclasses
+This is the plain form, with all logits at once. Training computes the same
+chunk by chunk (`train/distillation_loss.py`).
+"""
+
 from typing import Any, NamedTuple
 
 import numpy as np
 
-
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-  """Weight and temperature; the defaults are M-SMoE's (arXiv 2310.01334).
-
-  Attributes:
-    weight: of the divergence beside the cross-entropy.
-    temperature: by which both models' logits are divided.
-  """
-
-  weight: float = 0.2
-  temperature: float = 2.0
-
+from moejax.train.distillation import Distillation
 
 # As published.
 M_SMOE = Distillation()

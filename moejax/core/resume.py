@@ -24,6 +24,8 @@ NOTHING = 'nothing'
 BEGINNING = 'beginning'
 # The key names a text or a part of a text: the rows of the text are compared.
 TEXT = 'text'
+# The key names a model that the run learns from: its weights are compared.
+TEACHER = 'teacher'
 # The key is the number of steps, which may grow. A schedule may depend on it.
 LENGTH = 'length'
 # As RESULT, but 'auto' stands for the value that was chosen when the run began,
@@ -75,7 +77,7 @@ def changes(old: Any, new: Any) -> dict[str, Changes]:
   """The keys on which two configs differ, by effect; see `effect_of`."""
   by_effect: dict[str, Changes] = {
     effect: {}
-    for effect in (RESULT, ROUNDING, NOTHING, BEGINNING, TEXT, LENGTH)
+    for effect in (RESULT, ROUNDING, NOTHING, BEGINNING, TEXT, TEACHER, LENGTH)
   }
   for path, values in config_tree.differences(old, new).items():
     config = new if path in config_tree.flatten(new) else old

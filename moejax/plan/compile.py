@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from moejax.config import teacher
 from moejax.config.run import Run
 from moejax.core import exits
 from moejax.data.batch import Batch
@@ -82,6 +83,8 @@ def lower(
 ) -> tuple[jax.sharding.Mesh, states.State, Batch, jax.stages.Lowered]:
   """Traces the training step for a mesh of the devices.
 
+  The teacher of `train.distillation` is part of it, if there is one.
+
   Returns:
     The mesh; shapes and shardings of the state and of a batch; and the lowered
     step, which XLA can compile.
@@ -95,10 +98,15 @@ def lower(
   chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
   model = build.build(run.model, mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
-  train_step = step.make(model, transform, run.opt, run.train, run.seed)
+  taught = teacher.find(run)
+  by = None if taught is None else build.build(taught.model, mesh)
+  train_step = step.make(model, transform, run.opt, run.train, run.seed, by)
   state = states.abstract(model, transform, run.train.skip_spikes)
   batch = _batch(run.train.batch_size, run.data.sequence_length, mesh)
-  return mesh, state, batch, train_step.lower(state, batch)
+  inputs = [state, batch]
+  if by is not None:
+    inputs.append(_weights(by))
+  return mesh, state, batch, train_step.lower(*inputs)
 
 
 def compile_or_refuse(
@@ -146,6 +154,15 @@ def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
 
   ids = shape(jnp.int32)
   return Batch(ids, ids, shape(jnp.float32), ids, ids)
+
+
+def _weights(model: build.Model) -> build.Weights:
+  """Shapes and shardings of a model's weights."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    model.shapes,
+    model.shardings,
+  )
 
 
 def _line(message: str) -> str:

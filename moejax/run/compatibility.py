@@ -42,15 +42,16 @@ def different(run: Run, workdir: epath.PathLike) -> resume.Changes:
 def stale(run: Run, workdir: epath.PathLike) -> resume.Changes:
   """The keys by which the report in a workdir is not that of this run.
 
-  These are keys of the text, whose rows are not compared here, and the number
-  of steps if the report is of more steps than the run has.
+  These are keys of the text and of the teacher, whose rows and weights are not
+  compared here, and the number of steps if the report is of more steps than the
+  run has.
   """
   folder = epath.Path(workdir)
   if not (folder / restore.CONFIG).exists():
     return {}
   old = restore.run_of(str(folder))
   changed = resume.changes(old, run)
-  differing = dict(changed[resume.TEXT])
+  differing = changed[resume.TEXT] | changed[resume.TEACHER]
   if run.train.steps < old.train.steps:
     differing |= changed[resume.LENGTH]
   return differing
@@ -83,6 +84,11 @@ def check_checkpoint(
   if differing := changed[resume.TEXT]:
     say(
       f'{resume.listed(differing, before="before")}: the rows are the same, '
+      'and the run goes on with them.'
+    )
+  if differing := changed[resume.TEACHER]:
+    say(
+      f'{resume.listed(differing, before="before")}: its weights are the same, '
       'and the run goes on with them.'
     )
   if differing := changed[resume.ROUNDING]:
@@ -214,6 +220,12 @@ def finished(run: Run, folder: epath.Path, say: Say) -> bool:
     say(
       f'{resume.listed(text, before="before")}: the rows are compared, to see '
       'whether the text is the same.'
+    )
+    return False
+  if taught := changed[resume.TEACHER]:
+    say(
+      f'{resume.listed(taught, before="before")}: its weights are compared, to '
+      'see whether the teacher is the same.'
     )
     return False
   if run.report != old.report:

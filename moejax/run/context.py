@@ -10,6 +10,7 @@ from moejax.data.build import Data
 from moejax.evals.prompts import Asked
 from moejax.model.build import Model
 from moejax.run.processes import ALONE, Processes
+from moejax.run.teacher import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Context:
     data: rows for training and validation.
     processes: the processes of the run; by default this one alone.
     asked: items of the benchmarks that are asked while training.
+    teacher: the model that the run learns from; None without one.
   """
 
   run: Run
@@ -33,3 +35,4 @@ class Context:
   data: Data
   processes: Processes = ALONE
   asked: Sequence[Asked] = ()
+  teacher: Source | None = None

@@ -44,6 +44,7 @@ from moejax.run import (
   report,
   restore,
   shared_workdir,
+  teacher,
   training_traces,
 )
 from moejax.run.context import Context
@@ -149,12 +150,17 @@ def _train(
     return
   with compile_cache.kept(run.train.compile_cache, folder, screen.line):
     initial_weights.check(run, folder, processes.group)
-    context = _context(run, model, screen, processes)
+    source = teacher.open_source(run, folder, model.mesh, processes.group)
+    context = _context(run, model, screen, processes, source)
     _train_the_rest(context, folder, screen, spent)
 
 
 def _context(
-  run: Run, model: build.Model, screen: Screen, processes: Processes
+  run: Run,
+  model: build.Model,
+  screen: Screen,
+  processes: Processes,
+  source: teacher.Source | None,
 ) -> Context:
   # Tracing finds errors of the config before any text is packed.
   model.trace(run.train.batch_size, run.data.sequence_length)
@@ -174,7 +180,7 @@ def _context(
   if run.model.num_moe:
     self_check.run(run.model.moe, run.model.dtype, model.mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
-  context = Context(run, model, transform, data, processes, asked)
+  context = Context(run, model, transform, data, processes, asked, source)
   benchmark_hook.check(context)
   return context
 
@@ -191,14 +197,14 @@ def _train_the_rest(
     open_resources(context, folder, screen, spent) as resources,
     processes.guard(),
   ):
-    state = _start(context, resources)
+    state, loaded = _start(context, resources)
     if processes.main:
       # From here the workdir has this config, and a report of fewer steps is
       # out of date.
       report.remove(folder)
       files.atomic_write_json(folder / restore.CONFIG, config_tree.to_dict(run))
     with screen, resources.watchdog:
-      result = loop.run(_loop_inputs(context, resources), state)
+      result = loop.run(_loop_inputs(context, resources, loaded), state)
     best = resources.checkpoints.best()
     spent.keep()
   if result.interrupted:
@@ -268,8 +274,13 @@ def _say_model(context: Context, folder: epath.Path, screen: Screen) -> None:
   )
 
 
-def _start(context: Context, resources: Resources) -> states.State:
-  """The state of the newest whole checkpoint, or that of a new run."""
+def _start(
+  context: Context, resources: Resources
+) -> tuple[states.State, teacher.Loaded | None]:
+  """The state of the newest whole checkpoint, or that of a new run.
+
+  Beside it stand the weights of the teacher, if there is one.
+  """
   parts = context.model, context.transform
   rule = context.run.train.skip_spikes
   with resources.spent.part('restore'):
@@ -278,6 +289,13 @@ def _start(context: Context, resources: Resources) -> states.State:
       state = states.begin(
         *parts, initial_weights.make(context, resources), rule
       )
+    loaded = teacher.load(
+      context.teacher,
+      context.run,
+      None if latest is None else latest[1],
+      context.processes.group,
+      resources.screen.line,
+    )
   if latest is None:
     compatibility.say_begun_anew(
       context.run, resources.folder, resources.screen.line
@@ -285,7 +303,7 @@ def _start(context: Context, resources: Resources) -> states.State:
     resources.go_on_from(0)
     # Weights of step 0 may be those of another config.
     resources.checkpoints.forget_kept_after(-1)
-    return state
+    return state, loaded
   state, extra = latest
   compatibility.check_checkpoint(
     context.run, context.data, int(state.step), extra, resources.screen.line
@@ -294,22 +312,28 @@ def _start(context: Context, resources: Resources) -> states.State:
     f'Going on from the checkpoint of step {int(state.step)}.'
   )
   resources.go_on_from(int(state.step))
-  return state
+  return state, loaded
 
 
-def _loop_inputs(context: Context, resources: Resources) -> loop.LoopInputs:
+def _loop_inputs(
+  context: Context, resources: Resources, loaded: teacher.Loaded | None
+) -> loop.LoopInputs:
   run, model, group = context.run, context.model, context.processes.group
   length = run.data.sequence_length
+  taught_by = None if context.teacher is None else context.teacher.model
+  made = step.make(
+    model, context.transform, run.opt, run.train, run.seed, taught_by
+  )
   return loop.LoopInputs(
     config=run.train,
-    step=step.make(model, context.transform, run.opt, run.train, run.seed),
+    step=teacher.given(made, loaded),
     batches=lambda start: _device_batches(context, start),
     checkpoints=resources.checkpoints,
     writer=resources.writer,
     display=resources.screen,
     tokens_per_batch=run.train.batch_size * length,
     flops_per_token=count.flops_per_token(run.model, length),
-    extra=compatibility.extra_of(run, context.data),
+    extra=compatibility.extra_of(run, context.data) | teacher.extra(loaded),
     hooks=[
       _validation_hook(context, resources.screen),
       *training_traces.hooks(context, resources.folder, resources.screen.line),

@@ -5,6 +5,7 @@ from typing import Any
 
 from moejax.core import errors, fields, resume
 from moejax.train import spikes
+from moejax.train.distillation import Distillation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class TrainConfig(fields.Checked):
       alpha = 1 in its code); 0 for one pass.
     mtp_weight: weight of the losses of multi-token prediction, if the model has
       `mtp_layers` (DeepSeek-V3: 0.3, and 0.1 for the last third of training).
+    distillation: the model to learn from beside the text, if there is one.
     max_bad_steps: number of steps in a row whose loss or gradient is not finite
       after which training stops.
     log_every: steps between lines of metrics.jsonl and of the log.
@@ -57,6 +59,7 @@ class TrainConfig(fields.Checked):
   micro_batches: int = resume.key(resume.ROUNDING, fields.number(1, at_least=1))
   consistency: float = fields.number(0.0, at_least=0, at_most=1000)
   mtp_weight: float = fields.number(0.3, at_least=0, at_most=100)
+  distillation: Distillation = Distillation()
   max_bad_steps: int = resume.key(resume.NOTHING, fields.number(10, at_least=1))
   log_every: int = resume.key(resume.NOTHING, fields.number(10, at_least=1))
   load_every: int = resume.key(
@@ -102,6 +105,7 @@ class TrainConfig(fields.Checked):
         f'train.batch_size={self.batch_size} does not divide into '
         f'train.micro_batches={self.micro_batches}'
       )
+    self.distillation.check()
     late = [step for step in self.keep_checkpoints_at if step > self.steps]
     if late:
       raise errors.InputError(

@@ -9,7 +9,9 @@ takes three matrix products instead of the four of recomputation. If no gradient
 is asked for, only the product of the forward pass is computed.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,59 @@ from moejax.parallel import mesh as meshes
 # of 100K on an accelerator, where chunks are therefore larger.
 CHUNK_TOKENS = {'cpu': 512}
 CHUNK_ELSEWHERE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunks:
+  """The positions [B, L] of a batch, split into chunks of equal size.
+
+  Each of the shards of B has its own part of every chunk, so that no position
+  changes its device.
+
+  Attributes:
+    rows: B.
+    length: L.
+    shards: number of devices over which B is split.
+    size: positions of a row in a chunk.
+  """
+
+  rows: int
+  length: int
+  shards: int
+  size: int
+
+  @classmethod
+  def of(
+    cls, rows: int, length: int, chunk_tokens: int, shards: int
+  ) -> 'Chunks':
+    """Chunks of at most about `chunk_tokens` tokens of one device.
+
+    Raises:
+      InputError: `shards` does not divide the rows.
+    """
+    if rows % shards:
+      raise errors.InputError(
+        f'{shards} shards of the batch do not divide its {rows} rows'
+      )
+    num = -(-length * rows // (shards * chunk_tokens))
+    return cls(rows, length, shards, -(-length // min(num, length)))
+
+  def split(self, x_BL: jax.Array) -> jax.Array:
+    """[B, L, ...] -> [chunks, shards, tokens of the chunk, ...]."""
+    num, rest = -(-self.length // self.size), x_BL.shape[2:]
+    pad = [(0, 0), (0, num * self.size - self.length)] + [(0, 0)] * len(rest)
+    per_shard = self.rows // self.shards
+    shape = (self.shards, per_shard, num, self.size, *rest)
+    x_SBNC = jnp.pad(x_BL, pad).reshape(shape)
+    x_NSBC = jnp.moveaxis(x_SBNC, 2, 0)
+    return x_NSBC.reshape(num, self.shards, -1, *rest)
+
+  def join(self, x_NSC: jax.Array) -> jax.Array:
+    """[chunks, shards, tokens of the chunk] -> [B, L]."""
+    per_shard = self.rows // self.shards
+    x_NSBC = x_NSC.reshape(x_NSC.shape[0], self.shards, per_shard, self.size)
+    x_BNC = jnp.moveaxis(x_NSBC, 0, 2)
+    return x_BNC.reshape(self.rows, -1)[:, : self.length]
 
 
 def chunk_tokens(mesh: jax.sharding.Mesh) -> int:
@@ -85,45 +140,30 @@ def cross_entropy(
   Raises:
     InputError: `shards` does not divide B.
   """
-  B, L, D = x_BLD.shape
-  if B % shards:
-    raise errors.InputError(
-      f'{shards} shards of the batch do not divide its {B} rows'
-    )
-  num_chunks = -(-L * B // (shards * chunk_tokens))
-  size = -(-L // min(num_chunks, L))
-  num_chunks = -(-L // size)
-
-  def split(x_BL):
-    """[B, L, ...] -> [chunks, shards, tokens of the chunk, ...]."""
-    pad = [(0, 0), (0, num_chunks * size - L)] + [(0, 0)] * (x_BL.ndim - 2)
-    shape = (shards, B // shards, num_chunks, size, *x_BL.shape[2:])
-    x_SBNC = jnp.pad(x_BL, pad).reshape(shape)
-    x_NSBC = jnp.moveaxis(x_SBNC, 2, 0)
-    return x_NSBC.reshape(num_chunks, shards, -1, *x_BL.shape[2:])
-
-  def join(x_NSC):
-    """[chunks, shards, tokens of the chunk] -> [B, L]."""
-    x_NSBC = x_NSC.reshape(num_chunks, shards, B // shards, size)
-    return jnp.moveaxis(x_NSBC, 0, 2).reshape(B, -1)[:, :L]
-
-  chunks = (split(x_BLD), split(target_BL), split(weight_BL))
+  chunked = Chunks.of(*target_BL.shape, chunk_tokens, shards)
+  chunks = [chunked.split(x) for x in (x_BLD, target_BL, weight_BL)]
   x_NSCD, w_DV, target_NSC, weight_NSC = varying.together(
     chunks[0], w_DV, *chunks[1:]
   )
   sum_nll, nll_NSC, correct_NSC = _chunks(
     platform, x_NSCD, w_DV, weight_NSC.astype(jnp.float32), target_NSC
   )
-  return sum_nll, jax.lax.stop_gradient(join(nll_NSC)), join(correct_NSC)
+  nll_BL = jax.lax.stop_gradient(chunked.join(nll_NSC))
+  return sum_nll, nll_BL, chunked.join(correct_NSC)
 
 
 def _chunk(x_SCD, w_DV, target_SC):
-  """One chunk: (nll_SC, correct_SC), and arrays to compute its gradient.
+  """`of_logits` of one chunk."""
+  return of_logits(dot('scd,dv->scv', x_SCD, w_DV), target_SC)
 
-  `own` is one-hot at the target.
+
+def of_logits(logit_SCV: jax.Array, target_SC: jax.Array) -> Any:
+  """(nll_SC, correct_SC), and arrays to compute the gradient.
+
+  These are the exponentials of the logits [S, C, V], shifted by the largest,
+  their sums [S, C], and one-hot bools at the targets [S, C, V].
   """
-  logit_SCV = _dot('scd,dv->scv', x_SCD, w_DV)
-  own_SCV = jnp.arange(w_DV.shape[1]) == target_SC[..., None]
+  own_SCV = jnp.arange(logit_SCV.shape[-1]) == target_SC[..., None]
   # A sum, because V may be split over devices; indexing would gather it.
   own_SC = jnp.sum(jnp.where(own_SCV, logit_SCV, 0), axis=-1)
   top_SC = jnp.max(logit_SCV, axis=-1)
@@ -134,14 +174,20 @@ def _chunk(x_SCD, w_DV, target_SC):
 
 
 def _over_rows(a_SCD, b_SCV):
-  return _dot('scd,scv->sdv', a_SCD, b_SCV)
+  return dot('scd,scv->sdv', a_SCD, b_SCV)
 
 
 # The gradient of the head by a chunk, where it is not that of `_over_rows`.
 _OVER_ROWS = {'cpu': jax.vmap(linear.over_rows)}
 
 
-def _dot(dims, a, b):
+def over_rows(platform: str, a_SCD: jax.Array, b_SCV: jax.Array) -> jax.Array:
+  """The products [S, D, V] of two arrays, summed over the tokens of a chunk."""
+  return _OVER_ROWS.get(platform, _over_rows)(a_SCD, b_SCV)
+
+
+def dot(dims: str, a: jax.Array, b: jax.Array) -> jax.Array:
+  """A product whose sums are float32; `dims` as of `jnp.einsum`."""
   return jnp.einsum(dims, a, b, preferred_element_type=jnp.float32)
 
 
@@ -170,9 +216,9 @@ def _chunks_fwd(platform, x_NSCD, w_DV, weight_NSC, target_NSC):
     dlogit_SCV = jnp.where(own_SCV, exp_SCV - total_SC[..., None], exp_SCV)
     dlogit_SCV = dlogit_SCV.astype(dtype)
     scale_SC1 = (weight_SC / total_SC)[..., None]
-    dx_SCD = _dot('scv,dv->scd', dlogit_SCV, w_DV) * scale_SC1
+    dx_SCD = dot('scv,dv->scd', dlogit_SCV, w_DV) * scale_SC1
     scaled_SCD = (x_SCD * scale_SC1).astype(dtype)
-    dw_SDV += _OVER_ROWS.get(platform, _over_rows)(scaled_SCD, dlogit_SCV)
+    dw_SDV += over_rows(platform, scaled_SCD, dlogit_SCV)
     return dw_SDV, (*outs, dx_SCD.astype(dtype))
 
   dw_SDV = jnp.zeros((x_NSCD.shape[1], *w_DV.shape), jnp.float32)

@@ -22,13 +22,15 @@ from moejax.model import mtp
 from moejax.model.build import Model
 from moejax.model.decoder import Decoder, DecoderOutput
 from moejax.moe import balance, feed_forward
-from moejax.train import consistency, cross_entropy
+from moejax.train import consistency, cross_entropy, distillation_loss
 from moejax.train.config import TrainConfig
+from moejax.train.distillation import Teacher
+from moejax.train.distillation_loss import Heads
 
 
 @flax.struct.dataclass
 class GlobalBatch:
-  """Numbers of the global batch that the loss of a (micro-)batch uses.
+  """What the loss of a (micro-)batch uses besides its rows.
 
   Attributes:
     total_weight: sum of the loss weights of the GLOBAL batch.
@@ -36,10 +38,12 @@ class GlobalBatch:
       derivative of the balance losses by their global sums. The balance part of
       the loss is then linear in the micro-batch's sums: its value has no
       meaning, but its gradients add up to those of the global batch.
+    teacher: the teacher of `train.distillation`; None without one.
   """
 
   total_weight: jax.Array
   balance_slope: Any = None
+  teacher: Teacher | None = None
 
 
 def objective(
@@ -56,16 +60,19 @@ def objective(
   With `train.consistency` above 0 the batch is passed twice, with different
   noise. The losses of both passes are added, and their disagreement times
   `train.consistency` (`consistency.py`). Balance losses, and all reported
-  values except the overflow, are those of the first pass.
+  values except the overflow, are those of the first pass. With a teacher, its
+  divergence is added to the next-token loss of the first pass
+  (`distillation_loss.py`).
 
   Args:
     model: the model without weights.
-    train: the weights of the losses, `mtp_weight` and `consistency`.
+    train: the weights of the losses: `mtp_weight`, `consistency` and those in
+      `distillation`.
     weights: the model's weights.
     batch: rows of the global batch.
     row_B: int32, index of each row in the global batch.
     key: random key of the step.
-    whole: numbers of the global batch.
+    whole: numbers of the global batch, and the teacher.
 
   Returns:
     The loss (a scalar), and a dictionary to report: 'values',
@@ -83,16 +90,15 @@ def objective(
       mtp.ahead(x, batch.segment_BL, k)
       for x in (batch.target_BL, batch.weight_BL)
     )
-    nll, correct_BL = _cross_entropy(
-      model, decoder, x_BLD, target_BL, weight_BL
-    )
     share = train.mtp_weight / len(further) if k else 1.0
-    loss = loss + share * nll / whole.total_weight
+    if k == 0 and whole.teacher is not None:
+      heads = Heads(x_BLD, decoder.head(), *whole.teacher(batch, row_B))
+      summed, own = _distilled(model, train, heads, target_BL, weight_BL)
+    else:
+      summed, own = _plain(model, decoder, x_BLD, target_BL, weight_BL)
+    loss = loss + share * summed / whole.total_weight
     prefix = f'mtp_{k}_' if k else ''
-    reported |= {
-      f'{prefix}loss': values.Mean(nll, jnp.sum(weight_BL)),
-      f'{prefix}accuracy': values.Mean.of(correct_BL, weight_BL),
-    }
+    reported |= {f'{prefix}{name}': value for name, value in own.items()}
   record = out.record
   if model.config.num_moe:
     loss = loss + _balance(model, record, whole.balance_slope)
@@ -134,12 +140,31 @@ def passes(
   return decoder.predict(out, batch.target_BL, *rest)
 
 
-def _cross_entropy(model, decoder, x_BLD, target_BL, weight_BL):
-  """Sum of nll * weight in nats, and whether each target scores highest."""
+def _plain(model, decoder, x_BLD, target_BL, weight_BL):
+  """Sum of nll * weight in nats, and the values to report."""
   nll, _, correct_BL = cross_entropy.on_mesh(
     x_BLD, decoder.head(), target_BL, weight_BL, model.mesh
   )
-  return nll, correct_BL
+  return nll, {
+    'loss': values.Mean(nll, jnp.sum(weight_BL)),
+    'accuracy': values.Mean.of(correct_BL, weight_BL),
+  }
+
+
+def _distilled(model, train, heads, target_BL, weight_BL):
+  """As `_plain`, with the divergence from the teacher in the sum.
+
+  `loss` stays the cross-entropy, and `distillation` is the divergence, without
+  its weight; both are means in nats per token.
+  """
+  losses = distillation_loss.on_mesh(
+    heads, target_BL, weight_BL, train.distillation, model.mesh
+  )
+  return losses.total, {
+    'loss': values.Mean.of(losses.nll_BL, weight_BL),
+    'accuracy': values.Mean.of(losses.correct_BL, weight_BL),
+    'distillation': values.Mean.of(losses.divergence_BL, weight_BL),
+  }
 
 
 def _balance(

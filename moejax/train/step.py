@@ -26,6 +26,7 @@ from moejax.train import bad_steps
 from moejax.train import loss as losses
 from moejax.train import state as states
 from moejax.train.config import TrainConfig
+from moejax.train.distillation import Teacher
 from moejax.train.optimizer import OptimizerConfig, learning_rate
 
 Metrics = dict[str, Any]
@@ -37,10 +38,12 @@ def make(
   opt: OptimizerConfig,
   train: TrainConfig,
   seed: int,
+  teacher: Model | None = None,
 ) -> jax.stages.Wrapped:
   """The jitted training step: (state, batch) -> (state, metrics).
 
-  It donates the state, whose buffers must not be used afterwards.
+  It donates the state, whose buffers must not be used afterwards. With a
+  teacher it has a third argument, the teacher's weights, which it only reads.
 
   Args:
     model: the model without weights.
@@ -49,12 +52,16 @@ def make(
     train: number of steps and of micro-batches, weights of the losses, and the
       rule to skip spikes.
     seed: seed of all random numbers; each step folds its number into the key.
+    teacher: the model that the model learns from (`train.distillation`).
   """
   rate = learning_rate(opt, train.steps)
 
-  def step(state: states.State, batch: Batch) -> tuple[states.State, Metrics]:
+  def step(
+    state: states.State, batch: Batch, taught: Any = None
+  ) -> tuple[states.State, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    gradient, report = _dropless(model, train, state.weights, batch, key)
+    by = None if teacher is None else Teacher(taught, teacher)
+    gradient, report = _dropless(model, train, state.weights, batch, key, by)
     norm = optax.global_norm(gradient)
     leaf_norms = bad_steps.leaf_norms(gradient)
     scale = _clip_scale(norm, opt.clip_norm)
@@ -95,7 +102,7 @@ def make(
   whole = rules.replicated(model.mesh)
   return jax.jit(
     step,
-    in_shardings=(place, rows),
+    in_shardings=(place, rows, *([teacher.shardings] if teacher else [])),
     out_shardings=(place, whole),
     donate_argnums=0,
     compiler_options=hosts.overlap(model.mesh),
@@ -127,14 +134,19 @@ def _clip_scale(norm: jax.Array, clip_norm: float | None) -> jax.Array:
 
 
 def _dropless(
-  model: Model, train: TrainConfig, weights: Any, batch: Batch, key: jax.Array
+  model: Model,
+  train: TrainConfig,
+  weights: Any,
+  batch: Batch,
+  key: jax.Array,
+  teacher: Teacher | None,
 ) -> tuple[Any, Metrics]:
   """`_gradient`; with overflow='repeat' no token is dropped.
 
   See `moe.expert_parallel.bounded`. If a buffer overflowed, the gradient is
   computed again with an all-gather, which drops no row.
   """
-  first = _gradient(model, train, weights, batch, key)
+  first = _gradient(model, train, weights, batch, key, teacher)
   expert_parallel = model.config.moe.expert_parallel
   if (
     getattr(expert_parallel, 'overflow', None) != 'repeat'
@@ -146,7 +158,7 @@ def _dropless(
 
   def repeat() -> tuple[Any, Metrics]:
     gathering = model.with_expert_parallel(all_gather.AllGather())
-    gradient, report = _gradient(gathering, train, weights, batch, key)
+    gradient, report = _gradient(gathering, train, weights, batch, key, teacher)
     report['record'].stats['overflow'] = overflow
     return gradient, report
 
@@ -154,12 +166,17 @@ def _dropless(
 
 
 def _gradient(
-  model: Model, train: TrainConfig, weights: Any, batch: Batch, key: jax.Array
+  model: Model,
+  train: TrainConfig,
+  weights: Any,
+  batch: Batch,
+  key: jax.Array,
+  teacher: Teacher | None,
 ) -> tuple[Any, Metrics]:
   """The gradient of the global batch's loss, and the report of `objective`."""
   total_weight = jnp.maximum(jnp.sum(batch.weight_BL), 1)
   row_B = jnp.arange(batch.token_BL.shape[0], dtype=jnp.int32)
-  whole = losses.GlobalBatch(total_weight)
+  whole = losses.GlobalBatch(total_weight, teacher=teacher)
 
   def run(
     rows: tuple[Batch, jax.Array], whole: losses.GlobalBatch

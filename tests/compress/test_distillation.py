@@ -29,9 +29,8 @@ def test_the_loss_by_hand():
 
 
 def test_weight_and_temperature_are_used():
-  result = losses(
-    STUDENT_TV, TEACHER_TV, TARGET_T, VALID_T, Distillation(0.5, 1.0)
-  )
+  half = Distillation(weight=0.5, temperature=1.0)
+  result = losses(STUDENT_TV, TEACHER_TV, TARGET_T, VALID_T, half)
   # Teacher 1/2 1/2 and 1/5 4/5; student 1/4 3/4 and 1/2 1/2.
   first = 0.5 * LN(0.5 / 0.25) + 0.5 * LN(0.5 / 0.75)
   second = 0.2 * LN(0.2 / 0.5) + 0.8 * LN(0.8 / 0.5)

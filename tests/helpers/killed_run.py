@@ -90,8 +90,8 @@ def within_step(number, act=die):
   def made(*args, **options):
     run, count = make(*args, **options), _nth(number, act)
 
-    def one(state, batch):
-      result = run(state, batch)
+    def one(*inputs):
+      result = run(*inputs)
       count()
       return result
 

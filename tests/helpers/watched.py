@@ -49,8 +49,8 @@ def stop(process, number, name):
   def made(*args, **options):
     run, left = make(*args, **options), [number]
 
-    def one(state, batch):
-      result = run(state, batch)
+    def one(*inputs):
+      result = run(*inputs)
       left[0] -= 1
       if left[0] == 0 and jax.process_index() == process:
         os.kill(os.getpid(), signal.Signals[name])

@@ -79,6 +79,10 @@ ALLOWED = {
     'data.packing': 'best_fit',
     'data.step_order': 'length',
   },
+  resume.TEACHER: {
+    'train.distillation.teacher': 'runs/full',
+    'train.distillation.teacher_step': '7',
+  },
   resume.LENGTH: {'train.steps': '2000'},
 }
 

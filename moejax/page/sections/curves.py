@@ -16,6 +16,10 @@ PREFIX, SUFFIX = 'eval/', '/loss'
 OTHERS = {
   'gradient_norm': ('Gradient norm', 'Norm of the gradient'),
   'learning_rate': ('Learning rate', 'Learning rate'),
+  'distillation': (
+    'Divergence from the teacher',
+    'KL(teacher || student), nats per token',
+  ),
   'accuracy': ('Accuracy', 'Share of tokens predicted'),
   'time/tokens_per_s': ('Speed', 'Tokens per second'),
   'time/model_flops_utilisation': ('Utilisation', 'Model-FLOPs utilisation'),
