@@ -101,7 +101,9 @@ def lower(
   taught = teacher.find(run)
   by = None if taught is None else build.build(taught.model, mesh)
   train_step = step.make(model, transform, run.opt, run.train, run.seed, by)
-  state = states.abstract(model, transform, run.train.skip_spikes)
+  state = states.abstract(
+    model, transform, run.train.skip_spikes, run.train.sparsity
+  )
   batch = _batch(run.train.batch_size, run.data.sequence_length, mesh)
   inputs = [state, batch]
   if by is not None:

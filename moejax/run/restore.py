@@ -75,7 +75,9 @@ def state(
   folder = epath.Path(workdir) / CHECKPOINTS
   with checkpoint.Checkpointer(folder, warn=warn) as checkpointer:
     latest = checkpointer.restore_latest(
-      states.abstract(model, transform, run.train.skip_spikes)
+      states.abstract(
+        model, transform, run.train.skip_spikes, run.train.sparsity
+      )
     )
   if latest is None:
     raise errors.InputError(f'{folder} has no checkpoint yet')

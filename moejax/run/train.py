@@ -282,12 +282,14 @@ def _start(
   Beside it stand the weights of the teacher, if there is one.
   """
   parts = context.model, context.transform
-  rule = context.run.train.skip_spikes
+  rules = context.run.train.skip_spikes, context.run.train.sparsity
   with resources.spent.part('restore'):
-    latest = resources.checkpoints.restore_latest(states.abstract(*parts, rule))
+    latest = resources.checkpoints.restore_latest(
+      states.abstract(*parts, *rules)
+    )
     if latest is None:
       state = states.begin(
-        *parts, initial_weights.make(context, resources), rule
+        *parts, initial_weights.make(context, resources), *rules
       )
     loaded = teacher.load(
       context.teacher,

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from moejax.core import errors, fields, resume
-from moejax.train import spikes
+from moejax.train import sparsity, spikes
 from moejax.train.distillation import Distillation
 
 
@@ -44,6 +44,7 @@ class TrainConfig(fields.Checked):
     peak_tflops: peak speed of all devices together in TFLOP/s, for model-FLOPs
       utilisation; 0 leaves that out.
     skip_spikes: rule by which steps are skipped because their loss jumps.
+    sparsity: rule by which experts' matrices lose columns.
     local_checkpoints: folder on a fast disk of each machine, for checkpoints
       that are saved more often; '' for none.
     local_checkpoint_every: steps between the checkpoints there.
@@ -87,6 +88,7 @@ class TrainConfig(fields.Checked):
     fields.number(0.0, at_least=0, at_most=10**9, note='0: unknown'),
   )
   skip_spikes: Any = fields.choice(spikes.SPIKES, spikes.NEVER)
+  sparsity: Any = fields.choice(sparsity.SPARSITIES, sparsity.NONE)
   local_checkpoints: str = resume.key(resume.NOTHING, '')
   local_checkpoint_every: int = resume.key(
     resume.NOTHING, fields.number(50, at_least=1)

@@ -9,7 +9,7 @@ import optax
 
 from moejax.model.build import Model
 from moejax.parallel import rules
-from moejax.train import optimizer, spikes
+from moejax.train import optimizer, sparsity, spikes
 
 
 @flax.struct.dataclass
@@ -28,6 +28,7 @@ class State:
     skipped: int32, number of all steps whose update was skipped: not finite, or
       spikes.
     spikes: memory of the rule `train.skip_spikes`; () for `never`.
+    sparsity: memory of the rule `train.sparsity`; () for `none`.
   """
 
   step: jax.Array
@@ -36,6 +37,7 @@ class State:
   bad_steps: jax.Array
   skipped: jax.Array
   spikes: Any = ()
+  sparsity: Any = ()
 
 
 def init(
@@ -43,6 +45,7 @@ def init(
   transform: optax.GradientTransformation,
   key: jax.Array,
   rule: Any = spikes.NEVER,
+  sparse: Any = sparsity.NONE,
 ) -> State:
   """A fresh state with random weights.
 
@@ -53,8 +56,9 @@ def init(
     transform: the optimiser.
     key: random key of the weights.
     rule: rule to skip spikes, `train.skip_spikes`.
+    sparse: rule of sparse experts, `train.sparsity`.
   """
-  return begin(model, transform, model.init(key), rule)
+  return begin(model, transform, model.init(key), rule, sparse)
 
 
 def begin(
@@ -62,9 +66,10 @@ def begin(
   transform: optax.GradientTransformation,
   weights: Any,
   rule: Any = spikes.NEVER,
+  sparse: Any = sparsity.NONE,
 ) -> State:
   """The state before the first step, with given weights."""
-  place = shardings(model, transform, rule)
+  place = shardings(model, transform, rule, sparse)
   make = jax.jit(transform.init, out_shardings=place.opt_state)
   zero = jax.device_put(jnp.zeros((), jnp.int32), place.step)
   return State(
@@ -77,6 +82,9 @@ def begin(
     spikes=jax.tree.map(
       lambda x, to: jax.device_put(jnp.copy(x), to), rule.init(), place.spikes
     ),
+    sparsity=jax.tree.map(
+      jax.device_put, sparse.init(model.shapes), place.sparsity
+    ),
   )
 
 
@@ -84,6 +92,7 @@ def shardings(
   model: Model,
   transform: optax.GradientTransformation,
   rule: Any = spikes.NEVER,
+  sparse: Any = sparsity.NONE,
 ) -> State:
   """The sharding of every array of the state."""
   # A State whose leaves are shardings, not arrays.
@@ -96,6 +105,7 @@ def shardings(
     bad_steps=whole,
     skipped=whole,
     spikes=jax.tree.map(lambda _: whole, rule.init()),
+    sparsity=sparsity.shardings(sparse, model),
   )
 
 
@@ -103,6 +113,7 @@ def abstract(
   model: Model,
   transform: optax.GradientTransformation,
   rule: Any = spikes.NEVER,
+  sparse: Any = sparsity.NONE,
 ) -> State:
   """Shapes, types and shardings of the state, to restore a checkpoint with."""
   # A State whose leaves are shapes, not arrays.
@@ -114,9 +125,10 @@ def abstract(
     bad_steps=scalar,
     skipped=scalar,
     spikes=jax.eval_shape(rule.init),
+    sparsity=jax.eval_shape(lambda: sparse.init(model.shapes)),
   )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
-    shardings(model, transform, rule),
+    shardings(model, transform, rule, sparse),
   )

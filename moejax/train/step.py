@@ -4,9 +4,10 @@
 2. With micro-batches, collect the sums of the balance losses over the global
    batch by a forward pass: these losses are not linear in the batch.
 3. Forward and backward pass of each micro-batch; add up the gradients.
-4. Clip and update. If loss or gradient is not finite, or the loss is a spike by
-   the rule `train.skip_spikes`, the update is skipped: the state stays as it
-   was, except for its counters.
+4. Clip and update, and set columns of experts' matrices to zero if the rule
+   `train.sparsity` says so. If loss or gradient is not finite, or the loss is a
+   spike by the rule `train.skip_spikes`, the update is skipped: the state stays
+   as it was, except for its counters.
 """
 
 import dataclasses
@@ -77,6 +78,9 @@ def make(
     keep = lambda new, old: jnp.where(taken, new, old)
     weights = optax.apply_updates(state.weights, updates)
     weights = _after(model, state.weights, weights, report['record'])
+    weights, sparsity, measured = train.sparsity.prune(
+      state, train.steps, gradient, weights
+    )
     new = states.State(
       step=state.step + 1,
       weights=jax.tree.map(keep, weights, state.weights),
@@ -84,6 +88,7 @@ def make(
       bad_steps=(state.bad_steps + bad) * bad,
       skipped=state.skipped + jnp.where(taken, 0, 1),
       spikes=seen,
+      sparsity=jax.tree.map(keep, sparsity, state.sparsity),
     )
     metrics = _metrics(model, report)
     metrics |= {
@@ -94,10 +99,11 @@ def make(
       'skipped': new.skipped,
       bad_steps.LEAF_NORMS: leaf_norms,
       **train.skip_spikes.metrics(seen),
+      **measured,
     }
     return new, metrics
 
-  place = states.shardings(model, transform, train.skip_spikes)
+  place = states.shardings(model, transform, train.skip_spikes, train.sparsity)
   rows = rules.sharding(('batch',), model.mesh)
   whole = rules.replicated(model.mesh)
   return jax.jit(
