@@ -185,6 +185,12 @@ def merged(
   config: ModelConfig, layers: Sequence[MergedLayer], router: str = 'shared'
 ) -> Smaller:
   """What a model with merged experts is made of; arguments as `merge`."""
+  if config.moe.low_rank:
+    raise errors.InputError(
+      f'model.moe.low_rank={config.moe.low_rank}, but merging takes whole '
+      'matrices: begin a run from this with model.moe.low_rank=0, and merge '
+      'its experts'
+    )
   return table.lookup('router', ROUTERS_OF_MERGED, router)(config, layers)
 
 

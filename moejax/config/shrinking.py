@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from moejax.config.run import Run
+from moejax.data.config import DataConfig
 from moejax.model.attention.rope_scaling import Unscaled
 from moejax.model.config import ModelConfig
 from moejax.parallel.mesh import MeshConfig
@@ -13,7 +14,8 @@ def shrink(run: Run) -> Run:
   """The same kind of run with a small model, few steps and little text.
 
   Router, dispatcher, shared experts, first dense layers and schedule stay.
-  Weights are fresh, because those of `start` would not fit.
+  Weights are fresh, because those of `start` would not fit, and there is no
+  teacher.
   """
   model, moe = run.model, run.model.moe
   groups = max(model.num_heads // model.kv_heads, 1)
@@ -22,16 +24,6 @@ def shrink(run: Run) -> Run:
   # None is a share of the run, so that --config.train.steps may be anything.
   schedule = dataclasses.replace(run.opt.schedule, warmup=None)
   dense = min(model.first_dense, 1)
-  data = dataclasses.replace(run.data, sequence_length=64)
-  if not data.files:
-    # A little of the text that ships with the package.
-    data = dataclasses.replace(
-      data,
-      mixture='minipile',
-      sources=(),
-      temperature=None,
-      max_documents=20,
-    )
   return dataclasses.replace(
     run,
     model=_with_scaling(
@@ -62,6 +54,7 @@ def shrink(run: Run) -> Run:
         num_experts=experts,
         expert_width=32,
         latent_width=min(moe.latent_width, 16),
+        low_rank=min(moe.low_rank, 4),
         num_shared=min(moe.num_shared, 1),
         shared=dataclasses.replace(moe.shared, width=0),
         router=_shrunk(moe.router, choices),
@@ -69,7 +62,7 @@ def shrink(run: Run) -> Run:
         balance=tuple(_shrunk(part, choices) for part in moe.balance),
       ),
     ),
-    data=data,
+    data=_little_text(run.data),
     opt=dataclasses.replace(run.opt, schedule=schedule),
     train=dataclasses.replace(
       run.train,
@@ -81,6 +74,9 @@ def shrink(run: Run) -> Run:
       keep_checkpoints_at=(),
       eval_every=20,
       eval_batches=2,
+      distillation=dataclasses.replace(
+        run.train.distillation, teacher='', teacher_step='newest'
+      ),
     ),
     # Four batches take three seconds on two cores; all validation text would
     # take minutes. Tracing compiles a program of its own.
@@ -99,6 +95,20 @@ def _with_scaling(
   scaling = scaling.shrunk(model.heads.rotary_dim(model))
   rope = dataclasses.replace(model.rope, scaling=scaling)
   return dataclasses.replace(model, rope=rope)
+
+
+def _little_text(data: DataConfig) -> DataConfig:
+  """The user's own text, or a little of what ships with the package."""
+  data = dataclasses.replace(data, sequence_length=64)
+  if data.files:
+    return data
+  return dataclasses.replace(
+    data,
+    mixture='minipile',
+    sources=(),
+    temperature=None,
+    max_documents=20,
+  )
 
 
 def _shrunk(config: Any, num_experts: int) -> Any:

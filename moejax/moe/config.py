@@ -27,6 +27,9 @@ class MoEConfig(fields.Checked):
     expert_width: hidden width of one expert.
     latent_width: dimensions in which routed experts work, between a matrix
       before and one behind them (LatentMoE, arXiv 2601.18089); see `latent`.
+    low_rank: rank of a product of two matrices that is added to each matrix of
+      the routed experts (MC-SMoE, arXiv 2310.01334, section 3.2); see
+      `low_rank`.
     num_shared: shared experts, which every token passes with weight 1
       (DeepSeekMoE, arXiv 2401.06066, section 3.2). They are computed as one
       expert of num_shared times the width, which is the same sum.
@@ -53,6 +56,7 @@ class MoEConfig(fields.Checked):
   latent_width: int = fields.number(
     0, at_least=0, note="0: experts work at the model's width"
   )
+  low_rank: int = fields.number(0, at_least=0, note='0: no product')
   num_shared: int = fields.number(0, at_least=0, at_most=10**6)
   shared: SharedExperts = SharedExperts()
   scorer: Scorer = fields.choice(SCORERS, Linear())

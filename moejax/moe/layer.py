@@ -29,7 +29,7 @@ from moejax.moe import balance, decide, feed_forward, routes, stats
 from moejax.moe.balance import responses
 from moejax.moe.compute.base import ExpertOutput
 from moejax.moe.config import MoEConfig
-from moejax.moe.experts import base, latent, zero_computation
+from moejax.moe.experts import base, latent, low_rank, zero_computation
 from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
 from moejax.moe.sharded import LayerOnMesh, LayerWeights
 from moejax.parallel import chunking
@@ -90,6 +90,11 @@ class MoE(nnx.Module):
         std,
       )
     )
+    if config.low_rank:
+      key_low = jax.random.fold_in(key_experts, 2)
+      self.low_rank = nnx.Dict(
+        low_rank.init(key_low, self.routed, config.low_rank, std)
+      )
     # Taken from the parameters here, since the parameters of a module that was
     # merged from bare arrays have no metadata.
     expert_axes = tuple(
@@ -152,6 +157,10 @@ class MoE(nnx.Module):
       on_mesh: how the layer is computed; None for `self.on_mesh`.
     """
     on_mesh = on_mesh or self.on_mesh
+    experts = _arrays(self.routed)
+    if self.config.low_rank:
+      experts = low_rank.summed(experts, _arrays(self.low_rank))
+    experts_dtype = on_mesh.experts_dtype(dtype)
     weights = LayerWeights(
       scorer=_arrays(self.router),
       extra_scorers={
@@ -160,14 +169,14 @@ class MoE(nnx.Module):
       router_state=jax.lax.stop_gradient(
         nnx.to_pure_dict(nnx.state(self.router_state))
       ),
-      experts=_arrays(self.routed, on_mesh.experts_dtype(dtype)),
+      experts=_cast(experts, experts_dtype),
       zero_computation=_arrays(self.zero),
       latent=_arrays(self.latent, dtype),
     )
     if self.config.gating_residual:
       weights = dataclasses.replace(weights, residual_EE=self.residual[...])
     if self.config.reads_responses:
-      gate_EDF = self.routed['w_in_ED2F'][...][:, :, 0]
+      gate_EDF = experts['w_in_ED2F'][:, :, 0]
       responses_EE = responses.matrix(self.router['w_DE'][...].T, gate_EDF, key)
       weights = dataclasses.replace(weights, responses_EE=responses_EE)
     return weights
@@ -306,7 +315,11 @@ def _initial_router_state(config: MoEConfig) -> nnx.Dict:
 
 def _arrays(params: nnx.Dict, dtype: Any = None) -> dict[str, jax.Array]:
   """The parameters as arrays by name, in `dtype` if it is given."""
-  return {
-    name: param[...] if dtype is None else param[...].astype(dtype)
-    for name, param in params.items()
-  }
+  return _cast({name: param[...] for name, param in params.items()}, dtype)
+
+
+def _cast(arrays: dict[str, jax.Array], dtype: Any) -> dict[str, jax.Array]:
+  """The arrays in `dtype`, if it is given."""
+  if dtype is None:
+    return arrays
+  return {name: x.astype(dtype) for name, x in arrays.items()}

@@ -19,7 +19,7 @@ PARTS = {
   'embedding': r'embed_VD',
   'attention': r'(dense|moe)/attention/.*',
   'dense feed-forward': r'dense/ffn/.*',
-  'routed experts': r'moe/ffn/(routed/.*|u_ED|v_ED)',
+  'routed experts': r'moe/ffn/((routed|low_rank)/.*|u_ED|v_ED)',
   # `latent` projects to and from the width of the routed experts; every token
   # uses it.
   'shared experts': r'moe/ffn/(shared|latent)/.*',

@@ -22,6 +22,7 @@ from moejax.model import layerwise
 from moejax.model.block import Block, TokenContext
 from moejax.model.build import Model, Weights
 from moejax.moe import feed_forward
+from moejax.moe.experts import low_rank
 from moejax.moe.feed_forward import TokenInfo
 from moejax.moe.replay import Replayed
 from moejax.moe.routes import RoutesRequest
@@ -92,7 +93,10 @@ def expert_weights(model: Model, weights: Weights) -> Sequence[np.ndarray]:
   Raises:
     InputError: the model has no experts with weights of their own.
   """
-  routed = weights.get('moe', {}).get('ffn', {}).get('routed', {})
+  layers = weights.get('moe', {}).get('ffn', {})
+  routed = layers.get('routed', {})
+  if 'low_rank' in layers:
+    routed = low_rank.summed(routed, layers['low_rank'])
   own = [
     routed[name]
     for name in sorted(routed)

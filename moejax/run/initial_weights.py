@@ -10,7 +10,7 @@ from moejax.core import errors
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel.group import Group
-from moejax.run import restore
+from moejax.run import ranks, restore
 from moejax.run.context import Context
 from moejax.run.resources import NEAR, Resources
 from moejax.train import checkpoint
@@ -47,9 +47,11 @@ def make(context: Context, resources: Resources) -> build.Weights:
   if not run.start:
     return context.model.init(jax.random.key(run.seed))
   if _is_workdir(run.start):
-    _check_model(_run_of(run).model, run)
+    theirs = _run_of(run).model
+    _check_model(theirs, run)
+    model = ranks.source(context.model, theirs)
     weights, step = restore.weights(
-      context.model,
+      model,
       run.start,
       resources.screen.line,
       context.processes.group,
@@ -59,12 +61,13 @@ def make(context: Context, resources: Resources) -> build.Weights:
     resources.screen.line(
       f'Beginning with the weights of {run.start}, step {step}.'
     )
-    return weights
+    return ranks.changed(weights, model, context.model)
   plan = _plan(run)
   resources.screen.line(f'Beginning with the weights of {plan.folder.path}.')
   for line in load.remarks(plan):
     resources.screen.line(line)
-  return load.weights(plan, context.model)
+  model = ranks.source(context.model, plan.config)
+  return ranks.changed(load.weights(plan, model), model, context.model)
 
 
 def _is_workdir(start: str) -> bool:
@@ -96,5 +99,9 @@ def _plan(run: Run) -> load.ImportPlan:
 
 
 def _check_model(model: ModelConfig, run: Run) -> None:
-  """Raises InputError unless the model of `start` is that of the run."""
+  """Raises InputError unless the model of `start` is that of the run.
+
+  Only the rank of its experts' matrices may be another one; see `ranks`.
+  """
+  model = ranks.of_rank(model, run.model.moe.low_rank)
   configs.check_same(model, run.model, f'start={run.start}')

@@ -72,3 +72,42 @@ def test_another_teacher_is_refused(finished, straight, tmp_path, monkeypatch):
   assert ended.code == exits.BAD_INPUT
   (line,) = ended.err
   assert 'but the checkpoint is of a run with a teacher' in line
+
+
+SPARSE = (
+  '--config.model.moe.low_rank=2',
+  '--config.train.sparsity.name=columns',
+  '--config.train.sparsity.initial_steps=1',
+  '--config.train.sparsity.final_steps=2',
+  '--config.train.sparsity.final=0.3',
+)
+
+
+def test_sparse_experts_of_low_rank_go_on_bit_for_bit(
+  finished, tmp_path, monkeypatch
+):
+  """They begin as the teacher itself, from which nothing diverges."""
+
+  def sparse(workdir):
+    return (
+      *own_text.flags(finished.text, workdir),
+      *SPARSE,
+      f'--config.start={finished.workdir}',
+      f'--config.train.distillation.teacher={finished.workdir}',
+    )
+
+  ended = own_text.call(*sparse(tmp_path / 'straight'))
+  assert (ended.code, ended.err) == (exits.DONE, [])
+  rows = [r for r in own_text.records(tmp_path / 'straight') if 'loss' in r]
+  assert rows[0]['distillation'] < 1e-5
+  assert rows[0]['kept_share'] == 1
+  assert rows[-1]['distillation'] > 1e-5
+  assert 0.3 <= rows[-1]['kept_share'] < 0.32
+  with monkeypatch.context() as patch:
+    own_text.stop_after(patch, 3)
+    own_text.call(*sparse(tmp_path / 'run'))
+  ended = own_text.call(*sparse(tmp_path / 'run'))
+  assert (ended.code, ended.err) == (exits.DONE, [])
+  assert own_text.records(tmp_path / 'run') == (
+    own_text.records(tmp_path / 'straight')
+  )
