@@ -221,6 +221,21 @@ def test_weights_that_a_run_cannot_begin_with_are_said_before_text_is_packed(
   assert not list(tmp_path.glob('cache/*'))
 
 
+def test_a_teacher_that_does_not_fit_is_said_before_text_is_packed(
+  capsys, tmp_path
+):
+  text = tmp_path / 'a.txt'
+  text.write_text('text ' * 100)
+  flags = [
+    f'--config.data.files={text}',
+    f'--config.data.cache_dir={tmp_path / "cache"}',
+    f'--config.train.distillation.teacher={LLAMA}',
+  ]
+  line = _error(capsys, TINY, *flags, f'--workdir={tmp_path / "run"}')
+  assert f'train.distillation.teacher={LLAMA} predicts 64 ids, but' in line
+  assert not list(tmp_path.glob('cache/*'))
+
+
 def test_workdir_is_a_file(capsys, tmp_path):
   path = tmp_path / 'file'
   path.write_text('mine')
