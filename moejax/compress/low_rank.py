@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
+from moejax.compress import alignment
 from moejax.core import errors
 
 
@@ -51,6 +53,53 @@ def decomposed(w_IO: np.ndarray, rank: int) -> LowRankSparse:
   root_R = np.sqrt(sigma[:rank])
   u_IR, v_RO = u[:, :rank] * root_R, root_R[:, None] * v[:rank]
   return LowRankSparse(u_IR, v_RO, w_IO - u_IR @ v_RO)
+
+
+def approximated(
+  experts: Mapping[str, np.ndarray], share: float, rest: float = 0.0
+) -> dict[str, np.ndarray]:
+  """Experts whose matrices are U V, plus the largest columns of the rest.
+
+  It is W = U V + S at the end of MC-SMoE's schedule, without its training: the
+  columns of S that stay are those of the largest L2 norm, since the sensitivity
+  |s dL/ds| is that of a training step (`sparsity`). Gate and up of gated
+  experts are two matrices. Biases are as they were.
+
+  The result is the sum, as dense as W: it shows what the factors are worth. The
+  factors themselves have a share of `share` + `rest` of the numbers.
+
+  Args:
+    experts: arrays by name, the experts in front; axes are read from the names.
+    share: of the numbers of a matrix that its factors have, see
+      `rank_of_share`.
+    rest: share of the columns of S that stays.
+  """
+  return {
+    name: _approximated(name, array, share, rest)
+    for name, array in experts.items()
+  }
+
+
+def _approximated(
+  name: str, array: np.ndarray, share: float, rest: float
+) -> np.ndarray:
+  axes = alignment.axes_of(name)
+  ends = [axis for axis, letter in enumerate(axes) if letter.isalpha()][1:]
+  if len(ends) != 2:
+    return array
+  w_XIO = np.moveaxis(array, ends, (-2, -1))
+  height, width = w_XIO.shape[-2:]
+  rank = min(rank_of_share(share, height, width), height, width)
+  num_columns = math.ceil(rest * width - 1e-9)
+  new = np.empty_like(w_XIO)
+  for place in np.ndindex(w_XIO.shape[:-2]):
+    parts = decomposed(w_XIO[place], rank)
+    norm_O = np.linalg.norm(parts.s_IO, axis=0)
+    kept_O = np.zeros(width, bool)
+    kept_O[np.argsort(-norm_O, kind='stable')[:num_columns]] = True
+    s_IO = np.where(kept_O, parts.s_IO, 0)
+    new[place] = dataclasses.replace(parts, s_IO=s_IO).matrix()
+  return np.moveaxis(new, (-2, -1), ends)
 
 
 def rank_of_share(share: float, height: int, width: int) -> int:

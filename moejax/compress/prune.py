@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 
 from moejax.compress import layer_weights
-from moejax.compress.choice import RouterNeeds, check_kept
 from moejax.compress.layer_weights import PREFIX, Arrays, Axes
 from moejax.compress.merge import MergedLayer
 from moejax.compress.needs import router_needs
@@ -39,6 +38,8 @@ from moejax.convert.save import Indexed
 from moejax.core import errors, table, trees
 from moejax.model import build
 from moejax.model.config import ModelConfig
+from moejax.moe import contract
+from moejax.moe.expert_needs import ExpertNeeds
 
 # Where a model keeps all weights of its layers with experts, stacked.
 STACK = 'moe/'
@@ -164,21 +165,31 @@ def pruned(
 ) -> Smaller:
   """What a model without some experts is made of; arguments as `prune`."""
   needs = router_needs(config)
-  kept_NE = _checked(config, kept_NE, needs)
-  num_groups = needs.num_groups
-  groups_NGM = kept_NE.reshape(len(kept_NE), num_groups, -1)
-  size_N = groups_NGM[:, 0].sum(axis=-1)
-  slots = int(size_N.max()) if remove else groups_NGM.shape[-1]
+  kept_NGM = _checked(config, kept_NE).reshape(
+    config.num_moe, needs.num_groups, -1
+  )
+  num_layers, _, num_members = kept_NGM.shape
+  has_group_NG = kept_NGM.any(axis=-1)
+  num_groups = int(has_group_NG[0].sum())
+  size_N = kept_NGM.sum(axis=-1).max(axis=-1)
+  slots = int(size_N.max()) if remove else num_members
   # Kept experts first, in the order of their numbers, in every group.
-  order_NGM = np.argsort(~groups_NGM, axis=-1, kind='stable')[..., :slots]
-  first_G1 = np.arange(num_groups)[:, None] * groups_NGM.shape[-1]
-  index_NGM = order_NGM + first_G1
+  place_NGM = np.argsort(~kept_NGM, axis=-1, kind='stable')[..., :slots]
+  index_NGM = place_NGM + np.arange(needs.num_groups)[:, None] * num_members
   if remove:
-    index_NGM = np.where(
-      np.arange(slots) < size_N[:, None, None], index_NGM, -1
-    )
-  index_NK = index_NGM.reshape(len(kept_NE), -1)
-  return _smaller(config, index_NK, size_N * num_groups)
+    is_used = np.arange(slots) < size_N[:, None, None]
+    index_NGM = np.where(is_used, index_NGM, -1)
+    index_NGM = index_NGM[has_group_NG]
+  index_NK = index_NGM.reshape(num_layers, -1)
+  router = config.moe.router
+  if num_groups < needs.num_groups:
+    if not remove:
+      raise errors.InputError(
+        f'{needs.num_groups - num_groups} groups of the router keep no expert: '
+        'they can be removed, but not masked'
+      )
+    router = router.with_groups(num_groups)
+  return _smaller(config, router, index_NK, size_N * num_groups)
 
 
 def merged(
@@ -211,11 +222,9 @@ def _cut(config: ModelConfig, layers: Sequence[MergedLayer]) -> Smaller:
 
 def _shared(config: ModelConfig, layers: Sequence[MergedLayer]) -> Smaller:
   """The router keeps all logits; each expert is a copy of its merged one."""
-  router_needs(config)
-  kept_NE = np.ones((len(layers), config.moe.num_experts), bool)
-  smaller = pruned(config, kept_NE)
+  index_NK = np.tile(np.arange(config.moe.num_experts), (len(layers), 1))
   experts = tuple(layer.expanded() for layer in layers)
-  return dataclasses.replace(smaller, experts=experts)
+  return Smaller(config, config, index_NK, {}, experts)
 
 
 # What becomes of the router of merged experts.
@@ -235,9 +244,7 @@ def _placed(layer: MergedLayer, index_K: np.ndarray) -> Arrays:
   return experts
 
 
-def _checked(
-  config: ModelConfig, kept_NE: np.ndarray, needs: RouterNeeds
-) -> np.ndarray:
+def _checked(config: ModelConfig, kept_NE: np.ndarray) -> np.ndarray:
   """The choice as bools, after the checks that every smaller model passes."""
   kept_NE = np.asarray(kept_NE, bool)
   wanted = config.num_moe, config.moe.num_experts
@@ -246,31 +253,71 @@ def _checked(
       f'a choice for {" x ".join(map(str, kept_NE.shape))} experts, but the '
       f'model has {wanted[0]} layers of {wanted[1]}'
     )
-  check_kept(kept_NE, needs)
-  if needs.num_groups > 1:
-    size_NG = kept_NE.reshape(len(kept_NE), needs.num_groups, -1).sum(axis=-1)
-    for layer, size_G in enumerate(size_NG):
-      if len(set(size_G)) > 1:
-        raise errors.InputError(
-          f'layer {layer} keeps {", ".join(map(str, size_G))} experts of the '
-          f"router's {needs.num_groups} groups, but groups are of one size; "
-          'keep equally many of each'
-        )
+  if config.moe.used_choices is not None:
+    # Places without an expert have nothing to keep.
+    kept_NE &= config.moe.used_choices[:, : wanted[1]]
+  router_needs(config)
+  needs = config.moe.router.expert_needs
+  size_NG = kept_NE.reshape(len(kept_NE), needs.num_groups, -1).sum(axis=-1)
+  for layer, size_G in enumerate(size_NG):
+    _check_layer(layer, size_G, needs, config.moe.zero_computation.num)
+  num_groups_N = (size_NG > 0).sum(axis=-1)
+  if len(set(num_groups_N)) > 1:
+    raise errors.InputError(
+      f'layers keep {", ".join(map(str, num_groups_N))} groups of the '
+      f"router's {needs.num_groups}, but all layers have the same number of "
+      'groups'
+    )
   return kept_NE
 
 
+def _check_layer(
+  layer: int, size_G: np.ndarray, needs: ExpertNeeds, num_others: int
+) -> None:
+  """Raises InputError if a router cannot work with so many of each group."""
+  at_least = max(1, needs.at_least - num_others)
+  if size_G.sum() < at_least:
+    raise errors.InputError(
+      f'layer {layer} keeps {size_G.sum()} experts, but its router needs '
+      f'{at_least}; keep more'
+    )
+  if needs.num_groups == 1:
+    return
+  size_g = size_G[size_G > 0]
+  if len(size_g) < needs.least_groups:
+    raise errors.InputError(
+      f'layer {layer} keeps {len(size_g)} groups of the router, but it needs '
+      f'{needs.least_groups}; keep experts of more groups'
+    )
+  if len(set(size_g)) > 1:
+    raise errors.InputError(
+      f'layer {layer} keeps {", ".join(map(str, size_G))} experts of the '
+      f"router's {needs.num_groups} groups, but groups are of one size; keep "
+      'equally many of each, or none of a group'
+    )
+  if size_g[0] < needs.per_group:
+    raise errors.InputError(
+      f'layer {layer} keeps {size_g[0]} experts in a group, but the router '
+      f'needs {needs.per_group} in each group; keep more of it'
+    )
+
+
 def _smaller(
-  config: ModelConfig, index_NK: np.ndarray, size_N: np.ndarray
+  config: ModelConfig,
+  router: contract.Router,
+  index_NK: np.ndarray,
+  size_N: np.ndarray,
 ) -> Smaller:
   """The smaller model of these experts, of which layer n uses size_N[n]."""
   axes = layer_weights.expert_axes(config)
   num = index_NK.shape[1]
   if num == config.moe.num_experts and (size_N == num).all():
     return Smaller(config, config, index_NK, axes)
-  moe = layer_weights.with_fixed_sizes(config.moe)
+  moe = dataclasses.replace(config.moe, router=router)
+  moe = layer_weights.with_fixed_sizes(moe)
   moe = dataclasses.replace(moe, num_experts=num)
-  if (size_N != num).any():
-    raise errors.InputError('layers of different numbers of experts')
+  sizes = tuple(map(int, size_N)) if (size_N != num).any() else ()
+  moe = dataclasses.replace(moe, experts_by_layer=sizes)
   new = dataclasses.replace(config, moe=moe, mtp_layers=0)
   new.check()
   return Smaller(config, new, index_NK, axes)

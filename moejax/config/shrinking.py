@@ -52,6 +52,7 @@ def shrink(run: Run) -> Run:
       moe=dataclasses.replace(
         moe,
         num_experts=experts,
+        experts_by_layer=(),
         expert_width=32,
         latent_width=min(moe.latent_width, 16),
         low_rank=min(moe.low_rank, 4),

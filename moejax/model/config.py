@@ -188,6 +188,7 @@ class ModelConfig(fields.Checked):
       )
     if self.num_moe:
       _check_part(self.moe, 'model.moe')
+      self._check_experts_by_layer()
       _check_causal(self.moe.router, 'model.moe.router')
       _check_causal(self.moe.dispatcher, 'model.moe.dispatcher')
       _check_vocab(self.moe.scorer, 'model.moe.scorer', self.vocab_size)
@@ -195,6 +196,21 @@ class ModelConfig(fields.Checked):
     elif self.num_sparse:
       _check_part(self.feed_forward, 'model.feed_forward')
       _check_causal(self.feed_forward, 'model.feed_forward')
+
+  def _check_experts_by_layer(self) -> None:
+    """Raises InputError if `moe.experts_by_layer` is of other layers."""
+    numbers = self.moe.experts_by_layer
+    if numbers and len(numbers) != self.num_moe:
+      raise errors.InputError(
+        f'model.moe.experts_by_layer has {len(numbers)} numbers, but the model '
+        f'has {self.num_moe} layers with experts'
+      )
+    if numbers and self.mtp_layers:
+      raise errors.InputError(
+        f'model.mtp_layers={self.mtp_layers}: model.moe.experts_by_layer has '
+        'no number for the layers of multi-token prediction; set '
+        'model.mtp_layers=0'
+      )
 
 
 def _check_part(part: MoEConfig | FeedForwardConfig, where: str) -> None:

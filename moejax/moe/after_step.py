@@ -61,7 +61,7 @@ def _router_state(
   states = {
     name: contract.RouterState.of_arrays(own) for name, own in arrays.items()
   }
-  states = balance.update(config.balance, states, sums)
+  states = balance.update(config.balance, states, sums, config.used_choices)
   new = {name: state.arrays for name, state in states.items()}
   if router is not None:
     new['router'] = {'steps': router['steps'] + 1}

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import numpy as np
+
 from moejax.core import errors, fields, resume, table
 from moejax.moe import balance as balances
-from moejax.moe import contract
+from moejax.moe import contract, uneven
 from moejax.moe.balance.base import Balance
 from moejax.moe.compute.grouped_matmuls import GROUPED_MATMULS
 from moejax.moe.dispatchers import DISPATCHERS
@@ -24,6 +26,9 @@ class MoEConfig(fields.Checked):
 
   Attributes:
     num_experts: routed experts; 0 means that no layer has experts.
+    experts_by_layer: number of experts of each layer with experts, if they
+      differ: every layer then has `num_experts` places, of which these are in
+      use, see `moe.uneven`.
     expert_width: hidden width of one expert.
     latent_width: dimensions in which routed experts work, between a matrix
       before and one behind them (LatentMoE, arXiv 2601.18089); see `latent`.
@@ -51,6 +56,9 @@ class MoEConfig(fields.Checked):
 
   num_experts: int = fields.number(
     0, at_least=0, at_most=10**6, note='0: no layer has experts'
+  )
+  experts_by_layer: tuple[int, ...] = fields.number(
+    (), at_least=1, note='(): num_experts in every layer'
   )
   expert_width: int = fields.number(128, at_least=1)
   latent_width: int = fields.number(
@@ -88,6 +96,18 @@ class MoEConfig(fields.Checked):
   def num_choices(self) -> int:
     """E of the router: routed experts and experts without computation."""
     return self.num_experts + self.zero_computation.num
+
+  @property
+  def used_choices(self) -> np.ndarray | None:
+    """Which choices each layer uses, bool [N, E]; None: all."""
+    if not self.experts_by_layer:
+      return None
+    return uneven.in_use(
+      self.experts_by_layer,
+      self.num_experts,
+      self.router.expert_needs.num_groups,
+      self.zero_computation.num,
+    )
 
   @property
   def num_logits(self) -> int:
@@ -134,6 +154,8 @@ class MoEConfig(fields.Checked):
         f'latent_width={self.latent_width}; set latent_width=0'
       )
     self.router.check(self.num_choices)
+    if self.experts_by_layer:
+      self._check_uneven()
     self.dispatcher.check(self.num_experts, self.num_choices)
     for part in self.balance:
       name = table.name_of(balances.BALANCE, part)
@@ -152,6 +174,38 @@ class MoEConfig(fields.Checked):
         raise errors.InputError(
           f'balance.{name}.num_zero={zero}, but zero_computation has '
           f'{self.zero_computation.num}: they must be the same'
+        )
+
+  def _check_uneven(self) -> None:
+    """Raises InputError if layers cannot have their numbers of experts."""
+    if not self.router.fits_uneven_layers:
+      router = table.name_of(ROUTERS, self.router)
+      raise errors.InputError(
+        f'router={router} cannot leave places without an expert out, as '
+        'experts_by_layer asks: keep the same number of experts in every layer'
+      )
+    needs = self.router.expert_needs
+    smallest = max(
+      1,
+      needs.at_least - self.zero_computation.num,
+      needs.num_groups * needs.per_group,
+    )
+    for layer, num in enumerate(self.experts_by_layer):
+      if not smallest <= num <= self.num_experts or num % needs.num_groups:
+        router = table.name_of(ROUTERS, self.router)
+        groups = needs.num_groups
+        several = f', a multiple of {groups} groups' if groups > 1 else ''
+        raise errors.InputError(
+          f'experts_by_layer has {num} for layer {layer}, but router={router} '
+          f'and num_experts={self.num_experts} want {smallest} to '
+          f'{self.num_experts}{several}'
+        )
+    for part in self.balance:
+      if part.needs_equal_layers:
+        raise errors.InputError(
+          f'balance.{table.name_of(balances.BALANCE, part)} wants the same '
+          'number of experts in every layer, but experts_by_layer has '
+          'different ones; set it to off'
         )
 
   @property

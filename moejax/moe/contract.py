@@ -25,6 +25,7 @@ import numpy as np
 from moejax.core import fields
 from moejax.moe import replay
 from moejax.moe.expert_needs import ExpertNeeds
+from moejax.moe.router_state import RouterState
 from moejax.moe.scorers import base as scorers
 
 
@@ -68,44 +69,6 @@ class Routing:
 
 
 @flax.struct.dataclass
-class RouterState:
-  """The state of one balance part in one layer, made of earlier batches.
-
-  The state lies beside the layer's weights and is saved with them. No gradient
-  reaches it and the optimiser does not change it: the balance part replaces it
-  after every optimiser step.
-
-  Attributes:
-    selection_bias_E: float32, added to the scores by which experts are chosen
-      and to nothing else; None for a part without a bias.
-    kept: the rest of the state, float32 arrays by name.
-  """
-
-  selection_bias_E: jax.Array | None = None
-  kept: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-
-  @property
-  def needed_bias(self) -> jax.Array:
-    """The bias of a part that has one."""
-    if self.selection_bias_E is None:
-      raise ValueError('this part has no bias of the selection')
-    return self.selection_bias_E
-
-  @classmethod
-  def of_arrays(cls, arrays: dict[str, jax.Array]) -> 'RouterState':
-    """The state from its arrays by name, as they lie beside the weights."""
-    kept = dict(arrays)
-    return cls(kept.pop('selection_bias_E', None), kept)
-
-  @property
-  def arrays(self) -> dict[str, jax.Array]:
-    """The state as arrays by name; the inverse of `of_arrays`."""
-    if self.selection_bias_E is None:
-      return dict(self.kept)
-    return {'selection_bias_E': self.selection_bias_E, **self.kept}
-
-
-@flax.struct.dataclass
 class RouterInput:
   """All that a router, or a balance part, may look at.
 
@@ -133,6 +96,8 @@ class RouterInput:
     responses_EE: float32, how strongly each expert (second index) responds to
       each of the router's rows (first), for a balance part that
       `reads_responses`; else None.
+    in_use_E: bool, the choices that the layer has, in a model whose layers have
+      different numbers of experts; None: all. See `moe.uneven`.
     replayed: a recorded choice that takes the place of the router's own; None
       for none. See `Router.replays`.
   """
@@ -149,6 +114,7 @@ class RouterInput:
   selection_bias_E: jax.Array | None = None
   own_state: RouterState | None = None
   responses_EE: jax.Array | None = None
+  in_use_E: jax.Array | None = None
   replayed: replay.Replayed | None = None
 
   @property
@@ -245,6 +211,10 @@ class Router(fields.Checked):
     """What must stay when experts are removed."""
     return ExpertNeeds()
 
+  def with_groups(self, num_groups: int) -> 'Router':
+    """The router after whole groups are removed; `expert_needs` allows it."""
+    raise NotImplementedError(f'{num_groups} groups of {type(self).__name__}')
+
   def extra_scorers(
     self, num_experts: int
   ) -> dict[str, tuple[scorers.Scorer, int]]:
@@ -275,6 +245,11 @@ class Router(fields.Checked):
   def weights_are_independent(self) -> bool:
     """Whether a chosen expert's weight does not depend on the other choices."""
     return False
+
+  @property
+  def fits_uneven_layers(self) -> bool:
+    """Whether logits and a bias of -1e30 take an expert out of the choice."""
+    return not (self.tokens_compete or self.keeps_experts)
 
   @property
   def causal(self) -> bool:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.core import errors, shapes
-from moejax.moe import balance, contract, feed_forward, replay, stats
+from moejax.moe import balance, contract, feed_forward, replay, stats, uneven
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
 from moejax.moe.scorers.base import ScorerInput
@@ -97,7 +97,11 @@ def route(
     responses_EE=weights.responses_EE,
     replayed=jax.tree.map(flat, tokens.replayed),
   )
+  in_use_NE = config.used_choices
+  if in_use_NE is not None:
+    router_input = uneven.masked(config.router, router_input, in_use_NE)
   routing = choose(config.router, router_input, config.num_choices)
+  routing = uneven.limited(routing, router_input)
   limited = config.dispatcher.limit(
     _without_dropped(routing, router_input.replayed),
     config.num_experts,

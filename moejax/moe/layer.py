@@ -231,7 +231,7 @@ class MoE(nnx.Module):
       record = dataclasses.replace(record, routes=recorded)
     if config.gating_residual:
       previous = previous.replace(
-        logits_BLE=unflat(decision.router_input.logits_TE)
+        logits_BLE=unflat(stats.unmasked(decision.router_input))
       )
     previous = previous.replace(
       chosen_BLE=unflat(chosen_TE), state_BLR=unflat(decision.state_TR)

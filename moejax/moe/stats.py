@@ -13,6 +13,7 @@ import numpy as np
 from moejax.core import values
 from moejax.moe import contract
 from moejax.moe.balance import counts
+from moejax.moe.routers import scores
 
 
 def observe(
@@ -32,7 +33,7 @@ def observe(
       overlap.
   """
   prob_TE = jax.lax.stop_gradient(routing.prob_TE)
-  logits_TE = jax.lax.stop_gradient(inputs.logits_TE)
+  logits_TE = jax.lax.stop_gradient(unmasked(inputs))
   num_experts = prob_TE.shape[1]
   valid_T = inputs.valid_T
   asked_A = routing.expert_A < num_experts
@@ -65,11 +66,22 @@ def chosen(routing: contract.Routing) -> jax.Array:
   return none_TE.at[routing.token_A, routing.expert_A].set(True, mode='drop')
 
 
+def unmasked(inputs: contract.RouterInput) -> jax.Array:
+  """The logits, with 0 for choices that the layer does not have."""
+  if inputs.in_use_E is None:
+    return inputs.logits_TE
+  is_used_TE = inputs.logits_TE > scores.LEAST_LOGIT
+  return jnp.where(is_used_TE, inputs.logits_TE, 0.0)
+
+
 def _bias_range(inputs: contract.RouterInput) -> jax.Array:
   """Largest minus least selection bias of an expert; 0 without biases."""
   if inputs.selection_bias_E is None:
     return jnp.zeros((), jnp.float32)
   bias_E = inputs.selection_bias_E
+  if inputs.in_use_E is not None:
+    some = jnp.max(bias_E)
+    bias_E = jnp.where(inputs.in_use_E, bias_E, some)
   return jnp.max(bias_E) - jnp.min(bias_E)
 
 
@@ -113,17 +125,20 @@ def summarise(statistics: dict[str, np.ndarray]) -> dict[str, float]:
   The load of an expert is the number of its assignments over the mean of its
   layer: 1 is balanced. A dead expert has no assignment. The overlap with the
   previous layer leaves out the first layer.
+  A count of NaN is of an expert that its layer does not have (`moe.uneven`).
   """
   count_NE = np.asarray(statistics['count_E'], np.float64)
   load_NE = load(count_NE)
-  dead_N = (count_NE == 0).mean(axis=1)
-  p95_N = np.percentile(load_NE, 95, axis=1)
+  dead_N = (count_NE == 0).sum(axis=1) / (~np.isnan(count_NE)).sum(axis=1)
+  is_even = not np.isnan(count_NE).any()
+  percentile = np.percentile if is_even else np.nanpercentile
+  p95_N = percentile(load_NE, 95, axis=1)
   scalars = {
-    'load_max': load_NE.max(),
-    'load_max_median_layer': np.median(load_NE.max(axis=1)),
-    'load_min': load_NE.min(),
-    'load_min_median_layer': np.median(load_NE.min(axis=1)),
-    'load_p95': np.percentile(load_NE, 95),
+    'load_max': np.nanmax(load_NE),
+    'load_max_median_layer': np.median(np.nanmax(load_NE, axis=1)),
+    'load_min': np.nanmin(load_NE),
+    'load_min_median_layer': np.median(np.nanmin(load_NE, axis=1)),
+    'load_p95': percentile(load_NE, 95),
     'load_p95_median_layer': np.median(p95_N),
     'dead_experts': dead_N.mean(),
     'dead_experts_worst_layer': dead_N.max(),
@@ -137,6 +152,9 @@ def summarise(statistics: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def load(count_NE: np.ndarray) -> np.ndarray:
-  """Assignments of each expert over the mean of its layer, [layers, E]."""
-  mean_N1 = count_NE.mean(axis=-1, keepdims=True)
+  """Assignments of each expert over the mean of its layer, [layers, E].
+
+  An expert whose count is NaN is not one of its layer.
+  """
+  mean_N1 = np.nanmean(count_NE, axis=-1, keepdims=True)
   return count_NE / np.where(mean_N1 == 0, 1, mean_N1)

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from moejax.compress import even
 from moejax.config import kept_tokenizer
 from moejax.convert import companions, load, save
 from moejax.convert import folder as folders
@@ -78,12 +79,15 @@ class Target:
     plan: how the weights are written.
     beside: tokenizer and settings.
     shapes: tree of the shapes of the weights.
+    replace: (path, weight) -> the weight to write in its place, see
+      `compress.even`.
   """
 
   args: Export
   plan: save.ExportPlan
   beside: companions.Companions
   shapes: Any
+  replace: even.Replace
 
   def write(self, get: Callable[[str], save.Indexed]) -> None:
     """Writes the folder; see `convert.save.write`.
@@ -95,7 +99,7 @@ class Target:
     with byte_bar('writing', num_bytes) as progress:
       save.write(
         self.plan,
-        get,
+        lambda path: self.replace(path, get(path)),
         pathlib.Path(self.args.to),
         dtype=self.args.dtype,
         shard_bytes=int(self.args.file_gb * 1e9),
@@ -130,6 +134,7 @@ def plan_of(args: Export, model: ModelConfig) -> Target:
     InputError: no family fits the model, or the folder cannot be written.
   """
   run = restore.run_of(args.workdir)
+  model, replace = even.with_biases(model)
   shapes = load.shapes(model)
   table.lookup('dtype', save.DTYPES, args.dtype)
   files.check_writable(args.to, '--to')
@@ -145,7 +150,7 @@ def plan_of(args: Export, model: ModelConfig) -> Target:
     beside = companions.of_vocab(vocab)
   else:
     beside = companions.of_folder(hf_folder, vocab)
-  return Target(args, plan, beside, shapes)
+  return Target(args, plan, beside, shapes, replace)
 
 
 def loaded_by(family: Family) -> str:

@@ -255,7 +255,8 @@ def _report(
   scalars = {name: float(value) for name, value in metrics.items()}
   load_NE = None
   if routing is not None:
-    load_NE = stats.load(np.asarray(routing['count_E'], np.float64))
+    count_NE = np.asarray(routing['count_E'], np.float64)
+    load_NE = np.nan_to_num(stats.load(count_NE))
     scalars |= {f'moe/{k}': v for k, v in stats.summarise(routing).items()}
   config = inputs.config
   record: dict[str, Any] = {}

@@ -172,6 +172,7 @@ def _balance(
 ) -> jax.Array:
   """The balance part of the loss; see `GlobalBatch.balance_slope`."""
   if slope is None:
-    return balance.total(model.config.moe.balance, record.balance)[0]
+    moe = model.config.moe
+    return balance.total(moe.balance, record.balance, moe.used_choices)[0]
   products = jax.tree.map(jnp.vdot, slope, record.balance)
   return sum(jax.tree.leaves(products), jnp.zeros(()))

@@ -270,7 +270,8 @@ def _slope(model: Model, weights: Any, micro: Any, key: jax.Array) -> Any:
     zeros,
     micro,
   )
-  loss = lambda total: balance.total(model.config.moe.balance, total)[0]
+  moe = model.config.moe
+  loss = lambda total: balance.total(moe.balance, total, moe.used_choices)[0]
   return jax.lax.stop_gradient(jax.grad(loss)(total))
 
 
@@ -279,7 +280,12 @@ def _metrics(model: Model, report: Metrics) -> Metrics:
   metrics = values.finish(report['values'])
   if model.config.num_moe:
     record = report['record']
-    _, by_name = balance.total(model.config.moe.balance, record.balance)
+    moe = model.config.moe
+    _, by_name = balance.total(moe.balance, record.balance, moe.used_choices)
     metrics |= {f'balance/{name}': value for name, value in by_name.items()}
     metrics['stats'] = values.finish(record.stats)
+    if moe.used_choices is not None:
+      count_NE = metrics['stats']['count_E']
+      count_NE = jnp.where(moe.used_choices, count_NE, jnp.nan)
+      metrics['stats']['count_E'] = count_NE
   return metrics

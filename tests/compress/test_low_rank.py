@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers import experts
 
+from moejax.compress import low_rank
 from moejax.compress.low_rank import decomposed, rank_of_share, stable_rank
 from moejax.core import errors
 
@@ -56,3 +58,43 @@ def test_stable_rank_lies_between_1_and_the_rank():
   assert stable_rank(7 * np.eye(5)) == pytest.approx(5)
   assert stable_rank(np.zeros((3, 2))) == 0
   assert 1 < stable_rank(W_IO) < 4
+
+
+@pytest.mark.parametrize('kind', ['swiglu', 'two_matrix'])
+def test_experts_of_low_rank_are_the_nearest_of_their_rank(kind):
+  weights = {
+    name: array
+    for name, array in experts.random(kind).items()
+    if name.startswith(('w_in', 'w_out'))
+  }
+  # 6 x 3 or 3 x 6: a share of 1/2 is ceil(9 / 9) = 1 rank.
+  new = low_rank.approximated(weights, 0.5)
+  for name, array in weights.items():
+    assert new[name].dtype == array.dtype
+    pairs = [(array, new[name])]
+    if name == 'w_in_ED2F':
+      pairs = [(array[:, :, half], new[name][:, :, half]) for half in (0, 1)]
+    for old, found in pairs:
+      for w_IO, found_IO in zip(old, found, strict=True):
+        u, sigma, v = np.linalg.svd(w_IO)
+        np.testing.assert_allclose(
+          found_IO, sigma[0] * np.outer(u[:, 0], v[0]), atol=1e-6
+        )
+
+
+def test_the_rest_gives_its_largest_columns_back():
+  w_EFD = np.random.default_rng(0).normal(size=(2, 6, 3))
+  bias_ED = np.ones((2, 3))
+  weights = {'w_out_EFD': w_EFD, 'b_out_ED': bias_ED}
+  plain = low_rank.approximated(weights, 0.5)
+  new = low_rank.approximated(weights, 0.5, rest=1 / 3)
+  assert new['b_out_ED'] is bias_ED
+  for w, old, found in zip(
+    w_EFD, plain['w_out_EFD'], new['w_out_EFD'], strict=True
+  ):
+    largest = np.argmax(np.linalg.norm(w - old, axis=0))
+    others = np.arange(3) != largest
+    np.testing.assert_allclose(found[:, largest], w[:, largest])
+    np.testing.assert_array_equal(found[:, others], old[:, others])
+  whole = low_rank.approximated(weights, 0.5, rest=1.0)
+  np.testing.assert_allclose(whole['w_out_EFD'], w_EFD)

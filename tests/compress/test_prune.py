@@ -231,7 +231,21 @@ GROUPS = ROUTERS['group_limited'](
       [[1, 1, 1, 0]] * 2,
       "layer 0 keeps 2, 1 experts of the router's 2 groups",
     ),
-    ({'router': GROUPS}, [[1, 1, 0, 0]] * 2, 'group 1 of layer 0 keeps 0'),
+    (
+      {'router': GROUPS},
+      [[1, 1, 0, 0], [1, 0, 1, 0]],
+      "layers keep 1, 2 groups of the router's 2",
+    ),
+    (
+      {'router': dataclasses.replace(GROUPS, kept_groups=2)},
+      [[1, 1, 0, 0]] * 2,
+      'layer 0 keeps 1 groups of the router, but it needs 2',
+    ),
+    (
+      {'router': dataclasses.replace(GROUPS, group_score='top2_sum')},
+      [[1, 0, 0, 1]] * 2,
+      'layer 0 keeps 1 experts in a group.*needs 2 in each',
+    ),
   ],
 )
 def test_a_choice_with_which_the_router_cannot_work_is_one_line(
@@ -256,6 +270,54 @@ def test_every_router_is_pruned_or_says_why_not():
     if kind.keeps_experts:
       with pytest.raises(errors.InputError, match=f'{name} keeps all'):
         router_needs(config)
+
+
+def test_a_group_that_loses_all_its_experts_is_removed():
+  config = config_of(router=GROUPS)
+  weights = numbered(config)
+  kept_NE = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
+  new, smaller = prune.prune(weights, config, kept_NE)
+  assert smaller.moe.router == dataclasses.replace(GROUPS, num_groups=1)
+  path = 'moe/ffn/router/w_DE'
+  old_NDE, new_NDE = trees.leaves(weights)[path], trees.leaves(new)[path]
+  np.testing.assert_array_equal(new_NDE[0], old_NDE[0][:, :2])
+  np.testing.assert_array_equal(new_NDE[1], old_NDE[1][:, 2:])
+  with pytest.raises(errors.InputError, match='removed, but not masked'):
+    prune.pruned(config, kept_NE, remove=False)
+
+
+def test_layers_with_fewer_experts_have_empty_places_behind_them():
+  weights = numbered(CONFIG)
+  kept_NE = np.array([[1, 0, 1, 1], [0, 1, 1, 0]], bool)
+  new, config = prune.prune(weights, CONFIG, kept_NE)
+  assert config.moe.experts_by_layer == (3, 2)
+  assert config.moe.num_experts == 3
+  old, new = trees.leaves(weights), trees.leaves(new)
+  path = 'moe/ffn/routed/w_out_EFD'
+  np.testing.assert_array_equal(new[path][0], old[path][0][[0, 2, 3]])
+  np.testing.assert_array_equal(new[path][1, :2], old[path][1][[1, 2]])
+  np.testing.assert_array_equal(new[path][1, 2], 0)
+  # The smaller model is pruned again; its empty places are nothing to keep.
+  again, config = prune.prune(
+    trees.map_paths(lambda path, _: new[path], numbered(config)),
+    config,
+    np.array([[0, 1, 1], [1, 1, 1]], bool),
+  )
+  assert config.moe.experts_by_layer == ()
+  again = trees.leaves(again)
+  np.testing.assert_array_equal(again[path][0], old[path][0][[2, 3]])
+  np.testing.assert_array_equal(again[path][1], old[path][1][[1, 2]])
+
+
+def test_a_mask_keeps_all_weights_those_in_use_first():
+  weights = numbered(CONFIG)
+  new, config = prune.prune(weights, CONFIG, KEPT, remove=False)
+  assert config.moe.experts_by_layer == (2, 2)
+  assert config.moe.num_experts == 4
+  old, new = trees.leaves(weights), trees.leaves(new)
+  path = 'moe/ffn/router/b_E'
+  np.testing.assert_array_equal(new[path][0], old[path][0][[0, 2, 1, 3]])
+  np.testing.assert_array_equal(new[path][1], old[path][1][[1, 2, 0, 3]])
 
 
 def test_groups_need_equally_many_experts_that_fill_a_token():

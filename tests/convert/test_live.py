@@ -7,18 +7,14 @@ It runs in another process, of any Python that has torch and transformers: that
 of MOEJAX_HF_PYTHON, or this one. If this one has not, the tests are skipped.
 """
 
-import functools
 import os
-import pathlib
-import re
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from etils import epath
 from helpers import hf, tiny
+from helpers.hf_process import PYTHON, far, is_there, theirs
 
 from moejax.cli import convert
 from moejax.convert import companions, quantised, save, tensor_files
@@ -27,47 +23,17 @@ from moejax.data import vocab
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 
-PYTHON = os.environ.get('MOEJAX_HF_PYTHON', sys.executable)
-SCRIPT = pathlib.Path(__file__).parents[1] / 'golden' / 'make_hf.py'
 # Another one every day; what failed names it.
 SEED = int(os.environ.get('MOEJAX_HF_SEED', time.time() // 86_400))
 
 
-def theirs(*words):
-  """What the script says."""
-  done = subprocess.run(
-    [PYTHON, str(SCRIPT), *map(str, words)],
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=900,  # all families are made at once
-    env={**os.environ, 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': ''},
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  return done.stdout
-
-
-@functools.cache
-def _there():
-  if 'MOEJAX_HF_PYTHON' in os.environ:
-    return True  # or the first test fails, and says why
-  probe = [PYTHON, '-c', 'import torch, transformers']
-  return not subprocess.run(probe, capture_output=True, check=False).returncode
-
-
 @pytest.fixture(scope='module')
 def fresh(tmp_path_factory):
-  if not _there():
+  if not is_there():
     pytest.skip(f'{PYTHON} has no torch and transformers')
   path = tmp_path_factory.mktemp('fresh')
   theirs('make', path, f'--seed={SEED}')
   return path
-
-
-def far(folder, expected):
-  """The class that transformers loads, and its relative difference."""
-  found = re.search(r'^(\w+) (\S+)$', theirs('check', folder, expected), re.M)
-  return found[1], float(found[2])
 
 
 @pytest.mark.parametrize('family', hf.FAMILIES)
@@ -122,7 +88,7 @@ def test_it_answers_as_transformers_does(family, fresh, tmp_path):
 @pytest.mark.parametrize('num_shared', [0, 2])
 def test_plain_models_are_loaded_as_a_qwen2_moe(num_shared, tmp_path):
   """Without shared experts, and with some that have no gate."""
-  if not _there():
+  if not is_there():
     pytest.skip(f'{PYTHON} has no torch and transformers')
   moe = {'num_shared': num_shared, 'expert_width': 8}
   config = tiny.model_config(moe=moe)
@@ -140,7 +106,7 @@ def test_plain_models_are_loaded_as_a_qwen2_moe(num_shared, tmp_path):
 
 
 def test_fine_tuned_and_out_again(tmp_path):
-  if not _there():
+  if not is_there():
     pytest.skip(f'{PYTHON} has no torch and transformers')
   path, workdir = tmp_path / 'olmoe', tmp_path / 'run'
   hf.write_olmoe(path)
@@ -160,7 +126,7 @@ def test_fine_tuned_and_out_again(tmp_path):
 
 
 def test_numbers_of_four_bits_are_theirs(tmp_path):
-  if not _there():
+  if not is_there():
     pytest.skip(f'{PYTHON} has no torch and transformers')
   rng = np.random.default_rng(SEED)
   given = {
@@ -179,7 +145,7 @@ def test_numbers_of_four_bits_are_theirs(tmp_path):
 
 def test_the_list_of_classes_is_that_of_transformers(tmp_path):
   """The committed one, by which tests know what exists."""
-  if not _there():
+  if not is_there():
     pytest.skip(f'{PYTHON} has no torch and transformers')
   theirs('classes', tmp_path / 'found.txt')
   found = (tmp_path / 'found.txt').read_text()

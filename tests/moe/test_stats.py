@@ -188,6 +188,23 @@ def test_summary_over_layers():
   })
 
 
+def test_an_expert_that_its_layer_does_not_have_is_in_no_summary():
+  """Loads are (1.5, 0.5), which are of two experts, and (2, 1, 0)."""
+  found = stats.summarise({
+    'count_E': np.array([[3, 1, np.nan], [4, 2, 0]]),
+  })
+  assert found == pytest.approx({
+    'load_max': 2,
+    'load_max_median_layer': 1.75,
+    'load_min': 0,
+    'load_min_median_layer': 0.25,
+    'load_p95': np.percentile([1.5, 0.5, 2, 1, 0], 95),
+    'load_p95_median_layer': (1.45 + 1.9) / 2,
+    'dead_experts': 1 / 6,
+    'dead_experts_worst_layer': 1 / 3,
+  })
+
+
 def test_summary_of_one_layer():
   found = stats.summarise({
     'count_E': np.array([[1, 1]]),

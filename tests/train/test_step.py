@@ -11,7 +11,7 @@ from helpers import tiny
 
 from moejax.core import trees
 from moejax.moe import balance
-from moejax.moe.balance import gshard, load, switch
+from moejax.moe.balance import bias, gshard, load, switch
 from moejax.moe.dispatchers.capacity import Capacity
 from moejax.moe.routers.gshard import GShard
 from moejax.train import loss as losses
@@ -350,3 +350,43 @@ def test_moments_lie_as_their_weights():
   assert trees.leaves(jax.tree.map(lambda x: (x.shape, x.dtype), state)) == (
     trees.leaves(jax.tree.map(lambda x: (x.shape, x.dtype), shapes))
   )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('sizes', [{}, {'expert': 2}], ids=str)
+def test_experts_that_a_layer_does_not_have_are_not_trained(sizes):
+  """Their weights and biases stay zeros, and no metric counts them."""
+  config = tiny.model_config(
+    num_layers=2,
+    first_dense=0,
+    moe={
+      'experts_by_layer': (3, 4),
+      'balance': (load.ExpertLevel(2.0), bias.LossFree(0.1)),
+    },
+  )
+  devices = 2 if sizes else 1
+  model = tiny.model(config, tiny.mesh(devices, **sizes))
+  weights = tiny.draw(model.shapes)
+  ffn = weights['moe']['ffn']
+  # Views of the entries of the last expert of the first layer.
+  missing = lambda ffn: [
+    *(array[0, 3:] for array in ffn['routed'].values()),
+    ffn['router']['w_DE'][0, :, 3:],
+    ffn['router_state']['loss_free']['selection_bias_E'][0, 3:],
+  ]
+  for array in missing(ffn):
+    array[...] = 0
+  train = TrainConfig(steps=100)
+  run = step.make(model, transform_of(model), OPT, train, seed=0)
+  state, metrics = take(run, fresh(model, weights), BATCH)
+  new = state.weights['moe']['ffn']
+  for array in missing(new):
+    np.testing.assert_array_equal(array, 0)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+  count_NE = metrics['stats']['count_E']
+  np.testing.assert_array_equal(np.isnan(count_NE[0]), [0, 0, 0, 1])
+  assert np.nansum(count_NE[0]) == count_NE[1].sum()
+  # The mean load is that of three experts.
+  excess_E = count_NE[0, :3].mean() - count_NE[0, :3]
+  bias_NE = new['router_state']['loss_free']['selection_bias_E']
+  np.testing.assert_allclose(bias_NE[0, :3], 0.1 * np.sign(excess_E))

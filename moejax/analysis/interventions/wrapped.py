@@ -65,6 +65,10 @@ class Wrapped(contract.Router):
   def expert_needs(self) -> ExpertNeeds:
     return self.router.expert_needs
 
+  @property
+  def fits_uneven_layers(self) -> bool:
+    return self.router.fits_uneven_layers
+
   def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return self.router.extra_scorers(num_experts)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from moejax.core import errors, table
-from moejax.moe import contract
+from moejax.moe import contract, uneven
 from moejax.moe.balance import (
   adamw_bias,
   adaptive_l1,
@@ -63,7 +64,9 @@ States = dict[str, contract.RouterState]
 
 
 def total(
-  losses: tuple[base.Balance, ...], sums: dict[str, Any]
+  losses: tuple[base.Balance, ...],
+  sums: dict[str, Any],
+  in_use_NE: np.ndarray | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """All balance losses of a model, summed over its MoE layers.
 
@@ -75,6 +78,8 @@ def total(
   Args:
     losses: the configured parts; parts without a loss are skipped.
     sums: by name of the part, its global sums with layers in front.
+    in_use_NE: the choices of each layer if their numbers differ, see
+      `moe.uneven`.
 
   Returns:
     The total, and each loss by name: the mean over layers, or the one loss.
@@ -93,6 +98,11 @@ def total(
     if part.joins_layers:
       joined = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums[name])
       loss_N = part.loss(joined)[None]
+    elif in_use_NE is not None:
+      loss_N = jnp.stack([
+        part.loss(uneven.of_layer(sums[name], n, used_E))
+        for n, used_E in enumerate(in_use_NE)
+      ])
     else:
       loss_N = jax.vmap(part.loss)(sums[name])
     loss = loss + jnp.sum(loss_N)
@@ -150,7 +160,10 @@ def selection_bias(states: States) -> jax.Array | None:
 
 
 def update(
-  parts: tuple[base.Balance, ...], states: States, sums: dict[str, Any]
+  parts: tuple[base.Balance, ...],
+  states: States,
+  sums: dict[str, Any],
+  in_use_NE: np.ndarray | None = None,
 ) -> States:
   """The states after a step.
 
@@ -158,9 +171,38 @@ def update(
     parts: the configured balance parts.
     states: before the step, with layers in front.
     sums: by name of the part, its global sums with layers in front.
+    in_use_NE: as for `total`.
   """
   by_name = {table.name_of(BALANCE, part): part for part in parts}
+  update_part = _update if in_use_NE is None else _update_uneven
   return {
-    name: by_name[name].update(state, sums[name])
+    name: update_part(by_name[name], state, sums[name], in_use_NE)
     for name, state in states.items()
   }
+
+
+def _update(
+  part: base.Balance,
+  state: contract.RouterState,
+  sums: Any,
+  in_use_NE: np.ndarray | None,
+) -> contract.RouterState:
+  del in_use_NE
+  return part.update(state, sums)
+
+
+def _update_uneven(
+  part: base.Balance,
+  state: contract.RouterState,
+  sums: Any,
+  in_use_NE: np.ndarray,
+) -> contract.RouterState:
+  """Each layer's update, as if it had the choices in use alone."""
+  arrays = state.arrays
+  for n, used_E in enumerate(in_use_NE):
+    own = uneven.of_layer((arrays, sums), n, used_E)
+    own_arrays, own_sums = jax.tree.map(lambda x: x[None], own)
+    new = part.update(contract.RouterState.of_arrays(own_arrays), own_sums)
+    new_arrays = jax.tree.map(lambda x: x[0], new.arrays)
+    arrays = uneven.with_layer(arrays, n, used_E, new_arrays)
+  return contract.RouterState.of_arrays(arrays)

@@ -1,6 +1,7 @@
 """ReMoE's sparsity: an L1 loss whose weight adapts."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,8 @@ class AdaptiveL1(base.Balance):
     form: 'refined' has f_e as above; 'plain' has f = 1, the L1 loss of section
       3.2.
   """
+
+  needs_equal_layers: ClassVar[bool] = True
 
   k: float = fields.number(2.0, above=0, at_most=10**6)
   start: float = fields.number(1e-8, above=0, at_most=100)

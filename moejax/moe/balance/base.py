@@ -5,7 +5,7 @@ selection bias, or both.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,14 @@ class Balance(fields.Checked):
 
   A part is a frozen dataclass whose fields, its coefficient among them, are its
   config keys.
+
+  Attributes:
+    needs_equal_layers: whether all layers must have the same number of experts.
+      If not, sums and states of a layer with fewer may be cut to its own
+      experts, along the axes E that their names end with (`moe.uneven`).
   """
+
+  needs_equal_layers: ClassVar[bool] = False
 
   def check(self, num_experts: int) -> None:
     """Raises InputError if a field does not fit the number of choices, E.

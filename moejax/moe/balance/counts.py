@@ -70,6 +70,9 @@ def by_sequence(
 ) -> dict[str, jax.Array]:
   """Assignments, probabilities and tokens of each sequence, S in front.
 
+  `choices`, in a model whose layers have different numbers of them, is the
+  number of choices of the layer times that of tokens.
+
   A sequence is a row of the batch. A row into which several documents were
   packed is one sequence.
 
@@ -78,13 +81,16 @@ def by_sequence(
     count_E   [[2, 0], [0, 1]]
     tokens    [2, 1]
   """
-  return {
+  sums = {
     'count_E': count_by_sequence(inputs, routing),
     'prob_E': sum_by_sequence(inputs, routing.prob_TE),
     'tokens': jnp.sum(
       inputs.valid_T.reshape(-1, inputs.row_length), axis=1, dtype=jnp.float32
     ),
   }
+  if inputs.in_use_E is not None:
+    sums['choices'] = sums['tokens'] * jnp.sum(inputs.in_use_E)
+  return sums
 
 
 def count_by_sequence(

@@ -1,6 +1,7 @@
 """The coupling loss: experts respond most to their own row of the router."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ class Coupling(base.Balance):
     alpha: largest ratio of other responses to an expert's own that costs
       nothing; the paper's best are 1 with 64 experts and 0.5 with 256.
   """
+
+  needs_equal_layers: ClassVar[bool] = True
 
   coefficient: float = base.loss_weight(1.0)
   alpha: float = fields.number(1.0, at_least=0, at_most=1000)

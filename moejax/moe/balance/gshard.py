@@ -39,6 +39,8 @@ class GShardAux(base.Balance):
     tokens_G = jnp.maximum(valid_GS.sum(axis=1), 1)
     count_GE = jnp.sum(hit_GSE, axis=1, dtype=jnp.float32)
     mean_GE = jnp.einsum('GSE,GS->GE', prob_GSE, valid_GS) / tokens_G[:, None]
+    if inputs.in_use_E is not None:
+      num_experts = jnp.sum(inputs.in_use_E)
     aux_G = jnp.sum(count_GE * mean_GE, axis=1) / tokens_G / num_experts
     full_G = (valid_GS.sum(axis=1) > 0).astype(jnp.float32)
     return {

@@ -20,7 +20,10 @@ def f_and_p(sums: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
   """
   count_E = sums['count_E']
   assignments = jnp.maximum(jnp.sum(count_E), 1)
-  f_E = count_E * count_E.shape[0] / assignments
+  num = count_E.shape[0]
+  if 'choices' in sums:
+    num = sums['choices'] / jnp.maximum(sums['tokens'], 1)
+  f_E = count_E * num / assignments
   p_E = sums['prob_E'] / jnp.maximum(sums['tokens'], 1)
   return f_E, p_E
 
@@ -141,7 +144,10 @@ class DeviceLevel(scope.Scoped):
   def sums(
     self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:
-    return counts.by_sequence(inputs, routing)
+    sums = counts.by_sequence(inputs, routing)
+    # Means over the groups of all places do not depend on the choices in use.
+    sums.pop('choices', None)
+    return sums
 
   def value(self, sums: dict[str, jax.Array]) -> jax.Array:
     f_E, p_E = f_and_p(sums)

@@ -1,6 +1,7 @@
 """Quantile balancing: the bias that would have balanced the last batch."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,8 @@ class Quantile(base.Balance):
     reach: upper bound of the spread of one token's scores; 1 for sigmoid and
       softmax. Megatron and Marin balance raw logits, which spread further.
   """
+
+  needs_equal_layers: ClassVar[bool] = True
 
   score: str = fields.named(SCORES, 'sigmoid')
   reach: float = fields.number(1.0, above=0, at_most=1000)

@@ -62,7 +62,9 @@ class GroupBalanced(top_k.TopK):
 
   @property
   def expert_needs(self) -> ExpertNeeds:
-    return ExpertNeeds(self.k, self.num_groups, self.k // self.num_groups)
+    return ExpertNeeds(
+      self.k, self.num_groups, self.k // self.num_groups, self.num_groups
+    )
 
   def mask_scores(self, choice_TE: jax.Array) -> jax.Array:
     num_tokens, num_experts = choice_TE.shape

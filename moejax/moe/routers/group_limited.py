@@ -128,9 +128,10 @@ class GroupLimited(top_k.TopK):
     """Any `kept_groups` groups hold k experts, and each as many as it sums."""
     num_summed = NUM_SUMMED[self.group_score] or 1
     per_group = max(math.ceil(self.k / self.kept_groups), num_summed)
-    return ExpertNeeds(
-      max(self.k, per_group * self.num_groups), self.num_groups, per_group
-    )
+    return ExpertNeeds(self.k, self.num_groups, per_group, self.kept_groups)
+
+  def with_groups(self, num_groups: int) -> 'GroupLimited':
+    return dataclasses.replace(self, num_groups=num_groups)
 
   def mask_scores(self, choice_TE: jax.Array) -> jax.Array:
     num_tokens, num_experts = choice_TE.shape

@@ -101,7 +101,9 @@ class Hierarchical(contract.Router):
 
   @property
   def expert_needs(self) -> ExpertNeeds:
-    return ExpertNeeds(self.groups * self.k_inner, self.groups, self.k_inner)
+    return ExpertNeeds(
+      self.groups * self.k_inner, self.groups, self.k_inner, self.groups
+    )
 
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     num_tokens, num_experts = inputs.logits_TE.shape

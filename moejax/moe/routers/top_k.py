@@ -133,6 +133,11 @@ class TopK(fixed_k.FixedK):
     routing = contract.token_choice(inputs, expert_TK, gate_TK, prob_TE, extra)
     return dataclasses.replace(routing, scales_input=self.scales_input)
 
+  @property
+  def fits_uneven_layers(self) -> bool:
+    """The second of two softmaxes would give each masked expert a share."""
+    return self.score != 'double_softmax'
+
   def mask_scores(self, choice_TE: jax.Array) -> jax.Array:
     """The scores to choose by, with -inf for experts out of choice: all are in.
 
