@@ -79,7 +79,7 @@ def _m_smoe(summary: str, **changes) -> Method:
   )
 
 
-# Low rank and sparse matrices arise in training (train/sparsity.py).
+# Keys with which matrices become low rank and sparse in training.
 MC_SMOE = (
   ('model.moe.low_rank', '32'),
   ('train.sparsity.name', 'columns'),
