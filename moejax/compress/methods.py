@@ -33,6 +33,9 @@ class Method:
     shared_router: of a merge, whether the router keeps a row for each old
       expert, so that the members of a group share one merged expert (M-SMoE).
       Otherwise it keeps the rows of the dominant experts.
+    low_rank: share of the numbers of each matrix of a merged expert that its
+      two factors of low rank have, whose product takes its place; 0 leaves the
+      matrices whole.
     training: config keys and values with which the smaller model is trained on.
   """
 
@@ -41,6 +44,7 @@ class Method:
   choice: str = 'uniform'
   merge: MergeOptions | None = None
   shared_router: bool = False
+  low_rank: float = 0.0
   training: tuple[tuple[str, str], ...] = ()
 
   def check(self) -> None:
@@ -50,10 +54,10 @@ class Method:
     if self.merge is not None:
       table.lookup('grouping', GROUPINGS, self.merge.grouping)
       table.lookup('mean', MEANS, self.merge.mean)
-    elif self.shared_router:
+    elif self.shared_router or self.low_rank:
       raise errors.InputError(
-        'a router with shared members is for merged experts; this method '
-        'removes experts'
+        'a router with shared members and matrices of low rank are for merged '
+        'experts; this method removes experts'
       )
 
   @property
@@ -138,6 +142,10 @@ METHODS: dict[str, Method] = {
     'M-SMoE, uniform, with the rows of the dominant experts alone',
     choice='uniform',
     shared_router=False,
+  ),
+  'm_smoe_low_rank': _m_smoe(
+    'M-SMoE, then matrices of low rank without training (arXiv 2310.01334)',
+    low_rank=0.1,
   ),
   'easy_ep_merge': Method(
     "EASY-EP's choice; the others merge into it as in M-SMoE",

@@ -93,6 +93,7 @@ KEPT = {
   'm_smoe_weights': ([0, 1, 2], [0]),
   'm_smoe_outputs': ([0, 1, 2], [0]),
   'm_smoe_cut': ([1, 2], [0, 1]),
+  'm_smoe_low_rank': ([0, 1, 2], [0]),
   'easy_ep_merge': ([1, 2], [0, 3]),
   'mc_smoe': ([0, 1, 2], [0]),
 }
@@ -111,6 +112,8 @@ GROUPS = {
   'm_smoe_weights': ([0, 1, 2, 1], [0, 0, 0, 0], [[8.5, 0.5]]),
   'm_smoe_outputs': ([0, 1, 2, 0], [0, 0, 0, 0], [[8.5, 0.5]]),
   'm_smoe_cut': ([0, 0, 1, 1], [0, 1, 0, 1], [[7.2, 0.8], [0, 32 / 3]]),
+  # The merged matrices, of which factors are made afterwards.
+  'm_smoe_low_rank': ([0, 1, 2, 2], [0, 0, 0, 0], [[8.5, 0.5]]),
   # Experts 0 and 2 by 4:1, 3 and 1 by 1:2 in the order of expert 3.
   'easy_ep_merge': ([0, 0, 1, 1], [0, 1, 0, 1], [[7.2, 0.8], [0, 32 / 3]]),
   'mc_smoe': ([0, 1, 2, 2], [0, 0, 0, 0], [[8.5, 0.5]]),
@@ -220,6 +223,7 @@ def test_a_domain_without_tokens_is_refused():
   [
     ({'importance': 'easy_pe'}, "did you mean 'easy_ep'"),
     ({'choice': 'unifrom'}, "did you mean 'uniform'"),
+    ({'low_rank': 0.5}, 'this method removes experts'),
     ({'shared_router': True}, 'this method removes experts'),
   ],
 )
