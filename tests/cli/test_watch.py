@@ -1,16 +1,11 @@
 """The watch command: its address, its end, and bad input."""
 
-import contextlib
-import http.client
 import json
-import re
 import signal
 import socket
-import subprocess
-import sys
 
 import pytest
-from helpers import own_text, processes
+from helpers import watch_command
 
 from moejax.cli import watch
 from moejax.core import exits
@@ -35,48 +30,19 @@ def stamps(folder):
   }
 
 
-def get(port, path):
-  connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
-  connection.request('GET', path)
-  response = connection.getresponse()
-  return response.status, response.read().decode()
-
-
-@contextlib.contextmanager
-def started(workdir):
-  process = subprocess.Popen(
-    [
-      sys.executable,
-      '-m',
-      'moejax.cli.watch',
-      f'--workdir={workdir}',
-      '--port=0',
-    ],
-    cwd=own_text.ROOT,
-    env=processes.environment(1),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  try:
-    yield process
-  finally:
-    process.kill()
-    process.communicate()
-
-
 def test_it_reads_only_and_stops_cleanly(workdir):
   before = stamps(workdir)
   signals = signal.SIGINT, signal.SIGTERM
-  with started(workdir) as first, started(workdir) as second:
+  with (
+    watch_command.started(workdir) as first,
+    watch_command.started(workdir) as second,
+  ):
     for process, number in zip((first, second), signals, strict=True):
-      line = process.stdout.readline()
-      address = re.fullmatch(r'http://127\.0\.0\.1:(\d+)/ \(.+\)\n', line)
-      port = int(address[1])
-      status, page = get(port, '/')
+      port = watch_command.port_of(process)
+      status, page = watch_command.get(port, '/')
       assert status == 200
       assert 'at step 2' in page
-      assert get(port, '/parts.json')[0] == 200
+      assert watch_command.get(port, '/parts.json')[0] == 200
       process.send_signal(number)
       out, err = process.communicate(timeout=60)
       assert (process.returncode, out, err) == (exits.DONE, '', '')
