@@ -6,7 +6,7 @@ the second to evaluate what became of the model.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,14 +102,16 @@ def halves(
   second: dict[str, RowReader] = {}
   for name, reader in readers.items():
     half = reader.num_rows // 2
+    rest = reader.num_rows - half
     if not half:
       raise errors.InputError(
         f'the validation set {name!r} has {reader.num_rows} row, which cannot '
         'be shared by calibration and evaluation; name another text for the '
         'calibration with --files'
       )
-    first[name] = RowRange(reader, 0, half)
-    second[name] = RowRange(reader, half, reader.num_rows - half)
+    # A reader by its properties, which its protocol has as attributes.
+    parts: Any = RowRange(reader, 0, half), RowRange(reader, half, rest)
+    first[name], second[name] = parts
   return first, second
 
 
@@ -154,6 +156,15 @@ def open_text(
 def own_tokenizer(opened: Trained) -> str:
   """The fingerprint of the tokenizer that a model was trained with."""
   return restore.run_of(opened.workdir).data.vocab.fingerprint()
+
+
+def _of_domains(text: TracedText, names: Iterable[str]) -> TracedText:
+  """The text without all other domains."""
+  return dataclasses.replace(
+    text,
+    readers={name: text.readers[name] for name in names},
+    num_rows={name: text.num_rows[name] for name in names},
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +241,9 @@ class Collector:
       return Collected(statistics, parsed, known, checkpoint, step)
     text = self._text()
     parsed = domains.parsed(self.domains, text.readers)
+    if not folder:
+      # Only what is kept may be asked for other domains later.
+      text = _of_domains(text, parsed)
     described = self.described(text)
     how: Any = {
       'documents': self.calibration.documents,

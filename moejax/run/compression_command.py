@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
   """
   _check(args)
   with Screen(0, console=rich.console.Console(stderr=True)) as screen:
-    shown = {'note': screen.line, 'track': screen.track}
+    shown: dict[str, Any] = {'note': screen.line, 'track': screen.track}
     if args.sweep:
       result = compression_sweep.sweep(
         args.workdir, _sweep_request(args), overrides, **shown

@@ -1,14 +1,17 @@
 """The halves of validation sets, and weights that are read in pieces."""
 
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
+from helpers import expert_statistics
 
 from moejax.core import errors
 from moejax.data.features import Rows
-from moejax.run import calibration_text, full_model
+from moejax.run import calibrating, calibration_text, full_model
 from moejax.run.calibration_text import RowRange
+from moejax.run.traced_text import TracedText
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,44 @@ def test_halves_share_no_row_and_leave_none_out():
 def test_a_set_of_one_row_has_no_halves():
   with pytest.raises(errors.InputError, match="set 'code' has 1 row, which"):
     calibration_text.halves({'code': FiveRows(num_rows=1)})
+
+
+@pytest.mark.parametrize(
+  ('domains', 'folder', 'read'),
+  [
+    ('', '', ['code', 'prose']),
+    ('prose=2', '', ['prose']),
+    ('prose=2', 'kept', ['code', 'prose']),
+  ],
+)
+def test_domains_without_a_weight_are_read_only_to_be_kept(
+  domains, folder, read, tmp_path, monkeypatch
+):
+  readers = dict.fromkeys(('code', 'prose'), FiveRows())
+  text = TracedText(readers, dict.fromkeys(readers, 5))
+  monkeypatch.setattr(calibration_text, 'open_text', lambda *a, **k: text)
+  fingerprint = lambda *a: 'model@1'
+  monkeypatch.setattr(calibrating, 'fingerprint', fingerprint)
+  asked = []
+
+  def calibrate(model, weights, text, **more):
+    asked.extend(text.readers)
+    return dict.fromkeys(text.readers, expert_statistics.random())
+
+  monkeypatch.setattr(calibrating, 'calibrate', calibrate)
+  collected = calibration_text.Collector(
+    opened=mock.Mock(workdir='run'),
+    calibration=calibrating.Calibration(),
+    domains=domains,
+    folder=folder and str(tmp_path / folder),
+    half=False,
+    note=print,
+    track=lambda items, *_: items,
+  ).collect(lambda: None, 1)
+  assert asked == list(collected.statistics) == read
+  assert list(collected.text['rows']) == read
+  weights = {'prose': 2.0} if domains else {'code': 1.0, 'prose': 1.0}
+  assert collected.domain_weights == weights
 
 
 class OfTuples:
