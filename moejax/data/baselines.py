@@ -10,6 +10,9 @@ import itertools
 import json
 import lzma
 import math
+import pathlib
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from concurrent import futures
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from moejax.core import files
-from moejax.data import cache, long_text
+from moejax.data import cache, long_text, xz_sizes
 
 _ROWS = 4096
 _LARGEST_TEXT = 2**25  # bytes; xz takes about a second for every 1.5 MB
@@ -68,7 +71,7 @@ def compute(domains: Mapping[str, Domain]) -> dict[str, Baselines | None]:
   Two domains are computed at a time. The results are kept beside the validation
   rows, so a second call only reads them.
   """
-  # xz runs outside Python's lock.
+  # xz runs in processes of its own.
   with futures.ThreadPoolExecutor(2) as pool:
     results = list(pool.map(_of_domain, domains.values()))
   return dict(zip(domains, results, strict=True))
@@ -149,16 +152,36 @@ def xz_bits_per_byte(train: Iterable[str], validation: Iterable[str]) -> float:
   """
   before = ''.join(train).encode()
   after = ''.join(validation).encode()
-  longer = _xz_size(before + after)
-  return 8 * (longer - _xz_size(before)) / max(1, len(after))
+  shorter, longer = _xz_sizes(before, after)
+  return 8 * (longer - shorter) / max(1, len(after))
 
 
-def _xz_size(data: bytes) -> int:
-  """Compressed size in bytes under `xz -9`.
+def _xz_sizes(before: bytes, after: bytes) -> tuple[int, int]:
+  """Bytes of `before` and of `before + after` under `xz -9`.
 
   Its dictionary of 64 MB takes 0.7 GB of memory. For a shorter text a
   dictionary as long as the text is enough, and gives the same size.
+
+  A process that is copied between the two texts compresses the first of them
+  once. Where it cannot be started, or does not print the sizes, this process
+  compresses both.
   """
-  dictionary = min(2**26, 1 << max(12, len(data).bit_length()))
-  filters = [{'id': lzma.FILTER_LZMA2, 'preset': 9, 'dict_size': dictionary}]
-  return len(lzma.compress(data, filters=filters))
+  both = before + after
+  dictionary = min(2**26, 1 << max(12, len(both).bit_length()))
+  source = pathlib.Path(xz_sizes.__file__).read_text()
+  arguments = json.dumps([len(before), dictionary]).encode()
+  try:
+    ended = subprocess.run(
+      [sys.executable, '-I', '-S', '-c', source],
+      input=arguments + b'\n' + both,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      check=True,
+    )
+    shorter, longer = json.loads(ended.stdout)
+  except (OSError, ValueError, subprocess.SubprocessError):
+    size = lambda data: len(
+      lzma.compress(data, filters=xz_sizes.filters(dictionary))
+    )
+    return size(before), size(both)
+  return shorter, longer

@@ -119,6 +119,15 @@ def make_step(
   return step
 
 
+@functools.lru_cache(maxsize=4)
+def step_of(model: Model) -> Callable[[Any, Batch], dict[str, Any]]:
+  """The step of `make_step`, one for each model: it is compiled once.
+
+  So the report of a run uses the program of its evaluations while training.
+  """
+  return make_step(model)
+
+
 def _outputs(
   model: Model, weights: Any, batch: Batch
 ) -> tuple[Decoder, DecoderOutput]:

@@ -52,7 +52,7 @@ class Subject:
   def scores(self) -> dict[str, Score]:
     """The score on each validation set; computed once, when first used."""
     return perplexity.score_sets(
-      perplexity.make_step(self.model),
+      perplexity.step_of(self.model),
       self.model,
       self.weights,
       self.data.validation,

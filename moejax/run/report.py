@@ -80,11 +80,7 @@ def make(
     note=screen.line,
     track=screen.track,
   )
-  with futures.ThreadPoolExecutor(1) as pool:
-    # Sampling is mostly compilation, by one thread; xz has the other cores.
-    baselines = pool.submit(_compute_baselines, context, screen)
-    samples = EVALS['samples'](subject) if config.samples else {}
-    baselines.result()
+  samples = _beside_the_scores(context, subject, screen)
   domains = EVALS['perplexity'](subject)
   benchmarks = benchmark_hook.report(context, weights, str(folder), screen)
   return {
@@ -97,12 +93,37 @@ def make(
   }
 
 
-def _compute_baselines(context: Context, screen: Screen) -> None:
+def _beside_the_scores(
+  context: Context, subject: Subject, screen: Screen
+) -> dict[str, dict[str, Any]]:
+  """Scores the validation sets; computes baselines and samples meanwhile.
+
+  The samples are mostly compilation, by one thread, and xz has processes of its
+  own. On several devices the samples come first: programs of two threads could
+  wait for each other's exchanges.
+
+  Returns:
+    The samples.
+  """
+  wanted, alone = context.run.report.samples, subject.model.mesh.size == 1
+  make = (lambda: EVALS['samples'](subject)) if wanted else dict
+  with futures.ThreadPoolExecutor(2, 'moejax-report') as pool:
+    baselines = None
+    if context.data.vocab is not None and not context.run.report.eval_batches:
+      screen.line('Compressing the text with xz -9 (once), to compare with ...')
+      baselines = pool.submit(_compute_baselines, context)
+    samples = pool.submit(make)
+    if not alone:
+      samples.result()
+    _ = subject.scores  # computed here, and kept
+    if baselines is not None:
+      baselines.result()
+    return samples.result()
+
+
+def _compute_baselines(context: Context) -> None:
   """Puts the baselines on disk, where the perplexity evaluation reads them."""
-  data, config = context.data, context.run.report
-  if data.vocab is None or config.eval_batches:
-    return
-  screen.line('Compressing the text with xz -9 (once), to compare with ...')
+  data = context.data
   work = lambda: [data.baselines(name) for name in data.validation]
   context.processes.group.main_first('baselines', work)
 

@@ -21,7 +21,7 @@ from moejax.analysis.trace_file import Header
 from moejax.analysis.trace_writer import TraceWriter
 from moejax.core import errors
 from moejax.data.batch import Batch
-from moejax.evals.batches import eval_batches, num_eval_batches, rows_per_batch
+from moejax.evals import batches as evaluated
 from moejax.evals.subject import Track, untracked
 from moejax.model.build import Model, Weights
 from moejax.moe.routes import RoutesRequest
@@ -44,8 +44,8 @@ def trace(
 ) -> Iterator[Trace]:
   """The routings of a model, batch by batch, in the order of the text.
 
-  The batches are those of an evaluation, so that routers in which the tokens of
-  a batch compete choose as they do there. Padding is left out.
+  The batches are those of an evaluation, or smaller ones where that cannot
+  change a routing; see `rows_per_batch`. Padding is left out.
 
   Args:
     model: the network, on its mesh.
@@ -71,14 +71,15 @@ def trace(
     domains=tuple(text.readers),
   )
   numbers = DocumentNumbers(text.eos_id)
+  size = rows_per_batch(model, text)
   for domain, (name, reader) in enumerate(text.readers.items()):
     numbers.begin_domain()
     rows = text.num_rows[name]
-    limit = -(-rows // rows_per_batch(model))
+    limit = -(-rows // size)
     batches = track(
-      eval_batches(model, reader, limit),
+      evaluated.eval_batches(model, reader, limit, size),
       f'Tracing {name}',
-      num_eval_batches(model, reader, limit),
+      evaluated.num_eval_batches(model, reader, limit, size),
     )
     waiting: tuple[Batch, Any] | None = None
     for batch in batches if rows else ():
@@ -90,6 +91,23 @@ def trace(
       waiting = begun
     if waiting is not None:
       yield finish(*waiting, rows, domain, numbers)
+
+
+def rows_per_batch(model: Model, text: TracedText) -> int:
+  """Rows of a batch that is traced, the same for all domains.
+
+  It is that of an evaluation, or the most rows that are traced of a domain if
+  these are fewer: rows that are not traced need not be computed. Where the
+  tokens of other rows may change a routing the batch is that of an evaluation:
+  where tokens compete for experts, and where devices exchange tokens and leave
+  out those that have no room.
+  """
+  usual = evaluated.rows_per_batch(model)
+  exchanged = model.mesh.shape['expert'] > 1
+  if exchanged or model.config.moe.router.tokens_compete:
+    return usual
+  most = max(text.num_rows.values(), default=usual)
+  return min(evaluated.rows_per_batch(model, max(most, 1)), usual)
 
 
 def layers_of(model: Model) -> tuple[int, ...]:

@@ -368,7 +368,7 @@ def _validation_hook(context: Context, screen: Screen) -> loop.Hook:
 
   Its metrics are `eval/<domain>/loss`, and their mean `eval/loss`.
   """
-  step = perplexity.make_step(context.model)
+  step = perplexity.step_of(context.model)
 
   def hook(at: int, state: states.State) -> dict[str, float]:
     del at

@@ -60,6 +60,21 @@ def test_xz_is_what_validation_adds():
   assert baselines.xz_bits_per_byte(train, train) < 0.5
 
 
+def test_a_process_of_its_own_compresses_the_training_text_once(monkeypatch):
+  train, held_out = ['a text of some words. ' * 99], ['and another text']
+  want = baselines.xz_bits_per_byte(train, held_out)
+  monkeypatch.setattr(baselines.lzma, 'compress', None)  # not called here
+  assert baselines.xz_bits_per_byte(train, held_out) == want
+
+
+@pytest.mark.parametrize('program', ['/no/such/python', 'false', 'true'])
+def test_without_that_process_xz_is_the_same(monkeypatch, program):
+  train, held_out = ['a text of some words. ' * 99], ['and another text']
+  want = baselines.xz_bits_per_byte(train, held_out)
+  monkeypatch.setattr(baselines.sys, 'executable', program)
+  assert baselines.xz_bits_per_byte(train, held_out) == want
+
+
 def _domain(folder, cache_dir, max_documents=0):
   own = files.Files(str(folder))
   request = cache_writer.Request(vocab.Bytes(), 16, cache_dir, max_documents)

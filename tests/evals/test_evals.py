@@ -1,5 +1,6 @@
 """Every evaluation keeps the contract that moejax/evals states."""
 
+import dataclasses
 import json
 import math
 import types
@@ -20,10 +21,16 @@ class Domain(types.SimpleNamespace):
   num_rows, num_tokens, num_bytes = 4, 20, 40
 
 
+CONFIG = tiny.model_config(moe={'num_experts': 4}, num_layers=2)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return tiny.model(CONFIG)
+
+
 @pytest.fixture
-def subject(monkeypatch):
-  config = tiny.model_config(moe={'num_experts': 4}, num_layers=2)
-  model = tiny.model(config)
+def subject(monkeypatch, model):
   batches = [tiny.batch([[12], [6, 4]], seed=1)] * 2
   monkeypatch.setattr(perplexity, 'eval_batches', lambda *_: batches)
   # The three prompts' continuations; generation itself takes long to compile.
@@ -46,6 +53,17 @@ def test_an_evaluation_gives_rows_that_json_takes(name, subject):
   assert json.loads(json.dumps(rows, allow_nan=False)) == rows
   assert rows
   assert all(isinstance(row, dict) and row for row in rows.values())
+
+
+def test_all_evaluations_of_a_model_are_one_program(subject, monkeypatch):
+  traced, outputs = [], perplexity._outputs
+  monkeypatch.setattr(
+    perplexity, '_outputs', lambda *a: traced.append(a) or outputs(*a)
+  )
+  new = tiny.model(CONFIG)
+  for _ in range(2):
+    assert dataclasses.replace(subject, model=new).scores
+  assert len(traced) == 1
 
 
 def test_validation_sets_are_scored_once_for_all_that_ask(subject, monkeypatch):

@@ -96,9 +96,12 @@ def test_logits_are_traced_if_asked_for(model, weights):
 @pytest.mark.parametrize(
   'moe',
   [
-    {'router': ROUTERS['top_p'](), 'num_shared': 0},
     {'router': ROUTERS['expert_choice'](not_causal=True)},
-    {'router': TopK(k=2), 'dispatcher': DISPATCHERS['capacity'](factor=0.5)},
+    {
+      'router': ROUTERS['top_p'](),
+      'num_shared': 0,
+      'dispatcher': DISPATCHERS['capacity'](factor=0.5),
+    },
   ],
   ids=lambda moe: moe['router'].__class__.__name__,
 )
@@ -141,10 +144,10 @@ def test_a_mesh_traces_what_one_device_does(weights, model):
 
 def test_no_document_goes_on_in_another_domain(model, weights):
   # No target is 0: whatever ends a row goes on in the next.
-  text = traces.text({'a': rows(2), 'b': rows(2)}, eos_id=0)
+  text = traces.text({'a': rows(3), 'b': rows(3)}, eos_id=0)
   got = joined(tracing.trace(model, weights, text))
-  assert set(got.document_T[got.domain_T == 0]) == {0, 1, 2}
-  assert set(got.document_T[got.domain_T == 1]) == {3, 4, 5}
+  assert set(got.document_T[got.domain_T == 0]) == {0, 1, 2, 3}
+  assert set(got.document_T[got.domain_T == 1]) == {4, 5, 6, 7}
 
 
 def test_no_row_beyond_those_asked_for_is_traced(model, weights):
@@ -155,6 +158,41 @@ def test_no_row_beyond_those_asked_for_is_traced(model, weights):
   np.testing.assert_array_equal(got.token_T, batch.token_BL.reshape(-1))
   assert max(reader.read) < 64  # two batches of 32 rows
   assert set(got.domain_T) == {0}
+
+
+def test_few_rows_have_the_routings_of_a_whole_batch(model, weights):
+  reader = rows(70)
+  few = traces.text({'a': reader, 'b': rows(2)}, num_rows={'a': 3})
+  got = joined(tracing.trace(model, weights, few))
+  assert max(reader.read) == 2  # no other row is computed
+  want = joined(tracing.trace(model, weights, traces.text({'a': reader})))
+  size = 3 * LENGTH
+  for name in ('expert_TNK', 'token_T', 'document_T', 'position_T'):
+    np.testing.assert_array_equal(
+      getattr(got, name)[:size], getattr(want, name)[:size]
+    )
+  tiny.assert_close(got.weight_TNK[:size], want.weight_TNK[:size])
+
+
+@pytest.mark.parametrize(
+  ('router', 'sizes', 'size'),
+  [
+    (TopK(k=2), {}, 3),
+    (TopK(k=2), {'data': 2, 'fsdp': 2}, 4),
+    # Devices exchange tokens, and some may have no room.
+    (TopK(k=2), {'data': 2, 'expert': 2}, 32),
+    (ROUTERS['expert_choice'](not_causal=True), {}, 32),
+  ],
+)
+def test_a_batch_has_the_rows_of_an_evaluation_where_tokens_meet(
+  router, sizes, size
+):
+  mesh = tiny.mesh(4 if sizes else 1, **{'data': 1, 'fsdp': 1} | sizes)
+  model = tiny.model(tiny.model_config(moe={'router': router}), mesh)
+  few = traces.text({'a': rows(70), 'b': rows(2)}, num_rows={'a': 3})
+  assert tracing.rows_per_batch(model, few) == size
+  many = traces.text({'a': rows(70), 'b': rows(2)})
+  assert tracing.rows_per_batch(model, many) == 32
 
 
 def test_memory_holds_a_few_batches_however_many_there_are(
