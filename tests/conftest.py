@@ -36,6 +36,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 # test's time; these thresholds make it run less often.
 gc.set_threshold(50_000, 20, 20)
 
+# Waiting for the disk takes longer than what many tests do, and shows after a
+# power failure alone. What a killed process has written is there without it.
+os.fsync = lambda descriptor: None
+
 # A process that uses more pages of memory (2 GB) frees its compiled programs,
 # and again whenever it has grown by another 1 GB. Memory rarely shrinks when
 # programs are freed, so a fixed limit, once passed, would free them after every

@@ -26,9 +26,18 @@ from moejax.data import (
   vocab,
 )
 
-seqio, tf = seqio_bridge.load('the tests')
-
 TEXTS = ['', ' two  spaces\n', 'é漢字🙂 \x00', 'def f():\n    return 1']
+
+
+@pytest.fixture(scope='module')
+def seqio():
+  """Imported by the first test that needs it: collecting tests takes less."""
+  return seqio_bridge.load('the tests')[0]
+
+
+@pytest.fixture(scope='module')
+def tf():
+  return seqio_bridge.load('the tests')[1]
 
 
 @pytest.fixture(scope='module')
@@ -49,7 +58,7 @@ def _examples(dataset):
 
 
 @pytest.mark.parametrize('ours', [vocab.Bytes(), vocab.SentencePiece()])
-def test_vocabularies_agree_with_seqio(ours):
+def test_vocabularies_agree_with_seqio(ours, tf):
   theirs = ours.to_seqio()
   assert theirs.vocab_size == ours.size
   assert theirs.eos_id == ours.eos_id
@@ -60,7 +69,7 @@ def test_vocabularies_agree_with_seqio(ours):
     assert theirs.decode(ids) == ours.decode(ids) == text
 
 
-def test_byte_decoding_agrees_on_any_ids():
+def test_byte_decoding_agrees_on_any_ids(seqio):
   rng = np.random.default_rng(0)
   for _ in range(200):
     ids = rng.integers(0, 270, 20)
@@ -68,7 +77,7 @@ def test_byte_decoding_agrees_on_any_ids():
     assert vocab.Bytes().decode(ids) == seqio.ByteVocabulary().decode(ids)
 
 
-def test_a_hugging_face_tokenizer_in_the_graph(hf_vocab):
+def test_a_hugging_face_tokenizer_in_the_graph(hf_vocab, tf):
   theirs = hf_vocab.to_seqio()
   assert (theirs.vocab_size, theirs.eos_id, theirs.unk_id) == (5, 4, None)
   dataset = tf.data.Dataset.from_tensor_slices(['zero one', 'one zero zero'])
@@ -79,7 +88,7 @@ def test_a_hugging_face_tokenizer_in_the_graph(hf_vocab):
   assert theirs != vocab.Bytes().to_seqio()
 
 
-def test_an_iterator_over_it_can_be_checkpointed(hf_vocab, tmp_path):
+def test_an_iterator_over_it_can_be_checkpointed(hf_vocab, tmp_path, tf):
   """A stateful Python function would refuse."""
   theirs = hf_vocab.to_seqio()
   dataset = tf.data.Dataset.from_tensor_slices(['zero', 'one', 'one one'])
@@ -152,7 +161,7 @@ def test_a_cache_of_a_task_loses_no_token(tmp_path):
   assert made.num_tokens == sum(map(len, ids)) > 40_000
 
 
-def test_seqio_itself_splits_long_documents():
+def test_seqio_itself_splits_long_documents(seqio):
   task = tasks.TASKS['minipile_code'].to_seqio(vocab.Bytes())
   dataset = task.get_dataset({'targets': 1000}, 'validation', shuffle=False)
   examples = _examples(dataset)
@@ -163,7 +172,7 @@ def test_seqio_itself_splits_long_documents():
   assert not seqio.TaskRegistry.names()
 
 
-def test_splitting_by_hand():
+def test_splitting_by_hand(tf):
   row = {'targets': [[5, 8, 1]], 'num_bytes': [4]}
   dataset = tf.data.Dataset.from_tensor_slices(row)
   found = _examples(seqio_bridge.split_long(dataset, {'targets': 2}))
@@ -193,7 +202,7 @@ FINEWEB_EDU = {  # as the hub gives it
 @pytest.mark.parametrize(
   ('name', 'rows'), [('c4', C4), ('fineweb_edu', FINEWEB_EDU)]
 )
-def test_rows_in_the_sources_format(name, rows):
+def test_rows_in_the_sources_format(name, rows, seqio, tf):
   """The whole Task but its source, which needs the network."""
   ours = vocab.Bytes()
   source = seqio.FunctionDataSource(
@@ -388,7 +397,7 @@ def test_texts_that_are_not_here_are_one_line(monkeypatch, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_c4_as_tensorflow_datasets_keeps_it_on_disk(monkeypatch, tmp_path):
+def test_c4_as_tensorflow_datasets_keeps_it_on_disk(monkeypatch, tmp_path, tf):
   import tensorflow_datasets as tfds
 
   folder = tmp_path / 'c4' / 'en' / '3.1.0'

@@ -116,7 +116,7 @@ def test_who_never_comes():
 
 
 def test_two_of_the_same_number():
-  cluster = as_threads.Cluster(3, join_s=3.0)
+  cluster = as_threads.Cluster(3, join_s=1.0)
   found = as_threads.each(3, lambda index: cluster.members([0, 1, 1][index]))
   (refused,) = [e for e in found if isinstance(e, errors.InputError)]
   assert str(refused).startswith('--process-id=1 is taken (')

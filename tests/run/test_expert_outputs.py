@@ -51,10 +51,16 @@ def test_segments_are_packed_again_whole():
   ('moe', 'devices'),
   [
     ({'router': TopK(k=2)}, 2),
-    ({'router': TopP(p=0.6), 'num_shared': 0}, 1),
-    ({'router': TopK(k=1), 'dispatcher': Capacity(factor=0.5)}, 1),
+    (
+      {
+        'router': TopP(p=0.6),
+        'num_shared': 0,
+        'dispatcher': Capacity(factor=0.5),
+      },
+      1,
+    ),
   ],
-  ids=['top_k', 'top_p', 'capacity'],
+  ids=['top_k', 'top_p with capacity'],
 )
 def test_the_output_of_each_chosen_expert(moe, devices, monkeypatch):
   # Attention sees 3 tokens in the first and the last layer.

@@ -1,6 +1,7 @@
 """LatentMoE: routed experts stand between two matrices, all else does not."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ def made(config):
   )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def run(config, graph, weights, valid_BL=None):
   index_BL = jnp.arange(16).reshape(2, 8)
   valid_BL = index_BL >= 0 if valid_BL is None else valid_BL
