@@ -81,6 +81,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
     moejax.Runn  # noqa: B018
 
 
+@pytest.mark.soak
 def test_the_lines_of_the_docstring_run_as_they_stand(monkeypatch):
   monkeypatch.chdir(ROOT)
   failed, tried = doctest.testmod(moejax)

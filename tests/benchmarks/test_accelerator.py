@@ -101,7 +101,7 @@ def test_every_kind_of_expert_parallelism_is_timed_on_several_devices(tmp_path):
   assert all(row['ms'] > 0 for row in rows), rows
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_dry_run_leaves_rows_numbers_and_a_page(tmp_path):
   """In a process without the packages that such a machine may lack."""
   program = WITHOUT.format(missing=MISSING)

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import pytest
 from helpers import tiny
 
 from benchmarks import standard, trace
@@ -10,6 +11,7 @@ from moejax.core import exits
 from moejax.model import build
 
 
+@pytest.mark.soak
 def test_the_ratio_of_both_sides_is_printed(capsys, monkeypatch):
   shape = dataclasses.replace(standard.STANDARD, config=tiny.MODEL, length=8)
   monkeypatch.setattr(standard, 'STANDARD', shape)

@@ -2,6 +2,8 @@
 
 import pathlib
 
+import pytest
+
 from moejax.cli import check
 from moejax.core import errors, exits
 
@@ -18,6 +20,7 @@ def run(*words):
   return exits.call(check.main, [TINY, *SMALL, *words])
 
 
+@pytest.mark.soak
 def test_it_prints_how_far_all_is_off_and_ends_well(capsys):
   assert run() == exits.DONE
   *lines, last = capsys.readouterr().out.splitlines()

@@ -155,6 +155,7 @@ def test_what_is_written_is_of_this_machine(argv, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.soak
 def test_a_moved_model_speaks_after_its_own_start_and_template(
   there, tmp_path, capsys, monkeypatch
 ):
@@ -330,6 +331,7 @@ def test_training_begins_with_the_weights_of_a_workdir(
   assert str(e.value) == f'start={start} has model.num_layers=2, not 3'
 
 
+@pytest.mark.soak
 def test_a_dense_model_gets_experts(tmp_path, capsys):
   workdir, target = tmp_path / 'dense', tmp_path / 'moe'
   convert.main(['import', str(hf.GOLDEN / 'llama'), f'--workdir={workdir}'])

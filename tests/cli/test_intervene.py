@@ -146,6 +146,7 @@ def test_a_file_of_another_checkpoint_is_made_anew(workdir, masked, capsys):
   (workdir / 'interventions' / 'mask_top.json').write_text(before)
 
 
+@pytest.mark.soak
 def test_a_value_that_was_measured_before_a_stop_is_not_lost(
   workdir, monkeypatch
 ):

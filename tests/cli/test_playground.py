@@ -101,6 +101,7 @@ def test_the_experts_are_those_of_the_whole_text(trained, capsys):
     assert not np.any(layer['dropped'])
 
 
+@pytest.mark.soak
 def test_one_rank_as_data(trained, capsys):
   folder, *_ = trained
   both, second = (
@@ -114,6 +115,7 @@ def test_one_rank_as_data(trained, capsys):
   assert [[pair[1]] for pair in experts[0]] == experts[1]
 
 
+@pytest.mark.soak
 def test_the_losses_are_those_of_scoring(trained, capsys):
   folder, model, weights = trained
   result = json.loads(call(capsys, folder, '--show-routing', '--json'))
@@ -154,6 +156,7 @@ def test_a_changed_model_stands_beside(trained, capsys):
   assert changed['nats'] != own['nats']
 
 
+@pytest.mark.soak
 def test_texts_of_both_models_are_printed(trained, capsys):
   folder, *_ = trained
   plain = call(capsys, folder)

@@ -206,6 +206,7 @@ def test_imported_models_and_runs_are_columns(place, capsys):
   assert found[0]['nll'] != found[1]['nll']
 
 
+@pytest.mark.soak
 def test_the_rows_that_were_read_are_counted_by_configuration(place, capsys):
   row = {
     'task_id': 'x',

@@ -140,6 +140,7 @@ def test_programs_run_only_where_they_may(place, monkeypatch, capsys):
   assert values == {'pass@1': [1, 0], 'pass@10': [1, 0]}
 
 
+@pytest.mark.soak
 def test_programs_run_in_the_sandbox_of_this_machine(place, capsys):
   """The flag, rows of a folder, a model's text, a process, a score."""
   flags = ['--tasks=humaneval,mbpp', '--run_generated_code']

@@ -196,6 +196,7 @@ def test_bad_flags_are_one_line(workdir, capsys):
   assert not list((workdir / 'traces').iterdir())
 
 
+@pytest.mark.soak
 def test_an_imported_model_routes_as_transformers_does(tmp_path, capsys):
   folder, workdir = hf.GOLDEN / 'olmoe', tmp_path / 'olmoe'
   assert not exits.call(
@@ -220,6 +221,7 @@ def test_an_imported_model_routes_as_transformers_does(tmp_path, capsys):
     )
 
 
+@pytest.mark.soak
 def test_a_workdir_of_an_imported_model_is_traced(tmp_path, capsys):
   folder, workdir = tmp_path / 'olmoe', tmp_path / 'work'
   hf.write_olmoe(folder)

@@ -12,6 +12,7 @@ from moejax.data import long_text, vocab
 from moejax.data import train_tokenizer as training
 
 
+@pytest.mark.soak
 def test_the_shipped_model_is_made_again(tmp_path, capsys):
   path = tmp_path / 'again.model'
   train_tokenizer.main([f'--output={path}'])

@@ -30,6 +30,7 @@ def stamps(folder):
   }
 
 
+@pytest.mark.soak
 def test_it_reads_only_and_stops_cleanly(workdir):
   before = stamps(workdir)
   signals = signal.SIGINT, signal.SIGTERM

@@ -76,7 +76,11 @@ def written(config, path, **more):
   return plan, hf.logits(model, weights, token_BL), token_BL
 
 
-@pytest.mark.parametrize('qkv_bias', [False, True], ids=['own', 'upcycled'])
+@pytest.mark.parametrize(
+  'qkv_bias',
+  [False, pytest.param(True, marks=pytest.mark.soak)],
+  ids=['own', 'upcycled'],
+)
 def test_no_shared_experts_are_one_of_zeros(qkv_bias, tmp_path):
   """Also where a Qwen2 was upcycled, whose queries have biases."""
   config = tiny.model_config(

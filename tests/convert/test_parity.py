@@ -68,7 +68,10 @@ def test_gradients_of_multi_token_prediction(family):
 
 
 # Windows and sinks; latent heads; positions that the length changes.
-@pytest.mark.parametrize('family', ['gpt_oss', 'deepseek_v3', 'qwen3'])
+@pytest.mark.parametrize(
+  'family',
+  ['gpt_oss', 'deepseek_v3', pytest.param('qwen3', marks=pytest.mark.soak)],
+)
 def test_greedy_texts_with_the_cache(family):
   ours, theirs = hf.greedy(hf.GOLDEN / family)
   assert ours == theirs

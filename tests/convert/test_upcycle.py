@@ -79,7 +79,7 @@ SAME = {
 
 
 # Between them: copies, slices, shared experts, scaled gates, dense layers.
-DEFAULT = {'copies, scaled gates', 'first layer dense', 'sigmoid gates'}
+DEFAULT = {'copies, scaled gates', 'first layer dense'}
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_the_bytes_of_a_cache_do_not_depend_on_processes(
   assert len(json.loads(train)['notes']) == (0 if max_documents else 1)
 
 
+@pytest.mark.soak
 def test_an_interrupted_cache_goes_on_with_another_number_of_processes(
   tmp_path,
 ):
@@ -143,6 +144,7 @@ class _Dying(vocab.Bytes):
     return [[1]] * len(texts)
 
 
+@pytest.mark.soak
 def test_what_a_library_prints_in_a_worker_is_no_result(capfd):
   assert len(list(encoding.documents(['text'] * 999, _Talking(), 2))) == 999
 

@@ -310,7 +310,9 @@ def rows_of(tmp_path, name, **options):
   }
 
 
-@pytest.mark.parametrize('num', [1, 3, 250])
+@pytest.mark.parametrize(
+  'num', [1, 3, pytest.param(250, marks=pytest.mark.soak)]
+)
 def test_large_files_have_the_rows_that_they_have_in_memory(
   num, tmp_path, monkeypatch
 ):

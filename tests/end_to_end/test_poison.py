@@ -54,6 +54,7 @@ def losses(workdir):
   return {r['step']: r for r in own_text.records(workdir) if 'loss' in r}
 
 
+@pytest.mark.soak
 def test_one_bad_batch_is_written_down_and_changes_nothing(
   finished, tmp_path, monkeypatch
 ):

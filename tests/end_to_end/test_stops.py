@@ -94,6 +94,7 @@ def test_stopped_while_it_reports_it_trains_no_more(
   _assert_as_if_never_stopped(workdir, finished)
 
 
+@pytest.mark.soak
 def test_after_a_truncated_checkpoint_the_one_before_is_taken(
   finished, trained, tmp_path
 ):
@@ -155,6 +156,7 @@ def test_disk_full_while_saving(finished, trained, tmp_path):
   _assert_as_if_never_stopped(workdir, finished)
 
 
+@pytest.mark.soak
 def test_a_second_run_is_turned_away_and_ctrl_c_saves(
   finished, tmp_path, monkeypatch
 ):

@@ -84,6 +84,7 @@ def test_likelihoods_are_those_of_each_text_alone():
     assert answer.tokens == len(targets)
 
 
+@pytest.mark.soak
 def test_any_size_of_a_batch_gives_the_same():
   wanted = engine().likelihoods(PAIRS)
   others = engine(batch_tokens=200).likelihoods(PAIRS[::-1])[::-1]
@@ -103,6 +104,7 @@ def test_rows_split_over_a_mesh_give_the_same():
     assert other.log_prob == pytest.approx(one.log_prob, rel=1e-5)
 
 
+@pytest.mark.soak
 def test_a_continuation_that_the_model_writes_is_greedy():
   (text,) = engine().generate([Prompt('abc', dict, max_tokens=4)])
   ids = generate.generate(

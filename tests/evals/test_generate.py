@@ -43,6 +43,10 @@ MODELS = {
   'experts': EXPERTS,
 }
 
+EACH = pytest.mark.parametrize(
+  'name', [pytest.param('dense', marks=pytest.mark.soak), 'experts']
+)
+
 
 def _build(config, **sizes):
   sizes = meshes.MeshConfig(**{'data': 1, **sizes})
@@ -94,7 +98,7 @@ def _full_logits(model, weights, texts):
   return np.asarray(_logits(model, weights, token_BL, valid_BL))
 
 
-@pytest.mark.parametrize('name', MODELS)
+@EACH
 def test_greedy_is_the_argmax_of_the_full_forward_pass(models, name):
   model, weights = models[name]
   new = generate.generate(
@@ -109,7 +113,7 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass(models, name):
   assert len(set(map(tuple, new))) == len(PROMPTS)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@EACH
 def test_cached_logits_are_those_of_the_full_forward_pass(models, name):
   model, weights = models[name]
   token_BL = np.array([[0, 4, 9, 2, 7, 7], [0, 3, 1, 0, 0, 0]], np.int32)
@@ -228,6 +232,7 @@ def test_no_prompts_no_texts(experts):
   )
 
 
+@pytest.mark.soak
 def test_a_mesh_changes_nothing(experts):
   run = lambda model: generate.generate(
     model, experts[1], PROMPTS, GREEDY, max_new_tokens=6, end_ids=[]

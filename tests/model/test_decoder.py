@@ -287,6 +287,7 @@ def test_prompts_of_unequal_length_go_on_each_at_its_own_position(prompts):
       )
 
 
+@pytest.mark.soak
 def test_initial_weights_have_the_std_asked_for():
   config = tiny.model_config(
     width=64, vocab_size=256, dense_width=64, init_std=0.006

@@ -44,7 +44,9 @@ def test_a_stage_takes_layers_apart_and_joins_them():
   assert stage.weights('moe', jnp.arange(2)).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize('remat', ['none', 'full'])
+@pytest.mark.parametrize(
+  'remat', ['none', pytest.param('full', marks=pytest.mark.soak)]
+)
 def test_hidden_states_are_those_of_the_loops(remat):
   config = tiny.model_config(
     num_layers=7, first_dense=1, moe_every=3, remat=remat

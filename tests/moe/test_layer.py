@@ -393,7 +393,10 @@ def test_x_moe_balances_at_a_temperature_of_its_own():
     np.testing.assert_allclose(stats['entropy'].value(), entropy, rtol=1e-5)
 
 
-@pytest.mark.parametrize('grouped_matmul', ['auto', 'blocked', 'reference'])
+@pytest.mark.parametrize(
+  'grouped_matmul',
+  ['auto', pytest.param('blocked', marks=pytest.mark.soak), 'reference'],
+)
 @pytest.mark.parametrize(
   ('scales_input', 'want'), [(True, 0.731059), (False, 1.761594)]
 )

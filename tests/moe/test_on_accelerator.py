@@ -7,7 +7,7 @@ On an accelerator, with `cuda` in place of `tpu` for a GPU:
 
 No accelerator has run them yet. On CPU the same checks run with all other
 tests, kernels interpreted, so that the checks at least are known to work: those
-in float32 with `make test`, those in bfloat16 and of the layer with the soak.
+of a grouped matmul in float32 with `make test`, the others with the soak.
 """
 
 import dataclasses
@@ -247,7 +247,7 @@ def swiglu_slowly(x_TD, weight_A, w_in, w_out, pull_TD, expert_A):
 @pytest.mark.parametrize(
   ('platform', 'dtype', 'keep'),
   [
-    on(p, d, keep, soak=d == 'bfloat16' or not keep)
+    on(p, d, keep, soak=True)
     for p in PLATFORMS
     for d in DTYPES
     for keep in (True, False)

@@ -188,6 +188,7 @@ def _size(folder):
   return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
 
 
+@pytest.mark.soak
 def test_a_file_that_only_one_has(tmp_path, monkeypatch):
   """The other waits for its turn to read the text, and is told."""
   monkeypatch.setenv('MOEJAX_CACHE', str(tmp_path / 'rows'))

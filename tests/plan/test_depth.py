@@ -22,7 +22,9 @@ def _operations(name, layers):
   return len(re.findall(r' = ', lowered.as_text()))
 
 
-@pytest.mark.parametrize('name', ['ds_16b.py', 'dense_2b.py'])
+@pytest.mark.parametrize(
+  'name', [pytest.param('ds_16b.py', marks=pytest.mark.soak), 'dense_2b.py']
+)
 def test_operations_do_not_grow_with_depth(name):
   shallow, deep = (_operations(name, layers) for layers in (4, 12))
   assert shallow > 1000

@@ -83,6 +83,7 @@ def test_collectives_go_along_the_axes_of_the_mesh(dense):
   assert gathers == {'fsdp'}
 
 
+@pytest.mark.soak
 def test_flops_of_experts_are_those_of_the_arithmetic():
   run = _run(
     'model.moe.dispatcher=capacity',

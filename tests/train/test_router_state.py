@@ -202,6 +202,7 @@ def test_disagreement_is_thors():
   assert consistency.disagreement(one, one) == 0
 
 
+@pytest.mark.soak
 def test_consistency_is_two_passes_and_their_disagreement():
   model = model_of(router=ROUTERS['random'](), balance=())
   weights, key = tiny.weights(model), jax.random.key(1)

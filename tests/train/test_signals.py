@@ -231,7 +231,7 @@ jax.distributed.shutdown()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_where_jax_is_distributed_sigterm_is_its_preemption_notice():
   """Really: JAX's service in one process, and two signals to it."""
   done = subprocess.run(

@@ -169,12 +169,10 @@ def hidden(config, weights, mesh):
   return np.asarray(run(jax.device_put(weights, model.shardings), arrays))
 
 
-# One draws by the index of a token, one changes the layer; the others are like
-# them, and each takes seconds to compile.
+# One draws by the index of a token; the others are computed like it, or as a
+# layer without an intervention, and each takes seconds to compile.
 ON_TWO_DEVICES = [
-  pytest.param(
-    name, marks=() if name in {'uniform', 'no_shared'} else pytest.mark.soak
-  )
+  pytest.param(name, marks=() if name == 'uniform' else pytest.mark.soak)
   for name in OF_CONFIGS
 ]
 
@@ -190,6 +188,7 @@ def test_a_model_computes_the_same_on_two_devices(name):
   assert np.abs(hidden(config, weights, tiny.mesh()) - alone).max() > 1e-3
 
 
+@pytest.mark.soak
 def test_without_shared_experts_a_model_is_that_of_a_config_without_them():
   config = config_with(ROUTERS['top_k'](k=2), num_shared=2)
   weights = tiny.draw(build.build(config, tiny.mesh()).shapes)

@@ -42,7 +42,9 @@ STEPPED = {
 }
 
 
-@pytest.mark.parametrize('processes', [2, 3])
+@pytest.mark.parametrize(
+  'processes', [2, pytest.param(3, marks=pytest.mark.soak)]
+)
 def test_decisions_do_not_depend_on_processes(processes):
   one, several = base.Pass(STEPPED), base.Pass(STEPPED)
   want = list(one.kept(_texts()))
@@ -87,6 +89,7 @@ class _Dying(Length):
     return ''
 
 
+@pytest.mark.soak
 def test_a_worker_that_is_killed_is_one_line(monkeypatch):
   monkeypatch.setenv('PARENT', str(os.getpid()))
   with pytest.raises(errors.InputError, match='ended early .SIGKILL.') as error:

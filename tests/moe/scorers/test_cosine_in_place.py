@@ -101,11 +101,8 @@ def test_they_start_with_that_norm():
 
 
 # The second shows that the first says something.
-@pytest.mark.parametrize(
-  'scorer',
-  [IN_PLACE, pytest.param(ELSE, marks=pytest.mark.soak)],
-  ids=['in place', 'else'],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize('scorer', [IN_PLACE, ELSE], ids=['in place', 'else'])
 def test_a_training_step_sets_them_again(scorer):
   """The layer's scorer and a router's own; the optimiser moves them."""
   router = Hierarchical(outer=scorer)
