@@ -336,10 +336,12 @@ def _loop_inputs(
     tokens_per_batch=run.train.batch_size * length,
     flops_per_token=count.flops_per_token(run.model, length),
     extra=compatibility.extra_of(run, context.data) | teacher.extra(loaded),
-    hooks=[
+    hooks=training_traces.with_traces(
       _validation_hook(context, resources.screen),
-      *training_traces.hooks(context, resources.folder, resources.screen.line),
-    ],
+      context,
+      resources.folder,
+      resources.screen.line,
+    ),
     periodic_hooks=benchmark_hook.hooks(context, resources.screen),
     stop_requested=lambda step: group.agree(resources.stop.after(step), step),
     tokens=context.data.counts.tokens,

@@ -9,6 +9,7 @@ command for another text replaces them.
 import os
 import pathlib
 from collections.abc import Callable
+from concurrent import futures
 
 import jax
 from etils import epath
@@ -20,6 +21,40 @@ from moejax.train import loop
 from moejax.train.state import State
 
 Say = Callable[[str], None]
+
+
+def with_traces(
+  evaluation: loop.Hook, context: Context, folder: epath.Path, say: Say
+) -> list[loop.Hook]:
+  """An evaluation, and one that writes a trace if the run has traces.
+
+  On one CPU device they run at once, so that one is compiled while the other
+  computes. Several devices could wait for each other's exchanges, and the
+  memory of an accelerator may hold one pass alone.
+
+  Args:
+    evaluation: another evaluation of the run.
+    context: the run.
+    folder: its workdir.
+    say: is called with a line if a trace cannot be written.
+  """
+  traces = hooks(context, folder, say)
+  devices = context.model.mesh.devices
+  if traces and devices.size == 1 and devices.flat[0].platform == 'cpu':
+    return [beside(evaluation, *traces)]
+  return [evaluation, *traces]
+
+
+def beside(evaluation: loop.Hook, other: loop.Hook) -> loop.Hook:
+  """An evaluation with another one in a thread; their metrics."""
+
+  def hook(at: int, state: State) -> dict[str, float]:
+    with futures.ThreadPoolExecutor(1, 'moejax-beside') as pool:
+      running = pool.submit(other, at, state)
+      metrics = evaluation(at, state)
+      return metrics | running.result()
+
+  return hook
 
 
 def hooks(context: Context, folder: epath.Path, say: Say) -> list[loop.Hook]:
