@@ -160,8 +160,9 @@ def test_why_there_is_no_estimate_is_told(flags, capsys, monkeypatch):
   unknown = lambda self, split: estimate.Sample(['text'], 4.0, None)
   monkeypatch.setattr(text_files.Files, 'sample', unknown)
   cache.main(flags)
-  (line,) = [x for x in capsys.readouterr().out.splitlines() if 'no estim' in x]
-  assert line == (
-    'files train: no estimate of the work: the source does not say how many '
+  lines = capsys.readouterr().out.splitlines()
+  assert [line for line in lines if 'no estimate' in line] == [
+    f'files {split}: no estimate of the work: the source does not say how many '
     'documents it has'
-  )
+    for split in ('train', 'validation')
+  ]

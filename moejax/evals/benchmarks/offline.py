@@ -1,21 +1,22 @@
 """Benchmarks for tiny models, made from the validation text of the minipile.
 
-They need no network. The demo, of 500 steps, is far above chance in all tasks
-but `offline_gloss`, where it guesses. Each asks in the form in which the
-training text is written:
+They need no network, and no item is in the training text. Each asks in the form
+in which the training text is written, so that a model of a few million weights
+learns it within minutes:
 
   task                  asks                                        chance
   offline_cloze         which of four words ends a passage          25%
   offline_continuation  which of four orders of the next words is   25%
                         the true one
-  offline_gloss         which of four words a gloss of the          25%
-                        dictionary belongs to
+  offline_gloss         which of four ends completes a gloss of     25%
+                        the dictionary
   offline_grammar       which of two sentences is unchanged         50%
 
 The items are drawn from the text by hashes of their own text, so they are the
 same everywhere, and do not move when others are added or removed.
 """
 
+import dataclasses
 import functools
 import hashlib
 import random
@@ -30,8 +31,9 @@ PROSE = ('factbook', 'scripture', 'speeches')
 DOMAINS = (*PROSE, 'code', 'dictionary')
 # Items of each domain, or of each phenomenon of grammar.
 PER_GROUP = 30
-GLOSS_WORDS = 3
 OPTIONS = 4
+# Words of a gloss that is asked, at least, and of its end.
+GLOSS_WORDS, END_WORDS = 8, 4
 # Words of a passage, and of the continuation that is asked.
 CONTEXT_WORDS, NEXT_WORDS = 32, 10
 
@@ -160,7 +162,7 @@ def _choice(
   )
 
 
-# Gloss to word
+# The end of a gloss
 
 
 # What the entries of each validation document of the dictionary are.
@@ -177,66 +179,57 @@ KINDS = (
 )
 
 
-def _entries() -> list[tuple[str, str, str]]:
-  """(kind, word, gloss) of plain words that the dictionary has in one kind."""
-  entries = [*_all_entries()]
-  kinds: dict[str, set[str]] = {}
-  for kind, word, _ in entries:
-    kinds.setdefault(word, set()).add(kind)
-  return [entry for entry in entries if len(kinds[entry[1]]) == 1]
+# Lower-case words alone, so that ends differ by nothing but their words.
+_END = rf'((?: [a-z]+){{{END_WORDS}}})'
 
 
-def _all_entries() -> Iterator[tuple[str, str, str]]:
+def _glosses() -> Iterator[Row]:
+  """The entries of the dictionary with a long gloss, without its end.
+
+  Example:
+    'canyon, canon: a ravine formed by a river in an area with little rainfall'
+    'canyon, canon: a ravine formed by a river in an' and
+    ' area with little rainfall', of the kind 'thing'
+  """
   for kind, document in zip(KINDS, _documents('dictionary'), strict=True):
     for line in document.splitlines():
-      match = re.fullmatch(r'([a-z]{4,})(?:, [^:]*)?: ([^;"(]{15,}).*', line)
-      if match:
-        yield kind, match[1], ' '.join(match[2].split()[:GLOSS_WORDS])
+      match = re.fullmatch(rf'([^:]+: )([^;"():]*?){_END}(;.*)?', line)
+      if match and len(match[2].split()) >= GLOSS_WORDS - END_WORDS:
+        yield {'start': match[1] + match[2], 'end': match[3], 'kind': kind}
 
 
 def gloss_rows(split: str) -> list[Row]:
-  """Entries of the dictionary: the beginning of a gloss, its word, and others.
+  """Entries of the dictionary without the end of their gloss, and four ends.
 
-  There is a word of each kind, verb, person, adjective and thing.
+  The others are the ends of sentences, one of each domain of prose.
   """
   del split
-  entries = _entries()
+  ends = {
+    domain: [
+      match[1]
+      for _, sentence in _sentences(domain)
+      if (match := re.search(rf'{_END}[.!?]$', sentence))
+    ]
+    for domain in PROSE
+  }
   rows: list[Row] = []
   for kind in sorted({*KINDS}):
-    own = [(w, g) for k, w, g in entries if k == kind]
-    rows += _some(
-      [{'word': w, 'gloss': g, 'kind': kind} for w, g in own], PER_GROUP
-    )
-  return [
-    {
-      **row,
-      'others': [
-        min(
-          (w for k, w, _ in entries if k == kind),
-          key=lambda w: _rank(f'{row["gloss"]} {w}'),
-        )
-        for kind in sorted({*KINDS} - {row['kind']})
-      ],
-    }
-    for row in rows
-  ]
+    own = _some([row for row in _glosses() if row['kind'] == kind], PER_GROUP)
+    for row in own:
+      key = lambda end, row=row: _rank(row['start'] + end)
+      others = [min(ends[domain], key=key) for domain in PROSE]
+      rows.append({**row, 'others': others})
+  return rows
 
 
 def gloss(row: Row) -> Choice:
-  """The beginning of the gloss after each word, as the dictionary has them.
+  """The word and its gloss, then its last words or those of three sentences.
 
-  The option is the same for all words, so the answer is the word that makes it
-  most probable.
+  They are compared by how much more probable they are here than at the
+  beginning of a text, since some words are rare in all texts.
   """
-  words = sorted(
-    [row['word'], *row['others']], key=lambda word: _rank(word + row['gloss'])
-  )
-  return Choice(
-    tuple(f'{word}:' for word in words),
-    (f' {row["gloss"]}',) * len(words),
-    words.index(row['word']),
-    group=row['kind'],
-  )
+  item = _choice(row['start'], row['end'], row['others'], row['kind'])
+  return dataclasses.replace(item, unconditional='')
 
 
 # Minimal pairs of grammar
@@ -310,11 +303,12 @@ def _benchmark(
   rows: Callable[[str], list[Row]],
   item: Callable[[Row], Choice],
   chance: int,
+  metric: str = 'acc',
   **columns: type,
 ) -> Benchmark:
   """A benchmark of the shipped text; `chance` in percent."""
   dataset = Dataset('', '', 'validation', columns, rows=functools.cache(rows))
-  return Benchmark(dataset, item, 'acc', note=f'by chance {chance}%')
+  return Benchmark(dataset, item, metric, note=f'by chance {chance}%')
 
 
 OFFLINE: dict[str, Benchmark] = {
@@ -325,7 +319,14 @@ OFFLINE: dict[str, Benchmark] = {
     continuation_rows, continuation, 25, context=str, words=list, domain=str
   ),
   'offline_gloss': _benchmark(
-    gloss_rows, gloss, 25, word=str, gloss=str, others=list, kind=str
+    gloss_rows,
+    gloss,
+    25,
+    'acc_mutual',
+    start=str,
+    end=str,
+    others=list,
+    kind=str,
   ),
   'offline_grammar': _benchmark(
     grammar_rows, grammar, 50, good=str, bad=str, phenomenon=str

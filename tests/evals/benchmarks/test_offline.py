@@ -1,15 +1,16 @@
 """The offline suite: its items are sound, and say nothing by their form."""
 
 import collections
+import re
 
 import pytest
 from helpers.benchmark_cases import Case, check
 
+from moejax.data import long_text, tasks
 from moejax.evals import prompts
 from moejax.evals.benchmark import Choice
 from moejax.evals.benchmarks import offline
 
-GLOSS = 'a large stream of water'
 CASES = [
   Case(
     'offline',
@@ -69,22 +70,42 @@ CASES = [
     'offline_gloss',
     [
       {
-        'word': 'river',
-        'gloss': GLOSS,
-        'others': ['cat', 'walk', 'sad'],
+        'start': 'river: a large stream of',
+        'end': ' water in a bed',
+        'others': [
+          ' near to the city',
+          ' shalt go with me',
+          ' for the common good',
+        ],
         'kind': 'thing',
       }
     ],
     [
       Choice(
-        ('cat:', 'river:', 'sad:', 'walk:'),
-        (f' {GLOSS}',) * 4,
-        1,
+        ('river: a large stream of',) * 4,
+        (
+          ' water in a bed',
+          ' for the common good',
+          ' near to the city',
+          ' shalt go with me',
+        ),
+        0,
         group='thing',
+        unconditional='',
       )
     ],
-    {(f'{w}:', f' {GLOSS}'): (-8, 5) for w in ('cat', 'sad', 'walk')}
-    | {('river:', f' {GLOSS}'): (-7, 5)},
+    # The answer is not the most probable, but it gains the most by its context:
+    # 4, against -1, -12 and -1.
+    {
+      ('river: a large stream of', ' water in a bed'): (-16, 4),
+      ('', ' water in a bed'): (-20, 4),
+      ('river: a large stream of', ' near to the city'): (-9, 4),
+      ('', ' near to the city'): (-8, 4),
+      ('river: a large stream of', ' shalt go with me'): (-30, 4),
+      ('', ' shalt go with me'): (-18, 4),
+      ('river: a large stream of', ' for the common good'): (-12, 4),
+      ('', ' for the common good'): (-11, 4),
+    },
     1.0,
   ),
   Case(
@@ -153,8 +174,8 @@ def test_continuations_are_of_the_same_words(asked):
 
 def test_the_answers_are_in_the_text(asked):
   text = '\0'.join(d for n in offline.DOMAINS for d in offline._documents(n))
-  for name in ('offline_cloze', 'offline_continuation', 'offline_grammar'):
-    for item in asked[name]:
+  for name, items in asked.items():
+    for item in items:
       right = item.contexts[item.answer] + item.options[item.answer]
       assert right in text, (name, item)
   for item in asked['offline_grammar']:
@@ -176,9 +197,34 @@ def test_a_rule_of_grammar_is_broken(phenomenon, good, bad):
   assert offline.GRAMMAR[phenomenon](good) == bad
 
 
-def test_words_of_a_gloss_are_of_different_kinds(asked):
-  kinds = collections.defaultdict(set)
-  for kind, word, _ in offline._entries():
-    kinds[f'{word}:'].add(kind)
+def test_ends_of_a_gloss_are_four_plain_words_of_four_domains(asked):
+  """So nothing but the words of an end tells where it is from."""
+  text = {
+    domain: '\0'.join(offline._documents(domain)) for domain in offline.PROSE
+  }
   for item in asked['offline_gloss']:
-    assert len(set.union(*(kinds[word] for word in item.contexts))) == 4
+    assert all(re.fullmatch('( [a-z]+){4}', end) for end in item.options)
+    wrong = [*item.options]
+    del wrong[item.answer]
+    for domain in offline.PROSE:
+      assert any(
+        f'{end}.' in text[domain]
+        or f'{end}!' in text[domain]
+        or f'{end}?' in text[domain]
+        for end in wrong
+      ), (domain, item)
+
+
+def test_no_item_is_in_the_training_text(asked):
+  train = '\0'.join(
+    long_text.whole(text)
+    for domain in offline.DOMAINS
+    for text in tasks.Minipile(f'minipile_{domain}').texts('train')
+  )
+  leaked = [
+    (name, item)
+    for name, items in asked.items()
+    for item in items
+    if item.contexts[item.answer] + item.options[item.answer] in train
+  ]
+  assert not leaked
