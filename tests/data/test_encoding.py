@@ -157,6 +157,30 @@ class _Talking(vocab.Bytes):
     return [5]
 
 
+def test_a_worker_encodes_on_one_thread(monkeypatch):
+  """Whatever the environment says, since each core has a worker."""
+  monkeypatch.setenv('RAYON_NUM_THREADS', '4')
+  monkeypatch.setenv('TOKENIZERS_PARALLELISM', 'true')
+  ours = _Threads()
+  documents = encoding.documents(['text'] * 999, ours, 2)
+  assert {tuple(_ids(d)) for d in documents} == {
+    (0, ours.eos_id),  # of this process
+    (1, len('false'), ours.eos_id),
+  }
+
+
+class _Threads(vocab.Bytes):
+  """Encodes the settings of the process that it is in."""
+
+  def encode(self, text):
+    names = 'RAYON_NUM_THREADS', 'TOKENIZERS_PARALLELISM'
+    threads, parallel = (os.environ[name] for name in names)
+    return [int(threads), len(parallel)]
+
+  def encode_batch(self, texts):
+    return [[0]] * len(texts)
+
+
 def test_a_worker_imports_no_jax():
   code = (
     'import sys; from moejax.data import encoding; '
