@@ -162,6 +162,26 @@ def test_a_shipped_text_and_a_finished_cache(by_hand, tmp_path):
   assert pathlib.Path(made, cache.META).stat().st_mtime_ns == before
 
 
+def test_empty_documents_among_many_are_left_out(by_hand, tmp_path):
+  """Of few documents, whose ends are held out, they are left out before.
+
+  And a cache that is there is not written again.
+  """
+  texts = ['' if i % 9 == 0 else f'document {i}' for i in range(250)]
+  lines = [json.dumps({'text': text}) for text in texts]
+  (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+  own = files.Files(str(tmp_path / 'a.jsonl'))
+  own.rows('train', beam_side.request(tmp_path / 'local', processes=1))
+  request = beam_side.request(tmp_path / 'beam')
+  made = beam_cache.make(own, 'train', request)
+  assert _bytes(tmp_path / 'beam') == _bytes(tmp_path / 'local')
+  meta = pathlib.Path(made, cache.META)
+  assert json.loads(meta.read_text())['num_documents'] < 222
+  before = meta.stat().st_mtime_ns
+  assert beam_cache.make(own, 'train', request) == made
+  assert meta.stat().st_mtime_ns == before
+
+
 def test_a_bad_document_is_the_line_of_the_local_command(by_hand, tmp_path):
   _write_texts(tmp_path)
   own = files.Files(str(tmp_path / 'texts'))
