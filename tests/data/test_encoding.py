@@ -157,6 +157,23 @@ class _Talking(vocab.Bytes):
     return [5]
 
 
+def test_workers_end_at_once_when_no_more_is_wanted(monkeypatch):
+  """Whatever they do, and before the call returns."""
+  started, real = [], subprocess.Popen
+
+  def popen(*args, **options):
+    started.append(real(*args, **options))
+    return started[-1]
+
+  monkeypatch.setattr(subprocess, 'Popen', popen)
+  documents = encoding.documents(['text'] * 9999, vocab.Bytes(), 2)
+  for _ in range(600):
+    next(documents)
+  assert [process.returncode for process in started] == [None, None]
+  documents.close()
+  assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+
+
 def test_a_worker_encodes_on_one_thread(monkeypatch):
   """Whatever the environment says, since each core has a worker."""
   monkeypatch.setenv('RAYON_NUM_THREADS', '4')
