@@ -203,6 +203,17 @@ def test_an_error_while_reading_a_file_is_raised_here(by_hand, tmp_path):
   assert not list((tmp_path / 'caches').glob('*/meta.json'))
 
 
+def test_an_error_of_a_worker_is_raised_here(by_hand, tmp_path):
+  """In a file behind those that decide what is held out."""
+  lines = [json.dumps({'text': f'document {i}'}) for i in range(250)]
+  (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+  (tmp_path / 'b.jsonl').write_text('{"other": "field"}')
+  own = files.Files(str(tmp_path), bad_lines='skip')
+  with pytest.raises(errors.InputError, match=r'b\.jsonl:1: no field'):
+    beam_cache.make(own, 'train', beam_side.request(tmp_path / 'caches'))
+  assert not list((tmp_path / 'caches').glob('*/meta.json'))
+
+
 @pytest.mark.parametrize(
   ('text', 'options', 'words'),
   [
