@@ -198,6 +198,12 @@ def merged(
   """What a model with merged experts is made of; arguments as `merge`."""
   if config.moe.low_rank:
     raise errors.InputError(
+      f'model.moe.low_rank={config.moe.low_rank}: experts with a product '
+      'beside their matrices are not merged; begin a run of this model with '
+      'model.moe.low_rank=0, whose first checkpoint has both as one matrix'
+    )
+  if config.moe.low_rank:
+    raise errors.InputError(
       f'model.moe.low_rank={config.moe.low_rank}, but merging takes whole '
       'matrices: begin a run from this with model.moe.low_rank=0, and merge '
       'its experts'

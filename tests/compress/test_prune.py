@@ -216,6 +216,19 @@ def test_a_cut_router_keeps_the_logits_of_dominant_experts():
   np.testing.assert_array_equal(new[path][1], old[path][1][:, [0, 3]])
 
 
+def test_the_product_beside_matrices_is_pruned_and_not_merged():
+  config = config_of(low_rank=2)
+  weights = numbered(config)
+  new, _ = prune.prune(weights, config, KEPT)
+  old, new = trees.leaves(weights), trees.leaves(new)
+  paths = [path for path in new if '/low_rank/' in path]
+  assert paths
+  for path in paths:
+    np.testing.assert_array_equal(new[path][0], old[path][0][[0, 2]])
+  with pytest.raises(errors.InputError, match='model.moe.low_rank=2'):
+    prune.merged(config, MERGED, 'shared')
+
+
 GROUPS = ROUTERS['group_limited'](
   k=1, num_groups=2, kept_groups=1, group_score='max'
 )
