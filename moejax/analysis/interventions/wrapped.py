@@ -69,6 +69,9 @@ class Wrapped(contract.Router):
   def fits_uneven_layers(self) -> bool:
     return self.router.fits_uneven_layers
 
+  def with_groups(self, num_groups: int) -> 'Wrapped':
+    return dataclasses.replace(self, router=self.router.with_groups(num_groups))
+
   def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return self.router.extra_scorers(num_experts)
 

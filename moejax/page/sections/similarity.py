@@ -54,11 +54,11 @@ def means(known: Mapping[str, Mapping[str, Any]]) -> Html | None:
     return None  # one expert in each layer: there are no pairs
   most = max(len(curve['x']) for curve in curves)
   # The legend names several; the axis has no room for them on a telephone.
-  of = '' if len(curves) > 1 else f' of {curves[0]["name"]}'
+  suffix = '' if len(curves) > 1 else f' of {curves[0]["name"]}'
   figure = figures.lines(
     curves,
     x='Layer',
-    y=f'Mean ReLU(cosine){of}',
+    y=f'Mean ReLU(cosine){suffix}',
     every=max(1, most // 16),
   )
   return figures.show(
