@@ -1,4 +1,4 @@
-"""Draws the figures of docs/moe.md from small worked examples.
+"""Draws figures of docs/moe.md and docs/theory.md from small worked examples.
 
   python docs/figures/make.py
 
@@ -40,6 +40,10 @@ LOGITS_STE = np.array([
   [[0.0, 0.0, 1.0, 2.0], [0.5, 0.0, 1.5, 1.0], [0.0, -1.0, 2.0, 2.5]],
 ])
 RATE = 0.001
+
+# (slope of the gate, slope of the expert) of atoms: what voronoi() draws.
+TRUE_AD = np.array([[1.5, 6.5], [6.5, 2.5]])
+FITTED_AD = np.array([[0.6, 7.6], [2.2, 5.5], [6.9, 2.2]])
 
 
 def page(width: float, height: float) -> tuple[Figure, Axes]:
@@ -303,10 +307,50 @@ def panel(
   ax.text(x, y + 1.5, note)
 
 
+def voronoi() -> Figure:
+  """Two true atoms, three fitted ones, and the cells that they fall into."""
+  figure, ax = page(80, 36)
+  axes = figure.add_axes((0.07, 0.13, 0.38, 0.8))
+  axes.set_xlim(0, 8)
+  axes.set_ylim(0, 9)
+  axes.set_xticks([])
+  axes.set_yticks([])
+  axes.set_xlabel('slope of the gate')
+  axes.set_ylabel('slope of the expert')
+  apart_FAD = FITTED_AD[:, None] - TRUE_AD
+  cell_F = np.argmin(np.linalg.norm(apart_FAD, axis=2), axis=1)
+  # The border of the cells: points that are equally far from both true atoms.
+  middle_D, across_D = TRUE_AD.mean(axis=0), TRUE_AD[1] - TRUE_AD[0]
+  along_D = np.array([-across_D[1], across_D[0]])
+  ends = np.stack([middle_D - 2 * along_D, middle_D + 2 * along_D]).T
+  axes.plot(*ends, '--', color='grey', linewidth=1)
+  for place_D, cell in zip(FITTED_AD, cell_F, strict=True):
+    axes.plot(
+      *np.stack([place_D, TRUE_AD[cell]]).T, color='grey', linewidth=0.8
+    )
+    axes.plot(*place_D, 'o', color='#3182bd', markersize=6)
+  axes.plot(*TRUE_AD.T, '*', color='#e6550d', markersize=13)
+  for i, place_D in enumerate(TRUE_AD):
+    axes.annotate(f'true {i + 1}', place_D + np.array([-0.4, -1.0]))
+  lines = [
+    ('star', 'a true atom: its gate, its expert, its variance'),
+    ('dot', 'a fitted atom, joined to the nearest true one'),
+    ('dashed', 'the border between the two cells'),
+    ('', ''),
+    ('cell 1', 'two atoms: over-fitted, each about n^-1/4 away,'),
+    ('', 'on opposite sides, so that their mean is nearer'),
+    ('cell 2', 'one atom: exactly fitted, n^-1/2 away'),
+  ]
+  for i, (name, text) in enumerate(lines):
+    ax.text(39, 30 - 3.4 * i, name, weight='bold')
+    ax.text(46, 30 - 3.4 * i, text)
+  return figure
+
+
 def main() -> None:
-  """Writes the three files."""
+  """Writes the four files."""
   with mpl.rc_context(STYLE):
-    for draw in (routing, balance, dispatch):
+    for draw in (routing, balance, dispatch, voronoi):
       figure = draw()
       path = FOLDER / f'{draw.__name__}.svg'
       figure.savefig(path, metadata={'Date': None, 'Creator': None})

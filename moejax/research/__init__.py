@@ -14,5 +14,7 @@ redundancy      study 2: experts masked, fewer active, the shared one removed
 saturation      study 3: how routers settle, softmax against sigmoid
 algorithms      study 4: LibMoE's algorithms, with seeds and error bars
 
+expert_estimation  the theory lab: how fast experts can be estimated
+
 Nothing imports this package.
 """

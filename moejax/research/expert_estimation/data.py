@@ -1,11 +1,14 @@
 """Samples of a ground truth, exactly as the papers define them."""
 
 import dataclasses
+import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from moejax.core import errors
-from moejax.research.expert_estimation.model import double
+from moejax.research.expert_estimation.model import Model, Params, double
 from moejax.research.expert_estimation.truths import Truth
 
 
@@ -52,7 +55,7 @@ def draw(truth: Truth, num: int, rng: np.random.Generator) -> Sample:
   noise_N = rng.standard_normal(num)
   if model.regression:
     with double():
-      mean_N = np.asarray(model.mean(truth.params, x_ND))
+      mean_N = np.asarray(_mean(model, truth.params, x_ND))
     return Sample(x_ND, mean_N + truth.noise * noise_N, weight_N)
   share_NK, mean_NK, variance_K = components(truth, x_ND)
   # The first component whose cumulated probability passes a uniform number.
@@ -75,10 +78,9 @@ def components(
   """
   model, params = truth.model, truth.params
   with double():
-    share_NE = np.exp(np.asarray(model.log_gates(params, x_ND)))
-    mean_NE = np.asarray(model.routed_means(params, x_ND))
-    shared_NS = np.asarray(model.shared_means(params, x_ND))
-    share_S = np.exp(np.asarray(model.log_shares(params)))
+    share_NE, mean_NE, shared_NS, share_S = map(
+      np.asarray, _parts(model, params, x_ND)
+    )
   variance_E = np.exp(params.log_variance_E)
   if model.shared is None:
     return share_NE, mean_NE, variance_E
@@ -87,6 +89,24 @@ def components(
     0.5 * np.concatenate([share_NS, share_NE], axis=1),
     np.concatenate([shared_NS, mean_NE], axis=1),
     np.concatenate([np.exp(params.shared_log_variance_S), variance_E]),
+  )
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _mean(model: Model, params: Params, x_ND: jax.Array) -> jax.Array:
+  return model.mean(params, x_ND)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _parts(
+  model: Model, params: Params, x_ND: jax.Array
+) -> tuple[jax.Array, ...]:
+  """Gates and means of routed experts, means and shares of shared ones."""
+  return (
+    jnp.exp(model.log_gates(params, x_ND)),
+    model.routed_means(params, x_ND),
+    model.shared_means(params, x_ND),
+    jnp.exp(model.log_shares(params)),
   )
 
 

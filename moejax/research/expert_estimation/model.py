@@ -93,6 +93,20 @@ class Model:
       num += self.num_shared * self.shared.size(self.width)
     return num
 
+  def zeros(self) -> Params:
+    """Parameters of this form, all zero, float64."""
+    num, num_shared = self.num_routed, self.num_shared
+    size = 0 if self.shared is None else self.shared.size(self.width)
+    shapes = self.gate.shapes(num, self.width)
+    return Params(
+      gate={name: np.zeros(shape) for name, shape in shapes.items()},
+      routed_EP=np.zeros((num, self.routed.size(self.width))),
+      log_variance_E=np.zeros(num),
+      shared_SQ=np.zeros((num_shared, size)),
+      shared_log_variance_S=np.zeros(num_shared),
+      shared_logit_S=np.zeros(num_shared),
+    )
+
   def log_gates(self, params: Params, x_ND: jax.Array) -> jax.Array:
     """Logarithms of the routed experts' gates, [N, E]."""
     return self.gate(params.gate, x_ND)
