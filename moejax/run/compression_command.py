@@ -140,8 +140,9 @@ def in_words(to: str, about: dict[str, Any]) -> list[str]:
     f'{new:,} of {old:,} parameters.',
     f'evaluate   python -m moejax.cli.evaluate --workdir={to}',
     f'generate   python -m moejax.cli.generate --workdir={to}',
-    'train      python -m moejax.main '
-    f'--config=configs/hf/continue.py:{to} --workdir=runs/NEW{more}',
+    'recover    python -m moejax.main '
+    f'--config=configs/hf/continue.py:{to} --workdir=runs/NEW '
+    f'--config.train.distillation.teacher={about["from"]}{more}',
     f'export     python -m moejax.cli.convert export --workdir={to} '
     '--to=FOLDER',
   ]

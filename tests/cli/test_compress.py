@@ -265,12 +265,18 @@ def test_a_smaller_model_trains_on(pruned, tmp_path):
   assert 0 < np.abs(old[path] - new[path]).max() < 1e-3
 
 
-def made_up_statistics(workdir, folder):
-  """Statistics of a workdir's model that need no pass over a text."""
+def made_up_statistics(workdir, folder, step=0):
+  """Statistics of a workdir's model that need no pass over a text.
+
+  In the first layer two experts matter more than in the others.
+  """
   opened = trained.open_trained(str(workdir))
-  fingerprint = calibrating.fingerprint(str(workdir), opened.model, 0)
+  fingerprint = calibrating.fingerprint(str(workdir), opened.model, step)
   sizes = opened.model.config.num_moe, opened.model.config.moe.num_experts
   one = expert_statistics.random(*sizes, checkpoint=fingerprint)
+  easy_ep_NE = np.ones(sizes)
+  easy_ep_NE[0, :2] = 100
+  one = dataclasses.replace(one, easy_ep_NE=easy_ep_NE)
   statistics_folder.save(folder, {'text': one}, {})
 
 
@@ -306,6 +312,27 @@ def test_an_imported_model_becomes_smaller_and_is_exported(method, tmp_path):
   for name in ('model.safetensors', 'config.json'):
     direct = (tmp_path / 'direct' / name).read_bytes()
     assert direct == (folder / name).read_bytes()
+
+
+def test_layers_may_keep_different_numbers(workdir, tmp_path):
+  made_up_statistics(workdir, tmp_path / 'statistics', step=20)
+  place = tmp_path / 'run'
+  made = call(
+    f'--workdir={workdir}',
+    '--method=easy_ep_global',
+    '--keep=3',
+    f'--statistics={tmp_path}/statistics',
+    f'--to={place}',
+  )
+  assert made == exits.DONE
+  about = json.loads((place / 'compression.json').read_text())
+  numbers = tuple(len(layer['kept']) for layer in about['layers'])
+  assert sorted(numbers) == [2, 4]
+  moe = restore.run_of(str(place)).model.moe
+  assert (moe.num_experts, moe.experts_by_layer) == (4, numbers)
+  # Experts of zeros are not counted.
+  old, new = about['parameters']
+  assert old - new == 2 * 3 * 16 * 8
 
 
 def swept(workdir, out, *flags):
