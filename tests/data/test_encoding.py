@@ -174,6 +174,27 @@ def test_workers_end_at_once_when_no_more_is_wanted(monkeypatch):
   assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
 
 
+def test_a_worker_loads_a_tokenizer_of_its_own():
+  """A loaded one may lose settings when it is sent."""
+  ours = _Loaded()
+  vars(ours)['tokenizer'] = 'loaded here'
+  documents = encoding.documents(['text'] * 999, ours, 2)
+  assert {tuple(_ids(d)) for d in documents} == {
+    (0, ours.eos_id),  # of this process
+    (1, ours.eos_id),
+  }
+
+
+class _Loaded(vocab.Bytes):
+  """Encodes 2 with the tokenizer of another process, else 1."""
+
+  def encode(self, text):
+    return [1 + ('tokenizer' in vars(self))]
+
+  def encode_batch(self, texts):
+    return [[0]] * len(texts)
+
+
 def test_a_worker_encodes_on_one_thread(monkeypatch):
   """Whatever the environment says, since each core has a worker."""
   monkeypatch.setenv('RAYON_NUM_THREADS', '4')
