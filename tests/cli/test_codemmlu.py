@@ -68,6 +68,19 @@ def test_positions_of_a_model_that_prefers_one(folder):
   assert codemmlu_report.position_bias(result(folder).groups, 'strict') == {}
 
 
+def test_the_largest_difference_is_between_the_best_and_worst_position():
+  groups = {
+    f'right option at {letter}': {'strict': score, 'items': 2}
+    for letter, score in {'C': 0.75, 'A': 0.25, 'B': 0.5}.items()
+  }
+  assert codemmlu_report.position_bias(groups, 'strict') == {
+    'A': 0.25,
+    'B': 0.5,
+    'C': 0.75,
+    'largest difference': 0.5,
+  }
+
+
 def test_the_submission_has_a_line_for_each_answer(folder):
   text, silent = codemmlu_report.submission(result(folder), str(folder))
   assert text == ''.join(f't{i} A\n' for i in range(8)) + 't8 B\n'
