@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from moejax.config import teacher
+from moejax.config import teacher as teachers
 from moejax.config.run import Run
 from moejax.core import exits
 from moejax.data.batch import Batch
@@ -43,6 +43,8 @@ class Compiled:
     refusal: the compiler's reason in a line; '' if it compiled.
     seconds: seconds of tracing and lowering ('lower') and of compiling
       ('compile').
+    teacher: shapes and shardings of the weights of the teacher, which are an
+      input of the step; None without one.
   """
 
   mesh: jax.sharding.Mesh
@@ -52,6 +54,7 @@ class Compiled:
   text: str
   refusal: str
   seconds: dict[str, float]
+  teacher: build.Weights | None = None
 
 
 def training_step(run: Run, where: Slice) -> Compiled:
@@ -75,7 +78,8 @@ def training_step(run: Run, where: Slice) -> Compiled:
     program, refusal = compile_or_refuse(lowered, options)
     seconds['compile'] = time.monotonic() - start
     text = text_of(program, pathlib.Path(folder)) if program else ''
-  return Compiled(mesh, state, batch, program, text, refusal, seconds)
+  taught = teacher_weights(run, where)
+  return Compiled(mesh, state, batch, program, text, refusal, seconds, taught)
 
 
 def lower(
@@ -98,17 +102,22 @@ def lower(
   chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
   model = build.build(run.model, mesh)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
-  taught = teacher.find(run)
-  by = None if taught is None else build.build(taught.model, mesh)
-  train_step = step.make(model, transform, run.opt, run.train, run.seed, by)
+  teacher = _teacher(run, mesh)
+  train_step = step.make(
+    model, transform, run.opt, run.train, run.seed, teacher
+  )
   state = states.abstract(
     model, transform, run.train.skip_spikes, run.train.sparsity
   )
   batch = _batch(run.train.batch_size, run.data.sequence_length, mesh)
-  inputs = [state, batch]
-  if by is not None:
-    inputs.append(_weights(by))
+  inputs = [state, batch, *([_weights(teacher)] if teacher else [])]
   return mesh, state, batch, train_step.lower(*inputs)
+
+
+def teacher_weights(run: Run, where: Slice) -> build.Weights | None:
+  """Shapes and shardings of the weights of the run's teacher, if it has one."""
+  teacher = _teacher(run, meshes.make(run.mesh, list(where.devices)))
+  return None if teacher is None else _weights(teacher)
 
 
 def compile_or_refuse(
@@ -156,6 +165,12 @@ def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
 
   ids = shape(jnp.int32)
   return Batch(ids, ids, shape(jnp.float32), ids, ids)
+
+
+def _teacher(run: Run, mesh: jax.sharding.Mesh) -> build.Model | None:
+  """The model that the run learns from; None without one."""
+  found = teachers.find(run)
+  return None if found is None else build.build(found.model, mesh)
 
 
 def _weights(model: build.Model) -> build.Weights:

@@ -1,6 +1,7 @@
 """Bytes of a training step on one device, by part, with the source of each.
 
-  parameters, optimiser, batch   arithmetic on shapes and shardings
+  parameters, optimiser, batch,
+  and a teacher's parameters     arithmetic on shapes and shardings
   gradients                      arithmetic: as many bytes as the parameters,
                                  held until the optimiser has used the last one
   activations and temporary      compiler: its temporary memory, less the
@@ -89,6 +90,8 @@ def of(compiled: Compiled, limit: float) -> Memory:
     'gradients': weights,
     'batch': per_device(compiled.batch),
   }
+  if compiled.teacher is not None:
+    parts['teacher'] = per_device(compiled.teacher)
   if compiled.program is None:
     return Memory(parts, 0, 0, 0, 0, 0, limit, compiled.refusal)
   # JAX exports no type for the result.
