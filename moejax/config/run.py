@@ -91,7 +91,7 @@ class Run(fields.Checked):
     self.model.check()
     self.data.check()
     self.train.check()
-    self.train.sparsity.check(self.train.steps, bool(self.model.num_moe))
+    self.train.sparsity.check(self.train.steps, self.model)
     if self.data.sequence_length > self.model.max_length:
       raise errors.InputError(
         f'data.sequence_length={self.data.sequence_length} is longer than '

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from moejax.core import errors, fields, trees
 from moejax.model.build import Model
+from moejax.model.config import ModelConfig
 from moejax.parallel import rules
 
 # Where the routed experts are, and the axis of a matrix [N, E, I, ..., O] with
@@ -38,12 +39,12 @@ ROUTED, INPUT = 'moe/ffn/routed/', 2
 class Dense(fields.Checked):
   """No column is set to zero."""
 
-  def check(self, steps: int, has_experts: bool) -> None:
-    """Raises InputError if a run of so many steps cannot follow the schedule.
+  def check(self, steps: int, model: ModelConfig) -> None:
+    """Raises InputError if the rule does not fit a run.
 
     Args:
       steps: `train.steps`.
-      has_experts: whether the model has routed experts.
+      model: config of the model.
     """
 
   def init(self, shapes: Any) -> Any:
@@ -95,11 +96,17 @@ class Columns(Dense):
   window_steps: int = fields.number(1, at_least=1)
   beta1: float = fields.number(0.85, at_least=0, below=1)
 
-  def check(self, steps: int, has_experts: bool) -> None:
-    if not has_experts:
+  def check(self, steps: int, model: ModelConfig) -> None:
+    if not model.num_moe:
       raise errors.InputError(
         'train.sparsity prunes the matrices of routed experts, and the model '
         'has none: set train.sparsity.name=none'
+      )
+    if model.moe.experts_by_layer:
+      raise errors.InputError(
+        'train.sparsity counts the numbers of all places for experts, and with '
+        'model.moe.experts_by_layer some have no expert: keep equally many '
+        'experts in every layer'
       )
     if steps <= self.initial_steps + self.final_steps:
       raise errors.InputError(

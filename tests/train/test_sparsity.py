@@ -11,6 +11,8 @@ from helpers import tiny
 from moejax.compress import sparsity as plain
 from moejax.config import Run
 from moejax.core import config_tree, errors, trees
+from moejax.model.config import ModelConfig
+from moejax.moe.config import MoEConfig
 from moejax.train import optimizer, sparsity, step
 from moejax.train import state as states
 from moejax.train.config import TrainConfig
@@ -183,4 +185,14 @@ def test_a_bad_value_is_one_line(changes, line):
 def test_a_model_without_experts_has_nothing_to_prune():
   run = config_tree.override(Run(), 'train.sparsity.name', 'columns')
   with pytest.raises(errors.InputError, match='the model has none'):
+    run.check()
+
+
+def test_layers_of_different_numbers_of_experts_are_refused():
+  moe = MoEConfig(num_experts=4, experts_by_layer=(4, 3, 4, 4))
+  run = Run(
+    model=ModelConfig(moe=moe),
+    train=TrainConfig(sparsity=sparsity.Columns(), steps=5000),
+  )
+  with pytest.raises(errors.InputError, match='keep equally many experts'):
     run.check()
