@@ -12,6 +12,7 @@ STUDENT = (
   '--config.model.moe.num_experts=4',
   '--config.train.distillation.weight=0.5',
   '--config.train.micro_batches=2',
+  '--config.train.batch_size=16',  # rows for eight devices in each half
 )
 
 
