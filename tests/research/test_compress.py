@@ -1,9 +1,16 @@
 """Study 5: its tables, from what sweeps might have measured."""
 
+import json
+import pathlib
+import shutil
+from unittest import mock
+
 import pytest
 
+from moejax.core import errors
 from moejax.research import compress, compress_tables
 from moejax.run import compression_sweep
+from moejax.sweep import grid
 
 
 def scores(code, prose, **more):
@@ -119,6 +126,73 @@ def test_the_number_of_documents_is_compared_with_the_largest(monkeypatch):
   # Statistics of another number of documents are in another folder.
   assert len({request.statistics for request in asked}) == len(asked)
   assert len({request.out for request in asked}) == len(asked)
+
+
+def test_the_command_writes_every_table_of_the_page(
+  tmp_path, monkeypatch, capsys
+):
+  shutil.copy('docs/studies/compress.md', tmp_path)
+
+  def sweep(workdir, request, **more):
+    better = int(workdir[-1]) / 100
+    measured = {'full': scores(2.0, 3.0)}
+    for place, method in enumerate(request.methods):
+      for keep in request.keeps:
+        loss = 2 + place / 10 + better
+        name = compression_sweep.name_of(method, keep)
+        about = {'method': method, 'keep': keep, 'kept': [[0, 1]]}
+        measured[name] = scores(loss, loss + 1, **about)
+    return {'measured': measured}
+
+  monkeypatch.setattr(compression_sweep, 'sweep', sweep)
+  finished = [mock.Mock(workdir=tmp_path / f'run{seed}') for seed in (0, 1)]
+  monkeypatch.setattr(compress.runs, 'finished', lambda *a: finished)
+  compress.main([f'--out={tmp_path}', '--keep=16,8'])
+  page = (tmp_path / 'compress.md').read_text()
+  lines = page.splitlines()
+  # easy_ep is the first method, frequency the sixth.
+  assert any(
+    line.split()[1:5] == ['easy_ep', '|', '0.005', '±'] for line in lines
+  )
+  assert any(
+    line.split()[1:5] == ['frequency', '|', '0.505', '±'] for line in lines
+  )
+  # Without --recovery and --imported two tables are empty.
+  assert page.count('No run that this table needs is finished.') == 2
+  numbers = json.loads((tmp_path / 'compress.json').read_text())
+  assert numbers.keys() >= {'methods', 'order', 'ablation', 'domains'}
+  assert (tmp_path / 'compress.png').exists()
+  assert 'gate_score' in capsys.readouterr().out
+
+
+def test_smaller_models_are_made_after_the_sweep_alone(tmp_path, monkeypatch):
+  finished = [mock.Mock(workdir=tmp_path / 'run0')]
+  monkeypatch.setattr(compress.runs, 'finished', lambda *a: finished)
+  with pytest.raises(errors.InputError, match='run this command without'):
+    compress.main(['--make'])
+
+
+def test_recoveries_are_read_where_the_sweep_trains_them(tmp_path, monkeypatch):
+  trained = {run.name: run for run in grid.load(compress.RECOVERY)}
+  run = mock.Mock(workdir=tmp_path / 'compress' / 'demo-seed=1', seed=1)
+  losses = {str(run.workdir): 2.0}
+  for name, one in trained.items():
+    if name.endswith('seed=1'):
+      method, kind, _ = name.split('-')
+      losses[str(tmp_path / 'after' / name)] = 2.25 + (kind == 'text') / 4
+      folder = one.config.partition(':')[2]
+      assert folder == f'runs/compress/smaller/demo-seed=1-{method}'
+      losses[str(tmp_path / folder.removeprefix('runs/'))] = 3.0
+      teacher = one.overrides['train.distillation.teacher']
+      assert teacher == ('runs/compress/demo-seed=1' if kind != 'text' else '')
+  for folder in losses:
+    pathlib.Path(folder).mkdir(parents=True)
+    (pathlib.Path(folder) / 'config.json').write_text('{}')
+  monkeypatch.setattr(compress, 'mean_loss', lambda f, batches: losses[f])
+  result = compress.recoveries(str(tmp_path / 'after'), [run], 1)
+  assert len(result) * 6 == len(trained)
+  for rows in result.values():
+    assert rows == {'before': [1.0], 'text': [0.5], 'teacher': [0.25]}
 
 
 def test_the_figure_has_a_panel_for_each_domain():
