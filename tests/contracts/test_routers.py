@@ -140,6 +140,17 @@ def test_what_a_routing_promises(router, key):
 
 
 @EACH_ROUTER
+def test_every_logit_is_of_an_expert_or_of_none(router):
+  scheme = ROUTERS[router]()
+  expert_C = scheme.expert_of_logit(E)
+  assert len(expert_C) == scheme.num_logits(E)
+  assert {*expert_C} - {-1} == {*range(E)}
+  needs = scheme.expert_needs
+  assert 1 <= needs.at_least <= E
+  assert 1 <= needs.least_groups <= needs.num_groups
+
+
+@EACH_ROUTER
 def test_experts_per_token_is_what_is_sent(router):
   """Exactly, where all tokens are sent to equally many; else on average, of
   which nothing is known but that it is some of the experts.

@@ -191,10 +191,29 @@ def test_no_noise_brings_a_place_without_an_expert_into_the_choice(name):
   assert count_E[used_E].any()
 
 
+def test_a_selection_bias_does_not_make_up_for_a_missing_expert():
+  parts = (balance.BALANCE['loss_free'](),)
+  router = ROUTERS['top_k'](k=2, score='sigmoid')
+  (masked, all_weights), (smaller, weights) = pair(router, balance=parts)
+  bias_E = all_weights.router_state['loss_free']['selection_bias_E']
+  used_E = used_of(masked, 4)
+  # It is above the distance of any two sigmoids.
+  all_weights.router_state['loss_free']['selection_bias_E'] = jnp.where(
+    used_E, bias_E, 5.0
+  )
+  weight_TE, _, _ = jax.device_get(routed(masked, all_weights, LAYER))
+  alone_TE, _, _ = jax.device_get(routed(smaller, weights, LAYER))
+  np.testing.assert_allclose(weight_TE[:, used_E], alone_TE, rtol=2e-6)
+
+
 # All parts that layers of different numbers may have, and both scopes of those
 # that have two.
 PARTS = {
-  'some': {'expert_level': {}, 'loss_free': {}},
+  'some': {
+    'importance': {},
+    'loss_free': {'rule': 'proportional'},
+    'sequence_level': {},
+  },
   'batch': {
     'adamw_bias': {},
     'communication': {'num_groups': 2, 'over': 'batch'},
