@@ -198,12 +198,6 @@ def merged(
   """What a model with merged experts is made of; arguments as `merge`."""
   if config.moe.low_rank:
     raise errors.InputError(
-      f'model.moe.low_rank={config.moe.low_rank}: experts with a product '
-      'beside their matrices are not merged; begin a run of this model with '
-      'model.moe.low_rank=0, whose first checkpoint has both as one matrix'
-    )
-  if config.moe.low_rank:
-    raise errors.InputError(
       f'model.moe.low_rank={config.moe.low_rank}, but merging takes whole '
       'matrices: begin a run from this with model.moe.low_rank=0, and merge '
       'its experts'
@@ -261,7 +255,7 @@ def _checked(config: ModelConfig, kept_NE: np.ndarray) -> np.ndarray:
     )
   if config.moe.used_choices is not None:
     # Places without an expert have nothing to keep.
-    kept_NE &= config.moe.used_choices[:, : wanted[1]]
+    kept_NE = kept_NE & config.moe.used_choices[:, : wanted[1]]
   router_needs(config)
   needs = config.moe.router.expert_needs
   size_NG = kept_NE.reshape(len(kept_NE), needs.num_groups, -1).sum(axis=-1)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import tiny
 
 from moejax.compress import prune
 from moejax.compress.layer_weights import LayerView, layer_view
@@ -177,6 +178,29 @@ def test_a_router_chooses_as_if_the_layer_had_its_own_experts_alone(name):
   # In the other layer all experts are in use.
   weight_TE, _, _ = routed(masked, all_weights, 0)
   assert np.asarray(weight_TE)[:, ~used_E].any()
+
+
+@pytest.mark.parametrize('name', ['base_layer', 'expert_threshold', 'sinkhorn'])
+def test_routers_whose_tokens_compete_do_so_in_evaluation(name):
+  """They can be pruned; in training a mask would change who competes."""
+  router = ROUTERS[name]()
+  assert not router.fits_uneven_layers
+  logits_TE = np.random.default_rng(2).normal(size=(6, 6))
+  in_use_NE = KEPT[LAYER:]
+  used_E = in_use_NE[0]
+  every = uneven.masked(router, tiny.router_input(logits_TE), in_use_NE)
+  routings = [
+    tiny.route(router, every),
+    tiny.route(router, tiny.router_input(logits_TE[:, used_E])),
+  ]
+  weights = []
+  for routing, num in zip(routings, (6, 4), strict=True):
+    weight_TE = np.zeros((6, num + 1))
+    np.add.at(weight_TE, (routing.token_A, routing.expert_A), routing.weight_A)
+    weights.append(weight_TE[:, :num])
+  assert weights[1].any()
+  np.testing.assert_array_equal(weights[0][:, ~used_E], 0)
+  np.testing.assert_allclose(weights[0][:, used_E], weights[1], rtol=2e-6)
 
 
 @EACH
