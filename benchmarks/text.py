@@ -40,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
   if args.side:
     print(json.dumps(_measured(args)))
     return
+  if args.tokenizer:
+    _check(args.tokenizer, args.eos_token)
   with tempfile.TemporaryDirectory() as folder:
     _report(args, pathlib.Path(folder))
 
@@ -56,6 +58,14 @@ def _flags() -> argparse.ArgumentParser:
   add('--side', choices=[*SIDES], help='(measures one side and prints JSON)')
   add('--file', default='', help='(what it reads)')
   return flags
+
+
+def _check(tokenizer: str, eos_token: str) -> None:
+  """Raises InputError, before anything is measured, if it cannot be used."""
+  try:
+    vocabs.HfTokenizer(tokenizer, eos_token).encode('loads it')
+  except errors.InputError as e:
+    raise errors.InputError(f'--tokenizer={tokenizer}: {e}') from e
 
 
 def _report(args: argparse.Namespace, folder: pathlib.Path) -> None:

@@ -40,6 +40,16 @@ def test_the_ids_and_two_ratios_are_said(capsys):
   assert second.endswith('ids the same')
 
 
+def test_a_wrong_tokenizer_is_known_before_anything_is_measured(
+  capsys, monkeypatch
+):
+  monkeypatch.setattr(text_lib, '_side', None)
+  code, out, err = _call(capsys, '--mb=1', '--tokenizer=/no/tokenizer.json')
+  assert (code, out) == (exits.BAD_INPUT, '')
+  assert err.startswith('error: --tokenizer=/no/tokenizer.json: ')
+  assert len(err.splitlines()) == 1
+
+
 def test_the_ratios_are_of_pieces_over_the_whole(capsys, monkeypatch):
   # By round: seconds, megabytes.
   figures = {
