@@ -23,6 +23,7 @@ A command that was interrupted goes on where it stopped. --imported is the
 workdir of an imported model, whose tables are written as well.
 """
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,6 +58,8 @@ def main(argv: Sequence[str]) -> None:
   add('--make', action='store_true', help='make the models for the recovery')
   add('--recovery', help='workdir of the recovered models')
   add('--imported', help='workdir of an imported model')
+  names = 'data.vocab.name of the imported model, if it has no tokenizer'
+  add('--vocab', help=names)
   at_least_1 = command.number(int, 1)
   batches = 'of each validation set (default: %(default)s)'
   add('--batches', type=at_least_1, default=6, help=batches)
@@ -77,10 +80,28 @@ def main(argv: Sequence[str]) -> None:
   study.table('domains', compress_tables.domain_rows(texts), texts)
   counts = [by_documents(folder, smallest, args.batches) for folder in folders]
   study.table('documents', compress_tables.document_rows(counts), counts)
-  add_imported(study, args.imported, keeps, args.batches)
+  vocab = [('data.vocab.name', args.vocab)] if args.vocab else []
+  add_imported(study, args.imported, keeps, args.batches, vocab)
   recovered = recoveries(args.recovery, finished, args.batches)
   study.table('recovery', compress_tables.recovery_rows(recovered), recovered)
   terminal.say('\n'.join(study.write(compress_tables.draw(swept))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """The text of a calibration, and the file of what was measured with it.
+
+  Attributes:
+    name: of the file.
+    domains: weights of the domains; '' counts all alike.
+    documents: of each domain.
+    overrides: config keys to change, as dotted paths and texts.
+  """
+
+  name: str = ALL
+  domains: str = ''
+  documents: int = Calibration().documents
+  overrides: Sequence[tuple[str, str]] = ()
 
 
 def sweep(
@@ -88,10 +109,7 @@ def sweep(
   methods: Sequence[str],
   keeps: Sequence[int],
   batches: int,
-  *,
-  name: str = ALL,
-  domains: str = '',
-  documents: int = 0,
+  text: Text = Text(),
 ) -> Measured:
   """Measurements of `compression_sweep.sweep`, kept in the workdir.
 
@@ -100,25 +118,22 @@ def sweep(
     methods: names in METHODS.
     keeps: numbers of experts.
     batches: of each validation set.
-    name: of the file.
-    domains: weights of the domains.
-    documents: of each domain; 0 for the default of calibrations.
+    text: of the calibration.
   """
   place = epath.Path(workdir) / compression_sweep.FOLDER
-  calibration = Calibration()
-  if documents:
-    calibration = Calibration(documents=documents)
   request = SweepRequest(
     methods=methods,
     keeps=keeps,
-    calibration=calibration,
-    domains=domains,
-    statistics=str(place / f'statistics_{calibration.documents}'),
+    calibration=Calibration(documents=text.documents),
+    domains=text.domains,
+    statistics=str(place / f'statistics_{text.documents}'),
     batches=batches,
-    out=str(place / f'{name}.json'),
+    out=str(place / f'{text.name}.json'),
   )
-  terminal.note(f'{workdir}: {name}')
-  result = compression_sweep.sweep(workdir, request, note=terminal.note)
+  terminal.note(f'{workdir}: {text.name}')
+  result = compression_sweep.sweep(
+    workdir, request, text.overrides, note=terminal.note
+  )
   return result['measured']
 
 
@@ -127,9 +142,8 @@ def by_domain(workdir: str, keep: int, batches: int) -> dict[str, Measured]:
   everything = sweep(workdir, ['easy_ep'], [keep], batches)
   result = {ALL: everything}
   for domain in everything[compression_sweep.FULL]['sets']:
-    result[domain] = sweep(
-      workdir, ['easy_ep'], [keep], batches, name=domain, domains=domain
-    )
+    text = Text(domain, domains=domain)
+    result[domain] = sweep(workdir, ['easy_ep'], [keep], batches, text)
   return {
     name: compress_tables.losses(measured, 'easy_ep', keep)
     for name, measured in result.items()
@@ -150,8 +164,7 @@ def by_documents(workdir: str, keep: int, batches: int) -> dict[int, Any]:
       ['easy_ep'],
       [keep],
       batches,
-      name=f'documents_{number}',
-      documents=number,
+      Text(f'documents_{number}', documents=number),
     )
     for number in DOCUMENTS
   }
@@ -207,12 +220,18 @@ def order_of(
 
 
 def add_imported(
-  study: page.Page, workdir: str | None, keeps: Sequence[int], batches: int
+  study: page.Page,
+  workdir: str | None,
+  keeps: Sequence[int],
+  batches: int,
+  overrides: Sequence[tuple[str, str]],
 ) -> None:
   """Adds the table of an imported model, if there is one."""
   rises: dict[str, dict[int, list[float]]] = {}
   if workdir:
-    measured = sweep(workdir, [*compress_tables.PUBLISHED], keeps, batches)
+    methods = [*compress_tables.PUBLISHED]
+    text = Text(overrides=overrides)
+    measured = sweep(workdir, methods, keeps, batches, text)
     rises = {
       method: {
         keep: [

@@ -17,6 +17,7 @@ from moejax.core import errors
 from moejax.data import build as data_build
 from moejax.data.cache import RowReader
 from moejax.data.features import Rows
+from moejax.data.vocab import Ids
 from moejax.evals.subject import Track
 from moejax.model.build import Weights
 from moejax.run import (
@@ -148,14 +149,20 @@ def open_text(
       mixture=calibration.mixture,
       tokens=calibration.tokens,
     )
-  if text.tokenizer:
-    calibrating.check_tokenizer(text, own_tokenizer(opened))
+  own = own_tokenizer(opened)
+  if text.tokenizer and own:
+    calibrating.check_tokenizer(text, own)
   return text
 
 
 def own_tokenizer(opened: Trained) -> str:
-  """The fingerprint of the tokenizer that a model was trained with."""
-  return restore.run_of(opened.workdir).data.vocab.fingerprint()
+  """The fingerprint of the tokenizer that a model was trained with.
+
+  It is '' for an imported model that came without one. `data.vocab` then names
+  that of the text.
+  """
+  vocab = restore.run_of(opened.workdir).data.vocab
+  return '' if isinstance(vocab, Ids) else vocab.fingerprint()
 
 
 def _of_domains(text: TracedText, names: Iterable[str]) -> TracedText:

@@ -62,8 +62,8 @@ def load(
   Args:
     folder: of `save`.
     checkpoint: fingerprint of the weights that they must be of.
-    tokenizer: fingerprint of the model's tokenizer; statistics of rows without
-      text have none.
+    tokenizer: fingerprint of the model's tokenizer, '' if it has none;
+      statistics of rows without text have none.
     text: what they must have been collected of; None takes any text.
 
   Returns:
@@ -93,7 +93,7 @@ def load(
       f'{", ".join(differing)}; name another folder, or leave out the flags of '
       'the text to use them'
     )
-  own = tokenizer if known.get('tokenizer') else None
+  own = tokenizer if tokenizer and known.get('tokenizer') else None
   statistics = {
     domain: ExpertStatistics.load(folder / name, checkpoint, own)
     for domain, name in names.items()

@@ -1,6 +1,7 @@
 """The halves of validation sets, and weights that are read in pieces."""
 
 import dataclasses
+import functools
 from unittest import mock
 
 import numpy as np
@@ -9,7 +10,13 @@ from helpers import expert_statistics
 
 from moejax.core import errors
 from moejax.data.features import Rows
-from moejax.run import calibrating, calibration_text, full_model
+from moejax.data.vocab import Bytes, Ids
+from moejax.run import (
+  calibrating,
+  calibration_text,
+  full_model,
+  traced_text,
+)
 from moejax.run.calibration_text import RowRange
 from moejax.run.traced_text import TracedText
 
@@ -94,6 +101,27 @@ def test_domains_without_a_weight_are_read_only_to_be_kept(
   assert list(collected.text['rows']) == read
   weights = {'prose': 2.0} if domains else {'code': 1.0, 'prose': 1.0}
   assert collected.domain_weights == weights
+
+
+@pytest.mark.parametrize('vocab', [Ids(size=5), Bytes()], ids=str)
+def test_a_model_without_a_tokenizer_takes_that_of_the_text(vocab, monkeypatch):
+  run = mock.Mock()
+  run.data.vocab = vocab
+  monkeypatch.setattr(calibration_text.restore, 'run_of', lambda _: run)
+  text = TracedText({}, {}, tokenizer='another')
+  monkeypatch.setattr(traced_text, 'open_text', lambda *a, **k: text)
+  open_text = functools.partial(
+    calibration_text.open_text,
+    mock.Mock(workdir='run'),
+    calibrating.Calibration(files='my_text'),
+    print,
+    half=True,
+  )
+  if isinstance(vocab, Ids):
+    assert open_text() is text
+    return
+  with pytest.raises(errors.InputError, match="tokenizer 'another', but the"):
+    open_text()
 
 
 class OfTuples:

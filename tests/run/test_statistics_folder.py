@@ -51,6 +51,8 @@ def test_another_tokenizer_is_refused(tmp_path):
     errors.InputError, match="another tokenizer .'bytes', not"
   ):
     statistics_folder.load(tmp_path, 'a@3', 'words')
+  # A model without a tokenizer has any.
+  assert statistics_folder.load(tmp_path, 'a@3', '')[0]
 
 
 @pytest.mark.parametrize('index', ['', '[]', '{"domains": 3, "text": {}}'])
