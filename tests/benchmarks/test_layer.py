@@ -146,6 +146,7 @@ def test_the_routers_table_is_over_top_k(shape, capsys, monkeypatch):
   ]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize('name', sorted(ROUTERS))
 def test_every_router_can_be_timed_alone(name, shape):
   one = shape.with_moe(router=ROUTERS[name]())
@@ -186,6 +187,7 @@ BY_HAND = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize('name', BY_HAND)
 def test_each_kind_of_expert_parallelism_moves_what_its_docstring_says(
   name, shape

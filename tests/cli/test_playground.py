@@ -130,6 +130,7 @@ def test_the_losses_are_those_of_scoring(trained, capsys):
   np.testing.assert_allclose(nats[1:], -scored[0][0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.soak
 def test_the_text_is_that_without_the_flag(trained, capsys):
   folder, *_ = trained
   plain = call(capsys, folder)

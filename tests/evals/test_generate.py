@@ -142,6 +142,7 @@ def test_cached_logits_are_those_of_the_full_forward_pass(models, name):
     np.testing.assert_allclose(got[row], want_LV, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.soak
 def test_a_row_does_not_depend_on_its_neighbours(experts):
   sampling = Sampling(temperature=1.0, top_p=0.9)
   run = lambda *prompts, seed=3: generate.generate(

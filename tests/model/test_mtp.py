@@ -142,9 +142,8 @@ def objective(model, weights, batch, weight):
   return total / batch.weight_BL.sum()
 
 
-@pytest.mark.parametrize(
-  ('layers', 'experts'), [(1, 0), pytest.param(2, 4, marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(('layers', 'experts'), [(1, 0), (2, 4)])
 def test_the_loss_is_equation_24(layers, experts):
   moe = {'balance': (), 'num_experts': experts}
   config = tiny.model_config(mtp_layers=2, num_layers=layers, moe=moe)

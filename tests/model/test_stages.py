@@ -73,6 +73,7 @@ def test_hidden_states_are_those_of_the_loops(remat):
     assert leaf.shape[0] == 2  # a row for each layer with experts
 
 
+@pytest.mark.soak
 def test_token_by_token_is_the_forward_pass():
   model = tiny.model(CONFIG)
   weights = tiny.weights(model)

@@ -5,9 +5,8 @@ On an accelerator, with `cuda` in place of `tpu` for a GPU:
   export MOEJAX_TEST_PLATFORM=tpu
   python -m pytest -n 0 -m accelerator tests/moe/test_on_accelerator.py
 
-No accelerator has run them yet. On CPU the same checks run with all other
-tests, kernels interpreted, so that the checks at least are known to work: those
-of a grouped matmul in float32 with `make test`, the others with the soak.
+No accelerator has run them yet. On CPU the same checks run with `make
+test-soak`, kernels interpreted, so that the checks at least are known to work.
 """
 
 import dataclasses
@@ -42,12 +41,10 @@ NAMES = sorted(
 )
 
 
-def on(platform, *case, soak=False):
-  """A case with its marks; on an accelerator none is for the soak."""
-  marks = [pytest.mark.accelerator] if platform == 'accelerator' else []
-  return pytest.param(
-    platform, *case, marks=marks or ([pytest.mark.soak] if soak else [])
-  )
+def on(platform, *case):
+  """A case with its mark: interpreted, on CPU, it is for the soak."""
+  mark = pytest.mark.soak if platform == 'cpu' else pytest.mark.accelerator
+  return pytest.param(platform, *case, marks=mark)
 
 
 PLATFORMS = 'cpu', 'accelerator'
@@ -134,7 +131,7 @@ def check_multiply(multiply, sizes, dtype, tolerance):
 @pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize(
   ('platform', 'dtype'),
-  [on(p, d, soak=d == 'bfloat16') for p in PLATFORMS for d in DTYPES],
+  [on(p, d) for p in PLATFORMS for d in DTYPES],
   indirect=['platform'],
 )
 @pytest.mark.parametrize('name', NAMES)
@@ -246,12 +243,7 @@ def swiglu_slowly(x_TD, weight_A, w_in, w_out, pull_TD, expert_A):
 @pytest.mark.parametrize('sizes', SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize(
   ('platform', 'dtype', 'keep'),
-  [
-    on(p, d, keep, soak=True)
-    for p in PLATFORMS
-    for d in DTYPES
-    for keep in (True, False)
-  ],
+  [on(p, d, keep) for p in PLATFORMS for d in DTYPES for keep in (True, False)],
   indirect=['platform'],
 )
 def test_pallas_fused_swiglu(keep, dtype, sizes, platform):
@@ -267,7 +259,7 @@ def test_pallas_fused_swiglu(keep, dtype, sizes, platform):
 
 @pytest.mark.parametrize(
   ('platform', 'dtype'),
-  [on(p, d, soak=True) for p in PLATFORMS for d in DTYPES],
+  [on(p, d) for p in PLATFORMS for d in DTYPES],
   indirect=['platform'],
 )
 def test_a_dropless_layer(dtype, platform):

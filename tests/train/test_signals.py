@@ -148,6 +148,7 @@ sys.exit(exits.call(train, sys.argv[1:]))
 """
 
 
+@pytest.mark.soak
 def test_when_its_terminal_is_closed_a_run_saves_and_ends(tmp_path):
   master, slave = pty.openpty()
   process = subprocess.Popen(
