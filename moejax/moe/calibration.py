@@ -8,17 +8,10 @@ The names are those of `moejax.compress.statistics.ExpertStatistics`.
 import jax
 import jax.numpy as jnp
 
+from moejax.moe.replay import NOWHERE
 from moejax.moe.routes import Routes, RoutesRequest
 
-# Sums over the tokens that activate an expert, [E].
-BY_EXPERT = (
-  'count_E',
-  'gate_E',
-  'norm_E',
-  'gate_norm_E',
-  'gate_token_E',
-  'easy_ep_E',
-)
+UNROLLED = 16  # experts of a token up to which a loop over them is unrolled
 
 
 def request(*, output_gram: bool = False) -> RoutesRequest:
@@ -54,34 +47,62 @@ def of(
   """
   assert routes.norm_BLK is not None
   assert routes.logits_BLE is not None
-  ran_BLK = (routes.expert_BLK >= 0) & (routes.expert_BLK < num_experts)
-  ran_BLK &= ~routes.dropped_BLK
+  expert_BLK = jnp.where(routes.dropped_BLK, NOWHERE, routes.expert_BLK)
+  by_expert = lambda x_BLK: _by_expert(x_BLK, expert_BLK, num_experts)
   gate_BLK, norm_BLK = routes.weight_BLK, routes.norm_BLK
-  turn_BL1 = turn(x_BLD, added_BLD)[..., None]
-  summands = (
-    jnp.ones_like(gate_BLK),
-    gate_BLK,
-    norm_BLK,
-    gate_BLK * norm_BLK,
-    gate_BLK * turn_BL1,
-    gate_BLK * norm_BLK * turn_BL1,
-  )
-  summand_BLKS = jnp.where(ran_BLK[..., None], jnp.stack(summands, axis=-1), 0)
-  sum_ES = jax.ops.segment_sum(
-    summand_BLKS.reshape(-1, len(summands)),
-    jnp.where(ran_BLK, routes.expert_BLK, num_experts).reshape(-1),
-    num_experts + 1,
-  )
+  turn_T = turn(x_BLD, added_BLD).reshape(-1)
+  # The plain sum over tokens, and the sum with their turns.
+  sums_ST = jnp.stack([jnp.ones_like(turn_T), turn_T])
+  over_tokens = lambda x_BLK: _dot('ST,TE->SE', sums_ST, by_expert(x_BLK))
+  count_E, _ = over_tokens(jnp.ones_like(gate_BLK))
+  norm_E, _ = over_tokens(norm_BLK)
+  gate_E, gate_token_E = over_tokens(gate_BLK)
+  gate_norm_E, easy_ep_E = over_tokens(gate_BLK * norm_BLK)
   logits_BLE = jnp.where(
     valid_BL[..., None], routes.logits_BLE[..., :num_experts], 0
   )
-  sums = dict(zip(BY_EXPERT, sum_ES[:num_experts].T, strict=True))
-  sums['logit_gram_EE'] = jnp.einsum(
-    'BLE,BLF->EF', logits_BLE, logits_BLE, precision=jax.lax.Precision.HIGHEST
-  )
+  sums = {
+    'count_E': count_E,
+    'gate_E': gate_E,
+    'norm_E': norm_E,
+    'gate_norm_E': gate_norm_E,
+    'gate_token_E': gate_token_E,
+    'easy_ep_E': easy_ep_E,
+    'logit_gram_EE': _dot('BLE,BLF->EF', logits_BLE, logits_BLE),
+  }
   if routes.gram_BEE is not None:
     sums['output_gram_EE'] = jnp.sum(routes.gram_BEE, axis=0)
   return sums
+
+
+def _by_expert(
+  x_BLK: jax.Array, expert_BLK: jax.Array, num_experts: int
+) -> jax.Array:
+  """Numbers of a token's experts at the experts' places, [T, E]; 0 elsewhere.
+
+  Args:
+    x_BLK: a number for each of a token's experts.
+    expert_BLK: the experts; other ids go nowhere.
+    num_experts: E.
+  """
+  x_TK, expert_TK = (x.reshape(-1, x.shape[-1]) for x in (x_BLK, expert_BLK))
+  at_E, out_TE = jnp.arange(num_experts), jnp.zeros((len(x_TK), num_experts))
+
+  def add(k: jax.Array | int, out_TE: jax.Array) -> jax.Array:
+    hit_TE = expert_TK[:, k, None] == at_E
+    return out_TE + jnp.where(hit_TE, x_TK[:, k, None], 0)
+
+  # Comparisons, since CPUs scatter one number after the other.
+  if x_TK.shape[1] > UNROLLED:
+    return jax.lax.fori_loop(0, x_TK.shape[1], add, out_TE)
+  for k in range(x_TK.shape[1]):
+    out_TE = add(k, out_TE)
+  return out_TE
+
+
+def _dot(pattern: str, *xs: jax.Array) -> jax.Array:
+  """A product in full float32."""
+  return jnp.einsum(pattern, *xs, precision=jax.lax.Precision.HIGHEST)
 
 
 def turn(x_BLD: jax.Array, added_BLD: jax.Array) -> jax.Array:

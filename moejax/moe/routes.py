@@ -119,6 +119,8 @@ def record(
   routing = jax.lax.stop_gradient(routing)
   prob_TE = routing.prob_TE
   by_rank = _of_list if routing.per_token is None else _of_token_choice
+  if request.summed and routing.per_token is not None:
+    by_rank = _in_own_order  # sums need no order
   by_token = lambda x: x.reshape(-1, inputs.row_length, *x.shape[1:])
   expert_TK, weight_TK, dropped_TK, norm_TK = by_rank(routing, sent_A, norm_A)
   entropy_T = -jnp.sum(jax.scipy.special.xlogy(prob_TE, prob_TE), axis=-1)
@@ -161,6 +163,21 @@ def keep(routes: Routes, k: int | None) -> Routes:
 
 # expert_TK, weight_TK, dropped_TK, norm_TK
 Ranks = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
+
+
+def _in_own_order(
+  routing: contract.Routing, sent_A: jax.Array, norm_A: jax.Array | None
+) -> Ranks:
+  """The ranks of a list with K outermost, in the router's own order."""
+  num_tokens, num_choices = routing.prob_TE.shape
+  by_token = lambda x_A: x_A.reshape(routing.per_token, num_tokens).T
+  asked_A = routing.expert_A < num_choices
+  return (
+    by_token(jnp.where(asked_A, routing.expert_A, NOWHERE)),
+    by_token(jnp.where(asked_A, routing.weight_A, 0.0)),
+    by_token(asked_A & ~sent_A),
+    None if norm_A is None else by_token(norm_A),
+  )
 
 
 def _of_token_choice(
