@@ -35,7 +35,11 @@ def ask(config: EvalsConfig, note: Callable[[str], None]) -> list[Asked]:
     data=config.data,
     limit=config.limit,
   )
-  return suites.ask(request, note)
+  try:
+    return suites.ask(request, note)
+  except errors.InputError as e:
+    # The flags of `cli.evaluate` are keys here.
+    raise errors.InputError(str(e).replace('--data=', 'evals.data=')) from e
 
 
 def check(context: Context) -> None:
