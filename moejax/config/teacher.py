@@ -8,6 +8,7 @@ Nothing is read but configs, and the headers of a Hugging Face checkpoint.
 
 import dataclasses
 import os
+from typing import Any
 
 from etils import epath
 
@@ -121,7 +122,7 @@ def _on_devices_of(run: Run, model: ModelConfig) -> ModelConfig:
   Its expert parallelism is that of the run, without loss: an assignment that
   does not fit into a buffer is computed all the same.
   """
-  parallel = run.model.moe.expert_parallel
+  parallel: Any = run.model.moe.expert_parallel
   if hasattr(parallel, 'overflow'):
     parallel = dataclasses.replace(parallel, overflow='dropless')
   return dataclasses.replace(

@@ -46,14 +46,18 @@ class Chunks:
   size: int
 
   @classmethod
-  def of(
-    cls, rows: int, length: int, chunk_tokens: int, shards: int
-  ) -> 'Chunks':
+  def of(cls, x_BL: jax.Array, chunk_tokens: int, shards: int) -> 'Chunks':
     """Chunks of at most about `chunk_tokens` tokens of one device.
+
+    Args:
+      x_BL: an array with the positions of the batch.
+      chunk_tokens: number of tokens of a chunk on one device.
+      shards: number of devices over which B is split.
 
     Raises:
       InputError: `shards` does not divide the rows.
     """
+    rows, length = x_BL.shape
     if rows % shards:
       raise errors.InputError(
         f'{shards} shards of the batch do not divide its {rows} rows'
@@ -140,7 +144,7 @@ def cross_entropy(
   Raises:
     InputError: `shards` does not divide B.
   """
-  chunked = Chunks.of(*target_BL.shape, chunk_tokens, shards)
+  chunked = Chunks.of(target_BL, chunk_tokens, shards)
   chunks = [chunked.split(x) for x in (x_BLD, target_BL, weight_BL)]
   x_NSCD, w_DV, target_NSC, weight_NSC = varying.together(
     chunks[0], w_DV, *chunks[1:]

@@ -103,7 +103,7 @@ def losses(
   Raises:
     InputError: `shards` does not divide B.
   """
-  chunked = cross_entropy.Chunks.of(*target_BL.shape, chunk_tokens, shards)
+  chunked = cross_entropy.Chunks.of(target_BL, chunk_tokens, shards)
   x_NSCD, h_NSCE, target_NSC, weight_NSC = map(
     chunked.split, (heads.x_BLD, heads.h_BLE, target_BL, weight_BL)
   )

@@ -52,10 +52,10 @@ def test_the_share_is_the_published_schedule():
 def test_the_columns_that_stay_are_those_of_the_plain_form(share):
   """Columns of unequal lengths, some of them with equal scores."""
   rng = np.random.default_rng(0)
-  lengths = {'a': 4, 'b': 6}
+  lengths = {'a': 4, 'b': 30}
   scores = {
-    'a': rng.integers(0, 9, (2, 5)).astype(np.float32),
-    'b': rng.integers(0, 9, (2, 3)).astype(np.float32),
+    'a': rng.integers(0, 40, (2, 25)).astype(np.float32),
+    'b': rng.integers(0, 40, (2, 6)).astype(np.float32),
   }
   got = jax.jit(lambda x, s: sparsity.kept(x, lengths, s))(
     scores, np.float32(share)

@@ -101,7 +101,7 @@ def test_fresh_factors_add_nothing():
 
 
 def test_parts_of_matrices_are_not_merged():
-  with pytest.raises(errors.InputError, match='merging takes whole matrices'):
+  with pytest.raises(errors.InputError, match='model.moe.low_rank=3'):
     prune.merged(LOW, [])
 
 
