@@ -22,7 +22,7 @@ import rich.console
 import rich.progress
 
 from moejax.core import columns, command, errors, exits, table, terminal
-from moejax.research.expert_estimation import figure, results
+from moejax.research.expert_estimation import figure, results, theorems
 from moejax.research.expert_estimation.studies import STUDIES, Study
 from moejax.research.expert_estimation.trials import Request
 
@@ -112,8 +112,8 @@ def listing() -> list[str]:
       *(
         [
           f'  {case_name}',
-          type(case.model.gate).__name__,
-          type(case.model.routed).__name__,
+          theorems.name_of_gate(case.model.gate),
+          theorems.name_of_expert(case.model.routed),
           case.loss,
           case.theorem or '-',
         ]

@@ -90,7 +90,7 @@ def rescaled(fitted: Atoms, truth: Atoms) -> Atoms:
 
   A weight that would pass 1, which no sigmoid has, is kept just below it.
   """
-  scale = truth.weight_K.sum() / fitted.weight_K.sum()
+  scale = float(truth.weight_K.sum()) / float(fitted.weight_K.sum())
   weight_K = np.minimum(fitted.weight_K * scale, LARGEST_SHARE)
   return dataclasses.replace(
     fitted,

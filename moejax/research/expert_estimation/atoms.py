@@ -92,8 +92,8 @@ def of(model: Model, params: Params) -> Measures:
   )
   if model.shared is None:
     return Measures(routed)
-  logit_S = as_array(params.shared_logit_S)
-  share_S = np.exp(logit_S - logit_S.max())
+  logit_S: np.ndarray = as_array(params.shared_logit_S)
+  share_S = np.exp(logit_S - np.max(logit_S))
   shared = Atoms(
     weight_K=share_S / share_S.sum(),
     expert=model.shared.unpack(as_array(params.shared_SQ), model.width),

@@ -22,6 +22,7 @@ the likelihood, the second one counts.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -76,11 +77,11 @@ class Fits:
   """
 
   params: Params
-  objective_T: jax.Array
-  gradient_T: jax.Array
-  iterations_T: jax.Array
-  converged_T: jax.Array
-  restart_T: jax.Array
+  objective_T: Any
+  gradient_T: Any
+  iterations_T: Any
+  converged_T: Any
+  restart_T: Any
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'settings'))
@@ -172,8 +173,8 @@ def extrapolated(
   scale = jnp.where(ratio > 1, ratio, 1.0)
   far = rebuild(start_P + 2 * scale * move_P + scale**2 * change_P)
   bound = settings.largest_gate
-  far = far.replace(
-    gate=jax.tree.map(lambda leaf: jnp.clip(leaf, -bound, bound), far.gate)
+  far = dataclasses.replace(
+    far, gate=jax.tree.map(lambda leaf: jnp.clip(leaf, -bound, bound), far.gate)
   )
   third = once(far)
   plain, value = objective(second), objective(third)
@@ -211,7 +212,8 @@ def step(
   routed_EP, log_variance_E = maximise_experts(
     model.routed, settings, params.routed_EP, (x_ND, y_N, share_NE)
   )
-  new = params.replace(
+  new = dataclasses.replace(
+    params,
     gate=maximise_gate(model, settings, params, x_ND, share_NE),
     routed_EP=routed_EP,
     log_variance_E=jnp.log(jnp.maximum(log_variance_E, least)),
@@ -222,7 +224,8 @@ def step(
     model.shared, settings, params.shared_SQ, (x_ND, y_N, share_NS)
   )
   mass_S = jnp.maximum(share_NS.sum(axis=0), LEAST_MASS)
-  return new.replace(
+  return dataclasses.replace(
+    new,
     shared_SQ=shared_SQ,
     shared_log_variance_S=jnp.log(jnp.maximum(log_variance_S, least)),
     shared_logit_S=jnp.log(mass_S),
@@ -274,7 +277,11 @@ def maximise_gate(
   log_gates = lambda flat_G: model.gate(rebuild(flat_G), x_ND)
   # A gate that is zero has the logarithm -1e30, and no share.
   gain = lambda flat_G: jnp.sum(share_NE * log_gates(flat_G))
-  slope_NEG = jax.jacfwd(log_gates)(flat_G)
+  # Without a derivative a pinned weight does not move.
+  mask_G, _ = jax.flatten_util.ravel_pytree(
+    model.gate.pinned(model.num_routed, model.width)
+  )
+  slope_NEG = jnp.where(mask_G, 0.0, jax.jacfwd(log_gates)(flat_G))
   expected_NE = share_NE.sum(axis=1, keepdims=True) * jnp.exp(log_gates(flat_G))
   fisher_GG = jnp.einsum(
     'neg,neh->gh', expected_NE[..., None] * slope_NEG, slope_NEG

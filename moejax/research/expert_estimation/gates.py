@@ -60,6 +60,11 @@ class Gate(fields.Checked):
   def check(self, num: int) -> None:
     """Raises InputError if the gate cannot choose among `num` experts."""
 
+  def pinned(self, num: int, width: int) -> dict[str, np.ndarray]:
+    """Whether a weight stays where an estimator begins, by its name."""
+    shapes = self.shapes(num, width)
+    return {name: np.zeros(shape, bool) for name, shape in shapes.items()}
+
   def mass(self, bias_E: np.ndarray) -> np.ndarray:
     """The weights of atoms in the mixing measure: exp(beta_0)."""
     return np.exp(bias_E)
@@ -85,7 +90,23 @@ class NormalisedSigmoid(Gate):
 
   arXiv 2505.10860, section 2.2; its mixing measure has the weights
   sigmoid(beta_0).
+
+  Where no slope differs from zero, the gate is the same after all sigmoids are
+  multiplied by one number; and with all biases far below zero it becomes a
+  softmax, in which a common slope has no effect. The paper's assumption that
+  the last gating pair is known excludes both.
+
+  Attributes:
+    pins_last: whether the last pair (slope, bias) is known and not estimated.
   """
+
+  pins_last: bool = False
+
+  def pinned(self, num: int, width: int) -> dict[str, np.ndarray]:
+    pinned = super().pinned(num, width)
+    for mask in pinned.values():
+      mask[-1] = self.pins_last
+    return pinned
 
   def mass(self, bias_E: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-bias_E))
@@ -206,6 +227,7 @@ def logits(weights: Weights, x_ND: jax.Array) -> jax.Array:
 GATES: dict[str, Gate] = {
   'softmax': Softmax(),
   'normalised_sigmoid': NormalisedSigmoid(),
+  'normalised_sigmoid_pinned': NormalisedSigmoid(pins_last=True),
   'dense_to_sparse': DenseToSparse(),
   'laplace': LaplaceGate(),
   'softmax_softmax': Hierarchical('softmax', 'softmax'),

@@ -129,7 +129,8 @@ def train(
       change, moments = adam.update(jax.grad(loss)(params), moments)
       return (optax.apply_updates(params, change), moments), None
 
-    state = (params, adam.init(params))
+    moments = adam.init(params)  # type: ignore[arg-type]
+    state = (params, moments)
     (params, _), _ = jax.lax.scan(update, state, length=task.steps)
     return params
 

@@ -199,7 +199,7 @@ def _regression(model: Model) -> tuple[Callable[..., Any], Callable[..., Any]]:
   def residual(
     flat_P: jax.Array, x_ND: jax.Array, y_N: jax.Array, root_N: jax.Array
   ) -> jax.Array:
-    params = zeros.replace(**unravel(flat_P))
+    params = dataclasses.replace(zeros, **unravel(flat_P))
     return root_N * (model.mean(params, x_ND) - y_N)
 
   return jax.jit(residual), jax.jit(jax.jacfwd(residual))
@@ -259,8 +259,15 @@ def _flat(
 ) -> tuple[np.ndarray, Callable[[np.ndarray], Params], list[Any]]:
   """A start as a vector, the way back, and the bounds of the vector."""
   flat_P, unravel = jax.flatten_util.ravel_pytree(_free(model, start))
-  rebuild = lambda flat_P: start.replace(**unravel(flat_P))
+  rebuild = lambda flat_P: dataclasses.replace(start, **unravel(flat_P))
   bounds = _bounds(model, settings)
+  pinned = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf)), start)
+  pinned = dataclasses.replace(
+    pinned, gate=model.gate.pinned(model.num_routed, model.width)
+  )
+  mask_P, _ = jax.flatten_util.ravel_pytree(_free(model, pinned))
+  for i in np.flatnonzero(mask_P):
+    bounds[i] = (float(flat_P[i]), float(flat_P[i]))
   low_P, high_P = np.array(bounds).T
   return np.clip(np.asarray(flat_P), low_P, high_P), rebuild, bounds
 

@@ -8,6 +8,7 @@ the truth (arXiv 2505.10860, its dense regime), with which D4 compares.
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 
 from moejax.research.expert_estimation import data, maximum, starts
@@ -62,7 +63,9 @@ def project(
   fit = maximum.maximum_likelihood(model, nodes, begins, settings)
   with double():
     log_density_N = np.asarray(
-      truth.model.log_density(truth.params, nodes.x_ND, nodes.y_N)
+      truth.model.log_density(
+        truth.params, jnp.asarray(nodes.x_ND), jnp.asarray(nodes.y_N)
+      )
     )
   return Projection(
     params=fit.params,

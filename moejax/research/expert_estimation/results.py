@@ -106,7 +106,8 @@ def compared_with(case: Case, request: Request, folder: pathlib.Path) -> Truth:
   }
   files.atomic_write_json(folder / 'projection.json', account)
   # Shared experts are estimated without it: they are compared with the truth.
-  params = nearest.params.replace(
+  params = dataclasses.replace(
+    nearest.params,
     shared_SQ=case.truth.params.shared_SQ,
     shared_log_variance_S=case.truth.params.shared_log_variance_S,
     shared_logit_S=case.truth.params.shared_logit_S,
@@ -136,9 +137,7 @@ def summary(
   }
   for key in ('terms', 'errors'):
     for name in names(key):
-      series[f'{key}.{name}'] = lambda row, key=key, name=name: row[key].get(
-        name, np.nan
-      )
+      series[f'{key}.{name}'] = _entry(key, name)
   return {
     'loss': case.loss,
     'theorem': theorem.source if theorem else None,
@@ -157,6 +156,11 @@ def summary(
       for name, f in series.items()
     },
   }
+
+
+def _entry(key: str, name: str) -> Callable[[Mapping[str, Any]], float]:
+  """What a row has under two keys; NaN for nothing."""
+  return lambda row: row[key].get(name, np.nan)
 
 
 def measured(

@@ -1,5 +1,6 @@
 """STARTS: where an estimator begins, by name."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -57,7 +58,9 @@ def near_truth(
       value = truth.params.gate['slope'][copied_E]
     elif name in truth.params.gate:
       value = np.asarray(truth.params.gate[name], np.float64)
-    gate[name] = value + noise(shape, scale)
+    # A pinned slope is that of its true atom; a pinned bias is a scale.
+    noisy = ~model.gate.pinned(model.num_routed, model.width)[name]
+    gate[name] = value + noisy * noise(shape, scale)
   routed_EP = _parameters(model.routed, truth.model.routed, model.width)
   routed_EP = routed_EP(truth.params.routed_EP)[copied_E]
   params = Params(
@@ -74,7 +77,8 @@ def near_truth(
   copied_S = copies(truth.model.num_shared, model.num_shared, rng)
   count_S = np.bincount(copied_S)[copied_S]
   shared_SQ = truth.params.shared_SQ[copied_S]
-  return params.replace(
+  return dataclasses.replace(
+    params,
     shared_SQ=shared_SQ + noise(shared_SQ.shape, scale),
     shared_log_variance_S=truth.params.shared_log_variance_S[copied_S]
     + noise(len(copied_S), variance_scale),
@@ -100,7 +104,11 @@ def blind(
   size = 0 if model.shared is None else model.shared.size(model.width)
   routed_shape = (model.num_routed, model.routed.size(model.width))
   return Params(
-    gate={name: normal(shape, 0.5) for name, shape in shapes.items()},
+    gate={
+      name: normal(shape, 0.5)
+      * ~model.gate.pinned(model.num_routed, model.width)[name]
+      for name, shape in shapes.items()
+    },
     routed_EP=normal(routed_shape, scale),
     log_variance_E=np.full(model.num_routed, 2 * np.log(scale)),
     shared_SQ=normal((num_shared, size), scale),

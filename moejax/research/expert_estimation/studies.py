@@ -98,12 +98,16 @@ def fitted(
 
 
 def _deepseek(
-  truth: Truth, theorem: str, published: float, projected: bool = False
+  truth: Truth,
+  theorem: str,
+  published: float,
+  projected: bool = False,
+  gate: str = '',
 ) -> Case:
   """A case of arXiv 2505.10860, appendix G.1: 2 shared and 3 routed atoms."""
   return Case(
     truth,
-    fitted(truth, 3, 2),
+    fitted(truth, 3, 2, gate),
     THEOREMS[theorem].loss,
     theorem,
     published,
@@ -116,7 +120,12 @@ SOFTMAX = {
   'softmax_linear': _deepseek(truths.SOFTMAX_LINEAR, 'softmax_linear', 0.517),
 }
 SIGMOID = {
-  'sigmoid_sparse': _deepseek(truths.SIGMOID_SPARSE, 'sigmoid_sparse', 0.46),
+  'sigmoid_sparse': _deepseek(
+    truths.SIGMOID_SPARSE,
+    'sigmoid_sparse',
+    0.46,
+    gate='normalised_sigmoid_pinned',
+  ),
   'sigmoid_dense': _deepseek(
     truths.SIGMOID_DENSE, 'sigmoid_dense', 0.552, projected=True
   ),
@@ -140,8 +149,10 @@ def _hierarchy(gate: str) -> Case:
   return Case(truth, fitted(truth, 6), 'experts')
 
 
-def _top_k(k: int) -> Case:
-  return Case(truths.TOP_1, fitted(truths.TOP_1, 3, 0, f'top_{k}'), 'experts')
+def _top_k(k: int, theorem: str = '') -> Case:
+  """Four atoms for three: 2 of the cells have up to 3 atoms together."""
+  model = fitted(truths.TOP_2, 4, 0, f'top_{k}')
+  return Case(truths.TOP_2, model, 'D5_2', theorem)
 
 
 OURS = 'ground truths are ours: the paper states none'
@@ -197,7 +208,7 @@ STUDIES: dict[str, Study] = {
   ),
   'top_k': Study(
     'A top-K gate that keeps fewer experts than a cell has, and enough',
-    {'keeps_1': _top_k(1), 'keeps_2': _top_k(2)},
-    f'arXiv 2309.13850; {OURS}',
+    {'keeps_2': _top_k(2), 'keeps_3': _top_k(3, 'top_k')},
+    f'arXiv 2309.13850 and 2505.10860, theorem 5; {OURS}',
   ),
 }

@@ -71,7 +71,7 @@ THEOREMS: dict[str, Theorem] = {
   'sigmoid_sparse': Theorem(
     f'{PAPER} 3',
     'D3',
-    ('normalised_sigmoid',),
+    ('normalised_sigmoid_pinned', 'normalised_sigmoid'),
     lambda expert: expert.identifiable,
     STRONG,
     'exact n^-1/2, over-fitted n^-1/4',
@@ -83,6 +83,14 @@ THEOREMS: dict[str, Theorem] = {
     lambda expert: expert.weakly_identifiable,
     'weakly identifiable experts, which input-free ones are not',
     'shared over-fitted n^-1/4, all routed n^-1/2',
+  ),
+  'top_k': Theorem(
+    f'{PAPER} 5',
+    'D5_2',
+    ('top_3',),
+    lambda expert: expert.identifiable,
+    STRONG,
+    'as theorem 1, if the gate keeps as many experts as K cells have atoms',
   ),
   'least_squares': Theorem(
     'arXiv 2402.02952, theorem on strongly identifiable experts',

@@ -153,7 +153,7 @@ def by_em(case: Case, trials: list[Trial], request: Request) -> list[em.Fits]:
     for restart in range(request.restarts):
       begins = jax.tree.map(stack, *(t.starts[restart] for t in trials))
       fits = em.fit(case.model, request.em, begins, *observed)
-      fits = fits.replace(restart_T=fits.restart_T + restart)
+      fits = dataclasses.replace(fits, restart_T=fits.restart_T + restart)
       best = fits if best is None else better(best, fits)
   whole = jax.tree.map(np.asarray, best)
   return [

@@ -109,7 +109,7 @@ def with_gate(
   weights = dict(truth.params.gate)
   weights |= {key: np.array(v) for key, v in (extra_gate or {}).items()}
   return dataclasses.replace(
-    truth, model=model, params=truth.params.replace(gate=weights)
+    truth, model=model, params=dataclasses.replace(truth.params, gate=weights)
   )
 
 
@@ -209,12 +209,14 @@ HIERARCHIES = {
   )
 }
 
-# One of two linear experts at each input: they change where x is -0.1.
-TOP_1 = truth(
-  'top_1',
-  'linear',
+# Two of three networks at each input. (Of top-1 gates only the sign of a
+# difference of scores matters, so that their slopes cannot be estimated.)
+TOP_2 = truth(
+  'top_2',
+  'tanh',
   [
-    (0.5, 5.0, {'slope': 3.0, 'offset': 2.0}, 0.4),
-    (0.0, 0.0, {'slope': -3.0, 'offset': -4.0}, 0.4),
+    (0.5, 1.0, NETWORKS[0], 0.4),
+    (0.0, -1.0, NETWORKS[1], 0.4),
+    (0.0, 0.0, {'inner': 1.0, 'offset': -2.0, 'outer': 9.0}, 0.4),
   ],
 )

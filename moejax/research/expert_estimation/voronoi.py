@@ -11,6 +11,7 @@ Euclidean.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -341,6 +342,8 @@ LOSSES: dict[str, Callable[[Measures, Measures], Terms]] = {
   'D2': d2,
   'D3': d3,
   'D4': d4,
+  # Of a true gate that keeps two experts.
+  'D5_2': functools.partial(d5, k=2),
   'L1': l1,
   'experts': experts,
 }
@@ -380,7 +383,7 @@ def parameter_errors(fitted: Measures, truth: Measures) -> Terms:
 
 def _plain(truth: Atoms) -> list[Power]:
   """All parameters of such atoms, with power 1."""
-  distances = {}
+  distances: dict[str, Callable[[Atoms, Atoms], np.ndarray]] = {}
   if truth.slope_KD is not None:
     distances['slope'] = _slope
   distances['expert'] = _expert

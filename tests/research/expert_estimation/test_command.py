@@ -98,7 +98,7 @@ BAD = {
   '--study=deepseekmoe --sizes=1000,100': 'must ascend',
   '--study=deepseekmoe --trials=0': '--trials=0 must be from 1',
   '--study=deepseekmoe_sigmoid --gate=softmax': r'theorem 3 excludes the gate '
-  "'softmax': it is about normalised_sigmoid",
+  "'softmax': it is about normalised_sigmoid_pinned",
   '--study=same_truth --gate=soft_max': "unknown gate 'soft_max'; did you mean",
   '--study=top_k --config.x=1': 'a study has no config',
   '--trials=3': '--study= is missing',
@@ -145,6 +145,15 @@ def test_the_published_slopes():
     assert case.truth.model.num_routed == 2
     assert case.model.num_shared == 2
     assert case.model.num_routed == 3
+
+
+def test_a_gate_that_keeps_too_few_experts_has_no_theorem():
+  """Three atoms in two cells ask for a gate that keeps three."""
+  cases = STUDIES['top_k'].cases
+  assert not cases['keeps_2'].theorem
+  assert THEOREMS[cases['keeps_3'].theorem].loss == cases['keeps_3'].loss
+  with pytest.raises(errors.InputError, match="5 excludes the gate 'top_2'"):
+    cases['keeps_3'].with_gate('top_2')
 
 
 def test_cases_of_one_truth_share_their_samples():

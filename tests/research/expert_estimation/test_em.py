@@ -1,5 +1,6 @@
 """EM and SciPy's optimisers: steps, likelihoods, and one against the other."""
 
+import dataclasses
 import functools
 
 import jax
@@ -50,7 +51,7 @@ MONOTONE = {
   'softmax_relu': studies.SOFTMAX['softmax_relu'],
   'sigmoid_dense': studies.SIGMOID['sigmoid_dense'],
   'hierarchy': studies.STUDIES['hierarchical'].cases['softmax_laplace'],
-  'top_2': studies.STUDIES['top_k'].cases['keeps_2'],
+  'top_3': studies.STUDIES['top_k'].cases['keeps_3'],
 }
 
 
@@ -177,6 +178,23 @@ def test_m_steps_of_a_gate_approach_responsibilities_that_it_can_express(gate):
   assert most - last < 0.01 * (most - first)
 
 
+def test_a_pinned_pair_stays_where_it_begins():
+  """In EM and in SciPy's optimiser, while all other weights move."""
+  truth = truths.CONSTANT_GATES['linear']
+  model = studies.fitted(truth, 3, 0, 'normalised_sigmoid_pinned')
+  sample = data.draw(truth, 60, rng())
+  start = starts.near_truth(model, truth, sample, rng())
+  assert start.gate['slope'][-1] == truth.params.gate['slope'][-1]
+  with double():
+    new, _ = compiled_step(model)(start, *observed(sample))
+  settings = maximum.Optimiser(iterations=3)
+  other = maximum.maximum_likelihood(model, sample, [start], settings)
+  for params in (new, other.params):
+    for name in ('slope', 'bias'):
+      moved = np.asarray(params.gate[name]) != start.gate[name]
+      assert moved.reshape(3, -1)[:, 0].tolist() == [True, True, False]
+
+
 @pytest.fixture(scope='module')
 def fitted():
   """Four trials of theorem 2's setting, by EM of all at once."""
@@ -214,6 +232,17 @@ def test_all_trials_at_once_are_as_each_by_itself(fitted):
   np.testing.assert_allclose(
     float(alone.objective_T), float(fits[2].objective_T), rtol=1e-9
   )
+
+
+def test_more_restarts_never_do_worse_and_a_check_stands_beside_em(fitted):
+  case, request, _, fits = fitted
+  more = dataclasses.replace(request, restarts=2, check=1)
+  rows = trials.run(case, 'linear', SIZE, more, case.truth)['rows']
+  for row, fit in zip(rows, fits, strict=True):
+    assert row['objective'] >= float(fit.objective_T) - 1e-12
+    assert row['restart'] in {0, 1}
+  assert [('check' in row) for row in rows] == [True, False, False, False]
+  assert np.isfinite(rows[0]['check']['more_log_likelihood'])
 
 
 def test_convergence_is_judged(fitted):
