@@ -157,6 +157,7 @@ def export(
   Raises:
     InputError: see `choose`; or no family of Hugging Face can hold the model.
   """
+  files.check_local(to, '--export')
   check_new(to, '--export')
   step = request.calibration.step
   args = exporting.Export(workdir, to, step, dtype=dtype)
