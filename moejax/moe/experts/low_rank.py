@@ -104,7 +104,8 @@ def decomposed(
   Returns:
     The weights with S for each matrix, and U and V by name.
   """
-  rest, factors = dict(experts), {}
+  rest = dict(experts)
+  factors: dict[str, Any] = {}
   for name in filter(_is_matrix, experts):
     w = experts[name]
     halves = len(_halves(name))
