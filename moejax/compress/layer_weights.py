@@ -199,10 +199,8 @@ def units(expert_U: tuple[int, ...], index_K: np.ndarray) -> np.ndarray:
   New units are in the order of the old ones, with the experts of the index in
   place of all: if a list of all experts comes twice, so does the new one.
   """
-  expert_U = np.asarray(expert_U)
-  runs = _runs(expert_U)
   new = []
-  for start, stop in runs:
+  for start, stop in _runs(expert_U):
     if expert_U[start] < 0:
       new.append(np.arange(start, stop))
     else:
@@ -210,7 +208,7 @@ def units(expert_U: tuple[int, ...], index_K: np.ndarray) -> np.ndarray:
   return np.concatenate(new)
 
 
-def _runs(expert_U: np.ndarray) -> list[tuple[int, int]]:
+def _runs(expert_U: tuple[int, ...]) -> list[tuple[int, int]]:
   """Start and end of each list of all experts, and of each run of none."""
   starts = [
     u

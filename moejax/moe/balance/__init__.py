@@ -195,11 +195,11 @@ def _update_uneven(
   part: base.Balance,
   state: contract.RouterState,
   sums: Any,
-  in_use_NE: np.ndarray,
+  in_use_NE: np.ndarray | None,
 ) -> contract.RouterState:
   """Each layer's update, as if it had the choices in use alone."""
   arrays = state.arrays
-  for n, used_E in enumerate(in_use_NE):
+  for n, used_E in enumerate(() if in_use_NE is None else in_use_NE):
     own = uneven.of_layer((arrays, sums), n, used_E)
     own_arrays, own_sums = jax.tree.map(lambda x: x[None], own)
     new = part.update(contract.RouterState.of_arrays(own_arrays), own_sums)

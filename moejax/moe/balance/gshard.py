@@ -39,12 +39,13 @@ class GShardAux(base.Balance):
     tokens_G = jnp.maximum(valid_GS.sum(axis=1), 1)
     count_GE = jnp.sum(hit_GSE, axis=1, dtype=jnp.float32)
     mean_GE = jnp.einsum('GSE,GS->GE', prob_GSE, valid_GS) / tokens_G[:, None]
+    num: jax.Array | int = num_experts
     if inputs.in_use_E is not None:
-      num_experts = jnp.sum(inputs.in_use_E)
-    aux_G = jnp.sum(count_GE * mean_GE, axis=1) / tokens_G / num_experts
+      num = jnp.sum(inputs.in_use_E)
+    aux_G = jnp.sum(count_GE * mean_GE, axis=1) / tokens_G / num
     full_G = (valid_GS.sum(axis=1) > 0).astype(jnp.float32)
     return {
-      'aux': jnp.sum(aux_G * num_experts**2 * full_G),
+      'aux': jnp.sum(aux_G * num**2 * full_G),
       'groups': jnp.sum(full_G),
     }
 

@@ -20,7 +20,7 @@ def f_and_p(sums: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
   """
   count_E = sums['count_E']
   assignments = jnp.maximum(jnp.sum(count_E), 1)
-  num = count_E.shape[0]
+  num: jax.Array | int = count_E.shape[0]
   if 'choices' in sums:
     num = sums['choices'] / jnp.maximum(sums['tokens'], 1)
   f_E = count_E * num / assignments
