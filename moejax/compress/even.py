@@ -45,6 +45,7 @@ def with_biases(config: ModelConfig) -> tuple[ModelConfig, Replace]:
   def replace(path: str, weight: Indexed) -> Indexed:
     if path != bias:
       return weight
+    assert in_use_NE is not None  # else there is no `bias`
     return np.where(in_use_NE, np.asarray(weight[...]), OUT_OF_CHOICE).astype(
       np.float32
     )

@@ -169,7 +169,7 @@ def pruned(
     config.num_moe, needs.num_groups, -1
   )
   num_layers, _, num_members = kept_NGM.shape
-  has_group_NG = kept_NGM.any(axis=-1)
+  has_group_NG = np.asarray(kept_NGM.any(axis=-1))
   num_groups = int(has_group_NG[0].sum())
   size_N = kept_NGM.sum(axis=-1).max(axis=-1)
   slots = int(size_N.max()) if remove else num_members

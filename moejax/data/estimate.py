@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 from moejax.core import errors
@@ -77,12 +77,15 @@ def of_files(paths: Sequence[Any], field: str) -> Sample:
   )
 
 
-def of_stream(texts: Generator[str], num_documents: int | None) -> Sample:
+def of_stream(
+  texts: Generator[str], count_all: Callable[[], int | None]
+) -> Sample:
   """A sample of the first documents of a source that is no file.
 
   Args:
     texts: its documents, in order; it is closed.
-    num_documents: how many documents the source has; None if it does not say.
+    count_all: asks the source how many documents it has; None if it does not
+      say. It is asked last, so that `texts` says why a source cannot be read.
   """
   some: list[str] = []
   num_bytes = count = chars = 0
@@ -96,8 +99,8 @@ def of_stream(texts: Generator[str], num_documents: int | None) -> Sample:
       if num_bytes >= _HEAD:
         break
     else:
-      num_documents = count  # all have been read
-  return Sample(some, num_bytes / max(1, count), num_documents)
+      return Sample(some, num_bytes / max(1, count), count)  # all are read
+  return Sample(some, num_bytes / count, count_all())
 
 
 def _head(path: Any, field: str, size: int) -> _Head:

@@ -69,7 +69,7 @@ class SeqioText(cache_writer.TextSource):
   def sample(self, split: str) -> estimate.Sample:
     """The first documents of a split."""
     task = self.to_seqio(vocabs.Bytes())
-    count = seqio_bridge.num_documents(task, split, self.hint)
+    count = lambda: seqio_bridge.num_documents(task, split, self.hint)
     return estimate.of_stream(self.decoded(split), count)
 
 
@@ -245,7 +245,8 @@ class HuggingFace(SeqioText):
 
   def sample(self, split: str) -> estimate.Sample:
     """The first documents of a split, read without TensorFlow."""
-    return estimate.of_stream(self.stream(split), self._num_documents(split))
+    count = functools.partial(self._num_documents, split)
+    return estimate.of_stream(self.stream(split), count)
 
   def _num_documents(self, split: str) -> int | None:
     """How many documents a split has; None if the repository does not say."""

@@ -7,6 +7,7 @@ import types
 import pytest
 from helpers import far
 
+from moejax.core import errors
 from moejax.data import (
   cache_writer,
   estimate,
@@ -172,6 +173,20 @@ def test_where_nobody_says_it_a_limit_does(options, monkeypatch, tmp_path):
 
 def test_a_short_stream_is_counted(monkeypatch, tmp_path):
   assert _hub(monkeypatch, None).sample('train').num_documents == 2
+
+
+def test_a_hub_out_of_reach_is_an_error_of_the_text(monkeypatch):
+  """It is not one of the folder to which the cache is written."""
+
+  def unreachable(*_):
+    raise OSError('cannot reach the hub')
+
+  monkeypatch.setattr(tasks.HuggingFace, '_stream', unreachable)
+  text = tasks.HuggingFace('hub', 'some/path')
+  with pytest.raises(
+    errors.InputError, match='some/path.*cannot reach the hub'
+  ):
+    text.sample('train')
 
 
 def test_steps_leave_the_estimate_of_the_text_before_them(tmp_path):

@@ -257,10 +257,11 @@ def test_the_effect_of_another_value_on_a_resumed_run():
 
 def test_a_cache_of_another_tokenizer_is_named(tmp_path, monkeypatch):
   """On a machine with a copied cache and without the text."""
-  rows = [f'row {n} of the hub' for n in range(9)]
-  monkeypatch.setattr(
-    tasks.HuggingFace, 'stream', lambda self, split, note=print: iter(rows)
-  )
+
+  def rows(*_, **__):
+    yield from (f'row {n} of the hub' for n in range(9))
+
+  monkeypatch.setattr(tasks.HuggingFace, 'stream', rows)
   flags = [('sources.web.huggingface', 'some/path')]
   own = config.DataConfig(
     vocab=vocab.Bytes(), sequence_length=16, cache_dir=str(tmp_path)

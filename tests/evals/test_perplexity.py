@@ -13,6 +13,7 @@ from helpers import tiny
 from moejax.core import values
 from moejax.evals import perplexity
 from moejax.train import cross_entropy, loss
+from moejax.train.config import TrainConfig
 
 
 def _step(weights, batch):
@@ -127,12 +128,14 @@ def test_evaluation_makes_as_many_logits_at_a_time_as_training(monkeypatch):
   jax.eval_shape(perplexity.make_step(model), weights, batch)
 
   def training(weights):
-    return loss._cross_entropy(
+    return loss.objective(
       model,
-      model.bind(weights),
-      jnp.zeros((*batch.token_BL.shape, model.config.width)),
-      batch.target_BL,
-      batch.weight_BL,
+      TrainConfig(),
+      weights,
+      batch,
+      jnp.arange(len(batch.token_BL)),
+      None,
+      loss.GlobalBatch(jnp.sum(batch.weight_BL)),
     )
 
   jax.eval_shape(training, weights)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moejax.core import errors, fields
+from moejax.core import errors, fields, special
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Linear(Expert):
 # By name, and whether act(c z) = c act(z) for c > 0, or act(-z) = -act(z).
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'relu': jax.nn.relu,
-  'gelu': lambda z: jax.nn.gelu(z, approximate=False),
+  'gelu': special.gelu,
   'sigmoid': jax.nn.sigmoid,
   'tanh': jnp.tanh,
 }
