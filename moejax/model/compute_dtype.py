@@ -6,6 +6,7 @@ without it is slower. So on a CPU both are timed, once in a process.
 """
 
 import functools
+import statistics
 import time
 from collections.abc import Sequence
 
@@ -42,11 +43,13 @@ def resolve(dtype: str, devices: Sequence[jax.Device]) -> str:
 def cpu_gain() -> float:
   """Time of a product in float32 on this machine's CPU over that in bfloat16.
 
-  The ratio of the best times of all rounds in turn; takes under a second. The
+  The ratio of the medians over rounds in turn; takes under a second. The
   product asks for a float32 result, as those of the model do (core/linear.py).
 
   It is processor time, of all threads: the time on the clock would be wrong by
-  more than CLEARLY while other jobs take the machine's cores.
+  more than CLEARLY while other jobs take the machine's cores. Now and then it
+  leaves out what a thread has just done, which halves it, so that the best
+  times cannot be compared.
   """
   rows, depth, width = SHAPE
   cpu = jax.local_devices(backend='cpu')[0]
@@ -62,4 +65,7 @@ def cpu_gain() -> float:
         product(x, w).block_until_ready()
         if number:  # the first compiles
           times.append(time.process_time() - begin)
-  return min(seconds['float32']) / min(seconds['bfloat16'])
+  in_float32, in_bfloat16 = (
+    statistics.median(seconds[name]) for name in ('float32', 'bfloat16')
+  )
+  return in_float32 / in_bfloat16

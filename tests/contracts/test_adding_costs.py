@@ -301,6 +301,7 @@ def test_so_many_files_change(copy, name):
   assert stated == [str(len(changed[name]))]
 
 
+@pytest.mark.soak
 def test_nothing_else_is_needed(copy):
   """They work, and tables, documents and the tree agree again."""
   folder, _ = copy

@@ -39,11 +39,12 @@ def test_a_cpu_computes_in_bfloat16_if_that_is_clearly_faster(
   assert compute_dtype.resolve('auto', devices('cpu')) == dtype
 
 
-def test_the_gain_is_of_the_best_times_and_measured_once(monkeypatch):
-  """A clock by hand: rounds of 9 and 3 seconds, one of float32 disturbed."""
+def test_the_gain_is_of_the_medians_and_measured_once(monkeypatch):
+  """A clock by hand: rounds of 9 and 3 seconds, two of float32 disturbed."""
+  disturbed = {2: 90.0, 5: 4.5}
   ticks = [0.0]
   for number in range(compute_dtype.ROUNDS + 1):
-    for seconds in (90.0 if number == 2 else 9.0, 3.0):
+    for seconds in (disturbed.get(number, 9.0), 3.0):
       # Nobody reads the clock behind the first products, which compile.
       ticks += [ticks[-1] + seconds] * (2 if number else 1)
   clock = iter(ticks)

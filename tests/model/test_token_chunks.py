@@ -103,6 +103,7 @@ def test_parts_hand_the_weights_on_in_kernels(monkeypatch):
     np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)
 
 
+@pytest.mark.soak
 def test_parts_that_do_not_divide_the_rows_become_fewer():
   # 8 rows on 2 devices: 4 each, of which 6 have the divisor 2 in common.
   (six, _), (two, _), (whole, _) = (_cached_program(n, 2) for n in (6, 2, 1))

@@ -50,7 +50,7 @@ def test_segments_are_packed_again_whole():
 @pytest.mark.parametrize(
   ('moe', 'devices'),
   [
-    ({'router': TopK(k=2)}, 2),
+    pytest.param({'router': TopK(k=2)}, 2, marks=pytest.mark.soak),
     (
       {
         'router': TopP(p=0.6),

@@ -75,6 +75,7 @@ def test_layers_of_a_workdir_are_those_of_its_weights(workdir, weights):
     assert_layers(LayerSource(model, read), weights)
 
 
+@pytest.mark.soak
 def test_a_run_is_calibrated_whole_and_by_layer(workdir, files, tmp_path):
   calibration = Calibration(files=files, documents=2)
   whole = calibrating.calibrate_run(workdir, calibration)

@@ -246,7 +246,11 @@ def assert_kept(new, old):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-@pytest.mark.parametrize('sizes', [{}, {'devices': 2, 'fsdp': 2}], ids=str)
+@pytest.mark.parametrize(
+  'sizes',
+  [{}, pytest.param({'devices': 2, 'fsdp': 2}, marks=pytest.mark.soak)],
+  ids=str,
+)
 def test_a_step_that_is_not_finite_is_skipped_and_counted(sizes):
   """At once on one device, and in four micro-batches on two."""
   model = model_of(**sizes)
