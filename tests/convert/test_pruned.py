@@ -11,10 +11,12 @@ from helpers.hf_process import PYTHON, far, is_there
 from moejax.compress import even, layer_weights, prune
 from moejax.compress.merge import MergeOptions, merge_layer
 from moejax.compress.needs import router_needs
-from moejax.convert import save
+from moejax.convert import companions, save
 from moejax.core import errors, trees
 from moejax.model import build
 
+# The padding id that is the default of some classes is outside the vocabulary.
+NO_IDS = dict.fromkeys(companions.SPECIAL_IDS)
 # Of each kind of router and of experts one; `make test-hf` has all families.
 QUICK = ('deepseek_v3', 'glm4_moe', 'gpt_oss', 'qwen2_moe')
 SPARSE = [
@@ -72,7 +74,10 @@ def write(plan, model, weights, target):
   leaves = trees.leaves(weights)
   was = plan.folder.config['model_type']
   written = save.plan(model.config, model.shapes, was=was)
-  save.write(written, lambda path: np.asarray(leaves[path]), target)
+  beside = companions.Companions(NO_IDS, NO_IDS, {})
+  save.write(
+    written, lambda path: np.asarray(leaves[path]), target, beside=beside
+  )
   return written
 
 
