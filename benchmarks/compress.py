@@ -43,7 +43,7 @@ from moejax.run import calibrating, layer_source, layerwise_calibration
 from moejax.run.traced_text import TracedText
 
 NAME = 'synthetic'
-# configs/released.py:deepseek_moe_16b, but for the number of layers.
+# The layers of configs/released.py:deepseek_moe_16b, in float32.
 LARGE = ModelConfig(
   vocab_size=102_400,
   max_length=4096,

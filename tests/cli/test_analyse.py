@@ -3,22 +3,15 @@
 import json
 import shutil
 
-import jax
 import pytest
-from helpers import programs, tiny, traced, traces
+from helpers import programs, traced, traces, workdirs
 
 from moejax.cli import analyse, trace
-from moejax.config import Run
-from moejax.core import config_tree, exits, files
-from moejax.data.config import DataConfig
-from moejax.data.vocab import Bytes
-from moejax.model import build
+from moejax.core import exits
 from moejax.model.config import ModelConfig
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers.top_k import TopK
-from moejax.parallel import mesh as meshes
 from moejax.run import analysing, measure_source, measure_table
-from moejax.train import checkpoint
 
 MODEL = ModelConfig(
   vocab_size=259,
@@ -35,16 +28,7 @@ MODEL = ModelConfig(
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   """A workdir with two checkpoints and their traces."""
-  folder = tmp_path_factory.mktemp('run')
-  data = DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=16)
-  run = Run(model=MODEL, data=data)
-  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
-  model = build.build(run.model, mesh)
-  files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
-  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
-    for step in (10, 20):
-      weights = tiny.draw(model.shapes, seed=step)
-      checkpoints.save(step, {'weights': weights}, {'metric': 30.0 - step})
+  folder = workdirs.make(tmp_path_factory.mktemp('run'), MODEL)
   with programs.kept(tmp_path_factory.mktemp('compiled')):
     flags = [f'--workdir={folder}', '--checkpoints=all', '--tokens=400']
     assert exits.call(trace.main, flags) == exits.DONE

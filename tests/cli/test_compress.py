@@ -7,15 +7,12 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import expert_statistics, hf, programs, tiny
+from helpers import expert_statistics, hf, programs, workdirs
 
 from moejax import main
 from moejax.cli import compress, convert, evaluate
 from moejax.compress import METHODS
-from moejax.config import Run
-from moejax.core import config_tree, exits, files, trees
-from moejax.data.config import DataConfig
-from moejax.data.vocab import Bytes
+from moejax.core import exits, trees
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.moe.config import MoEConfig
@@ -28,7 +25,6 @@ from moejax.run import (
   statistics_folder,
   trained,
 )
-from moejax.train import checkpoint
 
 MODEL = ModelConfig(
   vocab_size=259,
@@ -50,23 +46,9 @@ def _programs(tmp_path_factory):
     yield
 
 
-def make_workdir(folder, config=MODEL):
-  folder.mkdir()
-  data = DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=16)
-  run = Run(model=config, data=data)
-  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
-  model = build.build(run.model, mesh)
-  files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
-  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
-    for step in (10, 20):
-      weights = tiny.draw(model.shapes, seed=step, std=0.3)
-      checkpoints.save(step, {'weights': weights}, {'metric': 1.0})
-  return folder
-
-
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  return make_workdir(tmp_path_factory.mktemp('place') / 'run')
+  return workdirs.make(tmp_path_factory.mktemp('place') / 'run', MODEL)
 
 
 @pytest.fixture(scope='module')
@@ -589,7 +571,7 @@ def test_a_router_without_a_choice_to_prune_is_one_line(
     MODEL.moe, router=ROUTERS[router](**fields), balance=()
   )
   config = dataclasses.replace(MODEL, moe=moe)
-  folder = make_workdir(tmp_path / 'run', config)
+  folder = workdirs.make(tmp_path / 'run', config)
   flags = (f'--workdir={folder}', '--method=easy_ep', '--keep=2')
   err = refused(capsys, *flags, f'--to={tmp_path}/new')
   assert f'router {router} keeps all its experts' in err

@@ -5,23 +5,16 @@ import importlib.util
 import json
 import types
 
-import jax
 import pytest
-from helpers import hf, programs, tiny
+from helpers import hf, programs, workdirs
 
 from moejax.analysis.interventions import INTERVENTIONS
 from moejax.cli import convert, evaluate, intervene
-from moejax.config import Run
-from moejax.core import config_tree, errors, exits, files
-from moejax.data.config import DataConfig
-from moejax.data.vocab import Bytes
-from moejax.model import build
+from moejax.core import errors, exits
 from moejax.model.config import ModelConfig
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers import ROUTERS
-from moejax.parallel import mesh as meshes
 from moejax.run import intervening, restore
-from moejax.train import checkpoint
 
 MODEL = ModelConfig(
   vocab_size=259,
@@ -45,23 +38,9 @@ def _programs(tmp_path_factory):
     yield
 
 
-def make_workdir(folder, model_config=MODEL):
-  folder.mkdir()
-  data = DataConfig(mixture='synthetic', vocab=Bytes(), sequence_length=16)
-  run = Run(model=model_config, data=data)
-  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
-  model = build.build(run.model, mesh)
-  files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
-  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
-    for step in (10, 20):
-      weights = tiny.draw(model.shapes, seed=step, std=0.3)
-      checkpoints.save(step, {'weights': weights}, {'metric': 1.0})
-  return folder
-
-
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  return make_workdir(tmp_path_factory.mktemp('place') / 'run')
+  return workdirs.make(tmp_path_factory.mktemp('place') / 'run', MODEL)
 
 
 def call(workdir, *flags):
@@ -318,7 +297,7 @@ def test_a_router_that_cannot_be_changed_is_one_line(tmp_path, capsys):
   config = ModelConfig(
     vocab_size=259, max_length=48, num_layers=1, width=16, num_heads=2, moe=moe
   )
-  folder = make_workdir(tmp_path / 'run', config)
+  folder = workdirs.make(tmp_path / 'run', config)
   assert call(folder, '--what=mask_top') == exits.BAD_INPUT
   err = capsys.readouterr().err
   assert 'the router hash cannot be changed in this way; these can: ' in err

@@ -6,20 +6,17 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import programs, tiny
+from helpers import programs, tiny, workdirs
 
 from moejax.cli import intervene
-from moejax.config import Run
-from moejax.core import config_tree, exits, files
-from moejax.data.config import DataConfig
-from moejax.data.vocab import Bytes, Ids
+from moejax.core import exits
+from moejax.data.vocab import Ids
 from moejax.evals import perplexity
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.moe.config import MoEConfig
 from moejax.moe.routers import ROUTERS
 from moejax.run import replaying
-from moejax.train import checkpoint
 
 MODEL = ModelConfig(
   vocab_size=259,
@@ -39,18 +36,9 @@ def _programs(tmp_path_factory):
     yield
 
 
-def make_workdir(folder, *, vocab=Bytes(), seed=0, **moe):  # noqa: B008
-  folder.mkdir()
+def make_workdir(folder, *, vocab=workdirs.BYTES, seed=0, **moe):
   config = dataclasses.replace(MODEL, moe=dataclasses.replace(MODEL.moe, **moe))
-  data = DataConfig(mixture='synthetic', vocab=vocab, sequence_length=16)
-  run = Run(model=config, data=data)
-  model = build.build(config, tiny.mesh())
-  files.atomic_write_json(folder / 'config.json', config_tree.to_dict(run))
-  with checkpoint.Checkpointer(folder / 'checkpoints') as checkpoints:
-    for step in (10, 20):
-      weights = tiny.draw(model.shapes, seed=seed + step, std=0.3)
-      checkpoints.save(step, {'weights': weights}, {'metric': 30.0 - step})
-  return folder
+  return workdirs.make(folder, config, vocab=vocab, seed=seed)
 
 
 @pytest.fixture(scope='module')
