@@ -14,8 +14,9 @@ import traceback
 from typing import Any
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
-# In every error of a write: its spec, and the source files of TensorStore.
-_TENSORSTORE = 'tensorstore'
+# In errors of writes. Most hold a spec and source files of TensorStore. That
+# of a driver alone holds neither, but its database's format or Orbax's folder.
+_WRITES = (_ORBAX, 'tensorstore', 'OCDBT', 'orbax-checkpoint')
 
 
 class Quiet(logging.Filter):
@@ -50,7 +51,7 @@ class Quiet(logging.Filter):
     text = record.getMessage()
     stack = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
     places = [text, *(frame.filename for frame in stack)]
-    is_write = any(_ORBAX in p or _TENSORSTORE in p for p in places)
+    is_write = any(mark in p for mark in _WRITES for p in places)
     return 'never retrieved' not in text or not is_write
 
   def _unraisable(self, lost: Any) -> None:
