@@ -34,10 +34,9 @@ lists them. --config is needed if it sets data.cache_dir:
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from moejax import config
 from moejax.core import command, errors, exits
+from moejax.core.console import Console
 from moejax.run import cache_actions
 
 

@@ -15,9 +15,9 @@ import json
 from collections.abc import Sequence
 
 from etils import epath
-from rich.console import Console
 
 from moejax.core import command, errors, exits, files, terminal
+from moejax.core.console import Console
 from moejax.core.errors import InputError
 from moejax.evals import codemmlu_report
 from moejax.evals.suite import Result

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import rich.box
-from rich.console import Console
 from rich.table import Table
 
 from moejax import config
 from moejax.core import command, exits
+from moejax.core.console import Console
 from moejax.plan import count
 
 

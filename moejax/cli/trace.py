@@ -16,12 +16,10 @@ is on one device; --config.mesh.fsdp=-1 splits it over all.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-import rich.console
-
 from moejax.core import command, exits, terminal
+from moejax.core.console import Console
 from moejax.run import trace_files
 from moejax.run.screen import Screen
 
@@ -36,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     tokens=args.tokens,
     logits=args.logits,
   )
-  console = rich.console.Console(file=sys.stderr)
+  console = Console(stderr=True)
   with Screen(0, console=console) as screen:
     paths = trace_files.trace_run(
       args.workdir,

@@ -1,11 +1,11 @@
 """A progress bar over bytes."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 
-import rich.console
 import rich.progress
+
+from moejax.core.console import Console
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def byte_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
   Yields:
     A function that advances the bar by a number of bytes.
   """
-  console = rich.console.Console(file=sys.stderr)
+  console = Console(stderr=True)
   with rich.progress.Progress(
     rich.progress.TextColumn(text),
     rich.progress.BarColumn(),

@@ -4,9 +4,10 @@ import io
 from collections.abc import Collection, Sequence
 
 import rich.box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from moejax.core.console import Console
 
 WIDE = 100_000  # columns of the console, so that no cell is wrapped
 

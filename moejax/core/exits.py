@@ -13,6 +13,7 @@ Exit codes:
   75  interrupted by Ctrl-C, SIGTERM or SIGHUP (a closed terminal); training
       was saved first: run the same command to go on
   141 the reader of the output has gone, as with `| head`; nothing is printed
+      (training goes on without output, and says so)
 """
 
 import errno
@@ -131,7 +132,8 @@ def _say(code: int, line: str) -> int:
   if sys.stderr.isatty():
     columns = shutil.get_terminal_size().columns
     line = '\n'.join(lines.wrapped(line, columns))
-  sys.stderr.write(f'{line}\n')
+  with terminal.outlived():  # the code is right even if nobody reads the line
+    terminal.note(line)
   return code
 
 

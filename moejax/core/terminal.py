@@ -32,18 +32,24 @@ def hangs_up() -> bool:
 
 
 @contextlib.contextmanager
-def outlived() -> Iterator[None]:
+def outlived(remark: str = '') -> Iterator[None]:
   """Suppresses errors of printing in the block if the output's reader is gone.
 
   Example:
     with terminal.outlived():
       print('step 3', flush=True)
+
+  Args:
+    remark: a line for stderr if the reader of stdout is gone; by default there
+      is none.
   """
   try:
     yield
   except OSError as error:
     if error.errno not in GONE or not let_go():
       raise
+    if remark:
+      note(remark)  # to /dev/null if the reader of stderr is gone too
 
 
 def let_go() -> bool:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import rich.box
-from rich.console import Console
 from rich.table import Table
 
+from moejax.core.console import Console
 from moejax.plan import plan, roofline, search
 
 GIB = 2**30

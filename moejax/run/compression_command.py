@@ -5,11 +5,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import rich.console
-
 from moejax.compress import METHODS
 from moejax.convert import save
 from moejax.core import columns, command, errors, terminal
+from moejax.core.console import Console
 from moejax.run import (
   calibrating,
   compressing,
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
       flags that are missing or do not go together.
   """
   _check(args)
-  with Screen(0, console=rich.console.Console(stderr=True)) as screen:
+  with Screen(0, console=Console(stderr=True)) as screen:
     shown: dict[str, Any] = {'note': screen.line, 'track': screen.track}
     if args.sweep:
       result = compression_sweep.sweep(

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
-from rich.console import Console
 
 from moejax.core import command, files, terminal
+from moejax.core.console import Console
 from moejax.run import restore, tables
 
 

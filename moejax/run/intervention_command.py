@@ -5,11 +5,11 @@ import functools
 import json
 from collections.abc import Sequence
 
-import rich.console
 from etils import epath
 
 from moejax.analysis.interventions import INTERVENTIONS
 from moejax.core import columns, command, errors, terminal
+from moejax.core.console import Console
 from moejax.evals.benchmarks import SUITES
 from moejax.evals.rows import SOURCES
 from moejax.run import intervening, intervention_rows, restore, suites
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
     if getattr(args, name) is None:
       raise errors.InputError(f'--{name} is missing; see --help')
   request = _request(args)
-  with Screen(0, console=rich.console.Console(stderr=True)) as screen:
+  with Screen(0, console=Console(stderr=True)) as screen:
     result = intervening.intervene(
       args.workdir,
       request,

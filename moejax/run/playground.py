@@ -11,12 +11,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from moejax.analysis import interventions
 from moejax.analysis.interventions import base
 from moejax.analysis.trace import NOWHERE
 from moejax.core import errors, terminal
+from moejax.core.console import Console
 from moejax.data.vocab import Vocab
 from moejax.model import build
 from moejax.model.build import Model

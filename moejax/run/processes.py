@@ -289,9 +289,10 @@ def joined(flags: Flags, run: Run) -> Iterator[Processes]:
 def _leave(index: int, line: str, code: int) -> None:
   """Prints a line to standard error and ends the process at once."""
   front = f'process {index}: ' if index else ''
-  sys.stdout.flush()
-  sys.stderr.write(front + line + '\n')
-  sys.stderr.flush()
+  with terminal.outlived():
+    sys.stdout.flush()
+  with terminal.outlived():
+    terminal.note(front + line)
   os._exit(code)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
-from moejax.core import exits, files, log
+from moejax.core import exits, files, log, terminal
 from moejax.run import restore
 from moejax.run.context import Context
 from moejax.run.screen import Screen
@@ -156,8 +156,9 @@ def _token(path: epath.Path) -> str:
 
 
 def _say(text: str) -> None:
-  sys.stderr.write(text)
-  sys.stderr.flush()
+  with terminal.outlived():
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def _leave() -> None:

@@ -26,6 +26,7 @@ import rich.table
 import rich.text
 
 from moejax.core import lines, terminal
+from moejax.core.console import Console
 
 T = TypeVar('T')
 LOSS = 'loss'
@@ -35,6 +36,8 @@ ASCII_RAMP, ASCII_NONE = '.:-=+*#@', ' '
 REFRESH_S = 0.25  # least time between two drawings on a terminal, in seconds
 PLAIN_S = 10.0  # seconds between two lines of `track`, without a terminal
 COMPILING_STEPS = 2  # left out of the estimate of the time left
+# Said once on stderr, if the reader of stdout has gone.
+GOES_ON = 'nobody reads the output any more; the work goes on without it'
 LEAST_BAR = 8  # width of the shortest progress bar, in characters
 
 
@@ -62,7 +65,7 @@ class Screen:
     self._total = total_steps
     self._every = max(1, plain_every)
     self._first_layer = first_layer
-    self._console = console or rich.console.Console()
+    self._console = console or Console()
     self._clock = clock
     self._updates = 0
     self._begin: tuple[int, float] | None = None  # step and time
@@ -82,7 +85,7 @@ class Screen:
   def __exit__(self, *unused: object) -> None:
     self.close()
 
-  @terminal.outlived()
+  @terminal.outlived(GOES_ON)
   def update(
     self,
     step: int,
@@ -112,7 +115,7 @@ class Screen:
       load = '' if load_LE is None else f'  {self._summary(load_LE)}'
       self._console.out(text + load, highlight=False)
 
-  @terminal.outlived()
+  @terminal.outlived(GOES_ON)
   def line(self, text: str) -> None:
     """Shows a line that stays; on a terminal it stands above the region.
 
@@ -151,7 +154,7 @@ class Screen:
     finally:
       self._untrack()
 
-  @terminal.outlived()
+  @terminal.outlived(GOES_ON)
   def _track(self, text: str) -> None:
     if not self._in_place:
       self._console.out(text, highlight=False)
@@ -163,7 +166,7 @@ class Screen:
     )
     self._tracks = True
 
-  @terminal.outlived()
+  @terminal.outlived(GOES_ON)
   def _untrack(self) -> None:
     if self._live is None or not self._tracks:
       return
@@ -180,7 +183,7 @@ class Screen:
     live.start()
     return live
 
-  @terminal.outlived()
+  @terminal.outlived(GOES_ON)
   def close(self) -> None:
     """Draws the last update, if it was not drawn; it stays on the terminal."""
     if self._stale is not None:

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rich.console
 from etils import epath
 
 from moejax.core import command, errors, files, terminal
+from moejax.core.console import Console
 from moejax.evals import sandbox, suite
 from moejax.evals.benchmarks import SUITES
 from moejax.evals.draws import Draws
@@ -116,7 +116,7 @@ def _run(
 ) -> None:
   main = group.index == 0
   note = terminal.note if main else lambda _: None
-  console = rich.console.Console(stderr=True, quiet=not main)
+  console = Console(stderr=True, quiet=not main)
   tasks = suite.choose(SUITES, request.suite, request.tasks)
   published = suite_table.beside(request.suite, args.published, [*tasks])
   asked = suites.ask(request, note)

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import rich.console
 from etils import epath
 from jax.sharding import Mesh
 
@@ -28,6 +27,7 @@ from moejax.core import (
   terminal,
   versions,
 )
+from moejax.core.console import Console
 from moejax.data import build as data_build
 from moejax.evals import perplexity
 from moejax.model import build, compute_dtype
@@ -139,7 +139,7 @@ def _train(
     run.train.steps,
     plain_every=run.train.log_every,
     first_layer=run.model.num_dense,
-    console=None if processes.main else rich.console.Console(quiet=True),
+    console=None if processes.main else Console(quiet=True),
   )
   finished = processes.group.broadcast('report', lambda: report.read(folder))
   if finished is not None and compatibility.finished(run, folder, screen.line):

@@ -12,7 +12,7 @@ from etils import epath
 from helpers import far, own_text
 
 from moejax.core import exits, log, manifest
-from moejax.run import report
+from moejax.run import report, screen
 from moejax.train import goodput, loop, state_files
 
 pytestmark = pytest.mark.slow  # each trains, and some start processes
@@ -180,6 +180,18 @@ def test_a_second_run_is_turned_away_and_ctrl_c_saves(
   ended = own_text.call(*flags)
   assert (ended.code, ended.err) == (exits.DONE, [])
   assert f'Going on from the checkpoint of step {step}.' in ended.out
+  _assert_as_if_never_stopped(workdir, finished)
+
+
+@pytest.mark.soak
+def test_a_closed_pipe_does_not_end_a_run(finished, tmp_path):
+  workdir = tmp_path / 'run'
+  process = _start(own_text.flags(finished.text, workdir))
+  process.stdout.readline()
+  process.stdout.close()  # as `| head -1` does
+  with process.stderr as err:
+    assert err.read().splitlines() == [screen.GOES_ON]
+  assert process.wait() == exits.DONE
   _assert_as_if_never_stopped(workdir, finished)
 
 

@@ -13,15 +13,14 @@ and slopes.png. A study that was stopped goes on with the same command.
 import contextlib
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import rich.console
 import rich.progress
 
 from moejax.core import columns, command, errors, exits, table, terminal
+from moejax.core.console import Console
 from moejax.research.expert_estimation import figure, results, theorems
 from moejax.research.expert_estimation.studies import STUDIES, Study
 from moejax.research.expert_estimation.trials import Request
@@ -196,7 +195,7 @@ def rows_of(cases: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 @contextlib.contextmanager
 def _bar(total: int) -> Iterator[Callable[[], None]]:
   """A progress bar over sizes of cases on stderr, if it is a terminal."""
-  console = rich.console.Console(file=sys.stderr)
+  console = Console(stderr=True)
   with rich.progress.Progress(
     rich.progress.TextColumn('sizes of cases'),
     rich.progress.BarColumn(),
