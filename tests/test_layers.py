@@ -58,6 +58,7 @@ HEAVY = {
 # The other imports that may stand in a function, and why.
 INSIDE = {
   'fcntl': 'is not there on Windows',
+  'jinja2': 'only chat templates need it',
   'ml_collections': 'a model is built without it where it is missing',
   'tensorboardX': 'only the one process that writes needs it',
 }

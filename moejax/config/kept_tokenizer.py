@@ -20,6 +20,7 @@ from moejax.convert import companions
 from moejax.convert import folder as folders
 from moejax.core import errors, manifest, terminal
 from moejax.data import vocab_file
+from moejax.data.chat import Chat, templates
 from moejax.data.vocab import Vocab
 from moejax.train import checkpoint_folder
 
@@ -33,16 +34,24 @@ def keep(
   workdir: epath.PathLike,
   start: str,
   note: Callable[[str], None] = lambda _: None,
+  chat: Chat | None = None,
 ) -> None:
   """Copies the tokenizer of a run, and files beside it, into its workdir.
 
-  A run that has a checkpoint keeps the copy that it has.
+  A run that has a checkpoint keeps the copy that it has. The chat template of a
+  run that is tuned with another one than its tokenizer came with takes that
+  one's place, so that an export has it.
 
   Args:
     vocab: vocabulary of the run.
     workdir: folder of the run; older copies in it are replaced.
     start: the folder or workdir that the run begins with; '' for none.
     note: is called with a warning if the tokenizer of `start` is not the
+      run's.
+    chat: template of the run's conversations; None without any.
+
+  Raises:
+    InputError: there are conversations, and the tokenizer of `start` is not the
       run's.
   """
   workdir = epath.Path(workdir)
@@ -56,9 +65,18 @@ def keep(
   tokenizer = None if source is None else companions.tokenizer_file(source)
   if source is not None and _is_tokenizer_of(vocab, tokenizer):
     originals = {name: source / name for name in companions.names(source)}
+    if chat is not None and chat.template:
+      path = templates.path(chat.template, 'data.chat.template')
+      originals[companions.TEMPLATE] = path
     companions.keep(originals, workdir / companions.NAME)
     return
   if tokenizer is not None:
+    if chat is not None:
+      raise errors.InputError(
+        f'data.vocab is another tokenizer than that of {start}, with whose ids '
+        'its weights were trained: leave out data.vocab to tune the model on '
+        'conversations'
+      )
     note(
       f'data.vocab is not the tokenizer of {start}, with whose ids its weights '
       'were trained: neither that tokenizer nor its settings are copied.'

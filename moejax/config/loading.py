@@ -155,7 +155,12 @@ def load(
   run = config_tree.override_all(run, overrides)
   keys = {key for key, _ in overrides}
   own = any(
-    f'{key}.'.startswith(('data.files.', 'data.sources.')) for key in keys
+    f'{key}.'.startswith((
+      'data.files.',
+      'data.sources.',
+      'data.conversations.',
+    ))
+    for key in keys
   )
   if tiny and own and 'data.max_documents' not in keys:
     # `tiny` cuts the shipped text short, but not the user's own.

@@ -101,7 +101,7 @@ def _with_scaling(
 def _little_text(data: DataConfig) -> DataConfig:
   """The user's own text, or a little of what ships with the package."""
   data = dataclasses.replace(data, sequence_length=64)
-  if data.files:
+  if data.files or data.conversations:
     return data
   return dataclasses.replace(
     data,

@@ -1,28 +1,14 @@
-"""Renders chat messages as a prompt, with the chat template of a model.
+"""Renders chat messages as a prompt, with the chat template of a model."""
 
-A template is a Jinja program that comes with the model. It is not trusted, so
-it runs in Jinja's immutable sandbox: it can neither change its arguments nor
-reach the internals of Python.
-"""
-
-import datetime
-import json
 from collections.abc import Sequence
-from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
 from etils import epath
 
-from moejax.convert import companions, tokenizer
 from moejax.core import errors
+from moejax.data.chat import templates
+from moejax.data.chat.messages import ProblemError
 
 Message = dict[str, str]
-# Exceptions that rendering a template may raise: Jinja's own, and those of the
-# Python expressions in it.
-RAISED = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError,
-          ValueError, AttributeError, RecursionError)  # fmt: skip
 
 
 def render(
@@ -52,22 +38,19 @@ def render(
       'the model has no chat template (chat_template.jinja, or chat_template '
       'in tokenizer_config.json); leave out --chat'
     )
+  own = templates.Template(
+    text,
+    f'the chat template in {errors.shown(place)}',
+    templates.special_tokens(place),
+  )
   try:
-    prompt = (
-      _environment()
-      .from_string(text)
-      .render(
-        messages=list(messages),
-        tools=None,
-        documents=None,
-        add_generation_prompt=add_generation_prompt,
-        **tokenizer.special_tokens(place),
-      )
-    )
-  except RAISED as e:
-    line = ' '.join(str(e).split()) or type(e).__name__
+    prompt = own.render(
+      messages, add_generation_prompt=add_generation_prompt
+    ).text
+  except (ProblemError, errors.InputError) as e:
+    reason = str(e).removeprefix('the chat template does not take it: ')
     raise errors.InputError(
-      f"the model's chat template does not take this chat: {line}"
+      f"the model's chat template does not take this chat: {reason}"
     ) from None
   return prompt if add_generation_prompt else _open(prompt, messages)
 
@@ -89,57 +72,5 @@ def _open(prompt: str, messages: Sequence[Message]) -> str:
   )
 
 
-def template(place: epath.Path) -> str | None:
-  """The chat template of a folder; None if it has none.
-
-  Where tokenizer_config.json lists several, it is the one named `default`.
-  """
-  file = place / companions.TEMPLATE
-  if file.is_file():
-    return file.read_text(encoding='utf-8')
-  for name in (companions.SETTINGS, 'chat_template.json'):
-    templates: Any = companions.read(place / name).get('chat_template')
-    if isinstance(templates, list):
-      named = {entry.get('name'): entry.get('template') for entry in templates}
-      templates = named.get('default')
-    if isinstance(templates, str):
-      return templates
-  return None
-
-
-class _Generation(jinja2.ext.Extension):
-  """Accepts `{% generation %}` blocks and renders their content.
-
-  In transformers these blocks mark the tokens that are trained on. A prompt for
-  generation needs no such mark.
-  """
-
-  tags = {'generation'}  # noqa: RUF012 (Jinja declares it as a set)
-
-  def parse(self, parser: Any) -> Any:
-    next(parser.stream)
-    return parser.parse_statements(['name:endgeneration'], drop_needle=True)
-
-
-def _environment() -> jinja2.Environment:
-  """A sandbox with the functions that transformers offers to templates."""
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True,
-    lstrip_blocks=True,
-    extensions=[_Generation, jinja2.ext.loopcontrols],
-  )
-  environment.filters['tojson'] = _to_json
-  environment.globals['raise_exception'] = _refuse
-  environment.globals['strftime_now'] = lambda form: (
-    datetime.datetime.now().strftime(form)
-  )
-  return environment
-
-
-def _to_json(x: Any, ensure_ascii: bool = False, **options: Any) -> str:
-  """JSON without the HTML escapes that Jinja's own `tojson` adds."""
-  return json.dumps(x, ensure_ascii=ensure_ascii, **options)
-
-
-def _refuse(message: str) -> None:
-  raise jinja2.TemplateError(message)
+# The template of a folder; None if it has none.
+template = templates.of_folder

@@ -12,7 +12,6 @@ may be moved or deleted, and `export` writes them out again:
 """
 
 import dataclasses
-import json
 import shutil
 from typing import Any
 
@@ -20,13 +19,14 @@ from etils import epath
 
 from moejax.convert import folder
 from moejax.core import errors, files, manifest
+from moejax.data.chat import templates
 from moejax.data.vocab import Vocab
 
 NAME = 'hf'
 GENERATION = 'generation_config.json'
 TOKENIZER, SENTENCEPIECE = 'tokenizer.json', 'tokenizer.model'
-SETTINGS, SPECIAL_MAP = 'tokenizer_config.json', 'special_tokens_map.json'
-TEMPLATE, TEMPLATES = 'chat_template.jinja', 'additional_chat_templates'
+SETTINGS, SPECIAL_MAP = templates.SETTINGS, templates.SPECIAL_MAP
+TEMPLATE, TEMPLATES = templates.FILE, 'additional_chat_templates'
 OTHER_TOKENIZERS = ('tiktoken.model', 'tekken.json', 'vocab.json', 'merges.txt')
 # Files of tokenizers and chat templates, which are exported unchanged.
 TEXT_FILES = (
@@ -37,7 +37,7 @@ TEXT_FILES = (
   SPECIAL_MAP,
   'added_tokens.json',
   TEMPLATE,
-  'chat_template.json',
+  templates.OLDER,
 )
 CONFIGS = (folder.CONFIG, GENERATION)
 SPECIAL_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
@@ -129,21 +129,8 @@ def end_ids(place: epath.Path | None, vocab: Vocab) -> list[int]:
   return own
 
 
-def read(path: epath.Path) -> dict[str, Any]:
-  """The JSON object of a file; an empty one if the file does not exist.
-
-  Raises:
-    InputError: the file holds no JSON object.
-  """
-  if not path.is_file():
-    return {}
-  try:
-    content = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as e:
-    raise errors.InputError(f'{path} is not JSON: {e}') from None
-  if not isinstance(content, dict):
-    raise errors.InputError(f'{path} must be a JSON object')
-  return content
+# The JSON object of a file; an empty one if the file does not exist.
+read = templates.read_json
 
 
 def keep(sources: dict[str, epath.Path], target: epath.Path) -> None:

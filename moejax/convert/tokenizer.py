@@ -8,6 +8,7 @@ from etils import epath
 
 from moejax.convert import companions, folder
 from moejax.core import errors
+from moejax.data.chat import templates
 from moejax.data.vocab import HfTokenizer, Ids, SentencePiece, Vocab
 
 # Classes of transformers (5.24) that rebuild a tokenizer from the words and
@@ -110,20 +111,8 @@ def lacking(path: epath.PathLike) -> str:
   )
 
 
-def special_tokens(place: epath.Path) -> dict[str, str]:
-  """The texts of `bos_token`, `eos_token` and others that a folder names."""
-  tokens = {}
-  # As in transformers: special_tokens_map.json, the older file, is read only if
-  # tokenizer_config.json does not list the added tokens.
-  settings = companions.read(place / companions.SETTINGS)
-  older = companions.read(place / companions.SPECIAL_MAP)
-  sources = (settings, older if 'added_tokens_decoder' not in settings else {})
-  for values in sources:
-    for key, value in values.items():
-      text = value.get('content') if isinstance(value, dict) else value
-      if key.endswith('_token') and isinstance(text, str):
-        tokens[key] = text
-  return tokens
+# The texts of `bos_token`, `eos_token` and others that a folder names.
+special_tokens = templates.special_tokens
 
 
 def _token(place: epath.Path, kind: str) -> str:

@@ -139,7 +139,7 @@ def _counts(reader: cache.RowReader, vocab_size: int) -> np.ndarray:
   for start in range(0, num_rows, _ROWS):
     index_N = np.arange(start, min(start + _ROWS, num_rows))
     target_NL, segment_NL = reader.rows(index_N)
-    real_M = target_NL[segment_NL != 0]
+    real_M = target_NL[(segment_NL != 0) & (target_NL >= 0)]
     count_V += np.bincount(real_M, minlength=vocab_size)
   return count_V
 

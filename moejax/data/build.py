@@ -279,13 +279,14 @@ def texts(
 def _sources(data_config: config.DataConfig) -> list[sources.Source]:
   """The sources of a config.
 
-  `data.files` takes the place of `data.sources`, and these of `data.mixture`.
+  `data.files` or `data.conversations` takes the place of `data.sources`, and
+  these of `data.mixture`.
   """
-  if data_config.files:
-    own = {
-      key: getattr(data_config, key) for key in sources.KINDS['files'].keys
-    }
-    return [sources.FilesOfData('files', data_config.files, **own)]
+  for kind in ('files', 'conversations'):
+    if getattr(data_config, kind):
+      keys = (kind, *sources.KINDS[kind].keys)
+      own = {key: getattr(data_config, key) for key in keys}
+      return [sources.SourceOfData(kind, **own)]
   if data_config.sources:
     return sorted(data_config.sources, key=lambda source: source.name)
   mixture = mixtures.MIXTURES[data_config.mixture]

@@ -113,6 +113,11 @@ class Meta:
   removed: tuple[base.Removed, ...] = ()
 
   @property
+  def masked(self) -> bool:
+    """Whether some targets have no loss (`features.Rows`)."""
+    return bool(self.spec.get('masked', False))
+
+  @property
   def share_of_text(self) -> float:
     """The share of the rows' tokens that are text, not padding."""
     return self.num_tokens / max(1, self.num_rows * self.length)
@@ -182,7 +187,9 @@ class RowCache:
     self.num_tokens = self.meta.num_tokens
     self.num_bytes = self.meta.num_bytes
     self.length = self.meta.length
-    self._dtype = features.row_dtype(self.length, self.meta.vocab_size)
+    self._dtype = features.row_dtype(
+      self.length, self.meta.vocab_size, masked=self.meta.masked
+    )
     # A bound method would keep the cache alive, and with it the lock.
     open_shard = functools.partial(_open_shard, path, self.meta, self._dtype)
     self._records = functools.lru_cache(maxsize=4096)(open_shard)
@@ -207,7 +214,7 @@ class RowCache:
     """The rows at these indices, in their order.
 
     Returns:
-      target_NL and segment_NL, as unsigned integers.
+      target_NL and segment_NL, as integers.
     """
     index_N = np.asarray(index_N)
     record_N = np.zeros(len(index_N), self._dtype)

@@ -63,6 +63,7 @@ class TextSource:
   has_text = True
   no_sample = 'the source does not say how many documents it has'
   rearrange: Callable[[Any], Any] | None = None
+  masked = False  # whether some of its targets have no loss
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
     """Everything that the documents of a split depend on, as JSON values."""
@@ -189,6 +190,7 @@ def _spec(
     'max_documents': request.max_documents,
     'rows_per_shard': request.rows_per_shard,
     **request.packing.identity(),
+    **({'masked': True} if request.masked else {}),
   }
 
 
@@ -346,7 +348,9 @@ class _Writer:
           )
 
   def _checked(self, ids_T: np.ndarray) -> np.ndarray:
-    return encoding.checked(ids_T, self.request.vocab, self.name)
+    plain_T = features.ids(ids_T) if self.request.masked else ids_T
+    encoding.checked(plain_T, self.request.vocab, self.name)
+    return ids_T
 
   def _note(self, note: str) -> None:
     if not self.is_silent:
@@ -358,7 +362,7 @@ class _Writer:
   ) -> tuple[cache.Shard, features.Position]:
     """Writes one shard; returns it with the position after it."""
     request, state = self.request, self.state
-    dtype = features.row_dtype(request.length, request.vocab.size)
+    dtype = request.row_dtype()
     file = f'{len(state.shards):05d}.rows'
     digest, num_rows, after = hashlib.sha256(), 0, features.Position()
     with (self.partial / file).open('wb') as out:

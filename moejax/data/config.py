@@ -7,6 +7,7 @@ from moejax.data import files as files_lib
 from moejax.data import mixtures, packings, stepped
 from moejax.data import sources as sources_lib
 from moejax.data import vocab as vocabs
+from moejax.data.chat import Chat
 from moejax.data.steps import STEPS, Step
 
 
@@ -18,6 +19,9 @@ class DataConfig(fields.Checked):
     mixture: a name in MIXTURES; 'synthetic' needs no text.
     files: the user's own text files, in place of the mixture: files, folders or
       globs, joined by commas; docs/data.md has the rule and the kinds.
+    conversations: files of conversations for chat tuning, in place of the
+      mixture; docs/chat.md has the schemas.
+    chat: their template, and which answers are targets.
     validation_files: the same for validation; '' takes a share of `files`.
     validation_fraction: that share.
     text_field: the field of JSON objects, or the column of parquet files, that
@@ -33,7 +37,8 @@ class DataConfig(fields.Checked):
       the order of STEPS.
     vocab: the tokenizer.
     sequence_length: L, the tokens of a row.
-    packing: how documents become rows; best_fit cuts fewer of them.
+    packing: how documents become rows; best_fit cuts fewer of them, and is
+      always that of conversations.
     max_documents: limit on the documents of each split of each task; 0 means
       no limit.
     cache_dir: the folder of packed rows; '' means $MOEJAX_CACHE or, if that is
@@ -42,6 +47,8 @@ class DataConfig(fields.Checked):
 
   mixture: str = fields.named(mixtures.MIXTURES, 'minipile')
   files: str = resume.key(resume.TEXT, '')
+  conversations: str = resume.key(resume.TEXT, '')
+  chat: Chat = resume.key(resume.TEXT, Chat())
   validation_files: str = resume.key(resume.TEXT, '')
   validation_fraction: float = resume.key(
     resume.TEXT, fields.number(0.05, above=0, below=1)
@@ -80,13 +87,34 @@ class DataConfig(fields.Checked):
     It is called once all flags have been read. Until then one key may be set
     before another key that it needs.
     """
-    if self.validation_files and not self.files:
+    if self.validation_files and not (self.files or self.conversations):
       raise errors.InputError(
         f'data.validation_files={self.validation_files!r} goes with '
         'data.files; a mixture has its own validation'
       )
+    if self.files and self.conversations:
+      raise errors.InputError(
+        f'data.files={self.files!r} and data.conversations='
+        f'{self.conversations!r}: give one of them; data.sources mixes both'
+      )
     sources_lib.check(self.sources, self.temperature)
+    named = {source.chat.template for source in self._conversing()}
+    if len(named) > 1:
+      raise errors.InputError(
+        f'data.sources: their chat templates are {sorted(named)}, but a model '
+        'has one: name the same one for all conversations'
+      )
     stepped.in_order(self.steps, self.step_order)
+
+  def chat_used(self) -> Chat | None:
+    """Template and loss of the run's conversations; None without any."""
+    if self.conversations:
+      return self.chat
+    return next((source.chat for source in self._conversing()), None)
+
+  def _conversing(self) -> list[sources_lib.Source]:
+    """The sources that have conversations."""
+    return [source for source in self.sources if source.conversations]
 
   def check_used(self) -> None:
     """Raises InputError if a key is set that would be ignored.
@@ -99,12 +127,19 @@ class DataConfig(fields.Checked):
         f'data.text_field={self.text_field!r} is the field of files that hold '
         'several; set data.files, or leave data.text_field out'
       )
-    if self.files and self.sources:
+    own = 'conversations' if self.conversations else 'files'
+    named = self.conversations or self.files
+    if named and self.sources:
       raise errors.InputError(
-        f'data.files={self.files!r} would take the place of data.sources: make '
-        'it one of the sources, data.sources.NAME.files'
+        f'data.{own}={named!r} would take the place of data.sources: make '
+        f'it one of the sources, data.sources.NAME.{own}'
       )
-    if self.temperature is not None and (self.files or not self.sources):
+    if self.chat != Chat() and not self.conversations:
+      raise errors.InputError(
+        'data.chat is about data.conversations, and there are none: leave it '
+        'out; a source has data.sources.NAME.chat'
+      )
+    if self.temperature is not None and (named or not self.sources):
       raise errors.InputError(
         f'data.temperature={self.temperature:g} mixes data.sources, and there '
         'are none: leave it out'

@@ -14,7 +14,11 @@ from moejax.data import batch
 
 
 class Rows(NamedTuple):
-  """N packed rows: target_NL, and segment_NL which is 0 in padding."""
+  """N packed rows: target_NL, and segment_NL which is 0 in padding.
+
+  A target without a loss is stored as its complement, ~id, which is negative:
+  the prompts of conversations are (`chat`).
+  """
 
   target_NL: np.ndarray
   segment_NL: np.ndarray
@@ -37,10 +41,18 @@ class Position(NamedTuple):
   cut: int = 0
 
 
-def row_dtype(length: int, vocab_size: int) -> np.dtype:
-  """The record of one row on disk: its targets, then its segments."""
+def row_dtype(
+  length: int, vocab_size: int, *, masked: bool = False
+) -> np.dtype:
+  """The record of one row on disk: its targets, then its segments.
+
+  Args:
+    length: L.
+    vocab_size: larger than all ids.
+    masked: whether some targets have no loss, so that numbers have a sign.
+  """
   return np.dtype([
-    ('target', _unsigned(vocab_size - 1), (length,)),
+    ('target', '<i4' if masked else _unsigned(vocab_size - 1), (length,)),
     ('segment', _unsigned(length), (length,)),
   ])
 
@@ -50,6 +62,11 @@ def records(rows: Rows, dtype: np.dtype) -> bytes:
   record_N = np.zeros(len(rows.target_NL), dtype)
   record_N['target'], record_N['segment'] = rows
   return record_N.tobytes()
+
+
+def ids(target_NL: np.ndarray) -> np.ndarray:
+  """The ids of stored targets, with a loss or without."""
+  return np.where(target_NL < 0, ~target_NL, target_NL)
 
 
 def _unsigned(largest: int) -> str:
@@ -162,14 +179,22 @@ def _fold(flat: np.ndarray, first: np.ndarray, length: int) -> Rows:
 
 
 def expand(
-  target_BL: np.ndarray, segment_BL: np.ndarray, first_id: int = 0
+  target_BL: np.ndarray,
+  segment_BL: np.ndarray,
+  first_id: int | np.ndarray = 0,
 ) -> batch.Batch:
   """The batch of some rows; see the example in `pack`.
 
   The first token of a segment is `first_id`, since nothing precedes it; every
   other token is the target before it. Padding is 0.
+
+  Args:
+    target_BL: targets; one without a loss is its complement, see `Rows`.
+    segment_BL: 0 in padding.
+    first_id: one id, or one for each row, [B, 1].
   """
-  target_BL = np.asarray(target_BL).astype(np.int32)
+  stored_BL = np.asarray(target_BL).astype(np.int32)
+  target_BL = ids(stored_BL)
   segment_BL = np.asarray(segment_BL).astype(np.int32)
   before_BL = np.pad(segment_BL, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
   first_BL = segment_BL != before_BL
@@ -182,7 +207,7 @@ def expand(
   return batch.Batch(
     token_BL=np.where(real_BL, np.where(first_BL, first_id, shifted_BL), 0),
     target_BL=target_BL,
-    weight_BL=real_BL.astype(np.float32),
+    weight_BL=(real_BL & (stored_BL >= 0)).astype(np.float32),
     position_BL=np.where(real_BL, index_BL - start_BL, 0),
     segment_BL=segment_BL,
   )

@@ -40,7 +40,7 @@ _FORMERLY_HASHED = 64 * 2**20
 
 
 @dataclasses.dataclass
-class _Bad:
+class Bad:
   """Bad documents, counted.
 
   Attributes:
@@ -55,8 +55,8 @@ class _Bad:
     self.first = self.first or f'{item.where}: {item.problem}'
     self.count += 1
 
-  def __add__(self, other: '_Bad') -> '_Bad':
-    return _Bad(self.count + other.count, self.first or other.first)
+  def __add__(self, other: 'Bad') -> 'Bad':
+    return Bad(self.count + other.count, self.first or other.first)
 
   def __str__(self) -> str:
     plural = 's' * (self.count > 1)
@@ -83,6 +83,7 @@ class Files(cache_writer.TextSource):
     label: the name of the domain, for tables and lines.
     place: the node of the config keys, for errors: `data` of `data.files`, or
       `data.sources.web`.
+    key: the config key of `pattern` in that node.
     rearrange: see TextSource.
   """
 
@@ -93,6 +94,7 @@ class Files(cache_writer.TextSource):
   fraction: float = 0.05
   label: str = 'files'
   place: str = 'data'
+  key: str = 'files'
   rearrange: Callable[[Any], Any] | None = None
 
   name = 'files'
@@ -169,15 +171,15 @@ class Files(cache_writer.TextSource):
 
   @functools.cached_property
   def _to_train_on(self) -> patterns.Matches:
-    matches = patterns.find(f'{self.place}.files', self.pattern)
+    matches = patterns.find(f'{self.place}.{self.key}', self.pattern)
     if not self.validation:
       return matches
     away = {patterns.real(path) for path in self._held_out.paths}
     kept = [path for path in matches.paths if patterns.real(path) not in away]
     if not kept:
       raise errors.InputError(
-        f'{self.place}.files={self.pattern!r}: all its files are validation '
-        'files too; name others, or leave out '
+        f'{self.place}.{self.key}={self.pattern!r}: all its files are '
+        'validation files too; name others, or leave out '
         f'{self.place}.validation_files'
       )
     return matches._replace(paths=tuple(kept))
@@ -196,7 +198,7 @@ class Files(cache_writer.TextSource):
       InputError: a document is bad and `bad_lines` is 'stop', none is good, or
         a file cannot be read.
     """
-    matches, bad = self._files(split), _Bad()
+    matches, bad = self._files(split), Bad()
     skip = self.bad_lines == 'skip'
     for line in matches.notes:
       note(line)
@@ -214,7 +216,7 @@ class Files(cache_writer.TextSource):
         note(f'left out {bad}')
     self._check(bad, any_good)
 
-  def _check(self, bad: _Bad, any_good: bool) -> None:
+  def _check(self, bad: Bad, any_good: bool) -> None:
     """Raises InputError if bad documents are not to be left out."""
     if bad.count and self.bad_lines != 'skip':
       raise errors.InputError(
@@ -223,10 +225,10 @@ class Files(cache_writer.TextSource):
     if not any_good:
       raise errors.InputError(f'no document is good: {bad}')
 
-  def _good(self, path: pathlib.Path, bad: _Bad) -> Iterator[Text]:
+  def _good(self, path: pathlib.Path, bad: Bad) -> Iterator[Text]:
     """The good documents of one file; the bad ones are added to `bad`."""
-    good, bad_here, lacking = 0, _Bad(), 0
-    for item in readers.read(path, self.text_field):
+    good, bad_here, lacking = 0, Bad(), 0
+    for item in self._read(path):
       if item.problem:
         named = item.problem.replace('data.text_field', self._text_field)
         item = item._replace(problem=named)
@@ -243,6 +245,10 @@ class Files(cache_writer.TextSource):
         f'{bad_here.first}; no row of the file has it: set '
         f'{self._text_field}, or leave the file out of {self.place}.files'
       )
+
+  def _read(self, path: pathlib.Path) -> Iterator[readers.Item]:
+    """The documents of one file, good and bad."""
+    return readers.read(path, self.text_field)
 
   @property
   def _text_field(self) -> str:
@@ -272,9 +278,9 @@ class Files(cache_writer.TextSource):
 
   def shard_texts(
     self, split: str, shard: pathlib.Path
-  ) -> Generator[Text, None, tuple[_Bad, bool]]:
+  ) -> Generator[Text, None, tuple[Bad, bool]]:
     """The documents of a file; returns the bad ones, and if any is good."""
-    bad, any_good = _Bad(), False
+    bad, any_good = Bad(), False
 
     def good() -> Iterator[Text]:
       nonlocal any_good
@@ -286,9 +292,9 @@ class Files(cache_writer.TextSource):
     return bad, any_good
 
   def shard_notes(
-    self, split: str, reports: Sequence[tuple[_Bad, bool]]
+    self, split: str, reports: Sequence[tuple[Bad, bool]]
   ) -> list[str]:
-    bad = sum((bad for bad, _ in reports), _Bad())
+    bad = sum((bad for bad, _ in reports), Bad())
     self._check(bad, any(any_good for _, any_good in reports))
     left_out = [f'left out {bad}'] if bad.count else []
     return [*self._files(split).notes, *left_out]
@@ -361,10 +367,10 @@ def _remote_stamp(path: Any) -> list[Any]:
 
 def _drawn(text: Text, fraction: float) -> bool:
   """Whether a document is drawn for validation, by a hash of its text."""
-  if isinstance(text, long_text.LongText):
-    digest = text.sha256()
-  else:
+  if isinstance(text, str):
     digest = hashlib.sha256(text.encode()).digest()
+  else:
+    digest = text.sha256()
   return int.from_bytes(digest[:8]) < fraction * 2**64
 
 

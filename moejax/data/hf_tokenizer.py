@@ -1,13 +1,14 @@
 """A Hugging Face tokenizer.json as a vocabulary."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from moejax.core import errors, fields, resume
-from moejax.data import seqio_bridge, vocab_file
+from moejax.data import seqio_bridge, vocab_file, vocab_spans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,26 @@ class HfTokenizer(fields.Checked):
 
   def encode_prompt(self, text: str) -> list[int]:
     return [i + self.shift for i in self._parsed(text)]
+
+  def encode_spans(
+    self,
+    texts: Sequence[str],
+    spans: Sequence[Sequence[vocab_spans.Span]],
+  ) -> list[tuple[list[int], list[vocab_spans.Span]]]:
+    with self._special_tokens():
+      encodings = self._tokenizer.encode_batch(
+        list(texts), add_special_tokens=False
+      )
+    return [
+      (
+        [i + self.shift for i in encoding.ids],
+        vocab_spans.by_offsets(encoding.offsets, wanted),
+      )
+      for encoding, wanted in zip(encodings, spans, strict=True)
+    ]
+
+  def eos_text(self) -> str:
+    return self.eos_token
 
   def decode(self, ids: Iterable[int]) -> str:
     eos, size, shift = self.eos_id, self.size, self.shift
@@ -111,9 +132,15 @@ class HfTokenizer(fields.Checked):
 
   def _parsed(self, text: str) -> list[int]:
     """Ids of a text, without shift; special tokens in it are recognised."""
+    with self._special_tokens():
+      return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+  @contextlib.contextmanager
+  def _special_tokens(self) -> Iterator[None]:
+    """Special tokens in a text are recognised in the block."""
     self._tokenizer.encode_special_tokens = False
     try:
-      return self._tokenizer.encode(text, add_special_tokens=False).ids
+      yield
     finally:
       self._tokenizer.encode_special_tokens = True
 

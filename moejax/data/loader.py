@@ -78,12 +78,14 @@ class Loader:
     domain_B, row_B = self.locate(place_B)
     target_BL = np.zeros((len(place_B), self.length), np.int32)
     segment_BL = np.zeros_like(target_BL)
+    first_B1 = np.zeros((len(place_B), 1), np.int32)
     for domain in np.unique(domain_B):
       here_B = domain_B == domain
       packed = self._readers[domain].rows(row_B[here_B])
       target_BL[here_B], segment_BL[here_B] = packed
-    # All domains have the same vocabulary.
-    return features.expand(target_BL, segment_BL, self._readers[0].first_id)
+      # Conversations begin with another id than texts.
+      first_B1[here_B] = self._readers[domain].first_id
+    return features.expand(target_BL, segment_BL, first_B1)
 
   def locate(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The number of the domain, and the row in it, of each place."""

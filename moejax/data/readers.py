@@ -19,6 +19,8 @@ from moejax.core import errors
 from moejax.data import long_text, opening, seqio_bridge
 
 Open = Callable[[pathlib.Path], Any]
+# The text field of an object, or a function (place, object) to an Item.
+Field = str | Callable[[str, dict[str, Any]], 'Item']
 
 
 class Item(NamedTuple):
@@ -26,13 +28,14 @@ class Item(NamedTuple):
 
   Attributes:
     where: place of the document: 'file', 'file:line' or 'file:row n'.
-    text: the document, a LongText if the file is large; '' if it is bad.
+    text: the document, a LongText if the file is large; '' if it is bad. Other
+      readers of objects make something else of them, such as conversations.
     problem: why the document is bad; '' if it is good.
     lacks_field: whether the problem is only that the text field is missing.
   """
 
   where: str
-  text: str | long_text.LongText
+  text: Any
   problem: str
   lacks_field: bool = False
 
@@ -83,7 +86,7 @@ def _long_txt(where: str, path: pathlib.Path) -> Iterator[Item]:
 
 
 def read_jsonl(
-  path: pathlib.Path, field: str, open_file: Open = opening.plain
+  path: pathlib.Path, field: Field, open_file: Open = opening.plain
 ) -> Iterator[Item]:
   """A document per line, each a JSON object; blank lines are skipped."""
   name = errors.shown(path)
@@ -93,7 +96,7 @@ def read_jsonl(
         yield json_item(f'{name}:{number}', line, field)
 
 
-def json_item(where: str, line: bytes, field: str) -> Item:
+def json_item(where: str, line: bytes, field: Field) -> Item:
   """The document of one line of JSON."""
   try:
     value = json.loads(line.decode('utf-8-sig'))
@@ -103,6 +106,8 @@ def json_item(where: str, line: bytes, field: str) -> Item:
     return Item(where, '', f'not JSON ({str(e).splitlines()[0]})')
   if not isinstance(value, dict):
     return Item(where, '', 'not a JSON object')
+  if not isinstance(field, str):
+    return field(where, value)
   if field not in value:
     known = ', '.join(map(repr, value)) or 'none'
     problem = f'no field {field!r} (data.text_field); has {known}'
@@ -172,7 +177,7 @@ def _not_utf8(data: bytes, e: UnicodeDecodeError) -> str:
   return f'not UTF-8 text (byte {e.start})'
 
 
-READERS: dict[str, Callable[[pathlib.Path, str], Iterator[Item]]] = {
+READERS: dict[str, Callable[[pathlib.Path, Any], Iterator[Item]]] = {
   '.txt': read_txt,
   '.txt.gz': functools.partial(read_txt, open_file=opening.gzipped),
   '.txt.zst': functools.partial(read_txt, open_file=opening.zstandard),
@@ -210,7 +215,7 @@ def no_file(path: pathlib.Path) -> str:
   return 'a named pipe' if stat.S_ISFIFO(mode) else 'a device or a socket'
 
 
-def read(path: pathlib.Path, field: str) -> Iterator[Item]:
+def read(path: pathlib.Path, field: Field) -> Iterator[Item]:
   """The documents of one file, good and bad.
 
   A damaged file yields the documents before the damage.

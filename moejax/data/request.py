@@ -7,6 +7,8 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from moejax.core import locks
 from moejax.data import features, packings
 from moejax.data import sums as sums_lib
@@ -95,6 +97,15 @@ class Request:
       self.folder, lambda note: self.report(Progress('text', note=note))
     )
 
+  @property
+  def masked(self) -> bool:
+    """Whether some targets have no loss, as in conversations."""
+    return getattr(self.vocab, 'masked', False)
+
+  def row_dtype(self) -> np.dtype:
+    """The record of one row on disk."""
+    return features.row_dtype(self.length, self.vocab.size, masked=self.masked)
+
   def rows_per_block(self) -> int:
     """Rows that are packed and written at a time."""
     rows = max(1, _TOKENS_PER_BLOCK // self.length)
@@ -105,7 +116,7 @@ class Request:
     block = self.rows_per_block()
     if self.rows_per_shard:
       return self.rows_per_shard // block
-    row = features.row_dtype(self.length, self.vocab.size).itemsize
+    row = self.row_dtype().itemsize
     return max(1, _BYTES_PER_SHARD // (row * block))
 
 

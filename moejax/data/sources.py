@@ -14,6 +14,8 @@ from typing import Any
 from moejax.core import errors, fields, resume, table
 from moejax.data import files as files_lib
 from moejax.data import tasks
+from moejax.data.chat import Chat
+from moejax.data.chat import source as conversations_lib
 from moejax.data.fill_in_middle import FillInMiddle, Rearranged
 
 _MOST = 1e15  # tokens; no text is longer
@@ -23,7 +25,8 @@ _MOST = 1e15  # tokens; no text is longer
 class Source(fields.Checked):
   """A text of a mixture, and how it is mixed.
 
-  Exactly one of `files`, `tfds`, `huggingface` and `task` is set: the text.
+  Exactly one of `files`, `tfds`, `huggingface`, `task` and `conversations` is
+  set: the text.
 
   Attributes:
     name: name of the source, which is its node in the config.
@@ -31,6 +34,7 @@ class Source(fields.Checked):
     tfds: a name of TensorFlow Datasets, such as c4/en:3.1.0.
     huggingface: a repository of the Hugging Face hub, such as allenai/c4.
     task: a name in TASKS.
+    conversations: files of conversations, as in `data.conversations`.
     rate: rows of this source, relative to the other sources; 0 only validates.
     tokens: tokens of this source in the whole run; they take the place of
       rates.
@@ -41,6 +45,7 @@ class Source(fields.Checked):
     validation_files: files for validation; '' takes a share of `files`.
     validation_fraction: that share.
     fill_in_middle: rearranges a share of the training documents.
+    chat: template and loss of conversations.
     subset: the config of a repository of the hub; '' for its only one.
     folder: a folder of the repository, its `data_dir`; '' for all.
     split: the split of `tfds` or `huggingface` to train on.
@@ -54,6 +59,7 @@ class Source(fields.Checked):
   tfds: str = resume.key(resume.TEXT, '')
   huggingface: str = resume.key(resume.TEXT, '')
   task: str = resume.key(resume.TEXT, '')
+  conversations: str = resume.key(resume.TEXT, '')
   rate: float = fields.number(1.0, at_least=0)
   tokens: float = fields.number(
     0.0, at_least=0, at_most=_MOST, note='0: by rate'
@@ -70,6 +76,7 @@ class Source(fields.Checked):
     resume.TEXT, fields.number(0.05, above=0, below=1)
   )
   fill_in_middle: FillInMiddle = resume.key(resume.TEXT, FillInMiddle())
+  chat: Chat = resume.key(resume.TEXT, Chat())
   subset: str = resume.key(resume.TEXT, '')
   folder: str = resume.key(resume.TEXT, '')
   split: str = resume.key(resume.TEXT, 'train')
@@ -134,14 +141,22 @@ class Source(fields.Checked):
         f'{place} rearranges text, and {text.name} is made-up rows: leave it '
         'out'
       )
+    if self.conversations:
+      raise errors.InputError(
+        f'{place} rearranges text, and {self.place} has conversations: leave '
+        'it out'
+      )
     rearrange = functools.partial(
       Rearranged, config=self.fill_in_middle, place=place
     )
     return dataclasses.replace(text, rearrange=rearrange)
 
 
-class FilesOfData(Source):
-  """The text of `data.files`, whose keys are keys of `data` itself."""
+class SourceOfData(Source):
+  """The text of `data.files` or `data.conversations`.
+
+  Its keys are keys of `data` itself.
+  """
 
   place = 'data'
 
@@ -168,6 +183,19 @@ def _files(source: Source) -> files_lib.Files:
     fraction=source.validation_fraction,
     label=source.name,
     place=source.place,
+  )
+
+
+def _conversations(source: Source) -> conversations_lib.Conversations:
+  return conversations_lib.Conversations(
+    source.conversations,
+    validation=source.validation_files,
+    bad_lines=source.bad_lines,
+    fraction=source.validation_fraction,
+    label=source.name,
+    place=source.place,
+    key='conversations',
+    chat=source.chat,
   )
 
 
@@ -211,6 +239,10 @@ KINDS: Mapping[str, Kind] = {
   'tfds': Kind(_tfds, _SPLITS),
   'huggingface': Kind(_huggingface, ('subset', 'folder', *_SPLITS)),
   'task': Kind(_task),
+  'conversations': Kind(
+    _conversations,
+    ('bad_lines', 'validation_files', 'validation_fraction', 'chat'),
+  ),
 }
 
 

@@ -63,6 +63,11 @@ def with_steps(
       f'data.steps reads text, and {text.name} is made-up rows: leave out '
       f'{", ".join(f"data.steps.{name}" for name in steps)}'
     )
+  if text.masked:
+    raise errors.InputError(
+      f'data.steps reads text, and {text.label} has conversations: leave out '
+      f'{", ".join(f"data.steps.{name}" for name in steps)}'
+    )
   return Stepped(text, steps, processes)
 
 

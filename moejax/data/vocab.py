@@ -16,8 +16,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from moejax.core import errors, fields, resume
-from moejax.data import seqio_bridge, vocab_file
+from moejax.data import seqio_bridge, vocab_file, vocab_spans
 from moejax.data.hf_tokenizer import HfTokenizer
+from moejax.data.vocab_spans import Span
 
 SHIPPED = pathlib.Path(__file__).parent / 'vocabs' / 'minipile_8k.model'
 
@@ -58,6 +59,25 @@ class Vocab(Protocol):
     Example: '<s>' is one id here; in `encode` it is those of '<', 's' and '>'.
     """
 
+  def encode_spans(
+    self, texts: Sequence[str], spans: Sequence[Sequence[Span]]
+  ) -> list[tuple[list[int], list[Span]]]:
+    """The ids of texts, with the places of parts of the texts among the ids.
+
+    Special tokens stand for themselves, as in `encode_prompt`.
+
+    Args:
+      texts: the texts.
+      spans: of each text (start, end) of some parts, in characters.
+
+    Returns:
+      Of each text the ids, and (start, end) of the same parts among them. An
+      id that belongs to a part only with some of its characters is in it.
+    """
+
+  def eos_text(self) -> str:
+    """The text that `encode_spans` reads as EOS; '' if there is none."""
+
   def decode(self, ids: Iterable[int]) -> str:
     """The text of the ids; padding and EOS are left out."""
 
@@ -92,6 +112,21 @@ class Bytes:
 
   def encode_prompt(self, text: str) -> list[int]:
     return self.encode(text)
+
+  def encode_spans(
+    self, texts: Sequence[str], spans: Sequence[Sequence[Span]]
+  ) -> list[tuple[list[int], list[Span]]]:
+    return vocab_spans.by_parts(texts, spans, self._part)
+
+  def eos_text(self) -> str:
+    return '</s>'
+
+  def _part(self, text: str, begins: bool) -> list[int]:
+    del begins
+    ids: list[int] = []
+    for plain in text.split(self.eos_text()):
+      ids += [*self.encode(plain), self.eos_id]
+    return ids[:-1]
 
   def decode(self, ids: Iterable[int]) -> str:
     kept = bytes(int(i) - 3 for i in ids if 3 <= i < 259)
@@ -143,17 +178,33 @@ class SentencePiece(fields.Checked):
     return [[i + shift for i in row] for row in ids] if shift else ids
 
   def encode_prompt(self, text: str) -> list[int]:
+    return self._prompt(text, begins=True)
+
+  def encode_spans(
+    self, texts: Sequence[str], spans: Sequence[Sequence[Span]]
+  ) -> list[tuple[list[int], list[Span]]]:
+    return vocab_spans.by_parts(texts, spans, self._prompt)
+
+  def eos_text(self) -> str:
+    return self._processor.id_to_piece(self.eos_id - self._shift)
+
+  def _prompt(self, text: str, begins: bool) -> list[int]:
+    """The ids of a prompt, or of a part of one that does not begin it."""
     shift = self._shift
+    plain_ids = self.encode if begins else self._inner_ids
     if not self._control:
-      return self.encode(text)
+      return plain_ids(text)
     names = sorted(self._control, key=len, reverse=True)
     parts = re.split(f'({"|".join(map(re.escape, names))})', text)
     # The pattern is a group, so every second part is a special token.
-    ids = self.encode(parts[0]) if parts[0] else []
+    ids = plain_ids(parts[0]) if parts[0] else []
     for special, plain in zip(parts[1::2], parts[2::2], strict=True):
       ids.append(self._control[special] + shift)
-      ids += [i + shift for i in self._inner.encode(plain)]
+      ids += self._inner_ids(plain)
     return ids
+
+  def _inner_ids(self, text: str) -> list[int]:
+    return [i + self._shift for i in self._inner.encode(text)]
 
   def decode(self, ids: Iterable[int]) -> str:
     shift, eos, size = self._shift, self.eos_id, self.size
@@ -301,6 +352,15 @@ class Ids(fields.Checked):
 
   def encode_prompt(self, text: str) -> list[int]:
     return self.encode(text)
+
+  def encode_spans(
+    self, texts: Sequence[str], spans: Sequence[Sequence[Span]]
+  ) -> list[tuple[list[int], list[Span]]]:
+    del spans
+    return [(self.encode(text), []) for text in texts]
+
+  def eos_text(self) -> str:
+    return ''
 
   def decode(self, ids: Iterable[int]) -> str:
     """The ids as numbers, since there is no text."""

@@ -190,7 +190,9 @@ def _train_the_rest(
 ) -> None:
   run, processes = context.run, context.processes
   if processes.main:
-    kept_tokenizer.keep(run.data.vocab, folder, run.start, screen.line)
+    kept_tokenizer.keep(
+      run.data.vocab, folder, run.start, screen.line, run.data.chat_used()
+    )
     _write_versions(folder)
   _say_model(context, folder, screen)
   with (

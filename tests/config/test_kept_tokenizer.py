@@ -14,6 +14,7 @@ from moejax.config import Run, kept_tokenizer
 from moejax.convert import companions, tokenizer
 from moejax.core import config_tree, errors, files, manifest
 from moejax.data import vocab
+from moejax.data.chat import Chat, templates
 from moejax.data.config import DataConfig
 from moejax.run import restore
 
@@ -157,6 +158,34 @@ def test_more_chat_templates_come_along(tmp_path):
   found = companions.of_folder(tmp_path / companions.NAME, vocab.Bytes()).files
   name = f'{companions.TEMPLATES}/tool_use.jinja'
   assert found[name].read_text() == 'tools'
+
+
+def test_the_template_that_a_model_is_tuned_with_comes_along(tmp_path):
+  made, workdir = tmp_path / 'made', tmp_path / 'work'
+  spoken.FAMILIES['qwen'](made)
+  (made / 'chat_template.jinja').write_text('its own')
+  own = tokenizer.vocab(made, SIZE)
+  for chat, text in (
+    (Chat(), 'its own'),
+    (Chat('vicuna'), templates.BUILT_IN['vicuna'].read_text()),
+  ):
+    kept_tokenizer.keep(own, workdir, str(made), chat=chat)
+    kept = workdir / companions.NAME
+    assert templates.of_folder(epath.Path(kept)) == text
+    beside = companions.of_folder(epath.Path(kept), own)  # what is exported
+    assert beside.files['chat_template.jinja'].read_text() == text
+
+
+def test_conversations_in_another_tokenizer_are_refused(tmp_path):
+  for name in ('qwen', 'llama'):
+    spoken.FAMILIES[name](tmp_path / name)
+  other = tokenizer.vocab(tmp_path / 'llama', SIZE)
+  keep = lambda **chat: kept_tokenizer.keep(
+    other, tmp_path / 'work', str(tmp_path / 'qwen'), **chat
+  )
+  keep()
+  with pytest.raises(errors.InputError, match='is another tokenizer than that'):
+    keep(chat=Chat('vicuna'))
 
 
 def test_a_folder_s_tokenizer_does_not_come_along_with_another(tmp_path):

@@ -71,6 +71,9 @@ ALLOWED = {
   resume.BEGINNING: {'start': 'runs/other', 'start_step': 'best'},
   resume.TEXT: {
     'data.files': 'a.txt',
+    'data.conversations': 'a.jsonl',
+    'data.chat.template': 'vicuna',
+    'data.chat.loss': 'last_answer',
     'data.validation_files': 'b.txt',
     'data.validation_fraction': '0.1',
     'data.text_field': 'body',
