@@ -2,7 +2,7 @@
 
 A template is a program that comes with a model. It is not trusted: in the
 sandbox it can neither change its arguments nor reach the internals of Python.
-Source: transformers 5.24, utils/chat_template_utils.py.
+Source: transformers 5.24, its module utils.chat_template_utils.
 """
 
 import datetime
