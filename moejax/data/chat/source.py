@@ -56,14 +56,14 @@ class Conversations(files.Files):
 
   def texts(
     self, split: str, note: Callable[[str], None] = lambda _: None
-  ) -> None:
+  ) -> Any:
     """None: a conversation has no text without a template."""
     del split, note
 
-  def sample(self, split: str) -> None:
+  def sample(self, split: str) -> Any:
     del split
 
-  def shards(self, split: str) -> None:
+  def shards(self, split: str) -> Any:
     del split
 
   def to_seqio(self, vocab: Any) -> Any:
