@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import accelerator_sections as sections
-from benchmarks import standard
+from benchmarks import peers, standard
 from moejax.core import command, exits, files
 
 # JAX takes three quarters of a GPU's memory; the step needs more of an H200's.
@@ -80,10 +80,14 @@ def main(argv: Sequence[str]) -> None:
   )
   args = standard.parse(flags, argv)
   out = pathlib.Path(args.out)
-  out.mkdir(parents=True, exist_ok=True)
+  files.check_writable(out, '--out')
   if args.section:
     _run_section(args, out)
     return
+  if args.peer_python != sys.executable:
+    peers.check_python(
+      args.peer_python, peers.PEERS['transformers'].needs, 'the section peer'
+    )
   (out / ROWS).write_text('')  # of this call alone
   _run_all(argv, args, out)
 

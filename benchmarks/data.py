@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import data_peers, standard, step, timing
+from benchmarks import data_peers, peers, standard, step, timing
 from moejax import config
 from moejax.core import command, exits
 from moejax.data import build, cache_writer, files, long_text, mixtures, tasks
@@ -56,6 +56,9 @@ def main(argv: Sequence[str]) -> None:
   if args.side:
     print(json.dumps(SIDES[args.side](pathlib.Path(args.folder))))
     return
+  if args.peer_python:
+    needs = [m for peer in data_peers.PEERS.values() for m in peer.needs]
+    peers.check_python(args.peer_python, needs, 'the comparison')
   with tempfile.TemporaryDirectory() as folder:
     _report(args, pathlib.Path(folder))
 

@@ -8,8 +8,12 @@ description with versions.
 
 import dataclasses
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
 
 from benchmarks.standard import Shape
+from moejax.core import errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +27,56 @@ class Peer:
 
   needs: tuple[str, ...]
   program: str
+
+
+# Prints, as JSON, those of the modules in its arguments that are missing.
+_MISSING = """
+import importlib.util, json, sys
+missing = [m for m in sys.argv[1:] if importlib.util.find_spec(m) is None]
+print(json.dumps(missing))
+"""
+
+
+def check_python(python: str, needs: Sequence[str], flag: str) -> None:
+  """Starts a Python for a moment, before anything is measured.
+
+  Args:
+    python: path of the Python that is to run a peer.
+    needs: modules that it must have.
+    flag: the flag that asks for the peer, for the message.
+
+  Raises:
+    InputError: it cannot be run, or a module is missing.
+  """
+  try:
+    done = subprocess.run(
+      [python, '-c', _MISSING, *needs],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+  except OSError as e:
+    raise errors.InputError(
+      f'--peer_python={python} cannot be run: {e.strerror}'
+    ) from None
+  try:
+    missing = json.loads(done.stdout)
+  except ValueError:
+    said = f'{done.stderr}{done.stdout}'.strip().splitlines() or ['no word']
+    raise errors.InputError(
+      f'--peer_python={python} is not a Python: it ended with code '
+      f'{done.returncode} ({said[-1][-200:]})'
+    ) from None
+  if missing:
+    lacks = f'{flag} needs {" and ".join(missing)}'
+    if python == sys.executable:
+      raise errors.InputError(
+        f'{lacks}: install them here, or name a Python that has them with '
+        '--peer_python'
+      )
+    raise errors.InputError(
+      f'{lacks}, which --peer_python={python} does not have'
+    )
 
 
 def task(shape: Shape, steps: int, device: str) -> str:

@@ -17,7 +17,6 @@ one after the other and several times, because the machine may not be idle: only
 the ratio means something.
 """
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -82,13 +81,7 @@ def main(argv: Sequence[str]) -> None:
 def compare(args: Any, shape: Shape) -> None:
   """Runs both sides alternately and prints the ratio of their speeds."""
   peer = peers.PEERS[args.peer]
-  if args.peer_python == sys.executable:
-    missing = [m for m in peer.needs if importlib.util.find_spec(m) is None]
-    if missing:
-      raise errors.InputError(
-        f'--peer={args.peer} needs {" and ".join(missing)}: install them '
-        'here, or name a Python that has them with --peer_python'
-      )
+  peers.check_python(args.peer_python, peer.needs, f'--peer={args.peer}')
   own = [sys.executable, '-m', 'benchmarks.step', '--side=moejax']
   own += [f'--steps={args.steps}', f'--unroll={args.unroll}']
   own += [f'--dtype={args.dtype}']

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from benchmarks import data as data_lib
-from benchmarks import data_peers, step
+from benchmarks import data_peers, peers, step
 from moejax.core import command, exits
 
 FIGURES = {
@@ -45,6 +45,7 @@ def figures(monkeypatch):
     return {'speed' if name == 'trains' else 'seconds': value}
 
   monkeypatch.setattr(step, 'side', side)
+  monkeypatch.setattr(peers, 'check_python', lambda *_: None)
   monkeypatch.setattr(data_lib, 'write_text', _one_megabyte)
   monkeypatch.setattr(
     data_lib,

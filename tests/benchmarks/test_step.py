@@ -13,7 +13,8 @@ import jax
 import pytest
 from helpers import shapes
 
-from benchmarks import peers, standard, timing
+from benchmarks import accelerator, peers, standard, timing
+from benchmarks import data as data_lib
 from benchmarks import step as step_lib
 from moejax.core import errors, exits
 from moejax.plan import count
@@ -217,11 +218,42 @@ def test_a_peer_that_fails_is_one_line(capsys, monkeypatch):
   assert code == exits.BAD_INPUT
   (line,) = err
   assert line.endswith('ImportError: no torch')
-  code, _, err = _call(capsys, '--peer=fake', '--peer_python=/no/such/python')
-  assert code == exits.BAD_INPUT
-  (line,) = err
-  assert '--peer_python=/no/such/python' in line
-  assert 'No such file' in line
+
+
+@pytest.mark.parametrize(
+  ('command', 'python', 'words'),
+  [
+    (step_lib.main, '/no/such/python', 'cannot be run: No such file'),
+    (step_lib.main, '/', 'cannot be run: Permission denied'),
+    (step_lib.main, 'false', 'is not a Python: it ended with code 1 (no wo'),
+    (step_lib.main, 'echo', 'is not a Python: it ended with code 0 ('),
+    (step_lib.main, '', '--peer=fake needs no_such_torch, which --peer_pyt'),
+    (data_lib.main, '/no/such/python', 'cannot be run: No such file'),
+    (accelerator.main, '/no/such/python', 'cannot be run: No such file'),
+  ],
+)
+def test_the_python_of_a_peer_is_tried_before_anything_is_measured(
+  command, python, words, tmp_path, monkeypatch, capsys
+):
+  peer = peers.Peer(('json', 'no_such_torch'), FAKE)
+  monkeypatch.setitem(peers.PEERS, 'fake', peer)
+  monkeypatch.setattr(step_lib, 'side', None)
+  monkeypatch.setattr(data_lib, 'write_text', None)
+  monkeypatch.setattr(accelerator, '_process', None)
+  if not python:
+    python = tmp_path / 'python'  # another than the one that runs the test
+    python.symlink_to(sys.executable)
+  flags = [f'--peer_python={python}']
+  if command is step_lib.main:
+    flags.append('--peer=fake')
+  if command is accelerator.main:
+    flags.append(f'--out={tmp_path / "out"}')
+  code = exits.call(command, flags)
+  out, err = capsys.readouterr()
+  assert (code, out) == (exits.BAD_INPUT, '')
+  (line,) = err.splitlines()
+  assert words in line
+  assert f'--peer_python={python}' in line
 
 
 @pytest.mark.parametrize(
