@@ -13,7 +13,7 @@ from moejax import config as configs
 from moejax.config import Run, kept_tokenizer
 from moejax.core import config_tree, errors, resume, table
 from moejax.data import build as data_build
-from moejax.run import restore
+from moejax.run import report, restore
 from moejax.train import optimizer, schedule
 
 Say = Callable[[str], None]
@@ -26,15 +26,14 @@ def check_workdir(run: Run, workdir: epath.PathLike) -> None:
 
 
 def different(run: Run, workdir: epath.PathLike) -> resume.Changes:
-  """The keys on which a run differs from the checkpoints of a workdir.
+  """The keys on which a run differs from that of a workdir.
 
-  Before the first checkpoint all keys may change.
+  Before the first checkpoint all keys may change. A finished run has begun also
+  when its checkpoints were removed: its report is of its config.
   """
   folder = epath.Path(workdir)
-  if (
-    not kept_tokenizer.has_begun(folder)
-    or not (folder / restore.CONFIG).exists()
-  ):
+  begun = kept_tokenizer.has_begun(folder) or report.read(folder) is not None
+  if not begun or not (folder / restore.CONFIG).exists():
     return {}
   return restore.different(run, restore.run_of(str(folder)))
 

@@ -111,8 +111,10 @@ class Sweep:
       state = f'{result["status"]} {result["note"]}'.strip()
       if run.name in changed:
         state = f'another config: {changed[run.name]}'
-      else:
-        finished += result['status'] == results.FINISHED
+      elif self._is_done(run):
+        finished += 1
+      elif result['status'] == results.FINISHED:
+        state = 'trained; its report is made anew'
       flags = [f'{key}={text}' for key, text in run.overrides.items()]
       rows.append([run.name, state, ' '.join([run.config, *flags])])
     total = f'{finished} of {len(rows)} finished, in {self.folder}'

@@ -297,6 +297,14 @@ def test_a_finished_run_is_finished_until_more_is_wanted(tmp_path):
     finished(changed(('train.steps', '999')))
 
 
+def test_a_finished_run_is_of_its_config_without_its_checkpoints_too(tmp_path):
+  write(tmp_path, RUN)
+  report.write({'steps': 1000}, epath.Path(tmp_path))
+  compatibility.check_workdir(changed(('train.log_every', '3')), tmp_path)
+  with pytest.raises(errors.InputError, match='of another config: model.width'):
+    compatibility.check_workdir(changed(('model.width', '64')), tmp_path)
+
+
 def test_a_report_stays_until_the_run_really_goes_on(tmp_path, monkeypatch):
   folder = epath.Path(tmp_path)
   found = {'steps': 1000, 'workdir': str(folder)}
@@ -319,7 +327,7 @@ get_sweep = lambda: sweep.run('configs/tiny.py:tiny')
 
 
 def test_a_sweep_trains_or_refuses_what_its_table_would_be_wrong_about(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, capsys
 ):
   path, folder = tmp_path / 'mine.py', tmp_path / 'runs'
   path.write_text(SWEEP)
@@ -349,6 +357,20 @@ def test_a_sweep_trains_or_refuses_what_its_table_would_be_wrong_about(
     with pytest.raises(errors.InputError) as e:
       train(flag)
     assert words in str(e.value)
+
+  def listed(*flags):
+    capsys.readouterr()
+    train('--list', *flags)
+    return capsys.readouterr().out.splitlines()
+
+  assert listed()[-1].startswith('1 of 1 finished')
+  for key, text, state in (
+    ('report.eval_batches', '7', 'trained; its report is made anew'),
+    ('opt.peak_lr', '0.5', 'another config: opt.peak_lr (0.003 there, 0.5 now'),
+  ):
+    line, total = listed(f'--config.{key}={text}')
+    assert line.startswith(f'tiny  {state}')
+    assert total.startswith('0 of 1 finished')
 
 
 def test_a_marked_key_keeps_what_it_was():
