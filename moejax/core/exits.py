@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moejax.core import errors, lines, terminal
+from moejax.core import errors, interrupts, lines, terminal
 
 TRACE = '--trace'
 DONE, BUG, BAD_INPUT, STOPPED = 0, 1, 2, 3
@@ -54,7 +54,11 @@ _ENDINGS = (
 
 
 def main(run: Callable[[Sequence[str]], None]) -> None:
-  """Runs a command on the process's arguments and exits with its code."""
+  """Runs a command on the process's arguments and exits with its code.
+
+  A second Ctrl-C ends the process at once.
+  """
+  interrupts.end_on_second(INTERRUPTED)
   sys.exit(call(run, sys.argv[1:]))
 
 

@@ -92,7 +92,8 @@ def run(
     processes: how many train at a time; each keeps to its share of the cores.
     started: called before the process of a run starts.
     ended: called after it has ended, also after a failure or Ctrl-C. A second
-      Ctrl-C ends the processes before they have saved their state.
+      Ctrl-C ends the sweep at once, and may end the processes before they have
+      saved their state.
   """
   waiting, free = collections.deque(runs), shares(processes, cores())
   working: list[_Process] = []

@@ -37,7 +37,8 @@ class StopSignal:
 
   SIGHUP stays ignored if it was ignored at the start, as under `nohup`. On exit
   the previous handlers are restored. Python delivers signals to the main thread
-  only, so in another thread this does nothing.
+  only, so in another thread this does nothing. In a command the second Ctrl-C
+  also ends the process, which need not wait for Python: `core/interrupts.py`.
   """
 
   def __init__(self):
