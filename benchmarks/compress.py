@@ -1,7 +1,8 @@
 """Measures calibration: its speed beside evaluation, and its memory by layer.
 
   python -m benchmarks.compress
-  python -m benchmarks.compress --layers=8 --folder=/tmp/deepseek_moe_16b
+  python -m benchmarks.compress --layers=8 --folder=/tmp/deepseek_moe_16b \
+    --keep=32
 
 The first call: the standard shape reads the same made-up rows in turn for both
 sides. One computes the loss, as moejax.cli.evaluate does; the other sums what
@@ -13,7 +14,8 @@ The second call writes DeepSeekMoE 16B (arXiv 2401.06066) at full width with
 some of its 28 layers as a Hugging Face folder of random bfloat16 weights, and
 calibrates it one layer at a time. Printed are the bytes of one layer in float32
 and the largest resident memory of the process. The folder is left where it is
-and used again.
+and used again. With --keep, EASY-EP then removes all but so many experts of
+each layer, and the smaller model is written to FOLDER_KEEP layer by layer.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ import hashlib
 import pathlib
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +31,9 @@ import numpy as np
 
 from benchmarks import standard, timing
 from benchmarks.timing import Part
+from moejax.compress import METHODS, methods
+from moejax.compress.statistics import ExpertStatistics
+from moejax.config import loading
 from moejax.convert import folder as folders
 from moejax.convert import load, save
 from moejax.core import command, trees
@@ -36,30 +41,13 @@ from moejax.data.synthetic import Synthetic
 from moejax.evals import batches, perplexity
 from moejax.model import build
 from moejax.model.config import ModelConfig
-from moejax.moe.config import MoEConfig
-from moejax.moe.routers import ROUTERS
 from moejax.parallel import mesh as meshes
 from moejax.run import calibrating, layer_source, layerwise_calibration
+from moejax.run.full_model import FullModel, SmallerLeaf
 from moejax.run.traced_text import TracedText
 
 NAME = 'synthetic'
-# The layers of configs/released.py:deepseek_moe_16b, in float32.
-LARGE = ModelConfig(
-  vocab_size=102_400,
-  max_length=4096,
-  num_layers=28,
-  first_dense=1,
-  width=2048,
-  num_heads=16,
-  head_dim=128,
-  dense_width=10_944,
-  moe=MoEConfig(
-    num_experts=64,
-    expert_width=1408,
-    num_shared=2,
-    router=ROUTERS['top_k'](k=6),
-  ),
-)
+LARGE = 'configs/released.py:deepseek_moe_16b'
 
 
 def main(argv: Sequence[str]) -> None:
@@ -77,10 +65,11 @@ def main(argv: Sequence[str]) -> None:
   add('--folder', help='where a model of 16B is written and calibrated')
   add('--layers', type=command.number(int, 2), default=4, help='of that model')
   add('--tokens', type=one_or_more, default=512, help='that it reads')
+  add('--keep', type=one_or_more, help='experts of a layer that stay')
   standard.add_dtype(flags)
   args = standard.parse(flags, argv)
   if args.folder:
-    by_layer(pathlib.Path(args.folder), args.layers, args.tokens)
+    by_layer(pathlib.Path(args.folder), args.layers, args.tokens, args.keep)
     return
   shape = standard.STANDARD.with_model(
     dtype=args.dtype, vocab_size=args.vocab_size
@@ -133,15 +122,22 @@ def _rows(config: ModelConfig, length: int, num_rows: int) -> Any:
   )
 
 
-def by_layer(folder: pathlib.Path, layers: int, tokens: int) -> None:
+def by_layer(
+  folder: pathlib.Path, layers: int, tokens: int, keep: int | None = None
+) -> None:
   """Calibrates a large model on disk one layer at a time, and prints memory.
 
   Args:
     folder: of its weights; written if it does not exist.
     layers: number of its layers, the first of which is dense.
     tokens: number of tokens of the calibration text.
+    keep: experts of each layer that stay in a smaller model, which is written
+      beside the folder; None for no smaller model.
   """
-  config = dataclasses.replace(LARGE, num_layers=layers)
+  run = loading.load(
+    LARGE, [('model.num_layers', f'{layers}'), ('model.dtype', 'float32')]
+  )
+  config = run.model
   if not folder.exists():
     shapes = load.shapes(config)
     leaves = trees.leaves(shapes)
@@ -157,8 +153,9 @@ def by_layer(folder: pathlib.Path, layers: int, tokens: int) -> None:
   length = min(tokens, 256)
   reader = _rows(plan.config, length, -(-tokens // length))
   begin = time.perf_counter()
+  read = layer_source.of_folder(plan, model)
   result = layerwise_calibration.calibrate(
-    layer_source.LayerSource(model, layer_source.of_folder(plan, model)),
+    layer_source.LayerSource(model, read),
     TracedText({NAME: reader}, {NAME: reader.num_rows}),
   )
   seconds = time.perf_counter() - begin
@@ -168,9 +165,66 @@ def by_layer(folder: pathlib.Path, layers: int, tokens: int) -> None:
     f'{plan.config.num_layers} layers, {whole / 2**30:.2f} GiB of weights in '
     f'float32, {own / 2**30:.2f} GiB in a layer with experts; '
     f'{result[NAME].tokens:,} tokens in {seconds:.0f} s\n'
-    f'largest resident memory: {timing.peak_mb() / 2**10:.2f} GiB, '
-    f'{timing.peak_mb() * 2**20 / own:.2f} layers'
+    f'largest resident memory: {_peak(own)}'
   )
+  if keep is not None:
+    begin = time.perf_counter()
+    full = FullModel(
+      plan.config, lambda path: FolderLeaf(read, path), model.shapes
+    )
+    smaller = _prune(
+      full, result, keep, folder.with_name(f'{folder.name}_{keep}')
+    )
+    print(
+      f'{smaller.moe.num_experts} of {plan.config.moe.num_experts} experts '
+      f'written in {time.perf_counter() - begin:.0f} s\n'
+      f'largest resident memory: {_peak(own)}'
+    )
+
+
+def _peak(layer_bytes: float) -> str:
+  """The largest resident memory, in GiB and in layers."""
+  peak = timing.peak_mb() * 2**20
+  return f'{peak / 2**30:.2f} GiB, {peak / layer_bytes:.2f} layers'
+
+
+def _prune(
+  full: FullModel,
+  statistics: Mapping[str, ExpertStatistics],
+  keep: int,
+  folder: pathlib.Path,
+) -> ModelConfig:
+  """Writes the model with the experts that EASY-EP keeps; gives its config."""
+  method = METHODS['easy_ep']
+  needs = full.needs(method, keep)
+  selection = methods.select(method, keep, statistics, full.layers, needs=needs)
+  smaller, _ = full.smaller(method, selection)
+  save.write(
+    save.plan(smaller.config, smaller.shapes),
+    lambda path: SmallerLeaf(smaller, path, full.get(path)),
+    folder,
+    dtype='bfloat16',
+  )
+  return smaller.config
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderLeaf:
+  """A weight of a Hugging Face folder, read where it is indexed.
+
+  Attributes:
+    read: reads a weight or one layer of it.
+    path: of the weight.
+  """
+
+  read: layer_source.Read
+  path: str
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    first, *rest = index if isinstance(index, tuple) else (index,)
+    if isinstance(first, int | np.integer):
+      return self.read(self.path, int(first))[tuple(rest)]
+    return self.read(self.path, None)[index]
 
 
 @dataclasses.dataclass(frozen=True)

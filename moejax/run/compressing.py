@@ -6,9 +6,10 @@ apply       the others are removed, or merged into these
 write       the new workdir, with `compression.json`: what was made from what
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,15 +106,10 @@ def compress(
     The content of the new workdir's `compression.json`.
 
   Raises:
-    InputError: see `choose`; or `to` is the workdir of a run.
+    InputError: see `choose`; or `to` is a folder with files.
   """
   check_new(to)
-  opened = trained.open_trained(workdir, overrides, trace_files.USED)
-  with full_model.opened(opened, request.calibration.step, note) as (
-    full,
-    step,
-  ):
-    chosen = choose(opened, full, step, request, note, track)
+  with _choice(workdir, request, overrides, note, track) as (full, chosen):
     smaller, merged = full.smaller(chosen.method, chosen.selection, track)
     target = new_workdir.make(to)
     with files.locked(target, note):
@@ -140,30 +136,14 @@ def export(
   """Writes a model with fewer experts as a Hugging Face folder, layer by layer.
 
   No workdir is made, and of experts that are removed one layer is in memory at
-  a time. `compression.json` is written into the folder as well.
-
-  Args:
-    workdir: of the run, or of an imported model.
-    to: the folder, which must have no weights.
-    request: what is asked.
-    overrides: config keys to change, as dotted paths and texts.
-    dtype: of the written weights.
-    note: is called with lines on the progress.
-    track: shows the progress through batches and layers.
-
-  Returns:
-    The content of `compression.json`.
-
-  Raises:
-    InputError: see `choose`; or no family of Hugging Face can hold the model.
+  a time. Arguments and result are those of `compress`: `to` is the folder,
+  which gets `compression.json` as well, and `dtype` the type of its weights. A
+  further error is that no family of Hugging Face can hold the model.
   """
   files.check_local(to, '--export')
   check_new(to, '--export')
-  step = request.calibration.step
-  args = exporting.Export(workdir, to, step, dtype=dtype)
-  opened = trained.open_trained(workdir, overrides, trace_files.USED)
-  with full_model.opened(opened, step, note) as (full, at):
-    chosen = choose(opened, full, at, request, note, track)
+  args = exporting.Export(workdir, to, request.calibration.step, dtype=dtype)
+  with _choice(workdir, request, overrides, note, track) as (full, chosen):
     smaller, merged = full.smaller(chosen.method, chosen.selection, track)
     target = exporting.plan_of(args, smaller.config)
     target.write(lambda path: SmallerLeaf(smaller, path, full.get(path)))
@@ -186,35 +166,35 @@ def write_mask(
   """Writes a choice of experts as JSON: 1 for an expert that stays, or 0.
 
   A list for each layer with experts, as EASY-EP (arXiv 2504.06792) publishes
-  its masks.
-
-  Args:
-    workdir: of the run, or of an imported model.
-    path: of the file.
-    request: what is asked.
-    overrides: config keys to change, as dotted paths and texts.
-    note: is called with lines on the progress.
-    track: shows the progress through batches.
+  its masks. Arguments and errors are those of `compress`, with a file that must
+  not exist in place of `to`.
 
   Returns:
     kept_NE, bool.
-
-  Raises:
-    InputError: see `choose`; or the file exists.
   """
   files.check_output(path, '--mask')
   if epath.Path(path).exists():
     raise errors.InputError(f'--mask={path} exists; name another file')
-  opened = trained.open_trained(workdir, overrides, trace_files.USED)
-  with full_model.opened(opened, request.calibration.step, note) as (
-    full,
-    step,
-  ):
-    chosen = choose(opened, full, step, request, note, track)
-  kept_NE = chosen.selection.kept_NE
+  with _choice(workdir, request, overrides, note, track) as (_, chosen):
+    kept_NE = chosen.selection.kept_NE
   rows = [json.dumps(kept_E.astype(int).tolist()) for kept_E in kept_NE]
   files.atomic_write_text(path, '[' + ',\n '.join(rows) + ']\n')
   return kept_NE
+
+
+@contextlib.contextmanager
+def _choice(
+  workdir: str,
+  request: CompressionRequest,
+  overrides: Sequence[tuple[str, str]],
+  note: Note,
+  track: Track,
+) -> Iterator[tuple[FullModel, Choice]]:
+  """The model of a workdir, while its files are open, and what is chosen."""
+  opened = trained.open_trained(workdir, overrides, trace_files.USED)
+  step = request.calibration.step
+  with full_model.opened(opened, step, note) as (full, at):
+    yield full, choose(opened, full, at, request, note, track)
 
 
 def choose(

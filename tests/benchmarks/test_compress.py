@@ -6,6 +6,8 @@ import re
 from helpers import tiny
 
 from benchmarks import compress, standard
+from moejax.convert import folder as folders
+from moejax.convert import load
 from moejax.core import exits
 from moejax.model import build
 
@@ -30,13 +32,27 @@ def test_the_ratio_of_both_sides_is_printed(capsys, monkeypatch):
   assert '(512 tokens, ' in ratio
 
 
-def test_a_model_on_disk_is_calibrated_by_layer(capsys, monkeypatch, tmp_path):
-  monkeypatch.setattr(compress, 'LARGE', tiny.MODEL)
+def test_a_model_on_disk_is_calibrated_and_pruned_by_layer(
+  capsys, monkeypatch, tmp_path
+):
+  monkeypatch.setattr(
+    compress, 'LARGE', 'configs/released.py:tiny,deepseek_moe_16b'
+  )
   folder = tmp_path / 'model'
   flags = [f'--folder={folder}', '--layers=3', '--tokens=20']
-  for _ in range(2):  # the second time, of the folder that is there
-    assert exits.call(compress.main, flags) == exits.DONE
+  for more in (
+    [],
+    ['--keep=4'],
+  ):  # the second time, of the folder that is there
+    assert exits.call(compress.main, flags + more) == exits.DONE
     out, _ = capsys.readouterr()
     assert re.match(r'3 layers, .* 20 tokens in', out)
     assert 'largest resident memory: ' in out
   assert (folder / 'config.json').exists()
+  old, new = (
+    load.plan(folders.open_folder(str(path))).config
+    for path in (folder, tmp_path / 'model_4')
+  )
+  moe = dataclasses.replace(old.moe, num_experts=4)
+  assert new == dataclasses.replace(old, moe=moe)
+  assert f'4 of {old.moe.num_experts} experts written in' in out
