@@ -27,6 +27,8 @@ class Trace:
     tokens_seen: tokens that the checkpoint was trained on; 0 if unknown.
     layers: numbers in the model of the N layers, in their order, from 0.
     num_experts: number of choices in a layer, those without weights included.
+    in_use: numbers of the choices that each of the N layers has, where layers
+      have different ones (`moe.uneven`); () if all layers have all.
     domains: names of the validation sets, or of the files.
     expert_TNK: int16, the experts of each token, that with the largest weight
       first; `NOWHERE` where a token has fewer than k.
@@ -56,11 +58,18 @@ class Trace:
   document_T: np.ndarray
   domain_T: np.ndarray
   logits_TNE: np.ndarray | None = None
+  in_use: tuple[tuple[int, ...], ...] = ()
 
   @property
   def k(self) -> int:
     """The largest number of experts of a token."""
     return self.expert_TNK.shape[2]
+
+  def has(self, n: int) -> np.ndarray:
+    """has_E: which choices the n-th layer has; the others are no experts."""
+    if not self.in_use:
+      return np.ones(self.num_experts, bool)
+    return np.isin(np.arange(self.num_experts), self.in_use[n])
 
   def only(self, keep_T: np.ndarray) -> 'Trace':
     """The trace of some tokens: a mask [T] or indices."""

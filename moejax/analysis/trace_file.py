@@ -70,6 +70,7 @@ class Header:
     router: keys of the config of the routed layers, by dotted path.
     request: the text and the options, as JSON values; the same request gives
       the same rows.
+    in_use: see `Trace`.
   """
 
   step: int
@@ -81,6 +82,7 @@ class Header:
   model: str = ''
   router: dict[str, Any] = dataclasses.field(default_factory=dict)
   request: dict[str, Any] = dataclasses.field(default_factory=dict)
+  in_use: tuple[tuple[int, ...], ...] = ()
 
   def to_json(self) -> str:
     """The header as JSON."""
@@ -90,9 +92,12 @@ class Header:
   def from_json(cls, text: str | bytes) -> 'Header':
     """The inverse of `to_json`."""
     values = json.loads(text)
-    names = [field.name for field in dataclasses.fields(cls)]
+    # Files from before `in_use` are of layers that have all choices.
+    in_use = tuple(map(tuple, values.pop('in_use', ())))
+    names = {field.name for field in dataclasses.fields(cls)} - {'in_use'}
     lists = {name: tuple(values[name]) for name in ('layers', 'domains')}
-    return cls(**{name: values[name] for name in names} | lists)
+    known = {name: values[name] for name in names} | lists
+    return cls(**known, in_use=in_use)
 
 
 class TraceFile:
@@ -221,12 +226,14 @@ class TraceFile:
     self, layers: tuple[int, ...], arrays: dict[str, np.ndarray]
   ) -> Trace:
     header = self.header
+    place = [header.layers.index(layer) for layer in layers]
     return Trace(
       step=header.step,
       tokens_seen=header.tokens_seen,
       layers=layers,
       num_experts=header.num_experts,
       domains=header.domains,
+      in_use=tuple(header.in_use[n] for n in place if header.in_use),
       **arrays,
     )
 

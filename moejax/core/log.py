@@ -183,7 +183,11 @@ def deterministic(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TensorBoardWriter:
-  """Scalars, and arrays as histograms, in TensorBoard's event files."""
+  """Scalars, and arrays as histograms, in TensorBoard's event files.
+
+  NaN in an array stands for what is not there, as the load of an expert that
+  its layer does not have, and is left out of the histogram.
+  """
 
   def __init__(self, folder: epath.PathLike):
     self._folder = epath.Path(folder)
@@ -202,7 +206,9 @@ class TensorBoardWriter:
       array = np.asarray(value, np.float32)
       if array.ndim == 0:
         writer.add_scalar(name, float(array), step)
-      elif np.isfinite(array).all():
+        continue
+      array = array[~np.isnan(array)]
+      if array.size and np.isfinite(array).all():
         writer.add_histogram(name, array, step)
     if self._local is not None and time.monotonic() - self._put_at > PUT_S:
       writer.flush()

@@ -91,6 +91,7 @@ def routing_statistics(subject: Subject) -> RoutingStatistics:
   return RoutingStatistics(
     {name: count for name, count in counts.items() if count is not None},
     subject.model.config.num_dense,
+    subject.model.config.moe.used_choices,
   )
 
 

@@ -294,9 +294,10 @@ def load_summary(load_LE: np.ndarray, first_layer: int = 0) -> str:
   load_LE = np.asarray(load_LE)
   most, dead = _extremes(load_LE)
   worst = int(np.argmax(most))
+  number = np.count_nonzero(~np.isnan(load_LE))
   return (
     f'load max/mean {most[worst]:.2f} (layer {first_layer + worst}), '
-    f'dead {sum(dead)} of {load_LE.size}'
+    f'dead {sum(dead)} of {number}'
   )
 
 
@@ -312,6 +313,9 @@ def load_cells(
     width 6: '·▂▅█▅█', 1 to a cell
     width 3: '▂▇▇', 2 to a cell (averages 0.5, 6, 5.5 over 4)
 
+  Experts that a layer does not have (NaN) are left out of averages, and a cell
+  of them alone is blank.
+
   Returns:
     The texts, and how many experts share a cell.
   """
@@ -321,27 +325,36 @@ def load_cells(
   rows = []
   for ratio_E in ratio_LE:
     groups = [
-      ratio_E[i : i + per_cell].mean() for i in range(0, num_experts, per_cell)
+      ratio_E[i : i + per_cell] for i in range(0, num_experts, per_cell)
     ]
-    rows.append(
-      ''.join(ramp[min(7, int(4 * r + 0.5))] if r else none for r in groups)
-    )
+    rows.append(''.join(_cell(group, ramp, none) for group in groups))
   return rows, per_cell
 
 
+def _cell(ratio_G: np.ndarray, ramp: str, none: str) -> str:
+  """The character of the average of some experts' loads."""
+  ratio_G = ratio_G[~np.isnan(ratio_G)]
+  if not len(ratio_G):
+    return ' '
+  mean = ratio_G.mean()
+  return ramp[min(7, int(4 * mean + 0.5))] if mean else none
+
+
 def _ratios(load_LE: np.ndarray) -> np.ndarray:
-  """Load over the layer's mean; zeros in a layer without any load."""
-  load_LE = np.nan_to_num(np.asarray(load_LE, np.float64))
-  mean_L1 = load_LE.mean(axis=1, keepdims=True)
-  return np.divide(
-    load_LE, mean_L1, out=np.zeros_like(load_LE), where=mean_L1 > 0
-  )
+  """Load over the layer's mean; zeros in a layer without any load.
+
+  NaN, the load of an expert that its layer does not have, stays NaN.
+  """
+  load_LE = np.asarray(load_LE, np.float64)
+  mean_L1 = np.nanmean(load_LE, axis=1, keepdims=True)
+  return load_LE / np.where(mean_L1 > 0, mean_L1, 1)
 
 
 def _extremes(load_LE: np.ndarray) -> tuple[list[float], list[int]]:
   """By layer, the largest load over the mean, and how many experts are dead."""
   ratio_LE = _ratios(load_LE)
-  return ratio_LE.max(axis=1).tolist(), (ratio_LE == 0).sum(axis=1).tolist()
+  most_L, is_dead_LE = np.nanmax(ratio_LE, axis=1), ratio_LE == 0
+  return most_L.tolist(), is_dead_LE.sum(axis=1).tolist()
 
 
 def _worst(load_LE: np.ndarray, num: int) -> list[int]:

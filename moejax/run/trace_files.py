@@ -168,6 +168,7 @@ def header_of(
     tokens_seen=sum(extra.get('tokens', {}).values()),
     layers=tracing.layers_of(model),
     num_experts=model.config.moe.num_choices,
+    in_use=tracing.choices_of(model),
     domains=tuple(text.readers),
     tokenizer=text.tokenizer,
     model=fingerprint(run, model, extra),

@@ -68,6 +68,7 @@ def trace(
     step=step,
     tokens_seen=tokens_seen,
     num_experts=model.config.moe.num_choices,
+    in_use=choices_of(model),
     domains=tuple(text.readers),
   )
   numbers = DocumentNumbers(text.eos_id)
@@ -108,6 +109,14 @@ def rows_per_batch(model: Model, text: TracedText) -> int:
     return usual
   most = max(text.num_rows.values(), default=usual)
   return min(evaluated.rows_per_batch(model, max(most, 1)), usual)
+
+
+def choices_of(model: Model) -> tuple[tuple[int, ...], ...]:
+  """Numbers of the choices that each layer has; see `Trace.in_use`."""
+  used_NE = model.config.moe.used_choices
+  if used_NE is None:
+    return ()
+  return tuple(tuple(np.flatnonzero(used_E).tolist()) for used_E in used_NE)
 
 
 def layers_of(model: Model) -> tuple[int, ...]:

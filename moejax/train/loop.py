@@ -256,7 +256,7 @@ def _report(
   load_NE = None
   if routing is not None:
     count_NE = np.asarray(routing['count_E'], np.float64)
-    load_NE = np.nan_to_num(stats.load(count_NE))
+    load_NE = stats.load(count_NE)
     scalars |= {f'moe/{k}': v for k, v in stats.summarise(routing).items()}
   config = inputs.config
   record: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from moejax import main
 from moejax.analysis import trace_file
 from moejax.cli import convert, evaluate, generate, trace
 from moejax.config import Run
-from moejax.core import config_tree, exits, files, trees
+from moejax.core import config_tree, exits, files, log, trees
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes
 from moejax.model import build
@@ -82,9 +82,10 @@ def test_its_traces_have_no_token_at_an_expert_that_is_not_there(
   flags = [f'--workdir={workdir}', f'--out={tmp_path}', '--tokens=64']
   assert exits.call(trace.main, flags) == exits.DONE
   (file,) = tmp_path.glob('*.parquet')
-  expert_TNK = trace_file.TraceFile(file).read().expert_TNK
-  has_N = (expert_TNK == ONLY_IN_ONE_LAYER).any(axis=(0, 2))
+  traced = trace_file.TraceFile(file).read()
+  has_N = (traced.expert_TNK == ONLY_IN_ONE_LAYER).any(axis=(0, 2))
   np.testing.assert_array_equal(has_N, [True, False])
+  assert traced.in_use == ((0, 1, 2, 3), (0, 1, 2))
 
 
 def test_it_trains_on_and_is_saved(workdir, tmp_path):
@@ -94,6 +95,7 @@ def test_it_trains_on_and_is_saved(workdir, tmp_path):
     '--config.data.mixture=synthetic',
     '--config.data.sequence_length=16',
     '--config.train.steps=2',
+    '--config.train.load_every=1',
     '--config.train.eval_batches=1',
     '--config.report.eval_batches=1',
     '--config.report.samples=false',
@@ -103,6 +105,11 @@ def test_it_trains_on_and_is_saved(workdir, tmp_path):
   assert exits.call(main.main, flags) == exits.DONE
   new, step = weights_of(tmp_path / 'more')
   assert step == 2
+  # The load of an expert that is not there is no number.
+  first, *_ = log.read(tmp_path / 'more' / 'metrics.jsonl')
+  np.testing.assert_array_equal(
+    np.isnan(first['moe/load']), [[0, 0, 0, 0], [0, 0, 0, 1]]
+  )
   assert restore.run_of(str(tmp_path / 'more')).model.moe == MODEL.moe
   old, _ = weights_of(workdir)
   path = 'moe/ffn/routed/w_in_ED2F'

@@ -129,14 +129,17 @@ def test_tensorboard(tmp_path):
   writer = log.TensorBoardWriter(tmp_path)
   assert not list(tmp_path.iterdir())  # nothing before the first value
   writer.write(1, {'loss': 0.5, 'load': np.arange(6.0).reshape(2, 3)})
-  writer.write(2, {'loss': 0.25, 'load': np.array([np.nan, 1.0])})
+  writer.write(2, {'loss': 0.25, 'load': np.array([np.inf, 1.0])})
+  writer.write(3, {'load': np.array([np.nan, 1.0])})  # NaN is not there
+  writer.write(4, {'load': np.array([np.nan])})
   writer.truncate_after(1)
   writer.write(2, {'loss': 0.125})
   writer.close()
   scalars, purges = read_events(tmp_path)
   assert scalars['loss', 1] == 0.5
   assert scalars['load', 1] == 'histo'
-  assert ('load', 2) not in scalars
+  assert scalars['load', 3] == 'histo'
+  assert not {('load', 2), ('load', 4)} & scalars.keys()
   assert purges == [2]
 
 

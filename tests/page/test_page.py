@@ -247,6 +247,19 @@ def test_layers_with_experts_have_their_numbers_in_the_model():
   assert load.layers(data, 3) == [2, 4, 6]
 
 
+def test_the_map_of_loads_has_gaps_for_experts_that_a_layer_does_not_have():
+  row = {'step': 1, 'moe/load': [[1.0, 3.0, 2.0], [2.5, 0.5, np.nan]]}
+  (figure,) = Reader(load.heat_map(PageData('x', metrics=[row]))).values()
+  (frame,) = figure['frames']
+  assert frame['z'] == [[1, 3, 2], [2.5, 0.5, None]]
+  assert figure['most'] == 3
+
+
+def test_domains_have_gaps_for_experts_that_a_layer_does_not_have():
+  row = {'domain': 'code', 'uniform': 0.5, 'share': [0.75, None, 0.25]}
+  assert domains.frame(0, [row])['z'] == [[1.5, None, 0.5]]
+
+
 def test_frames_are_spread_evenly():
   assert load.spread(3, 10) == [0, 1, 2]
   assert load.spread(101, 5) == [0, 25, 50, 75, 100]

@@ -309,3 +309,17 @@ def test_progress_without_training_leaves_nothing():
   frames = drawings(text())
   assert any('3 of 6 batches' in line for f in frames for line in f)
   assert [line for line in frames[-1] if line] == ['done']
+
+
+def test_experts_that_a_layer_does_not_have_are_not_dead():
+  """Layer 1 has two of four experts, with loads 3 and 1 over a mean of 2."""
+  load_LE = np.array([[1, 1, 2, 0], [3, 1, np.nan, np.nan]])
+  assert screen.load_summary(load_LE) == (
+    'load max/mean 2.00 (layer 0), dead 1 of 6'
+  )
+  assert screen.load_summary(load_LE[1:]) == (
+    'load max/mean 1.50 (layer 0), dead 0 of 2'
+  )
+  assert screen.load_cells(load_LE, 4) == (['▅▅█·', '▇▃  '], 1)
+  # Two to a cell: averages of those that are there.
+  assert screen.load_cells(load_LE, 2) == (['▅▅', '▅ '], 2)

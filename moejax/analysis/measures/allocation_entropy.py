@@ -11,11 +11,11 @@ from moejax.analysis.traces import Traces
 def allocation_entropy(traces: Traces) -> Rows:
   """By layer of the last checkpoint and domain, -sum p log p / log E.
 
-  p is the share of each expert in the domain's assignments: 1 if the domain
-  uses all experts alike, 0 if it uses one. A column for each domain; None for a
-  domain without an assignment. Source: the EAE of LibMoE, arXiv 2411.00918,
-  whose code takes the mean of the last two layers, as the row `last 2 layers`
-  does.
+  p is the share of each expert in the domain's assignments, and E the number of
+  experts that the layer has: 1 if the domain uses all alike, 0 if it uses one.
+  A column for each domain; None for a domain without an assignment. Source: the
+  EAE of LibMoE, arXiv 2411.00918, whose code takes the mean of the last two
+  layers, as the row `last 2 layers` does.
   """
   trace = traces.last
   value_ND = []
@@ -26,7 +26,7 @@ def allocation_entropy(traces: Traces) -> Rows:
       trace.domain_T,
       len(trace.domains),
     )
-    value_ND.append([entropy(count_E) for count_E in count_DE])
+    value_ND.append([entropy(count_E) for count_E in count_DE[:, trace.has(n)]])
 
   def row(value_D):
     return dict(zip(trace.domains, map(rows.number, value_D), strict=True))

@@ -18,8 +18,8 @@ def coactivation(traces: Traces, adjacent: bool = False) -> Rows:
   column j, with 1 on the diagonal. The row of an expert that no token chose is
   None. `largest` is the largest value off the diagonal, and `strongest` lists
   the largest ones as [i, j, value]. `chance` is (k - 1) / (E - 1), the mean off
-  the diagonal, which is the same for all routers with k experts for a token.
-  `count` has N_i.
+  the diagonal, which is the same for all routers with k experts for a token; E
+  is the number of experts that the layer has. `count` has N_i.
 
   Source: OLMoE, arXiv 2409.02060, section 5.2. Its code counts only pairs of
   adjacent ranks, as `adjacent` does.
@@ -33,7 +33,7 @@ def coactivation(traces: Traces, adjacent: bool = False) -> Rows:
     share_EE = rows.ratio(pair_EE, count_E[:, None])
     np.fill_diagonal(share_EE, np.where(count_E > 0, 1, np.nan))
     size = rows.ratio(count_E.sum(), (expert_KT >= 0).any(axis=0).sum())
-    others = trace.num_experts - 1
+    others = trace.has(n).sum() - 1
     strongest = _strongest(share_EE)
     result[f'layer {layer}'] = {
       'layer': int(layer),

@@ -12,8 +12,9 @@ def domain_specialisation(traces: Traces) -> Rows:
 
   N_D is the number of the domain's tokens and N_E,D that of those which chose
   expert E: `share` with all of a token's experts, k = their number, and `top1`
-  with the first alone. `uniform` is k / E, the share of every expert without
-  specialisation; `largest` is the largest share, that of `expert`, None without
+  with the first alone; None for an expert that the layer does not have.
+  `uniform` is k / E, the share of each of its experts without specialisation;
+  `largest` is the largest share, that of `expert`, None without
   an assignment. The shares of a domain without tokens are None. Source: OLMoE,
   arXiv 2409.02060, section 5.3.
   """
@@ -29,7 +30,8 @@ def domain_specialisation(traces: Traces) -> Rows:
   shape = (documents.num, num_domains, num_experts)
   result: Rows = {}
   for n, layer in enumerate(trace.layers):
-    expert_KT = expert_sets.of_layer(trace, n)
+    expert_KT, has_E = expert_sets.of_layer(trace, n), trace.has(n)
+    only = lambda value_E, has_E=has_E: np.where(has_E, value_E, np.nan)
     count_UDE, first_UDE = (
       expert_sets.counts(
         ids, num_experts, group_T, documents.num * num_domains
@@ -52,10 +54,10 @@ def domain_specialisation(traces: Traces) -> Rows:
         'tokens': int(tokens_D[d]),
         'largest': None if best is None else rows.number(share_DE[d, best]),
         'expert': best,
-        'uniform': rows.number(share_DE[d].mean()),
-        'share': rows.numbers(share_DE[d]),
-        'share_low': rows.numbers(low_DE[d]),
-        'share_high': rows.numbers(high_DE[d]),
-        'top1': rows.numbers(top1_DE[d]),
+        'uniform': rows.number(share_DE[d][has_E].mean()),
+        'share': rows.numbers(only(share_DE[d])),
+        'share_low': rows.numbers(only(low_DE[d])),
+        'share_high': rows.numbers(only(high_DE[d])),
+        'top1': rows.numbers(only(top1_DE[d])),
       }
   return result

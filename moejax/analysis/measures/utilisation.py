@@ -16,7 +16,8 @@ def utilisation(traces: Traces) -> Rows:
     dead      number of experts that no token chose.
     max, min  the largest and the smallest r over the mean.
     dropped   share of the assignments that had no room.
-    load      r over the mean, of each expert.
+    load      r over the mean, of each expert; None for one that its layer does
+              not have, which counts nowhere (`Trace.has`).
 
   Assignments that were dropped count in r: it is the router's choice. All are
   None in a layer without an assignment, except `dead`; `entropy` is None with
@@ -29,14 +30,17 @@ def utilisation(traces: Traces) -> Rows:
       count_E = expert_sets.counts(
         expert_sets.of_layer(trace, n), trace.num_experts
       )[0]
+      has_E = trace.has(n)
       has_TK = trace.expert_TNK[:, n] >= 0
       dropped = (trace.dropped_TNK[:, n] & has_TK).sum()
       result[f'step {trace.step}, layer {layer}'] = {
         **rows.checkpoint(trace),
         'layer': int(layer),
-        **_evenness(count_E),
+        **_evenness(count_E[has_E]),
         'dropped': rows.number(rows.ratio(dropped, has_TK.sum())),
-        'load': rows.numbers(rows.ratio(count_E, count_E.mean())),
+        'load': rows.numbers(
+          np.where(has_E, rows.ratio(count_E, count_E[has_E].mean()), np.nan)
+        ),
       }
   return result
 

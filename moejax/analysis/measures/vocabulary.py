@@ -19,6 +19,8 @@ def vocabulary(
 ) -> Rows:
   """By layer of the last checkpoint and expert, the tokens that are typical.
 
+  Experts that a layer does not have are left out.
+
   A token x is typical of expert E if (N_x,E / N_x) / (N_E / N) >= `lift`, with
   N_x,E >= `floor`: of its N_x occurrences, so many times more chose E than of
   all N occurrences. `tokens` lists the `num` with the largest lift as [id,
@@ -33,11 +35,11 @@ def vocabulary(
   result: Rows = {}
   for n, layer in enumerate(trace.layers):
     listed = _layer(trace, n, types, floor, lift, num)
-    for expert, row in enumerate(listed):
+    for expert in np.flatnonzero(trace.has(n)).tolist():
       result[f'layer {layer}, expert {expert}'] = {
         'layer': int(layer),
         'expert': expert,
-        **row,
+        **listed[expert],
       }
   return result
 

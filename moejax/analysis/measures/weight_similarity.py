@@ -14,7 +14,8 @@ def weight_similarity(traces: Traces) -> Rows:
 
   An expert is the vector of all its weights. `matrix` has the cosines, `mean`
   is the mean over i != j of ReLU(cos), as in `output_similarity`, and `cosine`
-  that of the cosine itself; None with one expert. The cosine does not see that
+  that of the cosine itself; None with one expert, and in `matrix` for experts
+  that the layer does not have. The cosine does not see that
   two experts compute the same with their neurons in another order: fresh
   experts have 0, copies of one (upcycling) have 1. Source: arXiv 2411.00918
   measures outputs; of weights, arXiv 2310.01334 (MC-SMoE), section 3.
@@ -24,7 +25,9 @@ def weight_similarity(traces: Traces) -> Rows:
     raise ValueError('this measure needs the weights of the experts')
   result: Rows = {}
   for n, layer in enumerate(trace.layers):
+    has_E = trace.has(n)[: len(traces.weights[n])]
     cosine_EE = cosines(traces.weights[n])
+    cosine_EE = np.where(has_E & has_E[:, None], cosine_EE, np.nan)
     others = rows.off_diagonal(cosine_EE)
     result[f'layer {layer}'] = {
       'layer': int(layer),

@@ -22,7 +22,13 @@ def domains(data: PageData) -> Html | None:
   frames = [frame(layer, group) for layer, group in by_layer.items() if group]
   if not frames:
     return None
-  highest = max(value for f in frames for line in f['z'] for value in line)
+  highest = max(
+    value
+    for f in frames
+    for line in f['z']
+    for value in line
+    if value is not None
+  )
   figure = figures.heat(
     [],
     rows=[],
@@ -46,7 +52,10 @@ def domains(data: PageData) -> Html | None:
 def frame(layer: int, group: list[Mapping[str, Any]]) -> dict[str, Any]:
   """The map of one layer."""
   z = [
-    [round(share / row['uniform'], 2) for share in row['share']]
+    [
+      None if share is None else round(share / row['uniform'], 2)
+      for share in row['share']
+    ]
     for row in group
   ]
   return {

@@ -81,7 +81,7 @@ def heat_map(data: PageData) -> Html | None:
   most = min(MOST_FRAMES, MOST_NUMBERS // max(1, num_layers * num_experts))
   keep = spread(len(steps), most)
   frames = [{'frame': f'{steps[i]:,}', 'z': rounded(loads[i])} for i in keep]
-  largest = max(np.max(loads[i]) for i in keep[len(keep) // 2 :])
+  largest = max(np.nanmax(loads[i]) for i in keep[len(keep) // 2 :])
   figure = figures.heat(
     [],
     rows=[f'layer {n}' for n in layers(data, num_layers)],
@@ -111,9 +111,15 @@ def layers(data: PageData, num: int) -> list[int]:
   return [first + every * (n + 1) - 1 for n in range(num)]
 
 
-def rounded(value_NE: Any) -> list[list[float]]:
-  """Loads with two decimals, which is what a colour can show."""
-  return [[round(float(x), 2) for x in row] for row in value_NE]
+def rounded(value_NE: Any) -> list[list[float | None]]:
+  """Loads with two decimals, which is what a colour can show.
+
+  None is an expert that its layer does not have.
+  """
+  return [
+    [None if np.isnan(x) else round(float(x), 2) for x in row]
+    for row in value_NE
+  ]
 
 
 def spread(num: int, most: int) -> list[int]:
