@@ -12,15 +12,20 @@ layer, then of the lower expert, is taken first.
 
 Groups of a router. A group-limited router first chooses groups of consecutive
 experts and then experts in them, so a token may get stuck in groups that have
-lost theirs. No choice here lets that happen: every group keeps its `per_group`
-best experts before anything else is kept, and the rest goes by score. With a
-mask the groups stay as they were, and may keep different numbers. If weights
-are removed the groups must be of one size again: `equal_groups` keeps
-keep / num_groups in each.
+lost theirs. `RouterNeeds.for_budget` says how many groups a budget can fill,
+and all choices keep to it:
+
+  all, if it can   every group keeps its `per_group` best experts before any
+                   other is kept, and the rest goes by score
+  fewer            those groups of a layer stay whose `per_group` best experts
+                   have the largest sum of scores. The others lose all their
+                   experts, and the router loses the groups
+
+If weights are removed, the groups that stay must be of one size again, so each
+keeps the same number. With a mask they may keep different numbers.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -36,45 +41,57 @@ class RouterNeeds:
   Attributes:
     at_least: experts in a layer; the router's k if experts are removed.
     num_groups: groups of consecutive experts; 1 for routers without groups.
-    per_group: experts in each group.
+    per_group: experts in each group that stays.
+    least_groups: groups that must stay; 0 for all.
+    groups: groups that stay, see `for_budget`; 0 if that is not decided.
   """
 
   at_least: int = 1
   num_groups: int = 1
   per_group: int = 0
-
-  @classmethod
-  def group_limited(
-    cls, k: int, num_groups: int, kept_groups: int, summed: int = 1
-  ) -> 'RouterNeeds':
-    """The needs of a router that takes k experts of kept_groups groups.
-
-    Any kept_groups groups must hold k experts, so each needs k / kept_groups,
-    rounded up. A group's score sums its `summed` best experts (1 for
-    DeepSeek-V2, 2 for V3), and a group with fewer is never chosen.
-    """
-    per_group = max(math.ceil(k / kept_groups), summed)
-    return cls(max(k, per_group * num_groups), num_groups, per_group)
+  least_groups: int = 0
+  groups: int = 0
 
   @property
   def smallest(self) -> int:
     """The smallest number of experts that a layer can work with."""
-    return max(1, self.at_least, self.num_groups * self.per_group)
+    groups = self.groups or self.least_groups or self.num_groups
+    return max(1, self.at_least, groups * self.per_group)
 
-  def equal_groups(self, keep: int) -> 'RouterNeeds':
-    """The same needs, with the same number of experts in every group.
+  def for_budget(
+    self, keep: int, num_experts: int, *, equal: bool = True
+  ) -> 'RouterNeeds':
+    """The same needs, with the number of groups that `keep` experts can fill.
+
+    Args:
+      keep: experts of a layer, after `check_keep`.
+      num_experts: of a layer before.
+      equal: whether all groups that stay keep equally many experts.
 
     Raises:
-      InputError: the number of groups does not divide `keep`.
+      InputError: `keep` experts do not fill any number of groups.
     """
-    if keep % self.num_groups:
-      raise errors.InputError(
-        f'keep={keep} experts cannot be shared evenly by the '
-        f"router's {self.num_groups} groups; keep a multiple of "
-        f'{self.num_groups}, or mask experts instead of removing them'
-      )
-    per_group = max(self.per_group, keep // self.num_groups)
-    return dataclasses.replace(self, per_group=per_group)
+    if self.num_groups == 1:
+      return self
+    size = num_experts // self.num_groups
+    most = min(self.num_groups, max(1, keep // max(1, self.per_group)))
+    # Where all groups can stay, none is removed to make a number fit.
+    least = most if most == self.num_groups else self.least_groups
+    for groups in range(most, max(1, least) - 1, -1):
+      if equal and not keep % groups and keep <= groups * size:
+        return dataclasses.replace(
+          self, groups=groups, per_group=keep // groups
+        )
+      if not equal and keep <= groups * size:
+        return dataclasses.replace(self, groups=groups)
+    step = most if equal else 1
+    below = min(keep, most * size) // step * step
+    raise errors.InputError(
+      f"keep={keep} experts cannot be shared evenly by {most} of the router's "
+      f'{self.num_groups} groups of {size}; keep {below}'
+      + (f' or {below + step}' if below < most * size else '')
+      + (', or write the choice alone with --mask' if equal else '')
+    )
 
 
 # The need of a router that keeps all its rows, as in M-SMoE.
@@ -88,7 +105,7 @@ def uniform(
 ) -> np.ndarray:
   """The `keep` best experts of every layer (EASY-EP, arXiv 2504.06792)."""
   check_keep(keep, score_NE.shape[1], needs)
-  kept_NE = _best_of_groups(score_NE, needs)
+  kept_NE, score_NE = _begun(score_NE, needs)
   for kept_E, score_E in zip(kept_NE, score_NE, strict=True):
     _fill(kept_E, score_E, keep)
   return kept_NE
@@ -102,9 +119,8 @@ def global_(
   Every layer first keeps what its router needs. Scores must be comparable over
   layers; those of `domains.mixed` sum to 1 in each.
   """
-  score_NE = np.asarray(score_NE, np.float64)
   check_keep(keep, score_NE.shape[1], needs)
-  kept_NE = _best_of_groups(score_NE, needs)
+  kept_NE, score_NE = _begun(score_NE, needs)
   for kept_E, score_E in zip(kept_NE, score_NE, strict=True):
     _fill(kept_E, score_E, needs.smallest)
   _fill(kept_NE.reshape(-1), score_NE.reshape(-1), keep * len(score_NE))
@@ -157,49 +173,38 @@ def check_keep(keep: int, num_experts: int, needs: RouterNeeds) -> None:
   if keep < needs.smallest:
     raise errors.InputError(
       f'keep={keep} is less than the {needs.per_group} experts that the router '
-      f'needs in each of its {needs.num_groups} groups; keep {needs.smallest} '
-      'at least'
+      f'needs in each of {needs.least_groups or needs.num_groups} groups; keep '
+      f'{needs.smallest} at least'
     )
 
 
-def check_kept(
-  kept_NE: np.ndarray, needs: RouterNeeds, first_layer: int = 0
-) -> None:
-  """Raises InputError, one line, if a router cannot work with a choice.
+def _begun(
+  score_NE: np.ndarray, needs: RouterNeeds
+) -> tuple[np.ndarray, np.ndarray]:
+  """kept_NE with what the groups need, and the scores of all others.
 
-  It is for choices from elsewhere, such as published masks; those of CHOICES
-  pass.
-
-  Args:
-    kept_NE: bool, the experts that stay.
-    needs: of the router.
-    first_layer: number of the first of the N layers in the model.
+  The experts of groups that do not stay have the score -inf.
   """
-  for n, kept_E in enumerate(kept_NE):
-    layer, kept = first_layer + n, int(kept_E.sum())
-    if kept < max(1, needs.at_least):
-      raise errors.InputError(
-        f'layer {layer} keeps {kept} experts, but its router needs '
-        f'{max(1, needs.at_least)}; keep more'
-      )
-    for group, kept_M in enumerate(kept_E.reshape(needs.num_groups, -1)):
-      if kept_M.sum() < needs.per_group:
-        raise errors.InputError(
-          f'group {group} of layer {layer} keeps {kept_M.sum()} experts, but '
-          f'the router needs {needs.per_group} in each group; keep more of it'
-        )
-
-
-def _best_of_groups(score_NE: np.ndarray, needs: RouterNeeds) -> np.ndarray:
-  """kept_NE with the `per_group` best experts of each group, and no others."""
+  score_NE = np.asarray(score_NE, np.float64)
   kept_NE = np.zeros(score_NE.shape, bool)
-  if needs.per_group:
-    groups = lambda x: x.reshape(-1, x.shape[1] // needs.num_groups)
-    for kept_M, score_M in zip(
-      groups(kept_NE), groups(np.asarray(score_NE)), strict=True
-    ):
+  if not needs.per_group:
+    return kept_NE, score_NE
+  groups = len(score_NE), needs.num_groups, -1
+  kept_NGM, score_NGM = kept_NE.reshape(groups), score_NE.reshape(groups)
+  for kept_GM, score_GM in zip(kept_NGM, score_NGM, strict=True):
+    for kept_M, score_M in zip(kept_GM, score_GM, strict=True):
       _fill(kept_M, score_M, needs.per_group)
-  return kept_NE
+  if not 0 < needs.groups < needs.num_groups:
+    return kept_NE, score_NE
+  total_NG = np.where(kept_NGM, score_NGM, 0).sum(axis=-1)
+  order_NG = np.argsort(-total_NG, axis=-1, kind='stable')
+  goes_NG = np.zeros(total_NG.shape, bool)
+  np.put_along_axis(goes_NG, order_NG[:, needs.groups :], True, axis=-1)
+  goes_NG1 = goes_NG[..., None]
+  return (
+    (kept_NGM & ~goes_NG1).reshape(score_NE.shape),
+    np.where(goes_NG1, -np.inf, score_NGM).reshape(score_NE.shape),
+  )
 
 
 def _fill(kept_E: np.ndarray, score_E: np.ndarray, num: int) -> None:

@@ -10,8 +10,8 @@ from moejax.moe.routers import ROUTERS
 def router_needs(config: ModelConfig) -> RouterNeeds:
   """What every layer must keep if experts are removed.
 
-  Experts of a router with groups are removed so that all groups of a layer stay
-  of one size; `RouterNeeds.equal_groups` makes a choice do so.
+  Experts of a router with groups are removed so that all groups of a layer that
+  stay are of one size; `RouterNeeds.for_budget` makes a choice do so.
 
   Args:
     config: of the model.
@@ -47,4 +47,6 @@ def router_needs(config: ModelConfig) -> RouterNeeds:
       f'{moe.num_experts} experts, so no expert can be removed from them'
     )
   at_least = max(1, needs.at_least - moe.zero_computation.num)
-  return RouterNeeds(at_least, needs.num_groups, needs.per_group)
+  return RouterNeeds(
+    at_least, needs.num_groups, needs.per_group, needs.least_groups
+  )

@@ -20,6 +20,7 @@ from moejax.compress.merge import MergedLayer
 from moejax.compress.methods import Method, Selection
 from moejax.compress.prune import Smaller
 from moejax.config import kept_tokenizer
+from moejax.convert import save
 from moejax.core import errors, files, trees, versions
 from moejax.evals.subject import Track, untracked
 from moejax.run import (
@@ -55,6 +56,8 @@ class CompressionRequest:
       kept in it otherwise; '' for none.
     any_text: whether statistics that were kept are used whatever their text.
     seed: of scores that are drawn.
+    removed: whether the weights of the other experts are removed; a mask leaves
+      the groups of a router as they are, so they may keep different numbers.
   """
 
   method: str
@@ -64,6 +67,7 @@ class CompressionRequest:
   statistics: str = ''
   any_text: bool = False
   seed: int = 0
+  removed: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +152,10 @@ def export(
     target = exporting.plan_of(args, smaller.config)
     target.write(lambda path: SmallerLeaf(smaller, path, full.get(path)))
     about = manifest(workdir, full, chosen, smaller, merged)
+  # Of the written type.
+  about['bytes'][1] = target.plan.num_bytes(dtype)
+  copies = repeated(smaller, merged, chosen.method)[0]
+  about['repeated_bytes'] = copies * save.DTYPES[dtype].itemsize
   files.atomic_write_json(epath.Path(to) / MANIFEST, about)
   for line in target.remarks():
     note(line)
@@ -175,6 +183,7 @@ def write_mask(
   files.check_output(path, '--mask')
   if epath.Path(path).exists():
     raise errors.InputError(f'--mask={path} exists; name another file')
+  request = dataclasses.replace(request, removed=False)
   with _choice(workdir, request, overrides, note, track) as (_, chosen):
     kept_NE = chosen.selection.kept_NE
   rows = [json.dumps(kept_E.astype(int).tolist()) for kept_E in kept_NE]
@@ -221,7 +230,8 @@ def choose(
       checkpoint, or a model no expert of which can be removed.
   """
   method = methods.lookup(request.method)
-  full.needs(method, request.keep)  # before anything is computed
+  # Before anything is computed.
+  full.needs(method, request.keep, removed=request.removed)
   calibrating.check_model(full.config)
   collector = calibration_text.Collector(
     opened=opened,
@@ -237,7 +247,9 @@ def choose(
   collected = collector.collect(
     lambda: opened.weights(str(step), note)[0], step, any_text=request.any_text
   )
-  selection = full.select(method, request.keep, collected, request.seed)
+  selection = full.select(
+    method, request.keep, collected, request.seed, removed=request.removed
+  )
   return Choice(request, method, collected, selection)
 
 
@@ -293,6 +305,7 @@ def manifest(
       trees.num_bytes(full.shapes),
       trees.num_bytes(smaller.shapes),
     ],
+    'repeated_bytes': repeated(smaller, merged, chosen.method)[1],
     'layers': layers,
     'versions': versions.versions(),
   }
@@ -301,11 +314,19 @@ def manifest(
 def num_distinct(
   smaller: Smaller, merged: Sequence[MergedLayer], method: Method
 ) -> int:
-  """Parameters, those that the experts of a group share counted once.
+  """Parameters, without what `repeated` counts."""
+  return trees.count(smaller.shapes) - repeated(smaller, merged, method)[0]
 
-  Experts of zeros, which layers with fewer experts have, do not count.
+
+def repeated(
+  smaller: Smaller, merged: Sequence[MergedLayer], method: Method
+) -> tuple[int, int]:
+  """Parameters that a checkpoint stores and nobody needs, and their bytes.
+
+  These are the further copies of an expert that the members of a group share,
+  and the experts of zeros that layers with fewer experts have.
   """
-  total = trees.count(smaller.shapes)
+  parameters, num_bytes = 0, 0
   leaves = trees.leaves(smaller.shapes)
   for n, index_K in enumerate(smaller.index_NK):
     copies = int((index_K < 0).sum())
@@ -313,8 +334,10 @@ def num_distinct(
       copies = len(merged[n].index_E) - len(merged[n].dominant_G)
     for path, leaf in leaves.items():
       if path.startswith(f'{prune.PREFIX}routed/'):
-        total -= copies * int(np.prod(leaf.shape[2:]))
-  return total
+        size = copies * int(np.prod(leaf.shape[2:]))
+        parameters += size
+        num_bytes += size * leaf.dtype.itemsize
+  return parameters, num_bytes
 
 
 def _write(

@@ -136,7 +136,7 @@ def in_words(to: str, about: dict[str, Any]) -> list[str]:
   return [
     f'{to} holds step {about["step"]} of {about["from"]} with {number} of '
     f'{about["experts"][0]} experts in each layer, by {about["method"]}: '
-    f'{new:,} of {old:,} parameters.',
+    f'{new:,} of {old:,} parameters, {_megabytes(about)}.',
     f'evaluate   python -m moejax.cli.evaluate --workdir={to}',
     f'generate   python -m moejax.cli.generate --workdir={to}',
     'recover    python -m moejax.main '
@@ -145,6 +145,18 @@ def in_words(to: str, about: dict[str, Any]) -> list[str]:
     f'export     python -m moejax.cli.convert export --workdir={to} '
     '--to=FOLDER',
   ]
+
+
+def _megabytes(about: dict[str, Any]) -> str:
+  """What the weights take on the disk, and how much of it says nothing new."""
+  full, smaller = (f'{size / 1e6:,.1f}' for size in about['bytes'])
+  words = f'{smaller} of {full} MB'
+  if repeated := about['repeated_bytes']:
+    words += (
+      f' ({repeated / 1e6:,.1f} MB of these are copies of experts that a group '
+      'shares, or places without an expert)'
+    )
+  return words
 
 
 def _show_sweep(args: argparse.Namespace, result: dict[str, Any]) -> None:

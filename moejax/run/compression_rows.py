@@ -26,7 +26,8 @@ def rows(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     seed           of scores that are drawn
     kept           mean number of experts of a layer
     parameters     those that merged experts share are counted once
-    bytes          of the weights as they are stored
+    bytes          of the weights as they are stored, with all copies of experts
+                   that a group shares
     tokens_per_s   of an evaluation
     on             the validation set; `mean` over several sets
 

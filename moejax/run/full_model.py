@@ -135,8 +135,16 @@ class FullModel:
     """The same of all layers with experts."""
     return [self.layer(n) for n in range(self.config.num_moe)]
 
-  def needs(self, method: Method, keep: int) -> RouterNeeds:
+  def needs(
+    self, method: Method, keep: int, *, removed: bool = True
+  ) -> RouterNeeds:
     """What every layer must keep.
+
+    Args:
+      method: removes or merges the other experts.
+      keep: experts of each layer, or their average.
+      removed: whether weights are removed, after which all groups of a router
+        have equally many experts; a mask alone leaves them as they are.
 
     Raises:
       InputError: no expert of this model can be removed, or so many experts
@@ -145,8 +153,9 @@ class FullModel:
     needs = router_needs(self.config)
     if method.shared_router:
       needs = ONE_EXPERT
-    check_keep(keep, self.config.moe.num_experts, needs)
-    return needs.equal_groups(keep) if needs.num_groups > 1 else needs
+    num = self.config.moe.num_experts
+    check_keep(keep, num, needs)
+    return needs.for_budget(keep, num, equal=removed)
 
   def select(
     self,
@@ -154,15 +163,17 @@ class FullModel:
     keep: int,
     collected: Collected,
     seed: int,
+    *,
+    removed: bool = True,
   ) -> Selection:
-    """The experts that a method keeps; see `methods.select`."""
+    """The experts that a method keeps; see `methods.select` and `needs`."""
     return methods.select(
       method,
       keep,
       collected.statistics,
       self.layers,
       collected.domain_weights,
-      needs=self.needs(method, keep),
+      needs=self.needs(method, keep, removed=removed),
       seed=seed,
     )
 

@@ -20,6 +20,7 @@ from moejax.moe.routers import ROUTERS
 from moejax.parallel import mesh as meshes
 from moejax.run import (
   calibrating,
+  compression_command,
   compression_sweep,
   restore,
   statistics_folder,
@@ -225,8 +226,14 @@ def test_merged_models_are_workdirs_too(
     assert sorted(set(layer['into'])) == layer['kept']
   # Four experts of both layers are gone, and are counted once.
   old, new = about['parameters']
-  router = 0 if METHODS[method].shared_router else 4 * 16
-  assert old - new == 4 * 3 * 16 * 8 + router
+  shared = METHODS[method].shared_router
+  assert old - new == 4 * 3 * 16 * 8 + (0 if shared else 4 * 16)
+  # A shared expert is stored for each of its members; float32.
+  repeated = 4 * 4 * 3 * 16 * 8 if shared else 0
+  assert about['repeated_bytes'] == repeated
+  assert about['bytes'] == [4 * old, 4 * new + repeated]
+  stored = sum(array.nbytes for array in weights_of(place)[0].values())
+  assert about['bytes'][1] == stored
   assert weights_of(place)[1] == 0
 
 
@@ -298,6 +305,10 @@ def test_an_imported_model_becomes_smaller_and_is_exported(method, tmp_path):
   for name in ('model.safetensors', 'config.json'):
     direct = (tmp_path / 'direct' / name).read_bytes()
     assert direct == (folder / name).read_bytes()
+  about = json.loads((tmp_path / 'direct' / 'compression.json').read_text())
+  size = (folder / 'model.safetensors').stat().st_size
+  # Without the names in front of the tensors.
+  assert 0 <= size - about['bytes'][1] < 10_000
 
 
 def test_layers_may_keep_different_numbers(workdir, statistics, tmp_path):
@@ -315,9 +326,16 @@ def test_layers_may_keep_different_numbers(workdir, statistics, tmp_path):
   assert sorted(numbers) == [2, 4]
   moe = restore.run_of(str(place)).model.moe
   assert (moe.num_experts, moe.experts_by_layer) == (4, numbers)
-  # Experts of zeros are not counted.
+  # Experts of zeros are not counted, but stored.
   old, new = about['parameters']
   assert old - new == 2 * 3 * 16 * 8
+  assert about['repeated_bytes'] == 4 * (old - new)
+  assert about['bytes'] == [4 * old, 4 * old]
+  words = compression_command.in_words('new', about)[0]
+  assert (
+    f'parameters, {4 * old / 1e6:,.1f} of {4 * old / 1e6:,.1f} MB (' in words
+  )
+  assert 'MB of these are copies of experts that a group shares' in words
 
 
 @pytest.mark.soak

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moejax.compress.choice import CHOICES, RouterNeeds, check_kept
+from moejax.compress.choice import CHOICES, RouterNeeds
 from moejax.core import errors
 
 SCORE_NE = np.array([[5.0, 1, 3, 7], [80, 10, 60, 50]])
@@ -16,7 +16,8 @@ BY_HAND = {
 }
 # Eight experts in four groups of two; the best four are in groups 0 and 3.
 GROUPED = np.array([[9.0, 8, 1, 2, 0.5, 0.25, 7, 6]])
-TWO_OF_FOUR = RouterNeeds.group_limited(k=2, num_groups=4, kept_groups=2)
+# Of a router that takes 2 experts of 2 groups.
+TWO_OF_FOUR = RouterNeeds(2, num_groups=4, per_group=1, least_groups=2)
 
 
 def test_every_choice_is_worked_by_hand():
@@ -112,43 +113,91 @@ def test_a_number_that_cannot_be_kept_is_one_line(name, keep, needs, message):
   assert '\n' not in str(error.value)
 
 
-def test_needs_of_group_limited_routers():
-  """Any kept groups hold k experts, and a group has those its score sums."""
-  deepseek_v2 = RouterNeeds.group_limited(6, 8, 3)
-  assert (deepseek_v2.per_group, deepseek_v2.smallest) == (2, 16)
-  deepseek_v3 = RouterNeeds.group_limited(8, 8, 4, summed=2)
-  assert (deepseek_v3.per_group, deepseek_v3.smallest) == (2, 16)
-  assert RouterNeeds.group_limited(1, 4, 2, summed=2).per_group == 2
-  assert RouterNeeds.group_limited(3, 4, 2).per_group == 2
-  assert RouterNeeds(4, 4, 1) == TWO_OF_FOUR
+@pytest.mark.parametrize('name', CHOICES)
+def test_every_group_keeps_its_best_where_a_budget_fills_all(name):
+  """Without its needs two of the four groups would be empty."""
+  np.testing.assert_array_equal(
+    CHOICES[name](GROUPED, 4), [[1, 1, 0, 0, 0, 0, 1, 1]]
+  )
+  mask = TWO_OF_FOUR.for_budget(5, 8, equal=False)
+  assert (mask.groups, mask.per_group) == (4, 1)
+  np.testing.assert_array_equal(
+    CHOICES[name](GROUPED, 5, mask), [[1, 1, 0, 1, 1, 0, 1, 0]]
+  )
 
 
 @pytest.mark.parametrize('name', CHOICES)
-def test_no_group_of_a_router_loses_all_its_experts(name):
-  """Without its needs two of the four groups would be empty."""
-  with pytest.raises(errors.InputError, match='group 1 of layer 5 keeps 0'):
-    check_kept(CHOICES[name](GROUPED, 4), TWO_OF_FOUR, first_layer=5)
-  kept_NE = CHOICES[name](GROUPED, 5, TWO_OF_FOUR)
-  np.testing.assert_array_equal(kept_NE, [[1, 1, 0, 1, 1, 0, 1, 0]])
-  check_kept(kept_NE, TWO_OF_FOUR)
+@pytest.mark.parametrize('equal', [True, False])
+def test_a_budget_that_cannot_fill_all_groups_takes_whole_groups(name, equal):
+  """Of three experts in four groups, one group goes: 2, with .5 and .25."""
+  needs = TWO_OF_FOUR.for_budget(3, 8, equal=equal)
+  assert (needs.groups, needs.per_group, needs.smallest) == (3, 1, 3)
+  np.testing.assert_array_equal(
+    CHOICES[name](GROUPED, 3, needs), [[1, 0, 0, 1, 0, 0, 1, 0]]
+  )
+
+
+@pytest.mark.parametrize('name', CHOICES)
+def test_each_layer_loses_the_groups_that_matter_least_there(name):
+  score_NE = np.array([[1.0, 9, 0, 5, 3, 3], [1, 1, 5, 5, 9, 0]])
+  two_each = RouterNeeds(2, 3, 2, least_groups=1)
+  needs = two_each.for_budget(4, 6)
+  # Groups of 10, 5 and 6, and of 2, 10 and 9.
+  np.testing.assert_array_equal(
+    CHOICES[name](score_NE, 4, needs),
+    [[1, 1, 0, 0, 1, 1], [0, 0, 1, 1, 1, 1]],
+  )
+  # With one expert of each that counts, the groups are of 9, 5 and 3.
+  one_each = RouterNeeds(1, 3, 1, least_groups=1).for_budget(2, 6)
+  np.testing.assert_array_equal(
+    CHOICES[name](score_NE, 2, one_each)[0], [0, 1, 0, 1, 0, 0]
+  )
+
+
+@pytest.mark.parametrize('name', CHOICES)
+@pytest.mark.parametrize('equal', [True, False])
+def test_no_group_is_left_with_fewer_than_a_router_needs(name, equal):
+  """For every budget that is not refused, in layers of random scores."""
+  needs = RouterNeeds(4, num_groups=4, per_group=2, least_groups=2)
+  done = 0
+  for keep in range(4, 17):
+    try:
+      own = needs.for_budget(keep, 16, equal=equal)
+    except errors.InputError:
+      continue
+    score_NE = np.random.default_rng(keep).random((3, 16))
+    kept_NE = CHOICES[name](score_NE, keep, own)
+    assert kept_NE.sum() == 3 * keep
+    size_NG = kept_NE.reshape(3, 4, 4).sum(axis=-1)
+    assert size_NG[size_NG > 0].min() >= 2
+    assert set((size_NG > 0).sum(axis=1)) == {own.groups}
+    if equal:
+      assert set(size_NG[size_NG > 0]) == {keep // own.groups}
+    done += 1
+  # Equal groups: 4, 6 (3 of 2), 8 (4 of 2), 12 and 16.
+  assert done == (5 if equal else 13)
 
 
 @pytest.mark.parametrize('name', CHOICES)
 def test_groups_of_equal_size(name):
-  needs = RouterNeeds(2, 2, 1).equal_groups(4)
+  needs = RouterNeeds(2, 2, 1).for_budget(4, 8)
   kept_NE = CHOICES[name](np.array([[9.0, 8, 7, 6, 1, 4, 3, 2]]), 4, needs)
   np.testing.assert_array_equal(kept_NE, [[1, 1, 0, 0, 0, 1, 1, 0]])
 
 
-def test_groups_of_equal_size_need_a_multiple():
-  with pytest.raises(errors.InputError, match='keep a multiple of 4, or mask'):
-    TWO_OF_FOUR.equal_groups(6)
+@pytest.mark.parametrize(
+  ('needs', 'keep', 'line'),
+  [
+    (TWO_OF_FOUR, 6, 'by 4 of the router.s 4 groups of 2; keep 4 or 8, or '),
+    (RouterNeeds(4, 4, 2, 2), 7, 'by 3 of the router.s 4 groups of 2; keep 6'),
+    (RouterNeeds(4, 4, 2, 2), 5, 'by 2 of the router.s 4 groups of 2; keep 4'),
+  ],
+)
+def test_a_budget_that_fills_no_number_of_groups_is_one_line(needs, keep, line):
+  with pytest.raises(errors.InputError, match=line) as error:
+    needs.for_budget(keep, 8)
+  assert '\n' not in str(error.value)
 
 
-def test_a_choice_from_elsewhere_is_checked():
-  mask_NE = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool)
-  check_kept(mask_NE, RouterNeeds())
-  with pytest.raises(errors.InputError, match='layer 4 keeps 1 experts, but'):
-    check_kept(mask_NE, RouterNeeds(2), first_layer=3)
-  with pytest.raises(errors.InputError, match='layer 1 keeps 0 experts, but'):
-    check_kept(mask_NE & [[True], [False]], RouterNeeds(0))
+def test_a_router_without_groups_needs_the_same_for_every_budget():
+  assert RouterNeeds(2).for_budget(3, 8) == RouterNeeds(2)

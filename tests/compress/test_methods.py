@@ -201,7 +201,7 @@ def test_domains_count_by_their_weights():
 
 
 def test_what_a_router_needs_is_kept():
-  needs = RouterNeeds.group_limited(k=2, num_groups=2, kept_groups=1)
+  needs = RouterNeeds(4, num_groups=2, per_group=2)
   selection = chosen('easy_ep', 4, needs=needs)
   assert selection.kept_NE.all()
   with pytest.raises(errors.InputError, match=r'keep=3 is less than the 4'):

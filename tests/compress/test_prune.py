@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.compress import layer_weights, prune
+from moejax.compress import CHOICES, layer_weights, prune
 from moejax.compress.merge import MergedLayer
 from moejax.compress.needs import router_needs
 from moejax.core import errors, trees
@@ -335,6 +335,20 @@ def test_a_mask_keeps_all_weights_those_in_use_first():
 
 def test_groups_need_equally_many_experts_that_fill_a_token():
   needs = router_needs(config_of(router=GROUPS))
-  assert (needs.num_groups, needs.per_group, needs.smallest) == (2, 1, 2)
+  assert (needs.num_groups, needs.per_group, needs.smallest) == (2, 1, 1)
   two = dataclasses.replace(GROUPS, group_score='top2_sum')
-  assert router_needs(config_of(router=two)).smallest == 4
+  assert router_needs(config_of(router=two)).smallest == 2
+  both = dataclasses.replace(GROUPS, kept_groups=2)
+  assert router_needs(config_of(router=both)).smallest == 2
+
+
+@pytest.mark.parametrize('keep', [4, 2, 1])
+def test_every_budget_of_a_router_with_groups_gives_a_model(keep):
+  """With one of two experts to keep, a group of each layer goes."""
+  config = config_of(router=GROUPS)
+  needs = router_needs(config).for_budget(keep, 4)
+  score_NE = np.array([[1.0, 2, 4, 3], [4, 3, 2, 1]])
+  kept_NE = CHOICES['uniform'](score_NE, keep, needs)
+  _, smaller = prune.prune(numbered(config), config, kept_NE)
+  assert smaller.moe.num_experts == keep
+  assert smaller.moe.router.num_groups == (1 if keep == 1 else 2)
