@@ -19,7 +19,7 @@ def get_sweep():
     {
       'opt.peak_lr': 0.003,
       'train.save_best': False,
-      'report.eval_batches': 24,
+      'report.eval_batches': 2,
       'report.samples': False,
       'report.page': False,
       'report.trace_tokens': 0,

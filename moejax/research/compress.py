@@ -41,7 +41,10 @@ from moejax.run.compression_sweep import SweepRequest
 
 SWEEP = 'configs/sweeps/compress.py'
 RECOVERY = 'configs/sweeps/compress_recovery.py'
-KEEPS = (24, 16, 12, 8)
+# Methods whose models differ before they are trained: that of `mc_smoe` is
+# merged as by `m_smoe`.
+SWEPT = tuple(name for name, one in METHODS.items() if not one.training)
+KEEPS = (16, 8)
 # Of the tables that compare texts rather than numbers of experts.
 KEEP = 8
 DOCUMENTS = (1, 2, 5, 10, 25, 50, 100)
@@ -62,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
   add('--vocab', help=names)
   at_least_1 = command.number(int, 1)
   batches = 'of each validation set (default: %(default)s)'
-  add('--batches', type=at_least_1, default=6, help=batches)
+  add('--batches', type=at_least_1, default=2, help=batches)
   add('--keep', default=','.join(map(str, KEEPS)), help='numbers of experts')
   args, overrides = command.parse(flags, argv)
   finished = runs.finished(args.sweep, args.workdir, overrides)
@@ -73,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     return
   keeps = [int(number) for number in args.keep.split(',')]
   study = page.Page(args.out, 'compress')
-  swept = [sweep(folder, [*METHODS], keeps, args.batches) for folder in folders]
+  swept = [sweep(folder, SWEPT, keeps, args.batches) for folder in folders]
   add_methods(study, swept, keeps)
   smallest = min(keeps)
   texts = [by_domain(folder, smallest, args.batches) for folder in folders]
@@ -96,12 +99,14 @@ class Text:
     domains: weights of the domains; '' counts all alike.
     documents: of each domain.
     overrides: config keys to change, as dotted paths and texts.
+    full: measurements of the full model, if they are known.
   """
 
   name: str = ALL
   domains: str = ''
   documents: int = Calibration().documents
   overrides: Sequence[tuple[str, str]] = ()
+  full: Mapping[str, Any] | None = None
 
 
 def sweep(
@@ -132,7 +137,7 @@ def sweep(
   )
   terminal.note(f'{workdir}: {text.name}')
   result = compression_sweep.sweep(
-    workdir, request, text.overrides, note=terminal.note
+    workdir, request, text.overrides, full=text.full, note=terminal.note
   )
   return result['measured']
 
@@ -140,9 +145,10 @@ def sweep(
 def by_domain(workdir: str, keep: int, batches: int) -> dict[str, Measured]:
   """EASY-EP calibrated on each domain, and on all, by the domain's name."""
   everything = sweep(workdir, ['easy_ep'], [keep], batches)
+  full = everything[compression_sweep.FULL]
   result = {ALL: everything}
-  for domain in everything[compression_sweep.FULL]['sets']:
-    text = Text(domain, domains=domain)
+  for domain in full['sets']:
+    text = Text(domain, domains=domain, full=full)
     result[domain] = sweep(workdir, ['easy_ep'], [keep], batches, text)
   return {
     name: compress_tables.losses(measured, 'easy_ep', keep)
@@ -157,24 +163,20 @@ def by_documents(workdir: str, keep: int, batches: int) -> dict[int, Any]:
     By number, the rise of the mean loss, and the share of the choice that is
     also that of the largest number.
   """
-  name = compression_sweep.name_of('easy_ep', keep)
-  measured = {
-    number: sweep(
-      workdir,
-      ['easy_ep'],
-      [keep],
-      batches,
-      Text(f'documents_{number}', documents=number),
-    )
-    for number in DOCUMENTS
-  }
+  methods, name = ['easy_ep'], compression_sweep.name_of('easy_ep', keep)
+  everything = sweep(workdir, methods, [keep], batches)
+  full = everything[compression_sweep.FULL]
+  measured = {Calibration().documents: everything}
+  for number in sorted({*DOCUMENTS} - measured.keys()):
+    text = Text(f'documents_{number}', documents=number, full=full)
+    measured[number] = sweep(workdir, methods, [keep], batches, text)
   last = measured[DOCUMENTS[-1]][name]['kept']
   return {
     number: {
       'rise': compress_tables.rise(one, name),
       'overlap': compress_tables.overlap(one[name]['kept'], last),
     }
-    for number, one in measured.items()
+    for number, one in sorted(measured.items())
   }
 
 
@@ -190,7 +192,7 @@ def add_methods(
       ]
       for keep in keeps
     }
-    for method in METHODS
+    for method in SWEPT
   }
   study.table('methods', compress_tables.method_rows(rises, keeps), rises)
   order = [
@@ -288,10 +290,10 @@ def recoveries(
     return {}
   recovery = user_files.load(RECOVERY, 'sweep')
   result: dict[str, dict[str, list[float]]] = {}
+  fulls = [mean_loss(str(run.workdir), batches) for run in finished]
   for method in recovery.METHODS:
     rows: dict[str, list[float]] = {'before': [], 'text': [], 'teacher': []}
-    for run in finished:
-      full = mean_loss(str(run.workdir), batches)
+    for run, full in zip(finished, fulls, strict=True):
       smaller = epath.Path(run.workdir).parent / recovery.SMALLER
       folders = {'before': smaller / f'{run.workdir.name}-{method}'} | {
         kind: epath.Path(workdir) / f'{method}-{kind}-seed={run.seed}'

@@ -87,6 +87,7 @@ def sweep(
   request: SweepRequest,
   overrides: Sequence[tuple[str, str]] = (),
   *,
+  full: Mapping[str, Any] | None = None,
   note: Note = lambda _: None,
   track: Track = untracked,
 ) -> dict[str, Any]:
@@ -99,6 +100,7 @@ def sweep(
     workdir: of the run, or of an imported model.
     request: what is asked.
     overrides: config keys to change, as dotted paths and texts.
+    full: measurements of the full model by another sweep on the same rows.
     note: is called with lines on the progress.
     track: shows the progress through batches and layers.
 
@@ -113,10 +115,10 @@ def sweep(
   run = opened.run
   path = request.path(workdir)
   with (
-    full_model.opened(opened, request.calibration.step, note) as (full, step),
+    full_model.opened(opened, request.calibration.step, note) as (source, step),
     compile_cache.kept(run.train.compile_cache, workdir, note),
   ):
-    _check(full, request)
+    _check(source, request)
     readers = validation(opened, request, note)
     files.check_writable(path.parent, '--out' if request.out else 'folder')
     weights = opened.weights(str(step), note)[0]
@@ -125,9 +127,12 @@ def sweep(
     about = {'workdir': workdir, 'step': step, 'made_with': made_with}
     measured = _kept(path, made_with, note)
     scorer = Scorer(opened.model.mesh, readers, request.batches, note, track)
+    if full is not None:
+      measured.setdefault(FULL, dict(full))
     if FULL not in measured:
-      sizes = _sizes([full.config.moe.num_experts] * full.config.num_moe, full)
-      measured[FULL] = sizes | scorer.measure(FULL, full.config, weights)
+      config = source.config
+      sizes = _sizes([config.moe.num_experts] * config.num_moe, source)
+      measured[FULL] = sizes | scorer.measure(FULL, config, weights)
     del weights
     for method in request.methods:
       for keep in request.keeps:
@@ -136,7 +141,7 @@ def sweep(
           note(f'{name}: done before')
           continue
         measured[name] = _measure(
-          full, collected, method, keep, request.seed, scorer
+          source, collected, method, keep, request.seed, scorer
         )
         files.atomic_write_json(path, about | {'measured': measured})
   result = about | {'measured': measured}

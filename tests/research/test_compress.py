@@ -152,13 +152,14 @@ def test_the_command_writes_every_table_of_the_page(
   compress.main([f'--out={tmp_path}', '--keep=16,8', *imported])
   page = (tmp_path / 'compress.md').read_text()
   lines = page.splitlines()
-  # easy_ep is the first method, frequency the sixth.
+  # easy_ep is the first method, frequency the sixth; mc_smoe is not among them.
   assert any(
     line.split()[1:5] == ['easy_ep', '|', '0.005', '±'] for line in lines
   )
   assert any(
     line.split()[1:5] == ['frequency', '|', '0.505', '±'] for line in lines
   )
+  assert '| mc_smoe' not in page
   # Without --recovery a table is empty.
   assert page.count('No run that this table needs is finished.') == 1
   numbers = json.loads((tmp_path / 'compress.json').read_text())
