@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny
+from helpers import hf_process, tiny
 
 from moejax.compress import distillation as plain
 from moejax.core import config_tree, errors
@@ -95,6 +96,98 @@ def test_values_and_gradients_equal_all_at_once(chunk_tokens):
   want = gradients(at_once, inputs())
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+# Two rows of three tokens with a vocabulary of five; one token is left out.
+FEW_BLV = np.random.default_rng(1).normal(size=(2, 2, 3, 5), scale=2)
+FEW_TARGET_BL = np.array([[0, 4, 2], [3, 3, 1]])
+FEW_WEIGHT_BL = np.array([[1, 0.5, 1], [0, 2, 1]])
+
+
+def of_logits(logits_BLV, teacher_BLV):
+  """The loss of training, and its gradient by the student's logits.
+
+  Hidden states that are the logits themselves, behind a head of ones and zeros.
+  """
+  to_array = lambda x: jnp.asarray(x, jnp.float32)
+  heads = Heads(*map(to_array, (logits_BLV, np.eye(5), teacher_BLV, np.eye(5))))
+  arrays = heads, jnp.asarray(FEW_TARGET_BL), to_array(FEW_WEIGHT_BL)
+  three, (gradient_BLV, *_) = gradients(in_chunks, arrays, chunk_tokens=2)
+  return three / 3, gradient_BLV / 3
+
+
+def token_by_token(logits_BLV, teacher_BLV):
+  """The loss as the paper states it, by a loop over tokens and ids."""
+  total = 0.0
+  for row, tokens in enumerate(logits_BLV):
+    for t, logit_V in enumerate(tokens):
+      softmax = lambda z: [np.exp(x) / sum(np.exp(z)) for x in z]
+      student = softmax(logit_V / TAUGHT.temperature)
+      teacher = softmax(teacher_BLV[row, t] / TAUGHT.temperature)
+      loss = -LN(softmax(logit_V)[FEW_TARGET_BL[row, t]])
+      for p, q in zip(student, teacher, strict=True):
+        loss += TAUGHT.weight * q * LN(q / p)
+      total += FEW_WEIGHT_BL[row, t] * loss
+  return total
+
+
+def test_value_and_gradient_are_those_of_a_loop_over_tokens():
+  """The gradient is that of differences, in float64."""
+  logits_BLV, teacher_BLV = FEW_BLV
+  value, gradient_BLV = of_logits(logits_BLV, teacher_BLV)
+  assert value == pytest.approx(
+    token_by_token(logits_BLV, teacher_BLV), rel=1e-6
+  )
+  for place in np.ndindex(logits_BLV.shape):
+    step = np.zeros_like(logits_BLV)
+    step[place] = 1e-5
+    up = token_by_token(logits_BLV + step, teacher_BLV)
+    down = token_by_token(logits_BLV - step, teacher_BLV)
+    assert gradient_BLV[place] == pytest.approx((up - down) / 2e-5, abs=2e-6)
+
+
+IN_TORCH = """
+import sys
+import numpy as np, torch
+from torch.nn import functional as F
+
+given = np.load(sys.argv[1])
+logits, teacher, target, token = (torch.tensor(given[k]) for k in (
+  'logits', 'teacher', 'target', 'token'))
+logits.requires_grad_()
+weight, temperature = given['taught']
+cross_entropy = F.cross_entropy(logits, target, reduction='none')
+divergence = F.kl_div(
+  F.log_softmax(logits / temperature, dim=-1),
+  F.softmax(teacher / temperature, dim=-1),
+  reduction='none',
+).sum(dim=-1)
+total = (token * (cross_entropy + weight * divergence)).sum()
+total.backward()
+np.savez(sys.argv[2], total=total.detach(), gradient=logits.grad)
+"""
+
+
+@pytest.mark.hf
+def test_value_and_gradient_are_those_of_torch(tmp_path):
+  if not hf_process.is_there():
+    pytest.skip(f'{hf_process.PYTHON} has no torch and transformers')
+  np.savez(
+    tmp_path / 'given.npz',
+    logits=FEW_BLV[0].reshape(-1, 5),
+    teacher=FEW_BLV[1].reshape(-1, 5),
+    target=FEW_TARGET_BL.reshape(-1),
+    token=FEW_WEIGHT_BL.reshape(-1),
+    taught=[TAUGHT.weight, TAUGHT.temperature],
+  )
+  words = ['-c', IN_TORCH, 'given.npz', 'theirs.npz']
+  subprocess.run([hf_process.PYTHON, *words], cwd=tmp_path, check=True)
+  theirs = np.load(tmp_path / 'theirs.npz')
+  value, gradient_BLV = of_logits(*FEW_BLV)
+  np.testing.assert_allclose(value, theirs['total'], rtol=1e-6)
+  np.testing.assert_allclose(
+    gradient_BLV.reshape(-1, 5), theirs['gradient'], atol=2e-6
+  )
 
 
 def test_without_a_gradient_the_values_are_the_same():
