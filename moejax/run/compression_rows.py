@@ -85,8 +85,16 @@ def lines(shown: Sequence[Mapping[str, Any]]) -> list[str]:
   return columns.aligned(cells)
 
 
+# What the rows of the picture are drawn over: title of the axis, and its unit.
+OVER: dict[str, tuple[str, float]] = {
+  'kept': ('experts of a layer', 1),
+  'bytes': ('MB of weights', 1e6),
+  'tokens_per_s': ('tokens/s of an evaluation', 1),
+}
+
+
 def draw(shown: Sequence[Mapping[str, Any]], path: epath.PathLike) -> str:
-  """Draws the loss of each validation set over the experts of a layer.
+  """Draws the loss of each validation set over experts, bytes and speed.
 
   Methods are lines, the full model is dashed.
 
@@ -102,28 +110,33 @@ def draw(shown: Sequence[Mapping[str, Any]], path: epath.PathLike) -> str:
   import matplotlib.figure  # slow to import
 
   sets = [*dict.fromkeys(row['on'] for row in shown)]
-  size = (4.5 * len(sets), 4)
+  size = (4.5 * len(sets), 4 * len(OVER))
   figure = matplotlib.figure.Figure(figsize=size, layout='tight')
-  axes = figure.subplots(1, len(sets), squeeze=False)[0]
-  for axis, on in zip(axes, sets, strict=True):
-    curves(axis, [row for row in shown if row['on'] == on])
-    axis.set_title(on)
-    axis.set_xlabel('experts of a layer')
-    axis.grid(alpha=0.4)
-  axes[0].set_ylabel('loss (nats per token)')
-  axes[0].legend(fontsize='small')
+  grid = figure.subplots(len(OVER), len(sets), squeeze=False)
+  for axes, (over, (title, _)) in zip(grid, OVER.items(), strict=True):
+    for axis, on in zip(axes, sets, strict=True):
+      curves(axis, [row for row in shown if row['on'] == on], over)
+      axis.set_title(on)
+      axis.set_xlabel(title)
+      axis.grid(alpha=0.4)
+    axes[0].set_ylabel('loss (nats per token)')
+  grid[0, 0].legend(fontsize='small')
   figure.savefig(path)
   return f'Picture: {path}'
 
 
-def curves(axis: Any, shown: Sequence[Mapping[str, Any]]) -> None:
-  """A line for each method over the experts kept; the full model is dashed.
+def curves(
+  axis: Any, shown: Sequence[Mapping[str, Any]], over: str = 'kept'
+) -> None:
+  """A line for each method, whose points are the numbers of experts kept.
 
-  Several seeds of a method are points of one line, at their mean.
+  The full model is dashed. Several seeds of a method are points of one line, at
+  their mean.
 
   Args:
     axis: of matplotlib.
     shown: rows of one validation set.
+    over: what the line is drawn over, an entry of OVER.
   """
   for row in shown:
     if row['method'] is None:
@@ -132,8 +145,9 @@ def curves(axis: Any, shown: Sequence[Mapping[str, Any]]) -> None:
   for index, name in enumerate(names):
     own = [row for row in shown if row['method'] == name]
     kept = sorted({row['kept'] for row in own})
-    means = [
-      float(np.mean([row['score'] for row in own if row['kept'] == x]))
-      for x in kept
+    points = [[row for row in own if row['kept'] == x] for x in kept]
+    mean = lambda key, points=points: [
+      float(np.mean([row[key] for row in rows])) for rows in points
     ]
-    axis.plot(kept, means, 'o-', color=f'C{index}', label=name)
+    x = np.array(mean(over)) / OVER[over][1]
+    axis.plot(x, mean('score'), 'o-', color=f'C{index}', label=name)

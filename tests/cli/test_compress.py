@@ -20,6 +20,7 @@ from moejax.moe.routers import ROUTERS
 from moejax.parallel import mesh as meshes
 from moejax.run import (
   calibrating,
+  calibration_text,
   compression_command,
   compression_sweep,
   restore,
@@ -397,6 +398,19 @@ def sweep(swept, tmp_path):
   path = tmp_path / 'sweep.json'
   assert swept(path, '--method=easy_ep,random', '--keep=2,4') == exits.DONE
   return path
+
+
+def test_a_sweep_evaluates_on_no_row_of_its_calibration(workdir, sweep):
+  opened = trained.open_trained(str(workdir))
+  text = calibration_text.open_text(
+    opened, calibrating.Calibration(), print, half=True
+  )
+  (reader,), (rows,) = text.readers.values(), text.num_rows.values()
+  made_with = json.loads(sweep.read_text())['made_with']
+  evaluated, others = made_with['evaluated_on']['synthetic']
+  name = reader.fingerprint.removesuffix(f'[0:{rows}]')
+  assert name != reader.fingerprint
+  assert evaluated == f'{name}[{rows}:{rows + others}]'
 
 
 def test_a_sweep_goes_on_and_shows_what_is_asked(

@@ -1,6 +1,7 @@
 """Calibration passes: against slow references, on meshes, layer by layer."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import references, tiny, traces
@@ -11,6 +12,7 @@ from moejax.moe.feed_forwards import FEED_FORWARDS
 from moejax.moe.routers import ROUTERS
 from moejax.moe.routers.top_k import TopK
 from moejax.run import calibrating, layerwise_calibration
+from moejax.run.calibration_batches import Total
 from moejax.run.layer_source import LayerSource
 
 LENGTH = 6
@@ -135,6 +137,14 @@ def test_documents_are_counted_within_each_domain(model, weights):
   want = calibrating.calibrate(model, weights, traces.text({'a': short}))
   assert want['a'].tokens == 14
   assert_same(got, {'a': want['a'], 'b': want['a']})
+
+
+def test_sums_of_many_batches_lose_no_digit():
+  """2^24 + 1 is no float32; counts of a long text are larger."""
+  total = Total()
+  for count in (2**24, 1, 1):
+    total.add({'count_E': jnp.array([count, 0], jnp.float32)})
+  np.testing.assert_array_equal(total.sums['count_E'], [2**24 + 2, 0])
 
 
 def test_rows_beyond_the_wanted_ones_are_left_out(model, weights):

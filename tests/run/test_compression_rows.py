@@ -66,3 +66,22 @@ def test_curves_have_a_line_for_each_method_and_the_full_model():
   assert method.get_label() == 'm_smoe'
   assert [*method.get_xdata()] == [2.0]
   assert [*method.get_ydata()] == [4.0]  # of 3.5 and 4.5
+
+
+def test_the_picture_is_over_experts_bytes_and_speed(tmp_path):
+  from matplotlib.figure import Figure
+
+  rows = [r for r in compression_rows.rows(MEASURED) if r['on'] == 'mean']
+  rows[1] |= {'bytes': 2_500_000, 'tokens_per_s': 75.0}
+  for over, x in (('kept', 2.0), ('bytes', 2.5), ('tokens_per_s', 75.0)):
+    axis = Figure().subplots()
+    compression_rows.curves(axis, rows, over)
+    assert [*axis.lines[1].get_xdata()] == [x]
+    assert [*axis.lines[1].get_ydata()] == [3.5]
+  every = compression_rows.rows(MEASURED)
+  assert compression_rows.draw(every, tmp_path / 'picture.svg') == (
+    f'Picture: {tmp_path}/picture.svg'
+  )
+  text = (tmp_path / 'picture.svg').read_text()
+  for title, _ in compression_rows.OVER.values():
+    assert text.count(f'<!-- {title} -->') == 3  # of two sets and their mean
