@@ -194,6 +194,9 @@ def select(
 ) -> Selection:
   """Scores the experts of all layers, and chooses.
 
+  A place that its layer has no expert for (`moe.uneven`) has no logits, and the
+  score 0, whatever the importance says.
+
   Args:
     method: an entry of METHODS.
     keep: experts of each layer; the average over layers for choices that
@@ -217,5 +220,8 @@ def select(
     for name in domain_weights
   }
   score_NE = domains.mixed(by_domain, domain_weights)
+  exists_NE = np.einsum('nee->ne', pooled.logit_gram_NEE) > 0
+  exists_NE |= ~exists_NE.any(axis=1, keepdims=True)
+  score_NE = np.where(exists_NE, score_NE, 0)
   kept_NE = CHOICES[method.choice](score_NE, keep, needs)
   return Selection(score_NE, kept_NE, pooled)

@@ -7,6 +7,22 @@ from moejax.moe.feed_forwards import FEED_FORWARDS
 from moejax.moe.routers import ROUTERS
 
 
+def check_mergeable(config: ModelConfig) -> None:
+  """Raises InputError if the experts of a model cannot be merged."""
+  if config.moe.low_rank:
+    raise errors.InputError(
+      f'model.moe.low_rank={config.moe.low_rank}, but merging takes whole '
+      'matrices: begin a run from this with model.moe.low_rank=0, and merge '
+      'its experts'
+    )
+  if config.moe.experts_by_layer:
+    raise errors.InputError(
+      f'model.moe.experts_by_layer={config.moe.experts_by_layer}, but merging '
+      'takes layers of equally many experts; merge those of the model that '
+      'this one was made from, or remove experts'
+    )
+
+
 def router_needs(config: ModelConfig) -> RouterNeeds:
   """What every layer must keep if experts are removed.
 

@@ -32,7 +32,7 @@ import numpy as np
 from moejax.compress import layer_weights
 from moejax.compress.layer_weights import PREFIX, Arrays, Axes
 from moejax.compress.merge import MergedLayer
-from moejax.compress.needs import router_needs
+from moejax.compress.needs import check_mergeable, router_needs
 from moejax.convert import load
 from moejax.convert.save import Indexed
 from moejax.core import errors, table, trees
@@ -196,12 +196,7 @@ def merged(
   config: ModelConfig, layers: Sequence[MergedLayer], router: str = 'shared'
 ) -> Smaller:
   """What a model with merged experts is made of; arguments as `merge`."""
-  if config.moe.low_rank:
-    raise errors.InputError(
-      f'model.moe.low_rank={config.moe.low_rank}, but merging takes whole '
-      'matrices: begin a run from this with model.moe.low_rank=0, and merge '
-      'its experts'
-    )
+  check_mergeable(config)
   return table.lookup('router', ROUTERS_OF_MERGED, router)(config, layers)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.moe.replay import NOWHERE
+from moejax.moe.routers import scores
 from moejax.moe.routes import Routes, RoutesRequest
 
 UNROLLED = 16  # experts of a token up to which a loop over them is unrolled
@@ -36,7 +37,8 @@ def of(
   """The sums of one layer over the tokens of the global batch, float32.
 
   Assignments that were dropped, or that went to a choice without computation,
-  and padding are not counted. `logit_gram_EE` is summed over all tokens.
+  and padding are not counted. `logit_gram_EE` is summed over all tokens; a
+  place that the layer has no expert for (`moe.uneven`) has logits of 0 in it.
 
   Args:
     routes: of the layer, with logits and outputs, of all ranks.
@@ -58,9 +60,9 @@ def of(
   norm_E, _ = over_tokens(norm_BLK)
   gate_E, gate_token_E = over_tokens(gate_BLK)
   gate_norm_E, easy_ep_E = over_tokens(gate_BLK * norm_BLK)
-  logits_BLE = jnp.where(
-    valid_BL[..., None], routes.logits_BLE[..., :num_experts], 0
-  )
+  logits_BLE = routes.logits_BLE[..., :num_experts]
+  counted_BLE = valid_BL[..., None] & (logits_BLE > scores.LEAST_LOGIT)
+  logits_BLE = jnp.where(counted_BLE, logits_BLE, 0)
   sums = {
     'count_E': count_E,
     'gate_E': gate_E,

@@ -16,7 +16,7 @@ from moejax.compress.choice import ONE_EXPERT, RouterNeeds, check_keep
 from moejax.compress.layer_weights import PREFIX
 from moejax.compress.merge import MergedLayer, merge_layer
 from moejax.compress.methods import Method, Selection
-from moejax.compress.needs import router_needs
+from moejax.compress.needs import check_mergeable, router_needs
 from moejax.compress.prune import Smaller
 from moejax.core import trees
 from moejax.model.config import ModelConfig
@@ -147,9 +147,11 @@ class FullModel:
         have equally many experts; a mask alone leaves them as they are.
 
     Raises:
-      InputError: no expert of this model can be removed, or so many experts
-        cannot be kept.
+      InputError: no expert of this model can be removed or merged, or so many
+        experts cannot be kept.
     """
+    if method.merge is not None:
+      check_mergeable(self.config)
     needs = router_needs(self.config)
     if method.shared_router:
       needs = ONE_EXPERT

@@ -184,6 +184,21 @@ def test_random_choices_depend_on_the_seed_and_on_nothing_else():
   assert choices == {True, False}
 
 
+@pytest.mark.parametrize('name', KEPT.keys() | {'random'})
+def test_a_place_without_an_expert_is_not_kept(name):
+  """Layer 0 has no expert 1, whose row of the router and weights are left."""
+  exists_E = np.arange(4) != 1
+  gram_NEE, count_NE = STATISTICS.logit_gram_NEE.copy(), {}
+  gram_NEE[0] *= exists_E & exists_E[:, None]
+  for field in set(SUMS) - {'logit_gram_NEE'}:
+    count_NE[field] = getattr(STATISTICS, field).copy()
+    count_NE[field][0, 1] = 0
+  without = dataclasses.replace(STATISTICS, logit_gram_NEE=gram_NEE, **count_NE)
+  for seed in range(8):
+    kept_NE = chosen(name, 2, statistics={'text': without}, seed=seed).kept_NE
+    assert not kept_NE[0, 1]
+
+
 def test_domains_count_by_their_weights():
   """Of two domains that are sure of different experts, the heavier decides."""
   one = dataclasses.replace(STATISTICS, easy_ep_NE=np.eye(4)[[0, 0]])

@@ -227,6 +227,11 @@ def test_the_product_beside_matrices_is_pruned_and_not_merged():
     np.testing.assert_array_equal(new[path][0], old[path][0][[0, 2]])
   with pytest.raises(errors.InputError, match='model.moe.low_rank=2'):
     prune.merged(config, MERGED, 'shared')
+  uneven = config_of(experts_by_layer=(4, 3))
+  with pytest.raises(
+    errors.InputError, match=r'experts_by_layer=\(4, 3\), but'
+  ):
+    prune.merged(uneven, MERGED, 'shared')
 
 
 GROUPS = ROUTERS['group_limited'](

@@ -18,6 +18,7 @@ from moejax.moe.compute.staged import StagedCompute
 from moejax.moe.dispatchers.capacity import Capacity
 from moejax.moe.experts import EXPERTS
 from moejax.moe.routers.group_limited import GroupLimited
+from moejax.moe.routers.scores import LEAST_LOGIT
 from moejax.moe.routers.top_k import TopK
 from moejax.moe.routers.top_p import TopP
 
@@ -202,6 +203,25 @@ def test_the_sums_are_those_of_a_loop_over_tokens_and_experts(name):
     assert want.count_NE.sum() < 2 * 10
   for field in (*SUMS, 'output_gram_NEE'):
     tiny.assert_close(got[field], getattr(want, field), rtol=2e-4)
+
+
+def test_a_place_without_an_expert_has_no_logit():
+  """The router sees -1e30 there, whose square is no float32."""
+  logits_BLE = jnp.array([[[2.0, 1.0, LEAST_LOGIT], [3.0, 0.0, LEAST_LOGIT]]])
+  first_BLK = jnp.zeros((1, 2, 1))
+  routes = types.SimpleNamespace(
+    expert_BLK=first_BLK.astype(jnp.int32),
+    weight_BLK=first_BLK + 1,
+    norm_BLK=first_BLK + 1,
+    dropped_BLK=first_BLK > 0,
+    logits_BLE=logits_BLE,
+    gram_BEE=None,
+  )
+  x_BLD, valid_BL = jnp.ones((1, 2, D)), jnp.ones((1, 2), bool)
+  sums = calibration.of(routes, x_BLD, x_BLD, valid_BL, 3)
+  np.testing.assert_array_equal(
+    sums['logit_gram_EE'], [[13, 2, 0], [2, 1, 0], [0, 0, 0]]
+  )
 
 
 def test_outputs_are_compared_only_if_asked_for():
