@@ -64,10 +64,13 @@ def flags(doc: str) -> argparse.ArgumentParser:
 
 
 def _numbers(text: str) -> list[int]:
-  return [int(number) for number in text.split(',')]
-
-
-_numbers.__name__ = 'list of numbers'  # argparse names it in errors
+  """Whole numbers with commas between them."""
+  try:
+    return [int(number) for number in text.split(',')]
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'={text} is not a whole number, or several with commas between them'
+    ) from None
 
 
 def listing() -> str:
@@ -190,6 +193,10 @@ def _check(args: argparse.Namespace) -> None:
       if asked
       else '--to is missing: name the new workdir, or a folder with --export, '
       'or a file with --mask, or compare methods with --sweep'
+    )
+  if '' in args.method.split(','):
+    raise errors.InputError(
+      f'--method={args.method} has a comma without a method beside it'
     )
   if args.dtype and not args.export:
     raise errors.InputError(f'--dtype={args.dtype} is for --export')

@@ -121,11 +121,13 @@ def sweep(
     _check(source, request)
     readers = validation(opened, request, note)
     files.check_writable(path.parent, '--out' if request.out else 'folder')
+    files.check_output(str(path), '--out')
+    kept = _result_in(path)
     weights = opened.weights(str(step), note)[0]
     collected = _collected(opened, weights, step, request, note, track)
     made_with = _made_with(collected, readers, request)
     about = {'workdir': workdir, 'step': step, 'made_with': made_with}
-    measured = _kept(path, made_with, note)
+    measured = _kept(path, kept, made_with, note)
     scorer = Scorer(opened.model.mesh, readers, request.batches, note, track)
     if full is not None:
       measured.setdefault(FULL, dict(full))
@@ -239,31 +241,45 @@ def _made_with(
   }
 
 
-def _kept(
-  path: epath.Path, made_with: Mapping[str, Any], note: Note
-) -> dict[str, Any]:
-  """The measurements in a file, if they were made with the same.
+def _result_in(path: epath.Path) -> dict[str, Any]:
+  """What a file has of a sweep; nothing if there is none.
 
   Raises:
     InputError: the file is of something else, and would be lost.
   """
   if not path.exists():
-    return {}
+    return {'made_with': {}, 'measured': {}}
   try:
     kept = json.loads(path.read_text())
-    old, measured = kept['made_with'], kept['measured']
-    # As it is read back: a tuple becomes a list.
-    now = json.loads(json.dumps(made_with))
-    differing = [key for key in now if old.get(key) != now[key]]
-  except (ValueError, TypeError, KeyError, AttributeError):
+    return {name: dict(kept[name]) for name in ('made_with', 'measured')}
+  except (ValueError, TypeError, KeyError):
     raise errors.InputError(
       f'{path} is no result of a sweep; name another file with --out'
     ) from None
+
+
+def _kept(
+  path: epath.Path,
+  kept: Mapping[str, Any],
+  made_with: Mapping[str, Any],
+  note: Note,
+) -> dict[str, Any]:
+  """The measurements in a file, if they were made with the same.
+
+  Raises:
+    InputError: they were made with something else, and would be lost.
+  """
+  if not kept['made_with']:
+    return {}
+  # As it is read back: a tuple becomes a list.
+  now = json.loads(json.dumps(made_with))
+  differing = [key for key in now if kept['made_with'].get(key) != now[key]]
   if differing:
     raise errors.InputError(
       f'{path} was made with other {", ".join(differing)}; name another file '
       'with --out'
     )
+  measured = dict(kept['measured'])
   note(f'{path} has {len(measured)} models already.')
   return measured
 

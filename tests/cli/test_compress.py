@@ -444,7 +444,9 @@ def test_a_sweep_goes_on_and_shows_what_is_asked(
   assert {name: after[name] for name in before} == before
 
 
-def test_a_sweep_of_something_else_is_not_overwritten(swept, sweep, capsys):
+def test_a_sweep_of_something_else_is_not_overwritten(
+  swept, sweep, capsys, monkeypatch
+):
   before = sweep.read_text()
   capsys.readouterr()
   flags = ('--keep=2', '--method=easy_ep', '--domains=text=1', '--step=10')
@@ -453,9 +455,13 @@ def test_a_sweep_of_something_else_is_not_overwritten(swept, sweep, capsys):
   sweep.write_text(before.replace('"batches": 1', '"batches": 2'))
   assert swept(sweep, *flags[:2]) == exits.BAD_INPUT
   assert 'was made with other batches' in capsys.readouterr().err
+  # Before a weight is read.
+  monkeypatch.setattr(trained.Trained, 'weights', lambda *a: 1 / 0)
   sweep.write_text('{}')
   assert swept(sweep, *flags[:2]) == exits.BAD_INPUT
   assert 'is no result of a sweep' in capsys.readouterr().err
+  assert swept(sweep.parent, *flags[:2]) == exits.BAD_INPUT
+  assert 'is a folder; name a file in it' in capsys.readouterr().err
 
 
 def test_a_model_that_was_measured_before_a_stop_is_not_lost(
@@ -514,7 +520,9 @@ def test_all_methods_are_listed(capsys):
     (['--keep=5'], 'keep=5 of 4 experts: keep 4 at most'),
     (['--keep=0'], 'keep=0: at least one expert'),
     (['--keep=1'], 'keep=1 is less than the 2 experts per layer that the'),
-    (['--keep=two'], 'invalid list of numbers'),
+    (['--keep=two'], '--keep=two is not a whole number, or several with'),
+    (['--keep=2,'], '--keep=2, is not a whole number, or several with'),
+    (['--method=easy_ep,'], '--method=easy_ep, has a comma without a method'),
     (['--keep=2,3'], 'are several models; name one, or compare them with'),
     (['--method=easy_ep,random'], 'are several models'),
     (

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import hf
 
 from moejax.compress import CHOICES, layer_weights, prune
 from moejax.compress.merge import MergedLayer
@@ -336,6 +337,29 @@ def test_a_mask_keeps_all_weights_those_in_use_first():
   path = 'moe/ffn/router/b_E'
   np.testing.assert_array_equal(new[path][0], old[path][0][[0, 2, 1, 3]])
   np.testing.assert_array_equal(new[path][1], old[path][1][[1, 2, 0, 3]])
+
+
+@pytest.mark.soak
+def test_a_pruned_model_is_the_full_one_with_the_others_masked():
+  """In its logits; the full one has a bias against the experts that go."""
+  config = config_of(scorer=SCORERS['linear'](bias=True), num_shared=1)
+  shapes = build.build(config, hf.one_device()).shapes
+  rng = np.random.default_rng(0)
+  draw = lambda x: rng.normal(size=x.shape, scale=0.3).astype(np.float32)
+  weights = jax.tree.map(draw, shapes)
+  token_BL = rng.integers(0, 16, (2, 12)).astype(np.int32)
+  logits = []
+  for remove in (True, False):
+    new, smaller = prune.prune(weights, config, KEPT, remove=remove)
+    model = build.build(smaller, hf.one_device())
+    logits.append(np.asarray(hf.logits(model, new, token_BL)))
+  model = build.build(config, hf.one_device())
+  full = np.asarray(hf.logits(model, weights, token_BL))
+  weights['moe']['ffn']['router']['b_E'][~KEPT] = -1e4
+  masked = np.asarray(hf.logits(model, weights, token_BL))
+  for pruned in logits:
+    np.testing.assert_allclose(pruned, masked, rtol=1e-4, atol=1e-5)
+  assert np.abs(full - masked).max() > 0.01
 
 
 def test_groups_need_equally_many_experts_that_fill_a_token():
