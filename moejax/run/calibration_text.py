@@ -13,7 +13,7 @@ import numpy as np
 
 from moejax.compress import domains
 from moejax.compress.statistics import ExpertStatistics
-from moejax.core import errors
+from moejax.core import errors, files
 from moejax.data import build as data_build
 from moejax.data.cache import RowReader
 from moejax.data.features import Rows
@@ -248,7 +248,9 @@ class Collector:
       return Collected(statistics, parsed, known, checkpoint, step)
     text = self._text()
     parsed = domains.parsed(self.domains, text.readers)
-    if not folder:
+    if folder:
+      files.check_writable(folder, '--statistics')
+    else:
       # Only what is kept may be asked for other domains later.
       text = _of_domains(text, parsed)
     described = self.described(text)

@@ -9,6 +9,7 @@ write       the new workdir, with `compression.json`: what was made from what
 import contextlib
 import dataclasses
 import json
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -254,7 +255,7 @@ def choose(
 
 
 def check_new(to: str, flag: str = '--to') -> None:
-  """Raises InputError if a folder is there that a new workdir may not be."""
+  """Raises InputError if a new folder cannot be made; makes nothing."""
   folder = epath.Path(to)
   if folder.is_dir() and any(folder.iterdir()):
     raise errors.InputError(
@@ -262,6 +263,10 @@ def check_new(to: str, flag: str = '--to') -> None:
     )
   if folder.exists() and not folder.is_dir():
     raise errors.InputError(f'{flag}={to} is a file; name a folder')
+  if files.is_local(to):
+    parents = pathlib.Path(to).absolute().parents
+    above = next(parent for parent in parents if parent.exists())
+    files.check_writable(above, f'{flag}={to} cannot be made: the folder')
 
 
 def manifest(

@@ -539,10 +539,12 @@ def test_all_methods_are_listed(capsys):
     (['--mask={}/m.json'], '--to and --mask are different products'),
     (['--to={}'], 'is a folder with files; name one that does not exist'),
     (['--to={}/code.jsonl'], 'is a file; name a folder'),
+    (['--to={}/code.jsonl/a/b'], "code.jsonl' is a file, or lies below one"),
+    (['--statistics={}/code.jsonl'], "code.jsonl' is a file, or lies below"),
   ],
 )
 def test_wrong_flags_are_one_line(
-  workdir, texts, tmp_path, flags, words, capsys
+  workdir, texts, tmp_path, flags, words, capsys, monkeypatch
 ):
   wanted = {
     '--workdir': workdir,
@@ -551,6 +553,8 @@ def test_wrong_flags_are_one_line(
     '--files': f'{texts}/*.jsonl',
     '--to': tmp_path / 'run',
   }
+  # All is refused before anything is computed.
+  monkeypatch.setattr(trained.Trained, 'weights', lambda *a: 1 / 0)
   for flag in flags:
     name, _, value = flag.partition('=')
     wanted[name] = value.format(texts)
