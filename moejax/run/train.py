@@ -40,6 +40,7 @@ from moejax.run import (
   compatibility,
   data_progress,
   initial_weights,
+  memory,
   page,
   report,
   restore,
@@ -77,6 +78,7 @@ def train(
   Raises:
     InputError: values of the config do not fit together, or the workdir cannot
       be written or belongs to another run.
+    DoesNotFitError: the run needs more memory than there is.
     StoppedError: training could not go on.
     InterruptedRunError: a signal came; the state was saved.
   """
@@ -90,6 +92,8 @@ def train(
   hosts.connect(mesh, processes.group)
   run = with_dtype(run, folder, mesh, processes)
   model = build.build(run.model, mesh)
+  if report.read(folder) is None:  # a report is shown on any machine
+    memory.check(run, model, processes.group.count)
   files.check_writable(folder)
   with (
     files.locked(folder, terminal.say)
