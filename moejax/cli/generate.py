@@ -27,7 +27,6 @@ The model is on one device; --config.mesh.fsdp=-1 splits it over all.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 from moejax.core import command, exits, terminal
@@ -47,10 +46,10 @@ def main(argv: Sequence[str]) -> None:
   playground.check(args)
   model = trained.open_trained(args.workdir, overrides)
   if args.show_routing is not None:
-    playground.run(model, request, args, _print)
+    playground.run(model, request, args, terminal.write)
     return
   for piece in generation.pieces(model, request, args.step, terminal.note):
-    _print(piece)
+    terminal.write(piece)
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -81,13 +80,6 @@ def _ids(text: str) -> list[int]:
 
 
 _ids.__name__ = 'list of ids'  # argparse names it in errors
-
-
-def _print(text: str) -> None:
-  """Prints at once; on a terminal '?' replaces control characters."""
-  if sys.stdout.isatty():
-    text = ''.join(c if c.isprintable() or c in '\n\t' else '?' for c in text)
-  print(text, end='', flush=True)
 
 
 if __name__ == '__main__':

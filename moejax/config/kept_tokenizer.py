@@ -11,6 +11,7 @@ checkpoint.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from moejax.convert import folder as folders
 from moejax.core import errors, manifest, terminal
 from moejax.data import vocab_file
 from moejax.data.chat import Chat, templates
+from moejax.data.chat.tokens import ChatVocab
 from moejax.data.vocab import Vocab
 from moejax.train import checkpoint_folder
 
@@ -40,7 +42,8 @@ def keep(
 
   A run that has a checkpoint keeps the copy that it has. The chat template of a
   run that is tuned with another one than its tokenizer came with takes that
-  one's place, so that an export has it.
+  one's place, and the end of its turns is among the ids that end a text, so
+  that an export has both.
 
   Args:
     vocab: vocabulary of the run.
@@ -64,10 +67,11 @@ def keep(
   source = _source(start)
   tokenizer = None if source is None else companions.tokenizer_file(source)
   if source is not None and _is_tokenizer_of(vocab, tokenizer):
-    originals = {name: source / name for name in companions.names(source)}
-    if chat is not None and chat.template:
-      path = templates.path(chat.template, 'data.chat.template')
-      originals[companions.TEMPLATE] = path
+    originals: dict[str, epath.Path | bytes] = {
+      name: source / name for name in companions.names(source)
+    }
+    if chat is not None:
+      originals |= _of_chat(source, vocab, chat)
     companions.keep(originals, workdir / companions.NAME)
     return
   if tokenizer is not None:
@@ -84,6 +88,27 @@ def keep(
   if path:
     file = epath.Path(path).expanduser()
     companions.keep({file.name: file}, workdir / OWN)
+
+
+def _of_chat(
+  source: epath.Path, vocab: Vocab, chat: Chat
+) -> dict[str, epath.Path | bytes]:
+  """The files that a run changes which is tuned on conversations.
+
+  They are the template, if it is not that of the folder, and the generation
+  settings, if the token with which a turn ends does not end a text in them.
+  """
+  changed: dict[str, epath.Path | bytes] = {}
+  own = ChatVocab(vocab, chat)
+  if chat.template:
+    changed[companions.TEMPLATE] = templates.path(chat.template, own.key)
+  ends = companions.end_ids(source, vocab)
+  ((ids, _),) = vocab.encode_spans([own.turn_end], [[]])
+  if len(ids) == 1 and ids[0] not in ends:
+    settings = companions.of_folder(source, vocab).generation
+    settings = {**settings, 'eos_token_id': [*ends, *ids]}
+    changed[companions.GENERATION] = json.dumps(settings, indent=2).encode()
+  return changed
 
 
 def _source(start: str) -> epath.Path | None:

@@ -133,11 +133,12 @@ def end_ids(place: epath.Path | None, vocab: Vocab) -> list[int]:
 read = templates.read_json
 
 
-def keep(sources: dict[str, epath.Path], target: epath.Path) -> None:
+def keep(sources: dict[str, epath.Path | bytes], target: epath.Path) -> None:
   """Copies files into a new folder that is whole or absent, with checksums.
 
   Args:
-    sources: paths of the files to copy, by their name in the new folder.
+    sources: paths of the files to copy, by their name in the new folder; or
+      the bytes of a file.
     target: the new folder; an existing one is replaced.
   """
   local = files.is_local(target)
@@ -150,7 +151,8 @@ def keep(sources: dict[str, epath.Path], target: epath.Path) -> None:
   for name, source in sources.items():
     path = partial / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(source.read_bytes())
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    path.write_bytes(data)
   manifest.write_manifest(partial)
   if local:
     if target.exists():

@@ -103,3 +103,11 @@ def note(line: str) -> None:
   """Writes a line to stderr at once; for messages that are no output."""
   sys.stderr.write(f'{line}\n')
   sys.stderr.flush()
+
+
+def write(text: str) -> None:
+  """Writes to stdout at once; on a terminal '?' replaces control characters."""
+  if sys.stdout.isatty():
+    text = ''.join(c if c.isprintable() or c in '\n\t' else '?' for c in text)
+  sys.stdout.write(text)
+  sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from moejax.convert import chat, companions
 from moejax.core import errors
@@ -151,7 +152,7 @@ def prepare(
     InputError: the request does not fit the model.
   """
   vocab, folder = trained.run.data.vocab, trained.hf_folder
-  sampling = _sampling(request, trained, note)
+  sampling = sampling_of(request, trained, note)
   prompts = _prompts(request, trained)
   # Ids, and the text of a chat template, have their start tokens already.
   start = () if request.prompt_ids or request.chat else vocab.start
@@ -183,10 +184,20 @@ def pieces(
   yield from generation.pieces(trained.model, weights)
 
 
-def _sampling(
-  request: GenerationRequest, trained: Trained, note: Callable[[str], None]
+def sampling_of(
+  request: Any, trained: Trained, note: Callable[[str], None]
 ) -> Sampling:
-  """The model's default sampling with the changes of the request."""
+  """The model's default sampling with the changes of a request.
+
+  Args:
+    request: has `temperature`, `top_p`, `top_k` and `seed`, as those of
+      GenerationRequest.
+    trained: the model.
+    note: is called with a line on settings of the model that do nothing.
+
+  Raises:
+    InputError: a value that does nothing, or is out of bounds.
+  """
   names = 'temperature', 'top_p', 'top_k'
   wanted = {n: x for n in names if (x := getattr(request, n)) is not None}
   usual = settings.usual(trained.hf_folder)

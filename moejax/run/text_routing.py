@@ -106,6 +106,20 @@ def _read(
   return out.record.routes, log_prob_BKM[:, 0]
 
 
+def behind(reading: Reading, start: int) -> Reading:
+  """What a model did with the tokens of a text from number `start` on."""
+  by_token = {
+    field.name: getattr(reading.trace, field.name)
+    for field in dataclasses.fields(reading.trace)
+    if field.name.partition('_')[2].startswith('T')
+  }
+  rest = {
+    name: value[start:] for name, value in by_token.items() if value is not None
+  }
+  trace = dataclasses.replace(reading.trace, **rest)
+  return Reading(trace, reading.nats_T[start:])
+
+
 def num_ranks(model: Model) -> int:
   """K, the most experts of a token; computes nothing."""
   token_BL = jax.ShapeDtypeStruct((likelihood.padded(model, 1), 1), jnp.int32)

@@ -9,7 +9,7 @@ from helpers import programs
 
 from moejax.cli import generate
 from moejax.config import Run
-from moejax.core import config_tree, exits, files
+from moejax.core import config_tree, exits, files, terminal
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes, SentencePiece
 from moejax.evals import generate as generation
@@ -233,5 +233,5 @@ def test_bytes_that_never_become_a_character_are_not_lost():
 
 def test_a_terminal_is_not_commanded(capsys, monkeypatch):
   monkeypatch.setattr('sys.stdout.isatty', lambda: True, raising=False)
-  generate._print('a\x1b[2Jé\n')
+  terminal.write('a\x1b[2Jé\n')
   assert capsys.readouterr().out == 'a?[2Jé\n'

@@ -176,6 +176,31 @@ def test_the_template_that_a_model_is_tuned_with_comes_along(tmp_path):
     assert beside.files['chat_template.jinja'].read_text() == text
 
 
+def test_a_tuned_model_ends_its_texts_where_turns_end(tmp_path):
+  made = tmp_path / 'made'
+  spoken.FAMILIES['qwen'](made)
+  place = lambda name: epath.Path(tmp_path / name / companions.NAME)
+  own = dataclasses.replace(
+    tokenizer.vocab(made, SIZE), eos_token='<|endoftext|>'
+  )
+  (made / 'generation_config.json').write_text(
+    json.dumps({'eos_token_id': own.eos_id, 'top_k': 7})
+  )
+  (end,) = own.encode_prompt('<|im_end|>')
+  for template in ('chatml', 'vicuna'):  # the latter writes the folder's EOS
+    chat = Chat(template)
+    kept_tokenizer.keep(own, tmp_path / template, str(made), chat=chat)
+    assert companions.end_ids(place(template), own) == [own.eos_id, end]
+    companions.check(place(template))
+    beside = companions.of_folder(place(template), own)
+    assert beside.generation['top_k'] == 7
+  # Settings that end there already stay as they are.
+  settings = '{"eos_token_id": [' + str(end) + ']}'
+  (made / 'generation_config.json').write_text(settings)
+  kept_tokenizer.keep(own, tmp_path / 'c', str(made), chat=Chat('chatml'))
+  assert (place('c') / 'generation_config.json').read_text() == settings
+
+
 def test_conversations_in_another_tokenizer_are_refused(tmp_path):
   for name in ('qwen', 'llama'):
     spoken.FAMILIES[name](tmp_path / name)

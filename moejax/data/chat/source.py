@@ -44,7 +44,7 @@ class Conversations(files.Files):
     if not isinstance(packing, packings.BestFit):
       packing = packings.BestFit()
     vocab = tokens.ChatVocab(
-      request.vocab, self.chat, f'{self.place}.chat', request.length
+      request.vocab, self.chat, f'{self.place}.chat.template', request.length
     )
     return dataclasses.replace(request, vocab=vocab, packing=packing)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moejax.data.chat import answers, templates
+from moejax.data.chat import messages as messages_lib
 from moejax.data.chat.config import Chat
 from moejax.data.chat.messages import Conversation, ProblemError
 
@@ -37,13 +38,13 @@ class ChatVocab:
   Attributes:
     vocab: the tokenizer.
     chat: template and loss.
-    place: dotted path of the node of `chat`, for errors.
+    key: key or flag that names the template, for errors.
     length: tokens of a row; longer conversations lose their last answers.
   """
 
   vocab: Any
   chat: Chat
-  place: str = 'data.chat'
+  key: str = 'data.chat.template'
   length: int = 0
 
   masked = True
@@ -57,8 +58,7 @@ class ChatVocab:
   @functools.cached_property
   def template(self) -> templates.Template:
     """The chat template."""
-    key = f'{self.place}.template'
-    return templates.find(self.chat.template, self.vocab, key)
+    return templates.find(self.chat.template, self.vocab, self.key)
 
   @functools.cached_property
   def first_id(self) -> int:
@@ -75,6 +75,26 @@ class ChatVocab:
     digest = hashlib.sha256(self.template.text.encode()).hexdigest()
     tokens = sorted(self.template.tokens.items())
     return f'{self.vocab.fingerprint()}:chat={digest}:{tokens}:{self.chat.loss}'
+
+  @functools.cached_property
+  def turn_end(self) -> str:
+    """The text behind an answer with which its turn ends; '' for none.
+
+    Example: '<|im_end|>' of ChatML.
+    """
+    said = 'Hello'
+    turns = [
+      {'role': 'user', 'content': 'Hi'},
+      {'role': messages_lib.ANSWERING, 'content': said},
+    ]
+    try:
+      text, spans = answers.find(
+        self.template, Conversation('', tuple(turns)), 'last_answer'
+      )
+    except ProblemError:
+      return ''
+    start, end = spans[-1] or (0, 0)
+    return text[start:end].partition(said)[2].strip()
 
   def prompt(self, messages: Sequence[dict[str, Any]]) -> list[int]:
     """The ids of a chat whose next message is the model's.

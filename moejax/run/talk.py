@@ -1,0 +1,281 @@
+"""A conversation with the model of a run, for `cli.chat`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from moejax.convert import companions
+from moejax.core import errors
+from moejax.core.console import Console
+from moejax.data.chat import Chat, templates
+from moejax.data.chat.messages import ProblemError
+from moejax.data.chat.tokens import ChatVocab
+from moejax.evals import generate, stopped
+from moejax.evals.sampling import Sampling
+from moejax.evals.spoken import Spoken
+from moejax.model.build import Weights
+from moejax.run import playground, routing_view, text_routing
+from moejax.run.trained import Trained
+
+RESET, SHOW = '/reset', '/show'
+HELP = f'{RESET} begins anew; {SHOW} shows experts; Ctrl-D ends'
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How answers are written.
+
+  Attributes:
+    sampling: how the next token is chosen.
+    max_new_tokens: most tokens of an answer.
+    stops: strings that end an answer, which are not part of it.
+    system: text of a system message at the beginning; '' for none.
+    seed: seed of sampling; each answer has a seed of its own.
+  """
+
+  sampling: Sampling
+  max_new_tokens: int = 512
+  stops: tuple[str, ...] = ()
+  system: str = ''
+  seed: int = 0
+
+
+def vocab_of(trained: Trained, template: str = '') -> ChatVocab:
+  """The vocabulary with the chat template of a trained model.
+
+  The template is that of the model's Hugging Face files. A model without such
+  files has that of the conversations it was tuned on.
+
+  Args:
+    trained: the model.
+    template: another template, as `data.chat.template`; '' for the model's own.
+
+  Raises:
+    InputError: there is none.
+  """
+  vocab, folder = trained.run.data.vocab, trained.hf_folder
+  own = folder is not None and templates.of_folder(folder) is not None
+  used = trained.run.data.chat_used()
+  if not template and not own and used is not None:
+    template = used.template
+  result = ChatVocab(vocab, Chat(template), '--template')
+  _ = result.template  # whether it can be found
+  return result
+
+
+class Talk:
+  """A conversation that grows by a question and an answer at a time.
+
+  Args:
+    trained: the model.
+    weights: its weights.
+    step: of their checkpoint.
+    vocab: the vocabulary with the chat template.
+    settings: how answers are written.
+
+  Attributes:
+    messages: the conversation so far.
+  """
+
+  def __init__(
+    self,
+    trained: Trained,
+    weights: Weights,
+    step: int,
+    vocab: ChatVocab,
+    settings: Settings,
+  ):
+    stopped.check(settings.stops, settings.max_new_tokens)
+    self._trained, self._weights, self._step = trained, weights, step
+    self._vocab, self._settings = vocab, settings
+    self.messages: list[dict[str, Any]] = []
+    self._read: list[int] = []  # ids of the last prompt
+    self._written: list[int] = []  # ids of the last answer
+    self.reset()
+
+  def reset(self) -> None:
+    """Begins anew."""
+    system = self._settings.system
+    self.messages = [{'role': 'system', 'content': system}] if system else []
+    self._read, self._written = [], []
+
+  @functools.cached_property
+  def _ends(self) -> tuple[list[int], tuple[str, ...]]:
+    """Ids, and strings, that end an answer."""
+    ends = companions.end_ids(self._trained.hf_folder, self._vocab.vocab)
+    stops = self._settings.stops
+    if text := self._vocab.turn_end:
+      ((ids, _),) = self._vocab.vocab.encode_spans([text], [[]])
+      if len(ids) == 1:
+        ends += [i for i in ids if i not in ends]
+      else:
+        stops = (*stops, text)
+    return ends, stops
+
+  def answer(self, question: str) -> Iterator[str]:
+    """Yields the answer to a question piece by piece.
+
+    An answer whose iterator is closed early, as after Ctrl-C, is kept as far as
+    it was yielded.
+
+    Raises:
+      InputError: the conversation has become too long for the model, or the
+        template does not take it. It is then as it was before.
+    """
+    asked = [*self.messages, {'role': 'user', 'content': question}]
+    prompt = self._prompt(asked)
+    ends, stops = self._ends
+    tokens = generate.stream(
+      self._trained.model,
+      self._weights,
+      [prompt],
+      self._settings.sampling,
+      max_new_tokens=self._settings.max_new_tokens,
+      end_ids=ends,
+      seed=self._settings.seed + len(asked),
+      start=(),
+    )
+    self.messages = asked
+    self._read, self._written = prompt, []
+    said: list[str] = []
+    try:
+      for piece in before_stop(self._pieces(tokens, ends), stops):
+        said.append(piece)
+        yield piece
+    finally:
+      content = ''.join(said).strip()
+      self.messages.append({'role': 'assistant', 'content': content})
+
+  def show(self, console: Console, shown: str) -> None:
+    """Prints the experts of the tokens of the last answer.
+
+    Args:
+      console: where to.
+      shown: layers and rank, as a value of `cli.generate --show-routing`.
+
+    Raises:
+      InputError: there is no answer, or the model has no such layers.
+    """
+    model = self._trained.model
+    which = playground.parse_shown(shown, model, self._trained.workdir)
+    if not self._written:
+      raise errors.InputError('there is no answer yet whose experts to show')
+    ids = [*self._read, *self._written][: model.config.max_length]
+    whole = text_routing.read(model, self._weights, ids, self._step)
+    begin = min(len(self._read), len(ids) - 1)
+    reading = text_routing.behind(whole, begin)
+    routing_view.show(
+      console, self._vocab.vocab, ids[begin:], {'answer': reading}, which
+    )
+
+  def _prompt(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+    try:
+      prompt = self._vocab.prompt(messages)
+    except ProblemError as e:
+      raise errors.InputError(str(e)) from None
+    longest = self._trained.model.config.max_length
+    if len(prompt) > longest:
+      raise errors.InputError(
+        f'the conversation has {len(prompt):,} tokens, and the model reads '
+        f'{longest:,} (model.max_length): begin anew with {RESET}'
+      )
+    return prompt
+
+  def _pieces(
+    self, tokens: Iterable[tuple[int, int]], ends: Sequence[int]
+  ) -> Iterator[str]:
+    """The text of new tokens, as far as it is whole."""
+    spoken = Spoken(self._vocab.vocab)
+    for _, token in tokens:
+      if token in ends:
+        break
+      self._written.append(token)
+      yield spoken.add(token)
+    yield spoken.rest()
+
+
+def before_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+  """The text before the first stop string, as soon as it cannot be part of one.
+
+  Example, stops ['END']:
+    pieces  'a E', 'N', 'x', ' EN', 'D b'
+    yields  'a ', 'ENx', ' '
+  """
+  held = ''
+  for piece in pieces:
+    held += piece
+    found = [at for stop in stops if (at := held.find(stop)) >= 0]
+    if found:
+      if min(found):
+        yield held[: min(found)]
+      return
+    keep = max(
+      (n for stop in stops for n in range(len(stop)) if _ends(held, stop, n)),
+      default=0,
+    )
+    if len(held) > keep:
+      yield held[: len(held) - keep]
+      held = held[len(held) - keep :]
+  if held:
+    yield held
+
+
+def _ends(text: str, stop: str, size: int) -> bool:
+  """Whether a text ends with the first `size` characters of a stop string."""
+  return text.endswith(stop[:size])
+
+
+def converse(
+  talk: Talk,
+  read: Callable[[], str],
+  write: Callable[[str], None],
+  note: Callable[[str], None],
+) -> None:
+  """Reads lines and answers them, until there are no more.
+
+  Ctrl-C ends an answer; at the prompt it ends the conversation.
+
+  Args:
+    talk: the conversation.
+    read: the next line; raises EOFError after the last one.
+    write: writes a piece of an answer.
+    note: is called with lines that are no answer.
+  """
+  while True:
+    try:
+      line = read().strip()
+    except (EOFError, KeyboardInterrupt):
+      return
+    try:
+      _turn(talk, line, write, note)
+    except errors.InputError as e:
+      note(f'error: {e}')
+
+
+def _turn(
+  talk: Talk,
+  line: str,
+  write: Callable[[str], None],
+  note: Callable[[str], None],
+) -> None:
+  """What one line asks for."""
+  command, _, rest = line.partition(' ')
+  if not line:
+    return
+  if command == RESET:
+    talk.reset()
+    note('a new conversation')
+  elif command == SHOW:
+    talk.show(Console(highlight=False), rest.strip() or playground.SOME)
+  elif command.startswith('/'):
+    raise errors.InputError(f'{command} is no command: {HELP}')
+  else:
+    pieces = talk.answer(line)
+    try:
+      for piece in pieces:
+        write(piece)
+    except KeyboardInterrupt:
+      pieces.close()  # type: ignore[attr-defined]
+      note(' (interrupted)')
+    write('\n')
