@@ -13,6 +13,7 @@ may be moved or deleted, and `export` writes them out again:
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -133,7 +134,7 @@ def end_ids(place: epath.Path | None, vocab: Vocab) -> list[int]:
 read = templates.read_json
 
 
-def keep(sources: dict[str, epath.Path | bytes], target: epath.Path) -> None:
+def keep(sources: Mapping[str, epath.Path | bytes], target: epath.Path) -> None:
   """Copies files into a new folder that is whole or absent, with checksums.
 
   Args:
