@@ -13,12 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.core import trees
 from moejax.model import compute_dtype
 from moejax.model.config import ModelConfig
 from moejax.model.decoder import Decoder
 from moejax.moe.expert_parallel.base import ExpertParallel
-from moejax.parallel import hosts, rules
+from moejax.parallel import hosts, rules, weight_metadata
 
 Weights = dict[str, Any]
 
@@ -109,41 +108,7 @@ def build(config: ModelConfig, mesh: Mesh) -> Model:
   abstract = nnx.eval_shape(lambda: Decoder(config, mesh, jax.random.key(0)))
   graph, state = nnx.split(abstract)
   shapes = nnx.to_pure_dict(state)
-  axes = _axes(state, shapes)
+  axes = weight_metadata.axes(state, shapes)
   shardings = rules.shardings(axes, shapes, mesh)
-  return Model(config, mesh, graph, shapes, axes, _decays(state), shardings)
-
-
-def _axes(state: nnx.State, shapes: Weights) -> dict[str, tuple[str, ...]]:
-  """Every weight's dimension names; stacked layers have 'layers' in front."""
-  flat = trees.leaves(shapes)
-  axes = {}
-  for path, variable in nnx.to_flat_state(state):
-    name = '/'.join(map(str, path))
-    named = variable.get_metadata().get('axes', ())
-    stacked = len(flat[name].shape) - len(named)
-    axes[name] = ('layers',) * stacked + tuple(named)
-  return axes
-
-
-def _decays(state: nnx.State) -> dict[str, bool]:
-  """Whether weight decay applies to each weight, as stated where it is made.
-
-  It applies to matrices: embeddings, attention, experts, routers. It does not
-  apply to weights that are added or multiplied element by element (norms'
-  scales, biases, learned temperatures), nor to those without a gradient.
-
-  Raises:
-    ValueError: a weight does not state it.
-  """
-  decays = {}
-  for path, variable in nnx.to_flat_state(state):
-    name = '/'.join(map(str, path))
-    weight_decays = variable.get_metadata().get('decays')
-    if weight_decays is None:
-      raise ValueError(
-        f'{name} does not say whether it decays; give nnx.Param(..., '
-        'decays=True) to a matrix, decays=False to scales and biases'
-      )
-    decays[name] = weight_decays
-  return decays
+  decays = weight_metadata.decays(state)
+  return Model(config, mesh, graph, shapes, axes, decays, shardings)
