@@ -38,6 +38,7 @@ NEVER = {('model', 'data')}
 
 # Slow to import, or not there on every machine: imported where they are used.
 HEAVY = {
+  'PIL',
   'apache_beam',
   'datasets',
   'datasketch',
