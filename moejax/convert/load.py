@@ -18,6 +18,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -41,6 +42,24 @@ FLOATS = ('F32', 'F16', 'BF16', 'F64', *quantised.KINDS)
 # the first axis of an array.
 ROWS, MANY = 64, 256
 Progress = Callable[[int], None]
+
+
+class Readable(Protocol):
+  """Tensors of a folder that are to be read, as in `ImportPlan`."""
+
+  @property
+  def folder(self) -> Folder: ...
+  @property
+  def tensors(self) -> list[rules.Tensor]: ...
+
+
+class Sharded(Protocol):
+  """The shape and the sharding of every weight, as in `build.Model`."""
+
+  @property
+  def shapes(self) -> dict[str, Any]: ...
+  @property
+  def shardings(self) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +107,8 @@ def plan(folder: Folder) -> ImportPlan:
   wanted = {tensor.name for tensor in tensors}
   rest = sorted(folder.tensors.keys() - wanted)
   ignored = [name for name in rest if _is_ignored(name, family, config)]
-  _check_names(folder, wanted, set(rest) - set(ignored))
-  _check_tensors(folder, tensors)
+  check_names(folder, wanted, set(rest) - set(ignored))
+  check_tensors(folder, tensors)
   return ImportPlan(folder, family, config, layout, tensors, ignored)
 
 
@@ -142,7 +161,17 @@ def _is_ignored(name: str, family: Family, config: ModelConfig) -> bool:
   return any(re.fullmatch(pattern, name) for pattern in family.ignored)
 
 
-def _check_names(folder: Folder, wanted: set[str], surplus: set[str]) -> None:
+def check_names(folder: Folder, wanted: set[str], surplus: set[str]) -> None:
+  """Checks the names of a folder's tensors.
+
+  Args:
+    folder: the folder.
+    wanted: names that it must have.
+    surplus: names that it has and should not have.
+
+  Raises:
+    InputError: a tensor is missing or superfluous.
+  """
   missing = sorted(wanted - folder.tensors.keys())
   odd = {name for name in surplus if quantised.OTHERS.fullmatch(name)}
   how = quantised.by(folder.config)
@@ -163,14 +192,15 @@ def _check_names(folder: Folder, wanted: set[str], surplus: set[str]) -> None:
   if surplus:
     lines.append(f'has tensors that no such model has: {shortly(surplus)}')
   if lines:
-    kind = folder.config['model_type']
+    kind = folder.config.get('model_type')
     raise errors.InputError(
       f'{folder.path} does not fit its config.json (a {kind}): it '
       f'{" and ".join(lines)}'
     )
 
 
-def _check_tensors(folder: Folder, tensors: list[rules.Tensor]) -> None:
+def check_tensors(folder: Folder, tensors: list[rules.Tensor]) -> None:
+  """Raises InputError for tensors of another shape, or that are no floats."""
   entries = folder.tensors
   shapes = [
     f'{t.name} {list(entries[t.name].shape)}, not {list(t.shape)}'
@@ -195,8 +225,8 @@ def _check_tensors(folder: Folder, tensors: list[rules.Tensor]) -> None:
 
 
 def weights(
-  plan: ImportPlan,
-  model: build.Model,
+  plan: Readable,
+  model: Sharded,
   progress: Progress = lambda _: None,
   into: buffers.Buffers = buffers.MEMORY,
 ) -> build.Weights:
@@ -204,8 +234,8 @@ def weights(
 
   Args:
     plan: plan of the checkpoint.
-    model: a model of the plan's config, or of a config that differs only in
-      keys on which the weights do not depend.
+    model: the structure of the plan's config, or of a config that differs only
+      in keys on which the weights do not depend.
     progress: called with the stored bytes of each tensor once it is in its
       buffers.
     into: the buffers.
@@ -249,7 +279,7 @@ def weights(
 
 
 def read_weight(
-  plan: ImportPlan,
+  plan: Readable,
   tensors: Iterable[rules.Tensor],
   path: str,
   leaf: jax.ShapeDtypeStruct,

@@ -126,7 +126,7 @@ def _of_rule(
 ) -> Iterator[Tensor]:
   if '{layer}' not in rule.name:
     if rule.path in shapes:
-      yield from _of_layer(rule, {}, rule.path, (), shapes[rule.path])
+      yield from of_layer(rule, {}, rule.path, (), shapes[rule.path])
     return
   places = dict.fromkeys(STACKS, 0)
   num_layers = config.num_layers
@@ -139,12 +139,12 @@ def _of_rule(
     if path not in shapes:
       continue
     if front == stack:
-      yield from _of_layer(rule, number, path, (place,), shapes[path][1:])
+      yield from of_layer(rule, number, path, (place,), shapes[path][1:])
     elif front == MTP and layer >= num_layers:
       place = layer - num_layers
-      yield from _of_layer(rule, number, path, (place,), shapes[path][1:])
+      yield from of_layer(rule, number, path, (place,), shapes[path][1:])
     elif rule.copy and layer >= num_layers:
-      yield from _of_layer(rule, number, path, (), shapes[path])
+      yield from of_layer(rule, number, path, (), shapes[path])
 
 
 def without_mtp(shapes: Any, config: ModelConfig) -> Any:
@@ -165,7 +165,7 @@ def without_mtp(shapes: Any, config: ModelConfig) -> Any:
   return trees.map_paths(one, own)
 
 
-def _of_layer(
+def of_layer(
   rule: Rule,
   numbers: dict[str, int],
   path: str,

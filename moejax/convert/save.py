@@ -46,6 +46,15 @@ class Indexed(Protocol):
   def __getitem__(self, index: Any, /) -> np.ndarray: ...
 
 
+class Writable(Protocol):
+  """A config.json and the tensors of a folder, as in `ExportPlan`."""
+
+  @property
+  def config(self) -> dict[str, Any]: ...
+  @property
+  def tensors(self) -> list[rules.Tensor]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class ExportPlan:
   """How a model is written.
@@ -65,7 +74,7 @@ class ExportPlan:
 
   def num_bytes(self, dtype: str) -> int:
     """Size of all tensors in a file type, one of DTYPES."""
-    return sum(_num_bytes(t, DTYPES[dtype]) for t in self.tensors)
+    return num_bytes(self.tensors, dtype)
 
 
 def plan(
@@ -105,7 +114,7 @@ def plan(
 
 
 def write(
-  plan: ExportPlan,
+  plan: Writable,
   get: Callable[[str], Indexed],
   path: pathlib.Path,
   *,
@@ -153,7 +162,7 @@ def write(
       (path / name).unlink(missing_ok=True)
     raise
   if len(shards) > 1:
-    total = {'total_size': plan.num_bytes(dtype)}
+    total = {'total_size': num_bytes(plan.tensors, dtype)}
     index = {'metadata': total, folder.MAP: places}
     files.atomic_write_json(path / folder.INDEX, index)
   ids = {}
@@ -198,6 +207,11 @@ def _plan(family: Family, model: ModelConfig, shapes: Any) -> ExportPlan:
 def _kind(tensor: rules.Tensor, kind: np.dtype) -> np.dtype:
   """The type in which a tensor is written in files of type `kind`."""
   return DTYPES['float32'] if tensor.rule.float32 else kind
+
+
+def num_bytes(tensors: list[rules.Tensor], dtype: str) -> int:
+  """Size of tensors in a file type, one of DTYPES."""
+  return sum(_num_bytes(tensor, DTYPES[dtype]) for tensor in tensors)
 
 
 def _num_bytes(tensor: rules.Tensor, kind: np.dtype) -> int:
