@@ -106,7 +106,23 @@ class Decoder(nnx.Module):
     self._check_routes(token_BL, routes, replay)
     tokens = self.token_context(token_BL, segment_BL, position_BL, row_B)
     tokens = dataclasses.replace(tokens, routes=routes, replay=replay)
-    x_BLD, record = self.trunk(self.embed(token_BL), tokens, key)
+    return self.of_embeddings(self.embed(token_BL), tokens, key)
+
+  def of_embeddings(
+    self,
+    x_BLD: jax.Array,
+    tokens: block.TokenContext,
+    key: jax.Array | None = None,
+  ) -> DecoderOutput:
+    """Runs all layers on embeddings, whether of tokens or of anything else.
+
+    Args:
+      x_BLD: embeddings in the compute type, such as `embed` with the features
+        of images inserted.
+      tokens: from `token_context`; routers that read ids read them there.
+      key: as of `__call__`.
+    """
+    x_BLD, record = self.trunk(x_BLD, tokens, key)
     return DecoderOutput(self.norm(x_BLD), record)
 
   def token_context(
