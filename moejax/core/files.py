@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,24 @@ LOCK = '.lock'
 def is_local(path: epath.PathLike) -> bool:
   """Whether a path is in this machine's file system, not `gs://...`."""
   return '://' not in os.fspath(path)
+
+
+def no_file(path: epath.PathLike) -> str:
+  """Why a path is not a regular file, whose reading ends; '' if it is one.
+
+  It is '' for a file that has vanished, too; reading that raises an error. An
+  object of an object store is a regular file.
+  """
+  if not is_local(path):
+    return ''
+  try:
+    mode = os.stat(path).st_mode
+  except OSError as e:
+    leads_nowhere = os.path.islink(path)
+    return f'a link that leads nowhere ({e.strerror})' if leads_nowhere else ''
+  if stat.S_ISREG(mode):
+    return ''
+  return 'a named pipe' if stat.S_ISFIFO(mode) else 'a device or a socket'
 
 
 def check_local(path: epath.PathLike, flag: str) -> None:

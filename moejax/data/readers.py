@@ -10,12 +10,11 @@ import functools
 import json
 import os
 import pathlib
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from moejax.core import errors
+from moejax.core import errors, files
 from moejax.data import long_text, opening, seqio_bridge
 
 Open = Callable[[pathlib.Path], Any]
@@ -198,21 +197,8 @@ def suffix(path: pathlib.Path) -> str:
 
 
 def no_file(path: pathlib.Path) -> str:
-  """Why a path is not a regular file; '' if it is one.
-
-  It is '' for a file that has vanished, too; reading that raises an error. An
-  object of an object store is a regular file.
-  """
-  if opening.is_remote(path):
-    return ''
-  try:
-    mode = path.stat().st_mode
-  except OSError as e:
-    leads_nowhere = path.is_symlink()
-    return f'a link that leads nowhere ({e.strerror})' if leads_nowhere else ''
-  if stat.S_ISREG(mode):
-    return ''
-  return 'a named pipe' if stat.S_ISFIFO(mode) else 'a device or a socket'
+  """As `core.files.no_file`, for paths of texts, which may be remote."""
+  return '' if opening.is_remote(path) else files.no_file(path)
 
 
 def read(path: pathlib.Path, field: Field) -> Iterator[Item]:

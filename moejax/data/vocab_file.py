@@ -2,7 +2,7 @@
 
 from etils import epath
 
-from moejax.core import errors
+from moejax.core import errors, files
 
 
 def read(path: str) -> bytes:
@@ -11,8 +11,13 @@ def read(path: str) -> bytes:
   Raises:
     InputError: it cannot be read.
   """
+  file = epath.Path(path).expanduser()
+  if (reason := files.no_file(file)) and not file.is_dir():
+    raise errors.InputError(
+      f'data.vocab.path={path!r} is {reason}, not a file; copy it to a file'
+    )
   try:
-    return epath.Path(path).expanduser().read_bytes()
+    return file.read_bytes()
   except OSError as e:
     raise errors.InputError(
       f'data.vocab.path={path!r} cannot be read: {e.strerror or e}'

@@ -2,9 +2,11 @@
 
 import functools
 import json
+import os
 import pathlib
 import random
 import sys
+import threading
 
 import pytest
 import sentencepiece
@@ -251,3 +253,20 @@ def test_a_package_that_cannot_be_loaded_is_one_line_too():
     'this needs that, which cannot be imported here (broken): pip install '
     'that, or do without'
   )
+
+
+@pytest.mark.parametrize(
+  'make', [vocab.SentencePiece, lambda path: vocab.HfTokenizer(path, '</s>')]
+)
+def test_a_named_pipe_is_no_tokenizer(make, tmp_path):
+  """Reading one waits for ever if nobody writes to it."""
+  path = tmp_path / 'pipe'
+  os.mkfifo(path)
+  # Whoever reads it all the same gets an empty file.
+  writer = threading.Thread(target=lambda: path.open('wb').close(), daemon=True)
+  writer.start()
+  with pytest.raises(errors.InputError, match='is a named pipe, not a file; c'):
+    _ = make(str(path)).size
+  reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+  writer.join()
+  os.close(reader)
