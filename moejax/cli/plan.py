@@ -44,7 +44,9 @@ def main(argv: Sequence[str]) -> None:
     help='try other meshes, remat, micro-batches, token_chunks',
   )
   flags.add_argument(
-    '--limit', type=one_or_more, default=8, help='how many to compile at most'
+    '--limit',
+    type=one_or_more,
+    help='how many --search compiles at most (default: 8)',
   )
   flags.add_argument(
     '--batch_sizes',
@@ -60,12 +62,16 @@ def main(argv: Sequence[str]) -> None:
       f'--batch_sizes={args.batch_sizes} is for --search; without it set '
       '--config.train.batch_size'
     )
+  if args.limit is not None and not args.search:
+    raise errors.InputError(
+      f'--limit={args.limit} is for --search; leave it out, or add --search'
+    )
   run = config.load(args.config, overrides)
   # Nothing is computed, so no TPU or GPU of this machine should be claimed.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   where = topology.find(args.topology, args.slices)
   if args.search:
-    rows = search.run(run, where, args.limit, table.say, batch_sizes)
+    rows = search.run(run, where, args.limit or 8, table.say, batch_sizes)
     table.show_search(rows)
     tree, fits = search.to_json(rows), any(row.fits for row in rows)
   else:

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -175,7 +175,27 @@ def load(
   # schedule was.
   run.opt.schedule.check(run.train.steps)
   run.data.check_used()
+  if not (workdir and kept_tokenizer.has_begun(epath.Path(workdir))):
+    # A run that has begun may have been begun by an earlier version.
+    run.opt.schedule.check_used()
+    run.model.check_used()
+    run.data.check_held_out()
+    _check_mixture(run, keys)
   return run
+
+
+def _check_mixture(run: Run, keys: Collection[str]) -> None:
+  """Raises InputError if a flag names a mixture that other texts replace."""
+  own = 'files' if run.data.files else 'sources' if run.data.sources else ''
+  if own and 'data.mixture' in keys:
+    remedy = {
+      'files': 'leave out data.files (data.files= is empty)',
+      'sources': 'turn every source off (data.sources.NAME=off)',
+    }[own]
+    raise errors.InputError(
+      f'data.mixture={run.data.mixture} has no effect, since data.{own} takes '
+      f'its place: leave out data.mixture, or {remedy}'
+    )
 
 
 def default_workdir(spec: str) -> str:

@@ -33,6 +33,7 @@ def shrink(run: Run) -> Run:
       num_layers=dense + 2,
       first_dense=dense,
       moe_every=min(model.moe_every, 2),
+      windows=model.windows[: dense + 2],
       num_heads=4,
       num_kv_heads=max(4 // groups, 1),
       head_dim=16,

@@ -130,7 +130,8 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
   if dense.num_sparse:
     raise errors.InputError(
       'upcycling begins with a dense model, but this one has experts in '
-      f'{dense.num_sparse} of {dense.num_layers} layers'
+      f'{dense.num_sparse} of {dense.num_layers} layers: name the --workdir of '
+      'a dense model, such as of a run with model.moe.num_experts=0'
     )
   kind = sparse.moe.experts
   if not sparse.num_moe or type(kind) is not experts.SwiGLU:
@@ -148,13 +149,16 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
     if field.name not in MAY_DIFFER and old != new:
       raise errors.InputError(
         f'model.{field.name} is {old!r} in the dense model and {new!r} in '
-        'the new one: only the feed-forwards may change'
+        f'the new one: only the feed-forwards may change; leave out '
+        f'--config.model.{field.name}'
       )
   moe = sparse.moe
   if dense.dense_width % moe.expert_width:
+    divisor = _divisor(dense.dense_width, moe.expert_width)
     raise errors.InputError(
       f'model.moe.expert_width={moe.expert_width} does not divide the dense '
-      f"model's model.dense_width={dense.dense_width} into slices"
+      f"model's model.dense_width={dense.dense_width} into slices: set "
+      f'model.moe.expert_width={divisor}, say'
     )
   slices = dense.dense_width // moe.expert_width
   if moe.shared.width:
@@ -163,11 +167,19 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
       'wide as routed ones; set it to 0, and model.moe.num_shared instead'
     )
   routed = slices - moe.num_shared
-  if routed < 1 or moe.num_experts % routed:
+  if routed < 1:
+    raise errors.InputError(
+      f'model.moe.num_shared={moe.num_shared} shared experts take all of the '
+      f'{slices} slices of the dense feed-forward: set model.moe.num_shared '
+      f'below {slices}, or a smaller model.moe.expert_width'
+    )
+  if moe.num_experts % routed:
+    copies = -(-moe.num_experts // routed)
     raise errors.InputError(
       f'of {slices} slices model.moe.num_shared={moe.num_shared} leave '
       f'{routed} to be routed, of which model.moe.num_experts='
-      f'{moe.num_experts} must be a multiple'
+      f'{moe.num_experts} is no multiple: set model.moe.num_experts='
+      f'{copies * routed}, say'
     )
   if kind.bias or moe.zero_computation.num or moe.latent_width:
     raise errors.InputError(
@@ -176,6 +188,12 @@ def _check(dense: ModelConfig, sparse: ModelConfig) -> int:
       'model.moe.latent_width=0 and model.moe.zero_computation.num=0'
     )
   return moe.num_experts // routed
+
+
+def _divisor(width: int, wanted: int) -> int:
+  """The largest divisor of a width that is at most `wanted`."""
+  least = min(width, wanted)
+  return next(d for d in range(least, 0, -1) if width % d == 0)
 
 
 def _experts(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from moejax.core import errors, exits
+from moejax.core import errors, exits, files
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,6 +34,8 @@ class _Once(argparse.Action):
   def __call__(self, parser, namespace, values, option_string=None):
     if values == '' and option_string:
       parser.error(f'{option_string}= is empty')
+    if isinstance(values, str):
+      values = files.at_home(values)
     if self.given is not None and self.given != values:
       parser.error(
         f'{option_string}={self.given} and {option_string}={values} contradict '

@@ -8,10 +8,10 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from moejax.core import bounds, errors
+from moejax.core import bounds, errors, files
 from moejax.core import table as tables
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _build_choices(
   table: Mapping[str, Any], value: Any, where: str
 ) -> tuple[Any, ...]:
   """Choices from their nodes, in the table's order: a ConfigDict sorts keys."""
-  need_node(value, where)
+  need_node(value, where, table)
   for name, node in value.items():
     tables.lookup(where, table, name)
     need_node(node, f'{where}.{name}')
@@ -233,12 +233,29 @@ def check_free_name(name: str, where: str) -> None:
     )
 
 
-def need_node(value: Any, where: str) -> None:
-  """Raises InputError unless a value is a group of keys."""
-  if not isinstance(value, Mapping):
+def need_node(value: Any, where: str, names: Iterable[str] = ()) -> None:
+  """Raises InputError unless a value is a group of keys.
+
+  Args:
+    value: the value.
+    where: dotted path of the key.
+    names: the nodes that the group may have, each of which is on or off.
+  """
+  if isinstance(value, Mapping):
+    return
+  known = {*names}
+  words = value.split(',') if isinstance(value, str) and value else []
+  for word in words if known else ():
+    if word not in known:
+      raise tables.unknown(where, word, known)
+  if words and known:
+    remedy = ' and '.join(f'{where}.{word}=on' for word in words)
     raise errors.InputError(
-      f'config key {where!r} is a group of keys, not {value!r}: set one of them'
+      f'{where}={value}: each of its parts is on or off by itself; set {remedy}'
     )
+  raise errors.InputError(
+    f'config key {where!r} is a group of keys, not {value!r}: set one of them'
+  )
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
@@ -252,6 +269,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     return float(value)
   if type(value) is not hint:
     raise wrong_type(value, hint, where)
+  if hint is str:
+    return files.at_home(value)
   if hint is float and not math.isfinite(value):
     raise errors.InputError(f'config key {where!r} must be finite: {value}')
   return value

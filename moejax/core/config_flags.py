@@ -80,9 +80,9 @@ def _by_head(texts: _Texts) -> dict[str, dict[tuple[str, ...], str]]:
   return grouped
 
 
-def _need_keys(texts: _Texts, where: str) -> None:
+def _need_keys(texts: _Texts, where: str, names: Iterable[str] = ()) -> None:
   if () in texts:
-    config_build.need_node(texts[()], where)
+    config_build.need_node(texts[()], where, names)
 
 
 def _override_value(
@@ -123,7 +123,7 @@ def _override_choices(
   field: dataclasses.Field, value: Any, texts: _Texts, where: str
 ) -> Any:
   table = field.metadata['choices']
-  _need_keys(texts, where)
+  _need_keys(texts, where, table)
   chosen = {type(v): v for v in value}
   for name, keys in _by_head(texts).items():
     place = f'{where}.{name}'

@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from moejax.core import bounds
+from moejax.core import bounds, table
 
 
 class Checked:
@@ -66,6 +66,17 @@ def number(
 def choice(table: Mapping[str, type], default: Any) -> Any:
   """A field that holds one of the table's dataclasses."""
   return dataclasses.field(default=default, metadata={'choice': table})
+
+
+def chosen(node: Any, name: str) -> str:
+  """The table's name of the dataclass that a `choice` field holds.
+
+  Args:
+    node: the dataclass that has the field.
+    name: of the field.
+  """
+  choices_of = type(node).__dataclass_fields__[name].metadata['choice']
+  return table.name_of(choices_of, getattr(node, name))
 
 
 def choices(table: Mapping[str, type], default: tuple[Any, ...] = ()) -> Any:

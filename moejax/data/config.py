@@ -144,3 +144,12 @@ class DataConfig(fields.Checked):
         f'data.temperature={self.temperature:g} mixes data.sources, and there '
         'are none: leave it out'
       )
+
+  def check_held_out(self) -> None:
+    """Raises InputError for a share to hold out beside files to hold out.
+
+    A run that has begun keeps both keys, so only new ones are checked.
+    """
+    sources_lib.check_held_out(self, 'data')
+    for source in self.sources:
+      sources_lib.check_held_out(source, source.place)

@@ -167,9 +167,14 @@ class HfTokenizer(fields.Checked):
     try:
       tokenizer = tokenizers.Tokenizer.from_str(text.decode())
     except Exception as e:  # noqa: BLE001 (the library raises only Exception)
+      reason = str(e).splitlines()[0]
+      if not vocab_file.read(self.path).lstrip().startswith(b'{'):
+        reason = (
+          'it is not JSON; for a SentencePiece model set '
+          'data.vocab.name=sentencepiece'
+        )
       raise errors.InputError(
-        f'data.vocab.path={self.path!r} is not a tokenizer.json: '
-        f'{str(e).splitlines()[0]}'
+        f'data.vocab.path={self.path!r} is not a tokenizer.json: {reason}'
       ) from None
     tokenizer.encode_special_tokens = True
     # Truncation and padding in the file are meant for batches of sentences.

@@ -79,7 +79,8 @@ def find(key: str, pattern: str) -> Matches:
         else 'no file there matches'
       )
       raise errors.InputError(
-        f'{key}={single.name!r}: {reason}; known kinds are: {known}'
+        f'{key}={single.name!r}: {reason}; '
+        + (_slip(pattern) or f'known kinds are: {known}')
       )
     paths += readable
     others.update(path for path in matches if not readers.suffix(path))
@@ -94,6 +95,18 @@ def find(key: str, pattern: str) -> Matches:
       *notes,
     ]
   return Matches(tuple(kept), tuple(notes))
+
+
+def _slip(pattern: str) -> str:
+  """How to mend a pattern that names no file; '' if that is not known."""
+  if re.fullmatch(r'[\[(].*,.*[\])]', pattern.strip()):
+    listed = ','.join(
+      word.strip(' \'"') for word in pattern.strip(' [()]').split(',')
+    )
+    return f'a list has no brackets: {listed}'
+  if re.search(r'\{.*\}', pattern):
+    return 'braces are not expanded: name each file, joined by commas'
+  return ''
 
 
 def real(path: pathlib.Path) -> str:

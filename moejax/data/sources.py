@@ -246,6 +246,21 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+def check_held_out(config: Any, place: str) -> None:
+  """Raises InputError for a share to hold out where files are held out.
+
+  Args:
+    config: a Source, or the DataConfig, which has the same two keys.
+    place: dotted path of its node.
+  """
+  default = Source.__dataclass_fields__['validation_fraction'].default
+  if config.validation_files and config.validation_fraction != default:
+    raise errors.InputError(
+      f'{place}.validation_fraction={config.validation_fraction:g} holds out '
+      f'no share beside {place}.validation_files: leave out one of them'
+    )
+
+
 def check(listed: tuple[Source, ...], temperature: float | None) -> None:
   """Raises InputError if the sources of a mixture do not fit together.
 

@@ -307,8 +307,14 @@ class SentencePiece(fields.Checked):
     try:
       return sentencepiece.SentencePieceProcessor(model_proto=self._model)
     except RuntimeError:
+      remedy = (
+        ' but a tokenizer.json: set data.vocab.name=hf_tokenizer, and '
+        'data.vocab.eos_token'
+        if self._model.lstrip().startswith(b'{')
+        else ''
+      )
       raise errors.InputError(
-        f'data.vocab.path={self.path!r} is not a SentencePiece model'
+        f'data.vocab.path={self.path!r} is not a SentencePiece model{remedy}'
       ) from None
 
 

@@ -189,13 +189,30 @@ class ModelConfig(fields.Checked):
     if self.num_moe:
       _check_part(self.moe, 'model.moe')
       self._check_experts_by_layer()
-      _check_causal(self.moe.router, 'model.moe.router')
-      _check_causal(self.moe.dispatcher, 'model.moe.dispatcher')
+      _check_causal(self.moe, 'router', 'model.moe')
+      _check_causal(self.moe, 'dispatcher', 'model.moe')
       _check_vocab(self.moe.scorer, 'model.moe.scorer', self.vocab_size)
       _check_vocab(self.moe.router, 'model.moe.router', self.vocab_size)
     elif self.num_sparse:
       _check_part(self.feed_forward, 'model.feed_forward')
-      _check_causal(self.feed_forward, 'model.feed_forward')
+      _check_causal(self, 'feed_forward', 'model')
+
+  def check_used(self) -> None:
+    """Raises InputError for values that a new run would ignore.
+
+    A run that has begun keeps them, so only new ones are checked.
+    """
+    if len(self.windows) > self.num_layers:
+      kept = ','.join(map(str, self.windows[: self.num_layers]))
+      raise errors.InputError(
+        f'model.windows has {len(self.windows)} numbers for '
+        f'model.num_layers={self.num_layers}: set model.windows={kept}'
+      )
+    if self.num_moe:
+      try:
+        self.moe.check_used()
+      except errors.InputError as e:
+        raise errors.InputError(f'model.moe.{e}') from None
 
   def _check_experts_by_layer(self) -> None:
     """Raises InputError if `moe.experts_by_layer` is of other layers."""
@@ -234,14 +251,20 @@ def _check_vocab(part: Any, where: str, size: int) -> None:
       )
 
 
-def _check_causal(part: Any, where: str) -> None:
+def _check_causal(node: Any, field: str, where: str) -> None:
   """Raises InputError if later tokens affect earlier ones' routing.
 
   Unless `not_causal` is set.
+
+  Args:
+    node: a node of the config.
+    field: its field with the part that may not be causal.
+    where: dotted path of the node.
   """
+  part, where = getattr(node, field), f'{where}.{field}'
   if not getattr(part, 'causal', True) and not part.not_causal:
     raise errors.InputError(
-      f'{where}={type(part).__name__} lets later tokens decide over earlier '
-      'ones, so a language model would see what it is to predict; take '
+      f'{where}={fields.chosen(node, field)} lets later tokens decide over '
+      'earlier ones, so a language model would see what it is to predict; take '
       f'another, or set {where}.not_causal=true to train it all the same'
     )

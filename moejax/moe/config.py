@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from moejax.core import errors, fields, resume, table
@@ -142,15 +143,15 @@ class MoEConfig(fields.Checked):
       )
     if self.scorer.reads_experts and self.num_logits != self.num_experts:
       raise errors.InputError(
-        f'scorer={type(self.scorer).__name__} scores the '
+        f'scorer={table.name_of(SCORERS, self.scorer)} scores the '
         f'{self.num_experts} experts, but the router wants {self.num_logits} '
         'scores; use another scorer, or a router and zero_computation without '
         'more choices'
       )
     if self.scorer.reads_experts and self.latent_width:
       raise errors.InputError(
-        f'scorer={type(self.scorer).__name__} multiplies tokens with the '
-        "experts' weights, which do not have the model's width with "
+        f'scorer={table.name_of(SCORERS, self.scorer)} multiplies tokens with '
+        "the experts' weights, which do not have the model's width with "
         f'latent_width={self.latent_width}; set latent_width=0'
       )
     self.router.check(self.num_choices)
@@ -175,6 +176,27 @@ class MoEConfig(fields.Checked):
           f'balance.{name}.num_zero={zero}, but zero_computation has '
           f'{self.zero_computation.num}: they must be the same'
         )
+
+  def check_used(self) -> None:
+    """Raises InputError for a balance part that could not do its work.
+
+    Only new runs are checked. Messages are as those of `check`.
+    """
+    for part in self.balance:
+      name = table.name_of(balances.BALANCE, part)
+      state = jax.eval_shape(lambda part=part: part.initial_state(1))
+      has_bias = state is not None and state.selection_bias_E is not None
+      if has_bias and not self.router.follows_selection_bias:
+        router = table.name_of(ROUTERS, self.router)
+        raise errors.InputError(
+          f'balance.{name} moves a selection bias, by which router={router} '
+          f'sends no expert more tokens: set model.moe.balance.{name}=off, or '
+          'another router'
+        )
+      try:
+        part.check_router(self.router)
+      except errors.InputError as error:
+        raise errors.InputError(f'balance.{name}.{error}') from None
 
   def _check_uneven(self) -> None:
     """Raises InputError if layers cannot have their numbers of experts."""

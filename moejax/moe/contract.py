@@ -198,6 +198,14 @@ class Router(fields.Checked):
     del num_experts
     return self
 
+  @property
+  def chooses_by(self) -> str:
+    """The scores that a selection bias is added to.
+
+    'logits', or a name in `routers.scores.SCORES`; '' for other scores or none.
+    """
+    return ''
+
   def num_logits(self, num_experts: int) -> int:
     """Number of logits per token that the router reads, for E experts."""
     return num_experts

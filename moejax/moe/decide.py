@@ -9,10 +9,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors, shapes
+from moejax.core import errors, shapes, table
 from moejax.moe import balance, contract, feed_forward, replay, stats, uneven
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
+from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers.base import ScorerInput
 from moejax.moe.sharded import LayerWeights
 
@@ -140,8 +141,8 @@ def choose(
     return router(inputs)
   if replayed.weight_TK is None:
     raise errors.InputError(
-      f'router {type(router).__name__} weighs no experts but those that it '
-      'chooses itself; replay the recorded weights too'
+      f'router={table.name_of(ROUTERS, router)} weighs no experts but those '
+      'that it chooses itself; replay the recorded weights too'
     )
   own = router(dataclasses.replace(inputs, replayed=None))
   routing = contract.token_choice(

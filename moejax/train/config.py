@@ -55,7 +55,9 @@ class TrainConfig(fields.Checked):
       unless JAX has been given one; 'none' for no cache.
   """
 
-  steps: int = resume.key(resume.LENGTH, fields.number(1000, at_least=1))
+  steps: int = resume.key(
+    resume.LENGTH, fields.number(1000, at_least=1, at_most=10**9)
+  )
   batch_size: int = fields.number(8, at_least=1)
   micro_batches: int = resume.key(resume.ROUNDING, fields.number(1, at_least=1))
   consistency: float = fields.number(0.0, at_least=0, at_most=1000)

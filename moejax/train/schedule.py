@@ -59,6 +59,12 @@ class Schedule(fields.Checked):
         f'{WARMUP_SHARE:.0%} of the run'
       )
 
+  def check_used(self) -> None:
+    """Raises InputError for values that are surely a slip.
+
+    Only new runs are checked: a run that has begun keeps its schedule.
+    """
+
 
 @dataclasses.dataclass(frozen=True)
 class StepSchedule(Schedule):
@@ -76,6 +82,15 @@ class StepSchedule(Schedule):
   milestones: tuple[float, ...] = fields.number(
     (0.8, 0.9), at_least=0, at_most=1
   )
+
+  def check_used(self) -> None:
+    listed = ','.join(f'{m:g}' for m in self.milestones)
+    rising = sorted({*self.milestones})
+    if list(self.milestones) != rising:
+      raise errors.InputError(
+        f'opt.schedule.milestones={listed} are shares of the run and must rise '
+        f'from each to the next: set {",".join(f"{m:g}" for m in rising)}'
+      )
 
   def after_warmup(self, total_steps: int, warmup: int) -> optax.Schedule:
     starts = [round(m * total_steps) - warmup for m in self.milestones]

@@ -303,6 +303,36 @@ def test_a_selection_bias_moves_choices_but_no_gates(router):
     assert more or moves_choices(router, KEY)
 
 
+@pytest.mark.parametrize(
+  'router',
+  # The others choose within groups of experts.
+  sorted(
+    name
+    for name, cls in ROUTERS.items()
+    if cls().chooses_by and not name.startswith('group')
+  ),
+)
+def test_choices_are_the_largest_of_the_named_scores_with_the_bias(router):
+  """In evaluation, and in a late layer."""
+  bias_E = np.array([0, 0.3, 0.1, -0.2, 0.05], np.float32)
+  seen = given(router, None, layer=9, selection_bias_E=bias_E)
+  logits_TE = scores(router)[0].astype(np.float64)
+  exp_TE = np.exp(logits_TE)
+  score_TE = {
+    'logits': logits_TE,
+    'softmax': exp_TE / exp_TE.sum(axis=1, keepdims=True),
+    'sqrt_softplus': np.sqrt(np.log1p(exp_TE)),
+  }[ROUTERS[router]().chooses_by]
+  chosen = [set() for _ in range(T)]
+  for token, expert, _ in assignments(route(router, seen)):
+    if expert < E:
+      chosen[token].add(expert)
+  for token in np.flatnonzero(VALID_T):
+    assert chosen[token]
+    order = np.argsort(-(score_TE[token] + bias_E))
+    assert chosen[token] == {*order[: len(chosen[token])].tolist()}
+
+
 def moves_choices(router, key):
   """Whether a bias brings expert 2 more tokens; weights stay as they are."""
   bias_E = np.array([0, 0, 80.0, 0, 0], np.float32)

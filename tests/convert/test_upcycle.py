@@ -171,8 +171,14 @@ def test_a_recipe_that_is_none(recipe, message):
   [
     (DENSE, 'makes SwiGLU experts, but the new model has none'),
     (sparse(4, 5, TOP_K(k=2)), 'expert_width=5 does not divide'),
-    (sparse(4, 4, TOP_K(k=2)), 'leave 3 to be routed, of which .*=4 must'),
-    (sparse(4, 4, TOP_K(k=2), shared=3), 'leave 0 to be routed'),
+    (
+      sparse(4, 4, TOP_K(k=2)),
+      'leave 3 to be routed, .*=4 is no .*=6, say',
+    ),
+    (
+      sparse(4, 4, TOP_K(k=2), shared=3),
+      '=3 .* take all of the 3 slices',
+    ),
     (
       dataclasses.replace(sparse(4, 12, TOP_K(k=2)), width=32),
       'model.width is 16 in the dense model and 32 in the new one',

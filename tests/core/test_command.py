@@ -96,6 +96,14 @@ def test_a_flag_has_one_value_that_is_not_empty(argv, words):
   assert _parsed(['--x=1', '--x=1'], x=str).x == '1'
 
 
+def test_a_path_below_home_is_found_there(monkeypatch):
+  """A shell leaves the ~ of --x=~/runs as it is."""
+  monkeypatch.setenv('HOME', '/home/me')
+  assert _parsed(['--x=~/runs'], x=str).x == '/home/me/runs'
+  for other in ('~', 'a~/b', '~somebody/x', '/~/x'):
+    assert _parsed([f'--x={other}'], x=str).x == other
+
+
 LINES = """
 from moejax.core import exits
 def run(argv):

@@ -279,7 +279,12 @@ def test_choices_stand_in_the_order_of_the_table():
     ('count', 'none', "config key 'count' wants an int, not 'none'"),
     ('steps', '0.1,x', "config key 'steps' wants a float, not 'x'"),
     ('inner', '3', "config key 'inner' is a group of keys, not '3': set one"),
-    ('parts', 'fast', "config key 'parts' is a group of keys, not 'fast'"),
+    (
+      'parts',
+      'fast',
+      'parts=fast: each of its parts is on or off by itself; set parts.fast=on',
+    ),
+    ('parts', 'fsat', "unknown parts 'fsat'; did you mean 'fast'?"),
     ('count.more', '1', "unknown config key 'count.more'; did you mean 'count"),
     ('method.depth', '10', 'depth=10 is more than 9'),
   ],

@@ -195,7 +195,14 @@ def test_fingerprints_differ_by_what_they_encode(hf_path, tmp_path):
     (lambda p: vocab.SentencePiece('/no/m.model'), ['/no/m.model', 'No such']),
     (lambda p: vocab.SentencePiece(p), ['not a SentencePiece model']),
     (lambda p: vocab.HfTokenizer('/no/t.json'), ['/no/t.json', 'No such']),
-    (lambda p: vocab.HfTokenizer(p), ['not a tokenizer.json']),
+    (
+      lambda p: vocab.HfTokenizer(p),
+      ['not a tokenizer.json: it is not JSON', 'name=sentencepiece'],
+    ),
+    (
+      lambda _: vocab.HfTokenizer(str(vocab.SHIPPED)),
+      ['for a SentencePiece model set data.vocab.name=sentencepiece'],
+    ),
   ],
 )
 def test_bad_files_are_one_line(make, words, tmp_path):
@@ -207,6 +214,16 @@ def test_bad_files_are_one_line(make, words, tmp_path):
   assert str(caught.value).startswith('data.vocab.path=')
   for word in words:
     assert word in str(caught.value)
+
+
+def test_a_tokenizer_json_is_told_from_a_sentencepiece_model(tmp_path):
+  path = tmp_path / 'tokenizer.json'
+  path.write_text('{"version": "1.0"}')
+  with pytest.raises(errors.InputError) as caught:
+    vocab.SentencePiece(str(path)).encode('a')
+  assert 'but a tokenizer.json: set data.vocab.name=hf_tokenizer' in str(
+    caught.value
+  )
 
 
 def test_an_unknown_eos_token_lists_the_special_ones(hf_path):

@@ -56,6 +56,12 @@ class Balance(fields.Checked):
     The message begins with the field, such as `num_groups=3`.
     """
 
+  def check_router(self, router: contract.Router) -> None:
+    """Raises InputError if a field does not fit the router; for new runs.
+
+    The message begins with the field.
+    """
+
   def shrunk(self, num_experts: int) -> 'Balance':
     """The part for a model that is shrunk to `num_experts` experts."""
     del num_experts

@@ -56,6 +56,14 @@ class Quantile(base.Balance):
   score: str = fields.named(SCORES, 'sigmoid')
   reach: float = fields.number(1.0, above=0, at_most=1000)
 
+  def check_router(self, router: contract.Router) -> None:
+    by = router.chooses_by
+    if by and self.score != by:
+      raise errors.InputError(
+        f'score={self.score} balances other scores than those by which the '
+        f'router chooses: set model.moe.balance.quantile.score={by}'
+      )
+
   def observe(
     self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> dict[str, jax.Array]:

@@ -54,6 +54,10 @@ class BaseLayer(contract.Router):
   def experts_per_token(self) -> float:
     return 1
 
+  @property
+  def chooses_by(self) -> str:
+    return 'logits'
+
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     logits_TE = inputs.logits_TE
     choose_TE = inputs.biased(logits_TE)

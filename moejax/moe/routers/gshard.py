@@ -189,6 +189,10 @@ class GShard(contract.Router):
   def expert_needs(self) -> ExpertNeeds:
     return ExpertNeeds(2)
 
+  @property
+  def chooses_by(self) -> str:
+    return 'softmax'
+
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     prob_TE = jax.nn.softmax(inputs.logits_TE, axis=-1)
     _, expert_T2 = jax.lax.top_k(inputs.biased(prob_TE), 2)

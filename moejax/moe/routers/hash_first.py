@@ -61,6 +61,10 @@ class HashFirst(fixed_k.FixedK):
       'set router.k=2 or more',
     )
 
+  @property
+  def chooses_by(self) -> str:
+    return 'sqrt_softplus'
+
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     score_TE, prob_TE = scores.sqrt_softplus(inputs.logits_TE)
     _, learned_TK = jax.lax.top_k(inputs.biased(score_TE), self.k)

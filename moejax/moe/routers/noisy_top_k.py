@@ -187,6 +187,10 @@ class NoisyTopK(fixed_k.FixedK):
   def extra_scorers(self, num_experts: int) -> dict[str, tuple[Scorer, int]]:
     return self.noise.extra_scorers(num_experts)
 
+  @property
+  def chooses_by(self) -> str:
+    return 'logits'
+
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     clean_TE = inputs.logits_TE
     num_experts = clean_TE.shape[1]

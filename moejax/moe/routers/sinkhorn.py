@@ -42,6 +42,10 @@ class Sinkhorn(fixed_k.FixedK):
   tolerance: float = fields.number(1e-4, at_least=0, at_most=1)
   iterations: int = fields.number(100, at_least=1, at_most=10**6)
 
+  @property
+  def chooses_by(self) -> str:
+    return 'logits'
+
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     logits_TE = inputs.logits_TE
     choose_TE = inputs.biased(logits_TE)

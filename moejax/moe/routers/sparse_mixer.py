@@ -45,6 +45,10 @@ class SparseMixer(fixed_k.FixedK):
 
   r: float = fields.number(0.01, at_least=0, at_most=1000)
 
+  @property
+  def chooses_by(self) -> str:
+    return 'logits'
+
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     logits_TE = inputs.logits_TE
     left_TE = jnp.ones(logits_TE.shape, bool)

@@ -146,6 +146,10 @@ class Switch(contract.Router):
   ) -> jax.Array:
     return x_TD if key is None else self.noise.scorer_input(x_TD, index_T, key)
 
+  @property
+  def chooses_by(self) -> str:
+    return 'softmax'
+
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     logits_TE = inputs.logits_TE
     if inputs.training:

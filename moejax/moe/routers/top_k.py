@@ -103,6 +103,10 @@ class TopK(fixed_k.FixedK):
     sums_kept = self.after and self.score.endswith('softmax')
     return not (self.renormalise or sums_kept)
 
+  @property
+  def chooses_by(self) -> str:
+    return 'logits' if self.after else self.score
+
   def __call__(self, inputs: contract.RouterInput) -> contract.Routing:
     score = scores.SCORES[self.score]
     score_TE, prob_TE = score(inputs.logits_TE)
