@@ -69,4 +69,4 @@ def _read(path: str) -> tuple[Result, int]:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

@@ -89,4 +89,4 @@ def _short(number: float) -> str:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

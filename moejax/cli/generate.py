@@ -16,6 +16,12 @@ Special tokens in it, such as <|im_start|>, are read as such, unless
 --no-special_tokens is given. --chat puts each prompt, as the message of a user,
 into the model's own chat template, and prints only the answer.
 
+--prompts_file=FILE has a prompt on each line; --json prints texts as data, and
+what ended each of them:
+
+  python -m moejax.cli.generate --workdir=runs/tiny --prompts_file=prompts.txt \
+    --json > texts.json
+
 With --show-routing the experts of every token are shown, of the prompt and of
 what was written; with --intervene beside those of a changed model:
 
@@ -27,6 +33,7 @@ The model is on one device; --config.mesh.fsdp=-1 splits it over all.
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Sequence
 
 from moejax.core import command, exits, terminal
@@ -39,6 +46,8 @@ def main(argv: Sequence[str]) -> None:
   names = [
     field.name for field in dataclasses.fields(generation.GenerationRequest)
   ]
+  if args.prompts_file:
+    args.prompt = [*args.prompt, *generation.read_prompts(args.prompts_file)]
   request = generation.GenerationRequest(**{
     name: getattr(args, name) for name in names
   })
@@ -47,6 +56,10 @@ def main(argv: Sequence[str]) -> None:
   model = trained.open_trained(args.workdir, overrides)
   if args.show_routing is not None:
     playground.run(model, request, args, terminal.write)
+    return
+  if args.json:
+    found = generation.as_json(model, request, args.step, terminal.note)
+    print(json.dumps(found, indent=2))
     return
   for piece in generation.pieces(model, request, args.step, terminal.note):
     terminal.write(piece)
@@ -59,6 +72,8 @@ def _flags() -> argparse.ArgumentParser:
   add('--workdir', required=True, help='of the run whose model writes')
   text = 'a text to continue; may be repeated'
   add('--prompt', default=[], action='append', type=command.text, help=text)
+  text = 'a text to continue on each line, or JSON lines with a "prompt"'
+  add('--prompts_file', metavar='FILE', help=text)
   text = 'ids instead of a text, such as 1,42,7; nothing is put before them'
   add('--prompt_ids', default=[], action='append', type=_ids, help=text)
   add('--chat', action='store_true', help="use the model's chat template")
@@ -67,9 +82,10 @@ def _flags() -> argparse.ArgumentParser:
   add('--special_tokens', action=on_off, default=True, help=text)
   at_least_1 = command.number(int, 1)
   add('--max_new_tokens', type=at_least_1, default=128, help='per prompt')
-  add('--temperature', type=float, help='0: the most probable token each time')
-  add('--top_p', type=float, help='nucleus sampling; 1: all')
-  add('--top_k', type=int, help='draw from so many tokens; 0: all')
+  warm = command.number(float, 0)
+  add('--temperature', type=warm, help='0: the most probable token each time')
+  add('--top_p', type=command.number(float), help='nucleus sampling; 1: all')
+  add('--top_k', type=command.number(int, 0), help='draw from so many; 0: all')
   add('--seed', type=command.seed, help='of sampling')
   playground.add_flags(flags)
   return flags
@@ -83,4 +99,4 @@ _ids.__name__ = 'list of ids'  # argparse names it in errors
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

@@ -67,9 +67,14 @@ def of_workdir(workdir: str) -> Run:
   """
   path = epath.Path(workdir) / kept_tokenizer.CONFIG
   if not path.exists():
+    remedy = (
+      '; the command that trained it writes it anew from its checkpoints'
+      if kept_tokenizer.has_begun(epath.Path(workdir))
+      else ''
+    )
     raise errors.InputError(
       f'{workdir} is not the workdir of a run: it has no '
-      f'{kept_tokenizer.CONFIG}'
+      f'{kept_tokenizer.CONFIG}{remedy}'
     )
   try:
     run = of_tree(json.loads(path.read_text()))

@@ -53,16 +53,22 @@ _ENDINGS = (
 )
 
 
-def main(run: Callable[[Sequence[str]], None]) -> None:
+def main(run: Callable[[Sequence[str]], None], keeps: bool = True) -> None:
   """Runs a command on the process's arguments and exits with its code.
 
   A second Ctrl-C ends the process at once.
+
+  Args:
+    run: the command.
+    keeps: whether an interrupted command leaves work that it goes on from.
   """
   interrupts.end_on_second(INTERRUPTED)
-  sys.exit(call(run, sys.argv[1:]))
+  sys.exit(call(run, sys.argv[1:], keeps))
 
 
-def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+def call(
+  run: Callable[[Sequence[str]], None], argv: Sequence[str], keeps: bool = True
+) -> int:
   """Runs a command and returns its exit code.
 
   An error that is no bug becomes one line on stderr. With `--trace` anywhere in
@@ -84,7 +90,7 @@ def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
       raise  # the broken pipe is not that of stdout or stderr
     return NOT_READ
   except (Exception, KeyboardInterrupt) as e:
-    code_and_line = ending(e)
+    code_and_line = ending(e, keeps)
     if code_and_line is None:
       raise
     if trace:
@@ -96,16 +102,19 @@ def call(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   return DONE
 
 
-def ending(error: BaseException) -> tuple[int, str] | None:
-  """Exit code and line for an error that is no bug; None for a bug."""
+def ending(error: BaseException, keeps: bool = True) -> tuple[int, str] | None:
+  """Exit code and line for an error that is no bug; None for a bug.
+
+  Args:
+    error: what ended the command.
+    keeps: whether an interrupted command leaves work that it goes on from.
+  """
   for kind, code, word in _ENDINGS:
     if isinstance(error, kind):
       return code, f'{word}: {error}'
   if isinstance(error, KeyboardInterrupt):
-    return (
-      INTERRUPTED,
-      'interrupted: what was finished is kept; run the same command to go on',
-    )
+    kept = 'what was finished is kept; run the same command to go on'
+    return INTERRUPTED, f'interrupted: {kept if keeps else "nothing is kept"}'
   if isinstance(error, OSError) and error.errno in DISK_ERRORS:
     return (
       STOPPED,

@@ -1,6 +1,7 @@
 """From logits to the next token: greedy, temperature, top-k, top-p."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,9 @@ class Sampling:
   top_k: int = 0
 
   def __post_init__(self):
-    if not self.temperature >= 0:
+    if not 0 <= self.temperature < math.inf:
       raise errors.InputError(
-        f'temperature={self.temperature} must be 0 (greedy) or more'
+        f'temperature={self.temperature} must be 0 (greedy) or more, and finite'
       )
     if not 0 < self.top_p <= 1:
       raise errors.InputError(

@@ -1,6 +1,9 @@
 """Generates text with the model of a run, for `cli.generate`."""
 
 import dataclasses
+import json
+import pathlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +15,10 @@ from moejax.evals.sampling import Sampling
 from moejax.evals.spoken import Spoken
 from moejax.model.build import Model, Weights
 from moejax.run.trained import Trained
+
+# What ends a text: an end token, the number of tokens that was asked for, or
+# the length of the model.
+END, TOKENS, LENGTH = 'end', 'max_new_tokens', 'max_length'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +102,11 @@ class Generation:
     return weights, at
 
   def pieces(
-    self, model: Model, weights: Weights, texts: list[list[int]] | None = None
+    self,
+    model: Model,
+    weights: Weights,
+    texts: list[list[int]] | None = None,
+    note: Callable[[str], None] = lambda _: None,
   ) -> Iterator[str]:
     """Yields the text that a model writes, while it is written.
 
@@ -108,21 +119,55 @@ class Generation:
       weights: its weights.
       texts: a list to which the ids of each text are added, with `start`, the
         prompt and all that was written, end tokens included.
+      note: is called at the end with lines on speed, and on texts that were
+        cut off by the length of the model.
     """
     texts = [] if texts is None else texts
     texts += [generate.begun(prompt, self.start) for prompt in self.prompts]
-    tokens = self._written(model, weights, texts)
+    times: list[float] = []
+    tokens = self._written(model, weights, texts, times)
     vocab = self.trained.run.data.vocab
     shown = [[] if self.request.chat else prompt for prompt in self.prompts]
     if len(shown) == 1:
       yield from spoken_pieces(vocab, shown[0], tokens)
     else:
       yield from _numbered(vocab, shown, tokens)
+    for row, text in enumerate(texts):
+      if self.ended_by(row, text) == LENGTH:
+        which = f'text {row + 1}' if len(texts) > 1 else 'the text'
+        note(
+          f'{which} ends at model.max_length={model.config.max_length}, the '
+          'longest that the model reads'
+        )
+    note(speed(times, len(texts)))
+
+  def new_tokens(self, row: int, text: Sequence[int]) -> list[int]:
+    """The ids that were written behind a prompt, an end token included."""
+    return [*text[len(generate.begun(self.prompts[row], self.start)) :]]
+
+  def ended_by(self, row: int, text: Sequence[int]) -> str:
+    """What ended a text: END, TOKENS or LENGTH.
+
+    Args:
+      row: number of the prompt.
+      text: ids of the whole text.
+    """
+    new = self.new_tokens(row, text)
+    if new and new[-1] in self.end_ids:
+      return END
+    return TOKENS if len(new) >= self.request.max_new_tokens else LENGTH
 
   def _written(
-    self, model: Model, weights: Weights, texts: list[list[int]]
+    self,
+    model: Model,
+    weights: Weights,
+    texts: list[list[int]],
+    times: list[float],
   ) -> Iterator[tuple[int, int]]:
-    """Yields (row, token) without end tokens, and adds all to `texts`."""
+    """Yields (row, token) without end tokens.
+
+    All tokens are added to `texts`, and when they came, in seconds, to `times`.
+    """
     for row, token in generate.stream(
       model,
       weights,
@@ -134,6 +179,7 @@ class Generation:
       start=self.start,
     ):
       texts[row].append(token)
+      times.append(time.monotonic())
       if token not in self.end_ids:
         yield row, token
 
@@ -181,7 +227,103 @@ def pieces(
   """
   generation = prepare(trained, request, note)
   weights, _ = generation.weights(step, note)
-  yield from generation.pieces(trained.model, weights)
+  yield from generation.pieces(trained.model, weights, note=note)
+
+
+def as_json(
+  trained: Trained,
+  request: GenerationRequest,
+  step: str,
+  note: Callable[[str], None],
+) -> dict[str, Any]:
+  """The texts of a request as data; arguments and errors as of `pieces`.
+
+  Returns:
+    `workdir`, `step`, and `texts`: of each prompt the `prompt`, or `prompt_ids`
+    of a prompt of ids; the continuation as `text` and as `ids`; and what ended
+    it, `ended_by`.
+  """
+  generation = prepare(trained, request, note)
+  weights, at = generation.weights(step, note)
+  texts: list[list[int]] = []
+  for _ in generation.pieces(trained.model, weights, texts, note):
+    pass
+  vocab, key = trained.run.data.vocab, 'prompt'
+  prompts: Sequence[Any] = request.prompt
+  if request.prompt_ids:
+    key, prompts = 'prompt_ids', request.prompt_ids
+  rows = []
+  for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+    ids = generation.new_tokens(row, text)
+    kept = [i for i in ids if i not in generation.end_ids]
+    rows.append({
+      key: prompt,
+      'text': vocab.decode(kept),
+      'ids': ids,
+      'ended_by': generation.ended_by(row, text),
+    })
+  return {'workdir': trained.workdir, 'step': at, 'texts': rows}
+
+
+def speed(times: Sequence[float], num_texts: int) -> str:
+  """A line on how many tokens were written, and how fast.
+
+  The first token of each text is left out of the rate, because it waits for
+  the prompt to be read and for programs to be compiled.
+
+  Args:
+    times: when each token came, in seconds.
+    num_texts: how many texts were written at once.
+
+  Example, times [5, 6, 6.5] of one text:
+    3 tokens, 1.3 tokens/s after the first
+  """
+  line = f'{len(times)} token{"s" * (len(times) != 1)}'
+  later = len(times) - num_texts
+  if later < 1 or times[-1] <= times[0]:
+    return line
+  rate = later / (times[-1] - times[0])
+  first = 'the first' if num_texts == 1 else 'the first of each text'
+  return f'{line}, {rate:,.1f} tokens/s after {first}'
+
+
+def read_prompts(path: str) -> list[str]:
+  """The prompts of a file: a line each, or the field `prompt` of JSON lines.
+
+  Empty lines are left out.
+
+  Args:
+    path: of a text file, or of a .jsonl file.
+
+  Raises:
+    InputError: the file cannot be read, has no prompt, or a line is no JSON
+      object with a `prompt`.
+  """
+  file, prompts = pathlib.Path(path), []
+  try:
+    lines = file.read_text('utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as e:
+    reason = getattr(e, 'strerror', None) or 'it is not UTF-8'
+    raise errors.InputError(
+      f'--prompts_file={path} cannot be read: {reason}'
+    ) from None
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    if file.suffix == '.jsonl':
+      try:
+        line = json.loads(line)['prompt']
+      except (ValueError, TypeError, KeyError):
+        line = None
+      if not isinstance(line, str):
+        raise errors.InputError(
+          f'--prompts_file={path}:{number}: not a JSON object with a text '
+          'under "prompt"'
+        )
+    prompts.append(line)
+  if not prompts:
+    raise errors.InputError(f'--prompts_file={path} has no prompt')
+  return prompts
 
 
 def sampling_of(

@@ -45,15 +45,13 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
     'with experts; RANK is 1 for the expert with the largest weight',
   )
   add('--intervene', metavar='NAME=VALUE', help='show a changed model beside')
-  add('--json', action='store_true', help='print routings as JSON')
+  add('--json', action='store_true', help='print texts, or routings, as JSON')
 
 
 def check(args: argparse.Namespace) -> None:
-  """Raises InputError if a flag needs `--show-routing`, which is not there."""
-  if args.show_routing is None:
-    for name in ('intervene', 'json'):
-      if getattr(args, name):
-        raise errors.InputError(f'--{name} needs --show-routing')
+  """Raises InputError if a flag needs `--show-routing` and it is not there."""
+  if args.show_routing is None and args.intervene:
+    raise errors.InputError('--intervene needs --show-routing')
 
 
 def parse_shown(text: str, model: Model, workdir: str) -> Shown:
@@ -153,7 +151,7 @@ def run(
     ids[name] = []
     if len(models) > 1 and not args.json:
       write(f'--- {name}\n')
-    for piece in job.pieces(model, weights, ids[name]):
+    for piece in job.pieces(model, weights, ids[name], terminal.note):
       if not args.json:
         write(piece)
   vocab = trained.run.data.vocab

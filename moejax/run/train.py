@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -39,6 +39,7 @@ from moejax.run import (
   benchmark_hook,
   compatibility,
   data_progress,
+  found_workdir,
   initial_weights,
   memory,
   page,
@@ -90,6 +91,8 @@ def train(
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
   chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
   hosts.connect(mesh, processes.group)
+  if processes.main:
+    found_workdir.look(folder, terminal.say)
   run = with_dtype(run, folder, mesh, processes)
   model = build.build(run.model, mesh)
   if report.read(folder) is None:  # a report is shown on any machine
@@ -278,6 +281,26 @@ def _say_model(context: Context, folder: epath.Path, screen: Screen) -> None:
     f'{platform} device{"s" if devices > 1 else ""} in {run.model.dtype}; it '
     f'is kept in {folder}.'
   )
+  epochs = context.data.counts.epochs(run.train.steps)
+  if context.data.vocab is not None and max(epochs.values()) > 1:
+    screen.line(epochs_line(epochs))
+
+
+def epochs_line(epochs: Mapping[str, float]) -> str:
+  """A line on a text that is read more than once.
+
+  Args:
+    epochs: by name of a source, how often each of its rows is read.
+
+  Example:
+    In all, the rows of files are read 2.4 times.
+  """
+  often = [f'{name} {n:.1f}' for name, n in epochs.items() if n > 1]
+  if len(epochs) == 1:
+    (name,), (times,) = epochs, epochs.values()
+    return f'The run reads each row of {name} {times:.1f} times.'
+  listed = ', '.join(often[:8]) + (', ...' if len(often) > 8 else '')
+  return f'The run reads rows of some sources more than once: {listed} times.'
 
 
 def _start(

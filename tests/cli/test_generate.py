@@ -1,5 +1,7 @@
 """The generate command: from a workdir to text."""
 
+import json
+import re
 import types
 
 import jax
@@ -9,7 +11,7 @@ from helpers import programs
 
 from moejax.cli import generate
 from moejax.config import Run
-from moejax.core import config_tree, exits, files, terminal
+from moejax.core import config_tree, errors, exits, files, terminal
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes, SentencePiece
 from moejax.evals import generate as generation
@@ -164,7 +166,12 @@ def test_several_prompts_are_printed(trained, capsys):
   [
     (['--prompt=' + 64 * 'x'], 'prompt 0 has 64 tokens'),
     (['--prompt=x', '--top_p=2'], 'top_p=2'),
+    (['--prompt=x', '--top_p=nan'], '--top_p=nan must be finite'),
+    (['--prompt=x', '--top_k=-1'], '--top_k=-1 must be 0 or more'),
     (['--prompt=x', '--temperature=hot'], 'hot'),
+    (['--prompt=x', '--temperature=inf'], '--temperature=inf must be 0 or'),
+    (['--prompt=x', '--seed=-1'], '--seed=-1 must be from 0'),
+    (['--prompts_file=/no/such.txt'], '/no/such.txt cannot be read: No such'),
     (['--prompt=x', f'--seed={2**80}'], f'--seed={2**80} must be from 0'),
     (['--prompt=caf\udce9'], 'is not UTF-8'),
     (['--prompt=x', GREEDY, '--top_k=3'], '--top_k does nothing'),
@@ -191,6 +198,68 @@ def test_bad_input_is_one_line(trained, flags, message, capsys):
   out, err = capsys.readouterr()
   assert message in err.splitlines()[-1]
   assert not out
+
+
+def test_a_text_that_the_model_cuts_off_says_so_and_how_fast_it_was(
+  trained, capsys
+):
+  flags = [f'--workdir={trained[0]}', f'--prompt={PROMPT}', GREEDY]
+  generate.main([*flags, '--max_new_tokens=20'])
+  short = capsys.readouterr().err
+  assert 'max_length' not in short
+  assert re.search(
+    r'^20 tokens, [\d,.]+ tokens/s after the first$', short, re.M
+  )
+  length = trained[1].config.max_length
+  generate.main([*flags, f'--max_new_tokens={length + 9}', '--json'])
+  out, err = capsys.readouterr()
+  (text,) = json.loads(out)['texts']
+  assert text['ended_by'] == 'max_length'
+  assert len(text['ids']) == length - len(PROMPT)
+  assert f'the text ends at model.max_length={length}, the longest' in err
+
+
+def test_prompts_of_a_file_and_texts_as_data(trained, tmp_path, capsys):
+  lines, data = tmp_path / 'a.txt', tmp_path / 'a.jsonl'
+  lines.write_text(f'a\n\n{PROMPT}\n')
+  data.write_text(f'{{"prompt": "a"}}\n{{"prompt": {json.dumps(PROMPT)}}}\n')
+  flags = [f'--workdir={trained[0]}', GREEDY, '--max_new_tokens=20', '--json']
+  found = []
+  for file in (lines, data):
+    generate.main([*flags, f'--prompts_file={file}'])
+    found.append(json.loads(capsys.readouterr().out))
+  assert found[0] == found[1]
+  assert (found[0]['workdir'], found[0]['step']) == (str(trained[0]), 20)
+  first, second = found[0]['texts']
+  assert 'a' + first['text'] == _new_text(trained, 'a')
+  assert (second['prompt'], second['ended_by']) == (PROMPT, 'max_new_tokens')
+  assert PROMPT + second['text'] == _new_text(trained, PROMPT, row=1)
+  assert Bytes().decode(second['ids']) == second['text']
+
+
+@pytest.mark.parametrize(
+  ('name', 'text', 'words'),
+  [
+    ('a.txt', '\n \n', 'has no prompt'),
+    ('a.jsonl', '{"prompt": "x"}\n{"text": "x"}', 'a.jsonl:2: not a JSON obj'),
+    ('a.jsonl', '[3', 'a.jsonl:1: not a JSON object'),
+  ],
+)
+def test_a_file_without_prompts_is_one_line(name, text, words, tmp_path):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(errors.InputError, match=words):
+    run_generation.read_prompts(str(tmp_path / name))
+
+
+def test_the_speed_leaves_out_the_first_tokens():
+  assert run_generation.speed([5, 6, 6.5], 1).startswith(
+    '3 tokens, 1.3 tokens/s'
+  )
+  assert run_generation.speed([5.0], 1) == '1 token'
+  assert run_generation.speed([], 1) == '0 tokens'
+  # Four later tokens of two texts, in two seconds.
+  words = run_generation.speed([1, 1, 2, 2, 3, 3], 2)
+  assert words == '6 tokens, 2.0 tokens/s after the first of each text'
 
 
 def test_no_workdir_and_no_checkpoint(trained, tmp_path, capsys):

@@ -187,7 +187,6 @@ def test_each_of_several_texts_has_its_routing(trained, capsys):
     (['--show-routing=1,0'], 'rank 0 must be from 1 to 2'),
     (['--show-routing=x'], '--show-routing=x is not LAYERS[,RANK]'),
     (['--show-routing='], '--show-routing= is empty'),
-    (['--json'], '--json needs --show-routing'),
     (['--intervene=force=1'], '--intervene needs --show-routing'),
     (['--show-routing', '--intervene=mask'], 'mask'),
     (['--show-routing', '--intervene=mask_top=2'], 'mask_top=2'),

@@ -1,0 +1,88 @@
+"""What a training run finds in its workdir before it begins or goes on."""
+
+import re
+from collections.abc import Callable
+
+from etils import epath
+
+from moejax import config as configs
+from moejax.config import kept_tokenizer
+from moejax.convert import companions
+from moejax.core import compile_cache, config_tree, errors, files
+from moejax.train import checkpoint_folder, run_checkpoints
+
+Say = Callable[[str], None]
+
+# Files and folders that a run makes before or beside its checkpoints.
+OWN = (
+  kept_tokenizer.CONFIG,
+  kept_tokenizer.CHECKPOINTS,
+  kept_tokenizer.OWN,
+  companions.NAME,
+  run_checkpoints.KEPT,
+  compile_cache.FOLDER,
+  'goodput.json',
+  'metrics.jsonl',
+  'versions.json',
+)
+# What a command's output, or a note of the user, is written to.
+_OUTPUT = re.compile(r'.*\.(err|log|md|out|sh|txt)', re.IGNORECASE)
+
+
+def look(folder: epath.Path, say: Say) -> None:
+  """Writes a missing config.json anew, and names files that are no run's.
+
+  Args:
+    folder: the workdir; it need not exist.
+    say: is called with a line on each.
+  """
+  _write_missing_config(folder, say)
+  other = _other_file(folder)
+  if other:
+    say(
+      f'{folder} holds files that no run made, such as {errors.shown(other)}: '
+      'the files of this run are put beside them.'
+    )
+
+
+def _write_missing_config(folder: epath.Path, say: Say) -> None:
+  """Writes the config.json of a begun run from its newest whole checkpoint.
+
+  Without it the run would be compared with nothing, and a run of another config
+  would take the folder over.
+  """
+  path = folder / kept_tokenizer.CONFIG
+  if path.exists():
+    return
+  kept = checkpoint_folder.CheckpointFolder(
+    folder / kept_tokenizer.CHECKPOINTS, say
+  )
+  for step in reversed(kept.steps()):
+    if kept.damage(step):
+      continue
+    tree = kept.meta(step)['extra'].get('config')
+    if tree is None:
+      return  # imported weights have no config of a run
+    run = configs.of_tree(tree)
+    files.atomic_write_json(path, config_tree.to_dict(run))
+    say(
+      f'{path} was missing; it is written anew, as the checkpoint of step '
+      f'{step} has it.'
+    )
+    return
+
+
+def _other_file(folder: epath.Path) -> str:
+  """A file that no run made, in a folder that no run has written to; or ''."""
+  try:
+    names = sorted(path.name for path in folder.iterdir())
+  except (FileNotFoundError, NotADirectoryError):
+    return ''
+  if any(name in OWN for name in names):
+    return ''
+  others = [
+    name
+    for name in names
+    if not name.startswith('.') and not _OUTPUT.fullmatch(name)
+  ]
+  return others[0] if others else ''
