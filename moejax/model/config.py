@@ -29,7 +29,7 @@ class ModelConfig(fields.Checked):
     moe_every: size of the groups of layers after the first dense ones. The last
       layer of each group has `feed_forward`, the others are dense; 2 stands for
       every other layer.
-    width: D.
+    width: D, the features of a token between layers.
     num_heads: H, number of query heads.
     num_kv_heads: G, number of key-value heads, which divides H; None means H.
     head_dim: K, width of a head.

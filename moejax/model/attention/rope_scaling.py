@@ -66,7 +66,11 @@ class Unscaled(fields.Checked):
 
 @dataclasses.dataclass(frozen=True)
 class LinearScaling(Unscaled):
-  """Positions are divided by `factor` (position interpolation, 2306.15595)."""
+  """Positions are divided by `factor` (position interpolation, 2306.15595).
+
+  Attributes:
+    factor: length of the longest text, as a multiple of the original length.
+  """
 
   factor: float = fields.number(1.0, at_least=1, at_most=10**6)
 

@@ -23,6 +23,9 @@ class GShardAux(base.Balance):
   A group is the tokens that share a capacity (`Routing.group_size`), or else a
   sequence. With one sequence per group this is also the balance loss of
   LibMoE's vision models.
+
+  Attributes:
+    coefficient: the loss at perfect balance.
   """
 
   coefficient: float = base.loss_weight(0.01)

@@ -41,6 +41,9 @@ class ExpertLevel(scope.Scoped):
   are averaged; here P is of the global batch as well. The sum is linear in P,
   so the two are the same number wherever micro-batches have equally many
   tokens, and here it does not depend on how the batch is cut.
+
+  Attributes:
+    alpha: the loss at perfect balance.
   """
 
   over: ClassVar[str] = 'batch'  # type: ignore[misc] # a field in others

@@ -87,6 +87,9 @@ class ZLoss(base.Balance):
   global batch. It keeps logits small; it balances nothing. With logits of zero
   it is coefficient * (ln E)^2. The logits are those of the scorer, without
   offsets, noise and biases that a router adds.
+
+  Attributes:
+    coefficient: of the mean square above.
   """
 
   coefficient: float = base.loss_weight(0.001)

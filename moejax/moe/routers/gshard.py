@@ -69,6 +69,9 @@ class SecondByChance(SecondAlways):
 
   GShard has 0.5; Mesh TensorFlow 0.2, at evaluation too. In praxis and lingvo
   the layer leaves it at 0, so that "random" there uses every second choice.
+
+  Attributes:
+    threshold: the g2 from which on the second choice is always used.
   """
 
   threshold: float = fields.number(0.5, at_least=0, at_most=1)
@@ -82,7 +85,11 @@ class SecondByChance(SecondAlways):
 
 @dataclasses.dataclass(frozen=True)
 class SecondAboveThreshold(SecondAlways):
-  """Used if g2 > threshold (Mesh TensorFlow)."""
+  """Used if g2 > threshold (Mesh TensorFlow).
+
+  Attributes:
+    threshold: the g2 above which the second choice is used.
+  """
 
   threshold: float = fields.number(0.2, at_least=0, at_most=1)
 
@@ -93,7 +100,11 @@ class SecondAboveThreshold(SecondAlways):
 
 @dataclasses.dataclass(frozen=True)
 class SecondAboveRatio(SecondAlways):
-  """Used if g2 > threshold * g1: ST-MoE's text, with 1/5."""
+  """Used if g2 > threshold * g1: ST-MoE's text, with 1/5.
+
+  Attributes:
+    threshold: the g2 / g1 above which the second choice is used.
+  """
 
   threshold: float = fields.number(0.2, at_least=0, at_most=1)
 

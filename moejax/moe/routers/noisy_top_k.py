@@ -115,6 +115,9 @@ class Fixed(Noise):
   Gates are the softmax over all noisy logits, not renormalised. Importance sums
   the softmax without noise. Every expert is compared with the k-th largest
   noisy logit of all, which may be its own.
+
+  Attributes:
+    strength: E times the standard deviation of the noise on a logit.
   """
 
   strength: float = fields.number(

@@ -42,6 +42,9 @@ class InputJitter(Argmax):
   """Multiplies the router's input by U(1 - epsilon, 1 + epsilon).
 
   This is the released code of Mesh TensorFlow and of nearly every port.
+
+  Attributes:
+    epsilon: largest relative change of an input.
   """
 
   epsilon: float = fields.number(1e-2, at_least=0, below=1)
@@ -56,7 +59,11 @@ class InputJitter(Argmax):
 
 @dataclasses.dataclass(frozen=True)
 class LogitsJitter(Argmax):
-  """Adds U(1 - epsilon, 1 + epsilon) to each logit: the paper's pseudo-code."""
+  """Adds U(1 - epsilon, 1 + epsilon) to each logit: the paper's pseudo-code.
+
+  Attributes:
+    epsilon: half the width of the noise.
+  """
 
   epsilon: float = fields.number(1e-2, at_least=0, below=1)
 
@@ -68,7 +75,11 @@ class LogitsJitter(Argmax):
 
 @dataclasses.dataclass(frozen=True)
 class InputDropout(Argmax):
-  """Dropout on the router's input."""
+  """Dropout on the router's input.
+
+  Attributes:
+    rate: probability with which a feature is set to 0.
+  """
 
   rate: float = fields.number(0.1, at_least=0, below=1)
 
@@ -86,6 +97,9 @@ class Sample(Argmax):
 
   The gate is the probability at temperature 1. A selection bias is added to
   logits / temperature.
+
+  Attributes:
+    temperature: divisor of the logits; a small one draws the best expert.
   """
 
   temperature: float = fields.number(1.0, above=0, at_most=1000)
