@@ -16,12 +16,6 @@ Special tokens in it, such as <|im_start|>, are read as such, unless
 --no-special_tokens is given. --chat puts each prompt, as the message of a user,
 into the model's own chat template, and prints only the answer.
 
---prompts_file=FILE has a prompt on each line; --json prints texts as data, and
-what ended each of them:
-
-  python -m moejax.cli.generate --workdir=runs/tiny --prompts_file=prompts.txt \
-    --json > texts.json
-
 With --show-routing the experts of every token are shown, of the prompt and of
 what was written; with --intervene beside those of a changed model:
 
@@ -33,7 +27,6 @@ The model is on one device; --config.mesh.fsdp=-1 splits it over all.
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 
 from moejax.core import command, exits, terminal
@@ -43,11 +36,11 @@ from moejax.run import generation, playground, restore, trained
 def main(argv: Sequence[str]) -> None:
   """Reads the flags, loads the model, and prints what it writes."""
   args, overrides = command.parse(_flags(), argv)
+  if args.prompts_file:
+    args.prompt += generation.read_prompts(args.prompts_file)
   names = [
     field.name for field in dataclasses.fields(generation.GenerationRequest)
   ]
-  if args.prompts_file:
-    args.prompt = [*args.prompt, *generation.read_prompts(args.prompts_file)]
   request = generation.GenerationRequest(**{
     name: getattr(args, name) for name in names
   })
@@ -57,11 +50,8 @@ def main(argv: Sequence[str]) -> None:
   if args.show_routing is not None:
     playground.run(model, request, args, terminal.write)
     return
-  if args.json:
-    found = generation.as_json(model, request, args.step, terminal.note)
-    print(json.dumps(found, indent=2))
-    return
-  for piece in generation.pieces(model, request, args.step, terminal.note):
+  make = generation.as_json if args.json else generation.pieces
+  for piece in make(model, request, args.step, terminal.note):
     terminal.write(piece)
 
 

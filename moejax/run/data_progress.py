@@ -1,6 +1,6 @@
-"""Lines of progress while text is packed, which happens once for each text."""
+"""Lines on the text of a run: while it is packed, and how often it is read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from moejax.data.cache_writer import Progress
 
@@ -17,3 +17,20 @@ def lines(say: Callable[[str], None]) -> Callable[[Progress], None]:
       say(f'Packing {progress.name} (once, for all runs) ...')
 
   return report
+
+
+def epochs_line(epochs: Mapping[str, float]) -> str:
+  """A line on a text that is read more than once.
+
+  Args:
+    epochs: by name of a source, how often each of its rows is read.
+
+  Example:
+    In all, the rows of files are read 2.4 times.
+  """
+  often = [f'{name} {n:.1f}' for name, n in epochs.items() if n > 1]
+  if len(epochs) == 1:
+    (name,), (times,) = epochs, epochs.values()
+    return f'The run reads each row of {name} {times:.1f} times.'
+  listed = ', '.join(often[:8]) + (', ...' if len(often) > 8 else '')
+  return f'The run reads rows of some sources more than once: {listed} times.'

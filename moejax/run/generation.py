@@ -235,13 +235,12 @@ def as_json(
   request: GenerationRequest,
   step: str,
   note: Callable[[str], None],
-) -> dict[str, Any]:
-  """The texts of a request as data; arguments and errors as of `pieces`.
+) -> Iterator[str]:
+  """Yields the texts of a request as JSON; arguments and errors as of `pieces`.
 
-  Returns:
-    `workdir`, `step`, and `texts`: of each prompt the `prompt`, or `prompt_ids`
-    of a prompt of ids; the continuation as `text` and as `ids`; and what ended
-    it, `ended_by`.
+  It holds `workdir`, `step`, and `texts`: of each prompt the `prompt`, or the
+  `prompt_ids` of a prompt of ids; the continuation as `text` and as `ids`; and
+  what ended it, `ended_by`.
   """
   generation = prepare(trained, request, note)
   weights, at = generation.weights(step, note)
@@ -262,7 +261,8 @@ def as_json(
       'ids': ids,
       'ended_by': generation.ended_by(row, text),
     })
-  return {'workdir': trained.workdir, 'step': at, 'texts': rows}
+  found = {'workdir': trained.workdir, 'step': at, 'texts': rows}
+  yield json.dumps(found, indent=2) + '\n'
 
 
 def speed(times: Sequence[float], num_texts: int) -> str:

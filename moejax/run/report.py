@@ -4,6 +4,7 @@ It is written to `report.json` in the workdir; that file marks the run as
 finished.
 """
 
+import importlib.util
 import json
 import math
 import shlex
@@ -23,6 +24,8 @@ from moejax.run.context import Context
 from moejax.run.screen import Screen
 
 REPORT, PAGE = 'report.json', 'report.html'
+# Before the command for TensorBoard, where it is not installed.
+INSTALL = 'pip install tensorboard && '
 # Columns in bits per byte of the same text: key in report.json -> header.
 BITS = {'bits_per_byte': 'bits/byte', 'unigram': 'unigram', 'xz': 'xz -9'}
 
@@ -175,7 +178,10 @@ def show(report: dict[str, Any], screen: Screen) -> None:
     screen.command(
       f'python -m moejax.cli.evaluate --workdir={quoted} --suite=offline'
     )
-  screen.command(f'tensorboard --logdir={quoted}/tensorboard')
+  screen.command(
+    ('' if importlib.util.find_spec('tensorboard') else INSTALL)
+    + f'tensorboard --logdir={quoted}/tensorboard'
+  )
   screen.command(
     'python -m moejax.main --config=configs/tiny.py --workdir=runs/my_texts '
     "--config.data.files='/my/texts/*.txt'"

@@ -2,10 +2,12 @@
 
 On a terminal one region is redrawn in place:
 
-  step  120/2000   6%  loss 4.1234  3,214 tok/s  left 9:45  ━━╸━━━━━━━━━━━━━━━━━
-  expert load / mean:  · 0  ▅ 1  █ over 1.6
+  step  120/2000   6%  loss 4.1234 (mean 4.20)  3,214 tok/s  left 9:45  ━━╸━━━━━
+  expert load / mean:  · 0  ▅ 1  █ over 1.6  ◆ over 4
   layer 0  ▅▅▄▅▆▅▄▅▅▄▅▅▆▄▅▅  max 1.31  dead 0
-  layer 1  █▂▄▅▃·▅▄▆▅▄▅▅▃▅█  max 2.48  dead 1
+  layer 1  █▂▄▅▃·▅▄▆▅▄▅▅▃▅◆  max 4.48  dead 1
+
+The loss is that of the step, and behind it the mean of the last N steps.
 
 In a log file, a pipe or CI there is one plain line every N steps:
 
@@ -13,6 +15,8 @@ In a log file, a pipe or CI there is one plain line every N steps:
   (layer 1), dead 1 of 32                                   (all on one line)
 """
 
+import collections
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,12 +31,11 @@ import rich.text
 
 from moejax.core import lines, terminal
 from moejax.core.console import Console
+from moejax.run import load_rows
 
 T = TypeVar('T')
 LOSS = 'loss'
 TOKENS_PER_S = 'time/tokens_per_s'
-RAMP, NONE = '▁▂▃▄▅▆▇█', '·'
-ASCII_RAMP, ASCII_NONE = '.:-=+*#@', ' '
 REFRESH_S = 0.25  # least time between two drawings on a terminal, in seconds
 PLAIN_S = 10.0  # seconds between two lines of `track`, without a terminal
 COMPILING_STEPS = 2  # left out of the estimate of the time left
@@ -68,6 +71,8 @@ class Screen:
     self._console = console or Console()
     self._clock = clock
     self._updates = 0
+    # Losses of the last steps, whose mean a terminal shows.
+    self._losses = collections.deque[float](maxlen=self._every)
     self._begin: tuple[int, float] | None = None  # step and time
     self._drawn = -math.inf
     self._stale: tuple[str, float, np.ndarray | None] | None = None
@@ -106,7 +111,10 @@ class Screen:
     self._updates += 1
     if self._updates == COMPILING_STEPS:
       self._begin = (step, now)
-    text = progress(step, self._total, values, self._left(step, now))
+    if LOSS in values:
+      self._losses.append(float(values[LOSS]))
+    left = self._left(step, now)
+    text = progress(step, self._total, values, left, self._mean_loss())
     if self._in_place:
       self._stale = (text, step / max(1, self._total), load_LE)
       if now - self._drawn >= REFRESH_S or step >= self._total:
@@ -144,6 +152,8 @@ class Screen:
     """
     begin = shown = self._clock()
     try:
+      if self._in_place:  # the first item may have to wait for a compilation
+        self._track(f'{title}: 0 of {total} {unit}')
       for done, item in enumerate(items):
         now = self._clock()
         if done and now - shown >= (REFRESH_S if self._in_place else PLAIN_S):
@@ -153,6 +163,30 @@ class Screen:
         yield item
     finally:
       self._untrack()
+
+  @contextlib.contextmanager
+  def waiting(self, title: str) -> Iterator[None]:
+    """Shows on a terminal what the block does, until it is done."""
+    if self._in_place:
+      self._track(f'{title} ...')
+    try:
+      yield
+    finally:
+      self._untrack()
+
+  def first_shown(self, step: Callable[..., T], title: str) -> Callable[..., T]:
+    """The same function, whose first call is shown, as it has to compile."""
+    called = False
+
+    def call(*args: Any) -> T:
+      nonlocal called
+      if called:
+        return step(*args)
+      called = True
+      with self.waiting(title):
+        return step(*args)
+
+    return call
 
   @terminal.outlived(GOES_ON)
   def _track(self, text: str) -> None:
@@ -199,8 +233,14 @@ class Screen:
     step_s = (now - self._begin[1]) / (step - self._begin[0])
     return max(0, self._total - step) * step_s
 
+  def _mean_loss(self) -> float | None:
+    """Mean loss of the last steps; None in a log, or of one step alone."""
+    if not self._in_place or len(self._losses) < 2:
+      return None
+    return sum(self._losses) / len(self._losses)
+
   def _summary(self, load_LE: np.ndarray) -> str:
-    return load_summary(load_LE, self._first_layer)
+    return load_rows.load_summary(load_LE, self._first_layer)
 
   def _draw(
     self, now: float, text: str, done: float, load_LE: np.ndarray | None
@@ -235,19 +275,24 @@ class Screen:
 
   def _load_rows(self, load_LE: np.ndarray) -> list[rich.text.Text]:
     ascii_only = not self._console.encoding.lower().startswith('utf')
-    ramp = ASCII_RAMP if ascii_only else RAMP
-    none = ASCII_NONE if ascii_only else NONE
-    names = _layer_names(load_LE, self._first_layer)
-    extremes = _extremes(load_LE)
+    ramp = load_rows.ASCII_RAMP if ascii_only else load_rows.RAMP
+    none = load_rows.ASCII_NONE if ascii_only else load_rows.NONE
+    many = load_rows.ASCII_MANY if ascii_only else load_rows.MANY
+    names = load_rows.layer_names(load_LE, self._first_layer)
+    extremes = load_rows.extremes(load_LE)
     tails = [f'max {m:.2f}  dead {d}' for m, d in zip(*extremes, strict=True)]
     room = self._console.width - len(names[0]) - max(map(len, tails)) - 5
-    cells, per_cell = load_cells(load_LE, max(1, room), ramp, none)
+    cells, per_cell = load_rows.load_cells(
+      load_LE, max(1, room), ramp, none, many
+    )
     shared = f' ({per_cell} to a cell)' if per_cell > 1 else ''
     legend = (
       f'expert load / mean{shared}:  {none} 0  {ramp[4]} 1  {ramp[-1]} over 1.6'
     )
+    if any(many in cell for cell in cells):
+      legend += f'  {many} over {load_rows.MANY_FROM}'
     height = max(1, self._console.height - 4)
-    shown = _worst(load_LE, height)
+    shown = load_rows.worst(load_LE, height)
     if len(shown) < len(cells):
       legend = f'{len(shown)} worst of {len(cells)} layers; {legend}'
     rows = [_row(legend, 'dim')]
@@ -260,17 +305,29 @@ def _row(text: str, style: str = '') -> rich.text.Text:
 
 
 def progress(
-  step: int, total: int, values: Mapping[str, Any], left_s: float | None
+  step: int,
+  total: int,
+  values: Mapping[str, Any],
+  left_s: float | None,
+  mean_loss: float | None = None,
 ) -> str:
   """The line of progress.
 
+  Args:
+    step: how many steps are done.
+    total: how many there are.
+    values: metrics of the step by name.
+    left_s: how long the others will take, in seconds; None if not known.
+    mean_loss: mean loss of the last steps; None leaves it out.
+
   Example:
-    step  120/2000   6%  loss 4.1234  3,214 tok/s  left 9:45
+    step  120/2000   6%  loss 4.1234 (mean 4.20)  3,214 tok/s  left 9:45
   """
   width = len(str(total))
   parts = [f'step {step:>{width}}/{total}', f'{100 * step // max(1, total):3}%']
   if LOSS in values:
-    parts.append(f'loss {float(values[LOSS]):.4f}')
+    mean = '' if mean_loss is None else f' (mean {mean_loss:.2f})'
+    parts.append(f'loss {float(values[LOSS]):.4f}{mean}')
   if TOKENS_PER_S in values:
     parts.append(f'{float(values[TOKENS_PER_S]):,.0f} tok/s')
   if left_s is not None:
@@ -283,86 +340,3 @@ def duration(seconds: float) -> str:
   minutes, s = divmod(round(seconds), 60)
   hours, m = divmod(minutes, 60)
   return f'{hours}:{m:02}:{s:02}' if hours else f'{m}:{s:02}'
-
-
-def load_summary(load_LE: np.ndarray, first_layer: int = 0) -> str:
-  """The load of the least balanced layer, and the number of dead experts.
-
-  Example, two layers of four experts with loads [[3, 1, 0, 0], [1, 1, 1, 1]]:
-    load max/mean 3.00 (layer 0), dead 2 of 8
-  """
-  load_LE = np.asarray(load_LE)
-  most, dead = _extremes(load_LE)
-  worst = int(np.argmax(most))
-  number = np.count_nonzero(~np.isnan(load_LE))
-  return (
-    f'load max/mean {most[worst]:.2f} (layer {first_layer + worst}), '
-    f'dead {sum(dead)} of {number}'
-  )
-
-
-def load_cells(
-  load_LE: np.ndarray, width: int, ramp: str = RAMP, none: str = NONE
-) -> tuple[list[str], int]:
-  """One text per layer, one cell per expert, by load over the layer's mean.
-
-  With more experts than `width`, equally many neighbours share a cell, which
-  then shows their average.
-
-  Example, one layer with loads [0, 1, 4, 8, 4, 7], mean 4:
-    width 6: '·▂▅█▅█', 1 to a cell
-    width 3: '▂▇▇', 2 to a cell (averages 0.5, 6, 5.5 over 4)
-
-  Experts that a layer does not have (NaN) are left out of averages, and a cell
-  of them alone is blank.
-
-  Returns:
-    The texts, and how many experts share a cell.
-  """
-  ratio_LE = _ratios(load_LE)
-  num_experts = ratio_LE.shape[1]
-  per_cell = -(-num_experts // width)
-  rows = []
-  for ratio_E in ratio_LE:
-    groups = [
-      ratio_E[i : i + per_cell] for i in range(0, num_experts, per_cell)
-    ]
-    rows.append(''.join(_cell(group, ramp, none) for group in groups))
-  return rows, per_cell
-
-
-def _cell(ratio_G: np.ndarray, ramp: str, none: str) -> str:
-  """The character of the average of some experts' loads."""
-  ratio_G = ratio_G[~np.isnan(ratio_G)]
-  if not len(ratio_G):
-    return ' '
-  mean = ratio_G.mean()
-  return ramp[min(7, int(4 * mean + 0.5))] if mean else none
-
-
-def _ratios(load_LE: np.ndarray) -> np.ndarray:
-  """Load over the layer's mean; zeros in a layer without any load.
-
-  NaN, the load of an expert that its layer does not have, stays NaN.
-  """
-  load_LE = np.asarray(load_LE, np.float64)
-  mean_L1 = np.nanmean(load_LE, axis=1, keepdims=True)
-  return load_LE / np.where(mean_L1 > 0, mean_L1, 1)
-
-
-def _extremes(load_LE: np.ndarray) -> tuple[list[float], list[int]]:
-  """By layer, the largest load over the mean, and how many experts are dead."""
-  ratio_LE = _ratios(load_LE)
-  most_L, is_dead_LE = np.nanmax(ratio_LE, axis=1), ratio_LE == 0
-  return most_L.tolist(), is_dead_LE.sum(axis=1).tolist()
-
-
-def _worst(load_LE: np.ndarray, num: int) -> list[int]:
-  """The `num` least balanced layers, in their order."""
-  most, _ = _extremes(load_LE)
-  return sorted(sorted(range(len(most)), key=lambda i: -most[i])[:num])
-
-
-def _layer_names(load_LE: np.ndarray, first_layer: int) -> list[str]:
-  numbers = [str(first_layer + i) for i in range(len(load_LE))]
-  return [f'layer {n:>{len(numbers[-1])}}' for n in numbers]

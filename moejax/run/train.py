@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -283,24 +283,7 @@ def _say_model(context: Context, folder: epath.Path, screen: Screen) -> None:
   )
   epochs = context.data.counts.epochs(run.train.steps)
   if context.data.vocab is not None and max(epochs.values()) > 1:
-    screen.line(epochs_line(epochs))
-
-
-def epochs_line(epochs: Mapping[str, float]) -> str:
-  """A line on a text that is read more than once.
-
-  Args:
-    epochs: by name of a source, how often each of its rows is read.
-
-  Example:
-    In all, the rows of files are read 2.4 times.
-  """
-  often = [f'{name} {n:.1f}' for name, n in epochs.items() if n > 1]
-  if len(epochs) == 1:
-    (name,), (times,) = epochs, epochs.values()
-    return f'The run reads each row of {name} {times:.1f} times.'
-  listed = ', '.join(often[:8]) + (', ...' if len(often) > 8 else '')
-  return f'The run reads rows of some sources more than once: {listed} times.'
+    screen.line(data_progress.epochs_line(epochs))
 
 
 def _start(
@@ -357,7 +340,9 @@ def _loop_inputs(
   )
   return loop.LoopInputs(
     config=run.train,
-    step=teacher.given(made, loaded),
+    step=resources.screen.first_shown(
+      teacher.given(made, loaded), 'Compiling the training step'
+    ),
     batches=lambda start: _device_batches(context, start),
     checkpoints=resources.checkpoints,
     writer=resources.writer,

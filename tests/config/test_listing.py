@@ -9,6 +9,7 @@ from moejax import config
 from moejax.cli import config as command
 from moejax.config import Run, listing
 from moejax.core import config_tree, errors, fields
+from moejax.run import config_view
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = f'{ROOT}/configs/tiny.py:tiny'
@@ -46,13 +47,13 @@ def test_the_keys_of_the_default_config_have_its_values():
 def test_a_default_is_what_a_flag_takes():
   for path in ('opt.peak_lr', 'train.steps', 'model.moe.router', 'data.vocab'):
     (key,) = (k for k in KEYS if k.path == path)
-    text = command.shown(key.default)
+    text = config_view.shown(key.default)
     assert config_tree.override(Run(), path, text) == Run()
   for key in KEYS:
     if key.only_with.startswith('opt.schedule='):
       flags = [
         tuple(key.only_with.split('=')),
-        (key.path, command.shown(key.default)),
+        (key.path, config_view.shown(key.default)),
       ]
       config_tree.override_all(Run(), flags)
 

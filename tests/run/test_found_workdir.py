@@ -6,7 +6,7 @@ from etils import epath
 
 from moejax.config import Run
 from moejax.core import config_tree, files
-from moejax.run import found_workdir, train
+from moejax.run import data_progress, found_workdir
 from moejax.train.checkpoint_folder import CheckpointFolder
 
 
@@ -70,7 +70,7 @@ def test_files_that_no_run_made_are_named(tmp_path):
 
 
 def test_a_text_that_is_read_more_than_once_is_told():
-  line = train.epochs_line
+  line = data_progress.epochs_line
   assert line({'files': 2.44}) == 'The run reads each row of files 2.4 times.'
   assert line({'a': 0.5, 'b': 3.0, 'c': 1.25}) == (
     'The run reads rows of some sources more than once: b 3.0, c 1.2 times.'

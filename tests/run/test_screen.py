@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from moejax.run import screen
+from moejax.run import load_rows, screen
 from moejax.run.screen import Screen
 
 ESCAPE = re.compile(r'\x1b\[[0-9;?]*[a-zA-Z]')
@@ -90,7 +90,7 @@ def test_live_region():
       clock.now += 10
   *_, last = drawings(text())
   assert last == [
-    'step 8/8  100%  loss 4.0000  left 0:00  ' + '━' * 39,
+    'step 8/8  100%  loss 4.0000 (mean 4.00)  left 0:00  ' + '━' * 27,
     'expert load / mean:  · 0  ▅ 1  █ over 1.6',
     'layer 1  ▅▅▅▅  max 1.00  dead 0',
     'layer 2  █▃▃·  max 3.00  dead 1',
@@ -188,29 +188,71 @@ def test_closing_what_showed_nothing():
 
 def test_load_cells_as_in_the_docstring():
   load_LE = np.array([[0, 1, 4, 8, 4, 7]])
-  assert screen.load_cells(load_LE, 6) == (['·▂▅█▅█'], 1)
-  assert screen.load_cells(load_LE, 3) == (['▂▇▇'], 2)
+  assert load_rows.load_cells(load_LE, 6) == (['·▂▅█▅█'], 1)
+  assert load_rows.load_cells(load_LE, 3) == (['▂▇▇'], 2)
   # Five to two cells: three, and the two that are left.
-  assert screen.load_cells(np.array([[2, 2, 2, 2, 2]]), 2) == (['▅▅'], 3)
+  assert load_rows.load_cells(np.array([[2, 2, 2, 2, 2]]), 2) == (['▅▅'], 3)
+
+
+def test_a_load_far_over_the_mean_has_a_sign_of_its_own():
+  """Loads of 1.7 and 64 times the mean do not look alike."""
+  few, many = 1.7 / 20, 5 / 20
+  load_LE = np.array([[few, many, *[(1 - few - many) / 18] * 18]])
+  (cells,), _ = load_rows.load_cells(load_LE, 20)
+  assert cells[:2] == '█◆'
+  assert set(cells[2:]) == {'▄'}
+  for encoding, sign in (('utf-8', '◆'), ('latin-1', '!')):
+    for loads, words in ((load_LE, f'  {sign} over 4'), (LOAD_LE, '1.6')):
+      shown, text, _ = make(1, terminal=True, encoding=encoding)
+      with shown:
+        shown.update(1, {}, loads)
+      *_, last = drawings(text())
+      assert last[1].endswith(words)
+
+
+def test_a_terminal_shows_the_mean_loss_of_the_last_steps():
+  shown, text, clock = make(9, terminal=True, plain_every=3)
+  with shown:
+    for step, loss in enumerate((9.0, 5.0, 3.0, 4.0, 2.0), 1):
+      clock.now += 1
+      shown.update(step, {'loss': loss})
+  losses = re.findall(r'loss ([\d.]+)(?: \(mean ([\d.]+)\))?', text())
+  assert losses[0] == ('9.0000', '')
+  assert losses[1] == ('5.0000', '7.00')
+  assert losses[-1] == ('2.0000', '3.00')
+
+
+def test_what_is_waited_for_is_shown_on_a_terminal_until_it_is_done():
+  shown, text, _ = make(8, terminal=True)
+  with shown.waiting('Compiling'):
+    assert drawings(text())[-1] == ['Compiling ...']
+  shown.update(8, {'loss': 3.0})
+  shown.close()
+  *_, last = drawings(text())
+  assert last[0].startswith('step 8/8')
+  shown, text, _ = make(8, terminal=False)
+  with shown.waiting('Compiling'):
+    pass
+  assert text() == ''
 
 
 def test_load_cells_rise_with_the_load():
   load_LE = np.array([np.arange(1, 50)])
-  (cells,), _ = screen.load_cells(load_LE, 99)
-  levels = [screen.RAMP.index(c) for c in cells]
+  (cells,), _ = load_rows.load_cells(load_LE, 99)
+  levels = [load_rows.RAMP.index(c) for c in cells]
   assert levels == sorted(levels)
   assert set(levels) == set(range(8))
 
 
 def test_a_layer_without_any_load():
-  assert screen.load_cells(np.zeros((1, 3)), 9) == (['···'], 1)
-  assert screen.load_summary(np.zeros((1, 3))) == (
+  assert load_rows.load_cells(np.zeros((1, 3)), 9) == (['···'], 1)
+  assert load_rows.load_summary(np.zeros((1, 3))) == (
     'load max/mean 0.00 (layer 0), dead 3 of 3'
   )
 
 
 def test_load_summary_as_in_the_docstring():
-  assert screen.load_summary(np.array([[3, 1, 0, 0], [1, 1, 1, 1]])) == (
+  assert load_rows.load_summary(np.array([[3, 1, 0, 0], [1, 1, 1, 1]])) == (
     'load max/mean 3.00 (layer 0), dead 2 of 8'
   )
 
@@ -293,10 +335,11 @@ def test_on_a_terminal_progress_is_a_row_that_goes():
   frames = drawings(text())
   during = [f for f in frames if any('Evaluating' in line for line in f)]
   # Below what training shows, which stays.
-  assert [f[-1] for f in during][:2] == [
+  assert [f[-1] for f in during][1:3] == [
     f'Evaluating on code: {done} of 6 batches, left 0:{4 * (6 - done):02}'
     for done in (1, 2)
   ]
+  assert during[0][-1] == 'Evaluating on code: 0 of 6 batches'
   assert all(f[0].startswith('step 1/8') for f in during)
   assert not any('Evaluating' in line for line in frames[-1])
   assert frames[-1][0].startswith('step 8/8')
