@@ -7,6 +7,8 @@ Python's message; `--trace` also shows the stack from that file on.
 import importlib.util
 import os
 import pathlib
+import re
+import sys
 import sysconfig
 import traceback
 import types
@@ -56,11 +58,34 @@ def call(path: str, function: Callable[..., Any], *args: Any) -> Any:
   """
   try:
     return function(*args)
-  except errors.InputError:
-    raise
+  except errors.InputError as e:
+    tb = _from_file(e.__traceback__, path)
+    places = [
+      f'{_shown(frame.filename)}:{frame.lineno}'
+      for frame in traceback.extract_tb(tb)
+      if not _is_ours(frame.filename)
+    ]
+    # An error in a file that this one loads has the place there already.
+    if not places or re.match(r'\S+\.py:', str(e)):
+      raise
+    raise errors.InputError(f'{places[-1]}: {e}') from e
   except (Exception, SystemExit) as e:
     e = e.with_traceback(_from_file(e.__traceback__, path))
     raise errors.InputError(_line(e, path)) from e
+
+
+def caller() -> str:
+  """The place in the user's file that has called this package: `my.py:3`.
+
+  Returns:
+    '' if no file of the user has called it.
+  """
+  frame = sys._getframe()
+  while frame is not None:
+    if not _is_ours(frame.f_code.co_filename):
+      return f'{_shown(frame.f_code.co_filename)}:{frame.f_lineno}'
+    frame = frame.f_back
+  return ''
 
 
 def _line(e: BaseException, path: str) -> str:

@@ -189,8 +189,15 @@ class TensorBoardWriter:
   its layer does not have, and is left out of the histogram.
   """
 
-  def __init__(self, folder: epath.PathLike):
+  def __init__(self, folder: epath.PathLike, texts: Mapping[str, str] = {}):
+    """Writes nothing yet.
+
+    Args:
+      folder: of the event files.
+      texts: by name, texts in Markdown that each file begins with.
+    """
     self._folder = epath.Path(folder)
+    self._texts = dict(texts)
     self._writer: Any = None
     self._purge_step: int | None = None
     self._opened = 0
@@ -251,6 +258,8 @@ class TensorBoardWriter:
         purge_step=self._purge_step,
         filename_suffix=f'.{os.getpid()}.{self._opened}',
       )
+      for name, text in self._texts.items():
+        self._writer.add_text(name, text, self._purge_step or 0)
     return self._writer
 
 
@@ -277,13 +286,16 @@ class MultiWriter:
 
 
 def open_writers(
-  workdir: epath.PathLike, process_index: int | None = None
+  workdir: epath.PathLike,
+  process_index: int | None = None,
+  texts: Mapping[str, str] = {},
 ) -> MultiWriter:
   """Writers of metrics.jsonl and TensorBoard in process 0, none in others.
 
   Args:
     workdir: folder of metrics.jsonl and of the folder `tensorboard`.
     process_index: index of this process; None asks JAX.
+    texts: by name, texts in Markdown for TensorBoard.
   """
   if process_index is None:
     process_index = jax.process_index()
@@ -292,5 +304,5 @@ def open_writers(
   workdir = epath.Path(workdir)
   return MultiWriter([
     JsonlWriter(workdir / 'metrics.jsonl'),
-    TensorBoardWriter(workdir / 'tensorboard'),
+    TensorBoardWriter(workdir / 'tensorboard', texts),
   ])

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
-from moejax.core import exits, files, log, terminal
+from moejax.core import config_tree, exits, files, log, terminal
 from moejax.run import restore
 from moejax.run.context import Context
 from moejax.run.screen import Screen
@@ -101,7 +101,9 @@ def open_resources(
     near = _near(context, folder, screen)
     if near is not None:
       stack.enter_context(near)
-    writer = stack.enter_context(contextlib.closing(log.open_writers(folder)))
+    texts = {'config': _markdown(context)}
+    writers = log.open_writers(folder, texts=texts)
+    writer = stack.enter_context(contextlib.closing(writers))
     bad = stack.enter_context(contextlib.closing(_bad_steps(folder)))
     yield Resources(
       folder=folder,
@@ -117,6 +119,12 @@ def open_resources(
         config.watchdog_s, _say, _leave if config.watchdog_exits else None
       ),
     )
+
+
+def _markdown(context: Context) -> str:
+  """The config of a run, a key on each line, as a block of code."""
+  values = config_tree.flatten(context.run)
+  return ''.join(f'    {key} = {value}\n' for key, value in values.items())
 
 
 def _bad_steps(folder: epath.Path) -> log.Writer:

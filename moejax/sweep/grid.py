@@ -42,6 +42,18 @@ class SweepRun:
   config: str  # path[:arg] of a config file, as for --config
   overrides: Mapping[str, str]  # as for --config.<key>=<text>
   group: str
+  # By key of the overrides, and by '' for the run itself, where the sweep file
+  # says so: 'my_sweep.py:7'.
+  places: Mapping[str, str] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
+
+  def place(self, error: str) -> str:
+    """Where the sweep file has what an error is about; '' if not known."""
+    # An error names its key first, and then perhaps others.
+    named = sorted((k for k in self.overrides if k in error), key=error.find)
+    places = (self.places.get(key, '') for key in (*named, ''))
+    return next(filter(None, places), '')
 
 
 def run(
@@ -53,9 +65,8 @@ def run(
   """
   path, _, arg = config.partition(':')
   name = name or configs.SEPARATOR.sub('-', arg) or pathlib.PurePath(path).stem
-  return change(
-    [SweepRun(name, config, {}, group=name)], {'seed': 0, **(overrides or {})}
-  )
+  one = SweepRun(name, config, {}, name, {'': user_files.caller()})
+  return change([one], {'seed': 0, **(overrides or {})})
 
 
 def each(path: str, args: Sequence[str]) -> list[SweepRun]:
@@ -68,8 +79,13 @@ def change(
 ) -> list[SweepRun]:
   """The same runs with these values too; names stay."""
   texts = {key: _text(value) for key, value in overrides.items()}
+  places = dict.fromkeys(texts, user_files.caller())
   return [
-    dataclasses.replace(one, overrides={**one.overrides, **texts})
+    dataclasses.replace(
+      one,
+      overrides={**one.overrides, **texts},
+      places={**one.places, **places},
+    )
     for one in runs
   ]
 
@@ -91,6 +107,7 @@ def product(
         config=one.config,
         overrides={**one.overrides, key: text},
         group=f'{one.group}-{word}={text}',
+        places={**one.places, key: user_files.caller()},
       )
       for one in runs
       for text in map(_text, options)

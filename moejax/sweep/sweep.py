@@ -57,7 +57,8 @@ class Sweep:
       try:
         self.configs[run.name] = configs.load(run.config, pairs, folder)
       except errors.InputError as e:
-        raise errors.InputError(f'{path}: run {run.name!r}: {e}') from e
+        place = run.place(str(e)) or path
+        raise errors.InputError(f'{place}: run {run.name!r}: {e}') from e
       self.runs.append(dataclasses.replace(run, overrides=dict(pairs)))
     known = {name for run in self.runs for name in (run.name, run.group)}
     names = known

@@ -1,6 +1,7 @@
 """Config and sweep files that do not work: one line, and a trace on request."""
 
 import os
+import pathlib
 
 import pytest
 
@@ -8,6 +9,7 @@ from moejax import config, main
 from moejax.cli import count, plan, sweep
 from moejax.core import errors, exits
 
+ROOT = pathlib.Path(__file__).parents[2]
 HEAD = 'from moejax import config\n'
 RAISES = {
   'def get_config(:\n': 'my.py:1: SyntaxError: invalid syntax',
@@ -93,8 +95,43 @@ def test_a_sweep_names_the_place_in_the_config_of_a_run(
   flags = ['--sweep=all.py', '--trace']
   assert exits.call(sweep.main, flags) == exits.BAD_INPUT
   err = capsys.readouterr().err
-  assert "all.py: run 'my': my.py:2: NameError: name 'nothing' is not" in err
+  assert "all.py:3: run 'my': my.py:2: NameError: name 'nothing' is not" in err
   assert 'line 2, in get_config' in err
+
+
+SWEEP = """from moejax import sweep
+
+def get_sweep():
+  runs = sweep.run('CONFIG', {'train.steps': 5}, name='tiny')
+  runs = sweep.product(
+    runs, {'opt.peak_lr': [1e-3, 'high']})
+  return sweep.change(runs, {'train.stepz': 3})
+"""
+
+
+@pytest.mark.parametrize(
+  ('text', 'line'),
+  [
+    (SWEEP, "all.py:7: run 'tiny-peak_lr=0.001': unknown config key"),
+    (
+      SWEEP.replace('stepz', 'steps'),
+      "all.py:5: run 'tiny-peak_lr=high': config key 'opt.peak_lr' wants a",
+    ),
+    (
+      'from moejax import config\ndef get_sweep():\n'
+      '  return config.vary(config.default(), {"a": {}}, "b")\n',
+      "all.py:3: unknown variant 'b'",
+    ),
+  ],
+)
+def test_an_error_of_a_sweep_has_the_line_of_what_is_wrong(
+  text, line, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  tiny = f'{ROOT}/configs/tiny.py:tiny'
+  (tmp_path / 'all.py').write_text(text.replace('CONFIG', tiny))
+  assert exits.call(sweep.main, ['--sweep=all.py']) == exits.BAD_INPUT
+  assert capsys.readouterr().err.startswith(f'error: {line}')
 
 
 PLACES = {

@@ -143,6 +143,19 @@ def test_tensorboard(tmp_path):
   assert purges == [2]
 
 
+def test_texts_for_tensorboard_are_in_every_file(tmp_path):
+  writer = log.TensorBoardWriter(tmp_path, {'config': '    a = 1\n'})
+  assert not list(tmp_path.iterdir())
+  for step in (1, 5):
+    writer.truncate_after(step - 1)
+    writer.write(step, {'loss': 0.5})
+  writer.close()
+  scalars, _ = read_events(tmp_path)
+  texts = {step: kind for (tag, step), kind in scalars.items() if 'conf' in tag}
+  assert texts == {1: 'tensor', 5: 'tensor'}
+  assert b'    a = 1' in next(tmp_path.iterdir()).read_bytes()
+
+
 def test_open_writers_writes_from_process_0_alone(tmp_path):
   writers = log.open_writers(tmp_path / 'a', process_index=1)
   writers.write(1, {'loss': 1.0})

@@ -82,7 +82,7 @@ CASES = {
   ),
   'expert choice in a causal model': (
     [TINY, '--config.model.moe.router=expert_choice'],
-    ['ExpertChoice', 'later tokens', 'model.moe.router.not_causal=true'],
+    ['=expert_choice lets', 'later tokens', 'model.moe.router.not_causal=true'],
   ),
   'places by probability in a causal model': (
     [
@@ -90,7 +90,7 @@ CASES = {
       '--config.model.moe.dispatcher=capacity',
       '--config.model.moe.dispatcher.priority=probability',
     ],
-    ['Capacity', 'later tokens', 'model.moe.dispatcher.not_causal=true'],
+    ['=capacity lets', 'later tokens', 'model.moe.dispatcher.not_causal=true'],
   ),
   'batch-prioritised places in a causal model': (
     [
@@ -98,11 +98,11 @@ CASES = {
       '--config.model.moe.dispatcher=capacity',
       '--config.model.moe.dispatcher.priority=batch_prioritised',
     ],
-    ['Capacity', 'later tokens', 'model.moe.dispatcher.not_causal=true'],
+    ['=capacity lets', 'later tokens', 'model.moe.dispatcher.not_causal=true'],
   ),
   'Soft MoE in a causal model': (
     [TINY, '--config.model.feed_forward=soft_moe'],
-    ['SoftMoE', 'later tokens', 'model.feed_forward.not_causal=true'],
+    ['=soft_moe lets', 'later tokens', 'model.feed_forward.not_causal=true'],
   ),
   'a table of fewer ids than the model has': (
     [
