@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -131,6 +132,29 @@ def _assert_promises(workdir, steps, router, metrics):
   assert losses[-1] < losses[0]
   assert metrics <= set(records[0])
   assert any(name.endswith('/loss') for name in records[-1]), records[-1]
+
+
+def _documented():
+  """Patterns of the names in the table of docs/runs.md on metrics."""
+  page = (ROOT / 'docs' / 'runs.md').read_text()
+  (table,) = re.findall(r'\| metric \| meaning \|\n((?:\|.*\n)+)', page)
+  for line in table.splitlines():
+    for name in re.findall(r'`([^`]+)`', line.split('|')[1]):
+      yield re.sub('[A-Z]{2,}', '[^/]+', name.replace('...', '[a-z0-9_]+'))
+
+
+@pytest.mark.slow
+def test_every_metric_of_a_run_is_documented(in_a_process):
+  workdir, _ = in_a_process
+  names = {name for r in log.read(workdir / 'metrics.jsonl') for name in r}
+  patterns = [*_documented()]
+  assert len(patterns) > 30
+  unknown = [
+    name
+    for name in sorted(names - {'step'})
+    if not any(re.fullmatch(pattern, name) for pattern in patterns)
+  ]
+  assert unknown == []
 
 
 @pytest.mark.slow
