@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import pytest
 
@@ -56,6 +57,26 @@ def test_a_default_is_what_a_flag_takes():
         (key.path, config_view.shown(key.default)),
       ]
       config_tree.override_all(Run(), flags)
+
+
+@pytest.mark.parametrize('bad', ['-5', '1e30', 'x'])
+def test_an_error_names_its_key_once_and_no_class(bad):
+  lines = {}
+  for key in KEYS:
+    if key.type in ('name', 'parts', 'str') or not key.allowed:
+      continue
+    path = key.path.replace(listing.NAME, 'web')
+    choices = key.only_with.replace(listing.NAME, 'web')
+    flags = [tuple(flag.split('=')) for flag in choices.split(', ') if flag]
+    try:
+      config_tree.override_all(Run(), [*flags, (path, bad)])
+    except errors.InputError as e:
+      lines[path] = str(e)
+  assert len(lines) > 100
+  for path, line in lines.items():
+    assert line.count(path) == 1, line
+    assert not re.search(r'\b[A-Z]\w+\.\w+=', line), line
+    assert ' to -' not in line, line
 
 
 @dataclasses.dataclass(frozen=True)
