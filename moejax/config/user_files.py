@@ -80,7 +80,7 @@ def caller() -> str:
   Returns:
     '' if no file of the user has called it.
   """
-  frame = sys._getframe()
+  frame: types.FrameType | None = sys._getframe()
   while frame is not None:
     if not _is_ours(frame.f_code.co_filename):
       return f'{_shown(frame.f_code.co_filename)}:{frame.f_lineno}'

@@ -1,6 +1,7 @@
 """The config of one mixture-of-experts feed-forward."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -184,7 +185,7 @@ class MoEConfig(fields.Checked):
     """
     for part in self.balance:
       name = table.name_of(balances.BALANCE, part)
-      state = jax.eval_shape(lambda part=part: part.initial_state(1))
+      state = jax.eval_shape(functools.partial(part.initial_state, 1))
       has_bias = state is not None and state.selection_bias_E is not None
       if has_bias and not self.router.follows_selection_bias:
         router = table.name_of(ROUTERS, self.router)

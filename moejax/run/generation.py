@@ -251,7 +251,7 @@ def as_json(
   prompts: Sequence[Any] = request.prompt
   if request.prompt_ids:
     key, prompts = 'prompt_ids', request.prompt_ids
-  rows = []
+  rows: list[dict[str, Any]] = []
   for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
     ids = generation.new_tokens(row, text)
     kept = [i for i in ids if i not in generation.end_ids]
@@ -299,7 +299,7 @@ def read_prompts(path: str) -> list[str]:
     InputError: the file cannot be read, has no prompt, or a line is no JSON
       object with a `prompt`.
   """
-  file, prompts = pathlib.Path(path), []
+  file, prompts = pathlib.Path(path), list[str]()
   try:
     lines = file.read_text('utf-8').splitlines()
   except (OSError, UnicodeDecodeError) as e:
@@ -308,22 +308,26 @@ def read_prompts(path: str) -> list[str]:
       f'--prompts_file={path} cannot be read: {reason}'
     ) from None
   for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    if file.suffix == '.jsonl':
-      try:
-        line = json.loads(line)['prompt']
-      except (ValueError, TypeError, KeyError):
-        line = None
-      if not isinstance(line, str):
-        raise errors.InputError(
-          f'--prompts_file={path}:{number}: not a JSON object with a text '
-          'under "prompt"'
-        )
-    prompts.append(line)
+    if line.strip():
+      is_json = file.suffix == '.jsonl'
+      place = f'--prompts_file={path}:{number}'
+      prompts.append(_prompt_of_json(line, place) if is_json else line)
   if not prompts:
     raise errors.InputError(f'--prompts_file={path} has no prompt')
   return prompts
+
+
+def _prompt_of_json(line: str, place: str) -> str:
+  """The field `prompt` of a JSON object; `place` is for the error."""
+  try:
+    prompt = json.loads(line)['prompt']
+  except (ValueError, TypeError, KeyError):
+    prompt = None
+  if not isinstance(prompt, str):
+    raise errors.InputError(
+      f'{place}: not a JSON object with a text under "prompt"'
+    )
+  return prompt
 
 
 def sampling_of(

@@ -116,6 +116,9 @@ def test_batch_sizes_that_are_none_are_one_line(capsys):
   flags[-1] = '--batch_sizes=4'
   assert exits.call(plan_command.main, flags) == exits.BAD_INPUT
   assert '--batch_sizes=4 is for --search' in capsys.readouterr().err
+  flags[-1] = '--limit=3'
+  assert exits.call(plan_command.main, flags) == exits.BAD_INPUT
+  assert '--limit=3 is for --search' in capsys.readouterr().err
 
 
 # tests/plan/test_plan.py has one compiled plan, and a search of made-up ones.
