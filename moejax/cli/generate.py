@@ -30,14 +30,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from moejax.core import command, exits, terminal
-from moejax.run import generation, playground, restore, trained
+from moejax.run import generation, playground, prompts_file, restore, trained
 
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags, loads the model, and prints what it writes."""
   args, overrides = command.parse(_flags(), argv)
   if args.prompts_file:
-    args.prompt += generation.read_prompts(args.prompts_file)
+    args.prompt += prompts_file.read(args.prompts_file)
   names = [
     field.name for field in dataclasses.fields(generation.GenerationRequest)
   ]

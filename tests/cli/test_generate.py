@@ -22,6 +22,7 @@ from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 from moejax.run import generation as run_generation
+from moejax.run import prompts_file
 from moejax.train import checkpoint
 
 RUN = Run(
@@ -248,7 +249,7 @@ def test_prompts_of_a_file_and_texts_as_data(trained, tmp_path, capsys):
 def test_a_file_without_prompts_is_one_line(name, text, words, tmp_path):
   (tmp_path / name).write_text(text)
   with pytest.raises(errors.InputError, match=words):
-    run_generation.read_prompts(str(tmp_path / name))
+    prompts_file.read(str(tmp_path / name))
 
 
 def test_the_speed_leaves_out_the_first_tokens():
