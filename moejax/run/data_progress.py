@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from moejax.data.build import Data
 from moejax.data.cache_writer import Progress
 
 
@@ -17,6 +18,13 @@ def lines(say: Callable[[str], None]) -> Callable[[Progress], None]:
       say(f'Packing {progress.name} (once, for all runs) ...')
 
   return report
+
+
+def say_epochs(data: Data, steps: int, say: Callable[[str], None]) -> None:
+  """Says how often a run reads its text, if that is more than once."""
+  epochs = data.counts.epochs(steps)
+  if data.vocab is not None and max(epochs.values()) > 1:
+    say(epochs_line(epochs))
 
 
 def epochs_line(epochs: Mapping[str, float]) -> str:

@@ -29,27 +29,15 @@ OWN = (
 _OUTPUT = re.compile(r'.*\.(err|log|md|out|sh|txt)', re.IGNORECASE)
 
 
-def look(folder: epath.Path, say: Say) -> None:
-  """Writes a missing config.json anew, and names files that are no run's.
-
-  Args:
-    folder: the workdir; it need not exist.
-    say: is called with a line on each.
-  """
-  _write_missing_config(folder, say)
-  other = _other_file(folder)
-  if other:
-    say(
-      f'{folder} holds files that no run made, such as {errors.shown(other)}: '
-      'the files of this run are put beside them.'
-    )
-
-
-def _write_missing_config(folder: epath.Path, say: Say) -> None:
+def write_missing_config(folder: epath.Path, say: Say) -> None:
   """Writes the config.json of a begun run from its newest whole checkpoint.
 
   Without it the run would be compared with nothing, and a run of another config
   would take the folder over.
+
+  Args:
+    folder: the workdir; it need not exist.
+    say: is called with a line if the file was missing.
   """
   path = folder / kept_tokenizer.CONFIG
   if path.exists():
@@ -70,6 +58,15 @@ def _write_missing_config(folder: epath.Path, say: Say) -> None:
       f'{step} has it.'
     )
     return
+
+
+def say_other_files(folder: epath.Path, say: Say) -> None:
+  """Names a file that no run made, in a folder that no run has written to."""
+  if other := _other_file(folder):
+    say(
+      f'{folder} holds files that no run made, such as {errors.shown(other)}: '
+      'the files of this run are put beside them.'
+    )
 
 
 def _other_file(folder: epath.Path) -> str:

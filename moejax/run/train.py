@@ -92,7 +92,7 @@ def train(
   chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
   hosts.connect(mesh, processes.group)
   if processes.main:
-    found_workdir.look(folder, terminal.say)
+    found_workdir.write_missing_config(folder, terminal.say)
   run = with_dtype(run, folder, mesh, processes)
   model = build.build(run.model, mesh)
   if report.read(folder) is None:  # a report is shown on any machine
@@ -103,6 +103,8 @@ def train(
     if processes.main
     else contextlib.nullcontext()
   ):
+    if processes.main:
+      found_workdir.say_other_files(folder, terminal.say)
     shared_workdir.check_shared(folder, processes.group)
     _train(run, model, folder, spent, processes)
 
@@ -281,9 +283,7 @@ def _say_model(context: Context, folder: epath.Path, screen: Screen) -> None:
     f'{platform} device{"s" if devices > 1 else ""} in {run.model.dtype}; it '
     f'is kept in {folder}.'
   )
-  epochs = context.data.counts.epochs(run.train.steps)
-  if context.data.vocab is not None and max(epochs.values()) > 1:
-    screen.line(data_progress.epochs_line(epochs))
+  data_progress.say_epochs(context.data, run.train.steps, screen.line)
 
 
 def _start(

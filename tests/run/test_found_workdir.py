@@ -12,7 +12,8 @@ from moejax.train.checkpoint_folder import CheckpointFolder
 
 def said(folder):
   lines = []
-  found_workdir.look(epath.Path(folder), lines.append)
+  found_workdir.write_missing_config(epath.Path(folder), lines.append)
+  found_workdir.say_other_files(epath.Path(folder), lines.append)
   return lines
 
 
