@@ -33,8 +33,9 @@ def epochs_line(epochs: Mapping[str, float]) -> str:
   Args:
     epochs: by name of a source, how often each of its rows is read.
 
-  Example:
-    In all, the rows of files are read 2.4 times.
+  Example, of one source and of several:
+    The run reads each row of files 2.4 times.
+    The run reads rows of some sources more than once: a 3.0, b 1.2 times.
   """
   often = [f'{name} {n:.1f}' for name, n in epochs.items() if n > 1]
   if len(epochs) == 1:
