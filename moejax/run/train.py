@@ -39,6 +39,7 @@ from moejax.run import (
   benchmark_hook,
   compatibility,
   data_progress,
+  first_lines,
   found_workdir,
   initial_weights,
   memory,
@@ -203,7 +204,7 @@ def _train_the_rest(
       run.data.vocab, folder, run.start, screen.line, run.data.chat_used()
     )
     _write_versions(folder)
-  _say_model(context, folder, screen)
+  first_lines.say(context, folder, screen)
   with (
     open_resources(context, folder, screen, spent) as resources,
     processes.guard(),
@@ -258,32 +259,6 @@ def _write_versions(folder: epath.Path) -> None:
   first = {key: value for key, value in kept.items() if key != RESUMED}
   if now != [first, *kept[RESUMED]][-1]:
     files.atomic_write_json(path, {**first, RESUMED: [*kept[RESUMED], now]})
-
-
-def _say_model(context: Context, folder: epath.Path, screen: Screen) -> None:
-  """Shows two lines: on the model, and on its training."""
-  run = context.run
-  counted = count.count(run.model)
-  experts = ''
-  if run.model.num_moe:
-    moe = run.model.moe
-    experts = (
-      f', {moe.num_experts} routed experts + {moe.num_shared} shared in '
-      f'{run.model.num_moe} of {run.model.num_layers} layers'
-    )
-  screen.line(
-    f'Model: {counted.total / 1e6:.1f}M parameters, '
-    f'{counted.active / 1e6:.1f}M active per token{experts}.'
-  )
-  tokens = run.train.batch_size * run.data.sequence_length
-  devices = context.model.mesh.devices.size
-  platform = context.model.mesh.devices.flat[0].platform
-  screen.line(
-    f'Training: {run.train.steps} steps of {tokens} tokens on {devices} '
-    f'{platform} device{"s" if devices > 1 else ""} in {run.model.dtype}; it '
-    f'is kept in {folder}.'
-  )
-  data_progress.say_epochs(context.data, run.train.steps, screen.line)
 
 
 def _start(

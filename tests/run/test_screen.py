@@ -357,12 +357,12 @@ def test_progress_without_training_leaves_nothing():
 def test_experts_that_a_layer_does_not_have_are_not_dead():
   """Layer 1 has two of four experts, with loads 3 and 1 over a mean of 2."""
   load_LE = np.array([[1, 1, 2, 0], [3, 1, np.nan, np.nan]])
-  assert screen.load_summary(load_LE) == (
+  assert load_rows.load_summary(load_LE) == (
     'load max/mean 2.00 (layer 0), dead 1 of 6'
   )
-  assert screen.load_summary(load_LE[1:]) == (
+  assert load_rows.load_summary(load_LE[1:]) == (
     'load max/mean 1.50 (layer 0), dead 0 of 2'
   )
-  assert screen.load_cells(load_LE, 4) == (['▅▅█·', '▇▃  '], 1)
+  assert load_rows.load_cells(load_LE, 4) == (['▅▅█·', '▇▃  '], 1)
   # Two to a cell: averages of those that are there.
-  assert screen.load_cells(load_LE, 2) == (['▅▅', '▅ '], 2)
+  assert load_rows.load_cells(load_LE, 2) == (['▅▅', '▅ '], 2)
