@@ -61,9 +61,10 @@ def _of_node(node: Any, prefix: str, only_with: str) -> Iterator[Key]:
     prefix: dotted path of the node, with a dot at its end; '' for the root.
     only_with: see `Key`.
   """
-  for field in config_build.keys_of(type(node)):
+  node_type: type = type(node)
+  for field in config_build.keys_of(node_type):
     path, value = prefix + field.name, getattr(node, field.name)
-    meaning = meanings(type(node)).get(field.name, '')
+    meaning = meanings(node_type).get(field.name, '')
     if 'choice' in field.metadata:
       choices = field.metadata['choice']
       name = table.name_of(choices, value)
@@ -82,7 +83,7 @@ def _of_node(node: Any, prefix: str, only_with: str) -> Iterator[Key]:
     elif dataclasses.is_dataclass(value):
       yield from _of_node(value, f'{path}.', only_with)
     else:
-      hint, optional = config_build.hint_of(type(node), field.name)
+      hint, optional = config_build.hint_of(node_type, field.name)
       kind = _kind(hint) + (' or none' if optional else '')
       value = list(value) if isinstance(value, tuple) else value
       yield Key(path, kind, value, _allowed(field), meaning, only_with)
