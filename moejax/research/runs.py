@@ -5,6 +5,7 @@ The sweeps of docs/studies name a run `<method>-peak_lr=<rate>-seed=<seed>`.
 
 import collections
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 
 from etils import epath
@@ -76,7 +77,8 @@ def finished(
   if not runs:
     raise errors.InputError(
       f'no run of {sweep_file} is finished in {workdir}; train with python -m '
-      f'moejax.cli.sweep --sweep={sweep_file} --workdir={workdir}'
+      f'moejax.cli.sweep --sweep={shlex.quote(str(sweep_file))} '
+      f'--workdir={shlex.quote(str(workdir))}'
     )
   return runs
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,6 +134,7 @@ def in_words(to: str, about: dict[str, Any]) -> list[str]:
   old, new = about['parameters']
   kept = [len(layer['kept']) for layer in about['layers']]
   more = ''.join(f' --config.{k}={x}' for k, x in about['steps']['training'])
+  quoted, source = shlex.quote(to), shlex.quote(str(about['from']))
   number = f'{min(kept)}'
   if max(kept) > min(kept):
     number += f' to {max(kept)}'
@@ -140,12 +142,12 @@ def in_words(to: str, about: dict[str, Any]) -> list[str]:
     f'{to} holds step {about["step"]} of {about["from"]} with {number} of '
     f'{about["experts"][0]} experts in each layer, by {about["method"]}: '
     f'{new:,} of {old:,} parameters, {_megabytes(about)}.',
-    f'evaluate   python -m moejax.cli.evaluate --workdir={to}',
-    f'generate   python -m moejax.cli.generate --workdir={to}',
+    f'evaluate   python -m moejax.cli.evaluate --workdir={quoted}',
+    f'generate   python -m moejax.cli.generate --workdir={quoted}',
     'recover    python -m moejax.main '
-    f'--config=configs/hf/continue.py:{to} --workdir=runs/NEW '
-    f'--config.train.distillation.teacher={about["from"]}{more}',
-    f'export     python -m moejax.cli.convert export --workdir={to} '
+    f'--config=configs/hf/continue.py:{quoted} --workdir=runs/NEW '
+    f'--config.train.distillation.teacher={source}{more}',
+    f'export     python -m moejax.cli.convert export --workdir={quoted} '
     '--to=FOLDER',
   ]
 

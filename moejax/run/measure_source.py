@@ -9,6 +9,7 @@ now, the measure is computed anew.
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Sequence
 
 import jax
@@ -195,7 +196,7 @@ def open_source(
   Raises:
     InputError: as `analyse`, or the traces are of another run.
   """
-  command = f'python -m moejax.cli.trace --workdir={workdir}'
+  command = f'python -m moejax.cli.trace --workdir={shlex.quote(workdir)}'
   own = epath.Path(workdir) / trace_files.FOLDER
   place = choice.place or str(own)
   if choice.place is None and not any(own.glob('*.parquet')):
@@ -248,5 +249,5 @@ def _check_run(workdir: str, place: str, header: Header) -> None:
   if header.model != trace_files.fingerprint(run, opened.model, extra):
     raise errors.InputError(
       f'{place} has traces of another model than that of {workdir}; trace this '
-      f'one with python -m moejax.cli.trace --workdir={workdir}'
+      f'one with python -m moejax.cli.trace --workdir={shlex.quote(workdir)}'
     )
