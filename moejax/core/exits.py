@@ -164,10 +164,15 @@ def _set_interrupt_handlers() -> dict[signal.Signals, Any]:
   if threading.current_thread() is not threading.main_thread():
     return {}
 
+  seen: set[int] = set()
+
   def handle(number: int, _: Any) -> None:
     if number == terminal.HANGUP:
       terminal.let_go()
-    raise KeyboardInterrupt
+    second = number == signal.SIGINT and number in seen
+    seen.add(number)
+    if not (second and interrupts.ends_on_second()):
+      raise KeyboardInterrupt
 
   numbers = [signal.SIGINT, signal.SIGTERM]
   if terminal.HANGUP is not None and terminal.hangs_up():

@@ -15,6 +15,7 @@ import signal
 import threading
 
 LINE = 'interrupted: ended at once by a second Ctrl-C'
+_WATCHED = threading.Event()  # set while a thread counts
 SHOW_CURSOR = b'\x1b[?25h'  # it is hidden while progress is drawn
 
 
@@ -32,8 +33,23 @@ def end_on_second(code: int) -> None:
   read, write = os.pipe()
   os.set_blocking(write, False)
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-  os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+  os.register_at_fork(after_in_child=_stop_in_child)
+  _WATCHED.set()
   threading.Thread(target=_count, args=(read, code), daemon=True).start()
+
+
+def ends_on_second() -> bool:
+  """Whether the second Ctrl-C ends this process; its handler has then no work.
+
+  An exception from the handler could run through the code of a compiler, and
+  its message would stand beside that of the end.
+  """
+  return _WATCHED.is_set()
+
+
+def _stop_in_child() -> None:
+  signal.set_wakeup_fd(-1)
+  _WATCHED.clear()
 
 
 def _count(read: int, code: int) -> None:

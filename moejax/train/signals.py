@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from moejax.core import terminal
+from moejax.core import interrupts, terminal
 
 PREEMPTED = 'SIGTERM (a preemption notice)'
 
@@ -37,8 +37,8 @@ class StopSignal:
 
   SIGHUP stays ignored if it was ignored at the start, as under `nohup`. On exit
   the previous handlers are restored. Python delivers signals to the main thread
-  only, so in another thread this does nothing. In a command the second Ctrl-C
-  also ends the process, which need not wait for Python: `core/interrupts.py`.
+  only, so in another thread this does nothing. The second Ctrl-C to a command
+  ends the process instead of raising, see `core/interrupts.py`.
   """
 
   def __init__(self):
@@ -89,7 +89,7 @@ class StopSignal:
     if self._first is None:
       self._first = signal.Signals(number)
     if number == signal.SIGINT:
-      if self._interrupted:
+      if self._interrupted and not interrupts.ends_on_second():
         raise KeyboardInterrupt
       self._interrupted = True
 

@@ -20,6 +20,19 @@ def run(argv):
 exits.main(run)
 """
 FLAG = 'signal.signal(signal.SIGINT, lambda *_: None)'
+# Python code that takes minutes, and is not unwound.
+WAITING = """
+import time
+from moejax.core import exits
+def run(argv):
+  print('ready', flush=True)
+  for _ in range(2):
+    try:
+      time.sleep(600)
+    finally:
+      time.sleep(600)
+exits.main(run)
+"""
 FORKING = """
 import os, signal, time
 from moejax.core import exits
@@ -47,9 +60,13 @@ def _start(script):
   )
 
 
-@pytest.mark.parametrize('handler', ['pass', FLAG], ids=['exception', 'flag'])
-def test_the_second_ctrl_c_ends_a_process_that_compiles(handler):
-  process = _start(COMPILING.format(handler=handler))
+@pytest.mark.parametrize(
+  'script',
+  [COMPILING.format(handler='pass'), COMPILING.format(handler=FLAG), WAITING],
+  ids=['exception', 'flag', 'unwinding'],
+)
+def test_the_second_ctrl_c_ends_a_process_that_compiles(script):
+  process = _start(script)
   try:
     assert process.stdout.readline() == 'ready\n'
     deadline = time.monotonic() + 60
