@@ -200,9 +200,6 @@ def _train_the_rest(
 ) -> None:
   run, processes = context.run, context.processes
   if processes.main:
-    kept_tokenizer.keep(
-      run.data.vocab, folder, run.start, screen.line, run.data.chat_used()
-    )
     _write_versions(folder)
   first_lines.say(context, folder, screen)
   with (
@@ -211,6 +208,11 @@ def _train_the_rest(
   ):
     state, loaded = _start(context, resources)
     if processes.main:
+      # Not before the text is compared: the tokenizer of a run that is refused
+      # must not be taken for that of an old workdir without a copy.
+      kept_tokenizer.keep(
+        run.data.vocab, folder, run.start, screen.line, run.data.chat_used()
+      )
       # From here the workdir has this config, and a report of fewer steps is
       # out of date.
       report.remove(folder)

@@ -1,5 +1,6 @@
 """With what a run may go on, and what is said about it."""
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -9,9 +10,10 @@ from etils import epath
 
 from moejax import config
 from moejax.cli import sweep as sweep_cli
+from moejax.config import kept_tokenizer
 from moejax.core import config_tree, errors, files, resume
 from moejax.data.config import DataConfig
-from moejax.data.vocab import Bytes
+from moejax.data.vocab import SHIPPED, Bytes, SentencePiece
 from moejax.run import compatibility, report, restore
 from moejax.run import train as runs
 from moejax.sweep import sweep as sweeps
@@ -380,3 +382,27 @@ def test_a_marked_key_keeps_what_it_was():
   with pytest.raises(errors.InputError, match='expert_parallel'):
     changed(('model.moe.expert_parallel', 'rung'))
   assert dataclasses.replace(RUN.train) == type(RUN.train)()
+
+
+def test_a_run_that_is_refused_keeps_no_tokenizer(tmp_path, monkeypatch):
+  """Workdirs of earlier versions have no copy; its file may have changed."""
+  tokenizer = tmp_path / 'mine.model'
+  tokenizer.write_bytes(SHIPPED.read_bytes())
+  data = DataConfig(mixture='synthetic', vocab=SentencePiece(str(tokenizer)))
+  run = dataclasses.replace(RUN, data=data)
+  folder = epath.Path(tmp_path / 'run')
+  folder.mkdir()
+  write(folder, run, 10)
+
+  def refused(*_):
+    raise errors.InputError('the text has changed')
+
+  monkeypatch.setattr(runs, '_say_model', lambda *_: None)
+  monkeypatch.setattr(
+    runs, 'open_resources', lambda *_: contextlib.nullcontext()
+  )
+  monkeypatch.setattr(runs, '_start', refused)
+  context = types.SimpleNamespace(run=run, processes=runs.ALONE)
+  with pytest.raises(errors.InputError, match='the text has changed'):
+    runs._train_the_rest(context, folder, types.SimpleNamespace(line=print), 0)
+  assert not (folder / kept_tokenizer.OWN).exists()
