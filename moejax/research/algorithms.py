@@ -37,7 +37,10 @@ def main(argv: Sequence[str]) -> None:
   study = page.Page(args.out, 'algorithms')
   study.table('libmoe', scores(groups), bits)
   study.table(
-    'libmoe_test', verdict(bits, test), None if test is None else test.rows()
+    'libmoe_test',
+    verdict(bits, test),
+    None if test is None else test.rows(),
+    note=differing(test),
   )
   ordered = dict(sorted(bits.items(), key=lambda item: sum(item[1])))
   whole, (panel,) = figures.figure(1)
@@ -85,11 +88,6 @@ def verdict(
     return [*rows, ['do they differ', 'two seeds are needed']]
   best, worst = min(bits, key=_of(bits)), max(bits, key=_of(bits))
   names = {name: PUBLISHED[name][0] for name in bits}
-  pairs = [
-    f'{names[one]} and {names[other]}'
-    for one, other in test.pairs
-    if test.differ(one, other)
-  ]
   return [
     *rows,
     ['standard deviation over seeds, pooled', f'{test.spread:.4f}'],
@@ -98,13 +96,24 @@ def verdict(
       f'{_of(bits)(worst) - _of(bits)(best):.4f}',
     ],
     ['F, variance between methods over that within', f'{test.ratio:.2f}'],
-    ['p of such an F if all were the same', f'{test.p:.4f}'],
+    ['p of such an F if all were the same', page.probability(test.p)],
     [
       f'pairs that differ (Tukey, {comparison.LEVEL:.0%})',
       f'{test.num_differing()} of {len(test.pairs)}',
     ],
-    ['these pairs', ', '.join(pairs) or 'none'],
   ]
+
+
+def differing(test: comparison.Comparison | None) -> str:
+  """A line that names the pairs that differ; empty without a test."""
+  if test is None:
+    return ''
+  pairs = [
+    f'{PUBLISHED[one][0]} and {PUBLISHED[other][0]}'
+    for one, other in test.pairs
+    if test.differ(one, other)
+  ]
+  return f'Pairs that differ: {", ".join(pairs) or "none"}.'
 
 
 def _of(bits: dict[str, list[float]]) -> Any:

@@ -104,6 +104,11 @@ def number(value: float | None, digits: int = 3) -> str:
   return '-' if value is None else f'{value:.{digits}f}'
 
 
+def probability(p: float) -> str:
+  """A probability as text; what rounds to 0 is '< 0.0001'."""
+  return '< 0.0001' if p < 0.0001 else f'{p:.4f}'
+
+
 def signed(row: Mapping[str, Any], digits: int = 3) -> str:
   """A difference with its standard error as text: '+0.012 ± 0.004'."""
   if row['difference'] is None:
