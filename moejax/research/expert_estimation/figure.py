@@ -13,8 +13,8 @@ def draw(cases: Mapping[str, Mapping[str, Any]]) -> Any:
   """Draws the cases of `results.json`.
 
   Each panel has the mean loss with a bar of two standard deviations, the fitted
-  line and its slope, and a line of the theorem's slope through the first mean.
-  A slope that a paper printed is named in the title.
+  line and its slope, and lines of the theorem's slope and of the slope that a
+  paper printed through the first mean.
   """
   whole, panels = figures.figure(len(cases))
   for panel, (name, case) in zip(panels, cases.items(), strict=True):
@@ -31,10 +31,7 @@ def _panel(panel: Any, name: str, case: Mapping[str, Any]) -> None:
     )
     if mean
   ]
-  title = f'{name}: {case["loss"]}'
-  if case['published'] is not None:
-    title += f', published slope {case["published"]}'
-  panel.set_title(title, fontsize=9)
+  panel.set_title(f'{name}: {case["loss"]}', fontsize=9)
   panel.set_xlabel('samples n')
   panel.set_xscale('log')
   panel.set_yscale('log')
@@ -55,13 +52,14 @@ def _panel(panel: Any, name: str, case: Mapping[str, Any]) -> None:
       color='C1',
       label=f'{line.value:.3f} [{line.low:.3f}, {line.high:.3f}]',
     )
-  if case['theory'] is not None:
-    x_S = slopes.regressor(size_S)
-    panel.plot(
-      size_S,
-      mean_S[0] * np.exp(case['theory'] * (x_S - x_S[0])),
-      '--',
-      color='grey',
-      label=f'theory {case["theory"]}',
-    )
+  x_S = slopes.regressor(size_S)
+  for word, style in (('theory', '--'), ('published', ':')):
+    if case[word] is not None:
+      panel.plot(
+        size_S,
+        mean_S[0] * np.exp(case[word] * (x_S - x_S[0])),
+        style,
+        color='grey',
+        label=f'{word} {case[word]}',
+      )
   panel.legend(fontsize=8, title='slope in log n / n', title_fontsize=8)

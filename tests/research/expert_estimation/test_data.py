@@ -63,6 +63,25 @@ def test_samples_have_the_mixtures_distribution(truth, cdf):
   assert scipy.stats.kstest(inputs, 'uniform').pvalue > 0.01
 
 
+def test_each_expert_has_its_own_share_and_variance():
+  """Away from x = 0 the lines of theorem 2's truth are far apart."""
+  sample = data.draw(truths.SOFTMAX_LINEAR, 8000, rng())
+  far = abs(sample.x_ND[:, 0]) > 1.5
+  x, y = sample.x_ND[far, 0], sample.y_N[far]
+  lines = np.stack([2 * x, 8 * x + 2, -6 * x + 1])
+  nearest = np.argmin(abs(y - lines), axis=0)
+  first = 0.5 / (1 + math.exp(1.0))
+  for i, (share, variance) in enumerate([
+    (0.5, 0.2),
+    (first, 0.4),
+    (0.5 - first, 0.4),
+  ]):
+    error = (y - lines[i])[nearest == i]
+    # About 540 samples or more: standard errors of .007 and of 6%.
+    assert np.mean(nearest == i) == pytest.approx(share, abs=0.03)
+    assert np.mean(error**2) == pytest.approx(variance, rel=0.25)
+
+
 def test_equal_generators_give_equal_samples():
   one, other = (data.draw(truths.SOFTMAX_LINEAR, 50, rng()) for _ in range(2))
   np.testing.assert_array_equal(one.y_N, other.y_N)

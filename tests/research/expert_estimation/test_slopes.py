@@ -43,6 +43,18 @@ def test_the_interval_holds_the_exponent_about_as_often_as_it_says():
   assert 176 <= hits <= 200
 
 
+def test_the_interval_is_as_wide_as_the_error_of_the_slope():
+  """The error of the slope of least squares, of means with known errors."""
+  rng = np.random.default_rng(1)
+  trials, spread = 400, 0.1
+  noise = 1 + spread * rng.standard_normal((len(SIZES), trials))
+  law = (np.log(SIZES) / SIZES) ** 0.5
+  fit = slopes.fit(SIZES, law[:, None] * noise)
+  centred = slopes.regressor(SIZES) - slopes.regressor(SIZES).mean()
+  error = spread / np.sqrt(trials) / np.sqrt(centred @ centred)
+  assert fit.high - fit.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
 def test_failed_trials_are_left_out():
   loss = np.tile(((np.log(SIZES) / SIZES) ** 0.5)[:, None], 3)
   loss[1, 2] = np.nan

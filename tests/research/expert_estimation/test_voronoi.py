@@ -95,6 +95,13 @@ def test_the_norm_of_an_expert_is_that_of_all_its_parameters():
   assert terms['routed.exact.expert'] == pytest.approx(5.0)
 
 
+def test_cells_are_those_of_the_euclidean_distance():
+  """(3, 3) is farther from the origin than (4, 0), though 3 is less than 4."""
+  true = atoms([1.0, 1.0], expert={'a': [3.0, 4.0], 'b': [3.0, 0.0]})
+  fit = atoms([1.0], expert={'a': [0.0], 'b': [0.0]})
+  assert [index.tolist() for index in voronoi.cells(fit, true)] == [[], [0]]
+
+
 def test_an_empty_cell_counts_by_its_weight_alone():
   one = Measures(routed([1.5], [0.0], [10.0], [1.0]), SHARED)
   assert voronoi.total(voronoi.d1(one, TRUTH)) == pytest.approx(0.5 + 2.0)
@@ -233,6 +240,18 @@ def test_a_translated_softmax_is_moved_back():
   assert voronoi.total(
     voronoi.d1(Measures(back), Measures(true))
   ) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_translation_is_that_of_the_weighted_mean_slope():
+  """Weights 1 and 3, off by 1 and 2 after a translation by 5: 7/4 is left."""
+  weight = np.array([1.0, 3.0])
+  true = routed(weight, [0.0, 4.0], [10, -10], [1, 1], np.log(weight))
+  slope = np.array([0.0 + 1 + 5, 4.0 + 2 + 5])
+  fit = routed(weight, slope, [10, -10], [1, 1], np.log(weight))
+  back = align.translated(fit, true)
+  np.testing.assert_allclose(
+    back.slope_KD[:, 0], [1 - 7 / 4, 4 + 2 - 7 / 4], rtol=1e-12
+  )
 
 
 def test_sigmoids_without_slopes_are_scaled_back():
