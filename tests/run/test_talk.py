@@ -1,14 +1,16 @@
 """A conversation in the terminal: its prompts, its ends, and its commands."""
 
+import dataclasses
 import types
 
 import jax
 import numpy as np
 import pytest
-from helpers import programs
+from helpers import programs, spoken
 
 from moejax.cli import chat as chat_command
 from moejax.config import Run
+from moejax.convert import tokenizer
 from moejax.core import config_tree, errors, exits, files
 from moejax.data.chat import Chat, answers
 from moejax.data.chat.messages import Conversation
@@ -106,6 +108,22 @@ def test_templates_that_end_a_turn_with_eos_end_with_it(written):
   own = talk(template='vicuna')
   assert ''.join(own.answer('?')) == ' Yes.'.strip()
   assert prompts[0][1]['end_ids'] == [1]
+
+
+def test_the_token_that_ends_a_turn_ends_an_answer(tmp_path, monkeypatch):
+  spoken.FAMILIES['qwen'](tmp_path)
+  ours = dataclasses.replace(
+    tokenizer.vocab(tmp_path, 512), eos_token='<|endoftext|>'
+  )
+  (end,) = ours.encode_prompt(ENDS)
+  given = []
+  monkeypatch.setattr(
+    talks.generate, 'stream', lambda *_, **more: given.append(more) or []
+  )
+  data = dataclasses.replace(RUN.data, vocab=ours)
+  own = talk(run=dataclasses.replace(RUN, data=data), template='chatml')
+  assert not ''.join(own.answer('the cat'))
+  assert given[0]['end_ids'] == [ours.eos_id, end]
 
 
 def test_stops_and_an_answer_that_is_interrupted(written):
