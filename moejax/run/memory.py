@@ -61,9 +61,12 @@ def available(mesh: Mesh, num_processes: int) -> int | None:
   if devices[0].platform == 'cpu':
     num_bytes = _of_this_machine()
     return None if num_bytes is None else num_bytes * num_processes
-  limits = [(one.memory_stats() or {}).get('bytes_limit') for one in devices]
-  if None in limits:
-    return None
+  limits: list[int] = []
+  for device in devices:
+    limit = (device.memory_stats() or {}).get('bytes_limit')
+    if limit is None:
+      return None
+    limits.append(limit)
   return max(limits) * mesh.devices.size
 
 
