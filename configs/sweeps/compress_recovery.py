@@ -6,7 +6,7 @@
 
 The first command makes the smaller models of the runs of
 configs/sweeps/compress.py, as runs/compress/SMALLER/RUN-METHOD. Here each is
-trained for 150 steps on the text alone, and with the full model as its teacher.
+trained for 120 steps on the text alone, and with the full model as its teacher.
 """
 
 from moejax import sweep
@@ -16,7 +16,7 @@ SMALLER = 'smaller'  # the folder of the smaller models
 # Removed by importance, removed at random, and merged at equal size.
 METHODS = ('easy_ep', 'random', 'm_smoe_cut')
 SEEDS = 3
-STEPS = 150
+STEPS = 120
 
 
 def get_sweep():

@@ -47,7 +47,7 @@ SWEPT = tuple(name for name, one in METHODS.items() if not one.training)
 KEEPS = (16, 8)
 # Of the tables that compare texts rather than numbers of experts.
 KEEP = 8
-DOCUMENTS = (1, 2, 5, 10, 25, 50, 100)
+DOCUMENTS = (1, 5, 25, 100)
 ALL = 'all'  # domains
 
 Measured = Mapping[str, Any]

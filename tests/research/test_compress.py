@@ -122,7 +122,7 @@ def test_the_number_of_documents_is_compared_with_the_largest(monkeypatch):
   result = compress.by_documents('run', 2, 3)
   assert list(result) == list(compress.DOCUMENTS)
   assert result[5] == {'rise': pytest.approx(0.1), 'overlap': 0.5}
-  assert result[10]['overlap'] == 1.0
+  assert result[25]['overlap'] == 1.0
   # Statistics of another number of documents are in another folder.
   assert len({request.statistics for request in asked}) == len(asked)
   assert len({request.out for request in asked}) == len(asked)
