@@ -22,7 +22,7 @@ from moejax.compress.methods import Method, Selection
 from moejax.compress.prune import Smaller
 from moejax.config import kept_tokenizer
 from moejax.convert import save
-from moejax.core import errors, files, trees, versions
+from moejax.core import errors, files, table, trees, versions
 from moejax.evals.subject import Track, untracked
 from moejax.run import (
   calibrating,
@@ -147,6 +147,7 @@ def export(
   """
   files.check_local(to, '--export')
   check_new(to, '--export')
+  table.lookup('dtype', save.DTYPES, dtype)  # before anything is computed
   args = exporting.Export(workdir, to, request.calibration.step, dtype=dtype)
   with _choice(workdir, request, overrides, note, track) as (full, chosen):
     smaller, merged = full.smaller(chosen.method, chosen.selection, track)

@@ -312,6 +312,18 @@ def test_an_imported_model_becomes_smaller_and_is_exported(method, tmp_path):
   assert 0 <= size - about['bytes'][1] < 10_000
 
 
+def test_a_wrong_type_of_an_export_is_refused_before_calibration(
+  workdir, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(trained.Trained, 'weights', lambda *a: 1 / 0)
+  flags = ('--method=easy_ep', '--keep=2', '--dtype=int8')
+  err = refused(
+    capsys, f'--workdir={workdir}', *flags, f'--export={tmp_path}/hf'
+  )
+  assert "unknown dtype 'int8'; known are: bfloat16" in err
+  assert not (tmp_path / 'hf').exists()
+
+
 def test_layers_may_keep_different_numbers(workdir, statistics, tmp_path):
   place = tmp_path / 'run'
   made = call(
