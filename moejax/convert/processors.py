@@ -20,7 +20,7 @@ FILE, JOINT, PART = (
   'image_processor',
 )
 _TYPES = ('image_processor_type', 'feature_extractor_type')
-_COMMON = {
+_COMMON: dict[str, Any] = {
   'do_resize': True,
   'do_center_crop': False,
   'do_rescale': True,
