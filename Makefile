@@ -21,7 +21,7 @@ PYTHON ?= $(shell for version in $(PYTHONS); do \
 VENV ?= .venv
 HF_VENV ?= .venv-hf
 # On Linux plain `torch` may bring gigabytes of CUDA.
-HF_PACKAGES ?= torch==2.13.0 'transformers>=5.23' sentencepiece protobuf
+HF_PACKAGES ?= torch==2.13.0 'transformers>=5.23' sentencepiece protobuf pillow
 BEAM_VENV ?= .venv-beam
 HARNESS_VENV ?= .venv-harness
 # The harness with transformers, and what moejax imports to answer it.

@@ -2,7 +2,7 @@
 
   pixel_HWC = preprocess(image_HWC, Preprocessing())
 
-The steps are those of the image processors of transformers that use Pillow
+Results are those of the image processors of transformers that use Pillow
 (`CLIPImageProcessorPil`, `SiglipImageProcessorPil`). Those that use torchvision
 differ from them by a grey level or two.
 """

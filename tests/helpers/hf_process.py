@@ -14,10 +14,10 @@ PYTHON = os.environ.get('MOEJAX_HF_PYTHON', sys.executable)
 SCRIPT = pathlib.Path(__file__).parents[1] / 'golden' / 'make_hf.py'
 
 
-def theirs(*words):
+def theirs(*words, script=SCRIPT):
   """What the script says."""
   done = subprocess.run(
-    [PYTHON, str(SCRIPT), *map(str, words)],
+    [PYTHON, str(script), *map(str, words)],
     capture_output=True,
     text=True,
     check=False,
