@@ -12,6 +12,8 @@ theorems      THEOREMS: the assumptions and the rates that papers prove
 truths        the ground truths of the experiments
 data          samples of a ground truth
 starts        STARTS: where an estimator begins
+sums          one iteration of EM: sums over samples, and what they give
+blocks        samples of many trials in blocks, and the sums of all of them
 em            expectation maximisation of all trials at once
 maximum       maximum likelihood and least squares by SciPy, with restarts
 projection    the nearest model to a truth that the model cannot express

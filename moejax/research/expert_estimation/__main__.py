@@ -22,6 +22,7 @@ import rich.progress
 from moejax.core import columns, command, errors, exits, table, terminal
 from moejax.core.console import Console
 from moejax.research.expert_estimation import figure, results, theorems
+from moejax.research.expert_estimation.em import Settings
 from moejax.research.expert_estimation.studies import STUDIES, Study
 from moejax.research.expert_estimation.trials import Request
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
     restarts=args.restarts,
     check=args.check,
   )
+  request = bounded(request, args.largest_gate)
   study = chosen(study, args.case, args.gate)
   for case in study.cases.values():
     case.check_sizes([*request.sizes])
@@ -93,6 +95,12 @@ def _flags() -> Any:
     type=command.number(int, 0, 100_000),
     default=0,
     help='trials of each size that L-BFGS-B fits too (default: 0)',
+  )
+  flags.add_argument(
+    '--largest_gate',
+    type=command.number(float, 0.1, 1000),
+    default=Settings().largest_gate,
+    help='bound on the absolute weights of fitted gates (default: %(default)g)',
   )
   flags.add_argument(
     '--out',
@@ -158,6 +166,16 @@ def chosen(study: Study, case: str | None, gate: str | None) -> Study:
   if gate is not None:
     cases = {name: known.with_gate(gate) for name, known in cases.items()}
   return dataclasses.replace(study, cases=cases)
+
+
+def bounded(request: Request, largest_gate: float) -> Request:
+  """The request with another bound on the weights of fitted gates."""
+  change = lambda settings: dataclasses.replace(
+    settings, largest_gate=largest_gate
+  )
+  return dataclasses.replace(
+    request, em=change(request.em), optimiser=change(request.optimiser)
+  )
 
 
 def rows_of(cases: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

@@ -1,42 +1,44 @@
 """EM: expectation maximisation of mixtures of experts, many trials at once.
 
-One iteration for one trial:
+`sums` has the iteration. Here it is repeated until each trial has converged:
 
-1. E: responsibilities r of all atoms at the present parameters
-2. M, shared weights: omega is proportional to the sums of r
-3. M, experts: one Gauss-Newton step of sum r (y - h)^2 for each atom. For
-   linear and input-free experts it is weighted least squares: the maximum.
-4. M, variances: the weighted mean of (y - h)^2, or `least_variance`
-5. M, gate: one Fisher scoring step of sum r log gate; Newton's step for softmax
-   (Chamroukhi et al., 2009)
-
-Steps 3 and 5 are halved until the objective does not fall, or left out, so that
-the likelihood never decreases (generalised EM).
-
-Over-fitted mixtures make EM slow: near the end each iteration repeats a fixed
-share of the last one's move. SQUAREM (Varadhan and Roland, 2008, scheme S3)
-extrapolates two iterations and takes a third from there; where that would lower
-the likelihood, the second one counts.
+* Over-fitted mixtures make EM slow: near the end each iteration repeats a fixed
+  share of the last one's move, and the gain is small long before the maximum.
+  After `plain` iterations of EM the steps are therefore those of Newton's
+  method, with the information that the scores of samples estimate (Meilijson,
+  1989, "A fast improvement to the EM algorithm on its own terms"), damped as by
+  Levenberg and Marquardt.
+* Where the log likelihood is lower after a step, the step is shortened and
+  tried again, so that the likelihood never falls. The sums that measure the
+  likelihood are also those of the next step: samples are read once for each.
+* A trial that has converged costs nothing (`blocks`).
 """
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
+import numpy as np
 
 from moejax.core import fields
-from moejax.research.expert_estimation.experts import Expert
+from moejax.research.expert_estimation import blocks, sums
+from moejax.research.expert_estimation.blocks import Blocks
 from moejax.research.expert_estimation.model import Model, Params
 
-# Of a matrix that is solved for, relative to its mean diagonal: directions in
-# which the likelihood is constant, as the scale of a ReLU, keep their values.
-RIDGE = 1e-10
-LEAST_MASS = 1e-30
+# Threads that want one program wait for the one that compiles it.
+COMPILING = threading.Lock()
+# The damping of a step: after one that kept its promise, by a gain of more than
+# GOOD of it, and after one that did not, by less than POOR; and after a loss.
+GOOD, POOR = 0.5, 0.1
+AFTER_GOOD, AFTER_POOR, AFTER_LOSS = 1 / 3, 2.0, 4.0
+LEAST_DAMPING = 1e-4
+# Of a step of EM, before a damped one takes its place.
+HALVINGS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +47,29 @@ class Settings(fields.Checked):
 
   Attributes:
     iterations: the most that are taken; 1,000 in arXiv 2505.10860.
-    tolerance: EM has converged when an iteration, or three with SQUAREM, adds
-      less to the log likelihood of the whole sample; 1e-6 in arXiv 2505.10860.
-    halvings: of a step before it is left out.
+    tolerance: EM has converged when three steps together, or one of plain EM,
+      add less to the log likelihood of the whole sample. arXiv 2505.10860 asks
+      for less than 1e-6 by one step of plain EM, thousands of which can follow.
+    tries: how often a step is shortened before EM gives up.
     least_variance: lower bound of all variances. The likelihood has no maximum
       without one.
     largest_gate: bound on the absolute weights of the gate.
-    accelerated: whether iterations are extrapolated by SQUAREM.
+    plain: iterations of plain EM before Newton's steps.
+    accelerated: whether there are Newton's steps.
   """
 
   iterations: int = fields.number(1000, at_least=1)
-  tolerance: float = fields.number(1e-6, above=0, at_most=1)
-  halvings: int = fields.number(8, at_least=0, at_most=50)
+  tolerance: float = fields.number(1e-4, above=0, at_most=1)
+  tries: int = fields.number(24, at_least=0, at_most=50)
   least_variance: float = fields.number(0.01, above=0, at_most=100)
   largest_gate: float = fields.number(30.0, above=0, at_most=1000)
+  plain: int = fields.number(10, at_least=0)
   accelerated: bool = True
+
+  @property
+  def patience(self) -> int:
+    """Steps whose gain is compared with the tolerance."""
+    return 3 if self.accelerated else 1
 
 
 @flax.struct.dataclass
@@ -84,14 +94,49 @@ class Fits:
   restart_T: Any
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'settings'))
+@flax.struct.dataclass
+class State:
+  """Where T trials are; V parameters are flat.
+
+  Attributes:
+    point_TV: the parameters that come next.
+    best_TV: the best parameters so far.
+    value_T: their mean log likelihood.
+    sums_T: their sums of all samples.
+    plain_TV: where EM leads from them.
+    curvature_TV: see `sums.Iteration`.
+    damping_T: of the step from them.
+    promised_T: the gain that this step promises; NaN of a step of EM.
+    recent_TW: gains of the last steps.
+    tries_T: how often the step has been shortened.
+    iterations_T: iterations taken.
+    active_T: whether the trial goes on.
+    converged_T: whether it stopped by its own criterion.
+  """
+
+  point_TV: Any
+  best_TV: Any
+  value_T: Any
+  sums_T: sums.Sums
+  plain_TV: Any
+  curvature_TV: Any
+  damping_T: Any
+  promised_T: Any
+  recent_TW: Any
+  tries_T: Any
+  iterations_T: Any
+  active_T: Any
+  converged_T: Any
+
+
 def fit(
   model: Model,
   settings: Settings,
   start: Params,
-  x_TND: jax.Array,
-  y_TN: jax.Array,
-  weight_TN: jax.Array,
+  x_TND: np.ndarray,
+  y_TN: np.ndarray,
+  weight_TN: np.ndarray,
+  room: tuple[int, int] = (0, 0),
 ) -> Fits:
   """Fits all trials at once, each until it has converged.
 
@@ -102,86 +147,222 @@ def fit(
     x_TND: inputs.
     y_TN: outputs.
     weight_TN: weights of samples; those of a trial are of sum 1.
+    room: numbers of trials and of samples that the program is compiled for, if
+      there are fewer; calls that agree in it share one program.
   """
-  one = functools.partial(_fit_one, model, settings)
-  return jax.vmap(one)(start, x_TND, y_TN, weight_TN)
+  trials, num, _ = x_TND.shape
+  room = (max(room[0], trials), max(room[1], num))
+  samples = blocks.of(x_TND, y_TN, weight_TN, room)
+  missing = room[0] - trials
+  start = jax.tree.map(
+    lambda leaf: np.concatenate([leaf, np.repeat(leaf[:1], missing, axis=0)]),
+    start,
+  )
+  active_T = np.arange(room[0]) < trials
+  with COMPILING:
+    run = _program(model, settings, blocks.lanes(), _shapes((start, samples)))
+  fits = run(start, active_T, samples)
+  return jax.tree.map(lambda leaf: np.asarray(leaf)[:trials], fits)
 
 
-def _fit_one(
+def _shapes(tree: Any) -> Any:
+  """A tree of arrays as a tree of their shapes, which can be compared."""
+  leaves, form = jax.tree.flatten(tree)
+  return form, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+@functools.lru_cache(maxsize=64)
+def _program(
+  model: Model, settings: Settings, lanes: int, shapes: Any
+) -> Callable[..., Fits]:
+  """The compiled program of such shapes."""
+  form, leaves = shapes
+  start, samples = jax.tree.unflatten(
+    form, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves]
+  )
+  active_T = jax.ShapeDtypeStruct(start.log_variance_E.shape[:1], bool)
+  run = functools.partial(_fit, model, settings, lanes)
+  return jax.jit(run).lower(start, active_T, samples).compile()
+
+
+def _fit(
   model: Model,
   settings: Settings,
+  lanes: int,
   start: Params,
-  x_ND: jax.Array,
-  y_N: jax.Array,
-  weight_N: jax.Array,
+  active_T: jax.Array,
+  samples: Blocks,
 ) -> Fits:
-  num = y_N.shape[0]
-  objective = lambda params: log_likelihood(model, params, x_ND, y_N, weight_N)
-
-  def goes_on(state):
-    _, value, before, iteration = state
-    gain = (value - before) * num
-    # A gain that is NaN ends it as well.
-    return (iteration < settings.iterations) & (gain >= settings.tolerance)
-
-  once = lambda params: step(model, settings, params, x_ND, y_N, weight_N)
-
-  def iterate(state):
-    params, value, _, iteration = state
-    if settings.accelerated:
-      params, new = extrapolated(once, objective, params, settings)
-      return params, new, value, iteration + 3
-    params = once(params)
-    return params, objective(params), value, iteration + 1
-
-  first = objective(start)
-  state = (start, first, first - 1.0, jnp.zeros((), jnp.int32))
-  params, value, before, iterations = jax.lax.while_loop(
-    goes_on, iterate, state
+  state = begin(model, settings, start, active_T)
+  state = jax.lax.while_loop(
+    lambda state: jnp.any(state.active_T),
+    lambda state: iterate(model, settings, lanes, state, samples),
+    state,
   )
-  gradient, _ = jax.flatten_util.ravel_pytree(jax.grad(objective)(params))
-  converged = (value - before) * num < settings.tolerance
   return Fits(
-    params=params,
-    objective_T=value,
-    gradient_T=jnp.linalg.norm(gradient),
-    iterations_T=iterations,
-    converged_T=converged & jnp.isfinite(value),
-    restart_T=jnp.zeros((), jnp.int32),
+    params=jax.vmap(sums.rebuilder(model))(state.best_TV),
+    objective_T=state.value_T,
+    gradient_T=jnp.linalg.norm(state.sums_T.gradient_V, axis=1),
+    iterations_T=state.iterations_T,
+    converged_T=state.converged_T,
+    restart_T=jnp.zeros_like(state.iterations_T),
   )
 
 
-def extrapolated(
-  once: Callable[[Params], Params],
-  objective: Callable[[Params], jax.Array],
-  params: Params,
+def begin(
+  model: Model, settings: Settings, start: Params, active_T: jax.Array
+) -> State:
+  """The state before the first iteration."""
+  point_TV = jax.vmap(sums.flat)(start)
+  trials = len(point_TV)
+  zeros = lambda shape: jnp.zeros((trials, *shape))
+  # Of one row that has no weight.
+  empty = jax.eval_shape(
+    functools.partial(sums.of, model),
+    model.zeros(),
+    *(np.zeros(shape) for shape in ((1, model.width), (1,), (1,))),
+  )
+  return State(
+    point_TV=point_TV,
+    best_TV=point_TV,
+    value_T=jnp.full(trials, -jnp.inf),
+    sums_T=jax.tree.map(lambda leaf: zeros(leaf.shape) + jnp.nan, empty),
+    plain_TV=point_TV,
+    curvature_TV=jnp.zeros_like(point_TV),
+    damping_T=jnp.ones(trials),
+    promised_T=jnp.full(trials, jnp.nan),
+    recent_TW=jnp.full((trials, settings.patience), jnp.inf),
+    tries_T=jnp.zeros(trials, jnp.int32),
+    iterations_T=jnp.zeros(trials, jnp.int32),
+    active_T=active_T,
+    converged_T=jnp.zeros(trials, bool),
+  )
+
+
+def iterate(
+  model: Model, settings: Settings, lanes: int, state: State, samples: Blocks
+) -> State:
+  """One iteration of all trials that go on."""
+  totals = blocks.totals(model, lanes, state.point_TV, state.active_T, samples)
+  improve = lambda point_V, total: sums.improved(
+    sums.rebuilder(model)(point_V),
+    total,
+    settings.least_variance,
+    settings.largest_gate,
+  )
+  iteration = jax.vmap(improve)(state.point_TV, totals)
+  judge = functools.partial(
+    _judged, settings, samples.num, bounds(model, settings)
+  )
+  new = jax.vmap(judge)(state, totals, iteration)
+  keep = lambda new, old: jnp.where(
+    state.active_T.reshape(-1, *[1] * (old.ndim - 1)), new, old
+  )
+  return jax.tree.map(keep, new, state)
+
+
+def bounds(model: Model, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+  """The least and the largest value of each parameter, flat."""
+  gate, least = settings.largest_gate, np.log(settings.least_variance)
+  full = lambda tree, value: jax.tree.map(
+    lambda leaf: np.full(leaf.shape, value), tree
+  )
+  zeros = model.zeros()
+  low = dataclasses.replace(
+    full(zeros, -np.inf),
+    gate=full(zeros.gate, -gate),
+    log_variance_E=full(zeros.log_variance_E, least),
+    shared_log_variance_S=full(zeros.shared_log_variance_S, least),
+  )
+  high = dataclasses.replace(full(zeros, np.inf), gate=full(zeros.gate, gate))
+  vector = lambda tree: np.concatenate([
+    np.ravel(leaf) for leaf in jax.tree.leaves(tree)
+  ])
+  return vector(low), vector(high)
+
+
+def _judged(
   settings: Settings,
-) -> tuple[Params, jax.Array]:
-  """Three iterations of EM as one of SQUAREM: see the head of the file.
+  num: jax.Array,
+  bounds: tuple[np.ndarray, np.ndarray],
+  old: State,
+  total: sums.Sums,
+  iteration: sums.Iteration,
+) -> State:
+  """The state of one trial after an iteration began at `old.point_TV`.
 
-  Returns:
-    The parameters, and their objective.
+  Args:
+    settings: when to stop.
+    num: samples.
+    bounds: the least and the largest value of each parameter.
+    old: the state before, of this trial alone.
+    total: the sums at the point.
+    iteration: of EM, from the point.
   """
-  flat = lambda params: jax.flatten_util.ravel_pytree(params)[0]
-  first = once(params)
-  second = once(first)
-  start_P, rebuild = jax.flatten_util.ravel_pytree(params)
-  move_P = flat(first) - start_P
-  change_P = flat(second) - flat(first) - move_P
-  ratio = jnp.linalg.norm(move_P) / jnp.linalg.norm(change_P)
-  # 1 is the second iteration itself; a ratio that is NaN becomes 1 as well.
-  scale = jnp.where(ratio > 1, ratio, 1.0)
-  far = rebuild(start_P + 2 * scale * move_P + scale**2 * change_P)
-  bound = settings.largest_gate
-  far = dataclasses.replace(
-    far, gate=jax.tree.map(lambda leaf: jnp.clip(leaf, -bound, bound), far.gate)
+  # NaN is a loss too.
+  finite = jnp.isfinite(total.value) & jnp.all(jnp.isfinite(iteration.plain_V))
+  better = finite & (total.value >= old.value_T)
+  first = ~jnp.isfinite(old.value_T)
+  pick = lambda new, other: jax.tree.map(
+    lambda a, b: jnp.where(better, a, b), new, other
   )
-  third = once(far)
-  plain, value = objective(second), objective(third)
-  # Not where `value` is NaN.
-  wins = value >= plain
-  chosen = jax.tree.map(lambda a, b: jnp.where(wins, a, b), third, second)
-  return chosen, jnp.where(wins, value, plain)
+  gain = jnp.where(first, jnp.inf, total.value - old.value_T)
+  new = dataclasses.replace(
+    old,
+    best_TV=pick(old.point_TV, old.best_TV),
+    value_T=pick(total.value, old.value_T),
+    sums_T=pick(total, old.sums_T),
+    plain_TV=pick(iteration.plain_V, old.plain_TV),
+    curvature_TV=pick(iteration.curvature_V, old.curvature_TV),
+    recent_TW=pick(jnp.append(old.recent_TW, gain)[1:], old.recent_TW),
+    tries_T=jnp.where(better, 0, old.tries_T + 1),
+    iterations_T=old.iterations_T + 1,
+  )
+  # Comparisons with the NaN that EM's steps promise are False.
+  kept = gain / old.promised_T
+  factor = jnp.where(kept > GOOD, AFTER_GOOD, 1.0)
+  factor = jnp.where(kept < POOR, AFTER_POOR, factor)
+  loss = jnp.where(jnp.isnan(old.promised_T), 1.0, AFTER_LOSS)
+  damping = old.damping_T * jnp.where(better, factor, loss)
+  new = dataclasses.replace(new, damping_T=jnp.maximum(damping, LEAST_DAMPING))
+  point_V, promised = _next(settings, bounds, new)
+  ended = new.tries_T > settings.tries
+  converged = (num * new.recent_TW.sum() < settings.tolerance) | (
+    ended & jnp.isfinite(new.value_T)
+  )
+  return dataclasses.replace(
+    new,
+    point_TV=point_V,
+    promised_T=promised,
+    active_T=~converged & ~ended & (new.iterations_T < settings.iterations),
+    converged_T=converged,
+  )
+
+
+def _next(
+  settings: Settings, bounds: tuple[np.ndarray, np.ndarray], state: State
+) -> tuple[jax.Array, jax.Array]:
+  """Where one trial goes from its best point, and the gain promised there."""
+  low_V, high_V = bounds
+  best_V, gradient_V = state.best_TV, state.sums_T.gradient_V
+  shorter_V = best_V + 0.5**state.tries_T * (state.plain_TV - best_V)
+  if not settings.accelerated:
+    return shorter_V, jnp.full((), jnp.nan)
+  free_V = ~((best_V <= low_V) & (gradient_V < 0)) & ~(
+    (best_V >= high_V) & (gradient_V > 0)
+  )
+  step_V, promised = sums.scored(
+    state.sums_T, state.curvature_TV, free_V, state.damping_T
+  )
+  far_V = jnp.clip(best_V + step_V, low_V, high_V)
+  newton = state.iterations_T > settings.plain
+  # Nor does halving help where a step of EM is far too long in some parameter.
+  newton |= state.tries_T > HALVINGS
+  newton &= jnp.all(jnp.isfinite(far_V))
+  return (
+    jnp.where(newton, far_V, shorter_V),
+    jnp.where(newton, promised, jnp.nan),
+  )
 
 
 def log_likelihood(
@@ -193,144 +374,3 @@ def log_likelihood(
 ) -> jax.Array:
   """The weighted mean of log p(y | x)."""
   return weight_N @ model.log_density(params, x_ND, y_N)
-
-
-def step(
-  model: Model,
-  settings: Settings,
-  params: Params,
-  x_ND: jax.Array,
-  y_N: jax.Array,
-  weight_N: jax.Array,
-) -> Params:
-  """One iteration for one trial: see the head of the file."""
-  part_NK = model.log_parts(params, x_ND, y_N)
-  share_NK = weight_N[:, None] * jax.nn.softmax(part_NK, axis=1)
-  share_NS = share_NK[:, : model.num_shared]
-  share_NE = share_NK[:, model.num_shared :]
-  least = settings.least_variance
-  routed_EP, log_variance_E = maximise_experts(
-    model.routed, settings, params.routed_EP, (x_ND, y_N, share_NE)
-  )
-  new = dataclasses.replace(
-    params,
-    gate=maximise_gate(model, settings, params, x_ND, share_NE),
-    routed_EP=routed_EP,
-    log_variance_E=jnp.log(jnp.maximum(log_variance_E, least)),
-  )
-  if model.shared is None:
-    return new
-  shared_SQ, log_variance_S = maximise_experts(
-    model.shared, settings, params.shared_SQ, (x_ND, y_N, share_NS)
-  )
-  mass_S = jnp.maximum(share_NS.sum(axis=0), LEAST_MASS)
-  return dataclasses.replace(
-    new,
-    shared_SQ=shared_SQ,
-    shared_log_variance_S=jnp.log(jnp.maximum(log_variance_S, least)),
-    shared_logit_S=jnp.log(mass_S),
-  )
-
-
-def maximise_experts(
-  expert: Expert,
-  settings: Settings,
-  eta_KP: jax.Array,
-  observed: tuple[jax.Array, jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-  """Steps 3 and 4: a Gauss-Newton step of each expert, and its variance.
-
-  Args:
-    expert: the kind.
-    settings: how often a step is halved.
-    eta_KP: parameters.
-    observed: x_ND, y_N and the responsibilities share_NK.
-
-  Returns:
-    The parameters, and the variances without their lower bound.
-  """
-  x_ND, y_N, share_NK = observed
-
-  def one(eta_P, share_N):
-    loss = lambda eta_P: share_N @ jnp.square(y_N - expert(eta_P, x_ND))
-    slope_NP = jax.jacfwd(expert)(eta_P, x_ND)
-    weighted_NP = share_N[:, None] * slope_NP
-    move_P = solve(
-      weighted_NP.T @ slope_NP, weighted_NP.T @ (y_N - expert(eta_P, x_ND))
-    )
-    gain = lambda eta_P: -loss(eta_P)
-    eta_P = halved(gain, eta_P, move_P, settings.halvings)
-    return eta_P, loss(eta_P) / jnp.maximum(share_N.sum(), LEAST_MASS)
-
-  return jax.vmap(one, (0, 1))(eta_KP, share_NK)
-
-
-def maximise_gate(
-  model: Model,
-  settings: Settings,
-  params: Params,
-  x_ND: jax.Array,
-  share_NE: jax.Array,
-) -> dict[str, jax.Array]:
-  """Step 5: the weights of the gate after one Fisher scoring step."""
-  flat_G, rebuild = jax.flatten_util.ravel_pytree(params.gate)
-  log_gates = lambda flat_G: model.gate(rebuild(flat_G), x_ND)
-  # A gate that is zero has the logarithm -1e30, and no share.
-  gain = lambda flat_G: jnp.sum(share_NE * log_gates(flat_G))
-  # Without a derivative a pinned weight does not move.
-  mask_G, _ = jax.flatten_util.ravel_pytree(
-    model.gate.pinned(model.num_routed, model.width)
-  )
-  slope_NEG = jnp.where(mask_G, 0.0, jax.jacfwd(log_gates)(flat_G))
-  expected_NE = share_NE.sum(axis=1, keepdims=True) * jnp.exp(log_gates(flat_G))
-  fisher_GG = jnp.einsum(
-    'neg,neh->gh', expected_NE[..., None] * slope_NEG, slope_NEG
-  )
-  move_G = solve(fisher_GG, jnp.einsum('ne,neg->g', share_NE, slope_NEG))
-  bound = settings.largest_gate
-  limit = lambda flat_G: jnp.clip(flat_G, -bound, bound)
-  return rebuild(halved(gain, flat_G, move_G, settings.halvings, limit))
-
-
-def solve(matrix_PP: jax.Array, vector_P: jax.Array) -> jax.Array:
-  """The solution of a positive semi-definite system, with a small ridge."""
-  size = matrix_PP.shape[0]
-  ridge = RIDGE * jnp.trace(matrix_PP) / size + LEAST_MASS
-  return jnp.linalg.solve(matrix_PP + ridge * jnp.eye(size), vector_P)
-
-
-def halved(
-  gain: Callable[[jax.Array], jax.Array],
-  start_P: jax.Array,
-  move_P: jax.Array,
-  halvings: int,
-  limit: Callable[[jax.Array], jax.Array] = lambda value: value,
-) -> jax.Array:
-  """The start plus the largest of move, move / 2, ... that does not lose.
-
-  Args:
-    gain: the objective, which is to grow.
-    start_P: the present parameters.
-    move_P: the step.
-    halvings: after so many the start is returned.
-    limit: brings parameters back into the set where they may lie.
-  """
-  first = gain(start_P)
-  at = lambda scale: limit(start_P + scale * move_P)
-  # NaN is a loss too.
-  loses = lambda scale: ~(gain(at(scale)) >= first)
-
-  def goes_on(state):
-    _, tries, fails = state
-    return fails & (tries < halvings)
-
-  def halve(state):
-    scale, tries, _ = state
-    scale = scale / 2
-    return scale, tries + 1, loses(scale)
-
-  one = jnp.ones((), start_P.dtype)
-  scale, _, fails = jax.lax.while_loop(
-    goes_on, halve, (one, jnp.zeros((), jnp.int32), loses(one))
-  )
-  return jnp.where(fails, start_P, at(scale))

@@ -90,24 +90,42 @@ def truth_key(case: Case) -> str:
 
 def compared_with(case: Case, request: Request, folder: pathlib.Path) -> Truth:
   """The truth, or its projection on the model, whose account is kept."""
+  reference, account = nearest(case, request)
+  if account is not None:
+    files.atomic_write_json(folder / 'projection.json', account)
+  return reference
+
+
+def nearest(
+  case: Case, request: Request
+) -> tuple[Truth, dict[str, Any] | None]:
+  """What the losses of a case compare with, and how it was found.
+
+  Args:
+    case: the case.
+    request: of which the seed and the optimiser decide the projection.
+
+  Returns:
+    The truth and None; or, of a case that is `projected`, the truth's form with
+    the parameters of the nearest model, and an account of the projection.
+  """
   if not case.projected:
-    return case.truth
-  nearest = projection.project(
+    return case.truth, None
+  found = projection.project(
     case.model, case.truth, seed=request.seed, settings=request.optimiser
   )
   account = {
-    'divergence': nearest.divergence,
-    'converged': nearest.converged,
-    'agreeing_starts': nearest.agreeing,
-    'starts': nearest.starts,
-    'gate': {k: v.tolist() for k, v in nearest.params.gate.items()},
-    'routed': nearest.params.routed_EP.tolist(),
-    'variance': np.exp(nearest.params.log_variance_E).tolist(),
+    'divergence': found.divergence,
+    'converged': found.converged,
+    'agreeing_starts': found.agreeing,
+    'starts': found.starts,
+    'gate': {k: v.tolist() for k, v in found.params.gate.items()},
+    'routed': found.params.routed_EP.tolist(),
+    'variance': np.exp(found.params.log_variance_E).tolist(),
   }
-  files.atomic_write_json(folder / 'projection.json', account)
   # Shared experts are estimated without it: they are compared with the truth.
   params = dataclasses.replace(
-    nearest.params,
+    found.params,
     shared_SQ=case.truth.params.shared_SQ,
     shared_log_variance_S=case.truth.params.shared_log_variance_S,
     shared_logit_S=case.truth.params.shared_logit_S,
@@ -115,7 +133,8 @@ def compared_with(case: Case, request: Request, folder: pathlib.Path) -> Truth:
   model = dataclasses.replace(
     case.model, num_shared=case.truth.model.num_shared
   )
-  return dataclasses.replace(case.truth, model=model, params=params)
+  reference = dataclasses.replace(case.truth, model=model, params=params)
+  return reference, account
 
 
 def summary(
@@ -151,6 +170,9 @@ def summary(
     'iterations': [share([r['iterations'] for r in g]) for g in rows],
     'later_restart_won': [share([r['restart'] > 0 for r in g]) for g in rows],
     'seconds': sum(parts[n]['seconds'] for n in sizes),
+    'processor_seconds': sum(
+      parts[n].get('processor_seconds', 0.0) for n in sizes
+    ),
     'series': {
       name: measured(sizes, [[f(r) for r in g] for g in good], seed)
       for name, f in series.items()

@@ -4,6 +4,7 @@ Random numbers of a trial come from (seed, case, size, trial) alone, so that a
 trial is the same whatever others are run.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import time
@@ -11,10 +12,10 @@ import zlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from moejax.core import fields
+from moejax.data import workers
 from moejax.research.expert_estimation import (
   align,
   atoms,
@@ -30,9 +31,10 @@ from moejax.research.expert_estimation.studies import EM, Case
 from moejax.research.expert_estimation.truths import Truth
 
 Row = dict[str, Any]
-# Samples of the trials that EM fits together. On a CPU, so few that they stay
-# in its caches; elsewhere, so many that they fill a small device's memory.
-ON_CPU, ELSEWHERE = 200_000, 10_000_000
+# Samples of the trials that EM fits together, by the memory that they take.
+ON_CPU, ELSEWHERE = 4_000_000, 10_000_000
+# Trials of a group at least, where there are so many.
+LEAST_GROUP = 4
 # What a row has instead of a loss.
 FAILED = 'failed'
 TOO_FAR = 'the loss is not finite'
@@ -107,23 +109,22 @@ def run(
   Returns:
     `rows`, one for each trial, and `seconds`, all ready for JSON.
   """
-  began = time.monotonic()
+  began, cpu_began = time.monotonic(), time.process_time()
   trials = [
     prepare(case, name, size, i, request) for i in range(request.trials)
   ]
+  fitter = by_groups if case.estimator == EM else by_least_squares
   rows = []
-  fitter = by_em if case.estimator == EM else by_least_squares
-  limit = ON_CPU if jax.default_backend() == 'cpu' else ELSEWHERE
-  at_once = max(1, limit // size)
-  groups = -(-len(trials) // at_once)
-  for part in np.array_split(np.arange(len(trials)), groups):
-    group = [trials[i] for i in part]
-    for trial, fit in zip(group, fitter(case, group, request), strict=True):
-      row = describe(case, trial, fit, reference)
-      if trial.number < request.check and case.estimator == EM:
-        row |= _checked(case, trial, row, request)
-      rows.append(row)
-  return {'rows': rows, 'seconds': time.monotonic() - began}
+  for trial, fit in zip(trials, fitter(case, trials, request), strict=True):
+    row = describe(case, trial, fit, reference)
+    if trial.number < request.check and case.estimator == EM:
+      row |= _checked(case, trial, row, request)
+    rows.append(row)
+  return {
+    'rows': rows,
+    'seconds': time.monotonic() - began,
+    'processor_seconds': time.process_time() - cpu_began,
+  }
 
 
 def prepare(
@@ -140,35 +141,67 @@ def prepare(
   return Trial(number, sample, begins)
 
 
-def by_em(case: Case, trials: list[Trial], request: Request) -> list[em.Fits]:
-  """The best of the restarts of each trial, by EM of all trials at once."""
+def by_groups(
+  case: Case, trials: list[Trial], request: Request
+) -> list[em.Fits]:
+  """Fits of all trials by EM, a group of trials at a time on each core."""
+  cores, limit = workers.cores(), ON_CPU
+  if jax.default_backend() != 'cpu':
+    cores, limit = 1, ELSEWHERE
+  most = max(*request.sizes, len(trials[0].sample))
+  # Several groups for each core, as some take longer than others.
+  group = -(-len(trials) // (1 if cores == 1 else 2 * cores))
+  group = min(max(group, LEAST_GROUP), len(trials), max(1, limit // most))
+  starts = range(0, len(trials), group)
+  fit = lambda start: by_em(
+    case, trials[start : start + group], request, (group, most)
+  )
+  with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+    return [found for fits in pool.map(fit, starts) for found in fits]
+
+
+def by_em(
+  case: Case,
+  trials: list[Trial],
+  request: Request,
+  room: tuple[int, int] = (0, 0),
+) -> list[em.Fits]:
+  """The best of the restarts of each trial, by EM of all trials at once.
+
+  Args:
+    case: what is fitted.
+    trials: their samples, of one size, and starts.
+    request: how they are fitted.
+    room: see `em.fit`.
+  """
   stack = lambda *leaves: np.stack(leaves)
   samples = [trial.sample for trial in trials]
-  observed = [
+  x_TND, y_TN, weight_TN = (
     np.stack([getattr(sample, name) for sample in samples])
     for name in ('x_ND', 'y_N', 'weight_N')
-  ]
+  )
   best: em.Fits | None = None
   with double():
     for restart in range(request.restarts):
       begins = jax.tree.map(stack, *(t.starts[restart] for t in trials))
-      fits = em.fit(case.model, request.em, begins, *observed)
+      fits = em.fit(
+        case.model, request.em, begins, x_TND, y_TN, weight_TN, room
+      )
       fits = dataclasses.replace(fits, restart_T=fits.restart_T + restart)
       best = fits if best is None else better(best, fits)
-  whole = jax.tree.map(np.asarray, best)
   return [
-    jax.tree.map(lambda leaf, i=i: leaf[i], whole) for i in range(len(trials))
+    jax.tree.map(lambda leaf, i=i: leaf[i], best) for i in range(len(trials))
   ]
 
 
 def better(one: em.Fits, other: em.Fits) -> em.Fits:
   """Of each trial the fit of the larger likelihood; one that is finite."""
-  finite_T = jnp.isfinite(other.objective_T)
+  finite_T = np.isfinite(other.objective_T)
   wins_T = finite_T & ~(one.objective_T >= other.objective_T)
 
-  def choose(first: jax.Array, second: jax.Array) -> jax.Array:
+  def choose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     shape = wins_T.shape + (1,) * (first.ndim - 1)
-    return jnp.where(wins_T.reshape(shape), second, first)
+    return np.where(wins_T.reshape(shape), second, first)
 
   return jax.tree.map(choose, one, other)
 

@@ -110,6 +110,7 @@ BAD = {
   '--study=deepseekmoe --sizes=100,x': "'x' is not a whole number",
   '--study=deepseekmoe --sizes=1000,100': 'must ascend',
   '--study=deepseekmoe --trials=0': '--trials=0 must be from 1',
+  '--study=deepseekmoe --largest_gate=0': '--largest_gate=0 must be from 0.1',
   '--study=deepseekmoe_sigmoid --gate=softmax': r'theorem 3 excludes the gate '
   "'softmax': it is about normalised_sigmoid_pinned",
   '--study=same_truth --gate=soft_max': "unknown gate 'soft_max'; did you mean",
@@ -135,6 +136,12 @@ def test_the_list_names_all_studies_and_cases(capsys):
     assert f'{name}: ' in said
     for case in study.cases:
       assert f'  {case} ' in said
+
+
+def test_the_bound_on_gates_is_that_of_both_estimators():
+  request = command.bounded(Request(), 6.0)
+  assert request.em.largest_gate == request.optimiser.largest_gate == 6
+  assert command.bounded(Request(), 30.0) == Request()
 
 
 def test_a_theorem_excludes_experts_too():
