@@ -21,6 +21,7 @@ slopes        log-log fits with bootstrap intervals
 studies       STUDIES: what is estimated, from which truth, at which sizes
 trials        the trials of a study at one sample size
 results       resumable parts, slopes, and results.json
+speed         seconds for each setting of a theorem
 figure        the figure of a study
 generalise    the generalisation gap of a sparse classifier against k and T
 
