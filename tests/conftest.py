@@ -75,6 +75,18 @@ def _programs_are_forgotten():
 
 
 @pytest.hookimpl(trylast=True)  # of the tests that are to run
+def pytest_generate_tests(metafunc):
+  """Refuses parameters in a set.
+
+  A set of names has another order in each process, and two workers must collect
+  the same tests in the same order.
+  """
+  for mark in metafunc.definition.iter_markers('parametrize'):
+    values = mark.args[1] if len(mark.args) > 1 else mark.kwargs['argvalues']
+    if isinstance(values, set | frozenset):
+      raise ValueError(f'{metafunc.definition.nodeid}: sort its parameters')
+
+
 def pytest_collection_modifyitems(items):
   """Files with slow tests first, so that no worker is left with one alone.
 
