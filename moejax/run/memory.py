@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from moejax.config import Run
-from moejax.core import errors, trees
+from moejax.core import errors, resume, trees
 from moejax.model import build
 from moejax.plan import count
 
@@ -39,7 +39,10 @@ def check(run: Run, model: build.Model, num_processes: int = 1) -> None:
   length, layers = run.data.sequence_length, run.model.num_layers
   state = num_weights * count.BYTES_PER_PARAMETER
   inputs = rows * length * run.model.width * layers
-  inputs *= jnp.dtype(run.model.dtype).itemsize
+  # A workdir may have a type that was not chosen yet: no type has less than two
+  # bytes.
+  chosen = run.model.dtype != resume.AUTO
+  inputs *= jnp.dtype(run.model.dtype).itemsize if chosen else 2
   if num_bytes is None or state + inputs <= num_bytes:
     return
   devices = model.mesh.devices
