@@ -25,6 +25,8 @@ META = 'meta.json'
 VALUES = 'values.json'
 PART, OLD = '.part', '.old'
 PROBE = '.writable'
+# Errors that say that there is no such folder, and why there is none.
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class CheckpointFolder:
@@ -65,7 +67,9 @@ class CheckpointFolder:
     """Steps of all checkpoints, ascending; they are not verified."""
     try:
       names = [path.name for path in self.folder.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+      if error.errno not in _NO_FOLDER:
+        raise
       return []
     return sorted(int(name) for name in names if re.fullmatch(r'\d{8,}', name))
 

@@ -397,7 +397,7 @@ def test_a_run_that_is_refused_keeps_no_tokenizer(tmp_path, monkeypatch):
   def refused(*_):
     raise errors.InputError('the text has changed')
 
-  monkeypatch.setattr(runs, '_say_model', lambda *_: None)
+  monkeypatch.setattr(runs.first_lines, 'say', lambda *_: None)
   monkeypatch.setattr(
     runs, 'open_resources', lambda *_: contextlib.nullcontext()
   )

@@ -69,6 +69,10 @@ class Wrapped(contract.Router):
   def fits_uneven_layers(self) -> bool:
     return self.router.fits_uneven_layers
 
+  @property
+  def chooses_by(self) -> str:
+    return self.router.chooses_by
+
   def with_groups(self, num_groups: int) -> 'Wrapped':
     return dataclasses.replace(self, router=self.router.with_groups(num_groups))
 
