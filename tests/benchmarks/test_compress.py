@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import pytest
 from helpers import tiny
 
 from benchmarks import compress, standard
@@ -32,6 +33,7 @@ def test_the_ratio_of_both_sides_is_printed(capsys, monkeypatch):
   assert '(512 tokens, ' in ratio
 
 
+@pytest.mark.soak
 def test_a_model_on_disk_is_calibrated_and_pruned_by_layer(
   capsys, monkeypatch, tmp_path
 ):

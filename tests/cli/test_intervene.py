@@ -61,6 +61,7 @@ def masked(workdir):
   return json.loads((workdir / 'interventions' / 'mask_top.json').read_text())
 
 
+@pytest.mark.soak
 def test_the_unchanged_model_has_the_scores_of_evaluate(
   workdir, masked, capsys
 ):

@@ -81,6 +81,7 @@ def experts_by_hand(weights, ids):
   return np.argsort(-logits_NTE, axis=-1)[..., :2]
 
 
+@pytest.mark.soak
 def test_the_experts_are_those_of_the_whole_text(trained, capsys):
   folder, model, weights = trained
   result = json.loads(call(capsys, folder, '--show-routing=all', '--json'))

@@ -49,6 +49,7 @@ def _no_engine(monkeypatch):
   monkeypatch.setattr(suite, 'score', fail)
 
 
+@pytest.mark.soak
 def test_a_table_sets_runs_beside_each_other_and_beside_papers(place, capsys):
   flags = ['--suite=libmoe', TASKS, f'--out={place / "both.json"}']
   assert _call(place, *flags, workdirs=('a', 'b')) == exits.DONE

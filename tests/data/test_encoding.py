@@ -113,6 +113,7 @@ def test_an_interrupted_cache_goes_on_with_another_number_of_processes(
   assert _pack(own, tmp_path / 'stopped', processes=2) == whole
 
 
+@pytest.mark.soak
 def test_an_error_of_a_worker_is_that_of_the_vocabulary():
   with pytest.raises(errors.InputError, match='came without a tokenizer'):
     list(encoding.documents(['text'] * 999, _Late(), 2))
@@ -174,6 +175,7 @@ def test_workers_end_at_once_when_no_more_is_wanted(monkeypatch):
   assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
 
 
+@pytest.mark.soak
 def test_a_worker_loads_a_tokenizer_of_its_own():
   """A loaded one may lose settings when it is sent."""
   ours = _Loaded()

@@ -50,6 +50,7 @@ def on_one_device(weights):
   return outputs_and_gradients(encoder(), weights)
 
 
+@pytest.mark.soak
 def test_a_mesh_changes_neither_outputs_nor_gradients(weights, on_one_device):
   sizes = {'data': 2, 'fsdp': 2, 'model': 2}
   many = encoder(8, **sizes)
