@@ -85,6 +85,17 @@ def _wait_beyond(step, folder, process):
     time.sleep(0.01)
 
 
+def _wait_for_reports(names, folder, process):
+  """Until these runs are finished: beside other work one may take longer."""
+  deadline = time.monotonic() + 200
+  while not all((folder / name / 'report.json').exists() for name in names):
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  for name in names:
+    _wait_until_free(folder / name)
+
+
 def _wait_until_free(folder):
   """Until no process has the run's folder any more."""
   deadline = time.monotonic() + 100
@@ -111,6 +122,7 @@ def swept(finished, tmp_path_factory):
     patch.setenv('PYTHONPATH', str(own_text.ROOT))
     killed = _start([*flags, '--processes=2'])
     _wait_beyond(0, workdir, killed)
+    _wait_for_reports(SHORT, workdir, killed)
     killed.kill()
     killed.communicate()
     _wait_until_free(workdir / LONG)
