@@ -10,6 +10,7 @@ loss against log n / n, which the theorems say is 1/2, and writes results.json
 and slopes.png. A study that was stopped goes on with the same command.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import pathlib
@@ -61,12 +62,8 @@ def main(argv: Sequence[str]) -> None:
   terminal.say(f'{folder / results.RESULTS}\n{image}')
 
 
-def _flags() -> Any:
-  flags = command.parser(__doc__ or '')
-  flags.add_argument('--list', action='store_true', help='list the studies')
-  flags.add_argument('--study', help='a name of --list')
-  flags.add_argument('--case', help='one case of the study alone')
-  flags.add_argument('--gate', help='fit with this gate, where no theorem is')
+def add_samples(flags: argparse.ArgumentParser) -> None:
+  """Adds --trials and --sizes, which say what is drawn."""
   flags.add_argument(
     '--trials',
     type=command.number(int, 1, 100_000),
@@ -78,6 +75,15 @@ def _flags() -> Any:
     default=','.join(map(str, SIZES)),
     help='sample sizes (default: ten from 100 to 100000)',
   )
+
+
+def _flags() -> Any:
+  flags = command.parser(__doc__ or '')
+  flags.add_argument('--list', action='store_true', help='list the studies')
+  flags.add_argument('--study', help='a name of --list')
+  flags.add_argument('--case', help='one case of the study alone')
+  flags.add_argument('--gate', help='fit with this gate, where no theorem is')
+  add_samples(flags)
   flags.add_argument(
     '--seed',
     type=command.number(int, 0, 2**31 - 1),

@@ -58,17 +58,7 @@ class Cost:
 def main(argv: Sequence[str]) -> None:
   """Reads the flags and measures."""
   flags = command.parser(__doc__)
-  flags.add_argument(
-    '--trials',
-    type=command.number(int, 1, 100_000),
-    default=40,
-    help='of each size (default: %(default)s)',
-  )
-  flags.add_argument(
-    '--sizes',
-    default=','.join(map(str, lab.SIZES)),
-    help='sample sizes (default: ten from 100 to 100000)',
-  )
+  lab.add_samples(flags)
   args, _ = command.parse(flags, argv)
   cases = STUDIES['deepseekmoe'].cases
   request = Request(trials=args.trials, sizes=lab.sizes_of(args.sizes))
