@@ -4,12 +4,23 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moejax.core import errors
+
 COLOURS = ('C0', 'C1', 'C2', 'C3', 'C4', 'C5', 'C6', 'C7', 'C8', 'C9')
 
 
 def figure(num_panels: int, height: float = 3.6) -> tuple[Any, list[Any]]:
-  """A figure with panels side by side, and its axes."""
-  import matplotlib.figure  # slow to import
+  """A figure with panels side by side, and its axes.
+
+  Raises:
+    InputError: matplotlib is not installed.
+  """
+  try:
+    import matplotlib.figure  # slow to import
+  except ImportError:
+    raise errors.InputError(
+      "the figures of studies need matplotlib: pip install 'moejax[plot]'"
+    ) from None
 
   size = (4.4 * num_panels, height)
   whole = matplotlib.figure.Figure(figsize=size, layout='constrained')

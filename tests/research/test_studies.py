@@ -3,13 +3,14 @@
 import json
 import pathlib
 import re
+import sys
 
 import pytest
 
 from moejax.config import user_files
 from moejax.core import config_tree, errors, files
 from moejax.moe.dispatchers import dropless
-from moejax.research import algorithms, learning_rates, order, runs
+from moejax.research import algorithms, figures, learning_rates, order, runs
 from moejax.sweep import grid
 from moejax.sweep.sweep import Sweep
 
@@ -201,6 +202,12 @@ def test_study_4_says_which_pairs_differ(trained, pages):
   numbers = json.loads((pages / 'algorithms.json').read_text())
   assert numbers['libmoe_test']['spread'] == pytest.approx(0.01)
   assert len(numbers['libmoe']['smoe']) == 3
+
+
+def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+  with pytest.raises(errors.InputError, match=r"pip install 'moejax\[plot\]'"):
+    figures.figure(1)
 
 
 def test_without_finished_runs_it_says_how_to_train(tmp_path):
