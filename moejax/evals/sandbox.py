@@ -120,7 +120,10 @@ class Sandbox:
       return list(pool.map(self.run_one, programs))
 
   def run_one(self, program: str) -> Outcome:
-    """The outcome of a program."""
+    """The outcome of a program; none passes where the sandbox is missing."""
+    missing = KINDS[self.kind].missing()
+    if missing:
+      return Outcome(passed=False, reason=f'{missing} is not installed')
     token = secrets.token_hex()
     reading, writing = os.pipe()
     try:
@@ -168,11 +171,7 @@ def find(limits: Limits | None = None) -> Sandbox:
     InputError: none does; the message has the reason of each.
   """
   reasons = []
-  for kind, tool in KINDS.items():
-    missing = [name for name in tool.needs if not shutil.which(name, path=PATH)]
-    if missing:
-      reasons.append(f'{kind}: {missing[0]} is not installed')
-      continue
+  for kind in KINDS:
     outcome = Sandbox(kind, Limits()).run_one(PROBE)
     if outcome.passed:
       return Sandbox(kind, limits or Limits())
@@ -195,6 +194,11 @@ class _Kind:
 
   needs: tuple[str, ...]
   command: Callable[[Sequence[str]], list[str]]
+
+  def missing(self) -> str:
+    """A command that is not installed; '' if all are."""
+    found = (name for name in self.needs if not shutil.which(name, path=PATH))
+    return next(found, '')
 
 
 def _python(limits: Limits, descriptor: int, token: str) -> list[str]:
