@@ -98,6 +98,7 @@ class Files(cache_writer.TextSource):
   rearrange: Callable[[Any], Any] | None = None
 
   name = 'files'
+  kinds = readers.READERS
   splits = ('train', 'validation')
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
@@ -118,8 +119,12 @@ class Files(cache_writer.TextSource):
       if opening.is_remote(path):
         return _remote_stamp(path)
       if path not in digests:
-        return [readers.suffix(path), 0, 'no file']
-      return [readers.suffix(path), _status(path).st_size, digests[path]]
+        return [readers.suffix(path, self.kinds), 0, 'no file']
+      return [
+        readers.suffix(path, self.kinds),
+        _status(path).st_size,
+        digests[path],
+      ]
 
     return self._identity(map(stamp, paths))
 
@@ -139,7 +144,7 @@ class Files(cache_writer.TextSource):
       status = _status(path)
       stamp = [str(path), status.st_size, status.st_mtime_ns]
       if status.st_size <= _FORMERLY_HASHED:
-        stamp = [readers.suffix(path), status.st_size, '']
+        stamp = [readers.suffix(path, self.kinds), status.st_size, '']
         small.append((path, stamp))
       stamps.append(stamp)
     if len(small) == len(stamps):
@@ -167,11 +172,15 @@ class Files(cache_writer.TextSource):
   # same files even if a folder changes meanwhile.
   @functools.cached_property
   def _held_out(self) -> patterns.Matches:
-    return patterns.find(f'{self.place}.validation_files', self.validation)
+    return patterns.find(
+      f'{self.place}.validation_files', self.validation, self.kinds
+    )
 
   @functools.cached_property
   def _to_train_on(self) -> patterns.Matches:
-    matches = patterns.find(f'{self.place}.{self.key}', self.pattern)
+    matches = patterns.find(
+      f'{self.place}.{self.key}', self.pattern, self.kinds
+    )
     if not self.validation:
       return matches
     away = {patterns.real(path) for path in self._held_out.paths}

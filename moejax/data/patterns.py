@@ -45,7 +45,9 @@ class _Pattern(NamedTuple):
   glob: str
 
 
-def find(key: str, pattern: str) -> Matches:
+def find(
+  key: str, pattern: str, kinds: readers.Readers = readers.READERS
+) -> Matches:
   """The files that a pattern names, without those of unknown kinds.
 
   Links are followed. A folder is searched once and a file is listed once,
@@ -57,12 +59,13 @@ def find(key: str, pattern: str) -> Matches:
     pattern: files, folders or globs, joined by commas. A backslash makes a
       comma or a glob character an ordinary one. A pattern that as a whole, or
       between commas, is the name of an existing file or folder is that name.
+    kinds: the known kinds of files.
 
   Raises:
     InputError: a pattern between commas names no file of a known kind, or a
       folder cannot be read.
   """
-  known = ', '.join(readers.READERS)
+  known = ', '.join(kinds)
   paths: list[pathlib.Path] = []
   others: set[pathlib.Path] = set()
   for single in _split(pattern):
@@ -71,7 +74,7 @@ def find(key: str, pattern: str) -> Matches:
       if remote.is_url(single.name)
       else _matches(single)
     )
-    readable = [path for path in matches if readers.suffix(path)]
+    readable = [path for path in matches if readers.suffix(path, kinds)]
     if not readable:
       reason = (
         f'{errors.shown(matches[0])} is of an unknown kind'
@@ -83,7 +86,7 @@ def find(key: str, pattern: str) -> Matches:
         + (_slip(pattern) or f'known kinds are: {known}')
       )
     paths += readable
-    others.update(path for path in matches if not readers.suffix(path))
+    others.update(path for path in matches if not readers.suffix(path, kinds))
   if not paths:
     raise errors.InputError(f'{key}={pattern!r} names no file')
   kept, notes = _once(path for path in paths if not opening.is_remote(path))

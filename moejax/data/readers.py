@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from moejax.core import errors, files
 from moejax.data import long_text, opening, seqio_bridge
 
+NOT_JSON = 'not JSON'  # with which the problem of such text begins
 Open = Callable[[pathlib.Path], Any]
 # The text field of an object, or a function (place, object) to an Item.
 Field = str | Callable[[str, dict[str, Any]], 'Item']
@@ -58,7 +59,7 @@ def read_txt(
   try:
     text = data.decode('utf-8-sig')
   except UnicodeDecodeError as e:
-    yield Item(where, '', _not_utf8(data, e))
+    yield Item(where, '', not_utf8(data, e))
     return
   if text.strip():
     yield _checked(where, text, 'the file')
@@ -78,7 +79,7 @@ def _long_txt(where: str, path: pathlib.Path) -> Iterator[Item]:
       blank = blank and not chunk.strip()
   except UnicodeDecodeError as e:
     with path.open('rb') as file:
-      yield Item(where, '', _not_utf8(file.read(2), e))
+      yield Item(where, '', not_utf8(file.read(2), e))
     return
   if not blank:
     yield Item(where, text, '')
@@ -100,9 +101,9 @@ def json_item(where: str, line: bytes, field: Field) -> Item:
   try:
     value = json.loads(line.decode('utf-8-sig'))
   except UnicodeDecodeError as e:
-    return Item(where, '', _not_utf8(line, e))
+    return Item(where, '', not_utf8(line, e))
   except (ValueError, RecursionError) as e:
-    return Item(where, '', f'not JSON ({str(e).splitlines()[0]})')
+    return Item(where, '', f'{NOT_JSON} ({str(e).splitlines()[0]})')
   if not isinstance(value, dict):
     return Item(where, '', 'not a JSON object')
   if not isinstance(field, str):
@@ -144,7 +145,7 @@ def _cell(where: str, cell: Any, field: str) -> Item:
   try:
     text = cell.as_py()
   except UnicodeDecodeError as e:
-    return Item(where, '', _not_utf8(e.object, e))
+    return Item(where, '', not_utf8(e.object, e))
   except (ValueError, OverflowError) as e:
     reason = str(e).splitlines()[0]
     return Item(where, '', f'field {field!r} cannot be read ({reason})')
@@ -170,13 +171,15 @@ def _with_nul(where: str, place: str, at: int) -> Item:
   return Item(where, '', problem)
 
 
-def _not_utf8(data: bytes, e: UnicodeDecodeError) -> str:
+def not_utf8(data: bytes, e: UnicodeDecodeError) -> str:
+  """The problem with bytes that are not UTF-8."""
   if data[:2] in {b'\xff\xfe', b'\xfe\xff'}:
     return 'not UTF-8 text but UTF-16, by its first bytes'
   return f'not UTF-8 text (byte {e.start})'
 
 
-READERS: dict[str, Callable[[pathlib.Path, Any], Iterator[Item]]] = {
+Readers = dict[str, Callable[[pathlib.Path, Any], Iterator[Item]]]
+READERS: Readers = {
   '.txt': read_txt,
   '.txt.gz': functools.partial(read_txt, open_file=opening.gzipped),
   '.txt.zst': functools.partial(read_txt, open_file=opening.zstandard),
@@ -190,10 +193,10 @@ READERS: dict[str, Callable[[pathlib.Path, Any], Iterator[Item]]] = {
 }
 
 
-def suffix(path: pathlib.Path) -> str:
-  """The key of READERS that a file name ends in; '' if there is none."""
+def suffix(path: pathlib.Path, kinds: Readers = READERS) -> str:
+  """The key of a table of readers that a file name ends in; '' for none."""
   name = path.name.lower()
-  return next((s for s in READERS if name.endswith(s)), '')
+  return next((s for s in kinds if name.endswith(s)), '')
 
 
 def no_file(path: pathlib.Path) -> str:
@@ -201,10 +204,17 @@ def no_file(path: pathlib.Path) -> str:
   return '' if opening.is_remote(path) else files.no_file(path)
 
 
-def read(path: pathlib.Path, field: Field) -> Iterator[Item]:
+def read(
+  path: pathlib.Path, field: Field, kinds: Readers = READERS
+) -> Iterator[Item]:
   """The documents of one file, good and bad.
 
   A damaged file yields the documents before the damage.
+
+  Args:
+    path: the file.
+    field: what is read of an object.
+    kinds: the reader of each kind of file.
 
   Raises:
     InputError: the system cannot read the file.
@@ -214,7 +224,7 @@ def read(path: pathlib.Path, field: Field) -> Iterator[Item]:
     yield Item(where, '', problem)
     return
   try:
-    for item in READERS[suffix(path)](path, field):
+    for item in kinds[suffix(path, kinds)](path, field):
       number += 1
       yield item
   except (OSError, EOFError, zlib.error, _DamagedError) as e:

@@ -1,6 +1,7 @@
 """The text of `data.conversations`: files of conversations, as one domain."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -8,14 +9,29 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from moejax.core import errors
-from moejax.data import cache_writer, files, packings, readers, seqio_bridge
+from moejax.data import (
+  cache_writer,
+  files,
+  json_list,
+  opening,
+  packings,
+  readers,
+  seqio_bridge,
+)
 from moejax.data import sums as sums_lib
 from moejax.data.chat import tokens
 from moejax.data.chat.config import Chat
 from moejax.data.chat.messages import Conversation, ProblemError, parse
 
 _AT_ONCE = 256  # conversations that are encoded together
-_KINDS = tuple(kind for kind in readers.READERS if 'json' in kind)
+_LINES = ('.jsonl', '.jsonl.gz', '.jsonl.zst')
+KINDS: readers.Readers = {
+  **{kind: readers.READERS[kind] for kind in _LINES},
+  # A list, or lines: the file itself shows which.
+  '.json': json_list.read,
+  '.json.gz': functools.partial(json_list.read, open_file=opening.gzipped),
+  '.json.zst': functools.partial(json_list.read, open_file=opening.zstandard),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +48,7 @@ class Conversations(files.Files):
   chat: Chat = Chat()
 
   name = 'conversations'
+  kinds = KINDS
   masked = True
   no_sample = 'the length of a conversation depends on its template'
 
@@ -129,10 +146,7 @@ class Conversations(files.Files):
     bad.add(readers.Item(where, '', problem))
 
   def _read(self, path: pathlib.Path) -> Iterator[readers.Item]:
-    if readers.suffix(path) not in _KINDS:
-      problem = f'conversations are read from {", ".join(_KINDS)}'
-      return iter([readers.Item(errors.shown(path), '', problem)])
-    return readers.read(path, _item)
+    return readers.read(path, _item, KINDS)
 
   def _of_split(self, texts: Iterator[Any], split: str) -> Iterator[Any]:
     if self.validation or not self._few:

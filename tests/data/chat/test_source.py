@@ -287,7 +287,7 @@ def test_keys_that_do_not_fit_are_one_line(keys, message, tmp_path):
 
 def test_other_kinds_of_files_and_beam(tmp_path):
   (tmp_path / 'a.txt').write_text('Hi')
-  with pytest.raises(errors.InputError, match='are read from .jsonl, '):
+  with pytest.raises(errors.InputError, match='kinds are: .jsonl, '):
     built(tmp_path / 'a.txt', tmp_path / 'c')
   path = write(tmp_path / 'talks.jsonl', talks(3))
   own = data_config(path, tmp_path / 'c')
