@@ -60,6 +60,11 @@ def family_of(theirs: dict[str, Any]) -> Family:
       f'moejax cannot read model_type {name!r} of config.json: moejax does not '
       f'have {unread.LACKING[name]}; {listing}'
     )
+  if name in unread.COMMANDS:
+    raise errors.InputError(
+      f'model_type {name!r} of config.json is no language model: '
+      f'{unread.COMMANDS[name]} reads it'
+    )
   likely = unread.slip(str(name), known)
   hint = f'; did you mean {likely!r}?' if likely else ';'
   raise errors.InputError(

@@ -14,7 +14,7 @@ from moejax.core import table
 
 # Our activations by the names of transformers. Of two names for one function
 # the first is written.
-_ACTIVATIONS = {
+ACTIVATIONS = {
   'gelu': 'gelu',
   'gelu_pytorch_tanh': 'gelu_tanh',
   'gelu_new': 'gelu_tanh',
@@ -31,10 +31,10 @@ class _Activation(KeyMap):
   def read(self, theirs: Keys) -> dict[str, Any]:
     name = want(theirs, 'hidden_act')
     kind = 'hidden_act of config.json'
-    return {'activation': table.lookup(kind, _ACTIVATIONS, name)}
+    return {'activation': table.lookup(kind, ACTIVATIONS, name)}
 
   def write(self, ours: Keys) -> dict[str, Any]:
-    names = [n for n, own in _ACTIVATIONS.items() if own == ours['activation']]
+    names = [n for n, own in ACTIVATIONS.items() if own == ours['activation']]
     return {'hidden_act': names[0]}
 
 

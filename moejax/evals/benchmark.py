@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from moejax.core.errors import InputError
+from moejax.evals.picture import Picture
 
 Row = Mapping[str, Any]
 Values = dict[str, float]
@@ -94,6 +95,8 @@ class Prompt:
     stops: strings that end the continuation, which are cut off.
     max_tokens: most tokens of the continuation.
     group: as in `Choice`.
+    images: the images of the text, in the order of the <image> in it, or before
+      all of it if it has none.
   """
 
   text: str
@@ -102,6 +105,7 @@ class Prompt:
   max_tokens: int = 256
   group: str = ''
   program: Callable[[str], str] | None = None
+  images: tuple[Picture, ...] = ()
 
 
 Item = Choice | Cloze | Prompt

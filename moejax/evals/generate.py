@@ -14,6 +14,7 @@ Example, prompts [5, 8] and [7] in a chunk of 4:
 import dataclasses
 import functools
 from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -72,6 +73,7 @@ def stream(  # noqa: PLR0913 (all of a request)
   end_ids: Collection[int],
   seed: int = 0,
   start: Sequence[int] = (0,),
+  embedding_BLD: jax.Array | np.ndarray | None = None,
 ) -> Iterator[tuple[int, int]]:
   """Yields (index of the prompt, new token) as tokens are computed.
 
@@ -92,6 +94,9 @@ def stream(  # noqa: PLR0913 (all of a request)
     start: ids that every text begins with, put before each prompt that does
       not begin with them: 0 for a model trained here, else the start tokens of
       the model's tokenizer, if it has any.
+    embedding_BLD: what is read in place of the embeddings of the prompts'
+      tokens, from the first token of each row on, such as those with the
+      features of images inserted; needs `start` ().
 
   Raises:
     InputError: a prompt is too long for the model, or has ids that the model
@@ -104,7 +109,8 @@ def stream(  # noqa: PLR0913 (all of a request)
   limits = [min(max_new_tokens, room - len(i)) for i in inputs]
   # Not a generator itself, which would check only when its first item is asked
   # for.
-  tokens = _tokens(model, weights, inputs, limits, sampling, seed)
+  ahead = _Ahead(inputs, limits, embedding_BLD)
+  tokens = _tokens(model, weights, ahead, sampling, seed)
   return _until_done(tokens, limits, end_ids)
 
 
@@ -190,15 +196,25 @@ class _Rows:
   key_B: jax.Array
 
 
+class _Ahead(NamedTuple):
+  """What is read, and how much is written.
+
+  Attributes:
+    inputs: ids of each row.
+    limits: most new tokens of each row.
+    embedding_BLD: see `stream`.
+  """
+
+  inputs: Sequence[Sequence[int]]
+  limits: Sequence[int]
+  embedding_BLD: jax.Array | np.ndarray | None
+
+
 def _tokens(
-  model: Model,
-  weights: Weights,
-  inputs: Sequence[Sequence[int]],
-  limits: Sequence[int],
-  sampling: Sampling,
-  seed: int,
+  model: Model, weights: Weights, ahead: _Ahead, sampling: Sampling, seed: int
 ) -> Iterator[jax.Array]:
   """Yields token_B of all rows, step after step; rows that end go on."""
+  inputs, limits, embedding_BLD = ahead
   weights = jax.device_put(weights, model.shardings)
   # Rows that are not valid fill up the shards of the mesh.
   shards = meshes.batch_size(model.mesh)
@@ -212,9 +228,14 @@ def _tokens(
   need = max(len(i) - 1 + n for i, n in zip(inputs, limits, strict=False))
   slots = min(-(-need // SLOTS) * SLOTS, model.config.max_length)
   rows, cache = _start(model, slots, length_B, jax.random.key(seed))
+  if embedding_BLD is not None:
+    more = (num_rows, token_BL.shape[1]) - np.array(embedding_BLD.shape[:2])
+    embedding_BLD = jnp.pad(embedding_BLD, (*((0, n) for n in more), (0, 0)))
   for start in range(0, token_BL.shape[1], chunk):
-    chunk_BL = token_BL[:, start : start + chunk]
-    rows, cache = _read(model, sampling, weights, cache, rows, chunk_BL, start)
+    part = slice(start, start + chunk)
+    x_BLD = None if embedding_BLD is None else embedding_BLD[:, part]
+    new = token_BL[:, part], x_BLD
+    rows, cache = _read(model, sampling, weights, cache, rows, new, start)
   for _ in range(max(limits) - 1):
     # The next step is dispatched before the caller waits for these tokens.
     token_B = rows.token_B
@@ -246,18 +267,20 @@ def _read(
   weights: Weights,
   cache: caches.KVCache,
   rows: _Rows,
-  token_BL: jax.Array,
+  new: tuple[jax.Array, jax.Array | None],
   start: jax.Array,
 ) -> tuple[_Rows, caches.KVCache]:
   """Reads a chunk of all inputs, whose first token is at position `start`.
 
-  For rows whose input ends in this chunk the first new token is chosen.
+  For rows whose input ends in this chunk the first new token is chosen. `new`
+  are the tokens, and their embeddings if those of the model are not read.
   """
+  token_BL, x_BLD = new
   position_L = start + jnp.arange(token_BL.shape[1])
   position_BL = jnp.broadcast_to(position_L, token_BL.shape)
   valid_BL = position_BL < rows.position_B[:, None]
   logits_BLV, cache = model.bind(weights).step(
-    token_BL, position_BL, valid_BL, cache, rows.position_B
+    token_BL, position_BL, valid_BL, cache, rows.position_B, x_BLD
   )
   last_B = rows.position_B - 1 - start
   # For inputs that end in another chunk the clipped column is not used.

@@ -21,11 +21,13 @@ class Request:
     ids: ids of the prompt, with its start token.
     stops: strings that end the continuation, which are cut off.
     max_tokens: most new tokens.
+    x_LD: embeddings that are read in place of those of the ids; None: those.
   """
 
   ids: tuple[int, ...]
   stops: tuple[str, ...]
   max_tokens: int
+  x_LD: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +142,7 @@ def _batch(
     end_ids=settings.end_ids,
     seed=seed,
     start=(),
+    embedding_BLD=_embeddings(batch),
   )
   new: list[list[int]] = [[] for _ in batch]
   silent = {*settings.end_ids, *settings.silent_ids}
@@ -162,3 +165,17 @@ def _batch(
       text = vocab.decode(i for i in new[row] if i not in silent)
       texts[row] = before_stop(text, batch[row].stops)
   return [texts[row] for row in range(len(batch))]
+
+
+def _embeddings(batch: Sequence[Request]) -> np.ndarray | None:
+  """The embeddings of all requests, padded; None if they have none.
+
+  All requests of a batch have them, or none has.
+  """
+  rows = [request.x_LD for request in batch if request.x_LD is not None]
+  if not rows:
+    return None
+  length = max(len(x_LD) for x_LD in rows)
+  return np.stack([
+    np.pad(x_LD, ((0, length - len(x_LD)), (0, 0))) for x_LD in rows
+  ])

@@ -189,6 +189,7 @@ class Decoder(nnx.Module):
     valid_BL: jax.Array,
     cache: KVCache,
     length_B: jax.Array | None = None,
+    x_BLD: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:
     """logits_BLV of tokens that follow those in the cache, and the new cache.
 
@@ -203,9 +204,11 @@ class Decoder(nnx.Module):
       cache: keys and values of the tokens before.
       length_B: int32, number of tokens of each row's whole text; None means
         that the texts end with the new tokens.
+      x_BLD: embeddings to read in place of the tokens' own, such as those with
+        the features of images inserted.
     """
     x_BLD, cache = self.advance(
-      token_BL, position_BL, valid_BL, cache, length_B
+      token_BL, position_BL, valid_BL, cache, length_B, x_BLD
     )
     return self.logits(x_BLD), cache
 
@@ -216,6 +219,7 @@ class Decoder(nnx.Module):
     valid_BL: jax.Array,
     cache: KVCache,
     length_B: jax.Array | None = None,
+    x_BLD: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:
     """As `step`, with normalised hidden states x_BLD in place of logits."""
     segment_BL = valid_BL.astype(jnp.int32)
@@ -224,7 +228,9 @@ class Decoder(nnx.Module):
     tokens = self._token_context(
       token_BL, segment_BL, position_BL, index_BL, length_B
     )
-    x_BLD, cache = self.trunk.step(self.embed(token_BL), tokens, cache)
+    if x_BLD is None:
+      x_BLD = self.embed(token_BL)
+    x_BLD, cache = self.trunk.step(x_BLD, tokens, cache)
     return self.norm(x_BLD), cache
 
   def embed(self, token_BL: jax.Array) -> jax.Array:

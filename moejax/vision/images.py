@@ -7,11 +7,12 @@ only formats are that Pillow decodes by itself: for others it starts programs.
 """
 
 import dataclasses
+import io
 import os
 import pathlib
 import threading
 import warnings
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -69,21 +70,34 @@ def read(
       large, damaged, or of another format.
   """
   path = _inside(folder, name)
-  image_module, ops = pillow.modules()
   where = f'image {errors.shown(path)}'
   try:
     with open(path, 'rb') as file:
-      image = _opened(image_module, file, where)
-      _check_size(image, where, config)
-      image.load()
-      if config.upright:
-        image = ops.exif_transpose(image)
-      return _rgb(image_module, image, where, config)
+      return _pixels(file, where, config)
+  except OSError as e:  # of the file, not of its content
+    raise errors.InputError(f'{where} cannot be read: {e.strerror}') from None
+
+
+def decode(data: bytes, where: str, config: ReadConfig) -> np.ndarray:
+  """As `read`, of the bytes of a file; `where` names them in messages."""
+  return _pixels(io.BytesIO(data), f'image {where}', config)
+
+
+def _pixels(file: BinaryIO, where: str, config: ReadConfig) -> np.ndarray:
+  """The pixels of a file; raises InputError, or OSError for a file's own."""
+  image_module, ops = pillow.modules()
+  try:
+    image = _opened(image_module, file, where)
+    _check_size(image, where, config)
+    image.load()
+    if config.upright:
+      image = ops.exif_transpose(image)
+    return _rgb(image_module, image, where, config)
   except errors.InputError:
     raise
   except OSError as e:
-    if e.errno is not None:  # of the file, not of its content
-      raise errors.InputError(f'{where} cannot be read: {e.strerror}') from None
+    if e.errno is not None:
+      raise
     raise _damaged(where, e) from None
   except Exception as e:  # noqa: BLE001 (decoders raise errors of many kinds)
     raise _damaged(where, e) from None

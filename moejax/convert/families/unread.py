@@ -38,6 +38,13 @@ LACKING = {
   'qwen3_next': _DELTA,
 }
 
+# By model_type: the command that reads models which are no language models.
+COMMANDS = {
+  'clip_vision_model': 'moejax.cli.encoder',
+  'llava': 'moejax.cli.llava',
+  'siglip_vision_model': 'moejax.cli.encoder',
+}
+
 
 def slip(name: str, known: list[str]) -> str | None:
   """The known name of which `name` is a misspelling; None if there is none.
