@@ -149,6 +149,16 @@ def test_what_config_json_leaves_out_is_the_default(tmp_path):
   assert 'encoder.layers.*' in str(e.value)
 
 
+def test_tied_embeddings_are_named_inside_or_outside(tmp_path):
+  def edit(config):
+    config['text_config']['tie_word_embeddings'] = False
+    assert config['tie_word_embeddings']
+
+  path = change(helper.GOLDEN / 'siglip', tmp_path / 'in', edit)
+  plan = llava.plan(folder.open_folder(str(path)))
+  assert plan.decoder.config.tie_embeddings
+
+
 def test_the_command_convert_names_the_command_for_it():
   with pytest.raises(errors.InputError, match=r'moejax\.cli\.llava reads it'):
     load.plan(folder.open_folder(str(helper.GOLDEN / 'clip')))
