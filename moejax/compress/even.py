@@ -25,6 +25,12 @@ from moejax.moe.balance.bias import SelectionBias
 # Below every logit and score, and within the range of float16.
 OUT_OF_CHOICE = -1e4
 
+# Why a model without such a bias is not written.
+NO_PLACE = (
+  'which no format of Hugging Face has, and the router has no bias that could '
+  'keep the missing ones out of its choice'
+)
+
 # (path, weight) -> the weight to write in its place.
 Replace = Callable[[str, Indexed], Indexed]
 
@@ -40,7 +46,14 @@ def with_biases(config: ModelConfig) -> tuple[ModelConfig, Replace]:
   """
   moe = config.moe
   in_use_NE = moe.used_choices
-  bias = '' if in_use_NE is None else PREFIX + _path_of_bias(config)
+  path = '' if in_use_NE is None else path_of_bias(config)
+  if path is None:
+    raise errors.InputError(
+      'layers have different numbers of experts '
+      f'(model.moe.experts_by_layer={moe.experts_by_layer}), {NO_PLACE}; keep '
+      'the same number in every layer'
+    )
+  bias = PREFIX + path if path else ''
 
   def replace(path: str, weight: Indexed) -> Indexed:
     if path != bias:
@@ -54,8 +67,11 @@ def with_biases(config: ModelConfig) -> tuple[ModelConfig, Replace]:
   return dataclasses.replace(config, moe=moe), replace
 
 
-def _path_of_bias(config: ModelConfig) -> str:
-  """The path in a layer of a bias that takes experts out of the choice."""
+def path_of_bias(config: ModelConfig) -> str | None:
+  """The path in a layer of a bias that takes experts out of the choice.
+
+  None if the router has no such bias.
+  """
   moe = config.moe
   if getattr(moe.scorer, 'bias', False):
     return 'router/b_E'
@@ -65,9 +81,4 @@ def _path_of_bias(config: ModelConfig) -> str:
     if isinstance(part, SelectionBias) and (score != 'softmax' or is_by_chosen):
       name = table.name_of(balance.BALANCE, part)
       return f'router_state/{name}/selection_bias_E'
-  raise errors.InputError(
-    'layers have different numbers of experts '
-    f'(model.moe.experts_by_layer={moe.experts_by_layer}), which no format of '
-    'Hugging Face has, and the router has no bias that could keep the missing '
-    'ones out of its choice; keep the same number in every layer'
-  )
+  return None

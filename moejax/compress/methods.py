@@ -83,10 +83,12 @@ def _m_smoe(summary: str, **changes) -> Method:
   )
 
 
-# Keys with which matrices become low rank and sparse in training.
+# Keys with which matrices become low rank and sparse in training, for as many
+# steps as the schedule of the paper has (arXiv 2310.01334).
 MC_SMOE = (
   ('model.moe.low_rank', '32'),
   ('train.sparsity.name', 'columns'),
+  ('train.steps', '10000'),
 )
 
 METHODS: dict[str, Method] = {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from moejax.compress import methods, prune
+from moejax.compress import even, methods, prune
 from moejax.compress.merge import MergedLayer
 from moejax.compress.methods import Method, Selection
 from moejax.compress.prune import Smaller
@@ -114,7 +114,8 @@ def compress(
     InputError: see `choose`; or `to` is a folder with files.
   """
   check_new(to)
-  with _choice(workdir, request, overrides, note, track) as (full, chosen):
+  with _opened(workdir, request, overrides, note) as (opened, full, at):
+    chosen = choose(opened, full, at, request, note, track)
     smaller, merged = full.smaller(chosen.method, chosen.selection, track)
     target = new_workdir.make(to)
     with files.locked(target, note):
@@ -149,7 +150,9 @@ def export(
   check_new(to, '--export')
   table.lookup('dtype', save.DTYPES, dtype)  # before anything is computed
   args = exporting.Export(workdir, to, request.calibration.step, dtype=dtype)
-  with _choice(workdir, request, overrides, note, track) as (full, chosen):
+  with _opened(workdir, request, overrides, note) as (opened, full, at):
+    _check_format(args, full, request)  # likewise
+    chosen = choose(opened, full, at, request, note, track)
     smaller, merged = full.smaller(chosen.method, chosen.selection, track)
     target = exporting.plan_of(args, smaller.config)
     target.write(lambda path: SmallerLeaf(smaller, path, full.get(path)))
@@ -186,7 +189,8 @@ def write_mask(
   if epath.Path(path).exists():
     raise errors.InputError(f'--mask={path} exists; name another file')
   request = dataclasses.replace(request, removed=False)
-  with _choice(workdir, request, overrides, note, track) as (_, chosen):
+  with _opened(workdir, request, overrides, note) as (opened, full, at):
+    chosen = choose(opened, full, at, request, note, track)
     kept_NE = chosen.selection.kept_NE
   rows = [json.dumps(kept_E.astype(int).tolist()) for kept_E in kept_NE]
   files.atomic_write_text(path, '[' + ',\n '.join(rows) + ']\n')
@@ -194,18 +198,31 @@ def write_mask(
 
 
 @contextlib.contextmanager
-def _choice(
+def _opened(
   workdir: str,
   request: CompressionRequest,
   overrides: Sequence[tuple[str, str]],
   note: Note,
-  track: Track,
-) -> Iterator[tuple[FullModel, Choice]]:
-  """The model of a workdir, while its files are open, and what is chosen."""
+) -> Iterator[tuple[Trained, FullModel, int]]:
+  """The model of a workdir, while its files are open, and its step."""
   opened = trained.open_trained(workdir, overrides, trace_files.USED)
   step = request.calibration.step
   with full_model.opened(opened, step, note) as (full, at):
-    yield full, choose(opened, full, at, request, note, track)
+    yield opened, full, at
+
+
+def _check_format(
+  args: exporting.Export, full: FullModel, request: CompressionRequest
+) -> None:
+  """Raises InputError if no Hugging Face family can hold the smaller model."""
+  config = full.expected(methods.lookup(request.method), request.keep)
+  if config.moe.experts_by_layer and even.path_of_bias(config) is None:
+    raise errors.InputError(
+      f'--method={request.method} --keep={request.keep} may keep different '
+      f'numbers of experts in the layers, {even.NO_PLACE}; take a method that '
+      'keeps the same number in every layer, or make a workdir with --to'
+    )
+  exporting.plan_of(args, config)
 
 
 def choose(
@@ -233,7 +250,10 @@ def choose(
   """
   method = methods.lookup(request.method)
   # Before anything is computed.
-  full.needs(method, request.keep, removed=request.removed)
+  if request.removed:
+    full.expected(method, request.keep)
+  else:
+    full.needs(method, request.keep, removed=False)
   calibrating.check_model(full.config)
   collector = calibration_text.Collector(
     opened=opened,

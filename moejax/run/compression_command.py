@@ -8,8 +8,9 @@ from typing import Any
 
 from moejax.compress import METHODS
 from moejax.convert import save
-from moejax.core import columns, command, errors, terminal
+from moejax.core import columns, command, config_tree, errors, terminal
 from moejax.core.console import Console
+from moejax.data import mixtures
 from moejax.run import (
   calibrating,
   compressing,
@@ -119,21 +120,53 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
   elif args.json:
     terminal.say(json.dumps(result, indent=2))
   else:
-    said = in_words(args.to or args.export, result)
+    text = text_of(args, overrides)
+    said = in_words(args.to or args.export, result, text)
     # What can be done with a workdir.
     terminal.say('\n'.join(said if args.to else said[:1]))
 
 
-def in_words(to: str, about: dict[str, Any]) -> list[str]:
+def text_of(
+  args: argparse.Namespace, overrides: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+  """Config keys and values that name the text of a calibration to a new run.
+
+  Without --files and --mixture it is the text of the workdir's run. Texts that
+  no single key names are left out: a task, and the sources of a run.
+  """
+  if args.files:
+    return [('data.files', args.files)]
+  if args.mixture:
+    known = args.mixture in mixtures.MIXTURES
+    return [('data.mixture', args.mixture)] if known else []
+  run = restore.run_of(args.workdir)
+  for key, value in overrides:
+    if key.startswith('data.'):
+      run = config_tree.override(run, key, value)
+  if run.data.sources:
+    return []
+  for key in ('files', 'conversations'):
+    if value := getattr(run.data, key):
+      return [(f'data.{key}', value)]
+  return [('data.mixture', run.data.mixture)]
+
+
+def in_words(
+  to: str, about: dict[str, Any], text: Sequence[tuple[str, str]] = ()
+) -> list[str]:
   """Lines on a new workdir, and what can be done with it.
 
   Args:
     to: the workdir.
     about: of `compressing.compress`.
+    text: config keys and values that name the text to train on.
   """
   old, new = about['parameters']
   kept = [len(layer['kept']) for layer in about['layers']]
-  more = ''.join(f' --config.{k}={x}' for k, x in about['steps']['training'])
+  more = ''.join(
+    f' --config.{key}={shlex.quote(str(value))}'
+    for key, value in (*text, *about['steps']['training'])
+  )
   quoted, source = shlex.quote(to), shlex.quote(str(about['from']))
   number = f'{min(kept)}'
   if max(kept) > min(kept):
@@ -157,10 +190,10 @@ def _megabytes(about: dict[str, Any]) -> str:
   full, smaller = (f'{size / 1e6:,.1f}' for size in about['bytes'])
   words = f'{smaller} of {full} MB'
   if repeated := about['repeated_bytes']:
-    words += (
-      f' ({repeated / 1e6:,.1f} MB of these are copies of experts that a group '
-      'shares, or places without an expert)'
-    )
+    what = 'zeros, in places for experts that a layer does not have'
+    if about['steps']['shared_router']:
+      what = 'copies of experts that a group shares'
+    words += f' ({repeated / 1e6:,.1f} MB of these are {what})'
   return words
 
 

@@ -179,7 +179,7 @@ def _check(full: FullModel, request: SweepRequest) -> None:
   calibrating.check_model(full.config)
   for name in request.methods:
     for keep in request.keeps:
-      full.needs(methods.lookup(name), keep)
+      full.expected(methods.lookup(name), keep)
 
 
 def validation(

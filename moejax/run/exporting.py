@@ -94,7 +94,11 @@ class Target:
 
     Args:
       get: returns the weight at a path; called once for each weight, in order.
+
+    Raises:
+      InputError: the folder cannot be written.
     """
+    files.check_writable(self.args.to, '--to')
     num_bytes = self.plan.num_bytes(self.args.dtype)
     with byte_bar('writing', num_bytes) as progress:
       save.write(
@@ -124,20 +128,21 @@ class Target:
 
 
 def plan_of(args: Export, model: ModelConfig) -> Target:
-  """How a model with the tokenizer of a workdir is written; reads no weight.
+  """How a model with the tokenizer of a workdir is written.
+
+  No weight is read, and nothing is made.
 
   Args:
     args: the export.
     model: config of the model, which may be smaller than that of the workdir.
 
   Raises:
-    InputError: no family fits the model, or the folder cannot be written.
+    InputError: no family fits the model, or there is no such type.
   """
   run = restore.run_of(args.workdir)
   model, replace = even.with_biases(model)
   shapes = load.shapes(model)
   table.lookup('dtype', save.DTYPES, args.dtype)
-  files.check_writable(args.to, '--to')
   vocab = run.data.vocab
   hf_folder = kept_tokenizer.folder(vocab, args.workdir, run.start)
   model_type = ''

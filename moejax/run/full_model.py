@@ -12,12 +12,18 @@ from typing import Any
 import numpy as np
 
 from moejax.compress import methods, prune
-from moejax.compress.choice import ONE_EXPERT, RouterNeeds, check_keep
+from moejax.compress.choice import (
+  CHOICES,
+  ONE_EXPERT,
+  RouterNeeds,
+  check_keep,
+)
 from moejax.compress.layer_weights import PREFIX
 from moejax.compress.merge import MergedLayer, merge_layer
 from moejax.compress.methods import Method, Selection
 from moejax.compress.needs import check_mergeable, router_needs
 from moejax.compress.prune import Smaller
+from moejax.compress.statistics import normalised
 from moejax.core import trees
 from moejax.model.config import ModelConfig
 from moejax.run import restore
@@ -50,6 +56,8 @@ class Leaf:
 class SmallerLeaf:
   """A weight of a smaller model, made layer by layer where it is indexed.
 
+  Indices are those of `Leaf`.
+
   The last layer that was made stays in memory.
 
   Args:
@@ -65,6 +73,8 @@ class SmallerLeaf:
   def __getitem__(self, index: Any) -> np.ndarray:
     if not self._path.startswith(PREFIX):
       return self._source[index]
+    if index is Ellipsis:
+      index = slice(None)
     first, *rest = index if isinstance(index, tuple) else (index,)
     if not isinstance(first, slice):
       return np.asarray(self._of(int(first))[tuple(rest)])
@@ -158,6 +168,32 @@ class FullModel:
     num = self.config.moe.num_experts
     check_keep(keep, num, needs)
     return needs.for_budget(keep, num, equal=removed)
+
+  def expected(self, method: Method, keep: int) -> ModelConfig:
+    """The config that a smaller model will have, before any score is known.
+
+    A method that divides a budget over layers may keep a different number in
+    each. Then one layer has the fewest that it may have, and the others all
+    their experts: whatever has no place for such a model is found with it.
+
+    Args:
+      method: removes or merges the other experts.
+      keep: experts of each layer, or their average.
+
+    Raises:
+      InputError: as `needs`, or the smaller model is one that cannot be.
+    """
+    needs, config = self.needs(method, keep), self.config
+    if method.shared_router:
+      return config
+    score_NE = np.ones((config.num_moe, config.moe.num_experts))
+    # No expert of the first layer stays but those that it needs.
+    score_NE[0, 1:] = 1e-9
+    score_NE[0, 0] = 1
+    kept_NE = CHOICES[method.choice](normalised(score_NE), keep, needs)
+    if len({*kept_NE.sum(axis=1)}) > 1:
+      kept_NE[1:] = True
+    return prune.pruned(config, kept_NE).config
 
   def select(
     self,

@@ -348,7 +348,7 @@ def test_layers_may_keep_different_numbers(workdir, statistics, tmp_path):
   assert (
     f'parameters, {4 * old / 1e6:,.1f} of {4 * old / 1e6:,.1f} MB (' in words
   )
-  assert 'MB of these are copies of experts that a group shares' in words
+  assert 'MB of these are zeros, in places for experts that a layer' in words
 
 
 @pytest.mark.soak

@@ -155,7 +155,7 @@ def test_weights_are_read_when_they_are_looked_up():
 
 
 @pytest.mark.parametrize(
-  'index', [(1,), (slice(0, 2), 1), (1, slice(0, 2)), 0], ids=str
+  'index', [(1,), (slice(0, 2), 1), (1, slice(0, 2)), 0, ...], ids=str
 )
 def test_a_leaf_of_a_smaller_model_is_made_where_it_is_indexed(index):
   config = type('Config', (), {'num_moe': 3})
