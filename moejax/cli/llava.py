@@ -3,17 +3,22 @@ r"""Vision-language models: what a LLaVA folder holds, and what it answers.
   python -m moejax.cli.llava inspect FOLDER
   python -m moejax.cli.llava answer FOLDER --images=photos --image=cat.jpg \
     --prompt='What is this?'
+  python -m moejax.cli.llava evaluate FOLDER --data=/my/benchmarks \
+    --tasks=pope,mme --out=scores.json
 
 FOLDER has config.json and safetensors of LlavaForConditionalGeneration, or is
 `owner/name` on the hub, which needs moejax[hf]. In the prompt <image> stands
-for an image; without one, images stand before it. More: docs/vision.md.
+for an image; without one, images stand before it. `evaluate` asks the
+benchmarks of the suite `vision`. More: docs/vision.md and docs/evaluation.md.
 """
 
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
-from moejax.core import command, errors, exits, terminal
+from moejax.core import command, errors, exits, files, terminal
+from moejax.evals.benchmarks.vision import VISION
 from moejax.run import llava_folders
 
 
@@ -29,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _flags() -> argparse.ArgumentParser:
   flags = command.parser(__doc__)
-  kinds = flags.add_subparsers(required=True, metavar='inspect|answer')
+  kinds = flags.add_subparsers(required=True, metavar='inspect|answer|evaluate')
   one = kinds.add_parser('inspect', help='what a folder holds')
   one.add_argument('folder')
   one.set_defaults(run=_inspect)
@@ -46,6 +51,16 @@ def _flags() -> argparse.ArgumentParser:
   add('--seed', type=command.seed, default=0, help='of sampling')
   add('--raw', action='store_true', help='leave the chat template out')
   one.set_defaults(run=_answer)
+  one = kinds.add_parser('evaluate', help='asks benchmarks of images')
+  add = one.add_argument
+  add('folder')
+  add('--data', required=True, help="folder of the benchmarks' rows")
+  add('--tasks', default='', help=f'some of {",".join(VISION)}; default: all')
+  rows = command.number(int, 1)
+  add('--limit', type=rows, default=0, help='rows of each task; default: all')
+  add('--out', default='', help='file of the results, JSON')
+  add('--raw', action='store_true', help='leave the chat template out')
+  one.set_defaults(run=_evaluate)
   return flags
 
 
@@ -54,10 +69,22 @@ def _inspect(args: argparse.Namespace) -> None:
     terminal.say(line)
 
 
+def _evaluate(args: argparse.Namespace) -> None:
+  if args.out:
+    files.check_output(args.out, '--out')
+  args.tasks = tuple(filter(None, args.tasks.split(',')))
+  llava_folders.evaluate(_request(llava_folders.Exam, args), terminal.say)
+
+
+def _request(kind: type, args: argparse.Namespace) -> Any:
+  """A dataclass whose fields are flags."""
+  names = [field.name for field in dataclasses.fields(kind)]
+  return kind(**{name: getattr(args, name) for name in names})
+
+
 def _answer(args: argparse.Namespace) -> None:
   args.names = tuple(args.image)
-  names = [field.name for field in dataclasses.fields(llava_folders.Question)]
-  question = llava_folders.Question(**{n: getattr(args, n) for n in names})
+  question = _request(llava_folders.Question, args)
   terminal.say(llava_folders.answer(question))
 
 

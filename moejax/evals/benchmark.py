@@ -95,6 +95,7 @@ class Prompt:
     stops: strings that end the continuation, which are cut off.
     max_tokens: most tokens of the continuation.
     group: as in `Choice`.
+    unit: what the item is a part of, for scores of all items together.
     images: the images of the text, in the order of the <image> in it, or before
       all of it if it has none.
   """
@@ -105,6 +106,7 @@ class Prompt:
   max_tokens: int = 256
   group: str = ''
   program: Callable[[str], str] | None = None
+  unit: str = ''
   images: tuple[Picture, ...] = ()
 
 
@@ -156,6 +158,7 @@ class Dataset:
       after the other, and each gets its configuration's name as the column
       `config`.
     config_names: other names of configurations, which their folders may have.
+    images: columns that hold images; items find a `Picture` there, or None.
     split: the split that is scored.
     shots_split: the split that solved rows are taken from; '' if none.
     columns: the type of each column that is read.
@@ -173,6 +176,7 @@ class Dataset:
   configs: tuple[str, ...] = ()
   rows: Callable[[str], Sequence[Row]] | None = None
   config_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  images: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +202,8 @@ class Benchmark:
       becomes an item; for example, rows about one article learn of each other.
     fixed: rows of the shots' split -> the rows that are shown for every item,
       in their order, as many as `shots`; None: by `first`.
+    totals: values of all items together, from the items and the value of each
+      of them by metric; they have no standard error.
     note: what the reader of a score should know, in a sentence.
   """
 
@@ -213,4 +219,5 @@ class Benchmark:
   group_mean: bool = False
   arrange: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
   fixed: Callable[[Sequence[Row]], Sequence[Row]] | None = None
+  totals: Callable[[Sequence[Any], Mapping[str, Any]], Values] | None = None
   note: str = ''

@@ -148,6 +148,11 @@ class ModelEngine:
     """
     for prompt in prompts:
       stopped.check(prompt.stops, prompt.max_tokens)
+      if prompt.images:
+        raise errors.InputError(
+          f'the prompt {prompt.text[:40]!r}... has images, and the model reads '
+          'text alone: ask a LLaVA, by moejax.cli.llava evaluate'
+        )
     inputs = self.encoder.prompts(
       [prompt.text for prompt in prompts],
       [prompt.max_tokens for prompt in prompts],

@@ -50,12 +50,15 @@ def compare(first: Result, second: Result) -> Comparison | None:
 
   Returns:
     The test; None if the models were not asked the same (`Result.digest`), so
-    that no item of one is an item of the other.
+    that no item of one is an item of the other, or if the metric is of all
+    items together.
   """
   if (first.digest, first.metric) != (second.digest, second.metric):
     return None
   # The perplexity is of the mean of all items; its items have `nll`.
   metric = first.metric if first.metric in first.values else 'nll'
+  if metric not in first.values:
+    return None
   pairs = [
     (a, b)
     for a, b in zip(first.values[metric], second.values[metric], strict=True)

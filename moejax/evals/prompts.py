@@ -101,6 +101,10 @@ def digest(asked: Sequence[Item]) -> str:
       for key, value in vars(item).items()
       if not callable(value)  # judges are code
     }
+    # Items without images have the digest of versions that had none.
+    if images := kept.pop('images', ()):
+      kept['images'] = [picture.digest() for picture in images]
+    kept.pop('unit', None)
     total.update(json.dumps(kept, sort_keys=True).encode())
   return total.hexdigest()
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from moejax.core import errors
-from moejax.evals import items
+from moejax.evals import items, picture
 from moejax.evals.benchmark import Dataset, Row
 
 # The column that names a row's configuration where a dataset has several.
@@ -59,6 +59,11 @@ def load(name: str, dataset: Dataset, split: str, data: str) -> list[Entry]:
   if dataset.rows is not None:
     made = enumerate(dataset.rows(split), 1)
     return [Entry(f'{name} {split} row {i}', row) for i, row in made]
+  if dataset.images and data in SOURCES:
+    raise errors.InputError(
+      f'{name}: images are read from a folder alone: put the files of '
+      f'{dataset.hub} there and give --data=FOLDER, not {data}'
+    )
   source = SOURCES.get(data, _from_folder)
   entries = []
   for config, entry_rows in source(name, dataset, split, data):
@@ -135,7 +140,13 @@ def _files_in(folder: epath.Path, split: str) -> list[epath.Path]:
 
 def _read(paths: Sequence[epath.Path], dataset: Dataset) -> Iterator[Entry]:
   for path in paths:
-    yield from READERS[path.suffix](path, dataset)
+    for where, row in READERS[path.suffix](path, dataset):
+      pictures = {
+        name: picture.of_cell(row[name], path.parent, f'{where}, {name}')
+        for name in dataset.images
+        if name in row
+      }
+      yield Entry(where, {**row, **pictures} if pictures else row)
 
 
 def _read_jsonl(path: epath.Path, dataset: Dataset) -> Iterator[Entry]:

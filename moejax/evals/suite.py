@@ -187,6 +187,9 @@ def score(
   columns = {name: [v.get(name) for v in by_item] for name in names}
   groups = _groups(asked.items, columns)
   summary = _summary(columns, groups if benchmark.group_mean else {})
+  if benchmark.totals is not None:
+    totals = benchmark.totals(asked.items, columns)
+    summary |= {name: (value, None) for name, value in totals.items()}
   if benchmark.metric not in summary:
     raise errors.InputError(
       f'{asked.name} counts {benchmark.metric!r}, but its items have '

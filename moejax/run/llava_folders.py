@@ -1,18 +1,20 @@
 """LLaVA checkpoints in Hugging Face folders: their parts, and their answers."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
 from moejax.convert import folder as folders
 from moejax.convert import llava, processors, tokenizer
-from moejax.core import errors
-from moejax.evals import image_engine
+from moejax.core import errors, files, terminal
+from moejax.evals import image_engine, suite
 from moejax.evals.benchmark import Prompt
 from moejax.evals.picture import Picture
 from moejax.evals.sampling import Sampling
+from moejax.evals.suite import Result
 from moejax.parallel import mesh as meshes
+from moejax.run import suite_table, suites
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,66 @@ def lines(place: str) -> Iterator[str]:
     yield f'{lacks}.'
 
 
+@dataclasses.dataclass(frozen=True)
+class Exam:
+  """Benchmarks to ask; each field is a flag of `cli.llava evaluate`.
+
+  Attributes:
+    folder: folder of the model, or `owner/name` on the hub.
+    data: folder of the benchmarks' rows.
+    tasks: names in the suite `vision`; none for all of them.
+    limit: rows of each configuration of a task; 0 for all.
+    out: file of the results, JSON; '' for none.
+    raw: whether the chat template of the model is left out.
+  """
+
+  folder: str
+  data: str
+  tasks: tuple[str, ...] = ()
+  limit: int = 0
+  out: str = ''
+  raw: bool = False
+
+
+def evaluate(exam: Exam, say: Callable[[str], None]) -> None:
+  """Scores a model in benchmarks of images, and says each score.
+
+  Args:
+    exam: what is asked.
+    say: is called with the lines of a table, and of what a reader should know.
+
+  Raises:
+    InputError: rows or the model cannot be used; the rows of all tasks are read
+      before the model is.
+  """
+  request = suites.SuiteRequest(
+    'vision', exam.tasks, exam.data, limit=exam.limit
+  )
+  asked = suites.ask(request, terminal.note)
+  engine = _engine(exam.folder, exam.raw)
+  results: dict[str, Result] = {}
+  for task in asked:
+    try:
+      result = suite.score(task, engine)
+    except errors.InputError as e:
+      raise errors.InputError(f'{task.name}: {e}') from e
+    results[task.name] = result
+    terminal.note(f'{task.name}: {suites.in_words(result)}')
+    if exam.out:
+      whole = {name: one.to_json() for name, one in results.items()}
+      files.atomic_write_json(exam.out, whole)
+  scored = suites.Scored(exam.folder, None, results)
+  for line in suite_table.lines([scored], []):
+    say(line)
+
+
+def _engine(folder: str, raw: bool) -> image_engine.ImageEngine:
+  """The engine of a folder, on one device."""
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  engine = image_engine.open_folder(folder, mesh)
+  return dataclasses.replace(engine, template=None) if raw else engine
+
+
 def answer(question: Question) -> str:
   """The answer of a model to a prompt.
 
@@ -85,10 +147,7 @@ def answer(question: Question) -> str:
   """
   if not question.prompt.strip():
     raise errors.InputError("--prompt='' asks nothing; give it words")
-  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
-  engine = image_engine.open_folder(question.folder, mesh)
-  if question.raw:
-    engine = dataclasses.replace(engine, template=None)
+  engine = _engine(question.folder, question.raw)
   pictures = tuple(
     Picture(f'--image={name}', None, question.images, name)
     for name in question.names

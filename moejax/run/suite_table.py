@@ -85,6 +85,8 @@ def lines(
 
 
 def _title(scored: Scored) -> str:
+  if scored.step is None:
+    return scored.workdir
   return f'{scored.workdir} step {scored.step}'
 
 

@@ -67,12 +67,12 @@ class Scored:
 
   Attributes:
     workdir: the folder.
-    step: step of the checkpoint.
+    step: step of the checkpoint; None for a model without steps.
     results: by task, in the order of the suite.
   """
 
   workdir: str
-  step: int
+  step: int | None
   results: dict[str, Result]
 
 

@@ -1,8 +1,11 @@
 """The command of LLaVA folders: contents, and answers about images."""
 
+import json
+import re
 from unittest import mock
 
 import pytest
+from helpers import generated_cases
 from helpers import llava as helper
 
 from moejax.cli import llava
@@ -50,8 +53,31 @@ def test_answer_asks_the_engine_of_the_folder(folder, capsys):
   assert (temperature, seed) == (0.5, 3)
 
 
+def test_evaluate_asks_the_tasks_and_writes_their_scores(
+  folder, tmp_path, capsys
+):
+  row = {'image': 'a.png', 'answer': 'yes', 'category': 'random'}
+  rows = [{**row, 'question': f'Is there a {x}?'} for x in ('cat', 'dog')]
+  generated_cases.write_rows(tmp_path, 'pope', 'test', rows)
+  out = tmp_path / 'scores.json'
+  with mock.patch.object(image_engine, 'open_folder') as opened:
+    opened.return_value = generated_cases.Writer(['Yes', 'no'])
+    llava.main([
+      'evaluate', str(folder), f'--data={tmp_path}', '--tasks=pope',
+      f'--out={out}',
+    ])  # fmt: skip
+  said = capsys.readouterr().out
+  assert re.search(r'\| pope +\| acc +\| +0 \| +2 \| +50\.0 ± 50\.0', said)
+  assert str(folder) in said.split('\n')[0]
+  found = json.loads(out.read_text())['pope']
+  assert (found['means']['acc'], found['means']['yes_ratio']) == (0.5, 0.5)
+  assert found['values']['acc'] == [1.0, 0.0]
+
+
 def test_flags_that_cannot_be_used_are_one_line(folder):
   with pytest.raises(errors.InputError, match='asks nothing'):
     llava.main(['answer', str(folder), '--prompt= '])
   with pytest.raises(errors.InputError, match='has no config'):
     llava.main(['inspect', str(folder), '--config.model.width=8'])
+  with pytest.raises(errors.InputError, match='unknown task of suite vision'):
+    llava.main(['evaluate', str(folder), '--data=.', '--tasks=popes'])

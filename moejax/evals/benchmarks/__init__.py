@@ -27,6 +27,7 @@ from moejax.evals.benchmarks import (
   reading,
   reasoning,
   subjects,
+  vision,
 )
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -89,4 +90,5 @@ SUITES: dict[str, dict[str, Benchmark]] = {
   ),
   'lm_eval': BENCHMARKS,
   'offline': offline.OFFLINE,
+  'vision': vision.VISION,
 }
