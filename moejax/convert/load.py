@@ -27,6 +27,7 @@ from moejax.convert import (
   axes,
   buffers,
   configs,
+  phi3,
   quantised,
   rules,
 )
@@ -90,6 +91,8 @@ def plan(folder: Folder) -> ImportPlan:
     InputError: a config key is not supported; or a tensor is missing,
       superfluous, or of an unexpected shape or type.
   """
+  if folder.config.get('model_type') == phi3.KIND:
+    folder = phi3.as_mistral(folder)
   family = configs.family_of(folder.config)
   try:
     config = configs.read(family, folder.config)

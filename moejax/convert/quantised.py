@@ -33,7 +33,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from moejax.convert.tensor_files import StoredTensor
+from moejax.convert.tensor_files import StoredRows, StoredTensor
 from moejax.core import errors
 
 MXFP4, FP8, FP8_BLOCKS = 'MXFP4', 'FP8', 'FP8 in blocks'
@@ -154,7 +154,7 @@ class Scaled8(_Pair):
 
 
 # A tensor of a checkpoint: stored plainly, or as quantised numbers with scales.
-ReadableTensor = StoredTensor | Blocks4 | Scaled8
+ReadableTensor = StoredTensor | StoredRows | Blocks4 | Scaled8
 
 
 def plain(

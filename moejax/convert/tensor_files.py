@@ -80,6 +80,45 @@ class StoredTensor:
     return raw.view(np.ndarray).view(dtype).reshape(self.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredRows:
+  """Some rows of a tensor in a file.
+
+  Attributes:
+    whole: the tensor.
+    start: the first row.
+    stop: the row after the last.
+  """
+
+  whole: StoredTensor
+  start: int
+  stop: int
+
+  @property
+  def file(self) -> pathlib.Path:
+    """Path of the file."""
+    return self.whole.file
+
+  @property
+  def dtype(self) -> str:
+    """Name of the type in the format."""
+    return self.whole.dtype
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Sizes of the dimensions."""
+    return self.stop - self.start, *self.whole.shape[1:]
+
+  @property
+  def num_bytes(self) -> int:
+    """Size in the file."""
+    return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+  def read(self) -> np.ndarray:
+    """Maps the rows from the file."""
+    return self.whole.read()[self.start : self.stop]
+
+
 def read_header(file: pathlib.Path) -> dict[str, StoredTensor]:
   """Finds the tensors of a file by name.
 

@@ -23,18 +23,26 @@ MEMORY = {
 MEMORY_OF_HUB = MEMORY | {'vision_tower.': 'model.vision_tower.vision_model.'}
 
 # The quick proof; the third has experts and a decoder that scales embeddings.
-LOGITS = ['clip', 'siglip', pytest.param('granite', marks=pytest.mark.soak)]
+LOGITS = [
+  'clip',
+  'siglip',
+  'phi3',
+  pytest.param('granite', marks=pytest.mark.soak),
+]
 
 
 @pytest.mark.parametrize('name', LOGITS)
 def test_logits_with_no_one_and_several_images(name):
-  """CLIP with a Llama, and SigLIP with a Qwen2 and two layers."""
+  """CLIP with a Llama and a Phi-3, SigLIP with a Qwen2 and two layers."""
   assert helper.far(helper.GOLDEN / name) < 1e-4
 
 
-def test_greedy_texts_with_the_cache():
+@pytest.mark.parametrize(
+  'name', ['clip', pytest.param('phi3', marks=pytest.mark.soak)]
+)
+def test_greedy_texts_with_the_cache(name):
   """The embeddings of a prompt are read chunk by chunk."""
-  path = helper.GOLDEN / 'clip'
+  path = helper.GOLDEN / name
   want = np.load(path / 'expected.npz')
   _, model, weights = helper.read(path)
   _, x_BLD = helper.embeddings(model, weights, want)
@@ -75,6 +83,63 @@ def test_every_layout_of_names_is_read(names, tmp_path):
   _, _, found = helper.read(other)
   for name, leaf in trees.leaves(wanted).items():
     np.testing.assert_array_equal(trees.leaves(found)[name], leaf, name)
+
+
+def phi3_alone(target, **keys):
+  """The language model of the checkpoint with a Phi-3 in a folder."""
+  path = helper.GOLDEN / 'phi3'
+  target.mkdir()
+  config = json.loads((path / 'config.json').read_text())['text_config']
+  (target / 'config.json').write_text(json.dumps(config | keys))
+  tensors = {
+    name.removeprefix('language_model.'): x
+    for name, x in load_file(path / 'model.safetensors').items()
+    if name.startswith('language_model.')
+  }
+  save_file(tensors, target / 'model.safetensors')
+  return folder.open_folder(str(target))
+
+
+def test_a_phi3_alone_is_read_as_a_mistral(tmp_path):
+  plan = load.plan(phi3_alone(tmp_path / 'in'))
+  _, model, wanted = helper.read(helper.GOLDEN / 'phi3')
+  assert plan.family.model_type == 'mistral'
+  assert plan.config == model.decoder.config
+  found = trees.leaves(load.weights(plan, model.decoder))
+  for name, leaf in trees.leaves(wanted['decoder']).items():
+    np.testing.assert_array_equal(found[name], leaf, name)
+
+
+@pytest.mark.parametrize(
+  ('keys', 'message'),
+  [
+    ({'partial_rotary_factor': 0.75}, 'partial_rotary_factor=0.75'),
+    (
+      {'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e4,
+                           'partial_rotary_factor': 0.5}},
+      'partial_rotary_factor=0.5',
+    ),
+    ({'intermediate_size': 25}, 'tensors of other shapes'),
+    ({'num_key_value_heads': 1}, 'tensors of other shapes'),
+  ],
+)  # fmt: skip
+def test_a_phi3_that_does_not_fit_is_one_line(keys, message, tmp_path):
+  with pytest.raises(errors.InputError, match=message) as e:
+    load.plan(phi3_alone(tmp_path / 'in', **keys))
+  assert '\n' not in str(e.value)
+
+
+def test_earlier_names_of_the_stretched_positions(tmp_path):
+  of_file = phi3_alone(tmp_path / 'in')
+  rope = dict(of_file.config['rope_parameters'])
+  older = {
+    'type': 'su',
+    **{k: rope[k] for k in ('short_factor', 'long_factor')},
+  }
+  del of_file.config['rope_parameters']
+  of_file.config.update({'rope_scaling': older, 'rope_theta': 1e4})
+  wanted = load.plan(phi3_alone(tmp_path / 'same')).config
+  assert load.plan(of_file).config.rope == wanted.rope
 
 
 def change(path, target, edit, drop=(), add=()):

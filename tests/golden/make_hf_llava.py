@@ -90,7 +90,29 @@ def granite():
   )
 
 
-MODELS = {make.__name__: make for make in (clip, siglip, granite)}
+def phi3():
+  """Joint matrices, windows, and positions that are stretched by a list."""
+  pairs = TEXT['hidden_size'] // TEXT['num_attention_heads'] // 2
+  return transformers.LlavaConfig(
+    vision_config=transformers.CLIPVisionConfig(**VISION),
+    text_config=transformers.Phi3Config(
+      **TEXT,
+      sliding_window=7,
+      # Longer than the rows, but not with the new tokens.
+      original_max_position_embeddings=20,
+      rope_parameters={
+        'rope_type': 'longrope',
+        'rope_theta': 1e4,
+        'short_factor': [1 + 0.25 * i for i in range(pairs)],
+        'long_factor': [1 + 2.0 * i for i in range(pairs)],
+      },
+      pad_token_id=None,
+    ),
+    image_token_index=IMAGE,
+  )
+
+
+MODELS = {make.__name__: make for make in (clip, siglip, granite, phi3)}
 
 
 @torch.no_grad()

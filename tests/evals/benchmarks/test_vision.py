@@ -258,7 +258,8 @@ def test_images_are_in_the_order_of_the_text(tmp_path):
   names = [[image.name for image in item.images] for item in items]
   assert names == [['a.png', 'b.png'], ['a.png'], ['a.png'], ['a.png']]
   assert [item.group for item in items] == ['Art', 'Art_Theory', 'Art', 'Art']
-  assert all(image.folder for item in items for image in item.images)
+  folders = {image.folder for item in items for image in item.images}
+  assert folders == {str(tmp_path / 'mmmu_val')}
 
 
 @pytest.mark.parametrize(
