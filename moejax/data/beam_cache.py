@@ -3,6 +3,9 @@
 The files are the same to the byte as those of `cache_writer`, whatever the
 runner, the number of workers, and the order in which they work:
 
+  0. Compare, for a step that keeps the first of equal documents: the hashes of
+     all documents are grouped, and all but the first of each group are left
+     out. Steps that decide about each document by itself run where it is read.
   1. Encode. Each source shard (a file) is read by itself. Its tokens are keyed
      by (source shard, index of the document, piece of the document), and have
      their place among the tokens of the shard.
@@ -176,6 +179,7 @@ def _write(
     notes=tuple(notes),
     shards=tuple(written),
     num_cut=num_cut,
+    removed=text.removed(split),
   )
   stages.save(f'{folder}/{cache.META}', [meta.to_json().encode()])
 
@@ -202,8 +206,7 @@ def _run(
   try:
     with beam.Pipeline(options=options) as pipeline:
       encoded = (
-        pipeline
-        | 'Shards' >> beam.Create([*enumerate(text.shards(split) or ())])
+        _sources(pipeline, text, split)
         | 'Spread' >> beam.Reshuffle()
         | 'Encode'
         >> beam.FlatMap(stages.encode, text, split, layout).with_outputs(
@@ -249,6 +252,28 @@ def _run(
   counts = sorted(lists['counts'], key=lambda count: count.shard)
   shards = sorted(lists['shards'], key=lambda shard: shard.file)
   return counts, shards, sum(lists['cut'])
+
+
+def _sources(pipeline: Any, text: cache_writer.TextSource, split: str) -> Any:
+  """The source shards by number; where they are compared, as `joined`."""
+  import apache_beam as beam
+
+  listed = [*enumerate(text.shards(split) or ())]
+  shards = pipeline | 'Shards' >> beam.Create(listed)
+  if not text.compares_shards:
+    return shards
+  repeated = (
+    shards
+    | 'Spread to compare' >> beam.Reshuffle()
+    | 'Keys' >> beam.FlatMap(stages.keys, text, split)
+    | 'Compare' >> beam.GroupByKey()
+    | 'Repeated' >> beam.FlatMap(stages.repeated)
+  )
+  return (
+    {'source': shards, 'repeated': repeated}
+    | 'Join' >> beam.CoGroupByKey()
+    | 'Joined' >> beam.Map(stages.joined)
+  )
 
 
 def _named(name: str) -> Any:

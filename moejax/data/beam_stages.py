@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moejax.core import errors
-from moejax.data import cache, cache_writer, encoding, features
+from moejax.data import cache, encoding, features
 from moejax.data import vocab as vocabs
 
 
@@ -63,17 +63,48 @@ class Piece(NamedTuple):
   data: bytes
 
 
+def keys(
+  item: tuple[int, Any], text: Any, split: str
+) -> Iterator[tuple[bytes, tuple[int, int]]]:
+  """The keys of the documents of a source shard, each with its place.
+
+  A text keeps the first document with each key.
+  """
+  shard, source = item
+  try:
+    for number, key in enumerate(text.shard_keys(split, source)):
+      yield key, (shard, number)
+  except errors.InputError:
+    return  # `encode` meets it again, and reports it
+
+
+def repeated(
+  item: tuple[bytes, Iterable[tuple[int, int]]],
+) -> Iterator[tuple[int, int]]:
+  """The places of the documents with one key, but for the first."""
+  yield from sorted(item[1])[1:]
+
+
+def joined(
+  item: tuple[int, dict[str, Iterable[Any]]],
+) -> tuple[int, Any, frozenset[int]]:
+  """A source shard with the numbers of its repeated documents."""
+  shard, values = item
+  (source,) = values['source']
+  return shard, source, frozenset(values['repeated'])
+
+
 def encode(
-  item: tuple[int, Any],
-  text: cache_writer.TextSource,
+  item: tuple[Any, ...],
+  text: Any,
   split: str,
   layout: Layout,
 ) -> Iterator[Any]:
   """The pieces of a source shard by their keys, and then its counts."""
   import apache_beam as beam
 
-  shard, source = item
-  texts = _Reading(text.shard_texts(split, source))
+  shard, source, *known = item  # `joined`, where the text compares shards
+  texts = _Reading(text.shard_texts(split, source, *known))
   place = num_documents = num_bytes = 0
   try:
     documents = encoding.documents(texts, layout.vocab, processes=1)

@@ -64,6 +64,7 @@ class TextSource:
   no_sample = 'the source does not say how many documents it has'
   rearrange: Callable[[Any], Any] | None = None
   masked = False  # whether some of its targets have no loss
+  compares_shards = False  # whether it has `shard_keys`
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
     """Everything that the documents of a split depend on, as JSON values."""

@@ -2,7 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Container,
+  Generator,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 from moejax.core import errors, table
@@ -139,6 +146,72 @@ class Stepped(cache_writer.TextSource):
   def removed(self, split: str) -> tuple[base.Removed, ...]:
     return self._passes[split].removed if split in self._passes else ()
 
+  @property
+  def compares_shards(self) -> bool:
+    """Whether a step compares the documents of all shards."""
+    return any(isinstance(s, base.FirstOfEqual) for s in self.steps.values())
+
+  def shards(self, split: str) -> Sequence[Any] | None:
+    """The shards of the text.
+
+    Raises:
+      InputError: a step needs the documents in the order of the whole text.
+    """
+    for name, step in self.steps.items():
+      if not isinstance(step, base.Filter | base.FirstOfEqual):
+        raise errors.InputError(
+          f'data.steps.{name} reads the documents in the order of the whole '
+          'text, which workers with --beam do not know: leave it out, or pack '
+          'without --beam'
+        )
+    shards: Sequence[Any] | None = self.text.shards(split)
+    return shards
+
+  def shard_keys(self, split: str, shard: Any) -> Iterator[bytes]:
+    """The values of the documents that reach the step `FirstOfEqual`."""
+    steps = []
+    for step in self.steps.values():
+      steps.append(step)
+      if isinstance(step, base.FirstOfEqual):
+        break
+    for text in self.text.shard_texts(split, shard):
+      values = base.examine(steps, text).values
+      if len(values) == len(steps):  # no filter has removed it
+        yield values[-1]
+
+  def shard_texts(
+    self, split: str, shard: Any, repeated: Container[int] = frozenset()
+  ) -> Generator[base.Text, None, Any]:
+    """The documents of a shard that the steps keep.
+
+    Args:
+      split: 'train' or 'validation'.
+      shard: one of `shards`.
+      repeated: numbers of its `shard_keys` that an earlier document has.
+
+    Returns:
+      The report of the text, and what the steps removed.
+    """
+    report = None
+
+    def texts() -> Iterator[base.Text]:
+      nonlocal report
+      report = yield from self.text.shard_texts(split, shard)
+
+    one = base.Pass(self.steps, repeated)
+    yield from one.kept(texts())
+    return report, one.removed
+
+  def shard_notes(self, split: str, reports: Sequence[Any]) -> list[str]:
+    """The notes of `stream`; `removed` then has what all shards removed."""
+    notes = list(self.text.shard_notes(split, [own for own, _ in reports]))
+    one = self._passes[split] = base.Pass(self.steps)
+    for _, removed in reports:
+      added = zip(one.removed, removed, strict=True)
+      one.removed = tuple(before + more for before, more in added)
+    self._check_left(split, one)
+    return [*notes, one.summary()] if one.documents else notes
+
   def _kept(
     self,
     split: str,
@@ -158,7 +231,12 @@ class Stepped(cache_writer.TextSource):
     finally:
       if one.documents:
         note(one.summary())
-    if finished and one.documents and not one.documents_kept:
+    if finished:
+      self._check_left(split, one)
+
+  def _check_left(self, split: str, one: base.Pass) -> None:
+    """Raises InputError if there are documents, and none is kept."""
+    if one.documents and not one.documents_kept:
       raise errors.InputError(
         f'no document of {self.text.name} {split} is left: {one.summary()}'
       )

@@ -23,8 +23,11 @@ from moejax.data import (
   files,
   long_text,
   packings,
+  stepped,
   tasks,
 )
+from moejax.data.steps.length import Length
+from moejax.data.steps.near_duplicates import NearDuplicates
 from tests.data import beam_side
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -46,6 +49,8 @@ def _write_texts(folder):
       json.dumps({'text': f'é line {number} {i} ' * rng.randrange(9)})
       for i in range(rng.randrange(1, 40))
     ]
+    # Documents of several files are equal.
+    lines += [json.dumps({'text': f'the same {n} ' * 4}) for n in range(3)]
     if number in {2, 7}:
       lines.insert(1, '{broken')
     (texts / f'{number}.jsonl').write_text('\n'.join(lines))
@@ -61,8 +66,8 @@ def _bytes(folder):
   }
 
 
-def _local(folder):
-  own = beam_side.text(folder)
+def _local(folder, steps=''):
+  own = beam_side.text(folder, steps)
   request = beam_side.request(folder / 'local', processes=1)
   for split in own.splits:
     own.rows(split, request)
@@ -92,6 +97,8 @@ def by_hand(monkeypatch):
   def run(text, split, layout, flags, folder):
     rng = random.Random(flags)
     shards = [*enumerate(text.shards(split))]
+    if text.compares_shards:
+      shards = _compared(shards, text, split, rng)
     encoded = []
     for item in _shuffled(shards, rng):
       encoded += beam_stages.encode(item, text, split, layout)
@@ -113,6 +120,24 @@ def by_hand(monkeypatch):
     return counts, written, sum(num_cut)
 
   monkeypatch.setattr(beam_cache, '_run', run)
+
+
+def _compared(shards, text, split, rng):
+  """Step 0 of the pipeline by hand."""
+  keys = []
+  for item in _shuffled(shards, rng):
+    keys += beam_stages.keys(item, text, split)
+  places = {}
+  for key, place in _shuffled(keys, rng):
+    places.setdefault(key, []).append(place)
+  repeated = {number: [] for number, _ in shards}
+  for group in _shuffled(places.items(), rng):
+    for shard, number in beam_stages.repeated(group):
+      repeated[shard].append(number)
+  return [
+    beam_stages.joined((n, {'source': [source], 'repeated': repeated[n]}))
+    for n, source in shards
+  ]
 
 
 def _shuffled(items, rng):
@@ -147,6 +172,50 @@ def test_the_bytes_are_those_of_the_local_command(
   assert json.loads(meta)['num_cut'] > 10
   assert 'fill_in_middle' in json.loads(meta)['spec']['vocab']
   assert 'left out 2 bad documents' in json.loads(meta)['notes'][0]
+
+
+@pytest.mark.parametrize(
+  'steps',
+  [
+    'length,quality',
+    'length,exact_duplicates,quality',
+    'quality,exact_duplicates,length',
+  ],
+)
+def test_steps_keep_and_count_what_the_local_command_does(
+  steps, by_hand, small, tmp_path
+):
+  """Whether before the step that compares documents, or behind it."""
+  _write_texts(tmp_path)
+  local = _local(tmp_path, steps)
+  beam_side.main(str(tmp_path), 'a', steps)
+  assert _bytes(tmp_path / 'caches') == local
+  (meta,) = (
+    json.loads(local[name])
+    for name in local
+    if 'train' in name and 'meta' in name
+  )
+  removed = {step['step']: step['documents'] for step in meta['removed']}
+  assert [*removed] == steps.split(',')
+  assert all(removed.values())
+  assert 'steps removed' in meta['notes'][-1]
+  assert meta['num_documents'] > 30
+
+
+def test_steps_that_leave_nothing_are_the_line_of_the_local_command(
+  by_hand, tmp_path
+):
+  _write_texts(tmp_path)
+  own = stepped.with_steps(
+    beam_side.text(tmp_path), {'length': Length(min_characters=10**6)}
+  )
+  messages = []
+  for make in (own.rows, lambda *args: beam_cache.make(own, *args)):
+    with pytest.raises(errors.InputError) as caught:
+      make('train', beam_side.request(tmp_path / 'caches', processes=1))
+    messages.append(str(caught.value))
+  assert messages[0] == messages[1]
+  assert 'no document of files train is left' in messages[0]
 
 
 @pytest.mark.soak
@@ -224,6 +293,13 @@ def test_an_error_of_a_worker_is_raised_here(by_hand, tmp_path):
       {'packing': packings.BestFit()},
       'only documents laid end to end',
     ),
+    (
+      stepped.with_steps(
+        tasks.TASKS['minipile_code'], {'near_duplicates': NearDuplicates()}
+      ),
+      {},
+      'data.steps.near_duplicates reads the documents in the order',
+    ),
   ],
 )
 def test_what_has_no_places_beforehand_is_refused(
@@ -259,12 +335,19 @@ def _beam(code, *words):
 
 @pytest.mark.beam
 @needs_beam
-@pytest.mark.parametrize('flags', ['', '--direct_num_workers=2'])
-def test_beam_itself_writes_the_same_bytes(flags, tmp_path):
+@pytest.mark.parametrize(
+  ('flags', 'steps'),
+  [
+    ('', ''),
+    ('--direct_num_workers=2', ''),
+    ('', 'length,exact_duplicates,quality'),
+  ],
+)
+def test_beam_itself_writes_the_same_bytes(flags, steps, tmp_path):
   _write_texts(tmp_path)
-  done = _beam(['-m', 'tests.data.beam_side'], str(tmp_path), flags)
+  done = _beam(['-m', 'tests.data.beam_side'], str(tmp_path), flags, steps)
   assert done.returncode == 0, done.stderr
-  assert _bytes(tmp_path / 'caches') == _local(tmp_path)
+  assert _bytes(tmp_path / 'caches') == _local(tmp_path, steps)
 
 
 @pytest.mark.beam

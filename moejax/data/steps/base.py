@@ -9,8 +9,10 @@ how many processes documents are examined.
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import (
   Callable,
+  Container,
   Generator,
   Iterable,
   Iterator,
@@ -23,6 +25,7 @@ from moejax.core import errors, fields
 from moejax.data import long_text, workers
 
 Text = str | long_text.LongText
+DUPLICATE = 'duplicate'  # the rule of `FirstOfEqual`
 JOB = 2**18  # characters that are examined at a time, about
 _ALONE = 2**20  # characters that are examined before workers are started
 
@@ -53,6 +56,25 @@ class Filter(Step):
 
   def judge(self) -> Callable[[Any], str]:
     return str
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstOfEqual(Step):
+  """A step that keeps the first of the documents with equal values.
+
+  `examine` gives the values, which are bytes.
+  """
+
+  def judge(self) -> Callable[[bytes], str]:
+    seen: set[bytes] = set()
+
+    def decide(value: bytes) -> str:
+      if value in seen:
+        return DUPLICATE
+      seen.add(value)
+      return ''
+
+    return decide
 
 
 class Examined(NamedTuple):
@@ -96,6 +118,20 @@ class Removed:
       self.documents += 1
       self.bytes += num_bytes
       self.rules[rule] = self.rules.get(rule, 0) + 1
+
+  def __add__(self, other: 'Removed') -> 'Removed':
+    """What the step removed from two parts of a text, one after the other."""
+    rules = dict(self.rules)
+    for rule, count in other.rules.items():
+      rules[rule] = rules.get(rule, 0) + count
+    return Removed(
+      self.step,
+      self.documents_before + other.documents_before,
+      self.bytes_before + other.bytes_before,
+      self.documents + other.documents,
+      self.bytes + other.bytes,
+      rules,
+    )
 
 
 def examine(steps: Sequence[Step], text: Text) -> Examined:
@@ -166,16 +202,26 @@ def _size(text: Text) -> int:
 
 
 class Pass:
-  """One pass of steps over the documents of a text.
+  """One pass of steps over the documents of a text, or of a part of it.
 
   Args:
     steps: by name, in their order.
+    repeated: for a part of a text, what is known of the whole: numbers of
+      documents that equal an earlier one, among those that reach the step
+      `FirstOfEqual`.
   """
 
-  def __init__(self, steps: Mapping[str, Step]):
+  def __init__(
+    self, steps: Mapping[str, Step], repeated: Container[int] | None = None
+  ):
     self.steps = tuple(steps.values())
     self.removed = tuple(map(Removed, steps))
-    self._judges = [step.judge() for step in self.steps]
+    self._judges = [
+      _known(repeated)
+      if repeated is not None and isinstance(step, FirstOfEqual)
+      else step.judge()
+      for step in self.steps
+    ]
 
   def keeps(self, examined: Examined) -> bool:
     """Whether a document is kept. Call it in the order of the text.
@@ -225,6 +271,12 @@ class Pass:
       f'{self.documents:,} documents ({counts}), {gone / max(1, size):.1%} of '
       f'{size:,} bytes'
     )
+
+
+def _known(repeated: Container[int]) -> Callable[[Any], str]:
+  """The decisions of `FirstOfEqual`, by the numbers of repeated documents."""
+  numbers = itertools.count()
+  return lambda _: DUPLICATE if next(numbers) in repeated else ''
 
 
 def need_order(

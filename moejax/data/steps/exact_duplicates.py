@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import unicodedata
-from collections.abc import Callable
 
 from moejax.data.steps import base
 
@@ -25,7 +24,7 @@ def normalised(text: str, ignore_case: bool = True) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExactDuplicates(base.Step):
+class ExactDuplicates(base.FirstOfEqual):
   """Keeps the first of the documents whose `normalised` texts are equal.
 
   The texts are compared by 128-bit hashes, which take some 100 bytes of memory
@@ -40,14 +39,3 @@ class ExactDuplicates(base.Step):
   def examine(self, text: str) -> bytes:
     data = normalised(text, self.ignore_case).encode()
     return hashlib.blake2b(data, digest_size=16).digest()
-
-  def judge(self) -> Callable[[bytes], str]:
-    seen: set[bytes] = set()
-
-    def decide(digest: bytes) -> str:
-      if digest in seen:
-        return 'duplicate'
-      seen.add(digest)
-      return ''
-
-    return decide

@@ -13,7 +13,6 @@ from moejax.data import (
   cache,
   cache_writer,
   encoding,
-  files,
   long_text,
   seqio_bridge,
   stepped,
@@ -290,10 +289,3 @@ def test_values_of_a_step_cross_processes(name):
   assert step == STEPS[name]()
   value = pickle.loads(pickle.dumps(step.examine('some words of a text')))
   assert isinstance(step.judge()(value), str)
-
-
-def test_a_text_with_steps_is_not_divided_for_beam(folder):
-  """A duplicate is one of all documents before, not of those of a file."""
-  text = files.Files(str(folder / 'train.jsonl'), str(folder / 'held_out.txt'))
-  assert text.shards('train') is not None
-  assert stepped.Stepped(text, STEPPED).shards('train') is None
