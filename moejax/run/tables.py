@@ -32,9 +32,13 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
   )
   for name in names:
     is_text = any(isinstance(row.get(name), str) for row in rows.values())
-    shown.add_column(
-      name, justify='left' if is_text else 'right', overflow='fold'
-    )
+    if is_text:
+      shown.add_column(name, overflow='fold')
+    else:  # numbers are narrow, so a long name has a line for each word
+      words = name.replace('_', '\n')
+      shown.add_column(
+        words, justify='right', vertical='bottom', overflow='fold'
+      )
   for row_name, row in rows.items():
     shown.add_row(row_name, *(cell(row.get(name)) for name in names))
   return shown

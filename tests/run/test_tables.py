@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from moejax.evals import validation
 from moejax.run import tables
 
 
@@ -42,3 +43,18 @@ def test_texts_are_aligned_to_the_left():
   console.print(tables.table('samples', rows))
   (one,) = (x for x in console.file.getvalue().split('\n') if 'short' in x)
   assert one.rstrip().endswith('short   1')
+
+
+def test_the_table_of_an_evaluation_breaks_no_word_at_80_columns():
+  """Of the longest domain of the minipile; the row is one line."""
+  names = ['loss', 'perplexity', 'accuracy', 'tokens']
+  row = dict.fromkeys([*names, *validation.BITS], 2.345)
+  row |= {'perplexity': 1234.567, 'tokens': 650_000}
+  console = Console(file=io.StringIO(), width=80)
+  console.print(tables.table('perplexity', {'dictionary': row}))
+  lines = console.file.getvalue().split('\n')
+  words = [word for line in lines for word in line.split()]
+  assert {'dictionary', '1234.567', '650,000', *names} <= {*words}
+  assert {'bits', 'byte', 'low', 'high', 'unigram'} <= {*words}
+  (values,) = (line for line in lines if '2.345' in line)
+  assert len(values.split()) == 1 + len(row)
