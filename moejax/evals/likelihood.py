@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moejax.evals import shapes as shapes_lib
 from moejax.evals.encoding import Scored
+from moejax.evals.shapes import Shapes
 from moejax.evals.subject import Track, untracked
 from moejax.model.build import Model, Weights
 from moejax.model.decoder import Decoder
@@ -29,9 +31,6 @@ from moejax.parallel import hosts, rules
 from moejax.parallel import mesh as meshes
 from moejax.train import cross_entropy
 
-# Tokens of a batch on each of the devices that split it, by platform.
-BATCH_TOKENS = {'cpu': 2048}
-BATCH_TOKENS_ELSEWHERE = 16_384
 # Most targets of a row; requests beyond them get a row of their own.
 MAX_TARGETS = 8
 
@@ -67,20 +66,6 @@ class Targets:
   places: list[tuple[int, int, int, slice]]
 
 
-def batch_tokens(model: Model) -> int:
-  """Tokens of a batch on all devices."""
-  platform = model.mesh.devices.flat[0].platform
-  own = BATCH_TOKENS.get(platform, BATCH_TOKENS_ELSEWHERE)
-  return own * meshes.batch_size(model.mesh)
-
-
-def bucket(size: int) -> int:
-  """The smallest of 1, 2, 4, 8, 16, 24, 32, 48, 64, ... that holds `size`."""
-  power = 1 << max(0, size - 1).bit_length()
-  middle = 3 * power // 4
-  return middle if power >= 32 and size <= middle else power
-
-
 def rows_of(requests: Sequence[Scored]) -> list[Row]:
   """One row for all requests with the same ids, up to MAX_TARGETS of them."""
   rows: list[Row] = []
@@ -97,12 +82,15 @@ def rows_of(requests: Sequence[Scored]) -> list[Row]:
 
 
 def targets(
-  rows: Sequence[Row], num_rows: int, requests: Sequence[Scored]
+  rows: Sequence[Row],
+  num_rows: int,
+  requests: Sequence[Scored],
+  shapes: Shapes,
 ) -> Targets:
   """The targets of some rows, padded to `num_rows` rows."""
   most = max(len(row.requests) for row in rows)
   longest = max(len(row.ids) - row.first for row in rows)
-  shape = num_rows, bucket(most), bucket(longest)
+  shape = num_rows, shapes.bucket(most), shapes.bucket(longest)
   target_RKM = np.zeros(shape, np.int32)
   places = []
   for r, row in enumerate(rows):
@@ -134,19 +122,13 @@ def collect(
     scores[index] = log_prob_RKM[r, k, columns], greedy_RKM[r, k, columns]
 
 
-def padded(model: Model, rows: int) -> int:
-  """A power of two times the shards that holds so many rows."""
-  shards = meshes.batch_size(model.mesh)
-  return shards * (1 << max(0, -(-rows // shards) - 1).bit_length())
-
-
 def log_probs(
   model: Model,
   weights: Weights,
   requests: Sequence[Scored],
   rows: Sequence[Row] | None = None,
   *,
-  tokens: int = 0,
+  shapes: Shapes | None = None,
   track: Track = untracked,
 ) -> dict[int, TokenScores]:
   """The scores of the targets of each request, by its index.
@@ -156,18 +138,20 @@ def log_probs(
     weights: its weights, on its devices.
     requests: what to score.
     rows: rows of those requests; None for `rows_of(requests)`.
-    tokens: tokens of a batch; 0 for `batch_tokens`.
+    shapes: the rule for sizes of batches; None for that of `shapes.choose`.
     track: shows the progress through rows.
   """
   rows = rows_of(requests) if rows is None else rows
-  size = lambda row: (bucket(len(row.ids)), bucket(len(row.ids) - row.first))
-  rows = sorted(rows, key=size, reverse=True)
+  if shapes is None:
+    lengths = (len(row.ids) for row in rows)
+    shapes = shapes_lib.choose(model, weights, lengths)
+  rows = sorted(rows, key=functools.partial(_size, shapes), reverse=True)
   scores: dict[int, TokenScores] = {}
   run = functools.partial(_whole, model, weights)
-  batches = _batches(model, rows, tokens or batch_tokens(model))
+  batches = _batches(rows, shapes)
   ahead: list[Any] = []
   for batch in tracked(batches, track, 'Scoring', rows):
-    ahead.append(_dispatch(model, run, batch, requests))
+    ahead.append(_dispatch(model, run, batch, requests, shapes))
     # One batch is computed while the next is prepared.
     if len(ahead) > 1:
       collect(scores, *ahead.pop(0))
@@ -188,25 +172,21 @@ def tracked(
   next(shown, None)  # its end
 
 
-def _batches(
-  model: Model, rows: Sequence[Row], tokens: int
-) -> Iterator[list[Row]]:
+def _size(shapes: Shapes, row: Row) -> tuple[int, int]:
+  """The rounded length of a row, and that of its part that is scored."""
+  return shapes.bucket(len(row.ids)), shapes.bucket(len(row.ids) - row.first)
+
+
+def _batches(rows: Sequence[Row], shapes: Shapes) -> Iterator[list[Row]]:
   """Rows in batches, each as long as its first row, which is its longest."""
   at = 0
   while at < len(rows):
-    size = full_rows(model, bucket(len(rows[at].ids)), tokens)
-    yield list(rows[at : at + size])
-    at += size
-
-
-def full_rows(model: Model, length: int, tokens: int) -> int:
-  """Rows of a full batch of this length; a multiple of the shards.
-
-  Example, 2048 tokens: 32 rows of 64 tokens, 16 rows of 96.
-  """
-  shards = meshes.batch_size(model.mesh)
-  per_shard = max(1, tokens // (length * shards))
-  return shards * (1 << (per_shard.bit_length() - 1))
+    size = _size(shapes, rows[at])
+    batch = list(rows[at : at + shapes.full_rows(size[0])])
+    if shapes.few:
+      batch = [row for row in batch if _size(shapes, row) == size]
+    yield batch
+    at += len(batch)
 
 
 def _dispatch(
@@ -214,16 +194,17 @@ def _dispatch(
   run: Callable[..., tuple[jax.Array, jax.Array]],
   batch: Sequence[Row],
   requests: Sequence[Scored],
+  shapes: Shapes,
 ) -> tuple[Targets, tuple[jax.Array, jax.Array]]:
   """Starts the computation of one batch."""
-  count = padded(model, len(batch))
-  length = bucket(max(len(row.ids) for row in batch))
+  length = shapes.bucket(max(len(row.ids) for row in batch))
+  count = shapes.rows(len(batch), shapes.full_rows(length))
   token_RL = np.zeros((count, length), np.int32)
   length_R, first_R = np.zeros((2, count), np.int32)
   for r, row in enumerate(batch):
     token_RL[r, : len(row.ids)] = row.ids
     length_R[r], first_R[r] = len(row.ids), row.first
-  aims = targets(batch, count, requests)
+  aims = targets(batch, count, requests, shapes)
   arrays = put(model, (token_RL, length_R, first_R, aims.target_RKM), count)
   return aims, run(*arrays)
 

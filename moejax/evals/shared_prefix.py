@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from moejax.evals import likelihood
+from moejax.evals import shapes as shapes_lib
 from moejax.evals.encoding import Scored
 from moejax.evals.likelihood import Row, TokenScores
+from moejax.evals.shapes import Shapes
 from moejax.evals.subject import Track, untracked
 from moejax.model.attention import cache as caches
 from moejax.model.build import Model, Weights
@@ -31,6 +33,7 @@ from moejax.parallel import rules
 # Tokens of prefixes that are read at a time. Prefixes of all lengths share one
 # compiled shape.
 CHUNK = 128
+FEW_CHUNK = 64  # where shapes are to be few, and every chunk is a whole one
 # Prefixes shorter than this are not worth a cache.
 MIN_PREFIX = 8
 # Most rows of a group; others get the prefix read for themselves.
@@ -47,18 +50,21 @@ def log_probs(
 ) -> dict[int, TokenScores]:
   """As `likelihood.log_probs`, with common prefixes read once."""
   rows = likelihood.rows_of(requests)
-  tokens = tokens or likelihood.batch_tokens(model)
   alone, groups = split(rows, share=not by_length(model.config))
+  lengths = [len(row.ids) for row in alone]
+  lengths += [len(row.ids) - row.first for group in groups for row in group]
+  lengths += [group[0].first for group in groups]
+  shapes = shapes_lib.choose(model, weights, lengths, tokens)
   scores = likelihood.log_probs(
-    model, weights, requests, alone, tokens=tokens, track=track
+    model, weights, requests, alone, shapes=shapes, track=track
   )
   shared = [row for group in groups for row in group]
-  batches = list(_batches(model, groups, tokens))
+  batches = list(_batches(groups, shapes))
   joined = ([row for group in batch for row in group] for batch in batches)
   ahead: list[Any] = []
   shown = likelihood.tracked(joined, track, 'Scoring options', shared)
   for batch, _ in zip(batches, shown, strict=True):
-    ahead.append(_dispatch(model, weights, batch, requests))
+    ahead.append(_dispatch(model, weights, batch, requests, shapes))
     if len(ahead) > 1:
       likelihood.collect(scores, *ahead.pop(0))
   for done in ahead:
@@ -103,23 +109,43 @@ def split(
 
 
 def _batches(
-  model: Model, groups: Sequence[list[Row]], tokens: int
+  groups: Sequence[list[Row]], shapes: Shapes
 ) -> Iterator[list[list[Row]]]:
   """Groups of equally many rows, those with the longest prefixes first."""
-  shape = lambda group: (
-    len(group),
-    likelihood.bucket(group[0].first),
-    _longest_end(group),
-  )
-  groups = sorted(groups, key=shape, reverse=True)
+  rank = functools.partial(_rank, shapes)
+  groups = sorted(groups, key=rank, reverse=True)
   at = 0
   while at < len(groups):
     group = groups[at]
-    slots = likelihood.bucket(group[0].first + _longest_end(group))
-    size = likelihood.full_rows(model, slots * len(group), tokens * 2)
-    batch = [g for g in groups[at : at + size] if len(g) == len(group)]
+    batch = [
+      other
+      for other in groups[at : at + _full(group, shapes)]
+      if (rank(other) == rank(group) if shapes.few else _same(other, group))
+    ]
     yield batch
     at += len(batch)
+
+
+def _same(one: list[Row], other: list[Row]) -> bool:
+  return len(one) == len(other)
+
+
+def _rank(shapes: Shapes, group: list[Row]) -> tuple[int, int, int]:
+  """The order of groups; where shapes are few, one batch has one rank."""
+  first, end = group[0].first, _longest_end(group)
+  if shapes.few:
+    size = shapes.bucket(end)
+    width = first + -first % FEW_CHUNK
+    return len(group), shapes.bucket(max(width, first + size)), size
+  return len(group), shapes.bucket(first), end
+
+
+def _full(group: list[Row], shapes: Shapes) -> int:
+  """Groups of a full batch that begins with this one."""
+  slots = shapes.bucket(group[0].first + _longest_end(group))
+  if shapes.few:
+    _, slots, _ = _rank(shapes, group)
+  return shapes.full_rows(slots * len(group), 2)
 
 
 def _longest_end(group: Sequence[Row]) -> int:
@@ -129,16 +155,18 @@ def _longest_end(group: Sequence[Row]) -> int:
 def _dispatch(
   model: Model,
   weights: Weights,
-  batch: Sequence[Sequence[Row]],
+  batch: Sequence[list[Row]],
   requests: Sequence[Scored],
+  shapes: Shapes,
 ) -> tuple[likelihood.Targets, tuple[jax.Array, jax.Array]]:
   """Starts the computation of one batch of groups."""
-  num_groups, num_each = likelihood.padded(model, len(batch)), len(batch[0])
+  num_groups = shapes.rows(len(batch), _full(batch[0], shapes))
+  num_each = len(batch[0])
   num_rows = num_groups * num_each
   rows = [row for group in batch for row in group]
-  aims = likelihood.targets(rows, num_rows, requests)
+  aims = likelihood.targets(rows, num_rows, requests, shapes)
   longest = max(group[0].first for group in batch)
-  chunk = min(CHUNK, likelihood.bucket(longest))
+  chunk = FEW_CHUNK if shapes.few else min(CHUNK, shapes.bucket(longest))
   width = -(-longest // chunk) * chunk
   token_GL = np.zeros((num_groups, width), np.int32)
   length_G = np.zeros(num_groups, np.int32)
@@ -153,7 +181,7 @@ def _dispatch(
     end_RM[r, : len(own)] = own
     size_R[r] = len(own)
   # Room for padding as well, which is written behind the tokens.
-  slots = likelihood.bucket(max(width, longest + end_RM.shape[1]))
+  slots = shapes.bucket(max(width, longest + end_RM.shape[1]))
   length_G = likelihood.put(model, length_G, num_groups)
   cache = _empty(model, num_groups, slots)
   for start in range(0, width, chunk):

@@ -11,7 +11,7 @@ import numpy as np
 from moejax.analysis.interventions import base
 from moejax.analysis.trace import Trace
 from moejax.data.vocab import Vocab
-from moejax.evals import likelihood
+from moejax.evals import likelihood, shapes
 from moejax.evals.spoken import Spoken
 from moejax.model.build import Model, Weights
 from moejax.moe.routes import Routes, RoutesRequest
@@ -60,7 +60,7 @@ def read(
     ids: the text, with what texts begin with.
     step: of the weights' checkpoint.
   """
-  rows = likelihood.padded(model, 1)
+  rows = shapes.padded(model, 1)
   token_BL = np.zeros((rows, len(ids)), np.int32)
   token_BL[0] = ids
   segment_BL = np.zeros_like(token_BL)
@@ -122,7 +122,7 @@ def behind(reading: Reading, start: int) -> Reading:
 
 def num_ranks(model: Model) -> int:
   """K, the most experts of a token; computes nothing."""
-  token_BL = jax.ShapeDtypeStruct((likelihood.padded(model, 1), 1), jnp.int32)
+  token_BL = jax.ShapeDtypeStruct((shapes.padded(model, 1), 1), jnp.int32)
   run = functools.partial(_read, model)
   routes, _ = jax.eval_shape(run, model.shapes, token_BL, token_BL)
   return routes.expert_BLK.shape[-1]

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import random
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from helpers import tiny
 
 from moejax.core import errors
 from moejax.data.vocab import Bytes
-from moejax.evals import generate, likelihood, shared_prefix, stopped
+from moejax.evals import generate, likelihood, shapes, shared_prefix, stopped
 from moejax.evals.benchmark import Prompt
 from moejax.evals.encoding import Encoder, Scored
 from moejax.evals.engine import ModelEngine
@@ -72,7 +73,12 @@ def as_bytes(text):
   return [byte + 3 for byte in text.encode()]
 
 
-def test_likelihoods_are_those_of_each_text_alone():
+@pytest.mark.parametrize(
+  'little', [pytest.param(0, marks=pytest.mark.soak), 1e12]
+)
+def test_likelihoods_are_those_of_each_text_alone(little, monkeypatch):
+  """Whether shapes are many, for much text, or few."""
+  monkeypatch.setitem(shapes.LITTLE, 'cpu', little)
   for pair, answer in zip(PAIRS, engine().likelihoods(PAIRS), strict=True):
     context, continuation = pair
     bare = context.rstrip()
@@ -229,10 +235,56 @@ def test_frequencies_that_depend_on_the_length_share_nothing():
   assert shared_prefix.by_length(dynamic)
 
 
-def test_buckets_hold_and_are_few():
-  sizes = {likelihood.bucket(n) for n in range(1, 129)}
-  assert sizes == {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128}
-  assert all(n <= likelihood.bucket(n) for n in range(1, 129))
+@pytest.mark.parametrize(
+  ('few', 'wanted'),
+  [
+    (False, {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128}),
+    (True, {1, 4, 16, 64, 256}),
+  ],
+)
+def test_buckets_hold_and_are_few(few, wanted):
+  rule = shapes.Shapes(trained()[0], 2048, few)
+  assert {rule.bucket(n) for n in range(1, 129)} == wanted
+  assert all(n <= rule.bucket(n) for n in range(1, 129))
+
+
+def test_little_text_has_few_shapes():
+  """Of 1,000 weights, 1e9 tokens are much and fewer are little."""
+  model, weights = trained()[0], {'a': np.zeros(600), 'b': np.zeros((20, 20))}
+  assert shapes.LITTLE['cpu'] == 1e12
+  assert not shapes.choose(model, weights, [10**9 - 1, 1]).few
+  assert shapes.choose(model, weights, [10**9 - 2, 1]).few
+
+
+def test_the_shapes_of_a_small_benchmark_can_be_counted(monkeypatch):
+  """200 questions of many lengths: at most two lengths of rows and of ends."""
+  compiled = set()
+
+  def ends(model, weights, cache, length_G, token_RM, size_R, target_RKM):
+    compiled.add((cache, token_RM.shape, target_RKM.shape))
+    filled = np.full(target_RKM.shape, -1.0)
+    return filled, filled < 0
+
+  def read(model, weights, cache, token_GC, start, length_G):
+    compiled.add((cache, token_GC.shape))
+    return cache
+
+  monkeypatch.setattr(shared_prefix, '_empty', lambda m, rows, slots: slots)
+  monkeypatch.setattr(shared_prefix, '_read', read)
+  monkeypatch.setattr(shared_prefix, '_ends', ends)
+  monkeypatch.setattr(likelihood.hosts, 'fetch', lambda x: x)
+  rng = random.Random(0)
+  pairs = []
+  for number in range(200):
+    question = f'{number:03d} {"?" * rng.randrange(10, 40)}'
+    pairs += [
+      (question, f' {option}{"!" * rng.randrange(2, 10)}') for option in 'ab'
+    ]
+  requests = Encoder(Bytes(), LENGTH).pairs(pairs)
+  scores = shared_prefix.log_probs(*trained(), requests)
+  assert sorted(scores) == [*range(400)]
+  assert all(len(scores[i][0]) == len(requests[i].targets) for i in scores)
+  assert len(compiled) <= 2 + 2 * 2
 
 
 # --- stop strings
