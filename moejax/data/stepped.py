@@ -94,6 +94,9 @@ class Stepped(cache_writer.TextSource):
     self.text, self.steps = text, steps
     self.label = text.label
     self.rearrange = text.rearrange
+    self.compares_shards = any(
+      isinstance(step, base.FirstOfEqual) for step in steps.values()
+    )
     self._passes: dict[str, base.Pass] = {}
 
   def __getattr__(self, name: str) -> Any:
@@ -145,11 +148,6 @@ class Stepped(cache_writer.TextSource):
 
   def removed(self, split: str) -> tuple[base.Removed, ...]:
     return self._passes[split].removed if split in self._passes else ()
-
-  @property
-  def compares_shards(self) -> bool:
-    """Whether a step compares the documents of all shards."""
-    return any(isinstance(s, base.FirstOfEqual) for s in self.steps.values())
 
   def shards(self, split: str) -> Sequence[Any] | None:
     """The shards of the text.
