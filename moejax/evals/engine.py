@@ -40,6 +40,8 @@ class ModelEngine:
     special_tokens: whether special tokens in texts stand for themselves.
     silent_ids: ids that are left out of generated text, beside `end_ids`.
     batch_tokens: tokens of a batch; 0 for what suits the devices.
+    few_shapes: whether options are scored in few shapes of batches; None: by
+      the amount of text, see `shapes`.
     batch_rows: texts that are continued at a time.
     note: is called with a line about what was cut.
     cut: is called with the number of texts that were cut.
@@ -54,6 +56,7 @@ class ModelEngine:
   special_tokens: bool = False
   silent_ids: Sequence[int] = ()
   batch_tokens: int = 0
+  few_shapes: bool | None = None
   batch_rows: int = 32
   note: Callable[[str], None] = lambda _: None
   cut: Callable[[int], None] = lambda _: None
@@ -186,6 +189,7 @@ class ModelEngine:
       self._placed,
       requests,
       tokens=self.batch_tokens,
+      few=self.few_shapes,
       track=self.track,
     )
     likelihoods = []

@@ -11,6 +11,7 @@ A batch has G groups of n rows each. The cache of a group's prefix is copied to
 its n rows, which then read their own ends.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -46,6 +47,7 @@ def log_probs(
   requests: Sequence[Scored],
   *,
   tokens: int = 0,
+  few: bool | None = None,
   track: Track = untracked,
 ) -> dict[int, TokenScores]:
   """As `likelihood.log_probs`, with common prefixes read once."""
@@ -55,6 +57,8 @@ def log_probs(
   lengths += [len(row.ids) - row.first for group in groups for row in group]
   lengths += [group[0].first for group in groups]
   shapes = shapes_lib.choose(model, weights, lengths, tokens)
+  if few is not None:
+    shapes = dataclasses.replace(shapes, few=few)
   scores = likelihood.log_probs(
     model, weights, requests, alone, shapes=shapes, track=track
   )
