@@ -13,6 +13,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 Scores = Mapping[str, Sequence[float]]
 LEVEL = 0.05  # of p, below which a difference is said to be found
 
@@ -75,6 +77,50 @@ def compare(scores: Scores) -> Comparison | None:
   }
   return Comparison(
     pooled_spread(groups), float(test.statistic), float(test.pvalue), pairs
+  )
+
+
+def compare_within(scores: Scores) -> Comparison | None:
+  """Compares methods that were all tried on the same models.
+
+  What one model adds to the scores of all methods is taken out first (Tukey's
+  test in randomised blocks, whose blocks are the models): models that differ
+  hide no difference between methods. With two methods it is the paired t-test.
+
+  Args:
+    scores: by method, a score for each model, in the same order of models.
+
+  Returns:
+    The test, with the spread of what neither method nor model explains; None if
+    fewer than two methods have as many scores as the most have, or these are
+    fewer than two.
+  """
+  import scipy.stats  # slow to import
+
+  most = max(map(len, scores.values()), default=0)
+  names = [name for name, group in scores.items() if len(group) == most]
+  if len(names) < 2 or most < 2:
+    return None
+  score_MR = np.array([scores[name] for name in names])
+  mean_M = score_MR.mean(1)
+  effect_M, model_R = mean_M - mean_M.mean(), score_MR.mean(0)
+  rest_MR = score_MR - effect_M[:, None] - model_R
+  freedom = (len(names) - 1) * (most - 1)
+  variance = float(np.square(rest_MR).sum()) / freedom
+  between = most * float(np.square(effect_M).sum()) / (len(names) - 1)
+  ratio = between / variance if variance else math.inf
+  error = math.sqrt(variance / most)
+  pairs = {}
+  for one, other in itertools.combinations(range(len(names)), 2):
+    difference = float(mean_M[one] - mean_M[other])
+    size = abs(difference) / error if error else math.inf
+    p = scipy.stats.studentized_range.sf(size, len(names), freedom)
+    pairs[names[one], names[other]] = (difference, float(p))
+  return Comparison(
+    math.sqrt(variance),
+    ratio,
+    float(scipy.stats.f.sf(ratio, len(names) - 1, freedom)),
+    pairs,
   )
 
 

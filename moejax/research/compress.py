@@ -13,7 +13,7 @@ tables of docs/studies/compress.md, compress.png and compress.json:
   order      is the order that of the papers?
   ablation   EASY-EP with and without its factors
   domains    calibrated on one domain, and on all
-  documents  by the number of calibration documents: loss, and how much of the
+  tokens     by the amount of calibration text: loss, and how much of the
              choice is the same
   recovery   after more training, with and without a teacher, if --recovery is
              there
@@ -47,7 +47,8 @@ SWEPT = tuple(name for name, one in METHODS.items() if not one.training)
 KEEPS = (16, 8)
 # Of the tables that compare texts rather than numbers of experts.
 KEEP = 8
-DOCUMENTS = (1, 5, 25, 100)
+# Of each domain, in the table that compares amounts of text.
+TOKENS = (256, 1024, 4096, 16_384)
 ALL = 'all'  # domains
 
 Measured = Mapping[str, Any]
@@ -81,8 +82,8 @@ def main(argv: Sequence[str]) -> None:
   smallest = min(keeps)
   texts = [by_domain(folder, smallest, args.batches) for folder in folders]
   study.table('domains', compress_tables.domain_rows(texts), texts)
-  counts = [by_documents(folder, smallest, args.batches) for folder in folders]
-  study.table('documents', compress_tables.document_rows(counts), counts)
+  counts = [by_tokens(folder, smallest, args.batches) for folder in folders]
+  study.table('tokens', compress_tables.token_rows(counts), counts)
   vocab = [('data.vocab.name', args.vocab)] if args.vocab else []
   add_imported(study, args.imported, keeps, args.batches, vocab)
   recovered = recoveries(args.recovery, finished, args.batches)
@@ -97,16 +98,28 @@ class Text:
   Attributes:
     name: of the file.
     domains: weights of the domains; '' counts all alike.
-    documents: of each domain.
+    tokens: of all domains together; 0 for 25 documents of each.
     overrides: config keys to change, as dotted paths and texts.
     full: measurements of the full model, if they are known.
   """
 
   name: str = ALL
   domains: str = ''
-  documents: int = Calibration().documents
+  tokens: int = 0
   overrides: Sequence[tuple[str, str]] = ()
   full: Mapping[str, Any] | None = None
+
+  def calibration(self) -> Calibration:
+    """What is read for the statistics."""
+    if self.tokens:
+      return Calibration(documents=0, tokens=self.tokens)
+    return Calibration()
+
+  def statistics(self) -> str:
+    """The folder of the statistics, in that of the measurements."""
+    if self.tokens:
+      return f'statistics_{self.tokens}_tokens'
+    return f'statistics_{Calibration().documents}'
 
 
 def sweep(
@@ -129,9 +142,9 @@ def sweep(
   request = SweepRequest(
     methods=methods,
     keeps=keeps,
-    calibration=Calibration(documents=text.documents),
+    calibration=text.calibration(),
     domains=text.domains,
-    statistics=str(place / f'statistics_{text.documents}'),
+    statistics=str(place / text.statistics()),
     batches=batches,
     out=str(place / f'{text.name}.json'),
   )
@@ -156,27 +169,27 @@ def by_domain(workdir: str, keep: int, batches: int) -> dict[str, Measured]:
   }
 
 
-def by_documents(workdir: str, keep: int, batches: int) -> dict[int, Any]:
-  """EASY-EP by the number of documents of each domain.
+def by_tokens(workdir: str, keep: int, batches: int) -> dict[int, Any]:
+  """EASY-EP by the number of tokens of each domain.
 
   Returns:
     By number, the rise of the mean loss, and the share of the choice that is
     also that of the largest number.
   """
   methods, name = ['easy_ep'], compression_sweep.name_of('easy_ep', keep)
-  everything = sweep(workdir, methods, [keep], batches)
-  full = everything[compression_sweep.FULL]
-  measured = {Calibration().documents: everything}
-  for number in sorted({*DOCUMENTS} - measured.keys()):
-    text = Text(f'documents_{number}', documents=number, full=full)
+  full = sweep(workdir, methods, [keep], batches)[compression_sweep.FULL]
+  measured = {}
+  for number in TOKENS:
+    tokens = number * len(full['sets'])
+    text = Text(f'tokens_{number}', tokens=tokens, full=full)
     measured[number] = sweep(workdir, methods, [keep], batches, text)
-  last = measured[DOCUMENTS[-1]][name]['kept']
+  last = measured[TOKENS[-1]][name]['kept']
   return {
     number: {
       'rise': compress_tables.rise(one, name),
       'overlap': compress_tables.overlap(one[name]['kept'], last),
     }
-    for number, one in sorted(measured.items())
+    for number, one in measured.items()
   }
 
 
@@ -205,7 +218,7 @@ def add_methods(
     'order',
     [head, *order],
     order,
-    'Pairs of methods, by a test of Tukey over the runs '
+    'Pairs of methods, by a test of Tukey over the same models '
     f'({comparison.LEVEL:.0%}).',
   )
   study.table('ablation', compress_tables.ablation_rows(rises, keeps), rises)
@@ -217,7 +230,7 @@ def order_of(
   """How many pairs of methods are in the order of EASY-EP's Table 1."""
   ranked = compress_tables.PUBLISHED
   scores = {name: rises[name][keep] for name in ranked if rises[name][keep]}
-  test = comparison.compare(scores)
+  test = comparison.compare_within(scores)
   return comparison.agreement([*ranked], scores, test)
 
 
@@ -257,7 +270,7 @@ def make(workdir: str, study: epath.Path) -> None:
   """
   recovery = user_files.load(RECOVERY, 'sweep')
   place = epath.Path(workdir) / compression_sweep.FOLDER
-  kept = place / f'statistics_{Calibration().documents}'
+  kept = place / Text().statistics()
   if not statistics_folder.exists(kept):
     raise errors.InputError(
       f'there are no statistics in {kept}: run this command without --make '

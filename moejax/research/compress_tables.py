@@ -111,13 +111,13 @@ def domain_rows(
   return [head, *rows]
 
 
-def document_rows(counts: Sequence[Mapping[int, Any]]) -> list[list[str]]:
-  """Rise and overlap by the number of documents.
+def token_rows(counts: Sequence[Mapping[int, Any]]) -> list[list[str]]:
+  """Rise and overlap by the amount of text.
 
   Args:
     counts: of each run, by number, `rise` and `overlap`.
   """
-  head = ['documents of each domain', 'same experts as with the most', 'rise']
+  head = ['tokens of each domain', 'same experts as with the most', 'rise']
   if not counts:
     return [head]
   rows = [

@@ -74,12 +74,12 @@ def test_domains_are_rows_of_the_calibration_and_columns_of_the_evaluation():
   ]
 
 
-def test_documents_and_recovery_have_a_row_each():
+def test_amounts_of_text_and_recovery_have_a_row_each():
   counts = [
     {1: {'overlap': 0.5, 'rise': 1.0}, 25: {'overlap': 1.0, 'rise': 0.5}},
     {1: {'overlap': 0.75, 'rise': 2.0}, 25: {'overlap': 1.0, 'rise': 0.5}},
   ]
-  assert compress_tables.document_rows(counts)[1:] == [
+  assert compress_tables.token_rows(counts)[1:] == [
     ['1', '62.5%', '1.500 ± 0.707'],
     ['25', '100.0%', '0.500 ± 0.000'],
   ]
@@ -89,15 +89,16 @@ def test_documents_and_recovery_have_a_row_each():
   ]
 
 
-def test_the_order_of_the_paper_is_tested_over_runs():
+def test_the_order_of_the_paper_is_tested_within_runs():
   rises = {
-    'easy_ep': {8: [0.1, 0.11]},
-    'gate_score': {8: [0.3, 0.31]},
-    'frequency': {8: [0.2, 0.21]},
+    'easy_ep': {8: [0.1, 1.11]},
+    'gate_score': {8: [0.3, 1.31]},
+    'frequency': {8: [0.2, 1.2]},
     'm_smoe': {8: []},
-    'random': {8: [0.9, 0.91]},
+    'random': {8: [0.9, 1.9]},
   }
-  # Of four methods, frequency alone is before its place.
+  # Of four methods, frequency alone is before its place; the second model has
+  # a loss that is higher by 1 with all of them.
   assert compress.order_of(rises, 8) == {
     'same': 5,
     'opposite': 1,
@@ -105,25 +106,28 @@ def test_the_order_of_the_paper_is_tested_over_runs():
   }
 
 
-def test_the_number_of_documents_is_compared_with_the_largest(monkeypatch):
+def test_the_amount_of_text_is_compared_with_the_largest(monkeypatch):
   asked = []
 
   def sweep(workdir, request, overrides, **more):
     asked.append(request)
-    number = request.calibration.documents
-    kept = [[0, 1]] if number > 5 else [[0, 2]]
+    number = request.calibration.tokens
+    kept = [[0, 1]] if number > 2 * 1024 else [[0, 2]]
     measured = {
       'full': scores(1.0, 1.0),
-      'easy_ep=2': scores(1 + 1 / number, 1.0, kept=kept),
+      'easy_ep=2': scores(1 + 512 / max(number, 1), 1.0, kept=kept),
     }
     return {'measured': measured}
 
   monkeypatch.setattr(compression_sweep, 'sweep', sweep)
-  result = compress.by_documents('run', 2, 3)
-  assert list(result) == list(compress.DOCUMENTS)
-  assert result[5] == {'rise': pytest.approx(0.1), 'overlap': 0.5}
-  assert result[25]['overlap'] == 1.0
-  # Statistics of another number of documents are in another folder.
+  result = compress.by_tokens('run', 2, 3)
+  assert list(result) == list(compress.TOKENS)
+  # 1,024 tokens of each of two sets: 512 / 2048 on one of them.
+  assert result[1024] == {'rise': pytest.approx(0.125), 'overlap': 0.5}
+  assert result[4096]['overlap'] == 1.0
+  # All tokens that are asked for, whatever the number of documents.
+  assert {request.calibration.documents for request in asked[1:]} == {0}
+  # Statistics of another amount are in another folder.
   assert len({request.statistics for request in asked}) == len(asked)
   assert len({request.out for request in asked}) == len(asked)
 
