@@ -24,6 +24,7 @@ from moejax.core import columns, command, errors, exits, table, terminal
 from moejax.core.console import Console
 from moejax.research.expert_estimation import figure, results, theorems
 from moejax.research.expert_estimation.em import Settings
+from moejax.research.expert_estimation.maximum import Optimiser
 from moejax.research.expert_estimation.studies import STUDIES, Study
 from moejax.research.expert_estimation.trials import Request
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     restarts=args.restarts,
     check=args.check,
   )
-  request = bounded(request, args.largest_gate)
+  request = bounded(request, args.largest_gate, args.largest_expert)
   study = chosen(study, args.case, args.gate)
   for case in study.cases.values():
     case.check_sizes([*request.sizes])
@@ -107,6 +108,13 @@ def _flags() -> Any:
     type=command.number(float, 0.1, 1000),
     default=Settings().largest_gate,
     help='bound on the absolute weights of fitted gates (default: %(default)g)',
+  )
+  flags.add_argument(
+    '--largest_expert',
+    type=command.number(float, 0.1, 1e6),
+    default=Optimiser().largest_expert,
+    help='bound on the absolute parameters of experts that SciPy fits '
+    '(default: %(default)g)',
   )
   flags.add_argument(
     '--out',
@@ -174,14 +182,15 @@ def chosen(study: Study, case: str | None, gate: str | None) -> Study:
   return dataclasses.replace(study, cases=cases)
 
 
-def bounded(request: Request, largest_gate: float) -> Request:
-  """The request with another bound on the weights of fitted gates."""
-  change = lambda settings: dataclasses.replace(
-    settings, largest_gate=largest_gate
+def bounded(
+  request: Request, largest_gate: float, largest_expert: float
+) -> Request:
+  """The request with other bounds on what is fitted."""
+  em = dataclasses.replace(request.em, largest_gate=largest_gate)
+  optimiser = dataclasses.replace(
+    request.optimiser, largest_gate=largest_gate, largest_expert=largest_expert
   )
-  return dataclasses.replace(
-    request, em=change(request.em), optimiser=change(request.optimiser)
-  )
+  return dataclasses.replace(request, em=em, optimiser=optimiser)
 
 
 def rows_of(cases: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

@@ -21,8 +21,9 @@ from moejax.research.expert_estimation.model import Model, Params, double
 
 # Parameters that a regression does not have.
 VARIANCES = ('log_variance_E', 'shared_log_variance_S')
-# Bounds on parameters of experts, which only stop an optimiser that runs away.
+# Bound on logarithms of variances, which only stops an optimiser that runs away.
 LARGEST = 1e6
+EXPERTS = ('routed_EP', 'shared_SQ')
 
 
 class NonFiniteError(errors.InputError):
@@ -39,12 +40,19 @@ class Optimiser(fields.Checked):
       objective is larger. Within bounds, the projected gradient.
     least_variance: as in `em.Settings`.
     largest_gate: as in `em.Settings`.
+    largest_expert: bound on the absolute parameters of experts. The theorems
+      assume a compact set; without one, experts that nearly cancel each other
+      run away.
+    gain: least squares have converged when a step adds less than this to the
+      log likelihood of the whole sample under normal noise, in nats.
   """
 
   iterations: int = fields.number(2000, at_least=1)
   gradient: float = fields.number(1e-6, above=0, at_most=1)
   least_variance: float = fields.number(0.01, above=0, at_most=100)
   largest_gate: float = fields.number(30.0, above=0, at_most=1000)
+  largest_expert: float = fields.number(100.0, above=0, at_most=1e6)
+  gain: float = fields.number(1e-5, above=0, at_most=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +175,8 @@ def least_squares(
       bounds=tuple(np.array(bounds).T),
       x_scale='jac',
       gtol=settings.gradient,
-      ftol=1e-14,
+      # The likelihood is that of N log(squares) / 2.
+      ftol=2 * settings.gain / len(sample),
       xtol=1e-12,
       max_nfev=settings.iterations,
     )
@@ -276,6 +285,9 @@ def _bounds(model: Model, settings: Optimiser) -> list[tuple[float, float]]:
   """Lower and upper bound of each entry of the vector."""
   ranges = {
     'gate': (-settings.largest_gate, settings.largest_gate),
+    **dict.fromkeys(
+      EXPERTS, (-settings.largest_expert, settings.largest_expert)
+    ),
     **dict.fromkeys(VARIANCES, (np.log(settings.least_variance), LARGEST)),
   }
   free = _free(model, model.zeros())

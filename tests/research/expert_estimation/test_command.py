@@ -139,9 +139,10 @@ def test_the_list_names_all_studies_and_cases(capsys):
 
 
 def test_the_bound_on_gates_is_that_of_both_estimators():
-  request = command.bounded(Request(), 6.0)
+  request = command.bounded(Request(), 6.0, 50.0)
   assert request.em.largest_gate == request.optimiser.largest_gate == 6
-  assert command.bounded(Request(), 30.0) == Request()
+  assert request.optimiser.largest_expert == 50
+  assert command.bounded(Request(), 30.0, 100.0) == Request()
 
 
 def test_a_theorem_excludes_experts_too():
