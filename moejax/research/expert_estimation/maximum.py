@@ -21,7 +21,7 @@ from moejax.research.expert_estimation.model import Model, Params, double
 
 # Parameters that a regression does not have.
 VARIANCES = ('log_variance_E', 'shared_log_variance_S')
-# Bound on logarithms of variances, which only stops an optimiser that runs away.
+# Bound on logarithms of variances, which only stops what runs away.
 LARGEST = 1e6
 EXPERTS = ('routed_EP', 'shared_SQ')
 
