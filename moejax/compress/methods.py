@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from moejax.compress import domains
+from moejax.compress import domains, low_rank
 from moejax.compress.choice import CHOICES, ONE_EXPERT, RouterNeeds
 from moejax.compress.grouping import GROUPINGS
 from moejax.compress.importance import IMPORTANCE, Weights, scores
 from moejax.compress.means import MEANS
-from moejax.compress.merge import MergeOptions
+from moejax.compress.merge import MergedLayer, MergeOptions, merge_layer
 from moejax.compress.statistics import ExpertStatistics
 from moejax.core import errors, table
 
@@ -227,3 +227,27 @@ def select(
   score_NE = np.where(exists_NE, score_NE, 0)
   kept_NE = CHOICES[method.choice](score_NE, keep, needs)
   return Selection(score_NE, kept_NE, pooled)
+
+
+def merged(
+  method: Method, selection: Selection, weights: Weights, layer: int
+) -> MergedLayer:
+  """One layer as a method that merges makes it.
+
+  Args:
+    method: an entry of METHODS with `merge`.
+    selection: of `select`.
+    weights: arrays of the layer, by name.
+    layer: n, counted among the layers with experts.
+
+  Raises:
+    InputError: the method removes experts, or see `merge_layer`.
+  """
+  if method.merge is None:
+    raise errors.InputError('a method that removes experts merges none')
+  kept_E = selection.kept_NE[layer]
+  one = merge_layer(selection.statistics, weights, layer, kept_E, method.merge)
+  if method.low_rank:
+    experts = low_rank.approximated(one.experts, method.low_rank)
+    one = dataclasses.replace(one, experts=experts)
+  return one

@@ -19,7 +19,7 @@ from moejax.compress.choice import (
   check_keep,
 )
 from moejax.compress.layer_weights import PREFIX
-from moejax.compress.merge import MergedLayer, merge_layer
+from moejax.compress.merge import MergedLayer
 from moejax.compress.methods import Method, Selection
 from moejax.compress.needs import check_mergeable, router_needs
 from moejax.compress.prune import Smaller
@@ -236,14 +236,8 @@ class FullModel:
       return prune.pruned(self.config, selection.kept_NE), []
     num = self.config.num_moe
     merged = [
-      merge_layer(
-        selection.statistics,
-        # Alignment reads each weight several times.
-        dict(self.layer(n)),
-        n,
-        selection.kept_NE[n],
-        method.merge,
-      )
+      # Alignment reads each weight several times.
+      methods.merged(method, selection, dict(self.layer(n)), n)
       for n in track(range(num), 'Merging layers', num)
     ]
     router = 'shared' if method.shared_router else 'cut'

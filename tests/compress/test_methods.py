@@ -4,11 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers import expert_statistics
+from helpers import expert_statistics, experts
 
 from moejax.compress import METHODS, methods
 from moejax.compress.choice import RouterNeeds
-from moejax.compress.merge import merge_layer
 from moejax.compress.statistics import SUMS
 from moejax.core import errors
 
@@ -150,14 +149,7 @@ def test_what_a_method_keeps_of_two_layers_by_hand(name):
 def test_what_a_method_merges_by_hand(name):
   selection = chosen(name)
   merged = [
-    merge_layer(
-      selection.statistics,
-      WEIGHTS[n],
-      n,
-      selection.kept_NE[n],
-      METHODS[name].merge,
-    )
-    for n in range(2)
+    methods.merged(METHODS[name], selection, WEIGHTS[n], n) for n in range(2)
   ]
   first, second, units_GF = GROUPS[name]
   assert [layer.index_E.tolist() for layer in merged] == [first, second]
@@ -166,6 +158,58 @@ def test_what_a_method_merges_by_hand(name):
   np.testing.assert_allclose(
     experts['w_out_EFD'][:, :, 0], units_GF, rtol=1e-14
   )
+
+
+def test_merged_experts_are_of_low_rank_where_the_method_says_so():
+  # 0.1 of the 18 numbers of a 6 x 3 matrix, 1.8 over 6 + 3: rank 1.
+  weights = experts.random('two_matrix')
+  statistics = expert_statistics.random(1, 4)
+  selection = methods.Selection(
+    np.ones((1, 4)), np.array([[True, False, True, True]]), statistics
+  )
+  whole, low = (
+    methods.merged(METHODS[name], selection, weights, 0)
+    for name in ('m_smoe', 'm_smoe_low_rank')
+  )
+  np.testing.assert_array_equal(low.index_E, whole.index_E)
+  for expert in range(3):
+    w_FD = whole.experts['w_out_EFD'][expert]
+    u, sigma, v = np.linalg.svd(w_FD)
+    np.testing.assert_allclose(
+      low.experts['w_out_EFD'][expert],
+      sigma[0] * np.outer(u[:, 0], v[0]),
+      atol=1e-12,
+    )
+
+
+def test_no_two_methods_make_the_same_model():
+  rng = np.random.default_rng(0)
+  weights = [
+    experts.random('two_matrix', 8, seed) | {'w_DE': rng.normal(size=(3, 8))}
+    for seed in range(2)
+  ]
+  # Layer 1 has two busy experts, so that a budget over layers keeps fewer there.
+  statistics = expert_statistics.random(2, 8)
+  statistics.count_NE[1] = [900, 800, 1, 2, 3, 4, 5, 6]
+  made = {}
+  for name, method in METHODS.items():
+    selection = methods.select(method, 4, {'text': statistics}, weights)
+    arrays = [selection.kept_NE]
+    if method.merge:
+      layers = [
+        methods.merged(method, selection, weights[n], n) for n in (0, 1)
+      ]
+      arrays += [layer.expanded()['w_out_EFD'] for layer in layers]
+    key = b''.join(array.tobytes() for array in arrays)
+    made.setdefault((key, method.shared_router, method.training), []).append(
+      name
+    )
+  assert [names for names in made.values() if len(names) > 1] == []
+
+
+def test_a_method_that_removes_experts_merges_none():
+  with pytest.raises(errors.InputError, match='removes experts'):
+    methods.merged(METHODS['easy_ep'], chosen('easy_ep'), WEIGHTS[0], 0)
 
 
 @pytest.mark.parametrize('name', METHODS)
