@@ -1,7 +1,10 @@
 """A run that learns from another run's model, by the real command."""
 
+import os
+
+import jax
 import pytest
-from helpers import own_text
+from helpers import kills, own_text
 
 from moejax.core import exits
 
@@ -57,6 +60,24 @@ def test_stopped_it_goes_on_bit_for_bit(
   assert own_text.records(workdir) == own_text.records(straight[0])
   same = own_text.report(straight[0])
   assert own_text.report(workdir) == {**same, 'workdir': str(workdir)}
+
+
+def test_killed_between_checkpoints_it_goes_on_bit_for_bit(
+  finished, straight, tmp_path
+):
+  """By SIGKILL: in step 4, when a state was read, and in a save."""
+  workdir = tmp_path / 'run'
+  places = [('step', 4), ('restored', 1), ('state written', 1), None]
+  with kills.Server(tmp_path, os.environ['XLA_FLAGS']) as server:
+    for place in places:
+      code, out = server.run(
+        flags(finished, workdir), devices=jax.device_count(), place=place
+      )
+      assert code == (kills.KILLED if place else exits.DONE), out
+  # Twice it came no further.
+  assert 'Going on from the checkpoint of step 2.' in out
+  assert f'Learning from {finished.workdir}, step 6: ' in out
+  kills.assert_equal(straight[0], workdir)
 
 
 def test_another_teacher_is_refused(finished, straight, tmp_path, monkeypatch):
