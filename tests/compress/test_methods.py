@@ -259,6 +259,22 @@ def test_domains_count_by_their_weights():
   assert experts_of(equal) == ([0, 3], [0, 3])
 
 
+def test_a_merge_counts_domains_by_their_weights():
+  """Frequencies of (2, 1) and (1, 2) activations by weights 3 and 1."""
+  count_NE = np.array([[2.0, 1, 0, 0]] * 2)
+  one = dataclasses.replace(STATISTICS, count_NE=count_NE)
+  two = dataclasses.replace(STATISTICS, count_NE=count_NE[:, [1, 0, 2, 3]])
+  selection = chosen(
+    'm_smoe',
+    statistics={'one': one, 'two': two, 'unused': STATISTICS},
+    domain_weights={'one': 3, 'two': 1},
+  )
+  # 3/4 (2, 1) + 1/4 (1, 2) = (7, 5) / 4.
+  np.testing.assert_allclose(
+    selection.statistics.frequency, [[7 / 12, 5 / 12, 0, 0]] * 2
+  )
+
+
 def test_what_a_router_needs_is_kept():
   needs = RouterNeeds(4, num_groups=2, per_group=2)
   selection = chosen('easy_ep', 4, needs=needs)

@@ -11,7 +11,11 @@ from moejax.data import features
 from moejax.moe.feed_forwards import FEED_FORWARDS
 from moejax.moe.routers import ROUTERS
 from moejax.moe.routers.top_k import TopK
-from moejax.run import calibrating, layerwise_calibration
+from moejax.run import (
+  calibrating,
+  calibration_batches,
+  layerwise_calibration,
+)
 from moejax.run.calibration_batches import Total
 from moejax.run.layer_source import LayerSource
 
@@ -137,6 +141,21 @@ def test_documents_are_counted_within_each_domain(model, weights):
   want = calibrating.calibrate(model, weights, traces.text({'a': short}))
   assert want['a'].tokens == 14
   assert_same(got, {'a': want['a'], 'b': want['a']})
+
+
+def test_documents_are_counted_over_all_blocks_of_rows(model, monkeypatch):
+  """Rows are read two at a time; the fifth document begins the third row."""
+  monkeypatch.setattr(calibration_batches, 'BLOCK', 2)
+  reader = rows(5, seed=3)
+  text = traces.text({'a': reader})
+  (batches,) = calibration_batches.of(model, text, documents=5).values()
+  (batch,) = batches
+  # Of two and of four tokens, in turn.
+  assert calibration_batches.num_tokens(batch) == 2 + 4 + 2 + 4 + 2
+  wanted_NL = reader.rows(np.arange(3)).target_NL
+  np.testing.assert_array_equal(batch.target_BL[:2], wanted_NL[:2])
+  np.testing.assert_array_equal(batch.segment_BL[2], [1, 1, 0, 0, 0, 0])
+  np.testing.assert_array_equal(batch.target_BL[2, :2], wanted_NL[2, :2])
 
 
 def test_sums_of_many_batches_lose_no_digit():

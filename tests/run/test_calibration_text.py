@@ -85,12 +85,13 @@ def test_domains_without_a_weight_are_read_only_to_be_kept(
 
   def calibrate(model, weights, text, **more):
     asked.extend(text.readers)
+    assert (more['documents'], more['outputs']) == (7, True)
     return dict.fromkeys(text.readers, expert_statistics.random())
 
   monkeypatch.setattr(calibrating, 'calibrate', calibrate)
   collected = calibration_text.Collector(
     opened=mock.Mock(workdir='run'),
-    calibration=calibrating.Calibration(),
+    calibration=calibrating.Calibration(documents=7, outputs=True),
     domains=domains,
     folder=folder and str(tmp_path / folder),
     half=False,

@@ -32,6 +32,25 @@ def test_a_folder_without_its_index_is_a_part_that_does_not_count(tmp_path):
   assert not statistics_folder.exists(tmp_path)
 
 
+def test_what_was_stopped_while_it_was_saved_does_not_count(
+  tmp_path, monkeypatch
+):
+  """The first domain is written, the second is not."""
+  save, saved = expert_statistics.ExpertStatistics.save, []
+
+  def stop(one, path):
+    saved.append(path)
+    if len(saved) == 2:
+      raise KeyboardInterrupt
+    save(one, path)
+
+  monkeypatch.setattr(expert_statistics.ExpertStatistics, 'save', stop)
+  with pytest.raises(KeyboardInterrupt):
+    statistics_folder.save(tmp_path, DOMAINS, TEXT)
+  assert [path.name for path in tmp_path.iterdir()] == ['00_code.npz']
+  assert not statistics_folder.exists(tmp_path)
+
+
 def test_another_text_is_refused_by_what_differs(tmp_path):
   statistics_folder.save(tmp_path, DOMAINS, TEXT)
   with pytest.raises(errors.InputError, match='with other documents; name'):
