@@ -188,7 +188,7 @@ def test_no_two_methods_make_the_same_model():
     experts.random('two_matrix', 8, seed) | {'w_DE': rng.normal(size=(3, 8))}
     for seed in range(2)
   ]
-  # Layer 1 has two busy experts, so that a budget over layers keeps fewer there.
+  # Layer 1 has two busy experts, so a budget over layers keeps fewer there.
   statistics = expert_statistics.random(2, 8)
   statistics.count_NE[1] = [900, 800, 1, 2, 3, 4, 5, 6]
   made = {}
