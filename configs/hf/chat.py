@@ -8,7 +8,8 @@ FOLDER is a folder of any family in docs/models.md, or a workdir: imported,
 upcycled or trained. docs/chat.md has the schemas of conversations.
 
 The template is that of the folder; for a model without one, set
---config.data.chat.template=chatml. All weights are trained. The model keeps its
+--config.data.chat.template=chatml. All weights are trained, or adapters beside
+them: --config.train.lora.rank=16 --config.opt.peak_lr=1e-4. The model keeps its
 balance losses and selection biases. The learning rate is that with which
 DeepSeekMoE 16B Chat was made (arXiv 2401.06066, section 5.2.1).
 """

@@ -1,7 +1,7 @@
 """Leaves of a pytree by path, and the numbers of their elements and bytes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,3 +37,18 @@ def num_bytes(tree: Any) -> int:
   return sum(
     math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
+
+
+def nest(by_path: Mapping[str, Any]) -> dict[str, Any]:
+  """Nested dictionaries of leaves by path: the inverse of `leaves`.
+
+  Example: {'a/b': 1, 'a/c': 2} -> {'a': {'b': 1, 'c': 2}}
+  """
+  tree: dict[str, Any] = {}
+  for path, leaf in by_path.items():
+    *parents, last = path.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = leaf
+  return tree

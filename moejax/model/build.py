@@ -86,6 +86,15 @@ class Model:
     return build(dataclasses.replace(self.config, moe=moe), self.mesh)
 
 
+def abstract(model: Model) -> Weights:
+  """Shapes, types and shardings of the weights, to restore them with."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    model.shapes,
+    model.shardings,
+  )
+
+
 def _decoder(model: Model, key: jax.Array) -> Decoder:
   return Decoder(model.config, model.mesh, key)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.model import block, remat, stages
+from moejax.model import adapted, block, remat, stages
 from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
@@ -176,7 +176,8 @@ class Trunk:
 
       @policy
       def visit(carry, weights, spec, slots, graph=graph):
-        return one(nnx.merge(graph, weights), carry, spec, slots)
+        layer = nnx.merge(graph, adapted.summed(weights))
+        return one(layer, carry, spec, slots)
 
       visits[kind] = visit
 

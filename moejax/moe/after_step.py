@@ -41,6 +41,8 @@ def apply(
   if not old.get('router_state'):
     return kept
   kept['router_state'] = _router_state(config, old['router_state'], sums)
+  if 'extra_scorers' not in new:  # they are not trained
+    return kept
   for name, frozen_from in config.router.frozen_scorers.items():
     steps_N = old['router_state']['router']['steps']
     kept['extra_scorers'][name] = _until(

@@ -22,7 +22,7 @@ from moejax.model import build
 from moejax.parallel import chunking, rules
 from moejax.parallel import mesh as meshes
 from moejax.plan.topology import Slice
-from moejax.train import optimizer, step
+from moejax.train import lora, optimizer, step
 from moejax.train import state as states
 
 # The last file that the TPU compiler dumps; it has the text of the program.
@@ -45,6 +45,7 @@ class Compiled:
       ('compile').
     teacher: shapes and shardings of the weights of the teacher, which are an
       input of the step; None without one.
+    base: the same of the weights below adapters; None without adapters.
   """
 
   mesh: jax.sharding.Mesh
@@ -55,6 +56,7 @@ class Compiled:
   refusal: str
   seconds: dict[str, float]
   teacher: build.Weights | None = None
+  base: build.Weights | None = None
 
 
 def training_step(run: Run, where: Slice) -> Compiled:
@@ -78,8 +80,17 @@ def training_step(run: Run, where: Slice) -> Compiled:
     program, refusal = compile_or_refuse(lowered, options)
     seconds['compile'] = time.monotonic() - start
     text = text_of(program, pathlib.Path(folder)) if program else ''
-  taught = teacher_weights(run, where)
-  return Compiled(mesh, state, batch, program, text, refusal, seconds, taught)
+  return Compiled(
+    mesh,
+    state,
+    batch,
+    program,
+    text,
+    refusal,
+    seconds,
+    teacher_weights(run, where),
+    base_weights(run, where),
+  )
 
 
 def lower(
@@ -100,7 +111,7 @@ def lower(
   rows = run.train.batch_size // run.train.micro_batches
   meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
   chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
-  model = build.build(run.model, mesh)
+  model = lora.learner(build.build(run.model, mesh), run.train.lora)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
   teacher = _teacher(run, mesh)
   train_step = step.make(
@@ -110,14 +121,22 @@ def lower(
     model, transform, run.train.skip_spikes, run.train.sparsity
   )
   batch = _batch(run.train.batch_size, run.data.sequence_length, mesh)
-  inputs = [state, batch, *([_weights(teacher)] if teacher else [])]
+  inputs = [state, batch, *map(build.abstract, step.read_by(model, teacher))]
   return mesh, state, batch, train_step.lower(*inputs)
 
 
 def teacher_weights(run: Run, where: Slice) -> build.Weights | None:
   """Shapes and shardings of the weights of the run's teacher, if it has one."""
   teacher = _teacher(run, meshes.make(run.mesh, list(where.devices)))
-  return None if teacher is None else _weights(teacher)
+  return None if teacher is None else build.abstract(teacher)
+
+
+def base_weights(run: Run, where: Slice) -> build.Weights | None:
+  """Shapes and shardings of the weights below the run's adapters, if any."""
+  if not run.train.lora.rank:
+    return None
+  mesh = meshes.make(run.mesh, list(where.devices))
+  return build.abstract(build.build(run.model, mesh))
 
 
 def compile_or_refuse(
@@ -171,15 +190,6 @@ def _teacher(run: Run, mesh: jax.sharding.Mesh) -> build.Model | None:
   """The model that the run learns from; None without one."""
   found = teachers.find(run)
   return None if found is None else build.build(found.model, mesh)
-
-
-def _weights(model: build.Model) -> build.Weights:
-  """Shapes and shardings of a model's weights."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    model.shapes,
-    model.shardings,
-  )
 
 
 def _line(message: str) -> str:

@@ -36,6 +36,7 @@ SMALL = ('routers', 'norms')
 
 # float32: the parameter, and AdamW's two moments.
 BYTES_PER_PARAMETER = 3 * 4
+BYTES_FROZEN = 4  # of a parameter that is not trained
 
 
 @dataclasses.dataclass(frozen=True)

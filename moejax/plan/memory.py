@@ -1,7 +1,8 @@
 """Bytes of a training step on one device, by part, with the source of each.
 
   parameters, optimiser, batch,
-  and a teacher's parameters     arithmetic on shapes and shardings
+  parameters of a teacher, and
+  those below adapters           arithmetic on shapes and shardings
   gradients                      arithmetic: as many bytes as the parameters,
                                  held until the optimiser has used the last one
   activations and temporary      compiler: its temporary memory, less the
@@ -92,6 +93,8 @@ def of(compiled: Compiled, limit: float) -> Memory:
   }
   if compiled.teacher is not None:
     parts['teacher'] = per_device(compiled.teacher)
+  if compiled.base is not None:
+    parts['base of adapters'] = per_device(compiled.base)
   if compiled.program is None:
     return Memory(parts, 0, 0, 0, 0, 0, limit, compiled.refusal)
   # JAX exports no type for the result.

@@ -1,6 +1,7 @@
 """Context: the objects of a training run that stay the same in all steps."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import optax
@@ -11,6 +12,7 @@ from moejax.evals.prompts import Asked
 from moejax.model.build import Model
 from moejax.run.processes import ALONE, Processes
 from moejax.run.teacher import Source
+from moejax.train import lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Context:
   Attributes:
     run: the config.
     model: the network, on its mesh.
+    learner: the model whose weights are trained: that with adapters
+      (`train.lora`), or `model` itself.
     transform: the optimiser.
     data: rows for training and validation.
     processes: the processes of the run; by default this one alone.
@@ -36,3 +40,7 @@ class Context:
   processes: Processes = ALONE
   asked: Sequence[Asked] = ()
   teacher: Source | None = None
+
+  @functools.cached_property
+  def learner(self) -> Model:
+    return lora.learner(self.model, self.run.train.lora)

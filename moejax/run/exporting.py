@@ -10,10 +10,10 @@ from moejax.config import kept_tokenizer
 from moejax.convert import companions, load, save
 from moejax.convert import folder as folders
 from moejax.convert.families.family import Family
-from moejax.core import files, table, trees
+from moejax.core import files, table
 from moejax.core.byte_bar import byte_bar
 from moejax.model.config import ModelConfig
-from moejax.run import restore
+from moejax.run import restore, weight_files
 from moejax.train import checkpoint
 
 Say = Callable[[str], None]
@@ -54,13 +54,11 @@ def export(args: Export, say: Say, note: Say) -> None:
   """
   run = restore.run_of(args.workdir)
   target = plan_of(args, run.model)
-  leaves = trees.leaves(target.shapes)
-  with restore.checkpoints(args.workdir, note) as saved:
-    chosen = saved.find(args.step)
-    step, source = chosen.step, chosen.folder
-    target.write(
-      lambda path: source.open_leaf(step, f'weights/{path}', leaves[path])
-    )
+  with weight_files.opened(args.workdir, target.shapes, args.step, note) as (
+    get,
+    step,
+  ):
+    target.write(get)
   say(
     f'{args.to} holds step {step} of {args.workdir} as a '
     f'{target.plan.family.model_type} in {args.dtype}; '
@@ -114,7 +112,12 @@ class Target:
   def remarks(self) -> list[str]:
     """Lines on what the folder lacks."""
     lines = []
-    if not self.beside.files:
+    tokenizers = (
+      companions.TOKENIZER,
+      companions.SENTENCEPIECE,
+      *companions.OTHER_TOKENIZERS,
+    )
+    if not any(name in self.beside.files for name in tokenizers):
       lines.append(
         'No tokenizer is among the files: data.vocab is none that came with a '
         'Hugging Face folder.'

@@ -6,10 +6,11 @@ from moejax.plan import count
 from moejax.run import data_progress
 from moejax.run.context import Context
 from moejax.run.screen import Screen
+from moejax.train import lora
 
 
 def say(context: Context, folder: epath.Path, screen: Screen) -> None:
-  """Shows a line on the model, one on its training, and one on many epochs."""
+  """Shows lines on the model, its adapters, its training, and many epochs."""
   run = context.run
   counted = count.count(run.model)
   experts = ''
@@ -23,6 +24,8 @@ def say(context: Context, folder: epath.Path, screen: Screen) -> None:
     f'Model: {counted.total / 1e6:.1f}M parameters, '
     f'{counted.active / 1e6:.1f}M active per token{experts}.'
   )
+  if isinstance(context.learner, lora.LoraModel):
+    screen.line(_adapters(context.learner, counted.total))
   tokens = run.train.batch_size * run.data.sequence_length
   devices = context.model.mesh.devices.size
   platform = context.model.mesh.devices.flat[0].platform
@@ -32,3 +35,20 @@ def say(context: Context, folder: epath.Path, screen: Screen) -> None:
     f'is kept in {folder}.'
   )
   data_progress.say_epochs(context.data, run.train.steps, screen.line)
+
+
+def _adapters(learner: lora.LoraModel, total: int) -> str:
+  """A line on the adapters, whose parameters are the trained ones.
+
+  Example:
+    Adapters: 12,288 parameters are trained, 1.52% of the model: attention
+    4,096, experts 8,192.
+  """
+  counts = lora.counts(learner)
+  trained = sum(counts.values())
+  by_group = ', '.join(f'{group} {count:,}' for group, count in counts.items())
+  share = f'{trained / total:.2%}'
+  return (
+    f'Adapters: {trained:,} parameters are trained, {share} of the model: '
+    f'{by_group}.'
+  )

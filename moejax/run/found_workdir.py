@@ -9,6 +9,7 @@ from moejax import config as configs
 from moejax.config import kept_tokenizer
 from moejax.convert import companions
 from moejax.core import compile_cache, config_tree, errors, files
+from moejax.run import base_weights
 from moejax.train import checkpoint_folder, run_checkpoints
 
 Say = Callable[[str], None]
@@ -20,6 +21,7 @@ OWN = (
   kept_tokenizer.OWN,
   companions.NAME,
   run_checkpoints.KEPT,
+  base_weights.FOLDER,
   compile_cache.FOLDER,
   'goodput.json',
   'metrics.jsonl',

@@ -26,7 +26,7 @@ from moejax.compress.prune import Smaller
 from moejax.compress.statistics import normalised
 from moejax.core import trees
 from moejax.model.config import ModelConfig
-from moejax.run import restore
+from moejax.run import weight_files
 from moejax.run.calibration_text import Collected
 from moejax.run.trained import Trained
 
@@ -261,12 +261,9 @@ def opened(
   config = trained.model.config
   shapes = trained.model.shapes
   leaves = trees.leaves(shapes)
-  with restore.checkpoints(trained.workdir, note) as saved:
-    chosen = saved.find(step)
-    folder, at = chosen.folder, chosen.step
+  with weight_files.opened(trained.workdir, shapes, step, note) as (read, at):
 
     def get(path: str) -> Leaf:
-      stored = folder.open_leaf(at, f'weights/{path}', leaves[path])
-      return Leaf(stored, leaves[path].shape)
+      return Leaf(read(path), leaves[path].shape)
 
     yield FullModel(config, get, shapes), at

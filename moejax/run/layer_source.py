@@ -21,8 +21,8 @@ import numpy as np
 from moejax.convert import load
 from moejax.core import trees
 from moejax.model.build import Model, Weights
-from moejax.run import restore
-from moejax.train import checkpoint, stored
+from moejax.run import weight_files
+from moejax.train import checkpoint
 
 # (path of a weight, layer or None for the whole weight) -> the weight.
 Read = Callable[[str, int | None], np.ndarray]
@@ -83,15 +83,9 @@ def of_workdir(
   Raises:
     InputError: the checkpoint does not exist, or is of another model.
   """
-  shapes = trees.leaves(model.shapes)
-  with restore.checkpoints(workdir, note) as saved:
-    chosen = saved.find(step)
-
-    @functools.cache
-    def opened(path: str) -> stored.Stored:
-      # Its checksums are read with the first leaf that is opened.
-      name = f'weights/{path}'
-      return chosen.folder.open_leaf(chosen.step, name, shapes[path])
+  with weight_files.opened(workdir, model.shapes, step, note) as (get, at):
+    # Checksums are read with the first leaf that is opened.
+    opened = functools.cache(get)
 
     def read(path: str, layer: int | None) -> np.ndarray:
       if layer is None:
@@ -99,7 +93,7 @@ def of_workdir(
       # A slice is read without a copy of the chunk that would be kept.
       return opened(path)[(slice(layer, layer + 1),)][0]
 
-    yield read, chosen.step
+    yield read, at
 
 
 def of_folder(plan: load.ImportPlan, model: Model) -> Read:

@@ -17,6 +17,7 @@ from moejax.config import Run
 from moejax.core import errors, resume, trees
 from moejax.model import build
 from moejax.plan import count
+from moejax.train import lora
 
 MEMINFO = pathlib.Path('/proc/meminfo')  # of Linux
 
@@ -34,10 +35,16 @@ def check(run: Run, model: build.Model, num_processes: int = 1) -> None:
     DoesNotFitError: the devices have less. The message has both numbers.
   """
   num_bytes = available(model.mesh, num_processes)
-  num_weights = sum(leaf.size for leaf in trees.leaves(model.shapes).values())
+  num_weights = trees.count(model.shapes)
+  learner = lora.learner(model, run.train.lora)
+  num_trained = trees.count(learner.shapes)
   rows = run.train.batch_size // run.train.micro_batches
   length, layers = run.data.sequence_length, run.model.num_layers
-  state = num_weights * count.BYTES_PER_PARAMETER
+  state = num_trained * count.BYTES_PER_PARAMETER
+  kinds = f'{num_trained:,} parameters of {count.BYTES_PER_PARAMETER} bytes'
+  if learner is not model:
+    state += num_weights * count.BYTES_FROZEN
+    kinds += f', {num_weights:,} of {count.BYTES_FROZEN}'
   inputs = rows * length * run.model.width * layers
   # A workdir may have a type that was not chosen yet: no type has less than two
   # bytes.
@@ -47,8 +54,8 @@ def check(run: Run, model: build.Model, num_processes: int = 1) -> None:
     return
   devices = model.mesh.devices
   raise errors.DoesNotFitError(
-    f"the weights and AdamW's moments take {_gib(state)} ({num_weights:,} "
-    f'parameters of {count.BYTES_PER_PARAMETER} bytes), and the inputs of '
+    f"the weights and AdamW's moments take {_gib(state)} ({kinds}), "
+    'and the inputs of '
     f'{layers} layers at least {_gib(inputs)} ({rows:,} rows of {length:,} '
     f'tokens); {devices.size} {devices.flat[0].platform} '
     f'device{"s have" if devices.size > 1 else " has"} {_gib(num_bytes)}. Take '

@@ -1,5 +1,6 @@
 """Makes a workdir for weights that were imported or upcycled, not trained."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ from etils import epath
 from moejax.config import Run
 from moejax.core import config_tree, errors, files
 from moejax.run import restore
-from moejax.train import checkpoint
+from moejax.train import checkpoint, lora
 
 
 def make(path: str) -> epath.Path:
@@ -46,5 +47,10 @@ def save(
 
 
 def finish(workdir: epath.Path, run: Run) -> None:
-  """Writes the config, last of all: it marks a folder as a workdir."""
+  """Writes the config, last of all: it marks a folder as a workdir.
+
+  Its weights are whole, whether or not they were trained by adapters.
+  """
+  train = dataclasses.replace(run.train, lora=lora.Lora())
+  run = dataclasses.replace(run, train=train)
   files.atomic_write_json(workdir / restore.CONFIG, config_tree.to_dict(run))

@@ -13,7 +13,8 @@ from moejax.core import errors, resume
 from moejax.model import build
 from moejax.parallel import mesh as meshes
 from moejax.parallel.group import SINGLE, Group
-from moejax.train import checkpoint, optimizer, run_checkpoints
+from moejax.run import base_weights
+from moejax.train import checkpoint, lora, optimizer, run_checkpoints
 from moejax.train import state as states
 
 CONFIG, CHECKPOINTS = kept_tokenizer.CONFIG, kept_tokenizer.CHECKPOINTS
@@ -71,6 +72,7 @@ def state(
   run = run_of(workdir)
   run = dataclasses.replace(run, mesh=meshes.MeshConfig())
   model = build.build(run.model, meshes.make(run.mesh, jax.devices()[:1]))
+  model = lora.learner(model, run.train.lora)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
   folder = epath.Path(workdir) / CHECKPOINTS
   with checkpoint.Checkpointer(folder, warn=warn) as checkpointer:
@@ -121,6 +123,8 @@ def weights(
 ) -> tuple[build.Weights, int]:
   """The weights of one of a workdir's checkpoints, and its step.
 
+  Adapters (`train.lora`) are added to the weights that they are for.
+
   Args:
     model: the model that the weights are for.
     workdir: folder of the run.
@@ -132,17 +136,18 @@ def weights(
   Raises:
     InputError: the checkpoint does not exist, or is of another model.
   """
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    model.shapes,
-    model.shardings,
-  )
+  adapters = base_weights.adapters_of(workdir)
+  own = model if adapters is None else lora.of(model, adapters)
   with checkpoints(workdir, warn, group) as saved:
     chosen = saved.find(step, key)
     # Of a whole training state, only the weights are read.
-    wanted = {'weights': abstract}
+    wanted = {'weights': build.abstract(own)}
     state, _ = chosen.folder.restore(chosen.step, wanted, partial=True)
-  return state['weights'], chosen.step
+  weights = state['weights']
+  if isinstance(own, lora.LoraModel):
+    base = base_weights.read(own, workdir, group)
+    weights = own.merged(base.weights, weights)
+  return weights, chosen.step
 
 
 def add_step_flag(flags: argparse.ArgumentParser) -> None:

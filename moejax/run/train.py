@@ -9,6 +9,7 @@ A run starts from the first of these states that exists:
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from moejax.parallel import chunking, hosts
 from moejax.parallel import mesh as meshes
 from moejax.plan import count
 from moejax.run import (
+  base_weights,
   benchmark_hook,
   compatibility,
   data_progress,
@@ -54,7 +56,7 @@ from moejax.run.context import Context
 from moejax.run.processes import ALONE, Processes
 from moejax.run.resources import Resources, open_resources
 from moejax.run.screen import Screen
-from moejax.train import bad_steps, goodput, loop, optimizer, step
+from moejax.train import bad_steps, goodput, loop, lora, optimizer, step
 from moejax.train import state as states
 
 VERSIONS, RESUMED = 'versions.json', 'resumed'
@@ -189,7 +191,8 @@ def _context(
   )
   if run.model.num_moe:
     self_check.run(run.model.moe, run.model.dtype, model.mesh)
-  transform = optimizer.make(run.opt, run.train.steps, model.decays)
+  learner = lora.learner(model, run.train.lora)
+  transform = optimizer.make(run.opt, run.train.steps, learner.decays)
   context = Context(run, model, transform, data, processes, asked, source)
   benchmark_hook.check(context)
   return context
@@ -206,7 +209,7 @@ def _train_the_rest(
     open_resources(context, folder, screen, spent) as resources,
     processes.guard(),
   ):
-    state, loaded = _start(context, resources)
+    state, loaded, base = _start(context, resources)
     if processes.main:
       # Not before the text is compared: the tokenizer of a run that is refused
       # must not be taken for that of an old workdir without a copy.
@@ -218,7 +221,8 @@ def _train_the_rest(
       report.remove(folder)
       files.atomic_write_json(folder / restore.CONFIG, config_tree.to_dict(run))
     with screen, resources.watchdog:
-      result = loop.run(_loop_inputs(context, resources, loaded), state)
+      inputs = _loop_inputs(context, resources, loaded, base)
+      result = loop.run(inputs, state)
     best = resources.checkpoints.best()
     spent.keep()
   if result.interrupted:
@@ -228,7 +232,8 @@ def _train_the_rest(
       f'saved in {folder}. Run the same command to go on'
     )
   with spent.part('evaluation'):
-    results = report.make(context, result.state.weights, folder, screen)
+    weights = base_weights.whole(base, result.state).weights
+    results = report.make(context, weights, folder, screen)
     counted = count.count(run.model)
     results |= {
       'steps': run.train.steps,
@@ -265,21 +270,29 @@ def _write_versions(folder: epath.Path) -> None:
 
 def _start(
   context: Context, resources: Resources
-) -> tuple[states.State, teacher.Loaded | None]:
+) -> tuple[states.State, teacher.Loaded | None, base_weights.Base | None]:
   """The state of the newest whole checkpoint, or that of a new run.
 
-  Beside it stand the weights of the teacher, if there is one.
+  Beside it stand the weights of the teacher, and those below adapters, if there
+  are any.
   """
-  parts = context.model, context.transform
+  learner, folder = context.learner, resources.folder
+  parts, base = (learner, context.transform), None
   rules = context.run.train.skip_spikes, context.run.train.sparsity
   with resources.spent.part('restore'):
     latest = resources.checkpoints.restore_latest(
       states.abstract(*parts, *rules)
     )
     if latest is None:
-      state = states.begin(
-        *parts, initial_weights.make(context, resources), *rules
-      )
+      weights = initial_weights.make(context, resources)
+      if isinstance(learner, lora.LoraModel):
+        group = context.processes.group
+        base = base_weights.keep(learner, weights, folder, group)
+        key = base_weights.fresh_key(context.run.seed)
+        weights = learner.begin(weights, key)
+      state = states.begin(*parts, weights, *rules)
+    elif isinstance(learner, lora.LoraModel):
+      base = base_weights.read(learner, folder, context.processes.group)
     loaded = teacher.load(
       context.teacher,
       context.run,
@@ -294,7 +307,7 @@ def _start(
     resources.go_on_from(0)
     # Weights of step 0 may be those of another config.
     resources.checkpoints.forget_kept_after(-1)
-    return state, loaded
+    return state, loaded, base
   state, extra = latest
   compatibility.check_checkpoint(
     context.run, context.data, int(state.step), extra, resources.screen.line
@@ -303,41 +316,44 @@ def _start(
     f'Going on from the checkpoint of step {int(state.step)}.'
   )
   resources.go_on_from(int(state.step))
-  return state, loaded
+  return state, loaded, base
 
 
 def _loop_inputs(
-  context: Context, resources: Resources, loaded: teacher.Loaded | None
+  context: Context,
+  resources: Resources,
+  loaded: teacher.Loaded | None,
+  base: base_weights.Base | None,
 ) -> loop.LoopInputs:
-  run, model, group = context.run, context.model, context.processes.group
+  run, learner, group = context.run, context.learner, context.processes.group
+  screen = resources.screen
   length = run.data.sequence_length
   taught_by = None if context.teacher is None else context.teacher.model
   made = step.make(
-    model, context.transform, run.opt, run.train, run.seed, taught_by
+    learner, context.transform, run.opt, run.train, run.seed, taught_by
   )
+  given = teacher.given(base_weights.given(made, base), loaded)
+  hooks = training_traces.with_traces(
+    _validation_hook(context, screen), context, resources.folder, screen.line
+  )
+  seen = functools.partial(base_weights.seen_by, base)
+  periodic = benchmark_hook.hooks(context, screen)
   return loop.LoopInputs(
     config=run.train,
-    step=resources.screen.first_shown(
-      teacher.given(made, loaded), 'Compiling the training step'
-    ),
+    step=screen.first_shown(given, 'Compiling the training step'),
     batches=lambda start: _device_batches(context, start),
     checkpoints=resources.checkpoints,
     writer=resources.writer,
-    display=resources.screen,
+    display=screen,
     tokens_per_batch=run.train.batch_size * length,
     flops_per_token=count.flops_per_token(run.model, length),
     extra=compatibility.extra_of(run, context.data) | teacher.extra(loaded),
-    hooks=training_traces.with_traces(
-      _validation_hook(context, resources.screen),
-      context,
-      resources.folder,
-      resources.screen.line,
-    ),
-    periodic_hooks=benchmark_hook.hooks(context, resources.screen),
+    hooks=[seen(hook) for hook in hooks],
+    periodic_hooks=[(every, seen(hook)) for every, hook in periodic],
     stop_requested=lambda step: group.agree(resources.stop.after(step), step),
     tokens=context.data.counts.tokens,
     bad_step=bad_steps.BadSteps(
-      names=bad_steps.names_of(model.shapes),
+      names=bad_steps.names_of(learner.shapes),
       seed=run.seed,
       rows=context.data.train.rows_of,
       writer=resources.bad_steps,

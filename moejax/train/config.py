@@ -6,6 +6,7 @@ from typing import Any
 from moejax.core import errors, fields, resume
 from moejax.train import sparsity, spikes
 from moejax.train.distillation import Distillation
+from moejax.train.lora import Lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class TrainConfig(fields.Checked):
       utilisation; 0 leaves that out.
     skip_spikes: rule by which steps are skipped because their loss jumps.
     sparsity: rule by which experts' matrices lose columns.
+    lora: adapters, which are trained in place of the weights.
     local_checkpoints: folder on a fast disk of each machine, for checkpoints
       that are saved more often; '' for none.
     local_checkpoint_every: steps between the checkpoints there.
@@ -91,6 +93,7 @@ class TrainConfig(fields.Checked):
   )
   skip_spikes: Any = fields.choice(spikes.SPIKES, spikes.NEVER)
   sparsity: Any = fields.choice(sparsity.SPARSITIES, sparsity.NONE)
+  lora: Lora = Lora()
   local_checkpoints: str = resume.key(resume.NOTHING, '')
   local_checkpoint_every: int = resume.key(
     resume.NOTHING, fields.number(50, at_least=1)
@@ -110,6 +113,12 @@ class TrainConfig(fields.Checked):
         f'train.micro_batches={self.micro_batches}'
       )
     self.distillation.check()
+    self.lora.check()
+    if self.lora.rank and self.sparsity != sparsity.NONE:
+      raise errors.InputError(
+        'train.sparsity prunes weights, which stay as they are with '
+        f'train.lora.rank={self.lora.rank}: leave out one of the two'
+      )
     late = [step for step in self.keep_checkpoints_at if step > self.steps]
     if late:
       raise errors.InputError(

@@ -52,7 +52,7 @@ class StateFiles:
     device share memory, JAX keeps the buffers until they are written, and gives
     a step that donates them new ones.)
     """
-    tree = _nest(_with_elements(leaves_by_name(state)))
+    tree = trees.nest(_with_elements(leaves_by_name(state)))
     with jax.transfer_guard('allow'), self._new_orbax_on_error():
       self._orbax.save(
         folder,
@@ -86,7 +86,9 @@ class StateFiles:
     wanted = {
       stored_as[path]: leaf for path, leaf in leaves_by_name(abstract).items()
     }
-    tree = _nest({n: _target(x) for n, x in _with_elements(wanted).items()})
+    tree = trees.nest({
+      n: _target(x) for n, x in _with_elements(wanted).items()
+    })
     with jax.transfer_guard('allow'):
       restored = self._orbax.restore(
         folder,
@@ -268,18 +270,6 @@ def _without_elements(leaf: Any) -> Any:
   empty = np.zeros(leaf.shape, leaf.dtype)
   sharding = getattr(leaf, 'sharding', None)
   return empty if sharding is None else jax.device_put(empty, sharding)
-
-
-def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
-  """{'a/b': 1, 'a/c': 2} -> {'a': {'b': 1, 'c': 2}}."""
-  tree: dict[str, Any] = {}
-  for name, leaf in leaves.items():
-    *parents, last = name.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = leaf
-  return tree
 
 
 def _cut(leaf: jax.Array | np.ndarray) -> ocp.SaveArgs:

@@ -19,6 +19,7 @@ import optax
 
 from moejax.core import values
 from moejax.data.batch import Batch
+from moejax.model import build
 from moejax.model.build import Model
 from moejax.moe import after_step, balance, feed_forward
 from moejax.moe.expert_parallel import all_gather
@@ -28,6 +29,7 @@ from moejax.train import loss as losses
 from moejax.train import state as states
 from moejax.train.config import TrainConfig
 from moejax.train.distillation import Teacher
+from moejax.train.lora import LoraModel
 from moejax.train.optimizer import OptimizerConfig, learning_rate
 
 Metrics = dict[str, Any]
@@ -43,8 +45,8 @@ def make(
 ) -> jax.stages.Wrapped:
   """The jitted training step: (state, batch) -> (state, metrics).
 
-  It donates the state, whose buffers must not be used afterwards. With a
-  teacher it has a third argument, the teacher's weights, which it only reads.
+  It donates the state, whose buffers must not be used afterwards. Further
+  arguments, which it only reads, are the weights of the models of `read_by`.
 
   Args:
     model: the model without weights.
@@ -58,11 +60,11 @@ def make(
   rate = learning_rate(opt, train.steps)
 
   def step(
-    state: states.State, batch: Batch, taught: Any = None
+    state: states.State, batch: Batch, *read: build.Weights
   ) -> tuple[states.State, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    by = None if teacher is None else Teacher(taught, teacher)
-    gradient, report = _dropless(model, train, state.weights, batch, key, by)
+    bound, by = _bound(model, teacher, read)
+    gradient, report = _dropless(bound, train, state.weights, batch, key, by)
     norm = optax.global_norm(gradient)
     leaf_norms = bad_steps.leaf_norms(gradient)
     scale = _clip_scale(norm, opt.clip_norm)
@@ -108,11 +110,25 @@ def make(
   whole = rules.replicated(model.mesh)
   return jax.jit(
     step,
-    in_shardings=(place, rows, *([teacher.shardings] if teacher else [])),
+    in_shardings=(place, rows, *(m.shardings for m in read_by(model, teacher))),
     out_shardings=(place, whole),
     donate_argnums=0,
     compiler_options=hosts.overlap(model.mesh),
   )
+
+
+def _bound(
+  model: Model, teacher: Model | None, read: tuple[build.Weights, ...]
+) -> tuple[Model, Teacher | None]:
+  """The model beside its base, and the teacher with its weights."""
+  bound = model.on(read[-1]) if isinstance(model, LoraModel) else model
+  return bound, None if teacher is None else Teacher(read[0], teacher)
+
+
+def read_by(model: Model, teacher: Model | None) -> list[Model]:
+  """The models whose weights a step reads, in the order of its arguments."""
+  bases = [model.base] if isinstance(model, LoraModel) else []
+  return [*([teacher] if teacher else []), *bases]
 
 
 def _after(
