@@ -22,14 +22,14 @@ import sys
 from collections.abc import Sequence
 
 from moejax.core import command, exits, terminal
-from moejax.run import generation, restore, talk, trained
+from moejax.run import generation, restore, talk, trained, turns
 
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags, loads the model, and answers lines of stdin."""
   args, overrides = command.parse(_flags(), argv)
   model = trained.open_trained(args.workdir, overrides)
-  vocab = talk.vocab_of(model, args.template)
+  vocab = turns.vocab_of(model, args.template)
   settings = talk.Settings(
     sampling=generation.sampling_of(args, model, terminal.note),
     max_new_tokens=args.max_new_tokens,

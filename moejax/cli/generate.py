@@ -14,7 +14,8 @@ model. A text ends with any of the model's end tokens.
 A prompt begins as texts do in training: with the start token of the vocabulary.
 Special tokens in it, such as <|im_start|>, are read as such, unless
 --no-special_tokens is given. --chat puts each prompt, as the message of a user,
-into the model's own chat template, and prints only the answer.
+into the model's own chat template, or that of the conversations it was trained
+on, and prints only the answer.
 
 With --show-routing the experts of every token are shown, of the prompt and of
 what was written; with --intervene beside those of a changed model:

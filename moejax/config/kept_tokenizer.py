@@ -4,6 +4,8 @@
                       tokenizer of that folder is the run's
                       (convert/companions.py)
   WORKDIR/tokenizer/  the file of any other tokenizer, such as the user's own
+  WORKDIR/chat/       without WORKDIR/hf/: the chat template of the run's
+                      conversations
 
 With its copy a workdir can be moved, and its model can generate and be exported
 when the original is gone. The folder in `start` is needed until the first
@@ -26,7 +28,7 @@ from moejax.data.chat.tokens import ChatVocab
 from moejax.data.vocab import Vocab
 from moejax.train import checkpoint_folder
 
-OWN = 'tokenizer'
+OWN, CHAT = 'tokenizer', 'chat'
 # Names in the workdir of every run.
 CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'
 
@@ -58,7 +60,7 @@ def keep(
       run's.
   """
   workdir = epath.Path(workdir)
-  copies = [workdir / name for name in (OWN, companions.NAME)]
+  copies = [workdir / name for name in (OWN, CHAT, companions.NAME)]
   if has_begun(workdir) and any(place.is_dir() for place in copies):
     return
   path = getattr(vocab, 'path', '')
@@ -85,9 +87,51 @@ def keep(
       f'data.vocab is not the tokenizer of {start}, with whose ids its weights '
       'were trained: neither that tokenizer nor its settings are copied.'
     )
+  if chat is not None:
+    template = ChatVocab(vocab, chat).template
+    tokens = json.dumps(dict(template.tokens), indent=2)
+    named = {companions.TEMPLATE: template.text, companions.SETTINGS: tokens}
+    contents = {name: text.encode() for name, text in named.items()}
+    companions.keep(contents, workdir / CHAT)
   if path:
     file = epath.Path(path).expanduser()
     companions.keep({file.name: file}, workdir / OWN)
+
+
+def chat_template(workdir: epath.PathLike) -> templates.Template | None:
+  """The chat template that a run without Hugging Face files has kept.
+
+  Raises:
+    InputError: it is damaged.
+  """
+  place = epath.Path(workdir) / CHAT
+  text = templates.of_folder(place)
+  if text is None:
+    return None
+  companions.check(place)
+  tokens = templates.special_tokens(place)
+  return templates.Template(text, f'the chat template in {place}', tokens)
+
+
+def with_chat(
+  beside: companions.Companions, vocab: Vocab, workdir: epath.PathLike
+) -> companions.Companions:
+  """Companions with the chat template that a run has kept, if it has one.
+
+  The token with which a turn ends is added to those that end a text.
+  """
+  kept = chat_template(workdir)
+  if kept is None:
+    return beside
+  place = epath.Path(workdir) / CHAT / companions.TEMPLATE
+  own = ChatVocab(vocab, Chat(), kept=kept)
+  ((ids, _),) = vocab.encode_spans([own.turn_end], [[]])
+  generation, end = beside.generation, beside.generation.get('eos_token_id')
+  if len(ids) == 1 and ids[0] != end:
+    ends = [*([] if end is None else [end]), *ids]
+    generation = {**generation, 'eos_token_id': ends}
+  files = {**beside.files, companions.TEMPLATE: place}
+  return dataclasses.replace(beside, files=files, generation=generation)
 
 
 def _of_chat(

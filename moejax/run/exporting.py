@@ -156,6 +156,7 @@ def plan_of(args: Export, model: ModelConfig) -> Target:
   plan = save.plan(model, shapes, args.family, model_type)
   if hf_folder is None:
     beside = companions.of_vocab(vocab)
+    beside = kept_tokenizer.with_chat(beside, vocab, args.workdir)
   else:
     beside = companions.of_folder(hf_folder, vocab)
   return Target(args, plan, beside, shapes, replace)

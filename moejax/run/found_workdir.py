@@ -19,6 +19,7 @@ OWN = (
   kept_tokenizer.CONFIG,
   kept_tokenizer.CHECKPOINTS,
   kept_tokenizer.OWN,
+  kept_tokenizer.CHAT,
   companions.NAME,
   run_checkpoints.KEPT,
   base_weights.FOLDER,

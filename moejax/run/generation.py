@@ -13,6 +13,7 @@ from moejax.evals import generate, settings
 from moejax.evals.sampling import Sampling
 from moejax.evals.spoken import Spoken
 from moejax.model.build import Model, Weights
+from moejax.run import turns
 from moejax.run.trained import Trained
 
 # What ends a text: an end token, the number of tokens that was asked for, or
@@ -72,6 +73,7 @@ class Generation:
     start: ids that every text begins with.
     end_ids: ids that end a text.
     sampling: how the next token is chosen.
+    stops: strings that end a text, which are not part of it.
   """
 
   trained: Trained
@@ -80,6 +82,7 @@ class Generation:
   start: Sequence[int]
   end_ids: Sequence[int]
   sampling: Sampling
+  stops: tuple[str, ...] = ()
 
   def weights(
     self, step: str, note: Callable[[str], None]
@@ -128,9 +131,10 @@ class Generation:
     vocab = self.trained.run.data.vocab
     shown = [[] if self.request.chat else prompt for prompt in self.prompts]
     if len(shown) == 1:
-      yield from spoken_pieces(vocab, shown[0], tokens)
+      spoken = spoken_pieces(vocab, shown[0], tokens)
+      yield from self._ended(spoken)
     else:
-      yield from _numbered(vocab, shown, tokens)
+      yield from _numbered(vocab, shown, tokens, self.before_stop)
     for row, text in enumerate(texts):
       if self.ended_by(row, text) == LENGTH:
         which = f'text {row + 1}' if len(texts) > 1 else 'the text'
@@ -154,7 +158,26 @@ class Generation:
     new = self.new_tokens(row, text)
     if new and new[-1] in self.end_ids:
       return END
+    if self.stops:
+      said = self.trained.run.data.vocab.decode(new)
+      if self.before_stop(said) != said:
+        return END
     return TOKENS if len(new) >= self.request.max_new_tokens else LENGTH
+
+  def before_stop(self, text: str) -> str:
+    """A text up to the first string that ends it."""
+    return ''.join(turns.before_stop([text], self.stops))
+
+  def _ended(self, pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces of one text up to a string that ends it, and a newline."""
+    if not self.stops:
+      yield from pieces
+      return
+    last = ''
+    for last in turns.before_stop(pieces, self.stops):
+      yield last
+    if not last.endswith('\n'):
+      yield '\n'
 
   def _written(
     self,
@@ -198,12 +221,19 @@ def prepare(
   """
   vocab, folder = trained.run.data.vocab, trained.hf_folder
   sampling = sampling_of(request, trained, note)
-  prompts = _prompts(request, trained)
+  stops: tuple[str, ...] = ()
+  if request.chat and turns.are_own(trained):
+    chat_vocab = turns.vocab_of(trained)
+    ends = turns.ends_of(trained, chat_vocab)
+    end_ids, stops = ends.ids, ends.stops
+    prompts = [turns.asked(chat_vocab, text) for text in request.prompt]
+  else:
+    end_ids = companions.end_ids(folder, vocab)
+    prompts = _prompts(request, trained)
   # Ids, and the text of a chat template, have their start tokens already.
   start = () if request.prompt_ids or request.chat else vocab.start
-  end_ids = companions.end_ids(folder, vocab)
   generate.check(trained.model, prompts, request.max_new_tokens, start)
-  return Generation(trained, request, prompts, start, end_ids, sampling)
+  return Generation(trained, request, prompts, start, end_ids, sampling, stops)
 
 
 def pieces(
@@ -256,7 +286,7 @@ def as_json(
     kept = [i for i in ids if i not in generation.end_ids]
     rows.append({
       key: prompt,
-      'text': vocab.decode(kept),
+      'text': generation.before_stop(vocab.decode(kept)),
       'ids': ids,
       'ended_by': generation.ended_by(row, text),
     })
@@ -359,10 +389,11 @@ def _numbered(
   vocab: Vocab,
   prompts: Sequence[Sequence[int]],
   tokens: Iterator[tuple[int, int]],
+  ended: Callable[[str], str],
 ) -> Iterator[str]:
   """Yields each prompt with its continuation, under its number."""
   texts = [list(prompt) for prompt in prompts]
   for row, token in tokens:
     texts[row].append(token)
   for number, ids in enumerate(texts, 1):
-    yield f'--- {number}\n{vocab.decode(ids)}\n'
+    yield f'--- {number}\n{ended(vocab.decode(ids))}\n'

@@ -5,17 +5,15 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from moejax.convert import companions
 from moejax.core import errors
 from moejax.core.console import Console
-from moejax.data.chat import Chat, templates
 from moejax.data.chat.messages import ProblemError
 from moejax.data.chat.tokens import ChatVocab
 from moejax.evals import generate, stopped
 from moejax.evals.sampling import Sampling
 from moejax.evals.spoken import Spoken
 from moejax.model.build import Weights
-from moejax.run import playground, routing_view, text_routing
+from moejax.run import playground, routing_view, text_routing, turns
 from moejax.run.trained import Trained
 
 RESET, SHOW = '/reset', '/show'
@@ -39,29 +37,6 @@ class Settings:
   stops: tuple[str, ...] = ()
   system: str = ''
   seed: int = 0
-
-
-def vocab_of(trained: Trained, template: str = '') -> ChatVocab:
-  """The vocabulary with the chat template of a trained model.
-
-  The template is that of the model's Hugging Face files. A model without such
-  files has that of the conversations it was tuned on.
-
-  Args:
-    trained: the model.
-    template: another template, as `data.chat.template`; '' for the model's own.
-
-  Raises:
-    InputError: there is none.
-  """
-  vocab, folder = trained.run.data.vocab, trained.hf_folder
-  own = folder is not None and templates.of_folder(folder) is not None
-  used = trained.run.data.chat_used()
-  if not template and not own and used is not None:
-    template = used.template
-  result = ChatVocab(vocab, Chat(template), '--template')
-  _ = result.template  # whether it can be found
-  return result
 
 
 class Talk:
@@ -101,17 +76,8 @@ class Talk:
     self._read, self._written = [], []
 
   @functools.cached_property
-  def _ends(self) -> tuple[list[int], tuple[str, ...]]:
-    """Ids, and strings, that end an answer."""
-    ends = companions.end_ids(self._trained.hf_folder, self._vocab.vocab)
-    stops = self._settings.stops
-    if text := self._vocab.turn_end:
-      ((ids, _),) = self._vocab.vocab.encode_spans([text], [[]])
-      if len(ids) == 1:
-        ends += [i for i in ids if i not in ends]
-      else:
-        stops = (*stops, text)
-    return ends, stops
+  def _ends(self) -> turns.Ends:
+    return turns.ends_of(self._trained, self._vocab, self._settings.stops)
 
   def answer(self, question: str) -> Iterator[str]:
     """Yields the answer to a question piece by piece.
@@ -125,14 +91,14 @@ class Talk:
     """
     asked = [*self.messages, {'role': 'user', 'content': question}]
     prompt = self._prompt(asked)
-    ends, stops = self._ends
+    ends = self._ends
     tokens = generate.stream(
       self._trained.model,
       self._weights,
       [prompt],
       self._settings.sampling,
       max_new_tokens=self._settings.max_new_tokens,
-      end_ids=ends,
+      end_ids=ends.ids,
       seed=self._settings.seed + len(asked),
       start=(),
     )
@@ -140,7 +106,9 @@ class Talk:
     self._read, self._written = prompt, []
     said: list[str] = []
     try:
-      for piece in before_stop(self._pieces(tokens, ends), stops):
+      for piece in turns.before_stop(
+        self._pieces(tokens, ends.ids), ends.stops
+      ):
         said.append(piece)
         yield piece
     finally:
@@ -193,37 +161,6 @@ class Talk:
       self._written.append(token)
       yield spoken.add(token)
     yield spoken.rest()
-
-
-def before_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-  """The text before the first stop string, as soon as it cannot be part of one.
-
-  Example, stops ['END']:
-    pieces  'a E', 'N', 'x', ' EN', 'D b'
-    yields  'a ', 'ENx', ' '
-  """
-  held = ''
-  for piece in pieces:
-    held += piece
-    found = [at for stop in stops if (at := held.find(stop)) >= 0]
-    if found:
-      if min(found):
-        yield held[: min(found)]
-      return
-    keep = max(
-      (n for stop in stops for n in range(len(stop)) if _ends(held, stop, n)),
-      default=0,
-    )
-    if len(held) > keep:
-      yield held[: len(held) - keep]
-      held = held[len(held) - keep :]
-  if held:
-    yield held
-
-
-def _ends(text: str, stop: str, size: int) -> bool:
-  """Whether a text ends with the first `size` characters of a stop string."""
-  return text.endswith(stop[:size])
 
 
 def converse(

@@ -21,7 +21,7 @@ from moejax.core import trees
 from moejax.evals.sampling import Sampling
 from moejax.model import build
 from moejax.run import talk as talks
-from moejax.run import train
+from moejax.run import train, turns
 from moejax.run.trained import open_trained
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_an_export_answers_in_transformers_with_the_same_tokens(tmp_path):
     trained,
     weights,
     step,
-    talks.vocab_of(trained),
+    turns.vocab_of(trained),
     talks.Settings(Sampling(), NUMBER),
   )
   endings = set()

@@ -22,6 +22,7 @@ from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 from moejax.run import talk as talks
+from moejax.run import turns
 from moejax.train import checkpoint
 
 MAX = 256
@@ -64,7 +65,7 @@ def written(monkeypatch):
 
 
 def talk(settings=None, run=RUN, template=''):
-  vocab = talks.vocab_of(trained(run), template)
+  vocab = turns.vocab_of(trained(run), template)
   settings = settings or talks.Settings(Sampling())
   return talks.Talk(trained(run), None, 3, vocab, settings)
 
@@ -163,7 +164,7 @@ def test_a_conversation_longer_than_the_context_is_refused_and_kept(written):
   ],
 )
 def test_text_before_a_stop_string(pieces, stops, want):
-  assert [*talks.before_stop(iter(pieces), stops)] == want
+  assert [*turns.before_stop(iter(pieces), stops)] == want
 
 
 def test_text_before_a_stop_string_however_it_is_cut():
@@ -173,7 +174,7 @@ def test_text_before_a_stop_string_however_it_is_cut():
     stops = [''.join(rng.choice([*'ab'], rng.integers(2, 5)))]
     cuts = sorted(rng.choice(13, 3))
     pieces = np.split([*text], cuts)
-    found = talks.before_stop((''.join(p) for p in pieces), stops)
+    found = turns.before_stop((''.join(p) for p in pieces), stops)
     assert ''.join(found) == text.split(stops[0])[0]
 
 

@@ -40,12 +40,14 @@ class ChatVocab:
     chat: template and loss.
     key: key or flag that names the template, for errors.
     length: tokens of a row; longer conversations lose their last answers.
+    kept: a template in place of the one that `chat` names.
   """
 
   vocab: Any
   chat: Chat
   key: str = 'data.chat.template'
   length: int = 0
+  kept: templates.Template | None = None
 
   masked = True
 
@@ -58,6 +60,8 @@ class ChatVocab:
   @functools.cached_property
   def template(self) -> templates.Template:
     """The chat template."""
+    if self.kept is not None:
+      return self.kept
     return templates.find(self.chat.template, self.vocab, self.key)
 
   @functools.cached_property
