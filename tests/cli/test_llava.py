@@ -68,7 +68,7 @@ def test_evaluate_asks_the_tasks_and_writes_their_scores(
     ])  # fmt: skip
   said = capsys.readouterr().out
   assert re.search(r'\| pope +\| acc +\| +0 \| +2 \| +50\.0 ± 50\.0', said)
-  assert str(folder) in said.split('\n')[0]
+  assert f'| {folder} |' in said.split('\n')[0]
   found = json.loads(out.read_text())['pope']
   assert (found['means']['acc'], found['means']['yes_ratio']) == (0.5, 0.5)
   assert found['values']['acc'] == [1.0, 0.0]

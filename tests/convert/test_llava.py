@@ -129,6 +129,16 @@ def test_a_phi3_that_does_not_fit_is_one_line(keys, message, tmp_path):
   assert '\n' not in str(e.value)
 
 
+def test_what_a_phi3_leaves_out_is_the_default_of_its_class(tmp_path):
+  of_file = phi3_alone(tmp_path / 'in')
+  for key in ('rms_norm_eps', 'original_max_position_embeddings'):
+    del of_file.config[key]
+  del of_file.config['rope_parameters']['original_max_position_embeddings']
+  config = load.plan(of_file).config
+  assert config.norm_eps == 1e-5  # a Mistral's is 1e-6
+  assert config.rope.scaling.length == 4096
+
+
 def test_earlier_names_of_the_stretched_positions(tmp_path):
   of_file = phi3_alone(tmp_path / 'in')
   rope = dict(of_file.config['rope_parameters'])
