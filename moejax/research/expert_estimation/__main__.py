@@ -201,6 +201,7 @@ def rows_of(cases: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
       'loss',
       'slope',
       '95% interval',
+      'of medians',
       'theory',
       'published',
       'converged',
@@ -210,12 +211,14 @@ def rows_of(cases: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
   ]
   for name, case in cases.items():
     slope = case['series']['loss']['slope']
+    median = case['series']['loss']['median_slope']
     number = lambda value: '-' if value is None else f'{value:g}'
     rows.append([
       name,
       case['loss'],
       f'{slope["value"]:.3f}' if slope else '-',
       f'{slope["low"]:.3f} to {slope["high"]:.3f}' if slope else '-',
+      f'{median["value"]:.3f}' if median else '-',
       number(case['theory']),
       number(case['published']),
       f'{np.mean(case["converged"]):.0%}',

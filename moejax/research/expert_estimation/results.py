@@ -6,6 +6,7 @@ exists is not computed again.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -188,21 +189,32 @@ def _entry(key: str, name: str) -> Callable[[Mapping[str, Any]], float]:
 def measured(
   sizes: list[int], values: list[list[float]], seed: int
 ) -> dict[str, Any]:
-  """Mean and deviation at each size, and the slope where there is one."""
+  """Mean, deviation and median at each size, and slopes where they exist.
+
+  The slope of the medians tells how most trials fare where a few, whose fits
+  ran away, decide the means.
+  """
   known = [np.asarray(v, float)[np.isfinite(v)] for v in values]
   some = [i for i, v in enumerate(known) if len(v) and v.mean() > 0]
-  slope = None
+  slope = median_slope = None
   if len(some) > 1:
     width = max(len(known[i]) for i in some)
     table = np.full((len(some), width), np.nan)
     for row, i in zip(table, some, strict=True):
       row[: len(known[i])] = known[i]
-    slope = dataclasses.asdict(
-      slopes.fit(np.array(sizes)[some], table, seed=seed)
-    )
+    fit = functools.partial(slopes.fit, np.array(sizes)[some], table, seed)
+    slope = dataclasses.asdict(fit())
+    if all(np.median(known[i]) > 0 for i in some):
+      median_slope = dataclasses.asdict(fit(middle=np.median))
   mean = [float(v.mean()) if len(v) else None for v in known]
   spread = [float(v.std(ddof=1)) if len(v) > 1 else None for v in known]
-  return {'mean': mean, 'deviation': spread, 'slope': slope}
+  return {
+    'mean': mean,
+    'deviation': spread,
+    'median': [float(np.median(v)) if len(v) else None for v in known],
+    'slope': slope,
+    'median_slope': median_slope,
+  }
 
 
 def _asked(study: Study, request: Request) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Log-log fits of losses against the sample size, with bootstrap intervals."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +44,7 @@ def fit(
   loss_ST: np.ndarray,
   seed: int = 0,
   resamples: int = RESAMPLES,
+  middle: Callable[..., Any] = np.mean,
 ) -> Slope:
   """Fits a line to the logarithm of the mean loss by least squares.
 
@@ -53,6 +56,7 @@ def fit(
     loss_ST: losses of the trials at each size; NaN for a trial that has none.
     seed: of the bootstrap.
     resamples: how often trials are drawn.
+    middle: of the losses of one size: `np.mean` or `np.median`.
 
   Raises:
     InputError: fewer than two sizes, a size without a trial, or a mean loss
@@ -67,14 +71,14 @@ def fit(
   for size, row in zip(size_S, rows, strict=True):
     if len(row) == 0:
       raise errors.InputError(f'size {size}: no trial has a loss')
-    if row.mean() <= 0:
+    if middle(row) <= 0:
       raise errors.InputError(f'size {size}: a mean loss of 0 has no logarithm')
   x_S = regressor(size_S)
-  value, intercept = _line(x_S, np.log([row.mean() for row in rows]))
+  value, intercept = _line(x_S, np.log([middle(row) for row in rows]))
   rng = np.random.default_rng(seed)
   mean_RS = np.stack(
     [
-      rng.choice(row, (resamples, len(row)), replace=True).mean(axis=1)
+      middle(rng.choice(row, (resamples, len(row)), replace=True), axis=1)
       for row in rows
     ],
     axis=1,

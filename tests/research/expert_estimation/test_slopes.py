@@ -72,3 +72,15 @@ def test_failed_trials_are_left_out():
 def test_what_has_no_slope_says_why(sizes, loss, message):
   with pytest.raises(errors.InputError, match=message):
     slopes.fit(np.array(sizes), np.array(loss))
+
+
+def test_the_slope_of_medians_ignores_a_trial_that_ran_away():
+  size_S = np.array([100, 1000, 10_000])
+  loss_S = np.sqrt(np.log(size_S) / size_S)
+  loss_ST = np.stack([0.9 * loss_S, loss_S, loss_S * [2, 3e4, 2]], axis=1)
+  found = slopes.fit(size_S, loss_ST, resamples=200, middle=np.median)
+  assert found.value == pytest.approx(0.5)
+  loss_ST[2, 2] *= 1e6
+  assert slopes.fit(size_S, loss_ST, resamples=200).value < 0
+  found = slopes.fit(size_S, loss_ST, resamples=200, middle=np.median)
+  assert found.value == pytest.approx(0.5)
