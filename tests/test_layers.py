@@ -27,14 +27,15 @@ LAYERS = (
   {'evals', 'analysis', 'compress', 'plan'},
   {'config'},
   {'train', 'convert'},
-  {'model', 'vision'},
-  {'data', 'moe'},
+  {'model', 'data'},
+  {'vision'},
+  {'moe'},
   {'parallel'},
   {'core'},
 )
 HEIGHT = {name: -line for line, names in enumerate(LAYERS) for name in names}
 # Lower, and out of bounds all the same: a model never sees a Batch.
-NEVER = {('model', 'data')}
+NEVER = {('model', 'data'), ('data', 'moe')}
 
 # Slow to import, or not there on every machine: imported where they are used.
 HEAVY = {

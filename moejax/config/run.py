@@ -98,6 +98,10 @@ class Run(fields.Checked):
         f'model.max_length={self.model.max_length}; shorten the one or raise '
         'the other'
       )
+    images = self.data.images
+    if images.folder:
+      pixels = None if images.features else images.size
+      self.model.vision.check_images(images.tokens, pixels)
     self._check_start_step()
     size = self.data.vocab.size
     if size > self.model.vocab_size:

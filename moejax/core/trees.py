@@ -22,9 +22,11 @@ def leaves(tree: Any) -> dict[str, Any]:
   return {path_of(keys): leaf for keys, leaf in flat}
 
 
-def map_paths(f: Callable[[str, Any], Any], tree: Any) -> Any:
-  """Applies `f(path, leaf)` to every leaf."""
-  return jax.tree_util.tree_map_with_path(lambda k, x: f(path_of(k), x), tree)
+def map_paths(f: Callable[..., Any], tree: Any, *others: Any) -> Any:
+  """Applies `f(path, leaf)` to every leaf, or `f(path, leaf, other, ...)`."""
+  return jax.tree_util.tree_map_with_path(
+    lambda k, *x: f(path_of(k), *x), tree, *others
+  )
 
 
 def count(tree: Any) -> int:

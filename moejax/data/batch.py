@@ -18,6 +18,7 @@ class Batch:
     position_BL: int32, counts from 0 inside each segment.
     segment_BL: int32, the number of the token's document within its row, from
       1; 0 is padding. Attention stays within a segment.
+    images: the images of the rows, `vision.inputs.RowImages`; None for text.
   """
 
   token_BL: Any
@@ -25,3 +26,4 @@ class Batch:
   weight_BL: Any
   position_BL: Any
   segment_BL: Any
+  images: Any = None

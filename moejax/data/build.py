@@ -21,6 +21,7 @@ from moejax.data import (
   tasks,
 )
 from moejax.data import vocab as vocabs
+from moejax.data.chat.source import Conversations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,10 +301,13 @@ def _text(
   source: sources.Source, data_config: config.DataConfig, processes: int = 0
 ) -> Any:
   """The text of a source, without what the steps of the config remove."""
+  text = source.text()
+  if isinstance(text, Conversations):
+    text = dataclasses.replace(text, images=data_config.images)
   steps = stepped.in_order(data_config.steps, data_config.step_order)
   if data_config.max_documents:
     processes = 1  # reads no document beyond the limit
-  return stepped.with_steps(source.text(), steps, processes)
+  return stepped.with_steps(text, steps, processes)
 
 
 def _domain(

@@ -8,6 +8,7 @@ from moejax.data import mixtures, packings, stepped
 from moejax.data import sources as sources_lib
 from moejax.data import vocab as vocabs
 from moejax.data.chat import Chat
+from moejax.data.images import Images
 from moejax.data.steps import STEPS, Step
 
 
@@ -22,6 +23,7 @@ class DataConfig(fields.Checked):
     conversations: files of conversations for chat tuning, in place of the
       mixture; docs/chat.md has the schemas.
     chat: their template, and which answers are targets.
+    images: the images of conversations; docs/vision.md.
     validation_files: the same for validation; '' takes a share of `files`.
     validation_fraction: that share.
     text_field: the field of JSON objects, or the column of parquet files, that
@@ -49,6 +51,7 @@ class DataConfig(fields.Checked):
   files: str = resume.key(resume.TEXT, '')
   conversations: str = resume.key(resume.TEXT, '')
   chat: Chat = resume.key(resume.TEXT, Chat())
+  images: Images = Images()
   validation_files: str = resume.key(resume.TEXT, '')
   validation_fraction: float = resume.key(
     resume.TEXT, fields.number(0.05, above=0, below=1)
@@ -97,6 +100,7 @@ class DataConfig(fields.Checked):
         f'data.files={self.files!r} and data.conversations='
         f'{self.conversations!r}: give one of them; data.sources mixes both'
       )
+    self.images.check()
     sources_lib.check(self.sources, self.temperature)
     named = {source.chat.template for source in self._conversing()}
     if len(named) > 1:
@@ -138,6 +142,11 @@ class DataConfig(fields.Checked):
       raise errors.InputError(
         'data.chat is about data.conversations, and there are none: leave it '
         'out; a source has data.sources.NAME.chat'
+      )
+    if self.images != Images() and self.chat_used() is None:
+      raise errors.InputError(
+        'data.images is about conversations, and there are none: set '
+        'data.conversations, or leave data.images out'
       )
     if self.temperature is not None and (named or not self.sources):
       raise errors.InputError(

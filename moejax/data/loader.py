@@ -5,6 +5,7 @@ saving, any step can be read directly, and any number of hosts can each read its
 share of the same batch.
 """
 
+import dataclasses
 import queue
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from moejax.core import errors
 from moejax.data import batch as batch_lib
 from moejax.data import cache, features, shuffle
+from moejax.data.images import rows as image_rows
 
 BLOCK = 1024
 # Rows of a batch that a process reads, as a numpy index; None means all.
@@ -85,7 +87,9 @@ class Loader:
       target_BL[here_B], segment_BL[here_B] = packed
       # Conversations begin with another id than texts.
       first_B1[here_B] = self._readers[domain].first_id
-    return features.expand(target_BL, segment_BL, first_B1)
+    batch = features.expand(target_BL, segment_BL, first_B1)
+    images = image_rows.of(self._readers, domain_B, row_B, segment_BL)
+    return dataclasses.replace(batch, images=images)
 
   def locate(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The number of the domain, and the row in it, of each place."""
@@ -251,7 +255,11 @@ def eval_batch(
   segment_BL = np.zeros_like(target_BL)
   packed = reader.rows(index_B[exists_B])
   target_BL[exists_B], segment_BL[exists_B] = packed
-  return features.expand(target_BL, segment_BL, reader.first_id)
+  batch = features.expand(target_BL, segment_BL, reader.first_id)
+  none_B = np.where(exists_B, 0, -1)  # of no text
+  row_B = np.where(exists_B, index_B, 0)
+  images = image_rows.of([reader], none_B, row_B, segment_BL)
+  return dataclasses.replace(batch, images=images)
 
 
 def eval_batches(

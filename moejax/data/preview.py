@@ -76,8 +76,8 @@ def first_rows(
 
 
 def _joined(batches: list[batch.Batch], count: int) -> batch.Batch:
-  """The first `count` rows of several batches."""
-  fields = batches[0].__dict__
+  """The first `count` rows of several batches, without their images."""
+  fields = [key for key in batches[0].__dict__ if key != 'images']
   return batch.Batch(**{
     key: np.concatenate([getattr(b, key) for b in batches])[:count]
     for key in fields
@@ -96,6 +96,7 @@ def _from_text(
   )
   length = request.length
   rows, _ = next(blocks, (features.Rows(*np.zeros((2, 0, length), int)), None))
+  rows = source.shown(rows, request)
   return features.expand(*rows, request.vocab.first_id)
 
 

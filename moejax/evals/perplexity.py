@@ -133,7 +133,8 @@ def _outputs(
 ) -> tuple[Decoder, DecoderOutput]:
   """The pass of the model with its weights."""
   decoder = model.bind(weights)
-  return decoder, decoder(batch.token_BL, batch.segment_BL, batch.position_BL)
+  rest = batch.segment_BL, batch.position_BL
+  return decoder, decoder(batch.token_BL, *rest, images=batch.images)
 
 
 def evaluate(

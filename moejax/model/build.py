@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from moejax.core import trees
 from moejax.model import compute_dtype
 from moejax.model.config import ModelConfig
 from moejax.model.decoder import Decoder
@@ -34,6 +35,7 @@ class Model:
     axes: names of every weight's dimensions, by the weight's path.
     decays: whether weight decay applies to a weight, by the weight's path.
     shardings: sharding of every weight, as a nested dictionary.
+    frozen: paths of weights through which no gradient passes.
   """
 
   config: ModelConfig
@@ -43,6 +45,9 @@ class Model:
   axes: dict[str, tuple[str, ...]]
   decays: dict[str, bool]
   shardings: Weights
+  frozen: frozenset[str] = dataclasses.field(
+    default=frozenset(), kw_only=True
+  )
 
   def init(self, key: jax.Array) -> Weights:
     """Random weights, each made on the devices that hold it."""
@@ -56,6 +61,11 @@ class Model:
 
   def bind(self, weights: Weights) -> Decoder:
     """The decoder with these weights; cheap, and for use inside `jit`."""
+    if self.frozen:
+      weights = trees.map_paths(
+        lambda p, w: jax.lax.stop_gradient(w) if p in self.frozen else w,
+        weights,
+      )
     state = nnx.State(jax.tree.map(nnx.Param, weights))
     return nnx.merge(self.graph, state)
 
@@ -83,7 +93,8 @@ class Model:
   def with_expert_parallel(self, expert_parallel: ExpertParallel) -> 'Model':
     """This model with another `moe.expert_parallel`; weights stay the same."""
     moe = dataclasses.replace(self.config.moe, expert_parallel=expert_parallel)
-    return build(dataclasses.replace(self.config, moe=moe), self.mesh)
+    other = build(dataclasses.replace(self.config, moe=moe), self.mesh)
+    return dataclasses.replace(other, frozen=self.frozen)
 
 
 def abstract(model: Model) -> Weights:

@@ -12,6 +12,7 @@ from moejax.model.scales import Scales
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import FeedForwardConfig
 from moejax.moe.feed_forwards import FEED_FORWARDS, Routed
+from moejax.vision.front_end import VISIONS, TextOnly
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -36,6 +37,7 @@ class ModelConfig(fields.Checked):
     dense_width: hidden width of a dense feed-forward.
     feed_forward: kind of feed-forward in layers that are not dense.
     moe: mixture of experts, for the kind `routed`.
+    vision: what the model reads besides text.
     heads: projections from activations to queries, keys and values.
     qk_norm: norm of queries and keys before rotary positions: none, each head
       by itself (Qwen3), or all heads together (OLMoE).
@@ -86,6 +88,7 @@ class ModelConfig(fields.Checked):
   dense_width: int = fields.number(640, at_least=1)
   feed_forward: FeedForwardConfig = fields.choice(FEED_FORWARDS, Routed())
   moe: MoEConfig = MoEConfig()
+  vision: TextOnly = fields.choice(VISIONS, TextOnly())
   heads: Grouped = fields.choice(HEADS, Grouped())
   qk_norm: str = fields.named(QK_NORMS, 'none')
   qk_norm_after_rope: bool = False
@@ -169,6 +172,7 @@ class ModelConfig(fields.Checked):
         f'model.num_heads={self.num_heads}'
       )
     self.heads.check(self)
+    _check_part(self.vision, 'model.vision')
     if self.qk_norm_after_rope and self.qk_norm == 'none':
       raise errors.InputError(
         'model.qk_norm_after_rope=True says when queries and keys are '
@@ -185,6 +189,12 @@ class ModelConfig(fields.Checked):
         f'model.moe_every={self.moe_every} does not divide the '
         f'{self.num_layers - self.first_dense} layers after '
         f'model.first_dense={self.first_dense}'
+      )
+    if self.mtp_layers and self.vision != TextOnly():
+      raise errors.InputError(
+        f'model.mtp_layers={self.mtp_layers}: modules of multi-token '
+        'prediction read tokens alone; set model.mtp_layers=0, or '
+        'model.vision.name=none'
       )
     if self.num_moe:
       _check_part(self.moe, 'model.moe')
@@ -230,7 +240,9 @@ class ModelConfig(fields.Checked):
       )
 
 
-def _check_part(part: MoEConfig | FeedForwardConfig, where: str) -> None:
+def _check_part(
+  part: MoEConfig | FeedForwardConfig | TextOnly, where: str
+) -> None:
   """Checks a node of the config; errors get the whole path of the key."""
   try:
     part.check()

@@ -27,6 +27,7 @@ from moejax.moe.feed_forwards import FEED_FORWARDS
 from moejax.moe.replay import Replay
 from moejax.moe.routes import RoutesRequest
 from moejax.parallel import rules
+from moejax.vision.inputs import RowImages
 
 
 @flax.struct.dataclass
@@ -72,8 +73,10 @@ class Decoder(nnx.Module):
       self.head_DV = init.normal(
         config, keys[3], shape[::-1], ('embed', 'vocab')
       )
+    key_vision = jax.random.fold_in(key, len(keys) + 1)
+    self.vision = config.vision.make(config.width, mesh, key_vision)
 
-  def __call__(
+  def __call__(  # noqa: PLR0913 (most are named by few callers)
     self,
     token_BL: jax.Array,
     segment_BL: jax.Array,
@@ -81,6 +84,7 @@ class Decoder(nnx.Module):
     row_B: jax.Array | None = None,
     key: jax.Array | None = None,
     *,
+    images: RowImages | None = None,
     routes: RoutesRequest | None = None,
     replay: Replay | None = None,
   ) -> DecoderOutput:
@@ -94,6 +98,8 @@ class Decoder(nnx.Module):
       row_B: int32, index of each row in the global batch; None means 0, 1, ...
         Routers draw noise by it.
       key: random key of this step; None means no noise (evaluation).
+      images: of the rows, for a model with `config.vision`; None means that no
+        token is an image token.
       routes: what to record of the routes; `record.routes` has them, [N, ...]
         for the N layers with experts, or `record.calibration` the sums over
         their tokens. None records nothing.
@@ -106,7 +112,10 @@ class Decoder(nnx.Module):
     self._check_routes(token_BL, routes, replay)
     tokens = self.token_context(token_BL, segment_BL, position_BL, row_B)
     tokens = dataclasses.replace(tokens, routes=routes, replay=replay)
-    return self.of_embeddings(self.embed(token_BL), tokens, key)
+    x_BLD = self.embed(token_BL)
+    if images is not None:
+      x_BLD = self._with_images(x_BLD, images)
+    return self.of_embeddings(x_BLD, tokens, key)
 
   def of_embeddings(
     self,
@@ -242,6 +251,16 @@ class Decoder(nnx.Module):
     x_BLD = w_VD[token_BL].astype(self.config.dtype)
     if self.config.scales.embedding != 1:
       x_BLD = x_BLD * self.config.scales.embedding
+    return rules.constrain(x_BLD, trunks.ACTIVATION_AXES, self.mesh)
+
+  def _with_images(self, x_BLD: jax.Array, images: RowImages) -> jax.Array:
+    """The embeddings with features in place of image tokens."""
+    if self.vision is None:
+      raise errors.InputError(
+        'the batch has images, and the model reads text alone: set '
+        'model.vision.name=encoder'
+      )
+    x_BLD = self.vision(x_BLD, images)
     return rules.constrain(x_BLD, trunks.ACTIVATION_AXES, self.mesh)
 
   @property

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from moejax.core import errors
 from moejax.model.block import Block, LayerSpec, TokenContext
 from moejax.model.build import Model, Weights
 from moejax.model.config import ModelConfig
@@ -21,6 +22,7 @@ from moejax.moe import feed_forward
 from moejax.moe.feed_forward import PreviousLayer, Record
 from moejax.moe.routes import RoutesRequest
 from moejax.parallel import rules
+from moejax.vision.front_end import TextOnly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,16 @@ class Layers:
 
   @classmethod
   def of(cls, model: Model) -> 'Layers':
-    """The layers of a model."""
+    """The layers of a model.
+
+    Raises:
+      InputError: the model reads images, which `begin` does not put in place.
+    """
+    if model.config.vision != TextOnly():
+      raise errors.InputError(
+        'a model that reads images cannot be run one layer at a time: take the '
+        'way that reads the whole model'
+      )
     # Of abstract weights, for the structure of a layer alone.
     decoder = nnx.eval_shape(lambda: model.bind(model.shapes))
     kinds = [kind for kind in ('dense', 'moe') if hasattr(decoder, kind)]

@@ -30,6 +30,8 @@ PARTS = {
   # Without the layers of its modules, which are in the stacks above.
   'multi-token prediction': r'mtp/.*',
   'head': r'head_DV',
+  'vision encoder': r'vision/encoder/.*',
+  'vision projector': r'vision/projector/.*',
 }
 FEED_FORWARD = ('dense feed-forward', 'routed experts', 'shared experts')
 SMALL = ('routers', 'norms')

@@ -279,6 +279,7 @@ def _program(
       batch.token_BL,
       batch.segment_BL,
       batch.position_BL,
+      images=batch.images,
       routes=request,
     )
     sums = out.record.calibration

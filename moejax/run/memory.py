@@ -17,7 +17,7 @@ from moejax.config import Run
 from moejax.core import errors, resume, trees
 from moejax.model import build
 from moejax.plan import count
-from moejax.train import lora
+from moejax.train import lora, parts
 
 MEMINFO = pathlib.Path('/proc/meminfo')  # of Linux
 
@@ -37,7 +37,11 @@ def check(run: Run, model: build.Model, num_processes: int = 1) -> None:
   num_bytes = available(model.mesh, num_processes)
   num_weights = trees.count(model.shapes)
   learner = lora.learner(model, run.train.lora)
-  num_trained = trees.count(learner.shapes)
+  frozen = parts.frozen(run.opt.parts, learner.decays)
+  num_frozen = sum(
+    leaf.size for p, leaf in trees.leaves(learner.shapes).items() if p in frozen
+  )
+  num_trained = trees.count(learner.shapes) - num_frozen
   rows = run.train.batch_size // run.train.micro_batches
   length, layers = run.data.sequence_length, run.model.num_layers
   state = num_trained * count.BYTES_PER_PARAMETER
@@ -45,6 +49,9 @@ def check(run: Run, model: build.Model, num_processes: int = 1) -> None:
   if learner is not model:
     state += num_weights * count.BYTES_FROZEN
     kinds += f', {num_weights:,} of {count.BYTES_FROZEN}'
+  if num_frozen:  # without moments
+    state += num_frozen * 4
+    kinds += f', {num_frozen:,} frozen ones of 4'
   inputs = rows * length * run.model.width * layers
   # A workdir may have a type that was not chosen yet: no type has less than two
   # bytes.

@@ -111,9 +111,11 @@ def outputs(model: Model, source: Source, *, gates: bool) -> Outputs:
   def run(both: Weights, batch: Batch) -> tuple[Decoder, DecoderOutput]:
     inputs = batch.token_BL, batch.segment_BL, batch.position_BL
     chooser = source.model.bind(both['source'])
-    routes = chooser(*inputs, routes=RoutesRequest()).record.routes
+    images = batch.images
+    chosen = chooser(*inputs, images=images, routes=RoutesRequest())
+    routes = chosen.record.routes
     decoder = model.bind(both['own'])
     replay = Replay.of(routes, weights=gates)
-    return decoder, decoder(*inputs, replay=replay)
+    return decoder, decoder(*inputs, images=images, replay=replay)
 
   return run

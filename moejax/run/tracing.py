@@ -152,6 +152,7 @@ def _program(model: Model, logits: bool) -> Callable[[Weights, Batch], Any]:
       batch.token_BL,
       batch.segment_BL,
       batch.position_BL,
+      images=batch.images,
       routes=RoutesRequest(logits=logits),
     )
     routes = out.record.routes

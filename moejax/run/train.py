@@ -43,6 +43,7 @@ from moejax.run import (
   data_progress,
   first_lines,
   found_workdir,
+  image_features,
   initial_weights,
   memory,
   page,
@@ -189,6 +190,7 @@ def _context(
       steps=run.train.steps,
     ),
   )
+  image_features.check(run, model, data)
   if run.model.num_moe:
     self_check.run(run.model.moe, run.model.dtype, model.mesh)
   learner = lora.learner(model, run.train.lora)

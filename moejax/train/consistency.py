@@ -38,7 +38,14 @@ def second_pass(
     the record of the second pass.
   """
   key = jax.random.fold_in(key, SECOND)
-  out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL, row_B, key)
+  out = decoder(
+    batch.token_BL,
+    batch.segment_BL,
+    batch.position_BL,
+    row_B,
+    key,
+    images=batch.images,
+  )
   second_BLV = jax.nn.log_softmax(decoder.logits(out.x_BLD))
   first_BLV = jax.nn.log_softmax(decoder.logits(first_BLD))
   log_prob_BL1 = jnp.take_along_axis(second_BLV, batch.target_BL[..., None], -1)

@@ -85,5 +85,11 @@ class Teacher:
       h_BLE, with E the teacher's width, and v_EV.
     """
     decoder = self.model.bind(self.weights)
-    out = decoder(batch.token_BL, batch.segment_BL, batch.position_BL, row_B)
+    out = decoder(
+      batch.token_BL,
+      batch.segment_BL,
+      batch.position_BL,
+      row_B,
+      images=batch.images,
+    )
     return out.x_BLD, decoder.head()

@@ -134,7 +134,7 @@ def passes(
     the decoder: see `Decoder.predict`.
   """
   rest = batch.segment_BL, batch.position_BL, row_B, key
-  out = decoder(batch.token_BL, *rest)
+  out = decoder(batch.token_BL, *rest, images=batch.images)
   if not decoder.config.mtp_layers:
     return [], out
   return decoder.predict(out, batch.target_BL, *rest)

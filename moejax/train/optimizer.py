@@ -7,6 +7,7 @@ import jax
 import optax
 
 from moejax.core import fields, trees
+from moejax.train import parts as parts_lib
 from moejax.train import schedule as schedules
 
 
@@ -21,6 +22,7 @@ class OptimizerConfig(fields.Checked):
       `model.build.Model.decays`.
     clip_norm: largest global norm of the gradient; None means no clipping.
     schedule: learning rate over the run, as a share of `peak_lr`.
+    parts: parts of the model with learning rates of their own; see `parts`.
   """
 
   peak_lr: float = fields.number(1e-3, above=0, at_most=10)
@@ -34,6 +36,7 @@ class OptimizerConfig(fields.Checked):
   schedule: schedules.Schedule = fields.choice(
     schedules.SCHEDULES, schedules.StepSchedule()
   )
+  parts: tuple[parts_lib.Part, ...] = fields.keyed(parts_lib.Part)
 
 
 def learning_rate(opt: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -54,14 +57,32 @@ def make(
     total_steps: number of steps of the run, for the schedule.
     decays: whether weight decay applies to a weight, by the weight's path; see
       `model.build.Model`.
+
+  Raises:
+    InputError: `opt.parts` does not fit the weights.
   """
-  return optax.adamw(
-    learning_rate(opt, total_steps),
-    b1=opt.beta1,
-    b2=opt.beta2,
-    eps=opt.eps,
-    weight_decay=opt.weight_decay,
-    mask=lambda weights: trees.map_paths(lambda p, _: decays[p], weights),
+  rate = learning_rate(opt, total_steps)
+
+  def adamw(factor: float) -> optax.GradientTransformation:
+    if not factor:
+      return optax.set_to_zero()
+    return optax.adamw(
+      rate if factor == 1 else lambda step: factor * rate(step),
+      b1=opt.beta1,
+      b2=opt.beta2,
+      eps=opt.eps,
+      weight_decay=opt.weight_decay,
+      mask=lambda weights: trees.map_paths(lambda p, _: decays[p], weights),
+    )
+
+  if not opt.parts:
+    return adamw(1.0)
+  factor_of = parts_lib.factors(opt.parts, decays)
+  # Paths of checkpoints have these names.
+  name = lambda factor: f'x{factor!r}'
+  return optax.partition(
+    {name(factor): adamw(factor) for factor in sorted({*factor_of.values()})},
+    lambda weights: trees.map_paths(lambda p, _: name(factor_of[p]), weights),
   )
 
 

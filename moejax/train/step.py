@@ -24,7 +24,7 @@ from moejax.model.build import Model
 from moejax.moe import after_step, balance, feed_forward
 from moejax.moe.expert_parallel import all_gather
 from moejax.parallel import hosts, rules
-from moejax.train import bad_steps
+from moejax.train import bad_steps, parts
 from moejax.train import loss as losses
 from moejax.train import state as states
 from moejax.train.config import TrainConfig
@@ -58,6 +58,7 @@ def make(
     teacher: the model that the model learns from (`train.distillation`).
   """
   rate = learning_rate(opt, train.steps)
+  model = parts.freeze(model, opt.parts)
 
   def step(
     state: states.State, batch: Batch, *read: build.Weights
@@ -67,8 +68,7 @@ def make(
     gradient, report = _dropless(bound, train, state.weights, batch, key, by)
     norm = optax.global_norm(gradient)
     leaf_norms = bad_steps.leaf_norms(gradient)
-    scale = _clip_scale(norm, opt.clip_norm)
-    gradient = jax.tree.map(lambda g: g * scale, gradient)
+    gradient = _clipped(gradient, norm, opt.clip_norm)
     updates, opt_state = transform.update(
       gradient, state.opt_state, state.weights
     )
@@ -138,14 +138,20 @@ def _after(
 
   Router state, such as selection biases, is stored among the weights, so that
   checkpoints and shardings of weights include it. Its gradient is zero; this
-  function replaces it.
+  function replaces it, unless it is frozen.
   """
-  if 'ffn' not in new.get('moe', {}) or not model.config.num_moe:
-    return new
-  ffn = after_step.apply(
-    model.config.moe, old['moe']['ffn'], new['moe']['ffn'], record.balance
-  )
-  return {**new, 'moe': {**new['moe'], 'ffn': ffn}}
+  if 'ffn' in new.get('moe', {}) and model.config.num_moe:
+    ffn = after_step.apply(
+      model.config.moe, old['moe']['ffn'], new['moe']['ffn'], record.balance
+    )
+    new = {**new, 'moe': {**new['moe'], 'ffn': ffn}}
+  return parts.kept(model, old, new)
+
+
+def _clipped(gradient: Any, norm: jax.Array, clip_norm: float | None) -> Any:
+  """A gradient of this global norm, scaled so that it is at most clip_norm."""
+  scale = _clip_scale(norm, clip_norm)
+  return jax.tree.map(lambda g: g * scale, gradient)
 
 
 def _clip_scale(norm: jax.Array, clip_norm: float | None) -> jax.Array:

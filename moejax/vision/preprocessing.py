@@ -87,13 +87,23 @@ def preprocess(image_HWC: np.ndarray, config: Preprocessing) -> np.ndarray:
   Raises:
     InputError: the image would become very large.
   """
+  return normalised(shaped(image_HWC, config), config)
+
+
+def shaped(image_HWC: np.ndarray, config: Preprocessing) -> np.ndarray:
+  """The steps up to cropping: uint8 [h, w, 3]; errors as of `preprocess`."""
   if config.pad_square:
     image_HWC = _padded(image_HWC, config)
   if config.size:
     image_HWC = _resized(image_HWC, config)
   if config.crop:
     image_HWC = _cropped(image_HWC, *config.crop)
-  scaled = (image_HWC * np.float64(config.scale)).astype(np.float32)
+  return image_HWC
+
+
+def normalised(image: np.ndarray, config: Preprocessing) -> np.ndarray:
+  """The steps after cropping, of one or several images: float32."""
+  scaled = (image * np.float64(config.scale)).astype(np.float32)
   mean, std = (np.array(x, np.float32) for x in (config.mean, config.std))
   return (scaled - mean) / std
 

@@ -16,6 +16,7 @@ from typing import Any
 Message = dict[str, Any]
 
 ANSWERING = 'assistant'
+IMAGE = '<image>'  # stands for an image in the text of a message
 ROLES = ('system', 'developer', 'user', ANSWERING, 'tool', 'function')
 # Roles of ShareGPT's schema, as the roles of the other one.
 SPEAKERS: Mapping[str, str] = {
@@ -42,10 +43,12 @@ class Conversation:
   Attributes:
     where: place of the conversation: 'file:line'.
     messages: each has `role` and `content`, and any further keys of the file.
+    images: paths of its images, in the order of the `<image>` in its messages.
   """
 
   where: str
   messages: tuple[Message, ...]
+  images: tuple[str, ...] = ()
 
   @property
   def answers(self) -> list[int]:
@@ -53,12 +56,16 @@ class Conversation:
     return [i for i, m in enumerate(self.messages) if m['role'] == ANSWERING]
 
   def sha256(self) -> bytes:
-    """A hash of the messages, wherever they stand."""
+    """A hash of messages and images, wherever they stand."""
     text = json.dumps(self.messages, sort_keys=True)
+    if self.images:
+      text += json.dumps(self.images)
     return hashlib.sha256(text.encode()).digest()
 
 
-def parse(where: str, row: Mapping[str, Any]) -> Conversation:
+def parse(
+  where: str, row: Mapping[str, Any], *, images: bool = False
+) -> Conversation:
   """The conversation of an object of a file.
 
   Messages behind the last answer are left out: nothing is learned from them.
@@ -66,6 +73,7 @@ def parse(where: str, row: Mapping[str, Any]) -> Conversation:
   Args:
     where: its place.
     row: the object.
+    images: whether it may have images, under `image` or `images`.
 
   Raises:
     ProblemError: it holds no conversation with an answer.
@@ -76,8 +84,10 @@ def parse(where: str, row: Mapping[str, Any]) -> Conversation:
     raise ProblemError(
       f'no field {" or ".join(map(repr, SCHEMAS))}; has {known}'
     )
-  if row.get('image') or row.get('images'):
-    raise ProblemError('has an image, which a model of text cannot read')
+  if not images and (row.get('image') or row.get('images')):
+    raise ProblemError(
+      'has an image, which a model of text cannot read (data.images.folder)'
+    )
   listed = row[schema]
   if not isinstance(listed, list) or not listed:
     raise ProblemError(f'field {schema!r} must be a list of messages')
@@ -91,7 +101,33 @@ def parse(where: str, row: Mapping[str, Any]) -> Conversation:
     raise ProblemError(f'no answer: none of its messages is by {ANSWERING!r}')
   if messages[0]['role'] == ANSWERING:
     raise ProblemError('begins with an answer, before anything was asked')
-  return Conversation(where, tuple(messages))
+  named = _images(row, messages, len(listed)) if images else ()
+  return Conversation(where, tuple(messages), named)
+
+
+def _images(
+  row: Mapping[str, Any], messages: list[Message], length: int
+) -> tuple[str, ...]:
+  """The images of the messages, each of which has its `<image>`.
+
+  Args:
+    row: the object.
+    messages: those up to the last answer.
+    length: number of all messages of the object.
+  """
+  found = row.get('image') or row.get('images') or ()
+  named = (found,) if isinstance(found, str) else tuple(found)
+  if not all(isinstance(name, str) and name for name in named):
+    raise ProblemError('its image must be a path, or a list of paths')
+  if any(IMAGE in m['content'] for m in messages if m['role'] == ANSWERING):
+    raise ProblemError(f'an answer has {IMAGE}; only what is asked can')
+  places = sum(m['content'].count(IMAGE) for m in messages)
+  # Messages behind the last answer are left out, and their images with them.
+  if places != len(named) and (len(messages) == length or places > len(named)):
+    raise ProblemError(
+      f'has {len(named)} images and {places} {IMAGE}; each image needs one'
+    )
+  return named[:places]
 
 
 def _message(

@@ -11,6 +11,7 @@ from typing import Any
 from moejax.core import errors
 from moejax.data import (
   cache_writer,
+  features,
   files,
   json_list,
   opening,
@@ -18,10 +19,15 @@ from moejax.data import (
   readers,
   seqio_bridge,
 )
+from moejax.data import request as request_lib
 from moejax.data import sums as sums_lib
 from moejax.data.chat import tokens
 from moejax.data.chat.config import Chat
 from moejax.data.chat.messages import Conversation, ProblemError, parse
+from moejax.data.images import Images
+from moejax.data.images.library import Library
+from moejax.data.images.rows import ImageRows
+from moejax.data.images.vocab import ImageVocab
 
 _AT_ONCE = 256  # conversations that are encoded together
 _LINES = ('.jsonl', '.jsonl.gz', '.jsonl.zst')
@@ -43,9 +49,11 @@ class Conversations(files.Files):
 
   Attributes:
     chat: template and loss.
+    images: where the images are; without a folder, conversations have none.
   """
 
   chat: Chat = Chat()
+  images: Images = Images()
 
   name = 'conversations'
   kinds = KINDS
@@ -56,14 +64,48 @@ class Conversations(files.Files):
     self, split: str, request: cache_writer.Request
   ) -> cache_writer.Request:
     """The request with a vocabulary that encodes conversations."""
-    del split
     packing = request.packing
     if not isinstance(packing, packings.BestFit):
       packing = packings.BestFit()
-    vocab = tokens.ChatVocab(
+    vocab: Any = tokens.ChatVocab(
       request.vocab, self.chat, f'{self.place}.chat.template', request.length
     )
+    if self.images.folder:
+      vocab = ImageVocab(vocab, self._library(split, request))
     return dataclasses.replace(request, vocab=vocab, packing=packing)
+
+  def rows(self, split: str, request: cache_writer.Request) -> Any:
+    """The packed rows of a split, with their images if there are any."""
+    encoded = self.encoded(split, request)
+    rows = cache_writer.make(self, split, encoded)
+    if isinstance(encoded.vocab, ImageVocab):
+      return ImageRows(rows, encoded.vocab)
+    return rows
+
+  def shown(
+    self, rows: features.Rows, request: cache_writer.Request
+  ) -> features.Rows:
+    if not isinstance(request.vocab, ImageVocab):
+      return rows
+    return request.vocab.shown(rows)
+
+  def _library(self, split: str, request: cache_writer.Request) -> Library:
+    """The images of a split."""
+    name = f'{self.label} {split}'
+
+    def names() -> Iterator[str]:
+      for conversation in self._of_split(self.all_texts(split), split):
+        yield from conversation.images
+
+    return Library(
+      self.images,
+      names,
+      request.folder,
+      request.sums,
+      stops=self.bad_lines != 'skip',
+      place=self.place,
+      note=lambda line: request.report(request_lib.Progress(name, note=line)),
+    )
 
   def identity(self, split: str, sums: sums_lib.Sums) -> dict[str, Any]:
     return {**super().identity(split, sums), 'schema': 1}
@@ -146,7 +188,8 @@ class Conversations(files.Files):
     bad.add(readers.Item(where, '', problem))
 
   def _read(self, path: pathlib.Path) -> Iterator[readers.Item]:
-    return readers.read(path, _item, KINDS)
+    item = functools.partial(_item, images=bool(self.images.folder))
+    return readers.read(path, item, KINDS)
 
   def _of_split(self, texts: Iterator[Any], split: str) -> Iterator[Any]:
     if self.validation or not self._few:
@@ -161,10 +204,12 @@ class Conversations(files.Files):
         yield conversation
 
 
-def _item(where: str, row: dict[str, Any]) -> readers.Item:
+def _item(
+  where: str, row: dict[str, Any], *, images: bool = False
+) -> readers.Item:
   """The conversation of one object, or the problem with it."""
   try:
-    conversation: Conversation = parse(where, row)
+    conversation: Conversation = parse(where, row, images=images)
   except ProblemError as e:
     return readers.Item(where, '', str(e))
   return readers.Item(where, conversation, '')

@@ -135,15 +135,21 @@ class ChatVocab:
       if isinstance(item, ProblemError):
         yield item
       else:
-        yield self._fitted(item, *next(encoded))
+        yield self.fitted(item, *next(encoded))
 
-  def _fitted(
+  def fitted(
     self,
     marked: answers.Marked,
     ids: Sequence[int],
     spans: Sequence[tuple[int, int]],
   ) -> Encoded | ProblemError:
-    """The ids up to the last answer that fits, without a loss on prompts."""
+    """The ids up to the last answer that fits, without a loss on prompts.
+
+    Args:
+      marked: the text of a conversation.
+      ids: of the whole text.
+      spans: (start, end) of its answers among the ids.
+    """
     ids_T = np.array(ids, np.int32)
     # The id that is read first is no target.
     skip = int(len(ids_T) > 0 and ids_T[0] == self.first_id)
