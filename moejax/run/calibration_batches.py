@@ -25,6 +25,7 @@ from moejax.moe.routers import ROUTERS
 from moejax.parallel import hosts
 from moejax.parallel import mesh as meshes
 from moejax.run.traced_text import DocumentNumbers, TracedText
+from moejax.vision.front_end import TextOnly
 
 # Tokens of a batch on one device, at most, unless a row has more. Experts are
 # computed in stages, whose rows are arrays in memory.
@@ -36,7 +37,15 @@ Sums = dict[str, Any]
 
 
 def check_model(config: ModelConfig) -> None:
-  """Raises InputError unless each token chooses experts, by their logits."""
+  """Raises InputError unless each token chooses experts, by their logits.
+
+  Nor can a model be calibrated that reads images: texts have none.
+  """
+  if config.vision != TextOnly():
+    raise errors.InputError(
+      'model.vision.name=encoder cannot be calibrated: the texts of a '
+      'calibration have no images; use a model of text'
+    )
   if not config.is_routed:
     name = table.name_of(FEED_FORWARDS, config.feed_forward)
     raise errors.InputError(

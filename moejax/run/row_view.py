@@ -25,7 +25,9 @@ def show(view: preview.Preview, vocabulary: vocab.Vocab, console: Console):
   console.print(f'{view.origin}:', soft_wrap=True)
   for number, domain in enumerate(view.domains):
     row = batch.Batch(**{
-      key: value[number] for key, value in view.rows.__dict__.items()
+      key: value[number]
+      for key, value in view.rows.__dict__.items()
+      if key != 'images'
     })
     console.print()
     console.print(_headline(number, domain, row), style='bold', soft_wrap=True)

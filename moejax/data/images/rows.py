@@ -11,8 +11,8 @@ from moejax.vision import preprocessing
 from moejax.vision.inputs import RowImages
 
 
-class ImageRows:
-  """A `cache.RowReader` whose rows have images.
+class ImageRows(cache.RowCache):
+  """A cache whose rows have images.
 
   Args:
     rows: the packed rows, in which ids behind those of the vocabulary are
@@ -21,15 +21,11 @@ class ImageRows:
   """
 
   def __init__(self, rows: cache.RowCache, vocab: ImageVocab):
-    self.cache = rows
-    self.num_rows, self.length = rows.num_rows, rows.length
-    self.num_tokens, self.num_bytes = rows.num_tokens, rows.num_bytes
-    self.fingerprint, self.first_id = rows.fingerprint, rows.first_id
+    super().__init__(rows.path, rows.first_id)
+    self.vocab, self.images = vocab, vocab.library.images
     self.store = vocab.library.store
     joined = f'{rows.contents}:{self.store.digest}'
     self.contents = hashlib.sha256(joined.encode()).hexdigest()
-    self.images = vocab.library.images
-    self.vocab = vocab
 
   @property
   def most(self) -> int:
@@ -38,7 +34,7 @@ class ImageRows:
 
   def rows(self, index_N: np.ndarray) -> features.Rows:
     """Rows with one id of the vocabulary for all image tokens."""
-    return self.vocab.shown(self.cache.rows(index_N))
+    return self.vocab.shown(super().rows(index_N))
 
   def row_images(
     self, index_N: np.ndarray
@@ -49,7 +45,7 @@ class ImageRows:
       float32 images or features [N, I, ...], how many of them each row has,
       int32 [N], and which targets are image tokens, bool [N, L].
     """
-    target_NL, _ = self.cache.rows(index_N)
+    target_NL, _ = super().rows(index_N)
     is_image_NL = self.vocab.is_image(target_NL)
     num_N = is_image_NL.sum(1) // self.images.tokens
     shape = self.store.array_M.shape[1:]
@@ -65,10 +61,6 @@ class ImageRows:
     if self.images.features:
       return array_I
     return preprocessing.normalised(array_I, self.images.prepare)
-
-  def verify(self) -> None:
-    """As `cache.RowCache.verify`."""
-    self.cache.verify()
 
 
 def of(
