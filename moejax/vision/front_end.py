@@ -21,7 +21,7 @@ from moejax.vision import insertion
 from moejax.vision.config import VisionConfig
 from moejax.vision.encoder import VisionEncoder
 from moejax.vision.inputs import RowImages
-from moejax.vision.projector import MLP, PROJECTORS, Linear
+from moejax.vision.projector import MLP, PROJECTORS, ProjectorConfig
 
 
 class FrontEnd(nnx.Module):
@@ -118,7 +118,7 @@ class Encoder(TextOnly):
   layers: tuple[int, ...] = fields.number(
     (-2,), at_least=-(10**4), at_most=10**4
   )
-  projector: Linear | MLP = fields.choice(PROJECTORS, MLP())
+  projector: ProjectorConfig = fields.choice(PROJECTORS, MLP())
 
   @property
   def feature_width(self) -> int:

@@ -25,6 +25,16 @@ class Projector(Protocol):
     ...
 
 
+class ProjectorConfig(Protocol):
+  """The config of a kind of projector, an entry of PROJECTORS."""
+
+  def make(
+    self, width: int, out: int, mesh: Mesh, key: jax.Array
+  ) -> nnx.Module:
+    """The module, from features of `width` to embeddings of width `out`."""
+    ...
+
+
 class LinearProjector(nnx.Module):
   """One matrix with a bias: LLaVA (arXiv 2304.08485, section 4.1)."""
 
@@ -86,7 +96,7 @@ class MLP(fields.Checked):
 
 
 # Kinds of projectors by name in a config.
-PROJECTORS: Mapping[str, type[Linear] | type[MLP]] = {
+PROJECTORS: Mapping[str, type[ProjectorConfig]] = {
   'linear': Linear,
   'mlp': MLP,
 }

@@ -1,6 +1,7 @@
 """A decoder with a front end reads images; without images it is the decoder."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 from helpers import seeing, tiny
 
-from moejax.core import errors, trees
+from moejax import config
+from moejax.config import loading
+from moejax.core import config_tree, errors, trees
 from moejax.model.config import ModelConfig
 from moejax.parallel import hosts
-from moejax.vision import front_end, insertion
+from moejax.vision import front_end, insertion, projector
 
 
 @pytest.fixture(scope='module')
@@ -152,6 +155,13 @@ def test_a_front_end_that_does_not_fit_is_refused(changes, message):
 def test_multi_token_prediction_is_refused():
   with pytest.raises(errors.InputError, match=r'model\.mtp_layers=1: modules'):
     ModelConfig(vision=seeing.SIGHT, mtp_layers=1).check()
+
+
+def test_a_config_is_read_back_from_the_json_of_a_workdir():
+  vision = dataclasses.replace(seeing.SIGHT, projector=projector.Linear(0.5))
+  run = config.Run(model=ModelConfig(vision=vision))
+  text = json.dumps(config_tree.to_dict(run))
+  assert loading.of_tree(json.loads(text)) == run
 
 
 def test_counts_of_the_batch_fit():
