@@ -142,11 +142,6 @@ class TextSource:
     """The packed rows of a split; packs them if no cache exists."""
     return make(self, split, self.encoded(split, request))
 
-  def shown(self, rows: features.Rows, request: Request) -> features.Rows:
-    """Packed rows with ids of the vocabulary alone, to be shown."""
-    del request
-    return rows
-
   def encoded(self, split: str, request: Request) -> Request:
     """The request with the vocabulary that encodes the split."""
     if self.rearrange is None or split != 'train':

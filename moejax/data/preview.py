@@ -15,6 +15,7 @@ from moejax.data import (
   features,
   seqio_bridge,
 )
+from moejax.data.images.vocab import ImageVocab
 
 
 class Preview(NamedTuple):
@@ -96,7 +97,8 @@ def _from_text(
   )
   length = request.length
   rows, _ = next(blocks, (features.Rows(*np.zeros((2, 0, length), int)), None))
-  rows = source.shown(rows, request)
+  if isinstance(request.vocab, ImageVocab):
+    rows = request.vocab.shown(rows)
   return features.expand(*rows, request.vocab.first_id)
 
 

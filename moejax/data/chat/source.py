@@ -11,7 +11,6 @@ from typing import Any
 from moejax.core import errors
 from moejax.data import (
   cache_writer,
-  features,
   files,
   json_list,
   opening,
@@ -81,13 +80,6 @@ class Conversations(files.Files):
     if isinstance(encoded.vocab, ImageVocab):
       return ImageRows(rows, encoded.vocab)
     return rows
-
-  def shown(
-    self, rows: features.Rows, request: cache_writer.Request
-  ) -> features.Rows:
-    if not isinstance(request.vocab, ImageVocab):
-      return rows
-    return request.vocab.shown(rows)
 
   def _library(self, split: str, request: cache_writer.Request) -> Library:
     """The images of a split."""

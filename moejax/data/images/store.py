@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from moejax.core import errors, files
 from moejax.data import request as request_lib
@@ -117,8 +118,6 @@ class _Features:
   dtype = np.dtype(np.float32)
 
   def __init__(self, images: Images):
-    from safetensors import SafetensorError, safe_open
-
     self.images = images
     try:
       self.file = safe_open(images.features, framework='numpy')

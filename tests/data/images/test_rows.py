@@ -105,6 +105,10 @@ def check_batch(batch):
       seen += colours
     assert images.num_B[row] == number
     assert not images.image_BIHWC[row, number:].any()
+    kept = batch.target_BL[row][batch.weight_BL[row] > 0]
+    whole = vocab.Bytes().decode(batch.target_BL[row])
+    wanted = re.findall(r'assistant\n(.*?<\|im_end\|>)', whole)
+    assert vocab.Bytes().decode(kept) == ''.join(wanted)
   # No loss on images, and none of them in padding.
   shifted_BL = np.pad(images.is_image_BL, ((0, 0), (0, 1)))[:, 1:]
   assert not (batch.weight_BL * shifted_BL).any()
