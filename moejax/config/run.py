@@ -98,6 +98,11 @@ class Run(fields.Checked):
         f'model.max_length={self.model.max_length}; shorten the one or raise '
         'the other'
       )
+    if self.opt.parts and self.train.lora.rank:
+      raise errors.InputError(
+        f'train.lora.rank={self.train.lora.rank} trains adapters alone, so '
+        'opt.parts has no effect: leave out one of them'
+      )
     images = self.data.images
     if images.folder:
       pixels = None if images.features else images.size

@@ -45,9 +45,7 @@ class Model:
   axes: dict[str, tuple[str, ...]]
   decays: dict[str, bool]
   shardings: Weights
-  frozen: frozenset[str] = dataclasses.field(
-    default=frozenset(), kw_only=True
-  )
+  frozen: frozenset[str] = dataclasses.field(default=frozenset(), kw_only=True)
 
   def init(self, key: jax.Array) -> Weights:
     """Random weights, each made on the devices that hold it."""

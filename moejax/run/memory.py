@@ -50,8 +50,8 @@ def check(run: Run, model: build.Model, num_processes: int = 1) -> None:
     state += num_weights * count.BYTES_FROZEN
     kinds += f', {num_weights:,} of {count.BYTES_FROZEN}'
   if num_frozen:  # without moments
-    state += num_frozen * 4
-    kinds += f', {num_frozen:,} frozen ones of 4'
+    state += num_frozen * count.BYTES_FROZEN
+    kinds += f', {num_frozen:,} frozen ones of {count.BYTES_FROZEN}'
   inputs = rows * length * run.model.width * layers
   # A workdir may have a type that was not chosen yet: no type has less than two
   # bytes.

@@ -9,9 +9,10 @@ import optax
 import pytest
 from helpers import seeing, tiny
 
+from moejax import config
 from moejax.core import errors, trees
 from moejax.moe.balance import bias
-from moejax.train import bad_steps, optimizer, parts, schedule, step
+from moejax.train import bad_steps, lora, optimizer, parts, schedule, step
 from moejax.train import state as states
 from moejax.train.config import TrainConfig
 
@@ -112,6 +113,12 @@ def test_parts_that_do_not_fit_are_refused(listed, message):
 def test_a_path_stands_for_all_below_it(pattern, wanted):
   part = parts.Part('a', pattern, 0)
   assert {path for path in PATHS if part.has(path)} == wanted
+
+
+def test_parts_beside_adapters_are_refused():
+  train = TrainConfig(lora=lora.Lora(rank=2))
+  with pytest.raises(errors.InputError, match='lora.rank=2 trains adapters'):
+    config.Run(opt=options(ENCODER), train=train).check()
 
 
 def test_without_parts_the_optimiser_is_as_before():
