@@ -63,11 +63,21 @@ class Preprocessing(fields.Checked):
   def __post_init__(self) -> None:
     super().__post_init__()
     table.lookup('resample', RESAMPLING, self.resample)
+    self.check_lengths()
+
+  def check_lengths(self, where: str = '') -> None:
+    """Raises InputError for a key with too many or too few numbers.
+
+    Args:
+      where: dotted path of the node, with a dot at its end.
+    """
     for key, lengths in _LENGTHS.items():
       value = getattr(self, key)
       if len(value) not in lengths:
         counts = ' or '.join(map(str, lengths))
-        raise errors.InputError(f'{key}={value} must have {counts} numbers')
+        raise errors.InputError(
+          f'{where}{key}={value} must have {counts} numbers'
+        )
 
 
 # How many numbers a key may have.

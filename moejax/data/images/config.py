@@ -8,6 +8,16 @@ from moejax.vision.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
+class Prepare(Preprocessing):
+  """The steps, whose numbers are counted when all keys are set."""
+
+  def check_lengths(self, where: str = '') -> None:
+    """Checks them only where their place is known, by `Images.check`."""
+    if where:
+      super().check_lengths(where)
+
+
+@dataclasses.dataclass(frozen=True)
 class Images(fields.Checked):
   """The images of conversations.
 
@@ -29,7 +39,7 @@ class Images(fields.Checked):
   )
   token: str = resume.key(resume.TEXT, '<image>')
   read: ReadConfig = resume.key(resume.TEXT, ReadConfig())
-  prepare: Preprocessing = resume.key(resume.TEXT, Preprocessing())
+  prepare: Prepare = resume.key(resume.TEXT, Prepare())
   features: str = resume.key(resume.TEXT, '')
 
   @property
@@ -39,6 +49,7 @@ class Images(fields.Checked):
 
   def check(self) -> None:
     """Raises InputError for images that would not all have one size."""
+    self.prepare.check_lengths('data.images.prepare.')
     if self.folder and not self.features and len(self.size) != 2:
       raise errors.InputError(
         f'data.images.prepare.size={self.size} keeps the ratio of each image, '

@@ -266,6 +266,10 @@ def test_features_that_do_not_fit_are_refused(folder, tensors, message):
   ('keys', 'message'),
   [
     ({'images.prepare.size': '4'}, r'size=\(4,\) keeps the ratio'),
+    (
+      {'images.prepare.mean': '0.5'},
+      r'data\.images\.prepare\.mean=\(0\.5,\) must have 3 numbers',
+    ),
     ({'images.folder': 'nowhere'}, r"images\.folder='nowhere' is no folder"),
     (
       {
