@@ -99,6 +99,8 @@ def test_the_2b_model_to_the_last_parameter(ds_2b):
     'routers': layers * 63 * d,
     'norms': (2 * layers + 1) * d,
     'head': vocab * d,
+    'vision encoder': 0,
+    'vision projector': 0,
   }
   assert found.active_of == {
     **found.total_of,

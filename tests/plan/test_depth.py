@@ -57,6 +57,7 @@ def test_a_teacher_is_part_of_the_plan(tmp_path):
     state=types.SimpleNamespace(weights={}, opt_state={}),
     batch={},
     teacher=weights,
+    base=None,
     program=None,
     refusal='too large',
   )

@@ -33,7 +33,9 @@ def _model():
   """2^30 parameters, on one device."""
   weight = jax.ShapeDtypeStruct((2**20, 2**10), np.float32)
   mesh = types.SimpleNamespace(devices=np.array(jax.devices()[:1]))
-  return types.SimpleNamespace(shapes={'w': weight}, mesh=mesh)
+  return types.SimpleNamespace(
+    shapes={'w': weight}, decays={'w': True}, mesh=mesh
+  )
 
 
 def test_the_bound_by_hand(monkeypatch):
