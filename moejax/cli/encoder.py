@@ -17,17 +17,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from moejax.convert import encoders, save
-from moejax.core import command, errors, exits, files
+from moejax.core import command, exits, files
 from moejax.run import encoder_folders
 
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags and runs the subcommand."""
-  args, overrides = command.parse(_flags(), argv)
-  if overrides:
-    raise errors.InputError(
-      f'--config.{overrides[0][0]}: this command has no config; leave it out'
-    )
+  args = command.parse_alone(_flags(), argv)
   args.run(args)
 
 

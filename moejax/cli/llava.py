@@ -17,18 +17,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from moejax.core import command, errors, exits, files, terminal
+from moejax.core import command, exits, files, terminal
 from moejax.evals.benchmarks.vision import VISION
 from moejax.run import llava_folders
 
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags and runs the subcommand."""
-  args, overrides = command.parse(_flags(), argv)
-  if overrides:
-    raise errors.InputError(
-      f'--config.{overrides[0][0]}: this command has no config; leave it out'
-    )
+  args = command.parse_alone(_flags(), argv)
   args.run(args)
 
 

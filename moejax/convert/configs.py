@@ -6,7 +6,7 @@ from typing import Any
 from moejax.convert.families import FAMILIES, unread
 from moejax.convert.families.family import Family
 from moejax.convert.keys import Key
-from moejax.core import config_tree, errors
+from moejax.core import config_tree, errors, trees
 from moejax.model.config import ModelConfig
 
 # Config keys that do not change what trained weights compute.
@@ -110,7 +110,7 @@ def read(family: Family, theirs: dict[str, Any]) -> ModelConfig:
   try:
     for key_map in family.keys:
       flat |= key_map.read(theirs)
-    config = config_tree.from_config_dict(ModelConfig, _nested(flat))
+    config = config_tree.from_config_dict(ModelConfig, trees.nest(flat, '.'))
   except KeyError as e:
     raise errors.InputError(f'config.json lacks {e.args[0]}') from None
   except (TypeError, ZeroDivisionError) as e:
@@ -226,18 +226,3 @@ def _function(model: ModelConfig) -> dict[str, Any]:
   if len(set(flat['windows'])) == 1 and flat['windows'][0] == 0:
     flat['windows'] = []
   return flat
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-  """Nested dictionaries of dotted paths; of equal paths the last one counts.
-
-  Example: {'a.b': 1, 'c': 2} -> {'a': {'b': 1}, 'c': 2}
-  """
-  tree: dict[str, Any] = {}
-  for path, value in flat.items():
-    *parents, last = path.split('.')
-    node = tree
-    for name in parents:
-      node = node.setdefault(name, {})
-    node[last] = value
-  return tree

@@ -141,6 +141,22 @@ def parse(
   return args, overrides
 
 
+def parse_alone(
+  flags: argparse.ArgumentParser, argv: Sequence[str]
+) -> argparse.Namespace:
+  """The flags of a command that has no config.
+
+  Raises:
+    InputError: there is a `--config.KEY` among them; or see `parse`.
+  """
+  args, overrides = parse(flags, argv)
+  if overrides:
+    raise errors.InputError(
+      f'--config.{overrides[0][0]}: this command has no config; leave it out'
+    )
+  return args
+
+
 def _nearest(flags: argparse.ArgumentParser, word: str) -> str:
   """The flag, of the command or a subcommand, nearest to a word; '' if none."""
   known: list[str] = []

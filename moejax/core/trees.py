@@ -41,14 +41,14 @@ def num_bytes(tree: Any) -> int:
   )
 
 
-def nest(by_path: Mapping[str, Any]) -> dict[str, Any]:
+def nest(by_path: Mapping[str, Any], separator: str = '/') -> dict[str, Any]:
   """Nested dictionaries of leaves by path: the inverse of `leaves`.
 
   Example: {'a/b': 1, 'a/c': 2} -> {'a': {'b': 1, 'c': 2}}
   """
   tree: dict[str, Any] = {}
   for path, leaf in by_path.items():
-    *parents, last = path.split('/')
+    *parents, last = path.split(separator)
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
