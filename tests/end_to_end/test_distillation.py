@@ -67,7 +67,12 @@ def test_killed_between_checkpoints_it_goes_on_bit_for_bit(
 ):
   """By SIGKILL: in step 4, when a state was read, and in a save."""
   workdir = tmp_path / 'run'
-  places = [('step', 4), ('restored', 1), ('state written', 1), None]
+  places = [
+    ('step, all saved', 4),
+    ('restored', 1),
+    ('state written', 1),
+    None,
+  ]
   with kills.Server(tmp_path, os.environ['XLA_FLAGS']) as server:
     for place in places:
       code, out = server.run(

@@ -31,6 +31,7 @@ from moejax.evals import perplexity
 from moejax.moe import self_check
 from moejax.run import report
 from moejax.train import (
+  checkpoint,
   checkpoint_folder,
   loop,
   state_files,
@@ -100,6 +101,23 @@ def within_step(number, act=die):
   step.make = made
 
 
+def within_step_all_saved(number):
+  """As `within_step`, when no checkpoint is still being written beside it."""
+  save, savers = checkpoint.Checkpointer.save, []
+
+  def remembered(saver, *args):
+    savers.append(saver)
+    save(saver, *args)
+
+  def act():
+    for saver in savers:
+      saver.wait()
+    die()
+
+  checkpoint.Checkpointer.save = remembered
+  within_step(number, act)
+
+
 def torn_line(number):
   """When half of the n-th line of metrics.jsonl is written."""
   inner, write = log.JsonlWriter.write, _nth(number, lambda f: _half(f, die))
@@ -147,6 +165,7 @@ PLACES = {
   'naming the cache': functools.partial(before, WRITER, '_meta'),
   # a step
   'step': within_step,
+  'step, all saved': within_step_all_saved,
   'hanging step': functools.partial(within_step, act=hang_here),
   'reported': functools.partial(after, loop, '_report'),
   'metrics line': torn_line,
