@@ -221,6 +221,7 @@ def _asked(study: Study, request: Request) -> dict[str, Any]:
   """What decides the results: the request, models, truths and losses."""
   cases = {
     name: f'{case.model} {case.loss} {truth_key(case)}'
+    + (' from the projection' if case.projected else '')
     for name, case in study.cases.items()
   }
   return {**_plain(dataclasses.asdict(request)), 'cases': cases}

@@ -50,7 +50,8 @@ class Request(fields.Checked):
     sizes: sample sizes, ascending.
     seed: of all random numbers.
     restarts: starts of a trial, of which the best fit counts. The first is near
-      the truth, as in the papers; the others know the sample alone.
+      the truth, as in the papers, or near the model that is nearest to it; the
+      others know the sample alone.
     check: at each size, trials for which L-BFGS-B also maximises the
       likelihood, from the starts of EM.
     em: how EM runs.
@@ -103,15 +104,17 @@ def run(
     name: see `rng_of`.
     size: number of samples of a trial.
     request: how many trials, and how they are fitted.
-    reference: the truth that losses compare with; the projection for a case
-      that is `projected`.
+    reference: the truth that losses compare with, and near which fits begin;
+      the projection for a case that is `projected`. Such a likelihood has lower
+      maxima near the truth, where half of the fits would end.
 
   Returns:
     `rows`, one for each trial, and `seconds`, all ready for JSON.
   """
   began, cpu_began = time.monotonic(), time.process_time()
   trials = [
-    prepare(case, name, size, i, request) for i in range(request.trials)
+    prepare(case, name, size, i, request, reference)
+    for i in range(request.trials)
   ]
   fitter = by_groups if case.estimator == EM else by_least_squares
   rows = []
@@ -128,12 +131,26 @@ def run(
 
 
 def prepare(
-  case: Case, name: str, size: int, number: int, request: Request
+  case: Case,
+  name: str,
+  size: int,
+  number: int,
+  request: Request,
+  near: Truth,
 ) -> Trial:
-  """Draws the sample and the starts of one trial."""
+  """Draws the sample and the starts of one trial.
+
+  Args:
+    case: what is fitted to what.
+    name: see `rng_of`.
+    size: number of samples.
+    number: of the trial.
+    request: how many starts.
+    near: near which the first start is.
+  """
   rng = rng_of(name, size, number, request.seed)
   sample = data.draw(case.truth, size, rng)
-  begins = [starts.near_truth(case.model, case.truth, sample, rng)]
+  begins = [starts.near_truth(case.model, near, sample, rng)]
   begins += [
     starts.blind(case.model, case.truth, sample, rng)
     for _ in range(request.restarts - 1)

@@ -14,7 +14,9 @@ CASE = STUDIES['least_squares'].cases['sigmoid']
 
 def fit(**settings):
   """The first trial of 300 samples, with three experts for two."""
-  trial = trials.prepare(CASE, 'x', 300, 0, Request(trials=1, sizes=(300,)))
+  trial = trials.prepare(
+    CASE, 'x', 300, 0, Request(trials=1, sizes=(300,)), CASE.truth
+  )
   optimiser = Optimiser(**settings)
   return maximum.least_squares(
     CASE.model, trial.sample, trial.starts, optimiser
