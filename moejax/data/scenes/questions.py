@@ -92,8 +92,8 @@ def drawn(
     rng: random numbers.
   """
   texts = [*scenes]
-  text = texts[rng.integers(len(texts))]
+  text = texts[int(rng.integers(len(texts)))]
   answers = [*scenes[text]]
-  answer = answers[rng.integers(len(answers))]
+  answer = answers[int(rng.integers(len(answers)))]
   chosen = scenes[text][answer]
-  return chosen[rng.integers(len(chosen))], Question(kind, text, answer)
+  return chosen[int(rng.integers(len(chosen)))], Question(kind, text, answer)
