@@ -13,6 +13,7 @@ import numpy as np
 from moejax.core import values
 from moejax.data.batch import Batch
 from moejax.data.cache import RowReader
+from moejax.evals import answers
 from moejax.evals.batches import eval_batches, num_eval_batches
 from moejax.model.build import Model
 from moejax.model.decoder import Decoder, DecoderOutput
@@ -37,6 +38,8 @@ class Score:
     count_NE: number of assignments of each of E experts in the N layers with
       experts; None for a dense model.
     rows_R2: nats and target tokens of each row, float64; None if not known.
+    answers: number of answers of conversations; 0 in other text.
+    exact: the share of them that are exact, see `evals/answers.py`.
   """
 
   loss: float
@@ -44,6 +47,8 @@ class Score:
   tokens: int
   count_NE: np.ndarray | None
   rows_R2: np.ndarray | None = None
+  answers: int = 0
+  exact: float | None = None
 
   @property
   def perplexity(self) -> float:
@@ -84,8 +89,9 @@ def make_step(
 ) -> Callable[[Any, Batch], dict[str, Any]]:
   """A jitted function (weights, batch) -> metrics that merge by `core.values`.
 
-  The metrics are `loss`, `accuracy` and, with experts, `count_NE`. Beside them
-  stands ROWS, which does not merge: nats and target tokens of each row.
+  The metrics are `loss`, `accuracy`, those of `evals/answers.py` and, with
+  experts, `count_NE`. Beside them stands ROWS, which does not merge: nats and
+  target tokens of each row.
 
   Args:
     model: the network.
@@ -108,6 +114,8 @@ def make_step(
     metrics: dict[str, Any] = {
       'loss': values.Mean(nll, jnp.sum(batch.weight_BL)),
       'accuracy': values.Mean.of(correct_BL, batch.weight_BL),
+      'exact': answers.exact(correct_BL, batch.weight_BL, batch.segment_BL),
+      'prompts': answers.prompts(batch.weight_BL, batch.segment_BL),
     }
     if model.config.num_moe:
       metrics['count_NE'] = out.record.stats['count_E']
@@ -159,13 +167,17 @@ def evaluate(
   if total is None:
     raise ValueError('no batch to evaluate on')
   tokens = int(total['loss'].weight)
+  num_answers = int(total['exact'].weight) if 'exact' in total else 0
   metrics = jax.device_get(values.finish(total))
+  in_talk = bool(metrics.get('prompts'))
   return Score(
     loss=float(metrics['loss']),
     accuracy=float(metrics['accuracy']),
     tokens=tokens,
     count_NE=metrics.get('count_NE'),
     rows_R2=_whole_rows(rows),
+    answers=num_answers if in_talk else 0,
+    exact=float(metrics['exact']) if in_talk else None,
   )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from moejax.evals import answers
 from moejax.evals.perplexity import Score
 from moejax.evals.subject import Subject
 
@@ -21,6 +22,10 @@ def perplexity(subject: Subject) -> dict[str, dict[str, Any]]:
   validation text lengthens the training text compressed with `xz -9` (`xz`).
   Baselines are of whole validation sets, so they are None where only a part is
   scored.
+
+  Conversations have three more values: the number of answers, the share of them
+  that are exact (`evals/answers.py`), and the share of the most frequent answer
+  of the whole set, which is what the best constant answer gets.
   """
   return {
     name: {
@@ -29,8 +34,21 @@ def perplexity(subject: Subject) -> dict[str, dict[str, Any]]:
       'accuracy': score.accuracy,
       'tokens': score.tokens,
       **_bits(score, subject, name),
+      **_answers(score, subject, name),
     }
     for name, score in subject.scores.items()
+  }
+
+
+def _answers(score: Score, subject: Subject, name: str) -> dict[str, Any]:
+  """Scores of answers; nothing for text that is no conversation."""
+  if score.exact is None:
+    return {}
+  reader = subject.data.validation[name]
+  return {
+    'answers': score.answers,
+    'exact': score.exact,
+    'most_frequent': answers.most_frequent(reader),
   }
 
 

@@ -28,6 +28,8 @@ REPORT, PAGE = 'report.json', 'report.html'
 INSTALL = 'pip install tensorboard && '
 # Columns in bits per byte of the same text: key in report.json -> header.
 BITS = {'bits_per_byte': 'bits/byte', 'unigram': 'unigram', 'xz': 'xz -9'}
+# Columns of conversations: shares of answers.
+ANSWERS = {'exact': 'exact answers', 'most_frequent': 'most frequent'}
 
 
 def read(folder: epath.Path) -> dict[str, Any] | None:
@@ -206,11 +208,14 @@ def _score_lines(domains: dict[str, dict[str, Any]]) -> list[str]:
   shown = [
     k for k in BITS if any(row[k] is not None for row in domains.values())
   ]
-  head = [BITS[key] for key in shown]
+  talk = [k for k in ANSWERS if any(k in row for row in domains.values())]
+  head = [BITS[key] for key in shown] + [ANSWERS[key] for key in talk]
   lines = [['validation', 'loss', 'perplexity', *head]]
   for name, row in {**domains, 'mean': _mean([*domains.values()])}.items():
     bits = [row[key] for key in shown]
     cells = ['-' if x is None else f'{x:.3f}' for x in bits]
+    shares = [row.get(key) for key in talk]
+    cells += ['-' if x is None else f'{x:.1%}' for x in shares]
     lines.append([
       name,
       f'{row["loss"]:.3f}',
@@ -218,6 +223,11 @@ def _score_lines(domains: dict[str, dict[str, Any]]) -> list[str]:
       *cells,
     ])
   table = columns.aligned(lines)
+  if talk:
+    table.append(
+      '(exact answers: each token is the most probable one; most frequent: the'
+    )
+    table.append('share of one answer, which would be got without a model)')
   if len(shown) < len(BITS):
     return table
   return [
@@ -231,8 +241,9 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
   """The mean over domains, each counted once; perplexity of the mean loss."""
   mean: dict[str, Any] = {}
   for key in rows[0]:
-    values = [row[key] for row in rows]
-    mean[key] = None if None in values else float(np.mean(values))
+    values = [row[key] for row in rows if row.get(key) is not None]
+    whole = len(values) == len(rows)
+    mean[key] = float(np.mean(values)) if whole else None
   loss = float(np.mean([row['loss'] for row in rows]))
   mean['perplexity'] = math.exp(min(loss, 700.0))
   return mean

@@ -120,9 +120,12 @@ def scores(report: Mapping[str, Any] | None) -> Html | None:
   shown = [
     key for key in columns if any(row.get(key) for row in domains.values())
   ]
+  answers = {'exact': 'Exact answers', 'most_frequent': 'Most frequent answer'}
+  talk = [k for k in answers if any(k in row for row in domains.values())]
   rows = []
   for name, row in domains.items():
     cells = [_with_interval(row, key) for key in shown]
+    cells += [numbers.percent(row.get(key)) for key in talk]
     rows.append([
       name,
       numbers.fixed(row['loss']),
@@ -134,7 +137,8 @@ def scores(report: Mapping[str, Any] | None) -> Html | None:
     'Scores of the last checkpoint. Brackets: 95% confidence interval by a '
     'bootstrap over rows. Unigram and xz -9 need no network.'
   )
-  return markup.table([*head, *(columns[key] for key in shown)], rows, caption)
+  more = [columns[key] for key in shown] + [answers[key] for key in talk]
+  return markup.table([*head, *more], rows, caption)
 
 
 def _with_interval(row: Mapping[str, Any], key: str) -> str:
