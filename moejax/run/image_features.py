@@ -9,8 +9,13 @@ from moejax.train import parts
 from moejax.vision.front_end import Encoder
 
 
-def check(run: Run, model: Model, data: Data) -> None:
+def check(run: Run, learner: Model, data: Data) -> None:
   """Checks that features fit the projector, and that the encoder is frozen.
+
+  Args:
+    run: the config.
+    learner: the weights that are trained: those of the model, or adapters.
+    data: the text.
 
   Raises:
     InputError: features have another width than the projector reads; or the
@@ -19,10 +24,10 @@ def check(run: Run, model: Model, data: Data) -> None:
   file, vision = run.data.images.features, run.model.vision
   if not file or not isinstance(vision, Encoder):
     return
-  frozen = parts.frozen(run.opt.parts, model.decays)
+  frozen = parts.frozen(run.opt.parts, learner.decays)
   moving = [
     path
-    for path in model.decays
+    for path in learner.decays
     if path.startswith('vision/encoder/') and path not in frozen
   ]
   if moving:

@@ -190,10 +190,10 @@ def _context(
       steps=run.train.steps,
     ),
   )
-  image_features.check(run, model, data)
+  learner = lora.learner(model, run.train.lora)
+  image_features.check(run, learner, data)
   if run.model.num_moe:
     self_check.run(run.model.moe, run.model.dtype, model.mesh)
-  learner = lora.learner(model, run.train.lora)
   transform = optimizer.make(run.opt, run.train.steps, learner.decays)
   context = Context(run, model, transform, data, processes, asked, source)
   benchmark_hook.check(context)
