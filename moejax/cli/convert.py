@@ -6,11 +6,13 @@ r"""Hugging Face checkpoints in and out.
     --dtype=bfloat16
   python -m moejax.cli.convert upcycle --workdir=runs/dense --to=runs/moe \
     --config.model.moe.num_experts=8 --config.model.moe.expert_width=11008
+  python -m moejax.cli.convert join --encoder=siglip --decoder=runs/olmoe \
+    --to=runs/seeing
 
 FOLDER has config.json and safetensors, or is `owner/name` on the hub, which
 needs moejax[hf]. `inspect` shows what it holds and what does not fit, and reads
 no tensor. An `import` that was interrupted goes on with the same command. An
-imported or upcycled workdir is for `cli.generate`, and for
+imported, upcycled or joined workdir is for `cli.generate`, and for
 `--config.start=WORKDIR` of a run with the same model. More: docs/models.md.
 """
 
@@ -18,18 +20,17 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from moejax.convert import inspection, save, upcycle
-from moejax.convert.families import FORMS
+from moejax.convert import inspection, upcycle
 from moejax.core import command, errors, exits, files, terminal
-from moejax.run import exporting, importing, restore, upcycling
+from moejax.run import exporting, importing, joining, upcycling
 
 
 def main(argv: Sequence[str]) -> None:
   """Reads the flags and runs the subcommand."""
   args, overrides = command.parse(_flags(), argv)
-  if overrides and args.run is not _upcycle:
+  if overrides and args.run not in {_upcycle, _join}:
     raise errors.InputError(
-      f'--config.{overrides[0][0]} is for upcycle alone; leave it out'
+      f'--config.{overrides[0][0]} is for upcycle and join alone; leave it out'
     )
   args.overrides = overrides
   args.run(args)
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _flags() -> argparse.ArgumentParser:
   flags = command.parser(__doc__)
-  names = 'inspect|import|export|upcycle'
+  names = 'inspect|import|export|upcycle|join'
   kinds = flags.add_subparsers(required=True, metavar=names)
   one = kinds.add_parser('inspect', help='what a folder holds')
   one.add_argument('folder')
@@ -47,27 +48,14 @@ def _flags() -> argparse.ArgumentParser:
   one.add_argument('--workdir', required=True, help='made; has to be new')
   one.set_defaults(run=_import)
   one = kinds.add_parser('export', help="a workdir's weights to a folder")
-  add = one.add_argument
-  add('--workdir', required=True, help='of a run, or imported')
-  restore.add_step_flag(one)
-  add('--to', required=True, help='folder, made; must have no weights')
-  fitting = f'one of {", ".join(FORMS)}; default: the one that fits'
-  add('--family', default='', help=fitting)
-  add('--dtype', default='float32', help=', '.join(save.DTYPES))
-  more = command.number(float, 1e-9)
-  add('--file_gb', type=more, default=5.0, help='size of a file at most')
+  exporting.add_flags(one)
   one.set_defaults(run=_export)
   one = kinds.add_parser('upcycle', help='a dense model to one with experts')
-  add = one.add_argument
-  add('--workdir', required=True, help='of a dense run, or imported')
-  restore.add_step_flag(one)
-  add('--to', required=True, help='workdir, made; has to be new')
-  off = argparse.BooleanOptionalAction
-  add('--rescale', action=off, default=True, help="rescale experts' outputs")
-  add('--groups', action=off, default=True, help='equal router columns')
-  add('--noise', type=float, default=0.0, help='on experts, of their std')
-  add('--seed', type=int, default=0, help='of routers and noise')
+  upcycling.add_flags(one)
   one.set_defaults(run=_upcycle)
+  one = kinds.add_parser('join', help='an encoder and a decoder to one model')
+  joining.add_flags(one)
+  one.set_defaults(run=_join)
   return flags
 
 
@@ -94,6 +82,13 @@ def _upcycle(args: argparse.Namespace) -> None:
   paths = args.workdir, args.to
   changes = args.overrides, recipe
   print(upcycling.upcycle_run(*paths, *changes, args.step, terminal.note))
+
+
+def _join(args: argparse.Namespace) -> None:
+  files.check_local(args.to, '--to')
+  names = [field.name for field in dataclasses.fields(joining.Join)]
+  request = joining.Join(**{name: getattr(args, name) for name in names})
+  joining.join(request, args.overrides, print, terminal.note)
 
 
 if __name__ == '__main__':

@@ -17,8 +17,7 @@ from moejax.config import kept_tokenizer, old_keys, user_files
 from moejax.config.run import Run
 from moejax.config.shrinking import shrink
 from moejax.convert import folder as folders
-from moejax.convert import load as load_hf
-from moejax.convert import tokenizer
+from moejax.convert import tokenizer, whole
 from moejax.core import config_tree, errors, table
 from moejax.data.config import DataConfig
 
@@ -45,14 +44,15 @@ def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
   """
   if (epath.Path(folder) / kept_tokenizer.CHECKPOINTS).is_dir():
     source = of_workdir(folder)
-    data = DataConfig(vocab=source.data.vocab)
+    images = dataclasses.replace(source.data.images, folder='', features='')
+    data = DataConfig(vocab=source.data.vocab, images=images)
     start = os.fspath(epath.Path(folder).resolve())
     return config_tree.to_config_dict(
       Run(model=source.model, data=data, start=start)
     )
-  plan = load_hf.plan(folders.open_folder(folder))
+  plan = whole.plan(folders.open_folder(folder))
   vocab = tokenizer.vocab(plan.folder.path, plan.config.vocab_size)
-  data = DataConfig(vocab=vocab)
+  data = DataConfig(vocab=vocab, images=whole.images_of(plan, vocab))
   start = os.fspath(plan.folder.path.resolve())
   return config_tree.to_config_dict(
     Run(model=plan.config, data=data, start=start)

@@ -26,6 +26,9 @@ FREE = (
   'remat',
   'scan_unroll',
   'token_chunks',
+  'vision.encoder.dtype',
+  'vision.encoder.init_std',
+  'vision.projector.init_std',
 )
 
 
@@ -216,6 +219,8 @@ def _function(model: ModelConfig) -> dict[str, Any]:
       key == free or key.startswith(free + '.') for free in (*FREE, *without)
     )
   }
+  if flat.get('vision.projector.hidden_width') == 0:
+    flat['vision.projector.hidden_width'] = model.width
   if flat.get('heads.norm_eps') == 0:
     flat['heads.norm_eps'] = flat['norm_eps']
   if 'moe.num_shared' in flat:

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Iterator
 
 from moejax.convert import folder as folders
-from moejax.convert import load
+from moejax.convert import load, whole
 from moejax.core import config_tree
 from moejax.model.config import ModelConfig
 
@@ -30,7 +30,7 @@ def lines(name: str) -> Iterator[str]:
     f' {folder.num_bytes / 1e9:.2f} GB in {num_files} '
     f'file{"s" if num_files > 1 else ""}.'
   )
-  plan = load.plan(folder)
+  plan = whole.plan(folder)
   total = sum(tensor.size for tensor in plan.tensors)
   config = plan.config
   yield (

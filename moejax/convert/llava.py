@@ -139,9 +139,6 @@ def plan(folder: Folder) -> LlavaPlan:
   """
   _check_kind(folder)
   keys = _DEFAULTS | {k: v for k, v in folder.config.items() if v is not None}
-  keys['image_token_index'] = keys.get(
-    'image_token_id', keys['image_token_index']
-  )
   if not keys['multimodal_projector_bias']:
     raise errors.InputError(
       f'{folder.path}: multimodal_projector_bias=false of config.json is not '
@@ -160,14 +157,26 @@ def plan(folder: Folder) -> LlavaPlan:
   widths = len(layers) * encoder.config.width, decoder.config.width
   tensors = _projector(folder, layout, widths)
   _check_rest(folder, encoder, layout)
-  token = keys['image_token_index']
+  token = image_token(folder)
+  return LlavaPlan(
+    folder, encoder, decoder, tensors, act, layers, left_out, token
+  )
+
+
+def image_token(folder: Folder) -> int:
+  """The id of image tokens in a LLaVA's text.
+
+  Raises:
+    InputError: it is no id.
+  """
+  names = 'image_token_id', 'image_token_index'
+  named = [x for name in names if (x := folder.config.get(name)) is not None]
+  token = named[0] if named else _DEFAULTS['image_token_index']
   if isinstance(token, bool) or not isinstance(token, int) or token < 0:
     raise errors.InputError(
       f'{folder.path}: image_token_index={token!r} of config.json is no id'
     )
-  return LlavaPlan(
-    folder, encoder, decoder, tensors, act, layers, left_out, token
-  )
+  return token
 
 
 def projector(

@@ -143,7 +143,7 @@ class DataConfig(fields.Checked):
         'data.chat is about data.conversations, and there are none: leave it '
         'out; a source has data.sources.NAME.chat'
       )
-    if self.images != Images() and self.chat_used() is None:
+    if self.images.folder and self.chat_used() is None:
       raise errors.InputError(
         'data.images is about conversations, and there are none: set '
         'data.conversations, or leave data.images out'

@@ -25,6 +25,7 @@ from moejax.convert import (
   llava_model,
   processors,
   tokenizer,
+  whole,
 )
 from moejax.core import errors
 from moejax.data.chat import messages as messages_lib
@@ -237,13 +238,7 @@ def open_folder(
     raise errors.InputError(
       f'{source}: {tokenizer.lacking(source)}: fetch it, for prompts are text'
     )
-  found = vocab.encode_prompt(MARK)
-  if found != [plan.image_token]:
-    raise errors.InputError(
-      f'the tokenizer of {source} reads {MARK} as the ids {found}, but '
-      f'image_token_index of config.json is {plan.image_token}: it is the '
-      'tokenizer of another model'
-    )
+  whole.check_token(source, vocab, plan.image_token)
   steps = processors.read(pathlib.Path(source))
   text = templates.of_folder(source)
   template = None

@@ -1,5 +1,6 @@
 """Writes the weights of a workdir as a Hugging Face folder."""
 
+import argparse
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from moejax.compress import even
 from moejax.config import kept_tokenizer
 from moejax.convert import companions, load, save
 from moejax.convert import folder as folders
+from moejax.convert.families import FORMS
 from moejax.convert.families.family import Family
-from moejax.core import files, table
+from moejax.core import command, files, table
 from moejax.core.byte_bar import byte_bar
 from moejax.model.config import ModelConfig
 from moejax.run import restore, weight_files
@@ -38,6 +40,19 @@ class Export:
   family: str = ''
   dtype: str = 'float32'
   file_gb: float = 5.0
+
+
+def add_flags(flags: argparse.ArgumentParser) -> None:
+  """Adds the flags of `cli.convert export`."""
+  add = flags.add_argument
+  add('--workdir', required=True, help='of a run, or imported')
+  restore.add_step_flag(flags)
+  add('--to', required=True, help='folder, made; must have no weights')
+  fitting = f'one of {", ".join(FORMS)}; default: the one that fits'
+  add('--family', default='', help=fitting)
+  add('--dtype', default='float32', help=', '.join(save.DTYPES))
+  more = command.number(float, 1e-9)
+  add('--file_gb', type=more, default=5.0, help='size of a file at most')
 
 
 def export(args: Export, say: Say, note: Say) -> None:

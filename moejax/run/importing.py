@@ -10,7 +10,7 @@ import jax
 from etils import epath
 
 from moejax.config import Run
-from moejax.convert import companions, load, staging, tokenizer
+from moejax.convert import companions, load, staging, tokenizer, whole
 from moejax.convert import folder as folders
 from moejax.core import errors, files, trees
 from moejax.core.byte_bar import byte_bar
@@ -36,7 +36,8 @@ def import_folder(folder: str, path: str, say: Say, note: Say) -> None:
     InputError: the model of the folder is not supported, the disk has too
       little room, or the workdir is that of a run.
   """
-  plan = load.plan(folders.open_folder(folder))
+  plan = whole.plan(folders.open_folder(folder))
+  config_of(plan)  # its errors come before any tensor is read
   place = pathlib.Path(path) / staging.NAME
   # Staged tensors are removed last: where some are left, an import was
   # interrupted.
@@ -44,7 +45,7 @@ def import_folder(folder: str, path: str, say: Say, note: Say) -> None:
   with files.locked(workdir, say):
     staged = staging.Staging(place, staging.source(plan))
     if not (workdir / restore.CONFIG).exists():
-      run = _run_of(plan, workdir)
+      run = run_of(plan, workdir)
       extra = {'imported': folder, 'source': staged.digest}
       if not _is_saved(workdir, staged.digest, note):
         weights = _read(plan, staged, workdir, say)
@@ -59,20 +60,28 @@ def import_folder(folder: str, path: str, say: Say, note: Say) -> None:
     say(f'{lacks}; prompts are ids: moejax.cli.generate --prompt_ids=1,2,3')
 
 
-def _run_of(plan: load.ImportPlan, workdir: epath.Path) -> Run:
+def run_of(plan: load.ImportPlan, workdir: epath.Path) -> Run:
   """The config of the workdir; copies config.json and tokenizer into it."""
   source, place = epath.Path(plan.folder.path), workdir / companions.NAME
   originals = {name: source / name for name in companions.names(source)}
   companions.keep(originals, place)
+  run = config_of(plan)
   vocab = tokenizer.vocab(place, plan.config.vocab_size)
   file = companions.tokenizer_file(place)
   if file is not None:
     # A relative path, so that the workdir can be moved.
     vocab = dataclasses.replace(vocab, path=f'{companions.NAME}/{file.name}')
+  data = dataclasses.replace(run.data, vocab=vocab)
+  return dataclasses.replace(run, data=data)
+
+
+def config_of(plan: load.ImportPlan) -> Run:
+  """The config of a folder's model, with the tokenizer of the folder."""
+  vocab = tokenizer.vocab(plan.folder.path, plan.config.vocab_size)
   length = min(DataConfig().sequence_length, plan.config.max_length)
-  return Run(
-    model=plan.config, data=DataConfig(sequence_length=length, vocab=vocab)
-  )
+  images = whole.images_of(plan, vocab)
+  data = DataConfig(sequence_length=length, vocab=vocab, images=images)
+  return Run(model=plan.config, data=data)
 
 
 def _read(

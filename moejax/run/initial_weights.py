@@ -4,7 +4,7 @@ import jax
 from etils import epath
 
 from moejax.config import Run, kept_tokenizer
-from moejax.convert import configs, load
+from moejax.convert import configs, load, whole
 from moejax.convert import folder as folders
 from moejax.core import errors
 from moejax.model import build
@@ -91,7 +91,7 @@ def _plan(run: Run) -> load.ImportPlan:
       'start_step out, or name a workdir'
     )
   try:
-    plan = load.plan(folders.open_folder(run.start))
+    plan = whole.plan(folders.open_folder(run.start))
   except errors.InputError as e:
     raise errors.InputError(f'start={run.start}: {e}') from e
   _check_model(plan.config, run)

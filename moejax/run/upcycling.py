@@ -1,5 +1,6 @@
 """Makes a workdir of a model with experts from that of a dense model."""
 
+import argparse
 from collections.abc import Callable, Sequence
 
 import jax
@@ -10,6 +11,19 @@ from moejax.core import config_tree, files
 from moejax.model import build
 from moejax.parallel import mesh as meshes
 from moejax.run import new_workdir, restore
+
+
+def add_flags(flags: argparse.ArgumentParser) -> None:
+  """Adds the flags of `cli.convert upcycle`."""
+  add = flags.add_argument
+  add('--workdir', required=True, help='of a dense run, or imported')
+  restore.add_step_flag(flags)
+  add('--to', required=True, help='workdir, made; has to be new')
+  off = argparse.BooleanOptionalAction
+  add('--rescale', action=off, default=True, help="rescale experts' outputs")
+  add('--groups', action=off, default=True, help='equal router columns')
+  add('--noise', type=float, default=0.0, help='on experts, of their std')
+  add('--seed', type=int, default=0, help='of routers and noise')
 
 
 def upcycle_run(

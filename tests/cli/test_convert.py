@@ -418,7 +418,7 @@ def test_bad_input_is_one_line(there, tmp_path, capsys):
       ['export', f'--workdir={workdir}', '--to=x', '--step=best'],
       '--step=best: no checkpoint has a validation loss; the steps in',
     ),
-    (['inspect', str(there), '--config.a=b'], 'is for upcycle alone'),
+    (['inspect', str(there), '--config.a=b'], 'is for upcycle and join'),
     (
       ['upcycle', f'--workdir={workdir}', f'--to={tmp_path / "new"}'],
       'but this one has experts in 2 of 2 layers',

@@ -62,21 +62,26 @@ def far(path):
   return np.abs(found - want['logits_BLV']).max() / want['logits_BLV'].std()
 
 
+def give_words(path, count=59, image='<image>'):
+  """Writes a tokenizer of words; the token of images is the last one."""
+  words = {f'w{i}': i for i in range(count)}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(words, unk_token='w0')
+  )
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+  tokenizer.add_special_tokens([image])
+  tokenizer.save(str(path / 'tokenizer.json'))
+  settings = {'eos_token': 'w2', 'tokenizer_class': 'PreTrainedTokenizerFast'}
+  (path / 'tokenizer_config.json').write_text(json.dumps(settings))
+
+
 def speaking(path, name='clip', template=None):
   """A copy of a checkpoint with a tokenizer of words and an image processor.
 
   Words are w0 to w58, ids 0 to 58; w2 ends a text and <image> is 59.
   """
   path = pathlib.Path(shutil.copytree(GOLDEN / name, path))
-  words = {f'w{i}': i for i in range(59)}
-  tokenizer = tokenizers.Tokenizer(
-    tokenizers.models.WordLevel(words, unk_token='w0')
-  )
-  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-  tokenizer.add_special_tokens(['<image>'])
-  tokenizer.save(str(path / 'tokenizer.json'))
-  settings = {'eos_token': 'w2', 'tokenizer_class': 'PreTrainedTokenizerFast'}
-  (path / 'tokenizer_config.json').write_text(json.dumps(settings))
+  give_words(path)
   (path / 'preprocessor_config.json').write_text(json.dumps(STEPS))
   if template:
     (path / 'chat_template.jinja').write_text(template)

@@ -23,6 +23,7 @@ from moejax.data.chat import answers
 from moejax.data.chat.messages import IMAGE, Conversation, ProblemError
 from moejax.data.chat.tokens import ChatVocab, Encoded
 from moejax.data.images.library import Library
+from moejax.data.vocab import Vocab
 
 Span = tuple[int, int]
 # Characters that a token of a tokenizer could join with an image's token.
@@ -71,25 +72,7 @@ class ImageVocab:
       InputError: the tokenizer joins the text of an image with its
         surroundings.
     """
-    token = self.library.images.token
-    found = set()
-    for around in _AROUND:
-      text = f'{around}{token}{around}'
-      start = len(around)
-      span = (start, start + len(token))
-      ((ids, ((begin, end),)),) = self.chat.vocab.encode_spans([text], [[span]])
-      # The first piece of a text may have a mark of its beginning.
-      found.add(tuple(ids[begin:end]) if around else tuple(ids))
-      before = self.chat.vocab.encode_spans([around], [[]])[0][0]
-      if around and ids[:begin] != before:
-        found.add(())
-    with_mark = {ids for ids in found if ids}
-    if () in found or len({ids[-1] for ids in with_mark}) != 1:
-      raise errors.InputError(
-        f'the tokenizer of data.vocab has no token {token!r} for images: set '
-        'data.images.token to the text of a special token that no text has'
-      )
-    return next(iter(with_mark))[-1]
+    return token_id(self.chat.vocab, self.library.images.token)
 
   def is_image(self, target_NL: np.ndarray) -> np.ndarray:
     """Whether stored targets are image tokens."""
@@ -139,6 +122,36 @@ class ImageVocab:
       ],
     )
     return chat.fitted(marked, expanded, moved)
+
+
+def token_id(vocab: Vocab, token: str) -> int:
+  """An id that stands for images where rows are shown.
+
+  Args:
+    vocab: the tokenizer.
+    token: the text that it reads in place of an image.
+
+  Raises:
+    InputError: the tokenizer joins the text with its surroundings.
+  """
+  found = set()
+  for around in _AROUND:
+    text = f'{around}{token}{around}'
+    start = len(around)
+    span = (start, start + len(token))
+    ((ids, ((begin, end),)),) = vocab.encode_spans([text], [[span]])
+    # The first piece of a text may have a mark of its beginning.
+    found.add(tuple(ids[begin:end]) if around else tuple(ids))
+    before = vocab.encode_spans([around], [[]])[0][0]
+    if around and ids[:begin] != before:
+      found.add(())
+  with_mark = {ids for ids in found if ids}
+  if () in found or len({ids[-1] for ids in with_mark}) != 1:
+    raise errors.InputError(
+      f'the tokenizer of data.vocab has no token {token!r} for images: set '
+      'data.images.token to the text of a special token that no text has'
+    )
+  return next(iter(with_mark))[-1]
 
 
 def _renamed(
