@@ -33,10 +33,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moejax.convert import upcycle_vision
 from moejax.core import errors, trees
 from moejax.model import build
 from moejax.model.config import ModelConfig
-from moejax.moe import contract, experts
+from moejax.moe import experts
 from moejax.parallel import mesh as meshes
 
 ROUTER = 'moe/ffn/router/w_DE'
@@ -83,6 +84,12 @@ class Upcycling:
       )
 
 
+def _same_decoder(dense: ModelConfig, sparse: ModelConfig) -> bool:
+  """Whether the feed-forwards of the decoder stay as they are."""
+  keys = ('moe', 'feed_forward', 'first_dense', 'moe_every')
+  return all(getattr(dense, key) == getattr(sparse, key) for key in keys)
+
+
 def upcycle(
   dense: ModelConfig,
   sparse: ModelConfig,
@@ -91,8 +98,11 @@ def upcycle(
 ) -> dict[str, Any]:
   """Makes the weights of `sparse` from those of `dense`.
 
+  Experts that `sparse` has in its encoder or projector are made as
+  `upcycle_vision` says.
+
   Args:
-    dense: a model without experts.
+    dense: a model without experts where `sparse` has new ones.
     sparse: config of the model with experts in some layers.
     weights: tree of the weights of `dense`, as arrays.
     options: see Upcycling.
@@ -103,6 +113,12 @@ def upcycle(
   Raises:
     InputError: the two configs do not fit together.
   """
+  if dense.vision != sparse.vision:
+    keys = options.rescale, options.noise, options.seed
+    weights = upcycle_vision.upcycle(dense, sparse, weights, *keys)
+    dense = dataclasses.replace(dense, vision=sparse.vision)
+    if _same_decoder(dense, sparse):
+      return weights
   copies = _check(dense, sparse)
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   fresh = build.build(sparse, mesh).init(jax.random.key(options.seed))
@@ -219,7 +235,7 @@ def _experts(
   slices_in = np.moveaxis(in_ND2SF, 3, 1)  # [N, slices, D, 2, f]
   slices_out = w_out[:, cut:].reshape(layers, -1, moe.expert_width, width)
   num = slices_in.shape[1]
-  factor = num / _sum_of_gates(sparse) if options.rescale else 1.0
+  factor = num / upcycle_vision.sum_of_gates(moe) if options.rescale else 1.0
   copies = (1, moe.num_experts // num, 1, 1)
   weights = {
     'moe/ffn/routed/w_in_ED2F': np.tile(slices_in, (*copies, 1)),
@@ -234,25 +250,3 @@ def _experts(
     weights['moe/ffn/shared/w_in_ED2F'] = w_in[:, None, ..., :cut]
     weights['moe/ffn/shared/w_out_EFD'] = w_out[:, None, :cut]
   return {path: w.astype(np.float32) for path, w in weights.items()}
-
-
-def _sum_of_gates(sparse: ModelConfig) -> float:
-  """The sum of a token's gates when all logits are zero: W above."""
-  moe = sparse.moe
-  extra_scorers = moe.router.extra_scorers(moe.num_choices)
-  zeros = jnp.zeros((1, moe.num_logits))
-  one = jnp.ones(1, jnp.int32)
-  routing = moe.router(
-    contract.RouterInput(
-      logits_TE=zeros,
-      valid_T=one > 0,
-      index_T=one,
-      key=None,
-      row_length=1,
-      extra_scores={
-        name: jnp.zeros((1, num)) for name, (_, num) in extra_scorers.items()
-      },
-      token_T=one,
-    )
-  )
-  return float(jnp.sum(routing.weight_A))

@@ -6,6 +6,8 @@ the derivatives are written out; values and derivatives are those of JAX 0.10 to
 the bit.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,17 @@ def gelu(x: jax.Array) -> jax.Array:
   """X Phi(x), the exact one (Hendrycks and Gimpel, arXiv 1606.08415)."""
   root = np.sqrt(0.5).astype(x.dtype)
   return 0.5 * x * erfc(-x * root)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+  """GELU by the hyperbolic tangent (arXiv 1606.08415, section 2)."""
+  root = math.sqrt(2 / math.pi)
+  return 0.5 * x * (1 + jnp.tanh(root * (x + 0.044715 * x**3)))
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+  """X sigmoid(1.702 x): the approximation of GELU in OpenAI's CLIP weights."""
+  return x * jax.nn.sigmoid(1.702 * x)
 
 
 def _bell(x: jax.Array) -> jax.Array:

@@ -218,6 +218,7 @@ class ModelConfig(fields.Checked):
         f'model.windows has {len(self.windows)} numbers for '
         f'model.num_layers={self.num_layers}: set model.windows={kept}'
       )
+    self.vision.check_used()
     if self.num_moe:
       try:
         self.moe.check_used()

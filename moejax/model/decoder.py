@@ -29,6 +29,9 @@ from moejax.moe.routes import RoutesRequest
 from moejax.parallel import rules
 from moejax.vision.inputs import RowImages
 
+# Folded into the key of a step, for the front end; layers fold in their number.
+_VISION = 2**20
+
 
 @flax.struct.dataclass
 class DecoderOutput:
@@ -38,10 +41,14 @@ class DecoderOutput:
     x_BLD: normalised hidden states in the compute type.
     record: record of the layers with experts, a first axis for the layers;
       empty dictionaries if no layer has experts.
+    vision: the same of the front end's layers, by the part that has them.
   """
 
   x_BLD: jax.Array
   record: feed_forward.Record
+  vision: dict[str, feed_forward.Record] = flax.struct.field(
+    default_factory=dict
+  )
 
 
 class Decoder(nnx.Module):
@@ -112,10 +119,12 @@ class Decoder(nnx.Module):
     self._check_routes(token_BL, routes, replay)
     tokens = self.token_context(token_BL, segment_BL, position_BL, row_B)
     tokens = dataclasses.replace(tokens, routes=routes, replay=replay)
+    vision: dict[str, feed_forward.Record] = {}
     x_BLD = self.embed(token_BL)
     if images is not None:
-      x_BLD = self._with_images(x_BLD, images)
-    return self.of_embeddings(x_BLD, tokens, key)
+      x_BLD, vision = self._with_images(x_BLD, images, row_B, key)
+    out = self.of_embeddings(x_BLD, tokens, key)
+    return dataclasses.replace(out, vision=vision)
 
   def of_embeddings(
     self,
@@ -253,15 +262,24 @@ class Decoder(nnx.Module):
       x_BLD = x_BLD * self.config.scales.embedding
     return rules.constrain(x_BLD, trunks.ACTIVATION_AXES, self.mesh)
 
-  def _with_images(self, x_BLD: jax.Array, images: RowImages) -> jax.Array:
-    """The embeddings with features in place of image tokens."""
+  def _with_images(
+    self,
+    x_BLD: jax.Array,
+    images: RowImages,
+    row_B: jax.Array | None,
+    key: jax.Array | None,
+  ) -> tuple[jax.Array, dict[str, feed_forward.Record]]:
+    """The embeddings with features in place of image tokens, and records."""
     if self.vision is None:
       raise errors.InputError(
         'the batch has images, and the model reads text alone: set '
         'model.vision.name=encoder'
       )
-    x_BLD = self.vision(x_BLD, images)
-    return rules.constrain(x_BLD, trunks.ACTIVATION_AXES, self.mesh)
+    if key is not None:
+      key = jax.random.fold_in(key, _VISION)
+    x_BLD, records = self.vision.read(x_BLD, images, row_B, key)
+    x_BLD = rules.constrain(x_BLD, trunks.ACTIVATION_AXES, self.mesh)
+    return x_BLD, records
 
   @property
   def trunk(self) -> trunks.Trunk:

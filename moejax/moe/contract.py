@@ -167,6 +167,8 @@ class Router(fields.Checked):
     tokens_compete: whether the tokens of a sequence compete for experts, even
       if only in training; else each token is routed by itself.
     follows_selection_bias: whether a bias can bring an expert more tokens.
+    reads_token_ids: whether it chooses by vocabulary ids, which the patches of
+      an image do not have.
     replays: whether `__call__` weighs the experts of `inputs.replayed` in place
       of its own. Any router can replay routes with recorded weights.
     keeps_experts: why no expert can be removed from a trained layer, as the end
@@ -178,6 +180,7 @@ class Router(fields.Checked):
   experts_are_alike: ClassVar[bool] = True
   tokens_compete: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = True
+  reads_token_ids: ClassVar[bool] = False
   replays: ClassVar[bool] = False
   keeps_experts: ClassVar[str] = ''
 

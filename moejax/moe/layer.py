@@ -24,13 +24,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.core import errors, shapes, values
+from moejax.core import errors, shapes, table, values
 from moejax.moe import balance, decide, feed_forward, routes, stats
 from moejax.moe.balance import responses
 from moejax.moe.compute.base import ExpertOutput
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import base, latent, low_rank, zero_computation
+from moejax.moe.experts.swiglu import SwiGLU
 from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
+from moejax.moe.routers import ROUTERS
 from moejax.moe.sharded import LayerOnMesh, LayerWeights
 from moejax.parallel import chunking
 
@@ -38,7 +40,7 @@ from moejax.parallel import chunking
 class MoE(nnx.Module):
   """A mixture-of-experts feed-forward; see the module's docstring."""
 
-  def __init__(
+  def __init__(  # noqa: PLR0913 (sizes that few callers set)
     self,
     config: MoEConfig,
     width: int,
@@ -47,8 +49,26 @@ class MoE(nnx.Module):
     key: jax.Array,
     chunks: int = 1,
     remat: bool = False,
+    out: int | None = None,
   ):
+    """Makes the weights.
+
+    Args:
+      config: of the layer.
+      width: D of the input.
+      std: standard deviation of the matrices at the start.
+      mesh: the devices.
+      key: random key.
+      chunks: number of chunks into which the rows of a device are cut.
+      remat: whether the backward pass recomputes the layer.
+      out: width of the output; None for D. Another width is for experts alone:
+        nothing can add the token itself to the output.
+
+    Raises:
+      InputError: the config does not fit together, the mesh, or `out`.
+    """
     config.check()
+    _check_out(config, width, out)
     if config.num_experts % mesh.shape['expert']:
       raise errors.InputError(
         f'mesh.expert={mesh.shape["expert"]} does not divide '
@@ -88,6 +108,7 @@ class MoE(nnx.Module):
         config.latent_width or width,
         config.expert_width,
         std,
+        out,
       )
     )
     if config.low_rank:
@@ -107,7 +128,7 @@ class MoE(nnx.Module):
     if config.num_shared:
       sizes = (width, config.shared_width)
       self.shared = nnx.Dict(
-        config.shared.init(key_shared, config.experts, sizes, std)
+        config.shared.init(key_shared, config.experts, sizes, std, out)
       )
 
   def __call__(
@@ -191,7 +212,7 @@ class MoE(nnx.Module):
     def run(x_BLD: jax.Array) -> jax.Array:
       x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
       out_TD = config.shared(weights, config.experts, x_TD, on_mesh.linear)
-      return out_TD.reshape(x_BLD.shape)
+      return out_TD.reshape(*x_BLD.shape[:2], -1)
 
     return chunking.map_chunks(run, x_BLD, on_mesh.chunks, on_mesh.mesh)
 
@@ -288,16 +309,50 @@ class MoE(nnx.Module):
     sent_A = output.sent_A
     routing = decision.limited
     if self.config.zero_computation.num:
+      zero = self.config.zero_computation
       gate_TZ, is_zero_A = zero_computation.gates(
-        routing, self.config.num_experts, self.config.zero_computation.num
+        routing, self.config.num_experts, zero.num
       )
-      out_TD = out_TD + self.config.zero_computation(
-        weights.zero_computation, x_TD, gate_TZ
-      )
+      if out_TD.shape == x_TD.shape:
+        out_TD = out_TD + zero(weights.zero_computation, x_TD, gate_TZ)
       sent_A = sent_A | is_zero_A
     if routing.residual_T is not None:
+      if out_TD.shape != x_TD.shape:
+        name = table.name_of(ROUTERS, self.config.router)
+        raise errors.InputError(
+          f'model.moe.router={name} adds the token itself, of width '
+          f'{x_TD.shape[1]}, to an output of width {out_TD.shape[1]}: take '
+          'another router'
+        )
       out_TD = out_TD + routing.residual_T[:, None].astype(x_TD.dtype) * x_TD
     return dataclasses.replace(output, out_TD=out_TD, sent_A=sent_A)
+
+
+def _check_out(config: MoEConfig, width: int, out: int | None) -> None:
+  """Raises InputError if a layer cannot have another width of the output."""
+  if out in {None, width}:
+    return
+  zero = config.zero_computation
+  if zero.copy or zero.constant:
+    raise errors.InputError(
+      f'model.moe.zero_computation has {zero.copy} copies and {zero.constant} '
+      f'constants, which add the token itself, of width {width}, to an output '
+      f'of width {out}: set both to 0'
+    )
+  if (
+    config.latent_width
+    or config.low_rank
+    or not isinstance(config.experts, base.TwoLayers)
+  ):
+    raise errors.InputError(
+      f'model.moe.experts of input {width} and output {out} have two matrices '
+      'alone: set latent_width=0, low_rank=0 and other experts'
+    )
+  if isinstance(config.experts, SwiGLU):
+    raise errors.InputError(
+      f'model.moe.experts=swiglu have one width before and behind, not {width} '
+      f'and {out}: set experts=two_matrix'
+    )
 
 
 def _initial_router_state(config: MoEConfig) -> nnx.Dict:

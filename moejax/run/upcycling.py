@@ -9,6 +9,7 @@ from moejax.config import kept_tokenizer
 from moejax.convert import upcycle
 from moejax.core import config_tree, files
 from moejax.model import build
+from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 from moejax.run import new_workdir, restore
 
@@ -63,8 +64,23 @@ def upcycle_run(
     kept_tokenizer.keep(run.data.vocab, target, workdir)
     new_workdir.save(target, new, {'upcycled': workdir}, note)
     new_workdir.finish(target, run)
-  moe = run.model.moe
   return (
-    f'{target} holds step {at} of {workdir} with {moe.num_experts} '
-    f'experts of width {moe.expert_width} and {moe.num_shared} shared.'
+    f'{target} holds step {at} of {workdir} with {_new(source, run.model)}.'
   )
+
+
+def _new(source: ModelConfig, model: ModelConfig) -> str:
+  """The experts that a model has, and the one that it was made of had not."""
+  moe, listed = model.moe, []
+  if moe != source.moe:
+    listed.append(
+      f'{moe.num_experts} experts of width {moe.expert_width} and '
+      f'{moe.num_shared} shared'
+    )
+  for part, mixture in model.vision.mixtures.items():
+    if part not in source.vision.mixtures:
+      listed.append(
+        f'{mixture.num_experts} experts and {mixture.num_shared} shared in the '
+        f'{part}'
+      )
+  return ', '.join(listed)

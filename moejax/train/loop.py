@@ -252,12 +252,16 @@ def _report(
   inputs.beat(f'step {step}')
   norms = metrics.pop(bad_steps.LEAF_NORMS, None)
   routing = metrics.pop('stats', None)
+  vision = metrics.pop('vision_stats', {})
   scalars = {name: float(value) for name, value in metrics.items()}
   load_NE = None
   if routing is not None:
     count_NE = np.asarray(routing['count_E'], np.float64)
     load_NE = stats.load(count_NE)
     scalars |= {f'moe/{k}': v for k, v in stats.summarise(routing).items()}
+  for part, own in vision.items():
+    summary = stats.summarise(own).items()
+    scalars |= {f'vision/{part}/{k}': v for k, v in summary}
   config = inputs.config
   record: dict[str, Any] = {}
   if step % config.log_every == 0 or step == config.steps:

@@ -21,8 +21,12 @@ from moejax.data.batch import Batch
 from moejax.model import mtp
 from moejax.model.build import Model
 from moejax.model.decoder import Decoder, DecoderOutput
-from moejax.moe import balance, feed_forward
-from moejax.train import consistency, cross_entropy, distillation_loss
+from moejax.train import (
+  balance_losses,
+  consistency,
+  cross_entropy,
+  distillation_loss,
+)
 from moejax.train.config import TrainConfig
 from moejax.train.distillation import Teacher
 from moejax.train.distillation_loss import Heads
@@ -76,7 +80,8 @@ def objective(
 
   Returns:
     The loss (a scalar), and a dictionary to report: 'values',
-    metrics that merge, by name; 'record', that of the layers with experts.
+    metrics that merge, by name; 'record', that of the layers with experts;
+    'vision', those of the front end's, by part.
 
   Raises:
     ValueError: `train.consistency` is above 0 and `key` is None.
@@ -100,8 +105,10 @@ def objective(
     prefix = f'mtp_{k}_' if k else ''
     reported |= {f'{prefix}{name}': value for name, value in own.items()}
   record = out.record
-  if model.config.num_moe:
-    loss = loss + _balance(model, record, whole.balance_slope)
+  if model.config.num_moe or out.vision:
+    loss = loss + balance_losses.loss(
+      model.config, record, out.vision, whole.balance_slope
+    )
   if train.consistency:
     if key is None:
       raise ValueError('without a key both passes would have the same noise')
@@ -121,7 +128,7 @@ def objective(
     reported['consistency'] = values.Mean(
       disagreement, jnp.sum(batch.weight_BL)
     )
-  return loss, {'values': reported, 'record': record}
+  return loss, {'values': reported, 'record': record, 'vision': out.vision}
 
 
 def passes(
@@ -165,14 +172,3 @@ def _distilled(model, train, heads, target_BL, weight_BL):
     'accuracy': values.Mean.of(losses.correct_BL, weight_BL),
     'distillation': values.Mean.of(losses.divergence_BL, weight_BL),
   }
-
-
-def _balance(
-  model: Model, record: feed_forward.Record, slope: Any
-) -> jax.Array:
-  """The balance part of the loss; see `GlobalBatch.balance_slope`."""
-  if slope is None:
-    moe = model.config.moe
-    return balance.total(moe.balance, record.balance, moe.used_choices)[0]
-  products = jax.tree.map(jnp.vdot, slope, record.balance)
-  return sum(jax.tree.leaves(products), jnp.zeros(()))

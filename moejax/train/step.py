@@ -21,10 +21,10 @@ from moejax.core import values
 from moejax.data.batch import Batch
 from moejax.model import build
 from moejax.model.build import Model
-from moejax.moe import after_step, balance, feed_forward
+from moejax.moe import after_step
 from moejax.moe.expert_parallel import all_gather
 from moejax.parallel import hosts, rules
-from moejax.train import bad_steps, parts
+from moejax.train import bad_steps, balance_losses, parts
 from moejax.train import loss as losses
 from moejax.train import state as states
 from moejax.train.config import TrainConfig
@@ -79,7 +79,7 @@ def make(
     taken = good if spike is None else good & ~spike
     keep = lambda new, old: jnp.where(taken, new, old)
     weights = optax.apply_updates(state.weights, updates)
-    weights = _after(model, state.weights, weights, report['record'])
+    weights = _after(model, state.weights, weights, report)
     weights, sparsity, measured = train.sparsity.prune(
       state, train.steps, gradient, weights
     )
@@ -131,9 +131,7 @@ def read_by(model: Model, teacher: Model | None) -> list[Model]:
   return [*([teacher] if teacher else []), *bases]
 
 
-def _after(
-  model: Model, old: Any, new: Any, record: feed_forward.Record
-) -> Any:
+def _after(model: Model, old: Any, new: Any, report: Metrics) -> Any:
   """The optimiser's new weights, with router state updated by its own rules.
 
   Router state, such as selection biases, is stored among the weights, so that
@@ -142,9 +140,13 @@ def _after(
   """
   if 'ffn' in new.get('moe', {}) and model.config.num_moe:
     ffn = after_step.apply(
-      model.config.moe, old['moe']['ffn'], new['moe']['ffn'], record.balance
+      model.config.moe,
+      old['moe']['ffn'],
+      new['moe']['ffn'],
+      report['record'].balance,
     )
     new = {**new, 'moe': {**new['moe'], 'ffn': ffn}}
+  new = balance_losses.after_step(model.config, old, new, report['vision'])
   return parts.kept(model, old, new)
 
 
@@ -231,25 +233,26 @@ def _zero(shapes: Any) -> Any:
   """A gradient and a report of these shapes that are neutral in `_add`."""
   gradient, report = shapes
   zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-  record = report['record']
+  vision = report['vision'].items()
   return zeros(gradient), {
     'values': values.empty(report['values']),
-    'record': type(record)(zeros(record.balance), values.empty(record.stats)),
+    'record': balance_losses.zero(report['record']),
+    'vision': {part: balance_losses.zero(record) for part, record in vision},
   }
 
 
 def _add(a: Any, b: Any) -> Any:
   """Adds gradients and reports of two micro-batches."""
   (gradient_a, a), (gradient_b, b) = a, b
-  record_a, record_b = a['record'], b['record']
   return (
     jax.tree.map(jnp.add, gradient_a, gradient_b),
     {
       'values': values.merge(a['values'], b['values']),
-      'record': type(record_a)(
-        jax.tree.map(jnp.add, record_a.balance, record_b.balance),
-        values.merge(record_a.stats, record_b.stats),
-      ),
+      'record': balance_losses.add(a['record'], b['record']),
+      'vision': {
+        part: balance_losses.add(record, b['vision'][part])
+        for part, record in a['vision'].items()
+      },
     },
   )
 
@@ -277,13 +280,13 @@ def _slope(model: Model, weights: Any, micro: Any, key: jax.Array) -> Any:
   It costs a forward pass. Without it the balance losses would be those of each
   micro-batch, and the loss would depend on the number of micro-batches.
   """
-  if not model.config.num_moe:
+  if not (model.config.num_moe or model.config.vision.mixtures):
     return None
 
   def sums(rows: Any) -> Any:
     batch, row_B = rows
     _, out = losses.passes(model.bind(weights), batch, row_B, key)
-    return out.record.balance
+    return balance_losses.sums(out.record, out.vision)
 
   shape = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], micro))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
@@ -292,19 +295,25 @@ def _slope(model: Model, weights: Any, micro: Any, key: jax.Array) -> Any:
     zeros,
     micro,
   )
-  moe = model.config.moe
-  loss = lambda total: balance.total(moe.balance, total, moe.used_choices)[0]
+  loss = lambda total: balance_losses.total(model.config, total)[0]
   return jax.lax.stop_gradient(jax.grad(loss)(total))
 
 
 def _metrics(model: Model, report: Metrics) -> Metrics:
-  """A report as arrays: scalar metrics by name, and `stats` by layer."""
+  """A report as arrays: scalar metrics by name, and `stats` by layer.
+
+  `vision_stats` are those of the front end's layers, by part.
+  """
   metrics = values.finish(report['values'])
+  record, vision = report['record'], report['vision']
+  sums = balance_losses.sums(record, vision)
+  metrics |= balance_losses.total(model.config, sums)[1]
+  if vision:
+    metrics['vision_stats'] = {
+      part: values.finish(own.stats) for part, own in vision.items()
+    }
   if model.config.num_moe:
-    record = report['record']
     moe = model.config.moe
-    _, by_name = balance.total(moe.balance, record.balance, moe.used_choices)
-    metrics |= {f'balance/{name}': value for name, value in by_name.items()}
     metrics['stats'] = values.finish(record.stats)
     if moe.used_choices is not None:
       count_NE = metrics['stats']['count_E']

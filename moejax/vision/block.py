@@ -2,10 +2,13 @@
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
 from moejax.core import linear
+from moejax.moe.feed_forward import PreviousLayer, TokenInfo
 from moejax.vision import layers
 from moejax.vision.config import VisionConfig
+from moejax.vision.feed_forward import Result
 
 
 class Attention(nnx.Module):
@@ -46,20 +49,34 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
   """x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
-  def __init__(self, config: VisionConfig, platform: str, key: jax.Array):
+  def __init__(self, config: VisionConfig, mesh: Mesh, key: jax.Array):
     keys = jax.random.split(key)
+    platform = mesh.devices.flat[0].platform
+    self.kind = config.feed_forward
     self.norm_attention = layers.LayerNorm(config.width, config.norm_eps)
     self.attention = Attention(config, platform, keys[0])
     self.norm_ffn = layers.LayerNorm(config.width, config.norm_eps)
-    self.ffn = layers.FeedForward(
-      (config.width, config.hidden_width, config.width),
-      config.activation,
-      config.init_std,
-      platform,
-      keys[1],
-    )
+    self.ffn = self.kind.module(config.sizes, mesh, keys[1])
 
-  def __call__(self, x_BND: jax.Array) -> jax.Array:
-    """Output [B, N, D] in the type of `x_BND`."""
+  def __call__(
+    self,
+    x_BND: jax.Array,
+    tokens: TokenInfo,
+    previous: PreviousLayer | None,
+    key: jax.Array | None,
+    layer: jax.Array | int,
+  ) -> Result:
+    """Output [B, N, D], what the next layer reads, and the record.
+
+    Args:
+      x_BND: the input; the output has its type.
+      tokens: the tokens, an image for a row.
+      previous: of the layer before; None without experts.
+      key: random key of this layer and step; None in evaluation.
+      layer: number of the layer, from 0.
+    """
     x_BND = x_BND + self.attention(self.norm_attention(x_BND))
-    return x_BND + self.ffn(self.norm_ffn(x_BND))
+    out_BND, previous, record = self.kind.apply(
+      self.ffn, self.norm_ffn(x_BND), tokens, previous, key, layer
+    )
+    return x_BND + out_BND, previous, record

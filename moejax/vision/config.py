@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from moejax.core import errors, fields, table
 from moejax.vision.activations import ACTIVATIONS
+from moejax.vision.feed_forward import FEED_FORWARDS, Dense, Sizes
 from moejax.vision.pooling import POOLINGS
 
 DTYPES = ('float32', 'bfloat16')
@@ -26,8 +27,9 @@ class VisionConfig(fields.Checked):
     width: D.
     num_layers: number of layers.
     num_heads: H, which divides D.
-    hidden_width: F of the feed-forwards.
-    activation: of the feed-forwards.
+    hidden_width: F of the dense feed-forwards.
+    activation: of the dense feed-forwards.
+    feed_forward: kind of the layers' feed-forwards.
     norm_eps: constant added to the variance in LayerNorm.
     patch_bias: whether the embedding of patches has a bias.
     class_token: whether a learned token is in front of the patches.
@@ -45,6 +47,7 @@ class VisionConfig(fields.Checked):
   num_heads: int = fields.number(12, at_least=1)
   hidden_width: int = fields.number(3072, at_least=1)
   activation: str = fields.named(ACTIVATIONS, 'gelu_tanh')
+  feed_forward: Dense = fields.choice(FEED_FORWARDS, Dense())
   norm_eps: float = fields.number(1e-6, above=0, at_most=1)
   patch_bias: bool = True
   class_token: bool = False
@@ -62,6 +65,13 @@ class VisionConfig(fields.Checked):
   def head_dim(self) -> int:
     """K, the width of a head."""
     return self.width // self.num_heads
+
+  @property
+  def sizes(self) -> Sizes:
+    """The dense feed-forward of a layer."""
+    width = self.width
+    hidden, std = self.hidden_width, self.init_std
+    return Sizes(width, hidden, width, self.activation, std)
 
   def check_layers(self, layers: Iterable[int]) -> None:
     """Raises InputError for a layer that `VisionEncoder.features` lacks."""
@@ -82,6 +92,10 @@ class VisionConfig(fields.Checked):
       raise errors.InputError(
         f'num_heads={self.num_heads} must divide width={self.width}'
       )
+    try:
+      self.feed_forward.check(self.sizes)
+    except errors.InputError as e:
+      raise errors.InputError(f'feed_forward.{e}') from None
     if self.grid < 1:
       raise errors.InputError(
         f'patch_size={self.patch_size} is larger than '

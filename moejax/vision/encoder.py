@@ -14,11 +14,15 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors, linear
+from moejax.moe import feed_forward
 from moejax.parallel import rules
 from moejax.vision import block, layers, positions
 from moejax.vision.config import VisionConfig
+from moejax.vision.inputs import ImageContext
 from moejax.vision.pooling import POOLINGS
 
+# The activations between two layers, and what the next one reads besides them.
+_Carry = tuple[jax.Array, feed_forward.PreviousLayer | None]
 _ACTIVATION_AXES = ('batch', 'unsharded', 'unsharded')
 
 
@@ -66,14 +70,18 @@ class VisionEncoder(nnx.Module):
       )
     if config.norm_first:
       self.norm_first = layers.LayerNorm(width, config.norm_eps)
-    make = nnx.vmap(lambda key: block.Block(config, platform, key))
+    make = nnx.vmap(lambda key: block.Block(config, mesh, key))
     self.layers = make(jax.random.split(keys[3], config.num_layers))
+    config.feed_forward.begin(self.layers.ffn)
     self.norm = layers.LayerNorm(width, config.norm_eps)
     self.pooling = POOLINGS[config.pooling](config, platform, keys[4])
 
   def __call__(self, image_BHWC: jax.Array) -> Encoded:
     """Runs all layers on images of one size, normalised as in training."""
-    x_BND = self._run(self.embed(image_BHWC), 0, self.config.num_layers)
+    x_BND = self.embed(image_BHWC)
+    images = ImageContext.of(len(x_BND))
+    before = x_BND, self._no_previous_layer(x_BND)
+    (x_BND, _), _ = self._run(before, 0, self.config.num_layers, images)
     return Encoded(*self.pooling(x_BND, self.norm))
 
   def features(
@@ -98,15 +106,47 @@ class VisionEncoder(nnx.Module):
     Raises:
       InputError: a layer that the encoder does not have.
     """
+    images = ImageContext.of(len(image_BHWC))
+    return self.read(image_BHWC, images, layers, class_token=class_token)[0]
+
+  def read(
+    self,
+    image_BHWC: jax.Array,
+    images: ImageContext,
+    layers: Sequence[int] = (-2,),
+    *,
+    class_token: bool = False,
+  ) -> tuple[jax.Array, feed_forward.Record | None]:
+    """As `features`, with the record of the layers that were computed.
+
+    Args:
+      image_BHWC: as of `features`.
+      images: which images are padding, and the key of the step.
+      layers: as of `features`.
+      class_token: as of `features`.
+
+    Returns:
+      The features; and the record, a first axis for the layers, or None if no
+      layer has experts.
+    """
     self.config.check_layers(layers)
     count = self.config.num_layers + 1
     wanted = [layer % count for layer in layers]
-    outputs, x_BND, done = {}, self.embed(image_BHWC), 0
+    x_BND = self.embed(image_BHWC)
+    outputs, records, done = {}, [], 0
+    before = x_BND, self._no_previous_layer(x_BND)
     for layer in sorted({*wanted}):
-      x_BND, done = self._run(x_BND, done, layer), layer
-      outputs[layer] = x_BND
+      if layer > done:
+        before, record = self._run(before, done, layer, images)
+        records.append(record)
+        done = layer
+      outputs[layer] = before[0]
     start = int(self.config.class_token and not class_token)
-    return jnp.concatenate([outputs[n][:, start:] for n in wanted], axis=-1)
+    joined = [outputs[n][:, start:] for n in wanted]
+    feature_BND = jnp.concatenate(joined, axis=-1)
+    if not (records and records[0].stats):
+      return feature_BND, None
+    return feature_BND, jax.tree.map(lambda *x: jnp.concatenate(x), *records)
 
   def embed(self, image_BHWC: jax.Array) -> jax.Array:
     """x_BND of images in the compute type: what the first layer reads.
@@ -145,15 +185,40 @@ class VisionEncoder(nnx.Module):
     own_ND = self.position_ND[...][int(self.config.class_token) :]
     return positions.resized(own_ND, rows, columns)
 
-  def _run(self, x_BND: jax.Array, start: int, stop: int) -> jax.Array:
-    """Runs the layers from `start` up to `stop`, without that one."""
-    if start == stop:
-      return x_BND
-    graph, stack = nnx.split(self.layers)
+  def _no_previous_layer(
+    self, x_BND: jax.Array
+  ) -> feed_forward.PreviousLayer | None:
+    """What the first layer reads of the layer before it."""
+    before = self.config.feed_forward.no_previous_layer(*x_BND.shape[:2])
+    return jax.tree.map(
+      lambda x: rules.constrain(x, _ACTIVATION_AXES, self.mesh), before
+    )
 
-    def body(x_BND, weights):
-      x_BND = nnx.merge(graph, weights)(x_BND)
-      return rules.constrain(x_BND, _ACTIVATION_AXES, self.mesh), None
+  def _run(
+    self, before: _Carry, start: int, stop: int, images: ImageContext
+  ) -> tuple[_Carry, feed_forward.Record]:
+    """Runs the layers from `start` up to `stop`, without that one.
+
+    Args:
+      before: x_BND, and what the first of these layers reads of the one before.
+      start: number of the first layer.
+      stop: number behind the last one.
+      images: as of `read`.
+
+    Returns:
+      The same behind these layers, and their records, stacked.
+    """
+    graph, stack = nnx.split(self.layers)
+    tokens = images.tokens(before[0].shape[1])
+
+    def body(carry, inputs):
+      weights, layer = inputs
+      key = images.part(layer).key
+      x_BND, previous, record = nnx.merge(graph, weights)(
+        carry[0], tokens, carry[1], key, layer
+      )
+      x_BND = rules.constrain(x_BND, _ACTIVATION_AXES, self.mesh)
+      return (x_BND, previous), record
 
     part = jax.tree.map(lambda w: w[start:stop], stack)
-    return jax.lax.scan(body, x_BND, part)[0]
+    return jax.lax.scan(body, before, (part, jnp.arange(start, stop)))

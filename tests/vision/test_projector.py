@@ -45,7 +45,7 @@ def test_it_computes_its_formula(name, formula):
 
 
 def test_the_table_is_covered():
-  assert projector.PROJECTORS.keys() == {'linear', 'mlp'}
+  assert projector.PROJECTORS.keys() == {'experts', 'linear', 'mlp'}
 
 
 @pytest.mark.parametrize(('hidden', 'width'), [(0, 5), (7, 7)])

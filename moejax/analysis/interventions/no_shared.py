@@ -56,7 +56,11 @@ class NoShared(base.Intervention):
       active.Active().check_router(config)
       k = base.experts_per_token(moe.router) + more
       config = active.with_k(config, k, layers)
-    shared = RemovedShared(moe.shared.gate, moe.shared.width, layers)
+    own = {
+      f.name: getattr(moe.shared, f.name)
+      for f in dataclasses.fields(moe.shared)
+    }
+    shared = RemovedShared(**own, layers=layers)
     return dataclasses.replace(
       config, moe=dataclasses.replace(config.moe, shared=shared)
     )

@@ -101,7 +101,7 @@ class AllToAll(bounded.Bounded):
       [exchange_chunk(*chunk) for chunk in chunks], axis=1
     )
     return permute.combine(
-      y_PCD.reshape(x_SD.shape),
+      y_PCD.reshape(x_SD.shape[0], -1),
       routing.weight_A,
       routing.token_A,
       slots,

@@ -37,8 +37,8 @@ def exchange(
   x_ND = x_PECD.swapaxes(0, 1).reshape(-1, width)
   size_own = size_E[:own] * num_devices
   y_ND = stages.apply(weights, x_ND, size_own)
-  y_EPCD = y_ND.reshape(own, num_devices, rows, width)
-  y_RD = swap(y_EPCD.swapaxes(0, 1)).reshape(x_RD.shape)
+  y_EPCD = y_ND.reshape(own, num_devices, rows, -1)
+  y_RD = swap(y_EPCD.swapaxes(0, 1)).reshape(x_RD.shape[0], -1)
   out_TD = stages.combine(y_RD, routing, note, x_TD.shape[0])
   return ExpertOutput(
     out_TD, note.row_A < x_RD.shape[0], jnp.zeros((), jnp.float32)

@@ -39,4 +39,5 @@ def rows_through(
     prob_TE=jnp.zeros((expert_A.shape[0], own)),
     per_token=1,
   )
-  return compute(weights, x_TD, routing, own).out_TD.reshape(x_ND.shape)
+  y_TD = compute(weights, x_TD, routing, own).out_TD
+  return y_TD.reshape(*x_ND.shape[:-1], -1)

@@ -28,7 +28,13 @@ class AutonomousSwiGLU(fields.Checked):
   )
 
   def init(
-    self, key: jax.Array, num_experts: int, width: int, hidden: int, std: float
+    self,
+    key: jax.Array,
+    num_experts: int,
+    width: int,
+    hidden: int,
+    std: float,
+    out: int | None = None,
   ) -> dict[str, nnx.Param]:
     """Weights of all experts by name, float32."""
     rank = self.rank or max(1, width * hidden // (width + hidden))
@@ -38,7 +44,7 @@ class AutonomousSwiGLU(fields.Checked):
       'w_down_EDR': ((width, rank), ('embed', 'unsharded')),
       'w_up_ERF': ((rank, hidden), ('unsharded', 'mlp')),
       'w_p_EDF': ((width, hidden), ('embed', 'mlp')),
-      'w_out_EFD': ((hidden, width), ('mlp', 'embed')),
+      'w_out_EFD': ((hidden, out or width), ('mlp', 'embed')),
     }
     return {
       name: nnx.Param(

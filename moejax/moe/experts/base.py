@@ -35,7 +35,13 @@ class Experts(Protocol):
   """A kind of experts: a frozen dataclass whose fields are its config keys."""
 
   def init(
-    self, key: jax.Array, num_experts: int, width: int, hidden: int, std: float
+    self,
+    key: jax.Array,
+    num_experts: int,
+    width: int,
+    hidden: int,
+    std: float,
+    out: int | None = None,
   ) -> dict[str, nnx.Param]:
     """Weights of all experts by name, float32.
 
@@ -45,6 +51,7 @@ class Experts(Protocol):
       width: D.
       hidden: F.
       std: standard deviation of the model's weights.
+      out: width of the output; None for D.
     """
     ...
 
@@ -102,9 +109,16 @@ class TwoLayers(fields.Checked):
     return ('w_in_ED2F', 'b_in_E2F') if self.gated else ('w_in_EDF', 'b_in_EF')
 
   def init(
-    self, key: jax.Array, num_experts: int, width: int, hidden: int, std: float
+    self,
+    key: jax.Array,
+    num_experts: int,
+    width: int,
+    hidden: int,
+    std: float,
+    out: int | None = None,
   ) -> dict[str, nnx.Param]:
     """Weights of all experts by name, float32."""
+    out = out or width
     key_in, key_out = jax.random.split(key)
     inner = (2, hidden) if self.gated else (hidden,)
     inner_axes = ('unsharded', 'mlp') if self.gated else ('mlp',)
@@ -113,7 +127,7 @@ class TwoLayers(fields.Checked):
       std_in = self.sigma_init * width**-0.5
       std_out = self.sigma_init * (num_experts * hidden) ** -0.5
     w_in = jax.random.normal(key_in, (num_experts, width, *inner))
-    w_out = jax.random.normal(key_out, (num_experts, hidden, width))
+    w_out = jax.random.normal(key_out, (num_experts, hidden, out))
     # One expert is a dense feed-forward, without experts to split.
     expert = 'expert' if num_experts > 1 else 'unsharded'
     name_w, name_b = self._names
@@ -131,9 +145,7 @@ class TwoLayers(fields.Checked):
         name_b: nnx.Param(
           zeros(*inner), axes=(expert, *inner_axes), decays=False
         ),
-        'b_out_ED': nnx.Param(
-          zeros(width), axes=(expert, 'embed'), decays=False
-        ),
+        'b_out_ED': nnx.Param(zeros(out), axes=(expert, 'embed'), decays=False),
       }
     return weights
 

@@ -14,16 +14,19 @@ from moejax.moe.experts import base
 class SharedExperts(fields.Checked):
   """N shared experts as one of N times the width, which is the same sum.
 
-  DeepSeekMoE (arXiv 2401.06066, section 3.2) adds their output with weight 1.
+  DeepSeekMoE (arXiv 2401.06066, section 3.2) adds their output as it is.
 
   Attributes:
     gate: whether their output is multiplied by sigmoid(x . w), with one vector
       w for all shared experts and no bias (Qwen1.5-MoE, Qwen2-MoE, Qwen3-Next).
+    weight: their output is multiplied by it; LibMoE's vision layers
+      (arXiv 2411.00918) have 0.5, and a routed scaling factor of 0.5.
     width: hidden width of all shared experts together; 0: their number times
       the width of a routed expert.
   """
 
   gate: bool = False
+  weight: float = fields.number(1.0, above=0, at_most=1000)
   width: int = fields.number(
     0, at_least=0, note='0: num_shared times expert_width'
   )
@@ -34,6 +37,7 @@ class SharedExperts(fields.Checked):
     experts: base.Experts,
     sizes: tuple[int, int],
     std: float,
+    out: int | None = None,
   ) -> dict[str, nnx.Param]:
     """Weights by name, float32.
 
@@ -42,9 +46,10 @@ class SharedExperts(fields.Checked):
       experts: the kind of experts.
       sizes: D, and the hidden width of all shared experts together.
       std: of the matrices at the start.
+      out: width of the output; None for D.
     """
     width, hidden = sizes
-    weights = experts.init(key, 1, width, hidden, std)
+    weights = experts.init(key, 1, width, hidden, std, out)
     if self.gate:
       # Not `key` itself, which the experts' init splits.
       w_D = jax.random.normal(jax.random.fold_in(key, 1), (width,))
@@ -70,7 +75,7 @@ class SharedExperts(fields.Checked):
         precision=jax.lax.Precision.HIGHEST,
       )
       out_TD = out_TD * jax.nn.sigmoid(logit_T)[:, None].astype(out_TD.dtype)
-    return out_TD
+    return out_TD if self.weight == 1 else out_TD * self.weight
 
   def in_layer(self, out_BLD: jax.Array, layer: jax.Array | int) -> jax.Array:
     """The output as a layer adds it: as it is, unless a subclass changes it.

@@ -10,6 +10,8 @@ from moejax.moe.experts import base
 
 ACTIVATIONS = {
   'gelu': special.gelu,
+  'gelu_tanh': special.gelu_tanh,
+  'quick_gelu': special.quick_gelu,
   'relu': jax.nn.relu,
 }
 
@@ -18,10 +20,11 @@ ACTIVATIONS = {
 class TwoMatrix(base.TwoLayers):
   """w_out act(w_in x): the feed-forward of most MoE papers before 2023.
 
-  GShard, Switch and sigma-MoE have ReLU. gelu is the exact one, by erf.
+  GShard, Switch and sigma-MoE have ReLU. gelu is the exact one, by erf;
+  SigLIP has gelu_tanh, CLIP quick_gelu.
 
   Attributes:
-    activation: relu or gelu.
+    activation: the function between the matrices, one of ACTIVATIONS.
   """
 
   gated: ClassVar[bool] = False

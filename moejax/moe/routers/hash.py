@@ -59,6 +59,7 @@ class Hash(fixed_k.FixedK):
   is_learned: ClassVar[bool] = False
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
+  reads_token_ids: ClassVar[bool] = True
   replays: ClassVar[bool] = True
   keeps_experts: ClassVar[str] = (
     "it finds experts by a hash of the token's id and their number, so there "
@@ -106,6 +107,7 @@ class BalancedHash(fixed_k.FixedK):
   is_learned: ClassVar[bool] = False
   experts_are_alike: ClassVar[bool] = False
   follows_selection_bias: ClassVar[bool] = False
+  reads_token_ids: ClassVar[bool] = True
   replays: ClassVar[bool] = True
   keeps_experts: ClassVar[str] = (
     "it finds experts in a table by the token's id, made for all experts, so "

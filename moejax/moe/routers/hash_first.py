@@ -42,6 +42,7 @@ class HashFirst(fixed_k.FixedK):
   """
 
   experts_are_alike: ClassVar[bool] = False
+  reads_token_ids: ClassVar[bool] = True
   replays: ClassVar[bool] = True
   keeps_experts: ClassVar[str] = (
     "its first layers find experts by a hash of the token's id and their "

@@ -37,6 +37,11 @@ class Scorer(fields.Checked):
   """
 
   @property
+  def reads_token_ids(self) -> bool:
+    """Whether the scorer reads vocabulary ids."""
+    return False
+
+  @property
   def reads_experts(self) -> bool:
     """Whether the scorer reads the experts' weights."""
     return False

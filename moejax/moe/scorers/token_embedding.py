@@ -28,6 +28,10 @@ class TokenEmbedding(base.Scorer):
   vocab_size: int = fields.number(32768, at_least=1)
   dim: int = fields.number(50, at_least=1)
 
+  @property
+  def reads_token_ids(self) -> bool:
+    return True
+
   def init(
     self, key: jax.Array, width: int, num: int, std: float
   ) -> dict[str, nnx.Param]:
