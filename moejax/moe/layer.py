@@ -59,21 +59,16 @@ class MoE(nnx.Module):
       std: standard deviation of the matrices at the start.
       mesh: the devices.
       key: random key.
-      chunks: number of chunks into which the rows of a device are cut.
+      chunks: see `LayerOnMesh`.
       remat: whether the backward pass recomputes the layer.
-      out: width of the output; None for D. Another width is for experts alone:
-        nothing can add the token itself to the output.
+      out: width of the output; None for D.
 
     Raises:
       InputError: the config does not fit together, the mesh, or `out`.
     """
     config.check()
+    _check_mesh(config, mesh)
     _check_out(config, width, out)
-    if config.num_experts % mesh.shape['expert']:
-      raise errors.InputError(
-        f'mesh.expert={mesh.shape["expert"]} does not divide '
-        f'model.moe.num_experts={config.num_experts}'
-      )
     key_scorer, key_experts, key_shared, *others = jax.random.split(key, 6)
     key_extra, key_residual, key_zero = others
     self.config = config
@@ -118,13 +113,8 @@ class MoE(nnx.Module):
       )
     # Taken from the parameters here, since the parameters of a module that was
     # merged from bare arrays have no metadata.
-    expert_axes = tuple(
-      (name, tuple(param.get_metadata()['axes']))
-      for name, param in self.routed.items()
-    )
-    self.on_mesh = LayerOnMesh(
-      config, mesh, expert_axes, chunks, remat or chunks > 1
-    )
+    axes = _axes(self.routed)
+    self.on_mesh = LayerOnMesh(config, mesh, axes, chunks, remat or chunks > 1)
     if config.num_shared:
       sizes = (width, config.shared_width)
       self.shared = nnx.Dict(
@@ -326,6 +316,23 @@ class MoE(nnx.Module):
         )
       out_TD = out_TD + routing.residual_T[:, None].astype(x_TD.dtype) * x_TD
     return dataclasses.replace(output, out_TD=out_TD, sent_A=sent_A)
+
+
+def _axes(params: nnx.Dict) -> tuple[tuple[str, tuple[str, ...]], ...]:
+  """By name of a parameter, the names of its dimensions."""
+  return tuple(
+    (name, tuple(param.get_metadata()['axes']))
+    for name, param in params.items()
+  )
+
+
+def _check_mesh(config: MoEConfig, mesh: Mesh) -> None:
+  """Raises InputError if the experts do not divide over the mesh."""
+  if config.num_experts % mesh.shape['expert']:
+    raise errors.InputError(
+      f'mesh.expert={mesh.shape["expert"]} does not divide '
+      f'model.moe.num_experts={config.num_experts}'
+    )
 
 
 def _check_out(config: MoEConfig, width: int, out: int | None) -> None:
