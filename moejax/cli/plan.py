@@ -1,4 +1,4 @@
-r"""Predicts what a run will cost on a TPU slice, without a TPU.
+r"""Predicts what a run will cost on TPUs or GPUs that are not there.
 
 python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4
 python -m moejax.cli.plan --config=configs/ds_2b.py --topology=cpu:8 \
@@ -10,14 +10,16 @@ python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4 \
 
 It compiles the real training step ahead of time. A TPU topology needs libtpu,
 but no TPU: pip install 'moejax[tpu]'. Kinds are v4, v5e, v5p, v6e and tpu7x;
-behind the colon stand the chips along each side. cpu:8 is eight fake devices.
-The exit code is 5 if the step does not fit into the chips' memory.
+behind the colon stand the chips along each side. h100, h200, b200 and gb200
+need JAX's CUDA plug-in and no GPU: pip install 'moejax[gpu_plan]'; h200:8x4 is
+four hosts of eight GPUs that NVLink joins. cpu:8 is eight fake devices. The
+exit code is 5 if the step does not fit into the devices' memory.
 """
 
-import os
 import re
 from collections.abc import Sequence
 
+import jax
 from etils import epath
 
 from moejax import config
@@ -29,7 +31,9 @@ def main(argv: Sequence[str]) -> None:
   """Prints the plan, and writes it as JSON if asked to."""
   flags = command.parser(__doc__)
   flags.add_argument('--config', required=True, help='path[:arg] of a config')
-  flags.add_argument('--topology', required=True, help='v5p:4x4x4, cpu:8 ...')
+  flags.add_argument(
+    '--topology', required=True, help='v5p:4x4x4, h200:8x4, cpu:8 ...'
+  )
   one_or_more = command.number(int, 1)
   flags.add_argument(
     '--slices',
@@ -68,7 +72,8 @@ def main(argv: Sequence[str]) -> None:
     )
   run = config.load(args.config, overrides)
   # Nothing is computed, so no TPU or GPU of this machine should be claimed.
-  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  if not jax.config.jax_platforms:
+    jax.config.update('jax_platforms', 'cpu')
   where = topology.find(args.topology, args.slices)
   if args.search:
     rows = search.run(run, where, args.limit or 8, table.say, batch_sizes)

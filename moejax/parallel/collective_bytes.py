@@ -60,6 +60,8 @@ _BETWEEN: dict[str, Callable[[float, int], float]] = {
   'all-to-all': lambda operand, n: operand * (n - 1) / n,
   'reduce-scatter': lambda operand, n: operand * (n - 1) / n,
 }
+# Asynchronous starts whose type lists their operands, then their results.
+_LIST_OPERANDS = ('all-gather-start', 'reduce-scatter-start')
 BETWEEN_SLICES = 'between slices'
 _BETWEEN_KIND = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
@@ -143,7 +145,7 @@ def of_program(
     if 'source_target_pairs' in at.instruction.rest and devices:
       devices = program.num_devices
     if devices > 1:
-      sent = _SENT[kind](_result_bytes(at.instruction), devices)
+      sent = _SENT[kind](result_bytes(at.instruction), devices)
       hidden = at.instruction.opcode != kind or at.fused
       ops.append(
         Collective(kind, sent, devices, at.times, at.optional, group, hidden)
@@ -212,12 +214,11 @@ def _to_other_slices(
   )
 
 
-def _result_bytes(instruction: program_text.Instruction) -> float:
+def result_bytes(instruction: program_text.Instruction) -> float:
   """Bytes of a collective's result on one device."""
   arrays = program_text.shapes(instruction.type)
   sizes = [program_text.num_bytes(*array) for array in arrays]
-  # The type of an asynchronous start lists its operands, then its results.
-  if instruction.opcode == 'all-gather-start':
+  if instruction.opcode in _LIST_OPERANDS:
     sizes = sizes[len(sizes) // 2 :]
   if instruction.opcode == 'collective-permute-start':
     sizes = sizes[1:2]

@@ -21,11 +21,12 @@ from moejax.plan.topology import Slice
 # The sources of the figures, which are printed and written beside them.
 SOURCES = {
   'compiler': 'read from the compiled training step: temporary memory, '
-  'collectives, cycles of each fusion (times the trips of its loops)',
+  'collectives, for TPUs the cycles of each fusion (times the trips of its '
+  'loops)',
   'arithmetic': 'shapes and published figures of the chip: parameters, model '
   'FLOPs, bytes of the state, the roofline, the time of Pallas kernels '
   f'(assumed to reach {roofline.KERNEL_SHARE:.0%} of theirs) and of '
-  'collectives',
+  'collectives; for GPUs of every instruction',
   'measured': 'nothing: no chip was there',
 }
 
@@ -97,7 +98,7 @@ class Plan:
     if self.times is None or chip is None:
       return {}
     return {
-      'compiler': self.budget(self.times.compiler, chip),
+      self.times.name: self.budget(self.times.in_turn, chip),
       'roofline': self.budget(self.times.roofline, chip),
     }
 
@@ -150,7 +151,7 @@ class Plan:
       }
     if self.times is not None:
       tree['seconds_per_step'] = {
-        **dataclasses.asdict(self.times),
+        **self.times.seconds(),
         'bound': self.times.bound,
       }
     return tree

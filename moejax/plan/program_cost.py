@@ -6,9 +6,9 @@ around it run:
 
   matmul FLOPs   arithmetic on the shapes of every `dot` and `convolution`
   kernels        FLOPs and bytes that each Pallas kernel states, or those of the
-                 table ATTENTION; the compiler does not look into kernels
-  bytes          operands and results in HBM of every instruction that is not
-                 part of a fusion
+                 table ATTENTION, or on GPUs by the shapes of the arrays; the
+                 compiler does not look into kernels
+  bytes          of every instruction that is not part of a fusion (`traffic`)
   cycles         the TPU compiler's estimate of every fusion, which is in the
                  text ("estimated_cycles"); none on other platforms
 
@@ -23,7 +23,9 @@ import re
 
 from moejax.model.attention import splash
 from moejax.moe.compute import pallas_epilogue
+from moejax.moe.compute import triton_grouped_matmul as triton
 from moejax.parallel import collective_bytes, program_text
+from moejax.plan import traffic
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # jaxlib and the TPU compiler write the two keys in different orders, so both
@@ -33,26 +35,6 @@ _KERNEL = re.compile(
   r'(?=[^}]*"bytes_accessed":"(\d+)")'
 )
 _UNKNOWN_CYCLES = 2**62  # at least this: the compiler has no estimate
-# Instructions that do not read or write memory themselves. The work of an
-# asynchronous instruction is in a computation of its own, and counts there.
-_FREE = frozenset([
-  'after-all',
-  'async-start',
-  'async-update',
-  'bitcast',
-  'call',
-  'conditional',
-  'constant',
-  'copy-done',
-  'copy-start',
-  'get-tuple-element',
-  'iota',
-  'parameter',
-  'partition-id',
-  'tuple',
-  'while',
-])
-
 
 # Number of products of size L x L x width for each head in an attention kernel,
 # by the beginning of its name; these kernels state no cost.
@@ -63,6 +45,9 @@ ATTENTION = {
 }
 # Kernels that skip rows which belong to no expert of the device.
 EXPERTS = ('gmm', 'tgmm', pallas_epilogue.NAME)
+# Of Pallas kernels that Triton compiles, which state no cost.
+TRITON = '__gpu$xla.gpu.triton'
+_TRITON_NAME = re.compile(r'/(\w+)/pallas_call"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +68,21 @@ class PallasCall:
 
 
 @dataclasses.dataclass(frozen=True)
+class Work:
+  """The work of one instruction outside of kernels and collectives.
+
+  Attributes:
+    flops: FLOPs of its matrix products, in one run.
+    num_bytes: bytes to and from HBM, in one run.
+    times: number of runs.
+  """
+
+  flops: float
+  num_bytes: float
+  times: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Cost:
   """Work of one run of a program on one device.
 
@@ -97,6 +97,8 @@ class Cost:
     optional_flops: FLOPs in branches that may not be taken; not in `flops`.
     unknown_loops: loops whose number of trips the text does not tell; each
       counts as one trip.
+    works: every instruction outside of kernels and collectives that moves or
+      multiplies anything.
   """
 
   flops: float
@@ -106,6 +108,7 @@ class Cost:
   kernels: tuple[PallasCall, ...]
   optional_flops: float
   unknown_loops: int
+  works: tuple[Work, ...] = ()
 
   @property
   def kernel_flops(self) -> float:
@@ -130,9 +133,9 @@ def of_program(
       that of all rows, so it is divided by `row_overhead`.
   """
   flops = num_bytes = cycles = rest = optional = 0.0
-  kernels, unknown = [], 0
+  kernels, works, unknown = [], list[Work](), 0
   for at in program.walk():
-    kernel = _kernel(at, row_overhead)
+    kernel = _kernel(program, at, row_overhead)
     own = matmul_flops(program, at)
     if at.optional:
       optional += at.times * (own + (kernel.flops if kernel else 0))
@@ -140,15 +143,31 @@ def of_program(
     flops += own * at.times
     if kernel:
       kernels.append(kernel)
-    elif not at.fused:
-      moved = at.times * _hbm_bytes(program, at)
-      num_bytes += moved
+    elif at.fused:
+      # It follows the fusion that it is part of.
+      if own:
+        fusion = works.pop()
+        works.append(dataclasses.replace(fusion, flops=fusion.flops + own))
+    else:
+      moved = traffic.of(program, at)
+      num_bytes += at.times * moved
       cycles += at.times * _cycles(at)
-      if not _cycles(at) and not _is_collective(at):
-        rest += moved
+      if not _is_collective(at):
+        works.append(Work(own, moved, at.times))
+        if not _cycles(at):
+          rest += at.times * moved
     if at.instruction.opcode == 'while':
       unknown += program.trips(at) is None
-  return Cost(flops, num_bytes, cycles, rest, tuple(kernels), optional, unknown)
+  return Cost(
+    flops,
+    num_bytes,
+    cycles,
+    rest,
+    tuple(kernels),
+    optional,
+    unknown,
+    tuple(work for work in works if work.flops or work.num_bytes),
+  )
 
 
 def matmul_flops(
@@ -253,9 +272,13 @@ def _hits(sizes: tuple[int, int, int], window: dict) -> int:
 
 
 def _kernel(
-  at: program_text.Occurrence, row_overhead: float
+  program: program_text.Program,
+  at: program_text.Occurrence,
+  row_overhead: float,
 ) -> PallasCall | None:
   """The Pallas kernel that an instruction calls; None if it calls none."""
+  if f'custom_call_target="{TRITON}"' in at.instruction.rest:
+    return _triton(program, at, row_overhead)
   if 'custom_call_target="tpu_custom_call"' not in at.instruction.rest:
     return None
   name = at.instruction.name.split('.')[0]
@@ -281,6 +304,37 @@ def _kernel(
   return PallasCall(name, flops, num_bytes, at.times)
 
 
+def _triton(
+  program: program_text.Program,
+  at: program_text.Occurrence,
+  row_overhead: float,
+) -> PallasCall:
+  """A Pallas kernel for GPUs; those of experts have a cost by their shapes.
+
+  Rows [R, D] times weights [E, D, F], or the weights' gradient [E, D, F] of
+  rows [R, D] and [R, F]: 2 R D F FLOPs either way.
+  """
+  match = _TRITON_NAME.search(at.instruction.rest)
+  name = match[1] if match else at.instruction.name.split('.')[0]
+  num_bytes = traffic.of(program, at)
+  if name not in (triton.ROWS, triton.WEIGHTS):
+    return PallasCall(name, 0.0, num_bytes, at.times)
+  _, out = program_text.shapes(at.instruction.type)[0]
+  arrays = [
+    program.shape(at.computation, operand)[1]
+    for operand in at.instruction.operands
+  ]
+  rows = [sizes for sizes in arrays if len(sizes) == 2][0]
+  products = (
+    math.prod(rows) * out[1]
+    if name == triton.ROWS
+    else rows[0] * math.prod(out[1:])
+  )
+  return PallasCall(
+    name, 2.0 * products / row_overhead, num_bytes / row_overhead, at.times
+  )
+
+
 def _is_collective(at: program_text.Occurrence) -> bool:
   return at.instruction.opcode.removesuffix('-start') in collective_bytes.KINDS
 
@@ -289,33 +343,3 @@ def _cycles(at: program_text.Occurrence) -> float:
   match = _CYCLES.search(at.instruction.rest)
   cycles = int(match[1]) if match else 0
   return cycles if cycles < _UNKNOWN_CYCLES else 0
-
-
-def _hbm_bytes(
-  program: program_text.Program, at: program_text.Occurrence
-) -> float:
-  """Bytes of operands and results that lie in HBM, which is memory space 0.
-
-  Slices, gathers and scatters read or write only a part of an operand. They are
-  recognised by name, and count as twice their result.
-  """
-  if at.instruction.opcode in _FREE or at.instruction.opcode.endswith('-done'):
-    return 0.0
-  types = [at.instruction.type]
-  if not re.search(
-    r'slice|gather|scatter', at.instruction.opcode + at.instruction.name
-  ):
-    types += [
-      program.type_of(at.computation, name) for name in at.instruction.operands
-    ]
-  return sum(map(_in_hbm, types)) * (2 if len(types) == 1 else 1)
-
-
-def _in_hbm(type_text: str) -> float:
-  return sum(
-    program_text.num_bytes(*program_text.shapes(array)[0])
-    for array in re.findall(
-      r'\b[a-z]+\d*\w*\[[\d,]+\](?:\{[^}]*\})?', type_text
-    )
-    if 'S(' not in array
-  )

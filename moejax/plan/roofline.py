@@ -6,14 +6,17 @@ The roofline estimate is the longest of three times, each at the chip's peak:
   memory    bytes to and from HBM / bandwidth
   network   bytes sent / bandwidth of the links that the collective can use
 
-The compiler's estimate is a sum. Its first term, `fusions`, is the cycles that
-the TPU compiler wrote beside each fusion, every loop counted as often as it
-runs, over the clock. The other terms are arithmetic, for work of which the
-compiler has no estimate:
+The estimate in turn is a sum: one instruction after the other.
 
+  fusions      for TPUs the cycles that the compiler wrote beside each fusion,
+               every loop counted as often as it runs, over the clock. The
+               compiler for GPUs writes none: there it is the longer of FLOPs /
+               peak, over PRODUCT_SHARE, and bytes / bandwidth of each
+               instruction
   kernels      the longer of FLOPs / peak and bytes / bandwidth of each Pallas
                kernel, over KERNEL_SHARE, which is assumed
-  rest         row gathers and some copies, at the full bandwidth of HBM
+  rest         for TPUs: row gathers and some copies, of which the compiler has
+               no estimate, at the full bandwidth of HBM
   collectives  at the network time above, if no other work overlaps them; the
                time of those that overlap counts only as far as it exceeds that
                of fusions, kernels and rest together
@@ -25,8 +28,14 @@ its three dimensions can use a third of a chip's links. Example, v5p:4x4x4, 600
 GB/s: fsdp=64 spans all three dimensions, 600 GB/s; expert=4 spans one, 200
 GB/s. Between slices the network is that of the data centre: v5p 6.25 GB/s a
 chip.
+
+GPUs that NVLink joins reach each other at NVLink's rate. Where the group of a
+collective has GPUs of several hosts, a ring passes through the network cards of
+all its GPUs on a host together, and an all-to-all sends through each card what
+goes to other hosts.
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 
@@ -34,10 +43,14 @@ import jax
 
 from moejax.parallel.collective_bytes import Collective
 from moejax.plan.chips import Chip
-from moejax.plan.program_cost import Cost, PallasCall
+from moejax.plan.program_cost import Cost, PallasCall, Work
 
 # Share of its roofline that a Pallas kernel reaches: assumed, not measured.
 KERNEL_SHARE = 0.7
+# Share of its peak that a matrix product reaches on a GPU: assumed as well.
+PRODUCT_SHARE = 0.7
+# Collectives in which each device sends something else to every other one.
+_TO_EACH = ('all-to-all', 'ragged-all-to-all')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +61,11 @@ class Times:
     compute: seconds of matrix products and kernels, at peak.
     memory: seconds of the bytes to and from HBM.
     network: seconds of all collectives.
-    fusions: seconds of all fusions, by the compiler.
+    fusions: seconds of all fusions.
     kernels: seconds of Pallas kernels, at KERNEL_SHARE of their roofline.
     rest: seconds of row gathers and some copies.
     exposed: seconds of collectives that no other work hides.
+    by_compiler: whether `fusions` are the compiler's cycles.
   """
 
   compute: float
@@ -61,6 +75,7 @@ class Times:
   kernels: float
   rest: float
   exposed: float
+  by_compiler: bool = True
 
   @property
   def roofline(self) -> float:
@@ -74,8 +89,19 @@ class Times:
     return max(names, key=lambda name: getattr(self, name))
 
   @property
-  def compiler(self) -> float:
-    """The compiler's estimate: the sum of its four terms."""
+  def name(self) -> str:
+    """What the estimate in turn is called."""
+    return 'compiler' if self.by_compiler else 'in turn'
+
+  def seconds(self) -> dict[str, float]:
+    """All parts by their names."""
+    parts = dataclasses.asdict(self)
+    del parts['by_compiler']
+    return parts
+
+  @property
+  def in_turn(self) -> float:
+    """The estimate in turn: the sum of its four terms."""
     return self.fusions + self.kernels + self.rest + self.exposed
 
 
@@ -93,17 +119,20 @@ def times(
       taken do not count.
     chip: peak rates of one device.
     devices: devices of the mesh, flat; of its first slice if there are several.
-      Their `coords` say which links lie between them.
+      Their `coords` say which links lie between them; their processes, which
+      GPUs NVLink joins.
   """
   always = [move for move in collectives if not move.optional]
   seconds = {True: 0.0, False: 0.0}  # by whether other work may hide them
   for move in always:
     rate = chip.dcn_bandwidth
     if not move.between:
-      rate = chip.ici_bandwidth * link_share(move.group, devices, chip.links)
+      rate = _rate(move, chip, devices)
     seconds[move.hidden] += move.sent * move.times / rate
-  fusions = cost.cycles / chip.clock
-  rest = cost.rest_bytes / chip.hbm_bandwidth
+  by_compiler = devices[0].platform != 'gpu'
+  fusions, rest = cost.cycles / chip.clock, cost.rest_bytes / chip.hbm_bandwidth
+  if not by_compiler:
+    fusions, rest = sum(w.times * alone(w, chip) for w in cost.works), 0.0
   kernels = sum(k.times * kernel(k, chip) for k in cost.kernels)
   return Times(
     compute=(cost.flops + cost.kernel_flops) / chip.peak,
@@ -113,6 +142,7 @@ def times(
     kernels=kernels,
     rest=rest,
     exposed=seconds[False] + max(0.0, seconds[True] - fusions - kernels - rest),
+    by_compiler=by_compiler,
   )
 
 
@@ -120,6 +150,27 @@ def kernel(call: PallasCall, chip: Chip) -> float:
   """Seconds of one run of a Pallas kernel."""
   best = max(call.flops / chip.peak, call.num_bytes / chip.hbm_bandwidth)
   return best / KERNEL_SHARE
+
+
+def alone(work: Work, chip: Chip) -> float:
+  """Seconds of one run of an instruction of which the compiler says nothing."""
+  return max(
+    work.flops / chip.peak / PRODUCT_SHARE, work.num_bytes / chip.hbm_bandwidth
+  )
+
+
+def _rate(move: Collective, chip: Chip, devices: Sequence[jax.Device]) -> float:
+  """Bytes/s at which a device takes part in a collective of one slice."""
+  if devices[0].platform != 'gpu':
+    return chip.ici_bandwidth * link_share(move.group, devices, chip.links)
+  hosts = collections.Counter(devices[n].process_index for n in move.group)
+  if len(hosts) == 1:
+    return chip.ici_bandwidth
+  joined = max(hosts.values())
+  if move.kind in _TO_EACH:
+    outside = (len(move.group) - joined) / (len(move.group) - 1)
+    return min(chip.ici_bandwidth, chip.dcn_bandwidth / outside)
+  return min(chip.ici_bandwidth, chip.dcn_bandwidth * joined)
 
 
 def link_share(

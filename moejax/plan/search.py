@@ -7,8 +7,8 @@ chunks, and a batch size. Stages:
 2. Estimate each by arithmetic (`rough`). Drop those that need too much memory;
    of those that differ only in `token_chunks`, keep the fastest; sort the rest.
    The config's own setting comes first in any case.
-3. Compile the first few, and sort them by the compiler's estimate. The note of
-   a candidate that does not compile, or does not fit, says why.
+3. Compile the first few, and sort them by the estimate in turn. The note of a
+   candidate that does not compile, or does not fit, says why.
 """
 
 import collections
@@ -70,7 +70,7 @@ class Trial:
     candidate: the setting.
     fits: whether it compiled and fits into the memory of a device.
     total: bytes on a device; None if it could not be lowered.
-    step: seconds of a step by the compiler's estimate; None on CPU.
+    step: seconds of a step by the estimate in turn; None on CPU.
     utilisation: share of the chips' peak that model FLOPs reach in that time.
     seconds: seconds to lower and compile it here.
     note: why it does not fit, or what bounds its step.
@@ -143,8 +143,9 @@ def try_one(run: Run, where: Slice, candidate: Candidate) -> Trial:
   step = used = None
   note = 'fits'
   if planned.times is not None:
-    step = planned.times.compiler
-    used = planned.estimates()['compiler']['model_flops_utilisation']
+    step = planned.times.in_turn
+    budget = planned.estimates()[planned.times.name]
+    used = budget['model_flops_utilisation']
     note = f'fits; roofline bound by {planned.times.bound}'
   return Trial(candidate, True, total, step, used, seconds, note)
 

@@ -122,12 +122,13 @@ def _collectives(planned: plan.Plan) -> Table:
 def _times(times: roofline.Times) -> Table:
   table = _table('seconds of a step', '', 'source')
   table.columns[1].justify = 'right'
+  fusions = 'compiler' if times.by_compiler else 'arithmetic, assumed share'
   rows = [
-    ('fusions', times.fusions, 'compiler'),
+    ('fusions', times.fusions, fusions),
     ('Pallas kernels', times.kernels, 'arithmetic, assumed share'),
     ('gathers and copies', times.rest, 'arithmetic'),
     ('collectives not hidden', times.exposed, 'arithmetic'),
-    ('compiler, in all', times.compiler, ''),
+    (f'{times.name}, in all', times.in_turn, ''),
     ('roofline: compute', times.compute, 'arithmetic on the program'),
     ('roofline: memory', times.memory, 'arithmetic on the program'),
     ('roofline: network', times.network, 'arithmetic on the program'),

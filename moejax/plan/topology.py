@@ -1,13 +1,16 @@
 """Devices of a named topology, to compile for; they need not exist here.
 
   v5p:4x4x4   64 chips of a TPU slice, through libtpu, on any machine
+  h200:8x4    4 hosts of 8 GPUs, through JAX's CUDA plug-in, on any machine
   cpu:8       8 fake devices of this machine's CPU
 
-Several TPU slices are connected by the network of the data centre.
+Several TPU slices are connected by the network of the data centre, and so are
+groups of GPUs: the first number is that of GPUs that NVLink joins.
 """
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -18,10 +21,11 @@ from jax.experimental import topologies
 
 from moejax.core import errors, table
 from moejax.plan.chips import CHIPS, Chip
+from moejax.plan.gpus import GPUS
 
 CPU = 'cpu'
 _FLAG = '--xla_force_host_platform_device_count'
-EXAMPLES = 'v5e:4x4, v5p:4x4x4 or cpu:8'
+EXAMPLES = 'v5e:4x4, v5p:4x4x4, h200:8, h100:8x4 or cpu:8'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,21 +53,26 @@ def find(name: str, slices: int = 1) -> Slice:
   """The devices of a topology.
 
   Args:
-    name: kind and shape of one slice, such as 'v5p:4x4x4'; or 'cpu:8'.
-    slices: number of slices.
+    name: kind and shape of one slice, such as 'v5p:4x4x4'; 'h200:8x4'; or
+      'cpu:8'.
+    slices: number of TPU slices.
 
   Raises:
-    InputError: no such kind or shape, or libtpu is not installed.
+    InputError: no such kind or shape, or libtpu or the CUDA plug-in is not
+      installed.
   """
   kind, _, shape = name.partition(':')
+  if kind not in CHIPS and slices != 1:
+    raise errors.InputError(
+      f'--slices={slices} of {name}: only TPU slices can be several; hosts of '
+      'GPUs are counted behind the x, as in h100:8x4'
+    )
   if kind == CPU:
-    if slices != 1:
-      raise errors.InputError(
-        f'--slices={slices} of {name}: only TPU slices can be several'
-      )
     return _cpu(name, shape)
+  if kind in GPUS:
+    return _gpu(name, kind, shape)
   if kind not in CHIPS:
-    raise table.unknown('topology', kind, [*CHIPS, CPU])
+    raise table.unknown('topology', kind, [*CHIPS, *GPUS, CPU])
   if not re.fullmatch(r'\d+(x\d+)*', shape):
     raise errors.InputError(
       f'--topology={name} has no shape; use {EXAMPLES}, say'
@@ -101,6 +110,47 @@ def _tpu(name: str, slices: int) -> tuple[jax.Device, ...]:
       f'chips along each side of the slice: {EXAMPLES}'
     ) from None
   return tuple(description.devices)
+
+
+def _gpu(name: str, kind: str, shape: str) -> Slice:
+  gpu = GPUS[kind]
+  match = re.fullmatch(r'([1-9]\d*)(?:x([1-9]\d*))?', shape)
+  if match is None:
+    raise errors.InputError(
+      f'--topology={name} must be {kind}:<GPUs of a host>, or {kind}:<GPUs of '
+      f'a host>x<hosts>: {kind}:8x4'
+    )
+  joined, groups = int(match[1]), int(match[2] or 1)
+  if joined > gpu.joined:
+    hosts = -(-joined // gpu.joined)
+    raise errors.InputError(
+      f'--topology={name}: NVLink joins at most {gpu.joined} of {kind}; use '
+      f'{kind}:{gpu.joined}x{hosts * groups}'
+    )
+  if importlib.util.find_spec('jax_plugins.xla_cuda13') is None:
+    raise errors.InputError(
+      f"--topology={name} needs JAX's CUDA plug-in, which is not installed; "
+      "pip install 'moejax[gpu_plan]' (Linux; no GPU is needed), or use cpu:8"
+    )
+  version = importlib.metadata.version('jax-cuda13-plugin')
+  if version != jax.__version__:
+    raise errors.InputError(
+      f'--topology={name}: the CUDA plug-in has version {version} and jax '
+      f'{jax.__version__}; pip install jax-cuda13-plugin=={jax.__version__} '
+      f'jax-cuda13-pjrt=={jax.__version__}'
+    )
+  # The plug-in looks for NVIDIA's libraries, which only a real card needs.
+  os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
+  # Slices x hosts x GPUs of a host.
+  sizes = f'1x{groups}x{joined}'
+  description = topologies.get_topology_desc(
+    platform='cuda',
+    topology_name=sizes,
+    topology=sizes,
+    target_config=gpu.target(),
+  )
+  devices = tuple(description.devices)
+  return Slice(name, devices, len(devices), gpu.chip, gpu.chip.hbm)
 
 
 def _cpu(name: str, shape: str) -> Slice:

@@ -25,7 +25,6 @@ import sys
 
 import ahead_of_time
 import jax
-from jax.experimental import topologies
 
 from benchmarks import expert_parallel as benchmark
 from benchmarks import standard
@@ -34,43 +33,7 @@ from moejax.moe.config import MoEConfig
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.parallel import collective_bytes
 from moejax.parallel import mesh as meshes
-
-# What XLA must know of an H200 to compile for it.
-H200 = """
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  shared_memory_per_block_optin: 232448
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  thread_dim_limit_x: 1024
-  thread_dim_limit_y: 1024
-  thread_dim_limit_z: 64
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-  memory_bandwidth: 4800000000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 151397597184
-  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
-  device_vendor: "NVIDIA Corporation"
-  name: "NVIDIA H200 141GB HBM3e"
-  driver_version: "13.0.0"
-  runtime_version: "12.8.0"
-  compile_time_toolkit_version: "12.8.0"
-  dnn_version: "9.10.0"
-  device_address_bits: 64
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 }
-device_description_str: "NVIDIA H200 141GB HBM3e"
-"""
+from moejax.plan import topology
 
 
 def main() -> None:
@@ -79,10 +42,7 @@ def main() -> None:
 
 
 def _gpus(number):
-  shape = f'1x1x{number}'  # slices, hosts, GPUs of a host
-  return topologies.get_topology_desc(
-    platform='cuda', topology_name=shape, topology=shape, target_config=H200
-  ).devices
+  return topology.find(f'h200:{number}').devices
 
 
 def _case(devices, expert_parallel=None, **case):

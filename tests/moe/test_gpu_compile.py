@@ -1,13 +1,9 @@
 """Routed experts compiled for NVIDIA GPUs, forward and backward, without one.
 
-They run where JAX's plug-in for CUDA is installed (400 MB, Linux), without
-NVIDIA's libraries and without a driver; nothing is executed:
-
-  pip install --no-deps jax-cuda13-plugin==VERSION jax-cuda13-pjrt==VERSION
-  pytest tests/moe/test_gpu_compile.py
-
-VERSION is that of jax. One process of its own compiles all cases, because this
-one's JAX has been told to be a CPU; it takes two minutes.
+`make test-gpu-plan` installs JAX's plug-in for CUDA (400 MB, Linux) and runs
+them, without NVIDIA's libraries and without a driver; nothing is executed. One
+process of its own compiles all cases, because this one's JAX has been told to
+be a CPU; it takes two minutes.
 """
 
 import pytest
@@ -16,7 +12,7 @@ from helpers import ahead_of_time
 from moejax.moe.compute import implementations
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 
-pytest.importorskip('jax_cuda13_plugin')
+pytestmark = pytest.mark.gpu_plan
 
 AUTO = implementations.AUTO['gpu'][-1]  # for groups of any size
 # Rows, depth, width, experts. Nothing in the first is a multiple of a tile.

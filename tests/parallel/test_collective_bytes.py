@@ -116,6 +116,27 @@ to_apply=%add
 """
 
 
+# As GPUs do: two arrays of each device are summed at once, between eight.
+GPU = """
+HloModule jit_f, is_scheduled=true, num_partitions=8
+
+ENTRY %main (x: f32[256], y: bf16[64]) -> f32[32] {
+  %x = f32[256]{0} parameter(0)
+  %y = bf16[64]{0} parameter(1)
+  %rs = ((f32[256]{0}, bf16[64]{0}), (f32[32]{0}, bf16[8]{0})) \
+reduce-scatter-start(%x, %y), replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %done = (f32[32]{0}, bf16[8]{0}) reduce-scatter-done(%rs)
+}
+"""
+
+
+def test_a_start_that_lists_operands_and_results():
+  found = collective_bytes.collectives(GPU)
+  assert collective_bytes.by_kind(found) == {
+    'reduce-scatter': 7 * (32 * 4 + 8 * 2)
+  }
+
+
 @pytest.mark.parametrize(
   ('groups', 'devices'),
   [

@@ -6,7 +6,7 @@ import pytest
 
 from moejax.parallel.collective_bytes import Collective
 from moejax.plan import chips, roofline
-from moejax.plan.program_cost import Cost, PallasCall
+from moejax.plan.program_cost import Cost, PallasCall, Work
 
 # 1 TFLOP/s at 1 GHz, 1 GB, 100 GB/s, 30 GB/s over the links of 3 dimensions, 1
 # GB/s to other slices.
@@ -15,7 +15,9 @@ CHIP = chips.Chip('toy', 1e12, 1e9, 100e9, 30e9, 1000, 3, 1e9)
 
 @dataclasses.dataclass
 class Device:
-  coords: tuple[int, int, int]
+  coords: tuple[int, int, int] | None = None
+  platform: str = 'tpu'
+  process_index: int = 0
 
 
 # Two along each of three dimensions.
@@ -46,9 +48,9 @@ def test_the_longest_of_three_bounds():
   assert (found.compute, found.memory, found.network) == (2.0, 1.0, 0.5)
   assert (found.roofline, found.bound) == (2.0, 'compute')
   # 3e9 cycles at 1 GHz, and what nothing runs beside.
-  assert found.compiler == 3.0 + 0.5
+  assert found.in_turn == 3.0 + 0.5
   slower = roofline.times(_cost(rest_bytes=20e9), [], CHIP, DEVICES)
-  assert slower.compiler == pytest.approx(3.0 + 0.2)
+  assert slower.in_turn == pytest.approx(3.0 + 0.2)
 
 
 def test_a_kernel_takes_the_longer_of_its_two_times_over_the_assumed_share():
@@ -105,4 +107,36 @@ def test_between_slices_it_is_the_slow_network():
   found = roofline.times(_cost(), [_collective(sent=5e9), slow], CHIP, DEVICES)
   # 2 GB at 1 GB/s, which the 3 s of fusions hide.
   assert found.network == 0.5 + 2.0
-  assert found.compiler == 3.0 + 0.5
+  assert found.in_turn == 3.0 + 0.5
+
+
+# Two hosts of four GPUs; NVLink has 30 GB/s, a network card 1 GB/s.
+GPUS = [Device(None, 'gpu', n // 4) for n in range(8)]
+
+
+@pytest.mark.parametrize(
+  ('kind', 'group', 'rate'),
+  [
+    ('all-gather', (0, 1, 2, 3), 30e9),
+    # One of each host: through one card each.
+    ('all-gather', (0, 4), 1e9),
+    # All of both hosts: a ring through four cards of each.
+    ('all-gather', range(8), 4e9),
+    ('all-to-all', (4, 5, 6, 7), 30e9),
+    # Of seven others four are on the other host.
+    ('all-to-all', range(8), 7 / 4 * 1e9),
+    ('collective-permute', (3, 4), 1e9),
+  ],
+)
+def test_rates_between_gpus(kind, group, rate):
+  move = Collective(kind, 10e9, 8, 1, False, tuple(group))
+  found = roofline.times(_cost(), [move], CHIP, GPUS)
+  assert found.network == pytest.approx(10e9 / rate)
+
+
+def test_without_cycles_every_instruction_takes_its_own_time():
+  """A product of 2 s at peak, a copy of 3 s, run twice; not the longer sum."""
+  works = (Work(2e12, 1e9, 1), Work(0.0, 300e9, 2))
+  found = roofline.times(_cost(works=works, cycles=0), [], CHIP, GPUS)
+  assert found.fusions == pytest.approx(2 / 0.7 + 2 * 3)
+  assert (found.name, found.rest) == ('in turn', 0)

@@ -22,6 +22,8 @@ from jax.experimental.pallas import triton as plgpu
 from moejax.core import varying
 from moejax.moe.compute import pallas_grouped_matmul as pallas
 
+# Names of the two kernels, by which a program's text is read.
+ROWS, WEIGHTS = 'moejax_triton_rows', 'moejax_triton_weights'
 # Tensor cores multiply at least 16 by 16 by 16.
 SMALLEST = 16
 # Settings of JAX for products of float32 by which XLA rounds factors to TF32.
@@ -67,7 +69,7 @@ class Triton:
         functools.partial(_rows_kernel, (tile_R, tile_D, tile_F), transpose),
         grid=(columns // tile_F, num_tiles),
         out_shape=jax.ShapeDtypeStruct((x_PD.shape[0], columns), x_PD.dtype),
-        **self._options('moejax_triton_rows'),
+        **self._options(ROWS),
       )(*tile_table(size_E, tile_R, num_tiles), x_PD, w_EDF)
 
     return pallas.unchecked(product, x_PD, w_EDF, size_E)[:num_rows, :width]
@@ -90,7 +92,7 @@ class Triton:
           shape_EDF[0],
         ),
         out_shape=jax.ShapeDtypeStruct(shape_EDF, dtype),
-        **self._options('moejax_triton_weights'),
+        **self._options(WEIGHTS),
       )(end_E - size_E, end_E, x_PD, dy_PF)
 
     dw_EDF = pallas.unchecked(product, x_PD, dy_PF, size_E)

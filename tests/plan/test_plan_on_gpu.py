@@ -1,0 +1,117 @@
+"""Plans for GPUs that are not there: `make test-gpu-plan`.
+
+Each plan is a process of its own, because this one's JAX has been told to be a
+CPU; all together they take two minutes.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from moejax import config
+from moejax.core import exits
+from moejax.plan import count
+
+pytestmark = pytest.mark.gpu_plan
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'ds_2b.py'
+# Widths of experts fill the kernels' tiles, so that no column is computed in
+# vain; every layer has experts.
+SMALL = {
+  'model.width': '256',
+  'model.moe.expert_width': '128',
+  'model.first_dense': '0',
+  'model.remat': 'none',
+  'train.batch_size': '16',
+  'train.micro_batches': '1',
+  'mesh.data': '2',
+  'mesh.fsdp': '4',
+}
+
+
+def _plan(folder, topology, settings):
+  """Exit code, the JSON, and what was said on stderr."""
+  env = dict(os.environ)
+  env.pop('XLA_FLAGS', None)
+  env['PYTHONPATH'] = os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')])
+  out = folder / 'plan.json'
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'moejax.cli.plan',
+      f'--config={CONFIG}:tiny',
+      f'--topology={topology}',
+      f'--out={out}',
+      *(f'--config.{key}={value}' for key, value in settings.items()),
+    ],
+    capture_output=True,
+    text=True,
+    env=env,
+    check=False,
+  )
+  tree = json.loads(out.read_text()) if out.exists() else None
+  return done.returncode, tree, done.stderr
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+  code, tree, err = _plan(tmp_path_factory.mktemp('plan'), 'h200:8', SMALL)
+  assert code == exits.DONE, err
+  return tree
+
+
+def test_memory_and_collectives_are_read_from_the_program(small):
+  parts = {p['part']: p['bytes'] for p in small['bytes_per_device']['parts']}
+  assert parts['activations and temporary'] > 0
+  kinds = {(c['kind'], c['axes']) for c in small['collectives']}
+  assert ('all-gather', 'fsdp') in kinds
+  assert small['bytes_per_device']['limit'] == 151397597184
+
+
+def test_products_are_those_of_the_model(small):
+  """Those of the experts' kernels, worked out, and all of them together."""
+  run = config.load(f'{CONFIG}:tiny', [*SMALL.items()])
+  model, tokens = run.model, run.data.sequence_length * run.train.batch_size
+  found = {
+    name: 8 * small['program'][f'{name}_flops_per_device']
+    for name in ('kernel', 'matmul')
+  }
+  # Forward, and for both factors backward; three matrices of each expert.
+  expert = 3 * 2 * 3 * model.width * model.moe.expert_width
+  assert (
+    found['kernel'] == tokens * model.num_layers * model.moe.router.k * expert
+  )
+  length = run.data.sequence_length
+  counted = count.count(model).flops(length) * run.train.batch_size
+  assert sum(found.values()) == pytest.approx(counted, rel=0.005)
+  assert small['program']['loops_without_trip_count'] == 0
+
+
+def test_seconds_are_arithmetic(small):
+  assert set(small['estimates']) == {'in turn', 'roofline'}
+  in_turn, roofline = (
+    small['estimates'][name]['step_seconds'] for name in ('in turn', 'roofline')
+  )
+  assert in_turn >= roofline * (1 - 1e-9) > 0
+
+
+def test_between_hosts_it_is_slower(small, tmp_path):
+  code, tree, err = _plan(tmp_path, 'h200:4x2', SMALL)
+  assert code == exits.DONE, err
+  seconds = lambda plan: plan['seconds_per_step']['network']
+  assert seconds(tree) > seconds(small)
+
+
+def test_a_step_that_does_not_fit_is_refused_by_the_plan(tmp_path):
+  """XLA for GPUs compiles it all the same."""
+  large = SMALL | {'train.batch_size': '400000', 'model.remat': 'none'}
+  code, tree, err = _plan(tmp_path, 'h100:8', large)
+  assert code == exits.DOES_NOT_FIT, err
+  assert tree['bytes_per_device']['total'] > tree['bytes_per_device']['limit']
+  assert 'needs more memory than there is' in err
