@@ -16,10 +16,8 @@ four hosts of eight GPUs that NVLink joins. cpu:8 is eight fake devices. The
 exit code is 5 if the step does not fit into the devices' memory.
 """
 
-import re
 from collections.abc import Sequence
 
-import jax
 from etils import epath
 
 from moejax import config
@@ -60,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
   args, overrides = command.parse(flags, argv)
   if args.out is not None:
     files.check_output(args.out, '--out')
-  batch_sizes = _batch_sizes(args.batch_sizes)
+  batch_sizes = search.sizes_of(args.batch_sizes)
   if batch_sizes and not args.search:
     raise errors.InputError(
       f'--batch_sizes={args.batch_sizes} is for --search; without it set '
@@ -71,9 +69,6 @@ def main(argv: Sequence[str]) -> None:
       f'--limit={args.limit} is for --search; leave it out, or add --search'
     )
   run = config.load(args.config, overrides)
-  # Nothing is computed, so no TPU or GPU of this machine should be claimed.
-  if not jax.config.jax_platforms:
-    jax.config.update('jax_platforms', 'cpu')
   where = topology.find(args.topology, args.slices)
   if args.search:
     rows = search.run(run, where, args.limit or 8, table.say, batch_sizes)
@@ -87,18 +82,9 @@ def main(argv: Sequence[str]) -> None:
     files.atomic_write_json(epath.Path(args.out), tree)
   if not fits:
     raise errors.DoesNotFitError(
-      f'{args.config} on {where.name} needs more memory than there is; '
-      'take more chips, more micro-batches, model.remat=full, or --search'
+      f'{args.config} on {where.name} needs more memory than there is'
+      + ('' if args.search else search.remedy(one))
     )
-
-
-def _batch_sizes(text: str) -> list[int]:
-  """Numbers of rows: '2304,4608' -> [2304, 4608], '' -> []."""
-  if not re.fullmatch(r'|[1-9]\d*(,[1-9]\d*)*', text):
-    raise errors.InputError(
-      f'--batch_sizes={text} must be numbers of rows: 2304,4608, say'
-    )
-  return [int(number) for number in text.split(',') if number]
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ chunks, and a batch size. Stages:
 import collections
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -239,6 +240,38 @@ def meshes(run: Run, number: int) -> list[MeshConfig]:
       if model.width % fsdp == 0
     ]
   return choices
+
+
+def sizes_of(text: str) -> list[int]:
+  """Numbers of rows: '2304,4608' -> [2304, 4608], '' -> []."""
+  if not re.fullmatch(r'|[1-9]\d*(,[1-9]\d*)*', text):
+    raise errors.InputError(
+      f'--batch_sizes={text} must be numbers of rows: 2304,4608, say'
+    )
+  return [int(number) for number in text.split(',') if number]
+
+
+def remedy(planned: plan.Plan) -> str:
+  """By how much a plan does not fit, and what would fit by arithmetic.
+
+  Returns:
+    The end of a sentence.
+  """
+  where = planned.where
+  over = ''
+  if not planned.memory.refusal:
+    gib = (planned.memory.total - planned.memory.limit) / 2**30
+    over = f', by {gib:.1f} GiB a device'
+  own = own_setting(planned.run, len(where.devices))
+  others = [c for c in candidates(planned.run, where) if c not in own]
+  if not others:
+    return f'{over}; take more devices'
+  first = others[0]
+  return (
+    f'{over}; by arithmetic it would fit with {first.mesh_text}, '
+    f'model.remat={first.remat}, train.micro_batches={first.micro_batches} and '
+    f'model.token_chunks={first.token_chunks}: compile that, or --search'
+  )
 
 
 def to_json(trials: Sequence[Trial]) -> dict[str, Any]:

@@ -61,6 +61,9 @@ def find(name: str, slices: int = 1) -> Slice:
     InputError: no such kind or shape, or libtpu or the CUDA plug-in is not
       installed.
   """
+  # Nothing is computed, so no TPU or GPU of this machine should be claimed.
+  if not jax.config.jax_platforms:
+    jax.config.update('jax_platforms', 'cpu')
   kind, _, shape = name.partition(':')
   if kind not in CHIPS and slices != 1:
     raise errors.InputError(

@@ -188,13 +188,15 @@ def test_the_command_writes_json(tmp_path, capsys, dense, monkeypatch):
 
 
 def test_what_does_not_fit_has_a_code_of_its_own(dense, monkeypatch, capsys):
-  small = dataclasses.replace(
-    dense, memory=dataclasses.replace(dense.memory, limit=10)
-  )
+  over = dataclasses.replace(dense.memory, temporary=5 * 2**30, limit=2**30)
+  small = dataclasses.replace(dense, memory=over)
   monkeypatch.setattr(plan, 'make', lambda run, where: small)
   code = exits.call(plan_command.main, [TINY, '--topology=cpu:4'])
   assert code == exits.DOES_NOT_FIT == 5
-  assert 'DOES NOT FIT' in capsys.readouterr().out
+  shown = capsys.readouterr()
+  assert 'DOES NOT FIT' in shown.out
+  # 5 GiB, and some MiB of arguments, on a device of 1 GiB.
+  assert 'than there is, by 4.0 GiB a device; by arithmetic it' in shown.err
 
 
 def test_a_compiler_that_runs_out_of_memory_is_a_plan_that_does_not_fit():

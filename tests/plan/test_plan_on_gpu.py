@@ -114,4 +114,4 @@ def test_a_step_that_does_not_fit_is_refused_by_the_plan(tmp_path):
   code, tree, err = _plan(tmp_path, 'h100:8', large)
   assert code == exits.DOES_NOT_FIT, err
   assert tree['bytes_per_device']['total'] > tree['bytes_per_device']['limit']
-  assert 'needs more memory than there is' in err
+  assert 'needs more memory than there is, by ' in err

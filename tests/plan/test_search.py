@@ -9,7 +9,7 @@ import pytest
 from moejax import config
 from moejax.cli import plan as plan_command
 from moejax.core import exits
-from moejax.plan import count, plan, rough, search, topology
+from moejax.plan import count, memory, plan, rough, search, topology
 from moejax.plan.chips import CHIPS
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -147,3 +147,27 @@ def test_a_search_that_compiles(tmp_path, capsys, monkeypatch):
     assert row['total'] > state / 2
     assert row['seconds'] > 0
   assert 'compiling 2' in capsys.readouterr().out
+
+
+def _planned(run, where):
+  """A plan that needs 5 GiB more than a device has."""
+  limit = where.memory
+  needs = memory.Memory({}, limit + 5 * 2**30, 0, 0, 0, 0, limit)
+  counted = count.count(run.model)
+  return plan.Plan(run, where, counted, {}, needs, None, {}, None, {})
+
+
+def test_the_remedy_is_a_setting_that_fits_by_arithmetic(ds_16b):
+  """On half of the chips the 16B model fits with other settings only."""
+  where = _slice(32)
+  planned = _planned(ds_16b, where)
+  text = search.remedy(planned)
+  assert text.startswith(', by 5.0 GiB a device; by arithmetic it would fit')
+  first = search.candidates(ds_16b, where)[1]
+  assert f'with {first.mesh_text}, model.remat={first.remat}' in text
+  assert f'train.micro_batches={first.micro_batches} and' in text
+
+
+def test_without_a_setting_that_fits_more_devices_are_needed(ds_16b):
+  text = search.remedy(_planned(ds_16b, _slice(1)))
+  assert text == ', by 5.0 GiB a device; take more devices'
