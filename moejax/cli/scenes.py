@@ -2,7 +2,7 @@
 
   python -m moejax.cli.scenes --to=scenes
 
-Images of 32 x 32 pixels have up to three coloured shapes in their corners. The
+Images of 48 x 48 pixels have up to three coloured shapes in nine cells. The
 conversations describe them, count them, and ask for colours, shapes and
 relations. The answers of a question are equally frequent, and one of eight
 scenes is held out whole. The same seed gives the same files. See

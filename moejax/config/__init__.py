@@ -24,11 +24,13 @@ from moejax.config.loading import (
 )
 from moejax.config.run import ReportConfig, Run
 from moejax.config.shrinking import shrink
+from moejax.config.stages import Stage
 
 __all__ = [
   'SEPARATOR',
   'ReportConfig',
   'Run',
+  'Stage',
   'beside',
   'default',
   'default_workdir',

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from moejax.data.scenes.scene import Scene
+from moejax.data.scenes.scene import GRID, Scene
 
-SIDE = 32  # rows and columns of an image, in pixels
+CELL = 16  # rows and columns of a cell, in pixels
+SIDE = GRID * CELL  # of an image
 PAINT = {
   'red': (215, 45, 45),
   'green': (45, 165, 60),
@@ -18,19 +19,18 @@ _SIZES = 9, 12  # a shape has 9, 10, 11 or 12 rows and columns
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
   """The image of a scene, uint8 [SIDE, SIDE, 3], on a noisy grey.
 
-  Each shape has a size of its own and stands anywhere in its corner.
+  Each shape has a size of its own and stands anywhere in its cell.
 
   Args:
     scene: the shapes.
     rng: random numbers of sizes, places and noise.
   """
   image_HWC = np.full((SIDE, SIDE, 3), _GREY, float)
-  corner_side = SIDE // 2
   for shape in scene:
     size = int(rng.integers(_SIZES[0], _SIZES[1] + 1))
-    top, left = (int(n) for n in rng.integers(1, corner_side - size, 2))
-    top += shape.row * corner_side
-    left += shape.column * corner_side
+    top, left = (int(n) for n in rng.integers(1, CELL - size, 2))
+    top += shape.row * CELL
+    left += shape.column * CELL
     part_HWC = image_HWC[top : top + size, left : left + size]
     part_HWC[_mask(shape.name, size)] = PAINT[shape.colour]
   image_HWC += rng.normal(0, _NOISE, image_HWC.shape)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moejax.data.scenes.scene import CORNERS, Scene
+from moejax.data.scenes.scene import CELLS, Scene
 
 KINDS = ('describe', 'count', 'colour', 'shape', 'relation')
 _NUMBERS = ('one', 'two', 'three')
@@ -35,10 +35,9 @@ class Question(NamedTuple):
 
 
 def questions(scene: Scene) -> Iterator[Question]:
-  """Every question about a scene."""
+  """Every question about a scene; the first asks for its description."""
   sentences = (
-    f'A {shape.colour} {shape.name} is {CORNERS[shape.corner]}.'
-    for shape in scene
+    f'A {shape.colour} {shape.name} is {CELLS[shape.cell]}.' for shape in scene
   )
   yield Question('describe', 'Describe the image.', ' '.join(sentences))
   number = _NUMBERS[len(scene) - 1]
@@ -62,19 +61,13 @@ def questions(scene: Scene) -> Iterator[Question]:
 Listed = Mapping[str, Mapping[str, Sequence[Scene]]]
 
 
-def listed(kind: str, scenes: Sequence[Scene]) -> Listed:
-  """The scenes that questions of a kind are about.
-
-  Args:
-    kind: one of KINDS.
-    scenes: the scenes.
-  """
-  found: dict[str, dict[str, list[Scene]]] = {}
+def listed(scenes: Sequence[Scene]) -> Mapping[str, Listed]:
+  """The scenes that questions are about, by kind of question."""
+  found: dict[str, dict[str, dict[str, list[Scene]]]] = {}
   for scene in scenes:
-    for question in questions(scene):
-      if question.kind == kind:
-        answers = found.setdefault(question.text, {})
-        answers.setdefault(question.answer, []).append(scene)
+    for kind, text, answer in questions(scene):
+      answers = found.setdefault(kind, {}).setdefault(text, {})
+      answers.setdefault(answer, []).append(scene)
   return found
 
 
@@ -88,7 +81,7 @@ def drawn(
 
   Args:
     kind: one of KINDS.
-    scenes: made by `listed`.
+    scenes: those of the kind, made by `listed`.
     rng: random numbers.
   """
   texts = [*scenes]

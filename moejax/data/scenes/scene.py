@@ -1,4 +1,4 @@
-"""Scenes: up to three shapes, each in a corner of its own."""
+"""Scenes: up to three shapes, each in a cell of its own."""
 
 import itertools
 import math
@@ -8,7 +8,12 @@ import numpy as np
 
 SHAPES = ('circle', 'square', 'triangle')
 COLOURS = ('red', 'green', 'blue', 'yellow')
-CORNERS = ('top left', 'top right', 'bottom left', 'bottom right')
+GRID = 3  # rows and columns of cells
+CELLS = (
+  'top left', 'top', 'top right',
+  'left', 'middle', 'right',
+  'bottom left', 'bottom', 'bottom right',
+)  # fmt: skip
 HELD_OUT = 8  # one scene of so many
 
 
@@ -18,36 +23,36 @@ class Shape(NamedTuple):
   Attributes:
     name: one of SHAPES.
     colour: one of COLOURS.
-    corner: index in CORNERS.
+    cell: index in CELLS.
   """
 
   name: str
   colour: str
-  corner: int
+  cell: int
 
   @property
   def row(self) -> int:
-    """0 at the top, 1 at the bottom."""
-    return self.corner // 2
+    """From 0 at the top."""
+    return self.cell // GRID
 
   @property
   def column(self) -> int:
-    """0 on the left, 1 on the right."""
-    return self.corner % 2
+    """From 0 on the left."""
+    return self.cell % GRID
 
 
-# Shapes in the order of their corners.
+# Shapes in the order of their cells.
 Scene = tuple[Shape, ...]
 
 
 def all_scenes(count: int) -> list[Scene]:
   """Every scene of `count` shapes, whose names and colours all differ.
 
-  There are 48 scenes of one shape, 432 of two and 576 of three.
+  There are 108 scenes of one shape, 2,592 of two and 12,096 of three.
   """
   return [
-    tuple(map(Shape, names, colours, corners))
-    for corners in itertools.combinations(range(len(CORNERS)), count)
+    tuple(map(Shape, names, colours, cells))
+    for cells in itertools.combinations(range(len(CELLS)), count)
     for names in itertools.permutations(SHAPES, count)
     for colours in itertools.permutations(COLOURS, count)
   ]

@@ -12,16 +12,20 @@ FOLDER/scenes.json              how they were made; written last
 
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from moejax.core import errors, files
+from moejax.data import train_tokenizer
 from moejax.data.scenes import drawing, questions, scene
 from moejax.vision import pillow
 
 SETS = ('train', 'held')
 _MADE = 'scenes.json'
+SKIPPED = 9  # one scene of so many is enough to see all words
+PIECES = 440  # of the vocabulary, 256 of which are bytes
 _VERSION = 1  # of what is drawn and asked
 
 
@@ -46,12 +50,24 @@ def write(folder: pathlib.Path, train: int, held: int, seed: int) -> bool:
     return False
   files.check_writable(folder, '--to')
   for name, scenes in zip(SETS, scene.split(seed), strict=True):
+    listed = questions.listed(scenes)
     for number, kind in enumerate(questions.KINDS):
       rng = np.random.default_rng([seed, SETS.index(name), number])
       share = len(range(number, made[name], len(questions.KINDS)))
-      _write_kind(folder, f'{name}/{kind}', scenes, share, rng)
+      _write_kind(folder, f'{name}/{kind}', listed[kind], share, rng)
+  words = train_tokenizer.train(_texts(), PIECES)
+  files.atomic_write_bytes(folder / 'words.model', words)
   files.atomic_write_json(folder / _MADE, made)
   return True
+
+
+def _texts() -> Iterator[str]:
+  """All that can be said, in the words of a chat template."""
+  for count in range(1, len(scene.SHAPES) + 1):
+    for one in scene.all_scenes(count)[::SKIPPED]:
+      for question in questions.questions(one):
+        yield f'User: {question.text}'
+        yield f'Assistant: {question.answer}'
 
 
 def _check_made(folder: pathlib.Path, made: dict[str, int]) -> None:
@@ -69,25 +85,28 @@ def _check_made(folder: pathlib.Path, made: dict[str, int]) -> None:
 def _write_kind(
   folder: pathlib.Path,
   place: str,
-  scenes: list[scene.Scene],
+  scenes: questions.Listed,
   count: int,
   rng: np.random.Generator,
 ) -> None:
   """Writes conversations of one kind, and their images."""
   image_module, _ = pillow.modules()
   kind = place.rpartition('/')[2]
-  listed = questions.listed(kind, scenes)
   (folder / place).mkdir(parents=True, exist_ok=True)
-  seeing, blind = [], []
+  seeing, blind, told, captions = [], [], [], []
   for number in range(count):
-    drawn, question = questions.drawn(kind, listed, rng)
+    drawn, question = questions.drawn(kind, scenes, rng)
     file = f'{place}/{number:05d}.png'
     pixels = image_module.fromarray(drawing.draw(drawn, rng))
     pixels.save(folder / file)
     seeing.append({'image': file, **_talk('<image>' + question.text, question)})
     blind.append(_talk(question.text, question))
-  for name, talks in ((place, seeing), (f'text/{place}', blind)):
-    path = folder / f'{name}.json'
+    caption = next(questions.questions(drawn))
+    told.append(_talk(f'{caption.answer} {question.text}', question))
+    captions.append({'image': file, **_talk(f'<image>{caption.text}', caption)})
+  forms = {'': seeing, 'text/': blind, 'told/': told, 'captions/': captions}
+  for start, talks in forms.items():
+    path = folder / f'{start}{place}.json'
     path.parent.mkdir(parents=True, exist_ok=True)
     files.atomic_write_text(path, json.dumps(talks, indent=1))
 

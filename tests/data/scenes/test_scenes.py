@@ -10,19 +10,21 @@ from PIL import Image
 
 from moejax.core import errors
 from moejax.data.scenes import drawing, questions, scene, sets
+from moejax.data.vocab import SentencePiece
 
+LISTED = questions.listed(scene.split(seed=0)[0])
 COUNT = 100  # conversations to train on, and half as many held out
 
 
 def read(image_HWC):
-  """The shapes on an image, {corner: (colour, name)}, by pixels alone.
+  """The shapes on an image, {cell: (colour, name)}, by pixels alone.
 
   A shape is named by the share of its bounding box that it fills: a square all
   of it, a circle pi / 4, a triangle about half.
   """
   found = {}
-  for corner in range(4):
-    top, left = 16 * (corner // 2), 16 * (corner % 2)
+  for cell in range(9):
+    top, left = 16 * (cell // 3), 16 * (cell % 3)
     part = image_HWC[top : top + 16, left : left + 16].astype(int)
     strong = part.max(-1) - part.min(-1) > 75
     if strong.sum() < 20:
@@ -35,17 +37,18 @@ def read(image_HWC):
     box = strong[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     filled = box.mean()
     name = 'square' if filled > 0.92 else 'circle'
-    found[corner] = colour, 'triangle' if filled < 0.68 else name
+    found[cell] = colour, 'triangle' if filled < 0.68 else name
   return found
 
 
 def answer(text, seen):
-  """The answer to a question about {corner: (colour, name)}."""
+  """The answer to a question about {cell: (colour, name)}."""
   if text == 'Describe the image.':
-    rows, columns = ('top', 'bottom'), ('left', 'right')
+    rows, columns = ('top ', '', 'bottom '), ('left', '', 'right')
+    place = lambda cell: (rows[cell // 3] + columns[cell % 3]).strip()
     return ' '.join(
-      f'A {colour} {name} is {rows[corner // 2]} {columns[corner % 2]}.'
-      for corner, (colour, name) in sorted(seen.items())
+      f'A {colour} {name} is {place(cell) or "middle"}.'
+      for cell, (colour, name) in sorted(seen.items())
     )
   if text == 'How many shapes are there?':
     return {1: 'one', 2: 'two', 3: 'three'}[len(seen)]
@@ -54,11 +57,11 @@ def answer(text, seen):
   if words := re.fullmatch(r'Which shape is (\w+)\?', text):
     return {colour: name for colour, name in seen.values()}[words[1]]
   words = re.fullmatch(r'Is the (\w+) (left of|above) the (\w+)\?', text)
-  corner = {name: corner for corner, (_, name) in seen.items()}
-  one, other = corner[words[1]], corner[words[3]]
+  where = {name: divmod(cell, 3) for cell, (_, name) in seen.items()}
+  (row, column), (other_row, other_column) = where[words[1]], where[words[3]]
   if words[2] == 'above':
-    return 'yes' if one < 2 <= other else 'no'
-  return 'yes' if one in {0, 2} and other in {1, 3} else 'no'
+    return 'yes' if row < other_row else 'no'
+  return 'yes' if column < other_column else 'no'
 
 
 @pytest.fixture(scope='module')
@@ -95,8 +98,8 @@ def test_the_answer_is_that_of_the_pixels(kind, folder):
 def test_every_scene_is_on_its_image():
   rng = np.random.default_rng(0)
   scenes = [s for count in (1, 2, 3) for s in scene.all_scenes(count)]
-  for drawn in scenes[::7]:
-    wanted = {shape.corner: (shape.colour, shape.name) for shape in drawn}
+  for drawn in scenes[::97]:
+    wanted = {shape.cell: (shape.colour, shape.name) for shape in drawn}
     assert read(drawing.draw(drawn, rng)) == wanted
 
 
@@ -109,10 +112,14 @@ def test_held_out_scenes_are_on_no_image_to_train_on(folder):
 
 
 def test_scenes_are_split_into_two_parts_of_all_numbers_of_shapes():
-  """48 / 8 + 432 / 8 + 576 / 8 are held out."""
+  """Of 108, 2,592 and 12,096 scenes one in eight is held out.
+
+  108 = 9 cells * 3 shapes * 4 colours; 2,592 = 36 * 6 * 12 and 12,096 =
+  84 * 6 * 24, with cells in their order.
+  """
   train, held = scene.split(seed=5)
-  assert len({*train, *held}) == len(train) + len(held) == 48 + 432 + 576
-  assert collections.Counter(map(len, held)) == {1: 6, 2: 54, 3: 72}
+  assert len({*train, *held}) == len(train) + len(held) == 108 + 2592 + 12096
+  assert collections.Counter(map(len, held)) == {1: 14, 2: 324, 3: 1512}
   assert {*held} != {*scene.split(seed=6)[1]}
 
 
@@ -120,7 +127,7 @@ def test_scenes_are_split_into_two_parts_of_all_numbers_of_shapes():
 def test_a_question_does_not_say_its_answer(kind):
   """Each question of a kind has all answers of the kind, equally often."""
   rng = np.random.default_rng(1)
-  listed = questions.listed(kind, scene.split(seed=0)[0])
+  listed = LISTED[kind]
   answers = {answer for scenes in listed.values() for answer in scenes}
   assert all({*scenes} == answers for scenes in listed.values())
   num = 400 * len(answers)
@@ -131,6 +138,38 @@ def test_a_question_does_not_say_its_answer(kind):
   for count in per_text.values():
     assert abs(count - num / len(listed)) < 5 * (num / len(listed)) ** 0.5
   assert per_text.keys() == listed.keys()
+
+
+def test_captions_say_what_is_on_the_same_images(folder):
+  for name in sets.SETS:
+    for kind in questions.KINDS:
+      pairs = zip(
+        talks(folder, f'captions/{name}/{kind}'),
+        talks(folder, f'told/{name}/{kind}'),
+        talks(folder, f'{name}/{kind}'),
+        strict=True,
+      )
+      for caption, told, seeing in pairs:
+        assert caption['image'] == seeing['image']
+        seen = read(np.asarray(Image.open(folder / caption['image'])))
+        human, gpt = (turn['value'] for turn in caption['conversations'])
+        assert human == '<image>Describe the image.'
+        assert gpt == answer('Describe the image.', seen)
+        question, right = (turn['value'] for turn in seeing['conversations'])
+        question = question.removeprefix('<image>')
+        assert [turn['value'] for turn in told['conversations']] == [
+          f'{gpt} {question}',
+          right,
+        ]
+
+
+def test_every_word_is_one_piece(folder):
+  """So a row has room for as many conversations as can be."""
+  vocab = SentencePiece(path=str(folder / 'words.model'))
+  for text in ('User: A red circle is top left. Which shape is yellow?',):
+    words = text.replace(':', ' :').replace('.', ' .').replace('?', ' ?')
+    assert len(vocab.encode(text)) == len(words.split())
+  assert vocab.size == sets.PIECES
 
 
 def test_texts_alone_are_the_same_conversations(folder):

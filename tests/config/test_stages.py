@@ -1,0 +1,60 @@
+"""The list of stages in a config file, and the run of each."""
+
+import pytest
+
+from moejax.config import stages
+from moejax.core import errors
+
+FILE = """
+from moejax import config
+
+STAGES = ({list})
+
+def get_config(words):
+  c = config.default()
+  c.data.cache_dir = words
+  c.train.steps = 7
+  return c
+"""
+
+
+def write(folder, listed):
+  path = folder / 'mine.py'
+  path.write_text(FILE.format(list=listed))
+  return str(path)
+
+
+def test_a_stage_is_the_last_word_of_its_config(tmp_path):
+  path = write(tmp_path, "config.Stage('a'), config.Stage('b', {'a': '*'})")
+  first, second = stages.read(f'{path}:x/y')
+  assert (first.sources, second.sources) == ([], ['a'])
+  run = stages.load(f'{path}:x/y', second, [('train.steps', '3')], 'runs')
+  assert (run.data.cache_dir, run.train.steps) == ('x/y,b', 3)
+  assert stages.load(path, first, [], 'runs').data.cache_dir == 'a'
+
+
+@pytest.mark.parametrize(
+  ('listed', 'message'),
+  [
+    ('', r'mine\.py has no STAGES: train it with moejax\.main'),
+    ("'a',", r"STAGES has 'a', which is no config\.Stage"),
+    ("config.Stage('a/b'),", "stage 'a/b' names a folder"),
+    ("config.Stage('tiny'),", "stage 'tiny' names a folder"),
+    ("config.Stage('a'), config.Stage('a')", "two stages are called 'a'"),
+    (
+      "config.Stage('a'), config.Stage('b', {'c': '*'}), config.Stage('c')",
+      "stage 'b' begins with 'c', which is no earlier stage; those are: a",
+    ),
+    (
+      "config.Stage('a', upcycles='a'),",
+      "stage 'a' begins with 'a', .* those are: none",
+    ),
+    (
+      "config.Stage('a'), config.Stage('b', {'a': '*'}, upcycles='a')",
+      "stage 'b' has starts and upcycles 'a': leave out one",
+    ),
+  ],
+)
+def test_stages_that_do_not_fit_are_refused(listed, message, tmp_path):
+  with pytest.raises(errors.InputError, match=message):
+    stages.read(write(tmp_path, listed))
