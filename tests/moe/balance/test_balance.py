@@ -173,7 +173,7 @@ def test_the_gradient_is_finite_and_not_of_padding(name):
     set(WITH_LOSS)
     # More than one coefficient, or one that is in the sums.
     - {'adaptive_l1', 'dselect_entropy', 'stable_moe', 'tc_moe'}
-    - {'communication', 'groups', 'sequence_level'}
+    - {'communication', 'first_choice', 'groups', 'sequence_level'}
   ),
 )
 def test_the_first_field_is_the_coefficient(name):
@@ -242,7 +242,7 @@ def test_a_router_that_does_not_report_is_named(name, extra):
     observe_by_name(name, given, routing)
 
 
-@pytest.mark.parametrize('name', ['gshard_aux', 'switch'])
+@pytest.mark.parametrize('name', ['first_choice', 'gshard_aux', 'switch'])
 def test_first_choices_are_needed(name):
   given, routing = rich()
   routing = dataclasses.replace(routing, per_token=None)
@@ -258,7 +258,7 @@ def test_first_choices_are_needed(name):
   sorted(
     name
     for name in WITH_LOSS
-    if name not in {'adaptive_l1', 'gshard_aux', 'switch'}
+    if name not in {'adaptive_l1', 'first_choice', 'gshard_aux', 'switch'}
   ),
 )
 def test_the_order_of_assignments_does_not_matter(name):
