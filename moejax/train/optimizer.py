@@ -1,4 +1,4 @@
-"""AdamW with decay masks and a schedule; the training step clips."""
+"""AdamW, and Muon for matrices, with a schedule; the training step clips."""
 
 import dataclasses
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import optax
 
 from moejax.core import fields, trees
+from moejax.train import matrices as matrices_lib
 from moejax.train import parts as parts_lib
 from moejax.train import schedule as schedules
 
@@ -22,6 +23,7 @@ class OptimizerConfig(fields.Checked):
       `model.build.Model.decays`.
     clip_norm: largest global norm of the gradient; None means no clipping.
     schedule: learning rate over the run, as a share of `peak_lr`.
+    matrices: how matrices are updated: as all else, or by Muon.
     parts: parts of the model with learning rates of their own; see `parts`.
   """
 
@@ -35,6 +37,9 @@ class OptimizerConfig(fields.Checked):
   )
   schedule: schedules.Schedule = fields.choice(
     schedules.SCHEDULES, schedules.StepSchedule()
+  )
+  matrices: matrices_lib.AdamW = fields.choice(
+    matrices_lib.MATRICES, matrices_lib.AdamW()
   )
   parts: tuple[parts_lib.Part, ...] = fields.keyed(parts_lib.Part)
 
@@ -50,7 +55,7 @@ def make(
   total_steps: int,
   decays: dict[str, bool],
 ) -> optax.GradientTransformation:
-  """AdamW. The training step clips, because it computes the norm anyway.
+  """The optimiser. The step clips, because it computes the norm anyway.
 
   Args:
     opt: the config.
@@ -63,11 +68,14 @@ def make(
   """
   rate = learning_rate(opt, total_steps)
 
+  def scaled(factor: float) -> optax.ScalarOrSchedule:
+    return rate if factor == 1 else lambda step: factor * rate(step)
+
   def adamw(factor: float) -> optax.GradientTransformation:
     if not factor:
       return optax.set_to_zero()
     return optax.adamw(
-      rate if factor == 1 else lambda step: factor * rate(step),
+      scaled(factor),
       b1=opt.beta1,
       b2=opt.beta2,
       eps=opt.eps,
@@ -75,14 +83,26 @@ def make(
       mask=lambda weights: trees.map_paths(lambda p, _: decays[p], weights),
     )
 
-  if not opt.parts:
+  of_matrices = opt.matrices.transform(rate, opt.weight_decay)
+  if not opt.parts and of_matrices is None:
     return adamw(1.0)
   factor_of = parts_lib.factors(opt.parts, decays)
   # Paths of checkpoints have these names.
   name = lambda factor: f'x{factor!r}'
+  factors = sorted({*factor_of.values()})
+  transforms = {name(factor): adamw(factor) for factor in factors}
+  kind_of = {path: name(factor) for path, factor in factor_of.items()}
+  if of_matrices is not None:
+    for factor in filter(None, factors):
+      transforms[f'matrices_{name(factor)}'] = opt.matrices.transform(
+        scaled(factor), opt.weight_decay
+      )
+    for path, factor in factor_of.items():
+      if factor and matrices_lib.is_matrix(path, decays[path]):
+        kind_of[path] = f'matrices_{name(factor)}'
   return optax.partition(
-    {name(factor): adamw(factor) for factor in sorted({*factor_of.values()})},
-    lambda weights: trees.map_paths(lambda p, _: name(factor_of[p]), weights),
+    transforms,
+    lambda weights: trees.map_paths(lambda p, _: kind_of[p], weights),
   )
 
 
