@@ -20,7 +20,6 @@ import gzip
 import json
 import pathlib
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import choice_peer, standard, timing
-from moejax.core import command, errors, exits
+from benchmarks import choice_peer, peer_process, standard, timing
+from moejax.core import command, exits
 from moejax.evals.harness import Harness
 from moejax.run import harness, importing
 
@@ -151,49 +150,17 @@ class Own:
     return sum(len(one.ids) + 1 for one in scored)
 
 
-class Peer:
-  """The peer's side, a process that scores whenever it is asked to."""
+class Peer(peer_process.PeerProcess):
+  """The peer's side."""
 
   def __init__(self, python: str, folder: pathlib.Path):
-    # A file, since a pipe that nobody reads stops its writer when it is full.
-    self._errors = folder / 'stderr.txt'
-    try:
-      with self._errors.open('w') as file:
-        self._process = subprocess.Popen(
-          [python, '-c', choice_peer.PROGRAM, str(folder)],
-          stdin=subprocess.PIPE,
-          stdout=subprocess.PIPE,
-          stderr=file,
-          text=True,
-        )
-    except OSError as e:
-      raise errors.InputError(
-        f'--peer_python={python} cannot be run: {e.strerror}'
-      ) from None
-    self._python = python
-
-  def read(self) -> Any:
-    """The next line of JSON that the peer prints."""
-    assert self._process.stdout
-    for line in self._process.stdout:
-      if line.startswith('{'):
-        return json.loads(line)
-    lines = self._errors.read_text().strip().splitlines() or ['no error']
-    raise errors.InputError(
-      f'the peer failed ({self._python}): {lines[-1][-300:]}; it needs a '
-      'Python with lm_eval[hf] and torch, see --help'
+    super().__init__(
+      python, choice_peer.PROGRAM, folder, 'lm_eval[hf] and torch'
     )
 
   def score(self, batch_size: int) -> dict[str, Any]:
     """`seconds`, `answers` and a description of the peer's `model`."""
-    assert self._process.stdin
-    print(batch_size, file=self._process.stdin, flush=True)
-    return self.read()
-
-  def end(self) -> None:
-    """Ends the process."""
-    self._process.kill()
-    self._process.communicate()
+    return self.ask(batch_size)
 
 
 def questions(count: int, shots: int) -> Pairs:
