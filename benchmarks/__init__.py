@@ -10,7 +10,7 @@
   python -m benchmarks.trace             tracing over plain evaluation
   python -m benchmarks.compress          calibration over plain evaluation
   python -m benchmarks.data              packing, reading, memory, start-up
-  python -m benchmarks.decode            writing tokens over that of transformers
+  python -m benchmarks.decode            writing tokens, beside transformers
   python -m benchmarks.choice            multiple-choice scoring over lm_eval's
   python -m benchmarks.accelerator       all that a GPU or TPU is to show
 
