@@ -7,12 +7,12 @@ On a terminal one region is redrawn in place:
   layer 0  ▅▅▄▅▆▅▄▅▅▄▅▅▆▄▅▅  max 1.31  dead 0
   layer 1  █▂▄▅▃·▅▄▆▅▄▅▅▃▅◆  max 4.48  dead 1
 
-The loss is that of the step, and behind it the mean of the last N steps.
-
 In a log file, a pipe or CI there is one plain line every N steps:
 
-  step  120/2000   6%  loss 4.1234  3,214 tok/s  left 9:45  load max/mean 2.48
-  (layer 1), dead 1 of 32                                   (all on one line)
+  step  120/2000   6%  loss 4.1234 (mean 4.20)  3,214 tok/s  left 9:45  load
+  max/mean 2.48 (layer 1), dead 1 of 32                     (all on one line)
+
+The loss is that of the step, and behind it the mean of the last N steps.
 """
 
 import collections
@@ -24,12 +24,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import rich.console
-import rich.live
 import rich.progress_bar
 import rich.table
 import rich.text
 
-from moejax.core import lines, terminal
+from moejax.core import lines, reflow, terminal
 from moejax.core.console import Console
 from moejax.run import load_rows
 
@@ -71,12 +70,12 @@ class Screen:
     self._console = console or Console()
     self._clock = clock
     self._updates = 0
-    # Losses of the last steps, whose mean a terminal shows.
+    # Losses of the last steps, whose mean is shown.
     self._losses = collections.deque[float](maxlen=self._every)
     self._begin: tuple[int, float] | None = None  # step and time
     self._drawn = -math.inf
     self._stale: tuple[str, float, np.ndarray | None] | None = None
-    self._live: rich.live.Live | None = None
+    self._region: reflow.Region | None = None
     self._rows: list[Any] = []  # of the region, as last drawn
     self._tracks = False  # whether a row of `track` is below the region
     # NO_COLOR and TERM=dumb are respected by Console itself.
@@ -193,38 +192,29 @@ class Screen:
     if not self._in_place:
       self._console.out(text, highlight=False)
       return
-    if self._live is None:
-      self._live = self._begin_live(transient=True)
-    self._live.update(
-      rich.console.Group(*self._rows, _row(text, 'dim')), refresh=True
-    )
+    if self._region is None:
+      self._region = reflow.Region(self._console, transient=True)
+    self._region.update(rich.console.Group(*self._rows, _row(text, 'dim')))
     self._tracks = True
 
   @terminal.outlived(GOES_ON)
   def _untrack(self) -> None:
-    if self._live is None or not self._tracks:
+    if self._region is None or not self._tracks:
       return
     self._tracks = False
-    self._live.update(rich.console.Group(*self._rows), refresh=True)
+    self._region.update(rich.console.Group(*self._rows))
     if not self._rows:
-      self._live.stop()
-      self._live = None
-
-  def _begin_live(self, *, transient: bool = False) -> rich.live.Live:
-    live = rich.live.Live(
-      console=self._console, auto_refresh=False, transient=transient
-    )
-    live.start()
-    return live
+      self._region.stop()
+      self._region = None
 
   @terminal.outlived(GOES_ON)
   def close(self) -> None:
     """Draws the last update, if it was not drawn; it stays on the terminal."""
     if self._stale is not None:
       self._draw(self._clock(), *self._stale)
-    if self._live is not None:
-      self._live.stop()
-      self._live, self._rows = None, []
+    if self._region is not None:
+      self._region.stop()
+      self._region, self._rows = None, []
 
   def _left(self, step: int, now: float) -> float | None:
     """Seconds that the remaining steps will take at the mean speed so far."""
@@ -234,8 +224,8 @@ class Screen:
     return max(0, self._total - step) * step_s
 
   def _mean_loss(self) -> float | None:
-    """Mean loss of the last steps; None in a log, or of one step alone."""
-    if not self._in_place or len(self._losses) < 2:
+    """Mean loss of the last steps; None of one step alone."""
+    if len(self._losses) < 2:
       return None
     return sum(self._losses) / len(self._losses)
 
@@ -245,13 +235,13 @@ class Screen:
   def _draw(
     self, now: float, text: str, done: float, load_LE: np.ndarray | None
   ) -> None:
-    if self._live is None:
-      self._live = self._begin_live()
+    if self._region is None:
+      self._region = reflow.Region(self._console)
     rows = [self._progress_row(text, done)]
     if load_LE is not None:
       rows += self._load_rows(np.asarray(load_LE))
     # Lines are cut at the terminal's width: a wrapped line cannot be redrawn.
-    self._live.update(rich.console.Group(*rows), refresh=True)
+    self._region.update(rich.console.Group(*rows))
     self._rows = rows
     self._drawn = now
     self._stale = None

@@ -59,11 +59,13 @@ def test_plain_lines_exactly():
   shown.line('done: ' + 'x' * 100)
   shown.close()
   load = 'load max/mean 3.00 (layer 2), dead 1 of 8'
+  # Means of five steps: 8 (1 + 1/2 + 1/3 + 1/4 + 1/5) / 5 = 3.653, then
+  # 8 (1/6 + ... + 1/10) / 5 = 1.033 and 8 (1/8 + ... + 1/12) / 5 = 0.817.
   assert text().splitlines() == [
     'reading [the] data',
-    f'step  5/12   41%  loss 1.6000  3,214 tok/s  left 3:30  {load}',
-    f'step 10/12   83%  loss 0.8000  3,214 tok/s  left 1:00  {load}',
-    f'step 12/12  100%  loss 0.6667  3,214 tok/s  left 0:00  {load}',
+    f'step  5/12   41%  loss 1.6000 (mean 3.65)  3,214 tok/s  left 3:30  {load}',
+    f'step 10/12   83%  loss 0.8000 (mean 1.03)  3,214 tok/s  left 1:00  {load}',
+    f'step 12/12  100%  loss 0.6667 (mean 0.82)  3,214 tok/s  left 0:00  {load}',
     'done: ' + 'x' * 100,
   ]
 
@@ -210,7 +212,7 @@ def test_a_load_far_over_the_mean_has_a_sign_of_its_own():
       assert last[1].endswith(words)
 
 
-def test_a_terminal_shows_the_mean_loss_of_the_last_steps():
+def test_the_mean_loss_is_of_the_last_steps():
   shown, text, clock = make(9, terminal=True, plain_every=3)
   with shown:
     for step, loss in enumerate((9.0, 5.0, 3.0, 4.0, 2.0), 1):
