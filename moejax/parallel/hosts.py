@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
-from moejax.parallel import rules
+from moejax.parallel import gloo, rules
 from moejax.parallel.group import Group
 
 
@@ -31,9 +31,10 @@ def connect(mesh: Mesh, group: Group) -> None:
   if len(processes) == 1 or mesh.devices.flat[0].platform != 'cpu':
     return
   group.barrier('connections')
-  # What JAX itself exchanges, such as when it puts arrays on devices.
-  multihost_utils.sync_global_devices('moejax')
-  jax.block_until_ready(_sums(mesh)())
+  with gloo.quiet():
+    # What JAX itself exchanges, such as when it puts arrays on devices.
+    multihost_utils.sync_global_devices('moejax')
+    jax.block_until_ready(_sums(mesh)())
 
 
 def _sums(mesh: Mesh) -> Any:

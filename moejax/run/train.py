@@ -33,7 +33,7 @@ from moejax.data import build as data_build
 from moejax.evals import perplexity
 from moejax.model import build, compute_dtype
 from moejax.moe import self_check
-from moejax.parallel import chunking, hosts
+from moejax.parallel import chunking, gloo, hosts
 from moejax.parallel import mesh as meshes
 from moejax.plan import count
 from moejax.run import (
@@ -193,7 +193,8 @@ def _context(
   learner = lora.learner(model, run.train.lora)
   image_features.check(run, learner, data)
   if run.model.num_moe:
-    self_check.run(run.model.moe, run.model.dtype, model.mesh)
+    with gloo.quiet(processes.group.count > 1):
+      self_check.run(run.model.moe, run.model.dtype, model.mesh)
   transform = optimizer.make(run.opt, run.train.steps, learner.decays)
   context = Context(run, model, transform, data, processes, asked, source)
   benchmark_hook.check(context)

@@ -32,12 +32,16 @@ def _hears_hangups():
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-  """How a process ended, what it wrote, and when."""
+  """How a process ended, what it wrote, and when.
+
+  `out` and `err` are the lines without those of libraries; `written` is all.
+  """
 
   code: int
   out: list[str]
   err: list[str]
   at: float
+  written: str
 
 
 def free_port():
@@ -120,7 +124,8 @@ class Processes:
     for process in self.all:
       out, err = process.communicate(timeout=TIMEOUT)
       lines = own_lines(out), own_lines(err)
-      ended.append(Ended(process.returncode, *lines, time.monotonic()))
+      at = time.monotonic()
+      ended.append(Ended(process.returncode, *lines, at, out + err))
     return ended
 
   def wait_for_step(self, workdir, step):
