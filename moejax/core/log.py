@@ -31,6 +31,8 @@ from moejax.core import errors, files
 TIME = 'time/'
 # Least time between two copies of TensorBoard's files to an object store.
 PUT_S = 60.0
+# Metrics that TensorBoard shows as the results of hyperparameters.
+OUTCOMES = ('eval/loss', 'loss')
 # Numbers that JSON does not have. As strings they are valid JSON, keep their
 # sign, and Python's float() reads them.
 NOT_FINITE = ('nan', 'inf', '-inf')
@@ -189,15 +191,23 @@ class TensorBoardWriter:
   its layer does not have, and is left out of the histogram.
   """
 
-  def __init__(self, folder: epath.PathLike, texts: Mapping[str, str] = {}):
+  def __init__(
+    self,
+    folder: epath.PathLike,
+    texts: Mapping[str, str] = {},
+    hparams: Mapping[str, Any] = {},
+  ):
     """Writes nothing yet.
 
     Args:
       folder: of the event files.
       texts: by name, texts in Markdown that each file begins with.
+      hparams: hyperparameters by name, which TensorBoard compares over runs,
+        with OUTCOMES as their results.
     """
     self._folder = epath.Path(folder)
     self._texts = dict(texts)
+    self._hparams = {name: _hparam(value) for name, value in hparams.items()}
     self._writer: Any = None
     self._purge_step: int | None = None
     self._opened = 0
@@ -260,7 +270,20 @@ class TensorBoardWriter:
       )
       for name, text in self._texts.items():
         self._writer.add_text(name, text, self._purge_step or 0)
+      if self._hparams:
+        from tensorboardX import summary
+
+        # Of the three the last would say that the run has ended. add_hparams
+        # would make a folder of its own, which is another run to TensorBoard.
+        results = dict.fromkeys(OUTCOMES, 0.0)
+        for part in summary.hparams(self._hparams, results)[:2]:
+          self._writer.file_writer.add_summary(part)
     return self._writer
+
+
+def _hparam(value: Any) -> bool | float | str:
+  """A value of a config as TensorBoard takes it: what has no type is text."""
+  return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 class MultiWriter:
@@ -289,6 +312,7 @@ def open_writers(
   workdir: epath.PathLike,
   process_index: int | None = None,
   texts: Mapping[str, str] = {},
+  hparams: Mapping[str, Any] = {},
 ) -> MultiWriter:
   """Writers of metrics.jsonl and TensorBoard in process 0, none in others.
 
@@ -296,6 +320,7 @@ def open_writers(
     workdir: folder of metrics.jsonl and of the folder `tensorboard`.
     process_index: index of this process; None asks JAX.
     texts: by name, texts in Markdown for TensorBoard.
+    hparams: hyperparameters by name for TensorBoard.
   """
   if process_index is None:
     process_index = jax.process_index()
@@ -304,5 +329,5 @@ def open_writers(
   workdir = epath.Path(workdir)
   return MultiWriter([
     JsonlWriter(workdir / 'metrics.jsonl'),
-    TensorBoardWriter(workdir / 'tensorboard', texts),
+    TensorBoardWriter(workdir / 'tensorboard', texts, hparams),
   ])

@@ -8,7 +8,8 @@ import dataclasses
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -101,8 +102,9 @@ def open_resources(
     near = _near(context, folder, screen)
     if near is not None:
       stack.enter_context(near)
-    texts = {'config': _markdown(context)}
-    writers = log.open_writers(folder, texts=texts)
+    values = config_tree.flatten(context.run)
+    texts = {'config': _markdown(values)}
+    writers = log.open_writers(folder, texts=texts, hparams=values)
     writer = stack.enter_context(contextlib.closing(writers))
     bad = stack.enter_context(contextlib.closing(_bad_steps(folder)))
     yield Resources(
@@ -121,9 +123,8 @@ def open_resources(
     )
 
 
-def _markdown(context: Context) -> str:
+def _markdown(values: Mapping[str, Any]) -> str:
   """The config of a run, a key on each line, as a block of code."""
-  values = config_tree.flatten(context.run)
   return ''.join(f'    {key} = {value}\n' for key, value in values.items())
 
 

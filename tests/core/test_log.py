@@ -208,3 +208,36 @@ def test_events_are_put_on_an_object_store_now_and_then(tmp_path, monkeypatch):
   writer.close()
   scalars, _ = read_events(tmp_path / 'gs' / 'bucket' / 'events')
   assert [*scalars] == [('loss', 1), ('loss', 2)]
+
+
+def test_hyperparameters_are_those_of_the_run_itself(tmp_path):
+  from tensorboardX.proto import event_pb2, plugin_hparams_pb2
+
+  values = {'rate': 0.5, 'steps': 20, 'dense': False, 'none': None, 'l': (1, 2)}
+  writer = log.TensorBoardWriter(tmp_path, hparams=values)
+  writer.write(1, {'loss': 0.5})
+  writer.close()
+  (path,) = tmp_path.iterdir()  # no folder, which would be another run
+  data, parts = path.read_bytes(), {}
+  while data:
+    (size,) = np.frombuffer(data[:8], '<u8')
+    event = event_pb2.Event.FromString(data[12 : 12 + int(size)])
+    data = data[16 + int(size) :]
+    for value in event.summary.value:
+      plugin = value.metadata.plugin_data
+      if plugin.plugin_name == 'hparams':
+        read = plugin_hparams_pb2.HParamsPluginData.FromString(plugin.content)
+        parts[read.WhichOneof('data')] = read
+  # Nothing says that the run has ended.
+  assert parts.keys() == {'experiment', 'session_start_info'}
+  start = parts['session_start_info'].session_start_info.hparams
+  kinds = {name: value.WhichOneof('kind') for name, value in start.items()}
+  assert {name: getattr(start[name], kinds[name]) for name in kinds} == {
+    'rate': 0.5,
+    'steps': 20.0,
+    'dense': False,
+    'none': 'None',
+    'l': '(1, 2)',
+  }
+  metrics = parts['experiment'].experiment.metric_infos
+  assert [m.name.tag for m in metrics] == [*log.OUTCOMES]
