@@ -83,6 +83,8 @@ def number(
         bounds = f'{most} or less'
       else:
         bounds = f'{least} or more' if least > -math.inf else 'finite'
+        if least > -math.inf and not math.isfinite(value):
+          bounds += ', and finite'
       raise argparse.ArgumentTypeError(f'={text} must be {bounds}')
     return value
 

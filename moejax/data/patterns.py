@@ -102,7 +102,7 @@ def find(
 
 def _slip(pattern: str) -> str:
   """How to mend a pattern that names no file; '' if that is not known."""
-  if re.fullmatch(r'[\[(].*,.*[\])]', pattern.strip()):
+  if re.fullmatch(r'[\[(].*[,\'"].*[\])]', pattern.strip()):
     listed = ','.join(
       word.strip(' \'"') for word in pattern.strip(' [()]').split(',')
     )

@@ -26,7 +26,7 @@ def _parsed(argv, **types):
     (command.seed, '1.5', '--x=1.5 is not a whole number'),
     (command.number(int, 1), '0', '--x=0 must be 1 or more'),
     (command.number(float, 0), 'nan', '--x=nan must be 0 or more'),
-    (command.number(float, 0), 'inf', '--x=inf must be 0 or more'),
+    (command.number(float, 0), 'inf', '--x=inf must be 0 or more, and finite'),
     (command.number(float, 0, 1), '1.5', '--x=1.5 must be from 0 to 1'),
     (command.number(float, most=1), '2', '--x=2 must be 1 or less'),
     (command.number(float), '-inf', '--x=-inf must be finite'),

@@ -276,6 +276,8 @@ def test_a_folder_with_the_ending_of_a_file_is_a_folder(tmp_path):
     ('/no/such', "'/no/such': no file there matches; known kinds are: .txt"),
     ('[/no/a.txt, /no/b.txt]', 'a list has no brackets: /no/a.txt,/no/b.txt'),
     ("('/no/a.txt','/no/b.txt')", 'no brackets: /no/a.txt,/no/b.txt'),
+    ('["/no/a.txt"]', 'a list has no brackets: /no/a.txt'),
+    ('[ab].[tx]', "'[ab].[tx]': no file there matches; known kinds are: .txt"),
     ('/no/{a,b}.txt', 'braces are not expanded: name each file, joined by'),
     ('/no/such/*', 'no file there matches'),
     ('/no/**/such/*.txt', 'no file there matches'),
