@@ -58,14 +58,14 @@ def test_plain_lines_exactly():
     shown.update(step, values, LOAD_LE)
   shown.line('done: ' + 'x' * 100)
   shown.close()
-  load = 'load max/mean 3.00 (layer 2), dead 1 of 8'
+  load, speed = 'load max/mean 3.00 (layer 2), dead 1 of 8', '3,214 tok/s'
   # Means of five steps: 8 (1 + 1/2 + 1/3 + 1/4 + 1/5) / 5 = 3.653, then
   # 8 (1/6 + ... + 1/10) / 5 = 1.033 and 8 (1/8 + ... + 1/12) / 5 = 0.817.
   assert text().splitlines() == [
     'reading [the] data',
-    f'step  5/12   41%  loss 1.6000 (mean 3.65)  3,214 tok/s  left 3:30  {load}',
-    f'step 10/12   83%  loss 0.8000 (mean 1.03)  3,214 tok/s  left 1:00  {load}',
-    f'step 12/12  100%  loss 0.6667 (mean 0.82)  3,214 tok/s  left 0:00  {load}',
+    f'step  5/12   41%  loss 1.6000 (mean 3.65)  {speed}  left 3:30  {load}',
+    f'step 10/12   83%  loss 0.8000 (mean 1.03)  {speed}  left 1:00  {load}',
+    f'step 12/12  100%  loss 0.6667 (mean 0.82)  {speed}  left 0:00  {load}',
     'done: ' + 'x' * 100,
   ]
 
