@@ -81,7 +81,8 @@ def _upcycle(args: argparse.Namespace) -> None:
   recipe = upcycle.Upcycling(args.rescale, args.groups, args.noise, args.seed)
   paths = args.workdir, args.to
   changes = args.overrides, recipe
-  print(upcycling.upcycle_run(*paths, *changes, args.step, terminal.note))
+  more = args.step, terminal.note, args.experts
+  print(upcycling.upcycle_run(*paths, *changes, *more))
 
 
 def _join(args: argparse.Namespace) -> None:

@@ -1,17 +1,21 @@
 """Makes a workdir of a model with experts from that of a dense model."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 
+from moejax import config
 from moejax.config import kept_tokenizer
 from moejax.convert import upcycle
-from moejax.core import config_tree, files
+from moejax.core import config_tree, errors, files
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 from moejax.run import new_workdir, restore
+from moejax.vision.front_end import Encoder
+from moejax.vision.projector import MLP, Experts
 
 
 def add_flags(flags: argparse.ArgumentParser) -> None:
@@ -21,6 +25,8 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
   restore.add_step_flag(flags)
   add('--to', required=True, help='workdir, made; has to be new')
   off = argparse.BooleanOptionalAction
+  has = "a config file's, for a model that reads images: FILE.py:NAME"
+  add('--experts', default='', help=f'experts of encoder and projector: {has}')
   add('--rescale', action=off, default=True, help="rescale experts' outputs")
   add('--groups', action=off, default=True, help='equal router columns')
   add('--noise', type=float, default=0.0, help='on experts, of their std')
@@ -34,6 +40,7 @@ def upcycle_run(
   recipe: upcycle.Upcycling,
   step: str,
   note: Callable[[str], None],
+  experts: str = '',
 ) -> str:
   """Makes a workdir with experts from one of a dense model.
 
@@ -44,6 +51,9 @@ def upcycle_run(
     recipe: how the experts' weights are made from dense ones.
     step: which checkpoint, see `restore.weights`.
     note: is called with warnings.
+    experts: path of a config file, whose front end's experts the new model has,
+      at the sizes of the dense one; '' for those of `overrides`, which come
+      after them.
 
   Returns:
     A line on the new workdir.
@@ -53,6 +63,11 @@ def upcycle_run(
   """
   run = restore.run_of(workdir)
   source = run.model
+  if experts:
+    vision = vision_of(source, experts)
+    run = dataclasses.replace(
+      run, model=dataclasses.replace(source, vision=vision)
+    )
   run = config_tree.override_all(run, overrides)
   run.model.check()
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
@@ -67,6 +82,38 @@ def upcycle_run(
   return (
     f'{target} holds step {at} of {workdir} with {_new(source, run.model)}.'
   )
+
+
+def vision_of(source: ModelConfig, experts: str) -> Encoder:
+  """The front end of a dense model with the experts of a config file's.
+
+  Args:
+    source: the dense model.
+    experts: path of the config file, with a name behind a colon.
+  """
+  own, other = source.vision, config.load(experts).model.vision
+  if not isinstance(own, Encoder):
+    raise errors.InputError(
+      f'--experts={experts} is for a model that reads images, and '
+      'model.vision.name=none here: leave it out, and set '
+      '--config.model.moe.num_experts, say'
+    )
+  if not isinstance(other, Encoder) or not other.mixtures:
+    raise errors.InputError(
+      f'--experts={experts}: the model of this config has no experts in '
+      'model.vision'
+    )
+  encoder = dataclasses.replace(
+    own.encoder, feed_forward=other.encoder.feed_forward
+  )
+  projector = own.projector
+  if isinstance(other.projector, Experts) and isinstance(projector, MLP):
+    projector = dataclasses.replace(
+      other.projector,
+      expert_width=projector.hidden_width,
+      activation=projector.activation,
+    )
+  return dataclasses.replace(own, encoder=encoder, projector=projector)
 
 
 def _new(source: ModelConfig, model: ModelConfig) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -15,11 +16,12 @@ from moejax.model import build
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts.shared import SharedExperts
 from moejax.moe.routers import ROUTERS
-from moejax.run import restore
+from moejax.run import restore, upcycling
 from moejax.vision import build as vision_build
-from moejax.vision import projector
+from moejax.vision import front_end, projector
 from moejax.vision.feed_forward import Mixture
 
+ROOT = pathlib.Path(__file__).parents[2]
 TOP_K = functools.partial(ROUTERS['top_k'], renormalise=True)
 DENSE = dataclasses.replace(
   seeing.SIGHT,
@@ -202,6 +204,32 @@ def test_experts_that_are_there_already_are_refused():
   new = dataclasses.replace(model.config, vision=other)
   with pytest.raises(errors.InputError, match='encoder has experts already'):
     upcycle.upcycle(model.config, new, weights)
+
+
+def test_experts_of_a_config_file_take_the_dense_sizes():
+  file = f'{ROOT}/configs/vision/libmoe.py:shared_v2'
+  vision = upcycling.vision_of(dense()[0].config, file)
+  assert vision.encoder.width == DENSE.encoder.width
+  assert vision.encoder.feed_forward.num_experts == 5
+  model, weights = upcycled(vision, rescale=False)
+  np.testing.assert_allclose(embedded(model, weights), wanted(), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(
+  ('vision', 'file', 'message'),
+  [
+    (
+      front_end.TextOnly(),
+      'vision/libmoe.py:smoe',
+      'is for a model that reads images',
+    ),
+    (DENSE, 'tiny.py', r'has no experts in model\.vision'),
+  ],
+)
+def test_experts_of_a_config_file_that_do_not_fit(vision, file, message):
+  config = dataclasses.replace(dense()[0].config, vision=vision)
+  with pytest.raises(errors.InputError, match=message):
+    upcycling.vision_of(config, f'{ROOT}/configs/{file}')
 
 
 @pytest.mark.soak

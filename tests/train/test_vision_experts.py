@@ -11,8 +11,8 @@ from helpers import seeing, tiny
 from moejax.core import errors, trees
 from moejax.moe.balance import BALANCE, bias
 from moejax.moe.routers import ROUTERS
+from moejax.train import lora, optimizer, schedule, step
 from moejax.train import loss as losses
-from moejax.train import optimizer, schedule, step
 from moejax.train import state as states
 from moejax.train.config import TrainConfig
 from moejax.vision import projector
@@ -175,3 +175,20 @@ def test_a_bias_that_nothing_follows_is_refused():
   )
   with pytest.raises(errors.InputError, match=wanted):
     vision.check_used()
+
+
+@pytest.mark.soak
+def test_beside_adapters_experts_are_frozen_and_biases_move():
+  """As in a decoder with adapters on its attention alone."""
+  base = model_of()
+  own = lora.learner(base, lora.Lora(rank=2, on=('attention',)))
+  transform = optimizer.make(OPT, 10, own.decays)
+  weights = tiny.weights(base)
+  start = own.begin(weights, jax.random.key(0))
+  state = states.begin(own, transform, start)
+  run = step.make(own, transform, OPT, TrainConfig(steps=10), seed=0)
+  state, metrics = jax.device_get(run(state, seeing.batch(), weights))
+  found = {p: w for p, w in flat(state).items() if p.startswith('vision/')}
+  assert {path.rpartition(STATE)[1] for path in found} == {STATE}
+  assert all(np.abs(w).max() > 0 for w in found.values())
+  assert metrics['vision/encoder/balance/first_choice'] > 0
