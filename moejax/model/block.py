@@ -33,6 +33,8 @@ class TokenContext:
       nothing.
     replay: the experts of the tokens in all layers with experts; None for the
       routers' own choices.
+    row_axes: static; the mesh axes over which rows are split. A row [L] is then
+      a piece of one, from `parallel.context.split`.
   """
 
   segment_BL: jax.Array
@@ -44,6 +46,7 @@ class TokenContext:
     pytree_node=False, default=None
   )
   replay: Replay | None = None
+  row_axes: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
 
 
 @flax.struct.dataclass
@@ -125,6 +128,7 @@ class Block(nnx.Module):
       tokens.rotary_angles,
       tokens.segment_BL,
       spec.window,
+      pieces=bool(tokens.row_axes),
     )
     return x_BLD + self._behind(self.norm_attention, out_BLD)
 
@@ -167,6 +171,7 @@ class Block(nnx.Module):
       tokens.token_BL,
       tokens.routes,
       spec.replayed,
+      tokens.row_axes,
     )
     out_BLD, previous, record = self.ffn(h_BLD, info, previous, key, spec.index)
     if tokens.routes is not None and tokens.routes.summed:

@@ -6,6 +6,11 @@ from typing import Any
 from moejax.core import errors, fields, resume
 from moejax.model import remat
 from moejax.model.attention import dot_product
+from moejax.model.attention.context import (
+  CONTEXT_PARALLEL,
+  AllGather,
+  ContextParallel,
+)
 from moejax.model.attention.heads import HEADS, QK_NORMS, Grouped
 from moejax.model.attention.rope import Rope
 from moejax.model.scales import Scales
@@ -65,6 +70,8 @@ class ModelConfig(fields.Checked):
       float32. auto: the type in which the machine that begins the run
       multiplies faster (`model/compute_dtype.py`); the run keeps it.
     attention: implementation of the attention core; auto chooses by platform.
+    context_parallel: attention of rows whose length is split over the mesh's
+      `context` axis; without effect where that axis is 1.
     remat: what the backward pass recomputes instead of keeping.
     scan_unroll: number of groups of layers in one step of the loop over layers.
       Unrolling all is fastest for few layers (by a tenth for 4 on CPU); 1
@@ -111,6 +118,9 @@ class ModelConfig(fields.Checked):
     fields.named(
       ('auto', *dot_product.ATTENTIONS, *dot_product.KERNELS), 'auto'
     ),
+  )
+  context_parallel: ContextParallel = resume.key(
+    resume.ROUNDING, fields.choice(CONTEXT_PARALLEL, AllGather())
   )
   remat: str = resume.key(resume.ROUNDING, fields.named(remat.POLICIES, 'none'))
   scan_unroll: int = resume.key(

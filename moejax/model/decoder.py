@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from moejax.core import errors, linear, shapes, table
 from moejax.model import block, init, mtp, norm
 from moejax.model import trunk as trunks
+from moejax.model.attention import context
 from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
@@ -60,6 +61,7 @@ class Decoder(nnx.Module):
 
   def __init__(self, config: ModelConfig, mesh: Mesh, key: jax.Array):
     config.check()
+    context.check(config, mesh)
     keys = jax.random.split(key, 4)
     self.config = config
     self.mesh = mesh
@@ -260,7 +262,7 @@ class Decoder(nnx.Module):
     x_BLD = w_VD[token_BL].astype(self.config.dtype)
     if self.config.scales.embedding != 1:
       x_BLD = x_BLD * self.config.scales.embedding
-    return rules.constrain(x_BLD, trunks.ACTIVATION_AXES, self.mesh)
+    return trunks.constrain(x_BLD, self.mesh)
 
   def _with_images(
     self,
@@ -278,7 +280,7 @@ class Decoder(nnx.Module):
     if key is not None:
       key = jax.random.fold_in(key, _VISION)
     x_BLD, records = self.vision.read(x_BLD, images, row_B, key)
-    x_BLD = rules.constrain(x_BLD, trunks.ACTIVATION_AXES, self.mesh)
+    x_BLD = trunks.constrain(x_BLD, self.mesh)
     return x_BLD, records
 
   @property

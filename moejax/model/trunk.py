@@ -4,6 +4,9 @@ Weights of equal layers are stored as one stack, whose first axis is the layer,
 and the layers run in a loop, so that compile time does not grow with depth.
 `stages.py` has the order of the layers. The trunk does not depend on the source
 of the activations, an embedding of tokens or of anything else.
+
+On a mesh with a `context` axis the trunk splits the length of the rows over it
+(`parallel/context.py`), and puts its output together in the order of the data.
 """
 
 import dataclasses
@@ -15,15 +18,24 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from moejax.core import errors
 from moejax.model import adapted, block, remat, stages
 from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
 from moejax.moe import feed_forward
 from moejax.moe.replay import Replay
-from moejax.parallel import rules
+from moejax.parallel import context, rules
+from moejax.parallel import mesh as meshes
 
 ACTIVATION_AXES = ('batch', 'unsharded', 'unsharded')
+
+
+def constrain(x_BLD: jax.Array, mesh: Mesh) -> jax.Array:
+  """Activations outside of the trunk: by rows, and by length if it divides."""
+  divides = x_BLD.shape[1] % mesh.shape[context.AXIS] == 0
+  length = 'length' if divides else 'unsharded'
+  return rules.constrain(x_BLD, ('rows', length, 'unsharded'), mesh)
 
 
 def stack(
@@ -62,11 +74,8 @@ class Trunk:
       The activations after the last layer, not normalised, and the records of
       the layers with experts, stacked.
     """
-    records = feed_forward.Record({}, {})
-    for stage in stages.of(self.config):
-      x_BLD, records = self.run(stage, x_BLD, tokens, key)
     # Layers with experts, if there are any, are all in the last stage.
-    return x_BLD, records
+    return self._over_mesh(stages.of(self.config), x_BLD, tokens, key)
 
   def run(
     self,
@@ -76,6 +85,63 @@ class Trunk:
     key: jax.Array | None,
   ) -> tuple[jax.Array, feed_forward.Record]:
     """Runs the layers of one stage; arguments and results as `__call__`."""
+    return self._over_mesh([stage], x_BLD, tokens, key)
+
+  def _over_mesh(
+    self,
+    order: list[Stage],
+    x_BLD: jax.Array,
+    tokens: block.TokenContext,
+    key: jax.Array | None,
+  ) -> tuple[jax.Array, feed_forward.Record]:
+    """Runs some stages, on pieces of the rows where the mesh splits them."""
+    records = feed_forward.Record({}, {})
+    splits = self._splits(x_BLD.shape[:2], tokens)
+    how = self.mesh, self.config.context_parallel.order
+    if splits:
+      x_BLD, tokens = context.split((x_BLD, tokens), *how)
+      tokens = dataclasses.replace(tokens, row_axes=(context.AXIS,))
+    for stage in order:
+      x_BLD, records = self._run(stage, x_BLD, tokens, key)
+    if not splits:
+      return x_BLD, records
+    by_token = lambda x_NPS: jnp.moveaxis(x_NPS, 0, 2)
+    routes_PSN = jax.tree.map(by_token, records.routes)
+    x_BLD, routes_BLN = context.join((x_BLD, routes_PSN), *how)
+    by_layer = lambda x_BLN: jnp.moveaxis(x_BLN, 2, 0)
+    routes = jax.tree.map(by_layer, routes_BLN)
+    return x_BLD, dataclasses.replace(records, routes=routes)
+
+  def _splits(self, shape: tuple[int, ...], tokens: block.TokenContext) -> bool:
+    """Whether the mesh splits rows of this number and length.
+
+    Rows that do not divide into its chunks, as evaluations have them, are split
+    over the `context` axis as over the others: by their number.
+    """
+    rows, length = shape
+    size = self.mesh.shape[context.AXIS]
+    if size == 1:
+      return False
+    order = self.config.context_parallel.order
+    if context.divides(length, self.mesh, order):
+      if tokens.routes is not None and tokens.routes.output_gram:
+        raise errors.InputError(
+          f"mesh.context={size} splits rows, but the products of all experts' "
+          'outputs are summed over whole rows; set mesh.context=1'
+        )
+      return True
+    if rows % meshes.batch_size(self.mesh):
+      context.check_length(length, self.mesh, order, 'the length of rows')
+    return False
+
+  def _run(
+    self,
+    stage: Stage,
+    x_BLD: jax.Array,
+    tokens: block.TokenContext,
+    key: jax.Array | None,
+  ) -> tuple[jax.Array, feed_forward.Record]:
+    """Runs the layers of one stage, on rows or on pieces of rows."""
 
     def one(block, carry, spec, _):
       layer_key = None if key is None else jax.random.fold_in(key, spec.index)

@@ -83,7 +83,9 @@ class RouterInput:
       from (key, index), so it depends neither on the mesh nor on micro-batches.
     key: random key of this layer and step; None means evaluation: no noise.
     row_length: tokens of one sequence, static; T is a multiple of it. A router
-      in which tokens compete lets those of one sequence compete.
+      in which tokens compete lets those of one sequence compete. Where a
+      sequence is split over devices, tokens of the piece of it that is here.
+    row_axes: static; the mesh axes over which each sequence is split.
     extra_scores: by name, the scores of the router's `extra_scorers`.
     token_T: int32 vocabulary ids.
     layer: int32, which of the layers with experts this is, from 0.
@@ -107,6 +109,7 @@ class RouterInput:
   index_T: jax.Array
   key: jax.Array | None
   row_length: int = flax.struct.field(pytree_node=False)
+  row_axes: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
   extra_scores: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   token_T: jax.Array | None = None
   layer: jax.Array | int = 0
@@ -261,6 +264,11 @@ class Router(fields.Checked):
   def fits_uneven_layers(self) -> bool:
     """Whether logits and a bias of -1e30 take an expert out of the choice."""
     return not (self.tokens_compete or self.keeps_experts)
+
+  @property
+  def reads_rows(self) -> bool:
+    """Whether the router must see all tokens of a sequence, or its length."""
+    return self.tokens_compete
 
   @property
   def causal(self) -> bool:

@@ -90,6 +90,7 @@ def route(
     index_T=index_T,
     key=key,
     row_length=row_length,
+    row_axes=tokens.row_axes,
     extra_scores=extra_scores,
     token_T=token_T,
     layer=layer,

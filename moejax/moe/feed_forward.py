@@ -30,6 +30,8 @@ class TokenInfo:
     routes: static; what the layer records of its routes; None for nothing.
     replayed: the experts that the layer uses in place of its router's choice,
       arrays [B, L, K]; None for none.
+    row_axes: static; the mesh axes over which sequences are split, so that a
+      row [L] is a piece of one.
   """
 
   valid_BL: jax.Array
@@ -39,6 +41,7 @@ class TokenInfo:
     pytree_node=False, default=None
   )
   replayed: Replayed | None = None
+  row_axes: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
 
 
 @flax.struct.dataclass

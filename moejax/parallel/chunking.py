@@ -64,7 +64,7 @@ def check(chunks: int, rows: int, mesh: jax.sharding.Mesh, where: str) -> None:
     mesh: the devices.
     where: the config key that asks for the chunks.
   """
-  rows_of_device = rows // meshes.batch_size(mesh)
+  rows_of_device = rows // meshes.row_shards(mesh)
   if rows_of_device % chunks == 0:
     return
   counts = range(1, rows_of_device + 1)

@@ -135,7 +135,7 @@ def put_rows(
   Returns:
     Global arrays [B, ...].
   """
-  sharding = rules.sharding(('batch',), mesh)
+  sharding = rules.sharding(('rows',), mesh)
   if rows is None:
     put = lambda x: jax.make_array_from_process_local_data(sharding, x)
     return jax.tree.map(put, tree)
@@ -153,7 +153,7 @@ def _put_mine(
     own_rows = slice(*np.searchsorted(rows, (start, stop)))
     shards.append(jax.device_put(x_RN[own_rows], device))
   return jax.make_array_from_single_device_arrays(
-    (num_rows, *x_RN.shape[1:]), rules.sharding(('batch',), mesh), shards
+    (num_rows, *x_RN.shape[1:]), rules.sharding(('rows',), mesh), shards
   )
 
 
@@ -161,7 +161,7 @@ def _places(
   devices: Sequence[jax.Device], num_rows: int, mesh: Mesh
 ) -> dict[jax.Device, tuple[int, int]]:
   """Index of the first row of each device, and of the row after its last."""
-  slices = rules.sharding(('batch',), mesh).devices_indices_map((num_rows,))
+  slices = rules.sharding(('rows',), mesh).devices_indices_map((num_rows,))
   return {d: slices[d][0].indices(num_rows)[:2] for d in devices}
 
 

@@ -17,11 +17,15 @@ from moejax.core import errors, fields, table
 #   fsdp    splits the rows of the batch; weights are split, gathered for use
 #   expert  splits the rows of the batch; experts are split, and tokens are sent
 #           to the devices of their experts
+#   context splits the length of the rows; weights are copied (`context.py`)
 #   model   splits heads and hidden widths of a layer; rows are copied
-AXES = ('data', 'fsdp', 'expert', 'model')
+AXES = ('data', 'fsdp', 'expert', 'context', 'model')
 
-# The axes that split the batch; losses and counts are summed over them.
-BATCH_AXES = ('data', 'fsdp', 'expert')
+# The axes that split the rows of the batch.
+ROW_AXES = ('data', 'fsdp', 'expert')
+# The axes that split the tokens of the batch; losses and counts are summed over
+# them.
+BATCH_AXES = (*ROW_AXES, 'context')
 
 
 # By name of a granule, the attribute of a device that is equal for all devices
@@ -38,7 +42,7 @@ class MeshConfig(fields.Checked):
   """Number of devices along each axis; -1 means all that the others leave.
 
   Attributes:
-    data, fsdp, expert, model: sizes of the four axes; see `AXES`.
+    data, fsdp, expert, context, model: sizes of the axes; see `AXES`.
     across: the axis along which slices are laid out; its communication goes
       over the slow network. `auto` lays them out along the axes in their order,
       as far as the sizes divide.
@@ -53,6 +57,9 @@ class MeshConfig(fields.Checked):
   data: int = fields.number(-1, at_least=-1, at_most=10**6, note='-1: the rest')
   fsdp: int = fields.number(1, at_least=-1, at_most=10**6, note='-1: the rest')
   expert: int = fields.number(
+    1, at_least=-1, at_most=10**6, note='-1: the rest'
+  )
+  context: int = fields.number(
     1, at_least=-1, at_most=10**6, note='-1: the rest'
   )
   model: int = fields.number(1, at_least=-1, at_most=10**6, note='-1: the rest')
@@ -108,8 +115,8 @@ def slices_along(
 ) -> tuple[int, ...]:
   """The number of slices along each of `AXES`.
 
-  Example, 4 slices and data=2, fsdp=8, expert=1, model=2:
-    auto  (2, 2, 1, 1)      fsdp  (1, 4, 1, 1)
+  Example, 4 slices and data=2, fsdp=8, expert=1, context=1, model=2:
+    auto  (2, 2, 1, 1, 1)      fsdp  (1, 4, 1, 1, 1)
 
   Raises:
     InputError: an axis is no multiple of its slices, or slices differ in size.
@@ -158,7 +165,7 @@ def _hybrid(
   across: tuple[int, ...],
   devices: Sequence[Any],
 ) -> np.ndarray:
-  """Devices of several slices as an array [data, fsdp, expert, model].
+  """Devices of several slices as an array [data, fsdp, expert, context, model].
 
   Args:
     config: the mesh.
@@ -185,17 +192,22 @@ def _hybrid(
 
 
 def batch_size(mesh: jax.sharding.Mesh) -> int:
-  """The number of shards into which the rows of a batch are split."""
+  """The number of shards into which the tokens of a batch are split."""
   return math.prod(mesh.shape[a] for a in BATCH_AXES)
+
+
+def row_shards(mesh: jax.sharding.Mesh) -> int:
+  """The number of shards into which the rows of a batch are split."""
+  return math.prod(mesh.shape[a] for a in ROW_AXES)
 
 
 def check_rows(rows: int, mesh: jax.sharding.Mesh, where: str) -> None:
   """Raises InputError unless `rows` rows divide evenly over the mesh."""
-  parts = batch_size(mesh)
+  parts = row_shards(mesh)
   if rows % parts:
     raise errors.InputError(
       f'{where}={rows} rows do not divide over the {parts} parts of the mesh '
-      f'({" x ".join(f"{a}={mesh.shape[a]}" for a in BATCH_AXES)}); '
+      f'({" x ".join(f"{a}={mesh.shape[a]}" for a in ROW_AXES)}); '
       f'use a multiple of {parts}'
     )
 

@@ -14,7 +14,11 @@ from moejax.core import errors, table, trees
 from moejax.parallel import mesh as meshes
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
+  # Rows of the batch, or pieces of rows, one after the other.
   'batch': meshes.BATCH_AXES,
+  # Whole rows, and their length.
+  'rows': meshes.ROW_AXES,
+  'length': 'context',
   'vocab': None,
   'embed': 'fsdp',
   # The latent dimension of matrices between a latent vector and heads.

@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from moejax.config import on_mesh
 from moejax.config import teacher as teachers
 from moejax.config.run import Run
 from moejax.core import exits
 from moejax.data.batch import Batch
 from moejax.model import build
-from moejax.parallel import chunking, rules
 from moejax.parallel import mesh as meshes
+from moejax.parallel import rules
 from moejax.plan.topology import Slice
 from moejax.train import lora, optimizer, step
 from moejax.train import state as states
@@ -108,9 +109,7 @@ def lower(
     InputError: sizes that do not fit together or do not divide over the mesh.
   """
   mesh = meshes.make(run.mesh, list(where.devices))
-  rows = run.train.batch_size // run.train.micro_batches
-  meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
-  chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
+  on_mesh.check(run, mesh)
   model = lora.learner(build.build(run.model, mesh), run.train.lora)
   transform = optimizer.make(run.opt, run.train.steps, model.decays)
   teacher = _teacher(run, mesh)
@@ -177,7 +176,7 @@ def text_of(program: jax.stages.Compiled, folder: pathlib.Path) -> str:
 
 def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
   """Shapes and shardings of a batch."""
-  sharding = rules.sharding(('batch',), mesh)
+  sharding = rules.sharding(('rows',), mesh)
 
   def shape(dtype: Any) -> Any:
     return jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)

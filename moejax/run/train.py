@@ -18,7 +18,7 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from moejax.config import Run, kept_tokenizer
+from moejax.config import Run, kept_tokenizer, on_mesh
 from moejax.core import (
   compile_cache,
   config_tree,
@@ -33,7 +33,7 @@ from moejax.data import build as data_build
 from moejax.evals import perplexity
 from moejax.model import build, compute_dtype
 from moejax.moe import self_check
-from moejax.parallel import chunking, gloo, hosts
+from moejax.parallel import gloo, hosts
 from moejax.parallel import mesh as meshes
 from moejax.plan import count
 from moejax.run import (
@@ -91,9 +91,7 @@ def train(
   path = folder / goodput.FILE if processes.main else None
   spent = goodput.Goodput(path, began=began)
   mesh = meshes.make(run.mesh)
-  rows = run.train.batch_size // run.train.micro_batches
-  meshes.check_rows(rows, mesh, 'train.batch_size / train.micro_batches')
-  chunking.check(run.model.token_chunks, rows, mesh, 'model.token_chunks')
+  on_mesh.check(run, mesh)
   hosts.connect(mesh, processes.group)
   if processes.main:
     found_workdir.write_missing_config(folder, terminal.say)

@@ -11,12 +11,14 @@ is asked for, only the product of the forward pass is computed.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from moejax.core import errors, linear, varying
+from moejax.parallel import context
 from moejax.parallel import mesh as meshes
 
 # Number of tokens of a chunk, by platform. Every chunk reads and writes the
@@ -97,15 +99,37 @@ def on_mesh(
   mesh: jax.sharding.Mesh,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`cross_entropy` with the chunks and shards that suit a mesh."""
-  return cross_entropy(
-    x_BLD,
+  places, join = by_place((x_BLD, target_BL, weight_BL), mesh)
+  x_PSD, target_PS, weight_PS = places
+  sum_nll, *by_token = cross_entropy(
+    x_PSD,
     w_DV,
-    target_BL,
-    weight_BL,
+    target_PS,
+    weight_PS,
     chunk_tokens=chunk_tokens(mesh),
     shards=meshes.batch_size(mesh),
     platform=mesh.devices.flat[0].platform,
   )
+  nll_BL, correct_BL = join(by_token)
+  return sum_nll, nll_BL, correct_BL
+
+
+def by_place(
+  tree: Any, mesh: jax.sharding.Mesh
+) -> tuple[Any, Callable[[Any], Any]]:
+  """Arrays [B, L, ...] as rows that divide over all shards of the batch.
+
+  Where the mesh splits the length of rows, the rows are their pieces, in the
+  order of the data: no token changes its device.
+
+  Returns:
+    The arrays, and a function that puts others of this form together again.
+  """
+  length = jax.tree.leaves(tree)[0].shape[1]
+  if mesh.shape[context.AXIS] == 1 or length % mesh.shape[context.AXIS]:
+    return tree, lambda tree: tree
+  how = mesh, 'contiguous'
+  return context.split(tree, *how), lambda tree: context.join(tree, *how)
 
 
 def cross_entropy(

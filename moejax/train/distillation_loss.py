@@ -66,15 +66,20 @@ def on_mesh(
   mesh: jax.sharding.Mesh,
 ) -> Losses:
   """`losses` with the chunks and shards that suit a mesh."""
-  return losses(
-    heads,
-    target_BL,
-    weight_BL,
+  tokens = (heads.x_BLD, heads.h_BLE, target_BL, weight_BL)
+  (x_PSD, h_PSE, target_PS, weight_PS), join = cross_entropy.by_place(
+    tokens, mesh
+  )
+  total, *by_token = losses(
+    heads._replace(x_BLD=x_PSD, h_BLE=h_PSE),
+    target_PS,
+    weight_PS,
     distillation,
     chunk_tokens=cross_entropy.chunk_tokens(mesh),
     shards=meshes.batch_size(mesh),
     platform=mesh.devices.flat[0].platform,
   )
+  return Losses(total, *join(by_token))
 
 
 def losses(

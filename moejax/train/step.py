@@ -106,7 +106,7 @@ def make(
     return new, metrics
 
   place = states.shardings(model, transform, train.skip_spikes, train.sparsity)
-  rows = rules.sharding(('batch',), model.mesh)
+  rows = rules.sharding(('rows',), model.mesh)
   whole = rules.replicated(model.mesh)
   return jax.jit(
     step,
@@ -268,7 +268,7 @@ def _split(tree: Any, micro_batches: int, model: Model) -> Any:
     x = x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:])
     x = x.swapaxes(0, 1)
     return rules.constrain(
-      x, ('unsharded', 'batch', *['unsharded'] * (x.ndim - 2)), model.mesh
+      x, ('unsharded', 'rows', *['unsharded'] * (x.ndim - 2)), model.mesh
     )
 
   return jax.tree.map(one, tree)

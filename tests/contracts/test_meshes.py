@@ -37,6 +37,7 @@ PAIRS = [
   ('dropless', 'gather_experts', 'expert_fsdp'),
   ('dropless', 'all_gather', 'expert_data'),
   ('reference', 'all_to_all', 'expert_data'),
+  ('dropless', 'all_to_all', 'expert_context'),
   ('reference', 'gather_experts', 'expert_model'),
   ('reference', 'ragged_all_to_all', 'expert_fsdp'),
   ('reference', 'all_gather', 'expert'),
@@ -71,6 +72,7 @@ QUICK = {
   ('capacity', 'all_gather', 'expert_data'),
   ('dropless', 'gather_experts', 'expert_fsdp'),
   ('dropless', 'gather_experts', 'fsdp'),
+  ('dropless', 'all_to_all', 'expert_context'),
   ('reference', 'gather_experts', 'data'),
 }
 

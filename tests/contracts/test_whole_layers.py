@@ -16,6 +16,8 @@ CASES = [
   ('autonomy', 'expert', {}),  # a scorer that reads all experts
   # Groups, and three losses by sequence.
   ('deepseek_v2', 'expert', {'num_groups': 4, 'kept_groups': 2}),
+  # The losses of sequences whose tokens are on two devices.
+  ('deepseek_v2', 'expert_context', {'num_groups': 4, 'kept_groups': 2}),
   ('moe_pp', 'expert', {}),  # choices without computation, the residual, tau
   ('base', 'expert', {'interpolates': True}),
   ('gpt_oss', 'expert_model', {}),  # biases, whose sum is over `model`

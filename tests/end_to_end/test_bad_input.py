@@ -149,6 +149,24 @@ CASES = {
     [TINY, SYNTHETIC, '--config.train.batch_size=12'],
     ['12 rows', '8 parts'],
   ),
+  'rows that do not divide over the context axis': (
+    [
+      TINY,
+      SYNTHETIC,
+      '--config.mesh.context=8',
+      '--config.data.sequence_length=40',
+    ],
+    ['data.sequence_length=40', 'mesh.context=8', 'use 32 or 48'],
+  ),
+  'attention that cannot read pieces of rows': (
+    [
+      TINY,
+      SYNTHETIC,
+      '--config.mesh.context=8',
+      '--config.model.attention=chunked',
+    ],
+    ['mesh.context=8', 'model.attention=chunked', 'model.attention=auto'],
+  ),
   'batch that does not divide into micro-batches': (
     [TINY, SYNTHETIC, '--config.train.micro_batches=3'],
     ['batch_size=8', 'micro_batches=3'],

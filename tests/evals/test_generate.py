@@ -50,7 +50,7 @@ EACH = pytest.mark.parametrize(
 
 def _build(config, **sizes):
   sizes = meshes.MeshConfig(**{'data': 1, **sizes})
-  devices = jax.devices()[: sizes.data * sizes.fsdp]
+  devices = jax.devices()[: sizes.data * sizes.fsdp * sizes.context]
   return build.build(config, meshes.make(sizes, devices))
 
 
@@ -234,12 +234,20 @@ def test_no_prompts_no_texts(experts):
 
 
 @pytest.mark.soak
-def test_a_mesh_changes_nothing(experts):
+@pytest.mark.parametrize(
+  'sizes',
+  [
+    {'data': 2, 'fsdp': 2},
+    pytest.param({'data': 2, 'context': 2}, marks=pytest.mark.soak),
+  ],
+  ids=str,
+)
+def test_a_mesh_changes_nothing(experts, sizes):
   run = lambda model: generate.generate(
     model, experts[1], PROMPTS, GREEDY, max_new_tokens=6, end_ids=[]
   )
   # Three prompts over four devices: one row fills up.
-  assert run(_build(EXPERTS, data=2, fsdp=2)) == run(experts[0])
+  assert run(_build(EXPERTS, **sizes)) == run(experts[0])
 
 
 def _draws(sampling, logits_V, count):

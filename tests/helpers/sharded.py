@@ -54,6 +54,8 @@ MESHES = {
   'expert_data': {'data': 2, 'expert': 4},
   'expert_fsdp': {'data': 1, 'fsdp': 2, 'expert': 4},
   'expert_model': {'data': 1, 'fsdp': 2, 'expert': 2, 'model': 2},
+  # Rows stand for pieces of rows.
+  'expert_context': {'data': 1, 'expert': 2, 'context': 2, 'model': 2},
 }
 
 RNG = np.random.default_rng(0)

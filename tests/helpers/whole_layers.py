@@ -19,14 +19,16 @@ from moejax.core import table, trees
 from moejax.moe import feed_forward, layer
 from moejax.moe.balance import BALANCE
 from moejax.moe.feed_forward import TokenInfo
+from moejax.parallel import context
 
 ROOT = pathlib.Path(__file__).parents[2]
 ZOO = str(ROOT / 'configs' / 'zoo.py')
 MESHES = {
   'expert': {'data': 2, 'expert': 4},
   'expert_model': {'data': 1, 'fsdp': 2, 'expert': 2, 'model': 2},
+  'expert_context': {'data': 1, 'expert': 4, 'context': 2},
 }
-B, L, WIDTH = 8, 7, 8
+B, L, WIDTH = 8, 8, 8
 KEY = jax.random.key(3)
 # Of the largest value of each array. A gradient that is zero but for the
 # rounding of larger terms (hmoe: of a level that keeps one) counts as LEAST.
@@ -43,6 +45,14 @@ TOKEN_BL = RNG.integers(0, 60, (B, L)).astype(np.int32)
 def names():
   """Entries that are layers with experts."""
   return sorted(set(user_files.load(ZOO, 'config').ZOO) - {'dense'})
+
+
+def goes(name, mesh_name):
+  """Whether an entry can be computed on a mesh; pieces of rows are not all."""
+  moe = config_of(name)
+  parts = (moe.router, moe.dispatcher, *moe.balance)
+  whole = any(getattr(part, 'reads_rows', False) for part in parts)
+  return not (whole and 'context' in MESHES[mesh_name])
 
 
 def config_of(name, **router):
@@ -71,7 +81,14 @@ def run(config, mesh):
 
   def loss(weights, x_BLD):
     moe = tiny.bind(graph, weights)
-    out_BLD, _, record = moe(x_BLD, tokens, before, KEY)
+    if mesh.shape['context'] == 1:
+      out_BLD, _, record = moe(x_BLD, tokens, before, KEY)
+    else:
+      how = mesh, 'balanced'
+      given = context.split((x_BLD, tokens, before), *how)
+      info = dataclasses.replace(given[1], row_axes=('context',))
+      out_PSD, _, record = moe(given[0], info, given[2], KEY)
+      out_BLD = context.join(out_PSD, *how)
     losses = {
       table.name_of(BALANCE, part): part.loss(
         record.balance[table.name_of(BALANCE, part)]

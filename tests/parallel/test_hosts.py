@@ -32,6 +32,8 @@ def _mesh(order, **sizes):
     ('in order', {'model': 2}, range(8)),
     ('turns', {'model': 2}, range(16)),  # each row is on both halves
     ('in order', {'data': 1, 'model': 8}, range(16)),
+    ('in order', {'context': 2}, range(8)),
+    ('in order', {'data': 1, 'context': 8}, range(16)),
   ],
 )
 def test_rows_of_the_first_four_devices(order, sizes, rows):
@@ -43,13 +45,15 @@ def test_rows_of_the_first_four_devices(order, sizes, rows):
 
 
 @pytest.mark.parametrize('order', ORDERS)
-@pytest.mark.parametrize('sizes', [{}, {'fsdp': 4}, {'model': 2}])
+@pytest.mark.parametrize(
+  'sizes', [{}, {'fsdp': 4}, {'model': 2}, {'context': 2}]
+)
 def test_every_device_gets_its_own_rows(order, sizes):
   mesh = _mesh(order, **sizes)
   x = np.arange(32).reshape(16, 2)
   rows = hosts.rows_of(mesh.local_devices, 16, mesh)
   got = hosts.put_rows({'x': x[rows]}, mesh, rows, 16)['x']
-  wanted = jax.device_put(x, rules.sharding(('batch',), mesh))
+  wanted = jax.device_put(x, rules.sharding(('rows',), mesh))
   assert got.sharding == wanted.sharding
   for a, b in zip(
     got.addressable_shards, wanted.addressable_shards, strict=True

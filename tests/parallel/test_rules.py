@@ -29,7 +29,10 @@ def test_spec():
     None, 'fsdp', 'model'
   )
   assert rules.spec(('batch', 'unsharded')) == PartitionSpec(
-    ('data', 'fsdp', 'expert'), None
+    ('data', 'fsdp', 'expert', 'context'), None
+  )
+  assert rules.spec(('rows', 'length')) == PartitionSpec(
+    ('data', 'fsdp', 'expert'), 'context'
   )
   assert rules.spec(()) == PartitionSpec()
 

@@ -62,6 +62,9 @@ class Attention(nnx.Module):
       self.factor *= config.scales.scores * math.sqrt(config.head_dim)
     self.linear = linear.of(platform)
     self.core = dot_product.choose(config.attention, platform, mesh)
+    self.core_of_pieces = config.context_parallel.core(
+      config.attention, platform, mesh
+    )
 
   def __call__(
     self,
@@ -69,6 +72,8 @@ class Attention(nnx.Module):
     rotary_angles: tuple[jax.Array, jax.Array],
     segment_BL: jax.Array,
     window: jax.Array | None = None,
+    *,
+    pieces: bool = False,
   ) -> jax.Array:
     """Output [B, L, D]; tokens see earlier tokens of their own segment.
 
@@ -78,13 +83,16 @@ class Attention(nnx.Module):
       segment_BL: int32, number of each token's document.
       window: int32 scalar, number of tokens that a token sees, itself included;
         0 for all. None allows faster cores, which have no windows.
+      pieces: whether the rows are pieces, from `parallel.context.split`.
     """
     q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, rotary_angles)
     core = self.core
-    if window is not None or hasattr(self, 'sink_H'):
-      core = functools.partial(
-        dot_product.with_window_and_sinks, window=window, sink_H=self._sink()
-      )
+    if pieces:
+      core = self.core_of_pieces
+    elif window is not None or hasattr(self, 'sink_H'):
+      core = dot_product.with_window_and_sinks
+    if core is not self.core:
+      core = functools.partial(core, window=window, sink_H=self._sink())
     return self._output(core(q_BLHK, k_BLGK, v_BLGK, segment_BL))
 
   def step(

@@ -71,6 +71,9 @@ class LatentAttention(nnx.Module):
     self.w_o_HVD = param(keys[4], shape, (*by_head, 'embed'))
     self.linear = linear.of(platform)
     self.core = dot_product.choose(config.attention, platform, mesh)
+    self.core_of_pieces = config.context_parallel.core(
+      config.attention, platform, mesh
+    )
 
   def __call__(
     self,
@@ -78,6 +81,8 @@ class LatentAttention(nnx.Module):
     rotary_angles: tuple[jax.Array, jax.Array],
     segment_BL: jax.Array,
     window: jax.Array | None = None,
+    *,
+    pieces: bool = False,
   ) -> jax.Array:
     """Output [B, L, D]; as in `grouped.Attention`, but without windows."""
     del window
@@ -87,8 +92,9 @@ class LatentAttention(nnx.Module):
     k_BLHn, v_BLHV = jnp.split(kv_BLHK, [self.plain_dim], axis=-1)
     shared = jnp.broadcast_to(k_BL1r, (*k_BLHn.shape[:-1], self.rotary_dim))
     k_BLHK = jnp.concatenate([k_BLHn, shared], axis=-1)
+    core = self.core_of_pieces if pieces else self.core
     o_BLHV = dot_product.with_narrow_values(
-      self.core, q_BLHK, k_BLHK, v_BLHV, segment_BL
+      core, q_BLHK, k_BLHK, v_BLHV, segment_BL
     )
     return self._output(o_BLHV)
 

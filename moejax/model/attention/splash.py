@@ -15,6 +15,7 @@ the batch axes, heads over `model`.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,18 +64,18 @@ class Splash:
       return self.otherwise(q_BLHK, k_BLGK, v_BLGK, segment_BL)
     if why:
       raise errors.InputError(f'model.attention=splash {why}; use auto')
-    run = functools.partial(_local, self.interpret)
+    local = functools.partial(_local, self.interpret)
     if self.mesh is not None and self.mesh.size > 1:
       heads = PartitionSpec(meshes.BATCH_AXES, None, 'model', None)
-      run = jax.shard_map(
-        run,
+      local = jax.shard_map(
+        local,
         mesh=self.mesh,
         in_specs=(heads, heads, heads, PartitionSpec(meshes.BATCH_AXES)),
         out_specs=heads,
         # The kernel does not say over which axes its output varies: all.
         check_vma=False,
       )
-    return run(q_BLHK, k_BLGK, v_BLGK, segment_BL)
+    return local(q_BLHK, k_BLGK, v_BLGK, segment_BL)
 
   def _refuses(self, shape: tuple[int, ...], groups: int) -> str:
     """Why the kernel cannot do these shapes, or '' if it can."""
@@ -110,31 +111,61 @@ def visited(length: int, width: int = LANES) -> float:
 
 def _local(interpret, q_BLHK, k_BLGK, v_BLGK, segment_BL):
   _, length, heads, width = q_BLHK.shape
-  fill = -width % LANES
-  size = block(length, width + fill)
   mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
+  size = block(length, padded(width))
   kernel = kernels.make_splash_mha_single_device(
     mask,
-    block_sizes=kernels.BlockSizes(
-      block_q=size,
-      block_kv=size,
-      block_q_dkv=size,
-      block_kv_dkv=size,
-      block_q_dq=size,
-      block_kv_dq=size,
-    ),
+    block_sizes=block_sizes(size),
     residual_checkpoint_name=NAME,
     interpret=interpret,
   )
+  return run(kernel, q_BLHK, k_BLGK, v_BLGK, (segment_BL, segment_BL))
 
-  def row(q_LHK, k_LGK, v_LGK, segment_L):
-    heads_first = (x.swapaxes(0, 1) for x in (q_LHK, k_LGK, v_LGK))
-    ids = kernels.SegmentIds(segment_L, segment_L)
+
+def padded(width: int) -> int:
+  """The width of a head as the kernel computes it: a multiple of 128."""
+  return width + -width % LANES
+
+
+def block_sizes(size: int) -> kernels.BlockSizes:
+  """Blocks of `size` queries and keys, in both passes."""
+  return kernels.BlockSizes(
+    block_q=size,
+    block_kv=size,
+    block_q_dkv=size,
+    block_kv_dkv=size,
+    block_q_dq=size,
+    block_kv_dq=size,
+  )
+
+
+def run(
+  kernel: Any,
+  q_BLHK: jax.Array,
+  k_BSGK: jax.Array,
+  v_BSGK: jax.Array,
+  segments: tuple[jax.Array, jax.Array],
+) -> jax.Array:
+  """A kernel's output [B, L, H, K] for each of the rows of one device.
+
+  Args:
+    kernel: from `make_splash_mha`.
+    q_BLHK: queries.
+    k_BSGK: keys.
+    v_BSGK: values.
+    segments: int32, segment_BL of the queries and segment_BS of the keys.
+  """
+  width = q_BLHK.shape[3]
+  fill = padded(width) - width
+
+  def row(q_LHK, k_SGK, v_SGK, segment_L, segment_S):
+    heads_first = (x.swapaxes(0, 1) for x in (q_LHK, k_SGK, v_SGK))
+    ids = kernels.SegmentIds(segment_L, segment_S)
     return kernel(*heads_first, segment_ids=ids).swapaxes(0, 1)
 
   scaled_BLHK = (q_BLHK * width**-0.5).astype(q_BLHK.dtype)
   q, k, v = (
     jnp.pad(x, ((0, 0),) * 3 + ((0, fill),))
-    for x in (scaled_BLHK, k_BLGK, v_BLGK)
+    for x in (scaled_BLHK, k_BSGK, v_BSGK)
   )
-  return jax.vmap(row)(q, k, v, segment_BL)[..., :width]
+  return jax.vmap(row)(q, k, v, *segments)[..., :width]

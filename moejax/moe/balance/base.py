@@ -46,9 +46,13 @@ class Balance(fields.Checked):
     needs_equal_layers: whether all layers must have the same number of experts.
       If not, sums and states of a layer with fewer may be cut to its own
       experts, along the axes E that their names end with (`moe.uneven`).
+    reads_rows: whether `observe` must see all tokens of a sequence. If not, it
+      may see the pieces of sequences that are split over devices; their axes
+      are `row_axes` of its input.
   """
 
   needs_equal_layers: ClassVar[bool] = False
+  reads_rows: ClassVar[bool] = False
 
   def check(self, num_experts: int) -> None:
     """Raises InputError if a field does not fit the number of choices, E.

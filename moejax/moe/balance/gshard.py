@@ -1,6 +1,7 @@
 """GShard's auxiliary loss."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ class GShardAux(base.Balance):
   Attributes:
     coefficient: the loss at perfect balance.
   """
+
+  reads_rows: ClassVar[bool] = True
 
   coefficient: float = base.loss_weight(0.01)
 

@@ -5,12 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from moejax.core import varying
 from moejax.moe import contract
 from moejax.moe.balance import base
 
 
-def _batch_sums(value: Any, sums_S: dict[str, jax.Array]) -> Any:
-  del value
+def _batch_sums(
+  value: Any, sums_S: dict[str, jax.Array], row_axes: tuple[str, ...]
+) -> Any:
+  del value, row_axes
   return jax.tree.map(lambda x: jnp.sum(x, axis=0), sums_S)
 
 
@@ -18,13 +21,22 @@ def _batch_loss(value: Any, sums: Any) -> jax.Array:
   return value(sums)
 
 
-def _sequence_sums(value: Any, sums_S: dict[str, jax.Array]) -> Any:
+def _sequence_sums(
+  value: Any, sums_S: dict[str, jax.Array], row_axes: tuple[str, ...]
+) -> Any:
+  here_S, devices = sums_S['tokens'], 1
+  if row_axes:
+    # All devices of a sequence have its sums, and each a share of its value.
+    sums_S = jax.lax.psum(sums_S, row_axes)
+    devices = jax.lax.psum(1, row_axes)
   full_S = sums_S['tokens'] > 0
   value_S = jnp.where(full_S, jax.vmap(value)(sums_S), 0.0)
-  return {
-    'value': jnp.sum(value_S),
-    'sequences': jnp.sum(full_S, dtype=jnp.float32),
+  sums = {
+    'value': jnp.sum(value_S) / devices,
+    'sequences': jnp.sum(full_S, dtype=jnp.float32) / devices,
   }
+  # Equal on the devices of a sequence, but summed over them by the caller.
+  return jax.tree.map(lambda x: varying.like(x, here_S), sums)
 
 
 def _sequence_loss(value: Any, sums: Any) -> jax.Array:
@@ -32,8 +44,9 @@ def _sequence_loss(value: Any, sums: Any) -> jax.Array:
   return sums['value'] / jnp.maximum(sums['sequences'], 1)
 
 
-# For each scope two functions: the first makes the part's sums from the sums of
-# single sequences, the second makes the loss from the part's sums.
+# For each scope two functions. The first makes the part's sums from the sums of
+# single sequences, or of their pieces on this device and the mesh axes that
+# split them; the second makes the loss from the part's sums.
 SCOPES = {
   'batch': (_batch_sums, _batch_loss),
   'sequence': (_sequence_sums, _sequence_loss),
@@ -64,7 +77,8 @@ class Scoped(base.Balance):
   def observe(
     self, inputs: contract.RouterInput, routing: contract.Routing
   ) -> Any:
-    return SCOPES[self.over][0](self.value, self.sums(inputs, routing))
+    sums_S = self.sums(inputs, routing)
+    return SCOPES[self.over][0](self.value, sums_S, inputs.row_axes)
 
   def loss(self, sums: Any) -> jax.Array:
     return SCOPES[self.over][1](self.value, sums)

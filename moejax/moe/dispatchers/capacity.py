@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,9 @@ class Capacity(fields.Checked):
       unless this says that it is meant.
     tau: places of an expert, over those of a choice without computation.
   """
+
+  # A capacity is that of the tokens of one sequence.
+  reads_rows: ClassVar[bool] = True
 
   factor: float = fields.number(1.0, above=0, at_most=1000)
   eval_factor: float = fields.number(

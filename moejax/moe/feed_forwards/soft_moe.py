@@ -36,6 +36,8 @@ class SoftMoEConfig(fields.Checked):
     'a choice from which an expert could be taken'
   )
 
+  reads_rows: ClassVar[bool] = True
+
   num_experts: int = fields.number(16, at_least=1)
   expert_width: int = fields.number(128, at_least=1)
   slots: int = fields.number(1, at_least=1)

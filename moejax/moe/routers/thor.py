@@ -56,6 +56,10 @@ class Thor(contract.Router):
   seed: int = fields.number(0, at_least=0)
 
   @property
+  def reads_rows(self) -> bool:
+    return self.by == 'sequence'
+
+  @property
   def experts_per_token(self) -> float:
     return 1
 

@@ -1,15 +1,19 @@
 """The kernel, interpreted on CPU, against all scores masked."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from helpers import tiny
 
 from moejax.core import errors
 from moejax.model.attention import dot_product, splash
+from moejax.model.attention.context import AllGather, Online, Ring
+from moejax.model.attention.splash_pieces import SplashPieces
+from moejax.parallel import context
 
 LENGTH, HEADS, GROUPS, WIDTH = 256, 2, 1, 128
 
@@ -32,12 +36,8 @@ def _with_gradients(attention, q, k, v, pull, segment):
 
 
 def _mesh(**sizes):
-  axes = ('data', 'fsdp', 'expert', 'model')
-  shape = tuple(sizes.get(axis, 1) for axis in axes)
-  number = int(np.prod(shape))
-  return jax.make_mesh(
-    shape, axes, axis_types=(AxisType.Auto,) * 4, devices=jax.devices()[:number]
-  )
+  number = int(np.prod(list(sizes.values())))
+  return tiny.mesh(number, **sizes)
 
 
 @pytest.mark.parametrize('width', [WIDTH, 192])
@@ -96,3 +96,47 @@ def test_wide_heads_are_visited_in_smaller_blocks():
   assert splash.block(128, 4096) == 128
   # 8 blocks: 36 of 64 pairs.
   assert splash.visited(4096, 256) == 36 / 64
+
+
+@pytest.mark.parametrize('order', sorted(context.ORDERS))
+def test_pieces_of_rows_are_the_same_with_gradients(order):
+  """256 tokens on two devices; a chunk of the balanced order has too few."""
+  *arrays, pull, segment = _inputs(1)
+  if order == 'balanced':
+    *arrays, pull, segment = (
+      jnp.concatenate([x, x], axis=1) for x in (*arrays, pull, segment)
+    )
+  mesh = tiny.mesh(2, data=1, context=2)
+  run = SplashPieces(mesh, order, None, interpret=True)
+
+  def attention(q, k, v, segment):
+    pieces = context.split((q, k, v, segment), mesh, order)
+    return context.join(run(*pieces), mesh, order)
+
+  found = _with_gradients(attention, *arrays, pull, segment)
+  expected = _with_gradients(dot_product.reference, *arrays, pull, segment)
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_pieces_that_the_kernel_cannot_compute_go_another_way():
+  *arrays, _, segment = _inputs(1)
+  mesh = tiny.mesh(2, data=1, context=2)
+  other = lambda *_: 'another way'
+  run = SplashPieces(mesh, 'balanced', other, interpret=True)
+  pieces = [x[:, :128] for x in (*arrays, segment)]
+  with pytest.raises(errors.InputError, match='multiple of 128 .* not 64; use'):
+    run(*pieces)
+  assert run(*pieces, window=4) == 'another way'
+  assert run(*pieces, sink_H=4) == 'another way'
+  run = dataclasses.replace(run, otherwise=lambda *_: 'whole')
+  assert run(*pieces) == 'whole'
+
+
+def test_the_kernel_is_taken_where_there_is_one():
+  mesh = tiny.mesh(2, data=1, context=2)
+  kinds = lambda parallel, *how: type(parallel.core(*how, mesh))
+  assert kinds(AllGather(), 'auto', 'tpu') is SplashPieces
+  assert kinds(AllGather(), 'splash', 'cpu') is SplashPieces
+  assert kinds(AllGather(), 'auto', 'cpu') is Online
+  assert kinds(Ring(), 'auto', 'tpu') is Online
