@@ -1,6 +1,6 @@
 """Estimates memory and time of a step by arithmetic alone, to order a search.
 
-  sizes = {'data': 2, 'fsdp': 32, 'expert': 1, 'model': 1}
+  sizes = {'data': 2, 'fsdp': 32, 'expert': 1, 'context': 1, 'model': 1}
   estimate = rough.of(run, sizes, chip, counted)
   estimate.num_bytes, estimate.seconds
 
@@ -12,7 +12,8 @@ sum of
             the gradients as well
   kept      the arrays that all layers keep for the backward pass, by `remat`
   layer     the arrays of the layer that is being computed: its gathered weights
-            and their gradients; attention; the assignments of one token chunk
+            and their gradients; attention; the assignments of one token chunk;
+            with a `context` axis the keys and values of whole rows
   head      the gathered head, its gradient, and the logits of one chunk
 
 The constants are set so that the nine plans of docs/plans.md that compiled
@@ -45,6 +46,10 @@ ROWS, HIDDEN = 5.0, 3.0
 GATHERED, OWN = 14.0, 2.0
 # Bytes by weight of the head, gathered, with its gradient; bytes by logit.
 HEAD, LOGIT = 6.0, 8.0
+
+# Bytes of a number of the keys of whole rows, in bfloat16, with its gradient in
+# float32. No plan was compiled to set this.
+KEY = 6.0
 
 # Share of a chip's peak that a step reaches without the network: 0.55 in the
 # compiler's estimates of ds_16b and ds_145b.
@@ -124,7 +129,7 @@ def _load(run: Run, sizes: Mapping[str, int], counted: Count) -> _Load:
     state=rest + experts / sizes['expert'],
     used=rest + experts / (1 if gathers else sizes['expert']),
     ends=ends,
-    tokens=rows * run.data.sequence_length,
+    tokens=rows * run.data.sequence_length / sizes['context'],
     chunks=math.gcd(model.token_chunks, int(rows)) or 1,
     per_token=moe.experts_per_token if model.num_moe else 1,
     hidden=(moe.expert_width if model.num_moe else model.dense_width)
@@ -152,8 +157,18 @@ def _num_bytes(run: Run, sizes: Mapping[str, int], load: _Load) -> float:
     + kept * layers * unit
     + weights * (GATHERED if gathered else OWN)
     + (WORKING + assigned / load.chunks) * unit
+    + _keys(run, sizes, load)
     + model.vocab_size * (HEAD * model.width + LOGIT * chunk)
   )
+
+
+def _keys(run: Run, sizes: Mapping[str, int], load: _Load) -> float:
+  """Bytes of the keys and values of whole rows, and of their gradients."""
+  model = run.model
+  if sizes['context'] == 1 or not model.context_parallel.gathers_keys:
+    return 0.0
+  features = model.kv_heads * model.heads.widths(model) / sizes['model']
+  return load.tokens * sizes['context'] * features * KEY
 
 
 def passes(run: Run, counted: Count, chunks: int) -> float:
@@ -201,7 +216,7 @@ def _seconds(
   model, micro = run.model, run.train.micro_batches
   number = passes(run, counted, load.chunks)
   forward = counted.flops(run.data.sequence_length) * run.train.batch_size / 3
-  forward /= _row_shards(sizes) * sizes['model']
+  forward /= _row_shards(sizes) * sizes['context'] * sizes['model']
   passed = PASSED * load.used * micro * load.chunks / chip.hbm_bandwidth
   further = micro > 1 and model.num_moe > 0
   weights = 0.0
@@ -217,6 +232,11 @@ def _seconds(
   if sizes['model'] > 1:
     rows += 4
   rows *= number * micro * load.tokens * model.width * 2 * model.num_layers
+  if sizes['context'] > 1:
+    # Every device is sent the keys and values of the others, in every pass.
+    features = model.kv_heads * model.heads.widths(model) / sizes['model']
+    sent = load.tokens * (sizes['context'] - 1) * features * 2
+    rows += number * micro * sent * model.num_layers
   return (
     forward * number / (chip.peak * REACHED)
     + passed

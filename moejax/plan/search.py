@@ -220,8 +220,14 @@ def _all(
 
 
 def meshes(run: Run, number: int) -> list[MeshConfig]:
-  """All meshes of `number` devices over which weights and experts divide."""
+  """All meshes of `number` devices over which weights and experts divide.
+
+  They have the config's own `context` axis, which depends on the rows alone.
+  """
   model, choices = run.model, []
+  number, rest = divmod(number, abs(run.mesh.context))
+  if rest:
+    return []
   for expert, split in itertools.product(_divisors(number), repeat=2):
     if number % (expert * split):
       continue

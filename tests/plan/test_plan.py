@@ -177,7 +177,13 @@ def test_the_command_writes_json(tmp_path, capsys, dense, monkeypatch):
   assert exits.call(plan_command.main, argv) == 0
   tree = json.loads(out.read_text())
   assert tree['fits'] is True
-  assert tree['mesh'] == {'data': 2, 'fsdp': 2, 'expert': 1, 'model': 1}
+  assert tree['mesh'] == {
+    'data': 2,
+    'fsdp': 2,
+    'expert': 1,
+    'context': 1,
+    'model': 1,
+  }
   assert tree['parameters']['total'] == dense.counted.total
   assert tree['token_budget'] == 20 * 8 * 64
   sources = {row['source'] for row in tree['bytes_per_device']['parts']}

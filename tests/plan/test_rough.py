@@ -34,7 +34,7 @@ def _rough(name, micro=1, chunks=1, remat='full', **sizes):
     model=dataclasses.replace(run.model, remat=remat, token_chunks=chunks),
     train=dataclasses.replace(run.train, micro_batches=micro),
   )
-  mesh = {'data': 1, 'fsdp': 1, 'expert': 1, 'model': 1, **sizes}
+  mesh = {'data': 1, 'fsdp': 1, 'expert': 1, 'context': 1, 'model': 1, **sizes}
   return rough.of(run, mesh, V5P, counted)
 
 
@@ -176,3 +176,14 @@ def test_split_experts_are_less_state_and_their_rows_travel():
 
 def test_every_policy_that_is_tried_is_one():
   assert set(rough.KEPT) <= set(remats.POLICIES)
+
+
+def test_a_context_axis_splits_tokens_and_gathers_keys():
+  """16B: 16 heads of 128, keys and values; 32 rows of 4,096 tokens on 64."""
+  rows = _rough('ds_16b', data=2, fsdp=32, micro=36)
+  pieces = _rough('ds_16b', data=1, fsdp=32, context=2, micro=36)
+  run, _ = _counted('ds_16b')
+  tokens = run.train.batch_size / 36 / 32 * run.data.sequence_length
+  assert pieces.num_bytes - rows.num_bytes == pytest.approx(
+    tokens * 16 * 2 * 128 * 6
+  )

@@ -136,7 +136,13 @@ def test_a_search_that_compiles(tmp_path, capsys, monkeypatch):
   flags += ['--config.model.moe.num_experts=0']
   assert exits.call(plan_command.main, flags) == 0
   rows = json.loads(out.read_text())['rows']
-  assert made[0].mesh == {'data': 1, 'fsdp': 2, 'expert': 1, 'model': 1}
+  assert made[0].mesh == {
+    'data': 1,
+    'fsdp': 2,
+    'expert': 1,
+    'context': 1,
+    'model': 1,
+  }
   assert [row['mesh'] for row in rows] == [one.mesh for one in made]
   assert [row['total'] for row in rows] == [one.memory.total for one in made]
   assert rows[0]['candidate'] != rows[1]['candidate']
@@ -171,3 +177,14 @@ def test_the_remedy_is_a_setting_that_fits_by_arithmetic(ds_16b):
 def test_without_a_setting_that_fits_more_devices_are_needed(ds_16b):
   text = search.remedy(_planned(ds_16b, _slice(1)))
   assert text == ', by 5.0 GiB a device; take more devices'
+
+
+def test_a_search_keeps_the_context_axis():
+  run = config.load(TINY)
+  run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, context=2))
+  found = search.meshes(run, 8)
+  assert {mesh.context for mesh in found} == {2}
+  assert {
+    mesh.data * mesh.fsdp * mesh.expert * mesh.model for mesh in found
+  } == {4}
+  assert search.meshes(run, 7) == []

@@ -39,6 +39,8 @@ class ContextParallel(fields.Checked):
 
   # Names of `model.attention` besides auto that compute pieces.
   kernels: ClassVar[tuple[str, ...]] = ()
+  # Whether a device holds all keys of a row at once.
+  gathers_keys: ClassVar[bool] = False
 
   def schedule(self, mesh: Mesh) -> online.Schedule:
     """The schedule of `online.attend`."""
@@ -116,6 +118,7 @@ class AllGather(ContextParallel):
   """
 
   kernels: ClassVar[tuple[str, ...]] = ('splash',)
+  gathers_keys: ClassVar[bool] = True
 
   def schedule(self, mesh: Mesh) -> online.Schedule:
     del mesh
