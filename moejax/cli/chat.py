@@ -10,6 +10,9 @@ The conversation is put into the model's own chat template, or another one with
 marker that ends a turn in the template, with any of the model's end tokens, or
 before a string of --stop. Tokens are drawn as by moejax.cli.generate.
 
+/image FILE shows an image to a model that reads images: the next question has
+it, where it says <image> or before its text.
+
 /reset begins anew. /show shows the experts of the last answer in the first, the
 middle and the last layer; /show 2-5 in layers 2 to 5 (see --show-routing of
 moejax.cli.generate). Ctrl-C ends an answer, and Ctrl-D the conversation.
@@ -41,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
   own = talk.Talk(model, weights, step, vocab, settings)
   terminal.note(
     f'{args.workdir}, checkpoint of step {step}; {settings.sampling.in_words}; '
-    f'{talk.HELP}'
+    f'{own.help}'
   )
   talk.converse(own, _read, terminal.write, terminal.note)
   if sys.stdin.isatty():

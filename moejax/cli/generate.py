@@ -5,6 +5,8 @@ r"""Lets a trained model continue texts.
     --top_p=0.95 --seed=1 --prompt='The United States' --prompt='def main('
   python -m moejax.cli.generate --workdir=runs/imported --chat \
     --prompt='What is a mixture of experts?'
+  python -m moejax.cli.generate --workdir=runs/seeing --chat --image=cat.jpg \
+    --prompt='<image> What is this?'
 
 The continuation of one prompt is printed token by token; those of several are
 printed when all are done. Tokens are drawn as in the samples of a run's report
@@ -37,8 +39,7 @@ from moejax.run import generation, playground, prompts_file, restore, trained
 def main(argv: Sequence[str]) -> None:
   """Reads the flags, loads the model, and prints what it writes."""
   args, overrides = command.parse(_flags(), argv)
-  if args.prompts_file:
-    args.prompt += prompts_file.read(args.prompts_file)
+  prompts_file.add(args)
   names = [
     field.name for field in dataclasses.fields(generation.GenerationRequest)
   ]
@@ -65,6 +66,8 @@ def _flags() -> argparse.ArgumentParser:
   add('--prompt', default=[], action='append', type=command.text, help=text)
   text = 'a text to continue on each line, or JSON lines with a "prompt"'
   add('--prompts_file', metavar='FILE', help=text)
+  text = 'an image, for the next <image> of the prompts; may be repeated'
+  add('--image', default=[], action='append', metavar='FILE', help=text)
   text = 'ids instead of a text, such as 1,42,7; nothing is put before them'
   add('--prompt_ids', default=[], action='append', type=_ids, help=text)
   add('--chat', action='store_true', help="use the model's chat template")

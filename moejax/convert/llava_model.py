@@ -60,6 +60,22 @@ class Llava:
   image_token: int
   num_features: int
 
+  text_id = 0  # of image tokens, whose id a vocabulary may lack
+
+  @property
+  def feature_width(self) -> int:
+    """Width of the projected features."""
+    return self.decoder.config.width
+
+  @property
+  def image_shape(self) -> tuple[int, int]:
+    """Rows and columns of the images that the encoder is for."""
+    return (self.vision.image_size,) * 2
+
+  def of_decoder(self, weights: Weights) -> Weights:
+    """The weights of the decoder."""
+    return weights[DECODER]
+
   def features(self, weights: Weights, image_NHWC: jax.Array) -> jax.Array:
     """Projected features [N, P, D] of images, prepared as in training."""
     encoder = self.encoder.bind(weights[ENCODER])

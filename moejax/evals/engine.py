@@ -154,7 +154,7 @@ class ModelEngine:
       if prompt.images:
         raise errors.InputError(
           f'the prompt {prompt.text[:40]!r}... has images, and the model reads '
-          'text alone: ask a LLaVA, by moejax.cli.llava evaluate'
+          'text alone (model.vision.name=none): ask one that reads images'
         )
     inputs = self.encoder.prompts(
       [prompt.text for prompt in prompts],

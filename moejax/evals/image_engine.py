@@ -8,14 +8,11 @@ of the text becomes as many image tokens as an image has features.
 """
 
 import dataclasses
-import functools
 import pathlib
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from moejax.convert import (
@@ -28,21 +25,14 @@ from moejax.convert import (
   whole,
 )
 from moejax.core import errors
-from moejax.data.chat import messages as messages_lib
 from moejax.data.chat import templates
-from moejax.data.vocab import Ids, Vocab
-from moejax.evals import generate, stopped
+from moejax.data.vocab import Ids
+from moejax.evals import stopped
 from moejax.evals.benchmark import Likelihood, Prompt
 from moejax.evals.engine import ModelEngine
-from moejax.evals.picture import Picture
 from moejax.evals.sampling import Sampling
+from moejax.evals.sight import Sight
 from moejax.evals.subject import Track, untracked
-from moejax.vision.images import ReadConfig
-from moejax.vision.preprocessing import Preprocessing, preprocess
-
-MARK = '<image>'  # of an image in a text
-# Rows of embeddings are padded to a multiple of it: few shapes are compiled.
-_LENGTHS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,32 +40,37 @@ class ImageEngine:
   """An `Engine` (evals/benchmark.py) of a model that reads images and text.
 
   Attributes:
-    model: the structure of the model.
+    sight: how the model reads prompts.
     weights: its weights.
-    vocab: its vocabulary.
-    steps: how images are prepared.
     end_ids: ids that end a generated text.
     template: chat template of the prompts; None: prompts are read as they are.
-    reading: how images are read.
+    start: ids that a prompt begins with; None: those of the vocabulary, or
+      none before a chat template.
+    stops: strings that end a text, beside those of a prompt.
+    text: asks what has no image at all; None: it is asked as what has some.
     rows: prompts that are continued at a time.
     track: shows progress.
   """
 
-  model: llava_model.Llava
-  weights: llava_model.Weights
-  vocab: Vocab
-  steps: Preprocessing
+  sight: Sight
+  weights: Any
   end_ids: tuple[int, ...]
   template: templates.Template | None = None
-  reading: ReadConfig = ReadConfig()
+  start: tuple[int, ...] | None = None
+  stops: tuple[str, ...] = ()
+  text: ModelEngine | None = None
   rows: int = 8
   track: Track = untracked
 
   def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
     """Those of the decoder, which reads text alone."""
-    decoder = self.weights[llava_model.DECODER]
-    engine = ModelEngine(self.model.decoder, decoder, self.vocab)
-    return engine.likelihoods(pairs)
+    if self.text is not None:
+      return self.text.likelihoods(pairs)
+    model = self.sight.model
+    decoder = model.of_decoder(self.weights)
+    return ModelEngine(model.decoder, decoder, self.sight.vocab).likelihoods(
+      pairs
+    )
 
   def generate(
     self,
@@ -94,8 +89,11 @@ class ImageEngine:
       InputError: a prompt has another number of <image> than of images, or is
         too long for the model; or an image cannot be read.
     """
+    if self.text is not None and not any(one.images for one in prompts):
+      return self.text.generate(prompts, sampling, seed)
+    model, weights = self.sight.model, self.weights
     ids = [self.ids(prompt) for prompt in prompts]
-    room = self.model.decoder.config.max_length
+    room = model.decoder.config.max_length
     for prompt, own in zip(prompts, ids, strict=True):
       stopped.check(prompt.stops, prompt.max_tokens)
       if len(own) > room:
@@ -109,9 +107,9 @@ class ImageEngine:
     for at in range(0, len(prompts), self.rows):
       part = slice(at, at + self.rows)
       texts += stopped.generate(
-        self.model.decoder,
-        self.weights[llava_model.DECODER],
-        self.vocab,
+        model.decoder,
+        model.of_decoder(weights),
+        self.sight.vocab,
         [
           self._request(*one)
           for one in zip(prompts[part], ids[part], strict=True)
@@ -129,92 +127,24 @@ class ImageEngine:
     Raises:
       InputError: it has another number of <image> than of images.
     """
-    text = prompt.text
-    if MARK not in text:
-      text = f'{MARK}\n' * len(prompt.images) + text
-    count = text.count(MARK)
-    if count != len(prompt.images):
-      raise errors.InputError(
-        f'the prompt {text[:40]!r}... has {count} {MARK} and '
-        f'{len(prompt.images)} images; give each image one place'
-      )
-    found: list[int] = []
-    for one in self.vocab.encode_prompt(self.rendered(text)):
-      is_image = one == self.model.image_token
-      found += [one] * (self.model.num_features if is_image else 1)
-    wanted = count * self.model.num_features
-    if found.count(self.model.image_token) != wanted:
-      raise errors.InputError(
-        f'the tokenizer or the chat template of the model does not keep {MARK}'
-        f': {count} of them became {found.count(self.model.image_token)} image '
-        f'tokens (id {self.model.image_token}), not {wanted}'
-      )
-    start = () if self.template else self.vocab.start
-    return generate.begun(found, start)
+    text = self.sight.marked(prompt.text, len(prompt.images))
+    start = self.start
+    if start is None:
+      start = () if self.template else self.sight.vocab.start
+    return self.sight.ids(self.rendered(text), start)
 
   def rendered(self, text: str) -> str:
     """The text in the chat template, if there is one."""
     if self.template is None:
       return text
-    # Templates of models with images read parts; others read the whole text.
-    parts: list[dict[str, str]] = []
-    for number, piece in enumerate(re.split(f'{MARK}\n?', text)):
-      parts += [{'type': 'image'}] if number else []
-      parts += [{'type': 'text', 'text': piece}] if piece else []
-    problem: Exception | None = None
-    for content in (parts, text):
-      messages: list[Any] = [{'role': 'user', 'content': content}]
-      try:
-        made = self.template.render(messages, add_generation_prompt=True).text
-      except messages_lib.ProblemError as e:
-        problem = e
-        continue
-      plain = text.replace(f'{MARK}\n', MARK).split(MARK)
-      if made.count(MARK) == text.count(MARK) and plain[-1].strip() in made:
-        return made
-    raise errors.InputError(
-      f'{self.template.place} does not write the prompt with its {MARK}'
-      f'{f" ({problem})" if problem else ""}; leave the template out'
-    )
+    message = {'role': 'user', 'content': text}
+    return self.sight.rendered(self.template, [message])
 
   def _request(self, prompt: Prompt, ids: Sequence[int]) -> stopped.Request:
     """The prompt with the features of its images in place."""
-    padded = -(-len(ids) // _LENGTHS) * _LENGTHS
-    token_BL = np.zeros((1, padded), np.int32)
-    token_BL[0, : len(ids)] = ids
-    x_BLD = self._embed(self.weights, token_BL, self._features(prompt.images))
-    text = np.where(token_BL == self.model.image_token, 0, token_BL)
-    return stopped.Request(
-      tuple(text[0, : len(ids)].tolist()),
-      prompt.stops,
-      prompt.max_tokens,
-      np.asarray(x_BLD)[0, : len(ids)],
-    )
-
-  def _features(self, pictures: Sequence[Picture]) -> np.ndarray:
-    """feature_BID of all images of one prompt; zeros without an image."""
-    width = self.model.decoder.config.width
-    found = [np.zeros((1, width), np.float32)] if not pictures else []
-    for picture in pictures:
-      image_HWC = preprocess(picture.pixels(self.reading), self.steps)
-      side = self.model.vision.image_size
-      if image_HWC.shape[:2] != (side, side):
-        rows, columns = image_HWC.shape[:2]
-        raise errors.InputError(
-          f'{picture.where}: the image processor of the model makes images of '
-          f'{rows} x {columns} pixels, and its encoder reads {side} x {side}; '
-          f'correct {processors.FILE}'
-        )
-      found.append(np.asarray(self._encode(self.weights, image_HWC[None])[0]))
-    return np.concatenate(found)[None]
-
-  @functools.cached_property
-  def _encode(self) -> Callable[..., jax.Array]:
-    return jax.jit(self.model.features)
-
-  @functools.cached_property
-  def _embed(self) -> Callable[..., jax.Array]:
-    return jax.jit(self.model.embeddings)
+    x_LD = self.sight.read(self.weights, ids, prompt.images)
+    stops, text = (*prompt.stops, *self.stops), tuple(self.sight.text(ids))
+    return stopped.Request(text, stops, prompt.max_tokens, x_LD)
 
 
 def open_folder(
@@ -247,10 +177,8 @@ def open_folder(
     template = templates.Template(text, name, templates.special_tokens(source))
   model = llava_model.model(plan, mesh)
   return ImageEngine(
-    model,
+    Sight(model, vocab, steps),
     llava_model.weights(plan, model),
-    vocab,
-    steps,
     tuple(companions.end_ids(source, vocab)),
     template,
     track=track,

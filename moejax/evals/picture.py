@@ -45,6 +45,17 @@ class Picture:
     return hashlib.sha256(data).hexdigest()
 
 
+def of_file(path: str, where: str) -> Picture:
+  """The image of a file that a user names.
+
+  Args:
+    path: of the file.
+    where: what names it, for messages.
+  """
+  file = epath.Path(path)
+  return Picture(where, None, str(file.parent), file.name)
+
+
 def of_cell(value: object, folder: epath.Path, where: str) -> Picture | None:
   """The image of a row's cell; None for an empty one.
 

@@ -6,60 +6,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from moejax.convert import chat, companions
+from moejax.convert import companions
 from moejax.core import errors
 from moejax.data.vocab import Vocab
 from moejax.evals import generate, settings
 from moejax.evals.sampling import Sampling
 from moejax.evals.spoken import Spoken
 from moejax.model.build import Model, Weights
-from moejax.run import turns
+from moejax.run import prompt_ids, turns
+from moejax.run.prompt_ids import GenerationRequest, Seen
 from moejax.run.trained import Trained
 
 # What ends a text: an end token, the number of tokens that was asked for, or
 # the length of the model.
 END, TOKENS, LENGTH = 'end', 'max_new_tokens', 'max_length'
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerationRequest:
-  """Prompts and how to continue them; each field is a flag of `cli.generate`.
-
-  Attributes:
-    prompt: texts to continue.
-    prompt_ids: token ids to continue, as they are; in place of `prompt`.
-    chat: puts each text into the chat template, as the message of a user.
-    special_tokens: reads special tokens in texts as such.
-    max_new_tokens: most new tokens of each prompt.
-    temperature: temperature of sampling; None is the model's default, as for
-      the next two (see evals/settings.py).
-    top_p: probability of nucleus sampling.
-    top_k: number of tokens to draw from.
-    seed: seed of sampling; None is 0.
-  """
-
-  prompt: Sequence[str] = ()
-  prompt_ids: Sequence[Sequence[int]] = ()
-  chat: bool = False
-  special_tokens: bool = True
-  max_new_tokens: int = 128
-  temperature: float | None = None
-  top_p: float | None = None
-  top_k: int | None = None
-  seed: int | None = None
-
-  def check(self) -> None:
-    """Raises InputError if fields do not go together."""
-    if bool(self.prompt) == bool(self.prompt_ids):
-      raise errors.InputError('give --prompt or --prompt_ids, one of the two')
-    if self.prompt_ids and self.chat:
-      raise errors.InputError(
-        '--chat is for --prompt: ids are taken as they are'
-      )
-    if not self.special_tokens and (self.prompt_ids or self.chat):
-      raise errors.InputError(
-        '--no-special_tokens is for --prompt without --chat; leave it out'
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +34,7 @@ class Generation:
     end_ids: ids that end a text.
     sampling: how the next token is chosen.
     stops: strings that end a text, which are not part of it.
+    seen: the prompts with their images; None if no prompt has one.
   """
 
   trained: Trained
@@ -83,6 +44,7 @@ class Generation:
   end_ids: Sequence[int]
   sampling: Sampling
   stops: tuple[str, ...] = ()
+  seen: Seen | None = None
 
   def weights(
     self, step: str, note: Callable[[str], None]
@@ -129,7 +91,8 @@ class Generation:
     times: list[float] = []
     tokens = self._written(model, weights, texts, times)
     vocab = self.trained.run.data.vocab
-    shown = [[] if self.request.chat else prompt for prompt in self.prompts]
+    shown = self.prompts if self.seen is None else self.seen.shown
+    shown = [[] if self.request.chat else prompt for prompt in shown]
     if len(shown) == 1:
       spoken = spoken_pieces(vocab, shown[0], tokens)
       yield from self._ended(spoken)
@@ -190,6 +153,7 @@ class Generation:
 
     All tokens are added to `texts`, and when they came, in seconds, to `times`.
     """
+    seen = self.seen
     for row, token in generate.stream(
       model,
       weights,
@@ -199,6 +163,7 @@ class Generation:
       end_ids=self.end_ids,
       seed=self.request.seed or 0,
       start=self.start,
+      embedding_BLD=None if seen is None else seen.embeddings(weights),
     ):
       texts[row].append(token)
       times.append(time.monotonic())
@@ -219,21 +184,19 @@ def prepare(
   Raises:
     InputError: the request does not fit the model.
   """
-  vocab, folder = trained.run.data.vocab, trained.hf_folder
   sampling = sampling_of(request, trained, note)
-  stops: tuple[str, ...] = ()
-  if request.chat and turns.are_own(trained):
-    chat_vocab = turns.vocab_of(trained)
-    ends = turns.ends_of(trained, chat_vocab)
-    end_ids, stops = ends.ids, ends.stops
-    prompts = [turns.asked(chat_vocab, text) for text in request.prompt]
-  else:
-    end_ids = companions.end_ids(folder, vocab)
-    prompts = _prompts(request, trained)
-  # Ids, and the text of a chat template, have their start tokens already.
-  start = () if request.prompt_ids or request.chat else vocab.start
-  generate.check(trained.model, prompts, request.max_new_tokens, start)
-  return Generation(trained, request, prompts, start, end_ids, sampling, stops)
+  read = prompt_ids.read(trained, request)
+  generate.check(trained.model, read.ids, request.max_new_tokens, read.start)
+  return Generation(
+    trained,
+    request,
+    read.ids,
+    read.start,
+    read.ends.ids,
+    sampling,
+    read.ends.stops,
+    read.seen,
+  )
 
 
 def pieces(
@@ -346,26 +309,6 @@ def sampling_of(
     listed = ', '.join(f'{key}={value}' for key, value in ignored.items())
     note(f"not supported, of the model's {companions.GENERATION}: {listed}")
   return sampling
-
-
-def _prompts(request: GenerationRequest, trained: Trained) -> list[list[int]]:
-  """The ids of all prompts."""
-  vocab = trained.run.data.vocab
-  if request.prompt_ids:
-    return [list(ids) for ids in request.prompt_ids]
-  if not request.chat:
-    encode = vocab.encode_prompt if request.special_tokens else vocab.encode
-    return [encode(text) for text in request.prompt]
-  if trained.hf_folder is None:
-    raise errors.InputError(
-      f'{trained.workdir} has no chat template: its model did not come with '
-      'one; leave out --chat'
-    )
-  messages = [[{'role': 'user', 'content': text}] for text in request.prompt]
-  return [
-    vocab.encode_prompt(chat.render(trained.hf_folder, conversation))
-    for conversation in messages
-  ]
 
 
 def spoken_pieces(

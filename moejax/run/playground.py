@@ -140,6 +140,10 @@ def run(
     args: the flags of `add_flags`, `workdir` and `step`.
     write: writes a piece of text to standard output.
   """
+  if request.images:
+    raise errors.InputError(
+      '--show-routing shows the experts of texts alone: leave the images out'
+    )
   shown = parse_shown(args.show_routing, trained.model, args.workdir)
   job = generation.prepare(trained, request, terminal.note)
   models = {UNCHANGED: trained.model}

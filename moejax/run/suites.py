@@ -24,13 +24,15 @@ from moejax.evals import judges, prompts, suite
 from moejax.evals.benchmarks import SUITES
 from moejax.evals.draws import GREEDY, Draws
 from moejax.evals.engine import ModelEngine
+from moejax.evals.image_engine import ImageEngine
 from moejax.evals.prompts import Asked
 from moejax.evals.subject import Track, untracked
 from moejax.evals.suite import Result
 from moejax.parallel import hosts
 from moejax.parallel.group import SINGLE, Group
-from moejax.run import restore, trained
+from moejax.run import restore, sights, trained
 from moejax.train import checkpoint
+from moejax.vision.front_end import TextOnly
 
 FOLDER = 'evals'  # in a workdir
 MANY = 12  # configurations, of which more are counted together
@@ -150,20 +152,31 @@ def evaluate(
   hosts.connect(opened.model.mesh, group)
   step = group.broadcast('step', lambda: _step(opened, request.step, note))
   vocab = opened.run.data.vocab
-  scorer = Scorer(
-    workdir,
-    opened.run,
-    step,
-    request,
-    lambda cut: ModelEngine(
+  if group.count > 1 and sights.of(opened) is not None:
+    raise errors.InputError(
+      f'{workdir}: a model that reads images is asked by one process; leave '
+      'out the others'
+    )
+
+  def open_engine(cut: Callable[[int], None]) -> ModelEngine | ImageEngine:
+    weights = opened.weights(str(step), note)[0]
+    text = ModelEngine(
       opened.model,
-      opened.weights(str(step), note)[0],
+      weights,
       vocab,
       end_ids=companions.end_ids(opened.hf_folder, vocab),
       note=note,
       cut=cut,
       track=track,
-    ),
+    )
+    return sights.engine(opened, weights, text, note)
+
+  scorer = Scorer(
+    workdir,
+    opened.run,
+    step,
+    request,
+    open_engine,
     group=group,
     note=note,
   )
@@ -195,7 +208,7 @@ class Scorer:
     run: Run,
     step: int,
     request: SuiteRequest,
-    open_engine: Callable[[Callable[[int], None]], ModelEngine],
+    open_engine: Callable[[Callable[[int], None]], ModelEngine | ImageEngine],
     *,
     group: Group,
     note: Callable[[str], None],
@@ -214,7 +227,7 @@ class Scorer:
     """
     self._request, self._group, self._note = request, group, note
     self._open_engine = open_engine
-    self._engine: ModelEngine | None = None
+    self._engine: ModelEngine | ImageEngine | None = None
     self._cut = 0
     self._made_with = {
       'step': step,
@@ -280,7 +293,7 @@ class Scorer:
       return None
     return value['result']
 
-  def _open(self) -> ModelEngine:
+  def _open(self) -> ModelEngine | ImageEngine:
     """The engine, with its weights."""
     if self._engine is None:
       self._engine = self._open_engine(self._count_cut)
@@ -299,6 +312,9 @@ def fingerprint(run: Run) -> str:
   """A hash of the config keys that change what a trained model computes."""
   tree = config_tree.to_dict(run)
   kept = {'model': tree['model'], 'vocab': tree['data']['vocab']}
+  if run.model.vision != TextOnly():
+    images = tree['data']['images']
+    kept['images'] = {key: images[key] for key in ('prepare', 'read', 'token')}
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 

@@ -10,14 +10,14 @@ from moejax.core.console import Console
 from moejax.data.chat.messages import ProblemError
 from moejax.data.chat.tokens import ChatVocab
 from moejax.evals import generate, stopped
+from moejax.evals.picture import Picture, of_file
 from moejax.evals.sampling import Sampling
 from moejax.evals.spoken import Spoken
 from moejax.model.build import Weights
-from moejax.run import playground, routing_view, text_routing, turns
+from moejax.run import playground, routing_view, sights, text_routing, turns
 from moejax.run.trained import Trained
 
-RESET, SHOW = '/reset', '/show'
-HELP = f'{RESET} begins anew; {SHOW} shows experts; Ctrl-D ends'
+RESET, SHOW, SEE = '/reset', '/show', '/image'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Talk:
 
   Attributes:
     messages: the conversation so far.
+    pictures: its images, in the order of the `<image>` in the messages.
   """
 
   def __init__(
@@ -64,7 +65,10 @@ class Talk:
     stopped.check(settings.stops, settings.max_new_tokens)
     self._trained, self._weights, self._step = trained, weights, step
     self._vocab, self._settings = vocab, settings
+    self._sight = sights.of(trained)
     self.messages: list[dict[str, Any]] = []
+    self.pictures: list[Picture] = []
+    self._new: list[Picture] = []  # of the next question
     self._read: list[int] = []  # ids of the last prompt
     self._written: list[int] = []  # ids of the last answer
     self.reset()
@@ -74,6 +78,32 @@ class Talk:
     system = self._settings.system
     self.messages = [{'role': 'system', 'content': system}] if system else []
     self._read, self._written = [], []
+    self.pictures, self._new = [], []
+
+  @property
+  def help(self) -> str:
+    """A line on the commands."""
+    see = '' if self._sight is None else f'{SEE} FILE shows an image; '
+    return f'{see}{RESET} begins anew; {SHOW} shows experts; Ctrl-D ends'
+
+  def see(self, path: str) -> None:
+    """Takes an image for the next question.
+
+    It stands where the question has `<image>`, or before it.
+
+    Raises:
+      InputError: the model reads text alone, or the image cannot be read.
+    """
+    if self._sight is None:
+      raise errors.InputError(
+        f'{SEE} {path}: the model of {self._trained.workdir} reads text alone '
+        '(model.vision.name=none)'
+      )
+    if not path:
+      raise errors.InputError(f'{SEE} needs the path of an image')
+    picture = of_file(path, f'{SEE} {path}')
+    self._sight.image(picture)
+    self._new.append(picture)
 
   @functools.cached_property
   def _ends(self) -> turns.Ends:
@@ -89,9 +119,16 @@ class Talk:
       InputError: the conversation has become too long for the model, or the
         template does not take it. It is then as it was before.
     """
+    if self._sight is not None:
+      question = self._sight.marked(question, len(self._new))
     asked = [*self.messages, {'role': 'user', 'content': question}]
-    prompt = self._prompt(asked)
-    ends = self._ends
+    prompt, pictures = self._prompt(asked), [*self.pictures, *self._new]
+    ends, embedding_BLD = self._ends, None
+    if self._sight is not None:
+      if pictures:
+        x_LD = self._sight.read(self._weights, prompt, pictures)
+        embedding_BLD = x_LD[None]
+      prompt = self._sight.text(prompt)
     tokens = generate.stream(
       self._trained.model,
       self._weights,
@@ -101,8 +138,9 @@ class Talk:
       end_ids=ends.ids,
       seed=self._settings.seed + len(asked),
       start=(),
+      embedding_BLD=embedding_BLD,
     )
-    self.messages = asked
+    self.messages, self.pictures, self._new = asked, pictures, []
     self._read, self._written = prompt, []
     said: list[str] = []
     try:
@@ -125,6 +163,11 @@ class Talk:
     Raises:
       InputError: there is no answer, or the model has no such layers.
     """
+    if self.pictures:
+      raise errors.InputError(
+        f'{SHOW} shows the experts of texts alone, and this conversation has '
+        f'images: begin anew with {RESET}'
+      )
     model = self._trained.model
     which = playground.parse_shown(shown, model, self._trained.workdir)
     if not self._written:
@@ -139,7 +182,11 @@ class Talk:
 
   def _prompt(self, messages: Sequence[dict[str, Any]]) -> list[int]:
     try:
-      prompt = self._vocab.prompt(messages)
+      if self._sight is None:
+        prompt = self._vocab.prompt(messages)
+      else:
+        text = self._sight.rendered(self._vocab.template, messages)
+        prompt = self._sight.ids(text, self._vocab.start)
     except ProblemError as e:
       raise errors.InputError(str(e)) from None
     longest = self._trained.model.config.max_length
@@ -203,10 +250,13 @@ def _turn(
   if command == RESET:
     talk.reset()
     note('a new conversation')
+  elif command == SEE:
+    talk.see(rest.strip())
+    note('the next question has this image')
   elif command == SHOW:
     talk.show(Console(highlight=False), rest.strip() or playground.SOME)
   elif command.startswith('/'):
-    raise errors.InputError(f'{command} is no command: {HELP}')
+    raise errors.InputError(f'{command} is no command: {talk.help}')
   else:
     pieces = talk.answer(line)
     try:

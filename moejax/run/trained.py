@@ -14,7 +14,7 @@ from moejax.parallel import mesh as meshes
 from moejax.run import restore
 
 # Prefixes of the config keys that change what a trained model computes.
-USED = ('model.', 'mesh.', 'data.vocab.')
+USED = ('model.', 'mesh.', 'data.vocab.', 'data.images.')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from moejax.core import errors
 from moejax.evals import image_engine
 from moejax.evals.benchmark import Prompt
 from moejax.evals.picture import Picture, of_cell
+from moejax.vision import images
 from moejax.vision.preprocessing import CLIP_MEAN, CLIP_STD
 
 # Of the form of llava-hf's: images first, then texts.
@@ -59,7 +60,7 @@ def greedy(engine, photos, names, ids, count):
   pixels = [np.asarray(Image.open(photos / n)) / 255 for n in names]
   images = (np.stack(pixels) - CLIP_MEAN) / np.array(CLIP_STD)
   feature_NPD = [
-    engine._encode(engine.weights, image[None].astype(np.float32))[0]
+    engine.sight.encode(engine.weights, image[None].astype(np.float32))[0]
     for image in images
   ]
   feature_BID = np.zeros((1, 2 * EACH, 32), np.float32)
@@ -68,7 +69,9 @@ def greedy(engine, photos, names, ids, count):
   for _ in range(count):
     token_BL = np.zeros((1, 24), np.int32)
     token_BL[0, : len(ids)] = ids
-    logits_BLV = whole_pass(engine.model)(engine.weights, token_BL, feature_BID)
+    logits_BLV = whole_pass(engine.sight.model)(
+      engine.weights, token_BL, feature_BID
+    )
     ids = [*ids, int(logits_BLV[0, len(ids) - 1].argmax())]
     words.append(f'w{ids[-1]}')
   return words
@@ -94,7 +97,9 @@ def test_features_stand_in_the_places_of_images(engine, photos):
   for name, begin in (('b.png', 1), ('a.png', EACH + 2)):
     pixels = np.asarray(Image.open(photos / name)) / 255
     image_HWC = (pixels - CLIP_MEAN) / np.array(CLIP_STD)
-    wanted = engine._encode(engine.weights, image_HWC[None].astype(np.float32))
+    wanted = engine.sight.encode(
+      engine.weights, image_HWC[None].astype(np.float32)
+    )
     found = request.x_LD[begin : begin + EACH]
     np.testing.assert_allclose(found, wanted[0], atol=1e-5)
 
@@ -169,7 +174,7 @@ def test_a_tokenizer_without_the_image_token_is_one_line(tmp_path):
 
 def test_cells_of_rows_are_bytes_or_paths(photos):
   data = (photos / 'a.png').read_bytes()
-  config = image_engine.ReadConfig()
+  config = images.ReadConfig()
   wanted = np.asarray(Image.open(photos / 'a.png'))
   for cell in ({'bytes': data, 'path': 'x.png'}, {'path': 'a.png'}, 'a.png'):
     picture = of_cell(cell, photos, 'row 1')

@@ -72,10 +72,10 @@ def test_an_imported_workdir_keeps_how_images_are_prepared(imported):
   engine = image_engine.open_folder(str(source), helper.mesh())
   own = {
     field.name: getattr(run.data.images.prepare, field.name)
-    for field in dataclasses.fields(engine.steps)
+    for field in dataclasses.fields(engine.sight.steps)
   }
-  assert own == dataclasses.asdict(engine.steps)
-  assert run.data.images.tokens == engine.model.num_features
+  assert own == dataclasses.asdict(engine.sight.steps)
+  assert run.data.images.tokens == engine.sight.model.num_features
   run.model.vision.check_images(run.data.images.tokens, run.data.images.size)
   assert run.data.vocab.encode_prompt('w5 <image>') == [5, 59]
 
