@@ -8,6 +8,7 @@ import jax
 from etils import epath
 
 from moejax.config import Run, kept_tokenizer
+from moejax.convert import upcycle as upcycling
 from moejax.core import errors, trees
 from moejax.model import build
 from moejax.parallel import mesh as meshes
@@ -58,6 +59,36 @@ def join(
   kept_tokenizer.keep(run.data.vocab, folder, next(iter(sources)))
   new_workdir.save(folder, weights, {'joined': dict(sources)}, say)
   new_workdir.finish(folder, dataclasses.replace(run, start=''))
+
+
+def upcycle(run: Run, workdir: str, to: epath.Path, say: Say) -> None:
+  """Makes a workdir whose experts are copies of a run's dense feed-forwards.
+
+  What is there already is handled as by `join`.
+
+  Args:
+    run: the run that is to begin with it.
+    workdir: that of the dense model.
+    to: the new workdir.
+    say: is called with warnings, and with a line at the end.
+
+  Raises:
+    InputError: the models differ in more than experts, see `convert.upcycle`.
+  """
+  if (to / restore.CONFIG).exists():
+    return
+  if to.exists():
+    shutil.rmtree(to)
+  folder = new_workdir.make(str(to))
+  mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
+  source = restore.run_of(workdir).model
+  old, at = restore.weights(build.build(source, mesh), workdir, say)
+  recipe = upcycling.Upcycling(seed=run.seed % 2**32)
+  new = upcycling.upcycle(source, run.model, old, recipe)
+  kept_tokenizer.keep(run.data.vocab, folder, workdir)
+  new_workdir.save(folder, new, {'upcycled': workdir}, say)
+  new_workdir.finish(folder, dataclasses.replace(run, start=''))
+  say(f'Its experts are copies of feed-forwards of {workdir}, step {at}.')
 
 
 def _taken(

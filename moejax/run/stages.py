@@ -94,11 +94,15 @@ class Stages:
     begun = (self.folder / stage.name / 'checkpoints').exists()
     if begun or not stage.sources or [*stage.starts.values()] == ['*']:
       return
+    run, to = self.runs[stage.name], self.folder / STARTS / stage.name
+    if stage.upcycles:
+      source = os.fspath(self.folder / stage.upcycles)
+      stage_starts.upcycle(run, source, to, terminal.say)
+      return
     sources = {
       os.fspath(self.folder / name): paths
       for name, paths in stage.starts.items()
     }
-    run, to = self.runs[stage.name], self.folder / STARTS / stage.name
     stage_starts.join(run, sources, to, terminal.say)
 
   def results(self) -> dict[str, dict[str, Any]]:

@@ -13,12 +13,19 @@ from moejax.core import errors, trees
 from moejax.data.config import DataConfig
 from moejax.model import build
 from moejax.run import restore, stage_starts
-from moejax.vision import front_end
+from moejax.vision import feed_forward, front_end, projector
 
 WORDS = tiny.model_config(num_layers=2, first_dense=0)
 BOTH = dataclasses.replace(WORDS, vision=seeing.SIGHT)
 # Another decoder: one layer less, and another vocabulary.
 EYES = dataclasses.replace(BOTH, num_layers=1, vocab_size=48)
+EXPERTS = dataclasses.replace(
+  seeing.SIGHT,
+  encoder=dataclasses.replace(
+    seeing.SIGHT.encoder, feed_forward=feed_forward.FEED_FORWARDS['experts']()
+  ),
+  projector=projector.PROJECTORS['experts'](),
+)
 DATA = DataConfig(mixture='synthetic', vocab=workdirs.BYTES, sequence_length=16)
 RUN = Run(model=BOTH, data=DATA, seed=3)
 
@@ -109,3 +116,34 @@ def test_a_decoder_alone_has_no_encoder_to_give(sources, tmp_path):
       RUN, {words: 'vision/encoder'}, epath.Path(tmp_path / 'x'), print
     )
   assert isinstance(WORDS.vision, front_end.TextOnly)
+
+
+def test_experts_are_copies_of_the_feed_forwards_of_the_stage_before(
+  sources, tmp_path
+):
+  eyes = [*sources][1]
+  said = []
+  to = epath.Path(tmp_path / 'experts')
+  run = Run(model=dataclasses.replace(EYES, vision=EXPERTS), data=DATA)
+  for _ in range(2):  # the second time it is there
+    stage_starts.upcycle(run, eyes, to, said.append)
+  assert len(said) == 1
+  old, new = drawn(EYES, 2 + 20), read(to)
+  # Biases, which have an axis for experts too, are copied as the matrices are.
+  names = {'w_in_EDF': 'w_in_DF', 'w_out_EFD': 'w_out_FD'}
+  names |= {'b_in_EF': 'b_in_F', 'b_out_ED': 'b_out_D'}
+  copies = 0
+  for path, w in new.items():
+    place, _, name = path.rpartition('/')
+    if place.endswith('/routed') and place.startswith('vision/'):
+      place = place.removesuffix('/routed')
+      if place.startswith('vision/projector'):
+        place, axis = place.removesuffix('/ffn'), 0
+      else:
+        axis = 1  # behind that of layers
+      dense = np.expand_dims(old[f'{place}/{names[name]}'], axis)
+      np.testing.assert_array_equal(w, np.repeat(dense, 6, axis), err_msg=path)
+      copies += 1
+    elif not (path.startswith('vision/') and 'router' in path):
+      np.testing.assert_array_equal(w, old[path], err_msg=path)
+  assert copies == 8  # two matrices with biases, in two places

@@ -19,6 +19,7 @@ STAGES = (
   config.Stage('eyes'),
   config.Stage('both', {'words': '*', 'eyes': 'vision/encoder'}),
   config.Stage('all', {'both': '*'}),
+  config.Stage('more', upcycles='all'),
 )
 
 def get_config(words):
@@ -63,6 +64,15 @@ def trained(monkeypatch):
       to.name,
     )),
   )
+  monkeypatch.setattr(
+    stage_starts,
+    'upcycle',
+    lambda run, source, to, say: calls.append((
+      'upcycle',
+      source.rpartition('/')[2],
+      to.name,
+    )),
+  )
   return calls, stops
 
 
@@ -72,6 +82,8 @@ EVERYTHING = [
   ('join', {'words': '*', 'eyes': 'vision/encoder'}, 'both'),
   ('both', 'starts/both'),
   ('all', 'both'),
+  ('upcycle', 'all', 'more'),
+  ('more', 'starts/more'),
 ]
 
 
@@ -97,7 +109,7 @@ def test_after_a_stop_finished_stages_are_not_repeated(
   command.main(flags)
   assert calls == []
   said = capsys.readouterr().out
-  assert 'Stage 4 of 4, all: finished before.' in said
+  assert 'Stage 5 of 5, more: finished before.' in said
   assert 'All stages are finished' in said
 
 
@@ -134,12 +146,12 @@ def test_the_scores_of_all_stages_are_kept(spec, trained, tmp_path, capsys):
   folder = tmp_path / 'runs'
   command.main([f'--config={spec}', f'--workdir={folder}'])
   # The seeds are the lengths of the names: the losses are half of them.
-  losses = {'words': 2.5, 'eyes': 2.0, 'both': 2.0, 'all': 1.5}
+  losses = {'words': 2.5, 'eyes': 2.0, 'both': 2.0, 'all': 1.5, 'more': 2.0}
   kept = json.loads((folder / 'results.json').read_text())
   assert {name: rows['talk']['loss'] for name, rows in kept.items()} == losses
   lines = capsys.readouterr().out.splitlines()
-  assert ' '.join(lines[-3].split()) == 'talk 2.500 2.000 2.000 1.500'
-  assert ' '.join(lines[-2].split()) == 'mean 2.500 2.000 2.000 1.500'
+  assert ' '.join(lines[-3].split()) == 'talk 2.500 2.000 2.000 1.500 2.000'
+  assert ' '.join(lines[-2].split()) == 'mean 2.500 2.000 2.000 1.500 2.000'
 
 
 def test_the_table_of_answers():

@@ -7,38 +7,39 @@ from moejax.data.scenes.scene import GRID, Scene
 CELL = 16  # rows and columns of a cell, in pixels
 SIDE = GRID * CELL  # of an image
 PAINT = {
-  'red': (215, 45, 45),
-  'green': (45, 165, 60),
-  'blue': (50, 75, 215),
-  'yellow': (225, 205, 50),
+  'red': (230, 60, 60),
+  'green': (60, 200, 80),
+  'blue': (70, 100, 235),
+  'yellow': (235, 215, 60),
 }
-_GREY, _NOISE = 128, 10  # mean and standard deviation of the background
-_SIZES = 9, 12  # a shape has 9, 10, 11 or 12 rows and columns
+_GREY, _NOISE = 25, 10  # mean and standard deviation of the background
+_SIZE = 12  # rows and columns of a shape, in the middle of its cell
+_BRIGHT = 0.85, 1.1  # factor of the paint of a shape, at least and at most
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-  """The image of a scene, uint8 [SIDE, SIDE, 3], on a noisy grey.
+  """The image of a scene, uint8 [SIDE, SIDE, 3], on a noisy dark grey.
 
-  Each shape has a size of its own and stands anywhere in its cell.
+  Each shape has a brightness of its own.
 
   Args:
     scene: the shapes.
-    rng: random numbers of sizes, places and noise.
+    rng: random numbers of brightness and noise.
   """
   image_HWC = np.full((SIDE, SIDE, 3), _GREY, float)
   for shape in scene:
-    size = int(rng.integers(_SIZES[0], _SIZES[1] + 1))
-    top, left = (int(n) for n in rng.integers(1, CELL - size, 2))
-    top += shape.row * CELL
-    left += shape.column * CELL
-    part_HWC = image_HWC[top : top + size, left : left + size]
-    part_HWC[_mask(shape.name, size)] = PAINT[shape.colour]
+    top = shape.row * CELL + (CELL - _SIZE) // 2
+    left = shape.column * CELL + (CELL - _SIZE) // 2
+    part_HWC = image_HWC[top : top + _SIZE, left : left + _SIZE]
+    paint = np.array(PAINT[shape.colour]) * rng.uniform(*_BRIGHT)
+    part_HWC[_mask(shape.name)] = paint
   image_HWC += rng.normal(0, _NOISE, image_HWC.shape)
   return np.clip(image_HWC, 0, 255).astype(np.uint8)
 
 
-def _mask(name: str, size: int) -> np.ndarray:
-  """Which pixels of a square of `size` rows a shape fills, bool."""
+def _mask(name: str) -> np.ndarray:
+  """Which pixels of the square around a shape it fills, bool."""
+  size = _SIZE
   row_H1, column_1W = np.ogrid[:size, :size]
   middle = (size - 1) / 2
   if name == 'square':

@@ -10,7 +10,7 @@ relation  Is the circle left of the square?  yes, no
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -57,17 +57,20 @@ def questions(scene: Scene) -> Iterator[Question]:
         yield Question('relation', text, answer)
 
 
-# Scenes by question of a kind and by its answer.
-Listed = Mapping[str, Mapping[str, Sequence[Scene]]]
+T = TypeVar('T')
+# Scenes by question of a kind, by its answer, and by their number of shapes.
+Listed = Mapping[str, Mapping[str, Mapping[int, Sequence[Scene]]]]
 
 
 def listed(scenes: Sequence[Scene]) -> Mapping[str, Listed]:
   """The scenes that questions are about, by kind of question."""
-  found: dict[str, dict[str, dict[str, list[Scene]]]] = {}
+  found: dict[str, Any] = {}
   for scene in scenes:
     for kind, text, answer in questions(scene):
       answers = found.setdefault(kind, {}).setdefault(text, {})
-      answers.setdefault(answer, []).append(scene)
+      # Each scene has a description of its own.
+      by_count = answers.setdefault('' if kind == 'describe' else answer, {})
+      by_count.setdefault(len(scene), []).append(scene)
   return found
 
 
@@ -77,16 +80,23 @@ def drawn(
   """A random question, one of its answers, and a scene of that answer.
 
   Each is drawn with equal chances, so the text of a question says nothing
-  about its answer: without the image only a guess is left.
+  about its answer: without the image only a guess is left. The number of shapes
+  in the scene is drawn likewise, before the scene.
 
   Args:
     kind: one of KINDS.
     scenes: those of the kind, made by `listed`.
     rng: random numbers.
   """
-  texts = [*scenes]
-  text = texts[int(rng.integers(len(texts)))]
-  answers = [*scenes[text]]
-  answer = answers[int(rng.integers(len(answers)))]
-  chosen = scenes[text][answer]
-  return chosen[int(rng.integers(len(chosen)))], Question(kind, text, answer)
+  text = _one_of([*scenes], rng)
+  by_count = scenes[text][_one_of([*scenes[text]], rng)]
+  scene = _one_of(by_count[_one_of([*by_count], rng)], rng)
+  return scene, next(
+    question
+    for question in questions(scene)
+    if (question.kind, question.text) == (kind, text)
+  )
+
+
+def _one_of(items: Sequence[T], rng: np.random.Generator) -> T:
+  return items[int(rng.integers(len(items)))]

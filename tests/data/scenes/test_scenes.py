@@ -26,7 +26,7 @@ def read(image_HWC):
   for cell in range(9):
     top, left = 16 * (cell // 3), 16 * (cell % 3)
     part = image_HWC[top : top + 16, left : left + 16].astype(int)
-    strong = part.max(-1) - part.min(-1) > 75
+    strong = part.max(-1) > 130
     if strong.sum() < 20:
       continue
     red, green, blue = part[strong].mean(0)
