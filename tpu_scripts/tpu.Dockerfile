@@ -6,7 +6,7 @@ ENV PYTHONUNBUFFERED=1
 # Packages before code: a change of code leaves their layer as it is.
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY moejax/__init__.py moejax/__init__.py
-RUN pip install --no-cache-dir --editable '.[tpu]'
+RUN pip install --no-cache-dir --editable '.[tpu,seqio]'
 COPY moejax moejax
 COPY configs configs
 CMD ["python", "-m", "moejax.main", "--help"]

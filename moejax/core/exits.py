@@ -17,6 +17,7 @@ Exit codes:
 """
 
 import errno
+import re
 import shutil
 import signal
 import sys
@@ -41,6 +42,8 @@ DISK_ERRORS = (
 )
 # How JAX's error begins where a device has too little memory.
 TOO_LARGE = 'RESOURCE_EXHAUSTED'
+# How fsspec asks for the package that reads an object store, such as gs://.
+STORE = re.compile(r'[Ii]nstall (\w+) to access')
 
 
 # Error class, exit code, and first word of the line.
@@ -115,6 +118,10 @@ def ending(error: BaseException, keeps: bool = True) -> tuple[int, str] | None:
   if isinstance(error, KeyboardInterrupt):
     kept = 'what was finished is kept; run the same command to go on'
     return INTERRUPTED, f'interrupted: {kept if keeps else "nothing is kept"}'
+  if isinstance(error, ImportError):
+    store = STORE.search(str(error))
+    if store:
+      return BAD_INPUT, f'error: {error}: pip install {store[1]}'
   if isinstance(error, OSError) and error.errno in DISK_ERRORS:
     return (
       STOPPED,

@@ -16,6 +16,9 @@ import numpy as np
 
 from moejax.core import errors
 
+# What installs both.
+EXTRA = "'moejax[seqio]'"
+
 
 class Document(NamedTuple):
   """A document as token ids.
@@ -41,7 +44,7 @@ def load(purpose: str) -> tuple[Any, Any]:
   if sys.modules.get('seqio'):
     return sys.modules['seqio'], sys.modules['tensorflow']
   instead = 'copy the cache from a machine that has them'
-  with needed(purpose, 'seqio tensorflow tensorflow-text', instead), quiet():
+  with needed(purpose, 'SeqIO and TensorFlow', instead, EXTRA), quiet():
     import seqio
     import tensorflow as tf
 
@@ -53,7 +56,9 @@ def load(purpose: str) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def needed(purpose: str, packages: str, instead: str) -> Iterator[None]:
+def needed(
+  purpose: str, packages: str, instead: str, install: str = ''
+) -> Iterator[None]:
   """Turns an ImportError in the block into one line for the user.
 
   Example:
@@ -65,6 +70,7 @@ def needed(purpose: str, packages: str, instead: str) -> Iterator[None]:
     purpose: what needs the packages.
     packages: their names, as pip takes them.
     instead: another way out.
+    install: what pip installs, if not `packages`.
 
   Raises:
     InputError: the block raised an ImportError.
@@ -75,7 +81,7 @@ def needed(purpose: str, packages: str, instead: str) -> Iterator[None]:
     reason = (str(e) or type(e).__name__).splitlines()[0]
     raise errors.InputError(
       f'{purpose} needs {packages}, which cannot be imported here ({reason}): '
-      f'pip install {packages}, or {instead}'
+      f'pip install {install or packages}, or {instead}'
     ) from None
 
 

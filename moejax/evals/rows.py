@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from moejax.core import errors
+from moejax.data import seqio_bridge
 from moejax.evals import items, picture
 from moejax.evals.benchmark import Dataset, Row
 
@@ -282,9 +283,12 @@ def _from_tfds(name: str, dataset: Dataset, split: str, data: str) -> Configs:
     raise errors.InputError(
       f'{name} is not in TensorFlow Datasets; give --data=hub or --data=FOLDER'
     )
-  try:
+  what, instead = f'{name} with --data=tfds', 'give --data=hub or --data=FOLDER'
+  with seqio_bridge.needed(
+    what, 'tensorflow-datasets', instead, seqio_bridge.EXTRA
+  ):
     import tensorflow_datasets as tfds
-
+  try:
     loaded = tfds.as_numpy(tfds.load(dataset.tfds, split=split))
   except Exception as e:  # noqa: BLE001 (whatever the network raises)
     raise errors.InputError(

@@ -28,3 +28,23 @@ def test_another_error_of_jax_is_a_bug():
 
   with pytest.raises(jax.errors.JaxRuntimeError):
     exits.call(run, [])
+
+
+def test_an_object_store_without_its_package_is_one_line(capsys):
+  """As fsspec says it of gs://, where neither gcsfs nor TensorFlow is."""
+
+  def run(_):
+    raise ImportError('Please install gcsfs to access Google Storage')
+
+  assert exits.call(run, []) == exits.BAD_INPUT
+  assert capsys.readouterr().err == (
+    'error: Please install gcsfs to access Google Storage: pip install gcsfs\n'
+  )
+
+
+def test_another_missing_module_is_a_bug():
+  def run(_):
+    raise ImportError("No module named 'moejax.models'")
+
+  with pytest.raises(ImportError):
+    exits.call(run, [])

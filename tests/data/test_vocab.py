@@ -232,31 +232,38 @@ def test_an_unknown_eos_token_lists_the_special_ones(hf_path):
 
 
 @pytest.mark.parametrize(
-  ('package', 'use', 'what'),
+  ('package', 'use', 'what', 'install'),
   [
     (
       'sentencepiece',
       lambda p: vocab.SentencePiece().encode('a'),
-      'data.vocab.name=sentencepiece',
+      'data.vocab.name=sentencepiece needs sentencepiece',
+      'sentencepiece',
     ),
     (
       'tokenizers',
       lambda p: vocab.HfTokenizer(p).encode('a'),
-      'data.vocab.name=hf_tokenizer',
+      'data.vocab.name=hf_tokenizer needs tokenizers',
+      'tokenizers',
     ),
-    ('seqio', lambda p: vocab.Bytes().to_seqio(), 'the vocabulary'),
+    (
+      'seqio',
+      lambda p: vocab.Bytes().to_seqio(),
+      'the vocabulary needs SeqIO and TensorFlow',
+      "'moejax[seqio]'",
+    ),
   ],
 )
 def test_a_missing_package_is_one_line(
-  package, use, what, hf_path, monkeypatch
+  package, use, what, install, hf_path, monkeypatch
 ):
   monkeypatch.setitem(sys.modules, package, None)  # as if not installed
   with pytest.raises(errors.InputError) as caught:
     use(hf_path)
   message = str(caught.value)
   assert len(message.splitlines()) == 1
-  assert message.startswith(f'{what} needs {package}')
-  assert f'pip install {package}' in message
+  assert message.startswith(what)
+  assert f'pip install {install}' in message
 
 
 def test_a_package_that_cannot_be_loaded_is_one_line_too():

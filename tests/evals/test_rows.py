@@ -206,3 +206,9 @@ def test_rows_of_tfds_have_the_types_of_the_others(monkeypatch):
 def test_a_dataset_may_make_its_rows():
   made = _dataset(rows=lambda split: [{'split': split}] * 3)
   assert [e.row for e in _load('hub', made)] == [{'split': 'test'}] * 3
+
+
+def test_rows_of_tfds_need_an_extra(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
+  with pytest.raises(errors.InputError, match=r"pip install 'moejax\[seqio\]'"):
+    _load('tfds', _dataset(tfds='quiz'))
