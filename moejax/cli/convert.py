@@ -18,6 +18,7 @@ imported, upcycled or joined workdir is for `cli.generate`, and for
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from moejax.convert import inspection, upcycle
@@ -79,10 +80,9 @@ def _export(args: argparse.Namespace) -> None:
 def _upcycle(args: argparse.Namespace) -> None:
   files.check_local(args.to, '--to')
   recipe = upcycle.Upcycling(args.rescale, args.groups, args.noise, args.seed)
-  paths = args.workdir, args.to
-  changes = args.overrides, recipe
-  more = args.step, terminal.note, args.experts
-  print(upcycling.upcycle_run(*paths, *changes, *more))
+  paths, overrides = (args.workdir, args.to), args.overrides
+  run = functools.partial(upcycling.upcycle_run, experts=args.experts)
+  print(run(*paths, overrides, recipe, args.step, terminal.note))
 
 
 def _join(args: argparse.Namespace) -> None:
