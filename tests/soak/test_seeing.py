@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from moejax import main as train_main
+from moejax.core import trees
+from moejax.run import restore
 
 COLOURS = {'red': (230, 30, 30), 'blue': (30, 30, 230)}
 
@@ -95,3 +97,42 @@ def test_what_images_show_is_learned_and_a_run_goes_on(tmp_path):
   assert losses[-1] < 0.03 < np.log(2) / 8
   run(tmp_path, tmp_path / 'parts', **{'train.steps': 20})
   assert run(tmp_path, tmp_path / 'parts')[-1] == losses[-1]
+
+
+@pytest.mark.soak
+def test_a_run_with_experts_in_its_front_end_goes_on_to_the_bit(tmp_path):
+  """Weights and selection biases after a restart are those without one."""
+  drawn(tmp_path, 'train', 32, 0)
+  drawn(tmp_path, 'held', 8, 1)
+  encoder, projector = (
+    'model.vision.encoder.feed_forward',
+    'model.vision.projector',
+  )
+  keys = {
+    f'{encoder}.name': 'experts',
+    f'{encoder}.num_experts': 4,
+    f'{encoder}.balance.loss_free.rate': 0.01,
+    f'{projector}.name': 'experts',
+    f'{projector}.num_experts': 4,
+    f'{projector}.balance.loss_free.rate': 0.01,
+    'train.log_every': 1,
+    'train.checkpoint_every': 3,
+    'train.eval_every': 6,
+  }
+  run(tmp_path, tmp_path / 'whole', **keys, **{'train.steps': 6})
+  run(tmp_path, tmp_path / 'parts', **keys, **{'train.steps': 3})
+  run(tmp_path, tmp_path / 'parts', **keys, **{'train.steps': 6})
+  one, other = (
+    trees.leaves(restore.state(str(tmp_path / name)).weights)
+    for name in ('whole', 'parts')
+  )
+  biases = [path for path in one if 'loss_free' in path]
+  assert {path.split('/')[1] for path in biases} == {'encoder', 'projector'}
+  assert all(np.abs(one[path]).max() > 0 for path in biases)
+  for path, w in one.items():
+    np.testing.assert_array_equal(w, other[path], path)
+  line = (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()[0]
+  logged = json.loads(line)
+  for part in ('encoder', 'projector'):
+    assert logged[f'vision/{part}/balance/z_loss'] > 0
+    assert logged[f'vision/{part}/load_max'] >= 1

@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny
+from helpers import seeing, tiny
 from helpers import vision_experts as slow
 
 from moejax.core import errors
 from moejax.moe.balance import BALANCE
+from moejax.moe.experts import EXPERTS as EXPERT_KINDS
+from moejax.moe.experts.zero_computation import ZeroComputation
 from moejax.moe.routers import ROUTERS
 from moejax.moe.scorers import SCORERS
-from moejax.vision import build
+from moejax.parallel import hosts
+from moejax.vision import build, projector
 from moejax.vision.config import VisionConfig
 from moejax.vision.feed_forward import Mixture, Sizes
 from moejax.vision.inputs import ImageContext
@@ -174,3 +177,86 @@ def test_every_router_that_reads_no_ids_routes_patches():
     )
     assert out.shape == (3, 4, 8), name
     assert record.stats, name
+
+
+WHERE = r'model\.vision\.encoder\.feed_forward'
+
+
+@pytest.mark.parametrize(
+  ('of_encoder', 'of_projector', 'message'),
+  [
+    ({}, None, rf'^mesh\.expert=2 does not divide {WHERE}\.num_experts=3'),
+    (
+      {'num_experts': 4},
+      {'num_experts': 4, 'zero_computation': ZeroComputation(copy=1)},
+      r'^model\.vision\.projector\.zero_computation has 1 copies',
+    ),
+    (
+      None,
+      {'num_experts': 4, 'experts': EXPERT_KINDS['swiglu']()},
+      r'^model\.vision\.projector\.experts=swiglu have one width before',
+    ),
+    (
+      None,
+      {'num_experts': 4, 'latent_width': 4},
+      r'^model\.vision\.projector\.experts of input 8 and output 16 have two',
+    ),
+  ],
+)
+def test_what_the_mesh_or_the_widths_exclude_is_one_line(
+  of_encoder, of_projector, message
+):
+  """Errors name the keys of the part that they are about."""
+  vision = seeing.SIGHT
+  if of_encoder is not None:
+    kind = dataclasses.replace(EXPERTS, **of_encoder)
+    encoder = dataclasses.replace(vision.encoder, feed_forward=kind)
+    vision = dataclasses.replace(vision, encoder=encoder)
+  if of_projector is not None:
+    connector = projector.Experts(**of_projector)
+    vision = dataclasses.replace(vision, projector=connector)
+  with pytest.raises(errors.InputError, match=message):
+    seeing.model(tiny.mesh(2, data=1, expert=2), vision)
+
+
+def test_a_router_that_adds_the_token_itself_cannot_change_the_width():
+  connector = projector.Experts(
+    num_experts=4, router=ROUTERS['base_layer'](interpolates=True), balance=()
+  )
+  vision = dataclasses.replace(seeing.SIGHT, projector=connector)
+  model, batch = seeing.model(vision=vision), seeing.batch()
+  with pytest.raises(
+    errors.InputError,
+    match=r'^model\.vision\.projector\.router=base_layer adds the token itself',
+  ):
+    jax.eval_shape(
+      lambda w: model.bind(w).vision(jnp.zeros((4, 12, 16)), batch.images),
+      model.shapes,
+    )
+
+
+@pytest.mark.soak
+def test_a_mesh_changes_nothing():
+  """Rows are split over four devices, experts over two."""
+  kind = dataclasses.replace(EXPERTS, num_experts=4)
+  encoder = dataclasses.replace(seeing.SIGHT.encoder, feed_forward=kind)
+  connector = projector.Experts(num_experts=4, num_shared=1)
+  vision = dataclasses.replace(
+    seeing.SIGHT, encoder=encoder, projector=connector
+  )
+  results = []
+  for mesh in (tiny.mesh(), tiny.mesh(4, data=2, expert=2)):
+    model = seeing.model(mesh, vision)
+    weights, batch = tiny.weights(model), hosts.put_rows(seeing.batch(), mesh)
+
+    @jax.jit
+    def run(weights, batch, model=model):
+      decoder = model.bind(weights)
+      x_BLD = decoder.embed(batch.token_BL)
+      return decoder.vision.read(x_BLD, batch.images)
+
+    results.append(jax.device_get(run(weights, batch)))
+  (one, records), (other, same) = results
+  np.testing.assert_allclose(other, one, 1e-4, 1e-5)
+  for part in ('encoder', 'projector'):
+    tiny.assert_close(same[part].balance, records[part].balance, 1e-4, 1e-5)
