@@ -15,7 +15,7 @@ from rich.table import Table
 from moejax import config
 from moejax.core import command, exits
 from moejax.core.console import Console
-from moejax.plan import count
+from moejax.plan import count, sight_count
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,14 +27,15 @@ def main(argv: Sequence[str]) -> None:
   run = config.load(args.config, overrides)
   counted = count.count(run.model)
   length = run.data.sequence_length
+  images = sight_count.of_run(run).flops(run.model)
   if args.json:
-    print(json.dumps(_json(counted, length), indent=2))
+    print(json.dumps(_json(counted, length, images), indent=2))
   else:
-    _show(counted, length)
+    _show(counted, length, images)
 
 
-def _json(counted: count.Count, length: int) -> dict[str, Any]:
-  flops = counted.flops(length)
+def _json(counted: count.Count, length: int, images: float) -> dict[str, Any]:
+  flops = counted.flops(length) + images
   total, active = counted.without_small
   return {
     'parts': {
@@ -46,12 +47,13 @@ def _json(counted: count.Count, length: int) -> dict[str, Any]:
     'without_routers_and_norms': {'total': total, 'active': active},
     'sequence_length': length,
     'flops_per_sequence': flops,
+    'flops_of_images': images,
     'flops_per_token': flops / length,
     'training_bytes': counted.training_bytes,
   }
 
 
-def _show(counted: count.Count, length: int) -> None:
+def _show(counted: count.Count, length: int, images: float) -> None:
   table = Table(box=rich.box.SIMPLE_HEAD, show_footer=True)
   table.add_column('part', 'all parts')
   for name, value in (('total', counted.total), ('active', counted.active)):
@@ -60,7 +62,7 @@ def _show(counted: count.Count, length: int) -> None:
     table.add_row(part, f'{total:,}', f'{active:,}')
   console = Console(highlight=False)
   console.print(table)
-  flops = counted.flops(length)
+  flops = counted.flops(length) + images
   total, active = counted.without_small
   lines = {
     'parameters': f'{_short(counted.total)} total, '
@@ -69,6 +71,7 @@ def _show(counted: count.Count, length: int) -> None:
     f'{_short(active)} active',
     'training FLOPs per token': _short(flops / length),
     f'  per sequence of {length} tokens': _short(flops),
+    **({'  of its images': _short(images)} if images else {}),
     'float32 parameters + AdamW': f'{counted.training_bytes / 2**30:.2f} GiB',
   }
   for name, text in lines.items():

@@ -22,9 +22,12 @@ from moejax.data.batch import Batch
 from moejax.model import build
 from moejax.parallel import mesh as meshes
 from moejax.parallel import rules
+from moejax.plan import sight_count
 from moejax.plan.topology import Slice
 from moejax.train import lora, optimizer, step
 from moejax.train import state as states
+from moejax.vision.front_end import Encoder
+from moejax.vision.inputs import RowImages
 
 # The last file that the TPU compiler dumps; it has the text of the program.
 _DUMPED = '*.after_codegen.txt'
@@ -119,7 +122,7 @@ def lower(
   state = states.abstract(
     model, transform, run.train.skip_spikes, run.train.sparsity
   )
-  batch = _batch(run.train.batch_size, run.data.sequence_length, mesh)
+  batch = _batch(run, mesh)
   inputs = [state, batch, *map(build.abstract, step.read_by(model, teacher))]
   return mesh, state, batch, train_step.lower(*inputs)
 
@@ -174,15 +177,30 @@ def text_of(program: jax.stages.Compiled, folder: pathlib.Path) -> str:
     return dumped[-1].read_text()
 
 
-def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> Batch:
-  """Shapes and shardings of a batch."""
+def _batch(run: Run, mesh: jax.sharding.Mesh) -> Batch:
+  """Shapes and shardings of a batch, with all images that it has room for."""
   sharding = rules.sharding(('rows',), mesh)
+  rows, length = run.train.batch_size, run.data.sequence_length
 
-  def shape(dtype: Any) -> Any:
-    return jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
+  def shape(dtype: Any, *more: int) -> Any:
+    return jax.ShapeDtypeStruct((rows, *more), dtype, sharding=sharding)
 
-  ids = shape(jnp.int32)
-  return Batch(ids, ids, shape(jnp.float32), ids, ids)
+  ids = shape(jnp.int32, length)
+  batch = Batch(ids, ids, shape(jnp.float32, length), ids, ids)
+  reading, images = sight_count.of_run(run), run.data.images
+  if not reading.images:
+    return batch
+  is_image_BL = shape(jnp.bool_, length)
+  image = feature = None
+  if images.features:
+    vision = run.model.vision
+    assert isinstance(vision, Encoder)
+    width = vision.feature_width
+    feature = shape(jnp.float32, reading.images, reading.patches, width)
+  else:
+    image = shape(jnp.float32, reading.images, *images.size, 3)
+  seen = RowImages(image, feature, shape(jnp.int32), is_image_BL)
+  return dataclasses.replace(batch, images=seen)
 
 
 def _teacher(run: Run, mesh: jax.sharding.Mesh) -> build.Model | None:

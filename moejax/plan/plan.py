@@ -14,7 +14,7 @@ from moejax.config.run import Run
 from moejax.model.config import ModelConfig
 from moejax.parallel import collective_bytes, program_text
 from moejax.plan import compile as compiling
-from moejax.plan import count, memory, program_cost, roofline
+from moejax.plan import count, memory, program_cost, roofline, sight_count
 from moejax.plan.chips import Chip
 from moejax.plan.topology import Slice
 
@@ -72,7 +72,8 @@ class Plan:
   def model_flops(self) -> float:
     """FLOPs of a step over all devices; see `count.Count.flops`."""
     length = self.run.data.sequence_length
-    return self.counted.flops(length) * self.run.train.batch_size
+    images = sight_count.of_run(self.run).flops(self.run.model)
+    return (self.counted.flops(length) + images) * self.run.train.batch_size
 
   def budget(self, step: float, chip: Chip) -> dict[str, float]:
     """Time and chips for all steps of the run, and how well they are used.

@@ -35,7 +35,7 @@ from moejax.model import build, compute_dtype
 from moejax.moe import self_check
 from moejax.parallel import gloo, hosts
 from moejax.parallel import mesh as meshes
-from moejax.plan import count
+from moejax.plan import count, sight_count
 from moejax.run import (
   base_weights,
   benchmark_hook,
@@ -347,7 +347,8 @@ def _loop_inputs(
     writer=resources.writer,
     display=screen,
     tokens_per_batch=run.train.batch_size * length,
-    flops_per_token=count.flops_per_token(run.model, length),
+    flops_per_token=count.flops_per_token(run.model, length)
+    + sight_count.of_run(run).flops(run.model) / length,
     extra=compatibility.extra_of(run, context.data) | teacher.extra(loaded),
     hooks=[seen(hook) for hook in hooks],
     periodic_hooks=[(every, seen(hook)) for every, hook in periodic],
