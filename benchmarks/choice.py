@@ -195,4 +195,4 @@ def _words() -> str:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

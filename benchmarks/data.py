@@ -262,4 +262,4 @@ SIDES: dict[str, Callable[[pathlib.Path], dict[str, Any]]] = {
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

@@ -145,4 +145,4 @@ class Peer(peer_process.PeerProcess):
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

@@ -222,4 +222,4 @@ def _on(mesh: jax.sharding.Mesh, x: Any, spec: PartitionSpec) -> Any:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

@@ -198,4 +198,4 @@ SIDES: dict[str, Callable[[pathlib.Path, vocabs.Vocab], dict[str, Any]]] = {
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

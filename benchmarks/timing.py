@@ -21,7 +21,7 @@ def main(run: Callable[[Sequence[str]], None]) -> None:
   Programs that it starts, such as peers, have them too.
   """
   huge_pages.restart()
-  exits.main(run)
+  exits.main(run, keeps=False)
 
 
 @dataclasses.dataclass(frozen=True)

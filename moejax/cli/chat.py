@@ -77,4 +77,4 @@ def _flags() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

@@ -88,4 +88,4 @@ def _features(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

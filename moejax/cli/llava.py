@@ -85,4 +85,4 @@ def _answer(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

@@ -25,4 +25,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

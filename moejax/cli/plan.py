@@ -88,4 +88,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

@@ -91,4 +91,4 @@ def _data(
 
 
 if __name__ == '__main__':
-  exits.main(main)
+  exits.main(main, keeps=False)

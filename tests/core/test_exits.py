@@ -1,11 +1,15 @@
 """core/exits.py: errors that are no bugs are one line and an exit code."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from moejax.core import exits
 
+ROOT = pathlib.Path(__file__).parents[2]
 TOO_MANY = 2**46  # numbers, more than any machine holds
 
 
@@ -48,3 +52,35 @@ def test_another_missing_module_is_a_bug():
 
   with pytest.raises(ImportError):
     exits.call(run, [])
+
+
+# Commands that leave work from which the same command goes on.
+GO_ON = {
+  'analyse', 'cache', 'compress', 'convert', 'evaluate', 'intervene', 'stages',
+  'sweep', 'trace',
+}  # fmt: skip
+
+
+def test_only_a_command_that_goes_on_says_that_something_is_kept():
+  kept, others = set(), set()
+  for place in ('moejax/cli', 'benchmarks'):
+    for path in (ROOT / place).glob('*.py'):
+      for call in re.findall(r'\n  exits\.main\((.*)\)\n', path.read_text()):
+        (others if 'keeps=False' in call else kept).add(path.stem)
+  assert kept == GO_ON | {'accelerator'}
+  assert len(others) > 10
+
+
+@pytest.mark.parametrize(
+  ('keeps', 'line'),
+  [
+    (True, 'what was finished is kept; run the same command to go on'),
+    (False, 'nothing is kept'),
+  ],
+)
+def test_ctrl_c_says_whether_something_is_kept(keeps, line, capsys):
+  def run(argv):
+    raise KeyboardInterrupt
+
+  assert exits.call(run, [], keeps) == exits.INTERRUPTED
+  assert capsys.readouterr().err == f'interrupted: {line}\n'

@@ -1,5 +1,6 @@
 """The report of a run, as it is kept and shown again."""
 
+import shlex
 import threading
 import types
 
@@ -52,3 +53,31 @@ def test_samples_are_made_beside_the_scores_on_one_device(monkeypatch, devices):
   made = report._beside_the_scores(context, subject, screen=None)
   assert made == {'beside': devices == 1}
   assert subject.begun.is_set()
+
+
+@pytest.mark.parametrize('installed', [True, False])
+def test_what_a_report_recommends_is_a_command_as_a_shell_reads_it(
+  installed, monkeypatch, tmp_path
+):
+  find = report.importlib.util.find_spec
+  spec = lambda name: installed or None if name == 'tensorboard' else find(name)
+  monkeypatch.setattr(report.importlib.util, 'find_spec', spec)
+  lines, commands = [], []
+  folder = str(tmp_path / "it's mine")
+  scores = {'loss': 1.0, 'perplexity': 2.7, 'bits_per_byte': 1.0}
+  made = {
+    'workdir': folder,
+    'steps': 3,
+    'first_layer': 0,
+    'domains': {'files': {**scores, 'unigram': None, 'xz': None}},
+    'experts': {},
+    'samples': [],
+  }
+  screen = types.SimpleNamespace(line=lines.append, command=commands.append)
+  report.show(made, screen)
+  words = [shlex.split(command) for command in commands]
+  assert f'--workdir={folder}' in words[0]
+  assert f'--workdir={folder}' in words[1]
+  board = ['tensorboard', f'--logdir={folder}/tensorboard']
+  install = [] if installed else ['pip', 'install', 'tensorboard', '&&']
+  assert words[2] == install + board
