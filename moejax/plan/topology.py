@@ -130,12 +130,13 @@ def _gpu(name: str, kind: str, shape: str) -> Slice:
       f'--topology={name}: NVLink joins at most {gpu.joined} of {kind}; use '
       f'{kind}:{gpu.joined}x{hosts * groups}'
     )
-  if importlib.util.find_spec('jax_plugins.xla_cuda13') is None:
+  try:
+    version = importlib.metadata.version('jax-cuda13-plugin')
+  except importlib.metadata.PackageNotFoundError:
     raise errors.InputError(
       f"--topology={name} needs JAX's CUDA plug-in, which is not installed; "
       "pip install 'moejax[gpu_plan]' (Linux; no GPU is needed), or use cpu:8"
-    )
-  version = importlib.metadata.version('jax-cuda13-plugin')
+    ) from None
   if version != jax.__version__:
     raise errors.InputError(
       f'--topology={name}: the CUDA plug-in has version {version} and jax '

@@ -47,13 +47,15 @@ def test_several_slices_are_of_tpus():
 
 
 def test_without_the_plug_in_it_says_how_to_get_it(monkeypatch):
-  monkeypatch.setattr(topology.importlib.util, 'find_spec', lambda _: None)
+  def missing(name):
+    raise topology.importlib.metadata.PackageNotFoundError(name)
+
+  monkeypatch.setattr(topology.importlib.metadata, 'version', missing)
   with pytest.raises(errors.InputError, match=r"pip install 'moejax\[gpu_plan"):
     topology.find('h200:8')
 
 
 def test_a_plug_in_of_another_version(monkeypatch):
-  monkeypatch.setattr(topology.importlib.util, 'find_spec', lambda _: True)
   monkeypatch.setattr(topology.importlib.metadata, 'version', lambda _: '0.1.2')
   with pytest.raises(errors.InputError, match='has version 0.1.2 and jax'):
     topology.find('h200:8')

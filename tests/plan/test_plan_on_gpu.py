@@ -101,6 +101,15 @@ def test_seconds_are_arithmetic(small):
   assert in_turn >= roofline * (1 - 1e-9) > 0
 
 
+def test_eight_hosts_of_eight(tmp_path):
+  """For 64 GPUs the compiler chooses other kernels than for eight."""
+  many = {'mesh.data': '8', 'mesh.fsdp': '8', 'train.batch_size': '64'}
+  code, tree, err = _plan(tmp_path, 'h200:8x8', SMALL | many)
+  assert code == exits.DONE, err
+  assert tree['devices'] == 64
+  assert any(c['axes'] == 'data' for c in tree['collectives'])
+
+
 def test_between_hosts_it_is_slower(small, tmp_path):
   code, tree, err = _plan(tmp_path, 'h200:4x2', SMALL)
   assert code == exits.DONE, err
