@@ -297,9 +297,13 @@ def _kernel(
     return PallasCall(name, 0.0, 0.0, at.times)
   # The queries, [rows, heads, tokens, width], padded as `splash` pads them.
   dims = next(dims for dims in heads if dims[-2] % splash.LANES == 0)
-  length, width = dims[-2:]
-  share = splash.visited(length, width)
-  flops = 2.0 * products * math.prod(dims) * length * share
+  width = dims[-1]
+  # Where `context` splits rows, a device has the keys of whole rows, and its
+  # queries see as large a share of them as those of the other devices.
+  alike = (len(dims), width)
+  keys = max(d[-2] for d in heads if (len(d), d[-1]) == alike)
+  share = splash.visited(keys, width)
+  flops = 2.0 * products * math.prod(dims) * keys * share
   num_bytes = sum(program_text.num_bytes(*shape) for shape in operands)
   return PallasCall(name, flops, num_bytes, at.times)
 

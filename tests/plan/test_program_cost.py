@@ -153,6 +153,20 @@ def test_an_attention_kernel_by_arithmetic():
   )
 
 
+def test_queries_of_a_piece_see_the_keys_of_the_row():
+  # 1,024 queries and 4,096 keys: 4 blocks, each against 10 / 16 of its row.
+  layout = (
+    'operand_layout_constraints={s8[1,1,4]{2,1,0}, '
+    'bf16[4,2,1024,128]{3,2,1,0}, bf16[4,2,4096,128]{3,2,1,0}}, '
+    'frontend_attributes={}'
+  )
+  text = TPU.replace('%gmm.3', '%splash_mha_fwd_segmented.1')
+  text = text.replace(ESTIMATE, layout)
+  found = program_cost.of_program(program_text.Program(text))
+  products = 2 * 2 * (4 * 2) * 1024 * 4096 * 128
+  assert found.kernel_flops == 7 * products * 10 / 16
+
+
 def test_filled_up_heads_count_as_wide_as_the_kernel_has_them():
   # Latent heads of 192 and 128 are 256 there: blocks of 512, 36 of 64 visited.
   layout = (
