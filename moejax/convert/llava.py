@@ -279,17 +279,22 @@ def _projector(
   """The tensors of the projector, between the widths of features and text."""
   mesh = meshes.make(meshes.MeshConfig(data=1), jax.devices()[:1])
   shapes = projector('gelu', widths, mesh).shapes
-  flat = {path: tuple(x.shape) for path, x in trees.leaves(shapes).items()}
-  tensors = [
-    dataclasses.replace(tensor, name=layout.projector + tensor.name)
-    for rule in _RULES
-    for tensor in rules.of_layer(rule, {}, rule.path, (), flat[rule.path])
-  ]
+  tensors = projector_tensors(shapes, layout.projector)
   own = {name for name in folder.tensors if name.startswith(layout.projector)}
   wanted = {tensor.name for tensor in tensors}
   load.check_names(folder, wanted, own - wanted)
   load.check_tensors(folder, tensors)
   return tensors
+
+
+def projector_tensors(shapes: Any, prefix: str) -> list[rules.Tensor]:
+  """The tensors of a projector, whose names begin with a prefix."""
+  flat = {path: tuple(x.shape) for path, x in trees.leaves(shapes).items()}
+  return [
+    dataclasses.replace(tensor, name=prefix + tensor.name)
+    for rule in _RULES
+    for tensor in rules.of_layer(rule, {}, rule.path, (), flat[rule.path])
+  ]
 
 
 def _check_rest(

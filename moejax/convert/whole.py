@@ -57,10 +57,7 @@ def of_llava(parts: llava.LlavaPlan) -> load.ImportPlan:
   config = dataclasses.replace(decoder.config, vision=vision)
   config.check()
   front = [_below(ENCODER, tensor) for tensor in encoder.tensors]
-  front += [
-    _scaled(_below(PROJECTOR, tensor), config.scales.embedding)
-    for tensor in parts.projector
-  ]
+  front += scaled(parts.projector, config.scales.embedding)
   tensors = {**parts.folder.tensors, **decoder.folder.tensors}
   return dataclasses.replace(
     decoder,
@@ -146,12 +143,20 @@ def _below(front: str, tensor: rules.Tensor) -> rules.Tensor:
   return dataclasses.replace(tensor, path=front + tensor.path)
 
 
-def _scaled(tensor: rules.Tensor, scale: float) -> rules.Tensor:
-  """The tensor of a projector whose decoder scales features like embeddings.
+def scaled(tensors: list[rules.Tensor], scale: float) -> list[rules.Tensor]:
+  """The tensors of a projector as weights of `model.vision`.
 
-  `model.vision` inserts features as they are, so the weights that they come
-  from have the factor.
+  That inserts features as they are. Where the decoder of a LLaVA scales
+  features as embeddings, the weights that they come from have the factor.
+
+  Args:
+    tensors: of the projector alone.
+    scale: by which the decoder multiplies embeddings.
   """
+  return [_scaled(_below(PROJECTOR, tensor), scale) for tensor in tensors]
+
+
+def _scaled(tensor: rules.Tensor, scale: float) -> rules.Tensor:
   if scale == 1 or not tensor.rule.name.startswith('linear_2.'):
     return tensor
   rule = dataclasses.replace(tensor.rule, factor=1 / scale)

@@ -8,7 +8,7 @@ from typing import Any
 
 from moejax.compress import even
 from moejax.config import kept_tokenizer
-from moejax.convert import companions, load, save
+from moejax.convert import companions, llava, llava_export, load, save
 from moejax.convert import folder as folders
 from moejax.convert.families import FORMS
 from moejax.convert.families.family import Family
@@ -17,6 +17,7 @@ from moejax.core.byte_bar import byte_bar
 from moejax.model.config import ModelConfig
 from moejax.run import restore, weight_files
 from moejax.train import checkpoint
+from moejax.vision.front_end import TextOnly
 
 Say = Callable[[str], None]
 
@@ -92,6 +93,7 @@ class Target:
     plan: how the weights are written.
     beside: tokenizer and settings.
     shapes: tree of the shapes of the weights.
+    model: config of the model.
     replace: (path, weight) -> the weight to write in its place, see
       `compress.even`.
   """
@@ -100,6 +102,7 @@ class Target:
   plan: save.ExportPlan
   beside: companions.Companions
   shapes: Any
+  model: ModelConfig
   replace: even.Replace
 
   def write(self, get: Callable[[str], save.Indexed]) -> None:
@@ -123,6 +126,10 @@ class Target:
         beside=self.beside,
         progress=progress,
       )
+    if self.model.vision != TextOnly():
+      images = restore.run_of(self.args.workdir).data.images
+      to = pathlib.Path(self.args.to)
+      llava_export.write_processors(to, self.model, images)
 
   def remarks(self) -> list[str]:
     """Lines on what the folder lacks."""
@@ -165,16 +172,21 @@ def plan_of(args: Export, model: ModelConfig) -> Target:
   hf_folder = kept_tokenizer.folder(vocab, args.workdir, run.start)
   model_type = ''
   if hf_folder is not None:
-    model_type = companions.read(hf_folder / folders.CONFIG).get(
-      'model_type', ''
-    )
-  plan = save.plan(model, shapes, args.family, model_type)
+    theirs = companions.read(hf_folder / folders.CONFIG)
+    if llava.is_llava(theirs):
+      theirs = theirs.get('text_config') or {}
+    model_type = theirs.get('model_type', '')
+  if model.vision == TextOnly():
+    plan = save.plan(model, shapes, args.family, model_type)
+  else:
+    names = args.family, model_type
+    plan = llava_export.plan(model, shapes, run.data.images, vocab, names)
   if hf_folder is None:
     beside = companions.of_vocab(vocab)
     beside = kept_tokenizer.with_chat(beside, vocab, args.workdir)
   else:
     beside = companions.of_folder(hf_folder, vocab)
-  return Target(args, plan, beside, shapes, replace)
+  return Target(args, plan, beside, shapes, model, replace)
 
 
 def loaded_by(family: Family) -> str:

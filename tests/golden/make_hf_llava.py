@@ -1,6 +1,7 @@
 """Makes tiny random LLaVA checkpoints with transformers, and what they answer.
 
   python tests/golden/make_hf_llava.py make FOLDER [--seed=1] [name ...]
+  python tests/golden/make_hf_llava.py check FOLDER FOLDER_WITH_EXPECTED
 
 Needs torch and transformers (5.x), and nothing of moejax; the tests that read
 what it makes need neither. The committed ones are those of seed 0. Of each name
@@ -18,7 +19,9 @@ Rows have no image, one, and two, in several places.
 """
 
 import argparse
+import json
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -177,13 +180,40 @@ def make(name, folder, seed):
   )
 
 
+@torch.no_grad()
+def check(folder, expected):
+  """Prints the relative difference of a folder's logits, and a prompt's ids.
+
+  Args:
+    folder: a LLaVA with its processor.
+    expected: a folder with expected.npz.
+  """
+  want = np.load(expected / 'expected.npz')
+  model = transformers.LlavaForConditionalGeneration.from_pretrained(
+    folder, dtype=torch.float32
+  ).eval()
+  pixels = want['image_NHWC'].transpose(0, 3, 1, 2)
+  found = model(
+    input_ids=torch.tensor(want['token_BL'].astype(np.int64)),
+    pixel_values=torch.tensor(pixels),
+  ).logits.numpy()
+  far = np.abs(found - want['logits_BLV']).max() / want['logits_BLV'].std()
+  processor = transformers.AutoProcessor.from_pretrained(folder)
+  image = np.zeros((20, 18, 3), np.uint8)
+  made = processor(images=image, text='w5 <image> w6', return_tensors='pt')
+  sys.stdout.write(json.dumps([float(far), made['input_ids'][0].tolist()]))
+
+
 def main():
   parser = argparse.ArgumentParser()
-  parser.add_argument('what', choices=('make',))
+  parser.add_argument('what', choices=('make', 'check'))
   parser.add_argument('folder', type=pathlib.Path)
   parser.add_argument('names', nargs='*', default=[*MODELS])
   parser.add_argument('--seed', type=int, default=0)
   flags = parser.parse_args()
+  if flags.what == 'check':
+    check(flags.folder, pathlib.Path(*flags.names))
+    return
   for name in flags.names:
     make(name, flags.folder / name, flags.seed)
 
