@@ -80,12 +80,12 @@ def _text(c, folder):
     **_sources(folder, blind, rate=0.2),
     **_sources(folder, told),
   }
-  c.train.steps = 600
+  c.train.steps = 400
 
 
 def _sight(c, folder):
   _images(c, folder, captions=True)
-  c.train.steps = 600
+  c.train.steps = 500
 
 
 def _connector(c, folder):
@@ -93,7 +93,7 @@ def _connector(c, folder):
   # [!v]*: all that is not below vision/.
   frozen = {'weights': 'vision/encoder,[!v]*', 'lr_factor': 0.0}
   c.opt.parts = {'frozen': frozen}
-  c.train.steps = 200
+  c.train.steps = 150
 
 
 def _everything(c, folder):
@@ -107,7 +107,7 @@ def _experts(c, folder):
   c.model.vision.encoder = {**ENCODER, 'feed_forward': {'name': 'experts'}}
   c.model.vision.projector = {'name': 'experts', 'init_std': INIT_STD}
   c.opt.peak_lr = 1e-3
-  c.train.steps = 600
+  c.train.steps = 300
 
 
 RUNS = {
@@ -148,6 +148,7 @@ def get_config(words):
   c.train.eval_batches = 1
   c.report.eval_batches = 100  # all of them; and no baselines by xz
   c.report.samples = False
+  c.report.trace_tokens = 0
   config.vary(c, dict.fromkeys(RUNS, {}), stage)  # refuses another name
   RUNS[stage](c, folder)
   return c
