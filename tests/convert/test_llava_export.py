@@ -93,12 +93,11 @@ def test_what_a_llava_cannot_hold_is_one_line(exported):
 
 @pytest.mark.hf
 @pytest.mark.slow
+@pytest.mark.parametrize('exported', ['clip'], indirect=True)
 def test_transformers_gives_the_logits_and_prepares_the_images(exported):
   if not hf_process.is_there():
     pytest.skip(f'{hf_process.PYTHON} has no torch and transformers')
   source, _, out = exported
-  if source.parent.name.startswith('granite'):
-    pytest.skip('its expected logits are of another strategy')
   script = hf_process.SCRIPT.with_name('make_hf_llava.py')
   said = hf_process.theirs('check', out, source, script=script)
   far, ids = json.loads(said)
