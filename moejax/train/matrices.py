@@ -48,6 +48,7 @@ class AdamW(fields.Checked):
       weight_decay: decoupled, multiplied by the learning rate.
     """
     del rate, weight_decay
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +87,9 @@ class Muon(AdamW):
 
   def _scaled(self, path: str, update: jax.Array) -> jax.Array:
     """An update whose singular values are 1, with the mean square of `rms`."""
-    sides = _dimensions(path, update)
     longest = max(
       math.prod(update.shape[n] for n in axes)
-      for axes in (sides.reduction_axis, sides.output_axis)
+      for axes in _axes(path, update.ndim)
     )
     return update * self.rms * math.sqrt(longest)
 
@@ -134,12 +134,16 @@ def _sides(path: str) -> tuple[range, range, int] | None:
 
 def _dimensions(path: str, weight: Any) -> contrib.MuonDimensionNumbers:
   """The axes of both sides of a matrix; all others are of a stack."""
+  return contrib.MuonDimensionNumbers(*_axes(path, weight.ndim))
+
+
+def _axes(path: str, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """The axes of both sides of a matrix, behind those of stacked layers."""
   sides = _sides(path)
   assert sides is not None, path
   first, second, count = sides
-  stacked = weight.ndim - count
-  places = lambda side: tuple(stacked + n for n in side)
-  return contrib.MuonDimensionNumbers(places(first), places(second))
+  places = lambda side: tuple(ndim - count + n for n in side)
+  return places(first), places(second)
 
 
 def _every(of: Callable[[str, Any], Any]) -> Callable[[Any], Any]:

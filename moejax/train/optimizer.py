@@ -1,6 +1,7 @@
 """AdamW, and Muon for matrices, with a schedule; the training step clips."""
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -83,27 +84,28 @@ def make(
       mask=lambda weights: trees.map_paths(lambda p, _: decays[p], weights),
     )
 
-  of_matrices = opt.matrices.transform(rate, opt.weight_decay)
-  if not opt.parts and of_matrices is None:
+  by_muon = opt.matrices.transform(rate, opt.weight_decay) is not None
+  if not opt.parts and not by_muon:
     return adamw(1.0)
   factor_of = parts_lib.factors(opt.parts, decays)
   # Paths of checkpoints have these names.
   name = lambda factor: f'x{factor!r}'
   factors = sorted({*factor_of.values()})
-  transforms = {name(factor): adamw(factor) for factor in factors}
+  transforms: dict[Hashable, optax.GradientTransformation] = {
+    name(factor): adamw(factor) for factor in factors
+  }
   kind_of = {path: name(factor) for path, factor in factor_of.items()}
-  if of_matrices is not None:
-    for factor in filter(None, factors):
-      transforms[f'matrices_{name(factor)}'] = opt.matrices.transform(
-        scaled(factor), opt.weight_decay
-      )
-    for path, factor in factor_of.items():
-      if factor and matrices_lib.is_matrix(path, decays[path]):
+  for factor in filter(None, factors if by_muon else ()):
+    own = opt.matrices.transform(scaled(factor), opt.weight_decay)
+    assert own is not None
+    transforms[f'matrices_{name(factor)}'] = own
+    for path in decays:
+      if factor_of[path] == factor and matrices_lib.is_matrix(
+        path, decays[path]
+      ):
         kind_of[path] = f'matrices_{name(factor)}'
-  return optax.partition(
-    transforms,
-    lambda weights: trees.map_paths(lambda p, _: kind_of[p], weights),
-  )
+  kinds = lambda weights: trees.map_paths(lambda p, _: kind_of[p], weights)
+  return optax.partition(transforms, kinds)
 
 
 def shardings(opt_shapes: Any, weight_shardings: Any, replicated: Any) -> Any:
