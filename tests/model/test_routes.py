@@ -286,6 +286,7 @@ class BareTokens:
   token_BL: jax.Array
   routes: ClassVar[None] = None
   replayed: ClassVar[None] = None
+  row_axes: ClassVar[tuple[str, ...]] = ()
 
 
 @flax.struct.dataclass

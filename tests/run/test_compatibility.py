@@ -36,6 +36,7 @@ ALLOWED = {
     'model.remat': 'full',
     'model.token_chunks': '2',
     'model.attention': 'xla',
+    'model.context_parallel': 'ring',
     'model.scan_unroll': '2',
     'model.moe.grouped_matmul': 'blocked',
     'model.moe.expert_parallel': 'all_gather',
