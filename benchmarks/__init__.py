@@ -9,6 +9,7 @@
   python -m benchmarks.text              long documents into rows
   python -m benchmarks.trace             tracing over plain evaluation
   python -m benchmarks.compress          calibration over plain evaluation
+  python -m benchmarks.images            loading images, beside training
   python -m benchmarks.data              packing, reading, memory, start-up
   python -m benchmarks.decode            writing tokens, beside transformers
   python -m benchmarks.choice            multiple-choice scoring over lm_eval's
