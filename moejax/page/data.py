@@ -2,11 +2,25 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from moejax.analysis.trace import Trace
 
 Row = Mapping[str, Any]
+
+
+class Picture(NamedTuple):
+  """An image among the tokens of a text.
+
+  Attributes:
+    begin: its first token.
+    end: behind its last one.
+    columns: patches of a row of the image.
+  """
+
+  begin: int
+  end: int
+  columns: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +44,7 @@ class PageData:
     trace: the beginning of each domain in the trace of the newest traced
       checkpoint.
     texts: text of each token of `trace`; empty without a vocabulary.
+    pictures: images among these tokens, whose tokens are patches row by row.
     words: text of the vocabulary ids that a measure lists; empty without a
       vocabulary.
   """
@@ -50,6 +65,7 @@ class PageData:
   )
   trace: Trace | None = None
   texts: Sequence[str] = ()
+  pictures: Sequence[Picture] = ()
   words: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
   def key(self, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,8 +15,11 @@ from moejax.analysis import published
 from moejax.analysis.trace import Trace
 from moejax.analysis.trace_file import TraceFile
 from moejax.core import errors
+from moejax.data.images import vocab as image_vocab
 from moejax.data.vocab import Vocab
+from moejax.page.data import Picture
 from moejax.run import analysing, restore, trace_files
+from moejax.vision.front_end import Encoder
 
 TOKENS = 2_500  # of each domain, of which the page may show text
 NO_TEXT = '·'  # shown for a token that has no text of its own
@@ -69,11 +73,16 @@ def _read(
   newest = TraceFile(stamps[-1][0])
   trace = beginnings(newest)
   vocab = vocab_of(folder, newest.header.tokenizer)
+  known = [] if vocab is None else texts(vocab, trace)
+  pictures = [] if vocab is None else pictures_of(folder, vocab, trace)
+  for picture in pictures:
+    known[picture.begin : picture.end] = patches(picture)
   return {
     'measures': measures,
     'published': published.curves(),
     'trace': trace,
-    'texts': [] if vocab is None else texts(vocab, trace),
+    'texts': known,
+    'pictures': pictures,
     'words': {} if vocab is None else words(vocab, listed(measures)),
   }
 
@@ -113,6 +122,40 @@ def vocab_of(folder: epath.Path, tokenizer: str) -> Vocab | None:
     return vocab if vocab.fingerprint() == tokenizer else None
   except errors.InputError:
     return None
+
+
+def pictures_of(
+  folder: epath.Path, vocab: Vocab, trace: Trace
+) -> list[Picture]:
+  """The images among the tokens of a trace; none for a model of text alone.
+
+  All tokens of an image have one id, as many as the image has patches.
+  """
+  run = restore.run_of(os.fspath(folder))
+  images, vision = run.data.images, run.model.vision
+  if not images.folder or not isinstance(vision, Encoder):
+    return []
+  number = images.tokens
+  columns = math.isqrt(number)
+  if images.prepare.size and not images.features:
+    columns = images.prepare.size[1] // vision.encoder.patch_size
+  own_T = trace.token_T == image_vocab.token_id(vocab, images.token)
+  found, place = list[Picture](), 0
+  while place + number <= len(own_T):
+    here = slice(place, place + number)
+    whole = own_T[here].all() and len({*trace.document_T[here].tolist()}) == 1
+    if whole:
+      found.append(Picture(place, place + number, columns))
+    place += number if whole else 1
+  return found
+
+
+def patches(picture: Picture) -> list[str]:
+  """What the tokens of an image are called: row and column, from 1."""
+  places = (
+    divmod(n, picture.columns) for n in range(picture.end - picture.begin)
+  )
+  return [f'patch {row + 1},{column + 1}' for row, column in places]
 
 
 def texts(vocab: Vocab, trace: Trace) -> list[str]:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers import page_data
 from helpers.browser import WIDTHS
 
 from moejax import page
@@ -123,6 +124,23 @@ def test_text_is_read_token_by_token(visit, pages):
   assert opened.problems == []
 
 
+def test_an_image_is_a_grid_of_its_patches(visit, tmp_path):
+  path = tmp_path / 'seeing.html'
+  path.write_text(page.page(page_data.full()).html)
+  opened = visit(path.as_uri())
+  opened.drawn()
+  patches = opened.page.locator('section#coloured .patches:visible span')
+  assert patches.count() == 2
+  boxes = [patches.nth(n).bounding_box() for n in range(2)]
+  assert boxes[0]['y'] == boxes[1]['y']
+  assert boxes[0]['x'] + boxes[0]['width'] < boxes[1]['x']
+  assert min(box['height'] for box in boxes) > 10
+  patches.nth(1).hover()
+  readout = opened.page.locator('section#coloured .readout')
+  assert readout.text_content().startswith('Token " end"')  # its text here
+  assert opened.problems == []
+
+
 def test_the_tokens_of_an_expert_are_browsed(visit, pages):
   opened = visit(pages['run'])
   opened.drawn()
@@ -229,7 +247,8 @@ def test_the_numbers_of_a_figure_are_a_table(visit, pages):
   opened.drawn()
   figure = opened.page.locator('figure.plot').first
   figure.locator('summary').click()
-  assert figure.locator('.numbers tbody tr').count() >= 1
+  # It is filled when it has been opened.
+  figure.locator('.numbers tbody tr').first.wait_for()
 
 
 def test_the_theme_is_changed_by_its_button(visit, pages):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from moejax.analysis.trace import Trace
-from moejax.page.data import PageData
+from moejax.page.data import PageData, Picture
 
 DOMAINS = ('code', 'bible')
 
@@ -185,4 +185,5 @@ def full():
     trace=trace(),
     words={0: 'In', 1: ' the'},
     texts=['In', ' the', ' end', 'def', ' f', '('],
+    pictures=[Picture(1, 3, 2)],
   )  # fmt: skip

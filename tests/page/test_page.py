@@ -14,7 +14,7 @@ import pytest
 from helpers import page_data
 
 from moejax.page import COMPARISONS, SECTIONS, comparison, document, page
-from moejax.page.data import PageData
+from moejax.page.data import PageData, Picture
 from moejax.page.sections import (
   coloured,
   curves,
@@ -335,6 +335,7 @@ def test_text_is_packed_for_the_page():
   spans = [(d['begin'], d['end']) for d in value['documents']]
   assert spans == [(0, 3), (3, 6)]
   assert value['texts'] == list(FULL.texts)
+  assert value['pictures'] == [[1, 3, 2]]
   ids = np.frombuffer(base64.b64decode(value['experts']), '<u2')
   want = trace.expert_TNK.astype(int)
   want[want < 0] = 65535
@@ -345,6 +346,13 @@ def test_text_is_packed_for_the_page():
   np.testing.assert_allclose(
     weights.reshape(trace.weight_TNK.shape), trace.weight_TNK, atol=1e-4
   )
+
+
+def test_pictures_that_are_cut_are_left_out():
+  tokens = np.array([0, 1, 2, 3, 4, 10, 11, 12])
+  listed = [Picture(1, 4, 2), Picture(4, 8, 2), Picture(10, 13, 3)]
+  assert coloured.shown(listed, tokens) == [(1, 4, 2), (5, 8, 3)]
+  assert coloured.shown([Picture(12, 15, 3)], tokens) == []
 
 
 def test_a_long_trace_is_cut_to_what_a_page_can_hold(monkeypatch):

@@ -7,8 +7,12 @@ import pytest
 from helpers import traces
 
 from moejax.analysis.trace_file import TraceFile
+from moejax.data.images import vocab as image_vocab
 from moejax.data.vocab import Bytes, Ids, SentencePiece
+from moejax.page.data import Picture
 from moejax.run import page_traces
+from moejax.vision.config import VisionConfig
+from moejax.vision.front_end import Encoder
 
 TEXT = 'def f(x):\n    return x  # the end\n'
 
@@ -75,3 +79,52 @@ def test_the_beginning_of_each_domain_is_read(tmp_path, monkeypatch):
   ])
   np.testing.assert_array_equal(kept.token_T, whole.token_T[want])
   np.testing.assert_array_equal(kept.expert_TNK, whole.expert_TNK[want])
+
+
+def seeing(**images):
+  """The config of a run that reads images of 2 x 3 patches, 32 x 48 pixels."""
+  return SimpleNamespace(
+    data=SimpleNamespace(
+      images=SimpleNamespace(**{
+        'folder': 'photos',
+        'token': '<image>',
+        'tokens': 6,
+        'features': '',
+        'prepare': SimpleNamespace(size=(32, 48)),
+        **images,
+      })
+    ),
+    model=SimpleNamespace(vision=Encoder(VisionConfig(patch_size=16))),
+  )
+
+
+@pytest.mark.parametrize(
+  ('images', 'found'),
+  [
+    # Two images, one behind the other; of the third the text is cut.
+    ({}, [(1, 7, 3), (7, 13, 3)]),
+    # Features say nothing of the sides.
+    ({'features': 'file'}, [(1, 7, 2), (7, 13, 2)]),
+    ({'folder': ''}, []),
+  ],
+)
+def test_images_are_found_among_the_tokens(
+  images, found, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(page_traces.restore, 'run_of', lambda _: seeing(**images))
+  vocab = SentencePiece()
+  image = image_vocab.token_id(vocab, '<image>')
+  trace = traces.made_up(24)
+  ids = np.array([5] + [image] * 12 + [5] + [image] * 10)
+  # The last run is of two documents, five tokens of each.
+  documents = np.array([0] * 19 + [1] * 5)
+  object.__setattr__(trace, 'token_T', ids)
+  object.__setattr__(trace, 'document_T', documents)
+  assert page_traces.pictures_of(tmp_path, vocab, trace) == found
+
+
+def test_patches_have_places():
+  names = page_traces.patches(Picture(4, 10, 3))
+  assert names[0] == 'patch 1,1'
+  assert names[2:4] == ['patch 1,3', 'patch 2,1']
+  assert len(names) == 6

@@ -13,8 +13,9 @@ const tint = (expert) =>
   `hsl(${hue(expert)} var(--token-sat) var(--token-light))`;
 
 const WIDGETS = {
-  // value: layers, k, texts[T], documents [{name, begin, end}], experts and
-  // weights [T, layers, k] as base64, unit (of a weight), entropy [T, layers].
+  // value: layers, k, texts[T], documents [{name, begin, end}], pictures [begin,
+  // end, columns], experts and weights [T, layers, k] as base64, unit (of a
+  // weight), entropy [T, layers].
   text(element, value) {
     const num = value.layers.length;
     const experts = whole(value.experts);
@@ -30,6 +31,7 @@ const WIDGETS = {
     });
     const spans = [];
     const boxes = [];
+    const pictures = new Map(value.pictures.map((p) => [p[0], p]));
 
     function describe(token) {
       const ranks = [];
@@ -99,12 +101,24 @@ const WIDGETS = {
         class: 'tokens', tabindex: 0, role: 'group',
         'aria-label': `${name}; arrow keys move from token to token`,
       });
-      for (let token = begin; token < end; token++) {
-        const shown = value.texts[token].replace(/\n/g, '↵\n');
+      const add = (token, place, shown) => {
         const span = make('span', {}, shown);
         span.dataset.token = token;
         spans[token] = span;
-        box.append(span);
+        place.append(span);
+      };
+      for (let token = begin; token < end; token++) {
+        const picture = pictures.get(token);
+        if (picture === undefined) {
+          add(token, box, value.texts[token].replace(/\n/g, '↵\n'));
+          continue;
+        }
+        const [, behind, columns] = picture;
+        const grid = make('b', {class: 'patches'});
+        grid.style.gridTemplateColumns = `repeat(${columns}, 1.2em)`;
+        for (; token < behind; token++) add(token, grid, '');
+        token--;
+        box.append(grid);
       }
       let current = begin - 1;
       box.addEventListener('pointerover', (event) => {

@@ -1,13 +1,14 @@
 """The section of text whose tokens have the colour of their expert."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from moejax.analysis.trace import NOWHERE, Trace
 from moejax.page import figures
-from moejax.page.data import PageData
+from moejax.page.data import PageData, Picture
 from moejax.page.markup import Html
 from moejax.page.section import Section
 
@@ -31,6 +32,7 @@ def coloured(data: PageData) -> Html | None:
     'k': trace.k,
     'texts': [data.texts[i] for i in tokens],
     'documents': moved(chosen),
+    'pictures': shown(data.pictures, tokens),
     'experts': packed(np.where(expert_TNK == NOWHERE, NONE, expert_TNK)),
     'weights': packed(kept.weight_TNK * UNITS),
     'unit': 1 / UNITS,
@@ -44,7 +46,8 @@ def coloured(data: PageData) -> Html | None:
     f'Validation text at step {trace.step:,}. Choose a layer and a rank (1: '
     'the expert with the largest gate weight). Point at a token, or move with '
     'the arrow keys, for its experts and their weights; press an expert to see '
-    'its tokens alone. · is a token without text, such as the start of a row.',
+    'its tokens alone. · is a token without text, such as the start of a row; '
+    'an image is a square of its patches.',
   )
 
 
@@ -80,6 +83,23 @@ def moved(chosen: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
   for name, begin, end in chosen:
     listed.append({'name': name, 'begin': place, 'end': place + end - begin})
     place += end - begin
+  return listed
+
+
+def shown(
+  pictures: Sequence[Picture], tokens: np.ndarray
+) -> list[tuple[int, int, int]]:
+  """(begin, end, columns) of the pictures that are kept whole.
+
+  Args:
+    pictures: with places in the trace.
+    tokens: the tokens that are kept, ascending.
+  """
+  listed = []
+  for begin, end, columns in pictures:
+    first, last = np.searchsorted(tokens, [begin, end - 1])
+    if last < len(tokens) and (tokens[[first, last]] == [begin, end - 1]).all():
+      listed.append((int(first), int(last) + 1, columns))
   return listed
 
 
