@@ -185,4 +185,4 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == '__main__':
-  exits.main(main, keeps=False)
+  exits.main(main)

@@ -110,7 +110,8 @@ def test_what_the_decoder_reads_is_as_in_the_three_parts(name, tmp_path):
   @jax.jit
   def embedded(weights, images):
     decoder = model.bind(weights)
-    return decoder._with_images(decoder.embed(token_BL), images)
+    embedded = decoder.embed(token_BL)
+    return decoder._with_images(embedded, images, None, None)[0]
 
   found_BLD = embedded(weights, row_images(want, parts.image_token))
   np.testing.assert_allclose(found_BLD, wanted_BLD, 1e-5, 1e-5)

@@ -93,6 +93,10 @@ class Wrapped(contract.Router):
     return self.router.causal
 
   @property
+  def reads_rows(self) -> bool:
+    return self.router.reads_rows
+
+  @property
   def counts_steps(self) -> bool:
     return self.router.counts_steps
 
