@@ -17,7 +17,7 @@ A prompt begins as texts do in training: with the start token of the vocabulary.
 Special tokens in it, such as <|im_start|>, are read as such, unless
 --no-special_tokens is given. --chat puts each prompt, as the message of a user,
 into the model's own chat template, or that of the conversations it was trained
-on, and prints only the answer.
+on, or that of --template, and prints only the answer.
 
 With --show-routing the experts of every token are shown, of the prompt and of
 what was written; with --intervene beside those of a changed model:
@@ -71,6 +71,8 @@ def _flags() -> argparse.ArgumentParser:
   text = 'ids instead of a text, such as 1,42,7; nothing is put before them'
   add('--prompt_ids', default=[], action='append', type=_ids, help=text)
   add('--chat', action='store_true', help="use the model's chat template")
+  text = 'for --chat: a built-in template or a .jinja file, not the own'
+  add('--template', default='', help=text)
   on_off = argparse.BooleanOptionalAction
   text = 'read special tokens in prompts as such'
   add('--special_tokens', action=on_off, default=True, help=text)

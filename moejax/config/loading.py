@@ -72,6 +72,8 @@ def of_workdir(workdir: str) -> Run:
       if kept_tokenizer.has_begun(epath.Path(workdir))
       else ''
     )
+    if runs := _runs_in(epath.Path(workdir)):
+      remedy = f'; its folders are, such as {workdir}/{runs[-1]}'
     raise errors.InputError(
       f'{workdir} is not the workdir of a run: it has no '
       f'{kept_tokenizer.CONFIG}{remedy}'
@@ -85,6 +87,18 @@ def of_workdir(workdir: str) -> Run:
   vocab = kept_tokenizer.resolved(run.data.vocab, workdir)
   return dataclasses.replace(
     run, data=dataclasses.replace(run.data, vocab=vocab)
+  )
+
+
+def _runs_in(folder: epath.Path) -> list[str]:
+  """The folders of a folder that are workdirs, such as those of stages."""
+  if not folder.is_dir():
+    return []
+  return sorted(
+    path.name
+    for path in folder.iterdir()
+    if (path / kept_tokenizer.CONFIG).exists()
+    and (path / kept_tokenizer.CHECKPOINTS).is_dir()
   )
 
 

@@ -24,6 +24,8 @@ class GenerationRequest:
     images: the images of all prompts, in the order of the `<image>` in them; of
       one prompt without `<image>` they stand before it.
     chat: puts each text into the chat template, as the message of a user.
+    template: another chat template, as `data.chat.template`; '' for the
+      model's own.
     special_tokens: reads special tokens in texts as such.
     max_new_tokens: most new tokens of each prompt.
     temperature: temperature of sampling; None is the model's default, as for
@@ -37,6 +39,7 @@ class GenerationRequest:
   prompt_ids: Sequence[Sequence[int]] = ()
   images: Sequence[Picture] = ()
   chat: bool = False
+  template: str = ''
   special_tokens: bool = True
   max_new_tokens: int = 128
   temperature: float | None = None
@@ -56,6 +59,8 @@ class GenerationRequest:
       raise errors.InputError(
         '--chat is for --prompt: ids are taken as they are'
       )
+    if self.template and not self.chat:
+      raise errors.InputError('--template is for --chat: give both')
     if not self.special_tokens and (self.prompt_ids or self.chat):
       raise errors.InputError(
         '--no-special_tokens is for --prompt without --chat; leave it out'
@@ -128,8 +133,8 @@ def read(trained: Trained, request: GenerationRequest) -> Prompts:
     request.images or any(MARK in text for text in request.prompt)
   ):
     return _seen(trained, request, sight)
-  if request.chat and turns.are_own(trained):
-    chat_vocab = turns.vocab_of(trained)
+  if request.chat and (request.template or turns.are_own(trained)):
+    chat_vocab = turns.vocab_of(trained, request.template)
     prompts = [turns.asked(chat_vocab, text) for text in request.prompt]
     return Prompts(prompts, (), turns.ends_of(trained, chat_vocab))
   ends = turns.Ends(companions.end_ids(trained.hf_folder, vocab))
@@ -153,7 +158,7 @@ def _seen(
     for text, own in zip(request.prompt, pictures, strict=True)
   ]
   if request.chat:
-    chat_vocab = turns.vocab_of(trained)
+    chat_vocab = turns.vocab_of(trained, request.template)
     ends, start = turns.ends_of(trained, chat_vocab), chat_vocab.start
     asked = [
       sight.rendered(chat_vocab.template, [{'role': 'user', 'content': text}])
@@ -195,7 +200,7 @@ def _of_text(trained: Trained, request: GenerationRequest) -> list[list[int]]:
   if trained.hf_folder is None:
     raise errors.InputError(
       f'{trained.workdir} has no chat template: its model did not come with '
-      'one; leave out --chat'
+      'one; name one with --template, or leave out --chat'
     )
   messages = [[{'role': 'user', 'content': text}] for text in request.prompt]
   return [

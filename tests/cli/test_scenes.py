@@ -35,6 +35,20 @@ def test_bad_flags_are_one_line(flags, message, tmp_path):
   assert not (tmp_path / 'scenes').exists()
 
 
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+  (tmp_path / 'train').mkdir()  # as if an earlier call was stopped
+  (tmp_path / 'words.model.part').write_text('')
+  (tmp_path / 'notes.txt').write_text('')
+  before = sorted(tmp_path.rglob('*'))
+  flags = [f'--to={tmp_path}', '--train=5', '--held=5']
+  with pytest.raises(errors.InputError, match="other files, such as 'notes"):
+    scenes.main(flags)
+  assert sorted(tmp_path.rglob('*')) == before
+  (tmp_path / 'notes.txt').unlink()
+  scenes.main(flags)
+  assert (tmp_path / 'scenes.json').exists()
+
+
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
   (tmp_path / 'scenes').write_text('')
   with pytest.raises(errors.InputError, match='--to .*scenes.* is a file'):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moejax.config import stages
+from moejax.config import loading, stages
 from moejax.core import errors
 
 FILE = """
@@ -58,3 +58,19 @@ def test_a_stage_is_the_last_word_of_its_config(tmp_path):
 def test_stages_that_do_not_fit_are_refused(listed, message, tmp_path):
   with pytest.raises(errors.InputError, match=message):
     stages.read(write(tmp_path, listed))
+
+
+def test_a_folder_of_runs_names_one_of_them(tmp_path):
+  """Whoever gives the folder of all stages in place of that of one."""
+  for name in ('sight', 'text', 'weights_elsewhere'):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'config.json').write_text('{}')
+  for name in ('sight', 'text', 'no_config'):
+    (tmp_path / name / 'checkpoints').mkdir(parents=True)
+  (tmp_path / 'results.json').write_text('{}')
+  with pytest.raises(errors.InputError) as caught:
+    loading.of_workdir(str(tmp_path))
+  assert str(caught.value) == (
+    f'{tmp_path} is not the workdir of a run: it has no config.json; its '
+    f'folders are, such as {tmp_path}/text'
+  )

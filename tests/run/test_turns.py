@@ -63,8 +63,10 @@ def written(monkeypatch):
   return script, prompts
 
 
-def request(*prompts):
-  return generation.GenerationRequest(prompt=prompts, chat=True)
+def request(*prompts, template=''):
+  return generation.GenerationRequest(
+    prompt=prompts, chat=True, template=template
+  )
 
 
 def text_of(own, *prompts):
@@ -81,6 +83,19 @@ def test_a_prompt_is_a_chat_and_its_turn_end_ends_the_answer(written):
     '<|im_start|>user\nIs 2 even?<|im_end|>\n<|im_start|>assistant\n'
   )
   assert text_of(trained(), 'Is 3 even?') == 'No.\n'
+
+
+def test_a_template_in_place_of_the_own(written):
+  script, prompts = written
+  script += ['Yes.']
+  run = config_tree.override_all(RUN, [('data.conversations', '')])
+  named = request('Is 2 even?', template='vicuna')
+  generated = generation.pieces(trained(run=run), named, 'newest', print)
+  assert ''.join(generated) == 'Yes.\n'
+  assert Bytes().decode(prompts[0]) == 'USER: Is 2 even? ASSISTANT:'
+  alone = generation.GenerationRequest(prompt=['a'], template='vicuna')
+  with pytest.raises(errors.InputError, match='--template is for --chat'):
+    alone.check()
 
 
 def test_several_chats_and_json(written):

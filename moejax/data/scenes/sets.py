@@ -23,7 +23,9 @@ from moejax.data.scenes import drawing, questions, scene
 from moejax.vision import pillow
 
 SETS = ('train', 'held')
+FORMS = ('text', 'told', 'captions')  # of conversations, beside images
 _MADE = 'scenes.json'
+_WORDS = 'words.model'
 SKIPPED = 9  # one scene of so many is enough to see all words
 PIECES = 440  # of the vocabulary, 256 of which are bytes
 _VERSION = 1  # of what is drawn and asked
@@ -42,13 +44,15 @@ def write(folder: pathlib.Path, train: int, held: int, seed: int) -> bool:
     Whether they were written; False where the folder has them already.
 
   Raises:
-    InputError: the folder has other scenes, or cannot be written.
+    InputError: the folder has other scenes or other files, or cannot be
+      written.
   """
   made = {'train': train, 'held': held, 'seed': seed, 'version': _VERSION}
   if (folder / _MADE).exists():
     _check_made(folder, made)
     return False
   files.check_writable(folder, '--to')
+  _check_no_others(folder)
   for name, scenes in zip(SETS, scene.split(seed), strict=True):
     listed = questions.listed(scenes)
     for number, kind in enumerate(questions.KINDS):
@@ -56,7 +60,7 @@ def write(folder: pathlib.Path, train: int, held: int, seed: int) -> bool:
       share = len(range(number, made[name], len(questions.KINDS)))
       _write_kind(folder, f'{name}/{kind}', listed[kind], share, rng)
   words = train_tokenizer.train(_texts(), PIECES)
-  files.atomic_write_bytes(folder / 'words.model', words)
+  files.atomic_write_bytes(folder / _WORDS, words)
   files.atomic_write_json(folder / _MADE, made)
   return True
 
@@ -82,6 +86,17 @@ def _check_made(folder: pathlib.Path, made: dict[str, int]) -> None:
     )
 
 
+def _check_no_others(folder: pathlib.Path) -> None:
+  """Raises InputError if a folder has what no earlier, stopped call wrote."""
+  own = {*SETS, *FORMS, _WORDS, f'{_WORDS}.part', f'{_MADE}.part'}
+  names = {path.name for path in folder.iterdir()} - own
+  others = sorted(name for name in names if not name.startswith('.'))
+  if others:
+    raise errors.InputError(
+      f'{folder} has other files, such as {others[0]!r}: take another --to'
+    )
+
+
 def _write_kind(
   folder: pathlib.Path,
   place: str,
@@ -104,9 +119,9 @@ def _write_kind(
     caption = next(questions.questions(drawn))
     told.append(_talk(f'{caption.answer} {question.text}', question))
     captions.append({'image': file, **_talk(f'<image>{caption.text}', caption)})
-  forms = {'': seeing, 'text/': blind, 'told/': told, 'captions/': captions}
-  for start, talks in forms.items():
-    path = folder / f'{start}{place}.json'
+  forms = dict(zip(FORMS, (blind, told, captions), strict=True))
+  for form, talks in {'': seeing, **forms}.items():
+    path = folder / form / f'{place}.json'
     path.parent.mkdir(parents=True, exist_ok=True)
     files.atomic_write_text(path, json.dumps(talks, indent=1))
 
