@@ -116,7 +116,28 @@ def _override_choice(
         key = '.'.join([where, *path])
         e = tables.unknown('key', path[0], known)
         raise errors.InputError(f'{key}={text} with {where}={name}: {e}')
+  if not names:
+    _check_choice(field.metadata['choice'], value, keys, where)
   return _override(value, keys, where + '.') if keys else value
+
+
+def _check_choice(
+  table: Mapping[str, Any], value: Any, texts: _Texts, where: str
+) -> None:
+  """Raises InputError for a key that only another choice has."""
+  own = {f.name for f in config_build.keys_of(type(value))}
+  for path, text in texts.items():
+    owners = [
+      name
+      for name, cls in table.items()
+      if path[0] in {f.name for f in config_build.keys_of(cls)}
+    ]
+    if owners and path[0] not in own:
+      key, name = '.'.join([where, *path]), tables.name_of(table, value)
+      raise errors.InputError(
+        f'{key}={text} with {where}={name}, which has no such key: set '
+        f'{where}.name to {" or ".join(owners)}, or leave the key out'
+      )
 
 
 def _override_choices(

@@ -264,6 +264,12 @@ def test_choices_stand_in_the_order_of_the_table():
     ('cuont', '1', "unknown config key 'cuont'; did you mean 'count'? known"),
     ('inner.szie', '1', "unknown config key 'inner.szie'; did you mean 'inner"),
     ('method.dpth', '1', "'method.dpth'; did you mean 'method.depth'?"),
+    (
+      'method.speed',
+      '2',
+      'method.speed=2 with method=safe, which has no such key: set method.name'
+      ' to fast, or leave the key out',
+    ),
     ('parts.fast.sped', '1', "did you mean 'parts.fast.speed'?"),
     ('parts.fats', 'on', "unknown parts 'fats'; did you mean 'fast'? known ar"),
     (
