@@ -73,6 +73,8 @@ def read(spec: str) -> tuple[Stage, ...]:
       f'{path} has no STAGES: train it with moejax.main, or list its stages '
       '(docs/vision_training.md)'
     )
+  if not isinstance(stages, tuple | list):
+    raise errors.InputError(f'{path}: STAGES is {stages!r}, and no tuple')
   for number, stage in enumerate(stages):
     _check(path, stage, [earlier.name for earlier in stages[:number]])
   return tuple(stages)
@@ -82,6 +84,13 @@ def _check(path: str, stage: Any, earlier: Sequence[str]) -> None:
   if not isinstance(stage, Stage):
     raise errors.InputError(
       f'{path}: STAGES has {stage!r}, which is no config.Stage'
+    )
+  typed = isinstance(stage.name, str) and isinstance(stage.upcycles, str)
+  pairs = stage.starts if isinstance(stage.starts, Mapping) else {'': None}
+  if not typed or not all(isinstance(x, str) for x in pairs.values()):
+    raise errors.InputError(
+      f'{path}: {stage!r} wants a name, paths of weights by the name of an '
+      "earlier stage, such as {'text': '*'}, and the name of one for upcycles"
     )
   if not _NAME.fullmatch(stage.name) or stage.name == 'tiny':
     raise errors.InputError(

@@ -16,7 +16,7 @@ from etils import epath
 
 from moejax.analysis import MEASURES
 from moejax.config import kept_tokenizer
-from moejax.core import columns, files
+from moejax.core import columns, errors, files
 from moejax.evals import EVALS
 from moejax.evals.subject import Subject
 from moejax.run import benchmark_hook, evaluation
@@ -33,12 +33,23 @@ ANSWERS = {'exact': 'exact answers', 'most_frequent': 'most frequent'}
 
 
 def read(folder: epath.Path) -> dict[str, Any] | None:
-  """The report of a workdir; None while its run is not finished."""
+  """The report of a workdir; None while its run is not finished.
+
+  Raises:
+    InputError: the file is damaged.
+  """
   path = folder / REPORT
   if not path.exists():
     return None
+  try:
+    kept = json.loads(path.read_text())
+  except ValueError as e:
+    raise errors.InputError(
+      f'{path} cannot be read ({e}): remove it, and the command that trained '
+      'the run writes it anew'
+    ) from None
   # The folder may have been moved or copied since the report was written.
-  return {**json.loads(path.read_text()), 'workdir': str(folder)}
+  return {**kept, 'workdir': str(folder)}
 
 
 def write(report: dict[str, Any], folder: epath.Path) -> None:
@@ -171,9 +182,9 @@ def show(report: dict[str, Any], screen: Screen) -> None:
     screen.line(f'Its page is {folder}/{PAGE}: open it in a browser.')
   screen.line('Next:')
   quoted = shlex.quote(folder)
-  screen.command(
-    f"python -m moejax.cli.generate --workdir={quoted} --prompt='In the'"
-  )
+  talks = any('exact' in row for row in report['domains'].values())
+  asked = "--chat --prompt='Hello'" if talks else "--prompt='In the'"
+  screen.command(f'python -m moejax.cli.generate --workdir={quoted} {asked}')
   if any(
     row['bits_per_byte'] is not None for row in report['domains'].values()
   ):

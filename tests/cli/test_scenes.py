@@ -49,6 +49,12 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
   assert (tmp_path / 'scenes.json').exists()
 
 
+def test_a_folder_of_damaged_scenes_says_so(tmp_path):
+  (tmp_path / 'scenes.json').write_text('{"train": 8')
+  with pytest.raises(errors.InputError, match=r'scenes\.json is damaged: rem'):
+    scenes.main([f'--to={tmp_path}'])
+
+
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
   (tmp_path / 'scenes').write_text('')
   with pytest.raises(errors.InputError, match='--to .*scenes.* is a file'):

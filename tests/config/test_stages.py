@@ -38,6 +38,11 @@ def test_a_stage_is_the_last_word_of_its_config(tmp_path):
   [
     ('', r'mine\.py has no STAGES: train it with moejax\.main'),
     ("'a',", r"STAGES has 'a', which is no config\.Stage"),
+    ('3', 'STAGES is 3, and no tuple'),
+    ("config.Stage('a'), config.Stage('b', 'a')", "starts='a', .* wants a na"),
+    ("config.Stage('a'), config.Stage('b', {'a': 1})", "'a': 1}, .* wants a n"),
+    ('config.Stage(7),', r'Stage\(name=7, .* wants a name, paths of weights'),
+    ("config.Stage('a', upcycles=()),", r'upcycles=\(\)\) wants a name'),
     ("config.Stage('a/b'),", "stage 'a/b' names a folder"),
     ("config.Stage('tiny'),", "stage 'tiny' names a folder"),
     ("config.Stage('a'), config.Stage('a')", "two stages are called 'a'"),

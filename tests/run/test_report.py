@@ -7,6 +7,7 @@ import types
 import pytest
 from etils import epath
 
+from moejax.core import errors
 from moejax.evals import EVALS
 from moejax.run import report
 
@@ -19,6 +20,16 @@ def test_a_report_is_of_the_folder_that_it_lies_in(tmp_path):
   here.rename(there)
   assert report.read(here) is None
   assert report.read(there) == {'workdir': str(there), 'steps': 3}
+
+
+def test_a_damaged_report_is_one_line(tmp_path):
+  (tmp_path / 'report.json').write_text('{"steps": 3')
+  with pytest.raises(errors.InputError) as caught:
+    report.read(epath.Path(tmp_path))
+  assert str(caught.value).startswith(
+    f'{tmp_path}/report.json cannot be read (Expecting'
+  )
+  assert 'remove it, and the command that trained' in str(caught.value)
 
 
 class Scored:
@@ -81,3 +92,8 @@ def test_what_a_report_recommends_is_a_command_as_a_shell_reads_it(
   board = ['tensorboard', f'--logdir={folder}/tensorboard']
   install = [] if installed else ['pip', 'install', 'tensorboard', '&&']
   assert words[2] == install + board
+  assert words[0][-1:] == ['--prompt=In the']
+  commands.clear()
+  made['domains']['files'] |= {'exact': 0.5, 'most_frequent': 0.25}
+  report.show(made, screen)
+  assert shlex.split(commands[0])[-2:] == ['--chat', '--prompt=Hello']

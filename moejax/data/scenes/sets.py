@@ -79,7 +79,7 @@ def _check_made(folder: pathlib.Path, made: dict[str, int]) -> None:
   try:
     old = json.loads((folder / _MADE).read_text(encoding='utf-8'))
   except ValueError:
-    old = None
+    old = f'of which {_MADE} is damaged'
   if old != made:
     raise errors.InputError(
       f'{folder} has other scenes, {old}: remove it, or take another --to'
