@@ -67,12 +67,17 @@ def zstandard(path: Any) -> Iterator[IO[bytes]]:
     yield io.BufferedReader(inner, 2**20)
 
 
+# What reads object stores whose paths begin so.
+_READERS = {'s3': 's3fs', 'az': 'adlfs'}
+
+
 def unreachable(name: str, e: Exception) -> errors.InputError:
   """The error that an object store does not give an object or a listing."""
   reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+  reader = _READERS.get(name.partition('://')[0], 'gcsfs or tensorflow')
   return errors.InputError(
     f'{name} cannot be read: {reason}; the machine needs access to the bucket, '
-    'and tensorflow or gcsfs to read it'
+    f'and {reader} to read it'
   )
 
 

@@ -126,3 +126,15 @@ def test_an_object_is_read_forwards_and_back(bucket):
     file.seek(-4, 2)
     assert file.tell() == 2
     assert file.read() == b'note'
+
+
+@pytest.mark.parametrize(
+  ('scheme', 'reader'),
+  [('gs', 'gcsfs or tensorflow'), ('s3', 's3fs'), ('az', 'adlfs')],
+)
+def test_an_error_names_what_reads_the_store(scheme, reader):
+  error = opening.unreachable(f'{scheme}://a/b', ImportError('no reader'))
+  assert str(error) == (
+    f'{scheme}://a/b cannot be read: no reader; the machine needs access to '
+    f'the bucket, and {reader} to read it'
+  )
