@@ -84,26 +84,22 @@ def make(
       mask=lambda weights: trees.map_paths(lambda p, _: decays[p], weights),
     )
 
-  by_muon = opt.matrices.transform(rate, opt.weight_decay) is not None
-  if not opt.parts and not by_muon:
-    return adamw(1.0)
   factor_of = parts_lib.factors(opt.parts, decays)
   # Paths of checkpoints have these names.
   name = lambda factor: f'x{factor!r}'
-  factors = sorted({*factor_of.values()})
-  transforms: dict[Hashable, optax.GradientTransformation] = {
-    name(factor): adamw(factor) for factor in factors
-  }
   kind_of = {path: name(factor) for path, factor in factor_of.items()}
-  for factor in filter(None, factors if by_muon else ()):
+  transforms: dict[Hashable, optax.GradientTransformation] = {}
+  for factor in sorted({*factor_of.values()}):
+    transforms[name(factor)] = adamw(factor)
     own = opt.matrices.transform(scaled(factor), opt.weight_decay)
-    assert own is not None
+    if own is None or not factor:
+      continue
     transforms[f'matrices_{name(factor)}'] = own
-    for path in decays:
-      if factor_of[path] == factor and matrices_lib.is_matrix(
-        path, decays[path]
-      ):
+    for path, of_path in factor_of.items():
+      if of_path == factor and matrices_lib.is_matrix(path, decays[path]):
         kind_of[path] = f'matrices_{name(factor)}'
+  if not opt.parts and len(transforms) == 1:
+    return adamw(1.0)
   kinds = lambda weights: trees.map_paths(lambda p, _: kind_of[p], weights)
   return optax.partition(transforms, kinds)
 
