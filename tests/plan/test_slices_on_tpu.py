@@ -22,7 +22,7 @@ def two_slices():
 
 
 def _slices(config, where):
-  """Which slice each device of the mesh is of, [data, fsdp, expert, model]."""
+  """Which slice each device of the mesh is of, by its axes."""
   mesh = meshes.make(config, list(where.devices))
   return mesh, np.vectorize(lambda d: d.slice_index)(mesh.devices)
 
@@ -35,9 +35,9 @@ def test_two_slices_are_two_networks(two_slices):
 
 def test_data_lies_across_slices_and_fsdp_within(two_slices):
   mesh, slices = _slices(MeshConfig(data=2, fsdp=4), two_slices)
-  assert slices[:, :, 0, 0].tolist() == [[0, 0, 0, 0], [1, 1, 1, 1]]
+  assert slices[:, :, 0, 0, 0].tolist() == [[0, 0, 0, 0], [1, 1, 1, 1]]
   # Both slices are laid out alike.
-  first, second = mesh.devices[:, :, 0, 0]
+  first, second = mesh.devices[:, :, 0, 0, 0]
   assert [d.coords for d in first] == [d.coords for d in second]
   assert len({*mesh.devices.flat}) == 8
 
@@ -63,7 +63,7 @@ def test_the_halves_of_one_axis_are_the_slices(two_slices, config, across):
 
 def test_neighbours_within_a_slice_are_neighbours_in_its_torus(two_slices):
   mesh, _ = _slices(MeshConfig(data=4, fsdp=2), two_slices)
-  for one, other in mesh.devices[:, :, 0, 0]:
+  for one, other in mesh.devices[:, :, 0, 0, 0]:
     steps = np.subtract(one.coords, other.coords)
     assert np.abs(steps).sum() == 1
 
