@@ -4,13 +4,8 @@ Each plan is a process of its own, because this one's JAX has been told to be a
 CPU; all together they take two minutes.
 """
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
+from helpers import planned
 
 from moejax import config
 from moejax.core import exits
@@ -18,8 +13,6 @@ from moejax.plan import count
 
 pytestmark = pytest.mark.gpu_plan
 
-ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = ROOT / 'configs' / 'ds_2b.py'
 # Widths of experts fill the kernels' tiles, so that no column is computed in
 # vain; every layer has experts.
 SMALL = {
@@ -35,28 +28,8 @@ SMALL = {
 
 
 def _plan(folder, topology, settings):
-  """Exit code, the JSON, and what was said on stderr."""
-  env = dict(os.environ)
-  env.pop('XLA_FLAGS', None)
-  env['PYTHONPATH'] = os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')])
-  out = folder / 'plan.json'
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'moejax.cli.plan',
-      f'--config={CONFIG}:tiny',
-      f'--topology={topology}',
-      f'--out={out}',
-      *(f'--config.{key}={value}' for key, value in settings.items()),
-    ],
-    capture_output=True,
-    text=True,
-    env=env,
-    check=False,
-  )
-  tree = json.loads(out.read_text()) if out.exists() else None
-  return done.returncode, tree, done.stderr
+  flags = (f'--config.{key}={value}' for key, value in settings.items())
+  return planned.plan(folder, f'--topology={topology}', *flags)
 
 
 @pytest.fixture(scope='module')
@@ -76,7 +49,7 @@ def test_memory_and_collectives_are_read_from_the_program(small):
 
 def test_products_are_those_of_the_model(small):
   """Those of the experts' kernels, worked out, and all of them together."""
-  run = config.load(f'{CONFIG}:tiny', [*SMALL.items()])
+  run = config.load(f'{planned.CONFIG}:tiny', [*SMALL.items()])
   model, tokens = run.model, run.data.sequence_length * run.train.batch_size
   found = {
     name: 8 * small['program'][f'{name}_flops_per_device']

@@ -7,18 +7,11 @@ Each plan is a process of its own, because this one's JAX has been told to be a
 CPU; all together they take a minute or two.
 """
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
+from helpers import planned
 
 pytest.importorskip('libtpu')
 
-ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = ROOT / 'configs' / 'ds_2b.py'
 # Small, but with shapes that the kernels take.
 SMALL = (
   '--config.model.head_dim=128',
@@ -32,33 +25,9 @@ SMALL = (
 )
 
 
-def _plan(folder, *flags):
-  """Exit code, the JSON, and what was said on stderr."""
-  env = dict(os.environ)
-  env.pop('XLA_FLAGS', None)
-  env['PYTHONPATH'] = os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')])
-  out = folder / 'plan.json'
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'moejax.cli.plan',
-      f'--config={CONFIG}:tiny',
-      f'--out={out}',
-      *flags,
-    ],
-    capture_output=True,
-    text=True,
-    env=env,
-    check=False,
-  )
-  tree = json.loads(out.read_text()) if out.exists() else None
-  return done.returncode, tree, done.stderr
-
-
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
-  code, tree, said = _plan(
+  code, tree, said = planned.plan(
     tmp_path_factory.mktemp('plan'), '--topology=v5e:2x2', *SMALL
   )
   assert code == 0, said[-2000:]
@@ -99,7 +68,7 @@ def test_flops_of_matmuls_and_kernels_are_near_the_arithmetic(small):
 
 def test_split_experts_whose_scatters_run_on_sparse_cores(tmp_path):
   """JAX cannot print this program: it is read as the compiler wrote it."""
-  code, tree, said = _plan(
+  code, tree, said = planned.plan(
     tmp_path,
     '--topology=v5p:2x2x2',
     *SMALL[:-2],
@@ -119,7 +88,7 @@ def test_split_experts_whose_scatters_run_on_sparse_cores(tmp_path):
 
 def test_two_slices_exchange_their_gradients(tmp_path):
   """Data lies across the slices: nothing else goes over the slow network."""
-  code, tree, said = _plan(
+  code, tree, said = planned.plan(
     tmp_path,
     '--topology=v5e:2x2',
     '--slices=2',
@@ -143,7 +112,7 @@ def test_two_slices_exchange_their_gradients(tmp_path):
 
 
 def test_a_kind_that_is_none_is_one_line(tmp_path):
-  code, tree, said = _plan(tmp_path, '--topology=v5p:3x5x7')
+  code, tree, said = planned.plan(tmp_path, '--topology=v5p:3x5x7')
   assert code == 2
   assert tree is None
   lines = [line for line in said.splitlines() if line.startswith('error: ')]
@@ -153,7 +122,7 @@ def test_a_kind_that_is_none_is_one_line(tmp_path):
 
 def test_what_the_compiler_refuses_does_not_fit(tmp_path):
   # The batch alone, 40 GiB a chip, is more than there is.
-  code, tree, said = _plan(
+  code, tree, said = planned.plan(
     tmp_path,
     '--topology=v5e:2x2',
     '--config.model.moe.num_experts=0',
