@@ -9,6 +9,7 @@ and to FOLDER/tasks a task for each kind of request. `evaluate` writes the
 results and the answer to each request as JSON, with and without the template.
 """
 
+import gzip
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('HF_DATASETS_OFFLINE', '1')
 
 ROOT = pathlib.Path(__file__).parents[2]
+SPEECHES = ROOT / 'moejax/data/minipile/speeches-validation.jsonl.gz'
 LENGTH = 128  # most tokens of the model
 TEMPLATE = (
   "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|endoftext|>\n"
@@ -68,9 +70,9 @@ TASKS = {
 
 
 def texts():
-  """Sentences of the project's pages, and some that are not ASCII."""
-  pages = ('README.md', 'docs/moe.md', 'docs/glossary.md')
-  words = ' '.join((ROOT / page).read_text() for page in pages).split()
+  """Words of speeches that never change, and spans, some not ASCII."""
+  with gzip.open(SPEECHES, 'rt', encoding='utf-8') as rows:
+    words = ' '.join(json.loads(row)['text'] for row in rows).split()
   rng = random.Random(0)
   spans = []
   for _ in range(80):
