@@ -75,9 +75,8 @@ test-light:
 	rm -rf $(LIGHT_VENV)
 	$(PYTHON) -m venv $(LIGHT_VENV)
 	$(LIGHT_VENV)/bin/python -m pip install -q --disable-pip-version-check .
-	cp -r configs $(LIGHT_VENV)
 	cd $(LIGHT_VENV) && for command in \
-	  'moejax.main --config=configs/tiny.py --config.train.steps=2 --config.opt.schedule.warmup=1 --workdir=run' \
+	  'moejax.main --config=tiny --config.train.steps=2 --config.opt.schedule.warmup=1 --workdir=run' \
 	  'moejax.cli.generate --workdir=run --prompt=The --max_new_tokens=2' \
 	  'moejax.cli.trace --workdir=run' 'moejax.cli.analyse --workdir=run'; \
 	do echo "$$command" && bin/python -m $$command || exit 1; done

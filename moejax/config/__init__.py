@@ -6,9 +6,11 @@
 A config file is Python with a function `get_config()`, which takes the tree of
 defaults, `moejax.config.default()`, changes some keys and returns it. With
 `get_config(arg)` the function gets the words behind the colon of `--config`.
-The word `tiny` works with every file: it shrinks the run that the file
-describes to one that a laptop trains in under a minute. It may stand before or
-behind other words, with a colon or a comma between them.
+A file that moejax ships has a name: `--config=tiny` is configs/tiny.py.
+
+The word `tiny` behind a colon works with every file: it shrinks the run that
+the file describes to one that a laptop trains in under a minute. It may stand
+before or behind other words, with a colon or a comma between them.
 """
 
 from moejax.config.loading import (

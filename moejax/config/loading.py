@@ -18,7 +18,7 @@ from moejax.config.run import Run
 from moejax.config.shrinking import shrink
 from moejax.convert import folder as folders
 from moejax.convert import tokenizer, whole
-from moejax.core import config_tree, errors, table
+from moejax.core import config_tree, errors, shipped, table
 from moejax.data.config import DataConfig
 
 # Separators of the words behind a config file's path, and the word `tiny`.
@@ -151,8 +151,9 @@ def load(
   """The run that a config file and flags describe.
 
   Args:
-    spec: path of a config file, and behind a colon the argument of its
-      `get_config`; the word `tiny` shrinks the run that the file describes.
+    spec: path of a config file, or the name of one that moejax ships, such as
+      `tiny`; and behind a colon the argument of its `get_config`. There the
+      word `tiny` shrinks the run that the file describes.
     overrides: dotted paths and texts of `--config.<path>=<text>`, in any order.
     workdir: folder of the run; its copy of the tokenizer is used if the
       original file is gone.
@@ -238,7 +239,8 @@ def _split_spec(spec: str) -> tuple[str, str, bool]:
 
 def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
   """The tree that the `get_config` of a file returns."""
-  get_config = getattr(user_files.load(path, 'config'), 'get_config', None)
+  file = shipped.find(path, 'config')
+  get_config = getattr(user_files.load(file, 'config'), 'get_config', None)
   if not callable(get_config):
     raise errors.InputError(f'{path} has no function get_config()')
   takes = len(inspect.signature(get_config).parameters)
@@ -246,7 +248,7 @@ def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
     raise errors.InputError(
       f'{path} takes nothing behind the colon but "tiny", not {arg!r}'
     )
-  made = user_files.call(path, get_config, *([arg] if takes else []))
+  made = user_files.call(file, get_config, *([arg] if takes else []))
   if not isinstance(made, ml_collections.ConfigDict):
     raise errors.InputError(
       f'{path}: get_config() must return a ConfigDict, not '

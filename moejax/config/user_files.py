@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 from moejax.config import old_keys
-from moejax.core import errors, table
+from moejax.core import errors, shipped, table
 
-PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = shipped.PACKAGE
 # Folders of code that the user did not write: this package, the standard
 # library, and installed packages.
 _NOT_OWN = (
@@ -31,13 +31,14 @@ def load(path: str, kind: str) -> types.ModuleType:
   """A Python file that the user names, imported from its place.
 
   Args:
-    path: path of the file.
+    path: path of the file, or a name as `shipped.find` takes it.
     kind: word for the file in errors: config, sweep.
 
   Raises:
     InputError: the file does not exist, is not Python, cannot be read, or
       raises an error.
   """
+  path = shipped.find(path, kind)
   _check_is_python(path, kind)
   name = f'moejax_{kind}_{pathlib.Path(path).stem}'
   spec = importlib.util.spec_from_file_location(name, path)
@@ -50,6 +51,11 @@ def load(path: str, kind: str) -> types.ModuleType:
 
 def call(path: str, function: Callable[..., Any], *args: Any) -> Any:
   """Calls a function of the user's file, and returns its result.
+
+  Args:
+    path: of the file, as `load` takes it.
+    function: to be called, and
+    *args: its arguments.
 
   Raises:
     InputError: the function raised it, or raised another error, which is its
@@ -178,11 +184,13 @@ def _missing(path: str, kind: str) -> errors.InputError:
       f'no file {path!r}, and {os.fspath(longer)!r} is a folder, not a {kind} '
       'file'
     )
-  if longer.is_file():
+  if name := shipped.name_in(path, kind):
     return errors.InputError(
-      f'no file {path!r}; did you mean {path + ".py"!r}?'
+      f'no file {path!r} here; moejax ships it: --{kind}={name}'
     )
   near = sorted(p.stem for p in file.parent.glob('*.py') if p.is_file())
+  if not file.suffix and not file.is_absolute():
+    return table.unknown(kind, path, {*near, *shipped.names(kind)})
   if not near:
     return errors.InputError(f'no {kind} file {path!r}, nor any beside it')
   unknown = table.unknown(f'{kind} file', file.stem, near)

@@ -24,7 +24,7 @@ from typing import Any
 
 from moejax import config as configs
 from moejax.config import user_files
-from moejax.core import compile_cache, errors
+from moejax.core import compile_cache, errors, shipped
 
 # A run's name is a folder, and a word of --only.
 NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._=+-]*')
@@ -130,19 +130,20 @@ def seeds(runs: Sequence[SweepRun], num: int) -> list[SweepRun]:
 
 
 def load(path: str) -> list[SweepRun]:
-  """The runs of a sweep file.
+  """The runs of a sweep file, or of a shipped sweep by its name.
 
   Raises:
     InputError: the file does not exist or has no get_sweep(), get_sweep() does
       not return a list of runs, or a name is used twice or names no folder.
   """
-  get_sweep = getattr(user_files.load(path, 'sweep'), 'get_sweep', None)
+  file = shipped.find(path, 'sweep')
+  get_sweep = getattr(user_files.load(file, 'sweep'), 'get_sweep', None)
   if not callable(get_sweep):
     raise errors.InputError(
       f'{path} has no function get_sweep(); a config file is for '
       'python -m moejax.main'
     )
-  runs = user_files.call(path, get_sweep)
+  runs = user_files.call(file, get_sweep)
   is_list = isinstance(runs, list) and len(runs) > 0
   if not is_list or not all(isinstance(one, SweepRun) for one in runs):
     raise errors.InputError(
