@@ -1,8 +1,8 @@
 r"""Trains a model and reports on it.
 
-  python -m moejax.main --config=configs/tiny.py --workdir=runs/tiny
-  python -m moejax.main --config=configs/ds_2b.py:tiny --config.opt.peak_lr=3e-4
-  python -m moejax.main --config=configs/tiny.py --workdir=/shared/tiny \
+  moejax train --config=tiny --workdir=runs/tiny
+  moejax train --config=ds_2b:tiny --config.opt.peak_lr=3e-4
+  moejax train --config=tiny --workdir=/shared/tiny \
     --coordinator=node0:9876 --num-processes=2 --process-id=0
 
 Run the same command again: a finished run says so, an interrupted one goes on

@@ -19,7 +19,7 @@ FILES = sorted(
 
 # High to low: a package imports itself and what is in a lower line.
 LAYERS = (
-  {'main'},
+  {'main', '__main__'},
   {'cli', 'research', 'benchmarks'},
   {'sweep'},
   {'run'},
@@ -31,6 +31,7 @@ LAYERS = (
   {'vision'},
   {'moe'},
   {'parallel'},
+  {'shell'},
   {'core'},
 )
 HEIGHT = {name: -line for line, names in enumerate(LAYERS) for name in names}

@@ -1,16 +1,15 @@
 r"""Measures what the routers of a run's model do.
 
-  python -m moejax.cli.analyse --workdir=runs/tiny
-  python -m moejax.cli.analyse --workdir=runs/tiny \
-    --measures=saturation,coactivation
-  python -m moejax.cli.analyse --workdir=runs/tiny --step=best \
+  moejax analyse --workdir=runs/tiny
+  moejax analyse --workdir=runs/tiny --measures=saturation,coactivation
+  moejax analyse --workdir=runs/tiny --step=best \
     --measures=top_experts --batches=4 --json
 
 docs/analysis.md says what the measures mean. Most are of the traces in
-WORKDIR/traces, which python -m moejax.cli.trace writes; top_experts and load
-are of an evaluation, on the text of the run unless --config.data.* names
-another. The rows of all traces are kept as WORKDIR/analysis/NAME.json. The
-model is on one device; --config.mesh.fsdp=-1 splits it over all.
+WORKDIR/traces, which `moejax trace` writes; top_experts and load are of an
+evaluation, on the text of the run unless --config.data.* names another. The
+rows of all traces are kept as WORKDIR/analysis/NAME.json. The model is on one
+device; --config.mesh.fsdp=-1 splits it over all.
 """
 
 import functools

@@ -1,8 +1,7 @@
 """Packs the text of a config into records, and checks records that exist.
 
-  python -m moejax.cli.cache --config=configs/tiny.py
-  python -m moejax.cli.cache --config=configs/tiny.py \
-    --config.data.files='/my/data/*.jsonl.gz'
+  moejax cache --config=tiny
+  moejax cache --config=tiny --config.data.files='/my/data/*.jsonl.gz'
 
 Training packs missing records by itself, and checks only the sizes of records
 over 256 MB; this command compares the checksum of every byte. It is for long
@@ -20,16 +19,15 @@ and loss weights. A text that is not packed yet is read from its beginning.
 --beam packs missing records as an Apache Beam pipeline, and takes Beam's own
 flags; docs/data.md says more:
 
-  python -m moejax.cli.cache --config=configs/tiny.py --beam
-  python -m moejax.cli.cache --config=configs/tiny.py \
-    --output=gs://bucket/caches \
+  moejax cache --config=tiny --beam
+  moejax cache --config=tiny --output=gs://bucket/caches \
     --beam='--runner=DataflowRunner --project=p --temp_location=gs://bucket/tmp'
 
 --prune removes caches that no run has opened for 30 days; without --yes it only
 lists them. --config is needed if it sets data.cache_dir:
 
-  python -m moejax.cli.cache --prune
-  python -m moejax.cli.cache --prune --unused_days=7 --yes
+  moejax cache --prune
+  moejax cache --prune --unused_days=7 --yes
 """
 
 from collections.abc import Sequence

@@ -1,21 +1,21 @@
 r"""Talks with a trained model in the terminal.
 
-  python -m moejax.cli.chat --workdir=runs/chat
-  python -m moejax.cli.chat --workdir=runs/chat --temperature=0 \
+  moejax chat --workdir=runs/chat
+  moejax chat --workdir=runs/chat --temperature=0 \
     --system='Answer in one word.'
-  echo 'Is 2 even?' | python -m moejax.cli.chat --workdir=runs/chat
+  echo 'Is 2 even?' | moejax chat --workdir=runs/chat
 
 The conversation is put into the model's own chat template, or another one with
 --template. Answers are printed as they are written. An answer ends with the
 marker that ends a turn in the template, with any of the model's end tokens, or
-before a string of --stop. Tokens are drawn as by moejax.cli.generate.
+before a string of --stop. Tokens are drawn as by `moejax generate`.
 
 /image FILE shows an image to a model that reads images: the next question has
 it, where it says <image> or before its text.
 
 /reset begins anew. /show shows the experts of the last answer in the first, the
-middle and the last layer; /show 2-5 in layers 2 to 5 (see --show-routing of
-moejax.cli.generate). Ctrl-C ends an answer, and Ctrl-D the conversation.
+middle and the last layer; /show 2-5 in layers 2 to 5, as `moejax generate
+--show-routing` does. Ctrl-C ends an answer, and Ctrl-D the conversation.
 
 The model is on one device; --config.mesh.fsdp=-1 splits it over all.
 """

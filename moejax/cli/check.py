@@ -1,7 +1,7 @@
 """Compares a config's experts with the reference, on this machine.
 
-python -m moejax.cli.check --config=configs/ds_2b.py
-python -m moejax.cli.check --config=configs/tiny.py --config.mesh.expert=4
+  moejax check --config=ds_2b
+  moejax check --config=tiny --config.mesh.expert=4
 
 This is the self-check that every run makes before step 0
 (moejax/moe/self_check.py). It builds a small layer with the config's router,

@@ -1,9 +1,8 @@
 r"""Shows a CodeMMLU result as its paper does, and writes a leaderboard file.
 
-  python -m moejax.cli.evaluate --workdir=runs/a --suite=codemmlu \
+  moejax evaluate --workdir=runs/a --suite=codemmlu \
     --tasks=zero_shot --data=/my/benchmarks
-  python -m moejax.cli.codemmlu \
-    --result=runs/a/evals/codemmlu/step_350/zero_shot.json \
+  moejax codemmlu --result=runs/a/evals/codemmlu/step_350/zero_shot.json \
     --submission=answers.txt --data=/my/benchmarks
 
 A result of `permuted` or `letters_permuted` is shown by position of the right

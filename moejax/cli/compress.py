@@ -1,18 +1,18 @@
 r"""Makes a model with fewer experts, for the text that matters.
 
-  python -m moejax.cli.compress --list
-  python -m moejax.cli.compress --workdir=runs/olmoe --files=my_texts \
+  moejax compress --list
+  moejax compress --workdir=runs/olmoe --files=my_texts \
     --method=easy_ep --keep=16 --to=runs/olmoe_16
-  python -m moejax.cli.compress --workdir=runs/tiny --method=m_smoe --keep=4 \
+  moejax compress --workdir=runs/tiny --method=m_smoe --keep=4 \
     --domains=code=0.5,scripture=0.5 --to=runs/tiny_4
-  python -m moejax.cli.compress --workdir=runs/tiny --sweep --keep=8,16,24 \
+  moejax compress --workdir=runs/tiny --sweep --keep=8,16,24 \
     --method=easy_ep,gate_score,frequency,random
 
 docs/compress.md says what the methods do. The text that matters is --files,
 each a domain, or --mixture, or else the validation sets of the run. The new
-workdir is for `cli.evaluate`, `cli.generate`, `cli.convert export`, and for
-training: `--config=configs/hf/continue.py:WORKDIR`. Its compression.json says
-what was made from what. --export=FOLDER writes a Hugging Face folder instead,
+workdir is for `moejax evaluate`, `moejax generate`, `moejax convert export`,
+and for training: `--config=hf/continue:WORKDIR`. Its compression.json says what
+was made from what. --export=FOLDER writes a Hugging Face folder instead,
 --mask=FILE the choice alone.
 
 --sweep evaluates models in memory on the validation sets, prints a table, and

@@ -1,10 +1,9 @@
-r"""Lists every config key, or shows the config of a run without training it.
+"""Lists every config key, or shows the config of a run without training it.
 
-  python -m moejax.cli.config --list
-  python -m moejax.cli.config --list=opt
-  python -m moejax.cli.config --list=router.k --json
-  python -m moejax.cli.config --config=configs/zoo.py:olmoe \
-    --config.train.steps=300
+  moejax config --list
+  moejax config --list=opt
+  moejax config --list=router.k --json
+  moejax config --config=zoo:olmoe --config.train.steps=300
 
 --list shows each key with its default, its type and range, and its meaning;
 --list=TEXT those whose path has TEXT in it. A key behind "with" is there only

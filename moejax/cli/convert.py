@@ -1,18 +1,18 @@
 r"""Hugging Face checkpoints in and out.
 
-  python -m moejax.cli.convert inspect FOLDER
-  python -m moejax.cli.convert import FOLDER --workdir=runs/olmoe
-  python -m moejax.cli.convert export --workdir=runs/olmoe --to=FOLDER \
+  moejax convert inspect FOLDER
+  moejax convert import FOLDER --workdir=runs/olmoe
+  moejax convert export --workdir=runs/olmoe --to=FOLDER \
     --dtype=bfloat16
-  python -m moejax.cli.convert upcycle --workdir=runs/dense --to=runs/moe \
+  moejax convert upcycle --workdir=runs/dense --to=runs/moe \
     --config.model.moe.num_experts=8 --config.model.moe.expert_width=11008
-  python -m moejax.cli.convert join --encoder=siglip --decoder=runs/olmoe \
+  moejax convert join --encoder=siglip --decoder=runs/olmoe \
     --to=runs/seeing
 
 FOLDER has config.json and safetensors, or is `owner/name` on the hub, which
 needs moejax[hf]. `inspect` shows what it holds and what does not fit, and reads
 no tensor. An `import` that was interrupted goes on with the same command. An
-imported, upcycled or joined workdir is for `cli.generate`, and for
+imported, upcycled or joined workdir is for `moejax generate`, and for
 `--config.start=WORKDIR` of a run with the same model. More: docs/models.md.
 """
 

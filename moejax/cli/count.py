@@ -1,8 +1,10 @@
 """Counts the parameters and FLOPs of a config's model, by arithmetic alone.
 
-python -m moejax.cli.count --config=configs/ds_2b.py
-python -m moejax.cli.count --config=configs/ds_2b.py --config.model.width=2048
-python -m moejax.cli.count --config=configs/ds_2b.py --json
+  moejax count --config=ds_2b
+  moejax count --config=ds_2b --config.model.width=2048
+  moejax count --config=ds_2b --json
+
+It prints a table of the model's parts, and the FLOPs of training on a token.
 """
 
 import json

@@ -1,8 +1,8 @@
 r"""Vision encoders: what a folder holds, a copy of it, features of images.
 
-  python -m moejax.cli.encoder inspect FOLDER
-  python -m moejax.cli.encoder export FOLDER --to=FOLDER --layout=hub
-  python -m moejax.cli.encoder features FOLDER --images=photos \
+  moejax encoder inspect FOLDER
+  moejax encoder export FOLDER --to=FOLDER --layout=hub
+  moejax encoder features FOLDER --images=photos \
     --out=features.safetensors --layers=-2
 
 FOLDER has config.json and safetensors of SigLIP or CLIP, alone or in a larger

@@ -1,14 +1,14 @@
 r"""Evaluates the trained models of runs, or imported ones.
 
-  python -m moejax.cli.evaluate --workdir=runs/tiny
-  python -m moejax.cli.evaluate --workdir=runs/tiny --step=best \
+  moejax evaluate --workdir=runs/tiny
+  moejax evaluate --workdir=runs/tiny --step=best \
     --evals=perplexity,samples --out=scores.json
-  python -m moejax.cli.evaluate --workdir=runs/tiny --json \
+  moejax evaluate --workdir=runs/tiny --json \
     --config.data.files='/my/texts/*.txt'
-  python -m moejax.cli.evaluate --workdir=runs/tiny --suite=offline
-  python -m moejax.cli.evaluate --workdir=runs/a --workdir=runs/b \
+  moejax evaluate --workdir=runs/tiny --suite=offline
+  moejax evaluate --workdir=runs/a --workdir=runs/b \
     --suite=deepseekmoe --tasks=hellaswag,piqa --data=/my/benchmarks --limit=500
-  python -m moejax.cli.evaluate --workdir=runs/a --tasks=humaneval \
+  moejax evaluate --workdir=runs/a --tasks=humaneval \
     --run_generated_code --samples=20 --temperature=0.8
 
 moejax/evals/__init__.py has the table of evaluations, and says how to add one.

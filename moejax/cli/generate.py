@@ -1,11 +1,11 @@
 r"""Lets a trained model continue texts.
 
-  python -m moejax.cli.generate --workdir=runs/tiny --prompt='In the beginning'
-  python -m moejax.cli.generate --workdir=runs/tiny --temperature=0.8 \
+  moejax generate --workdir=runs/tiny --prompt='In the beginning'
+  moejax generate --workdir=runs/tiny --temperature=0.8 \
     --top_p=0.95 --seed=1 --prompt='The United States' --prompt='def main('
-  python -m moejax.cli.generate --workdir=runs/imported --chat \
+  moejax generate --workdir=runs/imported --chat \
     --prompt='What is a mixture of experts?'
-  python -m moejax.cli.generate --workdir=runs/seeing --chat --image=cat.jpg \
+  moejax generate --workdir=runs/seeing --chat --image=cat.jpg \
     --prompt='<image> What is this?'
 
 The continuation of one prompt is printed token by token; those of several are
@@ -22,7 +22,7 @@ on, or that of --template, and prints only the answer.
 With --show-routing the experts of every token are shown, of the prompt and of
 what was written; with --intervene beside those of a changed model:
 
-  python -m moejax.cli.generate --workdir=runs/tiny --prompt='In the' \
+  moejax generate --workdir=runs/tiny --prompt='In the' \
     --show-routing=1-3 --intervene=mask_top=1/8
 
 The model is on one device; --config.mesh.fsdp=-1 splits it over all.

@@ -1,9 +1,9 @@
 r"""Evaluates a run's model under an intervention on its routing.
 
-  python -m moejax.cli.intervene --list
-  python -m moejax.cli.intervene --workdir=runs/tiny --what=mask_top \
+  moejax intervene --list
+  moejax intervene --workdir=runs/tiny --what=mask_top \
     --values=0,1/16,1/8,3/16,1/4
-  python -m moejax.cli.intervene --workdir=runs/tiny --what=active \
+  moejax intervene --workdir=runs/tiny --what=active \
     --layers=1,3 --batches=4 --suite=offline --limit=100
 
 moejax/analysis/interventions/__init__.py has the table of interventions, and

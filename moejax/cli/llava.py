@@ -1,9 +1,9 @@
 r"""Vision-language models: what a LLaVA folder holds, and what it answers.
 
-  python -m moejax.cli.llava inspect FOLDER
-  python -m moejax.cli.llava answer FOLDER --images=photos --image=cat.jpg \
+  moejax llava inspect FOLDER
+  moejax llava answer FOLDER --images=photos --image=cat.jpg \
     --prompt='What is this?'
-  python -m moejax.cli.llava evaluate FOLDER --data=/my/benchmarks \
+  moejax llava evaluate FOLDER --data=/my/benchmarks \
     --tasks=pope,mme --out=scores.json
 
 FOLDER has config.json and safetensors of LlavaForConditionalGeneration, or is

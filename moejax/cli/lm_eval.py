@@ -1,6 +1,6 @@
 r"""lm-evaluation-harness with the model of a run.
 
-  python -m moejax.cli.lm_eval --model moejax \
+  moejax lm_eval --model moejax \
     --model_args workdir=runs/olmoe,pretrained=runs/olmoe \
     --tasks hellaswag,arc_easy --output_path results
 

@@ -1,12 +1,11 @@
 r"""Predicts what a run will cost on TPUs or GPUs that are not there.
 
-python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4
-python -m moejax.cli.plan --config=configs/ds_2b.py --topology=cpu:8 \
-  --config.mesh.fsdp=4 --out=plan.json
-python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4 \
-  --search --limit=8
-python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4 \
-  --slices=2 --config.train.batch_size=9216 --config.mesh.data=4
+  moejax plan --config=ds_16b --topology=v5p:4x4x4
+  moejax plan --config=ds_2b --topology=cpu:8 \
+    --config.mesh.fsdp=4 --out=plan.json
+  moejax plan --config=ds_16b --topology=v5p:4x4x4 --search --limit=8
+  moejax plan --config=ds_16b --topology=v5p:4x4x4 \
+    --slices=2 --config.train.batch_size=9216 --config.mesh.data=4
 
 It compiles the real training step ahead of time. A TPU topology needs libtpu,
 but no TPU: pip install 'moejax[tpu]'. Kinds are v4, v5e, v5p, v6e and tpu7x;

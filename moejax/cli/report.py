@@ -1,18 +1,18 @@
 r"""Writes the page of a run: one HTML file that needs no network.
 
-  python -m moejax.cli.report --workdir=runs/tiny
-  python -m moejax.cli.report --workdir=runs/a --workdir=runs/b --out=both.html
+  moejax report --workdir=runs/tiny
+  moejax report --workdir=runs/a --workdir=runs/b --out=both.html
 
 The page has what the workdir holds: scores, curves, the load of experts, what
-its traces show (moejax.cli.trace), interventions (moejax.cli.intervene), a plan
-(moejax.cli.plan --out=WORKDIR/plan.json), config and versions. It names what is
+its traces show (`moejax trace`), interventions (`moejax intervene`), a plan
+(`moejax plan --out=WORKDIR/plan.json`), config and versions. It names what is
 missing. Of an unfinished run it shows what is there. Several workdirs make a
 page that compares them.
 
 Measures of traces, and the similarity of experts by their weights in a small
 model, are computed where they are missing, and kept in WORKDIR/analysis/. The
-similarity of outputs is shown if `moejax.cli.analyse
---measures=output_similarity` has computed it.
+similarity of outputs is shown if `moejax analyse --measures=output_similarity`
+has computed it.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Draws scenes, and writes conversations about them, to train on.
 
-  python -m moejax.cli.scenes --to=scenes
+  moejax scenes --to=scenes
 
 Images of 48 x 48 pixels have up to three coloured shapes in nine cells. The
 conversations describe them, count them, and ask for colours, shapes and

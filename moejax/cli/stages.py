@@ -1,6 +1,6 @@
 """Trains the stages of a config in turn, each with weights of earlier ones.
 
-  python -m moejax.cli.stages --config=FILE:ARG --workdir=runs/staged
+  moejax stages --config=FILE:ARG --workdir=runs/staged
 
 The config file lists its stages under STAGES (moejax/config/stages.py). Each
 has a folder in the workdir, which every command takes as its --workdir. A flag

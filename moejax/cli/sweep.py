@@ -1,9 +1,8 @@
 r"""Trains every run of a list, and compares them in one table.
 
-  python -m moejax.cli.sweep --sweep=configs/sweeps/routers.py --list
-  python -m moejax.cli.sweep --sweep=configs/sweeps/routers.py --processes=2 \
-    --out=docs/routers.md
-  python -m moejax.cli.sweep --sweep=configs/sweeps/routers.py \
+  moejax sweep --sweep=routers --list
+  moejax sweep --sweep=routers --processes=2 --out=docs/routers.md
+  moejax sweep --sweep=routers \
     --only=switch,gshard --config.train.steps=50 --workdir=runs/short
 
 A sweep file is Python with `get_sweep()`; moejax/sweep/grid.py shows how to

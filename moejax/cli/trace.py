@@ -1,9 +1,8 @@
 r"""Writes what the routers of a run's checkpoints do with each token of a text.
 
-  python -m moejax.cli.trace --workdir=runs/tiny
-  python -m moejax.cli.trace --workdir=runs/tiny \
-    --checkpoints=all --tokens=50000
-  python -m moejax.cli.trace --workdir=runs/tiny --checkpoints=0,500 \
+  moejax trace --workdir=runs/tiny
+  moejax trace --workdir=runs/tiny --checkpoints=all --tokens=50000
+  moejax trace --workdir=runs/tiny --checkpoints=0,500 \
     --files='/my/texts/*.txt' --logits --out=traces/mine
 
 Each checkpoint becomes a Parquet file, WORKDIR/traces/STEP.parquet, with a row

@@ -1,17 +1,15 @@
 r"""Trains a SentencePiece BPE vocabulary that gives any text back exactly.
 
-The model that is shipped, `moejax/data/vocabs/minipile_8k.model`, was made from
-the training splits of the five minipile domains by
-
-  python -m moejax.cli.train_tokenizer --output=again.model
-
-which takes 2 s and makes the same file each time. For a text of your own, with
-the flags of training:
-
-  python -m moejax.cli.train_tokenizer --config.data.files='/my/*.jsonl.gz' \
+  moejax train_tokenizer --output=again.model
+  moejax train_tokenizer --config.data.files='/my/*.jsonl.gz' \
     --size=32000 --output=my_32k.model
-  python -m moejax.main --config=configs/tiny.py \
-    --config.data.vocab.path=my_32k.model --config.data.files=...
+  moejax train --config=tiny --config.data.vocab.path=my_32k.model \
+    --config.data.files='/my/*.jsonl.gz'
+
+The first command takes 2 s and makes the model that is shipped,
+`moejax/data/vocabs/minipile_8k.model`, from the training splits of the five
+minipile domains. The others are for a text of your own, with the flags of
+training.
 
 Ids: padding 0, EOS 1, unknown 2, no BOS (a segment starts with id 0). Bytes
 stand in for characters without a piece; text is not normalised; newline is a

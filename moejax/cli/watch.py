@@ -1,9 +1,9 @@
 r"""Shows the page of a run in a browser, renewed while the run trains.
 
-  python -m moejax.cli.watch --workdir=runs/tiny
-  python -m moejax.cli.watch --workdir=runs/a --workdir=runs/b --port=7000
+  moejax watch --workdir=runs/tiny
+  moejax watch --workdir=runs/a --workdir=runs/b --port=7000
 
-The page is that of `moejax.cli.report`, with what is there so far; several
+The page is that of `moejax report`, with what is there so far; several
 workdirs make a comparison. It is served to this machine alone, at the address
 that is printed. From another machine it is reached through a tunnel:
 `ssh -L 6016:127.0.0.1:6016 HOST`, then http://127.0.0.1:6016/ there.

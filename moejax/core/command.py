@@ -4,21 +4,36 @@ import argparse
 import difflib
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from moejax.core import errors, exits, files
+from moejax.core import errors, examples, exits, home
+
+# The command `moejax` has another name for it.
+TRAIN = 'moejax.main'
 
 
 class _Parser(argparse.ArgumentParser):
   """An argparse parser that raises InputError, whose message is one line."""
 
-  def __init__(self, **kwargs: Any):
+  def __init__(self, shown: str = '', **kwargs: Any):
     # The parsers of subcommands are of this class too, but do not inherit
     # `allow_abbrev`: no parser may take the beginning of a flag for the flag.
     super().__init__(**{**kwargs, 'allow_abbrev': False})
     self.register('action', None, _Once)
     self.register('action', 'store', _Once)
+    self.shown = shown
+    if shown:
+      self.epilog = f'examples:\n{shown}'
+      self.formatter_class = argparse.RawDescriptionHelpFormatter
+
+  def add_subparsers(self, **kwargs: Any) -> Any:
+    # It is called, and need not be a class.
+    with_examples: Any = lambda **kwargs: _Parser(
+      examples.of_subcommand(self.shown, kwargs['prog']), **kwargs
+    )
+    return super().add_subparsers(parser_class=with_examples, **kwargs)
 
   def error(self, message: str) -> NoReturn:
     # Messages of `number` and `text` begin with the value: `=0 must be ...`.
@@ -35,7 +50,7 @@ class _Once(argparse.Action):
     if values == '' and option_string:
       parser.error(f'{option_string}= is empty')
     if isinstance(values, str):
-      values = files.at_home(values)
+      values = home.at_home(values)
     if self.given is not None and self.given != values:
       parser.error(
         f'{option_string}={self.given} and {option_string}={values} contradict '
@@ -45,20 +60,52 @@ class _Once(argparse.Action):
     setattr(namespace, self.dest, values)
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
+def parser(doc: str, program: str | None = None) -> argparse.ArgumentParser:
   """A parser whose help is a module's docstring and the exit codes.
 
-  A flag may be given one value, which is not empty; a flag whose `action` is
-  `append` may be given several.
+  The examples below the first line of the docstring end the help. A flag may be
+  given one value, which is not empty; a flag whose `action` is `append` may be
+  given several.
+
+  Args:
+    doc: the docstring.
+    program: how the command was started, such as 'moejax count'; by default
+      `started_as` says it.
   """
+  text, shown = examples.split(doc)
+  codes = str(exits.__doc__).partition('\n\n')[2]
   flags = _Parser(
-    description=f'{doc}\n{exits.__doc__}',
+    shown,
+    prog=program or started_as(),
+    description=f'{text}\n\n{codes}',
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   flags.add_argument(
     exits.TRACE, action='store_true', help='show where an error comes from'
   )
   return flags
+
+
+def started_as() -> str | None:
+  """How this process was started: 'moejax count', 'python -m moejax.cli.count'.
+
+  None if it runs no module of moejax, but a script or a test.
+  """
+  spec = getattr(sys.modules['__main__'], '__spec__', None)
+  module = spec.name.removesuffix('.__main__') if spec else ''
+  if module.partition('.')[0] not in {'moejax', 'benchmarks'}:
+    return None
+  if ('-m', module) in zip(sys.orig_argv, sys.orig_argv[1:], strict=False):
+    return f'python -m {module}'
+  return f'moejax {name_of(module)}'
+
+
+def name_of(module: str) -> str:
+  """The name of a command within `moejax`, by its module.
+
+  Example: 'moejax.cli.count' is 'count', 'moejax.main' is 'train'.
+  """
+  return 'train' if module == TRAIN else module.rpartition('.')[2]
 
 
 def number(

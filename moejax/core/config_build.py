@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from moejax.core import bounds, errors, files
+from moejax.core import bounds, errors, home
 from moejax.core import table as tables
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
   if type(value) is not hint:
     raise wrong_type(value, hint, where)
   if hint is str:
-    return files.at_home(value)
+    return home.at_home(value)
   if hint is float and not math.isfinite(value):
     raise errors.InputError(f'config key {where!r} must be finite: {value}')
   return value

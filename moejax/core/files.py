@@ -46,15 +46,6 @@ def no_file(path: epath.PathLike) -> str:
   return 'a named pipe' if stat.S_ISFIFO(mode) else 'a device or a socket'
 
 
-def at_home(text: str) -> str:
-  """A path with the home folder in place of a `~/` at its beginning.
-
-  A shell replaces it at the beginning of a word only, and so not in
-  `--workdir=~/runs`. Text that begins otherwise stays as it is.
-  """
-  return os.path.expanduser(text) if text.startswith('~/') else text
-
-
 def check_local(path: epath.PathLike, flag: str) -> None:
   """Raises InputError, which names the flag, if a folder is not local.
 

@@ -1,0 +1,126 @@
+"""What is written down of the commands is what their parsers say.
+
+After a change of flags, write it anew with
+
+  UPDATE_GOLDEN=1 python -m pytest tests/shell/test_reference.py
+"""
+
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from moejax.config import listing
+from moejax.core import command, examples, shipped
+from moejax.shell import reference
+
+ROOT = pathlib.Path(__file__).parents[2]
+COMMANDS = reference.modules()
+# Its flags are those of lm_eval.
+FOREIGN = {'lm_eval'}
+
+
+class ParsedError(Exception):
+  """Ends a command when it has made its parser."""
+
+
+@pytest.fixture
+def parser_of(monkeypatch):
+  """The parser that a command makes, by the command's name."""
+
+  def stop(flags, argv):
+    raise ParsedError(flags)
+
+  def parser_of(name):
+    with monkeypatch.context() as patch:
+      patch.setattr(command, 'parse', stop)
+      patch.setattr(command, 'started_as', lambda: f'moejax {name}')
+      with pytest.raises(ParsedError) as parsed:
+        importlib.import_module(COMMANDS[name]).main(())
+    return parsed.value.args[0]
+
+  return parser_of
+
+
+def test_every_command_is_in_the_table():
+  files = {
+    f'moejax.cli.{path.stem}' for path in (ROOT / 'moejax/cli').glob('[!_]*.py')
+  }
+  assert {*COMMANDS.values()} == {*files, 'moejax.main'}
+
+
+def test_the_flags_are_those_of_the_commands(parser_of):
+  text = ''
+  for name in COMMANDS:
+    if name not in FOREIGN:
+      for row in reference.rows(name, reference.of_parser(parser_of(name))):
+        text += json.dumps(row, ensure_ascii=False) + '\n'
+  if 'UPDATE_GOLDEN' in os.environ:
+    reference.FLAGS.write_text(text, encoding='utf-8')
+  assert reference.FLAGS.read_text(encoding='utf-8') == text
+
+
+def _helps(parser):
+  """The help of a parser and of those of its subcommands."""
+  texts = [parser.format_help()]
+  for action in parser._actions:
+    if isinstance(action, argparse._SubParsersAction):
+      texts += [text for one in action.choices.values() for text in _helps(one)]
+  return texts
+
+
+@pytest.mark.parametrize('name', sorted({*COMMANDS} - FOREIGN))
+def test_help_without_the_command_is_its_own_help(name, parser_of):
+  reference.references.cache_clear()
+  assert _helps(reference.parser(name)) == _helps(parser_of(name))
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_help_ends_in_examples_of_the_command(name):
+  for text in _helps(reference.parser(name)):
+    program = ' '.join(re.match(r'usage: ((?:[a-z_]+ ?)+)', text)[1].split())
+    _, found, last = text.rpartition('\nexamples:\n')
+    assert found, f'{program} --help has no examples'
+    # Nothing else stands behind them.
+    commands = examples.commands(f'x\n\n{last.rstrip()}\n\nx')
+    assert ' '.join(commands) == ' '.join(last.replace('\\\n', ' ').split())
+    assert any(f'{program} ' in f'{one} ' for one in commands), program
+
+
+EXAMPLES = sorted({
+  one.rpartition('| ')[2]
+  for module in COMMANDS.values()
+  for one in examples.commands(reference.docstring(module))
+})
+
+
+@pytest.fixture(scope='module')
+def keys():
+  return {key.path for key in [*listing.keys()]}
+
+
+@pytest.mark.parametrize('example', EXAMPLES)
+def test_an_example_has_the_flags_configs_and_keys_that_are_there(
+  example, parser_of, keys
+):
+  program, name, *words = shlex.split(example)
+  assert program == 'moejax'
+  assert name in COMMANDS
+  if name in FOREIGN:
+    return
+  args, overrides = command.parse(parser_of(name), words)
+  for kind in ('config', 'sweep'):
+    spec = getattr(args, kind, None)
+    if isinstance(spec, str) and spec != 'FILE:ARG':
+      path = spec.partition(':')[0]
+      assert shipped.find(path, kind) != path, f'{kind} {path} is not shipped'
+  assert {key for key, _ in overrides} <= keys
+
+
+def test_examples_are_many():
+  assert len(EXAMPLES) > 60
