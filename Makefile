@@ -68,7 +68,7 @@ test-harness: $(VENV)/.moejax-test $(HARNESS_VENV)/.installed
 # look for a GPU whenever JAX starts.
 test-gpu-plan: $(VENV)/.moejax-test $(GPU_PLUGIN)/.installed
 	PYTHONPATH=$(abspath $(GPU_PLUGIN)) JAX_PLATFORMS=cpu \
-	  $(PY) -m pytest -m gpu_plan tests/moe tests/plan $(ARGS)
+	  $(PY) -m pytest -m gpu_plan tests/model tests/moe tests/plan $(ARGS)
 
 # A wheel and what it needs, without TensorFlow: packs, trains, writes, measures.
 test-light:

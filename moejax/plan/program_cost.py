@@ -21,7 +21,7 @@ import dataclasses
 import math
 import re
 
-from moejax.model.attention import splash
+from moejax.model.attention import splash, triton_kernels
 from moejax.moe.compute import pallas_epilogue
 from moejax.moe.compute import triton_grouped_matmul as triton
 from moejax.parallel import collective_bytes, program_text
@@ -47,7 +47,7 @@ ATTENTION = {
 EXPERTS = ('gmm', 'tgmm', pallas_epilogue.NAME)
 # Of Pallas kernels that Triton compiles, which state no cost.
 TRITON = '__gpu$xla.gpu.triton'
-_TRITON_NAME = re.compile(r'/(\w+)/pallas_call"')
+_TRITON_NAME = re.compile(r'(\w+)\)*/pallas_call"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,22 +313,27 @@ def _triton(
   at: program_text.Occurrence,
   row_overhead: float,
 ) -> PallasCall:
-  """A Pallas kernel for GPUs; those of experts have a cost by their shapes.
+  """A Pallas kernel for GPUs; those of moejax have a cost by their shapes.
 
-  Rows [R, D] times weights [E, D, F], or the weights' gradient [E, D, F] of
-  rows [R, D] and [R, F]: 2 R D F FLOPs either way.
+  Of experts, rows [R, D] times weights [E, D, F], or the weights' gradient
+  [E, D, F] of rows [R, D] and [R, F]: 2 R D F FLOPs either way. Of attention,
+  queries [B, L, H, K], keys [B, L, G, K] and values [B, L, G, V]: 2 FLOPs for
+  each pair of a query and a key that is visited, and each feature.
   """
   match = _TRITON_NAME.search(at.instruction.rest)
   name = match[1] if match else at.instruction.name.split('.')[0]
   num_bytes = traffic.of(program, at)
+  arrays = [
+    program.shape(at.computation, operand)
+    for operand in at.instruction.operands
+  ]
+  if name in triton_kernels.PRODUCTS:
+    products = _triton_attention(name, arrays)
+    return PallasCall(name, 2.0 * products, num_bytes, at.times)
   if name not in (triton.ROWS, triton.WEIGHTS):
     return PallasCall(name, 0.0, num_bytes, at.times)
   _, out = program_text.shapes(at.instruction.type)[0]
-  arrays = [
-    program.shape(at.computation, operand)[1]
-    for operand in at.instruction.operands
-  ]
-  rows = [sizes for sizes in arrays if len(sizes) == 2][0]
+  rows = [sizes for _, sizes in arrays if len(sizes) == 2][0]
   products = (
     math.prod(rows) * out[1]
     if name == triton.ROWS
@@ -337,6 +342,25 @@ def _triton(
   return PallasCall(
     name, 2.0 * products / row_overhead, num_bytes / row_overhead, at.times
   )
+
+
+def _triton_attention(
+  name: str, arrays: list[tuple[str, tuple[int, ...]]]
+) -> int:
+  """Multiplications of a kernel of attention for GPUs.
+
+  Args:
+    name: of the kernel.
+    arrays: its operands, the first three of which are queries, keys, values.
+  """
+  (_, (rows, length, heads, _)), *features = arrays[:3]
+  widths = [dims[-1] for _, dims in features]
+  wide = sum(
+    int(program_text.num_bytes(dtype, (dims[-1],))) for dtype, dims in features
+  )
+  pairs = rows * heads * triton_kernels.sizes(length, wide).pairs(length)
+  products = triton_kernels.PRODUCTS[name]
+  return pairs * sum(n * w for n, w in zip(products, widths, strict=True))
 
 
 def _is_collective(at: program_text.Occurrence) -> bool:

@@ -180,6 +180,42 @@ def test_filled_up_heads_count_as_wide_as_the_kernel_has_them():
   assert found.kernel_flops == 7 * products * 36 / 64
 
 
+# Attention of two rows of 4,096 tokens, with latent heads.
+LATENT = """HloModule step, is_scheduled=true
+
+ENTRY %main (q: bf16[2,4096,8,192]) -> bf16[2,4096,8,128] {
+  %q = bf16[2,4096,8,192]{3,2,1,0} parameter(0)
+  %k = bf16[2,4096,2,192]{3,2,1,0} parameter(1)
+  %v = bf16[2,4096,2,128]{3,2,1,0} parameter(2)
+  %segment = s32[2,4096]{1,0} parameter(3)
+  ROOT %out = (bf16[2,4096,8,128]{3,2,1,0}, f32[2,8,4096]{2,1,0}) custom-call(\
+%q, %k, %v, %segment), custom_call_target="__gpu$xla.gpu.triton", \
+metadata={op_name="jit(step)/jvp(NAME)/pallas_call"}
+}
+"""
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'features'),
+  [
+    ('moejax_triton_attention', 192 + 128),
+    ('moejax_triton_attention_dq', 192 + 128 + 192),
+    ('moejax_triton_attention_dkv', 192 + 128 + 192 + 128),
+  ],
+)
+def test_attention_on_gpus_by_arithmetic(kernel, features):
+  text = LATENT.replace('NAME', kernel)
+  found = program_cost.of_program(program_text.Program(text), 4.0)
+  # 64 blocks of 64 queries, the first of which meets one block of keys.
+  pairs = (64 * 65 // 2) * 64 * 64
+  (call,) = found.kernels
+  assert (call.name, call.flops) == (kernel, 2 * 8 * 2 * pairs * features)
+  # Once: queries, keys, values, segments; the output, and its sums.
+  assert call.num_bytes == 2 * 4096 * (
+    2 * (8 * 192 + 2 * 192 + 2 * 128) + 4 + 2 * 8 * 128 + 4 * 8
+  )
+
+
 @pytest.mark.parametrize(
   ('window', 'labels', 'shapes', 'products'),
   [

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from moejax.core import linear, table, varying
-from moejax.model.attention import splash
+from moejax.model.attention import splash, triton
 
 _NEVER = -1e30  # score of a hidden key; finite, so that no row is all infinite
 # Largest number of chunks of `chunked`, each compiled by itself. With 8 chunks
@@ -137,10 +137,13 @@ def with_narrow_values(
   v_BLGV: jax.Array,
   segment_BL: jax.Array,
 ) -> jax.Array:
-  """Applies a core that needs values as wide as keys to narrower values.
+  """Applies a core to values that are narrower than keys.
 
-  Values are padded with zeros, and the output is cut to their width.
+  For a core that needs them as wide as keys, values are padded with zeros, and
+  the output is cut to their width.
   """
+  if getattr(core, 'takes_narrow_values', False):
+    return core(q_BLHK, k_BLGK, v_BLGV, segment_BL)
   K, V = k_BLGK.shape[-1], v_BLGV.shape[-1]
   v_BLGK = jnp.pad(v_BLGV, ((0, 0),) * 3 + ((0, K - V),))
   return core(q_BLHK, k_BLGK, v_BLGK, segment_BL)[..., :V]
@@ -313,6 +316,7 @@ ATTENTIONS: dict[str, Callable] = {
 # By name in a config: function (mesh) -> such a function, for one platform.
 KERNELS: dict[str, Callable[[Mesh | None], Callable]] = {
   'splash': splash.Splash,
+  'triton': triton.Triton,
 }
 
 
@@ -321,8 +325,14 @@ def _on_tpu(mesh: Mesh | None) -> Callable:
   return splash.Splash(mesh, otherwise=xla)
 
 
+def _on_gpu(mesh: Mesh | None) -> Callable:
+  """The kernels if the shapes allow them, else the fewest scores."""
+  otherwise = functools.partial(with_narrow_values, chunked)
+  return triton.Triton(mesh, otherwise)
+
+
 # platform -> function (mesh) -> the attention that `auto` chooses there
-_AUTO = {'cpu': lambda _: chunked, 'tpu': _on_tpu}
+_AUTO = {'cpu': lambda _: chunked, 'tpu': _on_tpu, 'gpu': _on_gpu}
 
 
 def choose(name: str, backend: str, mesh: Mesh | None = None) -> Callable:

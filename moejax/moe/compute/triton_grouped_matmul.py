@@ -153,9 +153,9 @@ def _rows_kernel(tiles, transpose, *refs):
     x_BD = plgpu.load(x_RD.at[pl.ds(first, tile_R), depth])
     if transpose:
       w_FD = plgpu.load(w_EDF.at[expert, pl.ds(column, tile_F), depth])
-      return y_BF + plgpu.dot(x_BD, w_FD, trans_b=True, allow_tf32=_rounds())
+      return y_BF + plgpu.dot(x_BD, w_FD, trans_b=True, allow_tf32=rounds())
     w_DF = plgpu.load(w_EDF.at[expert, depth, pl.ds(column, tile_F)])
-    return y_BF + plgpu.dot(x_BD, w_DF, allow_tf32=_rounds())
+    return y_BF + plgpu.dot(x_BD, w_DF, allow_tf32=rounds())
 
   steps = jnp.where(begin < end, jnp.int32(x_RD.shape[1] // tile_D), 0)
   y_BF = jax.lax.fori_loop(
@@ -188,7 +188,7 @@ def _weights_kernel(tiles, begin_E, end_E, x_RD, dy_RF, dw_EDF):
       other=0.0,
     )
     x_BD, dy_BF = read(x_RD, depth, tile_D), read(dy_RF, column, tile_F)
-    return dw_DF + plgpu.dot(x_BD, dy_BF, trans_a=True, allow_tf32=_rounds())
+    return dw_DF + plgpu.dot(x_BD, dy_BF, trans_a=True, allow_tf32=rounds())
 
   dw_DF = jax.lax.fori_loop(
     jnp.int32(0),
@@ -202,7 +202,7 @@ def _weights_kernel(tiles, begin_E, end_E, x_RD, dy_RF, dw_EDF):
   )
 
 
-def _rounds() -> bool:
+def rounds() -> bool:
   """Whether factors in float32 may be rounded to TF32."""
   settings = jax.config.values  # typed nowhere
   return settings['jax_default_matmul_precision'] in COARSE

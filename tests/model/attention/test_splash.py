@@ -10,7 +10,7 @@ import pytest
 from helpers import tiny
 
 from moejax.core import errors
-from moejax.model.attention import dot_product, splash
+from moejax.model.attention import dot_product, splash, triton
 from moejax.model.attention.context import AllGather, Online, Ring
 from moejax.model.attention.splash_pieces import SplashPieces
 from moejax.parallel import context
@@ -77,7 +77,7 @@ def test_shapes_that_do_not_fit(shape, why):
 def test_auto_takes_it_on_tpu_alone():
   assert isinstance(dot_product.choose('auto', 'tpu'), splash.Splash)
   assert dot_product.choose('auto', 'cpu') is dot_product.chunked
-  assert dot_product.choose('auto', 'gpu') is dot_product.xla
+  assert isinstance(dot_product.choose('auto', 'gpu'), triton.Triton)
   assert isinstance(dot_product.choose('splash', 'tpu'), splash.Splash)
 
 
