@@ -165,10 +165,9 @@ def of_parser(parser: argparse.ArgumentParser) -> Reference:
         {name: of_parser(one) for name, one in action.choices.items()},
         {a.dest: a.help or '' for a in action._choices_actions},
       )
-    if isinstance(action, argparse._HelpAction) or exits.TRACE in (
-      action.option_strings
-    ):
-      continue  # every command has them
+    everywhere = {'--help', exits.TRACE} & {*action.option_strings}
+    if everywhere or action.help == argparse.SUPPRESS:
+      continue
     flags.append(_flag(parser, action, titles.get(action.dest, '')))
   return Reference(tuple(flags))
 
