@@ -25,7 +25,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors, shapes, table, values
-from moejax.moe import balance, decide, feed_forward, routes, stats
+from moejax.moe import (
+  balance,
+  decide,
+  feed_forward,
+  routes,
+  stats,
+  whole_experts,
+)
 from moejax.moe.balance import responses
 from moejax.moe.compute.base import ExpertOutput
 from moejax.moe.config import MoEConfig
@@ -106,13 +113,13 @@ class MoE(nnx.Module):
         out,
       )
     )
+    whole_experts.keep(self.routed, config.num_experts, mesh)
     if config.low_rank:
       key_low = jax.random.fold_in(key_experts, 2)
       self.low_rank = nnx.Dict(
         low_rank.init(key_low, self.routed, config.low_rank, std)
       )
-    # Taken from the parameters here, since the parameters of a module that was
-    # merged from bare arrays have no metadata.
+    # Taken here: a module that is merged from bare arrays has no metadata.
     axes = _axes(self.routed)
     self.on_mesh = LayerOnMesh(config, mesh, axes, chunks, remat or chunks > 1)
     if config.num_shared:

@@ -166,7 +166,7 @@ class LayerOnMesh:
     return {
       name: jax.lax.all_gather(w, 'expert', axis=0, tiled=True)
       for name, w in experts.items()
-      if axes[name][0] == 'expert'
+      if axes[name][0] in rules.EXPERTS
     }
 
   def expert_output(
@@ -291,7 +291,7 @@ class LayerOnMesh:
     Where every device computes all experts, shard_map gathers them on entry.
     """
     gathers = self.config.expert_parallel.gathers_experts
-    unsplit = {'expert'} if gathers else set()
+    unsplit = {rules.EXPERT} if gathers else set()
     return PartitionSpec(
       *(None if name in unsplit else rules.RULES[name] for name in axes)
     )
@@ -313,11 +313,17 @@ class LayerOnMesh:
       halves = ('w_gate_EDF', 'w_up_EDF')
       axes |= {name: axes['w_in_ED2F'] for name in halves if name in experts}
 
+    # By the name of a dimension, the mesh axes over which it is gathered here.
+    over: dict[str, tuple[str, ...]] = {rules.WHOLE_EXPERT: ('fsdp',)}
+    if self.config.expert_parallel.gathers_experts:
+      over[rules.WHOLE_EXPERT] = ('expert', 'fsdp')
+    over |= {n: ('fsdp',) for n, rule in rules.RULES.items() if rule == 'fsdp'}
+
     def gather(w, axes):
       for dim, name in enumerate(axes):
-        if rules.RULES[name] == 'fsdp' and self.mesh.shape['fsdp'] > 1:
+        if name in over and self.mesh.shape['fsdp'] > 1:
           w = jax.lax.all_gather(
-            varying.like(w, x_BLD), 'fsdp', axis=dim, tiled=True
+            varying.like(w, x_BLD), over[name], axis=dim, tiled=True
           )
       return w
 

@@ -13,12 +13,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 from moejax.core import errors, table, trees
 from moejax.parallel import mesh as meshes
 
+# The dimension of experts: split over the axis of experts alone, or over `fsdp`
+# too, so that each device keeps whole experts.
+EXPERT, WHOLE_EXPERT = 'expert', 'whole_expert'
+EXPERTS = (EXPERT, WHOLE_EXPERT)
+
 RULES: dict[str, str | tuple[str, ...] | None] = {
   # Rows of the batch, or pieces of rows, one after the other.
   'batch': meshes.BATCH_AXES,
   # Whole rows, and their length.
   'rows': meshes.ROW_AXES,
   'length': 'context',
+  # The tokens of a row between layers.
+  'between_layers': 'model',
   'vocab': None,
   'embed': 'fsdp',
   # The latent dimension of matrices between a latent vector and heads.
@@ -26,7 +33,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   'heads': 'model',
   'head_dim': None,
   'mlp': 'model',
-  'expert': 'expert',
+  EXPERT: 'expert',
+  WHOLE_EXPERT: ('expert', 'fsdp'),
   'layers': None,
   'unsharded': None,
 }

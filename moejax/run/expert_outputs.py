@@ -27,6 +27,7 @@ from moejax.moe.feed_forward import TokenInfo
 from moejax.moe.replay import Replayed
 from moejax.moe.routes import RoutesRequest
 from moejax.parallel import mesh as meshes
+from moejax.parallel import rules
 
 TOKENS = 4096  # of a batch, about; the outputs of a layer are in memory at once
 
@@ -100,7 +101,7 @@ def expert_weights(model: Model, weights: Weights) -> Sequence[np.ndarray]:
   own = [
     routed[name]
     for name in sorted(routed)
-    if model.axes[f'moe/ffn/routed/{name}'][:2] == ('layers', 'expert')
+    if model.axes[f'moe/ffn/routed/{name}'][1] in rules.EXPERTS
   ]
   if not own:
     raise errors.InputError(
