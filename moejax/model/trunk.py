@@ -146,13 +146,24 @@ class Trunk:
     def one(block, carry, spec, _):
       layer_key = None if key is None else jax.random.fold_in(key, spec.index)
       x_BLD, previous, record = block(*carry, tokens, layer_key, spec)
-      x_BLD = rules.constrain(x_BLD, ACTIVATION_AXES, self.mesh)
-      return (x_BLD, previous), record
+      return (self._between_layers(x_BLD), previous), record
 
-    carry = x_BLD, self.no_previous_layer(stage, tokens)
+    previous = self.no_previous_layer(stage, tokens)
+    carry = self._between_layers(x_BLD), previous
     specs = self.specs(stage, tokens.replay)
     (x_BLD, _), records = self._scan(stage, carry, one, specs)
     return x_BLD, records[-1]
+
+  def _between_layers(self, x_BLD: jax.Array) -> jax.Array:
+    """Activations as they are kept for the backward pass: split over `model`.
+
+    What a layer does for each token by itself, norms and residual sums, is then
+    done by one device along `model` (sequence parallelism: arXiv 2205.05198,
+    section 4.2.2).
+    """
+    divides = x_BLD.shape[1] % self.mesh.shape['model'] == 0
+    length = 'between_layers' if divides else 'unsharded'
+    return rules.constrain(x_BLD, ('batch', length, 'unsharded'), self.mesh)
 
   def step(
     self, x_BLD: jax.Array, tokens: block.TokenContext, cache: KVCache
