@@ -36,12 +36,13 @@ _KERNEL = re.compile(
 )
 _UNKNOWN_CYCLES = 2**62  # at least this: the compiler has no estimate
 
-# Number of products of size L x L x width for each head in an attention kernel,
-# by the beginning of its name; these kernels state no cost.
+# Numbers of products of L x L x width for each head in an attention kernel, by
+# the beginning of its name: those of the width of keys, and those of the width
+# of values. These kernels state no cost.
 ATTENTION = {
-  'splash_mha_fwd': 2,  # scores, output
-  'splash_mha_dkv': 4,  # scores, their gradient, dv, dk
-  'splash_mha_dq': 3,  # scores, their gradient, dq
+  'splash_mha_fwd': (1, 1),  # scores; output
+  'splash_mha_dkv': (2, 2),  # scores, dk; the scores' gradient, dv
+  'splash_mha_dq': (2, 1),  # scores, dq; the scores' gradient
 }
 # Kernels that skip rows which belong to no expert of the device.
 EXPERTS = ('gmm', 'tgmm', pallas_epilogue.NAME)
@@ -59,12 +60,14 @@ class PallasCall:
     flops: FLOPs of one run; 0 if unknown.
     num_bytes: bytes to and from HBM of one run; 0 if unknown.
     times: number of runs.
+    place: where in the program's walk it is.
   """
 
   name: str
   flops: float
   num_bytes: float
   times: int
+  place: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +78,15 @@ class Work:
     flops: FLOPs of its matrix products, in one run.
     num_bytes: bytes to and from HBM, in one run.
     times: number of runs.
+    cycles: the compiler's estimate of one run; 0 without one.
+    place: where in the program's walk it is.
   """
 
   flops: float
   num_bytes: float
   times: int
+  cycles: float = 0.0
+  place: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +141,7 @@ def of_program(
   """
   flops = num_bytes = cycles = rest = optional = 0.0
   kernels, works, unknown = [], list[Work](), 0
-  for at in program.walk():
+  for place, at in enumerate(program.walk()):
     kernel = _kernel(program, at, row_overhead)
     own = matmul_flops(program, at)
     if at.optional:
@@ -142,7 +149,7 @@ def of_program(
       continue
     flops += own * at.times
     if kernel:
-      kernels.append(kernel)
+      kernels.append(dataclasses.replace(kernel, place=place))
     elif at.fused:
       # It follows the fusion that it is part of.
       if own:
@@ -153,7 +160,7 @@ def of_program(
       num_bytes += at.times * moved
       cycles += at.times * _cycles(at)
       if not _is_collective(at):
-        works.append(Work(own, moved, at.times))
+        works.append(Work(own, moved, at.times, _cycles(at), place))
         if not _cycles(at):
           rest += at.times * moved
     if at.instruction.opcode == 'while':
@@ -166,7 +173,9 @@ def of_program(
     tuple(kernels),
     optional,
     unknown,
-    tuple(work for work in works if work.flops or work.num_bytes),
+    tuple(
+      work for work in works if work.flops or work.num_bytes or work.cycles
+    ),
   )
 
 
@@ -288,22 +297,23 @@ def _kernel(
     flops, num_bytes = (float(n) / share for n in match.groups())
     return PallasCall(name, flops, num_bytes, at.times)
   products = next(
-    (n for start, n in ATTENTION.items() if name.startswith(start)), 0
+    (n for start, n in ATTENTION.items() if name.startswith(start)), None
   )
   layout = at.instruction.rest.partition('operand_layout_constraints=')[2]
   operands = program_text.shapes(layout.partition('}, frontend')[0])
   heads = [dims for _, dims in operands if len(dims) >= 3 and dims[-1] > 1]
   if not products or not heads:
     return PallasCall(name, 0.0, 0.0, at.times)
-  # The queries, [rows, heads, tokens, width], padded as `splash` pads them.
-  dims = next(dims for dims in heads if dims[-2] % splash.LANES == 0)
-  width = dims[-1]
+  # Queries [rows, heads, tokens, width], then keys and values.
+  first = next(n for n, d in enumerate(heads) if d[-2] % splash.LANES == 0)
+  queries, keys, values = heads[first : first + 3]
+  # The matrix units take a width in steps of 128.
+  wide, narrow = splash.padded(queries[-1]), splash.padded(values[-1])
   # Where `context` splits rows, a device has the keys of whole rows, and its
   # queries see as large a share of them as those of the other devices.
-  alike = (len(dims), width)
-  keys = max(d[-2] for d in heads if (len(d), d[-1]) == alike)
-  share = splash.visited(keys, width)
-  flops = 2.0 * products * math.prod(dims) * keys * share
+  share = splash.visited(keys[-2], wide)
+  per_score = 2.0 * (products[0] * wide + products[1] * narrow)
+  flops = per_score * math.prod(queries[:-1]) * keys[-2] * share
   num_bytes = sum(program_text.num_bytes(*shape) for shape in operands)
   return PallasCall(name, flops, num_bytes, at.times)
 

@@ -42,6 +42,9 @@ _FREE = frozenset([
   'tuple',
   'while',
 ])
+# Those that wait for others, or start what a computation of their own does:
+# `call-start`, `custom-call-update` ...
+_ASYNCHRONOUS = re.compile(r'-done$|call-(start|update)$')
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 _UPDATE, _SCATTER = 'dynamic-update-slice', 'scatter'
 _FUSIONS = ('fusion', 'fusion-start')
@@ -57,7 +60,7 @@ def of(program: Program, at: Occurrence) -> float:
     at: the instruction.
   """
   one = at.instruction
-  if one.opcode in _FREE or one.opcode.endswith('-done'):
+  if one.opcode in _FREE or _ASYNCHRONOUS.search(one.opcode):
     return 0.0
   operands = [program.type_of(at.computation, name) for name in one.operands]
   if one.opcode in _FUSIONS:

@@ -34,7 +34,7 @@ import jax
 
 from benchmarks import expert_parallel as benchmark
 from benchmarks import standard
-from moejax.model.attention import dot_product
+from moejax.model.attention import dot_product, narrow_values
 from moejax.model.config import ModelConfig
 from moejax.moe.config import MoEConfig
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
@@ -93,9 +93,7 @@ def _attention(devices, heads, dtype):
   segment_BL = jax.ShapeDtypeStruct((rows, length), 'int32', sharding=by_rows)
 
   def both(q, k, v, pull, segment_BL):
-    attend = lambda q, k, v: dot_product.with_narrow_values(
-      core, q, k, v, segment_BL
-    )
+    attend = lambda q, k, v: narrow_values.attend(core, q, k, v, segment_BL)
     out, back = jax.vjp(attend, q, k, v)
     return out, *back(pull)
 

@@ -118,8 +118,12 @@ ENTRY %main (x: f32[100]) -> f32[100] {
 """
 
 
-def test_what_runs_asynchronously_counts_once():
-  found = program_cost.of_program(program_text.Program(ASYNC))
+@pytest.mark.parametrize('kind', ['async', 'call', 'custom-call'])
+def test_what_runs_asynchronously_counts_once(kind):
+  text = ASYNC.replace(' async-', f' {kind}-')
+  if kind == 'custom-call':
+    text = text.replace('calls=%apart', 'called_computations={%apart}')
+  found = program_cost.of_program(program_text.Program(text))
   assert found.num_bytes == found.rest_bytes == 2 * 4 * 100
 
 
@@ -140,8 +144,9 @@ def test_an_attention_kernel_by_arithmetic():
   # Rows, heads, tokens, width: 10 of 16 blocks of 1024 are visited.
   layout = (
     'operand_layout_constraints={s8[1,4,4]{2,1,0}, '
-    'bf16[4,2,4096,128]{3,2,1,0}, '
-    'f32[4,2,1,4096]{3,2,1,0}}, frontend_attributes={}'
+    'bf16[4,2,4096,128]{3,2,1,0}, bf16[4,2,4096,128]{3,2,1,0}, '
+    'bf16[4,2,4096,128]{3,2,1,0}, f32[4,2,1,4096]{3,2,1,0}}, '
+    'frontend_attributes={}'
   )
   text = TPU.replace('%gmm.3', '%splash_mha_dq_segmented.1')
   text = text.replace(ESTIMATE, layout)
@@ -149,7 +154,7 @@ def test_an_attention_kernel_by_arithmetic():
   products = 3 * 2 * (4 * 2) * 4096 * 4096 * 128
   assert found.kernel_flops == 7 * products * 10 / 16
   assert found.kernel_bytes == 7 * (
-    16 + 2 * 4 * 2 * 4096 * 128 + 4 * 4 * 2 * 4096
+    16 + 3 * 2 * 4 * 2 * 4096 * 128 + 4 * 4 * 2 * 4096
   )
 
 
@@ -157,7 +162,8 @@ def test_queries_of_a_piece_see_the_keys_of_the_row():
   # 1,024 queries and 4,096 keys: 4 blocks, each against 10 / 16 of its row.
   layout = (
     'operand_layout_constraints={s8[1,1,4]{2,1,0}, '
-    'bf16[4,2,1024,128]{3,2,1,0}, bf16[4,2,4096,128]{3,2,1,0}}, '
+    'bf16[4,2,1024,128]{3,2,1,0}, bf16[4,2,4096,128]{3,2,1,0}, '
+    'bf16[4,2,4096,128]{3,2,1,0}}, '
     'frontend_attributes={}'
   )
   text = TPU.replace('%gmm.3', '%splash_mha_fwd_segmented.1')
@@ -167,16 +173,23 @@ def test_queries_of_a_piece_see_the_keys_of_the_row():
   assert found.kernel_flops == 7 * products * 10 / 16
 
 
-def test_filled_up_heads_count_as_wide_as_the_kernel_has_them():
-  # Latent heads of 192 and 128 are 256 there: blocks of 512, 36 of 64 visited.
+@pytest.mark.parametrize(
+  ('name', 'of_keys', 'of_values'),
+  [('fwd', 1, 1), ('dq', 2, 1), ('dkv', 2, 2)],
+)
+def test_values_may_be_narrower_than_keys(name, of_keys, of_values):
+  # Latent heads of 192 count as the 256 that the matrix units take, their
+  # values as 128. Blocks have 512 tokens: 36 of 64 are visited.
   layout = (
-    'operand_layout_constraints={bf16[4,2,4096,256]{3,2,1,0}}, '
-    'frontend_attributes={}'
+    'operand_layout_constraints={bf16[4,2,4096,192]{3,2,1,0}, '
+    'bf16[4,2,4096,192]{3,2,1,0}, bf16[4,2,4096,128]{3,2,1,0}, '
+    's32[4,4096,128]{2,1,0}}, frontend_attributes={}'
   )
-  text = TPU.replace('%gmm.3', '%splash_mha_fwd_segmented.1')
+  text = TPU.replace('%gmm.3', f'%splash_mha_{name}_segmented.1')
   text = text.replace(ESTIMATE, layout)
   found = program_cost.of_program(program_text.Program(text))
-  products = 2 * 2 * (4 * 2) * 4096 * 4096 * 256
+  width = of_keys * 256 + of_values * 128
+  products = 2 * (4 * 2) * 4096 * 4096 * width
   assert found.kernel_flops == 7 * products * 36 / 64
 
 

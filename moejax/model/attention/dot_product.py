@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from moejax.core import linear, table, varying
-from moejax.model.attention import splash, triton
+from moejax.model.attention import narrow_values, splash, triton
 
 _NEVER = -1e30  # score of a hidden key; finite, so that no row is all infinite
 # Largest number of chunks of `chunked`, each compiled by itself. With 8 chunks
@@ -128,25 +128,6 @@ def visible_slots(
   slot_S = jnp.arange(slots)
   mask_BLS = slot_S <= position_BL[..., None]
   return mask_BLS & in_window(position_BL[..., None], slot_S, window)
-
-
-def with_narrow_values(
-  core: Callable,
-  q_BLHK: jax.Array,
-  k_BLGK: jax.Array,
-  v_BLGV: jax.Array,
-  segment_BL: jax.Array,
-) -> jax.Array:
-  """Applies a core to values that are narrower than keys.
-
-  For a core that needs them as wide as keys, values are padded with zeros, and
-  the output is cut to their width.
-  """
-  if getattr(core, 'takes_narrow_values', False):
-    return core(q_BLHK, k_BLGK, v_BLGV, segment_BL)
-  K, V = k_BLGK.shape[-1], v_BLGV.shape[-1]
-  v_BLGK = jnp.pad(v_BLGV, ((0, 0),) * 3 + ((0, K - V),))
-  return core(q_BLHK, k_BLGK, v_BLGK, segment_BL)[..., :V]
 
 
 def in_window(
@@ -327,7 +308,7 @@ def _on_tpu(mesh: Mesh | None) -> Callable:
 
 def _on_gpu(mesh: Mesh | None) -> Callable:
   """The kernels if the shapes allow them, else the fewest scores."""
-  otherwise = functools.partial(with_narrow_values, chunked)
+  otherwise = functools.partial(narrow_values.attend, chunked)
   return triton.Triton(mesh, otherwise)
 
 

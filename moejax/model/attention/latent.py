@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from moejax.core import linear
 from moejax.model import init, norm
-from moejax.model.attention import dot_product
+from moejax.model.attention import dot_product, narrow_values
 from moejax.model.attention.heads import Latent
 from moejax.model.config import ModelConfig
 
@@ -86,16 +86,11 @@ class LatentAttention(nnx.Module):
   ) -> jax.Array:
     """Output [B, L, D]; as in `grouped.Attention`, but without windows."""
     del window
-    q_BLHK = jnp.concatenate(self._queries(x_BLD, rotary_angles), axis=-1)
+    q_BLHK = self._queries(x_BLD, rotary_angles)
     c_BLR, k_BL1r = self._latent(x_BLD, rotary_angles)
-    kv_BLHK = self.linear(c_BLR, self._up(x_BLD.dtype))
-    k_BLHn, v_BLHV = jnp.split(kv_BLHK, [self.plain_dim], axis=-1)
-    shared = jnp.broadcast_to(k_BL1r, (*k_BLHn.shape[:-1], self.rotary_dim))
-    k_BLHK = jnp.concatenate([k_BLHn, shared], axis=-1)
+    k_BLHK, v_BLHV = self._keys_and_values(c_BLR, k_BL1r)
     core = self.core_of_pieces if pieces else self.core
-    o_BLHV = dot_product.with_narrow_values(
-      core, q_BLHK, k_BLHK, v_BLHV, segment_BL
-    )
+    o_BLHV = narrow_values.attend(core, q_BLHK, k_BLHK, v_BLHV, segment_BL)
     return self._output(o_BLHV)
 
   def step(
@@ -111,7 +106,9 @@ class LatentAttention(nnx.Module):
     The cache is ([B, S, 1, R + r], [B, S, 1, 0]); see `heads.Latent.slots`.
     """
     del window
-    q_BLHn, q_BLHr = self._queries(x_BLD, rotary_angles)
+    q_BLHn, q_BLHr = jnp.split(
+      self._queries(x_BLD, rotary_angles), [self.plain_dim], axis=-1
+    )
     c_BLR, k_BL1r = self._latent(x_BLD, rotary_angles)
     row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
     new_BL1K = jnp.concatenate([c_BLR[:, :, None], k_BL1r], axis=-1)
@@ -134,7 +131,7 @@ class LatentAttention(nnx.Module):
     return self._output(o_BLHV), (kept_BS1K, cache[1])
 
   def _queries(self, x_BLD, rotary_angles):
-    """Queries in two pieces: features without position, and with."""
+    """Queries [B, L, H, n + r]; the last r features have positions."""
     dtype = x_BLD.dtype
     if hasattr(self, 'w_dq_DQ'):
       w_DQ = self.w_dq_DQ[...].astype(dtype)
@@ -146,8 +143,9 @@ class LatentAttention(nnx.Module):
       q_BLHK = self.linear(x_BLD, w_DHK)
     factor = self.rope.scaling.score_factor
     q_BLHK = q_BLHK if factor == 1 else q_BLHK * factor
-    q_BLHn, q_BLHr = jnp.split(q_BLHK, [self.plain_dim], axis=-1)
-    return q_BLHn, self.rope.rotate(q_BLHr, rotary_angles, self.platform)
+    return self.rope.rotate(
+      q_BLHK, rotary_angles, self.platform, self.plain_dim
+    )
 
   def _latent(self, x_BLD, rotary_angles):
     """c_BLR, normalised, and the key that all heads share, k_BL1r."""
@@ -156,6 +154,30 @@ class LatentAttention(nnx.Module):
     return self.norm_kv(c_BLR), self.rope.rotate(
       k_BLr[:, :, None], rotary_angles, self.platform
     )
+
+  def _keys_and_values(self, c_BLR, k_BL1r):
+    """Keys [B, L, H, n + r] and values [B, L, H, V] of all heads.
+
+    A TPU keeps features in lanes of 128: cutting a head, or putting one
+    together, is a copy of all heads. There the keys are one product, of
+    [c_R, k_r] and for each head the matrix [[W_uk, 0], [0, 1]], which adds a
+    hundredth to the FLOPs of a layer of DeepSeek-V3.
+    """
+    up_RHK, n, r = self._up(c_BLR.dtype), self.plain_dim, self.rotary_dim
+    if self.platform == 'tpu':
+      up_RHn, up_RHV = jnp.split(up_RHK, [n], axis=-1)
+      one_rHr = jnp.broadcast_to(
+        jnp.eye(r, dtype=up_RHK.dtype)[:, None], (r, up_RHK.shape[1], r)
+      )
+      joint_RHK = jnp.concatenate([
+        jnp.pad(up_RHn, ((0, 0), (0, 0), (0, r))),
+        jnp.pad(one_rHr, ((0, 0), (0, 0), (n, 0))),
+      ])
+      joint_BLR = jnp.concatenate([c_BLR, k_BL1r[:, :, 0]], axis=-1)
+      return self.linear(joint_BLR, joint_RHK), self.linear(c_BLR, up_RHV)
+    k_BLHn, v_BLHV = jnp.split(self.linear(c_BLR, up_RHK), [n], axis=-1)
+    shared = jnp.broadcast_to(k_BL1r, (*k_BLHn.shape[:-1], r))
+    return jnp.concatenate([k_BLHn, shared], axis=-1), v_BLHV
 
   def _up(self, dtype):
     return self.w_ukv_RHK[...].astype(dtype)

@@ -83,8 +83,15 @@ class Rope(fields.Checked):
     x_BLHK: jax.Array,
     rotary_angles: tuple[jax.Array, jax.Array],
     platform: str = 'cpu',
+    before: int = 0,
   ) -> jax.Array:
     """Rotates the first pairs of features, as many as there are angles.
+
+    Args:
+      x_BLHK: queries or keys.
+      rotary_angles: from `angles`.
+      platform: that of the devices.
+      before: number of features before the pairs, which stay as they are.
 
     Example, K = 6 and two angles (a, b); interleaved and not:
       x     x0 x1 x2 x3 x4 x5
@@ -93,7 +100,11 @@ class Rope(fields.Checked):
     """
     cos, sin = (t[:, :, None, :] for t in rotary_angles)
     if platform == 'tpu':
-      return self._by_matrix(x_BLHK, cos, sin)
+      return self._by_matrix(x_BLHK, cos, sin, before)
+    if before:
+      plain, x_BLHK = jnp.split(x_BLHK, [before], axis=-1)
+      rotated_BLHK = self.rotate(x_BLHK, rotary_angles, platform)
+      return jnp.concatenate([plain, rotated_BLHK], axis=-1)
     dim = 2 * cos.shape[-1]
     x32, rest = jnp.split(x_BLHK.astype(jnp.float32), [dim], axis=-1)
     if self.interleaved:
@@ -108,7 +119,7 @@ class Rope(fields.Checked):
       y = jnp.concatenate(rotated, axis=-1)
     return jnp.concatenate([y, rest], axis=-1).astype(x_BLHK.dtype)
 
-  def _by_matrix(self, x_BLHK, cos, sin):
+  def _by_matrix(self, x_BLHK, cos, sin, before):
     """`rotate` for TPU: a permutation matrix swaps the features of pairs.
 
     The product is exact. Splitting heads into halves instead would make a TPU,
@@ -124,7 +135,7 @@ class Rope(fields.Checked):
       partner, sign = (place + dim // 2) % dim, np.sign(place - dim / 2 + 0.5)
       spread = lambda t: jnp.concatenate([t, t], axis=-1)
     swap_KK = np.zeros((width, width))
-    swap_KK[partner, place] = sign
+    swap_KK[before + partner, before + place] = sign
     other_BLHK = jnp.einsum(
       'BLHK,KJ->BLHJ',
       x_BLHK,
@@ -133,7 +144,9 @@ class Rope(fields.Checked):
     )
     # Features without an angle stay as they are.
     fill = lambda t, value: jnp.pad(
-      spread(t), ((0, 0),) * 3 + ((0, width - dim),), constant_values=value
+      spread(t),
+      ((0, 0),) * 3 + ((before, width - dim - before),),
+      constant_values=value,
     )
     y_BLHK = x_BLHK.astype(jnp.float32) * fill(cos, 1)
     y_BLHK += other_BLHK.astype(jnp.float32) * fill(sin, 0)

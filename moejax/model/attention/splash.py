@@ -15,10 +15,9 @@ the batch axes, heads over `model`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_kernel as kernels,
 )
@@ -28,6 +27,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import errors
+from moejax.model.attention import narrow_values
 from moejax.parallel import mesh as meshes
 
 LANES = 128
@@ -38,7 +38,7 @@ NAME = 'attention'
 
 @dataclasses.dataclass(frozen=True)
 class Splash:
-  """Causal attention within segments. Head widths are padded to 128 n.
+  """Causal attention within segments; values may be narrower than keys.
 
   Attributes:
     mesh: the devices; None for one.
@@ -52,16 +52,20 @@ class Splash:
   otherwise: Callable | None = None
   interpret: bool = False
 
+  takes_narrow_values: ClassVar[bool] = True
+
   def __call__(
     self,
     q_BLHK: jax.Array,
     k_BLGK: jax.Array,
-    v_BLGK: jax.Array,
+    v_BLGV: jax.Array,
     segment_BL: jax.Array,
   ) -> jax.Array:
     why = self._refuses(q_BLHK.shape, k_BLGK.shape[2])
     if why and self.otherwise is not None:
-      return self.otherwise(q_BLHK, k_BLGK, v_BLGK, segment_BL)
+      return narrow_values.attend(
+        self.otherwise, q_BLHK, k_BLGK, v_BLGV, segment_BL
+      )
     if why:
       raise errors.InputError(f'model.attention=splash {why}; use auto')
     local = functools.partial(_local, self.interpret)
@@ -75,7 +79,7 @@ class Splash:
         # The kernel does not say over which axes its output varies: all.
         check_vma=False,
       )
-    return local(q_BLHK, k_BLGK, v_BLGK, segment_BL)
+    return local(q_BLHK, k_BLGK, v_BLGV, segment_BL)
 
   def _refuses(self, shape: tuple[int, ...], groups: int) -> str:
     """Why the kernel cannot do these shapes, or '' if it can."""
@@ -109,7 +113,7 @@ def visited(length: int, width: int = LANES) -> float:
   return (number + 1) / (2 * number)
 
 
-def _local(interpret, q_BLHK, k_BLGK, v_BLGK, segment_BL):
+def _local(interpret, q_BLHK, k_BLGK, v_BLGV, segment_BL):
   _, length, heads, width = q_BLHK.shape
   mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
   size = block(length, padded(width))
@@ -119,11 +123,11 @@ def _local(interpret, q_BLHK, k_BLGK, v_BLGK, segment_BL):
     residual_checkpoint_name=NAME,
     interpret=interpret,
   )
-  return run(kernel, q_BLHK, k_BLGK, v_BLGK, (segment_BL, segment_BL))
+  return run(kernel, q_BLHK, k_BLGK, v_BLGV, (segment_BL, segment_BL))
 
 
 def padded(width: int) -> int:
-  """The width of a head as the kernel computes it: a multiple of 128."""
+  """The width of a head as the matrix units compute it: a multiple of 128."""
   return width + -width % LANES
 
 
@@ -143,29 +147,40 @@ def run(
   kernel: Any,
   q_BLHK: jax.Array,
   k_BSGK: jax.Array,
-  v_BSGK: jax.Array,
+  v_BSGV: jax.Array,
   segments: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
-  """A kernel's output [B, L, H, K] for each of the rows of one device.
+  """A kernel's output [B, L, H, V] for each of the rows of one device.
 
   Args:
     kernel: from `make_splash_mha`.
     q_BLHK: queries.
     k_BSGK: keys.
-    v_BSGK: values.
+    v_BSGV: values.
     segments: int32, segment_BL of the queries and segment_BS of the keys.
   """
-  width = q_BLHK.shape[3]
-  fill = padded(width) - width
 
-  def row(q_LHK, k_SGK, v_SGK, segment_L, segment_S):
-    heads_first = (x.swapaxes(0, 1) for x in (q_LHK, k_SGK, v_SGK))
+  def row(q_LHK, k_SGK, v_SGV, segment_L, segment_S):
+    heads_first = (x.swapaxes(0, 1) for x in (q_LHK, k_SGK, v_SGV))
     ids = kernels.SegmentIds(segment_L, segment_S)
-    return kernel(*heads_first, segment_ids=ids).swapaxes(0, 1)
+    return _gradient_first(kernel(*heads_first, segment_ids=ids)).swapaxes(0, 1)
 
-  scaled_BLHK = (q_BLHK * width**-0.5).astype(q_BLHK.dtype)
-  q, k, v = (
-    jnp.pad(x, ((0, 0),) * 3 + ((0, fill),))
-    for x in (scaled_BLHK, k_BSGK, v_BSGK)
-  )
-  return jax.vmap(row)(q, k, v, *segments)[..., :width]
+  scaled_BLHK = (q_BLHK * q_BLHK.shape[3] ** -0.5).astype(q_BLHK.dtype)
+  return jax.vmap(row)(scaled_BLHK, k_BSGK, v_BSGV, *segments)
+
+
+@jax.custom_vjp
+def _gradient_first(x: jax.Array) -> jax.Array:
+  """`x`, whose gradient is computed before anything that reads it.
+
+  Otherwise XLA makes one fusion of the product that yields the output's
+  gradient and of its sum with the output, which the compiler estimates at three
+  times the time of both.
+  """
+  return x
+
+
+_gradient_first.defvjp(
+  lambda x: (x, None),
+  lambda _, dx: (jax.lax.optimization_barrier(dx),),
+)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moejax.core import errors
-from moejax.model.attention import splash
+from moejax.model.attention import narrow_values, splash
 from moejax.parallel import context
 from moejax.parallel import mesh as meshes
 
@@ -46,23 +47,27 @@ class SplashPieces:
   otherwise: Callable[..., jax.Array] | None = None
   interpret: bool = False
 
+  takes_narrow_values: ClassVar[bool] = True
+
   def __call__(
     self,
     q_PSHK: jax.Array,
     k_PSGK: jax.Array,
-    v_PSGK: jax.Array,
+    v_PSGV: jax.Array,
     segment_PS: jax.Array,
     window: jax.Array | None = None,
     sink_H: jax.Array | None = None,
   ) -> jax.Array:
     """See `context.Online`."""
     if window is not None or sink_H is not None:
-      return self.general(q_PSHK, k_PSGK, v_PSGK, segment_PS, window, sink_H)
+      return self.general(q_PSHK, k_PSGK, v_PSGV, segment_PS, window, sink_H)
     _, length, heads, width = q_PSHK.shape
     chunk = length // context.chunks(self.mesh, self.order).shape[1]
     if chunk % splash.LANES:
       if self.otherwise is not None:
-        return self.otherwise(q_PSHK, k_PSGK, v_PSGK, segment_PS)
+        return narrow_values.attend(
+          self.otherwise, q_PSHK, k_PSGK, v_PSGV, segment_PS
+        )
       raise errors.InputError(
         f'model.attention=splash needs chunks of a multiple of {splash.LANES} '
         f'tokens for each device along context, not {chunk}; use auto'
@@ -98,7 +103,7 @@ class SplashPieces:
       out_specs=by_head,
       # As in `splash.Splash`.
       check_vma=False,
-    )(kernel, q_PSHK, k_PSGK, v_PSGK, segment_PS)
+    )(kernel, q_PSHK, k_PSGK, v_PSGV, segment_PS)
 
   def _places(self, length: int) -> np.ndarray:
     """Places in the row of the tokens of all pieces, device by device."""

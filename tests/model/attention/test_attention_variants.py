@@ -43,10 +43,12 @@ VARIANTS = {
 }
 
 
-def of(name):
+def of(name, platform='cpu'):
   config = tiny.model_config(**VARIANTS[name])
   make = block.ATTENTIONS[type(config.heads)]
-  graph, weights = tiny.module(lambda: make(config, 'cpu', jax.random.key(0)))
+  graph, weights = tiny.module(
+    lambda: make(config, platform, jax.random.key(0))
+  )
   window = jnp.asarray(config.windows[0]) if config.windows else None
   return config, graph, weights, window
 
@@ -101,9 +103,10 @@ def project(config, w):
   return q, k, v, w['w_o_HKD']
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
 @pytest.mark.parametrize('name', VARIANTS)
-def test_it_is_the_loop(name):
-  config, graph, weights, window = of(name)
+def test_it_is_the_loop(name, platform):
+  config, graph, weights, window = of(name, platform)
   w = references.float64(weights)
   q, k, v, w_o = project(config, w)
   scale = config.scales.scores or 1 / np.sqrt(q.shape[-1])

@@ -66,6 +66,17 @@ def test_a_share_turns_as_a_narrower_head_does_and_the_rest_stays():
   np.testing.assert_array_equal(half[..., 4:], X_BLHK[..., 4:])
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
+@pytest.mark.parametrize('interleaved', [False, True])
+def test_features_before_the_pairs_stay(interleaved, platform):
+  scheme = rope.Rope(interleaved=interleaved)
+  angles = scheme.angles(jnp.asarray(POSITION_BL), 4)
+  got = scheme.rotate(jnp.asarray(X_BLHK), angles, platform, before=3)
+  want = scheme.rotate(jnp.asarray(X_BLHK[..., 3:]), angles)
+  np.testing.assert_array_equal(got[..., :3], X_BLHK[..., :3])
+  np.testing.assert_allclose(got[..., 3:], want, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize('interleaved', [False, True])
 @pytest.mark.parametrize('share', [0.5, 1.0])
 def test_on_tpu_a_matrix_moves_the_features(interleaved, share):

@@ -18,11 +18,15 @@ from moejax.parallel import context
 LENGTH, HEADS, GROUPS, WIDTH = 256, 2, 1, 128
 
 
-def _inputs(rows, heads=HEADS, groups=GROUPS, width=WIDTH):
+def _inputs(rows, heads=HEADS, groups=GROUPS, width=WIDTH, values=None):
   rng = np.random.default_rng(0)
+  sizes = {'q': (heads, width), 'k': (groups, width)}
+  sizes |= {
+    name: (n, values or width) for name, n in (('v', groups), ('o', heads))
+  }
   arrays = [
-    jnp.asarray(rng.normal(size=(rows, LENGTH, n, width)), jnp.float32)
-    for n in (heads, groups, groups, heads)
+    jnp.asarray(rng.normal(size=(rows, LENGTH, *size)), jnp.float32)
+    for size in sizes.values()
   ]
   # Documents of 100 and 70 tokens, and padding.
   segment_L = np.repeat([1, 2, 0], [100, 70, LENGTH - 170])
@@ -40,9 +44,11 @@ def _mesh(**sizes):
   return tiny.mesh(number, **sizes)
 
 
-@pytest.mark.parametrize('width', [WIDTH, 192])
-def test_equals_the_reference_with_gradients(width):
-  given = _inputs(1, width=width)
+@pytest.mark.parametrize(
+  ('width', 'values'), [(WIDTH, WIDTH), (192, 128), (64, 64)]
+)
+def test_equals_the_reference_with_gradients(width, values):
+  given = _inputs(1, width=width, values=values)
   found = _with_gradients(splash.Splash(interpret=True), *given)
   expected = _with_gradients(dot_product.reference, *given)
   for one, other in zip(found, expected, strict=True):
@@ -129,8 +135,9 @@ def test_pieces_that_the_kernel_cannot_compute_go_another_way():
     run(*pieces)
   assert run(*pieces, window=4) == 'another way'
   assert run(*pieces, sink_H=4) == 'another way'
-  run = dataclasses.replace(run, otherwise=lambda *_: 'whole')
-  assert run(*pieces) == 'whole'
+  whole = lambda q, k, v, segment: v + 1
+  run = dataclasses.replace(run, otherwise=whole)
+  np.testing.assert_array_equal(run(*pieces), pieces[2] + 1)
 
 
 def test_the_kernel_is_taken_where_there_is_one():

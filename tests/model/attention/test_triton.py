@@ -12,7 +12,12 @@ import pytest
 from helpers import tiny
 
 from moejax.core import errors
-from moejax.model.attention import dot_product, triton, triton_kernels
+from moejax.model.attention import (
+  dot_product,
+  narrow_values,
+  triton,
+  triton_kernels,
+)
 
 KERNELS = triton.Triton(interpret=True)
 # Rows, tokens, query heads, key heads, widths of keys and of values. The first
@@ -102,7 +107,7 @@ def test_shapes_that_do_not_fit(shape, why):
     triton.Triton(mesh)(x, x, x, segment)
   # auto has another way, also for values that are narrower.
   auto = dot_product.choose('auto', 'gpu', mesh)
-  out = dot_product.with_narrow_values(auto, x, x, x[..., :-1], segment)
+  out = narrow_values.attend(auto, x, x, x[..., :-1], segment)
   assert out.shape == (*shape[:3], shape[3] - 1)
 
 
