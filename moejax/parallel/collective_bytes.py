@@ -62,6 +62,9 @@ _BETWEEN: dict[str, Callable[[float, int], float]] = {
 }
 # Asynchronous starts whose type lists their operands, then their results.
 _LIST_OPERANDS = ('all-gather-start', 'reduce-scatter-start')
+# XLA for TPU writes a reduce-scatter as an all-reduce and a slice of it in a
+# fusion of this name.
+_REDUCE_SCATTER = 'all-reduce-scatter'
 BETWEEN_SLICES = 'between slices'
 _BETWEEN_KIND = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
@@ -84,6 +87,9 @@ class Collective:
       started in one place and awaited in another, or is part of a fusion.
     between: whether it goes to other slices, over the data centre's network.
       Then `devices` is the number of slices, and `group` is empty.
+    start: where in the program's walk it begins.
+    end: where the program waits for it; None if it waits at once, or if the
+      text does not say where.
   """
 
   kind: str
@@ -94,6 +100,8 @@ class Collective:
   group: tuple[int, ...] = ()
   hidden: bool = False
   between: bool = False
+  start: int = 0
+  end: int | None = None
 
   def axes(self, sizes: Mapping[str, int]) -> str:
     """The mesh axes along which the collective moves data, joined by '+'.
@@ -131,11 +139,12 @@ def of_program(
   Raises:
     ValueError: the replica groups are written in a way that is not known.
   """
-  ops = []
-  for at in program.walk():
+  ops, waits = [], _Waits()
+  for place, at in enumerate(program.walk()):
+    start = waits.start(place, at)
     between = _BETWEEN_KIND.search(at.instruction.rest)
     if between and at.instruction.opcode == 'send':
-      ops.append(_to_other_slices(at, between[1], slices))
+      ops.append(_to_other_slices(at, between[1], slices, start))
       continue
     kind = at.instruction.opcode.removesuffix('-start')
     if kind not in _SENT:
@@ -145,12 +154,70 @@ def of_program(
     if 'source_target_pairs' in at.instruction.rest and devices:
       devices = program.num_devices
     if devices > 1:
-      sent = _SENT[kind](result_bytes(at.instruction), devices)
-      hidden = at.instruction.opcode != kind or at.fused
+      result, fused = result_bytes(at.instruction), at.fused
+      if fused and at.computation.startswith(_REDUCE_SCATTER):
+        kind, result, fused = 'reduce-scatter', result / devices, False
+      sent = _SENT[kind](result, devices)
+      hidden = start in waits.started or fused
       ops.append(
-        Collective(kind, sent, devices, at.times, at.optional, group, hidden)
+        Collective(
+          kind,
+          sent,
+          devices,
+          at.times,
+          at.optional,
+          group,
+          hidden,
+          start=start,
+        )
       )
-  return ops
+  return [dataclasses.replace(op, end=waits.ends.get(op.start)) for op in ops]
+
+
+class _Waits:
+  """Where asynchronous work begins and where the program waits for it.
+
+  XLA writes `all-gather-start` and `all-gather-done`; or a `call-start` of a
+  computation in which the collective is, for the SparseCores of a TPU, with
+  `call-done` behind it and perhaps a `call-update` between.
+
+  Attributes:
+    started: places of starts, in the walk.
+    ends: by place of a start, the place of the wait for it.
+  """
+
+  def __init__(self) -> None:
+    self.started: set[int] = set()
+    self.ends: dict[int, int] = {}
+    self._by_name: dict[tuple[str, str], int] = {}
+    self._owners: dict[str, int] = {}
+
+  def start(self, place: int, at: program_text.Occurrence) -> int:
+    """The place where this instruction begins: that of the start it is part of.
+
+    Args:
+      place: of the instruction.
+      at: the instructions, one after the other as they are walked.
+    """
+    one = at.instruction
+    owner = self._owners.get(at.computation)
+    if owner is None and (
+      one.opcode.endswith('-start') or one.opcode == 'send'
+    ):
+      owner = place
+      self.started.add(place)
+      self._by_name[at.computation, one.name] = place
+    elif owner is None:
+      if one.opcode.endswith(('-update', '-done')) and one.operands:
+        start = self._by_name.get((at.computation, one.operands[0]))
+        if start is not None and one.opcode.endswith('-done'):
+          self.ends[start] = place
+        elif start is not None:
+          self._by_name[at.computation, one.name] = start
+      return place
+    for name in program_text.called(one):
+      self._owners[name] = owner
+    return owner
 
 
 def by_kind(
@@ -196,7 +263,7 @@ def by_axis(
 
 
 def _to_other_slices(
-  at: program_text.Occurrence, name: str, slices: int
+  at: program_text.Occurrence, name: str, slices: int, start: int
 ) -> Collective:
   """The collective of one `send`; until its `send-done` others may run.
 
@@ -204,13 +271,21 @@ def _to_other_slices(
     at: the `send`.
     name: kind of the collective as the attribute spells it: 'ALL_REDUCE'.
     slices: number of slices.
+    start: its place in the walk.
   """
   kind = name.lower().replace('_', '-')
   array = program_text.shapes(at.instruction.type)[0]
   operand = program_text.num_bytes(*array)
   sent = _BETWEEN.get(kind, lambda operand, _: operand)(operand, slices)
   return Collective(
-    kind, sent, slices, at.times, at.optional, hidden=True, between=True
+    kind,
+    sent,
+    slices,
+    at.times,
+    at.optional,
+    hidden=True,
+    between=True,
+    start=start,
   )
 
 

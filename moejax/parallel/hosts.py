@@ -12,6 +12,9 @@ from jax.sharding import Mesh, PartitionSpec
 from moejax.parallel import gloo, rules
 from moejax.parallel.group import Group
 
+# Kinds of TPUs whose SparseCores XLA can let move the data of collectives.
+_SPARSE_CORES = ('TPU v5', 'TPU v6 lite', 'TPU7x')
+
 
 def connect(mesh: Mesh, group: Group) -> None:
   """Connects the processes of a mesh, where JAX would do it too late.
@@ -80,13 +83,19 @@ def quick_compile(mesh: Mesh) -> dict[str, int]:
 
 
 def overlap(mesh: Mesh) -> dict[str, str | bool]:
-  """Compiler options that overlap an all-to-all with computation.
+  """Compiler options that overlap collectives with computation.
 
-  Without this option an all-to-all on TPU blocks all computation.
+  Without the first an all-to-all on TPU blocks all computation. The others let
+  the SparseCores of chips that have them move the data of other collectives.
   """
-  if mesh.devices.flat[0].platform != 'tpu':
+  device = mesh.devices.flat[0]
+  if device.platform != 'tpu':
     return {}
-  return {'xla_tpu_enable_async_all_to_all': 'true'}
+  options: dict[str, str | bool] = {'xla_tpu_enable_async_all_to_all': 'true'}
+  if device.device_kind in _SPARSE_CORES:
+    for kind in ('all_gather', 'reduce_scatter', 'all_reduce'):
+      options[f'xla_tpu_enable_sparse_core_collective_offload_{kind}'] = 'true'
+  return options
 
 
 def my_rows(num_rows: int, mesh: Mesh) -> np.ndarray | None:

@@ -212,6 +212,12 @@ class Program:
     return self._constant(outer.computation, init.operands[index], loops[:-1])
 
 
+def called(instruction: Instruction) -> list[str]:
+  """The names of the computations that an instruction runs."""
+  texts = (names for _, names in _CALLED.findall(instruction.rest))
+  return [name for text in texts for name in re.findall(r'[\w.-]+', text)]
+
+
 def shapes(type_text: str) -> list[tuple[str, tuple[int, ...]]]:
   """All arrays of a type: 'f32[2,3]{1,0}' -> [('f32', (2, 3))]."""
   return [

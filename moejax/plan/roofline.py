@@ -17,9 +17,11 @@ The estimate in turn is a sum: one instruction after the other.
                kernel, over KERNEL_SHARE, which is assumed
   rest         for TPUs: row gathers and some copies, of which the compiler has
                no estimate, at the full bandwidth of HBM
-  collectives  at the network time above, if no other work overlaps them; the
-               time of those that overlap counts only as far as it exceeds that
-               of fusions, kernels and rest together
+  collectives  at the network time above, less the time of the work between the
+               place where the program starts a collective and that where it
+               waits for it, one collective at a time. Of those of which it does
+               not say where it waits, the time counts only as far as it exceeds
+               that of fusions, kernels and rest together
 
 Neither estimate was compared with a chip.
 
@@ -123,27 +125,78 @@ def times(
       GPUs NVLink joins.
   """
   always = [move for move in collectives if not move.optional]
-  seconds = {True: 0.0, False: 0.0}  # by whether other work may hide them
-  for move in always:
-    rate = chip.dcn_bandwidth
-    if not move.between:
-      rate = _rate(move, chip, devices)
-    seconds[move.hidden] += move.sent * move.times / rate
+  sent = [(move, _seconds(move, chip, devices)) for move in always]
   by_compiler = devices[0].platform != 'gpu'
   fusions, rest = cost.cycles / chip.clock, cost.rest_bytes / chip.hbm_bandwidth
   if not by_compiler:
     fusions, rest = sum(w.times * alone(w, chip) for w in cost.works), 0.0
   kernels = sum(k.times * kernel(k, chip) for k in cost.kernels)
+  somewhere = sum(t for move, t in sent if move.hidden and move.end is None)
   return Times(
     compute=(cost.flops + cost.kernel_flops) / chip.peak,
     memory=(cost.num_bytes + cost.kernel_bytes) / chip.hbm_bandwidth,
-    network=sum(seconds.values()),
+    network=sum(seconds for _, seconds in sent),
     fusions=fusions,
     kernels=kernels,
     rest=rest,
-    exposed=seconds[False] + max(0.0, seconds[True] - fusions - kernels - rest),
+    exposed=_waited(cost, sent, chip, by_compiler=by_compiler)
+    + max(0.0, somewhere - fusions - kernels - rest),
     by_compiler=by_compiler,
   )
+
+
+def _waited(
+  cost: Cost,
+  sent: list[tuple[Collective, float]],
+  chip: Chip,
+  *,
+  by_compiler: bool,
+) -> float:
+  """Seconds in which the program waits for collectives and does nothing else.
+
+  Work between the start of collectives and the waits for them hides the first
+  of them, then the next.
+
+  Args:
+    cost: work of the program, with its places.
+    sent: collectives and their seconds.
+    chip: peak rates of one device.
+    by_compiler: whether instructions have the compiler's cycles.
+  """
+  events: list[tuple[int, float, Collective | None]] = [
+    (k.place, k.times * kernel(k, chip), None) for k in cost.kernels
+  ]
+  for work in cost.works:
+    seconds = work.cycles / chip.clock if by_compiler else alone(work, chip)
+    seconds = seconds or work.num_bytes / chip.hbm_bandwidth
+    events.append((work.place, work.times * seconds, None))
+  events += [(move.start, seconds, move) for move, seconds in sent]
+  waited, under_way = 0.0, list[tuple[int, float]]()
+  for place, seconds, move in sorted(events, key=lambda event: event[0]):
+    waited += sum(left for end, left in under_way if end <= place)
+    under_way = [(end, left) for end, left in under_way if end > place]
+    if move is None:
+      work_left, still = seconds, list[tuple[int, float]]()
+      for end, left in under_way:
+        hidden = min(left, work_left)
+        work_left -= hidden
+        still.append((end, left - hidden))
+      under_way = still
+    elif move.end is not None:
+      under_way.append((move.end, seconds))
+    elif not move.hidden:
+      waited += seconds
+  return waited + sum(left for _, left in under_way)
+
+
+def _seconds(
+  move: Collective, chip: Chip, devices: Sequence[jax.Device]
+) -> float:
+  """Seconds of all runs of a collective, if nothing else ran."""
+  rate = chip.dcn_bandwidth
+  if not move.between:
+    rate = _rate(move, chip, devices)
+  return move.sent * move.times / rate
 
 
 def kernel(call: PallasCall, chip: Chip) -> float:

@@ -209,3 +209,56 @@ def test_what_goes_to_other_slices_is_apart(kind, bytes_of_512):
     (kind.lower().replace('_', '-'), 'between slices'): bytes_of_512,
     ('all-gather', 'fsdp'): 3 * OWN,
   }
+
+
+# As XLA writes it for the SparseCores of a TPU.
+APART = """
+%other (p: f32[8,16]) -> f32[32,16] {
+  %p = f32[8,16]{1,0} parameter(0)
+  ROOT %g = f32[32,16]{1,0} all-gather(%p), replica_groups=[1,4]<=[4]
+}, execution_thread="sparsecore"
+
+ENTRY %main (x: f32[8,16]) -> f32[32,16] {
+  %x = f32[8,16]{1,0} parameter(0)
+  %s = ((f32[8,16]), f32[32,16], u32[]) call-start(%x), to_apply=%other
+  %y = f32[8,16]{1,0} copy(%x)
+  %u = ((f32[8,16]), f32[32,16], u32[]) call-update(%s), to_apply=%other
+  ROOT %d = f32[32,16]{1,0} call-done(%u)
+}
+"""
+
+
+def test_where_a_collective_begins_and_where_it_is_awaited():
+  (found,) = collective_bytes.of_program(program_text.Program(APART))
+  walk = [at.instruction.name for at in program_text.Program(APART).walk()]
+  assert (found.kind, found.sent) == ('all-gather', 3 * OWN)
+  assert (walk[found.start], walk[found.end]) == ('s', 'd')
+  assert found.hidden
+  at_once = APART.replace('call-start', 'call').replace('%u)', '%s)')
+  (found,) = collective_bytes.of_program(program_text.Program(at_once))
+  assert (found.hidden, found.end) == (False, None)
+
+
+def test_an_all_reduce_whose_slice_is_kept_is_a_reduce_scatter():
+  text = """
+%all-reduce-scatter.7 (p: f32[32,16]) -> f32[8,16] {
+  %p = f32[32,16]{1,0} parameter(0)
+  %r = f32[32,16]{1,0} all-reduce(%p), replica_groups=[1,4]<=[4], to_apply=%sum
+  ROOT %d = f32[8,16]{1,0} dynamic-slice(%r, %i, %z), dynamic_slice_sizes={8,16}
+}
+
+ENTRY %main (x: f32[32,16]) -> f32[8,16] {
+  %x = f32[32,16]{1,0} parameter(0)
+  ROOT %f = f32[8,16]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.7
+}
+"""
+  (found,) = collective_bytes.of_program(program_text.Program(text))
+  assert (found.kind, found.sent, found.hidden) == (
+    'reduce-scatter',
+    3 * OWN,
+    False,
+  )
+  other = text.replace('all-reduce-scatter.7', 'fused.7')
+  (found,) = collective_bytes.of_program(program_text.Program(other))
+  assert (found.kind, found.sent) == ('all-reduce', 2 * 3 * OWN)
+  assert found.hidden

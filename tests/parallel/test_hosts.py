@@ -1,6 +1,7 @@
 """Which rows a process reads, and that they come to lie where they belong."""
 
 import re
+import types
 
 import jax
 import numpy as np
@@ -84,3 +85,20 @@ def test_each_set_of_axes_has_a_collective_that_connects_it(sizes):
   np.testing.assert_array_equal(compiled(), wanted)
   found = re.findall(r'= \S+ all-reduce\(', compiled.as_text())
   assert len(found) == 2 ** len(axes) - 1
+
+
+@pytest.mark.parametrize(
+  ('kind', 'platform', 'number'),
+  [
+    ('cpu', 'cpu', 0),
+    ('NVIDIA H200', 'gpu', 0),
+    ('TPU v5 lite', 'tpu', 1),
+    ('TPU v5', 'tpu', 4),
+    ('TPU v6 lite', 'tpu', 4),
+  ],
+)
+def test_compiler_options_by_kind_of_chip(kind, platform, number):
+  """SparseCores, which v5e has not, move what three kinds of collectives do."""
+  device = types.SimpleNamespace(device_kind=kind, platform=platform)
+  mesh = types.SimpleNamespace(devices=np.array([device], object))
+  assert len(hosts.overlap(mesh)) == number

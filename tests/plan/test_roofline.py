@@ -68,6 +68,34 @@ def test_what_runs_beside_counts_only_as_far_as_it_is_longer():
   assert roofline.times(_cost(), long, CHIP, DEVICES).exposed == 5.0 - 3.0
 
 
+def test_work_between_the_start_and_the_wait_hides_collectives_in_turn():
+  works = (
+    Work(0, 0, 2, cycles=1e9, place=3),  # 2 s
+    Work(0, 0, 1, cycles=1e9, place=6),  # 1 s
+    Work(0, 50e9, 1, place=8),  # no cycles: 0.5 s
+  )
+  kernels = (PallasCall('gmm', 0.7e12, 0, 1, place=4),)  # 1 s
+  cost = _cost(works=works, kernels=kernels)
+
+  def exposed(*moves):
+    return roofline.times(cost, moves, CHIP, DEVICES).exposed
+
+  def under_way(seconds, start, end):
+    move = _collective(sent=seconds * 10e9, hidden=True)
+    return dataclasses.replace(move, start=start, end=end)
+
+  assert exposed(under_way(2.5, 1, 5)) == 0
+  assert exposed(under_way(3.5, 1, 5)) == pytest.approx(0.5)
+  # The first takes 2.5 s of 3 s, which leaves 0.5 s for the second.
+  both = under_way(2.5, 1, 5), under_way(1.5, 2, 5)
+  assert exposed(*both) == pytest.approx(1.0)
+  # It goes on behind the first wait.
+  assert exposed(both[0], under_way(1.5, 2, 7)) == 0
+  # Nothing runs before the start, nor behind the wait.
+  assert exposed(under_way(0.75, 5, 6)) == pytest.approx(0.75)
+  assert exposed(under_way(0.75, 7, 9)) == pytest.approx(0.25)
+
+
 def test_a_branch_that_may_not_be_taken_costs_nothing():
   found = roofline.times(_cost(), [_collective(optional=True)], CHIP, DEVICES)
   assert found.network == found.exposed == 0
