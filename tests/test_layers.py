@@ -47,6 +47,7 @@ HEAVY = {
   'huggingface_hub',
   'matplotlib',
   'pyarrow',
+  'qwix',
   'scipy',
   'sentencepiece',
   'seqio',

@@ -12,7 +12,7 @@ its output and gradients with those of the reference on one device.
 from collections.abc import Sequence
 
 from moejax import config
-from moejax.core import command, errors, exits
+from moejax.core import command, errors, exits, quantization
 from moejax.model import compute_dtype
 from moejax.moe import self_check
 from moejax.parallel import mesh as meshes
@@ -30,7 +30,10 @@ def main(argv: Sequence[str]) -> None:
     )
   mesh = meshes.make(run.mesh)
   dtype = compute_dtype.resolve(run.model.dtype, [*mesh.devices.flat])
-  deviations = self_check.run(run.model.moe, dtype, mesh)
+  quantization.check(run.model.quantization)
+  deviations = self_check.run(
+    run.model.moe, dtype, mesh, quantization=run.model.quantization
+  )
   for name, error in deviations.items():
     print(f'{name:40} {error:.1e} of its size')
   print('The experts agree with the reference.')

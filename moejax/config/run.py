@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from moejax.core import errors, fields, resume
+from moejax.core import errors, fields, quantization, resume
 from moejax.data.config import DataConfig
 from moejax.model.config import ModelConfig
 from moejax.parallel.mesh import MeshConfig
@@ -102,6 +102,12 @@ class Run(fields.Checked):
       raise errors.InputError(
         f'train.lora.rank={self.train.lora.rank} trains adapters alone, so '
         'opt.parts has no effect: leave out one of them'
+      )
+    if self.model.quantization != quantization.NONE and self.train.lora.rank:
+      raise errors.InputError(
+        f'model.quantization={self.model.quantization} rounds a weight and its '
+        f'adapter as one, and train.lora.rank={self.train.lora.rank} trains '
+        'the adapter, which is smaller than the rounding: leave out one of them'
       )
     images = self.data.images
     if images.folder:

@@ -18,6 +18,9 @@ measurement (2,048 rows, AVX512-BF16, two cores):
   transpose back into the product, but not one of two halves.
 
 Other platforms get the plain products: their libraries know all forms.
+
+`of(platform, quantization)` is the product in int8 or float8 of
+`core/quantization.py`.
 """
 
 import functools
@@ -27,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from moejax.core import quantization as quantizations
 from moejax.core import varying
 
 # What `on_cpu` returns, to those who choose what is kept for a backward pass.
@@ -49,9 +53,18 @@ class Linear(Protocol):
     ...
 
 
-def of(platform: str) -> Linear:
-  """The product for a platform: 'cpu', 'tpu' ..."""
-  return _LINEAR.get(platform, plain)
+def of(platform: str, quantization: str = quantizations.NONE) -> Linear:
+  """The product of a platform.
+
+  Args:
+    platform: 'cpu', 'tpu' ...
+    quantization: an entry of QUANTIZATIONS.
+  """
+  exact = _LINEAR.get(platform, plain)
+  types = quantizations.types_of(quantization)
+  if types is None:
+    return exact
+  return quantizations.Product(types, exact, NAME)
 
 
 def plain(x: jax.Array, w: jax.Array, contract: int = 1) -> jax.Array:

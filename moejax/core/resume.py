@@ -15,7 +15,7 @@ from moejax.core import config_tree
 
 # The trained weights depend on the key: another value is refused.
 RESULT = 'result'
-# The weights depend on the key only by the order in which sums are rounded:
+# The weights depend on the key only by rounding, of sums or of their terms:
 # another value is reported.
 ROUNDING = 'rounding'
 # No weight depends on the key: another value is allowed.

@@ -212,4 +212,5 @@ def layer_sizes(config: ModelConfig) -> LayerSizes:
     init_std=config.init_std,
     chunks=config.token_chunks,
     remat=config.remat != 'none',
+    quantization=config.quantization,
   )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.core import trees
+from moejax.core import quantization, trees
 from moejax.model import compute_dtype
 from moejax.model.config import ModelConfig
 from moejax.model.decoder import Decoder
@@ -117,10 +117,12 @@ def build(config: ModelConfig, mesh: Mesh) -> Model:
     mesh: the devices.
 
   Raises:
-    InputError: sizes that do not fit together or do not divide over the mesh.
+    InputError: sizes that do not fit together or do not divide over the mesh,
+      or a package is missing.
     ValueError: a weight does not state its dimensions' names or its decay.
   """
   config.check()
+  quantization.check(config.quantization)
   dtype = compute_dtype.resolve(config.dtype, [*mesh.devices.flat])
   config = dataclasses.replace(config, dtype=dtype)
   abstract = nnx.eval_shape(lambda: Decoder(config, mesh, jax.random.key(0)))

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from moejax.core import errors, fields, resume
+from moejax.core import errors, fields, quantization, resume
 from moejax.model import remat
 from moejax.model.attention import dot_product
 from moejax.model.attention.context import (
@@ -69,6 +69,10 @@ class ModelConfig(fields.Checked):
     dtype: type of activations and matmuls; parameters and the router stay
       float32. auto: the type in which the machine that begins the run
       multiplies faster (`model/compute_dtype.py`); the run keeps it.
+    quantization: the type in which the products of attention's projections, of
+      feed-forwards and of experts are computed, an entry of QUANTIZATIONS
+      (`core/quantization.py`). Weights stay float32, so a run may go on with
+      another one.
     attention: implementation of the attention core; auto chooses by platform.
     context_parallel: attention of rows whose length is split over the mesh's
       `context` axis; without effect where that axis is 1.
@@ -112,6 +116,10 @@ class ModelConfig(fields.Checked):
   init_std: float = fields.number(0.006, above=0, at_most=10)
   dtype: str = resume.key(
     resume.CHOSEN, fields.named((resume.AUTO, *DTYPES), 'float32')
+  )
+  quantization: str = resume.key(
+    resume.ROUNDING,
+    fields.named(quantization.QUANTIZATIONS, quantization.NONE),
   )
   attention: str = resume.key(
     resume.ROUNDING,

@@ -185,7 +185,8 @@ class Decoder(nnx.Module):
     index_BL, x_BLD = _index(target_BL, row_B), out.x_BLD
     hidden, records = [], [dataclasses.replace(out.record, routes=None)]
     before = config.num_dense if kind == 'dense' else config.num_sparse
-    product = linear.of(self.mesh.devices.flat[0].platform)
+    platform = self.mesh.devices.flat[0].platform
+    product = linear.of(platform, config.quantization)
     for k in range(config.mtp_layers):
       joint = mtp.at(self.mtp, k)
       token_BL = mtp.ahead(target_BL, segment_BL, k)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from moejax.core import quantization
 from moejax.moe.config import MoEConfig
 from moejax.moe.replay import Replayed
 from moejax.moe.routes import Routes, RoutesRequest
@@ -101,6 +102,7 @@ class LayerSizes:
     chunks: number of chunks into which the rows of a device are cut, to be
       computed one after the other.
     remat: whether the backward pass recomputes the layer.
+    quantization: an entry of QUANTIZATIONS, for the layer's products.
   """
 
   width: int
@@ -108,6 +110,7 @@ class LayerSizes:
   init_std: float
   chunks: int = 1
   remat: bool = False
+  quantization: str = quantization.NONE
 
 
 class FeedForwardConfig(Protocol):

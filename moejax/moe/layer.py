@@ -25,6 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors, shapes, table, values
+from moejax.core import quantization as quantizations
 from moejax.moe import (
   balance,
   decide,
@@ -57,6 +58,7 @@ class MoE(nnx.Module):
     chunks: int = 1,
     remat: bool = False,
     out: int | None = None,
+    quantization: str = quantizations.NONE,
   ):
     """Makes the weights.
 
@@ -69,6 +71,7 @@ class MoE(nnx.Module):
       chunks: see `LayerOnMesh`.
       remat: whether the backward pass recomputes the layer.
       out: width of the output; None for D.
+      quantization: see `LayerOnMesh`.
 
     Raises:
       InputError: the config does not fit together, the mesh, or `out`.
@@ -121,7 +124,10 @@ class MoE(nnx.Module):
       )
     # Taken here: a module that is merged from bare arrays has no metadata.
     axes = _axes(self.routed)
-    self.on_mesh = LayerOnMesh(config, mesh, axes, chunks, remat or chunks > 1)
+    remat = remat or chunks > 1
+    self.on_mesh = LayerOnMesh(
+      config, mesh, axes, chunks, remat, quantization=quantization
+    )
     if config.num_shared:
       sizes = (width, config.shared_width)
       self.shared = nnx.Dict(

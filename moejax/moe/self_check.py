@@ -23,6 +23,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors, trees
+from moejax.core import quantization as quantizations
 from moejax.moe import contract, feed_forward, layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import TokenInfo
@@ -33,6 +34,9 @@ OUTPUT = 'output'
 # Largest error over the largest value, by compute type. An implementation that
 # is wrong has errors as large as the values.
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2}
+# With `model.quantization`. A number that another order of a sum moves across
+# the border between two rounded ones differs by a whole step of the type.
+TOLERANCE_QUANTISED = 0.2
 # On accelerators, where matmuls of float32 round to fewer bits by default.
 TOLERANCE_ACCELERATOR = 5e-2
 # The smallest value that the error of a gradient is divided by, relative to the
@@ -89,7 +93,11 @@ class Skewed:
 
 
 def run(
-  config: MoEConfig, dtype: str, mesh: Mesh, size: Size = Size()
+  config: MoEConfig,
+  dtype: str,
+  mesh: Mesh,
+  size: Size = Size(),
+  quantization: str = quantizations.NONE,
 ) -> dict[str, float]:
   """Checks output and gradients of a small layer; returns `differences`.
 
@@ -98,6 +106,7 @@ def run(
     dtype: compute type.
     mesh: the devices.
     size: of the small layer and its batch.
+    quantization: an entry of QUANTIZATIONS, also for the reference.
 
   Raises:
     StoppedError: an error is above the tolerance. The message names the array
@@ -107,7 +116,9 @@ def run(
   platform = mesh.devices.flat[0].platform
   if platform != 'cpu':
     tolerance = max(tolerance, TOLERANCE_ACCELERATOR)
-  errors_by_name = differences(config, dtype, mesh, size)
+  if quantization != quantizations.NONE:
+    tolerance = max(tolerance, TOLERANCE_QUANTISED)
+  errors_by_name = differences(config, dtype, mesh, size, quantization)
   for name, error in errors_by_name.items():
     if not error <= tolerance:
       expert_parallel = ''
@@ -124,7 +135,11 @@ def run(
 
 
 def differences(
-  config: MoEConfig, dtype: str, mesh: Mesh, size: Size = Size()
+  config: MoEConfig,
+  dtype: str,
+  mesh: Mesh,
+  size: Size = Size(),
+  quantization: str = quantizations.NONE,
 ) -> dict[str, float]:
   """The largest error over the largest value, of output and each gradient.
 
@@ -145,7 +160,11 @@ def differences(
   one_device = meshes.make(meshes.MeshConfig(data=1), mesh.local_devices[:1])
   problem = _problem(small, dtype, size)
   want = _output_and_gradients(
-    reference, one_device, size, problem, hosts.quick_compile(one_device)
+    reference,
+    one_device,
+    quantization,
+    problem,
+    hosts.quick_compile(one_device),
   )
   worst = dict.fromkeys(want, 0.0)
   largest = max(_size(x) for name, x in want.items() if name != OUTPUT)
@@ -153,7 +172,7 @@ def differences(
   paths = config.expert_parallel.lossless(mesh.shape['expert'])
   for expert_parallel in paths:
     path = dataclasses.replace(small, expert_parallel=expert_parallel)
-    got = _output_and_gradients(path, mesh, size, problem, {})
+    got = _output_and_gradients(path, mesh, quantization, problem, {})
     for name, leaf in want.items():
       # Not max(): a nan is the worst of all.
       error = _error(got[name], leaf, least[name])
@@ -162,21 +181,27 @@ def differences(
 
 
 def _output_and_gradients(
-  config: MoEConfig, mesh: Mesh, size: Size, problem: Any, options: Any
+  config: MoEConfig,
+  mesh: Mesh,
+  quantization: str,
+  problem: Any,
+  options: Any,
 ) -> dict[str, np.ndarray]:
   """Output and gradients of a layer on a mesh, by name.
 
   Args:
     config: of the layer.
     mesh: the devices.
-    size: of the layer and its batch.
+    quantization: of the layer's products.
     problem: from `_problem`.
     options: compiler options.
   """
   weights, x, cotangent = problem
-  make = lambda: layer.MoE(config, size.width, 1.0, mesh, jax.random.key(0))
+  rows, length, width = x.shape
+  make = lambda: layer.MoE(
+    config, width, 1.0, mesh, jax.random.key(0), quantization=quantization
+  )
   graph, _ = nnx.split(nnx.eval_shape(make))
-  rows, length = x.shape[:2]
   index_BL = jnp.arange(rows * length, dtype=jnp.int32).reshape(rows, length)
   tokens = TokenInfo(index_BL > 0, index_BL, index_BL % 64)
   previous = feed_forward.no_previous_layer(config, rows, length)

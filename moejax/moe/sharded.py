@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import linear, values, varying
+from moejax.core import quantization as quantizations
 from moejax.moe import contract, measured
 from moejax.moe.compute import implementations, staged
 from moejax.moe.compute.base import Compute, ExpertOutput
@@ -88,6 +89,8 @@ class LayerOnMesh:
     chunks: number of chunks into which the rows of a device are cut.
     remat: whether the backward pass recomputes the layer.
     measures: whether the outputs of single experts are looked at.
+    quantization: an entry of QUANTIZATIONS, for the products of experts and of
+      the matrices around them.
   """
 
   config: MoEConfig
@@ -96,6 +99,7 @@ class LayerOnMesh:
   chunks: int = 1
   remat: bool = False
   measures: bool = False
+  quantization: str = quantizations.NONE
 
   def measuring(self) -> 'LayerOnMesh':
     """The same layer for a pass that looks at the outputs of single experts.
@@ -132,19 +136,26 @@ class LayerOnMesh:
   @property
   def linear(self) -> linear.Linear:
     """The product of activations and weights for the devices."""
-    return linear.of(self.platform)
+    return linear.of(self.platform, self.quantization)
 
   @property
   def compute(self) -> Compute:
     """How experts are computed on one device."""
     if self.measures:
       return self.stages
-    return implementations.choose(self.config, self.platform, remat=self.remat)
+    return implementations.choose(
+      self.config,
+      self.platform,
+      remat=self.remat,
+      quantization=self.quantization,
+    )
 
   @property
   def stages(self) -> staged.StagedCompute:
     """How experts are computed if their single outputs are looked at."""
-    return implementations.choose_staged(self.config, self.platform)
+    return implementations.choose_staged(
+      self.config, self.platform, self.quantization
+    )
 
   def experts_dtype(self, dtype: Any) -> Any:
     """The type of the experts' weights that `compute` is given; None: any.

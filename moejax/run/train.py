@@ -192,7 +192,12 @@ def _context(
   image_features.check(run, learner, data)
   if run.model.num_moe:
     with gloo.quiet(processes.group.count > 1):
-      self_check.run(run.model.moe, run.model.dtype, model.mesh)
+      self_check.run(
+        run.model.moe,
+        run.model.dtype,
+        model.mesh,
+        quantization=run.model.quantization,
+      )
   transform = optimizer.make(run.opt, run.train.steps, learner.decays)
   context = Context(run, model, transform, data, processes, asked, source)
   benchmark_hook.check(context)

@@ -66,10 +66,12 @@ def config_of(name, **router):
   )
 
 
-def run(config, mesh):
+def run(config, mesh, quantization='none'):
   """Output, gradients and balance losses, by name."""
+  key = jax.random.key(0)
   graph, weights = tiny.module(
-    lambda: layer.MoE(config, WIDTH, 1.0, mesh, jax.random.key(0)), std=0.5
+    lambda: layer.MoE(config, WIDTH, 1.0, mesh, key, quantization=quantization),
+    std=0.5,
   )
   index_BL = jnp.arange(B * L, dtype=jnp.int32).reshape(B, L)
   tokens = TokenInfo(jnp.asarray(VALID_BL), index_BL, TOKEN_BL)
@@ -105,14 +107,14 @@ def run(config, mesh):
 
 
 @functools.cache
-def on_one(config):
-  return run(config, tiny.mesh())
+def on_one(config, quantization='none'):
+  return run(config, tiny.mesh(), quantization)
 
 
-def check(config, mesh_name):
+def check(config, mesh_name, quantization='none'):
   """Raises AssertionError where a mesh and one device differ."""
-  want = on_one(config)
-  got = run(config, tiny.mesh(8, **MESHES[mesh_name]))
+  want = on_one(config, quantization)
+  got = run(config, tiny.mesh(8, **MESHES[mesh_name]), quantization)
   assert got.keys() == want.keys()
   for path, leaf in want.items():
     size = max(np.max(np.abs(leaf), initial=0), LEAST)

@@ -60,7 +60,7 @@ class Attention(nnx.Module):
     self.factor = self.rope.scaling.score_factor
     if config.scales.scores:
       self.factor *= config.scales.scores * math.sqrt(config.head_dim)
-    self.linear = linear.of(platform)
+    self.linear = linear.of(platform, config.quantization)
     self.core = dot_product.choose(config.attention, platform, mesh)
     self.core_of_pieces = config.context_parallel.core(
       config.attention, platform, mesh

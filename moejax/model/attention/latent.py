@@ -69,7 +69,7 @@ class LatentAttention(nnx.Module):
     self.w_ukv_RHK = param(keys[3], shape, ('rank', *by_head))
     shape = (num_heads, heads.value_dim, config.width)
     self.w_o_HVD = param(keys[4], shape, (*by_head, 'embed'))
-    self.linear = linear.of(platform)
+    self.linear = linear.of(platform, config.quantization)
     self.core = dot_product.choose(config.attention, platform, mesh)
     self.core_of_pieces = config.context_parallel.core(
       config.attention, platform, mesh

@@ -12,6 +12,9 @@ The config key is `moe.grouped_matmul`. Its values:
              needs
   <name>     dispatch, experts and combine one after the other, with that entry
              of GROUPED_MATMULS
+
+With `model.quantization` only those with an entry of QUANTISED can be used, and
+auto takes the first of them.
 """
 
 import dataclasses
@@ -19,6 +22,7 @@ import importlib.util
 from collections.abc import Callable
 
 from moejax.core import errors, table
+from moejax.core import quantization as quantizations
 from moejax.moe import experts
 from moejax.moe.compute import (
   base,
@@ -27,6 +31,7 @@ from moejax.moe.compute import (
   staged,
 )
 from moejax.moe.compute.grouped_matmuls import GROUPED_MATMULS
+from moejax.moe.compute.quantised_grouped_matmul import QUANTISED, Quantised
 from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import dropless, reference
 
@@ -64,13 +69,13 @@ class Implementation:
     return ''
 
 
-def _stages(name: str) -> Callable[[MoEConfig, bool], base.Compute]:
+def _stages(name: str) -> Callable[[MoEConfig, bool], staged.StagedCompute]:
   return lambda config, _: staged.StagedCompute(
     config.dispatcher, config.experts, GROUPED_MATMULS[name]()
   )
 
 
-def _reference(config: MoEConfig, remat: bool) -> base.Compute:
+def _reference(config: MoEConfig, remat: bool) -> staged.StagedCompute:
   del remat
   return staged.StagedCompute(
     reference.Reference(), config.experts, GROUPED_MATMULS['reference']()
@@ -132,15 +137,18 @@ AUTO = {
 AUTO_ELSEWHERE = ('batched', 'ragged_dot')
 
 
-def choose_staged(config: MoEConfig, platform: str) -> staged.StagedCompute:
+def choose_staged(
+  config: MoEConfig, platform: str, quantization: str = quantizations.NONE
+) -> staged.StagedCompute:
   """An implementation with stages, in which experts' outputs are arrays.
 
   Args:
     config: of the layers. Its own `moe.grouped_matmul` is taken if it has
       stages, and else the first of the platform that has.
     platform: 'cpu', 'tpu' ...
+    quantization: an entry of QUANTIZATIONS.
   """
-  compute = choose(config, platform)
+  compute = choose(config, platform, quantization=quantization)
   if isinstance(compute, staged.StagedCompute):
     return compute
   for name in AUTO.get(platform, AUTO_ELSEWHERE):
@@ -153,7 +161,10 @@ def choose_staged(config: MoEConfig, platform: str) -> staged.StagedCompute:
 
 
 def choose(
-  config: MoEConfig, platform: str, remat: bool = False
+  config: MoEConfig,
+  platform: str,
+  remat: bool = False,
+  quantization: str = quantizations.NONE,
 ) -> base.Compute:
   """How a config's routed experts are computed on a platform.
 
@@ -162,11 +173,20 @@ def choose(
     platform: 'cpu', 'tpu' ...
     remat: whether the backward pass recomputes the layer; then an
       implementation need not keep activations in the first forward pass.
+    quantization: an entry of QUANTIZATIONS.
 
   Raises:
     InputError: `moe.grouped_matmul` does not fit the rest of the config, or
       this machine.
   """
+  types = quantizations.types_of(quantization)
+  if types is not None:
+    name = _quantised(config, platform, quantization)
+    compute = _stages(name) if name != 'reference' else _reference
+    products = QUANTISED[name]()
+    return dataclasses.replace(
+      compute(config, remat), multiply=Quantised(products, types)
+    )
   name = config.grouped_matmul
   if name == 'auto':
     order = AUTO.get(platform, AUTO_ELSEWHERE)
@@ -178,3 +198,21 @@ def choose(
   if why:
     raise errors.InputError(f'model.moe.grouped_matmul={name} {why}')
   return implementation.make(config, remat)
+
+
+def _quantised(config: MoEConfig, platform: str, quantization: str) -> str:
+  """The entry of QUANTISED that computes a config's experts on a platform."""
+  name = config.grouped_matmul
+  if name == 'auto':
+    order = (*AUTO.get(platform, ()), *AUTO_ELSEWHERE)
+    fits = lambda name: IMPLEMENTATIONS[name].fits(config)
+    return next(name for name in order if name in QUANTISED and fits(name))
+  if name not in QUANTISED:
+    raise errors.InputError(
+      f'model.moe.grouped_matmul={name} cannot multiply in '
+      f'model.quantization={quantization}: set it to auto, or to one of '
+      f'{", ".join(sorted(QUANTISED))}'
+    )
+  if why := IMPLEMENTATIONS[name].refuses(config, platform):
+    raise errors.InputError(f'model.moe.grouped_matmul={name} {why}')
+  return name

@@ -18,6 +18,7 @@ class Dense(nnx.Module):
     self, sizes: LayerSizes, hidden: int, mesh: Mesh, key: jax.Array
   ):
     self.mesh, self.chunks = mesh, sizes.chunks
+    self.quantization = sizes.quantization
     self.expert = experts.SwiGLU()
     self.w = nnx.Dict(
       self.expert.init(key, 1, sizes.width, hidden, sizes.init_std)
@@ -39,7 +40,8 @@ class Dense(nnx.Module):
     """out_BLD: every token through the same expert."""
     w = {name: p[...].astype(x_BLD.dtype) for name, p in self.w.items()}
     platform = self.mesh.devices.flat[0].platform
-    w, product = base.for_dense(w, platform), linear.of(platform)
+    w = base.for_dense(w, platform)
+    product = linear.of(platform, self.quantization)
 
     def run(x_BLD: jax.Array) -> jax.Array:
       x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])

@@ -36,4 +36,5 @@ class Routed:
       key,
       sizes.chunks,
       remat=sizes.remat,
+      quantization=sizes.quantization,
     )
