@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
   dtype = compute_dtype.resolve(run.model.dtype, [*mesh.devices.flat])
   quantization.check(run.model.quantization)
   deviations = self_check.run(
-    run.model.moe, dtype, mesh, quantization=run.model.quantization
+    run.model.moe, dtype, mesh, run.model.quantization
   )
   for name, error in deviations.items():
     print(f'{name:40} {error:.1e} of its size')

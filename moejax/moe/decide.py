@@ -1,6 +1,6 @@
 """Which experts compute which tokens: `route`, and `observe` of the result.
 
-Both are pure functions on one device, steps 1 to 3 and 5 of `moe.layer`.
+They are pure functions on one device, steps 1 to 3 and 5 of `moe.layer`.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import dataclasses
 import flax.struct
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from moejax.core import errors, shapes, table
 from moejax.moe import balance, contract, feed_forward, replay, stats, uneven
@@ -33,6 +34,24 @@ class Decision:
   routing: contract.Routing
   limited: contract.Routing
   state_TR: jax.Array
+
+
+def extra_scorers(
+  config: MoEConfig, key: jax.Array, width: int, std: float
+) -> nnx.Dict:
+  """The weights of the router's further scorers, by scorer.
+
+  Args:
+    config: of the layer.
+    key: random key.
+    width: D.
+    std: standard deviation of the matrices at the start.
+  """
+  scorers = config.router.extra_scorers(config.num_choices)
+  return nnx.Dict({
+    name: nnx.Dict(scorer.init(jax.random.fold_in(key, i), width, num, std))
+    for i, (name, (scorer, num)) in enumerate(scorers.items())
+  })
 
 
 def route(
@@ -73,10 +92,10 @@ def route(
   if config.scorer.state_width:
     state_TR = config.scorer.state(weights.scorer, main_input)
   logits_TE = config.scorer(weights.scorer, main_input)
-  extra_scorers = config.router.extra_scorers(config.num_choices)
+  scorers = config.router.extra_scorers(config.num_choices)
   extra_scores = {
     name: scorer(weights.extra_scorers[name], input_of(scorer))
-    for name, (scorer, _) in extra_scorers.items()
+    for name, (scorer, _) in scorers.items()
   }
   if weights.residual_EE is not None:
     logits_TE = logits_TE + jnp.dot(

@@ -85,13 +85,7 @@ class MoE(nnx.Module):
     self.router = nnx.Dict(
       config.scorer.init(key_scorer, width, config.num_logits, std)
     )
-    extra_scorers = config.router.extra_scorers(config.num_choices)
-    self.extra_scorers = nnx.Dict({
-      name: nnx.Dict(
-        scorer.init(jax.random.fold_in(key_extra, i), width, num, std)
-      )
-      for i, (name, (scorer, num)) in enumerate(extra_scorers.items())
-    })
+    self.extra_scorers = decide.extra_scorers(config, key_extra, width, std)
     if config.gating_residual:
       shape = (config.num_logits, config.num_logits)
       self.residual = nnx.Param(

@@ -96,8 +96,8 @@ def run(
   config: MoEConfig,
   dtype: str,
   mesh: Mesh,
-  size: Size = Size(),
   quantization: str = quantizations.NONE,
+  size: Size = Size(),
 ) -> dict[str, float]:
   """Checks output and gradients of a small layer; returns `differences`.
 
@@ -105,8 +105,8 @@ def run(
     config: of the layer; widths are replaced by small ones.
     dtype: compute type.
     mesh: the devices.
-    size: of the small layer and its batch.
     quantization: an entry of QUANTIZATIONS, also for the reference.
+    size: of the small layer and its batch.
 
   Raises:
     StoppedError: an error is above the tolerance. The message names the array

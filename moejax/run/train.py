@@ -192,12 +192,8 @@ def _context(
   image_features.check(run, learner, data)
   if run.model.num_moe:
     with gloo.quiet(processes.group.count > 1):
-      self_check.run(
-        run.model.moe,
-        run.model.dtype,
-        model.mesh,
-        quantization=run.model.quantization,
-      )
+      of = run.model
+      self_check.run(of.moe, of.dtype, model.mesh, of.quantization)
   transform = optimizer.make(run.opt, run.train.steps, learner.decays)
   context = Context(run, model, transform, data, processes, asked, source)
   benchmark_hook.check(context)

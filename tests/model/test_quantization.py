@@ -123,4 +123,4 @@ def test_the_self_check_is_of_the_quantised_path(monkeypatch):
     lambda *args: 2 * rows(*args),
   )
   with pytest.raises(errors.StoppedError, match='output of the experts'):
-    self_check.run(config, 'float32', tiny.mesh(), size, quantization='int8')
+    self_check.run(config, 'float32', tiny.mesh(), 'int8', size)
