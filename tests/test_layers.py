@@ -24,7 +24,7 @@ LAYERS = (
   {'sweep'},
   {'run'},
   {'page'},
-  {'evals', 'analysis', 'compress', 'plan'},
+  {'evals', 'analysis', 'compress', 'plan', 'doctor'},
   {'config'},
   {'train', 'convert'},
   {'model', 'data'},

@@ -44,5 +44,5 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     'moejax.cli.train_tokenizer',
     'moejax.cli.scenes',
   ),
-  'Your shell': ('moejax.cli.completion',),
+  'This installation': ('moejax.cli.doctor', 'moejax.cli.completion'),
 }
