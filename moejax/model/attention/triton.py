@@ -27,8 +27,7 @@ from moejax.core import errors
 from moejax.model.attention import triton_kernels as kernels
 from moejax.parallel import mesh as meshes
 
-# No document has this number; for tokens behind the end of a row.
-_NOWHERE = -1
+PLATFORM = 'gpu'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Triton:
   Attributes:
     mesh: the devices; None for one.
     otherwise: attention for what the kernels cannot compute: heads wider than
-      `triton_kernels.WIDEST` bytes, and rows or heads that do not divide over
-      the mesh. None raises an InputError for these.
+      `triton_kernels.WIDEST` bytes, rows or heads that do not divide over the
+      mesh, and other platforms. None raises an InputError for these.
     interpret: whether to interpret the kernels, on any platform; for tests.
   """
 
@@ -91,6 +90,9 @@ class Triton:
         f'needs rows over {parts} devices and key heads over {split}, '
         f'not {q.shape[0]} and {k.shape[2]}'
       )
+    platform = self.mesh.devices.flat[0].platform
+    if platform != PLATFORM and not self.interpret:
+      return f'needs GPUs, not {platform}'
     return ''
 
 
@@ -115,9 +117,8 @@ def _local(interpret, q_BLHK, k_BLGK, v_BLGV, segment_BL):
       return x
     return jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, fill)))
 
-  segment_BL = jnp.pad(
-    segment_BL, ((0, 0), (0, more)), constant_values=_NOWHERE
-  )
+  # No token of the row sees those behind its end, whatever their segment.
+  segment_BL = jnp.pad(segment_BL, ((0, 0), (0, more)))
   out_BLHV = _attend(
     sizes, padded(q_BLHK), padded(k_BLGK), padded(v_BLGV), segment_BL
   )

@@ -98,9 +98,10 @@ def test_rows_and_heads_split_over_devices_are_the_same():
     # 2 x 264 features of four bytes; 264 is 272 in tiles of 16.
     ((2, 8, 2, 264), 'in 2048 bytes a head, not 2176'),
     ((3, 8, 2, 16), 'rows over 2 devices and key heads over 1, not 3 and 2'),
+    ((2, 8, 2, 16), 'needs GPUs, not cpu'),
   ],
 )
-def test_shapes_that_do_not_fit(shape, why):
+def test_what_the_kernels_cannot_compute(shape, why):
   x, segment = jnp.ones(shape), jnp.ones(shape[:2], jnp.int32)
   mesh = tiny.mesh(2, data=1, fsdp=2)
   with pytest.raises(errors.InputError, match=f'{why}; use auto'):
