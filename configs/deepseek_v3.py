@@ -2,7 +2,7 @@
 
   python -m moejax.cli.count --config=configs/deepseek_v3.py
   python -m moejax.cli.plan --config=configs/deepseek_v3.py \
-    --topology=v5p:16x16x16
+    --topology=v5p:8x16x16
   python -m moejax.main --config=configs/deepseek_v3.py:tiny,v2
 
 The published settings (arXiv 2412.19437 and 2405.04434, and the released
@@ -20,8 +20,9 @@ the end (published: 0.1 after 10T tokens). Not here: V2's token dropping at the
 level of devices, longer contexts after pre-training (yarn), and batch sizes
 that grow during training: the batch is the largest, and steps are as many as
 give the published number of tokens. The learning rate's last part (V3: 0.5T
-tokens at a lower constant) is left out. V3 is made for a TPU v5p slice of 16 x
-16 x 16 chips. Counted and run with `:tiny`; not run at full size.
+tokens at a lower constant) is left out. V3 is made for a TPU v5p slice of 8 x
+16 x 16 chips, as many as the paper has GPUs. Counted and run with `:tiny`; not
+run at full size.
 """
 
 from moejax import config
@@ -102,10 +103,10 @@ V3 = {
     2.2e-4,
     {'name': 'warmup_stable_decay', 'warmup': 2000, 'decay': 0.3, 'end': 0.1},
   ),
-  # Ours. 4,096 chips do not divide the batch; 1,024 groups of 4 chips do.
-  'mesh.data': 2,
-  'mesh.model': 4,
-  'train.micro_batches': 3,
+  # Ours. 2,048 chips do not divide the batch; 1,024 groups of 2 chips do. On
+  # 256 of them along fsdp each chip keeps whole experts.
+  'mesh.data': 4,
+  'mesh.model': 2,
 }
 V2 = {
   **_shape(60, 1, 5120, 128, q_rank=1536, dense_width=12_288),

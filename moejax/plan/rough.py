@@ -11,14 +11,16 @@ sum of
   state     parameters, two moments and gradients; with micro-batches the sum of
             the gradients as well
   kept      the arrays that all layers keep for the backward pass, by `remat`
-  layer     the arrays of the layer that is being computed: its gathered weights
-            and their gradients; attention; the assignments of one token chunk;
-            with a `context` axis the keys and values of whole rows
+  layer     the arrays of the layer that is being computed: those of attention,
+            or the assignments of one token chunk with the gathered weights,
+            whichever are more; with a `context` axis the keys and values of
+            whole rows
   head      the gathered head, its gradient, and the logits of one chunk
 
-The constants are set so that the nine plans of docs/plans.md that compiled
-come out within a tenth (tests/plan/test_rough.py). Those plans have
-`remat=full`; what other policies keep was counted in the code.
+The constants are set by the four newest plans of large models in
+docs/plans.md, whose bytes come out within a tenth and whose seconds within a
+fifth (tests/plan/test_rough.py). Those plans have `remat=full`; what other
+policies keep was counted in the code.
 """
 
 import dataclasses
@@ -36,14 +38,13 @@ KEPT = {'none': 12.0, 'matmuls': 5.0, 'full': 1.0}
 # Units that a feed-forward keeps under remat=matmuls: the products of its
 # shared experts. A feed-forward in token chunks keeps nothing.
 KEPT_MATMULS = 4.0
-# Units of the layer that is being computed, without its assignments.
-WORKING = 30.0
+# Units of a layer's attention while it is computed.
+WORKING = 21.0
 # Arrays of an assignment: as wide as the model, and as wide as an expert.
-ROWS, HIDDEN = 5.0, 3.0
-# Bytes by weight of the layer that is being computed. A gathered weight is held
-# twice in bfloat16, for this layer and the next; its gradient and sum are held
-# in float32. A weight that need not be gathered has a copy in bfloat16.
-GATHERED, OWN = 14.0, 2.0
+ROWS, HIDDEN = 4.0, 3.0
+# Bytes by weight of the layer's feed-forward while it is computed: a copy in
+# bfloat16.
+COPY = 2.0
 # Bytes by weight of the head, gathered, with its gradient; bytes by logit.
 HEAD, LOGIT = 6.0, 8.0
 
@@ -51,9 +52,9 @@ HEAD, LOGIT = 6.0, 8.0
 # float32. No plan was compiled to set this.
 KEY = 6.0
 
-# Share of a chip's peak that a step reaches without the network: 0.55 in the
-# compiler's estimates of ds_16b and ds_145b.
-REACHED = 0.55
+# Share of a chip's peak that a step reaches without the network, and share of
+# the network's time that no computation hides.
+REACHED, EXPOSED = 0.65, 0.4
 # Bytes of HBM by weight each time that rows are multiplied by it: it is read in
 # bfloat16 three times; the sum of its gradients is read and written.
 PASSED = 14.0
@@ -147,16 +148,16 @@ def _num_bytes(run: Run, sizes: Mapping[str, int], load: _Load) -> float:
   unit = load.tokens * model.width * 2
   assigned = load.per_token * (ROWS + HIDDEN * load.hidden)
   feed_forward = {'none': assigned, 'matmuls': KEPT_MATMULS}.get(remat, 0.0)
-  kept = KEPT[remat] + (feed_forward if load.chunks == 1 else 0.0)
+  # A layer's input is split over `model` (`model.trunk`).
+  kept = KEPT[remat] - 1 + 1 / sizes['model']
+  kept += feed_forward if load.chunks == 1 else 0.0
   weights = (load.used - load.ends) / layers
-  gathered = sizes['fsdp'] > 1 or load.used > load.state
   state = 16 if run.train.micro_batches == 1 else 20
   chunk = min(load.tokens, cross_entropy.CHUNK_ELSEWHERE)
   return (
     state * load.state / sizes['fsdp']
     + kept * layers * unit
-    + weights * (GATHERED if gathered else OWN)
-    + (WORKING + assigned / load.chunks) * unit
+    + max(WORKING * unit, assigned / load.chunks * unit + COPY * weights)
     + _keys(run, sizes, load)
     + model.vocab_size * (HEAD * model.width + LOGIT * chunk)
   )
@@ -240,5 +241,5 @@ def _seconds(
   return (
     forward * number / (chip.peak * REACHED)
     + passed
-    + (weights + rows * chip.links) / chip.ici_bandwidth
+    + EXPOSED * (weights + rows * chip.links) / chip.ici_bandwidth
   )

@@ -51,62 +51,33 @@ def _compiled(section, row):
   header = next(cells for cells in lines if 'GiB' in cells)
   (cells,) = (cells for cells in lines if row in cells)
   column = dict(zip(header, cells, strict=True))
-  seconds = column.get('step s')
-  return float(column['GiB']), float(seconds) if seconds else None
+  return float(column['GiB']), float(column['step s'])
 
 
 # (config, its section in docs/plans.md), the row there, and what it stands for.
 B16 = 'ds_16b', 'DeepSeekMoE 16B on'
 B145 = 'ds_145b', 'DeepSeekMoE 145B on'
 V3 = 'deepseek_v3', 'DeepSeek-V3 on'
-TWO, FOUR = {'data': 2, 'fsdp': 32}, {'data': 4, 'fsdp': 128}
-WIDE = {'data': 2, 'fsdp': 512, 'model': 4}
 # The programs that the constants of plan/rough.py were set by.
 SET_BY = [
-  (B16, 'attention as a kernel, data=2 fsdp=32, 18 micro-batches',
-   {**TWO, 'micro': 18}),
-  (B16, 'fsdp=64, 1 micro-batch', {'fsdp': 64}),
-  (B16, '`token_chunks=18`, experts with a gradient of their own',
-   {**TWO, 'chunks': 18}),
-  (B16, '`token_chunks=9`, gate and up apart', {**TWO, 'chunks': 9}),
-  (B145, 'data=8 fsdp=64, `token_chunks=9`',
-   {'data': 8, 'fsdp': 64, 'chunks': 9}),
-  (B145, 'the same, experts with a gradient of their own, gate and up apart',
-   {**FOUR, 'chunks': 3}),
-  (V3, 'data=2 fsdp=512 model=4, `token_chunks=5`', {**WIDE, 'chunks': 5}),
-  (V3, 'the same, `token_chunks=15`', {**WIDE, 'chunks': 15}),
-  (V3, 'the same, `token_chunks=5` and 3 micro-batches',
-   {**WIDE, 'chunks': 5, 'micro': 3}),
-]  # fmt: skip
-# Of these two the compiler's seconds are of slower programs.
-SLOWER = 'fsdp=64, 1 micro-batch', 'data=8 fsdp=64, `token_chunks=9`'
-# Programs that were made faster since: the constants know nothing of them.
-LATER = [
-  (B16, "rotary positions by a matrix, experts' gradients by reduce-scatter",
-   {**TWO, 'chunks': 9}),
-  (B145, 'the same, products finished in kernels, and the rest of the 16B\'s '
-   'line 9', {**FOUR, 'chunks': 3}),
-  (B145, 'the same, `token_chunks=1`, gate and up parted before they are '
-   'gathered', {**FOUR, 'chunks': 1}),
-  (V3, 'the same, `token_chunks=1` (the config)',
-   {**WIDE, 'chunks': 1, 'micro': 3}),
-  (V3, 'fsdp=128 expert=8 model=4, `all_to_all` (drop, factor 1.25), '
-   '`token_chunks=1`',
-   {'fsdp': 128, 'expert': 8, 'model': 4, 'chunks': 1, 'micro': 3}),
+  (B16, 'whole experts, collectives on SparseCores (jax 0.12.0.1, libtpu '
+   '0.0.52)', {'data': 2, 'fsdp': 32, 'chunks': 9}),
+  (B145, 'the same, whole experts, collectives on SparseCores',
+   {'data': 4, 'fsdp': 128}),
+  (V3, 'data=4 fsdp=256 model=2 (the config)',
+   {'data': 4, 'fsdp': 256, 'model': 2}),
+  (V3, 'latent attention without copies of heads',
+   {'data': 4, 'fsdp': 256, 'model': 4}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-  ('model', 'row', 'setting', 'apart'),
-  [(*case, 0.1) for case in SET_BY] + [(*case, 1 / 3) for case in LATER],
-)
-def test_estimates_are_near_what_the_compiler_said(model, row, setting, apart):
+@pytest.mark.parametrize(('model', 'row', 'setting'), SET_BY)
+def test_estimates_are_near_what_the_compiler_said(model, row, setting):
   name, section = model
   gib, seconds = _compiled(section, row)
   estimate = _rough(name, **setting)
-  assert estimate.num_bytes / GIB == pytest.approx(gib, rel=apart)
-  if seconds is not None and row not in SLOWER:
-    assert estimate.seconds == pytest.approx(seconds, rel=apart)
+  assert estimate.num_bytes / GIB == pytest.approx(gib, rel=0.1)
+  assert estimate.seconds == pytest.approx(seconds, rel=0.2)
 
 
 def test_a_device_has_its_share_of_the_state_of_training():
@@ -168,7 +139,7 @@ def test_a_chunk_keeps_nothing_whatever_the_policy():
 
 
 def test_split_experts_are_less_state_and_their_rows_travel():
-  gathered = _rough('ds_16b', data=2, fsdp=32, chunks=9)
+  gathered = _rough('ds_16b', data=8, fsdp=8, chunks=9)
   split = _rough('ds_16b', data=2, fsdp=8, expert=4, chunks=9)
   assert split.num_bytes < gathered.num_bytes
   assert split.seconds > gathered.seconds

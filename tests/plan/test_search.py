@@ -59,10 +59,10 @@ def test_a_mesh_of_other_devices_is_no_setting_of_its_own():
   assert search.candidates(run, _slice(4))
 
 
-def test_the_first_few_are_not_all_alike(found):
+def test_those_that_a_search_compiles_are_not_all_alike(found):
   for more in (
-    {one.remat for one in found[:4]},
-    {one.micro_batches > 1 for one in found[:4]},
+    {one.remat for one in found[:8]},
+    {one.micro_batches > 1 for one in found[:8]},
     {one.mesh.expert > 1 for one in found[:8]},
     {one.mesh.model > 1 for one in found[:8]},
   ):
