@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import quantization, trees
-from moejax.model import compute_dtype
+from moejax.model import compute_dtype, pipeline
 from moejax.model.config import ModelConfig
 from moejax.model.decoder import Decoder
 from moejax.moe.expert_parallel.base import ExpertParallel
@@ -129,6 +129,7 @@ def build(config: ModelConfig, mesh: Mesh) -> Model:
   graph, state = nnx.split(abstract)
   shapes = nnx.to_pure_dict(state)
   axes = weight_metadata.axes(state, shapes)
+  axes = pipeline.axes(config, mesh, axes)
   shardings = rules.shardings(axes, shapes, mesh)
   decays = weight_metadata.decays(state)
   return Model(config, mesh, graph, shapes, axes, decays, shardings)

@@ -13,6 +13,7 @@ from moejax.model.attention.context import (
 )
 from moejax.model.attention.heads import HEADS, QK_NORMS, Grouped
 from moejax.model.attention.rope import Rope
+from moejax.model.pipeline import Pipeline
 from moejax.model.scales import Scales
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import FeedForwardConfig
@@ -76,6 +77,8 @@ class ModelConfig(fields.Checked):
     attention: implementation of the attention core; auto chooses by platform.
     context_parallel: attention of rows whose length is split over the mesh's
       `context` axis; without effect where that axis is 1.
+    pipeline: layers that are split over the mesh's `stage` axis; without effect
+      where that axis is 1.
     remat: what the backward pass recomputes instead of keeping.
     scan_unroll: number of groups of layers in one step of the loop over layers.
       Unrolling all is fastest for few layers (by a tenth for 4 on CPU); 1
@@ -130,6 +133,7 @@ class ModelConfig(fields.Checked):
   context_parallel: ContextParallel = resume.key(
     resume.ROUNDING, fields.choice(CONTEXT_PARALLEL, AllGather())
   )
+  pipeline: Pipeline = resume.key(resume.ROUNDING, Pipeline())
   remat: str = resume.key(resume.ROUNDING, fields.named(remat.POLICIES, 'none'))
   scan_unroll: int = resume.key(
     resume.ROUNDING, fields.number(1, at_least=1, at_most=10**4)

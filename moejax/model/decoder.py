@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors, linear, shapes, table
-from moejax.model import block, init, mtp, norm
+from moejax.model import block, init, mtp, norm, pipeline
 from moejax.model import trunk as trunks
 from moejax.model.attention import context
 from moejax.model.attention.cache import KVCache
@@ -62,6 +62,7 @@ class Decoder(nnx.Module):
   def __init__(self, config: ModelConfig, mesh: Mesh, key: jax.Array):
     config.check()
     context.check(config, mesh)
+    pipeline.check(config, mesh)
     keys = jax.random.split(key, 4)
     self.config = config
     self.mesh = mesh

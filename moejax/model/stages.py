@@ -48,6 +48,28 @@ class Stage:
 
     return jax.tree.map(one, stack)
 
+  def by_repeat(self, kind: str, weights: Any) -> Any:
+    """The weights of one stage of a pipeline, by group.
+
+    Args:
+      kind: kind of the layers.
+      weights: [R, layers, ...] of all repeats.
+
+    Returns:
+      Weights [K, R, ...] for K groups, or [K, each, R, ...] for groups of
+      `each` layers of this kind; without the axis R if it is 1.
+    """
+    each = self.kinds.count(kind)
+
+    def one(x: jax.Array) -> jax.Array:
+      repeats, layers = x.shape[:2]
+      x = x.reshape(repeats, layers // each, each, *x.shape[2:])
+      x = jnp.moveaxis(x, 0, 2)
+      x = x[:, :, 0] if repeats == 1 else x
+      return x[:, 0] if each == 1 else x
+
+    return jax.tree.map(one, weights)
+
   def each(self, weights: dict[str, Any]) -> list[Any]:
     """The weights of every layer of one group, in the group's order.
 

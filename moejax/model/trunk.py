@@ -7,6 +7,8 @@ of the activations, an embedding of tokens or of anything else.
 
 On a mesh with a `context` axis the trunk splits the length of the rows over it
 (`parallel/context.py`), and puts its output together in the order of the data.
+On a mesh with a `stage` axis the layers of the last stage are a pipeline over
+the devices along it (`parallel/pipeline.py`).
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors
-from moejax.model import adapted, block, remat, stages
+from moejax.model import adapted, block, pipeline, remat, stages
 from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
@@ -27,6 +29,7 @@ from moejax.moe import feed_forward
 from moejax.moe.replay import Replay
 from moejax.parallel import context, rules
 from moejax.parallel import mesh as meshes
+from moejax.parallel import pipeline as schedules
 
 ACTIVATION_AXES = ('batch', 'unsharded', 'unsharded')
 
@@ -102,7 +105,11 @@ class Trunk:
       x_BLD, tokens = context.split((x_BLD, tokens), *how)
       tokens = dataclasses.replace(tokens, row_axes=(context.AXIS,))
     for stage in order:
-      x_BLD, records = self._run(stage, x_BLD, tokens, key)
+      schedule = self._schedule(stage, x_BLD, tokens)
+      if schedule is None:
+        x_BLD, records = self._run(stage, x_BLD, tokens, key)
+      else:
+        x_BLD, records = self._pipelined(schedule, stage, x_BLD, tokens, key)
     if not splits:
       return x_BLD, records
     by_token = lambda x_NPS: jnp.moveaxis(x_NPS, 0, 2)
@@ -142,17 +149,76 @@ class Trunk:
     key: jax.Array | None,
   ) -> tuple[jax.Array, feed_forward.Record]:
     """Runs the layers of one stage, on rows or on pieces of rows."""
+    previous = self.no_previous_layer(stage, tokens)
+    carry = self._between_layers(x_BLD), previous
+    specs = self.specs(stage, tokens.replay)
+    one = self._layer(tokens, key)
+    (x_BLD, _), records = self._scan(stage, carry, one, specs)
+    return x_BLD, records[-1]
+
+  def _layer(
+    self, tokens: block.TokenContext, key: jax.Array | None
+  ) -> Callable[..., tuple[Any, feed_forward.Record]]:
+    """One layer of a pass without cache, as the `one` of `_scan`."""
 
     def one(block, carry, spec, _):
       layer_key = None if key is None else jax.random.fold_in(key, spec.index)
       x_BLD, previous, record = block(*carry, tokens, layer_key, spec)
       return (self._between_layers(x_BLD), previous), record
 
-    previous = self.no_previous_layer(stage, tokens)
-    carry = self._between_layers(x_BLD), previous
-    specs = self.specs(stage, tokens.replay)
-    (x_BLD, _), records = self._scan(stage, carry, one, specs)
-    return x_BLD, records[-1]
+    return one
+
+  def _schedule(
+    self, stage: Stage, x_BLD: jax.Array, tokens: block.TokenContext
+  ) -> schedules.Schedule | None:
+    """The pipeline of a stage's layers; None to run them one by one.
+
+    So run rows that cannot be cut into microbatches, as evaluations may have
+    them, and rows whose routes are recorded or replayed.
+    """
+    if tokens.routes is not None or tokens.replay is not None:
+      return None
+    if stage != stages.of(self.config)[-1]:
+      return None
+    return pipeline.schedule(self.config, self.mesh.shape, x_BLD.shape[0])
+
+  def _pipelined(
+    self,
+    schedule: schedules.Schedule,
+    stage: Stage,
+    x_BLD: jax.Array,
+    tokens: block.TokenContext,
+    key: jax.Array | None,
+  ) -> tuple[jax.Array, feed_forward.Record]:
+    """Runs the layers of one stage as a pipeline; as `_run`."""
+    size = schedule.stages, schedule.repeats
+
+    def visit(weights, carry, tokens, key, stage_number, repeat):
+      own = lambda x: x.reshape(*size[::-1], -1)[repeat, stage_number]
+      specs = jax.tree.map(own, self.specs(stage))
+      weights = {k: stage.by_repeat(k, x) for k, x in weights.items()}
+      one, (x_BLD, previous) = self._layer(tokens, key), carry
+      carry, records = self._loop(
+        *(stage, weights, (self._between_layers(x_BLD), previous), one, specs),
+        repeat=None if schedule.repeats == 1 else repeat,
+      )
+      return carry, records[-1]
+
+    state = x_BLD, self.no_previous_layer(stage, tokens)
+    weights = {
+      kind: nnx.split(self.stacks[kind])[1] for kind in set(stage.kinds)
+    }
+    (x_BLD, _), records = schedules.run(
+      schedule,
+      self.mesh,
+      visit,
+      weights,
+      (state, tokens, key),
+      pipeline.merged,
+    )
+    by_layer = lambda x: x.reshape(stage.repeats, *x.shape[3:])
+    x_BLD = rules.constrain(x_BLD, ACTIVATION_AXES, self.mesh)
+    return x_BLD, jax.tree.map(by_layer, records)
 
   def _between_layers(self, x_BLD: jax.Array) -> jax.Array:
     """Activations as they are kept for the backward pass: split over `model`.
@@ -244,15 +310,45 @@ class Trunk:
     Returns:
       The last carry, and the outs of each position in the groups, stacked.
     """
+    weights = {
+      kind: stage.weights(kind, nnx.split(self.stacks[kind])[1])
+      for kind in set(stage.kinds)
+    }
+    return self._loop(stage, weights, carry, one, specs, slots)
+
+  def _loop(
+    self,
+    stage: Stage,
+    weights: dict[str, Any],
+    carry: Any,
+    one: Callable[..., tuple[Any, Any]],
+    specs: list[block.LayerSpec],
+    slots: list[Any] | None = None,
+    repeat: jax.Array | None = None,
+  ) -> tuple[Any, list[Any]]:
+    """As `_scan`, for weights by kind.
+
+    Args:
+      stage: the kinds of layers of a group.
+      weights: by kind, from `stage.weights`; with `repeat` those of all repeats
+        of a pipeline, the repeats behind the layers.
+      carry: as of `_scan`.
+      one: as of `_scan`.
+      specs: as of `_scan`.
+      slots: as of `_scan`.
+      repeat: which repeat's weights are used. They are taken where the backward
+        pass can take them again: no copy of them is kept.
+    """
     decoding = slots is not None
     policy = remat.POLICIES['none' if decoding else self.config.remat]
-    visits, weights = {}, {}
+    visits = {}
     for kind in set(stage.kinds):
-      graph, whole = nnx.split(self.stacks[kind])
-      weights[kind] = stage.weights(kind, whole)
+      graph = nnx.split(self.stacks[kind])[0]
 
       @policy
-      def visit(carry, weights, spec, slots, graph=graph):
+      def visit(carry, weights, spec, slots, repeat, graph=graph):
+        if repeat is not None:
+          weights = jax.tree.map(lambda x: x[repeat], weights)
         layer = nnx.merge(graph, adapted.summed(weights))
         return one(layer, carry, spec, slots)
 
@@ -264,13 +360,14 @@ class Trunk:
       for kind, own, spec, own_slots in zip(
         stage.kinds, stage.each(weights), specs, slots, strict=True
       ):
-        carry, out = visits[kind](carry, own, spec, own_slots)
+        carry, out = visits[kind](carry, own, spec, own_slots, repeat)
         outs.append(out)
       return carry, outs
 
+    steps = jnp.shape(specs[0].index)[0]
     return jax.lax.scan(
       body,
       carry,
       (weights, specs, slots or [None] * len(specs)),
-      unroll=min(1 if decoding else self.config.scan_unroll, stage.repeats),
+      unroll=min(1 if decoding else self.config.scan_unroll, steps),
     )

@@ -31,7 +31,7 @@ from moejax.moe.compute.base import Compute, ExpertOutput
 from moejax.moe.config import MoEConfig
 from moejax.moe.expert_parallel.gather_experts import GatherExperts
 from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
-from moejax.parallel import chunking, rules
+from moejax.parallel import chunking, inside, rules
 from moejax.parallel import mesh as meshes
 
 # The weights of routed experts, by name.
@@ -282,9 +282,9 @@ class LayerOnMesh:
     weight_specs['experts'] = {
       name: self._expert_spec(axes) for name, axes in self.expert_axes
     }
-    return jax.shard_map(
+    return inside.shard_map(
       shard,
-      mesh=self.mesh,
+      self.mesh,
       in_specs=(
         LayerWeights(**weight_specs),
         rows,

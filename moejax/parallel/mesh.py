@@ -14,17 +14,20 @@ from moejax.core import errors, fields, table
 
 # What each axis does:
 #   data    splits the rows of the batch; weights are copied
+#   stage   splits the layers into stages of a pipeline (`pipeline.py`); outside
+#           of the pipeline it splits the rows of the batch
 #   fsdp    splits the rows of the batch; weights are split, gathered for use
 #   expert  splits the rows of the batch; experts are split, and tokens are sent
 #           to the devices of their experts
 #   context splits the length of the rows; weights are copied (`context.py`)
 #   model   splits heads and hidden widths of a layer; rows are copied
-AXES = ('data', 'fsdp', 'expert', 'context', 'model')
+AXES = ('data', 'stage', 'fsdp', 'expert', 'context', 'model')
+STAGE = 'stage'
 
-# The axes that split the rows of the batch.
+# The axes that split the rows of the batch in all layers.
 ROW_AXES = ('data', 'fsdp', 'expert')
-# The axes that split the tokens of the batch; losses and counts are summed over
-# them.
+# The axes that split the tokens of the batch in all layers; losses and counts
+# are summed over them.
 BATCH_AXES = (*ROW_AXES, 'context')
 
 
@@ -42,7 +45,7 @@ class MeshConfig(fields.Checked):
   """Number of devices along each axis; -1 means all that the others leave.
 
   Attributes:
-    data, fsdp, expert, context, model: sizes of the axes; see `AXES`.
+    data, stage, fsdp, expert, context, model: sizes of the axes; see `AXES`.
     across: the axis along which slices are laid out; its communication goes
       over the slow network. `auto` lays them out along the axes in their order,
       as far as the sizes divide.
@@ -55,6 +58,7 @@ class MeshConfig(fields.Checked):
   """
 
   data: int = fields.number(-1, at_least=-1, at_most=10**6, note='-1: the rest')
+  stage: int = fields.number(1, at_least=-1, at_most=10**6, note='-1: the rest')
   fsdp: int = fields.number(1, at_least=-1, at_most=10**6, note='-1: the rest')
   expert: int = fields.number(
     1, at_least=-1, at_most=10**6, note='-1: the rest'
@@ -115,8 +119,8 @@ def slices_along(
 ) -> tuple[int, ...]:
   """The number of slices along each of `AXES`.
 
-  Example, 4 slices and data=2, fsdp=8, expert=1, context=1, model=2:
-    auto  (2, 2, 1, 1, 1)      fsdp  (1, 4, 1, 1, 1)
+  Example, 4 slices and data=2, stage=1, fsdp=8, expert=1, context=1, model=2:
+    auto  (2, 1, 2, 1, 1, 1)      fsdp  (1, 1, 4, 1, 1, 1)
 
   Raises:
     InputError: an axis is no multiple of its slices, or slices differ in size.
@@ -165,7 +169,7 @@ def _hybrid(
   across: tuple[int, ...],
   devices: Sequence[Any],
 ) -> np.ndarray:
-  """Devices of several slices as an array [data, fsdp, expert, context, model].
+  """Devices of several slices as an array with the axes of `AXES`.
 
   Args:
     config: the mesh.
@@ -191,23 +195,38 @@ def _hybrid(
     ) from None
 
 
+def manual() -> frozenset[str]:
+  """The axes that an enclosing `shard_map` has split by hand already."""
+  return frozenset(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def token_axes() -> tuple[str, ...]:
+  """The axes that split the tokens of the batch at this place in a program."""
+  return tuple(a for a in (*BATCH_AXES, STAGE) if a not in manual())
+
+
 def batch_size(mesh: jax.sharding.Mesh) -> int:
-  """The number of shards into which the tokens of a batch are split."""
-  return math.prod(mesh.shape[a] for a in BATCH_AXES)
+  """The number of shards into which the tokens of a batch are split.
+
+  Inside of a pipeline it is that of the tokens of a stage.
+  """
+  return math.prod(mesh.shape[a] for a in token_axes())
 
 
 def row_shards(mesh: jax.sharding.Mesh) -> int:
   """The number of shards into which the rows of a batch are split."""
-  return math.prod(mesh.shape[a] for a in ROW_AXES)
+  return math.prod(mesh.shape[a] for a in (*ROW_AXES, STAGE))
 
 
 def check_rows(rows: int, mesh: jax.sharding.Mesh, where: str) -> None:
   """Raises InputError unless `rows` rows divide evenly over the mesh."""
-  parts = row_shards(mesh)
+  parts, axes = row_shards(mesh), [*ROW_AXES]
+  if mesh.shape[STAGE] > 1:
+    axes.append(STAGE)
   if rows % parts:
     raise errors.InputError(
       f'{where}={rows} rows do not divide over the {parts} parts of the mesh '
-      f'({" x ".join(f"{a}={mesh.shape[a]}" for a in ROW_AXES)}); '
+      f'({" x ".join(f"{a}={mesh.shape[a]}" for a in axes)}); '
       f'use a multiple of {parts}'
     )
 

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from moejax.core import errors, table, trees
+from moejax.parallel import inside
 from moejax.parallel import mesh as meshes
 
 # The dimension of experts: split over the axis of experts alone, or over `fsdp`
@@ -20,9 +21,9 @@ EXPERTS = (EXPERT, WHOLE_EXPERT)
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
   # Rows of the batch, or pieces of rows, one after the other.
-  'batch': meshes.BATCH_AXES,
+  'batch': (*meshes.BATCH_AXES, meshes.STAGE),
   # Whole rows, and their length.
-  'rows': meshes.ROW_AXES,
+  'rows': (*meshes.ROW_AXES, meshes.STAGE),
   'length': 'context',
   # The tokens of a row between layers.
   'between_layers': 'model',
@@ -36,6 +37,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   EXPERT: 'expert',
   WHOLE_EXPERT: ('expert', 'fsdp'),
   'layers': None,
+  # The layers of a pipeline.
+  'stages': meshes.STAGE,
   'unsharded': None,
 }
 
@@ -109,8 +112,9 @@ def constrain(
 ) -> jax.Array:
   """`x`, with its sharding fixed by the names of its dimensions.
 
-  For arrays in the middle of a jitted program.
+  For arrays in the middle of a jitted program. Inside of a `shard_map` over
+  some axes it is about the others.
   """
   if mesh.size == 1:
     return x
-  return jax.lax.with_sharding_constraint(x, sharding(axes, mesh))
+  return jax.lax.with_sharding_constraint(x, inside.sharding(mesh, spec(axes)))

@@ -1,6 +1,6 @@
 """Estimates memory and time of a step by arithmetic alone, to order a search.
 
-  sizes = {'data': 2, 'fsdp': 32, 'expert': 1, 'context': 1, 'model': 1}
+  sizes = dict.fromkeys(mesh.AXES, 1) | {'data': 2, 'fsdp': 32}
   estimate = rough.of(run, sizes, chip, counted)
   estimate.num_bytes, estimate.seconds
 
@@ -28,6 +28,8 @@ import math
 from collections.abc import Mapping
 
 from moejax.config.run import Run
+from moejax.model import pipeline
+from moejax.parallel.pipeline import Schedule
 from moejax.plan.chips import Chip
 from moejax.plan.count import FEED_FORWARD, Count
 from moejax.train import cross_entropy
@@ -83,9 +85,13 @@ class _Load:
 
   Attributes:
     state: parameters whose training state the devices along `fsdp` share.
-    used: parameters that a device computes with, over all layers.
+    used: parameters that a device computes with, over all its layers.
     ends: parameters of embedding and head; they are part of `used`.
-    tokens: tokens of a micro-batch on a device.
+    tokens: tokens of a micro-batch on a device, outside of a pipeline.
+    microbatch: those of them that pass a layer at once.
+    visits: how often a device reads the weights of its layers in a pass: once,
+      or in each iteration of a pipeline a part of them.
+    bubble: the share of the iterations that computes nothing of use.
     chunks: number of chunks in which those tokens pass a feed-forward.
     per_token: number of experts that compute a token.
     hidden: width of an expert on a device over the width of the model.
@@ -95,6 +101,9 @@ class _Load:
   used: float
   ends: float
   tokens: float
+  microbatch: float
+  visits: float
+  bubble: float
   chunks: int
   per_token: float
   hidden: float
@@ -122,16 +131,23 @@ def _load(run: Run, sizes: Mapping[str, int], counted: Count) -> _Load:
   model, moe = run.model, run.model.moe
   total_of, split = counted.total_of, sizes['model']
   ends = total_of['embedding'] + total_of['head']
-  experts = total_of['routed experts'] / split
-  rest = (counted.total - total_of['routed experts'] - ends) / split + ends
+  stages, schedule = sizes['stage'], _schedule(run, sizes)
+  experts = total_of['routed experts'] / split / stages
+  others = counted.total - total_of['routed experts'] - ends
+  rest = others / split / stages + ends
   gathers = model.num_moe and moe.expert_parallel.gathers_experts
   rows = run.train.batch_size / run.train.micro_batches / _row_shards(sizes)
+  tokens = rows * run.data.sequence_length / sizes['context']
+  at_once = stages / schedule.microbatches
   return _Load(
     state=rest + experts / sizes['expert'],
     used=rest + experts / (1 if gathers else sizes['expert']),
     ends=ends,
-    tokens=rows * run.data.sequence_length / sizes['context'],
-    chunks=math.gcd(model.token_chunks, int(rows)) or 1,
+    tokens=tokens,
+    microbatch=tokens * at_once,
+    visits=schedule.iterations / schedule.repeats,
+    bubble=schedule.bubble,
+    chunks=math.gcd(model.token_chunks, int(rows * at_once)) or 1,
     per_token=moe.experts_per_token if model.num_moe else 1,
     hidden=(moe.expert_width if model.num_moe else model.dense_width)
     / (split * model.width),
@@ -140,24 +156,31 @@ def _load(run: Run, sizes: Mapping[str, int], counted: Count) -> _Load:
 
 def _row_shards(sizes: Mapping[str, int]) -> int:
   """Number of shards into which the mesh splits the rows of a batch."""
-  return sizes['data'] * sizes['fsdp'] * sizes['expert']
+  return sizes['data'] * sizes['stage'] * sizes['fsdp'] * sizes['expert']
+
+
+def _schedule(run: Run, sizes: Mapping[str, int]) -> Schedule:
+  """The pipeline; that of one microbatch where there is none."""
+  rows = run.train.batch_size // run.train.micro_batches
+  found = pipeline.schedule(run.model, sizes, rows)
+  return found or Schedule(sizes['stage'], 1, sizes['stage'])
 
 
 def _num_bytes(run: Run, sizes: Mapping[str, int], load: _Load) -> float:
   model, remat, layers = run.model, run.model.remat, run.model.num_layers
-  unit = load.tokens * model.width * 2
+  unit, at_once = (n * model.width * 2 for n in (load.tokens, load.microbatch))
   assigned = load.per_token * (ROWS + HIDDEN * load.hidden)
   feed_forward = {'none': assigned, 'matmuls': KEPT_MATMULS}.get(remat, 0.0)
   # A layer's input is split over `model` (`model.trunk`).
   kept = KEPT[remat] - 1 + 1 / sizes['model']
   kept += feed_forward if load.chunks == 1 else 0.0
-  weights = (load.used - load.ends) / layers
+  weights = (load.used - load.ends) / layers * sizes['stage']
   state = 16 if run.train.micro_batches == 1 else 20
   chunk = min(load.tokens, cross_entropy.CHUNK_ELSEWHERE)
   return (
     state * load.state / sizes['fsdp']
-    + kept * layers * unit
-    + max(WORKING * unit, assigned / load.chunks * unit + COPY * weights)
+    + kept * layers * unit / (1 - load.bubble)
+    + max(WORKING * at_once, assigned / load.chunks * at_once + COPY * weights)
     + _keys(run, sizes, load)
     + model.vocab_size * (HEAD * model.width + LOGIT * chunk)
   )
@@ -218,11 +241,13 @@ def _seconds(
   number = passes(run, counted, load.chunks)
   forward = counted.flops(run.data.sequence_length) * run.train.batch_size / 3
   forward /= _row_shards(sizes) * sizes['context'] * sizes['model']
-  passed = PASSED * load.used * micro * load.chunks / chip.hbm_bandwidth
+  forward /= 1 - load.bubble
+  reads = micro * load.visits
+  passed = PASSED * load.used * reads * load.chunks / chip.hbm_bandwidth
   further = micro > 1 and model.num_moe > 0
   weights = 0.0
   if sizes['fsdp'] > 1:
-    weights += (GATHER * (2 + further) + REDUCE) * load.used * micro
+    weights += (GATHER * (2 + further) + REDUCE) * load.used * reads
   elif sizes['data'] > 1:
     weights += 8 * load.used
   # Rows in bfloat16 are sent to the experts and back in every pass. An axis of
@@ -233,6 +258,7 @@ def _seconds(
   if sizes['model'] > 1:
     rows += 4
   rows *= number * micro * load.tokens * model.width * 2 * model.num_layers
+  rows /= 1 - load.bubble
   if sizes['context'] > 1:
     # Every device is sent the keys and values of the others, in every pass.
     features = model.kv_heads * model.heads.widths(model) / sizes['model']

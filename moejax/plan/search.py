@@ -211,7 +211,9 @@ def _all(
 ) -> Iterator[Candidate]:
   sizes = batch_sizes or [run.train.batch_size]
   for mesh, batch_size in itertools.product(meshes(run, number), sizes):
-    rows, rest = divmod(batch_size, mesh.data * mesh.fsdp * mesh.expert)
+    rows, rest = divmod(
+      batch_size, mesh.data * abs(mesh.stage) * mesh.fsdp * mesh.expert
+    )
     if rest:
       continue
     for remat, micro in itertools.product(rough.KEPT, _divisors(rows)):
@@ -222,10 +224,11 @@ def _all(
 def meshes(run: Run, number: int) -> list[MeshConfig]:
   """All meshes of `number` devices over which weights and experts divide.
 
-  They have the config's own `context` axis, which depends on the rows alone.
+  They have the config's own `context` axis, which depends on the rows alone,
+  and its own `stage` axis.
   """
   model, choices = run.model, []
-  number, rest = divmod(number, abs(run.mesh.context))
+  number, rest = divmod(number, abs(run.mesh.context * run.mesh.stage))
   if rest:
     return []
   for expert, split in itertools.product(_divisors(number), repeat=2):

@@ -6,6 +6,7 @@ import rich.box
 from rich.table import Table
 
 from moejax.core.console import Console
+from moejax.model import pipeline
 from moejax.plan import plan, roofline, search
 
 GIB = 2**30
@@ -86,11 +87,22 @@ def _head(console: Console, planned: plan.Plan) -> None:
     f'{planned.where.chips} chips; mesh {mesh or "of one device"}',
     'step': f'{run.train.batch_size} rows of {run.data.sequence_length} tokens '
     f'in {run.train.micro_batches} micro-batches, remat={run.model.remat}',
+    **_pipeline(planned),
     'compiled in': f'{planned.seconds["lower"]:.0f} s to lower, '
     f'{planned.seconds["compile"]:.0f} s to compile',
   }
   for name, text in lines.items():
     console.print(f'  {name:<14}{text}')
+
+
+def _pipeline(planned: plan.Plan) -> dict[str, str]:
+  """The line of the pipeline, whose bubble is in all seconds; or none."""
+  run, rows = planned.run, planned.run.train.batch_size
+  if planned.mesh.get('stage', 1) == 1:
+    return {}
+  rows //= run.train.micro_batches
+  _, text = pipeline.line(run.model, planned.mesh, rows).split(': ', 1)
+  return {'pipeline': f'{text.rstrip(".")}, in all figures (arithmetic)'}
 
 
 def _memory(planned: plan.Plan) -> Table:

@@ -2,6 +2,7 @@
 
 from etils import epath
 
+from moejax.model import pipeline
 from moejax.plan import count
 from moejax.run import data_progress
 from moejax.run.context import Context
@@ -27,13 +28,16 @@ def say(context: Context, folder: epath.Path, screen: Screen) -> None:
   if isinstance(context.learner, lora.LoraModel):
     screen.line(_adapters(context.learner, counted.total))
   tokens = run.train.batch_size * run.data.sequence_length
-  devices = context.model.mesh.devices.size
-  platform = context.model.mesh.devices.flat[0].platform
+  mesh = context.model.mesh
+  devices, platform = mesh.devices.size, mesh.devices.flat[0].platform
   screen.line(
     f'Training: {run.train.steps} steps of {tokens} tokens on {devices} '
     f'{platform} device{"s" if devices > 1 else ""} in {run.model.dtype}; it '
     f'is kept in {folder}.'
   )
+  if mesh.shape['stage'] > 1:
+    rows = run.train.batch_size // run.train.micro_batches
+    screen.line(pipeline.line(run.model, mesh.shape, rows))
   data_progress.say_epochs(context.data, run.train.steps, screen.line)
 
 

@@ -38,6 +38,7 @@ PAIRS = [
   ('dropless', 'all_gather', 'expert_data'),
   ('reference', 'all_to_all', 'expert_data'),
   ('dropless', 'all_to_all', 'expert_context'),
+  ('capacity', 'all_to_all', 'expert_stage'),
   ('reference', 'gather_experts', 'expert_model'),
   ('reference', 'ragged_all_to_all', 'expert_fsdp'),
   ('reference', 'all_gather', 'expert'),
@@ -73,6 +74,7 @@ QUICK = {
   ('dropless', 'gather_experts', 'expert_fsdp'),
   ('dropless', 'gather_experts', 'fsdp'),
   ('dropless', 'all_to_all', 'expert_context'),
+  ('capacity', 'all_to_all', 'expert_stage'),
   ('reference', 'gather_experts', 'data'),
 }
 

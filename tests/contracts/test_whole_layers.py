@@ -18,6 +18,8 @@ CASES = [
   ('deepseek_v2', 'expert', {'num_groups': 4, 'kept_groups': 2}),
   # The losses of sequences whose tokens are on two devices.
   ('deepseek_v2', 'expert_context', {'num_groups': 4, 'kept_groups': 2}),
+  # The same in a pipeline.
+  ('deepseek_v2', 'expert_stage', {'num_groups': 4, 'kept_groups': 2}),
   ('moe_pp', 'expert', {}),  # choices without computation, the residual, tau
   ('base', 'expert', {'interpolates': True}),
   ('gpt_oss', 'expert_model', {}),  # biases, whose sum is over `model`

@@ -167,6 +167,28 @@ CASES = {
     ],
     ['mesh.context=8', 'model.attention=chunked', 'model.attention=auto'],
   ),
+  'stages that do not divide the layers': (
+    [TINY, SYNTHETIC, '--config.mesh.stage=8'],
+    ['mesh.stage=8 x model.pipeline.repeats=1', '4 layers', 'must be 4'],
+  ),
+  'microbatches of a pipeline that do not divide the rows': (
+    [
+      TINY,
+      SYNTHETIC,
+      '--config.mesh.stage=2',
+      '--config.model.pipeline.microbatches=4',
+    ],
+    ['model.pipeline.microbatches=4', 'the 2 rows', 'use 2'],
+  ),
+  'fewer microbatches than stages': (
+    [
+      TINY,
+      SYNTHETIC,
+      '--config.mesh.stage=4',
+      '--config.model.pipeline.microbatches=2',
+    ],
+    ['model.pipeline.microbatches=2', 'mesh.stage=4', 'use 4'],
+  ),
   'batch that does not divide into micro-batches': (
     [TINY, SYNTHETIC, '--config.train.micro_batches=3'],
     ['batch_size=8', 'micro_batches=3'],

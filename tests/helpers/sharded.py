@@ -21,6 +21,7 @@ from moejax.moe.config import MoEConfig
 from moejax.moe.dispatchers import DISPATCHERS
 from moejax.moe.expert_parallel import EXPERT_PARALLEL
 from moejax.moe.routers import ROUTERS
+from moejax.parallel import inside
 from moejax.parallel import mesh as meshes
 
 B, L, D, F, E = 8, 7, 4, 4, 8
@@ -56,6 +57,8 @@ MESHES = {
   'expert_model': {'data': 1, 'fsdp': 2, 'expert': 2, 'model': 2},
   # Rows stand for pieces of rows.
   'expert_context': {'data': 1, 'expert': 2, 'context': 2, 'model': 2},
+  # Inside of a pipeline.
+  'expert_stage': {'data': 1, 'stage': 2, 'expert': 2, 'model': 2},
 }
 
 RNG = np.random.default_rng(0)
@@ -234,12 +237,14 @@ def found(mesh_name, dispatcher, expert_parallel, names):
   specs = GATHERED if config.expert_parallel.gathers_experts else SPECS
 
   def loss(w, x_TD, all_scores):
-    out_NTD = jax.shard_map(
+    shard = lambda *xs: inside.shard_map(
       functools.partial(outputs_on_shard, config, mesh, names),
-      mesh=mesh,
+      mesh,
       in_specs=(specs, rows, rows, rows),
       out_specs=P(None, meshes.BATCH_AXES),
-    )(w, x_TD, all_scores, TOKENS)
+    )(*xs)
+    run = tiny.in_stages(shard, mesh)
+    out_NTD = run(w, x_TD, all_scores, TOKENS)
     return jnp.sum(out_NTD * PULL_TD), out_NTD
 
   all_scores = {name: scores(name) for name in names}

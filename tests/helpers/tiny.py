@@ -42,6 +42,26 @@ def mesh(devices=1, **sizes):
   return meshes.make(meshes.MeshConfig(**sizes), jax.devices()[:devices])
 
 
+def in_stages(run, of_mesh):
+  """`run` as it is inside of a pipeline: in a `shard_map` over `stage`.
+
+  Every stage has all arguments. A result is the mean over the stages.
+  """
+  if of_mesh.shape['stage'] == 1:
+    return run
+  stage = jax.sharding.PartitionSpec('stage')
+  every = jax.shard_map(
+    lambda *xs: jax.tree.map(lambda x: x[None], run(*xs)),
+    mesh=of_mesh,
+    in_specs=jax.sharding.PartitionSpec(),
+    out_specs=stage,
+    axis_names={'stage'},
+    check_vma=False,
+  )
+  mean = lambda x: jnp.mean(x, axis=0)
+  return lambda *xs: jax.tree.map(mean, every(*xs))
+
+
 def model(config=MODEL, mesh_of=None):
   return build.build(config, mesh() if mesh_of is None else mesh_of)
 

@@ -27,6 +27,7 @@ MESHES = {
   'expert': {'data': 2, 'expert': 4},
   'expert_model': {'data': 1, 'fsdp': 2, 'expert': 2, 'model': 2},
   'expert_context': {'data': 1, 'expert': 4, 'context': 2},
+  'expert_stage': {'data': 1, 'stage': 2, 'fsdp': 2, 'expert': 2},
 }
 B, L, WIDTH = 8, 8, 8
 KEY = jax.random.key(3)
@@ -81,19 +82,23 @@ def run(config, mesh, quantization='none'):
     logits_BLE=before.logits_BLE + jnp.cos(index_BL)[..., None]
   )
 
+  def one(weights, x_BLD):
+    out_BLD, _, record = tiny.bind(graph, weights)(x_BLD, tokens, before, KEY)
+    return out_BLD, record.balance
+
   def loss(weights, x_BLD):
-    moe = tiny.bind(graph, weights)
     if mesh.shape['context'] == 1:
-      out_BLD, _, record = moe(x_BLD, tokens, before, KEY)
+      out_BLD, sums = tiny.in_stages(one, mesh)(weights, x_BLD)
     else:
       how = mesh, 'balanced'
       given = context.split((x_BLD, tokens, before), *how)
       info = dataclasses.replace(given[1], row_axes=('context',))
+      moe = tiny.bind(graph, weights)
       out_PSD, _, record = moe(given[0], info, given[2], KEY)
-      out_BLD = context.join(out_PSD, *how)
+      out_BLD, sums = context.join(out_PSD, *how), record.balance
     losses = {
       table.name_of(BALANCE, part): part.loss(
-        record.balance[table.name_of(BALANCE, part)]
+        sums[table.name_of(BALANCE, part)]
       )
       for part in config.balance
     }

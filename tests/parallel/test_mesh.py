@@ -10,18 +10,19 @@ from moejax.parallel.mesh import MeshConfig
 @pytest.mark.parametrize(
   ('config', 'sizes'),
   [
-    (MeshConfig(), (8, 1, 1, 1, 1)),
-    (MeshConfig(data=8), (8, 1, 1, 1, 1)),
-    (MeshConfig(data=2, fsdp=4), (2, 4, 1, 1, 1)),
-    (MeshConfig(data=2, fsdp=-1), (2, 4, 1, 1, 1)),
-    (MeshConfig(fsdp=8), (1, 8, 1, 1, 1)),
-    (MeshConfig(data=-1, fsdp=2), (4, 2, 1, 1, 1)),
-    (MeshConfig(context=4, model=2), (1, 1, 1, 4, 2)),
+    (MeshConfig(), (8, 1, 1, 1, 1, 1)),
+    (MeshConfig(data=8), (8, 1, 1, 1, 1, 1)),
+    (MeshConfig(data=2, fsdp=4), (2, 1, 4, 1, 1, 1)),
+    (MeshConfig(data=2, fsdp=-1), (2, 1, 4, 1, 1, 1)),
+    (MeshConfig(fsdp=8), (1, 1, 8, 1, 1, 1)),
+    (MeshConfig(data=-1, fsdp=2), (4, 1, 2, 1, 1, 1)),
+    (MeshConfig(stage=4, model=2), (1, 4, 1, 1, 1, 2)),
+    (MeshConfig(context=4, model=2), (1, 1, 1, 1, 4, 2)),
   ],
 )
 def test_sizes_and_minus_one_is_the_rest(config, sizes):
   mesh = meshes.make(config)
-  assert mesh.axis_names == ('data', 'fsdp', 'expert', 'context', 'model')
+  assert mesh.axis_names == meshes.AXES
   assert tuple(mesh.shape.values()) == sizes
   assert set(mesh.devices.flat) == set(jax.devices())
   assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
@@ -61,6 +62,9 @@ def test_rows_of_a_batch_must_divide():
     'train.batch_size=12 rows do not divide over the 8 parts of the mesh '
     '(data=2 x fsdp=2 x expert=2); use a multiple of 8'
   )
+  mesh = meshes.make(MeshConfig(stage=4, fsdp=2))
+  with pytest.raises(errors.InputError, match='fsdp=2 x expert=1 x stage=4'):
+    meshes.check_rows(12, mesh, 'train.batch_size')
   # The other four parts are of the length of a row.
   mesh = meshes.make(MeshConfig(data=2, context=4))
   assert meshes.batch_size(mesh) == 8

@@ -29,10 +29,10 @@ def test_spec():
     None, 'fsdp', 'model'
   )
   assert rules.spec(('batch', 'unsharded')) == PartitionSpec(
-    ('data', 'fsdp', 'expert', 'context'), None
+    ('data', 'fsdp', 'expert', 'context', 'stage'), None
   )
   assert rules.spec(('rows', 'length')) == PartitionSpec(
-    ('data', 'fsdp', 'expert'), 'context'
+    ('data', 'fsdp', 'expert', 'stage'), 'context'
   )
   assert rules.spec(()) == PartitionSpec()
 

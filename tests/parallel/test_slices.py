@@ -35,13 +35,13 @@ def _grid(config, devices):
 @pytest.mark.parametrize(
   ('config', 'across'),
   [
-    (MeshConfig(), (4, 1, 1, 1, 1)),
-    (MeshConfig(data=4, fsdp=-1), (4, 1, 1, 1, 1)),
-    (MeshConfig(data=2, fsdp=-1, model=2), (2, 2, 1, 1, 1)),
-    (MeshConfig(data=1, fsdp=-1), (1, 4, 1, 1, 1)),
-    (MeshConfig(data=2, fsdp=-1, across='fsdp'), (1, 4, 1, 1, 1)),
-    (MeshConfig(data=2, expert=-1, across='expert'), (1, 1, 4, 1, 1)),
-    (MeshConfig(data=1, expert=-1, granule='process'), (1, 1, 16, 1, 1)),
+    (MeshConfig(), (4, 1, 1, 1, 1, 1)),
+    (MeshConfig(data=4, fsdp=-1), (4, 1, 1, 1, 1, 1)),
+    (MeshConfig(data=2, fsdp=-1, model=2), (2, 1, 2, 1, 1, 1)),
+    (MeshConfig(data=1, fsdp=-1), (1, 1, 4, 1, 1, 1)),
+    (MeshConfig(data=2, fsdp=-1, across='fsdp'), (1, 1, 4, 1, 1, 1)),
+    (MeshConfig(data=2, expert=-1, across='expert'), (1, 1, 1, 4, 1, 1)),
+    (MeshConfig(data=1, expert=-1, granule='process'), (1, 1, 1, 16, 1, 1)),
   ],
 )
 def test_what_lies_along_the_slow_network(config, across):
@@ -62,10 +62,10 @@ def test_what_lies_along_the_slow_network(config, across):
 def test_by_hand():
   """Two slices of four: data over both, fsdp within each."""
   _, grid = _grid(MeshConfig(data=2, fsdp=4), _devices(2, 4))
-  ids = np.vectorize(lambda d: d.id)(grid)[:, :, 0, 0, 0]
+  ids = np.vectorize(lambda d: d.id)(grid)[:, 0, :, 0, 0, 0]
   assert ids.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
   _, grid = _grid(MeshConfig(data=2, fsdp=4, across='fsdp'), _devices(2, 4))
-  ids = np.vectorize(lambda d: d.id)(grid)[:, :, 0, 0, 0]
+  ids = np.vectorize(lambda d: d.id)(grid)[:, 0, :, 0, 0, 0]
   assert ids.tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
 
 
@@ -103,7 +103,14 @@ def test_what_does_not_fit(config, devices, message):
 def test_slices_that_cannot_be_cut_evenly():
   """Three processes of four devices, and sizes of which none has a three."""
   devices = _devices(3, 4, per_process=4)
-  sizes = {'data': 2, 'fsdp': 2, 'expert': 1, 'context': 1, 'model': 1}
+  sizes = {
+    'data': 2,
+    'stage': 1,
+    'fsdp': 2,
+    'expert': 1,
+    'context': 1,
+    'model': 1,
+  }
   with pytest.raises(errors.InputError, match='no axes of the mesh data=2'):
     meshes.slices_along(MeshConfig(granule='process'), sizes, devices)
 
@@ -111,6 +118,6 @@ def test_slices_that_cannot_be_cut_evenly():
 def test_one_slice_is_as_before():
   assert meshes.slices_along(
     MeshConfig(),
-    {'data': 8, 'fsdp': 1, 'expert': 1, 'context': 1, 'model': 1},
+    {'data': 8, 'stage': 1, 'fsdp': 1, 'expert': 1, 'context': 1, 'model': 1},
     _devices(1, 8),
-  ) == (1, 1, 1, 1, 1)
+  ) == (1, 1, 1, 1, 1, 1)

@@ -179,6 +179,7 @@ def test_the_command_writes_json(tmp_path, capsys, dense, monkeypatch):
   assert tree['fits'] is True
   assert tree['mesh'] == {
     'data': 2,
+    'stage': 1,
     'fsdp': 2,
     'expert': 1,
     'context': 1,
@@ -261,3 +262,31 @@ def test_arithmetic_leaves_out_what_cannot_fit():
 
 def test_count_is_the_same_as_the_command_s(dense):
   assert dense.counted == count.count(dense.run.model)
+
+
+@pytest.mark.soak
+def test_the_bubble_of_a_pipeline_is_in_the_figures(capsys):
+  """Two stages, four microbatches: layers compute five times for four.
+
+  The head and the loss are outside.
+  """
+  run = _run(
+    'model.moe.num_experts=0',
+    'model.attention=xla',
+    'model.remat=none',
+    'model.dtype=float32',
+    'mesh.data=1',
+    'mesh.stage=2',
+    'model.pipeline.microbatches=4',
+  )
+  planned = plan.make(run, topology.find('cpu:2'))
+  head = 6 * planned.counted.active_of['head'] * planned.tokens
+  layers = planned.model_flops - head
+  assert planned.cost.unknown_loops == 0
+  assert planned.cost.flops * 2 == pytest.approx(
+    layers * 5 / 4 + head, rel=1e-3
+  )
+  table.show(planned)
+  shown = ' '.join(capsys.readouterr().out.split())
+  assert '2 stages of 2 layers, passed by 4 microbatches' in shown
+  assert 'the bubble is 20.0% of the iterations' in shown

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 
 import pytest
@@ -11,6 +12,8 @@ from moejax import config
 from moejax.core import trees
 from moejax.model import build
 from moejax.model import remat as remats
+from moejax.model.pipeline import Pipeline
+from moejax.parallel import mesh as meshes
 from moejax.plan import count, rough
 from moejax.plan.chips import CHIPS
 from moejax.train import optimizer
@@ -34,7 +37,7 @@ def _rough(name, micro=1, chunks=1, remat='full', **sizes):
     model=dataclasses.replace(run.model, remat=remat, token_chunks=chunks),
     train=dataclasses.replace(run.train, micro_batches=micro),
   )
-  mesh = {'data': 1, 'fsdp': 1, 'expert': 1, 'context': 1, 'model': 1, **sizes}
+  mesh = dict.fromkeys(meshes.AXES, 1) | sizes
   return rough.of(run, mesh, V5P, counted)
 
 
@@ -157,4 +160,37 @@ def test_a_context_axis_splits_tokens_and_gathers_keys():
   tokens = run.train.batch_size / 36 / 32 * run.data.sequence_length
   assert pieces.num_bytes - rows.num_bytes == pytest.approx(
     tokens * 16 * 2 * 128 * 6
+  )
+
+
+def test_stages_share_the_layers_and_pay_for_the_bubble():
+  """Four stages, eight microbatches: 11 iterations for the work of 8.
+
+  On chips whose memory and network take no time. A stage has a quarter of what
+  is neither embedding nor head.
+  """
+  run, counted = _counted('ds_16b')
+  changes = {'remat': 'full', 'pipeline': Pipeline(1, 8)}
+  model = dataclasses.replace(run.model, **changes)
+  run = dataclasses.replace(run, model=model)
+  chip = dataclasses.replace(
+    V5P, hbm_bandwidth=math.inf, ici_bandwidth=math.inf
+  )
+  rows, stages = (
+    rough.of(run, dict.fromkeys(meshes.AXES, 1) | sizes, chip, counted)
+    for sizes in ({'data': 4}, {'stage': 4})
+  )
+  assert stages.seconds / rows.seconds == pytest.approx(11 / 8)
+  total_of = counted.total_of
+  layers = counted.total - total_of['embedding'] - total_of['head']
+  run = dataclasses.replace(
+    run, train=dataclasses.replace(run.train, batch_size=8)
+  )
+  rows, stages = (
+    rough.of(run, dict.fromkeys(meshes.AXES, 1) | sizes, chip, counted)
+    for sizes in ({'data': 4}, {'stage': 4})
+  )
+  # Parameters and two moments in float32, and gradients.
+  assert rows.num_bytes - stages.num_bytes == pytest.approx(
+    16 * layers * 3 / 4, rel=0.02
   )

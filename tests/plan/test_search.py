@@ -138,6 +138,7 @@ def test_a_search_that_compiles(tmp_path, capsys, monkeypatch):
   rows = json.loads(out.read_text())['rows']
   assert made[0].mesh == {
     'data': 1,
+    'stage': 1,
     'fsdp': 2,
     'expert': 1,
     'context': 1,
@@ -179,11 +180,14 @@ def test_without_a_setting_that_fits_more_devices_are_needed(ds_16b):
   assert text == ', by 5.0 GiB a device; take more devices'
 
 
-def test_a_search_keeps_the_context_axis():
+@pytest.mark.parametrize('axis', ['context', 'stage'])
+def test_a_search_keeps_axes_that_it_does_not_try(axis):
   run = config.load(TINY)
-  run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, context=2))
+  run = dataclasses.replace(
+    run, mesh=dataclasses.replace(run.mesh, **{axis: 2})
+  )
   found = search.meshes(run, 8)
-  assert {mesh.context for mesh in found} == {2}
+  assert {getattr(mesh, axis) for mesh in found} == {2}
   assert {
     mesh.data * mesh.fsdp * mesh.expert * mesh.model for mesh in found
   } == {4}

@@ -28,6 +28,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import errors
 from moejax.model.attention import narrow_values
+from moejax.parallel import inside
 from moejax.parallel import mesh as meshes
 
 LANES = 128
@@ -68,13 +69,14 @@ class Splash:
       )
     if why:
       raise errors.InputError(f'model.attention=splash {why}; use auto')
-    local = functools.partial(_local, self.interpret)
+    local: Callable[..., Any] = functools.partial(_local, self.interpret)
     if self.mesh is not None and self.mesh.size > 1:
-      heads = PartitionSpec(meshes.BATCH_AXES, None, 'model', None)
-      local = jax.shard_map(
+      rows = meshes.token_axes()
+      heads = PartitionSpec(rows, None, 'model', None)
+      local = inside.shard_map(
         local,
-        mesh=self.mesh,
-        in_specs=(heads, heads, heads, PartitionSpec(meshes.BATCH_AXES)),
+        self.mesh,
+        in_specs=(heads, heads, heads, PartitionSpec(rows)),
         out_specs=heads,
         # The kernel does not say over which axes its output varies: all.
         check_vma=False,

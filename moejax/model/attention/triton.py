@@ -18,6 +18,7 @@ the batch axes, heads over `model`.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from moejax.core import errors
 from moejax.model.attention import triton_kernels as kernels
+from moejax.parallel import inside
 from moejax.parallel import mesh as meshes
 
 PLATFORM = 'gpu'
@@ -61,13 +63,14 @@ class Triton:
       return self.otherwise(q_BLHK, k_BLGK, v_BLGV, segment_BL)
     if why:
       raise errors.InputError(f'model.attention=triton {why}; use auto')
-    local = functools.partial(_local, self.interpret)
+    local: Callable[..., Any] = functools.partial(_local, self.interpret)
     if self.mesh is not None and self.mesh.size > 1:
-      heads = PartitionSpec(meshes.BATCH_AXES, None, 'model', None)
-      local = jax.shard_map(
+      rows = meshes.token_axes()
+      heads = PartitionSpec(rows, None, 'model', None)
+      local = inside.shard_map(
         local,
-        mesh=self.mesh,
-        in_specs=(heads, heads, heads, PartitionSpec(meshes.BATCH_AXES)),
+        self.mesh,
+        in_specs=(heads, heads, heads, PartitionSpec(rows)),
         out_specs=heads,
         # The kernels do not say over which axes their outputs vary: all.
         check_vma=False,
