@@ -1,9 +1,9 @@
 """DeepSeek-V3, V2 and V2-Lite with multi-head latent attention.
 
-  python -m moejax.cli.count --config=configs/deepseek_v3.py
-  python -m moejax.cli.plan --config=configs/deepseek_v3.py \
+  moejax count --config=deepseek_v3
+  moejax plan --config=deepseek_v3 \
     --topology=v5p:8x16x16
-  python -m moejax.main --config=configs/deepseek_v3.py:tiny,v2
+  moejax train --config=deepseek_v3:tiny,v2
 
 The published settings (arXiv 2412.19437 and 2405.04434, and the released
 configs). Parameters, and those of them that a token uses without the

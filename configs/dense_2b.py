@@ -1,8 +1,8 @@
 """The dense model beside DeepSeekMoE 2B: 0.198B parameters, all of them active.
 
-  python -m moejax.cli.count --config=configs/dense_2b.py
-  python -m moejax.main --config=configs/dense_2b.py
-  python -m moejax.main --config=configs/dense_2b.py:tiny
+  moejax count --config=dense_2b
+  moejax train --config=dense_2b
+  moejax train --config=dense_2b:tiny
 
 What the 2B models of the paper become with one standard feed-forward in place
 of the experts (arXiv 2401.06066, section 4.1.3 and Table 1, "Dense", 0.2B); all

@@ -1,8 +1,8 @@
 """DeepSeekMoE 145B: 144.6B parameters, of which a token uses 22.2B.
 
-  python -m moejax.cli.count --config=configs/ds_145b.py
-  python -m moejax.cli.plan --config=configs/ds_145b.py --topology=v5p:8x8x8
-  python -m moejax.main --config=configs/ds_145b.py:tiny
+  moejax count --config=ds_145b
+  moejax plan --config=ds_145b --topology=v5p:8x8x8
+  moejax train --config=ds_145b:tiny
 
 Section 7 of the paper (arXiv 2401.06066): 128 routed experts, top-12, and 4
 shared ones in all layers but the first, each an eighth as wide as a standard

@@ -1,8 +1,8 @@
 """DeepSeekMoE 16B: 16.376B parameters, of which a token uses 2.829B.
 
-  python -m moejax.cli.count --config=configs/ds_16b.py
-  python -m moejax.cli.plan --config=configs/ds_16b.py --topology=v5p:4x4x4
-  python -m moejax.main --config=configs/ds_16b.py:tiny
+  moejax count --config=ds_16b
+  moejax plan --config=ds_16b --topology=v5p:4x4x4
+  moejax train --config=ds_16b:tiny
 
 Section 5 of the paper (arXiv 2401.06066): 64 routed experts, top-6, and 2
 shared ones in all layers but the first, each a quarter as wide as a standard
@@ -15,7 +15,7 @@ Made for a TPU v5p slice of 4 x 4 x 4 chips; not run at full size.
 
 Ours, where the paper is silent: compute in bfloat16, what is recomputed, the
 mesh, and a public text. A vocabulary of 100K is for a real run to make
-(python -m moejax.cli.train_tokenizer; data.vocab.path). The released model of
+(`moejax train_tokenizer`; data.vocab.path). The released model of
 the same shape is `configs/released.py:deepseek_moe_16b`.
 """
 

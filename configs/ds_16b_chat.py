@@ -1,8 +1,8 @@
 r"""DeepSeekMoE 16B Chat: the settings with which the paper tunes its 16B model.
 
-  python -m moejax.cli.count --config=configs/ds_16b_chat.py
-  python -m moejax.cli.plan --config=configs/ds_16b_chat.py --topology=v5p:4x4x4
-  python -m moejax.main --config=configs/ds_16b_chat.py \
+  moejax count --config=ds_16b_chat
+  moejax plan --config=ds_16b_chat --topology=v5p:4x4x4
+  moejax train --config=ds_16b_chat \
     --workdir=runs/16b_chat --config.start=runs/16b \
     --config.data.conversations=talks.jsonl \
     --config.data.chat.template=deepseek
@@ -16,7 +16,7 @@ Made for a TPU v5p slice of 4 x 4 x 4 chips; not run at full size.
 Ours, where the paper is silent: a batch of 1024 rows, so that train.steps is
 the number of steps if each row had one example (1.4M * 8 / 1024). Rows hold
 several, so set train.steps by the rows of your conversations, which
-moejax.cli.cache prints. Optimiser settings but the rate are those of
+`moejax cache` prints. Optimiser settings but the rate are those of
 pretraining. The conversations of the paper are not public.
 """
 

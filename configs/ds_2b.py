@@ -1,8 +1,8 @@
 """DeepSeekMoE 2B: 1.967B parameters, of which a token uses 0.316B.
 
-  python -m moejax.cli.count --config=configs/ds_2b.py
-  python -m moejax.main --config=configs/ds_2b.py
-  python -m moejax.main --config=configs/ds_2b.py:tiny
+  moejax count --config=ds_2b
+  moejax train --config=ds_2b
+  moejax train --config=ds_2b:tiny
 
 The validation model of the paper (arXiv 2401.06066, section 4.1; beside
 gshard_2b.py and dense_2b.py): 63 routed experts, top-7, and 1 shared expert in
@@ -16,8 +16,8 @@ The 0.316B are without routers and norms; with them they are 0.317B.
 Ours, where the paper is silent: SwiGLU, RMSNorm, rotary positions and untied
 embeddings (as in the authors' 16B model), bfloat16 compute, and a public text
 in place of their own. The vocabulary that is shipped was made from the
-minipile; for a real run make one of the run's own text (python -m
-moejax.cli.train_tokenizer) and set data.vocab.path.
+minipile; for a real run make one of the run's own text (`moejax
+train_tokenizer`) and set data.vocab.path.
 """
 
 from moejax import config

@@ -1,8 +1,8 @@
 """GShard beside DeepSeekMoE 2B: 1.967B parameters, a token uses 0.316B of them.
 
-  python -m moejax.cli.count --config=configs/gshard_2b.py
-  python -m moejax.main --config=configs/gshard_2b.py
-  python -m moejax.main --config=configs/gshard_2b.py:tiny
+  moejax count --config=gshard_2b
+  moejax train --config=gshard_2b
+  moejax train --config=gshard_2b:tiny
 
 The main baseline of the paper (arXiv 2401.06066, section 4.1.3 and Table 1): 16
 experts as wide as a standard feed-forward, top-2, all else as in ds_2b.py. The

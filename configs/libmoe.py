@@ -1,7 +1,7 @@
 """LibMoE's language models, 0.15B and 0.68B, with five of its algorithms.
 
-  python -m moejax.cli.count --config=configs/libmoe.py:v3_679m
-  python -m moejax.main --config=configs/libmoe.py:tiny,v2_158m
+  moejax count --config=libmoe:v3_679m
+  moejax train --config=libmoe:tiny,v2_158m
 
 LibMoE (arXiv 2411.00918, and 2505.10860 with the same code), behind the colon
 `<algorithm>_<size>`. Perplexity as printed for 158m and 679m:

@@ -1,7 +1,7 @@
 """The 13B models of the DeepSeekMoE paper's appendix, and GShard beside them.
 
-  python -m moejax.cli.count --config=configs/paper_13b.py:gshard_x1.5
-  python -m moejax.main --config=configs/paper_13b.py:tiny
+  moejax count --config=paper_13b:gshard_x1.5
+  moejax train --config=paper_13b:tiny
 
 Table 10 of arXiv 2401.06066, "larger" models trained on 100B tokens:
 

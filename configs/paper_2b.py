@@ -1,7 +1,7 @@
 """The 2B models of the DeepSeekMoE paper: 8 that it compares, 6 ablations.
 
-  python -m moejax.cli.count --config=configs/paper_2b.py:gshard_x1.5
-  python -m moejax.main --config=configs/paper_2b.py:tiny,shared_2
+  moejax count --config=paper_2b:gshard_x1.5
+  moejax train --config=paper_2b:tiny,shared_2
 
 All but the feed-forward is that of ds_2b.py, which is `deepseek_moe` here
 (arXiv 2401.06066, section 4.1.3). Columns: shared + active of routed experts;

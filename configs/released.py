@@ -1,7 +1,7 @@
 """Shapes, routing and balance of released models: 5 with experts, 3 dense.
 
-  python -m moejax.cli.count --config=configs/released.py:mixtral_8x7b
-  python -m moejax.main --config=configs/released.py:tiny,olmoe_1b_7b
+  moejax count --config=released:mixtral_8x7b
+  moejax train --config=released:tiny,olmoe_1b_7b
 
   deepseek_moe_16b   16.4B  2.8B   64 top-6 + 2 shared, the first layer dense
   mixtral_8x7b       46.7B  12.9B  8 top-2, renormalised

@@ -1,6 +1,6 @@
 """A small DeepSeekMoE that learns five domains of real text on a laptop.
 
-  python -m moejax.main --config=configs/tiny.py --workdir=runs/tiny
+  moejax train --config=tiny --workdir=runs/tiny
 
 Fine-grained experts (32 routed of width 96, top-6) and two isolated shared
 experts in all four layers: 9.7M parameters, of which a token uses 4.0M. Every

@@ -1,7 +1,7 @@
 """Every algorithm of the zoo by name, on one small model and one budget.
 
-  python -m moejax.main --config=configs/zoo.py:deepseek_v3
-  python -m moejax.cli.sweep --sweep=configs/sweeps/routers.py
+  moejax train --config=zoo:deepseek_v3
+  moejax sweep --sweep=routers
 
 An entry of ZOO states what its paper or release changes, at this size. All
 entries have one budget: in each of the 4 layers the experts have 1,536 hidden

@@ -21,7 +21,7 @@ Ten lines of use, from a config to a training step and a routing:
   (8,)
 
 A whole run, with checkpoints, evaluation and a report, is
-`moejax.train_run(run, workdir)`; `python -m moejax.main` does the same.
+`moejax.train_run(run, workdir)`; `moejax train` does the same.
 
 Every name in `__all__` is imported when it is first used, so `import moejax`
 imports neither JAX nor Flax.

@@ -1,8 +1,8 @@
 r"""Tunes a Hugging Face checkpoint, or a run's model, on conversations.
 
-  python -m moejax.main --config=configs/hf/chat.py:FOLDER \
+  moejax train --config=hf/chat:FOLDER \
     --workdir=runs/chat --config.data.conversations=talks.jsonl
-  python -m moejax.cli.chat --workdir=runs/chat
+  moejax chat --workdir=runs/chat
 
 FOLDER is a folder of any family in docs/models.md, or a workdir: imported,
 upcycled or trained. docs/chat.md has the schemas of conversations.

@@ -1,13 +1,13 @@
 """Goes on training a Hugging Face checkpoint of any family in docs/models.md.
 
-  python -m moejax.main --config=configs/hf/continue.py:FOLDER \
+  moejax train --config=hf/continue:FOLDER \
     --workdir=runs/more --config.data.files=my_texts
 
 FOLDER may also be a workdir: imported, upcycled or trained.
 
 The model, its balance losses and the tokenizer are those of the folder. The
 learning rate is small and constant after a warm-up, because the weights are
-trained already. `python -m moejax.cli.convert export` writes the result with
+trained already. `moejax convert export` writes the result with
 its tokenizer, chat template and generation settings.
 """
 

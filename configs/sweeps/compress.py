@@ -1,6 +1,6 @@
 """The runs of docs/studies/compress.md: the demo's model, with three seeds.
 
-  python -m moejax.cli.sweep --sweep=configs/sweeps/compress.py \
+  moejax sweep --sweep=compress \
     --workdir=runs/compress --processes=2
 
 32 routed experts of which a token uses 6, and two shared ones, in four layers,

@@ -1,7 +1,7 @@
 """Smaller models that learn again, for docs/studies/compress.md.
 
   python -m moejax.research.compress --workdir=runs/compress --make
-  python -m moejax.cli.sweep --sweep=configs/sweeps/compress_recovery.py \
+  moejax sweep --sweep=compress_recovery \
     --workdir=runs/compress_recovery --processes=2
 
 The first command makes the smaller models of the runs of

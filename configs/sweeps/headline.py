@@ -1,6 +1,6 @@
 """The comparison of the DeepSeekMoE paper, small: nine models, three seeds.
 
-  python -m moejax.cli.sweep --sweep=configs/sweeps/headline.py --processes=2 \
+  moejax sweep --sweep=headline --processes=2 \
     --out=docs/routers.md
 
 Dense, hash, Switch, GShard and DeepSeekMoE (arXiv 2401.06066, Table 1), V2 and

@@ -2,18 +2,18 @@ r"""Studies 1 and 2 with a hundred times the tokens, on one H200.
 
 On a machine with the text pipeline, once; the packed records are 20 MB:
 
-  MOEJAX_CACHE=records python -m moejax.cli.cache --config=configs/zoo.py
+  MOEJAX_CACHE=records moejax cache --config=zoo
 
 Copy the code and `records/` to the machine with the H200. It needs neither
 TensorFlow nor SeqIO, and reads no text. (The text that ships with the project
 could be packed there without them too.) There:
 
   export MOEJAX_CACHE=records XLA_PYTHON_CLIENT_PREALLOCATE=false
-  python -m moejax.cli.sweep --sweep=configs/sweeps/headline_h200.py \
+  moejax sweep --sweep=headline_h200 \
     --workdir=runs/h200 --processes=4
-  python -m moejax.research.order --sweep=configs/sweeps/headline_h200.py \
+  python -m moejax.research.order --sweep=headline_h200 \
     --workdir=runs/h200 --out=runs/h200
-  python -m moejax.research.redundancy --sweep=configs/sweeps/headline_h200.py \
+  python -m moejax.research.redundancy --sweep=headline_h200 \
     --workdir=runs/h200 --out=runs/h200
 
 The methods are those of Table 1 and Figure 3 of DeepSeekMoE (arXiv 2401.06066)

@@ -1,6 +1,6 @@
 """Every algorithm of the zoo once, at equal active and total parameters.
 
-  python -m moejax.cli.sweep --sweep=configs/sweeps/routers.py --processes=2 \
+  moejax sweep --sweep=routers --processes=2 \
     --out=docs/routers.md
 
 100 steps of 1,024 tokens of the minipile each: enough to see what trains and

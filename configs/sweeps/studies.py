@@ -1,9 +1,9 @@
 """The runs of docs/studies: each method with its best rate and three seeds.
 
-  python -m moejax.cli.sweep --sweep=configs/sweeps/studies_rates.py \
+  moejax sweep --sweep=studies_rates \
     --workdir=runs/studies --processes=2
   python -m moejax.research.learning_rates --workdir=runs/studies
-  python -m moejax.cli.sweep --sweep=configs/sweeps/studies.py \
+  moejax sweep --sweep=studies \
     --workdir=runs/studies --processes=2
 
 The first command trains every method with each of RATES and seed 0. The second

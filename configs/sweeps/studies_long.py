@@ -1,6 +1,6 @@
 """Five methods of configs/sweeps/studies.py with six times the tokens.
 
-  python -m moejax.cli.sweep --sweep=configs/sweeps/studies_long.py \
+  moejax sweep --sweep=studies_long \
     --workdir=runs/studies_long --processes=2
 
 3.1M tokens a run, ten times those of configs/sweeps/headline.py, for the

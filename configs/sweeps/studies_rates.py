@@ -1,6 +1,6 @@
 """Every method of configs/sweeps/studies.py with three learning rates, seed 0.
 
-  python -m moejax.cli.sweep --sweep=configs/sweeps/studies_rates.py \
+  moejax sweep --sweep=studies_rates \
     --workdir=runs/studies --processes=2
 
 All methods get the same effort: the same three rates, one run of full length

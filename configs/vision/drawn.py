@@ -1,7 +1,7 @@
 r"""A tiny model with experts learns to see, in LibMoE's three stages.
 
-  python -m moejax.cli.scenes --to=scenes
-  python -m moejax.cli.stages --config=configs/vision/drawn.py:scenes \
+  moejax scenes --to=scenes
+  moejax stages --config=vision/drawn:scenes \
     --workdir=runs/drawn
 
 LibMoE (arXiv 2411.00918, section 3.2) joins a vision encoder and a language

@@ -1,8 +1,8 @@
 r"""LibMoE's vision-language model, and its seven algorithms.
 
-  python -m moejax.cli.convert upcycle --workdir=runs/dense --to=runs/xmoe \
+  moejax convert upcycle --workdir=runs/dense --to=runs/xmoe \
     --experts=configs/vision/libmoe.py:xmoe
-  python -m moejax.main --config=configs/vision/libmoe.py:shared_v3 ...
+  moejax train --config=vision/libmoe:shared_v3 ...
 
 LibMoE (arXiv 2411.00918) puts experts into all feed-forwards of a SigLIP and
 into the connector; the decoder, of the sizes of Phi-3.5-mini, stays dense.

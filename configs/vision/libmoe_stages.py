@@ -1,10 +1,10 @@
 r"""LibMoE's three stages of a vision-language model, at its sizes and rates.
 
-  python -m moejax.cli.stages --config=configs/vision/libmoe_stages.py:WORKDIR \
+  moejax stages --config=vision/libmoe_stages:WORKDIR \
     --workdir=runs/libmoe
 
 WORKDIR has the weights of encoder and language model, as
-`moejax.cli.convert` joins them (docs/vision_training.md); the paper's are
+`moejax convert` joins them (docs/vision_training.md); the paper's are
 SigLIP-so400m-patch14-224 and Phi-3.5-mini. Section 3.2 and appendices A.1 and
 B.1 of the paper (arXiv 2411.00918), on 4 GPUs:
 

@@ -1,6 +1,6 @@
 """MEASURES: what the routers of a trained model do, by the measure's name.
 
-  python -m moejax.cli.analyse --workdir=runs/tiny --measures=top_experts
+  moejax analyse --workdir=runs/tiny --measures=top_experts
 
 A measure is a pure function in measures/NAME.py. It takes what its entry says
 that it `needs`: 'counts' is a `RoutingStatistics` (statistics.py), which any

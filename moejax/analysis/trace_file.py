@@ -132,7 +132,7 @@ class TraceFile:
     if text is None:
       raise errors.InputError(
         f'{self.path} is not a trace: its metadata has no {KEY.decode()}; '
-        'python -m moejax.cli.trace writes traces'
+        'moejax trace writes traces'
       )
     version = json.loads(text)['version']
     if version != VERSION:

@@ -44,7 +44,7 @@ class TraceFolder(Sequence[Trace]):
     """Reads the headers of the files and compares them.
 
     Args:
-      folder: folder of files that `moejax.cli.trace` wrote, or some of the
+      folder: folder of files that `moejax trace` wrote, or some of the
         files, joined by commas.
       steps: the checkpoints; None for all.
       domains: names of the domains to read; None for all.
@@ -58,8 +58,7 @@ class TraceFolder(Sequence[Trace]):
     paths = _paths(folder)
     if not paths:
       raise errors.InputError(
-        f'{folder} has no trace; make some with python -m moejax.cli.trace '
-        '--workdir=...'
+        f'{folder} has no trace; make some with moejax trace --workdir=...'
       )
     opened = {file.header.step: file for file in map(TraceFile, paths)}
     for step in steps or ():
@@ -71,8 +70,8 @@ class TraceFolder(Sequence[Trace]):
     if several and len(self.files) < 2:
       raise errors.InputError(
         f'{folder} has no second checkpoint to compare step '
-        f'{self.files[0].header.step} with; trace more with python -m '
-        'moejax.cli.trace --checkpoints=all (train.keep_checkpoints_at keeps '
+        f'{self.files[0].header.step} with; trace more with moejax '
+        'trace --checkpoints=all (train.keep_checkpoints_at keeps '
         'checkpoints of a run)'
       )
     for file in self.files[1:]:

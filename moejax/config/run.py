@@ -22,7 +22,7 @@ class ReportConfig(fields.Checked):
       for none.
     page: whether the page of the run, report.html, is written.
     trace_tokens: about how many tokens of the validation sets are traced at
-      each evaluation, for the page and moejax.cli.analyse; 0 for none. A run of
+      each evaluation, for the page and moejax analyse; 0 for none. A run of
       several processes has no traces.
   """
 

@@ -16,7 +16,7 @@ A config file that has several stages lists them under STAGES, and its
   def get_config(words):
     folder, _, stage = words.rpartition(',')
 
-`python -m moejax.cli.stages --config=FILE:FOLDER` then trains FILE:FOLDER,text,
+`moejax stages --config=FILE:FOLDER` then trains FILE:FOLDER,text,
 FILE:FOLDER,sight and so on.
 """
 
@@ -70,7 +70,7 @@ def read(spec: str) -> tuple[Stage, ...]:
   stages = getattr(user_files.load(path, 'config'), 'STAGES', None)
   if not stages:
     raise errors.InputError(
-      f'{path} has no STAGES: train it with moejax.main, or list its stages '
+      f'{path} has no STAGES: train it with moejax train, or list its stages '
       '(docs/vision_training.md)'
     )
   if not isinstance(stages, tuple | list):

@@ -48,7 +48,7 @@ def of_llava(parts: llava.LlavaPlan) -> load.ImportPlan:
     what += '' if parts.left_out == 0 else ' a patch'
     raise errors.InputError(
       f'{parts.folder.path}: {key}={strategy} of config.json {what}, and '
-      'model.vision reads the patches alone, all of them; moejax.cli.llava '
+      'model.vision reads the patches alone, all of them; moejax llava '
       'answers with such a model'
     )
   vision = Encoder(

@@ -134,8 +134,8 @@ def ending(error: BaseException, keeps: bool = True) -> tuple[int, str] | None:
       DOES_NOT_FIT,
       f'does not fit: {reason}; of a run, set train.micro_batches or '
       'model.token_chunks higher, model.remat=full, a smaller '
-      'train.batch_size, or mesh.fsdp over more devices (python -m '
-      'moejax.cli.plan says what fits); its last checkpoint is whole',
+      'train.batch_size, or mesh.fsdp over more devices (moejax '
+      'plan says what fits); its last checkpoint is whole',
     )
   return None
 

@@ -10,7 +10,7 @@ caches.
 Opening a cache of up to 256 MB compares the checksums of `meta.json` and of all
 shards (0.17 s for 256 MB in memory). Opening a larger one compares the checksum
 of `meta.json` and the sizes of the shards only, so that terabytes are not read
-before the first step; `python -m moejax.cli.cache` compares all checksums.
+before the first step; `moejax cache` compares all checksums.
 
 `prune` needs to know which caches are in use: an open cache holds a shared
 lock, and the modification time of its `meta.json` is when it was last opened.

@@ -322,7 +322,7 @@ class SentencePiece(fields.Checked):
 class Ids(fields.Checked):
   """The vocabulary of a model that came without a tokenizer: ids, no text.
 
-  Prompts are given to `moejax.cli.generate` as ids; to train on text, set
+  Prompts are given to `moejax generate` as ids; to train on text, set
   another `data.vocab`.
 
   Attributes:
@@ -349,7 +349,7 @@ class Ids(fields.Checked):
     del text
     raise errors.InputError(
       'data.vocab.name=ids: the model came without a tokenizer, so there is no '
-      'text for it; set data.vocab, or give ids (moejax.cli.generate '
+      'text for it; set data.vocab, or give ids (moejax generate '
       '--prompt_ids=1,2,3)'
     )
 

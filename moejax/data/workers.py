@@ -126,7 +126,7 @@ class _Worker:
       how = f'code {code}' if code >= 0 else signal.Signals(-code).name
       raise errors.InputError(
         f'a process that works on text ended early ({how}), as when memory '
-        'runs out: run again with fewer --processes of moejax.cli.cache; '
+        'runs out: run again with fewer --processes of moejax cache; '
         'finished shards are kept'
       ) from None
     if error is not None:

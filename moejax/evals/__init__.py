@@ -1,6 +1,6 @@
 """EVALS: every evaluation of a trained model by its name.
 
-  python -m moejax.cli.evaluate --workdir=runs/tiny --evals=perplexity
+  moejax evaluate --workdir=runs/tiny --evals=perplexity
 
 An evaluation is a function from a `Subject` (evals/subject.py: model, weights,
 data, vocabulary) to rows of values, {row: {name: value}}, which `json.dumps`

@@ -1,7 +1,7 @@
 """PUBLISHED: scores that papers print, by suite and column, in percent.
 
 They are copied from the papers and were measured by their authors, with
-prompts that are only known in part; `moejax.cli.evaluate` marks them as
+prompts that are only known in part; `moejax evaluate` marks them as
 published. DeepSeekMoE is arXiv 2401.06066; the others are arXiv 2505.10860,
 whose models LibMoE trains. Losses and bits per byte of the papers' own
 validation sets are left out.

@@ -13,7 +13,7 @@ def samples(subject: Subject) -> dict[str, dict[str, str]]:
 
   There are no rows for made-up rows of ids, or if prompts are too long.
 
-  Tokens are drawn as `moejax.cli.generate` draws them.
+  Tokens are drawn as `moejax generate` draws them.
   """
   vocab = subject.data.vocab
   if vocab is None:

@@ -78,5 +78,5 @@ class Sampling:
     return jnp.where(keep_BV, logits_BV, -jnp.inf)
 
 
-# The default of reports and of `moejax.cli.generate`.
+# The default of reports and of `moejax generate`.
 USUAL = Sampling(temperature=0.7, top_p=0.9)

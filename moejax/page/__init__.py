@@ -1,7 +1,7 @@
 """SECTIONS: the page that shows a run, by the name of each section.
 
-  python -m moejax.cli.report --workdir=runs/tiny
-  python -m moejax.cli.report --workdir=runs/a --workdir=runs/b --out=both.html
+  moejax report --workdir=runs/tiny
+  moejax report --workdir=runs/a --workdir=runs/b --out=both.html
 
 A section is a file in sections/ whose function takes a `PageData` (data.py:
 what a workdir holds) and returns HTML, or None if the workdir lacks what it

@@ -36,7 +36,7 @@ class PageData:
     metrics: records of metrics.jsonl, in order of their steps.
     report: report.json of a finished run.
     goodput: goodput.json, seconds by activity.
-    plan: plan.json, as `moejax.cli.plan --out` writes it.
+    plan: plan.json, as `moejax plan --out` writes it.
     measures: rows of each measure of the traces, {row: {column: value}}.
     interventions: interventions/NAME.json, by name.
     published: published curves by measure and name: [share of training in %,

@@ -6,7 +6,7 @@
     --recovery=runs/compress_recovery
 
 The first command sweeps over methods of compression on every finished run of
-configs/sweeps/compress.py, as `moejax.cli.compress --sweep` does. It writes the
+configs/sweeps/compress.py, as `moejax compress --sweep` does. It writes the
 tables of docs/studies/compress.md, compress.png and compress.json:
 
   methods    every method at every number of experts

@@ -1,6 +1,6 @@
 r"""The best learning rate of each method, by one run for each rate.
 
-  python -m moejax.cli.sweep --sweep=configs/sweeps/studies_rates.py \
+  moejax sweep --sweep=studies_rates \
     --workdir=runs/studies --processes=2
   python -m moejax.research.learning_rates --workdir=runs/studies
 

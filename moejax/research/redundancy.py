@@ -3,7 +3,7 @@
   python -m moejax.research.redundancy --workdir=runs/studies
 
 It intervenes on every finished run of gshard and deepseek_moe, as
-`moejax.cli.intervene` does, and writes the tables of
+`moejax intervene` does, and writes the tables of
 docs/studies/redundancy.md, redundancy.png and redundancy.json:
 
   mask_top   the most probable experts masked: DeepSeekMoE's Figure 4

@@ -76,8 +76,8 @@ def finished(
       )
   if not runs:
     raise errors.InputError(
-      f'no run of {sweep_file} is finished in {workdir}; train with python -m '
-      f'moejax.cli.sweep --sweep={shlex.quote(str(sweep_file))} '
+      f'no run of {sweep_file} is finished in {workdir}; train with moejax '
+      f'sweep --sweep={shlex.quote(str(sweep_file))} '
       f'--workdir={shlex.quote(str(workdir))}'
     )
   return runs

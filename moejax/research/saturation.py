@@ -3,7 +3,7 @@
   python -m moejax.research.saturation --workdir=runs/studies
 
 It traces the kept checkpoints of every finished run of four methods, as
-`moejax.cli.trace` does, measures them, and writes the tables of
+`moejax trace` does, measures them, and writes the tables of
 docs/studies/saturation.md, saturation.png and saturation.json:
 
   saturation   shares of the final experts that a checkpoint chooses already

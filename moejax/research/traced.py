@@ -19,7 +19,7 @@ def traces(
 
   Args:
     run: the run.
-    checkpoints: which, as for `moejax.cli.trace`.
+    checkpoints: which, as for `moejax trace`.
     tokens: number of tokens of the validation sets.
 
   Raises:

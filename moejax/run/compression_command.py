@@ -175,13 +175,12 @@ def in_words(
     f'{to} holds step {about["step"]} of {about["from"]} with {number} of '
     f'{about["experts"][0]} experts in each layer, by {about["method"]}: '
     f'{new:,} of {old:,} parameters, {_megabytes(about)}.',
-    f'evaluate   python -m moejax.cli.evaluate --workdir={quoted}',
-    f'generate   python -m moejax.cli.generate --workdir={quoted}',
-    'recover    python -m moejax.main '
-    f'--config=configs/hf/continue.py:{quoted} --workdir=runs/NEW '
+    f'evaluate   moejax evaluate --workdir={quoted}',
+    f'generate   moejax generate --workdir={quoted}',
+    'recover    moejax train '
+    f'--config=hf/continue:{quoted} --workdir=runs/NEW '
     f'--config.train.distillation.teacher={source}{more}',
-    f'export     python -m moejax.cli.convert export --workdir={quoted} '
-    '--to=FOLDER',
+    f'export     moejax convert export --workdir={quoted} --to=FOLDER',
   ]
 
 

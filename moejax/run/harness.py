@@ -4,7 +4,7 @@
 
 The class is made when it is first asked for, since it is derived from one of
 lm_eval's. setup.cfg names it as an entry point, by which later releases of
-lm_eval than 0.4.13 find it; `moejax.cli.lm_eval` registers it with any release.
+lm_eval than 0.4.13 find it; `moejax lm_eval` registers it with any release.
 """
 
 import functools

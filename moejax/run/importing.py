@@ -57,7 +57,7 @@ def import_folder(folder: str, path: str, say: Say, note: Say) -> None:
     say(line)
   lacks = tokenizer.lacking(plan.folder.path)
   if lacks:
-    say(f'{lacks}; prompts are ids: moejax.cli.generate --prompt_ids=1,2,3')
+    say(f'{lacks}; prompts are ids: moejax generate --prompt_ids=1,2,3')
 
 
 def run_of(plan: load.ImportPlan, workdir: epath.Path) -> Run:

@@ -196,7 +196,7 @@ def open_source(
   Raises:
     InputError: as `analyse`, or the traces are of another run.
   """
-  command = f'python -m moejax.cli.trace --workdir={shlex.quote(workdir)}'
+  command = f'moejax trace --workdir={shlex.quote(workdir)}'
   own = epath.Path(workdir) / trace_files.FOLDER
   place = choice.place or str(own)
   if choice.place is None and not any(own.glob('*.parquet')):
@@ -249,5 +249,5 @@ def _check_run(workdir: str, place: str, header: Header) -> None:
   if header.model != trace_files.fingerprint(run, opened.model, extra):
     raise errors.InputError(
       f'{place} has traces of another model than that of {workdir}; trace this '
-      f'one with python -m moejax.cli.trace --workdir={shlex.quote(workdir)}'
+      f'one with moejax trace --workdir={shlex.quote(workdir)}'
     )

@@ -3,7 +3,7 @@
 Without compiling, only a lower bound is known: the weights with the moments of
 AdamW, and the input of every layer, which the backward pass needs whatever is
 computed again. A run above the bound would end in an error of the allocator, or
-be killed by the system without a word. `python -m moejax.cli.plan` compiles the
+be killed by the system without a word. `moejax plan` compiles the
 step and says all that it needs.
 """
 
@@ -67,7 +67,7 @@ def check(run: Run, model: build.Model, num_processes: int = 1) -> None:
     f'tokens); {devices.size} {devices.flat[0].platform} '
     f'device{"s have" if devices.size > 1 else " has"} {_gib(num_bytes)}. Take '
     'a smaller model, train.batch_size or data.sequence_length, more '
-    'train.micro_batches, or more devices; python -m moejax.cli.plan says what '
+    'train.micro_batches, or more devices; moejax plan says what '
     'fits'
   )
 

@@ -1,6 +1,6 @@
 r"""The processes of a run: the flags of a command, joining, and the end.
 
-  python -m moejax.main --config=... --workdir=/shared/run \
+  moejax train --config=... --workdir=/shared/run \
     --coordinator=node0:9876 --num-processes=2 --process-id=0   (and =1)
 
 On TPU pods, Slurm, indexed Kubernetes jobs and Open MPI these flags are not

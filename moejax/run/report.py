@@ -184,19 +184,17 @@ def show(report: dict[str, Any], screen: Screen) -> None:
   quoted = shlex.quote(folder)
   talks = any('exact' in row for row in report['domains'].values())
   asked = "--chat --prompt='Hello'" if talks else "--prompt='In the'"
-  screen.command(f'python -m moejax.cli.generate --workdir={quoted} {asked}')
+  screen.command(f'moejax generate --workdir={quoted} {asked}')
   if any(
     row['bits_per_byte'] is not None for row in report['domains'].values()
   ):
-    screen.command(
-      f'python -m moejax.cli.evaluate --workdir={quoted} --suite=offline'
-    )
+    screen.command(f'moejax evaluate --workdir={quoted} --suite=offline')
   screen.command(
     ('' if importlib.util.find_spec('tensorboard') else INSTALL)
     + f'tensorboard --logdir={quoted}/tensorboard'
   )
   screen.command(
-    'python -m moejax.main --config=configs/tiny.py --workdir=runs/my_texts '
+    'moejax train --config=tiny --workdir=runs/my_texts '
     "--config.data.files='/my/texts/*.txt'"
   )
 

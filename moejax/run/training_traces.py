@@ -2,7 +2,7 @@
 
 So the page and the measures of a run have its past, as saturation and change
 rate need, without a checkpoint of each step. The files are those of
-`moejax.cli.trace`, with `while_training` in their request; a call of that
+`moejax trace`, with `while_training` in their request; a call of that
 command for another text replaces them.
 """
 

@@ -140,8 +140,7 @@ def load(path: str) -> list[SweepRun]:
   get_sweep = getattr(user_files.load(file, 'sweep'), 'get_sweep', None)
   if not callable(get_sweep):
     raise errors.InputError(
-      f'{path} has no function get_sweep(); a config file is for '
-      'python -m moejax.main'
+      f'{path} has no function get_sweep(); a config file is for moejax train'
     )
   runs = user_files.call(file, get_sweep)
   is_list = isinstance(runs, list) and len(runs) > 0

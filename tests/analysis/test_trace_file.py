@@ -114,7 +114,7 @@ def test_what_is_no_trace_is_one_line(path, tmp_path):
   with pytest.raises(errors.InputError, match='is not Parquet'):
     trace_file.read(path)
   parquet.write_table(pa.table({'a': [1]}), path)
-  with pytest.raises(errors.InputError, match='moejax.cli.trace writes traces'):
+  with pytest.raises(errors.InputError, match='moejax trace writes traces'):
     trace_file.read(path)
   traces.write(path, [traces.made_up()])
   schema = parquet.read_schema(path)

@@ -36,7 +36,7 @@ def test_a_stage_is_the_last_word_of_its_config(tmp_path):
 @pytest.mark.parametrize(
   ('listed', 'message'),
   [
-    ('', r'mine\.py has no STAGES: train it with moejax\.main'),
+    ('', r'mine\.py has no STAGES: train it with moejax train'),
     ("'a',", r"STAGES has 'a', which is no config\.Stage"),
     ('3', 'STAGES is 3, and no tuple'),
     ("config.Stage('a'), config.Stage('b', 'a')", "starts='a', .* wants a na"),

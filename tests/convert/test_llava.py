@@ -235,5 +235,5 @@ def test_tied_embeddings_are_named_inside_or_outside(tmp_path):
 
 
 def test_the_command_convert_names_the_command_for_it():
-  with pytest.raises(errors.InputError, match=r'moejax\.cli\.llava reads it'):
+  with pytest.raises(errors.InputError, match='moejax llava reads it'):
     load.plan(folder.open_folder(str(helper.GOLDEN / 'clip')))

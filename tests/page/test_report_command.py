@@ -35,7 +35,7 @@ def test_a_page_is_written_into_the_workdir(tmp_path, capsys):
   text = path.read_text()
   assert text.startswith('<!DOCTYPE html>')
   assert '<h1>run</h1>' in text
-  assert 'Interventions: it needs results of moejax.cli.intervene.' in text
+  assert 'Interventions: it needs results of moejax intervene.' in text
 
 
 def test_interventions_are_found(tmp_path):

@@ -115,7 +115,7 @@ def test_what_is_not_there_is_one_line(workdir, name, choice, words):
 
 def test_without_traces_the_command_that_makes_them_is_named(tmp_path):
   for name, flags in (('margin', '$'), ('saturation', ' --checkpoints=all')):
-    command = rf'python -m moejax.cli.trace --workdir={tmp_path}{flags}'
+    command = rf'moejax trace --workdir={tmp_path}{flags}'
     with pytest.raises(errors.InputError, match=command):
       rows(str(tmp_path), name)
   assert analysing.measured(str(tmp_path)) == {}

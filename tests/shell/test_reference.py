@@ -6,6 +6,7 @@ After a change of flags, write it anew with
 """
 
 import argparse
+import ast
 import importlib
 import json
 import os
@@ -92,10 +93,48 @@ def test_every_help_ends_in_examples_of_the_command(name):
     assert any(f'{program} ' in f'{one} ' for one in commands), program
 
 
+# A command in a line, behind what may stand before it: `node0$ A=1 moejax ...`.
+COMMAND = re.compile(
+  rf'^(?:\s|\S+\$ |[A-Z_]+=\S+ |\S*bin/|.*\| )*'
+  rf'(moejax (?:{"|".join(COMMANDS)})\b.*)'
+)
+
+
+def _commands(lines):
+  """The commands of lines, without what ends them, with a number for `$i`."""
+  found = (COMMAND.match(line) for line in lines)
+  words = [match[1].rstrip('.& ') for match in found if match]
+  return [' '.join(re.sub(r'\$\w+', '1', one).split()) for one in words]
+
+
+def _of_page(path):
+  blocks = re.findall(r'^```\n(.*?)^```', path.read_text(), re.M | re.S)
+  return _commands(''.join(blocks).replace('\\\n', ' ').splitlines())
+
+
+def _of_docstring(text):
+  return _commands(examples.commands(text))
+
+
 EXAMPLES = sorted({
-  one.rpartition('| ')[2]
+  one
   for module in COMMANDS.values()
-  for one in examples.commands(reference.docstring(module))
+  for one in _of_docstring(reference.docstring(module))
+})
+
+
+def _doc(path):
+  return ast.get_docstring(ast.parse(path.read_text())) or ''
+
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
+WRITTEN = sorted({
+  one
+  for one in [
+    *(one for path in PAGES for one in _of_page(path)),
+    *(one for path in CONFIGS for one in _of_docstring(_doc(path))),
+  ]
 })
 
 
@@ -104,23 +143,32 @@ def keys():
   return {key.path for key in [*listing.keys()]}
 
 
-@pytest.mark.parametrize('example', EXAMPLES)
+# Files that a reader has, not we.
+OWN = {'FILE', 'my.py', 'my_sweep.py'}
+
+
+@pytest.mark.parametrize('example', sorted({*EXAMPLES, *WRITTEN}))
 def test_an_example_has_the_flags_configs_and_keys_that_are_there(
   example, parser_of, keys
 ):
   program, name, *words = shlex.split(example)
   assert program == 'moejax'
   assert name in COMMANDS
-  if name in FOREIGN:
+  if name in FOREIGN or words == ['--help']:
     return
   args, overrides = command.parse(parser_of(name), words)
   for kind in ('config', 'sweep'):
     spec = getattr(args, kind, None)
-    if isinstance(spec, str) and spec != 'FILE:ARG':
+    if isinstance(spec, str):
       path = spec.partition(':')[0]
+      if path in OWN:
+        continue
       assert shipped.find(path, kind) != path, f'{kind} {path} is not shipped'
-  assert {key for key, _ in overrides} <= keys
+  for key, _ in overrides:
+    key = re.sub(r'(?<=^data\.sources\.)\w+', 'NAME', key)
+    assert key.removesuffix('.name') in keys
 
 
 def test_examples_are_many():
   assert len(EXAMPLES) > 60
+  assert len(WRITTEN) > 100

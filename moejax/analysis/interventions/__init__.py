@@ -1,6 +1,6 @@
 """INTERVENTIONS: changes of how a trained model routes, by their names.
 
-  python -m moejax.cli.intervene --workdir=runs/tiny --what=mask_top
+  moejax intervene --workdir=runs/tiny --what=mask_top
 
 An intervention makes the config of a trained model into that of a changed model
 with the same parameters:

@@ -36,7 +36,7 @@ class Replay(base.Intervention):
     del config, value, layers
     raise errors.InputError(
       'the routing is that of another model, which no config holds; it can be '
-      'evaluated by moejax.cli.intervene alone'
+      'evaluated by moejax intervene alone'
     )
 
 

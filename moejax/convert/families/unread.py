@@ -40,9 +40,9 @@ LACKING = {
 
 # By model_type: the command that reads models which are no language models.
 COMMANDS = {
-  'clip_vision_model': 'moejax.cli.encoder',
-  'llava': 'moejax.cli.llava',
-  'siglip_vision_model': 'moejax.cli.encoder',
+  'clip_vision_model': 'moejax encoder',
+  'llava': 'moejax llava',
+  'siglip_vision_model': 'moejax encoder',
 }
 
 

@@ -29,7 +29,7 @@ class Images(fields.Checked):
       place counts. A tokenizer of Hugging Face must have it as one token.
     read: how files are read.
     prepare: how images are prepared for the encoder.
-    features: a file of features, as `moejax.cli.encoder features` writes it, in
+    features: a file of features, as `moejax encoder features` writes it, in
       place of the pixels of the images. The encoder must be frozen then.
   """
 

@@ -140,5 +140,5 @@ def ends(rows: list[Mapping[str, Any]], column: str) -> dict[str, Any]:
 SECTION = Section(
   'Certainty of routers',
   certainty,
-  'a trace: report.trace_tokens, or moejax.cli.trace',
+  'a trace: report.trace_tokens, or moejax trace',
 )

@@ -112,5 +112,5 @@ def packed(values: np.ndarray) -> str:
 SECTION = Section(
   'Text by expert',
   coloured,
-  'a trace of text: report.trace_tokens, or moejax.cli.trace',
+  'a trace of text: report.trace_tokens, or moejax trace',
 )

@@ -81,5 +81,5 @@ def favourites(by_layer: Mapping[int, list[Mapping[str, Any]]]) -> Html:
 
 
 SECTION = Section(
-  'Domains', domains, 'a trace: report.trace_tokens, or moejax.cli.trace'
+  'Domains', domains, 'a trace: report.trace_tokens, or moejax trace'
 )

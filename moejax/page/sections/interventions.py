@@ -85,6 +85,4 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Html:
   return markup.element('details', summary, inner)
 
 
-SECTION = Section(
-  'Interventions', interventions, 'results of moejax.cli.intervene'
-)
+SECTION = Section('Interventions', interventions, 'results of moejax intervene')

@@ -132,6 +132,6 @@ SECTION = Section(
   'Similarity of experts',
   similarity,
   'a trace, and weights of its step in a model that is small enough to be read '
-  'at once; or moejax.cli.analyse --measures=weight_similarity,'
+  'at once; or moejax analyse --measures=weight_similarity,'
   'output_similarity',
 )

@@ -121,5 +121,5 @@ SECTION = Section(
   'Saturation and change of routing',
   stability,
   'traces of at least two checkpoints: report.trace_tokens, or '
-  'moejax.cli.trace --checkpoints=all',
+  'moejax trace --checkpoints=all',
 )

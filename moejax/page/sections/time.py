@@ -89,6 +89,4 @@ def measurements(data: PageData) -> dict[str, float]:
   }
 
 
-SECTION = Section(
-  'Time', time, 'goodput.json; plan.json (moejax.cli.plan --out)'
-)
+SECTION = Section('Time', time, 'goodput.json; plan.json (moejax plan --out)')

@@ -93,5 +93,5 @@ def clustered(share_EE: np.ndarray) -> Sequence[int]:
 SECTION = Section(
   'Co-activation',
   together,
-  'a trace: report.trace_tokens, or moejax.cli.trace',
+  'a trace: report.trace_tokens, or moejax trace',
 )

@@ -64,5 +64,5 @@ def table(
 SECTION = Section(
   'Tokens of experts',
   vocabulary,
-  'a trace of text: report.trace_tokens, or moejax.cli.trace',
+  'a trace of text: report.trace_tokens, or moejax trace',
 )

@@ -260,7 +260,7 @@ def test_a_router_that_cannot_be_changed_is_one_line(name, router):
     ('forbid=-1', 'the number of the expert must be from 0 to 5'),
     ('uniform=-1', 'the seed must be from 0 to'),
     ('no_shared=1', 'the model has no shared experts (model.moe.num_shared=0)'),
-    ('replay=10', 'evaluated by moejax.cli.intervene alone'),
+    ('replay=10', 'evaluated by moejax intervene alone'),
   ],
 )
 def test_a_bad_value_is_one_line(text, words):
