@@ -76,10 +76,13 @@ test-light:
 	$(PYTHON) -m venv $(LIGHT_VENV)
 	$(LIGHT_VENV)/bin/python -m pip install -q --disable-pip-version-check .
 	cd $(LIGHT_VENV) && for command in \
-	  'moejax.main --config=tiny --config.train.steps=2 --config.opt.schedule.warmup=1 --workdir=run' \
-	  'moejax.cli.generate --workdir=run --prompt=The --max_new_tokens=2' \
-	  'moejax.cli.trace --workdir=run' 'moejax.cli.analyse --workdir=run'; \
-	do echo "$$command" && bin/python -m $$command || exit 1; done
+	  'moejax doctor --only=packages,features,disk' \
+	  'moejax train --config=tiny --config.train.steps=2 --config.opt.schedule.warmup=1 --workdir=run' \
+	  'moejax generate --workdir=run --prompt=The --max_new_tokens=2' \
+	  'moejax trace --workdir=run' 'moejax analyse --workdir=run' \
+	  'moejax completion bash' \
+	  'moejax completion words moejax\ train\ --config.train.st'; \
+	do echo "$$command" && eval "bin/$$command" || exit 1; done
 	! $(LIGHT_VENV)/bin/python -m pip show tensorflow 2>/dev/null
 
 # The first of these programs that is there. On Ubuntu chromium is a snap, which

@@ -86,7 +86,7 @@ def _candidates(before: Sequence[str], partial: str) -> list[str]:
     return _help_words(rest)
   if name not in reference.modules():
     return []
-  command = reference.references().get(name, Reference())
+  command = reference.of(name)
   if command.subcommands:
     chosen = [word for word in rest if word in command.subcommands]
     if not chosen:
@@ -98,7 +98,7 @@ def _candidates(before: Sequence[str], partial: str) -> list[str]:
 def _help_words(rest: Sequence[str]) -> list[str]:
   if not rest:
     return [*reference.modules()]
-  command = reference.references().get(rest[0], Reference())
+  command = reference.of(rest[0])
   return [*command.subcommands] if len(rest) == 1 else []
 
 

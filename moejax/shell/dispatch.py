@@ -86,7 +86,7 @@ def _asks_help(words: Sequence[str]) -> bool:
 
 def _show_help(name: str, words: Sequence[str]) -> None:
   """Prints the help of a command, or of its subcommand."""
-  subcommands = reference.references()[name].subcommands
+  subcommands = reference.of(name).subcommands
   named = [word for word in words if not word.startswith('-')][:1]
   if named and subcommands and named[0] not in subcommands:
     raise table.unknown(f'command of moejax {name}', named[0], subcommands)

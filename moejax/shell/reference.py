@@ -96,6 +96,11 @@ def references() -> dict[str, Reference]:
   return of_rows([json.loads(line) for line in lines])
 
 
+def of(name: str) -> Reference:
+  """What is written down of a command; nothing of one without flags."""
+  return references().get(name, Reference())
+
+
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Reference]:
   """References by the names of commands, from what `rows` made of them."""
   flags: dict[str, list[Flag]] = {}
@@ -207,7 +212,7 @@ class _OnOff(argparse.Action):
 def parser(name: str) -> argparse.ArgumentParser:
   """A parser with the help of a command; it does not check values."""
   flags = command.parser(docstring(modules()[name]), f'moejax {name}')
-  _add(flags, references().get(name, Reference()))
+  _add(flags, of(name))
   return flags
 
 

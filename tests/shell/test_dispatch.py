@@ -78,6 +78,13 @@ def test_help_stands_before_or_behind_the_command(capsys):
     assert shown(capsys, *words) == first
 
 
+@pytest.mark.parametrize('name', [*reference.modules()])
+def test_every_command_has_a_help(name, capsys):
+  code, out, err = shown(capsys, name, '--help')
+  assert (code, err) == (0, '')
+  assert out.startswith(f'usage: moejax {name} ')
+
+
 def test_help_of_a_subcommand(capsys):
   whole = shown(capsys, 'convert', '--help')
   one = shown(capsys, 'convert', 'import', '--help')
