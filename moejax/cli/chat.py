@@ -31,7 +31,7 @@ from moejax.run import generation, restore, talk, trained, turns
 def main(argv: Sequence[str]) -> None:
   """Reads the flags, loads the model, and answers lines of stdin."""
   args, overrides = command.parse(_flags(), argv)
-  model = trained.open_trained(args.workdir, overrides)
+  model = trained.open_trained(args.workdir, overrides, weights=args.weights)
   vocab = turns.vocab_of(model, args.template)
   settings = talk.Settings(
     sampling=generation.sampling_of(args, model, terminal.note),
@@ -59,6 +59,7 @@ def _read() -> str:
 def _flags() -> argparse.ArgumentParser:
   flags = command.parser(__doc__)
   restore.add_step_flag(flags)
+  trained.add_weights_flag(flags)
   add = flags.add_argument
   add('--workdir', required=True, help='of the run whose model answers')
   text = 'a built-in chat template or a .jinja file, not the own'

@@ -20,11 +20,13 @@ Every finished task is kept in the workdir, so the same command goes on after an
 interruption. Several workdirs are columns of one table.
 """
 
+import functools
 from collections.abc import Sequence
 
 from moejax.core import command, errors, exits, files
 from moejax.evals import EVALS
-from moejax.run import evaluation, evaluation_command, suite_command
+from moejax.model import rounded
+from moejax.run import evaluation, evaluation_command, suite_command, trained
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,11 +40,16 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument(
     '--workdir', required=True, action='append', help='of a run'
   )
+  trained.add_weights_flag(flags)
   suite_command.add_flags(flags)
   args, overrides = command.parse(flags, argv)
   if args.out is not None:
     files.check_output(args.out, '--out')
   if suite_command.wanted(args):
+    if args.weights != rounded.FULL:
+      raise errors.InputError(
+        f'suites are of full weights: leave out --weights={args.weights}'
+      )
     suite_command.run(args, overrides)
     return
   if len(args.workdir) > 1:
@@ -50,7 +57,11 @@ def main(argv: Sequence[str]) -> None:
       'several --workdir need --suite: evaluations are of one run'
     )
   evaluation_command.run(
-    args.workdir[0], args, overrides, evaluation.evaluate, 'evals'
+    args.workdir[0],
+    args,
+    overrides,
+    functools.partial(evaluation.evaluate, weights=args.weights),
+    'evals',
   )
 
 

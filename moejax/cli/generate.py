@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
   })
   request.check()
   playground.check(args)
-  model = trained.open_trained(args.workdir, overrides)
+  model = trained.open_trained(args.workdir, overrides, weights=args.weights)
   if args.show_routing is not None:
     playground.run(model, request, args, terminal.write)
     return
@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
 def _flags() -> argparse.ArgumentParser:
   flags = command.parser(__doc__)
   restore.add_step_flag(flags)
+  trained.add_weights_flag(flags)
   add = flags.add_argument
   add('--workdir', required=True, help='of the run whose model writes')
   text = 'a text to continue; may be repeated'

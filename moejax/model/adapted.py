@@ -16,12 +16,12 @@ in memory are the sums of one layer and their gradients, not those of all.
 """
 
 import dataclasses
-from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from flax import nnx
+
+from moejax.model import formed
 
 RANK = 'r'  # letter of the rank's dimension
 _ONE = 'z'  # letter of a dimension of one
@@ -56,7 +56,7 @@ class Form:
 
 
 @flax.struct.dataclass
-class Adapted:
+class Adapted(formed.Formed):
   """A weight and its adapter; layers may stand in front of all three.
 
   Attributes:
@@ -73,7 +73,7 @@ class Adapted:
   form: Form = flax.struct.field(pytree_node=False)
   scale: float = flax.struct.field(pytree_node=False)
 
-  def sum(self) -> jax.Array:
+  def array(self) -> jax.Array:
     """W + s A B."""
     form = self.form
     # A dimension of one, which counts matrices: policies of rematerialisation
@@ -87,19 +87,3 @@ class Adapted:
       precision=jax.lax.Precision.HIGHEST,
     )
     return self.weight + self.scale * jnp.squeeze(delta, -1 - len(form.letters))
-
-
-def summed(weights: Any) -> Any:
-  """A tree of weights with the sum in place of each `Adapted`."""
-  return jax.tree.map(
-    lambda x: x.sum() if _is_adapted(x) else x, weights, is_leaf=_is_adapted
-  )
-
-
-def as_state(weights: Any) -> nnx.State:
-  """A tree of arrays and of `Adapted` as nnx's state, each a parameter."""
-  return nnx.State(jax.tree.map(nnx.Param, weights, is_leaf=_is_adapted))
-
-
-def _is_adapted(x: Any) -> bool:
-  return isinstance(x, Adapted)

@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moejax.core import errors
-from moejax.model import adapted, block, pipeline, remat, stages
+from moejax.model import block, formed, pipeline, remat, stages
 from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.model.stages import Stage
@@ -349,7 +349,7 @@ class Trunk:
       def visit(carry, weights, spec, slots, repeat, graph=graph):
         if repeat is not None:
           weights = jax.tree.map(lambda x: x[repeat], weights)
-        layer = nnx.merge(graph, adapted.summed(weights))
+        layer = nnx.merge(graph, formed.arrays(weights))
         return one(layer, carry, spec, slots)
 
       visits[kind] = visit

@@ -10,6 +10,7 @@ from moejax.core import errors, table
 from moejax.data import build as data_build
 from moejax.evals import EVALS
 from moejax.evals.subject import Subject
+from moejax.model import rounded
 from moejax.run import data_progress, trained
 
 Say = Callable[[str], None]
@@ -25,6 +26,7 @@ def evaluate(
   step: str,
   limit: int,
   note: Say,
+  weights: str = rounded.FULL,
 ) -> dict[str, Any]:
   """Evaluates the model of a run.
 
@@ -35,6 +37,7 @@ def evaluate(
     step: which checkpoint, see `restore.weights`.
     limit: batches of each validation set; 0 for all.
     note: is called with a line before each thing that takes long.
+    weights: see `trained.open_trained`.
 
   Returns:
     `workdir`, `step` of the checkpoint, and `evals`: the rows of each
@@ -45,7 +48,7 @@ def evaluate(
       text cannot be used.
   """
   entries = {name: table.lookup('evaluation', EVALS, name) for name in names}
-  subject, at = _subject(workdir, overrides, step, limit, note)
+  subject, at = _subject(workdir, overrides, step, limit, note, weights)
   rows = {name: evaluation(subject) for name, evaluation in entries.items()}
   return {'workdir': workdir, 'step': at, 'evals': rows}
 
@@ -101,9 +104,10 @@ def _subject(
   step: str,
   limit: int,
   note: Say,
+  weights: str = rounded.FULL,
 ) -> tuple[Subject, int]:
   """The model of a run with its weights and text, and the weights' step."""
-  opened = trained.open_trained(workdir, overrides, USED)
+  opened = trained.open_trained(workdir, overrides, USED, weights)
   run = opened.run
   report = data_progress.lines(note)
   data = data_build.build(run.data, run.train.batch_size, run.seed, report)
@@ -112,10 +116,10 @@ def _subject(
       f'the text of {workdir} has no validation set: there is nothing to '
       'evaluate on'
     )
-  weights, at = opened.weights(step, note)
+  arrays, at = opened.weights(step, note)
   subject = Subject(
     model=opened.model,
-    weights=weights,
+    weights=arrays,
     data=data,
     hf_folder=opened.hf_folder,
     limit=limit,

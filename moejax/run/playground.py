@@ -17,7 +17,7 @@ from moejax.analysis.trace import NOWHERE
 from moejax.core import errors, terminal
 from moejax.core.console import Console
 from moejax.data.vocab import Vocab
-from moejax.model import build
+from moejax.model import build, rounded
 from moejax.model.build import Model
 from moejax.run import generation, routing_view, text_routing
 from moejax.run.text_routing import Reading, Shown
@@ -52,6 +52,10 @@ def check(args: argparse.Namespace) -> None:
   """Raises InputError if a flag needs `--show-routing` and it is not there."""
   if args.show_routing is None and args.intervene:
     raise errors.InputError('--intervene needs --show-routing')
+  if args.intervene and args.weights != rounded.FULL:
+    raise errors.InputError(
+      f'--intervene is of full weights: leave out --weights={args.weights}'
+    )
 
 
 def parse_shown(text: str, model: Model, workdir: str) -> Shown:

@@ -1,6 +1,8 @@
 """Trained: the model of a run, opened from its workdir for use."""
 
+import argparse
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -8,10 +10,11 @@ import jax
 from etils import epath
 
 from moejax.config import Run, kept_tokenizer
-from moejax.core import config_tree, errors
-from moejax.model import build
+from moejax.core import config_tree, errors, table, trees
+from moejax.model import build, rounded
 from moejax.parallel import mesh as meshes
 from moejax.run import restore
+from moejax.train import lora
 
 # Prefixes of the config keys that change what a trained model computes.
 USED = ('model.', 'mesh.', 'data.vocab.', 'data.images.')
@@ -43,13 +46,21 @@ class Trained:
       step: which checkpoint: newest, best, or a number.
       note: is called with a line for each checkpoint that had to be skipped.
     """
-    return restore.weights(self.model, self.workdir, note, step=step)
+    read = functools.partial(
+      restore.weights, workdir=self.workdir, warn=note, step=step
+    )
+    if not isinstance(self.model, rounded.RoundedModel):
+      return read(self.model)
+    full, at = read(self.model.base)
+    note(self.model.in_words)
+    return self.model.round(full), at
 
 
 def open_trained(
   workdir: str,
   overrides: Sequence[tuple[str, str]] = (),
   used: Sequence[str] = USED,
+  weights: str = rounded.FULL,
 ) -> Trained:
   """Opens the workdir of a run.
 
@@ -57,10 +68,13 @@ def open_trained(
     workdir: the folder.
     overrides: config keys to change, as dotted paths and texts.
     used: prefixes of the keys that may be overridden.
+    weights: how weights are held in memory, one of `rounded.NAMES`.
 
   Raises:
-    InputError: the folder is not a workdir, or a key cannot be overridden.
+    InputError: the folder is not a workdir, a key cannot be overridden, or
+      `weights` is no such name.
   """
+  table.lookup('--weights', dict.fromkeys(rounded.NAMES), weights)
   run = restore.run_of(workdir)
   # A model may be used on fewer devices than it was trained on.
   run = dataclasses.replace(run, mesh=meshes.MeshConfig(data=1))
@@ -68,7 +82,21 @@ def open_trained(
   _check_overrides(overrides, used)
   run.check()
   folder = kept_tokenizer.folder(run.data.vocab, workdir, run.start)
-  return Trained(workdir, run, build.build(run.model, _mesh(run.mesh)), folder)
+  model = build.build(run.model, _mesh(run.mesh))
+  if weights != rounded.FULL:
+    forms = lora.forms_of(trees.leaves(model.shapes), lora.Lora())
+    model = rounded.of(model, weights, forms)
+  return Trained(workdir, run, model, folder)
+
+
+def add_weights_flag(flags: argparse.ArgumentParser) -> None:
+  """Adds `--weights`, which says how weights are held in memory."""
+  flags.add_argument(
+    '--weights',
+    default=rounded.FULL,
+    help=f'types of weights in memory: {", ".join(rounded.NAMES)} (default: '
+    '%(default)s, as they were trained)',
+  )
 
 
 def _check_overrides(

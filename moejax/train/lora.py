@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import errors, fields, table, trees
-from moejax.model import adapted, build
+from moejax.model import adapted, build, formed
 from moejax.model.adapted import Form
 from moejax.model.decoder import Decoder
 from moejax.moe.expert_parallel.base import ExpertParallel
@@ -136,7 +136,7 @@ class LoraModel(build.Model):
     if self.base_weights is None:
       raise ValueError('adapters are bound beside the weights of a base: `on`')
     joined = self._joined(self.base_weights, weights)
-    return nnx.merge(self.graph, adapted.as_state(joined))
+    return nnx.merge(self.graph, formed.as_state(joined))
 
   def merged(
     self, base: build.Weights, weights: build.Weights
@@ -147,7 +147,7 @@ class LoraModel(build.Model):
   @functools.cached_property
   def _merge(self) -> Any:
     return jax.jit(
-      lambda base, own: adapted.summed(self._joined(base, own)),
+      lambda base, own: formed.arrays(self._joined(base, own)),
       out_shardings=self.base.shardings,
     )
 

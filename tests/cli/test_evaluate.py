@@ -153,6 +153,25 @@ def test_wrong_flags_are_one_line(main, flag, words, workdir, capsys):
   assert words in err
 
 
+def test_rounded_weights_change_the_loss_a_little(workdir, capsys):
+  losses = []
+  for weights in ('full', 'int8'):
+    flags = [f'--workdir={workdir}', '--batches=1', f'--weights={weights}']
+    evaluate.main([*flags, '--json'])
+    out, err = capsys.readouterr()
+    assert ('weights in int8' in err) == (weights == 'int8')
+    rows = json.loads(out)['evals']['perplexity']
+    losses.append(next(iter(rows.values()))['loss'])
+  full, rounded = losses
+  assert 0 < abs(rounded - full) < 0.02 * full
+
+
+def test_suites_are_of_full_weights(workdir, capsys):
+  flags = [f'--workdir={workdir}', '--suite=offline', '--weights=int8']
+  assert exits.call(evaluate.main, flags) == exits.BAD_INPUT
+  assert 'leave out --weights=int8' in capsys.readouterr().err
+
+
 def test_routing_without_experts_is_an_error(tmp_path, capsys):
   model = ModelConfig(
     vocab_size=259, max_length=64, num_layers=1, width=16, num_heads=2

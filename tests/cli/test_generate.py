@@ -11,19 +11,19 @@ from helpers import programs
 
 from moejax.cli import generate
 from moejax.config import Run
-from moejax.core import config_tree, errors, exits, files, terminal
+from moejax.core import config_tree, errors, exits, files, terminal, trees
 from moejax.data.config import DataConfig
 from moejax.data.vocab import Bytes, SentencePiece
 from moejax.evals import generate as generation
 from moejax.evals import samples, sampling
 from moejax.evals import spoken as spoken_text
 from moejax.evals.subject import Subject
-from moejax.model import build
+from moejax.model import build, formed, rounded
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
 from moejax.run import generation as run_generation
 from moejax.run import prompts_file
-from moejax.train import checkpoint
+from moejax.train import checkpoint, lora
 
 RUN = Run(
   model=ModelConfig(
@@ -84,6 +84,22 @@ def test_one_prompt_is_spoken(trained, capsys):
   assert out == _new_text(trained, PROMPT) + '\n'
   assert out.startswith(PROMPT)
   assert 'step 20' in err
+
+
+@pytest.mark.parametrize('name', ['float8_e4m3', 'int8'])
+def test_rounded_weights_write_what_their_numbers_say(trained, name, capsys):
+  flags = [f'--workdir={trained[0]}', f'--prompt={PROMPT}', GREEDY]
+  generate.main([*flags, '--max_new_tokens=20', f'--weights={name}'])
+  out, err = capsys.readouterr()
+  folder, model, weights = trained
+  forms = lora.forms_of(trees.leaves(model.shapes), lora.Lora())
+  # Rounded and formed again here, by its own bounds in tests/model.
+  own = rounded.of(model, name, forms).round(weights)
+  formed_again = formed.arrays(own)
+  assert out == _new_text((folder, model, formed_again), PROMPT) + '\n'
+  # One dense layer: 4 D^2 of attention and 3 D F of its feed-forward, and all
+  # numbers are in 4 bytes or in 1, with a scale for each of their outputs.
+  assert f'weights in {name}: 0.1 MB in place of 0.2 MB' in err
 
 
 def test_tokens_are_drawn_as_in_a_report_unless_told_otherwise(trained, capsys):
@@ -184,6 +200,16 @@ def test_several_prompts_are_printed(trained, capsys):
     (['--prompt_ids=1,259'], 'prompt 0 has the token id 259'),
     (['--prompt=x', '--chat'], 'has no chat template'),
     (['--prompt=x', '--step=15'], 'no checkpoint 15 in'),
+    (['--prompt=x', '--weights=int4'], "did you mean 'int8'? known are: fl"),
+    (
+      [
+        '--prompt=x',
+        '--weights=int8',
+        '--show-routing',
+        '--intervene=active=1',
+      ],
+      '--intervene is of full weights: leave out --weights=int8',
+    ),
     (['--prompt=x', '--step=last'], "--step='last' is newest, best or"),
     (['--prompt=x', '--config.mesh.fdsp=1'], 'mesh.fsdp'),
     (['--prompt=x', '--config.train.steps=4'], 'train.steps=4 does not change'),

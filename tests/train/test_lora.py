@@ -10,7 +10,7 @@ import pytest
 from helpers import tiny
 
 from moejax.core import errors, trees
-from moejax.model import adapted
+from moejax.model import adapted, formed
 from moejax.model.attention.heads import Latent
 from moejax.moe.balance import bias
 from moejax.train import config as configs
@@ -297,9 +297,9 @@ def test_a_sum_needs_no_layers_in_front():
   w, a, b = (rng.normal(size=size) for size in ((5, 3), (5, 2), (2, 3)))
   form = adapted.Form('DK', 'D', 'K')
   pair = adapted.Adapted(*map(jnp.asarray, (w, a, b)), form, 0.5)
-  np.testing.assert_allclose(pair.sum(), w + 0.5 * a @ b, rtol=1e-5)
-  tree = adapted.summed({'x': pair, 'y': jnp.ones(2)})
-  np.testing.assert_array_equal(tree['x'], pair.sum())
+  np.testing.assert_allclose(pair.array(), w + 0.5 * a @ b, rtol=1e-5)
+  tree = formed.arrays({'x': pair, 'y': jnp.ones(2)})
+  np.testing.assert_array_equal(tree['x'], pair.array())
   np.testing.assert_array_equal(tree['y'], np.ones(2))
 
 
