@@ -43,12 +43,13 @@ class Rounded(formed.Formed):
   """A rounded weight; layers may stand in front of both.
 
   Attributes:
-    values: the rounded numbers, of the shape of the weight.
+    values: the rounded numbers, of the shape of the weight; in trees of shapes
+      and of shardings, those of the numbers. So is the scale.
     scale: float32, 1 in the dimensions that are summed over.
   """
 
-  values: jax.Array
-  scale: jax.Array
+  values: Any
+  scale: Any
 
   def array(self) -> jax.Array:
     return self.values.astype(jnp.float32) * self.scale

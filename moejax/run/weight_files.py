@@ -34,7 +34,7 @@ class Sum:
     self, stored: tuple[Any, Any, Any], form: Form, scale: float, layers: int
   ):
     self._stored, self._layers = stored, layers
-    self._sum = jax.jit(lambda w, a, b: Adapted(w, a, b, form, scale).sum())
+    self._sum = jax.jit(lambda w, a, b: Adapted(w, a, b, form, scale).array())
     self._number: int | None = None
     self._layer = np.zeros(0)
 
