@@ -79,7 +79,7 @@ def models():
 @pytest.fixture(scope='module')
 def weights(models):
   """Random weights, but attention adds zero, and experts add little."""
-  factors = {'w_o_HKD': 0.0, 'w_out_EFD': 0.3}
+  factors = {'w_o_HKD': 0.0, 'w_out_EFD': 0.1}
   factor = lambda path: factors.get(path.rsplit('/', 1)[-1], 1.0)
   drawn = tiny.weights(models['full'])
   return trees.map_paths(lambda path, w: factor(path) * w, drawn)
