@@ -17,6 +17,11 @@ from moejax.shell import reference
 
 HELP = ('--help', '-h')
 INDENT = ' ' * 2
+EXAMPLES = """\
+  moejax train --config=tiny --workdir=runs/tiny
+  moejax generate --workdir=runs/tiny --prompt='In the beginning'
+  moejax doctor
+  moejax help convert import"""
 # Columns of the names in the list of commands.
 NAMES = 18
 
@@ -77,7 +82,7 @@ def listing(width: int) -> str:
         subsequent_indent=' ' * NAMES,
         drop_whitespace=True,
       )
-  return '\n'.join(lines)
+  return '\n'.join([*lines, '', 'examples:', EXAMPLES])
 
 
 def _asks_help(words: Sequence[str]) -> bool:

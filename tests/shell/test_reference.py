@@ -18,7 +18,7 @@ import pytest
 
 from moejax.config import listing
 from moejax.core import command, examples, shipped
-from moejax.shell import reference
+from moejax.shell import dispatch, reference
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMANDS = reference.modules()
@@ -118,8 +118,11 @@ def _of_docstring(text):
 
 EXAMPLES = sorted({
   one
-  for module in COMMANDS.values()
-  for one in _of_docstring(reference.docstring(module))
+  for text in [
+    *map(reference.docstring, COMMANDS.values()),
+    f'All.\n\n{dispatch.EXAMPLES}\n\nEnd.',
+  ]
+  for one in _of_docstring(text)
 })
 
 
