@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from moejax.doctor.finding import BROKEN, MISSING, Finding
@@ -32,6 +33,10 @@ REQUIRED: Mapping[str, str] = {
   'sentencepiece': 'sentencepiece',
   'tokenizers': 'tokenizers',
 }
+
+# Those that read text. They have no wheels for Windows and Python 3.14, where
+# pip leaves them out, and a run trains from a cache that was made elsewhere.
+OF_TEXT = ('pyarrow', 'sentencepiece', 'tokenizers')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +111,13 @@ EXTRAS: Mapping[str, Extra] = {
 }
 
 
+def reads_text(
+  python: tuple[int, ...] = sys.version_info[:2], system: str = sys.platform
+) -> bool:
+  """Whether OF_TEXT have wheels for a version of Python and a system."""
+  return python < (3, 14) and system != 'win32'
+
+
 def version(distribution: str) -> str:
   """The version of an installed distribution; '' if it is not installed."""
   try:
@@ -150,7 +162,10 @@ def required(
     name = names[module]
     installed = version(name)
     wanted = f'{name}>={least[name]}' if name in least else name
-    if error:
+    if error and not installed and name in OF_TEXT and not reads_text():
+      text = 'has no wheel here: train from a cache that was made elsewhere'
+      yield Finding(PACKAGES, name, text, MISSING)
+    elif error:
       text = error if installed else 'not installed'
       again = '--force-reinstall ' if installed else ''
       yield _broken(name, text, f"pip install {again}'{wanted}'")

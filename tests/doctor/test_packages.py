@@ -123,6 +123,27 @@ def test_a_package_below_its_least_version_is_broken(
     assert one.remedy == f"pip install --upgrade 'jax>={least}'"
 
 
+def test_packages_without_a_wheel_here_are_not_broken(monkeypatch):
+  """setup.cfg leaves them out on Windows and from Python 3.14 on."""
+  assert packages.reads_text((3, 13), 'linux')
+  assert not packages.reads_text((3, 14), 'linux')
+  assert not packages.reads_text((3, 11), 'win32')
+  setup = configparser.ConfigParser()
+  setup.read(ROOT / 'setup.cfg')
+  lines = setup['options']['install_requires'].splitlines()
+  left_out = {re.match(r'\w+', one)[0] for one in lines if 'win32' in one}
+  assert {*packages.OF_TEXT} == left_out
+  _versions(monkeypatch, {'pyarrow': '', 'flax': ''})
+  monkeypatch.setattr(packages, 'reads_text', lambda: False)
+  found = _required(lambda modules: ((one, 'no') for one in modules))
+  assert found['pyarrow'].state == MISSING
+  assert 'cache' in found['pyarrow'].text
+  assert found['flax'].state == found['tokenizers'].state == BROKEN
+  monkeypatch.setattr(packages, 'reads_text', lambda: True)
+  found = _required(lambda modules: ((one, 'no') for one in modules))
+  assert found['pyarrow'].state == BROKEN
+
+
 @pytest.mark.parametrize(
   ('plugin', 'state'),
   [('0.7.2', BROKEN), ('0.12.0', OK), ('0.12.0.2', OK), ('', None)],
