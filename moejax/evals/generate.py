@@ -28,12 +28,16 @@ from moejax.model.build import Model, Weights
 from moejax.parallel import hosts, rules
 from moejax.parallel import mesh as meshes
 
-# Tokens of a prompt that are read at a time. Prompts of all lengths share one
-# compiled shape, and logits of no more tokens are in memory.
+# Tokens of a prompt that are read at a time, so that prompts of most lengths
+# share a compiled shape. Few long prompts are read in chunks of up to WIDEST
+# times as many, because each chunk reads the weights of most experts anew.
 CHUNK = 64
+WIDEST = 4
+# With so many tokens of all rows, computing takes longer than reading weights.
+ENOUGH_TOKENS = 1024
 # The slots of a key-value cache are a multiple of this, so that few shapes are
 # compiled.
-SLOTS = 256
+SLOTS = 128
 
 
 def generate(  # noqa: PLR0913 (all of a request)
@@ -221,7 +225,7 @@ def _tokens(
   num_rows = -(-len(inputs) // shards) * shards
   inputs = [*inputs, *[[]] * (num_rows - len(inputs))]
   length_B = np.array([len(i) for i in inputs], np.int32)
-  chunk = min(CHUNK, model.config.max_length)
+  chunk = min(_chunk(num_rows, max(length_B)), model.config.max_length)
   token_BL = np.zeros((num_rows, -(-max(length_B) // chunk) * chunk), np.int32)
   for row, ids in enumerate(inputs):
     token_BL[row, : len(ids)] = ids
@@ -242,6 +246,17 @@ def _tokens(
     rows, cache = _write(model, sampling, weights, cache, rows)
     yield token_B
   yield rows.token_B
+
+
+def _chunk(num_rows: int, longest: int) -> int:
+  """Tokens that are read at a time of prompts up to some length.
+
+  Example: of one prompt of 128 tokens 64, of 500 tokens 256; of 8 prompts of
+  500 tokens 128, of 16 or more 64.
+  """
+  if longest <= 2 * CHUNK:
+    return CHUNK
+  return CHUNK * min(max(ENOUGH_TOKENS // (num_rows * CHUNK), 1), WIDEST)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -279,13 +294,15 @@ def _read(
   position_L = start + jnp.arange(token_BL.shape[1])
   position_BL = jnp.broadcast_to(position_L, token_BL.shape)
   valid_BL = position_BL < rows.position_B[:, None]
-  logits_BLV, cache = model.bind(weights).step(
+  decoder = model.bind(weights)
+  x_BLD, cache = decoder.advance(
     token_BL, position_BL, valid_BL, cache, rows.position_B, x_BLD
   )
   last_B = rows.position_B - 1 - start
   # For inputs that end in another chunk the clipped column is not used.
   column_B11 = jnp.clip(last_B, 0, token_BL.shape[1] - 1)[:, None, None]
-  logits_BV = jnp.take_along_axis(logits_BLV, column_B11, axis=1)[:, 0]
+  x_B1D = jnp.take_along_axis(x_BLD, column_B11, axis=1)
+  logits_BV = decoder.logits(x_B1D)[:, 0]
   here_B = (last_B >= 0) & (last_B < token_BL.shape[1])
   chosen_B = _choose(sampling, logits_BV, rows)
   token_B = jnp.where(here_B, chosen_B, rows.token_B)

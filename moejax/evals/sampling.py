@@ -63,18 +63,25 @@ class Sampling:
     logits_BV = logits_BV / self.temperature
     if self.top_p == 1 and not self.top_k:
       return logits_BV
-    order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
-    rank_BV = jnp.argsort(order_BV, axis=-1)
-    sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
-    size = sorted_BV.shape[-1]
+    # One sort, of the logits with their tokens; equal ones keep their order.
+    size = logits_BV.shape[-1]
+    token_BV = jax.lax.broadcasted_iota(jnp.int32, logits_BV.shape, 1)
+    sorted_BV, order_BV = jax.lax.sort(
+      (-logits_BV, token_BV), num_keys=1, is_stable=True
+    )
+    sorted_BV = -sorted_BV
     keep_V = jnp.arange(size) < (self.top_k or size)
     prob_BV = jax.nn.softmax(jnp.where(keep_V, sorted_BV, -jnp.inf), axis=-1)
     before_BV = jnp.cumsum(prob_BV, axis=-1) - prob_BV
     # In float32 the sum of probabilities may reach 1 before the last token, so
     # without a limit the threshold is above 1.
     enough = self.top_p if self.top_p < 1 else 2.0
-    keep_BV = keep_V & (before_BV < enough)
-    keep_BV = jnp.take_along_axis(keep_BV, rank_BV, axis=-1)
+    # Those that are kept come first, so the last of them says which they are.
+    last_B1 = jnp.sum(keep_V & (before_BV < enough), axis=-1, keepdims=True) - 1
+    at_last = lambda x_BV: jnp.take_along_axis(x_BV, last_B1, axis=-1)
+    least_B1 = at_last(sorted_BV)
+    is_first_BV = token_BV <= at_last(order_BV)
+    keep_BV = (logits_BV > least_B1) | ((logits_BV == least_B1) & is_first_BV)
     return jnp.where(keep_BV, logits_BV, -jnp.inf)
 
 

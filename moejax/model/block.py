@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from moejax.model import norm
 from moejax.model.attention import grouped, heads, latent
+from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 from moejax.moe import calibration, feed_forwards
 from moejax.moe.feed_forward import LayerSizes, PreviousLayer, Record, TokenInfo
@@ -59,11 +60,14 @@ class LayerSpec:
       included; 0 for all. None if no layer of the model has a window.
     replayed: the experts of the tokens in this layer, arrays [B, L, K]; None
       for the router's own choice.
+    place: number of the layer among all layers of the model, from 0, for the
+      cache.
   """
 
   index: jax.Array | int
   window: jax.Array | None
   replayed: Replayed | None = None
+  place: jax.Array | int = 0
 
 
 # Attention by the class of `config.heads`; made from (config, platform, key,
@@ -138,16 +142,16 @@ class Block(nnx.Module):
     previous: PreviousLayer | None,
     tokens: TokenContext,
     spec: LayerSpec,
-    cache: tuple[jax.Array, jax.Array],
-  ) -> tuple[jax.Array, PreviousLayer | None, tuple[jax.Array, jax.Array]]:
+    cache: KVCache,
+  ) -> tuple[jax.Array, PreviousLayer | None, KVCache]:
     """As `__call__`, for tokens that follow those in a cache.
 
     Args:
       x_BLD: activations of the new tokens.
       previous: see `FeedForward`.
       tokens: the new tokens.
-      spec: number and window of the layer.
-      cache: keys and values of this layer, which the new tokens are added to.
+      spec: numbers and window of the layer.
+      cache: keys and values of all layers, which the new tokens are added to.
 
     Returns:
       The output, what the next layer reads, and the new cache.
@@ -157,6 +161,7 @@ class Block(nnx.Module):
       tokens.rotary_angles,
       tokens.position_BL,
       cache,
+      spec.place,
       spec.window,
     )
     x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)

@@ -32,3 +32,9 @@ def as_state(weights: Any) -> nnx.State:
 def is_formed(x: Any) -> bool:
   """Whether a node of a tree is the parts of a weight."""
   return isinstance(x, Formed)
+
+
+def some(weights: Any) -> bool:
+  """Whether a tree of weights has a `Formed`."""
+  leaves = jax.tree.leaves(weights, is_leaf=is_formed)
+  return any(is_formed(x) for x in leaves)

@@ -85,27 +85,6 @@ class Stage:
       layers.append(own)
     return layers
 
-  def of(self, *by_layer: jax.Array) -> list[tuple[jax.Array, ...]]:
-    """Splits arrays of all layers by the layers' positions in the groups.
-
-    Args:
-      *by_layer: arrays [layers of the model, ...].
-
-    Returns:
-      For each position in a group, the arrays [repeats, ...] of its layers.
-    """
-    stop, step = self.start + self.repeats * len(self.kinds), len(self.kinds)
-    return [
-      tuple(x[self.start + place : stop : step] for x in by_layer)
-      for place in range(step)
-    ]
-
-  def joined(self, parts: list[jax.Array]) -> jax.Array:
-    """The inverse of `of` for one array: [repeats * len(kinds), ...]."""
-    x = jnp.stack(parts, axis=1)
-    # Not reshape(-1, ...): latent heads cache values without elements.
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
 
 def of(config: ModelConfig) -> list[Stage]:
   """The stages of a model, first layers first."""

@@ -49,6 +49,22 @@ def stack(
   return make(jax.random.split(key, count))
 
 
+def _split(layers: block.Block, decoding: bool) -> tuple[Any, Any, Any]:
+  """Structure of stacked layers, weights that stay whole, and the other ones.
+
+  A loop copies the weights that it runs over, those of a layer in each step. In
+  decoding, experts stay whole, of which a token reads few.
+  """
+  name = layers.ffn.whole_in_decoding if decoding else ''
+  is_whole = lambda path, _: path[:2] == ('ffn', name)
+  graph, *states = nnx.split(layers, is_whole, ...)
+  whole, rest = states
+  if formed.some(whole):
+    graph, rest = nnx.split(layers)
+    whole = nnx.State({})
+  return graph, whole, rest
+
+
 @dataclasses.dataclass(frozen=True)
 class Trunk:
   """The layers of a decoder, bound to weights.
@@ -161,7 +177,7 @@ class Trunk:
   ) -> Callable[..., tuple[Any, feed_forward.Record]]:
     """One layer of a pass without cache, as the `one` of `_scan`."""
 
-    def one(block, carry, spec, _):
+    def one(block, carry, spec):
       layer_key = None if key is None else jax.random.fold_in(key, spec.index)
       x_BLD, previous, record = block(*carry, tokens, layer_key, spec)
       return (self._between_layers(x_BLD), previous), record
@@ -236,19 +252,16 @@ class Trunk:
   ) -> tuple[jax.Array, KVCache]:
     """Runs all layers for tokens that follow those in the cache."""
 
-    def one(block, carry, spec, slots):
-      x_BLD, previous, kv = block.step(*carry, tokens, spec, slots)
-      return (x_BLD, previous), kv
+    def one(block, carry, spec):
+      x_BLD, previous, cache = carry
+      return block.step(x_BLD, previous, tokens, spec, cache), None
 
-    ks, vs = [], []
     for stage in stages.of(self.config):
-      carry = x_BLD, self.no_previous_layer(stage, tokens)
-      slots = stage.of(cache.k_NBSGK, cache.v_NBSGK)
+      carry = x_BLD, self.no_previous_layer(stage, tokens), cache
       specs = self.specs(stage)
-      (x_BLD, _), kvs = self._scan(stage, carry, one, specs, slots)
-      ks += [stage.joined([k for k, _ in kvs])]
-      vs += [stage.joined([v for _, v in kvs])]
-    return x_BLD, KVCache(jnp.concatenate(ks), jnp.concatenate(vs))
+      carry, _ = self._scan(stage, carry, one, specs, decoding=True)
+      x_BLD, _, cache = carry
+    return x_BLD, cache
 
   def no_previous_layer(
     self, stage: Stage, tokens: block.TokenContext
@@ -278,9 +291,9 @@ class Trunk:
     each, before = stage.kinds.count(kind), stage.kinds[:place].count(kind)
     group_R = jnp.arange(stage.repeats)
     first = stage.first[kind] + before
-    spec = block.LayerSpec(first + each * group_R, None)
+    layer_R = stage.start + place + len(stage.kinds) * group_R
+    spec = block.LayerSpec(first + each * group_R, None, place=layer_R)
     if any(windows):
-      layer_R = stage.start + place + len(stage.kinds) * group_R
       window_R = jnp.asarray(windows, jnp.int32)[layer_R % len(windows)]
       spec = dataclasses.replace(spec, window=window_R)
     if replay is not None and kind == 'moe':
@@ -294,27 +307,27 @@ class Trunk:
     carry: Any,
     one: Callable[..., tuple[Any, Any]],
     specs: list[block.LayerSpec],
-    slots: list[Any] | None = None,
+    *,
+    decoding: bool = False,
   ) -> tuple[Any, list[Any]]:
     """Applies `one` to a stage's layers in order; a loop step runs one group.
 
     Args:
       stage: the stage.
       carry: the state that each layer passes to the next.
-      one: `carry, out = one(block, carry, spec, slots)` for one layer.
+      one: `carry, out = one(block, carry, spec)` for one layer.
       specs: from `specs`.
-      slots: the cache of each layer, from `stage.of`; None in training. With a
-        cache there is no backward pass, so nothing is recomputed, and the loop
-        is not unrolled.
+      decoding: whether the layers read a cache. Then there is no backward pass,
+        so nothing is recomputed, and the loop is not unrolled.
 
     Returns:
       The last carry, and the outs of each position in the groups, stacked.
     """
     weights = {
-      kind: stage.weights(kind, nnx.split(self.stacks[kind])[1])
+      kind: stage.weights(kind, _split(self.stacks[kind], decoding)[2])
       for kind in set(stage.kinds)
     }
-    return self._loop(stage, weights, carry, one, specs, slots)
+    return self._loop(stage, weights, carry, one, specs, decoding=decoding)
 
   def _loop(
     self,
@@ -323,7 +336,8 @@ class Trunk:
     carry: Any,
     one: Callable[..., tuple[Any, Any]],
     specs: list[block.LayerSpec],
-    slots: list[Any] | None = None,
+    *,
+    decoding: bool = False,
     repeat: jax.Array | None = None,
   ) -> tuple[Any, list[Any]]:
     """As `_scan`, for weights by kind.
@@ -335,32 +349,33 @@ class Trunk:
       carry: as of `_scan`.
       one: as of `_scan`.
       specs: as of `_scan`.
-      slots: as of `_scan`.
+      decoding: as of `_scan`; the weights lack those that stay whole.
       repeat: which repeat's weights are used. They are taken where the backward
         pass can take them again: no copy of them is kept.
     """
-    decoding = slots is not None
     policy = remat.POLICIES['none' if decoding else self.config.remat]
     visits = {}
     for kind in set(stage.kinds):
-      graph = nnx.split(self.stacks[kind])[0]
+      graph, whole, _ = _split(self.stacks[kind], decoding)
 
       @policy
-      def visit(carry, weights, spec, slots, repeat, graph=graph):
+      def visit(carry, weights, spec, repeat, graph=graph, whole=whole):
         if repeat is not None:
           weights = jax.tree.map(lambda x: x[repeat], weights)
-        layer = nnx.merge(graph, formed.arrays(weights))
-        return one(layer, carry, spec, slots)
+        layer = nnx.merge(graph, formed.arrays(weights), whole)
+        if whole:
+          layer.ffn.of_all_layers = True
+        return one(layer, carry, spec)
 
       visits[kind] = visit
 
     def body(carry, inputs):
-      weights, specs, slots = inputs
+      weights, specs = inputs
       outs = []
-      for kind, own, spec, own_slots in zip(
-        stage.kinds, stage.each(weights), specs, slots, strict=True
+      for kind, own, spec in zip(
+        stage.kinds, stage.each(weights), specs, strict=True
       ):
-        carry, out = visits[kind](carry, own, spec, own_slots, repeat)
+        carry, out = visits[kind](carry, own, spec, repeat)
         outs.append(out)
       return carry, outs
 
@@ -368,6 +383,6 @@ class Trunk:
     return jax.lax.scan(
       body,
       carry,
-      (weights, specs, slots or [None] * len(specs)),
+      (weights, specs),
       unroll=min(1 if decoding else self.config.scan_unroll, steps),
     )

@@ -146,7 +146,16 @@ class FeedForwardConfig(Protocol):
 
 
 class FeedForward(Protocol):
-  """A feed-forward of one layer, a module."""
+  """A feed-forward of one layer, a module.
+
+  Attributes:
+    whole_in_decoding: name of the parameters that a step of decoding may be
+      given whole, for all layers; '' for none. They are arrays [N, ...] then,
+      and `of_all_layers` is set. So no step copies what it does not read.
+  """
+
+  @property
+  def whole_in_decoding(self) -> str: ...
 
   def __call__(
     self,

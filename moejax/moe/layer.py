@@ -35,7 +35,7 @@ from moejax.moe import (
   whole_experts,
 )
 from moejax.moe.balance import responses
-from moejax.moe.compute.base import ExpertOutput
+from moejax.moe.compute.base import ExpertOutput, in_layer
 from moejax.moe.config import MoEConfig
 from moejax.moe.experts import base, latent, low_rank, zero_computation
 from moejax.moe.experts.swiglu import SwiGLU
@@ -47,6 +47,8 @@ from moejax.parallel import chunking
 
 class MoE(nnx.Module):
   """A mixture-of-experts feed-forward; see the module's docstring."""
+
+  of_all_layers = False  # see `FeedForward`
 
   def __init__(  # noqa: PLR0913 (sizes that few callers set)
     self,
@@ -154,6 +156,16 @@ class MoE(nnx.Module):
       out_BLD = out_BLD + self.config.shared.in_layer(shared_BLD, layer)
     return out_BLD, previous, record
 
+  @property
+  def whole_in_decoding(self) -> str:
+    """See `FeedForward`."""
+    config, on_mesh = self.config, self.on_mesh
+    reads_all = config.low_rank or config.reads_responses
+    if reads_all or self._scorers_read_experts:
+      return ''
+    in_one_piece = on_mesh.mesh.size == on_mesh.chunks == 1
+    return 'routed' if in_one_piece and on_mesh.compute.most_picked else ''
+
   def _on_mesh(self, tokens: TokenInfo) -> LayerOnMesh:
     """How the layer is computed, for what is recorded of its routes."""
     if tokens.routes is not None and tokens.routes.measures_experts:
@@ -236,7 +248,7 @@ class MoE(nnx.Module):
       layer=layer,
     )
     output = self._expert_output(
-      on_mesh, weights, x_TD, decision, grad_accumulator
+      on_mesh, weights, x_TD, decision, grad_accumulator, layer
     )
     chosen_TE = stats.chosen(decision.routing)
     record = decide.observe(
@@ -288,23 +300,24 @@ class MoE(nnx.Module):
     return any(scorer.reads_experts for scorer in scorers)
 
   def _expert_output(
-    self, on_mesh, weights, x_TD, decision, grad_accumulator
+    self, on_mesh, weights, x_TD, decision, grad_accumulator, layer
   ) -> ExpertOutput:
     """Step 4: the weighted sum of each token's choices, and its residual."""
-    limited = decision.limited
+    found = weights.experts, decision.limited, self.config.num_experts
+    if self.of_all_layers:
+      found = in_layer(on_mesh.compute, *found, layer)
+    experts, limited, num_experts = found
     expert_x_TD = x_TD
     if limited.scales_input:
       expert_x_TD = x_TD * limited.weight_A[:, None].astype(x_TD.dtype)
       weight_A = jnp.ones_like(limited.weight_A)
       limited = dataclasses.replace(limited, weight_A=weight_A)
-    product = on_mesh.linear
-    expert_x_TD = latent.down(weights.latent, expert_x_TD, product)
+    expert_x_TD = latent.down(weights.latent, expert_x_TD, on_mesh.linear)
     output = on_mesh.expert_output(
-      weights.experts, expert_x_TD, limited, grad_accumulator
+      experts, expert_x_TD, limited, grad_accumulator, num_experts
     )
-    out_TD = latent.up(weights.latent, output.out_TD, product)
-    sent_A = output.sent_A
-    routing = decision.limited
+    out_TD = latent.up(weights.latent, output.out_TD, on_mesh.linear)
+    sent_A, routing = output.sent_A, decision.limited
     if self.config.zero_computation.num:
       zero = self.config.zero_computation
       gate_TZ, is_zero_A = zero_computation.gates(

@@ -186,6 +186,7 @@ class LayerOnMesh:
     x_TD: jax.Array,
     routing: contract.Routing,
     grad_accumulator: Any,
+    num_experts: int,
   ) -> ExpertOutput:
     """The routed experts' output for the tokens of this device.
 
@@ -194,9 +195,9 @@ class LayerOnMesh:
       x_TD: its tokens, at the width of the experts.
       routing: their assignments, after the dispatcher's limit.
       grad_accumulator: see `Compute`.
+      num_experts: of the layer, or from `compute.base.in_layer`.
     """
     experts = self._with_one_bias(experts)
-    num_experts = self.config.num_experts
     if self.measures:
       return measured.output(
         self.stages, experts, x_TD, routing, num_experts, self._hidden_axes

@@ -113,6 +113,26 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass(models, name):
   assert len(set(map(tuple, new))) == len(PROMPTS)
 
 
+@pytest.mark.parametrize(
+  ('rows', 'longest', 'chunk'),
+  [(1, 1, 64), (1, 128, 64), (1, 129, 256), (8, 129, 128), (16, 999, 64)],
+)
+def test_few_long_prompts_are_read_in_wide_chunks(rows, longest, chunk):
+  assert generate._chunk(rows, longest) == chunk
+
+
+@pytest.mark.soak
+def test_chunks_change_no_text(experts, monkeypatch):
+  run = lambda: generate.generate(
+    *experts, PROMPTS, GREEDY, max_new_tokens=6, end_ids=[]
+  )
+  want = run()
+  # The longest prompt of 71 tokens in three chunks of 32.
+  monkeypatch.setattr(generate, 'CHUNK', 8)
+  assert generate._chunk(len(PROMPTS), len(PROMPTS[2]) + 1) == 32
+  assert run() == want
+
+
 @EACH
 def test_cached_logits_are_those_of_the_full_forward_pass(models, name):
   model, weights = models[name]

@@ -228,7 +228,7 @@ def test_a_prompt_in_one_go_is_the_forward_pass(prompts):
   got_BLV, past = decode(
     model, weights, batch.token_BL, position_BL, valid_BL, past
   )
-  assert past.k_NBSGK.shape == (3, 2, L + 3, 2, 4)
+  assert past.k_NBGSK.shape == (3, 2, 2, L + 3, 4)
   np.testing.assert_allclose(
     got_BLV[valid_BL], want_BLV[valid_BL], rtol=1e-4, atol=1e-5
   )

@@ -7,7 +7,7 @@ import pytest
 from helpers import references, tiny
 
 from moejax.core import errors
-from moejax.model import stages
+from moejax.model import stages, trunk
 from moejax.model.attention import cache
 
 CONFIG = tiny.model_config(num_layers=7, first_dense=1, moe_every=3)
@@ -31,14 +31,12 @@ def test_kinds_and_loops():
   ]
 
 
-def test_a_stage_takes_layers_apart_and_joins_them():
+def test_a_stage_takes_layers_apart():
   stage = stages.of(CONFIG)[1]
-  by_place = stage.of(jnp.arange(7))
-  assert [x.tolist() for (x,) in by_place] == [[1, 4], [2, 5], [3, 6]]
-  assert stage.joined([x for (x,) in by_place]).tolist() == [1, 2, 3, 4, 5, 6]
-  # Values that latent heads cache have no elements.
-  empty = [jnp.zeros((2, 4, 0))] * 3
-  assert stage.joined(empty).shape == (6, 4, 0)
+  layers = trunk.Trunk(CONFIG, tiny.mesh(), {}).specs(stage)
+  # By position in a group: numbers in the model, and among layers of a kind.
+  assert [x.place.tolist() for x in layers] == [[1, 4], [2, 5], [3, 6]]
+  assert [x.index.tolist() for x in layers] == [[1, 3], [2, 4], [0, 1]]
   weights = stage.weights('dense', jnp.arange(5))
   assert weights.tolist() == [[1, 2], [3, 4]]
   assert stage.weights('moe', jnp.arange(2)).tolist() == [0, 1]

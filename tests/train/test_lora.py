@@ -11,6 +11,7 @@ from helpers import tiny
 
 from moejax.core import errors, trees
 from moejax.model import adapted, formed
+from moejax.model.attention import cache
 from moejax.model.attention.heads import Latent
 from moejax.moe.balance import bias
 from moejax.train import config as configs
@@ -346,3 +347,17 @@ def test_a_group_without_weights_is_refused():
     configs.TrainConfig(
       lora=CONFIG, sparsity=configs.sparsity.Columns()
     ).check()
+
+
+def test_a_step_of_writing_reads_experts_with_their_adapters():
+  own = model_of()
+  slots = cache.empty(own.base.config, rows=2, slots=4)
+  token_B1, at_B1 = np.array([[3], [5]]), np.zeros((2, 1), np.int32)
+
+  def logits(decoder):
+    return decoder.step(token_B1, at_B1, at_B1 == 0, slots)[0]
+
+  got = jax.jit(lambda w, b: logits(own.on(b).bind(w)))(moved(), base())
+  merged = own.merged(base(), moved())
+  want = jax.jit(lambda w: logits(own.base.bind(w)))(merged)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)

@@ -2,7 +2,7 @@
 
   attend = choose('auto', backend)
   out_BLHK = attend(q_BLHK, k_BLGK, v_BLGK, segment_BL)
-  out_BLHK = attend_cache(q_BLHK, k_BSGK, v_BSGK, mask_BLS)
+  out_BLHK = attend_cache(q_BLHK, k_BGSK, v_BGSK, mask_BLS)
 
 H query heads share G key heads (G divides H; query head h reads key head
 h // (H // G)). Scores are scaled by K ** -0.5, the softmax is in float32. A
@@ -39,8 +39,8 @@ _MIN_CHUNK = 64  # smallest chunk, in tokens
 
 def attend_cache(
   q_BLHK: jax.Array,
-  k_BSGK: jax.Array,
-  v_BSGV: jax.Array,
+  k_BGSK: jax.Array,
+  v_BGSV: jax.Array,
   mask_BLS: jax.Array,
   sink_H: jax.Array | None = None,
 ) -> jax.Array:
@@ -51,8 +51,8 @@ def attend_cache(
 
   Args:
     q_BLHK: queries.
-    k_BSGK: keys, of G heads.
-    v_BSGV: values, of any width V.
+    k_BGSK: keys, of G heads.
+    v_BGSV: values, of any width V.
     mask_BLS: bool, whether query l sees key s.
     sink_H: for each query head, the score of a further key whose value is 0.
 
@@ -60,11 +60,11 @@ def attend_cache(
     [B, L, H, V] in the type of the queries.
   """
   B, L, H, K = q_BLHK.shape
-  G = k_BSGK.shape[2]
+  G = k_BGSK.shape[1]
   score_BGNLS = jnp.einsum(
-    'blgnk,bsgk->bgnls',
+    'blgnk,bgsk->bgnls',
     q_BLHK.reshape(B, L, G, H // G, K),
-    k_BSGK,
+    k_BGSK,
     preferred_element_type=jnp.float32,
   )
   score_BGNLS = jnp.where(
@@ -74,11 +74,11 @@ def attend_cache(
     sink_GN11 = sink_H.astype(jnp.float32).reshape(G, -1, 1, 1)
     sink_BGNL1 = jnp.broadcast_to(sink_GN11, (*score_BGNLS.shape[:-1], 1))
     score_BGNLS = jnp.concatenate([score_BGNLS, sink_BGNL1], axis=-1)
-  prob_BGNLS = jax.nn.softmax(score_BGNLS, axis=-1)[..., : k_BSGK.shape[1]]
+  prob_BGNLS = jax.nn.softmax(score_BGNLS, axis=-1)[..., : k_BGSK.shape[2]]
   out_BLGNV = jnp.einsum(
-    'bgnls,bsgv->blgnv',
-    prob_BGNLS.astype(v_BSGV.dtype),
-    v_BSGV,
+    'bgnls,bgsv->blgnv',
+    prob_BGNLS.astype(v_BGSV.dtype),
+    v_BGSV,
     preferred_element_type=jnp.float32,
   )
   return out_BLGNV.reshape(B, L, H, -1).astype(q_BLHK.dtype)
@@ -109,7 +109,7 @@ def with_window_and_sinks(
   if window is not None:
     place_L = jnp.arange(segment_BL.shape[1])
     mask_BLS &= in_window(place_L[:, None], place_L, window)
-  return attend_cache(q_BLHK, k_BLGK, v_BLGV, mask_BLS, sink_H)
+  return _attend(q_BLHK, k_BLGK, v_BLGV, mask_BLS, sink_H)
 
 
 def visible_slots(
@@ -144,7 +144,13 @@ def in_window(
 
 def reference(q_BLHK, k_BLGK, v_BLGK, segment_BL):
   """The reference implementation of the tests: all scores, masked."""
-  return attend_cache(q_BLHK, k_BLGK, v_BLGK, _visible(segment_BL))
+  return _attend(q_BLHK, k_BLGK, v_BLGK, _visible(segment_BL))
+
+
+def _attend(q_BLHK, k_BLGK, v_BLGV, mask_BLS, sink_H=None):
+  """`attend_cache` of keys and values as they are projected."""
+  k_BGLK, v_BGLV = (jnp.swapaxes(x, 1, 2) for x in (k_BLGK, v_BLGV))
+  return attend_cache(q_BLHK, k_BGLK, v_BGLV, mask_BLS, sink_H)
 
 
 def xla(q_BLHK, k_BLGK, v_BLGK, segment_BL):

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from moejax.core import linear
 from moejax.model import init, norm
 from moejax.model.attention import dot_product
+from moejax.model.attention.cache import KVCache
 from moejax.model.config import ModelConfig
 
 
@@ -100,27 +101,28 @@ class Attention(nnx.Module):
     x_BLD: jax.Array,
     rotary_angles: tuple[jax.Array, jax.Array],
     position_BL: jax.Array,
-    cache: tuple[jax.Array, jax.Array],
+    cache: KVCache,
+    layer: jax.Array | int,
     window: jax.Array | None = None,
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  ) -> tuple[jax.Array, KVCache]:
     """Output [B, L, D] and new cache of tokens that follow those in a cache.
 
     Args:
       x_BLD: activations of the new tokens.
       rotary_angles: from `Rope.angles`.
       position_BL: int32, position of each new token, which is its slot.
-      cache: keys and values [B, S, G, K] of the tokens before.
+      cache: keys and values of the tokens before.
+      layer: number of the layer in the model.
       window: as in `__call__`.
     """
     q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, rotary_angles)
-    row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
-    k_BSGK = cache[0].at[row_B1, position_BL].set(k_BLGK)
-    v_BSGK = cache[1].at[row_B1, position_BL].set(v_BLGK)
-    mask_BLS = dot_product.visible_slots(position_BL, k_BSGK.shape[1], window)
+    cache = cache.write(layer, position_BL, k_BLGK, v_BLGK)
+    k_BGSK, v_BGSK = cache.read(layer)
+    mask_BLS = dot_product.visible_slots(position_BL, k_BGSK.shape[2], window)
     o_BLHK = dot_product.attend_cache(
-      q_BLHK, k_BSGK, v_BSGK, mask_BLS, self._sink()
+      q_BLHK, k_BGSK, v_BGSK, mask_BLS, self._sink()
     )
-    return self._output(o_BLHK), (k_BSGK, v_BSGK)
+    return self._output(o_BLHK), cache
 
   def _sink(self) -> jax.Array | None:
     return self.sink_H[...] if hasattr(self, 'sink_H') else None

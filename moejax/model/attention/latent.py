@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from moejax.core import linear
 from moejax.model import init, norm
 from moejax.model.attention import dot_product, narrow_values
+from moejax.model.attention.cache import KVCache
 from moejax.model.attention.heads import Latent
 from moejax.model.config import ModelConfig
 
@@ -98,21 +99,22 @@ class LatentAttention(nnx.Module):
     x_BLD: jax.Array,
     rotary_angles: tuple[jax.Array, jax.Array],
     position_BL: jax.Array,
-    cache: tuple[jax.Array, jax.Array],
+    cache: KVCache,
+    layer: jax.Array | int,
     window: jax.Array | None = None,
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  ) -> tuple[jax.Array, KVCache]:
     """Output and new cache; as in `grouped.Attention`, without windows.
 
-    The cache is ([B, S, 1, R + r], [B, S, 1, 0]); see `heads.Latent.slots`.
+    The cache has keys [N, B, 1, S, R + r] alone; see `heads.Latent.slots`.
     """
     del window
     q_BLHn, q_BLHr = jnp.split(
       self._queries(x_BLD, rotary_angles), [self.plain_dim], axis=-1
     )
     c_BLR, k_BL1r = self._latent(x_BLD, rotary_angles)
-    row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
     new_BL1K = jnp.concatenate([c_BLR[:, :, None], k_BL1r], axis=-1)
-    kept_BS1K = cache[0].at[row_B1, position_BL].set(new_BL1K)
+    cache = cache.write(layer, position_BL, new_BL1K)
+    kept_B1SK, _ = cache.read(layer)
     up_RHK = self._up(x_BLD.dtype)
     up_RHn, up_RHV = jnp.split(up_RHK, [self.plain_dim], axis=-1)
     q_BLHR = jnp.einsum('BLHn,RHn->BLHR', q_BLHn, up_RHn)
@@ -123,12 +125,12 @@ class LatentAttention(nnx.Module):
     )
     q_BLHK = jnp.concatenate([q_BLHR, q_BLHr], axis=-1)
     q_BLHK = q_BLHK * (latent / width) ** 0.5
-    mask_BLS = dot_product.visible_slots(position_BL, kept_BS1K.shape[1])
+    mask_BLS = dot_product.visible_slots(position_BL, kept_B1SK.shape[2])
     o_BLHR = dot_product.attend_cache(
-      q_BLHK, kept_BS1K, kept_BS1K[..., : self.rank], mask_BLS
+      q_BLHK, kept_B1SK, kept_B1SK[..., : self.rank], mask_BLS
     )
     o_BLHV = jnp.einsum('BLHR,RHV->BLHV', o_BLHR, up_RHV)
-    return self._output(o_BLHV), (kept_BS1K, cache[1])
+    return self._output(o_BLHV), cache
 
   def _queries(self, x_BLD, rotary_angles):
     """Queries [B, L, H, n + r]; the last r features have positions."""

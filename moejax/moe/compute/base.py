@@ -95,6 +95,16 @@ class Compute(Protocol):
     ...
 
   @property
+  def most_picked(self) -> int:
+    """The most assignments per expert with which weights are picked; or 0.
+
+    A call with so few reads the weights of those experts alone that have rows.
+    It may be given many more experts than a layer has, such as those of all
+    layers: they cost nothing.
+    """
+    ...
+
+  @property
   def equal_stages(self) -> Stages | None:
     """The stages, if every expert has equally many rows; else None."""
     ...
@@ -123,6 +133,49 @@ def nowhere_beyond(
   """The routing with every expert id from `num_experts` on sent nowhere."""
   expert_A = jnp.minimum(routing.expert_A, num_experts)
   return dataclasses.replace(routing, expert_A=expert_A)
+
+
+def is_picked(
+  compute: Compute, routing: contract.Routing, num_experts: int
+) -> bool:
+  """Whether a call reads the weights of experts with rows alone.
+
+  Args:
+    compute: has a limit, see `Compute.most_picked`.
+    routing: the assignments.
+    num_experts: number of experts.
+  """
+  return len(routing.expert_A) <= compute.most_picked * num_experts
+
+
+def in_layer(
+  compute: Compute,
+  experts: dict[str, jax.Array],
+  routing: contract.Routing,
+  num_experts: int,
+  layer: jax.Array | int,
+) -> tuple[dict[str, jax.Array], contract.Routing, int]:
+  """Weights, assignments and number of experts of one layer out of all.
+
+  If `compute` picks weights, the layers become one of N E experts, and the
+  assignments are to those of this layer. Else its weights are sliced, which
+  copies them.
+
+  Args:
+    compute: computes them.
+    experts: weights [N, E, ...].
+    routing: assignments to the E experts of the layer.
+    num_experts: E.
+    layer: its number.
+  """
+  if not is_picked(compute, routing, num_experts):
+    at = lambda w: jax.lax.dynamic_index_in_dim(w, layer, keepdims=False)
+    return {n: at(w) for n, w in experts.items()}, routing, num_experts
+  experts = {n: w.reshape(-1, *w.shape[2:]) for n, w in experts.items()}
+  num_all = len(next(iter(experts.values())))
+  expert_A = routing.expert_A + layer * num_experts
+  expert_A = jnp.where(routing.expert_A < num_experts, expert_A, num_all)
+  return experts, dataclasses.replace(routing, expert_A=expert_A), num_all
 
 
 def group(

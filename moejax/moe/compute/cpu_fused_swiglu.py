@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from moejax.core import linear, varying
 from moejax.moe import contract
-from moejax.moe.compute import base, blocks, permute
+from moejax.moe.compute import base, blocks, cpu_few_rows, permute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +73,18 @@ class CpuFusedSwiglu:
 
 @dataclasses.dataclass(frozen=True)
 class CpuFusedCompute:
-  """`CpuFusedSwiglu` as a Compute, with dropless rows."""
+  """`CpuFusedSwiglu` as a Compute, with dropless rows.
+
+  Where no gradient is taken, `cpu_few_rows` computes short lists.
+
+  Attributes:
+    loop: the loop over rows.
+    most_picked: see `Compute`. By measurement with 16 experts of 128 and with
+      64 of 1,024, both are equally fast at 16 assignments an expert and at 8.
+  """
 
   loop: CpuFusedSwiglu = CpuFusedSwiglu()
+  most_picked: int = 8
 
   def __call__(
     self,
@@ -87,15 +96,20 @@ class CpuFusedCompute:
   ) -> base.ExpertOutput:
     del grad_accumulator
     width = x_TD.shape[1]
-    grouping = base.group(routing, num_experts, self.loop.row_multiple)
-    out_TD = self.loop(
+    w_gate_up_EDF = weights['w_in_ED2F'].reshape(num_experts, width, -1)
+    arrays = (
       x_TD,
       routing.weight_A,
-      routing.token_A,
-      grouping,
-      weights['w_in_ED2F'].reshape(num_experts, width, -1),
+      w_gate_up_EDF,
       weights['w_out_EFD'],
+      routing.token_A,
+      base.nowhere_beyond(routing, num_experts).expert_A,
     )
+    if base.is_picked(self, routing, num_experts):
+      alike = varying.together(*arrays)
+      out_TD = _few_rows(self.loop, routing.per_token, *alike)
+    else:
+      out_TD = _all_rows(self.loop, *arrays)
     return base.ExpertOutput(out_TD, routing.expert_A < num_experts)
 
   @property
@@ -111,6 +125,41 @@ class CpuFusedCompute:
 
   def grad_accumulator(self, weights: dict[str, jax.Array]) -> None:
     del weights
+
+
+def _all_rows(
+  loop, x_TD, weight_A, w_gate_up_EDF, w_down_EFD, token_A, expert_A
+):
+  """out_TD by the loop over rows."""
+  num_experts = w_down_EFD.shape[0]
+  grouping = permute.group(expert_A, num_experts, loop.row_multiple)
+  return loop(x_TD, weight_A, token_A, grouping, w_gate_up_EDF, w_down_EFD)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _few_rows(loop, per_token, *arrays):
+  """As `_all_rows`; the other loop computes it with its gradient."""
+  del loop
+  return cpu_few_rows.output(per_token, *arrays)
+
+
+def _few_rows_fwd(loop, per_token, *arrays):
+  del per_token
+  *floats, token_A, expert_A = arrays
+
+  def run(x_TD, weight_A, w_gate_up_EDF, w_down_EFD):
+    w = w_gate_up_EDF, w_down_EFD
+    return _all_rows(loop, x_TD, weight_A, *w, token_A, expert_A)
+
+  return jax.vjp(run, *floats)
+
+
+def _few_rows_bwd(loop, per_token, pull, dout_TD):
+  del loop, per_token
+  return *pull(dout_TD), None, None
+
+
+_few_rows.defvjp(_few_rows_fwd, _few_rows_bwd)
 
 
 def _tokens(x_TD, token_B):

@@ -128,6 +128,10 @@ class PallasFusedCompute:
     return False
 
   @property
+  def most_picked(self) -> int:
+    return 0
+
+  @property
   def equal_stages(self) -> None:
     return None
 

@@ -43,6 +43,10 @@ class StagedCompute:
     return False
 
   @property
+  def most_picked(self) -> int:
+    return 0
+
+  @property
   def equal_stages(self) -> base.Stages | None:
     return self if self.dispatcher.equal_groups else None
 

@@ -1,5 +1,7 @@
 """The dense feed-forward: one expert for every token."""
 
+from typing import ClassVar
+
 import jax
 from flax import nnx
 from jax.sharding import Mesh
@@ -13,6 +15,8 @@ from moejax.parallel import chunking
 
 class Dense(nnx.Module):
   """One expert that every token passes: SwiGLU (arXiv 2002.05202)."""
+
+  whole_in_decoding: ClassVar[str] = ''
 
   def __init__(
     self, sizes: LayerSizes, hidden: int, mesh: Mesh, key: jax.Array

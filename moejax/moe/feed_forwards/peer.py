@@ -119,6 +119,8 @@ class PEER(nnx.Module):
   too, and make the result depend on the batch.
   """
 
+  whole_in_decoding: ClassVar[str] = ''
+
   def __init__(
     self, config: PEERConfig, width: int, std: float, key: jax.Array
   ):

@@ -106,6 +106,8 @@ class SoftMoE(nnx.Module):
   does. Its optional noise on the logits (off by default) is left out.
   """
 
+  whole_in_decoding: ClassVar[str] = ''
+
   def __init__(
     self,
     config: SoftMoEConfig,

@@ -147,10 +147,9 @@ def test_token_by_token_with_a_cache_is_the_same(name):
   def step(weights, x_BLD, position_BL, slots):
     angles = config.rope.angles(position_BL, config.heads.rotary_dim(config))
     module = tiny.bind(graph, weights)
-    return module.step(x_BLD, angles, position_BL, slots, window)
+    return module.step(x_BLD, angles, position_BL, slots, 0, window)
 
-  empty = cache.empty(config, 1, L + 2)
-  slots = (empty.k_NBSGK[0], empty.v_NBSGK[0])
+  slots = cache.empty(config, 1, L + 2)
   found = []
   for i in range(L):
     position_BL = jnp.full((1, 1), i)
@@ -162,8 +161,8 @@ def test_token_by_token_with_a_cache_is_the_same(name):
 def test_a_latent_cache_has_one_vector_and_one_key_per_token():
   config, *_ = of('latent')
   found = cache.empty(config, 2, 5)
-  assert found.k_NBSGK.shape == (config.num_layers, 2, 5, 1, 6 + 4)
-  assert found.v_NBSGK.size == 0
+  assert found.k_NBGSK.shape == (config.num_layers, 2, 1, 5, 6 + 4)
+  assert found.v_NBGSK.size == 0
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,7 @@ def test_cache_gives_the_rows_of_the_full_attention():
   # Two new tokens against a cache with four unused places.
   later = [(0, 0), (0, 4), (0, 0), (0, 0)]
   k_cache, v_cache = jnp.pad(k, later), jnp.pad(v, later, constant_values=9)
+  k_cache, v_cache = (jnp.swapaxes(x, 1, 2) for x in (k_cache, v_cache))
   place_S = jnp.arange(24)
   segment_BS = jnp.pad(segment_BL, [(0, 0), (0, 4)], constant_values=-1)
   mask_BLS = (segment_BS[:, None] == segment_BL[:, 15:17, None]) & (
@@ -179,6 +180,7 @@ def test_cache_gives_the_rows_of_the_full_attention():
 
 def test_cache_row_that_sees_nothing_is_finite():
   q, k, v, _ = _inputs(3)
+  k, v = (jnp.swapaxes(x, 1, 2) for x in (k, v))
   out = dot_product.attend_cache(q, k, v, jnp.zeros((2, 3, 3), bool))
   assert np.all(np.isfinite(out))
 
