@@ -27,9 +27,9 @@ from jax.sharding import Mesh
 from moejax.core import errors, shapes, table, values
 from moejax.core import quantization as quantizations
 from moejax.moe import (
-  balance,
   decide,
   feed_forward,
+  initial_state,
   routes,
   stats,
   whole_experts,
@@ -96,7 +96,7 @@ class MoE(nnx.Module):
         decays=True,
       )
     self.zero = nnx.Dict(config.zero_computation.init(key_zero, width))
-    self.router_state = _initial_router_state(config)
+    self.router_state = initial_state.of(config)
     # Not `key_experts` itself, which the experts' init splits.
     key_latent = jax.random.fold_in(key_experts, 1)
     self.latent = nnx.Dict(
@@ -380,19 +380,6 @@ def _check_out(config: MoEConfig, width: int, out: int | None) -> None:
       f'model.moe.experts=swiglu have one width before and behind, not {width} '
       f'and {out}: set experts=two_matrix'
     )
-
-
-def _initial_router_state(config: MoEConfig) -> nnx.Dict:
-  """States of balance parts and the router's step count, as parameters."""
-  states = balance.initial_states(config.balance, config.num_choices)
-  kept = {name: state.arrays for name, state in states.items()}
-  if config.router.counts_steps:
-    kept['router'] = {'steps': jnp.zeros((), jnp.float32)}
-  as_param = lambda x: nnx.Param(x, axes=('unsharded',) * x.ndim, decays=False)
-  return nnx.Dict({
-    owner: nnx.Dict({name: as_param(x) for name, x in arrays.items()})
-    for owner, arrays in kept.items()
-  })
 
 
 def _arrays(params: nnx.Dict, dtype: Any = None) -> dict[str, jax.Array]:
