@@ -153,9 +153,10 @@ def line(config: Any, sizes: Mapping[str, int], rows: int) -> str:
   if of_rows is None:
     raise ValueError('no pipeline on this mesh, or for this number of rows')
   layers = groups(config) * (config.moe_every if config.num_sparse else 1)
+  each = layers // of_rows.stages
   times = '' if of_rows.repeats == 1 else f' {of_rows.repeats} times'
   return (
-    f'Pipeline: {of_rows.stages} stages of {layers // of_rows.stages} layers, '
+    f'Pipeline: {of_rows.stages} stages of {each} layer{"s" * (each > 1)}, '
     f'passed{times} by {of_rows.microbatches} microbatches; the bubble is '
     f'{of_rows.bubble:.1%} of the iterations.'
   )

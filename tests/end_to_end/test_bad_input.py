@@ -169,7 +169,7 @@ CASES = {
   ),
   'stages that do not divide the layers': (
     [TINY, SYNTHETIC, '--config.mesh.stage=8'],
-    ['mesh.stage=8 x model.pipeline.repeats=1', '4 layers', 'must be 4'],
+    ['mesh.stage=8 x model.pipeline.repeats=1', '2 layers', 'must be 2'],
   ),
   'microbatches of a pipeline that do not divide the rows': (
     [
@@ -185,9 +185,10 @@ CASES = {
       TINY,
       SYNTHETIC,
       '--config.mesh.stage=4',
+      '--config.model.num_layers=4',
       '--config.model.pipeline.microbatches=2',
     ],
-    ['model.pipeline.microbatches=2', 'mesh.stage=4', 'use 4'],
+    ['model.pipeline.microbatches=2', 'mesh.stage=4; use 4'],
   ),
   'batch that does not divide into micro-batches': (
     [TINY, SYNTHETIC, '--config.train.micro_batches=3'],

@@ -288,5 +288,5 @@ def test_the_bubble_of_a_pipeline_is_in_the_figures(capsys):
   )
   table.show(planned)
   shown = ' '.join(capsys.readouterr().out.split())
-  assert '2 stages of 2 layers, passed by 4 microbatches' in shown
+  assert '2 stages of 1 layer, passed by 4 microbatches' in shown
   assert 'the bubble is 20.0% of the iterations' in shown
