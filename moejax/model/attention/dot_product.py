@@ -75,13 +75,16 @@ def attend_cache(
     sink_BGNL1 = jnp.broadcast_to(sink_GN11, (*score_BGNLS.shape[:-1], 1))
     score_BGNLS = jnp.concatenate([score_BGNLS, sink_BGNL1], axis=-1)
   prob_BGNLS = jax.nn.softmax(score_BGNLS, axis=-1)[..., : k_BGSK.shape[2]]
-  out_BLGNV = jnp.einsum(
-    'bgnls,bgsv->blgnv',
+  # In the order of the product: XLA for CPU (JAX 0.12) has no kernel for other
+  # orders of several rows in bfloat16, and ends the program.
+  out_BGNLV = jnp.einsum(
+    'bgnls,bgsv->bgnlv',
     prob_BGNLS.astype(v_BGSV.dtype),
     v_BGSV,
     preferred_element_type=jnp.float32,
   )
-  return out_BLGNV.reshape(B, L, H, -1).astype(q_BLHK.dtype)
+  out_BLGNV = out_BGNLV.astype(q_BLHK.dtype).transpose(0, 3, 1, 2, 4)
+  return out_BLGNV.reshape(B, L, H, -1)
 
 
 def with_window_and_sinks(

@@ -178,6 +178,20 @@ def test_cache_gives_the_rows_of_the_full_attention():
   np.testing.assert_allclose(out, want[:, 15:17], atol=1e-5)
 
 
+@pytest.mark.parametrize('L', [1, 4])
+@pytest.mark.parametrize('B', [1, 3])
+def test_a_cache_in_bfloat16(B, L):
+  """Text is written so: a program of several rows did not run on CPUs."""
+  q, k, v, _ = (x.swapaxes(1, 2) for x in _inputs(128, K=32, B=B))
+  given = [q[:, :, -L:].swapaxes(1, 2), k, v]
+  mask_BLS = jnp.ones((B, L, 128), bool)
+  run = jax.jit(dot_product.attend_cache)
+  found = run(*(x.astype(jnp.bfloat16) for x in given), mask_BLS)
+  wanted = run(*given, mask_BLS)
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_allclose(found.astype(float), wanted, atol=0.03)
+
+
 def test_cache_row_that_sees_nothing_is_finite():
   q, k, v, _ = _inputs(3)
   k, v = (jnp.swapaxes(x, 1, 2) for x in (k, v))
