@@ -220,7 +220,7 @@ def test_rounded_weights_on_a_mesh_are_those_of_one_device(models, weights):
   assert len({shard.index for shard in values.addressable_shards}) == 8
 
 
-def test_the_memory_of_both_in_words(models):
+def test_the_memory_is_a_byte_a_number_and_a_scale_an_output(models):
   # The number of scales of each rounded weight, which are of its outputs.
   shapes = trees.leaves(models['full'].shapes)
   full = 4 * sum(np.prod(leaf.shape) for leaf in shapes.values())
@@ -232,6 +232,3 @@ def test_the_memory_of_both_in_words(models):
   for path, scales in rows.items():
     now += 4 * scales - 3 * np.prod(shapes[path].shape)
   assert trees.num_bytes(models['int8'].shapes) == now
-  assert models['int8'].in_words == (
-    f'weights in int8: {now / 1e6:.1f} MB in place of {full / 1e6:.1f} MB'
-  )
