@@ -1,9 +1,7 @@
 """The command: its list, its results, resuming, and bad input."""
 
-import ast
 import functools
 import json
-import pathlib
 
 import pytest
 
@@ -181,28 +179,3 @@ def test_cases_of_one_truth_share_their_samples():
   cases = STUDIES['same_truth'].cases
   keys = [results.truth_key(case) for case in cases.values()]
   assert len(set(keys)) == 2
-
-
-NOTEBOOK = pathlib.Path(__file__).parents[3] / 'docs' / 'theory.ipynb'
-
-
-def test_the_notebook_is_without_output_and_has_a_kernel():
-  book = json.loads(NOTEBOOK.read_text())
-  assert book['metadata']['kernelspec']['name'] == 'python3'
-  code = [cell for cell in book['cells'] if cell['cell_type'] == 'code']
-  assert len(code) > 3
-  for cell in code:
-    assert cell['outputs'] == []
-    assert cell['execution_count'] is None
-    ast.parse(''.join(cell['source']))
-
-
-@pytest.mark.soak
-def test_the_notebook_runs(monkeypatch, capsys):
-  monkeypatch.setenv('MPLBACKEND', 'agg')
-  book = json.loads(NOTEBOOK.read_text())
-  names = {}
-  for cell in book['cells']:
-    if cell['cell_type'] == 'code':
-      exec(''.join(cell['source']), names)  # noqa: S102
-  assert "'slope'" in capsys.readouterr().out
