@@ -46,6 +46,7 @@ HEAVY = {
   'datasketch',
   'huggingface_hub',
   'matplotlib',
+  'mlflow',
   'pyarrow',
   'qwix',
   'scipy',
@@ -58,6 +59,7 @@ HEAVY = {
   'tokenizers',
   'torch',
   'transformers',
+  'wandb',
 }
 # The other imports that may stand in a function, and why.
 INSIDE = {

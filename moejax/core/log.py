@@ -28,11 +28,11 @@ from etils import epath
 
 from moejax.core import errors, files
 
+# The file of a run's metrics in its workdir.
+METRICS = 'metrics.jsonl'
 TIME = 'time/'
 # Least time between two copies of TensorBoard's files to an object store.
 PUT_S = 60.0
-# Metrics that TensorBoard shows as the results of hyperparameters.
-OUTCOMES = ('eval/loss', 'loss')
 # Numbers that JSON does not have. As strings they are valid JSON, keep their
 # sign, and Python's float() reads them.
 NOT_FINITE = ('nan', 'inf', '-inf')
@@ -196,18 +196,20 @@ class TensorBoardWriter:
     folder: epath.PathLike,
     texts: Mapping[str, str] = {},
     hparams: Mapping[str, Any] = {},
+    outcomes: Sequence[str] = (),
   ):
     """Writes nothing yet.
 
     Args:
       folder: of the event files.
       texts: by name, texts in Markdown that each file begins with.
-      hparams: hyperparameters by name, which TensorBoard compares over runs,
-        with OUTCOMES as their results.
+      hparams: hyperparameters by name, which TensorBoard compares over runs.
+      outcomes: names of the metrics that are their results.
     """
     self._folder = epath.Path(folder)
     self._texts = dict(texts)
     self._hparams = {name: _hparam(value) for name, value in hparams.items()}
+    self._outcomes = tuple(outcomes)
     self._writer: Any = None
     self._purge_step: int | None = None
     self._opened = 0
@@ -275,7 +277,7 @@ class TensorBoardWriter:
 
         # Of the three the last would say that the run has ended. add_hparams
         # would make a folder of its own, which is another run to TensorBoard.
-        results = dict.fromkeys(OUTCOMES, 0.0)
+        results = dict.fromkeys(self._outcomes, 0.0)
         for part in summary.hparams(self._hparams, results)[:2]:
           self._writer.file_writer.add_summary(part)
     return self._writer
@@ -306,28 +308,3 @@ class MultiWriter:
     """Closes each."""
     for writer in self._writers:
       writer.close()
-
-
-def open_writers(
-  workdir: epath.PathLike,
-  process_index: int | None = None,
-  texts: Mapping[str, str] = {},
-  hparams: Mapping[str, Any] = {},
-) -> MultiWriter:
-  """Writers of metrics.jsonl and TensorBoard in process 0, none in others.
-
-  Args:
-    workdir: folder of metrics.jsonl and of the folder `tensorboard`.
-    process_index: index of this process; None asks JAX.
-    texts: by name, texts in Markdown for TensorBoard.
-    hparams: hyperparameters by name for TensorBoard.
-  """
-  if process_index is None:
-    process_index = jax.process_index()
-  if process_index != 0:
-    return MultiWriter([])
-  workdir = epath.Path(workdir)
-  return MultiWriter([
-    JsonlWriter(workdir / 'metrics.jsonl'),
-    TensorBoardWriter(workdir / 'tensorboard', texts, hparams),
-  ])

@@ -94,6 +94,8 @@ EXTRAS: Mapping[str, Extra] = {
   ),
   'tokamax': Extra('kernels of tokamax', {'tokamax': 'tokamax'}),
   'qwix': Extra('products in int8 and fp8', {'qwix': 'qwix'}),
+  'wandb': Extra('metrics in Weights & Biases', {'wandb': 'wandb'}),
+  'mlflow': Extra('metrics in MLflow', {'mlflow': 'mlflow'}),
   'harness': Extra('lm-evaluation-harness', {'lm_eval': 'lm_eval'}),
   'browser': Extra('tests in a browser', {'playwright': 'playwright'}),
   'test': Extra(

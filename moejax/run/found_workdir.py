@@ -11,6 +11,7 @@ from moejax.convert import companions
 from moejax.core import compile_cache, config_tree, errors, files
 from moejax.run import base_weights
 from moejax.train import checkpoint_folder, run_checkpoints
+from moejax.train.loggers import service
 
 Say = Callable[[str], None]
 
@@ -24,6 +25,7 @@ OWN = (
   run_checkpoints.KEPT,
   base_weights.FOLDER,
   compile_cache.FOLDER,
+  service.FOLDER,
   'goodput.json',
   'metrics.jsonl',
   'versions.json',

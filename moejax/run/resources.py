@@ -8,8 +8,7 @@ import dataclasses
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 from etils import epath
@@ -22,13 +21,14 @@ from moejax.train import (
   bad_steps,
   checkpoint,
   goodput,
+  loggers,
   run_checkpoints,
   signals,
   tiers,
 )
 from moejax.train.watchdog import Watchdog
 
-METRICS = 'metrics.jsonl'
+METRICS = log.METRICS
 # File with a random token, which is part of the name of the run's folder on the
 # fast disk (train.local_checkpoints): a new run in a workdir of the same name
 # must not go on from an old one's checkpoints.
@@ -44,7 +44,7 @@ class Resources:
     screen: shows progress.
     spent: seconds of the run by what they went into.
     checkpoints: those in the workdir, kept ones too, and on the fast disk.
-    writer: metrics.jsonl and TensorBoard.
+    writer: the loggers of the config.
     bad_steps: bad_steps.jsonl.
     stop: whether a signal asks the run to stop.
     watchdog: says when no step ends for long.
@@ -102,9 +102,14 @@ def open_resources(
     near = _near(context, folder, screen)
     if near is not None:
       stack.enter_context(near)
-    values = config_tree.flatten(context.run)
-    texts = {'config': _markdown(values)}
-    writers = log.open_writers(folder, texts=texts, hparams=values)
+    place = loggers.Place(
+      folder,
+      config.steps,
+      config_tree.to_dict(context.run),
+      config_tree.flatten(context.run),
+      screen.line,
+    )
+    writers = loggers.open_writers(config.loggers, place)
     writer = stack.enter_context(contextlib.closing(writers))
     bad = stack.enter_context(contextlib.closing(_bad_steps(folder)))
     yield Resources(
@@ -121,11 +126,6 @@ def open_resources(
         config.watchdog_s, _say, _leave if config.watchdog_exits else None
       ),
     )
-
-
-def _markdown(values: Mapping[str, Any]) -> str:
-  """The config of a run, a key on each line, as a block of code."""
-  return ''.join(f'    {key} = {value}\n' for key, value in values.items())
 
 
 def _bad_steps(folder: epath.Path) -> log.Writer:

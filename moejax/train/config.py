@@ -6,6 +6,7 @@ from typing import Any
 from moejax.core import errors, fields, resume
 from moejax.train import sparsity, spikes
 from moejax.train.distillation import Distillation
+from moejax.train.loggers import DEFAULT, LOGGERS, Logger
 from moejax.train.lora import Lora
 
 
@@ -27,6 +28,7 @@ class TrainConfig(fields.Checked):
     distillation: the model to learn from beside the text, if there is one.
     max_bad_steps: number of steps in a row whose loss or gradient is not finite
       after which training stops.
+    loggers: where the metrics are written.
     log_every: steps between lines of metrics.jsonl and of the log.
     load_every: steps between arrays of expert load [layers, experts] in
       metrics.jsonl, whatever log_every is; 0 for never.
@@ -66,6 +68,9 @@ class TrainConfig(fields.Checked):
   mtp_weight: float = fields.number(0.3, at_least=0, at_most=100)
   distillation: Distillation = Distillation()
   max_bad_steps: int = resume.key(resume.NOTHING, fields.number(10, at_least=1))
+  loggers: tuple[Logger, ...] = resume.key(
+    resume.NOTHING, fields.choices(LOGGERS, DEFAULT)
+  )
   log_every: int = resume.key(resume.NOTHING, fields.number(10, at_least=1))
   load_every: int = resume.key(
     resume.NOTHING, fields.number(100, at_least=0, note='0: never')

@@ -4,7 +4,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import far
+from helpers import events, far
 
 from moejax.core import log
 
@@ -104,27 +104,6 @@ def test_deterministic_leaves_out_what_a_clock_measured():
   assert log.deterministic(record) == {'step': 1, 'loss': 2.0}
 
 
-def read_events(folder):
-  """{(name, step): value} of the scalars, and the steps from which to purge."""
-  from tensorboardX.proto import event_pb2
-
-  scalars, purges = {}, []
-  for path in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns):
-    data = path.read_bytes()
-    while data:
-      (size,) = np.frombuffer(data[:8], '<u8')
-      event = event_pb2.Event.FromString(data[12 : 12 + int(size)])
-      data = data[16 + int(size) :]
-      if event.HasField('session_log'):
-        purges.append(event.step)
-      for value in event.summary.value:
-        kind = value.WhichOneof('value')
-        scalars[value.tag, event.step] = (
-          value.simple_value if kind == 'simple_value' else kind
-        )
-  return scalars, purges
-
-
 def test_tensorboard(tmp_path):
   writer = log.TensorBoardWriter(tmp_path)
   assert not list(tmp_path.iterdir())  # nothing before the first value
@@ -135,7 +114,7 @@ def test_tensorboard(tmp_path):
   writer.truncate_after(1)
   writer.write(2, {'loss': 0.125})
   writer.close()
-  scalars, purges = read_events(tmp_path)
+  scalars, purges = events.read(tmp_path)
   assert scalars['loss', 1] == 0.5
   assert scalars['load', 1] == 'histo'
   assert scalars['load', 3] == 'histo'
@@ -150,50 +129,10 @@ def test_texts_for_tensorboard_are_in_every_file(tmp_path):
     writer.truncate_after(step - 1)
     writer.write(step, {'loss': 0.5})
   writer.close()
-  scalars, _ = read_events(tmp_path)
+  scalars, _ = events.read(tmp_path)
   texts = {step: kind for (tag, step), kind in scalars.items() if 'conf' in tag}
   assert texts == {1: 'tensor', 5: 'tensor'}
   assert b'    a = 1' in next(tmp_path.iterdir()).read_bytes()
-
-
-def test_open_writers_writes_from_process_0_alone(tmp_path):
-  writers = log.open_writers(tmp_path / 'a', process_index=1)
-  writers.write(1, {'loss': 1.0})
-  writers.truncate_after(0)
-  writers.close()
-  assert not (tmp_path / 'a').exists()
-  writers = log.open_writers(tmp_path / 'b')
-  writers.write(1, {'loss': 1.0})
-  writers.close()
-  assert log.read(tmp_path / 'b/metrics.jsonl') == [{'step': 1, 'loss': 1.0}]
-  scalars, _ = read_events(tmp_path / 'b/tensorboard')
-  assert scalars == {('loss', 1): 1.0}
-
-
-def test_open_writers_on_an_object_store(tmp_path, monkeypatch):
-  """Where nothing is appended: the file is as if written on a disk."""
-  store = far.store(monkeypatch, tmp_path / 'gs')
-  values = {'loss': np.float32(0.5), 'load': np.arange(3.0)}
-
-  def write(workdir):
-    writers = log.open_writers(workdir)
-    for steps, last in [((1, 2, 3), 0), ((3, 4), 2)]:  # as after a kill
-      writers.truncate_after(last)
-      for step in steps:
-        writers.write(step, values)
-      writers.close()
-
-  write('gs://bucket/run')
-  write(disk := tmp_path / 'disk')
-  run = tmp_path / 'gs' / 'bucket' / 'run'
-  name = 'metrics.jsonl'
-  assert (run / name).read_bytes() == (disk / name).read_bytes()
-  records = log.read(f'gs://bucket/run/{name}')
-  assert [r['step'] for r in records] == [1, 2, 3, 4]
-  scalars = read_events(run / 'tensorboard')
-  assert scalars == read_events(disk / 'tensorboard')
-  assert store.puts.count(name) == 6  # five lines, and what was taken out
-  assert len(store.puts) == 6 + 2  # a file of events for each start
 
 
 def test_events_are_put_on_an_object_store_now_and_then(tmp_path, monkeypatch):
@@ -206,7 +145,7 @@ def test_events_are_put_on_an_object_store_now_and_then(tmp_path, monkeypatch):
   writer.write(2, {'loss': 0.5})
   assert len(store.puts) == 1
   writer.close()
-  scalars, _ = read_events(tmp_path / 'gs' / 'bucket' / 'events')
+  scalars, _ = events.read(tmp_path / 'gs' / 'bucket' / 'events')
   assert [*scalars] == [('loss', 1), ('loss', 2)]
 
 
@@ -214,7 +153,8 @@ def test_hyperparameters_are_those_of_the_run_itself(tmp_path):
   from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
   values = {'rate': 0.5, 'steps': 20, 'dense': False, 'none': None, 'l': (1, 2)}
-  writer = log.TensorBoardWriter(tmp_path, hparams=values)
+  outcomes = ['eval/loss', 'train/loss']
+  writer = log.TensorBoardWriter(tmp_path, {}, values, outcomes)
   writer.write(1, {'loss': 0.5})
   writer.close()
   (path,) = tmp_path.iterdir()  # no folder, which would be another run
@@ -240,4 +180,4 @@ def test_hyperparameters_are_those_of_the_run_itself(tmp_path):
     'l': '(1, 2)',
   }
   metrics = parts['experiment'].experiment.metric_infos
-  assert [m.name.tag for m in metrics] == [*log.OUTCOMES]
+  assert [m.name.tag for m in metrics] == outcomes
