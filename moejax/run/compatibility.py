@@ -14,13 +14,17 @@ from moejax.config import Run, kept_tokenizer
 from moejax.core import config_tree, errors, resume, table
 from moejax.data import build as data_build
 from moejax.run import report, restore
-from moejax.train import optimizer, schedule
+from moejax.train import loggers, optimizer, schedule
 
 Say = Callable[[str], None]
 
 
 def check_workdir(run: Run, workdir: epath.PathLike) -> None:
-  """Raises InputError if a workdir has checkpoints of another run."""
+  """Raises InputError if a run cannot be written to a workdir.
+
+  That is: it has checkpoints of another run, or a logger cannot write.
+  """
+  loggers.check(run.train.loggers, loggers.Place(epath.Path(workdir)))
   if differing := different(run, workdir):
     raise restore.another_run(differing, str(workdir))
 

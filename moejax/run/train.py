@@ -57,15 +57,7 @@ from moejax.run.context import Context
 from moejax.run.processes import ALONE, Processes
 from moejax.run.resources import Resources, open_resources
 from moejax.run.screen import Screen
-from moejax.train import (
-  bad_steps,
-  goodput,
-  loggers,
-  loop,
-  lora,
-  optimizer,
-  step,
-)
+from moejax.train import bad_steps, goodput, loop, lora, optimizer, step
 from moejax.train import state as states
 
 VERSIONS, RESUMED = 'versions.json', 'resumed'
@@ -96,7 +88,6 @@ def train(
     InterruptedRunError: a signal came; the state was saved.
   """
   folder = epath.Path(workdir)
-  loggers.check(run.train.loggers, loggers.Place(folder))
   path = folder / goodput.FILE if processes.main else None
   spent = goodput.Goodput(path, began=began)
   mesh = meshes.make(run.mesh)
