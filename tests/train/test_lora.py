@@ -267,8 +267,9 @@ def test_adapters_are_split_as_their_weights():
   own = model_of(fsdp=2, expert=2, model=2)
   shape = own.shapes['moe']['ffn']['routed']['w_in_ED2F']['a'].shape
   sharding = own.shardings['moe']['ffn']['routed']['w_in_ED2F']['a']
+  # A whole expert on each of four devices.
   assert shape == (1, 4, 16, 2, RANK)
-  assert sharding.shard_shape(shape) == (1, 2, 8, 2, RANK)
+  assert sharding.shard_shape(shape) == (1, 1, 16, 2, RANK)
 
 
 def test_latent_attention_has_adapters_on_all_its_projections():
