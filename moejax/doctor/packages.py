@@ -102,7 +102,10 @@ EXTRAS: Mapping[str, Extra] = {
     'tests and lint',
     {
       'hypothesis': 'hypothesis',
+      'ipykernel': 'ipykernel',
       'mypy': 'mypy',
+      'nbclient': 'nbclient',
+      'pandas': 'pandas',
       'pre-commit': 'pre_commit',
       'pytest': 'pytest',
       'pytest-xdist': 'xdist',
