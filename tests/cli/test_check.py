@@ -34,8 +34,8 @@ def test_it_prints_how_far_all_is_off_and_ends_well(capsys):
 def test_a_wrong_kernel_is_exit_code_3(capsys, monkeypatch):
   """tests/moe/test_self_check.py has the kernels that are refused so."""
 
-  def refuse(config, dtype, mesh):
-    del dtype, mesh
+  def refuse(config, dtype, mesh, quantization):
+    del dtype, mesh, quantization
     raise errors.StoppedError(f'self-check: {config.grouped_matmul!r} is off')
 
   monkeypatch.setattr(check.self_check, 'run', refuse)

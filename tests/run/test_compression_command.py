@@ -34,7 +34,7 @@ def test_commands_for_a_new_workdir_can_be_pasted_whatever_its_name():
   words = [shlex.split(line)[1:] for line in lines]
   flag = "--workdir=runs/it's small"
   assert [flag in line for line in words] == [True, True, False, True]
-  assert "--config=configs/hf/continue.py:runs/it's small" in words[2]
+  assert "--config=hf/continue:runs/it's small" in words[2]
   assert '--config.train.distillation.teacher=runs/the full one' in words[2]
 
 
