@@ -39,7 +39,7 @@ def _text(length):
 @pytest.mark.parametrize(
   ('length', 'kept'),
   # Four layers with experts; two rows on a device; an odd length stays whole.
-  [(8, 4), (9, 9)],
+  [(8, 4), pytest.param(9, 9, marks=pytest.mark.soak)],
 )
 def test_the_stack_of_kept_activations(length, kept):
   text = _text(length)
@@ -48,6 +48,7 @@ def test_the_stack_of_kept_activations(length, kept):
   assert (whole in text) == (kept == length)
 
 
+@pytest.mark.soak
 def test_on_a_mesh_it_is_the_same():
   run, *inputs = _program(8, fsdp=2, model=2)
   alone, *_ = _program(8, fsdp=1)

@@ -60,9 +60,9 @@ def _found(config, **sizes):
 @pytest.mark.parametrize(
   'sizes',
   [
-    {'fsdp': 4},
     {'fsdp': 2, 'expert': 2},
-    {'fsdp': 2, 'expert': 2, 'model': 2},
+    pytest.param({'fsdp': 4}, marks=pytest.mark.soak),
+    pytest.param({'fsdp': 2, 'expert': 2, 'model': 2}, marks=pytest.mark.soak),
   ],
   ids=str,
 )
