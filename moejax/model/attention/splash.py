@@ -31,6 +31,7 @@ from moejax.model.attention import narrow_values
 from moejax.parallel import inside
 from moejax.parallel import mesh as meshes
 
+PLATFORM = 'tpu'
 LANES = 128
 BLOCKS = (1024, 512, 256, LANES)
 # The name of the outputs for policies of `remat`.
@@ -43,9 +44,9 @@ class Splash:
 
   Attributes:
     mesh: the devices; None for one.
-    otherwise: attention for shapes that the kernel cannot compute: lengths that
-      are no multiple of 128, and rows or heads that do not divide over the
-      mesh. None raises an InputError for these.
+    otherwise: attention for what the kernel cannot compute: lengths that are no
+      multiple of 128, rows or heads that do not divide over the mesh, and other
+      platforms. None raises an InputError for these.
     interpret: whether to interpret the kernel, on any platform; for tests.
   """
 
@@ -96,6 +97,9 @@ class Splash:
         f'needs rows over {parts} devices and key heads over {split}, '
         f'not {rows} and {groups}'
       )
+    platform = self.mesh.devices.flat[0].platform
+    if platform != PLATFORM and not self.interpret:
+      return f'needs TPUs, not {platform}'
     return ''
 
 

@@ -69,9 +69,10 @@ def test_rows_and_heads_split_over_devices_are_the_same():
   [
     ((2, 200, 2, 128), 'multiple of 128 tokens, not 200'),
     ((3, 256, 2, 128), 'rows over 2 devices'),
+    ((2, 256, 2, 128), 'splash needs TPUs, not cpu; use auto'),
   ],
 )
-def test_shapes_that_do_not_fit(shape, why):
+def test_what_the_kernel_cannot_compute(shape, why):
   x, segment = jnp.ones(shape), jnp.ones(shape[:2], jnp.int32)
   mesh = _mesh(fsdp=2)
   with pytest.raises(errors.InputError, match=why):
