@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from moejax.core import linear, table, varying
-from moejax.model.attention import narrow_values, splash, triton
+from moejax.model.attention import splash, triton
 
 _NEVER = -1e30  # score of a hidden key; finite, so that no row is all infinite
 # Largest number of chunks of `chunked`, each compiled by itself. With 8 chunks
@@ -317,8 +317,7 @@ def _on_tpu(mesh: Mesh | None) -> Callable:
 
 def _on_gpu(mesh: Mesh | None) -> Callable:
   """The kernels if the shapes allow them, else the fewest scores."""
-  otherwise = functools.partial(narrow_values.attend, chunked)
-  return triton.Triton(mesh, otherwise)
+  return triton.Triton(mesh, otherwise=chunked)
 
 
 # platform -> function (mesh) -> the attention that `auto` chooses there

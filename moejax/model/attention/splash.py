@@ -7,14 +7,9 @@ write all L x L scores of a head to memory.
 
   attend = Splash(mesh)
   out_BLHK = attend(q_BLHK, k_BLGK, v_BLGK, segment_BL)   as in `dot_product.py`
-
-XLA cannot split a kernel over devices, so it runs in a `shard_map`: rows over
-the batch axes, heads over `model`.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -24,14 +19,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask as masks,
 )
-from jax.sharding import Mesh, PartitionSpec
 
-from moejax.core import errors
-from moejax.model.attention import narrow_values
-from moejax.parallel import inside
-from moejax.parallel import mesh as meshes
+from moejax.model.attention import kernel_on_mesh
 
-PLATFORM = 'tpu'
 LANES = 128
 BLOCKS = (1024, 512, 256, LANES)
 # The name of the outputs for policies of `remat`.
@@ -39,68 +29,28 @@ NAME = 'attention'
 
 
 @dataclasses.dataclass(frozen=True)
-class Splash:
-  """Causal attention within segments; values may be narrower than keys.
+class Splash(kernel_on_mesh.KernelOnMesh):
+  """Attention by the kernel, for lengths of a multiple of 128."""
 
-  Attributes:
-    mesh: the devices; None for one.
-    otherwise: attention for what the kernel cannot compute: lengths that are no
-      multiple of 128, rows or heads that do not divide over the mesh, and other
-      platforms. None raises an InputError for these.
-    interpret: whether to interpret the kernel, on any platform; for tests.
-  """
+  name: ClassVar[str] = 'splash'
+  platform: ClassVar[str] = 'tpu'
+  devices: ClassVar[str] = 'TPUs'
 
-  mesh: Mesh | None = None
-  otherwise: Callable | None = None
-  interpret: bool = False
+  def refuses(self, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
+    del k, v
+    length = q.shape[1]
+    if length % LANES:
+      return f'needs sequences of a multiple of {LANES} tokens, not {length}'
+    return ''
 
-  takes_narrow_values: ClassVar[bool] = True
-
-  def __call__(
+  def local(
     self,
     q_BLHK: jax.Array,
     k_BLGK: jax.Array,
     v_BLGV: jax.Array,
     segment_BL: jax.Array,
   ) -> jax.Array:
-    why = self._refuses(q_BLHK.shape, k_BLGK.shape[2])
-    if why and self.otherwise is not None:
-      return narrow_values.attend(
-        self.otherwise, q_BLHK, k_BLGK, v_BLGV, segment_BL
-      )
-    if why:
-      raise errors.InputError(f'model.attention=splash {why}; use auto')
-    local: Callable[..., Any] = functools.partial(_local, self.interpret)
-    if self.mesh is not None and self.mesh.size > 1:
-      rows = meshes.token_axes()
-      heads = PartitionSpec(rows, None, 'model', None)
-      local = inside.shard_map(
-        local,
-        self.mesh,
-        in_specs=(heads, heads, heads, PartitionSpec(rows)),
-        out_specs=heads,
-        # The kernel does not say over which axes its output varies: all.
-        check_vma=False,
-      )
-    return local(q_BLHK, k_BLGK, v_BLGV, segment_BL)
-
-  def _refuses(self, shape: tuple[int, ...], groups: int) -> str:
-    """Why the kernel cannot do these shapes, or '' if it can."""
-    rows, length = shape[:2]
-    if length % LANES:
-      return f'needs sequences of a multiple of {LANES} tokens, not {length}'
-    if self.mesh is None:
-      return ''
-    parts, split = meshes.batch_size(self.mesh), self.mesh.shape['model']
-    if rows % parts or groups % split:
-      return (
-        f'needs rows over {parts} devices and key heads over {split}, '
-        f'not {rows} and {groups}'
-      )
-    platform = self.mesh.devices.flat[0].platform
-    if platform != PLATFORM and not self.interpret:
-      return f'needs TPUs, not {platform}'
-    return ''
+    return _local(self.interpret, q_BLHK, k_BLGK, v_BLGV, segment_BL)
 
 
 def block(length: int, width: int = LANES) -> int:

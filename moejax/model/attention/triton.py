@@ -10,93 +10,45 @@ JAX has kernels of its own (`jax.experimental.pallas.ops.gpu.attention`). They
 are deprecated in JAX 0.12, want as many key heads as query heads, values as
 wide as keys, and lengths that blocks divide. XLA's attention of cuDNN writes a
 mask for every pair of packed tokens and cannot be compiled without the library.
-
-XLA cannot split a kernel over devices, so it runs in a `shard_map`: rows over
-the batch axes, heads over `model`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
 
-from moejax.core import errors
+from moejax.model.attention import kernel_on_mesh
 from moejax.model.attention import triton_kernels as kernels
-from moejax.parallel import inside
-from moejax.parallel import mesh as meshes
-
-PLATFORM = 'gpu'
 
 
 @dataclasses.dataclass(frozen=True)
-class Triton:
-  """Causal attention within segments.
+class Triton(kernel_on_mesh.KernelOnMesh):
+  """Attention by the kernels, for heads of up to `triton_kernels.WIDEST`."""
 
-  Attributes:
-    mesh: the devices; None for one.
-    otherwise: attention for what the kernels cannot compute: heads wider than
-      `triton_kernels.WIDEST` bytes, rows or heads that do not divide over the
-      mesh, and other platforms. None raises an InputError for these.
-    interpret: whether to interpret the kernels, on any platform; for tests.
-  """
+  name: ClassVar[str] = 'triton'
+  platform: ClassVar[str] = 'gpu'
+  devices: ClassVar[str] = 'GPUs'
 
-  mesh: Mesh | None = None
-  otherwise: Callable | None = None
-  interpret: bool = False
-
-  # Values need not be as wide as keys.
-  takes_narrow_values = True
-
-  def __call__(
-    self,
-    q_BLHK: jax.Array,
-    k_BLGK: jax.Array,
-    v_BLGV: jax.Array,
-    segment_BL: jax.Array,
-  ) -> jax.Array:
-    why = self._refuses(q_BLHK, k_BLGK, v_BLGV)
-    if why and self.otherwise is not None:
-      return self.otherwise(q_BLHK, k_BLGK, v_BLGV, segment_BL)
-    if why:
-      raise errors.InputError(f'model.attention=triton {why}; use auto')
-    local: Callable[..., Any] = functools.partial(_local, self.interpret)
-    if self.mesh is not None and self.mesh.size > 1:
-      rows = meshes.token_axes()
-      heads = PartitionSpec(rows, None, 'model', None)
-      local = inside.shard_map(
-        local,
-        self.mesh,
-        in_specs=(heads, heads, heads, PartitionSpec(rows)),
-        out_specs=heads,
-        # The kernels do not say over which axes their outputs vary: all.
-        check_vma=False,
-      )
-    return local(q_BLHK, k_BLGK, v_BLGV, segment_BL)
-
-  def _refuses(self, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
-    """Why the kernels cannot do these shapes, or '' if they can."""
+  def refuses(self, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
+    del q
     size = row_bytes(k, v)
     if size > kernels.WIDEST:
       return (
         f'needs a key and its value in {kernels.WIDEST} bytes a head, '
         f'not {size}'
       )
-    if self.mesh is None:
-      return ''
-    parts, split = meshes.batch_size(self.mesh), self.mesh.shape['model']
-    if q.shape[0] % parts or k.shape[2] % split:
-      return (
-        f'needs rows over {parts} devices and key heads over {split}, '
-        f'not {q.shape[0]} and {k.shape[2]}'
-      )
-    platform = self.mesh.devices.flat[0].platform
-    if platform != PLATFORM and not self.interpret:
-      return f'needs GPUs, not {platform}'
     return ''
+
+  def local(
+    self,
+    q_BLHK: jax.Array,
+    k_BLGK: jax.Array,
+    v_BLGV: jax.Array,
+    segment_BL: jax.Array,
+  ) -> jax.Array:
+    return _local(self.interpret, q_BLHK, k_BLGK, v_BLGV, segment_BL)
 
 
 def row_bytes(k: jax.Array, v: jax.Array) -> int:
