@@ -3,18 +3,15 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny
+from helpers import objectives, tiny
 
 from moejax.core import errors
 from moejax.model.attention.context import AllGather, Ring
 from moejax.model.attention.heads import Latent
 from moejax.moe.balance import load
 from moejax.moe.expert_parallel.all_to_all import AllToAll
-from moejax.train import loss as losses
-from moejax.train.config import TrainConfig
 
 BATCH = tiny.batch(([16], [5, 4], [3, 1, 6], [2, 14]), row_length=16)
 KEY = jax.random.key(0)
@@ -42,22 +39,7 @@ def found(sizes, changes, gradients=True):
   config = tiny.model_config(moe=MOE, **changes)
   devices = int(np.prod(list(sizes.values())))
   model = tiny.model(config, tiny.mesh(devices, **sizes))
-  whole = losses.GlobalBatch(jnp.float32(BATCH.weight_BL.sum()))
-  row_B = jnp.arange(len(BATCH.token_BL), dtype=jnp.int32)
-
-  @jax.jit
-  def run(weights):
-    def loss(weights):
-      loss, report = losses.objective(
-        model, TrainConfig(), weights, BATCH, row_B, KEY, whole
-      )
-      return loss, (loss, report)
-
-    if not gradients:
-      return loss(weights)[1]
-    return jax.grad(loss, has_aux=True)(weights)
-
-  return jax.device_get(run(tiny.weights(model)))
+  return objectives.found(model, BATCH, KEY, gradients)
 
 
 @functools.cache

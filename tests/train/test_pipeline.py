@@ -3,10 +3,9 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny
+from helpers import objectives, tiny
 
 from moejax.config import Run, on_mesh
 from moejax.core import errors, trees
@@ -16,7 +15,6 @@ from moejax.moe.balance import bias, load
 from moejax.moe.expert_parallel.all_to_all import AllToAll
 from moejax.parallel import mesh as meshes
 from moejax.train import distillation, lora, optimizer, schedule, step
-from moejax.train import loss as losses
 from moejax.train import state as states
 from moejax.train.checkpoint import Checkpointer
 from moejax.train.config import TrainConfig
@@ -63,22 +61,7 @@ def on(sizes, changes=SMALL, pipeline=TWICE):
 
 def found(model, gradients=True):
   """Loss and what is reported, with the gradients or without."""
-  whole = losses.GlobalBatch(jnp.float32(BATCH.weight_BL.sum()))
-  row_B = jnp.arange(len(BATCH.token_BL), dtype=jnp.int32)
-
-  @jax.jit
-  def run(weights):
-    def loss(weights):
-      loss, report = losses.objective(
-        model, TrainConfig(), weights, BATCH, row_B, KEY, whole
-      )
-      return loss, (loss, report)
-
-    if not gradients:
-      return loss(weights)[1]
-    return jax.grad(loss, has_aux=True)(weights)
-
-  return jax.device_get(run(tiny.weights(model)))
+  return objectives.found(model, BATCH, KEY, gradients)
 
 
 @functools.cache
