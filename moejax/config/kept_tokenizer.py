@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from etils import epath
 
-from moejax.convert import companions
+from moejax.convert import companions, own_tokenizer
 from moejax.convert import folder as folders
 from moejax.core import errors, manifest, terminal
 from moejax.data import vocab_file
@@ -130,7 +130,7 @@ def with_chat(
   if len(ids) == 1 and ids[0] != end:
     ends = [*([] if end is None else [end]), *ids]
     generation = {**generation, 'eos_token_id': ends}
-  files = {**beside.files, companions.TEMPLATE: place}
+  files: own_tokenizer.Files = {**beside.files, companions.TEMPLATE: place}
   return dataclasses.replace(beside, files=files, generation=generation)
 
 

@@ -18,14 +18,14 @@ from typing import Any
 
 from etils import epath
 
-from moejax.convert import folder
+from moejax.convert import folder, own_tokenizer
 from moejax.core import errors, files, manifest
 from moejax.data.chat import templates
 from moejax.data.vocab import Vocab
 
 NAME = 'hf'
 GENERATION = 'generation_config.json'
-TOKENIZER, SENTENCEPIECE = 'tokenizer.json', 'tokenizer.model'
+TOKENIZER, SENTENCEPIECE = own_tokenizer.HF, own_tokenizer.SENTENCEPIECE
 SETTINGS, SPECIAL_MAP = templates.SETTINGS, templates.SPECIAL_MAP
 TEMPLATE, TEMPLATES = templates.FILE, 'additional_chat_templates'
 OTHER_TOKENIZERS = ('tiktoken.model', 'tekken.json', 'vocab.json', 'merges.txt')
@@ -52,28 +52,33 @@ class Companions:
     ids: ids of special tokens by their key in config.json (SPECIAL_IDS); None
       for a token that the model does not have.
     generation: content of generation_config.json.
-    files: paths of all other files to copy, by their name in the folder.
+    files: all other files by their name in the folder: paths of files to copy,
+      or the bytes of a file.
   """
 
   ids: dict[str, Any]
   generation: dict[str, Any]
-  files: dict[str, epath.Path]
+  files: own_tokenizer.Files
 
 
 def of_vocab(vocab: Vocab) -> Companions:
-  """Companions of a model that moejax has trained from scratch.
+  """Companions of a model whose vocabulary came with no folder.
 
   They have no padding id. In most vocabularies of moejax id 0 is both padding
   and the first token of every text, and transformers would take that token for
   padding.
   """
+  ids = _ids(vocab)
+  return Companions(ids, dict(ids), own_tokenizer.files(vocab))
+
+
+def _ids(vocab: Vocab) -> dict[str, Any]:
   start = vocab.start
-  ids = {
+  return {
     'bos_token_id': start[-1] if start else None,
     'eos_token_id': vocab.eos_id if vocab.eos_id >= 0 else None,
     'pad_token_id': None,
   }
-  return Companions(ids, dict(ids), {})
 
 
 def of_folder(place: epath.Path, vocab: Vocab) -> Companions:
@@ -84,7 +89,7 @@ def of_folder(place: epath.Path, vocab: Vocab) -> Companions:
     vocab: vocabulary of the run, whose ids stand in where the folder has none.
   """
   config, generation = read(place / folder.CONFIG), read(place / GENERATION)
-  own = of_vocab(vocab).ids
+  own = _ids(vocab)
   ids = {
     key: next((x[key] for x in (config, generation) if key in x), own[key])
     for key in SPECIAL_IDS
@@ -134,6 +139,11 @@ def end_ids(place: epath.Path | None, vocab: Vocab) -> list[int]:
 read = templates.read_json
 
 
+def content(source: epath.Path | bytes) -> bytes:
+  """The bytes of a companion file, which may be given as such."""
+  return source if isinstance(source, bytes) else source.read_bytes()
+
+
 def keep(sources: Mapping[str, epath.Path | bytes], target: epath.Path) -> None:
   """Copies files into a new folder that is whole or absent, with checksums.
 
@@ -152,8 +162,7 @@ def keep(sources: Mapping[str, epath.Path | bytes], target: epath.Path) -> None:
   for name, source in sources.items():
     path = partial / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = source if isinstance(source, bytes) else source.read_bytes()
-    path.write_bytes(data)
+    path.write_bytes(content(source))
   manifest.write_manifest(partial)
   if local:
     if target.exists():

@@ -170,7 +170,7 @@ def write(
     ids = beside.ids
     for name, file in beside.files.items():
       (path / name).parent.mkdir(exist_ok=True)
-      (path / name).write_bytes(file.read_bytes())
+      (path / name).write_bytes(companions.content(file))
     files.atomic_write_json(path / companions.GENERATION, beside.generation)
   files.atomic_write_json(
     path / folder.CONFIG, {**plan.config, **ids, 'torch_dtype': dtype}

@@ -219,6 +219,16 @@ class SentencePiece(fields.Checked):
       return own
     return f'{own}:+{self._shift}:eos={self.eos_id}'
 
+  def unshifted(self) -> 'SentencePiece | None':
+    """The same ids as the tokenizer of a released model; None if shifted."""
+    if self._shift:
+      return None
+    name = self._processor.id_to_piece
+    start = name(self.start[-1]) if self.start else ''
+    return dataclasses.replace(
+      self, shift=0, eos_token=name(self.eos_id), start_token=start
+    )
+
   def to_seqio(self) -> Any:
     seqio, _ = seqio_bridge.load('the vocabulary')
     if self._shift or self._as_it_is or self.eos_token:

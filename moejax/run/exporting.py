@@ -8,7 +8,14 @@ from typing import Any
 
 from moejax.compress import even
 from moejax.config import kept_tokenizer
-from moejax.convert import companions, llava, llava_export, load, save
+from moejax.convert import (
+  companions,
+  llava,
+  llava_export,
+  load,
+  own_tokenizer,
+  save,
+)
 from moejax.convert import folder as folders
 from moejax.convert.families import FORMS
 from moejax.convert.families.family import Family
@@ -134,16 +141,12 @@ class Target:
   def remarks(self) -> list[str]:
     """Lines on what the folder lacks."""
     lines = []
-    tokenizers = (
-      companions.TOKENIZER,
-      companions.SENTENCEPIECE,
-      *companions.OTHER_TOKENIZERS,
-    )
-    if not any(name in self.beside.files for name in tokenizers):
-      lines.append(
-        'No tokenizer is among the files: data.vocab is none that came with a '
-        'Hugging Face folder.'
-      )
+    tokenizers = (own_tokenizer.HF, own_tokenizer.SENTENCEPIECE)
+    others = companions.OTHER_TOKENIZERS
+    if not any(name in self.beside.files for name in (*tokenizers, *others)):
+      vocab = restore.run_of(self.args.workdir).data.vocab
+      why = own_tokenizer.lacking(vocab)
+      lines.append(f'No tokenizer is among the files: {why}.')
     if self.plan.dropped:
       lines.append(
         'Left out: multi-token prediction, for which a '
