@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from moejax.config import kept_tokenizer, old_keys, user_files
+from moejax.config import kept_tokenizer, old_keys, plugins, user_files
 from moejax.config.run import Run
 from moejax.config.shrinking import shrink
 from moejax.convert import folder as folders
@@ -79,7 +79,10 @@ def of_workdir(workdir: str) -> Run:
       f'{kept_tokenizer.CONFIG}{remedy}'
     )
   try:
-    run = of_tree(json.loads(path.read_text()))
+    tree = json.loads(path.read_text())
+    plugin = plugins.of_workdir(tree, workdir)
+    plugins.load(plugin)
+    run = dataclasses.replace(of_tree(tree), plugin=plugin)
   except (ValueError, errors.InputError) as e:
     raise errors.InputError(
       f'{path} cannot be read ({e}); use another --workdir'
@@ -165,6 +168,9 @@ def load(
   path, arg, tiny = _split_spec(spec)
   tree = _get_config(path, arg)
   old_keys.check(overrides)
+  own_plugin = dict(overrides).get('plugin', tree.get('plugin', ''))
+  plugin = plugins.adopted(own_plugin, workdir)
+  plugins.load(plugin)
   try:
     old_keys.check_tree(tree.to_dict())
     run = config_tree.from_config_dict(Run, tree)
@@ -185,6 +191,8 @@ def load(
   if tiny and own and 'data.max_documents' not in keys:
     # `tiny` cuts the shipped text short, but not the user's own.
     run = config_tree.override(run, 'data.max_documents', '0')
+  if plugin != own_plugin:
+    run = dataclasses.replace(run, plugin=plugin)
   if workdir:
     vocab = kept_tokenizer.adopted(run.data.vocab, workdir)
     run = dataclasses.replace(

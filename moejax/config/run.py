@@ -69,6 +69,8 @@ class Run(fields.Checked):
     mesh: number of devices along each axis.
     evals: benchmarks while training.
     report: what is measured at the end.
+    plugin: a Python file with routers, or other parts of a layer, of your own;
+      see docs/moe.md. '' for none.
     start: where initial weights come from: the folder of a Hugging Face
       checkpoint, or the workdir of another run; '' for fresh ones.
     start_step: which checkpoint of that run: newest, best (of the lowest
@@ -83,6 +85,8 @@ class Run(fields.Checked):
   mesh: MeshConfig = resume.key(resume.ROUNDING, MeshConfig())
   evals: EvalsConfig = resume.key(resume.NOTHING, EvalsConfig())
   report: ReportConfig = resume.key(resume.NOTHING, ReportConfig())
+  # Its text is compared, not its path: config/plugins.py.
+  plugin: str = resume.key(resume.NOTHING, '')
   start: str = resume.key(resume.BEGINNING, '')
   start_step: str = resume.key(resume.BEGINNING, 'newest')
 

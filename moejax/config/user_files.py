@@ -39,7 +39,7 @@ def load(path: str, kind: str) -> types.ModuleType:
       raises an error.
   """
   path = shipped.find(path, kind)
-  _check_is_python(path, kind)
+  check_is_python(path, kind)
   name = f'moejax_{kind}_{pathlib.Path(path).stem}'
   spec = importlib.util.spec_from_file_location(name, path)
   if spec is None or spec.loader is None:
@@ -145,7 +145,7 @@ def _from_file(
   return tb
 
 
-def _check_is_python(path: str, kind: str) -> None:
+def check_is_python(path: str, kind: str) -> None:
   """Raises InputError unless a path is a readable .py file."""
   file = pathlib.Path(path)
   if not path:

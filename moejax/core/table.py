@@ -12,6 +12,9 @@ from typing import Any
 
 from moejax.core import errors
 
+# Attribute of a class that `add` has put into a table: its name there.
+ADDED = 'added_as'
+
 
 def unknown(kind: str, name: Any, known: Any) -> errors.InputError:
   """An error that lists a value, the nearest known name, and all known names.
@@ -63,13 +66,26 @@ def make(kind: str, table: Mapping[str, type], spec: Mapping[str, Any]) -> Any:
   return cls(**fields)
 
 
+def add(table: dict[str, Any], name: str, cls: type) -> None:
+  """Adds a class that is not moejax's own; it replaces another such class."""
+  table[name] = cls
+  setattr(cls, ADDED, name)
+
+
+def is_added(cls: Any) -> bool:
+  """Whether a class was put into a table by `add`."""
+  return ADDED in vars(cls)
+
+
 def name_of(table: Mapping[str, type], entry: Any) -> str:
-  """The name under which the table has the class of `entry`.
+  """The name under which the table has, or had, the class of `entry`.
 
   Raises:
-    KeyError: the class is not in the table.
+    KeyError: the class was never in the table.
   """
   for name, cls in table.items():
     if cls is type(entry):
       return name
+  if is_added(type(entry)):  # and replaced since
+    return getattr(type(entry), ADDED)
   raise KeyError(f'{type(entry).__name__} is in no line of the table')

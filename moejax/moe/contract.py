@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moejax.core import fields
-from moejax.moe import replay
+from moejax.moe import replay, routing_shapes
 from moejax.moe.expert_needs import ExpertNeeds
 from moejax.moe.router_state import RouterState
 from moejax.moe.scorers import base as scorers
@@ -370,8 +370,9 @@ def token_choice(
     extra: see `Routing`.
   """
   valid_T = inputs.valid_T
-  num_tokens, k = expert_TK.shape
-  nowhere = prob_TE.shape[1]
+  num_tokens = len(valid_T)
+  routing_shapes.check_choice(expert_TK, weight_TK, prob_TE, num_tokens)
+  k, nowhere = expert_TK.shape[1], prob_TE.shape[1]
   if inputs.replayed is not None:
     expert_TK = jnp.where(inputs.replayed.is_used, expert_TK, nowhere)
     weight_TK = replay.weights(inputs.replayed, weight_TK)

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moejax.core import errors, shapes, table
-from moejax.moe import balance, contract, feed_forward, replay, stats, uneven
+from moejax.moe import (
+  balance,
+  contract,
+  feed_forward,
+  replay,
+  routing_shapes,
+  stats,
+  uneven,
+)
 from moejax.moe.config import MoEConfig
 from moejax.moe.feed_forward import PreviousLayer, Record, TokenInfo
 from moejax.moe.routers import ROUTERS
@@ -122,6 +130,7 @@ def route(
   if in_use_NE is not None:
     router_input = uneven.masked(config.router, router_input, in_use_NE)
   routing = choose(config.router, router_input, config.num_choices)
+  _check_routing(config, routing, rows * row_length)
   routing = uneven.limited(routing, router_input)
   limited = config.dispatcher.limit(
     _without_dropped(routing, router_input.replayed),
@@ -171,6 +180,35 @@ def choose(
   return dataclasses.replace(
     routing, scales_input=own.scales_input, residual_T=own.residual_T
   )
+
+
+def _check_routing(
+  config: MoEConfig, routing: contract.Routing, num_tokens: int
+) -> None:
+  """Raises InputError if a router has returned something else than it should.
+
+  Args:
+    config: of the layer.
+    routing: what its router has returned.
+    num_tokens: T.
+  """
+  name = table.name_of(ROUTERS, config.router)
+  if not isinstance(routing, contract.Routing):
+    raise errors.InputError(
+      f'router={name} must return a Routing, such as that of '
+      f'contract.token_choice, not {type(routing).__name__}'
+    )
+  a = routing
+  try:
+    routing_shapes.check_list(
+      a.token_A,
+      a.expert_A,
+      a.weight_A,
+      a.prob_TE,
+      (num_tokens, config.num_choices),
+    )
+  except errors.InputError as e:
+    raise errors.InputError(f'what router={name} returns: {e}') from None
 
 
 def _without_dropped(

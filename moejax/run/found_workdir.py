@@ -6,7 +6,7 @@ from collections.abc import Callable
 from etils import epath
 
 from moejax import config as configs
-from moejax.config import kept_tokenizer
+from moejax.config import kept_tokenizer, plugins
 from moejax.convert import companions
 from moejax.core import compile_cache, config_tree, errors, files
 from moejax.run import base_weights
@@ -21,6 +21,7 @@ OWN = (
   kept_tokenizer.CHECKPOINTS,
   kept_tokenizer.OWN,
   kept_tokenizer.CHAT,
+  plugins.KEPT,
   companions.NAME,
   run_checkpoints.KEPT,
   base_weights.FOLDER,
@@ -56,6 +57,7 @@ def write_missing_config(folder: epath.Path, say: Say) -> None:
     tree = kept.meta(step)['extra'].get('config')
     if tree is None:
       return  # imported weights have no config of a run
+    plugins.load(plugins.of_workdir(tree, folder))
     run = configs.of_tree(tree)
     files.atomic_write_json(path, config_tree.to_dict(run))
     say(

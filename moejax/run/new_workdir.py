@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from moejax.config import Run
+from moejax.config import Run, plugins
 from moejax.core import config_tree, errors, files
 from moejax.run import restore
 from moejax.train import checkpoint, lora
@@ -53,4 +53,5 @@ def finish(workdir: epath.Path, run: Run) -> None:
   """
   train = dataclasses.replace(run.train, lora=lora.Lora())
   run = dataclasses.replace(run, train=train)
+  plugins.keep(run.plugin, workdir)
   files.atomic_write_json(workdir / restore.CONFIG, config_tree.to_dict(run))

@@ -18,7 +18,7 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from moejax.config import Run, kept_tokenizer, on_mesh
+from moejax.config import Run, kept_tokenizer, on_mesh, plugins
 from moejax.core import (
   compile_cache,
   config_tree,
@@ -218,6 +218,7 @@ def _train_the_rest(
       kept_tokenizer.keep(
         run.data.vocab, folder, run.start, screen.line, run.data.chat_used()
       )
+      plugins.keep(run.plugin, folder)
       # From here the workdir has this config, and a report of fewer steps is
       # out of date.
       report.remove(folder)
