@@ -219,8 +219,7 @@ def _train_the_rest(
         run.data.vocab, folder, run.start, screen.line, run.data.chat_used()
       )
       plugins.keep(run.plugin, folder)
-      # From here the workdir has this config, and a report of fewer steps is
-      # out of date.
+      # From here the workdir has this config, and an older report is stale.
       report.remove(folder)
       files.atomic_write_json(folder / restore.CONFIG, config_tree.to_dict(run))
     with screen, resources.watchdog:

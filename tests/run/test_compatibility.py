@@ -53,6 +53,7 @@ ALLOWED = {
     'evals.data': '/rows',
     'report.samples': 'false',
     'report.eval_batches': '3',
+    'plugin': 'my.py',
     'report.suite': 'offline',
     'report.page': 'false',
     'report.trace_tokens': '0',
