@@ -25,6 +25,7 @@ PAGE = ROOT / 'docs' / 'moe.md'
 PAGES = [
   *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')),
   *sorted((ROOT / 'docs').glob('*.md')),
+  *sorted((ROOT / 'docs' / 'howto').glob('*.md')),
 ]
 LINK = re.compile(r'\]\(([^)\s]+)\)')
 CODE = re.compile(r'`([^`]+)`')

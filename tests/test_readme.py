@@ -15,6 +15,7 @@ DOCUMENTS = [
   README,
   ROOT / 'CONTRIBUTING.md',
   *sorted((ROOT / 'docs').glob('*.md')),
+  *sorted((ROOT / 'docs' / 'howto').glob('*.md')),
 ]
 EACH_DOCUMENT = pytest.mark.parametrize(
   'page', DOCUMENTS, ids=lambda page: page.name

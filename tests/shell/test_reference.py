@@ -130,7 +130,11 @@ def _doc(path):
   return ast.get_docstring(ast.parse(path.read_text())) or ''
 
 
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [
+  ROOT / 'README.md',
+  *sorted((ROOT / 'docs').glob('*.md')),
+  *sorted((ROOT / 'docs' / 'howto').glob('*.md')),
+]
 CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
 WRITTEN = sorted({
   one
@@ -147,7 +151,7 @@ def keys():
 
 
 # Files that a reader has, not we.
-OWN = {'FILE', 'my.py', 'my_sweep.py'}
+OWN = {'FILE', 'compare.py', 'my.py', 'my_sweep.py'}
 
 
 @pytest.mark.parametrize('example', sorted({*EXAMPLES, *WRITTEN}))

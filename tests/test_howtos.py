@@ -1,0 +1,86 @@
+"""The how-tos: their Python runs, and their loop restarts what it should."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+from helpers import pages
+
+from moejax.core import table
+from moejax.moe.routers import ROUTERS
+from moejax.sweep import grid
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'docs' / 'howto'
+HOWTOS = sorted(path.stem for path in FOLDER.glob('*.md'))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+  """An empty current folder; added routers are taken out afterwards."""
+  monkeypatch.chdir(tmp_path)
+  yield tmp_path
+  for name in [name for name, cls in ROUTERS.items() if table.is_added(cls)]:
+    del ROUTERS[name]
+
+
+def test_every_one_is_listed():
+  text = (FOLDER / 'README.md').read_text()
+  listed = [name for name in HOWTOS if f'({name}.md)' in text]
+  assert listed == [name for name in HOWTOS if name != 'README']
+  assert len(listed) == 10
+
+
+@pytest.mark.parametrize('name', HOWTOS)
+def test_a_howto_is_short_and_has_a_command(name):
+  text = (FOLDER / f'{name}.md').read_text()
+  if name != 'README':
+    assert '\nmoejax ' in text or '\ntpu_scripts/' in text
+    assert 40 <= len(text.splitlines()) <= 100
+
+
+WITH_PYTHON = [
+  name
+  for name in HOWTOS
+  if any(one.kind == 'python' for one in pages.blocks(FOLDER / f'{name}.md'))
+]
+
+
+def test_these_have_python():
+  assert {'add_a_router', 'add_a_measure', 'add_a_benchmark'} < {*WITH_PYTHON}
+
+
+@pytest.mark.parametrize('name', WITH_PYTHON)
+def test_the_python_of_a_howto_runs(name, here):
+  pages.run_python(FOLDER / f'{name}.md', here)
+
+
+def test_the_compared_runs_are_as_many_as_the_page_says(here):
+  page = FOLDER / 'compare_at_equal_cost.md'
+  pages.run_python(page, here)
+  assert 'are twelve runs' in page.read_text()
+  assert len(grid.load('compare.py')) == 12
+
+
+@pytest.mark.parametrize(
+  ('codes', 'code', 'starts'), [([75, 6, 4, 0], 0, 4), ([75, 3, 0], 3, 2)]
+)
+def test_the_loop_restarts_what_trying_again_mends(
+  here, monkeypatch, codes, code, starts
+):
+  (loop,) = [
+    block.text
+    for block in pages.blocks(FOLDER / 'resume.md')
+    if block.kind == 'sh'
+  ]
+  (here / 'codes').write_text(''.join(f'{one}\n' for one in codes))
+  take = 'code=$(head -1 codes); sed -i 1d codes; exit $code'
+  for name, body in (('moejax', take), ('sleep', 'exit 0')):
+    (here / name).write_text(f'#!/bin/sh\n{body}\n')
+    (here / name).chmod(0o755)
+  monkeypatch.setenv('PATH', f'{here}{os.pathsep}{os.environ["PATH"]}')
+  done = subprocess.run([shutil.which('sh'), '-c', loop], check=False)
+  assert done.returncode == code
+  left = (here / 'codes').read_text().split()
+  assert len(codes) - len(left) == starts
