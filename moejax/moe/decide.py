@@ -192,10 +192,10 @@ def _check_routing(
     routing: what its router has returned.
     num_tokens: T.
   """
-  name = table.name_of(ROUTERS, config.router)
+  name = type(config.router).__name__  # one that wraps another has no other
   if not isinstance(routing, contract.Routing):
     raise errors.InputError(
-      f'router={name} must return a Routing, such as that of '
+      f'the router {name} must return a Routing, such as that of '
       f'contract.token_choice, not {type(routing).__name__}'
     )
   a = routing
@@ -208,7 +208,7 @@ def _check_routing(
       (num_tokens, config.num_choices),
     )
   except errors.InputError as e:
-    raise errors.InputError(f'what router={name} returns: {e}') from None
+    raise errors.InputError(f'what the router {name} returns: {e}') from None
 
 
 def _without_dropped(
