@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from moejax.core import scopes
 from moejax.model import norm
 from moejax.model.attention import grouped, heads, latent
 from moejax.model.attention.cache import KVCache
@@ -125,6 +126,7 @@ class Block(nnx.Module):
     """What the layer's feed-forward reads; arguments as of `__call__`."""
     return self._before(self.norm_ffn, self._attend(x_BLD, tokens, spec))
 
+  @scopes.part('attention')
   def _attend(self, x_BLD, tokens, spec):
     """The activations after attention and its residual sum."""
     out_BLD = self.attention(
@@ -156,6 +158,12 @@ class Block(nnx.Module):
     Returns:
       The output, what the next layer reads, and the new cache.
     """
+    x_BLD, cache = self._attend_step(x_BLD, tokens, spec, cache)
+    x_BLD, previous, _ = self._feed_forward(x_BLD, tokens, previous, None, spec)
+    return x_BLD, previous, cache
+
+  @scopes.part('attention')
+  def _attend_step(self, x_BLD, tokens, spec, cache):
     out_BLD, cache = self.attention.step(
       self._before(self.norm_attention, x_BLD),
       tokens.rotary_angles,
@@ -164,10 +172,9 @@ class Block(nnx.Module):
       spec.place,
       spec.window,
     )
-    x_BLD = x_BLD + self._behind(self.norm_attention, out_BLD)
-    x_BLD, previous, _ = self._feed_forward(x_BLD, tokens, previous, None, spec)
-    return x_BLD, previous, cache
+    return x_BLD + self._behind(self.norm_attention, out_BLD), cache
 
+  @scopes.part('feed_forward')
   def _feed_forward(self, x_BLD, tokens, previous, key, spec):
     h_BLD = self._before(self.norm_ffn, x_BLD)
     info = TokenInfo(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.core import errors, linear, shapes, table
+from moejax.core import errors, linear, scopes, shapes, table
 from moejax.model import block, init, mtp, norm, pipeline
 from moejax.model import trunk as trunks
 from moejax.model.attention import context
@@ -255,6 +255,7 @@ class Decoder(nnx.Module):
     x_BLD, cache = self.trunk.step(x_BLD, tokens, cache)
     return self.norm(x_BLD), cache
 
+  @scopes.part('embedding')
   def embed(self, token_BL: jax.Array) -> jax.Array:
     """x_BLD of tokens, in the compute type."""
     # Gathered along D: the batch is split over the mesh axes that split D.
@@ -266,6 +267,7 @@ class Decoder(nnx.Module):
       x_BLD = x_BLD * self.config.scales.embedding
     return trunks.constrain(x_BLD, self.mesh)
 
+  @scopes.part('images')
   def _with_images(
     self,
     x_BLD: jax.Array,
@@ -292,6 +294,7 @@ class Decoder(nnx.Module):
     stacks = {kind: getattr(self, kind) for kind in kinds}
     return trunks.Trunk(self.config, self.mesh, stacks)
 
+  @scopes.part('head')
   def head(self) -> jax.Array:
     """w_DV of the output head in the compute type."""
     w = (
@@ -303,6 +306,7 @@ class Decoder(nnx.Module):
     w = w.astype(self.config.dtype)
     return rules.constrain(w, ('unsharded', 'vocab'), self.mesh)
 
+  @scopes.part('head')
   def logits(self, x_BLD: jax.Array) -> jax.Array:
     """float32 logits_BLV of hidden states."""
     return jnp.einsum(

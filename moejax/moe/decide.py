@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moejax.core import errors, shapes, table
+from moejax.core import errors, scopes, shapes, table
 from moejax.moe import (
   balance,
   contract,
@@ -62,6 +62,7 @@ def extra_scorers(
   })
 
 
+@scopes.part('router')
 def route(
   config: MoEConfig,
   weights: LayerWeights,
@@ -223,6 +224,7 @@ def _without_dropped(
   return dataclasses.replace(routing, expert_A=expert_A)
 
 
+@scopes.part('balance')
 def observe(
   config: MoEConfig,
   weights: LayerWeights,

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moejax.core import errors, shapes, table, values
+from moejax.core import errors, scopes, shapes, table, values
 from moejax.core import quantization as quantizations
 from moejax.moe import (
   decide,
@@ -211,6 +211,7 @@ class MoE(nnx.Module):
       weights = dataclasses.replace(weights, responses_EE=responses_EE)
     return weights
 
+  @scopes.part('shared_experts')
   def _shared_output(self, x_BLD: jax.Array) -> jax.Array:
     """out_BLD: the sum of the shared experts' outputs for every token."""
     config, on_mesh = self.config, self.on_mesh
@@ -299,6 +300,7 @@ class MoE(nnx.Module):
     scorers = [self.config.scorer, *(s for s, _ in extra_scorers.values())]
     return any(scorer.reads_experts for scorer in scorers)
 
+  @scopes.part('experts')
   def _expert_output(
     self, on_mesh, weights, x_TD, decision, grad_accumulator, layer
   ) -> ExpertOutput:

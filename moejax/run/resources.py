@@ -22,6 +22,7 @@ from moejax.train import (
   checkpoint,
   goodput,
   loggers,
+  profile,
   run_checkpoints,
   signals,
   tiers,
@@ -48,6 +49,7 @@ class Resources:
     bad_steps: bad_steps.jsonl.
     stop: whether a signal asks the run to stop.
     watchdog: says when no step ends for long.
+    profiler: profiles the steps that the config names.
   """
 
   folder: epath.Path
@@ -58,6 +60,7 @@ class Resources:
   bad_steps: log.Writer
   stop: signals.StopSignal
   watchdog: Watchdog
+  profiler: profile.Profiler
 
   def go_on_from(self, step: int) -> None:
     """Removes records and kept weights of later steps.
@@ -112,6 +115,13 @@ def open_resources(
     writers = loggers.open_writers(config.loggers, place)
     writer = stack.enter_context(contextlib.closing(writers))
     bad = stack.enter_context(contextlib.closing(_bad_steps(folder)))
+    profiler = profile.Profiler(
+      config.profile if jax.process_index() == 0 else profile.Profile(),
+      folder,
+      screen.line,
+      config.steps,
+    )
+    stack.callback(profiler.close)
     yield Resources(
       folder=folder,
       screen=screen,
@@ -125,6 +135,7 @@ def open_resources(
       watchdog=Watchdog(
         config.watchdog_s, _say, _leave if config.watchdog_exits else None
       ),
+      profiler=profiler,
     )
 
 

@@ -328,8 +328,7 @@ def _loop_inputs(
   base: base_weights.Base | None,
 ) -> loop.LoopInputs:
   run, learner, group = context.run, context.learner, context.processes.group
-  screen = resources.screen
-  length = run.data.sequence_length
+  screen, length = resources.screen, run.data.sequence_length
   taught_by = None if context.teacher is None else context.teacher.model
   made = step.make(
     learner, context.transform, run.opt, run.train, run.seed, taught_by
@@ -363,6 +362,7 @@ def _loop_inputs(
     ).see,
     beat=resources.watchdog.beat,
     goodput=resources.spent,
+    profiler=resources.profiler,
   )
 
 

@@ -8,6 +8,7 @@ from moejax.train import sparsity, spikes
 from moejax.train.distillation import Distillation
 from moejax.train.loggers import DEFAULT, LOGGERS, Logger
 from moejax.train.lora import Lora
+from moejax.train.profile import Profile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TrainConfig(fields.Checked):
     watchdog_exits: whether the process then ends, with code 4.
     compile_cache: folder of compiled programs; '' for a folder in the workdir,
       unless JAX has been given one; 'none' for no cache.
+    profile: which steps are profiled.
   """
 
   steps: int = resume.key(
@@ -109,6 +111,7 @@ class TrainConfig(fields.Checked):
   )
   watchdog_exits: bool = resume.key(resume.NOTHING, False)
   compile_cache: str = resume.key(resume.NOTHING, '')
+  profile: Profile = Profile()
 
   def check(self) -> None:
     """Raises InputError if the numbers do not fit together."""
@@ -119,6 +122,7 @@ class TrainConfig(fields.Checked):
       )
     self.distillation.check()
     self.lora.check()
+    self.profile.check(self.steps)
     if self.lora.rank and self.sparsity != sparsity.NONE:
       raise errors.InputError(
         'train.sparsity prunes weights, which stay as they are with '

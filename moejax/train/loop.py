@@ -27,6 +27,7 @@ from moejax.moe import stats
 from moejax.train import bad_steps
 from moejax.train.config import TrainConfig
 from moejax.train.goodput import Goodput
+from moejax.train.profile import Profiler
 from moejax.train.state import State
 
 # Steps at the start without a measured speed: the first one compiles, and the
@@ -91,6 +92,7 @@ class LoopInputs:
     beat: called with the name of a step or evaluation that has ended, for the
       watchdog.
     goodput: counts the seconds of each part.
+    profiler: profiles the steps that the config names.
   """
 
   config: TrainConfig
@@ -109,6 +111,7 @@ class LoopInputs:
   bad_step: Callable[..., None] = lambda *_: None
   beat: Callable[[str], None] = lambda _: None
   goodput: Goodput = dataclasses.field(default_factory=Goodput)
+  profiler: Profiler = dataclasses.field(default_factory=Profiler)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +146,17 @@ def _run(inputs: LoopInputs, state: State) -> LoopResult:
   signal = None
   with inputs.batches(start) as batches:
     for step in range(start + 1, inputs.config.steps + 1):
+      inputs.profiler.before(step, pending)
       with inputs.goodput.part('data_wait'):
         batch = next(batches)
       phase = 'compile' if step == start + 1 else 'step'
-      with inputs.goodput.part(phase), jax.transfer_guard('disallow'):
+      with (
+        inputs.goodput.part(phase),
+        jax.transfer_guard('disallow'),
+        inputs.profiler.step(step),
+      ):
         state, metrics = inputs.step(state, batch)
+      meter.pause(inputs.profiler.after(step, metrics))
       problem = _report(inputs, meter, *pending) if pending else None
       pending = (step, metrics)
       inputs.checkpoints.check()

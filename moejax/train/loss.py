@@ -16,7 +16,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from moejax.core import values
+from moejax.core import scopes, values
 from moejax.data.batch import Batch
 from moejax.model import mtp
 from moejax.model.build import Model
@@ -147,6 +147,7 @@ def passes(
   return decoder.predict(out, batch.target_BL, *rest)
 
 
+@scopes.part('head')
 def _plain(model, decoder, x_BLD, target_BL, weight_BL):
   """Sum of nll * weight in nats, and the values to report."""
   nll, _, correct_BL = cross_entropy.on_mesh(
@@ -158,6 +159,7 @@ def _plain(model, decoder, x_BLD, target_BL, weight_BL):
   }
 
 
+@scopes.part('head')
 def _distilled(model, train, heads, target_BL, weight_BL):
   """As `_plain`, with the divergence from the teacher in the sum.
 

@@ -11,13 +11,14 @@
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from moejax.core import values
+from moejax.core import scopes, values
 from moejax.data.batch import Batch
 from moejax.model import build
 from moejax.model.build import Model
@@ -57,8 +58,8 @@ def make(
     seed: seed of all random numbers; each step folds its number into the key.
     teacher: the model that the model learns from (`train.distillation`).
   """
-  rate = learning_rate(opt, train.steps)
   model = parts.freeze(model, opt.parts)
+  update = _updating(model, transform, opt, train)
 
   def step(
     state: states.State, batch: Batch, *read: build.Weights
@@ -66,6 +67,41 @@ def make(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     bound, by = _bound(model, teacher, read)
     gradient, report = _dropless(bound, train, state.weights, batch, key, by)
+    return update(state, gradient, report)
+
+  place = states.shardings(model, transform, train.skip_spikes, train.sparsity)
+  rows = rules.sharding(('rows',), model.mesh)
+  whole = rules.replicated(model.mesh)
+  return jax.jit(
+    step,
+    in_shardings=(place, rows, *(m.shardings for m in read_by(model, teacher))),
+    out_shardings=(place, whole),
+    donate_argnums=0,
+    compiler_options=hosts.overlap(model.mesh),
+  )
+
+
+def _bound(
+  model: Model, teacher: Model | None, read: tuple[build.Weights, ...]
+) -> tuple[Model, Teacher | None]:
+  """The model beside its base, and the teacher with its weights."""
+  bound = model.on(read[-1]) if isinstance(model, LoraModel) else model
+  return bound, None if teacher is None else Teacher(read[0], teacher)
+
+
+def _updating(
+  model: Model,
+  transform: optax.GradientTransformation,
+  opt: OptimizerConfig,
+  train: TrainConfig,
+) -> Callable[..., tuple[states.State, Metrics]]:
+  """The end of a step: (state, gradient, report) -> (state, metrics)."""
+  rate = learning_rate(opt, train.steps)
+
+  @scopes.part('optimiser')
+  def update(
+    state: states.State, gradient: Any, report: dict[str, Any]
+  ) -> tuple[states.State, Metrics]:
     norm = optax.global_norm(gradient)
     leaf_norms = bad_steps.leaf_norms(gradient)
     gradient = _clipped(gradient, norm, opt.clip_norm)
@@ -105,24 +141,7 @@ def make(
     }
     return new, metrics
 
-  place = states.shardings(model, transform, train.skip_spikes, train.sparsity)
-  rows = rules.sharding(('rows',), model.mesh)
-  whole = rules.replicated(model.mesh)
-  return jax.jit(
-    step,
-    in_shardings=(place, rows, *(m.shardings for m in read_by(model, teacher))),
-    out_shardings=(place, whole),
-    donate_argnums=0,
-    compiler_options=hosts.overlap(model.mesh),
-  )
-
-
-def _bound(
-  model: Model, teacher: Model | None, read: tuple[build.Weights, ...]
-) -> tuple[Model, Teacher | None]:
-  """The model beside its base, and the teacher with its weights."""
-  bound = model.on(read[-1]) if isinstance(model, LoraModel) else model
-  return bound, None if teacher is None else Teacher(read[0], teacher)
+  return update
 
 
 def read_by(model: Model, teacher: Model | None) -> list[Model]:

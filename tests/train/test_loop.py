@@ -12,6 +12,7 @@ import pytest
 from moejax.core import errors
 from moejax.train import loop
 from moejax.train.config import TrainConfig
+from moejax.train.profile import Profiler
 from moejax.train.state import State
 
 
@@ -109,6 +110,7 @@ def _run(
     hooks=hooks,
     periodic_hooks=periodic_hooks,
     stop_requested=stop,
+    profiler=getattr(recorder, 'profiler', Profiler()),
   )
   return loop.run(job, _state(start))
 
@@ -360,3 +362,34 @@ def test_implicit_transfers_are_refused_in_the_loop():
 def test_wrong_numbers_are_refused(key, words):
   with pytest.raises(errors.InputError, match=words):
     TrainConfig(**key).check()
+
+
+class Seen:
+  """A profiler that writes down its calls."""
+
+  def __init__(self):
+    self.calls = []
+
+  def before(self, step, pending):
+    self.calls.append(('before', step, pending and pending[0]))
+
+  def step(self, step):
+    self.calls.append(('step', step))
+    return contextlib.nullcontext()
+
+  def after(self, step, results):
+    self.calls.append(('after', step, float(results['loss'])))
+    return 0.0
+
+
+def test_a_profiler_sees_every_step_and_what_came_before():
+  """With the batch of a step; before it, the results that are not fetched."""
+  recorder = Recorder()
+  recorder.profiler = seen = Seen()
+  _run(recorder, steps=3, checkpoint_every=2)
+  assert seen.calls == [
+    *(('before', 1, None), ('step', 1), ('after', 1, 0.0)),
+    *(('before', 2, 1), ('step', 2), ('after', 2, 1.0)),
+    # The boundary after step 2 has fetched all.
+    *(('before', 3, None), ('step', 3), ('after', 3, 2.0)),
+  ]

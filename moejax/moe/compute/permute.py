@@ -20,7 +20,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from moejax.core import varying
+from moejax.core import scopes, varying
 
 
 @flax.struct.dataclass
@@ -42,6 +42,7 @@ def num_rows(num_assignments: int, num_experts: int, multiple: int) -> int:
   return -(-most // multiple) * multiple
 
 
+@scopes.part('dispatch')
 def group(expert_A: jax.Array, num_experts: int, multiple: int) -> Grouping:
   """Gives every assignment a row, grouped by expert.
 
@@ -77,6 +78,7 @@ def group(expert_A: jax.Array, num_experts: int, multiple: int) -> Grouping:
   return Grouping(row_A=row_A, assignment_R=assignment_R, size_E=size_E)
 
 
+@scopes.part('dispatch')
 def gather(
   x_TD: jax.Array,
   token_A: jax.Array,
@@ -105,6 +107,7 @@ def gather(
   return _gather(x_TD, row_A, assignment_R)
 
 
+@scopes.part('dispatch')
 def combine(
   y_RD: jax.Array,
   weight_A: jax.Array,
