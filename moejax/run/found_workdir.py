@@ -15,6 +15,7 @@ from moejax.train.loggers import service
 
 Say = Callable[[str], None]
 
+ENDED = 'ended.json'  # how its process ended, by a sweep
 # Files and folders that a run makes before or beside its checkpoints.
 OWN = (
   kept_tokenizer.CONFIG,
@@ -27,6 +28,7 @@ OWN = (
   base_weights.FOLDER,
   compile_cache.FOLDER,
   service.FOLDER,
+  ENDED,
   'goodput.json',
   'metrics.jsonl',
   'versions.json',

@@ -7,7 +7,6 @@ terminal's Ctrl-C, but stop when their standard input ends: a pipe that the
 sweep holds open, and that the system closes also when the sweep is killed.
 """
 
-import collections
 import os
 import pathlib
 import signal
@@ -15,14 +14,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import IO, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import IO, NamedTuple, Protocol
 
 from etils import epath
 
 from moejax import config as configs
 from moejax.core import command, compile_cache, exits
 from moejax.run import train
+from moejax.sweep import devices
 from moejax.sweep.grid import SweepRun
 
 WORKER, LOG = ('-m', 'moejax.sweep.pool'), 'log.txt'
@@ -37,37 +37,66 @@ class Outcome(NamedTuple):
   seconds: float  # wall time
 
 
+class Work(Protocol):
+  """The runs that are to be trained, one after the other."""
+
+  def take(self) -> SweepRun | None:
+    """The next run; None while there is none."""
+    ...
+
+  def ended(self, run: SweepRun, outcome: Outcome) -> None:
+    """Is called after the end of a process, also after a failure or Ctrl-C."""
+    ...
+
+  def stops(self, run: SweepRun) -> bool:
+    """Whether a run that is at work should save its state and end."""
+    ...
+
+
+class _Slot(NamedTuple):
+  """What a process of the pool has for itself."""
+
+  cores: list[int]
+  environment: Mapping[str, str]
+
+
 class _Process:
   """A run at work on some cores."""
 
-  def __init__(
-    self, run: SweepRun, folder: epath.Path, cores: list[int], stdin: IO[bytes]
-  ):
-    self.run, self.cores, self._begin = run, cores, time.monotonic()
+  def __init__(self, run: SweepRun, folder: epath.Path, slot: _Slot):
+    self.run, self.slot, self._begin = run, slot, time.monotonic()
     workdir = os.fspath(folder / run.name)
     self._log = pathlib.Path(workdir) / LOG
     self._log.parent.mkdir(parents=True, exist_ok=True)
     flags = [f'--config={run.config}', f'--workdir={workdir}']
-    flags += [f'--cores={",".join(map(str, cores))}']
+    flags += [f'--cores={",".join(map(str, slot.cores))}']
     flags += [f'--config.{key}={text}' for key, text in run.overrides.items()]
     env = {
       **compile_cache.environment(folder / compile_cache.FOLDER),
       **os.environ,
+      **slot.environment,
       'PYTHONUNBUFFERED': '1',  # log.txt is read while it is written
     }
     with self._log.open('a', encoding='utf-8') as log:
       self.popen = subprocess.Popen(
         [sys.executable, *WORKER, *flags],
         env=env,
-        stdin=stdin,
+        stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
       )
 
+  def stop(self) -> None:
+    """Lets the run save its state and end; returns at once."""
+    stdin: IO[bytes] | None = self.popen.stdin
+    if stdin is not None:
+      stdin.close()
+
   def outcome(self) -> Outcome:
     """Waits for the end of the process."""
     code, message = self.popen.wait(), ''
+    self.stop()  # closes the pipe
     if code:  # its last words are the reason
       text = self._log.read_text(encoding='utf-8', errors='replace')
       message = text.rstrip().rpartition('\n')[2].strip()
@@ -77,68 +106,49 @@ class _Process:
     return Outcome(code, message, time.monotonic() - self._begin)
 
 
-def run(
-  runs: Sequence[SweepRun],
-  folder: epath.Path,
-  processes: int,
-  started: Callable[[SweepRun], None],
-  ended: Callable[[SweepRun, Outcome], None],
-) -> None:
-  """Trains runs in their order, in folders of the sweep's workdir.
+def run(work: Work, folder: epath.Path, processes: int) -> None:
+  """Trains runs in folders of the sweep's workdir.
+
+  A second Ctrl-C ends the sweep at once, and may end the processes before they
+  have saved their state.
 
   Args:
-    runs: the runs.
+    work: the runs. The first that it does not give while nothing is at work is
+      the end.
     folder: workdir of the sweep.
-    processes: how many train at a time; each keeps to its share of the cores.
-    started: called before the process of a run starts.
-    ended: called after it has ended, also after a failure or Ctrl-C. A second
-      Ctrl-C ends the sweep at once, and may end the processes before they have
-      saved their state.
+    processes: how many train at a time; each keeps to its share of the cores
+      and of the accelerators.
+
+  Raises:
+    InputError: see `devices.environments`.
   """
-  waiting, free = collections.deque(runs), shares(processes, cores())
+  cores = devices.shares(processes, devices.cores())
+  environments = devices.environments(processes)
+  free = [_Slot(*slot) for slot in zip(cores, environments, strict=True)]
   working: list[_Process] = []
-  read, write = os.pipe()
-  with open(read, 'rb') as stdin, open(write, 'wb') as held:
-    try:
-      while waiting or working:
-        while waiting and free:
-          started(waiting[0])
-          process = _Process(waiting.popleft(), folder, free.pop(0), stdin)
-          working.append(process)
-        time.sleep(POLL_S)
-        for process in [p for p in working if p.popen.poll() is not None]:
-          working.remove(process)
-          free.append(process.cores)
-          ended(process.run, process.outcome())
-    except BaseException:
-      held.close()
+  try:
+    while True:
+      while free and (run := work.take()):
+        working.append(_Process(run, folder, free.pop(0)))
+      if not working:
+        return
+      time.sleep(POLL_S)
+      for process in [p for p in working if p.popen.poll() is not None]:
+        working.remove(process)
+        free.append(process.slot)
+        work.ended(process.run, process.outcome())
       for process in working:
-        ended(process.run, process.outcome())
-      raise
-    finally:
-      for process in working:
-        process.popen.kill()  # does nothing to one that has ended
-
-
-def shares(processes: int, among: Sequence[int]) -> list[list[int]]:
-  """The cores of each process: neighbours, and shared only if they are too few.
-
-  Example:
-    2 processes, cores 0 1 2 3 4: [[0, 1], [2, 3, 4]]
-    3 processes, cores 0 1: [[0], [0], [1]]
-  """
-  bounds = [i * len(among) // processes for i in range(processes + 1)]
-  return [
-    list(among[first : max(first + 1, last)])
-    for first, last in zip(bounds, bounds[1:], strict=False)
-  ]
-
-
-def cores() -> list[int]:
-  """The cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return sorted(os.sched_getaffinity(0))
-  return list(range(os.cpu_count() or 1))
+        if work.stops(process.run):
+          process.stop()
+  except BaseException:
+    for process in working:
+      process.stop()
+    for process in working:
+      work.ended(process.run, process.outcome())
+    raise
+  finally:
+    for process in working:
+      process.popen.kill()  # does nothing to one that has ended
 
 
 def main(argv: Sequence[str]) -> None:

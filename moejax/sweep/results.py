@@ -36,12 +36,14 @@ from etils import epath
 
 from moejax.config import Run
 from moejax.core import columns, errors, exits, files, log
-from moejax.run import report, resources, screen
+from moejax.run import found_workdir, report, resources, screen
 from moejax.sweep.grid import SweepRun
-from moejax.sweep.pool import Outcome
+from moejax.sweep.pool import LOG, Outcome
 
 Result = Mapping[str, Any]
-FINISHED, RECORDS = 'finished', 'sweep.json'
+FINISHED, NOT_RUN = 'finished', 'not run'
+# Written by a sweep to the folder of a run.
+ENDED = found_workdir.ENDED
 # Header of a column -> the key of a result, and how it is printed.
 COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
   'load max/mean': ('load_max', '{:.2f}'.format),
@@ -56,35 +58,43 @@ LONGEST_NOTE = 160  # characters of a cell of notes
 
 
 def record(
-  folder: epath.Path, run: SweepRun, outcome: Outcome, processes: int
+  folder: epath.Path,
+  run: SweepRun,
+  outcome: Outcome,
+  processes: int,
 ) -> None:
-  """Adds to `sweep.json` how a process ended; `processes` ran at a time.
+  """Writes to the run's folder how a process ended; `processes` ran at a time.
 
-  The file has what the folders of the runs do not tell:
-    {"switch": {"failed": null, "seconds": 61.2, "processes": 2}}
+  The file has what the other files of a run do not tell:
+    {"failed": null, "seconds": 61.2, "processes": 2}
   """
-  ended = _ended(folder)
   failed = outcome.code not in {exits.DONE, exits.INTERRUPTED}
-  ended[run.name] = {
+  before = _ended(folder, run.name).get('seconds', 0.0)
+  ended = {
     'failed': outcome.message if failed else None,
-    'seconds': ended.get(run.name, {}).get('seconds', 0.0) + outcome.seconds,
+    'seconds': before + outcome.seconds,
     'processes': processes,
   }
-  files.atomic_write_json(folder / RECORDS, ended)
+  (folder / run.name).mkdir(parents=True, exist_ok=True)
+  files.atomic_write_json(folder / run.name / ENDED, ended)
 
 
-def _ended(folder: epath.Path) -> dict[str, Any]:
-  path = folder / RECORDS
-  return json.loads(path.read_text()) if path.exists() else {}
+def _ended(folder: epath.Path, name: str) -> dict[str, Any]:
+  path = folder / name / ENDED
+  if path.exists():
+    return json.loads(path.read_text())
+  # Earlier versions had one file for all runs.
+  path = folder / 'sweep.json'
+  return json.loads(path.read_text()).get(name, {}) if path.exists() else {}
 
 
 def read(run: SweepRun, config: Run, folder: epath.Path) -> Result:
   """The result of a run with this config, in the workdir of its sweep."""
-  ended = _ended(folder).get(run.name, {})
+  ended = _ended(folder, run.name)
   path, steps = folder / run.name / resources.METRICS, config.train.steps
   logged = log.read(path) if path.exists() else []
   reported = report.read(folder / run.name) or {}
-  status, note = 'not run', ''
+  status, note = NOT_RUN, ''
   if reported and reported.get('steps', steps) >= steps:
     status = FINISHED
   elif ended.get('failed') is not None:
@@ -128,6 +138,28 @@ def _mean(values: Sequence[Any]) -> float | None:
 
 def _finished(results: Sequence[Result]) -> list[Result]:
   return [result for result in results if result['status'] == FINISHED]
+
+
+def unfinished(results: Sequence[Result], folder: epath.Path) -> str:
+  """A list of the runs that were begun and are not finished, as Markdown.
+
+  Example:
+    Not finished:
+
+    - a-seed=1 failed: no file 'text.txt' (runs/mine/a-seed=1/log.txt)
+  """
+  lines = [
+    f'- {result["name"]} {_state(result)} ({folder / result["name"] / LOG})'
+    for result in results
+    if result['status'] not in {FINISHED, NOT_RUN}
+  ]
+  return '\n'.join(['', 'Not finished:', '', *lines, '']) if lines else ''
+
+
+def _state(result: Result) -> str:
+  """Example: 'failed: no file'."""
+  note = ' '.join(result['note'].split())
+  return ': '.join(filter(None, (result['status'], note)))
 
 
 class Table:

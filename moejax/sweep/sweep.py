@@ -5,14 +5,13 @@ import importlib.util
 import os
 import pathlib
 import shutil
-import time
 from collections.abc import Sequence
 
 from etils import epath
 
 from moejax import config as configs
-from moejax.core import columns, errors, exits, files, resume, table, terminal
-from moejax.run import compatibility, page, report, restore, screen
+from moejax.core import columns, errors, files, resume, table, terminal
+from moejax.run import compatibility, page, report, restore
 from moejax.sweep import grid, pool, results
 from moejax.sweep.grid import SweepRun
 
@@ -112,7 +111,7 @@ class Sweep:
       state = f'{result["status"]} {result["note"]}'.strip()
       if run.name in changed:
         state = f'another config: {changed[run.name]}'
-      elif self._is_done(run):
+      elif self.is_done(run):
         finished += 1
       elif result['status'] == results.FINISHED:
         state = 'trained; its report is made anew'
@@ -121,43 +120,32 @@ class Sweep:
     total = f'{finished} of {len(rows)} finished, in {self.folder}'
     return [*columns.aligned(rows, left=(0, 1, 2)), total]
 
-  def _is_done(self, run: SweepRun) -> bool:
+  def is_done(self, run: SweepRun) -> bool:
     """Whether a run has a report, of the batches that its config says."""
     config, folder = self.configs[run.name], self.folder / run.name
     finished = self.result(run)['status'] == results.FINISHED
     return finished and compatibility.finished(config, folder, lambda _: None)
 
-  def train(self, processes: int) -> None:
-    """Trains chosen runs that are not finished, `processes` at a time."""
-    todo = [run for run in self.chosen if not self._is_done(run)]
-    processes = min(processes, max(1, len(todo)))
-    terminal.say(
-      f'Sweep {self.name}: {len(self.chosen)} runs, '
-      f'{len(self.chosen) - len(todo)} of them finished before; '
-      f'{processes} at a time. All is kept in {self.folder}.'
-    )
-    num_done, begin = 0, time.monotonic()
+  def todo(self) -> list[SweepRun]:
+    """The chosen runs that are not finished."""
+    return [run for run in self.chosen if not self.is_done(run)]
 
-    def ended(run: SweepRun, outcome: pool.Outcome) -> None:
-      nonlocal num_done
-      results.record(self.folder, run, outcome, processes)
-      end = f'finished in {screen.duration(outcome.seconds)}'
-      if outcome.code == exits.INTERRUPTED:
-        _say(
-          f'{run.name}: interrupted after {screen.duration(outcome.seconds)}'
-        )
-        return
-      if outcome.code:
-        end = f'failed: {outcome.message}'
-      num_done += 1
-      left_s = (time.monotonic() - begin) / num_done * (len(todo) - num_done)
-      _say(
-        f'{run.name}: {end}; {num_done} of {len(todo)} done, about '
-        f'{screen.duration(left_s)} left'
+  def at(self, index: int) -> SweepRun:
+    """The run at a place of the sweep's list, from 0.
+
+    Raises:
+      InputError: there is no such place.
+    """
+    if index >= len(self.runs):
+      raise errors.InputError(
+        f'--index={index}: the sweep has {len(self.runs)} runs, 0 to '
+        f'{len(self.runs) - 1}'
       )
+    return self.runs[index]
 
-    started = lambda run: _say(f'{run.name}: started')
-    pool.run(todo, self.folder, processes, started, ended)
+  def log(self, run: SweepRun) -> str:
+    """The path of what a run has printed."""
+    return os.fspath(self.folder / run.name / pool.LOG)
 
   def write_results(self, out: pathlib.Path | None) -> str:
     """Writes the table, its numbers and a picture; returns the table as text.
@@ -170,7 +158,8 @@ class Sweep:
     numbers = {'sweep': self._path, 'rows': shown.rows, 'runs': runs}
     files.atomic_write_json(self.folder / 'results.json', numbers)
     text = f'{shown.markdown()}\n{shown.caption([*self.configs.values()])}'
-    files.atomic_write_text(self.folder / 'results.md', text)
+    unfinished = results.unfinished(runs, self.folder)
+    files.atomic_write_text(self.folder / 'results.md', text + unfinished)
     self._write_page()
     plotted = importlib.util.find_spec('matplotlib') is not None
     if plotted:
@@ -181,6 +170,7 @@ class Sweep:
       files.atomic_write_text(out, document)
       if plotted:
         shutil.copyfile(picture, out.with_name(f'{self.name}.png'))
+    text += unfinished
     if not plotted:
       text += "No picture: matplotlib is missing; pip install 'moejax[plot]'.\n"
     return text
@@ -208,8 +198,3 @@ class Sweep:
         f'{", ".join(failed)}; why is in the table and in each log.txt in '
         f'{self.folder}; the same command tries them again'
       )
-
-
-def _say(line: str) -> None:
-  with terminal.outlived():  # a closed terminal must not stop the runs
-    terminal.say(line)

@@ -353,7 +353,9 @@ def test_a_sweep_trains_or_refuses_what_its_table_would_be_wrong_about(
   path, folder = tmp_path / 'mine.py', tmp_path / 'runs'
   path.write_text(SWEEP)
   jobs = []
-  monkeypatch.setattr(sweeps.pool, 'run', lambda todo, *_: jobs.extend(todo))
+  monkeypatch.setattr(
+    sweeps.pool, 'run', lambda work, *_: jobs.extend(iter(work.take, None))
+  )
   monkeypatch.setattr(sweeps.Sweep, 'write_results', lambda *_: '')
 
   def train(*flags):

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from moejax.core import exits
-from moejax.sweep import grid, pool
+from moejax.sweep import devices, grid, pool
 
 # A run that does what its config says.
 STAND_IN = """
@@ -27,8 +27,14 @@ if flags['config'] == 'together':  # the other one must be at work as well
   while len(list(folder.parent.glob('*/begun'))) < 2:
     assert time.monotonic() < deadline
     time.sleep(0.01)
+if flags['config'] == 'waits for b':
+  log, deadline = folder.parent / 'b' / 'log.txt', time.monotonic() + 30
+  while not log.exists() or 'interrupted' not in log.read_text():
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
 print(os.environ['JAX_COMPILATION_CACHE_DIR'])
 print(flags['cores'], flags['config.seed'], os.environ['OWN'])
+print('GPUs', os.environ.get('CUDA_VISIBLE_DEVICES'))
 """
 
 
@@ -41,21 +47,27 @@ def work(tmp_path, monkeypatch):
   monkeypatch.setenv('OWN', 'kept')
   happened = []
 
-  def run(jobs, processes, started=lambda run: None):
-    def begin(run):
-      happened.append(run.name)
-      started(run)
+  def run(jobs, processes, started=lambda run: None, stops=lambda run: False):
+    todo = [
+      grid.SweepRun(name, config, {'seed': '3'}, name)
+      for name, config in jobs.items()
+    ]
 
-    pool.run(
-      [
-        grid.SweepRun(name, config, {'seed': '3'}, name)
-        for name, config in jobs.items()
-      ],
-      epath.Path(tmp_path),
-      processes,
-      begin,
-      lambda run, outcome: happened.append((run.name, outcome)),
-    )
+    class Work:
+      def take(self):
+        if not todo:
+          return None
+        happened.append(todo[0].name)
+        started(todo[0])
+        return todo.pop(0)
+
+      def ended(self, run, outcome):
+        happened.append((run.name, outcome))
+
+      def stops(self, run):
+        return stops(run)
+
+    pool.run(Work(), epath.Path(tmp_path), processes)
 
   run.happened = happened
   run.log = lambda name: (tmp_path / name / pool.LOG).read_text()
@@ -76,14 +88,15 @@ def test_one_at_a_time_they_run_in_their_order(work):
   assert outcomes['b'].code == exits.BAD_INPUT
   assert outcomes['b'].message == 'error: so it is'
   # The log has what it printed: its flags and environment reached it.
-  assert work.log('a').endswith(' 3 kept\n')
+  assert ' 3 kept\n' in work.log('a')
 
 
 def test_two_work_at_a_time_each_on_its_cores(work):
   work({'pair1': 'together', 'pair2': 'together', 'last': 'ok'}, 2)
   assert work.happened[:2] == ['pair1', 'pair2']
   assert {o.code for o in _outcomes(work.happened).values()} == {0}
-  shares = {','.join(map(str, own)) for own in pool.shares(2, pool.cores())}
+  own = devices.shares(2, devices.cores())
+  shares = {','.join(map(str, cores)) for cores in own}
   names = ('pair1', 'pair2')
   assert {work.log(name).split()[1] for name in names} == shares
   assert work.log('last').split()[1] in shares
@@ -124,7 +137,25 @@ def test_programs_are_kept_for_all_runs_unless_told_where(
   assert work.log('b').splitlines()[0] == '/mine'
 
 
-def test_shares_of_cores():
-  assert pool.shares(2, [0, 1, 2, 3, 4]) == [[0, 1], [2, 3, 4]]
-  assert pool.shares(3, [4, 6]) == [[4], [4], [6]]
-  assert pool.shares(1, [0, 1]) == [[0, 1]]
+def test_a_run_that_is_stopped_ends_alone(work):
+  stopped = []
+
+  def stops(run):
+    if run.name == 'b':
+      stopped.append(run.name)
+    return run.name == 'b'
+
+  # Without the end of its input `b` would wait for ever, and `a` waits for it.
+  work({'a': 'waits for b', 'b': 'waits'}, 2, stops=stops)
+  outcomes = _outcomes(work.happened)
+  assert stopped
+  assert outcomes['b'].code == exits.INTERRUPTED
+  assert outcomes['a'].code == 0
+
+
+def test_a_process_sees_its_devices_alone(work, monkeypatch):
+  monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,6')
+  work({'pair1': 'together', 'pair2': 'together'}, 2)
+  shown = {work.log(name).splitlines()[-1] for name in ('pair1', 'pair2')}
+  assert shown == {'GPUs 4', 'GPUs 6'}

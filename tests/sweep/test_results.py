@@ -29,7 +29,7 @@ RUNS = grid.seeds(grid.run('a.py') + grid.run('b.py'), 3)
 
 
 def _log(folder, lines):
-  folder.mkdir(parents=True)
+  folder.mkdir(parents=True, exist_ok=True)
   text = ''.join(json.dumps(line) + '\n' for line in lines)
   (folder / 'metrics.jsonl').write_text(text)
 
