@@ -31,7 +31,7 @@ TEMPLATE = """\
 #SBATCH --signal=TERM@{grace}
 #SBATCH --requeue
 {options}
-cd {place}
+cd {place} || exit 2
 code=0
 srun --kill-on-bad-exit=0 {command} --index="$SLURM_ARRAY_TASK_ID" || code=$?
 # 0 to 3: finished, or what trying again does not mend.

@@ -17,7 +17,7 @@ from moejax.sweep import pool, results
 # words, and its loss at evaluations. Without an act the loss is smallest at a
 # learning rate of 0.01: (log10(rate) + 2)^2, plus 1 at step 1 and a half at 2.
 STAND_IN = """
-import json, math, os, pathlib, sys
+import json, math, pathlib, select, sys
 here = pathlib.Path(__file__).parent
 flags = dict(flag.removeprefix('--').split('=', 1) for flag in sys.argv[1:])
 folder = pathlib.Path(flags['workdir'])
@@ -37,7 +37,8 @@ with metrics.open('a') as f:
     f.write(json.dumps({'step': step, 'eval/loss': loss + more}) + '\\n')
     f.flush()
     if act.get('waits') == step:
-      sys.stdin.read()
+      # Until it is closed, and not for ever.
+      assert select.select([sys.stdin], [], [], 20)[0]
       print('interrupted: as asked')
       sys.exit(75)
 if code:

@@ -8,7 +8,7 @@ from moejax.sweep import devices, grid, pool
 
 # A run that does what its config says.
 STAND_IN = """
-import os, pathlib, signal, sys, time
+import os, pathlib, select, signal, sys, time
 flags = dict(flag.removeprefix('--').split('=') for flag in sys.argv[1:])
 folder = pathlib.Path(flags['workdir'])
 if flags['config'] == 'dies':
@@ -18,20 +18,22 @@ if flags['config'] == 'fails':
   print('error: so it is')
   sys.exit(2)
 if flags['config'] == 'waits':
-  sys.stdin.read()  # until it is closed
+  # Until it is closed, and not for ever.
+  assert select.select([sys.stdin], [], [], 20)[0]
   print('interrupted: at step 3')
   sys.exit(75)
 if flags['config'] == 'together':  # the other one must be at work as well
   (folder / 'begun').touch()
-  deadline = time.monotonic() + 30
+  deadline = time.monotonic() + 20
   while len(list(folder.parent.glob('*/begun'))) < 2:
     assert time.monotonic() < deadline
     time.sleep(0.01)
 if flags['config'] == 'waits for b':
-  log, deadline = folder.parent / 'b' / 'log.txt', time.monotonic() + 30
+  log, deadline = folder.parent / 'b' / 'log.txt', time.monotonic() + 20
   while not log.exists() or 'interrupted' not in log.read_text():
     assert time.monotonic() < deadline
     time.sleep(0.01)
+  assert not select.select([sys.stdin], [], [], 0.1)[0], 'it was stopped too'
 print(os.environ['JAX_COMPILATION_CACHE_DIR'])
 print(flags['cores'], flags['config.seed'], os.environ['OWN'])
 print('GPUs', os.environ.get('CUDA_VISIBLE_DEVICES'))

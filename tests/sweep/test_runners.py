@@ -76,9 +76,10 @@ echo '77;cluster'
 """
 # In place of a node: notes the words of the task, and ends as is asked.
 SRUN = """#!{python} -IS
-import json, pathlib, sys
+import json, os, pathlib, sys
 here = pathlib.Path(__file__).parents[1]
 (here / 'words').write_text(json.dumps(sys.argv[1:]))
+(here / 'place').write_text(os.getcwd())
 sys.exit(int((here / 'code').read_text()))
 """
 SCONTROL = '#!/usr/bin/env bash\necho "$@" >> "$(dirname "$0")/../requeued"\n'
@@ -139,7 +140,7 @@ def test_a_whole_sweep_passes_through_slurm(cluster):
     assert words[-1] == f'--index={index}'
     # The task, here.
     assert cluster.call(*words[start + 3 :])[0] == exits.DONE
-  assert cluster.call('--table')[0] == exits.DONE
+  assert cluster.call('--table', '--runner=slurm')[0] == exits.DONE
   assert {*_statuses(cluster).values()} == {'finished'}
   code, _, err = cluster.call('--runner=slurm')
   assert code == exits.BAD_INPUT
@@ -201,8 +202,9 @@ def test_the_script_of_an_array_is_bash_with_blanks_in_its_paths(
   subprocess.run(['bash', tmp_path / 'job'], env=env, check=True)
   words_there = json.loads((tmp_path / 'words').read_text())
   assert words_there[-3:] == [*words, '--index=0']
+  assert (tmp_path / 'place').read_text() == str(folder)
   output = f'"{tmp_path}/100%% my runs/work/slurm-%A-%a.log"'
-  assert f'#SBATCH --output={output}'.replace('="', '="') in text
+  assert f'#SBATCH --output={output}' in text
 
 
 def test_indices_as_sbatch_takes_them():
