@@ -197,7 +197,10 @@ def test_at_the_end_all_is_there_and_the_bad_run_is_named(swept):
   assert rows['short']['values']['total'] == runs[LONG]['total']
   assert (workdir / 'results.png').exists()
   text = swept['out'].read_text()
-  assert (workdir / 'results.md').read_text().strip() in text
+  written = (workdir / 'results.md').read_text()
+  shown, _, unfinished = written.partition('\nNot finished:\n')
+  assert shown.strip() in text
+  assert f'({workdir / BAD / "log.txt"})' in unfinished
   assert '![mine](mine.png)' in text
   assert (swept['out'].parent / 'mine.png').exists()
 
