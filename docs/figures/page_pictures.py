@@ -1,6 +1,6 @@
 """Takes the pictures of pages in the README, with a real browser.
 
-  python -m moejax.cli.report --workdir=runs/tiny
+  moejax report --workdir=runs/tiny
   python docs/figures/page_pictures.py runs/tiny/report.html docs/report.png \
     experts/load-map domains/domain-map together/coactivation / \
     coloured/text stability/saturation-curve
