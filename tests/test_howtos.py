@@ -1,4 +1,4 @@
-"""The how-tos: their Python runs, and their loop restarts what it should."""
+"""How-tos and tutorial: their Python runs, their loop restarts as it should."""
 
 import os
 import pathlib
@@ -8,8 +8,10 @@ import subprocess
 import pytest
 from helpers import pages
 
+from moejax import config
 from moejax.core import table
 from moejax.moe.routers import ROUTERS
+from moejax.plan import count
 from moejax.sweep import grid
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'docs' / 'howto'
@@ -40,20 +42,35 @@ def test_a_howto_is_short_and_has_a_command(name):
     assert 40 <= len(text.splitlines()) <= 100
 
 
+TUTORIAL = FOLDER.parent / 'tutorial.md'
 WITH_PYTHON = [
-  name
-  for name in HOWTOS
-  if any(one.kind == 'python' for one in pages.blocks(FOLDER / f'{name}.md'))
+  path
+  for path in [*sorted(FOLDER.glob('*.md')), TUTORIAL]
+  if any(one.kind == 'python' for one in pages.blocks(path))
 ]
 
 
 def test_these_have_python():
-  assert {'add_a_router', 'add_a_measure', 'add_a_benchmark'} < {*WITH_PYTHON}
+  names = {path.stem for path in WITH_PYTHON}
+  assert {'add_a_router', 'add_a_measure', 'add_a_benchmark'} < names
 
 
-@pytest.mark.parametrize('name', WITH_PYTHON)
-def test_the_python_of_a_howto_runs(name, here):
-  pages.run_python(FOLDER / f'{name}.md', here)
+@pytest.mark.parametrize('path', WITH_PYTHON, ids=lambda path: path.stem)
+def test_the_python_of_a_page_runs(path, here):
+  pages.run_python(path, here)
+
+
+def test_the_runs_of_the_tutorial_have_equal_costs(here):
+  pages.run_python(TUTORIAL, here)
+  runs = grid.load('compare.py')
+  assert len(runs) == 6
+  counts = [
+    count.count(config.load(run.config, [*run.overrides.items()]).model)
+    for run in runs
+  ]
+  for one in counts:
+    assert one.total_of == counts[0].total_of
+    assert one.active_of == counts[0].active_of
 
 
 def test_the_compared_runs_are_as_many_as_the_page_says(here):

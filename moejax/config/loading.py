@@ -67,11 +67,14 @@ def of_workdir(workdir: str) -> Run:
   """
   path = epath.Path(workdir) / kept_tokenizer.CONFIG
   if not path.exists():
-    remedy = (
-      '; the command that trained it writes it anew from its checkpoints'
-      if kept_tokenizer.has_begun(epath.Path(workdir))
-      else ''
-    )
+    remedy = ''
+    if not epath.Path(workdir).exists():
+      here = '' if os.path.isabs(workdir) else f' in {os.getcwd()}'
+      remedy = f'; there is no such folder{here}'
+    elif kept_tokenizer.has_begun(epath.Path(workdir)):
+      remedy = (
+        '; the command that trained it writes it anew from its checkpoints'
+      )
     if runs := _runs_in(epath.Path(workdir)):
       remedy = f'; its folders are, such as {workdir}/{runs[-1]}'
     raise errors.InputError(
@@ -168,8 +171,10 @@ def load(
   path, arg, tiny = _split_spec(spec)
   tree = _get_config(path, arg)
   old_keys.check(overrides)
-  own_plugin = dict(overrides).get('plugin', tree.get('plugin', ''))
-  plugin = plugins.adopted(own_plugin, workdir)
+  named = dict(overrides).get('plugin')
+  if named is None:
+    named = plugins.beside(shipped.find(path, 'config'), tree.get('plugin', ''))
+  plugin = plugins.adopted(named, workdir)
   plugins.load(plugin)
   try:
     old_keys.check_tree(tree.to_dict())
@@ -191,7 +196,7 @@ def load(
   if tiny and own and 'data.max_documents' not in keys:
     # `tiny` cuts the shipped text short, but not the user's own.
     run = config_tree.override(run, 'data.max_documents', '0')
-  if plugin != own_plugin:
+  if plugin != run.plugin:
     run = dataclasses.replace(run, plugin=plugin)
   if workdir:
     vocab = kept_tokenizer.adopted(run.data.vocab, workdir)

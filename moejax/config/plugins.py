@@ -106,6 +106,17 @@ def load(path: str) -> None:
       table.add(known, entry, cls)
 
 
+def beside(config: str, path: str) -> str:
+  """The plugin that a config file names: beside the file, or else as it stands.
+
+  Args:
+    config: path of the config file.
+    path: of the plugin, in the config.
+  """
+  near = os.path.join(os.path.dirname(config), path)
+  return near if path and os.path.isfile(near) else path
+
+
 def of_workdir(tree: Mapping[str, Any], workdir: epath.PathLike) -> str:
   """The plugin of a run: the copy in its workdir.
 

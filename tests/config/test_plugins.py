@@ -86,6 +86,20 @@ def test_a_config_file_can_name_the_plugin(here):
   assert configs.load('mine.py').model.moe.router.k == 4
 
 
+def test_a_plugin_lies_beside_the_config_file_that_names_it(here):
+  (here / 'lab').mkdir()
+  write(here / 'lab')
+  (here / 'lab' / 'mine.py').write_text(
+    'from moejax import config\n\n\ndef get_config():\n'
+    '  c = config.default()\n  c.plugin = "my.py"\n  return c\n'
+  )
+  assert configs.load('lab/mine.py').plugin == 'lab/my.py'
+  # A flag names a path of the current folder.
+  write(here, TEXT.replace("'last'", "'here'"))
+  flags = [('plugin', 'my.py'), ('model.moe.router', 'here')]
+  assert configs.load('lab/mine.py', flags).plugin == 'my.py'
+
+
 def test_a_moved_workdir_is_opened_with_its_own_copy(here):
   write(here)
   begin(here / 'work', load())
