@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moejax.core import best
 from moejax.evals import shapes as shapes_lib
 from moejax.evals.encoding import Scored
 from moejax.evals.shapes import Shapes
@@ -264,7 +265,7 @@ def score_hidden(
     x_RCD, target_RCK = chunk
     logit_RCV = decoder.logits(x_RCD)
     total_RC1 = jax.nn.logsumexp(logit_RCV, axis=-1, keepdims=True)
-    top_RC1 = jnp.argmax(logit_RCV, axis=-1, keepdims=True)
+    top_RC1 = best.last_axis(logit_RCV)
     own_RCK = jnp.take_along_axis(logit_RCV, target_RCK, axis=-1)
     return own_RCK - total_RC1, target_RCK == top_RC1
 

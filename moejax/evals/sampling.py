@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moejax.core import errors
+from moejax.core import best, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Sampling:
   def choose(self, logits_BV: jax.Array, key_B: jax.Array) -> jax.Array:
     """token_B, int32; each row draws with its own key."""
     if self.temperature == 0:
-      return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+      return best.last_axis(logits_BV)[:, 0]
     draw = jax.vmap(jax.random.categorical)
     return draw(key_B, self.limit(logits_BV)).astype(jnp.int32)
 
