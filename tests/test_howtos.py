@@ -2,14 +2,18 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
+import jax.numpy as jnp
 import pytest
 from helpers import pages
 
+import moejax
 from moejax import config
-from moejax.core import table
+from moejax.config import plugins
+from moejax.core import errors, table
 from moejax.moe.routers import ROUTERS
 from moejax.plan import count
 from moejax.sweep import grid
@@ -78,6 +82,36 @@ def test_the_compared_runs_are_as_many_as_the_page_says(here):
   pages.run_python(page, here)
   assert 'are twelve runs' in page.read_text()
   assert len(grid.load('compare.py')) == 12
+
+
+def _error(call, *args):
+  """The line of the InputError that a call raises."""
+  with pytest.raises(errors.InputError) as error:
+    call(*args)
+  assert '\n' not in str(error.value)
+  return str(error.value)
+
+
+def test_the_errors_of_the_tutorial_are_what_it_says(here, monkeypatch):
+  pages.run_python(TUTORIAL, here)
+  shape_TE = jnp.zeros((1024, 16))
+  tokens = {'valid_T': jnp.ones(1024, bool), 'index_T': jnp.arange(1024)}
+  inputs = moejax.RouterInput(shape_TE, **tokens, key=None, row_length=128)
+  race, lottery = here / 'race.py', here / 'lottery.py'
+  router = lottery.read_text()
+  race.write_text(race.read_text().replace(": 'lottery'", ": 'lotery'"))
+  lines = [_error(config.load, 'race.py:lottery')]
+  lottery.write_text(router.replace(', weight_TK, ', ', weight_TK[:, 0], '))
+  plugins.load('lottery.py')
+  lines.append(_error(ROUTERS['lottery'](), inputs))
+  (here / 'elsewhere').mkdir()
+  monkeypatch.chdir('elsewhere')
+  lines.append(_error(config.load, 'race.py:lottery'))
+  lines.append(_error(config.of_workdir, 'runs/first'))
+  said = re.findall(r'^\| .* \| `error: (.*)` \|$', TUTORIAL.read_text(), re.M)
+  assert len(said) == len(lines)
+  for line, words in zip(lines, said, strict=True):
+    assert line.startswith(words.removesuffix('...')), (line, words)
 
 
 @pytest.mark.parametrize(

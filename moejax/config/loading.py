@@ -67,19 +67,8 @@ def of_workdir(workdir: str) -> Run:
   """
   path = epath.Path(workdir) / kept_tokenizer.CONFIG
   if not path.exists():
-    remedy = ''
-    if not epath.Path(workdir).exists():
-      here = '' if os.path.isabs(workdir) else f' in {os.getcwd()}'
-      remedy = f'; there is no such folder{here}'
-    elif kept_tokenizer.has_begun(epath.Path(workdir)):
-      remedy = (
-        '; the command that trained it writes it anew from its checkpoints'
-      )
-    if runs := _runs_in(epath.Path(workdir)):
-      remedy = f'; its folders are, such as {workdir}/{runs[-1]}'
     raise errors.InputError(
-      f'{workdir} is not the workdir of a run: it has no '
-      f'{kept_tokenizer.CONFIG}{remedy}'
+      f'{workdir} is not the workdir of a run: {_missing_config(workdir)}'
     )
   try:
     tree = json.loads(path.read_text())
@@ -94,6 +83,20 @@ def of_workdir(workdir: str) -> Run:
   return dataclasses.replace(
     run, data=dataclasses.replace(run.data, vocab=vocab)
   )
+
+
+def _missing_config(workdir: str) -> str:
+  """Why a folder has no config, and what to do."""
+  folder = epath.Path(workdir)
+  if not folder.exists():
+    here = '' if os.path.isabs(workdir) else f' in {os.getcwd()}'
+    return f'there is no such folder{here}'
+  remedy = ''
+  if kept_tokenizer.has_begun(folder):
+    remedy = '; the command that trained it writes it anew from its checkpoints'
+  if runs := _runs_in(folder):
+    remedy = f'; its folders are, such as {workdir}/{runs[-1]}'
+  return f'it has no {kept_tokenizer.CONFIG}{remedy}'
 
 
 def _runs_in(folder: epath.Path) -> list[str]:
