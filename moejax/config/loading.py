@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import types
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -256,7 +257,8 @@ def _split_spec(spec: str) -> tuple[str, str, bool]:
 def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
   """The tree that the `get_config` of a file returns."""
   file = shipped.find(path, 'config')
-  get_config = getattr(user_files.load(file, 'config'), 'get_config', None)
+  module = user_files.load(file, 'config')
+  get_config = getattr(module, 'get_config', None)
   if not callable(get_config):
     raise errors.InputError(f'{path} has no function get_config()')
   takes = len(inspect.signature(get_config).parameters)
@@ -264,10 +266,27 @@ def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
     raise errors.InputError(
       f'{path} takes nothing behind the colon but "tiny", not {arg!r}'
     )
-  made = user_files.call(file, get_config, *([arg] if takes else []))
+  try:
+    made = user_files.call(file, get_config, *([arg] if takes else []))
+  except errors.InputError as e:
+    raise errors.InputError(f'{e}{_of_stages(path, arg, module)}') from None
   if not isinstance(made, ml_collections.ConfigDict):
     raise errors.InputError(
       f'{path}: get_config() must return a ConfigDict, not '
       f'{type(made).__name__}'
     )
   return made
+
+
+def _of_stages(path: str, arg: str, module: types.ModuleType) -> str:
+  """What to add to an error of a config whose last word should be a stage."""
+  stages = getattr(module, 'STAGES', ())
+  listed = stages if isinstance(stages, tuple | list) else ()
+  names = [str(getattr(stage, 'name', stage)) for stage in listed]
+  if not names or arg.rpartition(',')[2] in names:
+    return ''
+  word = arg or 'WORDS'
+  return (
+    f'. This config has stages: moejax stages --config={path}:{word} trains '
+    f'all of them, and --config={path}:{word},{names[0]} is the first'
+  )

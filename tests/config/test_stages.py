@@ -1,5 +1,7 @@
 """The list of stages in a config file, and the run of each."""
 
+import pathlib
+
 import pytest
 
 from moejax.config import loading, stages
@@ -31,6 +33,23 @@ def test_a_stage_is_the_last_word_of_its_config(tmp_path):
   run = stages.load(f'{path}:x/y', second, [('train.steps', '3')], 'runs')
   assert (run.data.cache_dir, run.train.steps) == ('x/y,b', 3)
   assert stages.load(path, first, [], 'runs').data.cache_dir == 'a'
+
+
+def test_a_run_of_no_stage_is_told_how_stages_are_trained(tmp_path):
+  path = write(tmp_path, "config.Stage('a'), config.Stage('b')")
+  with open(path, 'a') as file:
+    file.write('  config.vary(c, {"a": {}, "b": {}}, words.split(",")[-1])\n')
+    file.write('  return c\n')
+  text = pathlib.Path(path).read_text()
+  pathlib.Path(path).write_text(text.replace('  return c\n', '', 1))
+  hint = rf'moejax stages --config={path}:x/y trains all .*={path}:x/y,a is'
+  with pytest.raises(errors.InputError, match=f"variant 'x/y'.*{hint}"):
+    loading.load(f'{path}:x/y')
+  wrong = text.replace('return c', 'return d')
+  pathlib.Path(path).write_text(wrong)
+  with pytest.raises(errors.InputError) as caught:
+    loading.load(f'{path}:x/y,b')
+  assert 'moejax stages' not in str(caught.value)
 
 
 @pytest.mark.parametrize(
