@@ -7,6 +7,7 @@
 # make test-gpu-plan  programs compiled for GPUs that are not there
 # make test-light  a run with what `pip install moejax` brings, on every Python here
 # make test-browser  the pages in a real browser, which apt-get installs
+# make docs   the documentation site, build/docs/index.html; in a place of its own
 # make lint   format, lint and type checks
 # make bench  the speed of a training step, part by part; BENCH=layer another one
 
@@ -33,13 +34,15 @@ GPU_PLUGIN ?= .gpu-plugin
 LIGHT_VENV ?= .venv-light
 LIGHT_PYTHONS ?= $(PYTHONS)
 LIGHT_STEPS ?= 2
+DOCS_VENV ?= .venv-docs
+SITE = build/docs
 WORKDIR ?= runs/tiny
 ARGS ?=
 BENCH ?= step
 PY = $(VENV)/bin/python
 
 .PHONY: demo test test-soak test-hf test-beam test-harness test-gpu-plan test-light test-browser browser-is-here \
-  lint bench clean
+  docs lint bench clean
 
 demo: $(VENV)/.moejax
 	$(PY) -m moejax.main --config=configs/tiny.py --workdir=$(WORKDIR) $(ARGS)
@@ -99,12 +102,21 @@ test-light:
 # containers cannot run: there take a Chrome from elsewhere.
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome, \
   $(shell command -v $(name) 2>/dev/null)))
-test-browser: browser-is-here $(VENV)/.moejax-browser
+test-browser: browser-is-here $(VENV)/.moejax-browser $(SITE)/index.html
 	MOEJAX_CHROMIUM=$(CHROMIUM) $(PY) -m pytest -m browser tests/browser $(ARGS)
 
 browser-is-here:
 	@test -x "$(CHROMIUM)" || \
 	  { echo "There is no browser here. Debian: apt-get install --no-install-recommends chromium fonts-dejavu-core. Elsewhere: make test-browser CHROMIUM=/path/of/chrome"; exit 1; }
+
+# A warning is an error; then every link within the built pages is followed.
+docs: $(DOCS_VENV)/.installed
+	JAX_PLATFORMS=cpu $(DOCS_VENV)/bin/python -m sphinx -W --keep-going -n -q -j 2 \
+	  -d build/doctrees docs $(SITE)
+	$(DOCS_VENV)/bin/python -m docs.website.check $(SITE)
+
+$(SITE)/index.html:
+	$(MAKE) docs
 
 lint: $(VENV)/.moejax-test
 	$(PY) -m ruff check .
@@ -130,6 +142,12 @@ $(HARNESS_VENV)/.installed:
 	  $(HARNESS_PACKAGES)
 	@touch $@
 
+$(DOCS_VENV)/.installed: setup.cfg
+	@test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install -q --disable-pip-version-check \
+	  -e '.[docs]'
+	@touch $@
+
 $(GPU_PLUGIN)/.installed: $(VENV)/.moejax-test
 	@version=$$($(PY) -c 'import jax; print(jax.__version__)'); \
 	wheels="jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version"; \
@@ -142,7 +160,7 @@ $(GPU_PLUGIN)/.installed: $(VENV)/.moejax-test
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) $(LIGHT_VENV) $(GPU_PLUGIN) build dist *.egg-info
+	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) $(LIGHT_VENV) $(DOCS_VENV) $(GPU_PLUGIN) build dist *.egg-info
 
 # A comma in an argument of `call` would begin the next argument.
 comma = ,
