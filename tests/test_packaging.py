@@ -86,7 +86,7 @@ def test_the_workflow_calls_targets_of_the_makefile(workflow):
     if 'run' in step
   ]
   called = [run.split()[1] for run in runs if run.startswith('make ')]
-  assert sorted(called) == ['lint', 'test']
+  assert sorted(called) == ['docs', 'lint', 'test']
   for target in called:
     assert re.search(rf'^{target}:', makefile, re.MULTILINE)
 
