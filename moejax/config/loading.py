@@ -49,7 +49,7 @@ def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
     data = DataConfig(vocab=source.data.vocab, images=images)
     start = os.fspath(epath.Path(folder).resolve())
     return config_tree.to_config_dict(
-      Run(model=source.model, data=data, start=start)
+      Run(model=source.model, data=data, start=start, plugin=source.plugin)
     )
   plan = whole.plan(folders.open_folder(folder))
   vocab = tokenizer.vocab(plan.folder.path, plan.config.vocab_size)

@@ -65,7 +65,7 @@ def find(
     InputError: a pattern between commas names no file of a known kind, or a
       folder cannot be read.
   """
-  known = ', '.join(kinds)
+  known = f'known kinds are: {", ".join(kinds)}'
   paths: list[pathlib.Path] = []
   others: set[pathlib.Path] = set()
   for single in _split(pattern):
@@ -81,9 +81,11 @@ def find(
         if matches
         else 'no file there matches'
       )
+      remedy = known
+      if matches and '.txt' in kinds:
+        remedy += ' (give a text of another kind a name that ends in .txt)'
       raise errors.InputError(
-        f'{key}={single.name!r}: {reason}; '
-        + (_slip(pattern) or f'known kinds are: {known}')
+        f'{key}={single.name!r}: {reason}; {_slip(pattern) or remedy}'
       )
     paths += readable
     others.update(path for path in matches if not readers.suffix(path, kinds))

@@ -119,6 +119,12 @@ def test_a_workdir_is_used_with_what_it_was_trained_with(here):
   assert type(configs.of_workdir('work').model.moe.router)().k == 2
 
 
+def test_a_run_that_begins_with_another_takes_its_plugin_along(here):
+  write(here)
+  begin(here / 'work', load())
+  assert configs.from_checkpoint('work').plugin == 'work/plugin/my.py'
+
+
 def test_a_run_goes_on_with_the_plugin_that_it_began_with_alone(here):
   write(here)
   begin(here / 'work', load())

@@ -145,7 +145,9 @@ def test_a_name_that_is_there_is_not_taken_for_a_glob(tmp_path):
 
 def test_an_unknown_kind(tmp_path):
   (tmp_path / 'a.csv').write_text('text\n')
-  assert 'a.csv is of an unknown kind' in _error(tmp_path / 'a.csv')
+  line = _error(tmp_path / 'a.csv')
+  assert 'a.csv is of an unknown kind' in line
+  assert 'give a text of another kind a name that ends in .txt' in line
 
 
 def test_a_file_that_may_not_be_read(tmp_path):
