@@ -47,6 +47,7 @@ HEAVY = {
   'huggingface_hub',
   'matplotlib',
   'mlflow',
+  'optuna',
   'pyarrow',
   'qwix',
   'scipy',

@@ -96,6 +96,7 @@ EXTRAS: Mapping[str, Extra] = {
   'qwix': Extra('products in int8 and fp8', {'qwix': 'qwix'}),
   'wandb': Extra('metrics in Weights & Biases', {'wandb': 'wandb'}),
   'mlflow': Extra('metrics in MLflow', {'mlflow': 'mlflow'}),
+  'search': Extra('searches of hyperparameters', {'optuna': 'optuna'}),
   'harness': Extra('lm-evaluation-harness', {'lm_eval': 'lm_eval'}),
   'browser': Extra('tests in a browser', {'playwright': 'playwright'}),
   'test': Extra(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from moejax import config as configs
 from moejax.core import command, errors, files, table, terminal
-from moejax.sweep import results, work
+from moejax.sweep import local, results
 from moejax.sweep.runners import RUNNERS, Options
 from moejax.sweep.sweep import Sweep
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
   if args.index is not None:
     # Tasks of one sweep run beside each other; each locks the folder of its
     # run.
-    code = work.train_one(sweep, args.index, args.retry)
+    code = local.train_one(sweep, args.index, args.retry)
     if code:
       sys.exit(code)
     return

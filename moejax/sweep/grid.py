@@ -15,19 +15,16 @@ two combinators set the same key, the value of the outer one is used; a flag of
 the command replaces both. A run without an override of `seed` has the seed 0.
 """
 
-import collections
 import dataclasses
 import pathlib
-import re
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moejax import config as configs
 from moejax.config import user_files
-from moejax.core import compile_cache, errors, shipped
-
-# A run's name is a folder, and a word of --only.
-NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._=+-]*')
+from moejax.core import errors
+from moejax.sweep import space as spaces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +75,7 @@ def change(
   runs: Sequence[SweepRun], overrides: Mapping[str, Any]
 ) -> list[SweepRun]:
   """The same runs with these values too; names stay."""
-  texts = {key: _text(value) for key, value in overrides.items()}
+  texts = {key: spaces.text_of(value) for key, value in overrides.items()}
   places = dict.fromkeys(texts, user_files.caller())
   return [
     dataclasses.replace(
@@ -110,7 +107,7 @@ def product(
         places={**one.places, key: user_files.caller()},
       )
       for one in runs
-      for text in map(_text, options)
+      for text in map(spaces.text_of, options)
     ]
   return [*runs]
 
@@ -129,42 +126,63 @@ def seeds(runs: Sequence[SweepRun], num: int) -> list[SweepRun]:
   ]
 
 
-def load(path: str) -> list[SweepRun]:
-  """The runs of a sweep file, or of a shipped sweep by its name.
+def zipped(
+  runs: Sequence[SweepRun], values: Mapping[str, Sequence[Any]]
+) -> list[SweepRun]:
+  """Every run with the first value of each key, with the second, and so on.
+
+  Names are those of `product`. Example, a run `a` and
+  {'model.width': [64, 128], 'opt.peak_lr': [0.003, 0.001]}:
+    a-width=64-peak_lr=0.003 and a-width=128-peak_lr=0.001
 
   Raises:
-    InputError: the file does not exist or has no get_sweep(), get_sweep() does
-      not return a list of runs, or a name is used twice or names no folder.
+    InputError: the keys have different numbers of values.
   """
-  file = shipped.find(path, 'sweep')
-  get_sweep = getattr(user_files.load(file, 'sweep'), 'get_sweep', None)
-  if not callable(get_sweep):
+  lengths = {key: len(options) for key, options in values.items()}
+  if len({*lengths.values()}) > 1:
     raise errors.InputError(
-      f'{path} has no function get_sweep(); a config file is for moejax train'
+      'sweep.zipped: as many values for each key, not '
+      + ', '.join(f'{num} of {key}' for key, num in lengths.items())
     )
-  runs = user_files.call(file, get_sweep)
-  is_list = isinstance(runs, list) and len(runs) > 0
-  if not is_list or not all(isinstance(one, SweepRun) for one in runs):
-    raise errors.InputError(
-      f'{path}: get_sweep() must return a list of runs, such as '
-      "sweep.run('configs/tiny.py')"
+  return [
+    changed
+    for one in runs
+    for together in zip(*values.values(), strict=True)
+    for changed in product(
+      [one], {key: [x] for key, x in zip(values, together, strict=True)}
     )
-  for name, count in collections.Counter(one.name for one in runs).items():
-    if count > 1:
-      raise errors.InputError(
-        f'{path}: {count} runs are called {name!r}; give them names of their '
-        'own'
-      )
-    if not NAME.fullmatch(name) or name == compile_cache.FOLDER:
-      raise errors.InputError(
-        f'{path}: a run cannot be called {name!r}: its name is a folder; use '
-        'letters, digits and . _ = + -'
-      )
-  return runs
+  ]
 
 
-def _text(value: Any) -> str:
-  """A value as the text of a flag; lists without brackets."""
-  if isinstance(value, (list, tuple)):
-    return ','.join(map(_text, value))
-  return str(value)
+def sample(
+  runs: Sequence[SweepRun],
+  space: Mapping[str, spaces.Range],
+  num: int,
+  seed: int = 0,
+) -> list[SweepRun]:
+  """Every run with the same `num` random draws of the values.
+
+  Example, a run `a` and num 2: `a-draw=0` and `a-draw=1`.
+
+  Args:
+    runs: the runs.
+    space: ranges by config key; see `moejax.sweep.space`.
+    num: the number of draws.
+    seed: of the draws.
+
+  Raises:
+    InputError: the space is empty, or a value of it is no range.
+  """
+  spaces.check(space, 'sweep.sample')
+  rng = random.Random(seed)
+  draws = [
+    {key: values.draw(rng) for key, values in space.items()} for _ in range(num)
+  ]
+  return [
+    dataclasses.replace(
+      changed, name=f'{one.name}-draw={i}', group=f'{one.group}-draw={i}'
+    )
+    for one in runs
+    for i, draw in enumerate(draws)
+    for changed in change([one], draw)
+  ]

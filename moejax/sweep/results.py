@@ -4,7 +4,8 @@ The result of a run is a dictionary, as it stands in `results.json`; a number
 that is not known is None:
 
   name, group, seed    of the run
-  status, note         finished, failed, interrupted or not run; why, how far
+  status, note         finished, pruned, failed, interrupted or not run; why,
+                       how far
   loss, bits_per_byte  means over the validation sets; without text no bits
   domains              bits per byte of each validation set
   load_max             load of the most loaded expert over the mean load of its
@@ -29,7 +30,7 @@ import math
 import pathlib
 import statistics
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -41,7 +42,7 @@ from moejax.sweep.grid import SweepRun
 from moejax.sweep.pool import LOG, Outcome
 
 Result = Mapping[str, Any]
-FINISHED, NOT_RUN = 'finished', 'not run'
+FINISHED, PRUNED, NOT_RUN = 'finished', 'pruned', 'not run'
 # Written by a sweep to the folder of a run.
 ENDED = found_workdir.ENDED
 # Header of a column -> the key of a result, and how it is printed.
@@ -62,16 +63,25 @@ def record(
   run: SweepRun,
   outcome: Outcome,
   processes: int,
+  pruned: int | None = None,
 ) -> None:
-  """Writes to the run's folder how a process ended; `processes` ran at a time.
+  """Writes to the run's folder how a process ended.
 
   The file has what the other files of a run do not tell:
-    {"failed": null, "seconds": 61.2, "processes": 2}
+    {"failed": null, "pruned": null, "seconds": 61.2, "processes": 2}
+
+  Args:
+    folder: workdir of the sweep.
+    run: the run.
+    outcome: how its process ended.
+    processes: how many ran at a time.
+    pruned: the step of the evaluation after which it was pruned.
   """
   failed = outcome.code not in {exits.DONE, exits.INTERRUPTED}
   before = _ended(folder, run.name).get('seconds', 0.0)
   ended = {
     'failed': outcome.message if failed else None,
+    'pruned': pruned,
     'seconds': before + outcome.seconds,
     'processes': processes,
   }
@@ -97,6 +107,8 @@ def read(run: SweepRun, config: Run, folder: epath.Path) -> Result:
   status, note = NOT_RUN, ''
   if reported and reported.get('steps', steps) >= steps:
     status = FINISHED
+  elif ended.get('pruned') is not None:
+    status, note = PRUNED, f'at step {ended["pruned"]} of {steps}'
   elif ended.get('failed') is not None:
     status, note = 'failed', ended['failed'].removeprefix('error: ')
   elif logged:
@@ -154,6 +166,35 @@ def unfinished(results: Sequence[Result], folder: epath.Path) -> str:
     if result['status'] not in {FINISHED, NOT_RUN}
   ]
   return '\n'.join(['', 'Not finished:', '', *lines, '']) if lines else ''
+
+
+def searched(
+  results: Sequence[Result], runs: Sequence[SweepRun], keys: Collection[str]
+) -> str:
+  """The values that a search chose, best first, as a Markdown table.
+
+  Args:
+    results: of all runs.
+    runs: all runs, in the same order.
+    keys: the searched config keys.
+  """
+  rows = [
+    (
+      result['loss'] is None,
+      result['loss'] or 0.0,
+      [
+        result['name'],
+        '-' if result['loss'] is None else f'{result["loss"]:.3f}',
+        *(run.overrides[key] for key in keys),
+      ],
+    )
+    for result, run in zip(results, runs, strict=True)
+    if result['status'] != NOT_RUN
+  ]
+  if not rows:
+    return ''
+  lines = [['run', 'loss', *keys], *(row for *_, row in sorted(rows))]
+  return '\n'.join(['', *columns.markdown(lines, left=(0,)), ''])
 
 
 def _state(result: Result) -> str:

@@ -6,8 +6,10 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 
 from moejax.core import errors
-from moejax.sweep import slurm, work, xpk
+from moejax.sweep import local, slurm, xpk
+from moejax.sweep.grid import SweepRun
 from moejax.sweep.sweep import Sweep
+from moejax.sweep.work import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Runner:
 
 
 def _local(sweep: Sweep, options: Options) -> None:
-  work.train(sweep, options.processes, options.retries)
+  local.train(sweep, options.processes, options.retries)
 
 
 def _slurm(sweep: Sweep, options: Options) -> None:
@@ -65,27 +67,32 @@ def _slurm(sweep: Sweep, options: Options) -> None:
     options.sbatch,
   )
   if options.dry_run:
-    work.say(text.rstrip())
+    say(text.rstrip())
     return
   sweep.folder.mkdir(parents=True, exist_ok=True)
   job = slurm.submit(text, folder)
-  work.say(
+  say(
     f'Submitted {len(todo)} runs as job {job}, {options.processes} at a time. '
     f'Do not submit them again before it has ended (squeue --job={job}).'
   )
-  work.say(_then(options))
+  say(_then(options))
 
 
 def _xpk(sweep: Sweep, options: Options) -> None:
+  if sweep.search is not None:
+    raise errors.InputError(
+      f'--runner=xpk takes a list of runs, and {sweep.name} is a search, which '
+      'chooses values while runs train: use --runner=slurm, or sweep.sample'
+    )
   todo = _todo(sweep)
   folder = os.fspath(sweep.folder)
   shown = xpk.start(sweep.name, folder, todo, options.dry_run)
-  work.say(shown.rstrip())
+  say(shown.rstrip())
   if not options.dry_run:
-    work.say(_then(options))
+    say(_then(options))
 
 
-def _todo(sweep: Sweep) -> Mapping[int, work.SweepRun]:
+def _todo(sweep: Sweep) -> Mapping[int, SweepRun]:
   """The runs to be trained, by their index in the list of the sweep."""
   todo = {run.name for run in sweep.todo()}
   if not todo:

@@ -1,19 +1,22 @@
 """A sweep: the configs of its runs, what is left to train, its results."""
 
+import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from moejax import config as configs
 from moejax.core import columns, errors, files, resume, table, terminal
 from moejax.run import compatibility, page, report, restore
-from moejax.sweep import grid, pool, results
+from moejax.sweep import pool, results, sweep_file, trials
 from moejax.sweep.grid import SweepRun
+from moejax.sweep.searches import Search
 
 
 class Sweep:
@@ -25,6 +28,7 @@ class Sweep:
     runs: all runs of the file, with the flags among their overrides.
     chosen: those of them that `--only` names.
     configs: config of each run, by its name.
+    search: what is searched; None for a list of runs.
   """
 
   def __init__(
@@ -46,19 +50,14 @@ class Sweep:
       InputError: the sweep file, the config of a run, or `only` has an error.
     """
     self.name, self._path = pathlib.Path(path).stem, path
-    self.folder = epath.Path(workdir)
-    self.runs: list[SweepRun] = []
+    self.folder, self._flags = epath.Path(workdir), tuple(overrides)
     self.configs: dict[str, configs.Run] = {}
-    flags = dict(overrides)
-    for run in grid.load(path):
-      own = [(k, v) for k, v in run.overrides.items() if k not in flags]
-      pairs, folder = [*own, *overrides], os.fspath(self.folder / run.name)
-      try:
-        self.configs[run.name] = configs.load(run.config, pairs, folder)
-      except errors.InputError as e:
-        place = run.place(str(e)) or path
-        raise errors.InputError(f'{place}: run {run.name!r}: {e}') from e
-      self.runs.append(dataclasses.replace(run, overrides=dict(pairs)))
+    loaded = sweep_file.load(path)
+    self.search = loaded if isinstance(loaded, Search) else None
+    if isinstance(loaded, Search):
+      self.runs = self._begun(loaded)
+    else:
+      self.runs = [self._with_config(run) for run in loaded]
     known = {name for run in self.runs for name in (run.name, run.group)}
     names = known
     if only is not None:
@@ -66,6 +65,75 @@ class Sweep:
     for name in sorted(names - known):
       raise table.unknown('run in --only', name, known)
     self.chosen = [run for run in self.runs if {run.name, run.group} & names]
+
+  def _begun(self, search: Search) -> list[SweepRun]:
+    """The runs of a search, with the values of those that have begun."""
+    search.check(self._flags)
+    trials.check(self.folder)
+    begun = (self.folder / trials.JOURNAL).exists()
+    known = self.journal.values if begun else lambda _: None
+    runs = []
+    for i in range(search.num):
+      run = self._with_config(search.run(i, {}))
+      if values := known(i):
+        run = self._with_flags(search.run(i, values))
+        # Values that make no config together are those of a failed run, whose
+        # config here stays that without them.
+        with contextlib.suppress(errors.InputError):
+          self._with_config(run)
+      runs.append(run)
+    return runs
+
+  def _with_flags(self, run: SweepRun) -> SweepRun:
+    """The run with the flags of the command among its overrides."""
+    return dataclasses.replace(
+      run, overrides={**run.overrides, **dict(self._flags)}
+    )
+
+  def _with_config(self, run: SweepRun) -> SweepRun:
+    """The run with the flags of the command; keeps its config.
+
+    Raises:
+      InputError: it has none.
+    """
+    run = self._with_flags(run)
+    # Not as one dictionary: a flag that is given twice may contradict itself.
+    keys = {key for key, _ in self._flags}
+    own = [(k, v) for k, v in run.overrides.items() if k not in keys]
+    folder = os.fspath(self.folder / run.name)
+    try:
+      self.configs[run.name] = configs.load(
+        run.config, [*own, *self._flags], folder
+      )
+    except errors.InputError as e:
+      place = run.place(str(e)) or self._path
+      raise errors.InputError(f'{place}: run {run.name!r}: {e}') from e
+    return run
+
+  @functools.cached_property
+  def journal(self) -> trials.Trials:
+    """The trials of a search, whose journal is made if it is not there."""
+    if self.search is None:
+      raise ValueError('a list of runs has no trials')
+    return trials.Trials(self.folder, self.search)
+
+  def with_values(self, run: SweepRun, values: Mapping[str, str]) -> SweepRun:
+    """A run of a search with the values that were chosen for it.
+
+    Raises:
+      InputError: together they make no config.
+    """
+    if self.search is None:
+      raise ValueError('a list of runs has its values')
+    index = self.index(run)
+    changed = self._with_flags(self.search.run(index, values))
+    self.chosen = [changed if r.name == run.name else r for r in self.chosen]
+    self.runs[index] = changed
+    return self._with_config(changed)
+
+  def index(self, run: SweepRun) -> int:
+    """The place of a run in the list of the sweep, from 0."""
+    return [r.name for r in self.runs].index(run.name)
 
   def result(self, run: SweepRun) -> results.Result:
     """The result of a run so far."""
@@ -121,10 +189,14 @@ class Sweep:
     return [*columns.aligned(rows, left=(0, 1, 2)), total]
 
   def is_done(self, run: SweepRun) -> bool:
-    """Whether a run has a report, of the batches that its config says."""
+    """Whether a run is pruned, or has the report that its config asks for."""
     config, folder = self.configs[run.name], self.folder / run.name
-    finished = self.result(run)['status'] == results.FINISHED
-    return finished and compatibility.finished(config, folder, lambda _: None)
+    status = self.result(run)['status']
+    if status == results.PRUNED:
+      return True
+    return status == results.FINISHED and compatibility.finished(
+      config, folder, lambda _: None
+    )
 
   def todo(self) -> list[SweepRun]:
     """The chosen runs that are not finished."""
@@ -158,6 +230,8 @@ class Sweep:
     numbers = {'sweep': self._path, 'rows': shown.rows, 'runs': runs}
     files.atomic_write_json(self.folder / 'results.json', numbers)
     text = f'{shown.markdown()}\n{shown.caption([*self.configs.values()])}'
+    if self.search is not None:
+      text += results.searched(runs, self.runs, self.search.space)
     unfinished = results.unfinished(runs, self.folder)
     files.atomic_write_text(self.folder / 'results.md', text + unfinished)
     self._write_page()
@@ -190,7 +264,7 @@ class Sweep:
     failed = [
       run.name
       for run in self.chosen
-      if self.result(run)['status'] != results.FINISHED
+      if self.result(run)['status'] not in {results.FINISHED, results.PRUNED}
     ]
     if failed:
       raise errors.StoppedError(

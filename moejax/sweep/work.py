@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moejax.core import exits, terminal
 from moejax.run import screen
-from moejax.sweep import pool, results
+from moejax.sweep import results
 from moejax.sweep.grid import SweepRun
 from moejax.sweep.pool import Outcome
 from moejax.sweep.sweep import Sweep
@@ -84,42 +84,6 @@ class ListWork:
       f'{run.name}: {end}; {self._num_done} of {self._num} done, about '
       f'{screen.duration(left_s)} left'
     )
-
-
-def train(sweep: Sweep, processes: int, retries: int = 0) -> None:
-  """Trains chosen runs that are not finished, `processes` at a time."""
-  todo = sweep.todo()
-  processes = min(processes, max(1, len(todo)))
-  say(
-    f'Sweep {sweep.name}: {len(sweep.chosen)} runs, '
-    f'{len(sweep.chosen) - len(todo)} of them finished before; '
-    f'{processes} at a time. All is kept in {sweep.folder}.'
-  )
-  work = ListWork(sweep, todo, processes, retries)
-  pool.run(work, sweep.folder, processes)
-
-
-def train_one(sweep: Sweep, index: int, retries: int = 0) -> int:
-  """Trains the run of an index, with the whole machine.
-
-  Args:
-    sweep: the sweep.
-    index: the place of the run in the list of the sweep, from 0.
-    retries: how often it is started again if it fails.
-
-  Returns:
-    The exit code of its last process.
-
-  Raises:
-    InputError: there is no such index.
-  """
-  run = sweep.at(index)
-  if sweep.is_done(run):
-    say(f'{run.name}: finished before')
-    return exits.DONE
-  work = ListWork(sweep, [run], 1, retries)
-  pool.run(work, sweep.folder, 1)
-  return work.codes[run.name]
 
 
 def say(line: str) -> None:

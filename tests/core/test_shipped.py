@@ -10,7 +10,7 @@ import pytest
 
 from moejax import config
 from moejax.core import errors, shipped
-from moejax.sweep import grid
+from moejax.sweep import sweep_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ROOT / 'configs' / 'tiny.py'
@@ -73,7 +73,7 @@ def test_a_run_by_name_is_the_run_of_the_file():
 
 def test_a_sweep_by_name_is_the_sweep_of_the_file():
   path = ROOT / 'configs' / 'sweeps' / 'compress.py'
-  assert grid.load('compress') == grid.load(str(path))
+  assert sweep_file.load('compress') == sweep_file.load(str(path))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_sweep_by_name_is_the_sweep_of_the_file():
   ],
 )
 def test_what_is_not_there_names_what_is(kind, path, message):
-  load = {'config': config.load, 'sweep': grid.load}[kind]
+  load = {'config': config.load, 'sweep': sweep_file.load}[kind]
   with pytest.raises(errors.InputError) as error:
     load(path)
   assert str(error.value).startswith(message)

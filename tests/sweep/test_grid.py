@@ -8,6 +8,7 @@ from moejax import config
 from moejax.cli import sweep as sweep_cli
 from moejax.core import errors
 from moejax.sweep import grid as sweep
+from moejax.sweep import sweep_file
 
 
 def _names(runs):
@@ -118,7 +119,7 @@ def test_a_bad_sweep_file_gets_one_line_that_names_it(case, tmp_path):
   path = tmp_path / 'mine.py'
   path.write_text(BODY + source)
   with pytest.raises(errors.InputError) as caught:
-    sweep.load(str(path))
+    sweep_file.load(str(path))
   (line,) = str(caught.value).splitlines()
   assert message in line
   assert line.startswith(str(path))
@@ -127,7 +128,7 @@ def test_a_bad_sweep_file_gets_one_line_that_names_it(case, tmp_path):
 def test_a_file_that_is_not_there_names_the_nearest(tmp_path):
   (tmp_path / 'routers.py').write_text(BODY)
   with pytest.raises(errors.InputError, match=r"did you mean 'routers'\?"):
-    sweep.load(str(tmp_path / 'ruoters.py'))
+    sweep_file.load(str(tmp_path / 'ruoters.py'))
 
 
 def test_words_behind_colons_are_a_name_as_those_behind_commas_are():
