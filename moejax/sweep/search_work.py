@@ -67,7 +67,7 @@ class SearchWork(ListWork):
       super().ended(run, outcome)
       if outcome.code == exits.DONE:
         self._tell_done(run)
-      elif outcome.code != exits.INTERRUPTED and run not in self._todo:
+      elif outcome.code != exits.INTERRUPTED:
         self._sweep.journal.fail(self._sweep.index(run))
       return
     # The search has pruned it, even if it came to its end before it heard.

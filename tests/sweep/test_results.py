@@ -227,3 +227,25 @@ def test_a_document_without_a_place_is_refused(tmp_path, text):
   path.write_text(text)
   with pytest.raises(errors.InputError, match='begin sweep routers -->'):
     results_lib.in_document(path, 'routers', 'new')
+
+
+def test_what_a_search_chose_stands_best_first():
+  runs = [
+    grid.SweepRun(name, 'a.py', {'x': x, 'y': '1'}, name)
+    for name, x in (('a', '7'), ('b', '8'), ('c', '9'), ('d', '-'))
+  ]
+  results = [
+    {'name': 'a', 'status': 'finished', 'loss': 2.0},
+    {'name': 'b', 'status': 'pruned', 'loss': None},
+    {'name': 'c', 'status': 'finished', 'loss': 1.5},
+    {'name': 'd', 'status': 'not run', 'loss': None},
+  ]
+  text = results_lib.searched(results, runs, ['x'])
+  head, _, *rows = text.strip().splitlines()
+  cells = [[c.strip() for c in line.split('|')[1:-1]] for line in (head, *rows)]
+  assert cells == [
+    ['run', 'loss', 'x'],
+    ['c', '1.500', '9'],
+    ['a', '2.000', '7'],
+    ['b', '-', '8'],
+  ]

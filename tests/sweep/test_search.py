@@ -149,6 +149,9 @@ def test_a_failed_run_is_tried_again_with_its_values(place):
   assert place.call('--retry=1')[0] == exits.DONE
   assert _values(place) == before
   assert _tries(place) == [1, 2, 1, 3]
+  journal = Sweep(str(place.file), (), str(place.workdir)).journal
+  rate = float(before[3][0])
+  assert journal._trial(3).value == sweeping.loss_at(rate)
 
 
 def test_an_interrupted_run_goes_on_with_its_values(place):
@@ -156,6 +159,7 @@ def test_an_interrupted_run_goes_on_with_its_values(place):
   assert place.call('--index=0')[0] == exits.DONE
   assert place.call('--index=1')[0] == exits.INTERRUPTED
   (before,) = _values(place, NAMES[1:2])
+  assert Sweep(str(place.file), (), str(place.workdir)).journal.is_open(1)
   assert place.call('--table')[0] == exits.DONE
   assert place.results()[NAMES[1]]['status'] == 'interrupted'
   assert place.call()[0] == exits.DONE
@@ -198,7 +202,8 @@ def test_values_that_make_no_config_together_fail_alone(place):
   assert code == exits.STOPPED
   statuses = {r['status'] for r in place.results().values()}
   assert statuses == {'finished', 'failed'}
-  place.call()  # goes on in spite of them
+  # The next start goes on in spite of them.
+  assert place.call()[0] == exits.STOPPED
   for name, run in place.results().items():
     assert (place.tries(name) == 0) == (run['status'] == 'failed')
     if run['status'] == 'failed':
