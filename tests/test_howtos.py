@@ -16,7 +16,7 @@ from moejax.config import plugins
 from moejax.core import errors, table
 from moejax.moe.routers import ROUTERS
 from moejax.plan import count
-from moejax.sweep import grid
+from moejax.sweep import sweep_file
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'docs' / 'howto'
 HOWTOS = sorted(path.stem for path in FOLDER.glob('*.md'))
@@ -66,7 +66,7 @@ def test_the_python_of_a_page_runs(path, here):
 
 def test_the_runs_of_the_tutorial_have_equal_costs(here):
   pages.run_python(TUTORIAL, here)
-  runs = grid.load('compare.py')
+  runs = sweep_file.load('compare.py')
   assert len(runs) == 6
   counts = [
     count.count(config.load(run.config, [*run.overrides.items()]).model)
@@ -81,7 +81,7 @@ def test_the_compared_runs_are_as_many_as_the_page_says(here):
   page = FOLDER / 'compare_at_equal_cost.md'
   pages.run_python(page, here)
   assert 'are twelve runs' in page.read_text()
-  assert len(grid.load('compare.py')) == 12
+  assert len(sweep_file.load('compare.py')) == 12
 
 
 def _error(call, *args):

@@ -10,7 +10,7 @@ import pytest
 from moejax.core import errors
 from moejax.research import compress, compress_tables
 from moejax.run import compression_sweep
-from moejax.sweep import grid
+from moejax.sweep import sweep_file
 
 
 def scores(code, prose, **more):
@@ -180,7 +180,7 @@ def test_smaller_models_are_made_after_the_sweep_alone(tmp_path, monkeypatch):
 
 
 def test_recoveries_are_read_where_the_sweep_trains_them(tmp_path, monkeypatch):
-  trained = {run.name: run for run in grid.load(compress.RECOVERY)}
+  trained = {run.name: run for run in sweep_file.load(compress.RECOVERY)}
   run = mock.Mock(workdir=tmp_path / 'compress' / 'demo-seed=1', seed=1)
   losses = {str(run.workdir): 2.0}
   for name, one in trained.items():

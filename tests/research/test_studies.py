@@ -11,7 +11,7 @@ from moejax.config import user_files
 from moejax.core import config_tree, errors, files
 from moejax.moe.dispatchers import dropless
 from moejax.research import algorithms, figures, learning_rates, order, runs
-from moejax.sweep import grid
+from moejax.sweep import sweep_file
 from moejax.sweep.sweep import Sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -144,7 +144,7 @@ def test_the_rates_are_written_where_the_sweep_reads_them(
   best = rates.BEST_RATES
   assert best == dict.fromkeys(STUDIES.METHODS, 0.01)
   assert '| **2.000** |' in (pages / 'learning_rates.md').read_text()
-  again = grid.load(str(copied / 'studies.py'))
+  again = sweep_file.load(str(copied / 'studies.py'))
   assert {run.overrides['opt.peak_lr'] for run in again} == {'0.01'}
 
 
