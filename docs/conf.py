@@ -1,5 +1,6 @@
 """How Sphinx builds the documentation site; `make docs` runs it."""
 
+import hashlib
 import pathlib
 import sys
 
@@ -7,7 +8,7 @@ DOCS = pathlib.Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.append(str(DOCS))
 
-from website import keys, links, pages, papers, reference  # noqa: E402
+from website import arxiv, keys, links, pages, papers, reference  # noqa: E402
 
 import moejax  # noqa: E402
 
@@ -53,8 +54,12 @@ html_theme_options = {
 
 
 def setup(app):
-  """Writes the pages that are made, and mends links of those that are read."""
+  """Writes the pages that are made, and mends links of all that are read."""
   known = pages.pages(ROOT)
+  # All pages are read again when what mends them has changed.
+  code = [path.read_bytes() for path in sorted(DOCS.glob('website/*.*'))]
+  by = hashlib.sha256(b''.join([*code, repr(known).encode()])).hexdigest()
+  app.add_config_value('made_by', by, 'env')
   made = pages.copies(ROOT) | reference.pages(ROOT) | keys.pages()
   made |= papers.pages(ROOT)
   pages.write(DOCS, made)
@@ -63,6 +68,7 @@ def setup(app):
   def mend(_, name, source):
     if name in at and not name.startswith(pages.GENERATED):
       source[0] = links.rewritten(source[0], at[name], ROOT, known)
+    source[0] = arxiv.linked(source[0])
 
   app.connect('source-read', mend)
   return {'parallel_read_safe': True, 'parallel_write_safe': True}

@@ -15,6 +15,7 @@ sys.path.append(str(ROOT / 'docs'))
 
 from website import (  # noqa: E402
   annotations,
+  arxiv,
   check,
   docstrings,
   keys,
@@ -103,8 +104,16 @@ def test_every_paper_that_the_code_names_has_a_title():
   named = set()
   for folder in ('moejax', 'configs'):
     for path in (ROOT / folder).rglob('*.py'):
-      named |= set(papers.NUMBER.findall(path.read_text()))
-  assert sorted(named) == list(papers.titles())
+      named |= set(arxiv.NUMBER.findall(path.read_text()))
+  assert sorted(named) == list(arxiv.titles())
+
+
+def test_the_number_of_a_paper_is_a_link_unless_it_is_code_or_one_already():
+  number = '2405.04434'
+  link = f'[{number}](https://arxiv.org/abs/{number})'
+  text = 'see {} | `{}` | {}, 1234.56789\n```\n{}\n```\n'
+  before = text.format(number, number, link, number)
+  assert arxiv.linked(before) == text.format(link, number, link, number)
 
 
 DOC = """
@@ -152,7 +161,7 @@ def test_a_docstring_becomes_markdown_with_nothing_lost():
 
 
 SOURCE = {
-  'moejax/__init__.py': '"""All."""\n',
+  'moejax/__init__.py': '"""All."""\nfrom moejax.b import Words as Some\n',
   'moejax/a.py': '''
     """Rows."""
     from typing import Any
@@ -173,6 +182,7 @@ SOURCE = {
     from rich.text import Text
     from moejax import a
     from moejax.core import fields
+    from moejax.a import Text as Words
     @dataclasses.dataclass
     class Job:
       """A job."""
@@ -181,6 +191,8 @@ SOURCE = {
       rate: float = fields.number(0.5, low=0)
       kind: str = fields.choice(KINDS, 'x')
     def _own(): ...
+    TEXTS = {'plain': a.Text, 'none': _own}
+    KINDS = {'plain': a.Text, 'words': Words}
   ''',
 }
 
@@ -215,7 +227,10 @@ def test_the_reference_has_what_is_public_with_the_types_full_names(tmp_path):
       'Job(rows: moejax.a.Rows, shown: rich.text.Text | None = None, '
       "rate: float = 0.5, kind: str = 'x')",
     ),
+    ('data', 'KINDS'),
   ]
+  assert '- `words`: {py:obj}`Text <moejax.a.Text>`' in page
+  assert '| `moejax.Some` | {py:obj}`moejax.a.Text` |' in page
 
 
 PAPER = {
@@ -243,7 +258,7 @@ PAPER = {
 def test_a_paper_has_its_code_its_configs_and_its_tests(tmp_path):
   written(tmp_path, PAPER)
   (page,) = papers.pages(tmp_path).values()
-  (row,) = (line for line in page.splitlines() if '2405.04434](' in line)
+  (row,) = (line for line in page.splitlines() if 'abs/2405.04434) |' in line)
   _, paper, code, configs, tests, _ = row.split('|')
   assert 'DeepSeek-V2: A Strong' in paper
   assert code.split(', ') == [

@@ -34,7 +34,7 @@ class Names:
     self._shown = set().union(*self._defined.values())
 
   def full(self, module: str, name: str) -> str:
-    """The full name of a class or alias of moejax; '' for most others.
+    """The full name of a part of moejax; '' for most others.
 
     A class of another package has its full name where moejax has another of
     that name.
@@ -53,6 +53,14 @@ class Names:
     if home in self._trees:
       return self.full(home, last)
     return origin if name in self._shown else ''
+
+  def imported(self, module: str) -> dict[str, str]:
+    """Local name -> full name, of all parts of moejax that a module imports."""
+    found = {}
+    for name, origin in self._imported[module].items():
+      if origin.startswith('moejax.') and origin not in self._trees:
+        found[name] = self.full(module, name) or origin
+    return found
 
   def qualified(self, module: str) -> ast.Module:
     """The tree of a module with full names in all annotations and aliases."""
@@ -96,10 +104,10 @@ class _Qualify(ast.NodeTransformer):
 
 
 def _defined(tree: ast.Module) -> set[str]:
-  """The classes and aliases of a module that the reference shows."""
+  """The classes, functions and aliases of a module that are public."""
   found = set()
   for node in tree.body:
-    if isinstance(node, ast.ClassDef):
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
       found.add(node.name)
     elif isinstance(node, ast.Assign) and is_alias(node):
       found.add(node.targets[0].id)

@@ -3,6 +3,8 @@
 import re
 import textwrap
 
+from website import arxiv
+
 # Headings of sections with entries, or of plain text.
 _SECTIONS = {
   'Args',
@@ -102,7 +104,8 @@ def _blocks(body: str) -> str:
       fence = '`' * 3
       blocks.append(f'{fence}{kind}\n{text}\n{fence}')
     else:
-      blocks.append(_START.sub(r'\1\\\2', escaped(text)))
+      plain = _START.sub(r'\1\\\2', escaped(text))
+      blocks.append(arxiv.linked(plain))
   return '\n\n'.join(blocks)
 
 

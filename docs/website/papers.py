@@ -8,11 +8,9 @@ import collections
 import pathlib
 import re
 
-from website import docstrings, links, reference
+from website import arxiv, docstrings, links, reference
 
 PAGE = 'pages/papers.md'
-TITLES = pathlib.Path(__file__).parent / 'titles.tsv'
-NUMBER = re.compile(r'\b\d{4}\.\d{5}\b')
 # Package -> heading. A paper stands in the first section whose code names it.
 SECTIONS = {
   'moe': 'Routing, balance and experts',
@@ -32,23 +30,17 @@ SECTIONS = {
 _ENTRY = re.compile(r'^\| `(\w+)` \| ([^|]*) \|', re.MULTILINE)
 
 
-def titles() -> dict[str, str]:
-  """Number in arXiv -> title."""
-  lines = TITLES.read_text(encoding='utf-8').splitlines()
-  return dict(line.split('\t') for line in lines)
-
-
 def pages(root: pathlib.Path) -> dict[str, str]:
   """Path in docs/ -> Markdown, of the page of papers."""
   code = places(root)
   rows: dict[str, list[str]] = {heading: [] for heading in SECTIONS.values()}
   configs, tests = _configs(root), _tests(root, code)
-  for number, title in titles().items():
+  for number, title in arxiv.titles().items():
     holders = code.get(number, [])
     packages = {module.split('.')[1] for module, _ in holders}
     section = next(name for name in SECTIONS if name in packages or not name)
     cells = [
-      f'{docstrings.escaped(title)}, [{number}](https://arxiv.org/abs/{number})',
+      f'{docstrings.escaped(title)}, {number}',
       ', '.join(_role(*holder) for holder in holders),
       ', '.join(configs.get(number, [])),
       ', '.join(_file(path) for path in tests.get(number, [])),
@@ -71,7 +63,7 @@ class or function of the second column that names it.
 
 {tables}
 """
-  return {PAGE: text}
+  return {PAGE: arxiv.linked(text)}
 
 
 def places(root: pathlib.Path) -> dict[str, list[tuple[str, str]]]:
@@ -82,7 +74,7 @@ def places(root: pathlib.Path) -> dict[str, list[tuple[str, str]]]:
   found: dict[str, set[tuple[str, str]]] = collections.defaultdict(set)
   for module in reference.modules(root):
     for at, line in enumerate(module.text.splitlines(), start=1):
-      for number in NUMBER.findall(line):
+      for number in arxiv.NUMBER.findall(line):
         found[number].add((module.name, reference.holder(module, at)))
   return {number: sorted(holders) for number, holders in found.items()}
 
@@ -103,12 +95,12 @@ def _configs(root: pathlib.Path) -> dict[str, list[str]]:
   """Number in arXiv -> links to config files, and entries of the zoo."""
   found: dict[str, list[str]] = collections.defaultdict(list)
   for path in sorted((root / 'configs').rglob('*.py')):
-    numbers = NUMBER.findall(path.read_text(encoding='utf-8'))
+    numbers = arxiv.NUMBER.findall(path.read_text(encoding='utf-8'))
     for number in dict.fromkeys(numbers):
       found[number].append(_file(path.relative_to(root).as_posix()))
   page = (root / 'docs' / 'moe.md').read_text(encoding='utf-8')
   for entry, cell in _ENTRY.findall(page.split('## All algorithms')[1]):
-    for number in NUMBER.findall(cell):
+    for number in arxiv.NUMBER.findall(cell):
       found[number].append(f'`zoo:{entry}`')
   return found
 
@@ -127,7 +119,7 @@ def _tests(
     for path in sorted(tests.rglob('test_*.py'))
   }
   found = {}
-  for number in titles():
+  for number in arxiv.titles():
     files = []
     for path, said in words.items():
       package = path.relative_to(tests).parts[0]

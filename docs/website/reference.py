@@ -2,7 +2,8 @@
 
 The code is parsed and not imported. Public are all names without an underscore
 at the start that a module defines itself: functions, classes, aliases of types,
-and constants with a comment above them.
+tables
+of them, and other constants with a comment above them.
 """
 
 import ast
@@ -97,6 +98,7 @@ def _module(module: Module, names: annotations.Names) -> list[str]:
   parts = [
     f'```{{py:module}} {module.name}\n```',
     docstrings.markdown(module.doc),
+    _shortcuts(names) if module.name == 'moejax' else '',
     f'[source]({links.REPOSITORY}/blob/main/{module.path})',
   ]
   for node in tree.body:
@@ -105,8 +107,17 @@ def _module(module: Module, names: annotations.Names) -> list[str]:
     elif isinstance(node, ast.ClassDef) and _is_public(node.name):
       parts.append(_class(node))
     elif isinstance(node, ast.Assign | ast.AnnAssign):
-      parts.append(_constant(node, module.text.splitlines()))
+      parts.append(_constant(node, module, names))
   return parts
+
+
+def _shortcuts(names: annotations.Names) -> str:
+  """The names that `import moejax` brings, with what they are."""
+  rows = [
+    f'| `moejax.{name}` | {{py:obj}}`{full}` |'
+    for name, full in sorted(names.imported('moejax').items())
+  ]
+  return '\n'.join(['| name | is |', '|---|---|', *rows])
 
 
 def holder(module: Module, line: int) -> str:
@@ -238,10 +249,29 @@ def _default(value: ast.expr) -> str:
   return text if len(text) <= LONGEST_DEFAULT else '...'
 
 
-def _constant(node: ast.Assign | ast.AnnAssign, lines: list[str]) -> str:
-  """A constant with a comment above it, or an alias of a type; else ''."""
+def _entries(
+  node: ast.expr | None, module: str, names: annotations.Names
+) -> str:
+  """The entries of a table of classes or functions, by their keys."""
+  if not isinstance(node, ast.Dict):
+    return ''
+  lines = []
+  for key, value in zip(node.keys, node.values, strict=True):
+    full = names.full(module, ast.unparse(value))
+    if not isinstance(key, ast.Constant) or not full.startswith('moejax.'):
+      return ''
+    last = full.rpartition('.')[2]
+    lines.append(f'- `{key.value}`: {{py:obj}}`{last} <{full}>`')
+  return '\n'.join(lines)
+
+
+def _constant(
+  node: ast.Assign | ast.AnnAssign, module: Module, names: annotations.Names
+) -> str:
+  """An alias of a type, a table, a constant with a comment above it; or ''."""
   targets = node.targets if isinstance(node, ast.Assign) else [node.target]
   above: list[str] = []
+  lines = module.text.splitlines()
   for line in reversed(lines[: node.lineno - 1]):
     if not line.startswith('#'):
       break
@@ -253,8 +283,10 @@ def _constant(node: ast.Assign | ast.AnnAssign, lines: list[str]) -> str:
   value = ast.unparse(node.value) if node.value is not None else ''
   if annotations.is_alias(node):
     return _directive('type', f'{name}\n:canonical: {value}', body, 5)
-  if not above or not name.isupper():
+  entries = _entries(node.value, module.name, names)
+  if not name.isupper() or not (above or entries):
     return ''
   fits = 0 < len(value) <= LONGEST_DEFAULT
   options = f'\n:value: {value}' if fits else ''
+  body = '\n\n'.join(filter(None, (body, entries)))
   return _directive('data', name + options, body, 5)
