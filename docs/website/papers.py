@@ -20,6 +20,7 @@ SECTIONS = {
   'model': 'The decoder',
   'parallel': 'Devices',
   'train': 'Training',
+  'sweep': 'Sweeps',
   'vision': 'Images',
   'data': 'Data',
   'evals': 'Benchmarks',
