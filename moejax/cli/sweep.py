@@ -20,7 +20,8 @@ fails does not stop the others. The workdir holds:
   compile_cache/   compiled programs, for all runs of one shape
   results.json     every number of the table, and of each run
   results.md       the table: bits per byte with its spread over seeds, balance,
-                   dropped assignments, speed, parameters; best first
+                   dropped assignments, speed, parameters; best first; paired
+                   tests over seeds, and runs that are not finished
   results.png      a picture of it (needs pip install 'moejax[plot]')
   report.html      a page that compares the runs
 

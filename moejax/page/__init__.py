@@ -58,6 +58,8 @@ COMPARISONS: Mapping[str, Comparison] = {
   'curves': overlaid.COMPARISON,
   'stability': settling.COMPARISON,
 }
+# Name (its id on the page), heading and contents of a section.
+Part = tuple[str, str, Html]
 # Measures that the sections of a comparison show.
 COMPARED_MEASURES = ('saturation', 'change_rate', 'utilisation')
 
@@ -76,19 +78,29 @@ def page(data: PageData, head: Html | None = None) -> Page:
   return document.document(data.name, lead, shown, left_out, head)
 
 
-def comparison(runs: Sequence[PageData], head: Html | None = None) -> Page:
-  """The page of several runs; arguments as those of `page`."""
+def comparison(
+  runs: Sequence[PageData],
+  head: Html | None = None,
+  first: Sequence[Part] = (),
+) -> Page:
+  """The page of several runs.
+
+  Args:
+    runs: what their workdirs hold.
+    head: further elements at the end of <head>.
+    first: sections that stand before the others.
+  """
   made = {name: entry.make(runs) for name, entry in COMPARISONS.items()}
   shown, left_out = _parts(COMPARISONS, made)
   title = f'{numbers.count(len(runs))} runs compared'
   lead = ', '.join(data.name for data in runs)
-  return document.document(title, lead, shown, left_out, head)
+  return document.document(title, lead, [*first, *shown], left_out, head)
 
 
 def _parts(
   table: Mapping[str, Section] | Mapping[str, Comparison],
   made: Mapping[str, Html | None],
-) -> tuple[list[tuple[str, str, Html]], list[str]]:
+) -> tuple[list[Part], list[str]]:
   """What is shown, and a line for each part that is not."""
   shown, left_out = [], []
   for name, html in made.items():

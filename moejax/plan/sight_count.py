@@ -18,6 +18,7 @@ from moejax.core import trees
 from moejax.model import build
 from moejax.model.config import ModelConfig
 from moejax.parallel import mesh as meshes
+from moejax.plan import count
 from moejax.train import parts
 from moejax.vision.front_end import Encoder
 
@@ -112,3 +113,16 @@ def of_run(run: Run) -> Reading:
     encoder = 3 if trained else 1
   room = max(1, run.data.sequence_length // images.tokens)
   return Reading(room, images.tokens, encoder)
+
+
+def flops_per_token(run: Run) -> float:
+  """FLOPs of training on a token, those of the images in its row included."""
+  length = run.data.sequence_length
+  images = of_run(run).flops(run.model)
+  return count.flops_per_token(run.model, length) + images / length
+
+
+def training_flops(run: Run) -> float:
+  """FLOPs of the whole training."""
+  tokens = run.train.steps * run.train.batch_size * run.data.sequence_length
+  return tokens * flops_per_token(run)

@@ -139,33 +139,6 @@ def pooled_spread(scores: Scores) -> float:
   return math.sqrt(squares / freedom)
 
 
-def paired(
-  one: Mapping[int, float], other: Mapping[int, float]
-) -> dict[str, float | int | None]:
-  """The mean difference of two methods over the seeds that both have.
-
-  Args:
-    one: scores by seed.
-    other: scores by seed.
-
-  Returns:
-    `difference`, the mean of one minus other; `error`, its standard error, None
-    for fewer than two seeds; `n`, the number of seeds.
-  """
-  both = sorted({*one} & {*other})
-  if not both:
-    return {'difference': None, 'error': None, 'n': 0}
-  differences = [one[seed] - other[seed] for seed in both]
-  error = None
-  if len(both) > 1:
-    error = statistics.stdev(differences) / math.sqrt(len(both))
-  return {
-    'difference': statistics.fmean(differences),
-    'error': error,
-    'n': len(both),
-  }
-
-
 def agreement(
   published: Sequence[str], scores: Scores, comparison: Comparison | None
 ) -> dict[str, int]:

@@ -22,6 +22,7 @@ from etils import epath
 
 from moejax.core import command, exits, log, terminal
 from moejax.research import comparison, figures, page, runs, traced
+from moejax.sweep import paired
 
 LONG_SWEEP = 'configs/sweeps/studies_long.py'
 # arXiv 2401.06066, Table 1: loss on the Pile, of 2B parameters and 100B tokens.
@@ -150,7 +151,7 @@ def difference(groups: Groups, one: str, twin: str) -> dict[str, Any]:
   by_seed = [
     {run.seed: run.bits for run in groups.get(name, ())} for name in (twin, one)
   ]
-  return comparison.paired(*by_seed)
+  return paired.difference(*by_seed)
 
 
 def gate_rows(

@@ -21,6 +21,7 @@ from moejax.analysis import MEASURES, published
 from moejax.analysis.traces import Traces
 from moejax.core import command, exits, terminal
 from moejax.research import comparison, figures, page, runs, traced
+from moejax.sweep import paired
 
 # Methods, and their names in arXiv 2505.10860.
 METHODS = {
@@ -177,7 +178,7 @@ def effects(settled: Settled) -> dict[str, dict[str, Any]]:
   }
   return {
     effect: {
-      name: comparison.paired(
+      name: paired.difference(
         *(
           {run.seed: value(run) for run in settled[method]}
           for method in (other, one)

@@ -29,7 +29,10 @@ def _quiet(line: str) -> None:
 
 
 def write(
-  workdirs: Sequence[str], out: str | None = None, note: Say = _quiet
+  workdirs: Sequence[str],
+  out: str | None = None,
+  note: Say = _quiet,
+  first: Sequence[pages.Part] = (),
 ) -> epath.Path:
   """Writes the page of one run, or that of several.
 
@@ -37,6 +40,7 @@ def write(
     workdirs: folders of the runs.
     out: the file; None for `report.html` in the workdir of a single run.
     note: is called with a line before what takes long.
+    first: further sections of a page of several runs.
 
   Returns:
     The path of the file.
@@ -47,22 +51,30 @@ def write(
   path = (
     epath.Path(workdirs[0]) / report.PAGE if out is None else epath.Path(out)
   )
-  files.atomic_write_text(path, make(workdirs, note, writes=True).html)
+  made = make(workdirs, note, writes=True, first=first)
+  files.atomic_write_text(path, made.html)
   return path
 
 
 def write_or_say(
-  workdirs: Sequence[str], out: epath.PathLike, say: Say
+  workdirs: Sequence[str],
+  out: epath.PathLike,
+  say: Say,
+  first: Sequence[pages.Part] = (),
 ) -> None:
   """Writes a page; if that fails, says why: what was trained stays."""
   try:
-    write(workdirs, os.fspath(out))
+    write(workdirs, os.fspath(out), first=first)
   except (errors.InputError, OSError) as error:
     say(f'The page could not be written: {error}')
 
 
 def make(
-  workdirs: Sequence[str], note: Say = _quiet, *, writes: bool = False
+  workdirs: Sequence[str],
+  note: Say = _quiet,
+  *,
+  writes: bool = False,
+  first: Sequence[pages.Part] = (),
 ) -> Page:
   """The page of one run, or that of several.
 
@@ -70,6 +82,7 @@ def make(
     workdirs: folders of the runs.
     note: is called with a line before what takes long.
     writes: whether rows of measures that are computed are kept in the workdirs.
+    first: as of `write`.
 
   Raises:
     InputError: as `write`.
@@ -80,7 +93,9 @@ def make(
     gather(workdir, name, note, measures=needed, writes=writes)
     for workdir, name in zip(workdirs, names(workdirs), strict=True)
   ]
-  return pages.page(runs[0]) if len(runs) == 1 else pages.comparison(runs)
+  if len(runs) == 1:
+    return pages.page(runs[0])
+  return pages.comparison(runs, first=first)
 
 
 def names(workdirs: Sequence[str]) -> list[str]:

@@ -242,6 +242,7 @@ def _train_the_rest(
       'best': best,
       'total_parameters': counted.total,
       'active_parameters': counted.active,
+      'training_flops': sight_count.training_flops(run),
     }
   spent.keep()
   if processes.main:
@@ -347,8 +348,7 @@ def _loop_inputs(
     writer=resources.writer,
     display=screen,
     tokens_per_batch=run.train.batch_size * length,
-    flops_per_token=count.flops_per_token(run.model, length)
-    + sight_count.of_run(run).flops(run.model) / length,
+    flops_per_token=sight_count.flops_per_token(run),
     extra=compatibility.extra_of(run, context.data) | teacher.extra(loaded),
     hooks=[seen(hook) for hook in hooks],
     periodic_hooks=[(every, seen(hook)) for every, hook in periodic],

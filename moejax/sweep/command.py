@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from moejax import config as configs
 from moejax.core import command, errors, files, table, terminal
-from moejax.sweep import local, results
+from moejax.sweep import comparison, local, outputs, results
 from moejax.sweep.runners import RUNNERS, Options
 from moejax.sweep.sweep import Sweep
 
@@ -30,6 +30,7 @@ def flags(doc: str) -> argparse.ArgumentParser:
   add('--out', help='a Markdown file for the table')
   add('--list', action='store_true', help='train nothing')
   table_help = 'train nothing; write the table of what is there'
+  add('--against', help='a row; tests compare the others to it alone')
   add('--table', action='store_true', help=table_help)
   add = parser.add_argument_group('where the runs are trained').add_argument
   add('--runner', default='local', help=', '.join(RUNNERS))
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
   _check(args, options)
   workdir = args.workdir or configs.default_workdir(args.sweep)
   sweep = Sweep(args.sweep, overrides, workdir, args.only)
+  comparison.check_against(args.against, {run.group for run in sweep.runs})
   if args.list:
     terminal.say('\n'.join(sweep.listing()))
     return
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
         runner.start(sweep, options)
     finally:
       if runner.waits or args.table:
-        terminal.say(f'\n{sweep.write_results(out)}'.rstrip())
+        terminal.say(f'\n{outputs.write(sweep, out, args.against)}'.rstrip())
   if runner.waits and not args.table:
     sweep.check_finished()
 

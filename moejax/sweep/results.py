@@ -14,6 +14,7 @@ that is not known is None:
                        assignments that were not computed
   tokens_per_s         speed of training, the median over the logged steps
   total, active        numbers of parameters: all, and those one token uses
+  tokens, flops        of the whole training
   seconds, processes   wall time from start to report; runs at a time
 
 Runs that differ in their seed alone are one row of the table: the mean ± the
@@ -132,6 +133,8 @@ def read(run: SweepRun, config: Run, folder: epath.Path) -> Result:
     # Earlier versions kept the numbers of parameters in sweep.json.
     'total': reported.get('total_parameters', ended.get('total')),
     'active': reported.get('active_parameters', ended.get('active')),
+    'tokens': steps * config.train.batch_size * config.data.sequence_length,
+    'flops': reported.get('training_flops'),
     'seconds': ended.get('seconds'),
     'processes': ended.get('processes'),
   }
@@ -160,18 +163,36 @@ def unfinished(results: Sequence[Result], folder: epath.Path) -> str:
 
     - a-seed=1 failed: no file 'text.txt' (runs/mine/a-seed=1/log.txt)
   """
-  lines = [
-    f'- {result["name"]} {_state(result)} ({folder / result["name"] / LOG})'
+  cells = unfinished_cells(results, folder)
+  lines = [f'- {name} {state} ({log})' for name, state, log in cells]
+  return '\n'.join(['', 'Not finished:', '', *lines, '']) if lines else ''
+
+
+def unfinished_cells(
+  results: Sequence[Result], folder: epath.Path
+) -> list[tuple[str, str, str]]:
+  """Name, state and log of the runs that were begun and are not finished."""
+  return [
+    (result['name'], _state(result), str(folder / result['name'] / LOG))
     for result in results
     if result['status'] not in {FINISHED, NOT_RUN}
   ]
-  return '\n'.join(['', 'Not finished:', '', *lines, '']) if lines else ''
 
 
 def searched(
   results: Sequence[Result], runs: Sequence[SweepRun], keys: Collection[str]
 ) -> str:
-  """The values that a search chose, best first, as a Markdown table.
+  """The values that a search chose, best first, as a Markdown table."""
+  lines = searched_cells(results, runs, keys)
+  if len(lines) == 1:
+    return ''
+  return '\n'.join(['', *columns.markdown(lines, left=(0,)), ''])
+
+
+def searched_cells(
+  results: Sequence[Result], runs: Sequence[SweepRun], keys: Collection[str]
+) -> list[list[str]]:
+  """The head and the rows of the values that a search chose, best first.
 
   Args:
     results: of all runs.
@@ -191,10 +212,7 @@ def searched(
     for result, run in zip(results, runs, strict=True)
     if result['status'] != NOT_RUN
   ]
-  if not rows:
-    return ''
-  lines = [['run', 'loss', *keys], *(row for *_, row in sorted(rows))]
-  return '\n'.join(['', *columns.markdown(lines, left=(0,)), ''])
+  return [['run', 'loss', *keys], *(row for *_, row in sorted(rows))]
 
 
 def _state(result: Result) -> str:
@@ -241,13 +259,20 @@ class Table:
       'note': _note(group),
     }
 
-  def markdown(self) -> str:
-    """The rows as a Markdown table with aligned columns."""
+  def cells(self) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows as texts; notes only if there are any."""
     head = ['run', SCORES[self.score], 'n', *COLUMNS, 'note']
     lines = [head, *map(_cells, self.rows)]
     if not any(row['note'] for row in self.rows):
       lines = [line[:-1] for line in lines]
-    return '\n'.join(columns.markdown(lines, left=(0, len(head) - 1))) + '\n'
+    return lines[0], lines[1:]
+
+  def markdown(self) -> str:
+    """The rows as a Markdown table with aligned columns."""
+    head, rows = self.cells()
+    escaped = [[cell.replace('|', '\\|') for cell in row] for row in rows]
+    notes = len(COLUMNS) + 3
+    return '\n'.join(columns.markdown([head, *escaped], left=(0, notes))) + '\n'
 
   def caption(self, configs: Sequence[Run]) -> str:
     """A paragraph on what was trained, and what the columns are.
@@ -323,7 +348,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     '-' if (value := row['values'][key]) is None else text(value)
     for key, text in COLUMNS.values()
   ]
-  note = ' '.join(row['note'].split()).replace('|', '\\|')
+  note = ' '.join(row['note'].split())
   if len(note) > LONGEST_NOTE:
     note = note[:LONGEST_NOTE] + '…'
   return [row['name'], score, str(row['num']), *values, note]

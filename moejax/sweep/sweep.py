@@ -3,17 +3,15 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from moejax import config as configs
-from moejax.core import columns, errors, files, resume, table, terminal
-from moejax.run import compatibility, page, report, restore
+from moejax.core import columns, errors, resume, table
+from moejax.run import compatibility, report
 from moejax.sweep import pool, results, sweep_file, trials
 from moejax.sweep.grid import SweepRun
 from moejax.sweep.searches import Search
@@ -24,6 +22,7 @@ class Sweep:
 
   Attributes:
     name: name of the sweep file.
+    path: its path.
     folder: the workdir, with a folder for each run.
     runs: all runs of the file, with the flags among their overrides.
     chosen: those of them that `--only` names.
@@ -49,7 +48,7 @@ class Sweep:
     Raises:
       InputError: the sweep file, the config of a run, or `only` has an error.
     """
-    self.name, self._path = pathlib.Path(path).stem, path
+    self.name, self.path = pathlib.Path(path).stem, path
     self.folder, self._flags = epath.Path(workdir), tuple(overrides)
     self.configs: dict[str, configs.Run] = {}
     loaded = sweep_file.load(path)
@@ -106,7 +105,7 @@ class Sweep:
         run.config, [*own, *self._flags], folder
       )
     except errors.InputError as e:
-      place = run.place(str(e)) or self._path
+      place = run.place(str(e)) or self.path
       raise errors.InputError(f'{place}: run {run.name!r}: {e}') from e
     return run
 
@@ -218,46 +217,6 @@ class Sweep:
   def log(self, run: SweepRun) -> str:
     """The path of what a run has printed."""
     return os.fspath(self.folder / run.name / pool.LOG)
-
-  def write_results(self, out: pathlib.Path | None) -> str:
-    """Writes the table, its numbers and a picture; returns the table as text.
-
-    Args:
-      out: a Markdown document that gets table and picture too.
-    """
-    runs = [self.result(run) for run in self.runs]
-    shown, picture = results.Table(runs), self.folder / 'results.png'
-    numbers = {'sweep': self._path, 'rows': shown.rows, 'runs': runs}
-    files.atomic_write_json(self.folder / 'results.json', numbers)
-    text = f'{shown.markdown()}\n{shown.caption([*self.configs.values()])}'
-    if self.search is not None:
-      text += results.searched(runs, self.runs, self.search.space)
-    unfinished = results.unfinished(runs, self.folder)
-    files.atomic_write_text(self.folder / 'results.md', text + unfinished)
-    self._write_page()
-    plotted = importlib.util.find_spec('matplotlib') is not None
-    if plotted:
-      shown.plot(picture)
-    if out:
-      image = f'\n![{self.name}]({self.name}.png)\n' if plotted else ''
-      document = results.in_document(out, self.name, text + image)
-      files.atomic_write_text(out, document)
-      if plotted:
-        shutil.copyfile(picture, out.with_name(f'{self.name}.png'))
-    text += unfinished
-    if not plotted:
-      text += "No picture: matplotlib is missing; pip install 'moejax[plot]'.\n"
-    return text
-
-  def _write_page(self) -> None:
-    """Writes the page that compares the runs that have begun."""
-    begun = [
-      str(self.folder / run.name)
-      for run in self.runs
-      if (self.folder / run.name / restore.CONFIG).exists()
-    ]
-    if len(begun) > 1:
-      page.write_or_say(begun, self.folder / report.PAGE, terminal.say)
 
   def check_finished(self) -> None:
     """Raises StoppedError if a chosen run is not finished."""

@@ -74,7 +74,9 @@ class Place:
     monkeypatch.setattr(pool, 'POLL_S', 0.01)
     # What the stand-in leaves has no config.
     monkeypatch.setattr(compatibility, 'finished', lambda *_: True)
-    monkeypatch.setattr(results.Table, 'plot', lambda *_: None)
+    monkeypatch.setattr(
+      results.Table, 'plot', lambda _, path: path.write_bytes(b'picture')
+    )
 
   def act(self, **acts):
     """Says what the runs do, by their names."""

@@ -103,7 +103,7 @@ def test_bad_input_is_one_line(tmp_path, flags, message):
 def test_a_page_that_cannot_be_written_does_not_fail_the_run(
   tmp_path, monkeypatch
 ):
-  def fails(*_):
+  def fails(*_, **__):
     raise OSError('no space')
 
   monkeypatch.setattr(page, 'write', fails)

@@ -73,15 +73,6 @@ def test_one_seed_each_says_nothing():
   assert comparison.compare({'a': [1.0], 'b': [2.0]}) is None
 
 
-def test_pairs_are_over_the_seeds_that_both_have():
-  row = comparison.paired({0: 3.0, 1: 5.0, 2: 9.0}, {1: 4.0, 0: 1.0})
-  # Differences 2 and 1: mean 1.5, deviation 1/sqrt(2), over sqrt(2).
-  assert row == {'difference': 1.5, 'error': pytest.approx(0.5), 'n': 2}
-  alone = comparison.paired({0: 3.0}, {0: 1.0})
-  assert alone == {'difference': 2.0, 'error': None, 'n': 1}
-  assert comparison.paired({0: 3.0}, {1: 1.0})['n'] == 0
-
-
 def test_pairs_are_counted_by_the_published_order():
   scores = {
     'best': [1.0, 1.01],

@@ -16,7 +16,7 @@ from moejax.data.config import DataConfig
 from moejax.data.vocab import SHIPPED, Bytes, SentencePiece
 from moejax.run import compatibility, report, restore
 from moejax.run import train as runs
-from moejax.sweep import sweep as sweeps
+from moejax.sweep import outputs, pool
 
 RUN = config.Run(data=DataConfig(mixture='synthetic', vocab=Bytes()))
 
@@ -354,9 +354,9 @@ def test_a_sweep_trains_or_refuses_what_its_table_would_be_wrong_about(
   path.write_text(SWEEP)
   jobs = []
   monkeypatch.setattr(
-    sweeps.pool, 'run', lambda work, *_: jobs.extend(iter(work.take, None))
+    pool, 'run', lambda work, *_: jobs.extend(iter(work.take, None))
   )
-  monkeypatch.setattr(sweeps.Sweep, 'write_results', lambda *_: '')
+  monkeypatch.setattr(outputs, 'write', lambda *_: '')
 
   def train(*flags):
     jobs.clear()

@@ -42,7 +42,7 @@ def _finish(folder, bits):
     for name, x in zip(('code', 'speeches'), bits, strict=True)
   }
   parameters = {'total_parameters': 9_700_000, 'active_parameters': 4_000_000}
-  report = {'domains': domains, **parameters}
+  report = {'domains': domains, 'training_flops': 7e12, **parameters}
   (folder / 'report.json').write_text(json.dumps(report))
 
 
@@ -95,6 +95,8 @@ def test_numbers_of_a_run(results):
     'tokens_per_s': 11_000,
     'total': 9_700_000,
     'active': 4_000_000,
+    'tokens': 20 * TINY.train.batch_size * TINY.data.sequence_length,
+    'flops': 7e12,
     'seconds': 62.0,
     'processes': 2,
   }
