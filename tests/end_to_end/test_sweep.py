@@ -195,11 +195,16 @@ def test_at_the_end_all_is_there_and_the_bad_run_is_named(swept):
   assert rows['short']['num'] == 2
   assert rows['short']['spread'] > 0  # the seeds are different ones
   assert rows['short']['values']['total'] == runs[LONG]['total']
+  ratio = STEPS / own_text.STEPS
+  assert math.isclose(runs[LONG]['flops'], ratio * runs[SHORT[0]]['flops'])
+  assert 'Sweep mine' in (workdir / 'report.html').read_text()
   assert (workdir / 'results.png').exists()
   text = swept['out'].read_text()
   written = (workdir / 'results.md').read_text()
-  shown, _, unfinished = written.partition('\nNot finished:\n')
-  assert shown.strip() in text
+  assert written.partition('\n\n')[0] in text  # the first table
+  # The seeds of one row alone: no pair to test.
+  assert 'are not equal in tokens' in written
+  _, _, unfinished = written.partition('\nNot finished:\n')
   assert f'({workdir / BAD / "log.txt"})' in unfinished
   assert '![mine](mine.png)' in text
   assert (swept['out'].parent / 'mine.png').exists()
