@@ -75,6 +75,14 @@ def test_a_run_without_images_has_none():
   assert sight_count.of_run(run).flops(run.model) == 0
 
 
+def test_the_flops_of_the_whole_training():
+  run = run_of(train=TrainConfig(steps=3, batch_size=5))
+  images = sight_count.of_run(run).flops(run.model)
+  row = count.count(run.model).flops(16) + images
+  assert images > 0
+  assert sight_count.training_flops(run) == pytest.approx(3 * 5 * row)
+
+
 @pytest.mark.parametrize('images', [{}, FEATURES])
 def test_a_plan_compiles_the_images_and_counts_them(images, monkeypatch):
   run = run_of(images, train=TrainConfig(batch_size=2, steps=2))
