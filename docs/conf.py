@@ -8,6 +8,8 @@ DOCS = pathlib.Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.append(str(DOCS))
 
+from sphinx import addnodes  # noqa: E402
+from sphinx.util.nodes import find_pending_xref_condition  # noqa: E402
 from website import arxiv, keys, links, pages, papers, reference  # noqa: E402
 
 import moejax  # noqa: E402
@@ -29,8 +31,6 @@ suppress_warnings = ['misc.highlighting_failure']
 highlight_language = 'none'
 add_module_names = False
 python_use_unqualified_type_names = True
-# Types of other packages are not linked; those of moejax must be found.
-nitpick_ignore_regex = [('py:.*', r'(?!moejax\.).*')]
 python_maximum_signature_line_length = 80
 
 html_theme = 'sphinx_book_theme'
@@ -48,9 +48,25 @@ html_theme_options = {
   'use_fullscreen_button': False,
   # The search stands in the list of pages.
   'navbar_persistent': [],
+  # Pages below another one are listed beside that one alone.
+  'collapse_navigation': True,
   'show_navbar_depth': 1,
   'show_toc_level': 2,
 }
+
+
+def _only_own_types(_, doctree):
+  """Leaves types of other packages without links; moejax's must be found.
+
+  Sphinx would compare each with the end of every name of the reference.
+  """
+  for node in list(doctree.findall(addnodes.pending_xref)):
+    if node.get('refdomain') != 'py':
+      continue
+    node['refspecific'] = False
+    if not node['reftarget'].startswith('moejax'):
+      shown = find_pending_xref_condition(node, '*')
+      node.replace_self(shown.children if shown else node.children)
 
 
 def setup(app):
@@ -71,4 +87,5 @@ def setup(app):
     source[0] = arxiv.linked(source[0])
 
   app.connect('source-read', mend)
+  app.connect('doctree-read', _only_own_types)
   return {'parallel_read_safe': True, 'parallel_write_safe': True}

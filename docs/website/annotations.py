@@ -1,7 +1,6 @@
 """Types in signatures by their full names, so that they can be links."""
 
 import ast
-import copy
 from collections.abc import Mapping
 
 
@@ -63,8 +62,11 @@ class Names:
     return found
 
   def qualified(self, module: str) -> ast.Module:
-    """The tree of a module with full names in all annotations and aliases."""
-    tree = copy.deepcopy(self._trees[module])
+    """The tree of a module with full names in all annotations and aliases.
+
+    It is the tree itself that is changed: copies of all took most of the time.
+    """
+    tree = self._trees[module]
     change = _Qualify(self, module)
     for node in ast.walk(tree):
       if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation:
