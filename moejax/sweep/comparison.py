@@ -1,5 +1,6 @@
 """Comparison: which rows of a sweep's table differ, and at which budgets."""
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -112,10 +113,10 @@ class Comparison:
 
   def markdown(self) -> str:
     """Sentences and a table."""
-    text = '\n'.join(['', *self.sentences(), ''])
+    text = '\n'.join(['', textwrap.fill(' '.join(self.sentences()), 80), ''])
     if self.pairs:
       lines = columns.markdown([list(HEAD), *self.rows()], left=(0,))
-      text += '\n'.join(['', *lines, '', CAPTION, ''])
+      text += '\n'.join(['', *lines, '', textwrap.fill(CAPTION, 80), ''])
     return text
 
   def html(self) -> Html:

@@ -72,7 +72,10 @@ def _section(
 ) -> Html:
   """The first section of the page: rows, tests, and what is not finished."""
   caption = shown.caption([*sweep.configs.values()])
-  parts = [markup.table(*shown.cells(), ' '.join(caption.split()))]
+  head, rows = shown.cells()
+  if head[-1] == results.NOTE:  # below, where long lines are broken
+    head, rows = head[:-1], [row[:-1] for row in rows]
+  parts = [markup.table(head, rows, ' '.join(caption.split()))]
   parts += [_picture(sweep.folder / PICTURE)]
   if sweep.search is None:
     parts.append(compared.html())
@@ -81,10 +84,12 @@ def _section(
     if len(table) > 1:
       what = 'The values that the search chose, best first.'
       parts.append(markup.table(table[0], table[1:], what))
-  rows = results.unfinished_cells(runs, sweep.folder)
-  if rows:
-    head = ('run', 'state', 'log')
-    parts.append(markup.table(head, rows, 'Runs that are not finished.'))
+  unfinished = results.unfinished_cells(runs, sweep.folder)
+  if unfinished:
+    parts.append(markup.element('p', 'Runs that are not finished:'))
+    lines = [f'{name} {state} ({log})' for name, state, log in unfinished]
+    items = [markup.element('li', line) for line in lines]
+    parts.append(markup.element('ul', *items))
   return markup.joined(parts)
 
 

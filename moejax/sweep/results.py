@@ -56,6 +56,7 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
   'total': ('total', lambda x: f'{x / 1e6:.2f}M'),
 }
 SCORES = {'bits_per_byte': 'bits/byte', 'loss': 'loss'}  # headers, by key
+NOTE = 'note'  # header of the last column
 LONGEST_NOTE = 160  # characters of a cell of notes
 
 
@@ -261,7 +262,7 @@ class Table:
 
   def cells(self) -> tuple[list[str], list[list[str]]]:
     """The head and the rows as texts; notes only if there are any."""
-    head = ['run', SCORES[self.score], 'n', *COLUMNS, 'note']
+    head = ['run', SCORES[self.score], 'n', *COLUMNS, NOTE]
     lines = [head, *map(_cells, self.rows)]
     if not any(row['note'] for row in self.rows):
       lines = [line[:-1] for line in lines]

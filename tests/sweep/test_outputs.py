@@ -39,9 +39,10 @@ def test_the_pairs_stand_below_the_table_and_in_the_numbers(place):
   code, out, _ = place.call()
   assert code == exits.DONE
   text = (place.workdir / 'results.md').read_text()
-  assert '1 of 1 pair of rows differs in bits/byte' in text
+  assert '1 of 1 pair of rows differs in bits/byte' in ' '.join(text.split())
+  assert max(len(x) for x in text.splitlines() if '|' not in x) <= 80
   assert [line for line in out if f'{GOOD} - {BAD} |    -1.1000' in line]
-  assert '3 seeds are few' in text
+  assert '3 seeds are few' in ' '.join(text.split())
   numbers = json.loads((place.workdir / 'results.json').read_text())
   (pair,) = numbers['pairs']
   assert (pair['num'], pair['flips']) == (3, 0.25)
@@ -84,8 +85,9 @@ def test_the_page_begins_with_the_comparison(place, monkeypatch):
   assert (name, title) == ('sweep', 'Sweep mine')
   assert 'pair of rows' in html
   assert 'data:image/png;base64,cGljdHVyZQ==' in html
-  assert '<td>failed: &lt;b&gt; | so</td>' in html
-  assert f'{BAD}-seed=2/log.txt</td>' in html
+  log = place.workdir / f'{BAD}-seed=2' / 'log.txt'
+  assert f'<li>{BAD}-seed=2 failed: &lt;b&gt; | so ({log})</li>' in html
+  assert '>note<' not in html
 
 
 def test_a_page_of_several_runs_takes_sections_of_others():
