@@ -160,7 +160,7 @@ $(GPU_PLUGIN)/.installed: $(VENV)/.moejax-test
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) $(LIGHT_VENV) $(DOCS_VENV) $(GPU_PLUGIN) build dist *.egg-info
+	rm -rf $(VENV) $(HF_VENV) $(BEAM_VENV) $(HARNESS_VENV) $(LIGHT_VENV) $(DOCS_VENV) $(GPU_PLUGIN) build dist docs/pages *.egg-info
 
 # A comma in an argument of `call` would begin the next argument.
 comma = ,

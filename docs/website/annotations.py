@@ -4,19 +4,18 @@ import ast
 from collections.abc import Mapping
 
 
-def is_alias(node: ast.stmt) -> bool:
-  """Whether a statement gives a type a name, as in `Weights = dict[str, Any]`.
+def alias(node: ast.Assign) -> str:
+  """What a statement names a type, as in `Weights = dict[str, Any]`; or ''.
 
   Such names are CamelCase, and stand for an expression of types.
   """
-  if not isinstance(node, ast.Assign) or len(node.targets) != 1:
-    return False
-  target = node.targets[0]
-  if not isinstance(target, ast.Name) or target.id.isupper():
-    return False
+  target, *more = node.targets
+  if more or not isinstance(target, ast.Name) or target.id.isupper():
+    return ''
   if not target.id.lstrip('_')[:1].isupper():
-    return False
-  return isinstance(node.value, ast.Subscript | ast.BinOp | ast.Attribute)
+    return ''
+  types = ast.Subscript | ast.BinOp | ast.Attribute
+  return target.id if isinstance(node.value, types) else ''
 
 
 class Names:
@@ -73,7 +72,7 @@ class Names:
         node.annotation = change.visit(node.annotation)
       elif isinstance(node, ast.FunctionDef) and node.returns:
         node.returns = change.visit(node.returns)
-      elif is_alias(node):
+      elif isinstance(node, ast.Assign) and alias(node):
         node.value = change.visit(node.value)
     return tree
 
@@ -111,9 +110,9 @@ def _defined(tree: ast.Module) -> set[str]:
   for node in tree.body:
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
       found.add(node.name)
-    elif isinstance(node, ast.Assign) and is_alias(node):
-      found.add(node.targets[0].id)
-  return {name for name in found if not name.startswith('_')}
+    elif isinstance(node, ast.Assign):
+      found.add(alias(node))
+  return {name for name in found if name and not name.startswith('_')}
 
 
 def _imported(tree: ast.Module) -> dict[str, str]:

@@ -8,7 +8,7 @@ TITLES = pathlib.Path(__file__).parent / 'titles.tsv'
 NUMBER = re.compile(r'\b\d{4}\.\d{5}\b')
 # Code and links, in which a number stays as it is, or a number.
 _PART = re.compile(
-  r'```.*?```|(`+)(?!`).*?(?<!`)\1(?!`)|\[[^\]]*\]\([^)]*\)|\b\d{4}\.\d{5}\b',
+  r'(`+)(?!`).*?(?<!`)\1(?!`)|\[[^\]]*\]\([^)]*\)|\b\d{4}\.\d{5}\b',
   re.DOTALL,
 )
 

@@ -7,6 +7,7 @@ of them, and other constants with a comment above them.
 """
 
 import ast
+import copy
 import dataclasses
 import pathlib
 
@@ -170,19 +171,18 @@ def _decorators(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
 
 def _without_first(args: ast.arguments) -> ast.arguments:
   """Arguments without `self` or `cls`."""
-  kept = ast.parse(f'def f({ast.unparse(args)}): pass').body[0].args
-  (kept.posonlyargs or kept.args or [None]).pop(0)
+  kept = copy.copy(args)
+  kept.posonlyargs = args.posonlyargs[1:]
+  kept.args = args.args if args.posonlyargs else args.args[1:]
   return kept
 
 
 def _short(args: ast.arguments) -> str:
   """Arguments, with dots for long defaults."""
   dots = ast.Constant(...)
-  for defaults in (args.defaults, args.kw_defaults):
-    defaults[:] = [
-      dots if value and len(ast.unparse(value)) > LONGEST_DEFAULT else value
-      for value in defaults
-    ]
+  is_long = lambda value: value and len(ast.unparse(value)) > LONGEST_DEFAULT
+  args.defaults = [dots if is_long(x) else x for x in args.defaults]
+  args.kw_defaults = [dots if is_long(x) else x for x in args.kw_defaults]
   return ast.unparse(args)
 
 
@@ -261,7 +261,7 @@ def _entries(
     if not isinstance(key, ast.Constant) or not full.startswith('moejax.'):
       return ''
     last = full.rpartition('.')[2]
-    lines.append(f'- `{key.value}`: {{py:obj}}`{last} <{full}>`')
+    lines.append(f'- `{key.value!s}`: {{py:obj}}`{last} <{full}>`')
   return '\n'.join(lines)
 
 
@@ -281,7 +281,7 @@ def _constant(
   name = targets[0].id
   body = docstrings.markdown('\n'.join(above))
   value = ast.unparse(node.value) if node.value is not None else ''
-  if annotations.is_alias(node):
+  if isinstance(node, ast.Assign) and annotations.alias(node):
     return _directive('type', f'{name}\n:canonical: {value}', body, 5)
   entries = _entries(node.value, module.name, names)
   if not name.isupper() or not (above or entries):
