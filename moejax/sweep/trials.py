@@ -146,7 +146,8 @@ class Trials:
   def _tell(self, index: int, state: Any, loss: float | None = None) -> None:
     trial = self._trial(index)
     if trial is not None and trial.state == self._states.RUNNING:
-      self._study.tell(trial.number, loss, state=state)
+      # Another process may tell it in between.
+      self._study.tell(trial.number, loss, state=state, skip_if_finished=True)
 
   @property
   def _states(self) -> Any:

@@ -1,5 +1,6 @@
 """Searches: what is chosen, pruned, gone on with, and refused."""
 
+import copy
 import importlib.util
 import json
 
@@ -181,6 +182,18 @@ def test_a_run_whose_sweep_was_killed_at_its_end_counts(place):
   again = Sweep(str(place.file), (), str(place.workdir))
   assert not again.journal.is_open(0)
   assert again.journal._trial(0).value == 0.25
+
+
+def test_the_first_that_tells_a_trial_is_right(place, monkeypatch):
+  _, journal = _trials(place, 'startup=2')
+  journal.begin(0)
+  before = copy.deepcopy(journal._trial(0))
+  journal.finish(0, 1.0)
+  with monkeypatch.context() as patch:
+    # As another process has seen it a moment ago.
+    patch.setattr(journal, '_trial', lambda index: before)
+    journal.finish(0, 2.0)
+  assert journal._trial(0).value == 1.0
 
 
 def test_values_that_make_no_config_together_fail_alone(place):
