@@ -269,7 +269,9 @@ def _get_config(path: str, arg: str) -> ml_collections.ConfigDict:
   try:
     made = user_files.call(file, get_config, *([arg] if takes else []))
   except errors.InputError as e:
-    raise errors.InputError(f'{e}{_of_stages(path, arg, module)}') from None
+    if hint := _of_stages(path, arg, module):
+      raise errors.InputError(f'{e}{hint}') from e
+    raise
   if not isinstance(made, ml_collections.ConfigDict):
     raise errors.InputError(
       f'{path}: get_config() must return a ConfigDict, not '

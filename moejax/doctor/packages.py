@@ -92,6 +92,17 @@ EXTRAS: Mapping[str, Extra] = {
   'beam': Extra(
     'packing text on many machines', {'apache-beam': 'apache_beam'}
   ),
+  'docs': Extra(
+    'the documentation as a site',
+    {
+      'myst-nb': 'myst_nb',
+      'pydata-sphinx-theme': 'pydata_sphinx_theme',
+      'sphinx': 'sphinx',
+      'sphinx-book-theme': 'sphinx_book_theme',
+      'sphinx-copybutton': 'sphinx_copybutton',
+      'sphinx-design': 'sphinx_design',
+    },
+  ),
   'tokamax': Extra('kernels of tokamax', {'tokamax': 'tokamax'}),
   'qwix': Extra('products in int8 and fp8', {'qwix': 'qwix'}),
   'wandb': Extra('metrics in Weights & Biases', {'wandb': 'wandb'}),

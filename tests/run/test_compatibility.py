@@ -74,6 +74,8 @@ ALLOWED = {
     'train.watchdog_s': '7',
     'train.watchdog_exits': 'true',
     'train.compile_cache': 'none',
+    'train.profile.at': '9',
+    'train.profile.steps': '9',
   },
   resume.BEGINNING: {'start': 'runs/other', 'start_step': 'best'},
   resume.TEXT: {
