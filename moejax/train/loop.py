@@ -245,7 +245,9 @@ def _boundary(
       inputs.checkpoints.save(step, state, extra)
     inputs.goodput.keep()
   inputs.beat(f'the boundary after step {step}')
-  meter.pause(time.perf_counter() - begin)
+  took = time.perf_counter() - begin
+  meter.pause(took)
+  inputs.profiler.pause(took)
 
 
 def _report(

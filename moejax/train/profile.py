@@ -78,6 +78,7 @@ class Profiler:
     self._open: contextlib.ExitStack | None = None
     self._local = ''
     self._first, self._last, self._began = 0, 0, 0.0
+    self._paused = 0.0
     self._start: int | None = None
 
   def before(self, step: int, pending: Any) -> None:
@@ -109,13 +110,17 @@ class Profiler:
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     jax.profiler.start_trace(self._local, profiler_options=options)
-    self._began = time.perf_counter()
+    self._began, self._paused = time.perf_counter(), 0.0
 
   def step(self, step: int) -> contextlib.AbstractContextManager[Any]:
     """Marks the call of a step in the profile."""
     if self._open is None:
       return contextlib.nullcontext()
     return jax.profiler.StepTraceAnnotation('train', step_num=step)
+
+  def pause(self, seconds: float) -> None:
+    """Leaves out time that was no training: evaluations and checkpoints."""
+    self._paused += seconds
 
   def after(self, step: int, results: Any) -> float:
     """Ends the profile after its last step, and writes it.
@@ -134,12 +139,17 @@ class Profiler:
     opened, self._open = self._open, None
     with opened:
       jax.profiler.stop_trace()
-      self._write(ended - self._began)
+      self._write(ended - self._began - self._paused)
     return time.perf_counter() - ended
 
   def close(self) -> None:
-    """Drops a profile that was begun and not ended."""
+    """Drops a profile that was begun and not ended, and says so."""
     if self._open is not None:
+      self._say(
+        f'No profile: the run stopped before step {self._last}, the last of '
+        'those to profile; for another try, set train.profile.at to a later '
+        'step.'
+      )
       with self._open:
         jax.profiler.stop_trace()
       self._open = None
@@ -154,7 +164,9 @@ class Profiler:
       to.parent.mkdir(parents=True, exist_ok=True)
       to.write_bytes(file.read_bytes())
     steps = self._first, self._last
-    summary = profile_summary.summarise(ops, _programs(), steps, seconds)
+    summary = profile_summary.summarise(
+      ops, _programs(), steps, seconds, self._paused
+    )
     lines = summary.lines()
     text = self._to / f'steps_{steps[0]}-{steps[1]}.txt'
     text.write_text('\n'.join(lines) + '\n')

@@ -20,6 +20,8 @@ from moejax.train.profile_ops import Op
 
 K = TypeVar('K', bound=Hashable)
 
+STEP = 'jit_step'  # the program that `train.step` makes
+
 BETWEEN, MOVED = 'between', 'moved'
 OTHER, OUTSIDE = 'other', 'outside'
 WORDS: Mapping[str, str] = {
@@ -67,9 +69,12 @@ class Summary:
   Attributes:
     first: number of the first step.
     last: number of the last step.
-    seconds: from the begin of the first to the end of the last.
+    seconds: from the begin of the first to the end of the last, without
+      evaluations and checkpoints between them.
+    paused: seconds of those.
     devices: number of devices in the profile.
-    busy: part of the time in which a device computed, mean over devices.
+    busy: part of the time in which a device computed these steps, mean over
+      devices.
     shares: time by part and pass, the longest first.
     longest: the operations with most time: name, and its share.
   """
@@ -77,6 +82,7 @@ class Summary:
   first: int
   last: int
   seconds: float
+  paused: float
   devices: int
   busy: float
   shares: list[Share]
@@ -91,6 +97,11 @@ class Summary:
       if count > 1
       else f'Step {self.first} took {took}.'
     )
+    if self.paused:
+      steps += (
+        f' {self.paused:,.3g} s of evaluations and checkpoints between them '
+        'are left out.'
+      )
     total = sum(share.seconds for share in self.shares)
     if not total:
       return [f'{steps} The profile has no operation of a device.']
@@ -128,7 +139,11 @@ class Summary:
 
 
 def summarise(
-  ops: list[Op], texts: Iterable[str], steps: tuple[int, int], seconds: float
+  ops: list[Op],
+  texts: Iterable[str],
+  steps: tuple[int, int],
+  seconds: float,
+  paused: float = 0.0,
 ) -> Summary:
   """Sums the operations of a profile by part.
 
@@ -136,14 +151,16 @@ def summarise(
     ops: of all devices, from `profile_ops`.
     texts: programs as text (HLO); the first line of each has its name.
     steps: numbers of the first and the last step.
-    seconds: that they took together.
+    seconds: that they took together, without pauses between them.
+    paused: seconds of evaluations and checkpoints between them.
   """
   names = {program: named for program, named in map(_named, texts) if named}
   own = collections.Counter[str]()
   for op in ops:
     own[op.program] += int(op.own)
-  # The step is the program that takes longest.
-  main = max(own, key=lambda program: own[program], default='')
+  longest_program = max(own, key=lambda program: own[program], default='')
+  # An evaluation between the steps may take longer than they do.
+  main = STEP if STEP in own else longest_program
   named = names.get(main, {})
   by_op = collections.defaultdict[str, float](float)
   outside = 0.0
@@ -162,15 +179,16 @@ def summarise(
   shares = [Share(*key, seconds=value) for key, value in sums.items()]
   if outside:
     shares.append(Share(OUTSIDE, FORWARD, outside))
-  by_device = collections.defaultdict(list)
+  by_device = collections.defaultdict[int, list[Op]](list)
   for op in ops:
-    by_device[op.device].append(op)
+    by_device[op.device] += [op] if op.program == main else []
   busy = [profile_ops.busy(of) / 1e9 / seconds for of in by_device.values()]
   longest = sorted(found.items(), key=lambda item: -item[1].seconds)[:LONGEST]
   return Summary(
     first=steps[0],
     last=steps[1],
     seconds=seconds,
+    paused=paused,
     devices=len(by_device),
     busy=min(1.0, sum(busy) / max(len(busy), 1)),
     shares=shares,

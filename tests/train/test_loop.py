@@ -381,6 +381,9 @@ class Seen:
     self.calls.append(('after', step, float(results['loss'])))
     return 0.0
 
+  def pause(self, seconds):
+    self.calls.append(('pause', seconds > 0))
+
 
 def test_a_profiler_sees_every_step_and_what_came_before():
   """With the batch of a step; before it, the results that are not fetched."""
@@ -389,7 +392,7 @@ def test_a_profiler_sees_every_step_and_what_came_before():
   _run(recorder, steps=3, checkpoint_every=2)
   assert seen.calls == [
     *(('before', 1, None), ('step', 1), ('after', 1, 0.0)),
-    *(('before', 2, 1), ('step', 2), ('after', 2, 1.0)),
+    *(('before', 2, 1), ('step', 2), ('after', 2, 1.0), ('pause', True)),
     # The boundary after step 2 has fetched all.
-    *(('before', 3, None), ('step', 3), ('after', 3, 2.0)),
+    *(('before', 3, None), ('step', 3), ('after', 3, 2.0), ('pause', True)),
   ]

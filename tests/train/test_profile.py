@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from helpers import tiny
 
 from moejax.core import errors, scopes
 from moejax.moe.compute import permute
-from moejax.train import optimizer, profile_ops, profile_summary
+from moejax.train import optimizer, profile, profile_ops, profile_summary
 from moejax.train import state as states
 from moejax.train import step as step_maker
 from moejax.train.config import TrainConfig
@@ -158,6 +159,22 @@ def test_shares_are_by_part_and_pass():
   )
 
 
+def test_an_evaluation_between_steps_is_not_taken_for_the_step():
+  """The steps ran 15 ms of 20, and the evaluation 60 ms of a pause of 70."""
+  ops = [op('dot.1', 0, 5), op('dot.1', 75, 85)]
+  ops += [op('big', 10, 70, 'jit_eval')]
+  found = profile_summary.summarise(ops, [TEXT], (3, 4), 0.02, paused=0.07)
+  assert {s.part: round(s.seconds, 6) for s in found.shares} == {
+    'attention': 0.015,
+    'outside': 0.06,
+  }
+  assert found.busy == pytest.approx(15 / 20)
+  assert found.lines()[0] == (
+    'Steps 3 to 4 took 10 ms each. 0.07 s of evaluations and checkpoints '
+    'between them are left out. The device computed in 75% of that time.'
+  )
+
+
 def test_a_profile_without_operations_says_so():
   (line,) = profile_summary.summarise([], [], (3, 3), 0.2).lines()
   assert line == 'Step 3 took 200 ms. The profile has no operation of a device.'
@@ -223,13 +240,28 @@ def test_steps_that_compile_are_not_profiled(tmp_path):
   assert not (tmp_path / 'end').exists()
 
 
+def test_pauses_are_no_time_of_the_steps(tmp_path, monkeypatch):
+  """Of 7.2 s, 7 are a pause; another was before the profile."""
+  clock = types.SimpleNamespace(perf_counter=iter([100, 107.2, 108]).__next__)
+  monkeypatch.setattr(profile, 'time', clock)
+  said = []
+  profiler = Profiler(Profile(at=3, steps=2), tmp_path, said.append, 20)
+  for at in range(1, 5):
+    profiler.before(at, None)
+    profiler.after(at, step(jnp.ones((2, 2))))
+    profiler.pause(7.0 if at == 3 else 50.0)
+  assert said[0].startswith('Steps 3 to 4 took 100 ms each. 7 s of evaluations')
+
+
 def test_a_profile_that_is_not_ended_leaves_nothing(tmp_path):
   profiler, said = profiled(tmp_path, 1, 4, at=4, steps=5)
   local = pathlib.Path(profiler._local)
   assert local.exists()
   profiler.close()
+  profiler.close()
   assert not local.exists()
-  assert said == []
+  assert len(said) == 1
+  assert 'stopped before step 8' in said[0]
   # The next one can begin.
   assert profiled(tmp_path, 1, 3, at=3, steps=1)[1]
 
@@ -251,7 +283,9 @@ def test_a_training_step_names_its_parts():
   )
   batch = tiny.batch([[5, 7]])
   lowered = run.lower(states.abstract(model, transform), batch)
-  found = re.findall(r'loc\("([^"]*)"', lowered.as_text(debug_info=True))
+  text = lowered.as_text(debug_info=True)
+  assert f'module @{profile_summary.STEP} ' in text
+  found = re.findall(r'loc\("([^"]*)"', text)
   named = {profile_summary._place('', name) for name in found}
   assert {part for part, _ in named} - {'other'} == {*scopes.PARTS} - {'images'}
   backward = {part for part, moment in named if moment == 'backward'}
