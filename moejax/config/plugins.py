@@ -14,10 +14,13 @@ the one file, WORKDIR/plugin/my.py, so that its model can be used when the
 original is gone or has changed.
 """
 
+import ast
 import functools
 import hashlib
 import importlib.abc
+import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -71,8 +74,8 @@ def load(path: str) -> None:
     path: of the file; '' for no plugin.
 
   Raises:
-    InputError: the file does not exist, is not Python, raises an error, or has
-      no entries, or one that does not fit.
+    InputError: the file does not exist, is not Python, imports another file of
+      the user, raises an error, or has no entries, or one that does not fit.
   """
   if not path:
     return
@@ -93,6 +96,7 @@ def load(path: str) -> None:
     module.__spec__, module.__file__ = spec, path
     sys.modules[name] = module
     try:
+      _check_imports(path, text)
       user_files.call(path, loader.exec_module, module)
       _check(path, module)
       for of in TABLES:
@@ -146,15 +150,15 @@ def adopted(path: str, workdir: epath.PathLike) -> str:
   """
   if not (path and workdir and kept_tokenizer.has_begun(epath.Path(workdir))):
     return path
-  copy = _copy(path, workdir)
+  copy = _copy(_began_with(workdir) or path, workdir)
   if not copy.exists():
     return path
   original = epath.Path(path)
   if not original.exists():
-    return os.fspath(copy)
+    return os.fspath(copy) if copy.name == original.name else path
   if original.read_bytes() != copy.read_bytes():
     raise errors.InputError(
-      f'plugin={path!r} has changed since the run in {workdir} began; use '
+      f'plugin={path!r} is not what the run in {workdir} began with; use '
       f'another --workdir, or --config.plugin={copy} to go on with the copy'
     )
   return path
@@ -171,6 +175,48 @@ def keep(path: str, workdir: epath.PathLike) -> None:
 
 def _copy(path: str, workdir: epath.PathLike) -> epath.Path:
   return epath.Path(workdir) / KEPT / os.path.basename(path)
+
+
+def _began_with(workdir: epath.PathLike) -> str:
+  """The path of the plugin in the config of a workdir; '' if it has none."""
+  config = epath.Path(workdir) / kept_tokenizer.CONFIG
+  try:
+    return str(json.loads(config.read_text()).get('plugin', ''))
+  except (FileNotFoundError, ValueError):
+    return ''  # what reads the config says what is wrong with it
+
+
+def _check_imports(path: str, text: bytes) -> None:
+  """Raises InputError if a plugin imports another file of the user."""
+  try:
+    nodes = [*ast.walk(ast.parse(text))]
+  except (SyntaxError, ValueError):
+    return  # running it says where
+  for node in nodes:
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      names = ['.' * node.level + (node.module or '')]
+    else:
+      continue
+    for name in names:
+      if name.startswith('.') or _is_own(name.partition('.')[0], path):
+        raise errors.InputError(
+          f'{path}:{node.lineno}: it imports {name}, a file of yours, and the '
+          'workdir of a run keeps a copy of the plugin alone; write both into '
+          'one file, or install the other with pip'
+        )
+
+
+def _is_own(name: str, path: str) -> bool:
+  """Whether a module is beside the plugin, or here, and not installed."""
+  places = {os.path.join(f, name) for f in (os.path.dirname(path), '')}
+  inits = [os.path.join(place, '__init__.py') for place in places]
+  if not any(map(os.path.isfile, [*inits, *(f'{p}.py' for p in places)])):
+    return False
+  installed = importlib.metadata.packages_distributions()
+  known = name == 'moejax' or name in sys.stdlib_module_names
+  return not known and name not in installed
 
 
 def _check(path: str, module: types.ModuleType) -> None:

@@ -130,10 +130,49 @@ def test_a_run_goes_on_with_the_plugin_that_it_began_with_alone(here):
   begin(here / 'work', load())
   assert load(here / 'work').plugin == 'my.py'
   write(here, TEXT.replace('jnp.ones', 'jnp.zeros'))
-  with pytest.raises(errors.InputError, match=r"'my.py' has changed since"):
+  with pytest.raises(errors.InputError, match=r"'my.py' is not what the"):
     load(here / 'work')
   (here / 'my.py').unlink()
   assert load(here / 'work').plugin == str(here / 'work/plugin/my.py')
+
+
+def test_another_name_does_not_let_another_plugin_go_on(here):
+  write(here)
+  begin(here / 'work', load())
+  flags = [('plugin', 'other.py'), ('model.moe.router', 'last')]
+  shutil.copy('my.py', 'other.py')
+  assert configs.load('tiny:tiny', flags, 'work').plugin == 'other.py'
+  (here / 'other.py').write_text(TEXT.replace('jnp.ones', 'jnp.zeros'))
+  with pytest.raises(errors.InputError, match=r"plugin='other.py' is not what"):
+    configs.load('tiny:tiny', flags, 'work')
+  (here / 'other.py').unlink()
+  with pytest.raises(errors.InputError, match="no file 'other.py'"):
+    configs.load('tiny:tiny', flags, 'work')
+
+
+@pytest.mark.parametrize(
+  ('line', 'name'),
+  [
+    ('import helper', 'helper'),
+    ('from helper import X', 'helper'),
+    ('from .helper import X', '.helper'),
+    ('import jax.numpy, pack.inner', 'pack.inner'),
+    ('from here import X', 'here'),
+  ],
+)
+def test_a_plugin_that_needs_another_file_is_refused(here, line, name):
+  """Also where Python would find the file, as beside `python -m`."""
+  (here / 'lab' / 'pack').mkdir(parents=True)
+  for file in ('lab/helper', 'lab/pack/__init__', 'lab/pack/inner', 'here'):
+    (here / f'{file}.py').write_text('X = 1\n')
+  # Not of the user: what is installed, and what Python has.
+  for file in ('lab/flax', 'colorsys', 'moejax'):
+    (here / f'{file}.py').write_text('')
+  write(here / 'lab', f'import colorsys\nimport flax\n{line}\n{TEXT}')
+  flags = [('plugin', 'lab/my.py'), ('model.moe.router', 'last')]
+  with pytest.raises(errors.InputError) as error:
+    configs.load('tiny:tiny', flags)
+  assert str(error.value).startswith(f'lab/my.py:3: it imports {name}, a file')
 
 
 def test_two_plugins_with_one_name_are_used_side_by_side(here):
