@@ -22,6 +22,7 @@ learning rates are those that suit fresh weights: LibMoE's fall from 1e-3 to
 """
 
 from moejax import config
+from moejax.core import table
 
 STAGES = (
   config.Stage('text'),
@@ -122,6 +123,12 @@ RUNS = {
 def get_config(words):
   """`folder,stage`: the folder of the scenes, and one of STAGES."""
   folder, _, stage = words.rpartition(',')
+  set_for_stage = table.lookup('stage', RUNS, stage)
+  if not folder:
+    raise ValueError(
+      'no folder of scenes is named: moejax scenes --to=scenes makes one, and '
+      'the config is vision/drawn:scenes then'
+    )
   c = config.default()
   c.data.vocab = {'name': 'sentencepiece', 'path': f'{folder}/words.model'}
   c.data.sequence_length = 128
@@ -149,6 +156,5 @@ def get_config(words):
   c.report.eval_batches = 100  # all of them; and no baselines by xz
   c.report.samples = False
   c.report.trace_tokens = 0
-  config.vary(c, dict.fromkeys(RUNS, {}), stage)  # refuses another name
-  RUNS[stage](c, folder)
+  set_for_stage(c, folder)
   return c

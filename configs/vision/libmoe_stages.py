@@ -25,6 +25,7 @@ full size.
 """
 
 from moejax import config
+from moejax.core import table
 
 STAGES = (
   config.Stage('connector'),
@@ -42,9 +43,8 @@ RUNS = {
 def get_config(words):
   """`workdir,stage`: weights to begin with, and one of STAGES."""
   workdir, _, stage = words.rpartition(',')
+  conversations, rate, batch, steps = table.lookup('stage', RUNS, stage)
   c = config.from_checkpoint(workdir)
-  config.vary(c, dict.fromkeys(RUNS, {}), stage)  # refuses another name
-  conversations, rate, batch, steps = RUNS[stage]
   c.data.conversations = conversations
   encoder = c.model.vision.encoder
   c.data.images.folder = 'images'

@@ -41,8 +41,14 @@ def from_checkpoint(folder: str) -> ml_collections.ConfigDict:
     folder: a Hugging Face checkpoint, or the workdir of a run.
 
   Raises:
-    InputError: the folder is neither, or its model is not supported.
+    InputError: no folder is named, or it is neither, or its model is not
+      supported.
   """
+  if not folder:
+    raise errors.InputError(
+      'no folder with weights is named: put it behind the colon of --config, '
+      'as in hf/continue:FOLDER'
+    )
   if (epath.Path(folder) / kept_tokenizer.CHECKPOINTS).is_dir():
     source = of_workdir(folder)
     images = dataclasses.replace(source.data.images, folder='', features='')

@@ -98,3 +98,20 @@ def test_a_folder_of_runs_names_one_of_them(tmp_path):
     f'{tmp_path} is not the workdir of a run: it has no config.json; its '
     f'folders are, such as {tmp_path}/text'
   )
+
+
+@pytest.mark.parametrize(
+  ('spec', 'line'),
+  [
+    ('vision/drawn', "unknown stage ''; known are: connector"),
+    ('vision/drawn:x', "unknown stage 'x'; known are: connector"),
+    ('vision/drawn:text', 'ValueError: no folder of scenes is named: moejax'),
+    ('vision/libmoe_stages:x', "unknown stage 'x'; known are: connector"),
+    ('vision/libmoe_stages:experts', 'no folder with weights is named: put it'),
+    ('hf/continue', 'no folder with weights is named: put it behind'),
+    ('hf/chat', 'no folder with weights is named: put it behind'),
+  ],
+)
+def test_a_shipped_config_says_which_word_is_missing(spec, line):
+  with pytest.raises(errors.InputError, match=rf'\.py:\d+: {line}'):
+    loading.load(spec)
