@@ -152,7 +152,8 @@ def summarise(
     texts: programs as text (HLO); the first line of each has its name.
     steps: numbers of the first and the last step.
     seconds: that they took together, without pauses between them.
-    paused: seconds of evaluations and checkpoints between them.
+    paused: seconds of evaluations and checkpoints between them, whose programs
+      are left out then.
   """
   names = {program: named for program, named in map(_named, texts) if named}
   own = collections.Counter[str]()
@@ -177,7 +178,7 @@ def summarise(
     ((share.part, share.moment), share.seconds) for share in found.values()
   )
   shares = [Share(*key, seconds=value) for key, value in sums.items()]
-  if outside:
+  if outside and not paused:
     shares.append(Share(OUTSIDE, FORWARD, outside))
   by_device = collections.defaultdict[int, list[Op]](list)
   for op in ops:
