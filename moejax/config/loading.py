@@ -19,7 +19,7 @@ from moejax.config.run import Run
 from moejax.config.shrinking import shrink
 from moejax.convert import folder as folders
 from moejax.convert import tokenizer, whole
-from moejax.core import config_tree, errors, shipped, table
+from moejax.core import config_tree, errors, home, shipped, table
 from moejax.data.config import DataConfig
 
 # Separators of the words behind a config file's path, and the word `tiny`.
@@ -184,7 +184,7 @@ def load(
   named = dict(overrides).get('plugin')
   if named is None:
     named = plugins.beside(shipped.find(path, 'config'), tree.get('plugin', ''))
-  plugin = plugins.adopted(named, workdir)
+  plugin = plugins.adopted(home.at_home(named), workdir)
   plugins.load(plugin)
   try:
     old_keys.check_tree(tree.to_dict())

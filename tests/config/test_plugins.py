@@ -86,6 +86,15 @@ def test_a_config_file_can_name_the_plugin(here):
   assert configs.load('mine.py').model.moe.router.k == 4
 
 
+def test_a_plugin_may_lie_below_home(here, monkeypatch):
+  """A shell leaves the ~ of --config.plugin=~/my.py as it is."""
+  (here / 'me').mkdir()
+  write(here / 'me')
+  monkeypatch.setenv('HOME', str(here / 'me'))
+  flags = [('plugin', '~/my.py'), ('model.moe.router', 'last')]
+  assert configs.load('tiny:tiny', flags).plugin == str(here / 'me' / 'my.py')
+
+
 def test_a_plugin_lies_beside_the_config_file_that_names_it(here):
   (here / 'lab').mkdir()
   write(here / 'lab')
