@@ -102,7 +102,7 @@ def make_step(
   whole = rules.replicated(model.mesh)
 
   @functools.partial(jax.jit, out_shardings=whole)
-  def step(weights: Any, batch: Batch) -> dict[str, Any]:
+  def evaluate(weights: Any, batch: Batch) -> dict[str, Any]:
     decoder, out = outputs(weights, batch)
     nll, nll_BL, correct_BL = cross_entropy.on_mesh(
       out.x_BLD,
@@ -124,7 +124,7 @@ def make_step(
     metrics[ROWS] = jnp.stack([nats_B, jnp.sum(weight_BL, axis=-1)], axis=-1)
     return metrics
 
-  return step
+  return evaluate
 
 
 @functools.lru_cache(maxsize=4)

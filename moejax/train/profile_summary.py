@@ -155,14 +155,14 @@ def summarise(
     paused: seconds of evaluations and checkpoints between them, whose programs
       are left out then.
   """
-  names = {program: named for program, named in map(_named, texts) if named}
   own = collections.Counter[str]()
   for op in ops:
     own[op.program] += int(op.own)
   longest_program = max(own, key=lambda program: own[program], default='')
   # An evaluation between the steps may take longer than they do.
   main = STEP if STEP in own else longest_program
-  named = names.get(main, {})
+  ran = {op.name for op in ops if op.program == main}
+  named = _of_program(main, ran, texts)
   by_op = collections.defaultdict[str, float](float)
   outside = 0.0
   for op in ops:
@@ -195,6 +195,18 @@ def summarise(
     shares=shares,
     longest=longest,
   )
+
+
+def _of_program(
+  main: str, ran: set[str], texts: Iterable[str]
+) -> dict[str, str]:
+  """`op_name` by instruction, of the program that ran.
+
+  Of several with its name it is the smallest that has most of what ran.
+  """
+  named = (named for program, named in map(_named, texts) if program == main)
+  fit = lambda names: (len(ran & names.keys()), -len(names))
+  return max(named, key=fit, default={})
 
 
 def _named(text: str) -> tuple[str, dict[str, str]]:

@@ -1,5 +1,6 @@
 """Profiles: what is read of a trace, how it is summed, which steps it has."""
 
+import itertools
 import pathlib
 import re
 import types
@@ -10,6 +11,7 @@ import pytest
 from helpers import tiny
 
 from moejax.core import errors, scopes
+from moejax.evals import perplexity
 from moejax.moe.compute import permute
 from moejax.train import optimizer, profile, profile_ops, profile_summary
 from moejax.train import state as states
@@ -173,6 +175,18 @@ def test_an_evaluation_between_steps_is_not_taken_for_the_step():
   )
 
 
+def test_of_programs_of_one_name_that_of_the_operations_is_read():
+  other = TEXT.replace('/attention/', '/head/').replace('%mul', '%m')
+  larger = TEXT.replace('/attention/', '/images/').replace(
+    '  %copy.3',
+    '  %more = f32[8] dot(%x), metadata={op_name="j/dot"}\n  %copy.3',
+  )
+  ops = [op('dot.1', 0, 30), op('mul', 30, 31), op('fusion', 31, 32)]
+  for texts in itertools.permutations([TEXT, larger, other]):
+    found = profile_summary.summarise(ops, texts, (3, 3), 0.2)
+    assert found.longest[0][1].part == 'attention'
+
+
 def test_a_profile_without_operations_says_so():
   (line,) = profile_summary.summarise([], [], (3, 3), 0.2).lines()
   assert line == 'Step 3 took 200 ms. The profile has no operation of a device.'
@@ -279,6 +293,9 @@ def test_a_training_step_names_its_parts():
   run = step_maker.make(
     model, transform, OptimizerConfig(), TrainConfig(steps=10), seed=0
   )
+  # An evaluation between the steps is not taken for one.
+  assert f'jit_{run.__name__}' == profile_summary.STEP
+  assert perplexity.make_step(model).__name__ == 'evaluate'
   batch = tiny.batch([[5, 7]])
   lowered = run.lower(states.abstract(model, transform), batch)
   text = lowered.as_text(debug_info=True)

@@ -309,6 +309,7 @@ def fitted():
   return case, request, prepared, trials.by_em(case, prepared, request)
 
 
+@pytest.mark.soak
 def test_em_is_never_far_below_another_optimiser(fitted):
   """L-BFGS-B from the same start reaches EM's likelihood, or another one's.
 
@@ -336,6 +337,7 @@ def test_all_trials_at_once_are_as_each_by_itself(fitted):
   )
 
 
+@pytest.mark.soak
 def test_more_restarts_never_do_worse_and_a_check_stands_beside_em(fitted):
   case, request, _, fits = fitted
   more = dataclasses.replace(request, restarts=2, check=1)
