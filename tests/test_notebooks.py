@@ -97,6 +97,8 @@ def test_it_runs(path, tmp_path, monkeypatch):
   import nbformat
 
   monkeypatch.setenv('MPLBACKEND', 'agg')
+  # As a user's: with the devices that there are, and programs that are fast.
+  monkeypatch.delenv('XLA_FLAGS', raising=False)
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
   here = str(pathlib.Path(sys.executable).parent)
   monkeypatch.setenv('PATH', f'{here}{os.pathsep}{os.environ["PATH"]}')
