@@ -3,6 +3,7 @@
 import json
 
 import jax
+import pytest
 from helpers import own_text
 
 from moejax.core import trees
@@ -25,6 +26,7 @@ FLAGS = (
 )
 
 
+@pytest.mark.soak
 def test_adapters_are_trained_saved_and_added(tmp_path, monkeypatch):
   monkeypatch.setenv('MOEJAX_CACHE', str(tmp_path / 'cache'))
   talks = [

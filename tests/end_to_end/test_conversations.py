@@ -73,6 +73,7 @@ def losses(tmp_path_factory):
   return found
 
 
+@pytest.mark.soak
 def test_what_is_asked_is_no_target(losses):
   """Random digits are ln 10 = 2.3 nats each, four fifths of such a text."""
   (steps, held_out), _ = losses
@@ -82,6 +83,7 @@ def test_what_is_asked_is_no_target(losses):
   assert held_out < 0.1
 
 
+@pytest.mark.soak
 def test_the_whole_answer_is_a_target(losses):
   """20 random digits of 22 targets: no model is below 20 / 22 ln 10 = 2.1."""
   _, (steps, held_out) = losses

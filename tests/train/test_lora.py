@@ -166,6 +166,7 @@ def test_every_matrix_has_a_pair_of_its_own_and_nothing_else_is_trained():
   }
 
 
+@pytest.mark.soak
 def test_fresh_adapters_leave_the_model_as_it_is_to_the_bit():
   (loss, _), _ = gradients()
   (without, _), _ = gradients_without()

@@ -114,13 +114,11 @@ def test_micro_batches_keep_the_same(one, parts):
   ('sizes', 'parts'),
   [
     ({'data': 1, 'fsdp': 2, 'expert': 2}, 2),
-    pytest.param(
-      {'data': 2, 'fsdp': 2, 'expert': 2}, 1, marks=pytest.mark.soak
-    ),
+    ({'data': 2, 'fsdp': 2, 'expert': 2}, 1),
   ],
 )
+@pytest.mark.soak
 def test_a_mesh_keeps_the_same(one, sizes, parts):
-  """The default run has micro-batches on a mesh: both at once."""
   mesh = tiny.mesh(np.prod([*sizes.values()]), **sizes)
   state, metrics = after(model_of(mesh), parts)
   tiny.assert_close(

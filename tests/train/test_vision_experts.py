@@ -103,6 +103,7 @@ def test_the_loss_has_the_balance_losses_of_all_vision_layers(over_layers):
   np.testing.assert_allclose(added, wanted, 1e-3)
 
 
+@pytest.mark.soak
 def test_metrics_name_the_part_that_has_the_experts(whole):
   _, _, metrics = whole
   named = {name for name in metrics if name.startswith('vision/')}
@@ -118,6 +119,7 @@ def test_metrics_name_the_part_that_has_the_experts(whole):
 
 
 @pytest.mark.soak
+@pytest.mark.soak
 def test_micro_batches_change_nothing(whole):
   """Balance losses are those of the global batch, however it is cut."""
   model, state, metrics = whole
@@ -129,6 +131,7 @@ def test_micro_batches_change_nothing(whole):
       np.testing.assert_allclose(same[name], metrics[name], 1e-5)
 
 
+@pytest.mark.soak
 def test_biases_follow_the_load_of_layers_that_are_computed(whole):
   """Each bias moves by the rate towards the mean load; the third layer's,
   which nothing reads, stays zero."""
@@ -146,6 +149,7 @@ def test_biases_follow_the_load_of_layers_that_are_computed(whole):
     np.testing.assert_allclose(found, wanted, 1e-6)
 
 
+@pytest.mark.soak
 def test_every_part_of_an_expert_is_trained(whole):
   """The third layer has no gradient: decay alone moves it."""
   model, state, _ = whole

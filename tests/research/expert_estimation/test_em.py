@@ -165,6 +165,7 @@ def test_a_step_by_hand():
     assert float(promised) == pytest.approx(1 / 3 - 1 / 9)
 
 
+@pytest.mark.soak
 def test_sums_of_blocks_are_those_of_the_whole_sample():
   """Of trials that go on; room for more trials and samples adds nothing."""
   truth = truths.CONSTANT_GATES['linear']
@@ -445,6 +446,7 @@ def test_every_gate_has_every_start(gate, start):
   assert params.routed_EP.shape == (num, 2)
 
 
+@pytest.mark.soak
 def test_a_start_near_the_truth_approaches_it():
   """All true atoms are there, copies share their weight, noise vanishes."""
   truth = truths.SIGMOID_SPARSE
