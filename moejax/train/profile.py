@@ -13,7 +13,7 @@ import dataclasses
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -165,7 +165,7 @@ class Profiler:
       to.write_bytes(file.read_bytes())
     steps = self._first, self._last
     summary = profile_summary.summarise(
-      ops, _programs(), steps, seconds, self._paused
+      ops, _programs({op.program for op in ops}), steps, seconds, self._paused
     )
     lines = summary.lines()
     text = self._to / f'steps_{steps[0]}-{steps[1]}.txt'
@@ -175,11 +175,12 @@ class Profiler:
     self._say(f'The profile is in {self._to}: xprof --logdir={self._to}')
 
 
-def _programs() -> list[str]:
-  """The text of all programs that this process has compiled."""
+def _programs(names: Collection[str]) -> list[str]:
+  """The text of the programs of these names that this process has compiled."""
   client = jax.local_devices()[0].client
   return [
     module.to_string()
     for executable in client.live_executables()
     for module in executable.hlo_modules()
+    if module.name in names
   ]
