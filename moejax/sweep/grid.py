@@ -45,6 +45,11 @@ class SweepRun:
     default_factory=dict, compare=False
   )
 
+  @property
+  def flags(self) -> list[str]:
+    """The overrides as flags of a command."""
+    return [f'--config.{key}={text}' for key, text in self.overrides.items()]
+
   def place(self, error: str) -> str:
     """Where the sweep file has what an error is about; '' if not known."""
     # An error names its key first, and then perhaps others.

@@ -70,7 +70,7 @@ class _Process:
     self._log.parent.mkdir(parents=True, exist_ok=True)
     flags = [f'--config={run.config}', f'--workdir={workdir}']
     flags += [f'--cores={",".join(map(str, slot.cores))}']
-    flags += [f'--config.{key}={text}' for key, text in run.overrides.items()]
+    flags += run.flags
     env = {
       **compile_cache.environment(folder / compile_cache.FOLDER),
       **os.environ,

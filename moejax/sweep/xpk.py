@@ -103,13 +103,12 @@ def start(
   with tempfile.TemporaryDirectory(prefix='moejax-xpk-') as made:
     for index, run in runs.items():
       path = pathlib.Path(made) / f'{index}.sh'
-      flags = [f'--config.{key}={text}' for key, text in run.overrides.items()]
       text = ENVIRONMENT.format(
         own=shlex.quote(os.path.abspath(own)),
         config=shlex.quote(config_in_image(run.config)),
         workdir=shlex.quote(f'{workdir.rstrip("/")}/{run.name}'),
         name=workload(sweep, index),
-        flags=shlex.join(flags),
+        flags=shlex.join(run.flags),
       )
       path.write_text(text, encoding='utf-8')
       words = ['bash', os.fspath(folder / 'xpk.sh'), 'run']
