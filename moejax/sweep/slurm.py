@@ -9,11 +9,11 @@ import os
 import pathlib
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 
 from moejax.core import errors, files
+from moejax.sweep import submitting
 
 # In the workdir of the sweep; %A is the job, %a the index of the task.
 SCRIPT, LOGS = 'slurm.sbatch', 'slurm-%A-%a.log'
@@ -125,18 +125,12 @@ def submit(text: str, folder: str) -> str:
     )
   path = pathlib.Path(folder) / SCRIPT
   files.atomic_write_text(path, text)
-  done = subprocess.run(
+  shown = submitting.output(
     [sbatch, '--parsable', os.fspath(path)],
-    capture_output=True,
-    text=True,
-    check=False,
+    f'sbatch refused {path}: ',
+    '; --sbatch has your own options',
   )
-  if done.returncode:
-    reason = ' '.join((done.stderr or done.stdout).split())
-    raise errors.InputError(
-      f'sbatch refused {path}: {reason}; --sbatch has your own options'
-    )
-  return done.stdout.strip().partition(';')[0]
+  return shown.strip().partition(';')[0]
 
 
 def _quoted(word: str) -> str:

@@ -8,11 +8,11 @@ import os
 import pathlib
 import re
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Mapping
 
 from moejax.core import errors, shipped
+from moejax.sweep import submitting
 from moejax.sweep.grid import SweepRun
 
 FOLDER = 'tpu_scripts'
@@ -112,17 +112,10 @@ def start(
       )
       path.write_text(text, encoding='utf-8')
       words = ['bash', os.fspath(folder / 'xpk.sh'), 'run']
-      done = subprocess.run(
-        [*words, *(['--dry-run'] if dry_run else [])],
-        env={**os.environ, VARIABLE: os.fspath(path)},
-        capture_output=True,
-        text=True,
-        check=False,
+      words += ['--dry-run'] if dry_run else []
+      shown += submitting.output(
+        words,
+        f'xpk.sh run failed for run {run.name!r}: ',
+        environment={VARIABLE: os.fspath(path)},
       )
-      if done.returncode:
-        reason = ' '.join((done.stderr or done.stdout).split())
-        raise errors.InputError(
-          f'xpk.sh run failed for run {run.name!r}: {reason}'
-        )
-      shown += done.stdout
   return shown
