@@ -17,9 +17,7 @@ original is gone or has changed.
 import ast
 import functools
 import hashlib
-import importlib.abc
 import importlib.metadata
-import importlib.util
 import json
 import os
 import re
@@ -49,21 +47,6 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 
 
-class _Loader(importlib.abc.InspectLoader):
-  """Imports the text that was read, and leaves no compiled file beside it."""
-
-  def __init__(self, text: bytes, path: str):
-    self._text, self._path = text, path
-
-  def get_source(self, fullname: str) -> str:
-    del fullname
-    return importlib.util.decode_source(self._text)
-
-  def get_code(self, fullname: str) -> types.CodeType:
-    del fullname
-    return self.source_to_code(self._text, self._path)
-
-
 def load(path: str) -> None:
   """Adds the entries of a plugin to the tables of moejax.
 
@@ -90,11 +73,8 @@ def load(path: str) -> None:
   name = f'moejax_plugin_{hashlib.sha256(text).hexdigest()[:16]}'
   module = sys.modules.get(name)
   if module is None:
-    loader = _Loader(text, path)
-    spec = importlib.util.spec_from_loader(name, loader, origin=path)
-    module = types.ModuleType(name)
-    module.__spec__, module.__file__ = spec, path
-    sys.modules[name] = module
+    loader = user_files.Loader(text, path)
+    module = sys.modules[name] = loader.module(name)
     try:
       _check_imports(path, text)
       user_files.call(path, loader.exec_module, module)

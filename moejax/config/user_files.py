@@ -4,6 +4,7 @@ An error in such a file becomes an InputError of one line, with the place and
 Python's message; `--trace` also shows the stack from that file on.
 """
 
+import importlib.abc
 import importlib.util
 import os
 import pathlib
@@ -27,6 +28,36 @@ _NOT_OWN = (
 )
 
 
+class Loader(importlib.abc.InspectLoader):
+  """Imports a text that was read, and neither reads nor writes bytecode.
+
+  Python takes the bytecode in __pycache__ for that of the file if both were
+  written in the same second and the text is as long as before, which is so for
+  a file that a program edits, one digit at a time.
+  """
+
+  def __init__(self, text: bytes, path: str):
+    """Imports `text`, which was read from `path`."""
+    self._text, self._path = text, path
+
+  def module(self, name: str) -> types.ModuleType:
+    """A module of that name, not yet executed."""
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.util.spec_from_loader(
+      name, self, origin=self._path
+    )
+    module.__file__ = self._path
+    return module
+
+  def get_source(self, fullname: str) -> str:
+    del fullname
+    return importlib.util.decode_source(self._text)
+
+  def get_code(self, fullname: str) -> types.CodeType:
+    del fullname
+    return self.source_to_code(self._text, self._path)
+
+
 def load(path: str, kind: str) -> types.ModuleType:
   """A Python file that the user names, imported from its place.
 
@@ -41,11 +72,9 @@ def load(path: str, kind: str) -> types.ModuleType:
   path = shipped.find(path, kind)
   check_is_python(path, kind)
   name = f'moejax_{kind}_{pathlib.Path(path).stem}'
-  spec = importlib.util.spec_from_file_location(name, path)
-  if spec is None or spec.loader is None:
-    raise errors.InputError(f'{kind} file {path!r} is not Python')
-  module = importlib.util.module_from_spec(spec)
-  call(path, spec.loader.exec_module, module)
+  loader = Loader(pathlib.Path(path).read_bytes(), os.path.abspath(path))
+  module = loader.module(name)
+  call(path, loader.exec_module, module)
   return module
 
 

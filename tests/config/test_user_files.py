@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_the_place_is_in_the_users_own_module_that_the_config_imports(
     config.load(os.fspath(tmp_path / 'my.py'))
   place = f'{tmp_path}/my_own_helper.py:3: JSONDecodeError: Expecting property'
   assert str(error.value).startswith(place)
+
+
+def test_a_file_that_changed_a_moment_ago_is_read_again(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, 'dont_write_bytecode', False)
+  file = tmp_path / 'my.py'
+  for steps in (3, 5, 7):  # texts of one length, and of one second
+    file.write_text(
+      HEAD + 'def get_config():\n  c = config.default()\n'
+      f'  c.train.steps = {steps}\n  return c\n'
+    )
+    os.utime(file, (10**9, 10**9))
+    assert config.load(os.fspath(file)).train.steps == steps
+  assert [*tmp_path.iterdir()] == [file]
 
 
 COMMANDS = {
