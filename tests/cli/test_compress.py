@@ -274,7 +274,9 @@ def test_a_smaller_model_trains_on(pruned, tmp_path):
   assert 0 < np.abs(old[path] - new[path]).max() < 1e-3
 
 
-@pytest.mark.parametrize('method', ['easy_ep', 'm_smoe_cut'])
+@pytest.mark.parametrize(
+  'method', ['easy_ep', pytest.param('m_smoe_cut', marks=pytest.mark.soak)]
+)
 def test_an_imported_model_becomes_smaller_and_is_exported(method, tmp_path):
   full, small, folder = (tmp_path / name for name in ('full', 'small', 'hf'))
   flags = ['import', str(hf.GOLDEN / 'qwen2_moe'), f'--workdir={full}']

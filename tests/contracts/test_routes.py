@@ -72,7 +72,11 @@ def recorded(routing, inputs, sent_A, request):
   return jax.tree.map(flat, found)
 
 
-@pytest.mark.parametrize('noise', [False, True], ids=['calm', 'noise'])
+@pytest.mark.parametrize(
+  'noise',
+  [False, pytest.param(True, marks=pytest.mark.soak)],
+  ids=['calm', 'noise'],
+)
 @EACH_ROUTER
 def test_routes_are_the_routing_by_token_and_rank(name, noise):
   routing, inputs = routed(noise)[name], given(name, noise)

@@ -66,7 +66,14 @@ def _found(config, **sizes):
   ],
   ids=str,
 )
-@pytest.mark.parametrize('name', ['all_to_all', 'all_gather', 'gather_experts'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'all_to_all',
+    pytest.param('all_gather', marks=pytest.mark.soak),
+    pytest.param('gather_experts', marks=pytest.mark.soak),
+  ],
+)
 def test_on_a_mesh_it_is_the_same(name, sizes):
   parallel = EXPERT_PARALLEL[name]()
   config = dataclasses.replace(CONFIG, expert_parallel=parallel)

@@ -70,7 +70,7 @@ def _want(weights, state, reads, shared):
     ({'stage': 4, 'expert': 2}, 2, 16, 2),
     ({'stage': 4}, 5, 12, 1),
     # Fewer repeats than stages, and a number that does not divide them.
-    ({'stage': 8}, 3, 8, 1),
+    pytest.param({'stage': 8}, 3, 8, 1, marks=pytest.mark.soak),
   ],
 )
 def test_rows_pass_all_layers_in_their_order(

@@ -130,6 +130,7 @@ def test_an_evaluation_counts_the_same_experts(moe, tmp_path):
   assert not got.weight_TNK[got.expert_TNK < 0].any()
 
 
+@pytest.mark.soak  # tests/model/test_routes.py has a mesh's routes
 def test_a_mesh_traces_what_one_device_does(weights, model):
   text = traces.text({'a': rows(40)})
   want = joined(tracing.trace(model, weights, text))

@@ -73,17 +73,8 @@ MONOTONE = {
 }
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    'sigmoid_dense',
-    *(
-      pytest.param(name, marks=pytest.mark.soak)
-      for name in MONOTONE
-      if name != 'sigmoid_dense'
-    ),
-  ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize('name', MONOTONE)
 def test_the_likelihood_never_falls(name):
   """From a start that knows nothing, where steps are large.
 
