@@ -1,5 +1,6 @@
 """Many runs: lists of configs or a search, where they run, what came out."""
 
+from moejax.sweep.budgets import equal_flops
 from moejax.sweep.grid import (
   SweepRun,
   change,
@@ -22,6 +23,7 @@ __all__ = [
   'change',
   'choice',
   'each',
+  'equal_flops',
   'integers',
   'log_uniform',
   'product',
