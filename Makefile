@@ -88,9 +88,9 @@ test-light:
 	  $(LIGHT_VENV)/$$version/bin/python -m pip install -q --disable-pip-version-check $(LIGHT_VENV)/dist/*.whl; \
 	  ( cd $(LIGHT_VENV)/$$version; for command in \
 	    'moejax doctor --only=packages,features,disk' \
-	    'moejax train --config=tiny --config.train.steps=$(LIGHT_STEPS) --config.opt.schedule.warmup=1 --workdir=run' \
+	    'moejax train --config=tiny --config.train.steps=$(LIGHT_STEPS) --config.opt.schedule.warmup=1 --config.report.eval_batches=1 --workdir=run' \
 	    'moejax generate --workdir=run --prompt=The --max_new_tokens=2' \
-	    'moejax trace --workdir=run' 'moejax analyse --workdir=run' \
+	    'moejax trace --workdir=run --tokens=2000' 'moejax analyse --workdir=run' \
 	    'moejax completion bash' \
 	    'moejax completion words moejax\ train\ --config.train.st'; \
 	  do echo "$$version: $$command"; eval "bin/$$command"; done; \
