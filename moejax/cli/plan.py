@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
   where = topology.find(args.topology, args.slices)
   if args.search:
     rows = search.run(run, where, args.limit or 8, table.say, batch_sizes)
-    table.show_search(rows)
+    table.show_search(run, rows)
     tree, fits = search.to_json(rows), any(row.fits for row in rows)
   else:
     one = plan.make(run, where)

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import rich.box
 from rich.table import Table
 
+from moejax.config.run import Run
+from moejax.core import quantization
 from moejax.core.console import Console
 from moejax.model import pipeline
+from moejax.model.config import ModelConfig
 from moejax.plan import plan, roofline, search
 
 GIB = 2**30
@@ -33,8 +36,8 @@ def show(planned: plan.Plan) -> None:
     console.print(f'  {source}: {figures}.')
 
 
-def show_search(trials: Sequence[search.Trial]) -> None:
-  """Prints the trials of a search in their order, the best first."""
+def show_search(run: Run, trials: Sequence[search.Trial]) -> None:
+  """Prints the trials of a search for a run in their order, the best first."""
   table = _table('', 'mesh', 'remat')
   for name in (
     'rows',
@@ -61,7 +64,10 @@ def show_search(trials: Sequence[search.Trial]) -> None:
       _or_dash(trial.seconds, '{:.0f}'),
       trial.note,
     )
-  _console().print(table)
+  console = _console()
+  console.print(table)
+  for line in _narrow(run.model):
+    console.print(f'  Not in these figures: {line}.')
 
 
 def _console() -> Console:
@@ -171,9 +177,9 @@ def _budget(planned: plan.Plan) -> Table:
 def _uncounted(planned: plan.Plan) -> list[str]:
   """Work of the program that the figures do not count, in lines."""
   cost = planned.cost
-  lines: list[str] = []
   if cost is None:
-    return lines
+    return []
+  lines = _narrow(planned.run.model)
   if cost.optional_flops > 0:
     lines.append(
       f'{cost.optional_flops:.3g} FLOPs a device in branches that may not be '
@@ -184,6 +190,17 @@ def _uncounted(planned: plan.Plan) -> list[str]:
       f'{cost.unknown_loops} loops of unknown length, counted as one trip'
     )
   return lines
+
+
+def _narrow(config: ModelConfig) -> list[str]:
+  """The line on products in fewer bits; none if there are no such products."""
+  if config.quantization == quantization.NONE:
+    return []
+  return [
+    f'how much faster than bfloat16 a device multiplies {config.quantization} '
+    '(model.quantization); utilisation is of the bfloat16 peak, and so is what '
+    'is arithmetic on products and kernels'
+  ]
 
 
 def _or_dash(value: float | None, form: str) -> str:

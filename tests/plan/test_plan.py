@@ -250,8 +250,21 @@ def test_a_search_sorts_and_a_bad_candidate_is_a_row(dense, monkeypatch):
   assert {row.note for row in bad} == {'no such thing'}
   assert rows == good + bad
   assert json.dumps(search.to_json(rows))
-  table.show_search(rows)
+  table.show_search(_run(), rows)
   assert len(search.run(_run(), where, 3, lines.append)) == 3
+
+
+def test_what_products_in_fewer_bits_gain_is_not_counted(dense, capsys):
+  def shown(run):
+    table.show(dataclasses.replace(dense, run=run))
+    one = capsys.readouterr().out
+    table.show_search(run, [])
+    return [' '.join(out.split()) for out in (one, capsys.readouterr().out)]
+
+  for out in shown(_run('model.quantization=fp8')):
+    assert 'Not in these figures: how much faster than bfloat16 a device' in out
+    assert 'multiplies fp8 (model.quantization); utilisation is of' in out
+  assert not any('model.quantization' in out for out in shown(dense.run))
 
 
 def test_arithmetic_leaves_out_what_cannot_fit():
