@@ -66,9 +66,9 @@ def load(path: str) -> None:
     raise errors.InputError(
       f'plugin={path!r} is not the path of a Python file, which ends in .py'
     )
-  if files.is_local(epath.Path(path)):
-    user_files.check_is_python(path, 'plugin')
-  text = epath.Path(path).read_bytes()
+  file = epath.Path(path)
+  local = files.is_local(file)
+  text = user_files.read(path, 'plugin') if local else file.read_bytes()
   # A dataclass looks up its module by name, and two texts are two modules.
   name = f'moejax_plugin_{hashlib.sha256(text).hexdigest()[:16]}'
   module = sys.modules.get(name)

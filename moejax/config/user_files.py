@@ -70,9 +70,9 @@ def load(path: str, kind: str) -> types.ModuleType:
       raises an error.
   """
   path = shipped.find(path, kind)
-  check_is_python(path, kind)
+  text = read(path, kind)
   name = f'moejax_{kind}_{pathlib.Path(path).stem}'
-  loader = Loader(pathlib.Path(path).read_bytes(), os.path.abspath(path))
+  loader = Loader(text, os.path.abspath(path))
   module = loader.module(name)
   call(path, loader.exec_module, module)
   return module
@@ -174,8 +174,16 @@ def _from_file(
   return tb
 
 
-def check_is_python(path: str, kind: str) -> None:
-  """Raises InputError unless a path is a readable .py file."""
+def read(path: str, kind: str) -> bytes:
+  """The text of a Python file.
+
+  Args:
+    path: of the file.
+    kind: word for the file in errors: config, sweep, plugin.
+
+  Raises:
+    InputError: it is no .py file, or cannot be read.
+  """
   file = pathlib.Path(path)
   if not path:
     raise errors.InputError(f'no {kind} file is named: the path is empty')
@@ -192,7 +200,7 @@ def check_is_python(path: str, kind: str) -> None:
       f'{path!r} is not a {kind} file: those are Python and end in .py'
     )
   try:
-    file.read_bytes()
+    return file.read_bytes()
   except OSError as e:
     raise errors.InputError(
       f'{kind} file {path!r} cannot be read: {e.strerror}'

@@ -30,8 +30,7 @@ def show(planned: plan.Plan) -> None:
   if planned.times is not None:
     console.print(_times(planned.times))
     console.print(_budget(planned))
-  for line in _uncounted(planned):
-    console.print(f'  Not in these figures: {line}.')
+  _say_uncounted(console, _uncounted(planned))
   for source, figures in plan.SOURCES.items():
     console.print(f'  {source}: {figures}.')
 
@@ -66,8 +65,7 @@ def show_search(run: Run, trials: Sequence[search.Trial]) -> None:
     )
   console = _console()
   console.print(table)
-  for line in _narrow(run.model):
-    console.print(f'  Not in these figures: {line}.')
+  _say_uncounted(console, _narrow(run.model))
 
 
 def _console() -> Console:
@@ -190,6 +188,11 @@ def _uncounted(planned: plan.Plan) -> list[str]:
       f'{cost.unknown_loops} loops of unknown length, counted as one trip'
     )
   return lines
+
+
+def _say_uncounted(console: Console, lines: Sequence[str]) -> None:
+  for line in lines:
+    console.print(f'  Not in these figures: {line}.')
 
 
 def _narrow(config: ModelConfig) -> list[str]:

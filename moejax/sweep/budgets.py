@@ -48,13 +48,14 @@ def equal_flops(
   equal = []
   for run in runs:
     _, step = cost(run.group, run.config, _key(run))
-    if budget < step / 2:
+    steps_of_run = round(budget / step)
+    if not steps_of_run:
       raise errors.InputError(
         f'sweep.equal_flops: a step of {run.name!r} costs {step:.3g} FLOPs, '
         f'more than all {steps} steps of {first.name!r}, {budget:.3g}; train '
         'that one for longer'
       )
-    equal += grid.change([run], {STEPS: round(budget / step)})
+    equal += grid.change([run], {STEPS: steps_of_run})
   return equal
 
 

@@ -8,11 +8,11 @@ from moejax.plan import count
 from moejax.sweep import budgets, grid
 from moejax.sweep.comparison import Comparison
 
-TINY = 'configs/tiny.py:tiny'
+TINY = 'tiny:tiny'
 
 
 def runs_of(**changes):
-  """A run for each, named so; the first trains for 60 steps."""
+  """A run for each of the names, with its overrides."""
   made = []
   for name, overrides in changes.items():
     made += grid.run(TINY, overrides, name=name)
@@ -45,7 +45,7 @@ def test_a_step_that_costs_twice_as_much_is_taken_half_as_often():
 
 
 def flops(run):
-  """By hand, without images."""
+  """Of the whole training of a run without images."""
   loaded = config.load(run.config, [*run.overrides.items()])
   length = loaded.data.sequence_length
   rows = loaded.train.steps * loaded.train.batch_size
@@ -98,6 +98,14 @@ def test_the_table_says_that_they_are_equal():
       {'base': {'train.steps': 1}, 'big': {'train.batch_size': 4096}},
       None,
       "a step of 'big' costs",
+    ),
+    (  # half a step
+      {
+        'base': {'train.steps': 1, 'train.batch_size': 8},
+        'twice': {'train.batch_size': 16},
+      },
+      None,
+      "a step of 'twice' costs",
     ),
     ({'base': {'train.stpes': 1}}, None, "did you mean 'train.steps'"),
     ({'base': BASE, 'bad': {'train.batch_size': 0}}, None, "run 'bad': train."),
