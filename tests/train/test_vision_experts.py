@@ -119,7 +119,6 @@ def test_metrics_name_the_part_that_has_the_experts(whole):
 
 
 @pytest.mark.soak
-@pytest.mark.soak
 def test_micro_batches_change_nothing(whole):
   """Balance losses are those of the global batch, however it is cut."""
   model, state, metrics = whole
