@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
   flags.add_argument('--metric', help="such as official; default: the task's")
   flags.add_argument('--submission', help='file of task_id and letter')
   flags.add_argument('--data', default='hub', help='where the rows are')
-  args, _ = command.parse(flags, argv)
+  args = command.parse_alone(flags, argv)
   if args.submission:
     files.check_output(args.submission, '--submission')
   result, seed = _read(args.result)

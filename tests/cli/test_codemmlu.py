@@ -132,6 +132,8 @@ def test_a_file_that_is_no_result_is_one_line(tmp_path, text):
   path.write_text(text)
   with pytest.raises(InputError, match='is not the result of a task'):
     cli.main([f'--result={path}'])
+  with pytest.raises(InputError, match='--config.x: this command has'):
+    cli.main([f'--result={path}', '--config.x=1'])
 
 
 def test_an_unknown_metric_is_one_line(folder):

@@ -62,4 +62,5 @@ def _panel(panel: Any, name: str, case: Mapping[str, Any]) -> None:
         color='grey',
         label=f'{word} {case[word]}',
       )
-  panel.legend(fontsize=8, title='slope in log n / n', title_fontsize=8)
+  if panel.get_legend_handles_labels()[0]:
+    panel.legend(fontsize=8, title='slope in log n / n', title_fontsize=8)

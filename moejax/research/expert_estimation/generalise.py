@@ -18,7 +18,6 @@ sqrt(k (1 + ln(T / k))). A part that exists is not computed again.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -230,7 +229,7 @@ def main(argv: Sequence[str]) -> None:
     '--seed', type=command.number(int, 0, 2**31 - 1), default=0
   )
   flags.add_argument('--out', default=FOLDER, help='(default: %(default)s)')
-  args, _ = command.parse(flags, argv)
+  args = command.parse_alone(flags, argv)
   task = Task(
     samples=args.samples, steps=args.steps, trials=args.trials, seed=args.seed
   )
@@ -244,7 +243,11 @@ def main(argv: Sequence[str]) -> None:
     path = folder / f'T={num_experts},k={k}.json'
     if not path.exists():
       files.atomic_write_json(path, measure(task, num_experts, k))
-    parts.append(json.loads(path.read_text(encoding='utf-8')))
+    parts.append({
+      'experts': num_experts,
+      'k': k,
+      **results.kept(path, 'train', 'new'),
+    })
   files.atomic_write_json(
     folder / results.RESULTS, {'request': asked, 'parts': parts}
   )

@@ -49,7 +49,8 @@ def collect(
     What `results.json` holds.
 
   Raises:
-    InputError: the folder holds another request's parts, or is not writable.
+    InputError: the folder holds another request's parts or damaged ones, or is
+      not writable.
   """
   files.check_writable(folder, '--out')
   same_request(_asked(study, request), folder)
@@ -66,7 +67,7 @@ def collect(
           reference = compared_with(case, request, folder / name)
         part = trials.run(case, truth_key(case), size, request, reference)
         files.atomic_write_json(path, part)
-      parts[size] = json.loads(path.read_text(encoding='utf-8'))
+      parts[size] = kept(path, 'rows')
       for row in parts[size]['rows']:
         if FAILED in row:
           say(f'{name}, n={size}, trial {row["trial"]}: {row[FAILED]}')
@@ -75,6 +76,34 @@ def collect(
   found = {'request': _asked(study, request), 'cases': cases}
   files.atomic_write_json(folder / RESULTS, found)
   return found
+
+
+def kept(path: pathlib.Path, *keys: str) -> dict[str, Any]:
+  """A part as an earlier run of the command wrote it.
+
+  Args:
+    path: of the part.
+    keys: of its lists.
+
+  Raises:
+    InputError: the file is no such part.
+  """
+  part = _read(path)
+  if part is None or not all(isinstance(part.get(key), list) for key in keys):
+    raise errors.InputError(
+      f'{path} is damaged: it is no result of this command; delete the file, '
+      'and the same command computes it again'
+    )
+  return part
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+  """The object in a JSON file; None if it holds something else."""
+  try:
+    value = json.loads(path.read_text(encoding='utf-8'))
+  except ValueError:
+    return None
+  return value if isinstance(value, dict) else None
 
 
 def truth_key(case: Case) -> str:
@@ -251,12 +280,12 @@ def same_request(asked: Mapping[str, Any], folder: pathlib.Path) -> None:
       )
     files.atomic_write_json(path, asked)
     return
-  try:
-    before = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError:
+  before = _read(path)
+  if before is None:
     raise errors.InputError(
-      f'{path} is not JSON; choose another --out, or delete the folder'
-    ) from None
+      f'{path} is damaged: it is not what was asked of a study; choose another '
+      '--out, or delete the folder'
+    )
   for key in asked:
     if before.get(key) != asked[key]:
       values = '' if key == 'cases' else f': {before.get(key)} there'

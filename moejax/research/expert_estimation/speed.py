@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
   """Reads the flags and measures."""
   flags = command.parser(__doc__)
   lab.add_samples(flags)
-  args, _ = command.parse(flags, argv)
+  args = command.parse_alone(flags, argv)
   cases = STUDIES['deepseekmoe'].cases
   request = Request(trials=args.trials, sizes=lab.sizes_of(args.sizes))
   for case in cases.values():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import pytest
 
@@ -81,6 +82,19 @@ def test_another_request_leaves_the_folder_alone(folder, tmp_path):
   with pytest.raises(errors.InputError, match="such as 'letter.txt'"):
     command.main([*SMALL, f'--out={tmp_path}'])
   assert [path.name for path in tmp_path.iterdir()] == ['letter.txt']
+
+
+@pytest.mark.parametrize('name', ['request.json', 'linear/n=40.json'])
+def test_a_damaged_file_is_one_line_and_stays(folder, name, tmp_path):
+  shutil.copytree(folder, tmp_path / 'study')
+  file = tmp_path / 'study' / name
+  for damage in ('', '{"rows": [', '[]', 'null', file.read_text()[:50]):
+    file.write_text(damage)
+    with pytest.raises(errors.InputError, match='is damaged: .* delete') as one:
+      command.main([*SMALL, f'--out={tmp_path}/study'])
+    assert str(one.value).startswith(str(file))
+    assert '\n' not in str(one.value)
+    assert file.read_text() == damage
 
 
 def test_a_failed_trial_is_named_and_counted(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """The figure of a study: its points, and the slopes that are marked."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -48,3 +50,12 @@ def test_a_size_without_a_mean_is_left_out():
   (panel,) = figure.draw({'softmax': gone}).axes
   lines = {line.get_label(): line for line in panel.get_lines()}
   assert [*lines['theory 0.5'].get_xdata()] == [100, 10_000]
+
+
+def test_one_size_without_a_theorem_has_a_point_and_no_legend():
+  one = case(sizes=[100], theory=None, published=None)
+  one['series']['loss'] = {'mean': [1.0], 'deviation': [None], 'slope': None}
+  with warnings.catch_warnings(action='error'):
+    (panel,) = figure.draw({'ours': one}).axes
+  assert panel.get_legend() is None
+  assert len(panel.containers) == 1

@@ -67,6 +67,12 @@ def test_the_command_goes_on_and_says_what_is_wrong(tmp_path, capsys):
   generalise.main(flags)  # the part is read, and not computed again
   found = json.loads((tmp_path / 'results.json').read_text())
   assert found['parts'][0]['train'] == [0.0, 0.0]
+  for damage in ('', '[]', '{"train": [0.0]}'):
+    part.write_text(damage)
+    with pytest.raises(errors.InputError, match='2.json is damaged'):
+      generalise.main(flags)
+  with pytest.raises(errors.InputError, match='--config.x: this command has'):
+    generalise.main([*flags, '--config.x=1'])
   with pytest.raises(errors.InputError, match='with other seed'):
     generalise.main([*flags, '--seed=3'])
   with pytest.raises(errors.InputError, match='--k=4 is more than all of'):

@@ -50,6 +50,9 @@ def test_a_row_for_each_setting_and_their_sum(capsys, monkeypatch):
   assert float(ratio) == pytest.approx(28 / 1200, abs=6e-4)
 
 
-def test_sizes_are_checked_before_any_work(capsys):
+def test_flags_are_checked_before_any_work(capsys):
   assert exits.call(speed.main, ['--sizes=20']) == exits.BAD_INPUT
   assert '--sizes=20 is too small' in capsys.readouterr().err
+  flags = ['--config.x=1', '--sizes=20']
+  assert exits.call(speed.main, flags) == exits.BAD_INPUT
+  assert '--config.x: this command has no config' in capsys.readouterr().err
