@@ -64,7 +64,7 @@ def read(folder: pathlib.Path) -> Preprocessing:
     return _read(theirs)
   except errors.InputError as e:
     raise errors.InputError(f'{file}: {e}') from None
-  except (TypeError, ValueError, AttributeError) as e:
+  except (TypeError, ValueError, AttributeError, OverflowError) as e:
     raise errors.InputError(f'{file} cannot be used: {e}') from None
 
 

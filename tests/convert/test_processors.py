@@ -90,6 +90,7 @@ def test_what_is_written_is_read_again(config, tmp_path):
     ({'size': {'longest_edge': 3}}, "size={'longest_edge': 3} is not"),
     ({'size': {'height': 0, 'width': 3}}, 'size=0 must be'),
     ({'size': 'large'}, "size='large' is not supported"),
+    ({'size': {'shortest_edge': float('inf')}}, 'cannot be used'),
     ({'crop_size': {'height': 3}}, "crop_size={'height': 3} is not"),
     ({'image_std': [1, 0, 1]}, 'std=0.0 must be above 0'),
     ({'image_mean': ['a', 'b', 'c']}, 'cannot be used'),

@@ -60,8 +60,10 @@ def find(
       raise messages_lib.ProblemError(
         'the chat template marks no answer of it ({% generation %})'
       )
+    _check_written(template)
     return Marked(text, [*spans])
   text = template.render(conversation.messages).text
+  _check_written(template)
   spans_: list[Span | None] = [
     _span(template, conversation.messages, at, text)
     for at in conversation.answers
@@ -75,6 +77,14 @@ def find(
       '{% generation %}'
     )
   return Marked(text, spans_)
+
+
+def _check_written(template: Template) -> None:
+  if messages_lib.ANSWERING in template.unwritten:
+    raise messages_lib.ProblemError(
+      f'{template.place} leaves out what answers say (it may read lists of '
+      'parts alone); name another one (chat.template)'
+    )
 
 
 def _span(

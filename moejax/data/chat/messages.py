@@ -115,8 +115,8 @@ def _images(
     messages: those up to the last answer.
     length: number of all messages of the object.
   """
-  found = row.get('image') or row.get('images') or ()
-  named = (found,) if isinstance(found, str) else tuple(found)
+  found = row.get('image') or row.get('images') or []
+  named = found if isinstance(found, list) else [found]
   if not all(isinstance(name, str) and name for name in named):
     raise ProblemError('its image must be a path, or a list of paths')
   if any(IMAGE in m['content'] for m in messages if m['role'] == ANSWERING):
@@ -127,7 +127,7 @@ def _images(
     raise ProblemError(
       f'has {len(named)} images and {places} {IMAGE}; each image needs one'
     )
-  return named[:places]
+  return tuple(named[:places])
 
 
 def _message(

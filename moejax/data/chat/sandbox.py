@@ -51,6 +51,10 @@ def compiled(text: str) -> Any:
     return environment.from_string(text)
   except jinja2.TemplateSyntaxError as e:
     raise SyntaxProblemError(f'line {e.lineno}: {e.message}') from None
+  # Jinja makes a Python program of it, of which Python may refuse the syntax
+  # or the nesting; the line is not one of the template.
+  except (SyntaxError, RecursionError) as e:
+    raise SyntaxProblemError(getattr(e, 'msg', None) or str(e)) from None
 
 
 def rendered(program: Any, values: Mapping[str, Any]) -> str:
@@ -59,13 +63,11 @@ def rendered(program: Any, values: Mapping[str, Any]) -> str:
   Raises:
     RenderProblemError: it refuses them, or leaves the sandbox.
   """
-  import jinja2
-
   try:
-    return program.render(**values)
-  # Jinja's own, and those of the Python expressions in a template.
-  except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError,
-          ValueError, AttributeError, RecursionError) as e:  # fmt: skip
+    text = program.render(**values)
+    text.encode()  # half a surrogate pair is no text
+    return text
+  except Exception as e:  # noqa: BLE001 (a template may raise anything)
     line = ' '.join(str(e).split()) or type(e).__name__
     raise RenderProblemError(line) from None
 

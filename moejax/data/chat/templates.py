@@ -92,6 +92,20 @@ class Template:
     return _without_marks(text)
 
   @functools.cached_property
+  def unwritten(self) -> tuple[str, ...]:
+    """Roles whose words it leaves out, as if there were none.
+
+    A template that reads messages as lists of parts writes no text of others.
+    """
+    said = {'user': 'Hi there', messages_lib.ANSWERING: 'Hello you'}
+    turns = [{'role': role, 'content': text} for role, text in said.items()]
+    try:
+      text = self.render(turns).text.lower()
+    except messages_lib.ProblemError:  # it wants other messages
+      return ()
+    return tuple(role for role in said if said[role].lower() not in text)
+
+  @functools.cached_property
   def _program(self) -> Any:
     try:
       return sandbox.compiled(self.text)
@@ -186,15 +200,28 @@ def of_folder(place: epath.Path) -> str | None:
 
   A file of its own comes before the entry of tokenizer_config.json. Where that
   lists several, it is the one named `default`.
+
+  Raises:
+    InputError: the file holds no text.
   """
   file = place / FILE
   if file.is_file():
-    return file.read_text(encoding='utf-8')
+    try:
+      return file.read_text(encoding='utf-8')
+    except (OSError, ValueError) as e:
+      reason = getattr(e, 'strerror', None) or e
+      raise errors.InputError(f'{file} cannot be read: {reason}') from None
   for name in (SETTINGS, OLDER):
     templates: Any = read_json(place / name).get('chat_template')
     if isinstance(templates, list):
-      named = {entry.get('name'): entry.get('template') for entry in templates}
-      templates = named.get('default')
+      templates = next(
+        (
+          entry.get('template')
+          for entry in templates
+          if isinstance(entry, dict) and entry.get('name') == 'default'
+        ),
+        None,
+      )
     if isinstance(templates, str):
       return templates
   return None

@@ -106,6 +106,11 @@ class ChatVocab:
     Raises:
       ProblemError: the template does not take the messages.
     """
+    if 'user' in self.template.unwritten:
+      raise ProblemError(
+        f'{self.template.place} leaves out what users say (it may read lists '
+        f'of parts alone); name another one ({self.key})'
+      )
     text = self.template.render(messages, add_generation_prompt=True).text
     ((ids, _),) = self.vocab.encode_spans([text], [[]])
     return [*self.start, *ids]

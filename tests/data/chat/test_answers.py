@@ -1,13 +1,14 @@
 """Where answers are in the text of a conversation, by template."""
 
 import itertools
+import json
 
 import pytest
 from etils import epath
 
 from moejax.core import errors
 from moejax.data import vocab
-from moejax.data.chat import answers, messages, templates
+from moejax.data.chat import Chat, answers, messages, templates, tokens
 
 ASK = lambda text: {'role': 'user', 'content': text}
 SAY = lambda text: {'role': 'assistant', 'content': text}
@@ -143,6 +144,45 @@ def test_templates_that_refuse_or_mark_nothing():
     template('{{ a }}\n{% if %}').render([ASK('a')])
 
 
+# Jinja takes them, and Python does not take the programs that it makes of them.
+@pytest.mark.parametrize(
+  'text',
+  [
+    '{% break %}',
+    '{{ namespace(a=1, a=2) }}',
+    '{% for m in messages %}' * 25 + '{% endfor %}' * 25,
+    '{{ ' + '(' * 3000 + '1' + ')' * 3000 + ' }}',
+  ],
+)
+def test_programs_that_python_refuses_are_no_templates(text):
+  with pytest.raises(errors.InputError, match='the test is not a Jinja templ'):
+    template(text).render([ASK('a')])
+
+
+@pytest.mark.parametrize('text', ['{{ cycler() }}', '{{ messages[0].more }}'])
+def test_whatever_a_template_raises_is_a_problem_of_the_conversation(text):
+  said = {**ASK('a'), 'more': '\ud800'}
+  with pytest.raises(messages.ProblemError, match='does not take it'):
+    template(text).render([said])
+
+
+def test_a_template_of_lists_of_parts_leaves_no_empty_answers():
+  own = template(
+    "{% for m in messages %}<{{ m.role }}>{% for part in m['content'] | "
+    "selectattr('type', 'equalto', 'text') %}{{ part['text'] }}{% endfor %}"
+    '<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}'
+  )
+  asked = conversation([ASK('a'), SAY('b')])
+  with pytest.raises(messages.ProblemError, match='the test leaves out what a'):
+    answers.find(own, asked, 'all_answers')
+  chat = tokens.ChatVocab(vocab.Bytes(), Chat(), kept=own)
+  with pytest.raises(messages.ProblemError, match='leaves out what users say'):
+    chat.prompt([ASK('a')])
+  # It writes them in another case.
+  loud = template('{% for m in messages %}{{ m.content | upper }}{% endfor %}')
+  assert answers.find(loud, asked, 'all_answers').spans == [(1, 2)]
+
+
 def test_the_template_that_a_config_names(tmp_path):
   ours = vocab.Bytes()
   key = 'data.chat.template'
@@ -158,6 +198,12 @@ def test_the_template_that_a_config_names(tmp_path):
   with pytest.raises(errors.InputError, match='cannot be read'):
     templates.find(str(file), ours, key)
   assert templates.of_folder(epath.Path(tmp_path)) is None
+  listed = {'chat_template': ['a', {'name': 'default', 'template': 'b'}]}
+  (tmp_path / templates.SETTINGS).write_text(json.dumps(listed))
+  assert templates.of_folder(epath.Path(tmp_path)) == 'b'
+  (tmp_path / templates.FILE).write_bytes(b'\xff')
+  with pytest.raises(errors.InputError, match='chat_template.jinja cannot be'):
+    templates.of_folder(epath.Path(tmp_path))
 
 
 def test_all_answers_of_many_lengths_are_found():

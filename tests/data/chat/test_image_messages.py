@@ -10,6 +10,8 @@ IMAGES = {
   'one too few': (['a.png'], ['<image><image>'], 'has 1 images and 2 <image>'),
   'in an answer': (['a.png'], ['What?', '<image>'], 'an answer has <image>'),
   'no path': ([7], ['<image>'], 'its image must be a path'),
+  'a number': (7, ['<image>'], 'its image must be a path'),
+  'an object': ({'path': 'a.png'}, ['<image>'], 'its image must be a path'),
 }
 
 
