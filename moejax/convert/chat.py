@@ -47,6 +47,10 @@ def render(
     prompt = own.render(
       messages, add_generation_prompt=add_generation_prompt
     ).text
+    if 'user' in own.unwritten:
+      raise ProblemError(
+        'it leaves out what users say (it may read lists of parts alone)'
+      )
   except (ProblemError, errors.InputError) as e:
     reason = str(e).removeprefix('the chat template does not take it: ')
     raise errors.InputError(

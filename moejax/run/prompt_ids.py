@@ -133,9 +133,11 @@ def read(trained: Trained, request: GenerationRequest) -> Prompts:
     request.images or any(MARK in text for text in request.prompt)
   ):
     return _seen(trained, request, sight)
-  if request.chat and (request.template or turns.are_own(trained)):
+  if request.chat and (
+    request.template or turns.are_own(trained) or sight is not None
+  ):
     chat_vocab = turns.vocab_of(trained, request.template)
-    prompts = [turns.asked(chat_vocab, text) for text in request.prompt]
+    prompts = [turns.asked(chat_vocab, text, sight) for text in request.prompt]
     return Prompts(prompts, (), turns.ends_of(trained, chat_vocab))
   ends = turns.Ends(companions.end_ids(trained.hf_folder, vocab))
   # Ids, and the text of a chat template, have their start tokens already.

@@ -44,7 +44,7 @@ def read(path: str) -> tuple[list[str], list[Picture]]:
   file, prompts = pathlib.Path(path), list[str]()
   pictures: list[Picture] = []
   try:
-    lines = file.read_text('utf-8').splitlines()
+    lines = file.read_text('utf-8-sig').split('\n')
   except (OSError, UnicodeDecodeError) as e:
     reason = getattr(e, 'strerror', None) or 'it is not UTF-8'
     raise errors.InputError(

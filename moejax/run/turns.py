@@ -9,6 +9,7 @@ from moejax.core import errors
 from moejax.data.chat import Chat, templates
 from moejax.data.chat.messages import ProblemError
 from moejax.data.chat.tokens import ChatVocab
+from moejax.evals.sight import Sight
 from moejax.run.trained import Trained
 
 
@@ -76,14 +77,23 @@ def are_own(trained: Trained) -> bool:
   return trained.hf_folder is None and used is not None
 
 
-def asked(vocab: ChatVocab, text: str) -> list[int]:
+def asked(vocab: ChatVocab, text: str, sight: Sight | None = None) -> list[int]:
   """The ids of a chat in which a user says a text, up to the answer.
+
+  Args:
+    vocab: the vocabulary with the chat template.
+    text: what the user says.
+    sight: how the model reads images; None if it reads text alone.
 
   Raises:
     InputError: the template does not take it.
   """
+  messages = [{'role': 'user', 'content': text}]
+  if sight is not None:
+    # The templates of such models may read lists of parts alone.
+    return sight.ids(sight.rendered(vocab.template, messages), vocab.start)
   try:
-    return vocab.prompt([{'role': 'user', 'content': text}])
+    return vocab.prompt(messages)
   except ProblemError as e:
     raise errors.InputError(str(e)) from None
 

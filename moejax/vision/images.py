@@ -22,6 +22,7 @@ from moejax.vision import pillow
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 # Pillow itself opens no image of more pixels.
 _PILLOW_MOST = 178_956_970
+_NAME_SHOWN = 200  # characters of a name in a message
 # Filters of warnings belong to the whole process, so one thread at a time may
 # change them.
 _OPENING = threading.Lock()
@@ -106,19 +107,23 @@ def _pixels(file: BinaryIO, where: str, config: ReadConfig) -> np.ndarray:
 def _inside(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
   """The path of an image, which lies in the folder, links included."""
   root = pathlib.Path(folder)
-  shown = errors.shown(repr(name))
+  # Some files have a whole image in the place of its path.
+  short = name if len(name) <= _NAME_SHOWN else f'{name[:_NAME_SHOWN]}...'
+  shown = errors.shown(repr(short))
   try:
     path = (root / name).resolve()
     inside = path.is_relative_to(root.resolve())
-  except (OSError, RuntimeError, ValueError) as e:  # a loop of links; a NUL
-    raise errors.InputError(f'image {shown}: {e}') from None
+    is_file, exists = path.is_file(), path.exists()
+  except (OSError, RuntimeError, ValueError) as e:  # too long; a loop; a NUL
+    reason = getattr(e, 'strerror', None) or e
+    raise errors.InputError(f'image {shown} is no path: {reason}') from None
   if not inside:
     raise errors.InputError(
       f'image {shown} leads out of the folder {errors.shown(root)}; give a '
       'path below it'
     )
-  if not path.is_file():
-    what = 'is no file' if path.exists() else 'is not there'
+  if not is_file:
+    what = 'is no file' if exists else 'is not there'
     raise errors.InputError(
       f'image {shown} {what} in the folder {errors.shown(root)}'
     )

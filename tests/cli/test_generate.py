@@ -280,6 +280,12 @@ def test_a_file_without_prompts_is_one_line(name, text, words, tmp_path):
     prompts_file.read(str(tmp_path / name))
 
 
+def test_line_separators_of_unicode_end_no_line_of_a_file(tmp_path):
+  file = tmp_path / 'a.jsonl'
+  file.write_text('\ufeff{"prompt": "a\u2028b\x85c"}\r\n{"prompt": "d"}\n')
+  assert prompts_file.read(str(file))[0] == ['a\u2028b\x85c', 'd']
+
+
 def test_the_speed_leaves_out_the_first_tokens():
   assert run_generation.speed([5, 6, 6.5], 1).startswith(
     '3 tokens, 1.3 tokens/s'

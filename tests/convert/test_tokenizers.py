@@ -348,6 +348,7 @@ def test_a_start_token_that_is_not_there_is_one_line(made):
     ),
     ({'chat_template.jinja': '{{ messages.append(1) }}'}, 'unsafe'),
     ({'chat_template.jinja': '{{ 1 // 0 }}'}, 'this chat: .*zero'),
+    ({'chat_template.jinja': 'A: '}, 'this chat: it leaves out what users'),
     ({'chat_template.jinja': '{% include "/etc/passwd" %}'}, 'this chat'),
   ],
 )

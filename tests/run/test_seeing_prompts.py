@@ -11,8 +11,9 @@ from helpers import llava as helper
 from PIL import Image
 
 from moejax.cli import convert, evaluate, generate
+from moejax.convert import chat
 from moejax.core import errors
-from moejax.data.chat import Chat
+from moejax.data.chat import Chat, templates
 from moejax.data.chat.messages import Conversation
 from moejax.data.chat.tokens import ChatVocab
 from moejax.data.images import Images
@@ -22,7 +23,7 @@ from moejax.evals import image_engine, picture
 from moejax.evals.benchmark import Prompt
 from moejax.evals.sampling import Sampling
 from moejax.evals.sight import Sight
-from moejax.run import prompts_file, sights, talk, trained, turns
+from moejax.run import prompt_ids, prompts_file, sights, talk, trained, turns
 
 QUIET = lambda *_: None
 TEMPLATE = """{{ 'w7 ' }}{% for m in messages %}
@@ -104,6 +105,22 @@ def test_prompts_have_the_ids_of_the_rows_that_are_trained_on():
   assert ids.count(259) == EACH
   assert ids.count(Bytes().encode('>')[0]) == 1
   assert sight.text(ids).count(65) - text.count('>') >= 0
+
+
+def test_a_text_reaches_a_template_that_reads_lists_of_parts(own, monkeypatch):
+  opened, _, _ = own
+  listed = TEMPLATE.replace(
+    "{{ m['content'] }}",
+    "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] }}{% endfor %}",
+  )
+  monkeypatch.setattr(templates, 'of_folder', lambda _: listed)
+  monkeypatch.setattr(chat, 'template', lambda _: listed)
+  wanted = opened.run.data.vocab.encode_prompt('w7 w3 w5 w8')
+  request = prompt_ids.GenerationRequest(prompt=['w5'], chat=True)
+  assert prompt_ids.read(opened, request).ids == [wanted]
+  with pytest.raises(errors.InputError, match='leaves out what users say'):
+    turns.asked(turns.vocab_of(opened), 'w5')
 
 
 def called(command, place, *flags, run='run'):

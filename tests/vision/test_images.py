@@ -242,10 +242,12 @@ def test_what_is_missing_is_named(tmp_path):
     read(tmp_path, 'b.png')
   with pytest.raises(errors.InputError, match='is no file'):
     read(tmp_path, '.')
-  for name in ('a\0b', 'a\nb'):
+  data_url = 'data:image/png;base64,' + 'x' * 10**5
+  for name in ('a\0b', 'a\nb', '\ud800.png', data_url):
     with pytest.raises(errors.InputError) as error:
       read(tmp_path, name)
     assert '\n' not in str(error.value)
+    assert len(str(error.value)) < 500
   os.symlink('loop', tmp_path / 'loop')
   with pytest.raises(errors.InputError):
     read(tmp_path, 'loop')
