@@ -47,7 +47,7 @@ def render(
     prompt = own.render(
       messages, add_generation_prompt=add_generation_prompt
     ).text
-    if 'user' in own.unwritten:
+    if add_generation_prompt and 'user' in own.unwritten:
       raise ProblemError(
         'it leaves out what users say (it may read lists of parts alone)'
       )

@@ -76,7 +76,7 @@ def _right(row: Row, options: Sequence[str]) -> str:
 
 def ai2d(row: Row) -> Prompt:
   """A diagram, a question and lettered options, then a letter."""
-  options = row['options']
+  options = [*map(str, row['options'])]
   text = f'{row["question"]}\n{_lettered(options)}{_LETTER}'
   judge = answers.option(_right(row, options), options)
   return _asked(row, text, judge, 16)
@@ -85,7 +85,7 @@ def ai2d(row: Row) -> Prompt:
 def textvqa(row: Row) -> Prompt:
   """A question about words in an image; a short answer."""
   text = row['question'].capitalize() + _SHORT
-  return _asked(row, text, answers.vqa(row['answers']), 16)
+  return _asked(row, text, answers.vqa([*map(str, row['answers'])]), 16)
 
 
 def gqa(row: Row) -> Prompt:
@@ -135,7 +135,7 @@ def mathvista(row: Row) -> Prompt:
     row['answer'],
     row['answer_type'],
     row.get('precision') or 0,
-    row.get('choices'),
+    [*map(str, row.get('choices') or ())],
   )
   return _asked({'image': picture}, row['query'], judge, 1024)
 
@@ -174,7 +174,7 @@ def mme(row: Row) -> Prompt:
 def mmmu(row: Row) -> Prompt:
   """A question of a college exam, with images in several places."""
   choice = row['question_type'] == 'multiple-choice'
-  options = _literal(row['options']) if choice else []
+  options = [*map(str, _literal(row['options']))] if choice else []
   text = row['question']
   text += f'\n{_lettered(options)}\n{_LETTER}' if choice else f'\n{_SHORT}'
   numbers = re.findall(r'<image (\d)>', text)
@@ -229,7 +229,7 @@ def scienceqa(row: Row) -> Prompt | None:
   if row.get('image') is None:
     return None
   hint = f'Context: {row["hint"]}\n' if row['hint'] else ''
-  options = row['choices']
+  options = [*map(str, row['choices'])]
   text = f'{hint}{row["question"]}\n{_lettered(options)}{_LETTER}'
   return _asked(row, text, answers.first_letter(_right(row, options)), 16)
 

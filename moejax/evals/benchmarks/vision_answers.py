@@ -5,6 +5,7 @@ benchmarks' own programs. Where these ask a paid model to judge, the value here
 has `rule` in its name: it is that of the rules alone.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -225,6 +226,8 @@ def mathvista(
     if not numbers:
       return None
     number = float(numbers[-1].replace(',', ''))
+    if math.isinf(number):  # hundreds of digits
+      return None
     if kind == 'integer':
       return str(int(number))
     return str(round(number, int(precision)))

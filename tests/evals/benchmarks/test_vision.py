@@ -329,6 +329,17 @@ def test_rows_that_cannot_be_asked_are_one_line(name, rows, message, tmp_path):
   assert '\n' not in str(e.value)
 
 
+def test_options_that_are_numbers_are_read_as_text(tmp_path):
+  task = _ask('ai2d', tmp_path, [row('q', options=[3, 4], answer='1')])
+  assert task.items[0].judge('It is 4') == {'exact_match': 1.0}
+
+
+def test_a_number_of_hundreds_of_digits_is_wrong():
+  for kind in ('integer', 'float'):
+    judge = vision_answers.mathvista('9', kind, 1, None)
+    assert judge('9' * 400) == {'acc_rule': 0.0}
+
+
 def test_images_are_bytes_in_parquet(tmp_path):
   pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
   data = io.BytesIO()
