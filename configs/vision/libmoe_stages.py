@@ -25,7 +25,7 @@ full size.
 """
 
 from moejax import config
-from moejax.core import table
+from moejax.core import errors, table
 
 STAGES = (
   config.Stage('connector'),
@@ -45,6 +45,11 @@ def get_config(words):
   workdir, _, stage = words.rpartition(',')
   conversations, rate, batch, steps = table.lookup('stage', RUNS, stage)
   c = config.from_checkpoint(workdir)
+  if c.model.vision.name == 'none':
+    raise errors.InputError(
+      f'the model of {workdir} reads text alone: join it with an encoder '
+      '(moejax convert join), and name the workdir of both'
+    )
   c.data.conversations = conversations
   encoder = c.model.vision.encoder
   c.data.images.folder = 'images'

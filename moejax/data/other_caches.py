@@ -19,6 +19,8 @@ _KEYS = {
   'max_documents': 'data.max_documents',
   'packing': 'data.packing',
 }
+# The tokenizer of conversations stands for their template and images too.
+_OF_CONVERSATIONS = {'vocab': 'data.vocab, data.chat or data.images'}
 
 
 def explained(
@@ -47,7 +49,8 @@ def explained(
       if json.dumps(spec.get(key)) != json.dumps(other.get(key))
     }
     if other and differing and differing <= _KEYS.keys():
-      keys = ' and '.join(_KEYS[key] for key in sorted(differing))
+      names = {**_KEYS, **(_OF_CONVERSATIONS if text.masked else {})}
+      keys = ' and '.join(names[key] for key in sorted(differing))
       return errors.InputError(
         f'{error}; {path} has rows of this text that were made with another '
         f'{keys}: to use them, set it as it was'

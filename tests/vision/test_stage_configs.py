@@ -8,6 +8,7 @@ from helpers import seeing, tiny, workdirs
 
 from moejax.config import stages
 from moejax.convert import upcycle
+from moejax.core import errors
 from moejax.data.scenes import drawing, questions, sets
 from moejax.model import build
 from moejax.parallel import mesh as meshes
@@ -40,6 +41,13 @@ def libmoe(tmp_path_factory):
   )
   run = workdirs.make(folder, model)
   return load(f'{FOLDER / "libmoe_stages.py"}:{run}')
+
+
+def test_a_model_of_text_has_no_stages_of_images(tmp_path):
+  model = tiny.model_config(num_layers=1, first_dense=0, vocab_size=260)
+  run = workdirs.make(tmp_path / 'text', model)
+  with pytest.raises(errors.InputError, match='reads text alone: join it with'):
+    load(f'{FOLDER / "libmoe_stages.py"}:{run}')
 
 
 def structure(run):

@@ -285,6 +285,15 @@ def test_keys_that_do_not_fit_are_one_line(keys, message, tmp_path):
   assert '\n' not in str(e.value)
 
 
+def test_a_template_that_refuses_is_not_said_to_be_another_tokenizer(tmp_path):
+  tool = {'messages': [{'role': 'tool', 'content': 'x'}, *turns(1)]}
+  path = write(tmp_path / 'talks.jsonl', [*talks(3), tool])
+  built(path, tmp_path / 'c', **{'chat.template': 'chatml'})
+  with pytest.raises(errors.InputError, match='no role tool.*another data.voca'
+                     'b, data.chat or data.images: to use'):  # fmt: skip
+    built(path, tmp_path / 'c')
+
+
 def test_other_kinds_of_files_and_beam(tmp_path):
   (tmp_path / 'a.txt').write_text('Hi')
   with pytest.raises(errors.InputError, match='kinds are: .jsonl, '):
