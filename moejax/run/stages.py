@@ -23,7 +23,7 @@ from moejax.config import stages as stages_lib
 from moejax.config.stages import Stage
 from moejax.core import columns, files, terminal
 from moejax.parallel import mesh as meshes
-from moejax.run import compatibility, report, stage_starts, train
+from moejax.run import compatibility, report, restore, stage_starts, train
 from moejax.run.processes import Processes
 
 RESULTS, STARTS = 'results.json', 'starts'
@@ -95,6 +95,8 @@ class Stages:
     if begun or not stage.sources or [*stage.starts.values()] == ['*']:
       return
     run, to = self.runs[stage.name], self.folder / STARTS / stage.name
+    if _is_older(to, [self.folder / name for name in stage.sources]):
+      to.rmtree()  # its sources were trained anew
     if stage.upcycles:
       source = os.fspath(self.folder / stage.upcycles)
       stage_starts.upcycle(run, source, to, terminal.say)
@@ -119,6 +121,17 @@ class Stages:
     results = self.results()
     files.atomic_write_json(self.folder / RESULTS, results)
     return table(results)
+
+
+def _is_older(start: epath.Path, sources: Sequence[epath.Path]) -> bool:
+  """Whether a start was made before one of its sources was finished."""
+  made = start / restore.CONFIG
+  if not made.exists():
+    return False
+  ends = [source / report.REPORT for source in sources]
+  return any(
+    end.exists() and made.stat().mtime < end.stat().mtime for end in ends
+  )
 
 
 def _is_done(run: Run, folder: epath.Path) -> bool:

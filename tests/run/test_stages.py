@@ -4,6 +4,8 @@ Training itself is not tried here; see tests/end_to_end/test_stages.py.
 """
 
 import json
+import os
+import shutil
 
 import pytest
 
@@ -117,6 +119,24 @@ def test_a_stage_that_has_begun_needs_no_start(spec, trained, tmp_path):
   (tmp_path / 'runs/both/checkpoints').mkdir(parents=True)
   command.main([f'--config={spec}', f'--workdir={tmp_path / "runs"}'])
   assert trained[0] == EVERYTHING[:2] + EVERYTHING[3:]
+
+
+def test_a_start_is_made_anew_after_its_sources(spec, trained, tmp_path):
+  folder = tmp_path / 'runs'
+  flags = [f'--config={spec}', f'--workdir={folder}']
+  command.main(flags)
+  # As the docstring of the command says, to train `words` anew.
+  for name in ('words', 'both', 'all', 'more'):
+    shutil.rmtree(folder / name)
+  starts = [
+    folder / 'starts' / name / 'config.json' for name in ('both', 'more')
+  ]
+  for file, seconds in zip(starts, (1, 2**32), strict=True):
+    file.parent.mkdir(parents=True)
+    file.write_text('{}')
+    os.utime(file, (seconds, seconds))
+  command.main(flags)
+  assert [file.exists() for file in starts] == [False, True]
 
 
 def test_a_finished_stage_of_another_config_is_refused(spec, trained, tmp_path):
