@@ -25,7 +25,7 @@ full size.
 """
 
 from moejax import config
-from moejax.core import errors, table
+from moejax.core import table
 
 STAGES = (
   config.Stage('connector'),
@@ -46,7 +46,7 @@ def get_config(words):
   conversations, rate, batch, steps = table.lookup('stage', RUNS, stage)
   c = config.from_checkpoint(workdir)
   if c.model.vision.name == 'none':
-    raise errors.InputError(
+    raise ValueError(
       f'the model of {workdir} reads text alone: join it with an encoder '
       '(moejax convert join), and name the workdir of both'
     )

@@ -151,7 +151,7 @@ def _family(folder: Folder) -> tuple[EncoderFamily, dict[str, Any]]:
   name = theirs.get('model_type')
   if name is None and f'{outer}_vision_model' in ENCODERS:
     name = f'{outer}_vision_model'  # older files do not repeat it
-  if name not in ENCODERS:
+  if not isinstance(name, str) or name not in ENCODERS:
     raise errors.InputError(
       f'{folder.path} has no vision encoder that moejax reads: model_type of '
       f'config.json is {name!r}; known are: {", ".join(sorted(ENCODERS))}'

@@ -207,7 +207,7 @@ def _check_kind(folder: Folder) -> None:
       'llava-hf/llava-1.5-7b-hf'
     )
   for key in ('text_config', 'vision_config'):
-    if not isinstance(folder.config.get(key) or {}, dict):
+    if not isinstance(folder.config.get(key), dict | None):
       raise errors.InputError(
         f'{folder.path}: {key} of config.json is {folder.config[key]!r}; it '
         'must be an object'

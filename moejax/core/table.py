@@ -7,7 +7,7 @@ them all.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from moejax.core import errors
@@ -42,7 +42,8 @@ def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
   Raises:
     InputError: the table has no such entry; see `unknown`.
   """
-  if name not in table:
+  # A JSON file may have a list there, which no table can be asked for.
+  if not isinstance(name, Hashable) or name not in table:
     raise unknown(kind, name, table)
   return table[name]
 

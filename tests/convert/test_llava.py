@@ -186,6 +186,8 @@ BAD = (
   (_set(vision_feature_layer=[1, 2]), (), (), '[32, 24], not [32, 48]'),
   (_set(image_token_index='<image>'), (), (), "image_token_index='<image>'"),
   (_set(text_config=3), (), (), 'text_config of config.json is 3'),
+  (_set(vision_config=[]), (), (), 'vision_config of config.json is []'),
+  (_inner('vision_config', model_type=[]), (), (), 'config.json is []; known'),
   (_inner('text_config', model_type='gemma3'), (), (), "'gemma3'"),
   (_inner('text_config', num_hidden_layers=3), (), (), 'the language model of'),
   (_inner('vision_config', hidden_size=48), (), (), 'tensors of other shapes'),

@@ -38,6 +38,7 @@ def test_make_leaves_its_argument_alone():
       "unknown router 'topk'; did you mean 'top_k'? known are: hash, top_k",
     ),
     ({'name': 'xyz'}, "unknown router 'xyz'; known are: hash, top_k"),
+    ({'name': ['x']}, "unknown router ['x']; known are: hash, top_k"),
     ({'k': 1}, "router {'k': 1} has no name; known are: hash, top_k"),
     (
       {'name': 'top_k', 'jiter': 1},
