@@ -42,11 +42,13 @@ def _commands(block):
 
 
 def _form(line):
-  """A line of output without its numbers, spaces and lengths of rules.
+  """A line of output without what may differ on the reader's machine.
 
-  Example: 'acc  0.52 ± 0.05, in 16 s' and 'acc 1.0 ± 0, in 2 s' are both
-  'acc # ± #, in # s'.
+  That is numbers, spaces, lengths of rules and the type that the machine
+  multiplies faster. Example: 'acc  0.52 ± 0.05, in 16 s' and 'acc 1.0 ± 0, in
+  2 s' are both 'acc # ± #, in # s'.
   """
+  line = re.sub(r'\b(?:bfloat16|float32)\b', 'TYPE', line)
   line = re.sub(r'\d[\d.,:%]*(?:e[-+]\d+)?(?<![,:])', '#', line)
   return ' '.join(re.sub(r'[-─]+', '-', line).split())
 
