@@ -54,8 +54,8 @@ class Comparison:
     self.pairs = paired.pairs(self._scores, against)
 
   def sentences(self) -> list[str]:
-    """What the tests and the budgets say."""
-    said = [self._of_budgets()] if self._finished else []
+    """What the tests, the budgets and the types say."""
+    said = [self._of_budgets(), self._of_types()] if self._finished else []
     if len(self._scores) > 1:
       said += self._of_pairs()
     return [sentence for sentence in said if sentence]
@@ -106,6 +106,22 @@ class Comparison:
         f'in {" and ".join(apart)}.'
       )
     return f'All finished runs have equal budgets: {"; ".join(parts)}.'
+
+  def _of_types(self) -> str:
+    """What machines, or a machine on two days, chose for the same config."""
+    names: dict[str, list[str]] = {}
+    for result in self._finished:
+      if dtype := result.get('chosen_dtype'):
+        names.setdefault(dtype, []).append(result['name'])
+    if len(names) < 2:
+      return ''
+    (few, runs), (most, _) = sorted(names.items(), key=lambda x: len(x[1]))
+    return (
+      f'model.dtype=auto stood for {few} in {len(runs)} of the finished runs '
+      f'(first {runs[0]}) and for {most} in the others, so that differences '
+      f'may be those of rounding; with --config.model.dtype={most} a sweep '
+      'computes in one type.'
+    )
 
   def rows(self) -> list[list[str]]:
     """The cells of the surest pairs."""

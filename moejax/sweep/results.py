@@ -16,6 +16,8 @@ that is not known is None:
   total, active        numbers of parameters: all, and those one token uses
   tokens, flops        of the whole training
   seconds, processes   wall time from start to report; runs at a time
+  chosen_dtype         the type that `model.dtype=auto` stood for; None if the
+                       config names one
 
 Runs that differ in their seed alone are one row of the table: the mean ± the
 standard deviation over the seeds (of a sample: n - 1), and their number:
@@ -37,8 +39,8 @@ from typing import Any
 from etils import epath
 
 from moejax.config import Run
-from moejax.core import columns, errors, exits, files, log
-from moejax.run import found_workdir, report, resources, screen
+from moejax.core import columns, errors, exits, files, log, resume
+from moejax.run import found_workdir, report, resources, restore, screen
 from moejax.sweep.grid import SweepRun
 from moejax.sweep.pool import LOG, Outcome
 
@@ -138,7 +140,15 @@ def read(run: SweepRun, config: Run, folder: epath.Path) -> Result:
     'flops': reported.get('training_flops'),
     'seconds': ended.get('seconds'),
     'processes': ended.get('processes'),
+    'chosen_dtype': _chosen_dtype(config, folder / run.name),
   }
+
+
+def _chosen_dtype(config: Run, workdir: epath.Path) -> str | None:
+  path = workdir / restore.CONFIG
+  if config.model.dtype != resume.AUTO or not path.exists():
+    return None
+  return json.loads(path.read_text())['model']['dtype']
 
 
 def _at_the_end(logged: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -165,3 +165,22 @@ def test_budgets_that_are_not_equal_are_named():
   assert said(one, one | {'flops': None}).startswith(
     'All finished runs have equal budgets: 1,000 tokens; 970,000 active'
   )
+
+
+def test_runs_that_computed_in_two_types_are_told_apart():
+  def said(*types):
+    results = [
+      run | {'name': f'run-{n}', 'chosen_dtype': dtype}
+      for run in _results({'a': {0: 1.0}})
+      for n, dtype in enumerate(types)
+    ]
+    return comparison.Comparison(results, 'loss').sentences()
+
+  assert said('bfloat16', 'bfloat16', None) == said(None) == []
+  (text,) = said('bfloat16', 'float32', None, 'bfloat16', 'bfloat16', 'float32')
+  assert text == (
+    'model.dtype=auto stood for float32 in 2 of the finished runs (first '
+    'run-1) and for bfloat16 in the others, so that differences may be those '
+    'of rounding; with --config.model.dtype=bfloat16 a sweep computes in one '
+    'type.'
+  )

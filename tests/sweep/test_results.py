@@ -7,7 +7,7 @@ import math
 import pytest
 
 from moejax import config
-from moejax.core import errors, exits
+from moejax.core import config_tree, errors, exits
 from moejax.sweep import grid
 from moejax.sweep import results as results_lib
 from moejax.sweep.pool import Outcome
@@ -99,7 +99,25 @@ def test_numbers_of_a_run(results):
     'flops': 7e12,
     'seconds': 62.0,
     'processes': 2,
+    'chosen_dtype': None,
   }
+
+
+def test_the_type_that_a_machine_chose_is_read_where_it_was_left_open(tmp_path):
+  def chosen(dtype):
+    tree = config_tree.to_dict(TINY)
+    run = config_tree.override(TINY, 'model.dtype', dtype)
+    _finish(tmp_path / 'a-seed=0', (2.0, 3.0))
+    assert results_lib.read(RUNS[0], run, tmp_path)['chosen_dtype'] is None
+    tree['model']['dtype'] = 'bfloat16'
+    path = tmp_path / 'a-seed=0' / 'config.json'
+    path.write_text(json.dumps(tree))
+    found = results_lib.read(RUNS[0], run, tmp_path)['chosen_dtype']
+    path.unlink()
+    return found
+
+  assert chosen('auto') == 'bfloat16'
+  assert chosen('bfloat16') is None
 
 
 def test_what_is_not_finished_says_why(results):
