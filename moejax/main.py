@@ -1,7 +1,7 @@
 r"""Trains a model and reports on it.
 
   moejax train --config=tiny --workdir=runs/tiny
-  moejax train --config=ds_2b:tiny --config.opt.peak_lr=3e-4
+  moejax train --config=ds_2b:tiny --config.opt.peak_lr=3e-4 --workdir=runs/new
   moejax train --config=tiny --workdir=/shared/tiny \
     --coordinator=node0:9876 --num-processes=2 --process-id=0
 

@@ -1,15 +1,11 @@
 """The tutorial, block by block, as its reader does it: with fewer steps."""
 
-import os
 import pathlib
 import re
-import select
-import signal
-import subprocess
-import sys
 
 import pytest
 from helpers import pages
+from helpers import reader as reading
 
 pytestmark = pytest.mark.soak
 PAGE = pages.ROOT / 'docs' / 'tutorial.md'
@@ -29,16 +25,13 @@ SMALL_FILES = {
 }
 INSTALLS = ('pip ', 'python3 -m venv', '. .venv/bin/activate', 'cd moejax')
 FOLDERS = ('mkdir ../lab', 'cd ../lab')
+PROGRAMS = ('moejax ', 'python ', *INSTALLS, *FOLDERS)
 
 
-def _commands(block):
-  """The commands of a block; none of a block of output."""
-  lines = block.text.replace('\\\n', ' ').splitlines()
-  known = ('moejax ', 'python ', *INSTALLS, *FOLDERS)
-  if block.kind or not lines[0].startswith(known):
-    return []
-  assert all(line.startswith(known) for line in lines), block
-  return lines
+def _smaller(text, changes):
+  for large, small in changes:
+    text = text.replace(large, small)
+  return text
 
 
 def _form(line):
@@ -53,72 +46,20 @@ def _form(line):
   return ' '.join(re.sub(r'[-─]+', '-', line).split())
 
 
-class Reader:
-  """A reader in an empty folder, with moejax on the path."""
-
-  def __init__(self, folder):
-    self.folder, self.output = folder / 'lab', ''
-    self.folder.mkdir()
-    programs = folder / 'bin'
-    programs.mkdir()
-    for name, words in (('moejax', ' -m moejax'), ('python', '')):
-      (programs / name).write_text(
-        f'#!/bin/sh\nexec {sys.executable}{words} "$@"\n'
-      )
-      (programs / name).chmod(0o755)
-    self.env = {
-      **os.environ,
-      'PATH': f'{programs}{os.pathsep}{os.environ["PATH"]}',
-      'PYTHONPATH': str(pages.ROOT),
-      'XLA_FLAGS': '',  # one device, as on a laptop
-    }
-
-  def write(self, name, text):
-    """Writes a file of the page."""
-    for large, small in SMALL_FILES.get(name, ()):
-      assert large in text
-      text = text.replace(large, small)
-    (self.folder / name).write_text(text)
-
-  def run(self, command):
-    """Runs a command, which must end well, and keeps what it prints."""
-    for large, small in SMALL:
-      command = command.replace(large, small)
-    if command.startswith('moejax watch'):
-      self.output += self._watch(command)
-      return
-    done = subprocess.run(
-      command, shell=True, cwd=self.folder, env=self.env,
-      capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    self.output += done.stdout + done.stderr
-    assert done.returncode == 0, (command, self.output)
-
-  def _watch(self, command):
-    """The first line of a server, which Ctrl-C then ends."""
-    with subprocess.Popen(
-      f'exec {command} --port=0', shell=True, cwd=self.folder, env=self.env,
-      stdout=subprocess.PIPE, text=True,
-    ) as server:  # fmt: skip
-      ready, _, _ = select.select([server.stdout], [], [], 120)
-      line = server.stdout.readline() if ready else ''
-      server.send_signal(signal.SIGINT)
-    assert server.returncode == 0
-    return line
-
-
 @pytest.fixture(scope='module')
 def reader(tmp_path_factory):
   """A reader who has done the whole page; checks all quoted output."""
-  reader = Reader(tmp_path_factory.mktemp('tutorial'))
+  reader = reading.Reader(tmp_path_factory.mktemp('tutorial'))
   for block in pages.blocks(PAGE):
     if block.file:
-      reader.write(block.file, block.text)
+      changes = SMALL_FILES.get(block.file, ())
+      assert all(large in block.text for large, _ in changes)
+      reader.write(block.file, _smaller(block.text, changes))
       continue
-    commands = _commands(block)
+    commands = reading.commands(block, PROGRAMS)
     for command in commands:
       if not command.startswith((*INSTALLS, *FOLDERS)):
-        reader.run(command)
+        reader.run(_smaller(command, SMALL))
     if not commands and not block.kind:  # output of this or an earlier command
       printed = {_form(line) for line in reader.output.splitlines()}
       quoted = [line for line in block.text.splitlines() if line.strip()]

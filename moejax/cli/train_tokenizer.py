@@ -3,7 +3,8 @@ r"""Trains a SentencePiece BPE vocabulary that gives any text back exactly.
   moejax train_tokenizer --output=again.model
   moejax train_tokenizer --config.data.files='/my/*.jsonl.gz' \
     --size=32000 --output=my_32k.model
-  moejax train --config=tiny --config.data.vocab.path=my_32k.model \
+  moejax train --config=tiny --workdir=runs/my_32k \
+    --config.data.vocab.path=my_32k.model \
     --config.data.files='/my/*.jsonl.gz'
 
 The first command takes 2 s and makes the model that is shipped,

@@ -1,7 +1,7 @@
 """The config of a run: all keys, and how a file and flags become a `Run`.
 
   moejax train --config=tiny
-  moejax train --config=ds_2b:tiny --config.opt.peak_lr=3e-4
+  moejax train --config=ds_2b:tiny --config.opt.peak_lr=3e-4 --workdir=runs/new
 
 A config file is Python with a function `get_config()`, which takes the tree of
 defaults, `moejax.config.default()`, changes some keys and returns it. With

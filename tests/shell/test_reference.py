@@ -108,7 +108,9 @@ def _commands(lines):
 
 
 def _of_page(path):
-  blocks = re.findall(r'^```\n(.*?)^```', path.read_text(), re.M | re.S)
+  page = path.read_text()
+  blocks = re.findall(r'^```\n(.*?)^```', page, re.M | re.S)
+  blocks += re.findall(r'^(?: {4}.*\n)+', page, re.M)
   return _commands(''.join(blocks).replace('\\\n', ' ').splitlines())
 
 
@@ -171,6 +173,8 @@ def test_an_example_has_the_flags_configs_and_keys_that_are_there(
       if path in OWN:
         continue
       assert shipped.find(path, kind) != path, f'{kind} {path} is not shipped'
+  # Else the folder of the config may have a run, which is refused.
+  assert name != 'train' or args.workdir or not overrides, 'no --workdir'
   for key, _ in overrides:
     key = re.sub(r'(?<=^data\.sources\.)\w+', 'NAME', key)
     assert key.removesuffix('.name') in keys
