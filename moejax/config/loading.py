@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import types
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -70,19 +71,29 @@ def of_workdir(workdir: str) -> Run:
   """The config of the run in a workdir, with the workdir's copy of a tokenizer.
 
   Raises:
-    InputError: the workdir has no config, or one that cannot be read.
+    InputError: the workdir has no config, or one that cannot be read; or the
+      folder is one of Hugging Face.
   """
   path = epath.Path(workdir) / kept_tokenizer.CONFIG
   if not path.exists():
     raise errors.InputError(
       f'{workdir} is not the workdir of a run: {_missing_config(workdir)}'
     )
+  tree = None
   try:
     tree = json.loads(path.read_text())
+    if not isinstance(tree, dict):
+      raise ValueError(f'{tree!r:.20} in place of config keys')
     plugin = plugins.of_workdir(tree, workdir)
     plugins.load(plugin)
     run = dataclasses.replace(of_tree(tree), plugin=plugin)
   except (ValueError, errors.InputError) as e:
+    if isinstance(tree, dict) and 'model_type' in tree:
+      folder = shlex.quote(workdir)
+      raise errors.InputError(
+        f'{workdir} is a Hugging Face folder, and no workdir; make one of it: '
+        f'moejax convert import {folder} --workdir=NEW'
+      ) from None
     raise errors.InputError(
       f'{path} cannot be read ({e}); use another --workdir'
     ) from None

@@ -101,6 +101,27 @@ def test_a_folder_of_runs_names_one_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ('text', 'words'),
+  [
+    ('[]', '/config.json cannot be read ([] in place of config keys); use'),
+    ('null', '/config.json cannot be read (None in place of config keys); use'),
+    (
+      '{"model_type": "qwen2_moe"}',
+      ' is a Hugging Face folder, and no workdir; make one of it: '
+      "moejax convert import '{}' --workdir=NEW",
+    ),
+  ],
+)
+def test_a_folder_with_another_config_is_one_line(tmp_path, text, words):
+  folder = tmp_path / 'my model'
+  folder.mkdir()
+  (folder / 'config.json').write_text(text)
+  with pytest.raises(errors.InputError) as caught:
+    loading.of_workdir(str(folder))
+  assert str(caught.value).startswith(f'{folder}{words.format(folder)}')
+
+
+@pytest.mark.parametrize(
   ('spec', 'line'),
   [
     ('vision/drawn', "unknown stage ''; known are: connector"),
