@@ -21,6 +21,7 @@ The model is on one device; --config.mesh.fsdp=-1 splits it over all.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -46,6 +47,9 @@ def main(argv: Sequence[str]) -> None:
     f'{args.workdir}, checkpoint of step {step}; {settings.sampling.in_words}; '
     f'{own.help}'
   )
+  if isinstance(sys.stdin, io.TextIOWrapper):
+    # Other bytes than UTF-8 are an error of their line alone.
+    sys.stdin.reconfigure(errors='surrogateescape')
   talk.converse(own, _read, terminal.write, terminal.note)
   if sys.stdin.isatty():
     terminal.note('')

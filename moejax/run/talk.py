@@ -247,6 +247,12 @@ def _turn(
   command, _, rest = line.partition(' ')
   if not line:
     return
+  try:
+    line.encode()
+  except UnicodeEncodeError:
+    raise errors.InputError(
+      f'{line[:40]!r} is not UTF-8: write the line in UTF-8'
+    ) from None
   if command == RESET:
     talk.reset()
     note('a new conversation')

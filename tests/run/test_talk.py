@@ -206,6 +206,14 @@ def test_lines_and_commands(written):
   assert 'no layer with routed experts' in notes[2]
 
 
+def test_a_line_of_other_bytes_is_an_error_of_that_line_alone(written):
+  script, _ = written
+  script += [f'one{ENDS}']
+  out, notes = _converse(talk(), ['a \udcff', 'b'])
+  assert out == 'one\n'
+  assert notes == ["error: 'a \\udcff' is not UTF-8: write the line in UTF-8"]
+
+
 def test_ctrl_c_at_the_prompt_and_in_an_answer(written, monkeypatch):
   own = talk()
 
