@@ -37,7 +37,8 @@ def _flags() -> argparse.ArgumentParser:
   one = kinds.add_parser('answer', help='answers a prompt with images')
   add = one.add_argument
   add('folder')
-  add('--prompt', required=True, help='text, with <image> for an image')
+  text = 'text, with <image> for an image'
+  add('--prompt', required=True, type=command.text, help=text)
   add('--images', default='.', help='folder of the images')
   add('--image', action='append', default=[], help='a path in it; in order')
   count = command.number(int, 1, 10**6)

@@ -183,6 +183,7 @@ def features(args: Features, say: Say) -> None:
   def prepared() -> Iterator[tuple[str, np.ndarray]]:
     for name in names:
       try:
+        _check_name(name)
         image_HWC = images.read(args.images, name, images.ReadConfig())
         yield name, preprocess(image_HWC, steps)
       except errors.InputError as e:
@@ -209,6 +210,17 @@ def features(args: Features, say: Say) -> None:
   say(f'{args.out} holds the features of {len(found)} images.')
   if skipped:
     say(f'Left out: {len(skipped)} images; the first: {skipped[0]}')
+
+
+def _check_name(name: str) -> None:
+  """Raises InputError for a path that no file of tensors can have."""
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    raise errors.InputError(
+      f'the path of the image {name!r} is not UTF-8, as a name of a tensor has '
+      'to be: rename it'
+    ) from None
 
 
 def _found(folder: str) -> list[str]:

@@ -73,6 +73,10 @@ def test_images_that_cannot_be_read_stop_or_are_left_out(
     encoder.main(words)
   with pytest.raises(errors.InputError, match=r'no image .*a\.png is dam'):
     encoder.main([*words, '--skip'])
+  with pytest.raises(
+    errors.InputError, match=r"image '\\udcff.png' is not UTF"
+  ):
+    encoder.main([*words[:-2], '--image=\udcff.png'])
   (damaged / 'b.png').write_bytes((photos / 'd.png').read_bytes())
   encoder.main([*words, '--image=b.png', '--skip', '--layers=-1,0'])
   assert 'Left out: 2 images; the first: image' in capsys.readouterr().out

@@ -77,6 +77,8 @@ def test_evaluate_asks_the_tasks_and_writes_their_scores(
 def test_flags_that_cannot_be_used_are_one_line(folder):
   with pytest.raises(errors.InputError, match='asks nothing'):
     llava.main(['answer', str(folder), '--prompt= '])
+  with pytest.raises(errors.InputError, match='is not UTF-8: character 1 is'):
+    llava.main(['answer', str(folder), '--prompt=a\udcff'])
   with pytest.raises(errors.InputError, match='has no config'):
     llava.main(['inspect', str(folder), '--config.model.width=8'])
   with pytest.raises(errors.InputError, match='unknown task of suite vision'):
