@@ -35,6 +35,7 @@ REMOVED = (
 FINAL = re.compile(
   r'Final Answer: The final answer is(.*?)\. I hope it is correct\.', re.S
 )
+MOST_DIGITS = 1000
 FRACTION = re.compile(r'(-?)(?:\\[dt]?frac\{(-?\d+)\}\{(\d+)\}|(-?\d+)/(\d+))')
 
 
@@ -100,7 +101,13 @@ def normal(answer: str) -> str:
 
 
 def value(answer: str) -> fractions.Fraction | None:
-  r"""The number that a normal form is: 0.5, 1/2 and \frac{1}{2} are one."""
+  r"""The number that a normal form is: 0.5, 1/2 and \frac{1}{2} are one.
+
+  A text of more than MOST_DIGITS characters is none: Python reads no number of
+  4,300 digits, which a model may well write.
+  """
+  if len(answer) > MOST_DIGITS:
+    return None
   if re.fullmatch(r'-?(\d+\.?\d*|\.\d+)', answer):
     return fractions.Fraction(answer.removesuffix('.'))
   match = FRACTION.fullmatch(answer)
