@@ -44,6 +44,11 @@ def main(argv: Sequence[str]) -> None:
   if not scores:
     scores = codemmlu_report.by_kind(result.groups, metric)
     title = f'{result.benchmark}: {metric}'
+  if not scores:
+    raise InputError(
+      f'--result={errors.shown(args.result)}: {result.benchmark} is no task of '
+      'the suite codemmlu; give a result of one'
+    )
   rows = {name: {metric: score} for name, score in scores.items()}
   Console(highlight=False).print(tables.table(title, rows))
   if args.submission:

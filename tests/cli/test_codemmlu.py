@@ -136,6 +136,15 @@ def test_a_file_that_is_no_result_is_one_line(tmp_path, text):
     cli.main([f'--result={path}', '--config.x=1'])
 
 
+def test_a_result_of_another_suite_is_one_line(folder, tmp_path):
+  other = dataclasses.replace(result(folder), benchmark='piqa', groups={})
+  path = tmp_path / 'piqa.json'
+  value = {'result': other.to_json(), 'made_with': {'seed': 0}}
+  path.write_text(json.dumps(value))
+  with pytest.raises(InputError, match='piqa is no task of the suite codemmlu'):
+    cli.main([f'--result={path}'])
+
+
 def test_an_unknown_metric_is_one_line(folder):
   path = folder / 'zero_shot.json'
   value = {'result': result(folder).to_json(), 'made_with': {'seed': 0}}
