@@ -59,6 +59,7 @@ def open_harness(
     )
   overrides = [(k.removeprefix('config.'), str(v)) for k, v in keys.items()]
   opened = trained.open_trained(str(workdir), overrides)
+  trained.check_tokenizer(opened)
   vocab = opened.run.data.vocab
   if isinstance(vocab, Ids):
     raise errors.InputError(

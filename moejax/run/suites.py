@@ -149,6 +149,7 @@ def evaluate(
       task cannot be scored, such as one whose options do not fit the context.
   """
   opened = trained.open_trained(workdir, overrides)
+  trained.check_tokenizer(opened)
   hosts.connect(opened.model.mesh, group)
   step = group.broadcast('step', lambda: _step(opened, request.step, note))
   vocab = opened.run.data.vocab
@@ -354,7 +355,7 @@ def to_json(
 
 def check_workdirs(workdirs: Sequence[str]) -> None:
   """Raises InputError if a workdir is named twice."""
-  if len(set(workdirs)) < len(workdirs):
+  if len({str(epath.Path(each)) for each in workdirs}) < len(workdirs):
     raise errors.InputError(
       f'--workdir={",".join(workdirs)} names a workdir twice: leave one out'
     )

@@ -11,6 +11,7 @@ from etils import epath
 
 from moejax.config import Run, kept_tokenizer
 from moejax.core import config_tree, errors, table, trees
+from moejax.data.vocab import Ids
 from moejax.model import build, rounded
 from moejax.parallel import mesh as meshes
 from moejax.run import restore
@@ -87,6 +88,20 @@ def open_trained(
     forms = lora.forms_of(trees.leaves(model.shapes), lora.Lora())
     model = rounded.of(model, weights, forms)
   return Trained(workdir, run, model, folder)
+
+
+def check_tokenizer(opened: Trained) -> None:
+  """Raises InputError if another tokenizer was set than that of the run.
+
+  A model that came without a tokenizer may be given one.
+  """
+  vocab = opened.run.data.vocab
+  own = restore.run_of(opened.workdir).data.vocab
+  if not isinstance(own, Ids) and own.fingerprint() != vocab.fingerprint():
+    raise errors.InputError(
+      f'{opened.workdir}: data.vocab is another tokenizer than that of the '
+      'run, whose ids mean other tokens: leave out --config.data.vocab'
+    )
 
 
 def add_weights_flag(flags: argparse.ArgumentParser) -> None:

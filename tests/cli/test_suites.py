@@ -130,6 +130,13 @@ def test_other_prompts_or_settings_are_scored_anew(place, monkeypatch, capsys):
     (['--suite=lm_eval', '--published=smoe_158m'], 'no paper has printed'),
     (['--tasks=piqa', '--limit=0'], '--limit=0 must be 1 or more'),
     (['--tasks=piqa', '--step=8'], 'no checkpoint 8 in'),
+    (
+      [
+        *('--tasks=piqa', '--config.model.vocab_size=8192'),
+        '--config.data.vocab=sentencepiece',
+      ],
+      'data.vocab is another tokenizer than that of the run',
+    ),
   ],
 )
 def test_wrong_flags_are_one_line(flags, words, place, capsys):
@@ -143,8 +150,8 @@ def test_evaluations_are_of_one_run(place, capsys):
   workdirs = [f'--workdir={place / name}' for name in 'ab']
   assert exits.call(evaluate.main, workdirs) == exits.BAD_INPUT
   assert 'several --workdir need --suite' in capsys.readouterr().err
-  flags = ['--tasks=piqa']
-  assert _call(place, *flags, workdirs='aa') == exits.BAD_INPUT
+  flags = ['--tasks=piqa', f'--workdir={place / "a"}/']
+  assert _call(place, *flags, workdirs='a') == exits.BAD_INPUT
   assert 'names a workdir twice' in capsys.readouterr().err
 
 
