@@ -69,6 +69,11 @@ def main(argv: Sequence[str]) -> None:
   if not args.config:
     raise errors.InputError('--config is needed, or --prune; see --help')
   run = config.load(args.config, overrides)
+  if args.output and not args.beam:
+    raise errors.InputError(
+      f'--output={args.output} needs --beam; without it the rows are in '
+      'data.cache_dir'
+    )
   if args.show:
     cache_actions.show(run, console, args.show)
     return

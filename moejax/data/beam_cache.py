@@ -122,10 +122,15 @@ def beam_options(flags: str) -> Any:
     InputError: Beam is not installed, a flag is unknown, or the runner is not
       installed.
   """
+  try:
+    words = shlex.split(flags)
+  except ValueError as e:
+    raise errors.InputError(
+      f'--beam={flags.strip()}: {e}; quote the flags as for a shell'
+    ) from None
   with needed('--beam', "'moejax[beam]'", 'pack without --beam'):
     from apache_beam import runners
     from apache_beam.options import pipeline_options
-  words = shlex.split(flags)
   if not any(word.split('=')[0] == '--runner' for word in words):
     words.append(f'--runner={LOCAL}')
   options = pipeline_options.PipelineOptions(words)

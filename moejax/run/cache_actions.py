@@ -52,7 +52,16 @@ def pack_with_beam(
     console: where to print.
     flags: Beam's own.
     output: a folder of caches on gs:// and the like; '' means the run's.
+
+  Raises:
+    InputError: `output` is on a disk.
   """
+  if output and '://' not in output:
+    raise errors.InputError(
+      f'--output={output} must be a folder of an object store, such as '
+      'gs://bucket/caches; for a folder on a disk set '
+      f'--config.data.cache_dir={output}'
+    )
   with cache_tables.progress(console, build.num_caches(run.data)) as report:
     request = build.packing_request(run.data, report)
     for text in build.text_sources(run.data).values():

@@ -166,3 +166,15 @@ def test_why_there_is_no_estimate_is_told(flags, capsys, monkeypatch):
     'documents it has'
     for split in ('train', 'validation')
   ]
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    (['--output=gs://b/c'], 'needs --beam'),
+    (['--output=/b/c', '--beam'], 'must be a folder of an object store'),
+  ],
+)
+def test_an_output_that_would_be_ignored_is_one_line(words, message, flags):
+  with pytest.raises(errors.InputError, match=message):
+    cache.main([*flags, *words])

@@ -323,6 +323,11 @@ def test_beam_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
   assert len(message.splitlines()) == 1
 
 
+def test_flags_with_an_open_quote_are_one_line():
+  with pytest.raises(errors.InputError, match='No closing quotation; quote'):
+    beam_cache.beam_options('--runner="x')
+
+
 def _beam(code, *words):
   return subprocess.run(
     [PYTHON, *code, *words],
