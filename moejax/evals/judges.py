@@ -52,7 +52,12 @@ def exact_match(
   Args:
     references: right answers.
     normal: normalises the continuation and the references.
+
+  Raises:
+    InputError: there are no references.
   """
+  if not len(references):
+    raise InputError('the row has no right answer: complete or remove it')
   right = {normal(reference) for reference in references}
 
   def judge(text: str) -> Values:

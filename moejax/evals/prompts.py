@@ -27,6 +27,8 @@ from moejax.evals.benchmark import (
 
 # Solved rows of a question: its number, its row, its group -> the rows.
 Shots = Callable[[int, Row, str], Sequence[Row]]
+# What code of a benchmark raises at a row that is not as it was published.
+BAD_ROW = (AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _item(benchmark: Benchmark, row: Row, where: str) -> Item | None:
     item = items_lib.make_item(benchmark, row, where)
   except errors.InputError:
     raise
-  except (AttributeError, LookupError, TypeError, ValueError) as e:
+  except BAD_ROW as e:
     raise _not_asked(where, e) from e
   if item is not None:
     check_item(item, where)
@@ -140,6 +142,8 @@ def _item(benchmark: Benchmark, row: Row, where: str) -> Item | None:
 
 
 def _not_asked(where: str, error: Exception) -> errors.InputError:
+  if isinstance(error, errors.InputError):
+    return errors.InputError(f'{where}: {error}')
   return errors.InputError(
     f'{where}: the row cannot be asked ({type(error).__name__}: {error}); '
     'compare it with the schema that the benchmark names'
@@ -152,8 +156,14 @@ def _arranged(
   """The rows after `benchmark.arrange`, with their places where they have one.
 
   A benchmark that makes another number of rows loses their places.
+
+  Raises:
+    InputError: a row cannot be arranged; the message names its place.
   """
-  arranged = benchmark.arrange([row for _, row in entries])
+  try:
+    arranged = benchmark.arrange([row for _, row in entries])
+  except BAD_ROW as e:
+    raise _first_bad(benchmark, entries, e) from e
   if len(arranged) == len(entries):
     places = [where for where, _ in entries]
   else:
@@ -162,6 +172,18 @@ def _arranged(
   return [
     rows.Entry(where, row) for where, row in zip(places, arranged, strict=True)
   ]
+
+
+def _first_bad(
+  benchmark: Benchmark, entries: Sequence[rows.Entry], error: Exception
+) -> errors.InputError:
+  """The error of the first row that cannot be arranged even by itself."""
+  for where, row in entries:
+    try:
+      benchmark.arrange([row])
+    except BAD_ROW as e:
+      return _not_asked(where, e)
+  return _not_asked(f'{entries[0].where} and the rows after it', error)
 
 
 # Solved rows
@@ -183,6 +205,7 @@ def _shots(
   if not same:
     pool = _arranged(benchmark, rows.load(name, dataset, split, data))
   groups = _groups(benchmark, pool)
+  check_shown = _check_of_shown(benchmark, pool)
 
   @functools.cache
   def same_for_all(group: str) -> Sequence[Row]:
@@ -205,9 +228,32 @@ def _shots(
         f'{name} shows {benchmark.shots} solved rows, but split {split!r}'
         f'{of_group} has {len(chosen)}'
       )
+    check_shown(chosen)
     return chosen
 
   return choose
+
+
+def _check_of_shown(
+  benchmark: Benchmark, pool: Sequence[rows.Entry]
+) -> Callable[[Sequence[Row]], None]:
+  """A check that rows can be shown solved; each row is tried once.
+
+  It raises an InputError that names the place of a row that cannot.
+  """
+  places = {id(row): where for where, row in pool}
+
+  def check(chosen: Sequence[Row]) -> None:
+    for row in chosen:
+      where = places.pop(id(row), None)
+      if where is None or benchmark.show is None:
+        continue
+      try:
+        benchmark.show(row)
+      except BAD_ROW as e:
+        raise _not_asked(where, e) from e
+
+  return check
 
 
 def _chosen(

@@ -18,6 +18,7 @@ import csv
 import functools
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -105,12 +106,31 @@ def _from_folder(name: str, dataset: Dataset, split: str, data: str) -> Configs:
         yield config, _read(paths, dataset)
       return
   wanted = ', '.join(split + ending for ending in READERS)
-  folders = ', '.join(dataset.configs) or dataset.config
-  configs = f' (in folders {folders})' if folders else ''
+  shown = errors.shown(places[0])
+  lacking = [
+    c
+    for c in dataset.configs
+    if not _config_files(places[0], dataset, c, split)
+  ]
+  has_none = f'{shown} has no split {split!r}'
+  if dataset.config:
+    has_none = f'{shown} (in folder {dataset.config}) has no split {split!r}'
+  if lacking:
+    has_none = (
+      f'{shown} has no split {split!r} of {len(lacking)} of its '
+      f'{len(dataset.configs)} folders, the first is {lacking[0]}'
+    )
   raise errors.InputError(
-    f'{name}: {errors.shown(places[0])}{configs} has no split {split!r}: none '
-    f'of {wanted}, and no {split}-*-of-*.parquet'
+    f'{name}: {has_none}: none of {wanted}, and no {split}-*-of-*.parquet'
   )
+
+
+def _config_files(
+  place: epath.Path, dataset: Dataset, config: str, split: str
+) -> list[epath.Path]:
+  """The files of one of several configurations."""
+  other = dataset.config_names.get(config, config)
+  return _files_in(place / config, split) or _files_in(place / other, split)
 
 
 def _by_config(
@@ -119,9 +139,7 @@ def _by_config(
   """Files of each configuration ('' for the only one); {} if some lack."""
   if dataset.configs:
     by_config = {
-      c: _files_in(place / c, split)
-      or _files_in(place / dataset.config_names.get(c, c), split)
-      for c in dataset.configs
+      c: _config_files(place, dataset, c, split) for c in dataset.configs
     }
     return by_config if all(by_config.values()) else {}
   folders = [place / dataset.config] if dataset.config else []
@@ -136,7 +154,21 @@ def _files_in(folder: epath.Path, split: str) -> list[epath.Path]:
     if (path := folder / f'{split}{ending}').exists():
       return [path]
   shards = folder.glob(f'{split}-*-of-*.parquet') if folder.is_dir() else ()
-  return sorted(shards)
+  _check_shards(folder, found := sorted(shards))
+  return found
+
+
+def _check_shards(folder: epath.Path, shards: Sequence[epath.Path]) -> None:
+  """Raises InputError if a shard is missing, by the numbers in the names."""
+  named = [re.search(r'-(\d+)-of-(\d+)', path.name) for path in shards]
+  numbers = [(int(m[1]), int(m[2])) for m in named if m]
+  for total in {total for _, total in numbers}:
+    there = {number for number, of in numbers if of == total}
+    if missing := sorted({*range(total)} - there):
+      raise errors.InputError(
+        f'{errors.shown(folder)}: {shards[0].name} is one of {total} files, '
+        f'and number {missing[0]:05d} is missing: download all of them'
+      )
 
 
 def _read(paths: Sequence[epath.Path], dataset: Dataset) -> Iterator[Entry]:
@@ -175,17 +207,23 @@ def _read_json(path: epath.Path, dataset: Dataset) -> Iterator[Entry]:
 
 def _read_csv(path: epath.Path, dataset: Dataset) -> Iterator[Entry]:
   """Rows of a .csv file with a header; cells of other types are JSON."""
-  reader = csv.DictReader(io.StringIO(_text(path)))
-  for row in reader:
-    where = f'{errors.shown(path)}:{reader.line_num}'
-    if None in row or None in row.values():
-      raise errors.InputError(
-        f'{where}: the row has not as many cells as the header'
+  reader = csv.DictReader(io.StringIO(_text(path), newline=''))
+  try:
+    for row in reader:
+      where = f'{errors.shown(path)}:{reader.line_num}'
+      if None in row or None in row.values():
+        raise errors.InputError(
+          f'{where}: the row has not as many cells as the header'
+        )
+      yield Entry(
+        where,
+        {k: _cell(v, dataset.columns.get(k, str)) for k, v in row.items()},
       )
-    yield Entry(
-      where,
-      {k: _cell(v, dataset.columns.get(k, str)) for k, v in row.items()},
-    )
+  except csv.Error as e:
+    raise errors.InputError(
+      f'{errors.shown(path)}:{reader.line_num + 1}: not CSV ({e}): close its '
+      'quotes, or give the rows as .jsonl'
+    ) from None
 
 
 def _cell(text: str, kind: type | tuple[type, ...]) -> Any:
@@ -229,6 +267,10 @@ def _text(path: epath.Path) -> str:
     raise errors.InputError(
       f'{errors.shown(path)} is not UTF-8 at byte {e.start}'
     ) from None
+  except OSError as e:
+    raise errors.InputError(
+      f'{errors.shown(path)} cannot be read ({e.strerror or e})'
+    ) from None
 
 
 def _json(where: str, text: str) -> Any:
@@ -241,6 +283,13 @@ def _json(where: str, text: str) -> Any:
 def _object(where: str, value: Any) -> Row:
   if not isinstance(value, dict):
     raise errors.InputError(f'{where}: not a JSON object')
+  try:
+    json.dumps(value, ensure_ascii=False).encode()
+  except UnicodeEncodeError:
+    raise errors.InputError(
+      f'{where}: a text has half of a surrogate pair, such as \\ud83d alone, '
+      'which is no character: mend or remove the row'
+    ) from None
   return value
 
 

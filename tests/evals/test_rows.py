@@ -89,7 +89,7 @@ def test_rows_of_several_configurations_name_theirs(tmp_path):
   loaded = _load(tmp_path, _dataset(configs=('b', 'a')))
   assert [e.row for e in loaded] == both
   assert [e.row for e in _load(tmp_path, _dataset('b'))] == ROWS[:1]
-  with pytest.raises(errors.InputError, match=r'\(in folders b, c\) has no'):
+  with pytest.raises(errors.InputError, match='of 1 of its 2 .* is c: none'):
     _load(tmp_path, _dataset(configs=('b', 'c')))
 
 
@@ -112,6 +112,10 @@ def _row(**changes):
     ),
     ('{"question": "cut', 'test.jsonl:1: not JSON'),
     ('[1]', 'test.jsonl:1: not a JSON object'),
+    (
+      f'{_row()}\n{_row(question=chr(0xD83D))}',
+      'test.jsonl:2: a text has half',
+    ),
     ('', "split 'test' of"),
   ],
 )
@@ -141,6 +145,36 @@ def test_files_that_are_not_there_are_named(tmp_path):
     _load(tmp_path)
   (tmp_path / 'quiz' / 'test.csv').write_bytes(b'question\n\xff\n')
   with pytest.raises(errors.InputError, match='is not UTF-8 at byte 9'):
+    _load(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+  place = tmp_path / 'quiz'
+  (place / 'test.jsonl').mkdir(parents=True)
+  with pytest.raises(errors.InputError, match='jsonl cannot be read .Is a dir'):
+    _load(tmp_path)
+  (place / 'test.jsonl').rmdir()
+  rows_and_open_quote = f'{",".join(COLUMNS)}\nx,[],0\n"{"y" * 140_000}\n'
+  (place / 'test.csv').write_text(rows_and_open_quote)
+  with pytest.raises(errors.InputError, match='csv:3: not CSV .*close its quo'):
+    _load(tmp_path)
+
+
+def test_a_csv_file_may_have_old_line_ends(tmp_path):
+  (tmp_path / 'quiz').mkdir()
+  path = tmp_path / 'quiz' / 'test.csv'
+  _write_csv(path)
+  path.write_bytes(path.read_bytes().replace(b'\r\n', b'\r'))
+  assert [entry.row for entry in _load(tmp_path)] == ROWS
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path):
+  (tmp_path / 'quiz').mkdir()
+  for number in (0, 2):
+    _write_parquet(tmp_path / 'quiz' / f'test-0000{number}-of-00003-ab.parquet')
+  with pytest.raises(
+    errors.InputError, match='one of 3 .* number 00001 is mis'
+  ):
     _load(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from moejax.core import errors
-from moejax.evals import paired, prompts, suite
+from moejax.evals import judges, paired, prompts, suite
 from moejax.evals.benchmark import (
   Benchmark,
   Choice,
@@ -162,6 +162,29 @@ def test_a_row_that_cannot_be_asked_is_named(row, words):
     _ask(_benchmark([row]))
   assert words in str(error.value)
   assert '\n' not in str(error.value)
+
+
+def test_a_solved_row_that_cannot_be_shown_is_named():
+  solved = [_row('s', 0), _row('t', 9)]
+  with pytest.raises(errors.InputError, match=r'dev row 2: .*\(IndexError'):
+    _ask(_benchmark(solved=solved, shots=2, first=True))
+
+  def show(row):
+    return judges.exact_match([] if row['q'] == 't' else ['x'])(row['q'])
+
+  with pytest.raises(
+    errors.InputError, match='dev row 2: the row has no right'
+  ):
+    _ask(_benchmark(solved=solved, shots=2, show=show))
+
+
+def test_a_row_that_cannot_be_arranged_is_named():
+  def arrange(rows):
+    return [{**row, 'right': row['options'][row['answer']]} for row in rows]
+
+  questions = [*QUESTIONS, _row('e?', 9)]
+  with pytest.raises(errors.InputError, match=r'test row 5: .*\(IndexError'):
+    _ask(_benchmark(questions, arrange=arrange))
 
 
 def test_other_items_that_cannot_be_asked():

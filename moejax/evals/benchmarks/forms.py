@@ -71,7 +71,16 @@ def lettered(
     cue: the line below them, such as 'Answer:'.
     answer: index of the right option.
     group: as in `Choice`.
+
+  Raises:
+    InputError: an option is empty or missing.
   """
+  for number, text in enumerate(texts):
+    if text is None or not str(text).strip():
+      raise InputError(
+        f'option {number} is {text!r}: each option needs a text, so complete '
+        'or remove the row'
+      )
   letters = LETTERS[: len(texts)]
   lines = [f'{name}. {text}' for name, text in zip(letters, texts, strict=True)]
   return choice('\n'.join((question, *lines, cue)), letters, answer, group)

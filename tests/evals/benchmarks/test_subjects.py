@@ -3,7 +3,9 @@
 import pytest
 from helpers.benchmark_cases import Case, check
 
+from moejax.core.errors import InputError
 from moejax.evals.benchmark import Choice
+from moejax.evals.benchmarks import BENCHMARKS
 
 
 def row(question, choices, answer, subject='high_school_geography'):
@@ -98,3 +100,10 @@ CASES = [
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_items_and_score(case):
   check(case)
+
+
+@pytest.mark.parametrize('option', ['', ' ', None])
+def test_an_option_without_text_is_named(option):
+  row = {**MMLU[0], 'choices': ['Rhine', option, 'Rome', 'Asia']}
+  with pytest.raises(InputError, match=f'option 1 is {option!r}: each option'):
+    BENCHMARKS['mmlu'].item(row)
