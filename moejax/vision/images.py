@@ -70,7 +70,7 @@ def read(
     InputError: the path leads out of the folder; or the image is missing, too
       large, damaged, or of another format.
   """
-  path = _inside(folder, name)
+  path = find(folder, name)
   where = f'image {errors.shown(path)}'
   try:
     with open(path, 'rb') as file:
@@ -104,8 +104,12 @@ def _pixels(file: BinaryIO, where: str, config: ReadConfig) -> np.ndarray:
     raise _damaged(where, e) from None
 
 
-def _inside(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
-  """The path of an image, which lies in the folder, links included."""
+def find(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
+  """The path of an image, which lies in the folder, links included.
+
+  Raises:
+    InputError: it leads out of the folder, or is no file.
+  """
   root = pathlib.Path(folder)
   # Some files have a whole image in the place of its path.
   short = name if len(name) <= _NAME_SHOWN else f'{name[:_NAME_SHOWN]}...'

@@ -25,7 +25,7 @@ from moejax.data import request as request_lib
 from moejax.data import sums as sums_lib
 from moejax.data.images.config import Images
 from moejax.vision import images as reading
-from moejax.vision import preprocessing
+from moejax.vision import pillow, preprocessing
 
 VERSION = 1  # of the layout and of what is kept
 META, CONTENTS = 'meta.json', 'images.bin'
@@ -95,13 +95,26 @@ class _Pixels:
       raise errors.InputError(
         f'data.images.folder={images.folder!r} is no folder'
       )
+    pillow.modules()  # without it every image would count as bad
 
   def stamps(self, names: Sequence[str], sums: sums_lib.Sums) -> list[str]:
     """A checksum of each image; '' for those that cannot be read."""
-    root = pathlib.Path(self.images.folder)
-    paths = {name: root / name for name in names if _is_file(root / name)}
+    found = ((name, self._file(name)) for name in names)
+    paths = {name: path for name, path in found if path is not None}
     digests = dict(zip(paths, sums.of([*paths.values()]), strict=True))
     return [digests.get(name, '') for name in names]
+
+  def _file(self, name: str) -> pathlib.Path | None:
+    """The file of an image; None if it is none that may be read."""
+    root = os.path.join(os.path.abspath(self.images.folder), '')
+    path = pathlib.Path(root, name)
+    try:
+      if not os.path.abspath(path).startswith(root):
+        reading.find(root, name)  # slower, and knows links
+      readable = path.is_file() and os.access(path, os.R_OK)
+    except (errors.InputError, OSError, ValueError):  # too long; a NUL
+      return None
+    return path if readable else None
 
   def __call__(self, name: str) -> np.ndarray | str:
     """An image, or what is wrong with it."""
@@ -148,13 +161,6 @@ class _Features:
     if name not in self.known:
       return f'image {errors.shown(name)} is not in {self.images.features}'
     return self.file.get_tensor(name).astype(np.float32)
-
-
-def _is_file(path: pathlib.Path) -> bool:
-  try:
-    return path.is_file()
-  except (OSError, ValueError):  # too long; a NUL
-    return False
 
 
 def _digest(names: list[str], images: Images, stamps: list[str]) -> str:

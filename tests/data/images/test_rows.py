@@ -1,14 +1,19 @@
 """Rows have the images of their conversations, whatever is packed together."""
 
+import errno
 import json
+import os
+import pathlib
 import re
+import shutil
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from moejax.core import config_tree, errors
+from moejax.core import config_tree, errors, files
 from moejax.data import build, config, features, loader, preview, vocab
 
 COLOURS = {
@@ -209,6 +214,48 @@ def test_bad_images_stop_the_run_or_are_counted(folder, name):
   data, notes = built(folder, rows, bad_lines='skip', **limit)
   assert check_batch(every(data.domains['conversations'].train)) == ['blue']
   assert any('left out 2 bad documents' in note for note in notes)
+
+
+def test_files_that_may_not_be_read_are_left_out(folder, monkeypatch):
+  refused = str(folder / 'red.png')
+  access, plain_open = os.access, open
+
+  def refusing(path, *args, **more):
+    if os.fspath(path) == refused:
+      raise PermissionError(errno.EACCES, 'Permission denied')
+    return plain_open(path, *args, **more)
+
+  # The superuser may read everything, so the system is not asked.
+  monkeypatch.setattr('builtins.open', refusing)
+  monkeypatch.setattr(pathlib.Path, 'open', refusing)
+  may = lambda path, mode: str(path) != refused and access(path, mode)
+  monkeypatch.setattr(os, 'access', may)
+  rows = [ask(['red']), ask(['blue'])]
+  with pytest.raises(errors.InputError, match=r'1 of 2 images .*Permission de'):
+    built(folder, rows)
+  data, _ = built(folder, rows, bad_lines='skip')
+  assert check_batch(every(data.domains['conversations'].train)) == ['blue']
+
+
+def test_no_file_outside_of_the_folder_is_opened(folder, monkeypatch):
+  (folder / 'in').mkdir()
+  shutil.copy(folder / 'blue.png', folder / 'in')
+  opened, digest = [], files.sha256
+  monkeypatch.setattr(
+    files, 'sha256', lambda path: opened.append(path.name) or digest(path)
+  )
+  rows = [ask(['red'], image=['../red.png']), ask(['blue'])]
+  built(folder, rows, bad_lines='skip', **{'images.folder': f'{folder}/in'})
+  assert 'blue.png' in opened
+  assert 'red.png' not in opened
+
+
+def test_without_pillow_no_image_counts_as_bad(folder, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'PIL', None)
+  with pytest.raises(errors.InputError, match='^images need Pillow: pip ins'):
+    built(folder, [ask(['red']), ask(['blue'])], bad_lines='skip')
+  monkeypatch.undo()
+  built(folder, [ask(['red']), ask(['blue'])])
 
 
 def test_changed_images_are_read_again(folder):
