@@ -126,7 +126,11 @@ def _beside_the_scores(
   with futures.ThreadPoolExecutor(2, 'moejax-report') as pool:
     baselines = None
     if context.data.vocab is not None and not context.run.report.eval_batches:
-      screen.line('Compressing the text with xz -9 (once), to compare with ...')
+      domains = context.data.domains.values()
+      if not all(domain.task.masked for domain in domains):
+        screen.line(
+          'Compressing the text with xz -9 (once), to compare with ...'
+        )
       baselines = pool.submit(_compute_baselines, context)
     samples = pool.submit(make)
     if not alone:

@@ -66,6 +66,26 @@ def test_samples_are_made_beside_the_scores_on_one_device(monkeypatch, devices):
   assert subject.begun.is_set()
 
 
+@pytest.mark.parametrize(
+  ('masked', 'said'), [([True], 0), ([True, False], 1), ([False], 1)]
+)
+def test_xz_is_named_where_a_text_is_compressed(masked, said):
+  """Conversations are not."""
+  tasks = [types.SimpleNamespace(masked=each) for each in masked]
+  domains = {n: types.SimpleNamespace(task=x) for n, x in enumerate(tasks)}
+  group = types.SimpleNamespace(main_first=lambda name, work: None)
+  config = types.SimpleNamespace(samples=False, eval_batches=0)
+  context = types.SimpleNamespace(
+    run=types.SimpleNamespace(report=config),
+    data=types.SimpleNamespace(vocab='some', domains=domains),
+    processes=types.SimpleNamespace(group=group),
+  )
+  lines = []
+  screen = types.SimpleNamespace(line=lines.append)
+  report._beside_the_scores(context, Scored(1), screen)
+  assert len(lines) == said
+
+
 @pytest.mark.parametrize('installed', [True, False])
 def test_what_a_report_recommends_is_a_command_as_a_shell_reads_it(
   installed, monkeypatch, tmp_path
