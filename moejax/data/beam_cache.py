@@ -21,7 +21,9 @@ One output shard (128 MB of rows) must fit into the memory of a worker. Apache
 Beam is imported where it is used, and is no dependency otherwise.
 """
 
+import contextlib
 import dataclasses
+import io
 import pickle
 import secrets
 import shlex
@@ -133,8 +135,18 @@ def beam_options(flags: str) -> Any:
     from apache_beam.options import pipeline_options
   if not any(word.split('=')[0] == '--runner' for word in words):
     words.append(f'--runner={LOCAL}')
-  options = pipeline_options.PipelineOptions(words)
-  name = options.view_as(pipeline_options.StandardOptions).runner
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      options = pipeline_options.PipelineOptions(words)
+      name = options.view_as(pipeline_options.StandardOptions).runner
+  except SystemExit as e:
+    if not e.code:  # after --help
+      raise
+    reason = said.getvalue().strip().rpartition('error: ')[2]
+    raise errors.InputError(
+      f'--beam={flags.strip()}: {reason}; --beam=--help lists its flags'
+    ) from None
   try:
     runners.create_runner(name)
   except (ImportError, AttributeError, ValueError, TypeError) as e:

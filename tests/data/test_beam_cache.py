@@ -4,6 +4,7 @@ Most tests run the stages of the pipeline by hand. Those marked `beam` run Beam
 itself, in the Python that MOEJAX_BEAM_PYTHON names (`make test-beam`).
 """
 
+import argparse
 import importlib.util
 import json
 import os
@@ -326,6 +327,24 @@ def test_beam_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
 def test_flags_with_an_open_quote_are_one_line():
   with pytest.raises(errors.InputError, match='No closing quotation; quote'):
     beam_cache.beam_options('--runner="x')
+
+
+def test_a_flag_that_beam_refuses_is_one_line(monkeypatch, capsys):
+  def parse(words):
+    flags = argparse.ArgumentParser()
+    flags.add_argument('--num_workers', type=int)
+    flags.parse_known_args(words)
+
+  options = types.SimpleNamespace(PipelineOptions=parse)
+  names = {
+    'apache_beam': types.SimpleNamespace(runners=None),
+    'apache_beam.options': types.SimpleNamespace(pipeline_options=options),
+  }
+  for name, module in names.items():
+    monkeypatch.setitem(sys.modules, name, module)
+  with pytest.raises(errors.InputError, match=r"int value: 'x'; --beam=--help"):
+    beam_cache.beam_options('--num_workers=x')
+  assert capsys.readouterr().err == ''
 
 
 def _beam(code, *words):
