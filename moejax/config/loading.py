@@ -233,6 +233,7 @@ def load(
     # A run that has begun may have been begun by an earlier version.
     run.opt.schedule.check_used()
     run.model.check_used()
+    run.evals.check_used()
     run.data.check_held_out()
     _check_mixture(run, keys)
   return run

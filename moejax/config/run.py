@@ -55,6 +55,14 @@ class EvalsConfig(fields.Checked):
   limit: int = fields.number(100, at_least=0, note='0: all')
   data: str = 'hub'
 
+  def check_used(self) -> None:
+    """Raises InputError if tasks are named that would not be asked."""
+    if self.tasks and not self.suite:
+      raise errors.InputError(
+        f'evals.tasks={self.tasks} are not asked without a suite: set '
+        'evals.suite, such as lm_eval'
+      )
+
 
 @dataclasses.dataclass(frozen=True)
 class Run(fields.Checked):

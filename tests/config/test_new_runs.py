@@ -13,6 +13,10 @@ TINY = f'{ROOT}/configs/tiny.py:tiny'
 HELD_OUT = 'validation_files=/b.txt', 'validation_fraction=0.1'
 BALANCE = 'model.moe.balance'
 CASES = {
+  'tasks without a suite': (
+    ['evals.tasks=piqa'],
+    'evals.tasks=piqa are not asked without a suite: set evals.suite',
+  ),
   'falling milestones': (
     ['opt.schedule=steps', 'opt.schedule.milestones=0.9,0.5,0.9'],
     'opt.schedule.milestones=0.9,0.5,0.9 are shares of the run and must rise '
