@@ -91,6 +91,17 @@ class Encoder:
       for context, continuation in moved
     ]
 
+  def check_fit(self, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raises InputError if `pairs` would, for a continuation that is too long.
+
+    A token has a byte or more, so only long continuations are encoded. A
+    tokenizer may put a space before a text.
+    """
+    moved = [_white_space_moved(*pair) for pair in pairs]
+    long = [p for p in moved if len(p[1].encode()) >= self.max_length]
+    if long:
+      self.pairs(long)
+
   def _scored(
     self, ids: dict[str, list[int]], context: str, continuation: str
   ) -> Scored:

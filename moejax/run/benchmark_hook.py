@@ -43,7 +43,10 @@ def ask(config: EvalsConfig, note: Callable[[str], None]) -> list[Asked]:
 
 
 def check(context: Context) -> None:
-  """Raises InputError if there are benchmarks, but no text to ask them in."""
+  """Raises InputError if the model cannot be asked the benchmarks.
+
+  There is no text to ask them in, or an option does not fit its context.
+  """
   for key in ('evals', 'report'):
     wanted = getattr(context.run, key).suite
     if wanted and context.data.vocab is None:
@@ -52,6 +55,9 @@ def check(context: Context) -> None:
         f'data.mixture={context.run.data.mixture} has made-up rows without '
         'one: leave the suite out'
       )
+  vocab = context.data.vocab
+  if context.asked and vocab is not None:
+    suites.check_fit(context.asked, vocab, context.model.config.max_length)
 
 
 def hooks(context: Context, screen: Screen) -> list[tuple[int, Hook]]:

@@ -20,9 +20,12 @@ from etils import epath
 from moejax.config import Run
 from moejax.convert import companions
 from moejax.core import compile_cache, config_tree, errors, files
-from moejax.evals import judges, prompts, suite
+from moejax.data.vocab import Vocab
+from moejax.evals import items, judges, prompts, suite
+from moejax.evals.benchmark import Prompt
 from moejax.evals.benchmarks import SUITES
 from moejax.evals.draws import GREEDY, Draws
+from moejax.evals.encoding import Encoder
 from moejax.evals.engine import ModelEngine
 from moejax.evals.image_engine import ImageEngine
 from moejax.evals.prompts import Asked
@@ -150,6 +153,7 @@ def evaluate(
   """
   opened = trained.open_trained(workdir, overrides)
   trained.check_tokenizer(opened)
+  check_fit(asked, opened.run.data.vocab, opened.model.config.max_length)
   hosts.connect(opened.model.mesh, group)
   step = group.broadcast('step', lambda: _step(opened, request.step, note))
   vocab = opened.run.data.vocab
@@ -190,6 +194,30 @@ def evaluate(
       except errors.InputError as e:
         raise errors.InputError(f'{task.name}: {e}') from e
   return Scored(workdir, step, results)
+
+
+def check_fit(asked: Sequence[Asked], vocab: Vocab, max_length: int) -> None:
+  """Raises InputError if an option is longer than the model's context.
+
+  It does so before any task is scored, or a model is trained for hours.
+
+  Args:
+    asked: the items.
+    vocab: the model's vocabulary.
+    max_length: most tokens that the model reads.
+  """
+  encoder = Encoder(vocab, max_length)
+  for task in asked:
+    pairs = [
+      pair
+      for item in task.items
+      if not isinstance(item, Prompt)
+      for pair in items.pairs(item)
+    ]
+    try:
+      encoder.check_fit(pairs)
+    except errors.InputError as e:
+      raise errors.InputError(f'{task.name}: {e}') from e
 
 
 def _step(

@@ -91,6 +91,20 @@ def test_what_cannot_be_asked_is_known_before_training(rows):
     benchmark_hook.check(context)
 
 
+def test_an_option_that_does_not_fit_is_known_before_training(rows):
+  run = Run(evals=_evals(rows))
+  path = rows / 'piqa' / 'validation.jsonl'
+  # With its space, 64 bytes are read in a context of 64, and 65 are not.
+  for length, fits in ((63, True), (64, False)):
+    path.write_text(json.dumps({**PIQA[0], 'sol2': 'x' * length}))
+    context = _context(run, benchmark_hook.ask(run.evals, print))
+    if fits:
+      benchmark_hook.check(context)
+      continue
+    with pytest.raises(errors.InputError, match='piqa: the continuation .* 65'):
+      benchmark_hook.check(context)
+
+
 def test_the_report_keeps_its_results_for_the_command(
   rows, tmp_path, monkeypatch
 ):
