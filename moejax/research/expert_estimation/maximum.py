@@ -134,9 +134,9 @@ def maximum_likelihood(
     _, gradient = _value_and_grad(model)(
       params, sample.x_ND, sample.y_N, sample.weight_N
     )
-    flat_P, _, _ = _flat(model, params, settings)
+    flat_P, _, bounds = _flat(model, params, settings)
     gradient_P, _ = jax.flatten_util.ravel_pytree(_free(model, gradient))
-    return _projected(model, flat_P, np.asarray(gradient_P), settings)
+    return _projected(flat_P, np.asarray(gradient_P), bounds)
 
   with double():
     return _best(run, projected, starts)
@@ -168,11 +168,24 @@ def least_squares(
   def run(start: Params) -> tuple[Params, float, int, bool]:
     first_P, rebuild, bounds = _flat(model, start, settings)
     residual, jacobian = _regression(model)
+    low_P, high_P = np.array(bounds).T
+    # SciPy's trust region takes no parameter that is fixed.
+    moves_M = np.flatnonzero(low_P < high_P)
+
+    def whole(moved_M: np.ndarray) -> np.ndarray:
+      flat_P = first_P.copy()
+      flat_P[moves_M] = moved_M
+      return flat_P
+
+    def slopes(moved_M: np.ndarray) -> np.ndarray:
+      slope_NP = jacobian(whole(moved_M), x_ND, y_N, root_N)
+      return np.take(np.asarray(slope_NP), moves_M, axis=1)
+
     found = scipy.optimize.least_squares(
-      lambda flat_P: np.asarray(residual(flat_P, x_ND, y_N, root_N)),
-      first_P,
-      jac=lambda flat_P: np.asarray(jacobian(flat_P, x_ND, y_N, root_N)),
-      bounds=tuple(np.array(bounds).T),
+      lambda moved_M: np.asarray(residual(whole(moved_M), x_ND, y_N, root_N)),
+      first_P[moves_M],
+      jac=slopes,
+      bounds=(low_P[moves_M], high_P[moves_M]),
       x_scale='jac',
       gtol=settings.gradient,
       # The likelihood is that of N log(squares) / 2.
@@ -180,14 +193,15 @@ def least_squares(
       xtol=1e-12,
       max_nfev=settings.iterations,
     )
-    return rebuild(found.x), -2 * float(found.cost), found.nfev, found.success
+    params = rebuild(whole(found.x))
+    return params, -2 * float(found.cost), found.nfev, found.success
 
   def projected(params: Params) -> float:
-    flat_P, _, _ = _flat(model, params, settings)
+    flat_P, _, bounds = _flat(model, params, settings)
     residual, jacobian = _regression(model)
     slope_NP = np.asarray(jacobian(flat_P, x_ND, y_N, root_N))
     gradient_P = -2 * slope_NP.T @ residual(flat_P, x_ND, y_N, root_N)
-    return _projected(model, flat_P, gradient_P, settings)
+    return _projected(flat_P, np.asarray(gradient_P), bounds)
 
   with double():
     return _best(run, projected, starts)
@@ -300,9 +314,9 @@ def _bounds(model: Model, settings: Optimiser) -> list[tuple[float, float]]:
 
 
 def _projected(
-  model: Model, flat_P: np.ndarray, gradient_P: np.ndarray, settings: Optimiser
+  flat_P: np.ndarray, gradient_P: np.ndarray, bounds: Sequence[Any]
 ) -> float:
   """The largest entry of the gradient that does not point out of bounds."""
-  low_P, high_P = np.array(_bounds(model, settings)).T
+  low_P, high_P = np.array(bounds).T
   moved_P = np.clip(flat_P + gradient_P, low_P, high_P) - flat_P
   return float(np.max(np.abs(moved_P)))
