@@ -126,8 +126,8 @@ def _beside_the_scores(
   with futures.ThreadPoolExecutor(2, 'moejax-report') as pool:
     baselines = None
     if context.data.vocab is not None and not context.run.report.eval_batches:
-      domains = context.data.domains.values()
-      if not all(domain.task.masked for domain in domains):
+      tasks = [domain.task for domain in context.data.domains.values()]
+      if any(task.has_text and not task.masked for task in tasks):
         screen.line(
           'Compressing the text with xz -9 (once), to compare with ...'
         )

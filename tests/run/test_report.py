@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from moejax.core import errors
+from moejax.data import synthetic
 from moejax.evals import EVALS
 from moejax.run import report
 
@@ -70,8 +71,9 @@ def test_samples_are_made_beside_the_scores_on_one_device(monkeypatch, devices):
   ('masked', 'said'), [([True], 0), ([True, False], 1), ([False], 1)]
 )
 def test_xz_is_named_where_a_text_is_compressed(masked, said):
-  """Conversations are not."""
-  tasks = [types.SimpleNamespace(masked=each) for each in masked]
+  """Conversations are not, nor made-up rows."""
+  text = lambda masked: types.SimpleNamespace(has_text=True, masked=masked)
+  tasks = [*map(text, masked), synthetic.SyntheticTask()]
   domains = {n: types.SimpleNamespace(task=x) for n, x in enumerate(tasks)}
   group = types.SimpleNamespace(main_first=lambda name, work: None)
   config = types.SimpleNamespace(samples=False, eval_batches=0)
