@@ -280,7 +280,8 @@ def check_new(to: str, flag: str = '--to') -> None:
   folder = epath.Path(to)
   if folder.is_dir() and any(folder.iterdir()):
     raise errors.InputError(
-      f'{flag}={to} is a folder with files; name one that does not exist'
+      f'{flag}={to} is a folder with files; name one that does not exist, or '
+      'remove it if a command that was stopped left it'
     )
   if folder.exists() and not folder.is_dir():
     raise errors.InputError(f'{flag}={to} is a file; name a folder')

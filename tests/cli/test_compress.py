@@ -551,7 +551,7 @@ def test_all_methods_are_listed(capsys):
     (['--batches=-1'], '--batches=-1 must be 0 or more'),
     (['--dtype=bfloat16'], '--dtype=bfloat16 is for --export'),
     (['--mask={}/m.json'], '--to and --mask are different products'),
-    (['--to={}'], 'is a folder with files; name one that does not exist'),
+    (['--to={}'], 'is a folder with files; name one that does not exist, or'),
     (['--to={}/code.jsonl'], 'is a file; name a folder'),
     (['--to={}/code.jsonl/a/b'], "code.jsonl' is a file, or lies below one"),
     (['--statistics={}/code.jsonl'], "code.jsonl' is a file, or lies below"),
