@@ -97,7 +97,8 @@ class Template:
 
     A template that reads messages as lists of parts writes no text of others.
     """
-    said = {'user': 'Hi there', messages_lib.ANSWERING: 'Hello you'}
+    # Words without a space, for which some templates write another character.
+    said = {'user': 'Ahoy', messages_lib.ANSWERING: 'Aloha'}
     turns = [{'role': role, 'content': text} for role, text in said.items()]
     try:
       text = self.render(turns).text.lower()
