@@ -139,7 +139,8 @@ def beam_options(flags: str) -> Any:
   try:
     with contextlib.redirect_stderr(said):
       options = pipeline_options.PipelineOptions(words)
-      name = options.view_as(pipeline_options.StandardOptions).runner
+      known = options.get_all_options()  # which reads all of them
+      given = options.get_all_options(retain_unknown_options=True)
   except SystemExit as e:
     if not e.code:  # after --help
       raise
@@ -147,6 +148,13 @@ def beam_options(flags: str) -> Any:
     raise errors.InputError(
       f'--beam={flags.strip()}: {reason}; --beam=--help lists its flags'
     ) from None
+  name = known['runner']
+  # Other runners have flags of their own, which Beam learns of later.
+  if name == LOCAL and (unknown := sorted({*given} - {*known})):
+    raise errors.InputError(
+      f'--beam={flags.strip()}: Beam has no flag --{unknown[0]} for a pipeline '
+      'in this process; --beam=--help lists its flags'
+    )
   try:
     runners.create_runner(name)
   except (ImportError, AttributeError, ValueError, TypeError) as e:

@@ -381,6 +381,8 @@ def test_beam_itself_writes_the_same_bytes(flags, steps, tmp_path):
   [
     ('--runner=NoSuchRunner', "the runner 'NoSuchRunner' cannot be used"),
     ('--runner=DataflowRunner', 'failed on DataflowRunner: '),
+    ('--runer=DirectRunner', 'Beam has no flag --runer for a pipeline'),
+    ('--num_workers=x', "invalid int value: 'x'; --beam=--help lists"),
   ],
 )
 def test_a_runner_that_is_not_installed_is_one_line(flags, words, tmp_path):
