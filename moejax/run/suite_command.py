@@ -18,6 +18,7 @@ from moejax.parallel.group import Group
 from moejax.run import processes, restore, suite_table, suites
 from moejax.run.screen import Screen
 
+TABLE = '.md'  # ending of the file beside --out
 LM_EVAL = 'lm_eval'  # the suite of --tasks without --suite
 # Flags that need a suite, with their defaults.
 DEFAULTS = {
@@ -88,6 +89,11 @@ def run(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
     if getattr(args, name) is None:
       setattr(args, name, default)
   suites.check_workdirs(args.workdir)
+  if args.out and epath.Path(args.out).suffix == TABLE:
+    raise errors.InputError(
+      f'--out={args.out} is the file of the results as JSON; the table is '
+      f'written beside it as {TABLE}: give --out another ending, such as .json'
+    )
   request = suites.SuiteRequest(
     suite=args.suite or LM_EVAL,
     tasks=[*filter(None, args.tasks.split(','))],
@@ -153,7 +159,7 @@ def _write(
   places = [(folder / 'results.json', folder / 'table.md')]
   if args.out:
     out = epath.Path(args.out)
-    places.append((out, out.with_suffix('.md')))
+    places.append((out, out.with_suffix(TABLE)))
   for data, table in places:
     files.atomic_write_json(data, result)
     files.atomic_write_text(table, '\n'.join(lines) + '\n')

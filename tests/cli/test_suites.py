@@ -130,6 +130,7 @@ def test_other_prompts_or_settings_are_scored_anew(place, monkeypatch, capsys):
     (['--suite=lm_eval', '--published=smoe_158m'], 'no paper has printed'),
     (['--tasks=piqa', '--limit=0'], '--limit=0 must be 1 or more'),
     (['--tasks=piqa', '--step=8'], 'no checkpoint 8 in'),
+    (['--tasks=piqa', '--step=8', '--out=x.md'], 'give --out another ending'),
     (
       [
         *('--tasks=piqa', '--config.model.vocab_size=8192'),
