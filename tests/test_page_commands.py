@@ -63,8 +63,7 @@ PIQA = {'goal': 'Dry it', 'sol1': 'Wet.', 'sol2': 'Hang it up.', 'label': 1}
 
 def smaller(command):
   """The command with fewer steps, and with paths of the current folder."""
-  for large, small in SMALLER.items():
-    command = command.replace(large, small)
+  command = reading.replaced(command, SMALLER)
   if 'moejax train ' in command:
     command = re.sub(r'(--config\.train\.steps)=\d+', r'\1=8', command)
     for key, value in FEW_STEPS.items():
@@ -125,22 +124,21 @@ def test_the_commands_of_a_page_end_well(path, things, tmp_path):
     shutil.copytree(things.workdir, reader.folder / 'runs' / 'tiny')
   for block in pages.blocks(path):
     if block.file:
-      text = block.text
-      for large, small in SMALLER_FILES.items():
-        text = text.replace(large, small)
-      reader.write(block.file, text)
+      reader.write(block.file, reading.replaced(block.text, SMALLER_FILES))
     for command in reading.commands(block, PROGRAMS):
       if not command.startswith(tuple(ELSEWHERE)):
         reader.run(smaller(command))
 
 
-def test_what_does_not_run_is_in_a_page_and_few():
+def test_what_is_smaller_or_does_not_run_is_in_a_page():
+  blocks = [block for path in PAGES for block in pages.blocks(path)]
   commands = [
-    command
-    for path in PAGES
-    for block in pages.blocks(path)
-    for command in reading.commands(block, PROGRAMS)
+    command for block in blocks for command in reading.commands(block, PROGRAMS)
   ]
+  for large in SMALLER:
+    assert any(large in command for command in commands), large
+  for large in SMALLER_FILES:
+    assert any(block.file and large in block.text for block in blocks), large
   for begin in ELSEWHERE:
     assert any(command.startswith(begin) for command in commands), begin
   runs = [one for one in commands if not one.startswith(tuple(ELSEWHERE))]

@@ -10,28 +10,21 @@ from helpers import reader as reading
 pytestmark = pytest.mark.soak
 PAGE = pages.ROOT / 'docs' / 'tutorial.md'
 # Fewer steps and rows than on the page.
-SMALL = (
-  (
-    '--config.train.steps=200',
-    '--config.train.steps=20 --config.opt.schedule.warmup=2',
+SMALL = {
+  '--config.train.steps=200': (
+    '--config.train.steps=20 --config.opt.schedule.warmup=2'
   ),
-  ('--suite=offline', '--suite=offline --limit=4'),
-)
+  '--suite=offline': '--suite=offline --limit=4',
+}
 SMALL_FILES = {
-  'race.py': (
-    ('c.train.steps = 300', 'c.train.steps = 24'),
-    ('c.report.eval_batches = 8', 'c.report.eval_batches = 1'),
-  )
+  'race.py': {
+    'c.train.steps = 300': 'c.train.steps = 24',
+    'c.report.eval_batches = 8': 'c.report.eval_batches = 1',
+  }
 }
 INSTALLS = ('pip ', 'python3 -m venv', '. .venv/bin/activate', 'cd moejax')
 FOLDERS = ('mkdir ../lab', 'cd ../lab')
 PROGRAMS = ('moejax ', 'python ', *INSTALLS, *FOLDERS)
-
-
-def _smaller(text, changes):
-  for large, small in changes:
-    text = text.replace(large, small)
-  return text
 
 
 def _form(line):
@@ -52,14 +45,14 @@ def reader(tmp_path_factory):
   reader = reading.Reader(tmp_path_factory.mktemp('tutorial'))
   for block in pages.blocks(PAGE):
     if block.file:
-      changes = SMALL_FILES.get(block.file, ())
-      assert all(large in block.text for large, _ in changes)
-      reader.write(block.file, _smaller(block.text, changes))
+      changes = SMALL_FILES.get(block.file, {})
+      assert all(large in block.text for large in changes)
+      reader.write(block.file, reading.replaced(block.text, changes))
       continue
     commands = reading.commands(block, PROGRAMS)
     for command in commands:
       if not command.startswith((*INSTALLS, *FOLDERS)):
-        reader.run(_smaller(command, SMALL))
+        reader.run(reading.replaced(command, SMALL))
     if not commands and not block.kind:  # output of this or an earlier command
       printed = {_form(line) for line in reader.output.splitlines()}
       quoted = [line for line in block.text.splitlines() if line.strip()]

@@ -30,6 +30,13 @@ def commands(block, programs):
   return lines
 
 
+def replaced(text, changes):
+  """The text with each key of `changes` replaced by its value, in order."""
+  for large, small in changes.items():
+    text = text.replace(large, small)
+  return text
+
+
 class Reader:
   """A reader in an empty folder, with moejax on the path.
 
